@@ -1,0 +1,272 @@
+//! What the server asked for: when to come back, whether to come back at all, and what became of the key.
+//!
+//! The headers that say so were never designed together, so each is read strictly and a header that does not parse says
+//! nothing. No byte sequence makes this file panic.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderValue};
+
+use super::class::Class;
+use super::date;
+use super::settings::HINT_CAP;
+
+/// What an answer said about repeating the request. `Hint::default()` says nothing.
+///
+/// From `Some(duration)` it is a wait alone: `Hint::from(Some(Duration::from_secs(2)))`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Hint {
+    /// Come back no sooner than this.
+    pub after: Option<Duration>,
+    /// A directive: `Some(false)` ends the operation, `Some(true)` lifts the class `Permanent` to `Ambiguous`. Neither is a
+    /// licence to act twice.
+    pub retry: Option<bool>,
+    /// The answer is the operation's stored end: asking again brings the same answer.
+    pub replayed: bool,
+    /// The server says that an earlier attempt under this key may have run and that nobody knows how it ended.
+    pub outcome_unknown: bool,
+    /// The request went to the wrong connection (421): one repeat, at once.
+    pub misdirected: bool,
+}
+
+impl From<Option<Duration>> for Hint {
+    fn from(after: Option<Duration>) -> Self {
+        Self { after, ..Self::default() }
+    }
+}
+
+impl Hint {
+    /// Everything that the headers of one answer say, read at the time `now`. A rate-limit reset beyond `cap` is ignored.
+    ///
+    /// | field | from |
+    /// | --- | --- |
+    /// | `after` | as [`retry_hint`]; for a `Throttled` answer a rate-limit reset counts even if something remains |
+    /// | `retry` | `x-should-retry`, `Stripe-Should-Retry`: `true` or `false`; a `false` wins |
+    /// | `replayed` | `Idempotent-Replayed: true`, `Idempotency-Status: stored` or `replayed` |
+    /// | `outcome_unknown` | `Idempotency-Status: unknown` |
+    #[must_use]
+    pub fn from_headers(headers: &HeaderMap, class: Class, now: SystemTime, cap: Duration) -> Self {
+        let after = explicit(headers, now).or_else(|| rate_limit_reset(headers, class == Class::Throttled, cap));
+        let status = record_status(headers);
+        let replayed = flag(headers, "idempotent-replayed") == Some(true)
+            || status.is_some_and(|status| matches!(status.word, "stored" | "replayed"));
+        let outcome_unknown = status.is_some_and(|status| status.word == "unknown");
+        Self { after, retry: directive(headers), replayed, outcome_unknown, misdirected: false }
+    }
+}
+
+/// How long an answer asks the client to wait, read at the time `now`; `None` if it does not say, or not in a form that can be
+/// trusted.
+///
+/// In this order, the first that parses wins:
+///
+/// 1. `retry-after-ms`, `x-ms-retry-after-ms`: milliseconds (Azure, OpenAI and others);
+/// 2. `Retry-After`: seconds, or an HTTP-date in any of its three forms (RFC 9110 §10.2.3, §5.6.7); sent twice, the longer
+///    counts; a date in the past is zero;
+/// 3. `RateLimit` or `RateLimit-Reset` (draft-ietf-httpapi-ratelimit-headers, current and earlier forms), only if the same
+///    answer says that nothing remains, and only up to 60 s: many APIs send them on every answer.
+///
+/// Numbers are digits alone: `+1`, `0.5`, `1e3` and `120s` say nothing. A number too large for the type is the largest
+/// (RFC 9111 §1.2.2), so the caller's cap decides.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use http::{HeaderMap, HeaderValue, header::RETRY_AFTER};
+/// use steadfast::policy::retry_hint;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(RETRY_AFTER, HeaderValue::from_static("120"));
+/// assert_eq!(retry_hint(&headers, SystemTime::now()), Some(Duration::from_secs(120)));
+/// ```
+#[must_use]
+pub fn retry_hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    explicit(headers, now).or_else(|| rate_limit_reset(headers, false, HINT_CAP))
+}
+
+fn explicit(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let milliseconds = |name| longest(headers, name, |text| digits(text).map(Duration::from_millis));
+    milliseconds("retry-after-ms")
+        .or_else(|| milliseconds("x-ms-retry-after-ms"))
+        .or_else(|| longest(headers, "retry-after", |text| retry_after(text, now)))
+}
+
+fn longest(headers: &HeaderMap, name: &str, parse: impl Fn(&str) -> Option<Duration>) -> Option<Duration> {
+    headers.get_all(name).iter().filter_map(|value| parse(text(value)?)).max()
+}
+
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    if let Some(seconds) = digits(text) {
+        return Some(Duration::from_secs(seconds));
+    }
+    let now_seconds = match now.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds),
+    };
+    let date = date::parse(text, now_seconds)?;
+    Some(Duration::from_secs(u64::try_from(date.saturating_sub(now_seconds)).unwrap_or(0)))
+}
+
+/// The field value as text without the optional white space around it; `None` unless it is visible ASCII.
+fn text(value: &HeaderValue) -> Option<&str> {
+    value.to_str().ok().map(|text| text.trim_matches([' ', '\t']))
+}
+
+/// ASCII digits alone, saturating.
+fn digits(text: &str) -> Option<u64> {
+    let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// The wait until a rate limit opens again, if the answer says that nothing remains or `throttled` says it for it.
+fn rate_limit_reset(headers: &HeaderMap, throttled: bool, cap: Duration) -> Option<Duration> {
+    let number = |name: &str| headers.get(name).and_then(text).and_then(digits);
+    let separate = number("ratelimit-reset").filter(|_| throttled || number("ratelimit-remaining") == Some(0));
+    let seconds = headers
+        .get_all("ratelimit")
+        .iter()
+        .filter_map(|value| limits(text(value)?, throttled))
+        .max()
+        .or(separate)?;
+    Some(Duration::from_secs(seconds)).filter(|wait| *wait <= cap)
+}
+
+/// The longest reset among the limits of one `RateLimit` value that are used up; with `throttled`, if none says that it is,
+/// among all of them.
+///
+/// Two forms are in use: `"burst";r=0;t=30, "day";r=9;t=3600` (since draft 08) and `limit=10, remaining=0, reset=30`.
+fn limits(value: &str, throttled: bool) -> Option<u64> {
+    let (mut spent, mut any) = (None, None);
+    let (mut remaining, mut reset) = (None, None);
+    let mut flush = |remaining: &mut Option<u64>, reset: &mut Option<u64>| {
+        let wait = reset.take();
+        any = any.max(wait);
+        if remaining.take() == Some(0) {
+            spent = spent.max(wait);
+        }
+    };
+    for part in split_outside_quotes(value) {
+        match part.split_once('=') {
+            Some(("r" | "remaining", number)) => remaining = digits(number),
+            Some(("t" | "reset", number)) => reset = digits(number),
+            Some(_) => {}
+            // A bare name opens the next limit.
+            None => flush(&mut remaining, &mut reset),
+        }
+    }
+    flush(&mut remaining, &mut reset);
+    spent.or(any.filter(|_| throttled))
+}
+
+fn split_outside_quotes(value: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let separator = move |c: char| {
+        quoted ^= c == '"';
+        !quoted && matches!(c, ',' | ';')
+    };
+    value.split(separator).map(|part| part.trim_matches([' ', '\t']))
+}
+
+fn directive(headers: &HeaderMap) -> Option<bool> {
+    let words = [flag(headers, "x-should-retry"), flag(headers, "stripe-should-retry")];
+    // Two directives that disagree: the one that asks for less load.
+    words.into_iter().flatten().min()
+}
+
+/// `true` or `false`, in any case; anything else says nothing.
+fn flag(headers: &HeaderMap, name: &str) -> Option<bool> {
+    let word = headers.get(name).and_then(text)?;
+    if word.eq_ignore_ascii_case("true") {
+        Some(true)
+    } else {
+        word.eq_ignore_ascii_case("false").then_some(false)
+    }
+}
+
+/// What an `Idempotency-Status` header says became of the key: `stored`, `replayed`, `in-progress`, `released`, `unknown` or
+/// `ignored`, and the path prefix that it speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecordStatus<'a> {
+    pub(crate) word: &'a str,
+    pub(crate) scope: Option<&'a str>,
+}
+
+/// Reads `Idempotency-Status: stored;retention=86400;scope="/v1"`.
+pub(crate) fn record_status(headers: &HeaderMap) -> Option<RecordStatus<'_>> {
+    let value = headers.get("idempotency-status").and_then(text)?;
+    let mut parts = split_outside_quotes(value);
+    let word = parts.next()?;
+    let scope = parts.find_map(|part| part.strip_prefix("scope=")).map(|scope| scope.trim_matches('"'));
+    Some(RecordStatus { word, scope: scope.filter(|scope| scope.starts_with('/')) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &str)| {
+            (http::HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+        };
+        lines.iter().map(line).collect()
+    }
+
+    fn check(lines: &[(&'static str, &str)]) -> Option<u128> {
+        retry_hint(&headers(lines), UNIX_EPOCH + Duration::from_secs(784_111_747)).map(|wait| wait.as_millis())
+    }
+
+    #[test]
+    fn the_order_of_the_headers() {
+        let all = [("retry-after", "5"), ("x-ms-retry-after-ms", "700"), ("retry-after-ms", "250")];
+        assert_eq!(check(&all), Some(250));
+        assert_eq!(check(&all[..2]), Some(700));
+        assert_eq!(check(&all[..1]), Some(5000));
+        assert_eq!(check(&[("retry-after-ms", "abc"), ("retry-after", "5")]), Some(5000));
+        assert_eq!(check(&[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]), Some(30_000));
+        assert_eq!(check(&[]), None);
+    }
+
+    #[test]
+    fn a_rate_limit_counts_only_when_nothing_remains() {
+        assert_eq!(check(&[("ratelimit", "\"default\";r=0;t=30")]), Some(30_000));
+        assert_eq!(check(&[("ratelimit", "\"default\";r=1;t=30")]), None);
+        assert_eq!(check(&[("ratelimit", "\"burst\";r=0;t=3, \"day,;\";r=9;t=40")]), Some(3000));
+        assert_eq!(check(&[("ratelimit", "limit=10, remaining=0, reset=7")]), Some(7000));
+        assert_eq!(check(&[("ratelimit-remaining", "0"), ("ratelimit-reset", "9")]), Some(9000));
+        assert_eq!(check(&[("ratelimit-remaining", "2"), ("ratelimit-reset", "9")]), None);
+        assert_eq!(check(&[("ratelimit-remaining", "0"), ("ratelimit-reset", "1795478403")]), None, "past the cap");
+    }
+
+    #[test]
+    fn a_throttled_answer_lifts_the_condition() {
+        let lines = headers(&[("ratelimit", "\"a\";r=2;t=9, \"b\";r=0;t=4")]);
+        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, HINT_CAP).after;
+        assert_eq!(hint(Class::Throttled), Some(Duration::from_secs(4)), "the one that is used up");
+        let lines = headers(&[("ratelimit-reset", "9")]);
+        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, HINT_CAP).after;
+        assert_eq!(hint(Class::Throttled), Some(Duration::from_secs(9)));
+        assert_eq!(hint(Class::Ambiguous), None);
+    }
+
+    #[test]
+    fn directives_and_records() {
+        let hint = |lines: &[_]| Hint::from_headers(&headers(lines), Class::Ambiguous, UNIX_EPOCH, HINT_CAP);
+        assert_eq!(hint(&[("x-should-retry", "true")]).retry, Some(true));
+        assert_eq!(hint(&[("x-should-retry", "true"), ("stripe-should-retry", "false")]).retry, Some(false));
+        assert_eq!(hint(&[("stripe-should-retry", "maybe")]).retry, None);
+        assert!(hint(&[("idempotent-replayed", "true")]).replayed);
+        assert!(!hint(&[("idempotent-replayed", "false")]).replayed);
+        assert!(hint(&[("idempotency-status", "stored;retention=86400")]).replayed);
+        assert!(!hint(&[("idempotency-status", "in-progress")]).replayed);
+        assert!(hint(&[("idempotency-status", "unknown")]).outcome_unknown);
+    }
+
+    #[test]
+    fn a_record_names_its_scope() {
+        let lines = headers(&[("idempotency-status", "replayed; retention=60; scope=\"/v1/charges\"")]);
+        let expected = RecordStatus { word: "replayed", scope: Some("/v1/charges") };
+        assert_eq!(record_status(&lines), Some(expected));
+        let lines = headers(&[("idempotency-status", "replayed;scope=\"v1\"")]);
+        assert_eq!(record_status(&lines).and_then(|status| status.scope), None, "a prefix that is no path");
+    }
+}

@@ -1,0 +1,47 @@
+//! The decision, and nothing else: whether to repeat, and when.
+//!
+//! A retry loop is easy to write and hard to get right: the part that must be right is the answer to "may this request be
+//! sent again?". This module is that answer as plain values. It does no I/O, reads no clock and draws no random number; it is
+//! told what happened ([`Class`]), what the server asked for ([`Hint`]), what time it is and a number between 0 and 1, and it
+//! answers with a [`Decision`]. Every driver — the client of this crate, a test, a simulation, your own loop around another
+//! transport — shares it:
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//! use steadfast::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason};
+//!
+//! let policy = RetryPolicy::new().max_attempts(3);
+//! let budget = RetryBudget::standard();
+//! let now = Instant::now();
+//!
+//! // A POST without a key: a refused connection may be repeated, a lost answer may not.
+//! let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+//! operation.begin_attempt();
+//! let decision = operation.decide(Class::NotProcessed, &Hint::default(), now, 1.0);
+//! assert_eq!(decision, Decision::Retry { after: Duration::from_millis(100) });
+//!
+//! operation.begin_attempt();
+//! let decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0);
+//! assert_eq!(decision, Decision::Stop(StopReason::NotRepeatable));
+//! ```
+//!
+//! Floor 0 of the house: it may import `std` and `http`, and it compiles with no feature on. The tests stand in each file;
+//! properties over all of it are in `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases.rs`.
+
+mod backoff;
+mod budget;
+mod class;
+mod date;
+mod hint;
+mod retry;
+mod settings;
+
+pub use backoff::{Backoff, Jitter};
+pub use budget::RetryBudget;
+pub use class::{Class, Failure, Idempotency, Outcome};
+pub use hint::{Hint, retry_hint};
+pub use retry::{Decision, Operation, StopReason};
+pub use settings::{InvalidPolicy, RetryPolicy};
+
+#[cfg(feature = "client")]
+pub(crate) use hint::{RecordStatus, record_status};

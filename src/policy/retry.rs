@@ -1,0 +1,391 @@
+//! One operation: told what each attempt came to, it says what to do next.
+//!
+//! The questions are asked in a fixed order, the order of [`StopReason`], and the first "no" is the reason that the caller
+//! reads. The budget is asked last, so that it is charged only for a retry that will be made.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::backoff::Waits;
+use super::budget::RetryBudget;
+use super::class::{Class, Idempotency};
+use super::hint::Hint;
+use super::settings::RetryPolicy;
+
+/// What to do after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "a driver must handle both, and there is no third")]
+pub enum Decision {
+    /// Wait this long from `now`, then send the same request again.
+    Retry {
+        /// Zero means at once.
+        after: Duration,
+    },
+    /// The operation has ended.
+    Stop(StopReason),
+}
+
+/// Why an operation ended, in the order in which the questions are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// The server answered that it is done.
+    Done,
+    /// The answer is an error that the server has stored under the key: it will answer the same again.
+    Replayed,
+    /// The server said not to repeat (`x-should-retry: false`, `Stripe-Should-Retry: false`).
+    ServerSaidStop,
+    /// The server says that an earlier attempt under this key may have run and that it does not know how it ended.
+    OutcomeUnknown,
+    /// The same request will not fare better.
+    Permanent,
+    /// The server may have acted, and acting twice is not harmless: no key, no idempotent method.
+    NotRepeatable,
+    /// The server may have acted, a key was sent, and nobody has said that this API honours keys.
+    KeyNotTrusted,
+    /// It would be safe to repeat, but the body was a stream that is gone.
+    BodyNotReplayable,
+    /// `max_attempts` is reached, or a custom schedule has ended.
+    AttemptsExhausted,
+    /// The server asks for a longer wait than the hint cap or the deadline allows.
+    RetryAfterTooLong,
+    /// The next attempt would start after the deadline.
+    DeadlineExceeded,
+    /// This origin's retry budget is spent.
+    BudgetExhausted,
+}
+
+impl StopReason {
+    /// The reason in a few words, as error lines print it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Replayed => "the stored answer, replayed",
+            Self::ServerSaidStop => "the server said not to retry",
+            Self::OutcomeUnknown => "the server does not know how an earlier attempt ended",
+            Self::Permanent => "permanent",
+            Self::NotRepeatable => "not repeatable",
+            Self::KeyNotTrusted => "key not trusted",
+            Self::BodyNotReplayable => "body not replayable",
+            Self::AttemptsExhausted => "attempts exhausted",
+            Self::RetryAfterTooLong => "retry-after too long",
+            Self::DeadlineExceeded => "deadline exceeded",
+            Self::BudgetExhausted => "retry budget exhausted",
+        }
+    }
+}
+
+/// One logical operation on its way through its attempts.
+///
+/// A driver calls [`begin_attempt`](Self::begin_attempt), sends, calls [`decide`](Self::decide), and waits or stops. Dropping
+/// it between a decision to retry and the attempt gives the tokens of that retry back.
+pub struct Operation<'a> {
+    policy: &'a RetryPolicy,
+    budget: &'a RetryBudget,
+    idempotency: Idempotency,
+    key_trusted: bool,
+    body_replayable: bool,
+    misdirected: bool,
+    deadline: Option<Instant>,
+    decided: u32,
+    waits: Option<Waits>,
+    /// Charged for a retry that has not been sent yet.
+    pending_charge: Option<u64>,
+    /// Charged for the retry that was sent last.
+    last_charge: Option<u64>,
+}
+
+impl<'a> Operation<'a> {
+    /// An operation that starts at `now`. Its key is trusted and its body can be sent again, unless the two setters below say
+    /// otherwise.
+    #[must_use]
+    pub fn start(policy: &'a RetryPolicy, budget: &'a RetryBudget, idempotency: Idempotency, now: Instant) -> Self {
+        budget.deposit();
+        Self {
+            policy,
+            budget,
+            idempotency,
+            key_trusted: true,
+            body_replayable: true,
+            misdirected: false,
+            // A deadline beyond the clock's range is none.
+            deadline: policy.deadline.and_then(|time| now.checked_add(time)),
+            decided: 0,
+            waits: policy.backoff.waits(),
+            pending_charge: None,
+            last_charge: None,
+        }
+    }
+
+    /// Whether the API is known to honour the key; asked only where the licence is [`Idempotency::Keyed`].
+    pub fn set_key_trusted(&mut self, trusted: bool) {
+        self.key_trusted = trusted;
+    }
+
+    /// Whether the request's body can be sent a second time.
+    pub fn set_body_replayable(&mut self, replayable: bool) {
+        self.body_replayable = replayable;
+    }
+
+    /// The instant after which no attempt starts and no wait ends.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The attempts that were decided on so far.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.decided
+    }
+
+    /// An attempt is about to be sent: from here on the tokens of its retry are spent.
+    pub fn begin_attempt(&mut self) {
+        if let Some(charge) = self.pending_charge.take() {
+            self.last_charge = Some(charge);
+        }
+    }
+
+    /// What to do after an attempt of class `class`, at the time `now`; `unit` is a random number between 0 and 1 for the
+    /// jitter (clamped; a NaN counts as 0).
+    ///
+    /// A server hint is a floor: the jittered wait is added on top of it, so that clients that were given the same hint do not
+    /// come back together.
+    pub fn decide(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Decision {
+        // A driver that forgot to call it has sent the attempt all the same.
+        self.begin_attempt();
+        self.decided = self.decided.saturating_add(1);
+        if class == Class::Success {
+            self.budget.succeeded(self.last_charge);
+            return Decision::Stop(StopReason::Done);
+        }
+        let allowed = self.may_repeat(class, hint).and_then(|()| self.wait(class, hint, now, unit));
+        match allowed.and_then(|after| self.charge(class).map(|()| after)) {
+            Ok(after) => Decision::Retry { after },
+            Err(reason) => Decision::Stop(reason),
+        }
+    }
+
+    /// The one rule: repeat only if the server cannot have acted, or if acting twice is harmless.
+    fn may_repeat(&mut self, class: Class, hint: &Hint) -> Result<(), StopReason> {
+        let class = match class {
+            Class::Permanent if hint.retry == Some(true) => Class::Ambiguous,
+            Class::Throttled if self.policy.throttled_is_ambiguous => Class::Ambiguous,
+            other => other,
+        };
+        let second_misdirection = hint.misdirected && std::mem::replace(&mut self.misdirected, true);
+        let ambiguous = class == Class::Ambiguous;
+        first_no(&[
+            (hint.replayed, StopReason::Replayed),
+            (hint.retry == Some(false), StopReason::ServerSaidStop),
+            (hint.outcome_unknown, StopReason::OutcomeUnknown),
+            (class == Class::Permanent || second_misdirection, StopReason::Permanent),
+            (ambiguous && self.idempotency == Idempotency::Absent, StopReason::NotRepeatable),
+            (ambiguous && self.idempotency == Idempotency::Keyed && !self.key_trusted, StopReason::KeyNotTrusted),
+            (!self.body_replayable, StopReason::BodyNotReplayable),
+            (self.decided >= self.policy.max_attempts, StopReason::AttemptsExhausted),
+        ])
+    }
+
+    /// How long to wait, if there is time for it.
+    fn wait(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
+        let time_left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
+        let floor = hint.after.unwrap_or(Duration::ZERO);
+        if hint.after.is_some() && (floor > self.policy.hint_cap || floor >= time_left) {
+            return Err(StopReason::RetryAfterTooLong);
+        }
+        let unit = if unit > 0.0 { unit.min(1.0) } else { 0.0 };
+        let throttled = class == Class::Throttled;
+        let jittered = self.policy.backoff.wait(&mut self.waits, self.decided, throttled, unit);
+        let jittered = jittered.ok_or(StopReason::AttemptsExhausted)?;
+        let after = if hint.misdirected { Duration::ZERO } else { floor.saturating_add(jittered) };
+        if after >= time_left { Err(StopReason::DeadlineExceeded) } else { Ok(after) }
+    }
+
+    fn charge(&mut self, class: Class) -> Result<(), StopReason> {
+        self.pending_charge = Some(self.budget.charge(class).ok_or(StopReason::BudgetExhausted)?);
+        Ok(())
+    }
+}
+
+fn first_no(questions: &[(bool, StopReason)]) -> Result<(), StopReason> {
+    questions.iter().find(|(no, _)| *no).map_or(Ok(()), |(_, reason)| Err(*reason))
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        if let Some(charge) = self.pending_charge {
+            self.budget.give_back(charge);
+        }
+    }
+}
+
+impl fmt::Debug for Operation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operation")
+            .field("idempotency", &self.idempotency)
+            .field("attempts", &self.decided)
+            .field("deadline", &self.deadline)
+            .field("budget", self.budget)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backoff::{Backoff, Jitter};
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What an operation under the default policy without jitter decides after these classes, as words.
+    fn check(idempotency: Idempotency, classes: &[Class]) -> String {
+        check_with(&policy(), idempotency, &classes.iter().map(|class| (*class, Hint::default())).collect::<Vec<_>>())
+    }
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy::new().backoff(Backoff::default().jitter(Jitter::None))
+    }
+
+    fn check_with(policy: &RetryPolicy, idempotency: Idempotency, outcomes: &[(Class, Hint)]) -> String {
+        let (budget, now) = (RetryBudget::standard(), Instant::now());
+        let mut operation = Operation::start(policy, &budget, idempotency, now);
+        let words = outcomes.iter().map(|(class, hint)| {
+            operation.begin_attempt();
+            word(operation.decide(*class, hint, now, 1.0))
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    fn word(decision: Decision) -> String {
+        match decision {
+            Decision::Retry { after } => format!("retry {}", after.as_millis()),
+            Decision::Stop(reason) => format!("stop {reason:?}"),
+        }
+    }
+
+    #[test]
+    fn the_rule() {
+        use Class::{Ambiguous, NotProcessed, Permanent, Success, Throttled};
+        use Idempotency::{Absent, Keyed, Natural};
+        assert_eq!(check(Absent, &[Success]), "stop Done");
+        assert_eq!(check(Absent, &[NotProcessed, NotProcessed, NotProcessed]), "retry 100, retry 200, stop AttemptsExhausted");
+        assert_eq!(check(Absent, &[Throttled, Success]), "retry 1000, stop Done");
+        assert_eq!(check(Absent, &[Ambiguous]), "stop NotRepeatable");
+        assert_eq!(check(Absent, &[NotProcessed, Ambiguous]), "retry 100, stop NotRepeatable");
+        assert_eq!(check(Keyed, &[Ambiguous, Success]), "retry 100, stop Done");
+        assert_eq!(check(Natural, &[Ambiguous, Ambiguous, Ambiguous]), "retry 100, retry 200, stop AttemptsExhausted");
+        for idempotency in [Absent, Keyed, Natural] {
+            assert_eq!(check(idempotency, &[Permanent]), "stop Permanent");
+        }
+    }
+
+    #[test]
+    fn the_reasons_are_asked_in_order() {
+        use Class::Ambiguous;
+        let never = RetryPolicy::never().hint_cap(SECOND);
+        let far = Some(Duration::from_secs(3));
+        let replayed = Hint { replayed: true, retry: Some(false), outcome_unknown: true, after: far, ..Hint::default() };
+        let check = |hint| check_with(&never, Idempotency::Absent, &[(Ambiguous, hint)]);
+        assert_eq!(check(replayed), "stop Replayed");
+        let said_stop = Hint { replayed: false, ..replayed };
+        assert_eq!(check(said_stop), "stop ServerSaidStop");
+        let unknown = Hint { retry: None, ..said_stop };
+        assert_eq!(check(unknown), "stop OutcomeUnknown");
+        let plain = Hint { outcome_unknown: false, ..unknown };
+        assert_eq!(check(plain), "stop NotRepeatable");
+        assert_eq!(check_with(&never, Idempotency::Natural, &[(Ambiguous, plain)]), "stop AttemptsExhausted");
+        let twice = RetryPolicy::new().hint_cap(SECOND);
+        assert_eq!(check_with(&twice, Idempotency::Natural, &[(Ambiguous, plain)]), "stop RetryAfterTooLong");
+    }
+
+    #[test]
+    fn trust_and_replayability_come_before_the_attempts() {
+        let (policy, budget, now) = (RetryPolicy::never(), RetryBudget::standard(), Instant::now());
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
+        operation.set_body_replayable(false);
+        operation.set_key_trusted(false);
+        let decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0);
+        assert_eq!(word(decision), "stop KeyNotTrusted");
+        let decision = operation.decide(Class::NotProcessed, &Hint::default(), now, 1.0);
+        assert_eq!(word(decision), "stop BodyNotReplayable");
+    }
+
+    #[test]
+    fn directives_are_not_classes() {
+        let hint = |retry| Hint { retry: Some(retry), ..Hint::default() };
+        let check = |idempotency, class, retry| check_with(&policy(), idempotency, &[(class, hint(retry))]);
+        assert_eq!(check(Idempotency::Keyed, Class::Permanent, true), "retry 100");
+        assert_eq!(check(Idempotency::Absent, Class::Permanent, true), "stop NotRepeatable", "never a licence");
+        assert_eq!(check(Idempotency::Absent, Class::Ambiguous, true), "stop NotRepeatable", "never a licence");
+        assert_eq!(check(Idempotency::Natural, Class::NotProcessed, false), "stop ServerSaidStop");
+    }
+
+    #[test]
+    fn a_hint_is_a_floor_with_jitter_on_top() {
+        let hint = |seconds| Hint::from(Some(Duration::from_secs(seconds)));
+        let check = |hint| check_with(&policy(), Idempotency::Natural, &[(Class::Ambiguous, hint)]);
+        assert_eq!(check(hint(2)), "retry 2100");
+        assert_eq!(check(hint(0)), "retry 100");
+        assert_eq!(check(hint(30)), "stop RetryAfterTooLong", "the deadline is at 30 s");
+        assert_eq!(check(Hint::from(Some(Duration::from_millis(29_950)))), "stop DeadlineExceeded");
+        let patient = policy().deadline(None);
+        assert_eq!(check_with(&patient, Idempotency::Natural, &[(Class::Ambiguous, hint(60))]), "retry 60100");
+        assert_eq!(check_with(&patient, Idempotency::Natural, &[(Class::Ambiguous, hint(61))]), "stop RetryAfterTooLong");
+        assert_eq!(check(Hint::from(Some(Duration::MAX))), "stop RetryAfterTooLong");
+    }
+
+    #[test]
+    fn a_misdirected_request_goes_once_more_and_at_once() {
+        let hint = Hint { misdirected: true, ..Hint::default() };
+        let outcomes = [(Class::NotProcessed, hint), (Class::NotProcessed, hint)];
+        assert_eq!(check_with(&policy(), Idempotency::Absent, &outcomes), "retry 0, stop Permanent");
+    }
+
+    #[test]
+    fn an_api_that_acts_on_what_it_throttles() {
+        let policy = policy().throttled_is_ambiguous(true);
+        let outcomes = [(Class::Throttled, Hint::default())];
+        assert_eq!(check_with(&policy, Idempotency::Absent, &outcomes), "stop NotRepeatable");
+        assert_eq!(check_with(&policy, Idempotency::Keyed, &outcomes), "retry 1000", "still from the longer base");
+    }
+
+    #[test]
+    fn a_retry_that_is_not_sent_gives_its_tokens_back() {
+        let (policy, budget, now) = (policy(), RetryBudget::standard(), Instant::now());
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+        operation.begin_attempt();
+        assert_eq!(word(operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0)), "retry 100");
+        assert_eq!(budget.tokens(), 486);
+        drop(operation);
+        assert_eq!(budget.tokens(), 500, "dropped while it waited");
+
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+        let _retry = operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0);
+        operation.begin_attempt();
+        drop(operation);
+        assert_eq!(budget.tokens(), 486, "dropped after it was sent");
+    }
+
+    #[test]
+    fn extremes_do_not_overflow() {
+        let policy = RetryPolicy::new()
+            .max_attempts(u32::MAX)
+            .deadline(Duration::MAX)
+            .hint_cap(Duration::MAX)
+            .backoff(Backoff::exponential(Duration::MAX, Duration::MAX));
+        let (budget, now) = (RetryBudget::unlimited(), Instant::now());
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+        assert_eq!(operation.deadline(), None);
+        operation.decided = 4_000_000_000;
+        for unit in [f64::NAN, f64::NEG_INFINITY, -1.0, 0.5, 2.0, f64::INFINITY] {
+            let hint = Hint::from(Some(Duration::from_secs(1)));
+            let decision = operation.decide(Class::Ambiguous, &hint, now, unit);
+            assert!(matches!(decision, Decision::Retry { .. } | Decision::Stop(StopReason::DeadlineExceeded)));
+        }
+        operation.decided = u32::MAX;
+        let decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 0.0);
+        assert_eq!(decision, Decision::Stop(StopReason::AttemptsExhausted));
+    }
+}

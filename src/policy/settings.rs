@@ -1,0 +1,155 @@
+//! The knobs of one operation: how often, how long, with which waits.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::budget::RetryBudget;
+
+/// A server that asks for a longer wait than this is not waited for.
+pub(super) const HINT_CAP: Duration = Duration::from_secs(60);
+
+/// When to repeat and when to give up.
+///
+/// | knob | default |
+/// | --- | --- |
+/// | [`max_attempts`](Self::max_attempts) | 3, the first included |
+/// | [`backoff`](Self::backoff) | 100 ms, doubled, at most 5 s, full jitter; from 1 s after throttling |
+/// | [`deadline`](Self::deadline) | 30 s for the whole operation |
+/// | [`hint_cap`](Self::hint_cap) | 60 s |
+/// | [`throttled_is_ambiguous`](Self::throttled_is_ambiguous) | no |
+///
+/// A policy is a value: build it once, clone it freely.
+#[derive(Clone, Debug)]
+pub struct RetryPolicy {
+    pub(super) max_attempts: u32,
+    pub(super) backoff: Backoff,
+    pub(super) deadline: Option<Duration>,
+    pub(super) hint_cap: Duration,
+    pub(super) throttled_is_ambiguous: bool,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RetryPolicy {
+    /// The defaults of the table above.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            max_attempts: 3,
+            backoff: Backoff::default(),
+            deadline: Some(Duration::from_secs(30)),
+            hint_cap: HINT_CAP,
+            throttled_is_ambiguous: false,
+        }
+    }
+
+    /// One attempt and no more; the deadline stays.
+    #[must_use]
+    pub fn never() -> Self {
+        Self::new().max_attempts(1)
+    }
+
+    /// The most attempts of one operation, the first included. 0 is an error when the client is built or the request is sent.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// The waits between attempts.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// How long the whole operation may take, waits included; `None` for no limit. No attempt starts and no wait ends after
+    /// it. [`ClientBuilder::timeout`](crate::ClientBuilder::timeout) is the same knob. Zero is an error.
+    #[must_use]
+    pub fn deadline(mut self, deadline: impl Into<Option<Duration>>) -> Self {
+        self.deadline = deadline.into();
+        self
+    }
+
+    /// The longest wait that a server may ask for. A server that asks for more ends the operation at once, with the wait on
+    /// the error, so that a worker is not parked for an hour.
+    #[must_use]
+    pub fn hint_cap(mut self, cap: Duration) -> Self {
+        self.hint_cap = cap;
+        self
+    }
+
+    /// Treat a throttled answer (429) as one after which the server may have acted: for APIs that count, bill or queue the
+    /// request that they refuse. Then it is repeated only with a licence, like any ambiguous one.
+    #[must_use]
+    pub fn throttled_is_ambiguous(mut self, yes: bool) -> Self {
+        self.throttled_is_ambiguous = yes;
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// Names the first setting that makes no sense, and why.
+    pub fn validate(&self) -> Result<(), InvalidPolicy> {
+        if self.max_attempts == 0 {
+            return Err(InvalidPolicy { setting: "max_attempts", reason: "it counts the first attempt, so it is at least 1" });
+        }
+        if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
+            return Err(InvalidPolicy { setting: "deadline", reason: "zero leaves no time for an attempt" });
+        }
+        Ok(())
+    }
+
+    /// What is in force for [`max_attempts`](Self::max_attempts).
+    #[must_use]
+    pub fn attempts_allowed(&self) -> u32 {
+        self.max_attempts
+    }
+
+    /// What is in force for [`deadline`](Self::deadline).
+    #[must_use]
+    pub fn time_allowed(&self) -> Option<Duration> {
+        self.deadline
+    }
+}
+
+impl RetryBudget {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// A ratio that is negative or not a number.
+    pub fn validate_settings(&self) -> Result<(), InvalidPolicy> {
+        self.validate().map_err(|reason| InvalidPolicy { setting: "budget", reason })
+    }
+}
+
+/// A setting that makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidPolicy {
+    setting: &'static str,
+    reason: &'static str,
+}
+
+impl InvalidPolicy {
+    /// The method that was given the value.
+    #[must_use]
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
+impl fmt::Display for InvalidPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.setting, self.reason)
+    }
+}
+
+impl std::error::Error for InvalidPolicy {}
