@@ -44,4 +44,4 @@ pub use retry::{Decision, Operation, StopReason};
 pub use settings::{InvalidPolicy, RetryPolicy};
 
 #[cfg(feature = "client")]
-pub(crate) use hint::{RecordStatus, record_status};
+pub(crate) use hint::record_status;

@@ -118,6 +118,16 @@ impl RetryPolicy {
     pub fn time_allowed(&self) -> Option<Duration> {
         self.deadline
     }
+
+    #[cfg(feature = "client")]
+    pub(crate) fn hint_cap_in_force(&self) -> Duration {
+        self.hint_cap
+    }
+
+    #[cfg(feature = "client")]
+    pub(crate) fn throttling_is_ambiguous(&self) -> bool {
+        self.throttled_is_ambiguous
+    }
 }
 
 impl RetryBudget {

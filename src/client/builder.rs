@@ -1,0 +1,353 @@
+//! The one builder: every setting of the client, checked before the client exists.
+
+use std::fmt::{self, Display};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::event::Event;
+use super::request::parse_header;
+use super::upstream::Upstreams;
+use super::{Client, Inner, target};
+use crate::error::{Error, Result};
+use crate::key::KeyPolicy;
+use crate::policy::{Class, Outcome, RetryBudget, RetryPolicy};
+
+pub(super) type Classifier = Arc<dyn Fn(&Outcome<'_>) -> Class + Send + Sync>;
+pub(super) type OnEvent = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_LIMIT: usize = 8 * 1024 * 1024;
+
+/// Builds a [`Client`].
+///
+/// | setting | default |
+/// | --- | --- |
+/// | [`retry`](Self::retry) | 3 attempts, full jitter from 100 ms to 5 s |
+/// | [`budget`](Self::budget) | [`RetryBudget::standard`], one per origin |
+/// | [`keys`](Self::keys) | `KeyPolicy::standard().negotiated()` |
+/// | [`connect_timeout`](Self::connect_timeout) | 5 s |
+/// | [`attempt_timeout`](Self::attempt_timeout) | 10 s |
+/// | [`timeout`](Self::timeout) | 30 s for the whole operation |
+/// | [`read_timeout`](Self::read_timeout) | off |
+/// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
+#[must_use = "a builder does nothing until it builds"]
+pub struct ClientBuilder {
+    http: reqwest::ClientBuilder,
+    http_is_configured: bool,
+    ready_made: Option<reqwest::Client>,
+    assume_no_redirects: bool,
+    base_url: Option<String>,
+    default_headers: Vec<Result<(HeaderName, HeaderValue)>>,
+    retry: RetryPolicy,
+    budget: RetryBudget,
+    keys: KeyPolicy,
+    timeout: Option<Option<Duration>>,
+    attempt_timeout: Option<Duration>,
+    connect_timeout: Option<Duration>,
+    read_timeout: Option<Duration>,
+    body_limit: usize,
+    attempt_header: Option<HeaderName>,
+    classifier: Option<Classifier>,
+    on_event: Option<OnEvent>,
+}
+
+impl ClientBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            http: reqwest::Client::builder(),
+            http_is_configured: false,
+            ready_made: None,
+            assume_no_redirects: false,
+            base_url: None,
+            default_headers: Vec::new(),
+            retry: RetryPolicy::new(),
+            budget: RetryBudget::standard(),
+            keys: KeyPolicy::default(),
+            timeout: None,
+            attempt_timeout: Some(ATTEMPT_TIMEOUT),
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            read_timeout: None,
+            body_limit: BODY_LIMIT,
+            attempt_header: None,
+            classifier: None,
+            on_event: None,
+        }
+    }
+
+    /// The API's address. A relative path in a request is *appended* to it: `https://api.x/v1` and `/charges` are
+    /// `https://api.x/v1/charges`. A `..` cannot leave it.
+    ///
+    /// With a base, no default header but `Accept`, `Accept-Language` and `User-Agent` goes to another origin, and
+    /// [`keys`](Self::keys) holds for this origin alone.
+    pub fn base_url(mut self, url: impl AsRef<str>) -> Self {
+        self.base_url = Some(url.as_ref().to_owned());
+        self
+    }
+
+    /// Configures the HTTP client underneath: TLS roots, client certificates, proxies, cookies, name resolution, HTTP versions.
+    ///
+    /// Redirects and reqwest's own retries are turned off afterwards, since nothing below the loop may repeat a request, and the
+    /// timeouts of this builder are set. A total timeout set here would cut healthy downloads; use
+    /// [`attempt_timeout`](Self::attempt_timeout) and [`timeout`](Self::timeout).
+    pub fn http(mut self, configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Self {
+        self.http = configure(self.http);
+        self.http_is_configured = true;
+        self
+    }
+
+    /// A finished HTTP client, used as it is.
+    ///
+    /// We cannot look into it: it may follow redirects, and then "connection refused" may be said of a later hop, after a POST
+    /// was carried out. So every transport failure through it is ambiguous, unless
+    /// [`assume_no_redirects`](Self::assume_no_redirects). Its timeouts are its own.
+    pub fn http_client(mut self, client: reqwest::Client) -> Self {
+        self.ready_made = Some(client);
+        self
+    }
+
+    /// Your word that the client given to [`http_client`](Self::http_client) follows no redirects and repeats nothing.
+    pub fn assume_no_redirects(mut self) -> Self {
+        self.assume_no_redirects = true;
+        self
+    }
+
+    /// A header for every request that does not set it.
+    ///
+    /// Credentials without a [`base_url`](Self::base_url), and an idempotency key, are errors when the client is built: the one
+    /// would go to every origin, the other name every operation the same.
+    pub fn default_header<K, V>(mut self, name: K, value: V) -> Self
+    where
+        K: TryInto<HeaderName>,
+        K::Error: Display,
+        V: TryInto<HeaderValue>,
+        V::Error: Display,
+    {
+        let header = parse_header(name, value).map_err(|error| Error::build("default_header", bare(&error)));
+        self.default_headers.push(header);
+        self
+    }
+
+    /// Headers for every request that does not set them; see [`default_header`](Self::default_header).
+    pub fn default_headers(mut self, headers: &HeaderMap) -> Self {
+        self.default_headers.extend(headers.iter().map(|(name, value)| Ok((name.clone(), value.clone()))));
+        self
+    }
+
+    /// `Authorization: Bearer …` for every request to the base URL's origin, marked as sensitive.
+    pub fn bearer_auth(mut self, token: impl Display) -> Self {
+        let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|error| Error::build("bearer_auth", error));
+        self.default_headers.push(value.map(|mut value| {
+            value.set_sensitive(true);
+            (AUTHORIZATION, value)
+        }));
+        self
+    }
+
+    /// When to repeat and when to give up.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// How many retries an origin may be asked to bear. Every origin has a bucket of its own with these settings.
+    pub fn budget(mut self, budget: RetryBudget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// What this API does with idempotency keys: your statement that it honours them, and the licence to repeat a POST whose
+    /// answer was lost.
+    pub fn keys(mut self, keys: KeyPolicy) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// The most time for a whole operation, waits included; `None` for no limit. Default 30 s.
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = Some(timeout.into());
+        self
+    }
+
+    /// The most time for one attempt; `None` for no limit. Default 10 s. It ends with the head of the answer for `send`, and
+    /// with its body for `fetch`.
+    pub fn attempt_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.attempt_timeout = timeout.into();
+        self
+    }
+
+    /// The most time to make a connection, TLS included; `None` for no limit. Default 5 s.
+    pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.connect_timeout = timeout.into();
+        self
+    }
+
+    /// The most time without a byte of the answer; `None`, the default, for no limit. It bounds a body that the caller streams,
+    /// and would end a healthy operation on a server that is silent for longer.
+    pub fn read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.read_timeout = timeout.into();
+        self
+    }
+
+    /// The most decoded bytes that `fetch` reads. Default 8 MiB.
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.body_limit = bytes;
+        self
+    }
+
+    /// Sends the number of the attempt, from 1, in this header.
+    pub fn attempt_header(mut self, name: HeaderName) -> Self {
+        self.attempt_header = Some(name);
+        self
+    }
+
+    /// Classifies outcomes your way. The closure is taken at its word for the decision and is named in the journal; whether the
+    /// operation may have been processed is still told from the evidence.
+    ///
+    /// Return [`Outcome::default_class`] for everything that you do not care about.
+    pub fn classify(mut self, classify: impl Fn(&Outcome<'_>) -> Class + Send + Sync + 'static) -> Self {
+        self.classifier = Some(Arc::new(classify));
+        self
+    }
+
+    /// Watches every turn of every operation. The closure is called on the operation's own task: it should be quick.
+    pub fn on_event(mut self, on_event: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Arc::new(on_event));
+        self
+    }
+
+    /// Builds the client.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Build`](crate::ErrorKind::Build): a setting is invalid, or TLS could not be started. The message names the
+    /// setting and the reason.
+    pub fn build(self) -> Result<Client> {
+        let base = self.base_url.as_deref().map(target::base).transpose()?;
+        let defaults = Defaults::new(self.default_headers, base.is_some(), &self.keys.header)?;
+        let retry = match self.timeout {
+            Some(timeout) => {
+                check_timeout("timeout", timeout)?;
+                self.retry.deadline(timeout)
+            }
+            None => self.retry,
+        };
+        let invalid = |error: crate::policy::InvalidPolicy| Error::new(crate::ErrorKind::Build, error.to_string());
+        retry.validate().map_err(invalid)?;
+        self.budget.validate_settings().map_err(invalid)?;
+        self.keys.validate().map_err(|reason| Error::build("keys", reason))?;
+        check_timeout("attempt_timeout", self.attempt_timeout)?;
+        check_timeout("connect_timeout", self.connect_timeout)?;
+        check_timeout("read_timeout", self.read_timeout)?;
+        if self.ready_made.is_some() && self.http_is_configured {
+            return Err(Error::build("http_client", "it is finished, so http has nothing to configure; use one of them"));
+        }
+        let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
+        let http = match self.ready_made {
+            Some(client) => client,
+            None => finish(self.http, self.connect_timeout, self.read_timeout)?,
+        };
+        Ok(Client::from_inner(Inner {
+            http,
+            opaque,
+            upstreams: Upstreams::new(self.budget, base.as_ref()),
+            base,
+            defaults,
+            retry,
+            keys: self.keys,
+            attempt_timeout: self.attempt_timeout,
+            body_limit: self.body_limit,
+            attempt_header: self.attempt_header,
+            classifier: self.classifier,
+            on_event: self.on_event,
+        }))
+    }
+}
+
+/// The user's HTTP client, with everything that would repeat a request behind our back turned off.
+fn finish(
+    http: reqwest::ClientBuilder,
+    connect_timeout: Option<Duration>,
+    read_timeout: Option<Duration>,
+) -> Result<reqwest::Client> {
+    // `never()` alone still clones every request.
+    let no_retries = reqwest::retry::never().max_retries_per_request(0);
+    let mut http = http.redirect(reqwest::redirect::Policy::none()).retry(no_retries);
+    if let Some(timeout) = connect_timeout {
+        http = http.connect_timeout(timeout);
+    }
+    if let Some(timeout) = read_timeout {
+        http = http.read_timeout(timeout);
+    }
+    http.build().map_err(|error| Error::build("http", "the HTTP client could not be built").with_source(Some(error.without_url().into())))
+}
+
+pub(super) fn check_timeout(setting: &'static str, timeout: Option<Duration>) -> Result<()> {
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        return Err(Error::build(setting, "zero leaves no time for anything; None means no limit"));
+    }
+    Ok(())
+}
+
+/// The message of a nested build error, without its ending.
+fn bare(error: &Error) -> String {
+    error.to_string().trim_end_matches(" (nothing was sent)").trim_start_matches("header: ").to_owned()
+}
+
+/// Headers for requests that do not set them.
+#[derive(Debug, Default)]
+pub(super) struct Defaults {
+    headers: HeaderMap,
+}
+
+impl Defaults {
+    fn new(headers: Vec<Result<(HeaderName, HeaderValue)>>, has_base: bool, key_header: &HeaderName) -> Result<Self> {
+        let mut defaults = Self::default();
+        for header in headers {
+            let (name, mut value) = header?;
+            if name == *key_header {
+                return Err(Error::build("default_header", format!("{name} would give every operation the same key")));
+            }
+            if is_credential(&name, &value) {
+                if !has_base {
+                    let reason = format!("{name} is a credential and would go to every origin; set base_url");
+                    return Err(Error::build("default_header", reason));
+                }
+                value.set_sensitive(true);
+            }
+            defaults.headers.append(name, value);
+        }
+        Ok(defaults)
+    }
+
+    /// `at_home`: the request goes to the base URL's origin, or there is no base.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap, at_home: bool) {
+        for name in self.headers.keys() {
+            let travels = at_home || [ACCEPT, ACCEPT_LANGUAGE, USER_AGENT].contains(name);
+            if travels && !headers.contains_key(name) {
+                for value in self.headers.get_all(name) {
+                    headers.append(name, value.clone());
+                }
+            }
+        }
+    }
+}
+
+fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
+    let known = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(name);
+    let customary = ["x-api-key", "api-key", "apikey", "x-auth-token", "x-access-token"].contains(&name.as_str());
+    known || customary || value.is_sensitive()
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("retry", &self.retry)
+            .field("budget", &self.budget)
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}

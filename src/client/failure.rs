@@ -1,0 +1,93 @@
+//! From a transport's error to what the server can have seen.
+//!
+//! reqwest says "error sending request" for a refused connection and for a charge that went through without an answer. The
+//! difference is in the chain of sources, and this is the only file that walks it. Whatever it does not recognise, a failed
+//! downcast included, is `Unknown`, which is ambiguous: unsure never becomes "safe to repeat".
+//!
+//! The table that this implements is in `guide/failures.md`; each row is a test over a real socket in `tests/it/wire/`.
+
+use std::error::Error as StdError;
+
+use super::probe::Probe;
+use crate::policy::Failure;
+
+/// What a failed `execute` means. `probe` is the request body's, where it had one.
+pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Failure {
+    if error.is_builder() || error.is_redirect() {
+        return Failure::Rejected;
+    }
+    // Before the timeouts: a connect timeout is both.
+    if error.is_connect() {
+        return if is_certificate(error) { Failure::Certificate } else { Failure::Connect };
+    }
+    if probe.is_some_and(Probe::failed) {
+        return Failure::RequestBody;
+    }
+    if let Some(error) = find::<h2::Error>(error) {
+        return of_http2(error);
+    }
+    let first = find::<hyper::Error>(error);
+    if first.is_some_and(hyper::Error::is_parse) {
+        return Failure::BadResponse;
+    }
+    // It nests an incomplete message, so only the first in the chain counts.
+    let never_written = first.is_some_and(hyper::Error::is_canceled);
+    // A caller's mistake in the head of the request is found while writing; what had been written by then is not known.
+    let not_taken = probe.is_some_and(|probe| !probe.taken()) && !first.is_some_and(hyper::Error::is_user);
+    if never_written || not_taken {
+        return Failure::NotSent;
+    }
+    if error.is_timeout() {
+        return Failure::Timeout;
+    }
+    let lost = first.is_some_and(|error| error.is_incomplete_message() || error.is_closed());
+    if lost || find_io(error).is_some() { Failure::Disconnected } else { Failure::Unknown }
+}
+
+/// An attempt that our own timer ended.
+pub(super) fn of_timeout(probe: Option<&Probe>) -> Failure {
+    if probe.is_some_and(|probe| !probe.taken()) { Failure::NotSent } else { Failure::Timeout }
+}
+
+/// RFC 9113 §8.7: a stream refused, or above the last that a GOAWAY names, was not processed. h2 gives a remote GOAWAY only to
+/// the streams above it.
+fn of_http2(error: &h2::Error) -> Failure {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    if error.is_remote() && (refused || error.is_go_away()) { Failure::Refused } else { Failure::Disconnected }
+}
+
+/// The first error of type `E` in the chain.
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    chain(error).find_map(|error| error.downcast_ref())
+}
+
+fn find_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a std::io::Error> {
+    find(error)
+}
+
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| inner(*error))
+}
+
+/// What an error wraps. `io::Error::source` skips the error that it was made from, so that one is asked for by name.
+fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+/// The handshake failed for a reason that the next one will meet too.
+#[cfg(feature = "rustls")]
+fn is_certificate(error: &reqwest::Error) -> bool {
+    use rustls::Error::{AlertReceived, InvalidCertificate, NoApplicationProtocol, PeerIncompatible};
+    find::<rustls::Error>(error).is_some_and(|error| {
+        matches!(error, InvalidCertificate(_) | AlertReceived(_) | PeerIncompatible(_) | NoApplicationProtocol)
+    })
+}
+
+/// native-tls does not tell a certificate from a broken pipe: repeating is wasteful there, and never unsafe.
+#[cfg(not(feature = "rustls"))]
+fn is_certificate(_: &reqwest::Error) -> bool {
+    false
+}

@@ -1,0 +1,226 @@
+//! The client: reqwest's, with one key per operation and a retry only where it is safe.
+//!
+//! Floor 2 of the house: it may import `policy` and the floor-1 words (`key`, `error`, `journal`, `problem`, `resume`), and it
+//! calls down, never sideways. To follow one retry, read `run.rs` and `attempt.rs`.
+//!
+//! `builder` and `request` take what the caller says; `target` makes the URL; `plan` settles the terms; `run` is the loop;
+//! `attempt` sends once, with `probe` watching the body and `failure` reading the transport's error; `verdict` gives the class;
+//! `upstream` remembers each origin; `event` tells; `response` carries the story; `clock` is the only file that asks the time.
+
+mod attempt;
+mod builder;
+mod clock;
+mod event;
+mod failure;
+mod payload;
+mod plan;
+mod probe;
+mod request;
+mod response;
+mod run;
+mod target;
+mod upstream;
+mod verdict;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+
+pub use self::builder::ClientBuilder;
+pub use self::event::{Event, EventKind};
+pub use self::request::RequestBuilder;
+pub use self::response::ResponseExt;
+
+use self::builder::{Classifier, Defaults, OnEvent};
+use self::upstream::Upstreams;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::KeyPolicy;
+use crate::policy::RetryPolicy;
+
+/// A resilient HTTP client. Cloning it is cheap and shares connections, budgets and what was learnt about keys.
+///
+/// ```no_run
+/// use serde::{Deserialize, Serialize};
+/// use steadfast::{Client, KeyPolicy};
+///
+/// #[derive(Serialize)]
+/// struct NewCharge { amount: u64, currency: &'static str }
+/// #[derive(Deserialize)]
+/// struct Charge { id: String }
+///
+/// # async fn example() -> steadfast::Result<()> {
+/// let client = Client::builder()
+///     .base_url("https://api.example.com/v1")
+///     .keys(KeyPolicy::standard()) // our word that this API honours idempotency keys
+///     .build()?;
+/// let charge: Charge = client.post_json("/charges", &NewCharge { amount: 1200, currency: "eur" }).await?;
+/// println!("charged once: {}", charge.id);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Result<Inner, String>>,
+}
+
+pub(crate) struct Inner {
+    http: reqwest::Client,
+    /// A client that we were given and cannot look into.
+    opaque: bool,
+    upstreams: Upstreams,
+    base: Option<reqwest::Url>,
+    defaults: Defaults,
+    retry: RetryPolicy,
+    keys: KeyPolicy,
+    attempt_timeout: Option<Duration>,
+    body_limit: usize,
+    attempt_header: Option<HeaderName>,
+    classifier: Option<Classifier>,
+    on_event: Option<OnEvent>,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Client {
+    /// A client with the defaults. If TLS cannot be started, every request says so; nothing panics.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build().unwrap_or_else(|error| Self { inner: Arc::new(Err(in_full(&error))) })
+    }
+
+    /// Configures a client.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::new()
+    }
+
+    fn from_inner(inner: Inner) -> Self {
+        Self { inner: Arc::new(Ok(inner)) }
+    }
+
+    fn inner(&self) -> Result<&Inner> {
+        (*self.inner).as_ref().map_err(|message| Error::new(ErrorKind::Build, message.clone()))
+    }
+
+    fn http(&self) -> Result<reqwest::Client> {
+        self.inner().map(|inner| inner.http.clone())
+    }
+
+    /// A GET. `url` is absolute, or relative to the [base URL](ClientBuilder::base_url).
+    pub fn get(&self, url: impl AsRef<str>) -> RequestBuilder {
+        self.request(Method::GET, url)
+    }
+
+    /// A POST. A key is minted for it.
+    pub fn post(&self, url: impl AsRef<str>) -> RequestBuilder {
+        self.request(Method::POST, url)
+    }
+
+    /// A PUT.
+    pub fn put(&self, url: impl AsRef<str>) -> RequestBuilder {
+        self.request(Method::PUT, url)
+    }
+
+    /// A PATCH. A key is minted for it.
+    pub fn patch(&self, url: impl AsRef<str>) -> RequestBuilder {
+        self.request(Method::PATCH, url)
+    }
+
+    /// A DELETE. A repeat may meet a 404 that its own first attempt caused; see the guide.
+    pub fn delete(&self, url: impl AsRef<str>) -> RequestBuilder {
+        self.request(Method::DELETE, url)
+    }
+
+    /// A HEAD.
+    pub fn head(&self, url: impl AsRef<str>) -> RequestBuilder {
+        self.request(Method::HEAD, url)
+    }
+
+    /// A request of any method.
+    pub fn request(&self, method: Method, url: impl AsRef<str>) -> RequestBuilder {
+        let build = || {
+            let inner = self.inner()?;
+            let url = target::resolve(inner.base.as_ref(), url.as_ref())?;
+            // reqwest turns user information in the URL into a header.
+            let built = inner.http.request(method, url).build();
+            built.map_err(|error| Error::build("url", error.without_url()))
+        };
+        RequestBuilder::new(self.clone(), build())
+    }
+
+    /// Sends a finished request as one operation. Its own timeout becomes the attempt timeout, and a key header on it is the
+    /// operation's key.
+    ///
+    /// # Errors
+    ///
+    /// As [`RequestBuilder::send`].
+    pub async fn execute(&self, request: reqwest::Request) -> Result<reqwest::Response> {
+        RequestBuilder::from_request(self.clone(), request).send().await
+    }
+}
+
+/// Typed one-liners: the answer decoded from JSON, as by [`RequestBuilder::fetch`], with its errors.
+#[cfg(feature = "json")]
+#[allow(clippy::missing_errors_doc, reason = "as stated above, for all of them")]
+impl Client {
+    /// GET.
+    pub async fn get_json<T: serde::de::DeserializeOwned>(&self, url: impl AsRef<str>) -> Result<T> {
+        self.get(url).fetch().await
+    }
+
+    /// POST of a JSON body.
+    pub async fn post_json<T: serde::de::DeserializeOwned>(
+        &self,
+        url: impl AsRef<str>,
+        body: &(impl serde::Serialize + ?Sized),
+    ) -> Result<T> {
+        self.post(url).json(body).fetch().await
+    }
+
+    /// PUT of a JSON body.
+    pub async fn put_json<T: serde::de::DeserializeOwned>(
+        &self,
+        url: impl AsRef<str>,
+        body: &(impl serde::Serialize + ?Sized),
+    ) -> Result<T> {
+        self.put(url).json(body).fetch().await
+    }
+
+    /// PATCH of a JSON body.
+    pub async fn patch_json<T: serde::de::DeserializeOwned>(
+        &self,
+        url: impl AsRef<str>,
+        body: &(impl serde::Serialize + ?Sized),
+    ) -> Result<T> {
+        self.patch(url).json(body).fetch().await
+    }
+
+    /// DELETE.
+    pub async fn delete_json<T: serde::de::DeserializeOwned>(&self, url: impl AsRef<str>) -> Result<T> {
+        self.delete(url).fetch().await
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Client");
+        match &*self.inner {
+            Ok(inner) => debug.field("base_url", &inner.base.as_ref().map(crate::resume::SafeUrl)),
+            Err(message) => debug.field("error", message),
+        };
+        debug.finish_non_exhaustive()
+    }
+}
+
+/// An error and what caused it, on one line.
+fn in_full(error: &Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    let bare = error.to_string();
+    let bare = bare.trim_end_matches(" (nothing was sent)").to_owned();
+    causes.fold(bare, |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,421 @@
+//! One request: reqwest's vocabulary, plus what makes it one operation.
+//!
+//! A mistake made while building is kept and reported when the request is sent, before anything has left.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Serialize;
+
+use super::attempt::{Answer, Read};
+use super::builder::check_timeout;
+use super::payload::Payload;
+use super::plan::{Outgoing, Plan};
+use super::upstream::origin;
+use super::{Client, clock, run, target};
+use crate::error::{Error, Result};
+use crate::key::{IdempotencyKey, Trust};
+use crate::policy::{Idempotency, RetryPolicy};
+use crate::resume::{ResumeToken, SafeUrl};
+
+/// A request under construction. It does nothing until [`send`](Self::send) or [`fetch`](Self::fetch).
+#[must_use = "a request does nothing until it is sent"]
+#[derive(Debug)]
+pub struct RequestBuilder {
+    client: Client,
+    request: Result<reqwest::Request>,
+    payload: Payload,
+    options: Options,
+}
+
+#[derive(Debug, Default)]
+struct Options {
+    key: Option<IdempotencyKey>,
+    resume: Option<ResumeToken>,
+    idempotent: Option<bool>,
+    retry: Option<RetryPolicy>,
+    timeout: Option<Option<Duration>>,
+    attempt_timeout: Option<Option<Duration>>,
+    body_limit: Option<usize>,
+}
+
+impl RequestBuilder {
+    pub(super) fn new(client: Client, request: Result<reqwest::Request>) -> Self {
+        Self { client, request, payload: Payload::Empty, options: Options::default() }
+    }
+
+    /// A finished request: its body becomes the payload, its timeout the attempt timeout.
+    pub(super) fn from_request(client: Client, mut request: reqwest::Request) -> Self {
+        let payload = request.body_mut().take().map_or(Payload::Empty, Payload::from);
+        let options = Options { attempt_timeout: request.timeout_mut().take().map(Some), ..Options::default() };
+        Self { client, request: Ok(request), payload, options }
+    }
+
+    /// Adds a header; sent twice if it is there already.
+    pub fn header<K, V>(self, name: K, value: V) -> Self
+    where
+        K: TryInto<HeaderName>,
+        K::Error: Display,
+        V: TryInto<HeaderValue>,
+        V::Error: Display,
+    {
+        let header = parse_header(name, value);
+        self.with(|request, _| {
+            let (name, value) = header?;
+            request.headers_mut().append(name, value);
+            Ok(())
+        })
+    }
+
+    /// Sets headers; one that is there already is replaced.
+    pub fn headers(self, headers: HeaderMap) -> Self {
+        self.with(|request, _| {
+            // A name that comes again replaces what was there, and then appends.
+            request.headers_mut().extend(headers);
+            Ok(())
+        })
+    }
+
+    /// Appends to the query string, URL-encoded.
+    pub fn query(self, query: &(impl Serialize + ?Sized)) -> Self {
+        let encoded = serde_urlencoded::to_string(query).map_err(|error| Error::build("query", error));
+        self.with(|request, _| {
+            let encoded = encoded?;
+            let whole = match request.url().query() {
+                _ if encoded.is_empty() => return Ok(()),
+                Some(before) if !before.is_empty() => format!("{before}&{encoded}"),
+                _ => encoded,
+            };
+            request.url_mut().set_query(Some(&whole));
+            Ok(())
+        })
+    }
+
+    /// Appends to the path, each part percent-encoded as one segment: `segments(["orders", id])`.
+    ///
+    /// An empty part, `.` and `..` are errors: an empty identifier would address the collection instead of the item.
+    pub fn segments<S: AsRef<str>>(self, parts: impl IntoIterator<Item = S>) -> Self {
+        self.with(|request, _| target::append_segments(request.url_mut(), parts))
+    }
+
+    /// A JSON body. Sets `Content-Type: application/json` unless one is set.
+    ///
+    /// It is serialised once, so every attempt sends the same bytes. (A `HashMap` serialises in another order each time it is
+    /// built: an operation that is [resumed](Self::resume) with one is another request.)
+    #[cfg(feature = "json")]
+    pub fn json(self, body: &(impl Serialize + ?Sized)) -> Self {
+        let encoded = serde_json::to_vec(body).map_err(|error| Error::build("json", error));
+        self.with(|request, payload| {
+            *payload = Payload::Bytes(encoded?.into());
+            request.headers_mut().entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+            Ok(())
+        })
+    }
+
+    /// A URL-encoded form body. Sets its `Content-Type` unless one is set.
+    pub fn form(self, form: &(impl Serialize + ?Sized)) -> Self {
+        let encoded = serde_urlencoded::to_string(form).map_err(|error| Error::build("form", error));
+        self.with(|request, payload| {
+            *payload = Payload::Bytes(encoded?.into());
+            let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+            request.headers_mut().entry(CONTENT_TYPE).or_insert(form);
+            Ok(())
+        })
+    }
+
+    /// The body. Bytes and text can be sent again; a stream gets exactly one attempt.
+    pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
+        let body = body.into();
+        self.with(|_, payload| {
+            *payload = Payload::from(body);
+            Ok(())
+        })
+    }
+
+    /// A multipart form. It exists once, so the request gets exactly one attempt.
+    #[cfg(feature = "multipart")]
+    pub fn multipart(self, form: reqwest::multipart::Form) -> Self {
+        let http = self.client.http();
+        self.with(|request, payload| {
+            // reqwest alone can write the headers and the body of a form.
+            let blank = reqwest::Request::new(request.method().clone(), request.url().clone());
+            let built = reqwest::RequestBuilder::from_parts(http?, blank).multipart(form).build();
+            let mut built = built.map_err(|error| Error::build("multipart", error.without_url()))?;
+            *payload = built.body_mut().take().map_or(Payload::Empty, Payload::from);
+            request.headers_mut().extend(std::mem::take(built.headers_mut()));
+            Ok(())
+        })
+    }
+
+    /// `Authorization: Bearer …`, marked as sensitive.
+    pub fn bearer_auth(self, token: impl Display) -> Self {
+        self.sensitive_header("bearer_auth", format!("Bearer {token}"))
+    }
+
+    /// `Authorization: Basic …`, marked as sensitive.
+    pub fn basic_auth(self, username: impl Display, password: Option<impl Display>) -> Self {
+        let http = self.client.http();
+        self.with(|request, _| {
+            let blank = reqwest::Request::new(request.method().clone(), request.url().clone());
+            let built = reqwest::RequestBuilder::from_parts(http?, blank).basic_auth(username, password).build();
+            let mut built = built.map_err(|error| Error::build("basic_auth", error.without_url()))?;
+            request.headers_mut().extend(std::mem::take(built.headers_mut()));
+            Ok(())
+        })
+    }
+
+    fn sensitive_header(self, setting: &'static str, text: String) -> Self {
+        let value = HeaderValue::try_from(text).map_err(|error| Error::build(setting, error));
+        self.with(|request, _| {
+            let mut value = value?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, value);
+            Ok(())
+        })
+    }
+
+    /// The operation's key, instead of a minted one. It is sent for every method.
+    ///
+    /// Nothing checks whether this key was used before, for what, and how long ago: that is your knowledge.
+    /// [`resume`](Self::resume) checks it.
+    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Self {
+        self.options.key = Some(key);
+        self
+    }
+
+    /// Asks again for an operation that ended without an answer: same key, same request.
+    ///
+    /// # Errors
+    ///
+    /// When it is sent: [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired) if the key is older than the API's
+    /// [retention](crate::KeyPolicy::retention) less a twentieth, if the clock went backwards, or if it is another request.
+    /// Nothing is sent then.
+    pub fn resume(mut self, token: ResumeToken) -> Self {
+        self.options.resume = Some(token);
+        self
+    }
+
+    /// Your word on whether acting twice on this request is harmless, above method and key.
+    ///
+    /// `true`: a POST that only reads, say. `false`: a PUT or GET with effects; then it is repeated only if the server cannot
+    /// have acted, key or not.
+    pub fn idempotent(mut self, yes: bool) -> Self {
+        self.options.idempotent = Some(yes);
+        self
+    }
+
+    /// The policy of this operation, instead of the client's.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.options.retry = Some(policy);
+        self
+    }
+
+    /// The most time for the whole operation; `None` for no limit. Over every other setting of it.
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.options.timeout = Some(timeout.into());
+        self
+    }
+
+    /// The most time for one attempt; `None` for no limit.
+    pub fn attempt_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.options.attempt_timeout = Some(timeout.into());
+        self
+    }
+
+    /// The most decoded bytes that [`fetch`](Self::fetch) reads.
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.options.body_limit = Some(bytes);
+        self
+    }
+
+    /// Sends it, and again where that is safe; returns the final answer, whatever its status, as soon as its head is there.
+    ///
+    /// The body is yours to read, outside of the operation: what happens to it is not retried, and is bounded by
+    /// [`read_timeout`](crate::ClientBuilder::read_timeout) alone. [`ResponseExt`](crate::ResponseExt) has the story.
+    ///
+    /// # Errors
+    ///
+    /// There was no final answer, or the request is invalid.
+    pub async fn send(self) -> Result<reqwest::Response> {
+        let (client, plan, mut outgoing, _) = self.prepare()?;
+        let inner = client.inner()?;
+        let (answer, story) = run::run(inner, &plan, &mut outgoing, Read::Head).await?;
+        let mut response = match answer {
+            Answer::Head(response) => response,
+            // Not reached: only `Read::Whole` reads the body.
+            Answer::Whole { body, .. } => http::Response::new(body).into(),
+        };
+        response.extensions_mut().insert(story);
+        Ok(response)
+    }
+
+    /// Sends it, and again where that is safe; decodes the 2xx answer from JSON.
+    ///
+    /// The body is read inside the attempt, so a truncated answer is one more ambiguous outcome that is repeated under the same
+    /// licence. An empty 2xx body decodes as `null`: to `()` or to `None`.
+    ///
+    /// # Errors
+    ///
+    /// There was no final answer, or it was not 2xx, not the JSON of a `T`, or over the
+    /// [limit](crate::ClientBuilder::body_limit); or the request is invalid.
+    #[cfg(feature = "json")]
+    pub async fn fetch<T: serde::de::DeserializeOwned>(self) -> Result<T> {
+        use crate::error::{self, DecodeError, ErrorKind};
+
+        let (client, plan, mut outgoing, limit) = self.prepare()?;
+        let inner = client.inner()?;
+        let (answer, mut story) = run::run(inner, &plan, &mut outgoing, Read::Whole { limit }).await?;
+        let Answer::Whole { status, headers, body, over_limit } = answer else {
+            return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
+        };
+        let error = if !status.is_success() {
+            super::response::of_answer(error::Answer { status, headers, body })
+        } else if over_limit {
+            Error::new(ErrorKind::TooLarge, format!("the answer's body is over the limit of {limit} bytes"))
+        } else {
+            let json = if body.is_empty() { &b"null"[..] } else { &body };
+            let error = match serde_json::from_slice(json) {
+                Ok(value) => return Ok(value),
+                Err(error) => DecodeError::new(&error),
+            };
+            let what = format!("the answer is not the JSON that was asked for ({error})");
+            Error::new(ErrorKind::Decode, what).with_answer(error::Answer { status, headers, body: first_64_kib(body) })
+        };
+        if status.is_success() {
+            // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
+            story.resume = outgoing.resume_token(&plan, true);
+        }
+        Err(error.with_story(story).at(&plan.method, SafeUrl(outgoing.template.url())))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut Payload) -> Result<()>) -> Self {
+        if let Ok(request) = &mut self.request
+            && let Err(error) = change(request, &mut self.payload)
+        {
+            self.request = Err(error.at(request.method(), SafeUrl(request.url())));
+        }
+        self
+    }
+
+    fn prepare(self) -> Result<(Client, Plan, Outgoing, usize)> {
+        let Self { client, request, payload, options } = self;
+        let mut request = request?;
+        let (method, url) = (request.method().clone(), SafeUrl(request.url()).to_string());
+        let limit = options.body_limit.unwrap_or(client.inner()?.body_limit);
+        let plan = plan(&client, &mut request, &payload, options).map_err(|error| error.at(&method, url))?;
+        Ok((client, plan, Outgoing { template: request, payload }, limit))
+    }
+}
+
+/// Settles the terms of the operation and puts the client's defaults and the key on the request.
+fn plan(client: &Client, request: &mut reqwest::Request, payload: &Payload, options: Options) -> Result<Plan> {
+    let inner = client.inner()?;
+    let at_home = inner.base.as_ref().is_none_or(|base| origin(base) == origin(request.url()));
+    inner.defaults.add_to(request.headers_mut(), at_home);
+
+    let policy = policy_in_force(options.retry, options.timeout, inner)?;
+    let attempt_timeout = options.attempt_timeout.unwrap_or(inner.attempt_timeout);
+    check_timeout("attempt_timeout", attempt_timeout)?;
+
+    let keys = &inner.keys;
+    let first_sent = options.resume.as_ref().map_or_else(clock::wall, ResumeToken::first_sent);
+    let may_have_been_processed = options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed);
+    let given = given_key(request, payload, options.key, options.resume, inner)?;
+    let key_was_given = given.is_some();
+    let method = request.method().clone();
+    let key = keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
+    if let Some(key) = key.as_ref().filter(|_| !request.headers().contains_key(&keys.header)) {
+        request.headers_mut().insert(&keys.header, key.to_header(keys.form));
+    }
+
+    let idempotency = match (options.idempotent, Idempotency::of_method(&method), &key) {
+        (Some(true), ..) | (None, Idempotency::Natural, _) => Idempotency::Natural,
+        (Some(false), ..) | (None, _, None) => Idempotency::Absent,
+        (None, _, Some(_)) => Idempotency::Keyed,
+    };
+    // The user's word is about the API at the base URL, not about whatever else this client is sent to.
+    let trust = if at_home || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
+    Ok(Plan {
+        method,
+        policy,
+        attempt_timeout,
+        idempotency,
+        key,
+        key_was_given,
+        trust,
+        first_sent,
+        may_have_been_processed,
+    })
+}
+
+/// Precedence: the request's timeout, the request's policy, the client's timeout, the client's policy. (The last two were
+/// merged when the client was built.)
+fn policy_in_force(
+    retry: Option<RetryPolicy>,
+    timeout: Option<Option<Duration>>,
+    inner: &super::Inner,
+) -> Result<RetryPolicy> {
+    let mut policy = retry.unwrap_or_else(|| inner.retry.clone());
+    if let Some(timeout) = timeout {
+        check_timeout("timeout", timeout)?;
+        policy = policy.deadline(timeout);
+    }
+    policy.validate().map_err(|error| Error::new(crate::ErrorKind::Build, error.to_string()))?;
+    Ok(policy)
+}
+
+/// The key that the caller gave: by token, by method, or as a header.
+fn given_key(
+    request: &mut reqwest::Request,
+    payload: &Payload,
+    key: Option<IdempotencyKey>,
+    resume: Option<ResumeToken>,
+    inner: &super::Inner,
+) -> Result<Option<IdempotencyKey>> {
+    let header = &inner.keys.header;
+    let given = match (resume, key) {
+        (Some(_), Some(_)) => return Err(Error::build("resume", "it brings its own key; idempotency_key is one too many")),
+        (Some(token), None) => {
+            let identity = crate::resume::Identity { method: request.method(), url: request.url(), body: payload.bytes() };
+            let expired = |reason| Error::new(crate::ErrorKind::KeyExpired, reason);
+            token.check(clock::wall(), inner.keys.retention, &identity).map_err(expired)?;
+            Some(token.key().map_err(|error| Error::build("resume", error))?)
+        }
+        (None, key) => key,
+    };
+    let mut headers = request.headers().get_all(header).iter();
+    match (given, headers.next(), headers.next()) {
+        (given, None, _) => Ok(given),
+        (_, Some(_), Some(_)) => Err(Error::build(header.as_str(), "the header is there twice")),
+        (Some(given), Some(_), None) => {
+            request.headers_mut().remove(header);
+            Ok(Some(given))
+        }
+        (None, Some(value), None) => {
+            let key = IdempotencyKey::from_header(value).map_err(|error| Error::build(header.as_str(), error))?;
+            if let Some(value) = request.headers_mut().get_mut(header) {
+                value.set_sensitive(true);
+            }
+            Ok(Some(key))
+        }
+    }
+}
+
+pub(super) fn parse_header<K, V>(name: K, value: V) -> Result<(HeaderName, HeaderValue)>
+where
+    K: TryInto<HeaderName>,
+    K::Error: Display,
+    V: TryInto<HeaderValue>,
+    V::Error: Display,
+{
+    let name = name.try_into().map_err(|error| Error::build("header", error))?;
+    let value = value.try_into().map_err(|error| Error::build("header", format!("{name}: {error}")))?;
+    Ok((name, value))
+}
+
+#[cfg(feature = "json")]
+fn first_64_kib(body: bytes::Bytes) -> bytes::Bytes {
+    body.slice(..body.len().min(64 * 1024))
+}

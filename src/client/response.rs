@@ -1,0 +1,112 @@
+//! What an answer knows about the operation that brought it.
+//!
+//! The answer is reqwest's own `Response`, so that everything that works with one works with this; the story of the operation
+//! travels in its extensions.
+
+use std::future::Future;
+use std::time::Duration;
+
+use super::attempt;
+use crate::error::{Answer, Error, ErrorKind, Result};
+use crate::journal::{Attempt, Story};
+use crate::key::IdempotencyKey;
+use crate::policy::StopReason;
+use crate::resume::SafeUrl;
+
+/// The story of an operation, on the response that ended it.
+///
+/// On a response of another client the answers are empty.
+pub trait ResponseExt: Sized + private::Sealed {
+    /// Every attempt, in order; the last is the one that brought this answer.
+    fn attempts(&self) -> &[Attempt];
+
+    /// The key that was sent.
+    fn idempotency_key(&self) -> Option<&IdempotencyKey>;
+
+    /// From the start of the operation to the head of this answer, waits included.
+    fn elapsed(&self) -> Duration;
+
+    /// Why there was no further attempt.
+    fn stop_reason(&self) -> Option<StopReason>;
+
+    /// How long this answer asked to wait, if it did.
+    fn retry_after(&self) -> Option<Duration>;
+
+    /// Whether the server may have carried out the operation; see
+    /// [`Error::may_have_been_processed`](crate::Error::may_have_been_processed).
+    fn may_have_been_processed(&self) -> bool;
+
+    /// The response if its status is 2xx, else an [`Error`] with the whole story and the first 64 KiB of the body.
+    ///
+    /// reqwest's `error_for_status` would lose both.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Redirect`] for a 3xx, [`ErrorKind::Status`] for every other status but 2xx.
+    fn into_result(self) -> impl Future<Output = Result<Self>> + Send;
+}
+
+impl ResponseExt for reqwest::Response {
+    fn attempts(&self) -> &[Attempt] {
+        story(self).map_or(&[], |story| story.journal.attempts())
+    }
+
+    fn idempotency_key(&self) -> Option<&IdempotencyKey> {
+        story(self).and_then(|story| story.key.as_ref())
+    }
+
+    fn elapsed(&self) -> Duration {
+        story(self).map_or(Duration::ZERO, |story| story.elapsed)
+    }
+
+    fn stop_reason(&self) -> Option<StopReason> {
+        story(self).map(|story| story.stop)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        story(self).and_then(|story| story.retry_after)
+    }
+
+    fn may_have_been_processed(&self) -> bool {
+        story(self).is_some_and(|story| story.may_have_been_processed)
+    }
+
+    async fn into_result(mut self) -> Result<Self> {
+        if self.status().is_success() {
+            return Ok(self);
+        }
+        let story = self.extensions_mut().remove::<Story>();
+        let url = SafeUrl(self.url()).to_string();
+        let attempt::Answer::Whole { status, headers, body, .. } = attempt::read_error(self, None).await else {
+            return Err(Error::new(ErrorKind::Transport, "the answer had no body to read"));
+        };
+        let error = of_answer(Answer { status, headers, body });
+        Err(match story {
+            Some(story) => {
+                let method = story.method.clone();
+                error.with_story(story).at(&method, url)
+            }
+            None => error,
+        })
+    }
+}
+
+/// The error that a final answer other than 2xx is.
+pub(super) fn of_answer(answer: Answer) -> Error {
+    let status = answer.status;
+    let error = if status.is_redirection() {
+        Error::new(ErrorKind::Redirect, format!("status {}, a redirect that is not followed", status.as_u16()))
+    } else {
+        Error::new(ErrorKind::Status, format!("status {}", status.as_u16()))
+    };
+    error.with_answer(answer)
+}
+
+fn story(response: &reqwest::Response) -> Option<&Story> {
+    response.extensions().get()
+}
+
+mod private {
+    pub trait Sealed {}
+    impl Sealed for reqwest::Response {}
+}

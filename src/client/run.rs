@@ -1,0 +1,160 @@
+//! The loop: one operation, from its first attempt to its last word.
+//!
+//! This is the only loop in the crate that sends anything twice. Read it from the top: attempt, classify, decide, record, wait.
+//! What one attempt does is in `attempt.rs`; whether there is another is the word of [`policy::Operation`](Operation).
+//! Everything lives in local variables, so dropping the future at any await leaves nothing behind.
+
+use std::time::{Duration, Instant};
+
+use super::Inner;
+use super::attempt::{self, Answer, Failed, Read};
+use super::clock;
+use super::event::{Event, EventKind};
+use super::plan::{Outgoing, Plan};
+use super::verdict::{Context, Verdict};
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Attempt, Journal, Story, What};
+use crate::policy::{Decision, Failure, Operation, StopReason};
+use crate::resume::SafeUrl;
+
+pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, read: Read) -> Result<(Answer, Story)> {
+    let upstream = client.upstreams.get(outgoing.template.url());
+    let context = Context {
+        method: &plan.method,
+        idempotency: plan.idempotency,
+        has_key: plan.key.is_some(),
+        key_was_given: plan.key_was_given,
+        keys: &client.keys,
+        policy: &plan.policy,
+        classifier: client.classifier.as_ref(),
+    };
+    let mut so_far = SoFar::start(client, plan, outgoing);
+    let mut operation = Operation::start(&plan.policy, &upstream.budget, plan.idempotency, so_far.started);
+    operation.set_body_replayable(outgoing.payload.is_replayable());
+
+    loop {
+        let number = operation.attempts().saturating_add(1);
+        let started = clock::now();
+        // The wait was to end before the deadline, but a busy machine may have woken us late.
+        if number > 1 && operation.deadline().is_some_and(|deadline| deadline <= started) {
+            return Err(so_far.out_of_time(outgoing));
+        }
+        so_far.tell(outgoing, EventKind::AttemptStarted { number });
+        let until = clock::earlier(plan.attempt_until(started), operation.deadline());
+        let (request, probe) = outgoing.next_attempt(number, client.attempt_header.as_ref());
+        operation.begin_attempt();
+        let mut attempted = attempt::send(&client.http, client.opaque, request, probe, until, read).await;
+
+        let body = attempt::error_body(&mut attempted, |status| context.needs_body(status), until).await;
+        let verdict = context.judge(&attempted, &body, so_far.may_have_been_processed);
+        let head = attempt::head(&attempted);
+        operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
+
+        let ended = clock::now();
+        let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
+        so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), decision);
+        match decision {
+            Decision::Stop(reason) => return so_far.end(outgoing, attempted, reason),
+            Decision::Retry { after } => {
+                attempt::discard(attempted, operation.deadline()).await;
+                clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
+            }
+        }
+    }
+}
+
+/// The story of the operation so far, and those who are told it.
+struct SoFar<'a> {
+    client: &'a Inner,
+    plan: &'a Plan,
+    started: Instant,
+    journal: Journal,
+    retry_after: Option<Duration>,
+    may_have_been_processed: bool,
+}
+
+impl<'a> SoFar<'a> {
+    fn start(client: &'a Inner, plan: &'a Plan, outgoing: &Outgoing) -> Self {
+        let started = clock::now();
+        let may_have_been_processed = plan.may_have_been_processed;
+        let so_far = Self { client, plan, started, journal: Journal::default(), retry_after: None, may_have_been_processed };
+        so_far.tell(outgoing, EventKind::OperationStarted { deadline: plan.policy.time_allowed() });
+        so_far
+    }
+
+    fn tell(&self, outgoing: &Outgoing, kind: EventKind<'_>) {
+        let url = SafeUrl(outgoing.template.url());
+        let event = Event { method: &self.plan.method, url, key: self.plan.key.as_ref(), kind };
+        event.trace();
+        if let Some(on_event) = &self.client.on_event {
+            on_event(&event);
+        }
+    }
+
+    fn record(&mut self, outgoing: &Outgoing, number: u32, verdict: &Verdict, elapsed: Duration, decision: Decision) {
+        self.may_have_been_processed |= verdict.may_have_been_processed;
+        self.retry_after = verdict.hint.after;
+        let wait = match decision {
+            Decision::Retry { after } => Some(after),
+            Decision::Stop(_) => None,
+        };
+        let &Verdict { class, default_class, reach, status, failure, .. } = verdict;
+        let attempt = Attempt { number, reach, class, default_class, status, failure, elapsed, wait };
+        self.tell(outgoing, EventKind::AttemptEnded { attempt: &attempt });
+        self.journal.push(attempt);
+        if let Some(after) = wait {
+            self.tell(outgoing, EventKind::RetryScheduled { number: number.saturating_add(1), after, because: class });
+        }
+    }
+
+    /// The last word.
+    fn end(self, outgoing: &Outgoing, attempted: Result<Answer, Failed>, reason: StopReason) -> Result<(Answer, Story)> {
+        let succeeded = matches!(&attempted, Ok(answer) if answer.status().is_success());
+        let story = self.into_story(outgoing, reason, succeeded);
+        match attempted {
+            Ok(answer) => Ok((answer, story)),
+            Err(failed) => {
+                let what = What { status: failed.head.as_ref().map(|(status, _)| *status), failure: Some(failed.failure) };
+                let error = Error::new(kind_of(&failed), what.to_string()).with_source(failed.source);
+                Err(error.with_story(story).at(outgoing.template.method(), SafeUrl(outgoing.template.url())))
+            }
+        }
+    }
+
+    fn out_of_time(self, outgoing: &Outgoing) -> Error {
+        let story = self.into_story(outgoing, StopReason::DeadlineExceeded, false);
+        let error = Error::new(ErrorKind::Timeout, "the deadline passed before the next attempt").with_story(story);
+        error.at(outgoing.template.method(), SafeUrl(outgoing.template.url()))
+    }
+
+    fn into_story(self, outgoing: &Outgoing, reason: StopReason, succeeded: bool) -> Story {
+        let elapsed = clock::now().saturating_duration_since(self.started);
+        let may_have_been_processed = self.may_have_been_processed;
+        let attempts = u32::try_from(self.journal.attempts().len()).unwrap_or(u32::MAX);
+        self.tell(outgoing, EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed });
+        // Nothing is left to ask for after a success, and its digest would be paid for on every call.
+        let resume = if succeeded { None } else { outgoing.resume_token(self.plan, may_have_been_processed) };
+        Story {
+            method: self.plan.method.clone(),
+            key: self.plan.key.clone(),
+            journal: self.journal,
+            stop: reason,
+            elapsed,
+            retry_after: self.retry_after,
+            may_have_been_processed,
+            resume,
+        }
+    }
+}
+
+fn kind_of(failed: &Failed) -> ErrorKind {
+    match failed.failure {
+        Failure::Connect => ErrorKind::Connect,
+        Failure::Certificate => ErrorKind::Certificate,
+        Failure::RequestBody => ErrorKind::RequestBody,
+        Failure::Rejected => ErrorKind::Build,
+        _ if failed.timed_out => ErrorKind::Timeout,
+        Failure::BodyCut => ErrorKind::ResponseBody,
+        _ => ErrorKind::Transport,
+    }
+}

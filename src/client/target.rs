@@ -1,0 +1,149 @@
+//! From what the caller wrote to the URL that is sent.
+//!
+//! `Url::join` loses the base's path (`https://api.x/v1` + `/charges` = `https://api.x/charges`) and silently follows `..`. A
+//! client for one API wants neither: a relative path is *appended*, and it cannot leave the base. A path made of parts keeps
+//! them apart: an empty identifier would hit the collection instead of the item, so it is refused.
+
+use reqwest::Url;
+
+use super::upstream::origin;
+use crate::error::{Error, Result};
+
+/// Checks a base URL.
+pub(super) fn base(text: &str) -> Result<Url> {
+    let url = absolute("base_url", text)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(Error::build("base_url", "it may not have a query or a fragment, since paths are appended to it"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Error::build("base_url", "it may not have user information; use bearer_auth or a default header"));
+    }
+    Ok(url)
+}
+
+/// The URL of a request: `text` itself if it is absolute, else appended to `base`.
+pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
+    if has_scheme(text) {
+        return absolute("url", text);
+    }
+    let Some(base) = base else {
+        return Err(Error::build("url", "it is relative and the client has no base_url"));
+    };
+    if text.starts_with("//") || text.starts_with('\\') || text.starts_with("/\\") {
+        return Err(Error::build("url", "it begins like a network path; one slash, or none, appends to the base_url"));
+    }
+    let base_path = base.path().trim_end_matches('/');
+    let separator = if text.is_empty() || text.starts_with(['/', '?', '#']) { "" } else { "/" };
+    let joined = format!("{}{base_path}{separator}{text}", origin(base));
+    let url = Url::parse(&joined).map_err(|error| Error::build("url", error))?;
+    let below = url.path().strip_prefix(base_path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if origin(&url) != origin(base) || !below {
+        return Err(Error::build("url", "`..` leaves the base_url"));
+    }
+    Ok(url)
+}
+
+/// Appends `parts` to the path, each percent-encoded as one segment.
+pub(super) fn append_segments<S: AsRef<str>>(url: &mut Url, parts: impl IntoIterator<Item = S>) -> Result<()> {
+    let mut path = url.path_segments_mut().map_err(|()| Error::build("segments", "the URL cannot have a path"))?;
+    path.pop_if_empty();
+    for (index, part) in parts.into_iter().enumerate() {
+        let part = part.as_ref();
+        let position = index + 1;
+        match part {
+            "" => return Err(Error::build("segments", format!("part {position} is empty"))),
+            // The url crate drops them without a word, and the request would go elsewhere.
+            "." | ".." => return Err(Error::build("segments", format!("part {position} is `{part}`"))),
+            part => path.push(part),
+        };
+    }
+    Ok(())
+}
+
+fn absolute(setting: &str, text: &str) -> Result<Url> {
+    let url = Url::parse(text).map_err(|error| Error::build(setting, error))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(Error::build(setting, format!("the scheme `{}` is neither http nor https", url.scheme())));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(Error::build(setting, "it has no host"));
+    }
+    Ok(url)
+}
+
+/// RFC 3986 §3.1: a letter, then letters, digits, `+`, `-` and `.`, up to a colon that comes before any slash.
+fn has_scheme(text: &str) -> bool {
+    let Some((scheme, _)) = text.split_once(':') else { return false };
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(base_text: &str, text: &str) -> String {
+        let base = base(base_text).unwrap();
+        resolve(Some(&base), text).map_or_else(|error| error.to_string(), |url| url.to_string())
+    }
+
+    #[test]
+    fn a_relative_path_is_appended() {
+        for (base, text, expected) in [
+            ("https://api.x/v1", "/charges", "https://api.x/v1/charges"),
+            ("https://api.x/v1/", "charges", "https://api.x/v1/charges"),
+            ("https://api.x", "charges", "https://api.x/charges"),
+            ("https://api.x/v1", "", "https://api.x/v1"),
+            ("https://api.x/v1", "?a=1", "https://api.x/v1?a=1"),
+            ("https://api.x/v1", "/a/../b?c=/..", "https://api.x/v1/b?c=/.."),
+            ("https://api.x/v1", "items/a:b", "https://api.x/v1/items/a:b"),
+            ("https://api.x/v1", "https://other.x/y", "https://other.x/y"),
+            ("http://[::1]:8080/v1", "/y", "http://[::1]:8080/v1/y"),
+        ] {
+            assert_eq!(check(base, text), expected);
+        }
+    }
+
+    #[test]
+    fn nothing_leaves_the_base() {
+        for text in ["..", "/../v2", "a/../../v2", "%2e%2e/v2", "..\\v2", "/../v10", "a/..//../../v2"] {
+            assert!(check("https://api.x/v1", text).contains("leaves the base_url"), "{text}");
+        }
+        for text in ["//evil.x/", "\\\\evil.x", "/\\evil.x", "\\evil.x"] {
+            assert!(check("https://api.x/v1", text).contains("network path"), "{text}");
+        }
+        // Appended, an `@` or a colon stays part of the path.
+        assert_eq!(check("https://api.x", "@evil.x/"), "https://api.x/@evil.x/");
+        assert_eq!(check("https://api.x", ":80@evil.x/"), "https://api.x/:80@evil.x/");
+    }
+
+    #[test]
+    fn what_is_no_base() {
+        for (text, reason) in [
+            ("api.x/v1", "relative URL without a base"),
+            ("ftp://api.x", "neither http nor https"),
+            ("https://api.x?key=1", "query"),
+            ("https://me:pw@api.x", "user information"),
+            ("https://", "empty host"),
+            ("", "relative URL without a base"),
+        ] {
+            let error = base(text).unwrap_err().to_string();
+            assert!(error.starts_with("base_url: ") && error.contains(reason), "{text}: {error}");
+        }
+        assert!(resolve(None, "/charges").unwrap_err().to_string().contains("no base_url"));
+        assert!(resolve(None, "mailto:a@b").unwrap_err().to_string().contains("neither http nor https"));
+    }
+
+    #[test]
+    fn segments_stay_apart() {
+        let with = |parts: &[&str]| {
+            let mut url = Url::parse("https://api.x/v1/").unwrap();
+            append_segments(&mut url, parts).map_or_else(|error| error.to_string(), |()| url.to_string())
+        };
+        assert_eq!(with(&["orders", "a/b c?d%2f"]), "https://api.x/v1/orders/a%2Fb%20c%3Fd%252f");
+        assert_eq!(with(&["orders", "..."]), "https://api.x/v1/orders/...");
+        assert!(with(&["orders", ""]).starts_with("segments: part 2 is empty"));
+        assert!(with(&[".."]).starts_with("segments: part 1 is `..`"));
+        assert!(with(&["a", ".", "b"]).starts_with("segments: part 2 is `.`"));
+    }
+}

@@ -1,0 +1,271 @@
+//! What a client knows about one origin: its retry budget, and where it honours keys.
+//!
+//! Budgets are per origin, so that one origin's outage does not take the retries of the others, and so is trust: a key is a
+//! licence only where the API has shown that it honours it. The map is bounded; a client with a base URL needs no lookup in it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use http::{HeaderMap, Method, StatusCode};
+use reqwest::Url;
+
+use crate::key::IdempotencyKey;
+use crate::policy::{RetryBudget, record_status};
+
+/// The most origins that a client remembers. Beyond it the one that was used longest ago is forgotten: its budget starts full
+/// again and its trust starts empty.
+const ORIGINS: usize = 1024;
+
+/// The most (method, path) pairs that one origin is trusted for.
+const TRUSTED: usize = 256;
+
+/// `https://api.example.com:8443`: all that comes before the path. Default ports are not written, so it identifies the origin.
+/// User information has been taken off by then.
+pub(super) fn origin(url: &Url) -> &str {
+    let text = url.as_str();
+    let authority = url.scheme().len() + "://".len();
+    let rest = text.get(authority..).unwrap_or_default();
+    let length = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    text.get(..authority + length).unwrap_or(text)
+}
+
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) budget: RetryBudget,
+    pub(super) trust: KeyTrust,
+}
+
+impl Upstream {
+    fn new(budget: RetryBudget) -> Arc<Self> {
+        Arc::new(Self { budget, trust: KeyTrust::default() })
+    }
+}
+
+/// Every origin that the client has spoken to.
+#[derive(Debug)]
+pub(super) struct Upstreams {
+    budget: RetryBudget,
+    base: Option<(String, Arc<Upstream>)>,
+    others: RwLock<HashMap<String, Entry>>,
+    tick: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    upstream: Arc<Upstream>,
+    used: AtomicU64,
+}
+
+impl Upstreams {
+    pub(super) fn new(budget: RetryBudget, base: Option<&Url>) -> Self {
+        let base = base.map(|base| (origin(base).to_owned(), Upstream::new(budget.fresh())));
+        Self { budget, base, others: RwLock::default(), tick: AtomicU64::new(0) }
+    }
+
+    pub(super) fn get(&self, url: &Url) -> Arc<Upstream> {
+        let origin = origin(url);
+        if let Some((_, upstream)) = self.base.as_ref().filter(|(base, _)| base == origin) {
+            return upstream.clone();
+        }
+        let now = self.tick.fetch_add(1, Ordering::Relaxed);
+        // Poisoning cannot leave the map half-written: nothing between lock and unlock panics.
+        if let Some(entry) = self.others.read().unwrap_or_else(PoisonError::into_inner).get(origin) {
+            entry.used.store(now, Ordering::Relaxed);
+            return entry.upstream.clone();
+        }
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        if others.len() >= ORIGINS && !others.contains_key(origin) {
+            forget_oldest(&mut others);
+        }
+        let new = || Entry { upstream: Upstream::new(self.budget.fresh()), used: AtomicU64::new(now) };
+        others.entry(origin.to_owned()).or_insert_with(new).upstream.clone()
+    }
+}
+
+fn forget_oldest(others: &mut HashMap<String, Entry>) {
+    let oldest = others.iter().min_by_key(|(_, entry)| entry.used.load(Ordering::Relaxed));
+    if let Some(origin) = oldest.map(|(origin, _)| origin.clone()) {
+        others.remove(&origin);
+    }
+}
+
+/// Where one origin has shown that it honours keys.
+#[derive(Debug, Default)]
+pub(super) struct KeyTrust {
+    /// Lets an origin that never showed a sign, the common case, be asked without the lock.
+    any: AtomicBool,
+    trusted: Mutex<Vec<Trusted>>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Trusted {
+    method: Method,
+    path: String,
+    is_prefix: bool,
+}
+
+impl Trusted {
+    fn covers(&self, method: &Method, path: &str) -> bool {
+        let below = |rest: &str| rest.is_empty() || self.path.ends_with('/') || rest.starts_with('/');
+        let path_fits = if self.is_prefix { path.strip_prefix(&self.path).is_some_and(below) } else { path == self.path };
+        path_fits && self.method == *method
+    }
+}
+
+impl KeyTrust {
+    /// Whether the origin has shown that it honours keys for this method and path.
+    pub(super) fn covers(&self, method: &Method, path: &str) -> bool {
+        self.any.load(Ordering::Acquire) && self.lock().iter().any(|trusted| trusted.covers(method, path))
+    }
+
+    /// Takes note of what an answer to a keyed request shows.
+    pub(super) fn learn(&self, method: &Method, path: &str, key: &IdempotencyKey, status: StatusCode, headers: &HeaderMap, key_header: &http::HeaderName) {
+        match sign(key, status, headers, key_header) {
+            Sign::Honours { scope } => self.add(method, scope.filter(|scope| path.starts_with(scope)), path),
+            Sign::Ignores => self.remove(method, path),
+            Sign::Nothing => {}
+        }
+    }
+
+    fn add(&self, method: &Method, scope: Option<&str>, path: &str) {
+        let entry = Trusted { method: method.clone(), path: scope.unwrap_or(path).to_owned(), is_prefix: scope.is_some() };
+        let mut trusted = self.lock();
+        if trusted.contains(&entry) {
+            return;
+        }
+        if trusted.len() >= TRUSTED {
+            trusted.remove(0);
+        }
+        trusted.push(entry);
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn remove(&self, method: &Method, path: &str) {
+        if self.any.load(Ordering::Acquire) {
+            self.lock().retain(|trusted| !trusted.covers(method, path));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Trusted>> {
+        self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one answer shows about keys.
+#[derive(Debug, PartialEq)]
+enum Sign<'a> {
+    Honours { scope: Option<&'a str> },
+    Ignores,
+    Nothing,
+}
+
+fn sign<'a>(key: &IdempotencyKey, status: StatusCode, headers: &'a HeaderMap, key_header: &http::HeaderName) -> Sign<'a> {
+    let record = record_status(headers);
+    let echoed = || headers.get(key_header).is_some_and(|echo| IdempotencyKey::from_header(echo).as_ref().is_ok_and(|echo| echo.as_str() == key.as_str()));
+    match record {
+        Some(record) if record.word == "ignored" => Sign::Ignores,
+        Some(record) => Sign::Honours { scope: record.scope },
+        None if headers.contains_key("idempotent-replayed") || echoed() => Sign::Honours { scope: None },
+        None if status.is_success() => Sign::Ignores,
+        None => Sign::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Class, Hint, Idempotency, Operation, RetryPolicy};
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_origin_is_what_comes_before_the_path() {
+        for (text, expected) in [
+            ("https://api.example.com/v1?q#f", "https://api.example.com"),
+            ("https://api.example.com:443/", "https://api.example.com"),
+            ("http://[::1]:8080", "http://[::1]:8080"),
+        ] {
+            assert_eq!(origin(&url(text)), expected);
+        }
+    }
+
+    #[test]
+    fn each_origin_has_a_bucket_of_its_own_and_keeps_it() {
+        let upstreams = Upstreams::new(RetryBudget::standard(), Some(&url("https://base.example.com/v1")));
+        let policy = RetryPolicy::new();
+        let one = upstreams.get(&url("https://one.example.com/a"));
+        let mut operation = Operation::start(&policy, &one.budget, Idempotency::Natural, super::super::clock::now());
+        let _retry = operation.decide(Class::Ambiguous, &Hint::default(), super::super::clock::now(), 0.0);
+        assert_eq!(upstreams.get(&url("https://one.example.com/b")).budget.tokens(), 486);
+        assert_eq!(upstreams.get(&url("https://two.example.com/")).budget.tokens(), 500);
+        assert!(upstreams.get(&url("https://base.example.com/v2")).budget.tokens() == 500);
+        assert_eq!(upstreams.others.read().unwrap().len(), 2, "the base needs no entry");
+    }
+
+    #[test]
+    fn the_map_is_bounded_and_forgets_the_one_used_longest_ago() {
+        let upstreams = Upstreams::new(RetryBudget::standard(), None);
+        let first = upstreams.get(&url("https://first.example.com/"));
+        for number in 0..ORIGINS {
+            upstreams.get(&url(&format!("https://h{number}.example.com/")));
+            if number < ORIGINS - 1 {
+                upstreams.get(&url("https://first.example.com/"));
+            }
+        }
+        let others = upstreams.others.read().unwrap();
+        assert_eq!(others.len(), ORIGINS);
+        assert!(Arc::ptr_eq(&others["https://first.example.com"].upstream, &first));
+        assert!(!others.contains_key("https://h0.example.com"));
+    }
+
+    fn learn(trust: &KeyTrust, path: &str, status: u16, lines: &[(&'static str, &str)]) {
+        let key = "abc".parse().unwrap();
+        let lines = lines.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
+        let header = http::HeaderName::from_static("idempotency-key");
+        trust.learn(&Method::POST, path, &key, StatusCode::from_u16(status).unwrap(), &lines.collect(), &header);
+    }
+
+    #[test]
+    fn trust_is_earned_by_a_sign_and_lost_by_its_absence() {
+        let trust = KeyTrust::default();
+        let charges = |trust: &KeyTrust| trust.covers(&Method::POST, "/v1/charges");
+        learn(&trust, "/v1/charges", 503, &[]);
+        assert!(!charges(&trust), "no sign");
+        learn(&trust, "/v1/charges", 503, &[("idempotency-key", "\"abc\"")]);
+        assert!(charges(&trust), "an echoed key");
+        assert!(!trust.covers(&Method::PATCH, "/v1/charges") && !trust.covers(&Method::POST, "/v1/charges/1"));
+        learn(&trust, "/v1/charges", 503, &[]);
+        assert!(charges(&trust), "an error without a sign says nothing");
+        learn(&trust, "/v1/charges", 201, &[]);
+        assert!(!charges(&trust), "a success without a sign takes it back");
+        learn(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
+        assert!(charges(&trust));
+        learn(&trust, "/v1/charges", 409, &[("idempotency-status", "ignored")]);
+        assert!(!charges(&trust));
+        learn(&trust, "/v1/charges", 201, &[("idempotency-key", "another")]);
+        assert!(!charges(&trust), "another key is no echo");
+    }
+
+    #[test]
+    fn a_scope_widens_trust_to_its_path_prefix() {
+        let trust = KeyTrust::default();
+        learn(&trust, "/v1/charges", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
+        assert!(trust.covers(&Method::POST, "/v1/refunds") && trust.covers(&Method::POST, "/v1"));
+        assert!(!trust.covers(&Method::POST, "/v10") && !trust.covers(&Method::POST, "/v2"));
+        learn(&trust, "/v3/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
+        assert!(trust.covers(&Method::POST, "/v3/a") && !trust.covers(&Method::POST, "/v3/b"), "a scope that is not ours");
+    }
+
+    #[test]
+    fn trust_is_bounded() {
+        let trust = KeyTrust::default();
+        for number in 0..=TRUSTED {
+            learn(&trust, &format!("/{number}"), 503, &[("idempotency-key", "abc")]);
+        }
+        assert_eq!(trust.lock().len(), TRUSTED);
+        assert!(!trust.covers(&Method::POST, "/0") && trust.covers(&Method::POST, "/256"));
+    }
+}

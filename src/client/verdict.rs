@@ -1,0 +1,120 @@
+//! From one attempt's outcome to its class, with everything that the status alone does not say.
+//!
+//! The default table is in `policy/class.rs`. Here it meets the key (a 409 may mean "the first attempt still runs"), the user's
+//! classifier, and the evidence for "may have been processed", which no classifier can change.
+
+use http::{HeaderMap, Method, StatusCode};
+
+use super::attempt::{Answer, Failed};
+use super::builder::Classifier;
+use super::clock;
+use crate::journal::Reach;
+use crate::key::KeyPolicy;
+use crate::policy::{Class, Failure, Hint, Idempotency, Outcome, RetryPolicy, record_status};
+use crate::problem;
+
+/// What the verdict on every attempt of one operation depends on.
+pub(super) struct Context<'a> {
+    pub(super) method: &'a Method,
+    pub(super) idempotency: Idempotency,
+    pub(super) has_key: bool,
+    pub(super) key_was_given: bool,
+    pub(super) keys: &'a KeyPolicy,
+    pub(super) policy: &'a RetryPolicy,
+    pub(super) classifier: Option<&'a Classifier>,
+}
+
+/// What one attempt came to.
+pub(super) struct Verdict {
+    pub(super) class: Class,
+    pub(super) default_class: Class,
+    pub(super) reach: Reach,
+    pub(super) status: Option<StatusCode>,
+    pub(super) failure: Option<Failure>,
+    pub(super) hint: Hint,
+    /// The server may have carried the operation out in this attempt.
+    pub(super) may_have_been_processed: bool,
+}
+
+impl Context<'_> {
+    /// Whether the body must be looked at to judge this answer: a 409 under a key says there what it means.
+    pub(super) fn needs_body(&self, status: StatusCode) -> bool {
+        status == StatusCode::CONFLICT && self.has_key
+    }
+
+    /// `earlier_ambiguous`: an attempt before this one may have been carried out. `body`: the error's body, where it was read.
+    pub(super) fn judge(&self, attempted: &Result<Answer, Failed>, body: &[u8], earlier_ambiguous: bool) -> Verdict {
+        match attempted {
+            Ok(answer) => self.answered(answer.status(), answer.headers(), body, earlier_ambiguous),
+            Err(failed) => self.failed(failed),
+        }
+    }
+
+    fn answered(&self, status: StatusCode, headers: &HeaderMap, body: &[u8], earlier_ambiguous: bool) -> Verdict {
+        let names = if self.needs_body(status) { problem::names(body) } else { Vec::new() };
+        let named = |name: &str| names.iter().any(|found| found == name);
+        let by_status = Class::of_status(status);
+        let mut hint = Hint::from_headers(headers, by_status, clock::wall(), self.policy.hint_cap_in_force());
+        hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
+        hint.outcome_unknown |= named(problem::OUTCOME_UNKNOWN);
+
+        let asks_to_wait = headers.contains_key(http::header::RETRY_AFTER)
+            || record_status(headers).is_some_and(|record| record.word == "in-progress")
+            || named(problem::IN_PROGRESS)
+            || self.keys.in_progress.as_deref().is_some_and(named);
+        // draft-ietf-httpapi-idempotency-key-header-07 §2.6: the first attempt under our key still runs. Only where there can
+        // have been one: a 409 on the first try under a fresh key is the API's own conflict.
+        let ours_still_runs = status == StatusCode::CONFLICT
+            && self.has_key
+            && (earlier_ambiguous || self.key_was_given)
+            && asks_to_wait
+            && !hint.outcome_unknown;
+        let default_class = if ours_still_runs { Class::Ambiguous } else { by_status };
+
+        let outcome = Outcome::answered(self.method, self.idempotency, status, headers).with_default_class(default_class);
+        let throttled_acts = self.policy.throttling_is_ambiguous() && default_class == Class::Throttled;
+        Verdict {
+            class: self.classify(&outcome),
+            default_class,
+            reach: Reach::Answered,
+            status: Some(status),
+            failure: None,
+            hint,
+            may_have_been_processed: matches!(default_class, Class::Ambiguous | Class::Success)
+                || hint.outcome_unknown
+                || throttled_acts,
+        }
+    }
+
+    fn failed(&self, failed: &Failed) -> Verdict {
+        let none = HeaderMap::new();
+        let (status, headers) = failed.head.as_ref().map_or((None, &none), |(status, headers)| (Some(*status), headers));
+        let outcome = match status {
+            Some(status) => Outcome::answered(self.method, self.idempotency, status, headers).with_failure(failed.failure),
+            None => Outcome::failed(self.method, self.idempotency, failed.failure),
+        };
+        let default_class = outcome.default_class();
+        let hint = Hint::from_headers(headers, default_class, clock::wall(), self.policy.hint_cap_in_force());
+        // A cut answer is no stored end: asked again, the server sends it whole.
+        let hint = Hint { replayed: false, ..hint };
+        let part_was_taken = failed.failure == Failure::RequestBody && failed.taken != Some(false);
+        Verdict {
+            class: self.classify(&outcome),
+            default_class,
+            reach: match default_class {
+                _ if status.is_some() => Reach::Answered,
+                Class::NotProcessed => Reach::NotSent,
+                Class::Permanent if !part_was_taken => Reach::NotSent,
+                _ => Reach::Sent,
+            },
+            status,
+            failure: Some(failed.failure),
+            hint,
+            may_have_been_processed: default_class == Class::Ambiguous || part_was_taken,
+        }
+    }
+
+    fn classify(&self, outcome: &Outcome<'_>) -> Class {
+        self.classifier.map_or(outcome.default_class(), |classify| classify(outcome))
+    }
+}

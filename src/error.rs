@@ -1,0 +1,422 @@
+//! The one error of the crate, written for the person who is woken by it.
+//!
+//! One line says what was asked, what came of it, whether the operation may have been carried out, and with which key to ask
+//! again:
+//!
+//! ```text
+//! POST https://api.example.com/v1/charges: status 503 after 3 attempts in 1.8 s (attempts exhausted; may have been processed; key 1f0c33a2…)
+//! ```
+//!
+//! Nothing here prints a credential, a whole key, a query string or a body; foreign errors are kept without their URL.
+//!
+//! Floor 1: words shared with callers. The planted-secrets test is in `tests/it/secrets.rs`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::journal::{Attempt, Short, Story};
+use crate::key::IdempotencyKey;
+use crate::policy::StopReason;
+use crate::problem::Problem;
+use crate::resume::ResumeToken;
+
+/// A `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What an operation ended in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A setting of the client or the request is invalid; nothing was sent. The message names it.
+    Build,
+    /// A resume token is too old, of another request, or from a clock that went backwards; nothing was sent.
+    KeyExpired,
+    /// No connection could be made.
+    Connect,
+    /// The server's certificate was rejected.
+    Certificate,
+    /// An attempt, or the operation, ran out of time.
+    Timeout,
+    /// The connection was lost, or what came back is not HTTP.
+    Transport,
+    /// The request's own body failed.
+    RequestBody,
+    /// A final status that is neither 2xx nor 3xx.
+    Status,
+    /// A final 3xx where a body was asked for: redirects are not followed.
+    Redirect,
+    /// The answer's body was cut short.
+    ResponseBody,
+    /// The answer's body is over the limit ([`ClientBuilder::body_limit`](crate::ClientBuilder::body_limit)).
+    TooLarge,
+    /// The answer's complete 2xx body is not the JSON that was asked for. The operation *was* processed.
+    Decode,
+}
+
+/// Why an operation failed, and everything that happened on the way.
+///
+/// `Display` is one line; `{:#}` adds a line per attempt. [`may_have_been_processed`](Self::may_have_been_processed) is the
+/// question to ask first.
+///
+/// ```
+/// # fn example(error: steadfast::Error) {
+/// if error.may_have_been_processed() {
+///     // Do not start a new operation: ask again under the same key, now or later.
+///     let token = error.resume_token();
+/// }
+/// # }
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    /// What happened, in a few words.
+    what: Cow<'static, str>,
+    method: Option<Method>,
+    url: Option<String>,
+    story: Option<Story>,
+    answer: Option<Answer>,
+    source: Option<BoxError>,
+}
+
+/// The final answer, as far as an error keeps it.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, what: impl Into<Cow<'static, str>>) -> Self {
+        let what = what.into();
+        Self(Box::new(Inner { kind, what, method: None, url: None, story: None, answer: None, source: None }))
+    }
+
+    /// An invalid setting.
+    pub(crate) fn build(setting: &str, reason: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Build, format!("{setting}: {reason}"))
+    }
+
+    pub(crate) fn at(mut self, method: &Method, url: impl fmt::Display) -> Self {
+        self.0.method = Some(method.clone());
+        self.0.url = Some(url.to_string());
+        self
+    }
+
+    pub(crate) fn with_story(mut self, story: Story) -> Self {
+        self.0.method = Some(story.method.clone());
+        self.0.story = Some(story);
+        self
+    }
+
+    pub(crate) fn with_answer(mut self, answer: Answer) -> Self {
+        self.0.answer = Some(answer);
+        self
+    }
+
+    pub(crate) fn with_source(mut self, source: impl Into<Option<BoxError>>) -> Self {
+        self.0.source = source.into();
+        self
+    }
+
+    /// What it ended in.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// An attempt, or the operation, ran out of time.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.0.kind == ErrorKind::Timeout
+    }
+
+    /// No connection could be made.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        self.0.kind == ErrorKind::Connect
+    }
+
+    /// Nothing was sent: a setting is invalid.
+    #[must_use]
+    pub fn is_build(&self) -> bool {
+        self.0.kind == ErrorKind::Build
+    }
+
+    /// Why it was not tried again; `None` if nothing was sent.
+    #[must_use]
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.0.story.as_ref().map(|story| story.stop)
+    }
+
+    /// Whether the server may have carried out the operation.
+    ///
+    /// It comes from evidence — how far each attempt got, and the class that the default table gives its status — and not from
+    /// what a classifier or a directive said. True if any attempt was ambiguous or was answered 2xx or 3xx, and if our side
+    /// failed after the transport had taken part of the body. A final 4xx after an ambiguous attempt leaves it true.
+    ///
+    /// # Troubleshooting
+    ///
+    /// If it is true, do not start a new operation: that is a second effect. Send the same request under the same key
+    /// ([`resume_token`](Self::resume_token)), or look up at the server whether it was carried out.
+    #[must_use]
+    pub fn may_have_been_processed(&self) -> bool {
+        self.0.story.as_ref().is_some_and(|story| story.may_have_been_processed)
+    }
+
+    /// The key that was sent.
+    #[must_use]
+    pub fn idempotency_key(&self) -> Option<&IdempotencyKey> {
+        self.0.story.as_ref().and_then(|story| story.key.as_ref())
+    }
+
+    /// What is needed to ask again for the same operation later; `None` if it was sent without a key.
+    #[must_use]
+    pub fn resume_token(&self) -> Option<&ResumeToken> {
+        self.0.story.as_ref().and_then(|story| story.resume.as_ref())
+    }
+
+    /// Every attempt, in order; empty if nothing was sent.
+    #[must_use]
+    pub fn attempts(&self) -> &[Attempt] {
+        self.0.story.as_ref().map_or(&[], |story| story.journal.attempts())
+    }
+
+    /// From the start of the operation to its end, waits included.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.story.as_ref().map_or(Duration::ZERO, |story| story.elapsed)
+    }
+
+    /// How long the last answer asked to wait, if it did. When the operation ended as
+    /// [`RetryAfterTooLong`](StopReason::RetryAfterTooLong), this is when to come back.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.story.as_ref().and_then(|story| story.retry_after)
+    }
+
+    /// The status of the last answer, if the last attempt was answered.
+    #[must_use]
+    pub fn status(&self) -> Option<StatusCode> {
+        let answered = self.0.answer.as_ref().map(|answer| answer.status);
+        answered.or_else(|| self.attempts().last().and_then(Attempt::status))
+    }
+
+    /// The headers of the last answer, where they were kept.
+    #[must_use]
+    pub fn headers(&self) -> Option<&HeaderMap> {
+        self.0.answer.as_ref().map(|answer| &answer.headers)
+    }
+
+    /// The body of the last answer: at most its first 64 KiB.
+    #[must_use]
+    pub fn body(&self) -> Option<&[u8]> {
+        self.0.answer.as_ref().map(|answer| &*answer.body)
+    }
+
+    /// The problem details (RFC 9457) of the last answer, if it was `application/problem+json`.
+    #[must_use]
+    pub fn problem(&self) -> Option<Problem> {
+        self.0.answer.as_ref().and_then(|answer| Problem::read(&answer.headers, &answer.body))
+    }
+
+    /// The last answer's body as your own error type.
+    ///
+    /// # Errors
+    ///
+    /// The body is not that JSON, or there is none.
+    #[cfg(feature = "json")]
+    pub fn json<E: serde::de::DeserializeOwned>(&self) -> std::result::Result<E, DecodeError> {
+        serde_json::from_slice(self.body().unwrap_or_default()).map_err(|error| DecodeError::new(&error))
+    }
+
+    /// The method, unless the error came up before there was a request.
+    #[must_use]
+    pub fn method(&self) -> Option<&Method> {
+        self.0.method.as_ref()
+    }
+
+    /// The URL without user information, query and fragment.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        self.0.url.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { what, method, url, story, .. } = &*self.0;
+        if let (Some(method), Some(url)) = (method, url) {
+            write!(f, "{method} {url}: ")?;
+        }
+        f.write_str(what)?;
+        let Some(story) = story else { return f.write_str(" (nothing was sent)") };
+        write_story(f, story)?;
+        if f.alternate() {
+            for attempt in story.journal.attempts() {
+                write!(f, "\n  {attempt}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_story(f: &mut fmt::Formatter<'_>, story: &Story) -> fmt::Result {
+    let attempts = story.journal.attempts().len();
+    let plural = if attempts == 1 { "" } else { "s" };
+    write!(f, " after {attempts} attempt{plural} in {} (", Short(story.elapsed))?;
+    if story.stop != StopReason::Done {
+        write!(f, "{}; ", story.stop.as_str())?;
+    }
+    f.write_str(if story.may_have_been_processed { "may have been processed" } else { "not processed" })?;
+    if let Some(key) = &story.key {
+        write!(f, "; key {key}")?;
+    }
+    if let Some(wait) = story.retry_after {
+        write!(f, "; retry after {}", Short(wait))?;
+    }
+    f.write_str(")")?;
+    if story.stop == StopReason::KeyNotTrusted {
+        f.write_str("; if this API honours idempotency keys, say so: .keys(KeyPolicy::standard())")?;
+    }
+    Ok(())
+}
+
+/// As `Display`, so that `unwrap` and `{:?}` in a log show the same line.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self:#}", self.0.kind)?;
+        match &self.0.source {
+            Some(source) => write!(f, "\n  caused by: {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(feature = "json")]
+/// JSON that is not what was asked for, described without repeating it: an answer may hold what no log should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError(String);
+
+#[cfg(feature = "json")]
+impl DecodeError {
+    pub(crate) fn new(error: &serde_json::Error) -> Self {
+        let place = format!("at line {} column {}", error.line(), error.column());
+        let text = error.to_string();
+        // serde's messages repeat the offending value before ", expected"; what was expected comes from the program's types.
+        let unfit = ["invalid type: ", "invalid value: ", "unknown variant ", "unknown field ", "invalid length "];
+        let safe = ["missing field ", "duplicate field "];
+        let reason = if !error.is_data() || safe.iter().any(|start| text.starts_with(start)) {
+            text.strip_suffix(&place).unwrap_or(&text).trim_end().to_owned()
+        } else {
+            let start = unfit.iter().find(|start| text.starts_with(**start)).copied().unwrap_or("it does not fit the type ");
+            let expected = text.rfind(", expected ").filter(|_| start.starts_with("invalid")).map(|at| &text[at..]);
+            let expected = expected.map_or("", |expected| expected.strip_suffix(&place).unwrap_or(expected)).trim_end();
+            format!("{}{expected}", start.trim_end_matches([' ', ':']))
+        };
+        Self(format!("{reason} {place}"))
+    }
+}
+
+#[cfg(feature = "json")]
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(feature = "json")]
+impl std::error::Error for DecodeError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Journal, Reach};
+    use crate::policy::Class;
+
+    fn story(stop: StopReason, may_have_been_processed: bool) -> Story {
+        let mut journal = Journal::default();
+        for number in 1..=3 {
+            journal.push(Attempt {
+                number,
+                reach: Reach::Answered,
+                class: Class::Ambiguous,
+                default_class: Class::Ambiguous,
+                status: Some(StatusCode::SERVICE_UNAVAILABLE),
+                failure: None,
+                elapsed: Duration::from_millis(40),
+                wait: (number < 3).then_some(Duration::from_millis(850)),
+            });
+        }
+        let key = IdempotencyKey::restore("1f0c33a2-40d5-43dd-bc93-6894a57f9324", true).ok();
+        let elapsed = Duration::from_millis(1820);
+        Story { method: Method::POST, key, journal, stop, elapsed, retry_after: None, may_have_been_processed, resume: None }
+    }
+
+    fn error(stop: StopReason, processed: bool) -> Error {
+        let error = Error::new(ErrorKind::Status, "status 503").with_story(story(stop, processed));
+        error.at(&Method::POST, "https://api.example.com/v1/charges")
+    }
+
+    #[test]
+    fn one_line_tells_the_story() {
+        assert_eq!(
+            error(StopReason::AttemptsExhausted, true).to_string(),
+            "POST https://api.example.com/v1/charges: status 503 after 3 attempts in 1.8 s \
+             (attempts exhausted; may have been processed; key 1f0c33a2…)"
+        );
+        assert!(error(StopReason::KeyNotTrusted, true).to_string().ends_with(
+            "(key not trusted; may have been processed; key 1f0c33a2…); \
+             if this API honours idempotency keys, say so: .keys(KeyPolicy::standard())"
+        ));
+        let build = Error::build("max_attempts", "it counts the first attempt, so it is at least 1");
+        assert_eq!(build.to_string(), "max_attempts: it counts the first attempt, so it is at least 1 (nothing was sent)");
+    }
+
+    #[test]
+    fn the_alternate_form_adds_a_line_per_attempt() {
+        let text = format!("{:#}", error(StopReason::AttemptsExhausted, true));
+        assert_eq!(text.lines().count(), 4);
+        assert!(text.contains("\n  attempt 2: ambiguous, status 503, 40 ms; next in 850 ms\n"), "{text}");
+    }
+
+    #[test]
+    fn an_error_is_one_word() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+    }
+
+    #[cfg(feature = "json")]
+    #[test]
+    fn a_decode_error_says_where_and_what_was_expected_but_not_what_came() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(dead_code, reason = "only its errors are looked at")]
+        struct Charge {
+            id: u64,
+            kind: Option<Kind>,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        enum Kind {
+            Card,
+        }
+        let check = |json: &str| DecodeError::new(&serde_json::from_str::<Charge>(json).unwrap_err()).to_string();
+        assert_eq!(check(r#"{"id":"s3cret"}"#), "invalid type, expected u64 at line 1 column 14");
+        assert_eq!(check(r#"{"id":-7}"#), "invalid value, expected u64 at line 1 column 8");
+        assert_eq!(check("{}"), "missing field `id` at line 1 column 2");
+        assert_eq!(check(r#"{"s3cret":1}"#), "unknown field at line 1 column 9");
+        assert_eq!(check(r#"{"id":1,"kind":"s3cret"}"#), "unknown variant at line 1 column 23");
+        assert_eq!(check(r#"{"id":1"#), "EOF while parsing an object at line 1 column 7");
+    }
+}

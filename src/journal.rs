@@ -1,0 +1,258 @@
+//! What happened, attempt by attempt.
+//!
+//! An on-call engineer asks: what did we send, how far did it get, why did we try again? The journal is the answer, and it is on
+//! every response and every error. A first-try success keeps its one entry inline, without an allocation.
+//!
+//! Floor 1: it may import `policy` and its siblings.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use crate::key::IdempotencyKey;
+use crate::policy::{Class, Failure, StopReason};
+use crate::resume::ResumeToken;
+
+/// How far an attempt got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reach {
+    /// Nothing of the request can have reached the server's application.
+    NotSent,
+    /// The request, or a part of it, may have reached the server.
+    Sent,
+    /// The head of an answer arrived.
+    Answered,
+}
+
+impl Reach {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSent => "not sent",
+            Self::Sent => "sent",
+            Self::Answered => "answered",
+        }
+    }
+}
+
+/// One attempt of an operation.
+///
+/// `Display` is one line: `attempt 2: ambiguous, status 503, 12 ms; next in 340 ms`. Serialises to the same facts, durations in
+/// milliseconds.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub(crate) number: u32,
+    pub(crate) reach: Reach,
+    pub(crate) class: Class,
+    pub(crate) default_class: Class,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) elapsed: Duration,
+    pub(crate) wait: Option<Duration>,
+}
+
+impl Attempt {
+    /// Its number, from 1.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// How far it got.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// What it came to; the decision was made on this.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// What the default table says it came to. Differs from [`class`](Self::class) where a classifier of yours changed it.
+    #[must_use]
+    pub fn default_class(&self) -> Class {
+        self.default_class
+    }
+
+    /// The answer's status, if its head arrived.
+    #[must_use]
+    pub fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
+    /// How it failed, if it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+
+    /// From its start to its end.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// The wait that was decided after it; `None` for the last.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        self.wait
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "attempt {}: {}", self.number, self.class.as_str())?;
+        if self.class != self.default_class {
+            write!(f, " (by the classifier; the table says {})", self.default_class.as_str())?;
+        }
+        write!(f, ", {}, {}", What { status: self.status, failure: self.failure }, Short(self.elapsed))?;
+        match self.wait {
+            Some(wait) => write!(f, "; next in {}", Short(wait)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Serialize for Attempt {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let mut fields = serializer.serialize_struct("Attempt", 8)?;
+        fields.serialize_field("number", &self.number)?;
+        fields.serialize_field("reach", self.reach.as_str())?;
+        fields.serialize_field("class", self.class.as_str())?;
+        fields.serialize_field("default_class", self.default_class.as_str())?;
+        fields.serialize_field("status", &self.status.map(|status| status.as_u16()))?;
+        fields.serialize_field("failure", &self.failure.map(Failure::as_str))?;
+        fields.serialize_field("elapsed_ms", &milliseconds(self.elapsed))?;
+        fields.serialize_field("wait_ms", &self.wait.map(milliseconds))?;
+        fields.end()
+    }
+}
+
+/// What an attempt ended in: `status 503`, or the failure, or both.
+pub(crate) struct What {
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) failure: Option<Failure>,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.status, self.failure) {
+            (Some(status), Some(failure)) => write!(f, "status {}, then {}", status.as_u16(), failure.as_str()),
+            (Some(status), None) => write!(f, "status {}", status.as_u16()),
+            (None, Some(failure)) => f.write_str(failure.as_str()),
+            (None, None) => f.write_str("no answer"),
+        }
+    }
+}
+
+/// A duration as people say it: `12 ms`, `1.8 s`.
+pub(crate) struct Short(pub(crate) Duration);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            time if time < Duration::from_millis(1) => f.write_str("under 1 ms"),
+            time if time < Duration::from_secs(1) => write!(f, "{} ms", time.as_millis()),
+            time => write!(f, "{:.1} s", time.as_secs_f64()),
+        }
+    }
+}
+
+/// The attempts of one operation, in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Journal {
+    #[default]
+    Empty,
+    One(Attempt),
+    Many(Vec<Attempt>),
+}
+
+impl Journal {
+    pub(crate) fn push(&mut self, attempt: Attempt) {
+        *self = match std::mem::take(self) {
+            Self::Empty => Self::One(attempt),
+            Self::One(first) => Self::Many(vec![first, attempt]),
+            Self::Many(mut attempts) => {
+                attempts.push(attempt);
+                Self::Many(attempts)
+            }
+        };
+    }
+
+    pub(crate) fn attempts(&self) -> &[Attempt] {
+        match self {
+            Self::Empty => &[],
+            Self::One(attempt) => std::slice::from_ref(attempt),
+            Self::Many(attempts) => attempts,
+        }
+    }
+}
+
+/// The whole operation, as its response or its error tells it.
+#[derive(Clone, Debug)]
+pub(crate) struct Story {
+    pub(crate) method: Method,
+    pub(crate) key: Option<IdempotencyKey>,
+    pub(crate) journal: Journal,
+    pub(crate) stop: StopReason,
+    pub(crate) elapsed: Duration,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) may_have_been_processed: bool,
+    /// Present where there is a key and something left to ask for.
+    pub(crate) resume: Option<ResumeToken>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(number: u32) -> Attempt {
+        Attempt {
+            number,
+            reach: Reach::Answered,
+            class: Class::Ambiguous,
+            default_class: Class::Ambiguous,
+            status: Some(StatusCode::SERVICE_UNAVAILABLE),
+            failure: None,
+            elapsed: Duration::from_millis(12),
+            wait: Some(Duration::from_millis(1340)),
+        }
+    }
+
+    #[test]
+    fn an_attempt_reads_as_one_line() {
+        assert_eq!(attempt(2).to_string(), "attempt 2: ambiguous, status 503, 12 ms; next in 1.3 s");
+        let judged = Attempt { class: Class::NotProcessed, wait: None, ..attempt(1) };
+        let line = "attempt 1: not processed (by the classifier; the table says ambiguous), status 503, 12 ms";
+        assert_eq!(judged.to_string(), line);
+        let cut = Attempt { failure: Some(Failure::BodyCut), status: Some(StatusCode::OK), wait: None, ..attempt(1) };
+        let line = "attempt 1: ambiguous, status 200, then the answer's body was cut short, 12 ms";
+        assert_eq!(cut.to_string(), line);
+    }
+
+    #[test]
+    fn an_attempt_serialises_to_the_same_facts() {
+        let json = serde_json::to_value(attempt(1)).unwrap();
+        let expected = serde_json::json!({
+            "number": 1, "reach": "answered", "class": "ambiguous", "default_class": "ambiguous",
+            "status": 503, "failure": null, "elapsed_ms": 12, "wait_ms": 1340,
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn the_journal_keeps_the_order() {
+        let mut journal = Journal::default();
+        assert!(journal.attempts().is_empty());
+        for number in 1..=4 {
+            journal.push(attempt(number));
+            let numbers: Vec<u32> = journal.attempts().iter().map(Attempt::number).collect();
+            assert_eq!(numbers, (1..=number).collect::<Vec<_>>());
+        }
+    }
+}

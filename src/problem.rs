@@ -1,0 +1,93 @@
+//! Problem details (RFC 9457): an error answer that a program can read.
+//!
+//! Floor 1: words shared with callers.
+
+use std::collections::BTreeMap;
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+
+/// The `type` of a 409 that says: the first request under this key still runs, ask again.
+pub(crate) const IN_PROGRESS: &str = "https://docs.rs/steadfast/problems/in-progress";
+/// The `type` of a 409 that says: a request under this key may have run, and nobody knows how it ended.
+pub(crate) const OUTCOME_UNKNOWN: &str = "https://docs.rs/steadfast/problems/outcome-unknown";
+
+/// The members of an `application/problem+json` answer. What a server left out, or sent in another type, is `None`.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// A URI that names the kind of problem; `about:blank` is read as none.
+    pub kind: Option<String>,
+    /// A short summary of the kind.
+    pub title: Option<String>,
+    /// The status that the server meant to send.
+    pub status: Option<u16>,
+    /// What went wrong this time.
+    pub detail: Option<String>,
+    /// A URI that names this occurrence.
+    pub instance: Option<String>,
+    /// Every other member.
+    pub extensions: BTreeMap<String, serde_json::Value>,
+}
+
+impl Problem {
+    /// Reads an answer's body, if its content type says that it is a problem.
+    pub(crate) fn read(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
+        let content_type = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+        let media_type = content_type.split(';').next()?.trim();
+        if !media_type.eq_ignore_ascii_case("application/problem+json") {
+            return None;
+        }
+        let mut members: BTreeMap<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
+        let mut text = |name: &str| match members.remove(name)? {
+            serde_json::Value::String(text) => Some(text),
+            _ => None,
+        };
+        let (kind, title, detail, instance) = (text("type"), text("title"), text("detail"), text("instance"));
+        let status = members.remove("status").and_then(|status| u16::try_from(status.as_u64()?).ok());
+        let kind = kind.filter(|kind| kind != "about:blank");
+        Some(Self { kind, title, status, detail, instance, extensions: members })
+    }
+}
+
+/// The words by which an error body may name itself: `type` and `code`, at the top or under `error`.
+pub(crate) fn names(body: &[u8]) -> Vec<String> {
+    let Ok(body) = serde_json::from_slice::<serde_json::Value>(body) else { return Vec::new() };
+    let places = ["/type", "/code", "/error/type", "/error/code"];
+    places.iter().filter_map(|place| Some(body.pointer(place)?.as_str()?.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(content_type: &'static str, body: &str) -> Option<Problem> {
+        let headers = [(CONTENT_TYPE, http::HeaderValue::from_static(content_type))].into_iter().collect();
+        Problem::read(&headers, body.as_bytes())
+    }
+
+    #[test]
+    fn reads_the_members_and_keeps_the_rest() {
+        let body = r#"{"type":"https://x/y","title":"No","status":402,"detail":"d","balance":30,"instance":7}"#;
+        let problem = read("application/problem+json; charset=utf-8", body).unwrap();
+        assert_eq!(problem.kind.as_deref(), Some("https://x/y"));
+        assert_eq!((problem.status, problem.title.as_deref()), (Some(402), Some("No")));
+        assert_eq!(problem.instance, None, "a number is no URI");
+        assert_eq!(problem.extensions["balance"], 30);
+    }
+
+    #[test]
+    fn reads_nothing_else() {
+        assert_eq!(read("application/json", "{}"), None);
+        assert_eq!(read("application/problem+json", "no"), None);
+        assert_eq!(read("application/problem+json", "[]"), None);
+        assert_eq!(read("application/problem+json", r#"{"type":"about:blank"}"#).unwrap().kind, None);
+    }
+
+    #[test]
+    fn finds_the_names_of_common_error_bodies() {
+        assert_eq!(names(br#"{"error":{"type":"api","code":"idempotency_key_in_use"}}"#), ["api", "idempotency_key_in_use"]);
+        assert_eq!(names(br#"{"type":"https://x"}"#), ["https://x"]);
+        assert!(names(b"<html>").is_empty());
+    }
+}

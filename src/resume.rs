@@ -1,0 +1,213 @@
+//! Asking again for an operation whose outcome was unsure, from another process or on another day.
+//!
+//! When an operation ends without an answer, the key is all that can tell "charged" from "not charged": sent again under the
+//! same key, the request is answered from the server's record or carried out now, once. But only while the server still
+//! remembers the key, and only if it is the same request. A token carries what is needed to check both.
+//!
+//! Floor 1: words shared with callers.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::key::{IdempotencyKey, KeyError};
+
+/// An operation that can be asked for again: its key, when it was first sent, and what it was.
+///
+/// From [`Error::resume_token`](crate::Error::resume_token); back in with
+/// [`RequestBuilder::resume`](crate::RequestBuilder::resume). Store it next to the business data that it belongs to: it
+/// serialises with serde, holds the *whole* key, and neither credentials, nor query, nor body.
+///
+/// ```
+/// # fn store(_: String) {}
+/// # fn example(error: &steadfast::Error) -> Result<(), serde_json::Error> {
+/// if let Some(token) = error.resume_token() {
+///     store(serde_json::to_string(&token)?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeToken {
+    key: String,
+    minted: bool,
+    /// Milliseconds since the Unix epoch.
+    first_sent_ms: u64,
+    method: String,
+    /// Without user information, query and fragment.
+    target: String,
+    /// UUID v5 over query and body; `None` if the body was a stream.
+    digest: Option<Uuid>,
+    may_have_been_processed: bool,
+}
+
+/// What a request is, as far as a token compares it.
+pub(crate) struct Identity<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) url: &'a reqwest::Url,
+    /// `None` for a stream, which cannot be compared.
+    pub(crate) body: Option<&'a [u8]>,
+}
+
+impl Identity<'_> {
+    fn target(&self) -> String {
+        SafeUrl(self.url).to_string()
+    }
+
+    fn digest(&self) -> Option<Uuid> {
+        let body = self.body?;
+        let query = self.url.query().unwrap_or_default();
+        let mut content = Vec::with_capacity(query.len() + 1 + body.len());
+        content.extend_from_slice(query.as_bytes());
+        content.push(0);
+        content.extend_from_slice(body);
+        Some(Uuid::new_v5(&Uuid::NAMESPACE_URL, &content))
+    }
+}
+
+impl ResumeToken {
+    pub(crate) fn new(
+        key: &IdempotencyKey,
+        first_sent: SystemTime,
+        identity: &Identity<'_>,
+        may_have_been_processed: bool,
+    ) -> Self {
+        let since_epoch = first_sent.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            key: key.as_str().to_owned(),
+            minted: key.is_minted(),
+            first_sent_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+            method: identity.method.as_str().to_owned(),
+            target: identity.target(),
+            digest: identity.digest(),
+            may_have_been_processed,
+        }
+    }
+
+    /// The operation's key.
+    ///
+    /// # Errors
+    ///
+    /// The token was changed where it was stored.
+    pub fn key(&self) -> Result<IdempotencyKey, KeyError> {
+        IdempotencyKey::restore(&self.key, self.minted)
+    }
+
+    /// When the first attempt was sent, by the wall clock of the process that sent it.
+    #[must_use]
+    pub fn first_sent(&self) -> SystemTime {
+        UNIX_EPOCH.checked_add(Duration::from_millis(self.first_sent_ms)).unwrap_or(UNIX_EPOCH)
+    }
+
+    /// Whether the server may have acted on an attempt so far.
+    #[must_use]
+    pub fn may_have_been_processed(&self) -> bool {
+        self.may_have_been_processed
+    }
+
+    /// Whether the server still remembers the key, and whether it is the same request; else, why not.
+    pub(crate) fn check(&self, now: SystemTime, retention: Duration, identity: &Identity<'_>) -> Result<(), &'static str> {
+        let usable = retention - retention / 20;
+        match now.duration_since(self.first_sent()) {
+            Err(_) => return Err("the clock went backwards since the first attempt, so the age of the key is not known"),
+            Ok(age) if age >= usable => return Err("the server may have forgotten the key by now"),
+            Ok(_) => {}
+        }
+        if self.method != identity.method.as_str() || self.target != identity.target() {
+            return Err("the token belongs to a request with another method or target");
+        }
+        match (self.digest, identity.digest()) {
+            (Some(sent), Some(now)) if sent == now => Ok(()),
+            (Some(_), Some(_)) => Err("the token belongs to a request with another query or body"),
+            // Whoever can vouch for the stream gives the key by `idempotency_key`, which makes no check.
+            _ => Err("a streaming body cannot be compared with the one that was sent"),
+        }
+    }
+}
+
+impl fmt::Debug for ResumeToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResumeToken")
+            .field("key", &self.key().ok())
+            .field("first_sent", &self.first_sent())
+            .field("method", &self.method)
+            .field("target", &self.target)
+            .field("may_have_been_processed", &self.may_have_been_processed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A URL without what may be secret: user information, query and fragment.
+#[derive(Clone, Copy)]
+pub(crate) struct SafeUrl<'a>(pub(crate) &'a reqwest::Url);
+
+impl fmt::Display for SafeUrl<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.0.scheme(), self.0.host_str().unwrap_or_default())?;
+        if let Some(port) = self.0.port() {
+            write!(f, ":{port}")?;
+        }
+        f.write_str(self.0.path())
+    }
+}
+
+impl fmt::Debug for SafeUrl<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn check(age: i64, retention: Duration, method: &Method, url: &str, body: Option<&[u8]>) -> String {
+        let key = "order-1042-charge".parse().unwrap();
+        let sent_url = "https://me:pw@api.example.com/v1/charges?expand=a".parse().unwrap();
+        let sent = Identity { method: &Method::POST, url: &sent_url, body: Some(b"{}") };
+        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let first_sent = if age < 0 { now + Duration::from_secs(age.unsigned_abs()) } else { now - Duration::from_secs(age.unsigned_abs()) };
+        let token = ResumeToken::new(&key, first_sent, &sent, true);
+        let stored = serde_json::to_string(&token).unwrap();
+        assert!(!stored.contains("expand") && !stored.contains("pw"), "{stored}");
+        let token: ResumeToken = serde_json::from_str(&stored).unwrap();
+        assert_eq!(token.key().unwrap(), key);
+        let url = url.parse().unwrap();
+        token.check(now, retention, &Identity { method, url: &url, body }).err().unwrap_or("ok").to_owned()
+    }
+
+    #[test]
+    fn the_same_request_within_the_retention_is_resumed() {
+        let url = "https://api.example.com/v1/charges?expand=a";
+        assert_eq!(check(3600, DAY, &Method::POST, url, Some(b"{}")), "ok");
+        assert_eq!(check(0, DAY, &Method::POST, url, Some(b"{}")), "ok");
+        assert!(check(23 * 3600, DAY, &Method::POST, url, Some(b"{}")).contains("forgotten"), "inside the margin");
+        assert!(check(-1, DAY, &Method::POST, url, Some(b"{}")).contains("backwards"));
+    }
+
+    #[test]
+    fn another_request_is_refused() {
+        let url = "https://api.example.com/v1/charges?expand=a";
+        assert!(check(0, DAY, &Method::PATCH, url, Some(b"{}")).contains("method or target"));
+        assert!(check(0, DAY, &Method::POST, "https://api.example.com/v1/refunds?expand=a", Some(b"{}")).contains("target"));
+        assert!(check(0, DAY, &Method::POST, "https://evil.example.com/v1/charges?expand=a", Some(b"{}")).contains("target"));
+        assert!(check(0, DAY, &Method::POST, "https://api.example.com/v1/charges", Some(b"{}")).contains("query or body"));
+        assert!(check(0, DAY, &Method::POST, url, Some(b"{ }")).contains("query or body"));
+        assert!(check(0, DAY, &Method::POST, url, None).contains("streaming body"));
+    }
+
+    #[test]
+    fn debug_shows_neither_the_whole_key_nor_the_query() {
+        let url = "https://api.example.com/v1?token=s3cret".parse().unwrap();
+        let identity = Identity { method: &Method::POST, url: &url, body: None };
+        let key = IdempotencyKey::mint().unwrap();
+        let shown = format!("{:?}", ResumeToken::new(&key, UNIX_EPOCH, &identity, false));
+        assert!(!shown.contains(key.as_str()) && !shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("https://api.example.com/v1"), "{shown}");
+    }
+}

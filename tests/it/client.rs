@@ -1,0 +1,70 @@
+//! The main path: what a caller gets, and what the server received for it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use steadfast::policy::{Class, RetryPolicy, StopReason};
+use steadfast::{Client, ErrorKind, KeyPolicy, Reach, ResponseExt};
+
+use crate::support::raw::answer;
+use crate::support::{Act, Server, doubting, trusting};
+
+#[tokio::test]
+async fn a_first_try_is_one_request_with_one_key() {
+    let server = Server::play([Act::Execute(answer(201).body(r#"{"id":"ch_1"}"#))]).await;
+    let client = trusting(&server).build().unwrap();
+    let charge: Value = client.post_json("/charges", &json!({"amount": 1200})).await.unwrap();
+    assert_eq!(charge["id"], "ch_1");
+    let received = server.received();
+    assert_eq!(received.len(), 1);
+    assert_eq!((received[0].method.as_str(), received[0].target.as_str()), ("POST", "/charges"));
+    assert_eq!(received[0].header("content-type"), Some("application/json"));
+    assert_eq!(received[0].body, br#"{"amount":1200}"#);
+    assert_eq!(received[0].key().map(str::len), Some(36));
+}
+
+#[tokio::test]
+async fn every_lost_answer_is_asked_for_again_under_the_same_key_and_acted_on_once() {
+    for fault in [
+        Act::ExecuteThenClose,
+        Act::ExecuteThenReset,
+        Act::ExecuteThenCutBody,
+        Act::ExecuteThenCutHead,
+        Act::ExecuteThenGarbage,
+        Act::ExecuteOnce(answer(500)),
+        Act::ExecuteOnce(answer(503)),
+        Act::ExecuteOnce(answer(408)),
+    ] {
+        let name = format!("{fault:?}");
+        let server = Server::play([fault, Act::ExecuteOnce(answer(200))]).await;
+        let client = trusting(&server).build().unwrap();
+        let value: Value = client.post_json("/charges", &json!({})).await.expect(&name);
+        assert_eq!(value["status"], 200, "{name}");
+        let keys = server.keys();
+        assert_eq!((keys.len(), server.executions()), (2, 1), "{name}");
+        assert!(keys[0].is_some() && keys[0] == keys[1], "{name}: {keys:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_ignores_keys_is_never_doubled_by_the_defaults() {
+    for fault in [
+        Act::ExecuteThenClose,
+        Act::ExecuteThenReset,
+        Act::ExecuteThenCutBody,
+        Act::ExecuteThenCutHead,
+        Act::ExecuteThenGarbage,
+        Act::Execute(answer(500)),
+        Act::Execute(answer(503)),
+    ] {
+        let name = format!("{fault:?}");
+        let server = Server::play([fault, Act::Execute(answer(200))]).await;
+        let client = doubting(&server).build().unwrap();
+        let error = client.post_json::<Value>("/charges", &json!({})).await.expect_err(&name);
+        assert_eq!((server.received().len(), server.executions()), (1, 1), "{name}");
+        assert_eq!(error.stop_reason(), Some(StopReason::KeyNotTrusted), "{name}: {error}");
+        assert!(error.may_have_been_processed(), "{name}: {error}");
+        assert!(error.resume_token().is_some(), "{name}");
+        assert!(error.to_string().ends_with(".keys(KeyPolicy::standard())"), "{error}");
+    }
+}

@@ -1,0 +1,5 @@
+//! The crate from outside, in one binary: against wiremock where it is good, and against a raw TCP server for the faults that
+//! it cannot stage. Every test asserts what the *server* received.
+
+mod client;
+mod support;
