@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http_body::Body;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) enum Payload {
     #[default]
     Empty,

@@ -2,7 +2,7 @@
 //!
 //! A mistake made while building is kept and reported when the request is sent, before anything has left.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -22,7 +22,6 @@ use crate::resume::{ResumeToken, SafeUrl};
 
 /// A request under construction. It does nothing until [`send`](Self::send) or [`fetch`](Self::fetch).
 #[must_use = "a request does nothing until it is sent"]
-#[derive(Debug)]
 pub struct RequestBuilder {
     client: Client,
     request: Result<reqwest::Request>,
@@ -306,6 +305,21 @@ impl RequestBuilder {
         let limit = options.body_limit.unwrap_or(client.inner()?.body_limit);
         let plan = plan(&client, &mut request, &payload, options).map_err(|error| error.at(&method, url))?;
         Ok((client, plan, Outgoing { template: request, payload }, limit))
+    }
+}
+
+/// Method, address and the names of the headers: values, query and body may be secret.
+impl fmt::Debug for RequestBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("RequestBuilder");
+        match &self.request {
+            Ok(request) => debug
+                .field("method", request.method())
+                .field("url", &SafeUrl(request.url()))
+                .field("headers", &request.headers().keys().collect::<Vec<_>>()),
+            Err(error) => debug.field("error", error),
+        };
+        debug.field("options", &self.options).finish_non_exhaustive()
     }
 }
 

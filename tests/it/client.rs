@@ -1,10 +1,7 @@
 //! The main path: what a caller gets, and what the server received for it.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use steadfast::policy::{Class, RetryPolicy, StopReason};
-use steadfast::{Client, ErrorKind, KeyPolicy, Reach, ResponseExt};
+use steadfast::policy::StopReason;
 
 use crate::support::raw::answer;
 use crate::support::{Act, Server, doubting, trusting};

@@ -1,5 +1,11 @@
 //! The crate from outside, in one binary: against wiremock where it is good, and against a raw TCP server for the faults that
 //! it cannot stage. Every test asserts what the *server* received.
 
+mod answers;
+mod bad_input;
 mod client;
+mod events;
+mod keys;
+mod limits;
+mod secrets;
 mod support;

@@ -1,0 +1,89 @@
+//! A mistake is an error that names the setting and the reason, before anything is sent, and never a panic.
+
+use std::time::Duration;
+
+use steadfast::policy::{RetryBudget, RetryPolicy};
+use steadfast::{Client, ClientBuilder, ErrorKind, KeyPolicy, RequestBuilder};
+
+use crate::support::raw::answer;
+use crate::support::{Act, Server};
+
+fn check_client(setting: &str, reason: &str, builder: ClientBuilder) {
+    let error = builder.build().expect_err(setting);
+    let text = error.to_string();
+    assert_eq!(error.kind(), ErrorKind::Build, "{text}");
+    assert!(error.is_build() && text.starts_with(setting) && text.contains(reason), "{setting}: {text}");
+    assert!(text.ends_with("(nothing was sent)"), "{text}");
+    assert!(!error.may_have_been_processed() && error.attempts().is_empty());
+}
+
+#[test]
+fn settings_of_the_client() {
+    let new = Client::builder;
+    check_client("base_url", "relative URL without a base", new().base_url("api.example.com"));
+    check_client("base_url", "invalid port", new().base_url("https://api.example.com:99999"));
+    check_client("base_url", "query", new().base_url("https://api.example.com?a=1"));
+    check_client("max_attempts", "at least 1", new().retry(RetryPolicy::new().max_attempts(0)));
+    check_client("deadline", "zero", new().retry(RetryPolicy::new().deadline(Duration::ZERO)));
+    check_client("timeout", "zero", new().timeout(Duration::ZERO));
+    check_client("attempt_timeout", "zero", new().attempt_timeout(Duration::ZERO));
+    check_client("connect_timeout", "zero", new().connect_timeout(Duration::ZERO));
+    check_client("read_timeout", "zero", new().read_timeout(Duration::ZERO));
+    check_client("budget", "not negative", new().budget(RetryBudget::ratio(-1.0)));
+    check_client("keys", "36", new().keys(KeyPolicy::standard().max_length(8)));
+    check_client("keys", "retention", new().keys(KeyPolicy::standard().retention(Duration::ZERO)));
+    check_client("default_header", "invalid HTTP header name", new().default_header("a b", "c"));
+    check_client("default_header", "failed to parse header value", new().default_header("a", "b\nc"));
+    check_client("bearer_auth", "failed to parse header value", new().bearer_auth("a\nb"));
+    check_client("default_header", "credential", new().bearer_auth("token"));
+    check_client("default_header", "credential", new().default_header("x-api-key", "k"));
+    check_client("default_header", "credential", new().default_header("cookie", "k"));
+    let base = || new().base_url("https://api.example.com");
+    check_client("default_header", "same key", base().default_header("Idempotency-Key", "k"));
+    let both = new().http(|http| http).http_client(steadfast::reqwest::Client::new());
+    check_client("http_client", "finished", both);
+}
+
+#[tokio::test]
+async fn settings_of_a_request() {
+    let server = Server::play([Act::Answer(answer(200))]).await;
+    let client = Client::builder().base_url(server.url("/v1")).build().unwrap();
+    let get = || client.get("/x");
+    let unserialisable = std::collections::HashMap::from([((1, 2), 3)]);
+    let cases: Vec<(&str, &str, RequestBuilder)> = vec![
+        ("url", "leaves the base_url", client.get("/../v2")),
+        ("url", "neither http nor https", client.get("ftp://example.com")),
+        ("header", "invalid HTTP header name", get().header("a b", "c")),
+        ("header", "failed to parse header value", get().header("a", "b\r\nc: d")),
+        ("bearer_auth", "failed to parse header value", get().bearer_auth("a\nb")),
+        ("segments", "part 2 is empty", get().segments(["orders", ""])),
+        ("segments", "part 1 is `..`", get().segments(["..", "orders"])),
+        ("json", "key must be a string", get().json(&unserialisable)),
+        ("query", "only maps and structs", get().query(&5)),
+        ("form", "only maps and structs", get().form(&5)),
+        ("timeout", "zero", get().timeout(Duration::ZERO)),
+        ("attempt_timeout", "zero", get().attempt_timeout(Duration::ZERO)),
+        ("max_attempts", "at least 1", get().retry(RetryPolicy::new().max_attempts(0))),
+    ];
+    for (setting, reason, request) in cases {
+        let error = request.send().await.expect_err(setting);
+        let text = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::Build, "{text}");
+        assert!(text.contains(&format!("{setting}: ")) && text.contains(reason), "{setting}: {text}");
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
+async fn the_first_mistake_is_the_one_reported() {
+    let client = Client::new();
+    let error = client.get("/relative").header("a b", "c").segments([""]).send().await.unwrap_err();
+    assert!(error.to_string().contains("it is relative and the client has no base_url"), "{error}");
+}
+
+#[test]
+fn a_client_builds_and_drops_outside_of_a_runtime() {
+    let client = Client::new();
+    drop(client.get("https://example.com"));
+    drop(client);
+}

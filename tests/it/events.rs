@@ -1,0 +1,43 @@
+//! What the watchers are told, in order.
+
+use std::sync::{Arc, Mutex};
+
+use steadfast::EventKind;
+
+use crate::support::raw::answer;
+use crate::support::{Act, Server, trusting};
+
+#[tokio::test]
+async fn every_turn_is_told_once_and_in_order() {
+    let server = Server::play([Act::ExecuteThenClose, Act::ExecuteOnce(answer(200))]).await;
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let log = lines.clone();
+    let client = trusting(&server).on_event(move |event| {
+        let line = match event.kind() {
+            EventKind::OperationStarted { deadline, .. } => format!("started, {}", deadline.unwrap().as_secs()),
+            EventKind::AttemptStarted { number, .. } => format!("attempt {number}"),
+            EventKind::AttemptEnded { attempt, .. } => format!("ended {} {:?}", attempt.number(), attempt.class()),
+            EventKind::RetryScheduled { number, because, .. } => format!("again {number} {because:?}"),
+            EventKind::OperationEnded { reason, attempts, may_have_been_processed, .. } => {
+                format!("over {reason:?} {attempts} {may_have_been_processed}")
+            }
+            _ => "unknown".to_owned(),
+        };
+        let key = event.idempotency_key().unwrap();
+        assert_eq!(key.to_string().chars().count(), 9);
+        log.lock().unwrap().push(format!("{} {}: {line}", event.method(), event.url()));
+    });
+    client.build().unwrap().post("/charges?q=1").body("x").send().await.unwrap();
+    let url = server.url("/charges");
+    let expected = [
+        "started, 30",
+        "attempt 1",
+        "ended 1 Ambiguous",
+        "again 2 Ambiguous",
+        "attempt 2",
+        "ended 2 Success",
+        "over Done 2 true",
+    ];
+    let expected: Vec<_> = expected.iter().map(|line| format!("POST {url}: {line}")).collect();
+    assert_eq!(*lines.lock().unwrap(), expected);
+}

@@ -1,0 +1,271 @@
+//! One key per operation: whose it is, how it travels, when it is a licence, and how it is used again later.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use steadfast::policy::{RetryPolicy, StopReason};
+use steadfast::{Client, ErrorKind, IdempotencyKey, KeyForm, KeyPolicy, ResponseExt, ResumeToken};
+
+use crate::support::raw::answer;
+use crate::support::{Act, Server, doubting, fast, trusting};
+
+fn key(text: &str) -> IdempotencyKey {
+    text.parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_hundred_concurrent_operations_keep_a_hundred_keys() {
+    // Every other turn loses its answer.
+    let server = Server::start(|turn, _| match turn % 2 {
+        0 => Act::ExecuteThenClose,
+        _ => Act::ExecuteOnce(answer(200)),
+    })
+    .await;
+    let policy = fast().max_attempts(20);
+    let client = trusting(&server).retry(policy).budget(steadfast::policy::RetryBudget::unlimited()).build().unwrap();
+    let mut operations = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        let client = client.clone();
+        operations.spawn(async move { client.post_json::<Value>("/charges", &json!({ "number": number })).await });
+    }
+    for outcome in operations.join_all().await {
+        outcome.unwrap();
+    }
+    let keys_of_body: HashSet<_> = server.received().into_iter().map(|request| (request.body.clone(), request.key().unwrap().to_owned())).collect();
+    let keys: HashSet<_> = keys_of_body.iter().map(|(_, key)| key.clone()).collect();
+    assert_eq!((keys_of_body.len(), keys.len()), (100, 100), "each body has one key and no two share one");
+    assert!(server.executions_by_body().values().all(|count| *count == 1));
+    assert_eq!(server.executions_by_body().len(), 100);
+}
+
+#[tokio::test]
+async fn the_next_operation_has_a_new_key() {
+    let server = Server::play([Act::Execute(answer(200))]).await;
+    let client = trusting(&server).build().unwrap();
+    for _ in 0..3 {
+        client.post("/charges").body("same").send().await.unwrap();
+    }
+    assert_eq!(server.keys().into_iter().collect::<HashSet<_>>().len(), 3);
+}
+
+#[tokio::test]
+async fn the_callers_key_wins_in_either_spelling_and_by_either_way() {
+    let server = Server::play([Act::Execute(answer(200))]).await;
+    let client = trusting(&server).build().unwrap();
+    client.post("/1").idempotency_key(key("order-1")).send().await.unwrap();
+    client.post("/2").header("Idempotency-Key", "order-2").send().await.unwrap();
+    client.post("/3").header("Idempotency-Key", "\"order-3\"").send().await.unwrap();
+    client.post("/4").header("Idempotency-Key", "loses").idempotency_key(key("order-4")).send().await.unwrap();
+    client.get("/5").idempotency_key(key("order-5")).send().await.unwrap();
+    let mut request = steadfast::reqwest::Request::new(http::Method::POST, server.url("/6").parse().unwrap());
+    request.headers_mut().insert("idempotency-key", "order-6".parse().unwrap());
+    let response = client.execute(request).await.unwrap();
+    assert_eq!(response.idempotency_key().unwrap().as_str(), "order-6");
+    let keys: Vec<_> = server.keys().into_iter().flatten().collect();
+    assert_eq!(keys, ["order-1", "order-2", "\"order-3\"", "order-4", "order-5", "order-6"]);
+}
+
+#[tokio::test]
+async fn a_policy_says_whether_and_how_a_key_is_sent() {
+    let server = Server::play([Act::Execute(answer(200))]).await;
+    let with = |keys| Client::builder().base_url(server.url("")).keys(keys).build().unwrap();
+    with(KeyPolicy::off()).post("/").send().await.unwrap();
+    with(KeyPolicy::paypal()).post("/").send().await.unwrap();
+    with(KeyPolicy::standard().form(KeyForm::Quoted)).post("/").send().await.unwrap();
+    with(KeyPolicy::standard()).put("/").body("x").send().await.unwrap();
+    let received = server.received();
+    assert_eq!(received[0].key(), None);
+    assert_eq!((received[1].key(), received[1].header("paypal-request-id").map(str::len)), (None, Some(36)));
+    let quoted = received[2].key().unwrap();
+    assert!(quoted.len() == 38 && quoted.starts_with('"') && quoted.ends_with('"'), "{quoted}");
+    assert_eq!(received[3].key(), None, "PUT needs no key");
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_sent_is_refused_before_anything_is_sent() {
+    let server = Server::play([Act::Execute(answer(200))]).await;
+    let client = trusting(&server).build().unwrap();
+    let long = "x".repeat(256);
+    let cases = [
+        client.post("/").idempotency_key(key(&long)),
+        client.post("/").header("Idempotency-Key", long.as_str()),
+        client.post("/").header("Idempotency-Key", "\"half"),
+        client.post("/").header("Idempotency-Key", "a").header("Idempotency-Key", "b"),
+    ];
+    for request in cases {
+        let error = request.send().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Build, "{error}");
+        assert!(error.to_string().to_lowercase().contains("idempotency"), "{error}");
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+/// An operation that was carried out and whose answer was lost, and the token to ask again for it.
+async fn lost(server: &Server) -> ResumeToken {
+    let client = trusting(server).retry(RetryPolicy::never()).build().unwrap();
+    let error = client.post_json::<Value>("/charges?expand=all", &json!({"amount": 7})).await.unwrap_err();
+    assert!(error.may_have_been_processed());
+    let stored = serde_json::to_string(error.resume_token().unwrap()).unwrap();
+    serde_json::from_str(&stored).unwrap()
+}
+
+#[tokio::test]
+async fn a_lost_operation_is_resumed_by_another_client_under_its_own_key() {
+    let server = Server::play([Act::ExecuteThenClose, Act::ExecuteOnce(answer(200))]).await;
+    let token = lost(&server).await;
+    let client = trusting(&server).build().unwrap();
+    let again = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token);
+    let value: Value = again.fetch().await.unwrap();
+    assert_eq!(value["status"], 200);
+    let keys = server.keys();
+    assert_eq!((keys.len(), server.executions()), (2, 1));
+    assert_eq!(keys[0], keys[1]);
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_fit_is_refused_before_anything_is_sent() {
+    let server = Server::play([Act::ExecuteThenClose, Act::ExecuteOnce(answer(200))]).await;
+    let token = lost(&server).await;
+    let client = trusting(&server).build().unwrap();
+    let aged = |seconds: i64| {
+        let mut json = serde_json::to_value(&token).unwrap();
+        let now = SystemTime::UNIX_EPOCH.max(UNIX_EPOCH).elapsed().unwrap();
+        let then = i64::try_from(now.as_millis()).unwrap() - seconds * 1000;
+        json["first_sent_ms"] = then.into();
+        serde_json::from_value::<ResumeToken>(json).unwrap()
+    };
+    let body = json!({"amount": 7});
+    let path = "/charges?expand=all";
+    let cases = [
+        ("forgotten", client.post(path).json(&body).resume(aged(24 * 3600))),
+        ("forgotten", client.post(path).json(&body).resume(aged(23 * 3600))),
+        ("backwards", client.post(path).json(&body).resume(aged(-60))),
+        ("query or body", client.post(path).json(&json!({"amount": 8})).resume(token.clone())),
+        ("query or body", client.post("/charges").json(&body).resume(token.clone())),
+        ("method or target", client.post("/refunds").json(&body).resume(token.clone())),
+        ("method or target", client.patch(path).json(&body).resume(token.clone())),
+    ];
+    for (reason, request) in cases {
+        let error = request.send().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::KeyExpired, "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    let both = client.post(path).json(&body).resume(token.clone()).idempotency_key(key("another"));
+    assert_eq!(both.send().await.unwrap_err().kind(), ErrorKind::Build);
+    assert_eq!(server.received().len(), 1, "only the lost one");
+}
+
+#[tokio::test]
+async fn what_an_earlier_attempt_may_have_done_stays_true_when_a_resumed_one_cannot_connect() {
+    let server = Server::play([Act::ExecuteThenClose]).await;
+    let token = lost(&server).await;
+    let first_sent = token.first_sent();
+    let base = server.url("");
+    drop(server);
+    let client = Client::builder().base_url(base).retry(RetryPolicy::never()).keys(KeyPolicy::standard()).build().unwrap();
+    let error = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token).send().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+    assert!(error.may_have_been_processed(), "{error}");
+    assert_eq!(error.resume_token().unwrap().first_sent(), first_sent, "the age counts from the first attempt of all");
+}
+
+#[tokio::test]
+async fn trust_is_earned_by_a_sign_on_the_wire() {
+    let acts = [
+        Act::ExecuteOnce(answer(201).echo_key()),
+        Act::ExecuteThenClose,
+        Act::ExecuteOnce(answer(201).echo_key()),
+        // A success without a sign takes it back.
+        Act::ExecuteOnce(answer(201)),
+        Act::ExecuteThenClose,
+    ];
+    let server = Server::play(acts).await;
+    let client = doubting(&server).build().unwrap();
+    let charge = || client.post("/charges").body("x").send();
+    charge().await.unwrap();
+    let response = charge().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.attempts().len()), (201, 2));
+    charge().await.unwrap();
+    let error = charge().await.unwrap_err();
+    assert_eq!(error.stop_reason(), Some(StopReason::KeyNotTrusted));
+    assert_eq!((server.received().len(), server.executions()), (5, 4));
+}
+
+#[tokio::test]
+async fn the_users_word_is_about_the_base_and_nothing_else() {
+    let home = Server::play([Act::Execute(answer(200))]).await;
+    let elsewhere = Server::play([Act::ExecuteThenClose]).await;
+    let client = trusting(&home).build().unwrap();
+    let error = client.post(elsewhere.url("/charges")).body("x").send().await.unwrap_err();
+    assert_eq!(error.stop_reason(), Some(StopReason::KeyNotTrusted));
+    assert_eq!(elsewhere.executions(), 1);
+}
+
+fn conflict() -> crate::support::raw::Answer {
+    answer(409)
+}
+
+#[tokio::test]
+async fn a_conflict_means_still_running_only_where_a_first_attempt_can_run_and_the_answer_says_so() {
+    let busy = || conflict().header("retry-after", "0");
+    let stripe = r#"{"error":{"type":"idempotency_error","code":"idempotency_key_in_use"}}"#;
+    let ours = r#"{"type":"https://docs.rs/steadfast/problems/in-progress","status":409}"#;
+    let done = || Act::ExecuteOnce(answer(200));
+    let cases: [(&str, Vec<Act>, bool, u16, usize); 8] = [
+        ("after a lost answer", vec![Act::ExecuteThenClose, Act::Answer(busy()), done()], false, 200, 3),
+        ("no mark", vec![Act::ExecuteThenClose, Act::Answer(conflict()), done()], false, 409, 2),
+        ("first try, minted key", vec![Act::Answer(busy()), done()], false, 409, 1),
+        ("first try, the caller's key", vec![Act::Answer(busy()), done()], true, 200, 2),
+        ("the policy's mark", vec![Act::Answer(conflict().body(stripe)), done()], true, 200, 2),
+        ("our layer's problem", vec![Act::Answer(conflict().body(ours)), done()], true, 200, 2),
+        ("our layer's status", vec![Act::Answer(conflict().header("idempotency-status", "in-progress")), done()], true, 200, 2),
+        ("another conflict", vec![Act::Answer(conflict().body(r#"{"code":"name_taken"}"#)), done()], true, 409, 1),
+    ];
+    for (name, acts, given, status, requests) in cases {
+        let server = Server::play(acts).await;
+        let client = trusting(&server).keys(KeyPolicy::stripe()).build().unwrap();
+        let request = client.post("/charges").body("x");
+        let request = if given { request.idempotency_key(key("mine")) } else { request };
+        let response = request.send().await.unwrap();
+        assert_eq!((response.status().as_u16(), server.received().len()), (status, requests), "{name}");
+        assert_eq!(response.url().as_str(), server.url("/charges"), "{name}");
+        assert!(!response.text().await.unwrap().is_empty(), "{name}: the body that was looked at is still there");
+    }
+}
+
+#[tokio::test]
+async fn nobody_knows_is_never_read_as_still_running() {
+    for unknown in [
+        conflict().header("idempotency-status", "unknown").header("retry-after", "0"),
+        conflict().body(r#"{"type":"https://docs.rs/steadfast/problems/outcome-unknown"}"#).header("retry-after", "0"),
+    ] {
+        let server = Server::play([Act::Answer(unknown), Act::ExecuteOnce(answer(200))]).await;
+        let client = trusting(&server).build().unwrap();
+        let response = client.post("/charges").idempotency_key(key("mine")).body("x").send().await.unwrap();
+        assert_eq!(response.stop_reason(), Some(StopReason::OutcomeUnknown));
+        assert!(response.may_have_been_processed());
+        assert_eq!(server.received().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_replayed_error_is_final() {
+    for header in [("idempotent-replayed", "true"), ("idempotency-status", "stored"), ("idempotency-status", "replayed")] {
+        let server = Server::play([Act::ExecuteOnce(answer(500).header(header.0, header.1))]).await;
+        let client = trusting(&server).build().unwrap();
+        let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
+        assert_eq!((error.stop_reason(), server.received().len()), (Some(StopReason::Replayed), 1), "{header:?}");
+        assert!(error.may_have_been_processed());
+    }
+}
+
+#[tokio::test]
+async fn a_margin_of_a_twentieth_of_the_retention_is_kept() {
+    let server = Server::play([Act::ExecuteThenClose, Act::ExecuteOnce(answer(200))]).await;
+    let token = lost(&server).await;
+    let strict = KeyPolicy::standard().retention(Duration::from_nanos(1));
+    let client = trusting(&server).keys(strict).build().unwrap();
+    let error = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token).send().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::KeyExpired);
+}

@@ -1,0 +1,271 @@
+//! Attempts, time and budget: what ends an operation, and that nothing goes on after it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use steadfast::policy::{Backoff, Class, RetryBudget, RetryPolicy, StopReason};
+use steadfast::{Attempt, Client, ErrorKind, KeyPolicy, ResponseExt};
+
+use crate::support::raw::answer;
+use crate::support::{Act, Server, doubting, fast, trusting};
+
+#[tokio::test]
+async fn attempts_are_counted_with_the_first() {
+    for most in 1..=4 {
+        let server = Server::play([Act::Answer(answer(503))]).await;
+        let client = doubting(&server).retry(fast().max_attempts(most)).build().unwrap();
+        let response = client.get("/").send().await.unwrap();
+        assert_eq!(server.received().len(), most as usize);
+        assert_eq!(response.attempts().len(), most as usize);
+        assert_eq!(response.stop_reason(), Some(StopReason::AttemptsExhausted));
+    }
+}
+
+#[tokio::test]
+async fn no_attempt_starts_and_no_wait_ends_after_the_deadline() {
+    let server = Server::play([Act::Answer(answer(503).delay(Duration::from_millis(15)))]).await;
+    let deadline = Duration::from_millis(400);
+    let policy = RetryPolicy::new().max_attempts(1000).backoff(Backoff::fixed(Duration::from_millis(20))).deadline(deadline);
+    let client = doubting(&server).retry(policy).budget(RetryBudget::unlimited()).build().unwrap();
+    let (attempts, reason) = match client.get("/").send().await {
+        Ok(response) => (response.attempts().to_vec(), response.stop_reason()),
+        Err(error) => (error.attempts().to_vec(), error.stop_reason()),
+    };
+    assert_eq!(reason, Some(StopReason::DeadlineExceeded));
+    assert!(attempts.len() > 2, "{attempts:?}");
+    assert_eq!(server.received().len(), attempts.len());
+    let last_start: Duration = attempts.iter().rev().skip(1).map(|attempt| attempt.elapsed() + attempt.wait().unwrap()).sum();
+    assert!(last_start < deadline, "{attempts:?}");
+}
+
+#[tokio::test]
+async fn a_stall_ends_with_the_attempt_and_with_the_operation() {
+    let server = Server::play([Act::ExecuteThenStall, Act::ExecuteOnce(answer(200))]).await;
+    let client = trusting(&server).attempt_timeout(Duration::from_millis(100)).build().unwrap();
+    let response = client.post("/charges").body("x").send().await.unwrap();
+    assert_eq!((response.attempts().len(), server.executions()), (2, 1));
+
+    let server = Server::play([Act::ExecuteThenStall]).await;
+    let client = trusting(&server).timeout(Duration::from_millis(100)).build().unwrap();
+    let error = client.post("/charges").body("x").send().await.unwrap_err();
+    assert!(error.is_timeout() && error.may_have_been_processed(), "{error}");
+    assert_eq!(error.stop_reason(), Some(StopReason::DeadlineExceeded));
+    assert_eq!(server.received().len(), 1);
+}
+
+#[tokio::test]
+async fn the_requests_own_limits_win() {
+    let server = Server::play([Act::Answer(answer(503))]).await;
+    let client = doubting(&server).retry(fast().max_attempts(5)).build().unwrap();
+    let response = client.get("/").retry(fast().max_attempts(2)).send().await.unwrap();
+    assert_eq!(response.attempts().len(), 2);
+
+    let server = Server::play([Act::ExecuteThenStall]).await;
+    let client = doubting(&server).timeout(Duration::from_secs(600)).attempt_timeout(None).build().unwrap();
+    let short = Duration::from_millis(50);
+    assert!(client.get("/").timeout(short).send().await.unwrap_err().is_timeout());
+    assert!(client.get("/").retry(fast().deadline(short)).send().await.unwrap_err().is_timeout());
+    let error = client.get("/").retry(fast().max_attempts(1)).attempt_timeout(short).send().await.unwrap_err();
+    assert!(error.is_timeout());
+    let mut request = steadfast::reqwest::Request::new(http::Method::POST, server.url("/").parse().unwrap());
+    *request.timeout_mut() = Some(short);
+    assert!(client.execute(request).await.unwrap_err().is_timeout());
+}
+
+#[tokio::test]
+async fn the_budget_stops_a_storm_and_is_the_origins_own() {
+    let down = Server::play([Act::Answer(answer(503))]).await;
+    let well = Server::play([Act::Answer(answer(503)), Act::Answer(answer(200))]).await;
+    let client = Client::builder().retry(fast().max_attempts(10)).build().unwrap();
+    let mut operations = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let (client, url) = (client.clone(), down.url("/"));
+        operations.spawn(async move { client.get(url).send().await.unwrap().stop_reason() });
+    }
+    let reasons = operations.join_all().await;
+    // 500 tokens, 14 a retry.
+    assert_eq!(down.received().len(), 100 + 35);
+    assert!(reasons.contains(&Some(StopReason::BudgetExhausted)), "{reasons:?}");
+    let response = client.get(well.url("/")).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.attempts().len()), (200, 2), "another origin has its own");
+}
+
+#[tokio::test]
+async fn a_servers_hint_is_a_floor() {
+    let acts = [
+        Act::Answer(answer(429).header("retry-after-ms", "30")),
+        Act::Answer(answer(503).header("retry-after", "0").header("retry-after-ms", "20")),
+        Act::Answer(answer(200)),
+    ];
+    let server = Server::play(acts).await;
+    let client = doubting(&server).build().unwrap();
+    let response = client.get("/").send().await.unwrap();
+    let waits: Vec<_> = response.attempts().iter().filter_map(Attempt::wait).collect();
+    assert_eq!(waits, [Duration::from_millis(30), Duration::from_millis(20)]);
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_too_long_is_told_to_the_caller_at_once() {
+    let server = Server::play([Act::Answer(answer(503).header("retry-after", "3600"))]).await;
+    let client = doubting(&server).build().unwrap();
+    let error = client.get_json::<Value>("/").await.unwrap_err();
+    assert_eq!(error.stop_reason(), Some(StopReason::RetryAfterTooLong));
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(3600)));
+    assert_eq!((error.status().map(|status| status.as_u16()), server.received().len()), (Some(503), 1));
+}
+
+#[tokio::test]
+async fn a_stream_gets_one_attempt_which_says_so() {
+    let server = Server::play([Act::Answer(answer(429).header("retry-after", "0")), Act::Answer(answer(200))]).await;
+    let client = trusting(&server).build().unwrap();
+    let stream = || steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("streamed"));
+    let response = client.post("/upload").body(stream()).send().await.unwrap();
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.stop_reason(), Some(StopReason::BodyNotReplayable));
+    let received = server.received();
+    assert_eq!((received.len(), received[0].body.as_slice()), (1, &b"streamed"[..]));
+}
+
+#[cfg(feature = "multipart")]
+#[tokio::test]
+async fn a_form_is_sent_whole_and_once() {
+    let server = Server::play([Act::Answer(answer(503)), Act::Answer(answer(200))]).await;
+    let client = trusting(&server).build().unwrap();
+    let form = steadfast::reqwest::multipart::Form::new().text("name", "value");
+    let response = client.put("/upload").multipart(form).send().await.unwrap();
+    assert_eq!(response.stop_reason(), Some(StopReason::BodyNotReplayable));
+    let received = server.received();
+    assert_eq!(received.len(), 1);
+    assert!(received[0].header("content-type").unwrap().starts_with("multipart/form-data; boundary="));
+    assert!(String::from_utf8_lossy(&received[0].body).contains("value"));
+}
+
+#[tokio::test]
+async fn a_retried_answer_is_read_away_so_that_its_connection_serves_again() {
+    let server = Server::play([Act::Answer(answer(503).body("x".repeat(20_000))), Act::Answer(answer(200))]).await;
+    let client = doubting(&server).build().unwrap();
+    client.get("/").send().await.unwrap();
+    assert_eq!((server.received().len(), server.connections()), (2, 1));
+}
+
+#[tokio::test]
+async fn the_number_of_the_attempt_travels_if_asked_for() {
+    let server = Server::play([Act::Answer(answer(503)), Act::Answer(answer(503)), Act::Answer(answer(200))]).await;
+    let header = http::HeaderName::from_static("x-attempt");
+    let client = doubting(&server).attempt_header(header).build().unwrap();
+    client.get("/").send().await.unwrap();
+    let numbers: Vec<_> = server.received().iter().map(|request| request.header("x-attempt").unwrap().to_owned()).collect();
+    assert_eq!(numbers, ["1", "2", "3"]);
+}
+
+#[tokio::test]
+async fn a_directive_stops_or_lifts_but_is_no_licence() {
+    for (status, directive, keys, requests) in [
+        (503, "false", KeyPolicy::standard(), 1),
+        (400, "true", KeyPolicy::standard(), 2),
+        (400, "true", KeyPolicy::off(), 1),
+        (503, "true", KeyPolicy::off(), 1),
+        (400, "maybe", KeyPolicy::standard(), 1),
+    ] {
+        let server = Server::play([Act::Answer(answer(status).header("x-should-retry", directive)), Act::Answer(answer(200))]).await;
+        let client = trusting(&server).keys(keys).build().unwrap();
+        client.post("/").body("x").send().await.unwrap();
+        assert_eq!(server.received().len(), requests, "{status} {directive}");
+    }
+}
+
+#[tokio::test]
+async fn the_callers_word_on_idempotency_is_above_method_and_key() {
+    let acts = || [Act::ExecuteThenClose, Act::Execute(answer(200))];
+    let server = Server::play(acts()).await;
+    let client = trusting(&server).keys(KeyPolicy::off()).build().unwrap();
+    client.post("/search").body("x").idempotent(true).send().await.unwrap();
+    assert_eq!(server.received().len(), 2, "a POST that only reads");
+
+    for method in [http::Method::PUT, http::Method::POST] {
+        let server = Server::play(acts()).await;
+        let client = trusting(&server).build().unwrap();
+        let error = client.request(method, "/counter").body("x").idempotent(false).send().await.unwrap_err();
+        assert_eq!((error.stop_reason(), server.received().len()), (Some(StopReason::NotRepeatable), 1));
+    }
+}
+
+#[tokio::test]
+async fn a_misdirected_request_goes_once_more() {
+    let server = Server::play([Act::Answer(answer(421))]).await;
+    let client = doubting(&server).retry(fast().max_attempts(9)).build().unwrap();
+    let response = client.post("/").body("x").send().await.unwrap();
+    assert_eq!((response.stop_reason(), server.received().len()), (Some(StopReason::Permanent), 2));
+    assert!(!response.may_have_been_processed());
+}
+
+#[tokio::test]
+async fn an_api_that_acts_on_what_it_throttles_is_not_doubled() {
+    let server = Server::play([Act::Execute(answer(429).header("retry-after", "0")), Act::Execute(answer(200))]).await;
+    let policy = fast().throttled_is_ambiguous(true);
+    let client = doubting(&server).retry(policy).build().unwrap();
+    let response = client.post("/").body("x").send().await.unwrap();
+    assert_eq!((response.stop_reason(), server.executions()), (Some(StopReason::KeyNotTrusted), 1));
+    assert!(response.may_have_been_processed());
+}
+
+#[tokio::test]
+async fn a_classifier_decides_but_cannot_change_the_evidence() {
+    let server = Server::play([Act::Execute(answer(503)), Act::Answer(answer(402))]).await;
+    let client = doubting(&server).keys(KeyPolicy::off()).classify(|outcome| match outcome.status() {
+        Some(http::StatusCode::SERVICE_UNAVAILABLE) => Class::NotProcessed,
+        _ => outcome.default_class(),
+    });
+    let response = client.build().unwrap().post("/").body("x").send().await.unwrap();
+    assert_eq!((response.status().as_u16(), server.received().len()), (402, 2));
+    let first = &response.attempts()[0];
+    assert_eq!((first.class(), first.default_class()), (Class::NotProcessed, Class::Ambiguous));
+    assert!(first.to_string().contains("by the classifier; the table says ambiguous"), "{first}");
+    assert!(response.may_have_been_processed(), "the server acted, whatever the closure said");
+}
+
+#[tokio::test]
+async fn a_ready_made_client_may_hide_redirects_so_its_failures_are_ambiguous() {
+    let server = Server::play([Act::Answer(answer(200))]).await;
+    let refused = server.url("/");
+    drop(server);
+    let build = || Client::builder().retry(fast()).http_client(steadfast::reqwest::Client::new());
+    let error = build().build().unwrap().post(&refused).body("x").send().await.unwrap_err();
+    assert_eq!(error.stop_reason(), Some(StopReason::KeyNotTrusted), "{error}");
+    assert!(error.may_have_been_processed());
+    let error = build().assume_no_redirects().build().unwrap().post(&refused).body("x").send().await.unwrap_err();
+    assert_eq!((error.kind(), error.attempts().len()), (ErrorKind::Connect, 3), "{error}");
+    assert!(!error.may_have_been_processed());
+}
+
+#[tokio::test]
+async fn dropping_an_operation_while_it_waits_gives_its_tokens_back() {
+    let server = Server::play([Act::Answer(answer(503))]).await;
+    let slow = RetryPolicy::new().max_attempts(2).backoff(Backoff::fixed(Duration::from_secs(20)));
+    // One retry's worth of tokens.
+    let budget = RetryBudget::standard().capacity(14);
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let client = doubting(&server).budget(budget).on_event(move |event| {
+        if let steadfast::EventKind::RetryScheduled { .. } = event.kind() {
+            tell.send(()).unwrap();
+        }
+    });
+    let client = client.build().unwrap();
+    tokio::select! {
+        _ = client.get("/").retry(slow).send() => unreachable!("it waits for 20 s"),
+        _ = told.recv() => {}
+    }
+    let response = client.get("/").retry(fast().max_attempts(2)).send().await.unwrap();
+    assert_eq!(response.stop_reason(), Some(StopReason::AttemptsExhausted), "the tokens were there");
+    assert_eq!(server.received().len(), 3);
+}
+
+#[tokio::test]
+async fn posting_json_is_repeated_byte_for_byte() {
+    let server = Server::play([Act::ExecuteThenClose, Act::ExecuteThenReset, Act::ExecuteOnce(answer(200))]).await;
+    let client = trusting(&server).build().unwrap();
+    client.post_json::<Value>("/", &json!({"a": [1, 2, 3], "b": "ü"})).await.unwrap();
+    let received = server.received();
+    assert_eq!(received.len(), 3);
+    assert!(received.iter().all(|request| request.body == received[0].body && request.headers == received[0].headers));
+}

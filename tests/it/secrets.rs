@@ -1,0 +1,121 @@
+//! Secrets planted in URL, headers, body and key appear nowhere: not in an error, however it is printed, not in anything that it
+//! was caused by, not in events, not in logs.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use steadfast::{Client, Error, IdempotencyKey, KeyPolicy, ResponseExt};
+
+use crate::support::raw::answer;
+use crate::support::{Act, Server, fast};
+
+const KEY: &str = "s3cret-key-s3cret-key-s3cret-key";
+const SECRETS: [&str; 6] = ["s3cret-user", "s3cret-query", "s3cret-fragment", "s3cret-header", "s3cret-body", "key-s3cret"];
+
+/// Every way in which an error is printed, and everything on its chain.
+fn printed(error: &Error) -> String {
+    let mut text = format!("{error}\n{error:?}\n{error:#}\n{error:#?}\n");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        writeln!(text, "{error}\n{error:?}\n{error:#}\n{error:#?}").unwrap();
+        cause = error.source();
+    }
+    writeln!(text, "{:?} {:?} {:?}", error.resume_token(), error.idempotency_key(), error.attempts()).unwrap();
+    text
+}
+
+fn check(what: &str, text: &str) {
+    for secret in SECRETS {
+        assert!(!text.contains(secret), "{what} shows {secret}: {text}");
+    }
+}
+
+/// Collects what `tracing` is told.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_is_printed_holds_a_secret() {
+    let logged = Sink::default();
+    let writer = logged.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(move || writer.clone());
+    // For the whole process: with a subscriber on one thread alone, another thread that comes to an event first turns it off.
+    tracing::subscriber::set_global_default(subscriber.finish()).expect("no other test sets one");
+
+    let echo = r#"{"echo":"s3cret-body"}"#;
+    for act in [
+        Act::CloseOnAccept,
+        Act::ExecuteThenClose,
+        Act::ExecuteThenReset,
+        Act::ExecuteThenCutBody,
+        Act::ExecuteThenCutHead,
+        Act::ExecuteThenGarbage,
+        Act::ExecuteThenStall,
+        Act::Answer(answer(500).body(echo)),
+        Act::Answer(answer(409).body(echo)),
+        Act::Answer(answer(302).header("location", "https://s3cret-user@x/?s3cret-query")),
+        Act::Execute(answer(200).body(echo)),
+    ] {
+        let name = format!("{act:?}");
+        let server = Server::play([act]).await;
+        let events = Sink::default();
+        let told = events.clone();
+        let client = Client::builder()
+            .base_url(server.url(""))
+            .keys(KeyPolicy::standard())
+            .retry(fast())
+            .attempt_timeout(std::time::Duration::from_millis(100))
+            .bearer_auth("s3cret-header")
+            .on_event(move |event| told.0.lock().unwrap().extend(format!("{event:?} {}\n", event.url()).bytes()))
+            .build()
+            .unwrap();
+        let url = server.url("/p?q=s3cret-query#s3cret-fragment").replace("http://", "http://s3cret-user:s3cret-user@");
+        let request = || {
+            let key: IdempotencyKey = KEY.parse().unwrap();
+            client.post(&url).idempotency_key(key).header("x-secret", "s3cret-header").json(&json!({"a": "s3cret-body"}))
+        };
+        check("the builder", &format!("{:?} {client:?}", request()));
+        let error = request().fetch::<u64>().await.unwrap_err();
+        check(&name, &printed(&error));
+        match request().send().await {
+            Ok(response) => {
+                let error = response.into_result().await.err();
+                check(&name, &error.as_ref().map(printed).unwrap_or_default());
+            }
+            Err(error) => check(&name, &printed(&error)),
+        }
+        check("events", &String::from_utf8_lossy(&events.0.lock().unwrap()));
+        assert!(!events.0.lock().unwrap().is_empty());
+    }
+    let logged = logged.0.lock().unwrap();
+    let logged = String::from_utf8_lossy(&logged);
+    // The transport's own logs are its own affair; ours carry our target.
+    let ours: String = logged.lines().filter(|line| line.contains(" steadfast: ")).collect();
+    assert!(ours.contains("operation ended"), "{logged}");
+    check("the log", &ours);
+}
+
+#[tokio::test]
+async fn a_refused_connection_and_a_mistake_hold_none_either() {
+    let client = Client::builder().retry(fast()).build().unwrap();
+    let url = "http://s3cret-user:s3cret-user@127.0.0.1:1/p?q=s3cret-query#s3cret-fragment";
+    let error = client.post(url).json(&json!({"a": "s3cret-body"})).fetch::<Value>().await.unwrap_err();
+    check("refused", &printed(&error));
+    let url = "http://s3cret-user:s3cret-user@[::1/?q=s3cret-query";
+    check("no URL", &printed(&client.get(url).send().await.unwrap_err()));
+    let request = client.get("http://s3cret-user@x/?q=s3cret-query").header("x", "s3cret-header\n");
+    check("header", &printed(&request.send().await.unwrap_err()));
+}
