@@ -1,20 +1,20 @@
 //! Exactly one attempt: sent once, its body read too where the caller asked for it.
 //!
-//! Nothing here repeats, waits for a retry or decides. It knows how to send, how to stop in time, and how to leave the
-//! connection usable for the next attempt.
+//! Nothing here repeats, waits for a retry or decides. It knows how to send, where a redirect leads, how to stop in time, and how
+//! to leave the connection usable for the next attempt. The hops of a redirect are part of the attempt and of its time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use reqwest::ResponseBuilderExt as _;
 
-use super::clock;
-use super::failure;
+use super::plan::Outgoing;
 use super::probe::Probe;
+use super::{Inner, clock, failure, redirect};
 use crate::error::BoxError;
 use crate::policy::Failure;
 
@@ -67,34 +67,113 @@ pub(super) struct Failed {
     pub(super) source: Option<BoxError>,
 }
 
-/// Sends `request` once, until the instant `until` at the latest.
-///
-/// `opaque` is a client that we were given ready-made: it may follow redirects, so a refused connection may be that of a later
-/// hop, and every failure through it is ambiguous.
+/// Sends the request once, until the instant `until` at the latest, and follows the redirects that may be followed.
 pub(super) async fn send(
-    http: &reqwest::Client,
-    opaque: bool,
-    request: reqwest::Request,
-    probe: Option<Probe>,
+    client: &Inner,
+    outgoing: &mut Outgoing,
+    number: u32,
     until: Option<Instant>,
     read: Read,
 ) -> Result<Answer, Failed> {
+    let mut trail = Trail::new(client.max_redirects);
+    let (mut detour, mut foreign) = (None, outgoing.foreign);
+    loop {
+        let number = client.attempt_header.as_ref().filter(|_| !foreign).map(|name| (name, number));
+        let response = exchange(client, outgoing, detour.as_ref(), number, until).await?;
+        let from = detour.as_ref().unwrap_or(&outgoing.template);
+        let next = if client.opaque || client.max_redirects == 0 {
+            None
+        } else {
+            redirect::next(from, response.status(), response.headers(), outgoing.payload.is_replayable())
+        };
+        let Some(next) = next else { return read_answer(response, until, read).await };
+        trail.step(from, &next, &response)?;
+        foreign |= next.leaves;
+        let see_other = next.see_other;
+        let request = redirect::request(from, next, foreign, &client.keys.header);
+        let _read_away = read_error(response, until).await;
+        if see_other {
+            outgoing.see_other(request, foreign);
+            detour = None;
+        } else {
+            detour = Some(request);
+        }
+    }
+}
+
+/// One request and the head of its answer.
+async fn exchange(
+    client: &Inner,
+    outgoing: &mut Outgoing,
+    detour: Option<&reqwest::Request>,
+    number: Option<(&HeaderName, u32)>,
+    until: Option<Instant>,
+) -> Result<reqwest::Response, Failed> {
+    let (request, probe) = outgoing.open(detour, number).await.map_err(|source| Failed {
+        failure: Failure::RequestBody,
+        timed_out: false,
+        head: None,
+        taken: Some(false),
+        source: Some(source),
+    })?;
     let probe = probe.as_ref();
+    // A client that we were given may follow redirects itself, so a refused connection may be that of a later hop, after the
+    // request was carried out.
     let failed = |failure, timed_out, source| Failed {
-        failure: if opaque { Failure::Unknown } else { failure },
+        failure: if client.opaque { Failure::Unknown } else { failure },
         timed_out,
         head: None,
         taken: probe.map(Probe::taken),
         source,
     };
-    let response = match clock::until(until, http.execute(request)).await {
-        Ok(Ok(response)) => response,
+    match clock::until(until, client.http.execute(request)).await {
+        Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => {
             let (failure, timed_out) = (failure::of_transport(&error, probe), error.is_timeout());
-            return Err(failed(failure, timed_out, Some(error.without_url().into())));
+            Err(failed(failure, timed_out, Some(error.without_url().into())))
         }
-        Err(clock::TimedOut) => return Err(failed(failure::of_timeout(probe), true, None)),
-    };
+        Err(clock::TimedOut) => Err(failed(failure::of_timeout(probe), true, None)),
+    }
+}
+
+/// Where the redirects of one attempt have led so far.
+struct Trail {
+    most: u32,
+    steps: Vec<String>,
+}
+
+impl Trail {
+    fn new(most: u32) -> Self {
+        Self { most, steps: Vec::new() }
+    }
+
+    /// Takes note of a hop; an error if it closes a circle or is one too many.
+    fn step(&mut self, from: &reqwest::Request, next: &redirect::Next, response: &reqwest::Response) -> Result<(), Failed> {
+        let name = |method: &http::Method, url: &reqwest::Url| format!("{method} {url}");
+        let here = name(from.method(), from.url());
+        let there = name(&next.method, &next.url);
+        self.steps.push(here);
+        let reason = if self.steps.contains(&there) {
+            "a circle of redirects"
+        } else if self.steps.len() > usize::try_from(self.most).unwrap_or(usize::MAX) {
+            "too many redirects"
+        } else {
+            return Ok(());
+        };
+        self.steps.push(there);
+        // Without query and fragment, which may be secret.
+        let shown: Vec<&str> = self.steps.iter().map(|step| step.split(['?', '#']).next().unwrap_or_default()).collect();
+        Err(Failed {
+            failure: Failure::Redirects,
+            timed_out: false,
+            head: Some((response.status(), response.headers().clone())),
+            taken: None,
+            source: Some(format!("{reason}: {}", shown.join(" -> ")).into()),
+        })
+    }
+}
+
+async fn read_answer(response: reqwest::Response, until: Option<Instant>, read: Read) -> Result<Answer, Failed> {
     match read {
         Read::Head => Ok(Answer::Head(response)),
         Read::Whole { limit } if response.status().is_success() => read_whole(response, until, limit).await,

@@ -21,6 +21,14 @@ pub(super) type OnEvent = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
+const MAX_REDIRECTS: u32 = 10;
+
+/// Under the 5 s after which Node.js, Apache and uvicorn close an idle connection (load balancers wait for 60 s and more): a
+/// connection that the server has just closed cannot carry a request.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// A silent HTTP/2 connection is asked after this long whether it lives, and given up after as long again. The sum is under the
+/// attempt timeout, so that the retry of a request on a dead connection does not go out on the same one.
+const HTTP2_PING: Duration = Duration::from_secs(4);
 
 /// Builds a [`Client`].
 ///
@@ -34,6 +42,7 @@ const BODY_LIMIT: usize = 8 * 1024 * 1024;
 /// | [`timeout`](Self::timeout) | 30 s for the whole operation |
 /// | [`read_timeout`](Self::read_timeout) | off |
 /// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
+/// | [`max_redirects`](Self::max_redirects) | 10 |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
     http: reqwest::ClientBuilder,
@@ -50,6 +59,7 @@ pub struct ClientBuilder {
     connect_timeout: Option<Duration>,
     read_timeout: Option<Duration>,
     body_limit: usize,
+    max_redirects: u32,
     attempt_header: Option<HeaderName>,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
@@ -58,7 +68,7 @@ pub struct ClientBuilder {
 impl ClientBuilder {
     pub(super) fn new() -> Self {
         Self {
-            http: reqwest::Client::builder(),
+            http: healthy(reqwest::Client::builder()),
             http_is_configured: false,
             ready_made: None,
             assume_no_redirects: false,
@@ -72,6 +82,7 @@ impl ClientBuilder {
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: None,
             body_limit: BODY_LIMIT,
+            max_redirects: MAX_REDIRECTS,
             attempt_header: None,
             classifier: None,
             on_event: None,
@@ -90,8 +101,12 @@ impl ClientBuilder {
 
     /// Configures the HTTP client underneath: TLS roots, client certificates, proxies, cookies, name resolution, HTTP versions.
     ///
-    /// Redirects and reqwest's own retries are turned off afterwards, since nothing below the loop may repeat a request, and the
-    /// timeouts of this builder are set. A total timeout set here would cut healthy downloads; use
+    /// An idle connection is kept for 4 s, under the 5 s of common servers, and an HTTP/2 connection that has been silent for 4 s is
+    /// pinged and given up after 4 s more; both can be changed here (`pool_idle_timeout`, `http2_keep_alive_interval`,
+    /// `http2_keep_alive_timeout`).
+    ///
+    /// reqwest's redirects and its own retries are turned off afterwards, since nothing below the loop may repeat a request, and
+    /// the timeouts of this builder are set. A total timeout set here would cut healthy downloads; use
     /// [`attempt_timeout`](Self::attempt_timeout) and [`timeout`](Self::timeout).
     pub fn http(mut self, configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Self {
         self.http = configure(self.http);
@@ -198,6 +213,17 @@ impl ClientBuilder {
         self
     }
 
+    /// The most redirects that an attempt follows; 0 hands every 3xx to the caller. Default 10.
+    ///
+    /// 307 and 308 keep method, body and key on the same origin; 303, and 301 or 302 to a POST, become a GET of the result.
+    /// Another origin gets GET and HEAD only, without credentials, cookies, the key, or any header of yours but `Accept`,
+    /// `Accept-Language`, `Range` and `User-Agent`. From https to http is never followed. What is not followed is an `Ok` of
+    /// `send` and an [`ErrorKind::Redirect`](crate::ErrorKind::Redirect) of `fetch`.
+    pub fn max_redirects(mut self, redirects: u32) -> Self {
+        self.max_redirects = redirects;
+        self
+    }
+
     /// Sends the number of the attempt, from 1, in this header.
     pub fn attempt_header(mut self, name: HeaderName) -> Self {
         self.attempt_header = Some(name);
@@ -260,11 +286,19 @@ impl ClientBuilder {
             keys: self.keys,
             attempt_timeout: self.attempt_timeout,
             body_limit: self.body_limit,
+            max_redirects: self.max_redirects,
             attempt_header: self.attempt_header,
             classifier: self.classifier,
             on_event: self.on_event,
         }))
     }
+}
+
+/// What is set before the user's own settings, so that they may change it.
+fn healthy(http: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    http.pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .http2_keep_alive_interval(HTTP2_PING)
+        .http2_keep_alive_timeout(HTTP2_PING)
 }
 
 /// The user's HTTP client, with everything that would repeat a request behind our back turned off.

@@ -3,9 +3,10 @@
 //! Floor 2 of the house: it may import `policy` and the floor-1 words (`key`, `error`, `journal`, `problem`, `resume`), and it
 //! calls down, never sideways. To follow one retry, read `run.rs` and `attempt.rs`.
 //!
-//! `builder` and `request` take what the caller says; `target` makes the URL; `plan` settles the terms; `run` is the loop;
-//! `attempt` sends once, with `probe` watching the body and `failure` reading the transport's error; `verdict` gives the class;
-//! `upstream` remembers each origin; `event` tells; `response` carries the story; `clock` is the only file that asks the time.
+//! `builder` and `request` take what the caller says; `target` makes the URL, `payload` and `upload` the body; `plan` settles the
+//! terms; `run` is the loop; `attempt` sends once, with `probe` watching the body, `redirect` saying where a 3xx leads and
+//! `failure` reading the transport's error; `verdict` gives the class; `upstream` remembers each origin; `event` tells;
+//! `response` carries the story; `clock` is the only file that asks the time.
 
 mod attempt;
 mod builder;
@@ -15,10 +16,13 @@ mod failure;
 mod payload;
 mod plan;
 mod probe;
+mod redirect;
 mod request;
 mod response;
 mod run;
 mod target;
+#[cfg(any(feature = "stream", feature = "multipart"))]
+mod upload;
 mod upstream;
 mod verdict;
 
@@ -76,6 +80,7 @@ pub(crate) struct Inner {
     keys: KeyPolicy,
     attempt_timeout: Option<Duration>,
     body_limit: usize,
+    max_redirects: u32,
     attempt_header: Option<HeaderName>,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,

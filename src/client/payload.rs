@@ -1,13 +1,20 @@
 //! The request's body, kept so that it can be sent again, or known to be gone.
 //!
-//! Bytes are kept and given to each attempt anew. A stream or a plain multipart form exists once: such a request gets exactly
-//! one attempt, which says so, instead of a second one that is silently empty.
+//! Bytes are kept and given to each attempt anew; a factory is asked, and a file opened, once per attempt. A stream or a plain
+//! multipart form exists once: such a request gets exactly one attempt, which says so, instead of a second one that is silently
+//! empty.
 
+use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::Body;
+
+use crate::error::BoxError;
+
+type MakeBody = Arc<dyn Fn() -> Result<reqwest::Body, BoxError> + Send + Sync>;
 
 #[derive(Default)]
 pub(super) enum Payload {
@@ -16,29 +23,40 @@ pub(super) enum Payload {
     Bytes(Bytes),
     /// `None` once it was sent.
     Once(Option<reqwest::Body>),
+    Made(MakeBody),
+    #[cfg(feature = "stream")]
+    File(super::upload::File),
 }
 
 impl Payload {
+    /// A payload that `make` makes anew for each attempt.
+    pub(super) fn made(make: impl Fn() -> Result<reqwest::Body, BoxError> + Send + Sync + 'static) -> Self {
+        Self::Made(Arc::new(make))
+    }
+
     /// Whether it can be sent a second time.
     pub(super) fn is_replayable(&self) -> bool {
         !matches!(self, Self::Once(_))
     }
 
-    /// What a resume token compares; `None` for a stream.
+    /// What a resume token compares; `None` for what is not held in memory.
     pub(super) fn bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Empty => Some(&[]),
             Self::Bytes(bytes) => Some(bytes),
-            Self::Once(_) => None,
+            _ => None,
         }
     }
 
     /// The body of the next attempt.
-    pub(super) fn next(&mut self) -> Option<reqwest::Body> {
+    pub(super) async fn next(&mut self) -> Result<Option<reqwest::Body>, BoxError> {
         match self {
-            Self::Empty => None,
-            Self::Bytes(bytes) => Some(bytes.clone().into()),
-            Self::Once(body) => body.take(),
+            Self::Empty => Ok(None),
+            Self::Bytes(bytes) => Ok(Some(bytes.clone().into())),
+            Self::Once(body) => Ok(body.take()),
+            Self::Made(make) => make().map(Some),
+            #[cfg(feature = "stream")]
+            Self::File(file) => file.open().await.map(Some),
         }
     }
 }
@@ -57,23 +75,37 @@ impl From<reqwest::Body> for Payload {
     }
 }
 
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Empty",
+            Self::Bytes(_) => "Bytes",
+            Self::Once(_) => "Once",
+            Self::Made(_) => "Made",
+            #[cfg(feature = "stream")]
+            Self::File(_) => "File",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn bytes_are_kept_without_a_copy_and_streams_are_sent_once() {
+    #[tokio::test]
+    async fn bytes_are_kept_without_a_copy_and_streams_are_sent_once() {
         let bytes = Bytes::from_static(b"hello");
         let mut payload = Payload::from(reqwest::Body::from(bytes.clone()));
         assert!(payload.is_replayable());
         assert_eq!(payload.bytes().map(<[u8]>::as_ptr), Some(bytes.as_ptr()));
         for _ in 0..3 {
-            assert_eq!(payload.next().as_ref().and_then(reqwest::Body::as_bytes), Some(&b"hello"[..]));
+            let body = payload.next().await.unwrap();
+            assert_eq!(body.as_ref().and_then(reqwest::Body::as_bytes), Some(&b"hello"[..]));
         }
 
         let mut stream = Payload::from(reqwest::Body::wrap(reqwest::Body::from("hello")));
         assert!(!stream.is_replayable() && stream.bytes().is_none());
-        assert!(stream.next().is_some() && stream.next().is_none());
+        assert!(stream.next().await.unwrap().is_some() && stream.next().await.unwrap().is_none());
 
         assert!(matches!(Payload::from(reqwest::Body::from("")), Payload::Empty));
     }

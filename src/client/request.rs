@@ -124,7 +124,8 @@ impl RequestBuilder {
         })
     }
 
-    /// The body. Bytes and text can be sent again; a stream gets exactly one attempt.
+    /// The body. Bytes and text can be sent again; a stream exists once and gets exactly one attempt, see
+    /// [`body_factory`](Self::body_factory).
     pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
         let body = body.into();
         self.with(|_, payload| {
@@ -133,7 +134,43 @@ impl RequestBuilder {
         })
     }
 
-    /// A multipart form. It exists once, so the request gets exactly one attempt.
+    /// A body that is made anew for each attempt: for what is too large to keep, or comes from elsewhere. `make` must make the
+    /// same bytes every time.
+    pub fn body_factory<B: Into<reqwest::Body>>(self, make: impl Fn() -> B + Send + Sync + 'static) -> Self {
+        self.with(|_, payload| {
+            *payload = Payload::made(move || Ok(make().into()));
+            Ok(())
+        })
+    }
+
+    /// A file, opened anew for each attempt and sent with its length. A file that has another length at a later attempt, or
+    /// becomes shorter while it is read, is an error ([`ErrorKind::RequestBody`](crate::ErrorKind::RequestBody)), never a short
+    /// upload.
+    #[cfg(feature = "stream")]
+    pub fn file(self, path: impl Into<std::path::PathBuf>) -> Self {
+        let path = path.into();
+        self.with(|_, payload| {
+            *payload = Payload::File(super::upload::File::new(path));
+            Ok(())
+        })
+    }
+
+    /// A multipart form that is made anew for each attempt; it is also made once now. Every attempt sends it under the boundary
+    /// of the first, so a form of the same parts is the same body.
+    #[cfg(feature = "multipart")]
+    pub fn multipart_factory(self, make: impl Fn() -> reqwest::multipart::Form + Send + Sync + 'static) -> Self {
+        let http = self.client.http();
+        self.with(|request, payload| {
+            let made = super::upload::Forms::new(http?, make);
+            let (forms, content_type) = made.map_err(|error| Error::build("multipart_factory", error))?;
+            request.headers_mut().insert(CONTENT_TYPE, content_type);
+            *payload = Payload::made(move || forms.body());
+            Ok(())
+        })
+    }
+
+    /// A multipart form. It exists once, so the request gets exactly one attempt; see
+    /// [`multipart_factory`](Self::multipart_factory).
     #[cfg(feature = "multipart")]
     pub fn multipart(self, form: reqwest::multipart::Form) -> Self {
         let http = self.client.http();
@@ -286,7 +323,7 @@ impl RequestBuilder {
             // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
             story.resume = outgoing.resume_token(&plan, true);
         }
-        Err(error.with_story(story).at(&plan.method, SafeUrl(outgoing.template.url())))
+        Err(error.with_story(story).at(&plan.method, SafeUrl(outgoing.asked().url())))
     }
 
     fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut Payload) -> Result<()>) -> Self {
@@ -304,7 +341,7 @@ impl RequestBuilder {
         let (method, url) = (request.method().clone(), SafeUrl(request.url()).to_string());
         let limit = options.body_limit.unwrap_or(client.inner()?.body_limit);
         let plan = plan(&client, &mut request, &payload, options).map_err(|error| error.at(&method, url))?;
-        Ok((client, plan, Outgoing { template: request, payload }, limit))
+        Ok((client, plan, Outgoing::new(request, payload), limit))
     }
 }
 

@@ -14,12 +14,13 @@ use super::plan::{Outgoing, Plan};
 use super::verdict::{Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Attempt, Journal, Story, What};
-use crate::policy::{Decision, Failure, Operation, StopReason};
+use crate::policy::{Decision, Failure, Idempotency, Operation, StopReason};
 use crate::resume::SafeUrl;
 
 pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, read: Read) -> Result<(Answer, Story)> {
     let upstream = client.upstreams.get(outgoing.template.url());
-    let context = Context {
+    let mut context = Context {
+        is_done: false,
         method: &plan.method,
         idempotency: plan.idempotency,
         has_key: plan.key.is_some(),
@@ -41,10 +42,15 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         }
         so_far.tell(outgoing, EventKind::AttemptStarted { number });
         let until = clock::earlier(plan.attempt_until(started), operation.deadline());
-        let (request, probe) = outgoing.next_attempt(number, client.attempt_header.as_ref());
         operation.begin_attempt();
-        let mut attempted = attempt::send(&client.http, client.opaque, request, probe, until, read).await;
+        let mut attempted = attempt::send(client, outgoing, number, until, read).await;
 
+        if outgoing.is_done() {
+            // A redirect has named the result: what is left is a GET.
+            context.is_done = true;
+            operation.set_idempotency(Idempotency::Natural);
+            operation.set_body_replayable(true);
+        }
         let body = attempt::error_body(&mut attempted, |status| context.needs_body(status), until).await;
         let verdict = context.judge(&attempted, &body, so_far.may_have_been_processed);
         let head = attempt::head(&attempted);
@@ -83,7 +89,7 @@ impl<'a> SoFar<'a> {
     }
 
     fn tell(&self, outgoing: &Outgoing, kind: EventKind<'_>) {
-        let url = SafeUrl(outgoing.template.url());
+        let url = SafeUrl(outgoing.asked().url());
         let event = Event { method: &self.plan.method, url, key: self.plan.key.as_ref(), kind };
         event.trace();
         if let Some(on_event) = &self.client.on_event {
@@ -116,7 +122,7 @@ impl<'a> SoFar<'a> {
             Err(failed) => {
                 let what = What { status: failed.head.as_ref().map(|(status, _)| *status), failure: Some(failed.failure) };
                 let error = Error::new(kind_of(&failed), what.to_string()).with_source(failed.source);
-                Err(error.with_story(story).at(outgoing.template.method(), SafeUrl(outgoing.template.url())))
+                Err(error.with_story(story).at(outgoing.asked().method(), SafeUrl(outgoing.asked().url())))
             }
         }
     }
@@ -124,7 +130,7 @@ impl<'a> SoFar<'a> {
     fn out_of_time(self, outgoing: &Outgoing) -> Error {
         let story = self.into_story(outgoing, StopReason::DeadlineExceeded, false);
         let error = Error::new(ErrorKind::Timeout, "the deadline passed before the next attempt").with_story(story);
-        error.at(outgoing.template.method(), SafeUrl(outgoing.template.url()))
+        error.at(outgoing.asked().method(), SafeUrl(outgoing.asked().url()))
     }
 
     fn into_story(self, outgoing: &Outgoing, reason: StopReason, succeeded: bool) -> Story {
@@ -152,6 +158,7 @@ fn kind_of(failed: &Failed) -> ErrorKind {
         Failure::Connect => ErrorKind::Connect,
         Failure::Certificate => ErrorKind::Certificate,
         Failure::RequestBody => ErrorKind::RequestBody,
+        Failure::Redirects => ErrorKind::Redirect,
         Failure::Rejected => ErrorKind::Build,
         _ if failed.timed_out => ErrorKind::Timeout,
         Failure::BodyCut => ErrorKind::ResponseBody,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
 use crate::key::IdempotencyKey;
@@ -120,8 +120,8 @@ impl KeyTrust {
     }
 
     /// Takes note of what an answer to a keyed request shows.
-    pub(super) fn learn(&self, method: &Method, path: &str, key: &IdempotencyKey, status: StatusCode, headers: &HeaderMap, key_header: &http::HeaderName) {
-        match sign(key, status, headers, key_header) {
+    pub(super) fn learn(&self, method: &Method, path: &str, sent: &Sent<'_>, status: StatusCode, headers: &HeaderMap) {
+        match sent.sign(status, headers) {
             Sign::Honours { scope } => self.add(method, scope.filter(|scope| path.starts_with(scope)), path),
             Sign::Ignores => self.remove(method, path),
             Sign::Nothing => {}
@@ -152,6 +152,12 @@ impl KeyTrust {
     }
 }
 
+/// The key that went out, and under which name.
+pub(super) struct Sent<'a> {
+    pub(super) key: &'a IdempotencyKey,
+    pub(super) key_header: &'a HeaderName,
+}
+
 /// What one answer shows about keys.
 #[derive(Debug, PartialEq)]
 enum Sign<'a> {
@@ -160,15 +166,21 @@ enum Sign<'a> {
     Nothing,
 }
 
-fn sign<'a>(key: &IdempotencyKey, status: StatusCode, headers: &'a HeaderMap, key_header: &http::HeaderName) -> Sign<'a> {
-    let record = record_status(headers);
-    let echoed = || headers.get(key_header).is_some_and(|echo| IdempotencyKey::from_header(echo).as_ref().is_ok_and(|echo| echo.as_str() == key.as_str()));
-    match record {
-        Some(record) if record.word == "ignored" => Sign::Ignores,
-        Some(record) => Sign::Honours { scope: record.scope },
-        None if headers.contains_key("idempotent-replayed") || echoed() => Sign::Honours { scope: None },
-        None if status.is_success() => Sign::Ignores,
-        None => Sign::Nothing,
+impl Sent<'_> {
+    fn sign<'a>(&self, status: StatusCode, headers: &'a HeaderMap) -> Sign<'a> {
+        match record_status(headers) {
+            Some(record) if record.word == "ignored" => Sign::Ignores,
+            Some(record) => Sign::Honours { scope: record.scope },
+            None if headers.contains_key("idempotent-replayed") => Sign::Honours { scope: None },
+            None if self.is_echoed(headers) => Sign::Honours { scope: None },
+            None if status.is_success() => Sign::Ignores,
+            None => Sign::Nothing,
+        }
+    }
+
+    fn is_echoed(&self, headers: &HeaderMap) -> bool {
+        let echo = headers.get(self.key_header).and_then(|echo| IdempotencyKey::from_header(echo).ok());
+        echo.is_some_and(|echo| echo.as_str() == self.key.as_str())
     }
 }
 
@@ -223,9 +235,10 @@ mod tests {
 
     fn learn(trust: &KeyTrust, path: &str, status: u16, lines: &[(&'static str, &str)]) {
         let key = "abc".parse().unwrap();
-        let lines = lines.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
-        let header = http::HeaderName::from_static("idempotency-key");
-        trust.learn(&Method::POST, path, &key, StatusCode::from_u16(status).unwrap(), &lines.collect(), &header);
+        let lines = lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        let key_header = &HeaderName::from_static("idempotency-key");
+        let sent = Sent { key: &key, key_header };
+        trust.learn(&Method::POST, path, &sent, StatusCode::from_u16(status).unwrap(), &lines.collect());
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::problem;
 
 /// What the verdict on every attempt of one operation depends on.
 pub(super) struct Context<'a> {
+    /// A redirect to the result has come: the operation was carried out, and what is sent now is a GET.
+    pub(super) is_done: bool,
     pub(super) method: &'a Method,
     pub(super) idempotency: Idempotency,
     pub(super) has_key: bool,
@@ -66,6 +68,7 @@ impl Context<'_> {
         // have been one: a 409 on the first try under a fresh key is the API's own conflict.
         let ours_still_runs = status == StatusCode::CONFLICT
             && self.has_key
+            && !self.is_done
             && (earlier_ambiguous || self.key_was_given)
             && asks_to_wait
             && !hint.outcome_unknown;
@@ -82,7 +85,8 @@ impl Context<'_> {
             hint,
             may_have_been_processed: matches!(default_class, Class::Ambiguous | Class::Success)
                 || hint.outcome_unknown
-                || throttled_acts,
+                || throttled_acts
+                || self.is_done,
         }
     }
 
@@ -92,6 +96,11 @@ impl Context<'_> {
         let outcome = match status {
             Some(status) => Outcome::answered(self.method, self.idempotency, status, headers).with_failure(failed.failure),
             None => Outcome::failed(self.method, self.idempotency, failed.failure),
+        };
+        // Of a request that was carried out, nothing can be said to be not processed.
+        let outcome = match outcome.default_class() {
+            Class::NotProcessed if self.is_done => outcome.with_default_class(Class::Ambiguous),
+            _ => outcome,
         };
         let default_class = outcome.default_class();
         let hint = Hint::from_headers(headers, default_class, clock::wall(), self.policy.hint_cap_in_force());
@@ -110,7 +119,10 @@ impl Context<'_> {
             status,
             failure: Some(failed.failure),
             hint,
-            may_have_been_processed: default_class == Class::Ambiguous || part_was_taken,
+            may_have_been_processed: default_class == Class::Ambiguous
+                || part_was_taken
+                || self.is_done
+                || failed.failure == Failure::Redirects,
         }
     }
 

@@ -111,6 +111,8 @@ pub enum Failure {
     BodyCut,
     /// The request body failed on our side. `Permanent`: the caller's own fault, and the server may have acted on a part.
     RequestBody,
+    /// The server redirected in a circle, or too often. `Permanent`.
+    Redirects,
     /// The HTTP client refused to send the request at all. `Permanent`.
     Rejected,
     /// Anything else. `Ambiguous`.
@@ -123,7 +125,7 @@ impl Failure {
     pub fn class(self) -> Class {
         match self {
             Self::Connect | Self::NotSent | Self::Refused => Class::NotProcessed,
-            Self::Certificate | Self::RequestBody | Self::Rejected => Class::Permanent,
+            Self::Certificate | Self::RequestBody | Self::Redirects | Self::Rejected => Class::Permanent,
             Self::Timeout | Self::Disconnected | Self::BadResponse | Self::BodyCut | Self::Unknown => Class::Ambiguous,
         }
     }
@@ -141,6 +143,7 @@ impl Failure {
             Self::BadResponse => "the answer is not HTTP",
             Self::BodyCut => "the answer's body was cut short",
             Self::RequestBody => "the request body failed",
+            Self::Redirects => "too many redirects",
             Self::Rejected => "the request was not sendable",
             Self::Unknown => "failed in an unknown way",
         }

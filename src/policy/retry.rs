@@ -123,6 +123,12 @@ impl<'a> Operation<'a> {
         self.key_trusted = trusted;
     }
 
+    /// Why acting twice is harmless, where that changes on the way: a POST that was answered by a redirect to its result is
+    /// repeated as the GET of that result.
+    pub fn set_idempotency(&mut self, idempotency: Idempotency) {
+        self.idempotency = idempotency;
+    }
+
     /// Whether the request's body can be sent a second time.
     pub fn set_body_replayable(&mut self, replayable: bool) {
         self.body_replayable = replayable;

@@ -7,5 +7,7 @@ mod client;
 mod events;
 mod keys;
 mod limits;
+mod redirects;
 mod secrets;
 mod support;
+mod uploads;

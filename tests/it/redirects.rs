@@ -1,0 +1,191 @@
+//! Redirects on the wire: what each hop was sent, and what is said of the operation when a later hop fails.
+
+use serde_json::{Value, json};
+use steadfast::policy::{Class, StopReason};
+use steadfast::{Client, ErrorKind, KeyPolicy, ResponseExt};
+
+use crate::support::raw::{Received, answer};
+use crate::support::{Act, Server, fast, trusting};
+
+fn redirect(status: u16, to: impl Into<String>) -> crate::support::raw::Answer {
+    answer(status).header("location", to)
+}
+
+/// A server that answers by path.
+async fn by_path(route: impl Fn(&Received) -> Act + Send + Sync + 'static) -> Server {
+    Server::start(move |_, request| request.map_or(Act::Answer(answer(200)), &route)).await
+}
+
+fn lines(server: &Server) -> Vec<String> {
+    server.received().iter().map(|request| format!("{} {}", request.method, request.target)).collect()
+}
+
+#[tokio::test]
+async fn a_307_keeps_method_body_and_key_on_its_origin() {
+    let server = Server::play([Act::Answer(redirect(307, "/b?x=1")), Act::Answer(redirect(308, "/c")), Act::ExecuteOnce(answer(200))]).await;
+    let client = trusting(&server).build().unwrap();
+    let response = client.post("/a").json(&json!({"amount": 5})).header("x-mine", "1").send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.url().path(), response.attempts().len()), (200, "/c", 1));
+    assert_eq!(lines(&server), ["POST /a", "POST /b?x=1", "POST /c"]);
+    let received = server.received();
+    assert!(received.iter().all(|hop| hop.body == br#"{"amount":5}"# && hop.header("x-mine") == Some("1")));
+    assert!(received[0].key().is_some() && received.iter().all(|hop| hop.key() == received[0].key()));
+    assert_eq!(server.connections(), 1, "the redirects were read away");
+}
+
+#[tokio::test]
+async fn a_303_becomes_a_get_without_body_and_key() {
+    for status in [301, 302, 303] {
+        let server = Server::play([Act::ExecuteOnce(redirect(status, "/result")), Act::Answer(answer(200))]).await;
+        let client = trusting(&server).build().unwrap();
+        let value: Value = client.post_json("/charges", &json!({"amount": 5})).await.unwrap();
+        assert_eq!(value["status"], 200);
+        assert_eq!(lines(&server), ["POST /charges", "GET /result"], "{status}");
+        let hop = &server.received()[1];
+        assert_eq!((hop.key(), hop.header("content-type"), hop.body.len()), (None, None, 0));
+    }
+}
+
+#[tokio::test]
+async fn after_a_303_what_is_repeated_is_the_get_and_the_operation_was_processed() {
+    // A server without keys and a client without licence: the GET may be repeated, the POST may not.
+    let server = by_path(|request| match request.method.as_str() {
+        "POST" => Act::Execute(redirect(303, "/result")),
+        _ => Act::ExecuteThenClose,
+    });
+    let server = server.await;
+    let client = Client::builder().base_url(server.url("")).retry(fast()).keys(KeyPolicy::off()).build().unwrap();
+    let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
+    assert_eq!(lines(&server), ["POST /charges", "GET /result", "GET /result", "GET /result"]);
+    assert_eq!(error.stop_reason(), Some(StopReason::AttemptsExhausted));
+    assert!(error.may_have_been_processed(), "{error}");
+    assert!(error.to_string().starts_with(&format!("POST {}", server.url("/charges"))), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_hop_after_a_303_is_never_not_processed() {
+    let gone = Server::play([Act::Answer(answer(200))]).await;
+    let nowhere = gone.url("/result");
+    drop(gone);
+    let server = Server::play([Act::Execute(redirect(303, nowhere))]).await;
+    let client = trusting(&server).build().unwrap();
+    let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
+    assert_eq!((error.kind(), server.received().len()), (ErrorKind::Connect, 1));
+    assert!(error.may_have_been_processed(), "{error}");
+    assert!(error.attempts().iter().all(|attempt| attempt.class() == Class::Ambiguous), "{error:#}");
+    // The token is for what was asked, not for the GET.
+    assert_eq!(error.method(), Some(&http::Method::POST));
+    let token = serde_json::to_value(error.resume_token().unwrap()).unwrap();
+    assert_eq!((token["method"].as_str(), token["target"].as_str()), (Some("POST"), Some(server.url("/charges").as_str())));
+}
+
+#[tokio::test]
+async fn a_refused_hop_after_a_307_starts_again_from_the_first() {
+    let server = Server::play([
+        Act::Answer(redirect(307, "/b")),
+        Act::ExecuteThenClose,
+        Act::Answer(redirect(307, "/b")),
+        Act::ExecuteOnce(answer(200)),
+    ])
+    .await;
+    let client = trusting(&server).build().unwrap();
+    let response = client.post("/a").body("x").send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.attempts().len(), server.executions()), (200, 2, 1));
+    assert_eq!(lines(&server), ["POST /a", "POST /b", "POST /a", "POST /b"]);
+}
+
+#[tokio::test]
+async fn another_origin_sees_nothing_of_the_callers_on_this_hop_and_every_later_one() {
+    // reqwest 0.13.5 sends Authorization again on the second hop of such a chain, and custom headers on all of them.
+    let abroad = by_path(|request| match request.target.as_str() {
+        "/1" => Act::Answer(redirect(302, "/2")),
+        _ => Act::Answer(answer(200)),
+    })
+    .await;
+    let home = Server::play([Act::Answer(redirect(302, abroad.url("/1")))]).await;
+    let client = Client::builder().base_url(home.url("")).bearer_auth("s3cret").retry(fast()).build().unwrap();
+    let request = client.get("/").header("cookie", "c").header("x-mine", "1").header("accept-language", "de").header("range", "bytes=0-1");
+    let request = request.idempotency_key("mine".parse().unwrap()).header("referer", "x");
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    assert_eq!(home.received()[0].header("authorization"), Some("Bearer s3cret"));
+    assert_eq!(lines(&abroad), ["GET /1", "GET /2"]);
+    for hop in abroad.received() {
+        for name in ["authorization", "cookie", "x-mine", "idempotency-key", "referer"] {
+            assert_eq!(hop.header(name), None, "{name} on {}", hop.target);
+        }
+        assert_eq!((hop.header("accept-language"), hop.header("range")), (Some("de"), Some("bytes=0-1")));
+    }
+}
+
+#[tokio::test]
+async fn a_chain_that_comes_back_home_stays_foreign() {
+    let home = by_path(|request| match request.target.as_str() {
+        "/back" => Act::Answer(answer(200)),
+        _ => Act::Answer(redirect(302, request.header("x-to").unwrap_or("/").to_owned())),
+    })
+    .await;
+    let back = home.url("/back");
+    let abroad = by_path(move |_| Act::Answer(redirect(302, back.clone()))).await;
+    let client = Client::builder().base_url(home.url("")).bearer_auth("s3cret").build().unwrap();
+    client.get("/").header("x-to", abroad.url("/")).send().await.unwrap();
+    assert_eq!(home.received()[1].header("authorization"), None);
+}
+
+#[tokio::test]
+async fn a_post_does_not_leave_its_origin() {
+    let abroad = Server::play([Act::Answer(answer(200))]).await;
+    let server = Server::play([Act::Answer(redirect(307, abroad.url("/")))]).await;
+    let client = trusting(&server).build().unwrap();
+    let response = client.post("/").body("x").send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.stop_reason()), (307, Some(StopReason::Done)));
+    let error = client.post_json::<Value>("/", &json!({})).await.unwrap_err();
+    assert_eq!((error.kind(), abroad.connections()), (ErrorKind::Redirect, 0));
+}
+
+#[tokio::test]
+async fn a_streaming_body_cannot_follow_and_the_307_is_handed_over() {
+    let server = Server::play([Act::Answer(redirect(307, "/b"))]).await;
+    let client = trusting(&server).build().unwrap();
+    let stream = steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("streamed"));
+    assert_eq!(client.put("/a").body(stream).send().await.unwrap().status(), 307);
+    assert_eq!(server.received().len(), 1);
+}
+
+#[tokio::test]
+async fn circles_and_long_chains_are_errors_that_list_the_chain() {
+    let server = by_path(|request| Act::Answer(redirect(302, if request.target == "/a?q=s3cret" { "/b" } else { "/a?q=s3cret" }))).await;
+    let client = trusting(&server).build().unwrap();
+    let error = client.get("/a?q=s3cret").send().await.unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    let url = |path| server.url(path);
+    assert_eq!(source, format!("a circle of redirects: GET {} -> GET {} -> GET {}", url("/a"), url("/b"), url("/a")));
+    assert_eq!((error.kind(), error.stop_reason(), server.received().len()), (ErrorKind::Redirect, Some(StopReason::Permanent), 2));
+    assert!(error.may_have_been_processed());
+
+    let server = by_path(|request| {
+        let number: u32 = request.target.trim_start_matches('/').parse().unwrap();
+        Act::Answer(if number == 11 { answer(200) } else { redirect(302, format!("/{}", number + 1)) })
+    })
+    .await;
+    let client = trusting(&server).build().unwrap();
+    let error = client.get("/0").send().await.unwrap_err();
+    assert_eq!(server.received().len(), 11, "the first and ten hops");
+    assert!(std::error::Error::source(&error).unwrap().to_string().starts_with("too many redirects: GET "), "{error:?}");
+    assert_eq!(client.get("/1").send().await.unwrap().status(), 200, "ten hops are well");
+    let none = trusting(&server).max_redirects(0).build().unwrap();
+    assert_eq!(none.get("/0").send().await.unwrap().status(), 302);
+}
+
+#[tokio::test]
+async fn each_hop_is_inside_the_attempts_time() {
+    let slow = std::time::Duration::from_millis(80);
+    let server = by_path(move |request| {
+        let number: u32 = request.target.trim_start_matches('/').parse().unwrap();
+        Act::Answer(redirect(302, format!("/{}", number + 1)).delay(slow))
+    })
+    .await;
+    let client = trusting(&server).retry(fast().max_attempts(1)).attempt_timeout(2 * slow).build().unwrap();
+    let error = client.get("/0").send().await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert!(server.received().len() <= 3);
+}

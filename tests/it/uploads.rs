@@ -1,0 +1,96 @@
+//! Bodies that are opened anew for each attempt: every attempt sends the same bytes, or the operation says why it cannot.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use steadfast::ErrorKind;
+use steadfast::policy::StopReason;
+
+use crate::support::raw::answer;
+use crate::support::{Act, Server, trusting};
+
+#[tokio::test]
+async fn a_factory_makes_the_body_of_every_attempt() {
+    let server = Server::play([Act::ExecuteThenClose, Act::Answer(answer(503)), Act::ExecuteOnce(answer(200))]).await;
+    let made = Arc::new(AtomicU32::new(0));
+    let count = made.clone();
+    let client = trusting(&server).build().unwrap();
+    let request = client.post("/upload").body_factory(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        // A stream, which could not be sent twice by itself.
+        steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("streamed"))
+    });
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    let bodies: Vec<_> = server.received().into_iter().map(|request| request.body).collect();
+    assert_eq!(bodies, [b"streamed", b"streamed", b"streamed"]);
+    assert_eq!(made.load(Ordering::Relaxed), 3);
+}
+
+#[cfg(feature = "stream")]
+mod file {
+    use super::*;
+
+    fn file(content: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, content).unwrap();
+        file
+    }
+
+    #[tokio::test]
+    async fn a_file_is_sent_whole_at_every_attempt_with_its_length() {
+        let content: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let server = Server::play([Act::ExecuteThenClose, Act::ExecuteOnce(answer(200))]).await;
+        let client = trusting(&server).build().unwrap();
+        let source = file(&content);
+        assert_eq!(client.post("/upload").file(source.path()).send().await.unwrap().status(), 200);
+        let received = server.received();
+        assert_eq!(received.len(), 2);
+        assert!(received.iter().all(|request| request.body == content && request.header("content-length") == Some("300000")));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changed_between_attempts_is_an_error_and_never_a_short_upload() {
+        let server = Server::play([Act::ExecuteThenClose, Act::ExecuteOnce(answer(200))]).await;
+        let source = file(b"twelve bytes");
+        let path = source.path().to_owned();
+        let client = trusting(&server).on_event(move |event| {
+            if let steadfast::EventKind::RetryScheduled { .. } = event.kind() {
+                std::fs::write(&path, b"short").unwrap();
+            }
+        });
+        let error = client.build().unwrap().post("/upload").file(source.path()).send().await.unwrap_err();
+        assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::RequestBody, Some(StopReason::Permanent)));
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("12 bytes at the first attempt and has 5 now"));
+        assert_eq!(server.received().len(), 1);
+        assert!(error.may_have_been_processed(), "the first attempt was sent");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_there_sends_nothing() {
+        let server = Server::play([Act::ExecuteOnce(answer(200))]).await;
+        let client = trusting(&server).build().unwrap();
+        let error = client.post("/upload").file("/no/such/file").send().await.unwrap_err();
+        assert_eq!((error.kind(), server.connections()), (ErrorKind::RequestBody, 0));
+        assert!(!error.may_have_been_processed());
+    }
+}
+
+#[cfg(feature = "multipart")]
+#[tokio::test]
+async fn a_forms_every_attempt_has_the_same_bytes() {
+    use steadfast::reqwest::multipart::{Form, Part};
+
+    let server = Server::play([Act::ExecuteThenClose, Act::ExecuteOnce(answer(200))]).await;
+    let client = trusting(&server).build().unwrap();
+    let make = || Form::new().text("name", "value").part("file", Part::bytes(vec![0, 1, 2]).file_name("f.bin"));
+    assert_eq!(client.post("/upload").multipart_factory(make).send().await.unwrap().status(), 200);
+    let received = server.received();
+    assert_eq!((received.len(), server.executions()), (2, 1));
+    assert_eq!(received[0].body, received[1].body);
+    let boundary = received[0].header("content-type").unwrap().split("boundary=").nth(1).unwrap().to_owned();
+    assert_eq!(received[1].header("content-type"), received[0].header("content-type"));
+    let text = String::from_utf8_lossy(&received[0].body).into_owned();
+    assert_eq!(text.matches(&format!("--{boundary}\r\n")).count(), 2, "{text}");
+    assert!(text.ends_with(&format!("--{boundary}--\r\n")), "{text}");
+    assert_eq!(received[0].header("content-length"), Some(received[0].body.len().to_string().as_str()));
+}
