@@ -296,6 +296,9 @@ impl ClientBuilder {
 
 /// What is set before the user's own settings, so that they may change it.
 fn healthy(http: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    // With both TLS libraries compiled in, say by another crate, it stays the one that can tell a bad certificate.
+    #[cfg(feature = "rustls")]
+    let http = http.tls_backend_rustls();
     http.pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .http2_keep_alive_interval(HTTP2_PING)
         .http2_keep_alive_timeout(HTTP2_PING)

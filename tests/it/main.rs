@@ -3,11 +3,14 @@
 
 mod answers;
 mod bad_input;
+mod cancel;
 mod client;
 mod events;
 mod keys;
 mod limits;
 mod redirects;
 mod secrets;
+mod soak;
 mod support;
 mod uploads;
+mod wire;

@@ -1,0 +1,219 @@
+//! The table: situation × protocol → what the client says of one POST without a key, and what the server had received.
+//!
+//! `guide/failures.md` shows the same table; the test fails if they differ. `UPDATE_GUIDE=1 cargo test --all-features --test it
+//! matrix` writes it anew.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::Value;
+use steadfast::policy::{Class, RetryPolicy};
+use steadfast::{Attempt, Client, ClientBuilder, ErrorKind, KeyPolicy};
+
+use super::peer::{Ending, Fault, Full, Peer, Protocol};
+use super::tls::Identity;
+
+const SMALL: usize = 20;
+/// More than the buffers of a socket pair hold.
+const LARGE: usize = 16 * 1024 * 1024;
+
+/// What the client says of the attempt: its class, and whether the operation may have been processed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Says {
+    Done,
+    NotProcessed,
+    Ambiguous,
+    /// 4xx.
+    Refused,
+    /// 2xx, but not what was asked for: processed, and an error.
+    Undecodable,
+    /// A race between the close and our first byte: not processed if the transport had taken nothing yet, else ambiguous.
+    NotProcessedOrAmbiguous,
+}
+
+impl Says {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "success",
+            Self::NotProcessed => "not processed",
+            Self::Ambiguous => "ambiguous",
+            Self::Refused => "permanent",
+            Self::Undecodable => "success, then a decode error",
+            Self::NotProcessedOrAmbiguous => "not processed, or ambiguous if a byte had left",
+        }
+    }
+
+    fn allows(self, seen: Self) -> bool {
+        let either = self == Self::NotProcessedOrAmbiguous && matches!(seen, Self::NotProcessed | Self::Ambiguous);
+        self == seen || either
+    }
+}
+
+struct Row {
+    situation: &'static str,
+    fault: Fault,
+    ending: Ending,
+    body: usize,
+    /// What the client says over HTTP/1.1 and over HTTP/2; `None` where the situation does not exist.
+    http1: Option<Says>,
+    http2: Option<Says>,
+    /// Whole requests received, and executions.
+    reached: (usize, usize),
+}
+
+#[rustfmt::skip]
+fn rows() -> Vec<Row> {
+    use Ending::{Fin, Rst};
+    use Fault as F;
+    use Says::{Ambiguous, Done, NotProcessed, NotProcessedOrAmbiguous, Refused, Undecodable};
+    let row = |situation, fault, ending, body, http1: Says, http2: Says, reached| Row {
+        situation, fault, ending, body, http1: Some(http1), http2: Some(http2), reached,
+    };
+    let only1 = |row: Row| Row { http2: None, ..row };
+    let only2 = |row: Row| Row { http1: None, ..row };
+    let code = |code, acted| F::ResetStream { code, acted };
+    vec![
+        row("closed on accept, nothing read", F::CloseOnAccept, Fin, SMALL, NotProcessedOrAmbiguous, NotProcessedOrAmbiguous, (0, 0)),
+        row("reset on accept, nothing read", F::CloseOnAccept, Rst, SMALL, NotProcessedOrAmbiguous, NotProcessedOrAmbiguous, (0, 0)),
+        row("closed in the middle of the upload", F::CloseMidUpload, Fin, LARGE, Ambiguous, Ambiguous, (0, 0)),
+        row("reset in the middle of the upload", F::CloseMidUpload, Rst, LARGE, Ambiguous, Ambiguous, (0, 0)),
+        row("whole request read, then closed", F::CloseAfterRequest, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        row("whole request read, then reset", F::CloseAfterRequest, Rst, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        row("half of the answer's head, then closed", F::CutHead, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        row("an answer that is not HTTP", F::Garbage, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        row("413 while the upload still runs", F::EarlyAnswer(413), Fin, LARGE, Refused, Refused, (0, 0)),
+        row("503 while the upload still runs", F::EarlyAnswer(503), Fin, LARGE, Ambiguous, Ambiguous, (0, 0)),
+        row("100 Continue, then the answer", F::InterimThenAnswer, Fin, SMALL, Done, Done, (1, 1)),
+        row("100 Continue, then closed", F::InterimThenClose, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        row("attempt timeout while uploading", F::NeverRead, Fin, LARGE, Ambiguous, Ambiguous, (0, 0)),
+        row("attempt timeout while waiting for the answer", F::StallAfterRequest, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        row("attempt timeout in the middle of the answer's body", F::StallMidBody, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        row("200, then the body is shorter than its length", F::CutLength, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        row("200, then the body does not end", F::CutChunked, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        row("200 with a whole body that is not the JSON asked for", F::BadJson, Fin, SMALL, Undecodable, Undecodable, (1, 1)),
+        row("200", F::Answer(200), Fin, SMALL, Done, Done, (1, 1)),
+        row("404", F::Answer(404), Fin, SMALL, Refused, Refused, (1, 1)),
+        row("500", F::Answer(500), Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        only1(row("a connection that was never read from, small request", F::NeverRead, Fin, SMALL, Ambiguous, Ambiguous, (0, 0))),
+        only2(row("RST_STREAM REFUSED_STREAM", code(7, false), Fin, SMALL, NotProcessed, NotProcessed, (1, 0))),
+        only2(row("GOAWAY below our stream", F::GoAway { last: 0 }, Fin, SMALL, NotProcessed, NotProcessed, (1, 0))),
+        only2(row("GOAWAY at our stream, then closed", F::GoAway { last: 1 }, Fin, SMALL, Ambiguous, Ambiguous, (1, 1))),
+        only2(row("RST_STREAM CANCEL", code(8, true), Fin, SMALL, Ambiguous, Ambiguous, (1, 1))),
+        only2(row("RST_STREAM INTERNAL_ERROR", code(2, true), Fin, SMALL, Ambiguous, Ambiguous, (1, 1))),
+    ]
+}
+
+fn client(identity: Option<&Identity>, protocol: Protocol) -> ClientBuilder {
+    let authority = identity.map(Identity::authority);
+    // A lock-step pair: one attempt, no licence, so that the class is all that there is to see.
+    Client::builder().keys(KeyPolicy::off()).retry(RetryPolicy::never()).attempt_timeout(Duration::from_millis(400)).http(|http| {
+        let http = match protocol {
+            Protocol::Http2 if identity.is_none() => http.http2_prior_knowledge(),
+            _ => http,
+        };
+        match authority {
+            Some(authority) => http.tls_certs_only([authority]),
+            None => http,
+        }
+    })
+}
+
+/// What the client says of one POST.
+async fn ask(client: &Client, url: &str, body: usize) -> (Says, bool) {
+    let error = match client.post(url).body(vec![b'x'; body]).fetch::<Value>().await {
+        Ok(_) => return (Says::Done, true),
+        Err(error) => error,
+    };
+    let says = match (error.attempts().last().map(Attempt::class), error.kind()) {
+        (Some(Class::Success), ErrorKind::Decode) => Says::Undecodable,
+        (Some(Class::NotProcessed), _) => Says::NotProcessed,
+        (Some(Class::Ambiguous), _) => Says::Ambiguous,
+        (Some(Class::Permanent), ErrorKind::Status) => Says::Refused,
+        other => panic!("{other:?}: {error:?}"),
+    };
+    (says, error.may_have_been_processed())
+}
+
+async fn check(row: &Row, protocol: Protocol, identity: Option<&Identity>, says: Says) {
+    let name = format!("{} ({protocol:?}, TLS {})", row.situation, identity.is_some());
+    let peer = Peer::start(protocol, identity, row.ending, &[row.fault]).await;
+    let scheme = if identity.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://localhost:{}/", peer.address.port());
+    let client = client(identity, protocol).build().unwrap();
+    let (seen, processed) = ask(&client, &url, row.body).await;
+    assert!(says.allows(seen), "{name}: the client says {seen:?} and should say {says:?}");
+    let (received, executed) = (peer.counts.received(), peer.counts.executed());
+    assert_eq!((received, executed), row.reached, "{name}: what reached the server");
+    // The one that matters: nothing that was carried out is ever called not processed. (A 4xx is the server's own word.)
+    assert!(executed == 0 || processed || seen == Says::Refused, "{name}: executed, and the client says not processed");
+}
+
+#[tokio::test]
+async fn every_situation_is_judged_by_how_far_it_got() {
+    let identity = Identity::new("localhost", |_| {});
+    for row in rows() {
+        for tls in [None, Some(&identity)] {
+            if let Some(says) = row.http1 {
+                check(&row, Protocol::Http1, tls, says).await;
+            }
+            if let Some(says) = row.http2 {
+                check(&row, Protocol::Http2, tls, says).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_fails_before_a_connection_is_not_processed() {
+    let patient = || client(None, Protocol::Http1);
+    let refused = {
+        let peer = Peer::start(Protocol::Http1, None, Ending::Fin, &[Fault::Answer(200)]).await;
+        format!("http://{}/", peer.address)
+    };
+    assert_eq!(ask(&patient().build().unwrap(), &refused, SMALL).await, (Says::NotProcessed, false), "refused");
+    let resolver = patient().http(|http| http.resolve_to_addrs("nobody.example", &[]));
+    assert_eq!(ask(&resolver.build().unwrap(), "http://nobody.example/", SMALL).await, (Says::NotProcessed, false), "DNS");
+
+    let full = Full::start().await;
+    let url = format!("http://{}/", full.address);
+    let connect_timeout = patient().connect_timeout(Duration::from_millis(50)).build().unwrap();
+    assert_eq!(ask(&connect_timeout, &url, SMALL).await, (Says::NotProcessed, false), "connect timeout");
+    let attempt_timeout = patient().connect_timeout(None).attempt_timeout(Duration::from_millis(50)).build().unwrap();
+    assert_eq!(ask(&attempt_timeout, &url, SMALL).await, (Says::NotProcessed, false), "attempt timeout while connecting");
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_the_server_closed_is_not_reused() {
+    use crate::support::raw::answer;
+    use crate::support::{Act, Server};
+
+    let server = Server::play([Act::Execute(answer(200).header("connection", "close"))]).await;
+    let client = client(None, Protocol::Http1).build().unwrap();
+    for _ in 0..3 {
+        assert_eq!(ask(&client, &server.url("/"), SMALL).await.0, Says::Done);
+    }
+    assert_eq!((server.executions(), server.connections()), (3, 3));
+}
+
+fn render() -> String {
+    let mut table = String::from("| situation | HTTP/1.1 | HTTP/2 | whole requests received | executions |\n| --- | --- | --- | --- | --- |\n");
+    for row in rows() {
+        let cell = |says: Option<Says>| says.map_or("–", Says::as_str);
+        let (received, executed) = row.reached;
+        writeln!(table, "| {} | {} | {} | {received} | {executed} |", row.situation, cell(row.http1), cell(row.http2)).unwrap();
+    }
+    table
+}
+
+#[test]
+fn the_guide_shows_this_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/guide/failures.md");
+    let guide = std::fs::read_to_string(path).unwrap();
+    let (before, rest) = guide.split_once("<!-- the wire table -->\n").expect("the guide marks the table's beginning");
+    let (table, after) = rest.split_once("<!-- its end -->").expect("the guide marks the table's end");
+    if std::env::var_os("UPDATE_GUIDE").is_some() {
+        std::fs::write(path, format!("{before}<!-- the wire table -->\n{}<!-- its end -->{after}", render())).unwrap();
+    } else {
+        assert_eq!(table, render(), "run UPDATE_GUIDE=1 cargo test --all-features --test it matrix");
+    }
+}
