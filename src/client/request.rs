@@ -338,9 +338,11 @@ impl RequestBuilder {
     fn prepare(self) -> Result<(Client, Plan, Outgoing, usize)> {
         let Self { client, request, payload, options } = self;
         let mut request = request?;
-        let (method, url) = (request.method().clone(), SafeUrl(request.url()).to_string());
         let limit = options.body_limit.unwrap_or(client.inner()?.body_limit);
-        let plan = plan(&client, &mut request, &payload, options).map_err(|error| error.at(&method, url))?;
+        let plan = match plan(&client, &mut request, &payload, options) {
+            Ok(plan) => plan,
+            Err(error) => return Err(error.at(request.method(), SafeUrl(request.url()))),
+        };
         Ok((client, plan, Outgoing::new(request, payload), limit))
     }
 }

@@ -9,14 +9,18 @@ use reqwest::Url;
 use super::upstream::origin;
 use crate::error::{Error, Result};
 
-/// Checks a base URL.
+/// Checks a base URL. Its path is given a slash at the end.
 pub(super) fn base(text: &str) -> Result<Url> {
-    let url = absolute("base_url", text)?;
+    let mut url = absolute("base_url", text)?;
     if url.query().is_some() || url.fragment().is_some() {
         return Err(Error::build("base_url", "it may not have a query or a fragment, since paths are appended to it"));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Error::build("base_url", "it may not have user information; use bearer_auth or a default header"));
+    }
+    if !url.path().ends_with('/') {
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
     }
     Ok(url)
 }
@@ -32,15 +36,24 @@ pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
     if text.starts_with("//") || text.starts_with('\\') || text.starts_with("/\\") {
         return Err(Error::build("url", "it begins like a network path; one slash, or none, appends to the base_url"));
     }
+    let url = append(base, text)?;
     let base_path = base.path().trim_end_matches('/');
-    let separator = if text.is_empty() || text.starts_with(['/', '?', '#']) { "" } else { "/" };
-    let joined = format!("{}{base_path}{separator}{text}", origin(base));
-    let url = Url::parse(&joined).map_err(|error| Error::build("url", error))?;
     let below = url.path().strip_prefix(base_path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     if origin(&url) != origin(base) || !below {
         return Err(Error::build("url", "`..` leaves the base_url"));
     }
     Ok(url)
+}
+
+/// `base`'s path ends in a slash, so that joining below it keeps it and parses nothing twice.
+fn append(base: &Url, text: &str) -> Result<Url> {
+    if text.is_empty() || text.starts_with(['?', '#']) {
+        let mut url = base.clone();
+        url.set_path(base.path().trim_end_matches('/'));
+        return if text.is_empty() { Ok(url) } else { url.join(text).map_err(|error| Error::build("url", error)) };
+    }
+    let below = text.strip_prefix('/').unwrap_or(text);
+    base.join(below).map_err(|error| Error::build("url", error))
 }
 
 /// Appends `parts` to the path, each percent-encoded as one segment.
