@@ -1,5 +1,58 @@
-//! steadfast
+//! A resilient HTTP client on [reqwest](https://docs.rs/reqwest) and tokio: one idempotency key per operation, and a retry only
+//! where it is safe.
+//!
+//! ```no_run
+//! use serde::{Deserialize, Serialize};
+//! use steadfast::{Client, KeyPolicy};
+//!
+//! #[derive(Serialize)]
+//! struct NewCharge { amount: u64, currency: &'static str }
+//! #[derive(Deserialize)]
+//! struct Charge { id: String }
+//!
+//! # async fn example() -> steadfast::Result<()> {
+//! let client = Client::builder()
+//!     .base_url("https://api.example.com/v1")
+//!     .keys(KeyPolicy::standard()) // our word that this API honours idempotency keys
+//!     .build()?;
+//! let charge: Charge = client.post_json("/charges", &NewCharge { amount: 1200, currency: "eur" }).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The rule
+//!
+//! A call fails before the server has acted, and then a repeat is safe, or after it has acted and before its answer arrived, and
+//! then a repeat is a second effect. Everything here follows from one sentence:
+//!
+//! > Repeat a request only if the server cannot have acted on it, or if acting twice is harmless.
+//!
+//! *The server cannot have acted*: told from how far the request got ([`guide::failures`]). *Acting twice is harmless*: by the
+//! method, or by an idempotency key **that this API honours**. Whether it does is your word
+//! ([`ClientBuilder::keys`](crate::ClientBuilder::keys)) or the API's own; without either, a POST whose answer was lost is not
+//! repeated, and the error says why.
+//!
+//! # Where things are
+//!
+//! * [`Client`], [`ClientBuilder`], [`RequestBuilder`]: reqwest's vocabulary, and `fetch` and `post_json` for typed answers.
+//! * [`Error`]: one line for whoever is on call; [`may_have_been_processed`](Error::may_have_been_processed) is the first question to
+//!   ask, [`resume_token`](Error::resume_token) the way to ask again.
+//! * [`ResponseExt`]: the same story on a response.
+//! * [`IdempotencyKey`], [`KeyPolicy`]: what a key is, and what an API does with it.
+//! * [`policy`]: the decision alone, as values without a clock, for tests, simulations and other transports.
+//! * [`guide`]: what failures mean, why things are as they are, and how to come here from other crates.
+//!
+//! # Features
+//!
+//! `client`, `json` and `rustls` are on by default. `native-tls`, `multipart`, `stream`, `cookies`, `gzip`, `brotli`, `zstd` and
+//! `socks` turn on what reqwest calls so. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it
+//! never changes behaviour.
+
+#![cfg_attr(not(feature = "client"), allow(rustdoc::broken_intra_doc_links))]
+
+pub mod guide;
 pub mod policy;
+
 #[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "client")]
@@ -15,10 +68,10 @@ mod resume;
 
 #[cfg(feature = "client")]
 pub use client::{Client, ClientBuilder, Event, EventKind, RequestBuilder, ResponseExt};
-#[cfg(feature = "client")]
-pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "json")]
 pub use error::DecodeError;
+#[cfg(feature = "client")]
+pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "client")]
 pub use journal::{Attempt, Reach};
 #[cfg(feature = "client")]
@@ -31,3 +84,8 @@ pub use resume::ResumeToken;
 pub use http;
 #[cfg(feature = "client")]
 pub use {reqwest, uuid};
+
+/// The README's examples compile.
+#[cfg(all(doctest, feature = "json"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -60,7 +60,10 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
         so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), decision);
         match decision {
-            Decision::Stop(reason) => return so_far.end(outgoing, attempted, reason),
+            Decision::Stop(reason) => {
+                clock::sleep(operation.pause_before_the_end()).await;
+                return so_far.end(outgoing, attempted, reason);
+            }
             Decision::Retry { after } => {
                 attempt::discard(attempted, operation.deadline()).await;
                 clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;

@@ -94,6 +94,7 @@ pub struct Operation<'a> {
     pending_charge: Option<u64>,
     /// Charged for the retry that was sent last.
     last_charge: Option<u64>,
+    pause: Duration,
 }
 
 impl<'a> Operation<'a> {
@@ -115,6 +116,7 @@ impl<'a> Operation<'a> {
             waits: policy.backoff.waits(),
             pending_charge: None,
             last_charge: None,
+            pause: Duration::ZERO,
         }
     }
 
@@ -146,6 +148,13 @@ impl<'a> Operation<'a> {
         self.decided
     }
 
+    /// How long to wait before the end is reported: not at all, unless the budget has ended an operation whose policy is for
+    /// [long polling](RetryPolicy::long_polling).
+    #[must_use]
+    pub fn pause_before_the_end(&self) -> Duration {
+        self.pause
+    }
+
     /// An attempt is about to be sent: from here on the tokens of its retry are spent.
     pub fn begin_attempt(&mut self) {
         if let Some(charge) = self.pending_charge.take() {
@@ -167,7 +176,7 @@ impl<'a> Operation<'a> {
             return Decision::Stop(StopReason::Done);
         }
         let allowed = self.may_repeat(class, hint).and_then(|()| self.wait(class, hint, now, unit));
-        match allowed.and_then(|after| self.charge(class).map(|()| after)) {
+        match allowed.and_then(|after| self.charge(class, after)) {
             Ok(after) => Decision::Retry { after },
             Err(reason) => Decision::Stop(reason),
         }
@@ -209,9 +218,15 @@ impl<'a> Operation<'a> {
         if after >= time_left { Err(StopReason::DeadlineExceeded) } else { Ok(after) }
     }
 
-    fn charge(&mut self, class: Class) -> Result<(), StopReason> {
-        self.pending_charge = Some(self.budget.charge(class).ok_or(StopReason::BudgetExhausted)?);
-        Ok(())
+    fn charge(&mut self, class: Class, after: Duration) -> Result<Duration, StopReason> {
+        self.pending_charge = self.budget.charge(class);
+        if self.pending_charge.is_some() {
+            return Ok(after);
+        }
+        if self.policy.long_polling {
+            self.pause = after;
+        }
+        Err(StopReason::BudgetExhausted)
     }
 }
 
@@ -372,6 +387,19 @@ mod tests {
         operation.begin_attempt();
         drop(operation);
         assert_eq!(budget.tokens(), 486, "dropped after it was sent");
+    }
+
+    #[test]
+    fn a_polling_loop_does_not_spin_on_an_empty_budget() {
+        let (budget, now) = (RetryBudget::standard().initial(0), Instant::now());
+        let pause = |policy: &RetryPolicy, class| {
+            let mut operation = Operation::start(policy, &budget, Idempotency::Natural, now);
+            assert_eq!(word(operation.decide(class, &Hint::default(), now, 1.0)), "stop BudgetExhausted");
+            operation.pause_before_the_end().as_millis()
+        };
+        assert_eq!(pause(&policy(), Class::Ambiguous), 0);
+        assert_eq!(pause(&policy().long_polling(true), Class::Ambiguous), 100);
+        assert_eq!(pause(&policy().long_polling(true), Class::Throttled), 1000);
     }
 
     #[test]

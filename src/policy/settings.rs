@@ -18,6 +18,7 @@ pub(super) const HINT_CAP: Duration = Duration::from_secs(60);
 /// | [`deadline`](Self::deadline) | 30 s for the whole operation |
 /// | [`hint_cap`](Self::hint_cap) | 60 s |
 /// | [`throttled_is_ambiguous`](Self::throttled_is_ambiguous) | no |
+/// | [`long_polling`](Self::long_polling) | no |
 ///
 /// A policy is a value: build it once, clone it freely.
 #[derive(Clone, Debug)]
@@ -27,6 +28,7 @@ pub struct RetryPolicy {
     pub(super) deadline: Option<Duration>,
     pub(super) hint_cap: Duration,
     pub(super) throttled_is_ambiguous: bool,
+    pub(super) long_polling: bool,
 }
 
 impl Default for RetryPolicy {
@@ -45,6 +47,7 @@ impl RetryPolicy {
             deadline: Some(Duration::from_secs(30)),
             hint_cap: HINT_CAP,
             throttled_is_ambiguous: false,
+            long_polling: false,
         }
     }
 
@@ -89,6 +92,14 @@ impl RetryPolicy {
     #[must_use]
     pub fn throttled_is_ambiguous(mut self, yes: bool) -> Self {
         self.throttled_is_ambiguous = yes;
+        self
+    }
+
+    /// For a request that is sent again and again in a loop of the caller's: when the retry budget is spent, wait as long as the
+    /// retry would have waited before the end is reported, so that the loop does not spin on a server that fails fast.
+    #[must_use]
+    pub fn long_polling(mut self, yes: bool) -> Self {
+        self.long_polling = yes;
         self
     }
 
