@@ -1,0 +1,84 @@
+//! The table, what is left to do, and the plain last line.
+
+use std::fmt;
+use std::time::Duration;
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+
+use crate::bank::Tally;
+
+/// How one client did.
+pub(crate) struct Column {
+    pub(crate) tally: Tally,
+    /// `None`: it has no way to.
+    pub(crate) resumed: Option<usize>,
+    /// Charges of which the client does not know whether they went through.
+    pub(crate) unsure: usize,
+    /// Charges that the client gave up on and knows not to have gone through; `None`: it has no way to know.
+    pub(crate) not_charged: Option<usize>,
+    pub(crate) elapsed: Duration,
+    /// An order that the first pass gave up on, and the line that its error is.
+    pub(crate) example: Option<(u32, String)>,
+}
+
+pub(crate) struct Report {
+    pub(crate) charges: u32,
+    pub(crate) ignore_keys: bool,
+    pub(crate) steadfast: Column,
+    pub(crate) naive: Column,
+}
+
+impl Report {
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(UTF8_FULL_CONDENSED).set_header(["", "steadfast", "naive retry loop"]);
+        let mut row = |name: &str, cell: &dyn Fn(&Column) -> String| {
+            table.add_row([name.to_owned(), cell(&self.steadfast), cell(&self.naive)]);
+        };
+        let known = |count: Option<usize>| count.map_or("–".to_owned(), |count| count.to_string());
+        row("charges asked", &|_| self.charges.to_string());
+        row("executed once", &|column| column.tally.once.to_string());
+        row("executed twice or more", &|column| column.tally.twice.to_string());
+        row("never executed", &|column| column.tally.never.to_string());
+        row("resumed with the key from their error, second pass", &|column| known(column.resumed));
+        row("unsure after it", &|column| column.unsure.to_string());
+        row("failed, and known not to be charged", &|column| known(column.not_charged));
+        row("attempts per charge, as received", &|column| {
+            format!("{:.2}", f64::from(column.tally.requests) / f64::from(self.charges))
+        });
+        row("time", &|column| format!("{:.1} s", column.elapsed.as_secs_f64()));
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+
+    /// What whoever reads this has to do about the charges that are unsure.
+    fn advice(&self) -> Option<String> {
+        let count = self.steadfast.unsure;
+        let advice = match self.ignore_keys {
+            _ if count == 0 => return None,
+            true => {
+                "the server may have acted on them and ignores keys, so they were not sent again: \
+                 look each up there by its order before charging anew"
+            }
+            false => "keep the tokens of their errors and resume them when the server is well again",
+        };
+        Some(format!("{count} charges are unsure: {advice}."))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.table())?;
+        if let Some((order, error)) = &self.steadfast.example {
+            writeln!(f, "What the first pass gave up on says so, here order {order}:\n  {error}")?;
+        }
+        if let Some(advice) = self.advice() {
+            writeln!(f, "{advice}")?;
+        }
+        let (Tally { once, twice, .. }, unsure) = (self.steadfast.tally, self.steadfast.unsure);
+        write!(f, "charges={} once={once} twice={twice} unsure={unsure}", self.charges)
+    }
+}
