@@ -23,7 +23,6 @@ fail() { echo "error: $*" >&2 && return 1; }
 note() { echo "$*" | tee -a "$NOTES"; }
 
 # ---- what steps need -------------------------------------------------------------------------------------------------
-
 apt_install() {
     command -v apt-get >/dev/null || fail "please install: $*"
     local sudo=""
@@ -66,7 +65,6 @@ need_typos() {
 }
 
 # ---- the steps -------------------------------------------------------------------------------------------------------
-
 step_fmt() {
     need_component fmt rustfmt
     cargo fmt --all --check
@@ -74,7 +72,7 @@ step_fmt() {
 
 # Promises of the design that no compiler keeps. What is printed under a promise breaks it; an error of grep's does too.
 step_house() {
-    local broken=0
+    local broken=0 siblings file lines
     promise() { [ -z "$2" ] || { broken=1 && printf '%s:\n%s\n' "$1" "$2"; }; }
 
     # The lint is the real guard; the first line guards the lint.
@@ -83,12 +81,11 @@ step_house() {
         grep -rnE '\bunsafe *(\{|fn\b|impl\b|trait\b|extern\b)|\bunsafe\(' src 2>&1
     )"
     promise "every file opens with //!, what it is for" "$(
-        find src tests examples -name '*.rs' | sort | while read -r file; do
+        find src tests examples -name '*.rs' | while read -r file; do
             [[ "$(head -n 1 "$file")" == '//!'* ]] || echo "$file"
         done
     )"
     # The build without features finds most strays, but not one on a line under #[cfg(feature)].
-    local siblings
     siblings=$(find src/policy -name '*.rs' -exec basename {} .rs \; | paste -sd '|')
     promise "policy/ imports std, core, http and its siblings" "$(
         grep -rnE '^ *(pub(\([a-z ]+\))? )?use ' src/policy 2>&1 |
@@ -101,7 +98,6 @@ step_house() {
     )"
 
     # Told, not judged: a long file may be right.
-    local file lines
     while read -r file; do
         lines=$(awk '/#\[cfg\(test\)\]/ { exit } { n++ } END { print n + 0 }' "$file")
         [ "$lines" -le 400 ] || note "long: $file has $lines lines before its tests"
@@ -226,9 +222,7 @@ step_examples() {
 }
 
 # ---- the run ---------------------------------------------------------------------------------------------------------
-
-failed=()
-summary=""
+failed=() summary=""
 
 run_step() {
     local step=$1 start=$SECONDS status verdict=ok line
