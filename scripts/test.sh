@@ -199,7 +199,8 @@ step_tests() {
 # An example ends by itself, or has a `--self-test` that does.
 run_example() {
     echo "example: $*"
-    timeout 120 cargo run -q --all-features --example "$1" -- "${@:2}" </dev/null
+    timeout 120 cargo run -q --all-features --example "$1" -- "${@:2}" </dev/null ||
+        fail "example $*: exit status $? (124: it had not ended after two minutes)"
 }
 
 step_examples() {
