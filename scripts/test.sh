@@ -1,0 +1,251 @@
+#!/usr/bin/env bash
+# Everything that CI checks, in steps:
+#
+#   ./scripts/test.sh                all of them, the quick ones first
+#   ./scripts/test.sh clippy tests   only these
+#
+# A step that fails does not stop the others, so that one run shows all there is to mend. What a step needs is installed if
+# it is missing: tools under target/tools, C headers and Python by apt. Only a Rust toolchain and a C compiler must be there.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+STEPS=(fmt house typos tree deny clippy features docs tests examples)
+CARGO_DENY=0.20.2
+TYPOS=1.52.0
+TOOLS="$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools"
+
+NOTES=$(mktemp)
+trap 'rm -f "$NOTES"' EXIT
+
+fail() { echo "error: $*" >&2 && return 1; }
+
+# Said here and again at the end, where it is not missed.
+note() { echo "$*" | tee -a "$NOTES"; }
+
+# ---- what steps need -------------------------------------------------------------------------------------------------
+apt_install() {
+    command -v apt-get >/dev/null || fail "please install: $*"
+    local sudo=""
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    echo "installing $*"
+    $sudo apt-get update -qq
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# The feature `native-tls` is OpenSSL on Linux, and the system's own library elsewhere.
+need_openssl() {
+    [ "$(uname)" != Linux ] || pkg-config --exists openssl 2>/dev/null || apt_install pkg-config libssl-dev
+}
+
+need_python() {
+    python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3 python3-venv
+}
+
+# rustup's minimal profile leaves these two out.
+need_component() {
+    cargo "$1" --version >/dev/null 2>&1 || rustup component add "$2"
+}
+
+# The folder is named after the version, so that a new pin is a new install. Not optimised: it runs for a second.
+need_cargo_deny() {
+    local root="$TOOLS/cargo-deny-$CARGO_DENY"
+    [ -x "$root/bin/cargo-deny" ] ||
+        env -u CARGO_TARGET_DIR cargo install -q --debug --locked --version "$CARGO_DENY" --root "$root" cargo-deny
+    PATH="$root/bin:$PATH"
+}
+
+need_typos() {
+    local venv="$TOOLS/typos-$TYPOS"
+    need_python
+    if [ ! -x "$venv/bin/typos" ]; then
+        python3 -m venv "$venv"
+        "$venv/bin/pip" install -q "typos==$TYPOS"
+    fi
+    PATH="$venv/bin:$PATH"
+}
+
+# ---- the steps -------------------------------------------------------------------------------------------------------
+step_fmt() {
+    need_component fmt rustfmt
+    cargo fmt --all --check
+}
+
+# Promises of the design that no compiler keeps. What is printed under a promise breaks it; an error of grep's does too.
+step_house() {
+    local broken=0 siblings file lines
+    promise() { [ -z "$2" ] || { broken=1 && printf '%s:\n%s\n' "$1" "$2"; }; }
+
+    # The lint is the real guard; the first line guards the lint.
+    promise "no unsafe" "$(
+        grep -q '^unsafe_code = "forbid"' Cargo.toml || echo 'Cargo.toml: the lint is gone'
+        grep -rnE '\bunsafe *(\{|fn\b|impl\b|trait\b|extern\b)|\bunsafe\(' src 2>&1
+    )"
+    promise "every file opens with //!, what it is for" "$(
+        find src tests examples -name '*.rs' | while read -r file; do
+            [[ "$(head -n 1 "$file")" == '//!'* ]] || echo "$file"
+        done
+    )"
+    # The build without features finds most strays, but not one on a line under #[cfg(feature)].
+    siblings=$(find src/policy -name '*.rs' -exec basename {} .rs \; | paste -sd '|')
+    promise "policy/ imports std, core, http and its siblings" "$(
+        grep -rnE '^ *(pub(\([a-z ]+\))? )?use ' src/policy 2>&1 |
+            grep -vE "\buse (std|core|http|self|super|crate::policy|$siblings|[A-Z][A-Za-z]*)(::|;)"
+        grep -rnE '\bcrate::' src/policy | grep -vE '^[^:]*:[0-9]+: *//|\bcrate::policy\b'
+    )"
+    # Whoever looks inside a foreign error must know that a failed downcast means "unsure".
+    promise "only client/failure.rs looks inside foreign errors" "$(
+        grep -rnE '\bdowncast(_ref|_mut)?\b|\.is::<' src 2>&1 | grep -v '^src/client/failure\.rs:'
+    )"
+
+    # Told, not judged: a long file may be right.
+    while read -r file; do
+        lines=$(awk '/#\[cfg\(test\)\]/ { exit } { n++ } END { print n + 0 }' "$file")
+        [ "$lines" -le 400 ] || note "long: $file has $lines lines before its tests"
+    done < <(find src -name '*.rs' | sort)
+    [ "$broken" = 0 ]
+}
+
+step_typos() {
+    need_typos
+    typos
+}
+
+# The crates that are linked with these options, one a line.
+linked() {
+    cargo tree -e normal --prefix none --format '{p}' "$@" | awk '{ print $1, $2 }' | sort -u
+}
+
+# What must not be linked, and what must not be linked twice: against the other version of hyper or h2 every downcast fails,
+# and what was safe to repeat becomes unsure.
+step_tree() {
+    local bad=0 all name count
+    not_linked() { # promise, pattern, options of cargo tree
+        local found
+        found=$(linked "${@:3}")
+        found=$(grep -E "^($2) " <<<"$found" || true)
+        [ -z "$found" ] || { bad=1 && printf '%s, but it links:\n%s\n' "$1" "$found"; }
+    }
+    not_linked "without features there is no runtime" 'tokio|reqwest|tower|hyper|h2' --no-default-features
+    not_linked "the client is no server" 'axum|redis|sqlx|redb' --no-default-features --features client
+    if grep -q '^server = ' Cargo.toml; then
+        not_linked "the server is no client" 'reqwest' --no-default-features --features server
+    fi
+    all=$(linked --all-features)
+    for name in hyper h2 http http-body tokio rustls; do
+        count=$(grep -c "^$name " <<<"$all" || true)
+        [ "$count" = 1 ] || { bad=1 && echo "$count versions of $name are linked, and one is right"; }
+    done
+    [ "$bad" = 0 ]
+}
+
+# What git says when nobody answered. An answer, of any status, is not here: a database that has moved or a certificate that
+# does not verify must not pass for "no network".
+UNREACHABLE='could not resolve|failed to connect|could( no|n.)t connect|network is unreachable|connection (refused|reset)'
+UNREACHABLE+='|timed out|tunnel failed|proxy connect aborted|recv failure|send failure|non-properly terminated|early eof'
+
+step_deny() {
+    command -v git >/dev/null || apt_install git ca-certificates
+    need_cargo_deny
+    cargo-deny check --hide-inclusion-graph licenses bans sources
+
+    # Fetching is a command of its own, so that a network failure is never mistaken for an advisory, nor the reverse.
+    local log="$TOOLS/advisories.log" status=0
+    LC_ALL=C GIT_TERMINAL_PROMPT=0 timeout 300 cargo-deny fetch db >"$log" 2>&1 || status=$?
+    cat "$log"
+    if [ "$status" = 0 ]; then
+        cargo-deny check --hide-inclusion-graph advisories
+    elif [ "$status" = 124 ] || grep -qiE "$UNREACHABLE" "$log"; then
+        note "advisories: NOT CHECKED, the advisory database cannot be reached"
+        [ "${STEADFAST_REQUIRE_ADVISORIES:-0}" != 1 ] || fail "STEADFAST_REQUIRE_ADVISORIES=1 wants them checked"
+    else
+        fail "the advisory database could not be fetched, and not for want of a network"
+    fi
+}
+
+step_clippy() {
+    need_component clippy clippy
+    need_openssl
+    cargo clippy --all-targets --all-features -- -D warnings
+    cargo clippy --all-targets -- -D warnings
+    cargo clippy --lib --no-default-features -- -D warnings
+}
+
+# Each feature alone. Clippy, because `-D warnings` after the `--` leaves the dependencies' cache valid; RUSTFLAGS would not.
+step_features() {
+    local feature features
+    need_component clippy clippy
+    need_openssl
+    need_python
+    features=$(cargo metadata --no-deps --format-version 1 |
+        python3 -c 'import json, sys; print(*json.load(sys.stdin)["packages"][0]["features"])')
+    for feature in "" $features; do
+        echo "feature: ${feature:-none}"
+        cargo clippy -q --lib --no-default-features --features "$feature" -- -D warnings
+    done
+}
+
+# What users read comes last, so that it is what is left in target/doc.
+step_docs() {
+    need_openssl
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --document-private-items
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
+}
+
+step_tests() {
+    need_openssl
+    cargo test --all-features --no-fail-fast
+}
+
+# An example ends by itself, or has a `--self-test` that does.
+run_example() {
+    echo "example: $*"
+    timeout 120 cargo run -q --all-features --example "$1" -- "${@:2}" </dev/null ||
+        fail "example $*: exit status $? (124: it had not ended after two minutes)"
+}
+
+step_examples() {
+    local file name last log="$TOOLS/payments.log"
+    need_openssl
+    cargo build --all-features --examples
+    for file in examples/*.rs examples/*/main.rs; do
+        [ -e "$file" ] || continue
+        name=$(basename "${file%/main.rs}" .rs)
+        [ "$name" != payments ] || continue
+        if grep -qE 'self[-_]test' "$file"; then run_example "$name" --self-test; else run_example "$name"; fi
+    done
+
+    # The crate's promise on one line: nobody was charged twice.
+    mkdir -p "$TOOLS"
+    run_example payments | tee "$log"
+    last=$(tail -n 1 "$log")
+    [[ "$last" =~ ^charges=[0-9]+\ once=[0-9]+\ twice=0\ unsure=[0-9]+$ ]] || fail "the last line of payments is: $last"
+    run_example payments --ignore-keys --charges 100
+}
+
+# ---- the run ---------------------------------------------------------------------------------------------------------
+failed=() summary=""
+
+run_step() {
+    local step=$1 start=$SECONDS status verdict=ok line
+    printf '\n=== %s\n' "$step"
+    # Not `if (step)`: inside a condition bash ignores `set -e` in the whole step.
+    set +e
+    (set -e && "step_$step")
+    status=$?
+    set -e
+    [ "$status" = 0 ] || { verdict=FAILED && failed+=("$step"); }
+    line=$(printf '%-9s %-6s %4d s' "$step" "$verdict" $((SECONDS - start)))
+    summary+="$line"$'\n'
+    echo "=== $line"
+}
+
+[ $# -gt 0 ] || set -- "${STEPS[@]}"
+for step in "$@"; do
+    declare -F "step_$step" >/dev/null || { fail "no step '$step'; there are: ${STEPS[*]}" || exit 2; }
+done
+for step in "$@"; do run_step "$step"; done
+
+printf '\n=== summary, %d s\n%s' "$SECONDS" "$summary"
+cat "$NOTES"
+[ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}" && exit 1; }
+echo "all steps passed"
