@@ -4,5 +4,6 @@
 // `.clippy.toml` allows both in test functions, and does not see the functions that they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, which is its business")]
 
+mod cases;
 mod client;
 mod support;
