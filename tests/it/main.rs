@@ -6,4 +6,5 @@
 
 mod cases;
 mod client;
+mod properties;
 mod support;
