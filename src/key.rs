@@ -119,6 +119,10 @@ impl FromStr for IdempotencyKey {
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let bare = if text.starts_with('"') { unquote(text).ok_or(KeyError::Quotes)? } else { text.to_owned() };
+        // Written bare, as on most wires and in a resume token, it would be read back as the quoted spelling of another key.
+        if bare.starts_with('"') {
+            return Err(KeyError::Quotes);
+        }
         if bare.is_empty() {
             return Err(KeyError::Empty);
         }
@@ -168,8 +172,8 @@ pub enum KeyError {
     /// It has a character other than visible ASCII and inner spaces.
     #[error("an idempotency key has visible ASCII characters only, and no space at either end")]
     Character,
-    /// It starts with a quote and is not a well-formed structured-field string.
-    #[error("an idempotency key that starts with a quote must be a whole structured-field string")]
+    /// It starts with a quote and is not a well-formed structured-field string, or the key inside that string does.
+    #[error("an idempotency key starts with no quote, unless a whole structured-field string is around it")]
     Quotes,
     /// It is longer than the API takes ([`KeyPolicy::max_length`]).
     #[error("the idempotency key has {length} characters and this API takes {max}")]
@@ -381,7 +385,7 @@ mod tests {
         for text in ["a\nb", "a\tb", "a\0", "clé", " a", "a ", "\u{7f}"] {
             assert_eq!(check(text), Err(KeyError::Character), "{text:?}");
         }
-        for text in ["\"", "\"a", "\"a\"b\"", r#""a\b""#, "\"a\";p=1"] {
+        for text in ["\"", "\"a", "\"a\"b\"", r#""a\b""#, "\"a\";p=1", r#""\"a\"""#] {
             assert_eq!(check(text), Err(KeyError::Quotes), "{text:?}");
         }
     }

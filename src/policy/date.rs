@@ -37,16 +37,15 @@ fn rfc850(text: &str, now: i64) -> Option<i64> {
     }
     let second_of_day = time_of_day(parts.next()?)?;
     gmt(parts)?;
-    let this_year = year_of(now);
-    let in_this_century = this_year - this_year.rem_euclid(100) + short_year;
-    // "a timestamp that appears to be more than 50 years in the future" is the past with the same last two digits; and what
-    // lies more than 50 years back is ahead of us.
-    let year = match in_this_century - this_year {
-        51.. => in_this_century - 100,
-        ..-50 => in_this_century + 100,
-        _ => in_this_century,
+    // "a timestamp that appears to be more than 50 years in the future" is the past with the same last two digits: of the years
+    // with these digits, the latest that is not. In whole days, so that no clock overflows it.
+    let at_most_50_years_ahead = |year: &i64| {
+        let fifty_years_before = (days_from_epoch(*year - 50, month, day), second_of_day);
+        fifty_years_before <= (now.div_euclid(86_400), now.rem_euclid(86_400))
     };
-    seconds(year, month, day, second_of_day)
+    let this_century = year_of(now).div_euclid(100) * 100;
+    let years = [this_century + 100, this_century, this_century - 100].map(|century| century + short_year);
+    seconds(years.into_iter().find(at_most_50_years_ahead)?, month, day, second_of_day)
 }
 
 /// `Sun Nov  6 08:49:37 1994`
@@ -95,7 +94,8 @@ fn gmt<'a>(mut parts: impl Iterator<Item = &'a str>) -> Option<()> {
 }
 
 fn seconds(year: i64, month: i64, day: i64, second_of_day: i64) -> Option<i64> {
-    (1..=days_in(year, month)).contains(&day).then(|| days_from_epoch(year, month, day) * 86_400 + second_of_day)
+    let days = (1..=days_in(year, month)).contains(&day).then(|| days_from_epoch(year, month, day))?;
+    days.checked_mul(86_400)?.checked_add(second_of_day)
 }
 
 fn days_in(year: i64, month: i64) -> i64 {
@@ -118,7 +118,7 @@ fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
     year * 365 + leap_days + day_of_year - 719_468
 }
 
-/// The year in which `now` lies, to within a day at its turn, which is all that a 50-year rule needs.
+/// The year in which `now` lies, to within a day at its turn, which is all that finding the century needs.
 fn year_of(now: i64) -> i64 {
     let days_per_400_years = 146_097;
     1970 + (now.div_euclid(86_400) * 400).div_euclid(days_per_400_years)
@@ -157,6 +157,19 @@ mod tests {
         assert_eq!(year("70"), Some(2070));
         assert_eq!(year("76"), Some(2076));
         assert_eq!(year("77"), Some(1977));
+        // The turn is a moment, not a year: fifty years to the second from now.
+        let year = |day: &str| check(&format!("Monday, {day}-76 00:00:00 GMT")).map(year_of);
+        assert_eq!(year("24-Nov"), Some(2076));
+        assert_eq!(year("25-Nov"), Some(1976));
+    }
+
+    #[test]
+    fn no_clock_overflows() {
+        for now in [i64::MIN, i64::MIN + 1, -1, i64::MAX - 1, i64::MAX] {
+            for year in 0..100 {
+                let _read_without_panic = parse(&format!("Sunday, 06-Nov-{year:02} 08:49:37 GMT"), now);
+            }
+        }
     }
 
     #[test]

@@ -168,14 +168,18 @@ fn split_outside_quotes(value: &str) -> impl Iterator<Item = &str> {
 }
 
 fn directive(headers: &HeaderMap) -> Option<bool> {
-    let words = [flag(headers, "x-should-retry"), flag(headers, "stripe-should-retry")];
-    // Two directives that disagree: the one that asks for less load.
-    words.into_iter().flatten().min()
+    let lines = ["x-should-retry", "stripe-should-retry"].into_iter().flat_map(|name| headers.get_all(name));
+    // Directives that disagree, in two headers or in two lines of one: the one that asks for less load.
+    lines.filter_map(truth).min()
+}
+
+fn flag(headers: &HeaderMap, name: &str) -> Option<bool> {
+    headers.get(name).and_then(truth)
 }
 
 /// `true` or `false`, in any case; anything else says nothing.
-fn flag(headers: &HeaderMap, name: &str) -> Option<bool> {
-    let word = headers.get(name).and_then(text)?;
+fn truth(value: &HeaderValue) -> Option<bool> {
+    let word = text(value)?;
     if word.eq_ignore_ascii_case("true") {
         Some(true)
     } else {
@@ -253,6 +257,15 @@ mod tests {
         let hint = |lines: &[_]| Hint::from_headers(&headers(lines), Class::Ambiguous, UNIX_EPOCH, HINT_CAP);
         assert_eq!(hint(&[("x-should-retry", "true")]).retry, Some(true));
         assert_eq!(hint(&[("x-should-retry", "true"), ("stripe-should-retry", "false")]).retry, Some(false));
+        let hint_of_lines = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-should-retry", HeaderValue::from_static(line));
+            }
+            Hint::from_headers(&headers, Class::Ambiguous, UNIX_EPOCH, HINT_CAP).retry
+        };
+        assert_eq!(hint_of_lines(&["true", "false"]), Some(false), "a gateway may have added a line");
+        assert_eq!(hint_of_lines(&["", "true"]), Some(true));
         assert_eq!(hint(&[("stripe-should-retry", "maybe")]).retry, None);
         assert!(hint(&[("idempotent-replayed", "true")]).replayed);
         assert!(!hint(&[("idempotent-replayed", "false")]).replayed);

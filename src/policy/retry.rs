@@ -205,15 +205,15 @@ impl<'a> Operation<'a> {
 
     /// How long to wait, if there is time for it.
     fn wait(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
+        let unit = if unit > 0.0 { unit.min(1.0) } else { 0.0 };
+        let throttled = class == Class::Throttled;
+        let jittered = self.policy.backoff.wait(&mut self.waits, self.decided, throttled, unit);
+        let jittered = jittered.ok_or(StopReason::AttemptsExhausted)?;
         let time_left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
         let floor = hint.after.unwrap_or(Duration::ZERO);
         if hint.after.is_some() && (floor > self.policy.hint_cap || floor >= time_left) {
             return Err(StopReason::RetryAfterTooLong);
         }
-        let unit = if unit > 0.0 { unit.min(1.0) } else { 0.0 };
-        let throttled = class == Class::Throttled;
-        let jittered = self.policy.backoff.wait(&mut self.waits, self.decided, throttled, unit);
-        let jittered = jittered.ok_or(StopReason::AttemptsExhausted)?;
         let after = if hint.misdirected { Duration::ZERO } else { floor.saturating_add(jittered) };
         if after >= time_left { Err(StopReason::DeadlineExceeded) } else { Ok(after) }
     }
@@ -319,6 +319,8 @@ mod tests {
         assert_eq!(check_with(&never, Idempotency::Natural, &[(Ambiguous, plain)]), "stop AttemptsExhausted");
         let twice = RetryPolicy::new().hint_cap(SECOND);
         assert_eq!(check_with(&twice, Idempotency::Natural, &[(Ambiguous, plain)]), "stop RetryAfterTooLong");
+        let ended = twice.backoff(Backoff::schedule(|| []));
+        assert_eq!(check_with(&ended, Idempotency::Natural, &[(Ambiguous, plain)]), "stop AttemptsExhausted");
     }
 
     #[test]

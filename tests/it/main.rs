@@ -1,13 +1,18 @@
 //! The crate from outside, in one binary: against wiremock where it is good, and against a raw TCP server for the faults that
 //! it cannot stage. Every test asserts what the *server* received.
 
+// `.clippy.toml` allows both in test functions, and does not see the functions that they share.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, which is its business")]
+
 mod answers;
 mod bad_input;
 mod cancel;
+mod cases;
 mod client;
 mod events;
 mod keys;
 mod limits;
+mod properties;
 mod redirects;
 mod secrets;
 mod soak;

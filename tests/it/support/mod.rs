@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod clock;
 pub(crate) mod raw;
 
 use std::time::Duration;

@@ -1,0 +1,74 @@
+//! The rows that a single decision cannot show: what the server received.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::support::raw::answer;
+use crate::support::{Act, Server, trusting};
+
+/// `get-body_truncated`: no client-side stitching. The second request is the first one again.
+#[tokio::test]
+async fn a_cut_answer_is_asked_for_whole() {
+    let server = Server::play([Act::ExecuteThenCutBody, Act::Answer(answer(200))]).await;
+    let value: Value = trusting(&server).build().unwrap().get_json("/report").await.unwrap();
+    assert_eq!(value["status"], 200);
+    let received = server.received();
+    assert_eq!(received.len(), 2);
+    assert!(received.iter().all(|request| request.header("range").is_none()), "{received:?}");
+    assert_eq!(received[0].headers, received[1].headers);
+}
+
+/// `post+key-409`: under a fresh key it is the API's own conflict. After a lost answer, or under a key that the caller brought,
+/// it may be an earlier attempt that still runs, if the answer says to come back.
+#[tokio::test]
+async fn a_conflict_is_waited_out_only_where_an_earlier_attempt_may_still_run() {
+    let conflict = || Act::Answer(answer(409).header("retry-after", "0"));
+    let done = || Act::ExecuteOnce(answer(200));
+    for (key, acts, requests, status) in [
+        (None, vec![conflict(), done()], 1, 409),
+        (None, vec![Act::ExecuteThenClose, conflict(), done()], 3, 200),
+        (Some("order-1042"), vec![conflict(), done()], 2, 200),
+        (Some("order-1042"), vec![Act::Answer(answer(409)), done()], 1, 409),
+    ] {
+        let name = format!("{key:?} {acts:?}");
+        let server = Server::play(acts).await;
+        let client = trusting(&server).build().unwrap();
+        let request = client.post("/charges").json(&json!({}));
+        let request = match key {
+            Some(key) => request.idempotency_key(key.parse().unwrap()),
+            None => request,
+        };
+        let response = request.send().await.expect(&name);
+        assert_eq!((server.received().len(), response.status().as_u16()), (requests, status), "{name}");
+        assert_eq!(server.executions(), usize::from(status == 200), "{name}");
+        let keys = server.keys();
+        assert!(keys[0].is_some() && keys.iter().all(|key| *key == keys[0]), "{name}: {keys:?}");
+    }
+}
+
+/// `get-caller_cancel`, `post-caller_cancel`: nothing runs on behind a future that was dropped.
+#[tokio::test]
+async fn a_dropped_operation_sends_nothing_more() {
+    for method in [http::Method::GET, http::Method::POST] {
+        let arrived = Arc::new(Notify::new());
+        let told = arrived.clone();
+        let server = Server::start(move |turn, request| match (turn, request) {
+            (0, Some(_)) => {
+                told.notify_one();
+                Act::ExecuteThenStall
+            }
+            _ => Act::Answer(answer(200)),
+        });
+        let server = server.await;
+        let client = trusting(&server).build().unwrap();
+        tokio::select! {
+            answered = client.request(method, "/cancelled").send() => panic!("{answered:?}"),
+            () = arrived.notified() => {}
+        }
+        client.get("/after").send().await.unwrap();
+        let targets: Vec<String> = server.received().into_iter().map(|request| request.target).collect();
+        assert_eq!(targets, ["/cancelled", "/after"]);
+    }
+}

@@ -1,0 +1,102 @@
+//! `Retry-After` and its relatives: what each header value asks for, and that a wait over the cap is not waited for.
+//!
+//! `tests/cases/retry_after.json`: RFC 9110 §10.2.3 and §5.6.7 where they decide; otherwise what urllib3, undici, ky, got,
+//! go-retryablehttp, dotnet resilience, azcore and the OpenAI, Anthropic and AWS SDKs do, at the commits named in the table.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::Deserialize;
+use steadfast::policy::{
+    Backoff, Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, retry_hint,
+};
+
+use super::Account;
+use crate::support::clock;
+
+/// The default of `RetryPolicy::hint_cap`.
+const CAP: Duration = Duration::from_secs(60);
+
+#[derive(Deserialize)]
+struct Table {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    id: String,
+    now: String,
+    status: u16,
+    headers: Vec<(String, String)>,
+    expect: Expect,
+    #[serde(default)]
+    also_acceptable: Vec<Expect>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Expect {
+    Delay { seconds: f64 },
+    Ignored,
+    OverCap,
+}
+
+impl Expect {
+    fn allows(&self, hint: Option<Duration>) -> bool {
+        match self {
+            Self::Delay { seconds } => hint == Some(Duration::from_secs_f64(*seconds)),
+            Self::Ignored => hint.is_none(),
+            Self::OverCap => hint.is_some_and(|wait| wait > CAP),
+        }
+    }
+}
+
+impl Case {
+    /// The table writes bytes as the characters U+0000..U+00FF.
+    fn headers(&self) -> HeaderMap {
+        let bytes = |text: &str| text.chars().map(|c| u8::try_from(c).unwrap()).collect::<Vec<_>>();
+        let line = |(name, value): &(String, String)| {
+            (HeaderName::try_from(name).unwrap(), HeaderValue::from_bytes(&bytes(value)).unwrap())
+        };
+        self.headers.iter().map(line).collect()
+    }
+}
+
+#[test]
+fn every_header_asks_for_what_the_table_says() {
+    let table: Table = serde_json::from_str(include_str!("../../cases/retry_after.json")).unwrap();
+    let mut account = Account::of("retry_after");
+    let mut by_another_reading = Vec::new();
+    for case in &table.cases {
+        let (id, headers, now) = (case.id.as_str(), case.headers(), clock::utc(&case.now));
+        let hint = retry_hint(&headers, now);
+        if !case.expect.allows(hint) {
+            let allowed = case.also_acceptable.iter().any(|expect| expect.allows(hint));
+            assert!(allowed, "{id}: {hint:?} is neither {:?} nor one of {:?}", case.expect, case.also_acceptable);
+            by_another_reading.push(id);
+        }
+        let class = Class::of_status(StatusCode::from_u16(case.status).unwrap());
+        assert_eq!(decide(class, &Hint::from_headers(&headers, class, now, CAP)), expected(hint), "{id}");
+        account.ran();
+    }
+    println!("retry_after: {} by another acceptable reading: {by_another_reading:?}", by_another_reading.len());
+    // Sent twice, the longer counts; and a vendor header that does not parse leaves the word to the standard one.
+    assert_eq!(by_another_reading, ["two-lines", "ms-negative"]);
+    account.close(39, 0);
+}
+
+/// A wait within the cap is waited for and a longer one ends the operation; what says nothing leaves our own wait, here zero.
+fn expected(hint: Option<Duration>) -> Decision {
+    match hint {
+        Some(wait) if wait > CAP => Decision::Stop(StopReason::RetryAfterTooLong),
+        wait => Decision::Retry { after: wait.unwrap_or(Duration::ZERO) },
+    }
+}
+
+fn decide(class: Class, hint: &Hint) -> Decision {
+    let policy = RetryPolicy::new().backoff(Backoff::fixed(Duration::ZERO)).deadline(None);
+    let (budget, now) = (RetryBudget::standard(), clock::now());
+    let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+    operation.begin_attempt();
+    operation.decide(class, hint, now, 1.0)
+}

@@ -1,0 +1,145 @@
+//! Header values: arbitrary bytes, and HTTP-dates whole and broken.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use steadfast::policy::{Class, Hint, retry_hint};
+
+use super::cases;
+use super::scenario::{classes, durations};
+use crate::support::clock;
+
+mod date;
+
+/// Every header that is read.
+const NAMES: [&str; 10] = [
+    "retry-after",
+    "retry-after-ms",
+    "x-ms-retry-after-ms",
+    "ratelimit",
+    "ratelimit-remaining",
+    "ratelimit-reset",
+    "x-should-retry",
+    "stripe-should-retry",
+    "idempotent-replayed",
+    "idempotency-status",
+];
+
+/// Bytes that a header can carry, from noise to nearly right.
+fn values() -> impl Strategy<Value = HeaderValue> {
+    let bytes = prop_oneof![
+        2 => vec(any::<u8>(), 0..40),
+        2 => "[ \t]?[0-9]{0,30}[ \t]?".prop_map(String::into_bytes),
+        1 => "[+-]?[0-9]{1,3}[.e_s,]?[0-9]{0,3}".prop_map(String::into_bytes),
+        1 => "(TRUE|true|False|false|maybe)".prop_map(String::into_bytes),
+        1 => "(stored|replayed|unknown|in-progress)(;retention=[0-9]{1,3})?(;scope=\"/[a-z\";]{0,4}\")?".prop_map(String::into_bytes),
+        1 => "(\"[a-z;,=\\\\]{0,3}\"(;r=[0-9]?)?(;t=[0-9]{0,2})?(, )?){0,3}".prop_map(String::into_bytes),
+        1 => date::texts().prop_map(|(text, _)| text.into_bytes()),
+    ];
+    bytes.prop_filter_map("not a header value", |bytes| HeaderValue::from_bytes(&bytes).ok())
+}
+
+fn headers() -> impl Strategy<Value = HeaderMap> {
+    let line = (prop::sample::select(&NAMES[..]), values());
+    vec(line, 0..6).prop_map(|lines| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), value);
+        }
+        headers
+    })
+}
+
+/// Any time that a clock can show, before 1970 and at the ends of its range too.
+fn clocks() -> impl Strategy<Value = SystemTime> {
+    let since = prop_oneof![
+        (0_u64..6_000_000_000).prop_map(Duration::from_secs),
+        durations(),
+        Just(i64::MAX as u64).prop_map(Duration::from_secs)
+    ];
+    (since, any::<bool>()).prop_map(|(since, past)| {
+        let moved = if past { UNIX_EPOCH.checked_sub(since) } else { UNIX_EPOCH.checked_add(since) };
+        moved.unwrap_or(UNIX_EPOCH)
+    })
+}
+
+/// What a value of `Retry-After` asks for, by the grammar: digits, saturating, or a date.
+fn asked_for(value: &HeaderValue, now: i64) -> Option<Duration> {
+    let text = std::str::from_utf8(value.as_bytes()).ok()?.trim_matches([' ', '\t']);
+    if text.contains(|c: char| !c.is_ascii_digit()) || text.is_empty() {
+        let date = date::parse(text, now)?;
+        return Some(Duration::from_secs(u64::try_from(date - now).unwrap_or(0)));
+    }
+    let digit = |number: u64, digit: u8| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+    Some(Duration::from_secs(text.bytes().fold(0, digit)))
+}
+
+fn words<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(|text| text.trim_matches([' ', '\t']))
+}
+
+proptest! {
+    #![proptest_config(cases(1024))]
+
+    #[test]
+    fn no_headers_panic_and_each_field_comes_from_its_header(
+        headers in headers(), class in classes(), now in clocks(), cap in durations(),
+    ) {
+        let hint = Hint::from_headers(&headers, class, now, cap);
+        let timed = NAMES[..6].iter().any(|name| headers.contains_key(*name));
+        prop_assert!(timed || hint.after.is_none(), "{hint:?}");
+        let said = |word: &str| {
+            NAMES[6..8].iter().flat_map(|name| words(&headers, name)).any(|said| said.eq_ignore_ascii_case(word))
+        };
+        let expected = if said("false") { Some(false) } else { said("true").then_some(true) };
+        prop_assert_eq!(hint.retry, expected);
+        let recorded = |word: &str| words(&headers, "idempotency-status").any(|said| said.starts_with(word));
+        let replayed = words(&headers, "idempotent-replayed").any(|said| said.eq_ignore_ascii_case("true"));
+        prop_assert!(!hint.replayed || replayed || recorded("stored") || recorded("replayed"));
+        prop_assert!(!hint.outcome_unknown || recorded("unknown"));
+        prop_assert!(!hint.misdirected, "no header says so");
+        // Both readers agree where nothing but the headers decides.
+        let plain = Hint::from_headers(&headers, Class::Ambiguous, now, Duration::from_secs(60));
+        prop_assert_eq!(plain.after, retry_hint(&headers, now));
+    }
+
+    #[test]
+    fn what_is_neither_digits_nor_a_date_says_nothing(values in vec(values(), 1..3), now in -1_i64..6_000_000_000) {
+        let mut headers = HeaderMap::new();
+        for value in &values {
+            headers.append("retry-after", value.clone());
+        }
+        let expected = values.iter().filter_map(|value| asked_for(value, now)).max();
+        prop_assert_eq!(retry_hint(&headers, clock::wall(now)), expected, "{:?}", headers);
+    }
+
+    #[test]
+    fn a_date_is_read_as_the_grammar_says_whole_or_broken((text, now) in date::texts()) {
+        let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::try_from(&text).unwrap())]);
+        let expected = asked_for(&headers["retry-after"], now);
+        prop_assert_eq!(retry_hint(&headers, clock::wall(now)), expected, "{:?} at {}", text, now);
+    }
+
+    #[test]
+    fn every_second_round_trips_through_all_three_forms(second in 0_i64..=date::LAST_SECOND, before in 0_i64..1 << 40) {
+        let imf = httpdate::fmt_http_date(clock::wall(second));
+        let [_, rfc850, asctime] = date::forms(&imf);
+        // The third opinion agrees with the other two on what is written here.
+        prop_assert_eq!(httpdate::parse_http_date(&imf).unwrap(), clock::wall(second));
+        prop_assert_eq!(httpdate::parse_http_date(&asctime).unwrap(), clock::wall(second));
+        let wait = |text: &str, now: i64| {
+            let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::try_from(text).unwrap())]);
+            retry_hint(&headers, clock::wall(now)).map(|wait| wait.as_secs() as i64)
+        };
+        for text in [&imf, &asctime] {
+            prop_assert_eq!(wait(text, second - before), Some(before), "{}", text);
+            prop_assert_eq!(wait(text, second + before), Some(0), "{}: the past", text);
+        }
+        // A year of two digits is right from less than 50 years before.
+        let near = before % (49 * 365 * 86_400);
+        prop_assert_eq!(wait(&rfc850, second - near), Some(near), "{}", rfc850);
+        prop_assert_eq!(wait(&rfc850, second + near), Some(0), "{}: the past", rfc850);
+    }
+}

@@ -1,0 +1,108 @@
+//! The same questions, answered a second time: from the documentation of `StopReason`, `Backoff` and `RetryPolicy`.
+//!
+//! The oracle is exact about the reasons. About a wait that chance has a part in it knows the range alone.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use steadfast::policy::{Class, Hint, Idempotency, Jitter, StopReason};
+
+use super::scenario::{Shape, Terms, Turn};
+
+/// The first reason to stop that has nothing to do with the length of our own wait and with the budget.
+pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason> {
+    use StopReason::{
+        AttemptsExhausted, BodyNotReplayable, Done, KeyNotTrusted, NotRepeatable, OutcomeUnknown, Permanent, Replayed,
+        RetryAfterTooLong, ServerSaidStop,
+    };
+    let (class, hint) = (turn.step.class, &turn.step.hint);
+    let class_in_force = effective(terms, class, hint);
+    let unsafe_without_licence = class_in_force == Class::Ambiguous;
+    let too_long = hint.after.is_some_and(|after| after > terms.hint_cap || after >= time_left(turn));
+    // In the order of the type's documentation.
+    let asked = [
+        (class == Class::Success, Done),
+        (hint.replayed, Replayed),
+        (hint.retry == Some(false), ServerSaidStop),
+        (hint.outcome_unknown, OutcomeUnknown),
+        (class_in_force == Class::Permanent, Permanent),
+        (hint.misdirected && turn.misdirected_before, Permanent),
+        (unsafe_without_licence && terms.idempotency == Idempotency::Absent, NotRepeatable),
+        (unsafe_without_licence && terms.idempotency == Idempotency::Keyed && !turn.step.key_trusted, KeyNotTrusted),
+        (!terms.body_replayable, BodyNotReplayable),
+        (turn.number >= terms.max_attempts, AttemptsExhausted),
+        (whole_wait(terms, turn).is_none(), AttemptsExhausted),
+        (too_long, RetryAfterTooLong),
+    ];
+    asked.into_iter().find_map(|(applies, reason)| applies.then_some(reason))
+}
+
+/// The class after the two things that may change it: the server's `true`, and an API that acts on what it throttles.
+fn effective(terms: &Terms, class: Class, hint: &Hint) -> Class {
+    if class == Class::Permanent && hint.retry == Some(true) {
+        return Class::Ambiguous;
+    }
+    if class == Class::Throttled && terms.throttled_is_ambiguous { Class::Ambiguous } else { class }
+}
+
+/// Without a deadline, all the time that there is.
+pub(super) fn time_left(turn: &Turn<'_>) -> Duration {
+    turn.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(turn.now))
+}
+
+/// The backoff before jitter; `None` where the caller's schedule has ended.
+fn whole_wait(terms: &Terms, turn: &Turn<'_>) -> Option<Duration> {
+    match &terms.shape {
+        Shape::Fixed(wait) => Some(*wait),
+        Shape::Schedule(waits) => waits.get(turn.number as usize - 1).copied(),
+        Shape::Exponential { base, cap } => {
+            let throttled = turn.step.class == Class::Throttled;
+            let mut wait = if throttled { terms.throttle_base.max(*base) } else { *base };
+            for _ in 1..turn.number {
+                wait = wait.saturating_mul(2);
+            }
+            Some(wait.min(*cap))
+        }
+    }
+}
+
+/// The waits that may follow: at least the hint, and jitter on top of it.
+pub(super) fn allowed_waits(terms: &Terms, turn: &Turn<'_>) -> RangeInclusive<Duration> {
+    if turn.step.hint.misdirected {
+        return Duration::ZERO..=Duration::ZERO;
+    }
+    let floor = turn.step.hint.after.unwrap_or_default();
+    let whole = whole_wait(terms, turn).unwrap_or_default();
+    let (least, most) = match terms.jitter {
+        Jitter::None => (whole, whole),
+        Jitter::Equal => {
+            let (least, most) = share(whole / 2, turn.step.unit);
+            (
+                whole.saturating_sub(whole / 2).saturating_add(least),
+                whole.saturating_sub(whole / 2).saturating_add(most),
+            )
+        }
+        _ => share(whole, turn.step.unit),
+    };
+    floor.saturating_add(least)..=floor.saturating_add(most)
+}
+
+/// About `unit` of `whole`, as parts of 2^32 in whole numbers; exact at both ends.
+fn share(whole: Duration, unit: f64) -> (Duration, Duration) {
+    if unit.is_nan() || unit <= 0.0 {
+        return (Duration::ZERO, Duration::ZERO);
+    }
+    if unit >= 1.0 {
+        return (whole, whole);
+    }
+    let parts = (unit * f64::from(u32::MAX)) as u128;
+    let nanos = |parts: u128| whole.as_nanos() / (1 << 32) * parts + (whole.as_nanos() % (1 << 32)) * parts / (1 << 32);
+    // One part and a little each way is more than what rounding can be off by.
+    let slack = whole.as_nanos() >> 30;
+    let near = nanos(parts);
+    (to_duration(near.saturating_sub(slack + 2)), to_duration((near + slack + 2).min(whole.as_nanos())))
+}
+
+fn to_duration(nanos: u128) -> Duration {
+    Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32)
+}

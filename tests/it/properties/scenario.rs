@@ -1,0 +1,184 @@
+//! Random operations, extremes included, and what the policy made of them.
+
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use steadfast::policy::{Backoff, Class, Decision, Hint, Idempotency, Jitter, Operation, RetryBudget, RetryPolicy};
+
+use crate::support::clock;
+
+/// The settings of one operation, in a form that an oracle can read.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub(super) max_attempts: u32,
+    pub(super) shape: Shape,
+    pub(super) jitter: Jitter,
+    pub(super) throttle_base: Duration,
+    pub(super) deadline: Option<Duration>,
+    pub(super) hint_cap: Duration,
+    pub(super) throttled_is_ambiguous: bool,
+    pub(super) idempotency: Idempotency,
+    pub(super) body_replayable: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Shape {
+    Exponential { base: Duration, cap: Duration },
+    Fixed(Duration),
+    Schedule(Vec<Duration>),
+}
+
+impl Terms {
+    pub(super) fn policy(&self) -> RetryPolicy {
+        let backoff = match self.shape.clone() {
+            Shape::Exponential { base, cap } => Backoff::exponential(base, cap),
+            Shape::Fixed(wait) => Backoff::fixed(wait),
+            Shape::Schedule(waits) => Backoff::schedule(move || waits.clone()),
+        };
+        RetryPolicy::new()
+            .max_attempts(self.max_attempts)
+            .backoff(backoff.jitter(self.jitter).throttle_base(self.throttle_base))
+            .deadline(self.deadline)
+            .hint_cap(self.hint_cap)
+            .throttled_is_ambiguous(self.throttled_is_ambiguous)
+    }
+}
+
+/// One attempt's outcome, and what the driver brings to the decision.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) class: Class,
+    pub(super) hint: Hint,
+    pub(super) key_trusted: bool,
+    /// How long the attempt took.
+    pub(super) took: Duration,
+    pub(super) unit: f64,
+}
+
+/// One decision with all that led to it.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    pub(super) number: u32,
+    pub(super) step: &'a Step,
+    pub(super) now: Instant,
+    pub(super) deadline: Option<Instant>,
+    /// An attempt before this one was misdirected too.
+    pub(super) misdirected_before: bool,
+    pub(super) tokens_before: u64,
+    pub(super) tokens_after: u64,
+    pub(super) decision: Decision,
+}
+
+/// Runs one operation until it ends, or the steps do. The clock moves by the attempts and by the waits that were decided on.
+pub(super) fn play<'a>(terms: &Terms, budget: &RetryBudget, steps: &'a [Step]) -> Vec<Turn<'a>> {
+    let (policy, started) = (terms.policy(), clock::now());
+    let mut operation = Operation::start(&policy, budget, terms.idempotency, started);
+    operation.set_body_replayable(terms.body_replayable);
+    let deadline = terms.deadline.and_then(|time| started.checked_add(time));
+    let (mut now, mut misdirected_before, mut turns) = (started, false, Vec::new());
+    for (number, step) in (1..).zip(steps) {
+        now = now.checked_add(step.took).unwrap_or(now);
+        operation.begin_attempt();
+        operation.set_key_trusted(step.key_trusted);
+        let tokens_before = budget.tokens();
+        let decision = operation.decide(step.class, &step.hint, now, step.unit);
+        let tokens_after = budget.tokens();
+        turns.push(Turn { number, step, now, deadline, misdirected_before, tokens_before, tokens_after, decision });
+        misdirected_before |= step.hint.misdirected;
+        match decision {
+            Decision::Retry { after } => now = now.checked_add(after).unwrap_or(now),
+            Decision::Stop(_) => break,
+        }
+    }
+    turns
+}
+
+pub(super) fn durations() -> impl Strategy<Value = Duration> + Clone {
+    prop_oneof![
+        4 => (0_u64..5000).prop_map(Duration::from_millis),
+        2 => (0_u64..90).prop_map(Duration::from_secs),
+        2 => Just(Duration::ZERO),
+        1 => Just(Duration::from_nanos(1)),
+        1 => any::<u64>().prop_map(Duration::from_nanos),
+        1 => Just(Duration::MAX),
+    ]
+}
+
+fn units() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        6 => 0.0..=1.0,
+        2 => prop::sample::select(vec![0.0, 1.0, 1.0 - f64::EPSILON, -0.0, -1.0, 2.0]),
+        1 => prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MIN_POSITIVE, f64::MAX]),
+    ]
+}
+
+/// Most outcomes are such that something is left to decide.
+pub(super) fn classes() -> impl Strategy<Value = Class> {
+    prop_oneof![
+        5 => Just(Class::Ambiguous),
+        4 => Just(Class::NotProcessed),
+        4 => Just(Class::Throttled),
+        1 => Just(Class::Permanent),
+        1 => Just(Class::Success),
+    ]
+}
+
+fn hints() -> impl Strategy<Value = Hint> {
+    let rarely = || prop::bool::weighted(0.05);
+    let directive = option::weighted(0.2, prop::bool::weighted(0.8));
+    (option::weighted(0.3, durations()), directive, rarely(), rarely(), rarely()).prop_map(
+        |(after, retry, replayed, outcome_unknown, misdirected)| {
+            let mut hint = Hint::from(after);
+            (hint.retry, hint.replayed) = (retry, replayed);
+            (hint.outcome_unknown, hint.misdirected) = (outcome_unknown, misdirected);
+            hint
+        },
+    )
+}
+
+/// Wild steps, and calm ones that let an operation use up its attempts.
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let short = || (0_u64..500).prop_map(Duration::from_millis);
+    let took = prop_oneof![6 => short(), 1 => durations()];
+    let wild = (classes(), hints(), prop::bool::weighted(0.7), took, units());
+    let wild = wild.prop_map(|(class, hint, key_trusted, took, unit)| Step { class, hint, key_trusted, took, unit });
+    let repeatable = prop::sample::select(vec![Class::NotProcessed, Class::Throttled, Class::Ambiguous]);
+    let calm = (repeatable, short(), units());
+    let calm =
+        calm.prop_map(|(class, took, unit)| Step { class, hint: Hint::default(), key_trusted: true, took, unit });
+    prop_oneof![2 => vec(wild, 1..14), 1 => vec(calm, 10..14)]
+}
+
+pub(super) fn terms() -> impl Strategy<Value = Terms> {
+    let shape = prop_oneof![
+        4 => (durations(), durations()).prop_map(|(base, cap)| Shape::Exponential { base, cap }),
+        1 => durations().prop_map(Shape::Fixed),
+        2 => vec(durations(), 0..10).prop_map(Shape::Schedule),
+    ];
+    let waits = (shape, prop::sample::select(vec![Jitter::Full, Jitter::Equal, Jitter::None]), durations());
+    let limits = (1_u32..=10, option::of(durations()), durations());
+    let idempotency = prop_oneof![
+        3 => Just(Idempotency::Natural),
+        3 => Just(Idempotency::Keyed),
+        2 => Just(Idempotency::Absent),
+    ];
+    let licence = (idempotency, prop::bool::weighted(0.3), prop::bool::weighted(0.9));
+    (limits, waits, licence).prop_map(|(limits, waits, licence)| {
+        let (max_attempts, deadline, hint_cap) = limits;
+        let (shape, jitter, throttle_base) = waits;
+        let (idempotency, throttled_is_ambiguous, body_replayable) = licence;
+        Terms {
+            max_attempts,
+            shape,
+            jitter,
+            throttle_base,
+            deadline,
+            hint_cap,
+            throttled_is_ambiguous,
+            idempotency,
+            body_replayable,
+        }
+    })
+}
