@@ -321,7 +321,8 @@ impl DecodeError {
         let reason = if !error.is_data() || safe.iter().any(|start| text.starts_with(start)) {
             text.strip_suffix(&place).unwrap_or(&text).trim_end().to_owned()
         } else {
-            let start = unfit.iter().find(|start| text.starts_with(**start)).copied().unwrap_or("it does not fit the type ");
+            let start =
+                unfit.iter().find(|start| text.starts_with(**start)).copied().unwrap_or("it does not fit the type ");
             let expected = text.rfind(", expected ").filter(|_| start.starts_with("invalid")).map(|at| &text[at..]);
             let expected = expected.map_or("", |expected| expected.strip_suffix(&place).unwrap_or(expected)).trim_end();
             format!("{}{expected}", start.trim_end_matches([' ', ':']))
@@ -362,7 +363,16 @@ mod tests {
         }
         let key = IdempotencyKey::restore("1f0c33a2-40d5-43dd-bc93-6894a57f9324", true).ok();
         let elapsed = Duration::from_millis(1820);
-        Story { method: Method::POST, key, journal, stop, elapsed, retry_after: None, may_have_been_processed, resume: None }
+        Story {
+            method: Method::POST,
+            key,
+            journal,
+            stop,
+            elapsed,
+            retry_after: None,
+            may_have_been_processed,
+            resume: None,
+        }
     }
 
     fn error(stop: StopReason, processed: bool) -> Error {
@@ -382,7 +392,10 @@ mod tests {
              if this API honours idempotency keys, say so: .keys(KeyPolicy::standard())"
         ));
         let build = Error::build("max_attempts", "it counts the first attempt, so it is at least 1");
-        assert_eq!(build.to_string(), "max_attempts: it counts the first attempt, so it is at least 1 (nothing was sent)");
+        assert_eq!(
+            build.to_string(),
+            "max_attempts: it counts the first attempt, so it is at least 1 (nothing was sent)"
+        );
     }
 
     #[test]

@@ -339,7 +339,11 @@ impl KeyPolicy {
     }
 
     /// Mints or checks the key of an operation.
-    pub(crate) fn key_for(&self, method: &Method, given: Option<IdempotencyKey>) -> Result<Option<IdempotencyKey>, KeyError> {
+    pub(crate) fn key_for(
+        &self,
+        method: &Method,
+        given: Option<IdempotencyKey>,
+    ) -> Result<Option<IdempotencyKey>, KeyError> {
         match given {
             Some(key) => self.check_length(key).map(Some),
             None if self.methods.contains(method) => IdempotencyKey::mint().map(Some),
@@ -422,7 +426,9 @@ mod tests {
         let minted = |policy: &KeyPolicy, method| policy.key_for(&method, None).unwrap().is_some();
         let standard = KeyPolicy::standard();
         assert!(minted(&standard, Method::POST) && minted(&standard, Method::PATCH));
-        assert!(!minted(&standard, Method::GET) && !minted(&standard, Method::PUT) && !minted(&standard, Method::DELETE));
+        assert!(
+            !minted(&standard, Method::GET) && !minted(&standard, Method::PUT) && !minted(&standard, Method::DELETE)
+        );
         assert!(minted(&KeyPolicy::paypal(), Method::POST) && !minted(&KeyPolicy::paypal(), Method::PATCH));
         assert!(!minted(&KeyPolicy::off(), Method::POST));
 

@@ -86,7 +86,10 @@ mod tests {
 
     #[test]
     fn finds_the_names_of_common_error_bodies() {
-        assert_eq!(names(br#"{"error":{"type":"api","code":"idempotency_key_in_use"}}"#), ["api", "idempotency_key_in_use"]);
+        assert_eq!(
+            names(br#"{"error":{"type":"api","code":"idempotency_key_in_use"}}"#),
+            ["api", "idempotency_key_in_use"]
+        );
         assert_eq!(names(br#"{"type":"https://x"}"#), ["https://x"]);
         assert!(names(b"<html>").is_empty());
     }

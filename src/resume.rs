@@ -109,10 +109,17 @@ impl ResumeToken {
     }
 
     /// Whether the server still remembers the key, and whether it is the same request; else, why not.
-    pub(crate) fn check(&self, now: SystemTime, retention: Duration, identity: &Identity<'_>) -> Result<(), &'static str> {
+    pub(crate) fn check(
+        &self,
+        now: SystemTime,
+        retention: Duration,
+        identity: &Identity<'_>,
+    ) -> Result<(), &'static str> {
         let usable = retention - retention / 20;
         match now.duration_since(self.first_sent()) {
-            Err(_) => return Err("the clock went backwards since the first attempt, so the age of the key is not known"),
+            Err(_) => {
+                return Err("the clock went backwards since the first attempt, so the age of the key is not known");
+            }
             Ok(age) if age >= usable => return Err("the server may have forgotten the key by now"),
             Ok(_) => {}
         }
@@ -171,7 +178,11 @@ mod tests {
         let sent_url = "https://me:pw@api.example.com/v1/charges?expand=a".parse().unwrap();
         let sent = Identity { method: &Method::POST, url: &sent_url, body: Some(b"{}") };
         let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let first_sent = if age < 0 { now + Duration::from_secs(age.unsigned_abs()) } else { now - Duration::from_secs(age.unsigned_abs()) };
+        let first_sent = if age < 0 {
+            now + Duration::from_secs(age.unsigned_abs())
+        } else {
+            now - Duration::from_secs(age.unsigned_abs())
+        };
         let token = ResumeToken::new(&key, first_sent, &sent, true);
         let stored = serde_json::to_string(&token).unwrap();
         assert!(!stored.contains("expand") && !stored.contains("pw"), "{stored}");
@@ -194,9 +205,16 @@ mod tests {
     fn another_request_is_refused() {
         let url = "https://api.example.com/v1/charges?expand=a";
         assert!(check(0, DAY, &Method::PATCH, url, Some(b"{}")).contains("method or target"));
-        assert!(check(0, DAY, &Method::POST, "https://api.example.com/v1/refunds?expand=a", Some(b"{}")).contains("target"));
-        assert!(check(0, DAY, &Method::POST, "https://evil.example.com/v1/charges?expand=a", Some(b"{}")).contains("target"));
-        assert!(check(0, DAY, &Method::POST, "https://api.example.com/v1/charges", Some(b"{}")).contains("query or body"));
+        assert!(
+            check(0, DAY, &Method::POST, "https://api.example.com/v1/refunds?expand=a", Some(b"{}")).contains("target")
+        );
+        assert!(
+            check(0, DAY, &Method::POST, "https://evil.example.com/v1/charges?expand=a", Some(b"{}"))
+                .contains("target")
+        );
+        assert!(
+            check(0, DAY, &Method::POST, "https://api.example.com/v1/charges", Some(b"{}")).contains("query or body")
+        );
         assert!(check(0, DAY, &Method::POST, url, Some(b"{ }")).contains("query or body"));
         assert!(check(0, DAY, &Method::POST, url, None).contains("streaming body"));
     }

@@ -22,7 +22,10 @@ fn server() -> String {
                 // Small requests arrive in one piece here.
                 while stream.read(&mut buffer).is_ok_and(|read| read > 0) {
                     let body = r#"{"id":"ch_1","amount":1200,"currency":"eur","paid":true}"#;
-                    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                        body.len()
+                    );
                     stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
                 }
             });
@@ -50,13 +53,18 @@ fn an_operation_costs_few_allocations_above_a_plain_request() {
     let ours = Client::builder().base_url(&url).keys(KeyPolicy::standard()).build().unwrap();
     let body = serde_json::json!({ "amount": 1200 });
 
-    let plain_get = allocations(&runtime, || async { plain.get(&url).send().await.unwrap().json::<Value>().await.unwrap() });
+    let plain_get =
+        allocations(&runtime, || async { plain.get(&url).send().await.unwrap().json::<Value>().await.unwrap() });
     let our_get = allocations(&runtime, || async { ours.get_json::<Value>("").await.unwrap() });
     let our_send = allocations(&runtime, || async { ours.get("").send().await.unwrap().bytes().await.unwrap() });
     let plain_send = allocations(&runtime, || async { plain.get(&url).send().await.unwrap().bytes().await.unwrap() });
-    let plain_post = allocations(&runtime, || async { plain.post(&url).json(&body).send().await.unwrap().json::<Value>().await.unwrap() });
+    let plain_post = allocations(&runtime, || async {
+        plain.post(&url).json(&body).send().await.unwrap().json::<Value>().await.unwrap()
+    });
     let our_post = allocations(&runtime, || async { ours.post_json::<Value>("", &body).await.unwrap() });
-    println!("GET: plain {plain_get}, ours {our_get}; send: plain {plain_send}, ours {our_send}; POST: plain {plain_post}, ours {our_post}");
+    println!(
+        "GET: plain {plain_get}, ours {our_get}; send: plain {plain_send}, ours {our_send}; POST: plain {plain_post}, ours {our_post}"
+    );
     let clone = measure(|| drop(ours.clone())).count_total;
     assert_eq!(clone, 0, "cloning the client");
     assert!(our_get <= plain_get, "GET, fetched");

@@ -148,7 +148,12 @@ impl Trail {
     }
 
     /// Takes note of a hop; an error if it closes a circle or is one too many.
-    fn step(&mut self, from: &reqwest::Request, next: &redirect::Next, response: &reqwest::Response) -> Result<(), Failed> {
+    fn step(
+        &mut self,
+        from: &reqwest::Request,
+        next: &redirect::Next,
+        response: &reqwest::Response,
+    ) -> Result<(), Failed> {
         let name = |method: &http::Method, url: &reqwest::Url| format!("{method} {url}");
         let here = name(from.method(), from.url());
         let there = name(&next.method, &next.url);
@@ -162,7 +167,8 @@ impl Trail {
         };
         self.steps.push(there);
         // Without query and fragment, which may be secret.
-        let shown: Vec<&str> = self.steps.iter().map(|step| step.split(['?', '#']).next().unwrap_or_default()).collect();
+        let shown: Vec<&str> =
+            self.steps.iter().map(|step| step.split(['?', '#']).next().unwrap_or_default()).collect();
         Err(Failed {
             failure: Failure::Redirects,
             timed_out: false,

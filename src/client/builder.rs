@@ -154,7 +154,8 @@ impl ClientBuilder {
 
     /// `Authorization: Bearer …` for every request to the base URL's origin, marked as sensitive.
     pub fn bearer_auth(mut self, token: impl Display) -> Self {
-        let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|error| Error::build("bearer_auth", error));
+        let value =
+            HeaderValue::try_from(format!("Bearer {token}")).map_err(|error| Error::build("bearer_auth", error));
         self.default_headers.push(value.map(|mut value| {
             value.set_sensitive(true);
             (AUTHORIZATION, value)
@@ -269,7 +270,10 @@ impl ClientBuilder {
         check_timeout("connect_timeout", self.connect_timeout)?;
         check_timeout("read_timeout", self.read_timeout)?;
         if self.ready_made.is_some() && self.http_is_configured {
-            return Err(Error::build("http_client", "it is finished, so http has nothing to configure; use one of them"));
+            return Err(Error::build(
+                "http_client",
+                "it is finished, so http has nothing to configure; use one of them",
+            ));
         }
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
         let http = match self.ready_made {
@@ -299,9 +303,7 @@ fn healthy(http: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
     // With both TLS libraries compiled in, say by another crate, it stays the one that can tell a bad certificate.
     #[cfg(feature = "rustls")]
     let http = http.tls_backend_rustls();
-    http.pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .http2_keep_alive_interval(HTTP2_PING)
-        .http2_keep_alive_timeout(HTTP2_PING)
+    http.pool_idle_timeout(POOL_IDLE_TIMEOUT).http2_keep_alive_interval(HTTP2_PING).http2_keep_alive_timeout(HTTP2_PING)
 }
 
 /// The user's HTTP client, with everything that would repeat a request behind our back turned off.
@@ -319,7 +321,9 @@ fn finish(
     if let Some(timeout) = read_timeout {
         http = http.read_timeout(timeout);
     }
-    http.build().map_err(|error| Error::build("http", "the HTTP client could not be built").with_source(Some(error.without_url().into())))
+    http.build().map_err(|error| {
+        Error::build("http", "the HTTP client could not be built").with_source(Some(error.without_url().into()))
+    })
 }
 
 pub(super) fn check_timeout(setting: &'static str, timeout: Option<Duration>) -> Result<()> {

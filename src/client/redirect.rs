@@ -13,8 +13,8 @@
 //! What is not followed is handed to the caller as it is. Values only: no I/O. The wire tests are in `tests/it/redirects.rs`.
 
 use http::header::{
-    ACCEPT, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, EXPECT,
-    LOCATION, RANGE, TRANSFER_ENCODING, USER_AGENT,
+    ACCEPT, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE,
+    EXPECT, LOCATION, RANGE, TRANSFER_ENCODING, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
@@ -33,7 +33,12 @@ pub(super) struct Next {
 }
 
 /// The hop that this answer asks for; `None` if it asks for none, or for one that is not followed.
-pub(super) fn next(from: &reqwest::Request, status: StatusCode, headers: &HeaderMap, body_can_follow: bool) -> Option<Next> {
+pub(super) fn next(
+    from: &reqwest::Request,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body_can_follow: bool,
+) -> Option<Next> {
     let method = from.method();
     let see_other = match status.as_u16() {
         303 => *method != Method::GET && *method != Method::HEAD,
@@ -153,7 +158,9 @@ mod tests {
     #[test]
     fn only_four_headers_go_abroad() {
         let mut from = reqwest::Request::new(Method::GET, "https://a.x/1".parse().unwrap());
-        for name in ["accept", "accept-language", "range", "user-agent", "authorization", "cookie", "x-api-key", "referer"] {
+        for name in
+            ["accept", "accept-language", "range", "user-agent", "authorization", "cookie", "x-api-key", "referer"]
+        {
             from.headers_mut().insert(HeaderName::from_static(name), "v".parse().unwrap());
         }
         let hop = || Next { url: "https://b.x/".parse().unwrap(), method: Method::GET, see_other: false, leaves: true };

@@ -429,9 +429,12 @@ fn given_key(
 ) -> Result<Option<IdempotencyKey>> {
     let header = &inner.keys.header;
     let given = match (resume, key) {
-        (Some(_), Some(_)) => return Err(Error::build("resume", "it brings its own key; idempotency_key is one too many")),
+        (Some(_), Some(_)) => {
+            return Err(Error::build("resume", "it brings its own key; idempotency_key is one too many"));
+        }
         (Some(token), None) => {
-            let identity = crate::resume::Identity { method: request.method(), url: request.url(), body: payload.bytes() };
+            let identity =
+                crate::resume::Identity { method: request.method(), url: request.url(), body: payload.bytes() };
             let expired = |reason| Error::new(crate::ErrorKind::KeyExpired, reason);
             token.check(clock::wall(), inner.keys.retention, &identity).map_err(expired)?;
             Some(token.key().map_err(|error| Error::build("resume", error))?)

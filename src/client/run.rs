@@ -86,7 +86,8 @@ impl<'a> SoFar<'a> {
     fn start(client: &'a Inner, plan: &'a Plan, outgoing: &Outgoing) -> Self {
         let started = clock::now();
         let may_have_been_processed = plan.may_have_been_processed;
-        let so_far = Self { client, plan, started, journal: Journal::default(), retry_after: None, may_have_been_processed };
+        let so_far =
+            Self { client, plan, started, journal: Journal::default(), retry_after: None, may_have_been_processed };
         so_far.tell(outgoing, EventKind::OperationStarted { deadline: plan.policy.time_allowed() });
         so_far
     }
@@ -117,13 +118,19 @@ impl<'a> SoFar<'a> {
     }
 
     /// The last word.
-    fn end(self, outgoing: &Outgoing, attempted: Result<Answer, Failed>, reason: StopReason) -> Result<(Answer, Story)> {
+    fn end(
+        self,
+        outgoing: &Outgoing,
+        attempted: Result<Answer, Failed>,
+        reason: StopReason,
+    ) -> Result<(Answer, Story)> {
         let succeeded = matches!(&attempted, Ok(answer) if answer.status().is_success());
         let story = self.into_story(outgoing, reason, succeeded);
         match attempted {
             Ok(answer) => Ok((answer, story)),
             Err(failed) => {
-                let what = What { status: failed.head.as_ref().map(|(status, _)| *status), failure: Some(failed.failure) };
+                let what =
+                    What { status: failed.head.as_ref().map(|(status, _)| *status), failure: Some(failed.failure) };
                 let error = Error::new(kind_of(&failed), what.to_string()).with_source(failed.source);
                 Err(error.with_story(story).at(outgoing.asked().method(), SafeUrl(outgoing.asked().url())))
             }

@@ -23,7 +23,7 @@ mod file {
 
     use tokio::io::{AsyncRead, ReadBuf};
 
-    use super::{BoxError, Bytes, Body, Context, Frame, Pin, Poll, SizeHint, ready};
+    use super::{Body, BoxError, Bytes, Context, Frame, Pin, Poll, SizeHint, ready};
 
     /// As much is read at a time.
     const CHUNK: usize = 64 * 1024;
@@ -94,7 +94,7 @@ mod form {
     use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
     use reqwest::multipart::Form;
 
-    use super::{BoxError, Bytes, Body, Context, Frame, Pin, Poll, SizeHint, ready};
+    use super::{Body, BoxError, Bytes, Context, Frame, Pin, Poll, SizeHint, ready};
 
     /// A form that is made for each attempt, under the boundary of the first.
     pub(in crate::client) struct Forms<F> {
@@ -118,9 +118,13 @@ mod form {
                 return Err("a form's boundary has another length than the first attempt's".into());
             }
             // reqwest alone can write a form; the address is never used.
-            let mut built = self.http.post("http://localhost").multipart(form).build().map_err(reqwest::Error::without_url)?;
+            let mut built =
+                self.http.post("http://localhost").multipart(form).build().map_err(reqwest::Error::without_url)?;
             let length = built.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-            let announced = built.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.to_str().is_ok_and(|kind| kind.ends_with(&own)));
+            let announced = built
+                .headers()
+                .get(CONTENT_TYPE)
+                .is_some_and(|kind| kind.to_str().is_ok_and(|kind| kind.ends_with(&own)));
             let form = built.body_mut().take().filter(|_| announced).ok_or("the form has no body")?;
             let boundary = self.boundary.clone();
             Ok(reqwest::Body::wrap(Stamped { form, own, boundary, length, begun: false }))

@@ -108,7 +108,8 @@ struct Trusted {
 impl Trusted {
     fn covers(&self, method: &Method, path: &str) -> bool {
         let below = |rest: &str| rest.is_empty() || self.path.ends_with('/') || rest.starts_with('/');
-        let path_fits = if self.is_prefix { path.strip_prefix(&self.path).is_some_and(below) } else { path == self.path };
+        let path_fits =
+            if self.is_prefix { path.strip_prefix(&self.path).is_some_and(below) } else { path == self.path };
         path_fits && self.method == *method
     }
 }
@@ -129,7 +130,8 @@ impl KeyTrust {
     }
 
     fn add(&self, method: &Method, scope: Option<&str>, path: &str) {
-        let entry = Trusted { method: method.clone(), path: scope.unwrap_or(path).to_owned(), is_prefix: scope.is_some() };
+        let entry =
+            Trusted { method: method.clone(), path: scope.unwrap_or(path).to_owned(), is_prefix: scope.is_some() };
         let mut trusted = self.lock();
         if trusted.contains(&entry) {
             return;
@@ -269,7 +271,10 @@ mod tests {
         assert!(trust.covers(&Method::POST, "/v1/refunds") && trust.covers(&Method::POST, "/v1"));
         assert!(!trust.covers(&Method::POST, "/v10") && !trust.covers(&Method::POST, "/v2"));
         learn(&trust, "/v3/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
-        assert!(trust.covers(&Method::POST, "/v3/a") && !trust.covers(&Method::POST, "/v3/b"), "a scope that is not ours");
+        assert!(
+            trust.covers(&Method::POST, "/v3/a") && !trust.covers(&Method::POST, "/v3/b"),
+            "a scope that is not ours"
+        );
     }
 
     #[test]

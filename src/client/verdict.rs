@@ -74,7 +74,8 @@ impl Context<'_> {
             && !hint.outcome_unknown;
         let default_class = if ours_still_runs { Class::Ambiguous } else { by_status };
 
-        let outcome = Outcome::answered(self.method, self.idempotency, status, headers).with_default_class(default_class);
+        let outcome =
+            Outcome::answered(self.method, self.idempotency, status, headers).with_default_class(default_class);
         let throttled_acts = self.policy.throttling_is_ambiguous() && default_class == Class::Throttled;
         Verdict {
             class: self.classify(&outcome),
@@ -92,9 +93,12 @@ impl Context<'_> {
 
     fn failed(&self, failed: &Failed) -> Verdict {
         let none = HeaderMap::new();
-        let (status, headers) = failed.head.as_ref().map_or((None, &none), |(status, headers)| (Some(*status), headers));
+        let (status, headers) =
+            failed.head.as_ref().map_or((None, &none), |(status, headers)| (Some(*status), headers));
         let outcome = match status {
-            Some(status) => Outcome::answered(self.method, self.idempotency, status, headers).with_failure(failed.failure),
+            Some(status) => {
+                Outcome::answered(self.method, self.idempotency, status, headers).with_failure(failed.failure)
+            }
             None => Outcome::failed(self.method, self.idempotency, failed.failure),
         };
         // Of a request that was carried out, nothing can be said to be not processed.

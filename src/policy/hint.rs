@@ -122,12 +122,8 @@ fn digits(text: &str) -> Option<u64> {
 fn rate_limit_reset(headers: &HeaderMap, throttled: bool, cap: Duration) -> Option<Duration> {
     let number = |name: &str| headers.get(name).and_then(text).and_then(digits);
     let separate = number("ratelimit-reset").filter(|_| throttled || number("ratelimit-remaining") == Some(0));
-    let seconds = headers
-        .get_all("ratelimit")
-        .iter()
-        .filter_map(|value| limits(text(value)?, throttled))
-        .max()
-        .or(separate)?;
+    let seconds =
+        headers.get_all("ratelimit").iter().filter_map(|value| limits(text(value)?, throttled)).max().or(separate)?;
     Some(Duration::from_secs(seconds)).filter(|wait| *wait <= cap)
 }
 
@@ -180,11 +176,7 @@ fn flag(headers: &HeaderMap, name: &str) -> Option<bool> {
 /// `true` or `false`, in any case; anything else says nothing.
 fn truth(value: &HeaderValue) -> Option<bool> {
     let word = text(value)?;
-    if word.eq_ignore_ascii_case("true") {
-        Some(true)
-    } else {
-        word.eq_ignore_ascii_case("false").then_some(false)
-    }
+    if word.eq_ignore_ascii_case("true") { Some(true) } else { word.eq_ignore_ascii_case("false").then_some(false) }
 }
 
 /// What an `Idempotency-Status` header says became of the key: `stored`, `replayed`, `in-progress`, `released`, `unknown` or

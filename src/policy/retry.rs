@@ -291,7 +291,10 @@ mod tests {
         use Class::{Ambiguous, NotProcessed, Permanent, Success, Throttled};
         use Idempotency::{Absent, Keyed, Natural};
         assert_eq!(check(Absent, &[Success]), "stop Done");
-        assert_eq!(check(Absent, &[NotProcessed, NotProcessed, NotProcessed]), "retry 100, retry 200, stop AttemptsExhausted");
+        assert_eq!(
+            check(Absent, &[NotProcessed, NotProcessed, NotProcessed]),
+            "retry 100, retry 200, stop AttemptsExhausted"
+        );
         assert_eq!(check(Absent, &[Throttled, Success]), "retry 1000, stop Done");
         assert_eq!(check(Absent, &[Ambiguous]), "stop NotRepeatable");
         assert_eq!(check(Absent, &[NotProcessed, Ambiguous]), "retry 100, stop NotRepeatable");
@@ -307,7 +310,8 @@ mod tests {
         use Class::Ambiguous;
         let never = RetryPolicy::never().hint_cap(SECOND);
         let far = Some(Duration::from_secs(3));
-        let replayed = Hint { replayed: true, retry: Some(false), outcome_unknown: true, after: far, ..Hint::default() };
+        let replayed =
+            Hint { replayed: true, retry: Some(false), outcome_unknown: true, after: far, ..Hint::default() };
         let check = |hint| check_with(&never, Idempotency::Absent, &[(Ambiguous, hint)]);
         assert_eq!(check(replayed), "stop Replayed");
         let said_stop = Hint { replayed: false, ..replayed };
@@ -355,7 +359,10 @@ mod tests {
         assert_eq!(check(Hint::from(Some(Duration::from_millis(29_950)))), "stop DeadlineExceeded");
         let patient = policy().deadline(None);
         assert_eq!(check_with(&patient, Idempotency::Natural, &[(Class::Ambiguous, hint(60))]), "retry 60100");
-        assert_eq!(check_with(&patient, Idempotency::Natural, &[(Class::Ambiguous, hint(61))]), "stop RetryAfterTooLong");
+        assert_eq!(
+            check_with(&patient, Idempotency::Natural, &[(Class::Ambiguous, hint(61))]),
+            "stop RetryAfterTooLong"
+        );
         assert_eq!(check(Hint::from(Some(Duration::MAX))), "stop RetryAfterTooLong");
     }
 

@@ -110,7 +110,10 @@ impl RetryPolicy {
     /// Names the first setting that makes no sense, and why.
     pub fn validate(&self) -> Result<(), InvalidPolicy> {
         if self.max_attempts == 0 {
-            return Err(InvalidPolicy { setting: "max_attempts", reason: "it counts the first attempt, so it is at least 1" });
+            return Err(InvalidPolicy {
+                setting: "max_attempts",
+                reason: "it counts the first attempt, so it is at least 1",
+            });
         }
         if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
             return Err(InvalidPolicy { setting: "deadline", reason: "zero leaves no time for an attempt" });

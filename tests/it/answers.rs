@@ -55,7 +55,8 @@ async fn user_information_in_a_url_becomes_a_header() {
 
 #[tokio::test]
 async fn an_empty_answer_decodes_to_nothing() {
-    let server = Server::play([Act::Answer(answer(204)), Act::Answer(answer(200).body("")), Act::Answer(answer(204))]).await;
+    let server =
+        Server::play([Act::Answer(answer(204)), Act::Answer(answer(200).body("")), Act::Answer(answer(204))]).await;
     let client = doubting(&server).build().unwrap();
     client.delete_json::<()>("/1").await.unwrap();
     assert_eq!(client.get_json::<Option<u64>>("/1").await.unwrap(), None);
@@ -73,7 +74,10 @@ async fn bad_json_in_a_whole_answer_is_not_asked_for_again() {
     }
     let client = trusting(&server).build().unwrap();
     let error = client.post_json::<Charge>("/", &json!({})).await.unwrap_err();
-    assert_eq!((error.kind(), error.stop_reason(), server.received().len()), (ErrorKind::Decode, Some(StopReason::Done), 1));
+    assert_eq!(
+        (error.kind(), error.stop_reason(), server.received().len()),
+        (ErrorKind::Decode, Some(StopReason::Done), 1)
+    );
     assert!(error.may_have_been_processed() && error.resume_token().is_some());
     assert_eq!(error.status().map(|status| status.as_u16()), Some(200));
     assert!(error.to_string().contains("invalid type, expected u64 at line 1 column 21"), "{error}");
@@ -97,8 +101,9 @@ async fn an_answer_over_the_limit_is_an_error_and_not_asked_for_again() {
 async fn the_limit_counts_decoded_bytes() {
     // 10 KiB of zeros in 45 bytes of gzip.
     let packed: &[u8] = &[
-        0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xed, 0xc1, 0x01, 0x0d, 0x00, 0x00, 0x00, 0xc2, 0xa0, 0xf7, 0x4f,
-        0x6d, 0x0f, 0x07, 0x14, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xf0, 0x6e, 0xf4, 0xbd, 0xd5, 0x26, 0x00, 0x28, 0x00, 0x00,
+        0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xed, 0xc1, 0x01, 0x0d, 0x00, 0x00, 0x00, 0xc2,
+        0xa0, 0xf7, 0x4f, 0x6d, 0x0f, 0x07, 0x14, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xf0, 0x6e, 0xf4,
+        0xbd, 0xd5, 0x26, 0x00, 0x28, 0x00, 0x00,
     ];
     let server = MockServer::start().await;
     let reply = ResponseTemplate::new(200).insert_header("content-encoding", "gzip").set_body_bytes(packed);
@@ -110,8 +115,10 @@ async fn the_limit_counts_decoded_bytes() {
 
 #[tokio::test]
 async fn an_error_keeps_the_answer() {
-    let problem = r#"{"type":"https://example.com/probs/out-of-credit","title":"You do not have enough credit.","balance":30}"#;
-    let refusal = answer(402).header("content-type", "application/problem+json").header("x-request-id", "r1").body(problem);
+    let problem =
+        r#"{"type":"https://example.com/probs/out-of-credit","title":"You do not have enough credit.","balance":30}"#;
+    let refusal =
+        answer(402).header("content-type", "application/problem+json").header("x-request-id", "r1").body(problem);
     let server = Server::play([Act::Answer(refusal)]).await;
     let client = trusting(&server).build().unwrap();
     let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();

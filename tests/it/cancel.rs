@@ -36,7 +36,8 @@ async fn dropping_at_each_poll_leaves_no_task_and_no_token_behind() {
     while !finished {
         let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
         let budget = RetryBudget::standard().capacity(28);
-        let client = Client::builder().retry(policy.clone()).budget(budget).keys(KeyPolicy::standard()).build().unwrap();
+        let client =
+            Client::builder().retry(policy.clone()).budget(budget).keys(KeyPolicy::standard()).build().unwrap();
         finished = poll_at_most(client.post(&url).body("x").send(), polls).await.is_some();
         // Connections belong to the pool, which goes with the client; the server's side ends with them.
         drop(client);
@@ -57,7 +58,12 @@ async fn a_token_is_spent_only_on_a_retry_that_was_sent() {
     for polls in 0.. {
         let server = Server::play([Act::Answer(answer(503))]).await;
         let policy = RetryPolicy::new().max_attempts(2).backoff(Backoff::fixed(Duration::from_millis(2)));
-        let client = Client::builder().base_url(server.url("")).retry(policy).budget(RetryBudget::standard().capacity(14)).build().unwrap();
+        let client = Client::builder()
+            .base_url(server.url(""))
+            .retry(policy)
+            .budget(RetryBudget::standard().capacity(14))
+            .build()
+            .unwrap();
         let finished = poll_at_most(client.get("/").send(), polls).await.is_some();
         let sent = server.received().len();
         // Whether the one retry's worth of tokens is still there.

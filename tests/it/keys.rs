@@ -32,7 +32,11 @@ async fn a_hundred_concurrent_operations_keep_a_hundred_keys() {
     for outcome in operations.join_all().await {
         outcome.unwrap();
     }
-    let keys_of_body: HashSet<_> = server.received().into_iter().map(|request| (request.body.clone(), request.key().unwrap().to_owned())).collect();
+    let keys_of_body: HashSet<_> = server
+        .received()
+        .into_iter()
+        .map(|request| (request.body.clone(), request.key().unwrap().to_owned()))
+        .collect();
     let keys: HashSet<_> = keys_of_body.iter().map(|(_, key)| key.clone()).collect();
     assert_eq!((keys_of_body.len(), keys.len()), (100, 100), "each body has one key and no two share one");
     assert!(server.executions_by_body().values().all(|count| *count == 1));
@@ -163,7 +167,8 @@ async fn what_an_earlier_attempt_may_have_done_stays_true_when_a_resumed_one_can
     let first_sent = token.first_sent();
     let base = server.url("");
     drop(server);
-    let client = Client::builder().base_url(base).retry(RetryPolicy::never()).keys(KeyPolicy::standard()).build().unwrap();
+    let client =
+        Client::builder().base_url(base).retry(RetryPolicy::never()).keys(KeyPolicy::standard()).build().unwrap();
     let error = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token).send().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
     assert!(error.may_have_been_processed(), "{error}");
@@ -219,7 +224,13 @@ async fn a_conflict_means_still_running_only_where_a_first_attempt_can_run_and_t
         ("first try, the caller's key", vec![Act::Answer(busy()), done()], true, 200, 2),
         ("the policy's mark", vec![Act::Answer(conflict().body(stripe)), done()], true, 200, 2),
         ("our layer's problem", vec![Act::Answer(conflict().body(ours)), done()], true, 200, 2),
-        ("our layer's status", vec![Act::Answer(conflict().header("idempotency-status", "in-progress")), done()], true, 200, 2),
+        (
+            "our layer's status",
+            vec![Act::Answer(conflict().header("idempotency-status", "in-progress")), done()],
+            true,
+            200,
+            2,
+        ),
         ("another conflict", vec![Act::Answer(conflict().body(r#"{"code":"name_taken"}"#)), done()], true, 409, 1),
     ];
     for (name, acts, given, status, requests) in cases {
@@ -251,7 +262,9 @@ async fn nobody_knows_is_never_read_as_still_running() {
 
 #[tokio::test]
 async fn a_replayed_error_is_final() {
-    for header in [("idempotent-replayed", "true"), ("idempotency-status", "stored"), ("idempotency-status", "replayed")] {
+    for header in
+        [("idempotent-replayed", "true"), ("idempotency-status", "stored"), ("idempotency-status", "replayed")]
+    {
         let server = Server::play([Act::ExecuteOnce(answer(500).header(header.0, header.1))]).await;
         let client = trusting(&server).build().unwrap();
         let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();

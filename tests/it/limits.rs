@@ -25,7 +25,8 @@ async fn attempts_are_counted_with_the_first() {
 async fn no_attempt_starts_and_no_wait_ends_after_the_deadline() {
     let server = Server::play([Act::Answer(answer(503).delay(Duration::from_millis(15)))]).await;
     let deadline = Duration::from_millis(400);
-    let policy = RetryPolicy::new().max_attempts(1000).backoff(Backoff::fixed(Duration::from_millis(20))).deadline(deadline);
+    let policy =
+        RetryPolicy::new().max_attempts(1000).backoff(Backoff::fixed(Duration::from_millis(20))).deadline(deadline);
     let client = doubting(&server).retry(policy).budget(RetryBudget::unlimited()).build().unwrap();
     let (attempts, reason) = match client.get("/").send().await {
         Ok(response) => (response.attempts().to_vec(), response.stop_reason()),
@@ -34,7 +35,8 @@ async fn no_attempt_starts_and_no_wait_ends_after_the_deadline() {
     assert_eq!(reason, Some(StopReason::DeadlineExceeded));
     assert!(attempts.len() > 2, "{attempts:?}");
     assert_eq!(server.received().len(), attempts.len());
-    let last_start: Duration = attempts.iter().rev().skip(1).map(|attempt| attempt.elapsed() + attempt.wait().unwrap()).sum();
+    let last_start: Duration =
+        attempts.iter().rev().skip(1).map(|attempt| attempt.elapsed() + attempt.wait().unwrap()).sum();
     assert!(last_start < deadline, "{attempts:?}");
 }
 
@@ -154,7 +156,8 @@ async fn the_number_of_the_attempt_travels_if_asked_for() {
     let header = http::HeaderName::from_static("x-attempt");
     let client = doubting(&server).attempt_header(header).build().unwrap();
     client.get("/").send().await.unwrap();
-    let numbers: Vec<_> = server.received().iter().map(|request| request.header("x-attempt").unwrap().to_owned()).collect();
+    let numbers: Vec<_> =
+        server.received().iter().map(|request| request.header("x-attempt").unwrap().to_owned()).collect();
     assert_eq!(numbers, ["1", "2", "3"]);
 }
 
@@ -167,7 +170,9 @@ async fn a_directive_stops_or_lifts_but_is_no_licence() {
         (503, "true", KeyPolicy::off(), 1),
         (400, "maybe", KeyPolicy::standard(), 1),
     ] {
-        let server = Server::play([Act::Answer(answer(status).header("x-should-retry", directive)), Act::Answer(answer(200))]).await;
+        let server =
+            Server::play([Act::Answer(answer(status).header("x-should-retry", directive)), Act::Answer(answer(200))])
+                .await;
         let client = trusting(&server).keys(keys).build().unwrap();
         client.post("/").body("x").send().await.unwrap();
         assert_eq!(server.received().len(), requests, "{status} {directive}");

@@ -22,7 +22,12 @@ fn lines(server: &Server) -> Vec<String> {
 
 #[tokio::test]
 async fn a_307_keeps_method_body_and_key_on_its_origin() {
-    let server = Server::play([Act::Answer(redirect(307, "/b?x=1")), Act::Answer(redirect(308, "/c")), Act::ExecuteOnce(answer(200))]).await;
+    let server = Server::play([
+        Act::Answer(redirect(307, "/b?x=1")),
+        Act::Answer(redirect(308, "/c")),
+        Act::ExecuteOnce(answer(200)),
+    ])
+    .await;
     let client = trusting(&server).build().unwrap();
     let response = client.post("/a").json(&json!({"amount": 5})).header("x-mine", "1").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.url().path(), response.attempts().len()), (200, "/c", 1));
@@ -76,7 +81,10 @@ async fn a_refused_hop_after_a_303_is_never_not_processed() {
     // The token is for what was asked, not for the GET.
     assert_eq!(error.method(), Some(&http::Method::POST));
     let token = serde_json::to_value(error.resume_token().unwrap()).unwrap();
-    assert_eq!((token["method"].as_str(), token["target"].as_str()), (Some("POST"), Some(server.url("/charges").as_str())));
+    assert_eq!(
+        (token["method"].as_str(), token["target"].as_str()),
+        (Some("POST"), Some(server.url("/charges").as_str()))
+    );
 }
 
 #[tokio::test]
@@ -104,7 +112,12 @@ async fn another_origin_sees_nothing_of_the_callers_on_this_hop_and_every_later_
     .await;
     let home = Server::play([Act::Answer(redirect(302, abroad.url("/1")))]).await;
     let client = Client::builder().base_url(home.url("")).bearer_auth("s3cret").retry(fast()).build().unwrap();
-    let request = client.get("/").header("cookie", "c").header("x-mine", "1").header("accept-language", "de").header("range", "bytes=0-1");
+    let request = client
+        .get("/")
+        .header("cookie", "c")
+        .header("x-mine", "1")
+        .header("accept-language", "de")
+        .header("range", "bytes=0-1");
     let request = request.idempotency_key("mine".parse().unwrap()).header("referer", "x");
     assert_eq!(request.send().await.unwrap().status(), 200);
     assert_eq!(home.received()[0].header("authorization"), Some("Bearer s3cret"));
@@ -153,13 +166,19 @@ async fn a_streaming_body_cannot_follow_and_the_307_is_handed_over() {
 
 #[tokio::test]
 async fn circles_and_long_chains_are_errors_that_list_the_chain() {
-    let server = by_path(|request| Act::Answer(redirect(302, if request.target == "/a?q=s3cret" { "/b" } else { "/a?q=s3cret" }))).await;
+    let server = by_path(|request| {
+        Act::Answer(redirect(302, if request.target == "/a?q=s3cret" { "/b" } else { "/a?q=s3cret" }))
+    })
+    .await;
     let client = trusting(&server).build().unwrap();
     let error = client.get("/a?q=s3cret").send().await.unwrap_err();
     let source = std::error::Error::source(&error).unwrap().to_string();
     let url = |path| server.url(path);
     assert_eq!(source, format!("a circle of redirects: GET {} -> GET {} -> GET {}", url("/a"), url("/b"), url("/a")));
-    assert_eq!((error.kind(), error.stop_reason(), server.received().len()), (ErrorKind::Redirect, Some(StopReason::Permanent), 2));
+    assert_eq!(
+        (error.kind(), error.stop_reason(), server.received().len()),
+        (ErrorKind::Redirect, Some(StopReason::Permanent), 2)
+    );
     assert!(error.may_have_been_processed());
 
     let server = by_path(|request| {
@@ -170,7 +189,10 @@ async fn circles_and_long_chains_are_errors_that_list_the_chain() {
     let client = trusting(&server).build().unwrap();
     let error = client.get("/0").send().await.unwrap_err();
     assert_eq!(server.received().len(), 11, "the first and ten hops");
-    assert!(std::error::Error::source(&error).unwrap().to_string().starts_with("too many redirects: GET "), "{error:?}");
+    assert!(
+        std::error::Error::source(&error).unwrap().to_string().starts_with("too many redirects: GET "),
+        "{error:?}"
+    );
     assert_eq!(client.get("/1").send().await.unwrap().status(), 200, "ten hops are well");
     let none = trusting(&server).max_redirects(0).build().unwrap();
     assert_eq!(none.get("/0").send().await.unwrap().status(), 302);

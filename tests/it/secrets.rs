@@ -12,7 +12,8 @@ use crate::support::raw::answer;
 use crate::support::{Act, Server, fast};
 
 const KEY: &str = "s3cret-key-s3cret-key-s3cret-key";
-const SECRETS: [&str; 6] = ["s3cret-user", "s3cret-query", "s3cret-fragment", "s3cret-header", "s3cret-body", "key-s3cret"];
+const SECRETS: [&str; 6] =
+    ["s3cret-user", "s3cret-query", "s3cret-fragment", "s3cret-header", "s3cret-body", "key-s3cret"];
 
 /// Every way in which an error is printed, and everything on its chain.
 fn printed(error: &Error) -> String {
@@ -51,7 +52,8 @@ impl std::io::Write for Sink {
 async fn nothing_that_is_printed_holds_a_secret() {
     let logged = Sink::default();
     let writer = logged.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(move || writer.clone());
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(move || writer.clone());
     // For the whole process: with a subscriber on one thread alone, another thread that comes to an event first turns it off.
     tracing::subscriber::set_global_default(subscriber.finish()).expect("no other test sets one");
 
@@ -85,7 +87,11 @@ async fn nothing_that_is_printed_holds_a_secret() {
         let url = server.url("/p?q=s3cret-query#s3cret-fragment").replace("http://", "http://s3cret-user:s3cret-user@");
         let request = || {
             let key: IdempotencyKey = KEY.parse().unwrap();
-            client.post(&url).idempotency_key(key).header("x-secret", "s3cret-header").json(&json!({"a": "s3cret-body"}))
+            client
+                .post(&url)
+                .idempotency_key(key)
+                .header("x-secret", "s3cret-header")
+                .json(&json!({"a": "s3cret-body"}))
         };
         check("the builder", &format!("{:?} {client:?}", request()));
         let error = request().fetch::<u64>().await.unwrap_err();

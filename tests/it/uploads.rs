@@ -45,7 +45,11 @@ mod file {
         assert_eq!(client.post("/upload").file(source.path()).send().await.unwrap().status(), 200);
         let received = server.received();
         assert_eq!(received.len(), 2);
-        assert!(received.iter().all(|request| request.body == content && request.header("content-length") == Some("300000")));
+        assert!(
+            received
+                .iter()
+                .all(|request| request.body == content && request.header("content-length") == Some("300000"))
+        );
     }
 
     #[tokio::test]
@@ -60,7 +64,12 @@ mod file {
         });
         let error = client.build().unwrap().post("/upload").file(source.path()).send().await.unwrap_err();
         assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::RequestBody, Some(StopReason::Permanent)));
-        assert!(std::error::Error::source(&error).unwrap().to_string().contains("12 bytes at the first attempt and has 5 now"));
+        assert!(
+            std::error::Error::source(&error)
+                .unwrap()
+                .to_string()
+                .contains("12 bytes at the first attempt and has 5 now")
+        );
         assert_eq!(server.received().len(), 1);
         assert!(error.may_have_been_processed(), "the first attempt was sent");
     }

@@ -129,7 +129,8 @@ async fn http2(operations: usize) {
     ];
     for (name, honours, keys, budget, least) in cases {
         let server = http2::Server::start(honours).await;
-        let client = client(format!("http://{}", server.address)).budget(budget).http(|http| http.http2_prior_knowledge());
+        let client =
+            client(format!("http://{}", server.address)).budget(budget).http(|http| http.http2_prior_knowledge());
         let client = keys.into_iter().fold(client, ClientBuilder::keys).build().unwrap();
         let outcomes = operate(&client, operations).await;
         assert!(check(name, &outcomes, &server.executions_by_body()) >= least - leeway(operations), "{name}");

@@ -302,7 +302,9 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
     buffer.drain(..head_end);
-    let find = |wanted: &str| headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.clone());
+    let find = |wanted: &str| {
+        headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.clone())
+    };
     let body = if find("transfer-encoding").is_some_and(|coding| coding == "chunked") {
         read_chunked(stream, buffer).await?
     } else {

@@ -106,16 +106,20 @@ fn rows() -> Vec<Row> {
 fn client(identity: Option<&Identity>, protocol: Protocol) -> ClientBuilder {
     let authority = identity.map(Identity::authority);
     // A lock-step pair: one attempt, no licence, so that the class is all that there is to see.
-    Client::builder().keys(KeyPolicy::off()).retry(RetryPolicy::never()).attempt_timeout(Duration::from_millis(400)).http(|http| {
-        let http = match protocol {
-            Protocol::Http2 if identity.is_none() => http.http2_prior_knowledge(),
-            _ => http,
-        };
-        match authority {
-            Some(authority) => http.tls_certs_only([authority]),
-            None => http,
-        }
-    })
+    Client::builder()
+        .keys(KeyPolicy::off())
+        .retry(RetryPolicy::never())
+        .attempt_timeout(Duration::from_millis(400))
+        .http(|http| {
+            let http = match protocol {
+                Protocol::Http2 if identity.is_none() => http.http2_prior_knowledge(),
+                _ => http,
+            };
+            match authority {
+                Some(authority) => http.tls_certs_only([authority]),
+                None => http,
+            }
+        })
 }
 
 /// What the client says of one POST.
@@ -172,14 +176,22 @@ async fn what_fails_before_a_connection_is_not_processed() {
     };
     assert_eq!(ask(&patient().build().unwrap(), &refused, SMALL).await, (Says::NotProcessed, false), "refused");
     let resolver = patient().http(|http| http.resolve_to_addrs("nobody.example", &[]));
-    assert_eq!(ask(&resolver.build().unwrap(), "http://nobody.example/", SMALL).await, (Says::NotProcessed, false), "DNS");
+    assert_eq!(
+        ask(&resolver.build().unwrap(), "http://nobody.example/", SMALL).await,
+        (Says::NotProcessed, false),
+        "DNS"
+    );
 
     let full = Full::start().await;
     let url = format!("http://{}/", full.address);
     let connect_timeout = patient().connect_timeout(Duration::from_millis(50)).build().unwrap();
     assert_eq!(ask(&connect_timeout, &url, SMALL).await, (Says::NotProcessed, false), "connect timeout");
     let attempt_timeout = patient().connect_timeout(None).attempt_timeout(Duration::from_millis(50)).build().unwrap();
-    assert_eq!(ask(&attempt_timeout, &url, SMALL).await, (Says::NotProcessed, false), "attempt timeout while connecting");
+    assert_eq!(
+        ask(&attempt_timeout, &url, SMALL).await,
+        (Says::NotProcessed, false),
+        "attempt timeout while connecting"
+    );
 }
 
 #[tokio::test]
@@ -196,11 +208,14 @@ async fn an_idle_connection_that_the_server_closed_is_not_reused() {
 }
 
 fn render() -> String {
-    let mut table = String::from("| situation | HTTP/1.1 | HTTP/2 | whole requests received | executions |\n| --- | --- | --- | --- | --- |\n");
+    let mut table = String::from(
+        "| situation | HTTP/1.1 | HTTP/2 | whole requests received | executions |\n| --- | --- | --- | --- | --- |\n",
+    );
     for row in rows() {
         let cell = |says: Option<Says>| says.map_or("–", Says::as_str);
         let (received, executed) = row.reached;
-        writeln!(table, "| {} | {} | {} | {received} | {executed} |", row.situation, cell(row.http1), cell(row.http2)).unwrap();
+        writeln!(table, "| {} | {} | {} | {received} | {executed} |", row.situation, cell(row.http1), cell(row.http2))
+            .unwrap();
     }
     table
 }

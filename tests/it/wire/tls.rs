@@ -37,7 +37,8 @@ impl Identity {
     pub(super) fn acceptor(&self, protocol: Protocol) -> TlsAcceptor {
         let key = PrivateKeyDer::try_from(self.key.serialize_der()).expect("a private key");
         let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
         let chain = vec![self.certificate.clone().into()];
         let mut config = config.with_no_client_auth().with_single_cert(chain, key).expect("a certificate and its key");
         config.alpn_protocols = match protocol {
@@ -69,10 +70,17 @@ async fn a_certificate_that_will_be_rejected_again_is_not_tried_again() {
     for (name, identity, trusted) in cases {
         for protocol in [Protocol::Http1, Protocol::Http2] {
             let peer = Peer::start(protocol, Some(identity), Ending::Fin, &[Fault::Answer(200)]).await;
-            let client = Client::builder().retry(fast()).keys(KeyPolicy::standard()).http(|http| http.tls_certs_only([trusted.clone()]));
+            let client = Client::builder()
+                .retry(fast())
+                .keys(KeyPolicy::standard())
+                .http(|http| http.tls_certs_only([trusted.clone()]));
             let url = format!("https://localhost:{}/", peer.address.port());
             let error = client.build().unwrap().post(url).body("x").send().await.unwrap_err();
-            assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::Certificate, Some(StopReason::Permanent)), "{name}: {error:?}");
+            assert_eq!(
+                (error.kind(), error.stop_reason()),
+                (ErrorKind::Certificate, Some(StopReason::Permanent)),
+                "{name}: {error:?}"
+            );
             assert_eq!(error.attempts()[0].class(), Class::Permanent, "{name}");
             assert!(!error.may_have_been_processed(), "{name}");
             assert_eq!((peer.connections(), peer.counts.received()), (1, 0), "{name}");
