@@ -232,8 +232,8 @@ impl Error {
     ///
     /// The body is not that JSON, or there is none.
     #[cfg(feature = "json")]
-    pub fn json<E: serde::de::DeserializeOwned>(&self) -> std::result::Result<E, DecodeError> {
-        serde_json::from_slice(self.body().unwrap_or_default()).map_err(|error| DecodeError::new(&error))
+    pub fn json<E: serde::de::DeserializeOwned>(&self) -> std::result::Result<E, crate::DecodeError> {
+        serde_json::from_slice(self.body().unwrap_or_default()).map_err(|error| crate::DecodeError::new(&error))
     }
 
     /// The method, unless the error came up before there was a request.
@@ -305,42 +305,6 @@ impl std::error::Error for Error {
     }
 }
 
-#[cfg(feature = "json")]
-/// JSON that is not what was asked for, described without repeating it: an answer may hold what no log should.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecodeError(String);
-
-#[cfg(feature = "json")]
-impl DecodeError {
-    pub(crate) fn new(error: &serde_json::Error) -> Self {
-        let place = format!("at line {} column {}", error.line(), error.column());
-        let text = error.to_string();
-        // serde's messages repeat the offending value before ", expected"; what was expected comes from the program's types.
-        let unfit = ["invalid type: ", "invalid value: ", "unknown variant ", "unknown field ", "invalid length "];
-        let safe = ["missing field ", "duplicate field "];
-        let reason = if !error.is_data() || safe.iter().any(|start| text.starts_with(start)) {
-            text.strip_suffix(&place).unwrap_or(&text).trim_end().to_owned()
-        } else {
-            let start =
-                unfit.iter().find(|start| text.starts_with(**start)).copied().unwrap_or("it does not fit the type ");
-            let expected = text.rfind(", expected ").filter(|_| start.starts_with("invalid")).map(|at| &text[at..]);
-            let expected = expected.map_or("", |expected| expected.strip_suffix(&place).unwrap_or(expected)).trim_end();
-            format!("{}{expected}", start.trim_end_matches([' ', ':']))
-        };
-        Self(format!("{reason} {place}"))
-    }
-}
-
-#[cfg(feature = "json")]
-impl fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-#[cfg(feature = "json")]
-impl std::error::Error for DecodeError {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -408,28 +372,5 @@ mod tests {
     #[test]
     fn an_error_is_one_word() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
-    }
-
-    #[cfg(feature = "json")]
-    #[test]
-    fn a_decode_error_says_where_and_what_was_expected_but_not_what_came() {
-        #[derive(Debug, serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        #[allow(dead_code, reason = "only its errors are looked at")]
-        struct Charge {
-            id: u64,
-            kind: Option<Kind>,
-        }
-        #[derive(Debug, serde::Deserialize)]
-        enum Kind {
-            Card,
-        }
-        let check = |json: &str| DecodeError::new(&serde_json::from_str::<Charge>(json).unwrap_err()).to_string();
-        assert_eq!(check(r#"{"id":"s3cret"}"#), "invalid type, expected u64 at line 1 column 14");
-        assert_eq!(check(r#"{"id":-7}"#), "invalid value, expected u64 at line 1 column 8");
-        assert_eq!(check("{}"), "missing field `id` at line 1 column 2");
-        assert_eq!(check(r#"{"s3cret":1}"#), "unknown field at line 1 column 9");
-        assert_eq!(check(r#"{"id":1,"kind":"s3cret"}"#), "unknown variant at line 1 column 23");
-        assert_eq!(check(r#"{"id":1"#), "EOF while parsing an object at line 1 column 7");
     }
 }

@@ -55,12 +55,16 @@ pub mod policy;
 
 #[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "json")]
+mod decode;
 #[cfg(feature = "client")]
 mod error;
 #[cfg(feature = "client")]
 mod journal;
 #[cfg(feature = "client")]
 mod key;
+#[cfg(feature = "client")]
+mod key_policy;
 #[cfg(feature = "client")]
 mod problem;
 #[cfg(feature = "client")]
@@ -69,13 +73,15 @@ mod resume;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientBuilder, Event, EventKind, RequestBuilder, ResponseExt};
 #[cfg(feature = "json")]
-pub use error::DecodeError;
+pub use decode::DecodeError;
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "client")]
 pub use journal::{Attempt, Reach};
 #[cfg(feature = "client")]
-pub use key::{IdempotencyKey, KeyError, KeyForm, KeyPolicy};
+pub use key::{IdempotencyKey, KeyError};
+#[cfg(feature = "client")]
+pub use key_policy::{KeyForm, KeyPolicy};
 #[cfg(feature = "client")]
 pub use problem::Problem;
 #[cfg(feature = "client")]

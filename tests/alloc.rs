@@ -3,6 +3,8 @@
 //! A binary of its own, because the counting allocator is the whole process's; it counts for one thread, and the server runs on
 //! another.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its business")]
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 

@@ -4,19 +4,17 @@ use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, USER_AGENT};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::checks::{check_timeout, parse_header};
+use super::defaults::Defaults;
 use super::event::Event;
-use super::request::parse_header;
 use super::upstream::Upstreams;
-use super::{Client, Inner, target};
+use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
-use crate::key::KeyPolicy;
+use crate::key_policy::KeyPolicy;
 use crate::policy::{Class, Outcome, RetryBudget, RetryPolicy};
-
-pub(super) type Classifier = Arc<dyn Fn(&Outcome<'_>) -> Class + Send + Sync>;
-pub(super) type OnEvent = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -326,61 +324,9 @@ fn finish(
     })
 }
 
-pub(super) fn check_timeout(setting: &'static str, timeout: Option<Duration>) -> Result<()> {
-    if timeout.is_some_and(|timeout| timeout.is_zero()) {
-        return Err(Error::build(setting, "zero leaves no time for anything; None means no limit"));
-    }
-    Ok(())
-}
-
 /// The message of a nested build error, without its ending.
 fn bare(error: &Error) -> String {
     error.to_string().trim_end_matches(" (nothing was sent)").trim_start_matches("header: ").to_owned()
-}
-
-/// Headers for requests that do not set them.
-#[derive(Debug, Default)]
-pub(super) struct Defaults {
-    headers: HeaderMap,
-}
-
-impl Defaults {
-    fn new(headers: Vec<Result<(HeaderName, HeaderValue)>>, has_base: bool, key_header: &HeaderName) -> Result<Self> {
-        let mut defaults = Self::default();
-        for header in headers {
-            let (name, mut value) = header?;
-            if name == *key_header {
-                return Err(Error::build("default_header", format!("{name} would give every operation the same key")));
-            }
-            if is_credential(&name, &value) {
-                if !has_base {
-                    let reason = format!("{name} is a credential and would go to every origin; set base_url");
-                    return Err(Error::build("default_header", reason));
-                }
-                value.set_sensitive(true);
-            }
-            defaults.headers.append(name, value);
-        }
-        Ok(defaults)
-    }
-
-    /// `at_home`: the request goes to the base URL's origin, or there is no base.
-    pub(super) fn add_to(&self, headers: &mut HeaderMap, at_home: bool) {
-        for name in self.headers.keys() {
-            let travels = at_home || [ACCEPT, ACCEPT_LANGUAGE, USER_AGENT].contains(name);
-            if travels && !headers.contains_key(name) {
-                for value in self.headers.get_all(name) {
-                    headers.append(name, value.clone());
-                }
-            }
-        }
-    }
-}
-
-fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
-    let known = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(name);
-    let customary = ["x-api-key", "api-key", "apikey", "x-auth-token", "x-access-token"].contains(&name.as_str());
-    known || customary || value.is_sensitive()
 }
 
 impl fmt::Debug for ClientBuilder {

@@ -3,16 +3,27 @@
 //! Floor 2 of the house: it may import `policy` and the floor-1 words (`key`, `error`, `journal`, `problem`, `resume`), and it
 //! calls down, never sideways. To follow one retry, read `run.rs` and `attempt.rs`.
 //!
-//! `builder` and `request` take what the caller says; `target` makes the URL, `payload` and `upload` the body; `plan` settles the
-//! terms; `run` is the loop; `attempt` sends once, with `probe` watching the body, `redirect` saying where a 3xx leads and
-//! `failure` reading the transport's error; `verdict` gives the class; `upstream` remembers each origin; `event` tells;
-//! `response` carries the story; `clock` is the only file that asks the time.
+//! | file | what it is for |
+//! | --- | --- |
+//! | `builder`, `request`, `checks`, `defaults` | take what the caller says |
+//! | `target`, `payload`, `upload` | the URL and the body |
+//! | `plan`, `outgoing` | the terms of one operation, and its request on the way |
+//! | `run` | the loop |
+//! | `attempt`, `answer` | send once and read what comes back; `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
+//! | `verdict` | the class of an attempt |
+//! | `upstream` | what is remembered of each origin |
+//! | `event`, `response` | tell the story |
+//! | `clock` | the only file that asks the time |
 
+mod answer;
 mod attempt;
 mod builder;
+mod checks;
 mod clock;
+mod defaults;
 mod event;
 mod failure;
+mod outgoing;
 mod payload;
 mod plan;
 mod probe;
@@ -37,11 +48,11 @@ pub use self::event::{Event, EventKind};
 pub use self::request::RequestBuilder;
 pub use self::response::ResponseExt;
 
-use self::builder::{Classifier, Defaults, OnEvent};
+use self::defaults::Defaults;
 use self::upstream::Upstreams;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::KeyPolicy;
-use crate::policy::RetryPolicy;
+use crate::key_policy::KeyPolicy;
+use crate::policy::{Class, Outcome, RetryPolicy};
 
 /// A resilient HTTP client. Cloning it is cheap and shares connections, budgets and what was learnt about keys.
 ///
@@ -68,6 +79,9 @@ use crate::policy::RetryPolicy;
 pub struct Client {
     inner: Arc<Result<Inner, String>>,
 }
+
+type Classifier = Arc<dyn Fn(&Outcome<'_>) -> Class + Send + Sync>;
+type OnEvent = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
 pub(crate) struct Inner {
     http: reqwest::Client,

@@ -1,16 +1,30 @@
-//! What one operation is, settled before anything is sent: its key, its licence, its limits, and the request itself.
+//! What one operation is, settled before anything is sent: its key, its licence and its limits.
 
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::Method;
 
+use super::checks::check_timeout;
 use super::payload::Payload;
-use super::probe::Probe;
-use super::upstream::{KeyTrust, Sent};
-use crate::error::BoxError;
-use crate::key::{IdempotencyKey, Trust};
+use super::upstream::origin;
+use super::{Inner, clock};
+use crate::error::{Error, Result};
+use crate::key::IdempotencyKey;
+use crate::key_policy::Trust;
 use crate::policy::{Idempotency, RetryPolicy};
-use crate::resume::{Identity, ResumeToken};
+use crate::resume::ResumeToken;
+
+/// What the caller said of this operation alone.
+#[derive(Debug, Default)]
+pub(super) struct Options {
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) resume: Option<ResumeToken>,
+    pub(super) idempotent: Option<bool>,
+    pub(super) retry: Option<RetryPolicy>,
+    pub(super) timeout: Option<Option<Duration>>,
+    pub(super) attempt_timeout: Option<Option<Duration>>,
+    pub(super) body_limit: Option<usize>,
+}
 
 /// The terms of the operation. They never change while it runs.
 pub(super) struct Plan {
@@ -33,88 +47,103 @@ impl Plan {
     }
 }
 
-/// The request, ready to be sent as often as its body allows.
-pub(super) struct Outgoing {
-    /// Everything but the body.
-    pub(super) template: reqwest::Request,
-    pub(super) payload: Payload,
-    /// What the caller asked for, once a redirect has turned it into the GET of its result.
-    asked: Option<Box<(reqwest::Request, Payload)>>,
-    /// A redirect has left the origin: nothing of the caller's but four headers goes further.
-    pub(super) foreign: bool,
+/// Settles the terms of the operation and puts the client's defaults and the key on the request.
+pub(super) fn settle(
+    inner: &Inner,
+    request: &mut reqwest::Request,
+    payload: &Payload,
+    options: Options,
+) -> Result<Plan> {
+    let at_home = inner.base.as_ref().is_none_or(|base| origin(base) == origin(request.url()));
+    inner.defaults.add_to(request.headers_mut(), at_home);
+
+    let policy = policy_in_force(options.retry, options.timeout, inner)?;
+    let attempt_timeout = options.attempt_timeout.unwrap_or(inner.attempt_timeout);
+    check_timeout("attempt_timeout", attempt_timeout)?;
+
+    let keys = &inner.keys;
+    let first_sent = options.resume.as_ref().map_or_else(clock::wall, ResumeToken::first_sent);
+    let may_have_been_processed = options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed);
+    let given = given_key(request, payload, options.key, options.resume, inner)?;
+    let key_was_given = given.is_some();
+    let method = request.method().clone();
+    let key = keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
+    if let Some(key) = key.as_ref().filter(|_| !request.headers().contains_key(&keys.header)) {
+        request.headers_mut().insert(&keys.header, key.to_header(keys.form));
+    }
+
+    let idempotency = match (options.idempotent, Idempotency::of_method(&method), &key) {
+        (Some(true), ..) | (None, Idempotency::Natural, _) => Idempotency::Natural,
+        (Some(false), ..) | (None, _, None) => Idempotency::Absent,
+        (None, _, Some(_)) => Idempotency::Keyed,
+    };
+    // The user's word is about the API at the base URL, not about whatever else this client is sent to.
+    let trust = if at_home || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
+    Ok(Plan {
+        method,
+        policy,
+        attempt_timeout,
+        idempotency,
+        key,
+        key_was_given,
+        trust,
+        first_sent,
+        may_have_been_processed,
+    })
 }
 
-impl Outgoing {
-    pub(super) fn new(template: reqwest::Request, payload: Payload) -> Self {
-        Self { template, payload, asked: None, foreign: false }
+/// Precedence: the request's timeout, the request's policy, the client's timeout, the client's policy. (The last two were
+/// merged when the client was built.)
+fn policy_in_force(
+    retry: Option<RetryPolicy>,
+    timeout: Option<Option<Duration>>,
+    inner: &Inner,
+) -> Result<RetryPolicy> {
+    let mut policy = retry.unwrap_or_else(|| inner.retry.clone());
+    if let Some(timeout) = timeout {
+        check_timeout("timeout", timeout)?;
+        policy = policy.deadline(timeout);
     }
+    policy.validate().map_err(|error| Error::new(crate::ErrorKind::Build, error.to_string()))?;
+    Ok(policy)
+}
 
-    /// The request as the caller made it.
-    pub(super) fn asked(&self) -> &reqwest::Request {
-        self.asked.as_deref().map_or(&self.template, |(request, _)| request)
-    }
-
-    /// The server has done what was asked and said where its result is.
-    pub(super) fn is_done(&self) -> bool {
-        self.asked.is_some()
-    }
-
-    /// From now on this is the GET of the result.
-    pub(super) fn see_other(&mut self, result: reqwest::Request, foreign: bool) {
-        self.foreign = foreign;
-        let asked = std::mem::replace(&mut self.template, result);
-        let payload = std::mem::take(&mut self.payload);
-        self.asked.get_or_insert_with(|| Box::new((asked, payload)));
-    }
-
-    /// The request of attempt `number`, or of a detour in it, and what watches its body.
-    pub(super) async fn open(
-        &mut self,
-        detour: Option<&reqwest::Request>,
-        number: Option<(&HeaderName, u32)>,
-    ) -> Result<(reqwest::Request, Option<Probe>), BoxError> {
-        let template = detour.unwrap_or(&self.template);
-        // Cloning fails only for a streaming body, and templates have none.
-        let bare = || reqwest::Request::new(template.method().clone(), template.url().clone());
-        let mut request = template.try_clone().unwrap_or_else(bare);
-        if let Some((name, number)) = number {
-            request.headers_mut().insert(name, HeaderValue::from(number));
+/// The key that the caller gave: by token, by method, or as a header.
+fn given_key(
+    request: &mut reqwest::Request,
+    payload: &Payload,
+    key: Option<IdempotencyKey>,
+    resume: Option<ResumeToken>,
+    inner: &Inner,
+) -> Result<Option<IdempotencyKey>> {
+    let header = &inner.keys.header;
+    let given = match (resume, key) {
+        (Some(_), Some(_)) => {
+            return Err(Error::build("resume", "it brings its own key; idempotency_key is one too many"));
         }
-        let watched = self.payload.next().await?.map(Probe::watch);
-        let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
-        *request.body_mut() = body;
-        Ok((request, probe))
-    }
-
-    pub(super) fn resume_token(&self, plan: &Plan, may_have_been_processed: bool) -> Option<ResumeToken> {
-        let key = plan.key.as_ref()?;
-        Some(ResumeToken::new(key, plan.first_sent, &self.identity(), may_have_been_processed))
-    }
-
-    fn identity(&self) -> Identity<'_> {
-        let payload = self.asked.as_deref().map_or(&self.payload, |(_, payload)| payload);
-        Identity { method: self.asked().method(), url: self.asked().url(), body: payload.bytes() }
-    }
-
-    /// Whether the key is a licence now; `head` is the latest answer's.
-    pub(super) fn key_is_trusted(
-        &self,
-        plan: &Plan,
-        head: Option<(StatusCode, &HeaderMap)>,
-        key_header: &HeaderName,
-        origin: &KeyTrust,
-    ) -> bool {
-        match (plan.trust, &plan.key) {
-            (Trust::Declared, _) => true,
-            (Trust::Nobody, _) | (Trust::Negotiated, None) => false,
-            (Trust::Negotiated, Some(key)) => {
-                let path = self.asked().url().path();
-                // After a redirect to the result, answers are no longer to the keyed request.
-                if let (Some((status, headers)), false) = (head, self.is_done()) {
-                    origin.learn(&plan.method, path, &Sent { key, key_header }, status, headers);
-                }
-                origin.covers(&plan.method, path)
+        (Some(token), None) => {
+            let identity =
+                crate::resume::Identity { method: request.method(), url: request.url(), body: payload.bytes() };
+            let expired = |reason| Error::new(crate::ErrorKind::KeyExpired, reason);
+            token.check(clock::wall(), inner.keys.retention, &identity).map_err(expired)?;
+            Some(token.key().map_err(|error| Error::build("resume", error))?)
+        }
+        (None, key) => key,
+    };
+    let mut headers = request.headers().get_all(header).iter();
+    match (given, headers.next(), headers.next()) {
+        (given, None, _) => Ok(given),
+        (_, Some(_), Some(_)) => Err(Error::build(header.as_str(), "the header is there twice")),
+        (Some(given), Some(_), None) => {
+            request.headers_mut().remove(header);
+            Ok(Some(given))
+        }
+        (None, Some(value), None) => {
+            let key = IdempotencyKey::from_header(value).map_err(|error| Error::build(header.as_str(), error))?;
+            if let Some(value) = request.headers_mut().get_mut(header) {
+                value.set_sensitive(true);
             }
+            Ok(Some(key))
         }
     }
 }

@@ -19,7 +19,9 @@ use http::header::{
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
+use super::answer::Failed;
 use super::upstream::origin;
+use crate::policy::Failure;
 
 /// The next hop of a redirect that is followed.
 #[derive(Debug, PartialEq)]
@@ -88,6 +90,49 @@ const TRAVELS: [HeaderName; 4] = [ACCEPT, ACCEPT_LANGUAGE, RANGE, USER_AGENT];
 
 fn all(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = (HeaderName, http::HeaderValue)> {
     headers.get_all(&name).iter().map(|value| (name.clone(), value.clone())).collect::<Vec<_>>().into_iter()
+}
+
+/// Where the redirects of one attempt have led so far.
+pub(super) struct Trail {
+    most: u32,
+    steps: Vec<String>,
+}
+
+impl Trail {
+    pub(super) fn new(most: u32) -> Self {
+        Self { most, steps: Vec::new() }
+    }
+
+    /// Takes note of a hop; an error if it closes a circle or is one too many.
+    pub(super) fn step(
+        &mut self,
+        from: &reqwest::Request,
+        next: &Next,
+        response: &reqwest::Response,
+    ) -> Result<(), Failed> {
+        let name = |method: &http::Method, url: &reqwest::Url| format!("{method} {url}");
+        let here = name(from.method(), from.url());
+        let there = name(&next.method, &next.url);
+        self.steps.push(here);
+        let reason = if self.steps.contains(&there) {
+            "a circle of redirects"
+        } else if self.steps.len() > usize::try_from(self.most).unwrap_or(usize::MAX) {
+            "too many redirects"
+        } else {
+            return Ok(());
+        };
+        self.steps.push(there);
+        // Without query and fragment, which may be secret.
+        let shown: Vec<&str> =
+            self.steps.iter().map(|step| step.split(['?', '#']).next().unwrap_or_default()).collect();
+        Err(Failed {
+            failure: Failure::Redirects,
+            timed_out: false,
+            head: Some(Box::new((response.status(), response.headers().clone()))),
+            taken: None,
+            source: Some(format!("{reason}: {}", shown.join(" -> ")).into()),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -9,15 +9,15 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
-use super::attempt::{Answer, Read};
-use super::builder::check_timeout;
+use super::answer::{Answer, Read};
+use super::checks::parse_header;
+use super::outgoing::Outgoing;
 use super::payload::Payload;
-use super::plan::{Outgoing, Plan};
-use super::upstream::origin;
-use super::{Client, clock, run, target};
+use super::plan::{Options, Plan};
+use super::{Client, plan, run, target};
 use crate::error::{Error, Result};
-use crate::key::{IdempotencyKey, Trust};
-use crate::policy::{Idempotency, RetryPolicy};
+use crate::key::IdempotencyKey;
+use crate::policy::RetryPolicy;
 use crate::resume::{ResumeToken, SafeUrl};
 
 /// A request under construction. It does nothing until [`send`](Self::send) or [`fetch`](Self::fetch).
@@ -27,17 +27,6 @@ pub struct RequestBuilder {
     request: Result<reqwest::Request>,
     payload: Payload,
     options: Options,
-}
-
-#[derive(Debug, Default)]
-struct Options {
-    key: Option<IdempotencyKey>,
-    resume: Option<ResumeToken>,
-    idempotent: Option<bool>,
-    retry: Option<RetryPolicy>,
-    timeout: Option<Option<Duration>>,
-    attempt_timeout: Option<Option<Duration>>,
-    body_limit: Option<usize>,
 }
 
 impl RequestBuilder {
@@ -298,7 +287,8 @@ impl RequestBuilder {
     /// [limit](crate::ClientBuilder::body_limit); or the request is invalid.
     #[cfg(feature = "json")]
     pub async fn fetch<T: serde::de::DeserializeOwned>(self) -> Result<T> {
-        use crate::error::{self, DecodeError, ErrorKind};
+        use crate::decode::DecodeError;
+        use crate::error::{self, ErrorKind};
 
         let (client, plan, mut outgoing, limit) = self.prepare()?;
         let inner = client.inner()?;
@@ -339,7 +329,7 @@ impl RequestBuilder {
         let Self { client, request, payload, options } = self;
         let mut request = request?;
         let limit = options.body_limit.unwrap_or(client.inner()?.body_limit);
-        let plan = match plan(&client, &mut request, &payload, options) {
+        let plan = match plan::settle(client.inner()?, &mut request, &payload, options) {
             Ok(plan) => plan,
             Err(error) => return Err(error.at(request.method(), SafeUrl(request.url()))),
         };
@@ -360,115 +350,6 @@ impl fmt::Debug for RequestBuilder {
         };
         debug.field("options", &self.options).finish_non_exhaustive()
     }
-}
-
-/// Settles the terms of the operation and puts the client's defaults and the key on the request.
-fn plan(client: &Client, request: &mut reqwest::Request, payload: &Payload, options: Options) -> Result<Plan> {
-    let inner = client.inner()?;
-    let at_home = inner.base.as_ref().is_none_or(|base| origin(base) == origin(request.url()));
-    inner.defaults.add_to(request.headers_mut(), at_home);
-
-    let policy = policy_in_force(options.retry, options.timeout, inner)?;
-    let attempt_timeout = options.attempt_timeout.unwrap_or(inner.attempt_timeout);
-    check_timeout("attempt_timeout", attempt_timeout)?;
-
-    let keys = &inner.keys;
-    let first_sent = options.resume.as_ref().map_or_else(clock::wall, ResumeToken::first_sent);
-    let may_have_been_processed = options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed);
-    let given = given_key(request, payload, options.key, options.resume, inner)?;
-    let key_was_given = given.is_some();
-    let method = request.method().clone();
-    let key = keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
-    if let Some(key) = key.as_ref().filter(|_| !request.headers().contains_key(&keys.header)) {
-        request.headers_mut().insert(&keys.header, key.to_header(keys.form));
-    }
-
-    let idempotency = match (options.idempotent, Idempotency::of_method(&method), &key) {
-        (Some(true), ..) | (None, Idempotency::Natural, _) => Idempotency::Natural,
-        (Some(false), ..) | (None, _, None) => Idempotency::Absent,
-        (None, _, Some(_)) => Idempotency::Keyed,
-    };
-    // The user's word is about the API at the base URL, not about whatever else this client is sent to.
-    let trust = if at_home || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
-    Ok(Plan {
-        method,
-        policy,
-        attempt_timeout,
-        idempotency,
-        key,
-        key_was_given,
-        trust,
-        first_sent,
-        may_have_been_processed,
-    })
-}
-
-/// Precedence: the request's timeout, the request's policy, the client's timeout, the client's policy. (The last two were
-/// merged when the client was built.)
-fn policy_in_force(
-    retry: Option<RetryPolicy>,
-    timeout: Option<Option<Duration>>,
-    inner: &super::Inner,
-) -> Result<RetryPolicy> {
-    let mut policy = retry.unwrap_or_else(|| inner.retry.clone());
-    if let Some(timeout) = timeout {
-        check_timeout("timeout", timeout)?;
-        policy = policy.deadline(timeout);
-    }
-    policy.validate().map_err(|error| Error::new(crate::ErrorKind::Build, error.to_string()))?;
-    Ok(policy)
-}
-
-/// The key that the caller gave: by token, by method, or as a header.
-fn given_key(
-    request: &mut reqwest::Request,
-    payload: &Payload,
-    key: Option<IdempotencyKey>,
-    resume: Option<ResumeToken>,
-    inner: &super::Inner,
-) -> Result<Option<IdempotencyKey>> {
-    let header = &inner.keys.header;
-    let given = match (resume, key) {
-        (Some(_), Some(_)) => {
-            return Err(Error::build("resume", "it brings its own key; idempotency_key is one too many"));
-        }
-        (Some(token), None) => {
-            let identity =
-                crate::resume::Identity { method: request.method(), url: request.url(), body: payload.bytes() };
-            let expired = |reason| Error::new(crate::ErrorKind::KeyExpired, reason);
-            token.check(clock::wall(), inner.keys.retention, &identity).map_err(expired)?;
-            Some(token.key().map_err(|error| Error::build("resume", error))?)
-        }
-        (None, key) => key,
-    };
-    let mut headers = request.headers().get_all(header).iter();
-    match (given, headers.next(), headers.next()) {
-        (given, None, _) => Ok(given),
-        (_, Some(_), Some(_)) => Err(Error::build(header.as_str(), "the header is there twice")),
-        (Some(given), Some(_), None) => {
-            request.headers_mut().remove(header);
-            Ok(Some(given))
-        }
-        (None, Some(value), None) => {
-            let key = IdempotencyKey::from_header(value).map_err(|error| Error::build(header.as_str(), error))?;
-            if let Some(value) = request.headers_mut().get_mut(header) {
-                value.set_sensitive(true);
-            }
-            Ok(Some(key))
-        }
-    }
-}
-
-pub(super) fn parse_header<K, V>(name: K, value: V) -> Result<(HeaderName, HeaderValue)>
-where
-    K: TryInto<HeaderName>,
-    K::Error: Display,
-    V: TryInto<HeaderValue>,
-    V::Error: Display,
-{
-    let name = name.try_into().map_err(|error| Error::build("header", error))?;
-    let value = value.try_into().map_err(|error| Error::build("header", format!("{name}: {error}")))?;
-    Ok((name, value))
 }
 
 #[cfg(feature = "json")]

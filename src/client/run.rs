@@ -7,10 +7,12 @@
 use std::time::{Duration, Instant};
 
 use super::Inner;
-use super::attempt::{self, Answer, Failed, Read};
+use super::answer::{self, Answer, Failed, Read};
+use super::attempt;
 use super::clock;
 use super::event::{Event, EventKind};
-use super::plan::{Outgoing, Plan};
+use super::outgoing::Outgoing;
+use super::plan::Plan;
 use super::verdict::{Context, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Attempt, Journal, Story, What};
@@ -51,9 +53,9 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
             operation.set_idempotency(Idempotency::Natural);
             operation.set_body_replayable(true);
         }
-        let body = attempt::error_body(&mut attempted, |status| context.needs_body(status), until).await;
+        let body = answer::error_body(&mut attempted, |status| context.needs_body(status), until).await;
         let verdict = context.judge(&attempted, &body, so_far.may_have_been_processed);
-        let head = attempt::head(&attempted);
+        let head = answer::head(&attempted);
         operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
 
         let ended = clock::now();
@@ -65,7 +67,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
                 return so_far.end(outgoing, attempted, reason);
             }
             Decision::Retry { after } => {
-                attempt::discard(attempted, operation.deadline()).await;
+                answer::discard(attempted, operation.deadline()).await;
                 clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
             }
         }
@@ -130,7 +132,7 @@ impl<'a> SoFar<'a> {
             Ok(answer) => Ok((answer, story)),
             Err(failed) => {
                 let what =
-                    What { status: failed.head.as_ref().map(|(status, _)| *status), failure: Some(failed.failure) };
+                    What { status: failed.head.as_deref().map(|(status, _)| *status), failure: Some(failed.failure) };
                 let error = Error::new(kind_of(&failed), what.to_string()).with_source(failed.source);
                 Err(error.with_story(story).at(outgoing.asked().method(), SafeUrl(outgoing.asked().url())))
             }

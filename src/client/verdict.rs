@@ -5,11 +5,10 @@
 
 use http::{HeaderMap, Method, StatusCode};
 
-use super::attempt::{Answer, Failed};
-use super::builder::Classifier;
-use super::clock;
+use super::answer::{Answer, Failed};
+use super::{Classifier, clock};
 use crate::journal::Reach;
-use crate::key::KeyPolicy;
+use crate::key_policy::KeyPolicy;
 use crate::policy::{Class, Failure, Hint, Idempotency, Outcome, RetryPolicy, record_status};
 use crate::problem;
 
@@ -94,7 +93,7 @@ impl Context<'_> {
     fn failed(&self, failed: &Failed) -> Verdict {
         let none = HeaderMap::new();
         let (status, headers) =
-            failed.head.as_ref().map_or((None, &none), |(status, headers)| (Some(*status), headers));
+            failed.head.as_deref().map_or((None, &none), |(status, headers)| (Some(*status), headers));
         let outcome = match status {
             Some(status) => {
                 Outcome::answered(self.method, self.idempotency, status, headers).with_failure(failed.failure)

@@ -260,6 +260,11 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    #[allow(clippy::disallowed_methods, reason = "an instant comes from nowhere else; its value does not matter")]
+    fn now_in_a_test() -> Instant {
+        Instant::now()
+    }
+
     /// What an operation under the default policy without jitter decides after these classes, as words.
     fn check(idempotency: Idempotency, classes: &[Class]) -> String {
         check_with(&policy(), idempotency, &classes.iter().map(|class| (*class, Hint::default())).collect::<Vec<_>>())
@@ -270,7 +275,7 @@ mod tests {
     }
 
     fn check_with(policy: &RetryPolicy, idempotency: Idempotency, outcomes: &[(Class, Hint)]) -> String {
-        let (budget, now) = (RetryBudget::standard(), Instant::now());
+        let (budget, now) = (RetryBudget::standard(), now_in_a_test());
         let mut operation = Operation::start(policy, &budget, idempotency, now);
         let words = outcomes.iter().map(|(class, hint)| {
             operation.begin_attempt();
@@ -329,7 +334,7 @@ mod tests {
 
     #[test]
     fn trust_and_replayability_come_before_the_attempts() {
-        let (policy, budget, now) = (RetryPolicy::never(), RetryBudget::standard(), Instant::now());
+        let (policy, budget, now) = (RetryPolicy::never(), RetryBudget::standard(), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
         operation.set_body_replayable(false);
         operation.set_key_trusted(false);
@@ -383,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_retry_that_is_not_sent_gives_its_tokens_back() {
-        let (policy, budget, now) = (policy(), RetryBudget::standard(), Instant::now());
+        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
         operation.begin_attempt();
         assert_eq!(word(operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0)), "retry 100");
@@ -400,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_polling_loop_does_not_spin_on_an_empty_budget() {
-        let (budget, now) = (RetryBudget::standard().initial(0), Instant::now());
+        let (budget, now) = (RetryBudget::standard().initial(0), now_in_a_test());
         let pause = |policy: &RetryPolicy, class| {
             let mut operation = Operation::start(policy, &budget, Idempotency::Natural, now);
             assert_eq!(word(operation.decide(class, &Hint::default(), now, 1.0)), "stop BudgetExhausted");
@@ -418,7 +423,7 @@ mod tests {
             .deadline(Duration::MAX)
             .hint_cap(Duration::MAX)
             .backoff(Backoff::exponential(Duration::MAX, Duration::MAX));
-        let (budget, now) = (RetryBudget::unlimited(), Instant::now());
+        let (budget, now) = (RetryBudget::unlimited(), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
         assert_eq!(operation.deadline(), None);
         operation.decided = 4_000_000_000;

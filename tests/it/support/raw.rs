@@ -141,10 +141,6 @@ impl Server {
         Self { address, log, task }
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -259,6 +255,7 @@ pub(crate) fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger can be set");
 }
 
+#[allow(clippy::disallowed_methods, reason = "a slow server is what is staged")]
 async fn respond(stream: &mut TcpStream, request: &Received, answer: &Answer) {
     if !answer.delay.is_zero() {
         tokio::time::sleep(answer.delay).await;

@@ -1,0 +1,250 @@
+//! What came back: the head, and as much of the body as belongs to the attempt.
+//!
+//! A body that was asked for is read inside the attempt, up to a limit; of an error's body the beginning is kept. What is not kept
+//! is read away, so that the connection can carry the next attempt.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use reqwest::ResponseBuilderExt as _;
+
+use super::clock;
+use crate::error::BoxError;
+use crate::policy::Failure;
+
+/// As much of an error's body is kept for the error, or read away to keep the connection.
+const ERROR_BODY: usize = 64 * 1024;
+/// As long may an error's body take.
+const ERROR_BODY_TIME: Duration = Duration::from_millis(500);
+
+/// How much of the answer belongs to the attempt.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
+pub(super) enum Read {
+    /// The head; the body is the caller's stream.
+    Head,
+    /// The head and the whole body, at most `limit` decoded bytes.
+    Whole { limit: usize },
+}
+
+/// What the server answered.
+#[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
+pub(super) enum Answer {
+    Head(reqwest::Response),
+    Whole { status: StatusCode, headers: HeaderMap, body: Bytes, over_limit: bool },
+}
+
+impl Answer {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Head(response) => response.status(),
+            Self::Whole { status, .. } => *status,
+        }
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        match self {
+            Self::Head(response) => response.headers(),
+            Self::Whole { headers, .. } => headers,
+        }
+    }
+}
+
+/// How the attempt failed.
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) timed_out: bool,
+    /// The head of the answer, where it had arrived.
+    pub(super) head: Option<Box<(StatusCode, HeaderMap)>>,
+    /// Whether the transport had taken a part of the request's body; `None` where there was none to watch.
+    pub(super) taken: Option<bool>,
+    pub(super) source: Option<BoxError>,
+}
+
+/// The head of the answer, if it arrived; a body that was cut later had one.
+pub(super) fn head(attempted: &Result<Answer, Failed>) -> Option<(StatusCode, &HeaderMap)> {
+    match attempted {
+        Ok(answer) => Some((answer.status(), answer.headers())),
+        Err(failed) => failed.head.as_deref().map(|(status, headers)| (*status, headers)),
+    }
+}
+
+/// What of this answer belongs to the attempt.
+pub(super) async fn read(response: reqwest::Response, until: Option<Instant>, read: Read) -> Result<Answer, Failed> {
+    match read {
+        Read::Head => Ok(Answer::Head(response)),
+        Read::Whole { limit } if response.status().is_success() => read_whole(response, until, limit).await,
+        Read::Whole { .. } => Ok(read_error(response, until).await),
+    }
+}
+
+/// The body that the caller asked for. Cut short, it is a failure of the attempt.
+async fn read_whole(mut response: reqwest::Response, until: Option<Instant>, limit: usize) -> Result<Answer, Failed> {
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    match collect(&mut response, until, limit).await {
+        Collected::Whole(body) => Ok(Answer::Whole { status, headers, body, over_limit: false }),
+        Collected::OverLimit(body) => Ok(Answer::Whole { status, headers, body, over_limit: true }),
+        Collected::Cut { timed_out, source, .. } => Err(Failed {
+            failure: Failure::BodyCut,
+            timed_out,
+            head: Some(Box::new((status, headers))),
+            taken: None,
+            source,
+        }),
+    }
+}
+
+/// The body of an error: kept as far as it arrives soon, since the status has already decided.
+pub(super) async fn read_error(mut response: reqwest::Response, until: Option<Instant>) -> Answer {
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    let soon = clock::now().checked_add(ERROR_BODY_TIME);
+    let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
+        collect(&mut response, clock::earlier(until, soon), ERROR_BODY).await;
+    Answer::Whole { status, headers, body, over_limit: false }
+}
+
+enum Collected {
+    Whole(Bytes),
+    OverLimit(Bytes),
+    Cut { body: Bytes, timed_out: bool, source: Option<BoxError> },
+}
+
+async fn collect(response: &mut reqwest::Response, until: Option<Instant>, limit: usize) -> Collected {
+    let mut body = Chunks::default();
+    loop {
+        match clock::until(until, response.chunk()).await {
+            Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
+                body.push(chunk.slice(..limit - body.len()));
+                return Collected::OverLimit(body.into_bytes());
+            }
+            Ok(Ok(Some(chunk))) => body.push(chunk),
+            Ok(Ok(None)) => return Collected::Whole(body.into_bytes()),
+            Ok(Err(error)) => {
+                let timed_out = error.is_timeout();
+                return Collected::Cut { body: body.into_bytes(), timed_out, source: Some(error.without_url().into()) };
+            }
+            Err(clock::TimedOut) => return Collected::Cut { body: body.into_bytes(), timed_out: true, source: None },
+        }
+    }
+}
+
+/// Most bodies arrive in one piece, which is then kept as it is.
+#[derive(Default)]
+struct Chunks {
+    only: Bytes,
+    many: Vec<u8>,
+}
+
+impl Chunks {
+    fn len(&self) -> usize {
+        self.only.len() + self.many.len()
+    }
+
+    fn push(&mut self, chunk: Bytes) {
+        if self.len() == 0 {
+            self.only = chunk;
+            return;
+        }
+        if self.many.is_empty() {
+            self.many.extend_from_slice(&std::mem::take(&mut self.only));
+        }
+        self.many.extend_from_slice(&chunk);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.many.is_empty() { self.only } else { self.many.into() }
+    }
+}
+
+/// Reads away the body of an answer that will be asked for again, so that its connection can carry the next attempt. What is
+/// long or slow is left, and costs the connection.
+pub(super) async fn discard(attempted: Result<Answer, Failed>, deadline: Option<Instant>) {
+    if let Ok(Answer::Head(response)) = attempted {
+        let _answer = read_error(response, deadline).await;
+    }
+}
+
+/// The answer's body, where its status says that the verdict depends on it; otherwise nothing is read.
+pub(super) async fn error_body(
+    attempted: &mut Result<Answer, Failed>,
+    is_needed: impl Fn(StatusCode) -> bool,
+    until: Option<Instant>,
+) -> Bytes {
+    match attempted {
+        Ok(Answer::Whole { body, .. }) => body.clone(),
+        Ok(Answer::Head(response)) if is_needed(response.status()) => {
+            let taken = std::mem::replace(response, reqwest::Response::from(http::Response::<Bytes>::default()));
+            let (whole, begun) = peek(taken, until).await;
+            *response = whole;
+            begun
+        }
+        _ => Bytes::new(),
+    }
+}
+
+/// Looks at the beginning of a body whose response the caller may still get: what was read is put in front of the rest.
+async fn peek(response: reqwest::Response, until: Option<Instant>) -> (reqwest::Response, Bytes) {
+    let soon = clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIME));
+    let url = response.url().clone();
+    let (mut parts, mut rest) = http::Response::<reqwest::Body>::from(response).into_parts();
+    let (mut begun, mut error) = (Chunks::default(), None);
+    while begun.len() < ERROR_BODY && error.is_none() {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx));
+        match clock::until(soon, frame).await {
+            Ok(Some(Ok(frame))) => begun.push(frame.into_data().unwrap_or_default()),
+            Ok(Some(Err(failed))) => error = Some(failed),
+            Ok(None) | Err(clock::TimedOut) => break,
+        }
+    }
+    let begun = begun.into_bytes();
+    // The builder is the only way to give a response its URL; it puts it among the extensions.
+    if let Some(with_url) = http::Response::builder().url(url).extensions_mut() {
+        parts.extensions.extend(std::mem::take(with_url));
+    }
+    let body = reqwest::Body::wrap(Begun { begun: begun.clone(), error, rest });
+    (http::Response::from_parts(parts, body).into(), begun)
+}
+
+/// A body of which a part was read.
+struct Begun {
+    begun: Bytes,
+    error: Option<reqwest::Error>,
+    rest: reqwest::Body,
+}
+
+impl Body for Begun {
+    type Data = Bytes;
+    type Error = reqwest::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
+        if !self.begun.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.begun)))));
+        }
+        if let Some(error) = self.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        Pin::new(&mut self.rest).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.begun.is_empty() && self.error.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let begun = u64::try_from(self.begun.len()).unwrap_or(u64::MAX);
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(begun));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(begun)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}

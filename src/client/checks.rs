@@ -1,0 +1,27 @@
+//! Checks that the client's builder and the request's share.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::error::{Error, Result};
+
+pub(super) fn check_timeout(setting: &'static str, timeout: Option<Duration>) -> Result<()> {
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        return Err(Error::build(setting, "zero leaves no time for anything; None means no limit"));
+    }
+    Ok(())
+}
+
+pub(super) fn parse_header<K, V>(name: K, value: V) -> Result<(HeaderName, HeaderValue)>
+where
+    K: TryInto<HeaderName>,
+    K::Error: Display,
+    V: TryInto<HeaderValue>,
+    V::Error: Display,
+{
+    let name = name.try_into().map_err(|error| Error::build("header", error))?;
+    let value = value.try_into().map_err(|error| Error::build("header", format!("{name}: {error}")))?;
+    Ok((name, value))
+}

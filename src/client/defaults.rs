@@ -1,0 +1,55 @@
+//! Headers for requests that do not set them, and where they may go.
+
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::error::{Error, Result};
+
+/// Headers for requests that do not set them.
+#[derive(Debug, Default)]
+pub(super) struct Defaults {
+    headers: HeaderMap,
+}
+
+impl Defaults {
+    pub(super) fn new(
+        headers: Vec<Result<(HeaderName, HeaderValue)>>,
+        has_base: bool,
+        key_header: &HeaderName,
+    ) -> Result<Self> {
+        let mut defaults = Self::default();
+        for header in headers {
+            let (name, mut value) = header?;
+            if name == *key_header {
+                return Err(Error::build("default_header", format!("{name} would give every operation the same key")));
+            }
+            if is_credential(&name, &value) {
+                if !has_base {
+                    let reason = format!("{name} is a credential and would go to every origin; set base_url");
+                    return Err(Error::build("default_header", reason));
+                }
+                value.set_sensitive(true);
+            }
+            defaults.headers.append(name, value);
+        }
+        Ok(defaults)
+    }
+
+    /// `at_home`: the request goes to the base URL's origin, or there is no base.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap, at_home: bool) {
+        for name in self.headers.keys() {
+            let travels = at_home || [ACCEPT, ACCEPT_LANGUAGE, USER_AGENT].contains(name);
+            if travels && !headers.contains_key(name) {
+                for value in self.headers.get_all(name) {
+                    headers.append(name, value.clone());
+                }
+            }
+        }
+    }
+}
+
+fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
+    let known = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(name);
+    let customary = ["x-api-key", "api-key", "apikey", "x-auth-token", "x-access-token"].contains(&name.as_str());
+    known || customary || value.is_sensitive()
+}

@@ -1,0 +1,97 @@
+//! The request on its way: sent as often as its body allows, and turned into the GET of its result by a redirect.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::payload::Payload;
+use super::plan::Plan;
+use super::probe::Probe;
+use super::upstream::{KeyTrust, Sent};
+use crate::error::BoxError;
+use crate::key_policy::Trust;
+use crate::resume::{Identity, ResumeToken};
+
+/// The request, ready to be sent as often as its body allows.
+pub(super) struct Outgoing {
+    /// Everything but the body.
+    pub(super) template: reqwest::Request,
+    pub(super) payload: Payload,
+    /// What the caller asked for, once a redirect has turned it into the GET of its result.
+    asked: Option<Box<(reqwest::Request, Payload)>>,
+    /// A redirect has left the origin: nothing of the caller's but four headers goes further.
+    pub(super) foreign: bool,
+}
+
+impl Outgoing {
+    pub(super) fn new(template: reqwest::Request, payload: Payload) -> Self {
+        Self { template, payload, asked: None, foreign: false }
+    }
+
+    /// The request as the caller made it.
+    pub(super) fn asked(&self) -> &reqwest::Request {
+        self.asked.as_deref().map_or(&self.template, |(request, _)| request)
+    }
+
+    /// The server has done what was asked and said where its result is.
+    pub(super) fn is_done(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// From now on this is the GET of the result.
+    pub(super) fn see_other(&mut self, result: reqwest::Request, foreign: bool) {
+        self.foreign = foreign;
+        let asked = std::mem::replace(&mut self.template, result);
+        let payload = std::mem::take(&mut self.payload);
+        self.asked.get_or_insert_with(|| Box::new((asked, payload)));
+    }
+
+    /// The request of attempt `number`, or of a detour in it, and what watches its body.
+    pub(super) async fn open(
+        &mut self,
+        detour: Option<&reqwest::Request>,
+        number: Option<(&HeaderName, u32)>,
+    ) -> Result<(reqwest::Request, Option<Probe>), BoxError> {
+        let template = detour.unwrap_or(&self.template);
+        // Cloning fails only for a streaming body, and templates have none.
+        let bare = || reqwest::Request::new(template.method().clone(), template.url().clone());
+        let mut request = template.try_clone().unwrap_or_else(bare);
+        if let Some((name, number)) = number {
+            request.headers_mut().insert(name, HeaderValue::from(number));
+        }
+        let watched = self.payload.next().await?.map(Probe::watch);
+        let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
+        *request.body_mut() = body;
+        Ok((request, probe))
+    }
+
+    pub(super) fn resume_token(&self, plan: &Plan, may_have_been_processed: bool) -> Option<ResumeToken> {
+        let key = plan.key.as_ref()?;
+        Some(ResumeToken::new(key, plan.first_sent, &self.identity(), may_have_been_processed))
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        let payload = self.asked.as_deref().map_or(&self.payload, |(_, payload)| payload);
+        Identity { method: self.asked().method(), url: self.asked().url(), body: payload.bytes() }
+    }
+
+    /// Whether the key is a licence now; `head` is the latest answer's.
+    pub(super) fn key_is_trusted(
+        &self,
+        plan: &Plan,
+        head: Option<(StatusCode, &HeaderMap)>,
+        key_header: &HeaderName,
+        origin: &KeyTrust,
+    ) -> bool {
+        match (plan.trust, &plan.key) {
+            (Trust::Declared, _) => true,
+            (Trust::Nobody, _) | (Trust::Negotiated, None) => false,
+            (Trust::Negotiated, Some(key)) => {
+                let path = self.asked().url().path();
+                // After a redirect to the result, answers are no longer to the keyed request.
+                if let (Some((status, headers)), false) = (head, self.is_done()) {
+                    origin.learn(&plan.method, path, &Sent { key, key_header }, status, headers);
+                }
+                origin.covers(&plan.method, path)
+            }
+        }
+    }
+}
