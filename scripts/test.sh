@@ -94,7 +94,7 @@ step_house() {
     )"
     # Whoever looks inside a foreign error must know that a failed downcast means "unsure".
     promise "only client/failure.rs looks inside foreign errors" "$(
-        grep -rnE '\bdowncast(_ref|_mut)?\b|\.is::<' src 2>&1 | grep -v '^src/client/failure\.rs:'
+        grep -rnE --include='*.rs' '\bdowncast(_ref|_mut)?\b|\.is::<' src 2>&1 | grep -v '^src/client/failure\.rs:'
     )"
 
     # Told, not judged: a long file may be right.

@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use steadfast::ErrorKind;
-use steadfast::policy::StopReason;
-
 use crate::support::raw::answer;
 use crate::support::{Act, Server, trusting};
 
@@ -28,6 +25,9 @@ async fn a_factory_makes_the_body_of_every_attempt() {
 
 #[cfg(feature = "stream")]
 mod file {
+    use steadfast::ErrorKind;
+    use steadfast::policy::StopReason;
+
     use super::*;
 
     fn file(content: &[u8]) -> tempfile::NamedTempFile {
