@@ -138,17 +138,25 @@ fn hints() -> impl Strategy<Value = Hint> {
     )
 }
 
-/// Wild steps, and calm ones that let an operation use up its attempts.
+/// Wild steps, calm ones that let an operation use up its attempts, and calm ones on the wrong connection.
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let short = || (0_u64..500).prop_map(Duration::from_millis);
     let took = prop_oneof![6 => short(), 1 => durations()];
     let wild = (classes(), hints(), prop::bool::weighted(0.7), took, units());
     let wild = wild.prop_map(|(class, hint, key_trusted, took, unit)| Step { class, hint, key_trusted, took, unit });
-    let repeatable = prop::sample::select(vec![Class::NotProcessed, Class::Throttled, Class::Ambiguous]);
-    let calm = (repeatable, short(), units());
-    let calm =
-        calm.prop_map(|(class, took, unit)| Step { class, hint: Hint::default(), key_trusted: true, took, unit });
-    prop_oneof![2 => vec(wild, 1..14), 1 => vec(calm, 10..14)]
+    prop_oneof![6 => vec(wild, 1..14), 3 => vec(calm(0.0), 10..14), 1 => vec(calm(0.5), 2..6)]
+}
+
+fn calm(misdirected: f64) -> impl Strategy<Value = Step> {
+    let class = prop::sample::select(vec![Class::NotProcessed, Class::Throttled, Class::Ambiguous]);
+    (class, prop::bool::weighted(misdirected), short(), units()).prop_map(|(class, misdirected, took, unit)| {
+        let mut hint = Hint::default();
+        hint.misdirected = misdirected;
+        Step { class, hint, key_trusted: true, took, unit }
+    })
+}
+
+fn short() -> impl Strategy<Value = Duration> {
+    (0_u64..500).prop_map(Duration::from_millis)
 }
 
 pub(super) fn terms() -> impl Strategy<Value = Terms> {
@@ -158,13 +166,13 @@ pub(super) fn terms() -> impl Strategy<Value = Terms> {
         2 => vec(durations(), 0..10).prop_map(Shape::Schedule),
     ];
     let waits = (shape, prop::sample::select(vec![Jitter::Full, Jitter::Equal, Jitter::None]), durations());
-    let limits = (1_u32..=10, option::of(durations()), durations());
+    let limits = (prop_oneof![3 => 1_u32..=10, 1 => 1_u32..=2, 1 => Just(10)], option::of(durations()), durations());
     let idempotency = prop_oneof![
         3 => Just(Idempotency::Natural),
         3 => Just(Idempotency::Keyed),
         2 => Just(Idempotency::Absent),
     ];
-    let licence = (idempotency, prop::bool::weighted(0.3), prop::bool::weighted(0.9));
+    let licence = (idempotency, prop::bool::weighted(0.3), prop::bool::weighted(0.8));
     (limits, waits, licence).prop_map(|(limits, waits, licence)| {
         let (max_attempts, deadline, hint_cap) = limits;
         let (shape, jitter, throttle_base) = waits;

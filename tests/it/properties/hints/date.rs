@@ -1,6 +1,7 @@
 //! HTTP-dates (RFC 9110 §5.6.7) as text: made, broken, and read by taking fields at fixed places and writing them out again.
 
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 use crate::support::clock;
 
@@ -32,31 +33,53 @@ pub(super) fn texts() -> impl Strategy<Value = (String, i64)> {
         let second = now + years * 31_556_952 + seconds;
         (httpdate::fmt_http_date(clock::wall(second.clamp(0, LAST_SECOND))), now)
     });
-    let damage = prop_oneof![
-        3 => Just(None),
-        4 => (any::<prop::sample::Index>(), "[0-9A-Za-z :,+-]?[0-9 ]?", 0_usize..3).prop_map(Some),
-    ];
-    let fields = (0_usize..3, proptest::option::weighted(0.3, fields()), damage);
-    (anywhere, fields).prop_map(|((imf, now), (form, fields, damage))| {
+    let fields = proptest::option::weighted(0.4, fields());
+    (anywhere, fields, 0_usize..3, damage()).prop_map(|((imf, now), fields, form, damage)| {
         let imf = fields.map_or(imf, |fields| format!("Sun, {fields} GMT"));
         let mut text = forms(&imf)[form].clone();
-        if let Some((at, put, length)) = damage {
-            let at = at.index(text.len() + 1);
-            text.replace_range(at..(at + length).min(text.len()), &put);
+        match damage {
+            Damage::None => {}
+            Damage::Replace(at, removed, put) => {
+                let at = at.index(text.len() + 1);
+                text.replace_range(at..(at + removed).min(text.len()), &put);
+            }
+            Damage::Truncate(at) => text.truncate(at.index(text.len())),
+            Damage::End(removed, put) => text.replace_range(text.len() - removed.., put),
         }
         (text, now)
     })
 }
 
+#[derive(Clone, Debug)]
+enum Damage {
+    None,
+    /// Where, how many characters go, what comes instead.
+    Replace(Index, usize, String),
+    Truncate(Index),
+    /// How many of the last characters go, what comes instead.
+    End(usize, &'static str),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let endings = [(0, " "), (0, " GMT"), (0, " x"), (0, "0"), (3, "UTC"), (3, "gmt"), (3, "+00"), (4, "")];
+    prop_oneof![
+        3 => Just(Damage::None),
+        4 => (any::<Index>(), 0_usize..3, "[0-9A-Za-z :,+-]?[0-9 ]?").prop_map(|(at, n, put)| Damage::Replace(at, n, put)),
+        1 => any::<Index>().prop_map(Damage::Truncate),
+        1 => prop::sample::select(endings.to_vec()).prop_map(|(removed, put)| Damage::End(removed, put)),
+    ]
+}
+
 /// `06 Nov 1994 08:49:37` with fields at and past their limits.
 fn fields() -> impl Strategy<Value = String> {
-    let month = prop::sample::select(&MONTHS[..]);
     let day = prop_oneof![27_u32..=32, Just(0), 1_u32..=31];
-    (day, month, prop_oneof![1890_u32..2110, 0_u32..=9999], 20_u32..=25, 57_u32..=61, 57_u32..=61).prop_map(
-        |(day, month, year, hour, minute, second)| {
-            format!("{day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02}")
-        },
-    )
+    let date = (day, prop::sample::select(&MONTHS[..]), prop_oneof![1890_u32..2110, 0_u32..=9999]);
+    // Three of these years have a 29th of February.
+    let leap_day = (28_u32..=30, Just("Feb"), prop::sample::select(vec![1900, 2000, 2023, 2024, 2096, 2100]));
+    let time = (20_u32..=25, 57_u32..=61, 57_u32..=61);
+    (prop_oneof![3 => date, 1 => leap_day], time).prop_map(|((day, month, year), (hour, minute, second))| {
+        format!("{day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02}")
+    })
 }
 
 /// The second that `text` names when it is read at `now`; `None` unless writing its fields out gives `text` again.
