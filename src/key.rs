@@ -13,8 +13,6 @@ use std::str::FromStr;
 use http::HeaderValue;
 use uuid::Uuid;
 
-use crate::key_policy::KeyForm;
-
 /// An idempotency key.
 ///
 /// `Display` and `Debug` show its beginning only (8 characters of a minted key; the first quarter of any other, at most 8): a
@@ -80,11 +78,13 @@ impl IdempotencyKey {
         self.value.to_str().unwrap_or_default()
     }
 
+    #[cfg(feature = "client")]
     /// Reads a header value in either spelling: `abc`, or the structured field `"abc"`.
     pub(crate) fn from_header(value: &HeaderValue) -> Result<Self, KeyError> {
         value.to_str().map_err(|_| KeyError::Character)?.parse()
     }
 
+    #[cfg(feature = "client")]
     /// The key as this form puts it on the wire, marked as sensitive so that nobody's `Debug` prints it.
     pub(crate) fn to_header(&self, form: KeyForm) -> HeaderValue {
         let mut value = match form {
@@ -98,10 +98,12 @@ impl IdempotencyKey {
         value
     }
 
+    #[cfg(feature = "client")]
     pub(crate) fn is_minted(&self) -> bool {
         self.minted
     }
 
+    #[cfg(feature = "client")]
     /// As [`FromStr`], for a key that this crate minted in an earlier process.
     pub(crate) fn restore(text: &str, minted: bool) -> Result<Self, KeyError> {
         Ok(Self { minted, ..text.parse()? })
@@ -189,7 +191,20 @@ pub enum KeyError {
     NoRandomness(String),
 }
 
-#[cfg(test)]
+#[cfg(feature = "client")]
+/// How a key is written on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyForm {
+    /// `Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324`, as deployed APIs take it.
+    #[default]
+    Bare,
+    /// `Idempotency-Key: "8e03978e-40d5-43dd-bc93-6894a57f9324"`, a structured field, as
+    /// draft-ietf-httpapi-idempotency-key-header-07 §2.1 has it.
+    Quoted,
+}
+
+#[cfg(all(test, feature = "client"))]
 mod tests {
     use super::*;
 

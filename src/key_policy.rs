@@ -8,19 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
-use crate::key::{IdempotencyKey, KeyError};
-
-/// How a key is written on the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum KeyForm {
-    /// `Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324`, as deployed APIs take it.
-    #[default]
-    Bare,
-    /// `Idempotency-Key: "8e03978e-40d5-43dd-bc93-6894a57f9324"`, a structured field, as
-    /// draft-ietf-httpapi-idempotency-key-header-07 §2.1 has it.
-    Quoted,
-}
+use crate::key::{IdempotencyKey, KeyError, KeyForm};
 
 /// Whose word it is that this API honours keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

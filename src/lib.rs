@@ -39,36 +39,41 @@
 //!   ask, [`resume_token`](Error::resume_token) the way to ask again.
 //! * [`ResponseExt`]: the same story on a response.
 //! * [`IdempotencyKey`], [`KeyPolicy`]: what a key is, and what an API does with it.
+//! * [`server`]: the other half (feature `server`): a layer that runs an operation once per key and answers a repeat from its record.
 //! * [`policy`]: the decision alone, as values without a clock, for tests, simulations and other transports.
 //! * [`guide`]: what failures mean, why things are as they are, and how to come here from other crates.
 //!
 //! # Features
 //!
 //! `client`, `json` and `rustls` are on by default. `native-tls`, `multipart`, `stream`, `cookies`, `gzip`, `brotli`, `zstd` and
-//! `socks` turn on what reqwest calls so. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it
+//! `socks` turn on what reqwest calls so. `server` is the server half. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it
 //! never changes behaviour.
 
-#![cfg_attr(not(feature = "client"), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(not(all(feature = "client", feature = "server")), allow(rustdoc::broken_intra_doc_links))]
 
 pub mod guide;
 pub mod policy;
 
 #[cfg(feature = "client")]
 mod client;
+#[cfg(any(feature = "client", feature = "server"))]
+mod clock;
 #[cfg(feature = "json")]
 mod decode;
 #[cfg(feature = "client")]
 mod error;
 #[cfg(feature = "client")]
 mod journal;
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", feature = "server"))]
 mod key;
 #[cfg(feature = "client")]
 mod key_policy;
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", feature = "server"))]
 mod problem;
 #[cfg(feature = "client")]
 mod resume;
+#[cfg(feature = "server")]
+pub mod server;
 
 #[cfg(feature = "client")]
 pub use client::{Client, ClientBuilder, Event, EventKind, RequestBuilder, ResponseExt};
@@ -79,9 +84,11 @@ pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "client")]
 pub use journal::{Attempt, Reach};
 #[cfg(feature = "client")]
+pub use key::KeyForm;
+#[cfg(any(feature = "client", feature = "server"))]
 pub use key::{IdempotencyKey, KeyError};
 #[cfg(feature = "client")]
-pub use key_policy::{KeyForm, KeyPolicy};
+pub use key_policy::KeyPolicy;
 #[cfg(feature = "client")]
 pub use problem::Problem;
 #[cfg(feature = "client")]
@@ -89,7 +96,9 @@ pub use resume::ResumeToken;
 
 pub use http;
 #[cfg(feature = "client")]
-pub use {reqwest, uuid};
+pub use reqwest;
+#[cfg(any(feature = "client", feature = "server"))]
+pub use uuid;
 
 /// The README's examples compile.
 #[cfg(all(doctest, feature = "json"))]

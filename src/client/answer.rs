@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use reqwest::ResponseBuilderExt as _;
 
-use super::clock;
+use crate::clock;
 use crate::error::BoxError;
 use crate::policy::Failure;
 

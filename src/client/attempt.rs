@@ -11,7 +11,8 @@ use super::answer::{self, Answer, Failed, Read};
 use super::outgoing::Outgoing;
 use super::probe::Probe;
 use super::redirect::{self, Trail};
-use super::{Inner, clock, failure};
+use super::{Inner, failure};
+use crate::clock;
 use crate::policy::Failure;
 
 /// Sends the request once, until the instant `until` at the latest, and follows the redirects that may be followed.

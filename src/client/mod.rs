@@ -13,13 +13,11 @@
 //! | `verdict` | the class of an attempt |
 //! | `upstream` | what is remembered of each origin |
 //! | `event`, `response` | tell the story |
-//! | `clock` | the only file that asks the time |
 
 mod answer;
 mod attempt;
 mod builder;
 mod checks;
-mod clock;
 mod defaults;
 mod event;
 mod failure;

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
 
+use super::Inner;
 use super::checks::check_timeout;
 use super::payload::Payload;
 use super::upstream::origin;
-use super::{Inner, clock};
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::key::IdempotencyKey;
 use crate::key_policy::Trust;

@@ -211,8 +211,8 @@ mod tests {
         let upstreams = Upstreams::new(RetryBudget::standard(), Some(&url("https://base.example.com/v1")));
         let policy = RetryPolicy::new();
         let one = upstreams.get(&url("https://one.example.com/a"));
-        let mut operation = Operation::start(&policy, &one.budget, Idempotency::Natural, super::super::clock::now());
-        let _retry = operation.decide(Class::Ambiguous, &Hint::default(), super::super::clock::now(), 0.0);
+        let mut operation = Operation::start(&policy, &one.budget, Idempotency::Natural, crate::clock::now());
+        let _retry = operation.decide(Class::Ambiguous, &Hint::default(), crate::clock::now(), 0.0);
         assert_eq!(upstreams.get(&url("https://one.example.com/b")).budget.tokens(), 486);
         assert_eq!(upstreams.get(&url("https://two.example.com/")).budget.tokens(), 500);
         assert!(upstreams.get(&url("https://base.example.com/v2")).budget.tokens() == 500);

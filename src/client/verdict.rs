@@ -5,8 +5,9 @@
 
 use http::{HeaderMap, Method, StatusCode};
 
+use super::Classifier;
 use super::answer::{Answer, Failed};
-use super::{Classifier, clock};
+use crate::clock;
 use crate::journal::Reach;
 use crate::key_policy::KeyPolicy;
 use crate::policy::{Class, Failure, Hint, Idempotency, Outcome, RetryPolicy, record_status};

@@ -15,6 +15,8 @@ mod limits;
 mod properties;
 mod redirects;
 mod secrets;
+#[cfg(feature = "server")]
+mod server;
 mod soak;
 mod support;
 mod uploads;

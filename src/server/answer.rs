@@ -1,0 +1,216 @@
+//! What the layer answers: the handler's answer, the stored one, or a problem of its own.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::sync::mpsc;
+
+use super::record::Record;
+use crate::problem;
+
+const STATUS: HeaderName = HeaderName::from_static("idempotency-status");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+pin_project! {
+    /// The body of an answer that has passed the layer.
+    #[project = Projected]
+    #[derive(Debug)]
+    #[allow(clippy::exhaustive_enums, reason = "its variants are the layer's affair, and it is built here only")]
+    pub enum ResponseBody<B: Body> {
+        /// Bytes in memory.
+        #[doc(hidden)]
+        Whole { bytes: Bytes },
+        /// The inner service's own, for requests that pass by.
+        #[doc(hidden)]
+        Passed { #[pin] body: B },
+        /// The inner service's own, read by the operation's task, so that it goes on if the client hangs up.
+        #[doc(hidden)]
+        Pumped { frames: mpsc::Receiver<Result<Frame<Bytes>, B::Error>>, size: SizeHint },
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project() {
+            Projected::Whole { bytes } if bytes.is_empty() => Poll::Ready(None),
+            Projected::Whole { bytes } => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Projected::Passed { body } => body.poll_frame(cx),
+            Projected::Pumped { frames, .. } => frames.poll_recv(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole { bytes } => bytes.is_empty(),
+            Self::Passed { body } => body.is_end_stream(),
+            Self::Pumped { .. } => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole { bytes } => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Self::Passed { body } => body.size_hint(),
+            // What was taken out since is not known here; a length that is announced once is not asked for again.
+            Self::Pumped { size, .. } => *size,
+        }
+    }
+}
+
+/// What became of the key, as `Idempotency-Status` tells it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Told {
+    Stored,
+    Replayed,
+    InProgress,
+    Released,
+    Unknown,
+}
+
+impl Told {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Replayed => "replayed",
+            Self::InProgress => "in-progress",
+            Self::Released => "released",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Puts the status on an answer: `stored;retention=86400;scope="/v1"`.
+    pub(super) fn on<B>(self, response: &mut Response<B>, retention: Duration, covers: Option<&str>) {
+        let mut value = format!("{};retention={}", self.word(), retention.as_secs());
+        if let Some(prefix) = covers {
+            value.push_str(&format!(";scope=\"{prefix}\""));
+        }
+        // A prefix that is no header value is not told.
+        let value = HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(self.word()));
+        response.headers_mut().insert(STATUS, value);
+    }
+}
+
+/// The stored answer, or what is left of it.
+pub(super) fn replay<B: Body>(record: &Record) -> Response<ResponseBody<B>> {
+    let Some(body) = record.body() else {
+        let mut response = Refusal::AnswerNotKept(record.status()).response();
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+        return response;
+    };
+    let mut response = Response::new(ResponseBody::Whole { bytes: body.clone() });
+    *response.status_mut() = record.status();
+    *response.headers_mut() = record.headers().clone();
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+/// Why the layer answers itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Refusal {
+    KeyMissing,
+    KeyMalformed(&'static str),
+    NoCaller,
+    BodyTooLarge(usize),
+    BodyBroken,
+    OtherRequest,
+    InProgress,
+    OutcomeUnknown,
+    AnswerNotKept(StatusCode),
+    StoreUnavailable,
+    StoreFull,
+    RecordUnreadable,
+    HandlerFailed,
+    TransactionLost,
+}
+
+impl Refusal {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::KeyMissing => problem::KEY_MISSING,
+            Self::KeyMalformed(_) => problem::KEY_MALFORMED,
+            Self::NoCaller => problem::NO_CALLER,
+            Self::BodyTooLarge(_) => problem::BODY_TOO_LARGE,
+            Self::BodyBroken => problem::BODY_BROKEN,
+            Self::OtherRequest => problem::OTHER_REQUEST,
+            Self::InProgress => problem::IN_PROGRESS,
+            Self::OutcomeUnknown => problem::OUTCOME_UNKNOWN,
+            Self::AnswerNotKept(_) => problem::ANSWER_NOT_KEPT,
+            Self::StoreUnavailable | Self::StoreFull => problem::STORE_UNAVAILABLE,
+            Self::RecordUnreadable => problem::RECORD_UNREADABLE,
+            Self::HandlerFailed => problem::HANDLER_FAILED,
+            Self::TransactionLost => problem::TRANSACTION_LOST,
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::KeyMissing | Self::KeyMalformed(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::NoCaller => StatusCode::FORBIDDEN,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InProgress | Self::OutcomeUnknown => StatusCode::CONFLICT,
+            Self::AnswerNotKept(_) => StatusCode::GONE,
+            Self::StoreUnavailable | Self::StoreFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RecordUnreadable | Self::HandlerFailed | Self::TransactionLost => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::KeyMissing => "This request needs an Idempotency-Key",
+            Self::KeyMalformed(_) => "The Idempotency-Key cannot be read",
+            Self::NoCaller => "Keys belong to a caller, and there is none",
+            Self::BodyTooLarge(_) => "The body is too large for a request with a key",
+            Self::BodyBroken => "The body did not arrive whole",
+            Self::OtherRequest => "The Idempotency-Key belongs to another request",
+            Self::InProgress => "The first request under this key still runs",
+            Self::OutcomeUnknown => "A request under this key may have run, and nobody knows how it ended",
+            Self::AnswerNotKept(_) => "The operation has ended, and its answer was not kept",
+            Self::StoreUnavailable => "Keys cannot be checked now; nothing was executed",
+            Self::StoreFull => "No more keys can be taken now; nothing was executed",
+            Self::RecordUnreadable => "The record of this key cannot be read",
+            Self::HandlerFailed => "The handler failed, and it is not known how far it came",
+            Self::TransactionLost => "The handler lost its transaction; nothing was kept",
+        }
+    }
+
+    fn detail(self) -> Option<String> {
+        match self {
+            Self::KeyMalformed(reason) => Some(reason.to_owned()),
+            Self::BodyTooLarge(most) => Some(format!("at most {most} bytes")),
+            Self::AnswerNotKept(status) => Some(format!("it was {}", status.as_u16())),
+            _ => None,
+        }
+    }
+
+    /// Seconds, where coming back helps.
+    fn retry_after(self) -> Option<&'static str> {
+        matches!(self, Self::InProgress | Self::StoreUnavailable | Self::StoreFull).then_some("1")
+    }
+
+    pub(super) fn response<B: Body>(self) -> Response<ResponseBody<B>> {
+        let status = self.status();
+        let mut members = serde_json::json!({ "type": self.kind(), "title": self.title(), "status": status.as_u16() });
+        if let (Some(detail), Some(members)) = (self.detail(), members.as_object_mut()) {
+            members.insert("detail".to_owned(), detail.into());
+        }
+        let mut response = Response::new(ResponseBody::Whole { bytes: members.to_string().into() });
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        response
+    }
+}

@@ -1,0 +1,252 @@
+//! The layer: what is covered, for how long, and what happens where nobody knows how an operation ended.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use http::request::Parts;
+
+use super::metrics::{Counters, Metrics};
+use super::run::Running;
+use super::service::IdempotencyService;
+use super::store::Store;
+use super::wait::Waits;
+
+type Scope = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
+
+/// What a repeat meets where an earlier attempt may have run and nobody knows how it ended: the process died, the handler panicked,
+/// or its answer could not be recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lapsed {
+    /// 409 of the type `…/outcome-unknown`. Somebody has to look; nothing is done twice.
+    #[default]
+    Refuse,
+    /// Run it again. Right where the handler itself is idempotent, or where what it did is undone when it dies.
+    Rerun,
+}
+
+/// What a handler knows of its own answer: put it into the response's extensions.
+///
+/// ```
+/// use http::{Response, StatusCode};
+/// use steadfast::server::Verdict;
+///
+/// fn refused() -> Response<String> {
+///     let mut response = Response::new("try later".to_owned());
+///     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+///     // Nothing was charged: a repeat may run.
+///     response.extensions_mut().insert(Verdict::NotExecuted);
+///     response
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Nothing was executed: the key is given back, and a repeat runs.
+    NotExecuted,
+    /// It was executed, and this is the answer, whatever its status: stored, effects and all.
+    Executed,
+    /// It may have been executed. A repeat meets [`Lapsed`].
+    Unknown,
+}
+
+/// A [tower](https://docs.rs/tower) layer that runs an operation once per key.
+///
+/// | setting | default |
+/// | --- | --- |
+/// | [`required`](Self::required) | no: a request without a key passes by |
+/// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass by |
+/// | [`scope`](Self::scope) | one for all |
+/// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`] |
+/// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
+/// | [`retention`](Self::retention) | 24 h from the end of the operation |
+/// | [`max_key`](Self::max_key) | 255 characters |
+/// | [`max_body`](Self::max_body) | 1 MiB of a keyed request |
+/// | [`max_response`](Self::max_response) | 1 MiB; a larger answer is sent, and not kept |
+/// | [`max_wait`](Self::max_wait) | 30 s for `Prefer: wait=N` |
+///
+/// Routes with policies of their own get layers of their own over one store: [`IdempotencyLayer::shared`].
+pub struct IdempotencyLayer<S> {
+    config: Config,
+    shared: Arc<Shared<S>>,
+}
+
+/// What all clones of a layer and all its services have in common.
+pub(super) struct Shared<S> {
+    pub(super) store: Arc<S>,
+    pub(super) counters: Counters,
+    pub(super) waits: Waits,
+    pub(super) running: Running,
+}
+
+#[derive(Clone)]
+pub(super) struct Config {
+    pub(super) required: bool,
+    pub(super) methods: Vec<Method>,
+    pub(super) scope: Option<Scope>,
+    pub(super) lapsed: Lapsed,
+    pub(super) lease: Duration,
+    pub(super) retention: Duration,
+    pub(super) max_key: usize,
+    pub(super) max_body: usize,
+    pub(super) max_response: usize,
+    pub(super) max_wait: Duration,
+    pub(super) covers: Option<String>,
+}
+
+impl<S> Clone for IdempotencyLayer<S> {
+    fn clone(&self) -> Self {
+        Self { config: self.config.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl<S: Store> IdempotencyLayer<S> {
+    /// A layer over this store.
+    #[must_use]
+    pub fn new(store: S) -> Self {
+        Self::shared(Arc::new(store))
+    }
+
+    /// A layer over a store that others use too.
+    #[must_use]
+    pub fn shared(store: Arc<S>) -> Self {
+        let config = Config {
+            required: false,
+            methods: vec![Method::POST, Method::PUT, Method::PATCH, Method::DELETE],
+            scope: None,
+            lapsed: Lapsed::Refuse,
+            lease: Duration::from_secs(30),
+            retention: Duration::from_secs(24 * 3600),
+            max_key: 255,
+            max_body: 1024 * 1024,
+            max_response: 1024 * 1024,
+            max_wait: Duration::from_secs(30),
+            covers: None,
+        };
+        let shared =
+            Shared { store, counters: Counters::default(), waits: Waits::default(), running: Running::default() };
+        Self { config, shared: Arc::new(shared) }
+    }
+
+    /// A covered request without a key is a 400.
+    #[must_use]
+    pub fn required(mut self) -> Self {
+        self.config.required = true;
+        self
+    }
+
+    /// The methods that are covered. Safe methods (RFC 9110 §9.2.1) pass by whatever is said here.
+    #[must_use]
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.config.methods = methods.into_iter().collect();
+        self
+    }
+
+    /// Whose key it is: a tenant or caller that something outside of this layer has verified, for example from an extension that
+    /// authentication has set. Equal keys of two scopes are two operations. `None` refuses the request with 403: without a caller, all
+    /// would share one bucket.
+    #[must_use]
+    pub fn scope(mut self, scope: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.config.scope = Some(Arc::new(scope));
+        self
+    }
+
+    /// What a repeat meets where nobody knows how an earlier attempt ended.
+    #[must_use]
+    pub fn lapsed(mut self, lapsed: Lapsed) -> Self {
+        self.config.lapsed = lapsed;
+        self
+    }
+
+    /// How long a claim holds without being renewed: as long may a key be blocked after a crash. It is renewed at every third of it.
+    /// At least 3 ms.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.config.lease = lease.max(Duration::from_millis(3));
+        self
+    }
+
+    /// How long the end of an operation is remembered.
+    #[must_use]
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.config.retention = retention;
+        self
+    }
+
+    /// The longest key, in characters.
+    #[must_use]
+    pub fn max_key(mut self, characters: usize) -> Self {
+        self.config.max_key = characters;
+        self
+    }
+
+    /// The largest body of a keyed request, in bytes: it is read before the key is claimed, to tell a repeat from another request.
+    #[must_use]
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.config.max_body = bytes;
+        self
+    }
+
+    /// The largest answer that is kept, in bytes. A larger one, and one of unknown length, is passed on as it comes; a repeat is
+    /// then told 410 instead of the answer.
+    #[must_use]
+    pub fn max_response(mut self, bytes: usize) -> Self {
+        self.config.max_response = bytes;
+        self
+    }
+
+    /// The longest wait that a client may ask for with `Prefer: wait=N` (RFC 7240 §4.3).
+    #[must_use]
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.config.max_wait = wait;
+        self
+    }
+
+    /// The path prefix that this layer covers, told to clients in `Idempotency-Status`, so that they know for which paths they may
+    /// rely on it. Not told by default: a client then learns path by path.
+    #[must_use]
+    pub fn covers(mut self, path_prefix: impl Into<String>) -> Self {
+        self.config.covers = Some(path_prefix.into());
+        self
+    }
+
+    /// Counts since the layer was made, over all its clones.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.shared.counters.snapshot()
+    }
+
+    /// Ends when no handler runs under a key any more: for a shutdown, after the server has stopped to accept. Without it a runtime
+    /// that shuts down drops the handlers of clients that have hung up, and their operations end as unknown.
+    pub async fn drain(&self) {
+        self.shared.running.none().await;
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<S> {
+        &self.shared.store
+    }
+}
+
+impl<S, Inner> tower_layer::Layer<Inner> for IdempotencyLayer<S> {
+    type Service = IdempotencyService<Inner, S>;
+
+    fn layer(&self, inner: Inner) -> Self::Service {
+        IdempotencyService { inner, config: Arc::new(self.config.clone()), shared: self.shared.clone() }
+    }
+}
+
+impl<S> fmt::Debug for IdempotencyLayer<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyLayer")
+            .field("required", &self.config.required)
+            .field("lapsed", &self.config.lapsed)
+            .field("lease", &self.config.lease)
+            .field("retention", &self.config.retention)
+            .field("metrics", &self.shared.counters.snapshot())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,73 @@
+//! The server half: a layer that recognises an operation by its key, runs it once, and answers every repeat from its record.
+//!
+//! A retried POST is safe only if the server can tell that it is the same one. A handler cannot do that alone: two requests under
+//! one key may arrive at once, the process may die between the charge and the answer, the client may hang up while the handler
+//! runs. [`IdempotencyLayer`] is a [tower](https://docs.rs/tower) layer over `http` types (axum, hyper, tonic) that takes care of
+//! all three.
+//!
+//! ```
+//! use axum::{Router, routing::post};
+//! use steadfast::server::{IdempotencyLayer, MemoryStore};
+//! use tower::ServiceBuilder;
+//!
+//! async fn charge() -> (axum::http::StatusCode, &'static str) {
+//!     (axum::http::StatusCode::CREATED, "charged")
+//! }
+//!
+//! // From the outside in: TLS, rate limit, authentication, authorisation, compression; then idempotency; then the handler. What
+//! // stands outside may refuse a request without burning its key.
+//! let layers = ServiceBuilder::new()
+//!     // .layer(rate_limit).layer(authentication).layer(compression)
+//!     .layer(IdempotencyLayer::new(MemoryStore::new()).required());
+//! let app: Router = Router::new().route("/charges", post(charge)).layer(layers);
+//! ```
+//!
+//! # What it answers
+//!
+//! | situation | answer |
+//! | --- | --- |
+//! | first request under a key | the handler's, with `Idempotency-Status: stored` |
+//! | the same again | the stored one, byte for byte, with `Idempotent-Replayed: true` |
+//! | the same, while the first still runs | 409 with `Retry-After`; with `Prefer: wait=N`, the first one's answer |
+//! | another request under the key | 422 |
+//! | no key where one is required, a malformed key, two keys | 400 |
+//! | an earlier attempt may have run, and nobody knows how it ended | 409 of the type `…/outcome-unknown`; or rerun, see [`Lapsed`] |
+//! | body over the cap | 413, before any claim |
+//! | the store cannot be reached, or is full | 503 with `Retry-After`, nothing executed |
+//!
+//! Its own answers are `application/problem+json` with distinct types and `Cache-Control: no-store`. Sources:
+//! draft-ietf-httpapi-idempotency-key-header-07, RFC 9110, RFC 9457, and what Stripe publishes of its API.
+//!
+//! # What a handler can say
+//!
+//! An unmarked answer is stored, whatever its status. A handler that knows better puts a [`Verdict`] into the response's
+//! extensions. A panic, an error of the inner service and a process that dies end as "unknown"; only
+//! [`Verdict::NotExecuted`] gives the key back.
+//!
+//! The handler runs on a task of its own, in the caller's tracing span: a client that hangs up does not cancel it. Task-locals do
+//! not follow it there.
+//!
+//! Floor 2 of the house: it may import `clock`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
+
+mod answer;
+mod hygiene;
+mod layer;
+mod memory;
+mod metrics;
+mod record;
+mod request;
+mod run;
+mod service;
+mod store;
+mod wait;
+
+pub use self::answer::ResponseBody;
+pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
+pub use self::memory::MemoryStore;
+pub use self::metrics::Metrics;
+pub use self::record::{Record, RecordError};
+pub use self::run::Lent;
+pub use self::service::IdempotencyService;
+pub use self::store::{
+    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
+};

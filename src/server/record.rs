@@ -1,0 +1,162 @@
+//! The stored answer: what is handed out again, byte for byte, for as long as the key is remembered.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::hygiene;
+
+/// The layout that is written now. A record of a later one is refused.
+const VERSION: u8 = 1;
+const CHECKSUM: usize = 8;
+
+/// An answer as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    status: StatusCode,
+    headers: HeaderMap,
+    /// `None`: the answer was streamed or too large, and is not kept. That it ended is.
+    body: Option<Bytes>,
+}
+
+impl Record {
+    /// An answer that can be replayed. What must not be handed out twice is left out: `Set-Cookie`, `Date`, and the headers of the
+    /// connection (RFC 9110 §7.6.1).
+    #[must_use]
+    pub fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
+        Self { status, headers: hygiene::storable(headers), body: Some(body) }
+    }
+
+    /// The end of an operation whose answer is not kept.
+    #[must_use]
+    pub fn not_kept(status: StatusCode) -> Self {
+        Self { status, headers: HeaderMap::new(), body: None }
+    }
+
+    /// The answer's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The answer's headers.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The answer's body; `None` if it is not kept.
+    #[must_use]
+    pub fn body(&self) -> Option<&Bytes> {
+        self.body.as_ref()
+    }
+
+    /// About as many bytes as it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        headers + self.body.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// The record as bytes, for a store that keeps bytes: a version, a checksum, the content.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect();
+        let wire = Wire { status: self.status.as_u16(), headers, body: self.body.as_deref() };
+        // A vector grows: writing to it cannot fail.
+        let content = postcard::to_stdvec(&wire).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(1 + CHECKSUM + content.len());
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&checksum(&content));
+        bytes.extend_from_slice(&content);
+        bytes
+    }
+
+    /// The record that these bytes are.
+    ///
+    /// # Errors
+    ///
+    /// They are damaged, or of a newer version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let (version, rest) = bytes.split_first().ok_or(RecordError::Damaged)?;
+        if *version != VERSION {
+            return Err(RecordError::Version(*version));
+        }
+        let (sum, content) = rest.split_at_checked(CHECKSUM).ok_or(RecordError::Damaged)?;
+        if sum != checksum(content) {
+            return Err(RecordError::Damaged);
+        }
+        let wire: Wire<'_> = postcard::from_bytes(content).map_err(|_| RecordError::Damaged)?;
+        let mut headers = HeaderMap::with_capacity(wire.headers.len());
+        for (name, value) in wire.headers {
+            let name = HeaderName::from_bytes(name).map_err(|_| RecordError::Damaged)?;
+            headers.append(name, HeaderValue::from_bytes(value).map_err(|_| RecordError::Damaged)?);
+        }
+        let status = StatusCode::from_u16(wire.status).map_err(|_| RecordError::Damaged)?;
+        Ok(Self { status, headers, body: wire.body.map(Bytes::copy_from_slice) })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    status: u16,
+    #[serde(borrow)]
+    headers: Vec<(&'a [u8], &'a [u8])>,
+    #[serde(borrow)]
+    body: Option<&'a [u8]>,
+}
+
+fn checksum(content: &[u8]) -> [u8; CHECKSUM] {
+    let hash = Sha256::digest(content);
+    std::array::from_fn(|index| hash.get(index).copied().unwrap_or_default())
+}
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// They are not what was written.
+    #[error("it is damaged")]
+    Damaged,
+    /// They were written by a newer version of this crate.
+    #[error("it has the layout {0}, which this version does not know")]
+    Version(u8),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let mut headers = HeaderMap::new();
+        headers.append("x-multi", HeaderValue::from_static("a"));
+        headers.append("x-multi", HeaderValue::from_bytes(b"\xff").unwrap());
+        Record::new(StatusCode::CREATED, &headers, Bytes::from_static(b"\0\x01\xff\r\n"))
+    }
+
+    #[test]
+    fn what_is_read_is_what_was_written() {
+        for record in
+            [record(), Record::not_kept(StatusCode::OK), Record::new(StatusCode::OK, &HeaderMap::new(), Bytes::new())]
+        {
+            assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn a_damaged_or_newer_record_is_refused() {
+        let bytes = record().encode();
+        for index in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[index] ^= 0x40;
+            assert!(Record::decode(&damaged).is_err(), "byte {index}");
+        }
+        for length in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..length]).is_err(), "cut to {length}");
+        }
+        let mut newer = bytes;
+        newer[0] = VERSION + 1;
+        assert_eq!(Record::decode(&newer), Err(RecordError::Version(2)));
+    }
+}

@@ -1,0 +1,146 @@
+//! From a request to what identifies it: its key, its scope, its fingerprint.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use sha2::{Digest, Sha256};
+
+use super::answer::Refusal;
+use super::layer::Config;
+use super::store::{Fingerprint, RecordId};
+use crate::key::IdempotencyKey;
+
+const KEY: &str = "idempotency-key";
+
+impl Config {
+    /// Whether the layer looks at the request at all.
+    pub(super) fn covers(&self, method: &Method) -> bool {
+        let safe = method.is_safe() || method.as_str() == "QUERY";
+        !safe && self.methods.contains(method)
+    }
+
+    /// The operation's key; `None` if there is none and none is needed.
+    pub(super) fn key(&self, headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refusal> {
+        let mut lines = headers.get_all(KEY).iter();
+        let line = match (lines.next(), lines.next()) {
+            (None, _) if self.required => return Err(Refusal::KeyMissing),
+            (None, _) => return Ok(None),
+            (Some(_), Some(_)) => return Err(Refusal::KeyMalformed("there are two keys")),
+            (Some(line), None) => line,
+        };
+        let text = line.to_str().map_err(|_| Refusal::KeyMalformed("it is not ASCII"))?.trim_matches([' ', '\t']);
+        let malformed =
+            |_| Refusal::KeyMalformed("it is neither a key nor a structured-field string (RFC 9651 §3.3.3)");
+        let key: IdempotencyKey = without_parameters(text).parse().map_err(malformed)?;
+        if key.as_str().len() > self.max_key {
+            return Err(Refusal::KeyMalformed("it is too long"));
+        }
+        Ok(Some(key))
+    }
+
+    pub(super) fn record_id(&self, parts: &Parts, key: &IdempotencyKey) -> Result<RecordId, Refusal> {
+        let scope = match &self.scope {
+            Some(scope) => scope(parts).ok_or(Refusal::NoCaller)?,
+            None => String::new(),
+        };
+        Ok(RecordId::new(&scope, key.as_str()))
+    }
+
+    /// How long a repeat is ready to wait for the first, if it says so (RFC 7240 §4.3).
+    pub(super) fn wait(&self, headers: &HeaderMap) -> Option<Duration> {
+        let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+        let wait = preferences.flat_map(|value| value.split(',')).find_map(|preference| {
+            let (name, seconds) = preference.split(';').next()?.split_once('=')?;
+            let seconds = seconds.trim().trim_matches('"');
+            let digits = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
+            (name.trim().eq_ignore_ascii_case("wait") && digits).then(|| seconds.parse().unwrap_or(u64::MAX))
+        });
+        wait.map(|seconds| Duration::from_secs(seconds).min(self.max_wait))
+    }
+
+    /// The whole body, up to the cap.
+    pub(super) async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let announced = headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|length: usize| length > self.max_body) {
+            return Err(Refusal::BodyTooLarge(self.max_body));
+        }
+        match Limited::new(body, self.max_body).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(Refusal::BodyTooLarge(self.max_body)),
+            Err(_) => Err(Refusal::BodyBroken),
+        }
+    }
+}
+
+/// `"abc";v=1` is the key `abc`: parameters of a structured field do not change it.
+fn without_parameters(text: &str) -> &str {
+    if !text.starts_with('"') {
+        return text;
+    }
+    let mut escaped = false;
+    let closing = text.char_indices().skip(1).find_map(|(at, character)| {
+        let closes = character == '"' && !escaped;
+        escaped = character == '\\' && !escaped;
+        closes.then_some(at)
+    });
+    match closing.and_then(|at| text.split_at_checked(at + 1)) {
+        Some((key, parameters)) if parameters.starts_with(';') => key,
+        _ => text,
+    }
+}
+
+/// Method, target with query, body. Each part is preceded by its length, so that none can be shifted into another.
+pub(super) fn fingerprint(parts: &Parts, body: &Bytes) -> Fingerprint {
+    let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let mut hash = Sha256::new();
+    for part in [parts.method.as_str().as_bytes(), target.as_bytes(), body] {
+        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    Fingerprint(hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_cut_off_behind_the_closing_quote_only() {
+        for (text, key) in [
+            (r#""abc""#, r#""abc""#),
+            (r#""abc";v=1"#, r#""abc""#),
+            (r#""a\";b";v=1"#, r#""a\";b""#),
+            (r#""a\\";v"#, r#""a\\""#),
+            (r#""abc"x"#, r#""abc"x"#),
+            (r#""abc"#, r#""abc"#),
+            ("abc;v=1", "abc;v=1"),
+            ("", ""),
+        ] {
+            assert_eq!(without_parameters(text), key, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_part_of_a_request_can_pass_for_another() {
+        let of = |method: &str, uri: &str, body: &'static str| {
+            let (parts, ()) = http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
+            fingerprint(&parts, &Bytes::from_static(body.as_bytes()))
+        };
+        assert_eq!(of("POST", "/a?b=1", "x"), of("POST", "http://host/a?b=1", "x"), "the host is the scope's affair");
+        let all =
+            [of("POST", "/a?b=1", "x"), of("PUT", "/a?b=1", "x"), of("POST", "/a?b=2", "x"), of("POST", "/a", "x")];
+        let all =
+            [&all[..], &[of("POST", "/a?b=1", "y"), of("POST", "/a?b=1x", ""), of("POST", "/a?b=", "1x")]].concat();
+        for (index, one) in all.iter().enumerate() {
+            assert!(all.iter().skip(index + 1).all(|other| other != one), "{index}");
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! One execution: the handler on a task of its own, from the claim that it won to the end that is recorded.
+//!
+//! The task belongs to the operation and not to the connection: a client that hangs up does not stop it. Whatever happens in it — an
+//! answer, an error, a panic — becomes an end in the store; what cannot be written there lapses, and is unknown.
+
+use std::any::TypeId;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tower_service::Service;
+
+use super::answer::{Refusal, ResponseBody, Told};
+use super::layer::{Config, Shared, Verdict};
+use super::metrics::count;
+use super::record::Record;
+use super::store::{ClaimToken, Completed, Completion, RecordId, Store, StoreError};
+use crate::clock;
+
+/// The store's session, lent to the handler: a transaction that holds claim, business rows and record.
+///
+/// It is in the request's extensions where the store has one. The handler takes it, uses it and gives it back before it answers; one
+/// that does not has lost it, and the answer is a 500 with nothing kept.
+#[derive(Debug)]
+pub struct Lent<T>(Arc<Mutex<Option<T>>>);
+
+impl<T> Clone for Lent<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Lent<T> {
+    fn new(session: T) -> Self {
+        Self(Arc::new(Mutex::new(Some(session))))
+    }
+
+    /// The session, if nobody has it.
+    #[must_use]
+    pub fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Gives it back.
+    pub fn give_back(&self, session: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+    }
+}
+
+/// The executions that are under way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Running(Arc<(AtomicUsize, Notify)>);
+
+/// One of them.
+struct OneRunning(Running);
+
+impl Running {
+    fn one(&self) -> OneRunning {
+        self.0.0.fetch_add(1, Ordering::AcqRel);
+        OneRunning(self.clone())
+    }
+
+    pub(super) async fn none(&self) {
+        loop {
+            let ended = self.0.1.notified();
+            if self.0.0.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Drop for OneRunning {
+    fn drop(&mut self) {
+        self.0.0.0.fetch_sub(1, Ordering::AcqRel);
+        self.0.0.1.notify_waiters();
+    }
+}
+
+/// A key that was won.
+pub(super) struct Ticket<T> {
+    pub(super) id: RecordId,
+    pub(super) token: ClaimToken,
+    pub(super) session: T,
+}
+
+/// Runs `request` on a task of its own and returns its answer.
+pub(super) async fn detached<S, I, B, R>(
+    config: Arc<Config>,
+    shared: Arc<Shared<S>>,
+    inner: I,
+    request: Request<B>,
+    ticket: Ticket<S::Session>,
+) -> Result<Response<ResponseBody<R>>, I::Error>
+where
+    S: Store,
+    I: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    I::Future: Send,
+    I::Error: Send + 'static,
+    B: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send,
+{
+    let (answer, answered) = oneshot::channel();
+    let running = shared.running.one();
+    let execution = async move {
+        let _running = running;
+        let execution = Execution { config, shared, id: ticket.id, token: ticket.token, answer: Some(answer) };
+        execution.run(inner, request, ticket.session).await;
+    };
+    tokio::spawn(tracing::Instrument::instrument(execution, tracing::Span::current()));
+    // The task always answers, unless the runtime drops it.
+    answered.await.unwrap_or_else(|_| Ok(Refusal::HandlerFailed.response()))
+}
+
+type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
+
+struct Execution<S, R: Body, E> {
+    config: Arc<Config>,
+    shared: Arc<Shared<S>>,
+    id: RecordId,
+    token: ClaimToken,
+    answer: Option<Answer<R, E>>,
+}
+
+impl<S, R, E> Execution<S, R, E>
+where
+    S: Store,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send,
+    E: Send + 'static,
+{
+    async fn run<I, B>(mut self, mut inner: I, mut request: Request<B>, session: S::Session)
+    where
+        I: Service<Request<B>, Response = Response<R>, Error = E>,
+        I::Future: Send,
+    {
+        count(&self.shared.counters.executed);
+        let lent = Lent::new(session);
+        if TypeId::of::<S::Session>() != TypeId::of::<()>() {
+            request.extensions_mut().insert(lent.clone());
+        }
+        let outcome = self.renewing(caught(async move { inner.call(request).await })).await;
+        self.end(outcome, &lent).await;
+        self.shared.waits.ended(&self.id);
+    }
+
+    /// `handler`, with the claim's lease renewed for as long as it runs.
+    async fn renewing<F: Future>(&self, handler: F) -> F::Output {
+        let lease = self.config.lease;
+        let mut handler = pin!(handler);
+        // Most handlers are done before the first renewal, and cost no second task.
+        if let Ok(output) = clock::until(clock::now().checked_add(lease / 3), handler.as_mut()).await {
+            return output;
+        }
+        let (shared, id, token) = (self.shared.clone(), self.id, self.token);
+        let renewal = tokio::spawn(async move {
+            loop {
+                // One that fails is tried again at the next third; if the lease lapses meanwhile, the fence holds.
+                if matches!(shared.store.renew(&id, token, lease).await, Ok(false)) {
+                    return;
+                }
+                clock::sleep(lease / 3).await;
+            }
+        });
+        let _stop = AbortOnDrop(renewal.abort_handle());
+        handler.await
+    }
+
+    async fn end(&mut self, outcome: Result<Result<Response<R>, E>, Panicked>, lent: &Lent<S::Session>) {
+        match outcome {
+            Ok(Ok(response)) => match (response.extensions().get::<Verdict>().copied(), lent.take()) {
+                (_, None) => self.give_up(None, Refusal::TransactionLost).await,
+                (Some(Verdict::NotExecuted), Some(session)) => self.release(response, session).await,
+                (Some(Verdict::Unknown), Some(session)) => self.unsure(response, session).await,
+                (verdict, Some(session)) => self.keep(response, session, verdict).await,
+            },
+            Ok(Err(error)) => {
+                self.abandon(lent.take()).await;
+                self.reply(Err(error));
+            }
+            Err(Panicked) => self.give_up(lent.take(), Refusal::HandlerFailed).await,
+        }
+    }
+
+    /// The handler says that nothing was executed.
+    async fn release(&mut self, response: Response<R>, session: S::Session) {
+        let released = self.shared.store.release(&self.id, self.token, session).await;
+        self.written(&released, &self.shared.counters.released);
+        let told = if released.is_ok() { Told::Released } else { Told::Unknown };
+        self.pass(response, told);
+    }
+
+    /// The handler says that it does not know.
+    async fn unsure(&mut self, response: Response<R>, session: S::Session) {
+        self.abandon(Some(session)).await;
+        self.pass(response, Told::Unknown);
+    }
+
+    async fn abandon(&self, session: Option<S::Session>) {
+        let abandoned = self.shared.store.abandon(&self.id, self.token, session).await;
+        self.written(&abandoned, &self.shared.counters.abandoned);
+    }
+
+    async fn give_up(&mut self, session: Option<S::Session>, refusal: Refusal) {
+        self.abandon(session).await;
+        let mut response = refusal.response();
+        Told::Unknown.on(&mut response, self.config.retention, self.config.covers.as_deref());
+        self.reply(Ok(response));
+    }
+
+    /// The operation has ended with this answer: kept if its length is known and within the cap, passed on as it comes if not.
+    async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
+        let most = u64::try_from(self.config.max_response).unwrap_or(u64::MAX);
+        let fits = response.body().size_hint().exact().is_some_and(|length| length <= most);
+        if !fits {
+            return self.stream(response, session, verdict).await;
+        }
+        let (parts, body) = response.into_parts();
+        let Ok(body) = body.collect().await else {
+            return self.give_up(Some(session), Refusal::HandlerFailed).await;
+        };
+        let body = body.to_bytes();
+        let record = Record::new(parts.status, &parts.headers, body.clone());
+        let told = self.complete(record, session, verdict, &self.shared.counters.stored).await;
+        let mut response = Response::from_parts(parts, ResponseBody::Whole { bytes: body });
+        told.on(&mut response, self.config.retention, self.config.covers.as_deref());
+        self.reply(Ok(response));
+    }
+
+    /// An answer that reaches the client before it ends. What is stored is that it ended.
+    async fn stream(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
+        let (parts, body) = response.into_parts();
+        let status = parts.status;
+        let (frames, pumped) = mpsc::channel(8);
+        let body_size = body.size_hint();
+        let response = Response::from_parts(parts, ResponseBody::Pumped { frames: pumped, size: body_size });
+        self.reply(Ok(response));
+        if pump(body, frames).await {
+            let record = Record::not_kept(status);
+            self.complete(record, session, verdict, &self.shared.counters.not_kept).await;
+        } else {
+            self.abandon(Some(session)).await;
+        }
+    }
+
+    async fn complete(
+        &self,
+        record: Record,
+        session: S::Session,
+        verdict: Option<Verdict>,
+        counter: &std::sync::atomic::AtomicU64,
+    ) -> Told {
+        let mut completion = Completion::new(record, self.config.retention);
+        completion.keep_effects = verdict == Some(Verdict::Executed) || is_success(completion.record.status());
+        let completed = self.shared.store.complete(&self.id, self.token, session, completion).await;
+        self.written(&completed, counter);
+        // What could not be written lapses: the caller has its answer, and a repeat will be told that nobody knows.
+        if matches!(completed, Ok(Completed::Stored)) { Told::Stored } else { Told::Unknown }
+    }
+
+    fn written(&self, completed: &Result<Completed, StoreError>, counter: &std::sync::atomic::AtomicU64) {
+        match completed {
+            Ok(Completed::Stored) => count(counter),
+            Ok(Completed::Lost) => {
+                count(&self.shared.counters.lost);
+                tracing::warn!(target: "steadfast", id = ?self.id, "the claim was no longer ours at its end");
+            }
+            Err(error) => {
+                count(&self.shared.counters.lost);
+                tracing::error!(target: "steadfast", id = ?self.id, %error, "the end of an operation could not be stored");
+            }
+        }
+    }
+
+    /// The handler's answer as it is, read by this task.
+    fn pass(&mut self, response: Response<R>, told: Told) {
+        let (parts, body) = response.into_parts();
+        let mut response = Response::from_parts(parts, ResponseBody::Passed { body });
+        told.on(&mut response, self.config.retention, self.config.covers.as_deref());
+        self.reply(Ok(response));
+    }
+
+    fn reply(&mut self, answer: Result<Response<ResponseBody<R>>, E>) {
+        if let Some(sender) = self.answer.take() {
+            // Whoever asked has hung up; the operation goes on.
+            let _hung_up = sender.send(answer);
+        }
+    }
+}
+
+/// Statuses after which what the handler did stays: 2xx and 3xx.
+fn is_success(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}
+
+/// Hands on every frame, to the end even if nobody listens any more. `false`: the body failed.
+async fn pump<R: Body<Data = Bytes>>(body: R, frames: mpsc::Sender<Result<Frame<Bytes>, R::Error>>) -> bool {
+    let mut body = pin!(body);
+    let mut whole = true;
+    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        whole &= frame.is_ok();
+        let _hung_up = frames.send(frame).await;
+        if !whole {
+            break;
+        }
+    }
+    whole
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A handler has panicked; the panic has been reported by the panic hook.
+struct Panicked;
+
+async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        // Nothing of a future that has panicked is looked at again.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    })
+    .await
+}

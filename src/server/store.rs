@@ -1,0 +1,348 @@
+//! What a store must do: remember, for each key, who claimed it, and how it ended.
+//!
+//! The contract, which every store passes the same tests for:
+//!
+//! * **The caller names the claim.** It makes the [`ClaimToken`], so every call can itself be repeated: a claim whose reply was lost
+//!   is claimed again under the same token and won again.
+//! * **Lease and retention are two durations.** A claim holds for its lease and is renewed while the handler runs; what is known of a
+//!   key is kept for its retention. So a crash neither wedges the key for a day nor forgets that it may have run.
+//! * **Completion is fenced.** Only the token that holds the claim can complete, release or renew it; one that was overtaken is told
+//!   [`Completed::Lost`].
+//! * **A claim whose lease ran out is [`Claimed::Unknown`]**, and so is one that was ended as such. It is taken over only if the
+//!   caller asks for that, and only for the same request.
+//! * **Nothing live is evicted**: neither a running claim nor a record inside its retention. A store that is full says so.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::record::Record;
+use crate::key::KeyError;
+
+/// A place where records of operations are kept.
+///
+/// The one trait that a stranger implements. Methods take `&self` and are called concurrently.
+pub trait Store: Send + Sync + 'static {
+    /// What a claim opens and its completion closes: a transaction, where claim, business rows and record are one; `()` elsewhere.
+    ///
+    /// The layer lends it to the handler ([`Lent`](super::Lent)).
+    type Session: Send + 'static;
+
+    /// Claims a key, or says what is known of it. Repeated with the same token, it is won again.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached, is full, or holds a record that it cannot read. Nothing was claimed, or the claim lapses.
+    fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = Result<Claimed<Self::Session>, StoreError>> + Send;
+
+    /// Makes the lease of a claim begin anew. `false`: the claim is no longer this token's.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    fn renew(
+        &self,
+        id: &RecordId,
+        token: ClaimToken,
+        lease: Duration,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Stores the answer, if the claim is still this token's, and closes the session.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached. The claim stays, and lapses.
+    fn complete(
+        &self,
+        id: &RecordId,
+        token: ClaimToken,
+        session: Self::Session,
+        completion: Completion,
+    ) -> impl Future<Output = Result<Completed, StoreError>> + Send;
+
+    /// Gives the key back, as if it had never been claimed, if the claim is still this token's. Nothing of the session stays.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached. The claim stays, and lapses.
+    fn release(
+        &self,
+        id: &RecordId,
+        token: ClaimToken,
+        session: Self::Session,
+    ) -> impl Future<Output = Result<Completed, StoreError>> + Send;
+
+    /// Ends the claim as unknown, if it is still this token's: it may have run, and nobody knows how it ended. Nothing of the
+    /// session stays; `None`, where the handler has lost it.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached. The claim stays, and lapses.
+    fn abandon(
+        &self,
+        id: &RecordId,
+        token: ClaimToken,
+        session: Option<Self::Session>,
+    ) -> impl Future<Output = Result<Completed, StoreError>> + Send;
+
+    /// What is known of a key; `None` if nothing is, or no longer.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim`](Self::claim).
+    fn look(&self, id: &RecordId) -> impl Future<Output = Result<Option<State>, StoreError>> + Send;
+
+    /// Removes what is past its retention, `most` records at most; returns how many it removed. Stores also do this on the way.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    fn sweep(&self, most: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
+}
+
+/// A record's identity: scope and key, hashed. Two tenants' equal keys are two records, and no store holds a raw key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordId([u8; 32]);
+
+impl RecordId {
+    /// The identity of `key` in `scope` (a tenant, a caller; empty for none).
+    #[must_use]
+    pub fn new(scope: &str, key: &str) -> Self {
+        let mut hash = Sha256::new();
+        // The length keeps ("a", "bc") and ("ab", "c") apart.
+        hash.update(u64::try_from(scope.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(scope);
+        hash.update(key);
+        Self(hash.finalize().into())
+    }
+
+    /// Its bytes, which are evenly spread.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.0;
+        write!(f, "RecordId({a:02x}{b:02x}{c:02x}{d:02x}…)")
+    }
+}
+
+/// What a request is, hashed: method, target with query, body. Under one key there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub(crate) [u8; 32]);
+
+impl Fingerprint {
+    /// From its bytes, as a store kept them.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// The name of one claim: whoever made it can repeat every call about it, and nobody else can.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ClaimToken([u8; 16]);
+
+impl ClaimToken {
+    /// A new one, from the operating system's randomness.
+    ///
+    /// # Errors
+    ///
+    /// The operating system has none to give.
+    pub fn new() -> Result<Self, KeyError> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|error| KeyError::NoRandomness(error.to_string()))?;
+        Ok(Self(bytes))
+    }
+
+    /// From its bytes, as a store kept them.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ClaimToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClaimToken(…)")
+    }
+}
+
+/// A request for a key.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Claim<'a> {
+    /// The record.
+    pub id: &'a RecordId,
+    /// The name of this claim.
+    pub token: ClaimToken,
+    /// What the request is.
+    pub fingerprint: Fingerprint,
+    /// How long the claim holds unless it is renewed.
+    pub lease: Duration,
+    /// How long what is known of the key is kept.
+    pub retention: Duration,
+    /// Whether to take over a claim of the same request whose outcome is unknown.
+    pub take_over: bool,
+    /// The most bytes that the answer will take; a bounded store reserves them now, so that completion cannot fail for want of
+    /// room.
+    pub reserve: usize,
+}
+
+impl<'a> Claim<'a> {
+    /// A claim that does not take over, and reserves nothing.
+    #[must_use]
+    pub fn new(
+        id: &'a RecordId,
+        token: ClaimToken,
+        fingerprint: Fingerprint,
+        lease: Duration,
+        retention: Duration,
+    ) -> Self {
+        Self { id, token, fingerprint, lease, retention, take_over: false, reserve: 0 }
+    }
+
+    /// The same claim, which takes over what is unknown.
+    #[must_use]
+    pub fn taking_over(mut self, yes: bool) -> Self {
+        self.take_over = yes;
+        self
+    }
+
+    /// The same claim, with `bytes` reserved for its answer.
+    #[must_use]
+    pub fn reserving(mut self, bytes: usize) -> Self {
+        self.reserve = bytes;
+        self
+    }
+}
+
+/// What came of a claim.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Claimed<S> {
+    /// The key is this token's: run the request.
+    Won(S),
+    /// It is, or was, another's.
+    Known(State),
+}
+
+/// What is known of a key.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum State {
+    /// A claim that holds.
+    #[non_exhaustive]
+    Running {
+        /// The request that claimed it.
+        fingerprint: Fingerprint,
+        /// How long its lease still lasts.
+        lease_left: Duration,
+    },
+    /// It ended, and this was the answer.
+    #[non_exhaustive]
+    Done {
+        /// The request that was answered.
+        fingerprint: Fingerprint,
+        /// The answer.
+        record: Record,
+    },
+    /// It may have run, and nobody knows how it ended.
+    #[non_exhaustive]
+    Unknown {
+        /// The request that may have run.
+        fingerprint: Fingerprint,
+    },
+}
+
+impl State {
+    /// A claim that holds.
+    #[must_use]
+    pub fn running(fingerprint: Fingerprint, lease_left: Duration) -> Self {
+        Self::Running { fingerprint, lease_left }
+    }
+
+    /// An operation that has ended.
+    #[must_use]
+    pub fn done(fingerprint: Fingerprint, record: Record) -> Self {
+        Self::Done { fingerprint, record }
+    }
+
+    /// An operation that may have run.
+    #[must_use]
+    pub fn unknown(fingerprint: Fingerprint) -> Self {
+        Self::Unknown { fingerprint }
+    }
+
+    /// The request that the key belongs to.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::Running { fingerprint, .. } | Self::Done { fingerprint, .. } | Self::Unknown { fingerprint } => {
+                *fingerprint
+            }
+        }
+    }
+}
+
+/// The end of an operation.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Completion {
+    /// The answer.
+    pub record: Record,
+    /// How long it is kept, from now.
+    pub retention: Duration,
+    /// Whether what the handler did in the session stays. Where not, the record alone is kept.
+    pub keep_effects: bool,
+}
+
+impl Completion {
+    /// An end that keeps what the handler did.
+    #[must_use]
+    pub fn new(record: Record, retention: Duration) -> Self {
+        Self { record, retention, keep_effects: true }
+    }
+}
+
+/// What came of the end of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "a fence lets through, or it does not")]
+pub enum Completed {
+    /// It is written.
+    Stored,
+    /// The claim is no longer this token's: it lapsed and was taken over, or forgotten.
+    Lost,
+}
+
+/// Why a store cannot answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It cannot be reached. The call may have been carried out; repeating it is safe.
+    #[error("the store cannot be reached: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It has no room, and nothing that it may forget.
+    #[error("the store is full")]
+    Full,
+    /// The record is damaged, or of a newer version: it is refused, not replayed, not rerun.
+    #[error("the record cannot be read: {0}")]
+    Unreadable(#[source] super::record::RecordError),
+}

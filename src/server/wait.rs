@@ -1,0 +1,88 @@
+//! Waiting for the first request under a key, without a poll per request.
+//!
+//! However many repeats wait for one key in this process, one task looks at the store for all of them. It looks less and less often,
+//! and at once when the first request ends in this process.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+use super::store::{RecordId, State, Store};
+use crate::clock;
+
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const SLOWEST_LOOK: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    keys: Arc<Mutex<HashMap<RecordId, Waiting>>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ended: watch::Receiver<bool>,
+    look_now: Arc<Notify>,
+}
+
+type Keys = Mutex<HashMap<RecordId, Waiting>>;
+
+fn lock(keys: &Keys) -> MutexGuard<'_, HashMap<RecordId, Waiting>> {
+    keys.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Waits {
+    /// Ends when the key is no longer running, or at `until`.
+    pub(super) async fn wait<S: Store>(&self, store: &Arc<S>, id: RecordId, until: Instant) {
+        let mut ended = self.join(store, id);
+        // An error means that the task has gone: its last word is as good as any.
+        let _timed_out = clock::until(Some(until), ended.wait_for(|ended| *ended)).await;
+    }
+
+    /// The first request under this key has ended here.
+    pub(super) fn ended(&self, id: &RecordId) {
+        if let Some(waiting) = lock(&self.keys).get(id) {
+            waiting.look_now.notify_one();
+        }
+    }
+
+    fn join<S: Store>(&self, store: &Arc<S>, id: RecordId) -> watch::Receiver<bool> {
+        match lock(&self.keys).entry(id) {
+            Entry::Occupied(waiting) => waiting.get().ended.clone(),
+            Entry::Vacant(place) => {
+                let (tell, ended) = watch::channel(false);
+                let look_now = Arc::new(Notify::new());
+                place.insert(Waiting { ended: ended.clone(), look_now: look_now.clone() });
+                tokio::spawn(watch_key(store.clone(), id, tell, look_now, self.keys.clone()));
+                ended
+            }
+        }
+    }
+}
+
+/// Looks at one key until it is no longer running, or until nobody waits for it.
+async fn watch_key<S: Store>(
+    store: Arc<S>,
+    id: RecordId,
+    tell: watch::Sender<bool>,
+    look_now: Arc<Notify>,
+    keys: Arc<Keys>,
+) {
+    let mut pause = FIRST_LOOK;
+    loop {
+        let soon = clock::now().checked_add(pause);
+        let _nudged = clock::until(soon, look_now.notified()).await;
+        pause = (pause * 2).min(SLOWEST_LOOK);
+        // A store that cannot be reached is asked again: whoever waits has a limit of its own.
+        let running = matches!(store.look(&id).await, Ok(Some(State::Running { .. })) | Err(_));
+        let mut keys = lock(&keys);
+        // The map holds one receiver; any other is somebody who waits.
+        if !running || tell.receiver_count() <= 1 {
+            keys.remove(&id);
+            break;
+        }
+    }
+    tell.send_replace(true);
+}

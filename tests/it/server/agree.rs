@@ -1,0 +1,110 @@
+//! Our client and our layer over one socket: they understand each other without being told.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use steadfast::policy::StopReason;
+use steadfast::server::{IdempotencyLayer, MemoryStore, Verdict};
+use steadfast::{Client, IdempotencyKey, KeyPolicy, ResponseExt};
+
+use super::support::{Executions, Served};
+use crate::support::fast;
+
+/// Fails on every odd execution, after it has acted.
+async fn flaky(State(executions): State<Executions>) -> Response {
+    let number = executions.add();
+    let status = if number % 2 == 1 { StatusCode::BAD_GATEWAY } else { StatusCode::CREATED };
+    let mut response = (status, number.to_string()).into_response();
+    if number % 2 == 1 {
+        response.extensions_mut().insert(Verdict::NotExecuted);
+    }
+    response
+}
+
+fn router(executions: &Executions) -> Router {
+    Router::new().route("/v1/charges", post(flaky)).with_state(executions.clone())
+}
+
+#[tokio::test]
+async fn trust_is_learnt_from_the_layer() {
+    let executions = Executions::default();
+    let layer = IdempotencyLayer::new(MemoryStore::new()).covers("/v1");
+    let served = Served::start(router(&executions), layer).await;
+    // No word of the user's: the first answer, an error, already shows that the key counts.
+    let client = Client::builder().base_url(served.url("")).retry(fast()).build().unwrap();
+    let response = client.post("/v1/charges").body("x").send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.attempts().len()), (201, 2));
+    assert_eq!(executions.count(), 2);
+}
+
+#[tokio::test]
+async fn without_the_layer_there_is_nothing_to_trust() {
+    let executions = Executions::default();
+    let served = Served::serve(router(&executions)).await;
+    let client = Client::builder().base_url(served.url("")).retry(fast()).build().unwrap();
+    let response = client.post("/v1/charges").body("x").send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.stop_reason()), (502, Some(StopReason::KeyNotTrusted)));
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn a_stored_error_is_final_for_the_client() {
+    async fn fails(State(executions): State<Executions>) -> StatusCode {
+        executions.add();
+        StatusCode::INTERNAL_SERVER_ERROR
+    }
+    let executions = Executions::default();
+    let router = Router::new().route("/", post(fails)).with_state(executions.clone());
+    let served = Served::start(router, IdempotencyLayer::new(MemoryStore::new())).await;
+    let client = Client::builder().base_url(served.url("")).retry(fast()).keys(KeyPolicy::standard()).build().unwrap();
+    let response = client.post("/").body("x").send().await.unwrap();
+    assert_eq!((response.stop_reason(), response.attempts().len()), (Some(StopReason::Replayed), 1));
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn the_layers_conflict_is_waited_for_and_its_ignorance_is_not() {
+    let executions = Executions::default();
+    let release = std::sync::Arc::new(tokio::sync::Notify::new());
+    let gate = release.clone();
+    let slow = post(move |State(executions): State<Executions>| async move {
+        executions.add();
+        gate.notified().await;
+        "done"
+    });
+    async fn panics(State(executions): State<Executions>) -> &'static str {
+        executions.add();
+        panic!("the handler dies on purpose")
+    }
+    let router = Router::new().route("/slow", slow).route("/panic", post(panics)).with_state(executions.clone());
+    let served = Served::start(router, IdempotencyLayer::new(MemoryStore::new())).await;
+    let key = || "mine".parse::<IdempotencyKey>().unwrap();
+
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let watch = move |event: &steadfast::Event<'_>| {
+        if let steadfast::EventKind::RetryScheduled { .. } = event.kind() {
+            let _nobody_listens = tell.send(());
+        }
+    };
+    let client = Client::builder().base_url(served.url("")).retry(fast()).keys(KeyPolicy::standard()).on_event(watch);
+    let client = client.build().unwrap();
+    let first = tokio::spawn(served.post("/slow", "mine").body("x").send());
+    while executions.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let repeat = client.post("/slow").idempotency_key(key()).body("x").send();
+    let repeat = tokio::spawn(repeat);
+    told.recv().await;
+    release.notify_one();
+    let repeat = repeat.await.unwrap().unwrap();
+    assert_eq!((repeat.status().as_u16(), repeat.text().await.unwrap().as_str()), (200, "done"));
+    assert_eq!(first.await.unwrap().unwrap().status(), 200);
+    assert_eq!(executions.count(), 1);
+
+    let response = client.post("/panic").body("x").send().await.unwrap();
+    assert_eq!(response.stop_reason(), Some(StopReason::OutcomeUnknown));
+    assert!(response.may_have_been_processed());
+    assert_eq!(executions.count(), 2);
+}

@@ -1,0 +1,6 @@
+//! The server half: every store against one contract, and the layer over real sockets.
+
+mod agree;
+mod contract;
+mod layer;
+mod support;
