@@ -150,7 +150,9 @@ impl fmt::Display for What {
     }
 }
 
-/// A duration as people say it: `12 ms`, `1.8 s`.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A duration as people say it: `12 ms`, `1.8 s`, `3600 s`.
 pub(crate) struct Short(pub(crate) Duration);
 
 impl fmt::Display for Short {
@@ -158,7 +160,9 @@ impl fmt::Display for Short {
         match self.0 {
             time if time < Duration::from_millis(1) => f.write_str("under 1 ms"),
             time if time < Duration::from_secs(1) => write!(f, "{} ms", time.as_millis()),
-            time => write!(f, "{:.1} s", time.as_secs_f64()),
+            time if time < Duration::from_secs(100) => write!(f, "{:.1} s", time.as_secs_f64()),
+            time if time < YEAR => write!(f, "{} s", time.as_secs()),
+            _ => f.write_str("over a year"),
         }
     }
 }
@@ -243,6 +247,14 @@ mod tests {
             "status": 503, "failure": null, "elapsed_ms": 12, "wait_ms": 1340,
         });
         assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn durations_read_as_people_say_them() {
+        let shown = [Duration::from_micros(3), Duration::from_millis(999), Duration::from_millis(1840)].map(Short);
+        assert_eq!(shown.map(|short| short.to_string()), ["under 1 ms", "999 ms", "1.8 s"]);
+        let shown = [Duration::from_secs(3600), Duration::MAX].map(Short);
+        assert_eq!(shown.map(|short| short.to_string()), ["3600 s", "over a year"]);
     }
 
     #[test]

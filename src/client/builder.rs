@@ -21,6 +21,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
 const MAX_REDIRECTS: u32 = 10;
 
+/// reqwest adds these to the clock and panics where the sum overflows; nobody waits for a century.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Under the 5 s after which Node.js, Apache and uvicorn close an idle connection (load balancers wait for 60 s and more): a
 /// connection that the server has just closed cannot carry a request.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -314,10 +317,10 @@ fn finish(
     let no_retries = reqwest::retry::never().max_retries_per_request(0);
     let mut http = http.redirect(reqwest::redirect::Policy::none()).retry(no_retries);
     if let Some(timeout) = connect_timeout {
-        http = http.connect_timeout(timeout);
+        http = http.connect_timeout(timeout.min(FOREVER));
     }
     if let Some(timeout) = read_timeout {
-        http = http.read_timeout(timeout);
+        http = http.read_timeout(timeout.min(FOREVER));
     }
     http.build().map_err(|error| {
         Error::build("http", "the HTTP client could not be built").with_source(Some(error.without_url().into()))

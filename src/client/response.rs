@@ -94,12 +94,10 @@ impl ResponseExt for reqwest::Response {
 /// The error that a final answer other than 2xx is.
 pub(super) fn of_answer(answer: Answer) -> Error {
     let status = answer.status;
-    let error = if status.is_redirection() {
-        Error::new(ErrorKind::Redirect, format!("status {}, a redirect that is not followed", status.as_u16()))
-    } else {
-        Error::new(ErrorKind::Status, format!("status {}", status.as_u16()))
-    };
-    error.with_answer(answer)
+    let kind = if status.is_redirection() { ErrorKind::Redirect } else { ErrorKind::Status };
+    let names_a_place = status.is_redirection() && answer.headers.contains_key(http::header::LOCATION);
+    let not_followed = if names_a_place { ", a redirect that is not followed" } else { "" };
+    Error::new(kind, format!("status {}{not_followed}", status.as_u16())).with_answer(answer)
 }
 
 fn story(response: &reqwest::Response) -> Option<&Story> {

@@ -87,3 +87,20 @@ fn a_client_builds_and_drops_outside_of_a_runtime() {
     drop(client.get("https://example.com"));
     drop(client);
 }
+
+#[tokio::test]
+async fn no_duration_is_too_long() {
+    let server = Server::play([Act::Answer(answer(503)), Act::Answer(answer(200))]).await;
+    let client = Client::builder()
+        .base_url(server.url(""))
+        .keys(KeyPolicy::standard().retention(Duration::MAX))
+        .connect_timeout(Duration::MAX)
+        .read_timeout(Duration::MAX)
+        .attempt_timeout(Duration::MAX)
+        .timeout(Duration::MAX)
+        .body_limit(usize::MAX)
+        .build()
+        .unwrap();
+    let value: serde_json::Value = client.post_json("/", &1).await.unwrap();
+    assert_eq!((value["status"].as_u64(), server.received().len()), (Some(200), 2));
+}
