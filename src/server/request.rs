@@ -1,12 +1,13 @@
 //! From a request to what identifies it: its key, its scope, its fingerprint.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 use http_body::Body;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 
 use super::answer::Refusal;
@@ -66,17 +67,26 @@ impl Config {
     pub(super) async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal>
     where
         B: Body,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let announced = headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if announced.is_some_and(|length: usize| length > self.max_body) {
             return Err(Refusal::BodyTooLarge(self.max_body));
         }
-        match Limited::new(body, self.max_body).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(Refusal::BodyTooLarge(self.max_body)),
-            Err(_) => Err(Refusal::BodyBroken),
+        let mut body = pin!(body);
+        let mut whole = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(mut data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
+            if whole.len() + data.remaining() > self.max_body {
+                return Err(Refusal::BodyTooLarge(self.max_body));
+            }
+            while data.has_remaining() {
+                let chunk = data.chunk();
+                whole.extend_from_slice(chunk);
+                let read = chunk.len();
+                data.advance(read);
+            }
         }
+        Ok(whole.into())
     }
 }
 

@@ -46,7 +46,6 @@ where
     I::Error: Send + 'static,
     B: Body + From<Bytes> + Send + 'static,
     B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Send,
 {
@@ -78,7 +77,6 @@ where
     I::Future: Send,
     I::Error: Send + 'static,
     B: Body + From<Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Send,
 {
@@ -144,7 +142,7 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
     let until = operation.wait.and_then(|wait| clock::now().checked_add(wait));
     let mut waited = false;
     loop {
-        let state = match shared.store.claim(&claim).await {
+        let state = match claim_or_repeat(&*shared.store, &claim).await {
             Ok(Claimed::Won(session)) => return Settled::Run(Ticket { id: operation.id, token, session }),
             Ok(Claimed::Known(state)) => state,
             Err(error) => return Settled::Answer(refused(shared, of_store(&error))),
@@ -157,6 +155,15 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
             continue;
         }
         return Settled::Answer(known(config, shared, &state, same, waited));
+    }
+}
+
+/// A claim whose reply was lost may have been made, and would block the key until it lapses. Its token makes it safe to ask once
+/// more.
+async fn claim_or_repeat<S: Store>(store: &S, claim: &Claim<'_>) -> Result<Claimed<S::Session>, StoreError> {
+    match store.claim(claim).await {
+        Err(StoreError::Unavailable(_)) => store.claim(claim).await,
+        claimed => claimed,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -85,7 +86,7 @@ async fn a_key_that_cannot_be_read_is_never_run_unprotected() {
         let refused = problem(served.post("/orders", key).send().await.unwrap()).await;
         assert_eq!(refused, (400, "key-malformed".to_owned()), "{key:?}");
     }
-    let bytes = steadfast::http::HeaderValue::from_bytes(b"caf\xe9").unwrap();
+    let bytes = steadfast::http::HeaderValue::from_bytes(b"k\xe9y").unwrap();
     let request = served.http.post(served.url("/orders")).header("idempotency-key", bytes);
     assert_eq!(problem(request.send().await.unwrap()).await.0, 400);
     let two = served.post("/orders", "a").header("idempotency-key", "b");
@@ -374,9 +375,15 @@ struct Failing {
     inner: MemoryStore,
     claims: bool,
     ends: bool,
+    /// Claims whose reply is lost.
+    lost_replies: std::sync::atomic::AtomicUsize,
 }
 
 impl Failing {
+    fn new(claims: bool, ends: bool, lost_replies: usize) -> Self {
+        Self { inner: MemoryStore::new(), claims, ends, lost_replies: lost_replies.into() }
+    }
+
     fn down() -> StoreError {
         StoreError::Unavailable("unplugged".into())
     }
@@ -386,7 +393,9 @@ impl Store for Failing {
     type Session = ();
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
-        if self.claims { Err(Self::down()) } else { self.inner.claim(claim).await }
+        let claimed = if self.claims { Err(Self::down()) } else { self.inner.claim(claim).await };
+        let lost = self.lost_replies.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+        if lost { Err(Self::down()) } else { claimed }
     }
 
     async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
@@ -423,7 +432,7 @@ impl Store for Failing {
 #[tokio::test]
 async fn a_store_that_is_down_lets_nothing_run() {
     let executions = Executions::default();
-    let store = Failing { inner: MemoryStore::new(), claims: true, ends: false };
+    let store = Failing::new(true, false, 0);
     let served = Served::start(counting(&executions), IdempotencyLayer::new(store)).await;
     let refused = served.post("/orders", "k").send().await.unwrap();
     assert_eq!(header(&refused, "retry-after"), Some("1"));
@@ -434,9 +443,17 @@ async fn a_store_that_is_down_lets_nothing_run() {
 }
 
 #[tokio::test]
+async fn a_claim_whose_reply_was_lost_is_asked_for_again() {
+    let executions = Executions::default();
+    let served = Served::start(counting(&executions), IdempotencyLayer::new(Failing::new(false, false, 1))).await;
+    assert_eq!(served.post("/orders", "k").send().await.unwrap().status(), 201);
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
 async fn a_store_that_is_lost_at_the_end_costs_the_record_and_not_the_answer() {
     let executions = Executions::default();
-    let store = Failing { inner: MemoryStore::new(), claims: false, ends: true };
+    let store = Failing::new(false, true, 0);
     let layer = IdempotencyLayer::new(store).lease(Duration::from_millis(30));
     let served = Served::start(counting(&executions), layer.clone()).await;
     let first = served.post("/orders", "k").send().await.unwrap();

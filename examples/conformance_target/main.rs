@@ -1,0 +1,188 @@
+//! A server to play black-box conformance cases against: handlers that count, behind the idempotency layer, told by environment.
+//!
+//! A test from outside needs a server whose every execution is counted, that can be killed and restarted, and whose store can be
+//! unplugged. `PORT` and its companions configure it as the cases want; without `PORT` it plays a short round against itself and
+//! ends. Its choices where several answers are lawful (`PROFILE`) are this target's, not the layer's defaults.
+
+mod control;
+mod handlers;
+mod settings;
+
+use std::error::Error;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Json, Router};
+use http::{Request, StatusCode};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Store};
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
+use tower_http::cors::{Any, CorsLayer};
+
+use crate::control::{Controlled, Limiter, Tenants};
+use crate::handlers::Handlers;
+use crate::settings::Settings;
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// The caller that authentication has verified.
+#[derive(Clone)]
+struct Tenant(String);
+
+struct Target<S> {
+    handlers: Handlers,
+    store: Arc<Controlled<S>>,
+    limiter: Limiter,
+    tenants: Tenants,
+}
+
+impl<S> Clone for Target<S> {
+    fn clone(&self) -> Self {
+        Self {
+            handlers: self.handlers.clone(),
+            store: self.store.clone(),
+            limiter: self.limiter.clone(),
+            tenants: self.tenants.clone(),
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    if std::env::var_os("PORT").is_none() {
+        return self_test().await;
+    }
+    let settings = Settings::from_environment()?;
+    match settings.store.as_str() {
+        "memory" => serve(MemoryStore::new().max_records(settings.max_records), settings).await,
+        other => Err(format!("STORE={other} is not offered").into()),
+    }
+}
+
+async fn serve<S: Store>(store: S, settings: Settings) -> Result<()> {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", settings.port)).await?;
+    let (router, layer) = build(store, &settings);
+    axum::serve(listener, router).with_graceful_shutdown(terminated()).await?;
+    // Handlers whose clients have hung up end and are stored, too.
+    layer.drain().await;
+    Ok(())
+}
+
+async fn terminated() {
+    if let Ok(mut signal) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        signal.recv().await;
+    }
+}
+
+fn build<S: Store>(store: S, settings: &Settings) -> (Router, IdempotencyLayer<Controlled<S>>) {
+    let store = Arc::new(Controlled::new(store, settings.failpoint.clone()));
+    let handlers = Handlers::new(settings);
+    let target = Target {
+        handlers: handlers.clone(),
+        store: store.clone(),
+        limiter: Limiter::default(),
+        tenants: Tenants::default(),
+    };
+    let layer = settings.layer(store);
+    let scoped = layer.clone().scope(|parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()));
+    let orders = || Router::new().route("/orders", any(handlers::order)).with_state(handlers.clone());
+
+    let optional = handlers::routes(handlers.clone()).layer(layer.clone());
+    let required = orders().layer(layer.clone().required());
+    let authenticated =
+        orders().layer(scoped.clone()).layer(middleware::from_fn_with_state(target.tenants.clone(), authenticate));
+    let optional_tenant = orders().layer(scoped);
+    let limited = orders().layer(layer.clone()).layer(middleware::from_fn_with_state(target.limiter.clone(), limit));
+    let mut router = Router::new()
+        .merge(optional)
+        .nest("/req", required)
+        .nest("/auth", authenticated)
+        .nest("/auth-optional", optional_tenant)
+        .nest("/limited", limited);
+    if settings.compression {
+        router = router.layer(CompressionLayer::new().gzip(true).compress_when(SizeAbove::new(1000)));
+    }
+    if settings.cors {
+        let replayed = http::HeaderName::from_static("idempotent-replayed");
+        let allowed = ["idempotency-key", "content-type", "authorization"].map(http::HeaderName::from_static);
+        let cors =
+            CorsLayer::new().allow_origin(Any).allow_methods(Any).allow_headers(allowed).expose_headers([replayed]);
+        router = router.layer(cors);
+    }
+    let outside = Router::new()
+        .route("/__ready", get(|| async { "ready" }))
+        .route("/__count", get(count))
+        .route("/__control", post(control))
+        .with_state(target);
+    (router.merge(outside), layer)
+}
+
+/// `Authorization: Bearer tenant-…`: 401 without one, 403 for one that was revoked.
+async fn authenticate(State(tenants): State<Tenants>, mut request: Request<axum::body::Body>, next: Next) -> Response {
+    let token = request.headers().get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let tenant = token.and_then(|token| token.split('.').next()).filter(|tenant| {
+        let name = tenant.strip_prefix("tenant-").unwrap_or_default();
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    });
+    match tenant.map(str::to_owned) {
+        None => StatusCode::UNAUTHORIZED.into_response(),
+        Some(tenant) if tenants.is_revoked(&tenant) => StatusCode::FORBIDDEN.into_response(),
+        Some(tenant) => {
+            request.extensions_mut().insert(Tenant(tenant));
+            next.run(request).await
+        }
+    }
+}
+
+async fn limit(State(limiter): State<Limiter>, request: Request<axum::body::Body>, next: Next) -> Response {
+    if limiter.is_drained() { StatusCode::TOO_MANY_REQUESTS.into_response() } else { next.run(request).await }
+}
+
+#[derive(serde::Deserialize)]
+struct Tag {
+    tag: String,
+}
+
+async fn count<S: Store>(State(target): State<Target<S>>, Query(Tag { tag }): Query<Tag>) -> Json<serde_json::Value> {
+    let started = target.handlers.started(&tag);
+    Json(serde_json::json!({ "started": started, "rows": 0, "effects": [], "quarantined": 0 }))
+}
+
+#[derive(serde::Deserialize)]
+struct Control {
+    op: String,
+    tenant: Option<String>,
+}
+
+async fn control<S: Store>(State(target): State<Target<S>>, Query(control): Query<Control>) -> StatusCode {
+    match (control.op.as_str(), control.tenant) {
+        ("store_down", _) => target.store.set_down(true),
+        ("store_up", _) => target.store.set_down(false),
+        ("store_drop_reply", _) => target.store.drop_one_reply(),
+        ("limiter_drain", _) => target.limiter.set_drained(true),
+        ("limiter_refill", _) => target.limiter.set_drained(false),
+        ("revoke", Some(tenant)) => target.tenants.revoke(tenant),
+        _ => return StatusCode::NOT_IMPLEMENTED,
+    }
+    StatusCode::NO_CONTENT
+}
+
+/// A short round: one order, asked for twice, executed once.
+async fn self_test() -> Result<()> {
+    let settings = Settings::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/orders", listener.local_addr()?);
+    let (router, _layer) = build(MemoryStore::new(), &settings);
+    let server = tokio::spawn(async move { axum::serve(listener, router).await });
+    let http = steadfast::reqwest::Client::new();
+    let ask = || http.post(&url).header("idempotency-key", "self-test").header("x-test-tag", "self").send();
+    let (first, second) = (ask().await?, ask().await?);
+    let replayed = second.headers().contains_key("idempotent-replayed");
+    let same = first.bytes().await? == second.bytes().await?;
+    server.abort();
+    println!("replayed={replayed} same={same}");
+    if replayed && same { Ok(()) } else { Err("the repeat was not answered from the record".into()) }
+}

@@ -1,0 +1,138 @@
+//! What the environment asks for. What this target cannot do ends the process at its start, so that no case passes by accident.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use steadfast::server::{IdempotencyLayer, Lapsed, Store};
+
+use crate::Result;
+use crate::control::Failpoint;
+
+pub(crate) struct Settings {
+    pub(crate) port: u16,
+    pub(crate) store: String,
+    pub(crate) max_records: usize,
+    pub(crate) exec_log: Option<String>,
+    pub(crate) failpoint: Option<Failpoint>,
+    pub(crate) compression: bool,
+    pub(crate) cors: bool,
+    /// A 5xx of a handler gives the key back.
+    pub(crate) retry_5xx: bool,
+    lease: Duration,
+    retention: Duration,
+    max_body: usize,
+    max_response: usize,
+    lapsed: Lapsed,
+    post_and_patch_only: bool,
+    key_per_route: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            store: "memory".to_owned(),
+            max_records: 100_000,
+            exec_log: None,
+            failpoint: None,
+            compression: false,
+            cors: false,
+            retry_5xx: false,
+            lease: Duration::from_secs(10),
+            retention: Duration::from_secs(24 * 3600),
+            max_body: 64 * 1024,
+            max_response: 64 * 1024,
+            lapsed: Lapsed::Refuse,
+            post_and_patch_only: false,
+            key_per_route: false,
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn number<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
+    match variable(name) {
+        None => Ok(default),
+        Some(value) => value.parse().map_err(|_| format!("{name}={value} is no number that fits").into()),
+    }
+}
+
+impl Settings {
+    pub(crate) fn from_environment() -> Result<Self> {
+        let base = Self::default();
+        let mut settings = Self {
+            port: number("PORT", 0)?,
+            store: variable("STORE").unwrap_or(base.store),
+            max_records: number("MAX_RECORDS", base.max_records)?,
+            exec_log: variable("EXEC_LOG"),
+            failpoint: variable("FAILPOINT").map(|name| Failpoint::new(&name)).transpose()?,
+            compression: variable("COMPRESSION").is_some_and(|value| value == "1"),
+            cors: variable("CORS").is_some_and(|value| value == "1"),
+            lease: Duration::from_millis(number("LEASE_MS", 10_000)?),
+            retention: Duration::from_millis(number("RETENTION_MS", 86_400_000)?),
+            max_body: number("MAX_BODY", base.max_body)?,
+            max_response: number("MAX_RESPONSE", base.max_response)?,
+            ..Self::default()
+        };
+        if number("CLOCK_OFFSET_MS", 0_i64)? != 0 {
+            return Err("CLOCK_OFFSET_MS is not offered".into());
+        }
+        for choice in variable("PROFILE").unwrap_or_default().split(',').filter(|choice| !choice.is_empty()) {
+            settings.choose(choice)?;
+        }
+        Ok(settings)
+    }
+
+    fn choose(&mut self, choice: &str) -> Result<()> {
+        match choice {
+            // What a handler's panic and a process's death leave behind is one thing here: nobody knows.
+            "crash=rerun" | "panic=rerun" => self.lapsed = Lapsed::Rerun,
+            "handler_5xx=retry_5xx" => self.retry_5xx = true,
+            "unsafe_methods=post_patch_only" => self.post_and_patch_only = true,
+            "key_scope=per_route_keys" => self.key_per_route = true,
+            "crash=refuse_unknown"
+            | "panic=refuse_unknown"
+            | "handler_5xx=store_5xx"
+            | "unsafe_methods=cover_all_unsafe"
+            | "key_scope=global_keys"
+            | "key_syntax=compat"
+            | "key_params=ignore_params"
+            | "set_cookie=strip_header"
+            | "big_response=store_marker"
+            | "json_fingerprint=bytes"
+            | "content_type=body_only"
+            | "multipart=bytes"
+            | "busy=conflict"
+            | "disconnect=detached_handler"
+            | "prefer_wait=wait"
+            | "memory=memory_store"
+            | "retention_from=from_completion"
+            | "first_sent=ignored"
+            | "early_data=dedupe_early"
+            | "event_window=windowed"
+            | "cors=cors_enabled" => {}
+            other => return Err(format!("PROFILE: {other} is not offered").into()),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn layer<S: Store>(&self, store: Arc<S>) -> IdempotencyLayer<S> {
+        let mut layer = IdempotencyLayer::shared(store)
+            .lease(self.lease)
+            .retention(self.retention)
+            .max_body(self.max_body)
+            .max_response(self.max_response)
+            .lapsed(self.lapsed);
+        if self.post_and_patch_only {
+            layer = layer.methods([Method::POST, Method::PATCH]);
+        }
+        if self.key_per_route {
+            layer = layer.scope(|parts| Some(parts.uri.path().to_owned()));
+        }
+        layer
+    }
+}
