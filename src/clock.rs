@@ -6,7 +6,7 @@
 //! Floor 1: it imports nothing of the crate.
 
 use std::future::Future;
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", feature = "redb"))]
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", feature = "redb"))]
 /// The wall clock: for HTTP dates and for the age of a key, never for a wait.
 #[allow(clippy::disallowed_methods, reason = "the one place")]
 pub(crate) fn wall() -> SystemTime {
@@ -55,4 +55,30 @@ pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<In
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
     }
+}
+
+/// Milliseconds since the Unix epoch that can be written down and read by a later process, and that do not follow the wall clock's
+/// jumps while this one runs: the wall clock is asked once.
+#[cfg(feature = "redb")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steady {
+    wall_ms: u64,
+    started: Instant,
+}
+
+#[cfg(feature = "redb")]
+impl Steady {
+    pub(crate) fn start() -> Self {
+        let since_epoch = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { wall_ms: milliseconds(since_epoch), started: now() }
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.wall_ms.saturating_add(milliseconds(now().saturating_duration_since(self.started)))
+    }
+}
+
+#[cfg(feature = "redb")]
+pub(crate) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

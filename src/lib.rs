@@ -46,7 +46,7 @@
 //! # Features
 //!
 //! `client`, `json` and `rustls` are on by default. `native-tls`, `multipart`, `stream`, `cookies`, `gzip`, `brotli`, `zstd` and
-//! `socks` turn on what reqwest calls so. `server` is the server half. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it
+//! `socks` turn on what reqwest calls so. `server` is the server half, `redb` its embedded durable store. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it
 //! never changes behaviour.
 
 #![cfg_attr(not(all(feature = "client", feature = "server")), allow(rustdoc::broken_intra_doc_links))]

@@ -55,6 +55,8 @@ mod layer;
 mod memory;
 mod metrics;
 mod record;
+#[cfg(feature = "redb")]
+mod redb;
 mod request;
 mod run;
 mod service;
@@ -66,6 +68,8 @@ pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
 pub use self::memory::MemoryStore;
 pub use self::metrics::Metrics;
 pub use self::record::{Record, RecordError};
+#[cfg(feature = "redb")]
+pub use self::redb::{OpenError, RedbStore};
 pub use self::run::Lent;
 pub use self::service::IdempotencyService;
 pub use self::store::{

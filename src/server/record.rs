@@ -64,13 +64,7 @@ impl Record {
     pub fn encode(&self) -> Vec<u8> {
         let headers = self.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect();
         let wire = Wire { status: self.status.as_u16(), headers, body: self.body.as_deref() };
-        // A vector grows: writing to it cannot fail.
-        let content = postcard::to_stdvec(&wire).unwrap_or_default();
-        let mut bytes = Vec::with_capacity(1 + CHECKSUM + content.len());
-        bytes.push(VERSION);
-        bytes.extend_from_slice(&checksum(&content));
-        bytes.extend_from_slice(&content);
-        bytes
+        seal(&wire)
     }
 
     /// The record that these bytes are.
@@ -79,15 +73,7 @@ impl Record {
     ///
     /// They are damaged, or of a newer version.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let (version, rest) = bytes.split_first().ok_or(RecordError::Damaged)?;
-        if *version != VERSION {
-            return Err(RecordError::Version(*version));
-        }
-        let (sum, content) = rest.split_at_checked(CHECKSUM).ok_or(RecordError::Damaged)?;
-        if sum != checksum(content) {
-            return Err(RecordError::Damaged);
-        }
-        let wire: Wire<'_> = postcard::from_bytes(content).map_err(|_| RecordError::Damaged)?;
+        let wire: Wire<'_> = unseal(bytes)?;
         let mut headers = HeaderMap::with_capacity(wire.headers.len());
         for (name, value) in wire.headers {
             let name = HeaderName::from_bytes(name).map_err(|_| RecordError::Damaged)?;
@@ -105,6 +91,29 @@ struct Wire<'a> {
     headers: Vec<(&'a [u8], &'a [u8])>,
     #[serde(borrow)]
     body: Option<&'a [u8]>,
+}
+
+/// A value as bytes that show whether they are whole: the version of the layout, a checksum, the content.
+pub(super) fn seal(value: &impl Serialize) -> Vec<u8> {
+    // A vector grows: writing to it cannot fail.
+    let content = postcard::to_stdvec(value).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(1 + CHECKSUM + content.len());
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&checksum(&content));
+    bytes.extend_from_slice(&content);
+    bytes
+}
+
+pub(super) fn unseal<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RecordError> {
+    let (version, rest) = bytes.split_first().ok_or(RecordError::Damaged)?;
+    if *version != VERSION {
+        return Err(RecordError::Version(*version));
+    }
+    let (sum, content) = rest.split_at_checked(CHECKSUM).ok_or(RecordError::Damaged)?;
+    if sum != checksum(content) {
+        return Err(RecordError::Damaged);
+    }
+    postcard::from_bytes(content).map_err(|_| RecordError::Damaged)
 }
 
 fn checksum(content: &[u8]) -> [u8; CHECKSUM] {

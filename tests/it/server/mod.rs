@@ -3,4 +3,6 @@
 mod agree;
 mod contract;
 mod layer;
+#[cfg(feature = "redb")]
+mod redb;
 mod support;

@@ -1,0 +1,152 @@
+//! The embedded store: the contract, reopening, damage, and `kill -9` at any instant.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use steadfast::server::{
+    Claim, ClaimToken, Claimed, Completion, Fingerprint, Record, RecordId, RedbStore, State, Store, StoreError,
+};
+
+use super::contract;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const ONE: Fingerprint = Fingerprint::from_bytes([1; 32]);
+const CHILD: &str = "STEADFAST_TEST_REDB_CHILD";
+
+fn record() -> Record {
+    Record::new(StatusCode::CREATED, &HeaderMap::new(), "done".into())
+}
+
+async fn win(store: &RedbStore, id: &RecordId) -> ClaimToken {
+    let token = ClaimToken::new().unwrap();
+    assert!(matches!(store.claim(&Claim::new(id, token, ONE, HOUR, HOUR)).await.unwrap(), Claimed::Won(())));
+    token
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(folder.path().join("keys.redb")).unwrap();
+    contract::suite(Arc::new(store), |name| RecordId::new("contract", name)).await;
+}
+
+#[tokio::test]
+async fn an_end_outlives_the_process_and_a_claim_without_an_owner_is_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.redb");
+    let (done, running) = (RecordId::new("", "done"), RecordId::new("", "running"));
+    let store = RedbStore::open(&path).unwrap();
+    let token = win(&store, &done).await;
+    store.complete(&done, token, (), Completion::new(record(), HOUR)).await.unwrap();
+    win(&store, &running).await;
+    assert!(RedbStore::open(&path).is_err(), "one process at a time");
+    drop(store);
+
+    let store = RedbStore::open(&path).unwrap();
+    assert_eq!(store.look(&done).await.unwrap(), Some(State::done(ONE, record())));
+    // Its lease has an hour left, and its owner is gone.
+    assert_eq!(store.look(&running).await.unwrap(), Some(State::unknown(ONE)));
+    let again = Claim::new(&running, ClaimToken::new().unwrap(), ONE, HOUR, HOUR);
+    assert!(matches!(store.claim(&again).await.unwrap(), Claimed::Known(State::Unknown { .. })));
+    assert!(matches!(store.claim(&again.taking_over(true)).await.unwrap(), Claimed::Won(())));
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_refused_and_neither_replayed_nor_rerun() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.redb");
+    let id = RecordId::new("", "k");
+    let store = RedbStore::open(&path).unwrap();
+    let token = win(&store, &id).await;
+    store.complete(&id, token, (), Completion::new(record(), HOUR)).await.unwrap();
+    drop(store);
+    let database = redb::Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let table = redb::TableDefinition::<&[u8], &[u8]>::new("steadfast_records");
+        let mut records = transaction.open_table(table).unwrap();
+        records.insert(id.as_bytes().as_slice(), b"\x01not what was written".as_slice()).unwrap();
+    }
+    transaction.commit().unwrap();
+    drop(database);
+
+    let store = RedbStore::open(&path).unwrap();
+    assert!(matches!(store.look(&id).await, Err(StoreError::Unreadable(_))));
+    let claim = Claim::new(&id, ClaimToken::new().unwrap(), ONE, HOUR, HOUR).taking_over(true);
+    assert!(matches!(store.claim(&claim).await, Err(StoreError::Unreadable(_))));
+}
+
+#[tokio::test]
+async fn a_bound_store_says_when_it_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(folder.path().join("keys.redb")).unwrap().max_records(1);
+    win(&store, &RecordId::new("", "1")).await;
+    let second = RecordId::new("", "2");
+    let claim = Claim::new(&second, ClaimToken::new().unwrap(), ONE, HOUR, HOUR);
+    assert!(matches!(store.claim(&claim).await, Err(StoreError::Full)));
+}
+
+/// What the child of the next test does until it is killed: claims and completes, and names each end that was acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn child_that_is_killed() {
+    let Ok(arguments) = std::env::var(CHILD) else { return };
+    let (path, round) = arguments.split_once('#').unwrap();
+    let store = Arc::new(RedbStore::open(path).unwrap());
+    let mut workers = tokio::task::JoinSet::new();
+    for worker in 0..8 {
+        let (store, round) = (store.clone(), round.to_owned());
+        workers.spawn(async move {
+            for number in 0.. {
+                let key = format!("{round}-{worker}-{number}");
+                let id = RecordId::new("", &key);
+                let token = win(&store, &id).await;
+                println!("claimed {key}");
+                store.complete(&id, token, (), Completion::new(record(), HOUR)).await.unwrap();
+                println!("done {key}");
+            }
+        });
+    }
+    workers.join_all().await;
+}
+
+#[tokio::test]
+async fn every_acknowledged_word_survives_a_kill_at_any_instant() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.redb");
+    let (mut done, mut claimed) = (Vec::new(), Vec::new());
+    for round in 0..20_usize {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "server::redb::child_that_is_killed", "--nocapture"])
+            .env(CHILD, format!("{}#{round}", path.display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The instant is drawn by how many lines were read: another one in each round.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let enough = 5 + round * 7;
+        let mut read: Vec<String> = lines.by_ref().filter(|line| line.contains(' ')).take(enough).collect();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it said before it died counts, too.
+        read.extend(lines);
+        let words =
+            |word: &str| read.iter().filter_map(|line| line.strip_prefix(word)).map(str::to_owned).collect::<Vec<_>>();
+        done.extend(words("done "));
+        claimed.extend(words("claimed "));
+
+        let store = RedbStore::open(&path).unwrap();
+        for key in &done {
+            let state = store.look(&RecordId::new("", key)).await.unwrap();
+            assert_eq!(state, Some(State::done(ONE, record())), "round {round}: {key} was acknowledged");
+        }
+        for key in &claimed {
+            let state = store.look(&RecordId::new("", key)).await.unwrap();
+            assert!(state.is_some(), "round {round}: the claim of {key} was acknowledged and is forgotten");
+        }
+    }
+    assert!(done.len() > 20 && claimed.len() > done.len(), "{} done, {} claimed", done.len(), claimed.len());
+}
