@@ -144,12 +144,11 @@ impl MemoryStore {
         }
     }
 
-    /// Changes the entry of a claim that is still `token`'s.
+    /// Changes the entry of a claim that is still `token`'s: one that has ended is not ended again.
     fn fenced(&self, id: &RecordId, token: ClaimToken, change: impl FnOnce(&mut Entry, Instant)) -> Completed {
         let now = clock::now();
         let mut shard = self.shard(id);
-        let Some(entry) = shard.entries.get_mut(id).filter(|entry| entry.token == token && entry.forget_at > now)
-        else {
+        let Some(entry) = shard.entries.get_mut(id).filter(|entry| entry.is_held_by(token, now)) else {
             return Completed::Lost;
         };
         let (was, bytes) = (entry.forget_at, entry.bytes);
@@ -161,6 +160,12 @@ impl MemoryStore {
         self.bytes.fetch_add(now_bytes, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         Completed::Stored
+    }
+
+    /// The completion whose reply was lost, repeated.
+    fn is_completed_by(&self, id: &RecordId, token: ClaimToken) -> bool {
+        let done = |entry: &Entry| entry.token == token && matches!(entry.phase, Phase::Done(_));
+        self.shard(id).entries.get(id).is_some_and(done)
     }
 
     fn claim_now(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
@@ -178,10 +183,22 @@ impl MemoryStore {
             if !same_claim && !takes_over {
                 return Ok(Claimed::Known(state));
             }
+            // The room comes first: a record that is replaced must not be forgotten for want of it.
+            let (had, wants) = (entry.bytes, OVERHEAD.saturating_add(claim.reserve));
+            take(&self.bytes, wants.saturating_sub(had), self.max_bytes)?;
             self.remove(&mut shard, claim.id);
+            self.records.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(had, Ordering::Relaxed);
+            Self::put(&mut shard, claim, had.max(wants), now);
+            return Ok(Claimed::Won(()));
         }
         let bytes = OVERHEAD.saturating_add(claim.reserve);
         self.reserve(bytes)?;
+        Self::put(&mut shard, claim, bytes, now);
+        Ok(Claimed::Won(()))
+    }
+
+    fn put(shard: &mut Shard, claim: &Claim<'_>, bytes: usize, now: Instant) {
         let until = later(now, claim.lease);
         let entry = Entry {
             fingerprint: claim.fingerprint,
@@ -193,11 +210,14 @@ impl MemoryStore {
         };
         shard.expiry.insert((entry.forget_at, *claim.id), ());
         shard.entries.insert(*claim.id, entry);
-        Ok(Claimed::Won(()))
     }
 }
 
 impl Entry {
+    fn is_held_by(&self, token: ClaimToken, now: Instant) -> bool {
+        self.token == token && self.forget_at > now && matches!(self.phase, Phase::Running { .. })
+    }
+
     fn state(&self, now: Instant) -> State {
         match &self.phase {
             Phase::Running { until } if *until > now => State::running(self.fingerprint, *until - now),
@@ -226,15 +246,12 @@ impl Store for MemoryStore {
     }
 
     async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-        let mut running = false;
         let held = self.fenced(id, token, |entry, now| {
-            if let Phase::Running { until } = &mut entry.phase {
-                running = true;
-                *until = later(now, lease);
-                entry.forget_at = later(*until, entry.retention);
-            }
+            let until = later(now, lease);
+            entry.phase = Phase::Running { until };
+            entry.forget_at = later(until, entry.retention);
         });
-        Ok(running && held == Completed::Stored)
+        Ok(held == Completed::Stored)
     }
 
     async fn complete(
@@ -244,6 +261,9 @@ impl Store for MemoryStore {
         (): (),
         completion: Completion,
     ) -> Result<Completed, StoreError> {
+        if self.is_completed_by(id, token) {
+            return Ok(Completed::Stored);
+        }
         Ok(self.fenced(id, token, |entry, now| {
             entry.bytes = OVERHEAD + completion.record.size();
             entry.phase = Phase::Done(completion.record);
@@ -252,8 +272,9 @@ impl Store for MemoryStore {
     }
 
     async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
+        let now = clock::now();
         let mut shard = self.shard(id);
-        if shard.entries.get(id).is_none_or(|entry| entry.token != token) {
+        if !shard.entries.get(id).is_some_and(|entry| entry.is_held_by(token, now)) {
             return Ok(Completed::Lost);
         }
         self.remove(&mut shard, id);

@@ -115,17 +115,24 @@ impl RedbStore {
         read.map_err(|error| StoreError::Unavailable(error.into()))?.map_err(Failed::into_store_error)
     }
 
-    /// Changes the entry of a claim that is still `token`'s.
+    /// Changes the entry of a claim that is still `token`'s: one that has ended is not ended again, and a completion that is repeated
+    /// is answered as the first was.
     async fn fenced(
         &self,
         id: RecordId,
         token: ClaimToken,
+        completes: bool,
         change: impl FnOnce(Entry, u64) -> Option<Entry> + Send + 'static,
     ) -> Result<Completed, StoreError> {
-        let now = self.time.now_ms();
+        let (now, boot) = (self.time.now_ms(), self.boot);
         self.write(move |tables| {
             let ours = |entry: &Entry| entry.token == *token.as_bytes() && entry.forget_ms > now;
             let Some(entry) = tables.get(&id)?.filter(ours) else { return Ok(Completed::Lost) };
+            match entry.phase {
+                Phase::Running { .. } if entry.boot == boot => {}
+                Phase::Done(_) if completes => return Ok(Completed::Stored),
+                _ => return Ok(Completed::Lost),
+            }
             tables.remove(&id, &entry)?;
             if let Some(changed) = change(entry, now) {
                 tables.put(&id, &changed)?;
@@ -293,11 +300,11 @@ impl Store for RedbStore {
             let forget_ms = now.saturating_add(retention_ms);
             Some(Entry { phase: Phase::Done(bytes), forget_ms, ..entry })
         };
-        self.fenced(*id, token, change).await
+        self.fenced(*id, token, true, change).await
     }
 
     async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        self.fenced(*id, token, |_, _| None).await
+        self.fenced(*id, token, false, |_, _| None).await
     }
 
     async fn abandon(&self, id: &RecordId, token: ClaimToken, _: Option<()>) -> Result<Completed, StoreError> {
@@ -305,7 +312,7 @@ impl Store for RedbStore {
             let forget_ms = now.saturating_add(entry.retention_ms);
             Some(Entry { phase: Phase::Unknown, forget_ms, ..entry })
         };
-        self.fenced(*id, token, change).await
+        self.fenced(*id, token, false, change).await
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {

@@ -6,8 +6,8 @@
 //!   is claimed again under the same token and won again.
 //! * **Lease and retention are two durations.** A claim holds for its lease and is renewed while the handler runs; what is known of a
 //!   key is kept for its retention. So a crash neither wedges the key for a day nor forgets that it may have run.
-//! * **Completion is fenced.** Only the token that holds the claim can complete, release or renew it; one that was overtaken is told
-//!   [`Completed::Lost`].
+//! * **Ends are fenced.** Only the token that holds the claim can complete, release, abandon or renew it; one that was overtaken is
+//!   told [`Completed::Lost`]. A claim ends once: what comes after its end is lost too, except the same completion repeated.
 //! * **A claim whose lease ran out is [`State::Unknown`]**, and so is one that was ended as such. It is taken over only if the
 //!   caller asks for that, and only for the same request.
 //! * **Nothing live is evicted**: neither a running claim nor a record inside its retention. A store that is full says so.

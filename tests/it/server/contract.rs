@@ -56,13 +56,14 @@ async fn eventually<F: Future<Output = bool>>(condition: impl Fn() -> F) {
 }
 
 /// Runs every case against a store. `id` makes identities that no other run uses.
-pub(super) async fn suite<S: Store>(store: Arc<S>, id: impl Fn(&str) -> RecordId) {
+pub(super) async fn suite<S: Store<Session: Default>>(store: Arc<S>, id: impl Fn(&str) -> RecordId) {
     a_claim_is_won_once_and_its_answer_is_kept(&*store, id("once")).await;
     a_call_can_be_repeated(&*store, id("repeat")).await;
     a_released_key_is_as_new(&*store, id("release")).await;
     a_lapsed_claim_is_unknown_and_is_taken_over_only_on_demand(&*store, id("lapse")).await;
     an_abandoned_claim_is_unknown(&*store, id("abandon")).await;
     a_zombie_cannot_overwrite_its_successor(&*store, id("zombie")).await;
+    an_operation_ends_once(&*store, id("ends")).await;
     a_renewed_claim_holds(&*store, id("renew")).await;
     what_is_past_its_retention_is_gone(&*store, id("retention")).await;
     of_many_claims_one_is_won(store, id("many")).await;
@@ -144,6 +145,19 @@ async fn a_zombie_cannot_overwrite_its_successor<S: Store>(store: &S, id: Record
     assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record("done"))));
 }
 
+async fn an_operation_ends_once<S: Store<Session: Default>>(store: &S, id: RecordId) {
+    let claim = Claim::new(&id, token(), ONE, LONG, LONG);
+    let session = win(store, &claim).await;
+    let end = || Completion::new(record("done"), LONG);
+    assert_eq!(store.complete(&id, claim.token, session, end()).await.unwrap(), Completed::Stored);
+    // A reply that was lost, and then whatever else a confused owner may say.
+    let again = store.complete(&id, claim.token, S::Session::default(), end()).await.unwrap();
+    assert_eq!(again, Completed::Stored);
+    assert_eq!(store.abandon(&id, claim.token, None).await.unwrap(), Completed::Lost);
+    assert_eq!(store.release(&id, claim.token, S::Session::default()).await.unwrap(), Completed::Lost);
+    assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record("done"))));
+}
+
 async fn a_renewed_claim_holds<S: Store>(store: &S, id: RecordId) {
     let claim = Claim::new(&id, token(), ONE, SHORT, LONG);
     drop(win(store, &claim).await);
@@ -207,6 +221,19 @@ async fn the_room_for_an_answer_is_reserved_when_the_key_is_claimed() {
     // What the answer does not take is given back.
     store.complete(&first, claim.token, (), Completion::new(record("small"), LONG)).await.unwrap();
     win(&store, &other).await;
+}
+
+#[tokio::test]
+async fn a_record_is_not_forgotten_for_want_of_room() {
+    let store = MemoryStore::new().max_bytes(5_000);
+    let id = RecordId::new("", "1");
+    let claim = Claim::new(&id, token(), ONE, LONG, LONG);
+    win(&store, &claim).await;
+    store.abandon(&id, claim.token, None).await.unwrap();
+    let greedy = Claim::new(&id, token(), ONE, LONG, LONG).taking_over(true).reserving(10_000);
+    assert!(matches!(store.claim(&greedy).await, Err(StoreError::Full)));
+    assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
+    win(&store, &Claim::new(&id, token(), ONE, LONG, LONG).taking_over(true).reserving(1_000)).await;
 }
 
 #[tokio::test]
