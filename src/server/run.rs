@@ -1,6 +1,6 @@
-//! One execution: the handler on a task of its own, from the claim that it won to the end that is recorded.
+//! One execution: from the claim that was won to the end that is recorded.
 //!
-//! The task belongs to the operation and not to the connection: a client that hangs up does not stop it. Whatever happens in it — an
+//! It is part of a task that belongs to the operation and not to the connection: a client that hangs up does not stop it. Whatever happens in it — an
 //! answer, an error, a panic — becomes an end in the store; what cannot be written there lapses, and is unknown.
 
 use std::any::TypeId;
@@ -60,10 +60,10 @@ impl<T> Lent<T> {
 pub(super) struct Running(Arc<(AtomicUsize, Notify)>);
 
 /// One of them.
-struct OneRunning(Running);
+pub(super) struct OneRunning(Running);
 
 impl Running {
-    fn one(&self) -> OneRunning {
+    pub(super) fn one(&self) -> OneRunning {
         self.0.0.fetch_add(1, Ordering::AcqRel);
         OneRunning(self.clone())
     }
@@ -93,15 +93,17 @@ pub(super) struct Ticket<T> {
     pub(super) session: T,
 }
 
-/// Runs `request` on a task of its own and returns its answer.
-pub(super) async fn detached<S, I, B, R>(
+pub(super) type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
+
+/// Runs `request` under the key that was won, to the end that is recorded.
+pub(super) async fn execute<S, I, B, R>(
     config: Arc<Config>,
     shared: Arc<Shared<S>>,
     inner: I,
     request: Request<B>,
     ticket: Ticket<S::Session>,
-) -> Result<Response<ResponseBody<R>>, I::Error>
-where
+    answer: Answer<R, I::Error>,
+) where
     S: Store,
     I: Service<Request<B>, Response = Response<R>> + Send + 'static,
     I::Future: Send,
@@ -110,19 +112,9 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Send,
 {
-    let (answer, answered) = oneshot::channel();
-    let running = shared.running.one();
-    let execution = async move {
-        let _running = running;
-        let execution = Execution { config, shared, id: ticket.id, token: ticket.token, answer: Some(answer) };
-        execution.run(inner, request, ticket.session).await;
-    };
-    tokio::spawn(tracing::Instrument::instrument(execution, tracing::Span::current()));
-    // The task always answers, unless the runtime drops it.
-    answered.await.unwrap_or_else(|_| Ok(Refusal::HandlerFailed.response()))
+    let execution = Execution { config, shared, id: ticket.id, token: ticket.token, answer: Some(answer) };
+    execution.run(inner, request, ticket.session).await;
 }
-
-type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
 
 struct Execution<S, R: Body, E> {
     config: Arc<Config>,

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
+use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::answer::{self, Refusal, ResponseBody, Told};
@@ -98,13 +99,24 @@ where
         Ok(operation) => operation,
         Err(refusal) => return Ok(refused(&shared, refusal)),
     };
-    match settle(&config, &shared, &operation).await {
-        Settled::Answer(response) => Ok(response),
-        Settled::Run(ticket) => {
-            let request = Request::from_parts(parts, operation.body.into());
-            run::detached(config, shared, inner, request, ticket).await
+    // From here on a task of its own: a client that hangs up while the key is being claimed must not leave a claim that nobody runs.
+    let (answer, answered) = oneshot::channel();
+    let running = shared.running.one();
+    let work = async move {
+        let _running = running;
+        match settle(&config, &shared, &operation).await {
+            Settled::Answer(response) => {
+                let _hung_up = answer.send(Ok(response));
+            }
+            Settled::Run(ticket) => {
+                let request = Request::from_parts(parts, operation.body.into());
+                run::execute(config, shared, inner, request, ticket, answer).await;
+            }
         }
-    }
+    };
+    tokio::spawn(tracing::Instrument::instrument(work, tracing::Span::current()));
+    // The task always answers, unless the runtime drops it.
+    answered.await.unwrap_or_else(|_| Ok(Refusal::HandlerFailed.response()))
 }
 
 async fn pass_by<I, B, R>(inner: &mut I, request: Request<B>) -> Result<Response<ResponseBody<R>>, I::Error>

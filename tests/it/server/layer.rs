@@ -377,11 +377,13 @@ struct Failing {
     ends: bool,
     /// Claims whose reply is lost.
     lost_replies: std::sync::atomic::AtomicUsize,
+    /// A claim that was made waits here before it is answered.
+    hold: Option<Arc<(Semaphore, Notify)>>,
 }
 
 impl Failing {
     fn new(claims: bool, ends: bool, lost_replies: usize) -> Self {
-        Self { inner: MemoryStore::new(), claims, ends, lost_replies: lost_replies.into() }
+        Self { inner: MemoryStore::new(), claims, ends, lost_replies: lost_replies.into(), hold: None }
     }
 
     fn down() -> StoreError {
@@ -394,6 +396,10 @@ impl Store for Failing {
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
         let claimed = if self.claims { Err(Self::down()) } else { self.inner.claim(claim).await };
+        if let Some(hold) = &self.hold {
+            hold.0.add_permits(1);
+            hold.1.notified().await;
+        }
         let lost = self.lost_replies.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
         if lost { Err(Self::down()) } else { claimed }
     }
@@ -447,6 +453,25 @@ async fn a_claim_whose_reply_was_lost_is_asked_for_again() {
     let executions = Executions::default();
     let served = Served::start(counting(&executions), IdempotencyLayer::new(Failing::new(false, false, 1))).await;
     assert_eq!(served.post("/orders", "k").send().await.unwrap().status(), 201);
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_during_the_claim_leaves_no_claim_that_nobody_runs() {
+    let executions = Executions::default();
+    let hold = Arc::new((Semaphore::new(0), Notify::new()));
+    let store = Failing { hold: Some(hold.clone()), ..Failing::new(false, false, 0) };
+    let layer = IdempotencyLayer::new(store);
+    let served = Served::start(counting(&executions), layer.clone()).await;
+    let hangs_up = tokio::spawn(served.post("/orders", "k").send());
+    hold.0.acquire().await.unwrap().forget();
+    hangs_up.abort();
+    assert!(hangs_up.await.unwrap_err().is_cancelled());
+    hold.1.notify_one();
+    layer.drain().await;
+    hold.1.notify_one();
+    let again = served.post("/orders", "k").send().await.unwrap();
+    assert_eq!((again.status().as_u16(), header(&again, "idempotent-replayed")), (201, Some("true")));
     assert_eq!(executions.count(), 1);
 }
 
