@@ -16,12 +16,13 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
     if error.is_builder() || error.is_redirect() {
         return Failure::Rejected;
     }
+    // Before all else: the body may come from another connection, and then its failure looks like one of ours.
+    if probe.is_some_and(Probe::failed) {
+        return Failure::RequestBody;
+    }
     // Before the timeouts: a connect timeout is both.
     if error.is_connect() {
         return if is_certificate(error) { Failure::Certificate } else { Failure::Connect };
-    }
-    if probe.is_some_and(Probe::failed) {
-        return Failure::RequestBody;
     }
     if let Some(error) = find::<h2::Error>(error) {
         return of_http2(error);

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use steadfast::policy::StopReason;
+use steadfast::{ErrorKind, RequestBuilder};
+
 use crate::support::raw::answer;
-use crate::support::{Act, Server, trusting};
+use crate::support::{Act, Server, doubting, trusting};
 
 #[tokio::test]
 async fn a_factory_makes_the_body_of_every_attempt() {
@@ -23,11 +26,53 @@ async fn a_factory_makes_the_body_of_every_attempt() {
     assert_eq!(made.load(Ordering::Relaxed), 3);
 }
 
+/// A body that is itself the answer of another server fails with that server's failure.
+#[tokio::test]
+async fn a_body_whose_own_source_refused_is_not_a_refused_connection() {
+    let server = Server::play([Act::ExecuteThenClose]).await;
+    let gone = Server::play([Act::ExecuteThenClose]).await.url("/source");
+    let client = doubting(&server).build().unwrap();
+    let request = client.post("/upload").body_factory(move || {
+        let gone = gone.clone();
+        let first = futures_util::stream::iter([Ok("a first part")]);
+        let then = futures_util::stream::once(async move {
+            steadfast::reqwest::Client::new().get(gone).send().await.map(|_| "a second")
+        });
+        streaming(futures_util::StreamExt::chain(first, then))
+    });
+    let error = request.send().await.unwrap_err();
+    assert_eq!((error.kind(), error.attempts().len()), (ErrorKind::RequestBody, 1), "{error:?}");
+    assert!(error.may_have_been_processed(), "{error}");
+}
+
+fn streaming<S, E>(stream: S) -> steadfast::reqwest::Body
+where
+    S: futures_util::Stream<Item = Result<&'static str, E>> + Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    steadfast::reqwest::Body::wrap(Streaming(Box::pin(stream)))
+}
+
+struct Streaming<S>(std::pin::Pin<Box<S>>);
+
+impl<S, E> http_body::Body for Streaming<S>
+where
+    S: futures_util::Stream<Item = Result<&'static str, E>>,
+{
+    type Data = bytes::Bytes;
+    type Error = E;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, E>>> {
+        let chunk = std::task::ready!(futures_util::Stream::poll_next(self.0.as_mut(), cx));
+        std::task::Poll::Ready(chunk.map(|chunk| chunk.map(|text| http_body::Frame::data(text.into()))))
+    }
+}
+
 #[cfg(feature = "stream")]
 mod file {
-    use steadfast::ErrorKind;
-    use steadfast::policy::StopReason;
-
     use super::*;
 
     fn file(content: &[u8]) -> tempfile::NamedTempFile {
