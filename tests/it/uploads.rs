@@ -26,6 +26,32 @@ async fn a_factory_makes_the_body_of_every_attempt() {
     assert_eq!(made.load(Ordering::Relaxed), 3);
 }
 
+/// A body that is empty or is not sent is never asked for, so that it was not says nothing: the head is the whole request.
+#[tokio::test]
+async fn a_request_that_ends_with_its_head_is_not_unsent_for_want_of_a_body() {
+    type Fill = fn(RequestBuilder) -> RequestBuilder;
+    let requests: [(&str, Fill); 4] = [
+        ("an empty form", |request| request.form(&[] as &[(&str, &str)])),
+        ("a factory of nothing", |request| request.body_factory(|| "")),
+        ("a length of zero", |request| request.header("content-length", "0").body_factory(|| "x")),
+        ("a stream of nothing", |request| request.body(steadfast::reqwest::Body::wrap(String::new()))),
+    ];
+    for (name, fill) in requests {
+        let server = Server::play([Act::ExecuteThenClose]).await;
+        let client = doubting(&server).build().unwrap();
+        let error = fill(client.post("/charges")).send().await.unwrap_err();
+        assert!(error.may_have_been_processed(), "{name}: {error}");
+        assert_eq!((server.executions(), error.attempts().len()), (1, 1), "{name}: {error}");
+    }
+    // Without a length, a GET is sent without its body.
+    let server = Server::play([Act::ExecuteThenClose]).await;
+    let client = doubting(&server).build().unwrap();
+    let stream = futures_util::stream::iter([Ok::<_, std::io::Error>("x")]);
+    let request = client.get("/charge-me").idempotent(false).body(streaming(stream));
+    let error = request.send().await.unwrap_err();
+    assert!(error.may_have_been_processed(), "{error}");
+}
+
 /// A body that is itself the answer of another server fails with that server's failure.
 #[tokio::test]
 async fn a_body_whose_own_source_refused_is_not_a_refused_connection() {
