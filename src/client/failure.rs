@@ -16,12 +16,13 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
     if error.is_builder() || error.is_redirect() {
         return Failure::Rejected;
     }
+    // Before all else: the body may come from another connection, and then its failure looks like one of ours.
+    if probe.is_some_and(Probe::failed) {
+        return Failure::RequestBody;
+    }
     // Before the timeouts: a connect timeout is both.
     if error.is_connect() {
         return if is_certificate(error) { Failure::Certificate } else { Failure::Connect };
-    }
-    if probe.is_some_and(Probe::failed) {
-        return Failure::RequestBody;
     }
     if let Some(error) = find::<h2::Error>(error) {
         return of_http2(error);
@@ -33,8 +34,8 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
     // It nests an incomplete message, so only the first in the chain counts.
     let never_written = first.is_some_and(hyper::Error::is_canceled);
     // A caller's mistake in the head of the request is found while writing; what had been written by then is not known.
-    let not_taken = probe.is_some_and(|probe| !probe.taken()) && !first.is_some_and(hyper::Error::is_user);
-    if never_written || not_taken {
+    let may_tell = probe.filter(|_| !first.is_some_and(hyper::Error::is_user));
+    if never_written || may_tell.is_some_and(Probe::seal) {
         return Failure::NotSent;
     }
     if error.is_timeout() {
@@ -46,7 +47,7 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
 
 /// An attempt that our own timer ended.
 pub(super) fn of_timeout(probe: Option<&Probe>) -> Failure {
-    if probe.is_some_and(|probe| !probe.taken()) { Failure::NotSent } else { Failure::Timeout }
+    if probe.is_some_and(Probe::seal) { Failure::NotSent } else { Failure::Timeout }
 }
 
 /// RFC 9113 §8.7: a stream refused, or above the last that a GOAWAY names, was not processed. h2 gives a remote GOAWAY only to

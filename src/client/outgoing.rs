@@ -57,7 +57,7 @@ impl Outgoing {
         if let Some((name, number)) = number {
             request.headers_mut().insert(name, HeaderValue::from(number));
         }
-        let watched = self.payload.next().await?.map(Probe::watch);
+        let watched = self.payload.next().await?.map(|body| Probe::watch(body, request.headers()));
         let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
         *request.body_mut() = body;
         Ok((request, probe))

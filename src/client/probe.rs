@@ -10,32 +10,53 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
+
+use crate::error::BoxError;
 
 const UNTOUCHED: u8 = 0;
 const TAKEN: u8 = 1;
 const FAILED: u8 = 2;
+const SEALED: u8 = 3;
 
 /// What the body of one attempt has seen.
 #[derive(Clone, Debug)]
 pub(super) struct Probe(Arc<AtomicU8>);
 
 impl Probe {
-    /// `body`, watched.
-    pub(super) fn watch(body: reqwest::Body) -> (reqwest::Body, Self) {
-        let probe = Self(Arc::new(AtomicU8::new(UNTOUCHED)));
+    /// `body`, watched; `headers` are the request's.
+    pub(super) fn watch(body: reqwest::Body, headers: &HeaderMap) -> (reqwest::Body, Self) {
+        let at_first = if is_asked_for(&body, headers) { UNTOUCHED } else { TAKEN };
+        let probe = Self(Arc::new(AtomicU8::new(at_first)));
         (reqwest::Body::wrap(Watched { body, probe: probe.clone() }), probe)
     }
 
     /// The transport has asked for the body: a part of the request may have left.
     pub(super) fn taken(&self) -> bool {
-        self.0.load(Ordering::Acquire) != UNTOUCHED
+        matches!(self.0.load(Ordering::Acquire), TAKEN | FAILED)
+    }
+
+    /// The transport has not asked for the body, and from now on it would ask in vain: its task may be about to, on another
+    /// thread, and what was called "not sent" must stay so.
+    pub(super) fn seal(&self) -> bool {
+        let sealed = self.0.compare_exchange(UNTOUCHED, SEALED, Ordering::AcqRel, Ordering::Acquire);
+        matches!(sealed, Ok(_) | Err(SEALED))
     }
 
     /// The body itself failed, on our side.
     pub(super) fn failed(&self) -> bool {
         self.0.load(Ordering::Acquire) == FAILED
     }
+}
+
+/// Whether the transport is sure to ask for this body. One that is empty, or is said to be, is never asked for: the head is the
+/// whole request. Nor is one of unknown length by a GET or to a server of HTTP/1.0, so only a length can be relied on.
+fn is_asked_for(body: &reqwest::Body, headers: &HeaderMap) -> bool {
+    let Some(length) = body.size_hint().exact().filter(|length| *length > 0) else { return false };
+    let as_long = |said: &http::HeaderValue| said.to_str().is_ok_and(|said| said.parse() == Ok(length));
+    !body.is_end_stream() && headers.get_all(CONTENT_LENGTH).iter().all(as_long)
 }
 
 struct Watched {
@@ -45,19 +66,19 @@ struct Watched {
 
 impl Body for Watched {
     type Data = Bytes;
-    type Error = reqwest::Error;
+    type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         // Release: whoever reads the mark after the transport's task has ended sees it.
-        self.probe.0.store(TAKEN, Ordering::Release);
+        let mark = self.probe.0.compare_exchange(UNTOUCHED, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+        if mark == Err(SEALED) {
+            return Poll::Ready(Some(Err("the attempt had ended before its body was asked for".into())));
+        }
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(frame, Poll::Ready(Some(Err(_)))) {
             self.probe.0.store(FAILED, Ordering::Release);
         }
-        frame
+        frame.map(|frame| frame.map(|frame| frame.map_err(BoxError::from)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -81,9 +102,21 @@ mod tests {
         }
     }
 
+    /// A body that does not know its length.
+    struct Unmeasured;
+
+    impl Body for Unmeasured {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            Poll::Ready(None)
+        }
+    }
+
     #[test]
     fn notices_when_it_is_taken_and_changes_nothing() {
-        let (mut body, probe) = Probe::watch("hello".into());
+        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new());
         assert_eq!(body.size_hint().exact(), Some(5));
         assert!(!body.is_end_stream());
         assert!(!probe.taken());
@@ -94,8 +127,31 @@ mod tests {
 
     #[test]
     fn a_body_that_was_dropped_was_not_taken() {
-        let (body, probe) = Probe::watch("hello".into());
+        let (body, probe) = Probe::watch("hello".into(), &HeaderMap::new());
         drop(body);
-        assert!(!probe.taken());
+        assert!(!probe.taken() && probe.seal());
+    }
+
+    #[test]
+    fn what_was_called_not_sent_is_not_sent_a_moment_later() {
+        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new());
+        assert!(probe.seal() && probe.seal());
+        assert_eq!(poll(&mut body), None);
+        assert!(!probe.taken() && !probe.failed());
+
+        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new());
+        assert!(poll(&mut body).is_some());
+        assert!(!probe.seal(), "too late");
+    }
+
+    #[test]
+    fn a_body_that_is_never_asked_for_tells_nothing() {
+        for body in [reqwest::Body::from(""), reqwest::Body::wrap(Unmeasured)] {
+            assert!(Probe::watch(body, &HeaderMap::new()).1.taken());
+        }
+        for (length, taken) in [("0", true), ("5", false), ("05", false), ("five", true)] {
+            let headers = [(CONTENT_LENGTH, length.parse().unwrap())].into_iter().collect();
+            assert_eq!(Probe::watch("hello".into(), &headers).1.taken(), taken, "{length}");
+        }
     }
 }

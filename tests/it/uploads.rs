@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use steadfast::policy::StopReason;
+use steadfast::{ErrorKind, RequestBuilder};
+
 use crate::support::raw::answer;
-use crate::support::{Act, Server, trusting};
+use crate::support::{Act, Server, doubting, trusting};
 
 #[tokio::test]
 async fn a_factory_makes_the_body_of_every_attempt() {
@@ -23,11 +26,79 @@ async fn a_factory_makes_the_body_of_every_attempt() {
     assert_eq!(made.load(Ordering::Relaxed), 3);
 }
 
+/// A body that is empty or is not sent is never asked for, so that it was not says nothing: the head is the whole request.
+#[tokio::test]
+async fn a_request_that_ends_with_its_head_is_not_unsent_for_want_of_a_body() {
+    type Fill = fn(RequestBuilder) -> RequestBuilder;
+    let requests: [(&str, Fill); 4] = [
+        ("an empty form", |request| request.form(&[] as &[(&str, &str)])),
+        ("a factory of nothing", |request| request.body_factory(|| "")),
+        ("a length of zero", |request| request.header("content-length", "0").body_factory(|| "x")),
+        ("a stream of nothing", |request| request.body(steadfast::reqwest::Body::wrap(String::new()))),
+    ];
+    for (name, fill) in requests {
+        let server = Server::play([Act::ExecuteThenClose]).await;
+        let client = doubting(&server).build().unwrap();
+        let error = fill(client.post("/charges")).send().await.unwrap_err();
+        assert!(error.may_have_been_processed(), "{name}: {error}");
+        assert_eq!((server.executions(), error.attempts().len()), (1, 1), "{name}: {error}");
+    }
+    // Without a length, a GET is sent without its body.
+    let server = Server::play([Act::ExecuteThenClose]).await;
+    let client = doubting(&server).build().unwrap();
+    let stream = futures_util::stream::iter([Ok::<_, std::io::Error>("x")]);
+    let request = client.get("/charge-me").idempotent(false).body(streaming(stream));
+    let error = request.send().await.unwrap_err();
+    assert!(error.may_have_been_processed(), "{error}");
+}
+
+/// A body that is itself the answer of another server fails with that server's failure.
+#[tokio::test]
+async fn a_body_whose_own_source_refused_is_not_a_refused_connection() {
+    let server = Server::play([Act::ExecuteThenClose]).await;
+    let gone = Server::play([Act::ExecuteThenClose]).await.url("/source");
+    let client = doubting(&server).build().unwrap();
+    let request = client.post("/upload").body_factory(move || {
+        let gone = gone.clone();
+        let first = futures_util::stream::iter([Ok("a first part")]);
+        let then = futures_util::stream::once(async move {
+            steadfast::reqwest::Client::new().get(gone).send().await.map(|_| "a second")
+        });
+        streaming(futures_util::StreamExt::chain(first, then))
+    });
+    let error = request.send().await.unwrap_err();
+    assert_eq!((error.kind(), error.attempts().len()), (ErrorKind::RequestBody, 1), "{error:?}");
+    assert!(error.may_have_been_processed(), "{error}");
+}
+
+fn streaming<S, E>(stream: S) -> steadfast::reqwest::Body
+where
+    S: futures_util::Stream<Item = Result<&'static str, E>> + Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    steadfast::reqwest::Body::wrap(Streaming(Box::pin(stream)))
+}
+
+struct Streaming<S>(std::pin::Pin<Box<S>>);
+
+impl<S, E> http_body::Body for Streaming<S>
+where
+    S: futures_util::Stream<Item = Result<&'static str, E>>,
+{
+    type Data = bytes::Bytes;
+    type Error = E;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, E>>> {
+        let chunk = std::task::ready!(futures_util::Stream::poll_next(self.0.as_mut(), cx));
+        std::task::Poll::Ready(chunk.map(|chunk| chunk.map(|text| http_body::Frame::data(text.into()))))
+    }
+}
+
 #[cfg(feature = "stream")]
 mod file {
-    use steadfast::ErrorKind;
-    use steadfast::policy::StopReason;
-
     use super::*;
 
     fn file(content: &[u8]) -> tempfile::NamedTempFile {
