@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use steadfast::policy::StopReason;
 use steadfast::{ErrorKind, RequestBuilder};
 
 use crate::support::raw::answer;
@@ -134,7 +133,10 @@ mod file {
             }
         });
         let error = client.build().unwrap().post("/upload").file(source.path()).send().await.unwrap_err();
-        assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::RequestBody, Some(StopReason::Permanent)));
+        assert_eq!(
+            (error.kind(), error.stop_reason()),
+            (ErrorKind::RequestBody, Some(steadfast::policy::StopReason::Permanent))
+        );
         assert!(
             std::error::Error::source(&error)
                 .unwrap()
