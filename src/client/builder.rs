@@ -276,6 +276,9 @@ impl ClientBuilder {
                 "it is finished, so http has nothing to configure; use one of them",
             ));
         }
+        if self.attempt_header.as_ref() == Some(&self.keys.header) {
+            return Err(Error::build("attempt_header", "it would give every attempt another key"));
+        }
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
         let http = match self.ready_made {
             Some(client) => client,

@@ -40,6 +40,8 @@ fn settings_of_the_client() {
     check_client("default_header", "credential", new().default_header("cookie", "k"));
     let base = || new().base_url("https://api.example.com");
     check_client("default_header", "same key", base().default_header("Idempotency-Key", "k"));
+    let numbered = base().attempt_header("idempotency-key".parse().unwrap());
+    check_client("attempt_header", "another key", numbered);
     let both = new().http(|http| http).http_client(steadfast::reqwest::Client::new());
     check_client("http_client", "finished", both);
 }
