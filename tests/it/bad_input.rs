@@ -60,6 +60,8 @@ async fn settings_of_a_request() {
         ("bearer_auth", "failed to parse header value", get().bearer_auth("a\nb")),
         ("segments", "part 2 is empty", get().segments(["orders", ""])),
         ("segments", "part 1 is `..`", get().segments(["..", "orders"])),
+        ("segments", "part 2 has a tab or a line break", get().segments(["orders", ".\n."])),
+        ("segments", "part 2 has a tab or a line break", get().segments(["orders", "\t"])),
         ("json", "key must be a string", get().json(&unserialisable)),
         ("query", "only maps and structs", get().query(&5)),
         ("form", "only maps and structs", get().form(&5)),
