@@ -218,8 +218,8 @@ impl ClientBuilder {
     /// The most redirects that an attempt follows; 0 hands every 3xx to the caller. Default 10.
     ///
     /// 307 and 308 keep method, body and key on the same origin; 303, and 301 or 302 to a POST, become a GET of the result.
-    /// Another origin gets GET and HEAD only, without credentials, cookies, the key, or any header of yours but `Accept`,
-    /// `Accept-Language`, `Range` and `User-Agent`. From https to http is never followed. What is not followed is an `Ok` of
+    /// Another origin gets GET and HEAD without a body only, and neither credentials, cookies, the key, nor any header of yours but
+    /// `Accept`, `Accept-Language`, `Range` and `User-Agent`. From https to http is never followed. What is not followed is an `Ok` of
     /// `send` and an [`ErrorKind::Redirect`](crate::ErrorKind::Redirect) of `fetch`.
     pub fn max_redirects(mut self, redirects: u32) -> Self {
         self.max_redirects = redirects;
