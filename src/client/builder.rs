@@ -106,6 +106,10 @@ impl ClientBuilder {
     /// pinged and given up after 4 s more; both can be changed here (`pool_idle_timeout`, `http2_keep_alive_interval`,
     /// `http2_keep_alive_timeout`).
     ///
+    /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request, a redirect to another origin
+    /// included, and we cannot see them. [`default_header`](Self::default_header) and [`bearer_auth`](Self::bearer_auth) here stay
+    /// at home.
+    ///
     /// reqwest's redirects and its own retries are turned off afterwards, since nothing below the loop may repeat a request, and
     /// the timeouts of this builder are set. A total timeout set here would cut healthy downloads; use
     /// [`attempt_timeout`](Self::attempt_timeout) and [`timeout`](Self::timeout).
