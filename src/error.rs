@@ -49,7 +49,7 @@ pub enum ErrorKind {
     RequestBody,
     /// A final status that is neither 2xx nor 3xx.
     Status,
-    /// A final 3xx where a body was asked for: redirects are not followed.
+    /// A 3xx that is not followed where a body was asked for; or redirects in a circle, or too many of them.
     Redirect,
     /// The answer's body was cut short.
     ResponseBody,

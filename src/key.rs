@@ -8,6 +8,7 @@
 //! Floor 1: words shared with callers. The wire tests are in `tests/it/keys.rs`.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use http::HeaderValue;
@@ -27,7 +28,7 @@ use uuid::Uuid;
 /// assert_eq!(key.to_string(), "orde…");
 /// # Ok::<(), steadfast::KeyError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct IdempotencyKey {
     /// Bare, visible ASCII. A header value, so that sending it copies nothing.
     value: HeaderValue,
@@ -113,6 +114,21 @@ impl IdempotencyKey {
         let whole = self.as_str();
         let length = if self.minted { 8 } else { (whole.len() / 4).min(8) };
         whole.get(..length).unwrap_or_default()
+    }
+}
+
+/// A key is its text: one that was stored and read back is the one that was minted.
+impl PartialEq for IdempotencyKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl Eq for IdempotencyKey {}
+
+impl Hash for IdempotencyKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.value.hash(state);
     }
 }
 
@@ -220,6 +236,14 @@ mod tests {
         let key: IdempotencyKey = r#"a"b\c"#.parse().unwrap();
         assert_eq!(key.to_header(KeyForm::Quoted), r#""a\"b\\c""#);
         assert_eq!(IdempotencyKey::from_header(&key.to_header(KeyForm::Quoted)).unwrap(), key);
+    }
+
+    #[test]
+    fn a_key_is_what_it_says_however_it_came() {
+        let minted = IdempotencyKey::mint().unwrap();
+        let stored: IdempotencyKey = minted.as_str().parse().unwrap();
+        assert_eq!(stored, minted);
+        assert!(std::collections::HashSet::from([minted]).contains(&stored));
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(super) async fn send(
 ) -> Result<Answer, Failed> {
     let mut trail = Trail::new(client.max_redirects);
     let (mut detour, mut foreign) = (None, outgoing.foreign);
+    outgoing.may_have_acted = false;
     loop {
         let number = client.attempt_header.as_ref().filter(|_| !foreign).map(|name| (name, number));
         let response = exchange(client, outgoing, detour.as_ref(), number, until).await?;
@@ -32,11 +33,12 @@ pub(super) async fn send(
         let next = if client.opaque || client.max_redirects == 0 {
             None
         } else {
-            redirect::next(from, response.status(), response.headers(), outgoing.payload.is_replayable())
+            redirect::next(from, response.status(), response.headers(), &outgoing.payload)
         };
         let Some(next) = next else { return answer::read(response, until, read).await };
         trail.step(from, &next, &response)?;
         foreign |= next.leaves;
+        outgoing.may_have_acted |= next.may_have_acted;
         let see_other = next.see_other;
         let request = redirect::request(from, next, foreign, &client.keys.header);
         let _read_away = answer::read_error(response, until).await;

@@ -106,6 +106,10 @@ impl ClientBuilder {
     /// pinged and given up after 4 s more; both can be changed here (`pool_idle_timeout`, `http2_keep_alive_interval`,
     /// `http2_keep_alive_timeout`).
     ///
+    /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request, a redirect to another origin
+    /// included, and we cannot see them. [`default_header`](Self::default_header) and [`bearer_auth`](Self::bearer_auth) here stay
+    /// at home.
+    ///
     /// reqwest's redirects and its own retries are turned off afterwards, since nothing below the loop may repeat a request, and
     /// the timeouts of this builder are set. A total timeout set here would cut healthy downloads; use
     /// [`attempt_timeout`](Self::attempt_timeout) and [`timeout`](Self::timeout).
@@ -218,8 +222,8 @@ impl ClientBuilder {
     /// The most redirects that an attempt follows; 0 hands every 3xx to the caller. Default 10.
     ///
     /// 307 and 308 keep method, body and key on the same origin; 303, and 301 or 302 to a POST, become a GET of the result.
-    /// Another origin gets GET and HEAD only, without credentials, cookies, the key, or any header of yours but `Accept`,
-    /// `Accept-Language`, `Range` and `User-Agent`. From https to http is never followed. What is not followed is an `Ok` of
+    /// Another origin gets GET and HEAD without a body only, and neither credentials, cookies, the key, nor any header of yours but
+    /// `Accept`, `Accept-Language`, `Range` and `User-Agent`. From https to http is never followed. What is not followed is an `Ok` of
     /// `send` and an [`ErrorKind::Redirect`](crate::ErrorKind::Redirect) of `fetch`.
     pub fn max_redirects(mut self, redirects: u32) -> Self {
         self.max_redirects = redirects;
@@ -275,6 +279,9 @@ impl ClientBuilder {
                 "http_client",
                 "it is finished, so http has nothing to configure; use one of them",
             ));
+        }
+        if self.attempt_header.as_ref() == Some(&self.keys.header) {
+            return Err(Error::build("attempt_header", "it would give every attempt another key"));
         }
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
         let http = match self.ready_made {

@@ -19,11 +19,13 @@ pub(super) struct Outgoing {
     asked: Option<Box<(reqwest::Request, Payload)>>,
     /// A redirect has left the origin: nothing of the caller's but four headers goes further.
     pub(super) foreign: bool,
+    /// In this attempt a 301 or 302 was followed that does not say that the server has not acted.
+    pub(super) may_have_acted: bool,
 }
 
 impl Outgoing {
     pub(super) fn new(template: reqwest::Request, payload: Payload) -> Self {
-        Self { template, payload, asked: None, foreign: false }
+        Self { template, payload, asked: None, foreign: false, may_have_acted: false }
     }
 
     /// The request as the caller made it.

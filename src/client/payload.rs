@@ -39,6 +39,11 @@ impl Payload {
         !matches!(self, Self::Once(_))
     }
 
+    /// Whether there is nothing to send.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes().is_some_and(<[u8]>::is_empty)
+    }
+
     /// What a resume token compares; `None` for what is not held in memory.
     pub(super) fn bytes(&self) -> Option<&[u8]> {
         match self {

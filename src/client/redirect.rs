@@ -4,11 +4,13 @@
 //! The rules here (RFC 9110 §15.4, tightened):
 //!
 //! * 307 and 308 keep method, body and key, on the same origin only. They say that the server has not acted.
+//! * 301 and 302 to another method keep it too, and do not say that the server has not acted: what comes of a later hop is never
+//!   not processed, unless the method is safe.
 //! * 303, and 301 or 302 to a POST, become a GET without body and key. From then on the operation *was processed*, and what is
 //!   repeated after a failure is that GET.
-//! * Another origin gets GET and HEAD only, without credentials, cookies, key, `Referer` or any header of the caller's but
-//!   `Accept`, `Accept-Language`, `Range` and `User-Agent`, on that hop and on every later one. https to http is never followed;
-//!   http to https on the same host is another origin.
+//! * Another origin gets GET and HEAD without a body only, and neither credentials, cookies, key, `Referer` nor any header of the
+//!   caller's but `Accept`, `Accept-Language`, `Range` and `User-Agent`, on that hop and on every later one. https to http is never
+//!   followed; http to https on the same host is another origin.
 //!
 //! What is not followed is handed to the caller as it is. Values only: no I/O. The wire tests are in `tests/it/redirects.rs`.
 
@@ -20,6 +22,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
 use super::answer::Failed;
+use super::payload::Payload;
 use super::upstream::origin;
 use crate::policy::Failure;
 
@@ -32,6 +35,8 @@ pub(super) struct Next {
     pub(super) see_other: bool,
     /// The hop goes to another origin than the one before it.
     pub(super) leaves: bool,
+    /// The method is kept, and the server may have acted on it all the same.
+    pub(super) may_have_acted: bool,
 }
 
 /// The hop that this answer asks for; `None` if it asks for none, or for one that is not followed.
@@ -39,7 +44,7 @@ pub(super) fn next(
     from: &reqwest::Request,
     status: StatusCode,
     headers: &HeaderMap,
-    body_can_follow: bool,
+    payload: &Payload,
 ) -> Option<Next> {
     let method = from.method();
     let see_other = match status.as_u16() {
@@ -53,8 +58,11 @@ pub(super) fn next(
     let downgrade = from.url().scheme() == "https" && url.scheme() != "https";
     let method = if see_other { Method::GET } else { method.clone() };
     let is_read = method == Method::GET || method == Method::HEAD;
-    let may_follow = !downgrade && (!leaves || is_read) && (see_other || body_can_follow);
-    may_follow.then_some(Next { url, method, see_other, leaves })
+    let may_leave = is_read && (see_other || payload.is_empty());
+    let may_follow = !downgrade && (!leaves || may_leave) && (see_other || payload.is_replayable());
+    // 307 and 308 say that the server has not acted, and 301 and 302 do not.
+    let may_have_acted = matches!(status.as_u16(), 301 | 302) && !method.is_safe();
+    may_follow.then_some(Next { url, method, see_other, leaves, may_have_acted })
 }
 
 /// User information in a `Location` is the server's idea, not the caller's.
@@ -143,7 +151,7 @@ mod tests {
     fn check(method: &str, from: &str, status: u16, location: &str) -> String {
         let request = reqwest::Request::new(method.parse().unwrap(), from.parse().unwrap());
         let headers = [(LOCATION, location.parse().unwrap())].into_iter().collect();
-        match next(&request, StatusCode::from_u16(status).unwrap(), &headers, true) {
+        match next(&request, StatusCode::from_u16(status).unwrap(), &headers, &Payload::Empty) {
             None => "stays".to_owned(),
             Some(next) => {
                 let marks = [(next.see_other, " done"), (next.leaves, " leaves")];
@@ -194,10 +202,11 @@ mod tests {
     #[test]
     fn a_body_that_is_gone_cannot_follow() {
         let request = reqwest::Request::new(Method::PUT, "https://a.x/1".parse().unwrap());
+        let gone = Payload::Once(None);
         let headers = [(LOCATION, "/2".parse().unwrap())].into_iter().collect();
-        assert_eq!(next(&request, StatusCode::TEMPORARY_REDIRECT, &headers, false), None);
-        assert!(next(&request, StatusCode::SEE_OTHER, &headers, false).is_some());
-        assert_eq!(next(&request, StatusCode::SEE_OTHER, &HeaderMap::new(), false), None, "no Location");
+        assert_eq!(next(&request, StatusCode::TEMPORARY_REDIRECT, &headers, &gone), None);
+        assert!(next(&request, StatusCode::SEE_OTHER, &headers, &gone).is_some());
+        assert_eq!(next(&request, StatusCode::SEE_OTHER, &HeaderMap::new(), &gone), None, "no Location");
     }
 
     #[test]
@@ -208,7 +217,13 @@ mod tests {
         {
             from.headers_mut().insert(HeaderName::from_static(name), "v".parse().unwrap());
         }
-        let hop = || Next { url: "https://b.x/".parse().unwrap(), method: Method::GET, see_other: false, leaves: true };
+        let hop = || Next {
+            url: "https://b.x/".parse().unwrap(),
+            method: Method::GET,
+            see_other: false,
+            leaves: true,
+            may_have_acted: false,
+        };
         let key_header = HeaderName::from_static("idempotency-key");
         let request = request(&from, hop(), true, &key_header);
         let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();

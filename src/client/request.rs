@@ -38,7 +38,21 @@ impl RequestBuilder {
     pub(super) fn from_request(client: Client, mut request: reqwest::Request) -> Self {
         let payload = request.body_mut().take().map_or(Payload::Empty, Payload::from);
         let options = Options { attempt_timeout: request.timeout_mut().take().map(Some), ..Options::default() };
-        Self { client, request: Ok(request), payload, options }
+        let built = Self { client, request: Ok(request), payload, options };
+        let http = built.client.http();
+        built.with(|request, _| {
+            if request.url().username().is_empty() && request.url().password().is_none() {
+                return Ok(());
+            }
+            // reqwest's builder turns user information in a URL into a header, and its finished requests keep it.
+            let bare = http?.request(request.method().clone(), request.url().clone()).build();
+            let mut bare = bare.map_err(|error| Error::build("url", error.without_url()))?;
+            request.url_mut().clone_from(bare.url());
+            if let Some(value) = bare.headers_mut().remove(AUTHORIZATION) {
+                request.headers_mut().entry(AUTHORIZATION).or_insert(value);
+            }
+            Ok(())
+        })
     }
 
     /// Adds a header; sent twice if it is there already.

@@ -23,6 +23,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
     let upstream = client.upstreams.get(outgoing.template.url());
     let mut context = Context {
         is_done: false,
+        may_have_acted: false,
         method: &plan.method,
         idempotency: plan.idempotency,
         has_key: plan.key.is_some(),
@@ -47,6 +48,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         operation.begin_attempt();
         let mut attempted = attempt::send(client, outgoing, number, until, read).await;
 
+        context.may_have_acted = outgoing.may_have_acted;
         if outgoing.is_done() {
             // A redirect has named the result: what is left is a GET.
             context.is_done = true;

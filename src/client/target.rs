@@ -67,6 +67,10 @@ pub(super) fn append_segments<S: AsRef<str>>(url: &mut Url, parts: impl IntoIter
             "" => return Err(Error::build("segments", format!("part {position} is empty"))),
             // The url crate drops them without a word, and the request would go elsewhere.
             "." | ".." => return Err(Error::build("segments", format!("part {position} is `{part}`"))),
+            // It drops these too, and `.\n.` would be `..` after all.
+            part if part.contains(['\t', '\n', '\r']) => {
+                return Err(Error::build("segments", format!("part {position} has a tab or a line break")));
+            }
             part => path.push(part),
         };
     }

@@ -40,6 +40,10 @@ mod file {
         }
 
         pub(in crate::client) async fn open(&mut self) -> Result<reqwest::Body, BoxError> {
+            // A pipe says that its length is zero, and opening it may wait for ever.
+            if !tokio::fs::metadata(&self.path).await?.is_file() {
+                return Err("it is not a regular file, so its length is not known".into());
+            }
             let file = tokio::fs::File::open(&self.path).await?;
             let now = file.metadata().await?.len();
             let first = *self.length.get_or_insert(now);

@@ -160,6 +160,9 @@ pub(super) struct Sent<'a> {
     pub(super) key_header: &'a HeaderName,
 }
 
+/// The words of `Idempotency-Status` that only an API says that keeps records of keys.
+const KEPT: [&str; 5] = ["stored", "replayed", "in-progress", "released", "unknown"];
+
 /// What one answer shows about keys.
 #[derive(Debug, PartialEq)]
 enum Sign<'a> {
@@ -172,11 +175,12 @@ impl Sent<'_> {
     fn sign<'a>(&self, status: StatusCode, headers: &'a HeaderMap) -> Sign<'a> {
         match record_status(headers) {
             Some(record) if record.word == "ignored" => Sign::Ignores,
-            Some(record) => Sign::Honours { scope: record.scope },
-            None if headers.contains_key("idempotent-replayed") => Sign::Honours { scope: None },
-            None if self.is_echoed(headers) => Sign::Honours { scope: None },
-            None if status.is_success() => Sign::Ignores,
-            None => Sign::Nothing,
+            Some(record) if KEPT.contains(&record.word) => Sign::Honours { scope: record.scope },
+            // A word that we do not know may say anything, and is no sign.
+            _ if headers.contains_key("idempotent-replayed") => Sign::Honours { scope: None },
+            _ if self.is_echoed(headers) => Sign::Honours { scope: None },
+            _ if status.is_success() => Sign::Ignores,
+            _ => Sign::Nothing,
         }
     }
 
@@ -260,6 +264,8 @@ mod tests {
         assert!(charges(&trust));
         learn(&trust, "/v1/charges", 409, &[("idempotency-status", "ignored")]);
         assert!(!charges(&trust));
+        learn(&trust, "/v1/charges", 201, &[("idempotency-status", "unsupported")]);
+        assert!(!charges(&trust), "a word that is not known promises nothing");
         learn(&trust, "/v1/charges", 201, &[("idempotency-key", "another")]);
         assert!(!charges(&trust), "another key is no echo");
     }

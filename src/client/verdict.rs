@@ -17,6 +17,8 @@ use crate::problem;
 pub(super) struct Context<'a> {
     /// A redirect to the result has come: the operation was carried out, and what is sent now is a GET.
     pub(super) is_done: bool,
+    /// A redirect was followed that does not say that the server has not acted on the hop before it.
+    pub(super) may_have_acted: bool,
     pub(super) method: &'a Method,
     pub(super) idempotency: Idempotency,
     pub(super) has_key: bool,
@@ -72,7 +74,7 @@ impl Context<'_> {
             && (earlier_ambiguous || self.key_was_given)
             && asks_to_wait
             && !hint.outcome_unknown;
-        let default_class = if ours_still_runs { Class::Ambiguous } else { by_status };
+        let default_class = if ours_still_runs { Class::Ambiguous } else { self.of_hop(by_status) };
 
         let outcome =
             Outcome::answered(self.method, self.idempotency, status, headers).with_default_class(default_class);
@@ -87,6 +89,7 @@ impl Context<'_> {
             may_have_been_processed: matches!(default_class, Class::Ambiguous | Class::Success)
                 || hint.outcome_unknown
                 || throttled_acts
+                || self.may_have_acted
                 || self.is_done,
         }
     }
@@ -104,7 +107,7 @@ impl Context<'_> {
         // Of a request that was carried out, nothing can be said to be not processed.
         let outcome = match outcome.default_class() {
             Class::NotProcessed if self.is_done => outcome.with_default_class(Class::Ambiguous),
-            _ => outcome,
+            class => outcome.with_default_class(self.of_hop(class)),
         };
         let default_class = outcome.default_class();
         let hint = Hint::from_headers(headers, default_class, clock::wall(), self.policy.hint_cap_in_force());
@@ -125,8 +128,17 @@ impl Context<'_> {
             hint,
             may_have_been_processed: default_class == Class::Ambiguous
                 || part_was_taken
+                || self.may_have_acted
                 || self.is_done
                 || failed.failure == Failure::Redirects,
+        }
+    }
+
+    /// A later hop cannot say that nothing was done at an earlier one.
+    fn of_hop(&self, class: Class) -> Class {
+        match class {
+            Class::NotProcessed | Class::Throttled if self.may_have_acted => Class::Ambiguous,
+            class => class,
         }
     }
 

@@ -40,6 +40,8 @@ fn settings_of_the_client() {
     check_client("default_header", "credential", new().default_header("cookie", "k"));
     let base = || new().base_url("https://api.example.com");
     check_client("default_header", "same key", base().default_header("Idempotency-Key", "k"));
+    let numbered = base().attempt_header("idempotency-key".parse().unwrap());
+    check_client("attempt_header", "another key", numbered);
     let both = new().http(|http| http).http_client(steadfast::reqwest::Client::new());
     check_client("http_client", "finished", both);
 }
@@ -58,6 +60,8 @@ async fn settings_of_a_request() {
         ("bearer_auth", "failed to parse header value", get().bearer_auth("a\nb")),
         ("segments", "part 2 is empty", get().segments(["orders", ""])),
         ("segments", "part 1 is `..`", get().segments(["..", "orders"])),
+        ("segments", "part 2 has a tab or a line break", get().segments(["orders", ".\n."])),
+        ("segments", "part 2 has a tab or a line break", get().segments(["orders", "\t"])),
         ("json", "key must be a string", get().json(&unserialisable)),
         ("query", "only maps and structs", get().query(&5)),
         ("form", "only maps and structs", get().form(&5)),

@@ -131,6 +131,34 @@ async fn another_origin_sees_nothing_of_the_callers_on_this_hop_and_every_later_
 }
 
 #[tokio::test]
+async fn a_body_does_not_leave_its_origin_with_a_get() {
+    let abroad = Server::play([Act::Answer(answer(200))]).await;
+    let home = Server::play([Act::Answer(redirect(302, abroad.url("/")))]).await;
+    let client = trusting(&home).build().unwrap();
+    let response = client.get("/search").json(&json!({"query": "private"})).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), abroad.connections()), (302, 0));
+}
+
+#[tokio::test]
+async fn a_302_that_keeps_the_method_does_not_say_that_nothing_was_done() {
+    // A framework that deletes, and redirects to the list with a 302: the list has no DELETE.
+    let server = Server::play([Act::Execute(redirect(302, "/posts")), Act::Answer(answer(404))]).await;
+    let client = trusting(&server).build().unwrap();
+    let error = client.delete_json::<Value>("/posts/1").await.unwrap_err();
+    assert_eq!(lines(&server), ["DELETE /posts/1", "DELETE /posts"]);
+    assert!(error.may_have_been_processed(), "{error}");
+
+    for refused in [Act::Answer(answer(429)), Act::Answer(answer(425))] {
+        let server = Server::play([Act::Execute(redirect(302, "/posts")), refused]).await;
+        let client = Client::builder().base_url(server.url("")).retry(fast()).keys(KeyPolicy::off()).build().unwrap();
+        let response = client.patch("/posts/1").body("x").send().await.unwrap();
+        assert_eq!((server.executions(), server.received().len()), (1, 2), "{}", response.status());
+        assert_eq!(response.stop_reason(), Some(StopReason::NotRepeatable));
+        assert!(response.may_have_been_processed());
+    }
+}
+
+#[tokio::test]
 async fn a_chain_that_comes_back_home_stays_foreign() {
     let home = by_path(|request| match request.target.as_str() {
         "/back" => Act::Answer(answer(200)),

@@ -115,6 +115,17 @@ async fn nothing_that_is_printed_holds_a_secret() {
 }
 
 #[tokio::test]
+async fn a_finished_request_keeps_its_user_information_out_of_sight() {
+    let server = Server::play([Act::Answer(answer(302).header("location", "/p"))]).await;
+    let client = Client::builder().base_url(server.url("")).retry(fast()).build().unwrap();
+    let url = server.url("/p").replace("http://", "http://s3cret-user:s3cret-user@").parse().unwrap();
+    let request = steadfast::reqwest::Request::new(http::Method::GET, url);
+    check("a circle", &printed(&client.execute(request).await.unwrap_err()));
+    // As of every other request, it becomes a header.
+    assert_eq!(server.received()[0].header("authorization"), Some("Basic czNjcmV0LXVzZXI6czNjcmV0LXVzZXI="));
+}
+
+#[tokio::test]
 async fn a_refused_connection_and_a_mistake_hold_none_either() {
     let client = Client::builder().retry(fast()).build().unwrap();
     let url = "http://s3cret-user:s3cret-user@127.0.0.1:1/p?q=s3cret-query#s3cret-fragment";

@@ -147,6 +147,18 @@ mod file {
         assert!(error.may_have_been_processed(), "the first attempt was sent");
     }
 
+    /// A pipe has no length, so its upload would be empty; and opening one may wait for ever.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_is_no_file_is_an_error_and_never_an_empty_upload() {
+        let server = Server::play([Act::ExecuteOnce(answer(200))]).await;
+        let client = trusting(&server).build().unwrap();
+        for path in ["/dev/null", "/"] {
+            let error = client.post("/upload").file(path).send().await.unwrap_err();
+            assert_eq!((error.kind(), server.connections()), (ErrorKind::RequestBody, 0), "{path}");
+        }
+    }
+
     #[tokio::test]
     async fn a_file_that_is_not_there_sends_nothing() {
         let server = Server::play([Act::ExecuteOnce(answer(200))]).await;
