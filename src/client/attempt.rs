@@ -30,6 +30,10 @@ pub(super) async fn send(
         let number = client.attempt_header.as_ref().filter(|_| !foreign).map(|name| (name, number));
         let response = exchange(client, outgoing, detour.as_ref(), number, until).await?;
         let from = detour.as_ref().unwrap_or(&outgoing.template);
+        if client.opaque && sent(response.url()) != sent(from.url()) {
+            // It followed a redirect, and by which status only it knows.
+            outgoing.may_have_acted = !from.method().is_safe();
+        }
         let next = if client.opaque || client.max_redirects == 0 {
             None
         } else {
@@ -49,6 +53,11 @@ pub(super) async fn send(
             detour = Some(request);
         }
     }
+}
+
+/// A URL without its fragment, which is not sent and does not come back.
+fn sent(url: &reqwest::Url) -> Option<&str> {
+    url.as_str().split('#').next()
 }
 
 /// One request and the head of its answer.

@@ -122,8 +122,8 @@ impl ClientBuilder {
     /// A finished HTTP client, used as it is.
     ///
     /// We cannot look into it: it may follow redirects, and then "connection refused" may be said of a later hop, after a POST
-    /// was carried out. So every transport failure through it is ambiguous, unless
-    /// [`assume_no_redirects`](Self::assume_no_redirects). Its timeouts are its own.
+    /// was carried out. So every transport failure through it is ambiguous, and so is what else would say that the server has not
+    /// acted (421, 425, 429), unless [`assume_no_redirects`](Self::assume_no_redirects). Its timeouts are its own.
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.ready_made = Some(client);
         self

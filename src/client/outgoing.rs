@@ -19,7 +19,7 @@ pub(super) struct Outgoing {
     asked: Option<Box<(reqwest::Request, Payload)>>,
     /// A redirect has left the origin: nothing of the caller's but four headers goes further.
     pub(super) foreign: bool,
-    /// In this attempt a 301 or 302 was followed that does not say that the server has not acted.
+    /// In this attempt a redirect was followed that does not say that the server has not acted.
     pub(super) may_have_acted: bool,
 }
 

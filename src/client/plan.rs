@@ -58,7 +58,11 @@ pub(super) fn settle(
     let at_home = inner.base.as_ref().is_none_or(|base| origin(base) == origin(request.url()));
     inner.defaults.add_to(request.headers_mut(), at_home);
 
-    let policy = policy_in_force(options.retry, options.timeout, inner)?;
+    let mut policy = policy_in_force(options.retry, options.timeout, inner)?;
+    if inner.opaque {
+        // What is throttled may be the GET behind a redirect, after the request was carried out.
+        policy = policy.throttled_is_ambiguous(true);
+    }
     let attempt_timeout = options.attempt_timeout.unwrap_or(inner.attempt_timeout);
     check_timeout("attempt_timeout", attempt_timeout)?;
 

@@ -24,6 +24,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
     let mut context = Context {
         is_done: false,
         may_have_acted: false,
+        opaque: client.opaque,
         method: &plan.method,
         idempotency: plan.idempotency,
         has_key: plan.key.is_some(),

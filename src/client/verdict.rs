@@ -19,6 +19,8 @@ pub(super) struct Context<'a> {
     pub(super) is_done: bool,
     /// A redirect was followed that does not say that the server has not acted on the hop before it.
     pub(super) may_have_acted: bool,
+    /// The HTTP client may have followed redirects of which nothing is known.
+    pub(super) opaque: bool,
     pub(super) method: &'a Method,
     pub(super) idempotency: Idempotency,
     pub(super) has_key: bool,
@@ -137,6 +139,7 @@ impl Context<'_> {
     /// A later hop cannot say that nothing was done at an earlier one.
     fn of_hop(&self, class: Class) -> Class {
         match class {
+            Class::NotProcessed if self.opaque => Class::Ambiguous,
             Class::NotProcessed | Class::Throttled if self.may_have_acted => Class::Ambiguous,
             class => class,
         }

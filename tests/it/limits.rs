@@ -243,6 +243,33 @@ async fn a_ready_made_client_may_hide_redirects_so_its_failures_are_ambiguous() 
     assert!(!error.may_have_been_processed());
 }
 
+/// What it answers may be the answer of a later hop, too.
+#[tokio::test]
+async fn a_ready_made_client_that_was_redirected_says_nothing_of_the_first_hop() {
+    for (result, status) in [("/result", 429), ("/result", 425), ("/result", 404), ("/charges", 429), ("/charges", 425)]
+    {
+        let server = Server::start(move |_, request| match request {
+            Some(request) if request.method == "POST" => Act::Execute(answer(303).header("location", result)),
+            _ => Act::Answer(answer(status)),
+        });
+        let server = server.await;
+        let client = doubting(&server).http_client(steadfast::reqwest::Client::new()).build().unwrap();
+        let response = client.post("/charges").body("x").send().await.unwrap();
+        assert_eq!((response.status().as_u16(), server.executions()), (status, 1), "{result}");
+        assert!(response.may_have_been_processed(), "{result} {status}");
+    }
+    let server = Server::play([Act::Answer(answer(404))]).await;
+    let client = doubting(&server).http_client(steadfast::reqwest::Client::new()).build().unwrap();
+    let response = client.post("/charges?a=b#c").body("x").send().await.unwrap();
+    assert!(!response.may_have_been_processed(), "an answer of the URL that was asked");
+    // One that follows none is taken at its word.
+    let server = Server::play([Act::Answer(answer(429)), Act::Answer(answer(425)), Act::Answer(answer(404))]).await;
+    let none = steadfast::reqwest::Client::builder().redirect(steadfast::reqwest::redirect::Policy::none());
+    let client = doubting(&server).http_client(none.build().unwrap()).assume_no_redirects().build().unwrap();
+    let response = client.post("/charges").body("x").send().await.unwrap();
+    assert_eq!((response.attempts().len(), response.may_have_been_processed()), (3, false));
+}
+
 #[tokio::test]
 async fn dropping_an_operation_while_it_waits_gives_its_tokens_back() {
     let server = Server::play([Act::Answer(answer(503))]).await;
