@@ -108,7 +108,8 @@ impl ClientBuilder {
     ///
     /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request, a redirect to another origin
     /// included, and we cannot see them. [`default_header`](Self::default_header) and [`bearer_auth`](Self::bearer_auth) here stay
-    /// at home.
+    /// at home. A cookie store is reqwest's too, and goes by host: a redirect to another port of the same host takes its cookies
+    /// along, as in a browser (RFC 6265 §8.5).
     ///
     /// reqwest's redirects and its own retries are turned off afterwards, since nothing below the loop may repeat a request, and
     /// the timeouts of this builder are set. A total timeout set here would cut healthy downloads; use
