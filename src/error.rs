@@ -35,7 +35,8 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub enum ErrorKind {
     /// A setting of the client or the request is invalid; nothing was sent. The message names it.
     Build,
-    /// A resume token is too old, of another request, or from a clock that went backwards; nothing was sent.
+    /// A resume token is too old, of another request, from a clock that went backwards, or of an operation that may have been processed
+    /// at an API that is not known to honour keys; nothing was sent.
     KeyExpired,
     /// No connection could be made.
     Connect,
@@ -61,13 +62,13 @@ pub enum ErrorKind {
 
 /// Why an operation failed, and everything that happened on the way.
 ///
-/// `Display` is one line; `{:#}` adds a line per attempt. [`may_have_been_processed`](Self::may_have_been_processed) is the
+/// `Display` is one line; `{:#}` adds a line per attempt and one per cause. [`may_have_been_processed`](Self::may_have_been_processed) is the
 /// question to ask first.
 ///
 /// ```
 /// # fn example(error: steadfast::Error) {
 /// if error.may_have_been_processed() {
-///     // Do not start a new operation: ask again under the same key, now or later.
+///     // Do not start a new operation. If the API honours keys, ask again under the same one, now or later; else look it up there.
 ///     let token = error.resume_token();
 /// }
 /// # }
@@ -83,6 +84,8 @@ struct Inner {
     story: Option<Story>,
     answer: Option<Answer>,
     source: Option<BoxError>,
+    /// What was to be resumed and was not sent.
+    resumed: Option<ResumeToken>,
 }
 
 /// The final answer, as far as an error keeps it.
@@ -95,7 +98,16 @@ pub(crate) struct Answer {
 impl Error {
     pub(crate) fn new(kind: ErrorKind, what: impl Into<Cow<'static, str>>) -> Self {
         let what = what.into();
-        Self(Box::new(Inner { kind, what, method: None, url: None, story: None, answer: None, source: None }))
+        Self(Box::new(Inner {
+            kind,
+            what,
+            method: None,
+            url: None,
+            story: None,
+            answer: None,
+            source: None,
+            resumed: None,
+        }))
     }
 
     /// An invalid setting.
@@ -115,6 +127,12 @@ impl Error {
         self
     }
 
+    /// An operation that was to be resumed and was refused before anything was sent: what may have been done before stays true.
+    pub(crate) fn resuming(mut self, token: Option<ResumeToken>) -> Self {
+        self.0.resumed = token;
+        self
+    }
+
     pub(crate) fn with_answer(mut self, answer: Answer) -> Self {
         self.0.answer = Some(answer);
         self
@@ -123,6 +141,10 @@ impl Error {
     pub(crate) fn with_source(mut self, source: impl Into<Option<BoxError>>) -> Self {
         self.0.source = source.into();
         self
+    }
+
+    fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+        std::iter::successors(std::error::Error::source(self), |cause| cause.source())
     }
 
     /// What it ended in.
@@ -163,11 +185,12 @@ impl Error {
     ///
     /// # Troubleshooting
     ///
-    /// If it is true, do not start a new operation: that is a second effect. Send the same request under the same key
-    /// ([`resume_token`](Self::resume_token)), or look up at the server whether it was carried out.
+    /// If it is true, do not start a new operation: that is a second effect. If the API honours idempotency keys, send the same
+    /// request under the same key ([`resume_token`](Self::resume_token)); if not, look up at the server whether it was carried out.
     #[must_use]
     pub fn may_have_been_processed(&self) -> bool {
-        self.0.story.as_ref().is_some_and(|story| story.may_have_been_processed)
+        let earlier = self.0.resumed.as_ref().is_some_and(ResumeToken::may_have_been_processed);
+        earlier || self.0.story.as_ref().is_some_and(|story| story.may_have_been_processed)
     }
 
     /// The key that was sent.
@@ -179,7 +202,8 @@ impl Error {
     /// What is needed to ask again for the same operation later; `None` if it was sent without a key.
     #[must_use]
     pub fn resume_token(&self) -> Option<&ResumeToken> {
-        self.0.story.as_ref().and_then(|story| story.resume.as_ref())
+        let of_story = self.0.story.as_ref().and_then(|story| story.resume.as_ref());
+        of_story.or(self.0.resumed.as_ref())
     }
 
     /// Every attempt, in order; empty if nothing was sent.
@@ -256,11 +280,18 @@ impl fmt::Display for Error {
             write!(f, "{method} {url}: ")?;
         }
         f.write_str(what)?;
-        let Some(story) = story else { return f.write_str(" (nothing was sent)") };
+        let Some(story) = story else {
+            let earlier =
+                if self.may_have_been_processed() { " now; an earlier attempt may have been processed" } else { "" };
+            return write!(f, " (nothing was sent{earlier})");
+        };
         write_story(f, story)?;
         if f.alternate() {
             for attempt in story.journal.attempts() {
                 write!(f, "\n  {attempt}")?;
+            }
+            for cause in self.causes() {
+                write!(f, "\n  caused by: {cause}")?;
             }
         }
         Ok(())
@@ -288,14 +319,10 @@ fn write_story(f: &mut fmt::Formatter<'_>, story: &Story) -> fmt::Result {
     Ok(())
 }
 
-/// As `Display`, so that `unwrap` and `{:?}` in a log show the same line.
+/// The kind and what `{:#}` shows: the line, the attempts, the causes. So `unwrap` and a log tell the same.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {self:#}", self.0.kind)?;
-        match &self.0.source {
-            Some(source) => write!(f, "\n  caused by: {source}"),
-            None => Ok(()),
-        }
+        write!(f, "{:?}: {self:#}", self.0.kind)
     }
 }
 

@@ -36,7 +36,7 @@
 //!
 //! * [`Client`], [`ClientBuilder`], [`RequestBuilder`]: reqwest's vocabulary, and `fetch` and `post_json` for typed answers.
 //! * [`Error`]: one line for whoever is on call; [`may_have_been_processed`](Error::may_have_been_processed) is the first question to
-//!   ask, [`resume_token`](Error::resume_token) the way to ask again.
+//!   ask, [`resume_token`](Error::resume_token) the way to ask again, where the API honours keys.
 //! * [`ResponseExt`]: the same story on a response.
 //! * [`IdempotencyKey`], [`KeyPolicy`]: what a key is, and what an API does with it.
 //! * [`server`]: the other half (feature `server`): a layer that runs an operation once per key and answers a repeat from its record.

@@ -84,6 +84,16 @@ pub(super) fn settle(
     };
     // The user's word is about the API at the base URL, not about whatever else this client is sent to.
     let trust = if at_home || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
+    // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
+    let honours_keys = || match trust {
+        Trust::Declared => true,
+        Trust::Nobody => false,
+        Trust::Negotiated => inner.upstreams.get(request.url()).trust.covers(&method, request.url().path()),
+    };
+    let licence = idempotency == Idempotency::Natural || (idempotency == Idempotency::Keyed && honours_keys());
+    if may_have_been_processed && !licence {
+        return Err(Error::new(crate::ErrorKind::KeyExpired, NOT_TRUSTED));
+    }
     Ok(Plan {
         method,
         policy,
@@ -97,6 +107,9 @@ pub(super) fn settle(
     })
 }
 
+const NOT_TRUSTED: &str = "the operation may have been processed and nobody has said that this API honours idempotency keys, so to \
+                           resume it could carry it out twice; if the API honours them, say so: .keys(KeyPolicy::standard())";
+
 /// Precedence: the request's timeout, the request's policy, the client's timeout, the client's policy. (The last two were
 /// merged when the client was built.)
 fn policy_in_force(
@@ -104,7 +117,12 @@ fn policy_in_force(
     timeout: Option<Option<Duration>>,
     inner: &Inner,
 ) -> Result<RetryPolicy> {
-    let mut policy = retry.unwrap_or_else(|| inner.retry.clone());
+    let mut policy = match retry {
+        // A policy that does not speak of the deadline leaves the client's in force.
+        Some(policy) if !policy.has_a_deadline_of_its_own() => policy.deadline(inner.retry.time_allowed()),
+        Some(policy) => policy,
+        None => inner.retry.clone(),
+    };
     if let Some(timeout) = timeout {
         check_timeout("timeout", timeout)?;
         policy = policy.deadline(timeout);

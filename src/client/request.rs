@@ -146,7 +146,7 @@ impl RequestBuilder {
         })
     }
 
-    /// A file, opened anew for each attempt and sent with its length. A file that has another length at a later attempt, or
+    /// Feature `stream`. A file, opened anew for each attempt and sent with its length. A file that has another length at a later attempt, or
     /// becomes shorter while it is read, is an error ([`ErrorKind::RequestBody`](crate::ErrorKind::RequestBody)), never a short
     /// upload.
     #[cfg(feature = "stream")]
@@ -158,7 +158,7 @@ impl RequestBuilder {
         })
     }
 
-    /// A multipart form that is made anew for each attempt; it is also made once now. Every attempt sends it under the boundary
+    /// Feature `multipart`. A multipart form that is made anew for each attempt; it is also made once now. Every attempt sends it under the boundary
     /// of the first, so a form of the same parts is the same body.
     #[cfg(feature = "multipart")]
     pub fn multipart_factory(self, make: impl Fn() -> reqwest::multipart::Form + Send + Sync + 'static) -> Self {
@@ -172,7 +172,7 @@ impl RequestBuilder {
         })
     }
 
-    /// A multipart form. It exists once, so the request gets exactly one attempt; see
+    /// Feature `multipart`. A form. It exists once, so the request gets exactly one attempt; see
     /// [`multipart_factory`](Self::multipart_factory).
     #[cfg(feature = "multipart")]
     pub fn multipart(self, form: reqwest::multipart::Form) -> Self {
@@ -230,7 +230,8 @@ impl RequestBuilder {
     ///
     /// When it is sent: [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired) if the key is older than the API's
     /// [retention](crate::KeyPolicy::retention) less a twentieth, if the clock went backwards, or if it is another request.
-    /// Nothing is sent then.
+    /// So is one that may have been processed, at an API of which neither you ([`keys`](crate::ClientBuilder::keys)) nor the API itself
+    /// has said that it honours keys: to resume it could carry it out twice. Nothing is sent then, and the error still has the token.
     pub fn resume(mut self, token: ResumeToken) -> Self {
         self.options.resume = Some(token);
         self
@@ -245,7 +246,8 @@ impl RequestBuilder {
         self
     }
 
-    /// The policy of this operation, instead of the client's.
+    /// The policy of this operation, instead of the client's. The client's [`timeout`](crate::ClientBuilder::timeout) stays in force
+    /// unless this policy sets a [`deadline`](RetryPolicy::deadline).
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.options.retry = Some(policy);
         self
@@ -343,9 +345,10 @@ impl RequestBuilder {
         let Self { client, request, payload, options } = self;
         let mut request = request?;
         let limit = options.body_limit.unwrap_or(client.inner()?.body_limit);
+        let resumed = options.resume.clone();
         let plan = match plan::settle(client.inner()?, &mut request, &payload, options) {
             Ok(plan) => plan,
-            Err(error) => return Err(error.at(request.method(), SafeUrl(request.url()))),
+            Err(error) => return Err(error.at(request.method(), SafeUrl(request.url())).resuming(resumed)),
         };
         Ok((client, plan, Outgoing::new(request, payload), limit))
     }

@@ -26,6 +26,7 @@ pub struct RetryPolicy {
     pub(super) max_attempts: u32,
     pub(super) backoff: Backoff,
     pub(super) deadline: Option<Duration>,
+    deadline_was_set: bool,
     pub(super) hint_cap: Duration,
     pub(super) throttled_is_ambiguous: bool,
     pub(super) long_polling: bool,
@@ -45,6 +46,7 @@ impl RetryPolicy {
             max_attempts: 3,
             backoff: Backoff::default(),
             deadline: Some(Duration::from_secs(30)),
+            deadline_was_set: false,
             hint_cap: HINT_CAP,
             throttled_is_ambiguous: false,
             long_polling: false,
@@ -76,6 +78,7 @@ impl RetryPolicy {
     #[must_use]
     pub fn deadline(mut self, deadline: impl Into<Option<Duration>>) -> Self {
         self.deadline = deadline.into();
+        self.deadline_was_set = true;
         self
     }
 
@@ -131,6 +134,11 @@ impl RetryPolicy {
     #[must_use]
     pub fn time_allowed(&self) -> Option<Duration> {
         self.deadline
+    }
+
+    #[cfg(feature = "client")]
+    pub(crate) fn has_a_deadline_of_its_own(&self) -> bool {
+        self.deadline_was_set
     }
 
     #[cfg(feature = "client")]

@@ -282,3 +282,50 @@ async fn a_margin_of_a_twentieth_of_the_retention_is_kept() {
     let error = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token).send().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::KeyExpired);
 }
+
+/// To resume is to repeat: it needs the licence that a retry would have needed.
+#[tokio::test]
+async fn what_may_have_been_processed_is_not_resumed_at_an_api_that_nobody_vouches_for() {
+    for keys in [KeyPolicy::default(), KeyPolicy::off()] {
+        // It acts on every request, whatever its key.
+        let server = Server::play([Act::ExecuteThenClose, Act::Execute(answer(200))]).await;
+        let token = lost(&server).await;
+        let client = trusting(&server).keys(keys).build().unwrap();
+        let request = || client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token.clone());
+        let error = request().send().await.unwrap_err();
+        assert_eq!((error.kind(), server.executions()), (ErrorKind::KeyExpired, 1), "{error}");
+        assert!(error.to_string().contains(".keys(KeyPolicy::standard())"), "{error}");
+        assert!(
+            error.may_have_been_processed() && error.resume_token() == Some(&token),
+            "what was done before stays true"
+        );
+        let error = request().idempotent(false).send().await.unwrap_err();
+        assert_eq!((error.kind(), server.executions()), (ErrorKind::KeyExpired, 1), "{error}");
+        // The caller's own word is above the key.
+        assert_eq!(request().idempotent(true).send().await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn the_readmes_answer_to_an_error_doubles_nothing() {
+    let server = Server::play([Act::ExecuteThenClose, Act::Execute(answer(200))]).await;
+    let client = doubting(&server).build().unwrap();
+    let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
+    assert!(error.may_have_been_processed());
+    let token = error.resume_token().unwrap().clone();
+    client.post("/charges").json(&json!({})).resume(token).fetch::<Value>().await.unwrap_err();
+    assert_eq!(server.executions(), 1);
+}
+
+#[tokio::test]
+async fn a_refused_token_still_says_what_may_have_been_done() {
+    let server = Server::play([Act::ExecuteThenClose]).await;
+    let token = lost(&server).await;
+    let client = trusting(&server).build().unwrap();
+    let error = client.post("/charges").json(&json!({"amount": 8})).resume(token).send().await.unwrap_err();
+    assert!(error.may_have_been_processed(), "{error}");
+    assert!(
+        error.to_string().ends_with("(nothing was sent now; an earlier attempt may have been processed)"),
+        "{error}"
+    );
+}

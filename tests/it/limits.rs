@@ -75,6 +75,23 @@ async fn the_requests_own_limits_win() {
 }
 
 #[tokio::test]
+async fn a_requests_policy_without_a_deadline_leaves_the_clients_timeout_in_force() {
+    let server = Server::play([Act::ExecuteThenStall]).await;
+    let client = doubting(&server).timeout(Duration::from_millis(100)).attempt_timeout(None).build().unwrap();
+    let error = client.get("/").retry(fast()).send().await.unwrap_err();
+    assert!(error.is_timeout() && error.stop_reason() == Some(StopReason::DeadlineExceeded), "{error}");
+}
+
+#[tokio::test]
+async fn an_error_in_full_names_its_cause() {
+    let client = Client::builder().retry(fast()).build().unwrap();
+    let error = client.get("http://127.0.0.1:1/").send().await.unwrap_err();
+    for text in [format!("{error:#}"), format!("{error:?}")] {
+        assert!(text.contains("caused by: ") && text.to_lowercase().contains("refused"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn the_budget_stops_a_storm_and_is_the_origins_own() {
     let down = Server::play([Act::Answer(answer(503))]).await;
     let well = Server::play([Act::Answer(answer(503)), Act::Answer(answer(200))]).await;
