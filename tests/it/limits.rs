@@ -76,10 +76,27 @@ async fn the_requests_own_limits_win() {
 
 #[tokio::test]
 async fn a_requests_policy_without_a_deadline_leaves_the_clients_timeout_in_force() {
-    let server = Server::play([Act::ExecuteThenStall]).await;
-    let client = doubting(&server).timeout(Duration::from_millis(100)).attempt_timeout(None).build().unwrap();
-    let error = client.get("/").retry(fast()).send().await.unwrap_err();
-    assert!(error.is_timeout() && error.stop_reason() == Some(StopReason::DeadlineExceeded), "{error}");
+    let server = Server::play([Act::Answer(answer(200))]).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let client = doubting(&server).timeout(Duration::from_secs(7)).on_event(move |event| {
+        if let steadfast::EventKind::OperationStarted { deadline, .. } = event.kind() {
+            tell.send(deadline).unwrap();
+        }
+    });
+    let client = client.build().unwrap();
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    client.get("/").retry(fast()).send().await.unwrap();
+    assert_eq!(told.recv().await.unwrap(), seconds(7));
+    client.get("/").retry(fast().deadline(Duration::from_secs(9))).send().await.unwrap();
+    assert_eq!(told.recv().await.unwrap(), seconds(9));
+    client
+        .get("/")
+        .retry(fast().deadline(Duration::from_secs(9)))
+        .timeout(Duration::from_secs(3))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(told.recv().await.unwrap(), seconds(3));
 }
 
 #[tokio::test]
