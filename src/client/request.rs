@@ -343,9 +343,12 @@ impl RequestBuilder {
 
     fn prepare(self) -> Result<(Client, Plan, Outgoing, usize)> {
         let Self { client, request, payload, options } = self;
-        let mut request = request?;
-        let limit = options.body_limit.unwrap_or(client.inner()?.body_limit);
         let resumed = options.resume.clone();
+        let mut request = match request {
+            Ok(request) => request,
+            Err(error) => return Err(error.resuming(resumed)),
+        };
+        let limit = options.body_limit.unwrap_or(client.inner()?.body_limit);
         let plan = match plan::settle(client.inner()?, &mut request, &payload, options) {
             Ok(plan) => plan,
             Err(error) => return Err(error.at(request.method(), SafeUrl(request.url())).resuming(resumed)),
