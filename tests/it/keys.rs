@@ -328,4 +328,13 @@ async fn a_refused_token_still_says_what_may_have_been_done() {
         error.to_string().ends_with("(nothing was sent now; an earlier attempt may have been processed)"),
         "{error}"
     );
+    // Mistakes of any kind, made before or while it is sent.
+    let again = |token| client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token);
+    let token = || error.resume_token().unwrap().clone();
+    for request in [again(token()).header("a b", "c"), again(token()).timeout(Duration::ZERO)] {
+        let mistake = request.send().await.unwrap_err();
+        assert!(mistake.is_build() && mistake.may_have_been_processed(), "{mistake}");
+        assert_eq!(mistake.resume_token(), Some(&token()));
+    }
+    assert_eq!(server.received().len(), 1);
 }
