@@ -20,12 +20,15 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::journal::{Attempt, Short, Story};
 use crate::key::IdempotencyKey;
-use crate::policy::StopReason;
+use crate::policy::{InvalidPolicy, StopReason};
 use crate::problem::Problem;
 use crate::resume::ResumeToken;
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The line that would change a refusal to repeat.
+pub(crate) const VOUCH: &str = "if this API honours idempotency keys, say so: .keys(KeyPolicy::standard())";
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -110,6 +113,11 @@ impl Error {
         }))
     }
 
+    /// A policy that makes no sense.
+    pub(crate) fn invalid(error: InvalidPolicy) -> Self {
+        Self::new(ErrorKind::Build, error.to_string())
+    }
+
     /// An invalid setting.
     pub(crate) fn build(setting: &str, reason: impl fmt::Display) -> Self {
         Self::new(ErrorKind::Build, format!("{setting}: {reason}"))
@@ -141,6 +149,11 @@ impl Error {
     pub(crate) fn with_source(mut self, source: impl Into<Option<BoxError>>) -> Self {
         self.0.source = source.into();
         self
+    }
+
+    /// What happened and what caused it, on one line, without the story.
+    pub(crate) fn in_short(&self) -> String {
+        self.causes().fold(self.0.what.to_string(), |text, cause| format!("{text}: {cause}"))
     }
 
     fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
@@ -314,7 +327,7 @@ fn write_story(f: &mut fmt::Formatter<'_>, story: &Story) -> fmt::Result {
     }
     f.write_str(")")?;
     if story.stop == StopReason::KeyNotTrusted {
-        f.write_str("; if this API honours idempotency keys, say so: .keys(KeyPolicy::standard())")?;
+        write!(f, "; {VOUCH}")?;
     }
     Ok(())
 }

@@ -258,6 +258,32 @@ mod tests {
     }
 
     #[test]
+    fn a_first_try_is_told_without_an_allocation_and_carried_with_one() {
+        let mut journal = Journal::default();
+        let first = attempt(1);
+        let told = allocation_counter::measure(|| {
+            journal.push(first);
+            assert_eq!(journal.attempts().len(), 1);
+        });
+        assert_eq!(told.count_total, 0);
+        let story = Story {
+            method: Method::GET,
+            key: None,
+            journal,
+            stop: StopReason::Done,
+            elapsed: Duration::ZERO,
+            retry_after: None,
+            may_have_been_processed: true,
+            resume: None,
+        };
+        // A response of the transport's has an extension already.
+        let mut extensions = http::Extensions::new();
+        extensions.insert(0_u8);
+        let carried = allocation_counter::measure(|| drop(extensions.insert(story)));
+        assert_eq!(carried.count_total, 1);
+    }
+
+    #[test]
     fn the_journal_keeps_the_order() {
         let mut journal = Journal::default();
         assert!(journal.attempts().is_empty());

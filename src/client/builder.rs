@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::checks::{check_timeout, parse_header};
+use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
 use super::upstream::Upstreams;
@@ -147,8 +147,7 @@ impl ClientBuilder {
         V: TryInto<HeaderValue>,
         V::Error: Display,
     {
-        let header = parse_header(name, value).map_err(|error| Error::build("default_header", bare(&error)));
-        self.default_headers.push(header);
+        self.default_headers.push(parse_header("default_header", name, value));
         self
     }
 
@@ -160,12 +159,7 @@ impl ClientBuilder {
 
     /// `Authorization: Bearer …` for every request to the base URL's origin, marked as sensitive.
     pub fn bearer_auth(mut self, token: impl Display) -> Self {
-        let value =
-            HeaderValue::try_from(format!("Bearer {token}")).map_err(|error| Error::build("bearer_auth", error));
-        self.default_headers.push(value.map(|mut value| {
-            value.set_sensitive(true);
-            (AUTHORIZATION, value)
-        }));
+        self.default_headers.push(bearer(token).map(|value| (AUTHORIZATION, value)));
         self
     }
 
@@ -268,9 +262,8 @@ impl ClientBuilder {
             }
             None => self.retry,
         };
-        let invalid = |error: crate::policy::InvalidPolicy| Error::new(crate::ErrorKind::Build, error.to_string());
-        retry.validate().map_err(invalid)?;
-        self.budget.validate_settings().map_err(invalid)?;
+        retry.validate().map_err(Error::invalid)?;
+        self.budget.validate().map_err(Error::invalid)?;
         self.keys.validate().map_err(|reason| Error::build("keys", reason))?;
         check_timeout("attempt_timeout", self.attempt_timeout)?;
         check_timeout("connect_timeout", self.connect_timeout)?;
@@ -333,11 +326,6 @@ fn finish(
     http.build().map_err(|error| {
         Error::build("http", "the HTTP client could not be built").with_source(Some(error.without_url().into()))
     })
-}
-
-/// The message of a nested build error, without its ending.
-fn bare(error: &Error) -> String {
-    error.to_string().trim_end_matches(" (nothing was sent)").trim_start_matches("header: ").to_owned()
 }
 
 impl fmt::Debug for ClientBuilder {

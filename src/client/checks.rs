@@ -14,14 +14,21 @@ pub(super) fn check_timeout(setting: &'static str, timeout: Option<Duration>) ->
     Ok(())
 }
 
-pub(super) fn parse_header<K, V>(name: K, value: V) -> Result<(HeaderName, HeaderValue)>
+pub(super) fn parse_header<K, V>(setting: &'static str, name: K, value: V) -> Result<(HeaderName, HeaderValue)>
 where
     K: TryInto<HeaderName>,
     K::Error: Display,
     V: TryInto<HeaderValue>,
     V::Error: Display,
 {
-    let name = name.try_into().map_err(|error| Error::build("header", error))?;
-    let value = value.try_into().map_err(|error| Error::build("header", format!("{name}: {error}")))?;
+    let name = name.try_into().map_err(|error| Error::build(setting, error))?;
+    let value = value.try_into().map_err(|error| Error::build(setting, format!("{name}: {error}")))?;
     Ok((name, value))
+}
+
+pub(super) fn bearer(token: impl Display) -> Result<HeaderValue> {
+    let value = HeaderValue::try_from(format!("Bearer {token}"));
+    let mut value = value.map_err(|error| Error::build("bearer_auth", error))?;
+    value.set_sensitive(true);
+    Ok(value)
 }

@@ -42,7 +42,7 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
         return Failure::Timeout;
     }
     let lost = first.is_some_and(|error| error.is_incomplete_message() || error.is_closed());
-    if lost || find_io(error).is_some() { Failure::Disconnected } else { Failure::Unknown }
+    if lost || find::<std::io::Error>(error).is_some() { Failure::Disconnected } else { Failure::Unknown }
 }
 
 /// An attempt that our own timer ended.
@@ -60,10 +60,6 @@ fn of_http2(error: &h2::Error) -> Failure {
 /// The first error of type `E` in the chain.
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     chain(error).find_map(|error| error.downcast_ref())
-}
-
-fn find_io<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a std::io::Error> {
-    find(error)
 }
 
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {

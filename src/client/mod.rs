@@ -108,7 +108,7 @@ impl Client {
     /// A client with the defaults. If TLS cannot be started, every request says so; nothing panics.
     #[must_use]
     pub fn new() -> Self {
-        Self::builder().build().unwrap_or_else(|error| Self { inner: Arc::new(Err(in_full(&error))) })
+        Self::builder().build().unwrap_or_else(|error| Self { inner: Arc::new(Err(error.in_short())) })
     }
 
     /// Configures a client.
@@ -232,12 +232,4 @@ impl fmt::Debug for Client {
         };
         debug.finish_non_exhaustive()
     }
-}
-
-/// An error and what caused it, on one line.
-fn in_full(error: &Error) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    let bare = error.to_string();
-    let bare = bare.trim_end_matches(" (nothing was sent)").to_owned();
-    causes.fold(bare, |text, cause| format!("{text}: {cause}"))
 }

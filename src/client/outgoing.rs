@@ -83,17 +83,13 @@ impl Outgoing {
         key_header: &HeaderName,
         origin: &KeyTrust,
     ) -> bool {
-        match (plan.trust, &plan.key) {
-            (Trust::Declared, _) => true,
-            (Trust::Nobody, _) | (Trust::Negotiated, None) => false,
-            (Trust::Negotiated, Some(key)) => {
-                let path = self.asked().url().path();
-                // After a redirect to the result, answers are no longer to the keyed request.
-                if let (Some((status, headers)), false) = (head, self.is_done()) {
-                    origin.learn(&plan.method, path, &Sent { key, key_header }, status, headers);
-                }
-                origin.covers(&plan.method, path)
-            }
+        let path = self.asked().url().path();
+        // After a redirect to the result, answers are no longer to the keyed request.
+        if let (Trust::Negotiated, Some(key), Some((status, headers)), false) =
+            (plan.trust, &plan.key, head, self.is_done())
+        {
+            origin.learn(&plan.method, path, &Sent { key, key_header }, status, headers);
         }
+        origin.vouches(plan.trust, &plan.method, path)
     }
 }

@@ -9,7 +9,7 @@ use super::checks::check_timeout;
 use super::payload::Payload;
 use super::upstream::origin;
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, VOUCH};
 use crate::key::IdempotencyKey;
 use crate::key_policy::Trust;
 use crate::policy::{Idempotency, RetryPolicy};
@@ -85,14 +85,12 @@ pub(super) fn settle(
     // The user's word is about the API at the base URL, not about whatever else this client is sent to.
     let trust = if at_home || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
     // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
-    let honours_keys = || match trust {
-        Trust::Declared => true,
-        Trust::Nobody => false,
-        Trust::Negotiated => inner.upstreams.get(request.url()).trust.covers(&method, request.url().path()),
-    };
+    let honours_keys = || inner.upstreams.get(request.url()).trust.vouches(trust, &method, request.url().path());
     let licence = idempotency == Idempotency::Natural || (idempotency == Idempotency::Keyed && honours_keys());
     if may_have_been_processed && !licence {
-        return Err(Error::new(crate::ErrorKind::KeyExpired, NOT_TRUSTED));
+        let nobody = "the operation may have been processed and nobody has said that this API honours keys, so to resume it could \
+                      carry it out twice";
+        return Err(Error::new(crate::ErrorKind::KeyExpired, format!("{nobody}; {VOUCH}")));
     }
     Ok(Plan {
         method,
@@ -107,11 +105,8 @@ pub(super) fn settle(
     })
 }
 
-const NOT_TRUSTED: &str = "the operation may have been processed and nobody has said that this API honours idempotency keys, so to \
-                           resume it could carry it out twice; if the API honours them, say so: .keys(KeyPolicy::standard())";
-
-/// Precedence: the request's timeout, the request's policy, the client's timeout, the client's policy. (The last two were
-/// merged when the client was built.)
+/// Precedence: the request's timeout, the request's policy if it sets a deadline, the client's timeout, the client's policy. (The
+/// last two were merged when the client was built.)
 fn policy_in_force(
     retry: Option<RetryPolicy>,
     timeout: Option<Option<Duration>>,
@@ -127,7 +122,7 @@ fn policy_in_force(
         check_timeout("timeout", timeout)?;
         policy = policy.deadline(timeout);
     }
-    policy.validate().map_err(|error| Error::new(crate::ErrorKind::Build, error.to_string()))?;
+    policy.validate().map_err(Error::invalid)?;
     Ok(policy)
 }
 

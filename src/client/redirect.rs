@@ -54,7 +54,8 @@ pub(super) fn next(
         _ => return None,
     };
     let mut url = from.url().join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
-    let leaves = origin(&without_user(&mut url)?) != origin(from.url());
+    take_off_user(&mut url)?;
+    let leaves = origin(&url) != origin(from.url());
     let downgrade = from.url().scheme() == "https" && url.scheme() != "https";
     let method = if see_other { Method::GET } else { method.clone() };
     let is_read = method == Method::GET || method == Method::HEAD;
@@ -66,11 +67,10 @@ pub(super) fn next(
 }
 
 /// User information in a `Location` is the server's idea, not the caller's.
-fn without_user(url: &mut Url) -> Option<Url> {
+fn take_off_user(url: &mut Url) -> Option<()> {
     matches!(url.scheme(), "http" | "https").then_some(())?;
     url.set_username("").ok()?;
-    url.set_password(None).ok()?;
-    Some(url.clone())
+    url.set_password(None).ok()
 }
 
 /// The request of the hop. `foreign`: this hop, or one before it, left the origin.
@@ -86,8 +86,9 @@ pub(super) fn request(from: &reqwest::Request, next: Next, foreign: bool, key_he
         }
     }
     if foreign {
-        let travels: HeaderMap = TRAVELS.into_iter().flat_map(|name| all(headers, name)).collect();
-        *headers = travels;
+        let own = std::mem::take(headers);
+        let travels = own.iter().filter(|(name, _)| TRAVELS.contains(name));
+        headers.extend(travels.map(|(name, value)| (name.clone(), value.clone())));
     }
     request
 }
@@ -95,10 +96,6 @@ pub(super) fn request(from: &reqwest::Request, next: Next, foreign: bool, key_he
 const OF_A_BODY: [HeaderName; 7] =
     [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, TRANSFER_ENCODING, EXPECT];
 const TRAVELS: [HeaderName; 4] = [ACCEPT, ACCEPT_LANGUAGE, RANGE, USER_AGENT];
-
-fn all(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = (HeaderName, http::HeaderValue)> {
-    headers.get_all(&name).iter().map(|value| (name.clone(), value.clone())).collect::<Vec<_>>().into_iter()
-}
 
 /// Where the redirects of one attempt have led so far.
 pub(super) struct Trail {

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
 use super::answer::{Answer, Read};
-use super::checks::parse_header;
+use super::checks::{bearer, parse_header};
 use super::outgoing::Outgoing;
 use super::payload::Payload;
 use super::plan::{Options, Plan};
@@ -63,7 +63,7 @@ impl RequestBuilder {
         V: TryInto<HeaderValue>,
         V::Error: Display,
     {
-        let header = parse_header(name, value);
+        let header = parse_header("header", name, value);
         self.with(|request, _| {
             let (name, value) = header?;
             request.headers_mut().append(name, value);
@@ -190,7 +190,11 @@ impl RequestBuilder {
 
     /// `Authorization: Bearer …`, marked as sensitive.
     pub fn bearer_auth(self, token: impl Display) -> Self {
-        self.sensitive_header("bearer_auth", format!("Bearer {token}"))
+        let value = bearer(token);
+        self.with(|request, _| {
+            request.headers_mut().insert(AUTHORIZATION, value?);
+            Ok(())
+        })
     }
 
     /// `Authorization: Basic …`, marked as sensitive.
@@ -201,16 +205,6 @@ impl RequestBuilder {
             let built = reqwest::RequestBuilder::from_parts(http?, blank).basic_auth(username, password).build();
             let mut built = built.map_err(|error| Error::build("basic_auth", error.without_url()))?;
             request.headers_mut().extend(std::mem::take(built.headers_mut()));
-            Ok(())
-        })
-    }
-
-    fn sensitive_header(self, setting: &'static str, text: String) -> Self {
-        let value = HeaderValue::try_from(text).map_err(|error| Error::build(setting, error));
-        self.with(|request, _| {
-            let mut value = value?;
-            value.set_sensitive(true);
-            request.headers_mut().insert(AUTHORIZATION, value);
             Ok(())
         })
     }

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
 use crate::key::IdempotencyKey;
+use crate::key_policy::Trust;
 use crate::policy::{RetryBudget, record_status};
 
 /// The most origins that a client remembers. Beyond it the one that was used longest ago is forgotten: its budget starts full
@@ -115,8 +116,17 @@ impl Trusted {
 }
 
 impl KeyTrust {
+    /// Whether a key is a licence for this method and path.
+    pub(super) fn vouches(&self, trust: Trust, method: &Method, path: &str) -> bool {
+        match trust {
+            Trust::Declared => true,
+            Trust::Negotiated => self.covers(method, path),
+            Trust::Nobody => false,
+        }
+    }
+
     /// Whether the origin has shown that it honours keys for this method and path.
-    pub(super) fn covers(&self, method: &Method, path: &str) -> bool {
+    fn covers(&self, method: &Method, path: &str) -> bool {
         self.any.load(Ordering::Acquire) && self.lock().iter().any(|trusted| trusted.covers(method, path))
     }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::class::Class;
+use super::settings::InvalidPolicy;
 
 /// Tokens are kept in thousandths, so that a ratio such as 0.1 can be put in without a float in the bucket.
 const TOKEN: u64 = 1000;
@@ -144,8 +145,16 @@ impl RetryBudget {
         Self::from(self.settings)
     }
 
-    pub(super) fn validate(&self) -> Result<(), &'static str> {
-        if self.settings.ratio_is_sound { Ok(()) } else { Err("the ratio must be a number that is not negative") }
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// A ratio that is negative or not a number.
+    pub fn validate(&self) -> Result<(), InvalidPolicy> {
+        if self.settings.ratio_is_sound {
+            return Ok(());
+        }
+        Err(InvalidPolicy { setting: "budget", reason: "the ratio must be a number that is not negative" })
     }
 
     /// An operation starts.

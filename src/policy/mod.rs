@@ -24,9 +24,9 @@
 //! let decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0);
 //! assert_eq!(decision, Decision::Stop(StopReason::NotRepeatable));
 //! ```
-//!
-//! Floor 0 of the house: it may import `std` and `http`, and it compiles with no feature on. The tests stand in each file;
-//! properties over all of it are in `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases.rs`.
+
+// Floor 0 of the house: it may import `std` and `http`, and it compiles with no feature on. The tests stand in each file;
+// properties over all of it are in `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases/`.
 
 mod backoff;
 mod budget;

@@ -4,7 +4,6 @@ use std::fmt;
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::budget::RetryBudget;
 
 /// A server that asks for a longer wait than this is not waited for.
 pub(super) const HINT_CAP: Duration = Duration::from_secs(60);
@@ -152,22 +151,11 @@ impl RetryPolicy {
     }
 }
 
-impl RetryBudget {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    ///
-    /// A ratio that is negative or not a number.
-    pub fn validate_settings(&self) -> Result<(), InvalidPolicy> {
-        self.validate().map_err(|reason| InvalidPolicy { setting: "budget", reason })
-    }
-}
-
 /// A setting that makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidPolicy {
-    setting: &'static str,
-    reason: &'static str,
+    pub(super) setting: &'static str,
+    pub(super) reason: &'static str,
 }
 
 impl InvalidPolicy {

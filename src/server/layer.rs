@@ -218,7 +218,8 @@ impl<S: Store> IdempotencyLayer<S> {
         self.shared.counters.snapshot()
     }
 
-    /// Ends when no handler runs under a key any more: for a shutdown, after the server has stopped to accept. Without it a runtime
+    /// Ends when no request under a key is under way any more, those that wait for another included: for a shutdown, after the server has
+    /// stopped to accept. Without it a runtime
     /// that shuts down drops the handlers of clients that have hung up, and their operations end as unknown.
     pub async fn drain(&self) {
         self.shared.running.none().await;

@@ -46,8 +46,8 @@
 //!
 //! The handler runs on a task of its own, in the caller's tracing span: a client that hangs up does not cancel it. Task-locals do
 //! not follow it there.
-//!
-//! Floor 2 of the house: it may import `clock`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
+
+// Floor 2 of the house: it may import `clock`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
 
 mod answer;
 mod hygiene;

@@ -25,31 +25,57 @@ async fn poll_at_most<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     .await
 }
 
-#[tokio::test]
-async fn dropping_at_each_poll_leaves_no_task_and_no_token_behind() {
-    let server = Server::play([Act::Answer(answer(503).body("x".repeat(3000)))]).await;
-    let url = server.url("/");
-    // Exactly the tokens of two retries: a token lost to a drop would show.
+/// Drops what `start` begins at its first poll, at its second, and so on until it ends, each time with a client of its own; returns
+/// how many points there were.
+async fn drop_everywhere<F: Future>(start: impl Fn(Client) -> F) -> usize {
     let policy = RetryPolicy::new().max_attempts(3).backoff(Backoff::fixed(Duration::from_millis(2)));
-    let mut finished = false;
-    let mut polls = 0;
-    while !finished {
+    for polls in 0.. {
         let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-        let budget = RetryBudget::standard().capacity(28);
-        let client =
-            Client::builder().retry(policy.clone()).budget(budget).keys(KeyPolicy::standard()).build().unwrap();
-        finished = poll_at_most(client.post(&url).body("x").send(), polls).await.is_some();
+        let client = Client::builder().retry(policy.clone()).keys(KeyPolicy::standard()).build().unwrap();
+        let finished = poll_at_most(start(client), polls).await.is_some();
         // Connections belong to the pool, which goes with the client; the server's side ends with them.
-        drop(client);
         let gone = async {
             while tokio::runtime::Handle::current().metrics().num_alive_tasks() > before {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(10), gone).await.expect("a task stayed behind");
-        polls += 1;
+        if finished {
+            return polls;
+        }
     }
-    assert!(polls > 6, "there were {polls} points to drop at");
+    unreachable!("it ends some time")
+}
+
+#[tokio::test]
+async fn dropping_at_each_poll_leaves_no_task_behind() {
+    let failing = Server::play([Act::Answer(answer(503).body("x".repeat(3000)))]).await;
+    let url = failing.url("/");
+    // Waits, and bodies that are read away.
+    assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 6);
+    assert!(drop_everywhere(|client| client.post(&url).body("x").fetch::<()>()).await > 6);
+    // A body that is read inside the attempt, and cut.
+    let cut = Server::play([Act::ExecuteThenCutBody]).await;
+    let url = cut.url("/");
+    assert!(drop_everywhere(|client| client.post(&url).body("x").fetch::<()>()).await > 6);
+    // A conflict whose body is looked at.
+    let busy = Server::play([Act::Answer(answer(409).body(r#"{"code":"x"}"#))]).await;
+    let url = busy.url("/");
+    assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 2);
+    // Hops of a redirect.
+    let away = Server::start(|turn, _| Act::Answer(answer(307).header("location", format!("/{turn}")))).await;
+    let url = away.url("/");
+    assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 12);
+}
+
+#[cfg(feature = "stream")]
+#[tokio::test]
+async fn dropping_an_upload_at_each_poll_leaves_no_task_behind() {
+    let server = Server::play([Act::Answer(answer(503))]).await;
+    let url = server.url("/");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, &[0; 200_000]).unwrap();
+    assert!(drop_everywhere(|client| client.post(&url).file(file.path()).send()).await > 6);
 }
 
 #[tokio::test]
