@@ -58,6 +58,8 @@ async fn main() -> Result<()> {
     let settings = Settings::from_environment()?;
     match settings.store.as_str() {
         "memory" => serve(MemoryStore::new().max_records(settings.max_records), settings).await,
+        #[cfg(feature = "redb")]
+        "redb" => serve(settings.redb()?, settings).await,
         other => Err(format!("STORE={other} is not offered").into()),
     }
 }

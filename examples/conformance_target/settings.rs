@@ -120,6 +120,14 @@ impl Settings {
         Ok(())
     }
 
+    #[cfg(feature = "redb")]
+    pub(crate) fn redb(&self) -> Result<steadfast::server::RedbStore> {
+        let folder = variable("STORE_PATH").ok_or("STORE=redb wants a STORE_PATH")?;
+        let path = std::path::Path::new(&folder).join("keys.redb");
+        let most = u64::try_from(self.max_records)?;
+        Ok(steadfast::server::RedbStore::open(path)?.max_records(most))
+    }
+
     pub(crate) fn layer<S: Store>(&self, store: Arc<S>) -> IdempotencyLayer<S> {
         let mut layer = IdempotencyLayer::shared(store)
             .lease(self.lease)

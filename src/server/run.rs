@@ -237,11 +237,16 @@ where
         let body_size = body.size_hint();
         let response = Response::from_parts(parts, ResponseBody::Pumped { frames: pumped, size: body_size });
         self.reply(Ok(response));
-        if pump(body, frames).await {
-            let record = Record::not_kept(status);
-            self.complete(record, session, verdict, &self.shared.counters.not_kept).await;
-        } else {
-            self.abandon(Some(session)).await;
+        // The end is stored before the client can see it, so that whoever asks again after it finds the record.
+        match pump(body, &frames).await {
+            Ok(last) => {
+                let record = Record::not_kept(status);
+                self.complete(record, session, verdict, &self.shared.counters.not_kept).await;
+                if let Some(last) = last {
+                    let _hung_up = frames.send(Ok(last)).await;
+                }
+            }
+            Err(BodyFailed) => self.abandon(Some(session)).await,
         }
     }
 
@@ -295,18 +300,33 @@ fn is_success(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
-/// Hands on every frame, to the end even if nobody listens any more. `false`: the body failed.
-async fn pump<R: Body<Data = Bytes>>(body: R, frames: mpsc::Sender<Result<Frame<Bytes>, R::Error>>) -> bool {
+/// The handler's body failed before its end.
+struct BodyFailed;
+
+/// Hands on every frame, to the end even if nobody listens any more. Where the length is known, the frame that completes it is not
+/// handed on but returned: by it the client sees the end.
+async fn pump<R: Body<Data = Bytes>>(
+    body: R,
+    frames: &mpsc::Sender<Result<Frame<Bytes>, R::Error>>,
+) -> Result<Option<Frame<Bytes>>, BodyFailed> {
+    let mut left = body.size_hint().exact();
     let mut body = pin!(body);
-    let mut whole = true;
+    let mut last = None;
     while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        whole &= frame.is_ok();
-        let _hung_up = frames.send(frame).await;
-        if !whole {
-            break;
+        let length = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        left = left.map(|left| left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX)));
+        match frame {
+            Ok(frame) if left == Some(0) && last.is_none() => last = Some(frame),
+            frame => {
+                let failed = frame.is_err();
+                let _hung_up = frames.send(frame).await;
+                if failed {
+                    return Err(BodyFailed);
+                }
+            }
         }
     }
-    whole
+    Ok(last)
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);

@@ -335,7 +335,6 @@ async fn an_answer_that_is_not_kept_is_passed_on_and_its_repeat_is_told() {
 
     let first = served.post("/large", "1").send().await.unwrap();
     assert_eq!((first.content_length(), first.text().await.unwrap().len()), (Some(5000), 5000));
-    layer.drain().await;
     assert_eq!(problem(served.post("/large", "1").send().await.unwrap()).await, (410, "answer-not-kept".to_owned()));
 
     let mut first = served.post("/stream", "2").send().await.unwrap();
@@ -343,7 +342,6 @@ async fn an_answer_that_is_not_kept_is_passed_on_and_its_repeat_is_told() {
     assert_eq!(served.post("/stream", "2").send().await.unwrap().status(), 409, "and is running until then");
     go_on.notify_one();
     assert_eq!(first.text().await.unwrap(), "line 1\n");
-    layer.drain().await;
     let again = served.post("/stream", "2").send().await.unwrap();
     assert_eq!(header(&again, "idempotent-replayed"), Some("true"));
     assert_eq!(problem(again).await.0, 410);
@@ -379,11 +377,13 @@ struct Failing {
     lost_replies: std::sync::atomic::AtomicUsize,
     /// A claim that was made waits here before it is answered.
     hold: Option<Arc<(Semaphore, Notify)>>,
+    /// An end waits here before it is stored.
+    hold_end: Option<Arc<(Semaphore, Notify)>>,
 }
 
 impl Failing {
     fn new(claims: bool, ends: bool, lost_replies: usize) -> Self {
-        Self { inner: MemoryStore::new(), claims, ends, lost_replies: lost_replies.into(), hold: None }
+        Self { inner: MemoryStore::new(), claims, ends, lost_replies: lost_replies.into(), hold: None, hold_end: None }
     }
 
     fn down() -> StoreError {
@@ -415,6 +415,10 @@ impl Store for Failing {
         (): (),
         end: Completion,
     ) -> Result<Completed, StoreError> {
+        if let Some(hold) = &self.hold_end {
+            hold.0.add_permits(1);
+            hold.1.notified().await;
+        }
         if self.ends { Err(Self::down()) } else { self.inner.complete(id, token, (), end).await }
     }
 
@@ -473,6 +477,31 @@ async fn a_client_that_hangs_up_during_the_claim_leaves_no_claim_that_nobody_run
     let again = served.post("/orders", "k").send().await.unwrap();
     assert_eq!((again.status().as_u16(), header(&again, "idempotent-replayed")), (201, Some("true")));
     assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn an_end_is_stored_before_the_client_can_see_it() {
+    async fn large() -> String {
+        "x".repeat(5000)
+    }
+    async fn streamed() -> Body {
+        Body::from_stream(futures_util::stream::iter(["one", "two"].map(Ok::<_, Infallible>)))
+    }
+    let router = || Router::new().route("/large", post(large)).route("/stream", post(streamed));
+    for path in ["/large", "/stream"] {
+        let hold = Arc::new((Semaphore::new(0), Notify::new()));
+        let store = Failing { hold_end: Some(hold.clone()), ..Failing::new(false, false, 0) };
+        let served = Served::start(router(), IdempotencyLayer::new(store).max_response(100)).await;
+        let mut answer = served.post(path, "k").send().await.unwrap();
+        hold.0.acquire().await.unwrap().forget();
+        let read = tokio::spawn(async move { while answer.chunk().await.unwrap().is_some() {} });
+        // The repeat is answered while the first answer's end is held back.
+        assert_eq!(served.post(path, "k").send().await.unwrap().status(), 409, "{path}");
+        assert!(!read.is_finished(), "{path}: the client has seen the end and the record is not there");
+        hold.1.notify_one();
+        read.await.unwrap();
+        assert_eq!(problem(served.post(path, "k").send().await.unwrap()).await.0, 410, "{path}");
+    }
 }
 
 #[tokio::test]
