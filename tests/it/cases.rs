@@ -11,6 +11,19 @@ mod methods;
 mod retry_after;
 mod stripe;
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// The cases of a table, whose other parts are for people.
+fn cases<C: DeserializeOwned>(table: &str) -> Vec<C> {
+    #[derive(Deserialize)]
+    #[serde(bound(deserialize = "C: DeserializeOwned"))]
+    struct Table<C> {
+        cases: Vec<C>,
+    }
+    serde_json::from_str::<Table<C>>(table).unwrap().cases
+}
+
 /// What became of the cases of one table.
 struct Account {
     table: &'static str,

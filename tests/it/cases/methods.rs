@@ -15,7 +15,7 @@ use steadfast::policy::{
     Backoff, Class, Decision, Failure, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason,
 };
 
-use super::{Account, reason};
+use super::{Account, cases, reason};
 use crate::support::clock;
 
 const LEFT_OUT: &[(&str, &str)] = &[
@@ -33,11 +33,6 @@ const DIFFERS: &[(&str, &str)] = &[
         "no opt-in: asked again later where an earlier attempt under the key may still run; the API's own conflict is final",
     ),
 ];
-
-#[derive(Deserialize)]
-struct Table {
-    cases: Vec<Case>,
-}
 
 #[derive(Deserialize)]
 struct Case {
@@ -125,10 +120,10 @@ fn rule(class: Class, idempotency: Idempotency) -> Decision {
 
 #[test]
 fn every_outcome_is_decided_by_the_one_rule() {
-    let table: Table = serde_json::from_str(include_str!("../../cases/methods_status.json")).unwrap();
+    let cases: Vec<Case> = cases(include_str!("../../cases/methods_status.json"));
     let mut account = Account::of("methods_status");
     let mut differs = Vec::new();
-    for case in &table.cases {
+    for case in &cases {
         let id = case.id.as_str();
         if let Some(reason) = reason(LEFT_OUT, id) {
             account.leave_out(id, reason);

@@ -11,16 +11,11 @@ use steadfast::policy::{
     Backoff, Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, retry_hint,
 };
 
-use super::Account;
+use super::{Account, cases};
 use crate::support::clock;
 
 /// The default of `RetryPolicy::hint_cap`.
 const CAP: Duration = Duration::from_secs(60);
-
-#[derive(Deserialize)]
-struct Table {
-    cases: Vec<Case>,
-}
 
 #[derive(Deserialize)]
 struct Case {
@@ -64,10 +59,10 @@ impl Case {
 
 #[test]
 fn every_header_asks_for_what_the_table_says() {
-    let table: Table = serde_json::from_str(include_str!("../../cases/retry_after.json")).unwrap();
+    let cases: Vec<Case> = cases(include_str!("../../cases/retry_after.json"));
     let mut account = Account::of("retry_after");
     let mut by_another_reading = Vec::new();
-    for case in &table.cases {
+    for case in &cases {
         let (id, headers, now) = (case.id.as_str(), case.headers(), clock::utc(&case.now));
         let hint = retry_hint(&headers, now);
         if !case.expect.allows(hint) {

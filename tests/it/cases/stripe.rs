@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use steadfast::policy::{Backoff, Class, Decision, Failure, Hint, Idempotency, Operation, RetryBudget, RetryPolicy};
 
-use super::{Account, reason};
+use super::{Account, cases, reason};
 use crate::support::clock;
 
 /// Cases with another outcome here, and why. They are decided all the same, and must not agree.
@@ -29,11 +29,6 @@ const LEFT_OUT: &[(&str, &str)] = &[(
     "delay-go",
     "0.5 s + 0.5 s * n² is their schedule; the house doubles, and takes any other as `Backoff::schedule`",
 )];
-
-#[derive(Deserialize)]
-struct Table {
-    cases: Vec<Case>,
-}
 
 #[derive(Deserialize)]
 struct Case {
@@ -101,10 +96,10 @@ fn header((name, value): (&String, &String)) -> (HeaderName, HeaderValue) {
 
 #[tokio::test]
 async fn the_decisions_and_keys_of_the_sdks() {
-    let table: Table = serde_json::from_str(include_str!("../../cases/stripe_cases.json")).unwrap();
+    let cases: Vec<Case> = cases(include_str!("../../cases/stripe_cases.json"));
     let mut account = Account::of("stripe_cases");
     let (mut differs, mut by_another_reading) = (Vec::new(), Vec::new());
-    for Case { id, kind } in &table.cases {
+    for Case { id, kind } in &cases {
         match kind {
             Kind::Decision { given, expect_retry, also_acceptable } => {
                 let retried = given.is_retried();
