@@ -59,7 +59,7 @@ pub enum Verdict {
 /// | [`required`](Self::required) | no: a request without a key passes by |
 /// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass by |
 /// | [`scope`](Self::scope) | one for all |
-/// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`] |
+/// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`]; [`Lapsed::Rerun`] where the store [holds the effects](Store::HOLDS_EFFECTS) |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`retention`](Self::retention) | 24 h from the end of the operation |
 /// | [`max_key`](Self::max_key) | 255 characters |
@@ -116,7 +116,7 @@ impl<S: Store> IdempotencyLayer<S> {
             required: false,
             methods: vec![Method::POST, Method::PUT, Method::PATCH, Method::DELETE],
             scope: None,
-            lapsed: Lapsed::Refuse,
+            lapsed: if S::HOLDS_EFFECTS { Lapsed::Rerun } else { Lapsed::Refuse },
             lease: Duration::from_secs(30),
             retention: Duration::from_secs(24 * 3600),
             max_key: 255,

@@ -52,8 +52,11 @@
 mod answer;
 mod hygiene;
 mod layer;
+mod lent;
 mod memory;
 mod metrics;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod record;
 #[cfg(feature = "redb")]
 mod redb;
@@ -65,12 +68,14 @@ mod wait;
 
 pub use self::answer::ResponseBody;
 pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
+pub use self::lent::{Borrowed, Lent};
 pub use self::memory::MemoryStore;
 pub use self::metrics::Metrics;
+#[cfg(feature = "postgres")]
+pub use self::postgres::{PostgresSession, PostgresStore, TransactionalPostgresStore};
 pub use self::record::{Record, RecordError};
 #[cfg(feature = "redb")]
 pub use self::redb::{OpenError, RedbStore};
-pub use self::run::Lent;
 pub use self::service::IdempotencyService;
 pub use self::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,

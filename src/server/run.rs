@@ -3,12 +3,11 @@
 //! It is part of a task that belongs to the operation and not to the connection: a client that hangs up does not stop it. Whatever happens in it — an
 //! answer, an error, a panic — becomes an end in the store; what cannot be written there lapses, and is unknown.
 
-use std::any::TypeId;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -20,40 +19,11 @@ use tower_service::Service;
 
 use super::answer::{Refusal, ResponseBody, Told};
 use super::layer::{Config, Shared, Verdict};
+use super::lent::Lent;
 use super::metrics::count;
 use super::record::Record;
 use super::store::{ClaimToken, Completed, Completion, RecordId, Store, StoreError};
 use crate::clock;
-
-/// The store's session, lent to the handler: a transaction that holds claim, business rows and record.
-///
-/// It is in the request's extensions where the store has one. The handler takes it, uses it and gives it back before it answers; one
-/// that does not has lost it, and the answer is a 500 with nothing kept.
-#[derive(Debug)]
-pub struct Lent<T>(Arc<Mutex<Option<T>>>);
-
-impl<T> Clone for Lent<T> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<T> Lent<T> {
-    fn new(session: T) -> Self {
-        Self(Arc::new(Mutex::new(Some(session))))
-    }
-
-    /// The session, if nobody has it.
-    #[must_use]
-    pub fn take(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Gives it back.
-    pub fn give_back(&self, session: T) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
-    }
-}
 
 /// The executions that are under way.
 #[derive(Clone, Debug, Default)]
@@ -138,7 +108,7 @@ where
     {
         count(&self.shared.counters.executed);
         let lent = Lent::new(session);
-        if TypeId::of::<S::Session>() != TypeId::of::<()>() {
+        if S::HOLDS_EFFECTS {
             request.extensions_mut().insert(lent.clone());
         }
         let outcome = self.renewing(caught(async move { inner.call(request).await })).await;
@@ -224,13 +194,26 @@ where
         let body = body.to_bytes();
         let record = Record::new(parts.status, &parts.headers, body.clone());
         let told = self.complete(record, session, verdict, &self.shared.counters.stored).await;
+        if S::HOLDS_EFFECTS && !matches!(told, Told::Stored) {
+            return self.undone();
+        }
         let mut response = Response::from_parts(parts, ResponseBody::Whole { bytes: body });
         told.on(&mut response, self.config.retention, self.config.covers.as_deref());
         self.reply(Ok(response));
     }
 
+    /// What the handler did was rolled back, or nobody knows: its answer would be a lie.
+    fn undone(&mut self) {
+        let mut response = Refusal::TransactionLost.response();
+        Told::Unknown.on(&mut response, self.config.retention, self.config.covers.as_deref());
+        self.reply(Ok(response));
+    }
+
     /// An answer that reaches the client before it ends. What is stored is that it ended.
     async fn stream(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
+        if S::HOLDS_EFFECTS {
+            return self.stream_committed(response, session, verdict).await;
+        }
         let (parts, body) = response.into_parts();
         let status = parts.status;
         let (frames, pumped) = mpsc::channel(8);
@@ -248,6 +231,13 @@ where
             }
             Err(BodyFailed) => self.abandon(Some(session)).await,
         }
+    }
+
+    /// An answer that tells of a transaction: that ends before the first byte of it leaves, since no byte could be called back.
+    async fn stream_committed(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
+        let record = Record::not_kept(response.status());
+        let told = self.complete(record, session, verdict, &self.shared.counters.not_kept).await;
+        if matches!(told, Told::Stored) { self.pass(response, told) } else { self.undone() }
     }
 
     async fn complete(

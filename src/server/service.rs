@@ -159,7 +159,8 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
             Ok(Claimed::Known(state)) => state,
             Err(error) => return Settled::Answer(refused(shared, of_store(&error))),
         };
-        let same = state.fingerprint() == operation.fingerprint;
+        // What cannot be seen yet is taken for the same: it is told "in progress", and the truth at its end.
+        let same = state.fingerprint().is_none_or(|fingerprint| fingerprint == operation.fingerprint);
         let running = matches!(state, State::Running { .. });
         if let (true, true, Some(until)) = (same, running, until.filter(|until| *until > clock::now())) {
             waited = true;

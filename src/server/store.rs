@@ -26,9 +26,13 @@ use crate::key::KeyError;
 /// The one trait that a stranger implements. Methods take `&self` and are called concurrently.
 pub trait Store: Send + Sync + 'static {
     /// What a claim opens and its completion closes: a transaction, where claim, business rows and record are one; `()` elsewhere.
-    ///
-    /// The layer lends it to the handler ([`Lent`](super::Lent)).
     type Session: Send + 'static;
+
+    /// Whether what the handler does is done in the session, and stays only if the completion succeeds.
+    ///
+    /// The layer then lends the session to the handler ([`Lent`](super::Lent)), sends no answer whose completion failed, since it would
+    /// tell of what was rolled back, and reruns by default ([`Lapsed`](super::Lapsed)): an owner that vanished has left nothing.
+    const HOLDS_EFFECTS: bool = false;
 
     /// Claims a key, or says what is known of it. Repeated with the same token, it is won again.
     ///
@@ -251,8 +255,8 @@ pub enum State {
     /// A claim that holds.
     #[non_exhaustive]
     Running {
-        /// The request that claimed it.
-        fingerprint: Fingerprint,
+        /// The request that claimed it; `None` where it cannot be seen before it ends, as in another's open transaction.
+        fingerprint: Option<Fingerprint>,
         /// How long its lease still lasts.
         lease_left: Duration,
     },
@@ -275,8 +279,8 @@ pub enum State {
 impl State {
     /// A claim that holds.
     #[must_use]
-    pub fn running(fingerprint: Fingerprint, lease_left: Duration) -> Self {
-        Self::Running { fingerprint, lease_left }
+    pub fn running(fingerprint: impl Into<Option<Fingerprint>>, lease_left: Duration) -> Self {
+        Self::Running { fingerprint: fingerprint.into(), lease_left }
     }
 
     /// An operation that has ended.
@@ -291,13 +295,12 @@ impl State {
         Self::Unknown { fingerprint }
     }
 
-    /// The request that the key belongs to.
+    /// The request that the key belongs to, where that can be seen.
     #[must_use]
-    pub fn fingerprint(&self) -> Fingerprint {
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
         match self {
-            Self::Running { fingerprint, .. } | Self::Done { fingerprint, .. } | Self::Unknown { fingerprint } => {
-                *fingerprint
-            }
+            Self::Running { fingerprint, .. } => *fingerprint,
+            Self::Done { fingerprint, .. } | Self::Unknown { fingerprint } => Some(*fingerprint),
         }
     }
 }

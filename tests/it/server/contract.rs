@@ -76,7 +76,7 @@ async fn a_claim_is_won_once_and_its_answer_is_kept<S: Store>(store: &S, id: Rec
     let second = Claim::new(&id, token(), OTHER, LONG, LONG);
     match lose(store, &second).await {
         State::Running { fingerprint, lease_left, .. } => {
-            assert_eq!(fingerprint, ONE);
+            assert_eq!(fingerprint, Some(ONE));
             assert!(lease_left <= LONG && lease_left > LONG / 2, "{lease_left:?}");
         }
         other => panic!("{other:?}"),

@@ -3,6 +3,8 @@
 mod agree;
 mod contract;
 mod layer;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redb")]
 mod redb;
 mod support;

@@ -20,6 +20,11 @@ impl Executions {
     pub(super) fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn reset(&self) {
+        self.0.store(0, Ordering::SeqCst);
+    }
 }
 
 pub(super) struct Served {

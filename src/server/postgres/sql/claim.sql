@@ -1,0 +1,37 @@
+-- Claims a key, or says what is known of it, in one statement: a repeat writes nothing.
+-- $1 id, $2 token, $3 fingerprint, $4 lease in ms, $5 retention in ms, $6 whether it may take over, $7 the id's advisory lock
+WITH
+clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
+known AS MATERIALIZED (
+    SELECT r.state, r.fingerprint, r.record, r.lease_until
+    FROM steadfast_records r, clock
+    WHERE r.id = $1
+      AND r.forget_at > clock.now
+      AND NOT (r.token = $2 AND r.state = 'running')  -- this very claim, repeated, is won again
+      AND NOT ($6 AND r.fingerprint = $3
+               AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= clock.now))
+),
+-- Held exclusively by a handler whose transaction holds the key, which no row tells before it ends.
+free AS MATERIALIZED (
+    SELECT pg_try_advisory_xact_lock_shared($7) AS free WHERE NOT EXISTS (SELECT FROM known)
+),
+won AS (
+    INSERT INTO steadfast_records AS r (id, fingerprint, token, state, lease_until, retention_ms, forget_at)
+    SELECT $1, $3, $2, 'running', clock.now + $4 * interval '1 ms', $5, clock.now + ($4 + $5) * interval '1 ms'
+    FROM clock, free
+    WHERE free.free
+    ON CONFLICT (id) DO UPDATE
+    SET fingerprint = excluded.fingerprint, token = excluded.token, state = excluded.state, record = NULL,
+        lease_until = excluded.lease_until, retention_ms = excluded.retention_ms, forget_at = excluded.forget_at
+    -- The row may have changed since it was looked at, so it is asked again.
+    WHERE r.forget_at <= (SELECT now FROM clock)
+       OR r.token = $2 AND r.state = 'running'
+       OR $6 AND r.fingerprint = $3
+          AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= (SELECT now FROM clock))
+    RETURNING 1
+)
+SELECT EXISTS (SELECT FROM won)                 AS won,
+       coalesce((SELECT free FROM free), true)  AS free,
+       known.state, known.fingerprint, known.record,
+       (extract(epoch FROM known.lease_until - clock.now) * 1000)::bigint AS lease_left_ms
+FROM clock LEFT JOIN known ON true

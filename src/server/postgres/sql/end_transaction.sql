@@ -1,0 +1,11 @@
+-- The end of a key that a handler's transaction held: written in that transaction, beside the business rows.
+-- Whoever holds the advisory lock is alone, but a claim that lapsed and was taken over may have ended after all.
+-- $1 id, $2 token, $3 fingerprint, $4 'done' or 'unknown', $5 record, $6 retention in ms
+INSERT INTO steadfast_records AS r (id, fingerprint, token, state, record, retention_ms, forget_at)
+VALUES ($1, $3, $2, $4, $5, $6, clock_timestamp() + $6 * interval '1 ms')
+ON CONFLICT (id) DO UPDATE
+SET fingerprint = excluded.fingerprint, token = excluded.token, state = excluded.state, record = excluded.record,
+    lease_until = NULL, retention_ms = excluded.retention_ms, forget_at = excluded.forget_at
+WHERE r.forget_at <= clock_timestamp()
+   OR r.fingerprint = $3
+      AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= clock_timestamp())

@@ -1,0 +1,236 @@
+//! One transaction for claim, business rows and record: what cannot be told apart cannot be lost apart.
+//!
+//! The claim is an advisory lock of the transaction that is lent to the handler: no row tells of it before the end, so a process
+//! that dies leaves nothing behind, and its connection's end is the claim's end. A concurrent duplicate is told so at once: it tries
+//! the lock and never waits for it, which would block a pooled connection for as long as the first handler runs.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use sqlx::{PgConnection, Postgres, Transaction};
+
+use super::row::Row;
+use super::{PostgresStore, lock_of, milliseconds, stored};
+use crate::server::store::{
+    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
+};
+
+/// Records in PostgreSQL, written in the handler's own transaction. Made by [`PostgresStore::transactional`].
+///
+/// The handler finds the transaction in the request's extensions and writes its rows through it:
+///
+/// ```
+/// use axum::Extension;
+/// use axum::http::StatusCode;
+/// use steadfast::server::{Lent, PostgresSession};
+///
+/// async fn order(Extension(lent): Extension<Lent<PostgresSession>>) -> StatusCode {
+///     // Given back when `session` is dropped, which has to be before the answer.
+///     let Some(mut session) = lent.borrow() else { return StatusCode::INTERNAL_SERVER_ERROR };
+///     match sqlx::query("INSERT INTO orders (item) VALUES ('tea')").execute(&mut **session).await {
+///         Ok(_) => StatusCode::CREATED,
+///         Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+///     }
+/// }
+/// ```
+///
+/// | answer | business rows | record |
+/// | --- | --- | --- |
+/// | 2xx, 3xx, or [`Verdict::Executed`](crate::server::Verdict::Executed) | committed | committed with them |
+/// | any other | rolled back to the savepoint before the handler | committed alone: the repeat gets the same answer |
+/// | [`Verdict::NotExecuted`](crate::server::Verdict::NotExecuted) | rolled back | none: the repeat runs |
+/// | [`Verdict::Unknown`](crate::server::Verdict::Unknown), a panic, an inner error | rolled back | "unknown": the repeat runs, unless the layer is told [`Lapsed::Refuse`](crate::server::Lapsed::Refuse) |
+/// | none: the process died, or its connection broke | rolled back by the database | none: the repeat runs |
+/// | a commit that fails | rolled back | none; the caller gets a 500, since the answer would not be true |
+///
+/// What the handler does outside of the database is not in the transaction: a mail that was sent stays sent. The transaction is
+/// `READ COMMITTED`, and holds a connection of the pool for as long as the handler runs. Leases do not matter here: the claim holds
+/// while the connection lives. For a machine that vanishes without a word, set `tcp_keepalives_idle` in the database, and
+/// `idle_in_transaction_session_timeout` for a handler that hangs.
+#[derive(Clone)]
+pub struct TransactionalPostgresStore {
+    base: PostgresStore,
+}
+
+/// The transaction that holds an operation, lent to its handler. It is a [`PgConnection`]; committing and rolling back are the
+/// layer's.
+pub struct PostgresSession {
+    transaction: Transaction<'static, Postgres>,
+    fingerprint: Fingerprint,
+    retention: Duration,
+}
+
+impl Deref for PostgresSession {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.transaction
+    }
+}
+
+impl DerefMut for PostgresSession {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.transaction
+    }
+}
+
+impl fmt::Debug for PostgresSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSession").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TransactionalPostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransactionalPostgresStore").field("base", &self.base).finish()
+    }
+}
+
+/// The end of an operation, as `end_transaction.sql` writes it.
+struct End {
+    state: &'static str,
+    record: Option<Vec<u8>>,
+    retention: Duration,
+    /// Whether the handler's rows stay.
+    keep_effects: bool,
+}
+
+impl TransactionalPostgresStore {
+    pub(super) fn new(base: PostgresStore) -> Self {
+        Self { base }
+    }
+
+    /// A transaction that holds the key, or what stands in its way.
+    async fn hold(&self, claim: &Claim<'_>) -> Result<Result<PostgresSession, Row>, sqlx::Error> {
+        // The isolation is said because under REPEATABLE READ the second look would see what the first has seen.
+        let mut transaction = self.base.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        let mut row = Self::try_hold(claim, &mut transaction).await?;
+        if row.is_free() {
+            row = Self::try_hold(claim, &mut transaction).await?;
+        }
+        if !row.is_free() {
+            transaction.rollback().await?;
+            return Ok(Err(row));
+        }
+        sqlx::query("SAVEPOINT steadfast").execute(&mut *transaction).await?;
+        Ok(Ok(PostgresSession { transaction, fingerprint: claim.fingerprint, retention: claim.retention }))
+    }
+
+    async fn try_hold(claim: &Claim<'_>, connection: &mut PgConnection) -> Result<Row, sqlx::Error> {
+        sqlx::query_as(include_str!("sql/hold.sql"))
+            .bind(claim.id.as_bytes())
+            .bind(lock_of(claim.id))
+            .bind(claim.fingerprint.as_bytes())
+            .bind(claim.take_over)
+            .fetch_one(connection)
+            .await
+    }
+
+    async fn end(
+        &self,
+        id: &RecordId,
+        token: ClaimToken,
+        session: PostgresSession,
+        end: End,
+    ) -> Result<Completed, sqlx::Error> {
+        let PostgresSession { mut transaction, fingerprint, .. } = session;
+        if !end.keep_effects {
+            // Also right where a statement of the handler's has failed, after which no other one would be taken.
+            sqlx::query("ROLLBACK TO SAVEPOINT steadfast").execute(&mut *transaction).await?;
+        }
+        let ended = Self::write_end(id, token, fingerprint, &end, &mut transaction).await?;
+        if ended {
+            transaction.commit().await?;
+        } else {
+            transaction.rollback().await?;
+        }
+        Ok(stored(ended))
+    }
+
+    async fn write_end(
+        id: &RecordId,
+        token: ClaimToken,
+        fingerprint: Fingerprint,
+        end: &End,
+        connection: &mut PgConnection,
+    ) -> Result<bool, sqlx::Error> {
+        let ended = sqlx::query(include_str!("sql/end_transaction.sql"))
+            .bind(id.as_bytes())
+            .bind(token.as_bytes())
+            .bind(fingerprint.as_bytes())
+            .bind(end.state)
+            .bind(&end.record)
+            .bind(milliseconds(end.retention))
+            .execute(connection)
+            .await?;
+        Ok(ended.rows_affected() == 1)
+    }
+}
+
+impl Store for TransactionalPostgresStore {
+    type Session = PostgresSession;
+
+    const HOLDS_EFFECTS: bool = true;
+
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<PostgresSession>, StoreError> {
+        match self.base.bounded(self.hold(claim)).await? {
+            Ok(session) => {
+                self.base.sweep_sometimes().await;
+                Ok(Claimed::Won(session))
+            }
+            Err(row) => {
+                let known = row.state()?;
+                // A record that was in the way and is gone now: whoever comes again finds out.
+                Ok(Claimed::Known(known.unwrap_or_else(|| State::running(None, Duration::ZERO))))
+            }
+        }
+    }
+
+    /// The claim holds while its transaction is open, whatever its lease.
+    async fn renew(&self, _: &RecordId, _: ClaimToken, _: Duration) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    async fn complete(
+        &self,
+        id: &RecordId,
+        token: ClaimToken,
+        session: PostgresSession,
+        completion: Completion,
+    ) -> Result<Completed, StoreError> {
+        let end = End {
+            state: "done",
+            record: Some(completion.record.encode()),
+            retention: completion.retention,
+            keep_effects: completion.keep_effects,
+        };
+        self.base.bounded(self.end(id, token, session, end)).await
+    }
+
+    async fn release(&self, _: &RecordId, _: ClaimToken, session: PostgresSession) -> Result<Completed, StoreError> {
+        self.base.bounded(session.transaction.rollback()).await?;
+        Ok(Completed::Stored)
+    }
+
+    async fn abandon(
+        &self,
+        id: &RecordId,
+        token: ClaimToken,
+        session: Option<PostgresSession>,
+    ) -> Result<Completed, StoreError> {
+        // Whoever still holds the transaction rolls it back by letting go, and nothing tells of it: as if the process had died.
+        let Some(session) = session else { return Ok(Completed::Lost) };
+        let retention = session.retention;
+        let end = End { state: "unknown", record: None, retention, keep_effects: false };
+        self.base.bounded(self.end(id, token, session, end)).await
+    }
+
+    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+        self.base.look(id).await
+    }
+
+    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
+        self.base.sweep(most).await
+    }
+}

@@ -1,0 +1,205 @@
+//! PostgreSQL, for real: the contract, faults of the database and of the way to it, and the transaction that is lent to a handler.
+
+mod lent;
+mod proxy;
+mod transactional;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::post;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use steadfast::http::HeaderMap;
+use steadfast::server::{
+    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, IdempotencyLayer, PostgresStore, Record, RecordId,
+    State, Store, StoreError,
+};
+
+use self::proxy::Proxy;
+use super::contract;
+use super::support::{Executions, Served, header, problem};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SHORT: Duration = Duration::from_millis(40);
+const ONE: Fingerprint = Fingerprint::from_bytes([1; 32]);
+const OTHER: Fingerprint = Fingerprint::from_bytes([2; 32]);
+
+fn record() -> Record {
+    Record::new(StatusCode::CREATED, &HeaderMap::new(), "done".into())
+}
+
+fn claim(id: &RecordId) -> Claim<'_> {
+    Claim::new(id, ClaimToken::new().unwrap(), ONE, HOUR, HOUR)
+}
+
+/// Where the database is. A test that is skipped for want of one would pass for one that has run.
+fn options() -> PgConnectOptions {
+    let url = std::env::var("STEADFAST_POSTGRES_URL")
+        .expect("these tests want a PostgreSQL: ./scripts/with_servers.sh cargo test --all-features");
+    url.parse().unwrap()
+}
+
+/// A pool that lives in a schema of its own.
+async fn pool_by(options: PgConnectOptions) -> PgPool {
+    let schema = format!("t{}", steadfast::uuid::Uuid::from_bytes(*ClaimToken::new().unwrap().as_bytes()).simple());
+    let admin = PgPoolOptions::new().max_connections(1).connect_with(self::options()).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&admin).await.unwrap();
+    admin.close().await;
+    let options = options.options([("search_path", schema)]);
+    PgPoolOptions::new().max_connections(10).acquire_timeout(Duration::from_secs(10)).connect_lazy_with(options)
+}
+
+async fn pool() -> PgPool {
+    pool_by(options()).await
+}
+
+async fn store() -> PostgresStore {
+    let store = PostgresStore::new(pool().await);
+    store.create_table().await.unwrap();
+    store
+}
+
+async fn run(sql: &'static str, pool: &PgPool) -> u64 {
+    sqlx::query(sql).execute(pool).await.unwrap().rows_affected()
+}
+
+async fn count(sql: &'static str, pool: &PgPool) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+}
+
+fn orders(executions: &Executions) -> Router {
+    let executions = executions.clone();
+    Router::new().route("/orders", post(move || async move { (StatusCode::CREATED, format!("{}", executions.add())) }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_contract() {
+    contract::suite(Arc::new(store().await), |name| RecordId::new("contract", name)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn processes_that_start_together_may_all_make_the_table() {
+    let pool = pool().await;
+    let mut starts = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let store = PostgresStore::new(pool.clone());
+        starts.spawn(async move { store.create_table().await });
+    }
+    assert!(starts.join_all().await.into_iter().all(|made| made.is_ok()));
+}
+
+#[tokio::test]
+async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
+    let pool = pool().await;
+    let store = PostgresStore::new(pool.clone());
+    store.create_table().await.unwrap();
+    let id = RecordId::new("tenant", "key");
+    let first = claim(&id);
+    assert!(matches!(store.claim(&first).await.unwrap(), Claimed::Won(())));
+    store.complete(&id, first.token, (), Completion::new(record(), HOUR)).await.unwrap();
+    let stored: Vec<u8> = sqlx::query_scalar("SELECT id FROM steadfast_records").fetch_one(&pool).await.unwrap();
+    assert_eq!(stored, id.as_bytes());
+    // `xmin` and `xmax` name the transactions that have written and locked the row: a repeat is neither.
+    const TOUCHED: &str = "SELECT (xmin::text || xmax::text || ctid::text) FROM steadfast_records";
+    let before: String = sqlx::query_scalar(TOUCHED).fetch_one(&pool).await.unwrap();
+    for _ in 0..3 {
+        assert!(matches!(store.claim(&claim(&id)).await.unwrap(), Claimed::Known(State::Done { .. })));
+    }
+    let after: String = sqlx::query_scalar(TOUCHED).fetch_one(&pool).await.unwrap();
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn a_damaged_or_newer_record_is_refused_and_neither_replayed_nor_rerun() {
+    let pool = pool().await;
+    let store = PostgresStore::new(pool.clone());
+    store.create_table().await.unwrap();
+    let id = RecordId::new("", "k");
+    let first = claim(&id);
+    store.claim(&first).await.unwrap();
+    store.complete(&id, first.token, (), Completion::new(record(), HOUR)).await.unwrap();
+    for damage in [
+        "UPDATE steadfast_records SET record = set_byte(record, 12, 255 - get_byte(record, 12))",
+        "UPDATE steadfast_records SET record = set_byte(record, 0, 9)",
+        "UPDATE steadfast_records SET record = ''",
+    ] {
+        assert_eq!(run(damage, &pool).await, 1);
+        for take_over in [false, true] {
+            let refused = store.claim(&claim(&id).taking_over(take_over)).await;
+            assert!(matches!(refused, Err(StoreError::Unreadable(_))), "{damage}");
+            let refused = store.transactional().claim(&claim(&id).taking_over(take_over)).await;
+            assert!(matches!(refused, Err(StoreError::Unreadable(_))), "{damage}");
+        }
+        assert!(matches!(store.look(&id).await, Err(StoreError::Unreadable(_))), "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_expired_is_removed_on_the_way() {
+    let pool = pool().await;
+    let store = PostgresStore::new(pool.clone());
+    store.create_table().await.unwrap();
+    for number in 0..200 {
+        let id = RecordId::new("", &number.to_string());
+        let claim = claim(&id);
+        store.claim(&claim).await.unwrap();
+        store.complete(&id, claim.token, (), Completion::new(record(), Duration::ZERO)).await.unwrap();
+    }
+    let rows = count("SELECT count(*) FROM steadfast_records", &pool).await;
+    assert!((1..64).contains(&rows), "{rows} rows after 200 claims");
+    assert_eq!(store.sweep(1).await.unwrap(), 1);
+    assert_eq!(store.sweep(1000).await.unwrap(), usize::try_from(rows - 1).unwrap());
+}
+
+#[tokio::test]
+async fn a_database_that_is_down_executes_nothing_and_one_that_is_back_works() {
+    let proxy = Proxy::start(&options()).await;
+    let pool = pool_by(proxy.options(options())).await;
+    let store = PostgresStore::new(pool).timeout(Duration::from_millis(500));
+    store.create_table().await.unwrap();
+    let executions = Executions::default();
+    let served = Served::start(orders(&executions), IdempotencyLayer::new(store)).await;
+    proxy.set_down(true);
+    let refused = served.post("/orders", "k").send().await.unwrap();
+    assert_eq!(header(&refused, "retry-after"), Some("1"));
+    assert_eq!(problem(refused).await, (503, "store-unavailable".to_owned()));
+    assert_eq!(executions.count(), 0);
+    proxy.set_down(false);
+    assert_eq!(served.post("/orders", "k").send().await.unwrap().status(), 201);
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn a_database_lost_at_the_end_costs_the_caller_nothing_and_the_repeat_its_answer() {
+    let proxy = Arc::new(Proxy::start(&options()).await);
+    let pool = pool_by(proxy.options(options())).await;
+    let store = Arc::new(PostgresStore::new(pool).timeout(Duration::from_millis(500)));
+    store.create_table().await.unwrap();
+    let executions = Executions::default();
+    let (cut, counted) = (proxy.clone(), executions.clone());
+    let handler = post(move || async move {
+        cut.set_down(true);
+        (StatusCode::CREATED, format!("{}", counted.add()))
+    });
+    let layer = IdempotencyLayer::shared(store).lease(Duration::from_secs(2));
+    let served = Served::start(Router::new().route("/orders", handler), layer).await;
+    let first = served.post("/orders", "k").send().await.unwrap();
+    assert_eq!(header(&first, "idempotency-status"), Some("unknown;retention=86400"));
+    assert_eq!((first.status().as_u16(), first.text().await.unwrap().as_str()), (201, "1"));
+    proxy.set_down(false);
+    let told = async {
+        loop {
+            let (status, kind) = problem(served.post("/orders", "k").send().await.unwrap()).await;
+            assert!([409, 503].contains(&status), "{status} {kind}");
+            if kind == "outcome-unknown" {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("the claim never lapsed");
+    assert_eq!(executions.count(), 1);
+}

@@ -1,0 +1,167 @@
+//! The store whose claim is a transaction: what it promises beside the contract of the others, and where it differs.
+
+use super::*;
+use steadfast::server::TransactionalPostgresStore;
+
+async fn win(store: &TransactionalPostgresStore, claim: &Claim<'_>) -> steadfast::server::PostgresSession {
+    match store.claim(claim).await.unwrap() {
+        Claimed::Won(session) => session,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn lose<S: Store>(store: &S, claim: &Claim<'_>) -> State {
+    match store.claim(claim).await.unwrap() {
+        Claimed::Known(state) => state,
+        _ => panic!("the claim was won"),
+    }
+}
+
+fn is_held(state: &State) -> bool {
+    matches!(state, State::Running { fingerprint: None, .. })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_claims_one_is_won_and_nobody_waits_for_it() {
+    let store = store().await.transactional();
+    let id = RecordId::new("", "k");
+    let first = claim(&id);
+    let session = win(&store, &first).await;
+    let mut claims = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let store = store.clone();
+        claims.spawn(async move { is_held(&lose(&store, &claim(&id)).await) });
+    }
+    assert!(claims.join_all().await.into_iter().all(|held| held), "the first claim is still open");
+    assert!(is_held(&store.look(&id).await.unwrap().unwrap()));
+    assert_eq!(
+        store.complete(&id, first.token, session, Completion::new(record(), HOUR)).await.unwrap(),
+        Completed::Stored
+    );
+    let done = State::done(ONE, record());
+    // Repeats of what has ended do not get into each other's way.
+    let mut repeats = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let (store, done) = (store.clone(), done.clone());
+        repeats.spawn(async move { lose(&store, &claim(&id)).await == done });
+    }
+    assert!(repeats.join_all().await.into_iter().all(|replayed| replayed));
+    assert_eq!(store.look(&id).await.unwrap(), Some(done));
+}
+
+#[tokio::test]
+async fn what_is_released_or_let_go_was_never_there() {
+    let store = store().await.transactional();
+    let id = RecordId::new("", "k");
+    let released = claim(&id);
+    let session = win(&store, &released).await;
+    assert_eq!(store.release(&id, released.token, session).await.unwrap(), Completed::Stored);
+    assert_eq!(store.look(&id).await.unwrap(), None);
+    // A process that dies lets go of its connection, and with it of the key.
+    drop(win(&store, &claim(&id)).await);
+    let again = async {
+        while let Claimed::Known(state) = store.claim(&claim(&id)).await.unwrap() {
+            assert!(is_held(&state), "{state:?}");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), again).await.expect("the key is stuck");
+}
+
+#[tokio::test]
+async fn an_abandoned_operation_is_unknown_and_is_taken_over_only_on_demand() {
+    let store = store().await.transactional();
+    let id = RecordId::new("", "k");
+    let first = claim(&id);
+    let session = win(&store, &first).await;
+    assert_eq!(store.abandon(&id, first.token, Some(session)).await.unwrap(), Completed::Stored);
+    assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
+    assert_eq!(lose(&store, &claim(&id)).await, State::unknown(ONE));
+    let other = Claim::new(&id, ClaimToken::new().unwrap(), OTHER, HOUR, HOUR).taking_over(true);
+    assert_eq!(lose(&store, &other).await, State::unknown(ONE));
+    let next = claim(&id).taking_over(true);
+    let session = win(&store, &next).await;
+    store.complete(&id, next.token, session, Completion::new(record(), HOUR)).await.unwrap();
+    assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record())));
+}
+
+#[tokio::test]
+async fn what_is_past_its_retention_is_gone() {
+    let store = store().await.transactional();
+    let id = RecordId::new("", "k");
+    let first = claim(&id);
+    let session = win(&store, &first).await;
+    store.complete(&id, first.token, session, Completion::new(record(), SHORT)).await.unwrap();
+    let gone = async { while store.look(&id).await.unwrap().is_some() {} };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
+    let other = Claim::new(&id, ClaimToken::new().unwrap(), OTHER, HOUR, HOUR);
+    let session = win(&store, &other).await;
+    store.complete(&id, other.token, session, Completion::new(record(), HOUR)).await.unwrap();
+    assert_eq!(store.look(&id).await.unwrap(), Some(State::done(OTHER, record())));
+}
+
+#[tokio::test]
+async fn the_two_stores_keep_each_other_out() {
+    let separate = store().await;
+    let transactional = separate.transactional();
+    let (one, two) = (RecordId::new("", "one"), RecordId::new("", "two"));
+
+    let first = claim(&one);
+    let session = win(&transactional, &first).await;
+    assert!(is_held(&lose(&separate, &claim(&one)).await));
+    assert!(is_held(&separate.look(&one).await.unwrap().unwrap()));
+    transactional.complete(&one, first.token, session, Completion::new(record(), HOUR)).await.unwrap();
+    assert_eq!(lose(&separate, &claim(&one)).await, State::done(ONE, record()));
+
+    let first = claim(&two);
+    assert!(matches!(separate.claim(&first).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(lose(&transactional, &claim(&two)).await, State::Running { fingerprint: Some(ONE), .. }));
+    separate.complete(&two, first.token, (), Completion::new(record(), HOUR)).await.unwrap();
+    assert_eq!(lose(&transactional, &claim(&two)).await, State::done(ONE, record()));
+}
+
+#[tokio::test]
+async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() {
+    let pool = pool().await;
+    let separate = PostgresStore::new(pool.clone());
+    separate.create_table().await.unwrap();
+    run("CREATE TABLE orders (id int)", &pool).await;
+    let transactional = separate.transactional();
+    let id = RecordId::new("", "k");
+    let zombie = Claim::new(&id, ClaimToken::new().unwrap(), ONE, SHORT, HOUR);
+    assert!(matches!(separate.claim(&zombie).await.unwrap(), Claimed::Won(())));
+    let lapsed = async { while separate.look(&id).await.unwrap() != Some(State::unknown(ONE)) {} };
+    tokio::time::timeout(Duration::from_secs(10), lapsed).await.unwrap();
+    let successor = claim(&id).taking_over(true);
+    let mut session = win(&transactional, &successor).await;
+    sqlx::query("INSERT INTO orders VALUES (1)").execute(&mut *session).await.unwrap();
+    let late = Record::new(StatusCode::OK, &HeaderMap::new(), "the zombie's".into());
+    separate.complete(&id, zombie.token, (), Completion::new(late.clone(), HOUR)).await.unwrap();
+    let lost = transactional.complete(&id, successor.token, session, Completion::new(record(), HOUR)).await.unwrap();
+    assert_eq!(lost, Completed::Lost);
+    assert_eq!(count("SELECT count(*) FROM orders", &pool).await, 0, "the successor's rows are undone");
+    assert_eq!(separate.look(&id).await.unwrap(), Some(State::done(ONE, late)));
+}
+
+#[tokio::test]
+async fn an_end_keeps_the_rows_or_the_record_alone() {
+    let pool = pool().await;
+    let base = PostgresStore::new(pool.clone());
+    base.create_table().await.unwrap();
+    run("CREATE TABLE orders (id int PRIMARY KEY)", &pool).await;
+    let store = base.transactional();
+    for (number, keep, fails) in [(1, true, false), (2, false, false), (3, false, true)] {
+        let id = RecordId::new("", &number.to_string());
+        let claim = claim(&id);
+        let mut session = win(&store, &claim).await;
+        sqlx::query("INSERT INTO orders VALUES ($1)").bind(number).execute(&mut *session).await.unwrap();
+        if fails {
+            let twice = sqlx::query("INSERT INTO orders VALUES ($1)").bind(number).execute(&mut *session).await;
+            assert!(twice.is_err(), "the transaction takes no other statement now");
+        }
+        let mut end = Completion::new(record(), HOUR);
+        end.keep_effects = keep;
+        assert_eq!(store.complete(&id, claim.token, session, end).await.unwrap(), Completed::Stored);
+        assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record())));
+    }
+    assert_eq!(count("SELECT sum(id) FROM orders", &pool).await, 1, "the first alone has kept its row");
+}
