@@ -16,6 +16,12 @@ pub(crate) enum Failpoint {
     AfterClaim,
     /// The record is durable, nothing was sent.
     AfterComplete,
+    /// The handler has written its row into the open transaction.
+    AfterBusinessWrite,
+    /// The transaction of claim, row and record is about to end.
+    BeforeCommit,
+    /// It has ended, nothing was sent.
+    AfterCommit,
 }
 
 impl Failpoint {
@@ -23,13 +29,16 @@ impl Failpoint {
         match name {
             "after_claim" => Ok(Self::AfterClaim),
             "after_complete" => Ok(Self::AfterComplete),
+            "after_business_write" => Ok(Self::AfterBusinessWrite),
+            "before_commit" => Ok(Self::BeforeCommit),
+            "after_commit" => Ok(Self::AfterCommit),
             other => Err(format!("FAILPOINT={other} is not offered").into()),
         }
     }
 }
 
 /// No clean-up, no answer: SIGKILL, and nothing more is done until it arrives.
-async fn die() {
+pub(crate) async fn die() {
     let pid = std::process::id().to_string();
     if std::process::Command::new("kill").args(["-9", &pid]).status().is_err() {
         std::process::abort();
@@ -37,29 +46,42 @@ async fn die() {
     std::future::pending::<()>().await;
 }
 
+/// What is done to all stores of this process at once.
+#[derive(Clone, Default)]
+pub(crate) struct Switches(Arc<(AtomicBool, AtomicBool)>);
+
+impl Switches {
+    pub(crate) fn set_down(&self, down: bool) {
+        self.0.0.store(down, Ordering::SeqCst);
+    }
+
+    pub(crate) fn drop_one_reply(&self) {
+        self.0.1.store(true, Ordering::SeqCst);
+    }
+
+    fn is_down(&self) -> bool {
+        self.0.0.load(Ordering::SeqCst)
+    }
+
+    fn drops_this_reply(&self) -> bool {
+        self.0.1.swap(false, Ordering::SeqCst)
+    }
+}
+
 /// A store that can be unplugged, lose a reply, and take the process down.
 pub(crate) struct Controlled<S> {
     inner: S,
     failpoint: Option<Failpoint>,
-    down: AtomicBool,
-    drop_reply: AtomicBool,
+    switches: Switches,
 }
 
 impl<S> Controlled<S> {
-    pub(crate) fn new(inner: S, failpoint: Option<Failpoint>) -> Self {
-        Self { inner, failpoint, down: AtomicBool::new(false), drop_reply: AtomicBool::new(false) }
-    }
-
-    pub(crate) fn set_down(&self, down: bool) {
-        self.down.store(down, Ordering::SeqCst);
-    }
-
-    pub(crate) fn drop_one_reply(&self) {
-        self.drop_reply.store(true, Ordering::SeqCst);
+    pub(crate) fn new(inner: S, failpoint: Option<Failpoint>, switches: Switches) -> Self {
+        Self { inner, failpoint, switches }
     }
 
     fn up(&self) -> std::result::Result<(), StoreError> {
-        if self.down.load(Ordering::SeqCst) { Err(StoreError::Unavailable("unplugged".into())) } else { Ok(()) }
+        if self.switches.is_down() { Err(StoreError::Unavailable("unplugged".into())) } else { Ok(()) }
     }
 
     async fn at(&self, failpoint: &Failpoint) {
@@ -72,10 +94,12 @@ impl<S> Controlled<S> {
 impl<S: Store> Store for Controlled<S> {
     type Session = S::Session;
 
+    const HOLDS_EFFECTS: bool = S::HOLDS_EFFECTS;
+
     async fn claim(&self, claim: &Claim<'_>) -> std::result::Result<Claimed<S::Session>, StoreError> {
         self.up()?;
         let claimed = self.inner.claim(claim).await?;
-        if self.drop_reply.swap(false, Ordering::SeqCst) {
+        if self.switches.drops_this_reply() {
             return Err(StoreError::Unavailable("the reply was lost".into()));
         }
         if matches!(claimed, Claimed::Won(_)) {
@@ -97,8 +121,11 @@ impl<S: Store> Store for Controlled<S> {
         completion: Completion,
     ) -> std::result::Result<Completed, StoreError> {
         self.up()?;
+        if S::HOLDS_EFFECTS {
+            self.at(&Failpoint::BeforeCommit).await;
+        }
         let completed = self.inner.complete(id, token, session, completion).await?;
-        self.at(&Failpoint::AfterComplete).await;
+        self.at(if S::HOLDS_EFFECTS { &Failpoint::AfterCommit } else { &Failpoint::AfterComplete }).await;
         Ok(completed)
     }
 

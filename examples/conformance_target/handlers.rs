@@ -46,7 +46,7 @@ impl Handlers {
     }
 
     /// Counts the run, and waits as long as the case asks for. Returns the id of the run.
-    async fn run(&self, headers: &HeaderMap, query: &HashMap<String, String>) -> String {
+    pub(crate) async fn run(&self, headers: &HeaderMap, query: &HashMap<String, String>) -> String {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let tag = text("x-test-tag").unwrap_or("untagged");
         match &self.log {
@@ -99,7 +99,7 @@ pub(crate) fn routes(handlers: Handlers) -> Router {
         .with_state(handlers)
 }
 
-fn answer(status: StatusCode, id: &str, body: impl Into<Body>) -> Response {
+pub(crate) fn answer(status: StatusCode, id: &str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -110,7 +110,7 @@ fn answer(status: StatusCode, id: &str, body: impl Into<Body>) -> Response {
     response
 }
 
-fn created(id: &str) -> Response {
+pub(crate) fn created(id: &str) -> Response {
     let mut response = answer(StatusCode::CREATED, id, format!("{{\"id\":\"{id}\",\"n\":\"{id}\"}}"));
     if let Ok(location) = HeaderValue::try_from(format!("/orders/{id}")) {
         response.headers_mut().insert("location", location);

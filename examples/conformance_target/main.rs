@@ -6,6 +6,8 @@
 
 mod control;
 mod handlers;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod settings;
 
 use std::error::Error;
@@ -22,7 +24,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::cors::{Any, CorsLayer};
 
-use crate::control::{Controlled, Limiter, Tenants};
+use crate::control::{Controlled, Limiter, Switches, Tenants};
 use crate::handlers::Handlers;
 use crate::settings::Settings;
 
@@ -32,20 +34,25 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 #[derive(Clone)]
 struct Tenant(String);
 
-struct Target<S> {
+#[derive(Clone)]
+struct Target {
     handlers: Handlers,
-    store: Arc<Controlled<S>>,
+    switches: Switches,
     limiter: Limiter,
     tenants: Tenants,
+    #[cfg(feature = "postgres")]
+    database: Option<postgres::Database>,
 }
 
-impl<S> Clone for Target<S> {
-    fn clone(&self) -> Self {
+impl Target {
+    fn new(settings: &Settings) -> Self {
         Self {
-            handlers: self.handlers.clone(),
-            store: self.store.clone(),
-            limiter: self.limiter.clone(),
-            tenants: self.tenants.clone(),
+            handlers: Handlers::new(settings),
+            switches: Switches::default(),
+            limiter: Limiter::default(),
+            tenants: Tenants::default(),
+            #[cfg(feature = "postgres")]
+            database: None,
         }
     }
 }
@@ -56,17 +63,42 @@ async fn main() -> Result<()> {
         return self_test().await;
     }
     let settings = Settings::from_environment()?;
+    let target = Target::new(&settings);
     match settings.store.as_str() {
-        "memory" => serve(MemoryStore::new().max_records(settings.max_records), settings).await,
+        "memory" => {
+            let (router, layer) =
+                build(MemoryStore::new().max_records(settings.max_records), &settings, target.clone());
+            serve(&settings, finish(router, &settings, target), &layer).await
+        }
         #[cfg(feature = "redb")]
-        "redb" => serve(settings.redb()?, settings).await,
+        "redb" => {
+            let (router, layer) = build(settings.redb()?, &settings, target.clone());
+            serve(&settings, finish(router, &settings, target), &layer).await
+        }
+        #[cfg(feature = "postgres")]
+        "postgres" => serve_postgres(&settings, target).await,
         other => Err(format!("STORE={other} is not offered").into()),
     }
 }
 
-async fn serve<S: Store>(store: S, settings: Settings) -> Result<()> {
+/// Most routes over the store of separate transactions, `/tx` over that of the handler's own.
+#[cfg(feature = "postgres")]
+async fn serve_postgres(settings: &Settings, mut target: Target) -> Result<()> {
+    let database = settings.postgres().await?;
+    let store = database.store().await?;
+    let controlled = Controlled::new(store.transactional(), settings.failpoint.clone(), target.switches.clone());
+    // The profile's branch for a lapsed claim is about claims with leases; a transaction has none.
+    let transactional = settings.layer(Arc::new(controlled)).lapsed(steadfast::server::Lapsed::Rerun);
+    target.database = Some(database.clone());
+    let (router, layer) = build(store, settings, target.clone());
+    let router = router.merge(database.routes(target.handlers.clone()).layer(transactional.clone()));
+    serve(settings, finish(router, settings, target), &layer).await?;
+    transactional.drain().await;
+    Ok(())
+}
+
+async fn serve<S: Store>(settings: &Settings, router: Router, layer: &IdempotencyLayer<S>) -> Result<()> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", settings.port)).await?;
-    let (router, layer) = build(store, &settings);
     axum::serve(listener, router).with_graceful_shutdown(terminated()).await?;
     // Handlers whose clients have hung up end and are stored, too.
     layer.drain().await;
@@ -79,16 +111,11 @@ async fn terminated() {
     }
 }
 
-fn build<S: Store>(store: S, settings: &Settings) -> (Router, IdempotencyLayer<Controlled<S>>) {
-    let store = Arc::new(Controlled::new(store, settings.failpoint.clone()));
-    let handlers = Handlers::new(settings);
-    let target = Target {
-        handlers: handlers.clone(),
-        store: store.clone(),
-        limiter: Limiter::default(),
-        tenants: Tenants::default(),
-    };
-    let layer = settings.layer(store);
+/// The routes behind the layer.
+fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, IdempotencyLayer<Controlled<S>>) {
+    let store = Controlled::new(store, settings.failpoint.clone(), target.switches.clone());
+    let handlers = target.handlers.clone();
+    let layer = settings.layer(Arc::new(store));
     let scoped = layer.clone().scope(|parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()));
     let orders = || Router::new().route("/orders", any(handlers::order)).with_state(handlers.clone());
 
@@ -98,12 +125,17 @@ fn build<S: Store>(store: S, settings: &Settings) -> (Router, IdempotencyLayer<C
         orders().layer(scoped.clone()).layer(middleware::from_fn_with_state(target.tenants.clone(), authenticate));
     let optional_tenant = orders().layer(scoped);
     let limited = orders().layer(layer.clone()).layer(middleware::from_fn_with_state(target.limiter.clone(), limit));
-    let mut router = Router::new()
+    let router = Router::new()
         .merge(optional)
         .nest("/req", required)
         .nest("/auth", authenticated)
         .nest("/auth-optional", optional_tenant)
         .nest("/limited", limited);
+    (router, layer)
+}
+
+/// What stands outside of the layer, and what the cases ask of it directly.
+fn finish(mut router: Router, settings: &Settings, target: Target) -> Router {
     if settings.compression {
         router = router.layer(CompressionLayer::new().gzip(true).compress_when(SizeAbove::new(1000)));
     }
@@ -119,7 +151,7 @@ fn build<S: Store>(store: S, settings: &Settings) -> (Router, IdempotencyLayer<C
         .route("/__count", get(count))
         .route("/__control", post(control))
         .with_state(target);
-    (router.merge(outside), layer)
+    router.merge(outside)
 }
 
 /// `Authorization: Bearer tenant-…`: 401 without one, 403 for one that was revoked.
@@ -148,9 +180,26 @@ struct Tag {
     tag: String,
 }
 
-async fn count<S: Store>(State(target): State<Target<S>>, Query(Tag { tag }): Query<Tag>) -> Json<serde_json::Value> {
+async fn count(State(target): State<Target>, Query(Tag { tag }): Query<Tag>) -> Response {
     let started = target.handlers.started(&tag);
-    Json(serde_json::json!({ "started": started, "rows": 0, "effects": [], "quarantined": 0 }))
+    match rows(&target, &tag).await {
+        Ok(rows) => Json(serde_json::json!({ "started": started, "rows": rows, "effects": [], "quarantined": 0 }))
+            .into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn rows(target: &Target, tag: &str) -> Result<i64> {
+    match &target.database {
+        Some(database) => database.rows(tag).await,
+        None => Ok(0),
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn rows(_: &Target, _: &str) -> Result<i64> {
+    Ok(0)
 }
 
 #[derive(serde::Deserialize)]
@@ -159,11 +208,11 @@ struct Control {
     tenant: Option<String>,
 }
 
-async fn control<S: Store>(State(target): State<Target<S>>, Query(control): Query<Control>) -> StatusCode {
+async fn control(State(target): State<Target>, Query(control): Query<Control>) -> StatusCode {
     match (control.op.as_str(), control.tenant) {
-        ("store_down", _) => target.store.set_down(true),
-        ("store_up", _) => target.store.set_down(false),
-        ("store_drop_reply", _) => target.store.drop_one_reply(),
+        ("store_down", _) => target.switches.set_down(true),
+        ("store_up", _) => target.switches.set_down(false),
+        ("store_drop_reply", _) => target.switches.drop_one_reply(),
         ("limiter_drain", _) => target.limiter.set_drained(true),
         ("limiter_refill", _) => target.limiter.set_drained(false),
         ("revoke", Some(tenant)) => target.tenants.revoke(tenant),
@@ -177,7 +226,9 @@ async fn self_test() -> Result<()> {
     let settings = Settings::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/orders", listener.local_addr()?);
-    let (router, _layer) = build(MemoryStore::new(), &settings);
+    let target = Target::new(&settings);
+    let (router, _layer) = build(MemoryStore::new(), &settings, target.clone());
+    let router = finish(router, &settings, target);
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
     let http = steadfast::reqwest::Client::new();
     let ask = || http.post(&url).header("idempotency-key", "self-test").header("x-test-tag", "self").send();

@@ -128,6 +128,13 @@ impl Settings {
         Ok(steadfast::server::RedbStore::open(path)?.max_records(most))
     }
 
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn postgres(&self) -> Result<crate::postgres::Database> {
+        let url = variable("STORE_URL").ok_or("STORE=postgres wants a STORE_URL")?;
+        let namespace = variable("STORE_NS").unwrap_or_else(|| "conformance".to_owned());
+        crate::postgres::Database::open(&url, &namespace, self.failpoint.clone()).await
+    }
+
     pub(crate) fn layer<S: Store>(&self, store: Arc<S>) -> IdempotencyLayer<S> {
         let mut layer = IdempotencyLayer::shared(store)
             .lease(self.lease)
