@@ -5,7 +5,8 @@
 #   ./scripts/test.sh clippy tests   only these
 #
 # A step that fails does not stop the others, so that one run shows all there is to mend. What a step needs is installed if
-# it is missing: tools under target/tools, C headers and Python by apt. Only a Rust toolchain and a C compiler must be there.
+# it is missing: tools under target/tools; C headers, Python, Redis and PostgreSQL by apt. Only a Rust toolchain and a C compiler
+# must be there. The servers are this script's own, in a temporary folder, and end with the step that wants them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -193,7 +194,7 @@ step_docs() {
 
 step_tests() {
     need_openssl
-    cargo test --all-features --no-fail-fast
+    ./scripts/with_servers.sh cargo test --all-features --no-fail-fast
 }
 
 # An example ends by itself, or has a `--self-test` that does.
@@ -204,9 +205,14 @@ run_example() {
 }
 
 step_examples() {
-    local file name last log="$TOOLS/payments.log"
     need_openssl
     cargo build --all-features --examples
+    ./scripts/with_servers.sh ./scripts/test.sh every_example
+}
+
+# Not a step of its own: the one above gives it servers.
+step_every_example() {
+    local file name last log="$TOOLS/payments.log"
     for file in examples/*.rs examples/*/main.rs; do
         [ -e "$file" ] || continue
         name=$(basename "${file%/main.rs}" .rs)
