@@ -4,6 +4,7 @@
 //! [redb](https://docs.rs/redb) keeps the file whole through `kill -9` and power loss. Here are the rules of the [`Store`] contract;
 //! what the file holds is in [`tables`], and who may write to it in [`writer`].
 
+mod file;
 mod tables;
 mod writer;
 
@@ -47,23 +48,27 @@ pub struct RedbStore {
 pub struct OpenError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl RedbStore {
-    /// Opens the file, or creates it.
+    /// Opens the file, or creates it. A process that dies meanwhile leaves no file or a whole one, and perhaps a `….new-…` beside it
+    /// that may be deleted.
     ///
     /// # Errors
     ///
     /// It cannot be read or written, another process has it, or it is no redb file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        if !path.exists() {
+            file::create(path).map_err(OpenError)?;
+        }
         Self::over(Database::create(path).map_err(|error| OpenError(error.into()))?)
     }
 
-    /// The most records, running claims included; a claim beyond it is [`StoreError::Full`]. Default: none.
-    #[must_use]
-    pub fn max_records(mut self, records: u64) -> Self {
-        self.max_records = records;
-        self
-    }
-
-    fn over(database: Database) -> Result<Self, OpenError> {
+    /// A store in a database that was opened by the caller, with a cache size or a storage of its own. Its tables begin with
+    /// `steadfast_`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn over(database: Database) -> Result<Self, OpenError> {
         let boot = ClaimToken::new().map_err(|error| OpenError(error.into()))?;
         tables::create(&database).map_err(|error| OpenError(error.into()))?;
         let database = Arc::new(database);
@@ -74,6 +79,13 @@ impl RedbStore {
             boot: *boot.as_bytes(),
             max_records: u64::MAX,
         })
+    }
+
+    /// The most records, running claims included; a claim beyond it is [`StoreError::Full`]. Default: none.
+    #[must_use]
+    pub fn max_records(mut self, records: u64) -> Self {
+        self.max_records = records;
+        self
     }
 
     /// What is known of a key, read beside the writer.

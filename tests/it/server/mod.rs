@@ -2,6 +2,7 @@
 
 mod agree;
 mod contract;
+mod crash;
 mod layer;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -150,3 +150,37 @@ async fn every_acknowledged_word_survives_a_kill_at_any_instant() {
     }
     assert!(done.len() > 20 && claimed.len() > done.len(), "{} done, {} claimed", done.len(), claimed.len());
 }
+
+/// What the child of the next test does until it is killed: makes one file after another.
+#[test]
+fn child_that_makes_files() {
+    let Ok(folder) = std::env::var(CHILD) else { return };
+    for number in 0.. {
+        RedbStore::open(format!("{folder}/{number}.redb")).unwrap();
+        println!("made {number}");
+    }
+}
+
+#[test]
+fn a_kill_while_the_file_is_made_leaves_no_file_or_a_whole_one() {
+    for round in 0..10 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "server::redb::child_that_makes_files", "--nocapture"])
+            .env(CHILD, folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let made = lines.by_ref().filter(|line| line.contains("made ")).take(1 + round).count();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(made, 1 + round);
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+        let whole = files.filter(|file| file.extension().is_some_and(|extension| extension == "redb"));
+        let opened =
+            whole.map(|file| RedbStore::open(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
+        assert!(opened.count() >= made);
+    }
+}

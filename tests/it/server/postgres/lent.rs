@@ -27,7 +27,7 @@ impl Shop {
         handler: fn(Handling) -> Reply,
         set: impl FnOnce(IdempotencyLayer<TransactionalPostgresStore>) -> IdempotencyLayer<TransactionalPostgresStore>,
     ) -> Self {
-        let pool = pool().await;
+        let (_, pool) = pool().await;
         let store = PostgresStore::new(pool.clone());
         store.create_table().await.unwrap();
         run("CREATE TABLE orders (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED)", &pool).await;
@@ -205,7 +205,7 @@ async fn a_commit_that_fails_is_never_answered_with_success() {
 async fn of_concurrent_repeats_one_runs_and_no_connection_waits_for_it() {
     #[derive(Clone)]
     struct Gate(Arc<(AtomicUsize, Semaphore, Notify)>);
-    let pool = pool().await;
+    let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
     let gate = Gate(Arc::new((AtomicUsize::new(0), Semaphore::new(0), Notify::new())));

@@ -42,31 +42,43 @@ fn options() -> PgConnectOptions {
     url.parse().unwrap()
 }
 
-/// A pool that lives in a schema of its own.
-async fn pool_by(options: PgConnectOptions) -> PgPool {
-    let schema = format!("t{}", steadfast::uuid::Uuid::from_bytes(*ClaimToken::new().unwrap().as_bytes()).simple());
-    let admin = PgPoolOptions::new().max_connections(1).connect_with(self::options()).await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&admin).await.unwrap();
-    admin.close().await;
+/// A pool that lives in this schema.
+pub(super) fn pool_in(schema: &str) -> PgPool {
+    pool_by(options(), schema)
+}
+
+fn pool_by(options: PgConnectOptions, schema: &str) -> PgPool {
     let options = options.options([("search_path", schema)]);
     PgPoolOptions::new().max_connections(10).acquire_timeout(Duration::from_secs(10)).connect_lazy_with(options)
 }
 
-async fn pool() -> PgPool {
-    pool_by(options()).await
+/// A new schema.
+async fn schema() -> String {
+    let schema = format!("t{}", steadfast::uuid::Uuid::from_bytes(*ClaimToken::new().unwrap().as_bytes()).simple());
+    let admin = PgPoolOptions::new().max_connections(1).connect_with(options()).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&admin).await.unwrap();
+    admin.close().await;
+    schema
+}
+
+/// A pool that lives in a schema of its own, with its name.
+pub(super) async fn pool() -> (String, PgPool) {
+    let schema = schema().await;
+    let pool = pool_in(&schema);
+    (schema, pool)
 }
 
 async fn store() -> PostgresStore {
-    let store = PostgresStore::new(pool().await);
+    let store = PostgresStore::new(pool().await.1);
     store.create_table().await.unwrap();
     store
 }
 
-async fn run(sql: &'static str, pool: &PgPool) -> u64 {
+pub(super) async fn run(sql: &'static str, pool: &PgPool) -> u64 {
     sqlx::query(sql).execute(pool).await.unwrap().rows_affected()
 }
 
-async fn count(sql: &'static str, pool: &PgPool) -> i64 {
+pub(super) async fn count(sql: &'static str, pool: &PgPool) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
 }
 
@@ -82,7 +94,7 @@ async fn the_contract() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn processes_that_start_together_may_all_make_the_table() {
-    let pool = pool().await;
+    let (_, pool) = pool().await;
     let mut starts = tokio::task::JoinSet::new();
     for _ in 0..10 {
         let store = PostgresStore::new(pool.clone());
@@ -93,7 +105,7 @@ async fn processes_that_start_together_may_all_make_the_table() {
 
 #[tokio::test]
 async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
-    let pool = pool().await;
+    let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
     let id = RecordId::new("tenant", "key");
@@ -114,7 +126,7 @@ async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
 
 #[tokio::test]
 async fn a_damaged_or_newer_record_is_refused_and_neither_replayed_nor_rerun() {
-    let pool = pool().await;
+    let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
     let id = RecordId::new("", "k");
@@ -139,7 +151,7 @@ async fn a_damaged_or_newer_record_is_refused_and_neither_replayed_nor_rerun() {
 
 #[tokio::test]
 async fn what_has_expired_is_removed_on_the_way() {
-    let pool = pool().await;
+    let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
     for number in 0..200 {
@@ -157,7 +169,7 @@ async fn what_has_expired_is_removed_on_the_way() {
 #[tokio::test]
 async fn a_database_that_is_down_executes_nothing_and_one_that_is_back_works() {
     let proxy = Proxy::start(&options()).await;
-    let pool = pool_by(proxy.options(options())).await;
+    let pool = pool_by(proxy.options(options()), &schema().await);
     let store = PostgresStore::new(pool).timeout(Duration::from_millis(500));
     store.create_table().await.unwrap();
     let executions = Executions::default();
@@ -175,7 +187,7 @@ async fn a_database_that_is_down_executes_nothing_and_one_that_is_back_works() {
 #[tokio::test]
 async fn a_database_lost_at_the_end_costs_the_caller_nothing_and_the_repeat_its_answer() {
     let proxy = Arc::new(Proxy::start(&options()).await);
-    let pool = pool_by(proxy.options(options())).await;
+    let pool = pool_by(proxy.options(options()), &schema().await);
     let store = Arc::new(PostgresStore::new(pool).timeout(Duration::from_millis(500)));
     store.create_table().await.unwrap();
     let executions = Executions::default();

@@ -121,7 +121,7 @@ async fn the_two_stores_keep_each_other_out() {
 
 #[tokio::test]
 async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() {
-    let pool = pool().await;
+    let (_, pool) = pool().await;
     let separate = PostgresStore::new(pool.clone());
     separate.create_table().await.unwrap();
     run("CREATE TABLE orders (id int)", &pool).await;
@@ -144,7 +144,7 @@ async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() 
 
 #[tokio::test]
 async fn an_end_keeps_the_rows_or_the_record_alone() {
-    let pool = pool().await;
+    let (_, pool) = pool().await;
     let base = PostgresStore::new(pool.clone());
     base.create_table().await.unwrap();
     run("CREATE TABLE orders (id int PRIMARY KEY)", &pool).await;

@@ -1,0 +1,51 @@
+//! A new file that is whole from the first moment that its name exists.
+//!
+//! redb writes the number by which it knows its files last. A process that dies before that would leave a file that no later one
+//! can open, and somebody would have to delete it by hand. So the file is made under another name and then given its own.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::Database;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes an empty database at `path`, unless another process is faster.
+pub(super) fn create(path: &Path) -> Result<(), Error> {
+    let new = beside(path);
+    // Whoever had this process id before may have died here.
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&new)?;
+    drop(Database::builder().create_file(file)?);
+    let named = publish(&new, path);
+    fs::remove_file(&new)?;
+    Ok(named?)
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path.as_os_str());
+    name.push(format!(".new-{}", std::process::id()));
+    PathBuf::from(name)
+}
+
+/// A link, and not a rename, which would replace what another process has made meanwhile and uses already.
+fn publish(new: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(new, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_folder(path),
+    }
+}
+
+/// On Unix a name is durable once its folder is.
+#[cfg(unix)]
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! The crash matrix: a process is killed at every step of an operation, and at every write of its store; then the client asks again.
+//!
+//! What must hold for every store: the operation has run at most once, and where nobody can know whether it has, the answer says so.
+//! Where claim, rows and record are one transaction, it has run exactly once.
+
+#[cfg(feature = "redb")]
+mod disk;
+#[cfg(feature = "redb")]
+mod writes;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use axum::routing::post;
+use http_body_util::BodyExt;
+use steadfast::server::{
+    Claim, ClaimToken, Claimed, Completed, Completion, IdempotencyLayer, RecordId, State, Store, StoreError,
+};
+use tower::ServiceExt;
+
+const CHILD: &str = "STEADFAST_TEST_CRASH";
+const LEASE: Duration = Duration::from_millis(300);
+const POINTS: [&str; 5] = ["before_claim", "after_claim", "after_effect", "before_end", "after_end"];
+
+/// SIGKILL: no clean-up, no answer, and nothing more is done until it arrives.
+fn die() -> ! {
+    let pid = std::process::id().to_string();
+    Command::new("kill").args(["-9", &pid]).status().unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+/// A store that takes the process down at one point.
+struct Deadly<S> {
+    inner: S,
+    point: String,
+}
+
+impl<S> Deadly<S> {
+    fn at(&self, point: &str) {
+        if self.point == point {
+            die();
+        }
+    }
+}
+
+impl<S: Store> Store for Deadly<S> {
+    type Session = S::Session;
+    const HOLDS_EFFECTS: bool = S::HOLDS_EFFECTS;
+
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<S::Session>, StoreError> {
+        self.at("before_claim");
+        let claimed = self.inner.claim(claim).await?;
+        self.at("after_claim");
+        Ok(claimed)
+    }
+
+    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
+        self.inner.renew(id, token, lease).await
+    }
+
+    async fn complete(
+        &self,
+        id: &RecordId,
+        token: ClaimToken,
+        session: S::Session,
+        completion: Completion,
+    ) -> Result<Completed, StoreError> {
+        self.at("before_end");
+        let completed = self.inner.complete(id, token, session, completion).await?;
+        self.at("after_end");
+        Ok(completed)
+    }
+
+    async fn release(&self, id: &RecordId, token: ClaimToken, session: S::Session) -> Result<Completed, StoreError> {
+        self.inner.release(id, token, session).await
+    }
+
+    async fn abandon(
+        &self,
+        id: &RecordId,
+        token: ClaimToken,
+        session: Option<S::Session>,
+    ) -> Result<Completed, StoreError> {
+        self.inner.abandon(id, token, session).await
+    }
+
+    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+        self.inner.look(id).await
+    }
+
+    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
+        self.inner.sweep(most).await
+    }
+}
+
+/// Where effects are counted so that they outlive the process.
+fn effects(log: &Path) -> usize {
+    std::fs::read_to_string(log).unwrap_or_default().lines().count()
+}
+
+fn append(log: &Path) {
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+    file.write_all(b"charged\n").unwrap();
+}
+
+/// A handler whose effect is a line in a file.
+fn charging(log: &Path, point: &str) -> Router {
+    let (log, point) = (log.to_owned(), point.to_owned());
+    let charge = move || async move {
+        append(&log);
+        if point == "after_effect" {
+            die();
+        }
+        (StatusCode::CREATED, "charged")
+    };
+    Router::new().route("/charges", post(charge))
+}
+
+/// The status and the body of the answer to the one request that all of this is about.
+async fn ask(router: Router) -> (u16, String) {
+    let request = Request::post("/charges").header("idempotency-key", "the one").body(Body::empty()).unwrap();
+    let response = router.oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+fn layer<S: Store>(store: S, point: &str) -> IdempotencyLayer<Deadly<S>> {
+    IdempotencyLayer::new(Deadly { inner: store, point: point.to_owned() }).lease(LEASE)
+}
+
+/// Runs the test of this name in a process of its own, which is to die; `true` if it did.
+fn dies(name: &str, arguments: &str) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(CHILD, arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success() || status.signal() == Some(9), "{name} {arguments}: {status}");
+    !status.success()
+}
+
+/// The client asks again until it is told something that will not change.
+async fn ask_again(router: &Router) -> (u16, String) {
+    let told = async {
+        loop {
+            let (status, body) = ask(router.clone()).await;
+            if !body.contains("in-progress") {
+                return (status, body);
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("the key is wedged")
+}
+
+/// What a repeat is told where claim and end are written apart, by the point of death: the answer, and how often the effect was had.
+fn expected_apart(point: &str) -> (u16, &'static str, usize) {
+    match point {
+        // Nothing was claimed: it runs now. The end was stored: it is replayed.
+        "before_claim" | "after_end" => (201, "charged", 1),
+        "after_claim" => (409, "outcome-unknown", 0),
+        _ => (409, "outcome-unknown", 1),
+    }
+}
+
+async fn check_apart<S: Store>(store: S, log: &Path, point: &str) {
+    let router = charging(log, "").layer(layer(store, ""));
+    let (status, body) = ask_again(&router).await;
+    let (wanted, text, times) = expected_apart(point);
+    assert_eq!((status, effects(log)), (wanted, times), "{point}: {body}");
+    assert!(body.contains(text), "{point}: {body}");
+    let again = ask_again(&router).await;
+    assert_eq!((again, effects(log)), ((status, body), times), "{point}: it stays with that");
+}
+
+#[cfg(feature = "redb")]
+mod embedded {
+    use steadfast::server::RedbStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn child() {
+        let Ok(arguments) = std::env::var(CHILD) else { return };
+        let (folder, point) = arguments.split_once('#').unwrap();
+        let folder = Path::new(folder);
+        let store = RedbStore::open(folder.join("keys.redb")).unwrap();
+        ask(charging(&folder.join("log"), point).layer(layer(store, point))).await;
+    }
+
+    #[tokio::test]
+    async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
+        for point in POINTS {
+            let folder = tempfile::tempdir().unwrap();
+            assert!(dies("server::crash::embedded::child", &format!("{}#{point}", folder.path().display())), "{point}");
+            let store = RedbStore::open(folder.path().join("keys.redb")).unwrap();
+            check_apart(store, &folder.path().join("log"), point).await;
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod database {
+    use axum::Extension;
+    use sqlx::PgPool;
+    use steadfast::server::{Lent, PostgresSession, PostgresStore};
+
+    use super::super::postgres::{count, pool, pool_in, run};
+    use super::*;
+
+    #[tokio::test]
+    async fn child() {
+        let Ok(arguments) = std::env::var(CHILD) else { return };
+        let mut arguments = arguments.split('#');
+        let mut next = || arguments.next().unwrap().to_owned();
+        let (mode, schema, log, point) = (next(), next(), next(), next());
+        let store = PostgresStore::new(pool_in(&schema));
+        if mode == "apart" {
+            ask(charging(Path::new(&log), &point).layer(layer(store, &point))).await;
+        } else {
+            ask(ordering(&point).layer(layer(store.transactional(), &point))).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
+        for point in POINTS {
+            let folder = tempfile::tempdir().unwrap();
+            let log = folder.path().join("log");
+            let (schema, pool) = pool().await;
+            let store = PostgresStore::new(pool);
+            store.create_table().await.unwrap();
+            assert!(dies("server::crash::database::child", &format!("apart#{schema}#{}#{point}", log.display())));
+            check_apart(store, &log, point).await;
+        }
+    }
+
+    /// A handler whose effect is a row in the transaction that was lent to it.
+    fn ordering(point: &str) -> Router {
+        let point = point.to_owned();
+        let order = move |Extension(lent): Extension<Lent<PostgresSession>>| async move {
+            let mut session = lent.borrow().unwrap();
+            sqlx::query("INSERT INTO orders DEFAULT VALUES").execute(&mut **session).await.unwrap();
+            if point == "after_effect" {
+                die();
+            }
+            (StatusCode::CREATED, "charged")
+        };
+        Router::new().route("/charges", post(order))
+    }
+
+    async fn rows(pool: &PgPool) -> i64 {
+        count("SELECT count(*) FROM orders", pool).await
+    }
+
+    #[tokio::test]
+    async fn a_process_that_dies_at_any_step_of_one_transaction_has_written_its_row_exactly_once() {
+        for point in POINTS {
+            let (schema, pool) = pool().await;
+            let store = PostgresStore::new(pool.clone());
+            store.create_table().await.unwrap();
+            run("CREATE TABLE orders (id bigserial)", &pool).await;
+            assert!(dies("server::crash::database::child", &format!("one#{schema}##{point}")));
+            // Nothing was committed, or everything.
+            assert_eq!(rows(&pool).await, i64::from(point == "after_end"), "{point}");
+            let router = ordering("").layer(layer(store.transactional(), ""));
+            for _ in 0..2 {
+                assert_eq!(ask_again(&router).await, (201, "charged".to_owned()), "{point}");
+                assert_eq!(rows(&pool).await, 1, "{point}");
+            }
+        }
+    }
+}
