@@ -42,6 +42,8 @@ pub struct KeyPolicy {
     pub(crate) max_length: usize,
     pub(crate) retention: Duration,
     pub(crate) in_progress: Option<String>,
+    /// In whole seconds.
+    pub(crate) wait: Option<Duration>,
     pub(crate) trust: Trust,
 }
 
@@ -63,6 +65,7 @@ impl KeyPolicy {
             max_length: 255,
             retention: Duration::from_secs(24 * 3600),
             in_progress: None,
+            wait: None,
             trust: Trust::Declared,
         }
     }
@@ -148,6 +151,16 @@ impl KeyPolicy {
         self
     }
 
+    /// A retry asks the server to hold its answer back while the first attempt still runs, instead of a 409: `Prefer: wait=N` (RFC 7240
+    /// §4.3), in whole seconds. Default: it does not ask. A server that does not know the preference ignores it.
+    ///
+    /// Under a second, or not shorter than the client's attempt timeout, it is an error when the client is built.
+    #[must_use]
+    pub fn wait_on_retry(mut self, wait: Duration) -> Self {
+        self.wait = Some(Duration::from_secs(wait.as_secs()));
+        self
+    }
+
     /// Mints or checks the key of an operation.
     pub(crate) fn key_for(
         &self,
@@ -169,6 +182,9 @@ impl KeyPolicy {
     pub(crate) fn validate(&self) -> Result<(), &'static str> {
         if !self.methods.is_empty() && self.max_length < uuid::fmt::Hyphenated::LENGTH {
             return Err("max_length is under 36, the length of a minted key");
+        }
+        if self.wait.is_some_and(|wait| wait.is_zero()) {
+            return Err("wait_on_retry is under a second");
         }
         if self.retention.is_zero() { Err("retention is zero") } else { Ok(()) }
     }
@@ -200,6 +216,7 @@ mod tests {
         assert!(KeyPolicy::standard().max_length(35).validate().is_err());
         assert!(KeyPolicy::off().max_length(35).validate().is_ok());
         assert!(KeyPolicy::standard().retention(Duration::ZERO).validate().is_err());
+        assert!(KeyPolicy::standard().wait_on_retry(Duration::from_millis(999)).validate().is_err());
         for policy in [KeyPolicy::standard(), KeyPolicy::stripe(), KeyPolicy::paypal(), KeyPolicy::default()] {
             assert!(policy.validate().is_ok());
         }

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::{self, Answer, Failed, Read};
 use super::outgoing::Outgoing;
@@ -14,6 +14,8 @@ use super::redirect::{self, Trail};
 use super::{Inner, failure};
 use crate::clock;
 use crate::policy::Failure;
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// Sends the request once, until the instant `until` at the latest, and follows the redirects that may be followed.
 pub(super) async fn send(
@@ -27,8 +29,12 @@ pub(super) async fn send(
     let (mut detour, mut foreign) = (None, outgoing.foreign);
     outgoing.may_have_acted = false;
     loop {
-        let number = client.attempt_header.as_ref().filter(|_| !foreign).map(|name| (name, number));
-        let response = exchange(client, outgoing, detour.as_ref(), number, until).await?;
+        let mark = |headers: &mut HeaderMap| {
+            if !foreign {
+                client.mark(headers, number);
+            }
+        };
+        let response = exchange(client, outgoing, detour.as_ref(), mark, until).await?;
         let from = detour.as_ref().unwrap_or(&outgoing.template);
         if client.opaque && sent(response.url()) != sent(from.url()) {
             // It followed a redirect, and by which status only it knows.
@@ -55,6 +61,21 @@ pub(super) async fn send(
     }
 }
 
+impl Inner {
+    /// What tells one attempt from another on the wire.
+    fn mark(&self, headers: &mut HeaderMap, number: u32) {
+        if let Some(name) = &self.attempt_header {
+            headers.insert(name, HeaderValue::from(number));
+        }
+        let asks = number > 1 && headers.contains_key(&self.keys.header) && !headers.contains_key(PREFER);
+        if let Some(wait) = self.keys.wait.filter(|_| asks)
+            && let Ok(value) = HeaderValue::try_from(format!("wait={}", wait.as_secs()))
+        {
+            headers.insert(PREFER, value);
+        }
+    }
+}
+
 /// A URL without its fragment, which is not sent and does not come back.
 fn sent(url: &reqwest::Url) -> Option<&str> {
     url.as_str().split('#').next()
@@ -65,16 +86,17 @@ async fn exchange(
     client: &Inner,
     outgoing: &mut Outgoing,
     detour: Option<&reqwest::Request>,
-    number: Option<(&HeaderName, u32)>,
+    mark: impl FnOnce(&mut HeaderMap),
     until: Option<Instant>,
 ) -> Result<reqwest::Response, Failed> {
-    let (request, probe) = outgoing.open(detour, number).await.map_err(|source| Failed {
+    let (mut request, probe) = outgoing.open(detour).await.map_err(|source| Failed {
         failure: Failure::RequestBody,
         timed_out: false,
         head: None,
         taken: Some(false),
         source: Some(source),
     })?;
+    mark(request.headers_mut());
     let probe = probe.as_ref();
     // A client that we were given may follow redirects itself, so a refused connection may be that of a later hop, after the
     // request was carried out.

@@ -274,6 +274,12 @@ impl ClientBuilder {
                 "it is finished, so http has nothing to configure; use one of them",
             ));
         }
+        if self.keys.wait.zip(self.attempt_timeout).is_some_and(|(wait, attempt)| wait >= attempt) {
+            return Err(Error::build(
+                "keys",
+                "wait_on_retry is not shorter than attempt_timeout, so no answer would be waited for",
+            ));
+        }
         if self.attempt_header.as_ref() == Some(&self.keys.header) {
             return Err(Error::build("attempt_header", "it would give every attempt another key"));
         }

@@ -1,6 +1,6 @@
 //! The request on its way: sent as often as its body allows, and turned into the GET of its result by a redirect.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::payload::Payload;
 use super::plan::Plan;
@@ -46,19 +46,15 @@ impl Outgoing {
         self.asked.get_or_insert_with(|| Box::new((asked, payload)));
     }
 
-    /// The request of attempt `number`, or of a detour in it, and what watches its body.
+    /// The request of an attempt, or of a detour in it, and what watches its body.
     pub(super) async fn open(
         &mut self,
         detour: Option<&reqwest::Request>,
-        number: Option<(&HeaderName, u32)>,
     ) -> Result<(reqwest::Request, Option<Probe>), BoxError> {
         let template = detour.unwrap_or(&self.template);
         // Cloning fails only for a streaming body, and templates have none.
         let bare = || reqwest::Request::new(template.method().clone(), template.url().clone());
         let mut request = template.try_clone().unwrap_or_else(bare);
-        if let Some((name, number)) = number {
-            request.headers_mut().insert(name, HeaderValue::from(number));
-        }
         let watched = self.payload.next().await?.map(|body| Probe::watch(body, request.headers()));
         let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
         *request.body_mut() = body;

@@ -32,6 +32,9 @@ fn settings_of_the_client() {
     check_client("budget", "not negative", new().budget(RetryBudget::ratio(-1.0)));
     check_client("keys", "36", new().keys(KeyPolicy::standard().max_length(8)));
     check_client("keys", "retention", new().keys(KeyPolicy::standard().retention(Duration::ZERO)));
+    check_client("keys", "under a second", new().keys(KeyPolicy::standard().wait_on_retry(Duration::from_millis(10))));
+    let long = KeyPolicy::standard().wait_on_retry(Duration::from_secs(10));
+    check_client("keys", "attempt_timeout", new().keys(long).attempt_timeout(Duration::from_secs(10)));
     check_client("default_header", "invalid HTTP header name", new().default_header("a b", "c"));
     check_client("default_header", "failed to parse header value", new().default_header("a", "b\nc"));
     check_client("bearer_auth", "failed to parse header value", new().bearer_auth("a\nb"));

@@ -246,6 +246,37 @@ async fn a_conflict_means_still_running_only_where_a_first_attempt_can_run_and_t
 }
 
 #[tokio::test]
+async fn a_retry_asks_to_be_kept_waiting_only_where_it_was_told_to() {
+    let acts =
+        || [Act::ExecuteThenClose, Act::Answer(conflict().header("retry-after", "0")), Act::ExecuteOnce(answer(200))];
+    let asked = |server: &Server| -> Vec<Option<String>> {
+        server.received().iter().map(|request| request.header("prefer").map(str::to_owned)).collect()
+    };
+    let wait = KeyPolicy::standard().wait_on_retry(Duration::from_millis(3700));
+    let server = Server::play(acts()).await;
+    trusting(&server).keys(wait.clone()).build().unwrap().post("/charges").body("x").send().await.unwrap();
+    assert_eq!(asked(&server), [None, Some("wait=3".to_owned()), Some("wait=3".to_owned())]);
+
+    let server = Server::play(acts()).await;
+    let client = trusting(&server).keys(wait.clone()).build().unwrap();
+    client.post("/charges").header("prefer", "return=minimal").body("x").send().await.unwrap();
+    assert_eq!(
+        asked(&server),
+        [(); 3].map(|()| Some("return=minimal".to_owned())),
+        "the caller's own preference stays"
+    );
+
+    let server = Server::play(acts()).await;
+    trusting(&server).build().unwrap().post("/charges").body("x").send().await.unwrap();
+    assert_eq!(asked(&server), [None, None, None]);
+
+    // Without a key there is nothing to wait for.
+    let server = Server::play([Act::Answer(answer(503)), Act::Answer(answer(200))]).await;
+    trusting(&server).keys(wait).build().unwrap().get("/charges").send().await.unwrap();
+    assert_eq!(asked(&server), [None, None]);
+}
+
+#[tokio::test]
 async fn nobody_knows_is_never_read_as_still_running() {
     for unknown in [
         conflict().header("idempotency-status", "unknown").header("retry-after", "0"),

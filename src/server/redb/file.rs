@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::Database;
+use redb::backends::FileBackend;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -17,7 +18,7 @@ pub(super) fn create(path: &Path) -> Result<(), Error> {
     let new = beside(path);
     // Whoever had this process id before may have died here.
     let file = File::options().read(true).write(true).create(true).truncate(true).open(&new)?;
-    drop(Database::builder().create_file(file)?);
+    drop(Database::builder().create_with_backend(FileBackend::new(file)?)?);
     let named = publish(&new, path);
     fs::remove_file(&new)?;
     Ok(named?)
