@@ -1,0 +1,114 @@
+//! The bank: one handler behind the layer, and the same bookings without it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, PgPool};
+use steadfast::server::{IdempotencyLayer, Lent, PostgresSession, PostgresStore};
+
+use crate::{Booked, Result};
+
+/// What the client asks for. The number is the client's own and means nothing to the bank: it is written down so that bookings can be
+/// counted.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Transfer {
+    number: i32,
+    amount: i64,
+}
+
+impl Transfer {
+    pub(crate) fn numbered(number: u32) -> Self {
+        let number = i32::try_from(number).unwrap_or(i32::MAX);
+        Self { number, amount: 1 + i64::from(number) % 50 }
+    }
+}
+
+pub(crate) async fn create_tables(pool: &PgPool) -> Result<()> {
+    const TABLES: &str = "
+        CREATE TABLE accounts (owner text PRIMARY KEY, balance bigint NOT NULL);
+        INSERT INTO accounts VALUES ('alice', 1000000), ('bob', 0), ('carol', 1000000), ('dave', 0);
+        CREATE TABLE bookings (route text NOT NULL, number int NOT NULL, amount bigint NOT NULL);";
+    PostgresStore::new(pool.clone()).create_table().await?;
+    sqlx::raw_sql(TABLES).execute(pool).await?;
+    Ok(())
+}
+
+pub(crate) async fn serve(address: SocketAddr, pool: PgPool) -> Result<()> {
+    let store = PostgresStore::new(pool.clone()).transactional();
+    let layer = IdempotencyLayer::new(store).required();
+    let router = Router::new()
+        .route("/transfers", post(transfer))
+        .layer(layer.clone())
+        .route("/naive/transfers", post(naive_transfer))
+        .with_state(pool)
+        .route("/ready", get(|| async { "ready" }));
+    axum::serve(tokio::net::TcpListener::bind(address).await?, router).await?;
+    layer.drain().await;
+    Ok(())
+}
+
+type Answer = std::result::Result<(StatusCode, Json<Transfer>), StatusCode>;
+
+/// Everything through the transaction that the layer has lent: it is committed with the answer's record, or not at all.
+async fn transfer(Extension(lent): Extension<Lent<PostgresSession>>, Json(transfer): Json<Transfer>) -> Answer {
+    let mut session = lent.borrow().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
+    book(&mut session, "/transfers", ["alice", "bob"], transfer).await.map_err(failed)?;
+    Ok((StatusCode::CREATED, Json(transfer)))
+}
+
+/// The same in a transaction of its own. If the process dies after the commit and before the answer, the client asks again.
+async fn naive_transfer(State(pool): State<PgPool>, Json(transfer): Json<Transfer>) -> Answer {
+    let mut transaction = pool.begin().await.map_err(failed)?;
+    book(&mut transaction, "/naive/transfers", ["carol", "dave"], transfer).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)?;
+    work().await;
+    Ok((StatusCode::CREATED, Json(transfer)))
+}
+
+/// Takes from one account and gives to the other. An increment is no write that may be repeated: this is what has to happen once.
+async fn book(
+    connection: &mut PgConnection,
+    route: &str,
+    [from, to]: [&str; 2],
+    Transfer { number, amount }: Transfer,
+) -> std::result::Result<(), sqlx::Error> {
+    work().await;
+    const MOVE: &str = "UPDATE accounts SET balance = balance + $1 WHERE owner = $2";
+    sqlx::query(MOVE).bind(-amount).bind(from).execute(&mut *connection).await?;
+    sqlx::query(MOVE).bind(amount).bind(to).execute(&mut *connection).await?;
+    sqlx::query("INSERT INTO bookings VALUES ($1, $2, $3)")
+        .bind(route)
+        .bind(number)
+        .bind(amount)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// What a handler does beside its bookings: time in which it can be killed.
+#[allow(clippy::disallowed_methods, reason = "a handler that takes its time is what is shown")]
+async fn work() {
+    tokio::time::sleep(Duration::from_millis(3)).await;
+}
+
+fn failed(error: sqlx::Error) -> StatusCode {
+    eprintln!("a transfer could not be booked: {error}");
+    StatusCode::SERVICE_UNAVAILABLE
+}
+
+/// How often each transfer of a route was booked, and by how much the receiver's balance differs from what was asked for.
+pub(crate) async fn booked(pool: &PgPool, route: &str) -> Result<Booked> {
+    const COUNT: &str = "
+        WITH times AS (SELECT number, count(*) AS n, min(amount) AS amount FROM bookings WHERE route = $1 GROUP BY number)
+        SELECT count(*) FILTER (WHERE n = 1), count(*) FILTER (WHERE n > 1), coalesce(sum(amount), 0)::bigint FROM times";
+    let (once, twice, asked): (i64, i64, i64) = sqlx::query_as(COUNT).bind(route).fetch_one(pool).await?;
+    let receiver = if route == "/transfers" { "bob" } else { "dave" };
+    let balance: i64 =
+        sqlx::query_scalar("SELECT balance FROM accounts WHERE owner = $1").bind(receiver).fetch_one(pool).await?;
+    Ok(Booked { once, twice, imbalance: balance - asked })
+}
