@@ -20,7 +20,7 @@ use tower_service::Service;
 use super::answer::{Refusal, ResponseBody, Told};
 use super::layer::{Config, Shared, Verdict};
 use super::lent::Lent;
-use super::metrics::count;
+use super::metrics::{Counter, count};
 use super::record::Record;
 use super::store::{ClaimToken, Completed, Completion, RecordId, Store, StoreError};
 use crate::clock;
@@ -240,13 +240,7 @@ where
         if matches!(told, Told::Stored) { self.pass(response, told) } else { self.undone() }
     }
 
-    async fn complete(
-        &self,
-        record: Record,
-        session: S::Session,
-        verdict: Option<Verdict>,
-        counter: &std::sync::atomic::AtomicU64,
-    ) -> Told {
+    async fn complete(&self, record: Record, session: S::Session, verdict: Option<Verdict>, counter: &Counter) -> Told {
         let mut completion = Completion::new(record, self.config.retention);
         completion.keep_effects = verdict == Some(Verdict::Executed) || is_success(completion.record.status());
         let completed = self.shared.store.complete(&self.id, self.token, session, completion).await;
@@ -255,7 +249,7 @@ where
         if matches!(completed, Ok(Completed::Stored)) { Told::Stored } else { Told::Unknown }
     }
 
-    fn written(&self, completed: &Result<Completed, StoreError>, counter: &std::sync::atomic::AtomicU64) {
+    fn written(&self, completed: &Result<Completed, StoreError>, counter: &Counter) {
         match completed {
             Ok(Completed::Stored) => count(counter),
             Ok(Completed::Lost) => {
