@@ -1,0 +1,169 @@
+//! What the idempotency layer costs, store by store: microseconds that it adds to a request, and claims a second.
+//!
+//! ```text
+//! ./scripts/with_servers.sh cargo bench --bench server --all-features
+//! ```
+//!
+//! The service behind the layer answers at once and there is no socket, so what is measured is the layer and its store. Redis and
+//! PostgreSQL are measured where STEADFAST_REDIS_URL and STEADFAST_POSTGRES_URL say that they are. The output is a Markdown table.
+//! These are times: they differ from machine to machine and gate nothing.
+
+// A benchmark that cannot do its work has nothing to say.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "it measures time, and stops if it cannot"
+)]
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use indicatif::{ProgressBar, ProgressStyle};
+use steadfast::server::{
+    Claim, ClaimToken, Claimed, Completion, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId, Store,
+};
+use tower::{Service, ServiceBuilder, ServiceExt};
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// How long each number is measured.
+const TIME: Duration = Duration::from_secs(2);
+const IN_FLIGHT: usize = 64;
+
+type Body = Full<Bytes>;
+
+async fn handler(_: Request<Body>) -> Result<Response<Body>, Infallible> {
+    let mut response = Response::new(Full::new(Bytes::from_static(b"{\"id\":\"ch_1\",\"amount\":1200}")));
+    *response.status_mut() = StatusCode::CREATED;
+    Ok(response)
+}
+
+fn request(key: &str) -> Request<Body> {
+    let body = Full::new(Bytes::from_static(b"{\"amount\":1200,\"currency\":\"eur\"}"));
+    Request::post("/charges").header("idempotency-key", key).body(body).unwrap()
+}
+
+/// A key that no other measurement uses, of this run or another.
+fn key(run: u64, number: u64) -> String {
+    format!("{:08x}-{run:08x}-{number:016x}", std::process::id())
+}
+
+fn new_run() -> u64 {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    RUNS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Microseconds that one call takes, one after the other.
+async fn microseconds<S, R>(mut service: S, mut next: impl FnMut(u64) -> String) -> f64
+where
+    S: Service<Request<Body>, Response = Response<R>, Error = Infallible>,
+{
+    let start = Instant::now();
+    let mut calls = 0_u32;
+    while start.elapsed() < TIME {
+        let answer = service.ready().await.unwrap().call(request(&next(calls.into()))).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        calls += 1;
+    }
+    start.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
+}
+
+/// Claims that are made and completed in a second, `in_flight` at a time, each of another key.
+async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize) -> f64 {
+    let run = new_run();
+    let record = Record::new(StatusCode::CREATED, &http::HeaderMap::new(), "done".into());
+    let number = Arc::new(AtomicU64::new(0));
+    let mut workers = tokio::task::JoinSet::new();
+    let start = Instant::now();
+    for _ in 0..in_flight {
+        let (store, record, number) = (store.clone(), record.clone(), number.clone());
+        workers.spawn(async move {
+            while start.elapsed() < TIME {
+                let id = RecordId::new("claims", &key(run, number.fetch_add(1, Ordering::Relaxed)));
+                let token = ClaimToken::new().unwrap();
+                let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), HOUR, HOUR);
+                let Claimed::Won(session) = store.claim(&claim).await.unwrap() else { panic!("a key was used twice") };
+                store.complete(&id, token, session, Completion::new(record.clone(), HOUR)).await.unwrap();
+            }
+        });
+    }
+    workers.join_all().await;
+    f64::from(u32::try_from(number.load(Ordering::Relaxed)).unwrap()) / start.elapsed().as_secs_f64()
+}
+
+struct Table {
+    bar: ProgressBar,
+    bare: f64,
+}
+
+impl Table {
+    async fn row<S: Store>(&self, name: &str, store: S, in_flight: usize) {
+        let store = Arc::new(store);
+        let run = new_run();
+        let service = || ServiceBuilder::new().layer(IdempotencyLayer::shared(store.clone())).service_fn(handler);
+        self.bar.set_message(format!("{name}: first execution"));
+        let first = microseconds(service(), |number| key(run, number)).await - self.bare;
+        self.bar.inc(1);
+        self.bar.set_message(format!("{name}: replay"));
+        let replay = microseconds(service(), |_| key(run, 0)).await - self.bare;
+        self.bar.inc(1);
+        self.bar.set_message(format!("{name}: claims, one at a time"));
+        let one = claims_a_second(&store, 1).await;
+        self.bar.inc(1);
+        self.bar.set_message(format!("{name}: claims, {in_flight} at a time"));
+        let many = claims_a_second(&store, in_flight).await;
+        self.bar.inc(1);
+        println!("| {name} | {first:.1} | {replay:.1} | {one:.0} | {many:.0} ({in_flight}) |");
+    }
+}
+
+fn main() {
+    // Two workers: what is compared with a server of two cores.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    // As a server has it: handlers run on the workers, not on the thread that waits for the runtime.
+    let measured = runtime.spawn(measure());
+    runtime.block_on(measured).unwrap();
+}
+
+async fn measure() {
+    let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg}").unwrap();
+    let bar = ProgressBar::new(stores() * 4).with_style(style);
+    let run = new_run();
+    let bare = microseconds(ServiceBuilder::new().service_fn(handler), |number| key(run, number)).await;
+    let table = Table { bar, bare };
+    println!("\n| store | first execution adds, µs | replay, µs | claims/s, one at a time | claims/s (at a time) |");
+    println!("| --- | --- | --- | --- | --- |");
+    table.row("memory", MemoryStore::new().max_records(10_000_000).max_bytes(usize::MAX), IN_FLIGHT).await;
+    #[cfg(feature = "redb")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let store = steadfast::server::RedbStore::open(folder.path().join("keys.redb")).unwrap();
+        table.row("redb", store, IN_FLIGHT).await;
+    }
+    #[cfg(feature = "redis")]
+    if let Ok(url) = std::env::var("STEADFAST_REDIS_URL") {
+        table.row("Redis", steadfast::server::RedisStore::connect(&url).await.unwrap(), IN_FLIGHT).await;
+    }
+    #[cfg(feature = "postgres")]
+    if let Ok(url) = std::env::var("STEADFAST_POSTGRES_URL") {
+        // A transaction holds a connection, so there are as many connections as there are claims in flight.
+        let most = u32::try_from(IN_FLIGHT).unwrap();
+        let pool = sqlx::postgres::PgPoolOptions::new().max_connections(most).connect(&url).await.unwrap();
+        let store = steadfast::server::PostgresStore::new(pool);
+        store.create_table().await.unwrap();
+        table.row("PostgreSQL", store.clone(), IN_FLIGHT).await;
+        table.row("PostgreSQL, in the handler's transaction", store.transactional(), IN_FLIGHT).await;
+    }
+    table.bar.finish_and_clear();
+}
+
+fn stores() -> u64 {
+    let redis = cfg!(feature = "redis") && std::env::var_os("STEADFAST_REDIS_URL").is_some();
+    let postgres = cfg!(feature = "postgres") && std::env::var_os("STEADFAST_POSTGRES_URL").is_some();
+    1 + u64::from(cfg!(feature = "redb")) + u64::from(redis) + 2 * u64::from(postgres)
+}
