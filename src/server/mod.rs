@@ -57,6 +57,8 @@ mod metrics;
 mod record;
 #[cfg(feature = "redb")]
 mod redb;
+#[cfg(feature = "redis")]
+mod redis;
 mod request;
 mod run;
 mod service;
@@ -70,6 +72,8 @@ pub use self::metrics::Metrics;
 pub use self::record::{Record, RecordError};
 #[cfg(feature = "redb")]
 pub use self::redb::{OpenError, RedbStore};
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisStore, RedisWarning};
 pub use self::run::Lent;
 pub use self::service::IdempotencyService;
 pub use self::store::{

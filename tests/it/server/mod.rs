@@ -5,4 +5,6 @@ mod contract;
 mod layer;
 #[cfg(feature = "redb")]
 mod redb;
+#[cfg(feature = "redis")]
+mod redis;
 mod support;
