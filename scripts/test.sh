@@ -193,7 +193,7 @@ step_docs() {
 
 step_tests() {
     need_openssl
-    cargo test --all-features --no-fail-fast
+    ./scripts/with_servers.sh cargo test --all-features --no-fail-fast
 }
 
 # An example ends by itself, or has a `--self-test` that does.

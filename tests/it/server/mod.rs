@@ -3,8 +3,12 @@
 mod agree;
 mod contract;
 mod layer;
+#[cfg(feature = "redis")]
+mod processes;
 #[cfg(feature = "redb")]
 mod redb;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_server;
 mod support;
