@@ -5,6 +5,7 @@
 //! ends. Its choices where several answers are lawful (`PROFILE`) are this target's, not the layer's defaults.
 
 mod control;
+mod damage;
 mod handlers;
 mod settings;
 
@@ -23,6 +24,7 @@ use tower_http::compression::predicate::SizeAbove;
 use tower_http::cors::{Any, CorsLayer};
 
 use crate::control::{Controlled, Limiter, Tenants};
+use crate::damage::Damage;
 use crate::handlers::Handlers;
 use crate::settings::Settings;
 
@@ -35,6 +37,7 @@ struct Tenant(String);
 struct Target<S> {
     handlers: Handlers,
     store: Arc<Controlled<S>>,
+    damage: Damage,
     limiter: Limiter,
     tenants: Tenants,
 }
@@ -44,6 +47,7 @@ impl<S> Clone for Target<S> {
         Self {
             handlers: self.handlers.clone(),
             store: self.store.clone(),
+            damage: self.damage.clone(),
             limiter: self.limiter.clone(),
             tenants: self.tenants.clone(),
         }
@@ -60,6 +64,8 @@ async fn main() -> Result<()> {
         "memory" => serve(MemoryStore::new().max_records(settings.max_records), settings).await,
         #[cfg(feature = "redb")]
         "redb" => serve(settings.redb()?, settings).await,
+        #[cfg(feature = "redis")]
+        "redis" => serve(settings.redis().await?, settings).await,
         other => Err(format!("STORE={other} is not offered").into()),
     }
 }
@@ -85,6 +91,7 @@ fn build<S: Store>(store: S, settings: &Settings) -> (Router, IdempotencyLayer<C
     let target = Target {
         handlers: handlers.clone(),
         store: store.clone(),
+        damage: settings.damage(),
         limiter: Limiter::default(),
         tenants: Tenants::default(),
     };
@@ -164,6 +171,14 @@ async fn control<S: Store>(State(target): State<Target<S>>, Query(control): Quer
         ("store_down", _) => target.store.set_down(true),
         ("store_up", _) => target.store.set_down(false),
         ("store_drop_reply", _) => target.store.drop_one_reply(),
+        ("store_corrupt", _) => match target.damage.corrupt().await {
+            Ok(true) => {}
+            Ok(false) => return StatusCode::NOT_IMPLEMENTED,
+            Err(error) => {
+                eprintln!("the records could not be damaged: {error}");
+                return StatusCode::INTERNAL_SERVER_ERROR;
+            }
+        },
         ("limiter_drain", _) => target.limiter.set_drained(true),
         ("limiter_refill", _) => target.limiter.set_drained(false),
         ("revoke", Some(tenant)) => target.tenants.revoke(tenant),

@@ -8,6 +8,7 @@ use steadfast::server::{IdempotencyLayer, Lapsed, Store};
 
 use crate::Result;
 use crate::control::Failpoint;
+use crate::damage::Damage;
 
 pub(crate) struct Settings {
     pub(crate) port: u16,
@@ -126,6 +127,30 @@ impl Settings {
         let path = std::path::Path::new(&folder).join("keys.redb");
         let most = u64::try_from(self.max_records)?;
         Ok(steadfast::server::RedbStore::open(path)?.max_records(most))
+    }
+
+    #[cfg(feature = "redis")]
+    fn redis_address() -> Result<(String, String)> {
+        let url = variable("STORE_URL").ok_or("STORE=redis wants a STORE_URL")?;
+        Ok((url, format!("{}:", variable("STORE_NS").unwrap_or_default())))
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) async fn redis(&self) -> Result<steadfast::server::RedisStore> {
+        if self.max_records < Self::default().max_records {
+            return Err("MAX_RECORDS: nobody counts the records in Redis".into());
+        }
+        let (url, prefix) = Self::redis_address()?;
+        Ok(steadfast::server::RedisStore::connect(&url).await?.prefix(prefix))
+    }
+
+    /// How to get at the records of this store.
+    pub(crate) fn damage(&self) -> Damage {
+        #[cfg(feature = "redis")]
+        if let ("redis", Ok((url, prefix))) = (self.store.as_str(), Self::redis_address()) {
+            return Damage::Redis { url, prefix };
+        }
+        Damage::NotOffered
     }
 
     pub(crate) fn layer<S: Store>(&self, store: Arc<S>) -> IdempotencyLayer<S> {
