@@ -55,9 +55,9 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// | --- | --- |
 /// | a process that uses the store dies | nothing. Its claims lapse, and are [unknown](State::Unknown) |
 /// | Redis is killed, `appendfsync always` | nothing that was acknowledged |
-/// | Redis is killed, `appendfsync everysec` (Redis's default with `appendonly yes`) | nothing: the system still has it |
+/// | Redis is killed, `appendfsync everysec` (Redis's default with `appendonly yes`) | nothing that the system has; while a sync is slow, Redis holds writes back, for 2 s at most |
 /// | its machine is lost, `appendfsync always` | nothing that was acknowledged, if its disk keeps its word |
-/// | its machine is lost, `appendfsync everysec` | about the last second |
+/// | its machine is lost, `appendfsync everysec` | about the last second; 2 s while a sync is slow |
 /// | either, without an append-only file | all since the last snapshot |
 /// | failover to a replica | what the replica had not received: replication is asynchronous, and no acknowledgement waits for it |
 /// | failover, with [`replicas`](Self::replicas) | less: no claim is won that a replica has not received. It may still be lost, where one that has not is promoted, or where all that have are lost |
@@ -82,14 +82,23 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// # When Redis is full
 ///
 /// A claim is [`StoreError::Full`] once `maxmemory` is reached (policy `noeviction`), and whoever holds one is served: renewals take
-/// no room, and ends are let through although they do. So what has run is recorded, and `maxmemory` is overrun by at most the
-/// answers of the operations that are under way; leave the machine that much room. Nothing is reserved at the claim, and there is no bound on the
-/// number of records: they may be on many nodes, and nobody counts them.
+/// no room, and ends are let through although they do (a script that has begun to write is not stopped in the middle:
+/// [`scriptVerifyOOM`](https://github.com/redis/redis/blob/7.0/src/script.c)). So what has run is recorded, and `maxmemory` is overrun
+/// by at most the answers of the operations that are under way; leave the machine that much room. A server that refuses the end all
+/// the same has the claim lapse. Nothing is reserved at the claim, and there is no bound on the number of records: they may be on many
+/// nodes, and nobody counts them.
 ///
 /// # When Redis is gone
 ///
 /// A call that is not answered in time is [`StoreError::Unavailable`]. One whose connection broke is made once more, over a new
 /// connection, since all of them can be repeated.
+///
+/// A connection to a primary that was demoted, and did not close it, is answered `READONLY`, so unavailable, until it is closed.
+/// Sentinel closes them.
+///
+/// # What it needs to be allowed
+///
+/// `~steadfast:* +evalsha +script|load +hmget +hset +hdel +pttl +pexpire +del`; `+info` for the check, `+wait` for replicas.
 ///
 /// # TLS, Cluster, Sentinel
 ///

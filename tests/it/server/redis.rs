@@ -100,6 +100,9 @@ async fn the_contract_on_a_cluster() {
         let keys: usize = node.command(&["DBSIZE"]).await;
         assert!(keys > 0, "every node has some of the keys");
     }
+    nodes[2].command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    let store = RedisStore::over(client.get_async_connection().await.unwrap());
+    assert_eq!(store.check().await, [RedisWarning::MayEvict("allkeys-lru".to_owned())], "one node is enough");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -261,9 +264,11 @@ async fn a_frozen_redis_is_unavailable_and_what_it_did_can_be_asked_again() {
 
 #[tokio::test]
 async fn no_redis_at_all_is_told_at_once() {
-    let nobody = format!("redis://127.0.0.1:{}", free_port());
-    unavailable(RedisStore::connect(&nobody).await);
-    unavailable(RedisStore::connect("http://127.0.0.1").await);
+    let nobody = format!("redis://:s3cret@127.0.0.1:{}", free_port());
+    for url in [nobody.as_str(), "redis://:s3cret@127.0.0.1:port", "http://127.0.0.1"] {
+        let error = RedisStore::connect(url).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)) && !format!("{error} {error:?}").contains("s3cret"));
+    }
     // It accepts, and says nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     unavailable(RedisStore::connect(&format!("redis://{}", silent.local_addr().unwrap())).await);
@@ -363,10 +368,25 @@ async fn a_server_that_may_forget_is_warned_of() {
 
     // A user who may run scripts and not look.
     server.command::<()>(&["ACL", "SETUSER", "poor", "on", ">pw", "~*", "+@all", "-info", "-config"]).await;
-    let url = server.url().replace("redis://", "redis://poor:pw@");
-    let store = RedisStore::connect(&url).await.unwrap();
+    let store = RedisStore::connect(&as_user(&server, "poor")).await.unwrap();
     assert!(matches!(store.warnings(), [RedisWarning::Unchecked(_)]), "{:?}", store.warnings());
-    win(&store, &claim(&fresh())).await;
+}
+
+fn as_user(server: &RedisServer, name: &str) -> String {
+    server.url().replace("redis://", &format!("redis://{name}:pw@"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_permissions_that_the_docs_name_are_enough() {
+    const DOCS: &str = "~steadfast:* +evalsha +script|load +hmget +hset +hdel +pttl +pexpire +del";
+    assert!(include_str!("../../../src/server/redis/mod.rs").contains(DOCS), "the docs say something else");
+    let server = RedisServer::start(&[]);
+    let mut words = vec!["ACL", "SETUSER", "shop", "on", ">pw", "+info"];
+    words.extend(DOCS.split(' '));
+    server.command::<()>(&words).await;
+    let store = RedisStore::connect(&as_user(&server, "shop")).await.unwrap();
+    assert_eq!(store.warnings(), []);
+    contract::suite(Arc::new(store), |name| RecordId::new("contract", name)).await;
 }
 
 #[tokio::test]
