@@ -5,7 +5,8 @@
 #   ./scripts/test.sh clippy tests   only these
 #
 # A step that fails does not stop the others, so that one run shows all there is to mend. What a step needs is installed if
-# it is missing: tools under target/tools, C headers and Python by apt. Only a Rust toolchain and a C compiler must be there.
+# it is missing: tools under target/tools, C headers, Python and the servers that stores stand on by apt. Only a Rust toolchain
+# and a C compiler must be there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

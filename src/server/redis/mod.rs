@@ -223,6 +223,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
     }
 
     /// How long a call may take, reconnecting included. Default: 1 s. What [`replicas`](RedisStore::replicas) may take comes on top.
+    /// The layer asks twice before it answers that the store is unavailable.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

@@ -41,12 +41,12 @@ impl Scripts {
 
 type Bytes = Option<Vec<u8>>;
 
-/// What is known of a key, as a script answers it: version, fingerprint, retention, record, and the milliseconds that the key has
-/// left to live.
+/// What is known of a key, as a script answers it: version, fingerprint, retention, record, and the milliseconds that are left of the
+/// lease; none or fewer if the claim has lapsed.
 pub(super) type Known = (Bytes, Bytes, Bytes, Bytes, i64);
 
 /// The state that these fields are.
-pub(super) fn state((version, fingerprint, retention, record, left): Known) -> Result<State, RecordError> {
+pub(super) fn state((version, fingerprint, retention, record, lease_left): Known) -> Result<State, RecordError> {
     match number(version)? {
         1 => {}
         other => return Err(RecordError::Version(u8::try_from(other).unwrap_or(u8::MAX))),
@@ -56,11 +56,10 @@ pub(super) fn state((version, fingerprint, retention, record, left): Known) -> R
     if let Some(record) = record {
         return Ok(State::done(fingerprint, Record::decode(&record)?));
     }
-    // A claim that was abandoned has its retention left, and no lease.
-    let lease_left = u64::try_from(left).unwrap_or(0).saturating_sub(number(retention)?);
-    Ok(match lease_left {
-        0 => State::unknown(fingerprint),
-        left => State::running(fingerprint, Duration::from_millis(left)),
+    number(retention)?;
+    Ok(match u64::try_from(lease_left) {
+        Ok(left @ 1..) => State::running(fingerprint, Duration::from_millis(left)),
+        _ => State::unknown(fingerprint),
     })
 }
 

@@ -303,9 +303,11 @@ async fn what_cannot_be_read_is_refused_and_left_as_it_is() {
     // A claim that still runs can be damaged as well.
     let id = fresh();
     win(&store, &claim(&id)).await;
-    command::<redis::Value>(&url, &["HSET", &key(&id), "retention", "soon"]).await;
-    let found = store.claim(&claim(&id).taking_over(true)).await;
-    assert!(matches!(found, Err(StoreError::Unreadable(RecordError::Damaged))), "{found:?}");
+    for retention in ["soon", "0x10", ""] {
+        command::<redis::Value>(&url, &["HSET", &key(&id), "retention", retention]).await;
+        let found = store.claim(&claim(&id).taking_over(true)).await;
+        assert!(matches!(found, Err(StoreError::Unreadable(RecordError::Damaged))), "{retention}: {found:?}");
+    }
 }
 
 #[tokio::test]
@@ -334,16 +336,23 @@ async fn a_record_lives_as_long_as_its_retention_and_a_claim_for_its_lease_as_we
 }
 
 #[tokio::test]
-async fn a_claim_whose_expiry_was_taken_away_lapses_and_is_not_forgotten() {
+async fn a_claim_whose_expiry_was_changed_lapses_and_is_not_forgotten() {
     let url = shared();
     let store = RedisStore::connect(&url).await.unwrap();
     let id = fresh();
     win(&store, &claim(&id)).await;
-    command::<bool>(&url, &["PERSIST", &key(&id)]).await;
+    assert!(command::<bool>(&url, &["PERSIST", &key(&id)]).await);
     assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
     assert!(matches!(store.claim(&claim(&id)).await.unwrap(), Claimed::Known(State::Unknown { .. })));
     win(&store, &claim(&id).taking_over(true)).await;
     assert!(matches!(store.look(&id).await.unwrap(), Some(State::Running { .. })));
+
+    // And one that somebody keeps for longer holds no longer for that, once it was abandoned.
+    let id = fresh();
+    let token = win(&store, &claim(&id)).await;
+    store.abandon(&id, token, None).await.unwrap();
+    assert!(command::<bool>(&url, &["EXPIRE", &key(&id), "604800"]).await);
+    assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
 }
 
 #[tokio::test]

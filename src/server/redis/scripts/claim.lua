@@ -1,7 +1,7 @@
 -- ARGV: token, fingerprint, retention, lease and retention together (milliseconds), '1' to take over what is unknown.
 -- Answers nil if the key is the caller's now, and what is known of it if not.
 if exists and not held then
-    local unknown = readable and not record and (not token or left <= tonumber(retention))
+    local unknown = readable and not record and lease_left <= 0
     if not (unknown and ARGV[5] == '1' and fingerprint == ARGV[2]) then
         return known
     end

@@ -14,8 +14,9 @@ local version, fingerprint, token, retention, record =
 -- -2: there is no such key. -1: somebody has taken its expiry away, and a claim has lapsed.
 local left = redis.call('PTTL', KEYS[1])
 local exists = left ~= -2
-local readable = version == '1' and fingerprint and #fingerprint == 32 and tonumber(retention)
+local readable = version == '1' and fingerprint and #fingerprint == 32 and retention and string.match(retention, '^%d+$')
+local lease_left = readable and token and left - retention or 0
 -- ARGV[1] is the caller's token, where there is one.
 local held = readable and not record and token == ARGV[1]
-local known = {version, fingerprint, retention, record, left}
+local known = {version, fingerprint, retention, record, lease_left}
 
