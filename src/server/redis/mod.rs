@@ -2,28 +2,24 @@
 //!
 //! Two processes that ask "is this key taken?" and then say "now it is mine" both win. Here each step is one script on one key,
 //! which Redis runs alone, by its own clock. Here are the rules of the [`Store`] contract; the scripts' answers are read in
-//! [`script`], and [`check`] tells whether the server forgets.
+//! [`script`], [`link`] is the way there, and [`check`] tells whether the server forgets.
 
 mod check;
+mod link;
 mod script;
 
 use std::fmt::{self, Write as _};
-use std::future::Future;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, ScriptInvocation};
+use redis::{FromRedisValue, ScriptInvocation};
 
 pub use self::check::RedisWarning;
+use self::link::{CONNECT, repeated, within};
 use self::script::{Known, Scripts};
 use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
-use crate::clock::{self, milliseconds};
+use crate::clock::milliseconds;
 
-/// How long an attempt to connect may take.
-const CONNECT: Duration = Duration::from_secs(1);
-/// How long a peer may be silent before its connection is given up: one that has lost its machine says nothing.
-const SILENCE: Duration = Duration::from_secs(5);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Records in Redis, one hash a key, for any number of processes.
@@ -64,7 +60,7 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// | memory is short, `noeviction` | nothing: claims are refused, see below |
 /// | memory is short, any other policy | any record |
 ///
-/// A claim that is lost is an operation that may run twice; an end that is lost, one whose claim is still there, is unknown.
+/// Where a claim is lost, its operation may run twice. Where an end is lost and its claim is not, the operation is unknown.
 /// [`connect`](RedisStore::connect) warns of the settings that it can see.
 ///
 /// Sources: [persistence](https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/),
@@ -154,7 +150,7 @@ impl RedisStore {
     ///
     /// It is no URL of Redis's, or the server cannot be reached.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let client = client(url).map_err(script::store_error)?;
+        let client = link::client(url).map_err(script::store_error)?;
         // Time is limited around each call. A reconnection that fails is told at once, and tried again by the next call.
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT))
@@ -184,15 +180,6 @@ impl RedisStore {
         self.replicas = (number > 0).then_some(Replicas { number, timeout });
         self
     }
-}
-
-fn client(url: &str) -> RedisResult<Client> {
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE / 5));
-    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    let tcp = tcp.set_user_timeout(SILENCE);
-    Client::open(url.into_connection_info()?.set_tcp_settings(tcp))
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
@@ -306,21 +293,6 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
             return Err(StoreError::Unavailable(error.into()));
         }
         Ok(known)
-    }
-}
-
-/// The call, and once more if its connection broke: whether it was carried out is not known, and does not matter.
-async fn repeated<T, F: Future<Output = RedisResult<T>>>(call: impl Fn() -> F) -> RedisResult<T> {
-    match call().await {
-        Err(error) if error.is_io_error() => call().await,
-        answer => answer,
-    }
-}
-
-async fn within<T>(timeout: Duration, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, StoreError> {
-    match clock::until(clock::now().checked_add(timeout), call).await {
-        Ok(answer) => answer.map_err(script::store_error),
-        Err(clock::TimedOut) => Err(StoreError::Unavailable(format!("no answer in {timeout:?}").into())),
     }
 }
 
