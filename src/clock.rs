@@ -78,7 +78,7 @@ impl Steady {
     }
 }
 
-#[cfg(feature = "redb")]
+#[cfg(any(feature = "redb", feature = "redis"))]
 pub(crate) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

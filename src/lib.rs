@@ -48,7 +48,7 @@
 //!
 //! `client`, `json` and `rustls` are on by default. `native-tls`, `multipart`, `stream`, `cookies`, `gzip`, `brotli`, `zstd` and
 //! `socks` turn on what reqwest calls so; with `stream` there is `RequestBuilder::file`. `server` is the server half, `redb` its
-//! embedded durable store. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it never changes
+//! embedded durable store, `redis` its store for several processes. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it never changes
 //! behaviour.
 
 #![cfg_attr(not(feature = "client"), allow(rustdoc::broken_intra_doc_links))]
@@ -97,6 +97,8 @@ pub use problem::Problem;
 pub use resume::ResumeToken;
 
 pub use http;
+#[cfg(feature = "redis")]
+pub use redis;
 #[cfg(feature = "client")]
 pub use reqwest;
 #[cfg(any(feature = "client", feature = "server"))]

@@ -5,6 +5,7 @@
 //! ends. Its choices where several answers are lawful (`PROFILE`) are this target's, not the layer's defaults.
 
 mod control;
+mod damage;
 mod handlers;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -25,6 +26,7 @@ use tower_http::compression::predicate::SizeAbove;
 use tower_http::cors::{Any, CorsLayer};
 
 use crate::control::{Controlled, Limiter, Switches, Tenants};
+use crate::damage::Damage;
 use crate::handlers::Handlers;
 use crate::settings::Settings;
 
@@ -38,6 +40,7 @@ struct Tenant(String);
 struct Target {
     handlers: Handlers,
     switches: Switches,
+    damage: Damage,
     limiter: Limiter,
     tenants: Tenants,
     #[cfg(feature = "postgres")]
@@ -49,6 +52,7 @@ impl Target {
         Self {
             handlers: Handlers::new(settings),
             switches: Switches::default(),
+            damage: settings.damage(),
             limiter: Limiter::default(),
             tenants: Tenants::default(),
             #[cfg(feature = "postgres")]
@@ -73,6 +77,11 @@ async fn main() -> Result<()> {
         #[cfg(feature = "redb")]
         "redb" => {
             let (router, layer) = build(settings.redb()?, &settings, target.clone());
+            serve(&settings, finish(router, &settings, target), &layer).await
+        }
+        #[cfg(feature = "redis")]
+        "redis" => {
+            let (router, layer) = build(settings.redis().await?, &settings, target.clone());
             serve(&settings, finish(router, &settings, target), &layer).await
         }
         #[cfg(feature = "postgres")]
@@ -213,6 +222,14 @@ async fn control(State(target): State<Target>, Query(control): Query<Control>) -
         ("store_down", _) => target.switches.set_down(true),
         ("store_up", _) => target.switches.set_down(false),
         ("store_drop_reply", _) => target.switches.drop_one_reply(),
+        ("store_corrupt", _) => match target.damage.corrupt().await {
+            Ok(true) => {}
+            Ok(false) => return StatusCode::NOT_IMPLEMENTED,
+            Err(error) => {
+                eprintln!("the records could not be damaged: {error}");
+                return StatusCode::INTERNAL_SERVER_ERROR;
+            }
+        },
         ("limiter_drain", _) => target.limiter.set_drained(true),
         ("limiter_refill", _) => target.limiter.set_drained(false),
         ("revoke", Some(tenant)) => target.tenants.revoke(tenant),

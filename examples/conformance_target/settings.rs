@@ -8,6 +8,7 @@ use steadfast::server::{IdempotencyLayer, Lapsed, Store};
 
 use crate::Result;
 use crate::control::Failpoint;
+use crate::damage::Damage;
 
 pub(crate) struct Settings {
     pub(crate) port: u16,
@@ -130,9 +131,45 @@ impl Settings {
 
     #[cfg(feature = "postgres")]
     pub(crate) async fn postgres(&self) -> Result<crate::postgres::Database> {
+        if self.max_records < Self::default().max_records {
+            return Err("MAX_RECORDS: nobody counts the records in PostgreSQL".into());
+        }
+        let (url, schema) = Self::postgres_address()?;
+        crate::postgres::Database::open(&url, &schema, self.failpoint.clone()).await
+    }
+
+    #[cfg(feature = "postgres")]
+    fn postgres_address() -> Result<(String, String)> {
         let url = variable("STORE_URL").ok_or("STORE=postgres wants a STORE_URL")?;
-        let namespace = variable("STORE_NS").unwrap_or_else(|| "conformance".to_owned());
-        crate::postgres::Database::open(&url, &namespace, self.failpoint.clone()).await
+        Ok((url, variable("STORE_NS").unwrap_or_else(|| "conformance".to_owned())))
+    }
+
+    #[cfg(feature = "redis")]
+    fn redis_address() -> Result<(String, String)> {
+        let url = variable("STORE_URL").ok_or("STORE=redis wants a STORE_URL")?;
+        Ok((url, format!("{}:", variable("STORE_NS").unwrap_or_default())))
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) async fn redis(&self) -> Result<steadfast::server::RedisStore> {
+        if self.max_records < Self::default().max_records {
+            return Err("MAX_RECORDS: nobody counts the records in Redis".into());
+        }
+        let (url, prefix) = Self::redis_address()?;
+        Ok(steadfast::server::RedisStore::connect(&url).await?.prefix(prefix))
+    }
+
+    /// How to get at the records of this store.
+    pub(crate) fn damage(&self) -> Damage {
+        #[cfg(feature = "redis")]
+        if let ("redis", Ok((url, prefix))) = (self.store.as_str(), Self::redis_address()) {
+            return Damage::Redis { url, prefix };
+        }
+        #[cfg(feature = "postgres")]
+        if let ("postgres", Ok((url, schema))) = (self.store.as_str(), Self::postgres_address()) {
+            return Damage::Postgres { url, schema };
+        }
+        Damage::NotOffered
     }
 
     pub(crate) fn layer<S: Store>(&self, store: Arc<S>) -> IdempotencyLayer<S> {

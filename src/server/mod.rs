@@ -60,6 +60,8 @@ mod postgres;
 mod record;
 #[cfg(feature = "redb")]
 mod redb;
+#[cfg(feature = "redis")]
+mod redis;
 mod request;
 mod run;
 mod service;
@@ -76,6 +78,8 @@ pub use self::postgres::{PostgresSession, PostgresStore, TransactionalPostgresSt
 pub use self::record::{Record, RecordError};
 #[cfg(feature = "redb")]
 pub use self::redb::{OpenError, RedbStore};
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisStore, RedisWarning};
 pub use self::service::IdempotencyService;
 pub use self::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,

@@ -205,8 +205,9 @@ impl Store for PostgresStore {
     }
 }
 
-/// The number by which a handler's transaction holds a key (`pg_try_advisory_xact_lock`). It shares the database's space of
-/// advisory locks; another application's would have to hit one number in 2^64, and would only make a key look busy.
+/// The number by which a handler's transaction holds a key (`pg_try_advisory_xact_lock`), to which the statements add the table's, so
+/// that equal keys of two schemas do not meet. It shares the database's space of advisory locks: another application's would have to
+/// hit one number in 2^64, and would only make a key look busy.
 fn lock_of(id: &RecordId) -> i64 {
     let [a, b, c, d, e, f, g, h, ..] = *id.as_bytes();
     i64::from_be_bytes([a, b, c, d, e, f, g, h])

@@ -123,11 +123,17 @@ async fn a_lapsed_claim_is_unknown_and_is_taken_over_only_on_demand<S: Store>(st
     assert!(matches!(store.look(&id).await.unwrap(), Some(State::Running { .. })));
 }
 
-async fn an_abandoned_claim_is_unknown<S: Store>(store: &S, id: RecordId) {
+async fn an_abandoned_claim_is_unknown<S: Store<Session: Default>>(store: &S, id: RecordId) {
     let claim = Claim::new(&id, token(), ONE, LONG, LONG);
     let session = win(store, &claim).await;
     assert_eq!(store.abandon(&id, claim.token, Some(session)).await.unwrap(), Completed::Stored);
     assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
+    // Nobody has it now, its owner neither.
+    assert!(!store.renew(&id, claim.token, LONG).await.unwrap());
+    let late = store.complete(&id, claim.token, S::Session::default(), Completion::new(record("late"), LONG)).await;
+    assert_eq!(late.unwrap(), Completed::Lost);
+    assert_eq!(store.release(&id, claim.token, S::Session::default()).await.unwrap(), Completed::Lost);
+    assert_eq!(lose(store, &claim).await, State::unknown(ONE));
     win(store, &Claim::new(&id, token(), ONE, LONG, LONG).taking_over(true)).await;
 }
 

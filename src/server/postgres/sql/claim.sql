@@ -1,5 +1,5 @@
 -- Claims a key, or says what is known of it, in one statement: a repeat writes nothing.
--- $1 id, $2 token, $3 fingerprint, $4 lease in ms, $5 retention in ms, $6 whether it may take over, $7 the id's advisory lock
+-- $1 id, $2 token, $3 fingerprint, $4 lease in ms, $5 retention in ms, $6 whether it may take over, $7 the id's advisory lock, made this table's by its number
 WITH
 clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
 known AS MATERIALIZED (
@@ -13,7 +13,7 @@ known AS MATERIALIZED (
 ),
 -- Held exclusively by a handler whose transaction holds the key, which no row tells before it ends.
 free AS MATERIALIZED (
-    SELECT pg_try_advisory_xact_lock_shared($7) AS free WHERE NOT EXISTS (SELECT FROM known)
+    SELECT pg_try_advisory_xact_lock_shared($7 # ('steadfast_records'::regclass::oid::bigint << 32)) AS free WHERE NOT EXISTS (SELECT FROM known)
 ),
 won AS (
     INSERT INTO steadfast_records AS r (id, fingerprint, token, state, lease_until, retention_ms, forget_at)

@@ -1,11 +1,11 @@
--- What is known of a key, and whether a handler's open transaction holds it. $1 id, $2 the id's advisory lock
+-- What is known of a key, and whether a handler's open transaction holds it. $1 id, $2 the id's advisory lock, made this table's by its number
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
 SELECT false AS won,
        NOT EXISTS (
            SELECT FROM pg_locks l
            WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.mode = 'ExclusiveLock'
              AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-             AND (l.classid::bigint << 32 | l.objid::bigint) = $2
+             AND (l.classid::bigint << 32 | l.objid::bigint) = $2 # ('steadfast_records'::regclass::oid::bigint << 32)
        ) AS free,
        r.state, r.fingerprint, r.record,
        (extract(epoch FROM r.lease_until - clock.now) * 1000)::bigint AS lease_left_ms

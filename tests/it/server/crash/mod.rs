@@ -10,7 +10,7 @@ mod writes;
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use axum::Router;
@@ -136,18 +136,17 @@ fn layer<S: Store>(store: S, point: &str) -> IdempotencyLayer<Deadly<S>> {
     IdempotencyLayer::new(Deadly { inner: store, point: point.to_owned() }).lease(LEASE)
 }
 
-/// Runs the test of this name in a process of its own, which is to die; `true` if it did.
-fn dies(name: &str, arguments: &str) -> bool {
+/// Runs the test of this name in a process of its own, which is to die; an error is what it said if it did not.
+fn dies(name: &str, arguments: &str) -> Result<(), String> {
     use std::os::unix::process::ExitStatusExt;
-    let status = Command::new(std::env::current_exe().unwrap())
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(CHILD, arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success() || status.signal() == Some(9), "{name} {arguments}: {status}");
-    !status.success()
+    let said = String::from_utf8_lossy(&[child.stdout, child.stderr].concat()).into_owned();
+    assert!(child.status.success() || child.status.signal() == Some(9), "{name} {arguments}: {} {said}", child.status);
+    if child.status.success() { Err(said) } else { Ok(()) }
 }
 
 /// The client asks again until it is told something that will not change.
@@ -196,16 +195,45 @@ mod embedded {
         let (folder, point) = arguments.split_once('#').unwrap();
         let folder = Path::new(folder);
         let store = RedbStore::open(folder.join("keys.redb")).unwrap();
-        ask(charging(&folder.join("log"), point).layer(layer(store, point))).await;
+        println!("{:?}", ask(charging(&folder.join("log"), point).layer(layer(store, point))).await);
     }
 
     #[tokio::test]
     async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
         for point in POINTS {
             let folder = tempfile::tempdir().unwrap();
-            assert!(dies("server::crash::embedded::child", &format!("{}#{point}", folder.path().display())), "{point}");
+            dies("server::crash::embedded::child", &format!("{}#{point}", folder.path().display())).unwrap();
             let store = RedbStore::open(folder.path().join("keys.redb")).unwrap();
             check_apart(store, &folder.path().join("log"), point).await;
+        }
+    }
+}
+
+#[cfg(feature = "redis")]
+mod remote {
+    use steadfast::server::RedisStore;
+
+    use super::super::redis_server::shared;
+    use super::*;
+
+    #[tokio::test]
+    async fn child() {
+        let Ok(arguments) = std::env::var(CHILD) else { return };
+        let mut arguments = arguments.split('#');
+        let mut next = || arguments.next().unwrap().to_owned();
+        let (prefix, log, point) = (next(), next(), next());
+        let store = RedisStore::connect(&shared()).await.unwrap().prefix(prefix);
+        println!("{:?}", ask(charging(Path::new(&log), &point).layer(layer(store, &point))).await);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
+        for point in POINTS {
+            let folder = tempfile::tempdir().unwrap();
+            let prefix = format!("{:?}:", ClaimToken::new().unwrap().as_bytes());
+            let (prefix, log) = (prefix, folder.path().join("log"));
+            dies("server::crash::remote::child", &format!("{prefix}#{}#{point}", log.display())).unwrap();
+            check_apart(RedisStore::connect(&shared()).await.unwrap().prefix(prefix), &log, point).await;
         }
     }
 }
@@ -227,9 +255,9 @@ mod database {
         let (mode, schema, log, point) = (next(), next(), next(), next());
         let store = PostgresStore::new(pool_in(&schema));
         if mode == "apart" {
-            ask(charging(Path::new(&log), &point).layer(layer(store, &point))).await;
+            println!("{:?}", ask(charging(Path::new(&log), &point).layer(layer(store, &point))).await);
         } else {
-            ask(ordering(&point).layer(layer(store.transactional(), &point))).await;
+            println!("{:?}", ask(ordering(&point).layer(layer(store.transactional(), &point))).await);
         }
     }
 
@@ -241,7 +269,7 @@ mod database {
             let (schema, pool) = pool().await;
             let store = PostgresStore::new(pool);
             store.create_table().await.unwrap();
-            assert!(dies("server::crash::database::child", &format!("apart#{schema}#{}#{point}", log.display())));
+            dies("server::crash::database::child", &format!("apart#{schema}#{}#{point}", log.display())).unwrap();
             check_apart(store, &log, point).await;
         }
     }
@@ -271,7 +299,7 @@ mod database {
             let store = PostgresStore::new(pool.clone());
             store.create_table().await.unwrap();
             run("CREATE TABLE orders (id bigserial)", &pool).await;
-            assert!(dies("server::crash::database::child", &format!("one#{schema}##{point}")));
+            dies("server::crash::database::child", &format!("one#{schema}##{point}")).unwrap();
             // Nothing was committed, or everything.
             assert_eq!(rows(&pool).await, i64::from(point == "after_end"), "{point}");
             let router = ordering("").layer(layer(store.transactional(), ""));

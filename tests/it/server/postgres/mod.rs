@@ -19,8 +19,8 @@ use steadfast::server::{
 };
 
 use self::proxy::Proxy;
-use super::contract;
 use super::support::{Executions, Served, header, problem};
+use super::{contract, processes};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_millis(40);
@@ -90,6 +90,29 @@ fn orders(executions: &Executions) -> Router {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_contract() {
     contract::suite(Arc::new(store().await), |name| RecordId::new("contract", name)).await;
+}
+
+/// What the children of the next test do: a hundred claims at once, as soon as all of them are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn contender() {
+    let Some(argument) = processes::contender() else { return };
+    let (mode, schema) = argument.split_once('#').unwrap();
+    let (store, id) = (PostgresStore::new(pool_in(schema)), RecordId::new("", "contended"));
+    if mode == "apart" {
+        processes::contend(Arc::new(store), id, 100).await;
+    } else {
+        processes::contend(Arc::new(store.transactional()), id, 100).await;
+    }
+}
+
+#[tokio::test]
+async fn of_two_hundred_claims_of_two_processes_one_is_won() {
+    for mode in ["apart", "one"] {
+        let (schema, pool) = pool().await;
+        PostgresStore::new(pool).create_table().await.unwrap();
+        let contest = move || processes::contest("server::postgres::contender", &format!("{mode}#{schema}"), 2);
+        assert_eq!(tokio::task::spawn_blocking(contest).await.unwrap(), 1, "{mode}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -120,6 +120,21 @@ async fn the_two_stores_keep_each_other_out() {
 }
 
 #[tokio::test]
+async fn equal_keys_of_two_schemas_are_two_operations() {
+    let (here, there) = (store().await, store().await);
+    let id = RecordId::new("", "k");
+    let held = claim(&id);
+    let session = win(&here.transactional(), &held).await;
+    assert_eq!(there.look(&id).await.unwrap(), None);
+    let other = claim(&id);
+    let elsewhere = win(&there.transactional(), &other).await;
+    assert_eq!(there.release(&id, other.token, ()).await.unwrap(), Completed::Lost);
+    there.transactional().release(&id, other.token, elsewhere).await.unwrap();
+    assert!(matches!(there.claim(&claim(&id)).await.unwrap(), Claimed::Won(())));
+    here.transactional().release(&id, held.token, session).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() {
     let (_, pool) = pool().await;
     let separate = PostgresStore::new(pool.clone());

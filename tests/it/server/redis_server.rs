@@ -1,0 +1,176 @@
+//! A `redis-server` of a test's own: to be killed, frozen, filled up, and started again with what its disk has kept.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The address of the Redis that the tests share.
+pub(super) fn shared() -> String {
+    std::env::var("STEADFAST_REDIS_URL")
+        .expect("STEADFAST_REDIS_URL names no Redis: run the tests by ./scripts/with_servers.sh cargo test …")
+}
+
+pub(super) struct RedisServer {
+    child: Child,
+    port: u16,
+    folder: TempDir,
+    arguments: Vec<String>,
+}
+
+impl RedisServer {
+    /// One that has every acknowledged write on its disk, and whatever else `arguments` say.
+    pub(super) fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        // A port that is free now may be taken by another test before Redis has it.
+        for _ in 0..5 {
+            let port = free_port();
+            if let Some(child) = spawn(port, &folder, &arguments) {
+                return Self { child, port, folder, arguments };
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// SIGKILL: nothing is written any more.
+    pub(super) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(super) fn start_again(&mut self) {
+        self.child = spawn(self.port, &self.folder, &self.arguments).expect("redis-server does not start again");
+    }
+
+    /// SIGSTOP or SIGCONT: a server that is there and says nothing.
+    pub(super) fn signal(&self, signal: &str) {
+        let killed = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    }
+
+    /// A command that no store sends.
+    pub(super) async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        command(&self.url(), words).await
+    }
+
+    pub(super) async fn info_says(&self, line: &str) -> bool {
+        let info: String = self.command(&["INFO"]).await;
+        info.lines().any(|said| said == line)
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+pub(super) async fn command<T: redis::FromRedisValue>(url: &str, words: &[&str]) -> T {
+    let client = redis::Client::open(url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]).query_async(&mut connection).await.unwrap()
+}
+
+pub(super) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// `None` if it ends before it is ready.
+fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Child> {
+    let mut child = Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir", folder.path().to_str().unwrap()])
+        .args(["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("redis-server is missing: ./scripts/with_servers.sh installs it");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    if !lines.any(|line| line.contains("Ready to accept connections")) {
+        let _reaped = child.wait();
+        return None;
+    }
+    // It must not be held up by a full pipe.
+    std::thread::spawn(move || lines.for_each(drop));
+    Some(child)
+}
+
+/// A wire to Redis that remembers what it carried there, and can lose replies.
+#[derive(Clone)]
+pub(super) struct Wire {
+    pub(super) url: String,
+    state: Arc<Mutex<Carried>>,
+}
+
+#[derive(Default)]
+struct Carried {
+    requests: Vec<u8>,
+    replies_to_lose: usize,
+}
+
+impl Wire {
+    pub(super) async fn to(url: &str) -> Self {
+        let server: SocketAddr = url.trim_start_matches("redis://").parse().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let wire = Self { url: format!("redis://{}", listener.local_addr().unwrap()), state: Arc::default() };
+        let state = wire.state.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(server).await.unwrap();
+                tokio::spawn(carry(client, server, state.clone()));
+            }
+        });
+        wire
+    }
+
+    /// So many times from now on, what Redis answers is lost, and with it the connection.
+    pub(super) fn lose_replies(&self, times: usize) {
+        self.state.lock().unwrap().replies_to_lose = times;
+    }
+
+    /// What was sent since this was last asked.
+    pub(super) fn requests(&self) -> Vec<u8> {
+        std::mem::take(&mut self.state.lock().unwrap().requests)
+    }
+}
+
+async fn carry(mut client: TcpStream, mut server: TcpStream, state: Arc<Mutex<Carried>>) {
+    let (mut request, mut reply) = (vec![0; 65_536], vec![0; 65_536]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut request) => {
+                let Ok(read @ 1..) = read else { return };
+                let request = &request[..read];
+                state.lock().unwrap().requests.extend_from_slice(request);
+                server.write_all(request).await.unwrap();
+            }
+            read = server.read(&mut reply) => {
+                let Ok(read @ 1..) = read else { return };
+                {
+                    let mut state = state.lock().unwrap();
+                    // The greetings of a new connection are not what is staged.
+                    let script = String::from_utf8_lossy(&state.requests).contains("EVALSHA");
+                    if state.replies_to_lose > 0 && script {
+                        state.replies_to_lose -= 1;
+                        return;
+                    }
+                }
+                client.write_all(&reply[..read]).await.unwrap();
+            }
+        }
+    }
+}
