@@ -61,7 +61,7 @@ pub(crate) const MANNERS: [Manner; 4] = [
 /// Everything that was found.
 pub(crate) struct Findings {
     /// A row for each of [`OUTAGES`], in it one report for each of [`BUDGETS`].
-    pub(crate) outages: Vec<Vec<Report>>,
+    pub(crate) outages: [Vec<Report>; 3],
     /// A row for each of [`MANNERS`], in it one report for each of [`SHARES`].
     pub(crate) shares: Vec<Vec<Report>>,
     /// A row for each of [`JITTERS`], in it the means for each of [`CROWDS`].
@@ -69,7 +69,8 @@ pub(crate) struct Findings {
     /// One for each of [`JITTERS`].
     pub(crate) herds: Vec<Report>,
     pub(crate) mixed: Report,
-    pub(crate) overload: Report,
+    /// One for each of [`BUDGETS`].
+    pub(crate) overloads: Vec<Report>,
     /// Calls at the bottom of 1, 2 and 3 layers: without a budget, with the standard one.
     pub(crate) layers: Vec<(u32, f64, f64)>,
 }
@@ -88,16 +89,15 @@ pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
     let mut labs = Vec::new();
     labs.extend(OUTAGES.iter().flat_map(|trouble| BUDGETS.iter().map(|budget| outage(*trouble, budget))));
     labs.extend(MANNERS.iter().flat_map(|manner| SHARES.iter().map(|share| brownout(manner, *share))));
+    labs.extend(BUDGETS.iter().map(overload));
     labs.extend(JITTERS.map(|(_, jitter)| herd(jitter)));
     let labs: Vec<Lab> = labs.into_iter().map(|lab| lab.seed(seed)).collect();
 
     let mut reports = in_parallel(&labs, Lab::run, progress).into_iter();
-    let mut rows = |rows: usize, columns: usize| -> Vec<Vec<Report>> {
-        (0..rows).map(|_| reports.by_ref().take(columns).collect()).collect()
-    };
-    let outages = rows(OUTAGES.len(), BUDGETS.len());
-    let shares = rows(MANNERS.len(), SHARES.len());
-    let herds = reports.collect();
+    let mut row = |columns: usize| -> Vec<Report> { reports.by_ref().take(columns).collect() };
+    let outages = OUTAGES.map(|_| row(BUDGETS.len()));
+    let shares = MANNERS.iter().map(|_| row(SHARES.len())).collect();
+    let (overloads, herds) = (row(BUDGETS.len()), row(JITTERS.len()));
     let layers = [1, 2, 3].map(|layers| {
         let calls = |budget| lab::amplification(&policy(), &budget, layers);
         (layers, calls(RetryBudget::unlimited()), calls(RetryBudget::standard()))
@@ -108,13 +108,20 @@ pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
         contention: JITTERS.iter().map(|(_, jitter)| contention(*jitter, seed)).collect(),
         herds,
         mixed: lab::mixed(&policy()),
-        overload: lab::overload(&policy()),
+        overloads,
         layers: layers.to_vec(),
     }
 }
 
 fn outage(trouble: Trouble, budget: &Budget) -> Lab {
     Lab::new(Scenario::new(trouble), Fleet::new(&policy()).budget((budget.make)()))
+}
+
+/// [`lab::overload`], with other budgets.
+fn overload(budget: &Budget) -> Lab {
+    let scenario =
+        Scenario::new(Trouble::Surge(2.0)).lasting(Duration::from_secs(10)).watched_for(Duration::from_secs(60));
+    Lab::new(scenario, Fleet::new(&policy()).budget((budget.make)()))
 }
 
 /// A minute, against a server that no load can hurt: only the share counts.
@@ -152,11 +159,17 @@ fn mean(runs: &[Contention]) -> Mean {
 }
 
 /// What `run` makes of each of `jobs`, in their order, on all the cores.
-fn in_parallel<J: Sync, R: Send>(jobs: &[J], run: impl Fn(&J) -> R + Sync, progress: impl Fn(u64, u64) + Sync) -> Vec<R> {
+fn in_parallel<J: Sync, R: Send>(
+    jobs: &[J],
+    run: impl Fn(&J) -> R + Sync,
+    progress: impl Fn(u64, u64) + Sync,
+) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(jobs.len()));
     let work = || {
-        while let Some((place, job)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, jobs.get(at)?))) {
+        while let Some((place, job)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, jobs.get(at)?)))
+        {
             let result = run(job);
             let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             done.push((place, result));

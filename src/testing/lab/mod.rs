@@ -157,7 +157,7 @@ pub fn brownout(policy: &RetryPolicy, share: f64) -> Report {
 }
 
 /// A thousand clients whose connections break together while a server of 1,000 requests per second is down for half a second:
-/// [`Report::peak_requests_per_second`] is what it meets when it is back.
+/// [`Report::peak`] is what it meets when it is back.
 ///
 /// ```
 /// # use steadfast::{policy::{Backoff, Jitter, RetryPolicy}, testing::lab};

@@ -79,12 +79,12 @@ impl Report {
         (recovered < end && self.after().operations() > 0).then(|| recovered - self.scenario.to())
     }
 
-    /// The most requests that were sent in a tenth of a second from the beginning of the trouble on, as requests per second.
+    /// The most requests that were sent in a tenth of a second, from the beginning of the trouble on.
     #[must_use]
-    pub fn peak_requests_per_second(&self) -> u64 {
+    pub fn peak(&self) -> u64 {
         let from = self.scenario.from().as_millis() / SLICE.as_millis();
         let slices = self.timeline.iter().skip(usize::try_from(from).unwrap_or(usize::MAX));
-        slices.map(|slice| slice.requests).max().unwrap_or(0) * 10
+        slices.map(|slice| slice.requests).max().unwrap_or(0)
     }
 
     /// The run in tenths of a second.
@@ -138,7 +138,7 @@ impl fmt::Display for Report {
                 }
             }
         }
-        writeln!(f, "at most {} requests in a second", self.peak_requests_per_second())?;
+        writeln!(f, "at most {} requests in a tenth of a second", self.peak())?;
         if self.after().operations() == 0 {
             return Ok(());
         }
