@@ -46,10 +46,11 @@ fn sections(findings: &Findings) -> [Section<'_>; 7] {
                 "recovery",
                 "The trouble lasts while the ground is grey. Above: the requests that are sent, as multiples of the operations \
                  (which would be 1). Below: the operations that are answered with success. On the left a hung server that is \
-                 restarted and comes back with an empty queue: without a budget, and with a floor of ten free retries a second, \
-                 the clients overrun it again at once, and it works for those who have given up. On the right a server that \
-                 goes on with the 3 s of requests that it had accepted: now any steady share of retries that is more than the \
-                 5 % it has to spare keeps the queue full. A budget that runs empty lets it drain.",
+                 restarted and comes back with an empty queue: without a budget the clients overrun it again at once, and it \
+                 works for those who have given up. (With reqwest's budget, which leaves each client ten free retries a \
+                 second, it is on the edge, and depends on the seed.) On the right a server that goes on with the 3 s of requests that \
+                 it had accepted: now any steady share of retries that is more than the 5 % it has to spare keeps the queue \
+                 full. A budget that runs empty lets it drain.",
             )),
             table: tables::outages(findings),
         },

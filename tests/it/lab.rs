@@ -96,23 +96,37 @@ fn outage(trouble: Trouble, budget: RetryBudget) -> Report {
 }
 
 /// What reqwest's own retry budget comes to at ten operations a second. reqwest 0.13.5 makes `TpsBudget::new(10 s, 10, 0.2)` of
-/// its "20 % extra": in any ten seconds a fifth of the operations *and* ten a second may be retried.
+/// its "20 % extra": a retry takes 5, a success puts 1 in, and there is a reserve of 500 for every ten seconds, which is 5 for
+/// each operation: ten retries a second are free for each client.
 fn as_reqwest_has_it() -> RetryBudget {
-    RetryBudget::ratio(0.2 + 10.0 / 10.0).capacity(120).initial(100)
+    RetryBudget::ratio(5.0).cost(5).throttle_cost(5).first_try_refund(1).capacity(600).initial(500)
 }
 
 #[test]
 fn without_a_budget_a_server_that_hung_stays_down_after_its_repair() {
-    for (name, budget) in [("none", RetryBudget::unlimited()), ("reqwest's own", as_reqwest_has_it())] {
-        let report = outage(Trouble::Hanging, budget);
-        assert!(report.before().success() > 0.99, "{name}");
-        assert_eq!(report.time_to_recover(), None, "{name}");
-        assert!(report.after().wasted_work() > 0.95, "the server works for nobody: {name}");
+    for trouble in [Trouble::Hanging, Trouble::Frozen] {
+        let report = outage(trouble, RetryBudget::unlimited());
+        assert!(report.before().success() > 0.99, "{trouble}");
+        assert_eq!(report.time_to_recover(), None, "{trouble}");
+        assert!(report.after().wasted_work() > 0.95, "the server works for nobody: {trouble}");
         let last = &report.timeline()[report.timeline().len() - 100..];
         let (started, succeeded) =
             last.iter().fold((0, 0), |(a, b), slice| (a + slice.operations, b + slice.succeeded));
-        assert!(succeeded * 50 < started, "nor is it any better at the end: {name}, {succeeded} of {started}");
+        assert!(succeeded * 50 < started, "nor is it any better at the end: {trouble}, {succeeded} of {started}");
     }
+}
+
+/// In the outage it lets 2.0 requests through for each operation. A server that has kept its queue stays down. One that comes
+/// back empty is on the edge: until the last attempts of the outage have timed out, a second later, its queue grows to nearly
+/// the second that clients wait. In 14 of 20 runs that is too much, here in 4 of 5.
+#[test]
+fn the_budget_of_reqwest_lets_too_much_through() {
+    assert_eq!(outage(Trouble::Frozen, as_reqwest_has_it()).time_to_recover(), None);
+    let scenario = Scenario::new(Trouble::Hanging).watched_for(Duration::from_secs(15));
+    let fleet = || Fleet::new(&three_retries()).budget(as_reqwest_has_it());
+    let stays_down = |seed: &u64| Lab::new(scenario, fleet()).seed(*seed).run().time_to_recover().is_none();
+    let down = (1..=5).filter(stays_down).count();
+    assert!(down >= 3, "{down} of 5");
 }
 
 #[test]

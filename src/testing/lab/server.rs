@@ -175,15 +175,15 @@ mod tests {
 
     /// A server of about 1,000 requests a second, whose trouble lasts from second 10 to second 40, holding `work` in its queue
     /// at the time `at`.
-    fn station(trouble: Trouble, at: u64, work: Duration) -> Station {
+    fn station(trouble: Trouble, at: u32, work: Duration) -> Station {
         let mut station = Station::new(Server::per_second(1000.0), 0.0, Scenario::new(trouble));
-        station.busy_until = at * SECOND + work;
+        station.busy_until = SECOND * at + work;
         station
     }
 
     /// When a request that arrives at second `at` is answered, in whole seconds, and the class of the answer.
-    fn check(station: &mut Station, at: u64) -> Option<(u64, Class)> {
-        let fate = station.receive(at * SECOND, &mut Chance::new(1));
+    fn check(station: &mut Station, at: u32) -> Option<(u64, Class)> {
+        let fate = station.receive(SECOND * at, &mut Chance::new(1));
         assert_eq!(fate.executed, matches!(fate.answer, Some((_, Class::Success))));
         fate.answer.map(|(at, class)| (at.as_secs(), class))
     }
@@ -191,14 +191,14 @@ mod tests {
     #[test]
     fn requests_wait_in_line_and_a_full_queue_refuses() {
         assert_eq!(check(&mut station(Trouble::Hanging, 1, Duration::ZERO), 1), Some((1, Class::Success)));
-        assert_eq!(check(&mut station(Trouble::Hanging, 1, 3 * SECOND), 1), Some((4, Class::Success)));
-        assert_eq!(check(&mut station(Trouble::Hanging, 1, 4 * SECOND), 1), Some((1, Class::Ambiguous)));
+        assert_eq!(check(&mut station(Trouble::Hanging, 1, SECOND * 3), 1), Some((4, Class::Success)));
+        assert_eq!(check(&mut station(Trouble::Hanging, 1, SECOND * 4), 1), Some((1, Class::Ambiguous)));
     }
 
     #[test]
     fn what_a_dying_server_held_is_lost() {
         for (trouble, during) in [(Trouble::Refusing, Some((20, Class::NotProcessed))), (Trouble::Hanging, None)] {
-            let mut station = station(trouble, 9, 2 * SECOND);
+            let mut station = station(trouble, 9, SECOND * 2);
             assert_eq!(check(&mut station, 9), None, "it would have been done at second 11");
             assert_eq!(check(&mut station, 20), during);
             assert_eq!(check(&mut station, 40), Some((40, Class::Success)), "the queue is empty");
@@ -209,10 +209,10 @@ mod tests {
     fn what_a_frozen_server_held_is_done_later() {
         let mut station = station(Trouble::Frozen, 9, SECOND / 2);
         assert_eq!(check(&mut station, 9), Some((9, Class::Success)));
-        station.busy_until = 10 * SECOND;
+        station.busy_until = SECOND * 10;
         assert_eq!(check(&mut station, 9), Some((40, Class::Success)));
         assert_eq!(check(&mut station, 20), Some((40, Class::Success)), "the time of the freeze is not work");
-        station.busy_until = 44 * SECOND;
+        station.busy_until = SECOND * 44;
         assert_eq!(check(&mut station, 20), Some((20, Class::Ambiguous)), "4 s of work are too much");
     }
 }
