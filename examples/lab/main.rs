@@ -82,8 +82,7 @@ fn show(bar: &ProgressBar, done: u64, all: u64) {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()).into())
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(path, text));
+    written.map_err(|error| format!("{}: {error}", path.display()).into())
 }

@@ -276,6 +276,11 @@ fn nonsense_ends_too() {
     assert!(lab::amplification(&forever.clone().max_attempts(3), &RetryBudget::unlimited(), 2) > 8.9);
     let always_failing =
         Scenario::new(Trouble::Failing(1.0)).lasting(Duration::from_secs(1)).watched_for(Duration::ZERO);
+    for factor in [f64::NAN, f64::NEG_INFINITY, f64::INFINITY] {
+        let surge = Scenario::new(Trouble::Surge(factor)).lasting(Duration::from_millis(10));
+        let report = Lab::new(surge.after_calm_of(Duration::ZERO), Fleet::new(&RetryPolicy::never()).clients(1)).run();
+        assert!(report.during().operations() < 200, "{factor}");
+    }
     for rate in [f64::NAN, -1.0, 0.0, 2.0] {
         for capacity in [f64::NAN, -1.0, 0.0, f64::INFINITY] {
             let fleet = Fleet::new(&forever).budget(RetryBudget::unlimited()).clients(3).rate(rate);

@@ -60,12 +60,12 @@ impl Fleet {
         self
     }
 
-    /// How many operations each client starts per second, at random times (a Poisson process). What is not a positive number
-    /// is none.
+    /// How many operations each client starts per second, at random times (a Poisson process); at most a million. What is not a
+    /// positive number is none.
     #[must_use]
     pub fn rate(mut self, per_second: f64) -> Self {
-        let sound = per_second.is_finite() && per_second > 0.0;
-        self.arrivals = Arrivals::Rate(if sound { per_second } else { 0.0 });
+        let rate = if per_second > 0.0 { per_second.min(1_000_000.0) } else { 0.0 };
+        self.arrivals = Arrivals::Rate(rate);
         self
     }
 

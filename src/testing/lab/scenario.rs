@@ -7,7 +7,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Trouble {
-    /// Nothing listens: connections are refused at once. What the server had accepted before is lost.
+    /// Nothing listens: connections are refused at once. What the server had accepted before is lost, and waited for until the
+    /// attempt timeout.
     Refusing,
     /// The server accepts requests and never answers, as a deadlocked process does until it is restarted: whatever it held
     /// and whatever reached it is lost, and it comes back with an empty queue.
@@ -17,7 +18,7 @@ pub enum Trouble {
     Frozen,
     /// This share of the requests, 0 to 1, is answered with a 500 after the usual work.
     Failing(f64),
-    /// The clients start this many times as many operations, at least once as many. The server is well.
+    /// The clients start this many times as many operations, 1 to 1,000. The server is well.
     Surge(f64),
 }
 

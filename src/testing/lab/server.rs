@@ -37,13 +37,14 @@ impl Default for Server {
 }
 
 impl Server {
-    /// A capacity of `factor` times the operations that all fleets together start per second, and a queue of 3 s.
+    /// A capacity of `factor` times the operations that all fleets together start per second, and a queue of 3 s. A fleet whose
+    /// clients start [together](super::Fleet::together) has no rate and does not count: use [`per_second`](Self::per_second).
     #[must_use]
     pub fn with_headroom(factor: f64) -> Self {
         Self::of(Capacity::Headroom(factor))
     }
 
-    /// A capacity of this many requests per second, and a queue of 3 s.
+    /// A capacity of this many requests per second, and a queue of 3 s. What is less than zero, or no number, is no limit.
     #[must_use]
     pub fn per_second(requests: f64) -> Self {
         Self::of(Capacity::PerSecond(requests))

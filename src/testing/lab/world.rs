@@ -117,7 +117,7 @@ impl<'a> World<'a> {
     /// The highest rate, as a multiple of the usual one.
     fn surge(&self) -> f64 {
         match self.scenario.trouble {
-            Trouble::Surge(factor) => factor.max(1.0),
+            Trouble::Surge(factor) => factor.clamp(1.0, 1000.0),
             _ => 1.0,
         }
     }
@@ -133,7 +133,7 @@ impl<'a> World<'a> {
         }
         self.tally.started(*fleet, now);
         let operation = Operation::start(&settings.policy, budget, settings.idempotency, self.instant(now));
-        let place = self.settle_in(Live { fleet: *fleet, started: now, until: now, operation });
+        let place = self.admit(Live { fleet: *fleet, started: now, until: now, operation });
         self.send(place, now);
     }
 
@@ -176,7 +176,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn settle_in(&mut self, live: Live<'a>) -> usize {
+    fn admit(&mut self, live: Live<'a>) -> usize {
         if let Some(place) = self.free.pop() {
             self.live[place] = Some(live);
             return place;
