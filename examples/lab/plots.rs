@@ -159,7 +159,7 @@ fn herd(findings: &Findings) -> Vec<Panel> {
             x_label: "seconds",
             y_label: "requests in a tenth of a second",
             x: 0.0..2.5,
-            y: 0.0..1800.0,
+            y: 0.0..2000.0,
             shaded: Some(0.0..0.5),
             lines: vec![(Pen { broken: false, ..pen }, steps.take_while(|(at, _)| *at <= 2.5).collect())],
         }

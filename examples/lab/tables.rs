@@ -84,7 +84,7 @@ pub(crate) fn contention(findings: &Findings) -> Cells {
 
 pub(crate) fn herds(findings: &Findings) -> Cells {
     let row = |((name, _), report): (&(&str, _), &Report)| {
-        let (peak, numbers) = (peak_after_the_repair(report), report.during());
+        let (peak, numbers) = (report.peak(), report.during());
         vec![
             (*name).to_owned(),
             peak.to_string(),
@@ -99,11 +99,6 @@ pub(crate) fn herds(findings: &Findings) -> Cells {
         header: owned(&header),
         rows: JITTERS.iter().zip(&findings.herds).map(row).collect(),
     }
-}
-
-/// The repair is after 1.5 s.
-fn peak_after_the_repair(report: &Report) -> u64 {
-    report.timeline().iter().skip(15).map(|slice| slice.requests).max().unwrap_or(0)
 }
 
 pub(crate) fn mixed(findings: &Findings) -> Cells {

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! [`outage`], [`overload`], [`brownout`], [`herd`] and [`mixed`] stage the common troubles with the settings that their pages
-//! name; [`Lab`] takes any of your own. [`contention`] is a crowd that wants to change one row, [`amplification`] a tower of
+//! name; [`Lab`] takes any of your own. [`contention()`] is a crowd that wants to change one row, [`amplification`] a tower of
 //! services of which each retries. What they teach is in [the guide](crate::guide::laboratory).
 //!
 //! # The model

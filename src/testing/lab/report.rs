@@ -79,10 +79,11 @@ impl Report {
         (recovered < end && self.after().operations() > 0).then(|| recovered - self.scenario.to())
     }
 
-    /// The most requests that were sent in a tenth of a second, from the beginning of the trouble on.
+    /// The most requests that were sent in a tenth of a second after the repair: what a server meets that is just back. Zero if
+    /// there is no repair.
     #[must_use]
     pub fn peak(&self) -> u64 {
-        let from = self.scenario.from().as_millis() / SLICE.as_millis();
+        let from = self.scenario.to().as_millis() / SLICE.as_millis();
         let slices = self.timeline.iter().skip(usize::try_from(from).unwrap_or(usize::MAX));
         slices.map(|slice| slice.requests).max().unwrap_or(0)
     }
@@ -138,7 +139,9 @@ impl fmt::Display for Report {
                 }
             }
         }
-        writeln!(f, "at most {} requests in a tenth of a second", self.peak())?;
+        if !self.scenario.after.is_zero() {
+            writeln!(f, "after the repair at most {} requests in a tenth of a second", self.peak())?;
+        }
         if self.after().operations() == 0 {
             return Ok(());
         }
