@@ -1,12 +1,22 @@
 //! How to think about retries, what is repeated and when, why the crate is as it is, and how to come here from elsewhere.
 //!
 //! * [`failures`]: what each failure means, and what the client does about it.
+//! * [`laboratory`]: what retries and budgets do to a server in trouble, and how large a budget should be.
 //! * [`coming_from`]: the names of reqwest-middleware, reqwest-retry and backoff beside ours, and what changes on the wire.
 //! * [`design`]: the why-questions, and the invariants.
 //! * [`changelog`]: what changed.
 
 #[doc = include_str!("failures.md")]
 pub mod failures {}
+
+// The pictures come first: rustdoc copies no files beside its pages, so each is a link definition with a data URI, and the first
+// definition of a name counts. The page's own ones, at its end, are for those who read it in the repository.
+#[doc = include_str!("img/recovery.uri")]
+#[doc = include_str!("img/share.uri")]
+#[doc = include_str!("img/contention.uri")]
+#[doc = include_str!("img/herd.uri")]
+#[doc = include_str!("laboratory.md")]
+pub mod laboratory {}
 
 #[doc = include_str!("coming_from.md")]
 pub mod coming_from {}

@@ -23,9 +23,12 @@ const TOKEN: u64 = 1000;
 /// use steadfast::policy::RetryBudget;
 ///
 /// // For a client that makes one call a second: 500 tokens would let 35 retries through before they bind.
-/// let budget = RetryBudget::standard().capacity(100);
-/// assert_eq!(budget.tokens(), 100);
+/// let budget = RetryBudget::standard().capacity(42);
+/// assert_eq!(budget.tokens(), 42);
 /// ```
+///
+/// 500 tokens hold a client back that makes about ten calls a second or more. For quieter ones, of which there are usually many,
+/// size it down: [the laboratory](crate::guide::laboratory) shows what they do to a server, and by how much.
 ///
 /// A client keeps one bucket per origin, each made from the settings that it was given ([`RetryBudget::fresh`]).
 ///

@@ -11,6 +11,8 @@ mod cases;
 mod client;
 mod events;
 mod keys;
+#[cfg(feature = "testing")]
+mod lab;
 mod limits;
 mod properties;
 mod redirects;

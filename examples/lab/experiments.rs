@@ -1,0 +1,189 @@
+//! What is tried: policies, budgets, and the runs that the tables and plots are made of.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use steadfast::policy::{Backoff, Jitter, RetryBudget, RetryPolicy};
+use steadfast::testing::lab::{self, Contention, Fleet, Lab, Report, Scenario, Server, Trouble};
+
+pub(crate) const JITTERS: [(&str, Jitter); 3] =
+    [("no jitter", Jitter::None), ("equal jitter", Jitter::Equal), ("full jitter", Jitter::Full)];
+
+pub(crate) const OUTAGES: [Trouble; 3] = [Trouble::Refusing, Trouble::Hanging, Trouble::Frozen];
+
+/// The crowds of the contention plot.
+pub(crate) const CROWDS: [u32; 10] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100];
+
+/// Runs for each point of it.
+const CONTENTION_RUNS: u64 = 20;
+
+/// The failure shares of the load plot, in percent.
+pub(crate) const SHARES: [u32; 11] = [0, 1, 5, 10, 15, 20, 30, 40, 60, 80, 100];
+
+/// A budget with its name in tables and legends.
+pub(crate) struct Budget {
+    pub(crate) name: &'static str,
+    make: fn() -> RetryBudget,
+}
+
+/// At ten operations a second for each client, which is what all of these runs have.
+pub(crate) const BUDGETS: [Budget; 4] = [
+    Budget { name: "no budget", make: RetryBudget::unlimited },
+    Budget { name: "as reqwest has it (20 % + 10/s)", make: as_reqwest_has_it },
+    Budget { name: "ratio(0.2)", make: || RetryBudget::ratio(0.2) },
+    Budget { name: "standard()", make: RetryBudget::standard },
+];
+
+/// The budget of reqwest 0.13.5, `TpsBudget::new(10 s, 10, 0.2)`, in its own units: a retry takes 5, a success puts 1 in (the
+/// 20 %), and there is a reserve of 500 for every ten seconds: at ten operations a second, 5 for each.
+fn as_reqwest_has_it() -> RetryBudget {
+    RetryBudget::ratio(5.0).cost(5).throttle_cost(5).first_try_refund(1).capacity(600).initial(500)
+}
+
+/// One way to retry, for the plot of load against failure share.
+pub(crate) struct Manner {
+    pub(crate) name: &'static str,
+    jitter: Jitter,
+    budget: fn() -> RetryBudget,
+}
+
+pub(crate) const MANNERS: [Manner; 4] = [
+    Manner { name: "naive: no jitter, no budget", jitter: Jitter::None, budget: RetryBudget::unlimited },
+    Manner { name: "full jitter, no budget", jitter: Jitter::Full, budget: RetryBudget::unlimited },
+    Manner { name: "full jitter, standard()", jitter: Jitter::Full, budget: RetryBudget::standard },
+    Manner {
+        name: "full jitter, 10 % bucket of 5",
+        jitter: Jitter::Full,
+        budget: || RetryBudget::ratio(0.1).capacity(5).initial(5),
+    },
+];
+
+/// Everything that was found.
+pub(crate) struct Findings {
+    /// A row for each of [`OUTAGES`], in it one report for each of [`BUDGETS`].
+    pub(crate) outages: [Vec<Report>; 3],
+    /// A row for each of [`MANNERS`], in it one report for each of [`SHARES`].
+    pub(crate) shares: Vec<Vec<Report>>,
+    /// A row for each of [`JITTERS`], in it the means for each of [`CROWDS`].
+    pub(crate) contention: Vec<Vec<Mean>>,
+    /// One for each of [`JITTERS`].
+    pub(crate) herds: Vec<Report>,
+    pub(crate) mixed: Report,
+    /// One for each of [`BUDGETS`].
+    pub(crate) overloads: Vec<Report>,
+    /// Calls at the bottom of 1, 2 and 3 layers: without a budget, with the standard one.
+    pub(crate) layers: Vec<(u32, f64, f64)>,
+}
+
+pub(crate) struct Mean {
+    pub(crate) calls: f64,
+    pub(crate) seconds: f64,
+}
+
+/// Three retries.
+fn policy() -> RetryPolicy {
+    RetryPolicy::new().max_attempts(4)
+}
+
+pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
+    let mut labs = Vec::new();
+    labs.extend(OUTAGES.iter().flat_map(|trouble| BUDGETS.iter().map(|budget| outage(*trouble, budget))));
+    labs.extend(MANNERS.iter().flat_map(|manner| SHARES.iter().map(|share| brownout(manner, *share))));
+    labs.extend(BUDGETS.iter().map(overload));
+    labs.extend(JITTERS.map(|(_, jitter)| herd(jitter)));
+    let labs: Vec<Lab> = labs.into_iter().map(|lab| lab.seed(seed)).collect();
+
+    let mut reports = in_parallel(&labs, Lab::run, progress).into_iter();
+    let mut row = |columns: usize| -> Vec<Report> { reports.by_ref().take(columns).collect() };
+    let outages = OUTAGES.map(|_| row(BUDGETS.len()));
+    let shares = MANNERS.iter().map(|_| row(SHARES.len())).collect();
+    let (overloads, herds) = (row(BUDGETS.len()), row(JITTERS.len()));
+    let layers = [1, 2, 3].map(|layers| {
+        let calls = |budget| lab::amplification(&policy(), &budget, layers);
+        (layers, calls(RetryBudget::unlimited()), calls(RetryBudget::standard()))
+    });
+    Findings {
+        outages,
+        shares,
+        contention: JITTERS.iter().map(|(_, jitter)| contention(*jitter, seed)).collect(),
+        herds,
+        mixed: lab::mixed(&policy()),
+        overloads,
+        layers: layers.to_vec(),
+    }
+}
+
+fn outage(trouble: Trouble, budget: &Budget) -> Lab {
+    Lab::new(Scenario::new(trouble), Fleet::new(&policy()).budget((budget.make)()))
+}
+
+/// [`lab::overload`], with other budgets.
+fn overload(budget: &Budget) -> Lab {
+    let scenario =
+        Scenario::new(Trouble::Surge(2.0)).lasting(Duration::from_secs(10)).watched_for(Duration::from_secs(60));
+    Lab::new(scenario, Fleet::new(&policy()).budget((budget.make)()))
+}
+
+/// A minute, against a server that no load can hurt: only the share counts.
+fn brownout(manner: &Manner, percent: u32) -> Lab {
+    let trouble = Trouble::Failing(f64::from(percent) / 100.0);
+    let minute = Scenario::new(trouble).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
+    let policy = policy().backoff(Backoff::default().jitter(manner.jitter));
+    let fleet = Fleet::new(&policy).budget((manner.budget)()).clients(30);
+    Lab::new(minute.lasting(Duration::from_secs(60)), fleet).server(Server::unlimited())
+}
+
+/// [`lab::herd`], with a second of calm before it.
+fn herd(jitter: Jitter) -> Lab {
+    let policy = RetryPolicy::new().max_attempts(8).backoff(Backoff::default().jitter(jitter));
+    let scenario = Scenario::new(Trouble::Refusing).after_calm_of(Duration::from_secs(1));
+    let scenario = scenario.lasting(Duration::from_millis(500)).watched_for(Duration::from_secs(8));
+    Lab::new(scenario, Fleet::new(&policy).clients(1000).together()).server(Server::per_second(1000.0))
+}
+
+fn contention(jitter: Jitter, seed: u64) -> Vec<Mean> {
+    let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_secs(2)).jitter(jitter);
+    let policy = RetryPolicy::new().max_attempts(u32::MAX).deadline(None).backoff(backoff);
+    let crowd = |clients: u32| {
+        let runs = (0..CONTENTION_RUNS).map(|run| lab::contention(&policy, clients, seed.wrapping_add(run)));
+        mean(&runs.collect::<Vec<_>>())
+    };
+    CROWDS.map(crowd).into()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "thousands")]
+fn mean(runs: &[Contention]) -> Mean {
+    let calls = runs.iter().map(|run| run.calls as f64).sum::<f64>();
+    let seconds = runs.iter().map(|run| run.time.as_secs_f64()).sum::<f64>();
+    Mean { calls: calls / runs.len() as f64, seconds: seconds / runs.len() as f64 }
+}
+
+/// What `run` makes of each of `jobs`, in their order, on all the cores.
+fn in_parallel<J: Sync, R: Send>(
+    jobs: &[J],
+    run: impl Fn(&J) -> R + Sync,
+    progress: impl Fn(u64, u64) + Sync,
+) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(jobs.len()));
+    let work = || {
+        while let Some((place, job)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, jobs.get(at)?)))
+        {
+            let result = run(job);
+            let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            done.push((place, result));
+            progress(done.len() as u64, jobs.len() as u64);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    done.sort_by_key(|(place, _)| *place);
+    done.into_iter().map(|(_, result)| result).collect()
+}

@@ -1,0 +1,88 @@
+//! Retry settings, seen from the server: tables, and a page with plots.
+//!
+//! ```text
+//! cargo run --example lab --features testing
+//! cargo run --example lab --features testing -- --out report.html --seed 7
+//! ```
+//!
+//! `experiments.rs` says what is tried, `tables.rs` and `plots.rs` show it, `page.rs` says what one sees. To try a policy of
+//! your own, one line is enough: `println!("{}", steadfast::testing::lab::outage(&my_policy))`.
+
+mod experiments;
+mod page;
+mod plots;
+mod tables;
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Shows what retry policies and budgets do to a server in trouble.
+#[derive(Parser)]
+struct Arguments {
+    /// Where to write the report.
+    #[arg(long, default_value = "target/lab/report.html")]
+    out: PathBuf,
+    /// A folder for the plots alone, as SVG files.
+    #[arg(long)]
+    plots: Option<PathBuf>,
+    /// The seed of everything that is left to chance.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let bar = bar()?;
+    let findings = experiments::run(arguments.seed, |done, all| show(&bar, done, all));
+    bar.finish_and_clear();
+
+    let tables = [
+        tables::outages(&findings),
+        tables::overloads(&findings),
+        tables::shares(&findings),
+        tables::contention(&findings),
+        tables::herds(&findings),
+        tables::mixed(&findings),
+        tables::layers(&findings),
+    ];
+    for table in &tables {
+        println!("{}", table.for_the_terminal());
+    }
+
+    let plots = plots::all(&findings)?;
+    write(&arguments.out, &page::html(&findings, &plots, arguments.seed))?;
+    println!("the report: {}", arguments.out.display());
+    if let Some(folder) = &arguments.plots {
+        for plot in &plots {
+            write(&folder.join(plot.name).with_extension("svg"), &plot.svg)?;
+        }
+        println!("the plots: {}", folder.display());
+    }
+    Ok(())
+}
+
+/// Not seen by whoever has a fast machine.
+fn bar() -> Result<ProgressBar, Box<dyn Error>> {
+    let style = ProgressStyle::with_template("{prefix:>11} [{bar:40}] {pos}/{len} runs, {elapsed}")?;
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    Ok(bar.with_style(style.progress_chars("=> ")).with_prefix("simulating"))
+}
+
+fn show(bar: &ProgressBar, done: u64, all: u64) {
+    if bar.is_hidden() && bar.elapsed() > Duration::from_secs(1) {
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+    }
+    bar.set_length(all);
+    bar.set_position(done);
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(path, text));
+    written.map_err(|error| format!("{}: {error}", path.display()).into())
+}
