@@ -48,8 +48,9 @@
 //!
 //! `client`, `json` and `rustls` are on by default. `native-tls`, `multipart`, `stream`, `cookies`, `gzip`, `brotli`, `zstd` and
 //! `socks` turn on what reqwest calls so; with `stream` there is `RequestBuilder::file`. `server` is the server half, `redb` its
-//! embedded durable store, `redis` its store for several processes. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it never changes
-//! behaviour.
+//! embedded durable store, `redis` and `postgres` its stores for several processes, the latter also in the handler's own transaction.
+//! `testing` has instruments for tests. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it never
+//! changes behaviour.
 
 #![cfg_attr(not(feature = "client"), allow(rustdoc::broken_intra_doc_links))]
 
@@ -101,6 +102,8 @@ pub use resume::ResumeToken;
 pub use http;
 #[cfg(feature = "redis")]
 pub use redis;
+#[cfg(feature = "postgres")]
+pub use sqlx;
 #[cfg(feature = "client")]
 pub use reqwest;
 #[cfg(any(feature = "client", feature = "server"))]

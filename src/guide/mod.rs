@@ -2,6 +2,7 @@
 //!
 //! * [`failures`]: what each failure means, and what the client does about it.
 //! * [`laboratory`]: what retries and budgets do to a server in trouble, and how large a budget should be.
+//! * [`server`](https://docs.rs/steadfast/latest/steadfast/guide/server/): where the layer stands, which store promises what, and one transaction for all.
 //! * [`coming_from`]: the names of reqwest-middleware, reqwest-retry and backoff beside ours, and what changes on the wire.
 //! * [`design`]: the why-questions, and the invariants.
 //! * [`changelog`]: what changed.
@@ -17,6 +18,10 @@ pub mod failures {}
 #[doc = include_str!("img/herd.uri")]
 #[doc = include_str!("laboratory.md")]
 pub mod laboratory {}
+
+#[cfg(feature = "server")]
+#[doc = include_str!("server.md")]
+pub mod server {}
 
 #[doc = include_str!("coming_from.md")]
 pub mod coming_from {}

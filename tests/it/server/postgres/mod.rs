@@ -126,6 +126,11 @@ async fn processes_that_start_together_may_all_make_the_table() {
     assert!(starts.join_all().await.into_iter().all(|made| made.is_ok()));
 }
 
+#[test]
+fn the_table_that_the_guide_prints_is_the_one_that_is_made() {
+    assert!(include_str!("../../../../src/guide/server.md").contains(PostgresStore::SCHEMA));
+}
+
 #[tokio::test]
 async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
     let (_, pool) = pool().await;
