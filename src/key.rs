@@ -65,6 +65,11 @@ impl IdempotencyKey {
         Self::from_uuid(Uuid::new_v5(namespace, name.as_ref()), false)
     }
 
+    #[cfg(feature = "server")]
+    pub(crate) fn from_custom(uuid: Uuid) -> Self {
+        Self::from_uuid(uuid, false)
+    }
+
     fn from_uuid(uuid: Uuid, minted: bool) -> Self {
         let mut buffer = Uuid::encode_buffer();
         let text = uuid.hyphenated().encode_lower(&mut buffer);

@@ -102,10 +102,10 @@ pub use resume::ResumeToken;
 pub use http;
 #[cfg(feature = "redis")]
 pub use redis;
-#[cfg(feature = "postgres")]
-pub use sqlx;
 #[cfg(feature = "client")]
 pub use reqwest;
+#[cfg(feature = "postgres")]
+pub use sqlx;
 #[cfg(any(feature = "client", feature = "server"))]
 pub use uuid;
 

@@ -25,6 +25,7 @@ problem_types! {
 problem_types! {
     KEY_MISSING = "key-missing";
     KEY_MALFORMED = "key-malformed";
+    EVENT_ID_MISSING = "event-id-missing";
     NO_CALLER = "no-caller";
     BODY_TOO_LARGE = "body-too-large";
     BODY_BROKEN = "body-broken";

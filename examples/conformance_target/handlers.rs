@@ -21,6 +21,8 @@ pub(crate) struct Handlers {
     log: Log,
     retry_5xx: bool,
     numbers: Arc<AtomicU64>,
+    /// What events have done, where there is no database: tag and event.
+    effects: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 /// Where runs are counted: a file that other instances append to, or memory.
@@ -33,7 +35,7 @@ enum Log {
 impl Handlers {
     pub(crate) fn new(settings: &Settings) -> Self {
         let log = settings.exec_log.clone().map_or_else(|| Log::Memory(Arc::default()), Log::File);
-        Self { log, retry_5xx: settings.retry_5xx, numbers: Arc::default() }
+        Self { log, retry_5xx: settings.retry_5xx, numbers: Arc::default(), effects: Arc::default() }
     }
 
     /// How often handlers were started under this tag, by every instance that shares the log.
@@ -45,10 +47,16 @@ impl Handlers {
         lines.lines().filter(|line| *line == tag).count()
     }
 
+    /// The events that were handled under this tag in this process.
+    pub(crate) fn effects(&self, tag: &str) -> Vec<String> {
+        let effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
+        effects.iter().filter(|(of, _)| of == tag).map(|(_, event)| event.clone()).collect()
+    }
+
     /// Counts the run, and waits as long as the case asks for. Returns the id of the run.
     pub(crate) async fn run(&self, headers: &HeaderMap, query: &HashMap<String, String>) -> String {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let tag = text("x-test-tag").unwrap_or("untagged");
+        let tag = tag(headers);
         match &self.log {
             Log::File(path) => append(path, &format!("{tag}\n")),
             Log::Memory(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).push(tag.to_owned()),
@@ -77,6 +85,33 @@ async fn pause(milliseconds: u64) {
 }
 
 type Arguments = (State<Handlers>, Query<HashMap<String, String>>, HeaderMap);
+
+/// Where events are delivered, to be put behind a layer that knows their ids.
+pub(crate) fn webhooks(handlers: Handlers) -> Router {
+    Router::new().route("/webhook", post(webhook)).route("/webhook/{consumer}", post(webhook)).with_state(handlers)
+}
+
+async fn webhook((State(handlers), Query(query), headers): Arguments, _body: Bytes) -> Response {
+    let id = handlers.run(&headers, &query).await;
+    if fails(&headers) {
+        return answer(StatusCode::INTERNAL_SERVER_ERROR, &id, "{}");
+    }
+    let effect = (tag(&headers).to_owned(), event(&headers).to_owned());
+    handlers.effects.lock().unwrap_or_else(PoisonError::into_inner).push(effect);
+    answer(StatusCode::OK, &id, "{}")
+}
+
+pub(crate) fn fails(headers: &HeaderMap) -> bool {
+    headers.get("x-fail").is_some_and(|fail| fail == "1")
+}
+
+pub(crate) fn tag(headers: &HeaderMap) -> &str {
+    headers.get("x-test-tag").and_then(|tag| tag.to_str().ok()).unwrap_or("untagged")
+}
+
+pub(crate) fn event(headers: &HeaderMap) -> &str {
+    headers.get("x-event-id").and_then(|id| id.to_str().ok()).unwrap_or_default()
+}
 
 pub(crate) fn routes(handlers: Handlers) -> Router {
     Router::new()

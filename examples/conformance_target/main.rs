@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use http::{Request, StatusCode};
-use steadfast::server::{IdempotencyLayer, MemoryStore, Store};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Store, WebhookLayer};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::cors::{Any, CorsLayer};
@@ -70,19 +70,19 @@ async fn main() -> Result<()> {
     let target = Target::new(&settings);
     match settings.store.as_str() {
         "memory" => {
-            let (router, layer) =
+            let (router, layers) =
                 build(MemoryStore::new().max_records(settings.max_records), &settings, target.clone());
-            serve(&settings, finish(router, &settings, target), &layer).await
+            serve(&settings, finish(router, &settings, target), &layers).await
         }
         #[cfg(feature = "redb")]
         "redb" => {
-            let (router, layer) = build(settings.redb()?, &settings, target.clone());
-            serve(&settings, finish(router, &settings, target), &layer).await
+            let (router, layers) = build(settings.redb()?, &settings, target.clone());
+            serve(&settings, finish(router, &settings, target), &layers).await
         }
         #[cfg(feature = "redis")]
         "redis" => {
-            let (router, layer) = build(settings.redis().await?, &settings, target.clone());
-            serve(&settings, finish(router, &settings, target), &layer).await
+            let (router, layers) = build(settings.redis().await?, &settings, target.clone());
+            serve(&settings, finish(router, &settings, target), &layers).await
         }
         #[cfg(feature = "postgres")]
         "postgres" => serve_postgres(&settings, target).await,
@@ -97,21 +97,33 @@ async fn serve_postgres(settings: &Settings, mut target: Target) -> Result<()> {
     let store = database.store().await?;
     let controlled = Controlled::new(store.transactional(), settings.failpoint.clone(), target.switches.clone());
     // The profile's branch for a lapsed claim is about claims with leases; a transaction has none.
-    let transactional = settings.layer(Arc::new(controlled)).lapsed(steadfast::server::Lapsed::Rerun);
+    let controlled = Arc::new(controlled);
+    let transactional = settings.layer(controlled.clone()).lapsed(steadfast::server::Lapsed::Rerun);
+    let events = settings.events(controlled);
     target.database = Some(database.clone());
-    let (router, layer) = build(store, settings, target.clone());
-    let router = router.merge(database.routes(target.handlers.clone()).layer(transactional.clone()));
-    serve(settings, finish(router, settings, target), &layer).await?;
+    let (router, layers) = build(store, settings, target.clone());
+    let router = router
+        .merge(database.orders(target.handlers.clone()).layer(transactional.clone()))
+        .merge(database.webhooks(target.handlers.clone()).layer(events.clone()));
+    serve(settings, finish(router, settings, target), &layers).await?;
     transactional.drain().await;
+    events.drain().await;
     Ok(())
 }
 
-async fn serve<S: Store>(settings: &Settings, router: Router, layer: &IdempotencyLayer<S>) -> Result<()> {
+async fn serve<S: Store>(settings: &Settings, router: Router, layers: &Layers<S>) -> Result<()> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", settings.port)).await?;
     axum::serve(listener, router).with_graceful_shutdown(terminated()).await?;
     // Handlers whose clients have hung up end and are stored, too.
-    layer.drain().await;
+    layers.keys.drain().await;
+    layers.events.drain().await;
     Ok(())
+}
+
+/// The two layers over one store.
+struct Layers<S> {
+    keys: IdempotencyLayer<Controlled<S>>,
+    events: WebhookLayer<Controlled<S>>,
 }
 
 async fn terminated() {
@@ -121,10 +133,11 @@ async fn terminated() {
 }
 
 /// The routes behind the layer.
-fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, IdempotencyLayer<Controlled<S>>) {
+fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, Layers<S>) {
     let store = Controlled::new(store, settings.failpoint.clone(), target.switches.clone());
     let handlers = target.handlers.clone();
-    let layer = settings.layer(Arc::new(store));
+    let store = Arc::new(store);
+    let (layer, events) = (settings.layer(store.clone()), settings.events(store));
     let scoped = layer.clone().scope(|parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()));
     let orders = || Router::new().route("/orders", any(handlers::order)).with_state(handlers.clone());
 
@@ -140,7 +153,12 @@ fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, Id
         .nest("/auth", authenticated)
         .nest("/auth-optional", optional_tenant)
         .nest("/limited", limited);
-    (router, layer)
+    let router = if settings.store == "postgres" {
+        router
+    } else {
+        router.merge(handlers::webhooks(handlers).layer(events.clone()))
+    };
+    (router, Layers { keys: layer, events })
 }
 
 /// What stands outside of the layer, and what the cases ask of it directly.
@@ -192,23 +210,24 @@ struct Tag {
 async fn count(State(target): State<Target>, Query(Tag { tag }): Query<Tag>) -> Response {
     let started = target.handlers.started(&tag);
     match rows(&target, &tag).await {
-        Ok(rows) => Json(serde_json::json!({ "started": started, "rows": rows, "effects": [], "quarantined": 0 }))
-            .into_response(),
+        Ok(rows) => {
+            let effects: Vec<_> = rows.iter().flatten().collect();
+            let counts =
+                serde_json::json!({ "started": started, "rows": rows.len(), "effects": effects, "quarantined": 0 });
+            Json(counts).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-#[cfg(feature = "postgres")]
-async fn rows(target: &Target, tag: &str) -> Result<i64> {
-    match &target.database {
-        Some(database) => database.rows(tag).await,
-        None => Ok(0),
+/// The business rows of this tag, each with its event if it has one.
+#[cfg_attr(not(feature = "postgres"), allow(clippy::unused_async, reason = "a database is asked where there is one"))]
+async fn rows(target: &Target, tag: &str) -> Result<Vec<Option<String>>> {
+    #[cfg(feature = "postgres")]
+    if let Some(database) = &target.database {
+        return database.rows(tag).await;
     }
-}
-
-#[cfg(not(feature = "postgres"))]
-async fn rows(_: &Target, _: &str) -> Result<i64> {
-    Ok(0)
+    Ok(target.handlers.effects(tag).into_iter().map(Some).collect())
 }
 
 #[derive(serde::Deserialize)]
@@ -244,7 +263,7 @@ async fn self_test() -> Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/orders", listener.local_addr()?);
     let target = Target::new(&settings);
-    let (router, _layer) = build(MemoryStore::new(), &settings, target.clone());
+    let (router, _layers) = build(MemoryStore::new(), &settings, target.clone());
     let router = finish(router, &settings, target);
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
     let http = steadfast::reqwest::Client::new();

@@ -16,7 +16,7 @@ use steadfast::server::{Lent, PostgresSession, PostgresStore};
 
 use crate::Result;
 use crate::control::{Failpoint, die};
-use crate::handlers::{Handlers, answer, created};
+use crate::handlers::{Handlers, answer, created, event, fails, tag};
 
 /// The database of one case: a schema of its own.
 #[derive(Clone)]
@@ -53,35 +53,61 @@ impl Database {
         Ok(store)
     }
 
-    /// The rows that handlers have written under this tag.
-    pub(crate) async fn rows(&self, tag: &str) -> Result<i64> {
-        let rows = sqlx::query_scalar("SELECT count(*) FROM business WHERE tag = $1").bind(tag);
-        Ok(rows.fetch_one(&self.pool).await?)
+    /// The rows that handlers have written under this tag, each with its event if it has one.
+    pub(crate) async fn rows(&self, tag: &str) -> Result<Vec<Option<String>>> {
+        let rows = sqlx::query_scalar("SELECT event_id FROM business WHERE tag = $1 ORDER BY n").bind(tag);
+        Ok(rows.fetch_all(&self.pool).await?)
     }
 
     /// `/tx/orders`, to be put behind a layer over the transactional store.
-    pub(crate) fn routes(&self, handlers: Handlers) -> Router {
+    pub(crate) fn orders(&self, handlers: Handlers) -> Router {
         Router::new().route("/tx/orders", post(order)).with_state((self.clone(), handlers))
+    }
+
+    /// `/webhook`, to be put behind a layer of events over the transactional store.
+    pub(crate) fn webhooks(&self, handlers: Handlers) -> Router {
+        let state = (self.clone(), handlers);
+        Router::new().route("/webhook", post(webhook)).route("/webhook/{consumer}", post(webhook)).with_state(state)
+    }
+
+    /// One row in the transaction that was lent.
+    async fn write(&self, lent: &Lent<PostgresSession>, headers: &HeaderMap, event: Option<&str>) -> Result<()> {
+        let mut session = lent.borrow().ok_or("somebody else has the transaction")?;
+        sqlx::query("INSERT INTO business (tag, event_id) VALUES ($1, $2)")
+            .bind(tag(headers))
+            .bind(event)
+            .execute(&mut **session)
+            .await?;
+        if self.failpoint == Some(Failpoint::AfterBusinessWrite) {
+            die().await;
+        }
+        Ok(())
     }
 }
 
-async fn order(
-    State((database, handlers)): State<(Database, Handlers)>,
-    axum::Extension(lent): axum::Extension<Lent<PostgresSession>>,
-    Query(query): Query<HashMap<String, String>>,
-    headers: HeaderMap,
-    _body: Bytes,
-) -> Response {
+type Arguments =
+    (State<(Database, Handlers)>, axum::Extension<Lent<PostgresSession>>, Query<HashMap<String, String>>, HeaderMap);
+
+async fn order((State((database, handlers)), lent, Query(query), headers): Arguments, _body: Bytes) -> Response {
     let id = handlers.run(&headers, &query).await;
-    let tag = headers.get("x-test-tag").and_then(|tag| tag.to_str().ok()).unwrap_or("untagged");
-    let Some(mut session) = lent.borrow() else { return answer(StatusCode::INTERNAL_SERVER_ERROR, &id, "{}") };
-    let insert = sqlx::query("INSERT INTO business (tag) VALUES ($1)").bind(tag).execute(&mut **session).await;
-    if let Err(error) = insert {
-        eprintln!("the row could not be written: {error}");
+    match database.write(&lent, &headers, None).await {
+        Ok(()) => created(&id),
+        Err(error) => failed(&id, error.as_ref()),
+    }
+}
+
+async fn webhook((State((database, handlers)), lent, Query(query), headers): Arguments, _body: Bytes) -> Response {
+    let id = handlers.run(&headers, &query).await;
+    if fails(&headers) {
         return answer(StatusCode::INTERNAL_SERVER_ERROR, &id, "{}");
     }
-    if database.failpoint == Some(Failpoint::AfterBusinessWrite) {
-        die().await;
+    match database.write(&lent, &headers, Some(event(&headers))).await {
+        Ok(()) => answer(StatusCode::OK, &id, "{}"),
+        Err(error) => failed(&id, error.as_ref()),
     }
-    created(&id)
+}
+
+fn failed(id: &str, error: &dyn std::error::Error) -> Response {
+    eprintln!("the row could not be written: {error}");
+    answer(StatusCode::INTERNAL_SERVER_ERROR, id, "{}")
 }

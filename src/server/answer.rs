@@ -118,6 +118,7 @@ pub(super) fn replay<B: Body>(record: &Record) -> Response<ResponseBody<B>> {
 pub(super) enum Refusal {
     KeyMissing,
     KeyMalformed(&'static str),
+    EventIdMissing,
     NoCaller,
     BodyTooLarge(usize),
     BodyBroken,
@@ -137,6 +138,7 @@ impl Refusal {
         match self {
             Self::KeyMissing => problem::KEY_MISSING,
             Self::KeyMalformed(_) => problem::KEY_MALFORMED,
+            Self::EventIdMissing => problem::EVENT_ID_MISSING,
             Self::NoCaller => problem::NO_CALLER,
             Self::BodyTooLarge(_) => problem::BODY_TOO_LARGE,
             Self::BodyBroken => problem::BODY_BROKEN,
@@ -153,7 +155,9 @@ impl Refusal {
 
     fn status(self) -> StatusCode {
         match self {
-            Self::KeyMissing | Self::KeyMalformed(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::KeyMissing | Self::KeyMalformed(_) | Self::EventIdMissing | Self::BodyBroken => {
+                StatusCode::BAD_REQUEST
+            }
             Self::NoCaller => StatusCode::FORBIDDEN,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
@@ -168,6 +172,7 @@ impl Refusal {
         match self {
             Self::KeyMissing => "This request needs an Idempotency-Key",
             Self::KeyMalformed(_) => "The Idempotency-Key cannot be read",
+            Self::EventIdMissing => "The delivery has no event id",
             Self::NoCaller => "Keys belong to a caller, and there is none",
             Self::BodyTooLarge(_) => "The body is too large for a request with a key",
             Self::BodyBroken => "The body did not arrive whole",

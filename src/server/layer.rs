@@ -8,10 +8,12 @@ use http::Method;
 use http::request::Parts;
 
 use super::metrics::{Counters, Metrics};
+use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::run::Running;
 use super::service::IdempotencyService;
 use super::store::Store;
 use super::wait::Waits;
+use super::webhook::EventId;
 
 type Scope = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 
@@ -94,6 +96,11 @@ pub(super) struct Config {
     pub(super) max_response: usize,
     pub(super) max_wait: Duration,
     pub(super) covers: Option<String>,
+    pub(super) reconcile: Option<Reconcile>,
+    /// The operation is the handling of an event, whose id is here, and not a request with a key.
+    pub(super) event: Option<EventId>,
+    /// An answer that is no success gives the key back, unless the handler says something else.
+    pub(super) failures_run_again: bool,
 }
 
 impl<S> Clone for IdempotencyLayer<S> {
@@ -124,6 +131,9 @@ impl<S: Store> IdempotencyLayer<S> {
             max_response: 1024 * 1024,
             max_wait: Duration::from_secs(30),
             covers: None,
+            reconcile: None,
+            event: None,
+            failures_run_again: false,
         };
         let shared =
             Shared { store, counters: Counters::default(), waits: Waits::default(), running: Running::default() };
@@ -157,6 +167,42 @@ impl<S: Store> IdempotencyLayer<S> {
     #[must_use]
     pub fn lapsed(mut self, lapsed: Lapsed) -> Self {
         self.config.lapsed = lapsed;
+        self
+    }
+
+    /// Asks this where nobody knows how an earlier attempt ended, instead of what [`lapsed`](Self::lapsed) says. One asks at a time, under
+    /// the claim of the key, which is renewed meanwhile.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{Response, StatusCode};
+    /// use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, Reconciled};
+    ///
+    /// # async fn find(_: &Lapse) -> Result<Option<String>, std::io::Error> { Ok(None) }
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).reconcile(|lapse| async move {
+    ///     // The books: is there a charge with this operation's number on it?
+    ///     match find(&lapse).await {
+    ///         Ok(Some(charge)) => Reconciled::Applied(Response::new(Bytes::from(charge))),
+    ///         Ok(None) => Reconciled::NotApplied,
+    ///         Err(_) => Reconciled::Unknown,
+    ///     }
+    /// });
+    /// ```
+    ///
+    /// `NotApplied` must be true: it runs the handler.
+    #[must_use]
+    pub fn reconcile<F>(mut self, find: impl Fn(Lapse) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Reconciled> + Send + 'static,
+    {
+        self.config.reconcile = Some(Reconcile::new(find));
+        self
+    }
+
+    /// The layer of events: see [`WebhookLayer`](super::WebhookLayer).
+    pub(super) fn of_events(mut self, id: EventId) -> Self {
+        self.config.event = Some(id);
+        self.config.failures_run_again = true;
         self
     }
 

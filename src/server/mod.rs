@@ -49,14 +49,19 @@
 
 // Floor 2 of the house: it may import `clock`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
 
+pub mod admin;
 mod answer;
 mod hygiene;
+mod inbox;
 mod layer;
+mod lease;
 mod lent;
+mod lineage;
 mod memory;
 mod metrics;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod reconcile;
 mod record;
 #[cfg(feature = "redb")]
 mod redb;
@@ -67,14 +72,18 @@ mod run;
 mod service;
 mod store;
 mod wait;
+mod webhook;
 
 pub use self::answer::ResponseBody;
+pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
 pub use self::lent::{Borrowed, Lent};
+pub use self::lineage::{OperationKey, child_of};
 pub use self::memory::MemoryStore;
 pub use self::metrics::Metrics;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{PostgresSession, PostgresStore, TransactionalPostgresStore};
+pub use self::reconcile::{Lapse, Reconciled};
 pub use self::record::{Record, RecordError};
 #[cfg(feature = "redb")]
 pub use self::redb::{OpenError, RedbStore};
@@ -84,3 +93,4 @@ pub use self::service::IdempotencyService;
 pub use self::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
 };
+pub use self::webhook::{EventId, WebhookLayer};

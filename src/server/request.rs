@@ -17,7 +17,39 @@ use crate::key::IdempotencyKey;
 
 const KEY: &str = "idempotency-key";
 
+/// A request that is to be recognised.
+pub(super) struct Operation {
+    pub(super) id: RecordId,
+    pub(super) fingerprint: Fingerprint,
+    /// How long a repeat is ready to wait for the first.
+    pub(super) wait: Option<Duration>,
+    pub(super) body: Bytes,
+}
+
+/// What a request turned out to be.
+pub(super) enum Read<B> {
+    Operation(Operation),
+    /// It has no key and needs none.
+    NotAsked(B),
+}
+
 impl Config {
+    /// Finds out what identifies the request, reading its body if it is to be recognised.
+    pub(super) async fn read<B: Body>(&self, parts: &Parts, body: B) -> Result<Read<B>, Refusal> {
+        let wait = self.wait(&parts.headers);
+        if let Some(event) = &self.event {
+            let body = self.body(&parts.headers, body).await?;
+            let id = event.read(parts, &body).ok_or(Refusal::EventIdMissing)?;
+            let id = RecordId::of_event(&self.scope_of(parts)?, &id);
+            let fingerprint = Fingerprint::of(&body);
+            return Ok(Read::Operation(Operation { id, fingerprint, wait, body }));
+        }
+        let Some(key) = self.key(&parts.headers)? else { return Ok(Read::NotAsked(body)) };
+        let id = RecordId::new(&self.scope_of(parts)?, key.as_str());
+        let body = self.body(&parts.headers, body).await?;
+        Ok(Read::Operation(Operation { id, fingerprint: fingerprint(parts, &body), wait, body }))
+    }
+
     /// Whether the layer looks at the request at all.
     pub(super) fn covers(&self, method: &Method) -> bool {
         let safe = method.is_safe() || method.as_str() == "QUERY";
@@ -25,7 +57,7 @@ impl Config {
     }
 
     /// The operation's key; `None` if there is none and none is needed.
-    pub(super) fn key(&self, headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refusal> {
+    fn key(&self, headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refusal> {
         let mut lines = headers.get_all(KEY).iter();
         let line = match (lines.next(), lines.next()) {
             (None, _) if self.required => return Err(Refusal::KeyMissing),
@@ -43,16 +75,15 @@ impl Config {
         Ok(Some(key))
     }
 
-    pub(super) fn record_id(&self, parts: &Parts, key: &IdempotencyKey) -> Result<RecordId, Refusal> {
-        let scope = match &self.scope {
-            Some(scope) => scope(parts).ok_or(Refusal::NoCaller)?,
-            None => String::new(),
-        };
-        Ok(RecordId::new(&scope, key.as_str()))
+    fn scope_of(&self, parts: &Parts) -> Result<String, Refusal> {
+        match &self.scope {
+            Some(scope) => scope(parts).ok_or(Refusal::NoCaller),
+            None => Ok(String::new()),
+        }
     }
 
     /// How long a repeat is ready to wait for the first, if it says so (RFC 7240 §4.3).
-    pub(super) fn wait(&self, headers: &HeaderMap) -> Option<Duration> {
+    fn wait(&self, headers: &HeaderMap) -> Option<Duration> {
         let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
         let wait = preferences.flat_map(|value| value.split(',')).find_map(|preference| {
             let (name, seconds) = preference.split(';').next()?.split_once('=')?;
@@ -64,7 +95,7 @@ impl Config {
     }
 
     /// The whole body, up to the cap.
-    pub(super) async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal>
+    async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal>
     where
         B: Body,
     {
@@ -108,7 +139,7 @@ fn without_parameters(text: &str) -> &str {
 }
 
 /// Method, target with query, body. Each part is preceded by its length, so that none can be shifted into another.
-pub(super) fn fingerprint(parts: &Parts, body: &Bytes) -> Fingerprint {
+fn fingerprint(parts: &Parts, body: &Bytes) -> Fingerprint {
     let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let mut hash = Sha256::new();
     for part in [parts.method.as_str().as_bytes(), target.as_bytes(), body] {

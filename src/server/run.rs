@@ -19,11 +19,11 @@ use tower_service::Service;
 
 use super::answer::{Refusal, ResponseBody, Told};
 use super::layer::{Config, Shared, Verdict};
+use super::lease::renewing;
 use super::lent::Lent;
 use super::metrics::{Counter, count};
 use super::record::Record;
 use super::store::{ClaimToken, Completed, Completion, RecordId, Store, StoreError};
-use crate::clock;
 
 /// The executions that are under way.
 #[derive(Clone, Debug, Default)]
@@ -111,31 +111,10 @@ where
         if S::HOLDS_EFFECTS {
             request.extensions_mut().insert(lent.clone());
         }
-        let outcome = self.renewing(caught(async move { inner.call(request).await })).await;
+        let handler = caught(async move { inner.call(request).await });
+        let outcome = renewing(&self.shared.store, self.id, self.token, self.config.lease, handler).await;
         self.end(outcome, &lent).await;
         self.shared.waits.ended(&self.id);
-    }
-
-    /// `handler`, with the claim's lease renewed for as long as it runs.
-    async fn renewing<F: Future>(&self, handler: F) -> F::Output {
-        let lease = self.config.lease;
-        let mut handler = pin!(handler);
-        // Most handlers are done before the first renewal, and cost no second task.
-        if let Ok(output) = clock::until(clock::now().checked_add(lease / 3), handler.as_mut()).await {
-            return output;
-        }
-        let (shared, id, token) = (self.shared.clone(), self.id, self.token);
-        let renewal = tokio::spawn(async move {
-            loop {
-                // One that fails is tried again at the next third; if the lease lapses meanwhile, the fence holds.
-                if matches!(shared.store.renew(&id, token, lease).await, Ok(false)) {
-                    return;
-                }
-                clock::sleep(lease / 3).await;
-            }
-        });
-        let _stop = AbortOnDrop(renewal.abort_handle());
-        handler.await
     }
 
     async fn end(&mut self, outcome: Result<Result<Response<R>, E>, Panicked>, lent: &Lent<S::Session>) {
@@ -144,6 +123,9 @@ where
                 (_, None) => self.give_up(None, Refusal::TransactionLost).await,
                 (Some(Verdict::NotExecuted), Some(session)) => self.release(response, session).await,
                 (Some(Verdict::Unknown), Some(session)) => self.unsure(response, session).await,
+                (None, Some(session)) if self.config.failures_run_again && !is_success(response.status()) => {
+                    self.release(response, session).await;
+                }
                 (verdict, Some(session)) => self.keep(response, session, verdict).await,
             },
             Ok(Err(error)) => {
@@ -313,18 +295,10 @@ async fn pump<R: Body<Data = Bytes>>(
     Ok(last)
 }
 
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// A handler has panicked; the panic has been reported by the panic hook.
-struct Panicked;
+pub(super) struct Panicked;
 
-async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
+pub(super) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| {
         // Nothing of a future that has panicked is looked at again.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use tokio::sync::oneshot;
@@ -14,10 +15,16 @@ use tower_service::Service;
 
 use super::answer::{self, Refusal, ResponseBody, Told};
 use super::layer::{Config, Lapsed, Shared};
+use super::lease::renewing;
+use super::lineage::OperationKey;
 use super::metrics::count;
-use super::request::fingerprint;
+use super::reconcile::{Lapse, Reconcile, Reconciled};
+use super::record::Record;
+use super::request::{Operation, Read};
 use super::run::{self, Ticket};
-use super::store::{Claim, ClaimToken, Claimed, Fingerprint, RecordId, State, Store, StoreError};
+use super::store::{
+    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, State, Store, StoreError, claim_or_repeat,
+};
 use crate::clock;
 
 /// The service that [`IdempotencyLayer`](super::IdempotencyLayer) makes.
@@ -84,33 +91,34 @@ where
     if !config.covers(request.method()) {
         return pass_by(&mut inner, request).await;
     }
-    let (parts, body) = request.into_parts();
-    let key = match config.key(&parts.headers) {
-        Ok(Some(key)) => key,
-        Ok(None) => return pass_by(&mut inner, Request::from_parts(parts, body)).await,
+    let (mut parts, body) = request.into_parts();
+    let read = match config.read(&parts, body).await {
+        Ok(read) => read,
         Err(refusal) => return Ok(refused(&shared, refusal)),
     };
-    let operation = async {
-        let id = config.record_id(&parts, &key)?;
-        let body = config.body(&parts.headers, body).await?;
-        Ok(Operation { id, fingerprint: fingerprint(&parts, &body), wait: config.wait(&parts.headers), body })
+    let operation = match read {
+        Read::Operation(operation) => operation,
+        Read::NotAsked(body) => return pass_by(&mut inner, Request::from_parts(parts, body)).await,
     };
-    let operation = match operation.await {
-        Ok(operation) => operation,
-        Err(refusal) => return Ok(refused(&shared, refusal)),
-    };
+    parts.extensions.insert(OperationKey::of(operation.id));
     // From here on a task of its own: a client that hangs up while the key is being claimed must not leave a claim that nobody runs.
     let (answer, answered) = oneshot::channel();
     let running = shared.running.one();
     let work = async move {
         let _running = running;
-        match settle(&config, &shared, &operation).await {
-            Settled::Answer(response) => {
-                let _hung_up = answer.send(Ok(response));
+        let ticket = match settle(&config, &shared, &operation).await {
+            Settled::Lapsed(ticket, reconcile) => {
+                reconciled(&config, &shared, ticket, &reconcile, lapse(&operation, &parts)).await
             }
-            Settled::Run(ticket) => {
+            settled => settled,
+        };
+        match ticket {
+            Settled::Run(ticket) | Settled::Lapsed(ticket, _) => {
                 let request = Request::from_parts(parts, operation.body.into());
                 run::execute(config, shared, inner, request, ticket, answer).await;
+            }
+            Settled::Answer(response) => {
+                let _hung_up = answer.send(Ok(response));
             }
         }
     };
@@ -128,17 +136,11 @@ where
     Ok(Response::from_parts(parts, ResponseBody::Passed { body }))
 }
 
-/// A covered request that has a key.
-struct Operation {
-    id: RecordId,
-    fingerprint: Fingerprint,
-    wait: Option<std::time::Duration>,
-    body: Bytes,
-}
-
 enum Settled<T, R: Body> {
     Answer(Response<ResponseBody<R>>),
     Run(Ticket<T>),
+    /// The key is ours, and an earlier request under it may have run.
+    Lapsed(Ticket<T>, Reconcile),
 }
 
 /// Claims the key, waiting for the first request under it where the client asked for that.
@@ -149,13 +151,15 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
 ) -> Settled<S::Session, R> {
     let Ok(token) = ClaimToken::new() else { return Settled::Answer(refused(shared, Refusal::StoreUnavailable)) };
     let claim = Claim::new(&operation.id, token, operation.fingerprint, config.lease, config.retention)
-        .taking_over(config.lapsed == Lapsed::Rerun)
+        // Whoever finds out comes before whoever runs it again.
+        .taking_over(config.lapsed == Lapsed::Rerun && config.reconcile.is_none())
         .reserving(config.max_response);
+    let ticket = |session| Ticket { id: operation.id, token, session };
     let until = operation.wait.and_then(|wait| clock::now().checked_add(wait));
     let mut waited = false;
     loop {
         let state = match claim_or_repeat(&*shared.store, &claim).await {
-            Ok(Claimed::Won(session)) => return Settled::Run(Ticket { id: operation.id, token, session }),
+            Ok(Claimed::Won(session)) => return Settled::Run(ticket(session)),
             Ok(Claimed::Known(state)) => state,
             Err(error) => return Settled::Answer(refused(shared, of_store(&error))),
         };
@@ -167,17 +171,61 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
             shared.waits.wait(&shared.store, operation.id, until).await;
             continue;
         }
+        if let (true, State::Unknown { .. }, Some(reconcile)) = (same, &state, &config.reconcile) {
+            // Whoever takes it over is the one who looks; another finds it running again.
+            match claim_or_repeat(&*shared.store, &claim.taking_over(true)).await {
+                Ok(Claimed::Won(session)) => return Settled::Lapsed(ticket(session), reconcile.clone()),
+                Ok(Claimed::Known(_)) => continue,
+                Err(error) => return Settled::Answer(refused(shared, of_store(&error))),
+            }
+        }
         return Settled::Answer(known(config, shared, &state, same, waited));
     }
 }
 
-/// A claim whose reply was lost may have been made, and would block the key until it lapses. Its token makes it safe to ask once
-/// more.
-async fn claim_or_repeat<S: Store>(store: &S, claim: &Claim<'_>) -> Result<Claimed<S::Session>, StoreError> {
-    match store.claim(claim).await {
-        Err(StoreError::Unavailable(_)) => store.claim(claim).await,
-        claimed => claimed,
+fn lapse(operation: &Operation, parts: &Parts) -> Lapse {
+    Lapse {
+        operation: OperationKey::of(operation.id),
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        headers: parts.headers.clone(),
+        body: operation.body.clone(),
     }
+}
+
+/// Asks the hook, under the claim that it may make true.
+async fn reconciled<S: Store, R: Body<Data = Bytes>>(
+    config: &Config,
+    shared: &Shared<S>,
+    ticket: Ticket<S::Session>,
+    reconcile: &Reconcile,
+    lapse: Lapse,
+) -> Settled<S::Session, R> {
+    let Ticket { id, token, session } = ticket;
+    let find = run::caught(reconcile.find(lapse));
+    // A hook that panics has found nothing out.
+    let found = renewing(&shared.store, id, token, config.lease, find).await.unwrap_or(Reconciled::Unknown);
+    let state = match found {
+        Reconciled::NotApplied => return Settled::Run(Ticket { id, token, session }),
+        Reconciled::Applied(response) => {
+            let (parts, body) = response.into_parts();
+            let record = Record::new(parts.status, &parts.headers, body);
+            let completion = Completion::new(record.clone(), config.retention);
+            match shared.store.complete(&id, token, session, completion).await {
+                Ok(Completed::Stored) => State::done(Fingerprint::from_bytes([0; 32]), record),
+                Ok(Completed::Lost) => State::running(None, config.lease),
+                Err(error) => return Settled::Answer(refused(shared, of_store(&error))),
+            }
+        }
+        Reconciled::Unknown => {
+            if let Err(error) = shared.store.abandon(&id, token, Some(session)).await {
+                tracing::warn!(target: "steadfast", ?id, %error, "a key that could not be reconciled is held until its lease ends");
+            }
+            State::unknown(Fingerprint::from_bytes([0; 32]))
+        }
+    };
+    shared.waits.ended(&id);
+    Settled::Answer(known(config, shared, &state, true, false))
 }
 
 /// The answer to a repeat.

@@ -122,6 +122,16 @@ impl RecordId {
         Self(hash.finalize().into())
     }
 
+    /// The identity of an event that this consumer handles; never that of a key.
+    #[must_use]
+    pub fn of_event(consumer: &str, event_id: &str) -> Self {
+        let mut hash = Sha256::new();
+        // No scope is that long.
+        hash.update(u64::MAX.to_be_bytes());
+        hash.update(Self::new(consumer, event_id).0);
+        Self(hash.finalize().into())
+    }
+
     /// Its bytes, which are evenly spread.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
@@ -141,6 +151,12 @@ impl fmt::Debug for RecordId {
 pub struct Fingerprint(pub(crate) [u8; 32]);
 
 impl Fingerprint {
+    /// The fingerprint of a payload: its SHA-256.
+    #[must_use]
+    pub fn of(payload: impl AsRef<[u8]>) -> Self {
+        Self(Sha256::digest(payload).into())
+    }
+
     /// From its bytes, as a store kept them.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
@@ -348,4 +364,13 @@ pub enum StoreError {
     /// The record is damaged, or of a newer version: it is refused, not replayed, not rerun.
     #[error("the record cannot be read: {0}")]
     Unreadable(#[source] super::record::RecordError),
+}
+
+/// A claim whose reply was lost may have been made, and would block the key until it lapses. Its token makes it safe to ask once
+/// more.
+pub(super) async fn claim_or_repeat<S: Store>(store: &S, claim: &Claim<'_>) -> Result<Claimed<S::Session>, StoreError> {
+    match store.claim(claim).await {
+        Err(StoreError::Unavailable(_)) => store.claim(claim).await,
+        claimed => claimed,
+    }
 }

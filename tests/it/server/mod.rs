@@ -3,6 +3,7 @@
 mod agree;
 mod contract;
 mod crash;
+mod events;
 mod layer;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -1,0 +1,66 @@
+//! For whoever is on call: what is known of a key, and a way to give one back that nobody else can.
+
+use std::time::Duration;
+
+use super::lineage::OperationKey;
+use super::store::{Claim, ClaimToken, Claimed, Completed, State, Store, StoreError};
+
+/// Longer than a release takes; the claim that it is made by ends with it.
+const HOLD: Duration = Duration::from_secs(60);
+
+/// Why a key was not given back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// Nothing is known of it.
+    #[error("there is no record of this key")]
+    NotFound,
+    /// Its request still runs, or its lease has not ended yet.
+    #[error("a request still runs under this key")]
+    Running,
+    /// It has ended, and its answer is replayed. Whoever wants it to happen once more asks under another key.
+    #[error("the operation has ended: what is to happen again needs another key")]
+    Ended,
+    /// Somebody else took the key meanwhile.
+    #[error("the key changed hands meanwhile")]
+    Lost,
+    /// The store cannot say.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What is known of a key; `None` if nothing is, or no longer.
+///
+/// # Errors
+///
+/// The store cannot be reached, or the record cannot be read.
+pub async fn look<S: Store>(store: &S, operation: &OperationKey) -> Result<Option<State>, StoreError> {
+    store.look(operation.record_id()).await
+}
+
+/// Gives back a key whose outcome is unknown, after somebody has found out that nothing has happened, or has undone it: the next
+/// request under it runs. `reason` is logged, at warn level.
+///
+/// # Errors
+///
+/// Only an operation of unknown outcome can be given back: [`ReleaseError`] says what it is instead. If the store fails in between, the
+/// key is unknown again after a minute.
+pub async fn release<S: Store>(store: &S, operation: &OperationKey, reason: &str) -> Result<(), ReleaseError> {
+    let id = operation.record_id();
+    let fingerprint = match store.look(id).await? {
+        None => return Err(ReleaseError::NotFound),
+        Some(State::Running { .. }) => return Err(ReleaseError::Running),
+        Some(State::Done { .. }) => return Err(ReleaseError::Ended),
+        Some(State::Unknown { fingerprint }) => fingerprint,
+    };
+    // Taking it over is what keeps two of us, and a request that comes at this moment, apart.
+    let token = ClaimToken::new().map_err(|error| StoreError::Unavailable(error.into()))?;
+    let claim = Claim::new(id, token, fingerprint, HOLD, HOLD).taking_over(true);
+    let Claimed::Won(session) = store.claim(&claim).await? else { return Err(ReleaseError::Lost) };
+    let released = match store.release(id, token, session).await? {
+        Completed::Stored => Ok(()),
+        Completed::Lost => Err(ReleaseError::Lost),
+    };
+    tracing::warn!(target: "steadfast", ?id, reason, released = released.is_ok(), "a key was given back by hand");
+    released
+}

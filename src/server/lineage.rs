@@ -1,0 +1,93 @@
+//! Keys that follow from the operation that is being served, for the calls that its handler makes.
+//!
+//! A handler that is run again repeats its own calls. If it minted a key for each of them, the services behind it would see new
+//! operations: one order and two charges. So the keys of its calls are derived from what it serves, and stay the same.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use uuid::Uuid;
+
+use super::store::RecordId;
+use crate::key::IdempotencyKey;
+
+/// The operation that a handler serves: in the request's extensions of every request that the layer runs under a key.
+///
+/// ```
+/// use steadfast::server::{OperationKey, child_of};
+///
+/// let order = OperationKey::new("tenant-7", "the client's key");
+/// let charge = child_of(&order, "charge-card");
+/// assert_eq!(charge, child_of(&order, "charge-card"));
+/// assert_ne!(charge, child_of(&order, "send-receipt"));
+/// // Another tenant's equal key is another operation, and so are its calls.
+/// assert_ne!(charge, child_of(&OperationKey::new("tenant-8", "the client's key"), "charge-card"));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct OperationKey(RecordId);
+
+impl OperationKey {
+    /// The operation of this key in this scope (empty for none).
+    #[must_use]
+    pub fn new(scope: &str, key: &str) -> Self {
+        Self(RecordId::new(scope, key))
+    }
+
+    /// The handling of this event by this consumer.
+    #[must_use]
+    pub fn of_event(consumer: &str, event_id: &str) -> Self {
+        Self(RecordId::of_event(consumer, event_id))
+    }
+
+    pub(super) fn of(id: RecordId) -> Self {
+        Self(id)
+    }
+
+    /// The record's identity.
+    #[must_use]
+    pub fn record_id(&self) -> &RecordId {
+        &self.0
+    }
+}
+
+impl fmt::Debug for OperationKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OperationKey").field(&self.0).finish()
+    }
+}
+
+/// The key of one call that the handler of `parent` makes. `label` names the call: one name for each call that is to be made once.
+///
+/// HMAC-SHA256 (RFC 2104) of the label, keyed by the SHA-256 of the parent's scope and key; its first 16 bytes as a UUID of version 8
+/// (RFC 9562 §5.8). So equal parents and labels give equal keys in every process, different ones never do, and nobody who sees a
+/// child's key can tell the parent's or a sibling's.
+#[must_use]
+pub fn child_of(parent: &OperationKey, label: impl AsRef<[u8]>) -> IdempotencyKey {
+    // HMAC takes a key of any length.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(parent.0.as_bytes()) else {
+        return IdempotencyKey::from_custom(Uuid::nil());
+    };
+    mac.update(label.as_ref());
+    let digest: [u8; 32] = mac.finalize().into_bytes().into();
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = digest;
+    let first = [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p];
+    IdempotencyKey::from_custom(uuid::Builder::from_custom_bytes(first).into_uuid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_childs_key_is_what_the_documentation_says() {
+        // By another implementation: HMAC-SHA256 over the label, keyed by SHA-256(u64be(len(scope)) ‖ scope ‖ key), as a UUIDv8.
+        let child = child_of(&OperationKey::new("tenant-7", "order-1"), "charge-card");
+        assert_eq!(child.as_str(), "c878ba45-f7ba-8753-b188-cefe06310d77");
+    }
+
+    #[test]
+    fn an_event_is_no_key_of_the_same_name() {
+        assert_ne!(OperationKey::new("billing", "evt_1"), OperationKey::of_event("billing", "evt_1"));
+    }
+}

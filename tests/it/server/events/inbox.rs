@@ -1,0 +1,161 @@
+//! A queue's consumer: one effect for each event, whatever is delivered, fails or dies in between.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, Lapsed, Lent, MemoryStore, Store};
+
+type Never = std::convert::Infallible;
+
+fn payload(text: &str) -> Fingerprint {
+    Fingerprint::of(text)
+}
+
+async fn handle<S: Store>(
+    inbox: &Inbox<S>,
+    event: &str,
+    effects: &Cell<usize>,
+) -> Result<Delivery<usize>, InboxError<Never>> {
+    let handler = |_: Lent<S::Session>| async {
+        effects.set(effects.get() + 1);
+        Ok(effects.get())
+    };
+    inbox.process("billing", event, payload(event), handler).await
+}
+
+#[tokio::test]
+async fn an_event_has_one_effect() {
+    let (inbox, effects) = (Inbox::new(MemoryStore::new()), Cell::new(0));
+    assert_eq!(handle(&inbox, "1", &effects).await.unwrap(), Delivery::Handled(1));
+    assert_eq!(handle(&inbox, "1", &effects).await.unwrap(), Delivery::AlreadyHandled);
+    // Out of order, and again: each once.
+    for event in ["3", "2", "1", "3"] {
+        handle(&inbox, event, &effects).await.unwrap();
+    }
+    assert_eq!(effects.get(), 3);
+    let other = inbox.process("mail", "1", payload("1"), |_| async { Ok::<_, Never>(()) }).await.unwrap();
+    assert_eq!(other, Delivery::Handled(()), "another consumer has not handled it");
+}
+
+#[tokio::test]
+async fn a_failure_is_handled_again_and_another_payload_is_reported() {
+    let (inbox, effects) = (Inbox::new(MemoryStore::new()), Cell::new(0));
+    let failed = inbox.process("billing", "1", payload("1"), |_| async { Err::<(), _>("no") }).await;
+    assert!(matches!(failed, Err(InboxError::Handler("no"))), "{failed:?}");
+    assert_eq!(handle(&inbox, "1", &effects).await.unwrap(), Delivery::Handled(1));
+    let other = inbox.process("billing", "1", payload("2"), |_| async { Ok::<_, Never>(()) }).await;
+    assert!(matches!(other, Err(InboxError::OtherPayload)), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_concurrent_delivery_is_told_in_progress_and_never_done() {
+    let inbox = Inbox::new(MemoryStore::new());
+    let second = &inbox;
+    let handler = |_| async move {
+        let meanwhile = second.process("billing", "1", payload("1"), |_| async { Ok::<_, Never>(()) }).await;
+        assert!(matches!(meanwhile, Err(InboxError::InProgress)), "{meanwhile:?}");
+        Ok::<_, Never>(())
+    };
+    assert_eq!(inbox.process("billing", "1", payload("1"), handler).await.unwrap(), Delivery::Handled(()));
+}
+
+#[tokio::test]
+async fn a_handler_that_outlasts_its_lease_keeps_the_event() {
+    let lease = Duration::from_millis(30);
+    let inbox = Inbox::new(MemoryStore::new()).lease(lease);
+    let (second, ended) = (&inbox, std::time::Duration::from_millis(150));
+    let handler = |_| async move {
+        // The clock of the lease itself is what is waited for.
+        let deadline = tokio::time::timeout(ended, std::future::pending::<()>()).await;
+        assert!(deadline.is_err());
+        let meanwhile = second.process("billing", "1", payload("1"), |_| async { Ok::<_, Never>(()) }).await;
+        assert!(matches!(meanwhile, Err(InboxError::InProgress)), "{meanwhile:?}");
+        Ok::<_, Never>(())
+    };
+    assert_eq!(inbox.process("billing", "1", payload("1"), handler).await.unwrap(), Delivery::Handled(()));
+}
+
+#[tokio::test]
+async fn a_consumer_that_was_dropped_loses_nothing_and_may_be_told_to_wait_for_somebody() {
+    for lapsed in [Lapsed::Rerun, Lapsed::Refuse] {
+        let store = Arc::new(MemoryStore::new());
+        let inbox = Inbox::shared(store).lease(Duration::from_millis(30)).lapsed(lapsed);
+        let hangs = inbox.process("billing", "1", payload("1"), |_| std::future::pending::<Result<(), Never>>());
+        assert!(tokio::time::timeout(Duration::from_millis(5), hangs).await.is_err());
+        let told = async {
+            loop {
+                let again = inbox.process("billing", "1", payload("1"), |_| async { Ok::<_, Never>(()) }).await;
+                if !matches!(again, Err(InboxError::InProgress)) {
+                    return again;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+        match lapsed {
+            Lapsed::Rerun => assert_eq!(told.unwrap(), Delivery::Handled(())),
+            _ => assert!(matches!(told, Err(InboxError::OutcomeUnknown)), "{told:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_keeps_the_session_has_not_handled_the_event() {
+    let inbox = Inbox::new(MemoryStore::new());
+    let mut kept = None;
+    let handler = |lent: Lent<()>| {
+        kept = lent.borrow();
+        async { Ok::<_, Never>(()) }
+    };
+    let told = inbox.process("billing", "1", payload("1"), handler).await;
+    assert!(matches!(told, Err(InboxError::NotMarked(_))), "{told:?}");
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use sqlx::PgPool;
+    use steadfast::server::{PostgresSession, PostgresStore, TransactionalPostgresStore};
+
+    use super::*;
+    use crate::server::postgres::{count, pool, run};
+
+    async fn inbox() -> (PgPool, Inbox<TransactionalPostgresStore>) {
+        let (_, pool) = pool().await;
+        let store = PostgresStore::new(pool.clone());
+        store.create_table().await.unwrap();
+        run("CREATE TABLE effects (event text PRIMARY KEY DEFERRABLE INITIALLY DEFERRED)", &pool).await;
+        (pool, Inbox::new(store.transactional()))
+    }
+
+    async fn write(lent: Lent<PostgresSession>, times: usize) -> Result<(), sqlx::Error> {
+        let mut session = lent.borrow().unwrap();
+        for _ in 0..times {
+            sqlx::query("INSERT INTO effects VALUES ('1')").execute(&mut **session).await?;
+        }
+        Ok(())
+    }
+
+    async fn effects(pool: &PgPool) -> i64 {
+        count("SELECT count(*) FROM effects", pool).await
+    }
+
+    #[tokio::test]
+    async fn mark_and_effect_are_one() {
+        let (pool, inbox) = inbox().await;
+        let deliver = |times| inbox.process("billing", "1", payload("1"), move |lent| write(lent, times));
+        // Only the commit finds out that the row is there twice.
+        let failed = deliver(2).await;
+        assert!(matches!(failed, Err(InboxError::NotMarked(_))), "{failed:?}");
+        assert_eq!(effects(&pool).await, 0);
+        let failing = |lent: Lent<PostgresSession>| async move {
+            write(lent, 1).await?;
+            Err::<(), sqlx::Error>(sqlx::Error::RowNotFound)
+        };
+        assert!(matches!(inbox.process("billing", "1", payload("1"), failing).await, Err(InboxError::Handler(_))));
+        assert_eq!(effects(&pool).await, 0, "what a failed handler wrote is rolled back");
+        assert_eq!(deliver(1).await.unwrap(), Delivery::Handled(()));
+        assert_eq!(deliver(1).await.unwrap(), Delivery::AlreadyHandled);
+        assert_eq!(effects(&pool).await, 1);
+    }
+}

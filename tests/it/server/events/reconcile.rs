@@ -1,0 +1,109 @@
+//! Where nobody knows how an operation ended, the hook finds out, or says that it cannot.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{Response, StatusCode};
+use axum::routing::post;
+use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, OperationKey, Reconciled};
+use tokio::sync::Notify;
+
+use crate::server::support::{Executions, Served, header, problem};
+
+/// Dies the first time.
+async fn dying(State(executions): State<Executions>) -> (StatusCode, String) {
+    let number = executions.add();
+    assert!(number > 1, "this handler dies on purpose");
+    (StatusCode::CREATED, format!("run {number}"))
+}
+
+async fn serve<F>(executions: &Executions, find: impl Fn(Lapse) -> F + Send + Sync + 'static) -> Served
+where
+    F: Future<Output = Reconciled> + Send + 'static,
+{
+    let layer = IdempotencyLayer::new(MemoryStore::new()).reconcile(find);
+    let served =
+        Served::start(Router::new().route("/charges", post(dying)).with_state(executions.clone()), layer).await;
+    assert_eq!(served.post("/charges", "k").body("x").send().await.unwrap().status(), 500);
+    served
+}
+
+#[tokio::test]
+async fn what_was_applied_is_answered_and_stays_so() {
+    let executions = Executions::default();
+    let served = serve(&executions, |lapse| async move {
+        assert_eq!((lapse.method.as_str(), lapse.uri.path(), &lapse.body[..]), ("POST", "/charges", b"x".as_slice()));
+        assert_eq!(lapse.operation, OperationKey::new("", "k"));
+        let mut found = Response::new(Bytes::from_static(b"found in the books"));
+        *found.status_mut() = StatusCode::CREATED;
+        Reconciled::Applied(found)
+    })
+    .await;
+    for _ in 0..2 {
+        let again = served.post("/charges", "k").body("x").send().await.unwrap();
+        assert_eq!((again.status().as_u16(), header(&again, "idempotent-replayed")), (201, Some("true")));
+        assert_eq!(again.text().await.unwrap(), "found in the books");
+    }
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn what_was_not_applied_runs() {
+    let executions = Executions::default();
+    let served = serve(&executions, |_| async { Reconciled::NotApplied }).await;
+    let again = served.post("/charges", "k").body("x").send().await.unwrap();
+    assert_eq!((header(&again, "idempotent-replayed"), again.status().as_u16()), (None, 201));
+    let replayed = served.post("/charges", "k").body("x").send().await.unwrap();
+    assert_eq!(replayed.text().await.unwrap(), "run 2");
+    assert_eq!(executions.count(), 2);
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_is_refused_and_asked_about_again() {
+    let executions = Executions::default();
+    let asked = Executions::default();
+    let counted = asked.clone();
+    let served = serve(&executions, move |_| {
+        let number = counted.add();
+        async move {
+            assert!(number > 1, "this hook dies on purpose");
+            Reconciled::Unknown
+        }
+    })
+    .await;
+    for _ in 0..2 {
+        let refused = served.post("/charges", "k").body("x").send().await.unwrap();
+        assert_eq!(problem(refused).await, (409, "outcome-unknown".to_owned()));
+    }
+    assert_eq!((executions.count(), asked.count()), (1, 2));
+    // Another request is not the one to ask about.
+    assert_eq!(problem(served.post("/charges", "k").body("y").send().await.unwrap()).await.0, 422);
+    assert_eq!(asked.count(), 2);
+}
+
+#[tokio::test]
+async fn one_looks_at_a_time() {
+    let executions = Executions::default();
+    let (asked, go_on) = (Executions::default(), Arc::new(Notify::new()));
+    let (counted, gate) = (asked.clone(), go_on.clone());
+    let served = serve(&executions, move |_| {
+        counted.add();
+        let gate = gate.clone();
+        async move {
+            gate.notified().await;
+            Reconciled::NotApplied
+        }
+    })
+    .await;
+    let first = tokio::spawn(served.post("/charges", "k").body("x").send());
+    while asked.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = served.post("/charges", "k").body("x").send().await.unwrap();
+    assert_eq!(problem(second).await, (409, "in-progress".to_owned()));
+    go_on.notify_one();
+    assert_eq!(first.await.unwrap().unwrap().status(), 201);
+    assert_eq!((executions.count(), asked.count()), (2, 1));
+}

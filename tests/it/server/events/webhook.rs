@@ -1,0 +1,102 @@
+//! Deliveries over real sockets: what the sender is told, and how often the handler ran.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use steadfast::reqwest::Response;
+use steadfast::server::{EventId, Lapsed, MemoryStore, WebhookLayer};
+
+use crate::server::support::{Executions, Served, header, problem};
+
+/// Fails if the delivery says so, and dies if it says that.
+async fn handle(State(executions): State<Executions>, headers: HeaderMap) -> StatusCode {
+    let number = executions.add();
+    assert!(!headers.contains_key("x-panic") || number > 1, "this handler dies on purpose");
+    if headers.contains_key("x-fail") && number == 1 { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::ACCEPTED }
+}
+
+fn layer(id: EventId) -> WebhookLayer<MemoryStore> {
+    WebhookLayer::new(MemoryStore::new(), "billing", id)
+}
+
+async fn serve(executions: &Executions, layer: WebhookLayer<MemoryStore>) -> Served {
+    let router = Router::new().route("/hook", post(handle)).route("/other", post(handle));
+    Served::serve(router.with_state(executions.clone()).layer(layer)).await
+}
+
+async fn deliver(served: &Served, path: &str, headers: &[(&str, &str)], body: &'static str) -> Response {
+    let request = served.http.post(served.url(path)).body(body);
+    headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).send().await.unwrap()
+}
+
+#[tokio::test]
+async fn an_event_is_handled_once_however_often_it_is_delivered() {
+    let executions = Executions::default();
+    let served = serve(&executions, layer(EventId::stripe())).await;
+    let event = r#"{"id":"evt_1","type":"charge.succeeded"}"#;
+    assert_eq!(deliver(&served, "/hook", &[], event).await.status(), 202);
+    // The query is the sender's affair, and so is which of its retries this is.
+    for path in ["/hook", "/hook?attempt=2"] {
+        let again = deliver(&served, path, &[("x-attempt", "2")], event).await;
+        assert_eq!((again.status().as_u16(), header(&again, "idempotent-replayed")), (202, Some("true")));
+    }
+    assert_eq!(executions.count(), 1);
+    assert_eq!(deliver(&served, "/hook", &[], r#"{"id":"evt_2"}"#).await.status(), 202);
+    assert_eq!(executions.count(), 2);
+}
+
+#[tokio::test]
+async fn a_delivery_that_failed_is_handled_again() {
+    for (fails, told) in [("x-fail", 500), ("x-panic", 500)] {
+        let executions = Executions::default();
+        let served = serve(&executions, layer(EventId::twilio())).await;
+        let headers = [("i-twilio-idempotency-token", "t"), (fails, "1")];
+        assert_eq!(deliver(&served, "/hook", &headers, "x").await.status(), told, "{fails}");
+        assert_eq!(deliver(&served, "/hook", &headers, "x").await.status(), 202, "{fails}");
+        let again = deliver(&served, "/hook", &headers, "x").await;
+        assert_eq!((header(&again, "idempotent-replayed"), executions.count()), (Some("true"), 2), "{fails}");
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_knows_can_be_left_to_somebody_who_looks() {
+    let executions = Executions::default();
+    let served = serve(&executions, layer(EventId::twilio()).lapsed(Lapsed::Refuse)).await;
+    let headers = [("i-twilio-idempotency-token", "t"), ("x-panic", "1")];
+    assert_eq!(deliver(&served, "/hook", &headers, "x").await.status(), 500);
+    assert_eq!(problem(deliver(&served, "/hook", &headers, "x").await).await, (409, "outcome-unknown".to_owned()));
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn another_payload_under_the_id_is_reported() {
+    let executions = Executions::default();
+    let layer = layer(EventId::stripe());
+    let served = serve(&executions, layer.clone()).await;
+    deliver(&served, "/hook", &[], r#"{"id":"evt_1","amount":1}"#).await;
+    let other = deliver(&served, "/hook", &[], r#"{"id":"evt_1","amount":2}"#).await;
+    assert_eq!(problem(other).await, (422, "key-of-another-request".to_owned()));
+    assert_eq!((executions.count(), layer.metrics().mismatched), (1, 1));
+}
+
+#[tokio::test]
+async fn consumers_do_not_share_what_they_have_handled() {
+    let executions = Executions::default();
+    let layer = layer(EventId::stripe()).consumer(|parts| Some(parts.uri.path().to_owned()));
+    let served = serve(&executions, layer).await;
+    for path in ["/hook", "/other", "/hook"] {
+        assert_eq!(deliver(&served, path, &[], r#"{"id":"evt_1"}"#).await.status(), 202);
+    }
+    assert_eq!(executions.count(), 2);
+}
+
+#[tokio::test]
+async fn a_delivery_without_an_id_is_refused() {
+    let executions = Executions::default();
+    let served = serve(&executions, layer(EventId::stripe())).await;
+    for body in ["", "{}", "not json"] {
+        assert_eq!(problem(deliver(&served, "/hook", &[], body).await).await, (400, "event-id-missing".to_owned()));
+    }
+    assert_eq!(executions.count(), 0);
+}
