@@ -76,6 +76,8 @@ mod problem;
 mod resume;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 #[cfg(feature = "client")]
 pub use client::{Client, ClientBuilder, Event, EventKind, RequestBuilder, ResponseExt};

@@ -1,0 +1,225 @@
+//! The server's side of HTTP/2 (RFC 9113): the `h2` crate, and by hand the frames that a library would not send.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+
+use super::act::{Act, Answer, Early, How, Kind, Phase, StreamError};
+use super::wire::Wire;
+use super::{Execution, Shared};
+use crate::clock;
+use crate::testing::Received;
+
+const HEADERS: u8 = 1;
+const GOAWAY: u8 = 7;
+const END_HEADERS: u8 = 4;
+
+/// The end of a connection, and the bytes that go before it.
+struct End {
+    how: How,
+    bytes: Vec<u8>,
+}
+
+impl From<How> for End {
+    fn from(how: How) -> Self {
+        Self { how, bytes: Vec::new() }
+    }
+}
+
+/// One connection, until either side ends it.
+pub(super) async fn serve(wire: Wire, shared: Arc<Shared>) -> io::Result<()> {
+    let mut raw = wire.clone();
+    let mut connection = h2::server::handshake(wire).await.map_err(io::Error::other)?;
+    let (tell, mut told) = unbounded_channel();
+    let mut streams = JoinSet::new();
+    let end = loop {
+        tokio::select! {
+            biased;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    streams.spawn(exchange(request, respond, shared.clone(), tell.clone()));
+                }
+                _ => return Ok(()),
+            },
+            Some(end) = told.recv() => break end,
+        }
+    };
+    let End { how, bytes } = end;
+    // What was said before the end goes out with one more poll.
+    poll_fn(|cx| Poll::Ready(drop(connection.poll_accept(cx)))).await;
+    raw.write_all(&bytes).await?;
+    drop((connection, streams));
+    raw.end(how).await;
+    Ok(())
+}
+
+/// One request. What breaks is the client's to bear: a frame that cannot be sent has no one to be told.
+async fn exchange(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    shared: Arc<Shared>,
+    tell: UnboundedSender<End>,
+) {
+    let (turn, early) = shared.begun();
+    let (parts, mut body) = request.into_parts();
+    if let Some((point, how)) = early {
+        let bytes = if let Early::AfterBytes(bytes) = point { bytes } else { 0 };
+        let _part = read_body(&mut body, bytes).await;
+        return end(&tell, how.into()).await;
+    }
+    let Some(body) = read_body(&mut body, usize::MAX).await else { return };
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    let request = Received { method: parts.method, target, headers: parts.headers, body };
+    let (index, Act(kind)) = shared.whole(turn, &request);
+    match kind {
+        Kind::Own => answer(&mut respond, &request, &shared.execute(index).answer(), &tell).await,
+        Kind::Answer { answer: given, execute } => {
+            if execute {
+                shared.execute(index);
+            }
+            answer(&mut respond, &request, &given, &tell).await;
+        }
+        Kind::Break(phase, how) => {
+            let execution = phase.has_executed().then(|| shared.execute(index));
+            let bytes = match (phase, how) {
+                (_, How::Garbage) => b"I am not HTTP, and long enough for a frame header\r\n\r\n".to_vec(),
+                // Ten bytes of head are announced and one is sent.
+                (Phase::MidHead, _) => [&frame(HEADERS, END_HEADERS, stream(&respond), 10)[..], &[0x88]].concat(),
+                _ => Vec::new(),
+            };
+            // Held, because dropping it would reset the stream.
+            let _stream = execution.filter(|_| phase == Phase::MidBody).and_then(|it| half(&mut respond, it));
+            if how == How::Stall && bytes.is_empty() {
+                // This stream alone; the others live.
+                return std::future::pending().await;
+            }
+            end(&tell, End { how, bytes }).await;
+        }
+        Kind::ResetStream(error, phase) => {
+            let execution = phase.has_executed().then(|| shared.execute(index));
+            let stream = execution.filter(|_| phase == Phase::MidBody).and_then(|it| half(&mut respond, it));
+            match stream {
+                Some(mut stream) => stream.send_reset(error.reason()),
+                None => respond.send_reset(error.reason()),
+            }
+        }
+        Kind::GoAway(phase) => {
+            let this = stream(&respond);
+            let last = if phase.has_executed() { this } else { this.saturating_sub(2) };
+            if phase.has_executed() {
+                shared.execute(index);
+            }
+            let mut bytes = frame(GOAWAY, 0, 0, 8);
+            bytes.extend_from_slice(&last.to_be_bytes());
+            bytes.extend_from_slice(&u32::from(Reason::NO_ERROR).to_be_bytes());
+            end(&tell, End { how: How::Close, bytes }).await;
+        }
+    }
+}
+
+impl StreamError {
+    fn reason(self) -> Reason {
+        match self {
+            Self::Internal => Reason::INTERNAL_ERROR,
+            Self::Refused => Reason::REFUSED_STREAM,
+            Self::Cancel => Reason::CANCEL,
+        }
+    }
+}
+
+/// Has the connection end, and this stream with it.
+async fn end(tell: &UnboundedSender<End>, end: End) {
+    // If nobody listens the connection has ended already.
+    let _ended = tell.send(end);
+    std::future::pending().await
+}
+
+/// The body, or so much of it; `None` if it breaks off.
+async fn read_body(body: &mut RecvStream, most: usize) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    while content.len() < most {
+        let Some(chunk) = body.data().await else { break };
+        let chunk = chunk.ok()?;
+        content.extend_from_slice(&chunk);
+        // The window stays shut for what is never read.
+        if content.len() < most {
+            let _ended = body.flow_control().release_capacity(chunk.len());
+        }
+    }
+    Some(content)
+}
+
+/// The head and half of the body of the operation's own answer.
+fn half(respond: &mut SendResponse<Bytes>, execution: Execution) -> Option<SendStream<Bytes>> {
+    let answer = execution.answer();
+    let mut stream = respond.send_response(head(&answer, None), false).ok()?;
+    stream.send_data(Bytes::copy_from_slice(&answer.body[..answer.body.len() / 2]), false).ok()?;
+    Some(stream)
+}
+
+async fn answer(respond: &mut SendResponse<Bytes>, request: &Received, answer: &Answer, tell: &UnboundedSender<End>) {
+    clock::sleep(answer.delay).await;
+    if let Some(status) = answer.interim.and_then(|status| StatusCode::from_u16(status).ok()) {
+        let mut interim = Response::new(());
+        *interim.status_mut() = status;
+        let _gone = respond.send_informational(interim);
+    }
+    let Ok(mut stream) = respond.send_response(head(answer, request.key()), false) else { return };
+    match answer.drip {
+        None => {
+            let _gone = stream.send_data(Bytes::copy_from_slice(&answer.body), answer.length.is_none());
+        }
+        Some(pause) => {
+            for byte in &answer.body {
+                let _gone = stream.send_data(Bytes::copy_from_slice(&[*byte]), false);
+                clock::sleep(pause).await;
+            }
+            let _gone = stream.send_data(Bytes::new(), answer.length.is_none());
+        }
+    }
+    if answer.length.is_some() {
+        end(tell, How::Close.into()).await;
+    }
+}
+
+fn head(answer: &Answer, key: Option<&str>) -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    let headers = head.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(length) = answer.length {
+        headers.insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    if let Some(key) = key.filter(|_| answer.echo_key).and_then(|key| HeaderValue::from_str(key).ok()) {
+        headers.insert(HeaderName::from_static("idempotency-key"), key);
+    }
+    for (name, value) in &answer.headers {
+        // A connection header makes a message malformed (RFC 9113 §8.2.2).
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value))
+            && name != http::header::CONNECTION
+        {
+            headers.insert(name, value);
+        }
+    }
+    head
+}
+
+fn stream(respond: &SendResponse<Bytes>) -> u32 {
+    respond.stream_id().into()
+}
+
+/// The first nine bytes of a frame.
+fn frame(kind: u8, flags: u8, stream: u32, length: u8) -> Vec<u8> {
+    let mut frame = vec![0, 0, length, kind, flags];
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame
+}
