@@ -4,11 +4,15 @@ mod drive;
 mod received;
 mod script;
 mod server;
+#[cfg(feature = "server")]
+mod store_contract;
 
 pub use drive::Drive;
 pub use received::{Received, Witness, assert_attempts, assert_one_key, keys};
 pub use script::{Route, Script, any, get, post};
 pub use server::{Act, Answer, FaultServer, Phase, Report, StreamError, Tally};
+#[cfg(feature = "server")]
+pub use store_contract::store_contract;
 pub use wiremock::{self, MockServer};
 
 use std::time::Duration;

@@ -95,7 +95,7 @@ impl Script {
 
     /// Gives the answer before it a `Retry-After` of so many seconds, which a client that honours it really waits: mostly 0.
     pub fn retry_after(self, seconds: u64) -> Self {
-        self.header("retry-after", &seconds.to_string())
+        self.change("retry_after", |answer| answer.insert_header("retry-after", seconds.to_string()))
     }
 
     /// Gives the answer before it a header.

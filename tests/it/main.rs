@@ -11,6 +11,7 @@ mod cases;
 mod client;
 mod events;
 mod keys;
+mod kit;
 mod limits;
 mod properties;
 mod redirects;

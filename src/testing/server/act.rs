@@ -11,8 +11,8 @@ use std::time::Duration;
 pub enum Phase {
     /// The connection is there and nothing was read. On a connection that is already in use: as the next request begins.
     OnAccept,
-    /// So many bytes of the request were read (HTTP/1.1: its head included; HTTP/2: of its body), or all of it if it is shorter. Not
-    /// executed, and not counted as a request.
+    /// So many bytes of the request were read (HTTP/1.1: its head included; HTTP/2: of its body). Not executed, and not counted as a
+    /// request. A shorter request is read, and the rest waited for until the client gives up.
     AfterBytes(usize),
     /// The whole request was read, and nothing was done.
     BeforeExecuting,

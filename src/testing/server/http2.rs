@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -11,6 +11,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::act::{Act, Answer, Early, How, Kind, Phase, StreamError};
@@ -23,16 +24,17 @@ const HEADERS: u8 = 1;
 const GOAWAY: u8 = 7;
 const END_HEADERS: u8 = 4;
 
+/// What a stream asks of its connection.
+enum Word {
+    /// To say when everything that was queued has been sent.
+    Flush(oneshot::Sender<()>),
+    End(End),
+}
+
 /// The end of a connection, and the bytes that go before it.
 struct End {
     how: How,
     bytes: Vec<u8>,
-}
-
-impl From<How> for End {
-    fn from(how: How) -> Self {
-        Self { how, bytes: Vec::new() }
-    }
 }
 
 /// One connection, until either side ends it.
@@ -41,25 +43,38 @@ pub(super) async fn serve(wire: Wire, shared: Arc<Shared>) -> io::Result<()> {
     let mut connection = h2::server::handshake(wire).await.map_err(io::Error::other)?;
     let (tell, mut told) = unbounded_channel();
     let mut streams = JoinSet::new();
-    let end = loop {
-        tokio::select! {
+    let End { how, bytes } = loop {
+        let (accepted, word) = tokio::select! {
             biased;
-            accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => {
-                    streams.spawn(exchange(request, respond, shared.clone(), tell.clone()));
-                }
-                _ => return Ok(()),
-            },
-            Some(end) = told.recv() => break end,
+            accepted = connection.accept() => (Some(accepted), None),
+            // What was queued before it goes out with one more poll, which may bring one more request.
+            Some(word) = told.recv() => (poll_once(|cx| connection.poll_accept(cx)).await, Some(word)),
+        };
+        match accepted {
+            Some(Some(Ok((request, respond)))) => {
+                streams.spawn(exchange(request, respond, shared.clone(), tell.clone()));
+            }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        match word {
+            Some(Word::End(end)) => break end,
+            Some(Word::Flush(done)) => drop(done),
+            None => {}
         }
     };
-    let End { how, bytes } = end;
-    // What was said before the end goes out with one more poll.
-    poll_fn(|cx| Poll::Ready(drop(connection.poll_accept(cx)))).await;
     raw.write_all(&bytes).await?;
     drop((connection, streams));
     raw.end(how).await;
     Ok(())
+}
+
+async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+    poll_fn(|cx| match poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// One request. What breaks is the client's to bear: a frame that cannot be sent has no one to be told.
@@ -67,19 +82,23 @@ async fn exchange(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     shared: Arc<Shared>,
-    tell: UnboundedSender<End>,
+    tell: UnboundedSender<Word>,
 ) {
     let (turn, early) = shared.begun();
     let (parts, mut body) = request.into_parts();
     if let Some((point, how)) = early {
         let bytes = if let Early::AfterBytes(bytes) = point { bytes } else { 0 };
-        let _part = read_body(&mut body, bytes).await;
-        return end(&tell, how.into()).await;
+        let part = read_body(&mut body, bytes).await;
+        if part.is_some_and(|part| part.len() < bytes) {
+            return std::future::pending().await;
+        }
+        return end(&tell, how, Vec::new()).await;
     }
     let Some(body) = read_body(&mut body, usize::MAX).await else { return };
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let request = Received { method: parts.method, target, headers: parts.headers, body };
     let (index, Act(kind)) = shared.whole(turn, &request);
+    let execute = |phase: Phase| phase.has_executed().then(|| shared.execute(index));
     match kind {
         Kind::Own => answer(&mut respond, &request, &shared.execute(index).answer(), &tell).await,
         Kind::Answer { answer: given, execute } => {
@@ -89,39 +108,31 @@ async fn exchange(
             answer(&mut respond, &request, &given, &tell).await;
         }
         Kind::Break(phase, how) => {
-            let execution = phase.has_executed().then(|| shared.execute(index));
+            // Held, because dropping it would reset the stream.
+            let _half = execute(phase).filter(|_| phase == Phase::MidBody).and_then(|it| half(&mut respond, it));
             let bytes = match (phase, how) {
                 (_, How::Garbage) => b"I am not HTTP, and long enough for a frame header\r\n\r\n".to_vec(),
                 // Ten bytes of head are announced and one is sent.
-                (Phase::MidHead, _) => [&frame(HEADERS, END_HEADERS, stream(&respond), 10)[..], &[0x88]].concat(),
+                (Phase::MidHead, _) => [&frame(HEADERS, END_HEADERS, id(&respond), 10)[..], &[0x88]].concat(),
                 _ => Vec::new(),
             };
-            // Held, because dropping it would reset the stream.
-            let _stream = execution.filter(|_| phase == Phase::MidBody).and_then(|it| half(&mut respond, it));
-            if how == How::Stall && bytes.is_empty() {
-                // This stream alone; the others live.
-                return std::future::pending().await;
-            }
-            end(&tell, End { how, bytes }).await;
+            end(&tell, how, bytes).await;
         }
         Kind::ResetStream(error, phase) => {
-            let execution = phase.has_executed().then(|| shared.execute(index));
-            let stream = execution.filter(|_| phase == Phase::MidBody).and_then(|it| half(&mut respond, it));
-            match stream {
+            let half = execute(phase).filter(|_| phase == Phase::MidBody).and_then(|it| half(&mut respond, it));
+            // A reset takes back what was queued before it.
+            flush(&tell).await;
+            match half {
                 Some(mut stream) => stream.send_reset(error.reason()),
                 None => respond.send_reset(error.reason()),
             }
         }
         Kind::GoAway(phase) => {
-            let this = stream(&respond);
-            let last = if phase.has_executed() { this } else { this.saturating_sub(2) };
-            if phase.has_executed() {
-                shared.execute(index);
-            }
+            let last = if execute(phase).is_some() { id(&respond) } else { id(&respond).saturating_sub(2) };
             let mut bytes = frame(GOAWAY, 0, 0, 8);
             bytes.extend_from_slice(&last.to_be_bytes());
             bytes.extend_from_slice(&u32::from(Reason::NO_ERROR).to_be_bytes());
-            end(&tell, End { how: How::Close, bytes }).await;
+            end(&tell, How::Close, bytes).await;
         }
     }
 }
@@ -136,11 +147,21 @@ impl StreamError {
     }
 }
 
-/// Has the connection end, and this stream with it.
-async fn end(tell: &UnboundedSender<End>, end: End) {
-    // If nobody listens the connection has ended already.
-    let _ended = tell.send(end);
+/// Has the connection end, and this stream with it. What only stalls, and leaves no frame unfinished, is this stream alone.
+async fn end(tell: &UnboundedSender<Word>, how: How, bytes: Vec<u8>) {
+    if how != How::Stall || !bytes.is_empty() {
+        // If nobody listens the connection has ended already.
+        let _ended = tell.send(Word::End(End { how, bytes }));
+    }
     std::future::pending().await
+}
+
+/// Waits until what was queued has been sent.
+async fn flush(tell: &UnboundedSender<Word>) {
+    let (done, flushed) = oneshot::channel();
+    let _ended = tell.send(Word::Flush(done));
+    // The sender is dropped, which is an error and the signal.
+    let _flushed = flushed.await;
 }
 
 /// The body, or so much of it; `None` if it breaks off.
@@ -166,7 +187,7 @@ fn half(respond: &mut SendResponse<Bytes>, execution: Execution) -> Option<SendS
     Some(stream)
 }
 
-async fn answer(respond: &mut SendResponse<Bytes>, request: &Received, answer: &Answer, tell: &UnboundedSender<End>) {
+async fn answer(respond: &mut SendResponse<Bytes>, request: &Received, answer: &Answer, tell: &UnboundedSender<Word>) {
     clock::sleep(answer.delay).await;
     if let Some(status) = answer.interim.and_then(|status| StatusCode::from_u16(status).ok()) {
         let mut interim = Response::new(());
@@ -187,7 +208,7 @@ async fn answer(respond: &mut SendResponse<Bytes>, request: &Received, answer: &
         }
     }
     if answer.length.is_some() {
-        end(tell, How::Close.into()).await;
+        end(tell, How::Close, Vec::new()).await;
     }
 }
 
@@ -213,7 +234,7 @@ fn head(answer: &Answer, key: Option<&str>) -> Response<()> {
     head
 }
 
-fn stream(respond: &SendResponse<Bytes>) -> u32 {
+fn id(respond: &SendResponse<Bytes>) -> u32 {
     respond.stream_id().into()
 }
 
