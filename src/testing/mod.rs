@@ -1,6 +1,7 @@
 //! Instruments for tests.
 
 mod drive;
+pub mod idempotency;
 mod received;
 mod script;
 mod server;

@@ -1,6 +1,7 @@
 //! The instruments themselves: each does what it says, and an assertion that should fail does.
 
 mod drive;
+mod idempotency;
 mod script;
 mod server;
 
