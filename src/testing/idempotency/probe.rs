@@ -261,12 +261,20 @@ impl<'a> Probe<'a> {
     async fn lost_answer(&mut self, marks: &Marks) -> Result<Finding, CheckError> {
         self.step("a request whose connection is dropped, then the same again");
         let key = self.mint()?;
-        let cut = self.cut(&key).await;
+        let early = self.cut(&key).await;
         let (again, went_on) = self.ask_until_it_has_ended(&key).await;
         let once_more = self.ask(&key).await;
         let waited = if went_on { ", once it no longer ran" } else { "" };
         let (first, second) = (describe(marks, &again), describe(marks, &once_more));
+        let cut = match &early {
+            None => "the connection was dropped before the answer".to_owned(),
+            Some(early) => format!("{} before the connection could be dropped", describe(marks, early)),
+        };
         let observed = format!("{cut}, key {}; then {first}{waited}, then {second}", key.text);
+        let kept_early = early.is_some_and(|early| match (early, &again) {
+            (Ok(early), Ok(again)) => marks.same(&early, again) == Some(true),
+            _ => false,
+        });
         let stable = match &again {
             Ok(again) if again.is_success() => self.judge(marks, again, &once_more),
             _ => Repeat::Unclear,
@@ -276,6 +284,9 @@ impl<'a> Probe<'a> {
             Repeat::Again => (Kept::No, Basis::Inferred, "the answers after the cut are about two operations"),
             _ if replayed => {
                 (Kept::Yes, Basis::Observed, "the API marks the answer as the replay of the request that was cut")
+            }
+            Repeat::Replayed(_) if kept_early => {
+                (Kept::Yes, Basis::Inferred, "an answer that was sent is kept; it came too soon to hang up before it")
             }
             Repeat::Replayed(_) if went_on => {
                 (Kept::Yes, Basis::Inferred, "the request went on without its client, and its answer was kept")
@@ -342,8 +353,8 @@ impl<'a> Probe<'a> {
         answers
     }
 
-    /// Sends it, and drops the connection as soon as it has left; what happened.
-    async fn cut(&mut self, key: &Key) -> &'static str {
+    /// Sends it, and drops the connection as soon as it has left; the answer, if that came first.
+    async fn cut(&mut self, key: &Key) -> Option<Result<Answered, String>> {
         let (taken, left) = oneshot::channel();
         let body = Bytes::from(self.check.sample.body.replace("{unique}", &key.unique));
         let watched = Watched { body: Some(body), taken: Some(taken) };
@@ -356,11 +367,8 @@ impl<'a> Probe<'a> {
             clock::sleep(LEAVE).await;
         };
         tokio::select! {
-            answer = request.send() => match answer {
-                Ok(_) => "the answer came before the connection could be dropped, and was thrown away",
-                Err(_) => "the connection failed by itself",
-            },
-            () = hang_up => "the connection was dropped before the answer",
+            answer = exchange(request, self.check.patience) => Some(answer),
+            () = hang_up => None,
         }
     }
 
