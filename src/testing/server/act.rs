@@ -56,6 +56,25 @@ pub(super) enum Kind {
     GoAway(Phase),
 }
 
+impl Kind {
+    /// Where it breaks off, if it does.
+    pub(super) fn phase(&self) -> Option<Phase> {
+        match self {
+            Self::Own | Self::Answer { .. } => None,
+            Self::Break(phase, _) | Self::ResetStream(_, phase) | Self::GoAway(phase) => Some(*phase),
+        }
+    }
+
+    /// Whether the request is executed.
+    pub(super) fn executes(&self) -> bool {
+        match self {
+            Self::Own => true,
+            Self::Answer { execute, .. } => *execute,
+            _ => self.phase().is_some_and(Phase::has_executed),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
     Close,
@@ -122,8 +141,9 @@ impl Act {
         Self::reset_stream(StreamError::Refused, Phase::BeforeExecuting)
     }
 
-    /// HTTP/2: `GOAWAY`, and then the connection is closed. It names the last stream that was processed: before executing, the one
-    /// before this; from [`AfterExecuting`](Phase::AfterExecuting) on, this one. Over HTTP/1.1 it is answered 501, and the answer
+    /// HTTP/2: `GOAWAY`, and then the connection is closed. It names the last stream that may have been processed: before executing,
+    /// the one before this; from [`AfterExecuting`](Phase::AfterExecuting) on, this one; in either case a higher one, if that was
+    /// executed at the same time, because a server does not lie here. Over HTTP/1.1 it is answered 501, and the answer
     /// says why.
     #[must_use]
     pub fn go_away(phase: Phase) -> Self {
@@ -148,7 +168,7 @@ pub(super) enum Early {
 }
 
 impl Phase {
-    pub(super) fn has_executed(self) -> bool {
+    fn has_executed(self) -> bool {
         matches!(self, Self::AfterExecuting | Self::MidHead | Self::MidBody)
     }
 }

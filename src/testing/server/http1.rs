@@ -45,29 +45,21 @@ async fn perform(
     index: usize,
     Act(kind): Act,
 ) -> io::Result<Option<How>> {
-    match kind {
-        Kind::Own => {
-            let answer = shared.execute(index).answer();
-            respond(wire, request, &answer).await
-        }
-        Kind::Answer { answer, execute } => {
-            if execute {
-                shared.execute(index);
-            }
-            respond(wire, request, &answer).await
-        }
-        Kind::Break(phase, how) => {
-            if phase.has_executed() {
-                let execution = shared.execute(index);
-                let text = if how == How::Garbage { b"I am not HTTP\r\n\r\n".to_vec() } else { part(execution, phase) };
-                wire.write_all(&text).await?;
-            }
+    if matches!(kind, Kind::ResetStream(..) | Kind::GoAway(_)) {
+        let answer = Answer::new(501).body("FaultServer: this act is for HTTP/2, and this is HTTP/1.1");
+        return respond(wire, request, &answer).await;
+    }
+    let execution = kind.executes().then(|| shared.execute(index));
+    match (kind, execution) {
+        (Kind::Answer { answer, .. }, _) => respond(wire, request, &answer).await,
+        (Kind::Break(phase, how), Some(execution)) => {
+            let text = if how == How::Garbage { b"I am not HTTP\r\n\r\n".to_vec() } else { part(execution, phase) };
+            wire.write_all(&text).await?;
             Ok(Some(how))
         }
-        Kind::ResetStream(..) | Kind::GoAway(_) => {
-            let answer = Answer::new(501).body("FaultServer: this act is for HTTP/2, and this is HTTP/1.1");
-            respond(wire, request, &answer).await
-        }
+        (Kind::Break(_, how), None) => Ok(Some(how)),
+        (_, Some(execution)) => respond(wire, request, &execution.answer()).await,
+        (_, None) => Ok(None),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The server's side of HTTP/2 (RFC 9113): the `h2` crate, and by hand the frames that a library would not send.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::act::{Act, Answer, Early, How, Kind, Phase, StreamError};
 use super::wire::Wire;
-use super::{Execution, Shared};
+use super::{Execution, Shared, lock};
 use crate::clock;
 use crate::testing::Received;
 
@@ -42,7 +42,7 @@ pub(super) async fn serve(wire: Wire, shared: Arc<Shared>) -> io::Result<()> {
     let mut raw = wire.clone();
     let mut connection = h2::server::handshake(wire).await.map_err(io::Error::other)?;
     let (tell, mut told) = unbounded_channel();
-    let mut streams = JoinSet::new();
+    let (mut streams, done) = (JoinSet::new(), Arc::new(Mutex::new(Done::default())));
     let End { how, bytes } = loop {
         let (accepted, word) = tokio::select! {
             biased;
@@ -52,7 +52,8 @@ pub(super) async fn serve(wire: Wire, shared: Arc<Shared>) -> io::Result<()> {
         };
         match accepted {
             Some(Some(Ok((request, respond)))) => {
-                streams.spawn(exchange(request, respond, shared.clone(), tell.clone()));
+                let (shared, done, tell) = (shared.clone(), done.clone(), tell.clone());
+                streams.spawn(Exchange { respond, shared, done, tell }.run(request));
             }
             Some(_) => return Ok(()),
             None => {}
@@ -78,62 +79,159 @@ async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Opti
 }
 
 /// One request. What breaks is the client's to bear: a frame that cannot be sent has no one to be told.
-async fn exchange(
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+struct Exchange {
+    respond: SendResponse<Bytes>,
     shared: Arc<Shared>,
+    done: Arc<Mutex<Done>>,
     tell: UnboundedSender<Word>,
-) {
-    let (turn, early) = shared.begun();
-    let (parts, mut body) = request.into_parts();
-    if let Some((point, how)) = early {
-        let bytes = if let Early::AfterBytes(bytes) = point { bytes } else { 0 };
-        let part = read_body(&mut body, bytes).await;
-        if part.is_some_and(|part| part.len() < bytes) {
-            return std::future::pending().await;
+}
+
+impl Exchange {
+    async fn run(mut self, request: Request<RecvStream>) {
+        let (turn, early) = self.shared.begun();
+        let (parts, mut body) = request.into_parts();
+        if let Some((point, how)) = early {
+            let bytes = if let Early::AfterBytes(bytes) = point { bytes } else { 0 };
+            let part = read_body(&mut body, bytes).await;
+            if part.is_some_and(|part| part.len() < bytes) {
+                return pending().await;
+            }
+            return self.end(how, Vec::new()).await;
         }
-        return end(&tell, how, Vec::new()).await;
+        let Some(body) = read_body(&mut body, usize::MAX).await else { return };
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        let request = Received { method: parts.method, target, headers: parts.headers, body };
+        let (index, Act(kind)) = self.shared.whole(turn, &request);
+        let mut execution = None;
+        if kind.executes() {
+            execution = lock(&self.done).execute(self.stream(), || self.shared.execute(index));
+            if execution.is_none() {
+                // The connection has gone away, with a promise about this stream.
+                return pending().await;
+            }
+        }
+        self.perform(kind, execution, &request).await;
     }
-    let Some(body) = read_body(&mut body, usize::MAX).await else { return };
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    let request = Received { method: parts.method, target, headers: parts.headers, body };
-    let (index, Act(kind)) = shared.whole(turn, &request);
-    let execute = |phase: Phase| phase.has_executed().then(|| shared.execute(index));
-    match kind {
-        Kind::Own => answer(&mut respond, &request, &shared.execute(index).answer(), &tell).await,
-        Kind::Answer { answer: given, execute } => {
-            if execute {
-                shared.execute(index);
+
+    async fn perform(&mut self, kind: Kind, execution: Option<Execution>, request: &Received) {
+        let half_of = execution.filter(|_| kind.phase() == Some(Phase::MidBody));
+        match kind {
+            Kind::Own => {
+                if let Some(execution) = execution {
+                    self.answer(&execution.answer(), request).await;
+                }
             }
-            answer(&mut respond, &request, &given, &tell).await;
-        }
-        Kind::Break(phase, how) => {
-            // Held, because dropping it would reset the stream.
-            let _half = execute(phase).filter(|_| phase == Phase::MidBody).and_then(|it| half(&mut respond, it));
-            let bytes = match (phase, how) {
-                (_, How::Garbage) => b"I am not HTTP, and long enough for a frame header\r\n\r\n".to_vec(),
-                // Ten bytes of head are announced and one is sent.
-                (Phase::MidHead, _) => [&frame(HEADERS, END_HEADERS, id(&respond), 10)[..], &[0x88]].concat(),
-                _ => Vec::new(),
-            };
-            end(&tell, how, bytes).await;
-        }
-        Kind::ResetStream(error, phase) => {
-            let half = execute(phase).filter(|_| phase == Phase::MidBody).and_then(|it| half(&mut respond, it));
-            // A reset takes back what was queued before it.
-            flush(&tell).await;
-            match half {
-                Some(mut stream) => stream.send_reset(error.reason()),
-                None => respond.send_reset(error.reason()),
+            Kind::Answer { answer, .. } => self.answer(&answer, request).await,
+            Kind::Break(phase, how) => {
+                // Held, because dropping it would reset the stream.
+                let _half = half_of.and_then(|execution| self.half(execution));
+                let bytes = match (phase, how) {
+                    (_, How::Garbage) => b"I am not HTTP, and long enough for a frame header\r\n\r\n".to_vec(),
+                    // Ten bytes of head are announced and one is sent.
+                    (Phase::MidHead, _) => [&frame(HEADERS, END_HEADERS, self.stream(), 10)[..], &[0x88]].concat(),
+                    _ => Vec::new(),
+                };
+                self.end(how, bytes).await;
+            }
+            Kind::ResetStream(error, _) => {
+                let half = half_of.and_then(|execution| self.half(execution));
+                // A reset takes back what was queued before it.
+                self.flush().await;
+                match half {
+                    Some(mut stream) => stream.send_reset(error.reason()),
+                    None => self.respond.send_reset(error.reason()),
+                }
+            }
+            Kind::GoAway(_) => {
+                let this = self.stream();
+                let wanted = if execution.is_some() { this } else { this.saturating_sub(2) };
+                let last = lock(&self.done).go_away(wanted);
+                let mut bytes = frame(GOAWAY, 0, 0, 8);
+                bytes.extend_from_slice(&last.to_be_bytes());
+                bytes.extend_from_slice(&u32::from(Reason::NO_ERROR).to_be_bytes());
+                self.end(How::Close, bytes).await;
             }
         }
-        Kind::GoAway(phase) => {
-            let last = if execute(phase).is_some() { id(&respond) } else { id(&respond).saturating_sub(2) };
-            let mut bytes = frame(GOAWAY, 0, 0, 8);
-            bytes.extend_from_slice(&last.to_be_bytes());
-            bytes.extend_from_slice(&u32::from(Reason::NO_ERROR).to_be_bytes());
-            end(&tell, How::Close, bytes).await;
+    }
+
+    fn stream(&self) -> u32 {
+        self.respond.stream_id().into()
+    }
+
+    async fn answer(&mut self, answer: &Answer, request: &Received) {
+        clock::sleep(answer.delay).await;
+        if let Some(status) = answer.interim.and_then(|status| StatusCode::from_u16(status).ok()) {
+            let mut interim = Response::new(());
+            *interim.status_mut() = status;
+            let _gone = self.respond.send_informational(interim);
         }
+        let Ok(mut stream) = self.respond.send_response(head(answer, request.key()), false) else { return };
+        let is_whole = answer.length.is_none();
+        match answer.drip {
+            None => {
+                let _gone = stream.send_data(Bytes::copy_from_slice(&answer.body), is_whole);
+            }
+            Some(pause) => {
+                for byte in &answer.body {
+                    let _gone = stream.send_data(Bytes::copy_from_slice(&[*byte]), false);
+                    clock::sleep(pause).await;
+                }
+                let _gone = stream.send_data(Bytes::new(), is_whole);
+            }
+        }
+        if !is_whole {
+            self.end(How::Close, Vec::new()).await;
+        }
+    }
+
+    /// The head and half of the body of the operation's own answer.
+    fn half(&mut self, execution: Execution) -> Option<SendStream<Bytes>> {
+        let answer = execution.answer();
+        let mut stream = self.respond.send_response(head(&answer, None), false).ok()?;
+        stream.send_data(Bytes::copy_from_slice(&answer.body[..answer.body.len() / 2]), false).ok()?;
+        Some(stream)
+    }
+
+    /// Has the connection end, and this stream with it. What only stalls, and leaves no frame unfinished, is this stream alone.
+    async fn end(&self, how: How, bytes: Vec<u8>) {
+        if how != How::Stall || !bytes.is_empty() {
+            // If nobody listens the connection has ended already.
+            let _ended = self.tell.send(Word::End(End { how, bytes }));
+        }
+        pending().await
+    }
+
+    /// Waits until what was queued has been sent.
+    async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        let _ended = self.tell.send(Word::Flush(done));
+        // The sender is dropped, which is an error and the signal.
+        let _flushed = flushed.await;
+    }
+}
+
+/// What was done on a connection, so that its `GOAWAY` does not lie: of the streams above the one that it names none was executed,
+/// and none will be.
+#[derive(Default)]
+struct Done {
+    highest: u32,
+    gone: Option<u32>,
+}
+
+impl Done {
+    fn execute(&mut self, stream: u32, execute: impl FnOnce() -> Execution) -> Option<Execution> {
+        if self.gone.is_some_and(|last| stream > last) {
+            return None;
+        }
+        self.highest = self.highest.max(stream);
+        Some(execute())
+    }
+
+    /// The stream that it can name, if it would like to name `last`.
+    fn go_away(&mut self, last: u32) -> u32 {
+        let last = self.gone.unwrap_or(last.max(self.highest));
+        self.gone = Some(last);
+        last
     }
 }
 
@@ -145,23 +243,6 @@ impl StreamError {
             Self::Cancel => Reason::CANCEL,
         }
     }
-}
-
-/// Has the connection end, and this stream with it. What only stalls, and leaves no frame unfinished, is this stream alone.
-async fn end(tell: &UnboundedSender<Word>, how: How, bytes: Vec<u8>) {
-    if how != How::Stall || !bytes.is_empty() {
-        // If nobody listens the connection has ended already.
-        let _ended = tell.send(Word::End(End { how, bytes }));
-    }
-    std::future::pending().await
-}
-
-/// Waits until what was queued has been sent.
-async fn flush(tell: &UnboundedSender<Word>) {
-    let (done, flushed) = oneshot::channel();
-    let _ended = tell.send(Word::Flush(done));
-    // The sender is dropped, which is an error and the signal.
-    let _flushed = flushed.await;
 }
 
 /// The body, or so much of it; `None` if it breaks off.
@@ -177,39 +258,6 @@ async fn read_body(body: &mut RecvStream, most: usize) -> Option<Vec<u8>> {
         }
     }
     Some(content)
-}
-
-/// The head and half of the body of the operation's own answer.
-fn half(respond: &mut SendResponse<Bytes>, execution: Execution) -> Option<SendStream<Bytes>> {
-    let answer = execution.answer();
-    let mut stream = respond.send_response(head(&answer, None), false).ok()?;
-    stream.send_data(Bytes::copy_from_slice(&answer.body[..answer.body.len() / 2]), false).ok()?;
-    Some(stream)
-}
-
-async fn answer(respond: &mut SendResponse<Bytes>, request: &Received, answer: &Answer, tell: &UnboundedSender<Word>) {
-    clock::sleep(answer.delay).await;
-    if let Some(status) = answer.interim.and_then(|status| StatusCode::from_u16(status).ok()) {
-        let mut interim = Response::new(());
-        *interim.status_mut() = status;
-        let _gone = respond.send_informational(interim);
-    }
-    let Ok(mut stream) = respond.send_response(head(answer, request.key()), false) else { return };
-    match answer.drip {
-        None => {
-            let _gone = stream.send_data(Bytes::copy_from_slice(&answer.body), answer.length.is_none());
-        }
-        Some(pause) => {
-            for byte in &answer.body {
-                let _gone = stream.send_data(Bytes::copy_from_slice(&[*byte]), false);
-                clock::sleep(pause).await;
-            }
-            let _gone = stream.send_data(Bytes::new(), answer.length.is_none());
-        }
-    }
-    if answer.length.is_some() {
-        end(tell, How::Close, Vec::new()).await;
-    }
 }
 
 fn head(answer: &Answer, key: Option<&str>) -> Response<()> {
@@ -232,10 +280,6 @@ fn head(answer: &Answer, key: Option<&str>) -> Response<()> {
         }
     }
     head
-}
-
-fn id(respond: &SendResponse<Bytes>) -> u32 {
-    respond.stream_id().into()
 }
 
 /// The first nine bytes of a frame.
