@@ -55,7 +55,7 @@ async fn a_server_that_ignores_keys_is_never_doubled_by_the_defaults() {
         Act::execute(503),
     ] {
         let name = format!("{fault:?}");
-        let server = FaultServer::play([fault, Act::execute(200)]).await;
+        let server = FaultServer::play([fault, Act::execute(200)]).await.ignoring_keys();
         let client = doubting(&server).build().unwrap();
         let error = client.post_json::<Value>("/charges", &json!({})).await.expect_err(&name);
         assert_eq!((server.received().len(), server.executions()), (1, 1), "{name}");

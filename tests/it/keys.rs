@@ -288,8 +288,7 @@ async fn a_margin_of_a_twentieth_of_the_retention_is_kept() {
 #[tokio::test]
 async fn what_may_have_been_processed_is_not_resumed_at_an_api_that_nobody_vouches_for() {
     for keys in [KeyPolicy::default(), KeyPolicy::off()] {
-        // It acts on every request, whatever its key.
-        let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+        let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await.ignoring_keys();
         let token = lost(&server).await;
         let client = trusting(&server).keys(keys).build().unwrap();
         let request = || client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token.clone());
@@ -309,7 +308,7 @@ async fn what_may_have_been_processed_is_not_resumed_at_an_api_that_nobody_vouch
 
 #[tokio::test]
 async fn the_readmes_answer_to_an_error_doubles_nothing() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await.ignoring_keys();
     let client = doubting(&server).build().unwrap();
     let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
     assert!(error.may_have_been_processed());

@@ -24,7 +24,7 @@ async fn a_cut_answer_is_asked_for_whole() {
 /// it may be an earlier attempt that still runs, if the answer says to come back.
 #[tokio::test]
 async fn a_conflict_is_waited_out_only_where_an_earlier_attempt_may_still_run() {
-    let conflict = || Act::answer(Answer::new(409).header("retry-after", "0"));
+    let conflict = || Act::answer(Answer::new(409).retry_after(0));
     let done = || Act::execute(200);
     for (key, acts, requests, status) in [
         (None, vec![conflict(), done()], 1, 409),
