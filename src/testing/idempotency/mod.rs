@@ -29,12 +29,12 @@
 mod answers;
 mod probe;
 mod report;
+mod sending;
 
 use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
-use reqwest::Url;
 use serde::Serialize;
 
 pub use report::{Basis, Concurrent, Finding, Kept, Promise, Report};
@@ -227,8 +227,8 @@ pub enum CheckError {
     /// The API did not answer the first request.
     #[error("the API does not answer: {0}")]
     Unreachable(String),
-    /// The API refused the request itself, whatever its key.
-    #[error("the API refuses the request itself, so that nothing can be learnt of keys: status {status}: {body}")]
+    /// The API does not take the request itself, whatever its key.
+    #[error("the API does not take the request itself, so that nothing can be learnt of keys: status {status}: {body}")]
     Refused {
         /// Its status.
         status: u16,
@@ -241,8 +241,4 @@ pub enum CheckError {
         /// Its status.
         status: u16,
     },
-}
-
-fn parse(url: &str) -> Result<Url, CheckError> {
-    url.parse().map_err(|error| CheckError::Build(format!("{url}: {error}")))
 }

@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::act::{Act, Answer, Early, How, Kind, Phase};
+use super::shared::{Execution, Shared};
 use super::wire::Wire;
-use super::{Execution, Shared};
 use crate::clock;
 use crate::testing::Received;
 

@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::act::{Act, Answer, Early, How, Kind, Phase, StreamError};
+use super::lock;
+use super::shared::{Execution, Shared};
 use super::wire::Wire;
-use super::{Execution, Shared, lock};
 use crate::clock;
 use crate::testing::Received;
 
@@ -287,4 +288,22 @@ fn frame(kind: u8, flags: u8, stream: u32, length: u8) -> Vec<u8> {
     let mut frame = vec![0, 0, length, kind, flags];
     frame.extend_from_slice(&stream.to_be_bytes());
     frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goaway_does_not_lie() {
+        let execution = || Execution { number: 1, replayed: false };
+        let mut done = Done::default();
+        assert!(done.execute(5, execution).is_some());
+        // Stream 5 was executed, so that streams above 1 are not processed would be a lie.
+        assert_eq!(done.go_away(1), 5);
+        // What was promised is kept.
+        assert!(done.execute(7, execution).is_none() && done.execute(3, execution).is_some());
+        assert_eq!(done.go_away(9), 5);
+        assert_eq!(Done::default().go_away(1), 1);
+    }
 }

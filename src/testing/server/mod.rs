@@ -7,12 +7,13 @@ mod act;
 mod http1;
 mod http2;
 mod report;
+mod shared;
 mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -22,13 +23,11 @@ pub use act::{Act, Answer, Phase, StreamError};
 pub use report::{Report, Tally};
 
 use super::Received;
-use act::{Early, How};
-use wire::{Meter, Wire};
+use shared::Shared;
+use wire::Wire;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-
-type Script = dyn Fn(usize, Option<&Received>) -> Act + Send + Sync;
 
 /// A server on loopback, on the test's own runtime, that speaks HTTP/1.1 and HTTP/2 (prior knowledge) and breaks as it is told.
 ///
@@ -111,13 +110,7 @@ impl FaultServer {
     ///
     /// If loopback has no free port.
     pub async fn start(script: impl Fn(usize, Option<&Received>) -> Act + Send + Sync + 'static) -> Self {
-        let shared = Arc::new(Shared {
-            script: Box::new(script),
-            turns: Mutex::new(0),
-            honours_keys: AtomicBool::new(true),
-            log: Mutex::default(),
-            meter: Arc::default(),
-        });
+        let shared = Arc::new(Shared::new(Box::new(script)));
         let (address, listener) = must(listen(SocketAddr::from(([127, 0, 0, 1], 0))));
         let task = tokio::spawn(accept(listener, shared.clone()));
         Self { address, shared, task: Mutex::new(Some(task)), held: Mutex::new(None) }
@@ -240,105 +233,6 @@ impl fmt::Debug for FaultServer {
             .field("address", &self.address)
             .field("report", &self.report())
             .finish_non_exhaustive()
-    }
-}
-
-/// What the connections of a server share.
-struct Shared {
-    script: Box<Script>,
-    /// The turn that comes next.
-    turns: Mutex<usize>,
-    honours_keys: AtomicBool,
-    log: Mutex<Log>,
-    meter: Arc<Meter>,
-}
-
-#[derive(Default)]
-struct Log {
-    connections: usize,
-    received: Vec<Received>,
-    /// The received requests that were executed, by index.
-    executions: Vec<usize>,
-    /// The number of the execution of each key.
-    executed: HashMap<String, usize>,
-}
-
-/// What came of executing a request.
-#[derive(Clone, Copy)]
-struct Execution {
-    /// From 1.
-    number: usize,
-    replayed: bool,
-}
-
-impl Shared {
-    fn log(&self) -> MutexGuard<'_, Log> {
-        lock(&self.log)
-    }
-
-    /// A connection was accepted: whether it is broken off right away, which takes a turn.
-    fn accepted(&self) -> Option<How> {
-        self.log().connections += 1;
-        let mut turns = lock(&self.turns);
-        match (self.script)(*turns, None).early() {
-            Some((Early::OnAccept, how)) => {
-                *turns += 1;
-                Some(how)
-            }
-            _ => None,
-        }
-    }
-
-    /// A request begins: its turn, and whether it is broken off before it is whole.
-    fn begun(&self) -> (usize, Option<(Early, How)>) {
-        let turn = {
-            let mut turns = lock(&self.turns);
-            *turns += 1;
-            *turns - 1
-        };
-        (turn, (self.script)(turn, None).early())
-    }
-
-    /// A request is whole: its number among them, and what to do.
-    fn whole(&self, turn: usize, request: &Received) -> (usize, Act) {
-        let act = (self.script)(turn, Some(request));
-        let mut log = self.log();
-        log.received.push(request.clone());
-        (log.received.len() - 1, act)
-    }
-
-    /// Executes the request of this number, unless its key was executed before.
-    fn execute(&self, index: usize) -> Execution {
-        let mut log = self.log();
-        let honours_keys = self.honours_keys.load(Ordering::Relaxed);
-        let key = log.received.get(index).and_then(Received::key).filter(|_| honours_keys).map(str::to_owned);
-        if let Some(number) = key.as_ref().and_then(|key| log.executed.get(key)) {
-            return Execution { number: *number, replayed: true };
-        }
-        log.executions.push(index);
-        let number = log.executions.len();
-        if let Some(key) = key {
-            log.executed.insert(key, number);
-        }
-        Execution { number, replayed: false }
-    }
-}
-
-impl Log {
-    fn count_executions<N: std::hash::Hash + Eq>(&self, name: impl Fn(&Received) -> N) -> HashMap<N, usize> {
-        let mut count = HashMap::new();
-        for request in self.executions.iter().filter_map(|index| self.received.get(*index)) {
-            *count.entry(name(request)).or_default() += 1;
-        }
-        count
-    }
-}
-
-impl Execution {
-    /// The operation's own answer.
-    fn answer(self) -> Answer {
-        let answer = Answer::new(200).body(format!("{{\"execution\":{}}}", self.number));
-        if self.replayed { answer.header("idempotent-replayed", "true") } else { answer }
     }
 }
 

@@ -112,7 +112,8 @@ async fn a_request_without_a_key_is_not_one_key() {
 
 #[tokio::test]
 async fn a_script_that_makes_no_sense_is_refused() {
-    let cases: [(&str, fn() -> Script); 6] = [
+    type Write = fn() -> Script;
+    let cases: [(&str, Write); 6] = [
         ("retry_after has no answer before it", || Script::new().retry_after(1)),
         ("json has no answer before it", || Script::new().hang_up().json(&1)),
         ("wiremock cannot delay a hang-up", || Script::new().delay(Duration::from_secs(1)).hang_up()),
