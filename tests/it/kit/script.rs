@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use steadfast::testing::wiremock::matchers::header;
 use steadfast::testing::{MockServer, Script, any, assert_attempts, assert_one_key, fast_retries, get, keys, post};
 use steadfast::{Client, ErrorKind, KeyPolicy, ResponseExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::panic_of;
 
@@ -128,4 +131,22 @@ async fn a_script_that_makes_no_sense_is_refused() {
     let server = MockServer::start().await;
     let message = panic_of(Script::new().status(200).delay(Duration::from_secs(1)).mount(&server, any())).await;
     assert!(message.contains("has no answer to wait before"), "{message}");
+}
+
+/// What the table in the module's docs says of wiremock.
+#[tokio::test]
+async fn a_hang_up_is_a_clean_close_after_the_whole_request_and_no_error_makes_it_more() {
+    let server = MockServer::start().await;
+    let reset = |_: &wiremock::Request| std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    wiremock::Mock::given(wiremock::matchers::path("/reset")).respond_with_err(reset).mount(&server).await;
+    Script::new().hang_up().mount(&server, post("/")).await;
+    for path in ["/", "/reset"] {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert!(timeout(Duration::from_millis(50), stream.read(&mut [0])).await.is_err(), "it reads the request first");
+        stream.write_all(b"cd").await.unwrap();
+        assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0, "closed, and not reset: {path}");
+    }
+    assert_attempts(&server, 2).await;
 }
