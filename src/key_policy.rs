@@ -25,7 +25,8 @@ pub(crate) enum Trust {
 ///
 /// Giving one to [`ClientBuilder::keys`](crate::ClientBuilder::keys) is your statement that this API honours keys: it acts once
 /// per key and answers a repeat from its record. It is the licence to repeat a POST whose answer was lost, so it must be true.
-/// Without it a client is `KeyPolicy::standard().negotiated()`.
+/// Without it a client is `KeyPolicy::standard().negotiated()`. With the feature `testing`, `steadfast::testing::idempotency::check`
+/// asks an API, in staging, whether it is true.
 ///
 /// ```
 /// use std::time::Duration;

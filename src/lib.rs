@@ -41,6 +41,8 @@
 //! * [`IdempotencyKey`], [`KeyPolicy`]: what a key is, and what an API does with it.
 //! * [`server`](https://docs.rs/steadfast/latest/steadfast/server/): the other half (feature `server`): a layer that runs an
 //!   operation once per key and answers a repeat from its record.
+//! * [`testing`](https://docs.rs/steadfast/latest/steadfast/testing/): instruments for tests (feature `testing`): scripts of answers, a
+//!   server that breaks at an exact point, and a probe that asks an API whether it honours keys.
 //! * [`policy`]: the decision alone, as values without a clock, for tests, simulations and other transports.
 //! * [`guide`]: what failures mean, why things are as they are, and how to come here from other crates.
 //!
@@ -49,7 +51,7 @@
 //! `client`, `json` and `rustls` are on by default. `native-tls`, `multipart`, `stream`, `cookies`, `gzip`, `brotli`, `zstd` and
 //! `socks` turn on what reqwest calls so; with `stream` there is `RequestBuilder::file`. `server` is the server half, `redb` its
 //! embedded durable store, `redis` and `postgres` its stores for several processes, the latter also in the handler's own transaction.
-//! `testing` has instruments for tests. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it never
+//! `testing` is for `[dev-dependencies]`. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it never
 //! changes behaviour.
 
 #![cfg_attr(not(feature = "client"), allow(rustdoc::broken_intra_doc_links))]

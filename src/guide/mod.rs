@@ -2,7 +2,9 @@
 //!
 //! * [`failures`]: what each failure means, and what the client does about it.
 //! * [`laboratory`]: what retries and budgets do to a server in trouble, and how large a budget should be.
-//! * [`server`](https://docs.rs/steadfast/latest/steadfast/guide/server/): where the layer stands, which store promises what, and one transaction for all.
+//! * [`server`](https://docs.rs/steadfast/latest/steadfast/guide/server/): where the layer stands, which store promises what, and one
+//!   transaction for all.
+//! * [`testing`]: how to test your own code against all of this.
 //! * [`coming_from`]: the names of reqwest-middleware, reqwest-retry and backoff beside ours, and what changes on the wire.
 //! * [`design`]: the why-questions, and the invariants.
 //! * [`changelog`]: what changed.
@@ -22,6 +24,12 @@ pub mod laboratory {}
 #[cfg(feature = "server")]
 #[doc = include_str!("server.md")]
 pub mod server {}
+#[cfg_attr(all(feature = "testing", feature = "server", feature = "rustls"), doc = include_str!("testing.md"))]
+#[cfg_attr(
+    not(all(feature = "testing", feature = "server", feature = "rustls")),
+    doc = "This page is about the feature `testing`, and is there with it and with `server` and `rustls`."
+)]
+pub mod testing {}
 
 #[doc = include_str!("coming_from.md")]
 pub mod coming_from {}

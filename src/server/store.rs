@@ -24,6 +24,8 @@ use crate::key::KeyError;
 /// A place where records of operations are kept.
 ///
 /// The one trait that a stranger implements. Methods take `&self` and are called concurrently.
+///
+/// With the feature `testing`, `steadfast::testing::store_contract` holds a store to what is said here.
 pub trait Store: Send + Sync + 'static {
     /// What a claim opens and its completion closes: a transaction, where claim, business rows and record are one; `()` elsewhere.
     type Session: Send + 'static;

@@ -1,5 +1,73 @@
-//! Instruments for tests and for choosing settings (feature `testing`); never for production.
+//! Instruments for tests: of your own code against an API that fails, and of an API against its promise.
 //!
+//! A test of retries must stage failures, and prove by what the *server* received that nothing was sent twice that must not be. Most
+//! failures that matter happen below HTTP, where a mock server cannot go.
+//!
+//! * [`Script`]: answers in order on a wiremock [`MockServer`], and it reads aloud.
+//! * [`FaultServer`]: a raw HTTP/1.1 and HTTP/2 server that breaks at an exact point and counts what it executed.
+//! * [`assert_attempts`], [`assert_one_key`], [`keys`]: what either of them received.
+//! * [`fast_retries`], [`Drive`]: a policy that does not wait, and a policy without a clock.
+//! * [`idempotency::check`]: does my API honour keys?
 //! * [`lab`]: a simulation that shows what a retry policy does to a server in trouble.
+//! * `store_contract` (with the feature `server`): what every [`server::Store`](crate::server::Store) must do.
+//!
+//! The [guide](crate::guide::testing) shows them at work in ten minutes. Never link this feature into production: in `Cargo.toml` it
+//! belongs under `[dev-dependencies]`.
+//!
+//! # What can be staged, and where
+//!
+//! | fault | `Script` on wiremock | `FaultServer` |
+//! | --- | --- | --- |
+//! | a status, headers, a body; 429 and 503 with `Retry-After` | yes | [`Act::answer`], [`Act::execute`] |
+//! | an answer that comes late | [`Script::delay`] | [`Answer::delay`] |
+//! | closed after the whole request, without an answer (FIN) | [`Script::hang_up`] | [`Act::close`] |
+//! | the same with a reset (RST) | no | [`Act::reset`] |
+//! | executed or not before the answer is lost, and counted | no: it does nothing | [`Phase::BeforeExecuting`], [`Phase::AfterExecuting`] |
+//! | connection refused | no | [`FaultServer::refuse_connections`] |
+//! | closed or reset on accept, nothing read | no: it reads first | [`Phase::OnAccept`] |
+//! | closed or reset in the middle of the upload | no: it reads it whole | [`Phase::AfterBytes`] |
+//! | the answer is cut in its head or its body | no: it sends it whole | [`Phase::MidHead`], [`Phase::MidBody`] |
+//! | stalls: before, within or instead of the answer | before, as a delay | [`Act::stall`] |
+//! | byte by byte | no | [`Answer::drip`] |
+//! | bytes that are not HTTP | no | [`Act::garbage`] |
+//! | an interim answer (1xx) | no | [`Answer::interim`] |
+//! | a wrong `Content-Length` | no | [`Answer::claiming_length`] |
+//! | `GOAWAY`, `REFUSED_STREAM`, `RST_STREAM` (HTTP/2) | no | [`Act::go_away`], [`Act::refuse_stream`], [`Act::reset_stream`] |
+//! | failures at random, by a seed | no | [`FaultServer::random`] |
+//! | matching by path, header, body; a different script for each | wiremock's matchers, [`Route::and`] | by hand: [`FaultServer::start`] |
+//! | TLS | no | no |
+//!
+//! wiremock runs its server on a thread and a runtime of its own: paused time (`tokio::time::pause`) and task-locals of the test do not
+//! reach it. Its `respond_with_err` is a clean close after the whole request was read, whatever the error. `FaultServer` runs on the
+//! test's own runtime, so a test that blocks its only thread blocks the server.
 
+// Floor 3: it uses what a user of the crate can use, and of the rest only `clock`, which is the one place that reads the time.
+
+mod drive;
+pub mod idempotency;
 pub mod lab;
+mod received;
+mod script;
+mod server;
+#[cfg(feature = "server")]
+mod store_contract;
+
+pub use drive::Drive;
+pub use received::{Received, Witness, assert_attempts, assert_one_key, keys};
+pub use script::{Route, Script, any, get, post};
+pub use server::{Act, Answer, FaultServer, Phase, Report, StreamError, Tally};
+#[cfg(feature = "server")]
+pub use store_contract::store_contract;
+pub use wiremock::{self, MockServer};
+
+use std::time::Duration;
+
+use crate::policy::{Backoff, RetryPolicy};
+
+/// The default policy, except that it does not wait: for tests in which time is not what is tested.
+///
+/// A `Retry-After` of the server is waited for all the same; script one of 0 seconds.
+#[must_use]
+pub fn fast_retries() -> RetryPolicy {
+    RetryPolicy::new().backoff(Backoff::fixed(Duration::ZERO))
+}

@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use steadfast::policy::{RetryBudget, RetryPolicy};
+use steadfast::testing::{Act, FaultServer};
 use steadfast::{Client, ClientBuilder, ErrorKind, KeyPolicy, RequestBuilder};
-
-use crate::support::raw::answer;
-use crate::support::{Act, Server};
 
 fn check_client(setting: &str, reason: &str, builder: ClientBuilder) {
     let error = builder.build().expect_err(setting);
@@ -51,7 +49,7 @@ fn settings_of_the_client() {
 
 #[tokio::test]
 async fn settings_of_a_request() {
-    let server = Server::play([Act::Answer(answer(200))]).await;
+    let server = FaultServer::play([Act::answer(200)]).await;
     let client = Client::builder().base_url(server.url("/v1")).build().unwrap();
     let get = || client.get("/x");
     let unserialisable = std::collections::HashMap::from([((1, 2), 3)]);
@@ -97,7 +95,7 @@ fn a_client_builds_and_drops_outside_of_a_runtime() {
 
 #[tokio::test]
 async fn no_duration_is_too_long() {
-    let server = Server::play([Act::Answer(answer(503)), Act::Answer(answer(200))]).await;
+    let server = FaultServer::play([Act::answer(503), Act::answer(200)]).await;
     let client = Client::builder()
         .base_url(server.url(""))
         .keys(KeyPolicy::standard().retention(Duration::MAX))

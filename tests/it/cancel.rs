@@ -6,10 +6,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, RetryBudget, RetryPolicy, StopReason};
+use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
 use steadfast::{Client, KeyPolicy, ResponseExt};
-
-use crate::support::raw::answer;
-use crate::support::{Act, Server, fast};
 
 /// Polls `future` when it asks for it, `polls` times at most, and drops it. `None` if it was dropped before its end.
 async fn poll_at_most<F: Future>(future: F, polls: usize) -> Option<F::Output> {
@@ -49,21 +47,21 @@ async fn drop_everywhere<F: Future>(start: impl Fn(Client) -> F) -> usize {
 
 #[tokio::test]
 async fn dropping_at_each_poll_leaves_no_task_behind() {
-    let failing = Server::play([Act::Answer(answer(503).body("x".repeat(3000)))]).await;
+    let failing = FaultServer::play([Act::answer(Answer::new(503).body("x".repeat(3000)))]).await;
     let url = failing.url("/");
     // Waits, and bodies that are read away.
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 6);
     assert!(drop_everywhere(|client| client.post(&url).body("x").fetch::<()>()).await > 6);
     // A body that is read inside the attempt, and cut.
-    let cut = Server::play([Act::ExecuteThenCutBody]).await;
+    let cut = FaultServer::play([Act::close(Phase::MidBody)]).await;
     let url = cut.url("/");
     assert!(drop_everywhere(|client| client.post(&url).body("x").fetch::<()>()).await > 6);
     // A conflict whose body is looked at.
-    let busy = Server::play([Act::Answer(answer(409).body(r#"{"code":"x"}"#))]).await;
+    let busy = FaultServer::play([Act::answer(Answer::new(409).body(r#"{"code":"x"}"#))]).await;
     let url = busy.url("/");
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 2);
     // Hops of a redirect.
-    let away = Server::start(|turn, _| Act::Answer(answer(307).header("location", format!("/{turn}")))).await;
+    let away = FaultServer::start(|turn, _| Act::answer(Answer::new(307).header("location", format!("/{turn}")))).await;
     let url = away.url("/");
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 12);
 }
@@ -71,7 +69,7 @@ async fn dropping_at_each_poll_leaves_no_task_behind() {
 #[cfg(feature = "stream")]
 #[tokio::test]
 async fn dropping_an_upload_at_each_poll_leaves_no_task_behind() {
-    let server = Server::play([Act::Answer(answer(503))]).await;
+    let server = FaultServer::play([Act::answer(503)]).await;
     let url = server.url("/");
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, &[0; 200_000]).unwrap();
@@ -82,7 +80,7 @@ async fn dropping_an_upload_at_each_poll_leaves_no_task_behind() {
 async fn a_token_is_spent_only_on_a_retry_that_was_sent() {
     let mut tokens_after = Vec::new();
     for polls in 0.. {
-        let server = Server::play([Act::Answer(answer(503))]).await;
+        let server = FaultServer::play([Act::answer(503)]).await;
         let policy = RetryPolicy::new().max_attempts(2).backoff(Backoff::fixed(Duration::from_millis(2)));
         let client = Client::builder()
             .base_url(server.url(""))
@@ -93,7 +91,7 @@ async fn a_token_is_spent_only_on_a_retry_that_was_sent() {
         let finished = poll_at_most(client.get("/").send(), polls).await.is_some();
         let sent = server.received().len();
         // Whether the one retry's worth of tokens is still there.
-        let response = client.get("/").retry(fast().max_attempts(2)).send().await.unwrap();
+        let response = client.get("/").retry(fast_retries().max_attempts(2)).send().await.unwrap();
         let left = response.stop_reason() == Some(StopReason::AttemptsExhausted);
         // A second request that arrived was paid for; what never left was not.
         assert!(left || sent > 0, "dropped after {polls} polls: nothing was sent and the tokens are gone");
@@ -118,7 +116,7 @@ fn operations_are_send() {
 
 #[tokio::test]
 async fn an_operation_that_is_never_polled_sends_nothing() {
-    let server = Server::play([Act::Answer(answer(200))]).await;
+    let server = FaultServer::play([Act::answer(200)]).await;
     let client = Client::builder().base_url(server.url("")).build().unwrap();
     drop(client.get("/").send());
     let mut once = Box::pin(client.get("/").send());

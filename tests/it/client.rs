@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;
+use steadfast::testing::{Act, Answer, FaultServer, Phase};
 
-use crate::support::raw::answer;
-use crate::support::{Act, Server, doubting, trusting};
+use crate::support::{doubting, trusting};
 
 #[tokio::test]
 async fn a_first_try_is_one_request_with_one_key() {
-    let server = Server::play([Act::Execute(answer(201).body(r#"{"id":"ch_1"}"#))]).await;
+    let server = FaultServer::play([Act::execute(Answer::new(201).body(r#"{"id":"ch_1"}"#))]).await;
     let client = trusting(&server).build().unwrap();
     let charge: Value = client.post_json("/charges", &json!({"amount": 1200})).await.unwrap();
     assert_eq!(charge["id"], "ch_1");
@@ -23,17 +23,17 @@ async fn a_first_try_is_one_request_with_one_key() {
 #[tokio::test]
 async fn every_lost_answer_is_asked_for_again_under_the_same_key_and_acted_on_once() {
     for fault in [
-        Act::ExecuteThenClose,
-        Act::ExecuteThenReset,
-        Act::ExecuteThenCutBody,
-        Act::ExecuteThenCutHead,
-        Act::ExecuteThenGarbage,
-        Act::ExecuteOnce(answer(500)),
-        Act::ExecuteOnce(answer(503)),
-        Act::ExecuteOnce(answer(408)),
+        Act::close(Phase::AfterExecuting),
+        Act::reset(Phase::AfterExecuting),
+        Act::close(Phase::MidBody),
+        Act::close(Phase::MidHead),
+        Act::garbage(),
+        Act::execute(500),
+        Act::execute(503),
+        Act::execute(408),
     ] {
         let name = format!("{fault:?}");
-        let server = Server::play([fault, Act::ExecuteOnce(answer(200))]).await;
+        let server = FaultServer::play([fault, Act::execute(200)]).await;
         let client = trusting(&server).build().unwrap();
         let value: Value = client.post_json("/charges", &json!({})).await.expect(&name);
         assert_eq!(value["status"], 200, "{name}");
@@ -46,16 +46,16 @@ async fn every_lost_answer_is_asked_for_again_under_the_same_key_and_acted_on_on
 #[tokio::test]
 async fn a_server_that_ignores_keys_is_never_doubled_by_the_defaults() {
     for fault in [
-        Act::ExecuteThenClose,
-        Act::ExecuteThenReset,
-        Act::ExecuteThenCutBody,
-        Act::ExecuteThenCutHead,
-        Act::ExecuteThenGarbage,
-        Act::Execute(answer(500)),
-        Act::Execute(answer(503)),
+        Act::close(Phase::AfterExecuting),
+        Act::reset(Phase::AfterExecuting),
+        Act::close(Phase::MidBody),
+        Act::close(Phase::MidHead),
+        Act::garbage(),
+        Act::execute(500),
+        Act::execute(503),
     ] {
         let name = format!("{fault:?}");
-        let server = Server::play([fault, Act::Execute(answer(200))]).await;
+        let server = FaultServer::play([fault, Act::execute(200)]).await.ignoring_keys();
         let client = doubting(&server).build().unwrap();
         let error = client.post_json::<Value>("/charges", &json!({})).await.expect_err(&name);
         assert_eq!((server.received().len(), server.executions()), (1, 1), "{name}");

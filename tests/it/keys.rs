@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use steadfast::policy::{RetryPolicy, StopReason};
+use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
 use steadfast::{Client, ErrorKind, IdempotencyKey, KeyForm, KeyPolicy, ResponseExt, ResumeToken};
 
-use crate::support::raw::answer;
-use crate::support::{Act, Server, doubting, fast, trusting};
+use crate::support::{doubting, trusting};
 
 fn key(text: &str) -> IdempotencyKey {
     text.parse().unwrap()
@@ -17,12 +17,12 @@ fn key(text: &str) -> IdempotencyKey {
 #[tokio::test]
 async fn a_hundred_concurrent_operations_keep_a_hundred_keys() {
     // Every other turn loses its answer.
-    let server = Server::start(|turn, _| match turn % 2 {
-        0 => Act::ExecuteThenClose,
-        _ => Act::ExecuteOnce(answer(200)),
+    let server = FaultServer::start(|turn, _| match turn % 2 {
+        0 => Act::close(Phase::AfterExecuting),
+        _ => Act::execute(200),
     })
     .await;
-    let policy = fast().max_attempts(20);
+    let policy = fast_retries().max_attempts(20);
     let client = trusting(&server).retry(policy).budget(steadfast::policy::RetryBudget::unlimited()).build().unwrap();
     let mut operations = tokio::task::JoinSet::new();
     for number in 0..100 {
@@ -45,7 +45,7 @@ async fn a_hundred_concurrent_operations_keep_a_hundred_keys() {
 
 #[tokio::test]
 async fn the_next_operation_has_a_new_key() {
-    let server = Server::play([Act::Execute(answer(200))]).await;
+    let server = FaultServer::play([Act::execute(200)]).await;
     let client = trusting(&server).build().unwrap();
     for _ in 0..3 {
         client.post("/charges").body("same").send().await.unwrap();
@@ -55,7 +55,7 @@ async fn the_next_operation_has_a_new_key() {
 
 #[tokio::test]
 async fn the_callers_key_wins_in_either_spelling_and_by_either_way() {
-    let server = Server::play([Act::Execute(answer(200))]).await;
+    let server = FaultServer::play([Act::execute(200)]).await;
     let client = trusting(&server).build().unwrap();
     client.post("/1").idempotency_key(key("order-1")).send().await.unwrap();
     client.post("/2").header("Idempotency-Key", "order-2").send().await.unwrap();
@@ -72,7 +72,7 @@ async fn the_callers_key_wins_in_either_spelling_and_by_either_way() {
 
 #[tokio::test]
 async fn a_policy_says_whether_and_how_a_key_is_sent() {
-    let server = Server::play([Act::Execute(answer(200))]).await;
+    let server = FaultServer::play([Act::execute(200)]).await;
     let with = |keys| Client::builder().base_url(server.url("")).keys(keys).build().unwrap();
     with(KeyPolicy::off()).post("/").send().await.unwrap();
     with(KeyPolicy::paypal()).post("/").send().await.unwrap();
@@ -80,7 +80,8 @@ async fn a_policy_says_whether_and_how_a_key_is_sent() {
     with(KeyPolicy::standard()).put("/").body("x").send().await.unwrap();
     let received = server.received();
     assert_eq!(received[0].key(), None);
-    assert_eq!((received[1].key(), received[1].header("paypal-request-id").map(str::len)), (None, Some(36)));
+    assert_eq!(received[1].header("idempotency-key"), None);
+    assert_eq!(received[1].header("paypal-request-id").map(str::len), Some(36));
     let quoted = received[2].key().unwrap();
     assert!(quoted.len() == 38 && quoted.starts_with('"') && quoted.ends_with('"'), "{quoted}");
     assert_eq!(received[3].key(), None, "PUT needs no key");
@@ -88,7 +89,7 @@ async fn a_policy_says_whether_and_how_a_key_is_sent() {
 
 #[tokio::test]
 async fn a_key_that_cannot_be_sent_is_refused_before_anything_is_sent() {
-    let server = Server::play([Act::Execute(answer(200))]).await;
+    let server = FaultServer::play([Act::execute(200)]).await;
     let client = trusting(&server).build().unwrap();
     let long = "x".repeat(256);
     let cases = [
@@ -106,7 +107,7 @@ async fn a_key_that_cannot_be_sent_is_refused_before_anything_is_sent() {
 }
 
 /// An operation that was carried out and whose answer was lost, and the token to ask again for it.
-async fn lost(server: &Server) -> ResumeToken {
+async fn lost(server: &FaultServer) -> ResumeToken {
     let client = trusting(server).retry(RetryPolicy::never()).build().unwrap();
     let error = client.post_json::<Value>("/charges?expand=all", &json!({"amount": 7})).await.unwrap_err();
     assert!(error.may_have_been_processed());
@@ -116,7 +117,7 @@ async fn lost(server: &Server) -> ResumeToken {
 
 #[tokio::test]
 async fn a_lost_operation_is_resumed_by_another_client_under_its_own_key() {
-    let server = Server::play([Act::ExecuteThenClose, Act::ExecuteOnce(answer(200))]).await;
+    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
     let token = lost(&server).await;
     let client = trusting(&server).build().unwrap();
     let again = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token);
@@ -129,7 +130,7 @@ async fn a_lost_operation_is_resumed_by_another_client_under_its_own_key() {
 
 #[tokio::test]
 async fn a_token_that_does_not_fit_is_refused_before_anything_is_sent() {
-    let server = Server::play([Act::ExecuteThenClose, Act::ExecuteOnce(answer(200))]).await;
+    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
     let token = lost(&server).await;
     let client = trusting(&server).build().unwrap();
     let aged = |seconds: i64| {
@@ -162,7 +163,7 @@ async fn a_token_that_does_not_fit_is_refused_before_anything_is_sent() {
 
 #[tokio::test]
 async fn what_an_earlier_attempt_may_have_done_stays_true_when_a_resumed_one_cannot_connect() {
-    let server = Server::play([Act::ExecuteThenClose]).await;
+    let server = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
     let token = lost(&server).await;
     let first_sent = token.first_sent();
     let base = server.url("");
@@ -178,14 +179,14 @@ async fn what_an_earlier_attempt_may_have_done_stays_true_when_a_resumed_one_can
 #[tokio::test]
 async fn trust_is_earned_by_a_sign_on_the_wire() {
     let acts = [
-        Act::ExecuteOnce(answer(201).echo_key()),
-        Act::ExecuteThenClose,
-        Act::ExecuteOnce(answer(201).echo_key()),
+        Act::execute(Answer::new(201).echo_key()),
+        Act::close(Phase::AfterExecuting),
+        Act::execute(Answer::new(201).echo_key()),
         // A success without a sign takes it back.
-        Act::ExecuteOnce(answer(201)),
-        Act::ExecuteThenClose,
+        Act::execute(201),
+        Act::close(Phase::AfterExecuting),
     ];
-    let server = Server::play(acts).await;
+    let server = FaultServer::play(acts).await;
     let client = doubting(&server).build().unwrap();
     let charge = || client.post("/charges").body("x").send();
     charge().await.unwrap();
@@ -199,16 +200,16 @@ async fn trust_is_earned_by_a_sign_on_the_wire() {
 
 #[tokio::test]
 async fn the_users_word_is_about_the_base_and_nothing_else() {
-    let home = Server::play([Act::Execute(answer(200))]).await;
-    let elsewhere = Server::play([Act::ExecuteThenClose]).await;
+    let home = FaultServer::play([Act::execute(200)]).await;
+    let elsewhere = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
     let client = trusting(&home).build().unwrap();
     let error = client.post(elsewhere.url("/charges")).body("x").send().await.unwrap_err();
     assert_eq!(error.stop_reason(), Some(StopReason::KeyNotTrusted));
     assert_eq!(elsewhere.executions(), 1);
 }
 
-fn conflict() -> crate::support::raw::Answer {
-    answer(409)
+fn conflict() -> Answer {
+    Answer::new(409)
 }
 
 #[tokio::test]
@@ -216,25 +217,25 @@ async fn a_conflict_means_still_running_only_where_a_first_attempt_can_run_and_t
     let busy = || conflict().header("retry-after", "0");
     let stripe = r#"{"error":{"type":"idempotency_error","code":"idempotency_key_in_use"}}"#;
     let ours = r#"{"type":"https://docs.rs/steadfast/problems/in-progress","status":409}"#;
-    let done = || Act::ExecuteOnce(answer(200));
+    let done = || Act::execute(200);
     let cases: [(&str, Vec<Act>, bool, u16, usize); 8] = [
-        ("after a lost answer", vec![Act::ExecuteThenClose, Act::Answer(busy()), done()], false, 200, 3),
-        ("no mark", vec![Act::ExecuteThenClose, Act::Answer(conflict()), done()], false, 409, 2),
-        ("first try, minted key", vec![Act::Answer(busy()), done()], false, 409, 1),
-        ("first try, the caller's key", vec![Act::Answer(busy()), done()], true, 200, 2),
-        ("the policy's mark", vec![Act::Answer(conflict().body(stripe)), done()], true, 200, 2),
-        ("our layer's problem", vec![Act::Answer(conflict().body(ours)), done()], true, 200, 2),
+        ("after a lost answer", vec![Act::close(Phase::AfterExecuting), Act::answer(busy()), done()], false, 200, 3),
+        ("no mark", vec![Act::close(Phase::AfterExecuting), Act::answer(conflict()), done()], false, 409, 2),
+        ("first try, minted key", vec![Act::answer(busy()), done()], false, 409, 1),
+        ("first try, the caller's key", vec![Act::answer(busy()), done()], true, 200, 2),
+        ("the policy's mark", vec![Act::answer(conflict().body(stripe)), done()], true, 200, 2),
+        ("our layer's problem", vec![Act::answer(conflict().body(ours)), done()], true, 200, 2),
         (
             "our layer's status",
-            vec![Act::Answer(conflict().header("idempotency-status", "in-progress")), done()],
+            vec![Act::answer(conflict().header("idempotency-status", "in-progress")), done()],
             true,
             200,
             2,
         ),
-        ("another conflict", vec![Act::Answer(conflict().body(r#"{"code":"name_taken"}"#)), done()], true, 409, 1),
+        ("another conflict", vec![Act::answer(conflict().body(r#"{"code":"name_taken"}"#)), done()], true, 409, 1),
     ];
     for (name, acts, given, status, requests) in cases {
-        let server = Server::play(acts).await;
+        let server = FaultServer::play(acts).await;
         let client = trusting(&server).keys(KeyPolicy::stripe()).build().unwrap();
         let request = client.post("/charges").body("x");
         let request = if given { request.idempotency_key(key("mine")) } else { request };
@@ -247,17 +248,17 @@ async fn a_conflict_means_still_running_only_where_a_first_attempt_can_run_and_t
 
 #[tokio::test]
 async fn a_retry_asks_to_be_kept_waiting_only_where_it_was_told_to() {
-    let acts =
-        || [Act::ExecuteThenClose, Act::Answer(conflict().header("retry-after", "0")), Act::ExecuteOnce(answer(200))];
-    let asked = |server: &Server| -> Vec<Option<String>> {
+    let busy = || Act::answer(conflict().header("retry-after", "0"));
+    let acts = || [Act::close(Phase::AfterExecuting), busy(), Act::execute(200)];
+    let asked = |server: &FaultServer| -> Vec<Option<String>> {
         server.received().iter().map(|request| request.header("prefer").map(str::to_owned)).collect()
     };
     let wait = KeyPolicy::standard().wait_on_retry(Duration::from_millis(3700));
-    let server = Server::play(acts()).await;
+    let server = FaultServer::play(acts()).await;
     trusting(&server).keys(wait.clone()).build().unwrap().post("/charges").body("x").send().await.unwrap();
     assert_eq!(asked(&server), [None, Some("wait=3".to_owned()), Some("wait=3".to_owned())]);
 
-    let server = Server::play(acts()).await;
+    let server = FaultServer::play(acts()).await;
     let client = trusting(&server).keys(wait.clone()).build().unwrap();
     client.post("/charges").header("prefer", "return=minimal").body("x").send().await.unwrap();
     assert_eq!(
@@ -266,12 +267,12 @@ async fn a_retry_asks_to_be_kept_waiting_only_where_it_was_told_to() {
         "the caller's own preference stays"
     );
 
-    let server = Server::play(acts()).await;
+    let server = FaultServer::play(acts()).await;
     trusting(&server).build().unwrap().post("/charges").body("x").send().await.unwrap();
     assert_eq!(asked(&server), [None, None, None]);
 
     // Without a key there is nothing to wait for.
-    let server = Server::play([Act::Answer(answer(503)), Act::Answer(answer(200))]).await;
+    let server = FaultServer::play([Act::answer(503), Act::answer(200)]).await;
     trusting(&server).keys(wait).build().unwrap().get("/charges").send().await.unwrap();
     assert_eq!(asked(&server), [None, None]);
 }
@@ -282,7 +283,7 @@ async fn nobody_knows_is_never_read_as_still_running() {
         conflict().header("idempotency-status", "unknown").header("retry-after", "0"),
         conflict().body(r#"{"type":"https://docs.rs/steadfast/problems/outcome-unknown"}"#).header("retry-after", "0"),
     ] {
-        let server = Server::play([Act::Answer(unknown), Act::ExecuteOnce(answer(200))]).await;
+        let server = FaultServer::play([Act::answer(unknown), Act::execute(200)]).await;
         let client = trusting(&server).build().unwrap();
         let response = client.post("/charges").idempotency_key(key("mine")).body("x").send().await.unwrap();
         assert_eq!(response.stop_reason(), Some(StopReason::OutcomeUnknown));
@@ -296,7 +297,7 @@ async fn a_replayed_error_is_final() {
     for header in
         [("idempotent-replayed", "true"), ("idempotency-status", "stored"), ("idempotency-status", "replayed")]
     {
-        let server = Server::play([Act::ExecuteOnce(answer(500).header(header.0, header.1))]).await;
+        let server = FaultServer::play([Act::execute(Answer::new(500).header(header.0, header.1))]).await;
         let client = trusting(&server).build().unwrap();
         let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
         assert_eq!((error.stop_reason(), server.received().len()), (Some(StopReason::Replayed), 1), "{header:?}");
@@ -306,7 +307,7 @@ async fn a_replayed_error_is_final() {
 
 #[tokio::test]
 async fn a_margin_of_a_twentieth_of_the_retention_is_kept() {
-    let server = Server::play([Act::ExecuteThenClose, Act::ExecuteOnce(answer(200))]).await;
+    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
     let token = lost(&server).await;
     let strict = KeyPolicy::standard().retention(Duration::from_nanos(1));
     let client = trusting(&server).keys(strict).build().unwrap();
@@ -318,8 +319,7 @@ async fn a_margin_of_a_twentieth_of_the_retention_is_kept() {
 #[tokio::test]
 async fn what_may_have_been_processed_is_not_resumed_at_an_api_that_nobody_vouches_for() {
     for keys in [KeyPolicy::default(), KeyPolicy::off()] {
-        // It acts on every request, whatever its key.
-        let server = Server::play([Act::ExecuteThenClose, Act::Execute(answer(200))]).await;
+        let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await.ignoring_keys();
         let token = lost(&server).await;
         let client = trusting(&server).keys(keys).build().unwrap();
         let request = || client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token.clone());
@@ -339,7 +339,7 @@ async fn what_may_have_been_processed_is_not_resumed_at_an_api_that_nobody_vouch
 
 #[tokio::test]
 async fn the_readmes_answer_to_an_error_doubles_nothing() {
-    let server = Server::play([Act::ExecuteThenClose, Act::Execute(answer(200))]).await;
+    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await.ignoring_keys();
     let client = doubting(&server).build().unwrap();
     let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
     assert!(error.may_have_been_processed());
@@ -350,7 +350,7 @@ async fn the_readmes_answer_to_an_error_doubles_nothing() {
 
 #[tokio::test]
 async fn a_refused_token_still_says_what_may_have_been_done() {
-    let server = Server::play([Act::ExecuteThenClose]).await;
+    let server = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
     let token = lost(&server).await;
     let client = trusting(&server).build().unwrap();
     let error = client.post("/charges").json(&json!({"amount": 8})).resume(token).send().await.unwrap_err();

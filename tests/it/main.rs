@@ -11,7 +11,7 @@ mod cases;
 mod client;
 mod events;
 mod keys;
-#[cfg(feature = "testing")]
+mod kit;
 mod lab;
 mod limits;
 mod properties;

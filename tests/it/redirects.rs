@@ -2,32 +2,29 @@
 
 use serde_json::{Value, json};
 use steadfast::policy::{Class, StopReason};
+use steadfast::testing::{Act, Answer, FaultServer, Phase, Received, fast_retries};
 use steadfast::{Client, ErrorKind, KeyPolicy, ResponseExt};
 
-use crate::support::raw::{Received, answer};
-use crate::support::{Act, Server, fast, trusting};
+use crate::support::trusting;
 
-fn redirect(status: u16, to: impl Into<String>) -> crate::support::raw::Answer {
-    answer(status).header("location", to)
+fn redirect(status: u16, to: impl Into<String>) -> Answer {
+    Answer::new(status).header("location", to)
 }
 
 /// A server that answers by path.
-async fn by_path(route: impl Fn(&Received) -> Act + Send + Sync + 'static) -> Server {
-    Server::start(move |_, request| request.map_or(Act::Answer(answer(200)), &route)).await
+async fn by_path(route: impl Fn(&Received) -> Act + Send + Sync + 'static) -> FaultServer {
+    FaultServer::start(move |_, request| request.map_or(Act::answer(200), &route)).await
 }
 
-fn lines(server: &Server) -> Vec<String> {
+fn lines(server: &FaultServer) -> Vec<String> {
     server.received().iter().map(|request| format!("{} {}", request.method, request.target)).collect()
 }
 
 #[tokio::test]
 async fn a_307_keeps_method_body_and_key_on_its_origin() {
-    let server = Server::play([
-        Act::Answer(redirect(307, "/b?x=1")),
-        Act::Answer(redirect(308, "/c")),
-        Act::ExecuteOnce(answer(200)),
-    ])
-    .await;
+    let server =
+        FaultServer::play([Act::answer(redirect(307, "/b?x=1")), Act::answer(redirect(308, "/c")), Act::execute(200)])
+            .await;
     let client = trusting(&server).build().unwrap();
     let response = client.post("/a").json(&json!({"amount": 5})).header("x-mine", "1").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.url().path(), response.attempts().len()), (200, "/c", 1));
@@ -41,7 +38,7 @@ async fn a_307_keeps_method_body_and_key_on_its_origin() {
 #[tokio::test]
 async fn a_303_becomes_a_get_without_body_and_key() {
     for status in [301, 302, 303] {
-        let server = Server::play([Act::ExecuteOnce(redirect(status, "/result")), Act::Answer(answer(200))]).await;
+        let server = FaultServer::play([Act::execute(redirect(status, "/result")), Act::answer(200)]).await;
         let client = trusting(&server).build().unwrap();
         let value: Value = client.post_json("/charges", &json!({"amount": 5})).await.unwrap();
         assert_eq!(value["status"], 200);
@@ -55,11 +52,12 @@ async fn a_303_becomes_a_get_without_body_and_key() {
 async fn after_a_303_what_is_repeated_is_the_get_and_the_operation_was_processed() {
     // A server without keys and a client without licence: the GET may be repeated, the POST may not.
     let server = by_path(|request| match request.method.as_str() {
-        "POST" => Act::Execute(redirect(303, "/result")),
-        _ => Act::ExecuteThenClose,
+        "POST" => Act::execute(redirect(303, "/result")),
+        _ => Act::close(Phase::AfterExecuting),
     });
     let server = server.await;
-    let client = Client::builder().base_url(server.url("")).retry(fast()).keys(KeyPolicy::off()).build().unwrap();
+    let client =
+        Client::builder().base_url(server.url("")).retry(fast_retries()).keys(KeyPolicy::off()).build().unwrap();
     let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
     assert_eq!(lines(&server), ["POST /charges", "GET /result", "GET /result", "GET /result"]);
     assert_eq!(error.stop_reason(), Some(StopReason::AttemptsExhausted));
@@ -69,10 +67,10 @@ async fn after_a_303_what_is_repeated_is_the_get_and_the_operation_was_processed
 
 #[tokio::test]
 async fn a_refused_hop_after_a_303_is_never_not_processed() {
-    let gone = Server::play([Act::Answer(answer(200))]).await;
+    let gone = FaultServer::play([Act::answer(200)]).await;
     let nowhere = gone.url("/result");
     drop(gone);
-    let server = Server::play([Act::Execute(redirect(303, nowhere))]).await;
+    let server = FaultServer::play([Act::execute(redirect(303, nowhere))]).await;
     let client = trusting(&server).build().unwrap();
     let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
     assert_eq!((error.kind(), server.received().len()), (ErrorKind::Connect, 1));
@@ -89,11 +87,11 @@ async fn a_refused_hop_after_a_303_is_never_not_processed() {
 
 #[tokio::test]
 async fn a_refused_hop_after_a_307_starts_again_from_the_first() {
-    let server = Server::play([
-        Act::Answer(redirect(307, "/b")),
-        Act::ExecuteThenClose,
-        Act::Answer(redirect(307, "/b")),
-        Act::ExecuteOnce(answer(200)),
+    let server = FaultServer::play([
+        Act::answer(redirect(307, "/b")),
+        Act::close(Phase::AfterExecuting),
+        Act::answer(redirect(307, "/b")),
+        Act::execute(200),
     ])
     .await;
     let client = trusting(&server).build().unwrap();
@@ -106,12 +104,12 @@ async fn a_refused_hop_after_a_307_starts_again_from_the_first() {
 async fn another_origin_sees_nothing_of_the_callers_on_this_hop_and_every_later_one() {
     // reqwest 0.13.5 sends Authorization again on the second hop of such a chain, and custom headers on all of them.
     let abroad = by_path(|request| match request.target.as_str() {
-        "/1" => Act::Answer(redirect(302, "/2")),
-        _ => Act::Answer(answer(200)),
+        "/1" => Act::answer(redirect(302, "/2")),
+        _ => Act::answer(200),
     })
     .await;
-    let home = Server::play([Act::Answer(redirect(302, abroad.url("/1")))]).await;
-    let client = Client::builder().base_url(home.url("")).bearer_auth("s3cret").retry(fast()).build().unwrap();
+    let home = FaultServer::play([Act::answer(redirect(302, abroad.url("/1")))]).await;
+    let client = Client::builder().base_url(home.url("")).bearer_auth("s3cret").retry(fast_retries()).build().unwrap();
     let request = client
         .get("/")
         .header("cookie", "c")
@@ -132,8 +130,8 @@ async fn another_origin_sees_nothing_of_the_callers_on_this_hop_and_every_later_
 
 #[tokio::test]
 async fn a_body_does_not_leave_its_origin_with_a_get() {
-    let abroad = Server::play([Act::Answer(answer(200))]).await;
-    let home = Server::play([Act::Answer(redirect(302, abroad.url("/")))]).await;
+    let abroad = FaultServer::play([Act::answer(200)]).await;
+    let home = FaultServer::play([Act::answer(redirect(302, abroad.url("/")))]).await;
     let client = trusting(&home).build().unwrap();
     let response = client.get("/search").json(&json!({"query": "private"})).send().await.unwrap();
     assert_eq!((response.status().as_u16(), abroad.connections()), (302, 0));
@@ -142,15 +140,16 @@ async fn a_body_does_not_leave_its_origin_with_a_get() {
 #[tokio::test]
 async fn a_302_that_keeps_the_method_does_not_say_that_nothing_was_done() {
     // A framework that deletes, and redirects to the list with a 302: the list has no DELETE.
-    let server = Server::play([Act::Execute(redirect(302, "/posts")), Act::Answer(answer(404))]).await;
+    let server = FaultServer::play([Act::execute(redirect(302, "/posts")), Act::answer(404)]).await;
     let client = trusting(&server).build().unwrap();
     let error = client.delete_json::<Value>("/posts/1").await.unwrap_err();
     assert_eq!(lines(&server), ["DELETE /posts/1", "DELETE /posts"]);
     assert!(error.may_have_been_processed(), "{error}");
 
-    for refused in [Act::Answer(answer(429)), Act::Answer(answer(425))] {
-        let server = Server::play([Act::Execute(redirect(302, "/posts")), refused]).await;
-        let client = Client::builder().base_url(server.url("")).retry(fast()).keys(KeyPolicy::off()).build().unwrap();
+    for refused in [Act::answer(429), Act::answer(425)] {
+        let server = FaultServer::play([Act::execute(redirect(302, "/posts")), refused]).await;
+        let client =
+            Client::builder().base_url(server.url("")).retry(fast_retries()).keys(KeyPolicy::off()).build().unwrap();
         let response = client.patch("/posts/1").body("x").send().await.unwrap();
         assert_eq!((server.executions(), server.received().len()), (1, 2), "{}", response.status());
         assert_eq!(response.stop_reason(), Some(StopReason::NotRepeatable));
@@ -161,12 +160,12 @@ async fn a_302_that_keeps_the_method_does_not_say_that_nothing_was_done() {
 #[tokio::test]
 async fn a_chain_that_comes_back_home_stays_foreign() {
     let home = by_path(|request| match request.target.as_str() {
-        "/back" => Act::Answer(answer(200)),
-        _ => Act::Answer(redirect(302, request.header("x-to").unwrap_or("/").to_owned())),
+        "/back" => Act::answer(200),
+        _ => Act::answer(redirect(302, request.header("x-to").unwrap_or("/").to_owned())),
     })
     .await;
     let back = home.url("/back");
-    let abroad = by_path(move |_| Act::Answer(redirect(302, back.clone()))).await;
+    let abroad = by_path(move |_| Act::answer(redirect(302, back.clone()))).await;
     let client = Client::builder().base_url(home.url("")).bearer_auth("s3cret").build().unwrap();
     client.get("/").header("x-to", abroad.url("/")).send().await.unwrap();
     assert_eq!(home.received()[1].header("authorization"), None);
@@ -174,8 +173,8 @@ async fn a_chain_that_comes_back_home_stays_foreign() {
 
 #[tokio::test]
 async fn a_post_does_not_leave_its_origin() {
-    let abroad = Server::play([Act::Answer(answer(200))]).await;
-    let server = Server::play([Act::Answer(redirect(307, abroad.url("/")))]).await;
+    let abroad = FaultServer::play([Act::answer(200)]).await;
+    let server = FaultServer::play([Act::answer(redirect(307, abroad.url("/")))]).await;
     let client = trusting(&server).build().unwrap();
     let response = client.post("/").body("x").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.stop_reason()), (307, Some(StopReason::Done)));
@@ -185,7 +184,7 @@ async fn a_post_does_not_leave_its_origin() {
 
 #[tokio::test]
 async fn a_streaming_body_cannot_follow_and_the_307_is_handed_over() {
-    let server = Server::play([Act::Answer(redirect(307, "/b"))]).await;
+    let server = FaultServer::play([Act::answer(redirect(307, "/b"))]).await;
     let client = trusting(&server).build().unwrap();
     let stream = steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("streamed"));
     assert_eq!(client.put("/a").body(stream).send().await.unwrap().status(), 307);
@@ -195,7 +194,7 @@ async fn a_streaming_body_cannot_follow_and_the_307_is_handed_over() {
 #[tokio::test]
 async fn circles_and_long_chains_are_errors_that_list_the_chain() {
     let server = by_path(|request| {
-        Act::Answer(redirect(302, if request.target == "/a?q=s3cret" { "/b" } else { "/a?q=s3cret" }))
+        Act::answer(redirect(302, if request.target == "/a?q=s3cret" { "/b" } else { "/a?q=s3cret" }))
     })
     .await;
     let client = trusting(&server).build().unwrap();
@@ -211,7 +210,7 @@ async fn circles_and_long_chains_are_errors_that_list_the_chain() {
 
     let server = by_path(|request| {
         let number: u32 = request.target.trim_start_matches('/').parse().unwrap();
-        Act::Answer(if number == 11 { answer(200) } else { redirect(302, format!("/{}", number + 1)) })
+        Act::answer(if number == 11 { Answer::new(200) } else { redirect(302, format!("/{}", number + 1)) })
     })
     .await;
     let client = trusting(&server).build().unwrap();
@@ -231,10 +230,10 @@ async fn each_hop_is_inside_the_attempts_time() {
     let slow = std::time::Duration::from_millis(80);
     let server = by_path(move |request| {
         let number: u32 = request.target.trim_start_matches('/').parse().unwrap();
-        Act::Answer(redirect(302, format!("/{}", number + 1)).delay(slow))
+        Act::answer(redirect(302, format!("/{}", number + 1)).delay(slow))
     })
     .await;
-    let client = trusting(&server).retry(fast().max_attempts(1)).attempt_timeout(2 * slow).build().unwrap();
+    let client = trusting(&server).retry(fast_retries().max_attempts(1)).attempt_timeout(2 * slow).build().unwrap();
     let error = client.get("/0").send().await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
     assert!(server.received().len() <= 3);

@@ -6,10 +6,8 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
 use steadfast::{Client, Error, IdempotencyKey, KeyPolicy, ResponseExt};
-
-use crate::support::raw::answer;
-use crate::support::{Act, Server, fast};
 
 const KEY: &str = "s3cret-key-s3cret-key-s3cret-key";
 const SECRETS: [&str; 6] =
@@ -59,26 +57,26 @@ async fn nothing_that_is_printed_holds_a_secret() {
 
     let echo = r#"{"echo":"s3cret-body"}"#;
     for act in [
-        Act::CloseOnAccept,
-        Act::ExecuteThenClose,
-        Act::ExecuteThenReset,
-        Act::ExecuteThenCutBody,
-        Act::ExecuteThenCutHead,
-        Act::ExecuteThenGarbage,
-        Act::ExecuteThenStall,
-        Act::Answer(answer(500).body(echo)),
-        Act::Answer(answer(409).body(echo)),
-        Act::Answer(answer(302).header("location", "https://s3cret-user@x/?s3cret-query")),
-        Act::Execute(answer(200).body(echo)),
+        Act::close(Phase::OnAccept),
+        Act::close(Phase::AfterExecuting),
+        Act::reset(Phase::AfterExecuting),
+        Act::close(Phase::MidBody),
+        Act::close(Phase::MidHead),
+        Act::garbage(),
+        Act::stall(Phase::AfterExecuting),
+        Act::answer(Answer::new(500).body(echo)),
+        Act::answer(Answer::new(409).body(echo)),
+        Act::answer(Answer::new(302).header("location", "https://s3cret-user@x/?s3cret-query")),
+        Act::execute(Answer::new(200).body(echo)),
     ] {
         let name = format!("{act:?}");
-        let server = Server::play([act]).await;
+        let server = FaultServer::play([act]).await;
         let events = Sink::default();
         let told = events.clone();
         let client = Client::builder()
             .base_url(server.url(""))
             .keys(KeyPolicy::standard())
-            .retry(fast())
+            .retry(fast_retries())
             .attempt_timeout(std::time::Duration::from_millis(100))
             .bearer_auth("s3cret-header")
             .on_event(move |event| told.0.lock().unwrap().extend(format!("{event:?} {}\n", event.url()).bytes()))
@@ -116,8 +114,8 @@ async fn nothing_that_is_printed_holds_a_secret() {
 
 #[tokio::test]
 async fn a_finished_request_keeps_its_user_information_out_of_sight() {
-    let server = Server::play([Act::Answer(answer(302).header("location", "/p"))]).await;
-    let client = Client::builder().base_url(server.url("")).retry(fast()).build().unwrap();
+    let server = FaultServer::play([Act::answer(Answer::new(302).header("location", "/p"))]).await;
+    let client = Client::builder().base_url(server.url("")).retry(fast_retries()).build().unwrap();
     let url = server.url("/p").replace("http://", "http://s3cret-user:s3cret-user@").parse().unwrap();
     let request = steadfast::reqwest::Request::new(http::Method::GET, url);
     check("a circle", &printed(&client.execute(request).await.unwrap_err()));
@@ -127,7 +125,7 @@ async fn a_finished_request_keeps_its_user_information_out_of_sight() {
 
 #[tokio::test]
 async fn a_refused_connection_and_a_mistake_hold_none_either() {
-    let client = Client::builder().retry(fast()).build().unwrap();
+    let client = Client::builder().retry(fast_retries()).build().unwrap();
     let url = "http://s3cret-user:s3cret-user@127.0.0.1:1/p?q=s3cret-query#s3cret-fragment";
     let error = client.post(url).json(&json!({"a": "s3cret-body"})).fetch::<Value>().await.unwrap_err();
     check("refused", &printed(&error));

@@ -7,10 +7,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use steadfast::policy::StopReason;
 use steadfast::server::{IdempotencyLayer, MemoryStore, Verdict};
+use steadfast::testing::fast_retries;
 use steadfast::{Client, IdempotencyKey, KeyPolicy, ResponseExt};
 
 use super::support::{Executions, Served};
-use crate::support::fast;
 
 /// Fails on every odd execution, after it has acted.
 async fn flaky(State(executions): State<Executions>) -> Response {
@@ -33,7 +33,7 @@ async fn trust_is_learnt_from_the_layer() {
     let layer = IdempotencyLayer::new(MemoryStore::new()).covers("/v1");
     let served = Served::start(router(&executions), layer).await;
     // No word of the user's: the first answer, an error, already shows that the key counts.
-    let client = Client::builder().base_url(served.url("")).retry(fast()).build().unwrap();
+    let client = Client::builder().base_url(served.url("")).retry(fast_retries()).build().unwrap();
     let response = client.post("/v1/charges").body("x").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.attempts().len()), (201, 2));
     assert_eq!(executions.count(), 2);
@@ -43,7 +43,7 @@ async fn trust_is_learnt_from_the_layer() {
 async fn without_the_layer_there_is_nothing_to_trust() {
     let executions = Executions::default();
     let served = Served::serve(router(&executions)).await;
-    let client = Client::builder().base_url(served.url("")).retry(fast()).build().unwrap();
+    let client = Client::builder().base_url(served.url("")).retry(fast_retries()).build().unwrap();
     let response = client.post("/v1/charges").body("x").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.stop_reason()), (502, Some(StopReason::KeyNotTrusted)));
     assert_eq!(executions.count(), 1);
@@ -58,7 +58,8 @@ async fn a_stored_error_is_final_for_the_client() {
     let executions = Executions::default();
     let router = Router::new().route("/", post(fails)).with_state(executions.clone());
     let served = Served::start(router, IdempotencyLayer::new(MemoryStore::new())).await;
-    let client = Client::builder().base_url(served.url("")).retry(fast()).keys(KeyPolicy::standard()).build().unwrap();
+    let client =
+        Client::builder().base_url(served.url("")).retry(fast_retries()).keys(KeyPolicy::standard()).build().unwrap();
     let response = client.post("/").body("x").send().await.unwrap();
     assert_eq!((response.stop_reason(), response.attempts().len()), (Some(StopReason::Replayed), 1));
     assert_eq!(executions.count(), 1);
@@ -88,7 +89,8 @@ async fn the_layers_conflict_is_waited_for_and_its_ignorance_is_not() {
             let _nobody_listens = tell.send(());
         }
     };
-    let client = Client::builder().base_url(served.url("")).retry(fast()).keys(KeyPolicy::standard()).on_event(watch);
+    let client =
+        Client::builder().base_url(served.url("")).retry(fast_retries()).keys(KeyPolicy::standard()).on_event(watch);
     let client = client.build().unwrap();
     let first = tokio::spawn(served.post("/slow", "mine").body("x").send());
     while executions.count() == 0 {

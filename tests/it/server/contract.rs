@@ -1,6 +1,7 @@
-//! What every store must do, as one suite: a store passes all of it or is no store.
+//! Every store against the contract that the crate publishes; and the contract against stores that break it.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -9,14 +10,15 @@ use steadfast::server::{
     StoreError,
 };
 
+pub(super) use steadfast::testing::store_contract as suite;
+
+use crate::kit::panic_of;
+
 const LONG: Duration = Duration::from_secs(600);
-const SHORT: Duration = Duration::from_millis(40);
 const ONE: Fingerprint = Fingerprint::from_bytes([1; 32]);
-const OTHER: Fingerprint = Fingerprint::from_bytes([2; 32]);
 
 fn record(body: &'static str) -> Record {
-    let headers: HeaderMap = [(http::header::LOCATION, "/1".parse().unwrap())].into_iter().collect();
-    Record::new(StatusCode::CREATED, &headers, body.into())
+    Record::new(StatusCode::CREATED, &HeaderMap::new(), body.into())
 }
 
 fn token() -> ClaimToken {
@@ -26,173 +28,8 @@ fn token() -> ClaimToken {
 async fn win<S: Store>(store: &S, claim: &Claim<'_>) -> S::Session {
     match store.claim(claim).await.unwrap() {
         Claimed::Won(session) => session,
-        other => panic!("{:?}", describe(&other)),
+        _ => panic!("the claim is lost"),
     }
-}
-
-async fn lose<S: Store>(store: &S, claim: &Claim<'_>) -> State {
-    match store.claim(claim).await.unwrap() {
-        Claimed::Known(state) => state,
-        _ => panic!("the claim was won"),
-    }
-}
-
-fn describe<S>(claimed: &Claimed<S>) -> String {
-    match claimed {
-        Claimed::Won(_) => "won".to_owned(),
-        Claimed::Known(state) => format!("{state:?}"),
-        _ => "new".to_owned(),
-    }
-}
-
-/// Until `condition` holds: what is waited for is a lease or a retention of the store's own clock.
-async fn eventually<F: Future<Output = bool>>(condition: impl Fn() -> F) {
-    let holds = async {
-        while !condition().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), holds).await.expect("it never came");
-}
-
-/// Runs every case against a store. `id` makes identities that no other run uses.
-pub(super) async fn suite<S: Store<Session: Default>>(store: Arc<S>, id: impl Fn(&str) -> RecordId) {
-    a_claim_is_won_once_and_its_answer_is_kept(&*store, id("once")).await;
-    a_call_can_be_repeated(&*store, id("repeat")).await;
-    a_released_key_is_as_new(&*store, id("release")).await;
-    a_lapsed_claim_is_unknown_and_is_taken_over_only_on_demand(&*store, id("lapse")).await;
-    an_abandoned_claim_is_unknown(&*store, id("abandon")).await;
-    a_zombie_cannot_overwrite_its_successor(&*store, id("zombie")).await;
-    an_operation_ends_once(&*store, id("ends")).await;
-    a_renewed_claim_holds(&*store, id("renew")).await;
-    what_is_past_its_retention_is_gone(&*store, id("retention")).await;
-    of_many_claims_one_is_won(store, id("many")).await;
-}
-
-async fn a_claim_is_won_once_and_its_answer_is_kept<S: Store>(store: &S, id: RecordId) {
-    assert_eq!(store.look(&id).await.unwrap(), None);
-    let first = Claim::new(&id, token(), ONE, LONG, LONG);
-    let session = win(store, &first).await;
-    let second = Claim::new(&id, token(), OTHER, LONG, LONG);
-    match lose(store, &second).await {
-        State::Running { fingerprint, lease_left, .. } => {
-            assert_eq!(fingerprint, Some(ONE));
-            assert!(lease_left <= LONG && lease_left > LONG / 2, "{lease_left:?}");
-        }
-        other => panic!("{other:?}"),
-    }
-    let completed = store.complete(&id, first.token, session, Completion::new(record("done"), LONG)).await.unwrap();
-    assert_eq!(completed, Completed::Stored);
-    let done = State::done(ONE, record("done"));
-    assert_eq!(lose(store, &second).await, done);
-    assert_eq!(store.look(&id).await.unwrap(), Some(done));
-    assert_eq!(store.sweep(1000).await.unwrap(), 0, "nothing live is swept");
-}
-
-async fn a_call_can_be_repeated<S: Store>(store: &S, id: RecordId) {
-    let claim = Claim::new(&id, token(), ONE, LONG, LONG);
-    // A reply that was lost: the session of the first claim is dropped with it.
-    drop(win(store, &claim).await);
-    let session = win(store, &claim).await;
-    assert!(store.renew(&id, claim.token, LONG).await.unwrap());
-    assert!(store.renew(&id, claim.token, LONG).await.unwrap());
-    store.complete(&id, claim.token, session, Completion::new(record("done"), LONG)).await.unwrap();
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record("done"))));
-    assert!(!store.renew(&id, claim.token, LONG).await.unwrap(), "there is nothing to renew");
-}
-
-async fn a_released_key_is_as_new<S: Store>(store: &S, id: RecordId) {
-    let claim = Claim::new(&id, token(), ONE, LONG, LONG);
-    let session = win(store, &claim).await;
-    assert_eq!(store.release(&id, claim.token, session).await.unwrap(), Completed::Stored);
-    assert_eq!(store.look(&id).await.unwrap(), None);
-    // Another request may have it now.
-    let next = Claim::new(&id, token(), OTHER, LONG, LONG);
-    win(store, &next).await;
-}
-
-async fn a_lapsed_claim_is_unknown_and_is_taken_over_only_on_demand<S: Store>(store: &S, id: RecordId) {
-    let claim = Claim::new(&id, token(), ONE, SHORT, LONG);
-    drop(win(store, &claim).await);
-    eventually(|| async { store.look(&id).await.unwrap() == Some(State::unknown(ONE)) }).await;
-    let again = Claim::new(&id, token(), ONE, LONG, LONG);
-    assert_eq!(lose(store, &again).await, State::unknown(ONE), "refused by default");
-    let another = Claim::new(&id, token(), OTHER, LONG, LONG).taking_over(true);
-    assert_eq!(lose(store, &another).await, State::unknown(ONE), "another request takes nothing over");
-    win(store, &again.taking_over(true)).await;
-    assert!(matches!(store.look(&id).await.unwrap(), Some(State::Running { .. })));
-}
-
-async fn an_abandoned_claim_is_unknown<S: Store<Session: Default>>(store: &S, id: RecordId) {
-    let claim = Claim::new(&id, token(), ONE, LONG, LONG);
-    let session = win(store, &claim).await;
-    assert_eq!(store.abandon(&id, claim.token, Some(session)).await.unwrap(), Completed::Stored);
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
-    // Nobody has it now, its owner neither.
-    assert!(!store.renew(&id, claim.token, LONG).await.unwrap());
-    let late = store.complete(&id, claim.token, S::Session::default(), Completion::new(record("late"), LONG)).await;
-    assert_eq!(late.unwrap(), Completed::Lost);
-    assert_eq!(store.release(&id, claim.token, S::Session::default()).await.unwrap(), Completed::Lost);
-    assert_eq!(lose(store, &claim).await, State::unknown(ONE));
-    win(store, &Claim::new(&id, token(), ONE, LONG, LONG).taking_over(true)).await;
-}
-
-async fn a_zombie_cannot_overwrite_its_successor<S: Store>(store: &S, id: RecordId) {
-    let zombie = Claim::new(&id, token(), ONE, SHORT, LONG);
-    let old = win(store, &zombie).await;
-    eventually(|| async { store.look(&id).await.unwrap() == Some(State::unknown(ONE)) }).await;
-    let successor = Claim::new(&id, token(), ONE, LONG, LONG).taking_over(true);
-    let new = win(store, &successor).await;
-    assert!(!store.renew(&id, zombie.token, LONG).await.unwrap());
-    let late = store.complete(&id, zombie.token, old, Completion::new(record("late"), LONG)).await.unwrap();
-    assert_eq!(late, Completed::Lost);
-    store.complete(&id, successor.token, new, Completion::new(record("done"), LONG)).await.unwrap();
-    assert_eq!(store.abandon(&id, zombie.token, None).await.unwrap(), Completed::Lost);
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record("done"))));
-}
-
-async fn an_operation_ends_once<S: Store<Session: Default>>(store: &S, id: RecordId) {
-    let claim = Claim::new(&id, token(), ONE, LONG, LONG);
-    let session = win(store, &claim).await;
-    let end = || Completion::new(record("done"), LONG);
-    assert_eq!(store.complete(&id, claim.token, session, end()).await.unwrap(), Completed::Stored);
-    // A reply that was lost, and then whatever else a confused owner may say.
-    let again = store.complete(&id, claim.token, S::Session::default(), end()).await.unwrap();
-    assert_eq!(again, Completed::Stored);
-    assert_eq!(store.abandon(&id, claim.token, None).await.unwrap(), Completed::Lost);
-    assert_eq!(store.release(&id, claim.token, S::Session::default()).await.unwrap(), Completed::Lost);
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record("done"))));
-}
-
-async fn a_renewed_claim_holds<S: Store>(store: &S, id: RecordId) {
-    let claim = Claim::new(&id, token(), ONE, SHORT, LONG);
-    drop(win(store, &claim).await);
-    assert!(store.renew(&id, claim.token, LONG).await.unwrap());
-    match lose(store, &Claim::new(&id, token(), ONE, LONG, LONG)).await {
-        State::Running { lease_left, .. } => assert!(lease_left > SHORT * 2, "{lease_left:?}"),
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn what_is_past_its_retention_is_gone<S: Store>(store: &S, id: RecordId) {
-    let claim = Claim::new(&id, token(), ONE, LONG, LONG);
-    let session = win(store, &claim).await;
-    store.complete(&id, claim.token, session, Completion::new(record("done"), SHORT)).await.unwrap();
-    eventually(|| async { store.look(&id).await.unwrap().is_none() }).await;
-    // And another request may have the key.
-    win(store, &Claim::new(&id, token(), OTHER, LONG, LONG)).await;
-}
-
-async fn of_many_claims_one_is_won<S: Store>(store: Arc<S>, id: RecordId) {
-    let mut claims = tokio::task::JoinSet::new();
-    for _ in 0..200 {
-        let store = store.clone();
-        claims.spawn(async move {
-            let claim = Claim::new(&id, token(), ONE, LONG, LONG);
-            matches!(store.claim(&claim).await.unwrap(), Claimed::Won(_))
-        });
-    }
-    assert_eq!(claims.join_all().await.into_iter().filter(|won| *won).count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -256,4 +93,117 @@ async fn a_sweep_removes_what_has_expired_and_no_more_than_it_is_told() {
     assert_eq!(store.sweep(10).await.unwrap(), 10);
     assert_eq!(store.sweep(1000).await.unwrap(), before - 10);
     assert!(store.is_empty());
+}
+
+/// What a store may get wrong; the number is that of the clause that says so.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Defect {
+    WinsTwice = 1,
+    KnowsNoToken,
+    KeepsWhatIsReleased,
+    TakesOverUnasked,
+    ForgetsWhatIsAbandoned,
+    HasNoFence,
+    EndsTwice,
+    RenewsTooShort,
+    ForgetsNothing,
+    Races,
+}
+
+/// A store with one defect.
+struct Broken {
+    store: MemoryStore,
+    defect: Defect,
+    seen: Mutex<HashSet<[u8; 16]>>,
+}
+
+impl Broken {
+    /// Whether the store has this defect and sees the token for the second time.
+    fn again(&self, defect: Defect, token: ClaimToken) -> bool {
+        self.defect == defect && !self.seen.lock().unwrap().insert(*token.as_bytes())
+    }
+}
+
+impl Store for Broken {
+    type Session = ();
+
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+        let free = self.look(claim.id).await?.is_none();
+        if self.defect == Defect::Races {
+            tokio::task::yield_now().await;
+        }
+        let claim = claim.taking_over(claim.take_over || self.defect == Defect::TakesOverUnasked);
+        let claimed = self.store.claim(&claim).await?;
+        let wins = self.defect == Defect::WinsTwice || (self.defect == Defect::Races && free);
+        if matches!(claimed, Claimed::Won(())) && self.again(Defect::KnowsNoToken, claim.token) {
+            return Ok(Claimed::Known(State::running(claim.fingerprint, claim.lease)));
+        }
+        Ok(if wins { Claimed::Won(()) } else { claimed })
+    }
+
+    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
+        let short = self.defect == Defect::RenewsTooShort;
+        self.store.renew(id, token, if short { lease / 10_000 } else { lease }).await
+    }
+
+    async fn complete(
+        &self,
+        id: &RecordId,
+        token: ClaimToken,
+        (): (),
+        mut end: Completion,
+    ) -> Result<Completed, StoreError> {
+        if self.defect == Defect::ForgetsNothing {
+            end.retention = LONG;
+        }
+        if self.again(Defect::EndsTwice, token) {
+            return Ok(Completed::Lost);
+        }
+        let completed = self.store.complete(id, token, (), end).await?;
+        Ok(if self.defect == Defect::HasNoFence { Completed::Stored } else { completed })
+    }
+
+    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
+        match self.defect {
+            Defect::KeepsWhatIsReleased => Ok(Completed::Stored),
+            _ => self.store.release(id, token, ()).await,
+        }
+    }
+
+    async fn abandon(&self, id: &RecordId, token: ClaimToken, _: Option<()>) -> Result<Completed, StoreError> {
+        match self.defect {
+            Defect::ForgetsWhatIsAbandoned => self.store.release(id, token, ()).await,
+            _ => self.store.abandon(id, token, None).await,
+        }
+    }
+
+    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+        self.store.look(id).await
+    }
+
+    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
+        self.store.sweep(most).await
+    }
+}
+
+#[tokio::test]
+async fn each_clause_names_the_store_that_breaks_it() {
+    use Defect::*;
+    let defects = [
+        WinsTwice,
+        KnowsNoToken,
+        KeepsWhatIsReleased,
+        TakesOverUnasked,
+        ForgetsWhatIsAbandoned,
+        HasNoFence,
+        EndsTwice,
+        RenewsTooShort,
+        ForgetsNothing,
+        Races,
+    ];
+    for defect in defects {
+        let store = Arc::new(Broken { store: MemoryStore::new(), defect, seen: Mutex::default() });
+        let message = panic_of(suite(store, |name| RecordId::new("", name))).await;
+        assert!(message.starts_with(&format!("store_contract, clause {}, ", defect as u8)), "{defect:?}: {message}");
+    }
 }

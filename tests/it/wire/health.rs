@@ -4,17 +4,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steadfast::policy::Class;
+use steadfast::testing::fast_retries;
 use steadfast::{Client, KeyPolicy, ResponseExt};
 
 use super::peer::{Ending, Fault, Peer, Protocol};
-use crate::support::fast;
 
 #[tokio::test]
 async fn a_stale_connection_costs_no_operation_and_doubles_none() {
     // The server says that it keeps the connection and closes it: the next request meets the close, before or after it is
     // written.
     let peer = Peer::start(Protocol::Http1, None, Ending::Fin, &[Fault::AnswerThenClose]).await;
-    let client = Client::builder().base_url(format!("http://{}", peer.address)).retry(fast()).keys(KeyPolicy::off());
+    let client =
+        Client::builder().base_url(format!("http://{}", peer.address)).retry(fast_retries()).keys(KeyPolicy::off());
     let client = client.build().unwrap();
     let mut unsure = 0;
     for _ in 0..50 {
@@ -41,7 +42,7 @@ async fn a_dead_http2_connection_is_left_behind_and_not_reused() {
     let client = Client::builder()
         .base_url(format!("http://{}", peer.address))
         .keys(KeyPolicy::standard())
-        .retry(fast())
+        .retry(fast_retries())
         .http(|http| http.http2_prior_knowledge().http2_keep_alive_interval(ping).http2_keep_alive_timeout(ping))
         .build()
         .unwrap();
@@ -56,7 +57,7 @@ async fn without_pings_only_the_attempt_timeout_ends_it() {
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::StallAfterRequest]).await;
     let client = Client::builder()
         .base_url(format!("http://{}", peer.address))
-        .retry(fast().max_attempts(1))
+        .retry(fast_retries().max_attempts(1))
         .attempt_timeout(Duration::from_millis(300))
         .http(|http| http.http2_prior_knowledge().http2_keep_alive_interval(None))
         .build()

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use steadfast::policy::{Class, StopReason};
+use steadfast::testing::fast_retries;
 use steadfast::{Client, ErrorKind, KeyPolicy};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::peer::{Ending, Fault, Peer, Protocol};
-use crate::support::fast;
 
 /// A server's certificate and the authority that signed it.
 pub(crate) struct Identity {
@@ -71,7 +71,7 @@ async fn a_certificate_that_will_be_rejected_again_is_not_tried_again() {
         for protocol in [Protocol::Http1, Protocol::Http2] {
             let peer = Peer::start(protocol, Some(identity), Ending::Fin, &[Fault::Answer(200)]).await;
             let client = Client::builder()
-                .retry(fast())
+                .retry(fast_retries())
                 .keys(KeyPolicy::standard())
                 .http(|http| http.tls_certs_only([trusted.clone()]));
             let url = format!("https://localhost:{}/", peer.address.port());

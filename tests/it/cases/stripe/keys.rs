@@ -6,10 +6,8 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 use steadfast::policy::RetryPolicy;
+use steadfast::testing::{Act, FaultServer, fast_retries};
 use steadfast::{Client, ErrorKind, IdempotencyKey, KeyPolicy};
-
-use crate::support::raw::answer;
-use crate::support::{Act, Server, fast};
 
 #[derive(Deserialize)]
 pub(super) struct Given {
@@ -36,15 +34,15 @@ impl Given {
 
     /// No retries at all is `never`; no attempts at all is a mistake.
     fn policy(&self) -> RetryPolicy {
-        if self.max == Some(0) { RetryPolicy::never() } else { fast() }
+        if self.max == Some(0) { RetryPolicy::never() } else { fast_retries() }
     }
 }
 
 pub(super) async fn check(id: &str, given: &Given, expect: &str) {
     let attempts = given.attempts.unwrap_or(1) as usize;
     // All but the last answer are such that they are asked for again.
-    let acts = (1..=attempts).map(|number| Act::Execute(answer(if number < attempts { 503 } else { 200 })));
-    let server = Server::play(acts).await;
+    let acts = (1..=attempts).map(|number| Act::execute(if number < attempts { 503 } else { 200 }));
+    let server = FaultServer::play(acts).await;
     let client = Client::builder().base_url(server.url("")).keys(given.keys()).retry(given.policy()).build().unwrap();
     let send = async |key: Option<usize>| {
         let request = client.request(given.method(), "/v1/charges").json(&json!({"amount": 1200}));

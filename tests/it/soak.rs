@@ -4,51 +4,56 @@
 //! said to be not processed. A short run is part of every test run; the long one is `cargo test --test it --release
 //! --all-features -- --ignored --nocapture soak`.
 
-mod http2;
-
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use steadfast::policy::RetryBudget;
+use steadfast::testing::{Act, Answer, FaultServer, Phase, StreamError, fast_retries};
 use steadfast::{Client, ClientBuilder, KeyPolicy};
-
-use crate::support::raw::answer;
-use crate::support::{Act, Server, fast};
 
 const SHORT: usize = 2_000;
 const LONG: usize = 100_000;
 const IN_FLIGHT: usize = 64;
-/// Faults per hundred requests.
-const FAULTS: u64 = 30;
+const SEED: u64 = 1;
 
-/// A number from 0 to `below`, the same for the same `turn` in every run (SplitMix64).
-pub(super) fn draw(turn: usize, salt: u64, below: u64) -> u64 {
-    let mut x = (turn as u64).wrapping_add(salt.wrapping_mul(0x51_7c_c1_b7)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (x ^ (x >> 31)) % below
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Protocol {
+    Http1,
+    Http2,
 }
 
-/// An HTTP/1.1 server that breaks `FAULTS` of a hundred requests in one of ten ways.
-async fn breaking(honours_keys: bool) -> Server {
-    let execute = move |answer| if honours_keys { Act::ExecuteOnce(answer) } else { Act::Execute(answer) };
-    Server::start(move |turn, request| match request {
-        None if draw(turn, 1, 100) < 5 => Act::CloseOnAccept,
-        None if draw(turn, 1, 100) < 8 => Act::ResetOnAccept,
-        _ if draw(turn, 2, 100) >= FAULTS => execute(answer(200)),
-        _ => match draw(turn, 3, 9) {
-            0 => Act::ExecuteThenClose,
-            1 => Act::ExecuteThenReset,
-            2 => Act::ExecuteThenCutBody,
-            3 => Act::ExecuteThenCutHead,
-            4 => Act::ExecuteThenGarbage,
-            5 => execute(answer(500)),
-            6 => execute(answer(504)),
-            7 => Act::Answer(answer(503)),
-            _ => Act::Answer(answer(429).header("retry-after", "0")),
-        },
-    })
-    .await
+/// Three tenths of the requests meet a fault.
+async fn breaking(protocol: Protocol, honours_keys: bool) -> FaultServer {
+    let statuses = [
+        (0.03, Act::execute(500)),
+        (0.03, Act::execute(504)),
+        (0.03, Act::answer(503)),
+        (0.03, Act::answer(Answer::new(429).retry_after(0))),
+    ];
+    let http1 = [
+        (0.02, Act::close(Phase::OnAccept)),
+        (0.01, Act::reset(Phase::OnAccept)),
+        (0.03, Act::reset(Phase::BeforeExecuting)),
+        (0.03, Act::close(Phase::AfterExecuting)),
+        (0.03, Act::reset(Phase::AfterExecuting)),
+        (0.02, Act::close(Phase::MidBody)),
+        (0.02, Act::close(Phase::MidHead)),
+        (0.02, Act::garbage()),
+    ];
+    // A connection that is lost takes all its streams with it.
+    let http2 = [
+        (0.03, Act::refuse_stream()),
+        (0.03, Act::reset_stream(StreamError::Internal, Phase::AfterExecuting)),
+        (0.03, Act::reset_stream(StreamError::Cancel, Phase::AfterExecuting)),
+        (0.03, Act::reset_stream(StreamError::Internal, Phase::MidBody)),
+        (0.000_3, Act::go_away(Phase::BeforeExecuting)),
+        (0.000_3, Act::go_away(Phase::AfterExecuting)),
+        (0.000_3, Act::reset(Phase::AfterExecuting)),
+        (0.000_1, Act::close(Phase::OnAccept)),
+    ];
+    let faults = if protocol == Protocol::Http1 { http1 } else { http2 };
+    let server = FaultServer::random(SEED, statuses.into_iter().chain(faults)).await;
+    if honours_keys { server } else { server.ignoring_keys() }
 }
 
 /// What became of each operation: its error, or none.
@@ -100,61 +105,46 @@ fn leeway(operations: usize) -> f64 {
     if operations < LONG { 0.01 } else { 0.0 }
 }
 
-fn client(base: String) -> ClientBuilder {
-    Client::builder().base_url(base).retry(fast().max_attempts(4))
-}
-
-async fn http1(operations: usize) {
+async fn soak(protocol: Protocol, operations: usize) {
     let cases = [
-        ("HTTP/1.1, keys honoured, no budget", true, Some(KeyPolicy::standard()), RetryBudget::unlimited(), 0.99),
-        ("HTTP/1.1, keys honoured, standard budget", true, Some(KeyPolicy::standard()), RetryBudget::standard(), 0.0),
-        ("HTTP/1.1, keys ignored, no keys sent", false, Some(KeyPolicy::off()), RetryBudget::unlimited(), 0.0),
-        ("HTTP/1.1, keys ignored, default client", false, None, RetryBudget::unlimited(), 0.0),
+        ("keys honoured, no budget", true, Some(KeyPolicy::standard()), RetryBudget::unlimited(), 0.99),
+        ("keys honoured, standard budget", true, Some(KeyPolicy::standard()), RetryBudget::standard(), 0.0),
+        ("keys ignored, no keys sent", false, Some(KeyPolicy::off()), RetryBudget::unlimited(), 0.0),
+        ("keys ignored, default client", false, None, RetryBudget::unlimited(), 0.0),
     ];
     for (name, honours, keys, budget, least) in cases {
-        let server = breaking(honours).await;
-        let client = client(server.url("")).budget(budget);
+        let name = format!("{protocol:?}, {name}");
+        let server = breaking(protocol, honours).await;
+        let client = Client::builder().base_url(server.url("")).retry(fast_retries().max_attempts(4)).budget(budget);
+        let client = match protocol {
+            Protocol::Http1 => client,
+            Protocol::Http2 => client.http(|http| http.http2_prior_knowledge()),
+        };
         let client = keys.into_iter().fold(client, ClientBuilder::keys).build().unwrap();
         let outcomes = operate(&client, operations).await;
-        assert!(check(name, &outcomes, &server.executions_by_body()) >= least - leeway(operations), "{name}");
-    }
-}
-
-async fn http2(operations: usize) {
-    let cases = [
-        ("HTTP/2, keys honoured, no budget", true, Some(KeyPolicy::standard()), RetryBudget::unlimited(), 0.99),
-        ("HTTP/2, keys honoured, standard budget", true, Some(KeyPolicy::standard()), RetryBudget::standard(), 0.0),
-        ("HTTP/2, keys ignored, no keys sent", false, Some(KeyPolicy::off()), RetryBudget::unlimited(), 0.0),
-        ("HTTP/2, keys ignored, default client", false, None, RetryBudget::unlimited(), 0.0),
-    ];
-    for (name, honours, keys, budget, least) in cases {
-        let server = http2::Server::start(honours).await;
-        let client =
-            client(format!("http://{}", server.address)).budget(budget).http(|http| http.http2_prior_knowledge());
-        let client = keys.into_iter().fold(client, ClientBuilder::keys).build().unwrap();
-        let outcomes = operate(&client, operations).await;
-        assert!(check(name, &outcomes, &server.executions_by_body()) >= least - leeway(operations), "{name}");
+        println!("{}", server.report());
+        assert!(check(&name, &outcomes, &server.executions_by_body()) >= least - leeway(operations), "{name}");
     }
 }
 
 #[tokio::test]
 async fn nothing_is_doubled_over_a_breaking_wire() {
-    http1(SHORT).await;
+    soak(Protocol::Http1, SHORT).await;
 }
 
 #[tokio::test]
 async fn nothing_is_doubled_over_breaking_streams() {
-    http2(SHORT).await;
+    soak(Protocol::Http2, SHORT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "100,000 operations a case"]
 async fn soak_http1() {
-    http1(LONG).await;
+    soak(Protocol::Http1, LONG).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "100,000 operations a case"]
 async fn soak_http2() {
-    http2(LONG).await;
+    soak(Protocol::Http2, LONG).await;
 }

@@ -1,0 +1,113 @@
+//! A connection that counts its bytes, can be written to from two places, and can end in the ways that an HTTP library avoids.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::act::How;
+
+/// What every HTTP/2 connection begins with (RFC 9113 §3.4); no method of HTTP/1.1 begins with its first four bytes.
+const PREFACE: &[u8] = b"PRI ";
+
+/// The bytes of all connections of a server.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    pub(super) read: AtomicU64,
+    pub(super) written: AtomicU64,
+}
+
+/// A handle to a connection; it ends when the last one is dropped.
+#[derive(Clone)]
+pub(super) struct Wire {
+    stream: Arc<TcpStream>,
+    meter: Arc<Meter>,
+    /// Read ahead, to learn the protocol.
+    ahead: Vec<u8>,
+}
+
+impl Wire {
+    pub(super) fn new(stream: TcpStream, meter: Arc<Meter>) -> Self {
+        Self { stream: Arc::new(stream), meter, ahead: Vec::new() }
+    }
+
+    /// Whether the client speaks HTTP/2, by its first bytes.
+    pub(super) async fn speaks_http2(&mut self) -> io::Result<bool> {
+        let mut first = Vec::new();
+        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+            if self.read_buf(&mut first).await? == 0 {
+                break;
+            }
+        }
+        let http2 = first.starts_with(PREFACE);
+        self.ahead = first;
+        Ok(http2)
+    }
+
+    /// Ends it. Other handles must be dropped by whoever has them.
+    pub(super) async fn end(mut self, how: How) {
+        match how {
+            How::Close | How::Garbage => {}
+            How::Reset => {
+                // Where the socket is gone already there is nothing left to reset.
+                let _gone = self.stream.set_zero_linger();
+            }
+            How::Stall => {
+                let mut nothing = [0; 4096];
+                while matches!(self.read(&mut nothing).await, Ok(read) if read > 0) {}
+            }
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead[..length]);
+            self.ahead.drain(..length);
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read(buffer.initialize_unfilled()) {
+                Ok(read) => {
+                    buffer.advance(read);
+                    self.meter.read.fetch_add(read as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_write(bytes) {
+                Ok(written) => {
+                    self.meter.written.fetch_add(written as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(written));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// The connection is closed when its last handle is dropped.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,293 @@
+//! What every store must do, as one suite: a store passes all of it or is no store.
+//!
+//! A store that is right in the ordinary case and wrong once in a lost reply lets a payment through twice. Those cases are rare in
+//! production and easy to stage, so they are staged here, for any store.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::clock;
+use crate::server::{
+    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, Record, RecordId, State, Store, StoreError,
+};
+
+const LONG: Duration = Duration::from_secs(600);
+/// A lease or a retention that is waited for.
+const SHORT: Duration = Duration::from_millis(40);
+/// As long is waited for it: much longer than any clock of a store lags behind.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Claims of one key at the same time.
+const CROWD: usize = 200;
+const ONE: Fingerprint = Fingerprint::from_bytes([1; 32]);
+const OTHER: Fingerprint = Fingerprint::from_bytes([2; 32]);
+
+/// Holds a [`Store`] to its contract. `id` makes a record's identity from the name of a clause; a store that outlives the run needs
+/// identities that no other run used.
+///
+/// The clauses:
+///
+/// 1. a claim is won once, and its answer is kept
+/// 2. a call whose reply was lost can be repeated
+/// 3. a released key is as new
+/// 4. a lapsed claim is unknown, and is taken over on demand, by the same request
+/// 5. an abandoned claim is unknown
+/// 6. an owner whose claim was taken over cannot end it
+/// 7. an operation ends once
+/// 8. a renewed claim holds
+/// 9. what is past its retention is gone
+/// 10. of many claims at the same time one is won
+///
+/// It takes a fraction of a second, most of which is leases that run out; give it a multi-threaded runtime, or the last clause
+/// proves little.
+///
+/// ```
+/// # #[tokio::main(flavor = "multi_thread", worker_threads = 2)] async fn main() {
+/// use std::sync::Arc;
+/// use steadfast::server::{MemoryStore, RecordId};
+/// use steadfast::testing::store_contract;
+///
+/// store_contract(Arc::new(MemoryStore::new()), |name| RecordId::new("contract", name)).await;
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// If the store breaks a clause, with the clause, the call and what came of it.
+pub async fn store_contract<S: Store<Session: Default>>(store: Arc<S>, id: impl Fn(&str) -> RecordId) {
+    let clause = |name, clause| Clause { name, store: &*store, id: id(clause) };
+    is_won_once(&clause("1, a claim is won once, and its answer is kept", "once")).await;
+    can_be_repeated(&clause("2, a call whose reply was lost can be repeated", "repeat")).await;
+    is_as_new(&clause("3, a released key is as new", "release")).await;
+    is_taken_over(&clause("4, a lapsed claim is unknown, and is taken over on demand, by the same request", "lapse"))
+        .await;
+    is_unknown(&clause("5, an abandoned claim is unknown", "abandon")).await;
+    is_fenced(&clause("6, an owner whose claim was taken over cannot end it", "zombie")).await;
+    ends_once(&clause("7, an operation ends once", "ends")).await;
+    holds(&clause("8, a renewed claim holds", "renew")).await;
+    is_gone(&clause("9, what is past its retention is gone", "retention")).await;
+    one_of_many("10, of many claims at the same time one is won", store.clone(), id("many")).await;
+}
+
+/// One clause: its calls panic with its name if the store answers what it must not.
+struct Clause<'a, S> {
+    name: &'static str,
+    store: &'a S,
+    id: RecordId,
+}
+
+impl<S: Store> Clause<'_, S> {
+    fn claim(&self, fingerprint: Fingerprint, lease: Duration) -> Claim<'_> {
+        Claim::new(&self.id, token(self.name), fingerprint, lease, LONG)
+    }
+
+    async fn win(&self, claim: &Claim<'_>) -> S::Session {
+        match said(self.name, "claim", self.store.claim(claim).await) {
+            Claimed::Won(session) => session,
+            Claimed::Known(state) => panic!("{self}: the claim should be won, and is known as {state:?}"),
+        }
+    }
+
+    async fn lose(&self, claim: &Claim<'_>) -> State {
+        match said(self.name, "claim", self.store.claim(claim).await) {
+            Claimed::Known(state) => state,
+            Claimed::Won(_) => panic!("{self}: the claim is won, and should not be"),
+        }
+    }
+
+    /// That what is known is `state`.
+    async fn is_known_as(&self, state: Option<State>) {
+        self.same("look", said(self.name, "look", self.store.look(&self.id).await), state);
+    }
+
+    /// Until it is known as `state`: what is waited for is a lease or a retention of the store's own clock.
+    async fn becomes(&self, state: Option<State>) {
+        let becomes = async {
+            while said(self.name, "look", self.store.look(&self.id).await) != state {
+                clock::sleep(SHORT / 8).await;
+            }
+        };
+        let came = clock::until(clock::now().checked_add(PATIENCE), becomes).await;
+        assert!(came.is_ok(), "{self}: after {PATIENCE:?} it is still not known as {state:?}");
+    }
+
+    async fn renew(&self, claim: &Claim<'_>, renewed: bool) {
+        self.same("renew", said(self.name, "renew", self.store.renew(&self.id, claim.token, LONG).await), renewed);
+    }
+
+    async fn complete(&self, claim: &Claim<'_>, session: S::Session, end: Completion, completed: Completed) {
+        let outcome = self.store.complete(&self.id, claim.token, session, end).await;
+        self.same("complete", said(self.name, "complete", outcome), completed);
+    }
+
+    async fn release(&self, claim: &Claim<'_>, session: S::Session, completed: Completed) {
+        let outcome = self.store.release(&self.id, claim.token, session).await;
+        self.same("release", said(self.name, "release", outcome), completed);
+    }
+
+    async fn abandon(&self, claim: &Claim<'_>, session: Option<S::Session>, completed: Completed) {
+        let outcome = self.store.abandon(&self.id, claim.token, session).await;
+        self.same("abandon", said(self.name, "abandon", outcome), completed);
+    }
+
+    /// That it is running, with a lease between these.
+    fn is_running(&self, state: &State, least: Duration, most: Duration) {
+        let right = matches!(state, State::Running { fingerprint, lease_left } if *fingerprint == Some(ONE)
+            && (least..=most).contains(lease_left));
+        assert!(right, "{self}: it should run with {least:?} to {most:?} left of its lease, and is {state:?}");
+    }
+
+    fn same<T: PartialEq + Debug>(&self, call: &str, got: T, expected: T) {
+        assert!(got == expected, "{self}: {call} should say {expected:?}, and says {got:?}");
+    }
+}
+
+impl<S> std::fmt::Display for Clause<'_, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "store_contract, clause {}", self.name)
+    }
+}
+
+/// What a call answered; a store that fails has not kept its contract.
+fn said<T>(name: &str, call: &str, outcome: Result<T, StoreError>) -> T {
+    match outcome {
+        Ok(value) => value,
+        Err(error) => panic!("store_contract, clause {name}: {call} fails: {error}"),
+    }
+}
+
+fn token(name: &str) -> ClaimToken {
+    match ClaimToken::new() {
+        Ok(token) => token,
+        Err(error) => panic!("store_contract, clause {name}: no claim can be made: {error}"),
+    }
+}
+
+fn record(body: &'static str) -> Record {
+    let headers: HeaderMap = [(http::header::LOCATION, HeaderValue::from_static("/1"))].into_iter().collect();
+    Record::new(StatusCode::CREATED, &headers, body.into())
+}
+
+fn end(body: &'static str) -> Completion {
+    Completion::new(record(body), LONG)
+}
+
+async fn is_won_once<S: Store>(clause: &Clause<'_, S>) {
+    clause.is_known_as(None).await;
+    let first = clause.claim(ONE, LONG);
+    let session = clause.win(&first).await;
+    let second = clause.claim(OTHER, LONG);
+    clause.is_running(&clause.lose(&second).await, LONG / 2, LONG);
+    clause.complete(&first, session, end("done"), Completed::Stored).await;
+    let done = State::done(ONE, record("done"));
+    clause.same("claim", clause.lose(&second).await, done.clone());
+    // Nothing that lives is swept. (Others may share the store, so their number says nothing.)
+    said(clause.name, "sweep", clause.store.sweep(1000).await);
+    clause.is_known_as(Some(done)).await;
+}
+
+async fn can_be_repeated<S: Store>(clause: &Clause<'_, S>) {
+    let claim = clause.claim(ONE, LONG);
+    // A reply that was lost: the session of the first claim is dropped with it.
+    drop(clause.win(&claim).await);
+    let session = clause.win(&claim).await;
+    clause.renew(&claim, true).await;
+    clause.renew(&claim, true).await;
+    clause.complete(&claim, session, end("done"), Completed::Stored).await;
+    clause.is_known_as(Some(State::done(ONE, record("done")))).await;
+    // There is nothing left to renew.
+    clause.renew(&claim, false).await;
+}
+
+async fn is_as_new<S: Store>(clause: &Clause<'_, S>) {
+    let claim = clause.claim(ONE, LONG);
+    let session = clause.win(&claim).await;
+    clause.release(&claim, session, Completed::Stored).await;
+    clause.is_known_as(None).await;
+    // Another request may have it now.
+    clause.win(&clause.claim(OTHER, LONG)).await;
+}
+
+async fn is_taken_over<S: Store>(clause: &Clause<'_, S>) {
+    drop(clause.win(&clause.claim(ONE, SHORT)).await);
+    clause.becomes(Some(State::unknown(ONE))).await;
+    let again = clause.claim(ONE, LONG);
+    // Not unless it is asked for, and never by another request.
+    clause.same("claim", clause.lose(&again).await, State::unknown(ONE));
+    let another = clause.claim(OTHER, LONG).taking_over(true);
+    clause.same("claim", clause.lose(&another).await, State::unknown(ONE));
+    clause.win(&again.taking_over(true)).await;
+    clause.is_running(&clause.lose(&clause.claim(ONE, LONG)).await, LONG / 2, LONG);
+}
+
+async fn is_unknown<S: Store>(clause: &Clause<'_, S>) {
+    let claim = clause.claim(ONE, LONG);
+    let session = clause.win(&claim).await;
+    clause.abandon(&claim, Some(session), Completed::Stored).await;
+    clause.is_known_as(Some(State::unknown(ONE))).await;
+    clause.win(&clause.claim(ONE, LONG).taking_over(true)).await;
+}
+
+async fn is_fenced<S: Store>(clause: &Clause<'_, S>) {
+    let zombie = clause.claim(ONE, SHORT);
+    let old = clause.win(&zombie).await;
+    clause.becomes(Some(State::unknown(ONE))).await;
+    let successor = clause.claim(ONE, LONG).taking_over(true);
+    let new = clause.win(&successor).await;
+    clause.renew(&zombie, false).await;
+    clause.complete(&zombie, old, end("late"), Completed::Lost).await;
+    clause.complete(&successor, new, end("done"), Completed::Stored).await;
+    clause.abandon(&zombie, None, Completed::Lost).await;
+    clause.is_known_as(Some(State::done(ONE, record("done")))).await;
+}
+
+async fn ends_once<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
+    let abandoned = clause.claim(ONE, LONG);
+    let session = clause.win(&abandoned).await;
+    clause.abandon(&abandoned, Some(session), Completed::Stored).await;
+    // That was its end: nobody has it now, its owner neither.
+    clause.renew(&abandoned, false).await;
+    clause.complete(&abandoned, S::Session::default(), end("late"), Completed::Lost).await;
+    clause.release(&abandoned, S::Session::default(), Completed::Lost).await;
+    clause.same("claim", clause.lose(&abandoned).await, State::unknown(ONE));
+
+    let claim = clause.claim(ONE, LONG).taking_over(true);
+    let session = clause.win(&claim).await;
+    clause.complete(&claim, session, end("done"), Completed::Stored).await;
+    // A reply that was lost, and then whatever else a confused owner may say.
+    clause.complete(&claim, S::Session::default(), end("done"), Completed::Stored).await;
+    clause.abandon(&claim, None, Completed::Lost).await;
+    clause.release(&claim, S::Session::default(), Completed::Lost).await;
+    clause.is_known_as(Some(State::done(ONE, record("done")))).await;
+}
+
+async fn holds<S: Store>(clause: &Clause<'_, S>) {
+    let claim = clause.claim(ONE, SHORT);
+    drop(clause.win(&claim).await);
+    clause.renew(&claim, true).await;
+    clause.is_running(&clause.lose(&clause.claim(ONE, LONG)).await, SHORT * 2, LONG);
+}
+
+async fn is_gone<S: Store>(clause: &Clause<'_, S>) {
+    let claim = clause.claim(ONE, LONG);
+    let session = clause.win(&claim).await;
+    clause.complete(&claim, session, Completion::new(record("done"), SHORT), Completed::Stored).await;
+    clause.becomes(None).await;
+    // And another request may have the key.
+    clause.win(&clause.claim(OTHER, LONG)).await;
+}
+
+async fn one_of_many<S: Store>(name: &'static str, store: Arc<S>, id: RecordId) {
+    let mut claims = tokio::task::JoinSet::new();
+    for _ in 0..CROWD {
+        let store = store.clone();
+        claims.spawn(async move {
+            let claim = Claim::new(&id, token(name), ONE, LONG, LONG);
+            matches!(said(name, "claim", store.claim(&claim).await), Claimed::Won(_))
+        });
+    }
+    let won = claims.join_all().await.into_iter().filter(|won| *won).count();
+    assert!(won == 1, "store_contract, clause {name}: of {CROWD}, {won} are won");
+}

@@ -1,0 +1,107 @@
+//! The probe of an API, against servers of which the truth is known. `examples/does_my_api_honour_keys.rs --self-test` has more.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use http::HeaderName;
+use serde_json::json;
+use steadfast::testing::idempotency::{Basis, Check, CheckError, Concurrent, Kept, Promise, Sample, check};
+use steadfast::testing::{Act, Answer, FaultServer, Phase};
+
+fn charge() -> Sample {
+    Sample::json(&json!({ "amount": 7, "note": "probe {unique}" }))
+}
+
+#[tokio::test]
+async fn an_api_that_honours_keys_gets_its_policy() {
+    let server = FaultServer::play([Act::ok()]).await;
+    let steps = Mutex::new(0);
+    let check = Check::new(&server.url("/charges?token=s3cret"), charge().bearer_auth("s3cret"));
+    let report = check.on_step(|_| *steps.lock().unwrap() += 1).run().await.unwrap();
+    assert_eq!(report.builder_line.as_deref(), Some(".keys(KeyPolicy::standard())"), "{report}");
+    assert!(report.policy().is_some());
+    assert_eq!(*steps.lock().unwrap(), Check::STEPS);
+    for promise in [Promise::Honoured, Promise::ConcurrentSafe, Promise::MalformedNotIgnored, Promise::LostAnswerKept] {
+        assert_eq!(report.kept(promise), Kept::Yes, "{promise:?}: {report}");
+    }
+    assert_eq!(report.finding(Promise::Honoured).unwrap().basis, Basis::Observed);
+    // It looks at no payload, and takes the quoted key for another.
+    assert_eq!(report.kept(Promise::PayloadChecked), Kept::No);
+    assert!(report.spelling.starts_with("bare and quoted are two keys"), "{report}");
+    assert_eq!(report.concurrent, Concurrent::Waits);
+    // What it says of its own requests is what the server counted.
+    assert_eq!(report.requests_sent, server.report().requests, "{}", server.report());
+    assert!(report.operations_at_most >= server.executions(), "{report}");
+    let received = server.received();
+    assert_eq!(received[0].header("authorization"), Some("Bearer s3cret"));
+    assert_ne!(received[0].body, received[1].body, "each key has a number of its own");
+    let json = serde_json::to_string(&report).unwrap();
+    for text in [json, report.to_string(), format!("{report:?} {:?}", charge().bearer_auth("s3cret"))] {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_api_that_ignores_keys_gets_none_and_is_asked_no_more() {
+    let server = FaultServer::play([Act::ok()]).await.ignoring_keys();
+    let report = check(&server.url("/"), charge()).await.unwrap();
+    assert_eq!((report.kept(Promise::Honoured), report.policy().is_none()), (Kept::No, true), "{report}");
+    assert_eq!((report.findings.len(), server.executions(), report.operations_at_most), (1, 3, 3), "{report}");
+}
+
+#[tokio::test]
+async fn answers_that_tell_nothing_apart_prove_nothing() {
+    let server = FaultServer::play([Act::execute(Answer::new(200).body("{}"))]).await;
+    let report = check(&server.url("/"), charge()).await.unwrap();
+    assert!(!report.answers_tell_operations_apart && report.policy().is_none());
+    assert_eq!((report.kept(Promise::Honoured), report.kept(Promise::ConcurrentSafe)), (Kept::Unknown, Kept::Unknown));
+}
+
+#[tokio::test]
+async fn a_conflict_without_a_hint_is_told_by_its_word_and_another_header_is_named() {
+    // The second of a flock is refused, once it has arrived.
+    let server = FaultServer::start(|_, request| match request {
+        Some(request) if request.header("x-key").is_some() => Act::ok(),
+        _ => Act::answer(400),
+    })
+    .await
+    .ignoring_keys();
+    let check = Check::new(&server.url("/"), charge()).header(HeaderName::from_static("x-key"));
+    let report = check.run().await.unwrap();
+    assert_eq!((report.header.as_str(), report.kept(Promise::Honoured)), ("x-key", Kept::No));
+
+    let seen: Mutex<Vec<String>> = Mutex::default();
+    let server = FaultServer::start(move |_, request| {
+        let Some(request) = request else { return Act::ok() };
+        let mut seen = seen.lock().unwrap();
+        let key = request.key().unwrap_or_default().to_owned();
+        let number = seen.iter().filter(|other| **other == key).count();
+        seen.push(key);
+        // The keys after the first five requests are those of flocks: of each, the second is refused.
+        match number {
+            1 if seen.len() > 8 => Act::answer(Answer::new(409).body(r#"{"error":{"code":"key_in_use"}}"#)),
+            _ => Act::ok(),
+        }
+    })
+    .await;
+    let report = self::Check::new(&server.url("/"), charge()).run().await.unwrap();
+    assert_eq!(report.concurrent, Concurrent::Refused, "{report}");
+    let line = r#".keys(KeyPolicy::standard().in_progress_mark("key_in_use"))"#;
+    assert_eq!(report.builder_line.as_deref(), Some(line), "{report}");
+}
+
+#[tokio::test]
+async fn where_nothing_can_be_learnt_it_says_why() {
+    let refused = FaultServer::play([Act::answer(Answer::new(403).body("no such key"))]).await;
+    let error = check(&refused.url("/"), charge()).await.unwrap_err();
+    assert!(matches!(&error, CheckError::Refused { status: 403, body } if body == "no such key"), "{error}");
+    let unique = FaultServer::play([Act::ok(), Act::answer(409)]).await;
+    let error = check(&unique.url("/"), charge()).await.unwrap_err();
+    assert!(error.to_string().ends_with("put {unique} where it must differ"), "{error}");
+    let dead = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
+    assert!(matches!(check(&dead.url("/"), charge()).await, Err(CheckError::Unreachable(_))));
+    let silent = FaultServer::play([Act::stall(Phase::AfterExecuting)]).await;
+    let check = Check::new(&silent.url("/"), charge()).patience(Duration::from_millis(50));
+    assert!(matches!(check.run().await, Err(CheckError::Unreachable(_))));
+    assert!(matches!(Check::new("no url", charge()).run().await, Err(CheckError::Build(_))));
+}

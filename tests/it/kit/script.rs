@@ -1,0 +1,152 @@
+//! Scripts on a wiremock server: what they play, and that nothing about them fails in silence.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use steadfast::testing::wiremock::matchers::header;
+use steadfast::testing::{MockServer, Script, any, assert_attempts, assert_one_key, fast_retries, get, keys, post};
+use steadfast::{Client, ErrorKind, KeyPolicy, ResponseExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::panic_of;
+
+fn client(server: &MockServer) -> Client {
+    Client::builder().base_url(server.uri()).keys(KeyPolicy::standard()).retry(fast_retries()).build().unwrap()
+}
+
+#[tokio::test]
+async fn a_script_is_played_in_order() {
+    let server = MockServer::start().await;
+    let script = Script::new().status(503).retry_after(0).header("x-step", "1").hang_up();
+    let script = script.delay(Duration::from_millis(50)).ok_json(&json!({ "id": "ch_1" }));
+    script.mount(&server, post("/charges")).await;
+    let response = client(&server).post("/charges").body("x").send().await.unwrap();
+    let statuses: Vec<_> = response.attempts().iter().map(|attempt| attempt.status().map(|s| s.as_u16())).collect();
+    assert_eq!(statuses, [Some(503), None, Some(200)]);
+    assert!(response.elapsed() >= Duration::from_millis(50), "the delay belongs to the answer after it");
+    assert_eq!(response.json::<Value>().await.unwrap()["id"], "ch_1");
+    assert_attempts(&server, 3).await;
+    assert_one_key(&server).await;
+    let keys = keys(&server).await;
+    assert_eq!(keys.len(), 3);
+    assert!(keys[0].is_some() && keys.iter().all(|key| *key == keys[0]));
+}
+
+#[tokio::test]
+async fn headers_and_bodies_belong_to_the_answer_before_them() {
+    let server = MockServer::start().await;
+    let script = Script::new().status(402).json(&json!({ "code": "card_declined" })).header("x-request-id", "r1");
+    script.status(200).mount(&server, get("/")).await;
+    let error = client(&server).get_json::<Value>("/").await.unwrap_err();
+    assert_eq!(error.json::<Value>().unwrap()["code"], "card_declined");
+    assert_eq!(error.headers().unwrap()["x-request-id"], "r1");
+    assert_eq!(client(&server).get("/").send().await.unwrap().headers().get("x-request-id"), None);
+}
+
+#[tokio::test]
+async fn a_step_can_be_played_several_times_and_the_last_one_for_ever() {
+    let server = MockServer::start().await;
+    Script::new().status(503).times(2).status(500).forever().mount(&server, any()).await;
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(steadfast::reqwest::get(server.uri()).await.unwrap().status().as_u16());
+    }
+    assert_eq!(statuses, [503, 503, 500, 500, 500]);
+}
+
+#[tokio::test]
+async fn a_script_is_for_its_route_alone() {
+    let server = MockServer::start().await;
+    Script::new().status(201).mount(&server, post("/charges").and(header("x-tenant", "a"))).await;
+    let send = |path, tenant| client(&server).post(path).header("x-tenant", tenant).body("x").send();
+    assert_eq!(send("/charges", "b").await.unwrap().status(), 404);
+    assert_eq!(send("/refunds", "a").await.unwrap().status(), 404);
+    assert_eq!(client(&server).get("/charges").header("x-tenant", "a").send().await.unwrap().status(), 404);
+    assert_eq!(send("/charges", "a").await.unwrap().status(), 201);
+}
+
+#[tokio::test]
+async fn a_script_that_has_run_out_is_loud() {
+    let server = MockServer::start().await;
+    Script::new().status(503).mount(&server, post("/charges")).await;
+    let error = client(&server).post_json::<Value>("/charges", &json!({})).await.unwrap_err();
+    // No client takes it for a success, and ours does not repeat it.
+    assert_eq!((error.kind(), error.status().unwrap().as_u16(), error.attempts().len()), (ErrorKind::Status, 501, 2));
+    let text = "the script for POST /charges has run out: it has 1 step, and 1 more were asked for";
+    assert_eq!(error.body().unwrap(), text.as_bytes());
+    // The count is right, and it fails all the same.
+    let message = panic_of(assert_attempts(&server, 2)).await;
+    assert!(message.contains(text), "{message}");
+    assert!(panic_of(assert_one_key(&server)).await.contains(text));
+    // And a test without any assertion fails too, when the server is dropped.
+    let message = panic_of(server.verify()).await;
+    assert!(message.contains("the script for POST /charges has run out"), "{message}");
+    server.reset().await;
+    assert_attempts(&server, 0).await;
+}
+
+#[tokio::test]
+async fn an_assertion_that_fails_lists_what_arrived() {
+    let server = MockServer::start().await;
+    Script::new().status(204).forever().mount(&server, any()).await;
+    let message = panic_of(assert_one_key(&server)).await;
+    assert!(message.ends_with("one key on every request was expected\nnothing was received"), "{message}");
+    let send = |key: &str| client(&server).post("/charges?x=1").header("idempotency-key", key).body("12345").send();
+    send("k1").await.unwrap();
+    send("k2").await.unwrap();
+    client(&server).get("/").send().await.unwrap();
+    let list = "received, in order:\n  1. POST /charges?x=1, key k1, 5 bytes\n  2. POST /charges?x=1, key k2, 5 bytes\n  \
+                3. GET /, no key, 0 bytes";
+    let message = panic_of(assert_attempts(&server, 2)).await;
+    assert!(message.starts_with("assert_attempts at tests/it/kit/script.rs:"), "{message}");
+    assert!(message.ends_with(&format!("2 attempts were expected\n{list}")), "{message}");
+    assert!(panic_of(assert_one_key(&server)).await.ends_with(list));
+}
+
+#[tokio::test]
+async fn a_request_without_a_key_is_not_one_key() {
+    let server = MockServer::start().await;
+    Script::new().status(204).forever().mount(&server, any()).await;
+    client(&server).get("/").send().await.unwrap();
+    panic_of(assert_one_key(&server)).await;
+}
+
+#[tokio::test]
+async fn a_script_that_makes_no_sense_is_refused() {
+    type Write = fn() -> Script;
+    let cases: [(&str, Write); 6] = [
+        ("retry_after has no answer before it", || Script::new().retry_after(1)),
+        ("json has no answer before it", || Script::new().hang_up().json(&1)),
+        ("wiremock cannot delay a hang-up", || Script::new().delay(Duration::from_secs(1)).hang_up()),
+        ("nothing comes after forever", || Script::new().status(200).forever().status(500)),
+        ("a b: c is no header", || Script::new().status(200).header("a b", "c")),
+        ("times(2) has no step before it", || Script::new().times(2)),
+    ];
+    for (reason, script) in cases {
+        let message = panic_of(async { script() }).await;
+        assert!(message.contains(reason), "{message}");
+    }
+    let server = MockServer::start().await;
+    let message = panic_of(Script::new().status(200).delay(Duration::from_secs(1)).mount(&server, any())).await;
+    assert!(message.contains("has no answer to wait before"), "{message}");
+}
+
+/// What the table in the module's docs says of wiremock.
+#[tokio::test]
+async fn a_hang_up_is_a_clean_close_after_the_whole_request_and_no_error_makes_it_more() {
+    let server = MockServer::start().await;
+    let reset = |_: &wiremock::Request| std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    wiremock::Mock::given(wiremock::matchers::path("/reset")).respond_with_err(reset).mount(&server).await;
+    Script::new().hang_up().mount(&server, post("/")).await;
+    for path in ["/", "/reset"] {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert!(timeout(Duration::from_millis(50), stream.read(&mut [0])).await.is_err(), "it reads the request first");
+        stream.write_all(b"cd").await.unwrap();
+        assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0, "closed, and not reset: {path}");
+    }
+    assert_attempts(&server, 2).await;
+}

@@ -1,0 +1,279 @@
+//! The server that breaks: at the point that the act names, over both protocols, and its counts.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use steadfast::policy::{Class, RetryBudget, RetryPolicy};
+use steadfast::testing::{
+    Act, Answer, FaultServer, Phase, StreamError, assert_attempts, assert_one_key, fast_retries, keys,
+};
+use steadfast::{Client, ClientBuilder, KeyPolicy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::panic_of;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+const BOTH: [Protocol; 2] = [Protocol::Http1, Protocol::Http2];
+
+fn client(server: &FaultServer, protocol: Protocol) -> ClientBuilder {
+    let client = Client::builder().base_url(server.url("")).keys(KeyPolicy::standard()).retry(fast_retries());
+    match protocol {
+        Protocol::Http1 => client,
+        Protocol::Http2 => client.http(|http| http.http2_prior_knowledge()),
+    }
+}
+
+/// A client that asks once and does not wait long. One for many servers: reading the system's certificates takes a while.
+fn impatient(protocol: Protocol) -> Client {
+    let client = Client::builder().keys(KeyPolicy::off()).retry(RetryPolicy::never());
+    let client = client.attempt_timeout(Duration::from_millis(500));
+    let client = if protocol == Protocol::Http2 { client.http(|http| http.http2_prior_knowledge()) } else { client };
+    client.build().unwrap()
+}
+
+/// Plays one act; what the client is told (a class, and a status if there was one), whole requests, executions.
+async fn played(client: &Client, act: Act) -> (String, usize, usize) {
+    let server = FaultServer::play([act]).await;
+    let told = match client.post_json::<Value>(server.url("/"), &json!({ "n": 1 })).await {
+        Ok(value) => value.to_string(),
+        Err(error) => {
+            let attempt = &error.attempts()[0];
+            let status = attempt.status().map_or("-".to_owned(), |status| status.as_u16().to_string());
+            format!("{:?} {status}{}", attempt.class(), if error.is_timeout() { " timeout" } else { "" })
+        }
+    };
+    (told, server.received().len(), server.executions())
+}
+
+#[tokio::test]
+async fn every_act_breaks_at_its_point_over_both_protocols() {
+    let lost = "Ambiguous -";
+    let cut = "Ambiguous 200";
+    let silent = "Ambiguous - timeout";
+    #[rustfmt::skip]
+    let rows = [
+        // act, what the client says over HTTP/1.1 and HTTP/2, whole requests, executions
+        (Act::ok(), r#"{"execution":1}"#, r#"{"execution":1}"#, 1, 1),
+        (Act::execute(201), r#"{"status":201}"#, r#"{"status":201}"#, 1, 1),
+        (Act::answer(503), "Ambiguous 503", "Ambiguous 503", 1, 0),
+        (Act::close(Phase::AfterBytes(5)), lost, lost, 0, 0),
+        (Act::reset(Phase::AfterBytes(5)), lost, lost, 0, 0),
+        (Act::stall(Phase::AfterBytes(5)), silent, silent, 0, 0),
+        (Act::close(Phase::BeforeExecuting), lost, lost, 1, 0),
+        (Act::reset(Phase::BeforeExecuting), lost, lost, 1, 0),
+        (Act::stall(Phase::BeforeExecuting), silent, silent, 1, 0),
+        (Act::close(Phase::AfterExecuting), lost, lost, 1, 1),
+        (Act::reset(Phase::AfterExecuting), lost, lost, 1, 1),
+        (Act::stall(Phase::AfterExecuting), silent, silent, 1, 1),
+        (Act::close(Phase::MidHead), lost, lost, 1, 1),
+        (Act::reset(Phase::MidHead), lost, lost, 1, 1),
+        (Act::stall(Phase::MidHead), silent, silent, 1, 1),
+        (Act::close(Phase::MidBody), cut, cut, 1, 1),
+        (Act::stall(Phase::MidBody), "Ambiguous 200 timeout", "Ambiguous 200 timeout", 1, 1),
+        (Act::garbage(), lost, lost, 1, 1),
+        (Act::execute(Answer::new(200).claiming_length(100)), cut, cut, 1, 1),
+        (Act::execute(Answer::new(200).interim(103)), r#"{"status":200}"#, r#"{"status":200}"#, 1, 1),
+        (Act::execute(Answer::new(200).drip(Duration::ZERO)), r#"{"status":200}"#, r#"{"status":200}"#, 1, 1),
+        (Act::execute(Answer::new(200).drip(Duration::from_secs(1))), silent, "Ambiguous 200 timeout", 1, 1),
+        (Act::execute(Answer::new(200).delay(Duration::from_secs(9))), silent, silent, 1, 1),
+        (Act::refuse_stream(), "Permanent 501", "NotProcessed -", 1, 0),
+        (Act::reset_stream(StreamError::Cancel, Phase::AfterExecuting), "Permanent 501", lost, 1, 1),
+        (Act::reset_stream(StreamError::Internal, Phase::MidBody), "Permanent 501", cut, 1, 1),
+        (Act::go_away(Phase::BeforeExecuting), "Permanent 501", "NotProcessed -", 1, 0),
+        (Act::go_away(Phase::AfterExecuting), "Permanent 501", lost, 1, 1),
+    ];
+    let (one, two) = (impatient(Protocol::Http1), impatient(Protocol::Http2));
+    // At once: half of them wait for a timeout.
+    let checks = rows.into_iter().map(async |(act, http1, http2, received, executed)| {
+        let executed1 = if http1 == "Permanent 501" { 0 } else { executed };
+        let (seen1, seen2) = (played(&one, act.clone()).await, played(&two, act.clone()).await);
+        assert_eq!(seen1, (http1.to_owned(), received, executed1), "HTTP/1.1: {act:?}");
+        assert_eq!(seen2, (http2.to_owned(), received, executed), "HTTP/2: {act:?}");
+    });
+    join_all(checks).await;
+    // Whether a first byte had left by then is a race.
+    for act in [Act::close(Phase::OnAccept), Act::reset(Phase::OnAccept)] {
+        for client in [&one, &two] {
+            let (told, received, executed) = played(client, act.clone()).await;
+            assert!(["NotProcessed -", lost].contains(&told.as_str()), "{act:?}: {told}");
+            assert_eq!((received, executed), (0, 0));
+        }
+    }
+    // A reset may overtake the half of the body that went before it.
+    for client in [&one, &two] {
+        let (told, received, executed) = played(client, Act::reset(Phase::MidBody)).await;
+        assert!([lost, cut].contains(&told.as_str()), "{told}");
+        assert_eq!((received, executed), (1, 1));
+    }
+}
+
+/// What a plain socket sees of an act: the bytes, and how the connection ended.
+async fn seen(act: Act, request: &str) -> (String, Option<io::ErrorKind>) {
+    let server = FaultServer::play([act]).await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    let end = stream.read_to_end(&mut bytes).await.err().map(|error| error.kind());
+    (String::from_utf8(bytes).unwrap(), end)
+}
+
+#[tokio::test]
+async fn a_close_is_a_fin_and_a_reset_is_a_rst_at_the_very_byte() {
+    let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab";
+    let reset = Some(io::ErrorKind::ConnectionReset);
+    for phase in
+        [Phase::BeforeExecuting, Phase::AfterExecuting, Phase::AfterBytes(request.len()), Phase::AfterBytes(9999)]
+    {
+        // A request that is shorter than the point is waited for, so the last one needs its end.
+        if phase == Phase::AfterBytes(9999) {
+            continue;
+        }
+        assert_eq!(seen(Act::close(phase), request).await, (String::new(), None), "{phase:?}");
+        assert_eq!(seen(Act::reset(phase), request).await, (String::new(), reset), "{phase:?}");
+    }
+    let whole = "HTTP/1.1 200 OK\r\ncontent-length: 15\r\ncontent-type: application/json\r\n\r\n{\"execution\":1}";
+    let head = whole.len() - 15;
+    assert_eq!(seen(Act::close(Phase::MidHead), request).await, (whole[..head / 2].to_owned(), None));
+    assert_eq!(seen(Act::close(Phase::MidBody), request).await, (whole[..head + 7].to_owned(), None));
+    assert_eq!(seen(Act::garbage(), request).await, ("I am not HTTP\r\n\r\n".to_owned(), None));
+    let (text, end) = seen(Act::execute(Answer::new(200).body("ab").claiming_length(1)), request).await;
+    assert!(text.contains("content-length: 1\r\n") && text.ends_with("\r\n\r\nab") && end.is_none(), "{text}");
+}
+
+#[tokio::test]
+async fn acts_are_played_in_order_and_the_last_one_repeats() {
+    for protocol in BOTH {
+        let acts = [Act::close(Phase::OnAccept), Act::answer(503), Act::reset(Phase::AfterExecuting), Act::ok()];
+        let server = FaultServer::play(acts).await;
+        let client = client(&server, protocol).retry(fast_retries().max_attempts(5)).build().unwrap();
+        let value: Value = client.post_json("/charges", &json!({})).await.unwrap();
+        assert_eq!(value["execution"], 1, "{protocol:?}");
+        assert_attempts(&server, 3).await;
+        assert_one_key(&server).await;
+        let again: Value = client.post_json("/charges", &json!({})).await.unwrap();
+        assert_eq!((again["execution"].as_u64(), server.executions()), (Some(2), 2));
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_executed_once_and_replayed_unless_keys_are_ignored() {
+    for protocol in BOTH {
+        let server = FaultServer::play([Act::ok()]).await;
+        let client = client(&server, protocol).build().unwrap();
+        let send = |key: &str| client.post("/").header("idempotency-key", key).body("x").send();
+        let first = send("a").await.unwrap();
+        assert_eq!(first.headers().get("idempotent-replayed"), None);
+        assert_eq!(first.text().await.unwrap(), r#"{"execution":1}"#);
+        send("b").await.unwrap();
+        let again = send("a").await.unwrap();
+        assert_eq!(again.headers()["idempotent-replayed"], "true");
+        assert_eq!(again.text().await.unwrap(), r#"{"execution":1}"#);
+        assert_eq!(server.executions(), 2);
+
+        let server = FaultServer::play([Act::ok()]).await.ignoring_keys();
+        let client = self::client(&server, protocol).build().unwrap();
+        for _ in 0..2 {
+            client.post("/").header("idempotency-key", "a").body("x").send().await.unwrap();
+        }
+        assert_eq!(server.executions_by_key(), [(Some("a".to_owned()), 2)].into());
+    }
+}
+
+#[tokio::test]
+async fn the_report_counts_what_was_asked_and_what_was_done() {
+    let acts = [Act::ok(), Act::answer(503), Act::ok(), Act::ok(), Act::ok()];
+    let server = FaultServer::play(acts).await.ignoring_keys();
+    let client = client(&server, Protocol::Http1).retry(RetryPolicy::never()).build().unwrap();
+    let send = |key: &str, body: &str| client.post("/").header("idempotency-key", key).body(body.to_owned()).send();
+    send("once", "1").await.unwrap();
+    send("never", "2").await.unwrap();
+    send("twice", "3").await.unwrap();
+    send("twice", "3").await.unwrap();
+    send("other", "3").await.unwrap();
+    let report = server.report();
+    assert_eq!((report.connections, report.requests, report.executions), (1, 5, 4));
+    let (keys, bodies) = (report.by_key, report.by_body);
+    assert_eq!((keys.asked, keys.once, keys.twice, keys.never), (4, 2, 1, 1));
+    assert_eq!((bodies.asked, bodies.once, bodies.twice, bodies.never), (3, 1, 1, 1));
+    assert!(report.bytes_in > 5 * 100 && report.bytes_out > 5 * 50, "{report}");
+    let table = report.to_string();
+    assert!(
+        table.starts_with("          asked   once  twice  never\nby key        4      2      1      1\n"),
+        "{table}"
+    );
+}
+
+#[tokio::test]
+async fn a_draw_is_the_same_for_the_same_seed_and_keeps_its_shares() {
+    async fn statuses(seed: u64) -> Vec<u16> {
+        let server = FaultServer::random(seed, [(0.2, Act::answer(503)), (0.1, Act::answer(429))]).await;
+        let http = steadfast::reqwest::Client::new();
+        let mut statuses = Vec::new();
+        for _ in 0..1000 {
+            statuses.push(http.get(server.url("/")).send().await.unwrap().status().as_u16());
+        }
+        statuses
+    }
+    let first = statuses(1).await;
+    assert_eq!(first, statuses(1).await);
+    assert_ne!(first, statuses(2).await);
+    let count = |status| first.iter().filter(|seen| **seen == status).count();
+    assert!((160..240).contains(&count(503)) && (70..130).contains(&count(429)), "{} {}", count(503), count(429));
+    assert_eq!(count(200) + count(503) + count(429), 1000);
+    let message = panic_of(FaultServer::random(1, [(0.7, Act::ok()), (0.4, Act::ok())])).await;
+    assert!(message.contains("add up to 1.1"), "{message}");
+}
+
+#[tokio::test]
+async fn refused_connections_reach_nobody_until_they_are_accepted_again() {
+    let server = FaultServer::play([Act::ok()]).await;
+    let client = client(&server, Protocol::Http1).build().unwrap();
+    client.post("/").body("x").send().await.unwrap();
+    server.refuse_connections().await;
+    let error = client.post("/").body("x").send().await.unwrap_err();
+    assert_eq!((error.attempts()[2].class(), error.may_have_been_processed()), (Class::NotProcessed, false), "{error}");
+    server.accept_connections();
+    client.post("/").body("x").send().await.unwrap();
+    assert_eq!((server.received().len(), server.executions()), (2, 2));
+}
+
+#[tokio::test]
+async fn nothing_stays_on_the_runtime_after_the_server() {
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = alive();
+    let server = FaultServer::play([Act::stall(Phase::AfterExecuting)]).await;
+    let address = server.address();
+    let mut stalled = TcpStream::connect(address).await.unwrap();
+    stalled.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    while server.executions() == 0 || server.connections() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(alive(), before + 3);
+    drop(server);
+    // Both learn it at once.
+    assert_eq!(stalled.read(&mut [0]).await.unwrap_or(0) + idle.read(&mut [0]).await.unwrap_or(0), 0);
+    while alive() > before {
+        tokio::task::yield_now().await;
+    }
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn the_assertions_work_on_it_too() {
+    let server = FaultServer::play([Act::answer(204)]).await;
+    let client = client(&server, Protocol::Http2).budget(RetryBudget::unlimited()).build().unwrap();
+    client.post("/a").body("x").send().await.unwrap();
+    client.get("/b").send().await.unwrap();
+    assert_eq!(keys(&server).await.iter().flatten().count(), 1);
+    let message = panic_of(assert_attempts(&server, 1)).await;
+    assert!(message.contains("1. POST /a, key ") && message.contains("2. GET /b, no key, 0 bytes"), "{message}");
+}
