@@ -5,6 +5,7 @@
 
 #[cfg(feature = "redb")]
 mod disk;
+mod events;
 #[cfg(feature = "redb")]
 mod writes;
 

@@ -1,0 +1,128 @@
+//! The shop: it charges the card at the bank and writes the order, and dies where it is told to.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use clap::ValueEnum;
+use sqlx::PgPool;
+use steadfast::server::{IdempotencyLayer, Lent, OperationKey, PostgresSession, PostgresStore, child_of};
+use steadfast::{Client, IdempotencyKey, KeyPolicy};
+
+use crate::Result;
+
+/// Where the shop dies.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Point {
+    BeforeTheClaim,
+    BeforeTheCharge,
+    AfterTheCharge,
+    AfterTheOrder,
+    AfterTheCommit,
+}
+
+impl Point {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::BeforeTheClaim, Self::BeforeTheCharge, Self::AfterTheCharge, Self::AfterTheOrder, Self::AfterTheCommit];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::BeforeTheClaim => "before-the-claim",
+            Self::BeforeTheCharge => "before-the-charge",
+            Self::AfterTheCharge => "after-the-charge",
+            Self::AfterTheOrder => "after-the-order",
+            Self::AfterTheCommit => "after-the-commit",
+        }
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name().replace('-', " "))
+    }
+}
+
+#[derive(Clone)]
+struct Shop {
+    bank: Client,
+    derives_keys: bool,
+    die_at: Option<Point>,
+}
+
+impl Shop {
+    /// SIGKILL: no clean-up, no answer, and nothing more is done until it arrives.
+    async fn at(&self, point: Point) {
+        if self.die_at == Some(point) {
+            let killed = std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
+            if killed.is_err() {
+                std::process::abort();
+            }
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+pub(crate) async fn create_tables(pool: &PgPool) -> Result<()> {
+    PostgresStore::new(pool.clone()).create_table().await?;
+    sqlx::query("CREATE TABLE orders (name text NOT NULL, charge text NOT NULL)").execute(pool).await?;
+    Ok(())
+}
+
+pub(crate) async fn serve(
+    address: SocketAddr,
+    pool: PgPool,
+    bank: &str,
+    derives_keys: bool,
+    die_at: Option<Point>,
+) -> Result<()> {
+    let bank = Client::builder().base_url(bank).keys(KeyPolicy::standard()).build()?;
+    let shop = Shop { bank, derives_keys, die_at };
+    let layer = IdempotencyLayer::new(PostgresStore::new(pool).transactional()).required();
+    let router = Router::new()
+        .route("/orders", post(order))
+        .layer(layer)
+        .layer(middleware::from_fn_with_state(shop.clone(), around))
+        .with_state(shop);
+    Ok(axum::serve(tokio::net::TcpListener::bind(address).await?, router).await?)
+}
+
+/// Outside of the layer: before its claim, and after its commit.
+async fn around(State(shop): State<Shop>, request: Request, next: Next) -> Response {
+    shop.at(Point::BeforeTheClaim).await;
+    let response = next.run(request).await;
+    shop.at(Point::AfterTheCommit).await;
+    response
+}
+
+async fn order(
+    State(shop): State<Shop>,
+    Extension(operation): Extension<OperationKey>,
+    Extension(lent): Extension<Lent<PostgresSession>>,
+    Json(name): Json<String>,
+) -> std::result::Result<(StatusCode, String), StatusCode> {
+    shop.at(Point::BeforeTheCharge).await;
+    let charge = charge(&shop, &operation).await.map_err(|error| failed(&error))?;
+    shop.at(Point::AfterTheCharge).await;
+    let mut session = lent.borrow().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
+    let insert = sqlx::query("INSERT INTO orders VALUES ($1, $2)").bind(&name).bind(&charge);
+    insert.execute(&mut **session).await.map_err(|error| failed(&error))?;
+    shop.at(Point::AfterTheOrder).await;
+    Ok((StatusCode::CREATED, charge))
+}
+
+/// The one line that decides whether the card is charged once.
+async fn charge(shop: &Shop, operation: &OperationKey) -> Result<String> {
+    let key = if shop.derives_keys { child_of(operation, "charge-card") } else { IdempotencyKey::mint()? };
+    let charge = shop.bank.post("/charges").idempotency_key(key).body("12 EUR").send().await?;
+    Ok(charge.error_for_status()?.text().await?)
+}
+
+fn failed(error: &dyn fmt::Display) -> StatusCode {
+    eprintln!("no order: {error}");
+    StatusCode::BAD_GATEWAY
+}

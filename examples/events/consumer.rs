@@ -1,0 +1,84 @@
+//! A consumer of the group: it handles what is new, and what another consumer has left behind.
+
+use std::time::Duration;
+
+use redis::AsyncCommands as _;
+use redis::aio::MultiplexedConnection;
+use redis::streams::{StreamAutoClaimOptions, StreamAutoClaimReply, StreamId, StreamReadOptions, StreamReadReply};
+use sqlx::{PgConnection, PgPool};
+use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, Lent, PostgresSession, PostgresStore};
+
+use crate::{Place, Result};
+
+/// A message that nobody has acknowledged for so long is another's to handle. Longer than an event takes.
+const ABANDONED: Duration = Duration::from_millis(300);
+const BATCH: usize = 8;
+
+/// Consumes until it is killed.
+pub(crate) async fn run(place: &Place, with_inbox: bool) -> Result<()> {
+    let pool = place.pool()?;
+    let inbox = with_inbox.then(|| Inbox::new(PostgresStore::new(pool.clone()).transactional()));
+    let mut redis = place.redis().await?;
+    let name = std::process::id().to_string();
+    loop {
+        for message in next(&mut redis, place, &name).await? {
+            let (Some(id), Some(payload)) = (message.get::<String>("id"), message.get::<String>("payload")) else {
+                return Err("a message without id or payload".into());
+            };
+            let handled = match &inbox {
+                Some(inbox) => inbox
+                    .process("ledger", &id, Fingerprint::of(&payload), |lent| effect_in(lent, &id))
+                    .await
+                    .map(|_: Delivery<()>| ()),
+                None => effect_alone(&pool, &id).await.map_err(InboxError::Handler),
+            };
+            match handled {
+                // Acknowledged after it was handled: a consumer that dies in between leaves it to be delivered again.
+                Ok(()) => {
+                    let _number: usize = redis.xack(&place.run, &place.run, &[&message.id]).await?;
+                }
+                // It stays pending, and comes again.
+                Err(InboxError::InProgress) => {}
+                Err(error) => eprintln!("{id}: {error}"),
+            }
+        }
+    }
+}
+
+/// What others have left behind comes first: it is older.
+async fn next(redis: &mut MultiplexedConnection, place: &Place, name: &str) -> Result<Vec<StreamId>> {
+    let idle = usize::try_from(ABANDONED.as_millis())?;
+    let options = StreamAutoClaimOptions::default().count(BATCH);
+    let left: StreamAutoClaimReply =
+        redis.xautoclaim_options(&place.run, &place.run, name, idle, "0-0", options).await?;
+    if !left.claimed.is_empty() {
+        return Ok(left.claimed);
+    }
+    let options = StreamReadOptions::default().group(&place.run, name).count(BATCH).block(50);
+    let new: Option<StreamReadReply> = redis.xread_options(&[&place.run], &[">"], &options).await?;
+    Ok(new.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
+}
+
+/// The effect in the transaction that holds the mark.
+async fn effect_in(lent: Lent<PostgresSession>, event: &str) -> std::result::Result<(), sqlx::Error> {
+    let mut session = lent.borrow().ok_or(sqlx::Error::PoolClosed)?;
+    effect(&mut session, event).await
+}
+
+/// The effect alone, and then the acknowledgement: a consumer that dies in between has it twice.
+async fn effect_alone(pool: &PgPool, event: &str) -> std::result::Result<(), sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    effect(&mut connection, event).await
+}
+
+async fn effect(connection: &mut PgConnection, event: &str) -> std::result::Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO effects VALUES ($1)").bind(event).execute(connection).await?;
+    // What a handler does beside: time in which it can be killed.
+    pause(Duration::from_millis(3)).await;
+    Ok(())
+}
+
+#[allow(clippy::disallowed_methods, reason = "a consumer that takes its time is what is shown")]
+pub(crate) async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
+}
