@@ -255,7 +255,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let mut wire = Wire::new(stream, shared.meter.clone());
     if let Some(how) = shared.accepted() {
-        return wire.end(how).await;
+        return wire.end_early(how).await;
     }
     // What a client does with a broken connection is what is tested, so a read or a write that fails is no failure here.
     let _broken = match wire.speaks_http2().await {
