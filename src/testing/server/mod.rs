@@ -83,12 +83,16 @@ impl FaultServer {
     ///
     /// # Panics
     ///
-    /// If the shares add up to more than 1, or loopback has no free port.
+    /// If a share is negative, or they add up to more than 1, or loopback has no free port.
     pub async fn random(seed: u64, faults: impl IntoIterator<Item = (f64, Act)>) -> Self {
         let faults: Vec<(f64, Act)> = faults.into_iter().collect();
         let sum: f64 = faults.iter().map(|(share, _)| share).sum();
         // Shares like 0.1 are not exact, and their sum may be off by a few last places.
-        assert!((0.0..=1.0 + 1e-9).contains(&sum), "FaultServer: the shares of faults add up to {sum}");
+        let are_shares = faults.iter().all(|(share, _)| *share >= 0.0) && sum <= 1.0 + 1e-9;
+        assert!(
+            are_shares,
+            "FaultServer: the shares of faults are not 0 or more each and 1 at most, but add up to {sum}"
+        );
         Self::start(move |turn, _| {
             let mut unit = draw(seed, turn);
             for (share, act) in &faults {
