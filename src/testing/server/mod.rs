@@ -89,10 +89,7 @@ impl FaultServer {
         let sum: f64 = faults.iter().map(|(share, _)| share).sum();
         // Shares like 0.1 are not exact, and their sum may be off by a few last places.
         let are_shares = faults.iter().all(|(share, _)| *share >= 0.0) && sum <= 1.0 + 1e-9;
-        assert!(
-            are_shares,
-            "FaultServer: the shares of faults are not 0 or more each and 1 at most, but add up to {sum}"
-        );
+        assert!(are_shares, "FaultServer: shares are 0 or more, and 1 at most in all; these add up to {sum}");
         Self::start(move |turn, _| {
             let mut unit = draw(seed, turn);
             for (share, act) in &faults {
