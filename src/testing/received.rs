@@ -80,7 +80,7 @@ impl Witness for MockServer {
         let Some(requests) = self.received_requests().await else {
             panic!("this MockServer does not record: build it without disable_request_recording")
         };
-        requests.into_iter().map(Received::from).collect()
+        requests.into_iter().map(recorded).collect()
     }
 
     fn complaints(&self) -> Vec<String> {
@@ -98,12 +98,10 @@ impl Witness for FaultServer {
     }
 }
 
-impl From<wiremock::Request> for Received {
-    fn from(request: wiremock::Request) -> Self {
-        let wiremock::Request { url, method, headers, body } = request;
-        let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
-        Self { method, target, headers, body }
-    }
+fn recorded(request: wiremock::Request) -> Received {
+    let wiremock::Request { url, method, headers, body } = request;
+    let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+    Received { method, target, headers, body }
 }
 
 /// The keys that a server received, in order; `None` for a request without one.

@@ -246,3 +246,51 @@ impl fmt::Display for Report {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The builder line, where one fits, for what is known of the three promises that a retry rests on.
+    fn check(honoured: Kept, concurrent: Kept, lost: Kept) -> Option<String> {
+        let finding = |promise, kept| {
+            let (observed, meaning) = (String::new(), String::new());
+            Finding { promise, kept, basis: Basis::Nothing, observed, meaning }
+        };
+        let report = Report {
+            target: String::new(),
+            header: "idempotency-key".to_owned(),
+            findings: vec![
+                finding(Promise::Honoured, honoured),
+                finding(Promise::ConcurrentSafe, concurrent),
+                finding(Promise::LostAnswerKept, lost),
+            ],
+            concurrent: Concurrent::Unknown,
+            quoted_form_needed: false,
+            spelling: String::new(),
+            in_progress_mark: None,
+            answers_tell_operations_apart: true,
+            requests_sent: 0,
+            operations_at_most: 0,
+            builder_line: None,
+            advice: String::new(),
+            unknown: Vec::new(),
+            policy: None,
+        };
+        let report = report.conclude();
+        assert_eq!(report.policy().is_some(), report.builder_line.is_some());
+        report.builder_line
+    }
+
+    #[test]
+    fn a_policy_is_declared_only_where_a_retry_is_safe() {
+        use Kept::{No, Unknown, Yes};
+        let all = [Yes, No, Unknown];
+        for (honoured, concurrent, lost) in
+            all.into_iter().flat_map(|a| all.into_iter().flat_map(move |b| all.into_iter().map(move |c| (a, b, c))))
+        {
+            let fits = honoured == Yes && concurrent == Yes && lost != No;
+            assert_eq!(check(honoured, concurrent, lost).is_some(), fits, "{honoured:?} {concurrent:?} {lost:?}");
+        }
+    }
+}

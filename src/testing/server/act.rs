@@ -5,14 +5,16 @@
 
 use std::time::Duration;
 
+use http::Method;
+
 /// The point of an exchange at which something breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
     /// The connection is there and nothing was read. On a connection that is already in use: as the next request begins.
     OnAccept,
-    /// So many bytes of the request were read (HTTP/1.1: its head included; HTTP/2: of its body). Not executed, and not counted as a
-    /// request. A shorter request is read, and the rest waited for until the client gives up.
+    /// So many bytes of the request were read (HTTP/1.1: its head included, and four at least; HTTP/2: of its body, in whole frames).
+    /// Not executed, and not counted as a request. After a shorter request the rest is waited for until the client gives up.
     AfterBytes(usize),
     /// The whole request was read, and nothing was done.
     BeforeExecuting,
@@ -103,7 +105,7 @@ impl Act {
         Self(Kind::Answer { answer: answer.into(), execute: false })
     }
 
-    /// Closes the connection (FIN). Where the client's bytes lie unread, its operating system may turn that into a reset.
+    /// Closes the connection (FIN). Where bytes of the client lie unread, the operating system makes a reset of it.
     #[must_use]
     pub fn close(phase: Phase) -> Self {
         Self(Kind::Break(phase, How::Close))
@@ -115,7 +117,8 @@ impl Act {
         Self(Kind::Break(phase, How::Reset))
     }
 
-    /// Says nothing more, and keeps the connection until the client gives up.
+    /// Says nothing more, and keeps the connection until the client gives up. Before the request is whole it also reads nothing more,
+    /// and cannot see the client go: then the connection is kept until the server is dropped.
     #[must_use]
     pub fn stall(phase: Phase) -> Self {
         Self(Kind::Break(phase, How::Stall))
@@ -194,8 +197,13 @@ impl From<u16> for Answer {
 
 impl Answer {
     /// An answer of this status, at once, with `{"status":503}` (its own status) as JSON.
+    ///
+    /// # Panics
+    ///
+    /// If it is no final status: below 200, or above 999.
     #[must_use]
     pub fn new(status: u16) -> Self {
+        assert!((200..=999).contains(&status), "FaultServer: {status} is no final status");
         Self {
             status,
             headers: Vec::new(),
@@ -261,5 +269,10 @@ impl Answer {
     pub fn echo_key(mut self) -> Self {
         self.echo_key = true;
         self
+    }
+
+    /// Whether it has a body (RFC 9110 §6.4.1).
+    pub(super) fn has_body(&self, method: &Method) -> bool {
+        method != Method::HEAD && self.status != 204 && self.status != 304
     }
 }

@@ -16,7 +16,8 @@ use crate::testing::Received;
 pub(super) async fn serve(mut wire: Wire, shared: &Shared) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
-        if buffer.is_empty() && wire.read_buf(&mut buffer).await? == 0 {
+        // No more than shows that a request begins: how much of it is read may matter.
+        if buffer.is_empty() && (&mut wire).take(1).read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
         let (turn, early) = shared.begun();
@@ -24,7 +25,7 @@ pub(super) async fn serve(mut wire: Wire, shared: &Shared) -> io::Result<()> {
             if let Early::AfterBytes(bytes) = point {
                 read_part(&mut wire, &mut buffer, bytes).await?;
             }
-            wire.end(how).await;
+            wire.end_early(how).await;
             return Ok(());
         }
         let request = read_request(&mut wire, &mut buffer).await?;
@@ -82,7 +83,7 @@ async fn respond(wire: &mut Wire, request: &Received, answer: &Answer) -> io::Re
         text.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n\r\n", reason(status)).as_bytes());
     }
     text.extend_from_slice(&head(answer, request.key().filter(|_| answer.echo_key)));
-    if request.method != Method::HEAD && has_body(answer) {
+    if answer.has_body(&request.method) {
         text.extend_from_slice(&answer.body);
     }
     match answer.drip {
@@ -102,7 +103,8 @@ async fn drip(wire: &mut Wire, text: &[u8], pause: Duration) -> io::Result<()> {
 
 fn head(answer: &Answer, key: Option<&str>) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
-    if has_body(answer) {
+    // The answer to HEAD names the length that it would have.
+    if answer.has_body(&Method::GET) {
         text.push_str(&format!("content-length: {}\r\n", answer.length.unwrap_or(answer.body.len())));
     }
     if !answer.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
@@ -118,22 +120,14 @@ fn head(answer: &Answer, key: Option<&str>) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// RFC 9110 §6.4.1: answers of these statuses have none.
-fn has_body(answer: &Answer) -> bool {
-    answer.status >= 200 && answer.status != 204 && answer.status != 304
-}
-
 fn reason(status: u16) -> &'static str {
     StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Status")
 }
 
 /// So much of a request, or as much as there is of it.
 async fn read_part(wire: &mut Wire, buffer: &mut Vec<u8>, bytes: usize) -> io::Result<()> {
-    while buffer.len() < bytes {
-        if wire.read_buf(buffer).await? == 0 {
-            break;
-        }
-    }
+    let mut part = wire.take(bytes.saturating_sub(buffer.len()) as u64);
+    while part.read_buf(buffer).await? > 0 {}
     Ok(())
 }
 

@@ -166,7 +166,11 @@ impl Exchange {
             *interim.status_mut() = status;
             let _gone = self.respond.send_informational(interim);
         }
-        let Ok(mut stream) = self.respond.send_response(head(answer, request.key()), false) else { return };
+        let has_body = answer.has_body(&request.method);
+        let Ok(mut stream) = self.respond.send_response(head(answer, request.key()), !has_body) else { return };
+        if !has_body {
+            return;
+        }
         let is_whole = answer.length.is_none();
         match answer.drip {
             None => {
@@ -265,7 +269,6 @@ fn head(answer: &Answer, key: Option<&str>) -> Response<()> {
     let mut head = Response::new(());
     *head.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let headers = head.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(length) = answer.length {
         headers.insert(http::header::CONTENT_LENGTH, length.into());
     }
@@ -277,9 +280,10 @@ fn head(answer: &Answer, key: Option<&str>) -> Response<()> {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value))
             && name != http::header::CONNECTION
         {
-            headers.insert(name, value);
+            headers.append(name, value);
         }
     }
+    headers.entry(http::header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
     head
 }
 

@@ -83,12 +83,13 @@ impl FaultServer {
     ///
     /// # Panics
     ///
-    /// If the shares add up to more than 1, or loopback has no free port.
+    /// If a share is negative, or they add up to more than 1, or loopback has no free port.
     pub async fn random(seed: u64, faults: impl IntoIterator<Item = (f64, Act)>) -> Self {
         let faults: Vec<(f64, Act)> = faults.into_iter().collect();
         let sum: f64 = faults.iter().map(|(share, _)| share).sum();
         // Shares like 0.1 are not exact, and their sum may be off by a few last places.
-        assert!((0.0..=1.0 + 1e-9).contains(&sum), "FaultServer: the shares of faults add up to {sum}");
+        let are_shares = faults.iter().all(|(share, _)| *share >= 0.0) && sum <= 1.0 + 1e-9;
+        assert!(are_shares, "FaultServer: shares are 0 or more, and 1 at most in all; these add up to {sum}");
         Self::start(move |turn, _| {
             let mut unit = draw(seed, turn);
             for (share, act) in &faults {
@@ -255,7 +256,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let mut wire = Wire::new(stream, shared.meter.clone());
     if let Some(how) = shared.accepted() {
-        return wire.end(how).await;
+        return wire.end_early(how).await;
     }
     // What a client does with a broken connection is what is tested, so a read or a write that fails is no failure here.
     let _broken = match wire.speaks_http2().await {

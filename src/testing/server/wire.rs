@@ -39,13 +39,22 @@ impl Wire {
     pub(super) async fn speaks_http2(&mut self) -> io::Result<bool> {
         let mut first = Vec::new();
         while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
-            if self.read_buf(&mut first).await? == 0 {
+            let missing = PREFACE.len() - first.len();
+            if (&mut *self).take(missing as u64).read_buf(&mut first).await? == 0 {
                 break;
             }
         }
         let http2 = first.starts_with(PREFACE);
         self.ahead = first;
         Ok(http2)
+    }
+
+    /// Ends it in the middle of a request: no byte more is read of it.
+    pub(super) async fn end_early(self, how: How) {
+        if how == How::Stall {
+            return std::future::pending().await;
+        }
+        self.end(how).await;
     }
 
     /// Ends it. Other handles must be dropped by whoever has them.

@@ -58,36 +58,49 @@ async fn answers_that_tell_nothing_apart_prove_nothing() {
 }
 
 #[tokio::test]
-async fn a_conflict_without_a_hint_is_told_by_its_word_and_another_header_is_named() {
-    // The second of a flock is refused, once it has arrived.
-    let server = FaultServer::start(|_, request| match request {
-        Some(request) if request.header("x-key").is_some() => Act::ok(),
-        _ => Act::answer(400),
+async fn keys_travel_in_the_header_that_is_named() {
+    let server = FaultServer::start(|_, request| match request.map(|request| request.header("paypal-request-id")) {
+        Some(None) => Act::answer(403),
+        _ => Act::ok(),
     })
-    .await
-    .ignoring_keys();
-    let check = Check::new(&server.url("/"), charge()).header(HeaderName::from_static("x-key"));
-    let report = check.run().await.unwrap();
-    assert_eq!((report.header.as_str(), report.kept(Promise::Honoured)), ("x-key", Kept::No));
+    .await;
+    let header = HeaderName::from_static("paypal-request-id");
+    let report = Check::new(&server.url("/"), charge()).header(header).run().await.unwrap();
+    let line = r#".keys(KeyPolicy::standard().header(HeaderName::from_static("paypal-request-id")))"#;
+    assert_eq!(report.builder_line.as_deref(), Some(line), "{report}");
+}
 
+#[tokio::test]
+async fn a_conflict_without_a_hint_is_told_by_its_word() {
+    // Control, repeat, spelling, payload and the malformed key are seven requests; then come the flocks, and of each the second
+    // request is refused.
     let seen: Mutex<Vec<String>> = Mutex::default();
     let server = FaultServer::start(move |_, request| {
-        let Some(request) = request else { return Act::ok() };
+        let Some(key) = request.and_then(|request| request.key()) else { return Act::ok() };
         let mut seen = seen.lock().unwrap();
-        let key = request.key().unwrap_or_default().to_owned();
-        let number = seen.iter().filter(|other| **other == key).count();
-        seen.push(key);
-        // The keys after the first five requests are those of flocks: of each, the second is refused.
-        match number {
-            1 if seen.len() > 8 => Act::answer(Answer::new(409).body(r#"{"error":{"code":"key_in_use"}}"#)),
-            _ => Act::ok(),
+        let is_second = seen.iter().filter(|other| *other == key).count() == 1;
+        seen.push(key.to_owned());
+        match is_second && seen.len() > 7 {
+            true => Act::answer(Answer::new(409).body(r#"{"error":{"code":"key_in_use"}}"#)),
+            false => Act::ok(),
         }
     })
     .await;
-    let report = self::Check::new(&server.url("/"), charge()).run().await.unwrap();
+    let report = check(&server.url("/"), charge()).await.unwrap();
     assert_eq!(report.concurrent, Concurrent::Refused, "{report}");
     let line = r#".keys(KeyPolicy::standard().in_progress_mark("key_in_use"))"#;
     assert_eq!(report.builder_line.as_deref(), Some(line), "{report}");
+}
+
+#[tokio::test]
+async fn a_payload_that_is_refused_under_any_key_proves_nothing() {
+    let server = FaultServer::start(|_, request| match request {
+        Some(request) if request.body.starts_with(b"no") => Act::answer(422),
+        _ => Act::ok(),
+    })
+    .await;
+    let report = check(&server.url("/"), Sample::text("text/plain", "yes").other_payload("no")).await.unwrap();
+    assert_eq!(report.kept(Promise::PayloadChecked), Kept::Unknown, "{report}");
 }
 
 #[tokio::test]

@@ -149,6 +149,49 @@ async fn a_close_is_a_fin_and_a_reset_is_a_rst_at_the_very_byte() {
 }
 
 #[tokio::test]
+async fn no_more_of_a_request_is_read_than_it_is_told() {
+    for bytes in [4, 10, 60, 5000] {
+        let server = FaultServer::play([Act::reset(Phase::AfterBytes(bytes))]).await;
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        let request = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\n{}", "x".repeat(9000));
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(stream.read_to_end(&mut Vec::new()).await.is_err());
+        assert_eq!((server.report().bytes_in, server.report().requests), (bytes as u64, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_upload_is_read_no_further() {
+    for (phase, read) in [(Phase::OnAccept, 0), (Phase::AfterBytes(100), 100)] {
+        let server = FaultServer::play([Act::stall(phase)]).await;
+        // More than the buffers of a socket pair hold.
+        let upload = impatient(Protocol::Http1).post(server.url("/")).body(vec![b'x'; 16 * 1024 * 1024]);
+        assert!(upload.send().await.unwrap_err().is_timeout());
+        assert_eq!((server.report().bytes_in, server.report().requests), (read, 0));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_has_none_over_either_protocol() {
+    for protocol in BOTH {
+        let server = FaultServer::play([Act::execute(204), Act::execute(304), Act::execute(200)]).await;
+        let client = client(&server, protocol).build().unwrap();
+        for status in [204, 304, 200] {
+            let response = client.head("/").send().await.unwrap();
+            assert_eq!((response.status().as_u16(), response.bytes().await.unwrap().len()), (status, 0));
+        }
+        let headers = Answer::new(200).header("x-a", "1").header("x-a", "2").header("content-type", "text/plain");
+        let server = FaultServer::play([Act::answer(headers)]).await;
+        let response = self::client(&server, protocol).build().unwrap().get("/").send().await.unwrap();
+        let values = |name| response.headers().get_all(name).iter().cloned().collect::<Vec<_>>();
+        assert_eq!(
+            (values("x-a"), values("content-type")),
+            (vec!["1".parse().unwrap(), "2".parse().unwrap()], vec!["text/plain".parse().unwrap()])
+        );
+    }
+}
+
+#[tokio::test]
 async fn acts_are_played_in_order_and_the_last_one_repeats() {
     for protocol in BOTH {
         let acts = [Act::close(Phase::OnAccept), Act::answer(503), Act::reset(Phase::AfterExecuting), Act::ok()];
