@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_childs_key_is_what_the_documentation_says() {
+    fn a_derived_key_is_what_the_documentation_says() {
         // By another implementation: HMAC-SHA256 over the label, keyed by SHA-256(u64be(len(scope)) ‖ scope ‖ key), as a UUIDv8.
         let child = child_of(&OperationKey::new("tenant-7", "order-1"), "charge-card");
         assert_eq!(child.as_str(), "c878ba45-f7ba-8753-b188-cefe06310d77");

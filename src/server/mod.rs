@@ -47,6 +47,16 @@
 //! The handler runs on a task of its own, in the caller's tracing span: a client that hangs up does not cancel it. Task-locals do
 //! not follow it there.
 
+//!
+//! # What else is here
+//!
+//! * [`WebhookLayer`] and [`Inbox`]: events that are delivered more than once, and handled once.
+//! * [`OperationKey`] and [`child_of`]: keys for the calls that a handler makes.
+//! * [`IdempotencyLayer::reconcile`] and [`admin`]: for operations whose outcome nobody knows.
+//!
+//! Which store promises what when a process, a machine or a primary dies:
+//! [the guide](https://docs.rs/steadfast/latest/steadfast/guide/server/).
+
 // Floor 2 of the house: it may import `clock`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
 
 pub mod admin;

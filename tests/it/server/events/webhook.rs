@@ -100,3 +100,25 @@ async fn a_delivery_without_an_id_is_refused() {
     }
     assert_eq!(executions.count(), 0);
 }
+
+#[tokio::test]
+async fn any_tower_service_over_http_types_will_do() {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use tower::{Service, ServiceBuilder, ServiceExt};
+
+    let executions = Executions::default();
+    let counted = executions.clone();
+    let handler = move |_: axum::http::Request<Full<Bytes>>| {
+        counted.add();
+        async {
+            Ok::<_, std::convert::Infallible>(axum::http::Response::new(Full::new(Bytes::from_static(b"handled"))))
+        }
+    };
+    let mut service = ServiceBuilder::new().layer(layer(EventId::stripe())).service_fn(handler);
+    for _ in 0..2 {
+        let event = axum::http::Request::post("/").body(Full::new(Bytes::from_static(br#"{"id":"evt_1"}"#))).unwrap();
+        assert_eq!(service.ready().await.unwrap().call(event).await.unwrap().status(), 200);
+    }
+    assert_eq!(executions.count(), 1);
+}
