@@ -33,5 +33,5 @@ won AS (
 SELECT EXISTS (SELECT FROM won)                 AS won,
        coalesce((SELECT free FROM free), true)  AS free,
        known.state, known.fingerprint, known.record,
-       (extract(epoch FROM known.lease_until - clock.now) * 1000)::bigint AS lease_left_ms
+       ceil(extract(epoch FROM known.lease_until - clock.now) * 1000)::bigint AS lease_left_ms
 FROM clock LEFT JOIN known ON true

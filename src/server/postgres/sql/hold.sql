@@ -14,5 +14,5 @@ known AS MATERIALIZED (
 SELECT false AS won,
        coalesce((SELECT pg_try_advisory_xact_lock($2 # ('steadfast_records'::regclass::oid::bigint << 32)) WHERE NOT EXISTS (SELECT FROM known)), true) AS free,
        known.state, known.fingerprint, known.record,
-       (extract(epoch FROM known.lease_until - clock.now) * 1000)::bigint AS lease_left_ms
+       ceil(extract(epoch FROM known.lease_until - clock.now) * 1000)::bigint AS lease_left_ms
 FROM clock LEFT JOIN known ON true

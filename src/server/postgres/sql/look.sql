@@ -8,5 +8,5 @@ SELECT false AS won,
              AND (l.classid::bigint << 32 | l.objid::bigint) = $2 # ('steadfast_records'::regclass::oid::bigint << 32)
        ) AS free,
        r.state, r.fingerprint, r.record,
-       (extract(epoch FROM r.lease_until - clock.now) * 1000)::bigint AS lease_left_ms
+       ceil(extract(epoch FROM r.lease_until - clock.now) * 1000)::bigint AS lease_left_ms
 FROM clock LEFT JOIN steadfast_records r ON r.id = $1 AND r.forget_at > clock.now

@@ -25,11 +25,11 @@ async fn deliver<S: Store>(inbox: &Inbox<Deadly<S>>, log: &Path, point: &str) ->
     inbox.process("ledger", "evt_1", Fingerprint::of("payload"), handler).await
 }
 
-/// Until it is told something that will not change.
-async fn redeliver<S: Store>(inbox: &Inbox<Deadly<S>>, log: &Path) -> Told<std::convert::Infallible> {
+/// Delivers until it is told something that will not change.
+async fn until_settled<E>(deliver: impl AsyncFn() -> Told<E>) -> Told<E> {
     let told = async {
         loop {
-            match deliver(inbox, log, "").await {
+            match deliver().await {
                 Err(InboxError::InProgress) => tokio::task::yield_now().await,
                 told => return told,
             }
@@ -41,108 +41,97 @@ async fn redeliver<S: Store>(inbox: &Inbox<Deadly<S>>, log: &Path) -> Told<std::
 async fn check_apart<S: Store>(store: S, log: &Path, point: &str) {
     let before = effects(log);
     let inbox = inbox(store, "");
+    let redeliver = async |inbox: &Inbox<Deadly<S>>| until_settled(async || deliver(inbox, log, "").await).await;
     let unknown = !["before_claim", "after_end"].contains(&point);
     if unknown {
-        let refused = redeliver(&inbox.clone().lapsed(Lapsed::Refuse), log).await;
+        let refused = redeliver(&inbox.clone().lapsed(Lapsed::Refuse)).await;
         assert!(matches!(refused, Err(InboxError::OutcomeUnknown)), "{point}: {refused:?}");
         assert_eq!(effects(log), before, "{point}");
     }
-    let told = redeliver(&inbox, log).await.unwrap();
+    let told = redeliver(&inbox).await.unwrap();
     let marked = point == "after_end";
     assert_eq!(told, if marked { Delivery::AlreadyHandled } else { Delivery::Handled(()) }, "{point}");
     assert_eq!(effects(log), if marked { 1 } else { before + 1 }, "{point}: never lost");
-    assert_eq!(redeliver(&inbox, log).await.unwrap(), Delivery::AlreadyHandled, "{point}");
+    assert_eq!(redeliver(&inbox).await.unwrap(), Delivery::AlreadyHandled, "{point}");
 }
 
 #[cfg(feature = "redb")]
 mod embedded {
-    use steadfast::server::RedbStore;
-
     use super::*;
 
     #[tokio::test]
     async fn child() {
-        let Ok(arguments) = std::env::var(CHILD) else { return };
-        let (folder, point) = arguments.split_once('#').unwrap();
-        let folder = Path::new(folder);
-        let store = RedbStore::open(folder.join("keys.redb")).unwrap();
-        println!("{:?}", deliver(&inbox(store, point), &folder.join("log"), point).await);
+        scene::child(async |place, log, point| {
+            println!("{:?}", deliver(&inbox(scene::redb(place), point), log, point).await);
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn an_event_is_never_lost() {
-        for point in POINTS {
-            let folder = tempfile::tempdir().unwrap();
-            dies("server::crash::events::embedded::child", &format!("{}#{point}", folder.path().display())).unwrap();
-            let store = RedbStore::open(folder.path().join("keys.redb")).unwrap();
-            check_apart(store, &folder.path().join("log"), point).await;
-        }
+        at_every_point(
+            "server::crash::events::embedded::child",
+            async || Scene::file(),
+            async |scene, point| {
+                check_apart(scene::redb(scene.place()), &scene.log(), point).await;
+            },
+        )
+        .await;
     }
 }
 
 #[cfg(feature = "redis")]
 mod remote {
-    use steadfast::server::RedisStore;
-
-    use super::super::super::redis_server::shared;
     use super::*;
 
     #[tokio::test]
     async fn child() {
-        let Ok(arguments) = std::env::var(CHILD) else { return };
-        let mut arguments = arguments.split('#');
-        let mut next = || arguments.next().unwrap().to_owned();
-        let (prefix, log, point) = (next(), next(), next());
-        let store = RedisStore::connect(&shared()).await.unwrap().prefix(prefix);
-        println!("{:?}", deliver(&inbox(store, &point), Path::new(&log), &point).await);
+        scene::child(async |place, log, point| {
+            println!("{:?}", deliver(&inbox(scene::redis(place).await, point), log, point).await);
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn an_event_is_never_lost() {
-        for point in POINTS {
-            let folder = tempfile::tempdir().unwrap();
-            let (prefix, log) = (format!("{:?}:", ClaimToken::new().unwrap().as_bytes()), folder.path().join("log"));
-            let arguments = format!("{prefix}#{}#{point}", log.display());
-            dies("server::crash::events::remote::child", &arguments).unwrap();
-            check_apart(RedisStore::connect(&shared()).await.unwrap().prefix(prefix), &log, point).await;
-        }
+        at_every_point(
+            "server::crash::events::remote::child",
+            async || Scene::prefix(),
+            async |scene, point| {
+                check_apart(scene::redis(scene.place()).await, &scene.log(), point).await;
+            },
+        )
+        .await;
     }
 }
 
 #[cfg(feature = "postgres")]
 mod database {
-    use steadfast::server::{PostgresSession, PostgresStore, TransactionalPostgresStore};
-
-    use super::super::super::postgres::{count, pool, pool_in, run};
     use super::*;
 
     #[tokio::test]
     async fn child() {
-        let Ok(arguments) = std::env::var(CHILD) else { return };
-        let mut arguments = arguments.split('#');
-        let mut next = || arguments.next().unwrap().to_owned();
-        let (mode, schema, log, point) = (next(), next(), next(), next());
-        let store = PostgresStore::new(pool_in(&schema));
-        if mode == "apart" {
-            println!("{:?}", deliver(&inbox(store, &point), Path::new(&log), &point).await);
-        } else {
-            println!("{:?}", write(&inbox(store.transactional(), &point), &point).await);
-        }
+        scene::child(async |place, log, point| {
+            println!("{:?}", deliver(&inbox(scene::postgres(place).await.1, point), log, point).await);
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn an_event_is_never_lost() {
-        for point in POINTS {
-            let folder = tempfile::tempdir().unwrap();
-            let log = folder.path().join("log");
-            let (schema, pool) = pool().await;
-            let store = PostgresStore::new(pool);
-            store.create_table().await.unwrap();
-            let arguments = format!("apart#{schema}#{}#{point}", log.display());
-            dies("server::crash::events::database::child", &arguments).unwrap();
-            check_apart(store, &log, point).await;
-        }
+        at_every_point("server::crash::events::database::child", scene::schema, async |scene, point| {
+            check_apart(scene::postgres(scene.place()).await.1, &scene.log(), point).await;
+        })
+        .await;
     }
+}
+
+#[cfg(feature = "postgres")]
+mod transaction {
+    use steadfast::server::{PostgresSession, TransactionalPostgresStore};
+
+    use super::super::super::postgres::{count, run};
+    use super::*;
 
     /// A delivery whose effect is a row in the transaction that was lent.
     async fn write(inbox: &Inbox<Deadly<TransactionalPostgresStore>>, point: &str) -> Told<sqlx::Error> {
@@ -157,29 +146,33 @@ mod database {
         inbox.process("ledger", "evt_1", Fingerprint::of("payload"), handler).await
     }
 
+    async fn scene_with_effects() -> Scene {
+        let scene = scene::schema().await;
+        run("CREATE TABLE effects (id bigserial)", &scene::postgres(scene.place()).await.0).await;
+        scene
+    }
+
     #[tokio::test]
-    async fn an_event_in_one_transaction_has_exactly_one_effect() {
-        for point in POINTS {
-            let (schema, pool) = pool().await;
-            let store = PostgresStore::new(pool.clone());
-            store.create_table().await.unwrap();
-            run("CREATE TABLE effects (id bigserial)", &pool).await;
-            dies("server::crash::events::database::child", &format!("one#{schema}##{point}")).unwrap();
+    async fn child() {
+        scene::child(async |place, _, point| {
+            let store = scene::postgres(place).await.1.transactional();
+            println!("{:?}", write(&inbox(store, point), point).await);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_event_has_exactly_one_effect() {
+        at_every_point("server::crash::events::transaction::child", scene_with_effects, async |scene, point| {
+            let (pool, store) = scene::postgres(scene.place()).await;
             let inbox = inbox(store.transactional(), "");
-            let told = async {
-                loop {
-                    match write(&inbox, "").await {
-                        // The database has not noticed yet that the process is gone.
-                        Err(InboxError::InProgress) => tokio::task::yield_now().await,
-                        told => return told.unwrap(),
-                    }
-                }
-            };
-            let told = tokio::time::timeout(Duration::from_secs(20), told).await.expect("the event is stuck");
+            // The database may not have noticed yet that the process is gone.
+            let told = until_settled(async || write(&inbox, "").await).await.unwrap();
             let marked = point == "after_end";
             assert_eq!(told, if marked { Delivery::AlreadyHandled } else { Delivery::Handled(()) }, "{point}");
             assert_eq!(write(&inbox, "").await.unwrap(), Delivery::AlreadyHandled, "{point}");
             assert_eq!(count("SELECT count(*) FROM effects", &pool).await, 1, "{point}");
-        }
+        })
+        .await;
     }
 }

@@ -6,6 +6,7 @@
 #[cfg(feature = "redb")]
 mod disk;
 mod events;
+mod scene;
 #[cfg(feature = "redb")]
 mod writes;
 
@@ -23,6 +24,8 @@ use steadfast::server::{
     Claim, ClaimToken, Claimed, Completed, Completion, IdempotencyLayer, RecordId, State, Store, StoreError,
 };
 use tower::ServiceExt;
+
+use self::scene::{Scene, at_every_point};
 
 const CHILD: &str = "STEADFAST_TEST_CRASH";
 const LEASE: Duration = Duration::from_millis(300);
@@ -186,94 +189,82 @@ async fn check_apart<S: Store>(store: S, log: &Path, point: &str) {
 
 #[cfg(feature = "redb")]
 mod embedded {
-    use steadfast::server::RedbStore;
-
     use super::*;
 
     #[tokio::test]
     async fn child() {
-        let Ok(arguments) = std::env::var(CHILD) else { return };
-        let (folder, point) = arguments.split_once('#').unwrap();
-        let folder = Path::new(folder);
-        let store = RedbStore::open(folder.join("keys.redb")).unwrap();
-        println!("{:?}", ask(charging(&folder.join("log"), point).layer(layer(store, point))).await);
+        scene::child(async |place, log, point| {
+            println!("{:?}", ask(charging(log, point).layer(layer(scene::redb(place), point))).await);
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
-        for point in POINTS {
-            let folder = tempfile::tempdir().unwrap();
-            dies("server::crash::embedded::child", &format!("{}#{point}", folder.path().display())).unwrap();
-            let store = RedbStore::open(folder.path().join("keys.redb")).unwrap();
-            check_apart(store, &folder.path().join("log"), point).await;
-        }
+        at_every_point(
+            "server::crash::embedded::child",
+            async || Scene::file(),
+            async |scene, point| {
+                check_apart(scene::redb(scene.place()), &scene.log(), point).await;
+            },
+        )
+        .await;
     }
 }
 
 #[cfg(feature = "redis")]
 mod remote {
-    use steadfast::server::RedisStore;
-
-    use super::super::redis_server::shared;
     use super::*;
 
     #[tokio::test]
     async fn child() {
-        let Ok(arguments) = std::env::var(CHILD) else { return };
-        let mut arguments = arguments.split('#');
-        let mut next = || arguments.next().unwrap().to_owned();
-        let (prefix, log, point) = (next(), next(), next());
-        let store = RedisStore::connect(&shared()).await.unwrap().prefix(prefix);
-        println!("{:?}", ask(charging(Path::new(&log), &point).layer(layer(store, &point))).await);
+        scene::child(async |place, log, point| {
+            println!("{:?}", ask(charging(log, point).layer(layer(scene::redis(place).await, point))).await);
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
-        for point in POINTS {
-            let folder = tempfile::tempdir().unwrap();
-            let prefix = format!("{:?}:", ClaimToken::new().unwrap().as_bytes());
-            let (prefix, log) = (prefix, folder.path().join("log"));
-            dies("server::crash::remote::child", &format!("{prefix}#{}#{point}", log.display())).unwrap();
-            check_apart(RedisStore::connect(&shared()).await.unwrap().prefix(prefix), &log, point).await;
-        }
+        at_every_point(
+            "server::crash::remote::child",
+            async || Scene::prefix(),
+            async |scene, point| {
+                check_apart(scene::redis(scene.place()).await, &scene.log(), point).await;
+            },
+        )
+        .await;
     }
 }
 
 #[cfg(feature = "postgres")]
 mod database {
-    use axum::Extension;
-    use sqlx::PgPool;
-    use steadfast::server::{Lent, PostgresSession, PostgresStore};
-
-    use super::super::postgres::{count, pool, pool_in, run};
     use super::*;
 
     #[tokio::test]
     async fn child() {
-        let Ok(arguments) = std::env::var(CHILD) else { return };
-        let mut arguments = arguments.split('#');
-        let mut next = || arguments.next().unwrap().to_owned();
-        let (mode, schema, log, point) = (next(), next(), next(), next());
-        let store = PostgresStore::new(pool_in(&schema));
-        if mode == "apart" {
-            println!("{:?}", ask(charging(Path::new(&log), &point).layer(layer(store, &point))).await);
-        } else {
-            println!("{:?}", ask(ordering(&point).layer(layer(store.transactional(), &point))).await);
-        }
+        scene::child(async |place, log, point| {
+            println!("{:?}", ask(charging(log, point).layer(layer(scene::postgres(place).await.1, point))).await);
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
-        for point in POINTS {
-            let folder = tempfile::tempdir().unwrap();
-            let log = folder.path().join("log");
-            let (schema, pool) = pool().await;
-            let store = PostgresStore::new(pool);
-            store.create_table().await.unwrap();
-            dies("server::crash::database::child", &format!("apart#{schema}#{}#{point}", log.display())).unwrap();
-            check_apart(store, &log, point).await;
-        }
+        at_every_point("server::crash::database::child", scene::schema, async |scene, point| {
+            check_apart(scene::postgres(scene.place()).await.1, &scene.log(), point).await;
+        })
+        .await;
     }
+}
+
+#[cfg(feature = "postgres")]
+mod transaction {
+    use axum::Extension;
+    use steadfast::server::{Lent, PostgresSession};
+
+    use super::super::postgres::{count, run};
+    use super::*;
 
     /// A handler whose effect is a row in the transaction that was lent to it.
     fn ordering(point: &str) -> Router {
@@ -289,25 +280,34 @@ mod database {
         Router::new().route("/charges", post(order))
     }
 
-    async fn rows(pool: &PgPool) -> i64 {
-        count("SELECT count(*) FROM orders", pool).await
+    async fn scene_with_orders() -> Scene {
+        let scene = scene::schema().await;
+        run("CREATE TABLE orders (id bigserial)", &scene::postgres(scene.place()).await.0).await;
+        scene
     }
 
     #[tokio::test]
-    async fn a_process_that_dies_at_any_step_of_one_transaction_has_written_its_row_exactly_once() {
-        for point in POINTS {
-            let (schema, pool) = pool().await;
-            let store = PostgresStore::new(pool.clone());
-            store.create_table().await.unwrap();
-            run("CREATE TABLE orders (id bigserial)", &pool).await;
-            dies("server::crash::database::child", &format!("one#{schema}##{point}")).unwrap();
+    async fn child() {
+        scene::child(async |place, _, point| {
+            let store = scene::postgres(place).await.1.transactional();
+            println!("{:?}", ask(ordering(point).layer(layer(store, point))).await);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_process_that_dies_at_any_step_has_written_its_row_exactly_once() {
+        at_every_point("server::crash::transaction::child", scene_with_orders, async |scene, point| {
+            let (pool, store) = scene::postgres(scene.place()).await;
+            let rows = async || count("SELECT count(*) FROM orders", &pool).await;
             // Nothing was committed, or everything.
-            assert_eq!(rows(&pool).await, i64::from(point == "after_end"), "{point}");
+            assert_eq!(rows().await, i64::from(point == "after_end"), "{point}");
             let router = ordering("").layer(layer(store.transactional(), ""));
             for _ in 0..2 {
                 assert_eq!(ask_again(&router).await, (201, "charged".to_owned()), "{point}");
-                assert_eq!(rows(&pool).await, 1, "{point}");
+                assert_eq!(rows().await, 1, "{point}");
             }
-        }
+        })
+        .await;
     }
 }

@@ -1,0 +1,88 @@
+//! Where a store's records and its effects are, for the process that dies and for the one that comes after it.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::{CHILD, POINTS, dies};
+
+pub(super) struct Scene {
+    folder: TempDir,
+    /// What opens the store again: a file, a prefix, a schema.
+    place: String,
+}
+
+impl Scene {
+    #[cfg(feature = "redb")]
+    pub(super) fn file() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("keys.redb").display().to_string();
+        Self { folder, place }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn prefix() -> Self {
+        let token = steadfast::server::ClaimToken::new().unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), place: format!("{:?}:", token.as_bytes()) }
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn schema(schema: String) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), place: schema }
+    }
+
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Where effects are counted.
+    pub(super) fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// Has the test of this name die here.
+    pub(super) fn dies(&self, name: &str, point: &str) {
+        dies(name, &format!("{}#{}#{point}", self.place, self.log().display())).unwrap();
+    }
+}
+
+/// The part of the process that is to die: `act` with the place, the log and the point, if this is that process.
+pub(super) async fn child(act: impl AsyncFn(&str, &Path, &str)) {
+    let Ok(arguments) = std::env::var(CHILD) else { return };
+    let parts: Vec<&str> = arguments.split('#').collect();
+    let [place, log, point] = parts[..] else { panic!("{arguments}") };
+    act(place, Path::new(log), point).await;
+}
+
+/// Dies at every point of the operation, each time at a place of its own, and looks at what is left.
+pub(super) async fn at_every_point(child: &str, scene: impl AsyncFn() -> Scene, look: impl AsyncFn(&Scene, &str)) {
+    for point in POINTS {
+        let scene = scene().await;
+        scene.dies(child, point);
+        look(&scene, point).await;
+    }
+}
+
+#[cfg(feature = "redb")]
+pub(super) fn redb(place: &str) -> steadfast::server::RedbStore {
+    steadfast::server::RedbStore::open(place).unwrap()
+}
+
+#[cfg(feature = "redis")]
+pub(super) async fn redis(place: &str) -> steadfast::server::RedisStore {
+    let url = super::super::redis_server::shared();
+    steadfast::server::RedisStore::connect(&url).await.unwrap().prefix(place)
+}
+
+#[cfg(feature = "postgres")]
+pub(super) async fn postgres(place: &str) -> (sqlx::PgPool, steadfast::server::PostgresStore) {
+    let pool = super::super::postgres::pool_in(place);
+    let store = steadfast::server::PostgresStore::new(pool.clone());
+    store.create_table().await.unwrap();
+    (pool, store)
+}
+
+#[cfg(feature = "postgres")]
+pub(super) async fn schema() -> Scene {
+    Scene::schema(super::super::postgres::pool().await.0)
+}
