@@ -64,18 +64,20 @@ impl Context<'_> {
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
         hint.outcome_unknown |= named(problem::OUTCOME_UNKNOWN);
 
-        let asks_to_wait = headers.contains_key(http::header::RETRY_AFTER)
-            || record_status(headers).is_some_and(|record| record.word == "in-progress")
-            || named(problem::IN_PROGRESS)
-            || self.keys.in_progress.as_deref().is_some_and(named);
+        let asks_to_wait = || {
+            headers.contains_key(http::header::RETRY_AFTER)
+                || record_status(headers).is_some_and(|record| record.word == "in-progress")
+                || named(problem::IN_PROGRESS)
+                || self.keys.in_progress.as_deref().is_some_and(named)
+        };
         // draft-ietf-httpapi-idempotency-key-header-07 §2.6: the first attempt under our key still runs. Only where there can
         // have been one: a 409 on the first try under a fresh key is the API's own conflict.
         let ours_still_runs = status == StatusCode::CONFLICT
             && self.has_key
             && !self.is_done
             && (earlier_ambiguous || self.key_was_given)
-            && asks_to_wait
-            && !hint.outcome_unknown;
+            && !hint.outcome_unknown
+            && asks_to_wait();
         let default_class = if ours_still_runs { Class::Ambiguous } else { self.of_hop(by_status) };
 
         let outcome =
