@@ -15,6 +15,8 @@ pub(super) struct Outgoing {
     /// Everything but the body.
     pub(super) template: reqwest::Request,
     pub(super) payload: Payload,
+    /// The request came to us finished, with extensions that we cannot see.
+    adopted: bool,
     /// What the caller asked for, once a redirect has turned it into the GET of its result.
     asked: Option<Box<(reqwest::Request, Payload)>>,
     /// A redirect has left the origin: nothing of the caller's but four headers goes further.
@@ -24,8 +26,8 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(template: reqwest::Request, payload: Payload) -> Self {
-        Self { template, payload, asked: None, foreign: false, may_have_acted: false }
+    pub(super) fn new(template: reqwest::Request, payload: Payload, adopted: bool) -> Self {
+        Self { template, payload, adopted, asked: None, foreign: false, may_have_acted: false }
     }
 
     /// The request as the caller made it.
@@ -51,14 +53,22 @@ impl Outgoing {
         &mut self,
         detour: Option<&reqwest::Request>,
     ) -> Result<(reqwest::Request, Option<Probe>), BoxError> {
-        let template = detour.unwrap_or(&self.template);
-        // Cloning fails only for a streaming body, and templates have none.
-        let bare = || reqwest::Request::new(template.method().clone(), template.url().clone());
-        let mut request = template.try_clone().unwrap_or_else(bare);
+        let mut request = self.copy(detour.unwrap_or(&self.template));
         let watched = self.payload.next().await?.map(|body| Probe::watch(body, request.headers()));
         let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
         *request.body_mut() = body;
         Ok((request, probe))
+    }
+
+    /// A copy without a body, which templates do not have. It is made for every attempt, so a request of our own is put together
+    /// from its parts: reqwest's `try_clone` allocates a map for the timeout that is not there.
+    fn copy(&self, template: &reqwest::Request) -> reqwest::Request {
+        let whole = if self.adopted { template.try_clone() } else { None };
+        whole.unwrap_or_else(|| {
+            let mut copy = reqwest::Request::new(template.method().clone(), template.url().clone());
+            copy.headers_mut().clone_from(template.headers());
+            copy
+        })
     }
 
     pub(super) fn resume_token(&self, plan: &Plan, may_have_been_processed: bool) -> Option<ResumeToken> {

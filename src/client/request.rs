@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
 use super::answer::{Answer, Read};
@@ -26,27 +26,28 @@ pub struct RequestBuilder {
     client: Client,
     request: Result<reqwest::Request>,
     payload: Payload,
+    /// The request came to us finished, with extensions that we cannot see.
+    adopted: bool,
     options: Options,
 }
 
 impl RequestBuilder {
     pub(super) fn new(client: Client, request: Result<reqwest::Request>) -> Self {
-        Self { client, request, payload: Payload::Empty, options: Options::default() }
+        Self { client, request, payload: Payload::Empty, adopted: false, options: Options::default() }
     }
 
     /// A finished request: its body becomes the payload, its timeout the attempt timeout.
     pub(super) fn from_request(client: Client, mut request: reqwest::Request) -> Self {
         let payload = request.body_mut().take().map_or(Payload::Empty, Payload::from);
         let options = Options { attempt_timeout: request.timeout_mut().take().map(Some), ..Options::default() };
-        let built = Self { client, request: Ok(request), payload, options };
+        let built = Self { client, request: Ok(request), payload, adopted: true, options };
         let http = built.client.http();
         built.with(|request, _| {
-            if request.url().username().is_empty() && request.url().password().is_none() {
+            if !has_user(request.url()) {
                 return Ok(());
             }
-            // reqwest's builder turns user information in a URL into a header, and its finished requests keep it.
-            let bare = http?.request(request.method().clone(), request.url().clone()).build();
-            let mut bare = bare.map_err(|error| Error::build("url", error.without_url()))?;
+            // reqwest's finished requests keep it.
+            let mut bare = bare(&http?, request.method().clone(), request.url().clone())?;
             request.url_mut().clone_from(bare.url());
             if let Some(value) = bare.headers_mut().remove(AUTHORIZATION) {
                 request.headers_mut().entry(AUTHORIZATION).or_insert(value);
@@ -336,7 +337,7 @@ impl RequestBuilder {
     }
 
     fn prepare(self) -> Result<(Client, Plan, Outgoing, usize)> {
-        let Self { client, request, payload, options } = self;
+        let Self { client, request, payload, adopted, options } = self;
         let resumed = options.resume.clone();
         let mut request = match request {
             Ok(request) => request,
@@ -347,7 +348,7 @@ impl RequestBuilder {
             Ok(plan) => plan,
             Err(error) => return Err(error.at(request.method(), SafeUrl(request.url())).resuming(resumed)),
         };
-        Ok((client, plan, Outgoing::new(request, payload), limit))
+        Ok((client, plan, Outgoing::new(request, payload, adopted), limit))
     }
 }
 
@@ -364,6 +365,18 @@ impl fmt::Debug for RequestBuilder {
         };
         debug.field("options", &self.options).finish_non_exhaustive()
     }
+}
+
+/// A request of which nothing but method and URL is known. User information in the URL becomes a header, as reqwest's builder has it.
+pub(super) fn bare(http: &reqwest::Client, method: Method, url: reqwest::Url) -> Result<reqwest::Request> {
+    if !has_user(&url) {
+        return Ok(reqwest::Request::new(method, url));
+    }
+    http.request(method, url).build().map_err(|error| Error::build("url", error.without_url()))
+}
+
+fn has_user(url: &reqwest::Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
 }
 
 #[cfg(feature = "json")]

@@ -53,7 +53,7 @@ impl Server {
         // Kept on request, for callgrind_annotate.
         let kept = std::env::var("COMPARE_KEEP").ok();
         let folder = tempfile::tempdir().unwrap();
-        let file = kept.map_or_else(|| folder.path().join("out"), |folder| format!("{folder}/{contender}.out").into());
+        let file = kept.map_or_else(|| folder.path().join("out"), |folder| format!("{folder}/{contender}.{operations}").into());
         let mut valgrind = Command::new("valgrind");
         valgrind.args(["--tool=callgrind", "-q"]).arg(format!("--callgrind-out-file={}", file.display()));
         valgrind.arg(std::env::current_exe().unwrap());
