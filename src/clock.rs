@@ -6,9 +6,18 @@
 //! Floor 1: it imports nothing of the crate.
 
 use std::future::Future;
+#[cfg(feature = "client")]
+use std::future::poll_fn;
+#[cfg(feature = "client")]
+use std::pin::{Pin, pin};
+#[cfg(feature = "client")]
+use std::task::Poll;
 #[cfg(any(feature = "client", feature = "redb"))]
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
+
+#[cfg(feature = "client")]
+use tokio::{task::coop::unconstrained, time::Sleep};
 
 #[allow(clippy::disallowed_methods, reason = "the one place")]
 pub(crate) fn now() -> Instant {
@@ -45,6 +54,46 @@ pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Re
     match deadline {
         Some(deadline) => tokio::time::timeout_at(deadline.into(), future).await.map_err(|_| TimedOut),
         None => Ok(future.await),
+    }
+}
+
+#[cfg(feature = "client")]
+/// The timer of a [`Deadline`]; nothing is registered until it is waited for.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub(crate) fn timer(deadline: Option<Instant>) -> Option<Sleep> {
+    deadline.map(|deadline| tokio::time::sleep_until(deadline.into()))
+}
+
+#[cfg(feature = "client")]
+/// As [`until`], for all the waits that have one end: one timer serves them.
+pub(crate) struct Deadline<'a> {
+    at: Option<Instant>,
+    timer: Pin<&'a mut Option<Sleep>>,
+}
+
+#[cfg(feature = "client")]
+impl<'a> Deadline<'a> {
+    /// `timer` is that of the same instant.
+    pub(crate) fn new(at: Option<Instant>, timer: Pin<&'a mut Option<Sleep>>) -> Self {
+        Self { at, timer }
+    }
+
+    pub(crate) fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// `future`, until the deadline at the latest.
+    pub(crate) async fn bound<F: Future>(&mut self, future: F) -> Result<F::Output, TimedOut> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            let Some(timer) = self.timer.as_mut().as_pin_mut() else { return Poll::Pending };
+            // A body that never pauses uses up what tokio lets a task do in one go, and the timer must have its say all the same.
+            pin!(unconstrained(timer)).poll(cx).map(|()| Err(TimedOut))
+        })
+        .await
     }
 }
 

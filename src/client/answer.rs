@@ -3,7 +3,7 @@
 //! A body that was asked for is read inside the attempt, up to a limit; of an error's body the beginning is kept. What is not kept
 //! is read away, so that the connection can carry the next attempt.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use reqwest::ResponseBuilderExt as _;
 
-use crate::clock;
+use crate::clock::{self, Deadline};
 use crate::error::BoxError;
 use crate::policy::Failure;
 
@@ -74,16 +74,16 @@ pub(super) fn head(attempted: &Result<Answer, Failed>) -> Option<(StatusCode, &H
 }
 
 /// What of this answer belongs to the attempt.
-pub(super) async fn read(response: reqwest::Response, until: Option<Instant>, read: Read) -> Result<Answer, Failed> {
+pub(super) async fn read(response: reqwest::Response, until: &mut Deadline<'_>, read: Read) -> Result<Answer, Failed> {
     match read {
         Read::Head => Ok(Answer::Head(response)),
         Read::Whole { limit } if response.status().is_success() => read_whole(response, until, limit).await,
-        Read::Whole { .. } => Ok(read_error(response, until).await),
+        Read::Whole { .. } => Ok(read_error(response, until.at()).await),
     }
 }
 
 /// The body that the caller asked for. Cut short, it is a failure of the attempt.
-async fn read_whole(mut response: reqwest::Response, until: Option<Instant>, limit: usize) -> Result<Answer, Failed> {
+async fn read_whole(mut response: reqwest::Response, until: &mut Deadline<'_>, limit: usize) -> Result<Answer, Failed> {
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     match collect(&mut response, until, limit).await {
         Collected::Whole(body) => Ok(Answer::Whole { status, headers, body, over_limit: false }),
@@ -101,9 +101,11 @@ async fn read_whole(mut response: reqwest::Response, until: Option<Instant>, lim
 /// The body of an error: kept as far as it arrives soon, since the status has already decided.
 pub(super) async fn read_error(mut response: reqwest::Response, until: Option<Instant>) -> Answer {
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-    let soon = clock::now().checked_add(ERROR_BODY_TIME);
+    let soon = clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIME));
+    let timer = pin!(clock::timer(soon));
+    let mut soon = Deadline::new(soon, timer);
     let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
-        collect(&mut response, clock::earlier(until, soon), ERROR_BODY).await;
+        collect(&mut response, &mut soon, ERROR_BODY).await;
     Answer::Whole { status, headers, body, over_limit: false }
 }
 
@@ -113,10 +115,10 @@ enum Collected {
     Cut { body: Bytes, timed_out: bool, source: Option<BoxError> },
 }
 
-async fn collect(response: &mut reqwest::Response, until: Option<Instant>, limit: usize) -> Collected {
+async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limit: usize) -> Collected {
     let mut body = Chunks::default();
     loop {
-        match clock::until(until, response.chunk()).await {
+        match until.bound(response.chunk()).await {
             Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
                 body.push(chunk.slice(..limit - body.len()));
                 return Collected::OverLimit(body.into_bytes());

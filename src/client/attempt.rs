@@ -3,6 +3,7 @@
 //! Nothing here repeats, waits for a retry or decides. It knows how to send, where a redirect leads and how to stop in time. The
 //! hops of a redirect are part of the attempt and of its time.
 
+use std::pin::pin;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,7 +13,7 @@ use super::outgoing::Outgoing;
 use super::probe::Probe;
 use super::redirect::{self, Trail};
 use super::{Inner, failure};
-use crate::clock;
+use crate::clock::{self, Deadline};
 use crate::policy::Failure;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -25,6 +26,8 @@ pub(super) async fn send(
     until: Option<Instant>,
     read: Read,
 ) -> Result<Answer, Failed> {
+    let timer = pin!(clock::timer(until));
+    let mut until = Deadline::new(until, timer);
     let mut trail = Trail::new(client.max_redirects);
     let (mut detour, mut foreign) = (None, outgoing.foreign);
     outgoing.may_have_acted = false;
@@ -34,7 +37,7 @@ pub(super) async fn send(
                 client.mark(headers, number);
             }
         };
-        let response = exchange(client, outgoing, detour.as_ref(), mark, until).await?;
+        let response = exchange(client, outgoing, detour.as_ref(), mark, &mut until).await?;
         let from = detour.as_ref().unwrap_or(&outgoing.template);
         if client.opaque && sent(response.url()) != sent(from.url()) {
             // It followed a redirect, and by which status only it knows.
@@ -45,13 +48,13 @@ pub(super) async fn send(
         } else {
             redirect::next(from, response.status(), response.headers(), &outgoing.payload)
         };
-        let Some(next) = next else { return answer::read(response, until, read).await };
+        let Some(next) = next else { return answer::read(response, &mut until, read).await };
         trail.step(from, &next, &response)?;
         foreign |= next.leaves;
         outgoing.may_have_acted |= next.may_have_acted;
         let see_other = next.see_other;
         let request = redirect::request(from, next, foreign, &client.keys.header);
-        let _read_away = answer::read_error(response, until).await;
+        let _read_away = answer::read_error(response, until.at()).await;
         if see_other {
             outgoing.see_other(request, foreign);
             detour = None;
@@ -87,7 +90,7 @@ async fn exchange(
     outgoing: &mut Outgoing,
     detour: Option<&reqwest::Request>,
     mark: impl FnOnce(&mut HeaderMap),
-    until: Option<Instant>,
+    until: &mut Deadline<'_>,
 ) -> Result<reqwest::Response, Failed> {
     let (mut request, probe) = outgoing.open(detour).await.map_err(|source| Failed {
         failure: Failure::RequestBody,
@@ -107,7 +110,7 @@ async fn exchange(
         taken: probe.map(Probe::taken),
         source,
     };
-    match clock::until(until, client.http.execute(request)).await {
+    match until.bound(client.http.execute(request)).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => {
             let (failure, timed_out) = (failure::of_transport(&error, probe), error.is_timeout());
