@@ -82,6 +82,12 @@ impl<'a> Deadline<'a> {
         self.at
     }
 
+    /// Moves the end.
+    pub(crate) fn set(&mut self, at: Option<Instant>) {
+        self.at = at;
+        self.timer.set(timer(at));
+    }
+
     /// `future`, until the deadline at the latest.
     pub(crate) async fn bound<F: Future>(&mut self, future: F) -> Result<F::Output, TimedOut> {
         let mut future = pin!(future);

@@ -73,19 +73,21 @@ pub(super) fn head(attempted: &Result<Answer, Failed>) -> Option<(StatusCode, &H
     }
 }
 
-/// What of this answer belongs to the attempt.
-pub(super) async fn read(response: reqwest::Response, until: &mut Deadline<'_>, read: Read) -> Result<Answer, Failed> {
-    match read {
-        Read::Head => Ok(Answer::Head(response)),
-        Read::Whole { limit } if response.status().is_success() => read_whole(response, until, limit).await,
-        Read::Whole { .. } => Ok(read_error(response, until.at()).await),
-    }
-}
+// A future keeps what it is given for as long as it lives, so a response that is passed on by value is kept at every floor. Here
+// it is lent.
 
-/// The body that the caller asked for. Cut short, it is a failure of the attempt.
-async fn read_whole(mut response: reqwest::Response, until: &mut Deadline<'_>, limit: usize) -> Result<Answer, Failed> {
+/// The body that the caller asked for, at most `limit` bytes of it. Cut short, it is a failure of the attempt.
+pub(super) async fn read(
+    response: &mut reqwest::Response,
+    until: &mut Deadline<'_>,
+    limit: usize,
+) -> Result<Answer, Failed> {
+    if !response.status().is_success() {
+        return Ok(read_error(response, until).await);
+    }
+    let collected = collect(response, until, limit).await;
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-    match collect(&mut response, until, limit).await {
+    match collected {
         Collected::Whole(body) => Ok(Answer::Whole { status, headers, body, over_limit: false }),
         Collected::OverLimit(body) => Ok(Answer::Whole { status, headers, body, over_limit: true }),
         Collected::Cut { timed_out, source, .. } => Err(Failed {
@@ -99,14 +101,20 @@ async fn read_whole(mut response: reqwest::Response, until: &mut Deadline<'_>, l
 }
 
 /// The body of an error: kept as far as it arrives soon, since the status has already decided.
-pub(super) async fn read_error(mut response: reqwest::Response, until: Option<Instant>) -> Answer {
-    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-    let soon = clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIME));
-    let timer = pin!(clock::timer(soon));
-    let mut soon = Deadline::new(soon, timer);
+pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Deadline<'_>) -> Answer {
+    let end = until.at();
+    until.set(clock::earlier(end, clock::now().checked_add(ERROR_BODY_TIME)));
     let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
-        collect(&mut response, &mut soon, ERROR_BODY).await;
+        collect(response, until, ERROR_BODY).await;
+    until.set(end);
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     Answer::Whole { status, headers, body, over_limit: false }
+}
+
+/// As [`read_error`], of a response that has left its attempt.
+pub(super) async fn read_error_of(mut response: reqwest::Response, until: Option<Instant>) -> Answer {
+    let timer = pin!(clock::timer(until));
+    read_error(&mut response, &mut Deadline::new(until, timer)).await
 }
 
 enum Collected {
@@ -166,7 +174,7 @@ impl Chunks {
 /// long or slow is left, and costs the connection.
 pub(super) async fn discard(attempted: Result<Answer, Failed>, deadline: Option<Instant>) {
     if let Ok(Answer::Head(response)) = attempted {
-        let _answer = read_error(response, deadline).await;
+        let _answer = Box::pin(read_error_of(response, deadline)).await;
     }
 }
 
@@ -180,7 +188,7 @@ pub(super) async fn error_body(
         Ok(Answer::Whole { body, .. }) => body.clone(),
         Ok(Answer::Head(response)) if is_needed(response.status()) => {
             let taken = std::mem::replace(response, reqwest::Response::from(http::Response::<Bytes>::default()));
-            let (whole, begun) = peek(taken, until).await;
+            let (whole, begun) = Box::pin(peek(taken, until)).await;
             *response = whole;
             begun
         }

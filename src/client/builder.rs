@@ -294,7 +294,7 @@ impl ClientBuilder {
             upstreams: Upstreams::new(self.budget, base.as_ref()),
             base,
             defaults,
-            retry,
+            retry: retry.fit_for(opaque),
             keys: self.keys,
             attempt_timeout: self.attempt_timeout,
             body_limit: self.body_limit,

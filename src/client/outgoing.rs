@@ -6,7 +6,6 @@ use super::payload::Payload;
 use super::plan::Plan;
 use super::probe::Probe;
 use super::upstream::{KeyTrust, Sent};
-use crate::error::BoxError;
 use crate::key_policy::Trust;
 use crate::resume::{Identity, ResumeToken};
 
@@ -49,15 +48,16 @@ impl Outgoing {
     }
 
     /// The request of an attempt, or of a detour in it, and what watches its body.
-    pub(super) async fn open(
-        &mut self,
+    pub(super) fn open(
+        &self,
         detour: Option<&reqwest::Request>,
-    ) -> Result<(reqwest::Request, Option<Probe>), BoxError> {
+        body: Option<reqwest::Body>,
+    ) -> (reqwest::Request, Option<Probe>) {
         let mut request = self.copy(detour.unwrap_or(&self.template));
-        let watched = self.payload.next().await?.map(|body| Probe::watch(body, request.headers()));
+        let watched = body.map(|body| Probe::watch(body, request.headers()));
         let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
         *request.body_mut() = body;
-        Ok((request, probe))
+        (request, probe)
     }
 
     /// A copy without a body, which templates do not have. It is made for every attempt, so a request of our own is put together
@@ -71,9 +71,9 @@ impl Outgoing {
         })
     }
 
-    pub(super) fn resume_token(&self, plan: &Plan, may_have_been_processed: bool) -> Option<ResumeToken> {
+    pub(super) fn resume_token(&self, plan: &Plan, may_have_been_processed: bool) -> Option<Box<ResumeToken>> {
         let key = plan.key.as_ref()?;
-        Some(ResumeToken::new(key, plan.first_sent, &self.identity(), may_have_been_processed))
+        Some(Box::new(ResumeToken::new(key, plan.first_sent, &self.identity(), may_have_been_processed)))
     }
 
     fn identity(&self) -> Identity<'_> {

@@ -20,6 +20,7 @@ use crate::policy::{Decision, Failure, Idempotency, Operation, StopReason};
 use crate::resume::SafeUrl;
 
 pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, read: Read) -> Result<(Answer, Story)> {
+    let policy = plan.policy(client);
     let upstream = client.upstreams.get(outgoing.template.url());
     let mut context = Context {
         is_done: false,
@@ -30,11 +31,11 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         has_key: plan.key.is_some(),
         key_was_given: plan.key_was_given,
         keys: &client.keys,
-        policy: &plan.policy,
+        policy,
         classifier: client.classifier.as_ref(),
     };
     let mut so_far = SoFar::start(client, plan, outgoing);
-    let mut operation = Operation::start(&plan.policy, &upstream.budget, plan.idempotency, so_far.started);
+    let mut operation = Operation::start(policy, &upstream.budget, plan.idempotency, so_far.started);
     operation.set_body_replayable(outgoing.payload.is_replayable());
 
     loop {
@@ -93,7 +94,7 @@ impl<'a> SoFar<'a> {
         let may_have_been_processed = plan.may_have_been_processed;
         let so_far =
             Self { client, plan, started, journal: Journal::default(), retry_after: None, may_have_been_processed };
-        so_far.tell(outgoing, EventKind::OperationStarted { deadline: plan.policy.time_allowed() });
+        so_far.tell(outgoing, EventKind::OperationStarted { deadline: plan.policy(client).time_allowed() });
         so_far
     }
 
