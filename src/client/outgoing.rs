@@ -66,7 +66,11 @@ impl Outgoing {
         let whole = if self.adopted { template.try_clone() } else { None };
         whole.unwrap_or_else(|| {
             let mut copy = reqwest::Request::new(template.method().clone(), template.url().clone());
-            copy.headers_mut().clone_from(template.headers());
+            // Room for what the transport adds, so that the map does not grow.
+            copy.headers_mut().reserve(template.headers().len() + 2);
+            for (name, value) in template.headers() {
+                copy.headers_mut().append(name, value.clone());
+            }
             copy
         })
     }
