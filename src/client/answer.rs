@@ -34,22 +34,39 @@ pub(super) enum Read {
 /// What the server answered.
 #[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
 pub(super) enum Answer {
-    Head(reqwest::Response),
-    Whole { status: StatusCode, headers: HeaderMap, body: Bytes, over_limit: bool },
+    /// `begun`: the beginning of the body, where the verdict depends on it.
+    Head {
+        response: reqwest::Response,
+        begun: Bytes,
+    },
+    Whole {
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Bytes,
+        over_limit: bool,
+    },
 }
 
 impl Answer {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Head(response) => response.status(),
+            Self::Head { response, .. } => response.status(),
             Self::Whole { status, .. } => *status,
         }
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
         match self {
-            Self::Head(response) => response.headers(),
+            Self::Head { response, .. } => response.headers(),
             Self::Whole { headers, .. } => headers,
+        }
+    }
+
+    /// As much of the body as was read inside the attempt.
+    pub(super) fn begun(&self) -> &[u8] {
+        match self {
+            Self::Head { begun, .. } => begun,
+            Self::Whole { body, .. } => body,
         }
     }
 }
@@ -173,31 +190,13 @@ impl Chunks {
 /// Reads away the body of an answer that will be asked for again, so that its connection can carry the next attempt. What is
 /// long or slow is left, and costs the connection.
 pub(super) async fn discard(attempted: Result<Answer, Failed>, deadline: Option<Instant>) {
-    if let Ok(Answer::Head(response)) = attempted {
-        let _answer = Box::pin(read_error_of(response, deadline)).await;
-    }
-}
-
-/// The answer's body, where its status says that the verdict depends on it; otherwise nothing is read.
-pub(super) async fn error_body(
-    attempted: &mut Result<Answer, Failed>,
-    is_needed: impl Fn(StatusCode) -> bool,
-    until: Option<Instant>,
-) -> Bytes {
-    match attempted {
-        Ok(Answer::Whole { body, .. }) => body.clone(),
-        Ok(Answer::Head(response)) if is_needed(response.status()) => {
-            let taken = std::mem::replace(response, reqwest::Response::from(http::Response::<Bytes>::default()));
-            let (whole, begun) = Box::pin(peek(taken, until)).await;
-            *response = whole;
-            begun
-        }
-        _ => Bytes::new(),
+    if let Ok(Answer::Head { response, .. }) = attempted {
+        let _answer = read_error_of(response, deadline).await;
     }
 }
 
 /// Looks at the beginning of a body whose response the caller may still get: what was read is put in front of the rest.
-async fn peek(response: reqwest::Response, until: Option<Instant>) -> (reqwest::Response, Bytes) {
+pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) -> Answer {
     let soon = clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIME));
     let url = response.url().clone();
     let (mut parts, mut rest) = http::Response::<reqwest::Body>::from(response).into_parts();
@@ -216,7 +215,7 @@ async fn peek(response: reqwest::Response, until: Option<Instant>) -> (reqwest::
         parts.extensions.extend(std::mem::take(with_url));
     }
     let body = reqwest::Body::wrap(Begun { begun: begun.clone(), error, rest });
-    (http::Response::from_parts(parts, body).into(), begun)
+    Answer::Head { response: http::Response::from_parts(parts, body).into(), begun }
 }
 
 /// A body of which a part was read.

@@ -6,13 +6,15 @@
 use std::pin::pin;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::{self, Answer, Failed, Read};
 use super::outgoing::Outgoing;
+use super::plan::Plan;
 use super::probe::Probe;
 use super::redirect::{self, Trail};
-use super::{Inner, failure};
+use super::{Inner, failure, verdict};
 use crate::clock::{self, Deadline};
 use crate::policy::Failure;
 
@@ -21,6 +23,7 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// Sends the request once, until the instant `until` at the latest, and follows the redirects that may be followed.
 pub(super) async fn send(
     client: &Inner,
+    plan: &Plan,
     outgoing: &mut Outgoing,
     number: u32,
     until: Option<Instant>,
@@ -37,11 +40,14 @@ pub(super) async fn send(
         let mut response = exchange(client, outgoing, detour.as_deref(), shown, &mut until).await?;
         let Some(hop) = next_hop(client, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
             return match read {
-                Read::Head => Ok(Answer::Head(response)),
+                Read::Head if plan.key.is_some() && verdict::says_why(response.status()) => {
+                    Ok(Box::pin(answer::peek(response, until.at())).await)
+                }
+                Read::Head => Ok(Answer::Head { response, begun: Bytes::new() }),
                 Read::Whole { limit } => answer::read(&mut response, &mut until, limit).await,
             };
         };
-        let _read_away = answer::read_error(&mut response, &mut until).await;
+        let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;
         foreign = hop.foreign;
         if hop.see_other {
             outgoing.see_other(*hop.request, foreign);

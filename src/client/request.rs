@@ -277,7 +277,7 @@ impl RequestBuilder {
             let (client, plan, outgoing, _) = self.prepare()?;
             let (answer, story) = run::run(client, &plan, outgoing, Read::Head).await?;
             let mut response = match answer {
-                Answer::Head(response) => response,
+                Answer::Head { response, .. } => response,
                 // Not reached: only `Read::Whole` reads the body.
                 Answer::Whole { body, .. } => http::Response::new(body).into(),
             };

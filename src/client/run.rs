@@ -48,7 +48,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         so_far.tell(outgoing, EventKind::AttemptStarted { number });
         let until = clock::earlier(plan.attempt_until(started), operation.deadline());
         operation.begin_attempt();
-        let mut attempted = attempt::send(client, outgoing, number, until, read).await;
+        let attempted = attempt::send(client, plan, outgoing, number, until, read).await;
 
         context.may_have_acted = outgoing.may_have_acted;
         if outgoing.is_done() {
@@ -57,8 +57,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
             operation.set_idempotency(Idempotency::Natural);
             operation.set_body_replayable(true);
         }
-        let body = answer::error_body(&mut attempted, |status| context.needs_body(status), until).await;
-        let verdict = context.judge(&attempted, &body, so_far.may_have_been_processed);
+        let verdict = context.judge(&attempted, so_far.may_have_been_processed);
         let head = answer::head(&attempted);
         operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
 
@@ -71,7 +70,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
                 return so_far.end(outgoing, attempted, reason);
             }
             Decision::Retry { after } => {
-                answer::discard(attempted, operation.deadline()).await;
+                Box::pin(answer::discard(attempted, operation.deadline())).await;
                 clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
             }
         }
