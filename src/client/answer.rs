@@ -93,20 +93,23 @@ pub(super) fn head(attempted: &Result<Answer, Failed>) -> Option<(StatusCode, &H
 // A future keeps what it is given for as long as it lives, so a response that is passed on by value is kept at every floor. Here
 // it is lent.
 
-/// The body that the caller asked for, at most `limit` bytes of it. Cut short, it is a failure of the attempt.
+/// The body that belongs to the attempt: of a success the whole, at most `limit` bytes of it, and cut short it is a failure; of an
+/// error what [`read_error`] would read.
 pub(super) async fn read(
     response: &mut reqwest::Response,
     until: &mut Deadline<'_>,
     limit: usize,
 ) -> Result<Answer, Failed> {
-    if !response.status().is_success() {
-        return Ok(read_error(response, until).await);
+    let is_error = !response.status().is_success();
+    if is_error {
+        until.set(soon(until.at()));
     }
-    let collected = collect(response, until, limit).await;
+    let collected = collect(response, until, if is_error { ERROR_BODY } else { limit }).await;
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     match collected {
         Collected::Whole(body) => Ok(Answer::Whole { status, headers, body, over_limit: false }),
-        Collected::OverLimit(body) => Ok(Answer::Whole { status, headers, body, over_limit: true }),
+        Collected::OverLimit(body) => Ok(Answer::Whole { status, headers, body, over_limit: !is_error }),
+        Collected::Cut { body, .. } if is_error => Ok(Answer::Whole { status, headers, body, over_limit: false }),
         Collected::Cut { timed_out, source, .. } => Err(Failed {
             failure: Failure::BodyCut,
             timed_out,
@@ -117,10 +120,14 @@ pub(super) async fn read(
     }
 }
 
+fn soon(until: Option<Instant>) -> Option<Instant> {
+    clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIME))
+}
+
 /// The body of an error: kept as far as it arrives soon, since the status has already decided.
 pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Deadline<'_>) -> Answer {
     let end = until.at();
-    until.set(clock::earlier(end, clock::now().checked_add(ERROR_BODY_TIME)));
+    until.set(soon(end));
     let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
         collect(response, until, ERROR_BODY).await;
     until.set(end);
@@ -191,13 +198,13 @@ impl Chunks {
 /// long or slow is left, and costs the connection.
 pub(super) async fn discard(attempted: Result<Answer, Failed>, deadline: Option<Instant>) {
     if let Ok(Answer::Head { response, .. }) = attempted {
-        let _answer = read_error_of(response, deadline).await;
+        let _answer = Box::pin(read_error_of(response, deadline)).await;
     }
 }
 
 /// Looks at the beginning of a body whose response the caller may still get: what was read is put in front of the rest.
 pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) -> Answer {
-    let soon = clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIME));
+    let soon = soon(until);
     let url = response.url().clone();
     let (mut parts, mut rest) = http::Response::<reqwest::Body>::from(response).into_parts();
     let (mut begun, mut error) = (Chunks::default(), None);

@@ -27,7 +27,6 @@ pub(super) async fn send(
     outgoing: &mut Outgoing,
     number: u32,
     until: Option<Instant>,
-    read: Read,
 ) -> Result<Answer, Failed> {
     let timer = pin!(clock::timer(until));
     let mut until = Deadline::new(until, timer);
@@ -39,7 +38,7 @@ pub(super) async fn send(
         let shown = (!foreign).then_some(number);
         let mut response = exchange(client, outgoing, detour.as_deref(), shown, &mut until).await?;
         let Some(hop) = next_hop(client, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
-            return match read {
+            return match plan.read {
                 Read::Head if plan.key.is_some() && verdict::says_why(response.status()) => {
                     Ok(Box::pin(answer::peek(response, until.at())).await)
                 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::Method;
 
 use super::Inner;
+use super::answer::Read;
 use super::checks::check_timeout;
 use super::payload::Payload;
 use super::upstream::origin;
@@ -33,6 +34,7 @@ pub(super) struct Plan {
     /// `None`: the client's.
     own_policy: Option<Box<RetryPolicy>>,
     pub(super) attempt_timeout: Option<Duration>,
+    pub(super) read: Read,
     pub(super) idempotency: Idempotency,
     pub(super) key: Option<IdempotencyKey>,
     pub(super) key_was_given: bool,
@@ -59,8 +61,11 @@ pub(super) fn settle(
     request: &mut reqwest::Request,
     payload: &Payload,
     options: Option<Box<Options>>,
+    reads_body: bool,
 ) -> Result<Plan> {
     let options = options.map(|options| *options).unwrap_or_default();
+    let limit = options.body_limit.unwrap_or(inner.body_limit);
+    let read = if reads_body { Read::Whole { limit } } else { Read::Head };
     let at_home = inner.base.as_ref().is_none_or(|base| origin(base) == origin(request.url()));
     inner.defaults.add_to(request.headers_mut(), at_home);
 
@@ -98,6 +103,7 @@ pub(super) fn settle(
         method,
         own_policy,
         attempt_timeout,
+        read,
         idempotency,
         key,
         key_was_given,

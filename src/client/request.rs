@@ -274,8 +274,8 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn send(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
-            let (client, plan, outgoing, _) = self.prepare()?;
-            let (answer, story) = run::run(client, &plan, outgoing, Read::Head).await?;
+            let (client, plan, outgoing) = self.prepare(false)?;
+            let (answer, story) = run::run(client, &plan, outgoing).await?;
             let mut response = match answer {
                 Answer::Head { response, .. } => response,
                 // Not reached: only `Read::Whole` reads the body.
@@ -299,9 +299,9 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn fetch<T: serde::de::DeserializeOwned>(mut self) -> impl Future<Output = Result<T>> {
         async move {
-            let (client, plan, outgoing, limit) = self.prepare()?;
-            let (answer, story) = run::run(client, &plan, outgoing, Read::Whole { limit }).await?;
-            decode(answer, limit).map_err(|error| unfit(error, story, &plan, outgoing))
+            let (client, plan, outgoing) = self.prepare(true)?;
+            let (answer, story) = run::run(client, &plan, outgoing).await?;
+            decode(answer, plan.read).map_err(|error| unfit(error, story, &plan, outgoing))
         }
     }
 
@@ -320,7 +320,7 @@ impl RequestBuilder {
     }
 
     /// Settles the terms. What the builder holds is sent from where it is: it is large, and is not moved again.
-    fn prepare(&mut self) -> Result<(&Inner, Plan, &mut Outgoing, usize)> {
+    fn prepare(&mut self, reads_body: bool) -> Result<(&Inner, Plan, &mut Outgoing)> {
         let options = self.options.take();
         let resumed = options.as_ref().and_then(|options| options.resume.clone());
         let outgoing = match &mut self.outgoing {
@@ -331,9 +331,8 @@ impl RequestBuilder {
             }
         };
         let client = self.client.inner()?;
-        let limit = options.as_ref().and_then(|options| options.body_limit).unwrap_or(client.body_limit);
-        match plan::settle(client, &mut outgoing.template, &outgoing.payload, options) {
-            Ok(plan) => Ok((client, plan, outgoing, limit)),
+        match plan::settle(client, &mut outgoing.template, &outgoing.payload, options, reads_body) {
+            Ok(plan) => Ok((client, plan, outgoing)),
             Err(error) => {
                 let request = &outgoing.template;
                 Err(error.at(request.method(), SafeUrl(request.url())).resuming(resumed))
@@ -371,8 +370,8 @@ fn has_user(url: &reqwest::Url) -> bool {
 
 /// The value in a 2xx answer; otherwise why there is none.
 #[cfg(feature = "json")]
-fn decode<T: serde::de::DeserializeOwned>(answer: Answer, limit: usize) -> Result<T> {
-    let Answer::Whole { status, headers, body, over_limit } = answer else {
+fn decode<T: serde::de::DeserializeOwned>(answer: Answer, read: Read) -> Result<T> {
+    let (Answer::Whole { status, headers, body, over_limit }, Read::Whole { limit }) = (answer, read) else {
         return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
     };
     if !status.is_success() {

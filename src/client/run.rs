@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::Inner;
-use super::answer::{self, Answer, Failed, Read};
+use super::answer::{self, Answer, Failed};
 use super::attempt;
 use super::event::{Event, EventKind};
 use super::outgoing::Outgoing;
@@ -19,7 +19,7 @@ use crate::journal::{Attempt, Journal, Story, What};
 use crate::policy::{Decision, Failure, Idempotency, Operation, StopReason};
 use crate::resume::SafeUrl;
 
-pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, read: Read) -> Result<(Answer, Story)> {
+pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing) -> Result<(Answer, Story)> {
     let policy = plan.policy(client);
     let upstream = client.upstreams.get(outgoing.template.url());
     let mut context = Context {
@@ -48,7 +48,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         so_far.tell(outgoing, EventKind::AttemptStarted { number });
         let until = clock::earlier(plan.attempt_until(started), operation.deadline());
         operation.begin_attempt();
-        let attempted = attempt::send(client, plan, outgoing, number, until, read).await;
+        let attempted = attempt::send(client, plan, outgoing, number, until).await;
 
         context.may_have_acted = outgoing.may_have_acted;
         if outgoing.is_done() {
@@ -57,20 +57,24 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
             operation.set_idempotency(Idempotency::Natural);
             operation.set_body_replayable(true);
         }
-        let verdict = context.judge(&attempted, so_far.may_have_been_processed);
-        let head = answer::head(&attempted);
-        operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
-
         let ended = clock::now();
-        let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
-        so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), decision);
+        // In a block, so that what is only looked at here takes no room in the future while it waits.
+        let (attempted, decision) = {
+            let attempted = attempted;
+            let verdict = context.judge(&attempted, so_far.may_have_been_processed);
+            let head = answer::head(&attempted);
+            operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
+            let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
+            so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), decision);
+            (attempted, decision)
+        };
         match decision {
             Decision::Stop(reason) => {
                 clock::sleep(operation.pause_before_the_end()).await;
                 return so_far.end(outgoing, attempted, reason);
             }
             Decision::Retry { after } => {
-                Box::pin(answer::discard(attempted, operation.deadline())).await;
+                answer::discard(attempted, operation.deadline()).await;
                 clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
             }
         }
