@@ -137,3 +137,39 @@ impl Steady {
 pub(crate) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A runtime without a timer panics when it is asked for one.
+    fn without_a_timer<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_wait_of_zero_does_not_touch_the_timer() {
+        without_a_timer(sleep(Duration::ZERO));
+        let timed = std::panic::catch_unwind(|| without_a_timer(sleep(Duration::from_nanos(1))));
+        assert!(timed.is_err(), "the runtime would have told");
+    }
+
+    #[cfg(feature = "client")]
+    #[tokio::test]
+    async fn a_deadline_ends_what_never_pauses_and_can_be_moved() {
+        // Takes whatever the task may do in one go, and wants more.
+        let greedy = || async {
+            loop {
+                tokio::task::consume_budget().await;
+            }
+        };
+        let at = now().checked_add(Duration::from_millis(20));
+        let timer = pin!(timer(at));
+        let mut deadline = Deadline::new(at, timer);
+        assert!(deadline.bound(async { 1 }).await.is_ok_and(|one| one == 1));
+        assert!(deadline.bound(greedy()).await.is_err());
+        assert!(deadline.bound(std::future::pending::<()>()).await.is_err(), "it stays over");
+        deadline.set(None);
+        assert!(deadline.bound(tokio::task::yield_now()).await.is_ok());
+    }
+}
