@@ -53,7 +53,8 @@ impl Server {
         // Kept on request, for callgrind_annotate.
         let kept = std::env::var("COMPARE_KEEP").ok();
         let folder = tempfile::tempdir().unwrap();
-        let file = kept.map_or_else(|| folder.path().join("out"), |folder| format!("{folder}/{contender}.{operations}").into());
+        let file = kept
+            .map_or_else(|| folder.path().join("out"), |folder| format!("{folder}/{contender}.{operations}").into());
         let mut valgrind = Command::new("valgrind");
         valgrind.args(["--tool=callgrind", "-q"]).arg(format!("--callgrind-out-file={}", file.display()));
         valgrind.arg(std::env::current_exe().unwrap());
@@ -64,14 +65,7 @@ impl Server {
         total.and_then(|total| total.trim().parse().ok()).unwrap()
     }
 
-    fn load(
-        &self,
-        mut command: Command,
-        contender: Name,
-        scenario: Scenario,
-        operations: usize,
-        say: Say,
-    ) -> Command {
+    fn load(&self, mut command: Command, contender: Name, scenario: Scenario, operations: usize, say: Say) -> Command {
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| value().unwrap().get_name().to_owned();
         command.arg("load").arg(self.port.to_string()).arg(contender.to_string());
         command.arg(name(&|| clap::ValueEnum::to_possible_value(&scenario))).arg(operations.to_string());

@@ -1,5 +1,7 @@
 //! Who is compared, and what each is asked to do.
 
+#[cfg(feature = "peers")]
+pub mod peers;
 pub mod plain;
 pub mod steadfast;
 
@@ -31,15 +33,61 @@ pub enum Name {
     Bare,
     Steadfast,
     Anywhere,
+    #[cfg(feature = "peers")]
+    Middleware,
+    #[cfg(feature = "peers")]
+    Gax,
+    #[cfg(feature = "peers")]
+    Smithy,
+    #[cfg(feature = "peers")]
+    Hyper,
 }
 
 impl Name {
+    pub fn all() -> impl Iterator<Item = Self> {
+        <Self as clap::ValueEnum>::value_variants().iter().copied()
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Reqwest => "reqwest",
+            Self::Bare => "reqwest without redirects and retries",
+            Self::Steadfast => "**steadfast**",
+            Self::Anywhere => "**steadfast**, without a base URL",
+            #[cfg(feature = "peers")]
+            Self::Middleware => "reqwest-middleware + reqwest-retry",
+            #[cfg(feature = "peers")]
+            Self::Gax => "google-cloud-gax over reqwest",
+            #[cfg(feature = "peers")]
+            Self::Smithy => "aws-smithy-runtime",
+            #[cfg(feature = "peers")]
+            Self::Hyper => "hyper-util (what is under all of them)",
+        }
+    }
+
+    /// One of them has a quota that a run of failures uses up.
+    pub fn retries_without_end(self) -> bool {
+        match self {
+            #[cfg(feature = "peers")]
+            Self::Smithy => false,
+            _ => true,
+        }
+    }
+
     pub fn run(self, port: u16, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
         match self {
             Self::Reqwest => load::run::<plain::Plain>(port, scenario, operations, say),
             Self::Bare => load::run::<plain::Bare>(port, scenario, operations, say),
             Self::Steadfast => load::run::<steadfast::Steadfast>(port, scenario, operations, say),
             Self::Anywhere => load::run::<steadfast::Anywhere>(port, scenario, operations, say),
+            #[cfg(feature = "peers")]
+            Self::Middleware => load::run::<peers::middleware::Middleware>(port, scenario, operations, say),
+            #[cfg(feature = "peers")]
+            Self::Gax => load::run::<peers::gax::Gax>(port, scenario, operations, say),
+            #[cfg(feature = "peers")]
+            Self::Smithy => load::run::<peers::smithy::Smithy>(port, scenario, operations, say),
+            #[cfg(feature = "peers")]
+            Self::Hyper => load::run::<peers::hyper::Hyper>(port, scenario, operations, say),
         }
     }
 }
@@ -71,7 +119,7 @@ pub struct NewCharge {
     pub customer: &'static str,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[allow(dead_code, reason = "what is measured is that they are decoded")]
 pub struct Charge {
     pub id: String,
