@@ -6,9 +6,18 @@
 //! Floor 1: it imports nothing of the crate.
 
 use std::future::Future;
+#[cfg(feature = "client")]
+use std::future::poll_fn;
+#[cfg(feature = "client")]
+use std::pin::{Pin, pin};
+#[cfg(feature = "client")]
+use std::task::Poll;
 #[cfg(any(feature = "client", feature = "redb"))]
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
+
+#[cfg(feature = "client")]
+use tokio::{task::coop::unconstrained, time::Sleep};
 
 #[allow(clippy::disallowed_methods, reason = "the one place")]
 pub(crate) fn now() -> Instant {
@@ -49,6 +58,52 @@ pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Re
 }
 
 #[cfg(feature = "client")]
+/// The timer of a [`Deadline`]; nothing is registered until it is waited for.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub(crate) fn timer(deadline: Option<Instant>) -> Option<Sleep> {
+    deadline.map(|deadline| tokio::time::sleep_until(deadline.into()))
+}
+
+#[cfg(feature = "client")]
+/// As [`until`], for all the waits that have one end: one timer serves them.
+pub(crate) struct Deadline<'a> {
+    at: Option<Instant>,
+    timer: Pin<&'a mut Option<Sleep>>,
+}
+
+#[cfg(feature = "client")]
+impl<'a> Deadline<'a> {
+    /// `timer` is that of the same instant.
+    pub(crate) fn new(at: Option<Instant>, timer: Pin<&'a mut Option<Sleep>>) -> Self {
+        Self { at, timer }
+    }
+
+    pub(crate) fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// Moves the end.
+    pub(crate) fn set(&mut self, at: Option<Instant>) {
+        self.at = at;
+        self.timer.set(timer(at));
+    }
+
+    /// `future`, until the deadline at the latest.
+    pub(crate) async fn bound<F: Future>(&mut self, future: F) -> Result<F::Output, TimedOut> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            let Some(timer) = self.timer.as_mut().as_pin_mut() else { return Poll::Pending };
+            // A body that never pauses uses up what tokio lets a task do in one go, and the timer must have its say all the same.
+            pin!(unconstrained(timer)).poll(cx).map(|()| Err(TimedOut))
+        })
+        .await
+    }
+}
+
+#[cfg(feature = "client")]
 /// The earlier of two deadlines.
 pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
@@ -81,4 +136,40 @@ impl Steady {
 #[cfg(any(feature = "redb", feature = "redis"))]
 pub(crate) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A runtime without a timer panics when it is asked for one.
+    fn without_a_timer<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_wait_of_zero_does_not_touch_the_timer() {
+        without_a_timer(sleep(Duration::ZERO));
+        let timed = std::panic::catch_unwind(|| without_a_timer(sleep(Duration::from_nanos(1))));
+        assert!(timed.is_err(), "the runtime would have told");
+    }
+
+    #[cfg(feature = "client")]
+    #[tokio::test]
+    async fn a_deadline_ends_what_never_pauses_and_can_be_moved() {
+        // Takes whatever the task may do in one go, and wants more.
+        let greedy = || async {
+            loop {
+                tokio::task::consume_budget().await;
+            }
+        };
+        let at = now().checked_add(Duration::from_millis(20));
+        let timer = pin!(timer(at));
+        let mut deadline = Deadline::new(at, timer);
+        assert!(deadline.bound(async { 1 }).await.is_ok_and(|one| one == 1));
+        assert!(deadline.bound(greedy()).await.is_err());
+        assert!(deadline.bound(std::future::pending::<()>()).await.is_err(), "it stays over");
+        deadline.set(None);
+        assert!(deadline.bound(tokio::task::yield_now()).await.is_ok());
+    }
 }

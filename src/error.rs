@@ -215,7 +215,7 @@ impl Error {
     /// What is needed to ask again for the same operation later; `None` if it was sent without a key.
     #[must_use]
     pub fn resume_token(&self) -> Option<&ResumeToken> {
-        let of_story = self.0.story.as_ref().and_then(|story| story.resume.as_ref());
+        let of_story = self.0.story.as_ref().and_then(|story| story.resume.as_deref());
         of_story.or(self.0.resumed.as_ref())
     }
 

@@ -208,7 +208,7 @@ pub(crate) struct Story {
     pub(crate) retry_after: Option<Duration>,
     pub(crate) may_have_been_processed: bool,
     /// Present where there is a key and something left to ask for.
-    pub(crate) resume: Option<ResumeToken>,
+    pub(crate) resume: Option<Box<ResumeToken>>,
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
+use bytes::Bytes;
 use http::HeaderValue;
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Hyphenated};
 
 /// An idempotency key.
 ///
@@ -71,10 +72,12 @@ impl IdempotencyKey {
     }
 
     fn from_uuid(uuid: Uuid, minted: bool) -> Self {
-        let mut buffer = Uuid::encode_buffer();
-        let text = uuid.hyphenated().encode_lower(&mut buffer);
-        // Hex digits and hyphens are always a header value.
-        let value = HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+        let mut text = [0; Hyphenated::LENGTH];
+        uuid.hyphenated().encode_lower(&mut text);
+        // With an owner, because bytes that are copied allocate once more when they are first cloned, and a key always is. Hex digits
+        // and hyphens are always a header value.
+        let value = HeaderValue::from_maybe_shared(Bytes::from_owner(text));
+        let value = value.unwrap_or_else(|_| HeaderValue::from_static(""));
         Self { value, minted }
     }
 

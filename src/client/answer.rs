@@ -3,7 +3,7 @@
 //! A body that was asked for is read inside the attempt, up to a limit; of an error's body the beginning is kept. What is not kept
 //! is read away, so that the connection can carry the next attempt.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use reqwest::ResponseBuilderExt as _;
 
-use crate::clock;
+use crate::clock::{self, Deadline};
 use crate::error::BoxError;
 use crate::policy::Failure;
 
@@ -34,22 +34,39 @@ pub(super) enum Read {
 /// What the server answered.
 #[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
 pub(super) enum Answer {
-    Head(reqwest::Response),
-    Whole { status: StatusCode, headers: HeaderMap, body: Bytes, over_limit: bool },
+    /// `begun`: the beginning of the body, where the verdict depends on it.
+    Head {
+        response: reqwest::Response,
+        begun: Bytes,
+    },
+    Whole {
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Bytes,
+        over_limit: bool,
+    },
 }
 
 impl Answer {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Head(response) => response.status(),
+            Self::Head { response, .. } => response.status(),
             Self::Whole { status, .. } => *status,
         }
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
         match self {
-            Self::Head(response) => response.headers(),
+            Self::Head { response, .. } => response.headers(),
             Self::Whole { headers, .. } => headers,
+        }
+    }
+
+    /// As much of the body as was read inside the attempt.
+    pub(super) fn begun(&self) -> &[u8] {
+        match self {
+            Self::Head { begun, .. } => begun,
+            Self::Whole { body, .. } => body,
         }
     }
 }
@@ -73,21 +90,26 @@ pub(super) fn head(attempted: &Result<Answer, Failed>) -> Option<(StatusCode, &H
     }
 }
 
-/// What of this answer belongs to the attempt.
-pub(super) async fn read(response: reqwest::Response, until: Option<Instant>, read: Read) -> Result<Answer, Failed> {
-    match read {
-        Read::Head => Ok(Answer::Head(response)),
-        Read::Whole { limit } if response.status().is_success() => read_whole(response, until, limit).await,
-        Read::Whole { .. } => Ok(read_error(response, until).await),
-    }
-}
+// A future keeps what it is given for as long as it lives, so a response that is passed on by value is kept at every floor. Here
+// it is lent.
 
-/// The body that the caller asked for. Cut short, it is a failure of the attempt.
-async fn read_whole(mut response: reqwest::Response, until: Option<Instant>, limit: usize) -> Result<Answer, Failed> {
+/// The body that belongs to the attempt: of a success the whole, at most `limit` bytes of it, and cut short it is a failure; of an
+/// error what [`read_error`] would read.
+pub(super) async fn read(
+    response: &mut reqwest::Response,
+    until: &mut Deadline<'_>,
+    limit: usize,
+) -> Result<Answer, Failed> {
+    let is_error = !response.status().is_success();
+    if is_error {
+        until.set(soon(until.at()));
+    }
+    let collected = collect(response, until, if is_error { ERROR_BODY } else { limit }).await;
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-    match collect(&mut response, until, limit).await {
+    match collected {
         Collected::Whole(body) => Ok(Answer::Whole { status, headers, body, over_limit: false }),
-        Collected::OverLimit(body) => Ok(Answer::Whole { status, headers, body, over_limit: true }),
+        Collected::OverLimit(body) => Ok(Answer::Whole { status, headers, body, over_limit: !is_error }),
+        Collected::Cut { body, .. } if is_error => Ok(Answer::Whole { status, headers, body, over_limit: false }),
         Collected::Cut { timed_out, source, .. } => Err(Failed {
             failure: Failure::BodyCut,
             timed_out,
@@ -98,13 +120,25 @@ async fn read_whole(mut response: reqwest::Response, until: Option<Instant>, lim
     }
 }
 
+fn soon(until: Option<Instant>) -> Option<Instant> {
+    clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIME))
+}
+
 /// The body of an error: kept as far as it arrives soon, since the status has already decided.
-pub(super) async fn read_error(mut response: reqwest::Response, until: Option<Instant>) -> Answer {
-    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-    let soon = clock::now().checked_add(ERROR_BODY_TIME);
+pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Deadline<'_>) -> Answer {
+    let end = until.at();
+    until.set(soon(end));
     let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
-        collect(&mut response, clock::earlier(until, soon), ERROR_BODY).await;
+        collect(response, until, ERROR_BODY).await;
+    until.set(end);
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     Answer::Whole { status, headers, body, over_limit: false }
+}
+
+/// As [`read_error`], of a response that has left its attempt.
+pub(super) async fn read_error_of(mut response: reqwest::Response, until: Option<Instant>) -> Answer {
+    let timer = pin!(clock::timer(until));
+    read_error(&mut response, &mut Deadline::new(until, timer)).await
 }
 
 enum Collected {
@@ -113,10 +147,10 @@ enum Collected {
     Cut { body: Bytes, timed_out: bool, source: Option<BoxError> },
 }
 
-async fn collect(response: &mut reqwest::Response, until: Option<Instant>, limit: usize) -> Collected {
+async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limit: usize) -> Collected {
     let mut body = Chunks::default();
     loop {
-        match clock::until(until, response.chunk()).await {
+        match until.bound(response.chunk()).await {
             Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
                 body.push(chunk.slice(..limit - body.len()));
                 return Collected::OverLimit(body.into_bytes());
@@ -163,32 +197,14 @@ impl Chunks {
 /// Reads away the body of an answer that will be asked for again, so that its connection can carry the next attempt. What is
 /// long or slow is left, and costs the connection.
 pub(super) async fn discard(attempted: Result<Answer, Failed>, deadline: Option<Instant>) {
-    if let Ok(Answer::Head(response)) = attempted {
-        let _answer = read_error(response, deadline).await;
-    }
-}
-
-/// The answer's body, where its status says that the verdict depends on it; otherwise nothing is read.
-pub(super) async fn error_body(
-    attempted: &mut Result<Answer, Failed>,
-    is_needed: impl Fn(StatusCode) -> bool,
-    until: Option<Instant>,
-) -> Bytes {
-    match attempted {
-        Ok(Answer::Whole { body, .. }) => body.clone(),
-        Ok(Answer::Head(response)) if is_needed(response.status()) => {
-            let taken = std::mem::replace(response, reqwest::Response::from(http::Response::<Bytes>::default()));
-            let (whole, begun) = peek(taken, until).await;
-            *response = whole;
-            begun
-        }
-        _ => Bytes::new(),
+    if let Ok(Answer::Head { response, .. }) = attempted {
+        let _answer = Box::pin(read_error_of(response, deadline)).await;
     }
 }
 
 /// Looks at the beginning of a body whose response the caller may still get: what was read is put in front of the rest.
-async fn peek(response: reqwest::Response, until: Option<Instant>) -> (reqwest::Response, Bytes) {
-    let soon = clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIME));
+pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) -> Answer {
+    let soon = soon(until);
     let url = response.url().clone();
     let (mut parts, mut rest) = http::Response::<reqwest::Body>::from(response).into_parts();
     let (mut begun, mut error) = (Chunks::default(), None);
@@ -206,7 +222,7 @@ async fn peek(response: reqwest::Response, until: Option<Instant>) -> (reqwest::
         parts.extensions.extend(std::mem::take(with_url));
     }
     let body = reqwest::Body::wrap(Begun { begun: begun.clone(), error, rest });
-    (http::Response::from_parts(parts, body).into(), begun)
+    Answer::Head { response: http::Response::from_parts(parts, body).into(), begun }
 }
 
 /// A body of which a part was read.

@@ -3,16 +3,19 @@
 //! Nothing here repeats, waits for a retry or decides. It knows how to send, where a redirect leads and how to stop in time. The
 //! hops of a redirect are part of the attempt and of its time.
 
+use std::pin::pin;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::{self, Answer, Failed, Read};
 use super::outgoing::Outgoing;
+use super::plan::Plan;
 use super::probe::Probe;
 use super::redirect::{self, Trail};
-use super::{Inner, failure};
-use crate::clock;
+use super::{Inner, failure, verdict};
+use crate::clock::{self, Deadline};
 use crate::policy::Failure;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -20,45 +23,73 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// Sends the request once, until the instant `until` at the latest, and follows the redirects that may be followed.
 pub(super) async fn send(
     client: &Inner,
+    plan: &Plan,
     outgoing: &mut Outgoing,
     number: u32,
     until: Option<Instant>,
-    read: Read,
 ) -> Result<Answer, Failed> {
+    let timer = pin!(clock::timer(until));
+    let mut until = Deadline::new(until, timer);
     let mut trail = Trail::new(client.max_redirects);
-    let (mut detour, mut foreign) = (None, outgoing.foreign);
+    let mut detour: Option<Box<reqwest::Request>> = None;
+    let mut foreign = outgoing.foreign;
     outgoing.may_have_acted = false;
     loop {
-        let mark = |headers: &mut HeaderMap| {
-            if !foreign {
-                client.mark(headers, number);
-            }
+        let shown = (!foreign).then_some(number);
+        let mut response = exchange(client, outgoing, detour.as_deref(), shown, &mut until).await?;
+        let Some(hop) = next_hop(client, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
+            return match plan.read {
+                Read::Head if plan.key.is_some() && verdict::says_why(response.status()) => {
+                    Ok(Box::pin(answer::peek(response, until.at())).await)
+                }
+                Read::Head => Ok(Answer::Head { response, begun: Bytes::new() }),
+                Read::Whole { limit } => answer::read(&mut response, &mut until, limit).await,
+            };
         };
-        let response = exchange(client, outgoing, detour.as_ref(), mark, until).await?;
-        let from = detour.as_ref().unwrap_or(&outgoing.template);
-        if client.opaque && sent(response.url()) != sent(from.url()) {
-            // It followed a redirect, and by which status only it knows.
-            outgoing.may_have_acted = !from.method().is_safe();
-        }
-        let next = if client.opaque || client.max_redirects == 0 {
-            None
-        } else {
-            redirect::next(from, response.status(), response.headers(), &outgoing.payload)
-        };
-        let Some(next) = next else { return answer::read(response, until, read).await };
-        trail.step(from, &next, &response)?;
-        foreign |= next.leaves;
-        outgoing.may_have_acted |= next.may_have_acted;
-        let see_other = next.see_other;
-        let request = redirect::request(from, next, foreign, &client.keys.header);
-        let _read_away = answer::read_error(response, until).await;
-        if see_other {
-            outgoing.see_other(request, foreign);
+        let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;
+        foreign = hop.foreign;
+        if hop.see_other {
+            outgoing.see_other(*hop.request, foreign);
             detour = None;
         } else {
-            detour = Some(request);
+            detour = Some(hop.request);
         }
     }
+}
+
+/// The next request of the same attempt.
+struct Hop {
+    request: Box<reqwest::Request>,
+    /// It goes to another origin than the attempt's, or one before it did.
+    foreign: bool,
+    see_other: bool,
+}
+
+/// The hop that this answer asks for; `None` if it is the attempt's answer.
+fn next_hop(
+    client: &Inner,
+    outgoing: &mut Outgoing,
+    detour: Option<&reqwest::Request>,
+    foreign: bool,
+    response: &reqwest::Response,
+    trail: &mut Trail,
+) -> Result<Option<Hop>, Failed> {
+    let from = detour.unwrap_or(&outgoing.template);
+    if client.opaque && sent(response.url()) != sent(from.url()) {
+        // It followed a redirect, and by which status only it knows.
+        outgoing.may_have_acted = !from.method().is_safe();
+    }
+    if client.opaque || client.max_redirects == 0 {
+        return Ok(None);
+    }
+    let Some(next) = redirect::next(from, response.status(), response.headers(), &outgoing.payload) else {
+        return Ok(None);
+    };
+    trail.step(from, &next, response)?;
+    outgoing.may_have_acted |= next.may_have_acted;
+    let (foreign, see_other) = (foreign || next.leaves, next.see_other);
+    let request = Box::new(redirect::request(from, next, foreign, &client.keys.header));
+    Ok(Some(Hop { request, foreign, see_other }))
 }
 
 impl Inner {
@@ -81,22 +112,22 @@ fn sent(url: &reqwest::Url) -> Option<&str> {
     url.as_str().split('#').next()
 }
 
-/// One request and the head of its answer.
+/// One request and the head of its answer. `number` is the attempt's, where it may be shown.
 async fn exchange(
     client: &Inner,
     outgoing: &mut Outgoing,
     detour: Option<&reqwest::Request>,
-    mark: impl FnOnce(&mut HeaderMap),
-    until: Option<Instant>,
+    number: Option<u32>,
+    until: &mut Deadline<'_>,
 ) -> Result<reqwest::Response, Failed> {
-    let (mut request, probe) = outgoing.open(detour).await.map_err(|source| Failed {
+    let body = outgoing.payload.next().await.map_err(|source| Failed {
         failure: Failure::RequestBody,
         timed_out: false,
         head: None,
         taken: Some(false),
         source: Some(source),
     })?;
-    mark(request.headers_mut());
+    let (sending, probe) = start(client, outgoing, detour, body, number);
     let probe = probe.as_ref();
     // A client that we were given may follow redirects itself, so a refused connection may be that of a later hop, after the
     // request was carried out.
@@ -107,7 +138,7 @@ async fn exchange(
         taken: probe.map(Probe::taken),
         source,
     };
-    match clock::until(until, client.http.execute(request)).await {
+    match until.bound(sending).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => {
             let (failure, timed_out) = (failure::of_transport(&error, probe), error.is_timeout());
@@ -115,4 +146,19 @@ async fn exchange(
         }
         Err(clock::TimedOut) => Err(failed(failure::of_timeout(probe), true, None)),
     }
+}
+
+/// Hands the request to the transport, with what watches its body.
+fn start(
+    client: &Inner,
+    outgoing: &Outgoing,
+    detour: Option<&reqwest::Request>,
+    body: Option<reqwest::Body>,
+    number: Option<u32>,
+) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<Probe>) {
+    let (mut request, probe) = outgoing.open(detour, body);
+    if let Some(number) = number {
+        client.mark(request.headers_mut(), number);
+    }
+    (client.http.execute(request), probe)
 }

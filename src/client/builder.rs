@@ -1,5 +1,6 @@
 //! The one builder: every setting of the client, checked before the client exists.
 
+use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::time::Duration;
@@ -294,7 +295,7 @@ impl ClientBuilder {
             upstreams: Upstreams::new(self.budget, base.as_ref()),
             base,
             defaults,
-            retry,
+            retry: retry.fit_for(opaque),
             keys: self.keys,
             attempt_timeout: self.attempt_timeout,
             body_limit: self.body_limit,
@@ -311,7 +312,16 @@ fn healthy(http: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
     // With both TLS libraries compiled in, say by another crate, it stays the one that can tell a bad certificate.
     #[cfg(feature = "rustls")]
     let http = http.tls_backend_rustls();
+    // reqwest would ask the system's proxies about every request, where there are none too.
+    let http = if names_a_proxy(std::env::vars_os()) { http } else { http.no_proxy() };
     http.pool_idle_timeout(POOL_IDLE_TIMEOUT).http2_keep_alive_interval(HTTP2_PING).http2_keep_alive_timeout(HTTP2_PING)
+}
+
+/// Whether this environment can name a proxy: by a variable like `HTTPS_PROXY` or `all_proxy`; elsewhere than on Unix, and on
+/// Apple's systems, also by settings that only reqwest reads.
+fn names_a_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>) -> bool {
+    let has_settings = cfg!(any(not(unix), target_vendor = "apple"));
+    has_settings || environment.any(|(name, _)| name.to_ascii_lowercase().to_string_lossy().ends_with("_proxy"))
 }
 
 /// The user's HTTP client, with everything that would repeat a request behind our back turned off.

@@ -162,10 +162,7 @@ impl Client {
     pub fn request(&self, method: Method, url: impl AsRef<str>) -> RequestBuilder {
         let build = || {
             let inner = self.inner()?;
-            let url = target::resolve(inner.base.as_ref(), url.as_ref())?;
-            // reqwest turns user information in the URL into a header.
-            let built = inner.http.request(method, url).build();
-            built.map_err(|error| Error::build("url", error.without_url()))
+            request::bare(&inner.http, method, target::resolve(inner.base.as_ref(), url.as_ref())?)
         };
         RequestBuilder::new(self.clone(), build())
     }

@@ -6,7 +6,6 @@ use super::payload::Payload;
 use super::plan::Plan;
 use super::probe::Probe;
 use super::upstream::{KeyTrust, Sent};
-use crate::error::BoxError;
 use crate::key_policy::Trust;
 use crate::resume::{Identity, ResumeToken};
 
@@ -15,6 +14,8 @@ pub(super) struct Outgoing {
     /// Everything but the body.
     pub(super) template: reqwest::Request,
     pub(super) payload: Payload,
+    /// The request came to us finished, with extensions that we cannot see.
+    adopted: bool,
     /// What the caller asked for, once a redirect has turned it into the GET of its result.
     asked: Option<Box<(reqwest::Request, Payload)>>,
     /// A redirect has left the origin: nothing of the caller's but four headers goes further.
@@ -24,8 +25,8 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(template: reqwest::Request, payload: Payload) -> Self {
-        Self { template, payload, asked: None, foreign: false, may_have_acted: false }
+    pub(super) fn new(template: reqwest::Request, payload: Payload, adopted: bool) -> Self {
+        Self { template, payload, adopted, asked: None, foreign: false, may_have_acted: false }
     }
 
     /// The request as the caller made it.
@@ -47,23 +48,36 @@ impl Outgoing {
     }
 
     /// The request of an attempt, or of a detour in it, and what watches its body.
-    pub(super) async fn open(
-        &mut self,
+    pub(super) fn open(
+        &self,
         detour: Option<&reqwest::Request>,
-    ) -> Result<(reqwest::Request, Option<Probe>), BoxError> {
-        let template = detour.unwrap_or(&self.template);
-        // Cloning fails only for a streaming body, and templates have none.
-        let bare = || reqwest::Request::new(template.method().clone(), template.url().clone());
-        let mut request = template.try_clone().unwrap_or_else(bare);
-        let watched = self.payload.next().await?.map(|body| Probe::watch(body, request.headers()));
+        body: Option<reqwest::Body>,
+    ) -> (reqwest::Request, Option<Probe>) {
+        let mut request = self.copy(detour.unwrap_or(&self.template));
+        let watched = body.map(|body| Probe::watch(body, request.headers()));
         let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
         *request.body_mut() = body;
-        Ok((request, probe))
+        (request, probe)
     }
 
-    pub(super) fn resume_token(&self, plan: &Plan, may_have_been_processed: bool) -> Option<ResumeToken> {
+    /// A copy without a body, which templates do not have. It is made for every attempt, so a request of our own is put together
+    /// from its parts: reqwest's `try_clone` allocates a map for the timeout that is not there.
+    fn copy(&self, template: &reqwest::Request) -> reqwest::Request {
+        let whole = if self.adopted { template.try_clone() } else { None };
+        whole.unwrap_or_else(|| {
+            let mut copy = reqwest::Request::new(template.method().clone(), template.url().clone());
+            // Room for what the transport adds, so that the map does not grow.
+            copy.headers_mut().reserve(template.headers().len() + 2);
+            for (name, value) in template.headers() {
+                copy.headers_mut().append(name, value.clone());
+            }
+            copy
+        })
+    }
+
+    pub(super) fn resume_token(&self, plan: &Plan, may_have_been_processed: bool) -> Option<Box<ResumeToken>> {
         let key = plan.key.as_ref()?;
-        Some(ResumeToken::new(key, plan.first_sent, &self.identity(), may_have_been_processed))
+        Some(Box::new(ResumeToken::new(key, plan.first_sent, &self.identity(), may_have_been_processed)))
     }
 
     fn identity(&self) -> Identity<'_> {

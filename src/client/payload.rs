@@ -61,7 +61,7 @@ impl Payload {
             Self::Once(body) => Ok(body.take()),
             Self::Made(make) => make().map(Some),
             #[cfg(feature = "stream")]
-            Self::File(file) => file.open().await.map(Some),
+            Self::File(file) => Box::pin(file.open()).await.map(Some),
         }
     }
 }

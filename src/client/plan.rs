@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::Method;
 
 use super::Inner;
+use super::answer::Read;
 use super::checks::check_timeout;
 use super::payload::Payload;
 use super::upstream::origin;
@@ -30,8 +31,10 @@ pub(super) struct Options {
 /// The terms of the operation. They never change while it runs.
 pub(super) struct Plan {
     pub(super) method: Method,
-    pub(super) policy: RetryPolicy,
+    /// `None`: the client's.
+    own_policy: Option<Box<RetryPolicy>>,
     pub(super) attempt_timeout: Option<Duration>,
+    pub(super) read: Read,
     pub(super) idempotency: Idempotency,
     pub(super) key: Option<IdempotencyKey>,
     pub(super) key_was_given: bool,
@@ -43,6 +46,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    pub(super) fn policy<'a>(&'a self, client: &'a Inner) -> &'a RetryPolicy {
+        self.own_policy.as_deref().unwrap_or(&client.retry)
+    }
+
     pub(super) fn attempt_until(&self, started: Instant) -> Option<Instant> {
         self.attempt_timeout.and_then(|time| started.checked_add(time))
     }
@@ -53,16 +60,16 @@ pub(super) fn settle(
     inner: &Inner,
     request: &mut reqwest::Request,
     payload: &Payload,
-    options: Options,
+    options: Option<Box<Options>>,
+    reads_body: bool,
 ) -> Result<Plan> {
+    let options = options.map(|options| *options).unwrap_or_default();
+    let limit = options.body_limit.unwrap_or(inner.body_limit);
+    let read = if reads_body { Read::Whole { limit } } else { Read::Head };
     let at_home = inner.base.as_ref().is_none_or(|base| origin(base) == origin(request.url()));
     inner.defaults.add_to(request.headers_mut(), at_home);
 
-    let mut policy = policy_in_force(options.retry, options.timeout, inner)?;
-    if inner.opaque {
-        // What is throttled may be the GET behind a redirect, after the request was carried out.
-        policy = policy.throttled_is_ambiguous(true);
-    }
+    let own_policy = own_policy(options.retry, options.timeout, inner)?;
     let attempt_timeout = options.attempt_timeout.unwrap_or(inner.attempt_timeout);
     check_timeout("attempt_timeout", attempt_timeout)?;
 
@@ -94,8 +101,9 @@ pub(super) fn settle(
     }
     Ok(Plan {
         method,
-        policy,
+        own_policy,
         attempt_timeout,
+        read,
         idempotency,
         key,
         key_was_given,
@@ -107,11 +115,14 @@ pub(super) fn settle(
 
 /// Precedence: the request's timeout, the request's policy if it sets a deadline, the client's timeout, the client's policy. (The
 /// last two were merged when the client was built.)
-fn policy_in_force(
+fn own_policy(
     retry: Option<RetryPolicy>,
     timeout: Option<Option<Duration>>,
     inner: &Inner,
-) -> Result<RetryPolicy> {
+) -> Result<Option<Box<RetryPolicy>>> {
+    if retry.is_none() && timeout.is_none() {
+        return Ok(None);
+    }
     let mut policy = match retry {
         // A policy that does not speak of the deadline leaves the client's in force.
         Some(policy) if !policy.has_a_deadline_of_its_own() => policy.deadline(inner.retry.time_allowed()),
@@ -123,7 +134,7 @@ fn policy_in_force(
         policy = policy.deadline(timeout);
     }
     policy.validate().map_err(Error::invalid)?;
-    Ok(policy)
+    Ok(Some(Box::new(policy.fit_for(inner.opaque))))
 }
 
 /// The key that the caller gave: by token, by method, or as a header.

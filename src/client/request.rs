@@ -3,10 +3,11 @@
 //! A mistake made while building is kept and reported when the request is sent, before anything has left.
 
 use std::fmt::{self, Display};
+use std::future::Future;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
 use super::answer::{Answer, Read};
@@ -14,39 +15,43 @@ use super::checks::{bearer, parse_header};
 use super::outgoing::Outgoing;
 use super::payload::Payload;
 use super::plan::{Options, Plan};
-use super::{Client, plan, run, target};
-use crate::error::{Error, Result};
+use super::{Client, Inner, plan, run, target};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::IdempotencyKey;
 use crate::policy::RetryPolicy;
 use crate::resume::{ResumeToken, SafeUrl};
+
+#[cfg(feature = "json")]
+use crate::{decode::DecodeError, error, journal::Story};
 
 /// A request under construction. It does nothing until [`send`](Self::send) or [`fetch`](Self::fetch).
 #[must_use = "a request does nothing until it is sent"]
 pub struct RequestBuilder {
     client: Client,
-    request: Result<reqwest::Request>,
-    payload: Payload,
-    options: Options,
+    outgoing: Result<Outgoing>,
+    /// Most requests have none.
+    options: Option<Box<Options>>,
 }
 
 impl RequestBuilder {
     pub(super) fn new(client: Client, request: Result<reqwest::Request>) -> Self {
-        Self { client, request, payload: Payload::Empty, options: Options::default() }
+        let outgoing = request.map(|request| Outgoing::new(request, Payload::Empty, false));
+        Self { client, outgoing, options: None }
     }
 
     /// A finished request: its body becomes the payload, its timeout the attempt timeout.
     pub(super) fn from_request(client: Client, mut request: reqwest::Request) -> Self {
         let payload = request.body_mut().take().map_or(Payload::Empty, Payload::from);
-        let options = Options { attempt_timeout: request.timeout_mut().take().map(Some), ..Options::default() };
-        let built = Self { client, request: Ok(request), payload, options };
+        let timeout = request.timeout_mut().take();
+        let built = Self { client, outgoing: Ok(Outgoing::new(request, payload, true)), options: None };
+        let built = if timeout.is_some() { built.attempt_timeout(timeout) } else { built };
         let http = built.client.http();
         built.with(|request, _| {
-            if request.url().username().is_empty() && request.url().password().is_none() {
+            if !has_user(request.url()) {
                 return Ok(());
             }
-            // reqwest's builder turns user information in a URL into a header, and its finished requests keep it.
-            let bare = http?.request(request.method().clone(), request.url().clone()).build();
-            let mut bare = bare.map_err(|error| Error::build("url", error.without_url()))?;
+            // reqwest's finished requests keep it.
+            let mut bare = bare(&http?, request.method().clone(), request.url().clone())?;
             request.url_mut().clone_from(bare.url());
             if let Some(value) = bare.headers_mut().remove(AUTHORIZATION) {
                 request.headers_mut().entry(AUTHORIZATION).or_insert(value);
@@ -213,9 +218,8 @@ impl RequestBuilder {
     ///
     /// Nothing checks whether this key was used before, for what, and how long ago: that is your knowledge.
     /// [`resume`](Self::resume) checks it.
-    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Self {
-        self.options.key = Some(key);
-        self
+    pub fn idempotency_key(self, key: IdempotencyKey) -> Self {
+        self.option(|options| options.key = Some(key))
     }
 
     /// Asks again for an operation that ended without an answer: same key, same request.
@@ -226,43 +230,37 @@ impl RequestBuilder {
     /// [retention](crate::KeyPolicy::retention) less a twentieth, if the clock went backwards, or if it is another request.
     /// So is one that may have been processed, at an API of which neither you ([`keys`](crate::ClientBuilder::keys)) nor the API itself
     /// has said that it honours keys: to resume it could carry it out twice. Nothing is sent then, and the error still has the token.
-    pub fn resume(mut self, token: ResumeToken) -> Self {
-        self.options.resume = Some(token);
-        self
+    pub fn resume(self, token: ResumeToken) -> Self {
+        self.option(|options| options.resume = Some(token))
     }
 
     /// Your word on whether acting twice on this request is harmless, above method and key.
     ///
     /// `true`: a POST that only reads, say. `false`: a PUT or GET with effects; then it is repeated only if the server cannot
     /// have acted, key or not.
-    pub fn idempotent(mut self, yes: bool) -> Self {
-        self.options.idempotent = Some(yes);
-        self
+    pub fn idempotent(self, yes: bool) -> Self {
+        self.option(|options| options.idempotent = Some(yes))
     }
 
     /// The policy of this operation, instead of the client's. The client's [`timeout`](crate::ClientBuilder::timeout) stays in force
     /// unless this policy sets a [`deadline`](RetryPolicy::deadline).
-    pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.options.retry = Some(policy);
-        self
+    pub fn retry(self, policy: RetryPolicy) -> Self {
+        self.option(|options| options.retry = Some(policy))
     }
 
     /// The most time for the whole operation; `None` for no limit. Over every other setting of it.
-    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.options.timeout = Some(timeout.into());
-        self
+    pub fn timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.option(|options| options.timeout = Some(timeout.into()))
     }
 
     /// The most time for one attempt; `None` for no limit.
-    pub fn attempt_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.options.attempt_timeout = Some(timeout.into());
-        self
+    pub fn attempt_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.option(|options| options.attempt_timeout = Some(timeout.into()))
     }
 
     /// The most decoded bytes that [`fetch`](Self::fetch) reads.
-    pub fn body_limit(mut self, bytes: usize) -> Self {
-        self.options.body_limit = Some(bytes);
-        self
+    pub fn body_limit(self, bytes: usize) -> Self {
+        self.option(|options| options.body_limit = Some(bytes))
     }
 
     /// Sends it, and again where that is safe; returns the final answer, whatever its status, as soon as its head is there.
@@ -273,17 +271,19 @@ impl RequestBuilder {
     /// # Errors
     ///
     /// There was no final answer, or the request is invalid.
-    pub async fn send(self) -> Result<reqwest::Response> {
-        let (client, plan, mut outgoing, _) = self.prepare()?;
-        let inner = client.inner()?;
-        let (answer, story) = run::run(inner, &plan, &mut outgoing, Read::Head).await?;
-        let mut response = match answer {
-            Answer::Head(response) => response,
-            // Not reached: only `Read::Whole` reads the body.
-            Answer::Whole { body, .. } => http::Response::new(body).into(),
-        };
-        response.extensions_mut().insert(story);
-        Ok(response)
+    #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
+    pub fn send(mut self) -> impl Future<Output = Result<reqwest::Response>> {
+        async move {
+            let (client, plan, outgoing) = self.prepare(false)?;
+            let (answer, story) = run::run(client, &plan, outgoing).await?;
+            let mut response = match answer {
+                Answer::Head { response, .. } => response,
+                // Not reached: only `Read::Whole` reads the body.
+                Answer::Whole { body, .. } => http::Response::new(body).into(),
+            };
+            response.extensions_mut().insert(story);
+            Ok(response)
+        }
     }
 
     /// Sends it, and again where that is safe; decodes the 2xx answer from JSON.
@@ -296,58 +296,48 @@ impl RequestBuilder {
     /// There was no final answer, or it was not 2xx, not the JSON of a `T`, or over the
     /// [limit](crate::ClientBuilder::body_limit); or the request is invalid.
     #[cfg(feature = "json")]
-    pub async fn fetch<T: serde::de::DeserializeOwned>(self) -> Result<T> {
-        use crate::decode::DecodeError;
-        use crate::error::{self, ErrorKind};
-
-        let (client, plan, mut outgoing, limit) = self.prepare()?;
-        let inner = client.inner()?;
-        let (answer, mut story) = run::run(inner, &plan, &mut outgoing, Read::Whole { limit }).await?;
-        let Answer::Whole { status, headers, body, over_limit } = answer else {
-            return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
-        };
-        let error = if !status.is_success() {
-            super::response::of_answer(error::Answer { status, headers, body })
-        } else if over_limit {
-            Error::new(ErrorKind::TooLarge, format!("the answer's body is over the limit of {limit} bytes"))
-        } else {
-            let json = if body.is_empty() { &b"null"[..] } else { &body };
-            let error = match serde_json::from_slice(json) {
-                Ok(value) => return Ok(value),
-                Err(error) => DecodeError::new(&error),
-            };
-            let what = format!("the answer is not the JSON that was asked for ({error})");
-            Error::new(ErrorKind::Decode, what).with_answer(error::Answer { status, headers, body: first_64_kib(body) })
-        };
-        if status.is_success() {
-            // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
-            story.resume = outgoing.resume_token(&plan, true);
+    #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
+    pub fn fetch<T: serde::de::DeserializeOwned>(mut self) -> impl Future<Output = Result<T>> {
+        async move {
+            let (client, plan, outgoing) = self.prepare(true)?;
+            let (answer, story) = run::run(client, &plan, outgoing).await?;
+            decode(answer, plan.read).map_err(|error| unfit(error, story, &plan, outgoing))
         }
-        Err(error.with_story(story).at(&plan.method, SafeUrl(outgoing.asked().url())))
     }
 
     fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut Payload) -> Result<()>) -> Self {
-        if let Ok(request) = &mut self.request
-            && let Err(error) = change(request, &mut self.payload)
+        if let Ok(Outgoing { template, payload, .. }) = &mut self.outgoing
+            && let Err(error) = change(template, payload)
         {
-            self.request = Err(error.at(request.method(), SafeUrl(request.url())));
+            self.outgoing = Err(error.at(template.method(), SafeUrl(template.url())));
         }
         self
     }
 
-    fn prepare(self) -> Result<(Client, Plan, Outgoing, usize)> {
-        let Self { client, request, payload, options } = self;
-        let resumed = options.resume.clone();
-        let mut request = match request {
-            Ok(request) => request,
-            Err(error) => return Err(error.resuming(resumed)),
+    fn option(mut self, set: impl FnOnce(&mut Options)) -> Self {
+        set(self.options.get_or_insert_default());
+        self
+    }
+
+    /// Settles the terms. What the builder holds is sent from where it is: it is large, and is not moved again.
+    fn prepare(&mut self, reads_body: bool) -> Result<(&Inner, Plan, &mut Outgoing)> {
+        let options = self.options.take();
+        let resumed = options.as_ref().and_then(|options| options.resume.clone());
+        let outgoing = match &mut self.outgoing {
+            Ok(outgoing) => outgoing,
+            Err(error) => {
+                let error = std::mem::replace(error, Error::new(ErrorKind::Build, "the request was sent already"));
+                return Err(error.resuming(resumed));
+            }
         };
-        let limit = options.body_limit.unwrap_or(client.inner()?.body_limit);
-        let plan = match plan::settle(client.inner()?, &mut request, &payload, options) {
-            Ok(plan) => plan,
-            Err(error) => return Err(error.at(request.method(), SafeUrl(request.url())).resuming(resumed)),
-        };
-        Ok((client, plan, Outgoing::new(request, payload), limit))
+        let client = self.client.inner()?;
+        match plan::settle(client, &mut outgoing.template, &outgoing.payload, options, reads_body) {
+            Ok(plan) => Ok((client, plan, outgoing)),
+            Err(error) => {
+                let request = &outgoing.template;
+                Err(error.at(request.method(), SafeUrl(request.url())).resuming(resumed))
+            }
+        }
     }
 }
 
@@ -355,7 +345,7 @@ impl RequestBuilder {
 impl fmt::Debug for RequestBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("RequestBuilder");
-        match &self.request {
+        match self.outgoing.as_ref().map(|outgoing| &outgoing.template) {
             Ok(request) => debug
                 .field("method", request.method())
                 .field("url", &SafeUrl(request.url()))
@@ -364,6 +354,46 @@ impl fmt::Debug for RequestBuilder {
         };
         debug.field("options", &self.options).finish_non_exhaustive()
     }
+}
+
+/// A request of which nothing but method and URL is known. User information in the URL becomes a header, as reqwest's builder has it.
+pub(super) fn bare(http: &reqwest::Client, method: Method, url: reqwest::Url) -> Result<reqwest::Request> {
+    if !has_user(&url) {
+        return Ok(reqwest::Request::new(method, url));
+    }
+    http.request(method, url).build().map_err(|error| Error::build("url", error.without_url()))
+}
+
+fn has_user(url: &reqwest::Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
+/// The value in a 2xx answer; otherwise why there is none.
+#[cfg(feature = "json")]
+fn decode<T: serde::de::DeserializeOwned>(answer: Answer, read: Read) -> Result<T> {
+    let (Answer::Whole { status, headers, body, over_limit }, Read::Whole { limit }) = (answer, read) else {
+        return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
+    };
+    if !status.is_success() {
+        return Err(super::response::of_answer(error::Answer { status, headers, body }));
+    }
+    if over_limit {
+        return Err(Error::new(ErrorKind::TooLarge, format!("the answer's body is over the limit of {limit} bytes")));
+    }
+    serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(|error| {
+        let what = format!("the answer is not the JSON that was asked for ({})", DecodeError::new(&error));
+        Error::new(ErrorKind::Decode, what).with_answer(error::Answer { status, headers, body: first_64_kib(body) })
+    })
+}
+
+/// The error that an answer is which cannot be decoded, with its story.
+#[cfg(feature = "json")]
+fn unfit(error: Error, mut story: Story, plan: &Plan, outgoing: &Outgoing) -> Error {
+    if matches!(error.kind(), ErrorKind::Decode | ErrorKind::TooLarge) {
+        // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
+        story.resume = outgoing.resume_token(plan, true);
+    }
+    error.with_story(story).at(&plan.method, SafeUrl(outgoing.asked().url()))
 }
 
 #[cfg(feature = "json")]

@@ -77,7 +77,7 @@ impl ResponseExt for reqwest::Response {
         }
         let story = self.extensions_mut().remove::<Story>();
         let url = SafeUrl(self.url()).to_string();
-        let answer::Answer::Whole { status, headers, body, .. } = answer::read_error(self, None).await else {
+        let answer::Answer::Whole { status, headers, body, .. } = answer::read_error_of(self, None).await else {
             return Err(Error::new(ErrorKind::Transport, "the answer had no body to read"));
         };
         let error = of_answer(Answer { status, headers, body });

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::Inner;
-use super::answer::{self, Answer, Failed, Read};
+use super::answer::{self, Answer, Failed};
 use super::attempt;
 use super::event::{Event, EventKind};
 use super::outgoing::Outgoing;
@@ -19,7 +19,8 @@ use crate::journal::{Attempt, Journal, Story, What};
 use crate::policy::{Decision, Failure, Idempotency, Operation, StopReason};
 use crate::resume::SafeUrl;
 
-pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, read: Read) -> Result<(Answer, Story)> {
+pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing) -> Result<(Answer, Story)> {
+    let policy = plan.policy(client);
     let upstream = client.upstreams.get(outgoing.template.url());
     let mut context = Context {
         is_done: false,
@@ -30,11 +31,11 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         has_key: plan.key.is_some(),
         key_was_given: plan.key_was_given,
         keys: &client.keys,
-        policy: &plan.policy,
+        policy,
         classifier: client.classifier.as_ref(),
     };
     let mut so_far = SoFar::start(client, plan, outgoing);
-    let mut operation = Operation::start(&plan.policy, &upstream.budget, plan.idempotency, so_far.started);
+    let mut operation = Operation::start(policy, &upstream.budget, plan.idempotency, so_far.started);
     operation.set_body_replayable(outgoing.payload.is_replayable());
 
     loop {
@@ -47,7 +48,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         so_far.tell(outgoing, EventKind::AttemptStarted { number });
         let until = clock::earlier(plan.attempt_until(started), operation.deadline());
         operation.begin_attempt();
-        let mut attempted = attempt::send(client, outgoing, number, until, read).await;
+        let attempted = attempt::send(client, plan, outgoing, number, until).await;
 
         context.may_have_acted = outgoing.may_have_acted;
         if outgoing.is_done() {
@@ -56,14 +57,17 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
             operation.set_idempotency(Idempotency::Natural);
             operation.set_body_replayable(true);
         }
-        let body = answer::error_body(&mut attempted, |status| context.needs_body(status), until).await;
-        let verdict = context.judge(&attempted, &body, so_far.may_have_been_processed);
-        let head = answer::head(&attempted);
-        operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
-
         let ended = clock::now();
-        let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
-        so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), decision);
+        // In a block, so that what is only looked at here takes no room in the future while it waits.
+        let (attempted, decision) = {
+            let attempted = attempted;
+            let verdict = context.judge(&attempted, so_far.may_have_been_processed);
+            let head = answer::head(&attempted);
+            operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
+            let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
+            so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), decision);
+            (attempted, decision)
+        };
         match decision {
             Decision::Stop(reason) => {
                 clock::sleep(operation.pause_before_the_end()).await;
@@ -93,7 +97,7 @@ impl<'a> SoFar<'a> {
         let may_have_been_processed = plan.may_have_been_processed;
         let so_far =
             Self { client, plan, started, journal: Journal::default(), retry_after: None, may_have_been_processed };
-        so_far.tell(outgoing, EventKind::OperationStarted { deadline: plan.policy.time_allowed() });
+        so_far.tell(outgoing, EventKind::OperationStarted { deadline: plan.policy(client).time_allowed() });
         so_far
     }
 

@@ -36,6 +36,9 @@ pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
     if text.starts_with("//") || text.starts_with('\\') || text.starts_with("/\\") {
         return Err(Error::build("url", "it begins like a network path; one slash, or none, appends to the base_url"));
     }
+    if let Some(url) = append_plain(base, text) {
+        return Ok(url);
+    }
     let url = append(base, text)?;
     let base_path = base.path().trim_end_matches('/');
     let below = url.path().strip_prefix(base_path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -43,6 +46,19 @@ pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
         return Err(Error::build("url", "`..` leaves the base_url"));
     }
     Ok(url)
+}
+
+/// Appends a path of which nothing need be parsed: letters, digits, `-`, `_` and `~` (unreserved, RFC 3986 §2.3), in parts that are
+/// not empty. Most paths are such, and what it makes is what [`append`] makes, at half the price.
+fn append_plain(base: &Url, text: &str) -> Option<Url> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b'/');
+    let below = text.strip_prefix('/').unwrap_or(text);
+    if below.is_empty() || !below.bytes().all(is_plain) || below.split('/').any(str::is_empty) {
+        return None;
+    }
+    let mut url = base.clone();
+    url.path_segments_mut().ok()?.pop_if_empty().extend(below.split('/'));
+    Some(url)
 }
 
 /// `base`'s path ends in a slash, so that joining below it keeps it and parses nothing twice.
@@ -119,6 +135,27 @@ mod tests {
         ] {
             assert_eq!(check(base, text), expected);
         }
+    }
+
+    #[test]
+    fn a_plain_path_is_appended_without_being_parsed_to_the_same_end() {
+        let (mut plain, mut parsed) = (0, 0);
+        for base_text in ["https://api.x", "https://api.x/v1", "http://[::1]:8080/a/b/"] {
+            let base = base(base_text).unwrap();
+            for first in ["", "/", "a", "A-1_~", "..", "%2e", "a.b", "é", "?", "a b", "c:d", "//", "\\", "\t"] {
+                for then in ["", "/", "/b", "/..", "//b", "b/c", "#d", ".", "@e"] {
+                    let text = format!("{first}{then}");
+                    match append_plain(&base, &text) {
+                        Some(url) => {
+                            assert_eq!(Some(url), append(&base, &text).ok(), "{base_text} and {text}");
+                            plain += 1;
+                        }
+                        None => parsed += 1,
+                    }
+                }
+            }
+        }
+        assert!(plain > 10 && parsed > 100, "{plain} and {parsed}");
     }
 
     #[test]

@@ -24,11 +24,10 @@ const TRUSTED: usize = 256;
 /// `https://api.example.com:8443`: all that comes before the path. Default ports are not written, so it identifies the origin.
 /// User information has been taken off by then.
 pub(super) fn origin(url: &Url) -> &str {
+    let marked = |part: Option<&str>| part.map_or(0, |part| part.len() + 1);
+    let rest = url.path().len() + marked(url.query()) + marked(url.fragment());
     let text = url.as_str();
-    let authority = url.scheme().len() + "://".len();
-    let rest = text.get(authority..).unwrap_or_default();
-    let length = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    text.get(..authority + length).unwrap_or(text)
+    text.get(..text.len() - rest).unwrap_or(text)
 }
 
 #[derive(Debug)]
@@ -215,6 +214,9 @@ mod tests {
             ("https://api.example.com/v1?q#f", "https://api.example.com"),
             ("https://api.example.com:443/", "https://api.example.com"),
             ("http://[::1]:8080", "http://[::1]:8080"),
+            ("https://api.example.com?q", "https://api.example.com"),
+            ("https://api.example.com/?#", "https://api.example.com"),
+            ("https://api.example.com/a%23?b?#c#d", "https://api.example.com"),
         ] {
             assert_eq!(origin(&url(text)), expected);
         }

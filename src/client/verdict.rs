@@ -30,6 +30,11 @@ pub(super) struct Context<'a> {
     pub(super) classifier: Option<&'a Classifier>,
 }
 
+/// Whether the body must be looked at to judge an answer of this status under a key: it says there what it means.
+pub(super) fn says_why(status: StatusCode) -> bool {
+    status == StatusCode::CONFLICT
+}
+
 /// What one attempt came to.
 pub(super) struct Verdict {
     pub(super) class: Class,
@@ -43,39 +48,36 @@ pub(super) struct Verdict {
 }
 
 impl Context<'_> {
-    /// Whether the body must be looked at to judge this answer: a 409 under a key says there what it means.
-    pub(super) fn needs_body(&self, status: StatusCode) -> bool {
-        status == StatusCode::CONFLICT && self.has_key
-    }
-
-    /// `earlier_ambiguous`: an attempt before this one may have been carried out. `body`: the error's body, where it was read.
-    pub(super) fn judge(&self, attempted: &Result<Answer, Failed>, body: &[u8], earlier_ambiguous: bool) -> Verdict {
+    /// `earlier_ambiguous`: an attempt before this one may have been carried out.
+    pub(super) fn judge(&self, attempted: &Result<Answer, Failed>, earlier_ambiguous: bool) -> Verdict {
         match attempted {
-            Ok(answer) => self.answered(answer.status(), answer.headers(), body, earlier_ambiguous),
+            Ok(answer) => self.answered(answer.status(), answer.headers(), answer.begun(), earlier_ambiguous),
             Err(failed) => self.failed(failed),
         }
     }
 
     fn answered(&self, status: StatusCode, headers: &HeaderMap, body: &[u8], earlier_ambiguous: bool) -> Verdict {
-        let names = if self.needs_body(status) { problem::names(body) } else { Vec::new() };
+        let names = if self.has_key && says_why(status) { problem::names(body) } else { Vec::new() };
         let named = |name: &str| names.iter().any(|found| found == name);
         let by_status = Class::of_status(status);
         let mut hint = Hint::from_headers(headers, by_status, clock::wall(), self.policy.hint_cap_in_force());
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
         hint.outcome_unknown |= named(problem::OUTCOME_UNKNOWN);
 
-        let asks_to_wait = headers.contains_key(http::header::RETRY_AFTER)
-            || record_status(headers).is_some_and(|record| record.word == "in-progress")
-            || named(problem::IN_PROGRESS)
-            || self.keys.in_progress.as_deref().is_some_and(named);
+        let asks_to_wait = || {
+            headers.contains_key(http::header::RETRY_AFTER)
+                || record_status(headers).is_some_and(|record| record.word == "in-progress")
+                || named(problem::IN_PROGRESS)
+                || self.keys.in_progress.as_deref().is_some_and(named)
+        };
         // draft-ietf-httpapi-idempotency-key-header-07 §2.6: the first attempt under our key still runs. Only where there can
         // have been one: a 409 on the first try under a fresh key is the API's own conflict.
         let ours_still_runs = status == StatusCode::CONFLICT
             && self.has_key
             && !self.is_done
             && (earlier_ambiguous || self.key_was_given)
-            && asks_to_wait
-            && !hint.outcome_unknown;
+            && !hint.outcome_unknown
+            && asks_to_wait();
         let default_class = if ours_still_runs { Class::Ambiguous } else { self.of_hop(by_status) };
 
         let outcome =

@@ -145,6 +145,14 @@ impl RetryPolicy {
         self.hint_cap
     }
 
+    /// As it holds for a client that may follow redirects unseen: what is throttled may be the GET behind one, after the request
+    /// was carried out.
+    #[cfg(feature = "client")]
+    pub(crate) fn fit_for(self, opaque: bool) -> Self {
+        let throttled_is_ambiguous = self.throttled_is_ambiguous || opaque;
+        Self { throttled_is_ambiguous, ..self }
+    }
+
     #[cfg(feature = "client")]
     pub(crate) fn throttling_is_ambiguous(&self) -> bool {
         self.throttled_is_ambiguous

@@ -1,0 +1,60 @@
+//! steadfast at its defaults: budget on, a key minted for each POST, deadline and attempt timeout on.
+
+use std::time::Duration;
+
+use steadfast::policy::{Backoff, RetryBudget, RetryPolicy};
+use steadfast::{Client, KeyPolicy};
+
+use super::{Charge, Contender, NewCharge, Place};
+
+#[derive(Clone)]
+pub struct Steadfast {
+    client: Client,
+    /// No waits; and no budget, since every operation here fails twice, which is what a budget ends.
+    stubborn: Client,
+}
+
+impl Contender for Steadfast {
+    fn new(base: &str) -> Self {
+        let builder = || Client::builder().base_url(base).keys(KeyPolicy::standard());
+        let at_once = RetryPolicy::new().backoff(Backoff::fixed(Duration::ZERO));
+        Self {
+            client: builder().build().unwrap(),
+            stubborn: builder().retry(at_once).budget(RetryBudget::unlimited()).build().unwrap(),
+        }
+    }
+
+    async fn get(&self, place: &Place) -> Charge {
+        self.client.get_json(&place.path).await.unwrap()
+    }
+
+    async fn post(&self, place: &Place, charge: &NewCharge) -> Charge {
+        self.client.post_json(&place.path, charge).await.unwrap()
+    }
+
+    async fn persist(&self, place: &Place) -> Charge {
+        self.stubborn.get_json(&place.path).await.unwrap()
+    }
+}
+
+/// Without a base URL: every request names its origin, and the client looks it up.
+#[derive(Clone)]
+pub struct Anywhere(Client);
+
+impl Contender for Anywhere {
+    fn new(_: &str) -> Self {
+        Self(Client::new())
+    }
+
+    async fn get(&self, place: &Place) -> Charge {
+        self.0.get_json(&place.url).await.unwrap()
+    }
+
+    async fn post(&self, place: &Place, charge: &NewCharge) -> Charge {
+        self.0.post_json(&place.url, charge).await.unwrap()
+    }
+
+    async fn persist(&self, place: &Place) -> Charge {
+        self.get(place).await
+    }
+}

@@ -1,0 +1,75 @@
+//! Starts the server and the client processes, and reads what was counted.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use crate::contender::Name;
+use crate::load::{Say, Scenario};
+
+/// The server's process; it ends with this.
+pub struct Server {
+    process: Child,
+    port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _gone = self.process.wait();
+    }
+}
+
+impl Server {
+    pub fn start() -> Self {
+        let mut process =
+            Command::new(std::env::current_exe().unwrap()).arg("serve").stdout(Stdio::piped()).spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        Self { process, port: port.trim().parse().unwrap() }
+    }
+
+    /// What the client process says.
+    pub fn say(&self, contender: Name, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
+        let exe = std::env::current_exe().unwrap();
+        let output = self.load(Command::new(exe), contender, scenario, operations, say).output().unwrap();
+        assert!(output.status.success(), "{contender}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    /// Instructions of one operation: of a long run less those of a short one, so that start-up cancels.
+    pub fn instructions(&self, contender: Name, scenario: Scenario) -> f64 {
+        let (short, long) = match scenario {
+            Scenario::Get64 => (640, 6400),
+            // The first thousand make the connections.
+            Scenario::Origins => (1000, 3000),
+            Scenario::Persist => (150, 600),
+            _ => (300, 1500),
+        };
+        let count = |operations| self.count(contender, scenario, operations);
+        (count(long) - count(short)) / (long - short) as f64
+    }
+
+    fn count(&self, contender: Name, scenario: Scenario, operations: usize) -> f64 {
+        // Kept on request, for callgrind_annotate.
+        let kept = std::env::var("COMPARE_KEEP").ok();
+        let folder = tempfile::tempdir().unwrap();
+        let file = kept
+            .map_or_else(|| folder.path().join("out"), |folder| format!("{folder}/{contender}.{operations}").into());
+        let mut valgrind = Command::new("valgrind");
+        valgrind.args(["--tool=callgrind", "-q"]).arg(format!("--callgrind-out-file={}", file.display()));
+        valgrind.arg(std::env::current_exe().unwrap());
+        let output = self.load(valgrind, contender, scenario, operations, Say::Nothing).output().unwrap();
+        assert!(output.status.success(), "{contender}: {}", String::from_utf8_lossy(&output.stderr));
+        let counts = std::fs::read_to_string(file).unwrap();
+        let total = counts.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
+        total.and_then(|total| total.trim().parse().ok()).unwrap()
+    }
+
+    fn load(&self, mut command: Command, contender: Name, scenario: Scenario, operations: usize, say: Say) -> Command {
+        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| value().unwrap().get_name().to_owned();
+        command.arg("load").arg(self.port.to_string()).arg(contender.to_string());
+        command.arg(name(&|| clap::ValueEnum::to_possible_value(&scenario))).arg(operations.to_string());
+        command.arg(name(&|| clap::ValueEnum::to_possible_value(&say)));
+        command
+    }
+}

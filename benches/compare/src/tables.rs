@@ -1,0 +1,120 @@
+//! Every table, in Markdown, in the order in which `guide/performance.md` shows them.
+
+use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
+
+use crate::contender::Name;
+use crate::load::{Say, Scenario};
+use crate::measure::Server;
+
+const ROUNDS: usize = 5;
+
+pub fn print(server: &Server) {
+    println!("{}\n", instructions(server));
+    println!("{}\n", allocations(server));
+    println!("{}\n", origins(server));
+    println!("{}", times(server));
+}
+
+/// Everybody that was compiled in, plain reqwest first: the others are compared with it. The client
+/// without a base URL is in the table of origins.
+fn compared() -> impl Iterator<Item = Name> {
+    Name::all().filter(|name| *name != Name::Anywhere)
+}
+
+fn takes_part(name: Name, scenario: Scenario) -> bool {
+    scenario != Scenario::Persist || name.retries_without_end()
+}
+
+fn instructions(server: &Server) -> Table {
+    let mut table = new(&["instructions", "GET", "POST", "503, 503, 200", "64 in flight"]);
+    let scenarios = [Scenario::Get, Scenario::Post, Scenario::Persist, Scenario::Get64];
+    relative(&mut table, &scenarios, |name, scenario| server.instructions(name, scenario));
+    table
+}
+
+fn allocations(server: &Server) -> Table {
+    let mut table = new(&["allocations", "GET", "POST", "503, 503, 200", "bytes of one in flight"]);
+    let scenarios = [Scenario::Get, Scenario::Post, Scenario::Persist, Scenario::Hold];
+    relative(&mut table, &scenarios, |name, scenario| match scenario {
+        // Of the second half, so that what a client holds anyway is not counted.
+        Scenario::Hold => {
+            let hold = |operations: usize| server.say(name, scenario, operations, Say::Bytes)[0] * operations as f64;
+            (hold(400) - hold(200)) / 200.0
+        }
+        _ => server.say(name, scenario, 0, Say::Allocations)[0],
+    });
+    table
+}
+
+/// A row for each contender: what it cost, and how much that is beside plain reqwest.
+fn relative(table: &mut Table, scenarios: &[Scenario], measure: impl Fn(Name, Scenario) -> f64) {
+    let mut plain = Vec::new();
+    for name in compared() {
+        let mut row = vec![name.title().to_owned()];
+        for (column, &scenario) in scenarios.iter().enumerate() {
+            if !takes_part(name, scenario) {
+                row.push("-".to_owned());
+                continue;
+            }
+            let cost = measure(name, scenario);
+            if name == Name::Reqwest {
+                plain.push(cost);
+            }
+            row.push(format!("{} ({:.2})", grouped(cost), cost / plain[column]));
+        }
+        table.add_row(row);
+    }
+}
+
+/// Whether an operation costs more where there are many origins.
+fn origins(server: &Server) -> Table {
+    let mut table = new(&["instructions of a GET", "1 origin", "1,000 origins, in turn", "ratio"]);
+    for name in [Name::Reqwest, Name::Anywhere] {
+        let (one, many) = (server.instructions(name, Scenario::Get), server.instructions(name, Scenario::Origins));
+        table.add_row([name.title().to_owned(), grouped(one), grouped(many), format!("{:.3}", many / one)]);
+    }
+    table
+}
+
+/// Medians of rounds in which everybody has a turn, so that what else this machine does is shared out.
+fn times(server: &Server) -> Table {
+    let mut table =
+        new(&["time (gates nothing)", "GET, median", "64 in flight, median", "64 in flight, GETs a second"]);
+    let names: Vec<Name> = compared().collect();
+    let mut rounds = vec![[const { Vec::new() }; 3]; names.len()];
+    for _ in 0..ROUNDS {
+        for (name, [alone, busy, rate]) in names.iter().zip(&mut rounds) {
+            alone.push(server.say(*name, Scenario::Get, 3000, Say::Time)[0]);
+            let of_many = server.say(*name, Scenario::Get64, 19_200, Say::Time);
+            busy.push(of_many[0]);
+            rate.push(of_many[1]);
+        }
+    }
+    for (name, [alone, busy, rate]) in names.into_iter().zip(rounds) {
+        let microseconds = |times| format!("{:.0} µs", median(times) / 1000.0);
+        table.add_row([name.title().to_owned(), microseconds(alone), microseconds(busy), grouped(median(rate))]);
+    }
+    table
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn new(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN).set_header(header.iter().copied());
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// `74,812`.
+fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
+    groups.join(",")
+}
