@@ -10,11 +10,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
-use super::upstream::Upstreams;
+use super::upstream::{Terms, Upstreams};
 use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
 use crate::key_policy::KeyPolicy;
-use crate::policy::{Class, Outcome, RetryBudget, RetryPolicy};
+use crate::policy::{BreakerPolicy, Class, Outcome, RetryBudget, RetryPolicy};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +44,7 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`read_timeout`](Self::read_timeout) | off |
 /// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
 /// | [`max_redirects`](Self::max_redirects) | 10 |
+/// | [`breaker`](Self::breaker) | off |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
     http: reqwest::ClientBuilder,
@@ -53,7 +54,7 @@ pub struct ClientBuilder {
     base_url: Option<String>,
     default_headers: Vec<Result<(HeaderName, HeaderValue)>>,
     retry: RetryPolicy,
-    budget: RetryBudget,
+    terms: Terms,
     keys: KeyPolicy,
     timeout: Option<Option<Duration>>,
     attempt_timeout: Option<Duration>,
@@ -76,7 +77,7 @@ impl ClientBuilder {
             base_url: None,
             default_headers: Vec::new(),
             retry: RetryPolicy::new(),
-            budget: RetryBudget::standard(),
+            terms: Terms::default(),
             keys: KeyPolicy::default(),
             timeout: None,
             attempt_timeout: Some(ATTEMPT_TIMEOUT),
@@ -171,7 +172,22 @@ impl ClientBuilder {
 
     /// How many retries an origin may be asked to bear. Every origin has a bucket of its own with these settings.
     pub fn budget(mut self, budget: RetryBudget) -> Self {
-        self.budget = budget;
+        self.terms.budget = budget;
+        self
+    }
+
+    /// A circuit breaker for every origin: once too many of its calls have failed, none is sent for a while, and then a few as probes.
+    /// Off by default; [when to turn it on](crate::guide::manners).
+    ///
+    /// An operation that meets an open circuit ends as [`CircuitOpen`](crate::policy::StopReason::CircuitOpen), at once: before its
+    /// first attempt as an [`ErrorKind::HeldBack`](crate::ErrorKind::HeldBack), nothing sent;
+    /// [`retry_after`](crate::Error::retry_after) is when to come back.
+    ///
+    /// Every attempt counts, each by its class and its time; an attempt that is dropped, and one that failed on this side, counts
+    /// for nothing. One that ran out of its operation's time counts as failed: who gives a server less time than it needs opens its
+    /// circuit.
+    pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
+        self.terms.breaker = Some(policy);
         self
     }
 
@@ -263,7 +279,8 @@ impl ClientBuilder {
             None => self.retry,
         };
         retry.validate().map_err(Error::invalid)?;
-        self.budget.validate().map_err(Error::invalid)?;
+        self.terms.budget.validate().map_err(Error::invalid)?;
+        self.terms.breaker.as_ref().map_or(Ok(()), BreakerPolicy::validate).map_err(Error::invalid)?;
         self.keys.validate().map_err(|reason| Error::build("keys", reason))?;
         check_timeout("attempt_timeout", self.attempt_timeout)?;
         check_timeout("connect_timeout", self.connect_timeout)?;
@@ -291,7 +308,7 @@ impl ClientBuilder {
         Ok(Client::from_inner(Inner {
             http,
             opaque,
-            upstreams: Upstreams::new(self.budget, base.as_ref()),
+            upstreams: Upstreams::new(self.terms, base.as_ref()),
             base,
             defaults,
             retry,
@@ -338,7 +355,7 @@ impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder")
             .field("retry", &self.retry)
-            .field("budget", &self.budget)
+            .field("budget", &self.terms.budget)
             .field("keys", &self.keys)
             .finish_non_exhaustive()
     }

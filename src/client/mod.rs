@@ -11,6 +11,7 @@
 //! | `run` | the loop |
 //! | `attempt`, `answer` | send once and read what comes back; `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
 //! | `verdict` | the class of an attempt |
+//! | `gate` | whether the origin wants to be left alone |
 //! | `upstream` | what is remembered of each origin |
 //! | `event`, `response` | tell the story |
 
@@ -21,6 +22,7 @@ mod checks;
 mod defaults;
 mod event;
 mod failure;
+mod gate;
 mod outgoing;
 mod payload;
 mod plan;
@@ -50,7 +52,7 @@ use self::defaults::Defaults;
 use self::upstream::Upstreams;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key_policy::KeyPolicy;
-use crate::policy::{Class, Outcome, RetryPolicy};
+use crate::policy::{BreakerState, Class, Outcome, RetryPolicy};
 
 /// A resilient HTTP client. Cloning it is cheap and shares connections, budgets and what was learnt about keys.
 ///
@@ -168,6 +170,14 @@ impl Client {
             built.map_err(|error| Error::build("url", error.without_url()))
         };
         RequestBuilder::new(self.clone(), build())
+    }
+
+    /// What the [breaker](ClientBuilder::breaker) of this URL's origin lets through now. `None` if there is none, or if it is no URL.
+    #[must_use]
+    pub fn breaker_state(&self, url: impl AsRef<str>) -> Option<BreakerState> {
+        let inner = self.inner().ok()?;
+        let url = target::resolve(inner.base.as_ref(), url.as_ref()).ok()?;
+        inner.upstreams.breaker_state(&url, crate::clock::now())
     }
 
     /// Sends a finished request as one operation. Its own timeout becomes the attempt timeout, and a key header on it is the

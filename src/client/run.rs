@@ -1,6 +1,6 @@
 //! The loop: one operation, from its first attempt to its last word.
 //!
-//! This is the only loop in the crate that sends anything twice. Read it from the top: attempt, classify, decide, record, wait.
+//! This is the only loop in the crate that sends anything twice. Read it from the top: breaker, attempt, classify, record, decide, wait.
 //! What one attempt does is in `attempt.rs`; whether there is another is the word of [`policy::Operation`](Operation).
 //! Everything lives in local variables, so dropping the future at any await leaves nothing behind.
 
@@ -10,13 +10,14 @@ use super::Inner;
 use super::answer::{self, Answer, Failed, Read};
 use super::attempt;
 use super::event::{Event, EventKind};
+use super::gate::{self, Held};
 use super::outgoing::Outgoing;
 use super::plan::Plan;
 use super::verdict::{Context, Verdict};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Attempt, Journal, Story, What};
-use crate::policy::{Decision, Failure, Idempotency, Operation, StopReason};
+use crate::policy::{BreakerState, Decision, Failure, Idempotency, Operation, Permit, StopReason};
 use crate::resume::SafeUrl;
 
 pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, read: Read) -> Result<(Answer, Story)> {
@@ -44,6 +45,13 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         if number > 1 && operation.deadline().is_some_and(|deadline| deadline <= started) {
             return Err(so_far.out_of_time(outgoing));
         }
+        let permit = match upstream.acquire(started) {
+            Ok(permit) => permit,
+            Err(held) => return Err(so_far.held_back(outgoing, held)),
+        };
+        if permit.as_ref().is_some_and(Permit::half_opened) {
+            so_far.tell(outgoing, EventKind::BreakerChanged { state: BreakerState::HalfOpen });
+        }
         so_far.tell(outgoing, EventKind::AttemptStarted { number });
         let until = clock::earlier(plan.attempt_until(started), operation.deadline());
         operation.begin_attempt();
@@ -62,10 +70,19 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
 
         let ended = clock::now();
+        let elapsed = ended.saturating_duration_since(started);
+        if let Some(state) = gate::settle(permit, &verdict, elapsed, ended) {
+            so_far.tell(outgoing, EventKind::BreakerChanged { state });
+        }
+        let open_for = upstream.circuit_open_for(ended);
+        operation.set_circuit_open_for(open_for);
         let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
-        so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), decision);
+        so_far.record(outgoing, number, &verdict, elapsed, decision);
         match decision {
             Decision::Stop(reason) => {
+                if reason == StopReason::CircuitOpen {
+                    so_far.retry_after = Some(open_for);
+                }
                 clock::sleep(operation.pause_before_the_end()).await;
                 return so_far.end(outgoing, attempted, reason);
             }
@@ -145,6 +162,14 @@ impl<'a> SoFar<'a> {
     fn out_of_time(self, outgoing: &Outgoing) -> Error {
         let story = self.into_story(outgoing, StopReason::DeadlineExceeded, false);
         let error = Error::new(ErrorKind::Timeout, "the deadline passed before the next attempt").with_story(story);
+        error.at(outgoing.asked().method(), SafeUrl(outgoing.asked().url()))
+    }
+
+    /// The next attempt, or the first, was not let through.
+    fn held_back(mut self, outgoing: &Outgoing, held: Held) -> Error {
+        self.retry_after = held.retry_after;
+        let story = self.into_story(outgoing, held.reason, false);
+        let error = Error::new(ErrorKind::HeldBack, "held back").with_story(story);
         error.at(outgoing.asked().method(), SafeUrl(outgoing.asked().url()))
     }
 

@@ -29,6 +29,7 @@
 // properties over all of it are in `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases/`.
 
 mod backoff;
+mod breaker;
 mod budget;
 mod class;
 mod date;
@@ -37,6 +38,7 @@ mod retry;
 mod settings;
 
 pub use backoff::{Backoff, Jitter};
+pub use breaker::{Breaker, BreakerPolicy, BreakerState, CircuitOpen, Permit};
 pub use budget::RetryBudget;
 pub use class::{Class, Failure, Idempotency, Outcome};
 pub use hint::{Hint, retry_hint};

@@ -51,6 +51,8 @@ pub enum StopReason {
     RetryAfterTooLong,
     /// The next attempt would start after the deadline.
     DeadlineExceeded,
+    /// This origin's [circuit](crate::policy::Breaker) is open, and would be when the wait is over.
+    CircuitOpen,
     /// This origin's retry budget is spent.
     BudgetExhausted,
 }
@@ -71,6 +73,7 @@ impl StopReason {
             Self::AttemptsExhausted => "attempts exhausted",
             Self::RetryAfterTooLong => "retry-after too long",
             Self::DeadlineExceeded => "deadline exceeded",
+            Self::CircuitOpen => "circuit open",
             Self::BudgetExhausted => "retry budget exhausted",
         }
     }
@@ -88,6 +91,8 @@ pub struct Operation<'a> {
     body_replayable: bool,
     misdirected: bool,
     deadline: Option<Instant>,
+    /// From the time of the next decision.
+    circuit_open_for: Duration,
     decided: u32,
     waits: Option<Waits>,
     /// Charged for a retry that has not been sent yet.
@@ -112,6 +117,7 @@ impl<'a> Operation<'a> {
             misdirected: false,
             // A deadline beyond the clock's range is none.
             deadline: policy.deadline.and_then(|time| now.checked_add(time)),
+            circuit_open_for: Duration::ZERO,
             decided: 0,
             waits: policy.backoff.waits(),
             pending_charge: None,
@@ -134,6 +140,12 @@ impl<'a> Operation<'a> {
     /// Whether the request's body can be sent a second time.
     pub fn set_body_replayable(&mut self, replayable: bool) {
         self.body_replayable = replayable;
+    }
+
+    /// How long the origin's circuit will be open, from the `now` of the next decision; zero if it is not. A wait that ends sooner
+    /// ends the operation as [`CircuitOpen`](StopReason::CircuitOpen).
+    pub fn set_circuit_open_for(&mut self, time: Duration) {
+        self.circuit_open_for = time;
     }
 
     /// The instant after which no attempt starts and no wait ends.
@@ -215,7 +227,11 @@ impl<'a> Operation<'a> {
             return Err(StopReason::RetryAfterTooLong);
         }
         let after = if hint.misdirected { Duration::ZERO } else { floor.saturating_add(jittered) };
-        if after >= time_left { Err(StopReason::DeadlineExceeded) } else { Ok(after) }
+        first_no(&[
+            (after >= time_left, StopReason::DeadlineExceeded),
+            (after < self.circuit_open_for, StopReason::CircuitOpen),
+        ])?;
+        Ok(after)
     }
 
     fn charge(&mut self, class: Class, after: Duration) -> Result<Duration, StopReason> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use steadfast::policy::{RetryBudget, RetryPolicy};
+use steadfast::policy::{BreakerPolicy, RetryBudget, RetryPolicy};
 use steadfast::{Client, ClientBuilder, ErrorKind, KeyPolicy, RequestBuilder};
 
 use crate::support::raw::answer;
@@ -30,6 +30,13 @@ fn settings_of_the_client() {
     check_client("connect_timeout", "zero", new().connect_timeout(Duration::ZERO));
     check_client("read_timeout", "zero", new().read_timeout(Duration::ZERO));
     check_client("budget", "not negative", new().budget(RetryBudget::ratio(-1.0)));
+    let breaker = |policy| new().breaker(policy);
+    check_client("window", "zero", breaker(BreakerPolicy::new().window(Duration::ZERO)));
+    check_client("failure_share", "at most 1", breaker(BreakerPolicy::new().failure_share(1.5)));
+    check_client("slow_calls", "share", breaker(BreakerPolicy::new().slow_calls(Duration::from_secs(1), f64::NAN)));
+    check_client("open_for", "zero", breaker(BreakerPolicy::new().open_for(Duration::ZERO)));
+    check_client("min_calls", "at least 1", breaker(BreakerPolicy::new().min_calls(0)));
+    check_client("probes", "at least 1", breaker(BreakerPolicy::new().probes(0)));
     check_client("keys", "36", new().keys(KeyPolicy::standard().max_length(8)));
     check_client("keys", "retention", new().keys(KeyPolicy::standard().retention(Duration::ZERO)));
     check_client("keys", "under a second", new().keys(KeyPolicy::standard().wait_on_retry(Duration::from_millis(10))));

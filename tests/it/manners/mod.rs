@@ -1,0 +1,3 @@
+//! Manners under load: what the client does not send, asserted by what the server did not receive.
+
+mod breaker;
