@@ -608,11 +608,12 @@ mod tests {
 
     /// Every interleaving of the threads of each model is played, on the model checker's lock.
     mod interleavings {
-        use loom::sync::Arc;
-        use loom::sync::atomic::{AtomicU32, Ordering};
-        use loom::thread;
+        use std::sync::Arc;
+        use std::sync::atomic::Ordering;
 
         use super::*;
+
+        type AtomicU32 = loom::sync::atomic::AtomicU32;
 
         const TOOK: Duration = Duration::from_millis(1);
 
@@ -625,7 +626,7 @@ mod tests {
             (breaker, now + Duration::from_secs(5))
         }
 
-        fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
+        fn join(threads: impl IntoIterator<Item = loom::thread::JoinHandle<()>>) {
             threads.into_iter().for_each(|thread| thread.join().unwrap());
         }
 
@@ -637,7 +638,7 @@ mod tests {
                 let threads: Vec<_> = (0..2)
                     .map(|_| {
                         let (breaker, out, half_opened) = (breaker.clone(), out.clone(), half_opened.clone());
-                        thread::spawn(move || {
+                        loom::thread::spawn(move || {
                             let Ok(permit) = breaker.acquire(now) else { return };
                             half_opened.fetch_add(u32::from(permit.half_opened()), Ordering::Relaxed);
                             assert_eq!(out.fetch_add(1, Ordering::Relaxed), 0, "two probes at a time");
@@ -662,7 +663,7 @@ mod tests {
                 let threads: Vec<_> = [Class::Success, Class::Ambiguous]
                     .map(|class| {
                         let (breaker, changes) = (breaker.clone(), changes.clone());
-                        thread::spawn(move || {
+                        loom::thread::spawn(move || {
                             if let Ok(permit) = breaker.acquire(now) {
                                 let changed = permit.record(class, TOOK, now).is_some();
                                 changes.fetch_add(u32::from(changed), Ordering::Relaxed);
@@ -685,7 +686,7 @@ mod tests {
                     let probing = Arc::new(AtomicU32::new(0));
                     let straggler = {
                         let (breaker, probing) = (breaker.clone(), probing.clone());
-                        thread::spawn(move || {
+                        loom::thread::spawn(move || {
                             let Ok(permit) = breaker.acquire(start) else { return };
                             // Let through after the outage, it would have a say.
                             if probing.load(Ordering::SeqCst) == 0 {
