@@ -41,8 +41,8 @@ pub enum ErrorKind {
     /// A resume token is too old, of another request, from a clock that went backwards, or of an operation that may have been processed
     /// at an API that is not known to honour keys; nothing was sent.
     KeyExpired,
-    /// This client did not send it, so as to leave the origin alone: its [circuit](crate::ClientBuilder::breaker) is open, and
-    /// [`retry_after`](Error::retry_after) is when to come back. An earlier attempt of the operation may have been sent.
+    /// This client did not send it, so as to leave the origin alone: its [circuit](crate::ClientBuilder::breaker) is open, or its
+    /// [cooldown](crate::ClientBuilder::cooldown) lasts longer than the deadline. [`retry_after`](Error::retry_after) is when to come back. An earlier attempt of the operation may have been sent.
     HeldBack,
     /// No connection could be made.
     Connect,

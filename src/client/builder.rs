@@ -8,6 +8,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::checks::{bearer, check_timeout, parse_header};
+use super::cooldown::Lanes;
 use super::defaults::Defaults;
 use super::event::Event;
 use super::upstream::{Terms, Upstreams};
@@ -44,7 +45,7 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`read_timeout`](Self::read_timeout) | off |
 /// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
 /// | [`max_redirects`](Self::max_redirects) | 10 |
-/// | [`breaker`](Self::breaker) | off |
+/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown) | off |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
     http: reqwest::ClientBuilder,
@@ -63,6 +64,7 @@ pub struct ClientBuilder {
     body_limit: usize,
     max_redirects: u32,
     attempt_header: Option<HeaderName>,
+    cooldown: Option<Lanes>,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }
@@ -86,6 +88,7 @@ impl ClientBuilder {
             body_limit: BODY_LIMIT,
             max_redirects: MAX_REDIRECTS,
             attempt_header: None,
+            cooldown: None,
             classifier: None,
             on_event: None,
         }
@@ -188,6 +191,35 @@ impl ClientBuilder {
     /// circuit.
     pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
         self.terms.breaker = Some(policy);
+        self
+    }
+
+    /// What an origin asks of one operation holds for all of them: after a 429 or 503 that says when to come back, every operation to
+    /// that origin waits before its next attempt, the first included. Off by default;
+    /// [when to turn it on](crate::guide::manners).
+    ///
+    /// When the time is over, at the longest after the [`hint_cap`](RetryPolicy::hint_cap), one operation goes first, as a probe. If it is
+    /// not refused the others follow within a second, or within the time that was asked for if that is shorter, spread at random. An
+    /// operation whose deadline is nearer stops at once as
+    /// [`RetryAfterTooLong`](crate::policy::StopReason::RetryAfterTooLong), with [`retry_after`](crate::Error::retry_after).
+    pub fn cooldown(mut self) -> Self {
+        self.cooldown = Some(Lanes::default());
+        self
+    }
+
+    /// As [`cooldown`](Self::cooldown), for limits that are not the whole origin's: only requests for which `lane` returns the same text
+    /// wait for each other, such as those with one credential or to one route. The text itself is not kept. At most 256 lanes of an
+    /// origin are held back at a time.
+    ///
+    /// ```
+    /// # use steadfast::Client;
+    /// let client = Client::builder().cooldown_by(|request| match request.headers().get("authorization") {
+    ///     Some(token) => String::from_utf8_lossy(token.as_bytes()).into_owned(),
+    ///     None => String::new(),
+    /// });
+    /// ```
+    pub fn cooldown_by(mut self, lane: impl Fn(&reqwest::Request) -> String + Send + Sync + 'static) -> Self {
+        self.cooldown = Some(Lanes::by(lane));
         self
     }
 
@@ -317,6 +349,7 @@ impl ClientBuilder {
             body_limit: self.body_limit,
             max_redirects: self.max_redirects,
             attempt_header: self.attempt_header,
+            cooldown: self.cooldown,
             classifier: self.classifier,
             on_event: self.on_event,
         }))

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::cooldown::{Lane, Probe};
 use super::upstream::Upstream;
 use super::verdict::Verdict;
 use crate::policy::{BreakerState, Class, Permit, StopReason};
@@ -16,6 +17,26 @@ pub(super) struct Held {
 }
 
 impl Upstream {
+    /// Waits until the origin's cooldown is over; no lane is under none.
+    pub(super) async fn cooled(
+        &self,
+        lane: Option<Lane>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Probe<'_>>, Held> {
+        match lane {
+            Some(lane) => self.cooldowns.leave(lane, deadline).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Takes note of what an answer asked of everybody, and of what that says about the probe that it answered.
+    pub(super) fn cool(&self, lane: Option<Lane>, probe: Option<Probe<'_>>, asked: Option<Duration>, now: Instant) {
+        match (lane, asked) {
+            (Some(lane), Some(length)) => self.cooldowns.begin(lane, length, now),
+            _ => probe.into_iter().for_each(Probe::passed),
+        }
+    }
+
     /// Leave for an attempt; `None` if there is no breaker to ask.
     pub(super) fn acquire(&self, now: Instant) -> Result<Option<Permit<'_>>, Held> {
         let permit = self.breaker.as_ref().map(|breaker| breaker.acquire(now)).transpose();

@@ -11,7 +11,7 @@
 //! | `run` | the loop |
 //! | `attempt`, `answer` | send once and read what comes back; `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
 //! | `verdict` | the class of an attempt |
-//! | `gate` | whether the origin wants to be left alone |
+//! | `gate`, `cooldown` | whether the origin wants to be left alone |
 //! | `upstream` | what is remembered of each origin |
 //! | `event`, `response` | tell the story |
 
@@ -19,6 +19,7 @@ mod answer;
 mod attempt;
 mod builder;
 mod checks;
+mod cooldown;
 mod defaults;
 mod event;
 mod failure;
@@ -48,6 +49,7 @@ pub use self::event::{Event, EventKind};
 pub use self::request::RequestBuilder;
 pub use self::response::ResponseExt;
 
+use self::cooldown::Lanes;
 use self::defaults::Defaults;
 use self::upstream::Upstreams;
 use crate::error::{Error, ErrorKind, Result};
@@ -96,6 +98,7 @@ pub(crate) struct Inner {
     body_limit: usize,
     max_redirects: u32,
     attempt_header: Option<HeaderName>,
+    cooldown: Option<Lanes>,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }

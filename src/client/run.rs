@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Inner;
 use super::answer::{self, Answer, Failed, Read};
 use super::attempt;
+use super::cooldown;
 use super::event::{Event, EventKind};
 use super::gate::{self, Held};
 use super::outgoing::Outgoing;
@@ -38,8 +39,13 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
     let mut operation = Operation::start(&plan.policy, &upstream.budget, plan.idempotency, so_far.started);
     operation.set_body_replayable(outgoing.payload.is_replayable());
 
+    let lane = client.cooldown.as_ref().map(|lanes| lanes.of(outgoing.asked()));
     loop {
         let number = operation.attempts().saturating_add(1);
+        let probe = match upstream.cooled(lane, operation.deadline()).await {
+            Ok(probe) => probe,
+            Err(held) => return Err(so_far.held_back(outgoing, held)),
+        };
         let started = clock::now();
         // The wait was to end before the deadline, but a busy machine may have woken us late.
         if number > 1 && operation.deadline().is_some_and(|deadline| deadline <= started) {
@@ -74,6 +80,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         if let Some(state) = gate::settle(permit, &verdict, elapsed, ended) {
             so_far.tell(outgoing, EventKind::BreakerChanged { state });
         }
+        upstream.cool(lane, probe, cooldown::asked_for(&verdict, plan.policy.hint_cap_in_force()), ended);
         let open_for = upstream.circuit_open_for(ended);
         operation.set_circuit_open_for(open_for);
         let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
@@ -169,7 +176,13 @@ impl<'a> SoFar<'a> {
     fn held_back(mut self, outgoing: &Outgoing, held: Held) -> Error {
         self.retry_after = held.retry_after;
         let story = self.into_story(outgoing, held.reason, false);
-        let error = Error::new(ErrorKind::HeldBack, "held back").with_story(story);
+        let error = match held.reason {
+            StopReason::DeadlineExceeded => {
+                Error::new(ErrorKind::Timeout, "the deadline passed while it was held back")
+            }
+            _ => Error::new(ErrorKind::HeldBack, "held back"),
+        };
+        let error = error.with_story(story);
         error.at(outgoing.asked().method(), SafeUrl(outgoing.asked().url()))
     }
 

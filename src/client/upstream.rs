@@ -11,6 +11,7 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
+use super::cooldown::Cooldowns;
 use crate::key::IdempotencyKey;
 use crate::key_policy::Trust;
 use crate::policy::{Breaker, BreakerPolicy, BreakerState, RetryBudget, record_status};
@@ -37,6 +38,7 @@ pub(super) struct Upstream {
     pub(super) budget: RetryBudget,
     pub(super) trust: KeyTrust,
     pub(super) breaker: Option<Breaker>,
+    pub(super) cooldowns: Cooldowns,
 }
 
 /// The settings from which every origin gets what is its own.
@@ -49,7 +51,12 @@ pub(super) struct Terms {
 impl Terms {
     fn upstream(&self) -> Arc<Upstream> {
         let breaker = self.breaker.clone().map(Breaker::new);
-        Arc::new(Upstream { budget: self.budget.fresh(), trust: KeyTrust::default(), breaker })
+        Arc::new(Upstream {
+            budget: self.budget.fresh(),
+            trust: KeyTrust::default(),
+            breaker,
+            cooldowns: Cooldowns::default(),
+        })
     }
 }
 

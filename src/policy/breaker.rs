@@ -37,7 +37,7 @@ type Lock<T> = loom::sync::Mutex<T>;
 /// | --- | --- |
 /// | `Ambiguous`, `NotProcessed` | failed |
 /// | `Success`, `Permanent` | answered: a 404 says that the server works |
-/// | `Throttled` | answered: the server works and says how much it takes; slowing down is the affair of the backoff |
+/// | `Throttled` | answered: the server works and says how much it takes; slowing down is the affair of the backoff and the [cooldown](crate::ClientBuilder::cooldown) |
 ///
 /// The window moves in tenths of its length. Settings that make no sense are an error when the client is built.
 #[derive(Clone, Debug)]

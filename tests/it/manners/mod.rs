@@ -1,3 +1,4 @@
 //! Manners under load: what the client does not send, asserted by what the server did not receive.
 
 mod breaker;
+mod cooldown;
