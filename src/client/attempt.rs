@@ -12,8 +12,8 @@ use super::outgoing::Outgoing;
 use super::probe::Probe;
 use super::redirect::{self, Trail};
 use super::{Inner, failure};
-use crate::clock;
 use crate::policy::Failure;
+use crate::{clock, deadline};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -31,7 +31,7 @@ pub(super) async fn send(
     loop {
         let mark = |headers: &mut HeaderMap| {
             if !foreign {
-                client.mark(headers, number);
+                client.mark(headers, number, until);
             }
         };
         let response = exchange(client, outgoing, detour.as_ref(), mark, until).await?;
@@ -63,7 +63,11 @@ pub(super) async fn send(
 
 impl Inner {
     /// What tells one attempt from another on the wire.
-    fn mark(&self, headers: &mut HeaderMap, number: u32) {
+    fn mark(&self, headers: &mut HeaderMap, number: u32, until: Option<Instant>) {
+        if let (Some(name), Some(until)) = (&self.deadline_header, until) {
+            let time_left = until.saturating_duration_since(clock::now());
+            headers.insert(name, deadline::to_header(time_left));
+        }
         if let Some(name) = &self.attempt_header {
             headers.insert(name, HeaderValue::from(number));
         }

@@ -45,7 +45,7 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`read_timeout`](Self::read_timeout) | off |
 /// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
 /// | [`max_redirects`](Self::max_redirects) | 10 |
-/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown) | off |
+/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`deadline_header`](Self::deadline_header), [`skip_hopeless`](Self::skip_hopeless) | off |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
     http: reqwest::ClientBuilder,
@@ -65,6 +65,8 @@ pub struct ClientBuilder {
     max_redirects: u32,
     attempt_header: Option<HeaderName>,
     cooldown: Option<Lanes>,
+    deadline_header: Option<HeaderName>,
+    skip_hopeless: bool,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }
@@ -89,6 +91,8 @@ impl ClientBuilder {
             max_redirects: MAX_REDIRECTS,
             attempt_header: None,
             cooldown: None,
+            deadline_header: None,
+            skip_hopeless: false,
             classifier: None,
             on_event: None,
         }
@@ -279,6 +283,29 @@ impl ClientBuilder {
         self
     }
 
+    /// Tells the server in this header how long each attempt is waited for, so that it can refuse what nobody waits for any more: what is left of
+    /// the attempt timeout, the operation's timeout and the task's [deadline](crate::with_deadline), whichever ends first. Off by default.
+    ///
+    /// The value is whole milliseconds in digits, from the moment in which the attempt is sent: relative as gRPC's `grpc-timeout`, since
+    /// two machines agree on how long a second is and not on what time it is. The name `x-envoy-expected-rq-timeout-ms` is understood
+    /// by Envoy and whoever reads its headers; [`server::DeadlineLayer`](crate::server::DeadlineLayer) reads any. It stays on the
+    /// origin that was asked.
+    pub fn deadline_header(mut self, name: HeaderName) -> Self {
+        self.deadline_header = Some(name);
+        self
+    }
+
+    /// Starts no attempt with less time left until the operation's deadline than this origin's fastest answer of the last minute took,
+    /// once 20 are known: it could only time out, and its request would be work for nobody. The operation ends as
+    /// [`DeadlineExceeded`](crate::policy::StopReason::DeadlineExceeded), an [`ErrorKind::Timeout`](crate::ErrorKind::Timeout). Off by
+    /// default.
+    ///
+    /// Where every caller is in such a hurry, nothing is sent for up to a minute, until the fastest is forgotten.
+    pub fn skip_hopeless(mut self, yes: bool) -> Self {
+        self.skip_hopeless = yes;
+        self
+    }
+
     /// Classifies outcomes your way. The closure is taken at its word for the decision and is named in the journal; whether the
     /// operation may have been processed is still told from the evidence.
     ///
@@ -332,6 +359,11 @@ impl ClientBuilder {
         if self.attempt_header.as_ref() == Some(&self.keys.header) {
             return Err(Error::build("attempt_header", "it would give every attempt another key"));
         }
+        if let Some(name) = &self.deadline_header
+            && [Some(&self.keys.header), self.attempt_header.as_ref()].contains(&Some(name))
+        {
+            return Err(Error::build("deadline_header", format!("{name} is taken")));
+        }
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
         let http = match self.ready_made {
             Some(client) => client,
@@ -340,7 +372,7 @@ impl ClientBuilder {
         Ok(Client::from_inner(Inner {
             http,
             opaque,
-            upstreams: Upstreams::new(self.terms, base.as_ref()),
+            upstreams: Upstreams::new(Terms { latencies: self.skip_hopeless, ..self.terms }, base.as_ref()),
             base,
             defaults,
             retry,
@@ -350,6 +382,8 @@ impl ClientBuilder {
             max_redirects: self.max_redirects,
             attempt_header: self.attempt_header,
             cooldown: self.cooldown,
+            deadline_header: self.deadline_header,
+            skip_hopeless: self.skip_hopeless,
             classifier: self.classifier,
             on_event: self.on_event,
         }))

@@ -4,9 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::cooldown::{Lane, Probe};
+use super::Inner;
+use super::cooldown::{self, Lane, Probe};
 use super::upstream::Upstream;
 use super::verdict::Verdict;
+use crate::clock;
 use crate::policy::{BreakerState, Class, Permit, StopReason};
 
 /// The attempt may not go out.
@@ -16,47 +18,83 @@ pub(super) struct Held {
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Upstream {
-    /// Waits until the origin's cooldown is over; no lane is under none.
-    pub(super) async fn cooled(
+/// The gate that the attempts of one operation go through.
+pub(super) struct Gate<'a> {
+    client: &'a Inner,
+    upstream: &'a Upstream,
+    lane: Option<Lane>,
+}
+
+/// Leave for one attempt.
+pub(super) struct Pass<'a> {
+    pub(super) started: Instant,
+    permit: Option<Permit<'a>>,
+    probe: Option<Probe<'a>>,
+}
+
+impl<'a> Gate<'a> {
+    pub(super) fn new(client: &'a Inner, upstream: &'a Upstream, request: &reqwest::Request) -> Self {
+        Self { client, upstream, lane: client.cooldown.as_ref().map(|lanes| lanes.of(request)) }
+    }
+
+    /// Waits until the origin's cooldown is over, and asks whether there is time for an attempt and whether the circuit is closed.
+    pub(super) async fn enter(&self, deadline: Option<Instant>) -> Result<Pass<'a>, Held> {
+        let probe = match self.lane {
+            Some(lane) => self.upstream.cooldowns.leave(lane, deadline).await?,
+            None => None,
+        };
+        let started = clock::now();
+        // A wait was to end before the deadline, but a busy machine may have woken us late.
+        if deadline.is_some_and(|deadline| deadline <= started.checked_add(self.least_time(started)).unwrap_or(started))
+        {
+            return Err(Held { reason: StopReason::DeadlineExceeded, retry_after: None });
+        }
+        let permit = self.upstream.breaker.as_ref().map(|breaker| breaker.acquire(started)).transpose();
+        let open = |open: crate::policy::CircuitOpen| Held {
+            reason: StopReason::CircuitOpen,
+            retry_after: Some(open.retry_after),
+        };
+        Ok(Pass { started, permit: permit.map_err(open)?, probe })
+    }
+
+    /// With less than this left an attempt is hopeless.
+    fn least_time(&self, now: Instant) -> Duration {
+        let latencies = self.upstream.latencies.as_ref().filter(|_| self.client.skip_hopeless);
+        latencies.and_then(|latencies| latencies.fastest(now)).unwrap_or(Duration::ZERO)
+    }
+
+    /// Tells what came of the attempt to those who let it through. Returns the breaker's new state, if it has changed.
+    pub(super) fn settle(
         &self,
-        lane: Option<Lane>,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Probe<'_>>, Held> {
-        match lane {
-            Some(lane) => self.cooldowns.leave(lane, deadline).await,
-            None => Ok(None),
+        pass: Pass<'_>,
+        verdict: &Verdict,
+        hint_cap: Duration,
+        now: Instant,
+    ) -> Option<BreakerState> {
+        let took = now.saturating_duration_since(pass.started);
+        let answered = matches!(verdict.class, Class::Success | Class::Permanent) && verdict.failure.is_none();
+        if let Some(latencies) = self.upstream.latencies.as_ref().filter(|_| answered) {
+            latencies.record(took, now);
         }
-    }
-
-    /// Takes note of what an answer asked of everybody, and of what that says about the probe that it answered.
-    pub(super) fn cool(&self, lane: Option<Lane>, probe: Option<Probe<'_>>, asked: Option<Duration>, now: Instant) {
-        match (lane, asked) {
-            (Some(lane), Some(length)) => self.cooldowns.begin(lane, length, now),
-            _ => probe.into_iter().for_each(Probe::passed),
+        match (self.lane, cooldown::asked_for(verdict, hint_cap)) {
+            // Before the probe is dropped, so that nobody goes in between.
+            (Some(lane), Some(length)) => self.upstream.cooldowns.begin(lane, length, now),
+            _ => pass.probe.into_iter().for_each(Probe::passed),
         }
-    }
-
-    /// Leave for an attempt; `None` if there is no breaker to ask.
-    pub(super) fn acquire(&self, now: Instant) -> Result<Option<Permit<'_>>, Held> {
-        let permit = self.breaker.as_ref().map(|breaker| breaker.acquire(now)).transpose();
-        permit.map_err(|open| Held { reason: StopReason::CircuitOpen, retry_after: Some(open.retry_after) })
+        // A certificate or a body of the caller's that failed says nothing about how the origin bears its load.
+        let ours = verdict.class == Class::Permanent && verdict.failure.is_some();
+        pass.permit.filter(|_| !ours)?.record(verdict.class, took, now)
     }
 
     /// For how long from `now` nothing will be let through.
     pub(super) fn circuit_open_for(&self, now: Instant) -> Duration {
-        self.breaker.as_ref().map_or(Duration::ZERO, |breaker| breaker.state(now).open_for())
+        self.upstream.breaker.as_ref().map_or(Duration::ZERO, |breaker| breaker.state(now).open_for())
     }
 }
 
-/// Tells the breaker what came of the attempt that it let through. Returns the state that it has changed to, if it has.
-pub(super) fn settle(
-    permit: Option<Permit<'_>>,
-    verdict: &Verdict,
-    took: Duration,
-    now: Instant,
-) -> Option<BreakerState> {
-    // A certificate or a body of the caller's that failed says nothing about how the origin bears its load.
-    let ours = verdict.class == Class::Permanent && verdict.failure.is_some();
-    permit.filter(|_| !ours)?.record(verdict.class, took, now)
+impl Pass<'_> {
+    /// The circuit was open, and this is its first probe.
+    pub(super) fn half_opened(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::half_opened)
+    }
 }

@@ -11,7 +11,7 @@
 //! | `run` | the loop |
 //! | `attempt`, `answer` | send once and read what comes back; `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
 //! | `verdict` | the class of an attempt |
-//! | `gate`, `cooldown` | whether the origin wants to be left alone |
+//! | `gate`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
 //! | `upstream` | what is remembered of each origin |
 //! | `event`, `response` | tell the story |
 
@@ -24,6 +24,7 @@ mod defaults;
 mod event;
 mod failure;
 mod gate;
+mod latency;
 mod outgoing;
 mod payload;
 mod plan;
@@ -99,6 +100,8 @@ pub(crate) struct Inner {
     max_redirects: u32,
     attempt_header: Option<HeaderName>,
     cooldown: Option<Lanes>,
+    deadline_header: Option<HeaderName>,
+    skip_hopeless: bool,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }

@@ -9,6 +9,7 @@ use super::checks::check_timeout;
 use super::payload::Payload;
 use super::upstream::origin;
 use crate::clock;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result, VOUCH};
 use crate::key::IdempotencyKey;
 use crate::key_policy::Trust;
@@ -38,11 +39,19 @@ pub(super) struct Plan {
     pub(super) trust: Trust,
     /// By the wall clock; an operation that is resumed keeps its first.
     pub(super) first_sent: SystemTime,
+    /// The task's own.
+    pub(super) deadline: Option<Deadline>,
     /// What a resumed operation brings with it.
     pub(super) may_have_been_processed: bool,
 }
 
 impl Plan {
+    /// From its start on.
+    pub(super) fn time_allowed(&self) -> Option<Duration> {
+        let of_task = self.deadline.map(Deadline::time_left);
+        self.policy.time_allowed().map_or(of_task, |time| Some(of_task.map_or(time, |left| left.min(time))))
+    }
+
     pub(super) fn attempt_until(&self, started: Instant) -> Option<Instant> {
         self.attempt_timeout.and_then(|time| started.checked_add(time))
     }
@@ -101,6 +110,7 @@ pub(super) fn settle(
         key_was_given,
         trust,
         first_sent,
+        deadline: Deadline::current(),
         may_have_been_processed,
     })
 }

@@ -9,16 +9,15 @@ use std::time::{Duration, Instant};
 use super::Inner;
 use super::answer::{self, Answer, Failed, Read};
 use super::attempt;
-use super::cooldown;
 use super::event::{Event, EventKind};
-use super::gate::{self, Held};
+use super::gate::{Gate, Held};
 use super::outgoing::Outgoing;
 use super::plan::Plan;
 use super::verdict::{Context, Verdict};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Attempt, Journal, Story, What};
-use crate::policy::{BreakerState, Decision, Failure, Idempotency, Operation, Permit, StopReason};
+use crate::policy::{BreakerState, Decision, Failure, Idempotency, Operation, StopReason};
 use crate::resume::SafeUrl;
 
 pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, read: Read) -> Result<(Answer, Story)> {
@@ -29,6 +28,7 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         opaque: client.opaque,
         method: &plan.method,
         idempotency: plan.idempotency,
+        tells_deadline: client.deadline_header.is_some(),
         has_key: plan.key.is_some(),
         key_was_given: plan.key_was_given,
         keys: &client.keys,
@@ -38,28 +38,22 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
     let mut so_far = SoFar::start(client, plan, outgoing);
     let mut operation = Operation::start(&plan.policy, &upstream.budget, plan.idempotency, so_far.started);
     operation.set_body_replayable(outgoing.payload.is_replayable());
+    if let Some(deadline) = plan.deadline {
+        operation.end_by(deadline.instant());
+    }
+    let gate = Gate::new(client, &upstream, outgoing.asked());
 
-    let lane = client.cooldown.as_ref().map(|lanes| lanes.of(outgoing.asked()));
     loop {
         let number = operation.attempts().saturating_add(1);
-        let probe = match upstream.cooled(lane, operation.deadline()).await {
-            Ok(probe) => probe,
+        let pass = match gate.enter(operation.deadline()).await {
+            Ok(pass) => pass,
             Err(held) => return Err(so_far.held_back(outgoing, held)),
         };
-        let started = clock::now();
-        // The wait was to end before the deadline, but a busy machine may have woken us late.
-        if number > 1 && operation.deadline().is_some_and(|deadline| deadline <= started) {
-            return Err(so_far.out_of_time(outgoing));
-        }
-        let permit = match upstream.acquire(started) {
-            Ok(permit) => permit,
-            Err(held) => return Err(so_far.held_back(outgoing, held)),
-        };
-        if permit.as_ref().is_some_and(Permit::half_opened) {
+        if pass.half_opened() {
             so_far.tell(outgoing, EventKind::BreakerChanged { state: BreakerState::HalfOpen });
         }
         so_far.tell(outgoing, EventKind::AttemptStarted { number });
-        let until = clock::earlier(plan.attempt_until(started), operation.deadline());
+        let until = clock::earlier(plan.attempt_until(pass.started), operation.deadline());
         operation.begin_attempt();
         let mut attempted = attempt::send(client, outgoing, number, until, read).await;
 
@@ -76,12 +70,11 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
 
         let ended = clock::now();
-        let elapsed = ended.saturating_duration_since(started);
-        if let Some(state) = gate::settle(permit, &verdict, elapsed, ended) {
+        let elapsed = ended.saturating_duration_since(pass.started);
+        if let Some(state) = gate.settle(pass, &verdict, plan.policy.hint_cap_in_force(), ended) {
             so_far.tell(outgoing, EventKind::BreakerChanged { state });
         }
-        upstream.cool(lane, probe, cooldown::asked_for(&verdict, plan.policy.hint_cap_in_force()), ended);
-        let open_for = upstream.circuit_open_for(ended);
+        let open_for = gate.circuit_open_for(ended);
         operation.set_circuit_open_for(open_for);
         let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
         so_far.record(outgoing, number, &verdict, elapsed, decision);
@@ -117,7 +110,7 @@ impl<'a> SoFar<'a> {
         let may_have_been_processed = plan.may_have_been_processed;
         let so_far =
             Self { client, plan, started, journal: Journal::default(), retry_after: None, may_have_been_processed };
-        so_far.tell(outgoing, EventKind::OperationStarted { deadline: plan.policy.time_allowed() });
+        so_far.tell(outgoing, EventKind::OperationStarted { deadline: plan.time_allowed() });
         so_far
     }
 
@@ -166,20 +159,12 @@ impl<'a> SoFar<'a> {
         }
     }
 
-    fn out_of_time(self, outgoing: &Outgoing) -> Error {
-        let story = self.into_story(outgoing, StopReason::DeadlineExceeded, false);
-        let error = Error::new(ErrorKind::Timeout, "the deadline passed before the next attempt").with_story(story);
-        error.at(outgoing.asked().method(), SafeUrl(outgoing.asked().url()))
-    }
-
     /// The next attempt, or the first, was not let through.
     fn held_back(mut self, outgoing: &Outgoing, held: Held) -> Error {
         self.retry_after = held.retry_after;
         let story = self.into_story(outgoing, held.reason, false);
         let error = match held.reason {
-            StopReason::DeadlineExceeded => {
-                Error::new(ErrorKind::Timeout, "the deadline passed while it was held back")
-            }
+            StopReason::DeadlineExceeded => Error::new(ErrorKind::Timeout, "no time is left"),
             _ => Error::new(ErrorKind::HeldBack, "held back"),
         };
         let error = error.with_story(story);

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
 use super::cooldown::Cooldowns;
+use super::latency::Latencies;
 use crate::key::IdempotencyKey;
 use crate::key_policy::Trust;
 use crate::policy::{Breaker, BreakerPolicy, BreakerState, RetryBudget, record_status};
@@ -39,6 +40,7 @@ pub(super) struct Upstream {
     pub(super) trust: KeyTrust,
     pub(super) breaker: Option<Breaker>,
     pub(super) cooldowns: Cooldowns,
+    pub(super) latencies: Option<Latencies>,
 }
 
 /// The settings from which every origin gets what is its own.
@@ -46,6 +48,8 @@ pub(super) struct Upstream {
 pub(super) struct Terms {
     pub(super) budget: RetryBudget,
     pub(super) breaker: Option<BreakerPolicy>,
+    /// Something asks how long the origin takes.
+    pub(super) latencies: bool,
 }
 
 impl Terms {
@@ -56,6 +60,7 @@ impl Terms {
             trust: KeyTrust::default(),
             breaker,
             cooldowns: Cooldowns::default(),
+            latencies: self.latencies.then(Latencies::new).flatten(),
         })
     }
 }

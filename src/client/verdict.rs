@@ -23,6 +23,8 @@ pub(super) struct Context<'a> {
     pub(super) opaque: bool,
     pub(super) method: &'a Method,
     pub(super) idempotency: Idempotency,
+    /// The server is told how long it is waited for, and may refuse what is too late.
+    pub(super) tells_deadline: bool,
     pub(super) has_key: bool,
     pub(super) key_was_given: bool,
     pub(super) keys: &'a KeyPolicy,
@@ -43,9 +45,11 @@ pub(super) struct Verdict {
 }
 
 impl Context<'_> {
-    /// Whether the body must be looked at to judge this answer: a 409 under a key says there what it means.
+    /// Whether the body must be looked at to judge this answer: a 409 under a key says there what it means, and a 503 that it is about
+    /// the deadline that was sent.
     pub(super) fn needs_body(&self, status: StatusCode) -> bool {
-        status == StatusCode::CONFLICT && self.has_key
+        (status == StatusCode::CONFLICT && self.has_key)
+            || (status == StatusCode::SERVICE_UNAVAILABLE && self.tells_deadline)
     }
 
     /// `earlier_ambiguous`: an attempt before this one may have been carried out. `body`: the error's body, where it was read.
@@ -59,7 +63,9 @@ impl Context<'_> {
     fn answered(&self, status: StatusCode, headers: &HeaderMap, body: &[u8], earlier_ambiguous: bool) -> Verdict {
         let names = if self.needs_body(status) { problem::names(body) } else { Vec::new() };
         let named = |name: &str| names.iter().any(|found| found == name);
-        let by_status = Class::of_status(status);
+        // The server's own word that it has not begun.
+        let too_late = status == StatusCode::SERVICE_UNAVAILABLE && named(problem::DEADLINE_PASSED);
+        let by_status = if too_late { Class::NotProcessed } else { Class::of_status(status) };
         let mut hint = Hint::from_headers(headers, by_status, clock::wall(), self.policy.hint_cap_in_force());
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
         hint.outcome_unknown |= named(problem::OUTCOME_UNKNOWN);

@@ -142,6 +142,11 @@ impl<'a> Operation<'a> {
         self.body_replayable = replayable;
     }
 
+    /// An end that does not come from the policy, such as the caller's own deadline. The earlier one counts.
+    pub fn end_by(&mut self, deadline: Instant) {
+        self.deadline = Some(self.deadline.map_or(deadline, |own| own.min(deadline)));
+    }
+
     /// How long the origin's circuit will be open, from the `now` of the next decision; zero if it is not. A wait that ends sooner
     /// ends the operation as [`CircuitOpen`](StopReason::CircuitOpen).
     pub fn set_circuit_open_for(&mut self, time: Duration) {

@@ -35,6 +35,8 @@
 //! | body over the cap | 413, before any claim |
 //! | the store cannot be reached, or is full | 503 with `Retry-After`, nothing executed |
 //!
+//! [`DeadlineLayer`] is a layer of its own, for outside of it: it refuses, before a key is claimed, what its caller no longer waits for.
+//!
 //! Its own answers are `application/problem+json` with distinct types and `Cache-Control: no-store`. Sources:
 //! draft-ietf-httpapi-idempotency-key-header-07, RFC 9110, RFC 9457, and what Stripe publishes of its API.
 //!
@@ -47,9 +49,10 @@
 //! The handler runs on a task of its own, in the caller's tracing span: a client that hangs up does not cancel it. Task-locals do
 //! not follow it there.
 
-// Floor 2 of the house: it may import `clock`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
+// Floor 2 of the house: it may import `clock`, `deadline`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
 
 mod answer;
+mod deadline;
 mod hygiene;
 mod layer;
 mod lent;
@@ -69,6 +72,7 @@ mod store;
 mod wait;
 
 pub use self::answer::ResponseBody;
+pub use self::deadline::{DeadlineLayer, DeadlineService};
 pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
 pub use self::lent::{Borrowed, Lent};
 pub use self::memory::MemoryStore;

@@ -52,6 +52,10 @@ fn settings_of_the_client() {
     check_client("default_header", "same key", base().default_header("Idempotency-Key", "k"));
     let numbered = base().attempt_header("idempotency-key".parse().unwrap());
     check_client("attempt_header", "another key", numbered);
+    let deadline =
+        |name: &str| base().deadline_header(name.parse().unwrap()).attempt_header("x-attempt".parse().unwrap());
+    check_client("deadline_header", "taken", deadline("idempotency-key"));
+    check_client("deadline_header", "taken", deadline("x-attempt"));
     let both = new().http(|http| http).http_client(steadfast::reqwest::Client::new());
     check_client("http_client", "finished", both);
 }
