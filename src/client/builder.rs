@@ -8,14 +8,14 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::checks::{bearer, check_timeout, parse_header};
-use super::cooldown::Lanes;
 use super::defaults::Defaults;
 use super::event::Event;
-use super::upstream::{Terms, Upstreams};
+use super::manners::Manners;
+use super::upstream::Upstreams;
 use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
 use crate::key_policy::KeyPolicy;
-use crate::policy::{BreakerPolicy, Class, Outcome, RetryBudget, RetryPolicy};
+use crate::policy::{Class, Outcome, RetryBudget, RetryPolicy};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`read_timeout`](Self::read_timeout) | off |
 /// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
 /// | [`max_redirects`](Self::max_redirects) | 10 |
-/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`deadline_header`](Self::deadline_header), [`skip_hopeless`](Self::skip_hopeless) | off |
+/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge), [`deadline_header`](Self::deadline_header), [`skip_hopeless`](Self::skip_hopeless) | off |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
     http: reqwest::ClientBuilder,
@@ -55,7 +55,7 @@ pub struct ClientBuilder {
     base_url: Option<String>,
     default_headers: Vec<Result<(HeaderName, HeaderValue)>>,
     retry: RetryPolicy,
-    terms: Terms,
+    budget: RetryBudget,
     keys: KeyPolicy,
     timeout: Option<Option<Duration>>,
     attempt_timeout: Option<Duration>,
@@ -64,9 +64,7 @@ pub struct ClientBuilder {
     body_limit: usize,
     max_redirects: u32,
     attempt_header: Option<HeaderName>,
-    cooldown: Option<Lanes>,
-    deadline_header: Option<HeaderName>,
-    skip_hopeless: bool,
+    pub(super) manners: Manners,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }
@@ -81,7 +79,7 @@ impl ClientBuilder {
             base_url: None,
             default_headers: Vec::new(),
             retry: RetryPolicy::new(),
-            terms: Terms::default(),
+            budget: RetryBudget::standard(),
             keys: KeyPolicy::default(),
             timeout: None,
             attempt_timeout: Some(ATTEMPT_TIMEOUT),
@@ -90,9 +88,7 @@ impl ClientBuilder {
             body_limit: BODY_LIMIT,
             max_redirects: MAX_REDIRECTS,
             attempt_header: None,
-            cooldown: None,
-            deadline_header: None,
-            skip_hopeless: false,
+            manners: Manners::default(),
             classifier: None,
             on_event: None,
         }
@@ -179,51 +175,7 @@ impl ClientBuilder {
 
     /// How many retries an origin may be asked to bear. Every origin has a bucket of its own with these settings.
     pub fn budget(mut self, budget: RetryBudget) -> Self {
-        self.terms.budget = budget;
-        self
-    }
-
-    /// A circuit breaker for every origin: once too many of its calls have failed, none is sent for a while, and then a few as probes.
-    /// Off by default; [when to turn it on](crate::guide::manners).
-    ///
-    /// An operation that meets an open circuit ends as [`CircuitOpen`](crate::policy::StopReason::CircuitOpen), at once: before its
-    /// first attempt as an [`ErrorKind::HeldBack`](crate::ErrorKind::HeldBack), nothing sent;
-    /// [`retry_after`](crate::Error::retry_after) is when to come back.
-    ///
-    /// Every attempt counts, each by its class and its time; an attempt that is dropped, and one that failed on this side, counts
-    /// for nothing. One that ran out of its operation's time counts as failed: who gives a server less time than it needs opens its
-    /// circuit.
-    pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
-        self.terms.breaker = Some(policy);
-        self
-    }
-
-    /// What an origin asks of one operation holds for all of them: after a 429 or 503 that says when to come back, every operation to
-    /// that origin waits before its next attempt, the first included. Off by default;
-    /// [when to turn it on](crate::guide::manners).
-    ///
-    /// When the time is over, at the longest after the [`hint_cap`](RetryPolicy::hint_cap), one operation goes first, as a probe. If it is
-    /// not refused the others follow within a second, or within the time that was asked for if that is shorter, spread at random. An
-    /// operation whose deadline is nearer stops at once as
-    /// [`RetryAfterTooLong`](crate::policy::StopReason::RetryAfterTooLong), with [`retry_after`](crate::Error::retry_after).
-    pub fn cooldown(mut self) -> Self {
-        self.cooldown = Some(Lanes::default());
-        self
-    }
-
-    /// As [`cooldown`](Self::cooldown), for limits that are not the whole origin's: only requests for which `lane` returns the same text
-    /// wait for each other, such as those with one credential or to one route. The text itself is not kept. At most 256 lanes of an
-    /// origin are held back at a time.
-    ///
-    /// ```
-    /// # use steadfast::Client;
-    /// let client = Client::builder().cooldown_by(|request| match request.headers().get("authorization") {
-    ///     Some(token) => String::from_utf8_lossy(token.as_bytes()).into_owned(),
-    ///     None => String::new(),
-    /// });
-    /// ```
-    pub fn cooldown_by(mut self, lane: impl Fn(&reqwest::Request) -> String + Send + Sync + 'static) -> Self {
-        self.cooldown = Some(Lanes::by(lane));
+        self.budget = budget;
         self
     }
 
@@ -283,29 +235,6 @@ impl ClientBuilder {
         self
     }
 
-    /// Tells the server in this header how long each attempt is waited for, so that it can refuse what nobody waits for any more: what is left of
-    /// the attempt timeout, the operation's timeout and the task's [deadline](crate::with_deadline), whichever ends first. Off by default.
-    ///
-    /// The value is whole milliseconds in digits, from the moment in which the attempt is sent: relative as gRPC's `grpc-timeout`, since
-    /// two machines agree on how long a second is and not on what time it is. The name `x-envoy-expected-rq-timeout-ms` is understood
-    /// by Envoy and whoever reads its headers; [`server::DeadlineLayer`](crate::server::DeadlineLayer) reads any. It stays on the
-    /// origin that was asked.
-    pub fn deadline_header(mut self, name: HeaderName) -> Self {
-        self.deadline_header = Some(name);
-        self
-    }
-
-    /// Starts no attempt with less time left until the operation's deadline than this origin's fastest answer of the last minute took,
-    /// once 20 are known: it could only time out, and its request would be work for nobody. The operation ends as
-    /// [`DeadlineExceeded`](crate::policy::StopReason::DeadlineExceeded), an [`ErrorKind::Timeout`](crate::ErrorKind::Timeout). Off by
-    /// default.
-    ///
-    /// Where every caller is in such a hurry, nothing is sent for up to a minute, until the fastest is forgotten.
-    pub fn skip_hopeless(mut self, yes: bool) -> Self {
-        self.skip_hopeless = yes;
-        self
-    }
-
     /// Classifies outcomes your way. The closure is taken at its word for the decision and is named in the journal; whether the
     /// operation may have been processed is still told from the evidence.
     ///
@@ -338,8 +267,7 @@ impl ClientBuilder {
             None => self.retry,
         };
         retry.validate().map_err(Error::invalid)?;
-        self.terms.budget.validate().map_err(Error::invalid)?;
-        self.terms.breaker.as_ref().map_or(Ok(()), BreakerPolicy::validate).map_err(Error::invalid)?;
+        self.budget.validate().map_err(Error::invalid)?;
         self.keys.validate().map_err(|reason| Error::build("keys", reason))?;
         check_timeout("attempt_timeout", self.attempt_timeout)?;
         check_timeout("connect_timeout", self.connect_timeout)?;
@@ -359,11 +287,7 @@ impl ClientBuilder {
         if self.attempt_header.as_ref() == Some(&self.keys.header) {
             return Err(Error::build("attempt_header", "it would give every attempt another key"));
         }
-        if let Some(name) = &self.deadline_header
-            && [Some(&self.keys.header), self.attempt_header.as_ref()].contains(&Some(name))
-        {
-            return Err(Error::build("deadline_header", format!("{name} is taken")));
-        }
+        self.manners.validate(&self.keys, self.attempt_header.as_ref())?;
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
         let http = match self.ready_made {
             Some(client) => client,
@@ -372,7 +296,7 @@ impl ClientBuilder {
         Ok(Client::from_inner(Inner {
             http,
             opaque,
-            upstreams: Upstreams::new(Terms { latencies: self.skip_hopeless, ..self.terms }, base.as_ref()),
+            upstreams: Upstreams::new(self.manners.terms(self.budget), base.as_ref()),
             base,
             defaults,
             retry,
@@ -381,9 +305,7 @@ impl ClientBuilder {
             body_limit: self.body_limit,
             max_redirects: self.max_redirects,
             attempt_header: self.attempt_header,
-            cooldown: self.cooldown,
-            deadline_header: self.deadline_header,
-            skip_hopeless: self.skip_hopeless,
+            manners: self.manners,
             classifier: self.classifier,
             on_event: self.on_event,
         }))
@@ -422,7 +344,7 @@ impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder")
             .field("retry", &self.retry)
-            .field("budget", &self.terms.budget)
+            .field("budget", &self.budget)
             .field("keys", &self.keys)
             .finish_non_exhaustive()
     }

@@ -171,6 +171,11 @@ impl Cooldowns {
         Ok(None)
     }
 
+    /// Whether nothing holds this lane back.
+    pub(super) fn are_over(&self, lane: Lane) -> bool {
+        self.find(lane).is_none()
+    }
+
     fn find(&self, lane: Lane) -> Option<Arc<Cooldown>> {
         if !self.any.load(Ordering::Acquire) {
             return None;

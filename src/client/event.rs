@@ -48,6 +48,12 @@ pub enum EventKind<'a> {
         /// Its number, from 1.
         number: u32,
     },
+    /// The attempt under way is late, and another is about to be sent beside it.
+    #[non_exhaustive]
+    HedgeStarted {
+        /// Its number.
+        number: u32,
+    },
     /// An attempt has ended.
     #[non_exhaustive]
     AttemptEnded {
@@ -121,6 +127,9 @@ impl<'a> Event<'a> {
             }
             EventKind::AttemptStarted { number } => {
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, "attempt started");
+            }
+            EventKind::HedgeStarted { number } => {
+                tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, "hedge started");
             }
             EventKind::AttemptEnded { attempt } => {
                 let what = What { status: attempt.status(), failure: attempt.failure() };

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::Inner;
 use super::cooldown::{self, Lane, Probe};
+use super::latency::Latencies;
 use super::upstream::Upstream;
 use super::verdict::Verdict;
 use crate::clock;
-use crate::policy::{BreakerState, Class, Permit, StopReason};
+use crate::policy::{BreakerState, CircuitOpen, Class, HedgeAt, HedgePolicy, Operation, Permit, StopReason};
 
 /// The attempt may not go out.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +35,7 @@ pub(super) struct Pass<'a> {
 
 impl<'a> Gate<'a> {
     pub(super) fn new(client: &'a Inner, upstream: &'a Upstream, request: &reqwest::Request) -> Self {
-        Self { client, upstream, lane: client.cooldown.as_ref().map(|lanes| lanes.of(request)) }
+        Self { client, upstream, lane: client.manners.cooldown.as_ref().map(|lanes| lanes.of(request)) }
     }
 
     /// Waits until the origin's cooldown is over, and asks whether there is time for an attempt and whether the circuit is closed.
@@ -50,17 +51,43 @@ impl<'a> Gate<'a> {
             return Err(Held { reason: StopReason::DeadlineExceeded, retry_after: None });
         }
         let permit = self.upstream.breaker.as_ref().map(|breaker| breaker.acquire(started)).transpose();
-        let open = |open: crate::policy::CircuitOpen| Held {
-            reason: StopReason::CircuitOpen,
-            retry_after: Some(open.retry_after),
-        };
+        let open = |open: CircuitOpen| Held { reason: StopReason::CircuitOpen, retry_after: Some(open.retry_after) };
         Ok(Pass { started, permit: permit.map_err(open)?, probe })
     }
 
     /// With less than this left an attempt is hopeless.
     fn least_time(&self, now: Instant) -> Duration {
-        let latencies = self.upstream.latencies.as_ref().filter(|_| self.client.skip_hopeless);
-        latencies.and_then(|latencies| latencies.fastest(now)).unwrap_or(Duration::ZERO)
+        let fastest = self.client.manners.skip_hopeless.then(|| self.latencies()?.fastest(now)).flatten();
+        fastest.unwrap_or(Duration::ZERO)
+    }
+
+    /// After how long an attempt that starts now is late; `None` if it is not hedged.
+    pub(super) fn late_after(&self, policy: Option<HedgePolicy>, pass: &Pass<'_>) -> Option<Duration> {
+        let policy = policy.filter(|_| pass.probe.is_none())?;
+        self.upstream.hedges.earn(policy.limit());
+        match policy.at() {
+            HedgeAt::After(time) => Some(time),
+            HedgeAt::Quantile(share) => self.latencies()?.quantile(share, pass.started),
+        }
+    }
+
+    /// Whether a hedge may go out now. If it may, it is paid for.
+    pub(super) fn lets_hedge(&self, operation: &mut Operation<'_>) -> bool {
+        let now = clock::now();
+        let closed = self.upstream.breaker.as_ref().is_none_or(|breaker| breaker.state(now) == BreakerState::Closed);
+        let at_ease = self.lane.is_none_or(|lane| self.upstream.cooldowns.are_over(lane));
+        if !closed || !at_ease || !self.upstream.hedges.spend() {
+            return false;
+        }
+        let paid = operation.hedge();
+        if !paid {
+            self.upstream.hedges.give_back();
+        }
+        paid
+    }
+
+    fn latencies(&self) -> Option<&Latencies> {
+        self.upstream.latencies.get_or_init(Latencies::new).as_ref()
     }
 
     /// Tells what came of the attempt to those who let it through. Returns the breaker's new state, if it has changed.
@@ -68,13 +95,14 @@ impl<'a> Gate<'a> {
         &self,
         pass: Pass<'_>,
         verdict: &Verdict,
+        latency: Option<Duration>,
         hint_cap: Duration,
         now: Instant,
     ) -> Option<BreakerState> {
         let took = now.saturating_duration_since(pass.started);
         let answered = matches!(verdict.class, Class::Success | Class::Permanent) && verdict.failure.is_none();
-        if let Some(latencies) = self.upstream.latencies.as_ref().filter(|_| answered) {
-            latencies.record(took, now);
+        if let (Some(Some(latencies)), Some(latency)) = (self.upstream.latencies.get(), latency.filter(|_| answered)) {
+            latencies.record(latency, now);
         }
         match (self.lane, cooldown::asked_for(verdict, hint_cap)) {
             // Before the probe is dropped, so that nobody goes in between.

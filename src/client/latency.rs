@@ -13,6 +13,8 @@ const WINDOW: Duration = Duration::from_secs(30);
 const LONGEST: u64 = 60_000_000;
 /// The fewest answers from which the fastest is taken.
 const ENOUGH_FOR_THE_FASTEST: u64 = 20;
+/// The fewest answers of one window from which a quantile is taken.
+const ENOUGH_FOR_A_QUANTILE: u64 = 100;
 
 /// The latencies of one origin.
 #[derive(Debug)]
@@ -44,6 +46,15 @@ impl Latencies {
         let (number, fastest) =
             filled.fold((0, u64::MAX), |(number, fastest), one| (number + one.len(), fastest.min(one.min())));
         (number >= ENOUGH_FOR_THE_FASTEST).then(|| Duration::from_micros(fastest))
+    }
+
+    /// What this share of the answers did not take longer than, if there were enough.
+    pub(super) fn quantile(&self, share: f64, now: Instant) -> Option<Duration> {
+        let windows = self.at(now);
+        let fuller = [&windows.current, &windows.previous].into_iter().max_by_key(|histogram| histogram.len())?;
+        let enough = fuller.len() >= ENOUGH_FOR_A_QUANTILE;
+        // The middle of the bucket: its end would be late, and its beginning early.
+        enough.then(|| Duration::from_micros(fuller.median_equivalent(fuller.value_at_quantile(share))))
     }
 
     fn at(&self, now: Instant) -> MutexGuard<'_, Windows> {
@@ -95,6 +106,22 @@ mod tests {
         near(latencies.fastest(now + WINDOW), MS * 5);
         assert_eq!(latencies.fastest(now + 2 * WINDOW), None, "one is not enough");
         assert_eq!(latencies.fastest(now + 9 * WINDOW), None);
+    }
+
+    #[test]
+    fn a_quantile_is_known_from_enough_and_follows_a_change() {
+        let (latencies, now) = (Latencies::new().unwrap(), clock::now());
+        for number in 1..=99 {
+            latencies.record(MS * number, now);
+        }
+        assert_eq!(latencies.quantile(0.9, now), None, "ninety-nine");
+        latencies.record(MS * 100, now);
+        near(latencies.quantile(0.9, now), MS * 90);
+        near(latencies.quantile(0.98, now + WINDOW), MS * 98);
+        for _ in 0..101 {
+            latencies.record(MS * 500, now + WINDOW);
+        }
+        near(latencies.quantile(0.5, now + WINDOW), MS * 500);
     }
 
     #[test]

@@ -5,10 +5,11 @@
 //!
 //! | file | what it is for |
 //! | --- | --- |
-//! | `builder`, `request`, `checks`, `defaults` | take what the caller says |
+//! | `builder`, `manners`, `request`, `checks`, `defaults` | take what the caller says |
 //! | `target`, `payload`, `upload` | the URL and the body |
 //! | `plan`, `outgoing` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
+//! | `race` | an attempt with a second one beside it |
 //! | `attempt`, `answer` | send once and read what comes back; `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
 //! | `verdict` | the class of an attempt |
 //! | `gate`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
@@ -25,10 +26,12 @@ mod event;
 mod failure;
 mod gate;
 mod latency;
+mod manners;
 mod outgoing;
 mod payload;
 mod plan;
 mod probe;
+mod race;
 mod redirect;
 mod request;
 mod response;
@@ -50,8 +53,8 @@ pub use self::event::{Event, EventKind};
 pub use self::request::RequestBuilder;
 pub use self::response::ResponseExt;
 
-use self::cooldown::Lanes;
 use self::defaults::Defaults;
+use self::manners::Manners;
 use self::upstream::Upstreams;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key_policy::KeyPolicy;
@@ -99,9 +102,7 @@ pub(crate) struct Inner {
     body_limit: usize,
     max_redirects: u32,
     attempt_header: Option<HeaderName>,
-    cooldown: Option<Lanes>,
-    deadline_header: Option<HeaderName>,
-    skip_hopeless: bool,
+    manners: Manners,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }

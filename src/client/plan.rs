@@ -12,8 +12,8 @@ use crate::clock;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result, VOUCH};
 use crate::key::IdempotencyKey;
-use crate::key_policy::Trust;
-use crate::policy::{Idempotency, RetryPolicy};
+use crate::key_policy::{KeyPolicy, Trust};
+use crate::policy::{HedgePolicy, Idempotency, RetryPolicy};
 use crate::resume::ResumeToken;
 
 /// What the caller said of this operation alone.
@@ -23,6 +23,7 @@ pub(super) struct Options {
     pub(super) resume: Option<ResumeToken>,
     pub(super) idempotent: Option<bool>,
     pub(super) retry: Option<RetryPolicy>,
+    pub(super) hedge: Option<Option<HedgePolicy>>,
     pub(super) timeout: Option<Option<Duration>>,
     pub(super) attempt_timeout: Option<Option<Duration>>,
     pub(super) body_limit: Option<usize>,
@@ -33,6 +34,7 @@ pub(super) struct Plan {
     pub(super) method: Method,
     pub(super) policy: RetryPolicy,
     pub(super) attempt_timeout: Option<Duration>,
+    pub(super) hedge: Option<HedgePolicy>,
     pub(super) idempotency: Idempotency,
     pub(super) key: Option<IdempotencyKey>,
     pub(super) key_was_given: bool,
@@ -91,6 +93,10 @@ pub(super) fn settle(
         (Some(false), ..) | (None, _, None) => Idempotency::Absent,
         (None, _, Some(_)) => Idempotency::Keyed,
     };
+    let hedge = match options.hedge {
+        Some(asked) => asked.map(|policy| check_hedge(policy, idempotency, keys)).transpose()?,
+        None => inner.manners.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(&method)),
+    };
     // The user's word is about the API at the base URL, not about whatever else this client is sent to.
     let trust = if at_home || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
     // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
@@ -105,6 +111,7 @@ pub(super) fn settle(
         method,
         policy,
         attempt_timeout,
+        hedge,
         idempotency,
         key,
         key_was_given,
@@ -134,6 +141,22 @@ fn policy_in_force(
     }
     policy.validate().map_err(Error::invalid)?;
     Ok(policy)
+}
+
+/// Two requests at once, where the first cannot be known to have failed.
+fn check_hedge(policy: HedgePolicy, idempotency: Idempotency, keys: &KeyPolicy) -> Result<HedgePolicy> {
+    policy.validate().map_err(Error::invalid)?;
+    match idempotency {
+        Idempotency::Natural => Ok(policy),
+        Idempotency::Keyed if keys.concurrent_duplicates => Ok(policy),
+        Idempotency::Keyed => Err(Error::build("hedge", "the KeyPolicy does not say concurrent_duplicates_safe")),
+        Idempotency::Absent => Err(Error::build("hedge", "nothing makes it harmless to act on this request twice")),
+    }
+}
+
+/// RFC 9110 §9.2.1; QUERY: RFC 10008.
+fn is_safe(method: &Method) -> bool {
+    method.is_safe() || method.as_str() == "QUERY"
 }
 
 /// The key that the caller gave: by token, by method, or as a header.

@@ -17,7 +17,7 @@ use super::plan::{Options, Plan};
 use super::{Client, plan, run, target};
 use crate::error::{Error, Result};
 use crate::key::IdempotencyKey;
-use crate::policy::RetryPolicy;
+use crate::policy::{HedgePolicy, RetryPolicy};
 use crate::resume::{ResumeToken, SafeUrl};
 
 /// A request under construction. It does nothing until [`send`](Self::send) or [`fetch`](Self::fetch).
@@ -256,6 +256,17 @@ impl RequestBuilder {
     /// The most time for one attempt; `None` for no limit.
     pub fn attempt_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.options.attempt_timeout = Some(timeout.into());
+        self
+    }
+
+    /// Hedges this operation, or with `None` does not, whatever the client says: [`ClientBuilder::hedge`](crate::ClientBuilder::hedge).
+    ///
+    /// This is also the way to hedge what is not a safe method, and the word that it may be: two concurrent PUTs race other writers. A
+    /// request under a key wants a [`KeyPolicy`](crate::KeyPolicy::concurrent_duplicates_safe) that says that the API does not run
+    /// both; without it, and for a request that nothing makes harmless to repeat, it is an error when it is sent. A body that is a stream
+    /// or a file is not hedged.
+    pub fn hedge(mut self, policy: impl Into<Option<HedgePolicy>>) -> Self {
+        self.options.hedge = Some(policy.into());
         self
     }
 

@@ -13,28 +13,17 @@ use super::event::{Event, EventKind};
 use super::gate::{Gate, Held};
 use super::outgoing::Outgoing;
 use super::plan::Plan;
+use super::race::{Other, Race, Raced};
 use super::verdict::{Context, Verdict};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Attempt, Journal, Story, What};
-use crate::policy::{BreakerState, Decision, Failure, Idempotency, Operation, StopReason};
+use crate::policy::{BreakerState, Class, Decision, Failure, Idempotency, Operation, StopReason};
 use crate::resume::SafeUrl;
 
 pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, read: Read) -> Result<(Answer, Story)> {
     let upstream = client.upstreams.get(outgoing.template.url());
-    let mut context = Context {
-        is_done: false,
-        may_have_acted: false,
-        opaque: client.opaque,
-        method: &plan.method,
-        idempotency: plan.idempotency,
-        tells_deadline: client.deadline_header.is_some(),
-        has_key: plan.key.is_some(),
-        key_was_given: plan.key_was_given,
-        keys: &client.keys,
-        policy: &plan.policy,
-        classifier: client.classifier.as_ref(),
-    };
+    let mut context = Context::at_first(client, plan);
     let mut so_far = SoFar::start(client, plan, outgoing);
     let mut operation = Operation::start(&plan.policy, &upstream.budget, plan.idempotency, so_far.started);
     operation.set_body_replayable(outgoing.payload.is_replayable());
@@ -55,7 +44,17 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         so_far.tell(outgoing, EventKind::AttemptStarted { number });
         let until = clock::earlier(plan.attempt_until(pass.started), operation.deadline());
         operation.begin_attempt();
-        let mut attempted = attempt::send(client, outgoing, number, until, read).await;
+        let late_after = gate.late_after(plan.hedge.filter(|_| number == 1), &pass);
+        let Raced { mut attempted, number, started, latency, other } = match late_after {
+            None => Raced::alone(attempt::send(client, outgoing, number, until, read).await, number, pass.started),
+            Some(after) => {
+                operation.set_key_trusted(outgoing.key_is_trusted(plan, None, &client.keys.header, &upstream.trust));
+                let tell = |fork: &Outgoing, number| so_far.tell(fork, EventKind::HedgeStarted { number });
+                let race = Race { client, gate: &gate, number, until, read, after };
+                race.run(outgoing, &mut operation, tell).await
+            }
+        };
+        let other = other.map(|other| so_far.record_other(outgoing, context, &other));
 
         context.may_have_acted = outgoing.may_have_acted;
         if outgoing.is_done() {
@@ -70,14 +69,15 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
         operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
 
         let ended = clock::now();
-        let elapsed = ended.saturating_duration_since(pass.started);
-        if let Some(state) = gate.settle(pass, &verdict, plan.policy.hint_cap_in_force(), ended) {
+        if let Some(state) = gate.settle(pass, &verdict, latency, plan.policy.hint_cap_in_force(), ended) {
             so_far.tell(outgoing, EventKind::BreakerChanged { state });
         }
         let open_for = gate.circuit_open_for(ended);
         operation.set_circuit_open_for(open_for);
-        let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
-        so_far.record(outgoing, number, &verdict, elapsed, decision);
+        let class = with_the_other(verdict.class, other, &operation);
+        let decision = operation.decide(class, &verdict.hint, ended, clock::unit());
+        let wait = if let Decision::Retry { after } = decision { Some(after) } else { None };
+        so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), wait);
         match decision {
             Decision::Stop(reason) => {
                 if reason == StopReason::CircuitOpen {
@@ -91,6 +91,15 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing, re
                 clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
             }
         }
+    }
+}
+
+/// The class that is decided on. Between the race and its end the licence may have been lost, and the other attempt may have arrived.
+fn with_the_other(class: Class, other: Option<Class>, operation: &Operation<'_>) -> Class {
+    let may_have_arrived = other == Some(Class::Ambiguous) && !operation.is_licensed();
+    match class {
+        Class::NotProcessed | Class::Throttled if may_have_arrived => Class::Ambiguous,
+        class => class,
     }
 }
 
@@ -123,20 +132,38 @@ impl<'a> SoFar<'a> {
         }
     }
 
-    fn record(&mut self, outgoing: &Outgoing, number: u32, verdict: &Verdict, elapsed: Duration, decision: Decision) {
+    /// The attempt of a race that does not count for the decision, and counts as evidence.
+    fn record_other(&mut self, outgoing: &Outgoing, context: Context<'_>, other: &Other) -> Class {
+        let &Other { number, elapsed, may_have_acted, is_done, .. } = other;
+        let context = Context { may_have_acted, is_done, ..context };
+        let judge = |attempted| context.judge(attempted, &[], self.may_have_been_processed);
+        let verdict = other.attempted.as_ref().map_or_else(Verdict::on_dropped, judge);
+        self.record(outgoing, number, &verdict, elapsed, None);
+        verdict.default_class
+    }
+
+    fn record(
+        &mut self,
+        outgoing: &Outgoing,
+        number: u32,
+        verdict: &Verdict,
+        elapsed: Duration,
+        wait: Option<Duration>,
+    ) {
         self.may_have_been_processed |= verdict.may_have_been_processed;
         self.retry_after = verdict.hint.after;
-        let wait = match decision {
-            Decision::Retry { after } => Some(after),
-            Decision::Stop(_) => None,
-        };
         let &Verdict { class, default_class, reach, status, failure, .. } = verdict;
         let attempt = Attempt { number, reach, class, default_class, status, failure, elapsed, wait };
         self.tell(outgoing, EventKind::AttemptEnded { attempt: &attempt });
         self.journal.push(attempt);
         if let Some(after) = wait {
-            self.tell(outgoing, EventKind::RetryScheduled { number: number.saturating_add(1), after, because: class });
+            let number = self.attempts().saturating_add(1);
+            self.tell(outgoing, EventKind::RetryScheduled { number, after, because: class });
         }
+    }
+
+    fn attempts(&self) -> u32 {
+        u32::try_from(self.journal.attempts().len()).unwrap_or(u32::MAX)
     }
 
     /// The last word.
@@ -174,7 +201,7 @@ impl<'a> SoFar<'a> {
     fn into_story(self, outgoing: &Outgoing, reason: StopReason, succeeded: bool) -> Story {
         let elapsed = clock::now().saturating_duration_since(self.started);
         let may_have_been_processed = self.may_have_been_processed;
-        let attempts = u32::try_from(self.journal.attempts().len()).unwrap_or(u32::MAX);
+        let attempts = self.attempts();
         self.tell(outgoing, EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed });
         // Nothing is left to ask for after a success, and its digest would be paid for on every call.
         let resume = if succeeded { None } else { outgoing.resume_token(self.plan, may_have_been_processed) };

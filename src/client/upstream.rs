@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, Method, StatusCode};
@@ -15,7 +15,7 @@ use super::cooldown::Cooldowns;
 use super::latency::Latencies;
 use crate::key::IdempotencyKey;
 use crate::key_policy::Trust;
-use crate::policy::{Breaker, BreakerPolicy, BreakerState, RetryBudget, record_status};
+use crate::policy::{Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RetryBudget, record_status};
 
 /// The most origins that a client remembers. Beyond it the one that was used longest ago is forgotten: its budget starts full
 /// again and its trust starts empty.
@@ -40,7 +40,9 @@ pub(super) struct Upstream {
     pub(super) trust: KeyTrust,
     pub(super) breaker: Option<Breaker>,
     pub(super) cooldowns: Cooldowns,
-    pub(super) latencies: Option<Latencies>,
+    /// Kept once something has asked how long the origin takes.
+    pub(super) latencies: OnceLock<Option<Latencies>>,
+    pub(super) hedges: HedgeAllowance,
 }
 
 /// The settings from which every origin gets what is its own.
@@ -48,8 +50,6 @@ pub(super) struct Upstream {
 pub(super) struct Terms {
     pub(super) budget: RetryBudget,
     pub(super) breaker: Option<BreakerPolicy>,
-    /// Something asks how long the origin takes.
-    pub(super) latencies: bool,
 }
 
 impl Terms {
@@ -60,7 +60,8 @@ impl Terms {
             trust: KeyTrust::default(),
             breaker,
             cooldowns: Cooldowns::default(),
-            latencies: self.latencies.then(Latencies::new).flatten(),
+            latencies: OnceLock::new(),
+            hedges: HedgeAllowance::default(),
         })
     }
 }

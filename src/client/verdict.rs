@@ -5,8 +5,9 @@
 
 use http::{HeaderMap, Method, StatusCode};
 
-use super::Classifier;
 use super::answer::{Answer, Failed};
+use super::plan::Plan;
+use super::{Classifier, Inner};
 use crate::clock;
 use crate::journal::Reach;
 use crate::key_policy::KeyPolicy;
@@ -14,6 +15,7 @@ use crate::policy::{Class, Failure, Hint, Idempotency, Outcome, RetryPolicy, rec
 use crate::problem;
 
 /// What the verdict on every attempt of one operation depends on.
+#[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     /// A redirect to the result has come: the operation was carried out, and what is sent now is a GET.
     pub(super) is_done: bool,
@@ -42,6 +44,39 @@ pub(super) struct Verdict {
     pub(super) hint: Hint,
     /// The server may have carried the operation out in this attempt.
     pub(super) may_have_been_processed: bool,
+}
+
+impl Verdict {
+    /// On an attempt that was dropped while it was under way: it may have arrived.
+    pub(super) fn on_dropped() -> Self {
+        Self {
+            class: Class::Ambiguous,
+            default_class: Class::Ambiguous,
+            reach: Reach::Sent,
+            status: None,
+            failure: Some(Failure::Superseded),
+            hint: Hint::default(),
+            may_have_been_processed: true,
+        }
+    }
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn at_first(client: &'a Inner, plan: &'a Plan) -> Self {
+        Self {
+            is_done: false,
+            may_have_acted: false,
+            opaque: client.opaque,
+            method: &plan.method,
+            idempotency: plan.idempotency,
+            tells_deadline: client.manners.deadline_header.is_some(),
+            has_key: plan.key.is_some(),
+            key_was_given: plan.key_was_given,
+            keys: &client.keys,
+            policy: &plan.policy,
+            classifier: client.classifier.as_ref(),
+        }
+    }
 }
 
 impl Context<'_> {

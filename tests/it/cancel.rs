@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use steadfast::policy::{Backoff, RetryBudget, RetryPolicy, StopReason};
+use steadfast::policy::{Backoff, HedgePolicy, RetryBudget, RetryPolicy, StopReason};
 use steadfast::{Client, KeyPolicy, ResponseExt};
 
 use crate::support::raw::answer;
@@ -54,6 +54,10 @@ async fn dropping_at_each_poll_leaves_no_task_behind() {
     // Waits, and bodies that are read away.
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 6);
     assert!(drop_everywhere(|client| client.post(&url).body("x").fetch::<()>()).await > 6);
+    // Two attempts at once.
+    let late = Server::play([Act::Answer(answer(200).delay(Duration::from_millis(10)))]).await;
+    let (url, hedge) = (late.url("/"), HedgePolicy::after(Duration::from_millis(2)).max_extra_load(1.0));
+    assert!(drop_everywhere(|client| client.get(&url).hedge(hedge).send()).await > 3);
     // A body that is read inside the attempt, and cut.
     let cut = Server::play([Act::ExecuteThenCutBody]).await;
     let url = cut.url("/");

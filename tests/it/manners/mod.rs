@@ -3,3 +3,4 @@
 mod breaker;
 mod cooldown;
 mod deadline;
+mod hedge;

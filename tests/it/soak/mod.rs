@@ -4,6 +4,7 @@
 //! said to be not processed. A short run is part of every test run; the long one is `cargo test --test it --release
 //! --all-features -- --ignored --nocapture soak`.
 
+mod hedging;
 mod http2;
 
 use std::collections::HashMap;
