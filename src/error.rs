@@ -41,6 +41,9 @@ pub enum ErrorKind {
     /// A resume token is too old, of another request, from a clock that went backwards, or of an operation that may have been processed
     /// at an API that is not known to honour keys; nothing was sent.
     KeyExpired,
+    /// This client did not send it, so as to leave the origin alone: its [circuit](crate::ClientBuilder::breaker) is open, or its
+    /// [cooldown](crate::ClientBuilder::cooldown) lasts longer than the deadline. [`retry_after`](Error::retry_after) is when to come back. An earlier attempt of the operation may have been sent.
+    HeldBack,
     /// No connection could be made.
     Connect,
     /// The server's certificate was rejected.
@@ -184,7 +187,7 @@ impl Error {
         self.0.kind == ErrorKind::Build
     }
 
-    /// Why it was not tried again; `None` if nothing was sent.
+    /// Why it was not tried, or not again; `None` if it was invalid before it began.
     #[must_use]
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.0.story.as_ref().map(|story| story.stop)
@@ -232,7 +235,7 @@ impl Error {
     }
 
     /// How long the last answer asked to wait, if it did. When the operation ended as
-    /// [`RetryAfterTooLong`](StopReason::RetryAfterTooLong), this is when to come back.
+    /// [`RetryAfterTooLong`](StopReason::RetryAfterTooLong) or [`CircuitOpen`](StopReason::CircuitOpen), this is when to come back.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.story.as_ref().and_then(|story| story.retry_after)
@@ -314,7 +317,10 @@ impl fmt::Display for Error {
 fn write_story(f: &mut fmt::Formatter<'_>, story: &Story) -> fmt::Result {
     let attempts = story.journal.attempts().len();
     let plural = if attempts == 1 { "" } else { "s" };
-    write!(f, " after {attempts} attempt{plural} in {} (", Short(story.elapsed))?;
+    match attempts {
+        0 => f.write_str(" before the first attempt (")?,
+        _ => write!(f, " after {attempts} attempt{plural} in {} (", Short(story.elapsed))?,
+    }
     if story.stop != StopReason::Done {
         write!(f, "{}; ", story.stop.as_str())?;
     }

@@ -43,6 +43,7 @@ pub struct KeyPolicy {
     pub(crate) max_length: usize,
     pub(crate) retention: Duration,
     pub(crate) in_progress: Option<String>,
+    pub(crate) concurrent_duplicates: bool,
     /// In whole seconds.
     pub(crate) wait: Option<Duration>,
     pub(crate) trust: Trust,
@@ -66,6 +67,7 @@ impl KeyPolicy {
             max_length: 255,
             retention: Duration::from_secs(24 * 3600),
             in_progress: None,
+            concurrent_duplicates: false,
             wait: None,
             trust: Trust::Declared,
         }
@@ -75,7 +77,8 @@ impl KeyPolicy {
     /// first attempt still runs (<https://docs.stripe.com/api/idempotent_requests>, <https://docs.stripe.com/error-codes>).
     #[must_use]
     pub fn stripe() -> Self {
-        Self { methods: vec![Method::POST], ..Self::standard().in_progress_mark("idempotency_key_in_use") }
+        let standard = Self::standard().in_progress_mark("idempotency_key_in_use").concurrent_duplicates_safe();
+        Self { methods: vec![Method::POST], ..standard }
     }
 
     /// PayPal's REST API: `PayPal-Request-Id`, for POST alone (<https://developer.paypal.com/api/rest/reference/idempotency>).
@@ -149,6 +152,15 @@ impl KeyPolicy {
     #[must_use]
     pub fn in_progress_mark(mut self, word: impl Into<String>) -> Self {
         self.in_progress = Some(word.into());
+        self
+    }
+
+    /// Your statement that this API never runs two requests under one key at the same time: the second gets a 409, or waits for the first.
+    /// Without it a keyed request is not [hedged](crate::RequestBuilder::hedge). [`stripe`](Self::stripe) says so, and so does the layer of
+    /// this crate.
+    #[must_use]
+    pub fn concurrent_duplicates_safe(mut self) -> Self {
+        self.concurrent_duplicates = true;
         self
     }
 

@@ -63,6 +63,8 @@ pub mod policy;
 mod client;
 #[cfg(any(feature = "client", feature = "server"))]
 mod clock;
+#[cfg(any(feature = "client", feature = "server"))]
+mod deadline;
 #[cfg(feature = "json")]
 mod decode;
 #[cfg(feature = "client")]
@@ -84,6 +86,8 @@ pub mod testing;
 
 #[cfg(feature = "client")]
 pub use client::{Client, ClientBuilder, Event, EventKind, RequestBuilder, ResponseExt};
+#[cfg(any(feature = "client", feature = "server"))]
+pub use deadline::{Deadline, with_deadline};
 #[cfg(feature = "json")]
 pub use decode::DecodeError;
 #[cfg(feature = "client")]

@@ -19,6 +19,8 @@ problem_types! {
     IN_PROGRESS = "in-progress";
     /// 409: a request under this key may have run, and nobody knows how it ended.
     OUTCOME_UNKNOWN = "outcome-unknown";
+    /// 503: the caller waits for less than the work takes, and nothing was executed.
+    DEADLINE_PASSED = "deadline-passed";
 }
 
 #[cfg(feature = "server")]

@@ -16,6 +16,7 @@ use super::probe::Probe;
 use super::redirect::{self, Trail};
 use super::{Inner, failure, verdict};
 use crate::clock::{self, Deadline};
+use crate::deadline;
 use crate::policy::Failure;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -39,7 +40,7 @@ pub(super) async fn send(
         let mut response = exchange(client, outgoing, detour.as_deref(), shown, &mut until).await?;
         let Some(hop) = next_hop(client, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
             return match plan.read {
-                Read::Head if plan.key.is_some() && verdict::says_why(response.status()) => {
+                Read::Head if verdict::says_why(client, plan, response.status()) => {
                     Ok(Box::pin(answer::peek(response, until.at())).await)
                 }
                 Read::Head => Ok(Answer::Head { response, begun: Bytes::new() }),
@@ -94,7 +95,11 @@ fn next_hop(
 
 impl Inner {
     /// What tells one attempt from another on the wire.
-    fn mark(&self, headers: &mut HeaderMap, number: u32) {
+    fn mark(&self, headers: &mut HeaderMap, number: u32, until: Option<Instant>) {
+        if let (Some(name), Some(until)) = (&self.manners.deadline_header, until) {
+            let time_left = until.saturating_duration_since(clock::now());
+            headers.insert(name, deadline::to_header(time_left));
+        }
         if let Some(name) = &self.attempt_header {
             headers.insert(name, HeaderValue::from(number));
         }
@@ -127,7 +132,7 @@ async fn exchange(
         taken: Some(false),
         source: Some(source),
     })?;
-    let (sending, probe) = start(client, outgoing, detour, body, number);
+    let (sending, probe) = start(client, outgoing, detour, body, number, until.at());
     let probe = probe.as_ref();
     // A client that we were given may follow redirects itself, so a refused connection may be that of a later hop, after the
     // request was carried out.
@@ -155,10 +160,11 @@ fn start(
     detour: Option<&reqwest::Request>,
     body: Option<reqwest::Body>,
     number: Option<u32>,
+    until: Option<Instant>,
 ) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<Probe>) {
     let (mut request, probe) = outgoing.open(detour, body);
     if let Some(number) = number {
-        client.mark(request.headers_mut(), number);
+        client.mark(request.headers_mut(), number, until);
     }
     (client.http.execute(request), probe)
 }

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
+use super::manners::Manners;
 use super::upstream::Upstreams;
 use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
@@ -45,6 +46,7 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`read_timeout`](Self::read_timeout) | off |
 /// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
 /// | [`max_redirects`](Self::max_redirects) | 10 |
+/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge), [`deadline_header`](Self::deadline_header), [`skip_hopeless`](Self::skip_hopeless) | off |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
     http: reqwest::ClientBuilder,
@@ -63,6 +65,7 @@ pub struct ClientBuilder {
     body_limit: usize,
     max_redirects: u32,
     attempt_header: Option<HeaderName>,
+    pub(super) manners: Manners,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }
@@ -86,6 +89,7 @@ impl ClientBuilder {
             body_limit: BODY_LIMIT,
             max_redirects: MAX_REDIRECTS,
             attempt_header: None,
+            manners: Manners::default(),
             classifier: None,
             on_event: None,
         }
@@ -284,6 +288,7 @@ impl ClientBuilder {
         if self.attempt_header.as_ref() == Some(&self.keys.header) {
             return Err(Error::build("attempt_header", "it would give every attempt another key"));
         }
+        self.manners.validate(&self.keys, self.attempt_header.as_ref())?;
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
         let http = match self.ready_made {
             Some(client) => client,
@@ -292,7 +297,7 @@ impl ClientBuilder {
         Ok(Client::from_inner(Inner {
             http,
             opaque,
-            upstreams: Upstreams::new(self.budget, base.as_ref()),
+            upstreams: Upstreams::new(self.manners.terms(self.budget), base.as_ref()),
             base,
             defaults,
             retry: retry.fit_for(opaque),
@@ -301,6 +306,7 @@ impl ClientBuilder {
             body_limit: self.body_limit,
             max_redirects: self.max_redirects,
             attempt_header: self.attempt_header,
+            manners: self.manners,
             classifier: self.classifier,
             on_event: self.on_event,
         }))

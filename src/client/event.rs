@@ -1,7 +1,7 @@
 //! What the client tells whoever watches: one event per turn of an operation.
 //!
-//! The same five events go to a closure ([`ClientBuilder::on_event`](crate::ClientBuilder::on_event)) and to `tracing` (target
-//! `steadfast`, level DEBUG; WARN for an end that may have been processed without an answer). Watching cannot change anything.
+//! The same events go to a closure ([`ClientBuilder::on_event`](crate::ClientBuilder::on_event)) and to `tracing` (target
+//! `steadfast`, level DEBUG; WARN for an end that may have been processed without an answer, and for a circuit that opens). Watching cannot change anything.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use http::Method;
 
 use crate::journal::{Attempt, What};
 use crate::key::IdempotencyKey;
-use crate::policy::{Class, StopReason};
+use crate::policy::{BreakerState, Class, StopReason};
 use crate::resume::SafeUrl;
 
 /// One turn of an operation.
@@ -48,6 +48,12 @@ pub enum EventKind<'a> {
         /// Its number, from 1.
         number: u32,
     },
+    /// The attempt under way is late, and another is about to be sent beside it.
+    #[non_exhaustive]
+    HedgeStarted {
+        /// Its number.
+        number: u32,
+    },
     /// An attempt has ended.
     #[non_exhaustive]
     AttemptEnded {
@@ -63,6 +69,12 @@ pub enum EventKind<'a> {
         after: Duration,
         /// The class of the attempt that made it necessary.
         because: Class,
+    },
+    /// The [breaker](crate::ClientBuilder::breaker) of the operation's origin has changed its state, because of this operation.
+    #[non_exhaustive]
+    BreakerChanged {
+        /// What it lets through from now on.
+        state: BreakerState,
     },
     /// The operation has ended.
     #[non_exhaustive]
@@ -116,6 +128,9 @@ impl<'a> Event<'a> {
             EventKind::AttemptStarted { number } => {
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, "attempt started");
             }
+            EventKind::HedgeStarted { number } => {
+                tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, "hedge started");
+            }
             EventKind::AttemptEnded { attempt } => {
                 let what = What { status: attempt.status(), failure: attempt.failure() };
                 let (number, class, elapsed) = (attempt.number(), attempt.class().as_str(), attempt.elapsed());
@@ -124,6 +139,12 @@ impl<'a> Event<'a> {
             EventKind::RetryScheduled { number, after, because } => {
                 let because = because.as_str();
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, ?after, because, "retry scheduled");
+            }
+            EventKind::BreakerChanged { state: BreakerState::Open { retry_after } } => {
+                tracing::warn!(target: "steadfast", %method, %url, key, ?retry_after, "circuit opened");
+            }
+            EventKind::BreakerChanged { state } => {
+                tracing::debug!(target: "steadfast", %method, %url, key, state = state.as_str(), "circuit changed");
             }
             EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed } => {
                 let ended = reason.as_str();

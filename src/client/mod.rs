@@ -5,12 +5,14 @@
 //!
 //! | file | what it is for |
 //! | --- | --- |
-//! | `builder`, `request`, `checks`, `defaults` | take what the caller says |
+//! | `builder`, `manners`, `request`, `checks`, `defaults` | take what the caller says |
 //! | `target`, `payload`, `upload` | the URL and the body |
 //! | `plan`, `outgoing` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
+//! | `race` | an attempt with a second one beside it |
 //! | `attempt`, `answer` | send once and read what comes back; `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
 //! | `verdict` | the class of an attempt |
+//! | `gate`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
 //! | `upstream` | what is remembered of each origin |
 //! | `event`, `response` | tell the story |
 
@@ -18,13 +20,18 @@ mod answer;
 mod attempt;
 mod builder;
 mod checks;
+mod cooldown;
 mod defaults;
 mod event;
 mod failure;
+mod gate;
+mod latency;
+mod manners;
 mod outgoing;
 mod payload;
 mod plan;
 mod probe;
+mod race;
 mod redirect;
 mod request;
 mod response;
@@ -47,10 +54,11 @@ pub use self::request::RequestBuilder;
 pub use self::response::ResponseExt;
 
 use self::defaults::Defaults;
+use self::manners::Manners;
 use self::upstream::Upstreams;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key_policy::KeyPolicy;
-use crate::policy::{Class, Outcome, RetryPolicy};
+use crate::policy::{BreakerState, Class, Outcome, RetryPolicy};
 
 /// A resilient HTTP client. Cloning it is cheap and shares connections, budgets and what was learnt about keys.
 ///
@@ -94,6 +102,7 @@ pub(crate) struct Inner {
     body_limit: usize,
     max_redirects: u32,
     attempt_header: Option<HeaderName>,
+    manners: Manners,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }
@@ -165,6 +174,14 @@ impl Client {
             request::bare(&inner.http, method, target::resolve(inner.base.as_ref(), url.as_ref())?)
         };
         RequestBuilder::new(self.clone(), build())
+    }
+
+    /// What the [breaker](ClientBuilder::breaker) of this URL's origin lets through now. `None` if there is none, or if it is no URL.
+    #[must_use]
+    pub fn breaker_state(&self, url: impl AsRef<str>) -> Option<BreakerState> {
+        let inner = self.inner().ok()?;
+        let url = target::resolve(inner.base.as_ref(), url.as_ref()).ok()?;
+        inner.upstreams.breaker_state(&url, crate::clock::now())
     }
 
     /// Sends a finished request as one operation. Its own timeout becomes the attempt timeout, and a key header on it is the

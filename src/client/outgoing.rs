@@ -29,6 +29,12 @@ impl Outgoing {
         Self { template, payload, adopted, asked: None, foreign: false, may_have_acted: false }
     }
 
+    /// The same request once more, to be sent beside this one; `None` if its body cannot be, or if it is done already.
+    pub(super) fn fork(&self) -> Option<Self> {
+        let payload = self.payload.fork().filter(|_| !self.is_done())?;
+        Some(Self::new(self.copy(&self.template), payload, self.adopted))
+    }
+
     /// The request as the caller made it.
     pub(super) fn asked(&self) -> &reqwest::Request {
         self.asked.as_deref().map_or(&self.template, |(request, _)| request)

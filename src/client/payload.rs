@@ -39,6 +39,16 @@ impl Payload {
         !matches!(self, Self::Once(_))
     }
 
+    /// The same once more, if it is in memory or can be made.
+    pub(super) fn fork(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Bytes(bytes) => Some(Self::Bytes(bytes.clone())),
+            Self::Made(make) => Some(Self::Made(make.clone())),
+            _ => None,
+        }
+    }
+
     /// Whether there is nothing to send.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes().is_some_and(<[u8]>::is_empty)

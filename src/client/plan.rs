@@ -10,10 +10,11 @@ use super::checks::check_timeout;
 use super::payload::Payload;
 use super::upstream::origin;
 use crate::clock;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result, VOUCH};
 use crate::key::IdempotencyKey;
-use crate::key_policy::Trust;
-use crate::policy::{Idempotency, RetryPolicy};
+use crate::key_policy::{KeyPolicy, Trust};
+use crate::policy::{HedgePolicy, Idempotency, RetryPolicy};
 use crate::resume::ResumeToken;
 
 /// What the caller said of this operation alone.
@@ -23,6 +24,7 @@ pub(super) struct Options {
     pub(super) resume: Option<ResumeToken>,
     pub(super) idempotent: Option<bool>,
     pub(super) retry: Option<RetryPolicy>,
+    pub(super) hedge: Option<Option<HedgePolicy>>,
     pub(super) timeout: Option<Option<Duration>>,
     pub(super) attempt_timeout: Option<Option<Duration>>,
     pub(super) body_limit: Option<usize>,
@@ -35,12 +37,15 @@ pub(super) struct Plan {
     own_policy: Option<Box<RetryPolicy>>,
     pub(super) attempt_timeout: Option<Duration>,
     pub(super) read: Read,
+    pub(super) hedge: Option<HedgePolicy>,
     pub(super) idempotency: Idempotency,
     pub(super) key: Option<IdempotencyKey>,
     pub(super) key_was_given: bool,
     pub(super) trust: Trust,
     /// By the wall clock; an operation that is resumed keeps its first.
     pub(super) first_sent: SystemTime,
+    /// The task's own.
+    pub(super) deadline: Option<Deadline>,
     /// What a resumed operation brings with it.
     pub(super) may_have_been_processed: bool,
 }
@@ -48,6 +53,12 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn policy<'a>(&'a self, client: &'a Inner) -> &'a RetryPolicy {
         self.own_policy.as_deref().unwrap_or(&client.retry)
+    }
+
+    /// From its start on.
+    pub(super) fn time_allowed(&self, client: &Inner) -> Option<Duration> {
+        let of_task = self.deadline.map(Deadline::time_left);
+        self.policy(client).time_allowed().map_or(of_task, |time| Some(of_task.map_or(time, |left| left.min(time))))
     }
 
     pub(super) fn attempt_until(&self, started: Instant) -> Option<Instant> {
@@ -89,6 +100,10 @@ pub(super) fn settle(
         (Some(false), ..) | (None, _, None) => Idempotency::Absent,
         (None, _, Some(_)) => Idempotency::Keyed,
     };
+    let hedge = match options.hedge {
+        Some(asked) => asked.map(|policy| check_hedge(policy, idempotency, keys)).transpose()?,
+        None => inner.manners.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(&method)),
+    };
     // The user's word is about the API at the base URL, not about whatever else this client is sent to.
     let trust = if at_home || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
     // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
@@ -104,11 +119,13 @@ pub(super) fn settle(
         own_policy,
         attempt_timeout,
         read,
+        hedge,
         idempotency,
         key,
         key_was_given,
         trust,
         first_sent,
+        deadline: Deadline::current(),
         may_have_been_processed,
     })
 }
@@ -135,6 +152,22 @@ fn own_policy(
     }
     policy.validate().map_err(Error::invalid)?;
     Ok(Some(Box::new(policy.fit_for(inner.opaque))))
+}
+
+/// Two requests at once, where the first cannot be known to have failed.
+fn check_hedge(policy: HedgePolicy, idempotency: Idempotency, keys: &KeyPolicy) -> Result<HedgePolicy> {
+    policy.validate().map_err(Error::invalid)?;
+    match idempotency {
+        Idempotency::Natural => Ok(policy),
+        Idempotency::Keyed if keys.concurrent_duplicates => Ok(policy),
+        Idempotency::Keyed => Err(Error::build("hedge", "the KeyPolicy does not say concurrent_duplicates_safe")),
+        Idempotency::Absent => Err(Error::build("hedge", "nothing makes it harmless to act on this request twice")),
+    }
+}
+
+/// RFC 9110 §9.2.1; QUERY: RFC 10008.
+fn is_safe(method: &Method) -> bool {
+    method.is_safe() || method.as_str() == "QUERY"
 }
 
 /// The key that the caller gave: by token, by method, or as a header.

@@ -18,7 +18,7 @@ use super::plan::{Options, Plan};
 use super::{Client, Inner, plan, run, target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::IdempotencyKey;
-use crate::policy::RetryPolicy;
+use crate::policy::{HedgePolicy, RetryPolicy};
 use crate::resume::{ResumeToken, SafeUrl};
 
 #[cfg(feature = "json")]
@@ -256,6 +256,16 @@ impl RequestBuilder {
     /// The most time for one attempt; `None` for no limit.
     pub fn attempt_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         self.option(|options| options.attempt_timeout = Some(timeout.into()))
+    }
+
+    /// Hedges this operation, or with `None` does not, whatever the client says: [`ClientBuilder::hedge`](crate::ClientBuilder::hedge).
+    ///
+    /// This is also the way to hedge what is not a safe method, and the word that it may be: two concurrent PUTs race other writers. A
+    /// request under a key wants a [`KeyPolicy`](crate::KeyPolicy::concurrent_duplicates_safe) that says that the API does not run
+    /// both; without it, and for a request that nothing makes harmless to repeat, it is an error when it is sent. A body that is a stream
+    /// or a file is not hedged.
+    pub fn hedge(self, policy: impl Into<Option<HedgePolicy>>) -> Self {
+        self.option(|options| options.hedge = Some(policy.into()))
     }
 
     /// The most decoded bytes that [`fetch`](Self::fetch) reads.

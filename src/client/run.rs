@@ -1,6 +1,6 @@
 //! The loop: one operation, from its first attempt to its last word.
 //!
-//! This is the only loop in the crate that sends anything twice. Read it from the top: attempt, classify, decide, record, wait.
+//! This is the only loop in the crate that sends anything twice. Read it from the top: breaker, attempt, classify, record, decide, wait.
 //! What one attempt does is in `attempt.rs`; whether there is another is the word of [`policy::Operation`](Operation).
 //! Everything lives in local variables, so dropping the future at any await leaves nothing behind.
 
@@ -10,45 +10,53 @@ use super::Inner;
 use super::answer::{self, Answer, Failed};
 use super::attempt;
 use super::event::{Event, EventKind};
+use super::gate::{Gate, Held};
 use super::outgoing::Outgoing;
 use super::plan::Plan;
+use super::race::{Other, Race, Raced};
 use super::verdict::{Context, Verdict};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Attempt, Journal, Story, What};
-use crate::policy::{Decision, Failure, Idempotency, Operation, StopReason};
+use crate::policy::{BreakerState, Class, Decision, Failure, Idempotency, Operation, StopReason};
 use crate::resume::SafeUrl;
 
 pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing) -> Result<(Answer, Story)> {
     let policy = plan.policy(client);
     let upstream = client.upstreams.get(outgoing.template.url());
-    let mut context = Context {
-        is_done: false,
-        may_have_acted: false,
-        opaque: client.opaque,
-        method: &plan.method,
-        idempotency: plan.idempotency,
-        has_key: plan.key.is_some(),
-        key_was_given: plan.key_was_given,
-        keys: &client.keys,
-        policy,
-        classifier: client.classifier.as_ref(),
-    };
+    let mut context = Context::at_first(client, plan);
     let mut so_far = SoFar::start(client, plan, outgoing);
     let mut operation = Operation::start(policy, &upstream.budget, plan.idempotency, so_far.started);
     operation.set_body_replayable(outgoing.payload.is_replayable());
+    if let Some(deadline) = plan.deadline {
+        operation.end_by(deadline.instant());
+    }
+    let gate = Gate::new(client, &upstream, outgoing.asked());
 
     loop {
         let number = operation.attempts().saturating_add(1);
-        let started = clock::now();
-        // The wait was to end before the deadline, but a busy machine may have woken us late.
-        if number > 1 && operation.deadline().is_some_and(|deadline| deadline <= started) {
-            return Err(so_far.out_of_time(outgoing));
+        let pass = match gate.enter(operation.deadline()).await {
+            Ok(pass) => pass,
+            Err(held) => return Err(so_far.held_back(outgoing, held)),
+        };
+        if pass.half_opened() {
+            so_far.tell(outgoing, EventKind::BreakerChanged { state: BreakerState::HalfOpen });
         }
         so_far.tell(outgoing, EventKind::AttemptStarted { number });
-        let until = clock::earlier(plan.attempt_until(started), operation.deadline());
+        let until = clock::earlier(plan.attempt_until(pass.started), operation.deadline());
         operation.begin_attempt();
-        let attempted = attempt::send(client, plan, outgoing, number, until).await;
+        let late_after = gate.late_after(plan.hedge.filter(|_| number == 1), &pass);
+        let Raced { attempted, number, started, latency, other } = match late_after {
+            None => Raced::alone(attempt::send(client, plan, outgoing, number, until).await, number, pass.started),
+            Some(after) => {
+                operation.set_key_trusted(outgoing.key_is_trusted(plan, None, &client.keys.header, &upstream.trust));
+                let tell = |fork: &Outgoing, number| so_far.tell(fork, EventKind::HedgeStarted { number });
+                let race = Race { client, plan, gate: &gate, number, until, after };
+                // Boxed, so that operations that are not hedged do not carry the room for a race.
+                Box::pin(race.run(outgoing, &mut operation, tell)).await
+            }
+        };
+        let other = other.map(|other| so_far.record_other(outgoing, context, &other));
 
         context.may_have_acted = outgoing.may_have_acted;
         if outgoing.is_done() {
@@ -58,18 +66,29 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing) ->
             operation.set_body_replayable(true);
         }
         let ended = clock::now();
+        let open_for;
         // In a block, so that what is only looked at here takes no room in the future while it waits.
         let (attempted, decision) = {
             let attempted = attempted;
             let verdict = context.judge(&attempted, so_far.may_have_been_processed);
             let head = answer::head(&attempted);
             operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
-            let decision = operation.decide(verdict.class, &verdict.hint, ended, clock::unit());
-            so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), decision);
+            if let Some(state) = gate.settle(pass, &verdict, latency, policy.hint_cap_in_force(), ended) {
+                so_far.tell(outgoing, EventKind::BreakerChanged { state });
+            }
+            open_for = gate.circuit_open_for(ended);
+            operation.set_circuit_open_for(open_for);
+            let class = with_the_other(verdict.class, other, &operation);
+            let decision = operation.decide(class, &verdict.hint, ended, clock::unit());
+            let wait = if let Decision::Retry { after } = decision { Some(after) } else { None };
+            so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), wait);
             (attempted, decision)
         };
         match decision {
             Decision::Stop(reason) => {
+                if reason == StopReason::CircuitOpen {
+                    so_far.retry_after = Some(open_for);
+                }
                 clock::sleep(operation.pause_before_the_end()).await;
                 return so_far.end(outgoing, attempted, reason);
             }
@@ -78,6 +97,15 @@ pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing) ->
                 clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
             }
         }
+    }
+}
+
+/// The class that is decided on. Between the race and its end the licence may have been lost, and the other attempt may have arrived.
+fn with_the_other(class: Class, other: Option<Class>, operation: &Operation<'_>) -> Class {
+    let may_have_arrived = other == Some(Class::Ambiguous) && !operation.is_licensed();
+    match class {
+        Class::NotProcessed | Class::Throttled if may_have_arrived => Class::Ambiguous,
+        class => class,
     }
 }
 
@@ -97,7 +125,7 @@ impl<'a> SoFar<'a> {
         let may_have_been_processed = plan.may_have_been_processed;
         let so_far =
             Self { client, plan, started, journal: Journal::default(), retry_after: None, may_have_been_processed };
-        so_far.tell(outgoing, EventKind::OperationStarted { deadline: plan.policy(client).time_allowed() });
+        so_far.tell(outgoing, EventKind::OperationStarted { deadline: plan.time_allowed(client) });
         so_far
     }
 
@@ -110,20 +138,38 @@ impl<'a> SoFar<'a> {
         }
     }
 
-    fn record(&mut self, outgoing: &Outgoing, number: u32, verdict: &Verdict, elapsed: Duration, decision: Decision) {
+    /// The attempt of a race that does not count for the decision, and counts as evidence.
+    fn record_other(&mut self, outgoing: &Outgoing, context: Context<'_>, other: &Other) -> Class {
+        let &Other { number, elapsed, may_have_acted, is_done, .. } = other;
+        let context = Context { may_have_acted, is_done, ..context };
+        let judge = |attempted| context.judge(attempted, self.may_have_been_processed);
+        let verdict = other.attempted.as_ref().map_or_else(Verdict::on_dropped, judge);
+        self.record(outgoing, number, &verdict, elapsed, None);
+        verdict.default_class
+    }
+
+    fn record(
+        &mut self,
+        outgoing: &Outgoing,
+        number: u32,
+        verdict: &Verdict,
+        elapsed: Duration,
+        wait: Option<Duration>,
+    ) {
         self.may_have_been_processed |= verdict.may_have_been_processed;
         self.retry_after = verdict.hint.after;
-        let wait = match decision {
-            Decision::Retry { after } => Some(after),
-            Decision::Stop(_) => None,
-        };
         let &Verdict { class, default_class, reach, status, failure, .. } = verdict;
         let attempt = Attempt { number, reach, class, default_class, status, failure, elapsed, wait };
         self.tell(outgoing, EventKind::AttemptEnded { attempt: &attempt });
         self.journal.push(attempt);
         if let Some(after) = wait {
-            self.tell(outgoing, EventKind::RetryScheduled { number: number.saturating_add(1), after, because: class });
+            let number = self.attempts().saturating_add(1);
+            self.tell(outgoing, EventKind::RetryScheduled { number, after, because: class });
         }
+    }
+
+    fn attempts(&self) -> u32 {
+        u32::try_from(self.journal.attempts().len()).unwrap_or(u32::MAX)
     }
 
     /// The last word.
@@ -146,16 +192,22 @@ impl<'a> SoFar<'a> {
         }
     }
 
-    fn out_of_time(self, outgoing: &Outgoing) -> Error {
-        let story = self.into_story(outgoing, StopReason::DeadlineExceeded, false);
-        let error = Error::new(ErrorKind::Timeout, "the deadline passed before the next attempt").with_story(story);
+    /// The next attempt, or the first, was not let through.
+    fn held_back(mut self, outgoing: &Outgoing, held: Held) -> Error {
+        self.retry_after = held.retry_after;
+        let story = self.into_story(outgoing, held.reason, false);
+        let error = match held.reason {
+            StopReason::DeadlineExceeded => Error::new(ErrorKind::Timeout, "no time is left"),
+            _ => Error::new(ErrorKind::HeldBack, "held back"),
+        };
+        let error = error.with_story(story);
         error.at(outgoing.asked().method(), SafeUrl(outgoing.asked().url()))
     }
 
     fn into_story(self, outgoing: &Outgoing, reason: StopReason, succeeded: bool) -> Story {
         let elapsed = clock::now().saturating_duration_since(self.started);
         let may_have_been_processed = self.may_have_been_processed;
-        let attempts = u32::try_from(self.journal.attempts().len()).unwrap_or(u32::MAX);
+        let attempts = self.attempts();
         self.tell(outgoing, EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed });
         // Nothing is left to ask for after a success, and its digest would be paid for on every call.
         let resume = if succeeded { None } else { outgoing.resume_token(self.plan, may_have_been_processed) };

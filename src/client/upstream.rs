@@ -1,18 +1,21 @@
-//! What a client knows about one origin: its retry budget, and where it honours keys.
+//! What a client knows about one origin: its retry budget, its breaker, and where it honours keys.
 //!
 //! Budgets are per origin, so that one origin's outage does not take the retries of the others, and so is trust: a key is a
 //! licence only where the API has shown that it honours it. The map is bounded; a client with a base URL needs no lookup in it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
+use super::cooldown::Cooldowns;
+use super::latency::Latencies;
 use crate::key::IdempotencyKey;
 use crate::key_policy::Trust;
-use crate::policy::{RetryBudget, record_status};
+use crate::policy::{Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RetryBudget, record_status};
 
 /// The most origins that a client remembers. Beyond it the one that was used longest ago is forgotten: its budget starts full
 /// again and its trust starts empty.
@@ -34,18 +37,38 @@ pub(super) fn origin(url: &Url) -> &str {
 pub(super) struct Upstream {
     pub(super) budget: RetryBudget,
     pub(super) trust: KeyTrust,
+    pub(super) breaker: Option<Breaker>,
+    pub(super) cooldowns: Cooldowns,
+    /// Kept once something has asked how long the origin takes.
+    pub(super) latencies: OnceLock<Option<Latencies>>,
+    pub(super) hedges: HedgeAllowance,
 }
 
-impl Upstream {
-    fn new(budget: RetryBudget) -> Arc<Self> {
-        Arc::new(Self { budget, trust: KeyTrust::default() })
+/// The settings from which every origin gets what is its own.
+#[derive(Debug, Default)]
+pub(super) struct Terms {
+    pub(super) budget: RetryBudget,
+    pub(super) breaker: Option<BreakerPolicy>,
+}
+
+impl Terms {
+    fn upstream(&self) -> Arc<Upstream> {
+        let breaker = self.breaker.clone().map(Breaker::new);
+        Arc::new(Upstream {
+            budget: self.budget.fresh(),
+            trust: KeyTrust::default(),
+            breaker,
+            cooldowns: Cooldowns::default(),
+            latencies: OnceLock::new(),
+            hedges: HedgeAllowance::default(),
+        })
     }
 }
 
 /// Every origin that the client has spoken to.
 #[derive(Debug)]
 pub(super) struct Upstreams {
-    budget: RetryBudget,
+    terms: Terms,
     base: Option<(String, Arc<Upstream>)>,
     others: RwLock<HashMap<String, Entry>>,
     tick: AtomicU64,
@@ -58,9 +81,20 @@ struct Entry {
 }
 
 impl Upstreams {
-    pub(super) fn new(budget: RetryBudget, base: Option<&Url>) -> Self {
-        let base = base.map(|base| (origin(base).to_owned(), Upstream::new(budget.fresh())));
-        Self { budget, base, others: RwLock::default(), tick: AtomicU64::new(0) }
+    pub(super) fn new(terms: Terms, base: Option<&Url>) -> Self {
+        let base = base.map(|base| (origin(base).to_owned(), terms.upstream()));
+        Self { terms, base, others: RwLock::default(), tick: AtomicU64::new(0) }
+    }
+
+    /// The state of an origin's breaker, if there are breakers; one that was never spoken to is closed. It leaves no trace in the map.
+    pub(super) fn breaker_state(&self, url: &Url, now: Instant) -> Option<BreakerState> {
+        self.terms.breaker.as_ref()?;
+        let origin = origin(url);
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        let base = self.base.as_ref().filter(|(base, _)| base == origin).map(|(_, upstream)| upstream);
+        let upstream = base.or_else(|| others.get(origin).map(|entry| &entry.upstream));
+        let breaker = upstream.and_then(|upstream| upstream.breaker.as_ref());
+        Some(breaker.map_or(BreakerState::Closed, |breaker| breaker.state(now)))
     }
 
     pub(super) fn get(&self, url: &Url) -> Arc<Upstream> {
@@ -78,7 +112,7 @@ impl Upstreams {
         if others.len() >= ORIGINS && !others.contains_key(origin) {
             forget_oldest(&mut others);
         }
-        let new = || Entry { upstream: Upstream::new(self.budget.fresh()), used: AtomicU64::new(now) };
+        let new = || Entry { upstream: self.terms.upstream(), used: AtomicU64::new(now) };
         others.entry(origin.to_owned()).or_insert_with(new).upstream.clone()
     }
 }
@@ -224,7 +258,7 @@ mod tests {
 
     #[test]
     fn each_origin_has_a_bucket_of_its_own_and_keeps_it() {
-        let upstreams = Upstreams::new(RetryBudget::standard(), Some(&url("https://base.example.com/v1")));
+        let upstreams = Upstreams::new(Terms::default(), Some(&url("https://base.example.com/v1")));
         let policy = RetryPolicy::new();
         let one = upstreams.get(&url("https://one.example.com/a"));
         let mut operation = Operation::start(&policy, &one.budget, Idempotency::Natural, crate::clock::now());
@@ -237,7 +271,7 @@ mod tests {
 
     #[test]
     fn the_map_is_bounded_and_forgets_the_one_used_longest_ago() {
-        let upstreams = Upstreams::new(RetryBudget::standard(), None);
+        let upstreams = Upstreams::new(Terms::default(), None);
         let first = upstreams.get(&url("https://first.example.com/"));
         for number in 0..ORIGINS {
             upstreams.get(&url(&format!("https://h{number}.example.com/")));

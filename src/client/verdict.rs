@@ -5,8 +5,9 @@
 
 use http::{HeaderMap, Method, StatusCode};
 
-use super::Classifier;
 use super::answer::{Answer, Failed};
+use super::plan::Plan;
+use super::{Classifier, Inner};
 use crate::clock;
 use crate::journal::Reach;
 use crate::key_policy::KeyPolicy;
@@ -14,6 +15,7 @@ use crate::policy::{Class, Failure, Hint, Idempotency, Outcome, RetryPolicy, rec
 use crate::problem;
 
 /// What the verdict on every attempt of one operation depends on.
+#[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     /// A redirect to the result has come: the operation was carried out, and what is sent now is a GET.
     pub(super) is_done: bool,
@@ -23,6 +25,8 @@ pub(super) struct Context<'a> {
     pub(super) opaque: bool,
     pub(super) method: &'a Method,
     pub(super) idempotency: Idempotency,
+    /// The server is told how long it is waited for, and may refuse what is too late.
+    pub(super) tells_deadline: bool,
     pub(super) has_key: bool,
     pub(super) key_was_given: bool,
     pub(super) keys: &'a KeyPolicy,
@@ -30,9 +34,10 @@ pub(super) struct Context<'a> {
     pub(super) classifier: Option<&'a Classifier>,
 }
 
-/// Whether the body must be looked at to judge an answer of this status under a key: it says there what it means.
-pub(super) fn says_why(status: StatusCode) -> bool {
-    status == StatusCode::CONFLICT
+/// Whether the body must be looked at to judge an answer of this status: a 409 under a key says there what it means, and a 503 that it
+/// is about the deadline that was sent.
+pub(super) fn says_why(client: &Inner, plan: &Plan, status: StatusCode) -> bool {
+    Context::at_first(client, plan).says_why(status)
 }
 
 /// What one attempt came to.
@@ -47,7 +52,45 @@ pub(super) struct Verdict {
     pub(super) may_have_been_processed: bool,
 }
 
+impl Verdict {
+    /// On an attempt that was dropped while it was under way: it may have arrived.
+    pub(super) fn on_dropped() -> Self {
+        Self {
+            class: Class::Ambiguous,
+            default_class: Class::Ambiguous,
+            reach: Reach::Sent,
+            status: None,
+            failure: Some(Failure::Superseded),
+            hint: Hint::default(),
+            may_have_been_processed: true,
+        }
+    }
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn at_first(client: &'a Inner, plan: &'a Plan) -> Self {
+        Self {
+            is_done: false,
+            may_have_acted: false,
+            opaque: client.opaque,
+            method: &plan.method,
+            idempotency: plan.idempotency,
+            tells_deadline: client.manners.deadline_header.is_some(),
+            has_key: plan.key.is_some(),
+            key_was_given: plan.key_was_given,
+            keys: &client.keys,
+            policy: plan.policy(client),
+            classifier: client.classifier.as_ref(),
+        }
+    }
+}
+
 impl Context<'_> {
+    fn says_why(&self, status: StatusCode) -> bool {
+        (status == StatusCode::CONFLICT && self.has_key)
+            || (status == StatusCode::SERVICE_UNAVAILABLE && self.tells_deadline)
+    }
+
     /// `earlier_ambiguous`: an attempt before this one may have been carried out.
     pub(super) fn judge(&self, attempted: &Result<Answer, Failed>, earlier_ambiguous: bool) -> Verdict {
         match attempted {
@@ -57,9 +100,11 @@ impl Context<'_> {
     }
 
     fn answered(&self, status: StatusCode, headers: &HeaderMap, body: &[u8], earlier_ambiguous: bool) -> Verdict {
-        let names = if self.has_key && says_why(status) { problem::names(body) } else { Vec::new() };
+        let names = if self.says_why(status) { problem::names(body) } else { Vec::new() };
         let named = |name: &str| names.iter().any(|found| found == name);
-        let by_status = Class::of_status(status);
+        // The server's own word that it has not begun.
+        let too_late = status == StatusCode::SERVICE_UNAVAILABLE && named(problem::DEADLINE_PASSED);
+        let by_status = if too_late { Class::NotProcessed } else { Class::of_status(status) };
         let mut hint = Hint::from_headers(headers, by_status, clock::wall(), self.policy.hint_cap_in_force());
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
         hint.outcome_unknown |= named(problem::OUTCOME_UNKNOWN);

@@ -1,6 +1,7 @@
 //! How to think about retries, what is repeated and when, why the crate is as it is, and how to come here from elsewhere.
 //!
 //! * [`failures`]: what each failure means, and what the client does about it.
+//! * [`manners`]: what protects a server in trouble, when to turn it on, and what it costs.
 //! * [`laboratory`]: what retries and budgets do to a server in trouble, and how large a budget should be.
 //! * [`server`](https://docs.rs/steadfast/latest/steadfast/guide/server/): where the layer stands, which store promises what, and one
 //!   transaction for all.
@@ -11,6 +12,9 @@
 
 #[doc = include_str!("failures.md")]
 pub mod failures {}
+
+#[cfg_attr(feature = "client", doc = include_str!("manners.md"))]
+pub mod manners {}
 
 // The pictures come first: rustdoc copies no files beside its pages, so each is a link definition with a data URI, and the first
 // definition of a name counts. The page's own ones, at its end, are for those who read it in the repository.

@@ -115,6 +115,8 @@ pub enum Failure {
     Redirects,
     /// The HTTP client refused to send the request at all. `Permanent`.
     Rejected,
+    /// Dropped by us while it was under way, because the other attempt of a hedged one was answered first. `Ambiguous`.
+    Superseded,
     /// Anything else. `Ambiguous`.
     Unknown,
 }
@@ -126,7 +128,12 @@ impl Failure {
         match self {
             Self::Connect | Self::NotSent | Self::Refused => Class::NotProcessed,
             Self::Certificate | Self::RequestBody | Self::Redirects | Self::Rejected => Class::Permanent,
-            Self::Timeout | Self::Disconnected | Self::BadResponse | Self::BodyCut | Self::Unknown => Class::Ambiguous,
+            Self::Timeout
+            | Self::Disconnected
+            | Self::BadResponse
+            | Self::BodyCut
+            | Self::Superseded
+            | Self::Unknown => Class::Ambiguous,
         }
     }
 
@@ -145,6 +152,7 @@ impl Failure {
             Self::RequestBody => "the request body failed",
             Self::Redirects => "too many redirects",
             Self::Rejected => "the request was not sendable",
+            Self::Superseded => "dropped, since the other attempt was answered first",
             Self::Unknown => "failed in an unknown way",
         }
     }

@@ -29,19 +29,25 @@
 // properties over all of it are in `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases/`.
 
 mod backoff;
+mod breaker;
 mod budget;
 mod class;
 mod date;
+mod hedge;
 mod hint;
 mod retry;
 mod settings;
 
 pub use backoff::{Backoff, Jitter};
+pub use breaker::{Breaker, BreakerPolicy, BreakerState, CircuitOpen, Permit};
 pub use budget::RetryBudget;
 pub use class::{Class, Failure, Idempotency, Outcome};
+pub use hedge::HedgePolicy;
 pub use hint::{Hint, retry_hint};
 pub use retry::{Decision, Operation, StopReason};
 pub use settings::{InvalidPolicy, RetryPolicy};
 
+#[cfg(feature = "client")]
+pub(crate) use hedge::{HedgeAllowance, HedgeAt};
 #[cfg(feature = "client")]
 pub(crate) use hint::record_status;

@@ -51,6 +51,8 @@ pub enum StopReason {
     RetryAfterTooLong,
     /// The next attempt would start after the deadline.
     DeadlineExceeded,
+    /// This origin's [circuit](crate::policy::Breaker) is open, and would be when the wait is over.
+    CircuitOpen,
     /// This origin's retry budget is spent.
     BudgetExhausted,
 }
@@ -71,6 +73,7 @@ impl StopReason {
             Self::AttemptsExhausted => "attempts exhausted",
             Self::RetryAfterTooLong => "retry-after too long",
             Self::DeadlineExceeded => "deadline exceeded",
+            Self::CircuitOpen => "circuit open",
             Self::BudgetExhausted => "retry budget exhausted",
         }
     }
@@ -88,6 +91,8 @@ pub struct Operation<'a> {
     body_replayable: bool,
     misdirected: bool,
     deadline: Option<Instant>,
+    /// From the time of the next decision.
+    circuit_open_for: Duration,
     decided: u32,
     waits: Option<Waits>,
     /// Charged for a retry that has not been sent yet.
@@ -112,6 +117,7 @@ impl<'a> Operation<'a> {
             misdirected: false,
             // A deadline beyond the clock's range is none.
             deadline: policy.deadline.and_then(|time| now.checked_add(time)),
+            circuit_open_for: Duration::ZERO,
             decided: 0,
             waits: policy.backoff.waits(),
             pending_charge: None,
@@ -134,6 +140,17 @@ impl<'a> Operation<'a> {
     /// Whether the request's body can be sent a second time.
     pub fn set_body_replayable(&mut self, replayable: bool) {
         self.body_replayable = replayable;
+    }
+
+    /// An end that does not come from the policy, such as the caller's own deadline. The earlier one counts.
+    pub fn end_by(&mut self, deadline: Instant) {
+        self.deadline = Some(self.deadline.map_or(deadline, |own| own.min(deadline)));
+    }
+
+    /// How long the origin's circuit will be open, from the `now` of the next decision; zero if it is not. A wait that ends sooner
+    /// ends the operation as [`CircuitOpen`](StopReason::CircuitOpen).
+    pub fn set_circuit_open_for(&mut self, time: Duration) {
+        self.circuit_open_for = time;
     }
 
     /// The instant after which no attempt starts and no wait ends.
@@ -160,6 +177,30 @@ impl<'a> Operation<'a> {
         if let Some(charge) = self.pending_charge.take() {
             self.last_charge = Some(charge);
         }
+    }
+
+    /// Whether acting twice is harmless: by the method, or by a key that is trusted.
+    #[must_use]
+    pub fn is_licensed(&self) -> bool {
+        match self.idempotency {
+            Idempotency::Natural => true,
+            Idempotency::Keyed => self.key_trusted,
+            Idempotency::Absent => false,
+        }
+    }
+
+    /// Whether a second request may go out beside the attempt that is under way, as far as this operation is concerned: an attempt is left
+    /// for it, the request can be sent again, acting twice is harmless (what the first will come to is not known, so the licence is that of an
+    /// ambiguous one), and the budget has the price of a retry. It then counts as an attempt, and its price is not returned by a
+    /// success: a hedge that was not needed was load all the same.
+    pub fn hedge(&mut self) -> bool {
+        let attempt_is_left = self.decided.saturating_add(2) <= self.policy.max_attempts;
+        let may = self.is_licensed()
+            && self.body_replayable
+            && attempt_is_left
+            && self.budget.charge(Class::Ambiguous).is_some();
+        self.decided = self.decided.saturating_add(u32::from(may));
+        may
     }
 
     /// What to do after an attempt of class `class`, at the time `now`; `unit` is a random number between 0 and 1 for the
@@ -197,7 +238,7 @@ impl<'a> Operation<'a> {
             (hint.outcome_unknown, StopReason::OutcomeUnknown),
             (class == Class::Permanent || second_misdirection, StopReason::Permanent),
             (ambiguous && self.idempotency == Idempotency::Absent, StopReason::NotRepeatable),
-            (ambiguous && self.idempotency == Idempotency::Keyed && !self.key_trusted, StopReason::KeyNotTrusted),
+            (ambiguous && !self.is_licensed(), StopReason::KeyNotTrusted),
             (!self.body_replayable, StopReason::BodyNotReplayable),
             (self.decided >= self.policy.max_attempts, StopReason::AttemptsExhausted),
         ])
@@ -215,7 +256,11 @@ impl<'a> Operation<'a> {
             return Err(StopReason::RetryAfterTooLong);
         }
         let after = if hint.misdirected { Duration::ZERO } else { floor.saturating_add(jittered) };
-        if after >= time_left { Err(StopReason::DeadlineExceeded) } else { Ok(after) }
+        first_no(&[
+            (after >= time_left, StopReason::DeadlineExceeded),
+            (after < self.circuit_open_for, StopReason::CircuitOpen),
+        ])?;
+        Ok(after)
     }
 
     fn charge(&mut self, class: Class, after: Duration) -> Result<Duration, StopReason> {
@@ -342,6 +387,29 @@ mod tests {
         assert_eq!(word(decision), "stop KeyNotTrusted");
         let decision = operation.decide(Class::NotProcessed, &Hint::default(), now, 1.0);
         assert_eq!(word(decision), "stop BodyNotReplayable");
+    }
+
+    #[test]
+    fn a_hedge_needs_the_licence_the_attempt_and_the_price_of_a_retry() {
+        use Idempotency::{Absent, Keyed, Natural};
+        let now = now_in_a_test();
+        let hedges = |policy: &RetryPolicy, idempotency, tokens, set: fn(&mut Operation<'_>)| {
+            let budget = RetryBudget::standard().capacity(tokens);
+            let mut operation = Operation::start(policy, &budget, idempotency, now);
+            set(&mut operation);
+            let hedged = operation.hedge();
+            let _decision = operation.decide(Class::Success, &Hint::default(), now, 0.0);
+            (hedged, operation.attempts(), budget.tokens())
+        };
+        let nothing: fn(&mut Operation<'_>) = |_| {};
+        assert_eq!(hedges(&policy(), Natural, 500, nothing), (true, 2, 487), "14 paid, and 1 for a success");
+        assert_eq!(hedges(&policy(), Keyed, 500, nothing), (true, 2, 487));
+        let refused = (false, 1, 500);
+        assert_eq!(hedges(&policy(), Absent, 500, nothing), refused);
+        assert_eq!(hedges(&policy(), Keyed, 500, |operation| operation.set_key_trusted(false)), refused);
+        assert_eq!(hedges(&policy(), Natural, 500, |operation| operation.set_body_replayable(false)), refused);
+        assert_eq!(hedges(&RetryPolicy::never(), Natural, 500, nothing), refused);
+        assert_eq!(hedges(&policy(), Natural, 13, nothing), (false, 1, 13), "the bucket is what it was");
     }
 
     #[test]

@@ -131,6 +131,7 @@ pub(super) enum Refusal {
     RecordUnreadable,
     HandlerFailed,
     TransactionLost,
+    DeadlinePassed,
 }
 
 impl Refusal {
@@ -150,6 +151,7 @@ impl Refusal {
             Self::RecordUnreadable => problem::RECORD_UNREADABLE,
             Self::HandlerFailed => problem::HANDLER_FAILED,
             Self::TransactionLost => problem::TRANSACTION_LOST,
+            Self::DeadlinePassed => problem::DEADLINE_PASSED,
         }
     }
 
@@ -163,7 +165,7 @@ impl Refusal {
             Self::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InProgress | Self::OutcomeUnknown => StatusCode::CONFLICT,
             Self::AnswerNotKept(_) => StatusCode::GONE,
-            Self::StoreUnavailable | Self::StoreFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StoreUnavailable | Self::StoreFull | Self::DeadlinePassed => StatusCode::SERVICE_UNAVAILABLE,
             Self::RecordUnreadable | Self::HandlerFailed | Self::TransactionLost => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -184,6 +186,7 @@ impl Refusal {
             Self::StoreFull => "No more keys can be taken now; nothing was executed",
             Self::RecordUnreadable => "The record of this key cannot be read",
             Self::HandlerFailed => "The handler failed, and it is not known how far it came",
+            Self::DeadlinePassed => "The caller waits for less time than this takes; nothing was executed",
             Self::TransactionLost => "The handler lost its transaction; nothing was kept",
         }
     }

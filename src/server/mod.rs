@@ -35,6 +35,8 @@
 //! | body over the cap | 413, before any claim |
 //! | the store cannot be reached, or is full | 503 with `Retry-After`, nothing executed |
 //!
+//! [`DeadlineLayer`] is a layer of its own, for outside of it: it refuses, before a key is claimed, what its caller no longer waits for.
+//!
 //! Its own answers are `application/problem+json` with distinct types and `Cache-Control: no-store`. Sources:
 //! draft-ietf-httpapi-idempotency-key-header-07, RFC 9110, RFC 9457, and what Stripe publishes of its API.
 //!
@@ -53,14 +55,16 @@
 //! * [`WebhookLayer`] and [`Inbox`]: events that are delivered more than once, and handled once.
 //! * [`OperationKey`] and [`child_of`]: keys for the calls that a handler makes.
 //! * [`IdempotencyLayer::reconcile`] and [`admin`]: for operations whose outcome nobody knows.
+//! * [`DeadlineLayer`]: refuses what its caller no longer waits for, before a key is claimed.
 //!
 //! Which store promises what when a process, a machine or a primary dies:
 //! [the guide](https://docs.rs/steadfast/latest/steadfast/guide/server/).
 
-// Floor 2 of the house: it may import `clock`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
+// Floor 2 of the house: it may import `clock`, `deadline`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
 
 pub mod admin;
 mod answer;
+mod deadline;
 mod hygiene;
 mod inbox;
 mod layer;
@@ -85,6 +89,7 @@ mod wait;
 mod webhook;
 
 pub use self::answer::ResponseBody;
+pub use self::deadline::{DeadlineLayer, DeadlineService};
 pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
 pub use self::lent::{Borrowed, Lent};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use steadfast::policy::{RetryBudget, RetryPolicy};
+use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryBudget, RetryPolicy};
 use steadfast::testing::{Act, FaultServer};
 use steadfast::{Client, ClientBuilder, ErrorKind, KeyPolicy, RequestBuilder};
 
@@ -28,6 +28,19 @@ fn settings_of_the_client() {
     check_client("connect_timeout", "zero", new().connect_timeout(Duration::ZERO));
     check_client("read_timeout", "zero", new().read_timeout(Duration::ZERO));
     check_client("budget", "not negative", new().budget(RetryBudget::ratio(-1.0)));
+    let breaker = |policy| new().breaker(policy);
+    check_client("window", "zero", breaker(BreakerPolicy::new().window(Duration::ZERO)));
+    check_client("failure_share", "at most 1", breaker(BreakerPolicy::new().failure_share(1.5)));
+    check_client("slow_calls", "share", breaker(BreakerPolicy::new().slow_calls(Duration::from_secs(1), f64::NAN)));
+    check_client("open_for", "zero", breaker(BreakerPolicy::new().open_for(Duration::ZERO)));
+    check_client("min_calls", "at least 1", breaker(BreakerPolicy::new().min_calls(0)));
+    check_client("probes", "at least 1", breaker(BreakerPolicy::new().probes(0)));
+    let hedge = |policy| new().hedge(policy);
+    check_client("quantile", "under 1", hedge(HedgePolicy::quantile(98.0)));
+    check_client("quantile", "over 0", hedge(HedgePolicy::quantile(-0.1)));
+    check_client("max_extra_load", "under 1 - quantile", hedge(HedgePolicy::quantile(0.95).max_extra_load(0.02)));
+    check_client("max_extra_load", "at most 1", hedge(HedgePolicy::quantile(0.95).max_extra_load(2.0)));
+    check_client("after", "zero", hedge(HedgePolicy::after(Duration::ZERO)));
     check_client("keys", "36", new().keys(KeyPolicy::standard().max_length(8)));
     check_client("keys", "retention", new().keys(KeyPolicy::standard().retention(Duration::ZERO)));
     check_client("keys", "under a second", new().keys(KeyPolicy::standard().wait_on_retry(Duration::from_millis(10))));
@@ -43,6 +56,10 @@ fn settings_of_the_client() {
     check_client("default_header", "same key", base().default_header("Idempotency-Key", "k"));
     let numbered = base().attempt_header("idempotency-key".parse().unwrap());
     check_client("attempt_header", "another key", numbered);
+    let deadline =
+        |name: &str| base().deadline_header(name.parse().unwrap()).attempt_header("x-attempt".parse().unwrap());
+    check_client("deadline_header", "taken", deadline("idempotency-key"));
+    check_client("deadline_header", "taken", deadline("x-attempt"));
     let both = new().http(|http| http).http_client(steadfast::reqwest::Client::new());
     check_client("http_client", "finished", both);
 }
@@ -68,6 +85,9 @@ async fn settings_of_a_request() {
         ("form", "only maps and structs", get().form(&5)),
         ("timeout", "zero", get().timeout(Duration::ZERO)),
         ("attempt_timeout", "zero", get().attempt_timeout(Duration::ZERO)),
+        ("hedge", "twice", client.post("/x").idempotent(false).hedge(HedgePolicy::quantile(0.98))),
+        ("hedge", "concurrent_duplicates_safe", client.post("/x").hedge(HedgePolicy::quantile(0.98))),
+        ("quantile", "under 1", get().hedge(HedgePolicy::quantile(1.0))),
         ("max_attempts", "at least 1", get().retry(RetryPolicy::new().max_attempts(0))),
     ];
     for (setting, reason, request) in cases {

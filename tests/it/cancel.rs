@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use steadfast::policy::{Backoff, RetryBudget, RetryPolicy, StopReason};
+use steadfast::policy::{Backoff, HedgePolicy, RetryBudget, RetryPolicy, StopReason};
 use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
 use steadfast::{Client, KeyPolicy, ResponseExt};
 
@@ -52,6 +52,10 @@ async fn dropping_at_each_poll_leaves_no_task_behind() {
     // Waits, and bodies that are read away.
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 6);
     assert!(drop_everywhere(|client| client.post(&url).body("x").fetch::<()>()).await > 6);
+    // Two attempts at once.
+    let late = FaultServer::play([Act::answer(Answer::new(200).delay(Duration::from_millis(10)))]).await;
+    let (url, hedge) = (late.url("/"), HedgePolicy::after(Duration::from_millis(2)).max_extra_load(1.0));
+    assert!(drop_everywhere(|client| client.get(&url).hedge(hedge).send()).await > 3);
     // A body that is read inside the attempt, and cut.
     let cut = FaultServer::play([Act::close(Phase::MidBody)]).await;
     let url = cut.url("/");

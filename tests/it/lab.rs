@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use steadfast::policy::{Backoff, Class, Idempotency, Jitter, RetryBudget, RetryPolicy};
+use steadfast::policy::{Backoff, BreakerPolicy, Class, Idempotency, Jitter, RetryBudget, RetryPolicy};
 use steadfast::testing::lab::{self, Fleet, Lab, Numbers, Report, Scenario, Server, Trouble};
 
 /// Three retries: what most of the published simulations have.
@@ -285,4 +285,44 @@ fn nonsense_ends_too() {
             assert!(report.to_string().contains("3 clients"), "{report}");
         }
     }
+}
+
+// ---- the breaker ---------------------------------------------------------------------------------------------------------
+
+/// What a breaker is for: in an outage the first attempts go on too, whatever the budget says. With it hardly anything is sent, and
+/// callers are told at once instead of after a timeout.
+#[test]
+fn in_an_outage_a_breaker_sends_next_to_nothing() {
+    for trouble in [Trouble::Hanging, Trouble::Frozen] {
+        let with = |fleet: Fleet| Lab::new(Scenario::new(trouble), fleet.breaker(BreakerPolicy::new())).run();
+        let without = outage(trouble, RetryBudget::standard());
+        let report = with(Fleet::new(&three_retries()));
+        let (sent, usual) = (report.during().attempts_per_operation(), without.during().attempts_per_operation());
+        assert!(usual > 1.1 && sent < 0.35, "{trouble}: {sent} attempts for each operation, {usual} without");
+        assert!(report.after().success() > 0.9, "{trouble}: {}", report.after().success());
+        assert!(report.time_to_recover().is_some(), "{trouble}");
+        // Even where nothing else holds the retries back.
+        let report = with(Fleet::new(&three_retries()).budget(RetryBudget::unlimited()));
+        assert!(report.during().attempts_per_operation() < 0.35, "{trouble}");
+        assert!(report.time_to_recover().is_some(), "{trouble}: without a breaker it stays down");
+    }
+}
+
+/// And what it costs: in a brownout of under half of the requests it is not there, and in one of more it refuses what retries would
+/// have got through.
+#[test]
+fn in_a_brownout_a_breaker_is_silent_or_in_the_way() {
+    let minute = |share| {
+        let scenario = Scenario::new(Trouble::Failing(share)).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
+        let fleet = || Fleet::new(&three_retries());
+        let run = |fleet| {
+            let lab = Lab::new(scenario.lasting(Duration::from_secs(60)), fleet).server(Server::unlimited()).run();
+            (lab.during().success(), lab.during().attempts_per_operation())
+        };
+        (run(fleet()), run(fleet().breaker(BreakerPolicy::new())))
+    };
+    let (without, with) = minute(0.1);
+    assert_eq!(without, with, "a tenth fails, and no circuit opens");
+    let (without, with) = minute(0.6);
+    assert!(with.0 < without.0 / 2.0 && with.1 < without.1 / 2.0, "{without:?} without a breaker, {with:?} with it");
 }

@@ -14,6 +14,7 @@ mod keys;
 mod kit;
 mod lab;
 mod limits;
+mod manners;
 mod properties;
 mod redirects;
 mod secrets;

@@ -3,12 +3,14 @@
 //! | promise | where |
 //! | --- | --- |
 //! | never more than `max_attempts`; no wait reaches the deadline; the licence; the bounds of a wait; the order of the reasons | `operation` |
+//! | the breaker does what a model of it does that keeps every call | `breaker` |
 //! | a budget stays in its bounds, and what was not spent comes back | `budget` |
 //! | no header panics; what is neither digits nor an HTTP-date says nothing | `hints` |
 //! | a key is one key in both spellings | `keys` |
 //!
 //! The oracles are written from the documentation, not from the code, and share no formula with it.
 
+mod breaker;
 mod budget;
 mod hints;
 mod keys;

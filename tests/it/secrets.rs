@@ -50,8 +50,10 @@ impl std::io::Write for Sink {
 async fn nothing_that_is_printed_holds_a_secret() {
     let logged = Sink::default();
     let writer = logged.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(move || writer.clone());
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone());
     // For the whole process: with a subscriber on one thread alone, another thread that comes to an event first turns it off.
     tracing::subscriber::set_global_default(subscriber.finish()).expect("no other test sets one");
 

@@ -4,6 +4,8 @@
 //! said to be not processed. A short run is part of every test run; the long one is `cargo test --test it --release
 //! --all-features -- --ignored --nocapture soak`.
 
+mod hedging;
+
 use std::collections::HashMap;
 
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::policy::{Idempotency, RetryBudget, RetryPolicy};
+use crate::policy::{BreakerPolicy, Idempotency, RetryBudget, RetryPolicy};
 
 /// A number of clients that are alike.
 ///
@@ -12,11 +12,13 @@ use crate::policy::{Idempotency, RetryBudget, RetryPolicy};
 /// | [`rate`](Self::rate) | 10 operations a second for each client |
 /// | [`budget`](Self::budget) | [`RetryBudget::standard`], one bucket for each client |
 /// | [`attempt_timeout`](Self::attempt_timeout) | 1 s |
+/// | [`breaker`](Self::breaker) | none |
 /// | [`idempotency`](Self::idempotency) | [`Idempotency::Natural`]: whatever fails may be repeated |
 #[derive(Debug)]
 pub struct Fleet {
     pub(super) policy: RetryPolicy,
     pub(super) budget: RetryBudget,
+    pub(super) breaker: Option<BreakerPolicy>,
     pub(super) clients: u32,
     pub(super) arrivals: Arrivals,
     pub(super) attempt_timeout: Duration,
@@ -39,6 +41,7 @@ impl Fleet {
         Self {
             policy: policy.clone(),
             budget: RetryBudget::standard(),
+            breaker: None,
             clients: 100,
             arrivals: Arrivals::Rate(10.0),
             attempt_timeout: Duration::from_secs(1),
@@ -50,6 +53,13 @@ impl Fleet {
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = budget;
+        self
+    }
+
+    /// A breaker for each client.
+    #[must_use]
+    pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
+        self.breaker = Some(policy);
         self
     }
 

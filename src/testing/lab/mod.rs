@@ -35,7 +35,7 @@
 //!   ([`Trouble::Hanging`]), or one that goes on with a queue of requests that are long abandoned ([`Trouble::Frozen`]).
 //! * **An attempt is classed** as the client would class it: refused connection: not processed. Timeout, 500, 503: ambiguous.
 //!
-//! Not modelled: breakers, hedges, `Retry-After`, connection set-up, several servers, load that comes back because a user
+//! Not modelled: hedges, `Retry-After`, connection set-up, several servers, load that comes back because a user
 //! reloads the page.
 
 mod chance;

@@ -11,7 +11,7 @@ use super::fleet::{Arrivals, Fleet};
 use super::scenario::{Scenario, Trouble};
 use super::server::{Server, Station};
 use super::tally::Tally;
-use crate::policy::{Class, Decision, Hint, Operation, RetryBudget};
+use crate::policy::{Breaker, Class, Decision, Hint, Operation, Permit, RetryBudget};
 
 /// Operations go on for this long after what is reported, so that the end of the run is not a relief for the server.
 const TAIL: Duration = Duration::from_secs(10);
@@ -33,6 +33,7 @@ enum Event {
 struct Client {
     fleet: usize,
     budget: RetryBudget,
+    breaker: Option<Breaker>,
 }
 
 /// An operation that has not ended.
@@ -40,15 +41,22 @@ struct Client {
 struct Live<'a> {
     fleet: usize,
     started: Duration,
-    /// When the client stops waiting for this attempt.
+    breaker: Option<&'a Breaker>,
+    /// When this attempt was sent, and when the client stops waiting for it.
+    sent: Duration,
     until: Duration,
+    permit: Option<Permit<'a>>,
     operation: Operation<'a>,
 }
 
 pub(super) fn run(fleets: &[Fleet], server: Server, scenario: Scenario, seed: u64) -> Tally {
     let clients: Vec<_> = (fleets.iter().enumerate())
         .flat_map(|(fleet, settings)| (0..settings.clients).map(move |_| (fleet, settings)))
-        .map(|(fleet, settings)| Client { fleet, budget: settings.budget.fresh() })
+        .map(|(fleet, settings)| Client {
+            fleet,
+            budget: settings.budget.fresh(),
+            breaker: settings.breaker.clone().map(Breaker::new),
+        })
         .collect();
     let operations_per_second = fleets.iter().map(Fleet::operations_per_second).sum();
     let mut world = World {
@@ -123,7 +131,7 @@ impl<'a> World<'a> {
     }
 
     fn start(&mut self, client: usize, now: Duration) {
-        let Client { fleet, budget } = &self.clients[client];
+        let Client { fleet, budget, breaker } = &self.clients[client];
         let settings = &self.fleets[*fleet];
         if let Arrivals::Rate(rate) = settings.arrivals {
             self.next_start(client, rate, now);
@@ -133,13 +141,21 @@ impl<'a> World<'a> {
         }
         self.tally.started(*fleet, now);
         let operation = Operation::start(&settings.policy, budget, settings.idempotency, self.instant(now));
-        let place = self.admit(Live { fleet: *fleet, started: now, until: now, operation });
+        let breaker = breaker.as_ref();
+        let live = Live { fleet: *fleet, started: now, breaker, sent: now, until: now, permit: None, operation };
+        let place = self.admit(live);
         self.send(place, now);
     }
 
     fn send(&mut self, place: usize, now: Duration) {
         let origin = self.origin;
         let Some(live) = &mut self.live[place] else { return };
+        let acquired = live.breaker.map(|breaker| breaker.acquire(origin.checked_add(now).unwrap_or(origin)));
+        match acquired.transpose() {
+            Ok(permit) => live.permit = permit,
+            Err(_held_back) => return self.end(place),
+        }
+        live.sent = now;
         let deadline = live.operation.deadline().map_or(Duration::MAX, |at| at.saturating_duration_since(origin));
         live.until = now.saturating_add(self.fleets[live.fleet].attempt_timeout).min(deadline);
         live.operation.begin_attempt();
@@ -164,16 +180,25 @@ impl<'a> World<'a> {
     fn settle(&mut self, place: usize, class: Class, now: Duration) {
         let (instant, unit) = (self.instant(now), self.chance.unit());
         let Some(live) = &mut self.live[place] else { return };
+        if let Some(permit) = live.permit.take() {
+            permit.record(class, now.saturating_sub(live.sent), instant);
+        }
+        let open_for = live.breaker.map_or(Duration::ZERO, |breaker| breaker.state(instant).open_for());
+        live.operation.set_circuit_open_for(open_for);
         match live.operation.decide(class, &Hint::default(), instant, unit) {
             Decision::Retry { after } => self.events.push(now.saturating_add(after), Event::Send { place }),
             Decision::Stop(_) => {
                 if class == Class::Success {
                     self.tally.succeeded(live.fleet, live.started, now);
                 }
-                self.live[place] = None;
-                self.free.push(place);
+                self.end(place);
             }
         }
+    }
+
+    fn end(&mut self, place: usize) {
+        self.live[place] = None;
+        self.free.push(place);
     }
 
     fn admit(&mut self, live: Live<'a>) -> usize {

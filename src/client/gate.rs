@@ -1,0 +1,128 @@
+//! What stands before an attempt, and what it is told afterwards: the manners that protect a server in trouble.
+//!
+//! Each is off unless the client was built with it, and then costs one look. Nothing here sends, repeats or decides; the loop asks.
+
+use std::time::{Duration, Instant};
+
+use super::Inner;
+use super::cooldown::{self, Lane, Probe};
+use super::latency::Latencies;
+use super::upstream::Upstream;
+use super::verdict::Verdict;
+use crate::clock;
+use crate::policy::{BreakerState, CircuitOpen, Class, HedgeAt, HedgePolicy, Operation, Permit, StopReason};
+
+/// The attempt may not go out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) reason: StopReason,
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// The gate that the attempts of one operation go through.
+pub(super) struct Gate<'a> {
+    client: &'a Inner,
+    upstream: &'a Upstream,
+    lane: Option<Lane>,
+}
+
+/// Leave for one attempt.
+pub(super) struct Pass<'a> {
+    pub(super) started: Instant,
+    permit: Option<Permit<'a>>,
+    probe: Option<Probe<'a>>,
+}
+
+impl<'a> Gate<'a> {
+    pub(super) fn new(client: &'a Inner, upstream: &'a Upstream, request: &reqwest::Request) -> Self {
+        Self { client, upstream, lane: client.manners.cooldown.as_ref().map(|lanes| lanes.of(request)) }
+    }
+
+    /// Waits until the origin's cooldown is over, and asks whether there is time for an attempt and whether the circuit is closed.
+    pub(super) async fn enter(&self, deadline: Option<Instant>) -> Result<Pass<'a>, Held> {
+        let probe = match self.lane {
+            Some(lane) => self.upstream.cooldowns.leave(lane, deadline).await?,
+            None => None,
+        };
+        let started = clock::now();
+        // A wait was to end before the deadline, but a busy machine may have woken us late.
+        if deadline.is_some_and(|deadline| deadline <= started.checked_add(self.least_time(started)).unwrap_or(started))
+        {
+            return Err(Held { reason: StopReason::DeadlineExceeded, retry_after: None });
+        }
+        let permit = self.upstream.breaker.as_ref().map(|breaker| breaker.acquire(started)).transpose();
+        let open = |open: CircuitOpen| Held { reason: StopReason::CircuitOpen, retry_after: Some(open.retry_after) };
+        Ok(Pass { started, permit: permit.map_err(open)?, probe })
+    }
+
+    /// With less than this left an attempt is hopeless.
+    fn least_time(&self, now: Instant) -> Duration {
+        let fastest = self.client.manners.skip_hopeless.then(|| self.latencies()?.fastest(now)).flatten();
+        fastest.unwrap_or(Duration::ZERO)
+    }
+
+    /// After how long an attempt that starts now is late; `None` if it is not hedged.
+    pub(super) fn late_after(&self, policy: Option<HedgePolicy>, pass: &Pass<'_>) -> Option<Duration> {
+        let policy = policy.filter(|_| pass.probe.is_none())?;
+        self.upstream.hedges.earn(policy.limit());
+        match policy.at() {
+            HedgeAt::After(time) => Some(time),
+            HedgeAt::Quantile(share) => self.latencies()?.quantile(share, pass.started),
+        }
+    }
+
+    /// Whether a hedge may go out now. If it may, it is paid for.
+    pub(super) fn lets_hedge(&self, operation: &mut Operation<'_>) -> bool {
+        let now = clock::now();
+        let closed = self.upstream.breaker.as_ref().is_none_or(|breaker| breaker.state(now) == BreakerState::Closed);
+        let at_ease = self.lane.is_none_or(|lane| self.upstream.cooldowns.are_over(lane));
+        if !closed || !at_ease || !self.upstream.hedges.spend() {
+            return false;
+        }
+        let paid = operation.hedge();
+        if !paid {
+            self.upstream.hedges.give_back();
+        }
+        paid
+    }
+
+    fn latencies(&self) -> Option<&Latencies> {
+        self.upstream.latencies.get_or_init(Latencies::new).as_ref()
+    }
+
+    /// Tells what came of the attempt to those who let it through. Returns the breaker's new state, if it has changed.
+    pub(super) fn settle(
+        &self,
+        pass: Pass<'_>,
+        verdict: &Verdict,
+        latency: Option<Duration>,
+        hint_cap: Duration,
+        now: Instant,
+    ) -> Option<BreakerState> {
+        let took = now.saturating_duration_since(pass.started);
+        let answered = matches!(verdict.class, Class::Success | Class::Permanent) && verdict.failure.is_none();
+        if let (Some(Some(latencies)), Some(latency)) = (self.upstream.latencies.get(), latency.filter(|_| answered)) {
+            latencies.record(latency, now);
+        }
+        match (self.lane, cooldown::asked_for(verdict, hint_cap)) {
+            // Before the probe is dropped, so that nobody goes in between.
+            (Some(lane), Some(length)) => self.upstream.cooldowns.begin(lane, length, now),
+            _ => pass.probe.into_iter().for_each(Probe::passed),
+        }
+        // A certificate or a body of the caller's that failed says nothing about how the origin bears its load.
+        let ours = verdict.class == Class::Permanent && verdict.failure.is_some();
+        pass.permit.filter(|_| !ours)?.record(verdict.class, took, now)
+    }
+
+    /// For how long from `now` nothing will be let through.
+    pub(super) fn circuit_open_for(&self, now: Instant) -> Duration {
+        self.upstream.breaker.as_ref().map_or(Duration::ZERO, |breaker| breaker.state(now).open_for())
+    }
+}
+
+impl Pass<'_> {
+    /// The circuit was open, and this is its first probe.
+    pub(super) fn half_opened(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::half_opened)
+    }
+}

@@ -1,0 +1,118 @@
+//! The builder's settings that protect a server in trouble, and those who wait in the tail. All of them are off until they are asked for.
+
+use http::HeaderName;
+
+use super::builder::ClientBuilder;
+use super::cooldown::Lanes;
+use super::upstream::Terms;
+use crate::error::{Error, Result};
+use crate::key_policy::KeyPolicy;
+use crate::policy::{BreakerPolicy, HedgePolicy, RetryBudget};
+
+/// What of it is on.
+#[derive(Debug, Default)]
+pub(super) struct Manners {
+    pub(super) breaker: Option<BreakerPolicy>,
+    pub(super) cooldown: Option<Lanes>,
+    pub(super) deadline_header: Option<HeaderName>,
+    pub(super) skip_hopeless: bool,
+    pub(super) hedge: Option<HedgePolicy>,
+}
+
+impl Manners {
+    pub(super) fn validate(&self, keys: &KeyPolicy, attempt_header: Option<&HeaderName>) -> Result<()> {
+        self.breaker.as_ref().map_or(Ok(()), BreakerPolicy::validate).map_err(Error::invalid)?;
+        self.hedge.as_ref().map_or(Ok(()), HedgePolicy::validate).map_err(Error::invalid)?;
+        match &self.deadline_header {
+            Some(name) if *name == keys.header || Some(name) == attempt_header => {
+                Err(Error::build("deadline_header", format!("{name} is taken")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What every origin gets for its own.
+    pub(super) fn terms(&self, budget: RetryBudget) -> Terms {
+        Terms { budget, breaker: self.breaker.clone() }
+    }
+}
+
+impl ClientBuilder {
+    /// A circuit breaker for every origin: once too many of its calls have failed, none is sent for a while, and then a few as probes.
+    /// Off by default; [when to turn it on](crate::guide::manners).
+    ///
+    /// An operation that meets an open circuit ends as [`CircuitOpen`](crate::policy::StopReason::CircuitOpen), at once: before its
+    /// first attempt as an [`ErrorKind::HeldBack`](crate::ErrorKind::HeldBack), nothing sent;
+    /// [`retry_after`](crate::Error::retry_after) is when to come back.
+    ///
+    /// Every attempt counts, each by its class and its time; an attempt that is dropped, and one that failed on this side, counts
+    /// for nothing. One that ran out of its operation's time counts as failed: who gives a server less time than it needs opens its
+    /// circuit.
+    pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
+        self.manners.breaker = Some(policy);
+        self
+    }
+
+    /// What an origin asks of one operation holds for all of them: after a 429 or 503 that says when to come back, every operation to
+    /// that origin waits before its next attempt, the first included. Off by default;
+    /// [when to turn it on](crate::guide::manners).
+    ///
+    /// When the time is over, at the longest after the [`hint_cap`](crate::policy::RetryPolicy::hint_cap), one operation goes first, as a probe. If it is
+    /// not refused the others follow within a second, or within the time that was asked for if that is shorter, spread at random. An
+    /// operation whose deadline is nearer stops at once as
+    /// [`RetryAfterTooLong`](crate::policy::StopReason::RetryAfterTooLong), with [`retry_after`](crate::Error::retry_after).
+    pub fn cooldown(mut self) -> Self {
+        self.manners.cooldown = Some(Lanes::default());
+        self
+    }
+
+    /// As [`cooldown`](Self::cooldown), for limits that are not the whole origin's: only requests for which `lane` returns the same text
+    /// wait for each other, such as those with one credential or to one route. The text itself is not kept. At most 256 lanes of an
+    /// origin are held back at a time.
+    ///
+    /// ```
+    /// # use steadfast::Client;
+    /// let client = Client::builder().cooldown_by(|request| match request.headers().get("authorization") {
+    ///     Some(token) => String::from_utf8_lossy(token.as_bytes()).into_owned(),
+    ///     None => String::new(),
+    /// });
+    /// ```
+    pub fn cooldown_by(mut self, lane: impl Fn(&reqwest::Request) -> String + Send + Sync + 'static) -> Self {
+        self.manners.cooldown = Some(Lanes::by(lane));
+        self
+    }
+
+    /// Tells the server in this header how long each attempt is waited for, so that it can refuse what nobody waits for any more: what is left of
+    /// the attempt timeout, the operation's timeout and the task's [deadline](crate::with_deadline), whichever ends first. Off by default.
+    ///
+    /// The value is whole milliseconds in digits, from the moment in which the attempt is sent: relative as gRPC's `grpc-timeout`, since
+    /// two machines agree on how long a second is and not on what time it is. The name `x-envoy-expected-rq-timeout-ms` is understood
+    /// by Envoy and whoever reads its headers; [`server::DeadlineLayer`](crate::server::DeadlineLayer) reads any. It stays on the
+    /// origin that was asked.
+    pub fn deadline_header(mut self, name: HeaderName) -> Self {
+        self.manners.deadline_header = Some(name);
+        self
+    }
+
+    /// Starts no attempt with less time left until the operation's deadline than this origin's fastest answer of the last minute took,
+    /// once 20 are known: it could only time out, and its request would be work for nobody. The operation ends as
+    /// [`DeadlineExceeded`](crate::policy::StopReason::DeadlineExceeded), an [`ErrorKind::Timeout`](crate::ErrorKind::Timeout). Off by
+    /// default.
+    ///
+    /// Where every caller is in such a hurry, nothing is sent for up to a minute, until the fastest is forgotten.
+    pub fn skip_hopeless(mut self, yes: bool) -> Self {
+        self.manners.skip_hopeless = yes;
+        self
+    }
+
+    /// A second request beside a first that is late, for operations with a *safe* method (GET, HEAD, OPTIONS, TRACE, QUERY); the first
+    /// final answer counts, and the other request is dropped. Off by default; [when to turn it on](crate::guide::manners).
+    ///
+    /// A hedge is an attempt: it counts against `max_attempts`, pays the price of a retry from the budget, and stands in the journal. It
+    /// goes out beside the first attempt only, while the circuit is closed and nothing cools down, and with a body that can be sent
+    /// again. Others than safe methods are hedged one by one: [`RequestBuilder::hedge`](crate::RequestBuilder::hedge).
+    pub fn hedge(mut self, policy: HedgePolicy) -> Self {
+        self.manners.hedge = Some(policy);
+        self
+    }
+}

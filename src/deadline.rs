@@ -1,0 +1,129 @@
+//! A deadline that belongs to the work, and not to one call of it.
+//!
+//! A handler that has two seconds left makes three calls. Each of them with its own thirty seconds would go on working for a caller who
+//! has left. So a task can carry the instant at which its caller leaves, and every operation in it ends there at the latest.
+//!
+//! Floor 1: words shared with callers, and by the client with the server half.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+
+use crate::clock;
+
+/// The clock cannot add up everything; nobody waits for a century.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+tokio::task_local! {
+    /// Exists only where [`with_deadline`] sets it.
+    static DEADLINE: Deadline;
+}
+
+/// An instant after which nobody waits any more. From a [`Duration`] it is that long from now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The deadline of the task that this is called in: the earliest of those that [`with_deadline`] has set around it.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        DEADLINE.try_with(|deadline| *deadline).ok()
+    }
+
+    /// The instant itself.
+    #[must_use]
+    pub fn instant(self) -> Instant {
+        self.0
+    }
+
+    /// What is left of it; zero if it has passed.
+    #[must_use]
+    pub fn time_left(self) -> Duration {
+        self.0.saturating_duration_since(clock::now())
+    }
+}
+
+impl From<Instant> for Deadline {
+    fn from(instant: Instant) -> Self {
+        Self(instant)
+    }
+}
+
+impl From<Duration> for Deadline {
+    fn from(time: Duration) -> Self {
+        let now = clock::now();
+        Self(now.checked_add(time.min(FOREVER)).unwrap_or(now))
+    }
+}
+
+/// `future` with a deadline that every operation of this crate's clients in it reads: none of them starts an attempt or ends a wait after
+/// it, and with [`deadline_header`](crate::ClientBuilder::deadline_header) the server is told.
+///
+/// Set within another, the earlier of the two counts. It holds for this task alone: what is spawned from it has none, unless it is given
+/// one with [`Deadline::current`]. It stops nothing by itself but operations of this crate.
+///
+/// ```
+/// # use std::time::Duration;
+/// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
+/// steadfast::with_deadline(Duration::from_secs(2), async {
+///     let user: serde_json::Value = client.get_json("https://users.example.com/7").await?;
+///     // What is left of the two seconds.
+///     let orders: serde_json::Value = client.get_json("https://orders.example.com/?user=7").await?;
+///     # drop((user, orders));
+///     Ok(())
+/// })
+/// .await
+/// # }
+/// ```
+pub fn with_deadline<F: Future>(deadline: impl Into<Deadline>, future: F) -> impl Future<Output = F::Output> {
+    let deadline = deadline.into();
+    let earlier = Deadline::current().map_or(deadline, |outer| outer.min(deadline));
+    DEADLINE.scope(earlier, future)
+}
+
+/// The time left as a header has it: whole milliseconds in digits, at least 1.
+#[cfg(feature = "client")]
+pub(crate) fn to_header(time_left: Duration) -> HeaderValue {
+    HeaderValue::from(u64::try_from(time_left.as_millis()).unwrap_or(u64::MAX).max(1))
+}
+
+/// Reads what [`to_header`] writes. What is not digits alone says nothing.
+#[cfg(feature = "server")]
+pub(crate) fn from_header(value: &HeaderValue) -> Option<Duration> {
+    let digits =
+        value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    Some(Duration::from_millis(digits.parse().unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_earlier_one_counts_and_it_is_the_tasks_own() {
+        assert_eq!(Deadline::current(), None);
+        let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
+        let left = |at: Option<Deadline>| at.map(|at| at.time_left()).unwrap_or_default();
+        with_deadline(minute, async {
+            with_deadline(hour, async { assert!(left(Deadline::current()) <= minute) }).await;
+            with_deadline(Duration::ZERO, async { assert!(left(Deadline::current()).is_zero()) }).await;
+            assert!(left(Deadline::current()) > minute / 2);
+            assert_eq!(tokio::spawn(async { Deadline::current() }).await.unwrap(), None);
+        })
+        .await;
+        assert_eq!(Deadline::current(), None);
+        with_deadline(Duration::MAX, async { assert!(left(Deadline::current()) > hour) }).await;
+    }
+
+    #[cfg(all(feature = "client", feature = "server"))]
+    #[test]
+    fn what_is_written_is_read() {
+        for (time, milliseconds) in [(Duration::from_micros(2900), 2), (Duration::ZERO, 1), (Duration::MAX, u64::MAX)] {
+            assert_eq!(from_header(&to_header(time)), Some(Duration::from_millis(milliseconds)), "{time:?}");
+        }
+        for text in ["", "-1", "+1", "1.5", "1s", " 1"] {
+            assert_eq!(from_header(&HeaderValue::from_static(text)), None, "{text}");
+        }
+    }
+}

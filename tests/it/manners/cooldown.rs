@@ -1,0 +1,167 @@
+//! The cooldown on the wire: what one operation was told, the others do not ask for themselves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use steadfast::policy::{RetryPolicy, StopReason};
+use steadfast::testing::{Act, Answer, FaultServer, Phase};
+use steadfast::{Client, ClientBuilder, ErrorKind, EventKind, ResponseExt};
+use tokio::task::JoinSet;
+
+use crate::support::clock;
+use crate::support::doubting;
+
+fn refused(milliseconds: u32) -> Answer {
+    Answer::new(429).header("retry-after-ms", milliseconds.to_string())
+}
+
+/// One attempt an operation, so that whatever waits does so before its first.
+fn once(server: &FaultServer) -> ClientBuilder {
+    doubting(server).retry(RetryPolicy::never())
+}
+
+/// Starts this many operations at once.
+fn start(client: &Client, number: usize) -> JoinSet<u16> {
+    let mut operations = JoinSet::new();
+    for _ in 0..number {
+        let client = client.clone();
+        operations.spawn(async move { client.get("/").send().await.unwrap().status().as_u16() });
+    }
+    operations
+}
+
+#[tokio::test]
+async fn one_refusal_holds_everybody_back_and_one_goes_first() {
+    for status in [429, 503] {
+        let refused = Answer::new(status).header("retry-after-ms", "200");
+        let slow = Answer::new(200).delay(Duration::from_millis(50));
+        let server =
+            Arc::new(FaultServer::play([Act::answer(refused), Act::answer(slow), Act::answer(Answer::new(200))]).await);
+        let (ended, at_probe) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+        let (seen, counted) = (server.clone(), at_probe.clone());
+        let client = once(&server).cooldown().on_event(move |event| {
+            if let EventKind::AttemptEnded { .. } = event.kind()
+                && ended.fetch_add(1, Ordering::Relaxed) == 1
+            {
+                counted.store(seen.received().len(), Ordering::Relaxed);
+            }
+        });
+        let client = client.build().unwrap();
+        assert_eq!(client.get("/").send().await.unwrap().status(), status);
+        let begun = clock::now();
+        let statuses = start(&client, 20).join_all().await;
+        assert!(begun.elapsed() >= Duration::from_millis(180), "they waited: {:?}", begun.elapsed());
+        assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+        assert_eq!(at_probe.load(Ordering::Relaxed), 2, "while the probe was out nothing else was sent");
+        assert_eq!(server.received().len(), 21);
+    }
+}
+
+#[tokio::test]
+async fn without_it_each_finds_out_for_itself() {
+    let server = FaultServer::play([Act::answer(refused(60_000))]).await;
+    let client = once(&server).build().unwrap();
+    assert_eq!(start(&client, 10).join_all().await, [429; 10]);
+    assert_eq!(server.received().len(), 10);
+}
+
+#[tokio::test]
+async fn a_deadline_that_is_nearer_ends_it_at_once() {
+    let server = FaultServer::play([Act::answer(Answer::new(503).header("retry-after", "7"))]).await;
+    let client = once(&server).cooldown().timeout(Duration::from_secs(2)).build().unwrap();
+    client.get("/").send().await.unwrap();
+    let error = client.post("/charges").body("x").send().await.unwrap_err();
+    assert_eq!(server.received().len(), 1);
+    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::HeldBack, Some(StopReason::RetryAfterTooLong)));
+    assert!(!error.may_have_been_processed() && error.attempts().is_empty());
+    assert!(error.elapsed() < Duration::from_secs(1), "{error}");
+    assert!(error.retry_after().is_some_and(|wait| wait.as_secs() > 2), "{error}");
+}
+
+#[tokio::test]
+async fn never_longer_than_the_hint_cap_and_not_without_a_hint() {
+    let server = FaultServer::play([
+        Act::answer(Answer::new(503)),
+        Act::answer(Answer::new(429).header("retry-after", "86400")),
+    ])
+    .await;
+    let client = once(&server).cooldown().build().unwrap();
+    client.get("/").send().await.unwrap();
+    client.get("/").send().await.unwrap();
+    assert_eq!(server.received().len(), 2, "a 503 without a hint holds nobody back");
+    let error = client.get("/").send().await.unwrap_err();
+    assert!(error.retry_after().is_some_and(|wait| wait <= Duration::from_secs(60)), "{error}");
+    assert_eq!(server.received().len(), 2);
+}
+
+#[tokio::test]
+async fn a_probe_that_is_refused_begins_it_anew() {
+    let server =
+        FaultServer::play([Act::answer(refused(50)), Act::answer(refused(300)), Act::answer(Answer::new(200))]).await;
+    let client = once(&server).cooldown().build().unwrap();
+    client.get("/").send().await.unwrap();
+    let begun = clock::now();
+    let mut operations = start(&client, 5);
+    let first = operations.join_next().await.unwrap().unwrap();
+    assert_eq!((first, server.received().len()), (429, 2), "one of them found out for the others");
+    assert_eq!(operations.join_all().await, [200; 4]);
+    assert!(begun.elapsed() >= Duration::from_millis(330), "{:?}", begun.elapsed());
+    assert_eq!(server.received().len(), 6);
+}
+
+#[tokio::test]
+async fn a_probe_that_is_dropped_leaves_its_place_to_another() {
+    let server =
+        FaultServer::play([Act::answer(refused(20)), Act::stall(Phase::AfterExecuting), Act::answer(Answer::new(200))])
+            .await;
+    let client = once(&server).cooldown().build().unwrap();
+    client.get("/").send().await.unwrap();
+    let probe = start(&client, 1);
+    while server.received().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let others = start(&client, 3);
+    drop(probe);
+    assert_eq!(others.join_all().await, [200; 3]);
+}
+
+#[tokio::test]
+async fn a_deadline_while_the_probe_is_out_is_a_timeout() {
+    let server = FaultServer::play([Act::answer(refused(20)), Act::stall(Phase::AfterExecuting)]).await;
+    let client = once(&server).cooldown().build().unwrap();
+    client.get("/").send().await.unwrap();
+    let probe = start(&client, 1);
+    while server.received().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let error = client.get("/").timeout(Duration::from_millis(50)).send().await.unwrap_err();
+    assert!(error.is_timeout() && !error.may_have_been_processed(), "{error}");
+    assert_eq!(error.stop_reason(), Some(StopReason::DeadlineExceeded));
+    assert_eq!(server.received().len(), 2);
+    drop(probe);
+}
+
+#[tokio::test]
+async fn a_retry_of_the_operation_that_was_refused_waits_like_the_others() {
+    let server = FaultServer::play([Act::answer(refused(100)), Act::answer(Answer::new(200))]).await;
+    let client = doubting(&server).cooldown().build().unwrap();
+    let response = client.get("/").send().await.unwrap();
+    assert_eq!((response.attempts().len(), server.received().len()), (2, 2));
+    assert!(response.elapsed() >= Duration::from_millis(100));
+}
+
+#[tokio::test]
+async fn lanes_do_not_wait_for_each_other() {
+    let server = FaultServer::start(|_, request| match request {
+        Some(request) if request.target == "/slow-down" => Act::answer(refused(60_000)),
+        _ => Act::answer(Answer::new(200)),
+    })
+    .await;
+    let client = once(&server).cooldown_by(|request| request.url().path().to_owned());
+    let client = client.timeout(Duration::from_secs(5)).build().unwrap();
+    client.get("/slow-down").send().await.unwrap();
+    assert_eq!(client.get("/").send().await.unwrap().status(), 200);
+    assert!(client.get("/slow-down").send().await.is_err());
+    assert_eq!(server.received().len(), 2);
+}
