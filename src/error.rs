@@ -222,7 +222,7 @@ impl Error {
         of_story.or(self.0.resumed.as_ref())
     }
 
-    /// Every attempt, in order; empty if nothing was sent.
+    /// Every attempt, in the order in which they ended, so that the last is the one that was decided on; empty if nothing was sent.
     #[must_use]
     pub fn attempts(&self) -> &[Attempt] {
         self.0.story.as_ref().map_or(&[], |story| story.journal.attempts())

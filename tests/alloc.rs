@@ -77,7 +77,11 @@ fn a_handle_is_cloned_and_an_event_is_told_without_an_allocation() {
     let url = server();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let unwatched = Client::builder().base_url(&url).build().unwrap();
-    let watched = Client::builder().base_url(&url).on_event(|event| assert!(!format!("{:?}", event.kind()).is_empty())).build().unwrap();
+    let watched = Client::builder()
+        .base_url(&url)
+        .on_event(|event| assert!(!format!("{:?}", event.kind()).is_empty()))
+        .build()
+        .unwrap();
     assert_eq!(measure(|| drop(unwatched.clone())).count_total, 0);
     let [unwatched, watched] = [unwatched, watched]
         .map(|client| allocations(&runtime, || async { client.get_json::<Value>("").await.unwrap() }));

@@ -45,7 +45,7 @@ impl ClientBuilder {
     /// first attempt as an [`ErrorKind::HeldBack`](crate::ErrorKind::HeldBack), nothing sent;
     /// [`retry_after`](crate::Error::retry_after) is when to come back.
     ///
-    /// Every attempt counts, each by its class and its time; an attempt that is dropped, and one that failed on this side, counts
+    /// Every attempt counts, each by its class and its time (a hedged one once, by the answer that counted); an attempt that is dropped, and one that failed on this side, counts
     /// for nothing. One that ran out of its operation's time counts as failed: who gives a server less time than it needs opens its
     /// circuit.
     pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
@@ -87,7 +87,7 @@ impl ClientBuilder {
     ///
     /// The value is whole milliseconds in digits, from the moment in which the attempt is sent: relative as gRPC's `grpc-timeout`, since
     /// two machines agree on how long a second is and not on what time it is. The name `x-envoy-expected-rq-timeout-ms` is understood
-    /// by Envoy and whoever reads its headers; [`server::DeadlineLayer`](crate::server::DeadlineLayer) reads any. It stays on the
+    /// by Envoy and whoever reads its headers; [`server::DeadlineLayer`](https://docs.rs/steadfast/latest/steadfast/server/struct.DeadlineLayer.html) reads any. It stays on the
     /// origin that was asked.
     pub fn deadline_header(mut self, name: HeaderName) -> Self {
         self.manners.deadline_header = Some(name);

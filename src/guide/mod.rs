@@ -13,7 +13,7 @@
 #[doc = include_str!("failures.md")]
 pub mod failures {}
 
-#[cfg_attr(feature = "client", doc = include_str!("manners.md"))]
+#[doc = include_str!("manners.md")]
 pub mod manners {}
 
 // The pictures come first: rustdoc copies no files beside its pages, so each is a link definition with a data URI, and the first

@@ -83,7 +83,7 @@ impl BreakerPolicy {
         self
     }
 
-    /// A call that takes `from` or longer is slow, and a share of slow calls in the window, over 0 and at most 1, opens the circuit
+    /// A call that takes `from` or longer (with `fetch` its body included) is slow, and a share of slow calls in the window, over 0 and at most 1, opens the circuit
     /// too. A slow probe is a failed one.
     #[must_use]
     pub fn slow_calls(mut self, from: Duration, share: f64) -> Self {

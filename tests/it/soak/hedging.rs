@@ -1,4 +1,6 @@
-//! The tail that hedging is for: answers of p50 10 ms and p95 18 ms, log-normal, of which 1 % take a second, whoever asks.
+//! Hedges on a wire that breaks, where nothing may be doubled; and the tail that they are for.
+//!
+//! The tail: answers of p50 10 ms and p95 18 ms, log-normal, of which 1 % take a second, whoever asks.
 //!
 //! `cargo test --release --all-features -- --ignored --nocapture the_tail`. Counts are asserted; times depend on the machine and are
 //! printed.
@@ -6,10 +8,12 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use steadfast::policy::HedgePolicy;
-use steadfast::testing::{Act, Answer, FaultServer};
-use steadfast::{Client, ResponseExt};
+use serde_json::{Value, json};
+use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryBudget};
+use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::{Client, KeyPolicy, ResponseExt};
 
+use super::{Outcome, check};
 const OPERATIONS: usize = 10_000;
 const AT_A_TIME: usize = 20;
 
@@ -82,4 +86,57 @@ async fn the_tail_is_cut_for_a_few_requests_more() {
     assert!(runs[2].extra <= 0.025, "median: {}", runs[2].extra);
     runs.sort_by_key(|run| run.p999);
     println!("median p99.9: {:?}", runs[2].p999);
+}
+
+/// A number below `below` that looks like chance and is the same in every run.
+fn draw(turn: usize, salt: u64, below: u64) -> u64 {
+    let mut x = (turn as u64).wrapping_add(salt.wrapping_mul(0x51_7c_c1_b7)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (x ^ (x >> 31)) % below
+}
+
+/// A server that honours keys, breaks a quarter of the requests, and answers the others after up to 8 ms.
+async fn breaking_and_late() -> FaultServer {
+    FaultServer::start(|turn, _| match draw(turn, 5, 20) {
+        0 => Act::close(Phase::AfterExecuting),
+        1 => Act::reset(Phase::AfterExecuting),
+        2 => Act::close(Phase::MidBody),
+        3 => Act::answer(Answer::new(429).header("retry-after-ms", "5")),
+        4 => Act::execute(Answer::new(503).header("retry-after-ms", "5")),
+        _ => Act::execute(Answer::new(200).delay(Duration::from_millis(draw(turn, 6, 9)))),
+    })
+    .await
+}
+
+/// Every manner is on, and opens, cools and hedges all the time.
+#[tokio::test]
+async fn nothing_is_doubled_by_hedges_over_a_breaking_wire() {
+    let server = breaking_and_late().await;
+    let client = Client::builder().base_url(server.url("")).retry(fast_retries().max_attempts(4));
+    let client = client.budget(RetryBudget::unlimited()).cooldown();
+    let keys = KeyPolicy::standard().concurrent_duplicates_safe();
+    let breaker = BreakerPolicy::new().failure_share(0.3).open_for(Duration::from_millis(5));
+    let client = client.keys(keys).breaker(breaker).build().unwrap();
+    let hedge = HedgePolicy::after(Duration::from_millis(3)).max_extra_load(1.0);
+    let mut running = tokio::task::JoinSet::new();
+    for worker in 0..AT_A_TIME {
+        let client = client.clone();
+        running.spawn(async move {
+            let mut outcomes = Vec::new();
+            for turn in 0..super::SHORT / AT_A_TIME {
+                let number = turn * AT_A_TIME + worker;
+                let request = client.post("/charges").json(&json!({ "n": number })).hedge(hedge);
+                let failed = request.fetch::<Value>().await.err().map(|error| error.may_have_been_processed());
+                outcomes.push(Outcome { number, failed });
+            }
+            outcomes
+        });
+    }
+    let outcomes: Vec<Outcome> = running.join_all().await.into_iter().flatten().collect();
+    let share = check("hedged, breaker and cooldown on", &outcomes, &server.executions_by_body());
+    let keys = server.keys();
+    let distinct = keys.iter().collect::<std::collections::HashSet<_>>().len();
+    assert!(keys.len() > distinct && distinct <= super::SHORT, "{} requests under {distinct} keys", keys.len());
+    assert!(share > 0.3, "{share}: most of it was held back");
 }
