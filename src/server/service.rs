@@ -99,17 +99,32 @@ where
         Ok(operation) => operation,
         Err(refusal) => return Ok(refused(&shared, refusal)),
     };
-    // From here on a task of its own: a client that hangs up while the key is being claimed must not leave a claim that nobody runs.
-    let (answer, answered) = oneshot::channel();
     let running = shared.running.one();
+    let mut settling = Box::pin({
+        let (config, shared) = (config.clone(), shared.clone());
+        async move { (settle(&config, &shared, &operation).await, operation.body) }
+    });
+    // A store that answers at once needs no task to tell what it knows.
+    let settled = match std::future::poll_fn(|cx| Poll::Ready(settling.as_mut().poll(cx))).await {
+        Poll::Ready((Settled::Answer(response), _)) => return Ok(response),
+        Poll::Ready(settled) => Some(settled),
+        Poll::Pending => None,
+    };
+    // From here on, without a pause in between, a task of its own: a client that hangs up while the key is being claimed must not
+    // leave a claim that nobody runs.
+    let (answer, answered) = oneshot::channel();
     let work = async move {
         let _running = running;
-        match settle(&config, &shared, &operation).await {
+        let (settled, body) = match settled {
+            Some(settled) => settled,
+            None => settling.await,
+        };
+        match settled {
             Settled::Answer(response) => {
                 let _hung_up = answer.send(Ok(response));
             }
             Settled::Run(ticket) => {
-                let request = Request::from_parts(parts, operation.body.into());
+                let request = Request::from_parts(parts, body.into());
                 run::execute(config, shared, inner, request, ticket, answer).await;
             }
         }
