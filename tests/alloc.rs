@@ -69,7 +69,9 @@ fn an_operation_allocates_about_as_often_as_a_plain_request() {
     let counts = [(our_get, plain_get), (our_send, plain_send), (our_post, plain_post)];
     println!("ours and plain: GET fetched, GET sent, POST fetched: {counts:?}");
     let above = counts.map(|(ours, plain)| i64::try_from(ours).unwrap() - i64::try_from(plain).unwrap());
-    assert_eq!(above, [-2, 0, 1]);
+    // With more features on, reqwest itself allocates more, and not for both alike.
+    let expected = if cfg!(feature = "gzip") { [-2, 0, 1] } else { [-3, -1, 2] };
+    assert_eq!(above, expected);
 }
 
 #[test]
@@ -77,11 +79,7 @@ fn a_handle_is_cloned_and_an_event_is_told_without_an_allocation() {
     let url = server();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let unwatched = Client::builder().base_url(&url).build().unwrap();
-    let watched = Client::builder()
-        .base_url(&url)
-        .on_event(|event| assert!(matches!(event.kind(), k if std::mem::size_of_val(&k) > 0)))
-        .build()
-        .unwrap();
+    let watched = Client::builder().base_url(&url).on_event(|_| ()).build().unwrap();
     assert_eq!(measure(|| drop(unwatched.clone())).count_total, 0);
     let [unwatched, watched] = [unwatched, watched]
         .map(|client| allocations(&runtime, || async { client.get_json::<Value>("").await.unwrap() }));
@@ -98,5 +96,8 @@ fn the_future_of_an_operation_is_small() {
         size_of_val(&client.post_json::<Value>("http://127.0.0.1/", &1)),
     ];
     println!("fetch, send, post_json: {sizes:?} bytes");
-    assert!(sizes.iter().all(|size| *size <= 1792), "{sizes:?}");
+    let [fetch, send, post_json] = sizes;
+    assert!(fetch <= 1536 && send <= 1536, "{sizes:?}");
+    // Its own arguments beside that.
+    assert!(post_json <= 1584, "{sizes:?}");
 }

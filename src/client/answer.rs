@@ -95,28 +95,34 @@ pub(super) fn head(attempted: &Result<Answer, Failed>) -> Option<(StatusCode, &H
 
 /// The body that belongs to the attempt: of a success the whole, at most `limit` bytes of it, and cut short it is a failure; of an
 /// error what [`read_error`] would read.
-pub(super) async fn read(
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn holds each argument twice, and this is held by every operation in flight"
+)]
+pub(super) fn read(
     response: &mut reqwest::Response,
     until: &mut Deadline<'_>,
     limit: usize,
-) -> Result<Answer, Failed> {
-    let is_error = !response.status().is_success();
-    if is_error {
-        until.set(soon(until.at()));
-    }
-    let collected = collect(response, until, if is_error { ERROR_BODY } else { limit }).await;
-    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-    match collected {
-        Collected::Whole(body) => Ok(Answer::Whole { status, headers, body, over_limit: false }),
-        Collected::OverLimit(body) => Ok(Answer::Whole { status, headers, body, over_limit: !is_error }),
-        Collected::Cut { body, .. } if is_error => Ok(Answer::Whole { status, headers, body, over_limit: false }),
-        Collected::Cut { timed_out, source, .. } => Err(Failed {
-            failure: Failure::BodyCut,
-            timed_out,
-            head: Some(Box::new((status, headers))),
-            taken: None,
-            source,
-        }),
+) -> impl Future<Output = Result<Answer, Failed>> {
+    async move {
+        let is_error = !response.status().is_success();
+        if is_error {
+            until.set(soon(until.at()));
+        }
+        let collected = collect(response, until, if is_error { ERROR_BODY } else { limit }).await;
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+        match collected {
+            Collected::Whole(body) => Ok(Answer::Whole { status, headers, body, over_limit: false }),
+            Collected::OverLimit(body) => Ok(Answer::Whole { status, headers, body, over_limit: !is_error }),
+            Collected::Cut { body, .. } if is_error => Ok(Answer::Whole { status, headers, body, over_limit: false }),
+            Collected::Cut { timed_out, source, .. } => Err(Failed {
+                failure: Failure::BodyCut,
+                timed_out,
+                head: Some(Box::new((status, headers))),
+                taken: None,
+                source,
+            }),
+        }
     }
 }
 
@@ -147,21 +153,37 @@ enum Collected {
     Cut { body: Bytes, timed_out: bool, source: Option<BoxError> },
 }
 
-async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limit: usize) -> Collected {
-    let mut body = Chunks::default();
-    loop {
-        match until.bound(response.chunk()).await {
-            Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
-                body.push(chunk.slice(..limit - body.len()));
-                return Collected::OverLimit(body.into_bytes());
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn holds each argument twice, and this is held by every operation in flight"
+)]
+fn collect(
+    response: &mut reqwest::Response,
+    until: &mut Deadline<'_>,
+    limit: usize,
+) -> impl Future<Output = Collected> {
+    async move {
+        let mut body = Chunks::default();
+        loop {
+            match until.bound(response.chunk()).await {
+                Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
+                    body.push(chunk.slice(..limit - body.len()));
+                    return Collected::OverLimit(body.into_bytes());
+                }
+                Ok(Ok(Some(chunk))) => body.push(chunk),
+                Ok(Ok(None)) => return Collected::Whole(body.into_bytes()),
+                Ok(Err(error)) => {
+                    let timed_out = error.is_timeout();
+                    return Collected::Cut {
+                        body: body.into_bytes(),
+                        timed_out,
+                        source: Some(error.without_url().into()),
+                    };
+                }
+                Err(clock::TimedOut) => {
+                    return Collected::Cut { body: body.into_bytes(), timed_out: true, source: None };
+                }
             }
-            Ok(Ok(Some(chunk))) => body.push(chunk),
-            Ok(Ok(None)) => return Collected::Whole(body.into_bytes()),
-            Ok(Err(error)) => {
-                let timed_out = error.is_timeout();
-                return Collected::Cut { body: body.into_bytes(), timed_out, source: Some(error.without_url().into()) };
-            }
-            Err(clock::TimedOut) => return Collected::Cut { body: body.into_bytes(), timed_out: true, source: None },
         }
     }
 }

@@ -22,38 +22,44 @@ use crate::policy::Failure;
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// Sends the request once, until the instant `until` at the latest, and follows the redirects that may be followed.
-pub(super) async fn send(
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn holds each argument twice, and this is held by every operation in flight"
+)]
+pub(super) fn send(
     client: &Inner,
     plan: &Plan,
     outgoing: &mut Outgoing,
     number: u32,
     until: Option<Instant>,
-) -> Result<Answer, Failed> {
-    let timer = pin!(clock::timer(until));
-    let mut until = Deadline::new(until, timer);
-    let mut trail = Trail::new(client.max_redirects);
-    let mut detour: Option<Box<reqwest::Request>> = None;
-    let mut foreign = outgoing.foreign;
-    outgoing.may_have_acted = false;
-    loop {
-        let shown = (!foreign).then_some(number);
-        let mut response = exchange(client, outgoing, detour.as_deref(), shown, &mut until).await?;
-        let Some(hop) = next_hop(client, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
-            return match plan.read {
-                Read::Head if verdict::says_why(client, plan, response.status()) => {
-                    Ok(Box::pin(answer::peek(response, until.at())).await)
-                }
-                Read::Head => Ok(Answer::Head { response, begun: Bytes::new() }),
-                Read::Whole { limit } => answer::read(&mut response, &mut until, limit).await,
+) -> impl Future<Output = Result<Answer, Failed>> {
+    async move {
+        let timer = pin!(clock::timer(until));
+        let mut until = Deadline::new(until, timer);
+        let mut trail = Trail::new(client.max_redirects);
+        let mut detour: Option<Box<reqwest::Request>> = None;
+        let mut foreign = outgoing.foreign;
+        outgoing.may_have_acted = false;
+        loop {
+            let shown = (!foreign).then_some(number);
+            let mut response = exchange(client, outgoing, detour.as_deref(), shown, &mut until).await?;
+            let Some(hop) = next_hop(client, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
+                return match plan.read {
+                    Read::Head if verdict::says_why(client, plan, response.status()) => {
+                        Ok(Box::pin(answer::peek(response, until.at())).await)
+                    }
+                    Read::Head => Ok(Answer::Head { response, begun: Bytes::new() }),
+                    Read::Whole { limit } => answer::read(&mut response, &mut until, limit).await,
+                };
             };
-        };
-        let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;
-        foreign = hop.foreign;
-        if hop.see_other {
-            outgoing.see_other(*hop.request, foreign);
-            detour = None;
-        } else {
-            detour = Some(hop.request);
+            let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;
+            foreign = hop.foreign;
+            if hop.see_other {
+                outgoing.see_other(*hop.request, foreign);
+                detour = None;
+            } else {
+                detour = Some(hop.request);
+            }
         }
     }
 }

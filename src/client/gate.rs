@@ -30,7 +30,8 @@ pub(super) struct Gate<'a> {
 pub(super) struct Pass<'a> {
     pub(super) started: Instant,
     permit: Option<Permit<'a>>,
-    probe: Option<Probe<'a>>,
+    /// Boxed: every attempt has room for it, and one in a cooldown has it.
+    probe: Option<Box<Probe<'a>>>,
 }
 
 impl<'a> Gate<'a> {
@@ -41,7 +42,7 @@ impl<'a> Gate<'a> {
     /// Waits until the origin's cooldown is over, and asks whether there is time for an attempt and whether the circuit is closed.
     pub(super) async fn enter(&self, deadline: Option<Instant>) -> Result<Pass<'a>, Held> {
         let probe = match self.lane {
-            Some(lane) => self.upstream.cooldowns.leave(lane, deadline).await?,
+            Some(lane) => Box::pin(self.upstream.cooldowns.leave(lane, deadline)).await?.map(Box::new),
             None => None,
         };
         let started = clock::now();
@@ -62,7 +63,7 @@ impl<'a> Gate<'a> {
     }
 
     /// After how long an attempt that starts now is late; `None` if it is not hedged.
-    pub(super) fn late_after(&self, policy: Option<HedgePolicy>, pass: &Pass<'_>) -> Option<Duration> {
+    pub(super) fn late_after(&self, policy: Option<&HedgePolicy>, pass: &Pass<'_>) -> Option<Duration> {
         let policy = policy.filter(|_| pass.probe.is_none())?;
         self.upstream.hedges.earn(policy.limit());
         match policy.at() {
@@ -107,7 +108,7 @@ impl<'a> Gate<'a> {
         match (self.lane, cooldown::asked_for(verdict, hint_cap)) {
             // Before the probe is dropped, so that nobody goes in between.
             (Some(lane), Some(length)) => self.upstream.cooldowns.begin(lane, length, now),
-            _ => pass.probe.into_iter().for_each(Probe::passed),
+            _ => pass.probe.into_iter().for_each(|probe| probe.passed()),
         }
         // A certificate or a body of the caller's that failed says nothing about how the origin bears its load.
         let ours = verdict.class == Class::Permanent && verdict.failure.is_some();

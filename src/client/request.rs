@@ -11,20 +11,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
 use super::answer::Answer;
-#[cfg(feature = "json")]
-use super::answer::Read;
 use super::checks::{bearer, parse_header};
 use super::outgoing::Outgoing;
 use super::payload::Payload;
 use super::plan::{Options, Plan};
+#[cfg(feature = "json")]
+use super::response;
 use super::{Client, Inner, plan, run, target};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, RetryPolicy};
 use crate::resume::{ResumeToken, SafeUrl};
-
-#[cfg(feature = "json")]
-use crate::{decode::DecodeError, error, journal::Story};
 
 /// A request under construction. It does nothing until [`send`](Self::send) or [`fetch`](Self::fetch).
 #[must_use = "a request does nothing until it is sent"]
@@ -313,7 +310,7 @@ impl RequestBuilder {
         async move {
             let (client, plan, outgoing) = self.prepare(true)?;
             let (answer, story) = run::run(client, &plan, outgoing).await?;
-            decode(answer, plan.read).map_err(|error| unfit(error, story, &plan, outgoing))
+            response::decode(answer, plan.read).map_err(|error| response::unfit(error, story, &plan, outgoing))
         }
     }
 
@@ -338,7 +335,8 @@ impl RequestBuilder {
         let outgoing = match &mut self.outgoing {
             Ok(outgoing) => outgoing,
             Err(error) => {
-                let error = std::mem::replace(error, Error::new(ErrorKind::Build, "the request was sent already"));
+                let error =
+                    std::mem::replace(error, Error::new(crate::ErrorKind::Build, "the request was sent already"));
                 return Err(error.resuming(resumed));
             }
         };
@@ -378,37 +376,4 @@ pub(super) fn bare(http: &reqwest::Client, method: Method, url: reqwest::Url) ->
 
 fn has_user(url: &reqwest::Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
-}
-
-/// The value in a 2xx answer; otherwise why there is none.
-#[cfg(feature = "json")]
-fn decode<T: serde::de::DeserializeOwned>(answer: Answer, read: Read) -> Result<T> {
-    let (Answer::Whole { status, headers, body, over_limit }, Read::Whole { limit }) = (answer, read) else {
-        return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
-    };
-    if !status.is_success() {
-        return Err(super::response::of_answer(error::Answer { status, headers, body }));
-    }
-    if over_limit {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the answer's body is over the limit of {limit} bytes")));
-    }
-    serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(|error| {
-        let what = format!("the answer is not the JSON that was asked for ({})", DecodeError::new(&error));
-        Error::new(ErrorKind::Decode, what).with_answer(error::Answer { status, headers, body: first_64_kib(body) })
-    })
-}
-
-/// The error that an answer is which cannot be decoded, with its story.
-#[cfg(feature = "json")]
-fn unfit(error: Error, mut story: Story, plan: &Plan, outgoing: &Outgoing) -> Error {
-    if matches!(error.kind(), ErrorKind::Decode | ErrorKind::TooLarge) {
-        // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
-        story.resume = outgoing.resume_token(plan, true);
-    }
-    error.with_story(story).at(&plan.method, SafeUrl(outgoing.asked().url()))
-}
-
-#[cfg(feature = "json")]
-fn first_64_kib(body: bytes::Bytes) -> bytes::Bytes {
-    body.slice(..body.len().min(64 * 1024))
 }

@@ -7,6 +7,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::answer;
+#[cfg(feature = "json")]
+use super::{outgoing::Outgoing, plan::Plan};
+#[cfg(feature = "json")]
+use crate::decode::DecodeError;
 use crate::error::{Answer, Error, ErrorKind, Result};
 use crate::journal::{Attempt, Story};
 use crate::key::IdempotencyKey;
@@ -98,6 +102,40 @@ pub(super) fn of_answer(answer: Answer) -> Error {
     let names_a_place = status.is_redirection() && answer.headers.contains_key(http::header::LOCATION);
     let not_followed = if names_a_place { ", a redirect that is not followed" } else { "" };
     Error::new(kind, format!("status {}{not_followed}", status.as_u16())).with_answer(answer)
+}
+
+/// The value in a 2xx answer; otherwise why there is none.
+#[cfg(feature = "json")]
+pub(super) fn decode<T: serde::de::DeserializeOwned>(answer: answer::Answer, read: answer::Read) -> Result<T> {
+    let (answer::Answer::Whole { status, headers, body, over_limit }, answer::Read::Whole { limit }) = (answer, read)
+    else {
+        return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
+    };
+    if !status.is_success() {
+        return Err(of_answer(Answer { status, headers, body }));
+    }
+    if over_limit {
+        return Err(Error::new(ErrorKind::TooLarge, format!("the answer's body is over the limit of {limit} bytes")));
+    }
+    serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(|error| {
+        let what = format!("the answer is not the JSON that was asked for ({})", DecodeError::new(&error));
+        Error::new(ErrorKind::Decode, what).with_answer(Answer { status, headers, body: first_64_kib(body) })
+    })
+}
+
+/// The error that an answer is which cannot be decoded, with its story.
+#[cfg(feature = "json")]
+pub(super) fn unfit(error: Error, mut story: Story, plan: &Plan, outgoing: &Outgoing) -> Error {
+    if matches!(error.kind(), ErrorKind::Decode | ErrorKind::TooLarge) {
+        // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
+        story.resume = outgoing.resume_token(plan, true);
+    }
+    error.with_story(story).at(&plan.method, SafeUrl(outgoing.asked().url()))
+}
+
+#[cfg(feature = "json")]
+fn first_64_kib(body: bytes::Bytes) -> bytes::Bytes {
+    body.slice(..body.len().min(64 * 1024))
 }
 
 fn story(response: &reqwest::Response) -> Option<&Story> {

@@ -21,80 +21,93 @@ use crate::journal::{Attempt, Journal, Story, What};
 use crate::policy::{BreakerState, Class, Decision, Failure, Idempotency, Operation, StopReason};
 use crate::resume::SafeUrl;
 
-pub(super) async fn run(client: &Inner, plan: &Plan, outgoing: &mut Outgoing) -> Result<(Answer, Story)> {
-    let policy = plan.policy(client);
-    let upstream = client.upstreams.get(outgoing.template.url());
-    let mut context = Context::at_first(client, plan);
-    let mut so_far = SoFar::start(client, plan, outgoing);
-    let mut operation = Operation::start(policy, &upstream.budget, plan.idempotency, so_far.started);
-    operation.set_body_replayable(outgoing.payload.is_replayable());
-    if let Some(deadline) = plan.deadline {
-        operation.end_by(deadline.instant());
-    }
-    let gate = Gate::new(client, &upstream, outgoing.asked());
-
-    loop {
-        let number = operation.attempts().saturating_add(1);
-        let pass = match gate.enter(operation.deadline()).await {
-            Ok(pass) => pass,
-            Err(held) => return Err(so_far.held_back(outgoing, held)),
-        };
-        if pass.half_opened() {
-            so_far.tell(outgoing, EventKind::BreakerChanged { state: BreakerState::HalfOpen });
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn holds each argument twice, and this is held by every operation in flight"
+)]
+pub(super) fn run(
+    client: &Inner,
+    plan: &Plan,
+    outgoing: &mut Outgoing,
+) -> impl Future<Output = Result<(Answer, Story)>> {
+    async move {
+        let upstream = client.upstreams.get(outgoing.template.url());
+        let mut context = Context::at_first(client, plan);
+        let mut so_far = SoFar::start(client, plan, outgoing);
+        let mut operation = Operation::start(context.policy, &upstream.budget, plan.idempotency, so_far.started);
+        operation.set_body_replayable(outgoing.payload.is_replayable());
+        if let Some(deadline) = plan.deadline {
+            operation.end_by(deadline.instant());
         }
-        so_far.tell(outgoing, EventKind::AttemptStarted { number });
-        let until = clock::earlier(plan.attempt_until(pass.started), operation.deadline());
-        operation.begin_attempt();
-        let late_after = gate.late_after(plan.hedge.filter(|_| number == 1), &pass);
-        let Raced { attempted, number, started, latency, other } = match late_after {
-            None => Raced::alone(attempt::send(client, plan, outgoing, number, until).await, number, pass.started),
-            Some(after) => {
-                operation.set_key_trusted(outgoing.key_is_trusted(plan, None, &client.keys.header, &upstream.trust));
-                let tell = |fork: &Outgoing, number| so_far.tell(fork, EventKind::HedgeStarted { number });
-                let race = Race { client, plan, gate: &gate, number, until, after };
-                // Boxed, so that operations that are not hedged do not carry the room for a race.
-                Box::pin(race.run(outgoing, &mut operation, tell)).await
-            }
-        };
-        let other = other.map(|other| so_far.record_other(outgoing, context, &other));
+        let gate = Gate::new(client, &upstream, outgoing.asked());
 
-        context.may_have_acted = outgoing.may_have_acted;
-        if outgoing.is_done() {
-            // A redirect has named the result: what is left is a GET.
-            context.is_done = true;
-            operation.set_idempotency(Idempotency::Natural);
-            operation.set_body_replayable(true);
-        }
-        let ended = clock::now();
-        let open_for;
-        // In a block, so that what is only looked at here takes no room in the future while it waits.
-        let (attempted, decision) = {
-            let attempted = attempted;
-            let verdict = context.judge(&attempted, so_far.may_have_been_processed);
-            let head = answer::head(&attempted);
-            operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
-            if let Some(state) = gate.settle(pass, &verdict, latency, policy.hint_cap_in_force(), ended) {
-                so_far.tell(outgoing, EventKind::BreakerChanged { state });
+        loop {
+            let number = operation.attempts().saturating_add(1);
+            let pass = match gate.enter(operation.deadline()).await {
+                Ok(pass) => pass,
+                Err(held) => return Err(so_far.held_back(outgoing, held)),
+            };
+            if pass.half_opened() {
+                so_far.tell(outgoing, EventKind::BreakerChanged { state: BreakerState::HalfOpen });
             }
-            open_for = gate.circuit_open_for(ended);
-            operation.set_circuit_open_for(open_for);
-            let class = with_the_other(verdict.class, other, &operation);
-            let decision = operation.decide(class, &verdict.hint, ended, clock::unit());
-            let wait = if let Decision::Retry { after } = decision { Some(after) } else { None };
-            so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), wait);
-            (attempted, decision)
-        };
-        match decision {
-            Decision::Stop(reason) => {
-                if reason == StopReason::CircuitOpen {
+            so_far.tell(outgoing, EventKind::AttemptStarted { number });
+            let until = clock::earlier(plan.attempt_until(pass.started), operation.deadline());
+            operation.begin_attempt();
+            let late_after = gate.late_after(plan.hedge.as_deref().filter(|_| number == 1), &pass);
+            let Raced { attempted, number, started, latency, other } = match late_after {
+                None => Raced::alone(attempt::send(client, plan, outgoing, number, until).await, number, pass.started),
+                Some(after) => {
+                    operation.set_key_trusted(outgoing.key_is_trusted(
+                        plan,
+                        None,
+                        &client.keys.header,
+                        &upstream.trust,
+                    ));
+                    let tell = |fork: &Outgoing, number| so_far.tell(fork, EventKind::HedgeStarted { number });
+                    let race = Race { client, plan, gate: &gate, number, until, after };
+                    // Boxed, so that operations that are not hedged do not carry the room for a race.
+                    Box::pin(race.run(outgoing, &mut operation, tell)).await
+                }
+            };
+            let other = other.map(|other| so_far.record_other(outgoing, context, &other));
+
+            context.may_have_acted = outgoing.may_have_acted;
+            if outgoing.is_done() {
+                // A redirect has named the result: what is left is a GET.
+                context.is_done = true;
+                operation.set_idempotency(Idempotency::Natural);
+                operation.set_body_replayable(true);
+            }
+            let ended = clock::now();
+            // In a block, so that what is only looked at here takes no room in the future while it waits.
+            let (attempted, decision) = {
+                let attempted = attempted;
+                let verdict = context.judge(&attempted, so_far.may_have_been_processed);
+                let head = answer::head(&attempted);
+                operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
+                if let Some(state) = gate.settle(pass, &verdict, latency, context.policy.hint_cap_in_force(), ended) {
+                    so_far.tell(outgoing, EventKind::BreakerChanged { state });
+                }
+                let open_for = gate.circuit_open_for(ended);
+                operation.set_circuit_open_for(open_for);
+                let class = with_the_other(verdict.class, other, &operation);
+                let decision = operation.decide(class, &verdict.hint, ended, clock::unit());
+                let wait = if let Decision::Retry { after } = decision { Some(after) } else { None };
+                so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), wait);
+                if decision == Decision::Stop(StopReason::CircuitOpen) {
                     so_far.retry_after = Some(open_for);
                 }
-                clock::sleep(operation.pause_before_the_end()).await;
-                return so_far.end(outgoing, attempted, reason);
-            }
-            Decision::Retry { after } => {
-                answer::discard(attempted, operation.deadline()).await;
-                clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
+                (attempted, decision)
+            };
+            match decision {
+                Decision::Stop(reason) => {
+                    clock::sleep(operation.pause_before_the_end()).await;
+                    return so_far.end(outgoing, attempted, reason);
+                }
+                Decision::Retry { after } => {
+                    answer::discard(attempted, operation.deadline()).await;
+                    clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
+                }
             }
         }
     }

@@ -8,6 +8,7 @@
 //! * [`testing`]: how to test your own code against all of this.
 //! * [`coming_from`]: the names of reqwest-middleware, reqwest-retry and backoff beside ours, and what changes on the wire.
 //! * [`design`]: the why-questions, and the invariants.
+//! * [`performance`]: what it costs beside plain reqwest and its peers, and how to measure it again.
 //! * [`changelog`]: what changed.
 
 #[doc = include_str!("failures.md")]
@@ -40,6 +41,9 @@ pub mod coming_from {}
 
 #[doc = include_str!("design.md")]
 pub mod design {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
 
 #[doc = include_str!("changelog.md")]
 pub mod changelog {}

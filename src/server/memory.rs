@@ -32,12 +32,17 @@ const OVERHEAD: usize = 256;
 /// What has expired is removed on the way, a few records at each claim; [`Store::sweep`] removes more.
 #[derive(Debug)]
 pub struct MemoryStore {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Apart; SHARDS],
     max_records: usize,
     max_bytes: usize,
     records: AtomicUsize,
     bytes: AtomicUsize,
 }
+
+/// On cache lines of its own, so that two cores at two shards do not wait for one line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Apart(Mutex<Shard>);
 
 #[derive(Debug, Default)]
 struct Shard {
@@ -75,7 +80,7 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
+            shards: std::array::from_fn(|_| Apart::default()),
             max_records: 100_000,
             max_bytes: 256 * 1024 * 1024,
             records: AtomicUsize::new(0),
@@ -113,7 +118,7 @@ impl MemoryStore {
         let [first, ..] = id.as_bytes();
         // `from_fn` made all of them; nothing between lock and unlock panics, so poison means nothing.
         let shard = self.shards.get(usize::from(*first) % SHARDS).unwrap_or(&self.shards[0]);
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+        shard.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reserve(&self, bytes: usize) -> Result<(), StoreError> {
@@ -261,14 +266,13 @@ impl Store for MemoryStore {
         (): (),
         completion: Completion,
     ) -> Result<Completed, StoreError> {
-        if self.is_completed_by(id, token) {
-            return Ok(Completed::Stored);
-        }
-        Ok(self.fenced(id, token, |entry, now| {
+        let completed = self.fenced(id, token, |entry, now| {
             entry.bytes = OVERHEAD + completion.record.size();
             entry.phase = Phase::Done(completion.record);
             entry.forget_at = later(now, completion.retention);
-        }))
+        });
+        let stored = completed == Completed::Stored || self.is_completed_by(id, token);
+        Ok(if stored { Completed::Stored } else { completed })
     }
 
     async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
@@ -299,7 +303,7 @@ impl Store for MemoryStore {
         let now = clock::now();
         let mut swept = 0;
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
             swept += self.sweep_shard(&mut shard, now, most - swept);
         }
         Ok(swept)

@@ -101,18 +101,33 @@ where
         Read::NotAsked(body) => return pass_by(&mut inner, Request::from_parts(parts, body)).await,
     };
     parts.extensions.insert(OperationKey::of(operation.id));
-    // From here on a task of its own: a client that hangs up while the key is being claimed must not leave a claim that nobody runs.
-    let (answer, answered) = oneshot::channel();
     let running = shared.running.one();
+    let mut settling = Box::pin({
+        let (config, shared) = (config.clone(), shared.clone());
+        async move { (settle(&config, &shared, &operation).await, operation) }
+    });
+    // A store that answers at once needs no task to tell what it knows.
+    let settled = match std::future::poll_fn(|cx| Poll::Ready(settling.as_mut().poll(cx))).await {
+        Poll::Ready((Settled::Answer(response), _)) => return Ok(response),
+        Poll::Ready(settled) => Some(settled),
+        Poll::Pending => None,
+    };
+    // From here on, without a pause in between, a task of its own: a client that hangs up while the key is being claimed must not
+    // leave a claim that nobody runs.
+    let (answer, answered) = oneshot::channel();
     let work = async move {
         let _running = running;
-        let ticket = match settle(&config, &shared, &operation).await {
+        let (settled, operation) = match settled {
+            Some(settled) => settled,
+            None => settling.await,
+        };
+        let settled = match settled {
             Settled::Lapsed(ticket, reconcile) => {
                 reconciled(&config, &shared, ticket, &reconcile, lapse(&operation, &parts)).await
             }
             settled => settled,
         };
-        match ticket {
+        match settled {
             Settled::Run(ticket) | Settled::Lapsed(ticket, _) => {
                 let request = Request::from_parts(parts, operation.body.into());
                 run::execute(config, shared, inner, request, ticket, answer).await;
