@@ -91,7 +91,7 @@ async fn tell(database: &str, schema: &str, pool: &PgPool) -> Result<ExitCode> {
     shop::create_tables(pool).await?;
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["the shop dies", "requests", "orders", "charges", "charges, if keys are minted"]);
+    table.set_header(["where", "requests", "orders", "charges", "charges, if keys are minted"]);
     let (mut checkouts, mut orders, mut charges) = (0, 0, 0);
     for point in Point::ALL {
         let derived = checkout(database, schema, pool, "derived", point).await?;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -11,7 +13,7 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use clap::ValueEnum;
 use sqlx::PgPool;
-use steadfast::server::{IdempotencyLayer, Lent, OperationKey, PostgresSession, PostgresStore, child_of};
+use steadfast::server::{IdempotencyLayer, Lent, OperationKey, PostgresSession, PostgresStore, Verdict, child_of};
 use steadfast::{Client, IdempotencyKey, KeyPolicy};
 
 use crate::Result;
@@ -22,19 +24,28 @@ pub(crate) enum Point {
     BeforeTheClaim,
     BeforeTheCharge,
     AfterTheCharge,
+    /// It does not die here: the database refuses the row, once.
+    TheOrderFails,
     AfterTheOrder,
     AfterTheCommit,
 }
 
 impl Point {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::BeforeTheClaim, Self::BeforeTheCharge, Self::AfterTheCharge, Self::AfterTheOrder, Self::AfterTheCommit];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::BeforeTheClaim,
+        Self::BeforeTheCharge,
+        Self::AfterTheCharge,
+        Self::TheOrderFails,
+        Self::AfterTheOrder,
+        Self::AfterTheCommit,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BeforeTheClaim => "before-the-claim",
             Self::BeforeTheCharge => "before-the-charge",
             Self::AfterTheCharge => "after-the-charge",
+            Self::TheOrderFails => "the-order-fails",
             Self::AfterTheOrder => "after-the-order",
             Self::AfterTheCommit => "after-the-commit",
         }
@@ -52,9 +63,16 @@ struct Shop {
     bank: Client,
     derives_keys: bool,
     die_at: Option<Point>,
+    has_failed: Arc<AtomicBool>,
 }
 
 impl Shop {
+    /// Writes the order; once into a table that is not there, if the order is to fail.
+    fn insert(&self) -> &'static str {
+        let fails = self.die_at == Some(Point::TheOrderFails) && !self.has_failed.swap(true, Ordering::SeqCst);
+        if fails { "INSERT INTO no_such_table VALUES ($1, $2)" } else { "INSERT INTO orders VALUES ($1, $2)" }
+    }
+
     /// SIGKILL: no clean-up, no answer, and nothing more is done until it arrives.
     async fn at(&self, point: Point) {
         if self.die_at == Some(point) {
@@ -81,7 +99,7 @@ pub(crate) async fn serve(
     die_at: Option<Point>,
 ) -> Result<()> {
     let bank = Client::builder().base_url(bank).keys(KeyPolicy::standard()).build()?;
-    let shop = Shop { bank, derives_keys, die_at };
+    let shop = Shop { bank, derives_keys, die_at, has_failed: Arc::default() };
     let layer = IdempotencyLayer::new(PostgresStore::new(pool).transactional()).required();
     let router = Router::new()
         .route("/orders", post(order))
@@ -104,12 +122,12 @@ async fn order(
     Extension(operation): Extension<OperationKey>,
     Extension(lent): Extension<Lent<PostgresSession>>,
     Json(name): Json<String>,
-) -> std::result::Result<(StatusCode, String), StatusCode> {
+) -> std::result::Result<(StatusCode, String), Unsure> {
     shop.at(Point::BeforeTheCharge).await;
     let charge = charge(&shop, &operation).await.map_err(|error| failed(&error))?;
     shop.at(Point::AfterTheCharge).await;
-    let mut session = lent.borrow().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
-    let insert = sqlx::query("INSERT INTO orders VALUES ($1, $2)").bind(&name).bind(&charge);
+    let mut session = lent.borrow().ok_or_else(|| failed(&"somebody else has the transaction"))?;
+    let insert = sqlx::query(shop.insert()).bind(&name).bind(&charge);
     insert.execute(&mut **session).await.map_err(|error| failed(&error))?;
     shop.at(Point::AfterTheOrder).await;
     Ok((StatusCode::CREATED, charge))
@@ -122,7 +140,11 @@ async fn charge(shop: &Shop, operation: &OperationKey) -> Result<String> {
     Ok(charge.error_for_status()?.text().await?)
 }
 
-fn failed(error: &dyn fmt::Display) -> StatusCode {
-    eprintln!("no order: {error}");
-    StatusCode::BAD_GATEWAY
+/// The card may have been charged, and there is no order: not an end, which would be answered to every repeat, but something to be run
+/// again, under the same derived key.
+type Unsure = (StatusCode, Extension<Verdict>);
+
+fn failed(error: &dyn fmt::Display) -> Unsure {
+    eprintln!("no order yet: {error}");
+    (StatusCode::BAD_GATEWAY, Extension(Verdict::Unknown))
 }

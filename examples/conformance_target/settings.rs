@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::OriginalUri;
 use http::{HeaderName, Method};
 use steadfast::server::{EventId, IdempotencyLayer, Lapsed, Store, WebhookLayer};
 
@@ -185,7 +186,13 @@ impl Settings {
     }
 
     pub(crate) fn layer<S: Store>(&self, store: Arc<S>) -> IdempotencyLayer<S> {
+        // Some routers here are nested in others, and would look alike.
+        let whole = |parts: &http::request::Parts| {
+            let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
+            uri.path_and_query().map_or_else(String::new, ToString::to_string)
+        };
         let mut layer = IdempotencyLayer::shared(store)
+            .target(whole)
             .lease(self.lease)
             .retention(self.retention)
             .max_body(self.max_body)

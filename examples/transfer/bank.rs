@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
-use steadfast::server::{IdempotencyLayer, Lent, PostgresSession, PostgresStore};
+use steadfast::server::{IdempotencyLayer, Lent, PostgresSession, PostgresStore, Verdict};
 
 use crate::{Booked, Result};
 
@@ -52,11 +52,12 @@ pub(crate) async fn serve(address: SocketAddr, pool: PgPool) -> Result<()> {
     Ok(())
 }
 
-type Answer = std::result::Result<(StatusCode, Json<Transfer>), StatusCode>;
+/// A failure that says that nothing is kept: the key is given back, and the repeat runs.
+type Answer = std::result::Result<(StatusCode, Json<Transfer>), (StatusCode, Extension<Verdict>)>;
 
 /// Everything through the transaction that the layer has lent: it is committed with the answer's record, or not at all.
 async fn transfer(Extension(lent): Extension<Lent<PostgresSession>>, Json(transfer): Json<Transfer>) -> Answer {
-    let mut session = lent.borrow().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
+    let mut session = lent.borrow().ok_or_else(|| failed("somebody else has the transaction"))?;
     book(&mut session, "/transfers", ["alice", "bob"], transfer).await.map_err(failed)?;
     Ok((StatusCode::CREATED, Json(transfer)))
 }
@@ -96,9 +97,9 @@ async fn work() {
     tokio::time::sleep(Duration::from_millis(3)).await;
 }
 
-fn failed(error: sqlx::Error) -> StatusCode {
+fn failed(error: impl std::fmt::Display) -> (StatusCode, Extension<Verdict>) {
     eprintln!("a transfer could not be booked: {error}");
-    StatusCode::SERVICE_UNAVAILABLE
+    (StatusCode::SERVICE_UNAVAILABLE, Extension(Verdict::NotExecuted))
 }
 
 /// How often each transfer of a route was booked, and by how much the receiver's balance differs from what was asked for.

@@ -7,6 +7,8 @@ use super::store::{Claim, ClaimToken, Claimed, Completed, State, Store, StoreErr
 
 /// Longer than a release takes; the claim that it is made by ends with it.
 const HOLD: Duration = Duration::from_secs(60);
+/// If it ends in between, what is known of the key is kept for somebody to look again.
+const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Why a key was not given back.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +46,7 @@ pub async fn look<S: Store>(store: &S, operation: &OperationKey) -> Result<Optio
 /// # Errors
 ///
 /// Only an operation of unknown outcome can be given back: [`ReleaseError`] says what it is instead. If the store fails in between, the
-/// key is unknown again after a minute.
+/// key is unknown again after a minute, and stays so for a week.
 pub async fn release<S: Store>(store: &S, operation: &OperationKey, reason: &str) -> Result<(), ReleaseError> {
     let id = operation.record_id();
     let fingerprint = match store.look(id).await? {
@@ -55,7 +57,7 @@ pub async fn release<S: Store>(store: &S, operation: &OperationKey, reason: &str
     };
     // Taking it over is what keeps two of us, and a request that comes at this moment, apart.
     let token = ClaimToken::new().map_err(|error| StoreError::Unavailable(error.into()))?;
-    let claim = Claim::new(id, token, fingerprint, HOLD, HOLD).taking_over(true);
+    let claim = Claim::new(id, token, fingerprint, HOLD, RETENTION).taking_over(true);
     let Claimed::Won(session) = store.claim(&claim).await? else { return Err(ReleaseError::Lost) };
     let released = match store.release(id, token, session).await? {
         Completed::Stored => Ok(()),

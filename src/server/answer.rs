@@ -1,12 +1,13 @@
 //! What the layer answers: the handler's answer, the stored one, or a problem of its own.
 
+use std::marker::PhantomData;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::mpsc;
@@ -25,40 +26,66 @@ pin_project! {
     pub enum ResponseBody<B: Body> {
         /// Bytes in memory.
         #[doc(hidden)]
-        Whole { bytes: Bytes },
+        Whole { bytes: Bytes, trailers: Option<HeaderMap> },
         /// The inner service's own, for requests that pass by.
         #[doc(hidden)]
         Passed { #[pin] body: B },
         /// The inner service's own, read by the operation's task, so that it goes on if the client hangs up.
         #[doc(hidden)]
-        Pumped { frames: mpsc::Receiver<Result<Frame<Bytes>, B::Error>>, size: SizeHint },
+        Pumped { pieces: mpsc::Receiver<Piece>, ended: bool, size: SizeHint, inner: PhantomData<fn() -> B> },
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
+/// A frame of a body on its way from the operation's task to the connection; `None` is its end, so that a task that is gone cannot
+/// pass for one that has finished.
+pub(super) type Piece = Result<Option<Frame<Bytes>>, BodyError>;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+/// A body failed before its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer's body failed before its end: {0}")]
+pub struct BodyError(#[source] pub(super) Box<dyn std::error::Error + Send + Sync>);
+
+impl<B: Body> ResponseBody<B> {
+    pub(super) fn whole(bytes: Bytes) -> Self {
+        Self::Whole { bytes, trailers: None }
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.project() {
-            Projected::Whole { bytes } if bytes.is_empty() => Poll::Ready(None),
-            Projected::Whole { bytes } => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Projected::Passed { body } => body.poll_frame(cx),
-            Projected::Pumped { frames, .. } => frames.poll_recv(cx),
+            Projected::Whole { bytes, trailers } if bytes.is_empty() => {
+                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+            Projected::Whole { bytes, .. } => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Projected::Passed { body } => body.poll_frame(cx).map_err(|error| BodyError(error.into())),
+            Projected::Pumped { ended: true, .. } => Poll::Ready(None),
+            Projected::Pumped { pieces, ended, .. } => {
+                let piece = ready!(pieces.poll_recv(cx)).unwrap_or_else(|| Err(BodyError("its task is gone".into())));
+                *ended = !matches!(piece, Ok(Some(_)));
+                Poll::Ready(piece.transpose())
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole { bytes } => bytes.is_empty(),
+            Self::Whole { bytes, trailers } => bytes.is_empty() && trailers.is_none(),
             Self::Passed { body } => body.is_end_stream(),
-            Self::Pumped { .. } => false,
+            Self::Pumped { ended, .. } => *ended,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole { bytes } => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Self::Whole { bytes, .. } => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             Self::Passed { body } => body.size_hint(),
             // What was taken out since is not known here; a length that is announced once is not asked for again.
             Self::Pumped { size, .. } => *size,
@@ -99,14 +126,15 @@ impl Told {
     }
 }
 
-/// The stored answer, or what is left of it.
-pub(super) fn replay<B: Body>(record: &Record) -> Response<ResponseBody<B>> {
-    let Some(body) = record.body() else {
+/// The stored answer, or what is left of it. Whoever delivers an event again wants to know that it was handled and not what was said.
+pub(super) fn replay<B: Body>(record: &Record, of_event: bool) -> Response<ResponseBody<B>> {
+    let nothing = Bytes::new();
+    let Some(body) = record.body().or(of_event.then_some(&nothing)) else {
         let mut response = Refusal::AnswerNotKept(record.status()).response();
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
         return response;
     };
-    let mut response = Response::new(ResponseBody::Whole { bytes: body.clone() });
+    let mut response = Response::new(ResponseBody::whole(body.clone()));
     *response.status_mut() = record.status();
     *response.headers_mut() = record.headers().clone();
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
@@ -187,7 +215,9 @@ impl Refusal {
             Self::RecordUnreadable => "The record of this key cannot be read",
             Self::HandlerFailed => "The handler failed, and it is not known how far it came",
             Self::DeadlinePassed => "The caller waits for less time than this takes; nothing was executed",
-            Self::TransactionLost => "The handler lost its transaction; nothing was kept",
+            Self::TransactionLost => {
+                "The handler's transaction could not be ended; asked again under this key, it tells or runs"
+            }
         }
     }
 
@@ -211,7 +241,7 @@ impl Refusal {
         if let (Some(detail), Some(members)) = (self.detail(), members.as_object_mut()) {
             members.insert("detail".to_owned(), detail.into());
         }
-        let mut response = Response::new(ResponseBody::Whole { bytes: members.to_string().into() });
+        let mut response = Response::new(ResponseBody::whole(members.to_string().into()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -163,7 +163,9 @@ impl<S: Store> Inbox<S> {
         let lent = Lent::new(session);
         let handled = renewing(&self.store, id, token, self.lease, handler(lent.clone())).await;
         let Some(session) = lent.take() else {
-            self.store.abandon(&id, token, None).await?;
+            if let Err(lapses) = self.store.abandon(&id, token, None).await {
+                tracing::warn!(target: "steadfast", ?id, error = %lapses, "an event that was handled is blocked until its lease ends");
+            }
             return Err(InboxError::NotMarked(StoreError::Unavailable("the handler still holds the session".into())));
         };
         match handled {

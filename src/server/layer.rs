@@ -16,6 +16,7 @@ use super::wait::Waits;
 use super::webhook::EventId;
 
 type Scope = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
+type Target = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 
 /// What a repeat meets where an earlier attempt may have run and nobody knows how it ended: the process died, the handler panicked,
 /// or its answer could not be recorded.
@@ -25,7 +26,8 @@ pub enum Lapsed {
     /// 409 of the type `…/outcome-unknown`. Somebody has to look; nothing is done twice.
     #[default]
     Refuse,
-    /// Run it again. Right where the handler itself is idempotent, or where what it did is undone when it dies.
+    /// Run it again. Right where the handler itself is idempotent, or where what it did is undone when it dies. A client whose handler
+    /// has failed so is told `Idempotency-Status: released`: it may ask again.
     Rerun,
 }
 
@@ -61,6 +63,7 @@ pub enum Verdict {
 /// | [`required`](Self::required) | no: a request without a key passes by |
 /// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass by |
 /// | [`scope`](Self::scope) | one for all |
+/// | [`target`](Self::target) | path and query as this layer sees them; **a nested router sees a shorter path** |
 /// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`]; [`Lapsed::Rerun`] where the store [holds the effects](Store::HOLDS_EFFECTS) |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`retention`](Self::retention) | 24 h from the end of the operation |
@@ -88,6 +91,7 @@ pub(super) struct Config {
     pub(super) required: bool,
     pub(super) methods: Vec<Method>,
     pub(super) scope: Option<Scope>,
+    pub(super) target: Option<Target>,
     pub(super) lapsed: Lapsed,
     pub(super) lease: Duration,
     pub(super) retention: Duration,
@@ -123,6 +127,7 @@ impl<S: Store> IdempotencyLayer<S> {
             required: false,
             methods: vec![Method::POST, Method::PUT, Method::PATCH, Method::DELETE],
             scope: None,
+            target: None,
             lapsed: if S::HOLDS_EFFECTS { Lapsed::Rerun } else { Lapsed::Refuse },
             lease: Duration::from_secs(30),
             retention: Duration::from_secs(24 * 3600),
@@ -160,6 +165,28 @@ impl<S: Store> IdempotencyLayer<S> {
     #[must_use]
     pub fn scope(mut self, scope: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         self.config.scope = Some(Arc::new(scope));
+        self
+    }
+
+    /// What is asked for, as the client asked for it: path and query, which are part of what tells one request from another. By default
+    /// those of the request as this layer sees it.
+    ///
+    /// **A router that is nested in another sees a shorter path**: `/accounts/1/close` and `/accounts/2/close` are both `/close` to a
+    /// layer inside of `nest("/accounts/{id}", …)`, and under one key the second would be answered with the first. Put the layer on the
+    /// outermost router, or say here where the whole path is. In axum:
+    ///
+    /// ```
+    /// use axum::extract::OriginalUri;
+    /// use steadfast::server::{IdempotencyLayer, MemoryStore};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new()).target(|parts| {
+    ///     let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
+    ///     whole.path_and_query().map_or_else(String::new, ToString::to_string)
+    /// });
+    /// ```
+    #[must_use]
+    pub fn target(mut self, target: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
+        self.config.target = Some(Arc::new(target));
         self
     }
 

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::store::{ClaimToken, RecordId, Store};
+use super::store::{Claim, ClaimToken, Claimed, Fingerprint, RecordId, Store};
 use crate::clock;
 
 /// `work`, with the claim's lease renewed at every third of it.
@@ -36,6 +36,57 @@ pub(super) async fn renewing<S: Store, F: Future>(
     });
     let _stop = AbortOnDrop(renewal.abort_handle());
     work.await
+}
+
+/// Waits before each try to undo a claim whose reply never came: about half a minute in all.
+const TRIES: [Duration; 6] = [
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(16),
+];
+/// As long does a claim hold that is made only to be given back.
+const MOMENT: Duration = Duration::from_secs(10);
+
+/// Undoes a claim of which nobody knows whether it was made, and under which nothing was run. Its token makes that safe: if it was
+/// made it is won again, and if another has the key by now, that one keeps it. One that may have taken over what was unknown is
+/// unknown afterwards.
+pub(super) async fn give_back<S: Store>(store: Arc<S>, claim: Lost) {
+    for wait in TRIES {
+        clock::sleep(wait).await;
+        let again = Claim::new(&claim.id, claim.token, claim.fingerprint, MOMENT, claim.retention);
+        let ended = match store.claim(&again).await {
+            Ok(Claimed::Won(session)) if claim.took_over => store.abandon(&claim.id, claim.token, Some(session)).await,
+            Ok(Claimed::Won(session)) => store.release(&claim.id, claim.token, session).await,
+            Ok(Claimed::Known(_)) => return,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(_) => return,
+            Err(error) => {
+                tracing::debug!(target: "steadfast", id = ?claim.id, %error, "a lost claim is not undone yet")
+            }
+        }
+    }
+    tracing::warn!(target: "steadfast", id = ?claim.id, "a claim whose reply was lost is left to lapse");
+}
+
+/// A claim whose reply never came.
+pub(super) struct Lost {
+    id: RecordId,
+    token: ClaimToken,
+    fingerprint: Fingerprint,
+    retention: Duration,
+    took_over: bool,
+}
+
+impl Lost {
+    pub(super) fn of(claim: &Claim<'_>) -> Self {
+        let &Claim { id, token, fingerprint, retention, take_over, .. } = claim;
+        Self { id: *id, token, fingerprint, retention, took_over: take_over }
+    }
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);

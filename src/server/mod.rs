@@ -88,7 +88,7 @@ mod store;
 mod wait;
 mod webhook;
 
-pub use self::answer::ResponseBody;
+pub use self::answer::{BodyError, ResponseBody};
 pub use self::deadline::{DeadlineLayer, DeadlineService};
 pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -47,7 +48,7 @@ impl Config {
         let Some(key) = self.key(&parts.headers)? else { return Ok(Read::NotAsked(body)) };
         let id = RecordId::new(&self.scope_of(parts)?, key.as_str());
         let body = self.body(&parts.headers, body).await?;
-        Ok(Read::Operation(Operation { id, fingerprint: fingerprint(parts, &body), wait, body }))
+        Ok(Read::Operation(Operation { id, fingerprint: self.fingerprint(parts, &body), wait, body }))
     }
 
     /// Whether the layer looks at the request at all.
@@ -73,6 +74,13 @@ impl Config {
             return Err(Refusal::KeyMalformed("it is too long"));
         }
         Ok(Some(key))
+    }
+
+    fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
+        match &self.target {
+            Some(target) => fingerprint(&parts.method, &target(parts), body),
+            None => fingerprint(&parts.method, target_of(parts), body),
+        }
     }
 
     fn scope_of(&self, parts: &Parts) -> Result<String, Refusal> {
@@ -138,11 +146,14 @@ fn without_parameters(text: &str) -> &str {
     }
 }
 
+fn target_of(parts: &Parts) -> &str {
+    parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)
+}
+
 /// Method, target with query, body. Each part is preceded by its length, so that none can be shifted into another.
-fn fingerprint(parts: &Parts, body: &Bytes) -> Fingerprint {
-    let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+fn fingerprint(method: &Method, target: &str, body: &Bytes) -> Fingerprint {
     let mut hash = Sha256::new();
-    for part in [parts.method.as_str().as_bytes(), target.as_bytes(), body] {
+    for part in [method.as_str().as_bytes(), target.as_bytes(), body] {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(part);
     }
@@ -173,7 +184,7 @@ mod tests {
     fn no_part_of_a_request_can_pass_for_another() {
         let of = |method: &str, uri: &str, body: &'static str| {
             let (parts, ()) = http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
-            fingerprint(&parts, &Bytes::from_static(body.as_bytes()))
+            fingerprint(&parts.method, target_of(&parts), &Bytes::from_static(body.as_bytes()))
         };
         assert_eq!(of("POST", "/a?b=1", "x"), of("POST", "http://host/a?b=1", "x"), "the host is the scope's affair");
         let all =

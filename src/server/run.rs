@@ -4,6 +4,7 @@
 //! answer, an error, a panic — becomes an end in the store; what cannot be written there lapses, and is unknown.
 
 use std::future::Future;
+use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use http_body_util::BodyExt;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tower_service::Service;
 
-use super::answer::{Refusal, ResponseBody, Told};
-use super::layer::{Config, Shared, Verdict};
+use super::answer::{BodyError, Piece, Refusal, ResponseBody, Told};
+use super::layer::{Config, Lapsed, Shared, Verdict};
 use super::lease::renewing;
 use super::lent::Lent;
 use super::metrics::{Counter, count};
@@ -80,7 +81,7 @@ pub(super) async fn execute<S, I, B, R>(
     I::Error: Send + 'static,
     B: Send + 'static,
     R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Send,
+    R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
     let execution = Execution { config, shared, id: ticket.id, token: ticket.token, answer: Some(answer) };
     execution.run(inner, request, ticket.session).await;
@@ -98,7 +99,7 @@ impl<S, R, E> Execution<S, R, E>
 where
     S: Store,
     R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Send,
+    R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     E: Send + 'static,
 {
     async fn run<I, B>(mut self, mut inner: I, mut request: Request<B>, session: S::Session)
@@ -111,10 +112,14 @@ where
         if S::HOLDS_EFFECTS {
             request.extensions_mut().insert(lent.clone());
         }
-        let handler = caught(async move { inner.call(request).await });
-        let outcome = renewing(&self.shared.store, self.id, self.token, self.config.lease, handler).await;
-        self.end(outcome, &lent).await;
-        self.shared.waits.ended(&self.id);
+        let (shared, id, token, lease) = (self.shared.clone(), self.id, self.token, self.config.lease);
+        // The answer's body is part of the work: it may take longer than the handler, and whoever reads it may be slow.
+        let work = async {
+            let outcome = caught(async move { inner.call(request).await }).await;
+            self.end(outcome, &lent).await;
+        };
+        renewing(&shared.store, id, token, lease, work).await;
+        shared.waits.ended(&id);
     }
 
     async fn end(&mut self, outcome: Result<Result<Response<R>, E>, Panicked>, lent: &Lent<S::Session>) {
@@ -140,14 +145,21 @@ where
     async fn release(&mut self, response: Response<R>, session: S::Session) {
         let released = self.shared.store.release(&self.id, self.token, session).await;
         self.written(&released, &self.shared.counters.released);
-        let told = if released.is_ok() { Told::Released } else { Told::Unknown };
+        let told = if matches!(released, Ok(Completed::Stored)) { Told::Released } else { Told::Unknown };
         self.pass(response, told);
     }
 
     /// The handler says that it does not know.
     async fn unsure(&mut self, response: Response<R>, session: S::Session) {
         self.abandon(Some(session)).await;
-        self.pass(response, Told::Unknown);
+        let told = self.unsure_means();
+        self.pass(response, told);
+    }
+
+    /// What an end that nobody knows is to the client: a key that it may ask under again where a repeat runs, and else nothing of use.
+    fn unsure_means(&self) -> Told {
+        let runs_again = self.config.lapsed == Lapsed::Rerun || self.config.reconcile.is_some();
+        if runs_again { Told::Released } else { Told::Unknown }
     }
 
     async fn abandon(&self, session: Option<S::Session>) {
@@ -158,7 +170,7 @@ where
     async fn give_up(&mut self, session: Option<S::Session>, refusal: Refusal) {
         self.abandon(session).await;
         let mut response = refusal.response();
-        Told::Unknown.on(&mut response, self.config.retention, self.config.covers.as_deref());
+        self.unsure_means().on(&mut response, self.config.retention, self.config.covers.as_deref());
         self.reply(Ok(response));
     }
 
@@ -170,16 +182,21 @@ where
             return self.stream(response, session, verdict).await;
         }
         let (parts, body) = response.into_parts();
-        let Ok(body) = body.collect().await else {
+        let Ok(Ok(body)) = caught(body.collect()).await else {
             return self.give_up(Some(session), Refusal::HandlerFailed).await;
         };
+        let trailers = body.trailers().cloned();
         let body = body.to_bytes();
-        let record = Record::new(parts.status, &parts.headers, body.clone());
+        let record = match &trailers {
+            None => Record::new(parts.status, &parts.headers, body.clone()),
+            // A record has no place for them, and half an answer is none.
+            Some(_) => Record::not_kept(parts.status),
+        };
         let told = self.complete(record, session, verdict, &self.shared.counters.stored).await;
         if S::HOLDS_EFFECTS && !matches!(told, Told::Stored) {
             return self.undone();
         }
-        let mut response = Response::from_parts(parts, ResponseBody::Whole { bytes: body });
+        let mut response = Response::from_parts(parts, ResponseBody::Whole { bytes: body, trailers });
         told.on(&mut response, self.config.retention, self.config.covers.as_deref());
         self.reply(Ok(response));
     }
@@ -187,7 +204,7 @@ where
     /// What the handler did was rolled back, or nobody knows: its answer would be a lie.
     fn undone(&mut self) {
         let mut response = Refusal::TransactionLost.response();
-        Told::Unknown.on(&mut response, self.config.retention, self.config.covers.as_deref());
+        self.unsure_means().on(&mut response, self.config.retention, self.config.covers.as_deref());
         self.reply(Ok(response));
     }
 
@@ -198,20 +215,21 @@ where
         }
         let (parts, body) = response.into_parts();
         let status = parts.status;
-        let (frames, pumped) = mpsc::channel(8);
-        let body_size = body.size_hint();
-        let response = Response::from_parts(parts, ResponseBody::Pumped { frames: pumped, size: body_size });
-        self.reply(Ok(response));
+        let (pieces, pumped) = mpsc::channel(8);
+        let size = body.size_hint();
+        let body_out = ResponseBody::Pumped { pieces: pumped, ended: false, size, inner: PhantomData };
+        self.reply(Ok(Response::from_parts(parts, body_out)));
         // The end is stored before the client can see it, so that whoever asks again after it finds the record.
-        match pump(body, &frames).await {
-            Ok(last) => {
+        match caught(pump(body, &pieces)).await {
+            Ok(Ok(last)) => {
                 let record = Record::not_kept(status);
                 self.complete(record, session, verdict, &self.shared.counters.not_kept).await;
-                if let Some(last) = last {
-                    let _hung_up = frames.send(Ok(last)).await;
+                for frame in last.into_iter().map(Some).chain([None]) {
+                    let _hung_up = pieces.send(Ok(frame)).await;
                 }
             }
-            Err(BodyFailed) => self.abandon(Some(session)).await,
+            // Nothing says "end", so the client sees that it is cut.
+            Ok(Err(BodyFailed)) | Err(Panicked) => self.abandon(Some(session)).await,
         }
     }
 
@@ -270,25 +288,26 @@ fn is_success(status: StatusCode) -> bool {
 struct BodyFailed;
 
 /// Hands on every frame, to the end even if nobody listens any more. Where the length is known, the frame that completes it is not
-/// handed on but returned: by it the client sees the end.
-async fn pump<R: Body<Data = Bytes>>(
-    body: R,
-    frames: &mpsc::Sender<Result<Frame<Bytes>, R::Error>>,
-) -> Result<Option<Frame<Bytes>>, BodyFailed> {
+/// handed on but returned, with what comes after it: by it the client sees the end.
+async fn pump<R>(body: R, pieces: &mpsc::Sender<Piece>) -> Result<Vec<Frame<Bytes>>, BodyFailed>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let mut left = body.size_hint().exact();
     let mut body = pin!(body);
-    let mut last = None;
+    let mut last = Vec::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let length = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
         left = left.map(|left| left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX)));
         match frame {
-            Ok(frame) if left == Some(0) && last.is_none() => last = Some(frame),
-            frame => {
-                let failed = frame.is_err();
-                let _hung_up = frames.send(frame).await;
-                if failed {
-                    return Err(BodyFailed);
-                }
+            Ok(frame) if left == Some(0) => last.push(frame),
+            Ok(frame) => {
+                let _hung_up = pieces.send(Ok(Some(frame))).await;
+            }
+            Err(error) => {
+                let _hung_up = pieces.send(Err(BodyError(error.into()))).await;
+                return Err(BodyFailed);
             }
         }
     }

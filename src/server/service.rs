@@ -15,7 +15,7 @@ use tower_service::Service;
 
 use super::answer::{self, Refusal, ResponseBody, Told};
 use super::layer::{Config, Lapsed, Shared};
-use super::lease::renewing;
+use super::lease::{Lost, give_back, renewing};
 use super::lineage::OperationKey;
 use super::metrics::count;
 use super::reconcile::{Lapse, Reconcile, Reconciled};
@@ -55,7 +55,7 @@ where
     B: Body + From<Bytes> + Send + 'static,
     B::Data: Send,
     R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Send,
+    R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = I::Error;
@@ -86,7 +86,7 @@ where
     I::Error: Send + 'static,
     B: Body + From<Bytes> + Send + 'static,
     R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Send,
+    R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
     if !config.covers(request.method()) {
         return pass_by(&mut inner, request).await;
@@ -173,26 +173,27 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
     let until = operation.wait.and_then(|wait| clock::now().checked_add(wait));
     let mut waited = false;
     loop {
-        let state = match claim_or_repeat(&*shared.store, &claim).await {
+        let mut state = match claim_or_repeat(&*shared.store, &claim).await {
             Ok(Claimed::Won(session)) => return Settled::Run(ticket(session)),
             Ok(Claimed::Known(state)) => state,
-            Err(error) => return Settled::Answer(refused(shared, of_store(&error))),
+            Err(error) => return Settled::Answer(not_claimed(shared, &claim, &error)),
         };
         // What cannot be seen yet is taken for the same: it is told "in progress", and the truth at its end.
         let same = state.fingerprint().is_none_or(|fingerprint| fingerprint == operation.fingerprint);
+        if let (true, State::Unknown { .. }, Some(reconcile)) = (same, &state, &config.reconcile) {
+            // Whoever takes it over is the one who looks; what anybody else is told of it is true as well.
+            let claim = claim.taking_over(true);
+            state = match claim_or_repeat(&*shared.store, &claim).await {
+                Ok(Claimed::Won(session)) => return Settled::Lapsed(ticket(session), reconcile.clone()),
+                Ok(Claimed::Known(state)) => state,
+                Err(error) => return Settled::Answer(not_claimed(shared, &claim, &error)),
+            };
+        }
         let running = matches!(state, State::Running { .. });
         if let (true, true, Some(until)) = (same, running, until.filter(|until| *until > clock::now())) {
             waited = true;
             shared.waits.wait(&shared.store, operation.id, until).await;
             continue;
-        }
-        if let (true, State::Unknown { .. }, Some(reconcile)) = (same, &state, &config.reconcile) {
-            // Whoever takes it over is the one who looks; another finds it running again.
-            match claim_or_repeat(&*shared.store, &claim.taking_over(true)).await {
-                Ok(Claimed::Won(session)) => return Settled::Lapsed(ticket(session), reconcile.clone()),
-                Ok(Claimed::Known(_)) => continue,
-                Err(error) => return Settled::Answer(refused(shared, of_store(&error))),
-            }
         }
         return Settled::Answer(known(config, shared, &state, same, waited));
     }
@@ -217,7 +218,7 @@ async fn reconciled<S: Store, R: Body<Data = Bytes>>(
     lapse: Lapse,
 ) -> Settled<S::Session, R> {
     let Ticket { id, token, session } = ticket;
-    let find = run::caught(reconcile.find(lapse));
+    let find = run::caught(async { reconcile.find(lapse).await });
     // A hook that panics has found nothing out.
     let found = renewing(&shared.store, id, token, config.lease, find).await.unwrap_or(Reconciled::Unknown);
     let state = match found {
@@ -229,7 +230,14 @@ async fn reconciled<S: Store, R: Body<Data = Bytes>>(
             match shared.store.complete(&id, token, session, completion).await {
                 Ok(Completed::Stored) => State::done(Fingerprint::from_bytes([0; 32]), record),
                 Ok(Completed::Lost) => State::running(None, config.lease),
-                Err(error) => return Settled::Answer(refused(shared, of_store(&error))),
+                Err(error) => {
+                    // What was found is true all the same; the next one has to find it once more.
+                    count(&shared.counters.lost);
+                    tracing::error!(target: "steadfast", ?id, %error, "what was found out of an operation could not be stored");
+                    let mut response = answer::replay(&record, false);
+                    Told::Unknown.on(&mut response, config.retention, config.covers.as_deref());
+                    return Settled::Answer(response);
+                }
             }
         }
         Reconciled::Unknown => {
@@ -259,7 +267,7 @@ fn known<S, R: Body>(
         }
         State::Done { record, .. } => {
             let counter = if waited { &counters.waited } else { &counters.replayed };
-            (counter, answer::replay(record), Told::Replayed)
+            (counter, answer::replay(record, config.event.is_some()), Told::Replayed)
         }
         State::Running { .. } => (&counters.in_progress, Refusal::InProgress.response(), Told::InProgress),
         State::Unknown { .. } => (&counters.refused_unknown, Refusal::OutcomeUnknown.response(), Told::Unknown),
@@ -276,6 +284,19 @@ fn refused<S, R: Body>(shared: &Shared<S>, refusal: Refusal) -> Response<Respons
     let down = matches!(refusal, Refusal::StoreUnavailable | Refusal::StoreFull);
     count(if down { &shared.counters.store_down } else { &shared.counters.refused });
     refusal.response()
+}
+
+/// The key could not be claimed, or nobody can say whether it was: then it is given back in the background, so that a claim which was
+/// made after all does not make an operation that never ran look like one that may have.
+fn not_claimed<S: Store, R: Body>(
+    shared: &Shared<S>,
+    claim: &Claim<'_>,
+    error: &StoreError,
+) -> Response<ResponseBody<R>> {
+    if matches!(error, StoreError::Unavailable(_)) {
+        tokio::spawn(give_back(shared.store.clone(), Lost::of(claim)));
+    }
+    refused(shared, of_store(error))
 }
 
 fn of_store(error: &StoreError) -> Refusal {

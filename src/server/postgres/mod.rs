@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres, Transaction};
 
 use self::row::Row;
 pub use self::transactional::{PostgresSession, TransactionalPostgresStore};
@@ -94,12 +94,22 @@ impl PostgresStore {
         // Two of them at once can collide in the catalogue, `IF NOT EXISTS` or not.
         const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtext('steadfast_records'))";
         self.bounded(async {
-            let mut transaction = self.pool.begin().await?;
+            let mut transaction = self.begin().await?;
             sqlx::query(ALONE).execute(&mut *transaction).await?;
             sqlx::raw_sql(Self::SCHEMA).execute(&mut *transaction).await?;
             transaction.commit().await
         })
         .await
+    }
+
+    /// A transaction, begun on a task of its own. A `BEGIN` whose future is dropped while it is under way would leave the connection in
+    /// a transaction that nobody knows of, and whoever has the connection next would write into it (sqlx 0.9.0: launchbadge/sqlx#4385).
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        // The isolation is said because `hold.sql`, which looks twice, would see the same twice under REPEATABLE READ.
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        let pool = self.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin_with(BEGIN).await });
+        begun.await.map_err(|gone| sqlx::Error::Io(std::io::Error::other(gone)))?
     }
 
     /// `call`, for as long as a call may take. One that is cut off may have been carried out.

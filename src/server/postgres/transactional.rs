@@ -23,14 +23,17 @@ use crate::server::store::{
 /// ```
 /// use axum::Extension;
 /// use axum::http::StatusCode;
-/// use steadfast::server::{Lent, PostgresSession};
+/// use axum::response::{IntoResponse, Response};
+/// use steadfast::server::{Lent, PostgresSession, Verdict};
 ///
-/// async fn order(Extension(lent): Extension<Lent<PostgresSession>>) -> StatusCode {
+/// async fn order(Extension(lent): Extension<Lent<PostgresSession>>) -> Response {
 ///     // Given back when `session` is dropped, which has to be before the answer.
-///     let Some(mut session) = lent.borrow() else { return StatusCode::INTERNAL_SERVER_ERROR };
+///     let Some(mut session) = lent.borrow() else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
 ///     match sqlx::query("INSERT INTO orders (item) VALUES ('tea')").execute(&mut **session).await {
-///         Ok(_) => StatusCode::CREATED,
-///         Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+///         Ok(_) => StatusCode::CREATED.into_response(),
+///         // A deadlock, a lost connection: nothing is kept, and the key is given back. Without the verdict this answer would be
+///         // the operation's end, and every repeat would get it.
+///         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Extension(Verdict::NotExecuted)).into_response(),
 ///     }
 /// }
 /// ```
@@ -42,7 +45,7 @@ use crate::server::store::{
 /// | [`Verdict::NotExecuted`](crate::server::Verdict::NotExecuted) | rolled back | none: the repeat runs |
 /// | [`Verdict::Unknown`](crate::server::Verdict::Unknown), a panic, an inner error | rolled back | "unknown": the repeat runs, unless the layer is told [`Lapsed::Refuse`](crate::server::Lapsed::Refuse) |
 /// | none: the process died, or its connection broke | rolled back by the database | none: the repeat runs |
-/// | a commit that fails | rolled back | none; the caller gets a 500, since the answer would not be true |
+/// | a commit that fails, or whose reply is lost | rolled back; or committed | none; or with them. The caller gets a 500, since the answer may not be true; asked again, the key tells |
 ///
 /// What the handler does outside of the database is not in the transaction: a mail that was sent stays sent. The transaction is
 /// `READ COMMITTED`, and holds a connection of the pool for as long as the handler runs. Leases do not matter here: the claim holds
@@ -103,8 +106,7 @@ impl TransactionalPostgresStore {
 
     /// A transaction that holds the key, or what stands in its way.
     async fn hold(&self, claim: &Claim<'_>) -> Result<Result<PostgresSession, Row>, sqlx::Error> {
-        // The isolation is said because under REPEATABLE READ the second look would see what the first has seen.
-        let mut transaction = self.base.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        let mut transaction = self.base.begin().await?;
         let mut row = Self::try_hold(claim, &mut transaction).await?;
         if row.is_free() {
             row = Self::try_hold(claim, &mut transaction).await?;
@@ -175,10 +177,7 @@ impl Store for TransactionalPostgresStore {
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<PostgresSession>, StoreError> {
         match self.base.bounded(self.hold(claim)).await? {
-            Ok(session) => {
-                self.base.sweep_sometimes().await;
-                Ok(Claimed::Won(session))
-            }
+            Ok(session) => Ok(Claimed::Won(session)),
             Err(row) => {
                 let known = row.state()?;
                 // A record that was in the way and is gone now: whoever comes again finds out.
@@ -205,11 +204,21 @@ impl Store for TransactionalPostgresStore {
             retention: completion.retention,
             keep_effects: completion.keep_effects,
         };
-        self.base.bounded(self.end(id, token, session, end)).await
+        let completed = self.base.bounded(self.end(id, token, session, end)).await?;
+        // Now that the connection is free: a sweep beside an open transaction would wait for another one.
+        self.base.sweep_sometimes().await;
+        Ok(completed)
     }
 
-    async fn release(&self, _: &RecordId, _: ClaimToken, session: PostgresSession) -> Result<Completed, StoreError> {
-        self.base.bounded(session.transaction.rollback()).await?;
+    async fn release(&self, id: &RecordId, _: ClaimToken, session: PostgresSession) -> Result<Completed, StoreError> {
+        let PostgresSession { mut transaction, fingerprint, .. } = session;
+        let release = async {
+            sqlx::query("ROLLBACK TO SAVEPOINT steadfast").execute(&mut *transaction).await?;
+            let release = sqlx::query(include_str!("sql/release_transaction.sql"));
+            release.bind(id.as_bytes()).bind(fingerprint.as_bytes()).execute(&mut *transaction).await?;
+            transaction.commit().await
+        };
+        self.base.bounded(release).await?;
         Ok(Completed::Stored)
     }
 

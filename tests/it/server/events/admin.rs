@@ -12,26 +12,39 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
 async fn only_an_unknown_operation_can_be_given_back() {
-    let (store, operation) = (MemoryStore::new(), OperationKey::new("tenant", "k"));
+    only_what_is_unknown(MemoryStore::new(), true).await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn only_an_unknown_operation_can_be_given_back_in_a_database() {
+    use crate::server::postgres::store;
+    only_what_is_unknown(store().await, true).await;
+    only_what_is_unknown(store().await.transactional(), false).await;
+}
+
+/// `renews`: whether a claim has a lease, which could be lost to somebody else's release.
+async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
+    let operation = OperationKey::new("tenant", "k");
     let one = Fingerprint::of("x");
     assert!(matches!(admin::release(&store, &operation, "why not").await, Err(ReleaseError::NotFound)));
     assert_eq!(admin::look(&store, &operation).await.unwrap(), None);
 
     let claim = || Claim::new(operation.record_id(), ClaimToken::new().unwrap(), one, HOUR, HOUR);
     let first = claim();
-    assert!(matches!(store.claim(&first).await.unwrap(), Claimed::Won(())));
+    let Claimed::Won(session) = store.claim(&first).await.unwrap() else { panic!("nobody has it") };
     assert!(matches!(admin::release(&store, &operation, "it hangs").await, Err(ReleaseError::Running)));
-    assert!(store.renew(operation.record_id(), first.token, HOUR).await.unwrap(), "it still runs");
+    assert!(!renews || store.renew(operation.record_id(), first.token, HOUR).await.unwrap(), "it still runs");
 
-    store.abandon(operation.record_id(), first.token, None).await.unwrap();
+    store.abandon(operation.record_id(), first.token, Some(session)).await.unwrap();
     assert_eq!(admin::look(&store, &operation).await.unwrap(), Some(State::unknown(one)));
     admin::release(&store, &operation, "looked it up: nothing was charged").await.unwrap();
     assert_eq!(admin::look(&store, &operation).await.unwrap(), None);
 
     let second = claim();
-    assert!(matches!(store.claim(&second).await.unwrap(), Claimed::Won(())));
+    let Claimed::Won(session) = store.claim(&second).await.unwrap() else { panic!("it was given back") };
     let record = Record::new(StatusCode::OK, &HeaderMap::new(), "done".into());
-    store.complete(operation.record_id(), second.token, (), Completion::new(record.clone(), HOUR)).await.unwrap();
+    store.complete(operation.record_id(), second.token, session, Completion::new(record.clone(), HOUR)).await.unwrap();
     assert!(matches!(admin::release(&store, &operation, "once more").await, Err(ReleaseError::Ended)));
     assert_eq!(admin::look(&store, &operation).await.unwrap(), Some(State::done(one, record)));
 }

@@ -84,6 +84,21 @@ async fn what_cannot_be_told_is_refused_and_asked_about_again() {
 }
 
 #[tokio::test]
+async fn a_hook_that_panics_before_its_future_has_found_nothing_out() {
+    let executions = Executions::default();
+    let served = serve(&executions, |lapse| {
+        assert_eq!(lapse.method.as_str(), "no method", "this hook dies on purpose");
+        async { Reconciled::Unknown }
+    })
+    .await;
+    for _ in 0..2 {
+        let refused = served.post("/charges", "k").body("x").send().await.unwrap();
+        assert_eq!(problem(refused).await, (409, "outcome-unknown".to_owned()));
+    }
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
 async fn one_looks_at_a_time() {
     let executions = Executions::default();
     let (asked, go_on) = (Executions::default(), Arc::new(Notify::new()));
@@ -103,6 +118,39 @@ async fn one_looks_at_a_time() {
     }
     let second = served.post("/charges", "k").body("x").send().await.unwrap();
     assert_eq!(problem(second).await, (409, "in-progress".to_owned()));
+    go_on.notify_one();
+    assert_eq!(first.await.unwrap().unwrap().status(), 201);
+    assert_eq!((executions.count(), asked.count()), (2, 1));
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn while_one_looks_in_a_transaction_the_others_are_told_so_at_once() {
+    use steadfast::server::Lapsed;
+
+    let executions = Executions::default();
+    let (asked, go_on) = (Executions::default(), Arc::new(Notify::new()));
+    let (counted, gate) = (asked.clone(), go_on.clone());
+    let store = crate::server::postgres::store().await.transactional();
+    let layer = IdempotencyLayer::new(store).lapsed(Lapsed::Refuse).reconcile(move |_| {
+        counted.add();
+        let gate = gate.clone();
+        async move {
+            gate.notified().await;
+            Reconciled::NotApplied
+        }
+    });
+    let router = Router::new().route("/charges", post(dying)).with_state(executions.clone());
+    let served = Served::start(router, layer).await;
+    assert_eq!(served.post("/charges", "k").body("x").send().await.unwrap().status(), 500);
+    let first = tokio::spawn(served.post("/charges", "k").body("x").send());
+    while asked.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // The row says "unknown" until the other's transaction ends; the lock says that somebody is at it.
+    let second = served.post("/charges", "k").body("x").send();
+    let second = tokio::time::timeout(std::time::Duration::from_secs(5), second).await.expect("it is never told");
+    assert_eq!(problem(second.unwrap()).await, (409, "in-progress".to_owned()));
     go_on.notify_one();
     assert_eq!(first.await.unwrap().unwrap().status(), 201);
     assert_eq!((executions.count(), asked.count()), (2, 1));

@@ -68,7 +68,7 @@ pub(super) async fn pool() -> (String, PgPool) {
     (schema, pool)
 }
 
-async fn store() -> PostgresStore {
+pub(super) async fn store() -> PostgresStore {
     let store = PostgresStore::new(pool().await.1);
     store.create_table().await.unwrap();
     store

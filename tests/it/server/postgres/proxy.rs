@@ -1,17 +1,25 @@
-//! The way to the database, which can be cut.
+//! The way to the database, which can be cut, and on which replies can be held back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::postgres::PgConnectOptions;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 pub(super) struct Proxy {
     port: u16,
-    down: Arc<(AtomicBool, Notify)>,
+    way: Arc<Way>,
     task: JoinHandle<()>,
+}
+
+struct Way {
+    down: AtomicBool,
+    cut: Notify,
+    /// From the moment that a client sends a `BEGIN`, no reply comes through while this is set.
+    holds_begin: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -19,15 +27,16 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let target = (database.get_host().to_owned(), database.get_port());
-        let down: Arc<(AtomicBool, Notify)> = Arc::default();
-        let cut = down.clone();
+        let way =
+            Arc::new(Way { down: AtomicBool::new(false), cut: Notify::new(), holds_begin: watch::channel(false).0 });
+        let shared = way.clone();
         let task = tokio::spawn(async move {
             while let Ok((from, _)) = listener.accept().await {
-                let (target, cut) = (target.clone(), cut.clone());
-                tokio::spawn(async move { forward(from, target, &cut).await });
+                let (target, way) = (target.clone(), shared.clone());
+                tokio::spawn(async move { way.forward(from, target).await });
             }
         });
-        Self { port, down, task }
+        Self { port, way, task }
     }
 
     /// The options, by way of this proxy.
@@ -37,20 +46,53 @@ impl Proxy {
 
     /// Cuts what is connected and refuses what comes; or no longer.
     pub(super) fn set_down(&self, down: bool) {
-        self.down.0.store(down, Ordering::SeqCst);
-        self.down.1.notify_waiters();
+        self.way.down.store(down, Ordering::SeqCst);
+        self.way.cut.notify_waiters();
+    }
+
+    /// Holds back the replies to every `BEGIN`, and what comes after it; or no longer.
+    pub(super) fn hold_begin(&self, hold: bool) {
+        self.way.holds_begin.send_replace(hold);
     }
 }
 
-async fn forward(mut from: TcpStream, target: (String, u16), cut: &(AtomicBool, Notify)) {
-    let is_cut = cut.1.notified();
-    if cut.0.load(Ordering::SeqCst) {
-        return;
-    }
-    let Ok(mut to) = TcpStream::connect(target).await else { return };
-    tokio::select! {
-        () = is_cut => {}
-        _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+impl Way {
+    async fn forward(&self, mut from: TcpStream, target: (String, u16)) {
+        let is_cut = self.cut.notified();
+        if self.down.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(mut to) = TcpStream::connect(target).await else { return };
+        let (mut from, mut back) = from.split();
+        let (mut replies, mut to) = to.split();
+        let begun = AtomicBool::new(false);
+        let there = async {
+            let mut bytes = vec![0; 64 * 1024];
+            while let Ok(length @ 1..) = from.read(&mut bytes).await {
+                let sent = &bytes[..length];
+                begun.fetch_or(sent.windows(5).any(|word| word == b"BEGIN"), Ordering::SeqCst);
+                if to.write_all(sent).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let and_back = async {
+            let mut bytes = vec![0; 64 * 1024];
+            let mut holds = self.holds_begin.subscribe();
+            while let Ok(length @ 1..) = replies.read(&mut bytes).await {
+                if begun.load(Ordering::SeqCst) {
+                    let _never_dropped = holds.wait_for(|holds| !holds).await;
+                }
+                if back.write_all(&bytes[..length]).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = is_cut => {}
+            () = there => {}
+            () = and_back => {}
+        }
     }
 }
 

@@ -180,3 +180,63 @@ async fn an_end_keeps_the_rows_or_the_record_alone() {
     }
     assert_eq!(count("SELECT sum(id) FROM orders", &pool).await, 1, "the first alone has kept its row");
 }
+
+#[tokio::test]
+async fn a_transaction_whose_beginning_was_cut_off_swallows_nobody_elses_record() {
+    let (schema, direct) = pool().await;
+    let elsewhere = PostgresStore::new(direct);
+    elsewhere.create_table().await.unwrap();
+    let proxy = Proxy::start(&options()).await;
+    let behind = proxy.options(options()).options([("search_path", &schema)]);
+    // One connection, so that the next call has that of the one that was cut off.
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(behind).await.unwrap();
+    let store = PostgresStore::new(pool.clone());
+    let cut_off = PostgresStore::new(pool).timeout(Duration::from_millis(200)).transactional();
+    proxy.hold_begin(true);
+    let (one, two) = (RecordId::new("", "one"), RecordId::new("", "two"));
+    assert!(matches!(cut_off.claim(&claim(&one)).await, Err(StoreError::Unavailable(_))));
+    proxy.hold_begin(false);
+
+    let won = claim(&two);
+    assert!(matches!(store.claim(&won).await.unwrap(), Claimed::Won(())));
+    assert_eq!(store.complete(&two, won.token, (), Completion::new(record(), HOUR)).await.unwrap(), Completed::Stored);
+    assert_eq!(
+        elsewhere.look(&two).await.unwrap(),
+        Some(State::done(ONE, record())),
+        "it was told that this is stored"
+    );
+    // And the key of the one that was cut off is free.
+    drop(win(&elsewhere.transactional(), &claim(&one)).await);
+}
+
+#[tokio::test]
+async fn what_was_taken_over_is_released_with_its_row() {
+    let store = store().await.transactional();
+    let id = RecordId::new("", "k");
+    let first = claim(&id);
+    let session = win(&store, &first).await;
+    store.abandon(&id, first.token, Some(session)).await.unwrap();
+    let next = claim(&id).taking_over(true);
+    let session = win(&store, &next).await;
+    assert_eq!(store.release(&id, next.token, session).await.unwrap(), Completed::Stored);
+    assert_eq!(store.look(&id).await.unwrap(), None, "as if it had never been claimed");
+}
+
+#[tokio::test]
+async fn a_pool_of_one_connection_is_swept_without_waiting_for_a_second() {
+    let (_, direct) = pool().await;
+    let base = PostgresStore::new(direct.clone());
+    base.create_table().await.unwrap();
+    let options = (*direct.connect_options()).clone();
+    let one = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    let store = PostgresStore::new(one).transactional();
+    for number in 0..130 {
+        let id = RecordId::new("", &number.to_string());
+        let claim = claim(&id);
+        let session = win(&store, &claim).await;
+        store.complete(&id, claim.token, session, Completion::new(record(), Duration::ZERO)).await.unwrap();
+    }
+    // A sweep that cannot have a connection is told so in the log, and removes nothing.
+    let rows = count("SELECT count(*) FROM steadfast_records", &direct).await;
+    assert!(rows < 64, "{rows} rows after 130 operations");
+}
