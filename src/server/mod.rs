@@ -2,8 +2,8 @@
 //!
 //! A retried POST is safe only if the server can tell that it is the same one. A handler cannot do that alone: two requests under
 //! one key may arrive at once, the process may die between the charge and the answer, the client may hang up while the handler
-//! runs. [`IdempotencyLayer`] is a [tower](https://docs.rs/tower) layer over `http` types (axum, hyper, tonic) that takes care of
-//! all three.
+//! runs. [`IdempotencyLayer`] is a [tower](https://docs.rs/tower) layer over `http` types (axum's, and any whose request body can be made
+//! from bytes) that takes care of all three.
 //!
 //! ```
 //! use axum::{Router, routing::post};

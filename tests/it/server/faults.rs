@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,13 +13,11 @@ use axum::extract::{OriginalUri, Path};
 use axum::http::{HeaderMap, Request, StatusCode};
 use axum::routing::post;
 use http_body_util::BodyExt;
-use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completed, Completion, EventId, IdempotencyLayer, Lapsed, MemoryStore, RecordId, State,
-    Store, StoreError, WebhookLayer,
-};
+use steadfast::server::{EventId, IdempotencyLayer, Lapsed, MemoryStore, WebhookLayer};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
+use super::failing::Failing;
 use super::support::{Executions, Served, header, problem};
 
 #[tokio::test]
@@ -167,57 +164,12 @@ async fn an_event_whose_answer_was_not_kept_was_handled_all_the_same() {
     assert_eq!(executions.count(), 1);
 }
 
-/// A store whose first replies to claims are lost, after the claims were made.
-struct LosesReplies {
-    store: MemoryStore,
-    claims: AtomicUsize,
-}
-
-impl Store for LosesReplies {
-    type Session = ();
-
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
-        let claimed = self.store.claim(claim).await;
-        if self.claims.fetch_add(1, SeqCst) < 2 { Err(StoreError::Unavailable("no reply".into())) } else { claimed }
-    }
-
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-        self.store.renew(id, token, lease).await
-    }
-
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        (): (),
-        completion: Completion,
-    ) -> Result<Completed, StoreError> {
-        self.store.complete(id, token, (), completion).await
-    }
-
-    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        self.store.release(id, token, ()).await
-    }
-
-    async fn abandon(&self, id: &RecordId, token: ClaimToken, session: Option<()>) -> Result<Completed, StoreError> {
-        self.store.abandon(id, token, session).await
-    }
-
-    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
-        self.store.look(id).await
-    }
-
-    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
-        self.store.sweep(most).await
-    }
-}
-
 #[tokio::test]
 async fn a_claim_whose_replies_were_lost_does_not_burn_a_key_that_nothing_ran_under() {
     let executions = Executions::default();
     let counted = executions.clone();
     let handler = post(move || async move { (StatusCode::CREATED, counted.add().to_string()) });
-    let store = LosesReplies { store: MemoryStore::new(), claims: AtomicUsize::new(0) };
+    let store = Failing::new(false, false, 2);
     let served = Served::start(Router::new().route("/", handler), IdempotencyLayer::new(store)).await;
     let refused = problem(served.post("/", "k").send().await.unwrap()).await;
     assert_eq!(refused, (503, "store-unavailable".to_owned()));

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -11,12 +10,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completed, Completion, IdempotencyLayer, Lapsed, MemoryStore, RecordId, Store,
-    StoreError, Verdict,
-};
+use steadfast::server::{IdempotencyLayer, Lapsed, MemoryStore, Verdict};
 use tokio::sync::{Notify, Semaphore};
 
+use super::failing::Failing;
 use super::support::{Executions, Served, header, problem};
 
 type Layer = IdempotencyLayer<MemoryStore>;
@@ -366,77 +363,6 @@ async fn headers_of_the_connection_and_cookies_are_not_handed_out_again() {
     assert_eq!((header(&again, "set-cookie"), header(&again, "keep-alive")), (None, None));
     assert_eq!(again.headers().get_all("x-multi").iter().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(again.bytes().await.unwrap(), &b"\0\xff\r\n"[..]);
-}
-
-/// A store that fails where it is told to.
-struct Failing {
-    inner: MemoryStore,
-    claims: bool,
-    ends: bool,
-    /// Claims whose reply is lost.
-    lost_replies: std::sync::atomic::AtomicUsize,
-    /// A claim that was made waits here before it is answered.
-    hold: Option<Arc<(Semaphore, Notify)>>,
-    /// An end waits here before it is stored.
-    hold_end: Option<Arc<(Semaphore, Notify)>>,
-}
-
-impl Failing {
-    fn new(claims: bool, ends: bool, lost_replies: usize) -> Self {
-        Self { inner: MemoryStore::new(), claims, ends, lost_replies: lost_replies.into(), hold: None, hold_end: None }
-    }
-
-    fn down() -> StoreError {
-        StoreError::Unavailable("unplugged".into())
-    }
-}
-
-impl Store for Failing {
-    type Session = ();
-
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
-        let claimed = if self.claims { Err(Self::down()) } else { self.inner.claim(claim).await };
-        if let Some(hold) = &self.hold {
-            hold.0.add_permits(1);
-            hold.1.notified().await;
-        }
-        let lost = self.lost_replies.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
-        if lost { Err(Self::down()) } else { claimed }
-    }
-
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-        self.inner.renew(id, token, lease).await
-    }
-
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        (): (),
-        end: Completion,
-    ) -> Result<Completed, StoreError> {
-        if let Some(hold) = &self.hold_end {
-            hold.0.add_permits(1);
-            hold.1.notified().await;
-        }
-        if self.ends { Err(Self::down()) } else { self.inner.complete(id, token, (), end).await }
-    }
-
-    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        self.inner.release(id, token, ()).await
-    }
-
-    async fn abandon(&self, id: &RecordId, token: ClaimToken, session: Option<()>) -> Result<Completed, StoreError> {
-        self.inner.abandon(id, token, session).await
-    }
-
-    async fn look(&self, id: &RecordId) -> Result<Option<steadfast::server::State>, StoreError> {
-        self.inner.look(id).await
-    }
-
-    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
-        self.inner.sweep(most).await
-    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod agree;
 mod contract;
 mod crash;
 mod events;
+mod failing;
 mod faults;
 mod layer;
 #[cfg(feature = "postgres")]
