@@ -22,9 +22,7 @@ use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::record::Record;
 use super::request::{Operation, Read};
 use super::run::{self, Ticket};
-use super::store::{
-    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, State, Store, StoreError, claim_or_repeat,
-};
+use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, State, Store, StoreError, claim_or_repeat};
 use crate::clock;
 
 /// The service that [`IdempotencyLayer`](super::IdempotencyLayer) makes.
@@ -123,7 +121,7 @@ where
         };
         let settled = match settled {
             Settled::Lapsed(ticket, reconcile) => {
-                reconciled(&config, &shared, ticket, &reconcile, lapse(&operation, &parts)).await
+                reconciled(&config, &shared, &operation, &parts, ticket, &reconcile).await
             }
             settled => settled,
         };
@@ -213,42 +211,54 @@ fn lapse(operation: &Operation, parts: &Parts) -> Lapse {
 async fn reconciled<S: Store, R: Body<Data = Bytes>>(
     config: &Config,
     shared: &Shared<S>,
+    operation: &Operation,
+    parts: &Parts,
     ticket: Ticket<S::Session>,
     reconcile: &Reconcile,
-    lapse: Lapse,
 ) -> Settled<S::Session, R> {
-    let Ticket { id, token, session } = ticket;
+    let lapse = lapse(operation, parts);
     let find = run::caught(async { reconcile.find(lapse).await });
     // A hook that panics has found nothing out.
-    let found = renewing(&shared.store, id, token, config.lease, find).await.unwrap_or(Reconciled::Unknown);
-    let state = match found {
-        Reconciled::NotApplied => return Settled::Run(Ticket { id, token, session }),
-        Reconciled::Applied(response) => {
-            let (parts, body) = response.into_parts();
-            let record = Record::new(parts.status, &parts.headers, body);
-            let completion = Completion::new(record.clone(), config.retention);
-            match shared.store.complete(&id, token, session, completion).await {
-                Ok(Completed::Stored) => State::done(Fingerprint::from_bytes([0; 32]), record),
-                Ok(Completed::Lost) => State::running(None, config.lease),
-                Err(error) => {
-                    // What was found is true all the same; the next one has to find it once more.
-                    count(&shared.counters.lost);
-                    tracing::error!(target: "steadfast", ?id, %error, "what was found out of an operation could not be stored");
-                    let mut response = answer::replay(&record, false);
-                    Told::Unknown.on(&mut response, config.retention, config.covers.as_deref());
-                    return Settled::Answer(response);
-                }
-            }
-        }
+    let found = renewing(&shared.store, ticket.id, ticket.token, config.lease, find).await;
+    let response = match found.unwrap_or(Reconciled::Unknown) {
+        Reconciled::NotApplied => return Settled::Run(ticket),
+        Reconciled::Applied(response) => applied(config, shared, operation, ticket, response).await,
         Reconciled::Unknown => {
+            let Ticket { id, token, session } = ticket;
             if let Err(error) = shared.store.abandon(&id, token, Some(session)).await {
                 tracing::warn!(target: "steadfast", ?id, %error, "a key that could not be reconciled is held until its lease ends");
             }
-            State::unknown(Fingerprint::from_bytes([0; 32]))
+            known(config, shared, &State::unknown(operation.fingerprint), true, false)
         }
     };
-    shared.waits.ended(&id);
-    Settled::Answer(known(config, shared, &state, true, false))
+    shared.waits.ended(&operation.id);
+    Settled::Answer(response)
+}
+
+/// The operation was carried out, and this was its answer.
+async fn applied<S: Store, R: Body>(
+    config: &Config,
+    shared: &Shared<S>,
+    operation: &Operation,
+    ticket: Ticket<S::Session>,
+    response: Response<Bytes>,
+) -> Response<ResponseBody<R>> {
+    let Ticket { id, token, session } = ticket;
+    let (parts, body) = response.into_parts();
+    let record = Record::new(parts.status, &parts.headers, body);
+    let completion = Completion::new(record.clone(), config.retention);
+    match shared.store.complete(&id, token, session, completion).await {
+        Ok(Completed::Stored) => known(config, shared, &State::done(operation.fingerprint, record), true, false),
+        Ok(Completed::Lost) => known(config, shared, &State::running(operation.fingerprint, config.lease), true, false),
+        Err(error) => {
+            // What was found is true all the same; the next one has to find it once more.
+            count(&shared.counters.lost);
+            tracing::error!(target: "steadfast", ?id, %error, "what was found out of an operation could not be stored");
+            let mut response = answer::replay(&record, false);
+            Told::Unknown.on(&mut response, config.retention, config.covers.as_deref());
+            response
+        }
+    }
 }
 
 /// The answer to a repeat.

@@ -10,6 +10,7 @@ use axum::routing::post;
 use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, OperationKey, Reconciled};
 use tokio::sync::Notify;
 
+use crate::server::failing::Failing;
 use crate::server::support::{Executions, Served, header, problem};
 
 /// Dies the first time.
@@ -46,6 +47,22 @@ async fn what_was_applied_is_answered_and_stays_so() {
         assert_eq!((again.status().as_u16(), header(&again, "idempotent-replayed")), (201, Some("true")));
         assert_eq!(again.text().await.unwrap(), "found in the books");
     }
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn what_was_found_is_told_even_if_it_cannot_be_stored() {
+    let executions = Executions::default();
+    let store = Failing::new(false, true, 0);
+    let layer = IdempotencyLayer::new(store)
+        .lease(std::time::Duration::from_millis(30))
+        .reconcile(|_| async { Reconciled::Applied(Response::new(Bytes::from_static(b"found in the books"))) });
+    let router = Router::new().route("/charges", post(dying)).with_state(executions.clone());
+    let served = Served::start(router, layer).await;
+    assert_eq!(served.post("/charges", "k").body("x").send().await.unwrap().status(), 500);
+    let found = served.post("/charges", "k").body("x").send().await.unwrap();
+    assert_eq!((found.status().as_u16(), header(&found, "idempotency-status")), (200, Some("unknown;retention=86400")));
+    assert_eq!(found.text().await.unwrap(), "found in the books");
     assert_eq!(executions.count(), 1);
 }
 
