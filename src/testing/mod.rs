@@ -9,7 +9,8 @@
 //! * [`fast_retries`], [`Drive`]: a policy that does not wait, and a policy without a clock.
 //! * [`idempotency::check`]: does my API honour keys?
 //! * [`lab`]: a simulation that shows what a retry policy does to a server in trouble.
-//! * `store_contract` (with the feature `server`): what every [`server::Store`](crate::server::Store) must do.
+//! * `store_contract` and `transactional_store_contract` (with the feature `server`): what every
+//!   [`server::Store`](crate::server::Store) must do.
 //!
 //! The [guide](crate::guide::testing) shows them at work in ten minutes. Never link this feature into production: in `Cargo.toml` it
 //! belongs under `[dev-dependencies]`.
@@ -57,7 +58,7 @@ pub use received::{Received, Witness, assert_attempts, assert_one_key, keys};
 pub use script::{Route, Script, any, get, post};
 pub use server::{Act, Answer, FaultServer, Phase, Report, StreamError, Tally};
 #[cfg(feature = "server")]
-pub use store_contract::store_contract;
+pub use store_contract::{store_contract, transactional_store_contract};
 pub use wiremock::{self, MockServer};
 
 use std::time::Duration;

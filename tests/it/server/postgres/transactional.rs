@@ -22,6 +22,12 @@ fn is_held(state: &State) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_contract() {
+    let store = Arc::new(store().await.transactional());
+    steadfast::testing::transactional_store_contract(store, |name| RecordId::new("contract", name)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_claims_one_is_won_and_nobody_waits_for_it() {
     let store = store().await.transactional();
     let id = RecordId::new("", "k");
@@ -82,21 +88,6 @@ async fn an_abandoned_operation_is_unknown_and_is_taken_over_only_on_demand() {
     let session = win(&store, &next).await;
     store.complete(&id, next.token, session, Completion::new(record(), HOUR)).await.unwrap();
     assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record())));
-}
-
-#[tokio::test]
-async fn what_is_past_its_retention_is_gone() {
-    let store = store().await.transactional();
-    let id = RecordId::new("", "k");
-    let first = claim(&id);
-    let session = win(&store, &first).await;
-    store.complete(&id, first.token, session, Completion::new(record(), SHORT)).await.unwrap();
-    let gone = async { while store.look(&id).await.unwrap().is_some() {} };
-    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
-    let other = Claim::new(&id, ClaimToken::new().unwrap(), OTHER, HOUR, HOUR);
-    let session = win(&store, &other).await;
-    store.complete(&id, other.token, session, Completion::new(record(), HOUR)).await.unwrap();
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::done(OTHER, record())));
 }
 
 #[tokio::test]
@@ -207,19 +198,6 @@ async fn a_transaction_whose_beginning_was_cut_off_swallows_nobody_elses_record(
     );
     // And the key of the one that was cut off is free.
     drop(win(&elsewhere.transactional(), &claim(&one)).await);
-}
-
-#[tokio::test]
-async fn what_was_taken_over_is_released_with_its_row() {
-    let store = store().await.transactional();
-    let id = RecordId::new("", "k");
-    let first = claim(&id);
-    let session = win(&store, &first).await;
-    store.abandon(&id, first.token, Some(session)).await.unwrap();
-    let next = claim(&id).taking_over(true);
-    let session = win(&store, &next).await;
-    assert_eq!(store.release(&id, next.token, session).await.unwrap(), Completed::Stored);
-    assert_eq!(store.look(&id).await.unwrap(), None, "as if it had never been claimed");
 }
 
 #[tokio::test]
