@@ -151,7 +151,7 @@ impl RequestBuilder {
     }
 
     /// Feature `stream`. A file, opened anew for each attempt and sent with its length. A file that has another length at a later attempt, or
-    /// becomes shorter while it is read, is an error ([`ErrorKind::RequestBody`]), never a short
+    /// becomes shorter while it is read, is an error ([`ErrorKind::RequestBody`](crate::ErrorKind::RequestBody)), never a short
     /// upload.
     #[cfg(feature = "stream")]
     pub fn file(self, path: impl Into<std::path::PathBuf>) -> Self {
@@ -225,7 +225,7 @@ impl RequestBuilder {
     ///
     /// # Errors
     ///
-    /// When it is sent: [`ErrorKind::KeyExpired`] if the key is older than the API's
+    /// When it is sent: [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired) if the key is older than the API's
     /// [retention](crate::KeyPolicy::retention) less a twentieth, if the clock went backwards, or if it is another request.
     /// So is one that may have been processed, at an API of which neither you ([`keys`](crate::ClientBuilder::keys)) nor the API itself
     /// has said that it honours keys: to resume it could carry it out twice. Nothing is sent then, and the error still has the token.
