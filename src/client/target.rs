@@ -27,6 +27,9 @@ pub(super) fn base(text: &str) -> Result<Url> {
 
 /// The URL of a request: `text` itself if it is absolute, else appended to `base`.
 pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
+    if let Some(url) = base.and_then(|base| append_plain(base, text)) {
+        return Ok(url);
+    }
     if has_scheme(text) {
         return absolute("url", text);
     }
@@ -35,9 +38,6 @@ pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
     };
     if text.starts_with("//") || text.starts_with('\\') || text.starts_with("/\\") {
         return Err(Error::build("url", "it begins like a network path; one slash, or none, appends to the base_url"));
-    }
-    if let Some(url) = append_plain(base, text) {
-        return Ok(url);
     }
     let url = append(base, text)?;
     let base_path = base.path().trim_end_matches('/');
@@ -51,13 +51,27 @@ pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
 /// Appends a path of which nothing need be parsed: letters, digits, `-`, `_` and `~` (unreserved, RFC 3986 §2.3), in parts that are
 /// not empty. Most paths are such, and what it makes is what [`append`] makes, at half the price.
 fn append_plain(base: &Url, text: &str) -> Option<Url> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b'/');
     let below = text.strip_prefix('/').unwrap_or(text);
-    if below.is_empty() || !below.bytes().all(is_plain) || below.split('/').any(str::is_empty) {
+    let mut previous = b'/';
+    for &byte in below.as_bytes() {
+        let is_plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~');
+        if !is_plain && (byte != b'/' || previous == b'/') {
+            return None;
+        }
+        previous = byte;
+    }
+    if previous == b'/' {
         return None;
     }
     let mut url = base.clone();
-    url.path_segments_mut().ok()?.pop_if_empty().extend(below.split('/'));
+    let mut path = url.path_segments_mut().ok()?;
+    path.pop_if_empty();
+    if below.as_bytes().contains(&b'/') {
+        path.extend(below.split('/'))
+    } else {
+        path.push(below)
+    };
+    drop(path);
     Some(url)
 }
 
