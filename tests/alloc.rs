@@ -70,7 +70,7 @@ fn an_operation_allocates_about_as_often_as_a_plain_request() {
     println!("ours and plain: GET fetched, GET sent, POST fetched: {counts:?}");
     let above = counts.map(|(ours, plain)| i64::try_from(ours).unwrap() - i64::try_from(plain).unwrap());
     // With more features on, reqwest itself allocates more, and not for both alike.
-    let expected = if cfg!(feature = "gzip") { [-2, 0, 1] } else { [-3, -1, 2] };
+    let expected = if cfg!(feature = "gzip") { [-3, -1, 1] } else { [-3, -1, 2] };
     assert_eq!(above, expected);
 }
 
@@ -96,8 +96,5 @@ fn the_future_of_an_operation_is_small() {
         size_of_val(&client.post_json::<Value>("http://127.0.0.1/", &1)),
     ];
     println!("fetch, send, post_json: {sizes:?} bytes");
-    let [fetch, send, post_json] = sizes;
-    assert!(fetch <= 1536 && send <= 1536, "{sizes:?}");
-    // Its own arguments beside that.
-    assert!(post_json <= 1584, "{sizes:?}");
+    assert!(sizes.iter().all(|size| *size <= 1536), "{sizes:?}");
 }

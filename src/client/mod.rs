@@ -196,44 +196,45 @@ impl Client {
 }
 
 /// Typed one-liners: the answer decoded from JSON, as by [`RequestBuilder::fetch`], with its errors.
+// Not `async`, which would hold the arguments beside the request that is made of them.
 #[cfg(feature = "json")]
 #[allow(clippy::missing_errors_doc, reason = "as stated above, for all of them")]
 impl Client {
     /// GET.
-    pub async fn get_json<T: serde::de::DeserializeOwned>(&self, url: impl AsRef<str>) -> Result<T> {
-        self.get(url).fetch().await
+    pub fn get_json<T: serde::de::DeserializeOwned>(&self, url: impl AsRef<str>) -> impl Future<Output = Result<T>> {
+        self.get(url).fetch()
     }
 
     /// POST of a JSON body.
-    pub async fn post_json<T: serde::de::DeserializeOwned>(
+    pub fn post_json<T: serde::de::DeserializeOwned>(
         &self,
         url: impl AsRef<str>,
         body: &(impl serde::Serialize + ?Sized),
-    ) -> Result<T> {
-        self.post(url).json(body).fetch().await
+    ) -> impl Future<Output = Result<T>> {
+        self.post(url).json(body).fetch()
     }
 
     /// PUT of a JSON body.
-    pub async fn put_json<T: serde::de::DeserializeOwned>(
+    pub fn put_json<T: serde::de::DeserializeOwned>(
         &self,
         url: impl AsRef<str>,
         body: &(impl serde::Serialize + ?Sized),
-    ) -> Result<T> {
-        self.put(url).json(body).fetch().await
+    ) -> impl Future<Output = Result<T>> {
+        self.put(url).json(body).fetch()
     }
 
     /// PATCH of a JSON body.
-    pub async fn patch_json<T: serde::de::DeserializeOwned>(
+    pub fn patch_json<T: serde::de::DeserializeOwned>(
         &self,
         url: impl AsRef<str>,
         body: &(impl serde::Serialize + ?Sized),
-    ) -> Result<T> {
-        self.patch(url).json(body).fetch().await
+    ) -> impl Future<Output = Result<T>> {
+        self.patch(url).json(body).fetch()
     }
 
     /// DELETE.
-    pub async fn delete_json<T: serde::de::DeserializeOwned>(&self, url: impl AsRef<str>) -> Result<T> {
-        self.delete(url).fetch().await
+    pub fn delete_json<T: serde::de::DeserializeOwned>(&self, url: impl AsRef<str>) -> impl Future<Output = Result<T>> {
+        self.delete(url).fetch()
     }
 }
 
