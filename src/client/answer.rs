@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use reqwest::ResponseBuilderExt as _;
 
@@ -170,7 +170,12 @@ fn collect(
                     body.push(chunk.slice(..limit - body.len()));
                     return Collected::OverLimit(body.into_bytes());
                 }
-                Ok(Ok(Some(chunk))) => body.push(chunk),
+                Ok(Ok(Some(chunk))) => {
+                    body.push(chunk);
+                    if is_read(response) {
+                        return Collected::Whole(body.into_bytes());
+                    }
+                }
                 Ok(Ok(None)) => return Collected::Whole(body.into_bytes()),
                 Ok(Err(error)) => {
                     let timed_out = error.is_timeout();
@@ -186,6 +191,11 @@ fn collect(
             }
         }
     }
+}
+
+/// The length was announced and all of it is here, so there is no end to be waited for. With HTTP/2 the end is a frame of its own.
+fn is_read(response: &reqwest::Response) -> bool {
+    response.version() <= Version::HTTP_11 && response.content_length() == Some(0)
 }
 
 /// Most bodies arrive in one piece, which is then kept as it is.

@@ -72,18 +72,20 @@ impl Outgoing {
         let whole = if self.adopted { template.try_clone() } else { None };
         whole.unwrap_or_else(|| {
             let mut copy = reqwest::Request::new(template.method().clone(), template.url().clone());
-            // Room for what the transport adds, so that the map does not grow.
-            copy.headers_mut().reserve(template.headers().len() + 2);
-            for (name, value) in template.headers() {
-                copy.headers_mut().append(name, value.clone());
+            if !template.headers().is_empty() {
+                // Room for what the transport adds, so that the map does not grow.
+                copy.headers_mut().reserve(template.headers().len() + 2);
+                for (name, value) in template.headers() {
+                    copy.headers_mut().append(name, value.clone());
+                }
             }
             copy
         })
     }
 
     pub(super) fn resume_token(&self, plan: &Plan, may_have_been_processed: bool) -> Option<Box<ResumeToken>> {
-        let key = plan.key.as_ref()?;
-        Some(Box::new(ResumeToken::new(key, plan.first_sent, &self.identity(), may_have_been_processed)))
+        let (key, first_sent) = plan.key.as_ref().zip(plan.first_sent)?;
+        Some(Box::new(ResumeToken::new(key, first_sent, &self.identity(), may_have_been_processed)))
     }
 
     fn identity(&self) -> Identity<'_> {

@@ -8,7 +8,6 @@ use super::Inner;
 use super::answer::Read;
 use super::checks::check_timeout;
 use super::payload::Payload;
-use super::upstream::origin;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result, VOUCH};
@@ -42,8 +41,8 @@ pub(super) struct Plan {
     pub(super) key: Option<IdempotencyKey>,
     pub(super) key_was_given: bool,
     pub(super) trust: Trust,
-    /// By the wall clock; an operation that is resumed keeps its first.
-    pub(super) first_sent: SystemTime,
+    /// By the wall clock; an operation that is resumed keeps its first. Only a key has an age.
+    pub(super) first_sent: Option<SystemTime>,
     /// The task's own.
     pub(super) deadline: Option<Deadline>,
     /// What a resumed operation brings with it.
@@ -77,7 +76,7 @@ pub(super) fn settle(
     let options = options.map(|options| *options).unwrap_or_default();
     let limit = options.body_limit.unwrap_or(inner.body_limit);
     let read = if reads_body { Read::Whole { limit } } else { Read::Head };
-    let at_home = inner.base.as_ref().is_none_or(|base| origin(base) == origin(request.url()));
+    let at_home = inner.upstreams.are_at_home(request.url());
     inner.defaults.add_to(request.headers_mut(), at_home);
 
     let own_policy = own_policy(options.retry, options.timeout, inner)?;
@@ -85,7 +84,7 @@ pub(super) fn settle(
     check_timeout("attempt_timeout", attempt_timeout)?;
 
     let keys = &inner.keys;
-    let first_sent = options.resume.as_ref().map_or_else(clock::wall, ResumeToken::first_sent);
+    let resumed_from = options.resume.as_ref().map(ResumeToken::first_sent);
     let may_have_been_processed = options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed);
     let given = given_key(request, payload, options.key, options.resume, inner)?;
     let key_was_given = given.is_some();
@@ -94,6 +93,8 @@ pub(super) fn settle(
     if let Some(key) = key.as_ref().filter(|_| !request.headers().contains_key(&keys.header)) {
         request.headers_mut().insert(&keys.header, key.to_header(keys.form));
     }
+
+    let first_sent = key.as_ref().map(|_| resumed_from.unwrap_or_else(clock::wall));
 
     let idempotency = match (options.idempotent, Idempotency::of_method(&method), &key) {
         (Some(true), ..) | (None, Idempotency::Natural, _) => Idempotency::Natural,

@@ -37,6 +37,7 @@ pub(super) struct Raced {
     pub(super) attempted: Attempted,
     pub(super) number: u32,
     pub(super) started: Instant,
+    pub(super) ended: Instant,
     /// How long the origin took to answer the first one, at least: it may have been dropped. `None` if it failed.
     pub(super) latency: Option<Duration>,
     pub(super) other: Option<Other>,
@@ -54,8 +55,9 @@ pub(super) struct Other {
 
 impl Raced {
     pub(super) fn alone(attempted: Attempted, number: u32, started: Instant) -> Self {
-        let latency = Some(clock::now().saturating_duration_since(started));
-        Self { attempted, number, started, latency, other: None }
+        let ended = clock::now();
+        let latency = Some(ended.saturating_duration_since(started));
+        Self { attempted, number, started, ended, latency, other: None }
     }
 }
 
@@ -99,8 +101,8 @@ impl Race<'_> {
             }
         };
         drop(first);
-        let now = clock::now();
-        let elapsed_of = |since: Instant| now.saturating_duration_since(since);
+        let ended = clock::now();
+        let elapsed_of = |since: Instant| ended.saturating_duration_since(since);
         let first_failed = !first_counts && loser.is_some();
         let latency = (!first_failed).then(|| elapsed_of(started));
         let (winner, other) =
@@ -115,7 +117,7 @@ impl Race<'_> {
             may_have_acted: fork.may_have_acted,
             is_done: fork.is_done(),
         };
-        Raced { attempted, number: winner.0, started: winner.1, latency, other: Some(other) }
+        Raced { attempted, number: winner.0, started: winner.1, ended, latency, other: Some(other) }
     }
 }
 
@@ -137,7 +139,7 @@ async fn both<F: Future<Output = Attempted>, S: Future<Output = Attempted>>(
 fn is_final(attempted: &Attempted) -> bool {
     let Ok(answer) = attempted else { return false };
     let class = Class::of_status(answer.status());
-    let hint = Hint::from_headers(answer.headers(), class, clock::wall(), Duration::ZERO);
+    let hint = Hint::read(answer.headers(), class, clock::wall, Duration::ZERO);
     let settled = matches!(class, Class::Success | Class::Permanent) && answer.status() != StatusCode::CONFLICT;
     settled || hint.replayed || hint.retry == Some(false)
 }

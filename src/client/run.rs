@@ -40,10 +40,11 @@ pub(super) fn run(
             operation.end_by(deadline.instant());
         }
         let gate = Gate::new(client, &upstream, outgoing.asked());
+        let mut now = so_far.started;
 
         loop {
             let number = operation.attempts().saturating_add(1);
-            let pass = match gate.enter(operation.deadline()).await {
+            let pass = match gate.enter(operation.deadline(), now).await {
                 Ok(pass) => pass,
                 Err(held) => return Err(so_far.held_back(outgoing, held)),
             };
@@ -54,7 +55,7 @@ pub(super) fn run(
             let until = clock::earlier(plan.attempt_until(pass.started), operation.deadline());
             operation.begin_attempt();
             let late_after = gate.late_after(plan.hedge.as_deref().filter(|_| number == 1), &pass);
-            let Raced { attempted, number, started, latency, other } = match late_after {
+            let Raced { attempted, number, started, ended, latency, other } = match late_after {
                 None => Raced::alone(attempt::send(client, plan, outgoing, number, until).await, number, pass.started),
                 Some(after) => {
                     operation.set_key_trusted(outgoing.key_is_trusted(
@@ -78,7 +79,6 @@ pub(super) fn run(
                 operation.set_idempotency(Idempotency::Natural);
                 operation.set_body_replayable(true);
             }
-            let ended = clock::now();
             // In a block, so that what is only looked at here takes no room in the future while it waits.
             let (attempted, decision) = {
                 let attempted = attempted;
@@ -101,12 +101,14 @@ pub(super) fn run(
             };
             match decision {
                 Decision::Stop(reason) => {
-                    clock::sleep(operation.pause_before_the_end()).await;
-                    return so_far.end(outgoing, attempted, reason);
+                    let pause = operation.pause_before_the_end();
+                    clock::sleep(pause).await;
+                    return so_far.end(outgoing, attempted, reason, ended.checked_add(pause).unwrap_or(ended));
                 }
                 Decision::Retry { after } => {
                     answer::discard(attempted, operation.deadline()).await;
                     clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
+                    now = clock::now();
                 }
             }
         }
@@ -191,9 +193,10 @@ impl<'a> SoFar<'a> {
         outgoing: &Outgoing,
         attempted: Result<Answer, Failed>,
         reason: StopReason,
+        now: Instant,
     ) -> Result<(Answer, Story)> {
         let succeeded = matches!(&attempted, Ok(answer) if answer.status().is_success());
-        let story = self.into_story(outgoing, reason, succeeded);
+        let story = self.into_story(outgoing, reason, succeeded, now);
         match attempted {
             Ok(answer) => Ok((answer, story)),
             Err(failed) => {
@@ -208,7 +211,7 @@ impl<'a> SoFar<'a> {
     /// The next attempt, or the first, was not let through.
     fn held_back(mut self, outgoing: &Outgoing, held: Held) -> Error {
         self.retry_after = held.retry_after;
-        let story = self.into_story(outgoing, held.reason, false);
+        let story = self.into_story(outgoing, held.reason, false, clock::now());
         let error = match held.reason {
             StopReason::DeadlineExceeded => Error::new(ErrorKind::Timeout, "no time is left"),
             _ => Error::new(ErrorKind::HeldBack, "held back"),
@@ -217,8 +220,8 @@ impl<'a> SoFar<'a> {
         error.at(outgoing.asked().method(), SafeUrl(outgoing.asked().url()))
     }
 
-    fn into_story(self, outgoing: &Outgoing, reason: StopReason, succeeded: bool) -> Story {
-        let elapsed = clock::now().saturating_duration_since(self.started);
+    fn into_story(self, outgoing: &Outgoing, reason: StopReason, succeeded: bool, now: Instant) -> Story {
+        let elapsed = now.saturating_duration_since(self.started);
         let may_have_been_processed = self.may_have_been_processed;
         let attempts = self.attempts();
         self.tell(outgoing, EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed });

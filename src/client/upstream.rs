@@ -89,19 +89,28 @@ impl Upstreams {
     /// The state of an origin's breaker, if there are breakers; one that was never spoken to is closed. It leaves no trace in the map.
     pub(super) fn breaker_state(&self, url: &Url, now: Instant) -> Option<BreakerState> {
         self.terms.breaker.as_ref()?;
-        let origin = origin(url);
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
-        let base = self.base.as_ref().filter(|(base, _)| base == origin).map(|(_, upstream)| upstream);
-        let upstream = base.or_else(|| others.get(origin).map(|entry| &entry.upstream));
+        let upstream = self.base(url).or_else(|| others.get(origin(url)).map(|entry| &entry.upstream));
         let breaker = upstream.and_then(|upstream| upstream.breaker.as_ref());
         Some(breaker.map_or(BreakerState::Closed, |breaker| breaker.state(now)))
     }
 
+    /// The base URL's, if this URL is at its origin: behind an origin comes a slash, and nothing but the path begins with one.
+    fn base(&self, url: &Url) -> Option<&Arc<Upstream>> {
+        let is_at = |base: &str| url.as_str().strip_prefix(base).is_some_and(|rest| rest.starts_with('/'));
+        self.base.as_ref().filter(|(base, _)| is_at(base)).map(|(_, upstream)| upstream)
+    }
+
+    /// The request goes to the base URL's origin, or there is no base.
+    pub(super) fn are_at_home(&self, url: &Url) -> bool {
+        self.base.is_none() || self.base(url).is_some()
+    }
+
     pub(super) fn get(&self, url: &Url) -> Arc<Upstream> {
-        let origin = origin(url);
-        if let Some((_, upstream)) = self.base.as_ref().filter(|(base, _)| base == origin) {
+        if let Some(upstream) = self.base(url) {
             return upstream.clone();
         }
+        let origin = origin(url);
         let now = self.tick.fetch_add(1, Ordering::Relaxed);
         // Poisoning cannot leave the map half-written: nothing between lock and unlock panics.
         if let Some(entry) = self.others.read().unwrap_or_else(PoisonError::into_inner).get(origin) {

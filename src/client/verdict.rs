@@ -105,7 +105,7 @@ impl Context<'_> {
         // The server's own word that it has not begun.
         let too_late = status == StatusCode::SERVICE_UNAVAILABLE && named(problem::DEADLINE_PASSED);
         let by_status = if too_late { Class::NotProcessed } else { Class::of_status(status) };
-        let mut hint = Hint::from_headers(headers, by_status, clock::wall(), self.policy.hint_cap_in_force());
+        let mut hint = Hint::read(headers, by_status, clock::wall, self.policy.hint_cap_in_force());
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
         hint.outcome_unknown |= named(problem::OUTCOME_UNKNOWN);
 
@@ -159,7 +159,7 @@ impl Context<'_> {
             class => outcome.with_default_class(self.of_hop(class)),
         };
         let default_class = outcome.default_class();
-        let hint = Hint::from_headers(headers, default_class, clock::wall(), self.policy.hint_cap_in_force());
+        let hint = Hint::read(headers, default_class, clock::wall, self.policy.hint_cap_in_force());
         // A cut answer is no stored end: asked again, the server sends it whole.
         let hint = Hint { replayed: false, ..hint };
         let part_was_taken = failed.failure == Failure::RequestBody && failed.taken != Some(false);

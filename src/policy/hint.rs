@@ -66,10 +66,15 @@ impl Hint {
     /// | `outcome_unknown` | `Idempotency-Status: unknown` |
     #[must_use]
     pub fn from_headers(headers: &HeaderMap, class: Class, now: SystemTime, cap: Duration) -> Self {
+        Self::read(headers, class, || now, cap)
+    }
+
+    /// As [`from_headers`](Self::from_headers); only an answer that says something is worth a look at the clock.
+    pub(crate) fn read(headers: &HeaderMap, class: Class, now: impl FnOnce() -> SystemTime, cap: Duration) -> Self {
         if says_nothing(headers) {
             return Self::default();
         }
-        let after = explicit(headers, now).or_else(|| rate_limit_reset(headers, class == Class::Throttled, cap));
+        let after = explicit(headers, now()).or_else(|| rate_limit_reset(headers, class == Class::Throttled, cap));
         let status = record_status(headers);
         let replayed = flag(headers, "idempotent-replayed") == Some(true)
             || status.is_some_and(|status| matches!(status.word, "stored" | "replayed"));
