@@ -4,7 +4,8 @@
 //! run can always be recorded. It evicts nothing that is alive; full, it says so. A restart forgets everything, running claims too:
 //! behind it, a crash between the charge and the answer lets a repeat run again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::{AddAssign, Sub};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,8 +16,8 @@ use super::store::{
 };
 use crate::clock;
 
-/// Requests under different keys meet in one shard of so many.
-const SHARDS: usize = 32;
+/// Requests under different keys meet in one shard of so many: where two cores do, one of them sleeps, which takes longer than all else.
+const SHARDS: usize = 256;
 /// A claim sweeps so many expired records on its way.
 const SWEEP: usize = 4;
 /// What a record costs beside its answer.
@@ -29,10 +30,11 @@ const OVERHEAD: usize = 256;
 /// | [`max_records`](Self::max_records) | 100,000, running ones included |
 /// | [`max_bytes`](Self::max_bytes) | 256 MiB of answers and reservations |
 ///
-/// What has expired is removed on the way, a few records at each claim; [`Store::sweep`] removes more.
+/// What has expired is removed on the way, a few records at each claim; [`Store::sweep`] removes more. It takes up room until then, and
+/// for up to an eighth of its retention longer.
 #[derive(Debug)]
 pub struct MemoryStore {
-    shards: [Apart; SHARDS],
+    shards: Box<[Apart]>,
     max_records: usize,
     max_bytes: usize,
     records: AtomicUsize,
@@ -47,8 +49,8 @@ struct Apart(Mutex<Shard>);
 #[derive(Debug, Default)]
 struct Shard {
     entries: HashMap<RecordId, Entry>,
-    /// When each is forgotten. An instant may be shared, so the record is part of the key.
-    expiry: BTreeMap<(Instant, RecordId), ()>,
+    /// When each is looked at, to be forgotten. An instant may be shared, so the record is part of the key.
+    expiry: BTreeSet<(Instant, RecordId)>,
 }
 
 #[derive(Debug)]
@@ -58,6 +60,8 @@ struct Entry {
     phase: Phase,
     retention: Duration,
     forget_at: Instant,
+    /// Its place in `expiry`.
+    looked_at: Instant,
     /// Bytes reserved or used.
     bytes: usize,
 }
@@ -80,7 +84,7 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            shards: std::array::from_fn(|_| Apart::default()),
+            shards: (0..SHARDS).map(|_| Apart::default()).collect(),
             max_records: 100_000,
             max_bytes: 256 * 1024 * 1024,
             records: AtomicUsize::new(0),
@@ -116,54 +120,42 @@ impl MemoryStore {
 
     fn shard(&self, id: &RecordId) -> MutexGuard<'_, Shard> {
         let [first, ..] = id.as_bytes();
-        // `from_fn` made all of them; nothing between lock and unlock panics, so poison means nothing.
+        // All of them are there; nothing between lock and unlock panics, so poison means nothing.
         let shard = self.shards.get(usize::from(*first) % SHARDS).unwrap_or(&self.shards[0]);
         shard.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reserve(&self, bytes: usize) -> Result<(), StoreError> {
-        take(&self.records, 1, self.max_records)?;
-        take(&self.bytes, bytes, self.max_bytes).inspect_err(|_| {
-            self.records.fetch_sub(1, Ordering::Relaxed);
+    /// Takes room for what comes in the place of what has gone; where there is none, what has gone is room all the same.
+    ///
+    /// Every claim of every core counts here, so that it touches as little as it can: one that sweeps as many records as it adds
+    /// leaves their number alone.
+    fn replace(&self, gone: Held, comes: Held) -> Result<(), StoreError> {
+        // Where there is no room for one more, none has gone.
+        trade(&self.records, gone.records, comes.records, self.max_records)?;
+        trade(&self.bytes, gone.bytes, comes.bytes, self.max_bytes).inspect_err(|_| {
+            self.give_back(Held { records: comes.records, bytes: gone.bytes });
         })
     }
 
-    fn sweep_shard(&self, shard: &mut Shard, now: Instant, most: usize) -> usize {
-        let mut swept = 0;
-        while swept < most {
-            let Some((&(forget_at, id), ())) = shard.expiry.first_key_value() else { break };
-            if forget_at > now {
-                break;
-            }
-            self.remove(shard, &id);
-            swept += 1;
-        }
-        swept
-    }
-
-    fn remove(&self, shard: &mut Shard, id: &RecordId) {
-        if let Some(entry) = shard.entries.remove(id) {
-            shard.expiry.remove(&(entry.forget_at, *id));
-            self.records.fetch_sub(1, Ordering::Relaxed);
-            self.bytes.fetch_sub(entry.bytes, Ordering::Relaxed);
-        }
+    fn give_back(&self, held: Held) {
+        self.records.fetch_sub(held.records, Ordering::Relaxed);
+        self.bytes.fetch_sub(held.bytes, Ordering::Relaxed);
     }
 
     /// Changes the entry of a claim that is still `token`'s: one that has ended is not ended again.
     fn fenced(&self, id: &RecordId, token: ClaimToken, change: impl FnOnce(&mut Entry, Instant)) -> Completed {
         let now = clock::now();
         let mut shard = self.shard(id);
-        let Some(entry) = shard.entries.get_mut(id).filter(|entry| entry.is_held_by(token, now)) else {
+        let Shard { entries, expiry } = &mut *shard;
+        let Some(entry) = entries.get_mut(id).filter(|entry| entry.is_held_by(token, now)) else {
             return Completed::Lost;
         };
-        let (was, bytes) = (entry.forget_at, entry.bytes);
+        let bytes = entry.bytes;
         change(entry, now);
-        let (is, now_bytes) = (entry.forget_at, entry.bytes);
-        shard.expiry.remove(&(was, *id));
-        shard.expiry.insert((is, *id), ());
-        // What was reserved is never less than what is used.
-        self.bytes.fetch_add(now_bytes, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let now_bytes = entry.bytes;
+        entry.keep_in(expiry, id);
+        // An end is recorded whatever it takes: the room for an answer was reserved, and its headers are a little more.
+        let _fits = trade(&self.bytes, bytes, now_bytes, usize::MAX);
         Completed::Stored
     }
 
@@ -176,49 +168,114 @@ impl MemoryStore {
     fn claim_now(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
         let now = clock::now();
         let mut shard = self.shard(claim.id);
-        self.sweep_shard(&mut shard, now, SWEEP);
+        let mut gone = shard.sweep(now, SWEEP);
         if shard.entries.get(claim.id).is_some_and(|entry| entry.forget_at <= now) {
-            self.remove(&mut shard, claim.id);
+            gone += shard.remove(claim.id);
         }
+        let mut bytes = OVERHEAD.saturating_add(claim.reserve);
         if let Some(entry) = shard.entries.get(claim.id) {
             let same_claim = entry.token == claim.token && matches!(entry.phase, Phase::Running { .. });
             let state = entry.state(now);
             let unknown = matches!(state, State::Unknown { .. });
             let takes_over = claim.take_over && unknown && entry.fingerprint == claim.fingerprint;
             if !same_claim && !takes_over {
+                self.give_back(gone);
                 return Ok(Claimed::Known(state));
             }
-            // The room comes first: a record that is replaced must not be forgotten for want of it.
-            let (had, wants) = (entry.bytes, OVERHEAD.saturating_add(claim.reserve));
-            take(&self.bytes, wants.saturating_sub(had), self.max_bytes)?;
-            self.remove(&mut shard, claim.id);
-            self.records.fetch_add(1, Ordering::Relaxed);
-            self.bytes.fetch_add(had, Ordering::Relaxed);
-            Self::put(&mut shard, claim, had.max(wants), now);
-            return Ok(Claimed::Won(()));
+            bytes = bytes.max(entry.bytes);
         }
-        let bytes = OVERHEAD.saturating_add(claim.reserve);
-        self.reserve(bytes)?;
-        Self::put(&mut shard, claim, bytes, now);
+        // The room comes first: a record that is replaced must not be forgotten for want of it.
+        let replaced = shard.entries.get(claim.id).map_or(Held::default(), Entry::held);
+        self.replace(gone, Held { records: 1, bytes } - replaced)?;
+        shard.remove(claim.id);
+        shard.put(claim, bytes, now);
         Ok(Claimed::Won(()))
     }
+}
 
-    fn put(shard: &mut Shard, claim: &Claim<'_>, bytes: usize, now: Instant) {
+/// Records, and the bytes that are reserved or used for them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    records: usize,
+    bytes: usize,
+}
+
+impl AddAssign for Held {
+    fn add_assign(&mut self, other: Self) {
+        self.records += other.records;
+        self.bytes += other.bytes;
+    }
+}
+
+impl Sub for Held {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { records: self.records.saturating_sub(other.records), bytes: self.bytes.saturating_sub(other.bytes) }
+    }
+}
+
+impl Shard {
+    /// Removes up to `most` records that have expired.
+    fn sweep(&mut self, now: Instant, most: usize) -> Held {
+        let mut gone = Held::default();
+        while gone.records < most {
+            let Some(&(looked_at, id)) = self.expiry.first() else { break };
+            if looked_at > now {
+                break;
+            }
+            self.expiry.pop_first();
+            match self.entries.get_mut(&id) {
+                Some(entry) if entry.forget_at > now => entry.look_at(entry.forget_at, &mut self.expiry, &id),
+                _ => gone += self.remove(&id),
+            }
+        }
+        gone
+    }
+
+    fn remove(&mut self, id: &RecordId) -> Held {
+        let Some(entry) = self.entries.remove(id) else { return Held::default() };
+        self.expiry.remove(&(entry.looked_at, *id));
+        entry.held()
+    }
+
+    fn put(&mut self, claim: &Claim<'_>, bytes: usize, now: Instant) {
         let until = later(now, claim.lease);
+        let forget_at = later(until, claim.retention);
         let entry = Entry {
             fingerprint: claim.fingerprint,
             token: claim.token,
             phase: Phase::Running { until },
             retention: claim.retention,
-            forget_at: later(until, claim.retention),
+            forget_at,
+            looked_at: forget_at,
             bytes,
         };
-        shard.expiry.insert((entry.forget_at, *claim.id), ());
-        shard.entries.insert(*claim.id, entry);
+        self.expiry.insert((forget_at, *claim.id));
+        self.entries.insert(*claim.id, entry);
     }
 }
 
 impl Entry {
+    fn held(&self) -> Held {
+        Held { records: 1, bytes: self.bytes }
+    }
+
+    /// It is to be forgotten at another time than was said before. Where that is later, and where it is hardly earlier, it is seen
+    /// when it is looked at: most operations end soon, so that a change of place for each would be most of the work.
+    fn keep_in(&mut self, expiry: &mut BTreeSet<(Instant, RecordId)>, id: &RecordId) {
+        let late = self.looked_at.saturating_duration_since(self.forget_at);
+        if late > self.retention / 8 {
+            expiry.remove(&(self.looked_at, *id));
+            self.look_at(self.forget_at, expiry, id);
+        }
+    }
+
+    fn look_at(&mut self, instant: Instant, expiry: &mut BTreeSet<(Instant, RecordId)>, id: &RecordId) {
+        self.looked_at = instant;
+        expiry.insert((instant, *id));
+    }
+
     fn is_held_by(&self, token: ClaimToken, now: Instant) -> bool {
         self.token == token && self.forget_at > now && matches!(self.phase, Phase::Running { .. })
     }
@@ -238,9 +295,20 @@ fn later(instant: Instant, time: Duration) -> Instant {
     instant.checked_add(time.min(century)).unwrap_or(instant)
 }
 
-fn take(counter: &AtomicUsize, amount: usize, most: usize) -> Result<(), StoreError> {
-    let add = |now: usize| now.checked_add(amount).filter(|sum| *sum <= most);
-    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).map(|_| ()).map_err(|_| StoreError::Full)
+/// `comes` in the place of `gone`, within `most`.
+fn trade(counter: &AtomicUsize, gone: usize, comes: usize, most: usize) -> Result<(), StoreError> {
+    let more = comes.saturating_sub(gone);
+    if more > 0 {
+        let add = |now: usize| now.checked_add(more).filter(|sum| *sum <= most);
+        return counter
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .map(|_| ())
+            .map_err(|_| StoreError::Full);
+    }
+    if gone > comes {
+        counter.fetch_sub(gone - comes, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 impl Store for MemoryStore {
@@ -281,7 +349,7 @@ impl Store for MemoryStore {
         if !shard.entries.get(id).is_some_and(|entry| entry.is_held_by(token, now)) {
             return Ok(Completed::Lost);
         }
-        self.remove(&mut shard, id);
+        self.give_back(shard.remove(id));
         Ok(Completed::Stored)
     }
 
@@ -304,8 +372,79 @@ impl Store for MemoryStore {
         let mut swept = 0;
         for shard in &self.shards {
             let mut shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-            swept += self.sweep_shard(&mut shard, now, most - swept);
+            let gone = shard.sweep(now, most - swept);
+            self.give_back(gone);
+            swept += gone.records;
         }
         Ok(swept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const LEASE: Duration = Duration::from_secs(30);
+
+    /// A record that is to be forgotten at `forget_at` instead of a lease and its retention later, and how many records a sweep removes
+    /// at each of some instants, all of them after the claim.
+    fn check(retention: Duration, forget_at: Duration, sweeps: &[(Duration, usize)]) {
+        let (mut shard, now, id) = (Shard::default(), clock::now(), RecordId::new("", "1"));
+        let token = ClaimToken::new().unwrap();
+        shard.put(&Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, retention), 7, now);
+        let Shard { entries, expiry } = &mut shard;
+        let entry = entries.get_mut(&id).unwrap();
+        entry.forget_at = now + forget_at;
+        entry.keep_in(expiry, &id);
+        for (at, removed) in sweeps {
+            assert_eq!(shard.sweep(now + *at, 9).records, *removed, "{retention:?}, at {at:?}");
+        }
+        assert!(shard.entries.is_empty() && shard.expiry.is_empty(), "{retention:?}");
+    }
+
+    /// A record's place in the order of expiry is not changed at each end, so it may be looked at late; and early, where it was renewed.
+    #[test]
+    fn what_has_expired_is_swept_within_an_eighth_of_its_retention() {
+        for retention in [Duration::ZERO, SECOND, 60 * SECOND, 3600 * SECOND] {
+            let ended_at_once = retention;
+            let latest = retention + retention / 8;
+            check(retention, ended_at_once, &[(latest, 1)]);
+            if !retention.is_zero() {
+                check(retention, ended_at_once, &[(retention - SECOND / 10, 0), (latest, 1), (latest, 0)]);
+            }
+            let renewed = 4 * LEASE + retention;
+            check(retention, renewed, &[(LEASE + retention, 0), (renewed - SECOND, 0), (renewed, 1)]);
+        }
+    }
+
+    /// What is counted is what is there, whatever was refused, replaced or swept on the way.
+    #[test]
+    fn the_books_balance() {
+        let store = MemoryStore::new().max_records(40).max_bytes(20_000);
+        let mut chance = fastrand::Rng::with_seed(1);
+        let mut claims = Vec::new();
+        for _ in 0..20_000 {
+            let id = RecordId::new("", &chance.u8(..60).to_string());
+            let (lease, retention) =
+                (Duration::from_nanos(chance.u64(..40_000)), Duration::from_nanos(chance.u64(..90_000)));
+            let token = ClaimToken::new().unwrap();
+            let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), lease, retention);
+            if store.claim_now(&claim.reserving(chance.usize(..2_000)).taking_over(chance.bool())).is_ok() {
+                claims.push((id, token));
+            }
+            let (id, token) = claims.get(chance.usize(..claims.len().max(1))).copied().unwrap_or((id, token));
+            store.fenced(&id, token, |entry, now| {
+                entry.bytes = OVERHEAD + chance.usize(..3_000);
+                entry.phase = if chance.bool() { Phase::Unknown } else { Phase::Running { until: now } };
+                entry.forget_at = later(now, retention);
+            });
+        }
+        let mut there = Held::default();
+        for shard in &store.shards {
+            shard.0.lock().unwrap().entries.values().for_each(|entry| there += entry.held());
+        }
+        assert_eq!((store.len(), store.bytes.load(Ordering::Relaxed)), (there.records, there.bytes));
+        assert!(claims.len() > 1000, "{}", claims.len());
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,14 @@ const SLOWEST_LOOK: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Default)]
 pub(super) struct Waits {
-    keys: Arc<Mutex<HashMap<RecordId, Waiting>>>,
+    keys: Arc<Keys>,
+}
+
+#[derive(Debug, Default)]
+struct Keys {
+    /// Lets an operation that nobody waits for, the common case, end without the lock.
+    any: AtomicBool,
+    waiting: Mutex<HashMap<RecordId, Waiting>>,
 }
 
 #[derive(Debug)]
@@ -27,10 +35,10 @@ struct Waiting {
     look_now: Arc<Notify>,
 }
 
-type Keys = Mutex<HashMap<RecordId, Waiting>>;
-
-fn lock(keys: &Keys) -> MutexGuard<'_, HashMap<RecordId, Waiting>> {
-    keys.lock().unwrap_or_else(PoisonError::into_inner)
+impl Keys {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RecordId, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Waits {
@@ -43,18 +51,22 @@ impl Waits {
 
     /// The first request under this key has ended here.
     pub(super) fn ended(&self, id: &RecordId) {
-        if let Some(waiting) = lock(&self.keys).get(id) {
+        // Whoever comes in this moment looks at the store soon anyway.
+        if self.keys.any.load(Ordering::Acquire)
+            && let Some(waiting) = self.keys.lock().get(id)
+        {
             waiting.look_now.notify_one();
         }
     }
 
     fn join<S: Store>(&self, store: &Arc<S>, id: RecordId) -> watch::Receiver<bool> {
-        match lock(&self.keys).entry(id) {
+        match self.keys.lock().entry(id) {
             Entry::Occupied(waiting) => waiting.get().ended.clone(),
             Entry::Vacant(place) => {
                 let (tell, ended) = watch::channel(false);
                 let look_now = Arc::new(Notify::new());
                 place.insert(Waiting { ended: ended.clone(), look_now: look_now.clone() });
+                self.keys.any.store(true, Ordering::Release);
                 tokio::spawn(watch_key(store.clone(), id, tell, look_now, self.keys.clone()));
                 ended
             }
@@ -77,10 +89,11 @@ async fn watch_key<S: Store>(
         pause = (pause * 2).min(SLOWEST_LOOK);
         // A store that cannot be reached is asked again: whoever waits has a limit of its own.
         let running = matches!(store.look(&id).await, Ok(Some(State::Running { .. })) | Err(_));
-        let mut keys = lock(&keys);
+        let mut waiting = keys.lock();
         // The map holds one receiver; any other is somebody who waits.
         if !running || tell.receiver_count() <= 1 {
-            keys.remove(&id);
+            waiting.remove(&id);
+            keys.any.store(!waiting.is_empty(), Ordering::Release);
             break;
         }
     }
