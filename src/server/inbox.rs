@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,7 +162,8 @@ impl<S: Store> Inbox<S> {
             Claimed::Known(state) => return known(&state, payload, id),
         };
         let lent = Lent::new(session);
-        let handled = renewing(&self.store, id, token, self.lease, handler(lent.clone())).await;
+        let handling = pin!(handler(lent.clone()));
+        let handled = renewing(&self.store, id, token, self.lease, handling).await;
         let Some(session) = lent.take() else {
             if let Err(lapses) = self.store.abandon(&id, token, None).await {
                 tracing::warn!(target: "steadfast", ?id, error = %lapses, "an event that was handled is blocked until its lease ends");

@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Method;
 use http::request::Parts;
+use tokio::sync::Notify;
 
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
-use super::run::Running;
 use super::service::IdempotencyService;
 use super::store::Store;
 use super::wait::Waits;
@@ -74,8 +75,8 @@ pub enum Verdict {
 ///
 /// Routes with policies of their own get layers of their own over one store: [`IdempotencyLayer::shared`].
 pub struct IdempotencyLayer<S> {
-    config: Config,
-    shared: Arc<Shared<S>>,
+    pub(super) config: Config,
+    pub(super) shared: Arc<Shared<S>>,
 }
 
 /// What all clones of a layer and all its services have in common.
@@ -83,7 +84,8 @@ pub(super) struct Shared<S> {
     pub(super) store: Arc<S>,
     pub(super) counters: Counters,
     pub(super) waits: Waits,
-    pub(super) running: Running,
+    /// Told when nothing is under way any more.
+    pub(super) at_rest: Notify,
 }
 
 #[derive(Clone)]
@@ -140,8 +142,7 @@ impl<S: Store> IdempotencyLayer<S> {
             event: None,
             failures_run_again: false,
         };
-        let shared =
-            Shared { store, counters: Counters::default(), waits: Waits::default(), running: Running::default() };
+        let shared = Shared { store, counters: Counters::default(), waits: Waits::default(), at_rest: Notify::new() };
         Self { config, shared: Arc::new(shared) }
     }
 
@@ -295,7 +296,13 @@ impl<S: Store> IdempotencyLayer<S> {
     /// stopped to accept. Without it a runtime
     /// that shuts down drops the handlers of clients that have hung up, and their operations end as unknown.
     pub async fn drain(&self) {
-        self.shared.running.none().await;
+        loop {
+            let at_rest = self.shared.at_rest.notified();
+            if self.shared.counters.running.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            at_rest.await;
+        }
     }
 
     /// The store.
@@ -309,7 +316,7 @@ impl<S, Inner> tower_layer::Layer<Inner> for IdempotencyLayer<S> {
     type Service = IdempotencyService<Inner, S>;
 
     fn layer(&self, inner: Inner) -> Self::Service {
-        IdempotencyService { inner, config: Arc::new(self.config.clone()), shared: self.shared.clone() }
+        IdempotencyService { inner, layer: Arc::new(self.clone()) }
     }
 }
 

@@ -4,22 +4,22 @@
 //! and no longer.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::store::{Claim, ClaimToken, Claimed, Fingerprint, RecordId, Store};
 use crate::clock;
 
-/// `work`, with the claim's lease renewed at every third of it.
+/// `work`, with the claim's lease renewed at every third of it. It is pinned by the caller: an async function that pins its argument
+/// has room for it twice.
 pub(super) async fn renewing<S: Store, F: Future>(
     store: &Arc<S>,
     id: RecordId,
     token: ClaimToken,
     lease: Duration,
-    work: F,
+    mut work: Pin<&mut F>,
 ) -> F::Output {
-    let mut work = pin!(work);
     // Most work is done before the first renewal, and costs no second task.
     if let Ok(output) = clock::until(clock::now().checked_add(lease / 3), work.as_mut()).await {
         return output;

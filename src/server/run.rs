@@ -5,55 +5,51 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
 use super::answer::{BodyError, Piece, Refusal, ResponseBody, Told};
-use super::layer::{Config, Lapsed, Shared, Verdict};
+use super::layer::{IdempotencyLayer, Lapsed, Verdict};
 use super::lease::renewing;
 use super::lent::Lent;
 use super::metrics::{Counter, count};
 use super::record::Record;
 use super::store::{ClaimToken, Completed, Completion, RecordId, Store, StoreError};
 
-/// The executions that are under way.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Running(Arc<(AtomicUsize, Notify)>);
+/// A request that is under way, for [`drain`](IdempotencyLayer::drain).
+pub(super) struct OneRunning<S>(Arc<IdempotencyLayer<S>>);
 
-/// One of them.
-pub(super) struct OneRunning(Running);
-
-impl Running {
-    pub(super) fn one(&self) -> OneRunning {
-        self.0.0.fetch_add(1, Ordering::AcqRel);
-        OneRunning(self.clone())
-    }
-
-    pub(super) async fn none(&self) {
-        loop {
-            let ended = self.0.1.notified();
-            if self.0.0.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            ended.await;
-        }
+impl<S> OneRunning<S> {
+    pub(super) fn of(layer: Arc<IdempotencyLayer<S>>) -> Self {
+        layer.shared.counters.running.fetch_add(1, Ordering::AcqRel);
+        Self(layer)
     }
 }
 
-impl Drop for OneRunning {
+impl<S> Deref for OneRunning<S> {
+    type Target = IdempotencyLayer<S>;
+
+    fn deref(&self) -> &IdempotencyLayer<S> {
+        &self.0
+    }
+}
+
+impl<S> Drop for OneRunning<S> {
     fn drop(&mut self) {
-        self.0.0.0.fetch_sub(1, Ordering::AcqRel);
-        self.0.0.1.notify_waiters();
+        if self.0.shared.counters.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.shared.at_rest.notify_waiters();
+        }
     }
 }
 
@@ -68,10 +64,9 @@ pub(super) type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>,
 
 /// Runs `request` under the key that was won, to the end that is recorded.
 pub(super) async fn execute<S, I, B, R>(
-    config: Arc<Config>,
-    shared: Arc<Shared<S>>,
-    inner: I,
-    request: Request<B>,
+    layer: &IdempotencyLayer<S>,
+    mut inner: I,
+    mut request: Request<B>,
     ticket: Ticket<S::Session>,
     answer: Answer<R, I::Error>,
 ) where
@@ -83,52 +78,43 @@ pub(super) async fn execute<S, I, B, R>(
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
-    let execution = Execution { config, shared, id: ticket.id, token: ticket.token, answer: Some(answer) };
-    execution.run(inner, request, ticket.session).await;
+    let Ticket { id, token, session } = ticket;
+    let mut execution = Execution { layer, id, token, answer: Some(answer) };
+    count(&layer.shared.counters.executed);
+    let lent = Lent::new(session);
+    if S::HOLDS_EFFECTS {
+        request.extensions_mut().insert(lent.clone());
+    }
+    // The answer's body is part of the work: it may take longer than the handler, and whoever reads it may be slow.
+    let work = async {
+        let handled = caught(pin!(async move { inner.call(request).await })).await;
+        execution.end(handled, &lent).await;
+    };
+    renewing(&layer.shared.store, id, token, layer.config.lease, pin!(work)).await;
+    layer.shared.waits.ended(&id);
 }
 
-struct Execution<S, R: Body, E> {
-    config: Arc<Config>,
-    shared: Arc<Shared<S>>,
+struct Execution<'a, S, R: Body, E> {
+    layer: &'a IdempotencyLayer<S>,
     id: RecordId,
     token: ClaimToken,
     answer: Option<Answer<R, E>>,
 }
 
-impl<S, R, E> Execution<S, R, E>
+impl<S, R, E> Execution<'_, S, R, E>
 where
     S: Store,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     E: Send + 'static,
 {
-    async fn run<I, B>(mut self, mut inner: I, mut request: Request<B>, session: S::Session)
-    where
-        I: Service<Request<B>, Response = Response<R>, Error = E>,
-        I::Future: Send,
-    {
-        count(&self.shared.counters.executed);
-        let lent = Lent::new(session);
-        if S::HOLDS_EFFECTS {
-            request.extensions_mut().insert(lent.clone());
-        }
-        let (shared, id, token, lease) = (self.shared.clone(), self.id, self.token, self.config.lease);
-        // The answer's body is part of the work: it may take longer than the handler, and whoever reads it may be slow.
-        let work = async {
-            let outcome = caught(async move { inner.call(request).await }).await;
-            self.end(outcome, &lent).await;
-        };
-        renewing(&shared.store, id, token, lease, work).await;
-        shared.waits.ended(&id);
-    }
-
     async fn end(&mut self, outcome: Result<Result<Response<R>, E>, Panicked>, lent: &Lent<S::Session>) {
         match outcome {
             Ok(Ok(response)) => match (response.extensions().get::<Verdict>().copied(), lent.take()) {
                 (_, None) => self.give_up(None, Refusal::TransactionLost).await,
                 (Some(Verdict::NotExecuted), Some(session)) => self.release(response, session).await,
                 (Some(Verdict::Unknown), Some(session)) => self.unsure(response, session).await,
-                (None, Some(session)) if self.config.failures_run_again && !is_success(response.status()) => {
+                (None, Some(session)) if self.layer.config.failures_run_again && !is_success(response.status()) => {
                     self.release(response, session).await;
                 }
                 (verdict, Some(session)) => self.keep(response, session, verdict).await,
@@ -143,8 +129,8 @@ where
 
     /// The handler says that nothing was executed.
     async fn release(&mut self, response: Response<R>, session: S::Session) {
-        let released = self.shared.store.release(&self.id, self.token, session).await;
-        self.written(&released, &self.shared.counters.released);
+        let released = self.layer.shared.store.release(&self.id, self.token, session).await;
+        self.written(&released, &self.layer.shared.counters.released);
         let told = if matches!(released, Ok(Completed::Stored)) { Told::Released } else { Told::Unknown };
         self.pass(response, told);
     }
@@ -158,31 +144,31 @@ where
 
     /// What an end that nobody knows is to the client: a key that it may ask under again where a repeat runs, and else nothing of use.
     fn unsure_means(&self) -> Told {
-        let runs_again = self.config.lapsed == Lapsed::Rerun || self.config.reconcile.is_some();
+        let runs_again = self.layer.config.lapsed == Lapsed::Rerun || self.layer.config.reconcile.is_some();
         if runs_again { Told::Released } else { Told::Unknown }
     }
 
     async fn abandon(&self, session: Option<S::Session>) {
-        let abandoned = self.shared.store.abandon(&self.id, self.token, session).await;
-        self.written(&abandoned, &self.shared.counters.abandoned);
+        let abandoned = self.layer.shared.store.abandon(&self.id, self.token, session).await;
+        self.written(&abandoned, &self.layer.shared.counters.abandoned);
     }
 
     async fn give_up(&mut self, session: Option<S::Session>, refusal: Refusal) {
         self.abandon(session).await;
         let mut response = refusal.response();
-        self.unsure_means().on(&mut response, self.config.retention, self.config.covers.as_deref());
+        self.unsure_means().on(&mut response, self.layer.config.retention, self.layer.config.covers.as_deref());
         self.reply(Ok(response));
     }
 
     /// The operation has ended with this answer: kept if its length is known and within the cap, passed on as it comes if not.
     async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
-        let most = u64::try_from(self.config.max_response).unwrap_or(u64::MAX);
+        let most = u64::try_from(self.layer.config.max_response).unwrap_or(u64::MAX);
         let fits = response.body().size_hint().exact().is_some_and(|length| length <= most);
         if !fits {
-            return self.stream(response, session, verdict).await;
+            return Box::pin(self.stream(response, session, verdict)).await;
         }
         let (parts, body) = response.into_parts();
-        let Ok(Ok(body)) = caught(body.collect()).await else {
+        let Ok(Ok(body)) = caught(pin!(body.collect())).await else {
             return self.give_up(Some(session), Refusal::HandlerFailed).await;
         };
         let trailers = body.trailers().cloned();
@@ -192,19 +178,19 @@ where
             // A record has no place for them, and half an answer is none.
             Some(_) => Record::not_kept(parts.status),
         };
-        let told = self.complete(record, session, verdict, &self.shared.counters.stored).await;
+        let told = self.complete(record, session, verdict, &self.layer.shared.counters.stored).await;
         if S::HOLDS_EFFECTS && !matches!(told, Told::Stored) {
             return self.undone();
         }
         let mut response = Response::from_parts(parts, ResponseBody::Whole { bytes: body, trailers });
-        told.on(&mut response, self.config.retention, self.config.covers.as_deref());
+        told.on(&mut response, self.layer.config.retention, self.layer.config.covers.as_deref());
         self.reply(Ok(response));
     }
 
     /// What the handler did was rolled back, or nobody knows: its answer would be a lie.
     fn undone(&mut self) {
         let mut response = Refusal::TransactionLost.response();
-        self.unsure_means().on(&mut response, self.config.retention, self.config.covers.as_deref());
+        self.unsure_means().on(&mut response, self.layer.config.retention, self.layer.config.covers.as_deref());
         self.reply(Ok(response));
     }
 
@@ -220,10 +206,10 @@ where
         let body_out = ResponseBody::Pumped { pieces: pumped, ended: false, size, inner: PhantomData };
         self.reply(Ok(Response::from_parts(parts, body_out)));
         // The end is stored before the client can see it, so that whoever asks again after it finds the record.
-        match caught(pump(body, &pieces)).await {
+        match caught(pin!(pump(body, &pieces))).await {
             Ok(Ok(last)) => {
                 let record = Record::not_kept(status);
-                self.complete(record, session, verdict, &self.shared.counters.not_kept).await;
+                self.complete(record, session, verdict, &self.layer.shared.counters.not_kept).await;
                 for frame in last.into_iter().map(Some).chain([None]) {
                     let _hung_up = pieces.send(Ok(frame)).await;
                 }
@@ -236,14 +222,14 @@ where
     /// An answer that tells of a transaction: that ends before the first byte of it leaves, since no byte could be called back.
     async fn stream_committed(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
         let record = Record::not_kept(response.status());
-        let told = self.complete(record, session, verdict, &self.shared.counters.not_kept).await;
+        let told = self.complete(record, session, verdict, &self.layer.shared.counters.not_kept).await;
         if matches!(told, Told::Stored) { self.pass(response, told) } else { self.undone() }
     }
 
     async fn complete(&self, record: Record, session: S::Session, verdict: Option<Verdict>, counter: &Counter) -> Told {
-        let mut completion = Completion::new(record, self.config.retention);
+        let mut completion = Completion::new(record, self.layer.config.retention);
         completion.keep_effects = verdict == Some(Verdict::Executed) || is_success(completion.record.status());
-        let completed = self.shared.store.complete(&self.id, self.token, session, completion).await;
+        let completed = self.layer.shared.store.complete(&self.id, self.token, session, completion).await;
         self.written(&completed, counter);
         // What could not be written lapses: the caller has its answer, and a repeat will be told that nobody knows.
         if matches!(completed, Ok(Completed::Stored)) { Told::Stored } else { Told::Unknown }
@@ -253,11 +239,11 @@ where
         match completed {
             Ok(Completed::Stored) => count(counter),
             Ok(Completed::Lost) => {
-                count(&self.shared.counters.lost);
+                count(&self.layer.shared.counters.lost);
                 tracing::warn!(target: "steadfast", id = ?self.id, "the claim was no longer ours at its end");
             }
             Err(error) => {
-                count(&self.shared.counters.lost);
+                count(&self.layer.shared.counters.lost);
                 tracing::error!(target: "steadfast", id = ?self.id, %error, "the end of an operation could not be stored");
             }
         }
@@ -267,7 +253,7 @@ where
     fn pass(&mut self, response: Response<R>, told: Told) {
         let (parts, body) = response.into_parts();
         let mut response = Response::from_parts(parts, ResponseBody::Passed { body });
-        told.on(&mut response, self.config.retention, self.config.covers.as_deref());
+        told.on(&mut response, self.layer.config.retention, self.layer.config.covers.as_deref());
         self.reply(Ok(response));
     }
 
@@ -317,8 +303,7 @@ where
 /// A handler has panicked; the panic has been reported by the panic hook.
 pub(super) struct Panicked;
 
-pub(super) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
+pub(super) async fn caught<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panicked> {
     std::future::poll_fn(|cx| {
         // Nothing of a future that has panicked is looked at again.
         match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {

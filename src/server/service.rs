@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -14,27 +14,26 @@ use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::answer::{self, Refusal, ResponseBody, Told};
-use super::layer::{Config, Lapsed, Shared};
+use super::layer::{IdempotencyLayer, Lapsed};
 use super::lease::{Lost, give_back, renewing};
 use super::lineage::OperationKey;
 use super::metrics::count;
 use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::record::Record;
 use super::request::{Operation, Read};
-use super::run::{self, Ticket};
+use super::run::{self, OneRunning, Ticket};
 use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, State, Store, StoreError, claim_or_repeat};
 use crate::clock;
 
 /// The service that [`IdempotencyLayer`](super::IdempotencyLayer) makes.
 pub struct IdempotencyService<I, S> {
     pub(super) inner: I,
-    pub(super) config: Arc<Config>,
-    pub(super) shared: Arc<Shared<S>>,
+    pub(super) layer: Arc<IdempotencyLayer<S>>,
 }
 
 impl<I: Clone, S> Clone for IdempotencyService<I, S> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), config: self.config.clone(), shared: self.shared.clone() }
+        Self { inner: self.inner.clone(), layer: self.layer.clone() }
     }
 }
 
@@ -67,13 +66,12 @@ where
         // The one that is ready goes with the request; its clone will be asked anew.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
-        Box::pin(handle(self.config.clone(), self.shared.clone(), inner, request))
+        Box::pin(handle(self.layer.clone(), inner, request))
     }
 }
 
 async fn handle<I, S, B, R>(
-    config: Arc<Config>,
-    shared: Arc<Shared<S>>,
+    layer: Arc<IdempotencyLayer<S>>,
     mut inner: I,
     request: Request<B>,
 ) -> Result<Response<ResponseBody<R>>, I::Error>
@@ -86,27 +84,24 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
-    if !config.covers(request.method()) {
+    if !layer.config.covers(request.method()) {
         return pass_by(&mut inner, request).await;
     }
     let (mut parts, body) = request.into_parts();
-    let read = match config.read(&parts, body).await {
+    let read = match layer.config.read(&parts, body).await {
         Ok(read) => read,
-        Err(refusal) => return Ok(refused(&shared, refusal)),
+        Err(refusal) => return Ok(refused(&layer, refusal)),
     };
     let operation = match read {
         Read::Operation(operation) => operation,
         Read::NotAsked(body) => return pass_by(&mut inner, Request::from_parts(parts, body)).await,
     };
     parts.extensions.insert(OperationKey::of(operation.id));
-    let running = shared.running.one();
-    let mut settling = Box::pin({
-        let (config, shared) = (config.clone(), shared.clone());
-        async move { (settle(&config, &shared, &operation).await, operation) }
-    });
+    let running = OneRunning::of(layer);
+    let mut settling = Box::pin(async move { (settle(&running, &operation).await, operation, running) });
     // A store that answers at once needs no task to tell what it knows.
     let settled = match std::future::poll_fn(|cx| Poll::Ready(settling.as_mut().poll(cx))).await {
-        Poll::Ready((Settled::Answer(response), _)) => return Ok(response),
+        Poll::Ready((Settled::Answer(response), ..)) => return Ok(response),
         Poll::Ready(settled) => Some(settled),
         Poll::Pending => None,
     };
@@ -114,28 +109,29 @@ where
     // leave a claim that nobody runs.
     let (answer, answered) = oneshot::channel();
     let work = async move {
-        let _running = running;
-        let (settled, operation) = match settled {
+        let (settled, operation, running) = match settled {
             Some(settled) => settled,
             None => settling.await,
         };
         let settled = match settled {
+            // Boxed, as what is rare is elsewhere: every operation in flight has room for it.
             Settled::Lapsed(ticket, reconcile) => {
-                reconciled(&config, &shared, &operation, &parts, ticket, &reconcile).await
+                Box::pin(reconciled(&running, &operation, &parts, ticket, &reconcile)).await
             }
             settled => settled,
         };
         match settled {
             Settled::Run(ticket) | Settled::Lapsed(ticket, _) => {
                 let request = Request::from_parts(parts, operation.body.into());
-                run::execute(config, shared, inner, request, ticket, answer).await;
+                run::execute(&running, inner, request, ticket, answer).await;
             }
             Settled::Answer(response) => {
                 let _hung_up = answer.send(Ok(response));
             }
         }
     };
-    tokio::spawn(tracing::Instrument::instrument(work, tracing::Span::current()));
+    // Boxed, since a task moves its future about before it is there.
+    tokio::spawn(tracing::Instrument::instrument(Box::pin(work), tracing::Span::current()));
     // The task always answers, unless the runtime drops it.
     answered.await.unwrap_or_else(|_| Ok(Refusal::HandlerFailed.response()))
 }
@@ -158,42 +154,41 @@ enum Settled<T, R: Body> {
 
 /// Claims the key, waiting for the first request under it where the client asked for that.
 async fn settle<S: Store, R: Body<Data = Bytes>>(
-    config: &Config,
-    shared: &Shared<S>,
+    layer: &IdempotencyLayer<S>,
     operation: &Operation,
 ) -> Settled<S::Session, R> {
-    let Ok(token) = ClaimToken::new() else { return Settled::Answer(refused(shared, Refusal::StoreUnavailable)) };
-    let claim = Claim::new(&operation.id, token, operation.fingerprint, config.lease, config.retention)
+    let Ok(token) = ClaimToken::new() else { return Settled::Answer(refused(layer, Refusal::StoreUnavailable)) };
+    let claim = Claim::new(&operation.id, token, operation.fingerprint, layer.config.lease, layer.config.retention)
         // Whoever finds out comes before whoever runs it again.
-        .taking_over(config.lapsed == Lapsed::Rerun && config.reconcile.is_none())
-        .reserving(config.max_response);
+        .taking_over(layer.config.lapsed == Lapsed::Rerun && layer.config.reconcile.is_none())
+        .reserving(layer.config.max_response);
     let ticket = |session| Ticket { id: operation.id, token, session };
     let until = operation.wait.and_then(|wait| clock::now().checked_add(wait));
     let mut waited = false;
     loop {
-        let mut state = match claim_or_repeat(&*shared.store, &claim).await {
+        let mut state = match claim_or_repeat(&*layer.shared.store, &claim).await {
             Ok(Claimed::Won(session)) => return Settled::Run(ticket(session)),
             Ok(Claimed::Known(state)) => state,
-            Err(error) => return Settled::Answer(not_claimed(shared, &claim, &error)),
+            Err(error) => return Settled::Answer(not_claimed(layer, &claim, &error)),
         };
         // What cannot be seen yet is taken for the same: it is told "in progress", and the truth at its end.
         let same = state.fingerprint().is_none_or(|fingerprint| fingerprint == operation.fingerprint);
-        if let (true, State::Unknown { .. }, Some(reconcile)) = (same, &state, &config.reconcile) {
+        if let (true, State::Unknown { .. }, Some(reconcile)) = (same, &state, &layer.config.reconcile) {
             // Whoever takes it over is the one who looks; what anybody else is told of it is true as well.
             let claim = claim.taking_over(true);
-            state = match claim_or_repeat(&*shared.store, &claim).await {
+            state = match claim_or_repeat(&*layer.shared.store, &claim).await {
                 Ok(Claimed::Won(session)) => return Settled::Lapsed(ticket(session), reconcile.clone()),
                 Ok(Claimed::Known(state)) => state,
-                Err(error) => return Settled::Answer(not_claimed(shared, &claim, &error)),
+                Err(error) => return Settled::Answer(not_claimed(layer, &claim, &error)),
             };
         }
         let running = matches!(state, State::Running { .. });
         if let (true, true, Some(until)) = (same, running, until.filter(|until| *until > clock::now())) {
             waited = true;
-            shared.waits.wait(&shared.store, operation.id, until).await;
+            layer.shared.waits.wait(&layer.shared.store, operation.id, until).await;
             continue;
         }
-        return Settled::Answer(known(config, shared, &state, same, waited));
+        return Settled::Answer(known(layer, &state, same, waited));
     }
 }
 
@@ -209,36 +204,35 @@ fn lapse(operation: &Operation, parts: &Parts) -> Lapse {
 
 /// Asks the hook, under the claim that it may make true.
 async fn reconciled<S: Store, R: Body<Data = Bytes>>(
-    config: &Config,
-    shared: &Shared<S>,
+    layer: &IdempotencyLayer<S>,
     operation: &Operation,
     parts: &Parts,
     ticket: Ticket<S::Session>,
     reconcile: &Reconcile,
 ) -> Settled<S::Session, R> {
     let lapse = lapse(operation, parts);
-    let find = run::caught(async { reconcile.find(lapse).await });
+    let find = pin!(async { reconcile.find(lapse).await });
+    let find = pin!(run::caught(find));
     // A hook that panics has found nothing out.
-    let found = renewing(&shared.store, ticket.id, ticket.token, config.lease, find).await;
+    let found = renewing(&layer.shared.store, ticket.id, ticket.token, layer.config.lease, find).await;
     let response = match found.unwrap_or(Reconciled::Unknown) {
         Reconciled::NotApplied => return Settled::Run(ticket),
-        Reconciled::Applied(response) => applied(config, shared, operation, ticket, response).await,
+        Reconciled::Applied(response) => applied(layer, operation, ticket, response).await,
         Reconciled::Unknown => {
             let Ticket { id, token, session } = ticket;
-            if let Err(error) = shared.store.abandon(&id, token, Some(session)).await {
+            if let Err(error) = layer.shared.store.abandon(&id, token, Some(session)).await {
                 tracing::warn!(target: "steadfast", ?id, %error, "a key that could not be reconciled is held until its lease ends");
             }
-            known(config, shared, &State::unknown(operation.fingerprint), true, false)
+            known(layer, &State::unknown(operation.fingerprint), true, false)
         }
     };
-    shared.waits.ended(&operation.id);
+    layer.shared.waits.ended(&operation.id);
     Settled::Answer(response)
 }
 
 /// The operation was carried out, and this was its answer.
 async fn applied<S: Store, R: Body>(
-    config: &Config,
-    shared: &Shared<S>,
+    layer: &IdempotencyLayer<S>,
     operation: &Operation,
     ticket: Ticket<S::Session>,
     response: Response<Bytes>,
@@ -246,16 +240,16 @@ async fn applied<S: Store, R: Body>(
     let Ticket { id, token, session } = ticket;
     let (parts, body) = response.into_parts();
     let record = Record::new(parts.status, &parts.headers, body);
-    let completion = Completion::new(record.clone(), config.retention);
-    match shared.store.complete(&id, token, session, completion).await {
-        Ok(Completed::Stored) => known(config, shared, &State::done(operation.fingerprint, record), true, false),
-        Ok(Completed::Lost) => known(config, shared, &State::running(operation.fingerprint, config.lease), true, false),
+    let completion = Completion::new(record.clone(), layer.config.retention);
+    match layer.shared.store.complete(&id, token, session, completion).await {
+        Ok(Completed::Stored) => known(layer, &State::done(operation.fingerprint, record), true, false),
+        Ok(Completed::Lost) => known(layer, &State::running(operation.fingerprint, layer.config.lease), true, false),
         Err(error) => {
             // What was found is true all the same; the next one has to find it once more.
-            count(&shared.counters.lost);
+            count(&layer.shared.counters.lost);
             tracing::error!(target: "steadfast", ?id, %error, "what was found out of an operation could not be stored");
             let mut response = answer::replay(&record, false);
-            Told::Unknown.on(&mut response, config.retention, config.covers.as_deref());
+            Told::Unknown.on(&mut response, layer.config.retention, layer.config.covers.as_deref());
             response
         }
     }
@@ -263,13 +257,12 @@ async fn applied<S: Store, R: Body>(
 
 /// The answer to a repeat.
 fn known<S, R: Body>(
-    config: &Config,
-    shared: &Shared<S>,
+    layer: &IdempotencyLayer<S>,
     state: &State,
     same: bool,
     waited: bool,
 ) -> Response<ResponseBody<R>> {
-    let counters = &shared.counters;
+    let counters = &layer.shared.counters;
     let (counter, mut response, told) = match state {
         _ if !same => {
             count(&counters.mismatched);
@@ -277,36 +270,36 @@ fn known<S, R: Body>(
         }
         State::Done { record, .. } => {
             let counter = if waited { &counters.waited } else { &counters.replayed };
-            (counter, answer::replay(record, config.event.is_some()), Told::Replayed)
+            (counter, answer::replay(record, layer.config.event.is_some()), Told::Replayed)
         }
         State::Running { .. } => (&counters.in_progress, Refusal::InProgress.response(), Told::InProgress),
         State::Unknown { .. } => (&counters.refused_unknown, Refusal::OutcomeUnknown.response(), Told::Unknown),
     };
     count(counter);
-    told.on(&mut response, config.retention, config.covers.as_deref());
+    told.on(&mut response, layer.config.retention, layer.config.covers.as_deref());
     if waited {
         response.headers_mut().insert("preference-applied", HeaderValue::from_static("wait"));
     }
     response
 }
 
-fn refused<S, R: Body>(shared: &Shared<S>, refusal: Refusal) -> Response<ResponseBody<R>> {
+fn refused<S, R: Body>(layer: &IdempotencyLayer<S>, refusal: Refusal) -> Response<ResponseBody<R>> {
     let down = matches!(refusal, Refusal::StoreUnavailable | Refusal::StoreFull);
-    count(if down { &shared.counters.store_down } else { &shared.counters.refused });
+    count(if down { &layer.shared.counters.store_down } else { &layer.shared.counters.refused });
     refusal.response()
 }
 
 /// The key could not be claimed, or nobody can say whether it was: then it is given back in the background, so that a claim which was
 /// made after all does not make an operation that never ran look like one that may have.
 fn not_claimed<S: Store, R: Body>(
-    shared: &Shared<S>,
+    layer: &IdempotencyLayer<S>,
     claim: &Claim<'_>,
     error: &StoreError,
 ) -> Response<ResponseBody<R>> {
     if matches!(error, StoreError::Unavailable(_)) {
-        tokio::spawn(give_back(shared.store.clone(), Lost::of(claim)));
+        tokio::spawn(give_back(layer.shared.store.clone(), Lost::of(claim)));
     }
-    refused(shared, of_store(error))
+    refused(layer, of_store(error))
 }
 
 fn of_store(error: &StoreError) -> Refusal {
