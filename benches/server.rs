@@ -96,6 +96,50 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize) -> f64 {
     f64::from(u32::try_from(number.load(Ordering::Relaxed)).unwrap()) / start.elapsed().as_secs_f64()
 }
 
+/// First executions a second over one memory store by so many threads, each with a runtime of its own, and what the handler alone makes.
+///
+/// Records expire as fast as they come, as they do in a server that has been up for a day.
+fn by_threads(threads: u32) -> (f64, f64) {
+    let layer = IdempotencyLayer::new(MemoryStore::new()).retention(TIME / 20).lease(TIME / 400);
+    let (run, bare_run) = (new_run(), new_run());
+    let together = |run: u64, layer: Option<&IdempotencyLayer<MemoryStore>>| -> f64 {
+        let work = |thread: u32| {
+            let next = move |number: u64| key(run, u64::from(thread) << 40 | number);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            1e6 / match layer {
+                Some(layer) => {
+                    runtime.block_on(microseconds(ServiceBuilder::new().layer(layer.clone()).service_fn(handler), next))
+                }
+                None => runtime.block_on(microseconds(ServiceBuilder::new().service_fn(handler), next)),
+            }
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        })
+    };
+    (together(run, Some(&layer)), together(bare_run, None))
+}
+
+fn scaling() {
+    // Medians of five turns; a core that has just woken up is slow.
+    let mut turns: Vec<[f64; 4]> = Vec::new();
+    for turn in 0..6 {
+        let ((one, bare_one), (two, bare_two)) = (by_threads(1), by_threads(2));
+        if turn > 0 {
+            turns.push([one, two, two / one, bare_two / bare_one]);
+        }
+    }
+    let median = |column: usize| {
+        turns.sort_unstable_by(|one, other| one[column].total_cmp(&other[column]));
+        turns[turns.len() / 2][column]
+    };
+    let [one, two, ratio, bare] = [0, 1, 2, 3].map(median);
+    println!("\n| memory store | one thread | two threads | ratio | the handler alone |");
+    println!("| --- | --- | --- | --- | --- |");
+    println!("| first executions a second | {one:.0} | {two:.0} | {ratio:.2} | {bare:.2} |");
+}
+
 struct Table {
     bar: ProgressBar,
     bare: f64,
@@ -128,6 +172,7 @@ fn main() {
     // As a server has it: handlers run on the workers, not on the thread that waits for the runtime.
     let measured = runtime.spawn(measure());
     runtime.block_on(measured).unwrap();
+    scaling();
 }
 
 async fn measure() {

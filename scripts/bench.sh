@@ -45,7 +45,7 @@ bench_client() {
 
 bench_server() {
     local tables
-    tables=$(./scripts/with_servers.sh cargo bench --bench server --all-features | grep '^|')
+    tables=$(./scripts/with_servers.sh cargo bench --bench server --all-features | sed -n '/^|/,$p')
     echo "$tables" | rewrite server
 }
 

@@ -32,10 +32,13 @@ pub(crate) fn wall() -> SystemTime {
 }
 
 #[cfg(feature = "client")]
-/// A number between 0 and 1 for jitter. Not for keys: see `key.rs`.
-#[allow(clippy::disallowed_methods, reason = "the one place")]
+/// A number between 0 and 1 for jitter, from the operating system: a generator that lives in the process is cloned by `fork`, and its
+/// clones would all come back at the same moment. It is drawn where somebody waits, and takes less than a microsecond of that. A system
+/// without randomness gives 1, the whole wait.
+#[allow(clippy::disallowed_methods, clippy::cast_precision_loss, reason = "the one place; 53 bits are exact")]
 pub(crate) fn unit() -> f64 {
-    fastrand::f64()
+    const STEPS: f64 = (1_u64 << 53) as f64;
+    getrandom::u64().map_or(1.0, |random| (random >> 11) as f64 / STEPS)
 }
 
 /// Waits for `duration`; zero does not touch the timer, whose shortest sleep takes a millisecond.
@@ -141,6 +144,21 @@ pub(crate) fn milliseconds(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "client")]
+    #[test]
+    fn units_are_spread_over_the_whole_of_it() {
+        let mut tenths = [0; 10];
+        for _ in 0..10_000 {
+            let unit = unit();
+            assert!((0.0..1.0).contains(&unit), "{unit}");
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 9")]
+            let tenth = (unit * 10.0) as usize;
+            tenths[tenth] += 1;
+        }
+        // 1,000 each, give or take 30: this is eight times as much.
+        assert!(tenths.iter().all(|count| (760..1240).contains(count)), "{tenths:?}");
+    }
 
     /// A runtime without a timer panics when it is asked for one.
     fn without_a_timer<F: Future>(future: F) -> F::Output {

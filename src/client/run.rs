@@ -91,7 +91,9 @@ pub(super) fn run(
                 let open_for = gate.circuit_open_for(ended);
                 operation.set_circuit_open_for(open_for);
                 let class = with_the_other(verdict.class, other, &operation);
-                let decision = operation.decide(class, &verdict.hint, ended, clock::unit());
+                // A success waits for nothing.
+                let unit = if class == Class::Success { 0.0 } else { clock::unit() };
+                let decision = operation.decide(class, &verdict.hint, ended, unit);
                 let wait = if let Decision::Retry { after } = decision { Some(after) } else { None };
                 so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), wait);
                 if decision == Decision::Stop(StopReason::CircuitOpen) {
