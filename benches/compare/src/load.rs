@@ -24,6 +24,8 @@ pub enum Scenario {
     Persist,
     /// 64 tasks, each one GET after the other.
     Get64,
+    /// 10,000 tasks on all cores, each one GET after the other: for a profiler.
+    Crowd,
     /// One GET after the other, to 1,000 origins in turn.
     Origins,
     /// GETs that the server never answers, all at once.
@@ -45,8 +47,12 @@ pub enum Say {
 
 /// Runs `operations` of the scenario and returns the numbers that were asked for.
 pub fn run<C: Contender>(port: u16, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
-    // One thread, so that a count is the whole count.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut runtime = match scenario {
+        Scenario::Crowd => tokio::runtime::Builder::new_multi_thread(),
+        // One thread, so that a count is the whole count.
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = runtime.enable_all().build().unwrap();
     let base = format!("http://127.0.0.1:{port}/v1");
     let client = runtime.block_on(async { C::new(&base) });
     let load = Load { runtime, client, base, port };
@@ -72,6 +78,7 @@ impl<C: Contender> Load<C> {
     fn work(&self, scenario: Scenario, operations: usize) {
         match scenario {
             Scenario::Get64 => drop(self.at_once(64, operations)),
+            Scenario::Crowd => drop(self.at_once(10_000, operations)),
             Scenario::Origins => {
                 let places: Vec<Place> = (0..1000).map(|number| self.origin(number)).collect();
                 for number in 0..operations {
@@ -120,6 +127,7 @@ impl<C: Contender> Load<C> {
         let started = Instant::now();
         let mut each = match scenario {
             Scenario::Get64 => self.at_once(64, operations),
+            Scenario::Crowd => self.at_once(10_000, operations),
             _ => {
                 let place = self.place(scenario);
                 let once = |_| self.runtime.block_on(timed(self.operation(scenario, &place)));
