@@ -74,6 +74,12 @@ impl Cooling {
     pub(crate) fn lasts(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| until > now)
     }
+
+    /// Whether it holds nobody back, not even until a probe has gone first.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_over(&self) -> bool {
+        self.until.is_none()
+    }
 }
 
 #[cfg(test)]

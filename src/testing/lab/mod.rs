@@ -38,11 +38,14 @@
 //! Not modelled: hedges, `Retry-After`, connection set-up, several servers, load that comes back because a user
 //! reloads the page.
 
+mod caller;
 mod chance;
 mod contention;
 mod events;
 mod fleet;
+mod flight;
 mod layers;
+mod line;
 mod report;
 mod scenario;
 mod server;
