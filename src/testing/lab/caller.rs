@@ -155,3 +155,88 @@ impl<'a> Caller<'a> {
         self.breaker.as_ref().map_or(Duration::ZERO, |breaker| breaker.state(now).open_for())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{BreakerPolicy, HedgePolicy, Hint, RetryPolicy};
+    use http::StatusCode;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn refusal() -> Reply {
+        let hint = Hint::from(Some(SECOND));
+        Reply { class: Class::Ambiguous, status: Some(StatusCode::SERVICE_UNAVAILABLE), hint }
+    }
+
+    fn pass<'a>(caller: &'a Caller<'_>, now: Instant) -> Pass<'a> {
+        let Entry::Go(pass) = caller.enter(None, now) else { panic!("held back") };
+        pass
+    }
+
+    /// What the gate says, in a word.
+    fn ask(caller: &Caller<'_>, deadline: Option<Instant>, now: Instant) -> &'static str {
+        match caller.enter(deadline, now) {
+            Entry::Go(pass) if pass.is_probe => "probe",
+            Entry::Go(_) => "go",
+            Entry::Wait(_) => "wait",
+            Entry::WaitForProbe(_) => "wait for the probe",
+            Entry::Held { was_probe: true } => "held, and was the probe",
+            Entry::Held { was_probe: false } => "held",
+        }
+    }
+
+    #[test]
+    fn a_cooldown_is_asked_first_and_a_probe_that_is_held_leaves_it_to_the_next() {
+        // The breaker's lock is loom's in these tests.
+        loom::model(|| {
+            let fleet = Fleet::new(&RetryPolicy::new()).cooldown().breaker(BreakerPolicy::new().min_calls(1));
+            let (caller, now) = (Caller::new(0, &fleet), crate::clock::now());
+            caller.settle(pass(&caller, now), &refusal(), SECOND, None, now);
+            assert_eq!(ask(&caller, None, now), "wait", "although the circuit is open");
+            assert_eq!(ask(&caller, Some(now + SECOND), now), "held");
+            let over = now + SECOND;
+            assert_eq!(ask(&caller, None, over), "held, and was the probe", "the circuit is open for 5 s");
+            assert_eq!(ask(&caller, None, over), "wait for the probe");
+            caller.probe_was_held(over);
+            assert_eq!(ask(&caller, None, now + 5 * SECOND), "probe");
+        });
+    }
+
+    #[test]
+    fn with_less_time_left_than_the_fastest_answer_took_nothing_goes_out() {
+        let fleet = Fleet::new(&RetryPolicy::new()).skip_hopeless();
+        let (caller, now) = (Caller::new(0, &fleet), crate::clock::now());
+        let success = Reply { class: Class::Success, status: Some(StatusCode::OK), hint: Hint::default() };
+        let soon = Some(now + SECOND / 2);
+        for answer in 0..20 {
+            assert_eq!(ask(&caller, soon, now), "go", "{answer} answers are not enough");
+            caller.settle(pass(&caller, now), &success, SECOND, Some(SECOND), now);
+        }
+        assert_eq!(ask(&caller, soon, now), "held");
+        assert_eq!(ask(&caller, Some(now + 2 * SECOND), now), "go");
+    }
+
+    #[test]
+    fn a_hedge_is_beside_a_first_attempt_that_is_no_probe_and_while_all_is_well() {
+        // The breaker's lock is loom's in these tests.
+        loom::model(|| {
+            let hedge = HedgePolicy::after(SECOND).max_extra_load(1.0);
+            let fleet =
+                Fleet::new(&RetryPolicy::new()).cooldown().breaker(BreakerPolicy::new().min_calls(2)).hedge(hedge);
+            let (caller, now) = (Caller::new(0, &fleet), crate::clock::now());
+            let start = || Operation::start(&fleet.policy, &caller.budget, Idempotency::Natural, now);
+            let first = pass(&caller, now);
+            assert_eq!(caller.late_after(&first, true, now), Some(SECOND));
+            assert_eq!(caller.late_after(&first, false, now), None, "beside a retry");
+            assert!(caller.lets_hedge(&mut start(), now));
+            caller.settle(first, &refusal(), SECOND, None, now);
+            assert!(!caller.lets_hedge(&mut start(), now), "while it cools down");
+            let probe = pass(&caller, now + SECOND);
+            assert!(probe.is_probe && caller.late_after(&probe, true, now).is_none());
+            assert!(!caller.lets_hedge(&mut start(), now + SECOND), "until the probe has passed");
+            caller.settle(probe, &Reply::TIMEOUT, SECOND, None, now + SECOND);
+            assert!(!caller.lets_hedge(&mut start(), now + SECOND), "the circuit is open");
+        });
+    }
+}

@@ -68,3 +68,46 @@ impl<'a> Flight<'a> {
         (!self.first_failed).then(|| now.saturating_sub(self.sent))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Idempotency, RetryPolicy};
+    use crate::testing::lab::caller::{Caller, Entry};
+    use crate::testing::lab::fleet::Fleet;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// What counts of two requests that come to these in this order, and how long the server took for the first one at least, in
+    /// milliseconds. The flight begins at 10 ms; the first that ends does so at 50 ms, the second at 90 ms.
+    fn check(ended: &[(&str, Class)]) -> (&'static str, Option<u128>) {
+        let fleet = Fleet::new(&RetryPolicy::new()).idempotency(Idempotency::Natural);
+        let caller = Caller::new(0, &fleet);
+        let Entry::Go(pass) = caller.enter(None, crate::clock::now()) else { panic!("nothing holds it back") };
+        let mut flight = Flight::new(1, pass, MS * 10, MS * 1000);
+        flight.hedged();
+        for ((name, class), now) in ended.iter().zip([MS * 50, MS * 90]) {
+            let is_hedge = *name == "hedge";
+            if flight.lands(is_hedge, &Reply { class: *class, ..Reply::TIMEOUT }) {
+                let which = if is_hedge { "hedge" } else { "first" };
+                return (which, flight.latency(now).map(|latency| latency.as_millis()));
+            }
+        }
+        ("none", None)
+    }
+
+    #[test]
+    fn the_first_final_answer_counts_and_a_failure_waits_for_the_other() {
+        use Class::{Ambiguous, Permanent, Success, Throttled};
+        assert_eq!(check(&[("first", Success)]), ("first", Some(40)));
+        assert_eq!(check(&[("hedge", Permanent)]), ("hedge", Some(40)), "the first one took that long at least");
+        assert_eq!(check(&[("first", Ambiguous)]), ("none", None));
+        assert_eq!(
+            check(&[("first", Throttled), ("hedge", Success)]),
+            ("hedge", None),
+            "how long it took is not known"
+        );
+        assert_eq!(check(&[("hedge", Ambiguous), ("first", Success)]), ("first", Some(80)));
+        assert_eq!(check(&[("first", Ambiguous), ("hedge", Ambiguous)]), ("hedge", None), "the later one decides");
+    }
+}

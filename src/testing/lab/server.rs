@@ -320,4 +320,49 @@ mod tests {
         station.busy_until = SECOND * 44;
         assert_eq!(check(&mut station, 20), Some((20, Class::Ambiguous)), "4 s of work are too much");
     }
+
+    /// What a request is answered that arrives at second `at` and is waited for this long: when, in seconds, its class, the hint in
+    /// seconds.
+    fn told(station: &mut Station, at: u32, wait: Duration) -> (u64, Class, Option<u64>) {
+        let fate = station.receive(SECOND * at, Some(wait), &mut Chance::new(1));
+        let (at, reply) = fate.answer.unwrap();
+        (at.as_secs(), reply.class, reply.hint.after.map(|after| after.as_secs()))
+    }
+
+    /// The queue of a frozen server holds what was accepted in its first moments, until it works again: only then is it seen to be late.
+    #[test]
+    fn what_is_late_is_dropped_in_its_turn_and_takes_room_until_then() {
+        let server = Server::per_second(1.0).heeds_deadlines(SECOND).queue(SECOND / 100).hints(SECOND * 7);
+        let mut station = Station::new(server, 0.0, Scenario::new(Trouble::Frozen));
+        assert_eq!(told(&mut station, 20, SECOND * 5), (40, Class::NotProcessed, None));
+        assert_eq!(told(&mut station, 21, SECOND * 5), (21, Class::Ambiguous, Some(7)), "there is no room");
+        assert_eq!(
+            told(&mut station, 40, SECOND),
+            (40, Class::NotProcessed, None),
+            "a second is no more than the least"
+        );
+        assert_eq!(told(&mut station, 40, SECOND * 2).1, Class::Success, "and nothing is before it");
+    }
+
+    #[test]
+    fn what_stands_in_front_of_a_dead_server_says_when_to_come_back() {
+        let retry_after = Some(SECOND * 5);
+        let mut station = station(Trouble::Unavailable { retry_after }, 9, SECOND * 2);
+        assert_eq!(check(&mut station, 9), None, "it dies before it is done");
+        let fate = station.receive(SECOND * 20, None, &mut Chance::new(1));
+        let (at, reply) = fate.answer.unwrap();
+        assert_eq!(
+            (at, reply.status, reply.hint.after),
+            (SECOND * 20, Some(StatusCode::SERVICE_UNAVAILABLE), retry_after)
+        );
+        assert_eq!(check(&mut station, 40), Some((40, Class::Success)));
+    }
+
+    #[test]
+    fn an_answer_that_leaves_late_holds_nobody_up() {
+        let mut station = station(Trouble::Slow { share: 1.0, by: SECOND * 2 }, 0, Duration::ZERO);
+        assert_eq!(check(&mut station, 20), Some((22, Class::Success)));
+        assert!(station.busy_until < SECOND * 21);
+        assert_eq!(check(&mut station, 40), Some((40, Class::Success)), "the trouble is over");
+    }
 }
