@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use steadfast::policy::{Backoff, Class, Idempotency, Jitter, RetryBudget, RetryPolicy};
+use steadfast::policy::{Backoff, Class, HedgePolicy, Idempotency, Jitter, RetryBudget, RetryPolicy};
 use steadfast::testing::lab::{self, Fleet, Lab, Report, Scenario, Server, Trouble};
 
 use super::{assert_near, three_retries};
@@ -91,6 +91,19 @@ fn nonsense_ends_too() {
             let report = Lab::new(always_failing, fleet).server(Server::per_second(capacity)).run();
             assert_eq!(report.during().latency(f64::NAN), None);
             assert!(report.to_string().contains("3 clients"), "{report}");
+        }
+    }
+    let times = [Duration::ZERO, Duration::from_nanos(1), Duration::MAX];
+    let shares = [f64::NAN, -1.0, 0.5, f64::INFINITY];
+    for (time, share) in times.into_iter().flat_map(|time| shares.map(|share| (time, share))) {
+        let fleet = || Fleet::new(&forever.clone().hint_cap(Duration::MAX)).clients(3).cooldown().tells_deadline();
+        for hedge in [HedgePolicy::after(time), HedgePolicy::quantile(share).max_extra_load(share)] {
+            for trouble in [Trouble::Slow { share, by: time }, Trouble::Unavailable { retry_after: Some(time) }] {
+                let scenario = Scenario::new(trouble).lasting(Duration::from_secs(3)).watched_for(Duration::ZERO);
+                let server = Server::default().heeds_deadlines(time).hints(time).queue(time);
+                let fleet = fleet().hedge(hedge).skip_hopeless().attempt_timeout(time.saturating_mul(2));
+                assert!(Lab::new(scenario, fleet).server(server).run().during().operations() > 0, "{time:?}, {share}");
+            }
         }
     }
 }

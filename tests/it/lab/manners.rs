@@ -240,8 +240,10 @@ fn with_room_a_hedge_cuts_the_tail() {
     let p999 = |fleet| run_on(Server::with_headroom(2.0), LATE, fleet).during().latency(0.999);
     assert!(p999(fleet()) > Some(Duration::from_millis(500)));
     assert!(p999(hedging(fleet())) < Some(Duration::from_millis(100)));
-    let sent = sent(&run_on(Server::with_headroom(2.0), LATE, hedging(fleet())));
+    let report = run_on(Server::with_headroom(2.0), LATE, hedging(fleet()));
+    let (sent, wasted) = (sent(&report), report.during().wasted_work());
     assert!((1.015..1.031).contains(&sent), "{sent}");
+    assert!((wasted - (sent - 1.0)).abs() < 0.002, "of each two that race one is work for nobody: {wasted}");
     // When one in five is late, 3 % more requests cannot help.
     let many = Trouble::Slow { share: 0.2, by: Duration::from_millis(500) };
     let report = run_on(Server::with_headroom(2.0), many, hedging(fleet()));
