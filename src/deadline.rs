@@ -89,7 +89,7 @@ pub(crate) fn to_header(time_left: Duration) -> HeaderValue {
 }
 
 /// Reads what [`to_header`] writes. What is not digits alone says nothing.
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", feature = "testing"))]
 pub(crate) fn from_header(value: &HeaderValue) -> Option<Duration> {
     let digits =
         value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))?;
@@ -116,7 +116,7 @@ mod tests {
         with_deadline(Duration::MAX, async { assert!(left(Deadline::current()) > hour) }).await;
     }
 
-    #[cfg(all(feature = "client", feature = "server"))]
+    #[cfg(all(feature = "client", any(feature = "server", feature = "testing")))]
     #[test]
     fn what_is_written_is_read() {
         for (time, milliseconds) in [(Duration::from_micros(2900), 2), (Duration::ZERO, 1), (Duration::MAX, u64::MAX)] {

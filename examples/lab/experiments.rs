@@ -8,6 +8,8 @@ use std::time::Duration;
 use steadfast::policy::{Backoff, Jitter, RetryBudget, RetryPolicy};
 use steadfast::testing::lab::{self, Contention, Fleet, Lab, Report, Scenario, Server, Trouble};
 
+use crate::mechanisms::Manners;
+
 pub(crate) const JITTERS: [(&str, Jitter); 3] =
     [("no jitter", Jitter::None), ("equal jitter", Jitter::Equal), ("full jitter", Jitter::Full)];
 
@@ -75,6 +77,7 @@ pub(crate) struct Findings {
     pub(crate) overloads: Vec<Report>,
     /// Calls at the bottom of 1, 2 and 3 layers: without a budget, with the standard one.
     pub(crate) layers: Vec<(u32, f64, f64)>,
+    pub(crate) manners: Manners,
 }
 
 pub(crate) struct Mean {
@@ -93,6 +96,7 @@ pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
     labs.extend(MANNERS.iter().flat_map(|manner| SHARES.iter().map(|share| brownout(manner, *share))));
     labs.extend(BUDGETS.iter().map(overload));
     labs.extend(JITTERS.map(|(_, jitter)| herd(jitter)));
+    labs.extend(Manners::labs());
     let labs: Vec<Lab> = labs.into_iter().map(|lab| lab.seed(seed)).collect();
 
     let mut reports = in_parallel(&labs, Lab::run, progress).into_iter();
@@ -100,6 +104,7 @@ pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
     let outages = OUTAGES.map(|_| row(BUDGETS.len()));
     let shares = MANNERS.iter().map(|_| row(SHARES.len())).collect();
     let (overloads, herds) = (row(BUDGETS.len()), row(JITTERS.len()));
+    let manners = Manners::of(row);
     let layers = [1, 2, 3].map(|layers| {
         let calls = |budget| lab::amplification(&policy(), &budget, layers);
         (layers, calls(RetryBudget::unlimited()), calls(RetryBudget::standard()))
@@ -112,6 +117,7 @@ pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
         mixed: lab::mixed(&policy()),
         overloads,
         layers: layers.to_vec(),
+        manners,
     }
 }
 

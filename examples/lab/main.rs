@@ -5,10 +5,11 @@
 //! cargo run --example lab --features testing -- --out report.html --seed 7
 //! ```
 //!
-//! `experiments.rs` says what is tried, `tables.rs` and `plots.rs` show it, `page.rs` says what one sees. To try a policy of
+//! `experiments.rs` and `mechanisms.rs` say what is tried, `tables.rs` and `plots.rs` show it, `page.rs` says what one sees. To try a policy of
 //! your own, one line is enough: `println!("{}", steadfast::testing::lab::outage(&my_policy))`.
 
 mod experiments;
+mod mechanisms;
 mod page;
 mod plots;
 mod tables;
@@ -49,6 +50,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         tables::herds(&findings),
         tables::mixed(&findings),
         tables::layers(&findings),
+        tables::manners_in_outages(&findings),
+        tables::manners_in_brownouts(&findings),
+        tables::manners_in_a_hurry(&findings),
     ];
     for table in &tables {
         println!("{}", table.for_the_terminal());

@@ -36,7 +36,7 @@ pub(crate) fn html(findings: &Findings, plots: &[Plot], seed: u64) -> String {
     )
 }
 
-fn sections(findings: &Findings) -> [Section<'_>; 7] {
+fn sections(findings: &Findings) -> [Section<'_>; 10] {
     [
         Section {
             heading: "After an outage",
@@ -103,6 +103,27 @@ fn sections(findings: &Findings) -> [Section<'_>; 7] {
             says: "Each service retries what the one below it has given up on.",
             plot: None,
             table: tables::layers(findings),
+        },
+        Section {
+            heading: "Manners in an outage",
+            says: "Each mechanism alone, and all of them. The breaker keeps an outage nearly silent and is late when it is over. A \
+                   cooldown is quieter still where the answers say when to come back, and then lets all that has waited loose \
+                   within a second. A server that is told deadlines drops what nobody waits for, and is back at once.",
+            plot: None,
+            table: tables::manners_in_outages(findings),
+        },
+        Section {
+            heading: "Manners in a brownout",
+            says: "A share of the requests fails, or half a second is added to a share of the answers; or the clients start twice \
+                   as many operations. Hedging needs room: with 5 % to spare it is itself the overload.",
+            plot: None,
+            table: tables::manners_in_brownouts(findings),
+        },
+        Section {
+            heading: "Manners in a hurry",
+            says: "Operations that must end within 60 ms, where a usual answer takes 21.",
+            plot: None,
+            table: tables::manners_in_a_hurry(findings),
         },
     ]
 }

@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, Table};
 use steadfast::testing::lab::{Numbers, Report};
 
 use crate::experiments::{BUDGETS, CROWDS, Findings, JITTERS, MANNERS, OUTAGES, SHARES};
+use crate::mechanisms::{self, Case, MECHANISMS};
 
 pub(crate) struct Cells {
     pub(crate) title: &'static str,
@@ -41,14 +42,17 @@ fn trouble_header(first: &[&str]) -> Vec<String> {
 }
 
 fn trouble_row(first: &[&str], report: &Report) -> Vec<String> {
-    let recovered = match report.time_to_recover() {
+    let attempts = format!("{:.2}", report.during().attempts_per_operation());
+    let (success, wasted) = (percent(report.after().success()), percent(report.after().wasted_work()));
+    [owned(first), vec![attempts, recovered(report), success, wasted]].concat()
+}
+
+fn recovered(report: &Report) -> String {
+    match report.time_to_recover() {
         Some(time) if time.is_zero() => "at once".to_owned(),
         Some(time) => format!("after {:.1} s", time.as_secs_f64()),
         None => "not in 60 s".to_owned(),
-    };
-    let attempts = format!("{:.2}", report.during().attempts_per_operation());
-    let (success, wasted) = (percent(report.after().success()), percent(report.after().wasted_work()));
-    [owned(first), vec![attempts, recovered, success, wasted]].concat()
+    }
 }
 
 pub(crate) fn shares(findings: &Findings) -> Cells {
@@ -124,6 +128,55 @@ pub(crate) fn layers(findings: &Findings) -> Cells {
         header: owned(&["layers", "no budget", "standard()"]),
         rows: rows.collect(),
     }
+}
+
+pub(crate) fn manners_in_outages(findings: &Findings) -> Cells {
+    let cell = |report: &Report| {
+        let sent = report.during().load_multiplier();
+        format!("{sent:.2}x, {}, peak {}", recovered(report), report.peak())
+    };
+    Cells {
+        title: "Each mechanism in an outage of 30 s: requests for each operation, recovered, most requests in 0.1 s after it",
+        header: manners_header(&mechanisms::OUTAGES),
+        rows: manners_rows(&findings.manners.outages, cell),
+    }
+}
+
+pub(crate) fn manners_in_brownouts(findings: &Findings) -> Cells {
+    let cell = |report: &Report| {
+        let during = report.during();
+        let (sent, success) = (during.load_multiplier(), percent(during.success()));
+        format!("{sent:.2}x, {success}, p99.9 {}, {}", milliseconds(during, 0.999), recovered(report))
+    };
+    Cells {
+        title: "Each mechanism in a brownout of 30 s: requests for each operation, success, p99.9, recovered",
+        header: manners_header(&mechanisms::BROWNOUTS),
+        rows: manners_rows(&findings.manners.brownouts, cell),
+    }
+}
+
+pub(crate) fn manners_in_a_hurry(findings: &Findings) -> Cells {
+    let row = |(mechanism, report): (&mechanisms::Mechanism, &Report)| {
+        let during = report.during();
+        let sent = format!("{:.2}x", during.load_multiplier());
+        vec![mechanism.name.to_owned(), sent, percent(during.success()), percent(during.wasted_work())]
+    };
+    Cells {
+        title: "Operations of 60 ms, 30 % of the requests fail, twice the room",
+        header: owned(&["", "requests", "success", "wasted work"]),
+        rows: MECHANISMS.iter().zip(&findings.manners.hurried).map(row).collect(),
+    }
+}
+
+fn manners_header(cases: &[Case]) -> Vec<String> {
+    std::iter::once("").chain(cases.iter().map(|case| case.name)).map(str::to_owned).collect()
+}
+
+fn manners_rows(reports: &[Vec<Report>], cell: impl Fn(&Report) -> String) -> Vec<Vec<String>> {
+    let row = |(mechanism, reports): (&mechanisms::Mechanism, &Vec<Report>)| {
+        std::iter::once(mechanism.name.to_owned()).chain(reports.iter().map(&cell)).collect()
+    };
+    MECHANISMS.iter().zip(reports).map(row).collect()
 }
 
 fn owned(words: &[&str]) -> Vec<String> {

@@ -13,19 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use tokio::sync::Notify;
 
 use super::gate::Held;
 use super::verdict::Verdict;
 use crate::clock;
-use crate::policy::StopReason;
+use crate::policy::{Cooling, Leave, StopReason, cooldown_asked_for};
 
 /// The most lanes of one origin that cool at a time. One more is not held back.
 const LANES: usize = 256;
-
-/// Those who waited for the probe follow it within this time, or within the time that the server had asked for if that is shorter.
-const SPREAD: Duration = Duration::from_secs(1);
 
 type By = Arc<dyn Fn(&reqwest::Request) -> String + Send + Sync>;
 
@@ -57,11 +53,10 @@ impl fmt::Debug for Lanes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Lane(u64);
 
-/// For how long an answer holds everybody back: 429 or 503 with a hint, and no longer than the cap.
+/// For how long an answer holds everybody back.
 pub(super) fn asked_for(verdict: &Verdict, cap: Duration) -> Option<Duration> {
-    let refused = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
-    let asks = verdict.status.is_some_and(|status| refused.contains(&status)) && verdict.failure.is_none();
-    verdict.hint.after.filter(|after| asks && !after.is_zero()).map(|after| after.min(cap))
+    let answered = verdict.status.filter(|_| verdict.failure.is_none())?;
+    cooldown_asked_for(answered, &verdict.hint, cap)
 }
 
 /// The cooldowns of one origin.
@@ -74,57 +69,9 @@ pub(super) struct Cooldowns {
 
 #[derive(Debug, Default)]
 struct Cooldown {
-    state: Mutex<State>,
+    state: Mutex<Cooling>,
     /// Told when a probe has ended.
     probed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// `None`: it is over.
-    until: Option<Instant>,
-    length: Duration,
-    probe_is_out: bool,
-}
-
-#[derive(Debug, PartialEq)]
-enum Leave {
-    Go,
-    GoFirst,
-    Wait(Duration),
-    /// Until the probe has ended; then within this time.
-    WaitForProbe(Duration),
-}
-
-impl State {
-    fn ask(&mut self, now: Instant) -> Leave {
-        let Some(until) = self.until else { return Leave::Go };
-        match until.saturating_duration_since(now) {
-            Duration::ZERO if self.probe_is_out => Leave::WaitForProbe(self.length.min(SPREAD)),
-            Duration::ZERO => {
-                self.probe_is_out = true;
-                Leave::GoFirst
-            }
-            wait => Leave::Wait(wait),
-        }
-    }
-
-    fn begin(&mut self, length: Duration, now: Instant) {
-        let until = now.checked_add(length);
-        if until > self.until {
-            (self.until, self.length) = (until, length);
-        }
-    }
-
-    /// A probe has ended. Whether it is over.
-    fn probed(&mut self, refused: bool, now: Instant) -> bool {
-        self.probe_is_out = false;
-        // Another answer may have asked for more time meanwhile.
-        if !refused && self.until.is_none_or(|until| until <= now) {
-            self.until = None;
-        }
-        self.until.is_none()
-    }
 }
 
 impl Cooldowns {
@@ -133,7 +80,7 @@ impl Cooldowns {
         let mut cooling = lock(&self.cooling);
         if cooling.len() >= LANES && !cooling.contains_key(&lane) {
             // Those whose time is over, and whom nobody has come to probe.
-            cooling.retain(|_, cooldown| lock(&cooldown.state).until.is_some_and(|until| until > now));
+            cooling.retain(|_, cooldown| lock(&cooldown.state).lasts(now));
             if cooling.len() >= LANES {
                 return;
             }
@@ -225,38 +172,6 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn one_goes_first_and_the_others_follow_it() {
-        let (mut state, now) = (State::default(), clock::now());
-        assert_eq!(state.ask(now), Leave::Go);
-        state.begin(3 * SECOND, now);
-        state.begin(SECOND, now);
-        assert_eq!(state.ask(now + SECOND), Leave::Wait(2 * SECOND), "the longer one holds");
-        let over = now + 3 * SECOND;
-        assert_eq!(state.ask(over), Leave::GoFirst);
-        assert_eq!(state.ask(over), Leave::WaitForProbe(SECOND));
-        assert!(!state.probed(true, over), "it was dropped");
-        assert_eq!(state.ask(over), Leave::GoFirst, "so the next goes first");
-        assert!(state.probed(false, over));
-        assert_eq!(state.ask(over), Leave::Go);
-    }
-
-    #[test]
-    fn a_probe_that_is_refused_begins_it_anew() {
-        let (mut state, now) = (State::default(), clock::now());
-        state.begin(SECOND, now);
-        let over = now + SECOND;
-        assert_eq!(state.ask(over), Leave::GoFirst);
-        state.begin(Duration::from_millis(300), over);
-        assert!(!state.probed(true, over));
-        assert_eq!(state.ask(over), Leave::Wait(Duration::from_millis(300)));
-        // A straggler's refusal outlives a probe that passed.
-        assert_eq!(state.ask(over + SECOND), Leave::GoFirst);
-        state.begin(SECOND, over + SECOND);
-        assert!(!state.probed(false, over + SECOND));
-        assert_eq!(state.ask(over + SECOND), Leave::Wait(SECOND));
-    }
 
     #[test]
     fn lanes_are_bounded_and_those_that_are_over_make_room() {

@@ -18,7 +18,7 @@ const ENOUGH_FOR_A_QUANTILE: u64 = 100;
 
 /// The latencies of one origin.
 #[derive(Debug)]
-pub(super) struct Latencies(Mutex<Windows>);
+pub(crate) struct Latencies(Mutex<Windows>);
 
 #[derive(Debug)]
 struct Windows {
@@ -28,19 +28,19 @@ struct Windows {
 }
 
 impl Latencies {
-    pub(super) fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         // These bounds are ones that it takes.
         let empty = Histogram::new_with_bounds(1, LONGEST, 1).ok()?;
         Some(Self(Mutex::new(Windows { began: None, current: empty.clone(), previous: empty })))
     }
 
-    pub(super) fn record(&self, took: Duration, now: Instant) {
+    pub(crate) fn record(&self, took: Duration, now: Instant) {
         let microseconds = u64::try_from(took.as_micros()).unwrap_or(LONGEST);
         self.at(now).current.saturating_record(microseconds.max(1));
     }
 
     /// The shortest time of a minute or so, if there were enough.
-    pub(super) fn fastest(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn fastest(&self, now: Instant) -> Option<Duration> {
         let windows = self.at(now);
         let filled = [&windows.current, &windows.previous].into_iter().filter(|histogram| !histogram.is_empty());
         let (number, fastest) =
@@ -49,7 +49,7 @@ impl Latencies {
     }
 
     /// What this share of the answers did not take longer than, if there were enough.
-    pub(super) fn quantile(&self, share: f64, now: Instant) -> Option<Duration> {
+    pub(crate) fn quantile(&self, share: f64, now: Instant) -> Option<Duration> {
         let windows = self.at(now);
         let fuller = [&windows.current, &windows.previous].into_iter().max_by_key(|histogram| histogram.len())?;
         let enough = fuller.len() >= ENOUGH_FOR_A_QUANTILE;

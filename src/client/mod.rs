@@ -25,7 +25,7 @@ mod defaults;
 mod event;
 mod failure;
 mod gate;
-mod latency;
+pub(crate) mod latency;
 mod manners;
 mod outgoing;
 mod payload;

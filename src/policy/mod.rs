@@ -32,6 +32,7 @@ mod backoff;
 mod breaker;
 mod budget;
 mod class;
+mod cooldown;
 mod date;
 mod hedge;
 mod hint;
@@ -47,6 +48,8 @@ pub use hint::{Hint, retry_hint};
 pub use retry::{Decision, Operation, StopReason};
 pub use settings::{InvalidPolicy, RetryPolicy};
 
+#[cfg(feature = "client")]
+pub(crate) use cooldown::{Cooling, Leave, asked_for as cooldown_asked_for};
 #[cfg(feature = "client")]
 pub(crate) use hedge::{HedgeAllowance, HedgeAt};
 #[cfg(feature = "client")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::policy::{BreakerPolicy, Idempotency, RetryBudget, RetryPolicy};
+use crate::policy::{BreakerPolicy, HedgePolicy, Idempotency, RetryBudget, RetryPolicy};
 
 /// A number of clients that are alike.
 ///
@@ -13,12 +13,20 @@ use crate::policy::{BreakerPolicy, Idempotency, RetryBudget, RetryPolicy};
 /// | [`budget`](Self::budget) | [`RetryBudget::standard`], one bucket for each client |
 /// | [`attempt_timeout`](Self::attempt_timeout) | 1 s |
 /// | [`breaker`](Self::breaker) | none |
+/// | [`cooldown`](Self::cooldown) | none |
+/// | [`tells_deadline`](Self::tells_deadline) | no |
+/// | [`skip_hopeless`](Self::skip_hopeless) | no |
+/// | [`hedge`](Self::hedge) | none |
 /// | [`idempotency`](Self::idempotency) | [`Idempotency::Natural`]: whatever fails may be repeated |
 #[derive(Debug)]
 pub struct Fleet {
     pub(super) policy: RetryPolicy,
     pub(super) budget: RetryBudget,
     pub(super) breaker: Option<BreakerPolicy>,
+    pub(super) cooldown: bool,
+    pub(super) tells_deadline: bool,
+    pub(super) skip_hopeless: bool,
+    pub(super) hedge: Option<HedgePolicy>,
     pub(super) clients: u32,
     pub(super) arrivals: Arrivals,
     pub(super) attempt_timeout: Duration,
@@ -42,6 +50,10 @@ impl Fleet {
             policy: policy.clone(),
             budget: RetryBudget::standard(),
             breaker: None,
+            cooldown: false,
+            tells_deadline: false,
+            skip_hopeless: false,
+            hedge: None,
             clients: 100,
             arrivals: Arrivals::Rate(10.0),
             attempt_timeout: Duration::from_secs(1),
@@ -60,6 +72,39 @@ impl Fleet {
     #[must_use]
     pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
         self.breaker = Some(policy);
+        self
+    }
+
+    /// What the server asks of one operation of a client holds for all of that client's
+    /// ([`ClientBuilder::cooldown`](crate::ClientBuilder::cooldown)).
+    #[must_use]
+    pub fn cooldown(mut self) -> Self {
+        self.cooldown = true;
+        self
+    }
+
+    /// Each request tells the server how long it is waited for
+    /// ([`ClientBuilder::deadline_header`](crate::ClientBuilder::deadline_header)). It does nothing unless the server
+    /// [heeds it](super::Server::heeds_deadlines).
+    #[must_use]
+    pub fn tells_deadline(mut self) -> Self {
+        self.tells_deadline = true;
+        self
+    }
+
+    /// No attempt with less time left until the operation's deadline ([`RetryPolicy::deadline`]) than the fastest answer of the last
+    /// minute took ([`ClientBuilder::skip_hopeless`](crate::ClientBuilder::skip_hopeless)).
+    #[must_use]
+    pub fn skip_hopeless(mut self) -> Self {
+        self.skip_hopeless = true;
+        self
+    }
+
+    /// A second request beside a first that is late ([`ClientBuilder::hedge`](crate::ClientBuilder::hedge)), if the operations are
+    /// [`Idempotency::Natural`], which stands for a safe method here.
+    #[must_use]
+    pub fn hedge(mut self, policy: HedgePolicy) -> Self {
+        self.hedge = Some(policy);
         self
     }
 

@@ -1,7 +1,8 @@
 //! The laboratory: what a retry policy does to a server in trouble, before it does it to yours.
 //!
 //! Retry settings are chosen by guesswork, because their effect shows only in an outage. Here the outage is simulated, and what
-//! decides is the real thing: the [`Operation`](crate::policy::Operation), the schedule and the budget that the client runs on.
+//! decides is the real thing: the [`Operation`](crate::policy::Operation), the schedule and the budget that the client runs on, and
+//! its [manners](crate::guide::manners): breaker, cooldown, deadlines, hedging.
 //! A run of a hundred clients and two minutes takes a second or so; the same seed gives the same numbers.
 //!
 //! ```
@@ -25,24 +26,32 @@
 //! * **Clients** start operations at random times (a Poisson process), whatever became of the earlier ones: load does not
 //!   wait for the server. Each has a retry budget of its own, as each process has. Each attempt is given up after the
 //!   attempt timeout or at the operation's deadline, as the client of this crate does it.
+//! * **The manners** are off until a [`Fleet`] asks for them, and are then asked in the client's order: cooldown, time left, breaker,
+//!   attempt or hedged race. Each client has its own breaker, cooldown, latencies and allowance of hedges, as each process has.
 //! * **The network** takes N(10, 2) ms each way and loses nothing.
 //! * **The server** serves one request at a time, in the order of arrival, in an exponentially distributed time whose mean is
 //!   1 / capacity. (One fast worker in the place of many slow ones: queues behave alike, service times are shorter.) Work that
 //!   waits is measured in the time that it takes; a request that finds more than the queue may hold is refused at once.
 //! * **The server does not notice that a client has given up.** It executes what nobody waits for any more: the wasted work,
-//!   and the reason why an overload outlives its cause. Servers that cancel abandoned requests fare better than this one.
+//!   and the reason why an overload outlives its cause. Servers that cancel abandoned requests fare better than this one, and so
+//!   does one that is told how long it is waited for ([`Fleet::tells_deadline`], [`Server::heeds_deadlines`]).
 //! * **What a trouble is** stands at [`Trouble`]. *Hung* is either a process that is restarted in the end and comes back empty
 //!   ([`Trouble::Hanging`]), or one that goes on with a queue of requests that are long abandoned ([`Trouble::Frozen`]).
-//! * **An attempt is classed** as the client would class it: refused connection: not processed. Timeout, 500, 503: ambiguous.
+//! * **An attempt is classed** as the client would class it: refused connection: not processed. Timeout, 500, 503: ambiguous. A 503
+//!   that says that the deadline has passed: not processed. A wait that an answer asks for ([`Server::hints`],
+//!   [`Trouble::Unavailable`]) is heeded with or without a cooldown.
 //!
-//! Not modelled: hedges, `Retry-After`, connection set-up, several servers, load that comes back because a user
-//! reloads the page.
+//! Not modelled: connection set-up, several servers, what a refusal costs the server, load that comes back because a user reloads the
+//! page.
 
+mod caller;
 mod chance;
 mod contention;
 mod events;
 mod fleet;
+mod flight;
 mod layers;
+mod line;
 mod report;
 mod scenario;
 mod server;
@@ -75,6 +84,22 @@ use crate::policy::RetryPolicy;
 ///
 /// assert_eq!(report.time_to_recover(), None, "the retries keep the server down after its repair");
 /// assert!(report.after().wasted_work() > 0.9);
+/// ```
+///
+/// Manners are the fleet's, and the server has its part in some of them:
+///
+/// ```
+/// # use std::time::Duration;
+/// # use steadfast::policy::RetryPolicy;
+/// # use steadfast::testing::lab::{Fleet, Lab, Scenario, Server, Trouble};
+/// // A server that froze goes on with its queue. Told that nobody waits any more, it drops it.
+/// let frozen = Scenario::new(Trouble::Frozen).lasting(Duration::from_secs(10));
+/// let fleet = || Fleet::new(&RetryPolicy::new()).clients(30);
+/// let server = Server::default().heeds_deadlines(Duration::from_millis(30));
+/// let usual = Lab::new(frozen, fleet()).run();
+/// let told = Lab::new(frozen, fleet().tells_deadline()).server(server).run();
+/// assert!(usual.time_to_recover() > Some(Duration::from_secs(10)));
+/// assert!(told.time_to_recover() < Some(Duration::from_secs(1)));
 /// ```
 #[derive(Debug)]
 pub struct Lab {

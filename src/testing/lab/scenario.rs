@@ -16,8 +16,22 @@ pub enum Trouble {
     /// The server stops working and keeps its queue, as it does while its database is locked: afterwards it goes on where it
     /// stopped, with requests that nobody waits for any more.
     Frozen,
+    /// The server is dead, and something in front of it, such as a proxy, answers 503 in its place, at once; with a `Retry-After` if
+    /// it has one. What the server had accepted before is lost.
+    Unavailable {
+        /// When to come back, says the answer.
+        retry_after: Option<Duration>,
+    },
     /// This share of the requests, 0 to 1, is answered with a 500 after the usual work.
     Failing(f64),
+    /// The answers to a share of the requests, 0 to 1, leave the server this much later than usual, and do not hold it up: a pause, a
+    /// slow disk, a lock that one row waits for.
+    Slow {
+        /// How many.
+        share: f64,
+        /// How much later.
+        by: Duration,
+    },
     /// The clients start this many times as many operations, 1 to 1,000. The server is well.
     Surge(f64),
 }
@@ -28,7 +42,14 @@ impl fmt::Display for Trouble {
             Self::Refusing => f.write_str("outage, refusing"),
             Self::Hanging => f.write_str("outage, hanging"),
             Self::Frozen => f.write_str("outage, frozen"),
+            Self::Unavailable { retry_after: None } => f.write_str("outage, unavailable"),
+            Self::Unavailable { retry_after: Some(time) } => {
+                write!(f, "outage, unavailable with a hint of {} s", time.as_secs_f64())
+            }
             Self::Failing(share) => write!(f, "{:.0} % of the requests fail", share * 100.0),
+            Self::Slow { share, by } => {
+                write!(f, "{} % of the answers {} s late", share * 100.0, by.as_secs_f64())
+            }
             Self::Surge(factor) => write!(f, "{factor} times the operations"),
         }
     }

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::chance::Chance;
+use super::line::Line;
 use super::scenario::{Scenario, Trouble};
-use crate::policy::Class;
+use crate::policy::{Class, Hint};
 
 /// A server: how much it can do, and how much work it lets wait.
 ///
@@ -20,6 +23,9 @@ pub struct Server {
     pub(super) capacity: Capacity,
     pub(super) queue: Duration,
     pub(super) shed_as: Class,
+    pub(super) hint: Option<Duration>,
+    /// With this much time left, or less, a request is refused.
+    pub(super) heeds: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +77,28 @@ impl Server {
         self
     }
 
+    /// The answer to a request that finds the queue full says when to come back: `Retry-After`. By default it does not.
+    #[must_use]
+    pub fn hints(mut self, retry_after: Duration) -> Self {
+        self.hint = Some(retry_after);
+        self
+    }
+
+    /// The server reads the deadlines that it is told ([`Fleet::tells_deadline`](super::Fleet::tells_deadline)). A request that has
+    /// `at_least` or less left when its turn comes is refused, as not processed, and costs no time: what a
+    /// `server::DeadlineLayer` in front of the queue and one behind it do. Nothing is taken off the queue before its turn, so until
+    /// then it takes room.
+    ///
+    /// `at_least` is the time that the work and the way back take. With zero, a server that is behind works for those who will
+    /// have left when the answer arrives.
+    #[must_use]
+    pub fn heeds_deadlines(mut self, at_least: Duration) -> Self {
+        self.heeds = Some(at_least);
+        self
+    }
+
     fn of(capacity: Capacity) -> Self {
-        Self { capacity, queue: Duration::from_secs(3), shed_as: Class::Ambiguous }
+        Self { capacity, queue: Duration::from_secs(3), shed_as: Class::Ambiguous, hint: None, heeds: None }
     }
 
     /// Requests per second, for clients that start `operations_per_second`; `None` is without limit.
@@ -85,11 +111,42 @@ impl Server {
     }
 }
 
+const NO_HINT: Hint = Hint { after: None, retry: None, replayed: false, outcome_unknown: false, misdirected: false };
+
+/// What a client learns of one request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Reply {
+    pub(super) class: Class,
+    /// `None`: there was no answer.
+    pub(super) status: Option<StatusCode>,
+    pub(super) hint: Hint,
+}
+
+impl Reply {
+    pub(super) const TIMEOUT: Self = Self::failed(Class::Ambiguous);
+    const REFUSED_CONNECTION: Self = Self::failed(Class::NotProcessed);
+
+    const fn failed(class: Class) -> Self {
+        Self { class, status: None, hint: NO_HINT }
+    }
+
+    const fn answer(class: Class, status: StatusCode) -> Self {
+        Self { class, status: Some(status), hint: NO_HINT }
+    }
+
+    /// Refused because of load, or because nobody is there to do the work.
+    fn unavailable(class: Class, retry_after: Option<Duration>) -> Self {
+        let throttled = class == Class::Throttled;
+        let status = if throttled { StatusCode::TOO_MANY_REQUESTS } else { StatusCode::SERVICE_UNAVAILABLE };
+        Self { hint: Hint::from(retry_after), ..Self::answer(class, status) }
+    }
+}
+
 /// What becomes of one request.
 #[derive(Debug, PartialEq)]
 pub(super) struct Fate {
-    /// When the answer leaves the server, and what it comes to; `None`: there will be none.
-    pub(super) answer: Option<(Duration, Class)>,
+    /// When the answer leaves the server, and what it says; `None`: there will be none.
+    pub(super) answer: Option<(Duration, Reply)>,
     /// The server did the work.
     pub(super) executed: bool,
 }
@@ -97,8 +154,8 @@ pub(super) struct Fate {
 impl Fate {
     const LOST: Self = Self { answer: None, executed: false };
 
-    fn refused(now: Duration, class: Class) -> Self {
-        Self { answer: Some((now, class)), executed: false }
+    fn refused(at: Duration, reply: Reply) -> Self {
+        Self { answer: Some((at, reply)), executed: false }
     }
 }
 
@@ -112,36 +169,79 @@ pub(super) struct Station {
     scenario: Scenario,
     /// When all the work that was accepted will be done.
     busy_until: Duration,
+    /// Those who wait, for a server that may drop some of them.
+    line: Line,
 }
 
 impl Station {
     pub(super) fn new(server: Server, operations_per_second: f64, scenario: Scenario) -> Self {
         let mean_service = server.requests_per_second(operations_per_second).map_or(0.0, f64::recip);
-        Self { server, mean_service, scenario, busy_until: Duration::ZERO }
+        Self { server, mean_service, scenario, busy_until: Duration::ZERO, line: Line::default() }
     }
 
-    pub(super) fn receive(&mut self, now: Duration, chance: &mut Chance) -> Fate {
-        let in_trouble = self.scenario.in_trouble(now);
-        match self.scenario.trouble {
-            Trouble::Refusing if in_trouble => return Fate::refused(now, Class::NotProcessed),
-            Trouble::Hanging if in_trouble => return Fate::LOST,
-            _ => {}
+    /// A request arrives, and says for how long it is waited for.
+    pub(super) fn receive(&mut self, now: Duration, told: Option<Duration>, chance: &mut Chance) -> Fate {
+        if let Some(fate) = self.without_the_server(now) {
+            return fate;
         }
         if self.work_waiting(now) > self.server.queue {
-            return Fate::refused(now, self.server.shed_as);
+            return Fate::refused(now, Reply::unavailable(self.server.shed_as, self.server.hint));
         }
         let service = if self.mean_service > 0.0 { chance.exponential(self.mean_service) } else { Duration::ZERO };
-        let Some(end) = self.work(now.max(self.busy_until), service) else {
+        let start = now.max(self.busy_until);
+        let Some(end) = self.work(start, service) else {
             // What comes after it is not served before it.
             self.busy_until = self.busy_until.max(self.scenario.from());
             return Fate::LOST;
         };
+        let turn = self.turn(start);
+        if self.is_late(turn, now, told) {
+            self.line.joins(service, turn);
+            self.busy_until = turn;
+            return Fate::refused(turn, Reply::answer(Class::NotProcessed, StatusCode::SERVICE_UNAVAILABLE));
+        }
+        self.line.joins(service, end);
         self.busy_until = end;
-        let class = match self.scenario.trouble {
-            Trouble::Failing(share) if in_trouble && chance.unit() < share => Class::Ambiguous,
-            _ => Class::Success,
-        };
-        Fate { answer: Some((end, class)), executed: true }
+        let (delay, reply) = self.outcome(now, chance);
+        Fate { answer: Some((end.saturating_add(delay), reply)), executed: true }
+    }
+
+    /// What the trouble makes of a request before it reaches the queue.
+    fn without_the_server(&self, now: Duration) -> Option<Fate> {
+        match self.scenario.trouble {
+            _ if !self.scenario.in_trouble(now) => None,
+            Trouble::Refusing => Some(Fate::refused(now, Reply::REFUSED_CONNECTION)),
+            Trouble::Unavailable { retry_after } => {
+                Some(Fate::refused(now, Reply::unavailable(Class::Ambiguous, retry_after)))
+            }
+            Trouble::Hanging => Some(Fate::LOST),
+            _ => None,
+        }
+    }
+
+    /// How much later the answer leaves, and what it is.
+    fn outcome(&self, arrived: Duration, chance: &mut Chance) -> (Duration, Reply) {
+        let success = Reply::answer(Class::Success, StatusCode::OK);
+        match self.scenario.trouble {
+            _ if !self.scenario.in_trouble(arrived) => (Duration::ZERO, success),
+            Trouble::Failing(share) if chance.unit() < share => {
+                (Duration::ZERO, Reply::answer(Class::Ambiguous, StatusCode::INTERNAL_SERVER_ERROR))
+            }
+            Trouble::Slow { share, by } if chance.unit() < share => (by, success),
+            _ => (Duration::ZERO, success),
+        }
+    }
+
+    /// When the server takes up what could begin at `start`.
+    fn turn(&self, start: Duration) -> Duration {
+        let frozen = self.scenario.trouble == Trouble::Frozen && self.scenario.in_trouble(start);
+        if frozen { self.scenario.to() } else { start }
+    }
+
+    /// Whether a request that arrived at `now` is refused when its turn comes.
+    fn is_late(&self, turn: Duration, now: Duration, told: Option<Duration>) -> bool {
+        let left = told.map(|told| now.saturating_add(told).saturating_sub(turn));
+        self.server.heeds.zip(left).is_some_and(|(least, left)| left <= least)
     }
 
     /// When work that could begin at `start` is done; `None` if the server dies before that.
@@ -150,7 +250,7 @@ impl Station {
         let end = start.saturating_add(service);
         let interrupted = start < to && end > from;
         match self.scenario.trouble {
-            Trouble::Refusing | Trouble::Hanging if interrupted => None,
+            Trouble::Refusing | Trouble::Unavailable { .. } | Trouble::Hanging if interrupted => None,
             Trouble::Frozen if interrupted => {
                 let done_before = from.saturating_sub(start);
                 Some(to.saturating_add(service.saturating_sub(done_before)))
@@ -160,7 +260,10 @@ impl Station {
     }
 
     /// The work in the queue, in time that the server spends working.
-    fn work_waiting(&self, now: Duration) -> Duration {
+    fn work_waiting(&mut self, now: Duration) -> Duration {
+        if self.server.heeds.is_some() {
+            return self.line.work(now);
+        }
         let until_done = self.busy_until.saturating_sub(now);
         let frozen = self.scenario.trouble == Trouble::Frozen && self.busy_until > self.scenario.to();
         let standing_still = self.scenario.to().saturating_sub(now.max(self.scenario.from()));
@@ -184,9 +287,10 @@ mod tests {
 
     /// When a request that arrives at second `at` is answered, in whole seconds, and the class of the answer.
     fn check(station: &mut Station, at: u32) -> Option<(u64, Class)> {
-        let fate = station.receive(SECOND * at, &mut Chance::new(1));
-        assert_eq!(fate.executed, matches!(fate.answer, Some((_, Class::Success))));
-        fate.answer.map(|(at, class)| (at.as_secs(), class))
+        let fate = station.receive(SECOND * at, None, &mut Chance::new(1));
+        let answer = fate.answer.map(|(at, reply)| (at.as_secs(), reply.class));
+        assert_eq!(fate.executed, matches!(answer, Some((_, Class::Success))));
+        answer
     }
 
     #[test]
@@ -215,5 +319,50 @@ mod tests {
         assert_eq!(check(&mut station, 20), Some((40, Class::Success)), "the time of the freeze is not work");
         station.busy_until = SECOND * 44;
         assert_eq!(check(&mut station, 20), Some((20, Class::Ambiguous)), "4 s of work are too much");
+    }
+
+    /// What a request is answered that arrives at second `at` and is waited for this long: when, in seconds, its class, the hint in
+    /// seconds.
+    fn told(station: &mut Station, at: u32, wait: Duration) -> (u64, Class, Option<u64>) {
+        let fate = station.receive(SECOND * at, Some(wait), &mut Chance::new(1));
+        let (at, reply) = fate.answer.unwrap();
+        (at.as_secs(), reply.class, reply.hint.after.map(|after| after.as_secs()))
+    }
+
+    /// The queue of a frozen server holds what was accepted in its first moments, until it works again: only then is it seen to be late.
+    #[test]
+    fn what_is_late_is_dropped_in_its_turn_and_takes_room_until_then() {
+        let server = Server::per_second(1.0).heeds_deadlines(SECOND).queue(SECOND / 100).hints(SECOND * 7);
+        let mut station = Station::new(server, 0.0, Scenario::new(Trouble::Frozen));
+        assert_eq!(told(&mut station, 20, SECOND * 5), (40, Class::NotProcessed, None));
+        assert_eq!(told(&mut station, 21, SECOND * 5), (21, Class::Ambiguous, Some(7)), "there is no room");
+        assert_eq!(
+            told(&mut station, 40, SECOND),
+            (40, Class::NotProcessed, None),
+            "a second is no more than the least"
+        );
+        assert_eq!(told(&mut station, 40, SECOND * 2).1, Class::Success, "and nothing is before it");
+    }
+
+    #[test]
+    fn what_stands_in_front_of_a_dead_server_says_when_to_come_back() {
+        let retry_after = Some(SECOND * 5);
+        let mut station = station(Trouble::Unavailable { retry_after }, 9, SECOND * 2);
+        assert_eq!(check(&mut station, 9), None, "it dies before it is done");
+        let fate = station.receive(SECOND * 20, None, &mut Chance::new(1));
+        let (at, reply) = fate.answer.unwrap();
+        assert_eq!(
+            (at, reply.status, reply.hint.after),
+            (SECOND * 20, Some(StatusCode::SERVICE_UNAVAILABLE), retry_after)
+        );
+        assert_eq!(check(&mut station, 40), Some((40, Class::Success)));
+    }
+
+    #[test]
+    fn an_answer_that_leaves_late_holds_nobody_up() {
+        let mut station = station(Trouble::Slow { share: 1.0, by: SECOND * 2 }, 0, Duration::ZERO);
+        assert_eq!(check(&mut station, 20), Some((22, Class::Success)));
+        assert!(station.busy_until < SECOND * 21);
+        assert_eq!(check(&mut station, 40), Some((40, Class::Success)), "the trouble is over");
     }
 }

@@ -123,12 +123,13 @@ impl Tally {
         self.count(fleet, now, |numbers| numbers.requests += 1, |slice| slice.requests += 1);
     }
 
-    pub(super) fn executed(&mut self, fleet: usize, now: Duration, for_nobody: bool) {
-        let count = |numbers: &mut Numbers| {
-            numbers.executed += 1;
-            numbers.wasted += u64::from(for_nobody);
-        };
-        self.count(fleet, now, count, |_| {});
+    pub(super) fn executed(&mut self, fleet: usize, arrived: Duration) {
+        self.count(fleet, arrived, |numbers| numbers.executed += 1, |_| {});
+    }
+
+    /// What was executed, and nobody waits for it any more.
+    pub(super) fn wasted(&mut self, fleet: usize, arrived: Duration) {
+        self.count(fleet, arrived, |numbers| numbers.wasted += 1, |_| {});
     }
 
     pub(super) fn succeeded(&mut self, fleet: usize, operation_started: Duration, now: Duration) {

@@ -1,0 +1,327 @@
+//! What each of the manners does in an outage and in a brownout, and what it costs.
+//!
+//! A mechanism that is not there for a trouble must leave the run as it was, to the last draw: then the reports are equal.
+
+use std::time::Duration;
+
+use steadfast::policy::{BreakerPolicy, Class, HedgePolicy, Idempotency, RetryBudget};
+use steadfast::testing::lab::{Fleet, Lab, Report, Scenario, Server, Trouble};
+
+use super::three_retries;
+
+const OUTAGES: [Trouble; 3] = [Trouble::Refusing, Trouble::Hanging, Trouble::Frozen];
+const HINTED: Trouble = Trouble::Unavailable { retry_after: Some(Duration::from_secs(5)) };
+/// One answer in a hundred comes half a second late.
+const LATE: Trouble = Trouble::Slow { share: 0.01, by: Duration::from_millis(500) };
+const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
+
+fn fleet() -> Fleet {
+    Fleet::new(&three_retries())
+}
+
+fn hedging(fleet: Fleet) -> Fleet {
+    fleet.hedge(HedgePolicy::quantile(0.98).max_extra_load(0.03))
+}
+
+/// A little more than a way through the network.
+fn heeding(server: Server) -> Server {
+    server.heeds_deadlines(Duration::from_millis(30))
+}
+
+fn everything(fleet: Fleet) -> Fleet {
+    hedging(fleet.breaker(BreakerPolicy::new()).cooldown().tells_deadline().skip_hopeless())
+}
+
+/// 30 s of it, with 5 % to spare.
+fn run(trouble: Trouble, fleet: Fleet) -> Report {
+    run_on(Server::default(), trouble, fleet)
+}
+
+fn run_on(server: Server, trouble: Trouble, fleet: Fleet) -> Report {
+    Lab::new(Scenario::new(trouble), fleet).server(server).run()
+}
+
+fn seconds(time: Option<Duration>) -> f64 {
+    time.map_or(f64::INFINITY, |time| time.as_secs_f64())
+}
+
+fn sent(report: &Report) -> f64 {
+    report.during().load_multiplier()
+}
+
+#[track_caller]
+fn assert_same(what: &str, report: &Report, usual: &Report) {
+    assert_eq!(report.to_string(), usual.to_string(), "{what}");
+}
+
+// ---- the breaker ---------------------------------------------------------------------------------------------------------
+
+/// What a breaker is for: in an outage the first attempts go on too, whatever the budget says. With it hardly anything is sent, and
+/// callers are told at once instead of after a timeout.
+#[test]
+fn in_an_outage_a_breaker_sends_next_to_nothing() {
+    for trouble in [Trouble::Hanging, Trouble::Frozen] {
+        let with = |fleet: Fleet| run(trouble, fleet.breaker(BreakerPolicy::new()));
+        let without = run(trouble, fleet());
+        let report = with(fleet());
+        let (sent, usual) = (report.during().attempts_per_operation(), without.during().attempts_per_operation());
+        assert!(usual > 1.1 && sent < 0.35, "{trouble}: {sent} attempts for each operation, {usual} without");
+        assert!(report.after().success() > 0.9, "{trouble}: {}", report.after().success());
+        assert!(report.time_to_recover().is_some(), "{trouble}");
+        // Even where nothing else holds the retries back.
+        let report = with(fleet().budget(RetryBudget::unlimited()));
+        assert!(report.during().attempts_per_operation() < 0.35, "{trouble}");
+        assert!(report.time_to_recover().is_some(), "{trouble}: without a breaker it stays down");
+    }
+}
+
+/// And what it costs: in a brownout of under half of the requests it is not there, and in one of more it refuses what retries would
+/// have got through.
+#[test]
+fn in_a_brownout_a_breaker_is_silent_or_in_the_way() {
+    let minute = |share| {
+        let scenario = Scenario::new(Trouble::Failing(share)).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
+        let run = |fleet| {
+            let lab = Lab::new(scenario.lasting(Duration::from_secs(60)), fleet).server(Server::unlimited()).run();
+            (lab.during().success(), lab.during().attempts_per_operation())
+        };
+        (run(fleet()), run(fleet().breaker(BreakerPolicy::new())))
+    };
+    let (without, with) = minute(0.1);
+    assert_eq!(without, with, "a tenth fails, and no circuit opens");
+    let (without, with) = minute(0.6);
+    assert!(with.0 < without.0 / 2.0 && with.1 < without.1 / 2.0, "{without:?} without a breaker, {with:?} with it");
+}
+
+/// A server that is back finds a client that does not know it yet. And where retries are what breaks the server, it is the breaker
+/// that holds them back.
+#[test]
+fn a_breaker_is_late_when_the_outage_is_over_and_shields_a_server_without_room() {
+    for trouble in [Trouble::Refusing, Trouble::Hanging] {
+        assert!(seconds(run(trouble, fleet()).time_to_recover()) < 1.0, "{trouble}");
+        let recovered = seconds(run(trouble, fleet().breaker(BreakerPolicy::new())).time_to_recover());
+        assert!((3.0..8.0).contains(&recovered), "{trouble}: {recovered} s");
+    }
+    let (without, with) =
+        (run(Trouble::Failing(0.2), fleet()), run(Trouble::Failing(0.2), fleet().breaker(BreakerPolicy::new())));
+    let success = (without.during().success(), with.during().success());
+    assert!(success.0 < 0.3 && success.1 > 0.45, "{success:?}");
+    assert!(seconds(with.time_to_recover()) < 8.0 && seconds(without.time_to_recover()) > 15.0);
+}
+
+// ---- the cooldown ---------------------------------------------------------------------------------------------------------
+
+/// Of an outage of 30 s with a hint of 5 s each of the 100 clients sees six: one at the start, from all operations that are under way, and
+/// then from one probe each. Nothing else is sent.
+#[test]
+fn a_cooldown_sends_one_probe_for_each_hint_and_client() {
+    let (without, with) = (run(HINTED, fleet()), run(HINTED, fleet().cooldown()));
+    assert!(sent(&without) > 1.1, "{}", sent(&without));
+    let requests: u64 = with.timeline()[100..400].iter().map(|slice| slice.requests).sum();
+    assert!((550..=650).contains(&requests), "{requests}");
+    for later in [150, 210, 270, 330] {
+        let between: u64 = with.timeline()[later..later + 40].iter().map(|slice| slice.requests).sum();
+        assert!(between <= 100, "{between} after {later} tenths of a second");
+    }
+}
+
+/// And what it costs: those who wait come back within a second, so a server that would have been well finds half a minute of operations
+/// at its door. A deadline that is shorter than the hint leaves fewer of them, and not few enough; a server that drops what is late, or a
+/// breaker that notices, is out of it in seconds.
+#[test]
+fn a_cooldown_keeps_what_it_holds_back_and_lets_it_loose_at_once() {
+    let (without, with) = (run(HINTED, fleet()), run(HINTED, fleet().cooldown()));
+    assert_eq!(without.time_to_recover(), AT_ONCE);
+    assert!(without.peak() < 200 && with.peak() > 2000, "{} and {}", without.peak(), with.peak());
+    let recovered = seconds(with.time_to_recover());
+    assert!(recovered > 30.0, "{recovered} s");
+
+    let hurried = Fleet::new(&three_retries().deadline(Duration::from_secs(2)));
+    let hurried = run(HINTED, hurried.cooldown());
+    assert!((250..600).contains(&hurried.peak()), "{}", hurried.peak());
+    assert!(seconds(hurried.time_to_recover()) > 20.0, "{:?}", hurried.time_to_recover());
+
+    let dropping = run_on(heeding(Server::default()), HINTED, fleet().cooldown().tells_deadline());
+    let breaking = run(HINTED, fleet().cooldown().breaker(BreakerPolicy::new()));
+    for report in [dropping, breaking] {
+        assert!(report.peak() > 1000, "{}", report.peak());
+        assert!(seconds(report.time_to_recover()) < 12.0, "{:?}", report.time_to_recover());
+    }
+}
+
+/// A frozen server that refuses with a hint what its queue does not hold, and clients that come back together: it stays down.
+#[test]
+fn a_cooldown_on_a_full_queue_keeps_it_full() {
+    let hinting = || Server::default().hints(Duration::from_secs(1));
+    let without = run_on(hinting(), Trouble::Frozen, fleet());
+    let with = run_on(hinting(), Trouble::Frozen, fleet().cooldown());
+    assert!(seconds(without.time_to_recover()) < 55.0, "{:?}", without.time_to_recover());
+    assert!(with.time_to_recover().is_none() && with.after().success() < 0.01, "{with}");
+    assert!(sent(&with) < sent(&without) / 2.0, "although it sends less: {} and {}", sent(&with), sent(&without));
+}
+
+// ---- deadlines -----------------------------------------------------------------------------------------------------------
+
+/// "No client can do better" than to wait until the queue of the dead is worked off, in 42 s. With the client's word the server can.
+#[test]
+fn a_server_that_is_told_deadlines_is_back_at_once_whatever_the_budget() {
+    let budgets = [RetryBudget::standard, RetryBudget::unlimited, || RetryBudget::ratio(0.2)];
+    for (number, budget) in budgets.into_iter().enumerate() {
+        let without = run(Trouble::Frozen, fleet().budget(budget()));
+        assert!(seconds(without.time_to_recover()) > 30.0, "budget {number}: {:?}", without.time_to_recover());
+        let with = run_on(heeding(Server::default()), Trouble::Frozen, fleet().budget(budget()).tells_deadline());
+        assert!(seconds(with.time_to_recover()) <= 1.0, "budget {number}: {:?}", with.time_to_recover());
+        assert!(with.during().wasted_work() < 0.001 && with.after().wasted_work() < 0.001, "budget {number}");
+    }
+}
+
+/// In an overload the server has to know how long the answer takes, too. Without that it works for those who have just enough time to
+/// see it begin, and hardly anybody is served; with it, as many as it can do.
+#[test]
+fn a_server_that_forgets_the_way_back_is_late_for_all() {
+    let overload = |least| {
+        let server = Server::default().heeds_deadlines(Duration::from_millis(least));
+        run_on(server, Trouble::Surge(2.0), fleet().tells_deadline()).during().clone()
+    };
+    let (without, forgetful, mindful) = (run(Trouble::Surge(2.0), fleet()).during().clone(), overload(0), overload(30));
+    assert!(without.success() < 0.06 && without.wasted_work() > 0.9, "{without:?}");
+    assert!(forgetful.success() < 0.06 && forgetful.wasted_work() > 0.9, "{}", forgetful.success());
+    // It can do 1.05 of 2.
+    assert!(mindful.success() > 0.51 && mindful.wasted_work() < 0.01, "{}", mindful.success());
+}
+
+#[test]
+fn deadlines_keep_a_brownout_from_becoming_an_overload() {
+    let without = run(Trouble::Failing(0.1), fleet());
+    let with = run_on(heeding(Server::default()), Trouble::Failing(0.1), fleet().tells_deadline());
+    let success = (without.during().success(), with.during().success());
+    assert!(success.0 < 0.8 && success.1 > 0.97, "{success:?}");
+}
+
+/// Where nothing waits there is nothing to drop; where nobody reads it, it is a header.
+#[test]
+fn deadlines_do_nothing_where_there_is_no_queue_or_no_reader() {
+    for trouble in [Trouble::Refusing, Trouble::Hanging, HINTED] {
+        let (usual, told) =
+            (run(trouble, fleet()), run_on(heeding(Server::default()), trouble, fleet().tells_deadline()));
+        assert_eq!(told.time_to_recover(), usual.time_to_recover(), "{trouble}");
+        assert!((sent(&told) - sent(&usual)).abs() < 0.01, "{trouble}");
+    }
+    assert_same("not read", &run(Trouble::Frozen, fleet().tells_deadline()), &run(Trouble::Frozen, fleet()));
+}
+
+/// Of operations of 60 ms some retries begin with too little left for any answer. A server that heeds deadlines wastes nothing at all,
+/// and refuses a few that it would have made.
+#[test]
+fn short_deadlines_waste_less_with_skip_hopeless() {
+    let hurried = || Fleet::new(&three_retries().deadline(Duration::from_millis(60)));
+    let roomy = || Server::with_headroom(2.0);
+    let during = |server, fleet| run_on(server, Trouble::Failing(0.3), fleet).during().clone();
+    let without = during(roomy(), hurried());
+    let skipping = during(roomy(), hurried().skip_hopeless());
+    let told = during(heeding(roomy()), hurried().tells_deadline());
+    assert!(without.wasted_work() > 0.05 && skipping.wasted_work() < 0.03, "{}", skipping.wasted_work());
+    assert!(skipping.load_multiplier() < without.load_multiplier() - 0.02);
+    assert!((skipping.success() - without.success()).abs() < 0.01, "nobody is the worse for it");
+    assert!(told.wasted_work() < 0.001 && told.success() < without.success() - 0.01, "{}", told.success());
+}
+
+#[test]
+fn long_deadlines_leave_skip_hopeless_nothing_to_do() {
+    for trouble in OUTAGES.into_iter().chain([HINTED, Trouble::Failing(0.3), LATE]) {
+        assert_same(&trouble.to_string(), &run(trouble, fleet().skip_hopeless()), &run(trouble, fleet()));
+    }
+}
+
+// ---- hedging -------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn with_room_a_hedge_cuts_the_tail() {
+    let p999 = |fleet| run_on(Server::with_headroom(2.0), LATE, fleet).during().latency(0.999);
+    assert!(p999(fleet()) > Some(Duration::from_millis(500)));
+    assert!(p999(hedging(fleet())) < Some(Duration::from_millis(100)));
+    let report = run_on(Server::with_headroom(2.0), LATE, hedging(fleet()));
+    let (sent, wasted) = (sent(&report), report.during().wasted_work());
+    assert!((1.015..1.031).contains(&sent), "{sent}");
+    assert!((wasted - (sent - 1.0)).abs() < 0.002, "of each two that race one is work for nobody: {wasted}");
+    // When one in five is late, 3 % more requests cannot help.
+    let many = Trouble::Slow { share: 0.2, by: Duration::from_millis(500) };
+    let report = run_on(Server::with_headroom(2.0), many, hedging(fleet()));
+    assert!(report.during().latency(0.999) > Some(Duration::from_millis(500)));
+    assert!(report.during().load_multiplier() < 1.04, "{}", report.during().load_multiplier());
+}
+
+/// A queue makes everybody late at once, and what the allowances have saved goes out together. With 5 % to spare that makes the tail
+/// longer in each run, and in some the server does not come back.
+#[test]
+fn without_room_a_hedge_is_the_overload() {
+    let runs = |fleet: fn() -> Fleet| -> Vec<_> {
+        (1..=4).map(|seed| Lab::new(Scenario::new(LATE), fleet()).seed(seed).run()).collect()
+    };
+    let (without, with) = (runs(fleet), runs(|| hedging(fleet())));
+    for (usual, hedged) in without.iter().zip(&with) {
+        assert_eq!(usual.time_to_recover(), AT_ONCE);
+        assert!(hedged.during().latency(0.999) > usual.during().latency(0.999), "{hedged}");
+        assert!(hedged.peak() > 200 && usual.peak() < 160, "{} and {}", hedged.peak(), usual.peak());
+    }
+    let down = with.iter().filter(|report| report.time_to_recover().is_none()).count();
+    assert!((1..=3).contains(&down), "{down} of 4");
+}
+
+/// It draws on the budget of the retries, which an outage has emptied.
+#[test]
+fn in_an_outage_a_hedge_adds_nothing() {
+    for trouble in OUTAGES.into_iter().chain([HINTED]) {
+        let (usual, hedged) = (run(trouble, fleet()), run(trouble, hedging(fleet())));
+        assert!((sent(&hedged) - sent(&usual)).abs() < 0.01, "{trouble}: {} and {}", sent(&hedged), sent(&usual));
+    }
+    // Without a budget its own limit holds.
+    let unlimited = || fleet().budget(RetryBudget::unlimited());
+    let (usual, hedged) = (run(Trouble::Hanging, unlimited()), run(Trouble::Hanging, hedging(unlimited())));
+    assert!(sent(&hedged) < sent(&usual) + 0.04, "{} and {}", sent(&hedged), sent(&usual));
+}
+
+#[test]
+fn only_a_safe_method_is_hedged() {
+    for idempotency in [Idempotency::Keyed, Idempotency::Absent] {
+        let keyed = || fleet().idempotency(idempotency);
+        let by_time = |fleet: Fleet| fleet.hedge(HedgePolicy::after(Duration::from_millis(100)));
+        assert_same("not safe", &run(LATE, by_time(keyed())), &run(LATE, keyed()));
+    }
+}
+
+// ---- together ------------------------------------------------------------------------------------------------------------
+
+/// The outages are as quiet as with the breaker alone, or with the cooldown alone if that is quieter, and each is over in seconds.
+#[test]
+fn all_of_them_together() {
+    for (trouble, most) in OUTAGES.map(|trouble| (trouble, 0.35)).into_iter().chain([(HINTED, 0.03)]) {
+        let report = run_on(heeding(Server::default()), trouble, everything(fleet()));
+        assert!(sent(&report) < most, "{trouble}: {}", sent(&report));
+        assert!(seconds(report.time_to_recover()) < 10.0, "{trouble}: {:?}", report.time_to_recover());
+        assert!(report.after().success() > 0.88, "{trouble}: {}", report.after().success());
+    }
+    let report = run_on(heeding(Server::with_headroom(2.0)), LATE, everything(fleet()));
+    assert!(report.during().success() > 0.9999 && report.during().latency(0.999) < Some(Duration::from_millis(100)));
+}
+
+/// Nothing asks for a cooldown here, so it must leave no trace; nor must a breaker that does not open.
+#[test]
+fn what_is_not_needed_leaves_no_trace() {
+    for trouble in OUTAGES.into_iter().chain([Trouble::Unavailable { retry_after: None }, Trouble::Failing(0.3)]) {
+        assert_same(&trouble.to_string(), &run(trouble, fleet().cooldown()), &run(trouble, fleet()));
+    }
+    assert_same("late", &run(LATE, fleet().breaker(BreakerPolicy::new())), &run(LATE, fleet()));
+}
+
+/// Every draw, those of a woken waiter and of a hedge too, comes from the seed.
+#[test]
+fn the_seed_is_all_there_is_to_chance_with_all_of_them_on() {
+    let whole = Scenario::new(HINTED).lasting(Duration::from_secs(12)).watched_for(Duration::from_secs(10));
+    let run = |seed| {
+        let server = heeding(Server::with_headroom(1.5).hints(Duration::from_secs(1)).sheds_as(Class::Throttled));
+        Lab::new(whole, everything(fleet().clients(20))).server(server).seed(seed).run().to_string()
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
