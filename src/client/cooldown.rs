@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::gate::Held;
 use super::verdict::Verdict;
 use crate::clock;
-use crate::policy::{Cooling, Leave, StopReason, cooldown_asked_for};
+use crate::policy::{Cooling, Leave, Operation, StopReason, cooldown_asked_for};
 
 /// The most lanes of one origin that cool at a time. One more is not held back.
 const LANES: usize = 256;
@@ -90,7 +90,8 @@ impl Cooldowns {
     }
 
     /// Waits until an attempt in this lane may go out. What it returns is kept until the attempt has ended.
-    pub(super) async fn leave(&self, lane: Lane, deadline: Option<Instant>) -> Result<Option<Probe<'_>>, Held> {
+    pub(super) async fn leave(&self, lane: Lane, operation: &mut Operation<'_>) -> Result<Option<Probe<'_>>, Held> {
+        let deadline = operation.deadline();
         while let Some(cooldown) = self.find(lane) {
             // From here on: a probe that ends between the question and the wait must not be missed.
             let probed = cooldown.probed.notified();
@@ -103,10 +104,11 @@ impl Cooldowns {
                     let cooldown = cooldown.clone();
                     return Ok(Some(Probe { cooldowns: self, lane, cooldown, refused: true }));
                 }
-                Leave::Wait(wait) if wait >= time_left => {
-                    return Err(Held { reason: StopReason::RetryAfterTooLong, retry_after: Some(wait) });
+                Leave::Wait(wait) => {
+                    let held = |reason| Held { reason, retry_after: Some(wait) };
+                    operation.hold(wait, now).map_err(held)?;
+                    clock::sleep(wait).await;
                 }
-                Leave::Wait(wait) => clock::sleep(wait).await,
                 Leave::WaitForProbe(spread) => {
                     if clock::until(deadline, probed).await.is_err() {
                         return Err(Held { reason: StopReason::DeadlineExceeded, retry_after: None });
@@ -170,6 +172,7 @@ impl Drop for Probe<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{Idempotency, RetryBudget, RetryPolicy};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -190,9 +193,11 @@ mod tests {
     async fn a_lane_that_is_at_ease_again_leaves_nothing_behind() {
         let (cooldowns, lane) = (Cooldowns::default(), Lane(7));
         cooldowns.begin(lane, Duration::from_nanos(1), clock::now());
-        let probe = cooldowns.leave(lane, None).await.unwrap().expect("the first goes as a probe");
+        let (policy, budget) = (RetryPolicy::never(), RetryBudget::standard());
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, clock::now());
+        let probe = cooldowns.leave(lane, &mut operation).await.unwrap().expect("the first goes as a probe");
         probe.passed();
-        assert!(cooldowns.leave(lane, None).await.unwrap().is_none());
+        assert!(cooldowns.leave(lane, &mut operation).await.unwrap().is_none());
         assert!(lock(&cooldowns.cooling).is_empty() && !cooldowns.any.load(Ordering::Relaxed));
     }
 

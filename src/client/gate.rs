@@ -40,14 +40,15 @@ impl<'a> Gate<'a> {
     }
 
     /// Waits until the origin's cooldown is over, and asks whether there is time for an attempt and whether the circuit is closed.
-    pub(super) async fn enter(&self, deadline: Option<Instant>, now: Instant) -> Result<Pass<'a>, Held> {
+    pub(super) async fn enter(&self, operation: &mut Operation<'_>, now: Instant) -> Result<Pass<'a>, Held> {
         let (probe, started) = match self.lane {
             Some(lane) => {
-                let probe = Box::pin(self.upstream.cooldowns.leave(lane, deadline)).await?;
+                let probe = Box::pin(self.upstream.cooldowns.leave(lane, operation)).await?;
                 (probe.map(Box::new), clock::now())
             }
             None => (None, now),
         };
+        let deadline = operation.deadline();
         // A wait was to end before the deadline, but a busy machine may have woken us late.
         if deadline.is_some_and(|deadline| deadline <= started.checked_add(self.least_time(started)).unwrap_or(started))
         {

@@ -61,6 +61,10 @@ impl ClientBuilder {
     /// not refused the others follow within a second, or within the time that was asked for if that is shorter, spread at random. An
     /// operation whose deadline is nearer stops at once as
     /// [`RetryAfterTooLong`](crate::policy::StopReason::RetryAfterTooLong), with [`retry_after`](crate::Error::retry_after).
+    ///
+    /// A wait takes the price of a retry after throttling from the budget (5 of 500 tokens), as if the operation had been refused itself; a
+    /// success returns it. Where it is not there the operation stops as
+    /// [`BudgetExhausted`](crate::policy::StopReason::BudgetExhausted).
     pub fn cooldown(mut self) -> Self {
         self.manners.cooldown = Some(Lanes::default());
         self

@@ -44,7 +44,7 @@ pub(super) fn run(
 
         loop {
             let number = operation.attempts().saturating_add(1);
-            let pass = match gate.enter(operation.deadline(), now).await {
+            let pass = match gate.enter(&mut operation, now).await {
                 Ok(pass) => pass,
                 Err(held) => return Err(so_far.held_back(outgoing, held)),
             };

@@ -90,6 +90,8 @@ pub struct Operation<'a> {
     key_trusted: bool,
     body_replayable: bool,
     misdirected: bool,
+    /// It waits for its origin's sake, and has not been sent since.
+    held: bool,
     deadline: Option<Instant>,
     /// From the time of the next decision.
     circuit_open_for: Duration,
@@ -115,6 +117,7 @@ impl<'a> Operation<'a> {
             key_trusted: true,
             body_replayable: true,
             misdirected: false,
+            held: false,
             // A deadline beyond the clock's range is none.
             deadline: policy.deadline.and_then(|time| now.checked_add(time)),
             circuit_open_for: Duration::ZERO,
@@ -174,6 +177,7 @@ impl<'a> Operation<'a> {
 
     /// An attempt is about to be sent: from here on the tokens of its retry are spent.
     pub fn begin_attempt(&mut self) {
+        self.held = false;
         if let Some(charge) = self.pending_charge.take() {
             self.last_charge = Some(charge);
         }
@@ -187,6 +191,29 @@ impl<'a> Operation<'a> {
             Idempotency::Keyed => self.key_trusted,
             Idempotency::Absent => false,
         }
+    }
+
+    /// Whether the operation may wait for `wait` because the origin has refused another one and said when to come back.
+    ///
+    /// It is as if it had been refused itself: the wait takes the price of a retry after throttling from the budget, unless it is a part of one
+    /// that was decided on, and each further one takes it again. An operation that could wait for nothing would come back with all the
+    /// others that have, at a server that has just recovered.
+    ///
+    /// # Errors
+    ///
+    /// [`RetryAfterTooLong`](StopReason::RetryAfterTooLong) if the deadline is nearer, and
+    /// [`BudgetExhausted`](StopReason::BudgetExhausted).
+    pub fn hold(&mut self, wait: Duration, now: Instant) -> Result<(), StopReason> {
+        if wait >= self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now)) {
+            return Err(StopReason::RetryAfterTooLong);
+        }
+        if self.held || self.pending_charge.is_none() {
+            // The wait before this one has been waited, so it is spent.
+            self.begin_attempt();
+            self.pending_charge = self.budget.charge(Class::Throttled);
+        }
+        self.held = true;
+        self.pending_charge.map_or(Err(StopReason::BudgetExhausted), |_| Ok(()))
     }
 
     /// Whether a second request may go out beside the attempt that is under way, as far as this operation is concerned: an attempt is left
@@ -410,6 +437,33 @@ mod tests {
         assert_eq!(hedges(&policy(), Natural, 500, |operation| operation.set_body_replayable(false)), refused);
         assert_eq!(hedges(&RetryPolicy::never(), Natural, 500, nothing), refused);
         assert_eq!(hedges(&policy(), Natural, 13, nothing), (false, 1, 13), "the bucket is what it was");
+    }
+
+    #[test]
+    fn a_wait_for_the_origins_sake_takes_the_price_of_a_throttled_retry() {
+        let (policy, now) = (policy(), now_in_a_test());
+        let budget = RetryBudget::standard().capacity(16);
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        assert_eq!(operation.hold(30 * SECOND, now), Err(StopReason::RetryAfterTooLong));
+        let tokens: Vec<_> = (0..3).map(|_| operation.hold(SECOND, now).map(|()| budget.tokens())).collect();
+        assert_eq!(tokens, [Ok(11), Ok(6), Ok(1)], "each time anew, although nothing was sent");
+        assert_eq!(operation.hold(SECOND, now), Err(StopReason::BudgetExhausted));
+        assert_eq!(operation.attempts(), 0);
+        drop(operation);
+        assert_eq!(budget.tokens(), 1, "what was waited for is spent");
+
+        let budget = budget.fresh();
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        assert_eq!((operation.hold(SECOND, now), budget.tokens()), (Ok(()), 11));
+        let _done = operation.decide(Class::Success, &Hint::default(), now, 0.0);
+        assert_eq!(budget.tokens(), 16, "a success returns it");
+
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        let _retry = operation.decide(Class::Throttled, &Hint::default(), now, 0.0);
+        assert_eq!((operation.hold(SECOND, now), budget.tokens()), (Ok(()), 11), "a wait that was decided on is paid");
+        assert_eq!((operation.hold(SECOND, now), budget.tokens()), (Ok(()), 6), "and another is another");
+        drop(operation);
+        assert_eq!(budget.tokens(), 11, "dropped while it waited");
     }
 
     #[test]

@@ -63,13 +63,16 @@ impl<'a> Caller<'a> {
         }
     }
 
-    pub(super) fn enter(&self, deadline: Option<Instant>, now: Instant) -> Entry<'_> {
+    pub(super) fn enter(&self, operation: &mut Operation<'_>, now: Instant) -> Entry<'_> {
+        let deadline = operation.deadline();
         let time_left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
         let is_probe = match self.cooling.as_ref().map_or(Leave::Go, |cooling| cooling.borrow_mut().ask(now)) {
             Leave::Go => false,
             Leave::GoFirst => true,
-            Leave::Wait(wait) if wait >= time_left => return Entry::Held { was_probe: false },
-            Leave::Wait(wait) => return Entry::Wait(wait),
+            Leave::Wait(wait) => {
+                let held = operation.hold(wait, now);
+                return if held.is_ok() { Entry::Wait(wait) } else { Entry::Held { was_probe: false } };
+            }
             Leave::WaitForProbe(spread) => return Entry::WaitForProbe(spread.min(time_left)),
         };
         if deadline.is_some() && time_left <= self.least_time(now) {
@@ -169,14 +172,22 @@ mod tests {
         Reply { class: Class::Ambiguous, status: Some(StatusCode::SERVICE_UNAVAILABLE), hint }
     }
 
+    fn operation<'a>(caller: &'a Caller<'_>, now: Instant) -> Operation<'a> {
+        Operation::start(&caller.settings.policy, &caller.budget, Idempotency::Natural, now)
+    }
+
     fn pass<'a>(caller: &'a Caller<'_>, now: Instant) -> Pass<'a> {
-        let Entry::Go(pass) = caller.enter(None, now) else { panic!("held back") };
-        pass
+        match caller.enter(&mut operation(caller, now), now) {
+            Entry::Go(pass) => pass,
+            entry => panic!("{entry:?}"),
+        }
     }
 
     /// What the gate says, in a word.
     fn ask(caller: &Caller<'_>, deadline: Option<Instant>, now: Instant) -> &'static str {
-        match caller.enter(deadline, now) {
+        let mut operation = operation(caller, now);
+        deadline.into_iter().for_each(|deadline| operation.end_by(deadline));
+        match caller.enter(&mut operation, now) {
             Entry::Go(pass) if pass.is_probe => "probe",
             Entry::Go(_) => "go",
             Entry::Wait(_) => "wait",

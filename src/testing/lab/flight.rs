@@ -72,7 +72,7 @@ impl<'a> Flight<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Idempotency, RetryPolicy};
+    use crate::policy::{Idempotency, Operation, RetryPolicy};
     use crate::testing::lab::caller::{Caller, Entry};
     use crate::testing::lab::fleet::Fleet;
 
@@ -83,7 +83,9 @@ mod tests {
     fn check(ended: &[(&str, Class)]) -> (&'static str, Option<u128>) {
         let fleet = Fleet::new(&RetryPolicy::new()).idempotency(Idempotency::Natural);
         let caller = Caller::new(0, &fleet);
-        let Entry::Go(pass) = caller.enter(None, crate::clock::now()) else { panic!("nothing holds it back") };
+        let now = crate::clock::now();
+        let mut operation = Operation::start(&fleet.policy, &caller.budget, Idempotency::Natural, now);
+        let Entry::Go(pass) = caller.enter(&mut operation, now) else { panic!("nothing holds it back") };
         let mut flight = Flight::new(1, pass, MS * 10, MS * 1000);
         flight.hedged();
         for ((name, class), now) in ended.iter().zip([MS * 50, MS * 90]) {

@@ -131,9 +131,10 @@ impl<'a> World<'a> {
 
     /// Cooldown, time left, breaker, attempt: the order of the client.
     fn send(&mut self, place: usize, now: Duration) {
-        let Some(live) = &self.live[place] else { return };
+        let (callers, instant) = (self.callers, self.instant(now));
+        let Some(live) = &mut self.live[place] else { return };
         let client = live.caller;
-        match self.callers[client].enter(live.operation.deadline(), self.instant(now)) {
+        match callers[client].enter(&mut live.operation, instant) {
             Entry::Go(pass) => self.take_off(place, pass, now),
             Entry::Wait(time) => self.events.push(now.saturating_add(time), Event::Send { place }),
             Entry::WaitForProbe(spread) => self.waiters[client].push((place, spread)),

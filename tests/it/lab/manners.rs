@@ -125,39 +125,42 @@ fn a_cooldown_sends_one_probe_for_each_hint_and_client() {
     }
 }
 
-/// And what it costs: those who wait come back within a second, so a server that would have been well finds half a minute of operations
-/// at its door. A deadline that is shorter than the hint leaves fewer of them, and not few enough; a server that drops what is late, or a
-/// breaker that notices, is out of it in seconds.
+/// What it holds back comes back within a second, and is no more than the budget has paid for: a server that is back finds next to nothing.
+/// Without a budget it is half a minute of operations, and an outage of its own. Nor does a wait cost anything that a deadline ends
+/// before it is over, so hurried operations come back together where there is no room for them; at a server that drops what is late that is
+/// over in seconds.
 #[test]
-fn a_cooldown_keeps_what_it_holds_back_and_lets_it_loose_at_once() {
+fn a_cooldown_keeps_no_more_than_the_budget_pays_for() {
     let (without, with) = (run(HINTED, fleet()), run(HINTED, fleet().cooldown()));
     assert_eq!(without.time_to_recover(), AT_ONCE);
-    assert!(without.peak() < 200 && with.peak() > 2000, "{} and {}", without.peak(), with.peak());
-    let recovered = seconds(with.time_to_recover());
-    assert!(recovered > 30.0, "{recovered} s");
+    assert!(seconds(with.time_to_recover()) < 2.0, "{:?}", with.time_to_recover());
+    assert!(without.peak() < 200 && with.peak() < 200, "{} and {}", without.peak(), with.peak());
 
-    let hurried = Fleet::new(&three_retries().deadline(Duration::from_secs(2)));
-    let hurried = run(HINTED, hurried.cooldown());
-    assert!((250..600).contains(&hurried.peak()), "{}", hurried.peak());
-    assert!(seconds(hurried.time_to_recover()) > 20.0, "{:?}", hurried.time_to_recover());
+    let unpaid = || fleet().budget(RetryBudget::unlimited()).cooldown();
+    let report = run(HINTED, unpaid());
+    assert!(report.peak() > 2000 && seconds(report.time_to_recover()) > 30.0, "{report}");
+    let dropping = run_on(heeding(Server::default()), HINTED, unpaid().tells_deadline());
+    assert!(dropping.peak() > 1000 && seconds(dropping.time_to_recover()) < 12.0, "{dropping}");
 
-    let dropping = run_on(heeding(Server::default()), HINTED, fleet().cooldown().tells_deadline());
-    let breaking = run(HINTED, fleet().cooldown().breaker(BreakerPolicy::new()));
-    for report in [dropping, breaking] {
-        assert!(report.peak() > 1000, "{}", report.peak());
-        assert!(seconds(report.time_to_recover()) < 12.0, "{:?}", report.time_to_recover());
-    }
+    let hurried = || Fleet::new(&three_retries().deadline(Duration::from_secs(2))).cooldown();
+    let report = run(HINTED, hurried());
+    assert!((250..600).contains(&report.peak()) && seconds(report.time_to_recover()) > 20.0, "{report}");
+    let roomy = run_on(Server::with_headroom(1.5), HINTED, hurried());
+    assert!(seconds(roomy.time_to_recover()) < 2.0, "{roomy}");
 }
 
-/// A frozen server that refuses with a hint what its queue does not hold, and clients that come back together: it stays down.
+/// A frozen server that refuses with a hint what its queue does not hold: its clients let it come back, at a sixth of the requests. Those
+/// that wait for nothing keep it down.
 #[test]
-fn a_cooldown_on_a_full_queue_keeps_it_full() {
-    let hinting = || Server::default().hints(Duration::from_secs(1));
-    let without = run_on(hinting(), Trouble::Frozen, fleet());
-    let with = run_on(hinting(), Trouble::Frozen, fleet().cooldown());
-    assert!(seconds(without.time_to_recover()) < 55.0, "{:?}", without.time_to_recover());
-    assert!(with.time_to_recover().is_none() && with.after().success() < 0.01, "{with}");
-    assert!(sent(&with) < sent(&without) / 2.0, "although it sends less: {} and {}", sent(&with), sent(&without));
+fn a_cooldown_on_a_full_queue_lets_it_drain() {
+    let on = |fleet| run_on(Server::default().hints(Duration::from_secs(1)), Trouble::Frozen, fleet);
+    let (without, with) = (on(fleet()), on(fleet().cooldown()));
+    for report in [&without, &with] {
+        assert!(seconds(report.time_to_recover()) < 55.0, "{report}");
+    }
+    assert!(sent(&with) < sent(&without) / 4.0, "{} and {}", sent(&with), sent(&without));
+    let unpaid = on(fleet().budget(RetryBudget::unlimited()).cooldown());
+    assert!(unpaid.time_to_recover().is_none() && unpaid.after().success() < 0.01, "{unpaid}");
 }
 
 // ---- deadlines -----------------------------------------------------------------------------------------------------------

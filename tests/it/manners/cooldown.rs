@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use steadfast::policy::{RetryPolicy, StopReason};
+use steadfast::policy::{RetryBudget, RetryPolicy, StopReason};
 use steadfast::testing::{Act, Answer, FaultServer, Phase};
 use steadfast::{Client, ClientBuilder, ErrorKind, EventKind, ResponseExt};
 use tokio::task::JoinSet;
@@ -77,6 +77,33 @@ async fn a_deadline_that_is_nearer_ends_it_at_once() {
     assert!(!error.may_have_been_processed() && error.attempts().is_empty());
     assert!(error.elapsed() < Duration::from_secs(1), "{error}");
     assert!(error.retry_after().is_some_and(|wait| wait.as_secs() > 2), "{error}");
+}
+
+/// Who waits for nothing comes back with everybody else at a server that has just recovered.
+#[tokio::test]
+async fn a_wait_is_paid_from_the_budget_and_without_it_the_operation_ends_at_once() {
+    let server = FaultServer::play([Act::answer(refused(300)), Act::answer(Answer::new(200))]).await;
+    // Two waits of five tokens.
+    let budget = RetryBudget::standard().capacity(12);
+    let client = once(&server).cooldown().budget(budget).build().unwrap();
+    client.get("/").send().await.unwrap();
+    let mut operations = JoinSet::new();
+    for _ in 0..5 {
+        let client = client.clone();
+        operations.spawn(async move { client.post("/charges").body("x").send().await });
+    }
+    let mut waited = 0;
+    for ended in operations.join_all().await {
+        let Err(error) = ended else {
+            waited += 1;
+            continue;
+        };
+        assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::HeldBack, Some(StopReason::BudgetExhausted)));
+        assert!(!error.may_have_been_processed() && error.attempts().is_empty());
+        assert!(error.retry_after().is_some_and(|wait| wait <= Duration::from_millis(300)), "{error}");
+        assert!(error.elapsed() < Duration::from_millis(200), "{error}");
+    }
+    assert_eq!((waited, server.received().len()), (2, 3));
 }
 
 #[tokio::test]
