@@ -6,15 +6,17 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
+use histogram::{Bucket, Histogram32};
 
 const WINDOW: Duration = Duration::from_secs(30);
 /// In microseconds. What is longer counts as this.
 const LONGEST: u64 = 60_000_000;
+/// A bucket is at most 2⁻⁴ of its value wide, and there are buckets for a little more than [`LONGEST`].
+const POWERS: (u8, u8) = (4, 26);
 /// The fewest answers from which the fastest is taken.
-const ENOUGH_FOR_THE_FASTEST: u64 = 20;
+const ENOUGH_FOR_THE_FASTEST: u32 = 20;
 /// The fewest answers of one window from which a quantile is taken.
-const ENOUGH_FOR_A_QUANTILE: u64 = 100;
+const ENOUGH_FOR_A_QUANTILE: u32 = 100;
 
 /// The latencies of one origin.
 #[derive(Debug)]
@@ -23,38 +25,45 @@ pub(crate) struct Latencies(Mutex<Windows>);
 #[derive(Debug)]
 struct Windows {
     began: Option<Instant>,
-    current: Histogram<u32>,
-    previous: Histogram<u32>,
+    current: Window,
+    previous: Window,
+}
+
+#[derive(Clone, Debug)]
+struct Window {
+    counts: Histogram32,
+    number: u32,
 }
 
 impl Latencies {
     pub(crate) fn new() -> Option<Self> {
-        // These bounds are ones that it takes.
-        let empty = Histogram::new_with_bounds(1, LONGEST, 1).ok()?;
+        // These powers are ones that it takes.
+        let counts = Histogram32::new(POWERS.0, POWERS.1).ok()?;
+        let empty = Window { counts, number: 0 };
         Some(Self(Mutex::new(Windows { began: None, current: empty.clone(), previous: empty })))
     }
 
     pub(crate) fn record(&self, took: Duration, now: Instant) {
-        let microseconds = u64::try_from(took.as_micros()).unwrap_or(LONGEST);
-        self.at(now).current.saturating_record(microseconds.max(1));
+        self.at(now).current.record(u64::try_from(took.as_micros()).unwrap_or(LONGEST).min(LONGEST));
     }
 
     /// The shortest time of a minute or so, if there were enough.
     pub(crate) fn fastest(&self, now: Instant) -> Option<Duration> {
         let windows = self.at(now);
-        let filled = [&windows.current, &windows.previous].into_iter().filter(|histogram| !histogram.is_empty());
-        let (number, fastest) =
-            filled.fold((0, u64::MAX), |(number, fastest), one| (number + one.len(), fastest.min(one.min())));
-        (number >= ENOUGH_FOR_THE_FASTEST).then(|| Duration::from_micros(fastest))
+        let both = [&windows.current, &windows.previous];
+        let enough = both.iter().map(|window| window.number).fold(0, u32::saturating_add) >= ENOUGH_FOR_THE_FASTEST;
+        // Not later than it was: what is skipped for it must be hopeless.
+        let fastest = both.into_iter().filter_map(Window::fastest).min();
+        fastest.filter(|_| enough).map(Duration::from_micros)
     }
 
     /// What this share of the answers did not take longer than, if there were enough.
     pub(crate) fn quantile(&self, share: f64, now: Instant) -> Option<Duration> {
         let windows = self.at(now);
-        let fuller = [&windows.current, &windows.previous].into_iter().max_by_key(|histogram| histogram.len())?;
-        let enough = fuller.len() >= ENOUGH_FOR_A_QUANTILE;
+        let fuller = [&windows.current, &windows.previous].into_iter().max_by_key(|window| window.number)?;
+        let bucket = fuller.counts.quantile_bucket(share).ok()?.filter(|_| fuller.number >= ENOUGH_FOR_A_QUANTILE)?;
         // The middle of the bucket: its end would be late, and its beginning early.
-        enough.then(|| Duration::from_micros(fuller.median_equivalent(fuller.value_at_quantile(share))))
+        Some(Duration::from_micros(bucket.start().midpoint(bucket.end())))
     }
 
     fn at(&self, now: Instant) -> MutexGuard<'_, Windows> {
@@ -62,6 +71,24 @@ impl Latencies {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         windows.move_to(now);
         windows
+    }
+}
+
+impl Window {
+    fn record(&mut self, microseconds: u64) {
+        // It has a bucket for everything up to the longest.
+        if self.counts.increment(microseconds).is_ok() {
+            self.number = self.number.saturating_add(1);
+        }
+    }
+
+    fn fastest(&self) -> Option<u64> {
+        self.counts.iter().find(|bucket| bucket.count() > 0).as_ref().map(Bucket::start)
+    }
+
+    fn reset(&mut self) {
+        self.counts.reset();
+        self.number = 0;
     }
 }
 
@@ -131,7 +158,9 @@ mod tests {
             latencies.record(took, now);
         }
         let windows = latencies.0.lock().unwrap();
-        let bytes = 2 * windows.current.distinct_values() * size_of::<u32>() + size_of::<Windows>();
+        assert_eq!(windows.current.number, 2);
+        let bytes = 2 * size_of_val(windows.current.counts.as_slice()) + size_of::<Windows>();
+        println!("{bytes} bytes");
         assert!(bytes < 4096, "{bytes}");
     }
 }
