@@ -45,10 +45,10 @@ fn allocations<F: Future>(runtime: &tokio::runtime::Runtime, call: impl Fn() -> 
 }
 
 /// Allocations of an operation, beside those of a plain request of reqwest. A GET pays for its URL and its story with what is saved
-/// by not parsing the URL anew and by leaving out reqwest's own retries; a POST pays for its key, the probe of its body and a second
-/// set of headers, which stays here for the next attempt.
+/// by not parsing the URL anew and by leaving out reqwest's own retries; a POST pays for its key and the probe of its body besides. A second
+/// set of headers, which would stay here for the next attempt, is not needed where the caller has set none.
 #[test]
-fn an_operation_allocates_about_as_often_as_a_plain_request() {
+fn an_operation_allocates_no_more_often_than_a_plain_request() {
     let url = server();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let plain = steadfast::reqwest::Client::new();
@@ -70,7 +70,7 @@ fn an_operation_allocates_about_as_often_as_a_plain_request() {
     println!("ours and plain: GET fetched, GET sent, POST fetched: {counts:?}");
     let above = counts.map(|(ours, plain)| i64::try_from(ours).unwrap() - i64::try_from(plain).unwrap());
     // With more features on, reqwest itself allocates more, and not for both alike.
-    let expected = if cfg!(feature = "gzip") { [-3, -1, 1] } else { [-3, -1, 2] };
+    let expected = if cfg!(feature = "gzip") { [-3, -1, -1] } else { [-3, -1, 0] };
     assert_eq!(above, expected);
 }
 

@@ -3,7 +3,7 @@
 //! Nothing here repeats, waits for a retry or decides. It knows how to send, where a redirect leads and how to stop in time. The
 //! hops of a redirect are part of the attempt and of its time.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use super::redirect::{self, Trail};
 use super::{Inner, failure, verdict};
 use crate::clock::{self, Deadline};
 use crate::deadline;
+use crate::error::BoxError;
 use crate::policy::Failure;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -41,9 +42,14 @@ pub(super) fn send(
         let mut foreign = outgoing.foreign;
         outgoing.may_have_acted = false;
         loop {
-            let shown = (!foreign).then_some(number);
-            let mut response = exchange(client, outgoing, detour.as_deref(), shown, &mut until).await?;
-            let Some(hop) = next_hop(client, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
+            let body = outgoing.payload.next().await.map_err(no_body)?;
+            // In a block, so that what is sent takes no room while the answer is read.
+            let mut response = {
+                let shown = (!foreign).then_some(number);
+                let (sending, probe) = start(client, plan, outgoing, detour.as_deref(), body, shown, until.at());
+                exchange(client, pin!(sending), probe.as_ref(), &mut until).await?
+            };
+            let Some(hop) = next_hop(client, plan, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
                 return match plan.read {
                     Read::Head if verdict::says_why(client, plan, response.status()) => {
                         Ok(Box::pin(answer::peek(response, until.at())).await)
@@ -75,6 +81,7 @@ struct Hop {
 /// The hop that this answer asks for; `None` if it is the attempt's answer.
 fn next_hop(
     client: &Inner,
+    plan: &Plan,
     outgoing: &mut Outgoing,
     detour: Option<&reqwest::Request>,
     foreign: bool,
@@ -95,6 +102,8 @@ fn next_hop(
     trail.step(from, &next, response)?;
     outgoing.may_have_acted |= next.may_have_acted;
     let (foreign, see_other) = (foreign || next.leaves, next.see_other);
+    let whole = detour.is_none().then(|| outgoing.whole(client, plan));
+    let from = whole.as_ref().or(detour).unwrap_or(&outgoing.template);
     let request = Box::new(redirect::request(from, next, foreign, &client.keys.header));
     Ok(Some(Hop { request, foreign, see_other }))
 }
@@ -123,52 +132,54 @@ fn sent(url: &reqwest::Url) -> Option<&str> {
     url.as_str().split('#').next()
 }
 
-/// One request and the head of its answer. `number` is the attempt's, where it may be shown.
-async fn exchange(
+/// The head of the answer to a request that was handed to the transport.
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn holds each argument twice, and this is held by every operation in flight"
+)]
+fn exchange(
     client: &Inner,
-    outgoing: &mut Outgoing,
-    detour: Option<&reqwest::Request>,
-    number: Option<u32>,
+    sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
+    probe: Option<&Probe>,
     until: &mut Deadline<'_>,
-) -> Result<reqwest::Response, Failed> {
-    let body = outgoing.payload.next().await.map_err(|source| Failed {
-        failure: Failure::RequestBody,
-        timed_out: false,
-        head: None,
-        taken: Some(false),
-        source: Some(source),
-    })?;
-    let (sending, probe) = start(client, outgoing, detour, body, number, until.at());
-    let probe = probe.as_ref();
-    // A client that we were given may follow redirects itself, so a refused connection may be that of a later hop, after the
-    // request was carried out.
-    let failed = |failure, timed_out, source| Failed {
-        failure: if client.opaque { Failure::Unknown } else { failure },
-        timed_out,
-        head: None,
-        taken: probe.map(Probe::taken),
-        source,
-    };
-    match until.bound(sending).await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => {
-            let (failure, timed_out) = (failure::of_transport(&error, probe), error.is_timeout());
-            Err(failed(failure, timed_out, Some(error.without_url().into())))
+) -> impl Future<Output = Result<reqwest::Response, Failed>> {
+    async move {
+        // A client that we were given may follow redirects itself, so a refused connection may be that of a later hop, after the
+        // request was carried out.
+        let failed = |failure, timed_out, source| Failed {
+            failure: if client.opaque { Failure::Unknown } else { failure },
+            timed_out,
+            head: None,
+            taken: probe.map(Probe::taken),
+            source,
+        };
+        match until.bound(sending).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                let (failure, timed_out) = (failure::of_transport(&error, probe), error.is_timeout());
+                Err(failed(failure, timed_out, Some(error.without_url().into())))
+            }
+            Err(clock::TimedOut) => Err(failed(failure::of_timeout(probe), true, None)),
         }
-        Err(clock::TimedOut) => Err(failed(failure::of_timeout(probe), true, None)),
     }
+}
+
+/// The request's body could not be made.
+fn no_body(source: BoxError) -> Failed {
+    Failed { failure: Failure::RequestBody, timed_out: false, head: None, taken: Some(false), source: Some(source) }
 }
 
 /// Hands the request to the transport, with what watches its body.
 fn start(
     client: &Inner,
+    plan: &Plan,
     outgoing: &Outgoing,
     detour: Option<&reqwest::Request>,
     body: Option<reqwest::Body>,
     number: Option<u32>,
     until: Option<Instant>,
 ) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<Probe>) {
-    let (mut request, probe) = outgoing.open(detour, body);
+    let (mut request, probe) = outgoing.open(client, plan, detour, body);
     if let Some(number) = number {
         client.mark(request.headers_mut(), number, until);
     }

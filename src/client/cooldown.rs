@@ -38,8 +38,8 @@ impl Lanes {
         Self { by: Some(Arc::new(by)), digest: RandomState::new() }
     }
 
-    pub(super) fn of(&self, request: &reqwest::Request) -> Lane {
-        Lane(self.by.as_ref().map_or(0, |by| self.digest.hash_one(by(request))))
+    pub(super) fn of(&self, request: impl FnOnce() -> reqwest::Request) -> Lane {
+        Lane(self.by.as_ref().map_or(0, |by| self.digest.hash_one(by(&request()))))
     }
 }
 
@@ -205,8 +205,9 @@ mod tests {
     fn a_closure_puts_requests_into_lanes() {
         let request = |url: &str| reqwest::Request::new(http::Method::GET, url.parse().unwrap());
         let lanes = Lanes::by(|request| request.url().path().to_owned());
-        let [one, again, other] = ["http://a.x/1?q", "http://a.x/1", "http://a.x/2"].map(|url| lanes.of(&request(url)));
+        let [one, again, other] =
+            ["http://a.x/1?q", "http://a.x/1", "http://a.x/2"].map(|url| lanes.of(|| request(url)));
         assert!(one == again && one != other);
-        assert_eq!(Lanes::default().of(&request("http://a.x/1")), Lanes::default().of(&request("http://a.x/2")));
+        assert_eq!(Lanes::default().of(|| request("http://a.x/1")), Lanes::default().of(|| request("http://a.x/2")));
     }
 }

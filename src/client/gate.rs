@@ -35,7 +35,8 @@ pub(super) struct Pass<'a> {
 }
 
 impl<'a> Gate<'a> {
-    pub(super) fn new(client: &'a Inner, upstream: &'a Upstream, request: &reqwest::Request) -> Self {
+    /// `request` is what is sent.
+    pub(super) fn new(client: &'a Inner, upstream: &'a Upstream, request: impl FnOnce() -> reqwest::Request) -> Self {
         Self { client, upstream, lane: client.manners.cooldown.as_ref().map(|lanes| lanes.of(request)) }
     }
 

@@ -1,7 +1,9 @@
 //! The request on its way: sent as often as its body allows, and turned into the GET of its result by a redirect.
 
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::Inner;
 use super::payload::Payload;
 use super::plan::Plan;
 use super::probe::Probe;
@@ -9,11 +11,35 @@ use super::upstream::{KeyTrust, Sent};
 use crate::key_policy::Trust;
 use crate::resume::{Identity, ResumeToken};
 
+/// What the body is said to be where the caller's headers do not say it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum ContentType {
+    #[default]
+    Unsaid,
+    #[cfg(feature = "json")]
+    Json,
+    Form,
+}
+
+impl ContentType {
+    fn value(self) -> Option<HeaderValue> {
+        let text = match self {
+            Self::Unsaid => return None,
+            #[cfg(feature = "json")]
+            Self::Json => "application/json",
+            Self::Form => "application/x-www-form-urlencoded",
+        };
+        Some(HeaderValue::from_static(text))
+    }
+}
+
 /// The request, ready to be sent as often as its body allows.
 pub(super) struct Outgoing {
-    /// Everything but the body.
+    /// Everything but the body, its type and the key: those are added to what is sent. Most requests have no other headers, and one that
+    /// has none needs no map of them.
     pub(super) template: reqwest::Request,
     pub(super) payload: Payload,
+    pub(super) content_type: ContentType,
     /// The request came to us finished, with extensions that we cannot see.
     adopted: bool,
     /// What the caller asked for, once a redirect has turned it into the GET of its result.
@@ -26,13 +52,15 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(template: reqwest::Request, payload: Payload, adopted: bool) -> Self {
-        Self { template, payload, adopted, asked: None, foreign: false, may_have_acted: false }
+        let content_type = ContentType::Unsaid;
+        Self { template, payload, content_type, adopted, asked: None, foreign: false, may_have_acted: false }
     }
 
     /// The same request once more, to be sent beside this one; `None` if its body cannot be, or if it is done already.
     pub(super) fn fork(&self) -> Option<Self> {
         let payload = self.payload.fork().filter(|_| !self.is_done())?;
-        Some(Self::new(self.copy(&self.template), payload, self.adopted))
+        let fork = Self::new(self.copy(&self.template, 0), payload, self.adopted);
+        Some(Self { content_type: self.content_type, ..fork })
     }
 
     /// The request as the caller made it.
@@ -56,28 +84,50 @@ impl Outgoing {
     /// The request of an attempt, or of a detour in it, and what watches its body.
     pub(super) fn open(
         &self,
+        client: &Inner,
+        plan: &Plan,
         detour: Option<&reqwest::Request>,
         body: Option<reqwest::Body>,
     ) -> (reqwest::Request, Option<Probe>) {
-        let mut request = self.copy(detour.unwrap_or(&self.template));
+        let mut request = match detour {
+            Some(detour) => self.copy(detour, 2),
+            None => self.whole(client, plan),
+        };
         let watched = body.map(|body| Probe::watch(body, request.headers()));
         let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
         *request.body_mut() = body;
         (request, probe)
     }
 
+    /// The request as it is sent, but for the body.
+    pub(super) fn whole(&self, client: &Inner, plan: &Plan) -> reqwest::Request {
+        if self.is_done() {
+            return self.copy(&self.template, 2);
+        }
+        let key = plan.key.as_ref().map(|key| (&client.keys.header, key.to_header(client.keys.form)));
+        let content_type = self.content_type.value().map(|value| (&CONTENT_TYPE, value));
+        // Two more come from the transport.
+        let room = 2 + usize::from(key.is_some()) + usize::from(content_type.is_some());
+        let mut request = self.copy(&self.template, room);
+        for (name, value) in key.into_iter().chain(content_type) {
+            request.headers_mut().entry(name).or_insert(value);
+        }
+        request
+    }
+
     /// A copy without a body, which templates do not have. It is made for every attempt, so a request of our own is put together
-    /// from its parts: reqwest's `try_clone` allocates a map for the timeout that is not there.
-    fn copy(&self, template: &reqwest::Request) -> reqwest::Request {
+    /// from its parts: reqwest's `try_clone` allocates a map for the timeout that is not there. With `room` for more headers, so that the
+    /// map does not grow.
+    fn copy(&self, template: &reqwest::Request, room: usize) -> reqwest::Request {
         let whole = if self.adopted { template.try_clone() } else { None };
         whole.unwrap_or_else(|| {
             let mut copy = reqwest::Request::new(template.method().clone(), template.url().clone());
-            if !template.headers().is_empty() {
-                // Room for what the transport adds, so that the map does not grow.
-                copy.headers_mut().reserve(template.headers().len() + 2);
-                for (name, value) in template.headers() {
-                    copy.headers_mut().append(name, value.clone());
-                }
+            // The transport makes a map for itself where there is none.
+            if !template.headers().is_empty() || room > 2 {
+                copy.headers_mut().reserve(template.headers().len() + room);
+            }
+            for (name, value) in template.headers() {
+                copy.headers_mut().append(name, value.clone());
             }
             copy
         })

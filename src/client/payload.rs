@@ -76,6 +76,12 @@ impl Payload {
     }
 }
 
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes.into())
+    }
+}
+
 impl From<reqwest::Body> for Payload {
     fn from(mut body: reqwest::Body) -> Self {
         match body.as_bytes() {

@@ -65,7 +65,7 @@ impl Plan {
     }
 }
 
-/// Settles the terms of the operation and puts the client's defaults and the key on the request.
+/// Settles the terms of the operation and puts the client's defaults on the request.
 pub(super) fn settle(
     inner: &Inner,
     request: &mut reqwest::Request,
@@ -90,9 +90,6 @@ pub(super) fn settle(
     let key_was_given = given.is_some();
     let method = request.method().clone();
     let key = keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
-    if let Some(key) = key.as_ref().filter(|_| !request.headers().contains_key(&keys.header)) {
-        request.headers_mut().insert(&keys.header, key.to_header(keys.form));
-    }
 
     let first_sent = key.as_ref().map(|_| resumed_from.unwrap_or_else(clock::wall));
 

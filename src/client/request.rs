@@ -6,13 +6,13 @@ use std::fmt::{self, Display};
 use std::future::Future;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
 use super::answer::Answer;
 use super::checks::{bearer, parse_header};
-use super::outgoing::Outgoing;
+use super::outgoing::{ContentType, Outgoing};
 use super::payload::Payload;
 use super::plan::{Options, Plan};
 #[cfg(feature = "json")]
@@ -113,22 +113,13 @@ impl RequestBuilder {
     #[cfg(feature = "json")]
     pub fn json(self, body: &(impl Serialize + ?Sized)) -> Self {
         let encoded = serde_json::to_vec(body).map_err(|error| Error::build("json", error));
-        self.with(|request, payload| {
-            *payload = Payload::Bytes(encoded?.into());
-            request.headers_mut().entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
-            Ok(())
-        })
+        self.encoded(ContentType::Json, encoded.map(Payload::from))
     }
 
     /// A URL-encoded form body. Sets its `Content-Type` unless one is set.
     pub fn form(self, form: &(impl Serialize + ?Sized)) -> Self {
         let encoded = serde_urlencoded::to_string(form).map_err(|error| Error::build("form", error));
-        self.with(|request, payload| {
-            *payload = Payload::Bytes(encoded?.into());
-            let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-            request.headers_mut().entry(CONTENT_TYPE).or_insert(form);
-            Ok(())
-        })
+        self.encoded(ContentType::Form, encoded.map(|text| Payload::from(text.into_bytes())))
     }
 
     /// The body. Bytes and text can be sent again; a stream exists once and gets exactly one attempt, see
@@ -170,7 +161,7 @@ impl RequestBuilder {
         self.with(|request, payload| {
             let made = super::upload::Forms::new(http?, make);
             let (forms, content_type) = made.map_err(|error| Error::build("multipart_factory", error))?;
-            request.headers_mut().insert(CONTENT_TYPE, content_type);
+            request.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
             *payload = Payload::made(move || forms.body());
             Ok(())
         })
@@ -323,6 +314,17 @@ impl RequestBuilder {
         self
     }
 
+    fn encoded(self, content_type: ContentType, body: Result<Payload>) -> Self {
+        let mut built = self.with(|_, payload| {
+            *payload = body?;
+            Ok(())
+        });
+        if let Ok(outgoing) = &mut built.outgoing {
+            outgoing.content_type = content_type;
+        }
+        built
+    }
+
     fn option(mut self, set: impl FnOnce(&mut Options)) -> Self {
         set(self.options.get_or_insert_default());
         self
@@ -355,11 +357,12 @@ impl RequestBuilder {
 impl fmt::Debug for RequestBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("RequestBuilder");
-        match self.outgoing.as_ref().map(|outgoing| &outgoing.template) {
-            Ok(request) => debug
+        match &self.outgoing {
+            Ok(Outgoing { template: request, content_type, .. }) => debug
                 .field("method", request.method())
                 .field("url", &SafeUrl(request.url()))
-                .field("headers", &request.headers().keys().collect::<Vec<_>>()),
+                .field("headers", &request.headers().keys().collect::<Vec<_>>())
+                .field("content_type", content_type),
             Err(error) => debug.field("error", error),
         };
         debug.field("options", &self.options).finish_non_exhaustive()

@@ -39,7 +39,7 @@ pub(super) fn run(
         if let Some(deadline) = plan.deadline {
             operation.end_by(deadline.instant());
         }
-        let gate = Gate::new(client, &upstream, outgoing.asked());
+        let gate = Gate::new(client, &upstream, || outgoing.whole(client, plan));
         let mut now = so_far.started;
 
         loop {

@@ -90,18 +90,38 @@ pub struct Operation<'a> {
     key_trusted: bool,
     body_replayable: bool,
     misdirected: bool,
-    /// It waits for its origin's sake, and has not been sent since.
-    held: bool,
     deadline: Option<Instant>,
     /// From the time of the next decision.
     circuit_open_for: Duration,
     decided: u32,
     waits: Option<Waits>,
-    /// Charged for a retry that has not been sent yet.
-    pending_charge: Option<u64>,
+    pending: Pending,
     /// Charged for the retry that was sent last.
     last_charge: Option<u64>,
     pause: Duration,
+}
+
+/// Charged for what has not been sent yet.
+#[derive(Clone, Copy)]
+enum Pending {
+    Nothing,
+    /// A retry that was decided on.
+    Retry(u64),
+    /// A wait for the origin's sake.
+    Wait(u64),
+}
+
+impl Pending {
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Nothing)
+    }
+
+    fn charge(self) -> Option<u64> {
+        match self {
+            Self::Nothing => None,
+            Self::Retry(charge) | Self::Wait(charge) => Some(charge),
+        }
+    }
 }
 
 impl<'a> Operation<'a> {
@@ -117,13 +137,12 @@ impl<'a> Operation<'a> {
             key_trusted: true,
             body_replayable: true,
             misdirected: false,
-            held: false,
             // A deadline beyond the clock's range is none.
             deadline: policy.deadline.and_then(|time| now.checked_add(time)),
             circuit_open_for: Duration::ZERO,
             decided: 0,
             waits: policy.backoff.waits(),
-            pending_charge: None,
+            pending: Pending::Nothing,
             last_charge: None,
             pause: Duration::ZERO,
         }
@@ -177,8 +196,7 @@ impl<'a> Operation<'a> {
 
     /// An attempt is about to be sent: from here on the tokens of its retry are spent.
     pub fn begin_attempt(&mut self) {
-        self.held = false;
-        if let Some(charge) = self.pending_charge.take() {
+        if let Some(charge) = self.pending.take().charge() {
             self.last_charge = Some(charge);
         }
     }
@@ -207,13 +225,16 @@ impl<'a> Operation<'a> {
         if wait >= self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now)) {
             return Err(StopReason::RetryAfterTooLong);
         }
-        if self.held || self.pending_charge.is_none() {
-            // The wait before this one has been waited, so it is spent.
-            self.begin_attempt();
-            self.pending_charge = self.budget.charge(Class::Throttled);
-        }
-        self.held = true;
-        self.pending_charge.map_or(Err(StopReason::BudgetExhausted), |_| Ok(()))
+        let charge = match self.pending.take() {
+            Pending::Retry(charge) => charge,
+            waited => {
+                // The wait before this one has been waited, so it is spent.
+                self.last_charge = waited.charge().or(self.last_charge);
+                self.budget.charge(Class::Throttled).ok_or(StopReason::BudgetExhausted)?
+            }
+        };
+        self.pending = Pending::Wait(charge);
+        Ok(())
     }
 
     /// Whether a second request may go out beside the attempt that is under way, as far as this operation is concerned: an attempt is left
@@ -291,8 +312,8 @@ impl<'a> Operation<'a> {
     }
 
     fn charge(&mut self, class: Class, after: Duration) -> Result<Duration, StopReason> {
-        self.pending_charge = self.budget.charge(class);
-        if self.pending_charge.is_some() {
+        if let Some(charge) = self.budget.charge(class) {
+            self.pending = Pending::Retry(charge);
             return Ok(after);
         }
         if self.policy.long_polling {
@@ -308,7 +329,7 @@ fn first_no(questions: &[(bool, StopReason)]) -> Result<(), StopReason> {
 
 impl Drop for Operation<'_> {
     fn drop(&mut self) {
-        if let Some(charge) = self.pending_charge {
+        if let Some(charge) = self.pending.take().charge() {
             self.budget.give_back(charge);
         }
     }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;
-use steadfast::testing::{Act, Answer, FaultServer, Phase};
+use steadfast::testing::{Act, Answer, FaultServer, Phase, Received};
+use steadfast::{IdempotencyKey, KeyPolicy, ResponseExt};
 
 use crate::support::{doubting, trusting};
 
@@ -18,6 +19,31 @@ async fn a_first_try_is_one_request_with_one_key() {
     assert_eq!(received[0].header("content-type"), Some("application/json"));
     assert_eq!(received[0].body, br#"{"amount":1200}"#);
     assert_eq!(received[0].key().map(str::len), Some(36));
+}
+
+/// What the caller says of the body and of the key is what is sent, once, in whichever order it is said.
+#[tokio::test]
+async fn the_callers_own_headers_take_the_place_of_ours() {
+    let server = FaultServer::play([Act::answer(Answer::new(503)), Act::answer(Answer::new(201))]).await;
+    let client = doubting(&server).keys(KeyPolicy::standard()).build().unwrap();
+    let own = ("content-type", "application/vnd.api+json");
+    let before = || client.post("/").header(own.0, own.1).json(&1);
+    let after = || client.post("/").json(&1).header(own.0, own.1);
+    for request in [before(), after()] {
+        let response = request.header("idempotency-key", "order-1").send().await.unwrap();
+        assert_eq!(response.idempotency_key().map(IdempotencyKey::as_str), Some("order-1"));
+    }
+    client.post("/").json(&1).form(&[("a", 1)]).send().await.unwrap();
+    let lines = |request: &Received, name: &str| -> Vec<String> {
+        request.headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    let received = server.received();
+    assert_eq!(received.len(), 4, "the first was sent twice");
+    for request in &received[..3] {
+        assert_eq!(lines(request, "content-type"), [own.1]);
+        assert_eq!(lines(request, "idempotency-key"), ["order-1"]);
+    }
+    assert_eq!(lines(&received[3], "content-type"), ["application/x-www-form-urlencoded"]);
 }
 
 #[tokio::test]

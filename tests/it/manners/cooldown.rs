@@ -1,12 +1,12 @@
 //! The cooldown on the wire: what one operation was told, the others do not ask for themselves.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use steadfast::policy::{RetryBudget, RetryPolicy, StopReason};
 use steadfast::testing::{Act, Answer, FaultServer, Phase};
-use steadfast::{Client, ClientBuilder, ErrorKind, EventKind, ResponseExt};
+use steadfast::{Client, ClientBuilder, ErrorKind, EventKind, KeyPolicy, ResponseExt};
 use tokio::task::JoinSet;
 
 use crate::support::clock;
@@ -191,4 +191,21 @@ async fn lanes_do_not_wait_for_each_other() {
     assert_eq!(client.get("/").send().await.unwrap().status(), 200);
     assert!(client.get("/slow-down").send().await.is_err());
     assert_eq!(server.received().len(), 2);
+}
+
+#[tokio::test]
+async fn what_puts_a_request_into_its_lane_sees_it_as_it_is_sent() {
+    let server = FaultServer::play([Act::answer(Answer::new(200))]).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seeing = seen.clone();
+    let client =
+        doubting(&server).keys(KeyPolicy::standard()).default_header("x-tenant", "7").cooldown_by(move |request| {
+            let headers = request.headers();
+            let shown = ["content-type", "idempotency-key", "x-tenant"].map(|name| headers.contains_key(name));
+            seeing.lock().unwrap().push(shown);
+            String::new()
+        });
+    client.build().unwrap().post("/").json(&1).send().await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), [[true; 3]]);
+    assert_eq!(server.received()[0].header("x-tenant"), Some("7"));
 }

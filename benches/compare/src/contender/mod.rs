@@ -31,6 +31,7 @@ pub trait Contender: Clone + Send + Sync + 'static {
 pub enum Name {
     Reqwest,
     Bare,
+    Ready,
     Steadfast,
     Anywhere,
     #[cfg(feature = "peers")]
@@ -52,6 +53,7 @@ impl Name {
         match self {
             Self::Reqwest => "reqwest",
             Self::Bare => "reqwest without redirects and retries",
+            Self::Ready => "the least of reqwest that a layer can use",
             Self::Steadfast => "**steadfast**",
             Self::Anywhere => "**steadfast**, without a base URL",
             #[cfg(feature = "peers")]
@@ -78,6 +80,7 @@ impl Name {
         match self {
             Self::Reqwest => load::run::<plain::Plain>(port, scenario, operations, say),
             Self::Bare => load::run::<plain::Bare>(port, scenario, operations, say),
+            Self::Ready => load::run::<plain::Ready>(port, scenario, operations, say),
             Self::Steadfast => load::run::<steadfast::Steadfast>(port, scenario, operations, say),
             Self::Anywhere => load::run::<steadfast::Anywhere>(port, scenario, operations, say),
             #[cfg(feature = "peers")]
@@ -102,13 +105,15 @@ impl fmt::Display for Name {
 #[derive(Clone)]
 pub struct Place {
     pub url: String,
+    pub ready: reqwest::Url,
     /// Below the base that the contender was given.
     pub path: String,
 }
 
 impl Place {
     pub fn new(base: &str, path: &str) -> Self {
-        Self { url: format!("{base}{path}"), path: path.to_owned() }
+        let url = format!("{base}{path}");
+        Self { ready: url.parse().unwrap(), url, path: path.to_owned() }
     }
 }
 
