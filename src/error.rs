@@ -42,7 +42,7 @@ pub enum ErrorKind {
     /// at an API that is not known to honour keys; nothing was sent.
     KeyExpired,
     /// This client did not send it, so as to leave the origin alone: its [circuit](crate::ClientBuilder::breaker) is open, or its
-    /// [cooldown](crate::ClientBuilder::cooldown) lasts longer than the deadline. [`retry_after`](Error::retry_after) is when to come back. An earlier attempt of the operation may have been sent.
+    /// [cooldown](crate::ClientBuilder::cooldown) lasts longer than the deadline, or than the budget pays for. [`retry_after`](Error::retry_after) is when to come back. An earlier attempt of the operation may have been sent.
     HeldBack,
     /// No connection could be made.
     Connect,

@@ -11,6 +11,9 @@ use super::upstream::{KeyTrust, Sent};
 use crate::key_policy::Trust;
 use crate::resume::{Identity, ResumeToken};
 
+/// Headers that the transport adds: `Accept`, and one to spare.
+const ROOM: usize = 2;
+
 /// What the body is said to be where the caller's headers do not say it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum ContentType {
@@ -90,7 +93,7 @@ impl Outgoing {
         body: Option<reqwest::Body>,
     ) -> (reqwest::Request, Option<Probe>) {
         let mut request = match detour {
-            Some(detour) => self.copy(detour, 2),
+            Some(detour) => self.copy(detour, ROOM),
             None => self.whole(client, plan),
         };
         let watched = body.map(|body| Probe::watch(body, request.headers()));
@@ -102,12 +105,11 @@ impl Outgoing {
     /// The request as it is sent, but for the body.
     pub(super) fn whole(&self, client: &Inner, plan: &Plan) -> reqwest::Request {
         if self.is_done() {
-            return self.copy(&self.template, 2);
+            return self.copy(&self.template, ROOM);
         }
         let key = plan.key.as_ref().map(|key| (&client.keys.header, key.to_header(client.keys.form)));
         let content_type = self.content_type.value().map(|value| (&CONTENT_TYPE, value));
-        // Two more come from the transport.
-        let room = 2 + usize::from(key.is_some()) + usize::from(content_type.is_some());
+        let room = ROOM + usize::from(key.is_some()) + usize::from(content_type.is_some());
         let mut request = self.copy(&self.template, room);
         for (name, value) in key.into_iter().chain(content_type) {
             request.headers_mut().entry(name).or_insert(value);
@@ -122,10 +124,7 @@ impl Outgoing {
         let whole = if self.adopted { template.try_clone() } else { None };
         whole.unwrap_or_else(|| {
             let mut copy = reqwest::Request::new(template.method().clone(), template.url().clone());
-            // The transport makes a map for itself where there is none.
-            if !template.headers().is_empty() || room > 2 {
-                copy.headers_mut().reserve(template.headers().len() + room);
-            }
+            copy.headers_mut().reserve(template.headers().len() + room);
             for (name, value) in template.headers() {
                 copy.headers_mut().append(name, value.clone());
             }

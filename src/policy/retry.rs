@@ -222,16 +222,16 @@ impl<'a> Operation<'a> {
     /// [`RetryAfterTooLong`](StopReason::RetryAfterTooLong) if the deadline is nearer, and
     /// [`BudgetExhausted`](StopReason::BudgetExhausted).
     pub fn hold(&mut self, wait: Duration, now: Instant) -> Result<(), StopReason> {
+        if matches!(self.pending, Pending::Wait(_)) {
+            // It has been waited, so it is spent.
+            self.last_charge = self.pending.take().charge();
+        }
         if wait >= self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now)) {
             return Err(StopReason::RetryAfterTooLong);
         }
-        let charge = match self.pending.take() {
-            Pending::Retry(charge) => charge,
-            waited => {
-                // The wait before this one has been waited, so it is spent.
-                self.last_charge = waited.charge().or(self.last_charge);
-                self.budget.charge(Class::Throttled).ok_or(StopReason::BudgetExhausted)?
-            }
+        let charge = match self.pending.take().charge() {
+            Some(charge) => charge,
+            None => self.budget.charge(Class::Throttled).ok_or(StopReason::BudgetExhausted)?,
         };
         self.pending = Pending::Wait(charge);
         Ok(())
@@ -472,6 +472,13 @@ mod tests {
         assert_eq!(operation.attempts(), 0);
         drop(operation);
         assert_eq!(budget.tokens(), 1, "what was waited for is spent");
+
+        let budget = budget.fresh();
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        let waits = [SECOND, 30 * SECOND].map(|wait| operation.hold(wait, now));
+        assert_eq!(waits, [Ok(()), Err(StopReason::RetryAfterTooLong)]);
+        drop(operation);
+        assert_eq!(budget.tokens(), 11, "so it is where the next would be too long");
 
         let budget = budget.fresh();
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
