@@ -85,10 +85,9 @@ impl<'a> Deadline<'a> {
         self.at
     }
 
-    /// Moves the end.
+    /// Moves the end. The timer follows when something is waited for.
     pub(crate) fn set(&mut self, at: Option<Instant>) {
         self.at = at;
-        self.timer.set(timer(at));
     }
 
     /// `future`, until the deadline at the latest.
@@ -97,6 +96,9 @@ impl<'a> Deadline<'a> {
         poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
+            }
+            if self.timer.as_ref().as_pin_ref().map(|timer| timer.deadline().into_std()) != self.at {
+                self.timer.set(timer(self.at));
             }
             let Some(timer) = self.timer.as_mut().as_pin_mut() else { return Poll::Pending };
             // A body that never pauses uses up what tokio lets a task do in one go, and the timer must have its say all the same.
@@ -189,5 +191,7 @@ mod tests {
         assert!(deadline.bound(std::future::pending::<()>()).await.is_err(), "it stays over");
         deadline.set(None);
         assert!(deadline.bound(tokio::task::yield_now()).await.is_ok());
+        deadline.set(now().checked_add(Duration::from_millis(20)));
+        assert!(deadline.bound(std::future::pending::<()>()).await.is_err(), "moved again");
     }
 }
