@@ -93,7 +93,8 @@ impl<'a> Deadline<'a> {
     /// `future`, until the deadline at the latest.
     pub(crate) async fn bound<F: Future>(&mut self, future: F) -> Result<F::Output, TimedOut> {
         let mut future = pin!(future);
-        poll_fn(|cx| {
+        // Moved in, so that it holds one pointer to this instead of one to each part.
+        poll_fn(move |cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }

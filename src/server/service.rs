@@ -25,7 +25,7 @@ use super::run::{self, OneRunning, Ticket};
 use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, State, Store, StoreError, claim_or_repeat};
 use crate::clock;
 
-/// The service that [`IdempotencyLayer`](super::IdempotencyLayer) makes.
+/// The service that [`IdempotencyLayer`] makes.
 pub struct IdempotencyService<I, S> {
     pub(super) inner: I,
     pub(super) layer: Arc<IdempotencyLayer<S>>,

@@ -126,9 +126,8 @@ fn a_cooldown_sends_one_probe_for_each_hint_and_client() {
 }
 
 /// What it holds back comes back within a second, and is no more than the budget has paid for: a server that is back finds next to nothing.
-/// Without a budget it is half a minute of operations, and an outage of its own. Nor does a wait cost anything that a deadline ends
-/// before it is over, so hurried operations come back together where there is no room for them; at a server that drops what is late that is
-/// over in seconds.
+/// Without a budget it is half a minute of operations, and an outage of its own; at a server that drops what is late that is over in
+/// seconds.
 #[test]
 fn a_cooldown_keeps_no_more_than_the_budget_pays_for() {
     let (without, with) = (run(HINTED, fleet()), run(HINTED, fleet().cooldown()));
@@ -142,11 +141,9 @@ fn a_cooldown_keeps_no_more_than_the_budget_pays_for() {
     let dropping = run_on(heeding(Server::default()), HINTED, unpaid().tells_deadline());
     assert!(dropping.peak() > 1000 && seconds(dropping.time_to_recover()) < 12.0, "{dropping}");
 
-    let hurried = || Fleet::new(&three_retries().deadline(Duration::from_secs(2))).cooldown();
-    let report = run(HINTED, hurried());
-    assert!((250..600).contains(&report.peak()) && seconds(report.time_to_recover()) > 20.0, "{report}");
-    let roomy = run_on(Server::with_headroom(1.5), HINTED, hurried());
-    assert!(seconds(roomy.time_to_recover()) < 2.0, "{roomy}");
+    let hurried = Fleet::new(&three_retries().deadline(Duration::from_secs(2))).cooldown();
+    let report = run(HINTED, hurried);
+    assert!(report.peak() < 200 && seconds(report.time_to_recover()) < 2.0, "{report}");
 }
 
 /// A frozen server that refuses with a hint what its queue does not hold: its clients let it come back, at a sixth of the requests. Those
