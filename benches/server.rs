@@ -101,46 +101,52 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Durat
     f64::from(u32::try_from(number.load(Ordering::Relaxed)).unwrap()) / start.elapsed().as_secs_f64()
 }
 
-/// First executions a second over one memory store by so many threads, each with a runtime of its own, and what the handler alone makes.
-fn by_threads(threads: u32) -> (f64, f64) {
+/// First executions a second over one memory store by so many threads, each with a runtime of its own; what the handler makes on a task of its
+/// own, as the layer runs it; and what it makes alone.
+fn by_threads(threads: u32) -> [f64; 3] {
     let layer = IdempotencyLayer::new(MemoryStore::new()).retention(SHORT).lease(SHORT / 20);
-    let (run, bare_run) = (new_run(), new_run());
-    let together = |run: u64, layer: Option<&IdempotencyLayer<MemoryStore>>| -> f64 {
-        let work = |thread: u32| {
-            let next = move |number: u64| key(run, u64::from(thread) << 40 | number);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            1e6 / match layer {
-                Some(layer) => {
-                    runtime.block_on(microseconds(ServiceBuilder::new().layer(layer.clone()).service_fn(handler), next))
-                }
-                None => runtime.block_on(microseconds(ServiceBuilder::new().service_fn(handler), next)),
-            }
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
-            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
-        })
+    let layered = || ServiceBuilder::new().layer(layer.clone()).service_fn(handler);
+    let spawned = || ServiceBuilder::new().service_fn(async |request| tokio::spawn(handler(request)).await.unwrap());
+    [
+        together(threads, async |next| microseconds(layered(), next).await),
+        together(threads, async |next| microseconds(spawned(), next).await),
+        together(threads, async |next| microseconds(ServiceBuilder::new().service_fn(handler), next).await),
+    ]
+}
+
+/// Calls a second, all threads together; `work` is given the keys of its thread and says how many microseconds one call takes.
+fn together(threads: u32, work: impl AsyncFn(Box<dyn FnMut(u64) -> String>) -> f64 + Sync) -> f64 {
+    let (run, work) = (new_run(), &work);
+    let on = |thread: u32| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let next = Box::new(move |number: u64| key(run, u64::from(thread) << 40 | number));
+        1e6 / runtime.block_on(work(next))
     };
-    (together(run, Some(&layer)), together(bare_run, None))
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|thread| scope.spawn(move || on(thread))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+    })
 }
 
 fn scaling() {
     // Medians of five turns; a core that has just woken up is slow.
-    let mut turns: Vec<[f64; 4]> = Vec::new();
+    let mut turns: Vec<[f64; 5]> = Vec::new();
     for turn in 0..6 {
-        let ((one, bare_one), (two, bare_two)) = (by_threads(1), by_threads(2));
+        let ([one, one_spawned, one_bare], [two, two_spawned, two_bare]) = (by_threads(1), by_threads(2));
         if turn > 0 {
-            turns.push([one, two, two / one, bare_two / bare_one]);
+            turns.push([one, two, two / one, two_spawned / one_spawned, two_bare / one_bare]);
         }
     }
     let median = |column: usize| {
         turns.sort_unstable_by(|one, other| one[column].total_cmp(&other[column]));
         turns[turns.len() / 2][column]
     };
-    let [one, two, ratio, bare] = [0, 1, 2, 3].map(median);
-    println!("\n| memory store | one thread | two threads | ratio | the handler alone |");
-    println!("| --- | --- | --- | --- | --- |");
-    println!("| first executions a second | {one:.0} | {two:.0} | {ratio:.2} | {bare:.2} |");
+    let [one, two, ratio, spawned, bare] = [0, 1, 2, 3, 4].map(median);
+    println!(
+        "\n| memory store | one thread | two threads | ratio | the handler on a task of its own | the handler alone |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
+    println!("| first executions a second | {one:.0} | {two:.0} | {ratio:.2} | {spawned:.2} | {bare:.2} |");
 }
 
 struct Table {

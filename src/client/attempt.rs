@@ -102,10 +102,11 @@ fn next_hop(
     trail.step(from, &next, response)?;
     outgoing.may_have_acted |= next.may_have_acted;
     let (foreign, see_other) = (foreign || next.leaves, next.see_other);
-    let whole = detour.is_none().then(|| outgoing.whole(client, plan));
-    let from = whole.as_ref().or(detour).unwrap_or(&outgoing.template);
-    let request = Box::new(redirect::request(from, next, foreign, &client.keys.header));
-    Ok(Some(Hop { request, foreign, see_other }))
+    let request = match detour {
+        Some(from) => redirect::request(from, next, foreign, &client.keys.header),
+        None => redirect::request(&outgoing.whole(client, plan), next, foreign, &client.keys.header),
+    };
+    Ok(Some(Hop { request: Box::new(request), foreign, see_other }))
 }
 
 impl Inner {

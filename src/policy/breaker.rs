@@ -487,14 +487,10 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use super::super::now_in_a_test;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    #[allow(clippy::disallowed_methods, reason = "an instant comes from nowhere else; its value does not matter")]
-    fn now_in_a_test() -> Instant {
-        Instant::now()
-    }
 
     fn policy() -> BreakerPolicy {
         BreakerPolicy::new().min_calls(4).probes(2).slow_calls(SECOND, 0.75)

@@ -84,14 +84,10 @@ impl Cooling {
 
 #[cfg(test)]
 mod tests {
+    use super::super::now_in_a_test;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    #[allow(clippy::disallowed_methods, reason = "an instant comes from nowhere else; its value does not matter")]
-    fn now_in_a_test() -> Instant {
-        Instant::now()
-    }
 
     #[test]
     fn one_goes_first_and_the_others_follow_it() {

@@ -54,3 +54,10 @@ pub(crate) use cooldown::{Cooling, Leave, asked_for as cooldown_asked_for};
 pub(crate) use hedge::{HedgeAllowance, HedgeAt};
 #[cfg(feature = "client")]
 pub(crate) use hint::record_status;
+
+/// An instant comes from nowhere else, and its value does not matter.
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "for tests, which look at differences only")]
+fn now_in_a_test() -> std::time::Instant {
+    std::time::Instant::now()
+}

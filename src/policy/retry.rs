@@ -349,14 +349,10 @@ impl fmt::Debug for Operation<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::backoff::{Backoff, Jitter};
+    use super::super::now_in_a_test;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    #[allow(clippy::disallowed_methods, reason = "an instant comes from nowhere else; its value does not matter")]
-    fn now_in_a_test() -> Instant {
-        Instant::now()
-    }
 
     /// What an operation under the default policy without jitter decides after these classes, as words.
     fn check(idempotency: Idempotency, classes: &[Class]) -> String {
