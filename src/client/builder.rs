@@ -290,6 +290,7 @@ impl ClientBuilder {
         }
         self.manners.validate(&self.keys, self.attempt_header.as_ref())?;
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
+        let names_host = self.ready_made.is_none() && !self.http_is_configured;
         let http = match self.ready_made {
             Some(client) => client,
             None => finish(self.http, self.connect_timeout, self.read_timeout)?,
@@ -297,7 +298,7 @@ impl ClientBuilder {
         Ok(Client::from_inner(Inner {
             http,
             opaque,
-            upstreams: Upstreams::new(self.manners.terms(self.budget), base.as_ref()),
+            upstreams: Upstreams::new(self.manners.terms(self.budget, names_host), base.as_ref()),
             base,
             defaults,
             retry: retry.fit_for(opaque),

@@ -32,8 +32,8 @@ impl Manners {
     }
 
     /// What every origin gets for its own.
-    pub(super) fn terms(&self, budget: RetryBudget) -> Terms {
-        Terms { budget, breaker: self.breaker.clone() }
+    pub(super) fn terms(&self, budget: RetryBudget, names_host: bool) -> Terms {
+        Terms { budget, breaker: self.breaker.clone(), names_host }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The request on its way: sent as often as its body allows, and turned into the GET of its result by a redirect.
 
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::Inner;
@@ -107,11 +107,12 @@ impl Outgoing {
         if self.is_done() {
             return self.copy(&self.template, ROOM);
         }
+        let host = plan.upstream.host.as_ref().map(|host| (&HOST, host.clone()));
         let key = plan.key.as_ref().map(|key| (&client.keys.header, key.to_header(client.keys.form)));
         let content_type = self.content_type.value().map(|value| (&CONTENT_TYPE, value));
-        let room = ROOM + usize::from(key.is_some()) + usize::from(content_type.is_some());
-        let mut request = self.copy(&self.template, room);
-        for (name, value) in key.into_iter().chain(content_type) {
+        let ours = [host, key, content_type];
+        let mut request = self.copy(&self.template, ROOM + ours.iter().flatten().count());
+        for (name, value) in ours.into_iter().flatten() {
             request.headers_mut().entry(name).or_insert(value);
         }
         request

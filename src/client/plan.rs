@@ -1,5 +1,6 @@
 //! What one operation is, settled before anything is sent: its key, its licence and its limits.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
@@ -8,6 +9,7 @@ use super::Inner;
 use super::answer::Read;
 use super::checks::check_timeout;
 use super::payload::Payload;
+use super::upstream::Upstream;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result, VOUCH};
@@ -32,6 +34,7 @@ pub(super) struct Options {
 /// The terms of the operation. They never change while it runs.
 pub(super) struct Plan {
     pub(super) method: Method,
+    pub(super) upstream: Arc<Upstream>,
     /// `None`: the client's.
     own_policy: Option<Box<RetryPolicy>>,
     pub(super) attempt_timeout: Option<Duration>,
@@ -76,7 +79,8 @@ pub(super) fn settle(
     let options = options.map(|options| *options).unwrap_or_default();
     let limit = options.body_limit.unwrap_or(inner.body_limit);
     let read = if reads_body { Read::Whole { limit } } else { Read::Head };
-    let at_home = inner.upstreams.are_at_home(request.url());
+    let upstream = inner.upstreams.get(request.url());
+    let at_home = inner.upstreams.is_home(&upstream);
     inner.defaults.add_to(request.headers_mut(), at_home);
 
     let own_policy = own_policy(options.retry, options.timeout, inner)?;
@@ -105,7 +109,7 @@ pub(super) fn settle(
     // The user's word is about the API at the base URL, not about whatever else this client is sent to.
     let trust = if at_home || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
     // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
-    let honours_keys = || inner.upstreams.get(request.url()).trust.vouches(trust, &method, request.url().path());
+    let honours_keys = || upstream.trust.vouches(trust, &method, request.url().path());
     let licence = idempotency == Idempotency::Natural || (idempotency == Idempotency::Keyed && honours_keys());
     if may_have_been_processed && !licence {
         let nobody = "the operation may have been processed and nobody has said that this API honours keys, so to resume it could \
@@ -114,6 +118,7 @@ pub(super) fn settle(
     }
     Ok(Plan {
         method,
+        upstream,
         own_policy,
         attempt_timeout,
         read,

@@ -31,7 +31,7 @@ pub(super) fn run(
     outgoing: &mut Outgoing,
 ) -> impl Future<Output = Result<(Answer, Story)>> {
     async move {
-        let upstream = client.upstreams.get(outgoing.template.url());
+        let upstream = &*plan.upstream;
         let mut context = Context::at_first(client, plan);
         let mut so_far = SoFar::start(client, plan, outgoing);
         let mut operation = Operation::start(context.policy, &upstream.budget, plan.idempotency, so_far.started);
@@ -39,7 +39,7 @@ pub(super) fn run(
         if let Some(deadline) = plan.deadline {
             operation.end_by(deadline.instant());
         }
-        let gate = Gate::new(client, &upstream, || outgoing.whole(client, plan));
+        let gate = Gate::new(client, upstream, || outgoing.whole(client, plan));
         let mut now = so_far.started;
 
         loop {

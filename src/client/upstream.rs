@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reqwest::Url;
 
 use super::cooldown::Cooldowns;
@@ -35,6 +35,8 @@ pub(super) fn origin(url: &Url) -> &str {
 
 #[derive(Debug)]
 pub(super) struct Upstream {
+    /// What requests say in `Host`, if it is not left to the transport.
+    pub(super) host: Option<HeaderValue>,
     pub(super) budget: RetryBudget,
     pub(super) trust: KeyTrust,
     pub(super) breaker: Option<Breaker>,
@@ -49,12 +51,18 @@ pub(super) struct Upstream {
 pub(super) struct Terms {
     pub(super) budget: RetryBudget,
     pub(super) breaker: Option<BreakerPolicy>,
+    /// The transport is as we made it, so requests in the clear are HTTP/1.1 and nothing but the URL says what their `Host` is. It is
+    /// written once then; the transport would write it for every request, which is a twentieth of all that it does.
+    pub(super) names_host: bool,
 }
 
 impl Terms {
-    fn upstream(&self) -> Arc<Upstream> {
+    fn upstream(&self, origin: &str) -> Arc<Upstream> {
+        // HTTP/2, which TLS may choose, has `:authority` instead (RFC 9113 §8.3.1).
+        let host = origin.strip_prefix("http://").filter(|_| self.names_host);
         let breaker = self.breaker.clone().map(Breaker::new);
         Arc::new(Upstream {
+            host: host.and_then(|host| HeaderValue::from_str(host).ok()),
             budget: self.budget.fresh(),
             trust: KeyTrust::default(),
             breaker,
@@ -82,7 +90,7 @@ struct Entry {
 
 impl Upstreams {
     pub(super) fn new(terms: Terms, base: Option<&Url>) -> Self {
-        let base = base.map(|base| (origin(base).to_owned(), terms.upstream()));
+        let base = base.map(origin).map(|origin| (origin.to_owned(), terms.upstream(origin)));
         Self { terms, base, others: RwLock::default(), tick: AtomicU64::new(0) }
     }
 
@@ -101,9 +109,9 @@ impl Upstreams {
         self.base.as_ref().filter(|(base, _)| is_at(base)).map(|(_, upstream)| upstream)
     }
 
-    /// The request goes to the base URL's origin, or there is no base.
-    pub(super) fn are_at_home(&self, url: &Url) -> bool {
-        self.base.is_none() || self.base(url).is_some()
+    /// Whether this is the base URL's origin, or there is no base.
+    pub(super) fn is_home(&self, upstream: &Arc<Upstream>) -> bool {
+        self.base.as_ref().is_none_or(|(_, base)| Arc::ptr_eq(base, upstream))
     }
 
     pub(super) fn get(&self, url: &Url) -> Arc<Upstream> {
@@ -121,7 +129,7 @@ impl Upstreams {
         if others.len() >= ORIGINS && !others.contains_key(origin) {
             forget_oldest(&mut others);
         }
-        let new = || Entry { upstream: self.terms.upstream(), used: AtomicU64::new(now) };
+        let new = || Entry { upstream: self.terms.upstream(origin), used: AtomicU64::new(now) };
         others.entry(origin.to_owned()).or_insert_with(new).upstream.clone()
     }
 }
