@@ -104,7 +104,6 @@ impl<'a> Gate<'a> {
         hint_cap: Duration,
         now: Instant,
     ) -> Option<BreakerState> {
-        let took = now.saturating_duration_since(pass.started);
         let answered = matches!(verdict.class, Class::Success | Class::Permanent) && verdict.failure.is_none();
         if let (Some(Some(latencies)), Some(latency)) = (self.upstream.latencies.get(), latency.filter(|_| answered)) {
             latencies.record(latency, now);
@@ -116,7 +115,7 @@ impl<'a> Gate<'a> {
         }
         // A certificate or a body of the caller's that failed says nothing about how the origin bears its load.
         let ours = verdict.class == Class::Permanent && verdict.failure.is_some();
-        pass.permit.filter(|_| !ours)?.record(verdict.class, took, now)
+        pass.permit.filter(|_| !ours)?.record(verdict.class, now.saturating_duration_since(pass.started), now)
     }
 
     /// For how long from `now` nothing will be let through.

@@ -96,7 +96,8 @@ impl Outgoing {
             Some(detour) => self.copy(detour, ROOM),
             None => self.whole(client, plan),
         };
-        let watched = body.map(|body| Probe::watch(body, request.headers()));
+        let said = detour.unwrap_or(&self.template).headers();
+        let watched = body.map(|body| Probe::watch(body, said));
         let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
         *request.body_mut() = body;
         (request, probe)
@@ -107,13 +108,18 @@ impl Outgoing {
         if self.is_done() {
             return self.copy(&self.template, ROOM);
         }
-        let host = plan.upstream.host.as_ref().map(|host| (&HOST, host.clone()));
-        let key = plan.key.as_ref().map(|key| (&client.keys.header, key.to_header(client.keys.form)));
-        let content_type = self.content_type.value().map(|value| (&CONTENT_TYPE, value));
-        let ours = [host, key, content_type];
-        let mut request = self.copy(&self.template, ROOM + ours.iter().flatten().count());
-        for (name, value) in ours.into_iter().flatten() {
-            request.headers_mut().entry(name).or_insert(value);
+        let (host, content_type) = (&plan.upstream.host, self.content_type.value());
+        let ours = usize::from(host.is_some()) + usize::from(plan.key.is_some()) + usize::from(content_type.is_some());
+        let mut request = self.copy(&self.template, ROOM + ours);
+        let headers = request.headers_mut();
+        if let Some(host) = host {
+            headers.entry(HOST).or_insert_with(|| host.clone());
+        }
+        if let Some(key) = &plan.key {
+            headers.entry(&client.keys.header).or_insert_with(|| key.to_header(client.keys.form));
+        }
+        if let Some(content_type) = content_type {
+            headers.entry(CONTENT_TYPE).or_insert(content_type);
         }
         request
     }
@@ -151,12 +157,12 @@ impl Outgoing {
         key_header: &HeaderName,
         origin: &KeyTrust,
     ) -> bool {
-        let path = self.asked().url().path();
+        let path = || self.asked().url().path();
         // After a redirect to the result, answers are no longer to the keyed request.
         if let (Trust::Negotiated, Some(key), Some((status, headers)), false) =
             (plan.trust, &plan.key, head, self.is_done())
         {
-            origin.learn(&plan.method, path, &Sent { key, key_header }, status, headers);
+            origin.learn(&plan.method, path(), &Sent { key, key_header }, status, headers);
         }
         origin.vouches(plan.trust, &plan.method, path)
     }

@@ -31,6 +31,18 @@ pub(super) struct Options {
     pub(super) body_limit: Option<usize>,
 }
 
+/// What most callers say.
+static NOTHING: Options = Options {
+    key: None,
+    resume: None,
+    idempotent: None,
+    retry: None,
+    hedge: None,
+    timeout: None,
+    attempt_timeout: None,
+    body_limit: None,
+};
+
 /// The terms of the operation. They never change while it runs.
 pub(super) struct Plan {
     pub(super) method: Method,
@@ -73,24 +85,24 @@ pub(super) fn settle(
     inner: &Inner,
     request: &mut reqwest::Request,
     payload: &Payload,
-    options: Option<Box<Options>>,
+    options: Option<&Options>,
     reads_body: bool,
 ) -> Result<Plan> {
-    let options = options.map(|options| *options).unwrap_or_default();
+    let options = options.unwrap_or(&NOTHING);
     let limit = options.body_limit.unwrap_or(inner.body_limit);
     let read = if reads_body { Read::Whole { limit } } else { Read::Head };
     let upstream = inner.upstreams.get(request.url());
     let at_home = inner.upstreams.is_home(&upstream);
     inner.defaults.add_to(request.headers_mut(), at_home);
 
-    let own_policy = own_policy(options.retry, options.timeout, inner)?;
+    let own_policy = own_policy(options.retry.as_ref(), options.timeout, inner)?;
     let attempt_timeout = options.attempt_timeout.unwrap_or(inner.attempt_timeout);
     check_timeout("attempt_timeout", attempt_timeout)?;
 
     let keys = &inner.keys;
     let resumed_from = options.resume.as_ref().map(ResumeToken::first_sent);
     let may_have_been_processed = options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed);
-    let given = given_key(request, payload, options.key, options.resume, inner)?;
+    let given = given_key(request, payload, options.key.clone(), options.resume.as_ref(), inner)?;
     let key_was_given = given.is_some();
     let method = request.method().clone();
     let key = keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
@@ -109,7 +121,7 @@ pub(super) fn settle(
     // The user's word is about the API at the base URL, not about whatever else this client is sent to.
     let trust = if at_home || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
     // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
-    let honours_keys = || upstream.trust.vouches(trust, &method, request.url().path());
+    let honours_keys = || upstream.trust.vouches(trust, &method, || request.url().path());
     let licence = idempotency == Idempotency::Natural || (idempotency == Idempotency::Keyed && honours_keys());
     if may_have_been_processed && !licence {
         let nobody = "the operation may have been processed and nobody has said that this API honours keys, so to resume it could \
@@ -136,7 +148,7 @@ pub(super) fn settle(
 /// Precedence: the request's timeout, the request's policy if it sets a deadline, the client's timeout, the client's policy. (The
 /// last two were merged when the client was built.)
 fn own_policy(
-    retry: Option<RetryPolicy>,
+    retry: Option<&RetryPolicy>,
     timeout: Option<Option<Duration>>,
     inner: &Inner,
 ) -> Result<Option<Box<RetryPolicy>>> {
@@ -145,8 +157,8 @@ fn own_policy(
     }
     let mut policy = match retry {
         // A policy that does not speak of the deadline leaves the client's in force.
-        Some(policy) if !policy.has_a_deadline_of_its_own() => policy.deadline(inner.retry.time_allowed()),
-        Some(policy) => policy,
+        Some(policy) if !policy.has_a_deadline_of_its_own() => policy.clone().deadline(inner.retry.time_allowed()),
+        Some(policy) => policy.clone(),
         None => inner.retry.clone(),
     };
     if let Some(timeout) = timeout {
@@ -178,7 +190,7 @@ fn given_key(
     request: &mut reqwest::Request,
     payload: &Payload,
     key: Option<IdempotencyKey>,
-    resume: Option<ResumeToken>,
+    resume: Option<&ResumeToken>,
     inner: &Inner,
 ) -> Result<Option<IdempotencyKey>> {
     let header = &inner.keys.header;

@@ -36,8 +36,8 @@ pub(super) struct Race<'a> {
 pub(super) struct Raced {
     pub(super) attempted: Attempted,
     pub(super) number: u32,
-    pub(super) started: Instant,
     pub(super) ended: Instant,
+    pub(super) elapsed: Duration,
     /// How long the origin took to answer the first one, at least: it may have been dropped. `None` if it failed.
     pub(super) latency: Option<Duration>,
     pub(super) other: Option<Other>,
@@ -56,8 +56,8 @@ pub(super) struct Other {
 impl Raced {
     pub(super) fn alone(attempted: Attempted, number: u32, started: Instant) -> Self {
         let ended = clock::now();
-        let latency = Some(ended.saturating_duration_since(started));
-        Self { attempted, number, started, ended, latency, other: None }
+        let elapsed = ended.saturating_duration_since(started);
+        Self { attempted, number, ended, elapsed, latency: Some(elapsed), other: None }
     }
 }
 
@@ -117,7 +117,7 @@ impl Race<'_> {
             may_have_acted: fork.may_have_acted,
             is_done: fork.is_done(),
         };
-        Raced { attempted, number: winner.0, started: winner.1, ended, latency, other: Some(other) }
+        Raced { attempted, number: winner.0, ended, elapsed: elapsed_of(winner.1), latency, other: Some(other) }
     }
 }
 

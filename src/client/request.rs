@@ -332,14 +332,15 @@ impl RequestBuilder {
 
     /// Settles the terms. What the builder holds is sent from where it is: it is large, and is not moved again.
     fn prepare(&mut self, reads_body: bool) -> Result<(&Inner, Plan, &mut Outgoing)> {
-        let options = self.options.take();
-        let resumed = options.as_ref().and_then(|options| options.resume.clone());
+        let taken = self.options.take();
+        let options = taken.as_deref();
+        let resumed = || options.and_then(|options| options.resume.clone());
         let outgoing = match &mut self.outgoing {
             Ok(outgoing) => outgoing,
             Err(error) => {
                 let error =
                     std::mem::replace(error, Error::new(crate::ErrorKind::Build, "the request was sent already"));
-                return Err(error.resuming(resumed));
+                return Err(error.resuming(resumed()));
             }
         };
         let client = self.client.inner()?;
@@ -347,7 +348,7 @@ impl RequestBuilder {
             Ok(plan) => Ok((client, plan, outgoing)),
             Err(error) => {
                 let request = &outgoing.template;
-                Err(error.at(request.method(), SafeUrl(request.url())).resuming(resumed))
+                Err(error.at(request.method(), SafeUrl(request.url())).resuming(resumed()))
             }
         }
     }

@@ -55,7 +55,7 @@ pub(super) fn run(
             let until = clock::earlier(plan.attempt_until(pass.started), operation.deadline());
             operation.begin_attempt();
             let late_after = gate.late_after(plan.hedge.as_deref().filter(|_| number == 1), &pass);
-            let Raced { attempted, number, started, ended, latency, other } = match late_after {
+            let Raced { attempted, number, ended, elapsed, latency, other } = match late_after {
                 None => Raced::alone(attempt::send(client, plan, outgoing, number, until).await, number, pass.started),
                 Some(after) => {
                     operation.set_key_trusted(outgoing.key_is_trusted(
@@ -95,7 +95,7 @@ pub(super) fn run(
                 let unit = if class == Class::Success { 0.0 } else { clock::unit() };
                 let decision = operation.decide(class, &verdict.hint, ended, unit);
                 let wait = if let Decision::Retry { after } = decision { Some(after) } else { None };
-                so_far.record(outgoing, number, &verdict, ended.saturating_duration_since(started), wait);
+                so_far.record(outgoing, number, &verdict, elapsed, wait);
                 if decision == Decision::Stop(StopReason::CircuitOpen) {
                     so_far.retry_after = Some(open_for);
                 }

@@ -167,10 +167,10 @@ impl Trusted {
 
 impl KeyTrust {
     /// Whether a key is a licence for this method and path.
-    pub(super) fn vouches(&self, trust: Trust, method: &Method, path: &str) -> bool {
+    pub(super) fn vouches<'a>(&self, trust: Trust, method: &Method, path: impl FnOnce() -> &'a str) -> bool {
         match trust {
             Trust::Declared => true,
-            Trust::Negotiated => self.covers(method, path),
+            Trust::Negotiated => self.covers(method, path()),
             Trust::Nobody => false,
         }
     }
