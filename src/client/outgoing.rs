@@ -1,13 +1,13 @@
 //! The request on its way: sent as often as its body allows, and turned into the GET of its result by a redirect.
 
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Inner;
 use super::payload::Payload;
 use super::plan::Plan;
 use super::probe::Probe;
-use super::upstream::{KeyTrust, Sent};
+use super::upstream::Sent;
 use crate::key_policy::Trust;
 use crate::resume::{Identity, ResumeToken};
 
@@ -150,19 +150,15 @@ impl Outgoing {
     }
 
     /// Whether the key is a licence now; `head` is the latest answer's.
-    pub(super) fn key_is_trusted(
-        &self,
-        plan: &Plan,
-        head: Option<(StatusCode, &HeaderMap)>,
-        key_header: &HeaderName,
-        origin: &KeyTrust,
-    ) -> bool {
+    pub(super) fn key_is_trusted(&self, client: &Inner, plan: &Plan, head: Option<(StatusCode, &HeaderMap)>) -> bool {
+        let origin = &plan.upstream.trust;
         let path = || self.asked().url().path();
         // After a redirect to the result, answers are no longer to the keyed request.
         if let (Trust::Negotiated, Some(key), Some((status, headers)), false) =
             (plan.trust, &plan.key, head, self.is_done())
         {
-            origin.learn(&plan.method, path(), &Sent { key, key_header }, status, headers);
+            let sent = Sent { key, key_header: &client.keys.header };
+            origin.learn(&plan.method, path(), &sent, status, headers);
         }
         origin.vouches(plan.trust, &plan.method, path)
     }

@@ -31,15 +31,14 @@ pub(super) fn run(
     outgoing: &mut Outgoing,
 ) -> impl Future<Output = Result<(Answer, Story)>> {
     async move {
-        let upstream = &*plan.upstream;
         let mut context = Context::at_first(client, plan);
         let mut so_far = SoFar::start(client, plan, outgoing);
-        let mut operation = Operation::start(context.policy, &upstream.budget, plan.idempotency, so_far.started);
+        let mut operation = Operation::start(context.policy, &plan.upstream.budget, plan.idempotency, so_far.started);
         operation.set_body_replayable(outgoing.payload.is_replayable());
         if let Some(deadline) = plan.deadline {
             operation.end_by(deadline.instant());
         }
-        let gate = Gate::new(client, upstream, || outgoing.whole(client, plan));
+        let gate = Gate::new(client, &plan.upstream, || outgoing.whole(client, plan));
         let mut now = so_far.started;
 
         loop {
@@ -58,12 +57,7 @@ pub(super) fn run(
             let Raced { attempted, number, ended, elapsed, latency, other } = match late_after {
                 None => Raced::alone(attempt::send(client, plan, outgoing, number, until).await, number, pass.started),
                 Some(after) => {
-                    operation.set_key_trusted(outgoing.key_is_trusted(
-                        plan,
-                        None,
-                        &client.keys.header,
-                        &upstream.trust,
-                    ));
+                    operation.set_key_trusted(outgoing.key_is_trusted(client, plan, None));
                     let tell = |fork: &Outgoing, number| so_far.tell(fork, EventKind::HedgeStarted { number });
                     let race = Race { client, plan, gate: &gate, number, until, after };
                     // Boxed, so that operations that are not hedged do not carry the room for a race.
@@ -84,7 +78,7 @@ pub(super) fn run(
                 let attempted = attempted;
                 let verdict = context.judge(&attempted, so_far.may_have_been_processed);
                 let head = answer::head(&attempted);
-                operation.set_key_trusted(outgoing.key_is_trusted(plan, head, &client.keys.header, &upstream.trust));
+                operation.set_key_trusted(outgoing.key_is_trusted(client, plan, head));
                 if let Some(state) = gate.settle(pass, &verdict, latency, context.policy.hint_cap_in_force(), ended) {
                     so_far.tell(outgoing, EventKind::BreakerChanged { state });
                 }

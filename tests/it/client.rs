@@ -1,9 +1,10 @@
 //! The main path: what a caller gets, and what the server received for it.
 
+use http::HeaderMap;
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;
 use steadfast::testing::{Act, Answer, FaultServer, Phase, Received};
-use steadfast::{IdempotencyKey, KeyPolicy, ResponseExt};
+use steadfast::{Client, IdempotencyKey, KeyPolicy, ResponseExt};
 
 use crate::support::{doubting, trusting};
 
@@ -21,6 +22,10 @@ async fn a_first_try_is_one_request_with_one_key() {
     assert_eq!(received[0].key().map(str::len), Some(36));
 }
 
+fn lines(request: &Received, name: &str) -> Vec<String> {
+    request.headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+}
+
 /// What the caller says of the body and of the key is what is sent, once, in whichever order it is said.
 #[tokio::test]
 async fn the_callers_own_headers_take_the_place_of_ours() {
@@ -34,9 +39,6 @@ async fn the_callers_own_headers_take_the_place_of_ours() {
         assert_eq!(response.idempotency_key().map(IdempotencyKey::as_str), Some("order-1"));
     }
     client.post("/").json(&1).form(&[("a", 1)]).send().await.unwrap();
-    let lines = |request: &Received, name: &str| -> Vec<String> {
-        request.headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
-    };
     let received = server.received();
     assert_eq!(received.len(), 4, "the first was sent twice");
     for request in &received[..3] {
@@ -90,4 +92,31 @@ async fn a_server_that_ignores_keys_is_never_doubled_by_the_defaults() {
         assert!(error.resume_token().is_some(), "{name}");
         assert!(error.to_string().ends_with(".keys(KeyPolicy::standard())"), "{error}");
     }
+}
+
+/// `Host` is written by us where nothing but the URL can say what it is, and by the transport where something else may.
+#[tokio::test]
+async fn host_is_that_of_the_url_unless_the_caller_says_otherwise() {
+    let server = FaultServer::start(|_, _| Act::answer(200)).await;
+    let mut named = HeaderMap::new();
+    named.insert("host", "by-transport.example".parse().unwrap());
+    let based = || Client::builder().base_url(server.url("/v1"));
+    let ours = [
+        (based().build(), None),
+        (based().build(), Some("by-request.example")),
+        (based().default_header("host", "by-client.example").build(), None),
+        (based().http(move |http| http.default_headers(named)).build(), None),
+        (Client::builder().build(), None),
+    ];
+    for (client, host) in ours {
+        let request = client.unwrap().post(server.url("/v1/charges")).body("x");
+        let request = if let Some(host) = host { request.header("host", host) } else { request };
+        request.send().await.unwrap();
+    }
+    let url = server.url("");
+    let authority = url.strip_prefix("http://").unwrap().trim_end_matches('/');
+    let hosts: Vec<Vec<String>> = server.received().iter().map(|request| lines(request, "host")).collect();
+    let expected =
+        [authority, "by-request.example", "by-client.example", "by-transport.example", authority].map(|host| [host]);
+    assert_eq!(hosts, expected);
 }
