@@ -96,6 +96,7 @@ impl Outgoing {
             Some(detour) => self.copy(detour, ROOM),
             None => self.whole(client, plan),
         };
+        // Only the caller says how long the body is.
         let said = detour.unwrap_or(&self.template).headers();
         let watched = body.map(|body| Probe::watch(body, said));
         let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));

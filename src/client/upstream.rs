@@ -274,6 +274,18 @@ mod tests {
     }
 
     #[test]
+    fn host_is_named_in_the_clear_by_a_transport_that_is_ours() {
+        let host = |names_host, text| {
+            let upstreams = Upstreams::new(Terms { names_host, ..Terms::default() }, None);
+            upstreams.get(&url(text)).host.as_ref().map(|host| host.to_str().unwrap().to_owned())
+        };
+        assert_eq!(host(true, "http://api.example.com:80/v1").as_deref(), Some("api.example.com"));
+        assert_eq!(host(true, "http://[::1]:8080/").as_deref(), Some("[::1]:8080"));
+        assert_eq!(host(true, "https://api.example.com/v1"), None, "TLS may choose HTTP/2");
+        assert_eq!(host(false, "http://api.example.com/v1"), None, "the transport may have one of its own");
+    }
+
+    #[test]
     fn each_origin_has_a_bucket_of_its_own_and_keeps_it() {
         let upstreams = Upstreams::new(Terms::default(), Some(&url("https://base.example.com/v1")));
         let policy = RetryPolicy::new();
