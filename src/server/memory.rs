@@ -4,8 +4,9 @@
 //! run can always be recorded. It evicts nothing that is alive; full, it says so. A restart forgets everything, running claims too:
 //! behind it, a crash between the charge and the answer lets a repeat run again.
 
+use std::collections::hash_map::Entry as Place;
 use std::collections::{BTreeSet, HashMap};
-use std::ops::{AddAssign, Sub};
+use std::ops::Add;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -125,15 +126,17 @@ impl MemoryStore {
         shard.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes room for what comes in the place of what has gone; where there is none, what has gone is room all the same.
+    /// Takes room for what comes, some of it in the place of what has gone and of what it replaces; where there is no room, what has gone
+    /// is room all the same, and what would have been replaced stays.
     ///
     /// Every claim of every core counts here, so that it touches as little as it can: one that sweeps as many records as it adds
     /// leaves their number alone.
-    fn replace(&self, gone: Held, comes: Held) -> Result<(), StoreError> {
-        // Where there is no room for one more, none has gone.
-        trade(&self.records, gone.records, comes.records, self.max_records)?;
-        trade(&self.bytes, gone.bytes, comes.bytes, self.max_bytes).inspect_err(|_| {
-            self.give_back(Held { records: comes.records, bytes: gone.bytes });
+    fn replace(&self, gone: Held, replaced: Held, comes: Held) -> Result<(), StoreError> {
+        let room = gone + replaced;
+        // Where there is no room for one more, none has gone and none is replaced.
+        trade(&self.records, room.records, comes.records, self.max_records)?;
+        trade(&self.bytes, room.bytes, comes.bytes, self.max_bytes).inspect_err(|_| {
+            self.give_back(Held { records: comes.records - replaced.records, bytes: gone.bytes });
         })
     }
 
@@ -168,27 +171,30 @@ impl MemoryStore {
     fn claim_now(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
         let now = clock::now();
         let mut shard = self.shard(claim.id);
-        let mut gone = shard.sweep(now, SWEEP);
-        if shard.entries.get(claim.id).is_some_and(|entry| entry.forget_at <= now) {
-            gone += shard.remove(claim.id);
-        }
+        let gone = shard.sweep(now, SWEEP);
+        let Shard { entries, expiry } = &mut *shard;
         let mut bytes = OVERHEAD.saturating_add(claim.reserve);
-        if let Some(entry) = shard.entries.get(claim.id) {
-            let same_claim = entry.token == claim.token && matches!(entry.phase, Phase::Running { .. });
-            let state = entry.state(now);
-            let unknown = matches!(state, State::Unknown { .. });
-            let takes_over = claim.take_over && unknown && entry.fingerprint == claim.fingerprint;
-            if !same_claim && !takes_over {
-                self.give_back(gone);
-                return Ok(Claimed::Known(state));
-            }
-            bytes = bytes.max(entry.bytes);
-        }
         // The room comes first: a record that is replaced must not be forgotten for want of it.
-        let replaced = shard.entries.get(claim.id).map_or(Held::default(), Entry::held);
-        self.replace(gone, Held { records: 1, bytes } - replaced)?;
-        shard.remove(claim.id);
-        shard.put(claim, bytes, now);
+        match entries.entry(*claim.id) {
+            Place::Vacant(place) => {
+                self.replace(gone, Held::default(), Held { records: 1, bytes })?;
+                place.insert(Entry::new(claim, bytes, now)).look_at_end(expiry, claim.id);
+            }
+            Place::Occupied(mut place) => {
+                let entry = place.get();
+                if entry.forget_at > now {
+                    if !entry.gives_way_to(claim, now) {
+                        self.give_back(gone);
+                        return Ok(Claimed::Known(entry.state(now)));
+                    }
+                    bytes = bytes.max(entry.bytes);
+                }
+                self.replace(gone, entry.held(), Held { records: 1, bytes })?;
+                expiry.remove(&(entry.looked_at, *claim.id));
+                place.insert(Entry::new(claim, bytes, now));
+                place.get_mut().look_at_end(expiry, claim.id);
+            }
+        }
         Ok(Claimed::Won(()))
     }
 }
@@ -200,18 +206,11 @@ struct Held {
     bytes: usize,
 }
 
-impl AddAssign for Held {
-    fn add_assign(&mut self, other: Self) {
-        self.records += other.records;
-        self.bytes += other.bytes;
-    }
-}
-
-impl Sub for Held {
+impl Add for Held {
     type Output = Self;
 
-    fn sub(self, other: Self) -> Self {
-        Self { records: self.records.saturating_sub(other.records), bytes: self.bytes.saturating_sub(other.bytes) }
+    fn add(self, other: Self) -> Self {
+        Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
     }
 }
 
@@ -225,9 +224,12 @@ impl Shard {
                 break;
             }
             self.expiry.pop_first();
-            match self.entries.get_mut(&id) {
-                Some(entry) if entry.forget_at > now => entry.look_at(entry.forget_at, &mut self.expiry, &id),
-                _ => gone += self.remove(&id),
+            if let Place::Occupied(mut place) = self.entries.entry(id) {
+                if place.get().forget_at > now {
+                    place.get_mut().look_at_end(&mut self.expiry, &id);
+                } else {
+                    gone = gone + place.remove().held();
+                }
             }
         }
         gone
@@ -238,11 +240,14 @@ impl Shard {
         self.expiry.remove(&(entry.looked_at, *id));
         entry.held()
     }
+}
 
-    fn put(&mut self, claim: &Claim<'_>, bytes: usize, now: Instant) {
+impl Entry {
+    /// A claim that begins now. Where it is looked at is yet to be said.
+    fn new(claim: &Claim<'_>, bytes: usize, now: Instant) -> Self {
         let until = later(now, claim.lease);
         let forget_at = later(until, claim.retention);
-        let entry = Entry {
+        Self {
             fingerprint: claim.fingerprint,
             token: claim.token,
             phase: Phase::Running { until },
@@ -250,13 +255,17 @@ impl Shard {
             forget_at,
             looked_at: forget_at,
             bytes,
-        };
-        self.expiry.insert((forget_at, *claim.id));
-        self.entries.insert(*claim.id, entry);
+        }
     }
-}
 
-impl Entry {
+    /// The same claim once more, or one that takes over what is unknown.
+    fn gives_way_to(&self, claim: &Claim<'_>, now: Instant) -> bool {
+        let running = matches!(self.phase, Phase::Running { .. });
+        let unknown = matches!(self.state(now), State::Unknown { .. });
+        let takes_over = claim.take_over && unknown && self.fingerprint == claim.fingerprint;
+        (self.token == claim.token && running) || takes_over
+    }
+
     fn held(&self) -> Held {
         Held { records: 1, bytes: self.bytes }
     }
@@ -267,13 +276,14 @@ impl Entry {
         let late = self.looked_at.saturating_duration_since(self.forget_at);
         if late > self.retention / 8 {
             expiry.remove(&(self.looked_at, *id));
-            self.look_at(self.forget_at, expiry, id);
+            self.look_at_end(expiry, id);
         }
     }
 
-    fn look_at(&mut self, instant: Instant, expiry: &mut BTreeSet<(Instant, RecordId)>, id: &RecordId) {
-        self.looked_at = instant;
-        expiry.insert((instant, *id));
+    /// It is looked at when it is to be forgotten.
+    fn look_at_end(&mut self, expiry: &mut BTreeSet<(Instant, RecordId)>, id: &RecordId) {
+        self.looked_at = self.forget_at;
+        expiry.insert((self.forget_at, *id));
     }
 
     fn is_held_by(&self, token: ClaimToken, now: Instant) -> bool {
@@ -392,9 +402,10 @@ mod tests {
     fn check(retention: Duration, forget_at: Duration, sweeps: &[(Duration, usize)]) {
         let (mut shard, now, id) = (Shard::default(), clock::now(), RecordId::new("", "1"));
         let token = ClaimToken::new().unwrap();
-        shard.put(&Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, retention), 7, now);
+        let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, retention);
         let Shard { entries, expiry } = &mut shard;
-        let entry = entries.get_mut(&id).unwrap();
+        let entry = entries.entry(id).or_insert(Entry::new(&claim, 7, now));
+        entry.look_at_end(expiry, &id);
         entry.forget_at = now + forget_at;
         entry.keep_in(expiry, &id);
         for (at, removed) in sweeps {
@@ -442,7 +453,7 @@ mod tests {
         }
         let mut there = Held::default();
         for shard in &store.shards {
-            shard.0.lock().unwrap().entries.values().for_each(|entry| there += entry.held());
+            shard.0.lock().unwrap().entries.values().for_each(|entry| there = there + entry.held());
         }
         assert_eq!((store.len(), store.bytes.load(Ordering::Relaxed)), (there.records, there.bytes));
         assert!(claims.len() > 1000, "{}", claims.len());

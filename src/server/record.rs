@@ -1,5 +1,7 @@
 //! The stored answer: what is handed out again, byte for byte, for as long as the key is remembered.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -11,9 +13,12 @@ use super::hygiene;
 const VERSION: u8 = 1;
 const CHECKSUM: usize = 8;
 
-/// An answer as it is stored.
+/// An answer as it is stored. Its clones share it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record {
+pub struct Record(Arc<Kept>);
+
+#[derive(Debug, PartialEq)]
+struct Kept {
     status: StatusCode,
     headers: HeaderMap,
     /// `None`: the answer was streamed or too large, and is not kept. That it ended is.
@@ -25,45 +30,49 @@ impl Record {
     /// connection (RFC 9110 §7.6.1).
     #[must_use]
     pub fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
-        Self { status, headers: hygiene::storable(headers), body: Some(body) }
+        Self::of(status, hygiene::storable(headers), Some(body))
     }
 
     /// The end of an operation whose answer is not kept.
     #[must_use]
     pub fn not_kept(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), body: None }
+        Self::of(status, HeaderMap::new(), None)
+    }
+
+    fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
+        Self(Arc::new(Kept { status, headers, body }))
     }
 
     /// The answer's status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// The answer's headers.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
-        &self.headers
+        &self.0.headers
     }
 
     /// The answer's body; `None` if it is not kept.
     #[must_use]
     pub fn body(&self) -> Option<&Bytes> {
-        self.body.as_ref()
+        self.0.body.as_ref()
     }
 
     /// About as many bytes as it takes.
     #[must_use]
     pub fn size(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        headers + self.body.as_ref().map_or(0, Bytes::len)
+        let headers: usize = self.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        headers + self.body().map_or(0, Bytes::len)
     }
 
     /// The record as bytes, for a store that keeps bytes: a version, a checksum, the content.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let headers = self.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect();
-        let wire = Wire { status: self.status.as_u16(), headers, body: self.body.as_deref() };
+        let headers = self.headers().iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect();
+        let wire = Wire { status: self.status().as_u16(), headers, body: self.body().map(Bytes::as_ref) };
         seal(&wire)
     }
 
@@ -80,7 +89,7 @@ impl Record {
             headers.append(name, HeaderValue::from_bytes(value).map_err(|_| RecordError::Damaged)?);
         }
         let status = StatusCode::from_u16(wire.status).map_err(|_| RecordError::Damaged)?;
-        Ok(Self { status, headers, body: wire.body.map(Bytes::copy_from_slice) })
+        Ok(Self::of(status, headers, wire.body.map(Bytes::copy_from_slice)))
     }
 }
 
