@@ -26,7 +26,7 @@ pin_project! {
     pub enum ResponseBody<B: Body> {
         /// Bytes in memory.
         #[doc(hidden)]
-        Whole { bytes: Bytes, trailers: Option<HeaderMap> },
+        Whole { bytes: Bytes, trailers: Option<Box<HeaderMap>> },
         /// The inner service's own, for requests that pass by.
         #[doc(hidden)]
         Passed { #[pin] body: B },
@@ -62,7 +62,7 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.project() {
             Projected::Whole { bytes, trailers } if bytes.is_empty() => {
-                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
             }
             Projected::Whole { bytes, .. } => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Projected::Passed { body } => body.poll_frame(cx).map_err(|error| BodyError(error.into())),
@@ -115,14 +115,21 @@ impl Told {
     }
 
     /// Puts the status on an answer: `stored;retention=86400;scope="/v1"`.
-    pub(super) fn on<B>(self, response: &mut Response<B>, retention: Duration, covers: Option<&str>) {
-        let mut value = format!("{};retention={}", self.word(), retention.as_secs());
-        if let Some(prefix) = covers {
-            value.push_str(&format!(";scope=\"{prefix}\""));
-        }
+    pub(super) fn on<B>(self, response: &mut Response<B>, terms: &Terms) {
         // A prefix that is no header value is not told.
-        let value = HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(self.word()));
-        response.headers_mut().insert(STATUS, value);
+        let value = HeaderValue::try_from([self.word(), &terms.0].concat());
+        response.headers_mut().insert(STATUS, value.unwrap_or(HeaderValue::from_static(self.word())));
+    }
+}
+
+/// What is told beside each word, and is the same for all: for how long a key is kept, and for which paths. Written once per layer.
+#[derive(Clone)]
+pub(super) struct Terms(String);
+
+impl Terms {
+    pub(super) fn new(retention: Duration, covers: Option<&str>) -> Self {
+        let scope = covers.map(|prefix| format!(";scope=\"{prefix}\"")).unwrap_or_default();
+        Self(format!(";retention={}{scope}", retention.as_secs()))
     }
 }
 

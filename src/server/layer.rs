@@ -9,6 +9,7 @@ use http::Method;
 use http::request::Parts;
 use tokio::sync::Notify;
 
+use super::answer::Terms;
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::service::IdempotencyService;
@@ -101,7 +102,8 @@ pub(super) struct Config {
     pub(super) max_body: usize,
     pub(super) max_response: usize,
     pub(super) max_wait: Duration,
-    pub(super) covers: Option<String>,
+    covers: Option<String>,
+    pub(super) terms: Terms,
     pub(super) reconcile: Option<Reconcile>,
     /// The operation is the handling of an event, whose id is here, and not a request with a key.
     pub(super) event: Option<EventId>,
@@ -125,6 +127,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// A layer over a store that others use too.
     #[must_use]
     pub fn shared(store: Arc<S>) -> Self {
+        let retention = Duration::from_secs(24 * 3600);
         let config = Config {
             required: false,
             methods: vec![Method::POST, Method::PUT, Method::PATCH, Method::DELETE],
@@ -132,12 +135,13 @@ impl<S: Store> IdempotencyLayer<S> {
             target: None,
             lapsed: if S::HOLDS_EFFECTS { Lapsed::Rerun } else { Lapsed::Refuse },
             lease: Duration::from_secs(30),
-            retention: Duration::from_secs(24 * 3600),
+            retention,
             max_key: 255,
             max_body: 1024 * 1024,
             max_response: 1024 * 1024,
             max_wait: Duration::from_secs(30),
             covers: None,
+            terms: Terms::new(retention, None),
             reconcile: None,
             event: None,
             failures_run_again: false,
@@ -246,6 +250,7 @@ impl<S: Store> IdempotencyLayer<S> {
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.config.retention = retention;
+        self.config.terms = Terms::new(retention, self.config.covers.as_deref());
         self
     }
 
@@ -282,7 +287,9 @@ impl<S: Store> IdempotencyLayer<S> {
     /// rely on it. Not told by default: a client then learns path by path.
     #[must_use]
     pub fn covers(mut self, path_prefix: impl Into<String>) -> Self {
-        self.config.covers = Some(path_prefix.into());
+        let prefix = path_prefix.into();
+        self.config.terms = Terms::new(self.config.retention, Some(&prefix));
+        self.config.covers = Some(prefix);
         self
     }
 

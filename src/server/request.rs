@@ -1,14 +1,13 @@
 //! From a request to what identifies it: its key, its scope, its fingerprint.
 
-use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use http_body::Body;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use sha2::{Digest, Sha256};
 
 use super::answer::Refusal;
@@ -103,29 +102,17 @@ impl Config {
     }
 
     /// The whole body, up to the cap.
-    async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal>
-    where
-        B: Body,
-    {
+    async fn body<B: Body>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal> {
         let announced = headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if announced.is_some_and(|length: usize| length > self.max_body) {
             return Err(Refusal::BodyTooLarge(self.max_body));
         }
-        let mut body = pin!(body);
-        let mut whole = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(mut data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
-            if whole.len() + data.remaining() > self.max_body {
-                return Err(Refusal::BodyTooLarge(self.max_body));
-            }
-            while data.has_remaining() {
-                let chunk = data.chunk();
-                whole.extend_from_slice(chunk);
-                let read = chunk.len();
-                data.advance(read);
-            }
+        let body = Limited::new(body.map_err(|_| "it broke off"), self.max_body);
+        match body.collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(Refusal::BodyTooLarge(self.max_body)),
+            Err(_) => Err(Refusal::BodyBroken),
         }
-        Ok(whole.into())
     }
 }
 

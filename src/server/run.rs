@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +23,7 @@ use super::answer::{BodyError, Piece, Refusal, ResponseBody, Told};
 use super::layer::{IdempotencyLayer, Lapsed, Verdict};
 use super::lease::renewing;
 use super::lent::Lent;
+use super::lineage::OperationKey;
 use super::metrics::{Counter, count};
 use super::record::Record;
 use super::store::{ClaimToken, Completed, Completion, RecordId, Store, StoreError};
@@ -62,69 +63,87 @@ pub(super) struct Ticket<T> {
 
 pub(super) type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
 
-/// Runs `request` under the key that was won, to the end that is recorded.
-pub(super) async fn execute<S, I, B, R>(
-    layer: &IdempotencyLayer<S>,
-    mut inner: I,
-    mut request: Request<B>,
-    ticket: Ticket<S::Session>,
-    answer: Answer<R, I::Error>,
-) where
-    S: Store,
-    I: Service<Request<B>, Response = Response<R>> + Send + 'static,
-    I::Future: Send,
-    I::Error: Send + 'static,
-    B: Send + 'static,
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-{
-    let Ticket { id, token, session } = ticket;
-    let mut execution = Execution { layer, id, token, answer: Some(answer) };
-    count(&layer.shared.counters.executed);
-    let lent = Lent::new(session);
-    if S::HOLDS_EFFECTS {
-        request.extensions_mut().insert(lent.clone());
-    }
-    // The answer's body is part of the work: it may take longer than the handler, and whoever reads it may be slow.
-    let work = async {
-        let handled = caught(pin!(async move { inner.call(request).await })).await;
-        execution.end(handled, &lent).await;
-    };
-    renewing(&layer.shared.store, id, token, layer.config.lease, pin!(work)).await;
-    layer.shared.waits.ended(&id);
-}
-
-struct Execution<'a, S, R: Body, E> {
+/// An operation whose handler has been called.
+pub(super) struct Execution<'a, S: Store, R: Body, E> {
     layer: &'a IdempotencyLayer<S>,
     id: RecordId,
     token: ClaimToken,
+    lent: Lent<S::Session>,
     answer: Option<Answer<R, E>>,
 }
 
-impl<S, R, E> Execution<'_, S, R, E>
+impl<'a, S, R, E> Execution<'a, S, R, E>
 where
     S: Store,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     E: Send + 'static,
 {
-    async fn end(&mut self, outcome: Result<Result<Response<R>, E>, Panicked>, lent: &Lent<S::Session>) {
-        match outcome {
-            Ok(Ok(response)) => match (response.extensions().get::<Verdict>().copied(), lent.take()) {
-                (_, None) => self.give_up(None, Refusal::TransactionLost).await,
-                (Some(Verdict::NotExecuted), Some(session)) => self.release(response, session).await,
-                (Some(Verdict::Unknown), Some(session)) => self.unsure(response, session).await,
-                (None, Some(session)) if self.layer.config.failures_run_again && !is_success(response.status()) => {
-                    self.release(response, session).await;
-                }
-                (verdict, Some(session)) => self.keep(response, session, verdict).await,
-            },
-            Ok(Err(error)) => {
-                self.abandon(lent.take()).await;
-                self.reply(Err(error));
-            }
-            Err(Panicked) => self.give_up(lent.take(), Refusal::HandlerFailed).await,
+    /// Hands `request` to the handler under the key that was won. `None` instead of the handler's future: it panicked at once.
+    pub(super) fn begin<I, B>(
+        layer: &'a IdempotencyLayer<S>,
+        inner: &mut I,
+        mut request: Request<B>,
+        ticket: Ticket<S::Session>,
+        answer: Answer<R, E>,
+    ) -> (Self, Option<I::Future>)
+    where
+        I: Service<Request<B>, Response = Response<R>, Error = E>,
+    {
+        let Ticket { id, token, session } = ticket;
+        let lent = Lent::new(session);
+        request.extensions_mut().insert(OperationKey::of(id));
+        if S::HOLDS_EFFECTS {
+            request.extensions_mut().insert(lent.clone());
         }
+        count(&layer.shared.counters.executed);
+        let called = std::panic::catch_unwind(AssertUnwindSafe(|| inner.call(request)));
+        (Self { layer, id, token, lent, answer: Some(answer) }, called.ok())
+    }
+
+    /// To the end that is recorded.
+    pub(super) async fn run(&mut self, mut called: Pin<&mut Option<impl Future<Output = Result<Response<R>, E>>>>) {
+        let &mut Self { layer, id, token, .. } = self;
+        // The answer's body is part of the work: it may take longer than the handler, and whoever reads it may be slow.
+        let work = pin!(async {
+            let handled = match called.as_mut().as_pin_mut() {
+                Some(handling) => caught(handling).await,
+                None => Err(Panicked),
+            };
+            // What the handler still holds is given back before its end is recorded: the session, a permit.
+            called.set(None);
+            self.end(handled).await;
+        });
+        renewing(&layer.shared.store, id, token, layer.config.lease, work).await;
+        layer.shared.waits.ended(&id);
+    }
+
+    async fn end(&mut self, handled: Result<Result<Response<R>, E>, Panicked>) {
+        let response = match handled {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                self.abandon(self.lent.take()).await;
+                return self.reply(Err(error));
+            }
+            Err(Panicked) => return self.give_up(self.lent.take(), Refusal::HandlerFailed).await,
+        };
+        let Some(session) = self.lent.take() else { return self.give_up(None, Refusal::TransactionLost).await };
+        match response.extensions().get::<Verdict>().copied() {
+            Some(Verdict::NotExecuted) => self.release(response, session).await,
+            Some(Verdict::Unknown) => self.unsure(response, session).await,
+            None if self.layer.config.failures_run_again && !is_success(response.status()) => {
+                self.release(response, session).await;
+            }
+            verdict if self.can_keep(response.body()) => self.keep(response, session, verdict).await,
+            // Boxed, as what is rare is: every operation in flight has room for what is awaited here.
+            verdict => Box::pin(self.stream(response, session, verdict)).await,
+        }
+    }
+
+    /// Its length is known and within the cap.
+    fn can_keep(&self, body: &R) -> bool {
+        let most = u64::try_from(self.layer.config.max_response).unwrap_or(u64::MAX);
+        body.size_hint().exact().is_some_and(|length| length <= most)
     }
 
     /// The handler says that nothing was executed.
@@ -156,23 +175,16 @@ where
     async fn give_up(&mut self, session: Option<S::Session>, refusal: Refusal) {
         self.abandon(session).await;
         let mut response = refusal.response();
-        self.unsure_means().on(&mut response, self.layer.config.retention, self.layer.config.covers.as_deref());
+        self.unsure_means().on(&mut response, &self.layer.config.terms);
         self.reply(Ok(response));
     }
 
-    /// The operation has ended with this answer: kept if its length is known and within the cap, passed on as it comes if not.
+    /// The operation has ended with this answer.
     async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
-        let most = u64::try_from(self.layer.config.max_response).unwrap_or(u64::MAX);
-        let fits = response.body().size_hint().exact().is_some_and(|length| length <= most);
-        if !fits {
-            return Box::pin(self.stream(response, session, verdict)).await;
-        }
         let (parts, body) = response.into_parts();
-        let Ok(Ok(body)) = caught(pin!(body.collect())).await else {
+        let Ok((body, trailers)) = whole(body).await else {
             return self.give_up(Some(session), Refusal::HandlerFailed).await;
         };
-        let trailers = body.trailers().cloned();
-        let body = body.to_bytes();
         let record = match &trailers {
             None => Record::new(parts.status, &parts.headers, body.clone()),
             // A record has no place for them, and half an answer is none.
@@ -183,14 +195,14 @@ where
             return self.undone();
         }
         let mut response = Response::from_parts(parts, ResponseBody::Whole { bytes: body, trailers });
-        told.on(&mut response, self.layer.config.retention, self.layer.config.covers.as_deref());
+        told.on(&mut response, &self.layer.config.terms);
         self.reply(Ok(response));
     }
 
     /// What the handler did was rolled back, or nobody knows: its answer would be a lie.
     fn undone(&mut self) {
         let mut response = Refusal::TransactionLost.response();
-        self.unsure_means().on(&mut response, self.layer.config.retention, self.layer.config.covers.as_deref());
+        self.unsure_means().on(&mut response, &self.layer.config.terms);
         self.reply(Ok(response));
     }
 
@@ -253,7 +265,7 @@ where
     fn pass(&mut self, response: Response<R>, told: Told) {
         let (parts, body) = response.into_parts();
         let mut response = Response::from_parts(parts, ResponseBody::Passed { body });
-        told.on(&mut response, self.layer.config.retention, self.layer.config.covers.as_deref());
+        told.on(&mut response, &self.layer.config.terms);
         self.reply(Ok(response));
     }
 
@@ -272,6 +284,13 @@ fn is_success(status: StatusCode) -> bool {
 
 /// The handler's body failed before its end.
 struct BodyFailed;
+
+/// All of it, and what follows it.
+async fn whole<R: Body<Data = Bytes>>(body: R) -> Result<(Bytes, Option<Box<HeaderMap>>), BodyFailed> {
+    let Ok(Ok(body)) = caught(pin!(body.collect())).await else { return Err(BodyFailed) };
+    let trailers = body.trailers().cloned().map(Box::new);
+    Ok((body.to_bytes(), trailers))
+}
 
 /// Hands on every frame, to the end even if nobody listens any more. Where the length is known, the frame that completes it is not
 /// handed on but returned, with what comes after it: by it the client sees the end.

@@ -21,7 +21,7 @@ use super::metrics::count;
 use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::record::Record;
 use super::request::{Operation, Read};
-use super::run::{self, OneRunning, Ticket};
+use super::run::{self, Execution, OneRunning, Ticket};
 use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, State, Store, StoreError, claim_or_repeat};
 use crate::clock;
 
@@ -65,7 +65,10 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // The one that is ready goes with the request; its clone will be asked anew.
         let clone = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, clone);
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        if !self.layer.config.covers(request.method()) {
+            return Box::pin(pass_by(inner.call(request)));
+        }
         Box::pin(handle(self.layer.clone(), inner, request))
     }
 }
@@ -84,34 +87,30 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
-    if !layer.config.covers(request.method()) {
-        return pass_by(&mut inner, request).await;
-    }
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let read = match layer.config.read(&parts, body).await {
         Ok(read) => read,
         Err(refusal) => return Ok(refused(&layer, refusal)),
     };
     let operation = match read {
         Read::Operation(operation) => operation,
-        Read::NotAsked(body) => return pass_by(&mut inner, Request::from_parts(parts, body)).await,
+        Read::NotAsked(body) => return Box::pin(pass_by(inner.call(Request::from_parts(parts, body)))).await,
     };
-    parts.extensions.insert(OperationKey::of(operation.id));
     let running = OneRunning::of(layer);
-    let mut settling = Box::pin(async move { (settle(&running, &operation).await, operation, running) });
-    // A store that answers at once needs no task to tell what it knows.
-    let settled = match std::future::poll_fn(|cx| Poll::Ready(settling.as_mut().poll(cx))).await {
-        Poll::Ready((Settled::Answer(response), ..)) => return Ok(response),
-        Poll::Ready(settled) => Some(settled),
-        Poll::Pending => None,
-    };
-    // From here on, without a pause in between, a task of its own: a client that hangs up while the key is being claimed must not
-    // leave a claim that nobody runs.
     let (answer, answered) = oneshot::channel();
-    let work = async move {
-        let (settled, operation, running) = match settled {
-            Some(settled) => settled,
-            None => settling.await,
+    let mut work = Box::pin(async move {
+        let settled = {
+            let mut settling = pin!(settle(&running, &operation));
+            let settled = match now(settling.as_mut()).await {
+                // A store that answers at once needs no task to tell what it knows.
+                Poll::Ready(Settled::Answer(response)) => return reply(answer, response),
+                settled => settled,
+            };
+            next_poll().await;
+            match settled {
+                Poll::Ready(settled) => settled,
+                Poll::Pending => settling.await,
+            }
         };
         let settled = match settled {
             // Boxed, as what is rare is elsewhere: every operation in flight has room for it.
@@ -123,26 +122,42 @@ where
         match settled {
             Settled::Run(ticket) | Settled::Lapsed(ticket, _) => {
                 let request = Request::from_parts(parts, operation.body.into());
-                run::execute(&running, inner, request, ticket, answer).await;
+                let (mut execution, called) = Execution::begin(&running, &mut inner, request, ticket, answer);
+                execution.run(pin!(called)).await;
             }
-            Settled::Answer(response) => {
-                let _hung_up = answer.send(Ok(response));
-            }
+            Settled::Answer(response) => reply(answer, response),
         }
-    };
-    // Boxed, since a task moves its future about before it is there.
-    tokio::spawn(tracing::Instrument::instrument(Box::pin(work), tracing::Span::current()));
+    });
+    // What is not answered by now goes on as a task of its own, without a pause in between: a client that hangs up while the key is
+    // being claimed must not leave a claim that nobody runs.
+    if now(work.as_mut()).await.is_pending() {
+        tokio::spawn(tracing::Instrument::instrument(work, tracing::Span::current()));
+    }
     // The task always answers, unless the runtime drops it.
     answered.await.unwrap_or_else(|_| Ok(Refusal::HandlerFailed.response()))
 }
 
-async fn pass_by<I, B, R>(inner: &mut I, request: Request<B>) -> Result<Response<ResponseBody<R>>, I::Error>
+/// What a future says at once.
+async fn now<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+/// What follows is for the next poll, which whoever polls has decided on without being woken.
+async fn next_poll() {
+    let mut polled = false;
+    std::future::poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+fn reply<R: Body, E>(answer: run::Answer<R, E>, response: Response<ResponseBody<R>>) {
+    // Whoever asked has hung up.
+    let _hung_up = answer.send(Ok(response));
+}
+
+async fn pass_by<R, E>(answer: impl Future<Output = Result<Response<R>, E>>) -> Result<Response<ResponseBody<R>>, E>
 where
-    I: Service<Request<B>, Response = Response<R>>,
     R: Body<Data = Bytes>,
 {
-    let (parts, body) = inner.call(request).await?.into_parts();
-    Ok(Response::from_parts(parts, ResponseBody::Passed { body }))
+    answer.await.map(|response| response.map(|body| ResponseBody::Passed { body }))
 }
 
 enum Settled<T, R: Body> {
@@ -185,7 +200,7 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
         let running = matches!(state, State::Running { .. });
         if let (true, true, Some(until)) = (same, running, until.filter(|until| *until > clock::now())) {
             waited = true;
-            layer.shared.waits.wait(&layer.shared.store, operation.id, until).await;
+            Box::pin(layer.shared.waits.wait(&layer.shared.store, operation.id, until)).await;
             continue;
         }
         return Settled::Answer(known(layer, &state, same, waited));
@@ -249,7 +264,7 @@ async fn applied<S: Store, R: Body>(
             count(&layer.shared.counters.lost);
             tracing::error!(target: "steadfast", ?id, %error, "what was found out of an operation could not be stored");
             let mut response = answer::replay(&record, false);
-            Told::Unknown.on(&mut response, layer.config.retention, layer.config.covers.as_deref());
+            Told::Unknown.on(&mut response, &layer.config.terms);
             response
         }
     }
@@ -276,7 +291,7 @@ fn known<S, R: Body>(
         State::Unknown { .. } => (&counters.refused_unknown, Refusal::OutcomeUnknown.response(), Told::Unknown),
     };
     count(counter);
-    told.on(&mut response, layer.config.retention, layer.config.covers.as_deref());
+    told.on(&mut response, &layer.config.terms);
     if waited {
         response.headers_mut().insert("preference-applied", HeaderValue::from_static("wait"));
     }
