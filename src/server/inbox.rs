@@ -163,7 +163,7 @@ impl<S: Store> Inbox<S> {
         };
         let lent = Lent::new(session);
         let handling = pin!(handler(lent.clone()));
-        let handled = renewing(&self.store, id, token, self.lease, handling).await;
+        let handled = renewing(&self.store, &id, token, self.lease, handling).await;
         let Some(session) = lent.take() else {
             if let Err(lapses) = self.store.abandon(&id, token, None).await {
                 tracing::warn!(target: "steadfast", ?id, error = %lapses, "an event that was handled is blocked until its lease ends");

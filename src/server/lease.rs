@@ -15,7 +15,7 @@ use crate::clock;
 /// has room for it twice.
 pub(super) async fn renewing<S: Store, F: Future>(
     store: &Arc<S>,
-    id: RecordId,
+    id: &RecordId,
     token: ClaimToken,
     lease: Duration,
     mut work: Pin<&mut F>,
@@ -24,7 +24,7 @@ pub(super) async fn renewing<S: Store, F: Future>(
     if let Ok(output) = clock::until(clock::now().checked_add(lease / 3), work.as_mut()).await {
         return output;
     }
-    let store = store.clone();
+    let (store, id) = (store.clone(), *id);
     let renewal = tokio::spawn(async move {
         loop {
             // One that fails is tried again at the next third; if the lease lapses meanwhile, the fence holds.

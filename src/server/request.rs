@@ -44,8 +44,7 @@ impl Config {
             let fingerprint = Fingerprint::of(&body);
             return Ok(Read::Operation(Operation { id, fingerprint, wait, body }));
         }
-        let Some(key) = self.key(&parts.headers)? else { return Ok(Read::NotAsked(body)) };
-        let id = RecordId::new(&self.scope_of(parts)?, key.as_str());
+        let Some(id) = self.id(parts)? else { return Ok(Read::NotAsked(body)) };
         let body = self.body(&parts.headers, body).await?;
         Ok(Read::Operation(Operation { id, fingerprint: self.fingerprint(parts, &body), wait, body }))
     }
@@ -54,6 +53,12 @@ impl Config {
     pub(super) fn covers(&self, method: &Method) -> bool {
         let safe = method.is_safe() || method.as_str() == "QUERY";
         !safe && self.methods.contains(method)
+    }
+
+    /// Whose key it is, and which.
+    fn id(&self, parts: &Parts) -> Result<Option<RecordId>, Refusal> {
+        let Some(key) = self.key(&parts.headers)? else { return Ok(None) };
+        Ok(Some(RecordId::new(&self.scope_of(parts)?, key.as_str())))
     }
 
     /// The operation's key; `None` if there is none and none is needed.

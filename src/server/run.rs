@@ -63,6 +63,22 @@ pub(super) struct Ticket<T> {
 
 pub(super) type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
 
+/// How a handler has ended. What is not in it is gone: a session that the handler has lost.
+enum End<R, E, T> {
+    /// With an answer that can be handed out again.
+    Kept(Response<R>, T, Option<Verdict>),
+    /// With an answer that is too long for that, or as long as nobody knows.
+    Streamed(Response<R>, T, Option<Verdict>),
+    /// It says that nothing was executed.
+    NotExecuted(Response<R>, T),
+    /// It says that it does not know.
+    Unknown(Response<R>, T),
+    /// With an error instead of an answer, and nobody knows how far it came.
+    Error(E, Option<T>),
+    /// Without an answer that could be sent.
+    Lost(Refusal, Option<T>),
+}
+
 /// An operation whose handler has been called.
 pub(super) struct Execution<'a, S: Store, R: Body, E> {
     layer: &'a IdempotencyLayer<S>,
@@ -112,31 +128,43 @@ where
             };
             // What the handler still holds is given back before its end is recorded: the session, a permit.
             called.set(None);
-            self.end(handled).await;
+            self.end(self.end_of(handled)).await;
         });
-        renewing(&layer.shared.store, id, token, layer.config.lease, work).await;
+        renewing(&layer.shared.store, &id, token, layer.config.lease, work).await;
         layer.shared.waits.ended(&id);
     }
 
-    async fn end(&mut self, handled: Result<Result<Response<R>, E>, Panicked>) {
-        let response = match handled {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => {
-                self.abandon(self.lent.take()).await;
-                return self.reply(Err(error));
-            }
-            Err(Panicked) => return self.give_up(self.lent.take(), Refusal::HandlerFailed).await,
-        };
-        let Some(session) = self.lent.take() else { return self.give_up(None, Refusal::TransactionLost).await };
-        match response.extensions().get::<Verdict>().copied() {
-            Some(Verdict::NotExecuted) => self.release(response, session).await,
-            Some(Verdict::Unknown) => self.unsure(response, session).await,
-            None if self.layer.config.failures_run_again && !is_success(response.status()) => {
-                self.release(response, session).await;
-            }
-            verdict if self.can_keep(response.body()) => self.keep(response, session, verdict).await,
+    async fn end(&mut self, end: End<R, E, S::Session>) {
+        match end {
+            End::Kept(response, session, verdict) => self.keep(response, session, verdict).await,
             // Boxed, as what is rare is: every operation in flight has room for what is awaited here.
-            verdict => Box::pin(self.stream(response, session, verdict)).await,
+            End::Streamed(response, session, verdict) => Box::pin(self.stream(response, session, verdict)).await,
+            End::NotExecuted(response, session) => self.release(response, session).await,
+            End::Unknown(response, session) => self.unsure(response, session).await,
+            End::Error(error, session) => {
+                self.abandon(session).await;
+                self.reply(Err(error));
+            }
+            End::Lost(refusal, session) => self.give_up(session, refusal).await,
+        }
+    }
+
+    /// What it means for the key that the handler has ended like this.
+    fn end_of(&self, handled: Result<Result<Response<R>, E>, Panicked>) -> End<R, E, S::Session> {
+        let (response, session) = match (handled, self.lent.take()) {
+            (Err(Panicked), session) => return End::Lost(Refusal::HandlerFailed, session),
+            (Ok(Err(error)), session) => return End::Error(error, session),
+            (Ok(Ok(_)), None) => return End::Lost(Refusal::TransactionLost, None),
+            (Ok(Ok(response)), Some(session)) => (response, session),
+        };
+        match response.extensions().get::<Verdict>().copied() {
+            Some(Verdict::NotExecuted) => End::NotExecuted(response, session),
+            Some(Verdict::Unknown) => End::Unknown(response, session),
+            None if self.layer.config.failures_run_again && !is_success(response.status()) => {
+                End::NotExecuted(response, session)
+            }
+            verdict if self.can_keep(response.body()) => End::Kept(response, session, verdict),
+            verdict => End::Streamed(response, session, verdict),
         }
     }
 
@@ -146,7 +174,6 @@ where
         body.size_hint().exact().is_some_and(|length| length <= most)
     }
 
-    /// The handler says that nothing was executed.
     async fn release(&mut self, response: Response<R>, session: S::Session) {
         let released = self.layer.shared.store.release(&self.id, self.token, session).await;
         self.written(&released, &self.layer.shared.counters.released);
@@ -154,7 +181,6 @@ where
         self.pass(response, told);
     }
 
-    /// The handler says that it does not know.
     async fn unsure(&mut self, response: Response<R>, session: S::Session) {
         self.abandon(Some(session)).await;
         let told = self.unsure_means();
@@ -179,7 +205,6 @@ where
         self.reply(Ok(response));
     }
 
-    /// The operation has ended with this answer.
     async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
         let (parts, body) = response.into_parts();
         let Ok((body, trailers)) = whole(body).await else {

@@ -73,68 +73,54 @@ where
     }
 }
 
-async fn handle<I, S, B, R>(
+/// A covered request, from its body to its answer.
+///
+/// Not an async function: one has room for its arguments twice, and every request in flight would take it.
+fn handle<I, S, B, R>(
     layer: Arc<IdempotencyLayer<S>>,
     mut inner: I,
     request: Request<B>,
-) -> Result<Response<ResponseBody<R>>, I::Error>
+) -> impl Future<Output = Result<Response<ResponseBody<R>>, I::Error>> + Send
 where
     S: Store,
     I: Service<Request<B>, Response = Response<R>> + Send + 'static,
     I::Future: Send,
     I::Error: Send + 'static,
     B: Body + From<Bytes> + Send + 'static,
+    B::Data: Send,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
     let (parts, body) = request.into_parts();
-    let read = match layer.config.read(&parts, body).await {
-        Ok(read) => read,
-        Err(refusal) => return Ok(refused(&layer, refusal)),
-    };
-    let operation = match read {
-        Read::Operation(operation) => operation,
-        Read::NotAsked(body) => return Box::pin(pass_by(inner.call(Request::from_parts(parts, body)))).await,
-    };
-    let running = OneRunning::of(layer);
-    let (answer, answered) = oneshot::channel();
-    let mut work = Box::pin(async move {
-        let settled = {
-            let mut settling = pin!(settle(&running, &operation));
-            let settled = match now(settling.as_mut()).await {
-                // A store that answers at once needs no task to tell what it knows.
-                Poll::Ready(Settled::Answer(response)) => return reply(answer, response),
-                settled => settled,
+    async move {
+        let operation = match layer.config.read(&parts, body).await {
+            Ok(Read::Operation(operation)) => operation,
+            Ok(Read::NotAsked(body)) => return Box::pin(pass_by(inner.call(Request::from_parts(parts, body)))).await,
+            Err(refusal) => return Ok(refused(&layer, refusal)),
+        };
+        let running = OneRunning::of(layer);
+        let (answer, answered) = oneshot::channel();
+        let mut work = Box::pin(async move {
+            let ticket = match decide(&running, &operation, &parts).await {
+                Decided::Run(ticket) => ticket,
+                Decided::Answer(response) => {
+                    // Whoever asked may have hung up.
+                    let _hung_up = answer.send(Ok(response));
+                    return;
+                }
             };
-            next_poll().await;
-            match settled {
-                Poll::Ready(settled) => settled,
-                Poll::Pending => settling.await,
-            }
-        };
-        let settled = match settled {
-            // Boxed, as what is rare is elsewhere: every operation in flight has room for it.
-            Settled::Lapsed(ticket, reconcile) => {
-                Box::pin(reconciled(&running, &operation, &parts, ticket, &reconcile)).await
-            }
-            settled => settled,
-        };
-        match settled {
-            Settled::Run(ticket) | Settled::Lapsed(ticket, _) => {
-                let request = Request::from_parts(parts, operation.body.into());
-                let (mut execution, called) = Execution::begin(&running, &mut inner, request, ticket, answer);
-                execution.run(pin!(called)).await;
-            }
-            Settled::Answer(response) => reply(answer, response),
+            let request = Request::from_parts(parts, operation.body.into());
+            let (mut execution, called) = Execution::begin(&running, &mut inner, request, ticket, answer);
+            execution.run(pin!(called)).await;
+        });
+        // What is not answered by now goes on as a task of its own, without a pause in between: a client that hangs up while the key is
+        // being claimed must not leave a claim that nobody runs.
+        if now(work.as_mut()).await.is_pending() {
+            tokio::spawn(tracing::Instrument::instrument(work, tracing::Span::current()));
         }
-    });
-    // What is not answered by now goes on as a task of its own, without a pause in between: a client that hangs up while the key is
-    // being claimed must not leave a claim that nobody runs.
-    if now(work.as_mut()).await.is_pending() {
-        tokio::spawn(tracing::Instrument::instrument(work, tracing::Span::current()));
+        // The task always answers, unless the runtime drops it.
+        answered.await.unwrap_or_else(|_| Ok(Refusal::HandlerFailed.response()))
     }
-    // The task always answers, unless the runtime drops it.
-    answered.await.unwrap_or_else(|_| Ok(Refusal::HandlerFailed.response()))
 }
 
 /// What a future says at once.
@@ -142,15 +128,10 @@ async fn now<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
-/// What follows is for the next poll, which whoever polls has decided on without being woken.
+/// Ends at the next poll. Nothing is woken: whoever polls has another poll in mind.
 async fn next_poll() {
     let mut polled = false;
     std::future::poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
-}
-
-fn reply<R: Body, E>(answer: run::Answer<R, E>, response: Response<ResponseBody<R>>) {
-    // Whoever asked has hung up.
-    let _hung_up = answer.send(Ok(response));
 }
 
 async fn pass_by<R, E>(answer: impl Future<Output = Result<Response<R>, E>>) -> Result<Response<ResponseBody<R>>, E>
@@ -158,6 +139,36 @@ where
     R: Body<Data = Bytes>,
 {
     answer.await.map(|response| response.map(|body| ResponseBody::Passed { body }))
+}
+
+enum Decided<T, R: Body> {
+    Answer(Response<ResponseBody<R>>),
+    Run(Ticket<T>),
+}
+
+/// Whether the operation runs. What the store knows at once is told in the first poll; all else is left to the next, which is that of a
+/// task of its own.
+async fn decide<S: Store, R: Body<Data = Bytes>>(
+    layer: &IdempotencyLayer<S>,
+    operation: &Operation,
+    parts: &Parts,
+) -> Decided<S::Session, R> {
+    let mut settling = pin!(settle(layer, operation));
+    let settled = match now(settling.as_mut()).await {
+        Poll::Ready(Settled::Answer(response)) => return Decided::Answer(response),
+        settled => settled,
+    };
+    next_poll().await;
+    let settled = match settled {
+        Poll::Ready(settled) => settled,
+        Poll::Pending => settling.await,
+    };
+    match settled {
+        Settled::Answer(response) => Decided::Answer(response),
+        Settled::Run(ticket) => Decided::Run(ticket),
+        // Boxed, as what is rare is elsewhere: every operation in flight has room for it.
+        Settled::Lapsed(ticket, reconcile) => Box::pin(reconciled(layer, operation, parts, ticket, &reconcile)).await,
+    }
 }
 
 enum Settled<T, R: Body> {
@@ -224,14 +235,14 @@ async fn reconciled<S: Store, R: Body<Data = Bytes>>(
     parts: &Parts,
     ticket: Ticket<S::Session>,
     reconcile: &Reconcile,
-) -> Settled<S::Session, R> {
+) -> Decided<S::Session, R> {
     let lapse = lapse(operation, parts);
     let find = pin!(async { reconcile.find(lapse).await });
     let find = pin!(run::caught(find));
     // A hook that panics has found nothing out.
-    let found = renewing(&layer.shared.store, ticket.id, ticket.token, layer.config.lease, find).await;
+    let found = renewing(&layer.shared.store, &ticket.id, ticket.token, layer.config.lease, find).await;
     let response = match found.unwrap_or(Reconciled::Unknown) {
-        Reconciled::NotApplied => return Settled::Run(ticket),
+        Reconciled::NotApplied => return Decided::Run(ticket),
         Reconciled::Applied(response) => applied(layer, operation, ticket, response).await,
         Reconciled::Unknown => {
             let Ticket { id, token, session } = ticket;
@@ -242,7 +253,7 @@ async fn reconciled<S: Store, R: Body<Data = Bytes>>(
         }
     };
     layer.shared.waits.ended(&operation.id);
-    Settled::Answer(response)
+    Decided::Answer(response)
 }
 
 /// The operation was carried out, and this was its answer.
