@@ -30,12 +30,17 @@ use steadfast::server::{
 };
 use tower::{Service, ServiceBuilder, ServiceExt};
 
+#[cfg(any(feature = "redb", feature = "redis", feature = "postgres"))]
 const HOUR: Duration = Duration::from_secs(3600);
 /// Records in memory expire as fast as they come, as they do in a process that has been up for a day; kept for longer, the time would be that
 /// of a memory that grows.
 const SHORT: Duration = Duration::from_millis(100);
-/// How long each number is measured.
+/// How long each number is measured at a stretch.
 const TIME: Duration = Duration::from_secs(2);
+/// What is compared with the bare handler takes turns with it, each turn so long; the median of the differences is what is told, so that a
+/// machine that is slow for a second is slow for both.
+const TURN: Duration = Duration::from_millis(200);
+const TURNS: usize = 15;
 const IN_FLIGHT: usize = 64;
 
 type Body = Full<Bytes>;
@@ -44,6 +49,11 @@ async fn handler(_: Request<Body>) -> Result<Response<Body>, Infallible> {
     let mut response = Response::new(Full::new(Bytes::from_static(b"{\"id\":\"ch_1\",\"amount\":1200}")));
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)
+}
+
+/// The handler on a task of its own, as the layer runs it.
+async fn spawned(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+    tokio::spawn(handler(request)).await.unwrap()
 }
 
 fn request(key: &str) -> Request<Body> {
@@ -61,14 +71,14 @@ fn new_run() -> u64 {
     RUNS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Microseconds that one call takes, one after the other.
-async fn microseconds<S, R>(mut service: S, mut next: impl FnMut(u64) -> String) -> f64
+/// Microseconds that one call takes, one after the other, for so long.
+async fn microseconds<S, R>(mut service: S, time: Duration, mut next: impl FnMut(u64) -> String) -> f64
 where
     S: Service<Request<Body>, Response = Response<R>, Error = Infallible>,
 {
     let start = Instant::now();
     let mut calls = 0_u32;
-    while start.elapsed() < TIME {
+    while start.elapsed() < time {
         let answer = service.ready().await.unwrap().call(request(&next(calls.into()))).await.unwrap();
         assert_eq!(answer.status(), StatusCode::CREATED);
         calls += 1;
@@ -106,11 +116,10 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Durat
 fn by_threads(threads: u32) -> [f64; 3] {
     let layer = IdempotencyLayer::new(MemoryStore::new()).retention(SHORT).lease(SHORT / 20);
     let layered = || ServiceBuilder::new().layer(layer.clone()).service_fn(handler);
-    let spawned = || ServiceBuilder::new().service_fn(async |request| tokio::spawn(handler(request)).await.unwrap());
     [
-        together(threads, async |next| microseconds(layered(), next).await),
-        together(threads, async |next| microseconds(spawned(), next).await),
-        together(threads, async |next| microseconds(ServiceBuilder::new().service_fn(handler), next).await),
+        together(threads, async |next| microseconds(layered(), TIME, next).await),
+        together(threads, async |next| microseconds(tower::service_fn(spawned), TIME, next).await),
+        together(threads, async |next| microseconds(tower::service_fn(handler), TIME, next).await),
     ]
 }
 
@@ -151,10 +160,40 @@ fn scaling() {
 
 struct Table {
     bar: ProgressBar,
-    bare: f64,
+}
+
+/// Microseconds that a service takes more than the handler alone.
+async fn added<S, R>(service: impl Fn() -> S, mut next: impl FnMut() -> String) -> f64
+where
+    S: Service<Request<Body>, Response = Response<R>, Error = Infallible>,
+{
+    let run = new_run();
+    let mut differences = Vec::new();
+    for _ in 0..TURNS {
+        let bare = microseconds(tower::service_fn(handler), TURN, |number| key(run, number)).await;
+        differences.push(microseconds(service(), TURN, |_| next()).await - bare);
+    }
+    differences.sort_unstable_by(f64::total_cmp);
+    differences[TURNS / 2]
 }
 
 impl Table {
+    /// What there is without a layer: a task, and the waiting for it.
+    async fn row_of_a_task(&self) {
+        self.bar.set_message("a task of its own");
+        let run = new_run();
+        let mut number = 0;
+        let task = added(
+            || tower::service_fn(spawned),
+            || {
+                number += 1;
+                key(run, number)
+            },
+        );
+        println!("| none: the handler on a task of its own | {:.1} | - | - | - |", task.await);
+        self.bar.inc(1);
+    }
+
     /// `life` is how long a record is kept.
     async fn row<S: Store>(&self, name: &str, store: S, in_flight: usize, life: Duration) {
         let store = Arc::new(store);
@@ -162,10 +201,15 @@ impl Table {
         let service =
             || ServiceBuilder::new().layer(IdempotencyLayer::shared(store.clone()).retention(life)).service_fn(handler);
         self.bar.set_message(format!("{name}: first execution"));
-        let first = microseconds(service(), |number| key(run, number)).await - self.bare;
+        let mut executed = 0;
+        let first = added(service, || {
+            executed += 1;
+            key(run, executed)
+        });
+        let first = first.await;
         self.bar.inc(1);
         self.bar.set_message(format!("{name}: replay"));
-        let replay = microseconds(service(), |_| key(run, 0)).await - self.bare;
+        let replay = added(service, || key(run, 0)).await;
         self.bar.inc(1);
         self.bar.set_message(format!("{name}: claims, one at a time"));
         let one = claims_a_second(&store, 1, life).await;
@@ -188,12 +232,10 @@ fn main() {
 
 async fn measure() {
     let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg}").unwrap();
-    let bar = ProgressBar::new(stores() * 4).with_style(style);
-    let run = new_run();
-    let bare = microseconds(ServiceBuilder::new().service_fn(handler), |number| key(run, number)).await;
-    let table = Table { bar, bare };
+    let table = Table { bar: ProgressBar::new(1 + stores() * 4).with_style(style) };
     println!("\n| store | first execution adds, µs | replay, µs | claims/s, one at a time | claims/s (at a time) |");
     println!("| --- | --- | --- | --- | --- |");
+    table.row_of_a_task().await;
     table.row("memory", MemoryStore::new(), IN_FLIGHT, SHORT).await;
     #[cfg(feature = "redb")]
     {
