@@ -35,7 +35,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Records in memory expire as fast as they come, as they do in a process that has been up for a day; kept for longer, the time would be that
 /// of a memory that grows.
 const SHORT: Duration = Duration::from_millis(100);
-/// How long each number is measured at a stretch.
+/// How long claims are counted.
 const TIME: Duration = Duration::from_secs(2);
 /// What is compared with the bare handler takes turns with it, each turn so long; the median of the differences is what is told, so that a
 /// machine that is slow for a second is slow for both.
@@ -111,15 +111,18 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Durat
     f64::from(u32::try_from(number.load(Ordering::Relaxed)).unwrap()) / start.elapsed().as_secs_f64()
 }
 
-/// First executions a second over one memory store by so many threads, each with a runtime of its own; what the handler makes on a task of its
-/// own, as the layer runs it; and what it makes alone.
-fn by_threads(threads: u32) -> [f64; 3] {
-    let layer = IdempotencyLayer::new(MemoryStore::new()).retention(SHORT).lease(SHORT / 20);
+/// What takes turns with the handler alone, to see what two threads make of it.
+const CONTENDERS: [&str; 3] =
+    ["the layer over a memory store", "the handler on a task of its own", "the handler alone"];
+
+/// Calls a second of each by so many threads, which have a runtime each.
+fn by_threads(threads: u32, layer: &IdempotencyLayer<MemoryStore>) -> [f64; 3] {
+    let time = Duration::from_secs(1);
     let layered = || ServiceBuilder::new().layer(layer.clone()).service_fn(handler);
     [
-        together(threads, async |next| microseconds(layered(), TIME, next).await),
-        together(threads, async |next| microseconds(tower::service_fn(spawned), TIME, next).await),
-        together(threads, async |next| microseconds(tower::service_fn(handler), TIME, next).await),
+        together(threads, async |next| microseconds(layered(), time, next).await),
+        together(threads, async |next| microseconds(tower::service_fn(spawned), time, next).await),
+        together(threads, async |next| microseconds(tower::service_fn(handler), time, next).await),
     ]
 }
 
@@ -137,25 +140,24 @@ fn together(threads: u32, work: impl AsyncFn(Box<dyn FnMut(u64) -> String>) -> f
     })
 }
 
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_unstable_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
 fn scaling() {
-    // Medians of five turns; a core that has just woken up is slow.
-    let mut turns: Vec<[f64; 5]> = Vec::new();
-    for turn in 0..6 {
-        let ([one, one_spawned, one_bare], [two, two_spawned, two_bare]) = (by_threads(1), by_threads(2));
-        if turn > 0 {
-            turns.push([one, two, two / one, two_spawned / one_spawned, two_bare / one_bare]);
-        }
+    let layer = IdempotencyLayer::new(MemoryStore::new()).retention(SHORT).lease(SHORT / 20);
+    // The first turn does not count: a core that has just woken up is slow.
+    let turns = (0..12).map(|_| (by_threads(1, &layer), by_threads(2, &layer))).skip(1);
+    let (one, two): (Vec<_>, Vec<_>) = turns.unzip();
+    println!("\n| first executions | a second, one thread | adds, µs | a second, two threads | ratio |");
+    println!("| --- | --- | --- | --- | --- |");
+    for (index, name) in CONTENDERS.iter().enumerate() {
+        let of = |calls: &[[f64; 3]]| median(calls.iter().map(|calls| calls[index]).collect());
+        let added = median(one.iter().map(|calls| 1e6 / calls[index] - 1e6 / calls[2]).collect());
+        let ratio = median(one.iter().zip(&two).map(|(one, two)| two[index] / one[index]).collect());
+        println!("| {name} | {:.0} | {added:.1} | {:.0} | {ratio:.2} |", of(&one), of(&two));
     }
-    let median = |column: usize| {
-        turns.sort_unstable_by(|one, other| one[column].total_cmp(&other[column]));
-        turns[turns.len() / 2][column]
-    };
-    let [one, two, ratio, spawned, bare] = [0, 1, 2, 3, 4].map(median);
-    println!(
-        "\n| memory store | one thread | two threads | ratio | the handler on a task of its own | the handler alone |"
-    );
-    println!("| --- | --- | --- | --- | --- | --- |");
-    println!("| first executions a second | {one:.0} | {two:.0} | {ratio:.2} | {spawned:.2} | {bare:.2} |");
 }
 
 struct Table {
@@ -173,8 +175,7 @@ where
         let bare = microseconds(tower::service_fn(handler), TURN, |number| key(run, number)).await;
         differences.push(microseconds(service(), TURN, |_| next()).await - bare);
     }
-    differences.sort_unstable_by(f64::total_cmp);
-    differences[TURNS / 2]
+    median(differences)
 }
 
 impl Table {
