@@ -1,7 +1,7 @@
-//! How often the client allocates: counts are exact, so a test may hold them.
+//! How often the client and the server's layer allocate: counts are exact, so a test may hold them.
 //!
-//! A binary of its own, because the counting allocator is the whole process's; it counts for one thread, and the server runs on
-//! another.
+//! A binary of its own, because the counting allocator is the whole process's; it counts for one thread, and the client's server runs
+//! on another.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its business")]
 
@@ -98,4 +98,38 @@ fn the_future_of_an_operation_is_small() {
     ];
     println!("fetch, send, post_json: {sizes:?} bytes");
     assert!(sizes.iter().all(|size| *size <= 1536), "{sizes:?}");
+}
+
+/// What the layer takes beside its handler: its tasks and futures, what the handler is told, the record, and the header that tells of it.
+#[cfg(feature = "server")]
+#[test]
+fn the_layer_allocates_so_often_for_a_first_execution_and_for_a_replay() {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use steadfast::server::{IdempotencyLayer, MemoryStore};
+    use tower::{ServiceBuilder, ServiceExt};
+
+    async fn handler(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
+        Ok(Response::new(Full::new(Bytes::from_static(b"{\"id\":\"ch_1\"}"))))
+    }
+    let request = |key: &str| {
+        let body = Full::new(Bytes::from_static(b"{\"amount\":1200}"));
+        Request::post("/charges").header("idempotency-key", key).body(body).unwrap()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let layered = ServiceBuilder::new().layer(IdempotencyLayer::new(MemoryStore::new())).service_fn(handler);
+    let bare = tower::service_fn(handler);
+    let number = AtomicU64::new(0);
+    let next = || format!("{:036}", number.fetch_add(1, Ordering::Relaxed));
+
+    let alone = allocations(&runtime, || async { bare.oneshot(request(&next())).await.unwrap() });
+    let first = allocations(&runtime, || async { layered.clone().oneshot(request(&next())).await.unwrap() });
+    let replay =
+        allocations(&runtime, || async { layered.clone().oneshot(request(&format!("{:036}", 0))).await.unwrap() });
+    println!("the handler, a first execution, a replay: {:?}", [alone, first, replay]);
+    assert_eq!([first - alone, replay - alone], [17, 8]);
 }
