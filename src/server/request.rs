@@ -1,8 +1,9 @@
 //! From a request to what identifies it: its key, its scope, its fingerprint.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
@@ -112,12 +113,24 @@ impl Config {
         if announced.is_some_and(|length: usize| length > self.max_body) {
             return Err(Refusal::BodyTooLarge(self.max_body));
         }
-        let body = Limited::new(body.map_err(|_| "it broke off"), self.max_body);
-        match body.collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(Refusal::BodyTooLarge(self.max_body)),
-            Err(_) => Err(Refusal::BodyBroken),
+        // The body's own error becomes one that cannot pass for the limit's.
+        let mut body = pin!(Limited::new(body.map_err(|_| "the body broke off"), self.max_body));
+        // One piece is kept as it came. More are copied, since each may be a byte that keeps a whole buffer.
+        let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+                true => Refusal::BodyTooLarge(self.max_body),
+                false => Refusal::BodyBroken,
+            })?;
+            let Ok(mut data) = frame.into_data() else { continue };
+            if first.is_empty() && all.is_empty() {
+                first = data.copy_to_bytes(data.remaining());
+            } else {
+                all.extend_from_slice(&std::mem::take(&mut first));
+                all.put(data);
+            }
         }
+        Ok(if all.is_empty() { first } else { all.freeze() })
     }
 }
 
