@@ -50,9 +50,11 @@ struct Apart(Mutex<Shard>);
 #[derive(Debug, Default)]
 struct Shard {
     entries: HashMap<RecordId, Entry>,
-    /// When each is looked at, to be forgotten. An instant may be shared, so the record is part of the key.
-    expiry: BTreeSet<(Instant, RecordId)>,
+    expiry: Expiry,
 }
+
+/// When each record is looked at, to be forgotten. An instant may be shared, so the record is part of the key.
+type Expiry = BTreeSet<(Instant, RecordId)>;
 
 #[derive(Debug)]
 struct Entry {
@@ -178,7 +180,7 @@ impl MemoryStore {
         match entries.entry(*claim.id) {
             Place::Vacant(place) => {
                 self.replace(gone, Held::default(), Held { records: 1, bytes })?;
-                place.insert(Entry::new(claim, bytes, now)).look_at_end(expiry, claim.id);
+                place.insert(Entry::enter(claim, bytes, now, expiry));
             }
             Place::Occupied(mut place) => {
                 let entry = place.get();
@@ -191,8 +193,7 @@ impl MemoryStore {
                 }
                 self.replace(gone, entry.held(), Held { records: 1, bytes })?;
                 expiry.remove(&(entry.looked_at, *claim.id));
-                place.insert(Entry::new(claim, bytes, now));
-                place.get_mut().look_at_end(expiry, claim.id);
+                place.insert(Entry::enter(claim, bytes, now, expiry));
             }
         }
         Ok(Claimed::Won(()))
@@ -243,10 +244,11 @@ impl Shard {
 }
 
 impl Entry {
-    /// A claim that begins now. Where it is looked at is yet to be said.
-    fn new(claim: &Claim<'_>, bytes: usize, now: Instant) -> Self {
+    /// A claim that begins now, with its place in `expiry`.
+    fn enter(claim: &Claim<'_>, bytes: usize, now: Instant, expiry: &mut Expiry) -> Self {
         let until = later(now, claim.lease);
         let forget_at = later(until, claim.retention);
+        expiry.insert((forget_at, *claim.id));
         Self {
             fingerprint: claim.fingerprint,
             token: claim.token,
@@ -272,7 +274,7 @@ impl Entry {
 
     /// It is to be forgotten at another time than was said before. Where that is later, and where it is hardly earlier, it is seen
     /// when it is looked at: most operations end soon, so that a change of place for each would be most of the work.
-    fn keep_in(&mut self, expiry: &mut BTreeSet<(Instant, RecordId)>, id: &RecordId) {
+    fn keep_in(&mut self, expiry: &mut Expiry, id: &RecordId) {
         let late = self.looked_at.saturating_duration_since(self.forget_at);
         if late > self.retention / 8 {
             expiry.remove(&(self.looked_at, *id));
@@ -281,7 +283,7 @@ impl Entry {
     }
 
     /// It is looked at when it is to be forgotten.
-    fn look_at_end(&mut self, expiry: &mut BTreeSet<(Instant, RecordId)>, id: &RecordId) {
+    fn look_at_end(&mut self, expiry: &mut Expiry, id: &RecordId) {
         self.looked_at = self.forget_at;
         expiry.insert((self.forget_at, *id));
     }
@@ -404,8 +406,7 @@ mod tests {
         let token = ClaimToken::new().unwrap();
         let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, retention);
         let Shard { entries, expiry } = &mut shard;
-        let entry = entries.entry(id).or_insert(Entry::new(&claim, 7, now));
-        entry.look_at_end(expiry, &id);
+        let entry = entries.entry(id).or_insert(Entry::enter(&claim, 7, now, expiry));
         entry.forget_at = now + forget_at;
         entry.keep_in(expiry, &id);
         for (at, removed) in sweeps {
