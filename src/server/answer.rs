@@ -117,19 +117,29 @@ impl Told {
     /// Puts the status on an answer: `stored;retention=86400;scope="/v1"`.
     pub(super) fn on<B>(self, response: &mut Response<B>, terms: &Terms) {
         // A prefix that is no header value is not told.
-        let value = HeaderValue::try_from([self.word(), &terms.0].concat());
+        let value = HeaderValue::try_from([self.word(), &terms.retention, &terms.scope].concat());
         response.headers_mut().insert(STATUS, value.unwrap_or(HeaderValue::from_static(self.word())));
     }
 }
 
 /// What is told beside each word, and is the same for all: for how long a key is kept, and for which paths. Written once per layer.
 #[derive(Clone)]
-pub(super) struct Terms(String);
+pub(super) struct Terms {
+    retention: String,
+    scope: String,
+}
 
 impl Terms {
-    pub(super) fn new(retention: Duration, covers: Option<&str>) -> Self {
-        let scope = covers.map(|prefix| format!(";scope=\"{prefix}\"")).unwrap_or_default();
-        Self(format!(";retention={}{scope}", retention.as_secs()))
+    pub(super) fn new(retention: Duration) -> Self {
+        Self { retention: format!(";retention={}", retention.as_secs()), scope: String::new() }
+    }
+
+    pub(super) fn covering(&mut self, prefix: &str) {
+        self.scope = format!(";scope=\"{prefix}\"");
+    }
+
+    pub(super) fn keeping(&mut self, retention: Duration) {
+        self.retention = Self::new(retention).retention;
     }
 }
 

@@ -102,7 +102,6 @@ pub(super) struct Config {
     pub(super) max_body: usize,
     pub(super) max_response: usize,
     pub(super) max_wait: Duration,
-    covers: Option<String>,
     pub(super) terms: Terms,
     pub(super) reconcile: Option<Reconcile>,
     /// The operation is the handling of an event, whose id is here, and not a request with a key.
@@ -140,8 +139,7 @@ impl<S: Store> IdempotencyLayer<S> {
             max_body: 1024 * 1024,
             max_response: 1024 * 1024,
             max_wait: Duration::from_secs(30),
-            covers: None,
-            terms: Terms::new(retention, None),
+            terms: Terms::new(retention),
             reconcile: None,
             event: None,
             failures_run_again: false,
@@ -250,7 +248,7 @@ impl<S: Store> IdempotencyLayer<S> {
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.config.retention = retention;
-        self.config.terms = Terms::new(retention, self.config.covers.as_deref());
+        self.config.terms.keeping(retention);
         self
     }
 
@@ -287,9 +285,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// rely on it. Not told by default: a client then learns path by path.
     #[must_use]
     pub fn covers(mut self, path_prefix: impl Into<String>) -> Self {
-        let prefix = path_prefix.into();
-        self.config.terms = Terms::new(self.config.retention, Some(&prefix));
-        self.config.covers = Some(prefix);
+        self.config.terms.covering(&path_prefix.into());
         self
     }
 
@@ -300,8 +296,8 @@ impl<S: Store> IdempotencyLayer<S> {
     }
 
     /// Ends when no request under a key is under way any more, those that wait for another included: for a shutdown, after the server has
-    /// stopped to accept. Without it a runtime
-    /// that shuts down drops the handlers of clients that have hung up, and their operations end as unknown.
+    /// stopped to accept. Without it a runtime that shuts down drops the handlers of clients that have hung up, and their operations end as
+    /// unknown.
     pub async fn drain(&self) {
         loop {
             let at_rest = self.shared.at_rest.notified();
