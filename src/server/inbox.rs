@@ -12,12 +12,13 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::layer::Lapsed;
-use super::lease::renewing;
+use super::lease::{Lease, renewing};
 use super::lent::Lent;
 use super::record::Record;
 use super::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError, claim_or_repeat,
 };
+use crate::clock;
 
 pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -157,13 +158,14 @@ impl<S: Store> Inbox<S> {
         let token = ClaimToken::new().map_err(|error| StoreError::Unavailable(error.into()))?;
         let claim =
             Claim::new(&id, token, payload, self.lease, self.retention).taking_over(self.lapsed == Lapsed::Rerun);
+        let lease = Lease::of(&claim, clock::now());
         let session = match claim_or_repeat(&*self.store, &claim).await? {
             Claimed::Won(session) => session,
             Claimed::Known(state) => return known(&state, payload, id),
         };
         let lent = Lent::new(session);
         let handling = pin!(handler(lent.clone()));
-        let handled = renewing(&self.store, &id, token, self.lease, handling).await;
+        let handled = renewing(&self.store, &lease, handling).await;
         let Some(session) = lent.take() else {
             if let Err(lapses) = self.store.abandon(&id, token, None).await {
                 tracing::warn!(target: "steadfast", ?id, error = %lapses, "an event that was handled is blocked until its lease ends");

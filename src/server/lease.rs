@@ -6,32 +6,44 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::store::{Claim, ClaimToken, Claimed, Fingerprint, RecordId, Store};
 use crate::clock;
 
+/// A claim that is held.
+#[derive(Clone, Copy)]
+pub(super) struct Lease {
+    pub(super) id: RecordId,
+    pub(super) token: ClaimToken,
+    time: Duration,
+    /// A third of it, from when it was asked for: what was done between then and the work is part of it.
+    renew_at: Option<Instant>,
+}
+
+impl Lease {
+    /// That of a claim which was asked for at this instant.
+    pub(super) fn of(claim: &Claim<'_>, asked: Instant) -> Self {
+        let &Claim { id, token, lease, .. } = claim;
+        Self { id: *id, token, time: lease, renew_at: asked.checked_add(lease / 3) }
+    }
+}
+
 /// `work`, with the claim's lease renewed at every third of it. It is pinned by the caller: an async function that pins its argument
 /// has room for it twice.
-pub(super) async fn renewing<S: Store, F: Future>(
-    store: &Arc<S>,
-    id: &RecordId,
-    token: ClaimToken,
-    lease: Duration,
-    mut work: Pin<&mut F>,
-) -> F::Output {
+pub(super) async fn renewing<S: Store, F: Future>(store: &Arc<S>, lease: &Lease, mut work: Pin<&mut F>) -> F::Output {
     // Most work is done before the first renewal, and costs no second task.
-    if let Ok(output) = clock::until(clock::now().checked_add(lease / 3), work.as_mut()).await {
+    if let Ok(output) = clock::until(lease.renew_at, work.as_mut()).await {
         return output;
     }
-    let (store, id) = (store.clone(), *id);
+    let (store, Lease { id, token, time, .. }) = (store.clone(), *lease);
     let renewal = tokio::spawn(async move {
         loop {
             // One that fails is tried again at the next third; if the lease lapses meanwhile, the fence holds.
-            if matches!(store.renew(&id, token, lease).await, Ok(false)) {
+            if matches!(store.renew(&id, token, time).await, Ok(false)) {
                 return;
             }
-            clock::sleep(lease / 3).await;
+            clock::sleep(time / 3).await;
         }
     });
     let _stop = AbortOnDrop(renewal.abort_handle());

@@ -48,7 +48,6 @@
 //!
 //! The handler runs on a task of its own, in the caller's tracing span: a client that hangs up does not cancel it. Task-locals do
 //! not follow it there.
-
 //!
 //! # What else is here
 //!

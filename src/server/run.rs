@@ -1,7 +1,7 @@
 //! One execution: from the claim that was won to the end that is recorded.
 //!
-//! It is part of a task that belongs to the operation and not to the connection: a client that hangs up does not stop it. Whatever happens in it — an
-//! answer, an error, a panic — becomes an end in the store; what cannot be written there lapses, and is unknown.
+//! It is part of a task that belongs to the operation and not to the connection: a client that hangs up does not stop it. Whatever
+//! happens in it — an answer, an error, a panic — becomes an end in the store; what cannot be written there lapses, and is unknown.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -21,12 +21,12 @@ use tower_service::Service;
 
 use super::answer::{BodyError, Piece, Refusal, ResponseBody, Told};
 use super::layer::{IdempotencyLayer, Lapsed, Verdict};
-use super::lease::renewing;
+use super::lease::{Lease, renewing};
 use super::lent::Lent;
 use super::lineage::OperationKey;
 use super::metrics::{Counter, count};
 use super::record::Record;
-use super::store::{ClaimToken, Completed, Completion, RecordId, Store, StoreError};
+use super::store::{Completed, Completion, Store, StoreError};
 
 /// A request that is under way, for [`drain`](IdempotencyLayer::drain).
 pub(super) struct OneRunning<S>(Arc<IdempotencyLayer<S>>);
@@ -56,34 +56,32 @@ impl<S> Drop for OneRunning<S> {
 
 /// A key that was won.
 pub(super) struct Ticket<T> {
-    pub(super) id: RecordId,
-    pub(super) token: ClaimToken,
+    pub(super) lease: Lease,
     pub(super) session: T,
 }
 
 pub(super) type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
 
-/// How a handler has ended. What is not in it is gone: a session that the handler has lost.
+/// How a handler has ended, and with it the session, unless the handler has not given it back.
 enum End<R, E, T> {
     /// With an answer that can be handed out again.
     Kept(Response<R>, T, Option<Verdict>),
     /// With an answer that is too long for that, or as long as nobody knows.
     Streamed(Response<R>, T, Option<Verdict>),
-    /// It says that nothing was executed.
-    NotExecuted(Response<R>, T),
-    /// It says that it does not know.
-    Unknown(Response<R>, T),
-    /// With an error instead of an answer, and nobody knows how far it came.
-    Error(E, Option<T>),
-    /// Without an answer that could be sent.
-    Lost(Refusal, Option<T>),
+    /// With an answer, and nothing was executed.
+    Released(Response<R>, T),
+    /// With an answer, and nobody knows how far it came.
+    Unsure(Response<R>, T),
+    /// With an error of the service's, and nobody knows how far it came.
+    Failed(E, Option<T>),
+    /// Without anything that could be sent, and nobody knows how far it came.
+    Silent(Refusal, Option<T>),
 }
 
 /// An operation whose handler has been called.
 pub(super) struct Execution<'a, S: Store, R: Body, E> {
     layer: &'a IdempotencyLayer<S>,
-    id: RecordId,
-    token: ClaimToken,
+    lease: Lease,
     lent: Lent<S::Session>,
     answer: Option<Answer<R, E>>,
 }
@@ -95,10 +93,11 @@ where
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     E: Send + 'static,
 {
-    /// Hands `request` to the handler under the key that was won. `None` instead of the handler's future: it panicked at once.
+    /// Hands `request` to the handler under the key that was won. `None` instead of the handler's future: it panicked at once. (An option can
+    /// be pinned, and emptied where it is.)
     pub(super) fn begin<I, B>(
         layer: &'a IdempotencyLayer<S>,
-        inner: &mut I,
+        mut inner: I,
         mut request: Request<B>,
         ticket: Ticket<S::Session>,
         answer: Answer<R, E>,
@@ -106,32 +105,40 @@ where
     where
         I: Service<Request<B>, Response = Response<R>, Error = E>,
     {
-        let Ticket { id, token, session } = ticket;
+        let Ticket { lease, session } = ticket;
         let lent = Lent::new(session);
-        request.extensions_mut().insert(OperationKey::of(id));
+        request.extensions_mut().insert(OperationKey::of(lease.id));
         if S::HOLDS_EFFECTS {
             request.extensions_mut().insert(lent.clone());
         }
         count(&layer.shared.counters.executed);
-        let called = std::panic::catch_unwind(AssertUnwindSafe(|| inner.call(request)));
-        (Self { layer, id, token, lent, answer: Some(answer) }, called.ok())
+        // The service goes with the call: what it holds is not to be held until the answer has been read.
+        let called = std::panic::catch_unwind(AssertUnwindSafe(move || inner.call(request)));
+        (Self { layer, lease, lent, answer: Some(answer) }, called.ok())
     }
 
     /// To the end that is recorded.
     pub(super) async fn run(&mut self, mut called: Pin<&mut Option<impl Future<Output = Result<Response<R>, E>>>>) {
-        let &mut Self { layer, id, token, .. } = self;
-        // The answer's body is part of the work: it may take longer than the handler, and whoever reads it may be slow.
-        let work = pin!(async {
-            let handled = match called.as_mut().as_pin_mut() {
-                Some(handling) => caught(handling).await,
-                None => Err(Panicked),
-            };
-            // What the handler still holds is given back before its end is recorded: the session, a permit.
-            called.set(None);
-            self.end(self.end_of(handled)).await;
-        });
-        renewing(&layer.shared.store, &id, token, layer.config.lease, work).await;
-        layer.shared.waits.ended(&id);
+        let &mut Self { layer, lease, .. } = self;
+        let worked = {
+            // The answer's body is part of the work: it may take longer than the handler, and whoever reads it may be slow.
+            let work = pin!(async {
+                let handled = match called.as_mut().as_pin_mut() {
+                    Some(handling) => caught(handling).await,
+                    None => Err(Panicked),
+                };
+                // What the handler still holds is given back before its end is recorded: the session, a permit.
+                called.set(None);
+                let end = self.end_of(handled);
+                self.end(end).await;
+            });
+            renewing(&layer.shared.store, &lease, pin!(caught(work))).await
+        };
+        // Destructors panic too: the handler's, and those of what it has answered.
+        if let Err(Panicked) = worked {
+            self.give_up(self.lent.take(), Refusal::HandlerFailed).await;
+        }
+        layer.shared.waits.ended(&lease.id);
     }
 
     async fn end(&mut self, end: End<R, E, S::Session>) {
@@ -139,29 +146,29 @@ where
             End::Kept(response, session, verdict) => self.keep(response, session, verdict).await,
             // Boxed, as what is rare is: every operation in flight has room for what is awaited here.
             End::Streamed(response, session, verdict) => Box::pin(self.stream(response, session, verdict)).await,
-            End::NotExecuted(response, session) => self.release(response, session).await,
-            End::Unknown(response, session) => self.unsure(response, session).await,
-            End::Error(error, session) => {
+            End::Released(response, session) => self.release(response, session).await,
+            End::Unsure(response, session) => self.unsure(response, session).await,
+            End::Failed(error, session) => {
                 self.abandon(session).await;
                 self.reply(Err(error));
             }
-            End::Lost(refusal, session) => self.give_up(session, refusal).await,
+            End::Silent(refusal, session) => self.give_up(session, refusal).await,
         }
     }
 
     /// What it means for the key that the handler has ended like this.
     fn end_of(&self, handled: Result<Result<Response<R>, E>, Panicked>) -> End<R, E, S::Session> {
         let (response, session) = match (handled, self.lent.take()) {
-            (Err(Panicked), session) => return End::Lost(Refusal::HandlerFailed, session),
-            (Ok(Err(error)), session) => return End::Error(error, session),
-            (Ok(Ok(_)), None) => return End::Lost(Refusal::TransactionLost, None),
+            (Err(Panicked), session) => return End::Silent(Refusal::HandlerFailed, session),
+            (Ok(Err(error)), session) => return End::Failed(error, session),
+            (Ok(Ok(_)), None) => return End::Silent(Refusal::TransactionLost, None),
             (Ok(Ok(response)), Some(session)) => (response, session),
         };
         match response.extensions().get::<Verdict>().copied() {
-            Some(Verdict::NotExecuted) => End::NotExecuted(response, session),
-            Some(Verdict::Unknown) => End::Unknown(response, session),
+            Some(Verdict::NotExecuted) => End::Released(response, session),
+            Some(Verdict::Unknown) => End::Unsure(response, session),
             None if self.layer.config.failures_run_again && !is_success(response.status()) => {
-                End::NotExecuted(response, session)
+                End::Released(response, session)
             }
             verdict if self.can_keep(response.body()) => End::Kept(response, session, verdict),
             verdict => End::Streamed(response, session, verdict),
@@ -175,7 +182,7 @@ where
     }
 
     async fn release(&mut self, response: Response<R>, session: S::Session) {
-        let released = self.layer.shared.store.release(&self.id, self.token, session).await;
+        let released = self.layer.shared.store.release(&self.lease.id, self.lease.token, session).await;
         self.written(&released, &self.layer.shared.counters.released);
         let told = if matches!(released, Ok(Completed::Stored)) { Told::Released } else { Told::Unknown };
         self.pass(response, told);
@@ -194,7 +201,7 @@ where
     }
 
     async fn abandon(&self, session: Option<S::Session>) {
-        let abandoned = self.layer.shared.store.abandon(&self.id, self.token, session).await;
+        let abandoned = self.layer.shared.store.abandon(&self.lease.id, self.lease.token, session).await;
         self.written(&abandoned, &self.layer.shared.counters.abandoned);
     }
 
@@ -266,7 +273,7 @@ where
     async fn complete(&self, record: Record, session: S::Session, verdict: Option<Verdict>, counter: &Counter) -> Told {
         let mut completion = Completion::new(record, self.layer.config.retention);
         completion.keep_effects = verdict == Some(Verdict::Executed) || is_success(completion.record.status());
-        let completed = self.layer.shared.store.complete(&self.id, self.token, session, completion).await;
+        let completed = self.layer.shared.store.complete(&self.lease.id, self.lease.token, session, completion).await;
         self.written(&completed, counter);
         // What could not be written lapses: the caller has its answer, and a repeat will be told that nobody knows.
         if matches!(completed, Ok(Completed::Stored)) { Told::Stored } else { Told::Unknown }
@@ -277,11 +284,11 @@ where
             Ok(Completed::Stored) => count(counter),
             Ok(Completed::Lost) => {
                 count(&self.layer.shared.counters.lost);
-                tracing::warn!(target: "steadfast", id = ?self.id, "the claim was no longer ours at its end");
+                tracing::warn!(target: "steadfast", id = ?self.lease.id, "the claim was no longer ours at its end");
             }
             Err(error) => {
                 count(&self.layer.shared.counters.lost);
-                tracing::error!(target: "steadfast", id = ?self.id, %error, "the end of an operation could not be stored");
+                tracing::error!(target: "steadfast", id = ?self.lease.id, %error, "the end of an operation could not be stored");
             }
         }
     }

@@ -15,7 +15,7 @@ use tower_service::Service;
 
 use super::answer::{self, Refusal, ResponseBody, Told};
 use super::layer::{IdempotencyLayer, Lapsed};
-use super::lease::{Lost, give_back, renewing};
+use super::lease::{Lease, Lost, give_back, renewing};
 use super::lineage::OperationKey;
 use super::metrics::count;
 use super::reconcile::{Lapse, Reconcile, Reconciled};
@@ -110,12 +110,12 @@ where
                 }
             };
             let request = Request::from_parts(parts, operation.body.into());
-            let (mut execution, called) = Execution::begin(&running, &mut inner, request, ticket, answer);
+            let (mut execution, called) = Execution::begin(&running, inner, request, ticket, answer);
             execution.run(pin!(called)).await;
         });
         // What is not answered by now goes on as a task of its own, without a pause in between: a client that hangs up while the key is
         // being claimed must not leave a claim that nobody runs.
-        if now(work.as_mut()).await.is_pending() {
+        if poll_once(work.as_mut()).await.is_pending() {
             tokio::spawn(tracing::Instrument::instrument(work, tracing::Span::current()));
         }
         // The task always answers, unless the runtime drops it.
@@ -124,14 +124,8 @@ where
 }
 
 /// What a future says at once.
-async fn now<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
-}
-
-/// Ends at the next poll. Nothing is woken: whoever polls has another poll in mind.
-async fn next_poll() {
-    let mut polled = false;
-    std::future::poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 async fn pass_by<R, E>(answer: impl Future<Output = Result<Response<R>, E>>) -> Result<Response<ResponseBody<R>>, E>
@@ -141,24 +135,29 @@ where
     answer.await.map(|response| response.map(|body| ResponseBody::Passed { body }))
 }
 
+/// Once everything is found out.
 enum Decided<T, R: Body> {
     Answer(Response<ResponseBody<R>>),
     Run(Ticket<T>),
 }
 
-/// Whether the operation runs. What the store knows at once is told in the first poll; all else is left to the next, which is that of a
-/// task of its own.
+/// Whether the operation runs, and what is answered if not.
+///
+/// The first poll begins the claim, and answers what a store knows at once; in all other cases it ends as pending, even though the next one
+/// goes on at once. So whoever polled it has to hand it to a task of its own, which polls again without being woken.
 async fn decide<S: Store, R: Body<Data = Bytes>>(
     layer: &IdempotencyLayer<S>,
     operation: &Operation,
     parts: &Parts,
 ) -> Decided<S::Session, R> {
     let mut settling = pin!(settle(layer, operation));
-    let settled = match now(settling.as_mut()).await {
+    let settled = match poll_once(settling.as_mut()).await {
         Poll::Ready(Settled::Answer(response)) => return Decided::Answer(response),
         settled => settled,
     };
-    next_poll().await;
+    let mut handed_over = false;
+    std::future::poll_fn(|_| if std::mem::replace(&mut handed_over, true) { Poll::Ready(()) } else { Poll::Pending })
+        .await;
     let settled = match settled {
         Poll::Ready(settled) => settled,
         Poll::Pending => settling.await,
@@ -171,6 +170,7 @@ async fn decide<S: Store, R: Body<Data = Bytes>>(
     }
 }
 
+/// Once the key is claimed, or another's.
 enum Settled<T, R: Body> {
     Answer(Response<ResponseBody<R>>),
     Run(Ticket<T>),
@@ -188,12 +188,13 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
         // Whoever finds out comes before whoever runs it again.
         .taking_over(layer.config.lapsed == Lapsed::Rerun && layer.config.reconcile.is_none())
         .reserving(layer.config.max_response);
-    let ticket = |session| Ticket { id: operation.id, token, session };
+    let ticket = |session, asked| Ticket { lease: Lease::of(&claim, asked), session };
     let until = operation.wait.and_then(|wait| clock::now().checked_add(wait));
     let mut waited = false;
     loop {
+        let asked = clock::now();
         let mut state = match claim_or_repeat(&*layer.shared.store, &claim).await {
-            Ok(Claimed::Won(session)) => return Settled::Run(ticket(session)),
+            Ok(Claimed::Won(session)) => return Settled::Run(ticket(session, asked)),
             Ok(Claimed::Known(state)) => state,
             Err(error) => return Settled::Answer(not_claimed(layer, &claim, &error)),
         };
@@ -203,7 +204,7 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
             // Whoever takes it over is the one who looks; what anybody else is told of it is true as well.
             let claim = claim.taking_over(true);
             state = match claim_or_repeat(&*layer.shared.store, &claim).await {
-                Ok(Claimed::Won(session)) => return Settled::Lapsed(ticket(session), reconcile.clone()),
+                Ok(Claimed::Won(session)) => return Settled::Lapsed(ticket(session, asked), reconcile.clone()),
                 Ok(Claimed::Known(state)) => state,
                 Err(error) => return Settled::Answer(not_claimed(layer, &claim, &error)),
             };
@@ -240,12 +241,12 @@ async fn reconciled<S: Store, R: Body<Data = Bytes>>(
     let find = pin!(async { reconcile.find(lapse).await });
     let find = pin!(run::caught(find));
     // A hook that panics has found nothing out.
-    let found = renewing(&layer.shared.store, &ticket.id, ticket.token, layer.config.lease, find).await;
+    let found = renewing(&layer.shared.store, &ticket.lease, find).await;
     let response = match found.unwrap_or(Reconciled::Unknown) {
         Reconciled::NotApplied => return Decided::Run(ticket),
         Reconciled::Applied(response) => applied(layer, operation, ticket, response).await,
         Reconciled::Unknown => {
-            let Ticket { id, token, session } = ticket;
+            let Ticket { lease: Lease { id, token, .. }, session } = ticket;
             if let Err(error) = layer.shared.store.abandon(&id, token, Some(session)).await {
                 tracing::warn!(target: "steadfast", ?id, %error, "a key that could not be reconciled is held until its lease ends");
             }
@@ -263,7 +264,7 @@ async fn applied<S: Store, R: Body>(
     ticket: Ticket<S::Session>,
     response: Response<Bytes>,
 ) -> Response<ResponseBody<R>> {
-    let Ticket { id, token, session } = ticket;
+    let Ticket { lease: Lease { id, token, .. }, session } = ticket;
     let (parts, body) = response.into_parts();
     let record = Record::new(parts.status, &parts.headers, body);
     let completion = Completion::new(record.clone(), layer.config.retention);

@@ -19,13 +19,28 @@ pub(super) struct Failing {
     pub(super) lost_replies: AtomicUsize,
     /// A claim that was made waits here before it is answered.
     pub(super) hold: Option<Arc<(Semaphore, Notify)>>,
+    /// A claim that was made is answered so much later, and after so many polls more.
+    pub(super) late: Duration,
+    pub(super) polls: usize,
+    /// Told of each renewal.
+    pub(super) renewed: Notify,
     /// An end waits here before it is stored.
     pub(super) hold_end: Option<Arc<(Semaphore, Notify)>>,
 }
 
 impl Failing {
     pub(super) fn new(claims: bool, ends: bool, lost_replies: usize) -> Self {
-        Self { inner: MemoryStore::new(), claims, ends, lost_replies: lost_replies.into(), hold: None, hold_end: None }
+        Self {
+            inner: MemoryStore::new(),
+            claims,
+            ends,
+            lost_replies: lost_replies.into(),
+            hold: None,
+            late: Duration::ZERO,
+            polls: 0,
+            renewed: Notify::new(),
+            hold_end: None,
+        }
     }
 
     fn down() -> StoreError {
@@ -42,12 +57,20 @@ impl Store for Failing {
             hold.0.add_permits(1);
             hold.1.notified().await;
         }
+        if !self.late.is_zero() {
+            let _late = tokio::time::timeout(self.late, std::future::pending::<()>()).await;
+        }
+        for _ in 0..self.polls {
+            tokio::task::yield_now().await;
+        }
         let lost = self.lost_replies.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
         if lost { Err(Self::down()) } else { claimed }
     }
 
     async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-        self.inner.renew(id, token, lease).await
+        let renewed = self.inner.renew(id, token, lease).await;
+        self.renewed.notify_one();
+        renewed
     }
 
     async fn complete(

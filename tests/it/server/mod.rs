@@ -7,6 +7,7 @@ mod events;
 mod failing;
 mod faults;
 mod layer;
+mod polled;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "redis", feature = "postgres"))]
