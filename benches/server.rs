@@ -126,6 +126,41 @@ fn by_threads(threads: u32, layer: &IdempotencyLayer<MemoryStore>) -> [f64; 3] {
     ]
 }
 
+/// Calls a second of each, many at a time, on one runtime of two workers that both have enough to do.
+fn busy(layer: &IdempotencyLayer<MemoryStore>) -> [f64; 3] {
+    let layered = ServiceBuilder::new().layer(layer.clone()).service_fn(handler);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    [
+        runtime.block_on(at_once(layered)),
+        runtime.block_on(at_once(tower::service_fn(spawned))),
+        runtime.block_on(at_once(tower::service_fn(handler))),
+    ]
+}
+
+async fn at_once<S, R>(service: S) -> f64
+where
+    S: Service<Request<Body>, Response = Response<R>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    R: Send,
+{
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..IN_FLIGHT {
+        let (service, run) = (service.clone(), new_run());
+        callers.spawn(async move {
+            let (start, mut calls, mut service) = (Instant::now(), 0_u32, service);
+            while start.elapsed() < Duration::from_secs(1) {
+                let request = request(&key(run, calls.into()));
+                service.ready().await.unwrap().call(request).await.unwrap();
+                calls += 1;
+                // As a connection that waits for its next request: the others have their turn.
+                tokio::task::yield_now().await;
+            }
+            f64::from(calls) / start.elapsed().as_secs_f64()
+        });
+    }
+    callers.join_all().await.iter().sum()
+}
+
 /// Calls a second, all threads together; `work` is given the keys of its thread and says how many microseconds one call takes.
 fn together(threads: u32, work: impl AsyncFn(Box<dyn FnMut(u64) -> String>) -> f64 + Sync) -> f64 {
     let (run, work) = (new_run(), &work);
@@ -148,15 +183,18 @@ fn median(mut numbers: Vec<f64>) -> f64 {
 fn scaling() {
     let layer = IdempotencyLayer::new(MemoryStore::new()).retention(SHORT).lease(SHORT / 20);
     // The first turn does not count: a core that has just woken up is slow.
-    let turns = (0..12).map(|_| (by_threads(1, &layer), by_threads(2, &layer))).skip(1);
-    let (one, two): (Vec<_>, Vec<_>) = turns.unzip();
-    println!("\n| first executions | a second, one thread | adds, µs | a second, two threads | ratio |");
-    println!("| --- | --- | --- | --- | --- |");
+    let turns: Vec<_> = (0..10).map(|_| [by_threads(1, &layer), by_threads(2, &layer), busy(&layer)]).skip(1).collect();
+    let of = |number: &dyn Fn(&[[f64; 3]; 3]) -> f64| median(turns.iter().map(number).collect());
+    println!(
+        "\n| first executions | a second, one thread | adds, µs | a second, two threads | ratio | two busy workers: adds, µs of a core |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
     for (index, name) in CONTENDERS.iter().enumerate() {
-        let of = |calls: &[[f64; 3]]| median(calls.iter().map(|calls| calls[index]).collect());
-        let added = median(one.iter().map(|calls| 1e6 / calls[index] - 1e6 / calls[2]).collect());
-        let ratio = median(one.iter().zip(&two).map(|(one, two)| two[index] / one[index]).collect());
-        println!("| {name} | {:.0} | {added:.1} | {:.0} | {ratio:.2} |", of(&one), of(&two));
+        let [one, two] = [0, 1].map(|threads| of(&|turn| turn[threads][index]));
+        let added = of(&|[one, ..]| 1e6 / one[index] - 1e6 / one[2]);
+        let ratio = of(&|[one, two, _]| two[index] / one[index]);
+        let busy = of(&|[.., busy]| 2e6 / busy[index] - 2e6 / busy[2]);
+        println!("| {name} | {one:.0} | {added:.1} | {two:.0} | {ratio:.2} | {busy:.1} |");
     }
 }
 
