@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use http_body::Body;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 
 use super::answer::Refusal;
@@ -113,18 +113,17 @@ impl Config {
         if announced.is_some_and(|length: usize| length > self.max_body) {
             return Err(Refusal::BodyTooLarge(self.max_body));
         }
-        // The body's own error becomes one that cannot pass for the limit's.
-        let mut body = pin!(Limited::new(body.map_err(|_| "the body broke off"), self.max_body));
+        let mut body = pin!(body);
         // One piece is kept as it came. More are copied, since each may be a byte that keeps a whole buffer.
         let (mut first, mut all) = (Bytes::new(), BytesMut::new());
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
-                true => Refusal::BodyTooLarge(self.max_body),
-                false => Refusal::BodyBroken,
-            })?;
-            let Ok(mut data) = frame.into_data() else { continue };
+            let Ok(mut data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
+            let length = data.remaining();
+            if first.len() + all.len() + length > self.max_body {
+                return Err(Refusal::BodyTooLarge(self.max_body));
+            }
             if first.is_empty() && all.is_empty() {
-                first = data.copy_to_bytes(data.remaining());
+                first = data.copy_to_bytes(length);
             } else {
                 all.extend_from_slice(&std::mem::take(&mut first));
                 all.put(data);
