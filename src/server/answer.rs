@@ -1,6 +1,5 @@
 //! What the layer answers: the handler's answer, the stored one, or a problem of its own.
 
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -20,19 +19,23 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 pin_project! {
     /// The body of an answer that has passed the layer.
+    #[derive(Debug)]
+    pub struct ResponseBody<B: Body> {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
     #[project = Projected]
     #[derive(Debug)]
-    #[allow(clippy::exhaustive_enums, reason = "its variants are the layer's affair, and it is built here only")]
-    pub enum ResponseBody<B: Body> {
+    enum Kind<B: Body> {
         /// Bytes in memory.
-        #[doc(hidden)]
         Whole { bytes: Bytes, trailers: Option<Box<HeaderMap>> },
         /// The inner service's own, for requests that pass by.
-        #[doc(hidden)]
         Passed { #[pin] body: B },
         /// The inner service's own, read by the operation's task, so that it goes on if the client hangs up.
-        #[doc(hidden)]
-        Pumped { pieces: mpsc::Receiver<Piece>, ended: bool, size: SizeHint, inner: PhantomData<fn() -> B> },
+        Pumped { pieces: mpsc::Receiver<Piece>, ended: bool, size: SizeHint },
     }
 }
 
@@ -47,7 +50,19 @@ pub struct BodyError(#[source] pub(super) Box<dyn std::error::Error + Send + Syn
 
 impl<B: Body> ResponseBody<B> {
     pub(super) fn whole(bytes: Bytes) -> Self {
-        Self::Whole { bytes, trailers: None }
+        Self::with_trailers(bytes, None)
+    }
+
+    pub(super) fn with_trailers(bytes: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
+        Self { kind: Kind::Whole { bytes, trailers } }
+    }
+
+    pub(super) fn passed(body: B) -> Self {
+        Self { kind: Kind::Passed { body } }
+    }
+
+    pub(super) fn pumped(pieces: mpsc::Receiver<Piece>, size: SizeHint) -> Self {
+        Self { kind: Kind::Pumped { pieces, ended: false, size } }
     }
 }
 
@@ -60,7 +75,7 @@ where
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.project() {
+        match self.project().kind.project() {
             Projected::Whole { bytes, trailers } if bytes.is_empty() => {
                 Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
             }
@@ -76,19 +91,19 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole { bytes, trailers } => bytes.is_empty() && trailers.is_none(),
-            Self::Passed { body } => body.is_end_stream(),
-            Self::Pumped { ended, .. } => *ended,
+        match &self.kind {
+            Kind::Whole { bytes, trailers } => bytes.is_empty() && trailers.is_none(),
+            Kind::Passed { body } => body.is_end_stream(),
+            Kind::Pumped { ended, .. } => *ended,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole { bytes, .. } => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
-            Self::Passed { body } => body.size_hint(),
+        match &self.kind {
+            Kind::Whole { bytes, .. } => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Kind::Passed { body } => body.size_hint(),
             // What was taken out since is not known here; a length that is announced once is not asked for again.
-            Self::Pumped { size, .. } => *size,
+            Kind::Pumped { size, .. } => *size,
         }
     }
 }

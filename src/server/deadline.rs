@@ -121,7 +121,7 @@ where
             Ok(deadline) => deadline,
             Err(refusal) => return Box::pin(async move { Ok(refusal.response()) }),
         };
-        let passed = |response: Response<R>| response.map(|body| ResponseBody::Passed { body });
+        let passed = |response: Response<R>| response.map(ResponseBody::passed);
         let Some(deadline) = deadline else {
             let inner = self.inner.call(request);
             return Box::pin(async move { inner.await.map(passed) });

@@ -4,7 +4,6 @@
 //! happens in it — an answer, an error, a panic — becomes an end in the store; what cannot be written there lapses, and is unknown.
 
 use std::future::Future;
-use std::marker::PhantomData;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -226,7 +225,7 @@ where
         if S::HOLDS_EFFECTS && !matches!(told, Told::Stored) {
             return self.undone();
         }
-        let mut response = Response::from_parts(parts, ResponseBody::Whole { bytes: body, trailers });
+        let mut response = Response::from_parts(parts, ResponseBody::with_trailers(body, trailers));
         told.on(&mut response, &self.layer.config.terms);
         self.reply(Ok(response));
     }
@@ -246,8 +245,7 @@ where
         let (parts, body) = response.into_parts();
         let status = parts.status;
         let (pieces, pumped) = mpsc::channel(8);
-        let size = body.size_hint();
-        let body_out = ResponseBody::Pumped { pieces: pumped, ended: false, size, inner: PhantomData };
+        let body_out = ResponseBody::pumped(pumped, body.size_hint());
         self.reply(Ok(Response::from_parts(parts, body_out)));
         // The end is stored before the client can see it, so that whoever asks again after it finds the record.
         match caught(pin!(pump(body, &pieces))).await {
@@ -295,8 +293,7 @@ where
 
     /// The handler's answer as it is, read by this task.
     fn pass(&mut self, response: Response<R>, told: Told) {
-        let (parts, body) = response.into_parts();
-        let mut response = Response::from_parts(parts, ResponseBody::Passed { body });
+        let mut response = response.map(ResponseBody::passed);
         told.on(&mut response, &self.layer.config.terms);
         self.reply(Ok(response));
     }

@@ -132,7 +132,7 @@ async fn pass_by<R, E>(answer: impl Future<Output = Result<Response<R>, E>>) -> 
 where
     R: Body<Data = Bytes>,
 {
-    answer.await.map(|response| response.map(|body| ResponseBody::Passed { body }))
+    answer.await.map(|response| response.map(ResponseBody::passed))
 }
 
 /// Once everything is found out.
