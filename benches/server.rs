@@ -37,6 +37,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_millis(100);
 /// How long claims are counted.
 const TIME: Duration = Duration::from_secs(2);
+/// How long it is seen what several threads make of it.
+const SPELL: Duration = Duration::from_secs(1);
 /// What is compared with the bare handler takes turns with it, each turn so long; the median of the differences is what is told, so that a
 /// machine that is slow for a second is slow for both.
 const TURN: Duration = Duration::from_millis(200);
@@ -117,12 +119,11 @@ const CONTENDERS: [&str; 3] =
 
 /// Calls a second of each by so many threads, which have a runtime each.
 fn by_threads(threads: u32, layer: &IdempotencyLayer<MemoryStore>) -> [f64; 3] {
-    let time = Duration::from_secs(1);
     let layered = || ServiceBuilder::new().layer(layer.clone()).service_fn(handler);
     [
-        together(threads, async |next| microseconds(layered(), time, next).await),
-        together(threads, async |next| microseconds(tower::service_fn(spawned), time, next).await),
-        together(threads, async |next| microseconds(tower::service_fn(handler), time, next).await),
+        together(threads, async |next| microseconds(layered(), SPELL, next).await),
+        together(threads, async |next| microseconds(tower::service_fn(spawned), SPELL, next).await),
+        together(threads, async |next| microseconds(tower::service_fn(handler), SPELL, next).await),
     ]
 }
 
@@ -148,7 +149,7 @@ where
         let (service, run) = (service.clone(), new_run());
         callers.spawn(async move {
             let (start, mut calls, mut service) = (Instant::now(), 0_u32, service);
-            while start.elapsed() < Duration::from_secs(1) {
+            while start.elapsed() < SPELL {
                 let request = request(&key(run, calls.into()));
                 service.ready().await.unwrap().call(request).await.unwrap();
                 calls += 1;
@@ -198,22 +199,26 @@ fn scaling() {
     }
 }
 
-struct Table {
-    bar: ProgressBar,
-}
-
-/// Microseconds that a service takes more than the handler alone.
-async fn added<S, R>(service: impl Fn() -> S, mut next: impl FnMut() -> String) -> f64
+/// Microseconds that a service takes more than the handler alone; `next` is given the number of the call, over all turns.
+async fn added<S, R>(service: impl Fn() -> S, next: impl Fn(u64) -> String) -> f64
 where
     S: Service<Request<Body>, Response = Response<R>, Error = Infallible>,
 {
     let run = new_run();
-    let mut differences = Vec::new();
+    let (mut differences, mut calls) = (Vec::new(), 0);
     for _ in 0..TURNS {
         let bare = microseconds(tower::service_fn(handler), TURN, |number| key(run, number)).await;
-        differences.push(microseconds(service(), TURN, |_| next()).await - bare);
+        let took = microseconds(service(), TURN, |_| {
+            calls += 1;
+            next(calls)
+        });
+        differences.push(took.await - bare);
     }
     median(differences)
+}
+
+struct Table {
+    bar: ProgressBar,
 }
 
 impl Table {
@@ -221,15 +226,8 @@ impl Table {
     async fn row_of_a_task(&self) {
         self.bar.set_message("a task of its own");
         let run = new_run();
-        let mut number = 0;
-        let task = added(
-            || tower::service_fn(spawned),
-            || {
-                number += 1;
-                key(run, number)
-            },
-        );
-        println!("| none: the handler on a task of its own | {:.1} | - | - | - |", task.await);
+        let task = added(|| tower::service_fn(spawned), |number| key(run, number)).await;
+        println!("| none: the handler on a task of its own | {task:.1} | - | - | - |");
         self.bar.inc(1);
     }
 
@@ -240,15 +238,10 @@ impl Table {
         let service =
             || ServiceBuilder::new().layer(IdempotencyLayer::shared(store.clone()).retention(life)).service_fn(handler);
         self.bar.set_message(format!("{name}: first execution"));
-        let mut executed = 0;
-        let first = added(service, || {
-            executed += 1;
-            key(run, executed)
-        });
-        let first = first.await;
+        let first = added(service, |number| key(run, number)).await;
         self.bar.inc(1);
         self.bar.set_message(format!("{name}: replay"));
-        let replay = added(service, || key(run, 0)).await;
+        let replay = added(service, |_| key(run, 0)).await;
         self.bar.inc(1);
         self.bar.set_message(format!("{name}: claims, one at a time"));
         let one = claims_a_second(&store, 1, life).await;
