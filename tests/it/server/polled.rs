@@ -13,7 +13,9 @@ use axum::body::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-use steadfast::server::{IdempotencyLayer, Lapsed, MemoryStore, Reconciled, Store, Verdict};
+use steadfast::server::{
+    Delivery, Fingerprint, IdempotencyLayer, Inbox, Lapsed, MemoryStore, Reconciled, Store, Verdict,
+};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::failing::Failing;
@@ -110,6 +112,17 @@ async fn a_claim_that_is_answered_late_is_renewed_at_once() {
         }
     });
     assert_eq!(ask(&layer, handling).await.0, 200);
+}
+
+/// As for the layer.
+#[tokio::test]
+async fn an_event_whose_claim_is_answered_late_is_renewed_at_once() {
+    let lease = Duration::from_secs(3);
+    let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
+    let handling = |_| async { tokio::time::timeout(lease / 6, store.renewed.notified()).await };
+    let inbox = Inbox::shared(store.clone()).lease(lease);
+    let delivery = inbox.process("ledger", "e1", Fingerprint::of("paid"), handling).await.unwrap();
+    assert!(matches!(delivery, Delivery::Handled(())));
 }
 
 /// Panics when it is dropped.
