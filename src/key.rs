@@ -7,6 +7,7 @@
 //!
 //! Floor 1: words shared with callers. The wire tests are in `tests/it/keys.rs`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
@@ -145,21 +146,26 @@ impl FromStr for IdempotencyKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let bare = if text.starts_with('"') { unquote(text).ok_or(KeyError::Quotes)? } else { text.to_owned() };
-        // Written bare, as on most wires and in a resume token, it would be read back as the quoted spelling of another key.
-        if bare.starts_with('"') {
-            return Err(KeyError::Quotes);
-        }
-        if bare.is_empty() {
-            return Err(KeyError::Empty);
-        }
-        // A space at either end would not survive the wire (RFC 9110 §5.5).
-        if !bare.bytes().all(|byte| (0x20..0x7f).contains(&byte)) || bare.trim_matches(' ') != bare {
-            return Err(KeyError::Character);
-        }
-        let value = HeaderValue::try_from(bare).map_err(|_| KeyError::Character)?;
+        let value = HeaderValue::try_from(bare(text)?.into_owned()).map_err(|_| KeyError::Character)?;
         Ok(Self { value, minted: false })
     }
+}
+
+/// The key that a text in either spelling is; the text itself where that is how it is written, as on most wires.
+pub(crate) fn bare(text: &str) -> Result<Cow<'_, str>, KeyError> {
+    let bare = if text.starts_with('"') { unquote(text).ok_or(KeyError::Quotes)?.into() } else { Cow::Borrowed(text) };
+    // Written bare, as on most wires and in a resume token, it would be read back as the quoted spelling of another key.
+    if bare.starts_with('"') {
+        return Err(KeyError::Quotes);
+    }
+    if bare.is_empty() {
+        return Err(KeyError::Empty);
+    }
+    // A space at either end would not survive the wire (RFC 9110 §5.5).
+    if !bare.bytes().all(|byte| (0x20..0x7f).contains(&byte)) || bare.trim_matches(' ') != bare {
+        return Err(KeyError::Character);
+    }
+    Ok(bare)
 }
 
 /// The content of a structured-field string: `\"` and `\\` are its only escapes, and nothing may follow the closing quote.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::lineage::OperationKey;
-use super::store::{Claim, ClaimToken, Claimed, Completed, State, Store, StoreError};
+use super::store::{Claim, Claimed, Completed, State, Store, StoreError};
 
 /// Longer than a release takes; the claim that it is made by ends with it.
 const HOLD: Duration = Duration::from_secs(60);
@@ -56,7 +56,7 @@ pub async fn release<S: Store>(store: &S, operation: &OperationKey, reason: &str
         Some(State::Unknown { fingerprint }) => fingerprint,
     };
     // Taking it over is what keeps two of us, and a request that comes at this moment, apart.
-    let token = ClaimToken::new().map_err(|error| StoreError::Unavailable(error.into()))?;
+    let token = store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
     let claim = Claim::new(id, token, fingerprint, HOLD, RETENTION).taking_over(true);
     let Claimed::Won(session) = store.claim(&claim).await? else { return Err(ReleaseError::Lost) };
     let released = match store.release(id, token, session).await? {

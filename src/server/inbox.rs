@@ -155,7 +155,7 @@ impl<S: Store> Inbox<S> {
         F: Future<Output = Result<T, E>>,
     {
         let id = RecordId::of_event(consumer, event_id);
-        let token = ClaimToken::new().map_err(|error| StoreError::Unavailable(error.into()))?;
+        let token = self.store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
         let claim =
             Claim::new(&id, token, payload, self.lease, self.retention).taking_over(self.lapsed == Lapsed::Rerun);
         let lease = Lease::of(&claim, clock::now());

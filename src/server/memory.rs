@@ -7,7 +7,7 @@
 use std::collections::hash_map::Entry as Place;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Add;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
 };
 use crate::clock;
+use crate::key::KeyError;
 
 /// Requests under different keys meet in one shard of so many: where two cores do, one of them sleeps, which takes longer than all else.
 const SHARDS: usize = 256;
@@ -40,6 +41,7 @@ pub struct MemoryStore {
     max_bytes: usize,
     records: AtomicUsize,
     bytes: AtomicUsize,
+    named: AtomicU64,
 }
 
 /// On cache lines of its own, so that two cores at two shards do not wait for one line.
@@ -92,6 +94,7 @@ impl MemoryStore {
             max_bytes: 256 * 1024 * 1024,
             records: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            named: AtomicU64::new(0),
         }
     }
 
@@ -325,6 +328,13 @@ fn trade(counter: &AtomicUsize, gone: usize, comes: usize, most: usize) -> Resul
 
 impl Store for MemoryStore {
     type Session = ();
+
+    /// Counted: nobody else claims here, a copy of the process has a copy of the store, and to draw a name takes as long as all the rest of
+    /// a claim.
+    fn token(&self) -> Result<ClaimToken, KeyError> {
+        let number = self.named.fetch_add(1, Ordering::Relaxed);
+        Ok(ClaimToken::from_bytes(u128::from(number).to_ne_bytes()))
+    }
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
         self.claim_now(claim)

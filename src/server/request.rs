@@ -1,12 +1,13 @@
 //! From a request to what identifies it: its key, its scope, its fingerprint.
 
+use std::borrow::Cow;
 use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use http_body::Body;
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
@@ -14,9 +15,10 @@ use sha2::{Digest, Sha256};
 use super::answer::Refusal;
 use super::layer::Config;
 use super::store::{Fingerprint, RecordId};
-use crate::key::IdempotencyKey;
+use crate::key;
 
-const KEY: &str = "idempotency-key";
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// A request that is to be recognised.
 pub(super) struct Operation {
@@ -59,11 +61,11 @@ impl Config {
     /// Whose key it is, and which.
     fn id(&self, parts: &Parts) -> Result<Option<RecordId>, Refusal> {
         let Some(key) = self.key(&parts.headers)? else { return Ok(None) };
-        Ok(Some(RecordId::new(&self.scope_of(parts)?, key.as_str())))
+        Ok(Some(RecordId::new(&self.scope_of(parts)?, &key)))
     }
 
     /// The operation's key; `None` if there is none and none is needed.
-    fn key(&self, headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refusal> {
+    fn key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<Cow<'a, str>>, Refusal> {
         let mut lines = headers.get_all(KEY).iter();
         let line = match (lines.next(), lines.next()) {
             (None, _) if self.required => return Err(Refusal::KeyMissing),
@@ -74,8 +76,8 @@ impl Config {
         let text = line.to_str().map_err(|_| Refusal::KeyMalformed("it is not ASCII"))?.trim_matches([' ', '\t']);
         let malformed =
             |_| Refusal::KeyMalformed("it is neither a key nor a structured-field string (RFC 9651 §3.3.3)");
-        let key: IdempotencyKey = without_parameters(text).parse().map_err(malformed)?;
-        if key.as_str().len() > self.max_key {
+        let key = key::bare(without_parameters(text)).map_err(malformed)?;
+        if key.len() > self.max_key {
             return Err(Refusal::KeyMalformed("it is too long"));
         }
         Ok(Some(key))
@@ -97,7 +99,7 @@ impl Config {
 
     /// How long a repeat is ready to wait for the first, if it says so (RFC 7240 §4.3).
     fn wait(&self, headers: &HeaderMap) -> Option<Duration> {
-        let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+        let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
         let wait = preferences.flat_map(|value| value.split(',')).find_map(|preference| {
             let (name, seconds) = preference.split(';').next()?.split_once('=')?;
             let seconds = seconds.trim().trim_matches('"');

@@ -22,7 +22,7 @@ use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::record::Record;
 use super::request::{Operation, Read};
 use super::run::{self, Execution, OneRunning, Ticket};
-use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, State, Store, StoreError, claim_or_repeat};
+use super::store::{Claim, Claimed, Completed, Completion, State, Store, StoreError, claim_or_repeat};
 use crate::clock;
 
 /// The service that [`IdempotencyLayer`] makes.
@@ -183,7 +183,9 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
     layer: &IdempotencyLayer<S>,
     operation: &Operation,
 ) -> Settled<S::Session, R> {
-    let Ok(token) = ClaimToken::new() else { return Settled::Answer(refused(layer, Refusal::StoreUnavailable)) };
+    let Ok(token) = layer.shared.store.token() else {
+        return Settled::Answer(refused(layer, Refusal::StoreUnavailable));
+    };
     let claim = Claim::new(&operation.id, token, operation.fingerprint, layer.config.lease, layer.config.retention)
         // Whoever finds out comes before whoever runs it again.
         .taking_over(layer.config.lapsed == Lapsed::Rerun && layer.config.reconcile.is_none())

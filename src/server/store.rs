@@ -37,6 +37,18 @@ pub trait Store: Send + Sync + 'static {
     /// tell of what was rolled back, and reruns by default ([`Lapsed`](super::Lapsed)): an owner that vanished has left nothing.
     const HOLDS_EFFECTS: bool = false;
 
+    /// A name for a claim that is about to be made, which no other claim in this store has, had or will have.
+    ///
+    /// By default it is random. A process must not count in a store that outlives it or that another one claims in: a fork, or a machine
+    /// restored from a snapshot, would give the same name to a claim of its own, and both would run.
+    ///
+    /// # Errors
+    ///
+    /// The operating system has no randomness to give. Nothing is claimed.
+    fn token(&self) -> Result<ClaimToken, KeyError> {
+        ClaimToken::new()
+    }
+
     /// Claims a key, or says what is known of it. Repeated with the same token, it is won again.
     ///
     /// # Errors

@@ -114,7 +114,7 @@ struct Clause<'a, S> {
 
 impl<S: Store> Clause<'_, S> {
     fn claim(&self, fingerprint: Fingerprint, lease: Duration) -> Claim<'_> {
-        Claim::new(&self.id, token(self.name), fingerprint, lease, LONG)
+        Claim::new(&self.id, token(self.name, self.store), fingerprint, lease, LONG)
     }
 
     async fn win(&self, claim: &Claim<'_>) -> S::Session {
@@ -192,8 +192,9 @@ fn said<T>(name: &str, call: &str, outcome: Result<T, StoreError>) -> T {
     }
 }
 
-fn token(name: &str) -> ClaimToken {
-    match ClaimToken::new() {
+/// Claims bear the names that the store gives: one that gives a name twice lets two claims win.
+fn token<S: Store>(name: &str, store: &S) -> ClaimToken {
+    match store.token() {
         Ok(token) => token,
         Err(error) => panic!("store_contract, clause {name}: no claim can be made: {error}"),
     }
@@ -351,9 +352,10 @@ async fn one_of_many<S: Store>(name: &'static str, store: Arc<S>, id: RecordId) 
     let mut claims = tokio::task::JoinSet::new();
     for _ in 0..CROWD {
         let store = store.clone();
-        claims.spawn(
-            async move { said(name, "claim", store.claim(&Claim::new(&id, token(name), ONE, LONG, LONG)).await) },
-        );
+        claims.spawn(async move {
+            let claim = Claim::new(&id, token(name, &*store), ONE, LONG, LONG);
+            said(name, "claim", store.claim(&claim).await)
+        });
     }
     // Kept until all have been told: a session that is dropped may give the key back.
     let claimed = claims.join_all().await;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
+use steadfast::KeyError;
 use steadfast::server::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, MemoryStore, Record, RecordId, State, Store,
     StoreError,
@@ -108,6 +109,7 @@ enum Defect {
     RenewsTooShort,
     ForgetsNothing,
     Races,
+    GivesANameTwice,
 }
 
 /// A store with one defect.
@@ -126,6 +128,11 @@ impl Broken {
 
 impl Store for Broken {
     type Session = ();
+
+    fn token(&self) -> Result<ClaimToken, KeyError> {
+        let same = self.defect == Defect::GivesANameTwice;
+        if same { Ok(ClaimToken::from_bytes([1; 16])) } else { self.store.token() }
+    }
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
         let free = self.look(claim.id).await?.is_none();
@@ -206,4 +213,11 @@ async fn each_clause_names_the_store_that_breaks_it() {
         let message = panic_of(suite(store, |name| RecordId::new("", name))).await;
         assert!(message.starts_with(&format!("store_contract, clause {}, ", defect as u8)), "{defect:?}: {message}");
     }
+}
+
+#[tokio::test]
+async fn a_store_that_gives_a_name_twice_lets_two_win() {
+    let store = Broken { store: MemoryStore::new(), defect: Defect::GivesANameTwice, seen: Mutex::default() };
+    let message = panic_of(suite(Arc::new(store), |name| RecordId::new("", name))).await;
+    assert!(message.starts_with("store_contract, clause 1, "), "{message}");
 }
