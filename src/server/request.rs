@@ -4,15 +4,15 @@ use std::borrow::Cow;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Method};
 use http_body::Body;
-use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 
 use super::answer::Refusal;
+use super::body::{Cut, whole};
 use super::layer::Config;
 use super::store::{Fingerprint, RecordId};
 use crate::key;
@@ -115,23 +115,12 @@ impl Config {
         if announced.is_some_and(|length: usize| length > self.max_body) {
             return Err(Refusal::BodyTooLarge(self.max_body));
         }
-        let mut body = pin!(body);
-        // One piece is kept as it came. More are copied, since each may be a byte that keeps a whole buffer.
-        let (mut first, mut all) = (Bytes::new(), BytesMut::new());
-        while let Some(frame) = body.frame().await {
-            let Ok(mut data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
-            let length = data.remaining();
-            if first.len() + all.len() + length > self.max_body {
-                return Err(Refusal::BodyTooLarge(self.max_body));
-            }
-            if first.is_empty() && all.is_empty() {
-                first = data.copy_to_bytes(length);
-            } else {
-                all.extend_from_slice(&std::mem::take(&mut first));
-                all.put(data);
-            }
+        match whole(pin!(body), self.max_body).await {
+            // Nothing that follows a request's body is part of what is asked for.
+            Ok((body, _trailers)) => Ok(body),
+            Err(Cut::TooLong) => Err(Refusal::BodyTooLarge(self.max_body)),
+            Err(Cut::Failed) => Err(Refusal::BodyBroken),
         }
-        Ok(if all.is_empty() { first } else { all.freeze() })
     }
 }
 

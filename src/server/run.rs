@@ -12,13 +12,13 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
-use http_body_util::BodyExt;
 use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
 use super::answer::{BodyError, Piece, Refusal, ResponseBody, Told};
+use super::body::whole;
 use super::layer::{IdempotencyLayer, Lapsed, Verdict};
 use super::lease::{Lease, renewing};
 use super::lent::Lent;
@@ -213,7 +213,7 @@ where
 
     async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
         let (parts, body) = response.into_parts();
-        let Ok((body, trailers)) = whole(body).await else {
+        let Ok(Ok((body, trailers))) = caught(pin!(whole(pin!(body), self.layer.config.max_response))).await else {
             return self.give_up(Some(session), Refusal::HandlerFailed).await;
         };
         let record = match &trailers {
@@ -225,7 +225,7 @@ where
         if S::HOLDS_EFFECTS && !matches!(told, Told::Stored) {
             return self.undone();
         }
-        let mut response = Response::from_parts(parts, ResponseBody::with_trailers(body, trailers));
+        let mut response = Response::from_parts(parts, ResponseBody::with_trailers(body, trailers.map(Box::new)));
         told.on(&mut response, &self.layer.config.terms);
         self.reply(Ok(response));
     }
@@ -313,13 +313,6 @@ fn is_success(status: StatusCode) -> bool {
 
 /// The handler's body failed before its end.
 struct BodyFailed;
-
-/// All of it, and what follows it.
-async fn whole<R: Body<Data = Bytes>>(body: R) -> Result<(Bytes, Option<Box<HeaderMap>>), BodyFailed> {
-    let Ok(Ok(body)) = caught(pin!(body.collect())).await else { return Err(BodyFailed) };
-    let trailers = body.trailers().cloned().map(Box::new);
-    Ok((body.to_bytes(), trailers))
-}
 
 /// Hands on every frame, to the end even if nobody listens any more. Where the length is known, the frame that completes it is not
 /// handed on but returned, with what comes after it: by it the client sees the end.
