@@ -4,9 +4,9 @@
 //! ./scripts/with_servers.sh cargo bench --bench server --all-features
 //! ```
 //!
-//! The service behind the layer answers at once and there is no socket, so what is measured is the layer and its store. Redis and
-//! PostgreSQL are measured where STEADFAST_REDIS_URL and STEADFAST_POSTGRES_URL say that they are. The output is a Markdown table.
-//! These are times: they differ from machine to machine and gate nothing.
+//! The service behind the layer answers at once and, but for the last table, there is no socket, so what is measured is the layer and its
+//! store. Redis and PostgreSQL are measured where STEADFAST_REDIS_URL and STEADFAST_POSTGRES_URL say that they are. The output is Markdown
+//! tables. These are times: they differ from machine to machine and gate nothing.
 
 // A benchmark that cannot do its work has nothing to say.
 #![allow(
@@ -17,10 +17,13 @@
 )]
 
 use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::routing::post;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -45,10 +48,13 @@ const TURN: Duration = Duration::from_millis(200);
 const TURNS: usize = 15;
 const IN_FLIGHT: usize = 64;
 
+const CHARGE: &str = r#"{"amount":1200,"currency":"eur"}"#;
+const ANSWER: &str = r#"{"id":"ch_1","amount":1200}"#;
+
 type Body = Full<Bytes>;
 
 async fn handler(_: Request<Body>) -> Result<Response<Body>, Infallible> {
-    let mut response = Response::new(Full::new(Bytes::from_static(b"{\"id\":\"ch_1\",\"amount\":1200}")));
+    let mut response = Response::new(Full::new(ANSWER.into()));
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)
 }
@@ -59,7 +65,7 @@ async fn spawned(request: Request<Body>) -> Result<Response<Body>, Infallible> {
 }
 
 fn request(key: &str) -> Request<Body> {
-    let body = Full::new(Bytes::from_static(b"{\"amount\":1200,\"currency\":\"eur\"}"));
+    let body = Full::new(CHARGE.into());
     Request::post("/charges").header("idempotency-key", key).body(body).unwrap()
 }
 
@@ -74,6 +80,9 @@ fn new_run() -> u64 {
 }
 
 /// Microseconds that one call takes, one after the other, for so long.
+///
+/// Each has its turn on the worker, as a connection has that waits for its next request. In a loop without a pause tokio takes the loop and
+/// the tasks that it spawns for two that keep a worker to themselves, and wakes another one at every second call; over a socket it does not.
 async fn microseconds<S, R>(mut service: S, time: Duration, mut next: impl FnMut(u64) -> String) -> f64
 where
     S: Service<Request<Body>, Response = Response<R>, Error = Infallible>,
@@ -84,6 +93,7 @@ where
         let answer = service.ready().await.unwrap().call(request(&next(calls.into()))).await.unwrap();
         assert_eq!(answer.status(), StatusCode::CREATED);
         calls += 1;
+        tokio::task::yield_now().await;
     }
     start.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
 }
@@ -113,26 +123,42 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Durat
     f64::from(u32::try_from(number.load(Ordering::Relaxed)).unwrap()) / start.elapsed().as_secs_f64()
 }
 
-/// What takes turns with the handler alone, to see what two threads make of it.
-const CONTENDERS: [&str; 3] =
-    ["the layer over a memory store", "the handler on a task of its own", "the handler alone"];
+/// What takes turns with the handler alone, to see what two threads make of it. The second shares nothing between threads: what it gains of
+/// the second core is what there is to gain.
+const CONTENDERS: [&str; 4] = [
+    "the layer over a memory store",
+    "as many layers and stores as threads",
+    "the handler on a task of its own",
+    "the handler alone",
+];
+
+fn memory_layer() -> IdempotencyLayer<MemoryStore> {
+    over(Arc::new(MemoryStore::new()), SHORT)
+}
+
+/// A lease is short beside what is kept, as it is by default.
+fn over<S: Store>(store: Arc<S>, life: Duration) -> IdempotencyLayer<S> {
+    IdempotencyLayer::shared(store).retention(life).lease(life / 20)
+}
 
 /// Calls a second of each by so many threads, which have a runtime each.
-fn by_threads(threads: u32, layer: &IdempotencyLayer<MemoryStore>) -> [f64; 3] {
-    let layered = || ServiceBuilder::new().layer(layer.clone()).service_fn(handler);
+fn by_threads(threads: u32, layer: &IdempotencyLayer<MemoryStore>) -> [f64; 4] {
+    let layered = |layer: IdempotencyLayer<_>| ServiceBuilder::new().layer(layer).service_fn(handler);
     [
-        together(threads, async |next| microseconds(layered(), SPELL, next).await),
+        together(threads, async |next| microseconds(layered(layer.clone()), SPELL, next).await),
+        together(threads, async |next| microseconds(layered(memory_layer()), SPELL, next).await),
         together(threads, async |next| microseconds(tower::service_fn(spawned), SPELL, next).await),
         together(threads, async |next| microseconds(tower::service_fn(handler), SPELL, next).await),
     ]
 }
 
 /// Calls a second of each, many at a time, on one runtime of two workers that both have enough to do.
-fn busy(layer: &IdempotencyLayer<MemoryStore>) -> [f64; 3] {
+fn busy(layer: &IdempotencyLayer<MemoryStore>) -> [f64; 4] {
     let layered = ServiceBuilder::new().layer(layer.clone()).service_fn(handler);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     [
         runtime.block_on(at_once(layered)),
+        f64::NAN,
         runtime.block_on(at_once(tower::service_fn(spawned))),
         runtime.block_on(at_once(tower::service_fn(handler))),
     ]
@@ -182,20 +208,88 @@ fn median(mut numbers: Vec<f64>) -> f64 {
 }
 
 fn scaling() {
-    let layer = IdempotencyLayer::new(MemoryStore::new()).retention(SHORT).lease(SHORT / 20);
+    let layer = memory_layer();
     // The first turn does not count: a core that has just woken up is slow.
     let turns: Vec<_> = (0..10).map(|_| [by_threads(1, &layer), by_threads(2, &layer), busy(&layer)]).skip(1).collect();
-    let of = |number: &dyn Fn(&[[f64; 3]; 3]) -> f64| median(turns.iter().map(number).collect());
+    let of = |number: &dyn Fn(&[[f64; 4]; 3]) -> f64| median(turns.iter().map(number).collect());
     println!(
         "\n| first executions | a second, one thread | adds, µs | a second, two threads | ratio | two busy workers: adds, µs of a core |"
     );
     println!("| --- | --- | --- | --- | --- | --- |");
     for (index, name) in CONTENDERS.iter().enumerate() {
         let [one, two] = [0, 1].map(|threads| of(&|turn| turn[threads][index]));
-        let added = of(&|[one, ..]| 1e6 / one[index] - 1e6 / one[2]);
+        let added = of(&|[one, ..]| 1e6 / one[index] - 1e6 / one[3]);
         let ratio = of(&|[one, two, _]| two[index] / one[index]);
-        let busy = of(&|[.., busy]| 2e6 / busy[index] - 2e6 / busy[2]);
-        println!("| {name} | {one:.0} | {added:.1} | {two:.0} | {ratio:.2} | {busy:.1} |");
+        let busy = of(&|[.., busy]| 2e6 / busy[index] - 2e6 / busy[3]);
+        let busy = if busy.is_nan() { "-".to_owned() } else { format!("{busy:.1}") };
+        println!("| {name} | {one:.0} | {added:.1} | {two:.0} | {ratio:.2} | {busy} |");
+    }
+}
+
+/// What a POST over a socket takes: the server's code runs with what the kernel and the connection have left of the caches, and a worker that
+/// slept has to wake up.
+fn over_sockets() {
+    const ROUTES: [&str; 4] =
+        ["the handler alone", "the handler on a task of its own", "a replay", "a first execution"];
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (charge, layer) = (|_: Bytes| async { (StatusCode::CREATED, ANSWER) }, memory_layer());
+    let app = axum::Router::new()
+        .route("/0", post(charge))
+        .route("/1", post(async move |body: Bytes| tokio::spawn(charge(body)).await.unwrap()))
+        .route("/2", post(charge).layer(over(Arc::new(MemoryStore::new()), Duration::from_secs(60))))
+        .route("/3", post(charge).layer(layer));
+    runtime.spawn(axum::serve(listener, app).into_future());
+
+    let mut connections = ROUTES.map(|_| Connection::to(address));
+    let (run, mut number) = (new_run(), 0);
+    let turns: Vec<[f64; 4]> = (0..TURNS)
+        .map(|_| {
+            let mut took = [const { Vec::new() }; 4];
+            let start = Instant::now();
+            // In turn, one by one: what the machine does meanwhile is shared out.
+            while start.elapsed() < TURN * 2 {
+                number += 1;
+                for (route, connection) in connections.iter_mut().enumerate() {
+                    took[route].push(connection.post(route, &key(run, if route == 2 { 0 } else { number })));
+                }
+            }
+            took.map(median)
+        })
+        .collect();
+    println!("\n| a POST over a socket, one at a time, to one worker | µs | more than the handler alone |");
+    println!("| --- | --- | --- |");
+    for (route, name) in ROUTES.iter().enumerate() {
+        let whole = median(turns.iter().map(|turn| turn[route]).collect());
+        let more = median(turns.iter().map(|turn| turn[route] - turn[0]).collect());
+        println!("| {name} | {whole:.1} | {more:.1} |");
+    }
+}
+
+/// A client that costs next to nothing: what it does is not to hide what the server does.
+struct Connection(TcpStream);
+
+impl Connection {
+    fn to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self(stream)
+    }
+
+    /// Microseconds until the answer is there.
+    fn post(&mut self, route: usize, key: &str) -> f64 {
+        let length = CHARGE.len();
+        let request = format!(
+            "POST /{route} HTTP/1.1\r\nhost: x\r\nidempotency-key: {key}\r\ncontent-length: {length}\r\n\r\n{CHARGE}"
+        );
+        let mut answer = [0; 1024];
+        let start = Instant::now();
+        self.0.write_all(request.as_bytes()).unwrap();
+        let length = self.0.read(&mut answer).unwrap();
+        let took = start.elapsed();
+        assert!(answer.starts_with(b"HTTP/1.1 201") && answer[..length].ends_with(ANSWER.as_bytes()));
+        took.as_secs_f64() * 1e6
     }
 }
 
@@ -235,8 +329,7 @@ impl Table {
     async fn row<S: Store>(&self, name: &str, store: S, in_flight: usize, life: Duration) {
         let store = Arc::new(store);
         let run = new_run();
-        let service =
-            || ServiceBuilder::new().layer(IdempotencyLayer::shared(store.clone()).retention(life)).service_fn(handler);
+        let service = || ServiceBuilder::new().layer(over(store.clone(), life)).service_fn(handler);
         self.bar.set_message(format!("{name}: first execution"));
         let first = added(service, |number| key(run, number)).await;
         self.bar.inc(1);
@@ -259,7 +352,9 @@ fn main() {
     // As a server has it: handlers run on the workers, not on the thread that waits for the runtime.
     let measured = runtime.spawn(measure());
     runtime.block_on(measured).unwrap();
+    drop(runtime);
     scaling();
+    over_sockets();
 }
 
 async fn measure() {
