@@ -45,9 +45,9 @@ fn allocations<F: Future>(runtime: &tokio::runtime::Runtime, call: impl Fn() -> 
 }
 
 /// Allocations of an operation, beside those of a plain request of reqwest. A GET pays for its URL and its story with what is saved
-/// by not parsing the URL anew, by leaving out reqwest's own retries and by writing `Host` once for the origin; a POST pays for its
-/// key and the probe of its body besides. A second set of headers, which would stay here for the next attempt, is not needed where
-/// the caller has set none.
+/// by not parsing the URL anew, by leaving out reqwest's own retries and by filling in the headers once for the origin, with room for what
+/// the transport adds; a POST pays for its key and the probe of its body besides. A second set of headers, which would stay here for the
+/// next attempt, is not needed where the caller has set none.
 #[test]
 fn an_operation_allocates_no_more_often_than_a_plain_request() {
     let url = server();
@@ -71,7 +71,7 @@ fn an_operation_allocates_no_more_often_than_a_plain_request() {
     println!("ours and plain: GET fetched, GET sent, POST fetched: {counts:?}");
     let above = counts.map(|(ours, plain)| i64::try_from(ours).unwrap() - i64::try_from(plain).unwrap());
     // With more features on, reqwest itself allocates more, and not for both alike.
-    let expected = if cfg!(feature = "gzip") { [-4, -2, -4] } else { [-7, -5, -3] };
+    let expected = if cfg!(feature = "gzip") { [-6, -4, -4] } else { [-7, -5, -3] };
     assert_eq!(above, expected);
 }
 

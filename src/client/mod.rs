@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `builder`, `manners`, `request`, `checks`, `defaults` | take what the caller says |
 //! | `target`, `payload`, `upload` | the URL and the body |
-//! | `plan`, `outgoing` | the terms of one operation, and its request on the way |
+//! | `plan`, `outgoing`, `pattern` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
 //! | `race` | an attempt with a second one beside it |
 //! | `attempt`, `answer` | send once and read what comes back; `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
@@ -28,6 +28,7 @@ mod gate;
 pub(crate) mod latency;
 mod manners;
 mod outgoing;
+mod pattern;
 mod payload;
 mod plan;
 mod probe;

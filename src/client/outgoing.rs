@@ -1,7 +1,7 @@
 //! The request on its way: sent as often as its body allows, and turned into the GET of its result by a redirect.
 
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::Inner;
 use super::payload::Payload;
@@ -15,7 +15,7 @@ use crate::resume::{Identity, ResumeToken};
 const ROOM: usize = 2;
 
 /// What the body is said to be where the caller's headers do not say it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) enum ContentType {
     #[default]
     Unsaid,
@@ -25,7 +25,13 @@ pub(super) enum ContentType {
 }
 
 impl ContentType {
-    fn value(self) -> Option<HeaderValue> {
+    /// That of most bodies.
+    #[cfg(feature = "json")]
+    pub(super) const USUAL: Self = Self::Json;
+    #[cfg(not(feature = "json"))]
+    pub(super) const USUAL: Self = Self::Form;
+
+    pub(super) fn value(self) -> Option<HeaderValue> {
         let text = match self {
             Self::Unsaid => return None,
             #[cfg(feature = "json")]
@@ -109,15 +115,27 @@ impl Outgoing {
         if self.is_done() {
             return self.copy(&self.template, ROOM);
         }
-        let (host, content_type) = (&plan.upstream.host, self.content_type.value());
-        let ours = usize::from(host.is_some()) + usize::from(plan.key.is_some()) + usize::from(content_type.is_some());
+        let key = plan.key.as_ref().map(|key| (&client.keys.header, key.to_header(client.keys.form)));
+        let has_none = self.template.headers().is_empty() && !self.adopted;
+        let Some(pattern) = plan.upstream.pattern(&client.keys.header).filter(|_| has_none) else {
+            return self.filled(plan.upstream.host.as_ref(), key);
+        };
+        let mut request = blank(&self.template);
+        *request.headers_mut() = pattern.headers(key, self.content_type);
+        request
+    }
+
+    /// The template with what it does not say itself.
+    fn filled(&self, host: Option<&HeaderValue>, key: Option<(&HeaderName, HeaderValue)>) -> reqwest::Request {
+        let content_type = self.content_type.value();
+        let ours = usize::from(host.is_some()) + usize::from(key.is_some()) + usize::from(content_type.is_some());
         let mut request = self.copy(&self.template, ROOM + ours);
         let headers = request.headers_mut();
         if let Some(host) = host {
             headers.entry(HOST).or_insert_with(|| host.clone());
         }
-        if let Some(key) = &plan.key {
-            headers.entry(&client.keys.header).or_insert_with(|| key.to_header(client.keys.form));
+        if let Some((name, key)) = key {
+            headers.entry(name).or_insert(key);
         }
         if let Some(content_type) = content_type {
             headers.entry(CONTENT_TYPE).or_insert(content_type);
@@ -131,7 +149,7 @@ impl Outgoing {
     fn copy(&self, template: &reqwest::Request, room: usize) -> reqwest::Request {
         let whole = if self.adopted { template.try_clone() } else { None };
         whole.unwrap_or_else(|| {
-            let mut copy = reqwest::Request::new(template.method().clone(), template.url().clone());
+            let mut copy = blank(template);
             copy.headers_mut().reserve(template.headers().len() + room);
             for (name, value) in template.headers() {
                 copy.headers_mut().append(name, value.clone());
@@ -163,4 +181,9 @@ impl Outgoing {
         }
         origin.vouches(plan.trust, &plan.method, path)
     }
+}
+
+/// The same without headers.
+fn blank(template: &reqwest::Request) -> reqwest::Request {
+    reqwest::Request::new(template.method().clone(), template.url().clone())
 }

@@ -13,6 +13,7 @@ use reqwest::Url;
 
 use super::cooldown::Cooldowns;
 use super::latency::Latencies;
+use super::pattern::Pattern;
 use crate::key::IdempotencyKey;
 use crate::key_policy::Trust;
 use crate::policy::{Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RetryBudget, record_status};
@@ -37,6 +38,8 @@ pub(super) fn origin(url: &Url) -> &str {
 pub(super) struct Upstream {
     /// What requests say in `Host`, if it is not left to the transport.
     pub(super) host: Option<HeaderValue>,
+    /// Made at the first request.
+    pattern: OnceLock<Pattern>,
     pub(super) budget: RetryBudget,
     pub(super) trust: KeyTrust,
     pub(super) breaker: Option<Breaker>,
@@ -44,6 +47,14 @@ pub(super) struct Upstream {
     /// Kept once something has asked how long the origin takes.
     pub(super) latencies: OnceLock<Option<Latencies>>,
     pub(super) hedges: HedgeAllowance,
+}
+
+impl Upstream {
+    /// The headers of requests that have none of their own, if `Host` is not left to the transport.
+    pub(super) fn pattern(&self, key: &HeaderName) -> Option<&Pattern> {
+        let host = self.host.as_ref()?;
+        Some(self.pattern.get_or_init(|| Pattern::new(host, key)))
+    }
 }
 
 /// The settings from which every origin gets what is its own.
@@ -63,6 +74,7 @@ impl Terms {
         let breaker = self.breaker.clone().map(Breaker::new);
         Arc::new(Upstream {
             host: host.and_then(|host| HeaderValue::from_str(host).ok()),
+            pattern: OnceLock::new(),
             budget: self.budget.fresh(),
             trust: KeyTrust::default(),
             breaker,
