@@ -2,11 +2,12 @@
 # Measures what the crate costs, and rewrites the tables in src/guide/performance.md.
 #
 #   ./scripts/bench.sh                    client and server: under ten minutes on two cores, once built
-#   ./scripts/bench.sh client             the client beside plain reqwest and its peers; needs valgrind
+#   ./scripts/bench.sh client             the client beside plain reqwest and its peers
 #   ./scripts/bench.sh server             the layer, store by store; starts a Redis and a PostgreSQL of its own
 #   ./scripts/bench.sh compile            what a user's build costs more; builds three small crates from nothing
 #
-# Instructions and allocations are the same from run to run. Times are not: nothing else should run meanwhile.
+# Instructions are counted by valgrind, which must be there. Instructions and allocations are the same from run to run of one build. Times
+# are not: nothing else should run meanwhile.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,8 +30,12 @@ version() { # lock file, crate
     awk -v crate="\"$2\"" '$1 == "name" && $3 == crate { getline; gsub("\"", "", $3); print $3; exit }' "$1"
 }
 
-bench_client() {
+need_valgrind() {
     command -v valgrind >/dev/null || { echo "please install valgrind" >&2 && return 1; }
+}
+
+bench_client() {
+    need_valgrind
     local lock=benches/compare/Cargo.lock tables crate
     (cd benches/compare && cargo build --release --features peers)
     tables=$(benches/compare/target/release/compare)
@@ -44,9 +49,12 @@ bench_client() {
 }
 
 bench_server() {
-    local tables
+    local counts tables
+    need_valgrind
+    (cd benches/compare && cargo build --release --features peers)
+    counts=$(benches/compare/target/release/compare layer)
     tables=$(./scripts/with_servers.sh cargo bench --bench server --all-features | sed -n '/^|/,$p')
-    echo "$tables" | rewrite server
+    printf '%s\n\n%s\n' "$counts" "$tables" | rewrite server
 }
 
 # What a user of a dependency depends on.

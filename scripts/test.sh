@@ -5,12 +5,12 @@
 #   ./scripts/test.sh clippy tests   only these
 #
 # A step that fails does not stop the others, so that one run shows all there is to mend. What a step needs is installed if
-# it is missing: tools under target/tools; C headers, Python, Redis and PostgreSQL by apt. Only a Rust toolchain and a C compiler
+# it is missing: tools under target/tools; C headers, Python, Redis, PostgreSQL and Valgrind by apt. Only a Rust toolchain and a C compiler
 # must be there. The servers are this script's own, in a temporary folder, and end with the step that wants them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-STEPS=(fmt house typos tree deny clippy features docs tests examples)
+STEPS=(fmt house typos tree deny clippy features docs tests examples counts)
 CARGO_DENY=0.20.2
 TYPOS=1.52.0
 TOOLS="$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools"
@@ -69,6 +69,7 @@ need_typos() {
 step_fmt() {
     need_component fmt rustfmt
     cargo fmt --all --check
+    cargo fmt --check --manifest-path benches/compare/Cargo.toml
 }
 
 # Promises of the design that no compiler keeps. What is printed under a promise breaks it; an error of grep's does too.
@@ -226,6 +227,16 @@ step_every_example() {
     last=$(tail -n 1 "$log")
     [[ "$last" =~ ^charges=[0-9]+\ once=[0-9]+\ twice=0\ unsure=[0-9]+$ ]] || fail "the last line of payments is: $last"
     run_example payments --ignore-keys --charges 100
+}
+
+# What the crate costs beside plain reqwest, in instructions, allocations and bytes. Times are for `scripts/bench.sh` to tell.
+step_counts() {
+    if [ "$(uname)" != Linux ]; then
+        note "counts: NOT CHECKED, they are taken on Linux"
+        return
+    fi
+    command -v valgrind >/dev/null || apt_install valgrind
+    cargo run -q --release --locked --manifest-path benches/compare/Cargo.toml -- gate
 }
 
 # ---- the run ---------------------------------------------------------------------------------------------------------

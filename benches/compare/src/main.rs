@@ -3,7 +3,8 @@
 //! ```text
 //! cargo run --release                        steadfast and plain reqwest, every table
 //! cargo run --release --features peers      and the peers
-//! cargo run --release -- count get           one scenario, instructions only
+//! cargo run --release -- count get reqwest   one scenario, instructions only
+//! cargo run --release -- gate                whether the aims are met, by counts alone
 //! ```
 //!
 //! The server and every measured client are processes of their own. Instructions are counted by callgrind, in the client's process
@@ -14,14 +15,19 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::exhaustive_enums)]
 
 mod contender;
+mod gate;
+mod layer;
 mod load;
 mod measure;
 mod server;
 mod tables;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::contender::Name;
+use crate::layer::Serving;
 use crate::load::{Say, Scenario};
 
 #[derive(Parser)]
@@ -38,13 +44,19 @@ enum Command {
     Count { scenario: Scenario, contenders: Vec<Name> },
     /// Allocations of one operation of one scenario.
     Allocations { scenario: Scenario, contenders: Vec<Name> },
+    /// What the server's side costs, in Markdown.
+    Layer,
+    /// The aims, and what is reached; fails where an aim is missed by more than a hundredth.
+    Gate,
     #[command(hide = true)]
     Serve,
+    #[command(hide = true)]
+    Serving { what: Serving, requests: usize },
     #[command(hide = true)]
     Load { port: u16, contender: Name, scenario: Scenario, operations: usize, say: Say },
 }
 
-fn main() {
+fn main() -> ExitCode {
     match Arguments::parse().command.unwrap_or(Command::Tables) {
         Command::Serve => server::serve().unwrap(),
         Command::Load { port, contender, scenario, operations, say } => {
@@ -61,9 +73,13 @@ fn main() {
         Command::Allocations { scenario, contenders } => {
             let server = measure::Server::start();
             for contender in contenders {
-                println!("{contender}: {}", server.say(contender, scenario, 0, Say::Allocations)[0]);
+                println!("{contender}: {}", server.allocations(contender, scenario));
             }
         }
+        Command::Serving { what, requests } => what.run(requests),
         Command::Tables => tables::print(&measure::Server::start()),
+        Command::Layer => println!("{}", tables::layer()),
+        Command::Gate => return gate::check(&measure::Server::start()),
     }
+    ExitCode::SUCCESS
 }

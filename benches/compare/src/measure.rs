@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use crate::contender::Name;
+use crate::layer::Serving;
 use crate::load::{Say, Scenario};
 
 /// The server's process; it ends with this.
@@ -49,27 +50,59 @@ impl Server {
         (count(long) - count(short)) / (long - short) as f64
     }
 
+    pub fn allocations(&self, contender: Name, scenario: Scenario) -> f64 {
+        self.say(contender, scenario, 0, Say::Allocations)[0]
+    }
+
+    /// Bytes of one operation in flight: of the second half of many, so that what a client holds anyway is not counted.
+    pub fn held_by_one(&self, contender: Name) -> f64 {
+        let hold =
+            |operations: usize| self.say(contender, Scenario::Hold, operations, Say::Bytes)[0] * operations as f64;
+        (hold(400) - hold(200)) / 200.0
+    }
+
     fn count(&self, contender: Name, scenario: Scenario, operations: usize) -> f64 {
-        // Kept on request, for callgrind_annotate.
-        let kept = std::env::var("COMPARE_KEEP").ok();
-        let folder = tempfile::tempdir().unwrap();
-        let file = kept
-            .map_or_else(|| folder.path().join("out"), |folder| format!("{folder}/{contender}.{operations}").into());
-        let mut valgrind = Command::new("valgrind");
-        valgrind.args(["--tool=callgrind", "-q"]).arg(format!("--callgrind-out-file={}", file.display()));
-        valgrind.arg(std::env::current_exe().unwrap());
-        let output = self.load(valgrind, contender, scenario, operations, Say::Nothing).output().unwrap();
-        assert!(output.status.success(), "{contender}: {}", String::from_utf8_lossy(&output.stderr));
-        let counts = std::fs::read_to_string(file).unwrap();
-        let total = counts.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
-        total.and_then(|total| total.trim().parse().ok()).unwrap()
+        callgrind(&format!("{contender}.{operations}"), |valgrind| {
+            self.load(valgrind, contender, scenario, operations, Say::Nothing)
+        })
     }
 
     fn load(&self, mut command: Command, contender: Name, scenario: Scenario, operations: usize, say: Say) -> Command {
-        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| value().unwrap().get_name().to_owned();
         command.arg("load").arg(self.port.to_string()).arg(contender.to_string());
-        command.arg(name(&|| clap::ValueEnum::to_possible_value(&scenario))).arg(operations.to_string());
-        command.arg(name(&|| clap::ValueEnum::to_possible_value(&say)));
+        command.arg(spelled(&scenario)).arg(operations.to_string()).arg(spelled(&say));
         command
     }
+}
+
+/// Instructions of one request of the server's side.
+pub fn serving(what: Serving) -> f64 {
+    const SHORT: usize = 1500;
+    const LONG: usize = 6000;
+    let count = |requests: usize| {
+        callgrind(&format!("{}.{requests}", spelled(&what)), |mut valgrind| {
+            valgrind.arg("serving").arg(spelled(&what)).arg(requests.to_string());
+            valgrind
+        })
+    };
+    (count(LONG) - count(SHORT)) / (LONG - SHORT) as f64
+}
+
+fn spelled(value: &impl clap::ValueEnum) -> String {
+    value.to_possible_value().unwrap().get_name().to_owned()
+}
+
+/// The instructions of this program with the arguments that are added.
+fn callgrind(name: &str, arguments: impl FnOnce(Command) -> Command) -> f64 {
+    // Kept on request, for callgrind_annotate.
+    let kept = std::env::var("COMPARE_KEEP").ok();
+    let folder = tempfile::tempdir().unwrap();
+    let file = kept.map_or_else(|| folder.path().join("out"), |folder| format!("{folder}/{name}").into());
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--tool=callgrind", "-q"]).arg(format!("--callgrind-out-file={}", file.display()));
+    valgrind.arg(std::env::current_exe().unwrap());
+    let output = arguments(valgrind).output().unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    let counts = std::fs::read_to_string(file).unwrap();
+    let total = counts.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
+    total.and_then(|total| total.trim().parse().ok()).unwrap()
 }

@@ -3,8 +3,9 @@
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 
 use crate::contender::Name;
+use crate::layer::Serving;
 use crate::load::{Say, Scenario};
-use crate::measure::Server;
+use crate::measure::{Server, serving};
 
 const ROUNDS: usize = 5;
 
@@ -36,12 +37,8 @@ fn allocations(server: &Server) -> Table {
     let mut table = new(&["allocations", "GET", "POST", "503, 503, 200", "bytes of one in flight"]);
     let scenarios = [Scenario::Get, Scenario::Post, Scenario::Persist, Scenario::Hold];
     relative(&mut table, &scenarios, |name, scenario| match scenario {
-        // Of the second half, so that what a client holds anyway is not counted.
-        Scenario::Hold => {
-            let hold = |operations: usize| server.say(name, scenario, operations, Say::Bytes)[0] * operations as f64;
-            (hold(400) - hold(200)) / 200.0
-        }
-        _ => server.say(name, scenario, 0, Say::Allocations)[0],
+        Scenario::Hold => server.held_by_one(name),
+        _ => server.allocations(name, scenario),
     });
     table
 }
@@ -76,6 +73,17 @@ fn origins(server: &Server) -> Table {
     table
 }
 
+/// What the idempotency layer takes above a handler.
+pub fn layer() -> Table {
+    let mut table = new(&["instructions of a request", "all", "more than the handler alone"]);
+    let alone = serving(Serving::Alone);
+    for what in Serving::all() {
+        let all = if what == Serving::Alone { alone } else { serving(what) };
+        table.add_row([what.title().to_owned(), grouped(all), grouped(all - alone)]);
+    }
+    table
+}
+
 /// Medians of rounds in which everybody has a turn, so that what else this machine does is shared out.
 fn times(server: &Server) -> Table {
     let mut table =
@@ -102,7 +110,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn new(header: &[&str]) -> Table {
+pub fn new(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header(header.iter().copied());
     for column in table.column_iter_mut().skip(1) {

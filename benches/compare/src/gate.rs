@@ -1,0 +1,71 @@
+//! The aims of the project, held by counts: instructions, allocations and bytes, which are the same from run to run of one build.
+
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::contender::Name;
+use crate::layer::Serving;
+use crate::load::Scenario;
+use crate::measure::{Server, serving};
+use crate::tables;
+
+/// A build in another folder divides the code differently among its units, and the environment's size moves the heap: either counts up to a
+/// hundredth more or less.
+const SLACK: f64 = 1.01;
+
+struct Aim<'a> {
+    what: &'static str,
+    most: f64,
+    reached: Box<dyn Fn() -> f64 + 'a>,
+}
+
+fn aim<'a>(what: &'static str, most: f64, reached: impl Fn() -> f64 + 'a) -> Aim<'a> {
+    Aim { what, most, reached: Box::new(reached) }
+}
+
+/// Of steadfast beside plain reqwest, and of the layer beside its handler.
+fn aims(server: &Server) -> Vec<Aim<'_>> {
+    let beside = |cost: &dyn Fn(Name) -> f64| cost(Name::Steadfast) / cost(Name::Reqwest);
+    let instructions = move |scenario| move || beside(&|name| server.instructions(name, scenario));
+    let allocations = move |scenario| move || beside(&|name| server.allocations(name, scenario));
+    let many =
+        || server.instructions(Name::Anywhere, Scenario::Origins) / server.instructions(Name::Anywhere, Scenario::Get);
+    let layer = |what| move || serving(what) - serving(Serving::Alone);
+    vec![
+        aim("GET: instructions, of reqwest's", 0.93, instructions(Scenario::Get)),
+        aim("POST with its key: instructions, of reqwest's", 0.96, instructions(Scenario::Post)),
+        aim("503, 503, 200: instructions, of three calls'", 0.92, instructions(Scenario::Persist)),
+        aim("64 in flight: instructions, of reqwest's", 0.94, instructions(Scenario::Get64)),
+        aim("GET: allocations, of reqwest's", 1.0, allocations(Scenario::Get)),
+        aim("POST with its key: allocations, of reqwest's", 1.0, allocations(Scenario::Post)),
+        aim("503, 503, 200: allocations, of three calls'", 0.95, allocations(Scenario::Persist)),
+        aim("bytes of one in flight, of reqwest's", 1.02, move || beside(&|name| server.held_by_one(name))),
+        aim("GET with 1,000 origins: instructions, of one with one", 1.05, many),
+        // Callgrind's processor has no instructions for SHA-256, which is 10,100 of each.
+        aim("a first execution over a memory store: instructions", 25_500.0, layer(Serving::First)),
+        aim("a replay from a memory store: instructions", 18_000.0, layer(Serving::Replay)),
+    ]
+}
+
+/// Prints what is reached, and fails if an aim is missed.
+pub fn check(server: &Server) -> ExitCode {
+    let aims = aims(server);
+    let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg}").unwrap();
+    let bar = ProgressBar::new(aims.len() as u64).with_style(style);
+    let mut table = tables::new(&["aim", "at most", "reached", ""]);
+    let mut missed = false;
+    for Aim { what, most, reached } in aims {
+        bar.set_message(what);
+        let reached = reached();
+        let kept = reached <= most * SLACK;
+        missed |= !kept;
+        let digits = if most < 10.0 { 3 } else { 0 };
+        let verdict = if kept { "" } else { "MISSED" };
+        table.add_row([what.to_owned(), most.to_string(), format!("{reached:.digits$}"), verdict.to_owned()]);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    println!("{table}");
+    if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
