@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Method;
@@ -85,8 +85,26 @@ pub(super) struct Shared<S> {
     pub(super) store: Arc<S>,
     pub(super) counters: Counters,
     pub(super) waits: Waits,
-    /// Told when nothing is under way any more.
+    /// Those who wait until nothing is under way, and only to them it is told: most of the time there is nobody, and a word to nobody takes a
+    /// lock.
+    pub(super) draining: AtomicUsize,
     pub(super) at_rest: Notify,
+}
+
+/// One who waits until nothing is under way.
+struct Draining<'a>(&'a AtomicUsize);
+
+impl<'a> Draining<'a> {
+    fn of(draining: &'a AtomicUsize) -> Self {
+        draining.fetch_add(1, Ordering::SeqCst);
+        Self(draining)
+    }
+}
+
+impl Drop for Draining<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Clone)]
@@ -144,7 +162,13 @@ impl<S: Store> IdempotencyLayer<S> {
             event: None,
             failures_run_again: false,
         };
-        let shared = Shared { store, counters: Counters::default(), waits: Waits::default(), at_rest: Notify::new() };
+        let shared = Shared {
+            store,
+            counters: Counters::default(),
+            waits: Waits::default(),
+            draining: AtomicUsize::new(0),
+            at_rest: Notify::new(),
+        };
         Self { config, shared: Arc::new(shared) }
     }
 
@@ -299,9 +323,11 @@ impl<S: Store> IdempotencyLayer<S> {
     /// stopped to accept. Without it a runtime that shuts down drops the handlers of clients that have hung up, and their operations end as
     /// unknown.
     pub async fn drain(&self) {
+        let _draining = Draining::of(&self.shared.draining);
         loop {
             let at_rest = self.shared.at_rest.notified();
-            if self.shared.counters.running.load(Ordering::Acquire) == 0 {
+            // In one order with the end of the last request: either that is seen here, or this drain is seen there.
+            if self.shared.counters.running.load(Ordering::SeqCst) == 0 {
                 return;
             }
             at_rest.await;

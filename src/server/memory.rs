@@ -4,6 +4,7 @@
 //! run can always be recorded. It evicts nothing that is alive; full, it says so. A restart forgets everything, running claims too:
 //! behind it, a crash between the charge and the answer lets a repeat run again.
 
+use std::cell::Cell;
 use std::collections::hash_map::Entry as Place;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Add;
@@ -36,18 +37,23 @@ const OVERHEAD: usize = 256;
 /// for up to an eighth of its retention longer.
 #[derive(Debug)]
 pub struct MemoryStore {
-    shards: Box<[Apart]>,
+    shards: Box<[Apart<Mutex<Shard>>]>,
     max_records: usize,
     max_bytes: usize,
-    records: AtomicUsize,
-    bytes: AtomicUsize,
-    named: AtomicU64,
+    held: Apart<Total>,
 }
 
-/// On cache lines of its own, so that two cores at two shards do not wait for one line.
+/// On cache lines of its own, so that two cores at two of these, or at one and at what never changes, do not wait for one line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Apart(Mutex<Shard>);
+struct Apart<T>(T);
+
+/// What all shards hold.
+#[derive(Debug, Default)]
+struct Total {
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct Shard {
@@ -92,9 +98,7 @@ impl MemoryStore {
             shards: (0..SHARDS).map(|_| Apart::default()).collect(),
             max_records: 100_000,
             max_bytes: 256 * 1024 * 1024,
-            records: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            named: AtomicU64::new(0),
+            held: Apart::default(),
         }
     }
 
@@ -115,7 +119,7 @@ impl MemoryStore {
     /// The records that it holds, expired ones included until they are swept.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.records.load(Ordering::Relaxed)
+        self.held.0.records.load(Ordering::Relaxed)
     }
 
     /// Whether it holds none.
@@ -139,15 +143,17 @@ impl MemoryStore {
     fn replace(&self, gone: Held, replaced: Held, comes: Held) -> Result<(), StoreError> {
         let room = gone + replaced;
         // Where there is no room for one more, none has gone and none is replaced.
-        trade(&self.records, room.records, comes.records, self.max_records)?;
-        trade(&self.bytes, room.bytes, comes.bytes, self.max_bytes).inspect_err(|_| {
+        let Apart(total) = &self.held;
+        trade(&total.records, room.records, comes.records, self.max_records)?;
+        trade(&total.bytes, room.bytes, comes.bytes, self.max_bytes).inspect_err(|_| {
             self.give_back(Held { records: comes.records - replaced.records, bytes: gone.bytes });
         })
     }
 
     fn give_back(&self, held: Held) {
-        self.records.fetch_sub(held.records, Ordering::Relaxed);
-        self.bytes.fetch_sub(held.bytes, Ordering::Relaxed);
+        let Apart(total) = &self.held;
+        total.records.fetch_sub(held.records, Ordering::Relaxed);
+        total.bytes.fetch_sub(held.bytes, Ordering::Relaxed);
     }
 
     /// Changes the entry of a claim that is still `token`'s: one that has ended is not ended again.
@@ -163,7 +169,7 @@ impl MemoryStore {
         let now_bytes = entry.bytes;
         entry.keep_in(expiry, id);
         // An end is recorded whatever it takes: the room for an answer was reserved, and its headers are a little more.
-        let _fits = trade(&self.bytes, bytes, now_bytes, usize::MAX);
+        let _fits = trade(&self.held.0.bytes, bytes, now_bytes, usize::MAX);
         Completed::Stored
     }
 
@@ -201,6 +207,19 @@ impl MemoryStore {
         }
         Ok(Claimed::Won(()))
     }
+}
+
+/// A number that nothing else in this process has been given. A thread takes a thousand at a time, so that threads seldom meet.
+fn number() -> u64 {
+    const BLOCK: u64 = 1000;
+    static TAKEN: AtomicU64 = AtomicU64::new(0);
+    thread_local!(static NEXT: Cell<u64> = const { Cell::new(0) });
+    NEXT.with(|next| {
+        let begins = next.get() % BLOCK == 0;
+        let number = if begins { TAKEN.fetch_add(BLOCK, Ordering::Relaxed) } else { next.get() };
+        next.set(number + 1);
+        number
+    })
 }
 
 /// Records, and the bytes that are reserved or used for them.
@@ -332,8 +351,7 @@ impl Store for MemoryStore {
     /// Counted: nobody else claims here, a copy of the process has a copy of the store, and to draw a name takes as long as all the rest of
     /// a claim.
     fn token(&self) -> Result<ClaimToken, KeyError> {
-        let number = self.named.fetch_add(1, Ordering::Relaxed);
-        Ok(ClaimToken::from_bytes(u128::from(number).to_ne_bytes()))
+        Ok(ClaimToken::from_bytes(u128::from(number()).to_ne_bytes()))
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {

@@ -32,7 +32,7 @@ pub(super) struct OneRunning<S>(Arc<IdempotencyLayer<S>>);
 
 impl<S> OneRunning<S> {
     pub(super) fn of(layer: Arc<IdempotencyLayer<S>>) -> Self {
-        layer.shared.counters.running.fetch_add(1, Ordering::AcqRel);
+        layer.shared.counters.running.fetch_add(1, Ordering::SeqCst);
         Self(layer)
     }
 }
@@ -47,8 +47,9 @@ impl<S> Deref for OneRunning<S> {
 
 impl<S> Drop for OneRunning<S> {
     fn drop(&mut self) {
-        if self.0.shared.counters.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.shared.at_rest.notify_waiters();
+        let shared = &self.0.shared;
+        if shared.counters.running.fetch_sub(1, Ordering::SeqCst) == 1 && shared.draining.load(Ordering::SeqCst) > 0 {
+            shared.at_rest.notify_waiters();
         }
     }
 }
