@@ -427,6 +427,16 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const LEASE: Duration = Duration::from_secs(30);
 
+    #[test]
+    fn no_thread_gives_a_number_that_another_has_given() {
+        let of_one = || (0..2500).map(|_| number()).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(of_one)).collect();
+        let mut numbers: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 4 * 2500);
+    }
+
     /// A record that is to be forgotten at `forget_at` instead of a lease and its retention later, and how many records a sweep removes
     /// at each of some instants, all of them after the claim.
     fn check(retention: Duration, forget_at: Duration, sweeps: &[(Duration, usize)]) {
@@ -484,7 +494,7 @@ mod tests {
         for shard in &store.shards {
             shard.0.lock().unwrap().entries.values().for_each(|entry| there = there + entry.held());
         }
-        assert_eq!((store.len(), store.bytes.load(Ordering::Relaxed)), (there.records, there.bytes));
+        assert_eq!((store.len(), store.held.0.bytes.load(Ordering::Relaxed)), (there.records, there.bytes));
         assert!(claims.len() > 1000, "{}", claims.len());
     }
 }
