@@ -29,7 +29,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use indicatif::{ProgressBar, ProgressStyle};
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completion, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId, Store,
+    Claim, Claimed, Completion, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId, Store,
 };
 use tower::{Service, ServiceBuilder, ServiceExt};
 
@@ -106,7 +106,7 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Durat
         workers.spawn(async move {
             while start.elapsed() < TIME {
                 let id = RecordId::new("claims", &key(run, number.fetch_add(1, Ordering::Relaxed)));
-                let token = ClaimToken::new().unwrap();
+                let token = store.token().unwrap();
                 let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), life, life);
                 let Claimed::Won(session) = store.claim(&claim).await.unwrap() else { panic!("a key was used twice") };
                 store.complete(&id, token, session, Completion::new(record.clone(), life)).await.unwrap();

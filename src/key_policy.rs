@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderName, Method};
 
 use crate::key::{IdempotencyKey, KeyError, KeyForm};
@@ -196,6 +197,9 @@ impl KeyPolicy {
         if !self.methods.is_empty() && self.max_length < uuid::fmt::Hyphenated::LENGTH {
             return Err("max_length is under 36, the length of a minted key");
         }
+        if [ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING].contains(&self.header) {
+            return Err("the key's header is one that says something else");
+        }
         if self.wait.is_some_and(|wait| wait.is_zero()) {
             return Err("wait_on_retry is under a second");
         }
@@ -228,6 +232,7 @@ mod tests {
     fn a_policy_that_cannot_work_is_refused() {
         assert!(KeyPolicy::standard().max_length(35).validate().is_err());
         assert!(KeyPolicy::off().max_length(35).validate().is_ok());
+        assert!(KeyPolicy::standard().header(CONTENT_TYPE).validate().is_err());
         assert!(KeyPolicy::standard().retention(Duration::ZERO).validate().is_err());
         assert!(KeyPolicy::standard().wait_on_retry(Duration::from_millis(999)).validate().is_err());
         for policy in [KeyPolicy::standard(), KeyPolicy::stripe(), KeyPolicy::paypal(), KeyPolicy::default()] {

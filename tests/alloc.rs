@@ -45,8 +45,8 @@ fn allocations<F: Future>(runtime: &tokio::runtime::Runtime, call: impl Fn() -> 
 }
 
 /// Allocations of an operation, beside those of a plain request of reqwest. A GET pays for its URL and its story with what is saved
-/// by not parsing the URL anew, by leaving out reqwest's own retries and by filling in the headers once for the origin, with room for what
-/// the transport adds; a POST pays for its key and the probe of its body besides. A second set of headers, which would stay here for the
+/// by not parsing the URL anew, by leaving out reqwest's own retries and by filling in the headers once for the origin; a POST pays for
+/// its key and the probe of its body besides. A second set of headers, which would stay here for the
 /// next attempt, is not needed where the caller has set none.
 #[test]
 fn an_operation_allocates_no_more_often_than_a_plain_request() {
@@ -153,12 +153,14 @@ fn a_body_in_small_pieces_takes_little_more_than_its_length() {
     /// As a chunked body comes: `1\r\nx\r\n` again and again, in the connection's buffer.
     struct Pieces {
         left: usize,
+        /// Whether it says how long it is.
+        told: bool,
         buffer: Bytes,
     }
 
     impl From<Bytes> for Pieces {
         fn from(buffer: Bytes) -> Self {
-            Self { left: 0, buffer }
+            Self { left: 0, told: true, buffer }
         }
     }
 
@@ -179,22 +181,22 @@ fn a_body_in_small_pieces_takes_little_more_than_its_length() {
         }
 
         fn size_hint(&self) -> SizeHint {
-            SizeHint::with_exact(self.left.try_into().unwrap())
+            if self.told { SizeHint::with_exact(self.left.try_into().unwrap()) } else { SizeHint::default() }
         }
     }
 
-    fn in_pieces() -> Pieces {
-        Pieces { left: LENGTH, buffer: Bytes::new() }
+    fn in_pieces(told: bool) -> Pieces {
+        Pieces { left: LENGTH, told, buffer: Bytes::new() }
     }
     let handler = |request: Request<Pieces>| async move {
         assert_eq!(request.body().buffer.len(), LENGTH);
-        Ok::<_, Infallible>(Response::new(in_pieces()))
+        Ok::<_, Infallible>(Response::new(in_pieces(true)))
     };
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let layer = IdempotencyLayer::new(MemoryStore::new()).max_body(LENGTH).max_response(LENGTH);
     let service = ServiceBuilder::new().layer(layer).service_fn(handler);
-    let request = Request::post("/").header("idempotency-key", "k").body(in_pieces()).unwrap();
+    let request = Request::post("/").header("idempotency-key", "k").body(in_pieces(false)).unwrap();
     let took = measure(|| {
         let answer = runtime.block_on(service.oneshot(request)).unwrap();
         assert_eq!(answer.headers()["idempotency-status"], "stored;retention=86400");

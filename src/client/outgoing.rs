@@ -1,6 +1,6 @@
 //! The request on its way: sent as often as its body allows, and turned into the GET of its result by a redirect.
 
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::Inner;
@@ -117,15 +117,14 @@ impl Outgoing {
         }
         let key = plan.key.as_ref().map(|key| (&client.keys.header, key.to_header(client.keys.form)));
         let has_none = self.template.headers().is_empty() && !self.adopted;
-        let Some(pattern) = plan.upstream.pattern(&client.keys.header).filter(|_| has_none) else {
-            return self.filled(plan.upstream.host.as_ref(), key);
-        };
+        let pattern = if has_none { plan.upstream.pattern(&client.keys.header) } else { None };
+        let Some(pattern) = pattern else { return self.filled(plan.upstream.host.as_ref(), key) };
         let mut request = blank(&self.template);
         *request.headers_mut() = pattern.headers(key, self.content_type);
         request
     }
 
-    /// The template with what it does not say itself.
+    /// The template with what it does not say itself, as a [`Pattern`](super::pattern::Pattern) has it.
     fn filled(&self, host: Option<&HeaderValue>, key: Option<(&HeaderName, HeaderValue)>) -> reqwest::Request {
         let content_type = self.content_type.value();
         let ours = usize::from(host.is_some()) + usize::from(key.is_some()) + usize::from(content_type.is_some());
@@ -133,6 +132,7 @@ impl Outgoing {
         let headers = request.headers_mut();
         if let Some(host) = host {
             headers.entry(HOST).or_insert_with(|| host.clone());
+            headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         }
         if let Some((name, key)) = key {
             headers.entry(name).or_insert(key);

@@ -1,12 +1,12 @@
-//! The headers of a request that has none of its own, as most requests are: filled in once for an origin, and cloned for every attempt,
-//! which takes half as long as to fill them in.
+//! The headers of a request that has none of its own, where `Host` is ours to write: filled in once for an origin, and cloned for every
+//! attempt, which takes half as long as to fill them in.
 
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::outgoing::ContentType;
 
-/// So many headers have room in a map: one that is full grows before it is seen that a header is there already.
+/// So many headers have room in a map's index. One that is full grows whenever a header is set, even if that header is there already.
 const ROOM: usize = 6;
 
 /// The headers that requests to one origin have in common.

@@ -2,10 +2,13 @@
 
 use std::pin::Pin;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
+
+/// What follows a body. Boxed: few bodies have any.
+pub(super) type Trailers = Option<Box<HeaderMap>>;
 
 /// A body is not whole.
 #[derive(Debug)]
@@ -18,10 +21,11 @@ pub(super) enum Cut {
 
 /// All of it, and what follows it, up to so many bytes.
 ///
-/// One piece is kept as it came. More are copied, since each may be a byte that keeps a whole buffer.
-pub(super) async fn whole<B: Body>(mut body: Pin<&mut B>, most: usize) -> Result<(Bytes, Option<HeaderMap>), Cut> {
-    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
-    let mut trailers: Option<HeaderMap> = None;
+/// One piece is kept as it came. More are copied, since each may be a byte that keeps a whole buffer. Room is made for what has come, and not
+/// for what is announced: a peer can announce anything.
+pub(super) async fn whole<B: Body>(mut body: Pin<&mut B>, most: usize) -> Result<(Bytes, Trailers), Cut> {
+    let (mut first, mut all) = (Bytes::new(), Vec::new());
+    let mut trailers = None;
     while let Some(frame) = body.frame().await {
         let mut data = match frame.map_err(|_| Cut::Failed)?.into_data() {
             Ok(data) => data,
@@ -30,27 +34,24 @@ pub(super) async fn whole<B: Body>(mut body: Pin<&mut B>, most: usize) -> Result
                 continue;
             }
         };
-        let length = data.remaining();
-        let so_far = first.len() + all.len();
+        let (so_far, length) = (first.len() + all.len(), data.remaining());
         if length > most - so_far {
             return Err(Cut::TooLong);
         }
-        if so_far == 0 {
-            first = data.copy_to_bytes(length);
-            continue;
+        match length {
+            0 => {}
+            _ if so_far == 0 => first = data.copy_to_bytes(length),
+            _ => {
+                all.extend_from_slice(&std::mem::take(&mut first));
+                all.put(data);
+            }
         }
-        if all.is_empty() {
-            let rest = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-            // A record keeps what is reserved here, so that it is to be as long as the body where that is known.
-            all.reserve(so_far + length + rest.min(most - so_far - length));
-            all.put(std::mem::take(&mut first));
-        }
-        all.put(data);
     }
-    Ok((if all.is_empty() { first } else { all.freeze() }, trailers))
+    // Boxed, it is as long as the body: a record keeps it for a day.
+    Ok((if all.is_empty() { first } else { all.into_boxed_slice().into() }, trailers))
 }
 
-fn joined<D>(trailers: Option<HeaderMap>, frame: Frame<D>) -> Option<HeaderMap> {
+fn joined<D>(trailers: Trailers, frame: Frame<D>) -> Trailers {
     let Ok(more) = frame.into_trailers() else { return trailers };
     let mut all = trailers.unwrap_or_default();
     all.extend(more);
@@ -61,8 +62,10 @@ fn joined<D>(trailers: Option<HeaderMap>, frame: Frame<D>) -> Option<HeaderMap> 
 mod tests {
     use std::convert::Infallible;
     use std::pin::pin;
+    use std::task::{Context, Poll};
 
     use futures_util::stream;
+    use http_body::SizeHint;
     use http_body_util::StreamBody;
 
     use super::*;
@@ -79,8 +82,27 @@ mod tests {
         Ok(Frame::trailers(trailers))
     }
 
-    async fn of(pieces: Vec<Piece>, most: usize) -> Result<(Bytes, Option<HeaderMap>), Cut> {
+    async fn of(pieces: Vec<Piece>, most: usize) -> Result<(Bytes, Trailers), Cut> {
         whole(pin!(StreamBody::new(stream::iter(pieces))), most).await
+    }
+
+    /// A body that announces more than there is memory for.
+    struct Boastful<B>(B);
+
+    impl<B: Body + Unpin> Body for Boastful<B> {
+        type Data = B::Data;
+        type Error = B::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(u64::MAX)
+        }
     }
 
     #[tokio::test]
@@ -110,9 +132,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_may_be_empty_where_nothing_else_may() {
+        assert!(of(vec![data(""), trailer("x", "1")], 0).await.unwrap().0.is_empty());
+        assert!(matches!(of(vec![data("a")], 0).await, Err(Cut::TooLong)));
+    }
+
+    #[tokio::test]
+    async fn what_is_announced_takes_no_room() {
+        let body = Boastful(StreamBody::new(stream::iter([data("a"), data("b")])));
+        assert_eq!(&whole(pin!(body), usize::MAX).await.unwrap().0[..], b"ab");
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_fails_is_a_body_that_fails() {
+        let pieces = stream::iter([Ok(Frame::data(Bytes::from_static(b"a"))), Err("cut")]);
+        assert!(matches!(whole(pin!(StreamBody::new(pieces)), 4).await, Err(Cut::Failed)));
+    }
+
+    #[tokio::test]
     async fn one_piece_is_not_copied() {
         let piece = Bytes::from(vec![1; 100]);
-        let (body, _) = of(vec![Ok(Frame::data(piece.clone()))], 100).await.unwrap();
-        assert_eq!(body.as_ptr(), piece.as_ptr());
+        for after in [vec![], vec![data("")]] {
+            let pieces = [data(""), Ok(Frame::data(piece.clone()))].into_iter().chain(after).collect();
+            let (body, _) = of(pieces, 100).await.unwrap();
+            assert_eq!(body.as_ptr(), piece.as_ptr());
+        }
     }
 }

@@ -351,7 +351,8 @@ impl Store for MemoryStore {
     /// Counted: nobody else claims here, a copy of the process has a copy of the store, and to draw a name takes as long as all the rest of
     /// a claim.
     fn token(&self) -> Result<ClaimToken, KeyError> {
-        Ok(ClaimToken::from_bytes(u128::from(number()).to_ne_bytes()))
+        // Marked, so that whoever counts as well does not count the same.
+        Ok(ClaimToken::from_bytes((u128::from(u64::MAX) << 64 | u128::from(number())).to_be_bytes()))
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {

@@ -39,8 +39,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// A name for a claim that is about to be made, which no other claim in this store has, had or will have.
     ///
-    /// By default it is random. A process must not count in a store that outlives it or that another one claims in: a fork, or a machine
-    /// restored from a snapshot, would give the same name to a claim of its own, and both would run.
+    /// Every claim of this crate's has its name from here, and so has one that is made by hand. By default it is random, as it must be in a
+    /// store that outlives its process or that another process claims in: one that counted there would, forked or restored from a snapshot,
+    /// give the same name to a claim of its own, and both would run. A store that wraps another may ask that one.
     ///
     /// # Errors
     ///
@@ -199,7 +200,7 @@ impl Fingerprint {
 pub struct ClaimToken([u8; 16]);
 
 impl ClaimToken {
-    /// A new one, from the operating system's randomness.
+    /// A new one, from the operating system's randomness. For a claim in a store, ask [`Store::token`].
     ///
     /// # Errors
     ///

@@ -4,7 +4,7 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;
 use steadfast::testing::{Act, Answer, FaultServer, Phase, Received};
-use steadfast::{Client, IdempotencyKey, KeyPolicy, ResponseExt};
+use steadfast::{Client, IdempotencyKey, KeyPolicy, RequestBuilder, ResponseExt};
 
 use crate::support::{doubting, trusting};
 
@@ -46,6 +46,33 @@ async fn the_callers_own_headers_take_the_place_of_ours() {
         assert_eq!(lines(request, "idempotency-key"), ["order-1"]);
     }
     assert_eq!(lines(&received[3], "content-type"), ["application/x-www-form-urlencoded"]);
+}
+
+/// A request without headers of its own is put together in another way than one with, and looks the same.
+#[tokio::test]
+async fn a_header_of_the_callers_changes_nothing_of_the_others() {
+    let server = FaultServer::start(|_, _| Act::answer(200)).await;
+    let client = trusting(&server).build().unwrap();
+    let requests: [fn(&Client) -> RequestBuilder; 6] = [
+        |client| client.get("/"),
+        |client| client.put("/").json(&1),
+        |client| client.post("/"),
+        |client| client.post("/").json(&1),
+        |client| client.post("/").form(&[("a", 1)]),
+        |client| client.post("/").body("x"),
+    ];
+    for request in requests {
+        for own in [None, Some("1")] {
+            let request = request(&client).idempotency_key("order-1".parse().unwrap());
+            let request = if let Some(own) = own { request.header("x-own", own) } else { request };
+            request.send().await.unwrap();
+        }
+        let [.., without, with] = &server.received()[..] else { panic!("two were sent") };
+        let mut others = with.headers.clone();
+        assert_eq!(others.remove("x-own").unwrap(), "1");
+        assert_eq!(without.headers, others);
+        assert_eq!((lines(without, "accept"), lines(without, "idempotency-key").len()), (vec!["*/*".to_owned()], 1));
+    }
 }
 
 #[tokio::test]

@@ -130,6 +130,17 @@ async fn another_origin_sees_nothing_of_the_callers_on_this_hop_and_every_later_
 }
 
 #[tokio::test]
+async fn another_origin_sees_neither_the_key_nor_the_host_of_a_request_without_other_headers() {
+    let abroad = FaultServer::play([Act::answer(200)]).await;
+    let home = FaultServer::play([Act::answer(redirect(302, abroad.url("/1")))]).await;
+    let client = trusting(&home).build().unwrap();
+    client.get("/").idempotency_key("mine".parse().unwrap()).send().await.unwrap();
+    assert_eq!(home.received()[0].key(), Some("mine"));
+    let hop = &abroad.received()[0];
+    assert_eq!((hop.header("host"), hop.key()), (Some(abroad.address().to_string().as_str()), None));
+}
+
+#[tokio::test]
 async fn a_body_does_not_leave_its_origin_with_a_get() {
     let abroad = FaultServer::play([Act::answer(200)]).await;
     let home = FaultServer::play([Act::answer(redirect(302, abroad.url("/")))]).await;

@@ -1,4 +1,4 @@
-//! The aims of the project, held by counts: instructions, allocations and bytes, which are the same from run to run of one build.
+//! The aims of the project, held by counts: instructions, allocations and bytes, which hardly differ from run to run.
 
 use std::process::ExitCode;
 
