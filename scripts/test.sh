@@ -236,7 +236,7 @@ step_counts() {
         return
     fi
     command -v valgrind >/dev/null || apt_install valgrind
-    cargo run -q --release --locked --manifest-path benches/compare/Cargo.toml -- gate
+    cargo run -q --profile gate --locked --manifest-path benches/compare/Cargo.toml -- gate
 }
 
 # ---- the run ---------------------------------------------------------------------------------------------------------

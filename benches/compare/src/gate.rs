@@ -10,8 +10,7 @@ use crate::load::Scenario;
 use crate::measure::{Server, serving};
 use crate::tables;
 
-/// A build in another folder divides the code differently among its units, and the environment's size moves the heap: either counts up to a
-/// hundredth more or less.
+/// The environment's size moves the heap, and with it the counts by a little.
 const SLACK: f64 = 1.01;
 
 struct Aim<'a> {

@@ -4,7 +4,7 @@
 //! cargo run --release                        steadfast and plain reqwest, every table
 //! cargo run --release --features peers      and the peers
 //! cargo run --release -- count get reqwest   one scenario, instructions only
-//! cargo run --release -- gate                whether the aims are met, by counts alone
+//! cargo run --profile gate -- gate           whether the aims are met, by counts alone
 //! ```
 //!
 //! The server and every measured client are processes of their own. Instructions are counted by callgrind, in the client's process
