@@ -98,6 +98,8 @@ fn callgrind(name: &str, arguments: impl FnOnce(Command) -> Command) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let file = kept.map_or_else(|| folder.path().join("out"), |folder| format!("{folder}/{name}").into());
     let mut valgrind = Command::new("valgrind");
+    // In the same environment wherever it runs: the client reads it, and what it keeps of it moves the heap.
+    valgrind.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     valgrind.args(["--tool=callgrind", "-q"]).arg(format!("--callgrind-out-file={}", file.display()));
     valgrind.arg(std::env::current_exe().unwrap());
     let output = arguments(valgrind).output().unwrap();
