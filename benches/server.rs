@@ -148,7 +148,8 @@ fn by_threads(threads: u32, layer: &IdempotencyLayer<MemoryStore>) -> [f64; 4] {
     ]
 }
 
-/// Calls a second of each, many at a time, on one runtime of two workers that both have enough to do.
+/// Calls a second of each, many at a time, on one runtime of two workers that both have enough to do. None of what shares nothing: its
+/// threads are runtimes.
 fn busy(layer: &IdempotencyLayer<MemoryStore>) -> [f64; 4] {
     let layered = ServiceBuilder::new().layer(layer.clone()).service_fn(handler);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

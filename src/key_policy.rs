@@ -111,7 +111,8 @@ impl KeyPolicy {
         self
     }
 
-    /// The name of the header.
+    /// The name of the header. One that says something else already (`Accept`, `Connection`, `Content-Length`, `Content-Type`, `Host`,
+    /// `Transfer-Encoding`) is an error when the client is built.
     #[must_use]
     pub fn header(mut self, name: HeaderName) -> Self {
         self.header = name;

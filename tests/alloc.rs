@@ -46,8 +46,8 @@ fn allocations<F: Future>(runtime: &tokio::runtime::Runtime, call: impl Fn() -> 
 
 /// Allocations of an operation, beside those of a plain request of reqwest. A GET pays for its URL and its story with what is saved
 /// by not parsing the URL anew, by leaving out reqwest's own retries and by filling in the headers once for the origin; a POST pays for
-/// its key and the probe of its body besides. A second set of headers, which would stay here for the
-/// next attempt, is not needed where the caller has set none.
+/// its key and the probe of its body besides. A second set of headers, which would stay here for the next attempt, is not needed where
+/// the caller has set none.
 #[test]
 fn an_operation_allocates_no_more_often_than_a_plain_request() {
     let url = server();

@@ -1,9 +1,10 @@
 //! The request on its way: sent as often as its body allows, and turned into the GET of its result by a redirect.
 
-use http::header::{ACCEPT, CONTENT_TYPE, HOST};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::Inner;
+use super::pattern::Pattern;
 use super::payload::Payload;
 use super::plan::Plan;
 use super::probe::Probe;
@@ -11,8 +12,8 @@ use super::upstream::Sent;
 use crate::key_policy::Trust;
 use crate::resume::{Identity, ResumeToken};
 
-/// Headers that the transport adds: `Accept`, and one to spare.
-const ROOM: usize = 2;
+/// Headers that are added to a template's: `Host`, `Accept`, the key, `Content-Type`, and one to spare.
+const ROOM: usize = 5;
 
 /// What the body is said to be where the caller's headers do not say it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -117,27 +118,27 @@ impl Outgoing {
         }
         let key = plan.key.as_ref().map(|key| (&client.keys.header, key.to_header(client.keys.form)));
         let has_none = self.template.headers().is_empty() && !self.adopted;
-        let pattern = if has_none { plan.upstream.pattern(&client.keys.header) } else { None };
-        let Some(pattern) = pattern else { return self.filled(plan.upstream.host.as_ref(), key) };
-        let mut request = blank(&self.template);
-        *request.headers_mut() = pattern.headers(key, self.content_type);
-        request
+        match plan.upstream.pattern(&client.keys.header) {
+            Some(pattern) if has_none => {
+                let mut request = blank(&self.template);
+                *request.headers_mut() = pattern.headers(key, self.content_type);
+                request
+            }
+            pattern => self.filled(pattern, key),
+        }
     }
 
-    /// The template with what it does not say itself, as a [`Pattern`](super::pattern::Pattern) has it.
-    fn filled(&self, host: Option<&HeaderValue>, key: Option<(&HeaderName, HeaderValue)>) -> reqwest::Request {
-        let content_type = self.content_type.value();
-        let ours = usize::from(host.is_some()) + usize::from(key.is_some()) + usize::from(content_type.is_some());
-        let mut request = self.copy(&self.template, ROOM + ours);
+    /// The template with what it does not say itself.
+    fn filled(&self, pattern: Option<&Pattern>, key: Option<(&HeaderName, HeaderValue)>) -> reqwest::Request {
+        let mut request = self.copy(&self.template, ROOM);
         let headers = request.headers_mut();
-        if let Some(host) = host {
-            headers.entry(HOST).or_insert_with(|| host.clone());
-            headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        if let Some(pattern) = pattern {
+            pattern.add_to(headers);
         }
         if let Some((name, key)) = key {
             headers.entry(name).or_insert(key);
         }
-        if let Some(content_type) = content_type {
+        if let Some(content_type) = self.content_type.value() {
             headers.entry(CONTENT_TYPE).or_insert(content_type);
         }
         request

@@ -37,7 +37,7 @@ pub(super) fn origin(url: &Url) -> &str {
 #[derive(Debug)]
 pub(super) struct Upstream {
     /// What requests say in `Host`, if it is not left to the transport.
-    pub(super) host: Option<HeaderValue>,
+    host: Option<HeaderValue>,
     /// Made at the first request.
     pattern: OnceLock<Pattern>,
     pub(super) budget: RetryBudget,
@@ -50,7 +50,7 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// The headers of requests that have none of their own, if `Host` is not left to the transport.
+    /// The headers that requests have in common, if `Host` is not left to the transport.
     pub(super) fn pattern(&self, key: &HeaderName) -> Option<&Pattern> {
         let host = self.host.as_ref()?;
         Some(self.pattern.get_or_init(|| Pattern::new(host, key)))

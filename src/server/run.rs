@@ -214,7 +214,7 @@ where
 
     async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
         let (parts, body) = response.into_parts();
-        // It said that it is short enough; one that says too little is the handler's all the same.
+        // It has said that it is short enough. One that turns out longer is kept as well: the handler has acted, and here is its answer.
         let Ok(Ok((body, trailers))) = caught(pin!(whole(pin!(body), usize::MAX))).await else {
             return self.give_up(Some(session), Refusal::HandlerFailed).await;
         };

@@ -10,7 +10,7 @@ use crate::load::Scenario;
 use crate::measure::{Server, serving};
 use crate::tables;
 
-/// The environment's size moves the heap, and with it the counts by a little.
+/// Builds of the same code in different folders differ by nearly as much.
 const SLACK: f64 = 1.01;
 
 struct Aim<'a> {

@@ -125,6 +125,41 @@ async fn an_event_whose_claim_is_answered_late_is_renewed_at_once() {
     assert!(matches!(delivery, Delivery::Handled(())));
 }
 
+/// An answer that is longer than it says.
+struct Understated(Full<Bytes>);
+
+impl Body for Understated {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(1)
+    }
+}
+
+/// The handler has acted and answered: that its answer is longer than what is kept of others does not make it unknown.
+#[tokio::test]
+async fn an_answer_that_is_longer_than_it_says_is_kept() {
+    let executions = Executions::default();
+    let layer = IdempotencyLayer::new(MemoryStore::new()).max_response(4).lapsed(Lapsed::Rerun);
+    for told in ["stored", "replayed"] {
+        let counted = executions.clone();
+        let answering = service_fn(move |_: Request<Full<Bytes>>| {
+            counted.add();
+            ready(Ok::<_, Infallible>(Response::new(Understated(Full::from("charged")))))
+        });
+        let answer = layer.layer(answering).oneshot(request()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert!(answer.headers()["idempotency-status"].to_str().unwrap().starts_with(told));
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "charged");
+    }
+    assert_eq!(executions.count(), 1);
+}
+
 /// Panics when it is dropped.
 struct Dies;
 
