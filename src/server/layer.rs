@@ -10,6 +10,7 @@ use http::request::Parts;
 use tokio::sync::Notify;
 
 use super::answer::Terms;
+use super::apart::{Stripe, Striped};
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::service::IdempotencyService;
@@ -83,7 +84,8 @@ pub struct IdempotencyLayer<S> {
 /// What all clones of a layer and all its services have in common.
 pub(super) struct Shared<S> {
     pub(super) store: Arc<S>,
-    pub(super) counters: Counters,
+    /// Striped, since every operation counts four times.
+    pub(super) counters: Striped<Counters>,
     pub(super) waits: Waits,
     /// Those who wait until nothing is under way, and only to them it is told: most of the time there is nobody, and a word to nobody takes a
     /// lock.
@@ -128,6 +130,13 @@ pub(super) struct Config {
     pub(super) failures_run_again: bool,
 }
 
+impl<S> IdempotencyLayer<S> {
+    /// Those that this thread counts on.
+    pub(super) fn counters(&self) -> &Counters {
+        self.shared.counters.at(Stripe::of_this_thread())
+    }
+}
+
 impl<S> Clone for IdempotencyLayer<S> {
     fn clone(&self) -> Self {
         Self { config: self.config.clone(), shared: self.shared.clone() }
@@ -164,7 +173,7 @@ impl<S: Store> IdempotencyLayer<S> {
         };
         let shared = Shared {
             store,
-            counters: Counters::default(),
+            counters: Striped::default(),
             waits: Waits::default(),
             draining: AtomicUsize::new(0),
             at_rest: Notify::new(),
@@ -327,7 +336,7 @@ impl<S: Store> IdempotencyLayer<S> {
         loop {
             let at_rest = self.shared.at_rest.notified();
             // In one order with the end of the last request: either that is seen here, or this drain is seen there.
-            if self.shared.counters.running.load(Ordering::SeqCst) == 0 {
+            if self.shared.counters.all().all(|counters| counters.running.load(Ordering::SeqCst) == 0) {
                 return;
             }
             at_rest.await;

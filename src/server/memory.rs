@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::apart::Apart;
 use super::record::Record;
 use super::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
@@ -42,11 +43,6 @@ pub struct MemoryStore {
     max_bytes: usize,
     held: Apart<Total>,
 }
-
-/// On cache lines of its own, so that two cores at two of these, or at one and at what never changes, do not wait for one line.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Apart<T>(T);
 
 /// What all shards hold.
 #[derive(Debug, Default)]

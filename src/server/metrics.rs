@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::apart::Striped;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// Counts since the layer was made, from [`IdempotencyLayer::metrics`](super::IdempotencyLayer::metrics).
@@ -13,10 +15,9 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
         }
 
-        /// The first of them are touched by every operation, and stand on one cache line: between two cores it is the line that
-        /// takes the time.
+        /// What one stripe has counted. The first of them are touched by every operation, and stand on one cache line.
         #[derive(Debug)]
-        #[repr(C, align(64))]
+        #[repr(C)]
         pub(super) struct Counters {
             /// Requests that are under way: the one that goes down again.
             pub(super) running: AtomicUsize,
@@ -29,9 +30,13 @@ macro_rules! counters {
             }
         }
 
-        impl Counters {
+        impl Striped<Counters> {
             pub(super) fn snapshot(&self) -> Metrics {
-                Metrics { $($name: self.$name.value.load(Ordering::Relaxed),)* }
+                let mut sum = Metrics::default();
+                for counters in self.all() {
+                    $(sum.$name += counters.$name.value.load(Ordering::Relaxed);)*
+                }
+                sum
             }
         }
     };

@@ -63,6 +63,7 @@
 
 pub mod admin;
 mod answer;
+mod apart;
 mod body;
 mod deadline;
 mod hygiene;
