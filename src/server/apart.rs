@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[repr(align(128))]
 pub(super) struct Apart<T>(pub(super) T);
 
-/// Threads share so many. More than workers, on most machines; 6 KiB for the counters of a layer.
-const STRIPES: usize = 16;
+/// As many threads have one each: more than a server has workers, most of the time.
+const STRIPES: usize = 32;
 
 /// One for each of a few threads, which together are the whole: a count is the sum of all.
 #[derive(Debug, Default)]
 pub(super) struct Striped<T>([Apart<T>; STRIPES]);
 
 impl<T> Striped<T> {
-    pub(super) fn at(&self, stripe: Stripe) -> &T {
+    pub(super) fn at(&self, Stripe(stripe): Stripe) -> &T {
         let Self(all) = self;
-        &all.get(stripe.0 % STRIPES).unwrap_or(&all[0]).0
+        &all.get(stripe).unwrap_or(&all[0]).0
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &T> {
@@ -26,15 +26,24 @@ impl<T> Striped<T> {
 }
 
 /// Which of them a thread writes to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stripe(usize);
 
 impl Stripe {
+    /// Any number is one of them.
+    pub(super) fn of(number: usize) -> Self {
+        Self(number % STRIPES)
+    }
+
     /// That of this thread: threads take them in turn.
     pub(super) fn of_this_thread() -> Self {
         static TAKEN: AtomicUsize = AtomicUsize::new(0);
-        thread_local!(static MINE: Stripe = Stripe(TAKEN.fetch_add(1, Ordering::Relaxed)));
+        thread_local!(static MINE: Stripe = Stripe::of(TAKEN.fetch_add(1, Ordering::Relaxed)));
         MINE.with(|mine| *mine)
+    }
+
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        (0..STRIPES).map(Self)
     }
 }
 

@@ -87,6 +87,7 @@ mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
+    use super::super::apart::Stripe;
     use super::*;
 
     #[derive(Clone, Default)]
@@ -103,13 +104,15 @@ mod tests {
 
     #[test]
     fn what_is_counted_is_also_told() {
-        let (log, counters) = (Log::default(), Counters::default());
+        let (log, counters) = (Log::default(), Striped::<Counters>::default());
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::DEBUG)
             .with_ansi(false)
             .with_writer(move || writer.clone());
-        tracing::subscriber::with_default(subscriber.finish(), || count(&counters.replayed));
+        tracing::subscriber::with_default(subscriber.finish(), || {
+            count(&counters.at(Stripe::of_this_thread()).replayed)
+        });
         assert_eq!(counters.snapshot(), Metrics { replayed: 1, ..Metrics::default() });
         let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert!(log.contains("steadfast::keys") && log.contains("outcome=\"replayed\""), "{log}");

@@ -4,15 +4,20 @@
 //! run can always be recorded. It evicts nothing that is alive; full, it says so. A restart forgets everything, running claims too:
 //! behind it, a crash between the charge and the answer lets a repeat run again.
 
+mod expiry;
+mod room;
+
 use std::cell::Cell;
-use std::collections::hash_map::Entry as Place;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::ops::Add;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::apart::Apart;
+use self::expiry::{Expiry, Place};
+use self::room::{Held, Room};
+use super::apart::{Apart, Stripe};
 use super::record::Record;
 use super::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
@@ -34,31 +39,19 @@ const OVERHEAD: usize = 256;
 /// | [`max_records`](Self::max_records) | 100,000, running ones included |
 /// | [`max_bytes`](Self::max_bytes) | 256 MiB of answers and reservations |
 ///
-/// What has expired is removed on the way, a few records at each claim; [`Store::sweep`] removes more. It takes up room until then, and
-/// for up to an eighth of its retention longer.
+/// What has expired is removed on the way: a few records at each claim, and as many as it takes before one is refused. It takes up room
+/// until then, and is seen to have expired up to an eighth of its retention late. [`Store::sweep`] removes more.
+///
+/// A thread forgets what it has claimed itself before it forgets what another has, since allocators take back best what the same thread
+/// took from them.
 #[derive(Debug)]
 pub struct MemoryStore {
     shards: Box<[Apart<Mutex<Shard>>]>,
-    max_records: usize,
-    max_bytes: usize,
-    held: Apart<Total>,
-}
-
-/// What all shards hold.
-#[derive(Debug, Default)]
-struct Total {
-    records: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-#[derive(Debug, Default)]
-struct Shard {
-    entries: HashMap<RecordId, Entry>,
     expiry: Expiry,
+    room: Room,
 }
 
-/// When each record is looked at, to be forgotten. An instant may be shared, so the record is part of the key.
-type Expiry = BTreeSet<(Instant, RecordId)>;
+type Shard = HashMap<RecordId, Entry>;
 
 #[derive(Debug)]
 struct Entry {
@@ -68,7 +61,7 @@ struct Entry {
     retention: Duration,
     forget_at: Instant,
     /// Its place in `expiry`.
-    looked_at: Instant,
+    place: Place,
     /// Bytes reserved or used.
     bytes: usize,
 }
@@ -92,30 +85,29 @@ impl MemoryStore {
     pub fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Apart::default()).collect(),
-            max_records: 100_000,
-            max_bytes: 256 * 1024 * 1024,
-            held: Apart::default(),
+            expiry: Expiry::default(),
+            room: Room::new(100_000, 256 * 1024 * 1024),
         }
     }
 
     /// The most records, running claims included.
     #[must_use]
     pub fn max_records(mut self, records: usize) -> Self {
-        self.max_records = records;
+        self.room.max_records = records;
         self
     }
 
     /// The most bytes of stored and reserved answers.
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.max_bytes = bytes;
+        self.room.max_bytes = bytes;
         self
     }
 
     /// The records that it holds, expired ones included until they are swept.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.held.0.records.load(Ordering::Relaxed)
+        self.room.taken().records
     }
 
     /// Whether it holds none.
@@ -131,77 +123,113 @@ impl MemoryStore {
         shard.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes room for what comes, some of it in the place of what has gone and of what it replaces; where there is no room, what has gone
-    /// is room all the same, and what would have been replaced stays.
-    ///
-    /// Every claim of every core counts here, so that it touches as little as it can: one that sweeps as many records as it adds
-    /// leaves their number alone.
-    fn replace(&self, gone: Held, replaced: Held, comes: Held) -> Result<(), StoreError> {
-        let room = gone + replaced;
-        // Where there is no room for one more, none has gone and none is replaced.
-        let Apart(total) = &self.held;
-        trade(&total.records, room.records, comes.records, self.max_records)?;
-        trade(&total.bytes, room.bytes, comes.bytes, self.max_bytes).inspect_err(|_| {
-            self.give_back(Held { records: comes.records - replaced.records, bytes: gone.bytes });
-        })
-    }
-
-    fn give_back(&self, held: Held) {
-        let Apart(total) = &self.held;
-        total.records.fetch_sub(held.records, Ordering::Relaxed);
-        total.bytes.fetch_sub(held.bytes, Ordering::Relaxed);
-    }
-
     /// Changes the entry of a claim that is still `token`'s: one that has ended is not ended again.
     fn fenced(&self, id: &RecordId, token: ClaimToken, change: impl FnOnce(&mut Entry, Instant)) -> Completed {
         let now = clock::now();
         let mut shard = self.shard(id);
-        let Shard { entries, expiry } = &mut *shard;
-        let Some(entry) = entries.get_mut(id).filter(|entry| entry.is_held_by(token, now)) else {
+        let Some(entry) = shard.get_mut(id).filter(|entry| entry.is_held_by(token, now)) else {
             return Completed::Lost;
         };
         let bytes = entry.bytes;
         change(entry, now);
-        let now_bytes = entry.bytes;
-        entry.keep_in(expiry, id);
+        self.keep_in_place(entry, *id);
         // An end is recorded whatever it takes: the room for an answer was reserved, and its headers are a little more.
-        let _fits = trade(&self.held.0.bytes, bytes, now_bytes, usize::MAX);
+        self.room.resize(bytes, entry.bytes);
         Completed::Stored
+    }
+
+    /// It is to be forgotten at another time than was said before. Where that is later, and where it is hardly earlier, it is seen
+    /// when it is looked at: most operations end soon, so that a change of place for each would be most of the work.
+    fn keep_in_place(&self, entry: &mut Entry, id: RecordId) {
+        let late = entry.place.looked_at.saturating_duration_since(entry.forget_at);
+        if late > entry.retention / 8 {
+            self.expiry.remove(entry.place, id);
+            entry.place = self.expiry.add(id, entry.forget_at);
+        }
     }
 
     /// The completion whose reply was lost, repeated.
     fn is_completed_by(&self, id: &RecordId, token: ClaimToken) -> bool {
         let done = |entry: &Entry| entry.token == token && matches!(entry.phase, Phase::Done(_));
-        self.shard(id).entries.get(id).is_some_and(done)
+        self.shard(id).get(id).is_some_and(done)
     }
 
     fn claim_now(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
         let now = clock::now();
+        let mut gone = self.sweep_on_the_way(claim.id, now);
+        loop {
+            let claimed = self.enter(claim, now, gone);
+            if !matches!(claimed, Err(StoreError::Full)) {
+                return claimed;
+            }
+            // Nothing is refused for want of room that nobody uses.
+            gone = self.sweep_lists(Stripe::all(), now, SWEEP);
+            if gone.records == 0 {
+                return claimed;
+            }
+        }
+    }
+
+    /// Claims in the room of what has gone, if more is wanted than there is.
+    fn enter(&self, claim: &Claim<'_>, now: Instant, gone: Held) -> Result<Claimed<()>, StoreError> {
         let mut shard = self.shard(claim.id);
-        let gone = shard.sweep(now, SWEEP);
-        let Shard { entries, expiry } = &mut *shard;
         let mut bytes = OVERHEAD.saturating_add(claim.reserve);
         // The room comes first: a record that is replaced must not be forgotten for want of it.
-        match entries.entry(*claim.id) {
-            Place::Vacant(place) => {
-                self.replace(gone, Held::default(), Held { records: 1, bytes })?;
-                place.insert(Entry::enter(claim, bytes, now, expiry));
+        match shard.entry(*claim.id) {
+            Slot::Vacant(slot) => {
+                self.room.replace(gone, Held::default(), Held { records: 1, bytes })?;
+                slot.insert(Entry::of(claim, bytes, now, &self.expiry));
             }
-            Place::Occupied(mut place) => {
-                let entry = place.get();
+            Slot::Occupied(mut slot) => {
+                let entry = slot.get();
                 if entry.forget_at > now {
                     if !entry.gives_way_to(claim, now) {
-                        self.give_back(gone);
+                        self.room.give_back(gone);
                         return Ok(Claimed::Known(entry.state(now)));
                     }
                     bytes = bytes.max(entry.bytes);
                 }
-                self.replace(gone, entry.held(), Held { records: 1, bytes })?;
-                expiry.remove(&(entry.looked_at, *claim.id));
-                place.insert(Entry::enter(claim, bytes, now, expiry));
+                self.room.replace(gone, entry.held(), Held { records: 1, bytes })?;
+                self.expiry.remove(entry.place, *claim.id);
+                slot.insert(Entry::of(claim, bytes, now, &self.expiry));
             }
         }
         Ok(Claimed::Won(()))
+    }
+
+    /// Forgets a few records that have expired: this thread's, and then those of any other, which may have nothing more to do. Which one, a
+    /// hash decides.
+    fn sweep_on_the_way(&self, id: &RecordId, now: Instant) -> Held {
+        let [_, other, ..] = id.as_bytes();
+        let lists = [Stripe::of_this_thread(), Stripe::of(usize::from(*other))];
+        self.sweep_lists(lists.into_iter(), now, SWEEP)
+    }
+
+    fn sweep_lists(&self, lists: impl Iterator<Item = Stripe>, now: Instant, most: usize) -> Held {
+        let expired = lists.flat_map(|list| std::iter::from_fn(move || self.expiry.pop(list, now)));
+        // Each is taken from its list before its shard is locked: whoever has a shard may lock a list.
+        expired
+            .map(|(id, place)| self.forget(id, place, now))
+            .filter(|gone| gone.records > 0)
+            .take(most)
+            .fold(Held::default(), Held::add)
+    }
+
+    /// Forgets a record whose time has come, unless it was renewed, or claimed anew since it was taken from its list.
+    fn forget(&self, id: RecordId, place: Place, now: Instant) -> Held {
+        let mut shard = self.shard(&id);
+        let Slot::Occupied(mut slot) = shard.entry(id) else { return Held::default() };
+        let entry = slot.get_mut();
+        if entry.place != place {
+            return Held::default();
+        }
+        if entry.forget_at > now {
+            entry.place = self.expiry.add(id, entry.forget_at);
+            return Held::default();
+        }
+        let entry = slot.remove();
+        drop(shard);
+        entry.held()
     }
 }
 
@@ -218,62 +246,18 @@ fn number() -> u64 {
     })
 }
 
-/// Records, and the bytes that are reserved or used for them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Held {
-    records: usize,
-    bytes: usize,
-}
-
-impl Add for Held {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
-    }
-}
-
-impl Shard {
-    /// Removes up to `most` records that have expired.
-    fn sweep(&mut self, now: Instant, most: usize) -> Held {
-        let mut gone = Held::default();
-        while gone.records < most {
-            let Some(&(looked_at, id)) = self.expiry.first() else { break };
-            if looked_at > now {
-                break;
-            }
-            self.expiry.pop_first();
-            if let Place::Occupied(mut place) = self.entries.entry(id) {
-                if place.get().forget_at > now {
-                    place.get_mut().look_at_end(&mut self.expiry, &id);
-                } else {
-                    gone = gone + place.remove().held();
-                }
-            }
-        }
-        gone
-    }
-
-    fn remove(&mut self, id: &RecordId) -> Held {
-        let Some(entry) = self.entries.remove(id) else { return Held::default() };
-        self.expiry.remove(&(entry.looked_at, *id));
-        entry.held()
-    }
-}
-
 impl Entry {
-    /// A claim that begins now, with its place in `expiry`.
-    fn enter(claim: &Claim<'_>, bytes: usize, now: Instant, expiry: &mut Expiry) -> Self {
+    /// A claim that begins now.
+    fn of(claim: &Claim<'_>, bytes: usize, now: Instant, expiry: &Expiry) -> Self {
         let until = later(now, claim.lease);
         let forget_at = later(until, claim.retention);
-        expiry.insert((forget_at, *claim.id));
         Self {
             fingerprint: claim.fingerprint,
             token: claim.token,
             phase: Phase::Running { until },
             retention: claim.retention,
             forget_at,
-            looked_at: forget_at,
+            place: expiry.add(*claim.id, forget_at),
             bytes,
         }
     }
@@ -288,22 +272,6 @@ impl Entry {
 
     fn held(&self) -> Held {
         Held { records: 1, bytes: self.bytes }
-    }
-
-    /// It is to be forgotten at another time than was said before. Where that is later, and where it is hardly earlier, it is seen
-    /// when it is looked at: most operations end soon, so that a change of place for each would be most of the work.
-    fn keep_in(&mut self, expiry: &mut Expiry, id: &RecordId) {
-        let late = self.looked_at.saturating_duration_since(self.forget_at);
-        if late > self.retention / 8 {
-            expiry.remove(&(self.looked_at, *id));
-            self.look_at_end(expiry, id);
-        }
-    }
-
-    /// It is looked at when it is to be forgotten.
-    fn look_at_end(&mut self, expiry: &mut Expiry, id: &RecordId) {
-        self.looked_at = self.forget_at;
-        expiry.insert((self.forget_at, *id));
     }
 
     fn is_held_by(&self, token: ClaimToken, now: Instant) -> bool {
@@ -323,22 +291,6 @@ impl Entry {
 fn later(instant: Instant, time: Duration) -> Instant {
     let century = Duration::from_secs(100 * 365 * 24 * 3600);
     instant.checked_add(time.min(century)).unwrap_or(instant)
-}
-
-/// `comes` in the place of `gone`, within `most`.
-fn trade(counter: &AtomicUsize, gone: usize, comes: usize, most: usize) -> Result<(), StoreError> {
-    let more = comes.saturating_sub(gone);
-    if more > 0 {
-        let add = |now: usize| now.checked_add(more).filter(|sum| *sum <= most);
-        return counter
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
-            .map(|_| ())
-            .map_err(|_| StoreError::Full);
-    }
-    if gone > comes {
-        counter.fetch_sub(gone - comes, Ordering::Relaxed);
-    }
-    Ok(())
 }
 
 impl Store for MemoryStore {
@@ -383,10 +335,13 @@ impl Store for MemoryStore {
     async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
         let now = clock::now();
         let mut shard = self.shard(id);
-        if !shard.entries.get(id).is_some_and(|entry| entry.is_held_by(token, now)) {
+        let Slot::Occupied(slot) = shard.entry(*id) else { return Ok(Completed::Lost) };
+        if !slot.get().is_held_by(token, now) {
             return Ok(Completed::Lost);
         }
-        self.give_back(shard.remove(id));
+        let entry = slot.remove();
+        self.expiry.remove(entry.place, *id);
+        self.room.give_back(entry.held());
         Ok(Completed::Stored)
     }
 
@@ -401,19 +356,13 @@ impl Store for MemoryStore {
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
         let now = clock::now();
         let shard = self.shard(id);
-        Ok(shard.entries.get(id).filter(|entry| entry.forget_at > now).map(|entry| entry.state(now)))
+        Ok(shard.get(id).filter(|entry| entry.forget_at > now).map(|entry| entry.state(now)))
     }
 
     async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
-        let now = clock::now();
-        let mut swept = 0;
-        for shard in &self.shards {
-            let mut shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let gone = shard.sweep(now, most - swept);
-            self.give_back(gone);
-            swept += gone.records;
-        }
-        Ok(swept)
+        let gone = self.sweep_lists(Stripe::all(), clock::now(), most);
+        self.room.give_back(gone);
+        Ok(gone.records)
     }
 }
 
@@ -437,17 +386,18 @@ mod tests {
     /// A record that is to be forgotten at `forget_at` instead of a lease and its retention later, and how many records a sweep removes
     /// at each of some instants, all of them after the claim.
     fn check(retention: Duration, forget_at: Duration, sweeps: &[(Duration, usize)]) {
-        let (mut shard, now, id) = (Shard::default(), clock::now(), RecordId::new("", "1"));
+        let (store, now, id) = (MemoryStore::new(), clock::now(), RecordId::new("", "1"));
         let token = ClaimToken::new().unwrap();
         let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, retention);
-        let Shard { entries, expiry } = &mut shard;
-        let entry = entries.entry(id).or_insert(Entry::enter(&claim, 7, now, expiry));
+        let mut entry = Entry::of(&claim, 7, now, &store.expiry);
         entry.forget_at = now + forget_at;
-        entry.keep_in(expiry, &id);
+        store.keep_in_place(&mut entry, id);
+        store.shard(&id).insert(id, entry);
         for (at, removed) in sweeps {
-            assert_eq!(shard.sweep(now + *at, 9).records, *removed, "{retention:?}, at {at:?}");
+            let gone = store.sweep_lists(Stripe::all(), now + *at, 9);
+            assert_eq!(gone.records, *removed, "{retention:?}, at {at:?}");
         }
-        assert!(shard.entries.is_empty() && shard.expiry.is_empty(), "{retention:?}");
+        assert_eq!((store.shard(&id).len(), store.expiry.len()), (0, 0), "{retention:?}");
     }
 
     /// A record's place in the order of expiry is not changed at each end, so it may be looked at late; and early, where it was renewed.
@@ -462,6 +412,21 @@ mod tests {
             }
             let renewed = 4 * LEASE + retention;
             check(retention, renewed, &[(LEASE + retention, 0), (renewed - SECOND, 0), (renewed, 1)]);
+        }
+    }
+
+    /// Whichever thread claimed it: one that does nothing more forgets nothing.
+    #[test]
+    fn no_claim_is_refused_while_what_has_expired_takes_up_the_room() {
+        let claim = |store: &MemoryStore, key: u32| {
+            let id = RecordId::new("", &key.to_string());
+            let token = ClaimToken::new().unwrap();
+            store.claim_now(&Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), Duration::ZERO, Duration::ZERO))
+        };
+        for key in 0..64 {
+            let (store, three) = (MemoryStore::new().max_records(3), [1000, 1001, 1002]);
+            std::thread::scope(|scope| scope.spawn(|| three.map(|key| claim(&store, key).unwrap())).join().unwrap());
+            assert!(matches!(claim(&store, key), Ok(Claimed::Won(()))), "{key}");
         }
     }
 
@@ -489,9 +454,10 @@ mod tests {
         }
         let mut there = Held::default();
         for shard in &store.shards {
-            shard.0.lock().unwrap().entries.values().for_each(|entry| there = there + entry.held());
+            shard.0.lock().unwrap().values().for_each(|entry| there = there + entry.held());
         }
-        assert_eq!((store.len(), store.held.0.bytes.load(Ordering::Relaxed)), (there.records, there.bytes));
+        assert_eq!(store.room.taken(), there);
+        assert_eq!(store.expiry.len(), there.records, "each record is listed once");
         assert!(claims.len() > 1000, "{}", claims.len());
     }
 }
