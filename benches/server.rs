@@ -17,15 +17,17 @@
 )]
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use axum::routing::post;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use indicatif::{ProgressBar, ProgressStyle};
 use steadfast::server::{
@@ -42,6 +44,7 @@ const SHORT: Duration = Duration::from_millis(100);
 const TIME: Duration = Duration::from_secs(2);
 /// How long it is seen what several threads make of it.
 const SPELL: Duration = Duration::from_secs(1);
+const SPELLS: usize = 9;
 /// What is compared with the bare handler takes turns with it, each turn so long; the median of the differences is what is told, so that a
 /// machine that is slow for a second is slow for both.
 const TURN: Duration = Duration::from_millis(200);
@@ -53,9 +56,11 @@ const ANSWER: &str = r#"{"id":"ch_1","amount":1200}"#;
 
 type Body = Full<Bytes>;
 
+/// It answers as one does that answers in JSON: with bytes of its own and a header. Where they are kept, who gives them back matters.
 async fn handler(_: Request<Body>) -> Result<Response<Body>, Infallible> {
-    let mut response = Response::new(Full::new(ANSWER.into()));
+    let mut response = Response::new(Full::new(ANSWER.to_owned().into()));
     *response.status_mut() = StatusCode::CREATED;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
@@ -71,7 +76,10 @@ fn request(key: &str) -> Request<Body> {
 
 /// A key that no other measurement uses, of this run or another.
 fn key(run: u64, number: u64) -> String {
-    format!("{:08x}-{run:08x}-{number:016x}", std::process::id())
+    // At its full length at once: a string that grows takes the allocator's lock for every piece.
+    let mut key = String::with_capacity(34);
+    write!(key, "{:08x}-{run:08x}-{number:016x}", std::process::id()).unwrap();
+    key
 }
 
 fn new_run() -> u64 {
@@ -123,7 +131,7 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Durat
 /// the second core is what there is to gain.
 const CONTENDERS: [&str; 4] = [
     "the layer over a memory store",
-    "as many layers and stores as threads",
+    "a layer and a store for each thread",
     "the handler on a task of its own",
     "the handler alone",
 ];
@@ -137,28 +145,55 @@ fn over<S: Store>(store: Arc<S>, life: Duration) -> IdempotencyLayer<S> {
     IdempotencyLayer::shared(store).retention(life).lease(life / 20)
 }
 
-/// Calls a second of each by so many threads, which have a runtime each.
-fn by_threads(threads: u32, layer: &IdempotencyLayer<MemoryStore>) -> [f64; 4] {
-    let layered = |layer: IdempotencyLayer<_>| ServiceBuilder::new().layer(layer).service_fn(handler);
-    [
-        together(threads, async |next| microseconds(layered(layer.clone()), SPELL, next).await),
-        together(threads, async |next| microseconds(layered(memory_layer()), SPELL, next).await),
-        together(threads, async |next| microseconds(tower::service_fn(spawned), SPELL, next).await),
-        together(threads, async |next| microseconds(tower::service_fn(handler), SPELL, next).await),
-    ]
+/// Calls a second of each contender, by one thread and by two, in turns.
+///
+/// The threads live as long as the measurement, as a server's do: the memory of a thread that has ended belongs to nobody, and whoever gives
+/// it back waits for whoever has come by it.
+fn by_threads() -> Vec<[[f64; 4]; 2]> {
+    let (layer, start) = (memory_layer(), Barrier::new(2));
+    let work = |thread: usize| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let layered = |layer: IdempotencyLayer<_>| ServiceBuilder::new().layer(layer).service_fn(handler);
+        let (layer, apart) = (layered(layer.clone()), layered(memory_layer()));
+        let calls = async |contender| {
+            let (run, thread) = (new_run(), thread as u64);
+            let next = |number| key(run, thread << 40 | number);
+            1e6 / match contender {
+                0 => microseconds(layer.clone(), SPELL, next).await,
+                1 => microseconds(apart.clone(), SPELL, next).await,
+                2 => microseconds(tower::service_fn(spawned), SPELL, next).await,
+                _ => microseconds(tower::service_fn(handler), SPELL, next).await,
+            }
+        };
+        let spell = |threads, contender| {
+            start.wait();
+            if thread < threads { runtime.block_on(calls(contender)) } else { 0.0 }
+        };
+        (0..=SPELLS).map(|_| [1, 2].map(|threads| [0, 1, 2, 3].map(|contender| spell(threads, contender)))).collect()
+    };
+    let [first, second]: [Vec<[[f64; 4]; 2]>; 2] = std::thread::scope(|scope| {
+        [0, 1].map(|thread| scope.spawn(move || work(thread))).map(|worker| worker.join().unwrap())
+    });
+    let sum = |(first, second): ([[f64; 4]; 2], [[f64; 4]; 2])| {
+        [0, 1].map(|threads| std::array::from_fn(|contender| first[threads][contender] + second[threads][contender]))
+    };
+    first.into_iter().zip(second).map(sum).collect()
 }
 
 /// Calls a second of each, many at a time, on one runtime of two workers that both have enough to do. None of what shares nothing: its
 /// threads are runtimes.
-fn busy(layer: &IdempotencyLayer<MemoryStore>) -> [f64; 4] {
-    let layered = ServiceBuilder::new().layer(layer.clone()).service_fn(handler);
+fn busy() -> Vec<[f64; 4]> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    [
-        runtime.block_on(at_once(layered)),
-        f64::NAN,
-        runtime.block_on(at_once(tower::service_fn(spawned))),
-        runtime.block_on(at_once(tower::service_fn(handler))),
-    ]
+    let layered = ServiceBuilder::new().layer(memory_layer()).service_fn(handler);
+    let turn = |_| {
+        [
+            runtime.block_on(at_once(layered.clone())),
+            f64::NAN,
+            runtime.block_on(at_once(tower::service_fn(spawned))),
+            runtime.block_on(at_once(tower::service_fn(handler))),
+        ]
+    };
+    (0..=SPELLS).map(turn).collect()
 }
 
 async fn at_once<S, R>(service: S) -> f64
@@ -185,18 +220,26 @@ where
     callers.join_all().await.iter().sum()
 }
 
-/// Calls a second, all threads together; `work` is given the keys of its thread and says how many microseconds one call takes.
-fn together(threads: u32, work: impl AsyncFn(Box<dyn FnMut(u64) -> String>) -> f64 + Sync) -> f64 {
-    let (run, work) = (new_run(), &work);
-    let on = |thread: u32| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let next = Box::new(move |number: u64| key(run, u64::from(thread) << 40 | number));
-        1e6 / runtime.block_on(work(next))
+/// Nanoseconds that a cache line takes from one core to the other. It says what the ratios below are worth: on a virtual machine it may be
+/// ten times as much a minute later, when its cores have been moved apart.
+fn handover() -> f64 {
+    const TIMES: u64 = 100_000;
+    let line = AtomicU64::new(0);
+    let hand_on = |thread: u64| {
+        for number in (thread..TIMES).step_by(2) {
+            while line.load(Ordering::Acquire) != number {
+                std::hint::spin_loop();
+            }
+            line.store(number + 1, Ordering::Release);
+        }
     };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|thread| scope.spawn(move || on(thread))).collect();
-        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
-    })
+    let once = || {
+        let start = Instant::now();
+        line.store(0, Ordering::Relaxed);
+        std::thread::scope(|scope| [0, 1].map(|thread| _ = scope.spawn(move || hand_on(thread))));
+        start.elapsed().as_secs_f64() * 1e9 / TIMES as f64
+    };
+    median((0..9).map(|_| once()).collect())
 }
 
 fn median(mut numbers: Vec<f64>) -> f64 {
@@ -205,19 +248,23 @@ fn median(mut numbers: Vec<f64>) -> f64 {
 }
 
 fn scaling() {
-    let layer = memory_layer();
+    let before = handover();
     // The first turn does not count: a core that has just woken up is slow.
-    let turns: Vec<_> = (0..10).map(|_| [by_threads(1, &layer), by_threads(2, &layer), busy(&layer)]).skip(1).collect();
-    let of = |number: &dyn Fn(&[[f64; 4]; 3]) -> f64| median(turns.iter().map(number).collect());
+    let (by_threads, busy) = (by_threads().split_off(1), busy().split_off(1));
+    let after = handover();
+    println!(
+        "\nA cache line went from core to core in {before:.0} ns before this table was made, and in {after:.0} ns afterwards."
+    );
     println!(
         "\n| first executions | a second, one thread | adds, µs | a second, two threads | ratio | two busy workers: adds, µs of a core |"
     );
     println!("| --- | --- | --- | --- | --- | --- |");
     for (index, name) in CONTENDERS.iter().enumerate() {
+        let of = |number: &dyn Fn(&[[f64; 4]; 2]) -> f64| median(by_threads.iter().map(number).collect());
         let [one, two] = [0, 1].map(|threads| of(&|turn| turn[threads][index]));
-        let added = of(&|[one, ..]| 1e6 / one[index] - 1e6 / one[3]);
-        let ratio = of(&|[one, two, _]| two[index] / one[index]);
-        let busy = of(&|[.., busy]| 2e6 / busy[index] - 2e6 / busy[3]);
+        let added = of(&|[one, _]| 1e6 / one[index] - 1e6 / one[3]);
+        let ratio = of(&|[one, two]| two[index] / one[index]);
+        let busy = median(busy.iter().map(|turn| 2e6 / turn[index] - 2e6 / turn[3]).collect());
         let busy = if busy.is_nan() { "-".to_owned() } else { format!("{busy:.1}") };
         println!("| {name} | {one:.0} | {added:.1} | {two:.0} | {ratio:.2} | {busy} |");
     }
