@@ -145,11 +145,14 @@ fn over<S: Store>(store: Arc<S>, life: Duration) -> IdempotencyLayer<S> {
     IdempotencyLayer::shared(store).retention(life).lease(life / 20)
 }
 
-/// Calls a second of each contender, by one thread and by two, in turns.
+/// Calls a second of each contender: by one thread, and by two.
+type Turn = [[f64; CONTENDERS.len()]; 2];
+
+/// What each contender makes, in turns.
 ///
 /// The threads live as long as the measurement, as a server's do: the memory of a thread that has ended belongs to nobody, and whoever gives
 /// it back waits for whoever has come by it.
-fn by_threads() -> Vec<[[f64; 4]; 2]> {
+fn by_threads() -> Vec<Turn> {
     let (layer, start) = (memory_layer(), Barrier::new(2));
     let work = |thread: usize| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -171,10 +174,10 @@ fn by_threads() -> Vec<[[f64; 4]; 2]> {
         };
         (0..=SPELLS).map(|_| [1, 2].map(|threads| [0, 1, 2, 3].map(|contender| spell(threads, contender)))).collect()
     };
-    let [first, second]: [Vec<[[f64; 4]; 2]>; 2] = std::thread::scope(|scope| {
+    let [first, second]: [Vec<Turn>; 2] = std::thread::scope(|scope| {
         [0, 1].map(|thread| scope.spawn(move || work(thread))).map(|worker| worker.join().unwrap())
     });
-    let sum = |(first, second): ([[f64; 4]; 2], [[f64; 4]; 2])| {
+    let sum = |(first, second): (Turn, Turn)| {
         [0, 1].map(|threads| std::array::from_fn(|contender| first[threads][contender] + second[threads][contender]))
     };
     first.into_iter().zip(second).map(sum).collect()
@@ -260,7 +263,7 @@ fn scaling() {
     );
     println!("| --- | --- | --- | --- | --- | --- |");
     for (index, name) in CONTENDERS.iter().enumerate() {
-        let of = |number: &dyn Fn(&[[f64; 4]; 2]) -> f64| median(by_threads.iter().map(number).collect());
+        let of = |number: &dyn Fn(&Turn) -> f64| median(by_threads.iter().map(number).collect());
         let [one, two] = [0, 1].map(|threads| of(&|turn| turn[threads][index]));
         let added = of(&|[one, _]| 1e6 / one[index] - 1e6 / one[3]);
         let ratio = of(&|[one, two]| two[index] / one[index]);

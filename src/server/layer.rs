@@ -10,7 +10,7 @@ use http::request::Parts;
 use tokio::sync::Notify;
 
 use super::answer::Terms;
-use super::apart::{Stripe, Striped};
+use super::apart::Striped;
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::service::IdempotencyService;
@@ -133,7 +133,7 @@ pub(super) struct Config {
 impl<S> IdempotencyLayer<S> {
     /// Those that this thread counts on.
     pub(super) fn counters(&self) -> &Counters {
-        self.shared.counters.at(Stripe::of_this_thread())
+        self.shared.counters.mine()
     }
 }
 
@@ -336,7 +336,7 @@ impl<S: Store> IdempotencyLayer<S> {
         loop {
             let at_rest = self.shared.at_rest.notified();
             // In one order with the end of the last request: either that is seen here, or this drain is seen there.
-            if self.shared.counters.all().all(|counters| counters.running.load(Ordering::SeqCst) == 0) {
+            if self.shared.counters.were_at_rest() {
                 return;
             }
             at_rest.await;

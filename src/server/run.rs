@@ -18,7 +18,6 @@ use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
 use super::answer::{BodyError, Piece, Refusal, ResponseBody, Told};
-use super::apart::Stripe;
 use super::body::whole;
 use super::layer::{IdempotencyLayer, Lapsed, Verdict};
 use super::lease::{Lease, renewing};
@@ -29,17 +28,12 @@ use super::record::Record;
 use super::store::{Completed, Completion, Store, StoreError};
 
 /// A request that is under way, for [`drain`](IdempotencyLayer::drain).
-pub(super) struct OneRunning<S> {
-    layer: Arc<IdempotencyLayer<S>>,
-    /// Where it was counted: whoever drains takes each of them by itself for at rest, and the request may end on another thread.
-    stripe: Stripe,
-}
+pub(super) struct OneRunning<S>(Arc<IdempotencyLayer<S>>);
 
 impl<S> OneRunning<S> {
     pub(super) fn of(layer: Arc<IdempotencyLayer<S>>) -> Self {
-        let stripe = Stripe::of_this_thread();
-        layer.shared.counters.at(stripe).running.fetch_add(1, Ordering::SeqCst);
-        Self { layer, stripe }
+        layer.counters().begin();
+        Self(layer)
     }
 }
 
@@ -47,15 +41,15 @@ impl<S> Deref for OneRunning<S> {
     type Target = IdempotencyLayer<S>;
 
     fn deref(&self) -> &IdempotencyLayer<S> {
-        &self.layer
+        &self.0
     }
 }
 
 impl<S> Drop for OneRunning<S> {
     fn drop(&mut self) {
-        let shared = &self.layer.shared;
-        let before = shared.counters.at(self.stripe).running.fetch_sub(1, Ordering::SeqCst);
-        if before == 1 && shared.draining.load(Ordering::SeqCst) > 0 {
+        self.counters().end();
+        let shared = &self.shared;
+        if shared.draining.load(Ordering::SeqCst) > 0 {
             shared.at_rest.notify_waiters();
         }
     }

@@ -291,7 +291,7 @@ fn known<S, R: Body>(
     same: bool,
     waited: bool,
 ) -> Response<ResponseBody<R>> {
-    let counters = &layer.counters();
+    let counters = layer.counters();
     let (counter, mut response, told) = match state {
         _ if !same => {
             count(&counters.mismatched);

@@ -1,8 +1,7 @@
 //! When each record is looked at, to be forgotten.
 //!
-//! A record is memory that one thread has taken from the allocator and another may give back, which takes the allocator far longer than what a
-//! thread gives back that took it: with glibc's, two cores then do hardly more than one. So each thread has a list of its own, of what it
-//! has claimed, and forgets what is on it.
+//! A record is memory, which an allocator takes back best from the thread that it gave it to. With glibc's, threads that give back each
+//! other's wait for each other, and two cores do hardly more than one. So each thread lists what it claims, and forgets what it has listed.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
