@@ -6,8 +6,8 @@
 #   ./scripts/bench.sh server             the layer, store by store; starts a Redis and a PostgreSQL of its own
 #   ./scripts/bench.sh compile            what a user's build costs more; builds three small crates from nothing
 #
-# Instructions are counted by valgrind, which must be there. Instructions and allocations are the same from run to run of one build. Times
-# are not: nothing else should run meanwhile.
+# Instructions are counted by valgrind, which is installed if it is missing. Instructions and allocations are the same from run to run of
+# one build. Times are not: nothing else should run meanwhile.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -31,7 +31,7 @@ version() { # lock file, crate
 }
 
 need_valgrind() {
-    command -v valgrind >/dev/null || { echo "please install valgrind" >&2 && return 1; }
+    command -v valgrind >/dev/null || ./scripts/apt_install.sh valgrind
 }
 
 bench_client() {

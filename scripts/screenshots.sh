@@ -17,12 +17,7 @@ WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 
 need() { # command, package
-    command -v "$1" >/dev/null && return
-    local sudo=""
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    echo "installing $2"
-    $sudo apt-get update -qq
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null
+    command -v "$1" >/dev/null || ./scripts/apt_install.sh "$2"
 }
 
 # A picture of a page, of width,height, each point two pixels wide. What the browser says is told only if it fails.

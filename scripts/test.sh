@@ -24,22 +24,13 @@ fail() { echo "error: $*" >&2 && return 1; }
 note() { echo "$*" | tee -a "$NOTES"; }
 
 # ---- what steps need -------------------------------------------------------------------------------------------------
-apt_install() {
-    command -v apt-get >/dev/null || fail "please install: $*"
-    local sudo=""
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    echo "installing $*"
-    $sudo apt-get update -qq
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
-}
-
 # The feature `native-tls` is OpenSSL on Linux, and the system's own library elsewhere.
 need_openssl() {
-    [ "$(uname)" != Linux ] || pkg-config --exists openssl 2>/dev/null || apt_install pkg-config libssl-dev
+    [ "$(uname)" != Linux ] || pkg-config --exists openssl 2>/dev/null || ./scripts/apt_install.sh pkg-config libssl-dev
 }
 
 need_python() {
-    python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3 python3-venv
+    python3 -c 'import ensurepip, venv' 2>/dev/null || ./scripts/apt_install.sh python3 python3-venv
 }
 
 # rustup's minimal profile leaves these two out.
@@ -146,7 +137,7 @@ UNREACHABLE='could not resolve|failed to connect|could( no|n.)t connect|network 
 UNREACHABLE+='|timed out|tunnel failed|proxy connect aborted|recv failure|send failure|non-properly terminated|early eof'
 
 step_deny() {
-    command -v git >/dev/null || apt_install git ca-certificates
+    command -v git >/dev/null || ./scripts/apt_install.sh git ca-certificates
     need_cargo_deny
     cargo-deny check --hide-inclusion-graph licenses bans sources
 
@@ -235,7 +226,7 @@ step_counts() {
         note "counts: NOT CHECKED, they are those of Linux on x86-64"
         return
     fi
-    command -v valgrind >/dev/null || apt_install valgrind
+    command -v valgrind >/dev/null || ./scripts/apt_install.sh valgrind
     cargo run -q --profile gate --locked --manifest-path benches/compare/Cargo.toml -- gate
 }
 

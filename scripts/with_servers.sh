@@ -13,17 +13,13 @@ set -euo pipefail
 
 fail() { echo "error: $*" >&2 && exit 1; }
 
-apt_install() {
-    command -v apt-get >/dev/null || fail "please install: $*"
-    local sudo=""
+# Debian's packages make a cluster and start a service; this script wants the programs alone.
+no_cluster() {
+    local sudo="" config=/etc/postgresql-common/createcluster.conf
     [ "$(id -u)" = 0 ] || sudo=sudo
-    echo "installing $*" >&2
-    # Debian's packages make a cluster and start a service; this script wants the programs alone.
-    $sudo mkdir -p /etc/postgresql-common
-    [ -e /etc/postgresql-common/createcluster.conf ] ||
-        echo 'create_main_cluster = false' | $sudo tee /etc/postgresql-common/createcluster.conf >/dev/null
-    $sudo apt-get update -qq
-    $sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    [ ! -e "$config" ] || return 0
+    $sudo mkdir -p "$(dirname "$config")"
+    echo 'create_main_cluster = false' | $sudo tee "$config" >/dev/null
 }
 
 # The newest PostgreSQL's folder of programs: Debian keeps initdb out of PATH.
@@ -35,7 +31,10 @@ postgres_bin() {
 missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
 [ -n "$(postgres_bin)" ] || missing+=(postgresql)
-[ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+if [ ${#missing[@]} != 0 ]; then
+    if command -v apt-get >/dev/null; then no_cluster; fi
+    "$(dirname "${BASH_SOURCE[0]}")/apt_install.sh" "${missing[@]}"
+fi
 PG=$(postgres_bin)
 
 folder=$(mktemp -d)
