@@ -22,10 +22,6 @@ fn compared() -> impl Iterator<Item = Name> {
     Name::all().filter(|name| *name != Name::Anywhere)
 }
 
-fn takes_part(name: Name, scenario: Scenario) -> bool {
-    scenario != Scenario::Persist || name.retries_without_end()
-}
-
 fn instructions(server: &Server) -> Table {
     let mut table = new(&["instructions", "GET", "POST", "503, 503, 200", "64 in flight"]);
     let scenarios = [Scenario::Get, Scenario::Post, Scenario::Persist, Scenario::Get64];
@@ -49,10 +45,6 @@ fn relative(table: &mut Table, scenarios: &[Scenario], measure: impl Fn(Name, Sc
     for name in compared() {
         let mut row = vec![name.title().to_owned()];
         for (column, &scenario) in scenarios.iter().enumerate() {
-            if !takes_part(name, scenario) {
-                row.push("-".to_owned());
-                continue;
-            }
             let cost = measure(name, scenario);
             if name == Name::Reqwest {
                 plain.push(cost);

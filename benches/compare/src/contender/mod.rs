@@ -67,15 +67,6 @@ impl Name {
         }
     }
 
-    /// One of them has a quota that a run of failures uses up.
-    pub fn retries_without_end(self) -> bool {
-        match self {
-            #[cfg(feature = "peers")]
-            Self::Smithy => false,
-            _ => true,
-        }
-    }
-
     pub fn run(self, port: u16, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
         match self {
             Self::Reqwest => load::run::<plain::Plain>(port, scenario, operations, say),

@@ -163,14 +163,17 @@ pub mod gax {
 
 /// The runtime under the AWS SDK, without authentication and signing.
 pub mod smithy {
-    use std::convert::Infallible;
+    use std::fmt;
     use std::sync::Arc;
 
     use aws_smithy_http_client::Builder;
     use aws_smithy_runtime::client::orchestrator::operation::Operation;
     use aws_smithy_runtime::client::retries::classifiers::HttpStatusCodeClassifier;
-    use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+    use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
+    use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, OrchestratorError};
+    use aws_smithy_runtime_api::client::runtime_plugin::StaticRuntimePlugin;
     use aws_smithy_types::body::SdkBody;
+    use aws_smithy_types::config_bag::Layer;
     use aws_smithy_types::retry::RetryConfig;
     use aws_smithy_types::timeout::TimeoutConfig;
 
@@ -180,46 +183,73 @@ pub mod smithy {
     type Input = (&'static str, String, Vec<u8>);
 
     #[derive(Clone)]
-    pub struct Smithy(Arc<Operation<Input, Charge, Infallible>>);
+    pub struct Smithy {
+        usual: Arc<Operation<Input, Charge, Refused>>,
+        /// Its quota would rightly end a run in which every operation fails twice.
+        stubborn: Arc<Operation<Input, Charge, Refused>>,
+    }
+
+    #[derive(Debug)]
+    pub struct Refused;
+
+    impl fmt::Display for Refused {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("refused")
+        }
+    }
+
+    impl std::error::Error for Refused {}
+
+    fn decode(response: &HttpResponse) -> Result<Charge, OrchestratorError<Refused>> {
+        if !response.status().is_success() {
+            return Err(OrchestratorError::operation(Refused));
+        }
+        Ok(serde_json::from_slice(response.body().bytes().unwrap()).unwrap())
+    }
+
+    fn operation(base: &str, bucket: Option<TokenBucket>) -> Arc<Operation<Input, Charge, Refused>> {
+        let at_once = RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::ZERO);
+        let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(30));
+        let mut builder = Operation::builder()
+            .service_name("charges")
+            .operation_name("charge")
+            .http_client(Builder::new().build_http())
+            .endpoint_url(base)
+            .no_auth()
+            .standard_retry(&at_once)
+            .retry_classifier(HttpStatusCodeClassifier::default())
+            .timeout_config(timeouts.operation_attempt_timeout(Duration::from_secs(10)).build())
+            .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new());
+        if let Some(bucket) = bucket {
+            let mut config = Layer::new("quota");
+            config.store_put(RetryPartition::custom("charges").token_bucket(bucket).build());
+            builder = builder.runtime_plugin(StaticRuntimePlugin::new().with_config(config.freeze()));
+        }
+        let encoded = builder.serializer(|(method, path, body): Input| {
+            let mut request = HttpRequest::new(SdkBody::from(body));
+            request.set_method(method).unwrap();
+            request.set_uri(path).unwrap();
+            request.headers_mut().insert("content-type", "application/json");
+            Ok(request)
+        });
+        Arc::new(encoded.deserializer(decode).build())
+    }
 
     impl Contender for Smithy {
         fn new(base: &str) -> Self {
-            let at_once = RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::ZERO);
-            let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(30));
-            let operation = Operation::builder()
-                .service_name("charges")
-                .operation_name("charge")
-                .http_client(Builder::new().build_http())
-                .endpoint_url(base)
-                .no_auth()
-                .standard_retry(&at_once)
-                .retry_classifier(HttpStatusCodeClassifier::default())
-                .timeout_config(timeouts.operation_attempt_timeout(Duration::from_secs(10)).build())
-                .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
-                .serializer(|(method, path, body): Input| {
-                    let mut request = HttpRequest::new(SdkBody::from(body));
-                    request.set_method(method).unwrap();
-                    request.set_uri(path).unwrap();
-                    request.headers_mut().insert("content-type", "application/json");
-                    Ok(request)
-                })
-                .deserializer::<Charge, Infallible>(|response| {
-                    Ok(serde_json::from_slice(response.body().bytes().unwrap()).unwrap())
-                })
-                .build();
-            Self(Arc::new(operation))
+            Self { usual: operation(base, None), stubborn: operation(base, Some(TokenBucket::unlimited())) }
         }
 
         async fn get(&self, place: &Place) -> Charge {
-            self.0.invoke(("GET", place.path.clone(), Vec::new())).await.unwrap()
+            self.usual.invoke(("GET", place.path.clone(), Vec::new())).await.unwrap()
         }
 
         async fn post(&self, place: &Place, charge: &NewCharge) -> Charge {
-            self.0.invoke(("POST", place.path.clone(), serde_json::to_vec(charge).unwrap())).await.unwrap()
+            self.usual.invoke(("POST", place.path.clone(), serde_json::to_vec(charge).unwrap())).await.unwrap()
         }
 
-        async fn persist(&self, _: &Place) -> Charge {
-            panic!("its retry quota ends a run of failures")
+        async fn persist(&self, place: &Place) -> Charge {
+            self.stubborn.invoke(("GET", place.path.clone(), Vec::new())).await.unwrap()
         }
     }
 }
