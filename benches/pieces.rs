@@ -1,0 +1,202 @@
+//! What the pieces cost that every operation is made of: a key, a request, a decision, a claim. In time, and in allocations.
+//!
+//! ```text
+//! cargo bench --bench pieces --features server               all of them
+//! cargo bench --bench pieces --features server -- policy     those of which the name matches
+//! ```
+//!
+//! What a whole operation costs beside other clients is told by `benches/compare`, and what the layer and its stores cost by
+//! `benches/server.rs`. These are for whoever changes one of the pieces: times differ from machine to machine, and gate nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a benchmark that cannot do its work has nothing to say, and time is what it measures"
+)]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant, SystemTime};
+
+use divan::{AllocProfiler, Bencher};
+
+#[global_allocator]
+static ALLOCATOR: AllocProfiler = AllocProfiler::system();
+
+/// What is shared is measured by one thread and by two.
+const THREADS: [usize; 2] = [1, 2];
+
+fn main() {
+    divan::main();
+}
+
+mod client {
+    use steadfast::{Client, IdempotencyKey};
+
+    use super::*;
+
+    fn with_a_base() -> Client {
+        Client::builder().base_url("https://api.example.com/v1").build().unwrap()
+    }
+
+    #[divan::bench]
+    fn clone_a_client(bencher: Bencher<'_, '_>) {
+        let client = with_a_base();
+        bencher.bench(|| client.clone());
+    }
+
+    /// Most of it is the system call for sixteen random bytes.
+    #[divan::bench]
+    fn mint_a_key() -> IdempotencyKey {
+        IdempotencyKey::mint().unwrap()
+    }
+
+    /// For comparison: what a relative path saves.
+    #[divan::bench]
+    fn parse_a_url() -> steadfast::reqwest::Url {
+        black_box("https://api.example.com/v1/charges").parse().unwrap()
+    }
+
+    #[divan::bench]
+    fn get_by_path(bencher: Bencher<'_, '_>) {
+        let client = with_a_base();
+        bencher.bench(|| client.get(black_box("/charges")));
+    }
+
+    #[divan::bench]
+    fn get_by_url(bencher: Bencher<'_, '_>) {
+        let client = Client::new();
+        bencher.bench(|| client.get(black_box("https://api.example.com/v1/charges")));
+    }
+
+    #[divan::bench]
+    fn post_json(bencher: Bencher<'_, '_>) {
+        let client = with_a_base();
+        bencher.bench(|| client.post(black_box("/charges")).json(&black_box(("eur", 1200_u64))));
+    }
+}
+
+mod policy {
+    use steadfast::http::HeaderMap;
+    use steadfast::http::header::{HeaderValue, RETRY_AFTER};
+    use steadfast::policy::{
+        Breaker, BreakerPolicy, Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason,
+        retry_hint,
+    };
+
+    use super::*;
+
+    /// All operations to an origin draw on one budget.
+    #[divan::bench(threads = THREADS)]
+    fn operation_that_succeeds_at_once(bencher: Bencher<'_, '_>) {
+        let (policy, budget, now) = (RetryPolicy::new(), RetryBudget::standard(), Instant::now());
+        bencher.bench(|| {
+            let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+            operation.begin_attempt();
+            let decision = operation.decide(Class::Success, &Hint::default(), now, 0.0);
+            assert_eq!(decision, Decision::Stop(StopReason::Done));
+        });
+    }
+
+    #[divan::bench(threads = THREADS)]
+    fn operation_that_succeeds_after_a_retry(bencher: Bencher<'_, '_>) {
+        let (policy, budget, now) = (RetryPolicy::new(), RetryBudget::standard(), Instant::now());
+        bencher.bench(|| {
+            let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+            for class in [Class::Ambiguous, Class::Success] {
+                operation.begin_attempt();
+                black_box(operation.decide(class, &Hint::default(), now, 0.5));
+            }
+        });
+    }
+
+    /// As most answers are.
+    #[divan::bench]
+    fn hint_that_is_not_there(bencher: Bencher<'_, '_>) {
+        read_a_hint(bencher, None);
+    }
+
+    #[divan::bench]
+    fn hint_in_seconds(bencher: Bencher<'_, '_>) {
+        read_a_hint(bencher, Some("120"));
+    }
+
+    #[divan::bench]
+    fn hint_that_is_a_date(bencher: Bencher<'_, '_>) {
+        read_a_hint(bencher, Some("Sun, 06 Nov 2094 08:49:37 GMT"));
+    }
+
+    fn read_a_hint(bencher: Bencher<'_, '_>, value: Option<&'static str>) {
+        let headers: HeaderMap =
+            value.map(|value| (RETRY_AFTER, HeaderValue::from_static(value))).into_iter().collect();
+        let now = SystemTime::now();
+        assert_eq!(retry_hint(&headers, now).is_some(), value.is_some());
+        bencher.bench(|| retry_hint(black_box(&headers), now));
+    }
+
+    /// One lock for all calls to an origin, held for as long as this takes.
+    #[divan::bench(threads = THREADS)]
+    fn call_through_a_breaker(bencher: Bencher<'_, '_>) {
+        let (breaker, now) = (Breaker::new(BreakerPolicy::new()), Instant::now());
+        bencher.bench(|| {
+            let permit = breaker.acquire(now).unwrap();
+            permit.record(Class::Success, Duration::from_millis(1), now)
+        });
+    }
+}
+
+mod server {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+    use http::{HeaderMap, StatusCode};
+    use steadfast::server::{Claim, Claimed, Completion, Fingerprint, MemoryStore, Record, RecordId, Store};
+
+    use super::*;
+
+    /// So short that records are forgotten as fast as they come, as in a process that has been up for a day.
+    const KEPT: Duration = Duration::from_millis(1);
+    const LEASE: Duration = Duration::from_secs(30);
+
+    #[divan::bench]
+    fn identity_of_a_key() -> RecordId {
+        RecordId::new(black_box("tenant"), black_box("1f0c33a2-6b1d-4c0e-9d5e-0d6f6a2b7c11"))
+    }
+
+    #[divan::bench(args = [32, 1024, 1024 * 1024])]
+    fn fingerprint_of_bytes(bencher: Bencher<'_, '_>, length: usize) {
+        let body = vec![b'x'; length];
+        bencher.counter(divan::counter::BytesCount::new(length)).bench(|| Fingerprint::of(black_box(&body)));
+    }
+
+    fn record() -> Record {
+        Record::new(StatusCode::CREATED, &HeaderMap::new(), Bytes::from_static(br#"{"id":"ch_1","amount":1200}"#))
+    }
+
+    /// A store in memory answers at once.
+    fn claim(store: &MemoryStore, id: &RecordId) -> Claimed<()> {
+        let token = store.token().unwrap();
+        let claim = Claim::new(id, token, Fingerprint::from_bytes([1; 32]), LEASE, KEPT);
+        let claimed = store.claim(&claim).now_or_never().unwrap().unwrap();
+        if matches!(claimed, Claimed::Won(())) {
+            let completion = Completion::new(record(), KEPT);
+            store.complete(id, token, (), completion).now_or_never().unwrap().unwrap();
+        }
+        claimed
+    }
+
+    #[divan::bench(threads = THREADS)]
+    fn claim_and_complete_in_memory(bencher: Bencher<'_, '_>) {
+        let (store, keys) = (MemoryStore::new().max_records(usize::MAX).max_bytes(usize::MAX), AtomicU64::new(0));
+        let next = || RecordId::new("", &keys.fetch_add(1, Ordering::Relaxed).to_string());
+        bencher.with_inputs(next).bench_refs(|id| assert!(matches!(claim(&store, id), Claimed::Won(()))));
+    }
+
+    #[divan::bench(threads = THREADS)]
+    fn look_at_a_record_in_memory(bencher: Bencher<'_, '_>) {
+        let (store, id) = (MemoryStore::new(), RecordId::new("", "1"));
+        let claim = Claim::new(&id, store.token().unwrap(), Fingerprint::from_bytes([1; 32]), LEASE, LEASE);
+        store.claim(&claim).now_or_never().unwrap().unwrap();
+        bencher.bench(|| assert!(store.look(&id).now_or_never().unwrap().unwrap().is_some()));
+    }
+}
