@@ -39,10 +39,7 @@ pub(super) fn storable(headers: &HeaderMap) -> HeaderMap {
             && !NEVER_EITHER.contains(&name.as_str())
             && !nominated.iter().any(|nominated| nominated == name.as_str())
     };
-    // As large as it must be: it is kept for a day, and room for the eight headers that one grows to first takes half a kilobyte.
-    let mut kept = HeaderMap::with_capacity(headers.len());
-    kept.extend(headers.iter().filter(|(name, _)| stays(name)).map(|(name, value)| (name.clone(), value.clone())));
-    kept
+    headers.iter().filter(|(name, _)| stays(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 #[cfg(test)]

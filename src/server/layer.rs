@@ -10,7 +10,6 @@ use http::request::Parts;
 use tokio::sync::Notify;
 
 use super::answer::Terms;
-use super::apart::Striped;
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::service::IdempotencyService;
@@ -84,8 +83,7 @@ pub struct IdempotencyLayer<S> {
 /// What all clones of a layer and all its services have in common.
 pub(super) struct Shared<S> {
     pub(super) store: Arc<S>,
-    /// Striped, since every operation counts four times.
-    pub(super) counters: Striped<Counters>,
+    pub(super) counters: Counters,
     pub(super) waits: Waits,
     /// Those who wait until nothing is under way, and only to them it is told: most of the time there is nobody, and a word to nobody takes a
     /// lock.
@@ -130,13 +128,6 @@ pub(super) struct Config {
     pub(super) failures_run_again: bool,
 }
 
-impl<S> IdempotencyLayer<S> {
-    /// Those that this thread counts on.
-    pub(super) fn counters(&self) -> &Counters {
-        self.shared.counters.mine()
-    }
-}
-
 impl<S> Clone for IdempotencyLayer<S> {
     fn clone(&self) -> Self {
         Self { config: self.config.clone(), shared: self.shared.clone() }
@@ -173,7 +164,7 @@ impl<S: Store> IdempotencyLayer<S> {
         };
         let shared = Shared {
             store,
-            counters: Striped::default(),
+            counters: Counters::default(),
             waits: Waits::default(),
             draining: AtomicUsize::new(0),
             at_rest: Notify::new(),
@@ -269,8 +260,8 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// How long a claim holds without being renewed: as long may a key be blocked after a crash. It is renewed at every third of it.
-    /// At least 3 ms.
+    /// How long a claim holds without renewal, and so how long a key can stay blocked after a crash. It is renewed three times in that
+    /// time. At least 3 ms.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.config.lease = lease.max(Duration::from_millis(3));
@@ -328,15 +319,15 @@ impl<S: Store> IdempotencyLayer<S> {
         self.shared.counters.snapshot()
     }
 
-    /// Ends when no request under a key is under way any more, those that wait for another included: for a shutdown, after the server has
-    /// stopped to accept. Without it a runtime that shuts down drops the handlers of clients that have hung up, and their operations end as
+    /// Waits until no request under a key is in progress, those included that wait for another. Call it at shutdown, after the server has
+    /// stopped accepting. Without it a runtime that shuts down drops the handlers of clients that have hung up, and their operations end as
     /// unknown.
     pub async fn drain(&self) {
         let _draining = Draining::of(&self.shared.draining);
         loop {
             let at_rest = self.shared.at_rest.notified();
             // In one order with the end of the last request: either that is seen here, or this drain is seen there.
-            if self.shared.counters.were_at_rest() {
+            if self.shared.counters.running.load(Ordering::SeqCst) == 0 {
                 return;
             }
             at_rest.await;

@@ -14,10 +14,10 @@
 //!     (axum::http::StatusCode::CREATED, "charged")
 //! }
 //!
-//! // From the outside in: TLS, rate limit, authentication, authorisation, compression; then idempotency; then the handler. What
+//! // From the outside in: TLS, CORS, rate limit, compression, authentication, authorisation; then idempotency; then the handler. What
 //! // stands outside may refuse a request without burning its key.
 //! let layers = ServiceBuilder::new()
-//!     // .layer(rate_limit).layer(authentication).layer(compression)
+//!     // .layer(rate_limit).layer(compression).layer(authentication)
 //!     .layer(IdempotencyLayer::new(MemoryStore::new()).required());
 //! let app: Router = Router::new().route("/charges", post(charge)).layer(layers);
 //! ```
@@ -27,13 +27,16 @@
 //! | situation | answer |
 //! | --- | --- |
 //! | first request under a key | the handler's, with `Idempotency-Status: stored` |
-//! | the same again | the stored one, byte for byte, with `Idempotent-Replayed: true` |
+//! | the same again | the stored one, with `Idempotent-Replayed: true`: status, body and headers as they were, without `Set-Cookie`, `Date` and headers of the connection |
+//! | the same again, and the answer was too long to keep, or of unknown length | 410: it is done, and its answer is gone |
 //! | the same, while the first still runs | 409 with `Retry-After`; with `Prefer: wait=N`, the first one's answer |
 //! | another request under the key | 422 |
 //! | no key where one is required, a malformed key, two keys | 400 |
+//! | a request whose [`scope`](IdempotencyLayer::scope) cannot be told | 403 |
 //! | an earlier attempt may have run, and nobody knows how it ended | 409 of the type `…/outcome-unknown`; or rerun, see [`Lapsed`] |
 //! | body over the cap | 413, before any claim |
 //! | the store cannot be reached, or is full | 503 with `Retry-After`, nothing executed |
+//! | the handler panicked, its transaction was lost, or a record cannot be read | 500 |
 //!
 //! [`DeadlineLayer`] is a layer of its own, for outside of it: it refuses, before a key is claimed, what its caller no longer waits for.
 //!
@@ -43,8 +46,8 @@
 //! # What a handler can say
 //!
 //! An unmarked answer is stored, whatever its status. A handler that knows better puts a [`Verdict`] into the response's
-//! extensions. A panic, an error of the inner service and a process that dies end as "unknown"; only
-//! [`Verdict::NotExecuted`] gives the key back.
+//! extensions: [`Verdict::NotExecuted`] gives the key back. A panic, an error of the inner service and a process that dies end as "unknown".
+//! (Elsewhere other rules hold: [`WebhookLayer`], [`Lapsed::Rerun`], and a store that is one transaction with the handler's rows.)
 //!
 //! The handler runs on a task of its own, in the caller's tracing span: a client that hangs up does not cancel it. Task-locals do
 //! not follow it there.
@@ -63,7 +66,6 @@
 
 pub mod admin;
 mod answer;
-mod apart;
 mod body;
 mod deadline;
 mod hygiene;

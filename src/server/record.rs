@@ -71,9 +71,38 @@ impl Record {
     /// The record as bytes, for a store that keeps bytes: a version, a checksum, the content.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let headers = self.headers().iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect();
-        let wire = Wire { status: self.status().as_u16(), headers, body: self.body().map(Bytes::as_ref) };
-        seal(&wire)
+        seal(&self.wire())
+    }
+
+    fn wire(&self) -> Wire<'_> {
+        let headers =
+            self.headers().iter().map(|(name, value)| (Raw(name.as_str().as_bytes()), Raw(value.as_bytes()))).collect();
+        Wire { status: self.status().as_u16(), headers, body: self.body().map(|body| Raw(body)) }
+    }
+
+    /// The record as one piece of memory, for a store that keeps it in this process.
+    pub(super) fn pack(&self) -> Bytes {
+        let lengths = 8 * (self.headers().len() + 1);
+        let room = Vec::with_capacity(self.size() + lengths);
+        // A vector grows: writing to it cannot fail.
+        let mut packed = postcard::to_extend(&self.wire(), room).unwrap_or_default();
+        packed.shrink_to_fit();
+        packed.into()
+    }
+
+    /// The record that was packed: what it holds is shared with these bytes.
+    pub(super) fn unpack(bytes: &Bytes) -> Result<Self, RecordError> {
+        Self::of_wire(postcard::from_bytes(bytes).map_err(|_| RecordError::Damaged)?, |part| bytes.slice_ref(part))
+    }
+
+    fn of_wire(wire: Wire<'_>, part: impl Fn(&[u8]) -> Bytes) -> Result<Self, RecordError> {
+        let mut headers = HeaderMap::with_capacity(wire.headers.len());
+        for (Raw(name), Raw(value)) in wire.headers {
+            let name = HeaderName::from_bytes(name).map_err(|_| RecordError::Damaged)?;
+            headers.append(name, HeaderValue::from_maybe_shared(part(value)).map_err(|_| RecordError::Damaged)?);
+        }
+        let status = StatusCode::from_u16(wire.status).map_err(|_| RecordError::Damaged)?;
+        Ok(Self::of(status, headers, wire.body.map(|Raw(body)| part(body))))
     }
 
     /// The record that these bytes are.
@@ -82,14 +111,7 @@ impl Record {
     ///
     /// They are damaged, or of a newer version.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let wire: Wire<'_> = unseal(bytes)?;
-        let mut headers = HeaderMap::with_capacity(wire.headers.len());
-        for (name, value) in wire.headers {
-            let name = HeaderName::from_bytes(name).map_err(|_| RecordError::Damaged)?;
-            headers.append(name, HeaderValue::from_bytes(value).map_err(|_| RecordError::Damaged)?);
-        }
-        let status = StatusCode::from_u16(wire.status).map_err(|_| RecordError::Damaged)?;
-        Ok(Self::of(status, headers, wire.body.map(Bytes::copy_from_slice)))
+        Self::of_wire(unseal(bytes)?, Bytes::copy_from_slice)
     }
 }
 
@@ -97,9 +119,19 @@ impl Record {
 struct Wire<'a> {
     status: u16,
     #[serde(borrow)]
-    headers: Vec<(&'a [u8], &'a [u8])>,
+    headers: Vec<(Raw<'a>, Raw<'a>)>,
     #[serde(borrow)]
-    body: Option<&'a [u8]>,
+    body: Option<Raw<'a>>,
+}
+
+/// Bytes that are written as a whole: serde writes those of a slice one by one.
+#[derive(Deserialize)]
+struct Raw<'a>(#[serde(borrow)] &'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
 }
 
 /// A value as bytes that show whether they are whole: the version of the layout, a checksum, the content.
@@ -160,6 +192,28 @@ mod tests {
         {
             assert_eq!(Record::decode(&record.encode()).unwrap(), record);
         }
+    }
+
+    #[test]
+    fn a_packed_record_is_one_piece_and_comes_back_whole_without_a_copy() {
+        for record in [record(), Record::not_kept(StatusCode::OK)] {
+            let packed = record.pack();
+            let unpacked = Record::unpack(&packed).unwrap();
+            assert_eq!(unpacked, record);
+            let inside = |part: &[u8]| part.is_empty() || packed.as_ptr_range().contains(&part.as_ptr());
+            assert!(unpacked.body().is_none_or(|body| inside(body)));
+            assert!(unpacked.headers().values().all(|value| inside(value.as_bytes())));
+            assert!((0..packed.len()).all(|length| Record::unpack(&packed.slice(..length)).is_err()));
+        }
+    }
+
+    /// Other stores have it on their disks.
+    #[test]
+    fn the_layout_is_what_it_was() {
+        let headers = [(http::header::CONTENT_TYPE, HeaderValue::from_static("a/b"))].into_iter().collect();
+        let record = Record::new(StatusCode::CREATED, &headers, Bytes::from_static(b"hi"));
+        let content = &record.encode()[1 + CHECKSUM..];
+        assert_eq!(content, b"\xc9\x01\x01\x0ccontent-type\x03a/b\x01\x02hi");
     }
 
     #[test]

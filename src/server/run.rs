@@ -32,7 +32,7 @@ pub(super) struct OneRunning<S>(Arc<IdempotencyLayer<S>>);
 
 impl<S> OneRunning<S> {
     pub(super) fn of(layer: Arc<IdempotencyLayer<S>>) -> Self {
-        layer.counters().begin();
+        layer.shared.counters.running.fetch_add(1, Ordering::SeqCst);
         Self(layer)
     }
 }
@@ -47,9 +47,8 @@ impl<S> Deref for OneRunning<S> {
 
 impl<S> Drop for OneRunning<S> {
     fn drop(&mut self) {
-        self.counters().end();
-        let shared = &self.shared;
-        if shared.draining.load(Ordering::SeqCst) > 0 {
+        let shared = &self.0.shared;
+        if shared.counters.running.fetch_sub(1, Ordering::SeqCst) == 1 && shared.draining.load(Ordering::SeqCst) > 0 {
             shared.at_rest.notify_waiters();
         }
     }
@@ -112,7 +111,7 @@ where
         if S::HOLDS_EFFECTS {
             request.extensions_mut().insert(lent.clone());
         }
-        count(&layer.counters().executed);
+        count(&layer.shared.counters.executed);
         // The service goes with the call: what it holds is not to be held until the answer has been read.
         let called = std::panic::catch_unwind(AssertUnwindSafe(move || inner.call(request)));
         (Self { layer, lease, lent, answer: Some(answer) }, called.ok())
@@ -184,7 +183,7 @@ where
 
     async fn release(&mut self, response: Response<R>, session: S::Session) {
         let released = self.layer.shared.store.release(&self.lease.id, self.lease.token, session).await;
-        self.written(&released, &self.layer.counters().released);
+        self.written(&released, &self.layer.shared.counters.released);
         let told = if matches!(released, Ok(Completed::Stored)) { Told::Released } else { Told::Unknown };
         self.pass(response, told);
     }
@@ -203,7 +202,7 @@ where
 
     async fn abandon(&self, session: Option<S::Session>) {
         let abandoned = self.layer.shared.store.abandon(&self.lease.id, self.lease.token, session).await;
-        self.written(&abandoned, &self.layer.counters().abandoned);
+        self.written(&abandoned, &self.layer.shared.counters.abandoned);
     }
 
     async fn give_up(&mut self, session: Option<S::Session>, refusal: Refusal) {
@@ -224,7 +223,7 @@ where
             // A record has no place for them, and half an answer is none.
             Some(_) => Record::not_kept(parts.status),
         };
-        let told = self.complete(record, session, verdict, &self.layer.counters().stored).await;
+        let told = self.complete(record, session, verdict, &self.layer.shared.counters.stored).await;
         if S::HOLDS_EFFECTS && !matches!(told, Told::Stored) {
             return self.undone();
         }
@@ -254,7 +253,7 @@ where
         match caught(pin!(pump(body, &pieces))).await {
             Ok(Ok(last)) => {
                 let record = Record::not_kept(status);
-                self.complete(record, session, verdict, &self.layer.counters().not_kept).await;
+                self.complete(record, session, verdict, &self.layer.shared.counters.not_kept).await;
                 for frame in last.into_iter().map(Some).chain([None]) {
                     let _hung_up = pieces.send(Ok(frame)).await;
                 }
@@ -267,7 +266,7 @@ where
     /// An answer that tells of a transaction: that ends before the first byte of it leaves, since no byte could be called back.
     async fn stream_committed(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
         let record = Record::not_kept(response.status());
-        let told = self.complete(record, session, verdict, &self.layer.counters().not_kept).await;
+        let told = self.complete(record, session, verdict, &self.layer.shared.counters.not_kept).await;
         if matches!(told, Told::Stored) { self.pass(response, told) } else { self.undone() }
     }
 
@@ -284,11 +283,11 @@ where
         match completed {
             Ok(Completed::Stored) => count(counter),
             Ok(Completed::Lost) => {
-                count(&self.layer.counters().lost);
+                count(&self.layer.shared.counters.lost);
                 tracing::warn!(target: "steadfast", id = ?self.lease.id, "the claim was no longer ours at its end");
             }
             Err(error) => {
-                count(&self.layer.counters().lost);
+                count(&self.layer.shared.counters.lost);
                 tracing::error!(target: "steadfast", id = ?self.lease.id, %error, "the end of an operation could not be stored");
             }
         }

@@ -275,7 +275,7 @@ async fn applied<S: Store, R: Body>(
         Ok(Completed::Lost) => known(layer, &State::running(operation.fingerprint, layer.config.lease), true, false),
         Err(error) => {
             // What was found is true all the same; the next one has to find it once more.
-            count(&layer.counters().lost);
+            count(&layer.shared.counters.lost);
             tracing::error!(target: "steadfast", ?id, %error, "what was found out of an operation could not be stored");
             let mut response = answer::replay(&record, false);
             Told::Unknown.on(&mut response, &layer.config.terms);
@@ -291,7 +291,7 @@ fn known<S, R: Body>(
     same: bool,
     waited: bool,
 ) -> Response<ResponseBody<R>> {
-    let counters = layer.counters();
+    let counters = &layer.shared.counters;
     let (counter, mut response, told) = match state {
         _ if !same => {
             count(&counters.mismatched);
@@ -314,7 +314,7 @@ fn known<S, R: Body>(
 
 fn refused<S, R: Body>(layer: &IdempotencyLayer<S>, refusal: Refusal) -> Response<ResponseBody<R>> {
     let down = matches!(refusal, Refusal::StoreUnavailable | Refusal::StoreFull);
-    count(if down { &layer.counters().store_down } else { &layer.counters().refused });
+    count(if down { &layer.shared.counters.store_down } else { &layer.shared.counters.refused });
     refusal.response()
 }
 

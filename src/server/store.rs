@@ -39,9 +39,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// A name for a claim that is about to be made, which no other claim in this store has, had or will have.
     ///
-    /// Every claim of this crate's has its name from here, and so has one that is made by hand. By default it is random, as it must be in a
-    /// store that outlives its process or that another process claims in: one that counted there would, forked or restored from a snapshot,
-    /// give the same name to a claim of its own, and both would run. A store that wraps another may ask that one.
+    /// Every claim of this crate takes its name from here, and a claim that is made by hand should too. By default it is random. A store that
+    /// outlives its process, or in which another process claims, must not count instead: a process that is forked or restored from a
+    /// snapshot would give the same name to a claim of its own, and both would run. A store that wraps another may ask that one.
     ///
     /// # Errors
     ///

@@ -194,7 +194,7 @@ impl<S: Store> WebhookLayer<S> {
         self.0.metrics()
     }
 
-    /// Ends when no delivery is under way any more: for a shutdown, after the server has stopped to accept.
+    /// Waits until no delivery is in progress. Call it at shutdown, after the server has stopped accepting.
     pub async fn drain(&self) {
         self.0.drain().await;
     }

@@ -4,21 +4,18 @@
 //! run can always be recorded. It evicts nothing that is alive; full, it says so. A restart forgets everything, running claims too:
 //! behind it, a crash between the charge and the answer lets a repeat run again.
 
-mod expiry;
+mod kept;
 mod room;
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::ops::Add;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::expiry::{Expiry, Place};
+use self::kept::Kept;
 use self::room::{Held, Room};
-use super::apart::{Apart, Stripe};
-use super::record::Record;
 use super::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
 };
@@ -27,8 +24,10 @@ use crate::key::KeyError;
 
 /// Requests under different keys meet in one shard of so many: where two cores do, one of them sleeps, which takes longer than all else.
 const SHARDS: usize = 256;
-/// A claim sweeps so many expired records on its way.
+/// A claim sweeps so many expired records on its way,
 const SWEEP: usize = 4;
+/// and looks at no more than so many for it: where operations outlast their leases, most are looked at too early.
+const LOOKS: usize = 4 * SWEEP;
 /// What a record costs beside its answer.
 const OVERHEAD: usize = 256;
 
@@ -39,19 +38,31 @@ const OVERHEAD: usize = 256;
 /// | [`max_records`](Self::max_records) | 100,000, running ones included |
 /// | [`max_bytes`](Self::max_bytes) | 256 MiB of answers and reservations |
 ///
-/// What has expired is removed on the way: a few records at each claim, and as many as it takes before one is refused. It takes up room
-/// until then, and is seen to have expired up to an eighth of its retention late. [`Store::sweep`] removes more.
-///
-/// A thread forgets what it has claimed itself before it forgets what another has, since allocators take back best what the same thread
-/// took from them.
+/// Expired records are removed on the way: a few at each claim, and as many as it takes before a claim is refused. An expired record is not
+/// answered from, and takes up room until it is removed: for up to an eighth of its retention, and longer where no claim comes.
+/// [`Store::sweep`] removes all that can be.
 #[derive(Debug)]
 pub struct MemoryStore {
     shards: Box<[Apart<Mutex<Shard>>]>,
-    expiry: Expiry,
     room: Room,
+    /// Held by the claim that looks for room; taken before a shard's.
+    looking: Mutex<()>,
 }
 
-type Shard = HashMap<RecordId, Entry>;
+/// On cache lines of its own, so that two cores at two of these, or at one and at what never changes, do not wait for one line. Two lines:
+/// a processor may fetch the neighbour of one along with it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+#[derive(Debug, Default)]
+struct Shard {
+    entries: HashMap<RecordId, Entry>,
+    expiry: Expiry,
+}
+
+/// When each record is looked at, to be forgotten. An instant may be shared, so the record is part of the key.
+type Expiry = BTreeSet<(Instant, RecordId)>;
 
 #[derive(Debug)]
 struct Entry {
@@ -61,7 +72,7 @@ struct Entry {
     retention: Duration,
     forget_at: Instant,
     /// Its place in `expiry`.
-    place: Place,
+    looked_at: Instant,
     /// Bytes reserved or used.
     bytes: usize,
 }
@@ -69,8 +80,25 @@ struct Entry {
 #[derive(Debug)]
 enum Phase {
     Running { until: Instant },
-    Done(Record),
+    Done(Kept),
     Unknown,
+}
+
+/// What is known of a key, as it is under the lock: a record is unpacked outside of it.
+enum Known {
+    State(State),
+    Done(Fingerprint, Kept),
+}
+
+impl Known {
+    fn state(self) -> Result<State, StoreError> {
+        match self {
+            Self::State(state) => Ok(state),
+            Self::Done(fingerprint, kept) => {
+                Ok(State::done(fingerprint, kept.into_record().map_err(StoreError::Unreadable)?))
+            }
+        }
+    }
 }
 
 impl Default for MemoryStore {
@@ -85,8 +113,8 @@ impl MemoryStore {
     pub fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Apart::default()).collect(),
-            expiry: Expiry::default(),
             room: Room::new(100_000, 256 * 1024 * 1024),
+            looking: Mutex::new(()),
         }
     }
 
@@ -127,122 +155,133 @@ impl MemoryStore {
     fn fenced(&self, id: &RecordId, token: ClaimToken, change: impl FnOnce(&mut Entry, Instant)) -> Completed {
         let now = clock::now();
         let mut shard = self.shard(id);
-        let Some(entry) = shard.get_mut(id).filter(|entry| entry.is_held_by(token, now)) else {
+        let Shard { entries, expiry } = &mut *shard;
+        let Some(entry) = entries.get_mut(id).filter(|entry| entry.is_held_by(token, now)) else {
             return Completed::Lost;
         };
         let bytes = entry.bytes;
         change(entry, now);
-        self.keep_in_place(entry, *id);
+        entry.keep_in(expiry, id);
         // An end is recorded whatever it takes: the room for an answer was reserved, and its headers are a little more.
         self.room.resize(bytes, entry.bytes);
         Completed::Stored
     }
 
-    /// It is to be forgotten at another time than was said before. Where that is later, and where it is hardly earlier, it is seen
-    /// when it is looked at: most operations end soon, so that a change of place for each would be most of the work.
-    fn keep_in_place(&self, entry: &mut Entry, id: RecordId) {
-        let late = entry.place.looked_at.saturating_duration_since(entry.forget_at);
-        if late > entry.retention / 8 {
-            self.expiry.remove(entry.place, id);
-            entry.place = self.expiry.add(id, entry.forget_at);
-        }
-    }
-
     /// The completion whose reply was lost, repeated.
     fn is_completed_by(&self, id: &RecordId, token: ClaimToken) -> bool {
         let done = |entry: &Entry| entry.token == token && matches!(entry.phase, Phase::Done(_));
-        self.shard(id).get(id).is_some_and(done)
+        self.shard(id).entries.get(id).is_some_and(done)
     }
 
     fn claim_now(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
-        let now = clock::now();
-        let mut gone = self.sweep_on_the_way(claim.id, now);
+        let bytes = OVERHEAD.saturating_add(claim.reserve);
+        if bytes > self.room.max_bytes {
+            return Err(StoreError::Full);
+        }
+        let claimed = match self.enter(claim, bytes, clock::now()) {
+            Err(StoreError::Full) => self.make_room(claim, bytes),
+            claimed => claimed,
+        };
+        claimed?.map_or(Ok(Claimed::Won(())), |known| known.state().map(Claimed::Known))
+    }
+
+    /// Nothing is refused for want of room that is taken up by what has gone. One claim at a time looks for it, since what one has removed
+    /// the others would take; that those who find room at once may still do, so it gives up only when it has looked in vain twice.
+    fn make_room(&self, claim: &Claim<'_>, bytes: usize) -> Result<Option<Known>, StoreError> {
+        let _alone = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_vain = 0;
         loop {
-            let claimed = self.enter(claim, now, gone);
-            if !matches!(claimed, Err(StoreError::Full)) {
-                return claimed;
-            }
-            // Nothing is refused for want of room that nobody uses.
-            gone = self.sweep_lists(Stripe::all(), now, SWEEP);
-            if gone.records == 0 {
-                return claimed;
+            // Anew each time: what has expired since is in the way as well.
+            let now = clock::now();
+            let gone = self.sweep_all(now, SWEEP);
+            in_vain = if gone.records == 0 { in_vain + 1 } else { 0 };
+            match self.enter(claim, bytes, now) {
+                Err(StoreError::Full) if in_vain < 2 => {}
+                claimed => return claimed,
             }
         }
     }
 
-    /// Claims in the room of what has gone, if more is wanted than there is.
-    fn enter(&self, claim: &Claim<'_>, now: Instant, gone: Held) -> Result<Claimed<()>, StoreError> {
+    /// Claims, or says what is known of the key.
+    fn enter(&self, claim: &Claim<'_>, mut bytes: usize, now: Instant) -> Result<Option<Known>, StoreError> {
         let mut shard = self.shard(claim.id);
-        let mut bytes = OVERHEAD.saturating_add(claim.reserve);
+        self.sweep_one(&mut shard, now, SWEEP, LOOKS);
+        let Shard { entries, expiry } = &mut *shard;
         // The room comes first: a record that is replaced must not be forgotten for want of it.
-        match shard.entry(*claim.id) {
+        match entries.entry(*claim.id) {
             Slot::Vacant(slot) => {
-                self.room.replace(gone, Held::default(), Held { records: 1, bytes })?;
-                slot.insert(Entry::of(claim, bytes, now, &self.expiry));
+                self.room.replace(Held::default(), bytes)?;
+                slot.insert(Entry::enter(claim, bytes, now, expiry));
             }
             Slot::Occupied(mut slot) => {
                 let entry = slot.get();
                 if entry.forget_at > now {
                     if !entry.gives_way_to(claim, now) {
-                        self.room.give_back(gone);
-                        return Ok(Claimed::Known(entry.state(now)));
+                        return Ok(Some(entry.known(now)));
                     }
                     bytes = bytes.max(entry.bytes);
                 }
-                self.room.replace(gone, entry.held(), Held { records: 1, bytes })?;
-                self.expiry.remove(entry.place, *claim.id);
-                slot.insert(Entry::of(claim, bytes, now, &self.expiry));
+                self.room.replace(entry.held(), bytes)?;
+                expiry.remove(&(entry.looked_at, *claim.id));
+                slot.insert(Entry::enter(claim, bytes, now, expiry));
             }
         }
-        Ok(Claimed::Won(()))
+        Ok(None)
     }
 
     fn release_now(&self, id: &RecordId, token: ClaimToken) -> Completed {
         let now = clock::now();
         let mut shard = self.shard(id);
-        let Slot::Occupied(slot) = shard.entry(*id) else { return Completed::Lost };
+        let Shard { entries, expiry } = &mut *shard;
+        let Slot::Occupied(slot) = entries.entry(*id) else { return Completed::Lost };
         if !slot.get().is_held_by(token, now) {
             return Completed::Lost;
         }
         let entry = slot.remove();
-        self.expiry.remove(entry.place, *id);
+        expiry.remove(&(entry.looked_at, *id));
         self.room.give_back(entry.held());
         Completed::Stored
     }
 
-    /// Forgets a few records that have expired: this thread's, and then those of any other, which may have nothing more to do. Which one, a
-    /// hash decides.
-    fn sweep_on_the_way(&self, id: &RecordId, now: Instant) -> Held {
-        let [_, other, ..] = id.as_bytes();
-        let lists = [Stripe::of_this_thread(), Stripe::of(usize::from(*other))];
-        self.sweep_lists(lists.into_iter(), now, SWEEP)
+    /// Removes expired records; what they took up is free before the shard is.
+    fn sweep_one(&self, shard: &mut Shard, now: Instant, most: usize, looks: usize) -> Held {
+        let gone = shard.sweep(now, most, looks);
+        if gone.records > 0 {
+            self.room.give_back(gone);
+        }
+        gone
     }
 
-    fn sweep_lists(&self, lists: impl Iterator<Item = Stripe>, now: Instant, most: usize) -> Held {
-        let expired = lists.flat_map(|list| std::iter::from_fn(move || self.expiry.pop(list, now)));
-        // Each is taken from its list before its shard is locked: whoever has a shard may lock a list.
-        expired
-            .map(|(id, place)| self.forget(id, place, now))
-            .filter(|gone| gone.records > 0)
-            .take(most)
-            .fold(Held::default(), Held::add)
+    fn sweep_all(&self, now: Instant, most: usize) -> Held {
+        let mut gone = Held::default();
+        for shard in &self.shards {
+            let mut shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
+            gone = gone + self.sweep_one(&mut shard, now, most - gone.records, usize::MAX);
+            if gone.records == most {
+                break;
+            }
+        }
+        gone
     }
+}
 
-    /// Forgets a record whose time has come, unless it was renewed, or claimed anew since it was taken from its list.
-    fn forget(&self, id: RecordId, place: Place, now: Instant) -> Held {
-        let mut shard = self.shard(&id);
-        let Slot::Occupied(mut slot) = shard.entry(id) else { return Held::default() };
-        let entry = slot.get_mut();
-        if entry.place != place {
-            return Held::default();
+impl Shard {
+    /// Removes up to `most` records that have expired, of as many that were to be looked at by now.
+    fn sweep(&mut self, now: Instant, most: usize, looks: usize) -> Held {
+        let mut gone = Held::default();
+        for _ in 0..looks {
+            if gone.records == most || self.expiry.first().is_none_or(|(looked_at, _)| *looked_at > now) {
+                break;
+            }
+            let Some((_, id)) = self.expiry.pop_first() else { break };
+            let Slot::Occupied(mut slot) = self.entries.entry(id) else { continue };
+            if slot.get().forget_at > now {
+                slot.get_mut().look_at_end(&mut self.expiry, &id);
+            } else {
+                gone = gone + slot.remove().held();
+            }
         }
-        if entry.forget_at > now {
-            entry.place = self.expiry.add(id, entry.forget_at);
-            return Held::default();
-        }
-        let entry = slot.remove();
-        drop(shard);
-        entry.held()
+        gone
     }
 }
 
@@ -260,17 +299,18 @@ fn number() -> u64 {
 }
 
 impl Entry {
-    /// A claim that begins now.
-    fn of(claim: &Claim<'_>, bytes: usize, now: Instant, expiry: &Expiry) -> Self {
+    /// A claim that begins now, with its place in `expiry`.
+    fn enter(claim: &Claim<'_>, bytes: usize, now: Instant, expiry: &mut Expiry) -> Self {
         let until = later(now, claim.lease);
         let forget_at = later(until, claim.retention);
+        expiry.insert((forget_at, *claim.id));
         Self {
             fingerprint: claim.fingerprint,
             token: claim.token,
             phase: Phase::Running { until },
             retention: claim.retention,
             forget_at,
-            place: expiry.add(*claim.id, forget_at),
+            looked_at: forget_at,
             bytes,
         }
     }
@@ -278,7 +318,11 @@ impl Entry {
     /// The same claim once more, or one that takes over what is unknown.
     fn gives_way_to(&self, claim: &Claim<'_>, now: Instant) -> bool {
         let running = matches!(self.phase, Phase::Running { .. });
-        let unknown = matches!(self.state(now), State::Unknown { .. });
+        let unknown = match self.phase {
+            Phase::Running { until } => until <= now,
+            Phase::Unknown => true,
+            Phase::Done(_) => false,
+        };
         let takes_over = claim.take_over && unknown && self.fingerprint == claim.fingerprint;
         (self.token == claim.token && running) || takes_over
     }
@@ -287,16 +331,32 @@ impl Entry {
         Held { records: 1, bytes: self.bytes }
     }
 
+    /// It is to be forgotten at another time than was said before. Where that is later, and where it is hardly earlier, it is seen
+    /// when it is looked at: most operations end soon, so that a change of place for each would be most of the work.
+    fn keep_in(&mut self, expiry: &mut Expiry, id: &RecordId) {
+        let late = self.looked_at.saturating_duration_since(self.forget_at);
+        if late > self.retention / 8 {
+            expiry.remove(&(self.looked_at, *id));
+            self.look_at_end(expiry, id);
+        }
+    }
+
+    /// It is looked at when it is to be forgotten.
+    fn look_at_end(&mut self, expiry: &mut Expiry, id: &RecordId) {
+        self.looked_at = self.forget_at;
+        expiry.insert((self.forget_at, *id));
+    }
+
     fn is_held_by(&self, token: ClaimToken, now: Instant) -> bool {
         self.token == token && self.forget_at > now && matches!(self.phase, Phase::Running { .. })
     }
 
-    fn state(&self, now: Instant) -> State {
-        match &self.phase {
+    fn known(&self, now: Instant) -> Known {
+        Known::State(match &self.phase {
             Phase::Running { until } if *until > now => State::running(self.fingerprint, *until - now),
             Phase::Running { .. } | Phase::Unknown => State::unknown(self.fingerprint),
-            Phase::Done(record) => State::done(self.fingerprint, record.clone()),
-        }
+            Phase::Done(kept) => return Known::Done(self.fingerprint, kept.clone()),
+        })
     }
 }
 
@@ -336,9 +396,10 @@ impl Store for MemoryStore {
         (): (),
         completion: Completion,
     ) -> Result<Completed, StoreError> {
+        let kept = Kept::of(completion.record);
         let completed = self.fenced(id, token, |entry, now| {
-            entry.bytes = OVERHEAD + completion.record.size();
-            entry.phase = Phase::Done(completion.record);
+            entry.bytes = OVERHEAD + kept.size();
+            entry.phase = Phase::Done(kept);
             entry.forget_at = later(now, completion.retention);
         });
         let stored = completed == Completed::Stored || self.is_completed_by(id, token);
@@ -359,14 +420,15 @@ impl Store for MemoryStore {
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
         let now = clock::now();
-        let shard = self.shard(id);
-        Ok(shard.get(id).filter(|entry| entry.forget_at > now).map(|entry| entry.state(now)))
+        let known = {
+            let shard = self.shard(id);
+            shard.entries.get(id).filter(|entry| entry.forget_at > now).map(|entry| entry.known(now))
+        };
+        known.map(Known::state).transpose()
     }
 
     async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
-        let gone = self.sweep_lists(Stripe::all(), clock::now(), most);
-        self.room.give_back(gone);
-        Ok(gone.records)
+        Ok(self.sweep_all(clock::now(), most).records)
     }
 }
 
@@ -390,18 +452,17 @@ mod tests {
     /// A record that is to be forgotten at `forget_at` instead of a lease and its retention later, and how many records a sweep removes
     /// at each of some instants, all of them after the claim.
     fn check(retention: Duration, forget_at: Duration, sweeps: &[(Duration, usize)]) {
-        let (store, now, id) = (MemoryStore::new(), clock::now(), RecordId::new("", "1"));
+        let (mut shard, now, id) = (Shard::default(), clock::now(), RecordId::new("", "1"));
         let token = ClaimToken::new().unwrap();
         let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, retention);
-        let mut entry = Entry::of(&claim, 7, now, &store.expiry);
+        let Shard { entries, expiry } = &mut shard;
+        let entry = entries.entry(id).or_insert(Entry::enter(&claim, 7, now, expiry));
         entry.forget_at = now + forget_at;
-        store.keep_in_place(&mut entry, id);
-        store.shard(&id).insert(id, entry);
+        entry.keep_in(expiry, &id);
         for (at, removed) in sweeps {
-            let gone = store.sweep_lists(Stripe::all(), now + *at, 9);
-            assert_eq!(gone.records, *removed, "{retention:?}, at {at:?}");
+            assert_eq!(shard.sweep(now + *at, 9, 9).records, *removed, "{retention:?}, at {at:?}");
         }
-        assert_eq!((store.shard(&id).len(), store.expiry.len()), (0, 0), "{retention:?}");
+        assert!(shard.entries.is_empty() && shard.expiry.is_empty(), "{retention:?}");
     }
 
     /// A record's place in the order of expiry is not changed at each end, so it may be looked at late; and early, where it was renewed.
@@ -433,17 +494,63 @@ mod tests {
         });
     }
 
-    /// Whichever thread claimed it: one that does nothing more forgets nothing.
+    /// Wherever they are, and however many are in the way.
     #[test]
     fn no_claim_is_refused_while_what_has_expired_takes_up_the_room() {
+        let small = OVERHEAD + 10;
         for key in 0..64 {
             let store = MemoryStore::new().max_records(3);
-            let fill =
-                || [1000, 1001, 1002].map(|key| win(&store, key, Duration::ZERO)).map(|won| abandon(&store, won));
-            std::thread::scope(|scope| _ = scope.spawn(fill).join().unwrap());
+            (1000..1003).for_each(|key| abandon(&store, win(&store, key, Duration::ZERO)));
             assert_eq!(store.len(), 3);
             win(&store, key, Duration::ZERO);
+
+            let store = MemoryStore::new().max_bytes(40 * small);
+            (1000..1040).for_each(|key| abandon(&store, win(&store, key, Duration::ZERO)));
+            let (id, token) = (RecordId::new("", &key.to_string()), ClaimToken::new().unwrap());
+            let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, LEASE);
+            let claim = claim.reserving(40 * small - OVERHEAD);
+            assert!(matches!(store.claim_now(&claim), Ok(Claimed::Won(()))), "all of them had to go");
         }
+    }
+
+    /// Each of the threads has one record that is alive, so half of the room is for what has expired and who has removed it.
+    #[test]
+    fn no_claim_is_refused_while_other_threads_remove_what_has_expired() {
+        let store = MemoryStore::new().max_records(8);
+        let claims = |thread: u32| {
+            for number in 0..5_000 {
+                abandon(&store, win(&store, thread * 1_000_000 + number, Duration::ZERO));
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|thread| _ = scope.spawn(move || claims(thread))));
+        assert!(store.len() <= 8);
+    }
+
+    #[test]
+    fn a_claim_that_cannot_fit_is_refused_at_once() {
+        let store = MemoryStore::new().max_bytes(OVERHEAD + 10);
+        abandon(&store, win(&store, 1, Duration::ZERO));
+        let (id, token) = (RecordId::new("", "2"), ClaimToken::new().unwrap());
+        let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, LEASE).reserving(11);
+        assert!(matches!(store.claim_now(&claim), Err(StoreError::Full)));
+        assert_eq!(store.len(), 1, "nothing was removed for it");
+    }
+
+    /// Operations that outlast their leases are all looked at too early.
+    #[test]
+    fn a_claim_looks_at_a_few_records_and_not_at_all_of_them() {
+        let (mut shard, now) = (Shard::default(), clock::now());
+        let Shard { entries, expiry } = &mut shard;
+        for key in 0..100 {
+            let (id, token) = (RecordId::new("", &key.to_string()), ClaimToken::new().unwrap());
+            let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, SECOND);
+            let entry = entries.entry(id).or_insert(Entry::enter(&claim, 7, now, expiry));
+            entry.forget_at = now + 9 * LEASE;
+        }
+        let due = |shard: &Shard| shard.expiry.iter().filter(|(at, _)| *at <= now + 2 * LEASE).count();
+        assert_eq!(due(&shard), 100);
+        assert_eq!(shard.sweep(now + 2 * LEASE, SWEEP, LOOKS).records, 0);
+        assert_eq!((due(&shard), shard.expiry.len()), (100 - LOOKS, 100));
     }
 
     #[test]
@@ -451,21 +558,10 @@ mod tests {
         let store = MemoryStore::new();
         abandon(&store, win(&store, 1, 3600 * SECOND));
         let (id, token) = win(&store, 1, 3600 * SECOND);
-        assert_eq!(store.expiry.len(), 1);
+        let listed = || store.shards.iter().map(|shard| shard.0.lock().unwrap().expiry.len()).sum::<usize>();
+        assert_eq!(listed(), 1);
         assert_eq!(store.release_now(&id, token), Completed::Stored);
-        assert_eq!((store.expiry.len(), store.len()), (0, 0));
-    }
-
-    /// Between the list and the shard nothing is locked.
-    #[test]
-    fn a_record_that_is_claimed_anew_while_it_is_swept_is_not_listed_twice() {
-        let (store, later) = (MemoryStore::new(), clock::now() + 9 * LEASE);
-        abandon(&store, win(&store, 1, SECOND));
-        let (id, place) = store.expiry.pop(Stripe::of_this_thread(), later).unwrap();
-        win(&store, 1, 3600 * SECOND);
-        let gone = std::thread::scope(|scope| scope.spawn(|| store.forget(id, place, later)).join().unwrap());
-        assert_eq!(gone, Held::default());
-        assert_eq!((store.expiry.len(), store.len()), (1, 1));
+        assert_eq!((listed(), store.len()), (0, 0));
     }
 
     /// What is counted and listed is what is there, whatever was refused, replaced, renewed, released or swept on the way, and by whom.
@@ -477,12 +573,14 @@ mod tests {
             let workers: Vec<_> = (0..4).map(|seed| scope.spawn(move || at_random(seed))).collect();
             workers.into_iter().map(|worker| worker.join().unwrap()).sum()
         });
-        let mut there = Held::default();
+        let (mut there, mut listed) = (Held::default(), 0);
         for shard in &store.shards {
-            shard.0.lock().unwrap().values().for_each(|entry| there = there + entry.held());
+            let shard = shard.0.lock().unwrap();
+            shard.entries.values().for_each(|entry| there = there + entry.held());
+            listed += shard.expiry.len();
         }
         assert_eq!(store.room.taken(), there);
-        assert_eq!(store.expiry.len(), there.records, "each record is listed once");
+        assert_eq!(listed, there.records, "each record is listed once");
         assert!(won > 4000, "{won}");
     }
 

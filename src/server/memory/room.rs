@@ -3,13 +3,10 @@
 use std::ops::Add;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::server::apart::Apart;
+use super::Apart;
 use crate::server::store::StoreError;
 
 /// The bounds, and what is held within them.
-///
-/// Every claim of every core counts here, so that it touches as little as it can: one that sweeps as many records as it adds leaves their
-/// number alone.
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) max_records: usize,
@@ -48,15 +45,12 @@ impl Room {
         Held { records: taken.records.load(Ordering::Relaxed), bytes: taken.bytes.load(Ordering::Relaxed) }
     }
 
-    /// Takes room for what comes, some of it in the place of what has gone and of what it replaces; where there is no room, what has gone
-    /// is room all the same, and what would have been replaced stays.
-    pub(super) fn replace(&self, gone: Held, replaced: Held, comes: Held) -> Result<(), StoreError> {
-        let room = gone + replaced;
+    /// Takes room for a record, in the place of the one that it replaces; without room nothing changes.
+    pub(super) fn replace(&self, replaced: Held, bytes: usize) -> Result<(), StoreError> {
         let Apart(taken) = &self.taken;
-        // Where there is no room for one more, none has gone and none is replaced.
-        trade(&taken.records, room.records, comes.records, self.max_records)?;
-        trade(&taken.bytes, room.bytes, comes.bytes, self.max_bytes).inspect_err(|_| {
-            self.give_back(Held { records: comes.records - replaced.records, bytes: gone.bytes });
+        trade(&taken.records, replaced.records, 1, self.max_records)?;
+        trade(&taken.bytes, replaced.bytes, bytes, self.max_bytes).inspect_err(|_| {
+            let _fits = trade(&taken.records, 1, replaced.records, usize::MAX);
         })
     }
 
