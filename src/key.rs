@@ -14,6 +14,8 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use http::HeaderValue;
+#[cfg(feature = "client")]
+use serde::{Deserialize, Serialize};
 use uuid::{Uuid, fmt::Hyphenated};
 
 /// An idempotency key.
@@ -35,6 +37,9 @@ pub struct IdempotencyKey {
     /// Bare, visible ASCII. A header value, so that sending it copies nothing.
     value: HeaderValue,
     minted: bool,
+    /// How the caller has spelt it in a header. An API that takes the text as it comes would take another spelling for another key.
+    #[cfg(feature = "client")]
+    spelling: Option<KeyForm>,
 }
 
 impl IdempotencyKey {
@@ -72,14 +77,22 @@ impl IdempotencyKey {
         Self::from_uuid(uuid, false)
     }
 
+    fn of(value: HeaderValue, minted: bool) -> Self {
+        Self {
+            value,
+            minted,
+            #[cfg(feature = "client")]
+            spelling: None,
+        }
+    }
+
     fn from_uuid(uuid: Uuid, minted: bool) -> Self {
         let mut text = [0; Hyphenated::LENGTH];
         uuid.hyphenated().encode_lower(&mut text);
         // With an owner, because bytes that are copied allocate once more when they are first cloned, and a key always is. Hex digits
         // and hyphens are always a header value.
         let value = HeaderValue::from_maybe_shared(Bytes::from_owner(text));
-        let value = value.unwrap_or_else(|_| HeaderValue::from_static(""));
-        Self { value, minted }
+        Self::of(value.unwrap_or_else(|_| HeaderValue::from_static("")), minted)
     }
 
     /// The whole key, bare. Keep it out of logs and URLs.
@@ -89,15 +102,17 @@ impl IdempotencyKey {
     }
 
     #[cfg(feature = "client")]
-    /// Reads a header value in either spelling: `abc`, or the structured field `"abc"`.
+    /// Reads a header value in either spelling: `abc`, or the structured field `"abc"`. It keeps to the one that it was read in.
     pub(crate) fn from_header(value: &HeaderValue) -> Result<Self, KeyError> {
-        value.to_str().map_err(|_| KeyError::Character)?.parse()
+        let text = value.to_str().map_err(|_| KeyError::Character)?;
+        let spelling = if text.starts_with('"') { KeyForm::Quoted } else { KeyForm::Bare };
+        Ok(Self { spelling: Some(spelling), ..text.parse()? })
     }
 
     #[cfg(feature = "client")]
-    /// The key as this form puts it on the wire, marked as sensitive so that nobody's `Debug` prints it.
+    /// The key as this form puts it on the wire, unless its caller has spelt it; marked as sensitive so that nobody's `Debug` prints it.
     pub(crate) fn to_header(&self, form: KeyForm) -> HeaderValue {
-        let mut value = match form {
+        let mut value = match self.spelling.unwrap_or(form) {
             KeyForm::Bare => self.value.clone(),
             KeyForm::Quoted => {
                 let escaped = self.as_str().replace('\\', r"\\").replace('"', "\\\"");
@@ -114,9 +129,14 @@ impl IdempotencyKey {
     }
 
     #[cfg(feature = "client")]
-    /// As [`FromStr`], for a key that this crate minted in an earlier process.
-    pub(crate) fn restore(text: &str, minted: bool) -> Result<Self, KeyError> {
-        Ok(Self { minted, ..text.parse()? })
+    pub(crate) fn spelling(&self) -> Option<KeyForm> {
+        self.spelling
+    }
+
+    #[cfg(feature = "client")]
+    /// As [`FromStr`], for a key that was sent in an earlier process.
+    pub(crate) fn restore(text: &str, minted: bool, spelling: Option<KeyForm>) -> Result<Self, KeyError> {
+        Ok(Self { minted, spelling, ..text.parse()? })
     }
 
     fn shown(&self) -> &str {
@@ -147,7 +167,7 @@ impl FromStr for IdempotencyKey {
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let value = HeaderValue::try_from(bare(text)?.into_owned()).map_err(|_| KeyError::Character)?;
-        Ok(Self { value, minted: false })
+        Ok(Self::of(value, false))
     }
 }
 
@@ -223,7 +243,8 @@ pub enum KeyError {
 
 #[cfg(feature = "client")]
 /// How a key is written on the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum KeyForm {
     /// `Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324`, as deployed APIs take it.

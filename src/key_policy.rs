@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::header::{
+    ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RANGE, TRANSFER_ENCODING, USER_AGENT,
+};
 use http::{HeaderName, Method};
 
 use crate::key::{IdempotencyKey, KeyError, KeyForm};
@@ -25,9 +27,10 @@ pub(crate) enum Trust {
 /// What an API does with idempotency keys.
 ///
 /// Giving one to [`ClientBuilder::keys`](crate::ClientBuilder::keys) is your statement that this API honours keys: it acts once
-/// per key and answers a repeat from its record. It is the licence to repeat a POST whose answer was lost, so it must be true.
-/// Without it a client is `KeyPolicy::standard().negotiated()`. With the feature `testing`, `steadfast::testing::idempotency::check`
-/// asks an API, in staging, whether it is true.
+/// per key and answers a repeat from its record. (Two policies state nothing: [`off`](KeyPolicy::off) and
+/// [`negotiated`](KeyPolicy::negotiated).) It is the licence to repeat a POST whose answer was lost, so it must be true. A client that is
+/// given none has `KeyPolicy::standard().negotiated()`. With the feature `testing`, `steadfast::testing::idempotency::check` asks an API, in
+/// staging, whether it is true.
 ///
 /// ```
 /// use std::time::Duration;
@@ -56,6 +59,10 @@ impl Default for KeyPolicy {
         Self::standard().negotiated()
     }
 }
+
+/// Headers that say something else already; some of them go to another origin with a redirect, as no key may.
+const TAKEN: [HeaderName; 9] =
+    [ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RANGE, TRANSFER_ENCODING, USER_AGENT];
 
 impl KeyPolicy {
     /// `Idempotency-Key`, bare, minted for POST and PATCH, at most 255 characters, honoured for 24 hours.
@@ -198,7 +205,7 @@ impl KeyPolicy {
         if !self.methods.is_empty() && self.max_length < uuid::fmt::Hyphenated::LENGTH {
             return Err("max_length is under 36, the length of a minted key");
         }
-        if [ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING].contains(&self.header) {
+        if TAKEN.contains(&self.header) {
             return Err("the key's header is one that says something else");
         }
         if self.wait.is_some_and(|wait| wait.is_zero()) {
@@ -233,7 +240,9 @@ mod tests {
     fn a_policy_that_cannot_work_is_refused() {
         assert!(KeyPolicy::standard().max_length(35).validate().is_err());
         assert!(KeyPolicy::off().max_length(35).validate().is_ok());
-        assert!(KeyPolicy::standard().header(CONTENT_TYPE).validate().is_err());
+        for taken in [CONTENT_TYPE, RANGE] {
+            assert!(KeyPolicy::standard().header(taken).validate().is_err());
+        }
         assert!(KeyPolicy::standard().retention(Duration::ZERO).validate().is_err());
         assert!(KeyPolicy::standard().wait_on_retry(Duration::from_millis(999)).validate().is_err());
         for policy in [KeyPolicy::standard(), KeyPolicy::stripe(), KeyPolicy::paypal(), KeyPolicy::default()] {

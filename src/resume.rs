@@ -13,7 +13,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::key::{IdempotencyKey, KeyError};
+use crate::key::{IdempotencyKey, KeyError, KeyForm};
 
 /// An operation that can be asked for again: its key, when it was first sent, and what it was.
 ///
@@ -34,6 +34,9 @@ use crate::key::{IdempotencyKey, KeyError};
 pub struct ResumeToken {
     key: String,
     minted: bool,
+    /// As the caller has spelt it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spelling: Option<KeyForm>,
     /// Milliseconds since the Unix epoch.
     first_sent_ms: u64,
     method: String,
@@ -79,6 +82,7 @@ impl ResumeToken {
         Self {
             key: key.as_str().to_owned(),
             minted: key.is_minted(),
+            spelling: key.spelling(),
             first_sent_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
             method: identity.method.as_str().to_owned(),
             target: identity.target(),
@@ -93,7 +97,7 @@ impl ResumeToken {
     ///
     /// The token was changed where it was stored.
     pub fn key(&self) -> Result<IdempotencyKey, KeyError> {
-        IdempotencyKey::restore(&self.key, self.minted)
+        IdempotencyKey::restore(&self.key, self.minted, self.spelling)
     }
 
     /// When the first attempt was sent, by the wall clock of the process that sent it.
@@ -115,12 +119,11 @@ impl ResumeToken {
         retention: Duration,
         identity: &Identity<'_>,
     ) -> Result<(), &'static str> {
-        let usable = retention - retention / 20;
         match now.duration_since(self.first_sent()) {
             Err(_) => {
                 return Err("the clock went backwards since the first attempt, so the age of the key is not known");
             }
-            Ok(age) if age >= usable => return Err("the server may have forgotten the key by now"),
+            Ok(age) if age >= usable(retention) => return Err("the server may have forgotten the key by now"),
             Ok(_) => {}
         }
         if self.method != identity.method.as_str() || self.target != identity.target() {
@@ -133,6 +136,11 @@ impl ResumeToken {
             _ => Err("a streaming body cannot be compared with the one that was sent"),
         }
     }
+}
+
+/// How long a key may be relied on: the server may forget it a little early, and its clock is not ours.
+pub(crate) fn usable(retention: Duration) -> Duration {
+    retention - retention / 20
 }
 
 impl fmt::Debug for ResumeToken {

@@ -11,14 +11,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::{self, Answer, Failed, Read};
 use super::outgoing::Outgoing;
+use super::payload::NoBody;
 use super::plan::Plan;
-use super::probe::Probe;
+use super::probe::{Probe, Unfinished};
 use super::redirect::{self, Trail};
 use super::{Inner, failure, verdict};
 use crate::clock::{self, Deadline};
 use crate::deadline;
-use crate::error::BoxError;
-use crate::policy::Failure;
+use crate::policy::{Failure, Idempotency};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -41,8 +41,9 @@ pub(super) fn send(
         let mut detour: Option<Box<reqwest::Request>> = None;
         let mut foreign = outgoing.foreign;
         outgoing.may_have_acted = false;
+        outgoing.is_elsewhere = foreign;
         loop {
-            let body = outgoing.payload.next().await.map_err(no_body)?;
+            let body = outgoing.payload.next(&mut until).await.map_err(no_body)?;
             // In a block, so that what is sent takes no room while the answer is read.
             let mut response = {
                 let shown = (!foreign).then_some(number);
@@ -60,6 +61,7 @@ pub(super) fn send(
             };
             let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;
             foreign = hop.foreign;
+            outgoing.is_elsewhere = foreign;
             if hop.see_other {
                 outgoing.see_other(*hop.request, foreign);
                 detour = None;
@@ -89,14 +91,17 @@ fn next_hop(
     trail: &mut Trail,
 ) -> Result<Option<Hop>, Failed> {
     let from = detour.unwrap_or(&outgoing.template);
+    // A GET with effects is one by the caller's word alone.
+    let is_harmless = from.method().is_safe() && plan.idempotency == Idempotency::Natural;
     if client.opaque && sent(response.url()) != sent(from.url()) {
         // It followed a redirect, and by which status only it knows.
-        outgoing.may_have_acted = !from.method().is_safe();
+        outgoing.may_have_acted = !is_harmless;
     }
     if client.opaque || client.max_redirects == 0 {
         return Ok(None);
     }
-    let Some(next) = redirect::next(from, response.status(), response.headers(), &outgoing.payload) else {
+    let (status, headers) = (response.status(), response.headers());
+    let Some(next) = redirect::next(from, status, headers, &outgoing.payload, is_harmless || outgoing.is_done()) else {
         return Ok(None);
     };
     trail.step(from, &next, response)?;
@@ -154,7 +159,11 @@ fn exchange(
             taken: probe.map(Probe::taken),
             source,
         };
-        match until.bound(sending).await {
+        // Dropped in between, the attempt has an end, too.
+        let mut unfinished = Unfinished(probe);
+        let ended = until.bound(sending).await;
+        unfinished.0 = None;
+        match ended {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 let (failure, timed_out) = (failure::of_transport(&error, probe), error.is_timeout());
@@ -165,9 +174,13 @@ fn exchange(
     }
 }
 
-/// The request's body could not be made.
-fn no_body(source: BoxError) -> Failed {
-    Failed { failure: Failure::RequestBody, timed_out: false, head: None, taken: Some(false), source: Some(source) }
+/// The request's body could not be made, or not in time.
+fn no_body(why: NoBody) -> Failed {
+    let (failure, source) = match why {
+        NoBody::Failed(source) => (Failure::RequestBody, Some(source)),
+        NoBody::TimedOut => (Failure::NotSent, None),
+    };
+    Failed { failure, timed_out: source.is_none(), head: None, taken: Some(false), source }
 }
 
 /// Hands the request to the transport, with what watches its body.

@@ -127,9 +127,9 @@ impl ClientBuilder {
 
     /// A finished HTTP client, used as it is.
     ///
-    /// We cannot look into it: it may follow redirects, and then "connection refused" may be said of a later hop, after a POST
-    /// was carried out. So every transport failure through it is ambiguous, and so is what else would say that the server has not
-    /// acted (421, 425, 429), unless [`assume_no_redirects`](Self::assume_no_redirects). Its timeouts are its own.
+    /// We cannot look into it: it may follow redirects unseen, so "connection refused" may concern a later hop, after a POST was
+    /// carried out. So every transport failure through it is ambiguous, and so are 421, 425 and 429, unless you say
+    /// [`assume_no_redirects`](Self::assume_no_redirects). Its timeouts are its own.
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.ready_made = Some(client);
         self
@@ -143,8 +143,8 @@ impl ClientBuilder {
 
     /// A header for every request that does not set it.
     ///
-    /// Credentials without a [`base_url`](Self::base_url), and an idempotency key, are errors when the client is built: the one
-    /// would go to every origin, the other name every operation the same.
+    /// Two headers are errors when the client is built: credentials without a [`base_url`](Self::base_url), which would go to every
+    /// origin, and an idempotency key, which every operation would share.
     pub fn default_header<K, V>(mut self, name: K, value: V) -> Self
     where
         K: TryInto<HeaderName>,
@@ -180,14 +180,21 @@ impl ClientBuilder {
         self
     }
 
-    /// What this API does with idempotency keys: your statement that it honours them, and the licence to repeat a POST whose
-    /// answer was lost.
+    /// What this API does with idempotency keys. A policy given here is your statement that the API honours them, and so the licence to
+    /// repeat a POST whose answer was lost; unless it is [`off`](KeyPolicy::off) or [`negotiated`](KeyPolicy::negotiated). The default is
+    /// `KeyPolicy::standard().negotiated()`.
+    ///
+    /// With a [`base_url`](Self::base_url) your word holds for that origin alone, and other origins are negotiated. **Without one it holds
+    /// for every origin that this client calls.**
     pub fn keys(mut self, keys: KeyPolicy) -> Self {
         self.keys = keys;
         self
     }
 
     /// The most time for a whole operation, waits included; `None` for no limit. Default 30 s.
+    ///
+    /// In this order, the first that is set counts: the request's [`timeout`](crate::RequestBuilder::timeout), the
+    /// [`deadline`](RetryPolicy::deadline) of the request's policy, this timeout, the deadline of the client's policy.
     pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeout = Some(timeout.into());
         self
@@ -223,8 +230,8 @@ impl ClientBuilder {
     ///
     /// 307 and 308 keep method, body and key on the same origin; 303, and 301 or 302 to a POST, become a GET of the result.
     /// Another origin gets GET and HEAD without a body only, and neither credentials, cookies, the key, nor any header of yours but
-    /// `Accept`, `Accept-Language`, `Range` and `User-Agent`. From https to http is never followed. What is not followed is an `Ok` of
-    /// `send` and an [`ErrorKind::Redirect`](crate::ErrorKind::Redirect) of `fetch`.
+    /// `Accept`, `Accept-Language`, `Range` and `User-Agent`. A redirect from https to http is never followed. A redirect that is not
+    /// followed is returned as `Ok` by `send` and as [`ErrorKind::Redirect`](crate::ErrorKind::Redirect) by `fetch`.
     pub fn max_redirects(mut self, redirects: u32) -> Self {
         self.max_redirects = redirects;
         self
@@ -236,8 +243,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Classifies outcomes your way. The closure is taken at its word for the decision and is named in the journal; whether the
-    /// operation may have been processed is still told from the evidence.
+    /// Classifies outcomes your way. The decision follows the closure's word, and the journal names it; whether the operation may have
+    /// been processed is still judged by the evidence.
     ///
     /// Return [`Outcome::default_class`] for everything that you do not care about.
     pub fn classify(mut self, classify: impl Fn(&Outcome<'_>) -> Class + Send + Sync + 'static) -> Self {
@@ -246,6 +253,9 @@ impl ClientBuilder {
     }
 
     /// Watches every turn of every operation. The closure is called on the operation's own task: it should be quick.
+    ///
+    /// The same events go to `tracing`, under the target `steadfast`, at DEBUG; at WARN a circuit that opens, and an operation that ends
+    /// unsuccessfully and may have been processed.
     pub fn on_event(mut self, on_event: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(on_event));
         self
@@ -298,6 +308,7 @@ impl ClientBuilder {
         Ok(Client::from_inner(Inner {
             http,
             opaque,
+            clear_is_http1: names_host && !names_a_tls_proxy(std::env::vars_os()),
             upstreams: Upstreams::new(self.manners.terms(self.budget, names_host), base.as_ref()),
             base,
             defaults,
@@ -329,6 +340,12 @@ fn healthy(http: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
 fn names_a_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>) -> bool {
     let has_settings = cfg!(any(not(unix), target_vendor = "apple"));
     has_settings || environment.any(|(name, _)| name.to_ascii_lowercase().to_string_lossy().ends_with("_proxy"))
+}
+
+/// Whether a proxy may be spoken to over TLS, and so over HTTP/2.
+fn names_a_tls_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>) -> bool {
+    let lower = |text: &OsString| text.to_ascii_lowercase().to_string_lossy().into_owned();
+    environment.any(|(name, value)| lower(&name).ends_with("_proxy") && lower(&value).trim().starts_with("https:"))
 }
 
 /// The user's HTTP client, with everything that would repeat a request behind our back turned off.

@@ -96,7 +96,6 @@ impl Cooldowns {
             // From here on: a probe that ends between the question and the wait must not be missed.
             let probed = cooldown.probed.notified();
             let now = clock::now();
-            let time_left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
             let asked = lock(&cooldown.state).ask(now);
             match asked {
                 Leave::Go => break,
@@ -113,6 +112,9 @@ impl Cooldowns {
                     if clock::until(deadline, probed).await.is_err() {
                         return Err(Held { reason: StopReason::DeadlineExceeded, retry_after: None });
                     }
+                    // Of what is left by now: the probe has taken its time.
+                    let now = clock::now();
+                    let time_left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
                     clock::sleep(spread.min(time_left).mul_f64(clock::unit())).await;
                 }
             }

@@ -1,6 +1,6 @@
 //! Headers for requests that do not set them, and where they may go.
 
-use http::header::{ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Error, Result};
@@ -30,16 +30,18 @@ impl Defaults {
                 }
                 value.set_sensitive(true);
             }
-            defaults.headers.append(name, value);
+            let full = |_| Error::build("default_header", "there are more than a request can have");
+            defaults.headers.try_append(name, value).map_err(full)?;
         }
         Ok(defaults)
     }
 
-    /// `at_home`: the request goes to the base URL's origin, or there is no base.
-    pub(super) fn add_to(&self, headers: &mut HeaderMap, at_home: bool) {
+    /// `at_home`: the request goes to the base URL's origin, or there is no base. `says_type`: its body says what it is.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap, at_home: bool, says_type: bool) {
         for name in self.headers.keys() {
             let travels = at_home || [ACCEPT, ACCEPT_LANGUAGE, USER_AGENT].contains(name);
-            if travels && !headers.contains_key(name) {
+            let is_said = headers.contains_key(name) || (says_type && *name == CONTENT_TYPE);
+            if travels && !is_said {
                 for value in self.headers.get_all(name) {
                     headers.append(name, value.clone());
                 }

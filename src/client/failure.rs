@@ -33,21 +33,25 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
     }
     // It nests an incomplete message, so only the first in the chain counts.
     let never_written = first.is_some_and(hyper::Error::is_canceled);
+    // Only HTTP/1 fails like this: what HTTP/2 has to say is an error of h2's, and was looked at above.
+    let cut = first.is_some_and(hyper::Error::is_incomplete_message) || find::<std::io::Error>(error).is_some();
     // A caller's mistake in the head of the request is found while writing; what had been written by then is not known.
-    let may_tell = probe.filter(|_| !first.is_some_and(hyper::Error::is_user));
-    if never_written || may_tell.is_some_and(Probe::seal) {
+    let is_ours = first.is_some_and(hyper::Error::is_user);
+    let was_sealed = |probe: &Probe| probe.seal() && !is_ours && (probe.is_http1() || cut);
+    if never_written || probe.is_some_and(was_sealed) {
         return Failure::NotSent;
     }
     if error.is_timeout() {
         return Failure::Timeout;
     }
-    let lost = first.is_some_and(|error| error.is_incomplete_message() || error.is_closed());
-    if lost || find::<std::io::Error>(error).is_some() { Failure::Disconnected } else { Failure::Unknown }
+    let lost = cut || first.is_some_and(hyper::Error::is_closed);
+    if lost { Failure::Disconnected } else { Failure::Unknown }
 }
 
-/// An attempt that our own timer ended.
+/// An attempt that our own timer ended. Over HTTP/2 its head may go out all the same.
 pub(super) fn of_timeout(probe: Option<&Probe>) -> Failure {
-    if probe.is_some_and(Probe::seal) { Failure::NotSent } else { Failure::Timeout }
+    let was_sealed = |probe: &Probe| probe.seal() && probe.is_http1();
+    if probe.is_some_and(was_sealed) { Failure::NotSent } else { Failure::Timeout }
 }
 
 /// RFC 9113 §8.7: a stream refused, or above the last that a GOAWAY names, was not processed. h2 gives a remote GOAWAY only to

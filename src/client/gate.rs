@@ -95,15 +95,20 @@ impl<'a> Gate<'a> {
         self.upstream.latencies.get_or_init(Latencies::new).as_ref()
     }
 
-    /// Tells what came of the attempt to those who let it through. Returns the breaker's new state, if it has changed.
+    /// Tells what came of the attempt to those who let it through. Returns the breaker's new state, if it has changed. `verdict` is `None` if
+    /// a redirect has led elsewhere: what came of that says nothing about this origin.
     pub(super) fn settle(
         &self,
         pass: Pass<'_>,
-        verdict: &Verdict,
+        verdict: Option<&Verdict>,
         latency: Option<Duration>,
         hint_cap: Duration,
         now: Instant,
     ) -> Option<BreakerState> {
+        let Some(verdict) = verdict else {
+            pass.probe.into_iter().for_each(|probe| probe.passed());
+            return None;
+        };
         let answered = matches!(verdict.class, Class::Success | Class::Permanent) && verdict.failure.is_none();
         if let (Some(Some(latencies)), Some(latency)) = (self.upstream.latencies.get(), latency.filter(|_| answered)) {
             latencies.record(latency, now);

@@ -45,9 +45,9 @@ impl ClientBuilder {
     /// first attempt as an [`ErrorKind::HeldBack`](crate::ErrorKind::HeldBack), nothing sent;
     /// [`retry_after`](crate::Error::retry_after) is when to come back.
     ///
-    /// Every attempt counts, each by its class and its time (a hedged one once, by the answer that counted); an attempt that is dropped, and one that failed on this side, counts
-    /// for nothing. One that ran out of its operation's time counts as failed: who gives a server less time than it needs opens its
-    /// circuit.
+    /// Every attempt counts, by its class and its duration; a hedged pair counts once, by the answer that counted. Dropped attempts and
+    /// failures on this side do not count. An attempt that ran out of its operation's time counts as failed, so timeouts that are too short
+    /// open the circuit.
     pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
         self.manners.breaker = Some(policy);
         self

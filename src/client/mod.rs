@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     http: reqwest::Client,
     /// A client that we were given and cannot look into.
     opaque: bool,
+    /// What is sent in the clear is HTTP/1: the transport is as we made it, and no proxy stands in between over TLS.
+    clear_is_http1: bool,
     upstreams: Upstreams,
     base: Option<reqwest::Url>,
     defaults: Defaults,
@@ -143,7 +145,7 @@ impl Client {
         self.request(Method::GET, url)
     }
 
-    /// A POST. A key is minted for it.
+    /// A POST. A key is minted for it, unless the [`KeyPolicy`](crate::KeyPolicy) says otherwise.
     pub fn post(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::POST, url)
     }
@@ -153,7 +155,7 @@ impl Client {
         self.request(Method::PUT, url)
     }
 
-    /// A PATCH. A key is minted for it.
+    /// A PATCH. A key is minted for it, unless the [`KeyPolicy`](crate::KeyPolicy) says otherwise.
     pub fn patch(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::PATCH, url)
     }

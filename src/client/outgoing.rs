@@ -58,12 +58,23 @@ pub(super) struct Outgoing {
     pub(super) foreign: bool,
     /// In this attempt a redirect was followed that does not say that the server has not acted.
     pub(super) may_have_acted: bool,
+    /// What came of this attempt came from another origin, to which a redirect has led.
+    pub(super) is_elsewhere: bool,
 }
 
 impl Outgoing {
     pub(super) fn new(template: reqwest::Request, payload: Payload, adopted: bool) -> Self {
         let content_type = ContentType::Unsaid;
-        Self { template, payload, content_type, adopted, asked: None, foreign: false, may_have_acted: false }
+        Self {
+            template,
+            payload,
+            content_type,
+            adopted,
+            asked: None,
+            foreign: false,
+            may_have_acted: false,
+            is_elsewhere: false,
+        }
     }
 
     /// The same request once more, to be sent beside this one; `None` if its body cannot be, or if it is done already.
@@ -105,7 +116,9 @@ impl Outgoing {
         };
         // Only the caller says how long the body is.
         let said = detour.unwrap_or(&self.template).headers();
-        let watched = body.map(|body| Probe::watch(body, said));
+        // TLS may choose HTTP/2, and so may a transport that is not as we made it.
+        let is_http1 = client.clear_is_http1 && request.url().scheme() == "http";
+        let watched = body.map(|body| Probe::watch(body, said, is_http1));
         let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
         *request.body_mut() = body;
         (request, probe)
@@ -151,7 +164,7 @@ impl Outgoing {
         let whole = if self.adopted { template.try_clone() } else { None };
         whole.unwrap_or_else(|| {
             let mut copy = blank(template);
-            copy.headers_mut().reserve(template.headers().len() + room);
+            copy.headers_mut().reserve(template.headers().keys_len() + room);
             for (name, value) in template.headers() {
                 copy.headers_mut().append(name, value.clone());
             }

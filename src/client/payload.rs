@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http_body::Body;
 
+use crate::clock::Deadline;
 use crate::error::BoxError;
 
 type MakeBody = Arc<dyn Fn() -> Result<reqwest::Body, BoxError> + Send + Sync>;
@@ -63,17 +64,29 @@ impl Payload {
         }
     }
 
-    /// The body of the next attempt.
-    pub(super) async fn next(&mut self) -> Result<Option<reqwest::Body>, BoxError> {
+    /// The body of the next attempt, which has to be there `until` then: a disk may not answer.
+    #[cfg_attr(not(feature = "stream"), allow(unused_variables, reason = "only a file is waited for"))]
+    pub(super) async fn next(&mut self, until: &mut Deadline<'_>) -> Result<Option<reqwest::Body>, NoBody> {
         match self {
             Self::Empty => Ok(None),
             Self::Bytes(bytes) => Ok(Some(bytes.clone().into())),
             Self::Once(body) => Ok(body.take()),
-            Self::Made(make) => make().map(Some),
+            Self::Made(make) => make().map(Some).map_err(NoBody::Failed),
             #[cfg(feature = "stream")]
-            Self::File(file) => Box::pin(file.open()).await.map(Some),
+            Self::File(file) => match Box::pin(until.bound(file.open())).await {
+                Ok(opened) => opened.map(Some).map_err(NoBody::Failed),
+                Err(crate::clock::TimedOut) => Err(NoBody::TimedOut),
+            },
         }
     }
+}
+
+/// Why an attempt has no body to send.
+#[derive(Debug)]
+pub(super) enum NoBody {
+    Failed(BoxError),
+    #[cfg_attr(not(feature = "stream"), allow(dead_code, reason = "only a file is waited for"))]
+    TimedOut,
 }
 
 impl From<Vec<u8>> for Payload {
@@ -115,18 +128,20 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_kept_without_a_copy_and_streams_are_sent_once() {
+        let timer = std::pin::pin!(crate::clock::timer(None));
+        let mut until = Deadline::new(None, timer);
         let bytes = Bytes::from_static(b"hello");
         let mut payload = Payload::from(reqwest::Body::from(bytes.clone()));
         assert!(payload.is_replayable());
         assert_eq!(payload.bytes().map(<[u8]>::as_ptr), Some(bytes.as_ptr()));
         for _ in 0..3 {
-            let body = payload.next().await.unwrap();
+            let body = payload.next(&mut until).await.unwrap();
             assert_eq!(body.as_ref().and_then(reqwest::Body::as_bytes), Some(&b"hello"[..]));
         }
 
         let mut stream = Payload::from(reqwest::Body::wrap(reqwest::Body::from("hello")));
         assert!(!stream.is_replayable() && stream.bytes().is_none());
-        assert!(stream.next().await.unwrap().is_some() && stream.next().await.unwrap().is_none());
+        assert!(stream.next(&mut until).await.unwrap().is_some() && stream.next(&mut until).await.unwrap().is_none());
 
         assert!(matches!(Payload::from(reqwest::Body::from("")), Payload::Empty));
     }

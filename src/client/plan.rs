@@ -16,7 +16,7 @@ use crate::error::{Error, Result, VOUCH};
 use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
 use crate::policy::{HedgePolicy, Idempotency, RetryPolicy};
-use crate::resume::ResumeToken;
+use crate::resume::{self, ResumeToken};
 
 /// What the caller said of this operation alone.
 #[derive(Debug, Default)]
@@ -75,16 +75,26 @@ impl Plan {
         self.policy(client).time_allowed().map_or(of_task, |time| Some(of_task.map_or(time, |left| left.min(time))))
     }
 
+    /// When the API may have forgotten the key: from then on a repeat would be another operation.
+    pub(super) fn key_until(&self, client: &Inner, request: &reqwest::Request) -> Option<Instant> {
+        let first_sent = self.first_sent.filter(|_| self.idempotency == Idempotency::Keyed)?;
+        let retention = retention(client, &self.upstream, self.trust, request);
+        // A clock that went backwards says nothing.
+        let age = clock::wall().duration_since(first_sent).unwrap_or(retention);
+        clock::now().checked_add(resume::usable(retention).saturating_sub(age))
+    }
+
     pub(super) fn attempt_until(&self, started: Instant) -> Option<Instant> {
         self.attempt_timeout.and_then(|time| started.checked_add(time))
     }
 }
 
-/// Settles the terms of the operation and puts the client's defaults on the request.
+/// Settles the terms of the operation and puts the client's defaults on the request. `says_type`: its body says what it is.
 pub(super) fn settle(
     inner: &Inner,
     request: &mut reqwest::Request,
     payload: &Payload,
+    says_type: bool,
     options: Option<&Options>,
     reads_body: bool,
 ) -> Result<Plan> {
@@ -93,7 +103,7 @@ pub(super) fn settle(
     let read = if reads_body { Read::Whole { limit } } else { Read::Head };
     let upstream = inner.upstreams.get(request.url());
     let at_home = inner.upstreams.is_home(&upstream);
-    inner.defaults.add_to(request.headers_mut(), at_home);
+    inner.defaults.add_to(request.headers_mut(), at_home, says_type);
 
     let own_policy = own_policy(options.retry.as_ref(), options.timeout, inner)?;
     let attempt_timeout = options.attempt_timeout.unwrap_or(inner.attempt_timeout);
@@ -102,9 +112,14 @@ pub(super) fn settle(
     let keys = &inner.keys;
     let resumed_from = options.resume.as_ref().map(ResumeToken::first_sent);
     let may_have_been_processed = options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed);
-    let given = given_key(request, payload, options.key.clone(), options.resume.as_ref(), inner)?;
-    let key_was_given = given.is_some();
     let method = request.method().clone();
+    // The user's word is about the API at the base URL, not about whatever else this client is sent to, and about the methods for which
+    // the API takes keys.
+    let is_meant = at_home && keys.methods.contains(&method);
+    let trust = if is_meant || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
+    let retention = retention(inner, &upstream, trust, request);
+    let given = given_key(request, payload, options.key.clone(), options.resume.as_ref(), keys, retention)?;
+    let key_was_given = given.is_some();
     let key = keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
 
     let first_sent = key.as_ref().map(|_| resumed_from.unwrap_or_else(clock::wall));
@@ -118,8 +133,6 @@ pub(super) fn settle(
         Some(asked) => asked.map(|policy| check_hedge(policy, idempotency, keys)).transpose()?,
         None => inner.manners.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(&method)),
     };
-    // The user's word is about the API at the base URL, not about whatever else this client is sent to.
-    let trust = if at_home || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
     // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
     let honours_keys = || upstream.trust.vouches(trust, &method, || request.url().path());
     let licence = idempotency == Idempotency::Natural || (idempotency == Idempotency::Keyed && honours_keys());
@@ -143,6 +156,13 @@ pub(super) fn settle(
         deadline: Deadline::current(),
         may_have_been_processed,
     })
+}
+
+/// How long the API remembers a key: by the user's word, and where the client negotiates, by the API's own if that is shorter.
+fn retention(inner: &Inner, upstream: &Upstream, trust: Trust, request: &reqwest::Request) -> Duration {
+    let said = || upstream.trust.retention(request.method(), request.url().path());
+    let said = if trust == Trust::Negotiated { said() } else { None };
+    said.map_or(inner.keys.retention, |said| said.min(inner.keys.retention))
 }
 
 /// Precedence: the request's timeout, the request's policy if it sets a deadline, the client's timeout, the client's policy. (The
@@ -191,9 +211,10 @@ fn given_key(
     payload: &Payload,
     key: Option<IdempotencyKey>,
     resume: Option<&ResumeToken>,
-    inner: &Inner,
+    keys: &KeyPolicy,
+    retention: Duration,
 ) -> Result<Option<IdempotencyKey>> {
-    let header = &inner.keys.header;
+    let header = &keys.header;
     let given = match (resume, key) {
         (Some(_), Some(_)) => {
             return Err(Error::build("resume", "it brings its own key; idempotency_key is one too many"));
@@ -202,7 +223,7 @@ fn given_key(
             let identity =
                 crate::resume::Identity { method: request.method(), url: request.url(), body: payload.bytes() };
             let expired = |reason| Error::new(crate::ErrorKind::KeyExpired, reason);
-            token.check(clock::wall(), inner.keys.retention, &identity).map_err(expired)?;
+            token.check(clock::wall(), retention, &identity).map_err(expired)?;
             Some(token.key().map_err(|error| Error::build("resume", error))?)
         }
         (None, key) => key,

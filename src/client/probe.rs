@@ -1,8 +1,12 @@
 //! How far the request got: a body that notices when the transport takes it.
 //!
 //! When an attempt times out or the connection closes, the error alone does not say whether anything had left. The body does:
-//! the transport asks for it only once it has a connection to write to. A body that was never asked for was never sent, and
-//! nor was the request in front of it, so the attempt is `NotProcessed` for every method. The bytes on the wire are unchanged.
+//! the transport asks for it only once it has a connection to write to. Over HTTP/1 the head and the first of the body are written together,
+//! so where the body was never asked for nothing was sent, and the attempt is `NotProcessed` for every method. The bytes on the wire are
+//! unchanged.
+//!
+//! Over HTTP/2 it is not so while an attempt is under way: a request that waits for a free stream (`SETTINGS_MAX_CONCURRENT_STREAMS`) has
+//! handed its head over, which goes out when a stream is free, even if by then nobody waits for the answer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,31 +27,51 @@ const SEALED: u8 = 3;
 
 /// What the body of one attempt has seen.
 #[derive(Clone, Debug)]
-pub(super) struct Probe(Arc<AtomicU8>);
+pub(super) struct Probe {
+    mark: Arc<AtomicU8>,
+    /// Nothing but HTTP/1 can be spoken here.
+    is_http1: bool,
+}
 
 impl Probe {
     /// `body`, watched; `headers` are the request's.
-    pub(super) fn watch(body: reqwest::Body, headers: &HeaderMap) -> (reqwest::Body, Self) {
+    pub(super) fn watch(body: reqwest::Body, headers: &HeaderMap, is_http1: bool) -> (reqwest::Body, Self) {
         let at_first = if is_asked_for(&body, headers) { UNTOUCHED } else { TAKEN };
-        let probe = Self(Arc::new(AtomicU8::new(at_first)));
+        let probe = Self { mark: Arc::new(AtomicU8::new(at_first)), is_http1 };
         (reqwest::Body::wrap(Watched { body, probe: probe.clone() }), probe)
     }
 
     /// The transport has asked for the body: a part of the request may have left.
     pub(super) fn taken(&self) -> bool {
-        matches!(self.0.load(Ordering::Acquire), TAKEN | FAILED)
+        matches!(self.mark.load(Ordering::Acquire), TAKEN | FAILED)
+    }
+
+    /// Whether "the body was not asked for" means that the head was not sent either, even if the connection lives.
+    pub(super) fn is_http1(&self) -> bool {
+        self.is_http1
     }
 
     /// The transport has not asked for the body, and from now on it would ask in vain: its task may be about to, on another
     /// thread, and what was called "not sent" must stay so.
     pub(super) fn seal(&self) -> bool {
-        let sealed = self.0.compare_exchange(UNTOUCHED, SEALED, Ordering::AcqRel, Ordering::Acquire);
+        let sealed = self.mark.compare_exchange(UNTOUCHED, SEALED, Ordering::AcqRel, Ordering::Acquire);
         matches!(sealed, Ok(_) | Err(SEALED))
     }
 
     /// The body itself failed, on our side.
     pub(super) fn failed(&self) -> bool {
-        self.0.load(Ordering::Acquire) == FAILED
+        self.mark.load(Ordering::Acquire) == FAILED
+    }
+}
+
+/// Keeps a body back whose attempt was dropped before it was asked for.
+pub(super) struct Unfinished<'a>(pub(super) Option<&'a Probe>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(probe) = self.0 {
+            probe.seal();
+        }
     }
 }
 
@@ -70,13 +94,13 @@ impl Body for Watched {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         // Release: whoever reads the mark after the transport's task has ended sees it.
-        let mark = self.probe.0.compare_exchange(UNTOUCHED, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+        let mark = self.probe.mark.compare_exchange(UNTOUCHED, TAKEN, Ordering::AcqRel, Ordering::Acquire);
         if mark == Err(SEALED) {
             return Poll::Ready(Some(Err("the attempt had ended before its body was asked for".into())));
         }
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(frame, Poll::Ready(Some(Err(_)))) {
-            self.probe.0.store(FAILED, Ordering::Release);
+            self.probe.mark.store(FAILED, Ordering::Release);
         }
         frame.map(|frame| frame.map(|frame| frame.map_err(BoxError::from)))
     }
@@ -116,7 +140,7 @@ mod tests {
 
     #[test]
     fn notices_when_it_is_taken_and_changes_nothing() {
-        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new());
+        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new(), true);
         assert_eq!(body.size_hint().exact(), Some(5));
         assert!(!body.is_end_stream());
         assert!(!probe.taken());
@@ -127,19 +151,28 @@ mod tests {
 
     #[test]
     fn a_body_that_was_dropped_was_not_taken() {
-        let (body, probe) = Probe::watch("hello".into(), &HeaderMap::new());
+        let (body, probe) = Probe::watch("hello".into(), &HeaderMap::new(), true);
         drop(body);
         assert!(!probe.taken() && probe.seal());
     }
 
     #[test]
+    fn a_body_whose_attempt_was_dropped_is_kept_back() {
+        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new(), false);
+        drop(Unfinished(None));
+        drop(Unfinished(Some(&probe)));
+        assert_eq!(poll(&mut body), None);
+        assert!(!probe.taken() && !probe.failed());
+    }
+
+    #[test]
     fn what_was_called_not_sent_is_not_sent_a_moment_later() {
-        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new());
+        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new(), true);
         assert!(probe.seal() && probe.seal());
         assert_eq!(poll(&mut body), None);
         assert!(!probe.taken() && !probe.failed());
 
-        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new());
+        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new(), true);
         assert!(poll(&mut body).is_some());
         assert!(!probe.seal(), "too late");
     }
@@ -147,11 +180,11 @@ mod tests {
     #[test]
     fn a_body_that_is_never_asked_for_tells_nothing() {
         for body in [reqwest::Body::from(""), reqwest::Body::wrap(Unmeasured)] {
-            assert!(Probe::watch(body, &HeaderMap::new()).1.taken());
+            assert!(Probe::watch(body, &HeaderMap::new(), true).1.taken());
         }
         for (length, taken) in [("0", true), ("5", false), ("05", false), ("five", true)] {
             let headers = [(CONTENT_LENGTH, length.parse().unwrap())].into_iter().collect();
-            assert_eq!(Probe::watch("hello".into(), &headers).1.taken(), taken, "{length}");
+            assert_eq!(Probe::watch("hello".into(), &headers, true).1.taken(), taken, "{length}");
         }
     }
 }

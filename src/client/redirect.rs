@@ -5,7 +5,7 @@
 //!
 //! * 307 and 308 keep method, body and key, on the same origin only. They say that the server has not acted.
 //! * 301 and 302 to another method keep it too, and do not say that the server has not acted: what comes of a later hop is never
-//!   not processed, unless the method is safe.
+//!   not processed, unless the method is safe and nobody has said that this request is not.
 //! * 303, and 301 or 302 to a POST, become a GET without body and key. From then on the operation *was processed*, and what is
 //!   repeated after a failure is that GET.
 //! * Another origin gets GET and HEAD without a body only, and neither credentials, cookies, key, `Referer` nor any header of the
@@ -39,12 +39,14 @@ pub(super) struct Next {
     pub(super) may_have_acted: bool,
 }
 
-/// The hop that this answer asks for; `None` if it asks for none, or for one that is not followed.
+/// The hop that this answer asks for; `None` if it asks for none, or for one that is not followed. `is_harmless`: it does nothing, so nothing
+/// can have been done.
 pub(super) fn next(
     from: &reqwest::Request,
     status: StatusCode,
     headers: &HeaderMap,
     payload: &Payload,
+    is_harmless: bool,
 ) -> Option<Next> {
     let method = from.method();
     let see_other = match status.as_u16() {
@@ -61,8 +63,8 @@ pub(super) fn next(
     let is_read = method == Method::GET || method == Method::HEAD;
     let may_leave = is_read && (see_other || payload.is_empty());
     let may_follow = !downgrade && (!leaves || may_leave) && (see_other || payload.is_replayable());
-    // 307 and 308 say that the server has not acted, and 301 and 302 do not.
-    let may_have_acted = matches!(status.as_u16(), 301 | 302) && !method.is_safe();
+    // 307 and 308 say that the server has not acted; 301 and 302 do not, and 303 says that it has.
+    let may_have_acted = matches!(status.as_u16(), 301..=303) && !is_harmless;
     may_follow.then_some(Next { url, method, see_other, leaves, may_have_acted })
 }
 
@@ -148,7 +150,7 @@ mod tests {
     fn check(method: &str, from: &str, status: u16, location: &str) -> String {
         let request = reqwest::Request::new(method.parse().unwrap(), from.parse().unwrap());
         let headers = [(LOCATION, location.parse().unwrap())].into_iter().collect();
-        match next(&request, StatusCode::from_u16(status).unwrap(), &headers, &Payload::Empty) {
+        match next(&request, StatusCode::from_u16(status).unwrap(), &headers, &Payload::Empty, true) {
             None => "stays".to_owned(),
             Some(next) => {
                 let marks = [(next.see_other, " done"), (next.leaves, " leaves")];
@@ -201,9 +203,9 @@ mod tests {
         let request = reqwest::Request::new(Method::PUT, "https://a.x/1".parse().unwrap());
         let gone = Payload::Once(None);
         let headers = [(LOCATION, "/2".parse().unwrap())].into_iter().collect();
-        assert_eq!(next(&request, StatusCode::TEMPORARY_REDIRECT, &headers, &gone), None);
-        assert!(next(&request, StatusCode::SEE_OTHER, &headers, &gone).is_some());
-        assert_eq!(next(&request, StatusCode::SEE_OTHER, &HeaderMap::new(), &gone), None, "no Location");
+        assert_eq!(next(&request, StatusCode::TEMPORARY_REDIRECT, &headers, &gone, true), None);
+        assert!(next(&request, StatusCode::SEE_OTHER, &headers, &gone, true).is_some());
+        assert_eq!(next(&request, StatusCode::SEE_OTHER, &HeaderMap::new(), &gone, true), None, "no Location");
     }
 
     #[test]

@@ -216,10 +216,10 @@ impl RequestBuilder {
     ///
     /// # Errors
     ///
-    /// When it is sent: [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired) if the key is older than the API's
-    /// [retention](crate::KeyPolicy::retention) less a twentieth, if the clock went backwards, or if it is another request.
-    /// So is one that may have been processed, at an API of which neither you ([`keys`](crate::ClientBuilder::keys)) nor the API itself
-    /// has said that it honours keys: to resume it could carry it out twice. Nothing is sent then, and the error still has the token.
+    /// When it is sent: [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired) if the key is older than 95 % of the API's
+    /// [retention](crate::KeyPolicy::retention), if the clock went backwards, or if the request is another one. Also if the operation may
+    /// have been processed and neither you ([`keys`](crate::ClientBuilder::keys)) nor the API has said that it honours keys: to send it again
+    /// could carry it out twice. Nothing is sent then, and the error still has the token.
     pub fn resume(self, token: ResumeToken) -> Self {
         self.option(|options| options.resume = Some(token))
     }
@@ -248,12 +248,12 @@ impl RequestBuilder {
         self.option(|options| options.attempt_timeout = Some(timeout.into()))
     }
 
-    /// Hedges this operation, or with `None` does not, whatever the client says: [`ClientBuilder::hedge`](crate::ClientBuilder::hedge).
+    /// Overrides the client's [`hedge`](crate::ClientBuilder::hedge) for this request; `None` turns hedging off.
     ///
-    /// This is also the way to hedge what is not a safe method, and the word that it may be: two concurrent PUTs race other writers. A
-    /// request under a key wants a [`KeyPolicy`](crate::KeyPolicy::concurrent_duplicates_safe) that says that the API does not run
-    /// both; without it, and for a request that nothing makes harmless to repeat, it is an error when it is sent. A body that is a stream
-    /// or a file is not hedged.
+    /// For a method that is not safe, calling this is also your statement that two requests at once are acceptable: two PUTs may race other
+    /// writers. A request under a key needs a [`KeyPolicy`](crate::KeyPolicy::concurrent_duplicates_safe) which says that the API does not
+    /// run both. Without that, and for a request that nothing makes harmless to repeat, sending it is an error. A body that is a stream or a
+    /// file is not hedged.
     pub fn hedge(self, policy: impl Into<Option<HedgePolicy>>) -> Self {
         self.option(|options| options.hedge = Some(policy.into()))
     }
@@ -344,7 +344,8 @@ impl RequestBuilder {
             }
         };
         let client = self.client.inner()?;
-        match plan::settle(client, &mut outgoing.template, &outgoing.payload, options, reads_body) {
+        let says_type = outgoing.content_type != ContentType::Unsaid;
+        match plan::settle(client, &mut outgoing.template, &outgoing.payload, says_type, options, reads_body) {
             Ok(plan) => Ok((client, plan, outgoing)),
             Err(error) => {
                 let request = &outgoing.template;

@@ -1,6 +1,6 @@
 //! The loop: one operation, from its first attempt to its last word.
 //!
-//! This is the only loop in the crate that sends anything twice. Read it from the top: breaker, attempt, classify, record, decide, wait.
+//! This is the only loop in the crate that sends anything twice. Read it from the top: gate, attempt (or race), classify, record, decide, wait.
 //! What one attempt does is in `attempt.rs`; whether there is another is the word of [`policy::Operation`](Operation).
 //! Everything lives in local variables, so dropping the future at any await leaves nothing behind.
 
@@ -10,7 +10,7 @@ use super::Inner;
 use super::answer::{self, Answer, Failed};
 use super::attempt;
 use super::event::{Event, EventKind};
-use super::gate::{Gate, Held};
+use super::gate::{Gate, Held, Pass};
 use super::outgoing::Outgoing;
 use super::plan::Plan;
 use super::race::{Other, Race, Raced};
@@ -35,6 +35,9 @@ pub(super) fn run(
         let mut so_far = SoFar::start(client, plan, outgoing);
         let mut operation = Operation::start(context.policy, &plan.upstream.budget, plan.idempotency, so_far.started);
         operation.set_body_replayable(outgoing.payload.is_replayable());
+        if plan.may_have_been_processed {
+            operation.set_at_risk();
+        }
         if let Some(deadline) = plan.deadline {
             operation.end_by(deadline.instant());
         }
@@ -43,10 +46,12 @@ pub(super) fn run(
 
         loop {
             let number = operation.attempts().saturating_add(1);
-            let pass = match gate.enter(&mut operation, now).await {
-                Ok(pass) => pass,
-                Err(held) => return Err(so_far.held_back(outgoing, held)),
-            };
+            let entered = gate.enter(&mut operation, now).await;
+            let pass =
+                match entered.and_then(|pass| still_licensed(&mut operation, client, plan, outgoing).map(|()| pass)) {
+                    Ok(pass) => pass,
+                    Err(held) => return Err(so_far.held_back(outgoing, held)),
+                };
             if pass.half_opened() {
                 so_far.tell(outgoing, EventKind::BreakerChanged { state: BreakerState::HalfOpen });
             }
@@ -54,46 +59,26 @@ pub(super) fn run(
             let until = clock::earlier(plan.attempt_until(pass.started), operation.deadline());
             operation.begin_attempt();
             let late_after = gate.late_after(plan.hedge.as_deref().filter(|_| number == 1), &pass);
-            let Raced { attempted, number, ended, elapsed, latency, other } = match late_after {
-                None => Raced::alone(attempt::send(client, plan, outgoing, number, until).await, number, pass.started),
-                Some(after) => {
-                    operation.set_key_trusted(outgoing.key_is_trusted(client, plan, None));
-                    let tell = |fork: &Outgoing, number| so_far.tell(fork, EventKind::HedgeStarted { number });
-                    let race = Race { client, plan, gate: &gate, number, until, after };
-                    // Boxed, so that operations that are not hedged do not carry the room for a race.
-                    Box::pin(race.run(outgoing, &mut operation, tell)).await
-                }
-            };
-            let other = other.map(|other| so_far.record_other(outgoing, context, &other));
-
-            context.may_have_acted = outgoing.may_have_acted;
-            if outgoing.is_done() {
-                // A redirect has named the result: what is left is a GET.
-                context.is_done = true;
-                operation.set_idempotency(Idempotency::Natural);
-                operation.set_body_replayable(true);
-            }
             // In a block, so that what is only looked at here takes no room in the future while it waits.
-            let (attempted, decision) = {
-                let attempted = attempted;
-                let verdict = context.judge(&attempted, so_far.may_have_been_processed);
-                let head = answer::head(&attempted);
-                operation.set_key_trusted(outgoing.key_is_trusted(client, plan, head));
-                if let Some(state) = gate.settle(pass, &verdict, latency, context.policy.hint_cap_in_force(), ended) {
-                    so_far.tell(outgoing, EventKind::BreakerChanged { state });
+            let (attempted, ended, decision) = {
+                let mut raced = match late_after {
+                    None => {
+                        Raced::alone(attempt::send(client, plan, outgoing, number, until).await, number, pass.started)
+                    }
+                    Some(after) => {
+                        operation.set_key_trusted(outgoing.key_is_trusted(client, plan, None));
+                        let tell = |fork: &Outgoing, number| so_far.tell(fork, EventKind::HedgeStarted { number });
+                        let race = Race { client, plan, gate: &gate, number, until, after };
+                        // Boxed, so that operations that are not hedged do not carry the room for a race.
+                        Box::pin(race.run(outgoing, &mut operation, tell)).await
+                    }
+                };
+                if raced.other.take().is_some_and(|other| so_far.record_other(outgoing, context, &other)) {
+                    operation.set_at_risk();
                 }
-                let open_for = gate.circuit_open_for(ended);
-                operation.set_circuit_open_for(open_for);
-                let class = with_the_other(verdict.class, other, &operation);
-                // A success waits for nothing.
-                let unit = if class == Class::Success { 0.0 } else { clock::unit() };
-                let decision = operation.decide(class, &verdict.hint, ended, unit);
-                let wait = if let Decision::Retry { after } = decision { Some(after) } else { None };
-                so_far.record(outgoing, number, &verdict, elapsed, wait);
-                if decision == Decision::Stop(StopReason::CircuitOpen) {
-                    so_far.retry_after = Some(open_for);
-                }
-                (attempted, decision)
+                context.follow(outgoing, &mut operation);
+                let decision = so_far.conclude(&raced, pass, context, &gate, &mut operation, outgoing);
+                (raced.attempted, raced.ended, decision)
             };
             match decision {
                 Decision::Stop(reason) => {
@@ -111,13 +96,31 @@ pub(super) fn run(
     }
 }
 
-/// The class that is decided on. Between the race and its end the licence may have been lost, and the other attempt may have arrived.
-fn with_the_other(class: Class, other: Option<Class>, operation: &Operation<'_>) -> Class {
-    let may_have_arrived = other == Some(Class::Ambiguous) && !operation.is_licensed();
-    match class {
-        Class::NotProcessed | Class::Throttled if may_have_arrived => Class::Ambiguous,
-        class => class,
+impl Context<'_> {
+    /// Takes note of where redirects have led.
+    fn follow(&mut self, outgoing: &Outgoing, operation: &mut Operation<'_>) {
+        self.may_have_acted = outgoing.may_have_acted;
+        if outgoing.is_done() {
+            // A redirect has named the result: what is left is a GET.
+            self.is_done = true;
+            operation.set_idempotency(Idempotency::Natural);
+            operation.set_body_replayable(true);
+        }
     }
+}
+
+/// Whether another attempt may still be sent: while the operation waited, the API may have shown that it no longer honours keys.
+fn still_licensed(
+    operation: &mut Operation<'_>,
+    client: &Inner,
+    plan: &Plan,
+    outgoing: &Outgoing,
+) -> std::result::Result<(), Held> {
+    if operation.attempts() > 0 || plan.may_have_been_processed {
+        operation.set_key_trusted(outgoing.key_is_trusted(client, plan, None));
+    }
+    let lost = Held { reason: StopReason::KeyNotTrusted, retry_after: None };
+    if operation.needs_licence() { Err(lost) } else { Ok(()) }
 }
 
 /// The story of the operation so far, and those who are told it.
@@ -149,14 +152,50 @@ impl<'a> SoFar<'a> {
         }
     }
 
-    /// The attempt of a race that does not count for the decision, and counts as evidence.
-    fn record_other(&mut self, outgoing: &Outgoing, context: Context<'_>, other: &Other) -> Class {
+    /// Classifies what an attempt came to, tells those who keep count of the origin, decides and records.
+    fn conclude(
+        &mut self,
+        raced: &Raced,
+        pass: Pass<'_>,
+        context: Context<'_>,
+        gate: &Gate<'_>,
+        operation: &mut Operation<'_>,
+        outgoing: &Outgoing,
+    ) -> Decision {
+        let Self { client, plan, .. } = *self;
+        let &Raced { ref attempted, number, ended, elapsed, latency, .. } = raced;
+        let verdict = context.judge(attempted, self.may_have_been_processed);
+        let succeeded = verdict.class == Class::Success;
+        operation.set_key_trusted(outgoing.key_is_trusted(client, plan, answer::head(attempted)));
+        let of_origin = (!outgoing.is_elsewhere).then_some(&verdict);
+        if let Some(state) = gate.settle(pass, of_origin, latency, context.policy.hint_cap_in_force(), ended) {
+            self.tell(outgoing, EventKind::BreakerChanged { state });
+        }
+        let open_for = gate.circuit_open_for(ended);
+        operation.set_circuit_open_for(open_for);
+        let is_keyed = !succeeded && !context.is_done;
+        if let Some(forgotten) = is_keyed.then(|| plan.key_until(client, outgoing.asked())).flatten() {
+            operation.end_by(forgotten);
+        }
+        // A success waits for nothing.
+        let unit = if succeeded { 0.0 } else { clock::unit() };
+        let decision = operation.decide(verdict.class, &verdict.hint, ended, unit);
+        let wait = if let Decision::Retry { after } = decision { Some(after) } else { None };
+        self.record(outgoing, number, &verdict, elapsed, wait);
+        if decision == Decision::Stop(StopReason::CircuitOpen) {
+            self.retry_after = Some(open_for);
+        }
+        decision
+    }
+
+    /// The attempt of a race that does not count for the decision, and counts as evidence: whether it may have been carried out.
+    fn record_other(&mut self, outgoing: &Outgoing, context: Context<'_>, other: &Other) -> bool {
         let &Other { number, elapsed, may_have_acted, is_done, .. } = other;
         let context = Context { may_have_acted, is_done, ..context };
         let judge = |attempted| context.judge(attempted, self.may_have_been_processed);
         let verdict = other.attempted.as_ref().map_or_else(Verdict::on_dropped, judge);
         self.record(outgoing, number, &verdict, elapsed, None);
-        verdict.default_class
+        verdict.may_have_been_processed
     }
 
     fn record(

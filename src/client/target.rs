@@ -83,7 +83,8 @@ fn append(base: &Url, text: &str) -> Result<Url> {
         return if text.is_empty() { Ok(url) } else { url.join(text).map_err(|error| Error::build("url", error)) };
     }
     let below = text.strip_prefix('/').unwrap_or(text);
-    base.join(below).map_err(|error| Error::build("url", error))
+    // Below the base, whatever it looks like: `charges:batch` is not of the scheme `charges`.
+    base.join(&format!("./{below}")).map_err(|error| Error::build("url", error))
 }
 
 /// Appends `parts` to the path, each percent-encoded as one segment.
@@ -128,6 +129,21 @@ fn has_scheme(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_looks_like_a_scheme_below_the_base_is_a_path() {
+        let base = base("https://api.x/v1").unwrap();
+        for (text, expected) in [
+            ("/charges:batch", "https://api.x/v1/charges:batch"),
+            ("/urn:isbn:1", "https://api.x/v1/urn:isbn:1"),
+            ("/https:charges", "https://api.x/v1/https:charges"),
+            ("/https://api.x/v1", "https://api.x/v1/https://api.x/v1"),
+            ("/a/b.c", "https://api.x/v1/a/b.c"),
+        ] {
+            assert_eq!(resolve(Some(&base), text).unwrap().as_str(), expected);
+        }
+        assert!(resolve(Some(&base), "charges:batch").is_err(), "without a slash it is a scheme that is not ours");
+    }
 
     fn check(base_text: &str, text: &str) -> String {
         let base = base(base_text).unwrap();

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reqwest::Url;
@@ -16,7 +16,7 @@ use super::latency::Latencies;
 use super::pattern::Pattern;
 use crate::key::IdempotencyKey;
 use crate::key_policy::Trust;
-use crate::policy::{Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RetryBudget, record_status};
+use crate::policy::{Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RecordStatus, RetryBudget, record_status};
 
 /// The most origins that a client remembers. Beyond it the one that was used longest ago is forgotten: its budget starts full
 /// again and its trust starts empty.
@@ -166,15 +166,21 @@ struct Trusted {
     method: Method,
     path: String,
     is_prefix: bool,
+    /// How long the API says that it keeps a record.
+    retention: Option<Duration>,
 }
 
 impl Trusted {
     fn covers(&self, method: &Method, path: &str) -> bool {
-        let below = |rest: &str| rest.is_empty() || self.path.ends_with('/') || rest.starts_with('/');
-        let path_fits =
-            if self.is_prefix { path.strip_prefix(&self.path).is_some_and(below) } else { path == self.path };
+        let path_fits = if self.is_prefix { is_below(path, &self.path) } else { path == self.path };
         path_fits && self.method == *method
     }
+}
+
+/// Whether a path begins with these segments.
+fn is_below(path: &str, prefix: &str) -> bool {
+    let whole_segments = |rest: &str| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/');
+    path.strip_prefix(prefix).is_some_and(whole_segments)
 }
 
 impl KeyTrust {
@@ -195,19 +201,32 @@ impl KeyTrust {
     /// Takes note of what an answer to a keyed request shows.
     pub(super) fn learn(&self, method: &Method, path: &str, sent: &Sent<'_>, status: StatusCode, headers: &HeaderMap) {
         match sent.sign(status, headers) {
-            Sign::Honours { scope } => self.add(method, scope.filter(|scope| path.starts_with(scope)), path),
+            Sign::Honours { scope, retention } => {
+                let scope = scope.filter(|scope| is_below(path, scope));
+                let path = scope.unwrap_or(path).to_owned();
+                self.add(Trusted { method: method.clone(), path, is_prefix: scope.is_some(), retention });
+            }
             Sign::Ignores => self.remove(method, path),
             Sign::Nothing => {}
         }
     }
 
-    fn add(&self, method: &Method, scope: Option<&str>, path: &str) {
-        let entry =
-            Trusted { method: method.clone(), path: scope.unwrap_or(path).to_owned(), is_prefix: scope.is_some() };
+    /// How long the origin says that it keeps the records of such requests, if it does.
+    pub(super) fn retention(&self, method: &Method, path: &str) -> Option<Duration> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        self.lock().iter().filter(|trusted| trusted.covers(method, path)).filter_map(|trusted| trusted.retention).min()
+    }
+
+    fn add(&self, entry: Trusted) {
         let mut trusted = self.lock();
         if trusted.contains(&entry) {
             return;
         }
+        // What it said before of the same requests.
+        let same = |old: &Trusted| (&old.method, &old.path) == (&entry.method, &entry.path);
+        trusted.retain(|old| !same(old) || old.is_prefix != entry.is_prefix);
         if trusted.len() >= TRUSTED {
             trusted.remove(0);
         }
@@ -238,7 +257,7 @@ const KEPT: [&str; 5] = ["stored", "replayed", "in-progress", "released", "unkno
 /// What one answer shows about keys.
 #[derive(Debug, PartialEq)]
 enum Sign<'a> {
-    Honours { scope: Option<&'a str> },
+    Honours { scope: Option<&'a str>, retention: Option<Duration> },
     Ignores,
     Nothing,
 }
@@ -247,10 +266,10 @@ impl Sent<'_> {
     fn sign<'a>(&self, status: StatusCode, headers: &'a HeaderMap) -> Sign<'a> {
         match record_status(headers) {
             Some(record) if record.word == "ignored" => Sign::Ignores,
-            Some(record) if KEPT.contains(&record.word) => Sign::Honours { scope: record.scope },
+            Some(RecordStatus { word, scope, retention }) if KEPT.contains(&word) => Sign::Honours { scope, retention },
             // A word that we do not know may say anything, and is no sign.
-            _ if headers.contains_key("idempotent-replayed") => Sign::Honours { scope: None },
-            _ if self.is_echoed(headers) => Sign::Honours { scope: None },
+            _ if headers.contains_key("idempotent-replayed") => Sign::Honours { scope: None, retention: None },
+            _ if self.is_echoed(headers) => Sign::Honours { scope: None, retention: None },
             _ if status.is_success() => Sign::Ignores,
             _ => Sign::Nothing,
         }
@@ -368,6 +387,22 @@ mod tests {
             trust.covers(&Method::POST, "/v3/a") && !trust.covers(&Method::POST, "/v3/b"),
             "a scope that is not ours"
         );
+        let trust = KeyTrust::default();
+        learn(&trust, "/v10/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
+        assert!(trust.covers(&Method::POST, "/v10/a") && !trust.covers(&Method::POST, "/v1/charges"));
+    }
+
+    #[test]
+    fn what_the_origin_says_of_its_retention_is_known_and_follows_its_latest_word() {
+        let trust = KeyTrust::default();
+        let retention = |path| trust.retention(&Method::POST, path);
+        assert_eq!(retention("/a"), None);
+        learn(&trust, "/a", 201, &[("idempotency-status", "stored;retention=60")]);
+        assert_eq!((retention("/a"), retention("/b")), (Some(Duration::from_secs(60)), None));
+        learn(&trust, "/a", 201, &[("idempotency-status", "replayed;retention=3600")]);
+        assert_eq!((retention("/a"), trust.lock().len()), (Some(Duration::from_secs(3600)), 1));
+        learn(&trust, "/a", 201, &[]);
+        assert_eq!(retention("/a"), None);
     }
 
     #[test]

@@ -119,7 +119,8 @@ impl Backoff {
         self
     }
 
-    /// The base after a `Throttled` attempt; the longer of the two bases counts. Default 1 s. The cap still applies.
+    /// The base after a `Throttled` attempt; the longer of the two bases counts. Default 1 s. The cap still applies, so this changes nothing
+    /// about a [`fixed`](Self::fixed) wait, whose cap is the wait; nor about a [`schedule`](Self::schedule).
     #[must_use]
     pub fn throttle_base(mut self, base: Duration) -> Self {
         self.throttle_base = base;

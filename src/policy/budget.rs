@@ -22,7 +22,7 @@ const TOKEN: u64 = 1000;
 /// ```
 /// use steadfast::policy::RetryBudget;
 ///
-/// // For a client that makes one call a second: 500 tokens would let 35 retries through before they bind.
+/// // For a client that makes one call a second: 500 tokens would pay for 35 retries in a row.
 /// let budget = RetryBudget::standard().capacity(42);
 /// assert_eq!(budget.tokens(), 42);
 /// ```
@@ -32,7 +32,7 @@ const TOKEN: u64 = 1000;
 ///
 /// A client keeps one bucket per origin, each made from the settings that it was given ([`RetryBudget::fresh`]).
 ///
-/// Putting back and taking out are single atomic operations: no lock, no clock, no background refill.
+/// Putting back and taking out are lock-free: no lock, no clock, no background refill.
 pub struct RetryBudget {
     settings: Settings,
     tokens: AtomicU64,

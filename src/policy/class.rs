@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, StatusCode};
 #[allow(clippy::exhaustive_enums, reason = "the rule is stated over exactly these five")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// The server answered that it is done (2xx), or where to look (3xx).
+    /// The server answered that it is done (2xx), where to look (3xx), or that it speaks another protocol from now on (101).
     Success,
     /// The server cannot have acted: it is safe to repeat for every method.
     NotProcessed,
@@ -31,7 +31,7 @@ impl Class {
     ///
     /// | status | class | source |
     /// | --- | --- | --- |
-    /// | 2xx, 3xx | `Success` | RFC 9110 §15.3, §15.4 |
+    /// | 101, 2xx, 3xx | `Success` | RFC 9110 §15.2.2, §15.3, §15.4 |
     /// | 421, 425 | `NotProcessed` | RFC 9110 §15.5.20, RFC 8470 §5.2 |
     /// | 429 | `Throttled` | RFC 6585 §4 |
     /// | 408, 5xx but 501 and 505 | `Ambiguous` | a proxy or a timeout layer may answer after the handler has started |
@@ -43,7 +43,7 @@ impl Class {
     #[must_use]
     pub fn of_status(status: StatusCode) -> Self {
         match status.as_u16() {
-            200..=399 => Self::Success,
+            101 | 200..=399 => Self::Success,
             421 | 425 => Self::NotProcessed,
             429 => Self::Throttled,
             408 => Self::Ambiguous,
@@ -258,13 +258,14 @@ mod tests {
 
     #[test]
     fn every_status_has_the_class_of_the_table() {
-        assert_eq!(classes(Class::Success), (200..=399).collect::<Vec<_>>());
+        assert_eq!(classes(Class::Success), [101].into_iter().chain(200..=399).collect::<Vec<_>>());
         assert_eq!(classes(Class::NotProcessed), [421, 425]);
         assert_eq!(classes(Class::Throttled), [429]);
+        let interim = (100..=199).filter(|code| *code != 101);
         let ambiguous: Vec<u16> =
-            (100..=199).chain([408]).chain((500..=599).filter(|code| ![501, 505].contains(code))).collect();
+            interim.chain([408]).chain((500..=599).filter(|code| ![501, 505].contains(code))).collect();
         assert_eq!(classes(Class::Ambiguous), ambiguous);
-        assert_eq!(classes(Class::Permanent).len(), 500 - 200 - 2 - 1 - ambiguous.len());
+        assert_eq!(classes(Class::Permanent).len(), 500 - 201 - 2 - 1 - ambiguous.len());
     }
 
     #[test]

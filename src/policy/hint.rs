@@ -207,11 +207,12 @@ fn truth(value: &HeaderValue) -> Option<bool> {
 }
 
 /// What an `Idempotency-Status` header says became of the key: `stored`, `replayed`, `in-progress`, `released`, `unknown` or
-/// `ignored`, and the path prefix that it speaks for.
+/// `ignored`, the path prefix that it speaks for, and how long the record is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordStatus<'a> {
     pub(crate) word: &'a str,
     pub(crate) scope: Option<&'a str>,
+    pub(crate) retention: Option<Duration>,
 }
 
 /// Reads `Idempotency-Status: stored;retention=86400;scope="/v1"`.
@@ -219,8 +220,15 @@ pub(crate) fn record_status(headers: &HeaderMap) -> Option<RecordStatus<'_>> {
     let value = headers.get("idempotency-status").and_then(text)?;
     let mut parts = split_outside_quotes(value);
     let word = parts.next()?;
-    let scope = parts.find_map(|part| part.strip_prefix("scope=")).map(|scope| scope.trim_matches('"'));
-    Some(RecordStatus { word, scope: scope.filter(|scope| scope.starts_with('/')) })
+    let (mut scope, mut retention) = (None, None);
+    for part in parts {
+        match part.split_once('=') {
+            Some(("scope", path)) => scope = Some(path.trim_matches('"')).filter(|path| path.starts_with('/')),
+            Some(("retention", seconds)) => retention = digits(seconds).map(Duration::from_secs),
+            _ => {}
+        }
+    }
+    Some(RecordStatus { word, scope, retention })
 }
 
 #[cfg(test)]
@@ -299,7 +307,8 @@ mod tests {
     #[test]
     fn a_record_names_its_scope() {
         let lines = headers(&[("idempotency-status", "replayed; retention=60; scope=\"/v1/charges\"")]);
-        let expected = RecordStatus { word: "replayed", scope: Some("/v1/charges") };
+        let retention = Some(Duration::from_secs(60));
+        let expected = RecordStatus { word: "replayed", scope: Some("/v1/charges"), retention };
         assert_eq!(record_status(&lines), Some(expected));
         let lines = headers(&[("idempotency-status", "replayed;scope=\"v1\"")]);
         assert_eq!(record_status(&lines).and_then(|status| status.scope), None, "a prefix that is no path");

@@ -53,7 +53,7 @@ pub(crate) use cooldown::{Cooling, Leave, asked_for as cooldown_asked_for};
 #[cfg(feature = "client")]
 pub(crate) use hedge::{HedgeAllowance, HedgeAt};
 #[cfg(feature = "client")]
-pub(crate) use hint::record_status;
+pub(crate) use hint::{RecordStatus, record_status};
 
 /// An instant comes from nowhere else, and its value does not matter.
 #[cfg(test)]

@@ -89,6 +89,8 @@ pub struct Operation<'a> {
     idempotency: Idempotency,
     key_trusted: bool,
     body_replayable: bool,
+    /// Something that was sent may have been carried out.
+    at_risk: bool,
     misdirected: bool,
     deadline: Option<Instant>,
     /// From the time of the next decision.
@@ -136,6 +138,7 @@ impl<'a> Operation<'a> {
             idempotency,
             key_trusted: true,
             body_replayable: true,
+            at_risk: false,
             misdirected: false,
             // A deadline beyond the clock's range is none.
             deadline: policy.deadline.and_then(|time| now.checked_add(time)),
@@ -153,6 +156,19 @@ impl<'a> Operation<'a> {
         self.key_trusted = trusted;
     }
 
+    /// Something of this operation has been sent beside what is decided on, and may have been carried out: an attempt in an earlier
+    /// process, or the other one of a hedged pair. An `Ambiguous` attempt says so by itself.
+    pub fn set_at_risk(&mut self) {
+        self.at_risk = true;
+    }
+
+    /// Whether something that was sent may have been carried out, so that a repeat of any kind needs the licence. Ask it again before each
+    /// attempt where the licence may be lost while the operation waits.
+    #[must_use]
+    pub fn needs_licence(&self) -> bool {
+        self.at_risk && !self.is_licensed()
+    }
+
     /// Why acting twice is harmless, where that changes on the way: a POST that was answered by a redirect to its result is
     /// repeated as the GET of that result.
     pub fn set_idempotency(&mut self, idempotency: Idempotency) {
@@ -164,7 +180,8 @@ impl<'a> Operation<'a> {
         self.body_replayable = replayable;
     }
 
-    /// An end that does not come from the policy, such as the caller's own deadline. The earlier one counts.
+    /// An end that does not come from the policy, such as the caller's own deadline, or the time when the API forgets the key. The earlier
+    /// one counts.
     pub fn end_by(&mut self, deadline: Instant) {
         self.deadline = Some(self.deadline.map_or(deadline, |own| own.min(deadline)));
     }
@@ -279,14 +296,15 @@ impl<'a> Operation<'a> {
             other => other,
         };
         let second_misdirection = hint.misdirected && std::mem::replace(&mut self.misdirected, true);
-        let ambiguous = class == Class::Ambiguous;
+        // Whatever this attempt came to: an earlier one may have been carried out, and was repeated under a licence that may be gone.
+        self.at_risk |= class == Class::Ambiguous;
         first_no(&[
             (hint.replayed, StopReason::Replayed),
             (hint.retry == Some(false), StopReason::ServerSaidStop),
             (hint.outcome_unknown, StopReason::OutcomeUnknown),
             (class == Class::Permanent || second_misdirection, StopReason::Permanent),
-            (ambiguous && self.idempotency == Idempotency::Absent, StopReason::NotRepeatable),
-            (ambiguous && !self.is_licensed(), StopReason::KeyNotTrusted),
+            (self.at_risk && self.idempotency == Idempotency::Absent, StopReason::NotRepeatable),
+            (self.needs_licence(), StopReason::KeyNotTrusted),
             (!self.body_replayable, StopReason::BodyNotReplayable),
             (self.decided >= self.policy.max_attempts, StopReason::AttemptsExhausted),
         ])
@@ -429,8 +447,30 @@ mod tests {
         operation.set_key_trusted(false);
         let decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0);
         assert_eq!(word(decision), "stop KeyNotTrusted");
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
+        operation.set_body_replayable(false);
         let decision = operation.decide(Class::NotProcessed, &Hint::default(), now, 1.0);
         assert_eq!(word(decision), "stop BodyNotReplayable");
+    }
+
+    /// An attempt may have been carried out, and was repeated under a licence. Once that is gone, "this one was not processed" is no leave
+    /// to send another.
+    #[test]
+    fn an_operation_that_may_have_been_carried_out_needs_its_licence_to_the_end() {
+        use Class::{Ambiguous, NotProcessed, Throttled};
+        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        for second in [NotProcessed, Throttled, Ambiguous] {
+            let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
+            assert_eq!(word(operation.decide(Ambiguous, &Hint::default(), now, 1.0)), "retry 100");
+            assert!(!operation.needs_licence());
+            operation.set_key_trusted(false);
+            assert!(operation.needs_licence());
+            assert_eq!(word(operation.decide(second, &Hint::default(), now, 1.0)), "stop KeyNotTrusted", "{second:?}");
+
+            let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+            operation.set_at_risk();
+            assert_eq!(word(operation.decide(second, &Hint::default(), now, 1.0)), "stop NotRepeatable", "{second:?}");
+        }
     }
 
     #[test]

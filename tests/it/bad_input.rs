@@ -129,3 +129,17 @@ async fn no_duration_is_too_long() {
     let value: serde_json::Value = client.post_json("/", &1).await.unwrap();
     assert_eq!((value["status"].as_u64(), server.received().len()), (Some(200), 2));
 }
+
+#[tokio::test]
+async fn many_values_of_one_name_are_sent_and_too_many_names_are_an_error() {
+    let many =
+        (0..25_000).fold(Client::builder(), |builder, number| builder.default_header(format!("x-{number}"), "1"));
+    check_client("default_header", "more than a request can have", many);
+
+    // A map of headers has room for fewer names than that, and as many values as one likes.
+    let values = std::iter::repeat_n((http::HeaderName::from_static("x"), http::HeaderValue::from_static("1")), 25_000);
+    let headers: http::HeaderMap = values.collect();
+    let client = Client::builder().retry(RetryPolicy::never()).build().unwrap();
+    let error = client.get("http://127.0.0.1:1/").headers(headers).send().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+}

@@ -3,8 +3,10 @@
 use http::HeaderMap;
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;
-use steadfast::testing::{Act, Answer, FaultServer, Phase, Received};
+use steadfast::testing::{Act, Answer, FaultServer, Phase, Received, fast_retries};
 use steadfast::{Client, IdempotencyKey, KeyPolicy, RequestBuilder, ResponseExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::support::{doubting, trusting};
 
@@ -147,4 +149,38 @@ async fn host_is_that_of_the_url_unless_the_caller_says_otherwise() {
     let by_transport = "by-transport.example";
     let expected = [authority, "by-request.example", "by-client.example", by_transport, by_transport, authority];
     assert_eq!(hosts, expected.map(|host| [host]));
+}
+
+#[tokio::test]
+async fn a_body_says_what_it_is_before_the_defaults_do() {
+    let server = FaultServer::play([Act::execute(200)]).await;
+    let client = trusting(&server).default_header("content-type", "application/xml").build().unwrap();
+    client.post("/json").json(&1).send().await.unwrap();
+    client.post("/form").form(&[("a", "1")]).send().await.unwrap();
+    client.post("/text").body("<a/>").send().await.unwrap();
+    client.post("/own").header("content-type", "application/merge-patch+json").json(&1).send().await.unwrap();
+    let received = server.received();
+    let types: Vec<_> = received.iter().map(|request| request.header("content-type").unwrap()).collect();
+    let form = "application/x-www-form-urlencoded";
+    assert_eq!(types, ["application/json", form, "application/xml", "application/merge-patch+json"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_switches_protocols_is_the_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/chat", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // The head of a GET arrives in one piece here.
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // No second connection: whoever is answered once has its answer.
+        (stream, listener)
+    });
+    let client = Client::builder().retry(fast_retries()).build().unwrap();
+    let request = client.get(url).header("connection", "upgrade").header("upgrade", "chat");
+    let response = request.send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.attempts().len()), (101, 1));
+    drop(server.await.unwrap());
 }

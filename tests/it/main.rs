@@ -13,6 +13,7 @@ mod events;
 mod keys;
 mod kit;
 mod lab;
+mod licence;
 mod limits;
 mod manners;
 mod properties;

@@ -1,11 +1,13 @@
 //! Redirects on the wire: what each hop was sent, and what is said of the operation when a later hop fails.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use steadfast::policy::{Class, StopReason};
+use steadfast::policy::{BreakerPolicy, Class, RetryPolicy, StopReason};
 use steadfast::testing::{Act, Answer, FaultServer, Phase, Received, fast_retries};
 use steadfast::{Client, ErrorKind, KeyPolicy, ResponseExt};
 
-use crate::support::trusting;
+use crate::support::{clock, trusting};
 
 fn redirect(status: u16, to: impl Into<String>) -> Answer {
     Answer::new(status).header("location", to)
@@ -249,4 +251,50 @@ async fn each_hop_is_inside_the_attempts_time() {
     let error = client.get("/0").send().await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
     assert!(server.received().len() <= 3);
+}
+
+/// The caller has said that this GET does something, and neither 302 nor 303 says that it has not been done.
+#[tokio::test]
+async fn a_get_with_effects_is_not_repeated_because_its_result_was_not_there() {
+    for status in [301, 302, 303] {
+        let server = by_path(move |request| match request.target.as_str() {
+            "/act" => Act::execute(redirect(status, "/result")),
+            _ => Act::answer(425),
+        });
+        let server = server.await;
+        let client = trusting(&server).build().unwrap();
+        let response = client.get("/act").idempotent(false).send().await.unwrap();
+        assert_eq!(lines(&server), ["GET /act", "GET /result"], "{status}");
+        assert_eq!(response.stop_reason(), Some(StopReason::NotRepeatable), "{status}");
+        assert!(response.may_have_been_processed(), "{status}");
+    }
+}
+
+/// What a redirect leads to is another server: its limits and its troubles are not those of the one that was asked.
+#[tokio::test]
+async fn what_came_of_another_origin_is_not_held_against_this_one() {
+    let elsewhere = FaultServer::play([Act::answer(Answer::new(429).retry_after(30))]).await;
+    let to = elsewhere.url("/file");
+    let server = by_path(move |request| match request.target.as_str() {
+        "/download" => Act::answer(redirect(302, &to)),
+        _ => Act::execute(200),
+    });
+    let server = server.await;
+    let client = trusting(&server)
+        .retry(RetryPolicy::never())
+        .cooldown()
+        .breaker(BreakerPolicy::new().min_calls(2))
+        .build()
+        .unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.get("/download").send().await.unwrap().status(), 429);
+    }
+    elsewhere.refuse_connections().await;
+    for _ in 0..4 {
+        client.get("/download").send().await.unwrap_err();
+    }
+    let begun = clock::now();
+    assert_eq!(client.post("/charges").body("x").send().await.unwrap().status(), 200);
+    assert!(begun.elapsed() < Duration::from_secs(10), "nothing cools down here");
+    assert_eq!(server.executions(), 1);
 }

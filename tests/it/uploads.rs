@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use steadfast::policy::{Class, RetryPolicy};
 use steadfast::testing::{Act, FaultServer, Phase};
 use steadfast::{ErrorKind, RequestBuilder};
 
@@ -119,6 +121,26 @@ mod file {
                 .iter()
                 .all(|request| request.body == content && request.header("content-length") == Some("300000"))
         );
+    }
+
+    /// All threads that may wait for a disk wait for something else, as if the disk did not answer.
+    #[test]
+    fn a_file_that_cannot_be_opened_in_time_ends_with_the_attempt() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = FaultServer::play([Act::execute(200)]).await;
+            let client = trusting(&server).retry(RetryPolicy::never()).build().unwrap();
+            let source = file(b"twelve bytes");
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || released.recv());
+            let short = Duration::from_millis(50);
+            let error = client.put("/upload").file(source.path()).attempt_timeout(short).send().await.unwrap_err();
+            assert!(error.is_timeout() && !error.may_have_been_processed(), "{error}");
+            assert_eq!(error.attempts()[0].class(), Class::NotProcessed);
+            release.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            assert_eq!(server.received().len(), 0);
+        });
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason>
     };
     let (class, hint) = (turn.step.class, &turn.step.hint);
     let class_in_force = effective(terms, class, hint);
-    let unsafe_without_licence = class_in_force == Class::Ambiguous;
+    let unsafe_without_licence = class_in_force == Class::Ambiguous || turn.acted_before;
     let too_long = hint.after.is_some_and(|after| after > terms.hint_cap || after >= time_left(turn));
     // In the order of the type's documentation.
     let asked = [
@@ -38,7 +38,7 @@ pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason>
 }
 
 /// The class after the two things that may change it: the server's `true`, and an API that acts on what it throttles.
-fn effective(terms: &Terms, class: Class, hint: &Hint) -> Class {
+pub(super) fn effective(terms: &Terms, class: Class, hint: &Hint) -> Class {
     if class == Class::Permanent && hint.retry == Some(true) {
         return Class::Ambiguous;
     }

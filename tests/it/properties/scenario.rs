@@ -7,6 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 use steadfast::policy::{Backoff, Class, Decision, Hint, Idempotency, Jitter, Operation, RetryBudget, RetryPolicy};
 
+use super::oracle;
 use crate::support::clock;
 
 /// The settings of one operation, in a form that an oracle can read.
@@ -66,6 +67,8 @@ pub(super) struct Turn<'a> {
     pub(super) deadline: Option<Instant>,
     /// An attempt before this one was misdirected too.
     pub(super) misdirected_before: bool,
+    /// An attempt before this one may have been carried out.
+    pub(super) acted_before: bool,
     pub(super) tokens_before: u64,
     pub(super) tokens_after: u64,
     pub(super) decision: Decision,
@@ -77,7 +80,7 @@ pub(super) fn play<'a>(terms: &Terms, budget: &RetryBudget, steps: &'a [Step]) -
     let mut operation = Operation::start(&policy, budget, terms.idempotency, started);
     operation.set_body_replayable(terms.body_replayable);
     let deadline = terms.deadline.and_then(|time| started.checked_add(time));
-    let (mut now, mut misdirected_before, mut turns) = (started, false, Vec::new());
+    let (mut now, mut misdirected_before, mut acted_before, mut turns) = (started, false, false, Vec::new());
     for (number, step) in (1..).zip(steps) {
         now = now.checked_add(step.took).unwrap_or(now);
         operation.begin_attempt();
@@ -85,8 +88,20 @@ pub(super) fn play<'a>(terms: &Terms, budget: &RetryBudget, steps: &'a [Step]) -
         let tokens_before = budget.tokens();
         let decision = operation.decide(step.class, &step.hint, now, step.unit);
         let tokens_after = budget.tokens();
-        turns.push(Turn { number, step, now, deadline, misdirected_before, tokens_before, tokens_after, decision });
+        let turn = Turn {
+            number,
+            step,
+            now,
+            deadline,
+            misdirected_before,
+            acted_before,
+            tokens_before,
+            tokens_after,
+            decision,
+        };
+        turns.push(turn);
         misdirected_before |= step.hint.misdirected;
+        acted_before |= oracle::effective(terms, step.class, &step.hint) == Class::Ambiguous;
         match decision {
             Decision::Retry { after } => now = now.checked_add(after).unwrap_or(now),
             Decision::Stop(_) => break,

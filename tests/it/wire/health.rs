@@ -85,3 +85,56 @@ async fn a_head_that_arrived_without_its_body_is_ambiguous() {
     let heads = peer.counts.heads.load(Ordering::SeqCst);
     assert_eq!((peer.connections(), heads, peer.counts.received()), (1, 2, 1));
 }
+
+/// A client of a server that takes one request at a time, whose one stream is taken; and what takes it.
+async fn at_a_busy_server(peer: &Peer) -> (Client, impl Future<Output = ()>) {
+    let client = Client::builder()
+        .base_url(format!("http://{}", peer.address))
+        .keys(KeyPolicy::off())
+        .retry(fast_retries())
+        .http(|http| http.http2_prior_knowledge())
+        .build()
+        .unwrap();
+    // By its answer the client knows the server's settings.
+    client.get("/").send().await.unwrap().bytes().await.unwrap();
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("/slow").send().await.unwrap().bytes().await.unwrap() }
+    });
+    peer.counts.heads(2).await;
+    let counts = peer.counts.clone();
+    let free = async move {
+        counts.free.notify_one();
+        slow.await.unwrap();
+    };
+    (client, free)
+}
+
+/// A request that waits for a free stream has handed its head to the connection: it goes out when the stream is free, although nobody
+/// waits for the answer by then, and a server may act on a head alone.
+#[tokio::test]
+async fn a_request_that_waited_for_a_free_stream_is_ambiguous() {
+    let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::OneStream]).await;
+    let (client, free) = at_a_busy_server(&peer).await;
+    let short = Duration::from_millis(200);
+    let error = client.post("/jobs/run").body("x").attempt_timeout(short).send().await.unwrap_err();
+    assert_eq!((error.attempts().len(), error.attempts()[0].class()), (1, Class::Ambiguous), "{error}");
+    assert!(error.may_have_been_processed(), "{error}");
+    free.await;
+    peer.counts.heads(3).await;
+    assert_eq!((peer.connections(), peer.counts.received()), (1, 2), "its head arrived, and its body was kept back");
+}
+
+/// The head of a dropped request may go out, too. Its body does not.
+#[tokio::test]
+async fn a_request_that_was_dropped_while_it_waited_for_a_free_stream_is_not_sent_whole() {
+    let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::OneStream]).await;
+    let (client, free) = at_a_busy_server(&peer).await;
+    let dropped = tokio::time::timeout(Duration::from_millis(200), client.post("/jobs/run").body("x").send()).await;
+    assert!(dropped.is_err());
+    free.await;
+    peer.counts.heads(3).await;
+    // The next one gets the stream once the dropped one has left it.
+    client.get("/").send().await.unwrap();
+    assert_eq!((peer.connections(), peer.counts.received()), (1, 3));
+}

@@ -36,9 +36,13 @@ pub(super) async fn serve(mut wire: impl Wire, fault: Fault, counts: &Counts) ->
     }
     let mut preface = [0; 24];
     wire.read_exact(&mut preface).await?;
-    // SETTINGS_INITIAL_WINDOW_SIZE is 4.
-    let no_window: &[u8] = &[0, 4, 0, 0, 0, 0];
-    send(&mut wire, SETTINGS, 0, 0, if fault == Fault::NoWindow { no_window } else { &[] }).await?;
+    // SETTINGS_MAX_CONCURRENT_STREAMS is 3, SETTINGS_INITIAL_WINDOW_SIZE is 4.
+    let settings: &[u8] = match fault {
+        Fault::OneStream => &[0, 3, 0, 0, 0, 1],
+        Fault::NoWindow => &[0, 4, 0, 0, 0, 0],
+        _ => &[],
+    };
+    send(&mut wire, SETTINGS, 0, 0, settings).await?;
     let mut body = 0;
     loop {
         let frame = read(&mut wire).await?;
@@ -48,6 +52,7 @@ pub(super) async fn serve(mut wire: impl Wire, fault: Fault, counts: &Counts) ->
             DATA => body += frame.payload.len(),
             HEADERS => {
                 counts.heads.fetch_add(1, Ordering::SeqCst);
+                counts.head.notify_one();
             }
             _ => {}
         }
@@ -57,6 +62,9 @@ pub(super) async fn serve(mut wire: impl Wire, fault: Fault, counts: &Counts) ->
         }
         if begun && frame.flags & END_STREAM != 0 {
             counts.arrived();
+            if fault == Fault::OneStream && counts.received() == 2 {
+                counts.free.notified().await;
+            }
             if acts(fault) {
                 counts.acted();
             }
@@ -94,7 +102,7 @@ fn acts(fault: Fault) -> bool {
 async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<bool> {
     let head = |status| status_line(status);
     match fault {
-        Fault::Answer(_) | Fault::NoWindow => {
+        Fault::Answer(_) | Fault::OneStream | Fault::NoWindow => {
             let status = if let Fault::Answer(status) = fault { status } else { 200 };
             send(wire, HEADERS, END_HEADERS, stream, &head(status)).await?;
             send(wire, DATA, END_STREAM, stream, b"{}").await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::tls::Identity;
@@ -50,6 +51,8 @@ pub(super) enum Fault {
     ResetStream { code: u32, acted: bool },
     /// HTTP/2: `GOAWAY` that names this as the last stream, then a close. Ours is 1.
     GoAway { last: u32 },
+    /// HTTP/2: one stream at a time (`SETTINGS_MAX_CONCURRENT_STREAMS`), and the second request holds it until it is [set free](Counts::free).
+    OneStream,
     /// HTTP/2: no window for a body. The first request, which needs none, is answered; of later ones only the head arrives.
     NoWindow,
 }
@@ -63,6 +66,9 @@ pub(super) struct Counts {
     /// Requests that arrived whole.
     pub(super) received: Arc<AtomicUsize>,
     pub(super) executed: Arc<AtomicUsize>,
+    /// HTTP/2: told of every head.
+    pub(super) head: Arc<Notify>,
+    pub(super) free: Arc<Notify>,
 }
 
 impl Counts {
@@ -72,6 +78,13 @@ impl Counts {
 
     pub(super) fn executed(&self) -> usize {
         self.executed.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many heads have arrived.
+    pub(super) async fn heads(&self, number: usize) {
+        while self.heads.load(Ordering::SeqCst) < number {
+            self.head.notified().await;
+        }
     }
 
     pub(super) fn arrived(&self) {
