@@ -14,8 +14,8 @@
 //!     -H 'Content-Type: application/json' -d '{"amount":1200}'
 //! ```
 //!
-//! The second answer is the first one's, byte for byte, with `Idempotent-Replayed: true`. `GET /metrics` counts keys by state; Ctrl-C
-//! stops to accept, lets what runs end and be stored, and exits.
+//! The second answer is the stored one, with `Idempotent-Replayed: true`. `GET /metrics` counts keys by state. Ctrl-C stops accepting, lets
+//! what runs end and be stored, and exits.
 
 use std::error::Error;
 use std::future::Future;

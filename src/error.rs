@@ -38,15 +38,17 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub enum ErrorKind {
     /// A setting of the client or the request is invalid; nothing was sent. The message names it.
     Build,
-    /// A resume token is too old, of another request, from a clock that went backwards, or of an operation that may have been processed
-    /// at an API that is not known to honour keys; nothing was sent.
+    /// A resume token was refused, and nothing was sent: the token is too old, belongs to another request, or comes from a clock that was
+    /// ahead of this one; or the operation may have been processed, and the API is not known to honour keys.
     KeyExpired,
-    /// This client did not send it, so as to leave the origin alone: its [circuit](crate::ClientBuilder::breaker) is open, or its
-    /// [cooldown](crate::ClientBuilder::cooldown) lasts longer than the deadline, or than the budget pays for. [`retry_after`](Error::retry_after) is when to come back. An earlier attempt of the operation may have been sent.
+    /// The client did not send this attempt, to spare the origin: its [circuit](crate::ClientBuilder::breaker) is open, or its
+    /// [cooldown](crate::ClientBuilder::cooldown) outlasts the deadline or costs more than the retry budget has.
+    /// [`retry_after`](Error::retry_after) says when to come back. Earlier attempts of the operation may have been sent.
     HeldBack,
     /// No connection could be made.
     Connect,
-    /// The server's certificate was rejected.
+    /// The TLS handshake was refused for a reason that will recur: a certificate (the server's, or ours by the server), or no version or
+    /// protocol in common.
     Certificate,
     /// An attempt, or the operation, ran out of time.
     Timeout,
@@ -169,7 +171,7 @@ impl Error {
         self.0.kind
     }
 
-    /// An attempt, or the operation, ran out of time.
+    /// An attempt, or the operation, ran out of time. A connect timeout is [`is_connect`](Self::is_connect) instead: nothing was sent.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.0.kind == ErrorKind::Timeout
@@ -196,7 +198,7 @@ impl Error {
     /// Whether the server may have carried out the operation.
     ///
     /// It comes from evidence — how far each attempt got, and the class that the default table gives its status — and not from
-    /// what a classifier or a directive said. True if any attempt was ambiguous or was answered 2xx or 3xx, and if our side
+    /// what a classifier or a directive said. True if any attempt was ambiguous, if any was answered 2xx or 3xx, or if our side
     /// failed after the transport had taken part of the body. A final 4xx after an ambiguous attempt leaves it true.
     ///
     /// # Troubleshooting
@@ -234,8 +236,8 @@ impl Error {
         self.0.story.as_ref().map_or(Duration::ZERO, |story| story.elapsed)
     }
 
-    /// How long the last answer asked to wait, if it did. When the operation ended as
-    /// [`RetryAfterTooLong`](StopReason::RetryAfterTooLong) or [`CircuitOpen`](StopReason::CircuitOpen), this is when to come back.
+    /// How long to wait before coming back, if anything says so: what the last answer asked for, or what is left of an open circuit or a
+    /// cooldown that has held the operation back.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.story.as_ref().and_then(|story| story.retry_after)
@@ -371,7 +373,7 @@ mod tests {
                 wait: (number < 3).then_some(Duration::from_millis(850)),
             });
         }
-        let key = IdempotencyKey::restore("1f0c33a2-40d5-43dd-bc93-6894a57f9324", true).ok();
+        let key = IdempotencyKey::restore("1f0c33a2-40d5-43dd-bc93-6894a57f9324", true, None).ok();
         let elapsed = Duration::from_millis(1820);
         Story {
             method: Method::POST,

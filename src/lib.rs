@@ -22,14 +22,14 @@
 //!
 //! # The rule
 //!
-//! A call fails before the server has acted, and then a repeat is safe, or after it has acted and before its answer arrived, and
-//! then a repeat is a second effect. Everything here follows from one sentence:
+//! A call can fail before the server has acted: then a repeat is safe. Or it fails after the server has acted but before its answer has
+//! arrived: then a repeat is a second effect. Everything here follows from one sentence:
 //!
 //! > Repeat a request only if the server cannot have acted on it, or if acting twice is harmless.
 //!
-//! *The server cannot have acted*: told from how far the request got ([`guide::failures`]). *Acting twice is harmless*: by the
-//! method, or by an idempotency key **that this API honours**. Whether it does is your word
-//! ([`ClientBuilder::keys`](crate::ClientBuilder::keys)) or the API's own; without either, a POST whose answer was lost is not
+//! *The server cannot have acted*: judged by how far the request got ([`guide::failures`]). *Acting twice is harmless*: because of the
+//! method, or because of an idempotency key **that this API honours**. That it does is known from you
+//! ([`ClientBuilder::keys`](crate::ClientBuilder::keys)) or from the API's answers; without either, a POST whose answer was lost is not
 //! repeated, and the error says why.
 //!
 //! # Where things are
@@ -45,17 +45,22 @@
 //! * [`testing`](https://docs.rs/steadfast/latest/steadfast/testing/): instruments for tests (feature `testing`): scripts of answers, a
 //!   server that breaks at an exact point, and a probe that asks an API whether it honours keys.
 //! * [`policy`]: the decision alone, as values without a clock, for tests, simulations and other transports.
-//! * [`guide`]: what failures mean, why things are as they are, and how to come here from other crates.
+//! * [`guide`]: what failures mean, protecting a server under load, the server half, testing, what it costs, why things are as they are,
+//!   and how to come here from other crates.
 //!
 //! # Features
 //!
 //! `client`, `json` and `rustls` are on by default. `native-tls`, `multipart`, `stream`, `cookies`, `gzip`, `brotli`, `zstd` and
-//! `socks` turn on what reqwest calls so; with `stream` there is `RequestBuilder::file`. `server` is the server half, `redb` its
+//! `socks` turn on the reqwest features of the same names; `stream` adds `RequestBuilder::file`. `server` is the server half, `redb` its
 //! embedded durable store, `redis` and `postgres` its stores for several processes, the latter also in the handler's own transaction.
 //! `testing` is for `[dev-dependencies]`. With no feature at all the crate is [`policy`] on `std` and `http`. A feature adds; it never
 //! changes behaviour.
 
 #![cfg_attr(not(feature = "client"), allow(rustdoc::broken_intra_doc_links))]
+
+// The house has three floors, and a file imports from its own floor and from those below. Floor 0: `policy`, values on `std` and `http`.
+// Floor 1: the words that all share (`error`, `journal`, `key`, `key_policy`, `problem`, `resume`, `decode`, `clock`, `deadline`).
+// Floor 2: `client`, `server` and, on top of both, `testing`. The tests over real sockets are in `tests/it/`.
 
 pub mod guide;
 pub mod policy;
