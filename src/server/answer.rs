@@ -159,16 +159,16 @@ impl Terms {
 }
 
 /// The stored answer, or what is left of it. Whoever delivers an event again wants to know that it was handled and not what was said.
-pub(super) fn replay<B: Body>(record: &Record, of_event: bool) -> Response<ResponseBody<B>> {
-    let nothing = Bytes::new();
-    let Some(body) = record.body().or(of_event.then_some(&nothing)) else {
-        let mut response = Refusal::AnswerNotKept(record.status()).response();
+pub(super) fn replay<B: Body>(record: Record, of_event: bool) -> Response<ResponseBody<B>> {
+    let (status, headers, body) = record.into_parts();
+    let Some(body) = body.or(of_event.then(Bytes::new)) else {
+        let mut response = Refusal::AnswerNotKept(status).response();
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
         return response;
     };
-    let mut response = Response::new(ResponseBody::whole(body.clone()));
-    *response.status_mut() = record.status();
-    *response.headers_mut() = record.headers().clone();
+    let mut response = Response::new(ResponseBody::whole(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     response
 }

@@ -17,7 +17,7 @@ const CHECKSUM: usize = 8;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record(Arc<Kept>);
 
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Kept {
     status: StatusCode,
     headers: HeaderMap,
@@ -61,6 +61,12 @@ impl Record {
         self.0.body.as_ref()
     }
 
+    /// What it is made of, without a copy if nobody shares it.
+    pub(super) fn into_parts(self) -> (StatusCode, HeaderMap, Option<Bytes>) {
+        let Kept { status, headers, body } = Arc::unwrap_or_clone(self.0);
+        (status, headers, body)
+    }
+
     /// About as many bytes as it takes.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -96,7 +102,8 @@ impl Record {
     }
 
     fn of_wire(wire: Wire<'_>, part: impl Fn(&[u8]) -> Bytes) -> Result<Self, RecordError> {
-        let mut headers = HeaderMap::with_capacity(wire.headers.len());
+        // With room for what a replay adds, so that the map does not grow.
+        let mut headers = HeaderMap::with_capacity(wire.headers.len() + 2);
         for (Raw(name), Raw(value)) in wire.headers {
             let name = HeaderName::from_bytes(name).map_err(|_| RecordError::Damaged)?;
             headers.append(name, HeaderValue::from_maybe_shared(part(value)).map_err(|_| RecordError::Damaged)?);

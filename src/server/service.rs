@@ -217,7 +217,7 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
             Box::pin(layer.shared.waits.wait(&layer.shared.store, operation.id, until)).await;
             continue;
         }
-        return Settled::Answer(known(layer, &state, same, waited));
+        return Settled::Answer(known(layer, state, same, waited));
     }
 }
 
@@ -252,7 +252,7 @@ async fn reconciled<S: Store, R: Body<Data = Bytes>>(
             if let Err(error) = layer.shared.store.abandon(&id, token, Some(session)).await {
                 tracing::warn!(target: "steadfast", ?id, %error, "a key that could not be reconciled is held until its lease ends");
             }
-            known(layer, &State::unknown(operation.fingerprint), true, false)
+            known(layer, State::unknown(operation.fingerprint), true, false)
         }
     };
     layer.shared.waits.ended(&operation.id);
@@ -271,13 +271,13 @@ async fn applied<S: Store, R: Body>(
     let record = Record::new(parts.status, &parts.headers, body);
     let completion = Completion::new(record.clone(), layer.config.retention);
     match layer.shared.store.complete(&id, token, session, completion).await {
-        Ok(Completed::Stored) => known(layer, &State::done(operation.fingerprint, record), true, false),
-        Ok(Completed::Lost) => known(layer, &State::running(operation.fingerprint, layer.config.lease), true, false),
+        Ok(Completed::Stored) => known(layer, State::done(operation.fingerprint, record), true, false),
+        Ok(Completed::Lost) => known(layer, State::running(operation.fingerprint, layer.config.lease), true, false),
         Err(error) => {
             // What was found is true all the same; the next one has to find it once more.
             count(&layer.shared.counters.lost);
             tracing::error!(target: "steadfast", ?id, %error, "what was found out of an operation could not be stored");
-            let mut response = answer::replay(&record, false);
+            let mut response = answer::replay(record, false);
             Told::Unknown.on(&mut response, &layer.config.terms);
             response
         }
@@ -285,12 +285,7 @@ async fn applied<S: Store, R: Body>(
 }
 
 /// The answer to a repeat.
-fn known<S, R: Body>(
-    layer: &IdempotencyLayer<S>,
-    state: &State,
-    same: bool,
-    waited: bool,
-) -> Response<ResponseBody<R>> {
+fn known<S, R: Body>(layer: &IdempotencyLayer<S>, state: State, same: bool, waited: bool) -> Response<ResponseBody<R>> {
     let counters = &layer.shared.counters;
     let (counter, mut response, told) = match state {
         _ if !same => {
