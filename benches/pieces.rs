@@ -24,6 +24,8 @@ static ALLOCATOR: AllocProfiler = AllocProfiler::system();
 
 /// What is shared is measured by one thread and by two.
 const THREADS: [usize; 2] = [1, 2];
+/// So many in a row where one takes so long that one at a time would be measured, and the waking of a cold cache with it.
+const SAMPLE: u32 = 500;
 
 fn main() {
     divan::main();
@@ -38,37 +40,37 @@ mod client {
         Client::builder().base_url("https://api.example.com/v1").build().unwrap()
     }
 
-    #[divan::bench]
+    #[divan::bench(sample_size = SAMPLE)]
     fn clone_a_client(bencher: Bencher<'_, '_>) {
         let client = with_a_base();
         bencher.bench(|| client.clone());
     }
 
     /// Most of it is the system call for sixteen random bytes.
-    #[divan::bench]
+    #[divan::bench(sample_size = SAMPLE)]
     fn mint_a_key() -> IdempotencyKey {
         IdempotencyKey::mint().unwrap()
     }
 
     /// For comparison: what a relative path saves.
-    #[divan::bench]
+    #[divan::bench(sample_size = SAMPLE)]
     fn parse_a_url() -> steadfast::reqwest::Url {
         black_box("https://api.example.com/v1/charges").parse().unwrap()
     }
 
-    #[divan::bench]
+    #[divan::bench(sample_size = SAMPLE)]
     fn get_by_path(bencher: Bencher<'_, '_>) {
         let client = with_a_base();
         bencher.bench(|| client.get(black_box("/charges")));
     }
 
-    #[divan::bench]
+    #[divan::bench(sample_size = SAMPLE)]
     fn get_by_url(bencher: Bencher<'_, '_>) {
         let client = Client::new();
         bencher.bench(|| client.get(black_box("https://api.example.com/v1/charges")));
     }
 
-    #[divan::bench]
+    #[divan::bench(sample_size = SAMPLE)]
     fn post_json(bencher: Bencher<'_, '_>) {
         let client = with_a_base();
         bencher.bench(|| client.post(black_box("/charges")).json(&black_box(("eur", 1200_u64))));
@@ -185,7 +187,7 @@ mod server {
         claimed
     }
 
-    #[divan::bench(threads = THREADS)]
+    #[divan::bench(threads = THREADS, sample_size = SAMPLE)]
     fn claim_and_complete_in_memory(bencher: Bencher<'_, '_>) {
         let (store, keys) = (MemoryStore::new().max_records(usize::MAX).max_bytes(usize::MAX), AtomicU64::new(0));
         let next = || RecordId::new("", &keys.fetch_add(1, Ordering::Relaxed).to_string());

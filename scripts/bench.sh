@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Measures what the crate costs, and rewrites the tables in src/guide/performance.md.
 #
-#   ./scripts/bench.sh                    client and server: under ten minutes on two cores, once built
+#   ./scripts/bench.sh                    client, pieces and server: under ten minutes on two cores, once built
 #   ./scripts/bench.sh client             the client beside plain reqwest and its peers
+#   ./scripts/bench.sh pieces             what an operation is made of: a key, a request, a decision, a claim
 #   ./scripts/bench.sh server             the layer, store by store; starts a Redis and a PostgreSQL of its own
 #   ./scripts/bench.sh compile            what a user's build costs more; builds three small crates from nothing
 #
@@ -46,6 +47,29 @@ bench_client() {
         done
         printf '.\n\n%s\n' "$tables"
     } | rewrite client
+}
+
+# divan's tree as a table: medians by one thread and by two, and how often the allocator is asked.
+as_table() {
+    sed 's/^[│├╰─ ]*//' | LC_ALL=C awk -F ' *│ *' '
+        function row() { if (name != "") printf "| %s | %s | %s | %s |\n", name, one, two == "" ? "-" : two, int(count + 0.5) }
+        function begin(what) { row(); name = what; gsub("_", " ", name); one = two = ""; count = 0 }
+        BEGIN {
+            print "| piece | median | by two threads at once | allocations |"
+            print "| --- | ---: | ---: | ---: |"
+        }
+        counting { if (!second) count += $3; counting = 0; next }
+        /^(alloc|grow):/ { counting = 1; next }
+        /^t=1 / { begin(parent); second = 0; one = $3; next }
+        /^t=2 / { second = 1; two = $3; next }
+        /^[0-9]+ +[0-9.]+ (ns|µs|ms)/ && $3 ~ /s$/ { begin(parent " " $1); sub(/ +[0-9.]+ (ns|µs|ms)$/, "", name); second = 0; one = $3; next }
+        /^[a-z_]+ +[0-9.]+ (ns|µs|ms)/ { split($1, words, / +/); begin(words[1]); second = 0; one = $3; next }
+        /^[a-z_]+/ { split($1, words, / +/); parent = words[1] }
+        END { row() }'
+}
+
+bench_pieces() {
+    cargo bench -q --bench pieces --features server -- --color never --sample-count 200 | as_table | rewrite pieces
 }
 
 bench_server() {
@@ -103,8 +127,8 @@ bench_compile() {
     } | rewrite compile
 }
 
-[ $# -gt 0 ] || set -- client server
+[ $# -gt 0 ] || set -- client pieces server
 for part in "$@"; do
-    declare -F "bench_$part" >/dev/null || { echo "no part '$part'; there are: client server compile" >&2 && exit 2; }
+    declare -F "bench_$part" >/dev/null || { echo "no part '$part'; there are: client pieces server compile" >&2 && exit 2; }
 done
 for part in "$@"; do "bench_$part"; done

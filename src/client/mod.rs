@@ -63,6 +63,9 @@ use crate::policy::{BreakerState, Class, Outcome, RetryPolicy};
 
 /// A resilient HTTP client. Cloning it is cheap and shares connections, budgets and what was learnt about keys.
 ///
+/// Of origins other than the base URL's the 1,024 that were used last are remembered, with their budgets, circuits and trust; one that is
+/// forgotten starts anew.
+///
 /// ```no_run
 /// use serde::{Deserialize, Serialize};
 /// use steadfast::{Client, KeyPolicy};

@@ -206,8 +206,8 @@ impl RequestBuilder {
 
     /// The operation's key, instead of a minted one. It is sent for every method.
     ///
-    /// Nothing checks whether this key was used before, for what, and how long ago: that is your knowledge.
-    /// [`resume`](Self::resume) checks it.
+    /// Nothing checks whether this key was used before, for what, and how long ago: that is your knowledge, and its age is counted from now,
+    /// in the [resume token](crate::Error::resume_token) of this operation too. [`resume`](Self::resume) checks all of it.
     pub fn idempotency_key(self, key: IdempotencyKey) -> Self {
         self.option(|options| options.key = Some(key))
     }

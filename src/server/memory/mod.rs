@@ -175,9 +175,6 @@ impl MemoryStore {
 
     fn claim_now(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
         let bytes = OVERHEAD.saturating_add(claim.reserve);
-        if bytes > self.room.max_bytes {
-            return Err(StoreError::Full);
-        }
         let claimed = match self.enter(claim, bytes, clock::now()) {
             Err(StoreError::Full) => self.make_room(claim, bytes),
             claimed => claimed,
@@ -188,6 +185,9 @@ impl MemoryStore {
     /// Nothing is refused for want of room that is taken up by what has gone. One claim at a time looks for it, since what one has removed
     /// the others would take; that those who find room at once may still do, so it gives up only when it has looked in vain twice.
     fn make_room(&self, claim: &Claim<'_>, bytes: usize) -> Result<Option<Known>, StoreError> {
+        if bytes > self.room.max_bytes {
+            return Err(StoreError::Full);
+        }
         let _alone = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut in_vain = 0;
         loop {
@@ -529,11 +529,15 @@ mod tests {
     #[test]
     fn a_claim_that_cannot_fit_is_refused_at_once() {
         let store = MemoryStore::new().max_bytes(OVERHEAD + 10);
-        abandon(&store, win(&store, 1, Duration::ZERO));
-        let (id, token) = (RecordId::new("", "2"), ClaimToken::new().unwrap());
-        let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, LEASE).reserving(11);
-        assert!(matches!(store.claim_now(&claim), Err(StoreError::Full)));
-        assert_eq!(store.len(), 1, "nothing was removed for it");
+        abandon(&store, win(&store, 1, LEASE));
+        let claim = |key: &str| {
+            let (id, token) = (RecordId::new("", key), ClaimToken::new().unwrap());
+            let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, LEASE).reserving(11);
+            store.claim_now(&claim)
+        };
+        assert!(matches!(claim("2"), Err(StoreError::Full)));
+        assert!(matches!(claim("1"), Ok(Claimed::Known(State::Unknown { .. }))), "what is known is told all the same");
+        assert_eq!(store.len(), 1);
     }
 
     /// Operations that outlast their leases are all looked at too early.
