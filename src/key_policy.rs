@@ -129,7 +129,8 @@ impl KeyPolicy {
         self
     }
 
-    /// The methods that a key is minted for.
+    /// The methods for which the API takes keys: one is minted for them, and your word holds for them alone. A key of your own for another
+    /// method is sent, and is a licence only where the API shows that it honours it.
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.methods = methods.into_iter().collect();
