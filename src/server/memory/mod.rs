@@ -6,27 +6,26 @@
 
 mod kept;
 mod room;
+mod shard;
 
 use std::cell::Cell;
 use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::kept::Kept;
 use self::room::{Held, Room};
-use super::store::{
-    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
-};
+use self::shard::{Entry, Known, Phase, Shard, later};
+use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
 use crate::clock;
 use crate::key::KeyError;
 
 /// Requests under different keys meet in one shard of so many: where two cores do, one of them sleeps, which takes longer than all else.
 const SHARDS: usize = 256;
-/// A claim sweeps so many expired records on its way,
+/// A claim sweeps so many expired records on its way, and looks at no more than so many for it: where operations outlast their leases, most
+/// are looked at too early.
 const SWEEP: usize = 4;
-/// and looks at no more than so many for it: where operations outlast their leases, most are looked at too early.
 const LOOKS: usize = 4 * SWEEP;
 /// What a record costs beside its answer.
 const OVERHEAD: usize = 256;
@@ -54,52 +53,6 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Apart<T>(T);
-
-#[derive(Debug, Default)]
-struct Shard {
-    entries: HashMap<RecordId, Entry>,
-    expiry: Expiry,
-}
-
-/// When each record is looked at, to be forgotten. An instant may be shared, so the record is part of the key.
-type Expiry = BTreeSet<(Instant, RecordId)>;
-
-#[derive(Debug)]
-struct Entry {
-    fingerprint: Fingerprint,
-    token: ClaimToken,
-    phase: Phase,
-    retention: Duration,
-    forget_at: Instant,
-    /// Its place in `expiry`.
-    looked_at: Instant,
-    /// Bytes reserved or used.
-    bytes: usize,
-}
-
-#[derive(Debug)]
-enum Phase {
-    Running { until: Instant },
-    Done(Kept),
-    Unknown,
-}
-
-/// What is known of a key, as it is under the lock: a record is unpacked outside of it.
-enum Known {
-    State(State),
-    Done(Fingerprint, Kept),
-}
-
-impl Known {
-    fn state(self) -> Result<State, StoreError> {
-        match self {
-            Self::State(state) => Ok(state),
-            Self::Done(fingerprint, kept) => {
-                Ok(State::done(fingerprint, kept.into_record().map_err(StoreError::Unreadable)?))
-            }
-        }
-    }
-}
 
 impl Default for MemoryStore {
     fn default() -> Self {
@@ -265,26 +218,6 @@ impl MemoryStore {
     }
 }
 
-impl Shard {
-    /// Removes up to `most` records that have expired, of as many that were to be looked at by now.
-    fn sweep(&mut self, now: Instant, most: usize, looks: usize) -> Held {
-        let mut gone = Held::default();
-        for _ in 0..looks {
-            if gone.records == most || self.expiry.first().is_none_or(|(looked_at, _)| *looked_at > now) {
-                break;
-            }
-            let Some((_, id)) = self.expiry.pop_first() else { break };
-            let Slot::Occupied(mut slot) = self.entries.entry(id) else { continue };
-            if slot.get().forget_at > now {
-                slot.get_mut().look_at_end(&mut self.expiry, &id);
-            } else {
-                gone = gone + slot.remove().held();
-            }
-        }
-        gone
-    }
-}
-
 /// A number that nothing else in this process has been given. A thread takes a thousand at a time, so that threads seldom meet.
 fn number() -> u64 {
     const BLOCK: u64 = 1000;
@@ -296,74 +229,6 @@ fn number() -> u64 {
         next.set(number + 1);
         number
     })
-}
-
-impl Entry {
-    /// A claim that begins now, with its place in `expiry`.
-    fn enter(claim: &Claim<'_>, bytes: usize, now: Instant, expiry: &mut Expiry) -> Self {
-        let until = later(now, claim.lease);
-        let forget_at = later(until, claim.retention);
-        expiry.insert((forget_at, *claim.id));
-        Self {
-            fingerprint: claim.fingerprint,
-            token: claim.token,
-            phase: Phase::Running { until },
-            retention: claim.retention,
-            forget_at,
-            looked_at: forget_at,
-            bytes,
-        }
-    }
-
-    /// The same claim once more, or one that takes over what is unknown.
-    fn gives_way_to(&self, claim: &Claim<'_>, now: Instant) -> bool {
-        let running = matches!(self.phase, Phase::Running { .. });
-        let unknown = match self.phase {
-            Phase::Running { until } => until <= now,
-            Phase::Unknown => true,
-            Phase::Done(_) => false,
-        };
-        let takes_over = claim.take_over && unknown && self.fingerprint == claim.fingerprint;
-        (self.token == claim.token && running) || takes_over
-    }
-
-    fn held(&self) -> Held {
-        Held { records: 1, bytes: self.bytes }
-    }
-
-    /// It is to be forgotten at another time than was said before. Where that is later, and where it is hardly earlier, it is seen
-    /// when it is looked at: most operations end soon, so that a change of place for each would be most of the work.
-    fn keep_in(&mut self, expiry: &mut Expiry, id: &RecordId) {
-        let late = self.looked_at.saturating_duration_since(self.forget_at);
-        if late > self.retention / 8 {
-            expiry.remove(&(self.looked_at, *id));
-            self.look_at_end(expiry, id);
-        }
-    }
-
-    /// It is looked at when it is to be forgotten.
-    fn look_at_end(&mut self, expiry: &mut Expiry, id: &RecordId) {
-        self.looked_at = self.forget_at;
-        expiry.insert((self.forget_at, *id));
-    }
-
-    fn is_held_by(&self, token: ClaimToken, now: Instant) -> bool {
-        self.token == token && self.forget_at > now && matches!(self.phase, Phase::Running { .. })
-    }
-
-    fn known(&self, now: Instant) -> Known {
-        Known::State(match &self.phase {
-            Phase::Running { until } if *until > now => State::running(self.fingerprint, *until - now),
-            Phase::Running { .. } | Phase::Unknown => State::unknown(self.fingerprint),
-            Phase::Done(kept) => return Known::Done(self.fingerprint, kept.clone()),
-        })
-    }
-}
-
-/// `instant + time`, or the farthest that the clock can name: about a century.
-fn later(instant: Instant, time: Duration) -> Instant {
-    let century = Duration::from_secs(100 * 365 * 24 * 3600);
-    instant.checked_add(time.min(century)).unwrap_or(instant)
 }
 
 impl Store for MemoryStore {
@@ -435,6 +300,7 @@ impl Store for MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::store::Fingerprint;
 
     const SECOND: Duration = Duration::from_secs(1);
     const LEASE: Duration = Duration::from_secs(30);

@@ -1,0 +1,143 @@
+//! A part of the store's table: what is known of its keys, and when each is looked at to be forgotten. Values only; whoever has the lock calls.
+
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use super::kept::Kept;
+use super::room::Held;
+use crate::server::store::{Claim, ClaimToken, Fingerprint, RecordId, State, StoreError};
+
+#[derive(Debug, Default)]
+pub(super) struct Shard {
+    pub(super) entries: HashMap<RecordId, Entry>,
+    pub(super) expiry: Expiry,
+}
+
+/// When each record is looked at, to be forgotten. An instant may be shared, so the record is part of the key.
+pub(super) type Expiry = BTreeSet<(Instant, RecordId)>;
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    fingerprint: Fingerprint,
+    pub(super) token: ClaimToken,
+    pub(super) phase: Phase,
+    pub(super) retention: Duration,
+    pub(super) forget_at: Instant,
+    /// Its place in `expiry`.
+    pub(super) looked_at: Instant,
+    /// Bytes reserved or used.
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    Running { until: Instant },
+    Done(Kept),
+    Unknown,
+}
+
+/// What is known of a key, as it is under the lock: a record is unpacked outside of it.
+pub(super) enum Known {
+    State(State),
+    Done(Fingerprint, Kept),
+}
+
+impl Known {
+    pub(super) fn state(self) -> Result<State, StoreError> {
+        match self {
+            Self::State(state) => Ok(state),
+            Self::Done(fingerprint, kept) => {
+                Ok(State::done(fingerprint, kept.into_record().map_err(StoreError::Unreadable)?))
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Removes up to `most` records that have expired, of as many that were to be looked at by now.
+    pub(super) fn sweep(&mut self, now: Instant, most: usize, looks: usize) -> Held {
+        let mut gone = Held::default();
+        for _ in 0..looks {
+            if gone.records == most || self.expiry.first().is_none_or(|(looked_at, _)| *looked_at > now) {
+                break;
+            }
+            let Some((_, id)) = self.expiry.pop_first() else { break };
+            let Slot::Occupied(mut slot) = self.entries.entry(id) else { continue };
+            if slot.get().forget_at > now {
+                slot.get_mut().look_at_end(&mut self.expiry, &id);
+            } else {
+                gone = gone + slot.remove().held();
+            }
+        }
+        gone
+    }
+}
+
+impl Entry {
+    /// A claim that begins now, with its place in `expiry`.
+    pub(super) fn enter(claim: &Claim<'_>, bytes: usize, now: Instant, expiry: &mut Expiry) -> Self {
+        let until = later(now, claim.lease);
+        let forget_at = later(until, claim.retention);
+        expiry.insert((forget_at, *claim.id));
+        Self {
+            fingerprint: claim.fingerprint,
+            token: claim.token,
+            phase: Phase::Running { until },
+            retention: claim.retention,
+            forget_at,
+            looked_at: forget_at,
+            bytes,
+        }
+    }
+
+    /// The same claim once more, or one that takes over what is unknown.
+    pub(super) fn gives_way_to(&self, claim: &Claim<'_>, now: Instant) -> bool {
+        let running = matches!(self.phase, Phase::Running { .. });
+        let unknown = match self.phase {
+            Phase::Running { until } => until <= now,
+            Phase::Unknown => true,
+            Phase::Done(_) => false,
+        };
+        let takes_over = claim.take_over && unknown && self.fingerprint == claim.fingerprint;
+        (self.token == claim.token && running) || takes_over
+    }
+
+    pub(super) fn held(&self) -> Held {
+        Held { records: 1, bytes: self.bytes }
+    }
+
+    /// It is to be forgotten at another time than was said before. Where that is later, and where it is hardly earlier, it is seen
+    /// when it is looked at: most operations end soon, so that a change of place for each would be most of the work.
+    pub(super) fn keep_in(&mut self, expiry: &mut Expiry, id: &RecordId) {
+        let late = self.looked_at.saturating_duration_since(self.forget_at);
+        if late > self.retention / 8 {
+            expiry.remove(&(self.looked_at, *id));
+            self.look_at_end(expiry, id);
+        }
+    }
+
+    /// It is looked at when it is to be forgotten.
+    fn look_at_end(&mut self, expiry: &mut Expiry, id: &RecordId) {
+        self.looked_at = self.forget_at;
+        expiry.insert((self.forget_at, *id));
+    }
+
+    pub(super) fn is_held_by(&self, token: ClaimToken, now: Instant) -> bool {
+        self.token == token && self.forget_at > now && matches!(self.phase, Phase::Running { .. })
+    }
+
+    pub(super) fn known(&self, now: Instant) -> Known {
+        Known::State(match &self.phase {
+            Phase::Running { until } if *until > now => State::running(self.fingerprint, *until - now),
+            Phase::Running { .. } | Phase::Unknown => State::unknown(self.fingerprint),
+            Phase::Done(kept) => return Known::Done(self.fingerprint, kept.clone()),
+        })
+    }
+}
+
+/// `instant + time`, or the farthest that the clock can name: about a century.
+pub(super) fn later(instant: Instant, time: Duration) -> Instant {
+    let century = Duration::from_secs(100 * 365 * 24 * 3600);
+    instant.checked_add(time.min(century)).unwrap_or(instant)
+}
