@@ -31,7 +31,7 @@ fn honours() -> Act {
 }
 
 #[tokio::test]
-async fn an_operation_that_waits_is_not_repeated_once_the_api_stops_to_honour_keys() {
+async fn an_operation_that_waits_is_not_repeated_once_the_api_stops_honouring_keys() {
     let unsure = Answer::new(503).header("retry-after-ms", "300");
     let server = FaultServer::play([honours(), Act::execute(unsure), Act::execute(200)]).await;
     let (client, mut waits) = watched(&server);
