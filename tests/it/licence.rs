@@ -32,7 +32,7 @@ fn honours() -> Act {
 
 #[tokio::test]
 async fn an_operation_that_waits_is_not_repeated_once_the_api_stops_honouring_keys() {
-    let unsure = Answer::new(503).header("retry-after-ms", "300");
+    let unsure = Answer::new(503).header("retry-after-ms", "1500");
     let server = FaultServer::play([honours(), Act::execute(unsure), Act::execute(200)]).await;
     let (client, mut waits) = watched(&server);
     client.post("/charges").body("first").send().await.unwrap();
@@ -52,7 +52,7 @@ async fn an_operation_that_waits_is_not_repeated_once_the_api_stops_honouring_ke
 #[tokio::test]
 async fn nor_is_it_after_an_attempt_that_was_not_processed() {
     // A's first attempt is carried out and its answer lost; its second is refused, while B shows that keys are ignored.
-    let refused = Answer::new(429).header("retry-after-ms", "1").delay(Duration::from_millis(200));
+    let refused = Answer::new(429).header("retry-after-ms", "1").delay(Duration::from_millis(1500));
     let server = FaultServer::start(move |turn, request| match (turn, request.map(|request| &request.body[..])) {
         (0, _) => honours(),
         (1, _) => Act::close(Phase::AfterExecuting),
