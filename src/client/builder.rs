@@ -378,3 +378,19 @@ impl fmt::Debug for ClientBuilder {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// To a proxy over TLS even what is meant for `http` may be spoken in HTTP/2.
+    #[test]
+    fn a_proxy_over_tls_is_noticed_by_whatever_name() {
+        let named = |name: &str, value: &str| names_a_tls_proxy([(name.into(), value.into())].into_iter());
+        for name in ["HTTP_PROXY", "http_proxy", "All_Proxy"] {
+            assert!(named(name, "https://proxy.internal:3128") && named(name, " HTTPS://proxy.internal"), "{name}");
+            assert!(!named(name, "http://proxy.internal:3128") && !named(name, "proxy.internal:3128"), "{name}");
+        }
+        assert!(!named("PROXY_DOCS", "https://proxy.internal"));
+    }
+}
