@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use steadfast::server::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
+use steadfast::server::{Claim, ClaimRef, Claimed, Completed, End, RecordId, State, Store, StoreError};
 
 use crate::Result;
 
@@ -108,45 +108,27 @@ impl<S: Store> Store for Controlled<S> {
         Ok(claimed)
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> std::result::Result<bool, StoreError> {
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> std::result::Result<bool, StoreError> {
         self.up()?;
-        self.inner.renew(id, token, lease).await
+        self.inner.renew(claim, lease).await
     }
 
-    async fn complete(
+    async fn finish(
         &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: S::Session,
-        completion: Completion,
+        claim: ClaimRef,
+        session: Option<S::Session>,
+        end: &End,
     ) -> std::result::Result<Completed, StoreError> {
         self.up()?;
-        if S::HOLDS_EFFECTS {
+        let completes = matches!(end, End::Completed(_));
+        if completes && S::HOLDS_EFFECTS {
             self.at(&Failpoint::BeforeCommit).await;
         }
-        let completed = self.inner.complete(id, token, session, completion).await?;
-        self.at(if S::HOLDS_EFFECTS { &Failpoint::AfterCommit } else { &Failpoint::AfterComplete }).await;
+        let completed = self.inner.finish(claim, session, end).await?;
+        if completes {
+            self.at(if S::HOLDS_EFFECTS { &Failpoint::AfterCommit } else { &Failpoint::AfterComplete }).await;
+        }
         Ok(completed)
-    }
-
-    async fn release(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: S::Session,
-    ) -> std::result::Result<Completed, StoreError> {
-        self.up()?;
-        self.inner.release(id, token, session).await
-    }
-
-    async fn abandon(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: Option<S::Session>,
-    ) -> std::result::Result<Completed, StoreError> {
-        self.up()?;
-        self.inner.abandon(id, token, session).await
     }
 
     async fn look(&self, id: &RecordId) -> std::result::Result<Option<State>, StoreError> {

@@ -12,7 +12,6 @@ mod postgres;
 mod settings;
 
 use std::error::Error;
-use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::middleware::{self, Next};
@@ -20,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use http::{Request, StatusCode};
-use steadfast::server::{IdempotencyLayer, MemoryStore, Store, WebhookLayer};
+use steadfast::server::{IdempotencyLayer, MemoryStore, SharedStore, Store, WebhookLayer};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::cors::{Any, CorsLayer};
@@ -97,7 +96,7 @@ async fn serve_postgres(settings: &Settings, mut target: Target) -> Result<()> {
     let store = database.store().await?;
     let controlled = Controlled::new(store.transactional(), settings.failpoint.clone(), target.switches.clone());
     // The profile's branch for a lapsed claim is about claims with leases; a transaction has none.
-    let controlled = Arc::new(controlled);
+    let controlled = SharedStore::new(controlled);
     let transactional = settings.layer(controlled.clone()).lapsed(steadfast::server::Lapsed::Rerun);
     let events = settings.events(controlled);
     target.database = Some(database.clone());
@@ -136,7 +135,7 @@ async fn terminated() {
 fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, Layers<S>) {
     let store = Controlled::new(store, settings.failpoint.clone(), target.switches.clone());
     let handlers = target.handlers.clone();
-    let store = Arc::new(store);
+    let store = SharedStore::new(store);
     let (layer, events) = (settings.layer(store.clone()), settings.events(store));
     let scoped = layer.clone().scope(|parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()));
     let orders = || Router::new().route("/orders", any(handlers::order)).with_state(handlers.clone());

@@ -1,11 +1,10 @@
 //! What the environment asks for. What this target cannot do ends the process at its start, so that no case passes by accident.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::OriginalUri;
 use http::{HeaderName, Method};
-use steadfast::server::{EventId, IdempotencyLayer, Lapsed, Store, WebhookLayer};
+use steadfast::server::{EventId, IdempotencyLayer, Lapsed, SharedStore, Store, WebhookLayer};
 
 use crate::Result;
 use crate::control::Failpoint;
@@ -176,7 +175,7 @@ impl Settings {
     }
 
     /// The layer of `/webhook`: ids in a header, consumers by the path.
-    pub(crate) fn events<S: Store>(&self, store: Arc<S>) -> WebhookLayer<S> {
+    pub(crate) fn events<S: Store>(&self, store: SharedStore<S>) -> WebhookLayer<S> {
         let id = EventId::header(HeaderName::from_static("x-event-id"));
         WebhookLayer::shared(store, "webhook", id)
             .consumer(|parts| Some(parts.uri.path().to_owned()))
@@ -185,7 +184,7 @@ impl Settings {
             .max_body(self.max_body)
     }
 
-    pub(crate) fn layer<S: Store>(&self, store: Arc<S>) -> IdempotencyLayer<S> {
+    pub(crate) fn layer<S: Store>(&self, store: SharedStore<S>) -> IdempotencyLayer<S> {
         // Some routers here are nested in others, and would look alike.
         let whole = |parts: &http::request::Parts| {
             let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);

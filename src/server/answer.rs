@@ -190,6 +190,7 @@ pub(super) enum Refusal {
     StoreFull,
     RecordUnreadable,
     HandlerFailed,
+    HandlerTimedOut,
     TransactionLost,
     DeadlinePassed,
 }
@@ -210,6 +211,7 @@ impl Refusal {
             Self::StoreUnavailable | Self::StoreFull => problem::STORE_UNAVAILABLE,
             Self::RecordUnreadable => problem::RECORD_UNREADABLE,
             Self::HandlerFailed => problem::HANDLER_FAILED,
+            Self::HandlerTimedOut => problem::HANDLER_TIMED_OUT,
             Self::TransactionLost => problem::TRANSACTION_LOST,
             Self::DeadlinePassed => problem::DEADLINE_PASSED,
         }
@@ -226,7 +228,9 @@ impl Refusal {
             Self::InProgress | Self::OutcomeUnknown => StatusCode::CONFLICT,
             Self::AnswerNotKept(_) => StatusCode::GONE,
             Self::StoreUnavailable | Self::StoreFull | Self::DeadlinePassed => StatusCode::SERVICE_UNAVAILABLE,
-            Self::RecordUnreadable | Self::HandlerFailed | Self::TransactionLost => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::RecordUnreadable | Self::HandlerFailed | Self::HandlerTimedOut | Self::TransactionLost => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -246,6 +250,7 @@ impl Refusal {
             Self::StoreFull => "No more keys can be taken now; nothing was executed",
             Self::RecordUnreadable => "The record of this key cannot be read",
             Self::HandlerFailed => "The handler failed, and it is not known how far it came",
+            Self::HandlerTimedOut => "The handler took longer than it may, and it is not known how far it came",
             Self::DeadlinePassed => "The caller waits for less time than this takes; nothing was executed",
             Self::TransactionLost => {
                 "The handler's transaction could not be ended; asked again under this key, it tells or runs"

@@ -10,9 +10,11 @@ use http::request::Parts;
 use tokio::sync::Notify;
 
 use super::answer::Terms;
+use super::ending::PendingEnds;
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::service::IdempotencyService;
+use super::shared_store::SharedStore;
 use super::store::Store;
 use super::wait::Waits;
 use super::webhook::EventId;
@@ -68,6 +70,9 @@ pub enum Verdict {
 /// | [`target`](Self::target) | path and query as this layer sees them; **a nested router sees a shorter path** |
 /// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`]; [`Lapsed::Rerun`] where the store [holds the effects](Store::HOLDS_EFFECTS) |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
+/// | [`max_handler_time`](Self::max_handler_time) | none |
+/// | [`end_wait`](Self::end_wait) | 1 s for the store to take the end, after which the answer leaves |
+/// | [`pending_ends`](Self::pending_ends) | 10,000 ends and 64 MiB wait for a store that is away, each for 10 min |
 /// | [`retention`](Self::retention) | 24 h from the end of the operation |
 /// | [`max_key`](Self::max_key) | 255 characters |
 /// | [`max_body`](Self::max_body) | 1 MiB of a keyed request |
@@ -82,7 +87,7 @@ pub struct IdempotencyLayer<S> {
 
 /// What all clones of a layer and all its services have in common.
 pub(super) struct Shared<S> {
-    pub(super) store: Arc<S>,
+    pub(super) store: SharedStore<S>,
     pub(super) counters: Counters,
     pub(super) waits: Waits,
     /// Those who wait until nothing is under way, and only to them it is told: most of the time there is nobody, and a word to nobody takes a
@@ -115,6 +120,9 @@ pub(super) struct Config {
     pub(super) target: Option<Target>,
     pub(super) lapsed: Lapsed,
     pub(super) lease: Duration,
+    pub(super) max_handler_time: Option<Duration>,
+    pub(super) end_wait: Duration,
+    pub(super) pending_ends: PendingEnds,
     pub(super) retention: Duration,
     pub(super) max_key: usize,
     pub(super) max_body: usize,
@@ -138,12 +146,12 @@ impl<S: Store> IdempotencyLayer<S> {
     /// A layer over this store.
     #[must_use]
     pub fn new(store: S) -> Self {
-        Self::shared(Arc::new(store))
+        Self::shared(SharedStore::new(store))
     }
 
-    /// A layer over a store that others use too.
+    /// Creates a layer over a store that other layers or inboxes use too.
     #[must_use]
-    pub fn shared(store: Arc<S>) -> Self {
+    pub fn shared(store: SharedStore<S>) -> Self {
         let retention = Duration::from_secs(24 * 3600);
         let config = Config {
             required: false,
@@ -152,6 +160,9 @@ impl<S: Store> IdempotencyLayer<S> {
             target: None,
             lapsed: if S::HOLDS_EFFECTS { Lapsed::Rerun } else { Lapsed::Refuse },
             lease: Duration::from_secs(30),
+            max_handler_time: None,
+            end_wait: Duration::from_secs(1),
+            pending_ends: PendingEnds::default(),
             retention,
             max_key: 255,
             max_body: 1024 * 1024,
@@ -260,11 +271,45 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// How long a claim holds without renewal, and so how long a key can stay blocked after a crash. It is renewed three times in that
-    /// time. At least 3 ms.
+    /// Sets how long a claim holds without renewal, and so how long a key can stay blocked after a crash. Default: 30 s. At
+    /// least 3 ms.
+    ///
+    /// The lease is renewed when a third to a half of it is over, by a task that a handler cannot hold up as long as one
+    /// thread of its runtime is free. Work that blocks its thread still belongs in
+    /// [`spawn_blocking`](https://docs.rs/tokio/latest/tokio/task/fn.spawn_blocking.html). If no thread is free, the lease runs
+    /// out; this process does not run the operation twice even then, but another one that shares the store may, if it
+    /// [reruns](Lapsed::Rerun).
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.config.lease = lease.max(Duration::from_millis(3));
+        self
+    }
+
+    /// Sets how long a handler may take, its answer's body included. Default: no limit.
+    ///
+    /// A handler that takes longer is cancelled where it next waits. Nobody knows how far it came, so the operation ends as
+    /// unknown: the client gets a 500 of the type `…/outcome-unknown-handler-timed-out`, or a body that is cut. It is logged at error level.
+    #[must_use]
+    pub fn max_handler_time(mut self, time: Duration) -> Self {
+        self.config.max_handler_time = Some(time);
+        self
+    }
+
+    /// Sets how long the handler's answer waits for the store to take the end of the operation. Default: 1 s. Zero: it does not wait.
+    ///
+    /// If the store is slower, the answer leaves with `Idempotency-Status: unknown`, and the end is written again until the store takes
+    /// it: see [`pending_ends`](Self::pending_ends). A store that [holds the effects](Store::HOLDS_EFFECTS) has no answer to send before
+    /// the transaction has ended: the client is told 500 then, of the type `…/transaction-lost`.
+    #[must_use]
+    pub fn end_wait(mut self, wait: Duration) -> Self {
+        self.config.end_wait = wait;
+        self
+    }
+
+    /// Sets how many ends may wait for a store that does not take them, and for how long.
+    #[must_use]
+    pub fn pending_ends(mut self, most: PendingEnds) -> Self {
+        self.config.pending_ends = most;
         self
     }
 
@@ -319,24 +364,27 @@ impl<S: Store> IdempotencyLayer<S> {
         self.shared.counters.snapshot()
     }
 
-    /// Waits until no request under a key is in progress, those included that wait for another. Call it at shutdown, after the server has
-    /// stopped accepting. Without it a runtime that shuts down drops the handlers of clients that have hung up, and their operations end as
-    /// unknown.
+    /// Waits until no request under a key is in progress, those included that wait for another, and until nothing is left to tell the
+    /// store. Call it at shutdown, after the server has stopped accepting. Without it a runtime that shuts down drops the handlers of
+    /// clients that have disconnected, and their operations end as unknown.
+    ///
+    /// A store that cannot be reached is asked again until it answers, so bound the wait if the process must end.
     pub async fn drain(&self) {
         let _draining = Draining::of(&self.shared.draining);
         loop {
             let at_rest = self.shared.at_rest.notified();
             // In one order with the end of the last request: either that is seen here, or this drain is seen there.
             if self.shared.counters.running.load(Ordering::SeqCst) == 0 {
-                return;
+                break;
             }
             at_rest.await;
         }
+        self.shared.store.drain().await;
     }
 
-    /// The store.
+    /// Returns the store's handle.
     #[must_use]
-    pub fn store(&self) -> &Arc<S> {
+    pub fn store(&self) -> &SharedStore<S> {
         &self.shared.store
     }
 }

@@ -36,7 +36,7 @@
 //! | an earlier attempt may have run, and nobody knows how it ended | 409 of the type `…/outcome-unknown`; or rerun, see [`Lapsed`] |
 //! | body over the cap | 413, before any claim |
 //! | the store cannot be reached, or is full | 503 with `Retry-After`, nothing executed |
-//! | the handler panicked, its transaction was lost, or a record cannot be read | 500 |
+//! | the handler panicked or took too long, its transaction was lost, or a record cannot be read | 500 |
 //!
 //! [`DeadlineLayer`] is a layer of its own, for outside of it: it refuses, before a key is claimed, what its caller no longer waits for.
 //!
@@ -49,14 +49,15 @@
 //! extensions: [`Verdict::NotExecuted`] gives the key back. A panic, an error of the inner service and a process that dies end as "unknown".
 //! (Elsewhere other rules hold: [`WebhookLayer`], [`Lapsed::Rerun`], and a store that is one transaction with the handler's rows.)
 //!
-//! The handler runs on a task of its own, in the caller's tracing span: a client that hangs up does not cancel it. Task-locals do
-//! not follow it there.
+//! The handler runs on a task of its own, in the caller's tracing span: a client that disconnects does not cancel it. Task-locals do
+//! not follow it there. Its lease is renewed meanwhile; [`HeldClaim`], in the request's extensions, tells whether the claim still holds.
 //!
 //! # What else is here
 //!
 //! * [`WebhookLayer`] and [`Inbox`]: events that are delivered more than once, and handled once.
 //! * [`OperationKey`] and [`child_of`]: keys for the calls that a handler makes.
 //! * [`IdempotencyLayer::reconcile`] and [`admin`]: for operations whose outcome nobody knows.
+//! * [`SharedStore`]: one store for several layers and inboxes.
 //! * [`DeadlineLayer`]: refuses what its caller no longer waits for, before a key is claimed.
 //!
 //! Which store promises what when a process, a machine or a primary dies:
@@ -66,16 +67,22 @@
 
 pub mod admin;
 mod answer;
+mod apart;
 mod body;
+mod cancel;
+mod claiming;
 mod deadline;
+mod ending;
+mod held;
 mod hygiene;
 mod inbox;
+mod keeper;
 mod layer;
-mod lease;
 mod lent;
 mod lineage;
 mod memory;
 mod metrics;
+mod poll;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod reconcile;
@@ -86,13 +93,17 @@ mod redb;
 mod redis;
 mod request;
 mod run;
+mod running;
 mod service;
+mod shared_store;
 mod store;
 mod wait;
 mod webhook;
 
 pub use self::answer::{BodyError, ResponseBody};
 pub use self::deadline::{DeadlineLayer, DeadlineService};
+pub use self::ending::PendingEnds;
+pub use self::held::HeldClaim;
 pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
 pub use self::lent::{Borrowed, Lent};
@@ -108,7 +119,9 @@ pub use self::redb::{OpenError, RedbStore};
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, RedisWarning};
 pub use self::service::IdempotencyService;
+pub use self::shared_store::SharedStore;
 pub use self::store::{
-    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
+    Claim, ClaimRef, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, RecordId, State, Store, StoreError,
+    TOMBSTONE,
 };
 pub use self::webhook::{EventId, WebhookLayer};

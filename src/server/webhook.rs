@@ -15,6 +15,7 @@ use http::{HeaderName, Method};
 use super::layer::{IdempotencyLayer, Lapsed};
 use super::metrics::Metrics;
 use super::service::IdempotencyService;
+use super::shared_store::SharedStore;
 use super::store::Store;
 
 type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
@@ -142,12 +143,12 @@ impl<S: Store> WebhookLayer<S> {
     /// A layer over this store, for one consumer: what another consumer has handled is new to it.
     #[must_use]
     pub fn new(store: S, consumer: impl Into<String>, id: EventId) -> Self {
-        Self::shared(Arc::new(store), consumer, id)
+        Self::shared(SharedStore::new(store), consumer, id)
     }
 
-    /// A layer over a store that others use too.
+    /// Creates a layer over a store that other layers or inboxes use too.
     #[must_use]
-    pub fn shared(store: Arc<S>, consumer: impl Into<String>, id: EventId) -> Self {
+    pub fn shared(store: SharedStore<S>, consumer: impl Into<String>, id: EventId) -> Self {
         let consumer = consumer.into();
         let layer = IdempotencyLayer::shared(store)
             .of_events(id)
@@ -174,6 +175,18 @@ impl<S: Store> WebhookLayer<S> {
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
         Self(self.0.lease(lease))
+    }
+
+    /// Sets how long a handler may take: see [`IdempotencyLayer::max_handler_time`]. Default: no limit.
+    #[must_use]
+    pub fn max_handler_time(self, time: Duration) -> Self {
+        Self(self.0.max_handler_time(time))
+    }
+
+    /// Sets how long the answer waits for the store to take the mark: see [`IdempotencyLayer::end_wait`]. Default: 1 s.
+    #[must_use]
+    pub fn end_wait(self, wait: Duration) -> Self {
+        Self(self.0.end_wait(wait))
     }
 
     /// The largest delivery, in bytes.

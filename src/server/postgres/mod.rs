@@ -21,7 +21,7 @@ use sqlx::{PgPool, Postgres, Transaction};
 
 use self::row::Row;
 pub use self::transactional::{PostgresSession, TransactionalPostgresStore};
-use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
+use super::store::{Claim, ClaimRef, Claimed, Completed, End, RecordId, State, Store, StoreError, TOMBSTONE};
 use crate::clock;
 
 /// Every so many claims that are won, one sweeps.
@@ -158,6 +158,9 @@ impl Store for PostgresStore {
                 self.sweep_sometimes().await;
                 return Ok(Claimed::Won(()));
             }
+            if row.cancelled {
+                return Ok(Claimed::Cancelled);
+            }
             if let Some(state) = row.state()? {
                 return Ok(Claimed::Known(state));
             }
@@ -165,39 +168,31 @@ impl Store for PostgresStore {
         Err(StoreError::Unavailable("the key changes hands too fast".into()))
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
         let renew = sqlx::query(include_str!("sql/renew.sql"))
-            .bind(id.as_bytes())
-            .bind(token.as_bytes())
+            .bind(claim.id.as_bytes())
+            .bind(claim.token.as_bytes())
             .bind(milliseconds(lease))
             .execute(&self.pool);
         Ok(self.bounded(renew).await?.rows_affected() == 1)
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        (): (),
-        completion: Completion,
-    ) -> Result<Completed, StoreError> {
-        let complete = sqlx::query_scalar(include_str!("sql/complete.sql"))
-            .bind(id.as_bytes())
-            .bind(token.as_bytes())
-            .bind(completion.record.encode())
-            .bind(milliseconds(completion.retention))
-            .fetch_one(&self.pool);
-        Ok(stored(self.bounded(complete).await?))
-    }
-
-    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        let release = sqlx::query(include_str!("sql/release.sql")).bind(id.as_bytes()).bind(token.as_bytes());
-        Ok(stored(self.bounded(release.execute(&self.pool)).await?.rows_affected() == 1))
-    }
-
-    async fn abandon(&self, id: &RecordId, token: ClaimToken, _: Option<()>) -> Result<Completed, StoreError> {
-        let abandon = sqlx::query(include_str!("sql/abandon.sql")).bind(id.as_bytes()).bind(token.as_bytes());
-        Ok(stored(self.bounded(abandon.execute(&self.pool)).await?.rows_affected() == 1))
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+        let statement = match end {
+            End::Completed(_) => include_str!("sql/complete.sql"),
+            End::Released => include_str!("sql/release.sql"),
+            End::Unknown => include_str!("sql/unknown.sql"),
+            End::Cancelled => include_str!("sql/cancel.sql"),
+        };
+        let mut finish = sqlx::query_scalar(statement).bind(claim.id.as_bytes()).bind(claim.token.as_bytes());
+        finish = match end {
+            End::Completed(completion) => {
+                finish.bind(completion.record.encode()).bind(milliseconds(completion.retention))
+            }
+            End::Released | End::Cancelled => finish.bind(milliseconds(TOMBSTONE)),
+            End::Unknown => finish,
+        };
+        Ok(stored(self.bounded(finish.fetch_one(&self.pool)).await?))
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {

@@ -12,9 +12,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::row::Row;
 use super::{PostgresStore, lock_of, milliseconds, stored};
-use crate::server::store::{
-    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
-};
+use crate::server::store::{Claim, ClaimRef, Claimed, Completed, End, Fingerprint, RecordId, State, Store, StoreError};
 
 /// Records in PostgreSQL, written in the handler's own transaction. Made by [`PostgresStore::transactional`].
 ///
@@ -91,7 +89,7 @@ impl fmt::Debug for TransactionalPostgresStore {
 }
 
 /// The end of an operation, as `end_transaction.sql` writes it.
-struct End {
+struct EndRow {
     state: &'static str,
     record: Option<Vec<u8>>,
     retention: Duration,
@@ -129,19 +127,13 @@ impl TransactionalPostgresStore {
             .await
     }
 
-    async fn end(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: PostgresSession,
-        end: End,
-    ) -> Result<Completed, sqlx::Error> {
+    async fn end(&self, claim: ClaimRef, session: PostgresSession, end: EndRow) -> Result<Completed, sqlx::Error> {
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         if !end.keep_effects {
             // Also right where a statement of the handler's has failed, after which no other one would be taken.
             sqlx::query("ROLLBACK TO SAVEPOINT steadfast").execute(&mut *transaction).await?;
         }
-        let ended = Self::write_end(id, token, fingerprint, &end, &mut transaction).await?;
+        let ended = Self::write_end(claim, fingerprint, &end, &mut transaction).await?;
         if ended {
             transaction.commit().await?;
         } else {
@@ -151,15 +143,14 @@ impl TransactionalPostgresStore {
     }
 
     async fn write_end(
-        id: &RecordId,
-        token: ClaimToken,
+        claim: ClaimRef,
         fingerprint: Fingerprint,
-        end: &End,
+        end: &EndRow,
         connection: &mut PgConnection,
     ) -> Result<bool, sqlx::Error> {
         let ended = sqlx::query(include_str!("sql/end_transaction.sql"))
-            .bind(id.as_bytes())
-            .bind(token.as_bytes())
+            .bind(claim.id.as_bytes())
+            .bind(claim.token.as_bytes())
             .bind(fingerprint.as_bytes())
             .bind(end.state)
             .bind(&end.record)
@@ -167,6 +158,15 @@ impl TransactionalPostgresStore {
             .execute(connection)
             .await?;
         Ok(ended.rows_affected() == 1)
+    }
+
+    async fn release(&self, id: RecordId, session: PostgresSession) -> Result<Completed, sqlx::Error> {
+        let PostgresSession { mut transaction, fingerprint, .. } = session;
+        sqlx::query("ROLLBACK TO SAVEPOINT steadfast").execute(&mut *transaction).await?;
+        let release = sqlx::query(include_str!("sql/release_transaction.sql"));
+        release.bind(id.as_bytes()).bind(fingerprint.as_bytes()).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(Completed::Stored)
     }
 }
 
@@ -187,52 +187,43 @@ impl Store for TransactionalPostgresStore {
     }
 
     /// The claim holds while its transaction is open, whatever its lease.
-    async fn renew(&self, _: &RecordId, _: ClaimToken, _: Duration) -> Result<bool, StoreError> {
+    async fn renew(&self, _: ClaimRef, _: Duration) -> Result<bool, StoreError> {
         Ok(true)
     }
 
-    async fn complete(
+    async fn finish(
         &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: PostgresSession,
-        completion: Completion,
-    ) -> Result<Completed, StoreError> {
-        let end = End {
-            state: "done",
-            record: Some(completion.record.encode()),
-            retention: completion.retention,
-            keep_effects: completion.keep_effects,
-        };
-        let completed = self.base.bounded(self.end(id, token, session, end)).await?;
-        // Now that the connection is free: a sweep beside an open transaction would wait for another one.
-        self.base.sweep_sometimes().await;
-        Ok(completed)
-    }
-
-    async fn release(&self, id: &RecordId, _: ClaimToken, session: PostgresSession) -> Result<Completed, StoreError> {
-        let PostgresSession { mut transaction, fingerprint, .. } = session;
-        let release = async {
-            sqlx::query("ROLLBACK TO SAVEPOINT steadfast").execute(&mut *transaction).await?;
-            let release = sqlx::query(include_str!("sql/release_transaction.sql"));
-            release.bind(id.as_bytes()).bind(fingerprint.as_bytes()).execute(&mut *transaction).await?;
-            transaction.commit().await
-        };
-        self.base.bounded(release).await?;
-        Ok(Completed::Stored)
-    }
-
-    async fn abandon(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
+        claim: ClaimRef,
         session: Option<PostgresSession>,
+        end: &End,
     ) -> Result<Completed, StoreError> {
         // Whoever still holds the transaction rolls it back by letting go, and nothing tells of it: as if the process had died.
-        let Some(session) = session else { return Ok(Completed::Lost) };
-        let retention = session.retention;
-        let end = End { state: "unknown", record: None, retention, keep_effects: false };
-        self.base.bounded(self.end(id, token, session, end)).await
+        let lost = if matches!(end, End::Cancelled) { Completed::Stored } else { Completed::Lost };
+        let Some(session) = session else { return Ok(lost) };
+        let end = match end {
+            End::Completed(completion) => EndRow {
+                state: "done",
+                record: Some(completion.record.encode()),
+                retention: completion.retention,
+                keep_effects: completion.keep_effects,
+            },
+            End::Unknown => {
+                EndRow { state: "unknown", record: None, retention: session.retention, keep_effects: false }
+            }
+            End::Released => return self.base.bounded(self.release(claim.id, session)).await,
+            // Nothing tells of a claim but its transaction, which ends here.
+            End::Cancelled => {
+                drop(session);
+                return Ok(Completed::Stored);
+            }
+        };
+        let is_done = end.record.is_some();
+        let ended = self.base.bounded(self.end(claim, session, end)).await?;
+        if is_done {
+            // Now that the connection is free: a sweep beside an open transaction would wait for another one.
+            self.base.sweep_sometimes().await;
+        }
+        Ok(ended)
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {

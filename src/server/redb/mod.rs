@@ -17,7 +17,7 @@ use redb::Database;
 
 use self::tables::{Entry, Failed, Phase, Tables};
 use self::writer::Writer;
-use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
+use super::store::{Claim, ClaimRef, ClaimToken, Claimed, Completed, End, RecordId, State, Store, StoreError};
 use crate::clock::{Steady, milliseconds};
 
 /// A claim removes so many expired records on its way.
@@ -88,44 +88,20 @@ impl RedbStore {
         self
     }
 
-    /// What is known of a key, read beside the writer.
-    async fn read(&self, id: RecordId) -> Result<Option<Entry>, StoreError> {
+    /// Reads beside the writer, at this instant of the store's clock.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Database, u64) -> Result<T, Failed> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (database, now) = (self.database.clone(), self.time.now_ms());
-        let read = move || -> Result<Option<Entry>, Failed> {
-            let entry = tables::read(&database, &id)?;
-            Ok(entry.filter(|entry| entry.forget_ms > now))
-        };
-        let read = tokio::task::spawn_blocking(read).await;
+        let read = tokio::task::spawn_blocking(move || read(&database, now)).await;
         read.map_err(|error| StoreError::Unavailable(error.into()))?.map_err(Failed::into_store_error)
     }
+}
 
-    /// Changes the entry of a claim that is still `token`'s: one that has ended is not ended again, and a completion that is repeated
-    /// is answered as the first was.
-    async fn fenced(
-        &self,
-        id: RecordId,
-        token: ClaimToken,
-        completes: bool,
-        change: impl FnOnce(Entry, u64) -> Option<Entry> + Send + 'static,
-    ) -> Result<Completed, StoreError> {
-        let (now, boot) = (self.time.now_ms(), self.boot);
-        self.writer
-            .write(move |tables| {
-                let ours = |entry: &Entry| entry.token == *token.as_bytes() && entry.forget_ms > now;
-                let Some(entry) = tables.get(&id)?.filter(ours) else { return Ok(Completed::Lost) };
-                match entry.phase {
-                    Phase::Running { .. } if entry.boot == boot => {}
-                    Phase::Done(_) if completes => return Ok(Completed::Stored),
-                    _ => return Ok(Completed::Lost),
-                }
-                tables.remove(&id, &entry)?;
-                if let Some(changed) = change(entry, now) {
-                    tables.put(&id, &changed)?;
-                }
-                Ok(Completed::Stored)
-            })
-            .await
-    }
+/// What is known of a key.
+fn live_entry(database: &Database, id: &RecordId, now: u64) -> Result<Option<Entry>, Failed> {
+    Ok(tables::read(database, id)?.filter(|entry| entry.forget_ms > now))
 }
 
 impl fmt::Debug for RedbStore {
@@ -150,11 +126,16 @@ struct OwnedClaim {
 impl OwnedClaim {
     fn make(self, tables: &mut Tables<'_>) -> Result<Claimed<()>, Failed> {
         tables.sweep(self.now, SWEEP)?;
+        if tables.is_buried(&self.token, self.now)? {
+            return Ok(Claimed::Cancelled);
+        }
+        let mut took_over = false;
         if let Some(entry) = tables.get(&self.id)? {
             let live = entry.forget_ms > self.now;
             if live && !self.may_have(&entry)? {
                 return Ok(Claimed::Known(entry.state(&self.boot, self.now)?));
             }
+            took_over = live && (entry.took_over || entry.token != self.token);
             tables.remove(&self.id, &entry)?;
         } else if tables.count()? >= self.max_records {
             return Err(Failed::Call(StoreError::Full));
@@ -165,6 +146,7 @@ impl OwnedClaim {
             token: self.token,
             boot: self.boot,
             phase: Phase::Running { until_ms },
+            took_over,
             retention_ms: self.retention_ms,
             forget_ms: until_ms.saturating_add(self.retention_ms),
         };
@@ -174,9 +156,80 @@ impl OwnedClaim {
 
     /// It is the same claim, repeated; or one that nobody knows the end of, of the same request, and it may be taken over.
     fn may_have(&self, entry: &Entry) -> Result<bool, Failed> {
-        let same_claim = entry.token == self.token && entry.is_running(&self.boot);
+        let same = entry.token == self.token;
         let unknown = matches!(entry.state(&self.boot, self.now)?, State::Unknown { .. });
-        Ok(same_claim || (self.take_over && unknown && entry.fingerprint == self.fingerprint))
+        let takes_over = self.take_over && unknown && !same && entry.fingerprint == self.fingerprint;
+        Ok((same && entry.is_running(&self.boot)) || takes_over)
+    }
+}
+
+/// An end on its way to the writer.
+struct OwnedEnd {
+    claim: ClaimRef,
+    boot: [u8; 16],
+    now: u64,
+}
+
+impl OwnedEnd {
+    /// The entry of this claim, whether it still runs or has ended.
+    fn entry(&self, tables: &Tables<'_>) -> Result<Option<Entry>, Failed> {
+        let ours = |entry: &Entry| entry.token == *self.claim.token.as_bytes() && entry.forget_ms > self.now;
+        Ok(tables.get(&self.claim.id)?.filter(ours))
+    }
+
+    fn replace(&self, tables: &mut Tables<'_>, entry: Entry, end: impl FnOnce(Entry) -> Entry) -> Result<(), Failed> {
+        tables.remove(&self.claim.id, &entry)?;
+        tables.put(&self.claim.id, &end(entry))
+    }
+
+    fn complete(&self, tables: &mut Tables<'_>, record: Vec<u8>, retention_ms: u64) -> Result<Completed, Failed> {
+        match self.entry(tables)? {
+            Some(entry) if entry.is_running(&self.boot) => {
+                let forget_ms = self.now.saturating_add(retention_ms);
+                self.replace(tables, entry, |entry| Entry { phase: Phase::Done(record), forget_ms, ..entry })?;
+                Ok(Completed::Stored)
+            }
+            Some(Entry { phase: Phase::Done(_), .. }) => Ok(Completed::Stored),
+            _ => Ok(Completed::Lost),
+        }
+    }
+
+    fn end_as_unknown(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
+        match self.entry(tables)? {
+            Some(entry) if entry.is_running(&self.boot) => {
+                self.replace(tables, entry, |entry| entry.into_unknown(self.now))?;
+                Ok(Completed::Stored)
+            }
+            Some(Entry { phase: Phase::Unknown, .. }) => Ok(Completed::Stored),
+            _ => Ok(Completed::Lost),
+        }
+    }
+
+    fn release(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
+        if tables.is_buried(self.claim.token.as_bytes(), self.now)? {
+            return Ok(Completed::Stored);
+        }
+        let Some(entry) = self.entry(tables)?.filter(|entry| entry.is_running(&self.boot)) else {
+            return Ok(Completed::Lost);
+        };
+        tables.remove(&self.claim.id, &entry)?;
+        tables.bury(self.claim.token.as_bytes(), self.now)?;
+        Ok(Completed::Stored)
+    }
+
+    fn cancel(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
+        if tables.is_buried(self.claim.token.as_bytes(), self.now)? {
+            return Ok(Completed::Stored);
+        }
+        match self.entry(tables)? {
+            Some(entry) if !entry.is_running(&self.boot) => return Ok(Completed::Lost),
+            // What it took over may have run: that is unknown again.
+            Some(entry) if entry.took_over => self.replace(tables, entry, |entry| entry.into_unknown(self.now))?,
+            Some(entry) => tables.remove(&self.claim.id, &entry)?,
+            None => {}
+        }
+        tables.bury(self.claim.token.as_bytes(), self.now)?;
+        Ok(Completed::Stored)
     }
 }
 
@@ -195,62 +248,54 @@ impl Store for RedbStore {
             now: self.time.now_ms(),
             max_records: self.max_records,
         };
+        let (id, token) = (claim.id, claim.token);
+        let known = self.read(move |database, now| {
+            let Some(entry) = live_entry(database, &id, now)? else { return Ok(None) };
+            Ok(Some((entry, tables::has_tombstone(database, &token, now)?)))
+        });
         // Most repeats find an end, and need no sync to be told.
-        if let Some(entry) = self.read(claim.id).await?
-            && !claim.may_have(&entry).map_err(Failed::into_store_error)?
-        {
-            return entry.state(&self.boot, claim.now).map(Claimed::Known).map_err(StoreError::Unreadable);
+        match known.await? {
+            Some((_, true)) => return Ok(Claimed::Cancelled),
+            Some((entry, false)) if !claim.may_have(&entry).map_err(Failed::into_store_error)? => {
+                return entry.state(&self.boot, claim.now).map(Claimed::Known).map_err(StoreError::Unreadable);
+            }
+            _ => {}
         }
         self.writer.write(move |tables| claim.make(tables)).await
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-        let (id, boot, now, lease_ms) = (*id, self.boot, self.time.now_ms(), milliseconds(lease));
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
+        let (boot, now, lease_ms) = (self.boot, self.time.now_ms(), milliseconds(lease));
         self.writer
             .write(move |tables| {
-                let ours = |entry: &Entry| entry.token == *token.as_bytes() && entry.is_running(&boot);
-                let Some(mut entry) = tables.get(&id)?.filter(ours) else { return Ok(false) };
-                tables.remove(&id, &entry)?;
+                let ours = |entry: &Entry| entry.token == *claim.token.as_bytes() && entry.is_running(&boot);
+                let Some(mut entry) = tables.get(&claim.id)?.filter(ours) else { return Ok(false) };
+                tables.remove(&claim.id, &entry)?;
                 let until_ms = now.saturating_add(lease_ms);
                 entry.phase = Phase::Running { until_ms };
                 entry.forget_ms = until_ms.saturating_add(entry.retention_ms);
-                tables.put(&id, &entry)?;
+                tables.put(&claim.id, &entry)?;
                 Ok(true)
             })
             .await
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        (): (),
-        completion: Completion,
-    ) -> Result<Completed, StoreError> {
-        let retention_ms = milliseconds(completion.retention);
-        let bytes = completion.record.encode();
-        let change = move |entry: Entry, now: u64| {
-            let forget_ms = now.saturating_add(retention_ms);
-            Some(Entry { phase: Phase::Done(bytes), forget_ms, ..entry })
-        };
-        self.fenced(*id, token, true, change).await
-    }
-
-    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        self.fenced(*id, token, false, |_, _| None).await
-    }
-
-    async fn abandon(&self, id: &RecordId, token: ClaimToken, _: Option<()>) -> Result<Completed, StoreError> {
-        let change = |entry: Entry, now: u64| {
-            let forget_ms = now.saturating_add(entry.retention_ms);
-            Some(Entry { phase: Phase::Unknown, forget_ms, ..entry })
-        };
-        self.fenced(*id, token, false, change).await
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+        let ending = OwnedEnd { claim, boot: self.boot, now: self.time.now_ms() };
+        match end {
+            End::Completed(completion) => {
+                let (record, retention_ms) = (completion.record.encode(), milliseconds(completion.retention));
+                self.writer.write(move |tables| ending.complete(tables, record, retention_ms)).await
+            }
+            End::Released => self.writer.write(move |tables| ending.release(tables)).await,
+            End::Unknown => self.writer.write(move |tables| ending.end_as_unknown(tables)).await,
+            End::Cancelled => self.writer.write(move |tables| ending.cancel(tables)).await,
+        }
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
-        let now = self.time.now_ms();
-        let entry = self.read(*id).await?;
+        let (id, now) = (*id, self.time.now_ms());
+        let entry = self.read(move |database, now| live_entry(database, &id, now)).await?;
         entry.map(|entry| entry.state(&self.boot, now)).transpose().map_err(StoreError::Unreadable)
     }
 
@@ -318,7 +363,7 @@ mod tests {
         broken.store(false, Ordering::SeqCst);
         let error = store.claim(&claim(&after)).await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        let error = store.release(&before, held.token, ()).await.unwrap_err();
+        let error = store.finish(held.reference(), Some(()), &End::Released).await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
         assert!(matches!(store.look(&before).await.unwrap(), Some(State::Running { .. })));
         assert_eq!(store.look(&after).await.unwrap(), None);

@@ -7,12 +7,17 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::clock::milliseconds;
 use crate::server::record::{self, Record, RecordError};
-use crate::server::store::{Fingerprint, RecordId, State, StoreError};
+use crate::server::store::{Fingerprint, RecordId, State, StoreError, TOMBSTONE};
 
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
 /// When each is forgotten: big-endian milliseconds, then the identity, so that the first entries are the next to go.
 const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_expiry");
+/// The tokens that were released or cancelled, with the milliseconds until which each is kept.
+const TOMBSTONES: TableDefinition<'_, &[u8], u64> = TableDefinition::new("steadfast_tombstones");
+/// When each tombstone is forgotten: as in [`EXPIRY`], with the token.
+const TOMBSTONE_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_tombstone_expiry");
 
 /// A new file gets its tables, so that a reader finds them before the first write.
 pub(super) fn create(database: &Database) -> Result<(), redb::Error> {
@@ -28,6 +33,12 @@ pub(super) fn read(database: &Database, id: &RecordId) -> Result<Option<Entry>, 
     Ok(bytes.map(|bytes| Entry::decode(bytes.value())).transpose()?)
 }
 
+/// Whether there is a tombstone of this token, as the last transaction left it.
+pub(super) fn has_tombstone(database: &Database, token: &[u8; 16], now: u64) -> Result<bool, Failed> {
+    let tombstones = database.begin_read()?.open_table(TOMBSTONES)?;
+    Ok(tombstones.get(token.as_slice())?.is_some_and(|until| until.value() > now))
+}
+
 /// What is kept of a key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
@@ -35,6 +46,8 @@ pub(super) struct Entry {
     pub(super) token: [u8; 16],
     pub(super) boot: [u8; 16],
     pub(super) phase: Phase,
+    /// Its operation may have run before this claim began.
+    pub(super) took_over: bool,
     pub(super) retention_ms: u64,
     pub(super) forget_ms: u64,
 }
@@ -52,6 +65,12 @@ pub(super) enum Phase {
 impl Entry {
     fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         record::unseal(bytes)
+    }
+
+    /// The end that nobody knows.
+    pub(super) fn into_unknown(self, now: u64) -> Self {
+        let forget_ms = now.saturating_add(self.retention_ms);
+        Self { phase: Phase::Unknown, forget_ms, ..self }
     }
 
     pub(super) fn is_running(&self, boot: &[u8; 16]) -> bool {
@@ -99,24 +118,57 @@ impl From<RecordError> for Failed {
     }
 }
 
-/// The two tables of one write transaction.
+/// The tables of one write transaction.
 pub(super) struct Tables<'a> {
     records: Table<'a, &'static [u8], &'static [u8]>,
     expiry: Table<'a, &'static [u8], ()>,
+    tombstones: Table<'a, &'static [u8], u64>,
+    tombstone_expiry: Table<'a, &'static [u8], ()>,
 }
 
-fn expiry_key(id: &RecordId, forget_ms: u64) -> Vec<u8> {
-    [forget_ms.to_be_bytes().as_slice(), id.as_bytes()].concat()
+/// Big-endian, so that what is forgotten first comes first.
+fn expiry_key(name: &[u8], forget_ms: u64) -> Vec<u8> {
+    [forget_ms.to_be_bytes().as_slice(), name].concat()
+}
+
+/// Takes the first name out of an index of expiry, if its time is over.
+fn next_expired(expiry: &mut Table<'_, &'static [u8], ()>, now: u64) -> Result<Option<Vec<u8>>, Failed> {
+    let Some(key) = expiry.first()?.map(|(key, _)| key.value().to_vec()) else { return Ok(None) };
+    let Some((forget_ms, name)) = key.split_first_chunk::<8>() else { return Ok(None) };
+    if u64::from_be_bytes(*forget_ms) > now {
+        return Ok(None);
+    }
+    expiry.remove(key.as_slice())?;
+    Ok(Some(name.to_vec()))
 }
 
 impl<'a> Tables<'a> {
     pub(super) fn open(transaction: &'a WriteTransaction) -> Result<Self, redb::Error> {
-        Ok(Self { records: transaction.open_table(RECORDS)?, expiry: transaction.open_table(EXPIRY)? })
+        Ok(Self {
+            records: transaction.open_table(RECORDS)?,
+            expiry: transaction.open_table(EXPIRY)?,
+            tombstones: transaction.open_table(TOMBSTONES)?,
+            tombstone_expiry: transaction.open_table(TOMBSTONE_EXPIRY)?,
+        })
     }
 
-    /// How many there are, those that may be forgotten included.
+    /// How many records and tombstones there are, those that may be forgotten included.
     pub(super) fn count(&self) -> Result<u64, Failed> {
-        Ok(self.records.len()?)
+        Ok(self.records.len()?.saturating_add(self.tombstones.len()?))
+    }
+
+    /// Keeps a token that may win nothing any more.
+    pub(super) fn bury(&mut self, token: &[u8; 16], now: u64) -> Result<(), Failed> {
+        let until = now.saturating_add(milliseconds(TOMBSTONE));
+        if let Some(before) = self.tombstones.insert(token.as_slice(), until)?.map(|before| before.value()) {
+            self.tombstone_expiry.remove(expiry_key(token, before).as_slice())?;
+        }
+        self.tombstone_expiry.insert(expiry_key(token, until).as_slice(), ())?;
+        Ok(())
+    }
+
+    pub(super) fn is_buried(&self, token: &[u8; 16], now: u64) -> Result<bool, Failed> {
+        Ok(self.tombstones.get(token.as_slice())?.is_some_and(|until| until.value() > now))
     }
 
     pub(super) fn get(&self, id: &RecordId) -> Result<Option<Entry>, Failed> {
@@ -126,28 +178,26 @@ impl<'a> Tables<'a> {
 
     pub(super) fn put(&mut self, id: &RecordId, entry: &Entry) -> Result<(), Failed> {
         self.records.insert(id.as_bytes().as_slice(), record::seal(entry).as_slice())?;
-        self.expiry.insert(expiry_key(id, entry.forget_ms).as_slice(), ())?;
+        self.expiry.insert(expiry_key(id.as_bytes(), entry.forget_ms).as_slice(), ())?;
         Ok(())
     }
 
     pub(super) fn remove(&mut self, id: &RecordId, entry: &Entry) -> Result<(), Failed> {
         self.records.remove(id.as_bytes().as_slice())?;
-        self.expiry.remove(expiry_key(id, entry.forget_ms).as_slice())?;
+        self.expiry.remove(expiry_key(id.as_bytes(), entry.forget_ms).as_slice())?;
         Ok(())
     }
 
+    /// Removes up to `most` records that are past their retention, and as many tombstones. Returns how many records.
     pub(super) fn sweep(&mut self, now: u64, most: usize) -> Result<usize, Failed> {
-        let mut swept = 0;
-        while swept < most {
-            let Some(key) = self.expiry.first()?.map(|(key, _)| key.value().to_vec()) else { break };
-            let Some((forget_ms, id)) = key.split_first_chunk::<8>() else { break };
-            if u64::from_be_bytes(*forget_ms) > now {
-                break;
-            }
-            self.records.remove(id)?;
-            self.expiry.remove(key.as_slice())?;
-            swept += 1;
+        for _ in 0..most {
+            let Some(token) = next_expired(&mut self.tombstone_expiry, now)? else { break };
+            self.tombstones.remove(token.as_slice())?;
         }
-        Ok(swept)
+        for swept in 0..most {
+            let Some(id) = next_expired(&mut self.expiry, now)? else { return Ok(swept) };
+            self.records.remove(id.as_slice())?;
+        }
+        Ok(most)
     }
 }

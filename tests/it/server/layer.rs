@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use steadfast::server::{IdempotencyLayer, Lapsed, MemoryStore, Verdict};
+use steadfast::server::{IdempotencyLayer, Lapsed, MemoryStore, PendingEnds, SharedStore, Verdict};
 use tokio::sync::{Notify, Semaphore};
 
 use super::failing::Failing;
@@ -431,15 +431,15 @@ async fn an_end_is_stored_before_the_client_can_see_it() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_lost_at_the_end_costs_the_record_and_not_the_answer() {
+async fn end_that_is_given_up_leaves_the_answer() {
     let executions = Executions::default();
     let store = Failing::new(false, true, 0);
-    let layer = IdempotencyLayer::new(store).lease(Duration::from_millis(30));
+    let layer = IdempotencyLayer::new(store).pending_ends(PendingEnds::default().max_count(0));
     let served = Served::start(counting(&executions), layer.clone()).await;
     let first = served.post("/orders", "k").send().await.unwrap();
     assert_eq!((first.status().as_u16(), header(&first, "idempotency-status")), (201, Some("unknown;retention=86400")));
     assert_eq!(first.text().await.unwrap(), "order 1");
-    // The claim stays, and lapses: nobody runs it again.
+    // Nobody runs it again.
     let waits = served.post("/orders", "k").header("prefer", "wait=10").send().await.unwrap();
     assert_eq!(problem(waits).await, (409, "outcome-unknown".to_owned()));
     assert_eq!((executions.count(), layer.metrics().lost), (1, 1));
@@ -478,7 +478,7 @@ async fn an_inner_error_reaches_the_caller_and_is_unknown() {
 #[tokio::test]
 async fn a_nested_route_may_have_a_policy_of_its_own_over_the_same_store() {
     let executions = Executions::default();
-    let store = Arc::new(MemoryStore::new());
+    let store = SharedStore::new(MemoryStore::new());
     async fn health() -> &'static str {
         "well"
     }

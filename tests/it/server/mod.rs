@@ -3,10 +3,12 @@
 mod agree;
 mod contract;
 mod crash;
+mod ends;
 mod events;
 mod failing;
 mod faults;
 mod layer;
+mod leases;
 mod polled;
 #[cfg(feature = "postgres")]
 mod postgres;

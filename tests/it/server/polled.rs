@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use steadfast::server::{
-    Delivery, Fingerprint, IdempotencyLayer, Inbox, Lapsed, MemoryStore, Reconciled, Store, Verdict,
+    Delivery, Fingerprint, IdempotencyLayer, Inbox, Lapsed, MemoryStore, Reconciled, SharedStore, Store, Verdict,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -101,7 +101,7 @@ async fn a_caller_may_go_away_at_any_poll() {
 async fn a_claim_that_is_answered_late_is_renewed_at_once() {
     let lease = Duration::from_secs(3);
     let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
-    let layer = IdempotencyLayer::shared(store.clone()).lease(lease);
+    let layer = IdempotencyLayer::shared(SharedStore::from(store.clone())).lease(lease);
     let handling = service_fn(move |_: Request<Full<Bytes>>| {
         let store = store.clone();
         async move {
@@ -120,7 +120,7 @@ async fn an_event_whose_claim_is_answered_late_is_renewed_at_once() {
     let lease = Duration::from_secs(3);
     let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
     let handling = |_| async { tokio::time::timeout(lease / 6, store.renewed.notified()).await };
-    let inbox = Inbox::shared(store.clone()).lease(lease);
+    let inbox = Inbox::shared(SharedStore::from(store.clone())).lease(lease);
     let delivery = inbox.process("ledger", "e1", Fingerprint::of("paid"), handling).await.unwrap();
     assert!(matches!(delivery, Delivery::Handled(())));
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completion, Fingerprint, Record, RecordId, RedbStore, State, Store, StoreError,
+    Claim, ClaimRef, ClaimToken, Claimed, Completion, End, Fingerprint, Record, RecordId, RedbStore, State, Store,
+    StoreError,
 };
 
 use super::contract;
@@ -40,7 +41,7 @@ async fn an_end_outlives_the_process_and_a_claim_without_an_owner_is_unknown() {
     let (done, running) = (RecordId::new("", "done"), RecordId::new("", "running"));
     let store = RedbStore::open(&path).unwrap();
     let token = win(&store, &done).await;
-    store.complete(&done, token, (), Completion::new(record(), HOUR)).await.unwrap();
+    store.finish(ClaimRef::new(done, token), Some(()), &End::Completed(Completion::new(record(), HOUR))).await.unwrap();
     win(&store, &running).await;
     assert!(RedbStore::open(&path).is_err(), "one process at a time");
     drop(store);
@@ -61,7 +62,7 @@ async fn a_damaged_record_is_refused_and_neither_replayed_nor_rerun() {
     let id = RecordId::new("", "k");
     let store = RedbStore::open(&path).unwrap();
     let token = win(&store, &id).await;
-    store.complete(&id, token, (), Completion::new(record(), HOUR)).await.unwrap();
+    store.finish(ClaimRef::new(id, token), Some(()), &End::Completed(Completion::new(record(), HOUR))).await.unwrap();
     drop(store);
     let database = redb::Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -104,7 +105,10 @@ async fn child_that_is_killed() {
                 let id = RecordId::new("", &key);
                 let token = win(&store, &id).await;
                 println!("claimed {key}");
-                store.complete(&id, token, (), Completion::new(record(), HOUR)).await.unwrap();
+                store
+                    .finish(ClaimRef::new(id, token), Some(()), &End::Completed(Completion::new(record(), HOUR)))
+                    .await
+                    .unwrap();
                 println!("done {key}");
             }
         });
