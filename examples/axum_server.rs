@@ -31,7 +31,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use steadfast::server::{IdempotencyLayer, MemoryStore, Store, Verdict};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Scope, Store, Verdict};
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
 use tower_http::compression::CompressionLayer;
@@ -103,8 +103,6 @@ async fn authenticate(mut request: Request, next: Next) -> Response {
 /// The order is the point. What stands outside of the idempotency layer may refuse a request without burning its key, and sees
 /// replays; what stands inside runs once per key.
 fn router<S: Store>(layer: &IdempotencyLayer<S>) -> Router {
-    let scoped =
-        layer.clone().required().scope(|parts| parts.extensions.get::<Caller>().map(|caller| caller.0.clone()));
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_headers(["authorization", "content-type", "idempotency-key"].map(HeaderName::from_static))
@@ -114,7 +112,7 @@ fn router<S: Store>(layer: &IdempotencyLayer<S>) -> Router {
         .layer(cors)
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn(authenticate))
-        .layer(scoped);
+        .layer(layer.clone());
     let (counted, metrics) = (layer.clone(), Shop::default());
     Router::new()
         .route("/charges", post(charge))
@@ -128,7 +126,10 @@ async fn serve<S: Store>(
     listener: TcpListener,
     until: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
-    let layer = IdempotencyLayer::new(store).lease(Duration::from_secs(30)).covers("/charges");
+    // The caller's name, and not the token that proved it: a token that is refreshed between two
+    // attempts would make the second one a new operation.
+    let scope = Scope::from_extension(|Caller(name)| name.clone());
+    let layer = IdempotencyLayer::new(store, scope).required().lease(Duration::from_secs(30)).covers("/charges");
     axum::serve(listener, router(&layer)).with_graceful_shutdown(until).await?;
     // A handler whose client has hung up is still at it; without this its operation would end as unknown.
     layer.drain().await;

@@ -12,12 +12,12 @@ use tokio::sync::Notify;
 use super::answer::Terms;
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
+use super::scope::Scope;
 use super::service::IdempotencyService;
 use super::store::Store;
 use super::wait::Waits;
 use super::webhook::EventId;
 
-type Scope = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 type Target = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 
 /// What a repeat meets where an earlier attempt may have run and nobody knows how it ended: the process died, the handler panicked,
@@ -64,7 +64,6 @@ pub enum Verdict {
 /// | --- | --- |
 /// | [`required`](Self::required) | no: a request without a key passes by |
 /// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass by |
-/// | [`scope`](Self::scope) | one for all |
 /// | [`target`](Self::target) | path and query as this layer sees them; **a nested router sees a shorter path** |
 /// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`]; [`Lapsed::Rerun`] where the store [holds the effects](Store::HOLDS_EFFECTS) |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
@@ -111,7 +110,7 @@ impl Drop for Draining<'_> {
 pub(super) struct Config {
     pub(super) required: bool,
     pub(super) methods: Vec<Method>,
-    pub(super) scope: Option<Scope>,
+    pub(super) scope: Scope,
     pub(super) target: Option<Target>,
     pub(super) lapsed: Lapsed,
     pub(super) lease: Duration,
@@ -135,20 +134,20 @@ impl<S> Clone for IdempotencyLayer<S> {
 }
 
 impl<S: Store> IdempotencyLayer<S> {
-    /// A layer over this store.
+    /// Creates a layer over this store. `scope` says whose keys they are.
     #[must_use]
-    pub fn new(store: S) -> Self {
-        Self::shared(Arc::new(store))
+    pub fn new(store: S, scope: Scope) -> Self {
+        Self::shared(Arc::new(store), scope)
     }
 
-    /// A layer over a store that others use too.
+    /// Creates a layer over a store that other layers use too. `scope` says whose keys they are.
     #[must_use]
-    pub fn shared(store: Arc<S>) -> Self {
+    pub fn shared(store: Arc<S>, scope: Scope) -> Self {
         let retention = Duration::from_secs(24 * 3600);
         let config = Config {
             required: false,
             methods: vec![Method::POST, Method::PUT, Method::PATCH, Method::DELETE],
-            scope: None,
+            scope,
             target: None,
             lapsed: if S::HOLDS_EFFECTS { Lapsed::Rerun } else { Lapsed::Refuse },
             lease: Duration::from_secs(30),
@@ -186,15 +185,6 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// Whose key it is: a tenant or caller that something outside of this layer has verified, for example from an extension that
-    /// authentication has set. Equal keys of two scopes are two operations. `None` refuses the request with 403: without a caller, all
-    /// would share one bucket.
-    #[must_use]
-    pub fn scope(mut self, scope: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.config.scope = Some(Arc::new(scope));
-        self
-    }
-
     /// What is asked for, as the client asked for it: path and query, which are part of what tells one request from another. By default
     /// those of the request as this layer sees it.
     ///
@@ -204,9 +194,9 @@ impl<S: Store> IdempotencyLayer<S> {
     ///
     /// ```
     /// use axum::extract::OriginalUri;
-    /// use steadfast::server::{IdempotencyLayer, MemoryStore};
+    /// use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
     ///
-    /// let layer = IdempotencyLayer::new(MemoryStore::new()).target(|parts| {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).target(|parts| {
     ///     let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
     ///     whole.path_and_query().map_or_else(String::new, ToString::to_string)
     /// });
@@ -230,10 +220,10 @@ impl<S: Store> IdempotencyLayer<S> {
     /// ```
     /// use bytes::Bytes;
     /// use http::{Response, StatusCode};
-    /// use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, Reconciled};
+    /// use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, Reconciled, Scope};
     ///
     /// # async fn find(_: &Lapse) -> Result<Option<String>, std::io::Error> { Ok(None) }
-    /// let layer = IdempotencyLayer::new(MemoryStore::new()).reconcile(|lapse| async move {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).reconcile(|lapse| async move {
     ///     // The books: is there a charge with this operation's number on it?
     ///     match find(&lapse).await {
     ///         Ok(Some(charge)) => Reconciled::Applied(Response::new(Bytes::from(charge))),

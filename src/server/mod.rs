@@ -7,18 +7,26 @@
 //!
 //! ```
 //! use axum::{Router, routing::post};
-//! use steadfast::server::{IdempotencyLayer, MemoryStore};
+//! use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
 //! use tower::ServiceBuilder;
 //!
 //! async fn charge() -> (axum::http::StatusCode, &'static str) {
 //!     (axum::http::StatusCode::CREATED, "charged")
 //! }
 //!
+//! /// The caller, as authentication has verified it.
+//! #[derive(Clone)]
+//! struct Caller {
+//!     subject: String,
+//! }
+//!
+//! // Whose keys they are: a stable principal, never the bytes of a token.
+//! let scope = Scope::from_extension(|caller: &Caller| caller.subject.clone());
 //! // From the outside in: TLS, CORS, rate limit, compression, authentication, authorisation; then idempotency; then the handler. What
 //! // stands outside may refuse a request without burning its key.
 //! let layers = ServiceBuilder::new()
 //!     // .layer(rate_limit).layer(compression).layer(authentication)
-//!     .layer(IdempotencyLayer::new(MemoryStore::new()).required());
+//!     .layer(IdempotencyLayer::new(MemoryStore::new(), scope).required());
 //! let app: Router = Router::new().route("/charges", post(charge)).layer(layers);
 //! ```
 //!
@@ -32,7 +40,7 @@
 //! | the same, while the first still runs | 409 with `Retry-After`; with `Prefer: wait=N`, the first one's answer |
 //! | another request under the key | 422 |
 //! | no key where one is required, a malformed key, two keys | 400 |
-//! | a request whose [`scope`](IdempotencyLayer::scope) cannot be told | 403 |
+//! | a request whose [`Scope`] cannot be told | 403 |
 //! | an earlier attempt may have run, and nobody knows how it ended | 409 of the type `…/outcome-unknown`; or rerun, see [`Lapsed`] |
 //! | body over the cap | 413, before any claim |
 //! | the store cannot be reached, or is full | 503 with `Retry-After`, nothing executed |
@@ -68,6 +76,7 @@ pub mod admin;
 mod answer;
 mod body;
 mod deadline;
+mod host;
 mod hygiene;
 mod inbox;
 mod layer;
@@ -86,6 +95,7 @@ mod redb;
 mod redis;
 mod request;
 mod run;
+mod scope;
 mod service;
 mod store;
 mod wait;
@@ -107,6 +117,7 @@ pub use self::record::{Record, RecordError};
 pub use self::redb::{OpenError, RedbStore};
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, RedisWarning};
+pub use self::scope::Scope;
 pub use self::service::IdempotencyService;
 pub use self::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,

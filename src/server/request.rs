@@ -90,11 +90,8 @@ impl Config {
         }
     }
 
-    fn scope_of(&self, parts: &Parts) -> Result<String, Refusal> {
-        match &self.scope {
-            Some(scope) => scope(parts).ok_or(Refusal::NoCaller),
-            None => Ok(String::new()),
-        }
+    fn scope_of(&self, parts: &Parts) -> Result<Cow<'_, str>, Refusal> {
+        self.scope.of(parts).ok_or(Refusal::NoCaller)
     }
 
     /// How long a repeat is ready to wait for the first, if it says so (RFC 7240 §4.3).

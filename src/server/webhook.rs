@@ -14,6 +14,7 @@ use http::{HeaderName, Method};
 
 use super::layer::{IdempotencyLayer, Lapsed};
 use super::metrics::Metrics;
+use super::scope::Scope;
 use super::service::IdempotencyService;
 use super::store::Store;
 
@@ -148,20 +149,23 @@ impl<S: Store> WebhookLayer<S> {
     /// A layer over a store that others use too.
     #[must_use]
     pub fn shared(store: Arc<S>, consumer: impl Into<String>, id: EventId) -> Self {
-        let consumer = consumer.into();
-        let layer = IdempotencyLayer::shared(store)
+        let layer = IdempotencyLayer::shared(store, Scope::fixed(consumer.into()))
             .of_events(id)
             .methods([Method::POST, Method::PUT])
-            .scope(move |_| Some(consumer.clone()))
             .lapsed(Lapsed::Rerun)
             .retention(super::inbox::RETENTION);
         Self(layer)
     }
 
-    /// Who consumes, where one layer serves several: by the path, for example. `None` refuses the delivery with 403.
+    /// Names the consumer by the request, where one layer serves several: by the path, for example.
+    /// `None` or an empty name refuses the delivery with 403.
+    ///
+    /// This is the [`Scope`] of the layer, and what is said there holds here: a stable name, never
+    /// a credential.
     #[must_use]
-    pub fn consumer(self, consumer: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(self.0.scope(consumer))
+    pub fn consumer(mut self, consumer: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.0.config.scope = Scope::from_fn(consumer);
+        self
     }
 
     /// How long it is remembered that an event was handled.

@@ -45,13 +45,13 @@ const RACES: usize = 16;
 ///
 /// ```no_run
 /// use sqlx::postgres::PgPoolOptions;
-/// use steadfast::server::{IdempotencyLayer, PostgresStore};
+/// use steadfast::server::{IdempotencyLayer, PostgresStore, Scope};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let pool = PgPoolOptions::new().max_connections(20).connect("postgres://localhost/shop").await?;
 /// let store = PostgresStore::new(pool);
 /// store.create_table().await?;
-/// let layer = IdempotencyLayer::new(store).required();
+/// let layer = IdempotencyLayer::new(store, Scope::single_caller()).required();
 /// # Ok(())
 /// # }
 /// ```

@@ -26,11 +26,11 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 ///
 /// ```no_run
 /// use std::time::Duration;
-/// use steadfast::server::{IdempotencyLayer, RedisStore, StoreError};
+/// use steadfast::server::{IdempotencyLayer, RedisStore, Scope, StoreError};
 ///
 /// # async fn example() -> Result<(), StoreError> {
 /// let store = RedisStore::connect("redis://127.0.0.1").await?.prefix("shop:").replicas(1, Duration::from_millis(100));
-/// let layer = IdempotencyLayer::new(store);
+/// let layer = IdempotencyLayer::new(store, Scope::single_caller());
 /// # Ok(())
 /// # }
 /// ```

@@ -18,4 +18,5 @@ mod redb;
 mod redis;
 #[cfg(feature = "redis")]
 mod redis_server;
+mod scope;
 mod support;
