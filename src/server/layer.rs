@@ -18,6 +18,7 @@ use super::store::Store;
 use super::wait::Waits;
 use super::webhook::EventId;
 
+type Host = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 type Target = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 
 /// What a repeat meets where an earlier attempt may have run and nobody knows how it ended: the process died, the handler panicked,
@@ -64,6 +65,7 @@ pub enum Verdict {
 /// | --- | --- |
 /// | [`required`](Self::required) | no: a request without a key passes by |
 /// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass by |
+/// | [`host`](Self::host) | the host name that the request was sent to, in lower case and without its port |
 /// | [`target`](Self::target) | path and query as this layer sees them; **a nested router sees a shorter path** |
 /// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`]; [`Lapsed::Rerun`] where the store [holds the effects](Store::HOLDS_EFFECTS) |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
@@ -111,6 +113,7 @@ pub(super) struct Config {
     pub(super) required: bool,
     pub(super) methods: Vec<Method>,
     pub(super) scope: Scope,
+    pub(super) host: Option<Host>,
     pub(super) target: Option<Target>,
     pub(super) lapsed: Lapsed,
     pub(super) lease: Duration,
@@ -148,6 +151,7 @@ impl<S: Store> IdempotencyLayer<S> {
             required: false,
             methods: vec![Method::POST, Method::PUT, Method::PATCH, Method::DELETE],
             scope,
+            host: None,
             target: None,
             lapsed: if S::HOLDS_EFFECTS { Lapsed::Rerun } else { Lapsed::Refuse },
             lease: Duration::from_secs(30),
@@ -182,6 +186,32 @@ impl<S: Store> IdempotencyLayer<S> {
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.config.methods = methods.into_iter().collect();
+        self
+    }
+
+    /// Sets the host name that is part of what tells one request from another. `None` leaves it
+    /// out.
+    ///
+    /// By default it is the host of `:authority` (HTTP/2), of an absolute target, or of the `Host`
+    /// header, in lower case, without its port and without a final dot. What this closure returns
+    /// is compared as it is.
+    ///
+    /// Behind a proxy that writes a `Host` of its own, every host that it serves looks alike; take
+    /// the client's from the header in which *your* proxy sends it. `Forwarded` and
+    /// `X-Forwarded-Host` are not trusted by default, since any client can send them. Where one
+    /// service is called by several names, say the name of the service instead, or `None`: else a
+    /// client that repeats a request to another address is refused with 422.
+    ///
+    /// ```
+    /// use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     // Written by our own proxy, which removes what the client has sent under this name.
+    ///     .host(|parts| Some(parts.headers.get("x-forwarded-host")?.to_str().ok()?.to_ascii_lowercase()));
+    /// ```
+    #[must_use]
+    pub fn host(mut self, host: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.config.host = Some(Arc::new(host));
         self
     }
 

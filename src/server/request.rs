@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::answer::Refusal;
 use super::body::{Cut, whole};
+use super::host::host_of;
 use super::layer::Config;
 use super::store::{Fingerprint, RecordId};
 use crate::key;
@@ -84,10 +85,15 @@ impl Config {
     }
 
     fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
-        match &self.target {
-            Some(target) => fingerprint(&parts.method, &target(parts), body),
-            None => fingerprint(&parts.method, target_of(parts), body),
-        }
+        let host = match &self.host {
+            Some(host) => host(parts).map(Cow::Owned),
+            None => host_of(parts),
+        };
+        let target = match &self.target {
+            Some(target) => Cow::Owned(target(parts)),
+            None => Cow::Borrowed(target_of(parts)),
+        };
+        fingerprint(&parts.method, host.as_deref().unwrap_or_default(), &target, body)
     }
 
     fn scope_of(&self, parts: &Parts) -> Result<Cow<'_, str>, Refusal> {
@@ -142,10 +148,11 @@ fn target_of(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)
 }
 
-/// Method, target with query, body. Each part is preceded by its length, so that none can be shifted into another.
-fn fingerprint(method: &Method, target: &str, body: &Bytes) -> Fingerprint {
+/// Method, host (empty for none), target with query, body. Each part is preceded by its length, so
+/// that none can be shifted into another.
+fn fingerprint(method: &Method, host: &str, target: &str, body: &Bytes) -> Fingerprint {
     let mut hash = Sha256::new();
-    for part in [method.as_str().as_bytes(), target.as_bytes(), body] {
+    for part in [method.as_str().as_bytes(), host.as_bytes(), target.as_bytes(), body] {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(part);
     }
@@ -176,13 +183,20 @@ mod tests {
     fn no_part_of_a_request_can_pass_for_another() {
         let of = |method: &str, uri: &str, body: &'static str| {
             let (parts, ()) = http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
-            fingerprint(&parts.method, target_of(&parts), &Bytes::from_static(body.as_bytes()))
+            let host = host_of(&parts).unwrap_or_default();
+            fingerprint(&parts.method, &host, target_of(&parts), &Bytes::from_static(body.as_bytes()))
         };
-        assert_eq!(of("POST", "/a?b=1", "x"), of("POST", "http://host/a?b=1", "x"), "the host is the scope's affair");
-        let all =
-            [of("POST", "/a?b=1", "x"), of("PUT", "/a?b=1", "x"), of("POST", "/a?b=2", "x"), of("POST", "/a", "x")];
-        let all =
-            [&all[..], &[of("POST", "/a?b=1", "y"), of("POST", "/a?b=1x", ""), of("POST", "/a?b=", "1x")]].concat();
+        let all = [
+            of("POST", "/a?b=1", "x"),
+            of("PUT", "/a?b=1", "x"),
+            of("POST", "/a?b=2", "x"),
+            of("POST", "/a", "x"),
+            of("POST", "/a?b=1", "y"),
+            of("POST", "/a?b=1x", ""),
+            of("POST", "/a?b=", "1x"),
+            of("POST", "http://a/a?b=1", "x"),
+            of("POST", "http://b/a?b=1", "x"),
+        ];
         for (index, one) in all.iter().enumerate() {
             assert!(all.iter().skip(index + 1).all(|other| other != one), "{index}");
         }

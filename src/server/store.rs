@@ -171,7 +171,8 @@ impl fmt::Debug for RecordId {
     }
 }
 
-/// What a request is, hashed: method, target with query, body. Under one key there is one.
+/// What a request is, hashed: method, host name, target with query, body. Under one key there is
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub(crate) [u8; 32]);
 

@@ -85,6 +85,60 @@ async fn hosts_can_be_scopes() {
     assert_eq!(executions.count(), 2);
 }
 
+#[tokio::test]
+async fn another_host_under_the_key_is_refused() {
+    let executions = Executions::default();
+    let served = Served::start(counting(&executions), layer(Scope::single_caller())).await;
+    let ask = |host: &'static str| served.post("/orders", "k").header("host", host).send();
+    assert_eq!(ask("a.example").await.unwrap().status(), 200);
+    for same in ["A.EXAMPLE", "a.example:8080", "a.example.", "a.example:"] {
+        let again = ask(same).await.unwrap();
+        assert_eq!(header(&again, "idempotent-replayed"), Some("true"), "{same}");
+    }
+    for other in ["b.example", "a.example.b", "[::1]"] {
+        let refused = problem(ask(other).await.unwrap()).await;
+        assert_eq!(refused, (422, "key-of-another-request".to_owned()), "{other}");
+    }
+    // No client moves the host by a forwarded header.
+    let forwarded = served.post("/orders", "k").header("host", "b.example").header("x-forwarded-host", "a.example");
+    assert_eq!(problem(forwarded.send().await.unwrap()).await.0, 422);
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn repeat_over_another_http_version_is_the_same() {
+    let executions = Executions::default();
+    let served = Served::start(counting(&executions), layer(Scope::single_caller())).await;
+    assert_eq!(served.post("/orders", "k").send().await.unwrap().version(), http::Version::HTTP_11);
+    let http2 = steadfast::reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let again = http2.post(served.url("/orders")).header("idempotency-key", "k").send().await.unwrap();
+    assert_eq!((again.version(), header(&again, "idempotent-replayed")), (http::Version::HTTP_2, Some("true")));
+
+    // The absolute form of HTTP/1, whose `Host` a server has to ignore.
+    let target = served.url("/orders");
+    let request = format!("POST {target} HTTP/1.1\r\nhost: b.example\r\nidempotency-key: k\r\n");
+    let answer = raw(&served, &format!("{request}connection: close\r\ncontent-length: 0\r\n\r\n")).await;
+    assert!(answer.contains("idempotent-replayed: true"), "{answer}");
+    assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn host_can_be_told_or_left_out() {
+    let executions = Executions::default();
+    let by_proxy = layer(Scope::single_caller())
+        .host(|parts| Some(parts.headers.get("x-forwarded-host")?.to_str().ok()?.to_owned()));
+    let served = Served::start(counting(&executions), by_proxy).await;
+    let ask = |host: &'static str| served.post("/orders", "k").header("x-forwarded-host", host).send();
+    assert_eq!(ask("a.example").await.unwrap().status(), 200);
+    assert_eq!(problem(ask("b.example").await.unwrap()).await.0, 422);
+
+    let served = Served::start(counting(&executions), layer(Scope::single_caller()).host(|_| None)).await;
+    let ask = |host: &'static str| served.post("/orders", "k").header("host", host).send();
+    assert_eq!(ask("10.0.0.1").await.unwrap().text().await.unwrap(), "order 2");
+    assert_eq!(ask("10.0.0.2").await.unwrap().text().await.unwrap(), "order 2");
+    assert_eq!(executions.count(), 2);
+}
+
 /// Sends these bytes, and returns all that comes back before the server closes.
 async fn raw(served: &Served, request: &str) -> String {
     let mut connection = tokio::net::TcpStream::connect(served.address).await.unwrap();

@@ -1,7 +1,7 @@
 -- The records of idempotency keys. The table is found by the connection's search_path, so it can live in any schema.
 CREATE TABLE IF NOT EXISTS steadfast_records (
     id           bytea       PRIMARY KEY CHECK (octet_length(id) = 32),          -- SHA-256 of scope and key: no raw key is stored
-    fingerprint  bytea       NOT NULL CHECK (octet_length(fingerprint) = 32),    -- SHA-256 of method, target and body
+    fingerprint  bytea       NOT NULL CHECK (octet_length(fingerprint) = 32),    -- SHA-256 of method, host, target and body
     token        bytea       NOT NULL CHECK (octet_length(token) = 16),          -- the claim that holds or held the key
     state        text        NOT NULL CHECK (state IN ('running', 'done', 'unknown')),
     lease_until  timestamptz,                                                    -- of a running claim: after it, nobody knows
