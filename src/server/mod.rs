@@ -78,6 +78,7 @@ mod body;
 mod deadline;
 mod host;
 mod hygiene;
+mod identity;
 mod inbox;
 mod layer;
 mod lease;
@@ -103,6 +104,7 @@ mod webhook;
 
 pub use self::answer::{BodyError, ResponseBody};
 pub use self::deadline::{DeadlineLayer, DeadlineService};
+pub use self::identity::{IDENTITY_VERSION, IdentityMismatch};
 pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
 pub use self::lent::{Borrowed, Lent};

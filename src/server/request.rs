@@ -84,7 +84,7 @@ impl Config {
         Ok(Some(key))
     }
 
-    fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
+    pub(super) fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
         let host = match &self.host {
             Some(host) => host(parts).map(Cow::Owned),
             None => host_of(parts),

@@ -19,12 +19,17 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::identity::IdentityMismatch;
 use super::record::Record;
 use crate::key::KeyError;
 
 /// A place where records of operations are kept.
 ///
 /// The one trait that a stranger implements. Methods take `&self` and are called concurrently.
+///
+/// A store that outlives its process keeps [`IDENTITY_VERSION`](super::IDENTITY_VERSION) beside its
+/// records, and refuses to be opened, or every claim, where it finds another
+/// ([`StoreError::IdentityMismatch`]).
 ///
 /// With the feature `testing`, `steadfast::testing::store_contract` holds a store to what is said here.
 pub trait Store: Send + Sync + 'static {
@@ -123,6 +128,8 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// A record's identity: scope and key, hashed. Two tenants' equal keys are two records, and no store holds a raw key.
+///
+/// How it is hashed is part of [`IDENTITY_VERSION`](super::IDENTITY_VERSION).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordId([u8; 32]);
 
@@ -390,6 +397,9 @@ pub enum StoreError {
     /// The record is damaged, or of a newer version: it is refused, not replayed, not rerun.
     #[error("the record cannot be read: {0}")]
     Unreadable(#[source] super::record::RecordError),
+    /// The records that it holds could not be found again by this build. Nothing is claimed.
+    #[error("the store cannot be used: {0}")]
+    IdentityMismatch(#[source] IdentityMismatch),
 }
 
 /// A claim whose reply was lost may have been made, and would block the key until it lapses. Its token makes it safe to ask once

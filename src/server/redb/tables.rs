@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::server::record::{self, Record, RecordError};
 use crate::server::store::{Fingerprint, RecordId, State, StoreError};
 
-const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
+pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
 /// When each is forgotten: big-endian milliseconds, then the identity, so that the first entries are the next to go.
 const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_expiry");
 

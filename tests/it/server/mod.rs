@@ -6,6 +6,8 @@ mod crash;
 mod events;
 mod failing;
 mod faults;
+#[cfg(any(feature = "redb", feature = "redis", feature = "postgres"))]
+mod identity;
 mod layer;
 mod polled;
 #[cfg(feature = "postgres")]

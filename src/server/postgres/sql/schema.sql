@@ -12,3 +12,9 @@ CREATE TABLE IF NOT EXISTS steadfast_records (
     CHECK ((state = 'done') = (record IS NOT NULL))
 );
 CREATE INDEX IF NOT EXISTS steadfast_records_forget_at ON steadfast_records (forget_at);
+-- How the records are identified: a build that does it otherwise could not recognise what has run, and refuses to start.
+CREATE TABLE IF NOT EXISTS steadfast_identity (
+    is_only_row  boolean     PRIMARY KEY DEFAULT true CHECK (is_only_row),
+    version      integer     NOT NULL
+);
+INSERT INTO steadfast_identity (version) SELECT 1 WHERE NOT EXISTS (SELECT FROM steadfast_records) ON CONFLICT DO NOTHING;
