@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::Method;
+use bytes::Bytes;
 use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use tokio::sync::Notify;
 
 use super::answer::Terms;
+use super::hygiene::StoredHeaders;
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
+use super::record::Record;
 use super::scope::Scope;
 use super::service::IdempotencyService;
 use super::store::Store;
@@ -73,6 +76,7 @@ pub enum Verdict {
 /// | [`max_key`](Self::max_key) | 255 characters |
 /// | [`max_body`](Self::max_body) | 1 MiB of a keyed request |
 /// | [`max_response`](Self::max_response) | 1 MiB; a larger answer is sent, and not kept |
+/// | [`omit_headers`](Self::omit_headers), [`keep_headers`](Self::keep_headers) | the list at `omit_headers` is not stored |
 /// | [`max_wait`](Self::max_wait) | 30 s for `Prefer: wait=N` |
 ///
 /// Routes with policies of their own get layers of their own over one store: [`IdempotencyLayer::shared`].
@@ -123,11 +127,19 @@ pub(super) struct Config {
     pub(super) max_response: usize,
     pub(super) max_wait: Duration,
     pub(super) terms: Terms,
+    pub(super) stored_headers: StoredHeaders,
     pub(super) reconcile: Option<Reconcile>,
     /// The operation is the handling of an event, whose id is here, and not a request with a key.
     pub(super) event: Option<EventId>,
     /// An answer that is no success gives the key back, unless the handler says something else.
     pub(super) failures_run_again: bool,
+}
+
+impl Config {
+    /// An answer as it is stored.
+    pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Record {
+        Record::of(status, self.stored_headers.of(headers), Some(body))
+    }
 }
 
 impl<S> Clone for IdempotencyLayer<S> {
@@ -161,6 +173,7 @@ impl<S: Store> IdempotencyLayer<S> {
             max_response: 1024 * 1024,
             max_wait: Duration::from_secs(30),
             terms: Terms::new(retention),
+            stored_headers: StoredHeaders::default(),
             reconcile: None,
             event: None,
             failures_run_again: false,
@@ -315,6 +328,38 @@ impl<S: Store> IdempotencyLayer<S> {
     #[must_use]
     pub fn max_response(mut self, bytes: usize) -> Self {
         self.config.max_response = bytes;
+        self
+    }
+
+    /// Leaves these response headers out of stored answers. The first answer has them, and its
+    /// replays do not.
+    ///
+    /// These are left out already, because they tell of the exchange and not of the operation's
+    /// result:
+    ///
+    /// * `Set-Cookie`, `WWW-Authenticate`, `Authentication-Info`
+    /// * `Age`, `Server-Timing`, `Traceparent`, `Tracestate`, `Traceresponse`, `X-Request-Id`
+    /// * `RateLimit`, and all that begin with `RateLimit-`, `X-RateLimit-` or `X-Rate-Limit-`
+    ///
+    /// And these can never be stored: `Date`, the headers of a connection and those that
+    /// `Connection` names (RFC 9110 §7.6.1), all that begin with `Proxy-`, `Content-Length` (a
+    /// replay has its own), and what this layer itself says.
+    ///
+    /// `Retry-After` is stored: it may be the pace at which the result of a 202 is to be asked for.
+    #[must_use]
+    pub fn omit_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.config.stored_headers.omit(names);
+        self
+    }
+
+    /// Stores these response headers, which are [left out by default](Self::omit_headers), and
+    /// hands them out with every replay. Those that can never be stored stay out.
+    ///
+    /// Keep `Set-Cookie` only if a session may be handed to whoever repeats the request in the same
+    /// [`Scope`].
+    #[must_use]
+    pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.config.stored_headers.keep(names);
         self
     }
 

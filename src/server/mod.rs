@@ -35,7 +35,7 @@
 //! | situation | answer |
 //! | --- | --- |
 //! | first request under a key | the handler's, with `Idempotency-Status: stored` |
-//! | the same again | the stored one, with `Idempotent-Replayed: true`: status, body and headers as they were, without `Set-Cookie`, `Date` and headers of the connection |
+//! | the same again | the stored one, with `Idempotent-Replayed: true`: status and body as they were, and the headers without [those of the exchange](IdempotencyLayer::omit_headers) |
 //! | the same again, and the answer was too long to keep, or of unknown length | 410: it is done, and its answer is gone |
 //! | the same, while the first still runs | 409 with `Retry-After`; with `Prefer: wait=N`, the first one's answer |
 //! | another request under the key | 422 |

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::hygiene;
+use super::hygiene::StoredHeaders;
 
 /// The layout that is written now. A record of a later one is refused.
 const VERSION: u8 = 1;
@@ -26,11 +26,11 @@ struct Kept {
 }
 
 impl Record {
-    /// An answer that can be replayed. What must not be handed out twice is left out: `Set-Cookie`, `Date`, and the headers of the
-    /// connection (RFC 9110 §7.6.1).
+    /// An answer that can be replayed, without the headers that are left out by default
+    /// ([`IdempotencyLayer::omit_headers`](super::IdempotencyLayer::omit_headers) lists them).
     #[must_use]
     pub fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
-        Self::of(status, hygiene::storable(headers), Some(body))
+        Self::of(status, StoredHeaders::default().of(headers), Some(body))
     }
 
     /// The end of an operation whose answer is not kept.
@@ -39,7 +39,8 @@ impl Record {
         Self::of(status, HeaderMap::new(), None)
     }
 
-    fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
+    /// An answer with these headers, and no others.
+    pub(super) fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
         Self(Arc::new(Kept { status, headers, body }))
     }
 

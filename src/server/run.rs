@@ -219,7 +219,7 @@ where
             return self.give_up(Some(session), Refusal::HandlerFailed).await;
         };
         let record = match &trailers {
-            None => Record::new(parts.status, &parts.headers, body.clone()),
+            None => self.layer.config.record(parts.status, &parts.headers, body.clone()),
             // A record has no place for them, and half an answer is none.
             Some(_) => Record::not_kept(parts.status),
         };

@@ -19,7 +19,6 @@ use super::lease::{Lease, Lost, give_back, renewing};
 use super::lineage::OperationKey;
 use super::metrics::count;
 use super::reconcile::{Lapse, Reconcile, Reconciled};
-use super::record::Record;
 use super::request::{Operation, Read};
 use super::run::{self, Execution, OneRunning, Ticket};
 use super::store::{Claim, Claimed, Completed, Completion, State, Store, StoreError, claim_or_repeat};
@@ -268,7 +267,7 @@ async fn applied<S: Store, R: Body>(
 ) -> Response<ResponseBody<R>> {
     let Ticket { lease: Lease { id, token, .. }, session } = ticket;
     let (parts, body) = response.into_parts();
-    let record = Record::new(parts.status, &parts.headers, body);
+    let record = layer.config.record(parts.status, &parts.headers, body);
     let completion = Completion::new(record.clone(), layer.config.retention);
     match layer.shared.store.complete(&id, token, session, completion).await {
         Ok(Completed::Stored) => known(layer, State::done(operation.fingerprint, record), true, false),

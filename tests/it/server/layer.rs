@@ -347,23 +347,37 @@ async fn an_answer_that_is_not_kept_is_passed_on_and_its_repeat_is_told() {
 }
 
 #[tokio::test]
-async fn headers_of_the_connection_and_cookies_are_not_handed_out_again() {
+async fn headers_of_the_exchange_are_not_replayed() {
     async fn run() -> impl IntoResponse {
         let mut headers = HeaderMap::new();
-        for (name, value) in
-            [("set-cookie", "session=1"), ("keep-alive", "timeout=5"), ("x-multi", "a"), ("x-multi", "b")]
-        {
+        for (name, value) in [
+            ("set-cookie", "session=1"),
+            ("keep-alive", "timeout=5"),
+            ("x-request-id", "1"),
+            ("x-ratelimit-remaining", "7"),
+            ("retry-after", "2"),
+            ("x-multi", "a"),
+            ("x-multi", "b"),
+        ] {
             headers.append(name, value.parse().unwrap());
         }
         (headers, Bytes::from_static(b"\0\xff\r\n"))
     }
+    let own = ["set-cookie", "x-request-id", "x-ratelimit-remaining"];
     let served = Served::start(Router::new().route("/", post(run)), layer()).await;
     let first = served.post("/", "k").send().await.unwrap();
-    assert_eq!(header(&first, "set-cookie"), Some("session=1"));
+    assert_eq!(own.map(|name| header(&first, name)), [Some("session=1"), Some("1"), Some("7")]);
     let again = served.post("/", "k").send().await.unwrap();
-    assert_eq!((header(&again, "set-cookie"), header(&again, "keep-alive")), (None, None));
+    assert_eq!(own.map(|name| header(&again, name)), [None; 3]);
+    assert_eq!((header(&again, "keep-alive"), header(&again, "retry-after")), (None, Some("2")));
     assert_eq!(again.headers().get_all("x-multi").iter().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(again.bytes().await.unwrap(), &b"\0\xff\r\n"[..]);
+
+    let listed = layer().keep_headers([http::header::SET_COOKIE]).omit_headers([http::header::RETRY_AFTER]);
+    let served = Served::start(Router::new().route("/", post(run)), listed).await;
+    served.post("/", "k").send().await.unwrap();
+    let again = served.post("/", "k").send().await.unwrap();
+    assert_eq!((header(&again, "set-cookie"), header(&again, "retry-after")), (Some("session=1"), None));
 }
 
 #[tokio::test]
