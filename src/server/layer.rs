@@ -11,13 +11,14 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use tokio::sync::Notify;
 
 use super::answer::Terms;
+use super::codec::RecordCodec;
 use super::hygiene::StoredHeaders;
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::record::Record;
 use super::scope::Scope;
 use super::service::IdempotencyService;
-use super::store::Store;
+use super::store::{RecordId, State, Store, StoreError};
 use super::wait::Waits;
 use super::webhook::EventId;
 
@@ -77,6 +78,7 @@ pub enum Verdict {
 /// | [`max_body`](Self::max_body) | 1 MiB of a keyed request |
 /// | [`max_response`](Self::max_response) | 1 MiB; a larger answer is sent, and not kept |
 /// | [`omit_headers`](Self::omit_headers), [`keep_headers`](Self::keep_headers) | the list at `omit_headers` is not stored |
+/// | [`codec`](Self::codec) | none: answers are stored unencrypted |
 /// | [`max_wait`](Self::max_wait) | 30 s for `Prefer: wait=N` |
 ///
 /// Routes with policies of their own get layers of their own over one store: [`IdempotencyLayer::shared`].
@@ -128,6 +130,7 @@ pub(super) struct Config {
     pub(super) max_wait: Duration,
     pub(super) terms: Terms,
     pub(super) stored_headers: StoredHeaders,
+    pub(super) codec: Option<Arc<dyn RecordCodec>>,
     pub(super) reconcile: Option<Reconcile>,
     /// The operation is the handling of an event, whose id is here, and not a request with a key.
     pub(super) event: Option<EventId>,
@@ -139,6 +142,21 @@ impl Config {
     /// An answer as it is stored.
     pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Record {
         Record::of(status, self.stored_headers.of(headers), Some(body))
+    }
+
+    /// The record as a store sees it.
+    pub(super) fn sealed(&self, id: &RecordId, record: Record) -> Record {
+        match &self.codec {
+            Some(codec) => record.sealed(id, &**codec),
+            None => record,
+        }
+    }
+
+    /// What a store says of a key, with its record as it was before it was sealed.
+    pub(super) fn opened(&self, id: &RecordId, state: State) -> Result<State, StoreError> {
+        let State::Done { fingerprint, record } = state else { return Ok(state) };
+        let record = record.opened(id, self.codec.as_deref()).map_err(StoreError::Unreadable)?;
+        Ok(State::done(fingerprint, record))
     }
 }
 
@@ -174,6 +192,7 @@ impl<S: Store> IdempotencyLayer<S> {
             max_wait: Duration::from_secs(30),
             terms: Terms::new(retention),
             stored_headers: StoredHeaders::default(),
+            codec: None,
             reconcile: None,
             event: None,
             failures_run_again: false,
@@ -360,6 +379,17 @@ impl<S: Store> IdempotencyLayer<S> {
     #[must_use]
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.config.stored_headers.keep(names);
+        self
+    }
+
+    /// Seals answers before they are stored, and opens them before they are replayed. Default:
+    /// none, and **answers are stored unencrypted**, tokens and personal data included.
+    ///
+    /// Every layer over one store needs the same codec. [`RecordCodec`] has an example. A record
+    /// that cannot be opened is answered with 500, and nothing runs again.
+    #[must_use]
+    pub fn codec(mut self, codec: impl RecordCodec) -> Self {
+        self.config.codec = Some(Arc::new(codec));
         self
     }
 

@@ -75,6 +75,7 @@
 pub mod admin;
 mod answer;
 mod body;
+mod codec;
 mod deadline;
 mod host;
 mod hygiene;
@@ -103,6 +104,7 @@ mod wait;
 mod webhook;
 
 pub use self::answer::{BodyError, ResponseBody};
+pub use self::codec::{CodecError, RecordCodec};
 pub use self::deadline::{DeadlineLayer, DeadlineService};
 pub use self::identity::{IDENTITY_VERSION, IdentityMismatch};
 pub use self::inbox::{Delivery, Inbox, InboxError};

@@ -271,6 +271,7 @@ where
     }
 
     async fn complete(&self, record: Record, session: S::Session, verdict: Option<Verdict>, counter: &Counter) -> Told {
+        let record = self.layer.config.sealed(&self.lease.id, record);
         let mut completion = Completion::new(record, self.layer.config.retention);
         completion.keep_effects = verdict == Some(Verdict::Executed) || is_success(completion.record.status());
         let completed = self.layer.shared.store.complete(&self.lease.id, self.lease.token, session, completion).await;

@@ -216,7 +216,12 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
             Box::pin(layer.shared.waits.wait(&layer.shared.store, operation.id, until)).await;
             continue;
         }
-        return Settled::Answer(known(layer, state, same, waited));
+        // Whoever asks for something else is told so, whatever the record holds.
+        let opened = if same { layer.config.opened(&operation.id, state) } else { Ok(state) };
+        return Settled::Answer(match opened {
+            Ok(state) => known(layer, state, same, waited),
+            Err(error) => refused(layer, of_store(&error)),
+        });
     }
 }
 
@@ -268,7 +273,7 @@ async fn applied<S: Store, R: Body>(
     let Ticket { lease: Lease { id, token, .. }, session } = ticket;
     let (parts, body) = response.into_parts();
     let record = layer.config.record(parts.status, &parts.headers, body);
-    let completion = Completion::new(record.clone(), layer.config.retention);
+    let completion = Completion::new(layer.config.sealed(&id, record.clone()), layer.config.retention);
     match layer.shared.store.complete(&id, token, session, completion).await {
         Ok(Completed::Stored) => known(layer, State::done(operation.fingerprint, record), true, false),
         Ok(Completed::Lost) => known(layer, State::running(operation.fingerprint, layer.config.lease), true, false),

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, Method};
 
+use super::codec::RecordCodec;
 use super::layer::{IdempotencyLayer, Lapsed};
 use super::metrics::Metrics;
 use super::scope::Scope;
@@ -131,6 +132,7 @@ impl fmt::Debug for EventId {
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`max_body`](Self::max_body) | 1 MiB |
 /// | [`lapsed`](Self::lapsed) | [`Lapsed::Rerun`] |
+/// | [`codec`](Self::codec) | none: answers are stored unencrypted |
 pub struct WebhookLayer<S>(IdempotencyLayer<S>);
 
 impl<S> Clone for WebhookLayer<S> {
@@ -190,6 +192,13 @@ impl<S: Store> WebhookLayer<S> {
     #[must_use]
     pub fn lapsed(self, lapsed: Lapsed) -> Self {
         Self(self.0.lapsed(lapsed))
+    }
+
+    /// Seals the handlers' answers before they are stored, as [`IdempotencyLayer::codec`] does.
+    /// Default: none.
+    #[must_use]
+    pub fn codec(self, codec: impl RecordCodec) -> Self {
+        Self(self.0.codec(codec))
     }
 
     /// Counts since the layer was made, over all its clones.

@@ -1,6 +1,7 @@
 //! The server half: every store against one contract, and the layer over real sockets.
 
 mod agree;
+mod codec;
 mod contract;
 mod crash;
 mod events;
