@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::mpsc;
 
+use super::layer::Verdict;
 use super::record::Record;
 use crate::problem;
 
@@ -267,6 +268,26 @@ impl Refusal {
         matches!(self, Self::InProgress | Self::StoreUnavailable | Self::StoreFull).then_some("1")
     }
 
+    /// What an idempotency layer outside of this one is told. Unmarked, it would store this answer
+    /// for a day.
+    fn verdict(self) -> Option<Verdict> {
+        match self {
+            Self::KeyMissing
+            | Self::KeyMalformed(_)
+            | Self::EventIdMissing
+            | Self::NoCaller
+            | Self::BodyTooLarge(_)
+            | Self::BodyBroken
+            | Self::OtherRequest
+            | Self::InProgress
+            | Self::StoreUnavailable
+            | Self::StoreFull
+            | Self::DeadlinePassed => Some(Verdict::NotExecuted),
+            Self::OutcomeUnknown | Self::HandlerFailed | Self::TransactionLost => Some(Verdict::Unknown),
+            Self::AnswerNotKept(_) | Self::RecordUnreadable => None,
+        }
+    }
+
     pub(super) fn response<B: Body>(self) -> Response<ResponseBody<B>> {
         let status = self.status();
         let mut members = serde_json::json!({ "type": self.kind(), "title": self.title(), "status": status.as_u16() });
@@ -280,6 +301,9 @@ impl Refusal {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        if let Some(verdict) = self.verdict() {
+            response.extensions_mut().insert(verdict);
         }
         response
     }

@@ -82,6 +82,18 @@ pub enum Verdict {
 /// | [`max_wait`](Self::max_wait) | 30 s for `Prefer: wait=N` |
 ///
 /// Routes with policies of their own get layers of their own over one store: [`IdempotencyLayer::shared`].
+///
+/// # A layer inside of another
+///
+/// Where a request meets two layers that would claim the same record, the outer one claims it, its
+/// policy holds, and the inner one lets the request pass. The same record is the same key in the
+/// same [`Scope`] (or the same event of the same consumer) in the same store: the one that clones
+/// of a layer have in common, or that was given to both by [`shared`](Self::shared).
+///
+/// Any other two layers both do their work: over different stores, in different scopes, or an
+/// idempotency layer inside of a [`WebhookLayer`](super::WebhookLayer). Two stores over one table
+/// are different stores, whose layers get in each other's way: the inner one answers 409, which is
+/// not stored. Share the store instead.
 pub struct IdempotencyLayer<S> {
     pub(super) config: Config,
     pub(super) shared: Arc<Shared<S>>,

@@ -87,6 +87,7 @@ mod lent;
 mod lineage;
 mod memory;
 mod metrics;
+mod nested;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod reconcile;

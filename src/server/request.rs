@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use super::answer::Refusal;
 use super::body::{Cut, whole};
 use super::host::host_of;
 use super::layer::Config;
+use super::nested;
 use super::store::{Fingerprint, RecordId};
 use crate::key;
 
@@ -33,22 +35,30 @@ pub(super) struct Operation {
 /// What a request turned out to be.
 pub(super) enum Read<B> {
     Operation(Operation),
-    /// It has no key and needs none.
+    /// It has no key and needs none, or a layer outside runs it under the record that would be its
+    /// own here.
     NotAsked(B),
 }
 
 impl Config {
     /// Finds out what identifies the request, reading its body if it is to be recognised.
-    pub(super) async fn read<B: Body>(&self, parts: &Parts, body: B) -> Result<Read<B>, Refusal> {
+    pub(super) async fn read<S, B>(&self, parts: &Parts, body: B, store: &Arc<S>) -> Result<Read<B>, Refusal>
+    where
+        B: Body + From<Bytes>,
+    {
+        let is_entered = |id: &RecordId| nested::is_entered(&parts.extensions, id, store);
         let wait = self.wait(&parts.headers);
         if let Some(event) = &self.event {
             let body = self.body(&parts.headers, body).await?;
             let id = event.read(parts, &body).ok_or(Refusal::EventIdMissing)?;
             let id = RecordId::of_event(&self.scope_of(parts)?, &id);
+            if is_entered(&id) {
+                return Ok(Read::NotAsked(body.into()));
+            }
             let fingerprint = Fingerprint::of(&body);
             return Ok(Read::Operation(Operation { id, fingerprint, wait, body }));
         }
-        let Some(id) = self.id(parts)? else { return Ok(Read::NotAsked(body)) };
+        let Some(id) = self.id(parts)?.filter(|id| !is_entered(id)) else { return Ok(Read::NotAsked(body)) };
         let body = self.body(&parts.headers, body).await?;
         Ok(Read::Operation(Operation { id, fingerprint: self.fingerprint(parts, &body), wait, body }))
     }

@@ -22,8 +22,8 @@ use super::body::whole;
 use super::layer::{IdempotencyLayer, Lapsed, Verdict};
 use super::lease::{Lease, renewing};
 use super::lent::Lent;
-use super::lineage::OperationKey;
 use super::metrics::{Counter, count};
+use super::nested;
 use super::record::Record;
 use super::store::{Completed, Completion, Store, StoreError};
 
@@ -107,7 +107,7 @@ where
     {
         let Ticket { lease, session } = ticket;
         let lent = Lent::new(session);
-        request.extensions_mut().insert(OperationKey::of(lease.id));
+        nested::enter(request.extensions_mut(), lease.id, &layer.shared.store);
         if S::HOLDS_EFFECTS {
             request.extensions_mut().insert(lent.clone());
         }

@@ -92,7 +92,7 @@ where
 {
     let (parts, body) = request.into_parts();
     async move {
-        let operation = match layer.config.read(&parts, body).await {
+        let operation = match layer.config.read(&parts, body, &layer.shared.store).await {
             Ok(Read::Operation(operation)) => operation,
             Ok(Read::NotAsked(body)) => return Box::pin(pass_by(inner.call(Request::from_parts(parts, body)))).await,
             Err(refusal) => return Ok(refused(&layer, refusal)),

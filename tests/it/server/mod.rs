@@ -10,6 +10,7 @@ mod faults;
 #[cfg(any(feature = "redb", feature = "redis", feature = "postgres"))]
 mod identity;
 mod layer;
+mod nested;
 mod polled;
 #[cfg(feature = "postgres")]
 mod postgres;
