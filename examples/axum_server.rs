@@ -1,10 +1,10 @@
 //! An axum server behind the idempotency layer, with the layers around it in their order.
 //!
 //! ```text
-//! cargo run --example axum_server --features server                                          # records in memory
-//! cargo run --example axum_server --features redb -- --store redb:keys.redb                  # in a file
-//! cargo run --example axum_server --features redis -- --store redis://127.0.0.1:6379         # in Redis
-//! cargo run --example axum_server --features postgres -- --store postgres://localhost/shop   # in PostgreSQL
+//! cargo run --example axum_server --features axum                 # records in memory
+//! cargo run --example axum_server --features axum,redb -- --store redb:keys.redb
+//! cargo run --example axum_server --features axum,redis -- --store redis://127.0.0.1:6379
+//! cargo run --example axum_server --features axum,postgres -- --store postgres://localhost/shop
 //! ```
 //!
 //! Then, as a client would, twice:
@@ -31,7 +31,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use steadfast::server::{IdempotencyLayer, MemoryStore, Scope, Store, Verdict};
+use steadfast::server::axum::{Checked, NotExecuted, method_not_allowed, not_found};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Scope, Store};
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
 use tower_http::compression::CompressionLayer;
@@ -76,13 +77,12 @@ struct Shop {
 async fn charge(
     State(shop): State<Shop>,
     Extension(caller): Extension<Caller>,
-    Json(new): Json<NewCharge>,
+    // JSON that cannot be read is rejected, and gives the key back to the corrected request.
+    Checked(Json(new)): Checked<Json<NewCharge>>,
 ) -> Response {
     if new.amount == 0 {
         // Nothing was charged: the key is given back, and the caller may mend the request and use it again.
-        let mut refused = (StatusCode::BAD_REQUEST, "amount is zero").into_response();
-        refused.extensions_mut().insert(Verdict::NotExecuted);
-        return refused;
+        return NotExecuted((StatusCode::BAD_REQUEST, "amount is zero")).into_response();
     }
     let id = shop.charges.fetch_add(1, Ordering::Relaxed) + 1;
     println!("charging {} {} cents, charge {id}", caller.0, new.amount);
@@ -116,6 +116,8 @@ fn router<S: Store>(layer: &IdempotencyLayer<S>) -> Router {
     let (counted, metrics) = (layer.clone(), Shop::default());
     Router::new()
         .route("/charges", post(charge))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
         .with_state(metrics)
         .layer(layers)
         .route("/metrics", get(move || async move { format!("{:#?}\n", counted.metrics()) }))

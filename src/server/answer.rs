@@ -183,7 +183,8 @@ pub(super) enum Refusal {
     NoCaller,
     BodyTooLarge(usize),
     BodyBroken,
-    OtherRequest,
+    /// With the status that is stored under the key, if it is a 4xx.
+    OtherRequest(Option<StatusCode>),
     InProgress,
     OutcomeUnknown,
     AnswerNotKept(StatusCode),
@@ -204,7 +205,7 @@ impl Refusal {
             Self::NoCaller => problem::NO_CALLER,
             Self::BodyTooLarge(_) => problem::BODY_TOO_LARGE,
             Self::BodyBroken => problem::BODY_BROKEN,
-            Self::OtherRequest => problem::OTHER_REQUEST,
+            Self::OtherRequest(_) => problem::OTHER_REQUEST,
             Self::InProgress => problem::IN_PROGRESS,
             Self::OutcomeUnknown => problem::OUTCOME_UNKNOWN,
             Self::AnswerNotKept(_) => problem::ANSWER_NOT_KEPT,
@@ -223,7 +224,7 @@ impl Refusal {
             }
             Self::NoCaller => StatusCode::FORBIDDEN,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::OtherRequest(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InProgress | Self::OutcomeUnknown => StatusCode::CONFLICT,
             Self::AnswerNotKept(_) => StatusCode::GONE,
             Self::StoreUnavailable | Self::StoreFull | Self::DeadlinePassed => StatusCode::SERVICE_UNAVAILABLE,
@@ -239,7 +240,7 @@ impl Refusal {
             Self::NoCaller => "Keys belong to a caller, and there is none",
             Self::BodyTooLarge(_) => "The body is too large for a request with a key",
             Self::BodyBroken => "The body did not arrive whole",
-            Self::OtherRequest => "The Idempotency-Key belongs to another request",
+            Self::OtherRequest(_) => "The Idempotency-Key belongs to another request",
             Self::InProgress => "The first request under this key still runs",
             Self::OutcomeUnknown => "A request under this key may have run, and nobody knows how it ended",
             Self::AnswerNotKept(_) => "The operation has ended, and its answer was not kept",
@@ -259,6 +260,11 @@ impl Refusal {
             Self::KeyMalformed(reason) => Some(reason.to_owned()),
             Self::BodyTooLarge(most) => Some(format!("at most {most} bytes")),
             Self::AnswerNotKept(status) => Some(format!("it was {}", status.as_u16())),
+            // What a client runs into that corrects a request and keeps its key.
+            Self::OtherRequest(Some(status)) => Some(format!(
+                "a stored 4xx holds this key: its request was answered {}; send the corrected one under a new key",
+                status.as_u16()
+            )),
             _ => None,
         }
     }
@@ -278,7 +284,7 @@ impl Refusal {
             | Self::NoCaller
             | Self::BodyTooLarge(_)
             | Self::BodyBroken
-            | Self::OtherRequest
+            | Self::OtherRequest(_)
             | Self::InProgress
             | Self::StoreUnavailable
             | Self::StoreFull

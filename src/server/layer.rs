@@ -72,6 +72,7 @@ pub enum Verdict {
 /// | [`host`](Self::host) | the host name that the request was sent to, in lower case and without its port |
 /// | [`target`](Self::target) | path and query as this layer sees them; **a nested router sees a shorter path** |
 /// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`]; [`Lapsed::Rerun`] where the store [holds the effects](Store::HOLDS_EFFECTS) |
+/// | [`release_on`](Self::release_on) | nothing: every unmarked answer is stored |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`retention`](Self::retention) | 24 h from the end of the operation |
 /// | [`max_key`](Self::max_key) | 255 characters |
@@ -148,12 +149,19 @@ pub(super) struct Config {
     pub(super) event: Option<EventId>,
     /// An answer that is no success gives the key back, unless the handler says something else.
     pub(super) failures_run_again: bool,
+    /// Unmarked answers with these statuses do so as well.
+    pub(super) release_on: Vec<StatusCode>,
 }
 
 impl Config {
     /// An answer as it is stored.
     pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Record {
         Record::of(status, self.stored_headers.of(headers), Some(body))
+    }
+
+    /// Whether an unmarked answer that is no success gives the key back.
+    pub(super) fn gives_back(&self, status: StatusCode) -> bool {
+        self.failures_run_again || self.release_on.contains(&status)
     }
 
     /// The record as a store sees it.
@@ -208,6 +216,7 @@ impl<S: Store> IdempotencyLayer<S> {
             reconcile: None,
             event: None,
             failures_run_again: false,
+            release_on: Vec::new(),
         };
         let shared = Shared {
             store,
@@ -285,6 +294,40 @@ impl<S: Store> IdempotencyLayer<S> {
     #[must_use]
     pub fn lapsed(mut self, lapsed: Lapsed) -> Self {
         self.config.lapsed = lapsed;
+        self
+    }
+
+    /// Gives the key back after an unmarked answer with one of these statuses, so that a corrected
+    /// request can use it. Default: none.
+    ///
+    /// This is your word, for the routes behind this layer, that such an answer means that nothing
+    /// was executed. **Where that is untrue, the repeat acts a second time.** It is untrue where
+    ///
+    /// * a handler answers so after it has acted: 404 for the second of two things, 409 or 422 from
+    ///   a constraint after the mail was sent;
+    /// * a handler passes on what another service answered: a 502, 503 or 504 may come from a
+    ///   server that has acted;
+    /// * something between this layer and the handler answers in its place: the 408 of a timeout
+    ///   comes after the handler has started.
+    ///
+    /// Better evidence is a [`Verdict::NotExecuted`] on the very response. With the feature `axum`,
+    /// the module `server::axum` puts it there for rejections, 404 and 405.
+    ///
+    /// A verdict of the handler comes first. A 2xx or 3xx is stored whatever is said here: it says
+    /// that the operation was carried out. In a store that [holds the
+    /// effects](Store::HOLDS_EFFECTS) the handler's rows are rolled back.
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     // On these routes both are answered before anything is written.
+    ///     .release_on(&[StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY]);
+    /// ```
+    #[must_use]
+    pub fn release_on(mut self, statuses: &[StatusCode]) -> Self {
+        self.config.release_on = statuses.to_vec();
         self
     }
 

@@ -38,7 +38,7 @@
 //! | the same again | the stored one, with `Idempotent-Replayed: true`: status and body as they were, and the headers without [those of the exchange](IdempotencyLayer::omit_headers) |
 //! | the same again, and the answer was too long to keep, or of unknown length | 410: it is done, and its answer is gone |
 //! | the same, while the first still runs | 409 with `Retry-After`; with `Prefer: wait=N`, the first one's answer |
-//! | another request under the key | 422 |
+//! | another request under the key | 422, whose `detail` says so if a stored 4xx holds the key |
 //! | no key where one is required, a malformed key, two keys | 400 |
 //! | a request whose [`Scope`] cannot be told | 403 |
 //! | an earlier attempt may have run, and nobody knows how it ended | 409 of the type `…/outcome-unknown`; or rerun, see [`Lapsed`] |
@@ -53,9 +53,12 @@
 //!
 //! # What a handler can say
 //!
-//! An unmarked answer is stored, whatever its status. A handler that knows better puts a [`Verdict`] into the response's
-//! extensions: [`Verdict::NotExecuted`] gives the key back. A panic, an error of the inner service and a process that dies end as "unknown".
-//! (Elsewhere other rules hold: [`WebhookLayer`], [`Lapsed::Rerun`], and a store that is one transaction with the handler's rows.)
+//! An unmarked answer is stored, whatever its status. A handler that knows better puts a
+//! [`Verdict`] into the response's extensions: [`Verdict::NotExecuted`] gives the key back. A
+//! panic, an error of the inner service and a process that dies end as "unknown". For axum, the
+//! module [`axum`](https://docs.rs/steadfast/latest/steadfast/server/axum/) (feature `axum`) marks
+//! rejections, 404 and 405. (Elsewhere other rules hold: [`WebhookLayer`], [`Lapsed::Rerun`], and a
+//! store that is one transaction with the handler's rows.)
 //!
 //! The handler runs on a task of its own, in the caller's tracing span: a client that hangs up does not cancel it. Task-locals do
 //! not follow it there.
@@ -74,6 +77,8 @@
 
 pub mod admin;
 mod answer;
+#[cfg(feature = "axum")]
+pub mod axum;
 mod body;
 mod codec;
 mod deadline;

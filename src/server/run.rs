@@ -167,7 +167,7 @@ where
         match response.extensions().get::<Verdict>().copied() {
             Some(Verdict::NotExecuted) => End::Released(response, session),
             Some(Verdict::Unknown) => End::Unsure(response, session),
-            None if self.layer.config.failures_run_again && !is_success(response.status()) => {
+            None if !is_success(response.status()) && self.layer.config.gives_back(response.status()) => {
                 End::Released(response, session)
             }
             verdict if self.can_keep(response.body()) => End::Kept(response, session, verdict),

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tower_service::Service;
@@ -294,7 +294,7 @@ fn known<S, R: Body>(layer: &IdempotencyLayer<S>, state: State, same: bool, wait
     let (counter, mut response, told) = match state {
         _ if !same => {
             count(&counters.mismatched);
-            return Refusal::OtherRequest.response();
+            return Refusal::OtherRequest(stored_4xx(&state)).response();
         }
         State::Done { record, .. } => {
             let counter = if waited { &counters.waited } else { &counters.replayed };
@@ -309,6 +309,12 @@ fn known<S, R: Body>(layer: &IdempotencyLayer<S>, state: State, same: bool, wait
         response.headers_mut().insert("preference-applied", HeaderValue::from_static("wait"));
     }
     response
+}
+
+/// The status that is stored under a key, if the client has made a mistake.
+fn stored_4xx(state: &State) -> Option<StatusCode> {
+    let State::Done { record, .. } = state else { return None };
+    Some(record.status()).filter(StatusCode::is_client_error)
 }
 
 fn refused<S, R: Body>(layer: &IdempotencyLayer<S>, refusal: Refusal) -> Response<ResponseBody<R>> {

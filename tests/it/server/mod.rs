@@ -22,5 +22,7 @@ mod redb;
 mod redis;
 #[cfg(feature = "redis")]
 mod redis_server;
+#[cfg(feature = "axum")]
+mod rejections;
 mod scope;
 mod support;
