@@ -289,8 +289,11 @@ impl Refusal {
             | Self::StoreUnavailable
             | Self::StoreFull
             | Self::DeadlinePassed => Some(Verdict::NotExecuted),
-            Self::OutcomeUnknown | Self::HandlerFailed | Self::TransactionLost => Some(Verdict::Unknown),
-            Self::AnswerNotKept(_) | Self::RecordUnreadable => None,
+            Self::OutcomeUnknown | Self::RecordUnreadable | Self::HandlerFailed | Self::TransactionLost => {
+                Some(Verdict::Unknown)
+            }
+            // It was executed, and this is what is left to be said of it.
+            Self::AnswerNotKept(_) => None,
         }
     }
 

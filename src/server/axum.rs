@@ -1,8 +1,9 @@
 //! For axum: rejections and fallbacks that give the key back.
 //!
-//! axum answers many requests before a handler runs: JSON that cannot be read (400, 422), a body that is too large (413) or of
-//! another type (415), a path that is not there (404), a method that is not allowed (405). To a layer around it these are answers like
-//! any other. It stores them, and the corrected request is refused with 422, because its key belongs to the one with the mistake.
+//! axum answers many requests before a handler runs: JSON that cannot be read (400, 422), a body
+//! that is too large (413) or of another type (415), a path that is not there (404), a method that
+//! is not allowed (405). To a layer around it these are answers like any other. It stores them, and
+//! the corrected request is refused with 422, because its key belongs to the one with the mistake.
 //!
 //! Nothing was executed in any of these cases, and here is how to say so:
 //!
@@ -29,17 +30,19 @@
 //!     .layer(IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).required());
 //! ```
 //!
-//! A layer that is added by `Router::route_layer` sees only requests whose path is there. It needs no [`not_found`], and the rest all
-//! the same.
+//! A layer that is added by `Router::route_layer` sees only requests whose path is there. It needs
+//! no [`not_found`], and the rest all the same.
 //!
 //! # What must be true
 //!
-//! A rejection says that the handler has not run. It says nothing of what ran before it. So whatever stands between the layer and the
-//! extractor, other extractors to its left and middleware inside of the layer, **must have no effects that are not to happen twice.**
-//! An extractor that writes, for example one that counts against a quota, belongs to the right of those that can reject, or outside of
-//! the layer.
+//! A rejection says that the handler has not run. It says nothing of what ran before it. So
+//! whatever stands between the layer and the extractor, other extractors to its left and middleware
+//! inside of the layer, **must have no effects that are not to happen twice.** An extractor that
+//! writes, for example one that counts against a quota, belongs to the right of those that can
+//! reject, or outside of the layer.
 
-// Made to move to a crate of its own with its only dependency, `axum-core`: it uses nothing private.
+// Made to move to a crate of its own with its only dependency, `axum-core`: it uses nothing
+// private.
 
 use axum_core::extract::{FromRequest, FromRequestParts, Request};
 use axum_core::response::{IntoResponse, Response};
@@ -48,7 +51,8 @@ use http::request::Parts;
 
 use super::Verdict;
 
-/// A response after which the key is given back: nothing was executed. It carries [`Verdict::NotExecuted`].
+/// A response after which the key is given back: nothing was executed. It carries
+/// [`Verdict::NotExecuted`].
 ///
 /// ```
 /// use axum::http::StatusCode;
@@ -76,8 +80,8 @@ impl<R: IntoResponse> IntoResponse for NotExecuted<R> {
 
 /// An extractor whose rejection gives the key back: `Checked<Json<T>>`, `Checked<Path<T>>`.
 ///
-/// The rejection is that of `E`, as [`NotExecuted`]. What ran before this extractor must have no effects: see the
-/// [module](self#what-must-be-true).
+/// The rejection is that of `E`, as [`NotExecuted`]. What ran before this extractor must have no
+/// effects: see the [module](self#what-must-be-true).
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "a wrapper, to be taken apart in a handler's arguments")]
 pub struct Checked<E>(pub E);
@@ -111,7 +115,8 @@ pub async fn not_found() -> NotExecuted<StatusCode> {
     NotExecuted(StatusCode::NOT_FOUND)
 }
 
-/// Answers 405 and gives the key back. A handler for `Router::method_not_allowed_fallback`; axum adds `Allow` (RFC 9110 §15.5.6).
+/// Answers 405 and gives the key back. A handler for `Router::method_not_allowed_fallback`; axum
+/// adds `Allow` (RFC 9110 §15.5.6).
 pub async fn method_not_allowed() -> NotExecuted<StatusCode> {
     NotExecuted(StatusCode::METHOD_NOT_ALLOWED)
 }

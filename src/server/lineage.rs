@@ -41,7 +41,8 @@ impl PartialEq for OperationKey {
 impl Eq for OperationKey {}
 
 impl OperationKey {
-    /// The operation of this key in this scope (empty for none).
+    /// The operation of this key in this scope; empty for
+    /// [`Scope::single_caller`](super::Scope::single_caller).
     #[must_use]
     pub fn new(scope: &str, key: &str) -> Self {
         Self::of(RecordId::new(scope, key))

@@ -68,6 +68,7 @@
 //! * [`WebhookLayer`] and [`Inbox`]: events that are delivered more than once, and handled once.
 //! * [`OperationKey`] and [`child_of`]: keys for the calls that a handler makes.
 //! * [`IdempotencyLayer::reconcile`] and [`admin`]: for operations whose outcome nobody knows.
+//! * [`RecordCodec`]: answers that no store can read. Without one they are stored unencrypted.
 //! * [`DeadlineLayer`]: refuses what its caller no longer waits for, before a key is claimed.
 //!
 //! Which store promises what when a process, a machine or a primary dies:
@@ -93,6 +94,7 @@ mod lineage;
 mod memory;
 mod metrics;
 mod nested;
+mod outcome;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod reconcile;
@@ -112,7 +114,7 @@ mod webhook;
 pub use self::answer::{BodyError, ResponseBody};
 pub use self::codec::{CodecError, RecordCodec};
 pub use self::deadline::{DeadlineLayer, DeadlineService};
-pub use self::identity::{IDENTITY_VERSION, IdentityMismatch};
+pub use self::identity::{IDENTITY_VERSION, IdentityMismatch, verify_identity};
 pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
 pub use self::lent::{Borrowed, Lent};

@@ -1,8 +1,9 @@
 //! A layer inside of another.
 //!
-//! A router and one of its routes may both have a layer, and a request then meets two. Where both would claim one record, the inner
-//! one would find the claim of the outer, take it for another request's, and answer "still running"; the outer one would store that
-//! as the operation's end. So a request that runs under a key carries which record of which store that is.
+//! A router and one of its routes may both have a layer, and a request then meets two. Where both
+//! would claim one record, the inner one would find the claim of the outer, take it for another
+//! request's, and answer "still running"; the outer one would store that as the operation's end. So
+//! a request that runs under a key carries which record of which store that is.
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use http::Extensions;
 use super::lineage::OperationKey;
 use super::store::RecordId;
 
-/// The operations around the one that is in the request's extensions as [`OperationKey`]. Rare, so it has an extension of its own.
+/// The operations around the one that is in the request's extensions as [`OperationKey`]. Rare, so
+/// it has an extension of its own.
 #[derive(Clone, Default)]
 struct Enclosing(Vec<OperationKey>);
 
@@ -22,8 +24,8 @@ pub(super) fn enter<S>(extensions: &mut Extensions, id: RecordId, store: &Arc<S>
     }
 }
 
-/// Whether the request already runs under this record. Only the very same store counts: a record in another one may be all that a
-/// request meets which comes in by another way.
+/// Whether the request already runs under this record. Only the very same store counts: a record in
+/// another one may be all that a request meets which comes in by another way.
 pub(super) fn is_entered<S>(extensions: &Extensions, id: &RecordId, store: &Arc<S>) -> bool {
     let is_it = |operation: &OperationKey| operation.is_claimed(id, address(store));
     extensions.get().is_some_and(is_it)

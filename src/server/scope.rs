@@ -105,6 +105,10 @@ impl Scope {
     ///
     /// A client chooses the host that it sends. Use this only where something in front of the layer
     /// has verified that the caller may use that host.
+    ///
+    /// [`IdempotencyLayer::host`](super::IdempotencyLayer::host) does not change it. Behind a proxy
+    /// that writes a `Host` of its own, take the name from your proxy's header, by
+    /// [`from_fn`](Self::from_fn).
     #[must_use]
     pub fn by_host() -> Self {
         Self::from_fn(|parts| host_of(parts).map(Cow::into_owned))

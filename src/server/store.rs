@@ -143,7 +143,8 @@ impl Hash for RecordId {
 }
 
 impl RecordId {
-    /// The identity of `key` in `scope` (a tenant, a caller; empty for none).
+    /// The identity of `key` in `scope` (a tenant, a caller); empty for
+    /// [`Scope::single_caller`](super::Scope::single_caller).
     #[must_use]
     pub fn new(scope: &str, key: &str) -> Self {
         let mut hash = Sha256::new();

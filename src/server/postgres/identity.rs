@@ -3,15 +3,15 @@
 use std::sync::atomic::Ordering;
 
 use super::PostgresStore;
-use crate::server::identity;
+use crate::server::identity::verify_identity;
 use crate::server::store::StoreError;
 
 impl PostgresStore {
     /// Verifies that the records of the table are identified as this build identifies them
     /// ([`IDENTITY_VERSION`](crate::server::IDENTITY_VERSION)).
     ///
-    /// [`create_table`](Self::create_table) does this. Call it at start if you run [`SCHEMA`](Self::SCHEMA) yourself; the first claim
-    /// does it otherwise.
+    /// [`create_table`](Self::create_table) does this. Call it at start if you run
+    /// [`SCHEMA`](Self::SCHEMA) yourself; the first claim does it otherwise.
     ///
     /// # Errors
     ///
@@ -19,7 +19,7 @@ impl PostgresStore {
     pub async fn verify_identity(&self) -> Result<(), StoreError> {
         let ask = sqlx::query_scalar::<_, i32>(include_str!("sql/identity.sql")).fetch_optional(&self.pool);
         let found = self.bounded(ask).await?;
-        identity::verify(found.and_then(|version| u32::try_from(version).ok()))?;
+        verify_identity(found.and_then(|version| u32::try_from(version).ok()))?;
         self.verified.store(true, Ordering::Relaxed);
         Ok(())
     }

@@ -3,20 +3,21 @@
 use redb::{Database, Error, ReadableDatabase, ReadableTableMetadata, TableDefinition, TableError};
 
 use super::tables::RECORDS;
-use crate::server::identity::{self, IDENTITY_VERSION};
+use crate::server::identity::{IDENTITY_VERSION, verify_identity};
 
 const META: TableDefinition<'_, &str, u32> = TableDefinition::new("steadfast_meta");
 const VERSION: &str = "identity_version";
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-/// Writes the version into a file without records, and refuses a file whose records have another one.
+/// Writes the version into a file without records, and refuses a file whose records have another
+/// one.
 pub(super) fn verify(database: &Database) -> Result<(), Failed> {
     let found = read(database)?;
     if found.is_none() && is_empty(database)? {
         return Ok(write(database)?);
     }
-    Ok(identity::verify(found)?)
+    Ok(verify_identity(found)?)
 }
 
 fn read(database: &Database) -> Result<Option<u32>, Error> {

@@ -6,7 +6,7 @@ use redis::Script;
 use redis::aio::ConnectionLike;
 
 use super::RedisStore;
-use crate::server::identity::{self, IDENTITY_VERSION};
+use crate::server::identity::{IDENTITY_VERSION, verify_identity};
 use crate::server::store::StoreError;
 
 /// What is known of it.
@@ -24,10 +24,10 @@ impl Default for Identity {
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
     /// Verifies that the records under this prefix are identified as this build identifies them
-    /// ([`IDENTITY_VERSION`](crate::server::IDENTITY_VERSION)), which the key `…identity` tells.
+    /// ([`IDENTITY_VERSION`]), which the key `…identity` tells.
     ///
-    /// The first claim does this. Call it at start, after [`prefix`](Self::prefix), to be told before the first request. A prefix
-    /// without that key is taken for a new one.
+    /// The first claim does this. Call it at start, after [`prefix`](Self::prefix), to be told
+    /// before the first request. A prefix without that key is taken for a new one.
     ///
     /// # Errors
     ///
@@ -35,7 +35,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
     pub async fn verify_identity(&self) -> Result<(), StoreError> {
         let mut invocation = self.identity.script.key(format!("{}identity", self.prefix));
         let found: String = self.call(invocation.arg(IDENTITY_VERSION)).await?;
-        identity::verify(found.parse().ok())?;
+        verify_identity(found.parse().ok())?;
         self.identity.verified.store(true, Ordering::Relaxed);
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Answers that no store can read: sealed before they are stored, opened before they are replayed, and never run again.
+//! Answers that no store can read: sealed before they are stored, opened before they are replayed,
+//! and never run again.
 
 use std::sync::Arc;
 

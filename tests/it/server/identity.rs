@@ -1,4 +1,5 @@
-//! A store whose records are identified in another way is refused: they could not be found again, and would run once more.
+//! A store whose records are identified in another way is refused: they could not be found again,
+//! and would run once more.
 
 #[cfg(feature = "redb")]
 mod redb {

@@ -1,4 +1,5 @@
-//! Layers inside of layers: those of one record execute once, all others do their own work, and no refusal is stored.
+//! Layers inside of layers: those of one record execute once, all others do their own work, and no
+//! refusal is stored.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What axum answers before a handler runs gives the key back where that is said, and burns it where it is not.
+//! What axum answers before a handler runs gives the key back where that is said, and burns it
+//! where it is not.
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path};
@@ -69,7 +70,8 @@ async fn corrected_request_executes_once_under_its_key() {
             let (status, mistake) = mistakes(&served).swap_remove(number);
             let rejected = mistake.send().await.unwrap();
             assert_eq!(rejected.status(), status, "{way}, {number}");
-            // `route_layer` does not meet a request whose path is not there, and does meet one whose method is not.
+            // `route_layer` does not meet a request whose path is not there, and does meet one
+            // whose method is not.
             let is_seen = way == "layer" || status != 404;
             let told = is_seen.then_some("released;retention=86400");
             assert_eq!(header(&rejected, "idempotency-status"), told, "{way}, {number}");
