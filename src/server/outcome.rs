@@ -113,10 +113,13 @@ impl Config {
         }
     }
 
-    /// What a store says of a key, with its record as it was before it was sealed.
-    pub(super) fn opened(&self, id: &RecordId, state: State) -> Result<State, StoreError> {
-        let State::Done { fingerprint, record } = state else { return Ok(state) };
-        let record = record.opened(id, self.codec.as_deref()).map_err(StoreError::Unreadable)?;
-        Ok(State::done(fingerprint, record))
+    /// Makes of what a store says of a key what was said before it was sealed.
+    pub(super) fn open(&self, id: &RecordId, state: &mut State) -> Result<(), StoreError> {
+        if let State::Done { record, .. } = state
+            && (self.codec.is_some() || record.is_sealed())
+        {
+            *record = record.clone().opened(id, self.codec.as_deref()).map_err(StoreError::Unreadable)?;
+        }
+        Ok(())
     }
 }

@@ -217,11 +217,10 @@ async fn settle<S: Store, R: Body<Data = Bytes>>(
             continue;
         }
         // Whoever asks for something else is told so, whatever the record holds.
-        let opened = if same { layer.config.opened(&operation.id, state) } else { Ok(state) };
-        return Settled::Answer(match opened {
-            Ok(state) => known(layer, state, same, waited),
-            Err(error) => refused(layer, of_store(&error)),
-        });
+        if same && let Err(error) = layer.config.open(&operation.id, &mut state) {
+            return Settled::Answer(refused(layer, of_store(&error)));
+        }
+        return Settled::Answer(known(layer, state, same, waited));
     }
 }
 
