@@ -31,7 +31,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use indicatif::{ProgressBar, ProgressStyle};
 use steadfast::server::{
-    Claim, ClaimRef, Claimed, Completion, End, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId,
+    Claim, ClaimRef, Claimed, Completion, End, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId, Scope,
     SharedStore, Store,
 };
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -150,7 +150,7 @@ fn memory_layer() -> IdempotencyLayer<MemoryStore> {
 
 /// A lease is short beside what is kept, as it is by default.
 fn over<S: Store>(store: Arc<S>, life: Duration) -> IdempotencyLayer<S> {
-    IdempotencyLayer::shared(SharedStore::from(store)).retention(life).lease(life / 20)
+    IdempotencyLayer::shared(SharedStore::from(store), Scope::single_caller()).retention(life).lease(life / 20)
 }
 
 /// Calls a second of each contender: by one thread, and by two.

@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use http::{Request, StatusCode};
-use steadfast::server::{IdempotencyLayer, MemoryStore, SharedStore, Store, WebhookLayer};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Scope, SharedStore, Store, WebhookLayer};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::cors::{Any, CorsLayer};
@@ -97,7 +97,7 @@ async fn serve_postgres(settings: &Settings, mut target: Target) -> Result<()> {
     let controlled = Controlled::new(store.transactional(), settings.failpoint.clone(), target.switches.clone());
     // The profile's branch for a lapsed claim is about claims with leases; a transaction has none.
     let controlled = SharedStore::new(controlled);
-    let transactional = settings.layer(controlled.clone()).lapsed(steadfast::server::Lapsed::Rerun);
+    let transactional = settings.layer(controlled.clone(), settings.scope()).lapsed(steadfast::server::Lapsed::Rerun);
     let events = settings.events(controlled);
     target.database = Some(database.clone());
     let (router, layers) = build(store, settings, target.clone());
@@ -115,13 +115,15 @@ async fn serve<S: Store>(settings: &Settings, router: Router, layers: &Layers<S>
     axum::serve(listener, router).with_graceful_shutdown(terminated()).await?;
     // Handlers whose clients have hung up end and are stored, too.
     layers.keys.drain().await;
+    layers.tenants.drain().await;
     layers.events.drain().await;
     Ok(())
 }
 
-/// The two layers over one store.
+/// The layers over one store.
 struct Layers<S> {
     keys: IdempotencyLayer<Controlled<S>>,
+    tenants: IdempotencyLayer<Controlled<S>>,
     events: WebhookLayer<Controlled<S>>,
 }
 
@@ -136,15 +138,16 @@ fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, La
     let store = Controlled::new(store, settings.failpoint.clone(), target.switches.clone());
     let handlers = target.handlers.clone();
     let store = SharedStore::new(store);
-    let (layer, events) = (settings.layer(store.clone()), settings.events(store));
-    let scoped = layer.clone().scope(|parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()));
+    let layer = settings.layer(store.clone(), settings.scope());
+    let scoped = settings.layer(store.clone(), Scope::from_extension(|Tenant(tenant)| tenant.clone()));
+    let events = settings.events(store);
     let orders = || Router::new().route("/orders", any(handlers::order)).with_state(handlers.clone());
 
     let optional = handlers::routes(handlers.clone()).layer(layer.clone());
     let required = orders().layer(layer.clone().required());
     let authenticated =
         orders().layer(scoped.clone()).layer(middleware::from_fn_with_state(target.tenants.clone(), authenticate));
-    let optional_tenant = orders().layer(scoped);
+    let optional_tenant = orders().layer(scoped.clone());
     let limited = orders().layer(layer.clone()).layer(middleware::from_fn_with_state(target.limiter.clone(), limit));
     let router = Router::new()
         .merge(optional)
@@ -157,7 +160,7 @@ fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, La
     } else {
         router.merge(handlers::webhooks(handlers).layer(events.clone()))
     };
-    (router, Layers { keys: layer, events })
+    (router, Layers { keys: layer, tenants: scoped, events })
 }
 
 /// What stands outside of the layer, and what the cases ask of it directly.

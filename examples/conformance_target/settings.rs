@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::OriginalUri;
 use http::{HeaderName, Method};
-use steadfast::server::{EventId, IdempotencyLayer, Lapsed, SharedStore, Store, WebhookLayer};
+use steadfast::server::{EventId, IdempotencyLayer, Lapsed, Scope, SharedStore, Store, WebhookLayer};
 
 use crate::Result;
 use crate::control::Failpoint;
@@ -184,13 +184,22 @@ impl Settings {
             .max_body(self.max_body)
     }
 
-    pub(crate) fn layer<S: Store>(&self, store: SharedStore<S>) -> IdempotencyLayer<S> {
+    /// Whose keys they are on the routes without authentication: one caller's, on each route if the
+    /// cases want that.
+    pub(crate) fn scope(&self) -> Scope {
+        if self.key_per_route {
+            return Scope::from_fn(|parts| Some(parts.uri.path().to_owned()));
+        }
+        Scope::single_caller()
+    }
+
+    pub(crate) fn layer<S: Store>(&self, store: SharedStore<S>, scope: Scope) -> IdempotencyLayer<S> {
         // Some routers here are nested in others, and would look alike.
         let whole = |parts: &http::request::Parts| {
             let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
             uri.path_and_query().map_or_else(String::new, ToString::to_string)
         };
-        let mut layer = IdempotencyLayer::shared(store)
+        let mut layer = IdempotencyLayer::shared(store, scope)
             .target(whole)
             .lease(self.lease)
             .retention(self.retention)
@@ -199,9 +208,6 @@ impl Settings {
             .lapsed(self.lapsed);
         if self.post_and_patch_only {
             layer = layer.methods([Method::POST, Method::PATCH]);
-        }
-        if self.key_per_route {
-            layer = layer.scope(|parts| Some(parts.uri.path().to_owned()));
         }
         layer
     }

@@ -34,6 +34,7 @@ pub enum ReleaseError {
 }
 
 /// What is known of a key; `None` if nothing is, or no longer.
+/// [`Record::opened`](super::Record::opened) opens a sealed record.
 ///
 /// # Errors
 ///

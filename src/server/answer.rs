@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::mpsc;
 
+use super::layer::Verdict;
 use super::record::Record;
 use crate::problem;
 
@@ -182,7 +183,8 @@ pub(super) enum Refusal {
     NoCaller,
     BodyTooLarge(usize),
     BodyBroken,
-    OtherRequest,
+    /// With the status that is stored under the key, if it is a 4xx.
+    OtherRequest(Option<StatusCode>),
     InProgress,
     OutcomeUnknown,
     AnswerNotKept(StatusCode),
@@ -204,7 +206,7 @@ impl Refusal {
             Self::NoCaller => problem::NO_CALLER,
             Self::BodyTooLarge(_) => problem::BODY_TOO_LARGE,
             Self::BodyBroken => problem::BODY_BROKEN,
-            Self::OtherRequest => problem::OTHER_REQUEST,
+            Self::OtherRequest(_) => problem::OTHER_REQUEST,
             Self::InProgress => problem::IN_PROGRESS,
             Self::OutcomeUnknown => problem::OUTCOME_UNKNOWN,
             Self::AnswerNotKept(_) => problem::ANSWER_NOT_KEPT,
@@ -224,7 +226,7 @@ impl Refusal {
             }
             Self::NoCaller => StatusCode::FORBIDDEN,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::OtherRequest(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InProgress | Self::OutcomeUnknown => StatusCode::CONFLICT,
             Self::AnswerNotKept(_) => StatusCode::GONE,
             Self::StoreUnavailable | Self::StoreFull | Self::DeadlinePassed => StatusCode::SERVICE_UNAVAILABLE,
@@ -242,7 +244,7 @@ impl Refusal {
             Self::NoCaller => "Keys belong to a caller, and there is none",
             Self::BodyTooLarge(_) => "The body is too large for a request with a key",
             Self::BodyBroken => "The body did not arrive whole",
-            Self::OtherRequest => "The Idempotency-Key belongs to another request",
+            Self::OtherRequest(_) => "The Idempotency-Key belongs to another request",
             Self::InProgress => "The first request under this key still runs",
             Self::OutcomeUnknown => "A request under this key may have run, and nobody knows how it ended",
             Self::AnswerNotKept(_) => "The operation has ended, and its answer was not kept",
@@ -263,6 +265,11 @@ impl Refusal {
             Self::KeyMalformed(reason) => Some(reason.to_owned()),
             Self::BodyTooLarge(most) => Some(format!("at most {most} bytes")),
             Self::AnswerNotKept(status) => Some(format!("it was {}", status.as_u16())),
+            // What a client runs into that corrects a request and keeps its key.
+            Self::OtherRequest(Some(status)) => Some(format!(
+                "a stored 4xx holds this key: its request was answered {}; send the corrected one under a new key",
+                status.as_u16()
+            )),
             _ => None,
         }
     }
@@ -270,6 +277,31 @@ impl Refusal {
     /// Seconds, where coming back helps.
     fn retry_after(self) -> Option<&'static str> {
         matches!(self, Self::InProgress | Self::StoreUnavailable | Self::StoreFull).then_some("1")
+    }
+
+    /// What an idempotency layer outside of this one is told. Unmarked, it would store this answer
+    /// for a day.
+    fn verdict(self) -> Option<Verdict> {
+        match self {
+            Self::KeyMissing
+            | Self::KeyMalformed(_)
+            | Self::EventIdMissing
+            | Self::NoCaller
+            | Self::BodyTooLarge(_)
+            | Self::BodyBroken
+            | Self::OtherRequest(_)
+            | Self::InProgress
+            | Self::StoreUnavailable
+            | Self::StoreFull
+            | Self::DeadlinePassed => Some(Verdict::NotExecuted),
+            Self::OutcomeUnknown
+            | Self::RecordUnreadable
+            | Self::HandlerFailed
+            | Self::HandlerTimedOut
+            | Self::TransactionLost => Some(Verdict::Unknown),
+            // It was executed, and this is what is left to be said of it.
+            Self::AnswerNotKept(_) => None,
+        }
     }
 
     pub(super) fn response<B: Body>(self) -> Response<ResponseBody<B>> {
@@ -285,6 +317,9 @@ impl Refusal {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        if let Some(verdict) = self.verdict() {
+            response.extensions_mut().insert(verdict);
         }
         response
     }

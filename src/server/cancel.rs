@@ -146,7 +146,7 @@ async fn cancel_some<S: Store>(store: &SharedStore<S>, claims: Vec<ClaimRef>) ->
                     Some(claim)
                 }
                 // A record that cannot be read is left alone: that is an answer, too.
-                Ok(_) | Err(StoreError::Unreadable(_)) => None,
+                Ok(_) | Err(StoreError::Unreadable(_) | StoreError::IdentityMismatch(_)) => None,
             }
         });
     }

@@ -21,8 +21,8 @@ use super::ending::{Ending, WonClaim, Written};
 use super::held::{Held, HeldClaim, HeldClaims};
 use super::layer::{IdempotencyLayer, Lapsed, Verdict};
 use super::lent::Lent;
-use super::lineage::OperationKey;
 use super::metrics::{Counter, count};
+use super::nested;
 use super::poll::{Panicked, caught, poll_once};
 use super::reconcile::Reconciled;
 use super::record::Record;
@@ -95,7 +95,7 @@ where
         let Self { won, lent, .. } = &execution;
         let claims = layer.shared.store.parts().claims.clone();
         request.extensions_mut().insert(HeldClaim::new(claims, won.claim));
-        request.extensions_mut().insert(OperationKey::of(won.claim.id));
+        nested::enter(request.extensions_mut(), won.claim.id, &layer.shared.store);
         if S::HOLDS_EFFECTS {
             request.extensions_mut().insert(lent.clone());
         }
@@ -121,8 +121,9 @@ where
     async fn applied(&mut self, response: Response<Bytes>) {
         let WonClaim { fingerprint, lease, .. } = self.won;
         let (parts, body) = response.into_parts();
-        let record = Record::new(parts.status, &parts.headers, body);
-        let end = End::Completed(Completion::new(record.clone(), self.layer.config.retention));
+        let record = self.layer.config.record(parts.status, &parts.headers, body);
+        let sealed = self.layer.config.sealed(&self.won.claim.id, record.clone());
+        let end = End::Completed(Completion::new(sealed, self.layer.config.retention));
         let answer = |this: &Self, by_then| {
             Ok(match by_then {
                 Some(Written::Stored) => known(this.layer, State::done(fingerprint, record), true, false),
@@ -198,7 +199,7 @@ where
         match response.extensions().get::<Verdict>().copied() {
             Some(Verdict::NotExecuted) => Handled::Released(response, session),
             Some(Verdict::Unknown) => Handled::Unsure(response, session),
-            None if self.layer.config.failures_run_again && !is_success(response.status()) => {
+            None if !is_success(response.status()) && self.layer.config.gives_back(response.status()) => {
                 Handled::Released(response, session)
             }
             verdict if self.can_keep(response.body()) => Handled::Kept(response, session, verdict),
@@ -309,7 +310,7 @@ where
             Err(TookTooLong) => return self.give_up(Some(session), Refusal::HandlerTimedOut).await,
         };
         let record = match &trailers {
-            None => Record::new(parts.status, &parts.headers, body.clone()),
+            None => self.layer.config.record(parts.status, &parts.headers, body.clone()),
             // A record has no place for them, and half an answer is none.
             Some(_) => Record::not_kept(parts.status),
         };
@@ -372,6 +373,7 @@ where
     }
 
     fn completed(&self, record: Record, verdict: Option<Verdict>) -> End {
+        let record = self.layer.config.sealed(&self.won.claim.id, record);
         let mut completion = Completion::new(record, self.layer.config.retention);
         completion.keep_effects = verdict == Some(Verdict::Executed) || is_success(completion.record.status());
         End::Completed(completion)

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tower_service::Service;
@@ -95,7 +95,7 @@ where
 {
     let (parts, body) = request.into_parts();
     async move {
-        let operation = match layer.config.read(&parts, body).await {
+        let operation = match layer.config.read(&parts, body, &layer.shared.store).await {
             Ok(Read::Operation(operation)) => operation,
             Ok(Read::NotAsked(body)) => return Box::pin(pass_by(inner.call(Request::from_parts(parts, body)))).await,
             Err(refusal) => return Ok(refused(&layer, refusal)),
@@ -230,6 +230,10 @@ async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
             Box::pin(layer.shared.waits.wait(store, operation.id, until)).await;
             continue;
         }
+        // Whoever asks for something else is told so, whatever the record holds.
+        if same && let Err(error) = layer.config.open(&operation.id, &mut state) {
+            return Settled::Answer(refused(layer, of_store(&error)));
+        }
         return Settled::Answer(known(layer, state, same, waited));
     }
 }
@@ -271,7 +275,7 @@ pub(super) fn known<S, R: Body>(
     let (counter, mut response, told) = match state {
         _ if !same => {
             count(&counters.mismatched);
-            return Refusal::OtherRequest.response();
+            return Refusal::OtherRequest(stored_4xx(&state)).response();
         }
         State::Done { record, .. } => {
             let counter = if waited { &counters.waited } else { &counters.replayed };
@@ -288,6 +292,12 @@ pub(super) fn known<S, R: Body>(
     response
 }
 
+/// The status that is stored under a key, if the client has made a mistake.
+fn stored_4xx(state: &State) -> Option<StatusCode> {
+    let State::Done { record, .. } = state else { return None };
+    Some(record.status()).filter(StatusCode::is_client_error)
+}
+
 fn refused<S, R: Body>(layer: &IdempotencyLayer<S>, refusal: Refusal) -> Response<ResponseBody<R>> {
     let down = matches!(refusal, Refusal::StoreUnavailable | Refusal::StoreFull);
     count(if down { &layer.shared.counters.store_down } else { &layer.shared.counters.refused });
@@ -297,7 +307,7 @@ fn refused<S, R: Body>(layer: &IdempotencyLayer<S>, refusal: Refusal) -> Respons
 fn of_store(error: &StoreError) -> Refusal {
     tracing::error!(target: "steadfast", %error, "a key could not be claimed");
     match error {
-        StoreError::Unavailable(_) => Refusal::StoreUnavailable,
+        StoreError::Unavailable(_) | StoreError::IdentityMismatch(_) => Refusal::StoreUnavailable,
         StoreError::Full => Refusal::StoreFull,
         StoreError::Unreadable(_) => Refusal::RecordUnreadable,
     }

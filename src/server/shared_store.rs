@@ -20,10 +20,10 @@ use super::store::{ClaimRef, Store};
 /// It knows that only of what uses the same handle: make one handle per store, and clone it.
 ///
 /// ```
-/// use steadfast::server::{IdempotencyLayer, Inbox, MemoryStore, SharedStore};
+/// use steadfast::server::{IdempotencyLayer, Inbox, MemoryStore, Scope, SharedStore};
 ///
 /// let store = SharedStore::new(MemoryStore::new());
-/// let layer = IdempotencyLayer::shared(store.clone());
+/// let layer = IdempotencyLayer::shared(store.clone(), Scope::single_caller());
 /// let inbox = Inbox::shared(store);
 /// ```
 pub struct SharedStore<S>(Arc<Parts<S>>);
@@ -85,6 +85,11 @@ impl<S> SharedStore<S> {
 
     pub(super) fn from_parts(parts: Arc<Parts<S>>) -> Self {
         Self(parts)
+    }
+
+    /// Tells stores apart, whatever handle they are reached by. None of them moves or goes away while one of its layers serves a request.
+    pub(super) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0.store).addr()
     }
 
     pub(super) fn downgrade(&self) -> Weak<Parts<S>> {

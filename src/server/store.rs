@@ -22,12 +22,17 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::identity::IdentityMismatch;
 use super::record::Record;
 use crate::key::KeyError;
 
 /// A place where records of operations are kept.
 ///
 /// The one trait that a stranger implements. Methods take `&self` and are called concurrently.
+///
+/// A store that outlives its process keeps [`IDENTITY_VERSION`](super::IDENTITY_VERSION) beside its
+/// records, and refuses to be opened, or every claim, where it finds another
+/// ([`StoreError::IdentityMismatch`]).
 ///
 /// With the feature `testing`, `steadfast::testing::store_contract` holds a store to what is said here.
 pub trait Store: Send + Sync + 'static {
@@ -101,6 +106,8 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// A record's identity: scope and key, hashed. Two tenants' equal keys are two records, and no store holds a raw key.
+///
+/// How it is hashed is part of [`IDENTITY_VERSION`](super::IDENTITY_VERSION).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordId([u8; 32]);
 
@@ -114,7 +121,8 @@ impl Hash for RecordId {
 }
 
 impl RecordId {
-    /// The identity of `key` in `scope` (a tenant, a caller; empty for none).
+    /// The identity of `key` in `scope` (a tenant, a caller); empty for
+    /// [`Scope::single_caller`](super::Scope::single_caller).
     #[must_use]
     pub fn new(scope: &str, key: &str) -> Self {
         let mut hash = Sha256::new();
@@ -149,7 +157,8 @@ impl fmt::Debug for RecordId {
     }
 }
 
-/// What a request is, hashed: method, target with query, body. Under one key there is one.
+/// What a request is, hashed: method, host name, target with query, body. Under one key there is
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub(crate) [u8; 32]);
 
@@ -420,4 +429,7 @@ pub enum StoreError {
     /// The record is damaged, or of a newer version: it is refused, not replayed, not rerun.
     #[error("the record cannot be read: {0}")]
     Unreadable(#[source] super::record::RecordError),
+    /// The records that it holds could not be found again by this build. Nothing is claimed.
+    #[error("the store cannot be used: {0}")]
+    IdentityMismatch(#[source] IdentityMismatch),
 }

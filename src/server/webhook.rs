@@ -12,8 +12,10 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, Method};
 
+use super::codec::RecordCodec;
 use super::layer::{IdempotencyLayer, Lapsed};
 use super::metrics::Metrics;
+use super::scope::Scope;
 use super::service::IdempotencyService;
 use super::shared_store::SharedStore;
 use super::store::Store;
@@ -131,6 +133,7 @@ impl fmt::Debug for EventId {
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`max_body`](Self::max_body) | 1 MiB |
 /// | [`lapsed`](Self::lapsed) | [`Lapsed::Rerun`] |
+/// | [`codec`](Self::codec) | none: answers are stored unencrypted |
 pub struct WebhookLayer<S>(IdempotencyLayer<S>);
 
 impl<S> Clone for WebhookLayer<S> {
@@ -149,20 +152,23 @@ impl<S: Store> WebhookLayer<S> {
     /// Creates a layer over a store that other layers or inboxes use too.
     #[must_use]
     pub fn shared(store: SharedStore<S>, consumer: impl Into<String>, id: EventId) -> Self {
-        let consumer = consumer.into();
-        let layer = IdempotencyLayer::shared(store)
+        let layer = IdempotencyLayer::shared(store, Scope::fixed(consumer.into()))
             .of_events(id)
             .methods([Method::POST, Method::PUT])
-            .scope(move |_| Some(consumer.clone()))
             .lapsed(Lapsed::Rerun)
             .retention(super::inbox::RETENTION);
         Self(layer)
     }
 
-    /// Who consumes, where one layer serves several: by the path, for example. `None` refuses the delivery with 403.
+    /// Names the consumer by the request, where one layer serves several: by the path, for example.
+    /// `None` or an empty name refuses the delivery with 403.
+    ///
+    /// This is the [`Scope`] of the layer, and what is said there holds here: a stable name, never
+    /// a credential.
     #[must_use]
-    pub fn consumer(self, consumer: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(self.0.scope(consumer))
+    pub fn consumer(mut self, consumer: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.0.config.scope = Scope::from_fn(consumer);
+        self
     }
 
     /// How long it is remembered that an event was handled.
@@ -199,6 +205,13 @@ impl<S: Store> WebhookLayer<S> {
     #[must_use]
     pub fn lapsed(self, lapsed: Lapsed) -> Self {
         Self(self.0.lapsed(lapsed))
+    }
+
+    /// Seals the handlers' answers before they are stored, as [`IdempotencyLayer::codec`] does.
+    /// Default: none.
+    #[must_use]
+    pub fn codec(self, codec: impl RecordCodec) -> Self {
+        Self(self.0.codec(codec))
     }
 
     /// Counts since the layer was made, over all its clones.

@@ -9,12 +9,13 @@
 //!
 //! The statements are in `sql/`, one a file.
 
+mod identity;
 mod row;
 mod transactional;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::{PgPool, Postgres, Transaction};
@@ -45,13 +46,13 @@ const RACES: usize = 16;
 ///
 /// ```no_run
 /// use sqlx::postgres::PgPoolOptions;
-/// use steadfast::server::{IdempotencyLayer, PostgresStore};
+/// use steadfast::server::{IdempotencyLayer, PostgresStore, Scope};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let pool = PgPoolOptions::new().max_connections(20).connect("postgres://localhost/shop").await?;
 /// let store = PostgresStore::new(pool);
 /// store.create_table().await?;
-/// let layer = IdempotencyLayer::new(store).required();
+/// let layer = IdempotencyLayer::new(store, Scope::single_caller()).required();
 /// # Ok(())
 /// # }
 /// ```
@@ -60,16 +61,19 @@ pub struct PostgresStore {
     pool: PgPool,
     timeout: Duration,
     won: Arc<AtomicU32>,
+    /// Its records are known to be identified as this build does it.
+    verified: Arc<AtomicBool>,
 }
 
 impl PostgresStore {
-    /// The table and its index, as [`create_table`](Self::create_table) makes them: for those who run migrations of their own.
+    /// The tables and the index, as [`create_table`](Self::create_table) makes them: for those who
+    /// run migrations of their own, who call [`verify_identity`](Self::verify_identity) at start.
     pub const SCHEMA: &'static str = include_str!("sql/schema.sql");
 
     /// A store over this pool. The table has to be there: [`create_table`](Self::create_table), or [`SCHEMA`](Self::SCHEMA).
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, timeout: Duration::from_secs(5), won: Arc::default() }
+        Self { pool, timeout: Duration::from_secs(5), won: Arc::default(), verified: Arc::default() }
     }
 
     /// The longest that a call may take, in which a connection has to come free, too. Default: 5 s.
@@ -85,11 +89,12 @@ impl PostgresStore {
         TransactionalPostgresStore::new(self.clone())
     }
 
-    /// Makes the table if it is not there. Processes that start together may all call it.
+    /// Makes the tables if they are not there, and verifies how the records are identified.
+    /// Processes that start together may all call it.
     ///
     /// # Errors
     ///
-    /// The database cannot be reached, or does not allow it.
+    /// The database cannot be reached, or does not allow it; or [`StoreError::IdentityMismatch`].
     pub async fn create_table(&self) -> Result<(), StoreError> {
         // Two of them at once can collide in the catalogue, `IF NOT EXISTS` or not.
         const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtext('steadfast_records'))";
@@ -99,7 +104,8 @@ impl PostgresStore {
             sqlx::raw_sql(Self::SCHEMA).execute(&mut *transaction).await?;
             transaction.commit().await
         })
-        .await
+        .await?;
+        self.verify_identity().await
     }
 
     /// A transaction, begun on a task of its own. A `BEGIN` whose future is dropped while it is under way would leave the connection in
@@ -141,6 +147,7 @@ impl Store for PostgresStore {
     type Session = ();
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+        self.verify_once().await?;
         let ask = || {
             sqlx::query_as::<_, Row>(include_str!("sql/claim.sql"))
                 .bind(claim.id.as_bytes())
@@ -196,6 +203,7 @@ impl Store for PostgresStore {
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+        self.verify_once().await?;
         let look = sqlx::query_as::<_, Row>(include_str!("sql/look.sql"))
             .bind(id.as_bytes())
             .bind(lock_of(id))

@@ -176,6 +176,7 @@ impl Store for TransactionalPostgresStore {
     const HOLDS_EFFECTS: bool = true;
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<PostgresSession>, StoreError> {
+        self.base.verify_once().await?;
         match self.base.bounded(self.hold(claim)).await? {
             Ok(session) => Ok(Claimed::Won(session)),
             Err(row) => {

@@ -5,6 +5,7 @@
 //! what the file holds is in [`tables`], and who may write to it in [`writer`].
 
 mod file;
+mod identity;
 mod tables;
 mod writer;
 
@@ -53,7 +54,8 @@ impl RedbStore {
     ///
     /// # Errors
     ///
-    /// It cannot be read or written, another process has it, or it is no redb file.
+    /// It cannot be read or written, another process has it, it is no redb file, or its records are
+    /// of another [`IDENTITY_VERSION`](crate::server::IDENTITY_VERSION).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref();
         if !path.exists() {
@@ -67,9 +69,11 @@ impl RedbStore {
     ///
     /// # Errors
     ///
-    /// It cannot be written.
+    /// It cannot be written, or its records are of another
+    /// [`IDENTITY_VERSION`](crate::server::IDENTITY_VERSION).
     pub fn over(database: Database) -> Result<Self, OpenError> {
         let boot = ClaimToken::new().map_err(|error| OpenError(error.into()))?;
+        identity::verify(&database).map_err(OpenError)?;
         tables::create(&database).map_err(|error| OpenError(error.into()))?;
         let database = Arc::new(database);
         Ok(Self {

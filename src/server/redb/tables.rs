@@ -11,7 +11,7 @@ use crate::clock::milliseconds;
 use crate::server::record::{self, Record, RecordError};
 use crate::server::store::{Fingerprint, RecordId, State, StoreError, TOMBSTONE};
 
-const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
+pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
 /// When each is forgotten: big-endian milliseconds, then the identity, so that the first entries are the next to go.
 const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_expiry");
 /// The tokens that were released or cancelled, with the milliseconds until which each is kept.

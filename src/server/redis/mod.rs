@@ -5,6 +5,7 @@
 //! [`script`], [`link`] is the way there, and [`check`] tells whether the server forgets.
 
 mod check;
+mod identity;
 mod link;
 mod script;
 
@@ -15,6 +16,7 @@ use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::{FromRedisValue, ScriptInvocation};
 
 pub use self::check::RedisWarning;
+use self::identity::Identity;
 use self::link::{CONNECT, repeated, within};
 use self::script::{Answer, Known, Scripts};
 use super::store::{Claim, ClaimRef, Claimed, Completed, End, RecordId, State, Store, StoreError, TOMBSTONE};
@@ -27,11 +29,11 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 ///
 /// ```no_run
 /// use std::time::Duration;
-/// use steadfast::server::{IdempotencyLayer, RedisStore, StoreError};
+/// use steadfast::server::{IdempotencyLayer, RedisStore, Scope, StoreError};
 ///
 /// # async fn example() -> Result<(), StoreError> {
 /// let store = RedisStore::connect("redis://127.0.0.1").await?.prefix("shop:").replicas(1, Duration::from_millis(100));
-/// let layer = IdempotencyLayer::new(store);
+/// let layer = IdempotencyLayer::new(store, Scope::single_caller());
 /// # Ok(())
 /// # }
 /// ```
@@ -125,6 +127,8 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 #[doc = include_str!("scripts/cancel.lua")]
 #[doc = "```\nLook:\n```lua"]
 #[doc = include_str!("scripts/look.lua")]
+#[doc = "```\nIdentity, which has a key of its own and is not opened so:\n```lua"]
+#[doc = include_str!("scripts/identity.lua")]
 #[doc = "```"]
 pub struct RedisStore<C = ConnectionManager> {
     connection: C,
@@ -135,6 +139,7 @@ pub struct RedisStore<C = ConnectionManager> {
     replicas: Option<Replicas>,
     scripts: Scripts,
     warnings: Vec<RedisWarning>,
+    identity: Identity,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -200,15 +205,19 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
             replicas: None,
             scripts: Scripts::new(),
             warnings: Vec::new(),
+            identity: Identity::default(),
         }
     }
 
-    /// What the names of all keys begin with; a record's identity in hexadecimal follows, in braces. Default: `steadfast:`.
+    /// What the names of all keys begin with; a record's identity in hexadecimal follows, in braces, or `identity`.
+    /// Default: `steadfast:`.
     ///
     /// Stores with one prefix share their records.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
+        // Records under another prefix may be another build's.
+        self.identity = Identity::default();
         self
     }
 
@@ -320,6 +329,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> 
     type Session = ();
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+        self.verify_once().await?;
         let (lease, retention) = (expiry(claim.lease), expiry(claim.retention));
         let mut invocation = self.scripts.claim.key(self.key(claim.id));
         invocation
@@ -367,6 +377,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> 
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+        self.verify_once().await?;
         let known: Option<Known> = self.call(&self.scripts.look.key(self.key(id))).await?;
         known.map(script::state).transpose().map_err(StoreError::Unreadable)
     }

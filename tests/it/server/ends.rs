@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use steadfast::server::{
     Claim, ClaimToken, Claimed, Delivery, End, Fingerprint, IdempotencyLayer, Inbox, InboxError, Lapsed, OperationKey,
-    PendingEnds, RecordId, SharedStore, State, Store, Verdict,
+    PendingEnds, RecordId, Scope, SharedStore, State, Store, Verdict,
 };
 use tokio::sync::{Notify, Semaphore};
 use tower::{Layer, ServiceExt, service_fn};
@@ -74,7 +74,7 @@ async fn state<S: Store>(layer: &IdempotencyLayer<S>) -> Option<State> {
 async fn short_outage_at_the_end_is_not_noticed() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
     store.failing_ends.store(2, SeqCst);
-    let layer = IdempotencyLayer::new(store).end_wait(Duration::from_secs(60));
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(Duration::from_secs(60));
     assert_eq!(shop.ask(&layer, "k").await, told(200, "stored", ""));
     assert_eq!(shop.ask(&layer, "k").await, told(200, "replayed", ""));
     assert_eq!((shop.executions.count(), layer.metrics().stored, layer.metrics().lost), (1, 1, 0));
@@ -87,7 +87,7 @@ async fn answer_leaves_before_a_slow_end_is_stored() {
     for wait in [Duration::ZERO, Duration::from_millis(5)] {
         let (store, shop) = (Failing::new(false, false, 0), Shop::default());
         store.failing_ends.store(4, SeqCst);
-        let layer = IdempotencyLayer::new(store).end_wait(wait);
+        let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(wait);
         assert_eq!(shop.ask(&layer, "k").await, told(200, "unknown", ""), "{wait:?}");
         assert_eq!(shop.ask(&layer, "k").await, told(409, "in-progress", "in-progress"), "{wait:?}");
         layer.drain().await;
@@ -99,7 +99,8 @@ async fn answer_leaves_before_a_slow_end_is_stored() {
 /// A store that answers at once has answered before the caller would have to wait.
 #[tokio::test]
 async fn wait_of_zero_still_sees_what_is_stored() {
-    let layer = IdempotencyLayer::new(steadfast::server::MemoryStore::new()).end_wait(Duration::ZERO);
+    let layer =
+        IdempotencyLayer::new(steadfast::server::MemoryStore::new(), Scope::single_caller()).end_wait(Duration::ZERO);
     assert_eq!(Shop::default().ask(&layer, "k").await, told(200, "stored", ""));
 }
 
@@ -114,7 +115,7 @@ async fn end_whose_reply_was_lost_is_recognised() {
     for (verdict, first, second, executions) in cases {
         let (store, shop) = (Failing::new(false, false, 0), Shop { verdict, ..Shop::default() });
         store.lost_ends.store(1, SeqCst);
-        let layer = IdempotencyLayer::new(store).end_wait(Duration::from_secs(60));
+        let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(Duration::from_secs(60));
         assert_eq!(shop.ask(&layer, "k").await, first, "{verdict:?}");
         assert_eq!(layer.metrics().lost, 0, "{verdict:?}");
         assert_eq!(shop.ask(&layer, "k").await, second, "{verdict:?}");
@@ -128,7 +129,9 @@ async fn claim_is_renewed_while_its_end_waits() {
     let (store, shop) = (Arc::new(Failing::new(false, false, 0)), Shop::default());
     store.failing_ends.store(usize::MAX, SeqCst);
     let lease = Duration::from_millis(600);
-    let layer = |handle: SharedStore<Failing>| IdempotencyLayer::shared(handle).lapsed(Lapsed::Rerun).lease(lease);
+    let layer = |handle: SharedStore<Failing>| {
+        IdempotencyLayer::shared(handle, Scope::single_caller()).lapsed(Lapsed::Rerun).lease(lease)
+    };
     let (here, elsewhere) = (layer(store.clone().into()).end_wait(Duration::ZERO), layer(store.clone().into()));
     assert_eq!(shop.ask(&here, "k").await, told(200, "unknown", ""));
     for _ in 0..9 {
@@ -147,7 +150,8 @@ async fn end_over_a_bound_is_given_up() {
     let bounds = PendingEnds::default();
     for most in [bounds.max_count(0), bounds.max_bytes(0), bounds.max_time(Duration::from_millis(1))] {
         let (store, shop) = (Failing::new(false, true, 0), Shop::default());
-        let layer = IdempotencyLayer::new(store).pending_ends(most).end_wait(Duration::from_secs(60));
+        let layer =
+            IdempotencyLayer::new(store, Scope::single_caller()).pending_ends(most).end_wait(Duration::from_secs(60));
         assert_eq!(shop.ask(&layer, "k").await, told(200, "unknown", ""), "{most:?}");
         layer.drain().await;
         assert_eq!(shop.ask(&layer, "k").await, told(409, "unknown", "outcome-unknown"), "{most:?}");
@@ -159,7 +163,7 @@ async fn end_over_a_bound_is_given_up() {
 async fn drain_waits_for_an_end_that_waits() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
     store.failing_ends.store(usize::MAX, SeqCst);
-    let layer = IdempotencyLayer::new(store).end_wait(Duration::ZERO);
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(Duration::ZERO);
     assert_eq!(shop.ask(&layer, "k").await, told(200, "unknown", ""));
     let mut drained = std::pin::pin!(layer.drain());
     assert!(tokio::time::timeout(Duration::from_millis(20), drained.as_mut()).await.is_err());
@@ -200,7 +204,7 @@ async fn claim_that_nobody_runs_is_cancelled() {
     // Its replies are lost; and the store does not take the cancellation at first, either.
     let (store, shop) = (Failing::new(false, false, 2), Shop::default());
     store.failing_ends.store(3, SeqCst);
-    let layer = IdempotencyLayer::new(store);
+    let layer = IdempotencyLayer::new(store, Scope::single_caller());
     assert_eq!(shop.ask(&layer, "k").await, told(503, "", "store-unavailable"));
     layer.drain().await;
     assert_eq!(state(&layer).await, None);
@@ -212,7 +216,7 @@ async fn claim_that_nobody_runs_is_cancelled() {
 #[tokio::test]
 async fn cancelled_take_over_is_unknown_again() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
-    let layer = IdempotencyLayer::new(store).lapsed(Lapsed::Rerun);
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).lapsed(Lapsed::Rerun);
     // Another process began it, and died.
     let id = id();
     let unknown = Claim::new(&id, ClaimToken::new().unwrap(), fingerprint(), HOUR, HOUR);
@@ -234,7 +238,7 @@ fn fingerprint() -> Fingerprint {
         std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let layer = IdempotencyLayer::new(steadfast::server::MemoryStore::new());
+                let layer = IdempotencyLayer::new(steadfast::server::MemoryStore::new(), Scope::single_caller());
                 Shop::default().ask(&layer, "k").await;
                 state(&layer).await.unwrap().fingerprint().unwrap()
             })
@@ -248,7 +252,7 @@ fn fingerprint() -> Fingerprint {
 #[tokio::test]
 async fn late_call_of_a_refused_claim_is_cancelled() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
-    let layer = IdempotencyLayer::new(store);
+    let layer = IdempotencyLayer::new(store, Scope::single_caller());
     let id = id();
     let running = Claim::new(&id, ClaimToken::new().unwrap(), fingerprint(), HOUR, HOUR);
     layer.store().claim(&running).await.unwrap();
@@ -289,7 +293,7 @@ async fn stopped_redis_holds_no_key_for_nobody() {
 
     let server = RedisServer::start(&[]);
     let store = RedisStore::connect(&server.url()).await.unwrap().timeout(Duration::from_millis(300));
-    let (layer, shop) = (IdempotencyLayer::new(store), Shop::default());
+    let (layer, shop) = (IdempotencyLayer::new(store, Scope::single_caller()), Shop::default());
     server.signal("-STOP");
     let asked = (0..300).map(|number| {
         let (layer, shop) = (layer.clone(), shop.clone());
@@ -322,7 +326,7 @@ async fn locked_table_holds_no_key_for_nobody() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone()).timeout(Duration::from_millis(500));
     store.create_table().await.unwrap();
-    let (layer, shop) = (IdempotencyLayer::new(store), Shop::default());
+    let (layer, shop) = (IdempotencyLayer::new(store, Scope::single_caller()), Shop::default());
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE steadfast_records IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     let asked = (0..300).map(|number| {
@@ -351,7 +355,7 @@ async fn restarted_redis_knows_every_end() {
 
     let server = Mutex::new(RedisServer::start(&[]));
     let url = server.lock().unwrap().url();
-    let layer = IdempotencyLayer::new(RedisStore::connect(&url).await.unwrap());
+    let layer = IdempotencyLayer::new(RedisStore::connect(&url).await.unwrap(), Scope::single_caller());
     let (begun, end, executions) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)), Executions::default());
     let handler = {
         let (begun, end, executions) = (begun.clone(), end.clone(), executions.clone());

@@ -15,7 +15,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use steadfast::server::{
     Delivery, EventId, Fingerprint, HeldClaim, IdempotencyLayer, Inbox, InboxError, Lapsed, MemoryStore, OperationKey,
-    RecordId, SharedStore, State, Store, Verdict, WebhookLayer,
+    RecordId, Scope, SharedStore, State, Store, Verdict, WebhookLayer,
 };
 use tokio::sync::Notify;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -76,7 +76,12 @@ impl Door {
     async fn ask<S: Store>(self, store: SharedStore<S>, key: &str, handler: impl Handler) -> &'static str {
         match self {
             Self::Layer => {
-                serve(IdempotencyLayer::shared(store).lapsed(Lapsed::Rerun).lease(LEASE), key, handler).await
+                serve(
+                    IdempotencyLayer::shared(store, Scope::single_caller()).lapsed(Lapsed::Rerun).lease(LEASE),
+                    key,
+                    handler,
+                )
+                .await
             }
             Self::Webhook => {
                 serve(WebhookLayer::shared(store, "shop", EventId::json("/id")).lease(LEASE), key, handler).await
@@ -306,7 +311,7 @@ impl Outlived {
     }
 
     fn layer(&self) -> IdempotencyLayer<Failing> {
-        IdempotencyLayer::shared(self.store.clone()).lease(Duration::from_millis(20))
+        IdempotencyLayer::shared(self.store.clone(), Scope::single_caller()).lease(Duration::from_millis(20))
     }
 
     /// Starts it, and comes back when its lease is over.
@@ -391,7 +396,9 @@ async fn handler_that_died_is_not_alive() {
         let store = Failing::new(false, false, 0);
         store.renews.store(false, Ordering::SeqCst);
         let store = SharedStore::new(store);
-        let layer = IdempotencyLayer::shared(store.clone()).lapsed(Lapsed::Rerun).lease(Duration::from_millis(20));
+        let layer = IdempotencyLayer::shared(store.clone(), Scope::single_caller())
+            .lapsed(Lapsed::Rerun)
+            .lease(Duration::from_millis(20));
         let dies = service_fn(move |_: Request<Body>| async move {
             if abort {
                 std::future::pending::<()>().await;
@@ -464,7 +471,9 @@ async fn blocked_runtime_leaves_others_their_leases() {
 async fn lost_claim_is_told_to_its_handler() {
     let (store, lease) = (Arc::new(Failing::new(false, false, 0)), Duration::from_millis(60));
     store.renews.store(false, Ordering::SeqCst);
-    let layer = |handle: SharedStore<Failing>| IdempotencyLayer::shared(handle).lapsed(Lapsed::Rerun).lease(lease);
+    let layer = |handle: SharedStore<Failing>| {
+        IdempotencyLayer::shared(handle, Scope::single_caller()).lapsed(Lapsed::Rerun).lease(lease)
+    };
     let (here, elsewhere) = (layer(store.clone().into()), layer(store.clone().into()));
     let (begun, taken_over) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (tell, told) = (begun.clone(), taken_over.clone());
@@ -499,8 +508,10 @@ async fn lost_claim_is_told_to_its_handler() {
 #[tokio::test]
 async fn handler_over_its_time_is_cancelled() {
     for (lapsed, again) in [(Lapsed::Refuse, (409, "outcome-unknown")), (Lapsed::Rerun, (200, ""))] {
-        let (layer, dropped) =
-            (IdempotencyLayer::new(MemoryStore::new()).lapsed(lapsed), Arc::new(AtomicBool::new(false)));
+        let (layer, dropped) = (
+            IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).lapsed(lapsed),
+            Arc::new(AtomicBool::new(false)),
+        );
         let layer = layer.max_handler_time(Duration::from_millis(20));
         struct Tells(Arc<AtomicBool>);
         impl Drop for Tells {
@@ -525,7 +536,8 @@ async fn handler_over_its_time_is_cancelled() {
 
 #[tokio::test]
 async fn handler_within_its_time_is_not_cancelled() {
-    let layer = IdempotencyLayer::new(MemoryStore::new()).max_handler_time(Duration::from_secs(60));
+    let layer =
+        IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_handler_time(Duration::from_secs(60));
     let verdict = service_fn(|_: Request<Body>| async {
         let mut answer = done();
         if let Ok(answer) = &mut answer {
@@ -541,7 +553,7 @@ async fn handler_within_its_time_is_not_cancelled() {
 async fn claim_told_after_its_lease_runs_nothing() {
     let lease = Duration::from_millis(40);
     let store = Failing { late: 2 * lease, ..Failing::new(false, false, 0) };
-    let layer = IdempotencyLayer::new(store).lease(lease);
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).lease(lease);
     let executions = Executions::default();
     let counted = executions.clone();
     let handler = service_fn(move |_: Request<Body>| {

@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode};
 use redis::cluster::ClusterClient;
 use steadfast::server::{
     Claim, ClaimRef, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, IdempotencyLayer, Record,
-    RecordError, RecordId, RedisStore, RedisWarning, State, Store, StoreError,
+    RecordError, RecordId, RedisStore, RedisWarning, Scope, State, Store, StoreError,
 };
 
 use super::redis_server::{RedisServer, Wire, command, free_port, shared};
@@ -214,7 +214,7 @@ async fn while_redis_is_down_nothing_is_executed() {
     let executions = Executions::default();
     let counted = executions.clone();
     let router = Router::new().route("/charges", post(move || async move { counted.add().to_string() }));
-    let layer = IdempotencyLayer::new(RedisStore::connect(&server.url()).await.unwrap());
+    let layer = IdempotencyLayer::new(RedisStore::connect(&server.url()).await.unwrap(), Scope::single_caller());
     let served = Served::start(router, layer).await;
     server.kill();
     for _ in 0..3 {
@@ -241,7 +241,8 @@ async fn redis_restarted_at_the_end_is_told_later() {
         pulled.lock().unwrap().kill();
         (StatusCode::CREATED, counted.add().to_string())
     };
-    let layer = IdempotencyLayer::new(RedisStore::connect(&url).await.unwrap()).lease(Duration::from_secs(1));
+    let layer = IdempotencyLayer::new(RedisStore::connect(&url).await.unwrap(), Scope::single_caller())
+        .lease(Duration::from_secs(1));
     let served = Served::start(Router::new().route("/charges", post(charge)), layer.clone()).await;
     let first = served.post("/charges", "k").send().await.unwrap();
     assert_eq!(header(&first, "idempotency-status").map(|status| status.starts_with("unknown")), Some(true));

@@ -21,7 +21,7 @@ use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use http_body_util::BodyExt;
 use steadfast::server::{
-    Claim, ClaimRef, Claimed, Completed, End, IdempotencyLayer, RecordId, State, Store, StoreError,
+    Claim, ClaimRef, Claimed, Completed, End, IdempotencyLayer, RecordId, Scope, State, Store, StoreError,
 };
 use tower::ServiceExt;
 
@@ -121,7 +121,7 @@ async fn ask(router: Router) -> (u16, String) {
 }
 
 fn layer<S: Store>(store: S, point: &str) -> IdempotencyLayer<Deadly<S>> {
-    IdempotencyLayer::new(Deadly { inner: store, point: point.to_owned() }).lease(LEASE)
+    IdempotencyLayer::new(Deadly { inner: store, point: point.to_owned() }, Scope::single_caller()).lease(LEASE)
 }
 
 /// Runs the test of this name in a process of its own, which is to die; an error is what it said if it did not.

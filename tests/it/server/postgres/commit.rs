@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use steadfast::server::{Lent, PostgresSession, TransactionalPostgresStore};
+use steadfast::server::{Lent, PostgresSession, Scope, TransactionalPostgresStore};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::proxy::{Commits, Proxy};
@@ -33,7 +33,8 @@ impl Shop {
         run("CREATE TABLE orders (nth int)", &direct).await;
         let proxy = Proxy::start(&options()).await;
         let store = PostgresStore::new(pool_by(proxy.options(options()), &schema)).timeout(Duration::from_millis(500));
-        let layer = IdempotencyLayer::new(store.transactional()).end_wait(Duration::from_secs(60));
+        let layer =
+            IdempotencyLayer::new(store.transactional(), Scope::single_caller()).end_wait(Duration::from_secs(60));
         Self { proxy, direct, layer, executions: Executions::default() }
     }
 

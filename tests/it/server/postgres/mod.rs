@@ -16,7 +16,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use steadfast::http::HeaderMap;
 use steadfast::server::{
     Claim, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, IdempotencyLayer, PostgresStore, Record,
-    RecordId, State, Store, StoreError,
+    RecordId, Scope, State, Store, StoreError,
 };
 
 use self::proxy::Proxy;
@@ -205,7 +205,7 @@ async fn a_database_that_is_down_executes_nothing_and_one_that_is_back_works() {
     let store = PostgresStore::new(pool).timeout(Duration::from_millis(500));
     store.create_table().await.unwrap();
     let executions = Executions::default();
-    let served = Served::start(orders(&executions), IdempotencyLayer::new(store)).await;
+    let served = Served::start(orders(&executions), IdempotencyLayer::new(store, Scope::single_caller())).await;
     proxy.set_down(true);
     let refused = served.post("/orders", "k").send().await.unwrap();
     assert_eq!(header(&refused, "retry-after"), Some("1"));
@@ -228,7 +228,7 @@ async fn database_lost_at_the_end_is_told_later() {
         cut.set_down(true);
         (StatusCode::CREATED, format!("{}", counted.add()))
     });
-    let layer = IdempotencyLayer::new(store).lease(Duration::from_secs(2));
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).lease(Duration::from_secs(2));
     let served = Served::start(Router::new().route("/orders", handler), layer.clone()).await;
     let first = served.post("/orders", "k").send().await.unwrap();
     assert_eq!(header(&first, "idempotency-status"), Some("unknown;retention=86400"));
