@@ -14,9 +14,18 @@ const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfa
 /// When each is forgotten: big-endian milliseconds, then the identity, so that the first entries are the next to go.
 const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_expiry");
 
+/// A transaction whose commit syncs twice: first what it has written, then that it is the current
+/// one. With one sync, redb cannot tell a commit that was damaged later from one that a crash cut
+/// short, and forgets either.
+pub(super) fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    Ok(transaction)
+}
+
 /// A new file gets its tables, so that a reader finds them before the first write.
 pub(super) fn create(database: &Database) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
+    let transaction = begin(database)?;
     Tables::open(&transaction)?;
     Ok(transaction.commit()?)
 }

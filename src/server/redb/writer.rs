@@ -1,6 +1,6 @@
 //! One thread that writes for all callers.
 //!
-//! A sync per call would allow a few hundred calls a second. So whatever waits is put into one transaction and synced once, and
+//! A sync per call would allow a few hundred calls a second. So whatever waits is put into one transaction and synced together, and
 //! nobody is answered before that.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
-use super::tables::{Failed, Tables};
+use super::tables::{self, Failed, Tables};
 use crate::server::store::StoreError;
 
 /// The most calls that share one sync.
@@ -72,7 +72,7 @@ fn write_all(database: &Database, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
 }
 
 fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
+    let transaction = tables::begin(database)?;
     {
         let mut tables = Tables::open(&transaction)?;
         for job in batch {
