@@ -1,10 +1,17 @@
 //! The embedded durable store: one file, one process, nothing to operate.
 //!
-//! A record must be on the disk before anybody acts on it: the claim before the handler starts, the end before the answer leaves.
-//! [redb](https://docs.rs/redb) keeps the file whole through `kill -9` and power loss. Here are the rules of the [`Store`] contract;
-//! what the file holds is in [`tables`], and who may write to it in [`writer`].
+//! A record must be on the disk before anybody acts on it: the claim before the handler starts, the
+//! end before the answer leaves. [redb](https://docs.rs/redb) keeps the file whole when the process
+//! is killed or the machine loses power. This module has the rules of the [`Store`] contract;
+//! [`tables`] has what the file holds, [`writer`] the one thread that writes, [`open`] the check of
+//! a file, and [`shared`] what is done about panics and failures.
 
+mod backend;
+mod error;
 mod file;
+mod open;
+mod salvage;
+mod shared;
 mod tables;
 mod writer;
 
@@ -15,8 +22,13 @@ use std::time::Duration;
 
 use redb::Database;
 
+use self::backend::LockedFile;
+pub use self::error::OpenError;
+pub use self::open::RedbOptions;
+use self::shared::{OpenDatabase, SharedDatabase};
 use self::tables::{Entry, Failed, Phase, Tables};
 use self::writer::Writer;
+use super::record::RecordError;
 use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
 use crate::clock::{Steady, milliseconds};
 
@@ -25,16 +37,37 @@ const SWEEP: usize = 4;
 
 /// Records in a file.
 ///
-/// The file belongs to one process at a time. A process that dies leaves its claims behind; the next one that opens the file knows
-/// that their owners are gone, so they are [unknown](State::Unknown) at once, without waiting for their leases.
+/// The file belongs to one process at a time. A process that dies leaves its claims behind; the
+/// next one that opens the file knows that their owners are gone, so they are
+/// [unknown](State::Unknown) at once, without waiting for their leases.
 ///
-/// Retention is counted by the wall clock at opening plus the time that has passed since, so jumps of the clock while the process runs
-/// change nothing. A clock that was set back between two runs makes records live longer; one that was set forward, shorter.
+/// Retention is counted by the wall clock at opening plus the time that has passed since, so jumps
+/// of the clock while the process runs change nothing. A clock that was set back between two runs
+/// makes records live longer; one that was set forward, shorter.
 ///
-/// After the disk has failed once (it was full, a sync returned an error) nobody can say what the file will hold, so every change is
-/// [`StoreError::Unavailable`] until the file is opened again. What was durable before may still be answered.
+/// # Damage
+///
+/// A crash of the process or of the machine loses nothing that was acknowledged, and needs no
+/// decision of yours. Damage is different: something else has changed the file. Opening reads the
+/// whole file ([what that takes](crate::guide::performance#the-embedded-store)) and refuses a
+/// damaged one as [`OpenError::Damaged`], without changing it. [`RedbOptions::accept_repair`]
+/// opens it with the records that can still be read.
+///
+/// Damage that comes about while the file is open is found when the file is opened next, or when
+/// redb meets it. Then that call returns [`StoreError::Unreadable`], and the file is checked again.
+/// Until then a record that is not in redb's cache may be missing without a sign.
+///
+/// redb panics on some damaged files. Such a panic becomes an error, but the panic hook still
+/// prints its message. An older copy of the file is not damaged, and cannot be told from the newer
+/// one.
+///
+/// # After an I/O error
+///
+/// After the disk has failed once (it was full, a sync returned an error) nobody can say what the
+/// file will hold, so every change is [`StoreError::Unavailable`] until the file is opened again.
+/// What was durable before may still be answered.
 pub struct RedbStore {
-    database: Arc<Database>,
+    shared: Arc<SharedDatabase>,
     writer: Writer,
     time: Steady,
     /// Tells this process's claims from those of earlier ones.
@@ -42,46 +75,72 @@ pub struct RedbStore {
     max_records: u64,
 }
 
-/// Why a file cannot be used as a store.
-#[derive(Debug, thiserror::Error)]
-#[error("the store cannot be opened: {0}")]
-pub struct OpenError(#[source] Box<dyn std::error::Error + Send + Sync>);
-
 impl RedbStore {
-    /// Opens the file, or creates it. A process that dies meanwhile leaves no file or a whole one, and perhaps a `….new-…` beside it
-    /// that may be deleted.
+    /// Opens the file, or creates it, and checks all of it.
+    ///
+    /// Blocks the thread while it reads the file: on a slow disk about a second for 100,000 records
+    /// ([measured](crate::guide::performance#the-embedded-store)). Call it before you serve, or on
+    /// a thread that may block.
+    ///
+    /// A process that dies meanwhile leaves no file or a whole one, and perhaps a file beside it
+    /// whose name ends in `.new-` and a number. You may delete that one.
     ///
     /// # Errors
     ///
-    /// It cannot be read or written, another process has it, or it is no redb file.
+    /// The file is damaged, in use, or cannot be read or written: see [`OpenError`].
+    ///
+    /// ```no_run
+    /// use steadfast::server::{OpenError, RedbStore};
+    ///
+    /// # fn main() -> Result<(), OpenError> {
+    /// let store = RedbStore::open("keys.redb")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
-        let path = path.as_ref();
-        if !path.exists() {
-            file::create(path).map_err(OpenError)?;
-        }
-        Self::over(Database::create(path).map_err(|error| OpenError(error.into()))?)
+        Self::options().open(path)
     }
 
-    /// A store in a database that was opened by the caller, with a cache size or a storage of its own. Its tables begin with
-    /// `steadfast_`.
+    /// Uses a database that the program has opened, with a cache size or a storage of its own. The
+    /// store's tables begin with `steadfast_`.
+    ///
+    /// The database is checked as a whole, as [`open`](Self::open) checks a file, with differences:
+    ///
+    /// * redb has recovered the database before, by its own rules. If it has to repair it while it
+    ///   is checked, the database is refused now and later, until a repair is accepted.
+    /// * A damaged bit in the header of the file can hide the last commit: redb has no checksum for
+    ///   it. Files that the store opens itself have one.
+    /// * After an I/O error every change returns [`StoreError::Unavailable`] until the program opens
+    ///   the database again.
     ///
     /// # Errors
     ///
-    /// It cannot be written.
+    /// The database is damaged or cannot be written: see [`OpenError`].
     pub fn over(database: Database) -> Result<Self, OpenError> {
-        let boot = ClaimToken::new().map_err(|error| OpenError(error.into()))?;
-        tables::create(&database).map_err(|error| OpenError(error.into()))?;
-        let database = Arc::new(database);
-        Ok(Self {
-            writer: Writer::start(database.clone()).map_err(|error| OpenError(error.into()))?,
-            database,
-            time: Steady::start(),
-            boot: *boot.as_bytes(),
-            max_records: u64::MAX,
-        })
+        Self::options().over(database)
     }
 
-    /// The most records, running claims included; a claim beyond it is [`StoreError::Full`]. Default: none.
+    /// Returns the options for opening a file or a database, with their defaults.
+    #[must_use]
+    pub fn options() -> RedbOptions {
+        RedbOptions::default()
+    }
+
+    fn start(opened: OpenDatabase, file: Option<Arc<LockedFile>>, accept_repair: bool) -> Result<Self, OpenError> {
+        let path = file.as_ref().map(|file| file.path().to_owned());
+        let path = path.as_deref();
+        let boot = *ClaimToken::new().map_err(|error| OpenError::system(path, error))?.as_bytes();
+        let repaired = opened.call(|database| tables::create(database, accept_repair));
+        if repaired.map_err(|failed| OpenError::system(path, failed.into_failure()))? {
+            return Err(OpenError::damaged(path, "redb had to repair it"));
+        }
+        let (shared, time) = (SharedDatabase::new(opened), Steady::start());
+        let writer = Writer::start(shared.clone()).map_err(|error| OpenError::system(path, error))?;
+        Ok(Self { shared, writer, time, boot, max_records: u64::MAX })
+    }
+
+    /// The most records, running claims included; a claim beyond it is [`StoreError::Full`].
+    /// Default: none.
     #[must_use]
     pub fn max_records(mut self, records: u64) -> Self {
         self.max_records = records;
@@ -90,17 +149,25 @@ impl RedbStore {
 
     /// What is known of a key, read beside the writer.
     async fn read(&self, id: RecordId) -> Result<Option<Entry>, StoreError> {
-        let (database, now) = (self.database.clone(), self.time.now_ms());
-        let read = move || -> Result<Option<Entry>, Failed> {
-            let entry = tables::read(&database, &id)?;
-            Ok(entry.filter(|entry| entry.forget_ms > now))
-        };
-        let read = tokio::task::spawn_blocking(read).await;
-        read.map_err(|error| StoreError::Unavailable(error.into()))?.map_err(Failed::into_store_error)
+        let (shared, now) = (self.shared.clone(), self.time.now_ms());
+        let read = tokio::task::spawn_blocking(move || shared.call(|database| tables::read(database, &id))).await;
+        match read.map_err(|error| StoreError::Unavailable(error.into()))? {
+            Ok(entry) => Ok(entry.filter(|entry| entry.forget_ms > now)),
+            Err(Failed::Call(error)) => Err(error),
+            Err(Failed::Database(failure)) => {
+                self.writer.confirm(id);
+                let damaged = failure.is_damage();
+                Err(if damaged {
+                    StoreError::Unreadable(RecordError::Damaged)
+                } else {
+                    StoreError::Unavailable(failure.into())
+                })
+            }
+        }
     }
 
-    /// Changes the entry of a claim that is still `token`'s: one that has ended is not ended again, and a completion that is repeated
-    /// is answered as the first was.
+    /// Changes the entry of a claim that is still `token`'s: one that has ended is not ended again,
+    /// and a completion that is repeated is answered as the first was.
     async fn fenced(
         &self,
         id: RecordId,
@@ -112,15 +179,15 @@ impl RedbStore {
         self.writer
             .write(move |tables| {
                 let ours = |entry: &Entry| entry.token == *token.as_bytes() && entry.forget_ms > now;
-                let Some(entry) = tables.get(&id)?.filter(ours) else { return Ok(Completed::Lost) };
+                let Some(entry) = tables.get(id.as_bytes())?.filter(ours) else { return Ok(Completed::Lost) };
                 match entry.phase {
                     Phase::Running { .. } if entry.boot == boot => {}
                     Phase::Done(_) if completes => return Ok(Completed::Stored),
                     _ => return Ok(Completed::Lost),
                 }
-                tables.remove(&id, &entry)?;
+                tables.remove(id.as_bytes(), &entry)?;
                 if let Some(changed) = change(entry, now) {
-                    tables.put(&id, &changed)?;
+                    tables.put(id.as_bytes(), &changed)?;
                 }
                 Ok(Completed::Stored)
             })
@@ -150,12 +217,12 @@ struct OwnedClaim {
 impl OwnedClaim {
     fn make(self, tables: &mut Tables<'_>) -> Result<Claimed<()>, Failed> {
         tables.sweep(self.now, SWEEP)?;
-        if let Some(entry) = tables.get(&self.id)? {
+        if let Some(entry) = tables.get(self.id.as_bytes())? {
             let live = entry.forget_ms > self.now;
             if live && !self.may_have(&entry)? {
                 return Ok(Claimed::Known(entry.state(&self.boot, self.now)?));
             }
-            tables.remove(&self.id, &entry)?;
+            tables.remove(self.id.as_bytes(), &entry)?;
         } else if tables.count()? >= self.max_records {
             return Err(Failed::Call(StoreError::Full));
         }
@@ -168,11 +235,12 @@ impl OwnedClaim {
             retention_ms: self.retention_ms,
             forget_ms: until_ms.saturating_add(self.retention_ms),
         };
-        tables.put(&self.id, &entry)?;
+        tables.put(self.id.as_bytes(), &entry)?;
         Ok(Claimed::Won(()))
     }
 
-    /// It is the same claim, repeated; or one that nobody knows the end of, of the same request, and it may be taken over.
+    /// It is the same claim, repeated; or one that nobody knows the end of, of the same request,
+    /// and it may be taken over.
     fn may_have(&self, entry: &Entry) -> Result<bool, Failed> {
         let same_claim = entry.token == self.token && entry.is_running(&self.boot);
         let unknown = matches!(entry.state(&self.boot, self.now)?, State::Unknown { .. });
@@ -209,12 +277,9 @@ impl Store for RedbStore {
         self.writer
             .write(move |tables| {
                 let ours = |entry: &Entry| entry.token == *token.as_bytes() && entry.is_running(&boot);
-                let Some(mut entry) = tables.get(&id)?.filter(ours) else { return Ok(false) };
-                tables.remove(&id, &entry)?;
-                let until_ms = now.saturating_add(lease_ms);
-                entry.phase = Phase::Running { until_ms };
-                entry.forget_ms = until_ms.saturating_add(entry.retention_ms);
-                tables.put(&id, &entry)?;
+                let Some(entry) = tables.get(id.as_bytes())?.filter(ours) else { return Ok(false) };
+                tables.remove(id.as_bytes(), &entry)?;
+                tables.put(id.as_bytes(), &entry.renewed(now, lease_ms))?;
                 Ok(true)
             })
             .await
@@ -261,66 +326,4 @@ impl Store for RedbStore {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use redb::StorageBackend;
-    use redb::backends::InMemoryBackend;
-
-    use super::*;
-    use crate::server::Fingerprint;
-
-    /// A disk whose syncs fail once it is told so, which no disk can be asked to do.
-    #[derive(Debug)]
-    struct Disk {
-        memory: InMemoryBackend,
-        broken: Arc<AtomicBool>,
-    }
-
-    impl StorageBackend for Disk {
-        fn len(&self) -> io::Result<u64> {
-            self.memory.len()
-        }
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.memory.read(offset, out)
-        }
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.memory.set_len(len)
-        }
-        fn sync_data(&self) -> io::Result<()> {
-            if self.broken.load(Ordering::SeqCst) {
-                return Err(io::Error::other("no sync"));
-            }
-            self.memory.sync_data()
-        }
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.memory.write(offset, data)
-        }
-    }
-
-    #[tokio::test]
-    async fn a_claim_that_is_not_on_the_disk_is_not_won_and_nothing_is_stored_after_that() {
-        const HOUR: Duration = Duration::from_secs(3600);
-        let broken = Arc::new(AtomicBool::new(false));
-        let disk = Disk { memory: InMemoryBackend::new(), broken: broken.clone() };
-        let store = RedbStore::over(Database::builder().create_with_backend(disk).unwrap()).unwrap();
-        let (before, after) = (RecordId::new("", "before"), RecordId::new("", "after"));
-        let claim = |id| Claim::new(id, ClaimToken::new().unwrap(), Fingerprint::from_bytes([1; 32]), HOUR, HOUR);
-        let held = claim(&before);
-        assert!(matches!(store.claim(&held).await.unwrap(), Claimed::Won(())));
-
-        broken.store(true, Ordering::SeqCst);
-        let error = store.claim(&claim(&after)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)) && error.to_string().contains("no sync"), "{error}");
-
-        // The disk works again, and what the file holds is still not known.
-        broken.store(false, Ordering::SeqCst);
-        let error = store.claim(&claim(&after)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        let error = store.release(&before, held.token, ()).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        assert!(matches!(store.look(&before).await.unwrap(), Some(State::Running { .. })));
-        assert_eq!(store.look(&after).await.unwrap(), None);
-    }
-}
+mod tests;

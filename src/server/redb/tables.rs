@@ -7,12 +7,19 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::shared::Failure;
 use crate::server::record::{self, Record, RecordError};
 use crate::server::store::{Fingerprint, RecordId, State, StoreError};
 
-const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
-/// When each is forgotten: big-endian milliseconds, then the identity, so that the first entries are the next to go.
+pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
+/// When each is forgotten: big-endian milliseconds, then the identity, so that the first entries
+/// are the next to go.
 const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_expiry");
+
+/// What is to be known of the file as a whole.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("steadfast_meta");
+/// redb has repaired the database, and nobody has accepted that yet.
+const REPAIRED: &str = "repaired";
 
 /// A transaction whose commit syncs twice: first what it has written, then that it is the current
 /// one. With one sync, redb cannot tell a commit that was damaged later from one that a crash cut
@@ -23,11 +30,50 @@ pub(super) fn begin(database: &Database) -> Result<WriteTransaction, redb::Error
     Ok(transaction)
 }
 
-/// A new file gets its tables, so that a reader finds them before the first write.
-pub(super) fn create(database: &Database) -> Result<(), redb::Error> {
+/// A new file gets its tables, so that a reader finds them before the first write. Returns whether
+/// redb has repaired it and nobody has accepted that; `accept` does.
+pub(super) fn create(database: &Database, accept: bool) -> Result<bool, Failed> {
     let transaction = begin(database)?;
     Tables::open(&transaction)?;
+    let repaired = {
+        let mut meta = transaction.open_table(META)?;
+        if accept {
+            meta.remove(REPAIRED)?;
+        }
+        meta.get(REPAIRED)?.is_some()
+    };
+    transaction.commit()?;
+    Ok(repaired)
+}
+
+/// Remembers that redb has repaired the database, for those who open it next.
+pub(super) fn mark_repaired(database: &Database) -> Result<(), Failed> {
+    let transaction = begin(database)?;
+    transaction.open_table(META)?.insert(REPAIRED, [].as_slice())?;
     Ok(transaction.commit()?)
+}
+
+/// Adds records that were read from a damaged file, and that are what was written. Of two under one
+/// key, the one that says more stays.
+pub(super) fn adopt(database: &Database, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Failed> {
+    let transaction = begin(database)?;
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for (id, bytes) in records {
+            let (Ok(id), Ok(entry)) = (<[u8; 32]>::try_from(id), Entry::decode(&bytes)) else { continue };
+            match tables.get(&id)? {
+                Some(there) if there.phase.rank() >= entry.phase.rank() => continue,
+                Some(there) => tables.remove(&id, &there)?,
+                None => {}
+            }
+            tables.put(&id, &entry)?;
+        }
+    }
+    Ok(transaction.commit()?)
+}
+
+pub(super) fn count(database: &Database) -> Result<u64, Failed> {
+    Ok(database.begin_read()?.open_table(RECORDS)?.len()?)
 }
 
 /// Reads one entry beside the writer, as the last transaction left it.
@@ -58,9 +104,27 @@ pub(super) enum Phase {
     Unknown,
 }
 
+impl Phase {
+    /// How much it says of the operation's end.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Running { .. } => 0,
+            Self::Unknown => 1,
+            Self::Done(_) => 2,
+        }
+    }
+}
+
 impl Entry {
     fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         record::unseal(bytes)
+    }
+
+    /// The same claim, with a lease that begins now.
+    pub(super) fn renewed(self, now_ms: u64, lease_ms: u64) -> Self {
+        let until_ms = now_ms.saturating_add(lease_ms);
+        let forget_ms = until_ms.saturating_add(self.retention_ms);
+        Self { phase: Phase::Running { until_ms }, forget_ms, ..self }
     }
 
     pub(super) fn is_running(&self, boot: &[u8; 16]) -> bool {
@@ -81,8 +145,8 @@ impl Entry {
 
 /// Why a piece of work did not succeed.
 pub(super) enum Failed {
-    /// The transaction is of no use any more, for anybody in it.
-    Transaction(redb::Error),
+    /// The transaction is of no use any more, for anybody in it, and nor is the database.
+    Database(Failure),
     /// This call alone.
     Call(StoreError),
 }
@@ -90,15 +154,29 @@ pub(super) enum Failed {
 impl Failed {
     pub(super) fn into_store_error(self) -> StoreError {
         match self {
-            Self::Transaction(error) => StoreError::Unavailable(error.into()),
+            Self::Database(failure) => StoreError::Unavailable(failure.into()),
             Self::Call(error) => error,
+        }
+    }
+
+    /// Where no single call is made that could fail alone.
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::Database(failure) => failure,
+            Self::Call(error) => Failure::Record(error),
         }
     }
 }
 
 impl<E: Into<redb::Error>> From<E> for Failed {
     fn from(error: E) -> Self {
-        Self::Transaction(error.into())
+        Self::Database(Failure::Redb(error.into()))
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self::Database(failure)
     }
 }
 
@@ -114,8 +192,8 @@ pub(super) struct Tables<'a> {
     expiry: Table<'a, &'static [u8], ()>,
 }
 
-fn expiry_key(id: &RecordId, forget_ms: u64) -> Vec<u8> {
-    [forget_ms.to_be_bytes().as_slice(), id.as_bytes()].concat()
+fn expiry_key(id: &[u8; 32], forget_ms: u64) -> Vec<u8> {
+    [forget_ms.to_be_bytes().as_slice(), id].concat()
 }
 
 impl<'a> Tables<'a> {
@@ -128,19 +206,19 @@ impl<'a> Tables<'a> {
         Ok(self.records.len()?)
     }
 
-    pub(super) fn get(&self, id: &RecordId) -> Result<Option<Entry>, Failed> {
-        let bytes = self.records.get(id.as_bytes().as_slice())?;
+    pub(super) fn get(&self, id: &[u8; 32]) -> Result<Option<Entry>, Failed> {
+        let bytes = self.records.get(id.as_slice())?;
         Ok(bytes.map(|bytes| Entry::decode(bytes.value())).transpose()?)
     }
 
-    pub(super) fn put(&mut self, id: &RecordId, entry: &Entry) -> Result<(), Failed> {
-        self.records.insert(id.as_bytes().as_slice(), record::seal(entry).as_slice())?;
+    pub(super) fn put(&mut self, id: &[u8; 32], entry: &Entry) -> Result<(), Failed> {
+        self.records.insert(id.as_slice(), record::seal(entry).as_slice())?;
         self.expiry.insert(expiry_key(id, entry.forget_ms).as_slice(), ())?;
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, id: &RecordId, entry: &Entry) -> Result<(), Failed> {
-        self.records.remove(id.as_bytes().as_slice())?;
+    pub(super) fn remove(&mut self, id: &[u8; 32], entry: &Entry) -> Result<(), Failed> {
+        self.records.remove(id.as_slice())?;
         self.expiry.remove(expiry_key(id, entry.forget_ms).as_slice())?;
         Ok(())
     }
