@@ -2,6 +2,7 @@
 //!
 //! redb repairs a file while it opens it, but a damaged file must stay as it is until somebody has
 //! decided what to do. So what redb writes is held back until the whole file has passed its check.
+//! And a database that has failed must not write while it closes.
 
 use std::borrow::Cow;
 use std::io;
@@ -150,6 +151,11 @@ impl Gate {
         };
         *passage = if made.is_ok() { Passage::Open } else { Passage::Shut };
         made
+    }
+
+    /// Nothing is written any more, not even what redb writes when it closes.
+    pub(super) fn shut(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Passage::Shut;
     }
 }
 

@@ -54,8 +54,9 @@ const SWEEP: usize = 4;
 /// opens it with the records that can still be read.
 ///
 /// Damage that comes about while the file is open is found when the file is opened next, or when
-/// redb meets it. Then that call returns [`StoreError::Unreadable`], and the file is checked again.
-/// Until then a record that is not in redb's cache may be missing without a sign.
+/// redb meets it. Then that call returns [`StoreError::Unreadable`], and the file is checked again
+/// unless redb can read the record after all. Until then a record that is not in redb's cache may
+/// be missing without a sign.
 ///
 /// redb panics on some damaged files. Such a panic becomes an error, but the panic hook still
 /// prints its message. An older copy of the file is not damaged, and cannot be told from the newer
@@ -63,9 +64,15 @@ const SWEEP: usize = 4;
 ///
 /// # After an I/O error
 ///
-/// After the disk has failed once (it was full, a sync returned an error) nobody can say what the
-/// file will hold, so every change is [`StoreError::Unavailable`] until the file is opened again.
-/// What was durable before may still be answered.
+/// When the disk fails (it is full, a sync returns an error), the database in memory can no longer
+/// be trusted. Every change returns [`StoreError::Unavailable`] while the store closes the database
+/// and opens it again, with the same check: after 100 ms at first, then after pauses that double up
+/// to 30 s. Records can be read up to the first attempt, and again after the one that succeeds.
+/// Claims that held when the disk failed hold again, for the time that was left of their leases.
+///
+/// The file stays locked and its descriptor open all the while, so that no other process takes
+/// these claims for those of a dead one. So a file system that was mounted again needs a new
+/// process. If the check finds damage, the attempts end.
 pub struct RedbStore {
     shared: Arc<SharedDatabase>,
     writer: Writer,
@@ -134,8 +141,8 @@ impl RedbStore {
         if repaired.map_err(|failed| OpenError::system(path, failed.into_failure()))? {
             return Err(OpenError::damaged(path, "redb had to repair it"));
         }
-        let (shared, time) = (SharedDatabase::new(opened), Steady::start());
-        let writer = Writer::start(shared.clone()).map_err(|error| OpenError::system(path, error))?;
+        let (shared, time) = (SharedDatabase::new(opened, file.clone()), Steady::start());
+        let writer = Writer::start(shared.clone(), boot, time).map_err(|error| OpenError::system(path, error))?;
         Ok(Self { shared, writer, time, boot, max_records: u64::MAX })
     }
 

@@ -85,7 +85,7 @@ impl RedbOptions {
     ///
     /// See [`OpenError`].
     pub fn over(&self, database: Database) -> Result<RedbStore, OpenError> {
-        let mut opened = OpenDatabase::new(database);
+        let mut opened = OpenDatabase::new(database, None);
         match opened.call_mut(Database::check_integrity) {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => {
@@ -119,7 +119,7 @@ pub(super) fn checked(file: &Arc<LockedFile>) -> Result<OpenDatabase, OpenError>
     let backend = Backend::new(file.clone(), gate.clone());
     let open = || Database::builder().set_check_integrity_on_open(true).create_with_backend(backend);
     let database = match catch_panic(open) {
-        Ok(Ok(database)) => Ok(OpenDatabase::new(database)),
+        Ok(Ok(database)) => Ok(OpenDatabase::new(database, Some(gate.clone()))),
         Ok(Err(error)) => Err(OpenError::of(path, error)),
         Err(panic) => Err(OpenError::damaged(path, panic)),
     };

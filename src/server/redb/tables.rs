@@ -76,6 +76,21 @@ pub(super) fn count(database: &Database) -> Result<u64, Failed> {
     Ok(database.begin_read()?.open_table(RECORDS)?.len()?)
 }
 
+/// Claims of this boot that held at `since_ms` go on for as long as they would have then: their
+/// handlers were running, and the file could not be written to renew them.
+pub(super) fn extend_leases(database: &Database, boot: &[u8; 16], since_ms: u64, now_ms: u64) -> Result<(), Failed> {
+    let transaction = begin(database)?;
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for (id, entry) in tables.held(boot, since_ms)? {
+            let Phase::Running { until_ms } = entry.phase else { continue };
+            tables.remove(&id, &entry)?;
+            tables.put(&id, &entry.renewed(now_ms, until_ms - since_ms))?;
+        }
+    }
+    Ok(transaction.commit()?)
+}
+
 /// Reads one entry beside the writer, as the last transaction left it.
 pub(super) fn read(database: &Database, id: &RecordId) -> Result<Option<Entry>, Failed> {
     let records = database.begin_read()?.open_table(RECORDS)?;
@@ -221,6 +236,22 @@ impl<'a> Tables<'a> {
         self.records.remove(id.as_slice())?;
         self.expiry.remove(expiry_key(id, entry.forget_ms).as_slice())?;
         Ok(())
+    }
+
+    /// The claims of this boot that held at `since_ms`. All records are read.
+    fn held(&self, boot: &[u8; 16], since_ms: u64) -> Result<Vec<([u8; 32], Entry)>, Failed> {
+        let mut held = Vec::new();
+        for record in self.records.iter()? {
+            let (id, bytes) = record?;
+            // One that cannot be read is nobody's claim.
+            let (Ok(id), Ok(entry)) = (<[u8; 32]>::try_from(id.value()), Entry::decode(bytes.value())) else {
+                continue;
+            };
+            if entry.is_running(boot) && matches!(entry.phase, Phase::Running { until_ms } if until_ms > since_ms) {
+                held.push((id, entry));
+            }
+        }
+        Ok(held)
     }
 
     pub(super) fn sweep(&mut self, now: u64, most: usize) -> Result<usize, Failed> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completion, Fingerprint, OpenError, Record, RecordId, RedbStore, State, Store,
-    StoreError,
+    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, OpenError, Record, RecordId, RedbStore, State,
+    Store, StoreError,
 };
 
 use super::contract;
@@ -185,6 +185,70 @@ fn a_kill_while_the_file_is_made_leaves_no_file_or_a_whole_one() {
         let opened =
             whole.map(|file| RedbStore::open(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
         assert!(opened.count() >= made);
+    }
+}
+
+/// Calls until the store is available, as a layer does that repeats its calls.
+async fn until_available<T>(call: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    let mut pause = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        match call().await {
+            Err(StoreError::Unavailable(error)) => println!("failed {error}"),
+            answer => return answer.unwrap(),
+        }
+        pause.tick().await;
+    }
+}
+
+/// What the child of the next test does: operations with long answers, until it is killed. Its file
+/// must not grow beyond a limit.
+#[tokio::test]
+async fn child_whose_disk_is_full() {
+    let Ok(path) = std::env::var(CHILD) else { return };
+    let store = RedbStore::open(path).unwrap();
+    for number in 0.. {
+        let id = RecordId::new("", &number.to_string());
+        let token = ClaimToken::new().unwrap();
+        let claim = Claim::new(&id, token, ONE, HOUR, HOUR);
+        assert!(matches!(until_available(async || store.claim(&claim).await).await, Claimed::Won(())));
+        let record = Record::new(StatusCode::CREATED, &HeaderMap::new(), vec![b'x'; 20_000].into());
+        let completion = Completion::new(record, HOUR);
+        let completed = until_available(async || store.complete(&id, token, (), completion.clone()).await).await;
+        assert_eq!(completed, Completed::Stored);
+        println!("done {number}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn full_disk_is_survived_once_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.redb");
+    // A file beyond the limit is an I/O error, as one on a full disk is.
+    let mut child = Command::new("bash")
+        .args(["-c", r#"trap "" XFSZ && ulimit -S -f 1500 && exec "$0" "$@""#])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "server::redb::child_whose_disk_is_full", "--nocapture"])
+        .env(CHILD, &path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let before: Vec<String> = lines.by_ref().take_while(|line| !line.starts_with("failed")).collect();
+    let second = RedbStore::open(&path).unwrap_err();
+    assert!(matches!(second, OpenError::InUse { .. }), "the file stays locked: {second}");
+    let room = Command::new("prlimit").args(["--pid", &child.id().to_string(), "--fsize=unlimited"]).status().unwrap();
+    assert!(room.success());
+    let after: Vec<String> = lines.by_ref().filter(|line| line.starts_with("done")).take(20).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let done = before.iter().chain(&after).filter_map(|line| line.strip_prefix("done ")).collect::<Vec<_>>();
+    assert!(done.len() > 30 && after.len() == 20, "{} before, {} after", before.len(), after.len());
+    let store = RedbStore::open(&path).unwrap();
+    for key in done {
+        let state = store.look(&RecordId::new("", key)).await.unwrap();
+        assert!(matches!(state, Some(State::Done { .. })), "{key} was acknowledged: {state:?}");
     }
 }
 
