@@ -189,7 +189,10 @@ async fn status((State(handlers), Query(query), headers): Arguments, Path(code):
 async fn validate((State(handlers), Query(query), headers): Arguments, body: Bytes) -> Response {
     let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     if value["bad"] == true {
-        return not_executed(answer(StatusCode::BAD_REQUEST, "none", "{\"error\":\"bad\"}"));
+        let mut response = answer(StatusCode::BAD_REQUEST, "", "{\"error\":\"bad\"}");
+        // Nothing has run, so there is no run to name.
+        response.headers_mut().remove("x-exec-id");
+        return not_executed(response);
     }
     created(&handlers.run(&headers, &query).await)
 }
