@@ -80,7 +80,7 @@ fn append(path: &str, line: &str) {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a slow handler is what is staged")]
-async fn pause(milliseconds: u64) {
+pub(crate) async fn pause(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
