@@ -9,6 +9,8 @@ mod damage;
 mod handlers;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redb")]
+mod redb;
 mod settings;
 
 use std::error::Error;
@@ -48,10 +50,11 @@ struct Target {
 
 impl Target {
     fn new(settings: &Settings) -> Self {
+        let switches = Switches::default();
         Self {
             handlers: Handlers::new(settings),
-            switches: Switches::default(),
-            damage: settings.damage(),
+            damage: settings.damage(&switches),
+            switches,
             limiter: Limiter::default(),
             tenants: Tenants::default(),
             #[cfg(feature = "postgres")]
@@ -66,7 +69,8 @@ async fn main() -> Result<()> {
         return self_test().await;
     }
     let settings = Settings::from_environment()?;
-    let target = Target::new(&settings);
+    #[cfg_attr(not(feature = "redb"), allow(unused_mut, reason = "only a file is opened again"))]
+    let mut target = Target::new(&settings);
     match settings.store.as_str() {
         "memory" => {
             let (router, layers) =
@@ -75,7 +79,9 @@ async fn main() -> Result<()> {
         }
         #[cfg(feature = "redb")]
         "redb" => {
-            let (router, layers) = build(settings.redb()?, &settings, target.clone());
+            let store = settings.redb()?;
+            target.damage = Damage::Redb(store.clone());
+            let (router, layers) = build(store, &settings, target.clone());
             serve(&settings, finish(router, &settings, target), &layers).await
         }
         #[cfg(feature = "redis")]
@@ -243,14 +249,12 @@ async fn control(State(target): State<Target>, Query(control): Query<Control>) -
         ("store_down", _) => target.switches.set_down(true),
         ("store_up", _) => target.switches.set_down(false),
         ("store_drop_reply", _) => target.switches.drop_one_reply(),
-        ("store_corrupt", _) => match target.damage.corrupt().await {
-            Ok(true) => {}
-            Ok(false) => return StatusCode::NOT_IMPLEMENTED,
-            Err(error) => {
+        ("store_corrupt", _) => {
+            if let Err(error) = target.damage.corrupt().await {
                 eprintln!("the records could not be damaged: {error}");
                 return StatusCode::INTERNAL_SERVER_ERROR;
             }
-        },
+        }
         ("limiter_drain", _) => target.limiter.set_drained(true),
         ("limiter_refill", _) => target.limiter.set_drained(false),
         ("revoke", Some(tenant)) => target.tenants.revoke(tenant),

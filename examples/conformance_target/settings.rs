@@ -7,7 +7,7 @@ use http::{HeaderName, Method};
 use steadfast::server::{EventId, IdempotencyLayer, Lapsed, Scope, SharedStore, Store, WebhookLayer};
 
 use crate::Result;
-use crate::control::Failpoint;
+use crate::control::{Failpoint, Switches};
 use crate::damage::Damage;
 
 pub(crate) struct Settings {
@@ -124,11 +124,10 @@ impl Settings {
     }
 
     #[cfg(feature = "redb")]
-    pub(crate) fn redb(&self) -> Result<steadfast::server::RedbStore> {
+    pub(crate) fn redb(&self) -> Result<crate::redb::ReopenedStore> {
         let folder = variable("STORE_PATH").ok_or("STORE=redb wants a STORE_PATH")?;
         let path = std::path::Path::new(&folder).join("keys.redb");
-        let most = u64::try_from(self.max_records)?;
-        Ok(steadfast::server::RedbStore::open(path)?.max_records(most))
+        crate::redb::ReopenedStore::open(path, u64::try_from(self.max_records)?)
     }
 
     #[cfg(feature = "postgres")]
@@ -162,7 +161,7 @@ impl Settings {
     }
 
     /// How to get at the records of this store.
-    pub(crate) fn damage(&self) -> Damage {
+    pub(crate) fn damage(&self, switches: &Switches) -> Damage {
         #[cfg(feature = "redis")]
         if let ("redis", Ok((url, prefix))) = (self.store.as_str(), Self::redis_address()) {
             return Damage::Redis { url, prefix };
@@ -171,7 +170,7 @@ impl Settings {
         if let ("postgres", Ok((url, schema))) = (self.store.as_str(), Self::postgres_address()) {
             return Damage::Postgres { url, schema };
         }
-        Damage::NotOffered
+        Damage::Memory(switches.clone())
     }
 
     /// The layer of `/webhook`: ids in a header, consumers by the path.

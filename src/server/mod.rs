@@ -137,7 +137,7 @@ pub use self::postgres::{PostgresSession, PostgresStore, TransactionalPostgresSt
 pub use self::reconcile::{Lapse, Reconciled};
 pub use self::record::{Record, RecordError};
 #[cfg(feature = "redb")]
-pub use self::redb::{OpenError, RedbStore};
+pub use self::redb::{OpenError, RedbOptions, RedbStore};
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, RedisWarning};
 pub use self::scope::Scope;

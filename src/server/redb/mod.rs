@@ -1,11 +1,17 @@
 //! The embedded durable store: one file, one process, nothing to operate.
 //!
-//! A record must be on the disk before anybody acts on it: the claim before the handler starts, the end before the answer leaves.
-//! [redb](https://docs.rs/redb) keeps the file whole through `kill -9` and power loss. Here are the rules of the [`Store`] contract;
-//! what the file holds is in [`tables`], and who may write to it in [`writer`].
+//! A record must be on the disk before anybody acts on it: the claim before the handler starts, the
+//! end before the answer leaves. [redb](https://docs.rs/redb) keeps the file whole when the process
+//! is killed or the machine loses power. This module has the rules of the [`Store`] contract;
+//! [`tables`] has what the file holds, [`writer`] the one thread that writes, [`open`] the check of
+//! a file, and [`shared`] what is done about panics and failures.
 
+mod backend;
+mod error;
 mod file;
-mod identity;
+mod open;
+mod salvage;
+mod shared;
 mod tables;
 mod writer;
 
@@ -16,8 +22,14 @@ use std::time::Duration;
 
 use redb::Database;
 
+use self::backend::LockedFile;
+pub use self::error::OpenError;
+pub use self::open::RedbOptions;
+use self::shared::{OpenDatabase, SharedDatabase};
 use self::tables::{Entry, Failed, Phase, Tables};
 use self::writer::Writer;
+use super::identity::verify_identity;
+use super::record::RecordError;
 use super::store::{Claim, ClaimRef, ClaimToken, Claimed, Completed, End, RecordId, State, Store, StoreError};
 use crate::clock::{Steady, milliseconds};
 
@@ -26,16 +38,44 @@ const SWEEP: usize = 4;
 
 /// Records in a file.
 ///
-/// The file belongs to one process at a time. A process that dies leaves its claims behind; the next one that opens the file knows
-/// that their owners are gone, so they are [unknown](State::Unknown) at once, without waiting for their leases.
+/// The file belongs to one process at a time. A process that dies leaves its claims behind; the
+/// next one that opens the file knows that their owners are gone, so they are
+/// [unknown](State::Unknown) at once, without waiting for their leases.
 ///
-/// Retention is counted by the wall clock at opening plus the time that has passed since, so jumps of the clock while the process runs
-/// change nothing. A clock that was set back between two runs makes records live longer; one that was set forward, shorter.
+/// Retention is counted by the wall clock at opening plus the time that has passed since, so jumps
+/// of the clock while the process runs change nothing. A clock that was set back between two runs
+/// makes records live longer; one that was set forward, shorter.
 ///
-/// After the disk has failed once (it was full, a sync returned an error) nobody can say what the file will hold, so every change is
-/// [`StoreError::Unavailable`] until the file is opened again. What was durable before may still be answered.
+/// # Damage
+///
+/// A crash of the process or of the machine loses nothing that was acknowledged, and needs no
+/// decision of yours. Damage is different: something else has changed the file. Opening reads the
+/// whole file ([what that takes](crate::guide::performance#the-embedded-store)) and refuses a
+/// damaged one as [`OpenError::Damaged`], without changing it. [`RedbOptions::accept_repair`]
+/// opens it with the records that can still be read.
+///
+/// Damage that comes about while the file is open is found when the file is opened next, or when
+/// redb meets it. Then that call returns [`StoreError::Unreadable`], and the file is checked again
+/// unless redb can read the record after all. Until then a record that is not in redb's cache may
+/// be missing without a sign.
+///
+/// redb panics on some damaged files. Such a panic becomes an error, but the panic hook still
+/// prints its message. An older copy of the file is not damaged, and cannot be told from the newer
+/// one.
+///
+/// # After an I/O error
+///
+/// When the disk fails (it is full, a sync returns an error), the database in memory can no longer
+/// be trusted. Every change returns [`StoreError::Unavailable`] while the store closes the database
+/// and opens it again, with the same check: after 100 ms at first, then after pauses that double up
+/// to 30 s. Records can be read up to the first attempt, and again after the one that succeeds.
+/// Claims that held when the disk failed hold again, for the time that was left of their leases.
+///
+/// The file stays locked and its descriptor open all the while, so that no other process takes
+/// these claims for those of a dead one. So a file system that was mounted again needs a new
+/// process. If the check finds damage, the attempts end.
 pub struct RedbStore {
-    database: Arc<Database>,
+    shared: Arc<SharedDatabase>,
     writer: Writer,
     time: Steady,
     /// Tells this process's claims from those of earlier ones.
@@ -43,63 +83,102 @@ pub struct RedbStore {
     max_records: u64,
 }
 
-/// Why a file cannot be used as a store.
-#[derive(Debug, thiserror::Error)]
-#[error("the store cannot be opened: {0}")]
-pub struct OpenError(#[source] Box<dyn std::error::Error + Send + Sync>);
-
 impl RedbStore {
-    /// Opens the file, or creates it. A process that dies meanwhile leaves no file or a whole one, and perhaps a `….new-…` beside it
-    /// that may be deleted.
+    /// Opens the file, or creates it, and checks all of it.
+    ///
+    /// Blocks the thread while it reads the file: on a slow disk about a second for 100,000 records
+    /// ([measured](crate::guide::performance#the-embedded-store)). Call it before you serve, or on
+    /// a thread that may block.
+    ///
+    /// A process that dies meanwhile leaves no file or a whole one, and perhaps a file beside it
+    /// whose name ends in `.new-` and a number. You may delete that one.
     ///
     /// # Errors
     ///
-    /// It cannot be read or written, another process has it, it is no redb file, or its records are
-    /// of another [`IDENTITY_VERSION`](crate::server::IDENTITY_VERSION).
+    /// The file is damaged, in use, or cannot be read or written, or its records are of another
+    /// [`IDENTITY_VERSION`](crate::server::IDENTITY_VERSION): see [`OpenError`].
+    ///
+    /// ```no_run
+    /// use steadfast::server::{OpenError, RedbStore};
+    ///
+    /// # fn main() -> Result<(), OpenError> {
+    /// let store = RedbStore::open("keys.redb")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
-        let path = path.as_ref();
-        if !path.exists() {
-            file::create(path).map_err(OpenError)?;
-        }
-        Self::over(Database::create(path).map_err(|error| OpenError(error.into()))?)
+        Self::options().open(path)
     }
 
-    /// A store in a database that was opened by the caller, with a cache size or a storage of its own. Its tables begin with
-    /// `steadfast_`.
+    /// Uses a database that the program has opened, with a cache size or a storage of its own. The
+    /// store's tables begin with `steadfast_`.
+    ///
+    /// The database is checked as a whole, as [`open`](Self::open) checks a file, with differences:
+    ///
+    /// * redb has recovered the database before, by its own rules. If it has to repair it while it
+    ///   is checked, the database is refused now and later, until a repair is accepted.
+    /// * A damaged bit in the header of the file can hide the last commit: redb has no checksum for
+    ///   it. Files that the store opens itself have one.
+    /// * After an I/O error every change returns [`StoreError::Unavailable`] until the program opens
+    ///   the database again.
     ///
     /// # Errors
     ///
-    /// It cannot be written, or its records are of another
-    /// [`IDENTITY_VERSION`](crate::server::IDENTITY_VERSION).
+    /// The database is damaged or cannot be written: see [`OpenError`].
     pub fn over(database: Database) -> Result<Self, OpenError> {
-        let boot = ClaimToken::new().map_err(|error| OpenError(error.into()))?;
-        identity::verify(&database).map_err(OpenError)?;
-        tables::create(&database).map_err(|error| OpenError(error.into()))?;
-        let database = Arc::new(database);
-        Ok(Self {
-            writer: Writer::start(database.clone()).map_err(|error| OpenError(error.into()))?,
-            database,
-            time: Steady::start(),
-            boot: *boot.as_bytes(),
-            max_records: u64::MAX,
-        })
+        Self::options().over(database)
     }
 
-    /// The most records, running claims included; a claim beyond it is [`StoreError::Full`]. Default: none.
+    /// Returns the options for opening a file or a database, with their defaults.
+    #[must_use]
+    pub fn options() -> RedbOptions {
+        RedbOptions::default()
+    }
+
+    fn start(opened: OpenDatabase, file: Option<Arc<LockedFile>>, accept_repair: bool) -> Result<Self, OpenError> {
+        let path = file.as_ref().map(|file| file.path().to_owned());
+        let path = path.as_deref();
+        let boot = *ClaimToken::new().map_err(|error| OpenError::system(path, error))?.as_bytes();
+        let meta = opened.call(|database| tables::create(database, accept_repair));
+        let meta = meta.map_err(|failed| OpenError::system(path, failed.into_failure()))?;
+        if meta.is_repaired {
+            return Err(OpenError::damaged(path, "redb had to repair it"));
+        }
+        verify_identity(meta.identity).map_err(|mismatch| OpenError::identity(path, mismatch))?;
+        let (shared, time) = (SharedDatabase::new(opened, file.clone()), Steady::start());
+        let writer = Writer::start(shared.clone(), boot, time).map_err(|error| OpenError::system(path, error))?;
+        Ok(Self { shared, writer, time, boot, max_records: u64::MAX })
+    }
+
+    /// The most records, running claims included; a claim beyond it is [`StoreError::Full`].
+    /// Default: none.
     #[must_use]
     pub fn max_records(mut self, records: u64) -> Self {
         self.max_records = records;
         self
     }
 
-    /// Reads beside the writer, at this instant of the store's clock.
+    /// Reads of a key beside the writer, at this instant of the store's clock.
     async fn read<T: Send + 'static>(
         &self,
+        id: RecordId,
         read: impl FnOnce(&Database, u64) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (database, now) = (self.database.clone(), self.time.now_ms());
-        let read = tokio::task::spawn_blocking(move || read(&database, now)).await;
-        read.map_err(|error| StoreError::Unavailable(error.into()))?.map_err(Failed::into_store_error)
+        let (shared, now) = (self.shared.clone(), self.time.now_ms());
+        let read = tokio::task::spawn_blocking(move || shared.call(|database| read(database, now))).await;
+        match read.map_err(|error| StoreError::Unavailable(error.into()))? {
+            Ok(found) => Ok(found),
+            Err(Failed::Call(error)) => Err(error),
+            Err(Failed::Database(failure)) => {
+                self.writer.confirm(id);
+                let damaged = failure.is_damage();
+                Err(if damaged {
+                    StoreError::Unreadable(RecordError::Damaged)
+                } else {
+                    StoreError::Unavailable(failure.into())
+                })
+            }
+        }
     }
 }
 
@@ -134,13 +213,13 @@ impl OwnedClaim {
             return Ok(Claimed::Cancelled);
         }
         let mut took_over = false;
-        if let Some(entry) = tables.get(&self.id)? {
+        if let Some(entry) = tables.get(self.id.as_bytes())? {
             let live = entry.forget_ms > self.now;
             if live && !self.may_have(&entry)? {
                 return Ok(Claimed::Known(entry.state(&self.boot, self.now)?));
             }
             took_over = live && (entry.took_over || entry.token != self.token);
-            tables.remove(&self.id, &entry)?;
+            tables.remove(self.id.as_bytes(), &entry)?;
         } else if tables.count()? >= self.max_records {
             return Err(Failed::Call(StoreError::Full));
         }
@@ -154,11 +233,12 @@ impl OwnedClaim {
             retention_ms: self.retention_ms,
             forget_ms: until_ms.saturating_add(self.retention_ms),
         };
-        tables.put(&self.id, &entry)?;
+        tables.put(self.id.as_bytes(), &entry)?;
         Ok(Claimed::Won(()))
     }
 
-    /// It is the same claim, repeated; or one that nobody knows the end of, of the same request, and it may be taken over.
+    /// It is the same claim, repeated; or one that nobody knows the end of, of the same request,
+    /// and it may be taken over.
     fn may_have(&self, entry: &Entry) -> Result<bool, Failed> {
         let same = entry.token == self.token;
         let unknown = matches!(entry.state(&self.boot, self.now)?, State::Unknown { .. });
@@ -178,12 +258,12 @@ impl OwnedEnd {
     /// The entry of this claim, whether it still runs or has ended.
     fn entry(&self, tables: &Tables<'_>) -> Result<Option<Entry>, Failed> {
         let ours = |entry: &Entry| entry.token == *self.claim.token.as_bytes() && entry.forget_ms > self.now;
-        Ok(tables.get(&self.claim.id)?.filter(ours))
+        Ok(tables.get(self.claim.id.as_bytes())?.filter(ours))
     }
 
     fn replace(&self, tables: &mut Tables<'_>, entry: Entry, end: impl FnOnce(Entry) -> Entry) -> Result<(), Failed> {
-        tables.remove(&self.claim.id, &entry)?;
-        tables.put(&self.claim.id, &end(entry))
+        tables.remove(self.claim.id.as_bytes(), &entry)?;
+        tables.put(self.claim.id.as_bytes(), &end(entry))
     }
 
     fn complete(&self, tables: &mut Tables<'_>, record: Vec<u8>, retention_ms: u64) -> Result<Completed, Failed> {
@@ -216,7 +296,7 @@ impl OwnedEnd {
         let Some(entry) = self.entry(tables)?.filter(|entry| entry.is_running(&self.boot)) else {
             return Ok(Completed::Lost);
         };
-        tables.remove(&self.claim.id, &entry)?;
+        tables.remove(self.claim.id.as_bytes(), &entry)?;
         tables.bury(self.claim.token.as_bytes(), self.now)?;
         Ok(Completed::Stored)
     }
@@ -229,7 +309,7 @@ impl OwnedEnd {
             Some(entry) if !entry.is_running(&self.boot) => return Ok(Completed::Lost),
             // What it took over may have run: that is unknown again.
             Some(entry) if entry.took_over => self.replace(tables, entry, |entry| entry.into_unknown(self.now))?,
-            Some(entry) => tables.remove(&self.claim.id, &entry)?,
+            Some(entry) => tables.remove(self.claim.id.as_bytes(), &entry)?,
             None => {}
         }
         tables.bury(self.claim.token.as_bytes(), self.now)?;
@@ -253,7 +333,7 @@ impl Store for RedbStore {
             max_records: self.max_records,
         };
         let (id, token) = (claim.id, claim.token);
-        let known = self.read(move |database, now| {
+        let known = self.read(id, move |database, now| {
             let Some(entry) = live_entry(database, &id, now)? else { return Ok(None) };
             Ok(Some((entry, tables::has_tombstone(database, &token, now)?)))
         });
@@ -272,13 +352,11 @@ impl Store for RedbStore {
         let (boot, now, lease_ms) = (self.boot, self.time.now_ms(), milliseconds(lease));
         self.writer
             .write(move |tables| {
+                let id = claim.id.as_bytes();
                 let ours = |entry: &Entry| entry.token == *claim.token.as_bytes() && entry.is_running(&boot);
-                let Some(mut entry) = tables.get(&claim.id)?.filter(ours) else { return Ok(false) };
-                tables.remove(&claim.id, &entry)?;
-                let until_ms = now.saturating_add(lease_ms);
-                entry.phase = Phase::Running { until_ms };
-                entry.forget_ms = until_ms.saturating_add(entry.retention_ms);
-                tables.put(&claim.id, &entry)?;
+                let Some(entry) = tables.get(id)?.filter(ours) else { return Ok(false) };
+                tables.remove(id, &entry)?;
+                tables.put(id, &entry.renewed(now, lease_ms))?;
                 Ok(true)
             })
             .await
@@ -299,7 +377,7 @@ impl Store for RedbStore {
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
         let (id, now) = (*id, self.time.now_ms());
-        let entry = self.read(move |database, now| live_entry(database, &id, now)).await?;
+        let entry = self.read(id, move |database, now| live_entry(database, &id, now)).await?;
         entry.map(|entry| entry.state(&self.boot, now)).transpose().map_err(StoreError::Unreadable)
     }
 
@@ -310,66 +388,4 @@ impl Store for RedbStore {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use redb::StorageBackend;
-    use redb::backends::InMemoryBackend;
-
-    use super::*;
-    use crate::server::Fingerprint;
-
-    /// A disk whose syncs fail once it is told so, which no disk can be asked to do.
-    #[derive(Debug)]
-    struct Disk {
-        memory: InMemoryBackend,
-        broken: Arc<AtomicBool>,
-    }
-
-    impl StorageBackend for Disk {
-        fn len(&self) -> io::Result<u64> {
-            self.memory.len()
-        }
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.memory.read(offset, out)
-        }
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.memory.set_len(len)
-        }
-        fn sync_data(&self) -> io::Result<()> {
-            if self.broken.load(Ordering::SeqCst) {
-                return Err(io::Error::other("no sync"));
-            }
-            self.memory.sync_data()
-        }
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.memory.write(offset, data)
-        }
-    }
-
-    #[tokio::test]
-    async fn a_claim_that_is_not_on_the_disk_is_not_won_and_nothing_is_stored_after_that() {
-        const HOUR: Duration = Duration::from_secs(3600);
-        let broken = Arc::new(AtomicBool::new(false));
-        let disk = Disk { memory: InMemoryBackend::new(), broken: broken.clone() };
-        let store = RedbStore::over(Database::builder().create_with_backend(disk).unwrap()).unwrap();
-        let (before, after) = (RecordId::new("", "before"), RecordId::new("", "after"));
-        let claim = |id| Claim::new(id, ClaimToken::new().unwrap(), Fingerprint::from_bytes([1; 32]), HOUR, HOUR);
-        let held = claim(&before);
-        assert!(matches!(store.claim(&held).await.unwrap(), Claimed::Won(())));
-
-        broken.store(true, Ordering::SeqCst);
-        let error = store.claim(&claim(&after)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)) && error.to_string().contains("no sync"), "{error}");
-
-        // The disk works again, and what the file holds is still not known.
-        broken.store(false, Ordering::SeqCst);
-        let error = store.claim(&claim(&after)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        let error = store.finish(held.reference(), Some(()), &End::Released).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        assert!(matches!(store.look(&before).await.unwrap(), Some(State::Running { .. })));
-        assert_eq!(store.look(&after).await.unwrap(), None);
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ mod redb {
     use steadfast::server::{Claim, ClaimToken, Claimed, Fingerprint, IDENTITY_VERSION, RecordId, RedbStore, Store};
 
     const HOUR: Duration = Duration::from_secs(3600);
-    const META: TableDefinition<'_, &str, u32> = TableDefinition::new("steadfast_meta");
+    const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("steadfast_meta");
 
     async fn win(store: &RedbStore, key: &str) {
         let id = RecordId::new("", key);
@@ -24,7 +24,11 @@ mod redb {
         let transaction = database.begin_write().unwrap();
         match version {
             Some(version) => {
-                transaction.open_table(META).unwrap().insert("identity_version", version).unwrap();
+                transaction
+                    .open_table(META)
+                    .unwrap()
+                    .insert("identity_version", version.to_be_bytes().as_slice())
+                    .unwrap();
             }
             None => assert!(transaction.delete_table(META).unwrap()),
         }

@@ -4,6 +4,8 @@
 //! Where claim, rows and record are one transaction, it has run exactly once.
 
 #[cfg(feature = "redb")]
+mod damage;
+#[cfg(feature = "redb")]
 mod disk;
 mod events;
 mod scene;
