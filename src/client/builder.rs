@@ -46,6 +46,7 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`read_timeout`](Self::read_timeout) | off |
 /// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
 /// | [`max_redirects`](Self::max_redirects) | 10 |
+/// | [`redirect_post_as_get`](Self::redirect_post_as_get) | off |
 /// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge), [`deadline_header`](Self::deadline_header), [`skip_hopeless`](Self::skip_hopeless) | off |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
@@ -64,6 +65,7 @@ pub struct ClientBuilder {
     read_timeout: Option<Duration>,
     body_limit: usize,
     max_redirects: u32,
+    redirect_post_as_get: bool,
     attempt_header: Option<HeaderName>,
     pub(super) manners: Manners,
     classifier: Option<Classifier>,
@@ -88,6 +90,7 @@ impl ClientBuilder {
             read_timeout: None,
             body_limit: BODY_LIMIT,
             max_redirects: MAX_REDIRECTS,
+            redirect_post_as_get: false,
             attempt_header: None,
             manners: Manners::default(),
             classifier: None,
@@ -229,12 +232,37 @@ impl ClientBuilder {
 
     /// The most redirects that an attempt follows; 0 hands every 3xx to the caller. Default 10.
     ///
-    /// 307 and 308 keep method, body and key on the same origin; 303, and 301 or 302 to a POST, become a GET of the result.
-    /// Another origin gets GET and HEAD without a body only, and neither credentials, cookies, the key, nor any header of yours but
-    /// `Accept`, `Accept-Language`, `Range` and `User-Agent`. A redirect from https to http is never followed. A redirect that is not
-    /// followed is returned as `Ok` by `send` and as [`ErrorKind::Redirect`](crate::ErrorKind::Redirect) by `fetch`.
+    /// 307 and 308 keep method, body and key on the same origin. A 303 becomes a GET of the result.
+    /// 301 and 302 are followed for safe methods (GET, HEAD, OPTIONS, TRACE, QUERY). A POST, PUT,
+    /// PATCH or DELETE ends with a 301 or 302, and [may have been
+    /// processed](crate::Error::may_have_been_processed): some servers send these when an address
+    /// has moved, others after they have acted.
+    ///
+    /// Another origin gets GET and HEAD without a body only, and neither credentials, cookies, the
+    /// key, nor any header of yours but `Accept`, `Accept-Language`, `Range` and `User-Agent`. A
+    /// redirect from https to http is never followed.
+    ///
+    /// A redirect that is not followed is returned as `Ok` by `send`. `fetch` returns an
+    /// [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names where it leads and why it
+    /// is not followed.
     pub fn max_redirects(mut self, redirects: u32) -> Self {
         self.max_redirects = redirects;
+        self
+    }
+
+    /// Follows a 301 or 302 to a POST with a GET of the new address, without body and key, as
+    /// browsers do. Default: `false`.
+    ///
+    /// Turn it on for a site that answers a form with a 301 or 302 to its result. It is your
+    /// statement that such an answer means "done, look there", as a 303 does (RFC 9110 §15.4.4). If
+    /// the address has only moved (a slash, https), the POST is lost, and the answer to the GET
+    /// looks like a success. PUT, PATCH and DELETE are not affected.
+    ///
+    /// ```
+    /// let client = steadfast::Client::builder().redirect_post_as_get(true);
+    /// ```
+    pub fn redirect_post_as_get(mut self, yes: bool) -> Self {
+        self.redirect_post_as_get = yes;
         self
     }
 
@@ -318,6 +346,7 @@ impl ClientBuilder {
             attempt_timeout: self.attempt_timeout,
             body_limit: self.body_limit,
             max_redirects: self.max_redirects,
+            redirect_post_as_get: self.redirect_post_as_get,
             attempt_header: self.attempt_header,
             manners: self.manners,
             classifier: self.classifier,

@@ -107,6 +107,7 @@ pub(crate) struct Inner {
     attempt_timeout: Option<Duration>,
     body_limit: usize,
     max_redirects: u32,
+    redirect_post_as_get: bool,
     attempt_header: Option<HeaderName>,
     manners: Manners,
     classifier: Option<Classifier>,

@@ -1,4 +1,5 @@
-//! The request on its way: sent as often as its body allows, and turned into the GET of its result by a redirect.
+//! The request on its way: sent as often as its body allows, redirected, and perhaps turned into
+//! the GET of its result.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -8,7 +9,9 @@ use super::pattern::Pattern;
 use super::payload::Payload;
 use super::plan::Plan;
 use super::probe::Probe;
-use super::upstream::Sent;
+use super::redirect::{self, Next};
+use super::upstream::{Sent, origin};
+use crate::journal::NotFollowed;
 use crate::key_policy::Trust;
 use crate::resume::{Identity, ResumeToken};
 
@@ -52,29 +55,78 @@ pub(super) struct Outgoing {
     pub(super) content_type: ContentType,
     /// The request came to us finished, with extensions that we cannot see.
     adopted: bool,
+    /// Boxed, because most requests are not redirected.
+    redirects: Option<Box<Redirects>>,
+}
+
+/// The redirects of an operation.
+#[derive(Default)]
+struct Redirects {
     /// What the caller asked for, once a redirect has turned it into the GET of its result.
-    asked: Option<Box<(reqwest::Request, Payload)>>,
-    /// A redirect has left the origin: nothing of the caller's but four headers goes further.
-    pub(super) foreign: bool,
-    /// In this attempt a redirect was followed that does not say that the server has not acted.
-    pub(super) may_have_acted: bool,
-    /// What came of this attempt came from another origin, to which a redirect has led.
-    pub(super) is_elsewhere: bool,
+    asked: Option<(reqwest::Request, Payload)>,
+    /// The result is at another origin.
+    result_is_elsewhere: bool,
+    /// Those of the current attempt.
+    current: AttemptRedirects,
+}
+
+/// The redirects of one attempt.
+#[derive(Default)]
+struct AttemptRedirects {
+    /// The last hop that kept the method. The next attempt starts again without it.
+    hop: Option<reqwest::Request>,
+    /// A hop has left the origin.
+    is_elsewhere: bool,
+    /// A redirect was followed that does not say that the server has not acted.
+    may_have_acted: bool,
+    /// Why the last redirect was not followed.
+    not_followed: Option<NotFollowed>,
 }
 
 impl Outgoing {
     pub(super) fn new(template: reqwest::Request, payload: Payload, adopted: bool) -> Self {
         let content_type = ContentType::Unsaid;
-        Self {
-            template,
-            payload,
-            content_type,
-            adopted,
-            asked: None,
-            foreign: false,
-            may_have_acted: false,
-            is_elsewhere: false,
+        Self { template, payload, content_type, adopted, redirects: None }
+    }
+
+    /// Forgets the redirects of the attempt before.
+    pub(super) fn begin_attempt(&mut self) {
+        if let Some(redirects) = &mut self.redirects {
+            let is_elsewhere = redirects.result_is_elsewhere;
+            redirects.current = AttemptRedirects { is_elsewhere, ..AttemptRedirects::default() };
         }
+    }
+
+    fn redirects(&self) -> Option<&AttemptRedirects> {
+        self.redirects.as_deref().map(|redirects| &redirects.current)
+    }
+
+    fn redirects_mut(&mut self) -> &mut AttemptRedirects {
+        &mut self.redirects.get_or_insert_default().current
+    }
+
+    /// The last hop of this attempt that kept the method.
+    fn hop(&self) -> Option<&reqwest::Request> {
+        self.redirects().and_then(|redirects| redirects.hop.as_ref())
+    }
+
+    /// Whether this attempt followed a redirect that does not say that the server has not acted.
+    pub(super) fn may_have_acted(&self) -> bool {
+        self.redirects().is_some_and(|redirects| redirects.may_have_acted)
+    }
+
+    /// Whether a redirect of this attempt has left the origin. Its answer is another server's.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.redirects().is_some_and(|redirects| redirects.is_elsewhere)
+    }
+
+    /// Why the redirect that ended this attempt was not followed, if one did.
+    pub(super) fn not_followed(&self) -> Option<NotFollowed> {
+        self.redirects().and_then(|redirects| redirects.not_followed)
+    }
+
+    pub(super) fn set_not_followed(&mut self, reason: NotFollowed) {
+        self.redirects_mut().not_followed = Some(reason);
     }
 
     /// The same request once more, to be sent beside this one; `None` if its body cannot be, or if it is done already.
@@ -84,38 +136,74 @@ impl Outgoing {
         Some(Self { content_type: self.content_type, ..fork })
     }
 
+    fn asked_first(&self) -> Option<&(reqwest::Request, Payload)> {
+        self.redirects.as_deref().and_then(|redirects| redirects.asked.as_ref())
+    }
+
     /// The request as the caller made it.
     pub(super) fn asked(&self) -> &reqwest::Request {
-        self.asked.as_deref().map_or(&self.template, |(request, _)| request)
+        self.asked_first().map_or(&self.template, |(request, _)| request)
+    }
+
+    /// The request that was sent last: the caller's own, or the last hop.
+    pub(super) fn current(&self) -> &reqwest::Request {
+        self.hop().unwrap_or(&self.template)
     }
 
     /// The server has done what was asked and said where its result is.
     pub(super) fn is_done(&self) -> bool {
-        self.asked.is_some()
+        self.asked_first().is_some()
+    }
+
+    /// Becomes the next hop of the attempt.
+    pub(super) fn follow(&mut self, client: &Inner, plan: &Plan, next: Next) {
+        let is_elsewhere = self.is_elsewhere() || next.leaves;
+        let (may_have_acted, see_other) = (next.may_have_acted, next.see_other);
+        let key_header = &client.keys.header;
+        let hop = match self.hop() {
+            Some(from) => redirect::request(from, next, is_elsewhere, key_header),
+            None => redirect::request(&self.whole(client, plan), next, is_elsewhere, key_header),
+        };
+        let redirects = self.redirects_mut();
+        redirects.may_have_acted |= may_have_acted;
+        redirects.is_elsewhere = is_elsewhere;
+        if see_other {
+            redirects.hop = None;
+            self.see_other(hop);
+        } else {
+            redirects.hop = Some(hop);
+        }
     }
 
     /// From now on this is the GET of the result.
-    pub(super) fn see_other(&mut self, result: reqwest::Request, foreign: bool) {
-        self.foreign = foreign;
+    fn see_other(&mut self, result: reqwest::Request) {
         let asked = std::mem::replace(&mut self.template, result);
         let payload = std::mem::take(&mut self.payload);
-        self.asked.get_or_insert_with(|| Box::new((asked, payload)));
+        let redirects = self.redirects.get_or_insert_default();
+        redirects.asked.get_or_insert((asked, payload));
+        redirects.result_is_elsewhere = redirects.current.is_elsewhere;
     }
 
-    /// The request of an attempt, or of a detour in it, and what watches its body.
+    /// Records that a transport which follows redirects itself got its answer from `url`.
+    pub(super) fn answered_from(&mut self, url: &reqwest::Url, may_have_acted: bool) {
+        let is_elsewhere = origin(url) != origin(self.template.url());
+        let hop = reqwest::Request::new(self.template.method().clone(), url.clone());
+        *self.redirects_mut() = AttemptRedirects { hop: Some(hop), is_elsewhere, may_have_acted, not_followed: None };
+    }
+
+    /// The request of an attempt, or of a hop in it, and what watches its body.
     pub(super) fn open(
         &self,
         client: &Inner,
         plan: &Plan,
-        detour: Option<&reqwest::Request>,
         body: Option<reqwest::Body>,
     ) -> (reqwest::Request, Option<Probe>) {
-        let mut request = match detour {
-            Some(detour) => self.copy(detour, ROOM),
+        let mut request = match self.hop() {
+            Some(hop) => self.copy(hop, ROOM),
             None => self.whole(client, plan),
         };
         // Only the caller says how long the body is.
-        let said = detour.unwrap_or(&self.template).headers();
+        let said = self.current().headers();
         // TLS may choose HTTP/2, and so may a transport that is not as we made it.
         let is_http1 = client.clear_is_http1 && request.url().scheme() == "http";
         let watched = body.map(|body| Probe::watch(body, said, is_http1));
@@ -178,7 +266,7 @@ impl Outgoing {
     }
 
     fn identity(&self) -> Identity<'_> {
-        let payload = self.asked.as_deref().map_or(&self.payload, |(_, payload)| payload);
+        let payload = self.asked_first().map_or(&self.payload, |(_, payload)| payload);
         Identity { method: self.asked().method(), url: self.asked().url(), body: payload.bytes() }
     }
 

@@ -29,6 +29,7 @@ pub(super) struct Options {
     pub(super) timeout: Option<Option<Duration>>,
     pub(super) attempt_timeout: Option<Option<Duration>>,
     pub(super) body_limit: Option<usize>,
+    pub(super) post_as_get: Option<bool>,
 }
 
 /// What most callers say, once and for all: it would take longer to make and drop than to read.
@@ -41,6 +42,7 @@ static NOTHING: Options = Options {
     timeout: None,
     attempt_timeout: None,
     body_limit: None,
+    post_as_get: None,
 };
 
 /// The terms of the operation. They never change while it runs.
@@ -62,6 +64,8 @@ pub(super) struct Plan {
     pub(super) deadline: Option<Deadline>,
     /// What a resumed operation brings with it.
     pub(super) may_have_been_processed: bool,
+    /// A 301 or 302 to a POST becomes a GET.
+    pub(super) post_as_get: bool,
 }
 
 impl Plan {
@@ -155,6 +159,7 @@ pub(super) fn settle(
         first_sent,
         deadline: Deadline::current(),
         may_have_been_processed,
+        post_as_get: options.post_as_get.unwrap_or(inner.redirect_post_as_get),
     })
 }
 
@@ -201,7 +206,7 @@ fn check_hedge(policy: HedgePolicy, idempotency: Idempotency, keys: &KeyPolicy) 
 }
 
 /// RFC 9110 §9.2.1; QUERY: RFC 10008.
-fn is_safe(method: &Method) -> bool {
+pub(super) fn is_safe(method: &Method) -> bool {
     method.is_safe() || method.as_str() == "QUERY"
 }
 

@@ -99,7 +99,7 @@ pub(super) fn run(
 impl Context<'_> {
     /// Takes note of where redirects have led.
     fn follow(&mut self, outgoing: &Outgoing, operation: &mut Operation<'_>) {
-        self.may_have_acted = outgoing.may_have_acted;
+        self.may_have_acted = outgoing.may_have_acted();
         if outgoing.is_done() {
             // A redirect has named the result: what is left is a GET.
             self.is_done = true;
@@ -167,7 +167,7 @@ impl<'a> SoFar<'a> {
         let verdict = context.judge(attempted, self.may_have_been_processed);
         let succeeded = verdict.class == Class::Success;
         operation.set_key_trusted(outgoing.key_is_trusted(client, plan, answer::head(attempted)));
-        let of_origin = (!outgoing.is_elsewhere).then_some(&verdict);
+        let of_origin = (!outgoing.is_elsewhere()).then_some(&verdict);
         if let Some(state) = gate.settle(pass, of_origin, latency, context.policy.hint_cap_in_force(), ended) {
             self.tell(outgoing, EventKind::BreakerChanged { state });
         }
@@ -231,7 +231,8 @@ impl<'a> SoFar<'a> {
         now: Instant,
     ) -> Result<(Answer, Story)> {
         let succeeded = matches!(&attempted, Ok(answer) if answer.status().is_success());
-        let story = self.into_story(outgoing, reason, succeeded, now);
+        let not_followed = outgoing.not_followed().filter(|_| attempted.is_ok());
+        let story = Story { not_followed, ..self.into_story(outgoing, reason, succeeded, now) };
         match attempted {
             Ok(answer) => Ok((answer, story)),
             Err(failed) => {
@@ -271,6 +272,7 @@ impl<'a> SoFar<'a> {
             retry_after: self.retry_after,
             may_have_been_processed,
             resume,
+            not_followed: None,
         }
     }
 }
