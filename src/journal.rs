@@ -226,6 +226,9 @@ pub(crate) enum NotFollowed {
     LeavesOrigin,
     /// The body was a stream that is gone.
     BodyGone,
+    /// An earlier attempt may have been processed, and the API is not known to honour keys at the
+    /// new address.
+    KeyNotTrusted,
 }
 
 impl NotFollowed {
@@ -239,6 +242,9 @@ impl NotFollowed {
             Self::Downgrade => "https never leads to http",
             Self::LeavesOrigin => "only a GET or HEAD without a body goes to another origin",
             Self::BodyGone => "the body was a stream, which cannot be sent again",
+            Self::KeyNotTrusted => {
+                "an earlier attempt may have been processed, and the API has not shown that it honours keys at the new address"
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use super::redirect::{self, Rules, Trail};
 use super::{Inner, failure, verdict};
 use crate::clock::{self, Deadline};
 use crate::deadline;
+use crate::journal::NotFollowed;
 use crate::policy::{Failure, Idempotency};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -89,10 +90,14 @@ fn follow(
     let rules = Rules { is_harmless: outgoing.is_done() || is_harmless(from), post_as_get: plan.post_as_get };
     match redirect::next(from, response.status(), response.headers(), &outgoing.payload, rules) {
         Ok(None) => Ok(false),
-        Ok(Some(next)) => {
+        Ok(Some(next)) if outgoing.may_repeat_at(plan, &next) => {
             trail.step(from, &next, response)?;
             outgoing.follow(client, plan, next);
             Ok(true)
+        }
+        Ok(Some(_)) => {
+            outgoing.set_not_followed(NotFollowed::KeyNotTrusted);
+            Ok(false)
         }
         Err(reason) => {
             outgoing.set_not_followed(reason);

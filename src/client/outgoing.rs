@@ -10,9 +10,10 @@ use super::payload::Payload;
 use super::plan::Plan;
 use super::probe::Probe;
 use super::redirect::{self, Next};
-use super::upstream::{Sent, origin};
+use super::upstream::{Paths, origin};
 use crate::journal::NotFollowed;
 use crate::key_policy::Trust;
+use crate::policy::Idempotency;
 use crate::resume::{Identity, ResumeToken};
 
 /// Headers that are added to a template's: `Host`, `Accept`, the key, `Content-Type`, and one to spare.
@@ -55,6 +56,9 @@ pub(super) struct Outgoing {
     pub(super) content_type: ContentType,
     /// The request came to us finished, with extensions that we cannot see.
     adopted: bool,
+    /// An earlier attempt, or one beside this, may have been processed, so what is sent now is a
+    /// repeat.
+    pub(super) is_repeat: bool,
     /// Boxed, because most requests are not redirected.
     redirects: Option<Box<Redirects>>,
 }
@@ -86,7 +90,7 @@ struct AttemptRedirects {
 impl Outgoing {
     pub(super) fn new(template: reqwest::Request, payload: Payload, adopted: bool) -> Self {
         let content_type = ContentType::Unsaid;
-        Self { template, payload, content_type, adopted, redirects: None }
+        Self { template, payload, content_type, adopted, is_repeat: false, redirects: None }
     }
 
     /// Forgets the redirects of the attempt before.
@@ -133,7 +137,7 @@ impl Outgoing {
     pub(super) fn fork(&self) -> Option<Self> {
         let payload = self.payload.fork().filter(|_| !self.is_done())?;
         let fork = Self::new(self.copy(&self.template, 0), payload, self.adopted);
-        Some(Self { content_type: self.content_type, ..fork })
+        Some(Self { content_type: self.content_type, is_repeat: self.is_repeat, ..fork })
     }
 
     fn asked_first(&self) -> Option<&(reqwest::Request, Payload)> {
@@ -273,15 +277,28 @@ impl Outgoing {
     /// Whether the key is a licence now; `head` is the latest answer's.
     pub(super) fn key_is_trusted(&self, client: &Inner, plan: &Plan, head: Option<(StatusCode, &HeaderMap)>) -> bool {
         let origin = &plan.upstream.trust;
-        let path = || self.asked().url().path();
-        // After a redirect to the result, answers are no longer to the keyed request.
-        if let (Trust::Negotiated, Some(key), Some((status, headers)), false) =
-            (plan.trust, &plan.key, head, self.is_done())
-        {
-            let sent = Sent { key, key_header: &client.keys.header };
-            origin.learn(&plan.method, path(), &sent, status, headers);
+        // The GET of a result has no key, and no request to another origin has. What a transport
+        // that follows redirects itself has sent to the last hop is not known.
+        let is_keyed = plan.key.is_some() && !self.is_done() && !self.is_elsewhere();
+        let is_known = !client.opaque || self.hop().is_none();
+        if let (Trust::Negotiated, Some((status, headers)), true) = (plan.trust, head, is_keyed && is_known) {
+            origin.learn(&plan.method, self.current().url().path(), status, headers);
         }
-        origin.vouches(plan.trust, &plan.method, path)
+        origin.vouches(plan.trust, &plan.method, || self.paths())
+    }
+
+    /// The path that was asked for, and that of the last hop.
+    pub(super) fn paths(&self) -> Paths<'_> {
+        let hop = self.hop().filter(|_| !self.is_done());
+        (self.asked().url().path(), hop.map(|hop| hop.url().path()))
+    }
+
+    /// Whether the hop may be sent. After an attempt that may have been processed it is a repeat at
+    /// another path, and needs the licence there.
+    pub(super) fn may_repeat_at(&self, plan: &Plan, next: &Next) -> bool {
+        let needs_key = self.is_repeat && plan.idempotency == Idempotency::Keyed && !self.is_done() && !next.see_other;
+        let paths = || (self.asked().url().path(), Some(next.url.path()));
+        !needs_key || plan.upstream.trust.vouches(plan.trust, &plan.method, paths)
     }
 }
 

@@ -8,6 +8,7 @@ use http::Method;
 use super::Inner;
 use super::answer::Read;
 use super::checks::check_timeout;
+use super::outgoing::Outgoing;
 use super::payload::Payload;
 use super::upstream::Upstream;
 use crate::clock;
@@ -80,9 +81,10 @@ impl Plan {
     }
 
     /// When the API may have forgotten the key: from then on a repeat would be another operation.
-    pub(super) fn key_until(&self, client: &Inner, request: &reqwest::Request) -> Option<Instant> {
+    pub(super) fn key_until(&self, client: &Inner, outgoing: &Outgoing) -> Option<Instant> {
         let first_sent = self.first_sent.filter(|_| self.idempotency == Idempotency::Keyed)?;
-        let retention = retention(client, &self.upstream, self.trust, request);
+        let said = || self.upstream.trust.retention(&self.method, outgoing.paths());
+        let retention = retention(&client.keys, self.trust, said);
         // A clock that went backwards says nothing.
         let age = clock::wall().duration_since(first_sent).unwrap_or(retention);
         clock::now().checked_add(resume::usable(retention).saturating_sub(age))
@@ -121,7 +123,7 @@ pub(super) fn settle(
     // the API takes keys.
     let is_meant = at_home && keys.methods.contains(&method);
     let trust = if is_meant || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
-    let retention = retention(inner, &upstream, trust, request);
+    let retention = retention(keys, trust, || upstream.trust.retention(&method, (request.url().path(), None)));
     let given = given_key(request, payload, options.key.clone(), options.resume.as_ref(), keys, retention)?;
     let key_was_given = given.is_some();
     let key = keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
@@ -138,7 +140,7 @@ pub(super) fn settle(
         None => inner.manners.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(&method)),
     };
     // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
-    let honours_keys = || upstream.trust.vouches(trust, &method, || request.url().path());
+    let honours_keys = || upstream.trust.vouches(trust, &method, || (request.url().path(), None));
     let licence = idempotency == Idempotency::Natural || (idempotency == Idempotency::Keyed && honours_keys());
     if may_have_been_processed && !licence {
         let nobody = "the operation may have been processed and nobody has said that this API honours keys, so to resume it could \
@@ -164,10 +166,9 @@ pub(super) fn settle(
 }
 
 /// How long the API remembers a key: by the user's word, and where the client negotiates, by the API's own if that is shorter.
-fn retention(inner: &Inner, upstream: &Upstream, trust: Trust, request: &reqwest::Request) -> Duration {
-    let said = || upstream.trust.retention(request.method(), request.url().path());
+fn retention(keys: &KeyPolicy, trust: Trust, said: impl FnOnce() -> Option<Duration>) -> Duration {
     let said = if trust == Trust::Negotiated { said() } else { None };
-    said.map_or(inner.keys.retention, |said| said.min(inner.keys.retention))
+    said.map_or(keys.retention, |said| said.min(keys.retention))
 }
 
 /// Precedence: the request's timeout, the request's policy if it sets a deadline, the client's timeout, the client's policy. (The
