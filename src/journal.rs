@@ -224,6 +224,10 @@ pub(crate) enum NotFollowed {
     Downgrade,
     /// Anything but a GET or HEAD without a body, to another origin.
     LeavesOrigin,
+    /// The user's own transport may add credentials to a request that goes to another origin.
+    MayAddCredentials,
+    /// The user has turned redirects to another origin off.
+    CrossOriginOff,
     /// The body was a stream that is gone.
     BodyGone,
     /// An earlier attempt may have been processed, and the API is not known to honour keys at the
@@ -241,6 +245,10 @@ impl NotFollowed {
             Self::NoAddress => "it has no Location that can be followed",
             Self::Downgrade => "https never leads to http",
             Self::LeavesOrigin => "only a GET or HEAD without a body goes to another origin",
+            Self::MayAddCredentials => {
+                "the HTTP client is yours and may add credentials; if it adds none, say so: .cross_origin_redirects(true)"
+            }
+            Self::CrossOriginOff => "redirects to another origin are turned off",
             Self::BodyGone => "the body was a stream, which cannot be sent again",
             Self::KeyNotTrusted => {
                 "an earlier attempt may have been processed, and the API has not shown that it honours keys at the new address"

@@ -87,7 +87,11 @@ fn follow(
         return Ok(false);
     }
     let from = outgoing.current();
-    let rules = Rules { is_harmless: outgoing.is_done() || is_harmless(from), post_as_get: plan.post_as_get };
+    let rules = Rules {
+        is_harmless: outgoing.is_done() || is_harmless(from),
+        post_as_get: plan.post_as_get,
+        cross_origin: client.cross_origin_redirects,
+    };
     match redirect::next(from, response.status(), response.headers(), &outgoing.payload, rules) {
         Ok(None) => Ok(false),
         Ok(Some(next)) if outgoing.may_repeat_at(plan, &next) => {

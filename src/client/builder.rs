@@ -15,6 +15,7 @@ use super::manners::Manners;
 use super::upstream::Upstreams;
 use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
+use crate::journal::NotFollowed;
 use crate::key_policy::KeyPolicy;
 use crate::policy::{Class, Outcome, RetryBudget, RetryPolicy};
 
@@ -47,6 +48,7 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
 /// | [`max_redirects`](Self::max_redirects) | 10 |
 /// | [`redirect_post_as_get`](Self::redirect_post_as_get) | off |
+/// | [`cross_origin_redirects`](Self::cross_origin_redirects) | GET and HEAD only; none with an HTTP client of yours |
 /// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge), [`deadline_header`](Self::deadline_header), [`skip_hopeless`](Self::skip_hopeless) | off |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
@@ -66,6 +68,7 @@ pub struct ClientBuilder {
     body_limit: usize,
     max_redirects: u32,
     redirect_post_as_get: bool,
+    cross_origin_redirects: Option<bool>,
     attempt_header: Option<HeaderName>,
     pub(super) manners: Manners,
     classifier: Option<Classifier>,
@@ -91,6 +94,7 @@ impl ClientBuilder {
             body_limit: BODY_LIMIT,
             max_redirects: MAX_REDIRECTS,
             redirect_post_as_get: false,
+            cross_origin_redirects: None,
             attempt_header: None,
             manners: Manners::default(),
             classifier: None,
@@ -115,10 +119,11 @@ impl ClientBuilder {
     /// pinged and given up after 4 s more; both can be changed here (`pool_idle_timeout`, `http2_keep_alive_interval`,
     /// `http2_keep_alive_timeout`).
     ///
-    /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request, a redirect to another origin
-    /// included, and we cannot see them. [`default_header`](Self::default_header) and [`bearer_auth`](Self::bearer_auth) here stay
-    /// at home. A cookie store is reqwest's too, and goes by host: a redirect to another port of the same host takes its cookies
-    /// along, as in a browser (RFC 6265 §8.5).
+    /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request,
+    /// whatever its origin. Use [`default_header`](Self::default_header) and
+    /// [`bearer_auth`](Self::bearer_auth), which stay at home. This client cannot see what reqwest
+    /// adds. So with this setting it follows no redirect to another origin, unless you allow
+    /// [`cross_origin_redirects`](Self::cross_origin_redirects).
     ///
     /// reqwest's redirects and its own retries are turned off afterwards, since nothing below the loop may repeat a request, and
     /// the timeouts of this builder are set. A total timeout set here would cut healthy downloads; use
@@ -134,6 +139,12 @@ impl ClientBuilder {
     /// We cannot look into it: it may follow redirects unseen, so "connection refused" may concern a later hop, after a POST was
     /// carried out. So every transport failure through it is ambiguous, and so are 421, 425 and 429, unless you say
     /// [`assume_no_redirects`](Self::assume_no_redirects). Its timeouts are its own.
+    ///
+    /// It follows redirects by its own rules. reqwest removes five known headers from a request
+    /// that leaves its origin and sends all others, such as an API key or the idempotency key. With
+    /// `assume_no_redirects` redirects are followed by the rules of
+    /// [`max_redirects`](Self::max_redirects), but not to another origin, unless you allow
+    /// [`cross_origin_redirects`](Self::cross_origin_redirects).
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.ready_made = Some(client);
         self
@@ -239,8 +250,9 @@ impl ClientBuilder {
     /// has moved, others after they have acted.
     ///
     /// Another origin gets GET and HEAD without a body only, and neither credentials, cookies, the
-    /// key, nor any header of yours but `Accept`, `Accept-Language`, `Range` and `User-Agent`. A
-    /// redirect from https to http is never followed.
+    /// key, nor any header of yours but `Accept`, `Accept-Language`, `Range` and `User-Agent`; see
+    /// [`cross_origin_redirects`](Self::cross_origin_redirects). A redirect from https to http is
+    /// never followed.
     ///
     /// A redirect that is not followed is returned as `Ok` by `send`. `fetch` returns an
     /// [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names where it leads and why it
@@ -263,6 +275,29 @@ impl ClientBuilder {
     /// ```
     pub fn redirect_post_as_get(mut self, yes: bool) -> Self {
         self.redirect_post_as_get = yes;
+        self
+    }
+
+    /// Sets whether a GET or HEAD without a body follows a redirect to another origin: another
+    /// scheme, host or port. Default: `true`; with an HTTP client that you configure
+    /// ([`http`](Self::http)) or bring along ([`http_client`](Self::http_client)), `false`.
+    ///
+    /// Such an HTTP client may add something to every request: reqwest's `default_headers`, a
+    /// cookie, a client certificate. This client cannot see it, and cannot remove it for one hop.
+    /// `true` is your statement that none of it is secret, or that you trust every origin to which
+    /// your servers redirect. It has no effect on an HTTP client that follows redirects itself.
+    ///
+    /// ```
+    /// # fn example() -> steadfast::Result<()> {
+    /// let client = steadfast::Client::builder()
+    ///     .http(|http| http.tcp_nodelay(true)) // no default headers, no cookies, no certificate
+    ///     .cross_origin_redirects(true)
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cross_origin_redirects(mut self, yes: bool) -> Self {
+        self.cross_origin_redirects = Some(yes);
         self
     }
 
@@ -347,6 +382,13 @@ impl ClientBuilder {
             body_limit: self.body_limit,
             max_redirects: self.max_redirects,
             redirect_post_as_get: self.redirect_post_as_get,
+            cross_origin_redirects: match self.cross_origin_redirects {
+                Some(true) => Ok(()),
+                Some(false) => Err(NotFollowed::CrossOriginOff),
+                // A transport that is not as we made it may add credentials to every request, which
+                // cannot be seen and cannot be taken off.
+                None => names_host.then_some(()).ok_or(NotFollowed::MayAddCredentials),
+            },
             attempt_header: self.attempt_header,
             manners: self.manners,
             classifier: self.classifier,

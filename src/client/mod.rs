@@ -58,6 +58,7 @@ use self::defaults::Defaults;
 use self::manners::Manners;
 use self::upstream::Upstreams;
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::NotFollowed;
 use crate::key_policy::KeyPolicy;
 use crate::policy::{BreakerState, Class, Outcome, RetryPolicy};
 
@@ -108,6 +109,7 @@ pub(crate) struct Inner {
     body_limit: usize,
     max_redirects: u32,
     redirect_post_as_get: bool,
+    cross_origin_redirects: Result<(), NotFollowed>,
     attempt_header: Option<HeaderName>,
     manners: Manners,
     classifier: Option<Classifier>,

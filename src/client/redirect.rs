@@ -12,7 +12,9 @@
 //!   *was processed*, and what is repeated after a failure is that GET.
 //! * Another origin gets GET and HEAD without a body only, and neither credentials, cookies, key,
 //!   `Referer` nor any header of the caller's but `Accept`, `Accept-Language`, `Range` and
-//!   `User-Agent`, on that hop and on every later one.
+//!   `User-Agent`, on that hop and on every later one. A transport that the user has configured may
+//!   add credentials by itself. With one no hop leaves its origin, unless the user says that it
+//!   adds none.
 //! * https to http is never followed; http to https on the same host is another origin.
 //!
 //! What is not followed is handed to the caller as it is. Values only: no I/O. The wire tests are in `tests/it/redirects.rs`.
@@ -51,6 +53,8 @@ pub(super) struct Rules {
     pub(super) is_harmless: bool,
     /// A 301 or 302 to a POST becomes a GET, as in browsers.
     pub(super) post_as_get: bool,
+    /// A GET or HEAD may go to another origin; else, why not.
+    pub(super) cross_origin: Result<(), NotFollowed>,
 }
 
 /// Returns the hop that this answer asks for, `None` if it asks for none, or why it is not
@@ -79,6 +83,9 @@ pub(super) fn next(
     let is_read = method == Method::GET || method == Method::HEAD;
     if leaves && !(is_read && (see_other || payload.is_empty())) {
         return Err(NotFollowed::LeavesOrigin);
+    }
+    if leaves {
+        rules.cross_origin?;
     }
     if !see_other && !payload.is_replayable() {
         return Err(NotFollowed::BodyGone);
@@ -174,7 +181,7 @@ mod tests {
         check_with(RULES, method, from, status, location)
     }
 
-    const RULES: Rules = Rules { is_harmless: true, post_as_get: false };
+    const RULES: Rules = Rules { is_harmless: true, post_as_get: false, cross_origin: Ok(()) };
 
     fn check_with(rules: Rules, method: &str, from: &str, status: u16, location: &str) -> String {
         let request = reqwest::Request::new(method.parse().unwrap(), from.parse().unwrap());
@@ -248,6 +255,17 @@ mod tests {
             assert_eq!(check("GET", from, 302, location), "NoAddress", "{location}");
         }
         assert_eq!(check("GET", from, 302, "https://u:p@a.x/2"), "GET https://a.x/2", "user information is not ours");
+    }
+
+    #[test]
+    fn a_transport_with_credentials_stays_at_home() {
+        let rules = Rules { cross_origin: Err(NotFollowed::MayAddCredentials), ..RULES };
+        let check = |method, status, location| check_with(rules, method, "https://a.x/1", status, location);
+        for location in ["https://b.x/", "https://a.x:8443/"] {
+            assert_eq!(check("GET", 302, location), "MayAddCredentials");
+            assert_eq!(check("POST", 303, location), "MayAddCredentials");
+        }
+        assert_eq!(check("GET", 302, "https://a.x/2"), "GET https://a.x/2");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Redirects on the wire: what each hop was sent, and what is said of the operation when a later hop fails.
 
 mod moved;
+mod origins;
 mod table;
 
 use std::time::Duration;
