@@ -12,17 +12,16 @@ use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
 use super::manners::Manners;
+use super::redirect_settings::RedirectSettings;
 use super::upstream::Upstreams;
 use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
-use crate::journal::NotFollowed;
 use crate::key_policy::KeyPolicy;
 use crate::policy::{Class, Outcome, RetryBudget, RetryPolicy};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
-const MAX_REDIRECTS: u32 = 10;
 
 /// reqwest adds these to the clock and panics where the sum overflows; nobody waits for a century.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -66,9 +65,7 @@ pub struct ClientBuilder {
     connect_timeout: Option<Duration>,
     read_timeout: Option<Duration>,
     body_limit: usize,
-    max_redirects: u32,
-    redirect_post_as_get: bool,
-    cross_origin_redirects: Option<bool>,
+    pub(super) redirects: RedirectSettings,
     attempt_header: Option<HeaderName>,
     pub(super) manners: Manners,
     classifier: Option<Classifier>,
@@ -92,9 +89,7 @@ impl ClientBuilder {
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: None,
             body_limit: BODY_LIMIT,
-            max_redirects: MAX_REDIRECTS,
-            redirect_post_as_get: false,
-            cross_origin_redirects: None,
+            redirects: RedirectSettings::default(),
             attempt_header: None,
             manners: Manners::default(),
             classifier: None,
@@ -241,66 +236,6 @@ impl ClientBuilder {
         self
     }
 
-    /// The most redirects that an attempt follows; 0 hands every 3xx to the caller. Default 10.
-    ///
-    /// 307 and 308 keep method, body and key on the same origin. A 303 becomes a GET of the result.
-    /// 301 and 302 are followed for safe methods (GET, HEAD, OPTIONS, TRACE, QUERY). A POST, PUT,
-    /// PATCH or DELETE ends with a 301 or 302, and [may have been
-    /// processed](crate::Error::may_have_been_processed): some servers send these when an address
-    /// has moved, others after they have acted.
-    ///
-    /// Another origin gets GET and HEAD without a body only, and neither credentials, cookies, the
-    /// key, nor any header of yours but `Accept`, `Accept-Language`, `Range` and `User-Agent`; see
-    /// [`cross_origin_redirects`](Self::cross_origin_redirects). A redirect from https to http is
-    /// never followed.
-    ///
-    /// A redirect that is not followed is returned as `Ok` by `send`. `fetch` returns an
-    /// [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names where it leads and why it
-    /// is not followed.
-    pub fn max_redirects(mut self, redirects: u32) -> Self {
-        self.max_redirects = redirects;
-        self
-    }
-
-    /// Follows a 301 or 302 to a POST with a GET of the new address, without body and key, as
-    /// browsers do. Default: `false`.
-    ///
-    /// Turn it on for a site that answers a form with a 301 or 302 to its result. It is your
-    /// statement that such an answer means "done, look there", as a 303 does (RFC 9110 §15.4.4). If
-    /// the address has only moved (a slash, https), the POST is lost, and the answer to the GET
-    /// looks like a success. PUT, PATCH and DELETE are not affected.
-    ///
-    /// ```
-    /// let client = steadfast::Client::builder().redirect_post_as_get(true);
-    /// ```
-    pub fn redirect_post_as_get(mut self, yes: bool) -> Self {
-        self.redirect_post_as_get = yes;
-        self
-    }
-
-    /// Sets whether a GET or HEAD without a body follows a redirect to another origin: another
-    /// scheme, host or port. Default: `true`; with an HTTP client that you configure
-    /// ([`http`](Self::http)) or bring along ([`http_client`](Self::http_client)), `false`.
-    ///
-    /// Such an HTTP client may add something to every request: reqwest's `default_headers`, a
-    /// cookie, a client certificate. This client cannot see it, and cannot remove it for one hop.
-    /// `true` is your statement that none of it is secret, or that you trust every origin to which
-    /// your servers redirect. It has no effect on an HTTP client that follows redirects itself.
-    ///
-    /// ```
-    /// # fn example() -> steadfast::Result<()> {
-    /// let client = steadfast::Client::builder()
-    ///     .http(|http| http.tcp_nodelay(true)) // no default headers, no cookies, no certificate
-    ///     .cross_origin_redirects(true)
-    ///     .build()?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn cross_origin_redirects(mut self, yes: bool) -> Self {
-        self.cross_origin_redirects = Some(yes);
-        self
-    }
-
     /// Sends the number of the attempt, from 1, in this header.
     pub fn attempt_header(mut self, name: HeaderName) -> Self {
         self.attempt_header = Some(name);
@@ -380,15 +315,9 @@ impl ClientBuilder {
             keys: self.keys,
             attempt_timeout: self.attempt_timeout,
             body_limit: self.body_limit,
-            max_redirects: self.max_redirects,
-            redirect_post_as_get: self.redirect_post_as_get,
-            cross_origin_redirects: match self.cross_origin_redirects {
-                Some(true) => Ok(()),
-                Some(false) => Err(NotFollowed::CrossOriginOff),
-                // A transport that is not as we made it may add credentials to every request, which
-                // cannot be seen and cannot be taken off.
-                None => names_host.then_some(()).ok_or(NotFollowed::MayAddCredentials),
-            },
+            max_redirects: self.redirects.most,
+            redirect_post_as_get: self.redirects.post_as_get,
+            cross_origin_redirects: self.redirects.may_leave(names_host),
             attempt_header: self.attempt_header,
             manners: self.manners,
             classifier: self.classifier,
