@@ -124,7 +124,7 @@ step_tree() {
         not_linked "the server is no client" 'reqwest' --no-default-features --features server
     fi
     all=$(linked --all-features)
-    for name in hyper h2 http http-body tokio rustls; do
+    for name in hyper hyper-util h2 http http-body tokio rustls; do
         count=$(grep -c "^$name " <<<"$all" || true)
         [ "$count" = 1 ] || { bad=1 && echo "$count versions of $name are linked, and one is right"; }
     done

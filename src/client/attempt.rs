@@ -166,7 +166,8 @@ fn exchange(
         match ended {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
-                let (failure, timed_out) = (failure::of_transport(&error, probe), error.is_timeout());
+                let (failure, timed_out) =
+                    (failure::of_transport(&error, probe, client.is_as_made), error.is_timeout());
                 Err(failed(failure, timed_out, Some(error.without_url().into())))
             }
             Err(clock::TimedOut) => Err(failed(failure::of_timeout(probe), true, None)),

@@ -112,6 +112,9 @@ impl ClientBuilder {
     /// pinged and given up after 4 s more; both can be changed here (`pool_idle_timeout`, `http2_keep_alive_interval`,
     /// `http2_keep_alive_timeout`).
     ///
+    /// A client that is configured here is more cautious about connections that break before the body was asked for. They are
+    /// ambiguous, since the transport may have been told to speak HTTP/2, whose heads are sent first.
+    ///
     /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request, a redirect to another origin
     /// included, and we cannot see them. [`default_header`](Self::default_header) and [`bearer_auth`](Self::bearer_auth) here stay
     /// at home. A cookie store is reqwest's too, and goes by host: a redirect to another port of the same host takes its cookies
@@ -301,7 +304,7 @@ impl ClientBuilder {
         }
         self.manners.validate(&self.keys, self.attempt_header.as_ref())?;
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
-        let names_host = self.ready_made.is_none() && !self.http_is_configured;
+        let is_as_made = self.ready_made.is_none() && !self.http_is_configured;
         let http = match self.ready_made {
             Some(client) => client,
             None => finish(self.http, self.connect_timeout, self.read_timeout)?,
@@ -309,8 +312,9 @@ impl ClientBuilder {
         Ok(Client::from_inner(Inner {
             http,
             opaque,
-            clear_is_http1: names_host && !names_a_tls_proxy(std::env::vars_os()),
-            upstreams: Upstreams::new(self.manners.terms(self.budget, names_host), base.as_ref()),
+            is_as_made,
+            clear_is_http1: is_as_made && !names_a_tls_proxy(std::env::vars_os()),
+            upstreams: Upstreams::new(self.manners.terms(self.budget, is_as_made), base.as_ref()),
             base,
             defaults,
             retry: retry.fit_for(opaque),

@@ -7,12 +7,16 @@
 //! The table that this implements is in `guide/failures.md`; each row is a test over a real socket in `tests/it/wire/`.
 
 use std::error::Error as StdError;
+use std::io;
+
+use hyper_util::client::legacy;
 
 use super::probe::Probe;
 use crate::policy::Failure;
 
-/// What a failed `execute` means. `probe` is the request body's, where it had one.
-pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Failure {
+/// What a failed `execute` means. `probe` is the request body's, where it had one. `may_be_told`: the transport is as this crate
+/// made it, so that it speaks HTTP/2 only where TLS has negotiated it.
+pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, may_be_told: bool) -> Failure {
     if error.is_builder() || error.is_redirect() {
         return Failure::Rejected;
     }
@@ -33,11 +37,11 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
     }
     // It nests an incomplete message, so only the first in the chain counts.
     let never_written = first.is_some_and(hyper::Error::is_canceled);
-    // Only HTTP/1 fails like this: what HTTP/2 has to say is an error of h2's, and was looked at above.
-    let cut = first.is_some_and(hyper::Error::is_incomplete_message) || find::<std::io::Error>(error).is_some();
+    let cut = first.is_some_and(hyper::Error::is_incomplete_message) || find::<io::Error>(error).is_some();
     // A caller's mistake in the head of the request is found while writing; what had been written by then is not known.
     let is_ours = first.is_some_and(hyper::Error::is_user);
-    let was_sealed = |probe: &Probe| probe.seal() && !is_ours && (probe.is_http1() || cut);
+    let was_http1 = || cut && may_be_told && was_on_http1(error);
+    let was_sealed = |probe: &Probe| probe.seal() && !is_ours && (probe.is_http1() || was_http1());
     if never_written || probe.is_some_and(was_sealed) {
         return Failure::NotSent;
     }
@@ -52,6 +56,13 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
 pub(super) fn of_timeout(probe: Option<&Probe>) -> Failure {
     let was_sealed = |probe: &Probe| probe.seal() && probe.is_http1();
     if probe.is_some_and(was_sealed) { Failure::NotSent } else { Failure::Timeout }
+}
+
+/// The connection on which the request failed spoke HTTP/1. HTTP/2 is the other one: hyper makes an `io::Error` of h2's too, and
+/// then nothing else in the chain tells them apart. A connection of which nothing is said may be either.
+fn was_on_http1(error: &reqwest::Error) -> bool {
+    let connected = find::<legacy::Error>(error).and_then(legacy::Error::connect_info);
+    connected.is_some_and(|connected| !connected.is_negotiated_h2())
 }
 
 /// RFC 9113 §8.7: a stream refused, or above the last that a GOAWAY names, was not processed. h2 gives a remote GOAWAY only to
@@ -72,7 +83,7 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 
 /// What an error wraps. `io::Error::source` skips the error that it was made from, so that one is asked for by name.
 fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),
         None => error.source(),
     }

@@ -53,6 +53,10 @@ pub(super) async fn serve(mut wire: impl Wire, fault: Fault, counts: &Counts) ->
             HEADERS => {
                 counts.heads.fetch_add(1, Ordering::SeqCst);
                 counts.head.notify_one();
+                if fault == Fault::ActOnHead {
+                    counts.acted();
+                    return Ok(());
+                }
             }
             _ => {}
         }

@@ -75,6 +75,8 @@ fn rows() -> Vec<Row> {
     vec![
         row("closed on accept, nothing read", F::CloseOnAccept, Fin, SMALL, NotProcessedOrAmbiguous, NotProcessedOrAmbiguous, (0, 0)),
         row("reset on accept, nothing read", F::CloseOnAccept, Rst, SMALL, NotProcessedOrAmbiguous, NotProcessedOrAmbiguous, (0, 0)),
+        row("head acted on, body not read, then closed", F::ActOnHead, Fin, SMALL, Ambiguous, Ambiguous, (0, 1)),
+        row("head acted on, body not read, then reset", F::ActOnHead, Rst, SMALL, Ambiguous, Ambiguous, (0, 1)),
         row("closed in the middle of the upload", F::CloseMidUpload, Fin, LARGE, Ambiguous, Ambiguous, (0, 0)),
         row("reset in the middle of the upload", F::CloseMidUpload, Rst, LARGE, Ambiguous, Ambiguous, (0, 0)),
         row("whole request read, then closed", F::CloseAfterRequest, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),

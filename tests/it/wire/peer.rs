@@ -17,6 +17,8 @@ use super::tls::Identity;
 pub(super) enum Fault {
     /// Closed as soon as the connection is there (after the TLS handshake, where there is one), nothing read.
     CloseOnAccept,
+    /// The head was read and carried out, as a handler does that needs no body; then closed.
+    ActOnHead,
     /// Closed in the middle of the upload.
     CloseMidUpload,
     /// The whole request was read and carried out; then closed.
