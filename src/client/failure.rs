@@ -26,7 +26,7 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, may_be
     }
     // Before the timeouts: a connect timeout is both.
     if error.is_connect() {
-        return if is_certificate(error) { Failure::Certificate } else { Failure::Connect };
+        return of_connecting(error);
     }
     if let Some(error) = find::<h2::Error>(error) {
         return of_http2(error);
@@ -56,6 +56,28 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, may_be
 pub(super) fn of_timeout(probe: Option<&Probe>) -> Failure {
     let was_sealed = |probe: &Probe| probe.seal() && probe.is_http1();
     if probe.is_some_and(was_sealed) { Failure::NotSent } else { Failure::Timeout }
+}
+
+/// There was no connection. Who is to blame for it is told apart, since an origin must not pay for what this process lacks.
+fn of_connecting(error: &reqwest::Error) -> Failure {
+    if is_certificate(error) {
+        return Failure::Certificate;
+    }
+    let mut io_errors = chain(error).filter_map(|error| error.downcast_ref::<io::Error>());
+    if io_errors.any(lacks_resources) { Failure::LocalResources } else { Failure::Connect }
+}
+
+/// The operating system refused to open a socket. `EADDRNOTAVAIL` is not among the signs, although it also means that no port is
+/// left: on a host without IPv6 it is what a server that is down looks like under a name that has both kinds of address.
+fn lacks_resources(error: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 105 } else { 55 };
+    const WINDOWS: [i32; 2] = [10_024, 10_055];
+    let unix = [ENOMEM, ENFILE, EMFILE, ENOBUFS];
+    let codes = if cfg!(windows) { &WINDOWS[..] } else { &unix[..] };
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 /// The connection on which the request failed spoke HTTP/1. HTTP/2 is the other one: hyper makes an `io::Error` of h2's too, and

@@ -28,6 +28,13 @@ pub struct Hint {
     pub outcome_unknown: bool,
     /// The request went to the wrong connection (421): one repeat, at once.
     pub misdirected: bool,
+    /// The request was refused before processing, because of the connection and not because of the request (HTTP/2
+    /// `REFUSED_STREAM`, `GOAWAY`): the repeat is [free](crate::policy::RetryPolicy#free-repeats) if the class is
+    /// `NotProcessed`. No header says so.
+    pub refused: bool,
+    /// The attempt failed for want of something in this process, such as a file descriptor. If the class is `NotProcessed`, the
+    /// repeat waits and counts as an attempt, and takes no tokens from the budget. No header says so.
+    pub local: bool,
 }
 
 /// Every header that [`Hint::from_headers`] looks for.
@@ -79,7 +86,7 @@ impl Hint {
         let replayed = flag(headers, "idempotent-replayed") == Some(true)
             || status.is_some_and(|status| matches!(status.word, "stored" | "replayed"));
         let outcome_unknown = status.is_some_and(|status| status.word == "unknown");
-        Self { after, retry: directive(headers), replayed, outcome_unknown, misdirected: false }
+        Self { after, retry: directive(headers), replayed, outcome_unknown, ..Self::default() }
     }
 }
 

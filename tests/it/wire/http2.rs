@@ -8,23 +8,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::peer::{Counts, Fault, Wire};
 
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(super) const GOAWAY: u8 = 7;
 
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const ACK: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
+pub(super) const ACK: u8 = 1;
 
 /// As much of a body is read before an exchange breaks in its middle.
 const PART: usize = 32 * 1024;
 
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
+pub(super) struct Frame {
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
     payload: Vec<u8>,
 }
 
@@ -158,13 +158,13 @@ async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<b
 }
 
 /// `:status`, HPACK-encoded as a literal without indexing; the name is number 8 of the static table.
-fn status_line(status: u16) -> Vec<u8> {
+pub(super) fn status_line(status: u16) -> Vec<u8> {
     let mut line = vec![0x08, 3];
     line.extend_from_slice(status.to_string().as_bytes());
     line
 }
 
-async fn send(wire: &mut impl Wire, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
+pub(super) async fn send(wire: &mut impl Wire, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
     let length = u32::try_from(payload.len()).expect("frames are short").to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend_from_slice(&stream.to_be_bytes());
@@ -173,7 +173,7 @@ async fn send(wire: &mut impl Wire, kind: u8, flags: u8, stream: u32, payload: &
     wire.flush().await
 }
 
-async fn read(wire: &mut impl Wire) -> io::Result<Frame> {
+pub(super) async fn read(wire: &mut impl Wire) -> io::Result<Frame> {
     let mut head = [0; 9];
     wire.read_exact(&mut head).await?;
     let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);

@@ -7,4 +7,6 @@ mod http1;
 mod http2;
 mod matrix;
 mod peer;
+mod refusals;
+mod resources;
 mod tls;
