@@ -10,3 +10,5 @@ mod peer;
 mod refusals;
 mod resources;
 mod tls;
+
+pub(crate) use self::tls::Identity;

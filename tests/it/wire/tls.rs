@@ -17,6 +17,7 @@ pub(crate) struct Identity {
     authority: Vec<u8>,
     authority_pem: String,
     certificate: Vec<u8>,
+    certificate_pem: String,
     key: KeyPair,
 }
 
@@ -32,8 +33,9 @@ impl Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
         change(&mut params);
-        let certificate = params.signed_by(&key, &issuer).expect("a certificate").der().to_vec();
-        Self { authority, authority_pem, certificate, key }
+        let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+        let (certificate, certificate_pem) = (certificate.der().to_vec(), certificate.pem());
+        Self { authority, authority_pem, certificate, certificate_pem, key }
     }
 
     pub(super) fn acceptor(&self, protocol: Protocol) -> TlsAcceptor {
@@ -48,6 +50,11 @@ impl Identity {
             Protocol::Http2 => vec![b"h2".to_vec()],
         };
         TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// The certificate and its key in PEM, as a server's configuration names them.
+    pub(crate) fn pem(&self) -> (String, String) {
+        (self.certificate_pem.clone(), self.key.serialize_pem())
     }
 
     /// The authority in PEM, for a process that trusts it.
