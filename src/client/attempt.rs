@@ -15,7 +15,7 @@ use super::payload::NoBody;
 use super::plan::Plan;
 use super::probe::{Probe, Unfinished};
 use super::redirect::{self, Trail};
-use super::{Inner, failure, verdict};
+use super::{Inner, ending, failure, verdict};
 use crate::clock::{self, Deadline};
 use crate::deadline;
 use crate::policy::{Failure, Idempotency};
@@ -51,12 +51,16 @@ pub(super) fn send(
                 exchange(client, pin!(sending), probe.as_ref(), &mut until).await?
             };
             let Some(hop) = next_hop(client, plan, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
+                let asked = detour.as_deref().unwrap_or(&outgoing.template).method();
                 return match plan.read {
-                    Read::Head if verdict::says_why(client, plan, response.status()) => {
-                        Ok(Box::pin(answer::peek(response, until.at())).await)
+                    Read::Whole { limit } => answer::read(&mut response, asked, &mut until, limit).await,
+                    Read::Head => {
+                        let response = ending::checked(response, asked);
+                        if verdict::says_why(client, plan, response.status()) {
+                            return Ok(Box::pin(answer::peek(response, until.at())).await);
+                        }
+                        Ok(Answer::Head { response, begun: Bytes::new() })
                     }
-                    Read::Head => Ok(Answer::Head { response, begun: Bytes::new() }),
-                    Read::Whole { limit } => answer::read(&mut response, &mut until, limit).await,
                 };
             };
             let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;

@@ -10,7 +10,7 @@
 //! | `plan`, `outgoing`, `pattern` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
 //! | `race` | an attempt with a second one beside it |
-//! | `attempt`, `answer` | send once and read what comes back; `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
+//! | `attempt`, `answer` | send once and read what comes back; `ending` tells a whole body from a cut one, `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
 //! | `verdict` | the class of an attempt |
 //! | `gate`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
 //! | `upstream` | what is remembered of each origin |
@@ -22,6 +22,7 @@ mod builder;
 mod checks;
 mod cooldown;
 mod defaults;
+mod ending;
 mod event;
 mod failure;
 mod gate;

@@ -266,7 +266,9 @@ impl RequestBuilder {
     /// Sends it, and again where that is safe; returns the final answer, whatever its status, as soon as its head is there.
     ///
     /// The body is yours to read, outside of the operation: what happens to it is not retried, and is bounded by
-    /// [`read_timeout`](crate::ClientBuilder::read_timeout) alone. [`ResponseExt`](crate::ResponseExt) has the story.
+    /// [`read_timeout`](crate::ClientBuilder::read_timeout) alone. A body that is cut off ends in an error, also where reqwest by itself
+    /// would take it for a whole one; [the guide](crate::guide::failures) says where nothing can tell. [`ResponseExt`](crate::ResponseExt)
+    /// has the story.
     ///
     /// # Errors
     ///

@@ -16,6 +16,7 @@ mod lab;
 mod licence;
 mod limits;
 mod manners;
+#[cfg(feature = "server")]
 mod nginx;
 mod properties;
 mod redirects;

@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::peer::{Counts, Fault, Wire};
 
-const DATA: u8 = 0;
+pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
@@ -127,8 +127,7 @@ async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<b
         Fault::CutChunked | Fault::CutLength | Fault::StallMidBody => {
             let mut head = head(200);
             if fault == Fault::CutLength {
-                // `content-length: 10`, literal without indexing; the name is number 28 of the static table.
-                head.extend_from_slice(&[0x0f, 13, 2, b'1', b'0']);
+                head.extend(content_length(10));
             }
             send(wire, HEADERS, END_HEADERS, stream, &head).await?;
             send(wire, DATA, 0, stream, b"{\"a\":").await?;
@@ -144,6 +143,17 @@ async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<b
             wire.write_all(b"I am not HTTP, and long enough for a frame header\r\n\r\n").await?;
             wire.flush().await?;
             return Ok(true);
+        }
+        Fault::ResetBody | Fault::GoAwayBody => {
+            let head = [head(200), content_length(10)].concat();
+            send(wire, HEADERS, END_HEADERS, stream, &head).await?;
+            send(wire, DATA, 0, stream, b"{\"a\":").await?;
+            if fault == Fault::GoAwayBody {
+                // No stream was processed; 0 is NO_ERROR.
+                send(wire, GOAWAY, 0, 0, &[0; 8]).await?;
+                return Ok(true);
+            }
+            send(wire, RST_STREAM, 0, stream, &[0; 4]).await?;
         }
         Fault::ResetStream { code, .. } => send(wire, RST_STREAM, 0, stream, &code.to_be_bytes()).await?,
         Fault::GoAway { last } => {
@@ -164,12 +174,24 @@ pub(super) fn status_line(status: u16) -> Vec<u8> {
     line
 }
 
-pub(super) async fn send(wire: &mut impl Wire, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
+/// `content-length`, HPACK-encoded as a literal without indexing; the name is number 28 of the static table.
+pub(super) fn content_length(length: usize) -> Vec<u8> {
+    let digits = length.to_string();
+    let mut line = vec![0x0f, 13, u8::try_from(digits.len()).expect("a short number")];
+    line.extend_from_slice(digits.as_bytes());
+    line
+}
+
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("frames are short").to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend_from_slice(&stream.to_be_bytes());
     frame.extend_from_slice(payload);
-    wire.write_all(&frame).await?;
+    frame
+}
+
+pub(super) async fn send(wire: &mut impl Wire, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
+    wire.write_all(&frame(kind, flags, stream, payload)).await?;
     wire.flush().await
 }
 

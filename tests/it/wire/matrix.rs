@@ -92,6 +92,8 @@ fn rows() -> Vec<Row> {
         row("attempt timeout in the middle of the answer's body", F::StallMidBody, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
         row("200, then the body is shorter than its length", F::CutLength, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
         row("200, then the body does not end", F::CutChunked, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        only2(row("200, then RST_STREAM NO_ERROR before its length is reached", F::ResetBody, Fin, SMALL, Ambiguous, Ambiguous, (1, 1))),
+        only2(row("200, then GOAWAY NO_ERROR below our stream, the same", F::GoAwayBody, Fin, SMALL, Ambiguous, Ambiguous, (1, 1))),
         row("200 with a whole body that is not the JSON asked for", F::BadJson, Fin, SMALL, Undecodable, Undecodable, (1, 1)),
         row("200", F::Answer(200), Fin, SMALL, Done, Done, (1, 1)),
         row("404", F::Answer(404), Fin, SMALL, Refused, Refused, (1, 1)),
