@@ -39,7 +39,7 @@ pub enum ErrorKind {
     /// A setting of the client or the request is invalid; nothing was sent. The message names it.
     Build,
     /// A resume token was refused, and nothing was sent: the token is too old, belongs to another request, or comes from a clock that was
-    /// ahead of this one; or the operation may have been processed, and the API is not known to honour keys.
+    /// more than 30 s ahead of this one; or the operation may have been processed, and the API is not known to honour keys.
     KeyExpired,
     /// The client did not send this attempt, to spare the origin: its [circuit](crate::ClientBuilder::breaker) is open, or its
     /// [cooldown](crate::ClientBuilder::cooldown) outlasts the deadline or costs more than the retry budget has.

@@ -217,7 +217,8 @@ impl RequestBuilder {
     /// # Errors
     ///
     /// When it is sent: [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired) if the key is older than 95 % of the API's
-    /// [retention](crate::KeyPolicy::retention), if the clock went backwards, or if the request is another one. Also if the operation may
+    /// [retention](crate::KeyPolicy::retention), if the clock is more than 30 s behind the token's, or if the request is another one. (A
+    /// token from up to 30 s ahead counts as sent now, and the retention is shorter by as much: clocks differ.) Also if the operation may
     /// have been processed and neither you ([`keys`](crate::ClientBuilder::keys)) nor the API has said that it honours keys: to send it again
     /// could carry it out twice. Nothing is sent then, and the error still has the token.
     pub fn resume(self, token: ResumeToken) -> Self {

@@ -183,7 +183,9 @@ impl<'a> SoFar<'a> {
         let open_for = gate.circuit_open_for(ended);
         operation.set_circuit_open_for(open_for);
         let may_be_repeated = !succeeded && !context.is_done;
-        if let Some(forgotten) = may_be_repeated.then(|| plan.key_until(client, outgoing.asked())).flatten() {
+        if let Some(forgotten) =
+            may_be_repeated.then(|| plan.key_until(client, outgoing.asked(), self.started)).flatten()
+        {
             operation.end_by(forgotten);
         }
         // A success waits for nothing.
