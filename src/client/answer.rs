@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::ending;
@@ -101,7 +101,7 @@ pub(super) fn head(attempted: &Result<Answer, Failed>) -> Option<(StatusCode, &H
 )]
 pub(super) fn read(
     response: &mut reqwest::Response,
-    asked: &Method,
+    has_body: bool,
     until: &mut Deadline<'_>,
     limit: usize,
 ) -> impl Future<Output = Result<Answer, Failed>> {
@@ -113,7 +113,7 @@ pub(super) fn read(
         let mut collected = collect(response, until, if is_error { ERROR_BODY } else { limit }).await;
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         if let Collected::Whole(body) = &mut collected
-            && ending::is_cut(response, asked)
+            && ending::is_cut(response, has_body)
         {
             let (body, source) = (std::mem::take(body), Some(ending::cut_short()));
             collected = Collected::Cut { body, timed_out: false, source };

@@ -52,10 +52,11 @@ pub(super) fn send(
             };
             let Some(hop) = next_hop(client, plan, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
                 let asked = detour.as_deref().unwrap_or(&outgoing.template).method();
+                let has_body = ending::has_body(asked, response.status());
                 return match plan.read {
-                    Read::Whole { limit } => answer::read(&mut response, asked, &mut until, limit).await,
+                    Read::Whole { limit } => answer::read(&mut response, has_body, &mut until, limit).await,
                     Read::Head => {
-                        let response = ending::checked(response, asked);
+                        let response = ending::checked(response, has_body);
                         if verdict::says_why(client, plan, response.status()) {
                             return Ok(Box::pin(answer::peek(response, until.at())).await);
                         }

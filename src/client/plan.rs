@@ -58,8 +58,9 @@ pub(super) struct Plan {
     pub(super) trust: Trust,
     /// By the wall clock; an operation that is resumed keeps its first. Only a key has an age.
     pub(super) first_sent: Option<SystemTime>,
-    /// How much of its retention the key has used up before this operation began.
-    key_age: Duration,
+    /// How much of its retention the key had used up when this operation began, in seconds, rounded
+    /// up. Not a `Duration`: a plan is held by every operation in flight.
+    key_age: u32,
     /// The task's own.
     pub(super) deadline: Option<Deadline>,
     /// What a resumed operation brings with it.
@@ -77,13 +78,14 @@ impl Plan {
         self.policy(client).time_allowed().map_or(of_task, |time| Some(of_task.map_or(time, |left| left.min(time))))
     }
 
-    /// When the API may have forgotten the key of an operation that `started` then: from then on a repeat would be another operation.
+    /// When the API may have forgotten the key of an operation that `started` then: from then on a
+    /// repeat would be another operation.
     pub(super) fn key_until(&self, client: &Inner, request: &reqwest::Request, started: Instant) -> Option<Instant> {
         let first_sent = self.first_sent.filter(|_| self.idempotency == Idempotency::Keyed)?;
         let retention = retention(client, &self.upstream, self.trust, request);
         let now = clock::now();
         let running = now.saturating_duration_since(started);
-        let age = resume::age_after(self.key_age, running, first_sent, clock::wall());
+        let age = resume::age_after(Duration::from_secs(self.key_age.into()), running, first_sent, clock::wall());
         now.checked_add(resume::usable(retention).saturating_sub(age))
     }
 
@@ -126,7 +128,8 @@ pub(super) fn settle(
     let key = keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
 
     let first_sent = key.as_ref().map(|_| resumed_from.unwrap_or_else(clock::wall));
-    let key_age = resumed_from.and_then(|first_sent| resume::age_at(first_sent, clock::wall())).unwrap_or_default();
+    let key_age = resumed_from.and_then(|first_sent| resume::age_at(first_sent, clock::wall()));
+    let key_age = key_age.map_or(0, |age| u32::try_from(age.as_secs()).map_or(u32::MAX, |age| age.saturating_add(1)));
 
     let idempotency = match (options.idempotent, Idempotency::of_method(&method), &key) {
         (Some(true), ..) | (None, Idempotency::Natural, _) => Idempotency::Natural,

@@ -1,8 +1,8 @@
 //! One operation: told what each attempt came to, it says what to do next.
 //!
-//! The questions are asked in a fixed order, the order of [`StopReason`], and the first "no" is the reason that the caller
-//! reads. The budget is asked last, so that it is charged only for a retry that will be made. A free repeat skips the questions
-//! about attempts and budget, and no other.
+//! The questions are asked in a fixed order, the order of [`StopReason`], and the first "no" is the
+//! reason that the caller reads. The budget is asked last, so that it is charged only for a retry
+//! that will be made. A free repeat skips the questions about attempts and budget, and no other.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -98,7 +98,7 @@ pub struct Operation<'a> {
     circuit_open_for: Duration,
     decided: u32,
     /// Free repeats among the attempts that were decided on.
-    free: u32,
+    free: u8,
     /// The decision that was made last is a free repeat.
     repeats_free: bool,
     waits: Option<Waits>,
@@ -211,13 +211,15 @@ impl<'a> Operation<'a> {
         self.decided
     }
 
-    /// Returns whether the retry that was decided on last is a [free repeat](RetryPolicy#free-repeats).
+    /// Returns whether the retry that was decided on last is a [free
+    /// repeat](RetryPolicy#free-repeats).
     #[must_use]
     pub fn repeats_free(&self) -> bool {
         self.repeats_free
     }
 
-    /// Returns whether a repeat after such an attempt would be [free](RetryPolicy#free-repeats), if it is allowed at all.
+    /// Returns whether a repeat after such an attempt would be [free](RetryPolicy#free-repeats), if
+    /// it is allowed at all.
     #[must_use]
     pub fn has_free_repeat(&self, class: Class, hint: &Hint) -> bool {
         let was_refused = hint.refused && class == Class::NotProcessed;
@@ -227,7 +229,7 @@ impl<'a> Operation<'a> {
 
     /// The attempts that count towards `max_attempts`.
     fn counted(&self) -> u32 {
-        self.decided.saturating_sub(self.free)
+        self.decided.saturating_sub(u32::from(self.free))
     }
 
     /// How long to wait before the end is reported: not at all, unless the budget has ended an operation whose policy is for
@@ -335,8 +337,8 @@ impl<'a> Operation<'a> {
         ])
     }
 
-    /// When to send again what may be repeated: at once where that is free; else after a wait, if an attempt and the tokens for
-    /// it are left.
+    /// When to send again what may be repeated: at once where that is free; else after a wait, if
+    /// an attempt and the tokens for it are left.
     fn repeat(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
         if self.has_free_repeat(class, hint) {
             self.in_time(Duration::ZERO, now)?;
@@ -665,7 +667,7 @@ mod tests {
     }
 
     #[test]
-    fn free_repeats_need_everything_but_tokens_and_attempts() {
+    fn free_repeats_need_all_but_tokens_and_attempts() {
         let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
         let check = |class, hint: Hint, set: fn(&mut Operation<'_>, Instant)| {
             let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
@@ -689,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn local_failures_take_no_tokens_and_count_as_attempts() {
+    fn local_failures_take_attempts_and_no_tokens() {
         let (policy, budget, now) = (policy(), RetryBudget::standard().initial(0), now_in_a_test());
         let local = Hint { local: true, ..Hint::default() };
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
