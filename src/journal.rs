@@ -103,8 +103,9 @@ impl Attempt {
         self.wait
     }
 
-    /// Returns whether the attempt after this one was a [free repeat](crate::policy::RetryPolicy#free-repeats): sent at once, outside
-    /// of the retry budget and of `max_attempts`.
+    /// Returns whether the attempt after this one was a [free
+    /// repeat](crate::policy::RetryPolicy#free-repeats): sent at once, outside of the retry budget
+    /// and of `max_attempts`.
     #[must_use]
     pub fn free_repeat(&self) -> bool {
         self.free_repeat

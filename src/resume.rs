@@ -141,10 +141,12 @@ impl ResumeToken {
 /// Clocks of two hosts, or of one before and after it was set, may be this far apart.
 const SKEW: Duration = Duration::from_secs(30);
 
-/// How much of its retention a key has used up at `now`, by the wall clock alone; `None` if that cannot be told.
+/// How much of its retention a key has used up at `now`, by the wall clock alone; `None` if that
+/// cannot be told.
 ///
-/// A key from the future counts as sent now. But a clock that is off by a second one way may be off by a second the other way, so
-/// the retention is shortened by as much. Over 30 s the clock says nothing.
+/// A key from the future counts as sent now. But a clock that is off by a second one way may be off
+/// by a second the other way, so the retention is shortened by as much. Over 30 s the clock says
+/// nothing.
 pub(crate) fn age_at(first_sent: SystemTime, now: SystemTime) -> Option<Duration> {
     match now.duration_since(first_sent) {
         Ok(age) => Some(age),
@@ -152,9 +154,11 @@ pub(crate) fn age_at(first_sent: SystemTime, now: SystemTime) -> Option<Duration
     }
 }
 
-/// The same while the operation runs, whose key had used up `at_start` when it began, `running` ago by the steady clock.
+/// The same while the operation runs, whose key had used up `at_start` when it began, `running` ago
+/// by the steady clock.
 ///
-/// The wall clock may be set back, and the steady clock stands still while the machine sleeps: the greater age counts.
+/// The wall clock may be set back, and the steady clock stands still while the machine sleeps: the
+/// greater age counts.
 pub(crate) fn age_after(at_start: Duration, running: Duration, first_sent: SystemTime, now: SystemTime) -> Duration {
     let by_wall = now.duration_since(first_sent).unwrap_or_default();
     at_start.saturating_add(running).max(by_wall)

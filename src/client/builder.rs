@@ -112,8 +112,9 @@ impl ClientBuilder {
     /// pinged and given up after 4 s more; both can be changed here (`pool_idle_timeout`, `http2_keep_alive_interval`,
     /// `http2_keep_alive_timeout`).
     ///
-    /// A client that is configured here is more cautious about connections that break before the body was asked for. They are
-    /// ambiguous, since the transport may have been told to speak HTTP/2, whose heads are sent first.
+    /// A client that is configured here is more cautious about connections that break before the
+    /// body was asked for. They are ambiguous, since the transport may have been told to speak
+    /// HTTP/2, whose heads are sent first.
     ///
     /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request, a redirect to another origin
     /// included, and we cannot see them. [`default_header`](Self::default_header) and [`bearer_auth`](Self::bearer_auth) here stay

@@ -14,9 +14,10 @@ use hyper_util::client::legacy;
 use super::probe::Probe;
 use crate::policy::Failure;
 
-/// What a failed `execute` means. `probe` is the request body's, where it had one. `may_be_told`: the transport is as this crate
-/// made it, so that it speaks HTTP/2 only where TLS has negotiated it.
-pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, may_be_told: bool) -> Failure {
+/// What a failed `execute` means. `probe` is the request body's, where it had one. `is_as_made`:
+/// the transport is as this crate made it, so that it speaks HTTP/2 only where TLS has negotiated
+/// it.
+pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, is_as_made: bool) -> Failure {
     if error.is_builder() || error.is_redirect() {
         return Failure::Rejected;
     }
@@ -40,7 +41,7 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, may_be
     let cut = first.is_some_and(hyper::Error::is_incomplete_message) || find::<io::Error>(error).is_some();
     // A caller's mistake in the head of the request is found while writing; what had been written by then is not known.
     let is_ours = first.is_some_and(hyper::Error::is_user);
-    let was_http1 = || cut && may_be_told && was_on_http1(error);
+    let was_http1 = || cut && is_as_made && was_on_http1(error);
     let was_sealed = |probe: &Probe| probe.seal() && !is_ours && (probe.is_http1() || was_http1());
     if never_written || probe.is_some_and(was_sealed) {
         return Failure::NotSent;
@@ -58,7 +59,8 @@ pub(super) fn of_timeout(probe: Option<&Probe>) -> Failure {
     if probe.is_some_and(was_sealed) { Failure::NotSent } else { Failure::Timeout }
 }
 
-/// There was no connection. Who is to blame for it is told apart, since an origin must not pay for what this process lacks.
+/// There was no connection. Who is to blame for it is told apart, since an origin must not pay for
+/// what this process lacks.
 fn of_connecting(error: &reqwest::Error) -> Failure {
     if is_certificate(error) {
         return Failure::Certificate;
@@ -67,8 +69,9 @@ fn of_connecting(error: &reqwest::Error) -> Failure {
     if io_errors.any(lacks_resources) { Failure::LocalResources } else { Failure::Connect }
 }
 
-/// The operating system refused to open a socket. `EADDRNOTAVAIL` is not among the signs, although it also means that no port is
-/// left: on a host without IPv6 it is what a server that is down looks like under a name that has both kinds of address.
+/// The operating system refused to open a socket. `EADDRNOTAVAIL` is not among the signs, although
+/// it also means that no port is left: on a host without IPv6 it is what a server that is down
+/// looks like under a name that has both kinds of address.
 fn lacks_resources(error: &io::Error) -> bool {
     const ENOMEM: i32 = 12;
     const ENFILE: i32 = 23;
@@ -80,8 +83,9 @@ fn lacks_resources(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-/// The connection on which the request failed spoke HTTP/1. HTTP/2 is the other one: hyper makes an `io::Error` of h2's too, and
-/// then nothing else in the chain tells them apart. A connection of which nothing is said may be either.
+/// The connection on which the request failed spoke HTTP/1. HTTP/2 is the other one: hyper makes an
+/// `io::Error` of h2's too, and then nothing else in the chain tells them apart. A connection of
+/// which nothing is said may be either.
 fn was_on_http1(error: &reqwest::Error) -> bool {
     let connected = find::<legacy::Error>(error).and_then(legacy::Error::connect_info);
     connected.is_some_and(|connected| !connected.is_negotiated_h2())

@@ -98,7 +98,8 @@ pub(crate) struct Inner {
     http: reqwest::Client,
     /// A client that we were given and cannot look into.
     opaque: bool,
-    /// The transport is as this crate made it: nobody can have told it to speak HTTP/2 with prior knowledge.
+    /// The transport is as this crate made it: nobody can have told it to speak HTTP/2 with prior
+    /// knowledge.
     is_as_made: bool,
     /// What is sent in the clear is HTTP/1: the transport is as we made it, and no proxy stands in between over TLS.
     clear_is_http1: bool,

@@ -174,7 +174,8 @@ impl<'a> SoFar<'a> {
         let verdict = context.judge(attempted, self.may_have_been_processed);
         let succeeded = verdict.class == Class::Success;
         operation.set_key_trusted(outgoing.key_is_trusted(client, plan, answer::head(attempted)));
-        // What happened elsewhere, or never left this process, says nothing about the origin; nor does a refusal that costs nothing.
+        // What happened elsewhere, or never left this process, says nothing about the origin; nor
+        // does a refusal that costs nothing.
         let is_neutral = verdict.hint.local || operation.has_free_repeat(verdict.class, &verdict.hint);
         let of_origin = (!outgoing.is_elsewhere && !is_neutral).then_some(&verdict);
         if let Some(state) = gate.settle(pass, of_origin, latency, context.policy.hint_cap_in_force(), ended) {

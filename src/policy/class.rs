@@ -94,8 +94,9 @@ impl Idempotency {
 pub enum Failure {
     /// No connection: name resolution failed, refused, or the connect timeout passed. `NotProcessed`.
     Connect,
-    /// No connection, for want of file descriptors or memory in this process or its host. `NotProcessed`. The server knows
-    /// nothing of it, so a retry takes no tokens from its budget and the attempt does not count for its breaker.
+    /// No connection, for want of file descriptors or memory in this process or its host.
+    /// `NotProcessed`. The server knows nothing of it, so a retry takes no tokens from its budget
+    /// and the attempt does not count for its breaker.
     LocalResources,
     /// The server's certificate or the TLS handshake was rejected. `Permanent`: it will be rejected again.
     Certificate,

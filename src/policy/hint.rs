@@ -28,12 +28,14 @@ pub struct Hint {
     pub outcome_unknown: bool,
     /// The request went to the wrong connection (421): one repeat, at once.
     pub misdirected: bool,
-    /// The request was refused before processing, because of the connection and not because of the request (HTTP/2
-    /// `REFUSED_STREAM`, `GOAWAY`): the repeat is [free](crate::policy::RetryPolicy#free-repeats) if the class is
-    /// `NotProcessed`. No header says so.
+    /// The request was refused before processing, because of the connection and not because of the
+    /// request (HTTP/2 `REFUSED_STREAM`, `GOAWAY`): the repeat is
+    /// [free](crate::policy::RetryPolicy#free-repeats) if the class is `NotProcessed`. No header
+    /// says so.
     pub refused: bool,
-    /// The attempt failed for want of something in this process, such as a file descriptor. If the class is `NotProcessed`, the
-    /// repeat waits and counts as an attempt, and takes no tokens from the budget. No header says so.
+    /// The attempt failed for want of something in this process, such as a file descriptor. If the
+    /// class is `NotProcessed`, the repeat waits and counts as an attempt, and takes no tokens from
+    /// the budget. No header says so.
     pub local: bool,
 }
 
@@ -96,15 +98,16 @@ impl Hint {
 /// In this order, the first that parses wins:
 ///
 /// 1. `retry-after-ms`, `x-ms-retry-after-ms`: milliseconds (Azure, OpenAI and others);
-/// 2. `Retry-After`: seconds, or an HTTP-date in any of its three forms (RFC 9110 §10.2.3, §5.6.7); sent twice, the longer
-///    counts; a date in the past is zero. A date is compared with the answer's own `Date` and `Age`, so that the clocks of client
-///    and server need not agree, and with `now` only if there is no `Date`;
+/// 2. `Retry-After`: seconds, or an HTTP-date in any of its three forms (RFC 9110 §10.2.3, §5.6.7);
+///    sent twice, the longer counts; a date in the past is zero. A date is compared with the
+///    answer's own `Date` and `Age`, so that the clocks of client and server need not agree, and
+///    with `now` only if there is no `Date`;
 /// 3. `RateLimit` or `RateLimit-Reset` (draft-ietf-httpapi-ratelimit-headers, current and earlier forms), only if the same
 ///    answer says that nothing remains, and only up to 60 s: many APIs send them on every answer.
 ///
-/// Numbers are digits, with or without a fraction, which is rounded up: `299.997` is 300, since nobody should come back too
-/// early. `+1`, `.5`, `1e3` and `120s` say nothing. A number too large for the type is the largest (RFC 9111 §1.2.2), so the
-/// caller's cap decides.
+/// Numbers are digits, with or without a fraction, which is rounded up: `299.997` is 300, since
+/// nobody should come back too early. `+1`, `.5`, `1e3` and `120s` say nothing. A number too large
+/// for the type is the largest (RFC 9111 §1.2.2), so the caller's cap decides.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -144,8 +147,8 @@ fn retry_after(text: &str, headers: &HeaderMap, now: SystemTime) -> Option<Durat
     Some(Duration::from_secs(u64::try_from(date.saturating_sub(theirs)).unwrap_or(0)))
 }
 
-/// What time it was by the server's clock when it answered (RFC 9110 §6.6.1). A cache adds for how long it has kept the answer
-/// (RFC 9111 §5.1).
+/// What time it was by the server's clock when it answered (RFC 9110 §6.6.1). A cache adds for how
+/// long it has kept the answer (RFC 9111 §5.1).
 fn time_of_answer(headers: &HeaderMap, now: i64) -> Option<i64> {
     let date = headers.get("date").and_then(text).and_then(|text| date::parse(text, now))?;
     let age = headers.get("age").and_then(text).and_then(digits).unwrap_or(0);

@@ -136,9 +136,10 @@ fn aged(token: &ResumeToken, seconds: i64) -> ResumeToken {
     serde_json::from_value(json).unwrap()
 }
 
-/// As where the wall clock has been set back between the two: in the middle of the operation, too, it ends no retry.
+/// As where the wall clock has been set back between the two: in the middle of the operation, too,
+/// it ends no retry.
 #[tokio::test]
-async fn a_token_from_a_clock_that_was_ahead_is_resumed_and_retried() {
+async fn a_token_from_ahead_is_resumed_and_retried() {
     for ahead in [1, 25] {
         let acts = [Act::close(Phase::AfterExecuting), Act::answer(503), Act::answer(503), Act::execute(200)];
         let server = FaultServer::play(acts).await;
@@ -152,7 +153,7 @@ async fn a_token_from_a_clock_that_was_ahead_is_resumed_and_retried() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_ahead_shortens_the_retention_by_as_much() {
+async fn a_token_from_ahead_shortens_the_retention() {
     let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::answer(503)]).await;
     let token = aged(&lost(&server).await, -20);
     // 19 s of 20 s are usable, and the token has come from 20 s ahead.

@@ -339,7 +339,8 @@ async fn posting_json_is_repeated_byte_for_byte() {
     assert!(received.iter().all(|request| request.body == received[0].body && request.headers == received[0].headers));
 }
 
-/// The clocks of client and server differ, and `Retry-After` is a date: it is a date by the server's clock.
+/// The clocks of client and server differ, and `Retry-After` is a date: it is a date by the
+/// server's clock.
 #[tokio::test]
 async fn a_retry_after_date_is_read_by_the_servers_clock() {
     let now = UNIX_EPOCH.elapsed().unwrap().as_secs();

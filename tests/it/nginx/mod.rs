@@ -1,8 +1,10 @@
-//! A real nginx that retires its connections: no healthy call fails for it, and none is executed twice.
+//! A real nginx that retires its connections: no healthy call fails for it, and none is executed
+//! twice.
 //!
-//! nginx retires an HTTP/2 connection after `keepalive_requests` (1,000 by default), and all of them when it reloads, by a `GOAWAY`.
-//! Requests that are on their way then are not processed. Without free repeats 0.2 to 26 % of such calls failed with "retry budget
-//! exhausted", according to how many were in flight.
+//! nginx retires an HTTP/2 connection after `keepalive_requests` (1,000 by default), and all of
+//! them when it reloads, by a `GOAWAY`. Requests that are on their way then are not processed.
+//! Without free repeats 0.2 to 26 % of such calls failed with "retry budget exhausted", according
+//! to how many were in flight.
 
 mod server;
 
@@ -21,7 +23,8 @@ use tokio::task::JoinSet;
 use self::server::{Executions, Nginx, Protocol};
 
 const CALLS: usize = 3_000;
-/// Under the 128 streams that nginx takes at a time: a request that has to wait for one may be lost with the connection.
+/// Under the 128 streams that nginx takes at a time: a request that has to wait for one may be lost
+/// with the connection.
 const IN_FLIGHT: usize = 50;
 /// Calls between two reloads.
 const RELOAD: usize = 500;
@@ -53,7 +56,8 @@ fn five_retries() -> RetryBudget {
     RetryBudget::standard().capacity(70)
 }
 
-/// Sends POSTs with bodies of their own, and returns those that failed. `before_each` is called with the number of each.
+/// Sends POSTs with bodies of their own, and returns those that failed. `before_each` is called
+/// with the number of each.
 async fn post(client: &Client, in_flight: usize, before_each: impl Fn(usize)) -> Vec<(String, Error)> {
     let failed = Arc::new(Mutex::new(Vec::new()));
     let mut calls = JoinSet::new();
@@ -82,9 +86,9 @@ fn reloading(nginx: &Nginx) -> impl Fn(usize) {
     }
 }
 
-/// No call failed, but for those that hyper-util has stranded: about one retired connection in a thousand leaves requests that are
-/// put on no connection until they time out, plain reqwest's too. None is executed twice, and none is told as not processed that
-/// was executed.
+/// No call failed, but for those that hyper-util has stranded: about one retired connection in a
+/// thousand leaves requests that are put on no connection until they time out, plain reqwest's too.
+/// None is executed twice, and none is told as not processed that was executed.
 fn assert_none_was_refused(failed: &[(String, Error)], executions: &Executions, name: &str) {
     let executions = executions.lock().unwrap();
     assert!(executions.values().all(|count| *count == 1), "{name}: {:?} executions", executions.values().max());
@@ -120,8 +124,8 @@ async fn reloads_of_nginx_fail_no_call_over_http2() {
     }
 }
 
-/// HTTP/1.1 has no word for "this connection ends": a request that meets the close may have been processed. Without a key the client
-/// says so and does not repeat it.
+/// HTTP/1.1 has no word for "this connection ends": a request that meets the close may have been
+/// processed. Without a key the client says so and does not repeat it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reloads_of_nginx_double_no_call_over_http1() {
     let (service, executions) = service();
@@ -137,7 +141,8 @@ async fn reloads_of_nginx_double_no_call_over_http1() {
     assert!(nginx.retired() > 2, "{} workers have retired", nginx.retired());
 }
 
-/// With a key, and a service that honours it, nothing fails at all: what may have been processed is asked for again.
+/// With a key, and a service that honours it, nothing fails at all: what may have been processed is
+/// asked for again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reloads_of_nginx_fail_no_call_under_a_key() {
     for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Http2Tls] {

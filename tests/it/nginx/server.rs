@@ -40,7 +40,8 @@ pub(super) struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx in front of `service`, with its own defaults for the connections to its clients.
+    /// Starts nginx in front of `service`, with its own defaults for the connections to its
+    /// clients.
     pub(super) async fn start(protocol: Protocol, service: Router) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = listener.local_addr().unwrap().port();
@@ -112,7 +113,8 @@ fn config(protocol: Protocol, port: u16, upstream: u16) -> String {
         Protocol::Http2 => (" http2", ""),
         Protocol::Http2Tls => (" ssl http2", "ssl_certificate certificate.pem; ssl_certificate_key key.pem;"),
     };
-    // The connections to the service are kept, so that all that is retired is between client and nginx.
+    // The connections to the service are kept, so that all that is retired is between client and
+    // nginx.
     format!(
         "daemon off;
         pid nginx.pid;

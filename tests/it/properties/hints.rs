@@ -65,7 +65,8 @@ fn clocks() -> impl Strategy<Value = SystemTime> {
     })
 }
 
-/// What a value of `Retry-After` asks for, by the grammar: digits, saturating, with a fraction that counts as one more; or a date.
+/// What a value of `Retry-After` asks for, by the grammar: digits, saturating, with a fraction that
+/// counts as one more; or a date.
 fn asked_for(value: &HeaderValue, now: i64) -> Option<Duration> {
     let text = std::str::from_utf8(value.as_bytes()).ok()?.trim_matches([' ', '\t']);
     let is_number = |text: &str| !text.is_empty() && !text.contains(|c: char| !c.is_ascii_digit());
@@ -126,7 +127,8 @@ proptest! {
         prop_assert_eq!(retry_hint(&headers, clock::wall(now)), expected, "{:?} at {}", text, now);
     }
 
-    /// Whatever the two clocks say: what counts is how long after its own `Date` the answer asks to be left alone.
+    /// Whatever the two clocks say: what counts is how long after its own `Date` the answer asks to
+    /// be left alone.
     #[test]
     fn a_wait_until_a_date_is_the_same_by_any_clock(
         ours in clocks(), theirs in 0_i64..=date::LAST_SECOND, later in 0_i64..1 << 32, age in 0_i64..1 << 32, form in 0_usize..3,

@@ -1,4 +1,5 @@
-//! HTTP/2 answers that are cut in the middle of their body, by every way in which a body is read. Half of `1200` must not be 12.
+//! HTTP/2 answers that are cut in the middle of their body, by every way in which a body is read.
+//! Half of `1200` must not be 12.
 
 use std::io;
 use std::net::SocketAddr;
@@ -217,9 +218,10 @@ async fn whole_answers_are_whole_however_they_are_read() {
     }
 }
 
-/// An answer to HEAD, a 204 and a 304 may announce the length of a body that they do not have (RFC 9110 §8.6).
+/// An answer to HEAD, a 204 and a 304 may announce the length of a body that they do not have (RFC
+/// 9110 §8.6).
 #[tokio::test]
-async fn answers_without_a_body_are_whole_whatever_length_they_announce() {
+async fn bodiless_answers_with_a_length_are_whole() {
     let bodiless: [(&str, http::Method, Answer); 3] = [
         ("HEAD", http::Method::HEAD, |stream| empty(stream, 200, 4)),
         ("304", http::Method::GET, |stream| empty(stream, 304, 4)),
@@ -250,7 +252,7 @@ fn whole(stream: u32) -> (Vec<Vec<u8>>, Then) {
 }
 
 #[tokio::test]
-async fn a_cut_answer_is_asked_for_again_only_with_a_licence() {
+async fn a_cut_answer_is_repeated_with_a_licence() {
     let answers: [Answer; 2] = [|stream| reset(stream, Some(4), 0), whole];
     let server = Server::start(&answers).await;
     let keyed = client().keys(KeyPolicy::standard()).retry(fast_retries()).build().unwrap();

@@ -1,8 +1,9 @@
 //! Servers that act on the head of a request and break the connection before its body arrives.
 //!
-//! A handler that needs no body does that, and so does one that is cancelled half-way. The client must not say "not sent" then:
-//! between the moment in which HTTP/2 has sent the head and the one in which the body is asked for lie a few microseconds, so
-//! this is tried thousands of times, eight at once.
+//! A handler that needs no body does that, and so does one that is cancelled half-way. The client
+//! must not say "not sent" then: between the moment in which HTTP/2 has sent the head and the one
+//! in which the body is asked for lie a few microseconds, so this is tried thousands of times,
+//! eight at once.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -43,7 +44,8 @@ impl Tally {
     }
 }
 
-/// Sends `times` POSTs without a key, eight at once, each over a connection that breaks once its head was acted on.
+/// Sends `times` POSTs without a key, eight at once, each over a connection that breaks once its
+/// head was acted on.
 async fn send(protocol: Protocol, tls: Option<&Identity>, times: usize, client: &dyn Fn() -> ClientBuilder) -> Tally {
     let tally = Arc::new(Tally::default());
     let mut tasks = tokio::task::JoinSet::new();
@@ -85,8 +87,8 @@ async fn heads_acted_on_in_the_clear_are_ambiguous() {
     }
 }
 
-/// The default client, which has not been configured by anybody, over TLS. It trusts what its process trusts, so it runs in one of
-/// its own.
+/// The default client, which has not been configured by anybody, over TLS. It trusts what its
+/// process trusts, so it runs in one of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn heads_acted_on_over_tls_are_ambiguous() {
     let Ok(authority) = std::env::var(CHILD) else {
@@ -100,7 +102,8 @@ async fn heads_acted_on_over_tls_are_ambiguous() {
     }
 }
 
-/// Eight requests on one connection, which breaks after the server has acted on some of their heads, and so does the next.
+/// Eight requests on one connection, which breaks after the server has acted on some of their
+/// heads, and so does the next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn heads_acted_on_eight_at_once_are_ambiguous() {
     const ROUNDS: usize = 600;
@@ -123,7 +126,8 @@ async fn heads_acted_on_eight_at_once_are_ambiguous() {
     assert!(server.acted.lock().unwrap().len() > ROUNDS, "heads arrived in every round");
 }
 
-/// A server of HTTP/2 that acts on the heads of one to seven requests, and breaks the connection then.
+/// A server of HTTP/2 that acts on the heads of one to seven requests, and breaks the connection
+/// then.
 struct Streams {
     address: SocketAddr,
     acted: Arc<Mutex<HashMap<String, usize>>>,

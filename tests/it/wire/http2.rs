@@ -174,7 +174,8 @@ pub(super) fn status_line(status: u16) -> Vec<u8> {
     line
 }
 
-/// `content-length`, HPACK-encoded as a literal without indexing; the name is number 28 of the static table.
+/// `content-length`, HPACK-encoded as a literal without indexing; the name is number 28 of the
+/// static table.
 pub(super) fn content_length(length: usize) -> Vec<u8> {
     let digits = length.to_string();
     let mut line = vec![0x0f, 13, u8::try_from(digits.len()).expect("a short number")];

@@ -47,9 +47,11 @@ pub(super) enum Fault {
     CutLength,
     /// Carried out, then a 200 whose chunked body (or HTTP/2 stream) does not end.
     CutChunked,
-    /// HTTP/2: carried out, then a 200 whose body is cut by RST_STREAM NO_ERROR, against its `content-length`.
+    /// HTTP/2: carried out, then a 200 whose body is cut by RST_STREAM NO_ERROR, against its
+    /// `content-length`.
     ResetBody,
-    /// HTTP/2: carried out, then a 200 whose body is cut by a `GOAWAY` NO_ERROR below the stream, against its `content-length`.
+    /// HTTP/2: carried out, then a 200 whose body is cut by a `GOAWAY` NO_ERROR below the stream,
+    /// against its `content-length`.
     GoAwayBody,
     /// Carried out, then a whole 200 that is not JSON.
     BadJson,

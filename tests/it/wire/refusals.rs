@@ -1,4 +1,5 @@
-//! Requests that a server hands back untouched, as every server does that retires a connection: no healthy call fails for it.
+//! Requests that a server hands back untouched, as every server does that retires a connection: no
+//! healthy call fails for it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -60,7 +61,7 @@ async fn free_repeats_are_in_the_journal_and_told() {
 }
 
 #[tokio::test]
-async fn refusals_that_cost_nothing_leave_the_circuit_closed() {
+async fn free_repeats_leave_the_circuit_closed() {
     let refused_twice_each = |turn, _: Option<&_>| if turn % 3 == 2 { Act::ok() } else { Act::refuse_stream() };
     let server = FaultServer::start(refused_twice_each).await;
     let breaker = BreakerPolicy::new().min_calls(4);
@@ -79,7 +80,8 @@ async fn refusals_that_cost_nothing_leave_the_circuit_closed() {
     assert!(matches!(state, Some(BreakerState::Open { .. })), "all others count: {state:?}");
 }
 
-/// A server whose first connection answers one request, and refuses all that follow by a `GOAWAY` once a crowd of them is there.
+/// A server whose first connection answers one request, and refuses all that follow by a `GOAWAY`
+/// once a crowd of them is there.
 struct Retiring {
     address: SocketAddr,
     /// Heads that arrived.
@@ -164,7 +166,8 @@ async fn a_connection_that_is_retired_fails_nobody() {
     assert!((2 * CROWD + 1..=3 * CROWD + 1).contains(&sends), "{sends} heads arrived");
 }
 
-/// The client may open a hundred streams before it knows the server's limit, and the server refuses those above it.
+/// The client may open a hundred streams before it knows the server's limit, and the server refuses
+/// those above it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_on_a_fresh_connection_fails_nobody() {
     const BURST: usize = 100;

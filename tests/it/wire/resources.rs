@@ -1,4 +1,5 @@
-//! A process that has no file descriptor left: what it cannot send is no origin's fault, and no origin pays for it.
+//! A process that has no file descriptor left: what it cannot send is no origin's fault, and no
+//! origin pays for it.
 
 use std::fs::File;
 use std::process::Command;
