@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::backoff::Waits;
-use super::budget::RetryBudget;
+use super::budget::{Pending, RetryBudget};
 use super::class::{Class, Idempotency};
 use super::hint::Hint;
 use super::settings::RetryPolicy;
@@ -106,29 +106,6 @@ pub struct Operation<'a> {
     /// Charged for the retry that was sent last.
     last_charge: Option<u64>,
     pause: Duration,
-}
-
-/// Charged for what has not been sent yet.
-#[derive(Clone, Copy)]
-enum Pending {
-    Nothing,
-    /// A retry that was decided on.
-    Retry(u64),
-    /// A wait for the origin's sake.
-    Wait(u64),
-}
-
-impl Pending {
-    fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::Nothing)
-    }
-
-    fn charge(self) -> Option<u64> {
-        match self {
-            Self::Nothing => None,
-            Self::Retry(charge) | Self::Wait(charge) => Some(charge),
-        }
-    }
 }
 
 impl<'a> Operation<'a> {
