@@ -5,7 +5,7 @@
 #   ./scripts/test.sh clippy tests   only these
 #
 # A step that fails does not stop the others, so that one run shows all there is to mend. What a step needs is installed if
-# it is missing: tools under target/tools; C headers, Python, Redis, PostgreSQL and Valgrind by apt. Only a Rust toolchain and a
+# it is missing: tools under target/tools; C headers, Python, Redis, PostgreSQL, nginx and Valgrind by apt. Only a Rust toolchain and a
 # C compiler must be there. The servers are this script's own, in a temporary folder, and end with the step that wants them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -125,7 +125,7 @@ step_tree() {
         not_linked "the server serves any tower service" 'axum|axum-core' --no-default-features --features server,redb,redis,postgres
     fi
     all=$(linked --all-features)
-    for name in hyper h2 http http-body tokio rustls; do
+    for name in hyper hyper-util h2 http http-body tokio rustls; do
         count=$(grep -c "^$name " <<<"$all" || true)
         [ "$count" = 1 ] || { bad=1 && echo "$count versions of $name are linked, and one is right"; }
     done
@@ -188,6 +188,8 @@ step_docs() {
 step_tests() {
     need_openssl
     ./scripts/with_servers.sh cargo test --all-features --no-fail-fast
+    # Without a decompression feature reqwest shows the end of a body, and the client looks at it.
+    cargo test --features testing --test it wire::cut
 }
 
 # An example ends by itself, or has a `--self-test` that does.

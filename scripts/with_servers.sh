@@ -6,10 +6,11 @@
 #
 # Both listen on free ports of loopback, keep their files in a temporary folder, and are gone when the command ends. Nothing of
 # the system's own servers is touched. Their programs are installed by apt if they are missing. The command finds them in
-# STEADFAST_REDIS_URL and STEADFAST_POSTGRES_URL.
+# STEADFAST_REDIS_URL and STEADFAST_POSTGRES_URL. STEADFAST_NGINX is the path of an nginx, which is not started: each test that
+# wants one starts its own.
 set -euo pipefail
 
-[ $# -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 2; }
+[ $# -gt 0 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2; }
 
 fail() { echo "error: $*" >&2 && exit 1; }
 
@@ -28,14 +29,22 @@ postgres_bin() {
     find /usr/lib/postgresql -mindepth 2 -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1
 }
 
+# Debian keeps it where only root's PATH leads.
+nginx_program() {
+    PATH="$PATH:/usr/local/sbin:/usr/sbin" command -v nginx
+}
+
 missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
 [ -n "$(postgres_bin)" ] || missing+=(postgresql)
+nginx_program >/dev/null || missing+=(nginx)
 if [ ${#missing[@]} != 0 ]; then
     if command -v apt-get >/dev/null; then no_cluster; fi
     "$(dirname "${BASH_SOURCE[0]}")/apt_install.sh" "${missing[@]}"
 fi
 PG=$(postgres_bin)
+STEADFAST_NGINX=$(nginx_program)
+export STEADFAST_NGINX
 
 folder=$(mktemp -d)
 redis_pid=""

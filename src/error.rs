@@ -38,8 +38,9 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub enum ErrorKind {
     /// A setting of the client or the request is invalid; nothing was sent. The message names it.
     Build,
-    /// A resume token was refused, and nothing was sent: the token is too old, belongs to another request, or comes from a clock that was
-    /// ahead of this one; or the operation may have been processed, and the API is not known to honour keys.
+    /// A resume token was refused, and nothing was sent: the token is too old, belongs to another
+    /// request, or comes from a clock that was more than 30 s ahead of this one; or the operation
+    /// may have been processed, and the API is not known to honour keys.
     KeyExpired,
     /// The client did not send this attempt, to spare the origin: its [circuit](crate::ClientBuilder::breaker) is open, or its
     /// [cooldown](crate::ClientBuilder::cooldown) outlasts the deadline or costs more than the retry budget has.
@@ -382,6 +383,7 @@ mod tests {
                 failure: None,
                 elapsed: Duration::from_millis(40),
                 wait: (number < 3).then_some(Duration::from_millis(850)),
+                free_repeat: false,
             });
         }
         let key = IdempotencyKey::restore("1f0c33a2-40d5-43dd-bc93-6894a57f9324", true, None).ok();

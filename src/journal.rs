@@ -51,6 +51,7 @@ pub struct Attempt {
     pub(crate) failure: Option<Failure>,
     pub(crate) elapsed: Duration,
     pub(crate) wait: Option<Duration>,
+    pub(crate) free_repeat: bool,
 }
 
 impl Attempt {
@@ -101,6 +102,14 @@ impl Attempt {
     pub fn wait(&self) -> Option<Duration> {
         self.wait
     }
+
+    /// Returns whether the attempt after this one was a [free
+    /// repeat](crate::policy::RetryPolicy#free-repeats): sent at once, outside of the retry budget
+    /// and of `max_attempts`.
+    #[must_use]
+    pub fn free_repeat(&self) -> bool {
+        self.free_repeat
+    }
 }
 
 impl fmt::Display for Attempt {
@@ -111,6 +120,7 @@ impl fmt::Display for Attempt {
         }
         write!(f, ", {}, {}", What { status: self.status, failure: self.failure }, Short(self.elapsed))?;
         match self.wait {
+            Some(_) if self.free_repeat => f.write_str("; repeated at once, free"),
             Some(wait) => write!(f, "; next in {}", Short(wait)),
             None => Ok(()),
         }
@@ -120,7 +130,7 @@ impl fmt::Display for Attempt {
 impl Serialize for Attempt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let mut fields = serializer.serialize_struct("Attempt", 8)?;
+        let mut fields = serializer.serialize_struct("Attempt", 9)?;
         fields.serialize_field("number", &self.number)?;
         fields.serialize_field("reach", self.reach.as_str())?;
         fields.serialize_field("class", self.class.as_str())?;
@@ -129,6 +139,7 @@ impl Serialize for Attempt {
         fields.serialize_field("failure", &self.failure.map(Failure::as_str))?;
         fields.serialize_field("elapsed_ms", &milliseconds(self.elapsed))?;
         fields.serialize_field("wait_ms", &self.wait.map(milliseconds))?;
+        fields.serialize_field("free_repeat", &self.free_repeat)?;
         fields.end()
     }
 }
@@ -271,6 +282,7 @@ mod tests {
             failure: None,
             elapsed: Duration::from_millis(12),
             wait: Some(Duration::from_millis(1340)),
+            free_repeat: false,
         }
     }
 
@@ -283,6 +295,11 @@ mod tests {
         let cut = Attempt { failure: Some(Failure::BodyCut), status: Some(StatusCode::OK), wait: None, ..attempt(1) };
         let line = "attempt 1: ambiguous, status 200, then the answer's body was cut short, 12 ms";
         assert_eq!(cut.to_string(), line);
+        let refused =
+            Attempt { class: Class::NotProcessed, default_class: Class::NotProcessed, status: None, ..attempt(1) };
+        let refused = Attempt { failure: Some(Failure::Refused), free_repeat: true, ..refused };
+        let line = "attempt 1: not processed, refused by the server before processing, 12 ms; repeated at once, free";
+        assert_eq!(refused.to_string(), line);
     }
 
     #[test]
@@ -291,6 +308,7 @@ mod tests {
         let expected = serde_json::json!({
             "number": 1, "reach": "answered", "class": "ambiguous", "default_class": "ambiguous",
             "status": 503, "failure": null, "elapsed_ms": 12, "wait_ms": 1340,
+            "free_repeat": false,
         });
         assert_eq!(json, expected);
     }

@@ -119,12 +119,12 @@ impl ResumeToken {
         retention: Duration,
         identity: &Identity<'_>,
     ) -> Result<(), &'static str> {
-        match now.duration_since(self.first_sent()) {
-            Err(_) => {
+        match age_at(self.first_sent(), now) {
+            None => {
                 return Err("the clock went backwards since the first attempt, so the age of the key is not known");
             }
-            Ok(age) if age >= usable(retention) => return Err("the server may have forgotten the key by now"),
-            Ok(_) => {}
+            Some(age) if age >= usable(retention) => return Err("the server may have forgotten the key by now"),
+            Some(_) => {}
         }
         if self.method != identity.method.as_str() || self.target != identity.target() {
             return Err("the token belongs to a request with another method or target");
@@ -136,6 +136,32 @@ impl ResumeToken {
             _ => Err("a streaming body cannot be compared with the one that was sent"),
         }
     }
+}
+
+/// Clocks of two hosts, or of one before and after it was set, may be this far apart.
+const SKEW: Duration = Duration::from_secs(30);
+
+/// How much of its retention a key has used up at `now`, by the wall clock alone; `None` if that
+/// cannot be told.
+///
+/// A key from the future counts as sent now. But a clock that is off by a second one way may be off
+/// by a second the other way, so the retention is shortened by as much. Over 30 s the clock says
+/// nothing.
+pub(crate) fn age_at(first_sent: SystemTime, now: SystemTime) -> Option<Duration> {
+    match now.duration_since(first_sent) {
+        Ok(age) => Some(age),
+        Err(ahead) => Some(ahead.duration()).filter(|ahead| *ahead <= SKEW),
+    }
+}
+
+/// The same while the operation runs, whose key had used up `at_start` when it began, `running` ago
+/// by the steady clock.
+///
+/// The wall clock may be set back, and the steady clock stands still while the machine sleeps: the
+/// greater age counts.
+pub(crate) fn age_after(at_start: Duration, running: Duration, first_sent: SystemTime, now: SystemTime) -> Duration {
+    let by_wall = now.duration_since(first_sent).unwrap_or_default();
+    at_start.saturating_add(running).max(by_wall)
 }
 
 /// How long a key may be relied on: the server may forget it a little early, and its clock is not ours.
@@ -206,7 +232,30 @@ mod tests {
         assert_eq!(check(3600, DAY, &Method::POST, url, Some(b"{}")), "ok");
         assert_eq!(check(0, DAY, &Method::POST, url, Some(b"{}")), "ok");
         assert!(check(23 * 3600, DAY, &Method::POST, url, Some(b"{}")).contains("forgotten"), "inside the margin");
-        assert!(check(-1, DAY, &Method::POST, url, Some(b"{}")).contains("backwards"));
+    }
+
+    #[test]
+    fn a_token_from_up_to_30_s_ahead_counts_as_sent_now() {
+        let url = "https://api.example.com/v1/charges?expand=a";
+        let check = |age, retention| check(age, retention, &Method::POST, url, Some(b"{}"));
+        assert_eq!(check(-1, DAY), "ok");
+        assert_eq!(check(-30, DAY), "ok");
+        assert!(check(-31, DAY).contains("backwards"));
+        // 19 s of 20 s are usable, and as much less as the token is ahead.
+        let short = Duration::from_secs(20);
+        assert_eq!(check(-18, short), "ok");
+        assert!(check(-19, short).contains("forgotten"));
+    }
+
+    #[test]
+    fn a_wall_clock_that_steps_back_ages_no_key() {
+        let first_sent = UNIX_EPOCH + DAY;
+        let second = Duration::from_secs(1);
+        let age = |at_start, running, now| age_after(at_start, running, first_sent, now).as_secs();
+        assert_eq!(age(Duration::ZERO, 5 * second, first_sent + 5 * second), 5);
+        assert_eq!(age(Duration::ZERO, 5 * second, first_sent - second), 5, "set back after the first attempt");
+        assert_eq!(age(3 * second, 5 * second, first_sent - second), 8, "and resumed before that");
+        assert_eq!(age(Duration::ZERO, 5 * second, first_sent + DAY), 24 * 3600, "the machine has slept");
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
-use reqwest::ResponseBuilderExt as _;
 
+use super::ending;
 use crate::clock::{self, Deadline};
 use crate::error::BoxError;
 use crate::policy::Failure;
@@ -101,6 +101,7 @@ pub(super) fn head(attempted: &Result<Answer, Failed>) -> Option<(StatusCode, &H
 )]
 pub(super) fn read(
     response: &mut reqwest::Response,
+    has_body: bool,
     until: &mut Deadline<'_>,
     limit: usize,
 ) -> impl Future<Output = Result<Answer, Failed>> {
@@ -109,8 +110,14 @@ pub(super) fn read(
         if is_error {
             until.set(soon(until.at()));
         }
-        let collected = collect(response, until, if is_error { ERROR_BODY } else { limit }).await;
+        let mut collected = collect(response, until, if is_error { ERROR_BODY } else { limit }).await;
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+        if let Collected::Whole(body) = &mut collected
+            && ending::is_cut(response, has_body)
+        {
+            let (body, source) = (std::mem::take(body), Some(ending::cut_short()));
+            collected = Collected::Cut { body, timed_out: false, source };
+        }
         match collected {
             Collected::Whole(body) => Ok(Answer::Whole { status, headers, body, over_limit: false }),
             Collected::OverLimit(body) => Ok(Answer::Whole { status, headers, body, over_limit: !is_error }),
@@ -237,8 +244,7 @@ pub(super) async fn discard(attempted: Result<Answer, Failed>, deadline: Option<
 /// Looks at the beginning of a body whose response the caller may still get: what was read is put in front of the rest.
 pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) -> Answer {
     let soon = soon(until);
-    let url = response.url().clone();
-    let (mut parts, mut rest) = http::Response::<reqwest::Body>::from(response).into_parts();
+    let (parts, mut rest) = ending::apart(response);
     let (mut begun, mut error) = (Chunks::default(), None);
     while begun.len() < ERROR_BODY && error.is_none() {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx));
@@ -249,10 +255,6 @@ pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) ->
         }
     }
     let begun = begun.into_bytes();
-    // The builder is the only way to give a response its URL; it puts it among the extensions.
-    if let Some(with_url) = http::Response::builder().url(url).extensions_mut() {
-        parts.extensions.extend(std::mem::take(with_url));
-    }
     let body = reqwest::Body::wrap(Begun { begun: begun.clone(), error, rest });
     Answer::Head { response: http::Response::from_parts(parts, body).into(), begun }
 }

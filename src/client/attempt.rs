@@ -15,7 +15,7 @@ use super::payload::NoBody;
 use super::plan::{Plan, is_safe};
 use super::probe::{Probe, Unfinished};
 use super::redirect::{self, Rules, Trail};
-use super::{Inner, failure, verdict};
+use super::{Inner, ending, failure, verdict};
 use crate::clock::{self, Deadline};
 use crate::deadline;
 use crate::journal::NotFollowed;
@@ -48,12 +48,16 @@ pub(super) fn send(
                 exchange(client, pin!(sending), probe.as_ref(), &mut until).await?
             };
             if !follow(client, plan, outgoing, &response, &mut trail)? {
+                let has_body = ending::has_body(outgoing.current().method(), response.status());
                 return match plan.read {
-                    Read::Head if verdict::says_why(client, plan, response.status()) => {
-                        Ok(Box::pin(answer::peek(response, until.at())).await)
+                    Read::Whole { limit } => answer::read(&mut response, has_body, &mut until, limit).await,
+                    Read::Head => {
+                        let response = ending::checked(response, has_body);
+                        if verdict::says_why(client, plan, response.status()) {
+                            return Ok(Box::pin(answer::peek(response, until.at())).await);
+                        }
+                        Ok(Answer::Head { response, begun: Bytes::new() })
                     }
-                    Read::Head => Ok(Answer::Head { response, begun: Bytes::new() }),
-                    Read::Whole { limit } => answer::read(&mut response, &mut until, limit).await,
                 };
             }
             let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;
@@ -162,7 +166,8 @@ fn exchange(
         match ended {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
-                let (failure, timed_out) = (failure::of_transport(&error, probe), error.is_timeout());
+                let (failure, timed_out) =
+                    (failure::of_transport(&error, probe, client.is_as_made), error.is_timeout());
                 Err(failed(failure, timed_out, Some(error.without_url().into())))
             }
             Err(clock::TimedOut) => Err(failed(failure::of_timeout(probe), true, None)),

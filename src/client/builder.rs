@@ -114,6 +114,10 @@ impl ClientBuilder {
     /// pinged and given up after 4 s more; both can be changed here (`pool_idle_timeout`, `http2_keep_alive_interval`,
     /// `http2_keep_alive_timeout`).
     ///
+    /// A client that is configured here is more cautious about connections that break before the
+    /// body was asked for. They are ambiguous, since the transport may have been told to speak
+    /// HTTP/2, whose heads are sent first.
+    ///
     /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request,
     /// whatever its origin. Use [`default_header`](Self::default_header) and
     /// [`bearer_auth`](Self::bearer_auth), which stay at home. This client cannot see what reqwest
@@ -299,7 +303,7 @@ impl ClientBuilder {
         }
         self.manners.validate(&self.keys, self.attempt_header.as_ref())?;
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
-        let names_host = self.ready_made.is_none() && !self.http_is_configured;
+        let is_as_made = self.ready_made.is_none() && !self.http_is_configured;
         let http = match self.ready_made {
             Some(client) => client,
             None => finish(self.http, self.connect_timeout, self.read_timeout)?,
@@ -307,8 +311,9 @@ impl ClientBuilder {
         Ok(Client::from_inner(Inner {
             http,
             opaque,
-            clear_is_http1: names_host && !names_a_tls_proxy(std::env::vars_os()),
-            upstreams: Upstreams::new(self.manners.terms(self.budget, names_host), base.as_ref()),
+            is_as_made,
+            clear_is_http1: is_as_made && !names_a_tls_proxy(std::env::vars_os()),
+            upstreams: Upstreams::new(self.manners.terms(self.budget, is_as_made), base.as_ref()),
             base,
             defaults,
             retry: retry.fit_for(opaque),
@@ -317,7 +322,7 @@ impl ClientBuilder {
             body_limit: self.body_limit,
             max_redirects: self.redirects.most,
             redirect_post_as_get: self.redirects.post_as_get,
-            cross_origin_redirects: self.redirects.may_leave(names_host),
+            cross_origin_redirects: self.redirects.may_leave(is_as_made),
             attempt_header: self.attempt_header,
             manners: self.manners,
             classifier: self.classifier,

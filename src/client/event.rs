@@ -69,6 +69,8 @@ pub enum EventKind<'a> {
         after: Duration,
         /// The class of the attempt that made it necessary.
         because: Class,
+        /// Whether it is a [free repeat](crate::policy::RetryPolicy#free-repeats).
+        free: bool,
     },
     /// The [breaker](crate::ClientBuilder::breaker) of the operation's origin has changed its state, because of this operation.
     #[non_exhaustive]
@@ -136,9 +138,9 @@ impl<'a> Event<'a> {
                 let (number, class, elapsed) = (attempt.number(), attempt.class().as_str(), attempt.elapsed());
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, class, %what, ?elapsed, "attempt ended");
             }
-            EventKind::RetryScheduled { number, after, because } => {
+            EventKind::RetryScheduled { number, after, because, free } => {
                 let because = because.as_str();
-                tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, ?after, because, "retry scheduled");
+                tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, ?after, because, free, "retry scheduled");
             }
             EventKind::BreakerChanged { state: BreakerState::Open { retry_after } } => {
                 tracing::warn!(target: "steadfast", %method, %url, key, ?retry_after, "circuit opened");

@@ -7,12 +7,17 @@
 //! The table that this implements is in `guide/failures.md`; each row is a test over a real socket in `tests/it/wire/`.
 
 use std::error::Error as StdError;
+use std::io;
+
+use hyper_util::client::legacy;
 
 use super::probe::Probe;
 use crate::policy::Failure;
 
-/// What a failed `execute` means. `probe` is the request body's, where it had one.
-pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Failure {
+/// What a failed `execute` means. `probe` is the request body's, where it had one. `is_as_made`:
+/// the transport is as this crate made it, so that it speaks HTTP/2 only where TLS has negotiated
+/// it.
+pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, is_as_made: bool) -> Failure {
     if error.is_builder() || error.is_redirect() {
         return Failure::Rejected;
     }
@@ -22,7 +27,7 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
     }
     // Before the timeouts: a connect timeout is both.
     if error.is_connect() {
-        return if is_certificate(error) { Failure::Certificate } else { Failure::Connect };
+        return of_connecting(error);
     }
     if let Some(error) = find::<h2::Error>(error) {
         return of_http2(error);
@@ -33,11 +38,11 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
     }
     // It nests an incomplete message, so only the first in the chain counts.
     let never_written = first.is_some_and(hyper::Error::is_canceled);
-    // Only HTTP/1 fails like this: what HTTP/2 has to say is an error of h2's, and was looked at above.
-    let cut = first.is_some_and(hyper::Error::is_incomplete_message) || find::<std::io::Error>(error).is_some();
+    let cut = first.is_some_and(hyper::Error::is_incomplete_message) || find::<io::Error>(error).is_some();
     // A caller's mistake in the head of the request is found while writing; what had been written by then is not known.
     let is_ours = first.is_some_and(hyper::Error::is_user);
-    let was_sealed = |probe: &Probe| probe.seal() && !is_ours && (probe.is_http1() || cut);
+    let was_http1 = || cut && is_as_made && was_on_http1(error);
+    let was_sealed = |probe: &Probe| probe.seal() && !is_ours && (probe.is_http1() || was_http1());
     if never_written || probe.is_some_and(was_sealed) {
         return Failure::NotSent;
     }
@@ -52,6 +57,38 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>) -> Fai
 pub(super) fn of_timeout(probe: Option<&Probe>) -> Failure {
     let was_sealed = |probe: &Probe| probe.seal() && probe.is_http1();
     if probe.is_some_and(was_sealed) { Failure::NotSent } else { Failure::Timeout }
+}
+
+/// There was no connection. Who is to blame for it is told apart, since an origin must not pay for
+/// what this process lacks.
+fn of_connecting(error: &reqwest::Error) -> Failure {
+    if is_certificate(error) {
+        return Failure::Certificate;
+    }
+    let mut io_errors = chain(error).filter_map(|error| error.downcast_ref::<io::Error>());
+    if io_errors.any(lacks_resources) { Failure::LocalResources } else { Failure::Connect }
+}
+
+/// The operating system refused to open a socket. `EADDRNOTAVAIL` is not among the signs, although
+/// it also means that no port is left: on a host without IPv6 it is what a server that is down
+/// looks like under a name that has both kinds of address.
+fn lacks_resources(error: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 105 } else { 55 };
+    const WINDOWS: [i32; 2] = [10_024, 10_055];
+    let unix = [ENOMEM, ENFILE, EMFILE, ENOBUFS];
+    let codes = if cfg!(windows) { &WINDOWS[..] } else { &unix[..] };
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+/// The connection on which the request failed spoke HTTP/1. HTTP/2 is the other one: hyper makes an
+/// `io::Error` of h2's too, and then nothing else in the chain tells them apart. A connection of
+/// which nothing is said may be either.
+fn was_on_http1(error: &reqwest::Error) -> bool {
+    let connected = find::<legacy::Error>(error).and_then(legacy::Error::connect_info);
+    connected.is_some_and(|connected| !connected.is_negotiated_h2())
 }
 
 /// RFC 9113 §8.7: a stream refused, or above the last that a GOAWAY names, was not processed. h2 gives a remote GOAWAY only to
@@ -72,7 +109,7 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 
 /// What an error wraps. `io::Error::source` skips the error that it was made from, so that one is asked for by name.
 fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),
         None => error.source(),
     }

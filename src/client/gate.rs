@@ -95,8 +95,8 @@ impl<'a> Gate<'a> {
         self.upstream.latencies.get_or_init(Latencies::new).as_ref()
     }
 
-    /// Tells what came of the attempt to those who let it through. Returns the breaker's new state, if it has changed. `verdict` is `None` if
-    /// a redirect has led elsewhere: what came of that says nothing about this origin.
+    /// Tells what came of the attempt to those who let it through. Returns the breaker's new state,
+    /// if it has changed. `verdict` is `None` if the attempt says nothing about this origin.
     pub(super) fn settle(
         &self,
         pass: Pass<'_>,

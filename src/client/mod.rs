@@ -10,7 +10,7 @@
 //! | `plan`, `outgoing`, `pattern` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
 //! | `race` | an attempt with a second one beside it |
-//! | `attempt`, `answer` | send once and read what comes back; `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
+//! | `attempt`, `answer` | send once and read what comes back; `ending` tells a whole body from a cut one, `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
 //! | `verdict` | the class of an attempt |
 //! | `gate`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
 //! | `upstream` | what is remembered of each origin |
@@ -22,6 +22,7 @@ mod builder;
 mod checks;
 mod cooldown;
 mod defaults;
+mod ending;
 mod event;
 mod failure;
 mod gate;
@@ -99,6 +100,9 @@ pub(crate) struct Inner {
     http: reqwest::Client,
     /// A client that we were given and cannot look into.
     opaque: bool,
+    /// The transport is as this crate made it: nobody can have told it to speak HTTP/2 with prior
+    /// knowledge.
+    is_as_made: bool,
     /// What is sent in the clear is HTTP/1: the transport is as we made it, and no proxy stands in between over TLS.
     clear_is_http1: bool,
     upstreams: Upstreams,

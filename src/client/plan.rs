@@ -61,6 +61,9 @@ pub(super) struct Plan {
     pub(super) trust: Trust,
     /// By the wall clock; an operation that is resumed keeps its first. Only a key has an age.
     pub(super) first_sent: Option<SystemTime>,
+    /// How much of its retention the key had used up when this operation began, in seconds, rounded
+    /// up. Not a `Duration`: a plan is held by every operation in flight.
+    key_age: u32,
     /// The task's own.
     pub(super) deadline: Option<Deadline>,
     /// What a resumed operation brings with it.
@@ -80,14 +83,16 @@ impl Plan {
         self.policy(client).time_allowed().map_or(of_task, |time| Some(of_task.map_or(time, |left| left.min(time))))
     }
 
-    /// When the API may have forgotten the key: from then on a repeat would be another operation.
-    pub(super) fn key_until(&self, client: &Inner, outgoing: &Outgoing) -> Option<Instant> {
+    /// When the API may have forgotten the key of an operation that `started` then: from then on a
+    /// repeat would be another operation.
+    pub(super) fn key_until(&self, client: &Inner, outgoing: &Outgoing, started: Instant) -> Option<Instant> {
         let first_sent = self.first_sent.filter(|_| self.idempotency == Idempotency::Keyed)?;
         let said = || self.upstream.trust.retention(&self.method, outgoing.paths());
         let retention = retention(&client.keys, self.trust, said);
-        // A clock that went backwards says nothing.
-        let age = clock::wall().duration_since(first_sent).unwrap_or(retention);
-        clock::now().checked_add(resume::usable(retention).saturating_sub(age))
+        let now = clock::now();
+        let running = now.saturating_duration_since(started);
+        let age = resume::age_after(Duration::from_secs(self.key_age.into()), running, first_sent, clock::wall());
+        now.checked_add(resume::usable(retention).saturating_sub(age))
     }
 
     pub(super) fn attempt_until(&self, started: Instant) -> Option<Instant> {
@@ -129,6 +134,8 @@ pub(super) fn settle(
     let key = keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
 
     let first_sent = key.as_ref().map(|_| resumed_from.unwrap_or_else(clock::wall));
+    let key_age = resumed_from.and_then(|first_sent| resume::age_at(first_sent, clock::wall()));
+    let key_age = key_age.map_or(0, |age| u32::try_from(age.as_secs()).map_or(u32::MAX, |age| age.saturating_add(1)));
 
     let idempotency = match (options.idempotent, Idempotency::of_method(&method), &key) {
         (Some(true), ..) | (None, Idempotency::Natural, _) => Idempotency::Natural,
@@ -159,6 +166,7 @@ pub(super) fn settle(
         key_was_given,
         trust,
         first_sent,
+        key_age,
         deadline: Deadline::current(),
         may_have_been_processed,
         post_as_get: options.post_as_get.unwrap_or(inner.redirect_post_as_get),

@@ -5,8 +5,10 @@
 //! so where the body was never asked for nothing was sent, and the attempt is `NotProcessed` for every method. The bytes on the wire are
 //! unchanged.
 //!
-//! Over HTTP/2 it is not so while an attempt is under way: a request that waits for a free stream (`SETTINGS_MAX_CONCURRENT_STREAMS`) has
-//! handed its head over, which goes out when a stream is free, even if by then nobody waits for the answer.
+//! Over HTTP/2 it is not so. The head is handed over first: it goes out some microseconds before
+//! the body is asked for, and while the request waits for a free stream
+//! (`SETTINGS_MAX_CONCURRENT_STREAMS`) it goes out when there is one, even if by then nobody waits
+//! for the answer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,7 +48,8 @@ impl Probe {
         matches!(self.mark.load(Ordering::Acquire), TAKEN | FAILED)
     }
 
-    /// Whether "the body was not asked for" means that the head was not sent either, even if the connection lives.
+    /// Returns whether nothing but HTTP/1 can be spoken here: "the body was not asked for" then
+    /// means that the head was not sent either.
     pub(super) fn is_http1(&self) -> bool {
         self.is_http1
     }

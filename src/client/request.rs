@@ -216,10 +216,13 @@ impl RequestBuilder {
     ///
     /// # Errors
     ///
-    /// When it is sent: [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired) if the key is older than 95 % of the API's
-    /// [retention](crate::KeyPolicy::retention), if the clock went backwards, or if the request is another one. Also if the operation may
-    /// have been processed and neither you ([`keys`](crate::ClientBuilder::keys)) nor the API has said that it honours keys: to send it again
-    /// could carry it out twice. Nothing is sent then, and the error still has the token.
+    /// When it is sent: [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired) if the key is older
+    /// than 95 % of the API's [retention](crate::KeyPolicy::retention), if the clock is more than
+    /// 30 s behind the token's, or if the request is another one. (A token from up to 30 s ahead
+    /// counts as sent now, and the retention is shorter by as much: clocks differ.) Also if the
+    /// operation may have been processed and neither you ([`keys`](crate::ClientBuilder::keys)) nor
+    /// the API has said that it honours keys: to send it again could carry it out twice. Nothing is
+    /// sent then, and the error still has the token.
     pub fn resume(self, token: ResumeToken) -> Self {
         self.option(|options| options.resume = Some(token))
     }
@@ -271,8 +274,11 @@ impl RequestBuilder {
 
     /// Sends it, and again where that is safe; returns the final answer, whatever its status, as soon as its head is there.
     ///
-    /// The body is yours to read, outside of the operation: what happens to it is not retried, and is bounded by
-    /// [`read_timeout`](crate::ClientBuilder::read_timeout) alone. [`ResponseExt`](crate::ResponseExt) has the story.
+    /// The body is yours to read, outside of the operation: what happens to it is not retried, and
+    /// is bounded by [`read_timeout`](crate::ClientBuilder::read_timeout) alone. A body that is cut
+    /// off ends in an error, also where reqwest by itself would take it for a whole one; [the
+    /// guide](crate::guide::failures) says where nothing can tell.
+    /// [`ResponseExt`](crate::ResponseExt) has the story.
     ///
     /// A redirect that is [not followed](crate::ClientBuilder::max_redirects) is such an answer.
     ///

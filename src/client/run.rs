@@ -124,6 +124,13 @@ fn still_licensed(
     if operation.needs_licence() { Err(lost) } else { Ok(()) }
 }
 
+/// What follows an attempt that is not the last.
+#[derive(Clone, Copy)]
+struct Next {
+    wait: Duration,
+    is_free: bool,
+}
+
 /// The story of the operation so far, and those who are told it.
 struct SoFar<'a> {
     client: &'a Inner,
@@ -168,21 +175,25 @@ impl<'a> SoFar<'a> {
         let verdict = context.judge(attempted, self.may_have_been_processed);
         let succeeded = verdict.class == Class::Success;
         operation.set_key_trusted(outgoing.key_is_trusted(client, plan, answer::head(attempted)));
-        let of_origin = (!outgoing.is_elsewhere()).then_some(&verdict);
+        // What happened elsewhere, or never left this process, says nothing about the origin; nor
+        // does a refusal that costs nothing.
+        let is_neutral = verdict.hint.local || operation.has_free_repeat(verdict.class, &verdict.hint);
+        let of_origin = (!outgoing.is_elsewhere() && !is_neutral).then_some(&verdict);
         if let Some(state) = gate.settle(pass, of_origin, latency, context.policy.hint_cap_in_force(), ended) {
             self.tell(outgoing, EventKind::BreakerChanged { state });
         }
         let open_for = gate.circuit_open_for(ended);
         operation.set_circuit_open_for(open_for);
         let may_be_repeated = !succeeded && !context.is_done;
-        if let Some(forgotten) = may_be_repeated.then(|| plan.key_until(client, outgoing)).flatten() {
+        if let Some(forgotten) = may_be_repeated.then(|| plan.key_until(client, outgoing, self.started)).flatten() {
             operation.end_by(forgotten);
         }
         // A success waits for nothing.
         let unit = if succeeded { 0.0 } else { clock::unit() };
         let decision = operation.decide(verdict.class, &verdict.hint, ended, unit);
-        let wait = if let Decision::Retry { after } = decision { Some(after) } else { None };
-        self.record(outgoing, number, &verdict, elapsed, wait);
+        let next = if let Decision::Retry { after } = decision { Some(after) } else { None };
+        let next = next.map(|wait| Next { wait, is_free: operation.repeats_free() });
+        self.record(outgoing, number, &verdict, elapsed, next);
         if decision == Decision::Stop(StopReason::CircuitOpen) {
             self.retry_after = Some(open_for);
         }
@@ -199,23 +210,17 @@ impl<'a> SoFar<'a> {
         verdict.may_have_been_processed
     }
 
-    fn record(
-        &mut self,
-        outgoing: &Outgoing,
-        number: u32,
-        verdict: &Verdict,
-        elapsed: Duration,
-        wait: Option<Duration>,
-    ) {
+    fn record(&mut self, outgoing: &Outgoing, number: u32, verdict: &Verdict, elapsed: Duration, next: Option<Next>) {
         self.may_have_been_processed |= verdict.may_have_been_processed;
         self.retry_after = verdict.hint.after;
         let &Verdict { class, default_class, reach, status, failure, .. } = verdict;
-        let attempt = Attempt { number, reach, class, default_class, status, failure, elapsed, wait };
+        let (wait, free_repeat) = (next.map(|next| next.wait), next.is_some_and(|next| next.is_free));
+        let attempt = Attempt { number, reach, class, default_class, status, failure, elapsed, wait, free_repeat };
         self.tell(outgoing, EventKind::AttemptEnded { attempt: &attempt });
         self.journal.push(attempt);
-        if let Some(after) = wait {
+        if let Some(Next { wait: after, is_free: free }) = next {
             let number = self.attempts().saturating_add(1);
-            self.tell(outgoing, EventKind::RetryScheduled { number, after, because: class });
+            self.tell(outgoing, EventKind::RetryScheduled { number, after, because: class, free });
         }
     }
 
@@ -284,7 +289,7 @@ impl<'a> SoFar<'a> {
 
 fn kind_of(failed: &Failed) -> ErrorKind {
     match failed.failure {
-        Failure::Connect => ErrorKind::Connect,
+        Failure::Connect | Failure::LocalResources => ErrorKind::Connect,
         Failure::Certificate => ErrorKind::Certificate,
         Failure::RequestBody => ErrorKind::RequestBody,
         Failure::Redirects => ErrorKind::Redirect,

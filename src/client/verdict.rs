@@ -168,7 +168,12 @@ impl Context<'_> {
         let default_class = outcome.default_class();
         let hint = Hint::read(headers, default_class, clock::wall, self.policy.hint_cap_in_force());
         // A cut answer is no stored end: asked again, the server sends it whole.
-        let hint = Hint { replayed: false, ..hint };
+        let hint = Hint {
+            replayed: false,
+            refused: failed.failure == Failure::Refused,
+            local: failed.failure == Failure::LocalResources,
+            ..hint
+        };
         let part_was_taken = failed.failure == Failure::RequestBody && failed.taken != Some(false);
         Verdict {
             class: self.classify(&outcome),

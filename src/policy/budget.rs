@@ -209,6 +209,29 @@ impl From<Settings> for RetryBudget {
     }
 }
 
+/// Charged for what has not been sent yet.
+#[derive(Clone, Copy)]
+pub(super) enum Pending {
+    Nothing,
+    /// A retry that was decided on.
+    Retry(u64),
+    /// A wait for the origin's sake.
+    Wait(u64),
+}
+
+impl Pending {
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Nothing)
+    }
+
+    pub(super) fn charge(self) -> Option<u64> {
+        match self {
+            Self::Nothing => None,
+            Self::Retry(charge) | Self::Wait(charge) => Some(charge),
+        }
+    }
+}
+
 impl fmt::Debug for RetryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.settings.unlimited {

@@ -94,6 +94,10 @@ impl Idempotency {
 pub enum Failure {
     /// No connection: name resolution failed, refused, or the connect timeout passed. `NotProcessed`.
     Connect,
+    /// No connection, for want of file descriptors or memory in this process or its host.
+    /// `NotProcessed`. The server knows nothing of it, so a retry takes no tokens from its budget
+    /// and the attempt does not count for its breaker.
+    LocalResources,
     /// The server's certificate or the TLS handshake was rejected. `Permanent`: it will be rejected again.
     Certificate,
     /// The connection closed, or time ran out, before the transport took anything of the request. `NotProcessed`.
@@ -126,7 +130,7 @@ impl Failure {
     #[must_use]
     pub fn class(self) -> Class {
         match self {
-            Self::Connect | Self::NotSent | Self::Refused => Class::NotProcessed,
+            Self::Connect | Self::LocalResources | Self::NotSent | Self::Refused => Class::NotProcessed,
             Self::Certificate | Self::RequestBody | Self::Redirects | Self::Rejected => Class::Permanent,
             Self::Timeout
             | Self::Disconnected
@@ -142,6 +146,7 @@ impl Failure {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "could not connect",
+            Self::LocalResources => "could not connect: no descriptor or memory left",
             Self::Certificate => "the server's certificate was rejected",
             Self::NotSent => "nothing was sent",
             Self::Refused => "refused by the server before processing",

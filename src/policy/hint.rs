@@ -28,6 +28,15 @@ pub struct Hint {
     pub outcome_unknown: bool,
     /// The request went to the wrong connection (421): one repeat, at once.
     pub misdirected: bool,
+    /// The request was refused before processing, because of the connection and not because of the
+    /// request (HTTP/2 `REFUSED_STREAM`, `GOAWAY`): the repeat is
+    /// [free](crate::policy::RetryPolicy#free-repeats) if the class is `NotProcessed`. No header
+    /// says so.
+    pub refused: bool,
+    /// The attempt failed for want of something in this process, such as a file descriptor. If the
+    /// class is `NotProcessed`, the repeat waits and counts as an attempt, and takes no tokens from
+    /// the budget. No header says so.
+    pub local: bool,
 }
 
 /// Every header that [`Hint::from_headers`] looks for.
@@ -79,7 +88,7 @@ impl Hint {
         let replayed = flag(headers, "idempotent-replayed") == Some(true)
             || status.is_some_and(|status| matches!(status.word, "stored" | "replayed"));
         let outcome_unknown = status.is_some_and(|status| status.word == "unknown");
-        Self { after, retry: directive(headers), replayed, outcome_unknown, misdirected: false }
+        Self { after, retry: directive(headers), replayed, outcome_unknown, ..Self::default() }
     }
 }
 
@@ -89,13 +98,16 @@ impl Hint {
 /// In this order, the first that parses wins:
 ///
 /// 1. `retry-after-ms`, `x-ms-retry-after-ms`: milliseconds (Azure, OpenAI and others);
-/// 2. `Retry-After`: seconds, or an HTTP-date in any of its three forms (RFC 9110 §10.2.3, §5.6.7); sent twice, the longer
-///    counts; a date in the past is zero;
+/// 2. `Retry-After`: seconds, or an HTTP-date in any of its three forms (RFC 9110 §10.2.3, §5.6.7);
+///    sent twice, the longer counts; a date in the past is zero. A date is compared with the
+///    answer's own `Date` and `Age`, so that the clocks of client and server need not agree, and
+///    with `now` only if there is no `Date`;
 /// 3. `RateLimit` or `RateLimit-Reset` (draft-ietf-httpapi-ratelimit-headers, current and earlier forms), only if the same
 ///    answer says that nothing remains, and only up to 60 s: many APIs send them on every answer.
 ///
-/// Numbers are digits alone: `+1`, `0.5`, `1e3` and `120s` say nothing. A number too large for the type is the largest
-/// (RFC 9111 §1.2.2), so the caller's cap decides.
+/// Numbers are digits, with or without a fraction, which is rounded up: `299.997` is 300, since
+/// nobody should come back too early. `+1`, `.5`, `1e3` and `120s` say nothing. A number too large
+/// for the type is the largest (RFC 9111 §1.2.2), so the caller's cap decides.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -112,26 +124,35 @@ pub fn retry_hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 fn explicit(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let milliseconds = |name| longest(headers, name, |text| digits(text).map(Duration::from_millis));
+    let milliseconds = |name| longest(headers, name, |text| rounded_up(text).map(Duration::from_millis));
     milliseconds("retry-after-ms")
         .or_else(|| milliseconds("x-ms-retry-after-ms"))
-        .or_else(|| longest(headers, "retry-after", |text| retry_after(text, now)))
+        .or_else(|| longest(headers, "retry-after", |text| retry_after(text, headers, now)))
 }
 
 fn longest(headers: &HeaderMap, name: &str, parse: impl Fn(&str) -> Option<Duration>) -> Option<Duration> {
     headers.get_all(name).iter().filter_map(|value| parse(text(value)?)).max()
 }
 
-fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
-    if let Some(seconds) = digits(text) {
+fn retry_after(text: &str, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    if let Some(seconds) = rounded_up(text) {
         return Some(Duration::from_secs(seconds));
     }
-    let now_seconds = match now.duration_since(UNIX_EPOCH) {
+    let ours = match now.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds),
     };
-    let date = date::parse(text, now_seconds)?;
-    Some(Duration::from_secs(u64::try_from(date.saturating_sub(now_seconds)).unwrap_or(0)))
+    let date = date::parse(text, ours)?;
+    let theirs = time_of_answer(headers, ours).unwrap_or(ours);
+    Some(Duration::from_secs(u64::try_from(date.saturating_sub(theirs)).unwrap_or(0)))
+}
+
+/// What time it was by the server's clock when it answered (RFC 9110 §6.6.1). A cache adds for how
+/// long it has kept the answer (RFC 9111 §5.1).
+fn time_of_answer(headers: &HeaderMap, now: i64) -> Option<i64> {
+    let date = headers.get("date").and_then(text).and_then(|text| date::parse(text, now))?;
+    let age = headers.get("age").and_then(text).and_then(digits).unwrap_or(0);
+    Some(date.saturating_add(i64::try_from(age).unwrap_or(i64::MAX)))
 }
 
 /// The field value as text without the optional white space around it; `None` unless it is visible ASCII.
@@ -145,10 +166,19 @@ fn digits(text: &str) -> Option<u64> {
     all_digits.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
+/// A number of units to wait for, rounded up to whole ones, saturating.
+fn rounded_up(text: &str) -> Option<u64> {
+    let Some((whole, fraction)) = text.split_once('.') else { return digits(text) };
+    let (whole, _) = (digits(whole)?, digits(fraction)?);
+    let is_more = fraction.bytes().any(|digit| digit != b'0');
+    Some(whole.saturating_add(u64::from(is_more)))
+}
+
 /// The wait until a rate limit opens again, if the answer says that nothing remains or `throttled` says it for it.
 fn rate_limit_reset(headers: &HeaderMap, throttled: bool, cap: Duration) -> Option<Duration> {
     let number = |name: &str| headers.get(name).and_then(text).and_then(digits);
-    let separate = number("ratelimit-reset").filter(|_| throttled || number("ratelimit-remaining") == Some(0));
+    let reset = headers.get("ratelimit-reset").and_then(text).and_then(rounded_up);
+    let separate = reset.filter(|_| throttled || number("ratelimit-remaining") == Some(0));
     let seconds =
         headers.get_all("ratelimit").iter().filter_map(|value| limits(text(value)?, throttled)).max().or(separate)?;
     Some(Duration::from_secs(seconds)).filter(|wait| *wait <= cap)
@@ -171,7 +201,7 @@ fn limits(value: &str, throttled: bool) -> Option<u64> {
     for part in split_outside_quotes(value) {
         match part.split_once('=') {
             Some(("r" | "remaining", number)) => remaining = digits(number),
-            Some(("t" | "reset", number)) => reset = digits(number),
+            Some(("t" | "reset", number)) => reset = rounded_up(number),
             Some(_) => {}
             // A bare name opens the next limit.
             None => flush(&mut remaining, &mut reset),
@@ -258,6 +288,38 @@ mod tests {
         assert_eq!(check(&[("retry-after-ms", "abc"), ("retry-after", "5")]), Some(5000));
         assert_eq!(check(&[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]), Some(30_000));
         assert_eq!(check(&[]), None);
+    }
+
+    #[test]
+    fn fractions_are_rounded_up() {
+        assert_eq!(check(&[("retry-after", "299.997")]), Some(300_000));
+        assert_eq!(check(&[("retry-after", "0.5")]), Some(1000));
+        assert_eq!(check(&[("retry-after", "2.000")]), Some(2000));
+        assert_eq!(check(&[("retry-after-ms", "12.5")]), Some(13));
+        assert_eq!(check(&[("ratelimit-remaining", "0"), ("ratelimit-reset", "8.1")]), Some(9000));
+        assert_eq!(check(&[("ratelimit", "\"default\";r=0;t=29.5")]), Some(30_000));
+        assert_eq!(check(&[("ratelimit", "\"default\";r=0.5;t=30")]), None, "half a request is none that remains");
+        for text in [".5", "5.", "1.2.3", "1,5", "-0.5", "1.5e3", "."] {
+            assert_eq!(check(&[("retry-after", text)]), None, "{text}");
+        }
+        assert_eq!(check(&[("retry-after", "18446744073709551615.5")]), Some(u128::from(u64::MAX) * 1000));
+    }
+
+    #[test]
+    fn a_date_is_compared_with_the_answers_own() {
+        // Our clock says 08:49:07; theirs is five minutes behind, and then five minutes ahead.
+        for (theirs, until) in [("08:44:07", "08:44:09"), ("08:54:07", "08:54:09")] {
+            let date = |time: &str| format!("Sun, 06 Nov 1994 {time} GMT");
+            let (theirs, until) = (date(theirs), date(until));
+            assert_eq!(check(&[("date", &theirs), ("retry-after", &until)]), Some(2000), "{theirs}");
+            let kept = [("date", theirs.as_str()), ("age", "1"), ("retry-after", &until)];
+            assert_eq!(check(&kept), Some(1000), "kept for a second by a cache");
+            let kept = [("date", theirs.as_str()), ("age", "3600"), ("retry-after", &until)];
+            assert_eq!(check(&kept), Some(0), "the time is over");
+        }
+        let until = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(check(&[("date", "yesterday"), ("retry-after", until)]), Some(30_000), "then our clock has to do");
+        assert_eq!(check(&[("date", "Sun, 06 Nov 1994 08:00:00 GMT"), ("retry-after", "5")]), Some(5000));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! One operation: told what each attempt came to, it says what to do next.
 //!
-//! The questions are asked in a fixed order, the order of [`StopReason`], and the first "no" is the reason that the caller
-//! reads. The budget is asked last, so that it is charged only for a retry that will be made.
+//! The questions are asked in a fixed order, the order of [`StopReason`], and the first "no" is the
+//! reason that the caller reads. The budget is asked last, so that it is charged only for a retry
+//! that will be made. A free repeat skips the questions about attempts and budget, and no other.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::backoff::Waits;
-use super::budget::RetryBudget;
+use super::budget::{Pending, RetryBudget};
 use super::class::{Class, Idempotency};
 use super::hint::Hint;
 use super::settings::RetryPolicy;
@@ -96,34 +97,15 @@ pub struct Operation<'a> {
     /// From the time of the next decision.
     circuit_open_for: Duration,
     decided: u32,
+    /// Free repeats among the attempts that were decided on.
+    free: u8,
+    /// The decision that was made last is a free repeat.
+    repeats_free: bool,
     waits: Option<Waits>,
     pending: Pending,
     /// Charged for the retry that was sent last.
     last_charge: Option<u64>,
     pause: Duration,
-}
-
-/// Charged for what has not been sent yet.
-#[derive(Clone, Copy)]
-enum Pending {
-    Nothing,
-    /// A retry that was decided on.
-    Retry(u64),
-    /// A wait for the origin's sake.
-    Wait(u64),
-}
-
-impl Pending {
-    fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::Nothing)
-    }
-
-    fn charge(self) -> Option<u64> {
-        match self {
-            Self::Nothing => None,
-            Self::Retry(charge) | Self::Wait(charge) => Some(charge),
-        }
-    }
 }
 
 impl<'a> Operation<'a> {
@@ -144,6 +126,8 @@ impl<'a> Operation<'a> {
             deadline: policy.deadline.and_then(|time| now.checked_add(time)),
             circuit_open_for: Duration::ZERO,
             decided: 0,
+            free: 0,
+            repeats_free: false,
             waits: policy.backoff.waits(),
             pending: Pending::Nothing,
             last_charge: None,
@@ -204,10 +188,31 @@ impl<'a> Operation<'a> {
         self.deadline
     }
 
-    /// The attempts that were decided on so far.
+    /// The attempts that were decided on so far, free repeats included.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.decided
+    }
+
+    /// Returns whether the retry that was decided on last is a [free
+    /// repeat](RetryPolicy#free-repeats).
+    #[must_use]
+    pub fn repeats_free(&self) -> bool {
+        self.repeats_free
+    }
+
+    /// Returns whether a repeat after such an attempt would be [free](RetryPolicy#free-repeats), if
+    /// it is allowed at all.
+    #[must_use]
+    pub fn has_free_repeat(&self, class: Class, hint: &Hint) -> bool {
+        let was_refused = hint.refused && class == Class::NotProcessed;
+        // A server that names a time is not asked before it.
+        was_refused && hint.after.is_none() && self.free < self.policy.free_repeats
+    }
+
+    /// The attempts that count towards `max_attempts`.
+    fn counted(&self) -> u32 {
+        self.decided.saturating_sub(u32::from(self.free))
     }
 
     /// How long to wait before the end is reported: not at all, unless the budget has ended an operation whose policy is for
@@ -249,7 +254,7 @@ impl<'a> Operation<'a> {
             // It has been waited, so it is spent.
             self.last_charge = self.pending.take().charge();
         }
-        if wait >= self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now)) {
+        if wait >= self.time_left(now) {
             return Err(StopReason::RetryAfterTooLong);
         }
         let charge = match self.pending.take().charge() {
@@ -265,7 +270,7 @@ impl<'a> Operation<'a> {
     /// ambiguous one), and the budget has the price of a retry. It then counts as an attempt, and its price is not returned by a
     /// success: a hedge that was not needed was load all the same.
     pub fn hedge(&mut self) -> bool {
-        let attempt_is_left = self.decided.saturating_add(2) <= self.policy.max_attempts;
+        let attempt_is_left = self.counted().saturating_add(2) <= self.policy.max_attempts;
         let may = self.is_licensed()
             && self.body_replayable
             && attempt_is_left
@@ -283,12 +288,12 @@ impl<'a> Operation<'a> {
         // A driver that forgot to call it has sent the attempt all the same.
         self.begin_attempt();
         self.decided = self.decided.saturating_add(1);
+        self.repeats_free = false;
         if class == Class::Success {
             self.budget.succeeded(self.last_charge);
             return Decision::Stop(StopReason::Done);
         }
-        let allowed = self.may_repeat(class, hint).and_then(|()| self.wait(class, hint, now, unit));
-        match allowed.and_then(|after| self.charge(class, after)) {
+        match self.may_repeat(class, hint).and_then(|()| self.repeat(class, hint, now, unit)) {
             Ok(after) => Decision::Retry { after },
             Err(reason) => Decision::Stop(reason),
         }
@@ -312,27 +317,53 @@ impl<'a> Operation<'a> {
             (self.at_risk && self.idempotency == Idempotency::Absent, StopReason::NotRepeatable),
             (self.needs_licence(), StopReason::KeyNotTrusted),
             (!self.body_replayable, StopReason::BodyNotReplayable),
-            (self.decided >= self.policy.max_attempts, StopReason::AttemptsExhausted),
         ])
+    }
+
+    /// When to send again what may be repeated: at once where that is free; else after a wait, if
+    /// an attempt and the tokens for it are left.
+    fn repeat(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
+        if self.has_free_repeat(class, hint) {
+            self.in_time(Duration::ZERO, now)?;
+            self.free = self.free.saturating_add(1);
+            self.repeats_free = true;
+            return Ok(Duration::ZERO);
+        }
+        if self.counted() >= self.policy.max_attempts {
+            return Err(StopReason::AttemptsExhausted);
+        }
+        let after = self.wait(class, hint, now, unit)?;
+        // The budget bounds what an origin is asked to bear, and it has seen nothing of this.
+        let is_local = hint.local && class == Class::NotProcessed;
+        if is_local { Ok(after) } else { self.charge(class, after) }
     }
 
     /// How long to wait, if there is time for it.
     fn wait(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
         let unit = if unit > 0.0 { unit.min(1.0) } else { 0.0 };
         let throttled = class == Class::Throttled;
-        let jittered = self.policy.backoff.wait(&mut self.waits, self.decided, throttled, unit);
+        let counted = self.counted();
+        let jittered = self.policy.backoff.wait(&mut self.waits, counted, throttled, unit);
         let jittered = jittered.ok_or(StopReason::AttemptsExhausted)?;
-        let time_left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
         let floor = hint.after.unwrap_or(Duration::ZERO);
-        if hint.after.is_some() && (floor > self.policy.hint_cap || floor >= time_left) {
+        if hint.after.is_some() && (floor > self.policy.hint_cap || floor >= self.time_left(now)) {
             return Err(StopReason::RetryAfterTooLong);
         }
         let after = if hint.misdirected { Duration::ZERO } else { floor.saturating_add(jittered) };
-        first_no(&[
-            (after >= time_left, StopReason::DeadlineExceeded),
-            (after < self.circuit_open_for, StopReason::CircuitOpen),
-        ])?;
+        self.in_time(after, now)?;
         Ok(after)
+    }
+
+    /// Whether a repeat after this wait would start before the deadline, and meet a closed circuit.
+    fn in_time(&self, after: Duration, now: Instant) -> Result<(), StopReason> {
+        first_no(&[
+            (after >= self.time_left(now), StopReason::DeadlineExceeded),
+            (after < self.circuit_open_for, StopReason::CircuitOpen),
+        ])
+    }
+
+    fn time_left(&self, now: Instant) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now))
     }
 
     fn charge(&mut self, class: Class, after: Duration) -> Result<Duration, StopReason> {
@@ -568,6 +599,99 @@ mod tests {
         let hint = Hint { misdirected: true, ..Hint::default() };
         let outcomes = [(Class::NotProcessed, hint), (Class::NotProcessed, hint)];
         assert_eq!(check_with(&policy(), Idempotency::Absent, &outcomes), "retry 0, stop Permanent");
+    }
+
+    const REFUSED: Hint = Hint {
+        refused: true,
+        after: None,
+        retry: None,
+        replayed: false,
+        outcome_unknown: false,
+        misdirected: false,
+        local: false,
+    };
+
+    #[test]
+    fn refused_requests_repeat_twice_for_free() {
+        let refused = [(Class::NotProcessed, REFUSED); 5];
+        let check = |policy: &RetryPolicy| check_with(policy, Idempotency::Absent, &refused);
+        assert_eq!(check(&policy()), "retry 0, retry 0, retry 100, retry 200, stop AttemptsExhausted");
+        let once = check_with(&policy().max_attempts(1), Idempotency::Absent, &refused[..3]);
+        assert_eq!(once, "retry 0, retry 0, stop AttemptsExhausted");
+        let never = check_with(&RetryPolicy::never(), Idempotency::Absent, &refused[..1]);
+        assert_eq!(never, "stop AttemptsExhausted", "never means never");
+        let scheduled = policy().backoff(Backoff::schedule(|| [SECOND]));
+        assert_eq!(
+            check_with(&scheduled, Idempotency::Absent, &refused[..4]),
+            "retry 0, retry 0, retry 1000, stop AttemptsExhausted",
+            "a free repeat uses up no wait"
+        );
+    }
+
+    #[test]
+    fn free_repeats_take_no_tokens() {
+        let (policy, now) = (policy(), now_in_a_test());
+        let budget = RetryBudget::standard().capacity(14);
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        let turns: Vec<_> = (0..3)
+            .map(|_| {
+                let decision = operation.decide(Class::NotProcessed, &REFUSED, now, 1.0);
+                (word(decision), operation.repeats_free(), operation.attempts(), budget.tokens())
+            })
+            .collect();
+        let free = |attempts| ("retry 0".to_owned(), true, attempts, 14);
+        assert_eq!(turns, [free(1), free(2), ("retry 100".to_owned(), false, 3, 0)]);
+
+        let budget = RetryBudget::standard().initial(0);
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        assert_eq!(word(operation.decide(Class::NotProcessed, &REFUSED, now, 1.0)), "retry 0");
+        assert_eq!(operation.decide(Class::Success, &Hint::default(), now, 0.0), Decision::Stop(StopReason::Done));
+        assert_eq!(budget.tokens(), 1, "a success on the first try, as far as the budget knows");
+    }
+
+    #[test]
+    fn free_repeats_need_all_but_tokens_and_attempts() {
+        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        let check = |class, hint: Hint, set: fn(&mut Operation<'_>, Instant)| {
+            let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
+            set(&mut operation, now);
+            word(operation.decide(class, &hint, now, 1.0))
+        };
+        let refused = |hint, set| check(Class::NotProcessed, hint, set);
+        let as_is: fn(&mut Operation<'_>, Instant) = |_, _| {};
+        assert_eq!(refused(REFUSED, as_is), "retry 0");
+        assert_eq!(check(Class::Ambiguous, REFUSED, as_is), "retry 100", "free only where nothing was processed");
+        assert_eq!(refused(Hint { after: Some(SECOND), ..REFUSED }, as_is), "retry 1100", "the server named a time");
+        assert_eq!(refused(Hint { retry: Some(false), ..REFUSED }, as_is), "stop ServerSaidStop");
+        let lost_trust = |operation: &mut Operation<'_>, _| {
+            operation.set_at_risk();
+            operation.set_key_trusted(false);
+        };
+        assert_eq!(refused(REFUSED, lost_trust), "stop KeyNotTrusted");
+        assert_eq!(refused(REFUSED, |operation, _| operation.set_body_replayable(false)), "stop BodyNotReplayable");
+        assert_eq!(refused(REFUSED, |operation, now| operation.end_by(now)), "stop DeadlineExceeded");
+        assert_eq!(refused(REFUSED, |operation, _| operation.set_circuit_open_for(SECOND)), "stop CircuitOpen");
+    }
+
+    #[test]
+    fn local_failures_take_attempts_and_no_tokens() {
+        let (policy, budget, now) = (policy(), RetryBudget::standard().initial(0), now_in_a_test());
+        let local = Hint { local: true, ..Hint::default() };
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        let words = [1, 2, 3].map(|_| word(operation.decide(Class::NotProcessed, &local, now, 1.0)));
+        assert_eq!(words, ["retry 100", "retry 200", "stop AttemptsExhausted"]);
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+        let decision = operation.decide(Class::Ambiguous, &local, now, 1.0);
+        assert_eq!(word(decision), "stop BudgetExhausted", "free only where nothing was sent");
+    }
+
+    #[test]
+    fn a_hedge_counts_attempts_without_free_repeats() {
+        let (policy, budget, now) = (policy().max_attempts(2), RetryBudget::standard(), now_in_a_test());
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+        assert_eq!(word(operation.decide(Class::NotProcessed, &REFUSED, now, 1.0)), "retry 0");
+        assert!(operation.hedge(), "one attempt is under way, and one is left");
+        assert!(!operation.hedge());
     }
 
     #[test]

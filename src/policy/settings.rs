@@ -8,6 +8,11 @@ use super::backoff::Backoff;
 /// A server that asks for a longer wait than this is not waited for.
 pub(super) const HINT_CAP: Duration = Duration::from_secs(60);
 
+/// Free repeats of one operation. Two, as in reqwest's own default: the first may meet a second
+/// connection that is being retired, and a server that refuses everything must not be asked without
+/// end.
+const FREE_REPEATS: u8 = 2;
+
 /// When to repeat and when to give up.
 ///
 /// | knob | default |
@@ -19,10 +24,21 @@ pub(super) const HINT_CAP: Duration = Duration::from_secs(60);
 /// | [`throttled_is_ambiguous`](Self::throttled_is_ambiguous) | no |
 /// | [`long_polling`](Self::long_polling) | no |
 ///
+/// # Free repeats
+///
+/// A request that was refused before processing is repeated at once: at most twice per operation,
+/// outside of `max_attempts` and of the retry budget. That holds for a stream that the server
+/// refused (HTTP/2 `REFUSED_STREAM`), and for one above the last that its `GOAWAY` names (RFC 9113
+/// §8.7). Both are ordinary: a proxy sends `GOAWAY` when it reloads, and after every 1,000 requests
+/// by nginx's default. So a server that refuses every request sees up to `max_attempts` + 2 of
+/// them. Everything else must still allow the repeat: licence, directive, body, deadline and
+/// circuit. [`never`](Self::never) has no free repeats.
+///
 /// A policy is a value: build it once, clone it freely.
 #[derive(Clone, Debug)]
 pub struct RetryPolicy {
     pub(super) max_attempts: u32,
+    pub(super) free_repeats: u8,
     pub(super) backoff: Backoff,
     pub(super) deadline: Option<Duration>,
     deadline_was_set: bool,
@@ -43,6 +59,7 @@ impl RetryPolicy {
     pub fn new() -> Self {
         Self {
             max_attempts: 3,
+            free_repeats: FREE_REPEATS,
             backoff: Backoff::default(),
             deadline: Some(Duration::from_secs(30)),
             deadline_was_set: false,
@@ -52,13 +69,17 @@ impl RetryPolicy {
         }
     }
 
-    /// One attempt and no more; the deadline stays.
+    /// Sends every request exactly once: one attempt, and no [free repeat](Self#free-repeats)
+    /// either. The deadline stays.
+    ///
+    /// `RetryPolicy::new().max_attempts(1)` differs in one thing: it keeps the free repeats.
     #[must_use]
     pub fn never() -> Self {
-        Self::new().max_attempts(1)
+        Self { free_repeats: 0, ..Self::new() }.max_attempts(1)
     }
 
     /// The most attempts of one operation, the first included. 0 is an error when the client is built or the request is sent.
+    /// [Free repeats](Self#free-repeats) do not count.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;

@@ -1,7 +1,7 @@
 //! One key per operation: whose it is, how it travels, when it is a licence, and how it is used again later.
 
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use steadfast::policy::{RetryPolicy, StopReason};
@@ -128,24 +128,56 @@ async fn a_lost_operation_is_resumed_by_another_client_under_its_own_key() {
     assert_eq!(keys[0], keys[1]);
 }
 
+/// The same token, from an operation that was first sent so many seconds ago.
+fn aged(token: &ResumeToken, seconds: i64) -> ResumeToken {
+    let mut json = serde_json::to_value(token).unwrap();
+    let then = i64::try_from(UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap() - seconds * 1000;
+    json["first_sent_ms"] = then.into();
+    serde_json::from_value(json).unwrap()
+}
+
+/// As where the wall clock has been set back between the two: in the middle of the operation, too,
+/// it ends no retry.
+#[tokio::test]
+async fn a_token_from_ahead_is_resumed_and_retried() {
+    for ahead in [1, 25] {
+        let acts = [Act::close(Phase::AfterExecuting), Act::answer(503), Act::answer(503), Act::execute(200)];
+        let server = FaultServer::play(acts).await;
+        let token = aged(&lost(&server).await, -ahead);
+        let client = trusting(&server).build().unwrap();
+        let again = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token);
+        let response = again.send().await.unwrap();
+        assert_eq!((response.status().as_u16(), response.attempts().len()), (200, 3), "{ahead} s ahead");
+        assert_eq!((server.received().len(), server.executions()), (4, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_token_from_ahead_shortens_the_retention() {
+    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::answer(503)]).await;
+    let token = aged(&lost(&server).await, -20);
+    // 19 s of 20 s are usable, and the token has come from 20 s ahead.
+    let keys = KeyPolicy::standard().retention(Duration::from_secs(20));
+    let client = trusting(&server).keys(keys).build().unwrap();
+    let again = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token);
+    let error = again.send().await.unwrap_err();
+    assert!(error.kind() == ErrorKind::KeyExpired && error.to_string().contains("forgotten"), "{error}");
+    assert_eq!(server.received().len(), 1, "only the lost one");
+}
+
 #[tokio::test]
 async fn a_token_that_does_not_fit_is_refused_before_anything_is_sent() {
     let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
     let token = lost(&server).await;
     let client = trusting(&server).build().unwrap();
-    let aged = |seconds: i64| {
-        let mut json = serde_json::to_value(&token).unwrap();
-        let now = SystemTime::UNIX_EPOCH.max(UNIX_EPOCH).elapsed().unwrap();
-        let then = i64::try_from(now.as_millis()).unwrap() - seconds * 1000;
-        json["first_sent_ms"] = then.into();
-        serde_json::from_value::<ResumeToken>(json).unwrap()
-    };
+    let aged = |seconds| aged(&token, seconds);
     let body = json!({"amount": 7});
     let path = "/charges?expand=all";
     let cases = [
         ("forgotten", client.post(path).json(&body).resume(aged(24 * 3600))),
         ("forgotten", client.post(path).json(&body).resume(aged(23 * 3600))),
         ("backwards", client.post(path).json(&body).resume(aged(-60))),
+        ("backwards", client.post(path).json(&body).resume(aged(-32))),
         ("query or body", client.post(path).json(&json!({"amount": 8})).resume(token.clone())),
         ("query or body", client.post("/charges").json(&body).resume(token.clone())),
         ("method or target", client.post("/refunds").json(&body).resume(token.clone())),

@@ -1,6 +1,6 @@
 //! Attempts, time and budget: what ends an operation, and that nothing goes on after it.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use steadfast::policy::{Backoff, Class, RetryBudget, RetryPolicy, StopReason};
@@ -337,4 +337,22 @@ async fn posting_json_is_repeated_byte_for_byte() {
     let received = server.received();
     assert_eq!(received.len(), 3);
     assert!(received.iter().all(|request| request.body == received[0].body && request.headers == received[0].headers));
+}
+
+/// The clocks of client and server differ, and `Retry-After` is a date: it is a date by the
+/// server's clock.
+#[tokio::test]
+async fn a_retry_after_date_is_read_by_the_servers_clock() {
+    let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
+    for behind in [-300, 0, 300] {
+        let theirs = |seconds: i64| {
+            let at = now.checked_add_signed(seconds - behind).unwrap();
+            httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at))
+        };
+        let busy = Answer::new(503).header("date", theirs(0)).header("retry-after", theirs(7));
+        let server = FaultServer::play([Act::answer(busy)]).await;
+        let client = trusting(&server).retry(RetryPolicy::never()).build().unwrap();
+        let response = client.get("/").send().await.unwrap();
+        assert_eq!(response.retry_after(), Some(Duration::from_secs(7)), "{behind} s behind");
+    }
 }

@@ -16,6 +16,8 @@ mod lab;
 mod licence;
 mod limits;
 mod manners;
+#[cfg(feature = "server")]
+mod nginx;
 mod properties;
 mod redirects;
 mod secrets;

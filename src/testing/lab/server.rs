@@ -111,7 +111,15 @@ impl Server {
     }
 }
 
-const NO_HINT: Hint = Hint { after: None, retry: None, replayed: false, outcome_unknown: false, misdirected: false };
+const NO_HINT: Hint = Hint {
+    after: None,
+    retry: None,
+    replayed: false,
+    outcome_unknown: false,
+    misdirected: false,
+    refused: false,
+    local: false,
+};
 
 /// What a client learns of one request.
 #[derive(Clone, Copy, Debug, PartialEq)]

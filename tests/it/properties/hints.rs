@@ -65,15 +65,20 @@ fn clocks() -> impl Strategy<Value = SystemTime> {
     })
 }
 
-/// What a value of `Retry-After` asks for, by the grammar: digits, saturating, or a date.
+/// What a value of `Retry-After` asks for, by the grammar: digits, saturating, with a fraction that
+/// counts as one more; or a date.
 fn asked_for(value: &HeaderValue, now: i64) -> Option<Duration> {
     let text = std::str::from_utf8(value.as_bytes()).ok()?.trim_matches([' ', '\t']);
-    if text.contains(|c: char| !c.is_ascii_digit()) || text.is_empty() {
+    let is_number = |text: &str| !text.is_empty() && !text.contains(|c: char| !c.is_ascii_digit());
+    let parts: Vec<_> = text.split('.').collect();
+    if parts.len() > 2 || !parts.iter().all(|part| is_number(part)) {
         let date = date::parse(text, now)?;
         return Some(Duration::from_secs(u64::try_from(date - now).unwrap_or(0)));
     }
     let digit = |number: u64, digit: u8| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
-    Some(Duration::from_secs(text.bytes().fold(0, digit)))
+    let whole = parts[0].bytes().fold(0, digit);
+    let has_more = parts.get(1).is_some_and(|fraction| fraction.contains(|c: char| c != '0'));
+    Some(Duration::from_secs(if has_more { whole.saturating_add(1) } else { whole }))
 }
 
 fn words<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
@@ -106,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_neither_digits_nor_a_date_says_nothing(values in vec(values(), 1..3), now in -1_i64..6_000_000_000) {
+    fn what_is_neither_a_number_nor_a_date_says_nothing(values in vec(values(), 1..3), now in -1_i64..6_000_000_000) {
         let mut headers = HeaderMap::new();
         for value in &values {
             headers.append("retry-after", value.clone());
@@ -120,6 +125,27 @@ proptest! {
         let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::try_from(&text).unwrap())]);
         let expected = asked_for(&headers["retry-after"], now);
         prop_assert_eq!(retry_hint(&headers, clock::wall(now)), expected, "{:?} at {}", text, now);
+    }
+
+    /// Whatever the two clocks say: what counts is how long after its own `Date` the answer asks to
+    /// be left alone.
+    #[test]
+    fn a_wait_until_a_date_is_the_same_by_any_clock(
+        ours in clocks(), theirs in 0_i64..=date::LAST_SECOND, later in 0_i64..1 << 32, age in 0_i64..1 << 32, form in 0_usize..3,
+    ) {
+        let until = (theirs + later).min(date::LAST_SECOND);
+        let write = |second| httpdate::fmt_http_date(clock::wall(second));
+        // A two-digit year is read by our clock, which may be in another century.
+        let form = if form == 1 { 0 } else { form };
+        let lines = [
+            ("date", write(theirs)),
+            ("age", age.to_string()),
+            ("retry-after", date::forms(&write(until))[form].clone()),
+        ];
+        let line = |(name, value): (&'static str, String)| (HeaderName::from_static(name), value.try_into().unwrap());
+        let headers: HeaderMap = lines.into_iter().map(line).collect();
+        let expected = u64::try_from(until - theirs - age).unwrap_or(0);
+        prop_assert_eq!(retry_hint(&headers, ours), Some(Duration::from_secs(expected)));
     }
 
     #[test]

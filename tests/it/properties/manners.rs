@@ -23,7 +23,7 @@ proptest! {
         let (policy, budget, mut now) = (terms.policy(), RetryBudget::standard().capacity(capacity), clock::now());
         let mut operation = Operation::start(&policy, &budget, terms.idempotency, now);
         operation.set_body_replayable(terms.body_replayable);
-        let mut sent = 0_u32;
+        let (mut sent, mut free) = (0_u32, 0_u32);
         for (step, wants_hedge) in steps.iter().zip(hedge_at) {
             operation.begin_attempt();
             sent += 1;
@@ -43,10 +43,11 @@ proptest! {
                     prop_assert_eq!(budget.tokens(), before);
                 }
             }
-            prop_assert!(sent <= terms.max_attempts, "{sent} requests");
+            prop_assert!(free <= 2 && sent <= terms.max_attempts + free, "{sent} requests, {free} of them free");
             now = now.checked_add(step.took).unwrap_or(now);
             let decision = operation.decide(step.class, &step.hint, now, step.unit);
             prop_assert_eq!(operation.attempts(), sent);
+            free += u32::from(operation.repeats_free());
             match decision {
                 Decision::Retry { after } => now = now.checked_add(after).unwrap_or(now),
                 Decision::Stop(_) => break,

@@ -9,7 +9,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use steadfast::policy::{Class, Decision, Idempotency, RetryBudget, StopReason};
 
 use super::cases;
-use super::oracle::{allowed_waits, first_reason, time_left};
+use super::oracle::{allowed_waits, first_reason, is_free, time_left};
 use super::scenario::{Shape, Step, Terms, Turn, play, steps, terms};
 
 /// The turns after which the operation goes on, each with its wait.
@@ -29,9 +29,11 @@ proptest! {
     #![proptest_config(cases(512))]
 
     #[test]
-    fn never_more_than_max_attempts(terms in terms(), steps in steps()) {
+    fn never_more_than_max_attempts_and_two_free_repeats(terms in terms(), steps in steps()) {
         let turns = play_freely(&terms, &steps);
-        prop_assert!(turns.len() <= terms.max_attempts as usize, "{} attempts", turns.len());
+        let free = turns.iter().filter(|turn| turn.repeats_free).count();
+        prop_assert!(free <= if terms.no_free_repeats { 0 } else { 2 }, "{free} free repeats");
+        prop_assert!(turns.len() <= terms.max_attempts as usize + free, "{} attempts, {free} free", turns.len());
     }
 
     #[test]
@@ -70,7 +72,8 @@ proptest! {
             let cap = match &terms.shape {
                 Shape::Exponential { cap, .. } => *cap,
                 Shape::Fixed(wait) => *wait,
-                Shape::Schedule(waits) => waits[turn.number as usize - 1],
+                Shape::Schedule(_) if turn.repeats_free => Duration::ZERO,
+                Shape::Schedule(waits) => waits[(turn.number - turn.free_before) as usize - 1],
             };
             prop_assert!(floor <= terms.hint_cap, "{turn:?}");
             prop_assert!(after <= floor.saturating_add(cap), "{turn:?}");
@@ -88,7 +91,12 @@ proptest! {
     ) {
         let budget = RetryBudget::standard().initial(tokens);
         for turn in play(&terms, &budget, &steps) {
-            let cost = if turn.step.class == Class::Throttled { 5 } else { 14 };
+            let is_local = turn.step.hint.local && turn.step.class == Class::NotProcessed;
+            let cost = match turn.step.class {
+                _ if is_local || is_free(&terms, &turn) => 0,
+                Class::Throttled => 5,
+                _ => 14,
+            };
             let allowed = allowed_waits(&terms, &turn);
             // Between these two, chance decides whether there is time for the wait.
             let (fits_surely, fits_perhaps) = (*allowed.end() < time_left(&turn), *allowed.start() < time_left(&turn));
@@ -106,6 +114,7 @@ proptest! {
                     prop_assert_eq!(expected, None, "{:?}", turn);
                     prop_assert!(fits_perhaps && allowed.contains(&after), "{turn:?}, allowed {allowed:?}");
                     prop_assert_eq!(turn.tokens_before.checked_sub(cost), Some(turn.tokens_after), "{:?}", turn);
+                    prop_assert_eq!(turn.repeats_free, is_free(&terms, &turn), "{:?}", turn);
                 }
             }
             // Nothing but a retry is paid for.
@@ -134,14 +143,17 @@ proptest! {
 #[test]
 fn the_scenarios_are_not_trivial() {
     let mut runner = TestRunner::new_with_rng(cases(0), TestRng::deterministic_rng(RngAlgorithm::default()));
-    let (mut reasons, mut at_the_limit, mut repeats) = (HashSet::new(), 0, 0);
+    let (mut reasons, mut at_the_limit, mut repeats, mut free) = (HashSet::new(), 0, 0, 0);
     for _ in 0..1000 {
         let (terms, steps) = (terms(), steps()).new_tree(&mut runner).unwrap().current();
         let all_ten = terms.max_attempts == 10 && play_freely(&terms, &steps).len() == 10;
         at_the_limit += u32::from(all_ten);
         for turn in play(&terms, &RetryBudget::standard().initial(40), &steps) {
             match turn.decision {
-                Decision::Retry { .. } => repeats += 1,
+                Decision::Retry { .. } => {
+                    repeats += 1;
+                    free += u32::from(turn.repeats_free);
+                }
                 Decision::Stop(reason) => {
                     reasons.insert(reason);
                 }
@@ -150,4 +162,5 @@ fn the_scenarios_are_not_trivial() {
     }
     assert_eq!(reasons.len(), 12, "{reasons:?}");
     assert!(at_the_limit >= 10 && repeats >= 500, "{at_the_limit} operations with 10 attempts, {repeats} repeats");
+    assert!(free >= 50, "{free} free repeats");
 }

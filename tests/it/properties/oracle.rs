@@ -19,6 +19,7 @@ pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason>
     let class_in_force = effective(terms, class, hint);
     let unsafe_without_licence = class_in_force == Class::Ambiguous || turn.acted_before;
     let too_long = hint.after.is_some_and(|after| after > terms.hint_cap || after >= time_left(turn));
+    let is_paid = !is_free(terms, turn);
     // In the order of the type's documentation.
     let asked = [
         (class == Class::Success, Done),
@@ -30,11 +31,23 @@ pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason>
         (unsafe_without_licence && terms.idempotency == Idempotency::Absent, NotRepeatable),
         (unsafe_without_licence && terms.idempotency == Idempotency::Keyed && !turn.step.key_trusted, KeyNotTrusted),
         (!terms.body_replayable, BodyNotReplayable),
-        (turn.number >= terms.max_attempts, AttemptsExhausted),
-        (whole_wait(terms, turn).is_none(), AttemptsExhausted),
+        (is_paid && counted(turn) >= terms.max_attempts, AttemptsExhausted),
+        (is_paid && whole_wait(terms, turn).is_none(), AttemptsExhausted),
         (too_long, RetryAfterTooLong),
     ];
     asked.into_iter().find_map(|(applies, reason)| applies.then_some(reason))
+}
+
+/// Whether a repeat after this turn is one of the two that cost nothing.
+pub(super) fn is_free(terms: &Terms, turn: &Turn<'_>) -> bool {
+    let most = if terms.no_free_repeats { 0 } else { 2 };
+    let hint = &turn.step.hint;
+    turn.step.class == Class::NotProcessed && hint.refused && hint.after.is_none() && turn.free_before < most
+}
+
+/// The attempts so far that `max_attempts` counts.
+fn counted(turn: &Turn<'_>) -> u32 {
+    turn.number - turn.free_before
 }
 
 /// The class after the two things that may change it: the server's `true`, and an API that acts on what it throttles.
@@ -54,11 +67,11 @@ pub(super) fn time_left(turn: &Turn<'_>) -> Duration {
 fn whole_wait(terms: &Terms, turn: &Turn<'_>) -> Option<Duration> {
     match &terms.shape {
         Shape::Fixed(wait) => Some(*wait),
-        Shape::Schedule(waits) => waits.get(turn.number as usize - 1).copied(),
+        Shape::Schedule(waits) => waits.get(counted(turn) as usize - 1).copied(),
         Shape::Exponential { base, cap } => {
             let throttled = turn.step.class == Class::Throttled;
             let mut wait = if throttled { terms.throttle_base.max(*base) } else { *base };
-            for _ in 1..turn.number {
+            for _ in 1..counted(turn) {
                 wait = wait.saturating_mul(2);
             }
             Some(wait.min(*cap))
@@ -68,7 +81,7 @@ fn whole_wait(terms: &Terms, turn: &Turn<'_>) -> Option<Duration> {
 
 /// The waits that may follow: at least the hint, and jitter on top of it.
 pub(super) fn allowed_waits(terms: &Terms, turn: &Turn<'_>) -> RangeInclusive<Duration> {
-    if turn.step.hint.misdirected {
+    if turn.step.hint.misdirected || is_free(terms, turn) {
         return Duration::ZERO..=Duration::ZERO;
     }
     let floor = turn.step.hint.after.unwrap_or_default();

@@ -14,6 +14,8 @@ use crate::support::clock;
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub(super) max_attempts: u32,
+    /// As `RetryPolicy::never` has them.
+    pub(super) no_free_repeats: bool,
     pub(super) shape: Shape,
     pub(super) jitter: Jitter,
     pub(super) throttle_base: Duration,
@@ -38,7 +40,8 @@ impl Terms {
             Shape::Fixed(wait) => Backoff::fixed(wait),
             Shape::Schedule(waits) => Backoff::schedule(move || waits.clone()),
         };
-        RetryPolicy::new()
+        let policy = if self.no_free_repeats { RetryPolicy::never() } else { RetryPolicy::new() };
+        policy
             .max_attempts(self.max_attempts)
             .backoff(backoff.jitter(self.jitter).throttle_base(self.throttle_base))
             .deadline(self.deadline)
@@ -65,6 +68,9 @@ pub(super) struct Turn<'a> {
     pub(super) step: &'a Step,
     pub(super) now: Instant,
     pub(super) deadline: Option<Instant>,
+    /// Free repeats before this attempt, itself included.
+    pub(super) free_before: u32,
+    pub(super) repeats_free: bool,
     /// An attempt before this one was misdirected too.
     pub(super) misdirected_before: bool,
     /// An attempt before this one may have been carried out.
@@ -81,6 +87,7 @@ pub(super) fn play<'a>(terms: &Terms, budget: &RetryBudget, steps: &'a [Step]) -
     operation.set_body_replayable(terms.body_replayable);
     let deadline = terms.deadline.and_then(|time| started.checked_add(time));
     let (mut now, mut misdirected_before, mut acted_before, mut turns) = (started, false, false, Vec::new());
+    let mut free_before = 0;
     for (number, step) in (1..).zip(steps) {
         now = now.checked_add(step.took).unwrap_or(now);
         operation.begin_attempt();
@@ -88,11 +95,14 @@ pub(super) fn play<'a>(terms: &Terms, budget: &RetryBudget, steps: &'a [Step]) -
         let tokens_before = budget.tokens();
         let decision = operation.decide(step.class, &step.hint, now, step.unit);
         let tokens_after = budget.tokens();
+        let repeats_free = operation.repeats_free();
         let turn = Turn {
             number,
             step,
             now,
             deadline,
+            free_before,
+            repeats_free,
             misdirected_before,
             acted_before,
             tokens_before,
@@ -100,6 +110,7 @@ pub(super) fn play<'a>(terms: &Terms, budget: &RetryBudget, steps: &'a [Step]) -
             decision,
         };
         turns.push(turn);
+        free_before += u32::from(repeats_free);
         misdirected_before |= step.hint.misdirected;
         acted_before |= oracle::effective(terms, step.class, &step.hint) == Class::Ambiguous;
         match decision {
@@ -143,11 +154,13 @@ pub(super) fn classes() -> impl Strategy<Value = Class> {
 fn hints() -> impl Strategy<Value = Hint> {
     let rarely = || prop::bool::weighted(0.05);
     let directive = option::weighted(0.2, prop::bool::weighted(0.8));
-    (option::weighted(0.3, durations()), directive, rarely(), rarely(), rarely()).prop_map(
-        |(after, retry, replayed, outcome_unknown, misdirected)| {
+    let rare = (rarely(), rarely(), rarely(), rarely());
+    (option::weighted(0.3, durations()), directive, rare, prop::bool::weighted(0.2)).prop_map(
+        |(after, retry, (replayed, outcome_unknown, misdirected, local), refused)| {
             let mut hint = Hint::from(after);
             (hint.retry, hint.replayed) = (retry, replayed);
             (hint.outcome_unknown, hint.misdirected) = (outcome_unknown, misdirected);
+            (hint.local, hint.refused) = (local, refused);
             hint
         },
     )
@@ -158,14 +171,24 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let took = prop_oneof![6 => short(), 1 => durations()];
     let wild = (classes(), hints(), prop::bool::weighted(0.7), took, units());
     let wild = wild.prop_map(|(class, hint, key_trusted, took, unit)| Step { class, hint, key_trusted, took, unit });
-    prop_oneof![6 => vec(wild, 1..14), 3 => vec(calm(0.0), 10..14), 1 => vec(calm(0.5), 2..6)]
+    let misdirected = |hint: &mut Hint| hint.misdirected = true;
+    let refused = |hint: &mut Hint| hint.refused = true;
+    prop_oneof![
+        6 => vec(wild, 1..14),
+        3 => vec(calm(0.0, refused), 10..14),
+        1 => vec(calm(0.5, misdirected), 2..6),
+        2 => vec(calm(0.7, refused), 12..16),
+    ]
 }
 
-fn calm(misdirected: f64) -> impl Strategy<Value = Step> {
+/// Steps of which a share is marked.
+fn calm(share: f64, mark: fn(&mut Hint)) -> impl Strategy<Value = Step> {
     let class = prop::sample::select(vec![Class::NotProcessed, Class::Throttled, Class::Ambiguous]);
-    (class, prop::bool::weighted(misdirected), short(), units()).prop_map(|(class, misdirected, took, unit)| {
+    (class, prop::bool::weighted(share), short(), units()).prop_map(move |(class, is_marked, took, unit)| {
         let mut hint = Hint::default();
-        hint.misdirected = misdirected;
+        if is_marked {
+            mark(&mut hint);
+        }
         Step { class, hint, key_trusted: true, took, unit }
     })
 }
@@ -188,12 +211,13 @@ pub(super) fn terms() -> impl Strategy<Value = Terms> {
         2 => Just(Idempotency::Absent),
     ];
     let licence = (idempotency, prop::bool::weighted(0.3), prop::bool::weighted(0.8));
-    (limits, waits, licence).prop_map(|(limits, waits, licence)| {
+    (limits, waits, licence, prop::bool::weighted(0.2)).prop_map(|(limits, waits, licence, no_free_repeats)| {
         let (max_attempts, deadline, hint_cap) = limits;
         let (shape, jitter, throttle_base) = waits;
         let (idempotency, throttled_is_ambiguous, body_replayable) = licence;
         Terms {
             max_attempts,
+            no_free_repeats,
             shape,
             jitter,
             throttle_base,

@@ -18,6 +18,10 @@ pub(super) async fn serve(mut stream: impl Wire, fault: Fault, counts: &Counts) 
     let mut buffer = Vec::new();
     let length = read_head(&mut stream, &mut buffer).await?;
     match fault {
+        Fault::ActOnHead => {
+            counts.acted();
+            return Ok(());
+        }
         Fault::CloseMidUpload => return read_body(&mut stream, &mut buffer, PART.min(length / 2)).await,
         Fault::EarlyAnswer(status) => {
             read_body(&mut stream, &mut buffer, PART.min(length / 2)).await?;

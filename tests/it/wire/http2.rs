@@ -7,24 +7,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::peer::{Counts, ELSEWHERE, Fault, Wire};
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(super) const GOAWAY: u8 = 7;
 
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const ACK: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
+pub(super) const ACK: u8 = 1;
 
 /// As much of a body is read before an exchange breaks in its middle.
 const PART: usize = 32 * 1024;
 
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
+pub(super) struct Frame {
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
     payload: Vec<u8>,
 }
 
@@ -53,6 +53,10 @@ pub(super) async fn serve(mut wire: impl Wire, fault: Fault, counts: &Counts) ->
             HEADERS => {
                 counts.heads.fetch_add(1, Ordering::SeqCst);
                 counts.head.notify_one();
+                if fault == Fault::ActOnHead {
+                    counts.acted();
+                    return Ok(());
+                }
             }
             _ => {}
         }
@@ -132,8 +136,7 @@ async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<b
         Fault::CutChunked | Fault::CutLength | Fault::StallMidBody => {
             let mut head = head(200);
             if fault == Fault::CutLength {
-                // `content-length: 10`, literal without indexing; the name is number 28 of the static table.
-                head.extend_from_slice(&[0x0f, 13, 2, b'1', b'0']);
+                head.extend(content_length(10));
             }
             send(wire, HEADERS, END_HEADERS, stream, &head).await?;
             send(wire, DATA, 0, stream, b"{\"a\":").await?;
@@ -150,6 +153,17 @@ async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<b
             wire.flush().await?;
             return Ok(true);
         }
+        Fault::ResetBody | Fault::GoAwayBody => {
+            let head = [head(200), content_length(10)].concat();
+            send(wire, HEADERS, END_HEADERS, stream, &head).await?;
+            send(wire, DATA, 0, stream, b"{\"a\":").await?;
+            if fault == Fault::GoAwayBody {
+                // No stream was processed; 0 is NO_ERROR.
+                send(wire, GOAWAY, 0, 0, &[0; 8]).await?;
+                return Ok(true);
+            }
+            send(wire, RST_STREAM, 0, stream, &[0; 4]).await?;
+        }
         Fault::ResetStream { code, .. } => send(wire, RST_STREAM, 0, stream, &code.to_be_bytes()).await?,
         Fault::GoAway { last } => {
             let payload = [last.to_be_bytes(), 0_u32.to_be_bytes()].concat();
@@ -163,22 +177,35 @@ async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<b
 }
 
 /// `:status`, HPACK-encoded as a literal without indexing; the name is number 8 of the static table.
-fn status_line(status: u16) -> Vec<u8> {
+pub(super) fn status_line(status: u16) -> Vec<u8> {
     let mut line = vec![0x08, 3];
     line.extend_from_slice(status.to_string().as_bytes());
     line
 }
 
-async fn send(wire: &mut impl Wire, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
+/// `content-length`, HPACK-encoded as a literal without indexing; the name is number 28 of the
+/// static table.
+pub(super) fn content_length(length: usize) -> Vec<u8> {
+    let digits = length.to_string();
+    let mut line = vec![0x0f, 13, u8::try_from(digits.len()).expect("a short number")];
+    line.extend_from_slice(digits.as_bytes());
+    line
+}
+
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("frames are short").to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend_from_slice(&stream.to_be_bytes());
     frame.extend_from_slice(payload);
-    wire.write_all(&frame).await?;
+    frame
+}
+
+pub(super) async fn send(wire: &mut impl Wire, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
+    wire.write_all(&frame(kind, flags, stream, payload)).await?;
     wire.flush().await
 }
 
-async fn read(wire: &mut impl Wire) -> io::Result<Frame> {
+pub(super) async fn read(wire: &mut impl Wire) -> io::Result<Frame> {
     let mut head = [0; 9];
     wire.read_exact(&mut head).await?;
     let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);

@@ -78,6 +78,8 @@ fn rows() -> Vec<Row> {
     vec![
         row("closed on accept, nothing read", F::CloseOnAccept, Fin, SMALL, NotProcessedOrAmbiguous, NotProcessedOrAmbiguous, (0, 0)),
         row("reset on accept, nothing read", F::CloseOnAccept, Rst, SMALL, NotProcessedOrAmbiguous, NotProcessedOrAmbiguous, (0, 0)),
+        row("head acted on, body not read, then closed", F::ActOnHead, Fin, SMALL, Ambiguous, Ambiguous, (0, 1)),
+        row("head acted on, body not read, then reset", F::ActOnHead, Rst, SMALL, Ambiguous, Ambiguous, (0, 1)),
         row("closed in the middle of the upload", F::CloseMidUpload, Fin, LARGE, Ambiguous, Ambiguous, (0, 0)),
         row("reset in the middle of the upload", F::CloseMidUpload, Rst, LARGE, Ambiguous, Ambiguous, (0, 0)),
         row("whole request read, then closed", F::CloseAfterRequest, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
@@ -93,6 +95,8 @@ fn rows() -> Vec<Row> {
         row("attempt timeout in the middle of the answer's body", F::StallMidBody, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
         row("200, then the body is shorter than its length", F::CutLength, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
         row("200, then the body does not end", F::CutChunked, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
+        only2(row("200, then RST_STREAM NO_ERROR before its length is reached", F::ResetBody, Fin, SMALL, Ambiguous, Ambiguous, (1, 1))),
+        only2(row("200, then GOAWAY NO_ERROR below our stream, the same", F::GoAwayBody, Fin, SMALL, Ambiguous, Ambiguous, (1, 1))),
         row("200 with a whole body that is not the JSON asked for", F::BadJson, Fin, SMALL, Undecodable, Undecodable, (1, 1)),
         row("200", F::Answer(200), Fin, SMALL, Done, Done, (1, 1)),
         row("302 to a POST", F::Redirect(302), Fin, SMALL, Redirected, Redirected, (1, 1)),

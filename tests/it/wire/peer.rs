@@ -20,6 +20,8 @@ pub(super) const ELSEWHERE: &str = "http://other.invalid/";
 pub(super) enum Fault {
     /// Closed as soon as the connection is there (after the TLS handshake, where there is one), nothing read.
     CloseOnAccept,
+    /// The head was read and carried out, as a handler does that needs no body; then closed.
+    ActOnHead,
     /// Closed in the middle of the upload.
     CloseMidUpload,
     /// The whole request was read and carried out; then closed.
@@ -50,6 +52,12 @@ pub(super) enum Fault {
     CutLength,
     /// Carried out, then a 200 whose chunked body (or HTTP/2 stream) does not end.
     CutChunked,
+    /// HTTP/2: carried out, then a 200 whose body is cut by RST_STREAM NO_ERROR, against its
+    /// `content-length`.
+    ResetBody,
+    /// HTTP/2: carried out, then a 200 whose body is cut by a `GOAWAY` NO_ERROR below the stream,
+    /// against its `content-length`.
+    GoAwayBody,
     /// Carried out, then a whole 200 that is not JSON.
     BadJson,
     /// HTTP/2: the stream is reset with this code after the whole request was read; `acted`: it was carried out.

@@ -15,7 +15,9 @@ use super::peer::{Ending, Fault, Peer, Protocol};
 /// A server's certificate and the authority that signed it.
 pub(crate) struct Identity {
     authority: Vec<u8>,
+    authority_pem: String,
     certificate: Vec<u8>,
+    certificate_pem: String,
     key: KeyPair,
 }
 
@@ -25,13 +27,15 @@ impl Identity {
         let authority_key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let authority = params.self_signed(&authority_key).expect("an authority").der().to_vec();
+        let authority = params.self_signed(&authority_key).expect("an authority");
+        let (authority, authority_pem) = (authority.der().to_vec(), authority.pem());
         let issuer = Issuer::new(params, authority_key);
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
         change(&mut params);
-        let certificate = params.signed_by(&key, &issuer).expect("a certificate").der().to_vec();
-        Self { authority, certificate, key }
+        let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+        let (certificate, certificate_pem) = (certificate.der().to_vec(), certificate.pem());
+        Self { authority, authority_pem, certificate, certificate_pem, key }
     }
 
     pub(super) fn acceptor(&self, protocol: Protocol) -> TlsAcceptor {
@@ -50,6 +54,16 @@ impl Identity {
 
     pub(crate) fn http1_acceptor(&self) -> TlsAcceptor {
         self.acceptor(Protocol::Http1)
+    }
+
+    /// The certificate and its key in PEM, as a server's configuration names them.
+    pub(crate) fn pem(&self) -> (String, String) {
+        (self.certificate_pem.clone(), self.key.serialize_pem())
+    }
+
+    /// The authority in PEM, for a process that trusts it.
+    pub(super) fn authority_pem(&self) -> &str {
+        &self.authority_pem
     }
 
     /// The authority, for a client that trusts it.

@@ -1,0 +1,65 @@
+//! A process that has no file descriptor left: what it cannot send is no origin's fault, and no
+//! origin pays for it.
+
+use std::fs::File;
+use std::process::Command;
+
+use steadfast::policy::{BreakerPolicy, BreakerState, Class, Failure, RetryBudget, StopReason};
+use steadfast::testing::{Act, FaultServer, fast_retries};
+use steadfast::{Attempt, Client, ErrorKind, KeyPolicy};
+
+const CHILD: &str = "STEADFAST_TEST_DESCRIPTORS";
+const DESCRIPTORS: &str = "100";
+
+/// In a process of its own, whose limit is low and whose descriptors nobody else needs.
+#[tokio::test]
+async fn a_process_without_descriptors_drains_nothing() {
+    if std::env::var_os(CHILD).is_none() {
+        return in_a_child("wire::resources::a_process_without_descriptors_drains_nothing");
+    }
+    let server = FaultServer::play([Act::ok()]).await;
+    // A budget of one retry, and a circuit that would open at the fourth failure.
+    let client = Client::builder()
+        .base_url(server.url(""))
+        .keys(KeyPolicy::off())
+        .retry(fast_retries())
+        .budget(RetryBudget::standard().capacity(14))
+        .breaker(BreakerPolicy::new().min_calls(4))
+        .build()
+        .unwrap();
+    let mut taken = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        taken.push(file);
+    }
+    for _ in 0..20 {
+        let error = client.post("/charges").body("x").send().await.unwrap_err();
+        assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::Connect, Some(StopReason::AttemptsExhausted)));
+        let attempts: Vec<_> = error.attempts().iter().map(Attempt::failure).collect();
+        assert_eq!(attempts, [Some(Failure::LocalResources); 3], "{error:#}");
+        assert_eq!(error.attempts()[0].class(), Class::NotProcessed);
+        assert!(!error.may_have_been_processed(), "{error:#}");
+    }
+    assert_eq!((client.breaker_state("/charges"), server.connections()), (Some(BreakerState::Closed), 0));
+
+    drop(taken);
+    client.post("/charges").body("x").send().await.unwrap();
+    assert_eq!(server.executions(), 1);
+    // The whole budget is still there.
+    server.refuse_connections().await;
+    let error = client.post("/charges").body("x").send().await.unwrap_err();
+    let attempts: Vec<_> = error.attempts().iter().map(Attempt::failure).collect();
+    assert_eq!((error.stop_reason(), attempts.len()), (Some(StopReason::BudgetExhausted), 2), "{error:#}");
+    assert_eq!(attempts, [Some(Failure::Connect); 2], "{error:#}");
+}
+
+fn in_a_child(test: &str) {
+    let child = Command::new("sh")
+        .args(["-c", &format!("ulimit -n {DESCRIPTORS} && exec \"$0\" \"$@\"")])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&[child.stdout, child.stderr].concat()).into_owned();
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+}
