@@ -9,17 +9,22 @@
 //!
 //! The statements are in `sql/`, one a file.
 
+mod error;
 mod row;
+mod sessions;
+mod statement;
 mod transactional;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
 
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{Executor as _, FromRow as _, PgPool, Row as _};
 
+use self::error::unavailable;
 use self::row::Row;
+use self::sessions::Sessions;
 pub use self::transactional::{PostgresSession, TransactionalPostgresStore};
 use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
 use crate::clock;
@@ -55,11 +60,29 @@ const RACES: usize = 16;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Isolation
+///
+/// The store's statements run in `READ COMMITTED`. Where sessions have another default
+/// (`default_transaction_isolation`), each is sent in a transaction that names it, which takes two
+/// round trips more. A statement that the database has rolled back because of another transaction
+/// (40001 serialization_failure, 40P01 deadlock_detected) is repeated five times at most, within
+/// [`timeout`](Self::timeout).
+///
+/// # Poolers
+///
+/// The store works behind pgbouncer in session and in transaction mode, with
+/// `ignore_startup_parameters = extra_float_digits`, which sqlx sends. Before its first statement
+/// it takes two connections and finds out whether prepared statements outlive a transaction. Where
+/// they do not (pgbouncer before 1.21, or `max_prepared_statements = 0`), its statements have no
+/// names, and a call takes three round trips more; a warning says so. Statement mode has no
+/// transactions, and is refused by pgbouncer.
 #[derive(Clone)]
 pub struct PostgresStore {
     pool: PgPool,
     timeout: Duration,
     won: Arc<AtomicU32>,
+    sessions: Arc<Sessions>,
 }
 
 impl PostgresStore {
@@ -69,7 +92,7 @@ impl PostgresStore {
     /// A store over this pool. The table has to be there: [`create_table`](Self::create_table), or [`SCHEMA`](Self::SCHEMA).
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, timeout: Duration::from_secs(5), won: Arc::default() }
+        Self { pool, timeout: Duration::from_secs(5), won: Arc::default(), sessions: Arc::default() }
     }
 
     /// The longest that a call may take, in which a connection has to come free, too. Default: 5 s.
@@ -93,31 +116,34 @@ impl PostgresStore {
     pub async fn create_table(&self) -> Result<(), StoreError> {
         // Two of them at once can collide in the catalogue, `IF NOT EXISTS` or not.
         const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtext('steadfast_records'))";
-        self.bounded(async {
+        let create = || async {
             let mut transaction = self.begin().await?;
-            sqlx::query(ALONE).execute(&mut *transaction).await?;
-            sqlx::raw_sql(Self::SCHEMA).execute(&mut *transaction).await?;
+            transaction.execute(ALONE).await?;
+            transaction.execute(Self::SCHEMA).await?;
             transaction.commit().await
-        })
-        .await
-    }
-
-    /// A transaction, begun on a task of its own. A `BEGIN` whose future is dropped while it is under way would leave the connection in
-    /// a transaction that nobody knows of, and whoever has the connection next would write into it (sqlx 0.9.0: launchbadge/sqlx#4385).
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        // The isolation is said because `hold.sql`, which looks twice, would see the same twice under REPEATABLE READ.
-        const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
-        let pool = self.pool.clone();
-        let begun = tokio::spawn(async move { pool.begin_with(BEGIN).await });
-        begun.await.map_err(|gone| sqlx::Error::Io(std::io::Error::other(gone)))?
+        };
+        self.bounded(self.repeated(create)).await
     }
 
     /// `call`, for as long as a call may take. One that is cut off may have been carried out.
     async fn bounded<T>(&self, call: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-        match clock::until(clock::now().checked_add(self.timeout), call).await {
-            Ok(done) => done.map_err(unavailable),
-            Err(clock::TimedOut) => Err(StoreError::Unavailable(format!("no answer within {:?}", self.timeout).into())),
-        }
+        self.within(self.deadline(), call).await.map_err(unavailable)
+    }
+
+    /// When a call that begins now ends.
+    fn deadline(&self) -> Option<Instant> {
+        clock::now().checked_add(self.timeout)
+    }
+
+    async fn within<T>(
+        &self,
+        deadline: Option<Instant>,
+        call: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        clock::until(deadline, call).await.unwrap_or_else(|clock::TimedOut| {
+            let late = format!("no answer within {:?}", self.timeout);
+            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, late)))
+        })
     }
 
     /// Sweeps, once in a while. Whoever has just won a key waits for it, so the batch is small.
@@ -142,7 +168,7 @@ impl Store for PostgresStore {
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
         let ask = || {
-            sqlx::query_as::<_, Row>(include_str!("sql/claim.sql"))
+            sqlx::query(include_str!("sql/claim.sql"))
                 .bind(claim.id.as_bytes())
                 .bind(claim.token.as_bytes())
                 .bind(claim.fingerprint.as_bytes())
@@ -150,10 +176,10 @@ impl Store for PostgresStore {
                 .bind(milliseconds(claim.retention))
                 .bind(claim.take_over)
                 .bind(lock_of(claim.id))
-                .fetch_one(&self.pool)
         };
         for _ in 0..RACES {
-            let row = self.bounded(ask()).await?;
+            let row = self.bounded(self.row(ask())).await?;
+            let row = Row::from_row(&row).map_err(unavailable)?;
             if row.won {
                 self.sweep_sometimes().await;
                 return Ok(Claimed::Won(()));
@@ -169,9 +195,8 @@ impl Store for PostgresStore {
         let renew = sqlx::query(include_str!("sql/renew.sql"))
             .bind(id.as_bytes())
             .bind(token.as_bytes())
-            .bind(milliseconds(lease))
-            .execute(&self.pool);
-        Ok(self.bounded(renew).await?.rows_affected() == 1)
+            .bind(milliseconds(lease));
+        Ok(self.bounded(self.affected(renew)).await? == 1)
     }
 
     async fn complete(
@@ -181,37 +206,35 @@ impl Store for PostgresStore {
         (): (),
         completion: Completion,
     ) -> Result<Completed, StoreError> {
-        let complete = sqlx::query_scalar(include_str!("sql/complete.sql"))
+        let complete = sqlx::query(include_str!("sql/complete.sql"))
             .bind(id.as_bytes())
             .bind(token.as_bytes())
             .bind(completion.record.encode())
-            .bind(milliseconds(completion.retention))
-            .fetch_one(&self.pool);
-        Ok(stored(self.bounded(complete).await?))
+            .bind(milliseconds(completion.retention));
+        let row = self.bounded(self.row(complete)).await?;
+        Ok(stored(row.try_get(0).map_err(unavailable)?))
     }
 
     async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
         let release = sqlx::query(include_str!("sql/release.sql")).bind(id.as_bytes()).bind(token.as_bytes());
-        Ok(stored(self.bounded(release.execute(&self.pool)).await?.rows_affected() == 1))
+        Ok(stored(self.bounded(self.affected(release)).await? == 1))
     }
 
     async fn abandon(&self, id: &RecordId, token: ClaimToken, _: Option<()>) -> Result<Completed, StoreError> {
         let abandon = sqlx::query(include_str!("sql/abandon.sql")).bind(id.as_bytes()).bind(token.as_bytes());
-        Ok(stored(self.bounded(abandon.execute(&self.pool)).await?.rows_affected() == 1))
+        Ok(stored(self.bounded(self.affected(abandon)).await? == 1))
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
-        let look = sqlx::query_as::<_, Row>(include_str!("sql/look.sql"))
-            .bind(id.as_bytes())
-            .bind(lock_of(id))
-            .fetch_one(&self.pool);
-        self.bounded(look).await?.state()
+        let look = sqlx::query(include_str!("sql/look.sql")).bind(id.as_bytes()).bind(lock_of(id));
+        let row = self.bounded(self.row(look)).await?;
+        Row::from_row(&row).map_err(unavailable)?.state()
     }
 
     async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let sweep = sqlx::query(include_str!("sql/sweep.sql")).bind(most).execute(&self.pool);
-        Ok(usize::try_from(self.bounded(sweep).await?.rows_affected()).unwrap_or(usize::MAX))
+        let sweep = sqlx::query(include_str!("sql/sweep.sql")).bind(most);
+        Ok(usize::try_from(self.bounded(self.affected(sweep)).await?).unwrap_or(usize::MAX))
     }
 }
 
@@ -231,11 +254,4 @@ fn milliseconds(time: Duration) -> i64 {
 
 fn stored(yes: bool) -> Completed {
     if yes { Completed::Stored } else { Completed::Lost }
-}
-
-fn unavailable(error: sqlx::Error) -> StoreError {
-    // https://www.postgresql.org/docs/current/errcodes-appendix.html
-    const DISK_FULL: &str = "53100";
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    if code.is_some_and(|code| code == DISK_FULL) { StoreError::Full } else { StoreError::Unavailable(error.into()) }
 }

@@ -8,9 +8,10 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::{Connection as _, Executor as _, FromRow as _, PgConnection, Postgres, Transaction};
 
 use super::row::Row;
+use super::statement::or_rolled_back;
 use super::{PostgresStore, lock_of, milliseconds, stored};
 use crate::server::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
@@ -48,9 +49,13 @@ use crate::server::store::{
 /// | a commit that fails, or whose reply is lost | rolled back; or committed | none; or with them. The caller gets a 500, since the answer may not be true; asked again, the key tells |
 ///
 /// What the handler does outside of the database is not in the transaction: a mail that was sent stays sent. The transaction is
-/// `READ COMMITTED`, and holds a connection of the pool for as long as the handler runs. Leases do not matter here: the claim holds
+/// `READ COMMITTED`, whatever the sessions' default is, and holds a connection of the pool for as long as the handler runs. Leases do not
+/// matter here: the claim holds
 /// while the connection lives. For a machine that vanishes without a word, set `tcp_keepalives_idle` in the database, and
 /// `idle_in_transaction_session_timeout` for a handler that hangs.
+///
+/// Behind a pooler that keeps no prepared statements, the session's names are cleared before it is lent
+/// (`DEALLOCATE ALL`), so the handler's own statements work as ever within the transaction.
 #[derive(Clone)]
 pub struct TransactionalPostgresStore {
     base: PostgresStore,
@@ -107,26 +112,46 @@ impl TransactionalPostgresStore {
     /// A transaction that holds the key, or what stands in its way.
     async fn hold(&self, claim: &Claim<'_>) -> Result<Result<PostgresSession, Row>, sqlx::Error> {
         let mut transaction = self.base.begin().await?;
-        let mut row = Self::try_hold(claim, &mut transaction).await?;
-        if row.is_free() {
-            row = Self::try_hold(claim, &mut transaction).await?;
-        }
-        if !row.is_free() {
-            transaction.rollback().await?;
-            return Ok(Err(row));
-        }
-        sqlx::query("SAVEPOINT steadfast").execute(&mut *transaction).await?;
-        Ok(Ok(PostgresSession { transaction, fingerprint: claim.fingerprint, retention: claim.retention }))
+        let held = self.try_to_lend(claim, &mut transaction).await;
+        let (transaction, in_the_way) = or_rolled_back(transaction, held).await?;
+        let Some(row) = in_the_way else {
+            let &Claim { fingerprint, retention, .. } = claim;
+            return Ok(Ok(PostgresSession { transaction, fingerprint, retention }));
+        };
+        transaction.rollback().await?;
+        Ok(Err(row))
     }
 
-    async fn try_hold(claim: &Claim<'_>, connection: &mut PgConnection) -> Result<Row, sqlx::Error> {
-        sqlx::query_as(include_str!("sql/hold.sql"))
+    /// Holds the key and makes the transaction ready for a handler; or returns what stands in the
+    /// way.
+    async fn try_to_lend(&self, claim: &Claim<'_>, connection: &mut PgConnection) -> Result<Option<Row>, sqlx::Error> {
+        let mut row = self.try_hold(claim, connection).await?;
+        if row.is_free() {
+            row = self.try_hold(claim, connection).await?;
+        }
+        if !row.is_free() {
+            return Ok(Some(row));
+        }
+        connection.execute("SAVEPOINT steadfast").await?;
+        if self.base.sessions.lose_statements() {
+            // The names by which sqlx knows the handler's statements are from another session, or
+            // taken by another client in this one.
+            connection.execute("DEALLOCATE ALL").await?;
+            connection.clear_cached_statements().await?;
+        }
+        Ok(None)
+    }
+
+    async fn try_hold(&self, claim: &Claim<'_>, connection: &mut PgConnection) -> Result<Row, sqlx::Error> {
+        let hold = self.base.query(include_str!("sql/hold.sql"));
+        let row = hold
             .bind(claim.id.as_bytes())
             .bind(lock_of(claim.id))
             .bind(claim.fingerprint.as_bytes())
             .bind(claim.take_over)
             .fetch_one(connection)
-            .await
+            .await?;
+        Row::from_row(&row)
     }
 
     async fn end(
@@ -139,9 +164,9 @@ impl TransactionalPostgresStore {
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         if !end.keep_effects {
             // Also right where a statement of the handler's has failed, after which no other one would be taken.
-            sqlx::query("ROLLBACK TO SAVEPOINT steadfast").execute(&mut *transaction).await?;
+            transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
         }
-        let ended = Self::write_end(id, token, fingerprint, &end, &mut transaction).await?;
+        let ended = self.write_end(id, token, fingerprint, &end, &mut transaction).await?;
         if ended {
             transaction.commit().await?;
         } else {
@@ -151,13 +176,15 @@ impl TransactionalPostgresStore {
     }
 
     async fn write_end(
+        &self,
         id: &RecordId,
         token: ClaimToken,
         fingerprint: Fingerprint,
         end: &End,
         connection: &mut PgConnection,
     ) -> Result<bool, sqlx::Error> {
-        let ended = sqlx::query(include_str!("sql/end_transaction.sql"))
+        let write = self.base.query(include_str!("sql/end_transaction.sql"));
+        let ended = write
             .bind(id.as_bytes())
             .bind(token.as_bytes())
             .bind(fingerprint.as_bytes())
@@ -176,7 +203,7 @@ impl Store for TransactionalPostgresStore {
     const HOLDS_EFFECTS: bool = true;
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<PostgresSession>, StoreError> {
-        match self.base.bounded(self.hold(claim)).await? {
+        match self.base.bounded(self.base.repeated(|| self.hold(claim))).await? {
             Ok(session) => Ok(Claimed::Won(session)),
             Err(row) => {
                 let known = row.state()?;
@@ -213,8 +240,8 @@ impl Store for TransactionalPostgresStore {
     async fn release(&self, id: &RecordId, _: ClaimToken, session: PostgresSession) -> Result<Completed, StoreError> {
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         let release = async {
-            sqlx::query("ROLLBACK TO SAVEPOINT steadfast").execute(&mut *transaction).await?;
-            let release = sqlx::query(include_str!("sql/release_transaction.sql"));
+            transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
+            let release = self.base.query(include_str!("sql/release_transaction.sql"));
             release.bind(id.as_bytes()).bind(fingerprint.as_bytes()).execute(&mut *transaction).await?;
             transaction.commit().await
         };
