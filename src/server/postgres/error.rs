@@ -20,6 +20,16 @@ pub(super) fn lost_statement(error: &sqlx::Error) -> bool {
     has_code(error, &["26000", "42P05"])
 }
 
+/// read_only_sql_transaction: the server is a standby, or a primary that has become one.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    has_code(error, &["25006"])
+}
+
+/// admin_shutdown: the session was ended. Another one may be with another server.
+pub(super) fn has_ended(error: &sqlx::Error) -> bool {
+    has_code(error, &["57P01"])
+}
+
 /// disk_full.
 fn is_full(error: &sqlx::Error) -> bool {
     has_code(error, &["53100"])

@@ -77,6 +77,13 @@ const RACES: usize = 16;
 /// they do not (pgbouncer before 1.21, or `max_prepared_statements = 0`), its statements have no
 /// names, and a call takes three round trips more; a warning says so. Statement mode has no
 /// transactions, and is refused by pgbouncer.
+///
+/// # Failover
+///
+/// A connection to a server that takes no writes any more (25006 read_only_sql_transaction) is
+/// closed, unless it is younger than a second, and the call is made again over another one. So a
+/// name that leads to the new primary is followed at the first call. The pool replaces broken
+/// connections by itself.
 #[derive(Clone)]
 pub struct PostgresStore {
     pool: PgPool,

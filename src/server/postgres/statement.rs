@@ -15,6 +15,7 @@ use sqlx::postgres::{PgArguments, PgQueryResult, PgRow};
 use sqlx::{AssertSqlSafe, Execute as _, Executor as _, PgConnection, Postgres, SqlSafeStr as _, SqlStr, Transaction};
 
 use super::PostgresStore;
+use super::error::{has_ended, is_read_only};
 use crate::clock;
 
 /// How often an own statement is repeated, at most. Under SERIALIZABLE one in four was refused at
@@ -58,13 +59,16 @@ impl PostgresStore {
         self.query_with(sql.into_sql_str(), PgArguments::default())
     }
 
-    /// An own call, again where it was refused for a reason that has passed.
+    /// An own call, again where it was refused for a reason that has passed, and where its session
+    /// was ended.
     pub(super) async fn repeated<T, F>(&self, call: impl Fn() -> F) -> Result<T, sqlx::Error>
     where
         F: Future<Output = Result<T, sqlx::Error>>,
     {
         self.sessions.check(&self.pool).await?;
         let (mut refusals, mut pause) = (REPEATS, PAUSE);
+        // After a failover each connection of the pool may be to the old server.
+        let mut endings = self.pool.options().get_max_connections();
         loop {
             match call().await {
                 Err(error) if refusals > 0 && self.sessions.learn(&error) => {
@@ -72,6 +76,7 @@ impl PostgresStore {
                     clock::sleep(pause).await;
                     pause *= 2;
                 }
+                Err(error) if endings > 0 && has_ended(&error) => endings -= 1,
                 answer => return answer,
             }
         }
@@ -87,10 +92,15 @@ impl PostgresStore {
     async fn send_once<T>(&self, query: Query<'_>, send: SendFn<T>) -> Result<T, sqlx::Error> {
         if !self.sessions.need_transaction() {
             let mut connection = self.pool.acquire().await?;
-            return send(query, &mut connection).await;
+            let answer = send(query, &mut connection).await;
+            return or_left(answer, &mut connection).await;
         }
         let mut transaction = self.begin().await?;
-        let answer = send(query, &mut transaction).await;
+        let mut answer = send(query, &mut transaction).await;
+        if answer.as_ref().is_err_and(is_read_only) {
+            transaction.execute("ROLLBACK").await?;
+            answer = or_left(answer, &mut transaction).await;
+        }
         let (transaction, answer) = or_rolled_back(transaction, answer).await?;
         transaction.commit().await?;
         Ok(answer)
@@ -106,6 +116,22 @@ impl PostgresStore {
         let unnamed = format!("/* unnamed */ {}", sql.as_str());
         sqlx::query_with(AssertSqlSafe(unnamed), arguments).persistent(false)
     }
+}
+
+/// Ends the session if it is with a server that takes no writes, unless it has only begun: a name
+/// that has led to this server may lead to its successor now. The pool would keep the connection
+/// for as long as it lives, and a [`Transaction`] cannot close it.
+pub(super) async fn leave(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    const LEAVE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE pid = pg_backend_pid() AND backend_start < clock_timestamp() - interval '1 s'";
+    connection.execute(LEAVE).await.map(|_| ())
+}
+
+async fn or_left<T>(answer: Result<T, sqlx::Error>, connection: &mut PgConnection) -> Result<T, sqlx::Error> {
+    if answer.as_ref().is_err_and(is_read_only) {
+        leave(connection).await?;
+    }
+    answer
 }
 
 /// The transaction and what was done in it; after an error it is rolled back before anybody is

@@ -8,10 +8,10 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use sqlx::{Connection as _, Executor as _, FromRow as _, PgConnection, Postgres, Transaction};
+use sqlx::{Connection as _, Executor as _, FromRow as _, PgConnection, Postgres, Row as _, Transaction};
 
 use super::row::Row;
-use super::statement::or_rolled_back;
+use super::statement::{leave, or_rolled_back};
 use super::{PostgresStore, lock_of, milliseconds, stored};
 use crate::server::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
@@ -132,7 +132,12 @@ impl TransactionalPostgresStore {
         if !row.is_free() {
             return Ok(Some(row));
         }
-        connection.execute("SAVEPOINT steadfast").await?;
+        let read_only = connection.fetch_one("SHOW transaction_read_only; SAVEPOINT steadfast").await?;
+        if read_only.try_get::<String, _>(0)? == "on" {
+            leave(connection).await?;
+            // The database refuses this in its own words, before a handler runs in vain.
+            connection.execute("SELECT FROM steadfast_records LIMIT 0 FOR UPDATE").await?;
+        }
         if self.base.sessions.lose_statements() {
             // The names by which sqlx knows the handler's statements are from another session, or
             // taken by another client in this one.

@@ -4,6 +4,7 @@ mod isolation;
 mod lent;
 mod pooler;
 mod proxy;
+mod read_only;
 mod round_trips;
 mod transactional;
 
