@@ -37,6 +37,7 @@ problem_types! {
     RECORD_UNREADABLE = "record-unreadable";
     HANDLER_FAILED = "outcome-unknown-handler-failed";
     TRANSACTION_LOST = "transaction-lost";
+    ROLLED_BACK = "rolled-back";
 }
 
 #[cfg(feature = "client")]

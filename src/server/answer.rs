@@ -191,6 +191,7 @@ pub(super) enum Refusal {
     RecordUnreadable,
     HandlerFailed,
     TransactionLost,
+    RolledBack,
     DeadlinePassed,
 }
 
@@ -211,6 +212,7 @@ impl Refusal {
             Self::RecordUnreadable => problem::RECORD_UNREADABLE,
             Self::HandlerFailed => problem::HANDLER_FAILED,
             Self::TransactionLost => problem::TRANSACTION_LOST,
+            Self::RolledBack => problem::ROLLED_BACK,
             Self::DeadlinePassed => problem::DEADLINE_PASSED,
         }
     }
@@ -225,7 +227,9 @@ impl Refusal {
             Self::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InProgress | Self::OutcomeUnknown => StatusCode::CONFLICT,
             Self::AnswerNotKept(_) => StatusCode::GONE,
-            Self::StoreUnavailable | Self::StoreFull | Self::DeadlinePassed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StoreUnavailable | Self::StoreFull | Self::RolledBack | Self::DeadlinePassed => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::RecordUnreadable | Self::HandlerFailed | Self::TransactionLost => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -247,6 +251,7 @@ impl Refusal {
             Self::RecordUnreadable => "The record of this key cannot be read",
             Self::HandlerFailed => "The handler failed, and it is not known how far it came",
             Self::DeadlinePassed => "The caller waits for less time than this takes; nothing was executed",
+            Self::RolledBack => "The database rolled the transaction back; nothing of it was kept",
             Self::TransactionLost => {
                 "The handler's transaction could not be ended; asked again under this key, it tells or runs"
             }
@@ -264,7 +269,8 @@ impl Refusal {
 
     /// Seconds, where coming back helps.
     fn retry_after(self) -> Option<&'static str> {
-        matches!(self, Self::InProgress | Self::StoreUnavailable | Self::StoreFull).then_some("1")
+        let helps = matches!(self, Self::InProgress | Self::StoreUnavailable | Self::StoreFull | Self::RolledBack);
+        helps.then_some("1")
     }
 
     pub(super) fn response<B: Body>(self) -> Response<ResponseBody<B>> {

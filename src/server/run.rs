@@ -184,8 +184,8 @@ where
     async fn release(&mut self, response: Response<R>, session: S::Session) {
         let released = self.layer.shared.store.release(&self.lease.id, self.lease.token, session).await;
         self.written(&released, &self.layer.shared.counters.released);
-        let told = if matches!(released, Ok(Completed::Stored)) { Told::Released } else { Told::Unknown };
-        self.pass(response, told);
+        let is_free = matches!(released, Ok(Completed::Stored) | Err(StoreError::RolledBack(_)));
+        self.pass(response, if is_free { Told::Released } else { Told::Unknown });
     }
 
     async fn unsure(&mut self, response: Response<R>, session: S::Session) {
@@ -224,8 +224,8 @@ where
             Some(_) => Record::not_kept(parts.status),
         };
         let told = self.complete(record, session, verdict, &self.layer.shared.counters.stored).await;
-        if S::HOLDS_EFFECTS && !matches!(told, Told::Stored) {
-            return self.undone();
+        if S::HOLDS_EFFECTS && !may_be_told(told, parts.status) {
+            return self.undone(told);
         }
         let mut response = Response::from_parts(parts, ResponseBody::with_trailers(body, trailers));
         told.on(&mut response, &self.layer.config.terms);
@@ -233,9 +233,13 @@ where
     }
 
     /// What the handler did was rolled back, or nobody knows: its answer would be a lie.
-    fn undone(&mut self) {
-        let mut response = Refusal::TransactionLost.response();
-        self.unsure_means().on(&mut response, &self.layer.config.terms);
+    fn undone(&mut self, told: Told) {
+        let (refusal, told) = match told {
+            Told::Released => (Refusal::RolledBack, told),
+            _ => (Refusal::TransactionLost, self.unsure_means()),
+        };
+        let mut response = refusal.response();
+        told.on(&mut response, &self.layer.config.terms);
         self.reply(Ok(response));
     }
 
@@ -267,7 +271,7 @@ where
     async fn stream_committed(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
         let record = Record::not_kept(response.status());
         let told = self.complete(record, session, verdict, &self.layer.shared.counters.not_kept).await;
-        if matches!(told, Told::Stored) { self.pass(response, told) } else { self.undone() }
+        if may_be_told(told, response.status()) { self.pass(response, told) } else { self.undone(told) }
     }
 
     async fn complete(&self, record: Record, session: S::Session, verdict: Option<Verdict>, counter: &Counter) -> Told {
@@ -275,8 +279,13 @@ where
         completion.keep_effects = verdict == Some(Verdict::Executed) || is_success(completion.record.status());
         let completed = self.layer.shared.store.complete(&self.lease.id, self.lease.token, session, completion).await;
         self.written(&completed, counter);
-        // What could not be written lapses: the caller has its answer, and a repeat will be told that nobody knows.
-        if matches!(completed, Ok(Completed::Stored)) { Told::Stored } else { Told::Unknown }
+        match completed {
+            Ok(Completed::Stored) => Told::Stored,
+            Err(StoreError::RolledBack(_)) => Told::Released,
+            // What could not be written lapses: the caller has its answer, and a repeat will be
+            // told that nobody knows.
+            _ => Told::Unknown,
+        }
     }
 
     fn written(&self, completed: &Result<Completed, StoreError>, counter: &Counter) {
@@ -285,6 +294,10 @@ where
             Ok(Completed::Lost) => {
                 count(&self.layer.shared.counters.lost);
                 tracing::warn!(target: "steadfast", id = ?self.lease.id, "the claim was no longer ours at its end");
+            }
+            Err(StoreError::RolledBack(error)) => {
+                count(&self.layer.shared.counters.released);
+                tracing::warn!(target: "steadfast", id = ?self.lease.id, %error, "an operation was rolled back");
             }
             Err(error) => {
                 count(&self.layer.shared.counters.lost);
@@ -306,6 +319,12 @@ where
             let _hung_up = sender.send(answer);
         }
     }
+}
+
+/// Whether the handler's answer is true although a store that holds the effects may have rolled
+/// them back. A server error is: it tells of nothing that was done.
+fn may_be_told(told: Told, status: StatusCode) -> bool {
+    matches!(told, Told::Stored) || matches!(told, Told::Released) && status.is_server_error()
 }
 
 /// Statuses after which what the handler did stays: 2xx and 3xx.

@@ -329,7 +329,7 @@ fn not_claimed<S: Store, R: Body>(
 fn of_store(error: &StoreError) -> Refusal {
     tracing::error!(target: "steadfast", %error, "a key could not be claimed");
     match error {
-        StoreError::Unavailable(_) => Refusal::StoreUnavailable,
+        StoreError::Unavailable(_) | StoreError::RolledBack(_) => Refusal::StoreUnavailable,
         StoreError::Full => Refusal::StoreFull,
         StoreError::Unreadable(_) => Refusal::RecordUnreadable,
     }

@@ -73,7 +73,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The store cannot be reached. The claim stays, and lapses.
+    /// The store cannot be reached. The claim stays, and lapses. Or it has rolled the session back
+    /// ([`StoreError::RolledBack`]): a store that holds the effects says so where that is certain.
     fn complete(
         &self,
         id: &RecordId,
@@ -386,6 +387,10 @@ pub enum StoreError {
     /// It has no room, and nothing that it may forget.
     #[error("the store is full")]
     Full,
+    /// The session was rolled back for certain: nothing of the operation is kept, and its key is as it
+    /// was before the claim. Repeating the request is safe.
+    #[error("the operation was rolled back: {0}")]
+    RolledBack(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The record is damaged, or of a newer version: it is refused, not replayed, not rerun.
     #[error("the record cannot be read: {0}")]
     Unreadable(#[source] super::record::RecordError),

@@ -6,13 +6,14 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, Executor as _, FromRow as _, PgConnection, Postgres, Row as _, Transaction};
 
+use super::error::{is_conflict, unavailable};
 use super::row::Row;
 use super::statement::{leave, or_rolled_back};
-use super::{PostgresStore, lock_of, milliseconds, stored};
+use super::{PostgresStore, lock_of, milliseconds};
 use crate::server::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
 };
@@ -32,8 +33,8 @@ use crate::server::store::{
 ///     let Some(mut session) = lent.borrow() else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
 ///     match sqlx::query("INSERT INTO orders (item) VALUES ('tea')").execute(&mut **session).await {
 ///         Ok(_) => StatusCode::CREATED.into_response(),
-///         // A deadlock, a lost connection: nothing is kept, and the key is given back. Without the verdict this answer would be
-///         // the operation's end, and every repeat would get it.
+///         // Nothing is kept, and the key is given back. The verdict says so for every error; the store
+///         // knows it by itself of those that fail the transaction, such as a deadlock.
 ///         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Extension(Verdict::NotExecuted)).into_response(),
 ///     }
 /// }
@@ -43,10 +44,15 @@ use crate::server::store::{
 /// | --- | --- | --- |
 /// | 2xx, 3xx, or [`Verdict::Executed`](crate::server::Verdict::Executed) | committed | committed with them |
 /// | any other | rolled back to the savepoint before the handler | committed alone: the repeat gets the same answer |
+/// | 5xx after a statement that has failed the transaction, such as a deadlock | rolled back | none: the repeat runs. The caller gets the answer, with `Idempotency-Status: released` |
 /// | [`Verdict::NotExecuted`](crate::server::Verdict::NotExecuted) | rolled back | none: the repeat runs |
 /// | [`Verdict::Unknown`](crate::server::Verdict::Unknown), a panic, an inner error | rolled back | "unknown": the repeat runs, unless the layer is told [`Lapsed::Refuse`](crate::server::Lapsed::Refuse) |
 /// | none: the process died, or its connection broke | rolled back by the database | none: the repeat runs |
-/// | a commit that fails, or whose reply is lost | rolled back; or committed | none; or with them. The caller gets a 500, since the answer may not be true; asked again, the key tells |
+/// | any, but the transaction cannot be ended: it had failed, the database refuses the record or is not there, the COMMIT meets a conflict (40001, 40P01) | rolled back | none: the repeat runs. The caller gets a 503 of the type `…/rolled-back`, with `Retry-After` and `Idempotency-Status: released` |
+/// | a COMMIT that fails otherwise, or whose reply is lost | rolled back; or committed | none; or with them. The caller gets a 500, since the answer may not be true; asked again, the key tells |
+///
+/// The layer never runs a handler again by itself: a handler that the database has rolled back runs when
+/// its caller asks again. It may mend a failed statement too, in a savepoint of its own (`session.begin()`).
 ///
 /// What the handler does outside of the database is not in the transaction: a mail that was sent stays sent. The transaction is
 /// `READ COMMITTED`, whatever the sessions' default is, and holds a connection of the pool for as long as the handler runs. Leases do not
@@ -102,6 +108,9 @@ struct End {
     retention: Duration,
     /// Whether the handler's rows stay.
     keep_effects: bool,
+    /// Whether the answer is a server error, which is no end if the database has failed the
+    /// handler.
+    is_error: bool,
 }
 
 impl TransactionalPostgresStore {
@@ -159,25 +168,64 @@ impl TransactionalPostgresStore {
         Row::from_row(&row)
     }
 
+    /// Writes the end, and closes the transaction.
     async fn end(
         &self,
         id: &RecordId,
         token: ClaimToken,
         session: PostgresSession,
         end: End,
-    ) -> Result<Completed, sqlx::Error> {
+    ) -> Result<Completed, StoreError> {
+        let deadline = self.base.deadline();
         let PostgresSession { mut transaction, fingerprint, .. } = session;
-        if !end.keep_effects {
-            // Also right where a statement of the handler's has failed, after which no other one would be taken.
-            transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
+        let write = async {
+            if end.is_error {
+                // Refused if a statement of the handler's has failed: the database alone knows.
+                transaction.execute("SELECT 1").await?;
+            }
+            if !end.keep_effects {
+                // Also right where a statement of the handler's has failed, after which no other
+                // one would be taken.
+                transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
+            }
+            self.write_end(id, token, fingerprint, &end, &mut transaction).await
+        };
+        let written = self.base.within(deadline, write).await;
+        self.close(deadline, transaction, written).await
+    }
+
+    /// Commits what was written, or rolls it back: `false`, if the claim is no longer the caller's.
+    ///
+    /// Nothing is kept before the COMMIT, so what fails up to there is rolled back for certain, be it that
+    /// the database does not answer.
+    async fn close(
+        &self,
+        deadline: Option<Instant>,
+        transaction: Transaction<'static, Postgres>,
+        written: Result<bool, sqlx::Error>,
+    ) -> Result<Completed, StoreError> {
+        let ended = match written {
+            Ok(true) => return self.commit(deadline, transaction).await,
+            Ok(false) => Ok(Completed::Lost),
+            Err(error) => Err(rolled_back(error)),
+        };
+        // Before anybody is told: the lock would be in the way of a repeat. If this fails, the database
+        // rolls back when the connection comes back to the pool, or breaks.
+        let _later = self.base.within(deadline, transaction.rollback()).await;
+        ended
+    }
+
+    async fn commit(
+        &self,
+        deadline: Option<Instant>,
+        transaction: Transaction<'static, Postgres>,
+    ) -> Result<Completed, StoreError> {
+        match self.base.within(deadline, transaction.commit()).await {
+            Ok(()) => Ok(Completed::Stored),
+            Err(error) if is_conflict(&error) => Err(rolled_back(error)),
+            // The reply that was lost may have been that it is committed.
+            Err(error) => Err(unavailable(error)),
         }
-        let ended = self.write_end(id, token, fingerprint, &end, &mut transaction).await?;
-        if ended {
-            transaction.commit().await?;
-        } else {
-            transaction.rollback().await?;
-        }
-        Ok(stored(ended))
     }
 
     async fn write_end(
@@ -235,23 +283,25 @@ impl Store for TransactionalPostgresStore {
             record: Some(completion.record.encode()),
             retention: completion.retention,
             keep_effects: completion.keep_effects,
+            is_error: !completion.keep_effects && completion.record.status().is_server_error(),
         };
-        let completed = self.base.bounded(self.end(id, token, session, end)).await?;
+        let completed = self.end(id, token, session, end).await?;
         // Now that the connection is free: a sweep beside an open transaction would wait for another one.
         self.base.sweep_sometimes().await;
         Ok(completed)
     }
 
     async fn release(&self, id: &RecordId, _: ClaimToken, session: PostgresSession) -> Result<Completed, StoreError> {
+        let deadline = self.base.deadline();
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         let release = async {
             transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
             let release = self.base.query(include_str!("sql/release_transaction.sql"));
             release.bind(id.as_bytes()).bind(fingerprint.as_bytes()).execute(&mut *transaction).await?;
-            transaction.commit().await
+            Ok(true)
         };
-        self.base.bounded(release).await?;
-        Ok(Completed::Stored)
+        let released = self.base.within(deadline, release).await;
+        self.close(deadline, transaction, released).await
     }
 
     async fn abandon(
@@ -263,8 +313,8 @@ impl Store for TransactionalPostgresStore {
         // Whoever still holds the transaction rolls it back by letting go, and nothing tells of it: as if the process had died.
         let Some(session) = session else { return Ok(Completed::Lost) };
         let retention = session.retention;
-        let end = End { state: "unknown", record: None, retention, keep_effects: false };
-        self.base.bounded(self.end(id, token, session, end)).await
+        let end = End { state: "unknown", record: None, retention, keep_effects: false, is_error: false };
+        self.end(id, token, session, end).await
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
@@ -274,4 +324,8 @@ impl Store for TransactionalPostgresStore {
     async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
         self.base.sweep(most).await
     }
+}
+
+fn rolled_back(error: sqlx::Error) -> StoreError {
+    StoreError::RolledBack(error.into())
 }

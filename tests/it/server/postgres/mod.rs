@@ -1,5 +1,6 @@
 //! PostgreSQL, for real: the contract, faults of the database and of the way to it, and the transaction that is lent to a handler.
 
+mod conflicts;
 mod isolation;
 mod lent;
 mod pooler;
