@@ -330,7 +330,7 @@ fn of_store(error: &StoreError) -> Refusal {
     tracing::error!(target: "steadfast", %error, "a key could not be claimed");
     match error {
         StoreError::Unavailable(_) | StoreError::RolledBack(_) => Refusal::StoreUnavailable,
-        StoreError::Full => Refusal::StoreFull,
+        StoreError::Full | StoreError::Busy => Refusal::StoreFull,
         StoreError::Unreadable(_) => Refusal::RecordUnreadable,
     }
 }

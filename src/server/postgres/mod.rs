@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use sqlx::{Executor as _, FromRow as _, PgPool, Row as _};
+use tokio::sync::Semaphore;
 
 use self::error::unavailable;
 use self::row::Row;
@@ -44,6 +45,7 @@ const RACES: usize = 16;
 /// | setting | default |
 /// | --- | --- |
 /// | [`timeout`](Self::timeout) | 5 s for each call, after which it is [`StoreError::Unavailable`] |
+/// | [`max_transactions`](Self::max_transactions) | half of the pool's connections |
 ///
 /// The pool's settings are the caller's: TLS, size, `search_path`, and `synchronous_commit`, which has to stay on for a claim to
 /// survive the loss of the machine.
@@ -90,6 +92,8 @@ pub struct PostgresStore {
     timeout: Duration,
     won: Arc<AtomicU32>,
     sessions: Arc<Sessions>,
+    /// As many transactions may be lent to handlers at the same time.
+    transactions: Arc<Semaphore>,
 }
 
 impl PostgresStore {
@@ -99,13 +103,47 @@ impl PostgresStore {
     /// A store over this pool. The table has to be there: [`create_table`](Self::create_table), or [`SCHEMA`](Self::SCHEMA).
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, timeout: Duration::from_secs(5), won: Arc::default(), sessions: Arc::default() }
+        let half = usize::try_from(pool.options().get_max_connections() / 2).unwrap_or(1);
+        Self {
+            pool,
+            timeout: Duration::from_secs(5),
+            won: Arc::default(),
+            sessions: Arc::default(),
+            transactions: semaphore(half),
+        }
     }
 
     /// The longest that a call may take, in which a connection has to come free, too. Default: 5 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets how many transactions handlers may hold at the same time, at least 1. Default: half of
+    /// the pool's connections, rounded down.
+    ///
+    /// It concerns [`transactional`](Self::transactional) stores. A handler's transaction holds a
+    /// connection until the handler has answered. If handlers held all of them, those that ask the
+    /// same pool for one more would wait for each other. With the default, each handler can have a
+    /// second connection.
+    ///
+    /// A request that finds no transaction free waits for one, for [`timeout`](Self::timeout) at most. Then
+    /// it is [`StoreError::Busy`]: the layer answers 503, and nothing was executed. A repeat of a request
+    /// that runs or has ended does not wait.
+    ///
+    /// Raise it to the pool's size less one if your handlers take at most one further connection at a time
+    /// from this pool. If they take *n* at once, keep it below the pool's size divided by *n*.
+    ///
+    /// A pool of one connection lends it. A handler that asks that pool for another one waits in vain, for
+    /// the pool's `acquire_timeout`. Behind a pooler its sessions count instead, and all processes share
+    /// them.
+    ///
+    /// The bound holds for this store, its clones and all [`transactional`](Self::transactional)
+    /// stores made of them, so make one store for each pool.
+    #[must_use]
+    pub fn max_transactions(mut self, transactions: usize) -> Self {
+        self.transactions = semaphore(transactions);
         self
     }
 
@@ -261,4 +299,9 @@ fn milliseconds(time: Duration) -> i64 {
 
 fn stored(yes: bool) -> Completed {
     if yes { Completed::Stored } else { Completed::Lost }
+}
+
+/// At least one, or none could ever be lent.
+fn semaphore(transactions: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(transactions.clamp(1, Semaphore::MAX_PERMITS)))
 }

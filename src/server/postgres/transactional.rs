@@ -9,11 +9,13 @@ use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, Executor as _, FromRow as _, PgConnection, Postgres, Row as _, Transaction};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{is_conflict, unavailable};
 use super::row::Row;
 use super::statement::{leave, or_rolled_back};
 use super::{PostgresStore, lock_of, milliseconds};
+use crate::clock;
 use crate::server::store::{
     Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
 };
@@ -55,8 +57,8 @@ use crate::server::store::{
 /// its caller asks again. It may mend a failed statement too, in a savepoint of its own (`session.begin()`).
 ///
 /// What the handler does outside of the database is not in the transaction: a mail that was sent stays sent. The transaction is
-/// `READ COMMITTED`, whatever the sessions' default is, and holds a connection of the pool for as long as the handler runs. Leases do not
-/// matter here: the claim holds
+/// `READ COMMITTED`, whatever the sessions' default is. It holds a connection of the pool for as long as the handler runs, and half of
+/// the connections can be held at most: see [`max_transactions`](PostgresStore::max_transactions). Leases do not matter here: the claim holds
 /// while the connection lives. For a machine that vanishes without a word, set `tcp_keepalives_idle` in the database, and
 /// `idle_in_transaction_session_timeout` for a handler that hangs.
 ///
@@ -73,6 +75,8 @@ pub struct PostgresSession {
     transaction: Transaction<'static, Postgres>,
     fingerprint: Fingerprint,
     retention: Duration,
+    /// Given back after the transaction: fields are dropped in this order.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Deref for PostgresSession {
@@ -118,15 +122,35 @@ impl TransactionalPostgresStore {
         Self { base }
     }
 
+    /// The right to lend a transaction; or what is known of the key, if all that may be lent are.
+    async fn permit(
+        &self,
+        claim: &Claim<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Result<OwnedSemaphorePermit, State>, StoreError> {
+        let lendable = self.base.transactions.clone();
+        if let Ok(permit) = lendable.clone().try_acquire_owned() {
+            return Ok(Ok(permit));
+        }
+        // A repeat is told at once what is known: it needs a connection for that, and no
+        // transaction.
+        if let Some(known) = self.base.look(claim.id).await?
+            && !may_take_over(claim, &known)
+        {
+            return Ok(Err(known));
+        }
+        match clock::until(deadline, lendable.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Ok(permit)),
+            _ => Err(StoreError::Busy),
+        }
+    }
+
     /// A transaction that holds the key, or what stands in its way.
-    async fn hold(&self, claim: &Claim<'_>) -> Result<Result<PostgresSession, Row>, sqlx::Error> {
+    async fn hold(&self, claim: &Claim<'_>) -> Result<Result<Transaction<'static, Postgres>, Row>, sqlx::Error> {
         let mut transaction = self.base.begin().await?;
         let held = self.try_to_lend(claim, &mut transaction).await;
         let (transaction, in_the_way) = or_rolled_back(transaction, held).await?;
-        let Some(row) = in_the_way else {
-            let &Claim { fingerprint, retention, .. } = claim;
-            return Ok(Ok(PostgresSession { transaction, fingerprint, retention }));
-        };
+        let Some(row) = in_the_way else { return Ok(Ok(transaction)) };
         transaction.rollback().await?;
         Ok(Err(row))
     }
@@ -256,8 +280,17 @@ impl Store for TransactionalPostgresStore {
     const HOLDS_EFFECTS: bool = true;
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<PostgresSession>, StoreError> {
-        match self.base.bounded(self.base.repeated(|| self.hold(claim))).await? {
-            Ok(session) => Ok(Claimed::Won(session)),
+        let deadline = self.base.deadline();
+        let permit = match self.permit(claim, deadline).await? {
+            Ok(permit) => permit,
+            Err(known) => return Ok(Claimed::Known(known)),
+        };
+        let held = self.base.within(deadline, self.base.repeated(|| self.hold(claim))).await;
+        match held.map_err(unavailable)? {
+            Ok(transaction) => {
+                let &Claim { fingerprint, retention, .. } = claim;
+                Ok(Claimed::Won(PostgresSession { transaction, fingerprint, retention, _permit: permit }))
+            }
             Err(row) => {
                 let known = row.state()?;
                 // A record that was in the way and is gone now: whoever comes again finds out.
@@ -324,6 +357,11 @@ impl Store for TransactionalPostgresStore {
     async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
         self.base.sweep(most).await
     }
+}
+
+/// A repeat of what nobody knows runs: it has to wait for a transaction.
+fn may_take_over(claim: &Claim<'_>, known: &State) -> bool {
+    claim.take_over && matches!(known, State::Unknown { fingerprint } if *fingerprint == claim.fingerprint)
 }
 
 fn rolled_back(error: sqlx::Error) -> StoreError {

@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod isolation;
+mod lending;
 mod lent;
 mod pooler;
 mod proxy;
