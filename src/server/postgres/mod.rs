@@ -128,16 +128,17 @@ impl PostgresStore {
     /// same pool for one more would wait for each other. With the default, each handler can have a
     /// second connection.
     ///
-    /// A request that finds no transaction free waits for one, for [`timeout`](Self::timeout) at most. Then
-    /// it is [`StoreError::Busy`]: the layer answers 503, and nothing was executed. A repeat of a request
-    /// that runs or has ended does not wait.
+    /// A request that finds no transaction free waits for one, for [`timeout`](Self::timeout) at
+    /// most. Then it is [`StoreError::Busy`]: the layer answers 503, and nothing was executed. A
+    /// repeat of a request that runs or has ended does not wait.
     ///
-    /// Raise it to the pool's size less one if your handlers take at most one further connection at a time
-    /// from this pool. If they take *n* at once, keep it below the pool's size divided by *n*.
+    /// Raise it to the pool's size less one if your handlers take at most one further connection at
+    /// a time from this pool. If they take *n* at once, keep it below the pool's size divided by
+    /// *n*.
     ///
-    /// A pool of one connection lends it. A handler that asks that pool for another one waits in vain, for
-    /// the pool's `acquire_timeout`. Behind a pooler its sessions count instead, and all processes share
-    /// them.
+    /// A pool of one connection lends it. A handler that asks that pool for another one waits in
+    /// vain, for the pool's `acquire_timeout`. Behind a pooler its sessions count instead, and all
+    /// processes share them.
     ///
     /// The bound holds for this store, its clones and all [`transactional`](Self::transactional)
     /// stores made of them, so make one store for each pool.

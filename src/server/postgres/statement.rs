@@ -85,7 +85,8 @@ impl PostgresStore {
     async fn send<T>(&self, mut query: Query<'_>, send: SendFn<T>) -> Result<T, sqlx::Error> {
         let arguments = query.take_arguments().map_err(sqlx::Error::Encode)?.unwrap_or_default();
         let sql = query.sql();
-        // Boxed, as sqlx does it for a pool: every operation in flight has room for what is awaited here.
+        // Boxed, as sqlx does it for a pool: every operation in flight has room for what is awaited
+        // here.
         self.repeated(|| Box::pin(self.send_once(self.query_with(sql.clone(), arguments.clone()), send))).await
     }
 

@@ -53,17 +53,21 @@ use crate::server::store::{
 /// | any, but the transaction cannot be ended: it had failed, the database refuses the record or is not there, the COMMIT meets a conflict (40001, 40P01) | rolled back | none: the repeat runs. The caller gets a 503 of the type `…/rolled-back`, with `Retry-After` and `Idempotency-Status: released` |
 /// | a COMMIT that fails otherwise, or whose reply is lost | rolled back; or committed | none; or with them. The caller gets a 500, since the answer may not be true; asked again, the key tells |
 ///
-/// The layer never runs a handler again by itself: a handler that the database has rolled back runs when
-/// its caller asks again. It may mend a failed statement too, in a savepoint of its own (`session.begin()`).
+/// The layer never runs a handler again by itself: a handler that the database has rolled back runs
+/// when its caller asks again. It may mend a failed statement too, in a savepoint of its own
+/// (`session.begin()`).
 ///
-/// What the handler does outside of the database is not in the transaction: a mail that was sent stays sent. The transaction is
-/// `READ COMMITTED`, whatever the sessions' default is. It holds a connection of the pool for as long as the handler runs, and half of
-/// the connections can be held at most: see [`max_transactions`](PostgresStore::max_transactions). Leases do not matter here: the claim holds
-/// while the connection lives. For a machine that vanishes without a word, set `tcp_keepalives_idle` in the database, and
-/// `idle_in_transaction_session_timeout` for a handler that hangs.
+/// What the handler does outside of the database is not in the transaction: a mail that was sent
+/// stays sent. The transaction is `READ COMMITTED`, whatever the sessions' default is. It holds a
+/// connection of the pool for as long as the handler runs, and half of the connections can be held at
+/// most: see [`max_transactions`](PostgresStore::max_transactions).
 ///
-/// Behind a pooler that keeps no prepared statements, the session's names are cleared before it is lent
-/// (`DEALLOCATE ALL`), so the handler's own statements work as ever within the transaction.
+/// Leases do not matter here: the claim holds while the connection lives. For a machine that vanishes
+/// without a word, set `tcp_keepalives_idle` in the database, and `idle_in_transaction_session_timeout`
+/// for a handler that hangs.
+///
+/// Behind a pooler that keeps no prepared statements, the session's names are cleared before it is
+/// lent (`DEALLOCATE ALL`), so the handler's own statements work as ever within the transaction.
 #[derive(Clone)]
 pub struct TransactionalPostgresStore {
     base: PostgresStore,
@@ -220,8 +224,8 @@ impl TransactionalPostgresStore {
 
     /// Commits what was written, or rolls it back: `false`, if the claim is no longer the caller's.
     ///
-    /// Nothing is kept before the COMMIT, so what fails up to there is rolled back for certain, be it that
-    /// the database does not answer.
+    /// Nothing is kept before the COMMIT, so what fails up to there is rolled back for certain, be
+    /// it that the database does not answer.
     async fn close(
         &self,
         deadline: Option<Instant>,
@@ -233,8 +237,8 @@ impl TransactionalPostgresStore {
             Ok(false) => Ok(Completed::Lost),
             Err(error) => Err(rolled_back(error)),
         };
-        // Before anybody is told: the lock would be in the way of a repeat. If this fails, the database
-        // rolls back when the connection comes back to the pool, or breaks.
+        // Before anybody is told: the lock would be in the way of a repeat. If this fails, the
+        // database rolls back when the connection comes back to the pool, or breaks.
         let _later = self.base.within(deadline, transaction.rollback()).await;
         ended
     }

@@ -89,15 +89,15 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// A call that is not answered in time is [`StoreError::Unavailable`]. One whose connection broke is made once more, over a new
 /// connection, since all of them can be repeated.
 ///
-/// So is one that meets a server which is not the primary, or not now: `READONLY`, `MASTERDOWN`, `LOADING`,
-/// `NOREPLICAS`, `UNBLOCKED`. A primary that was demoted keeps its clients' connections (Sentinel alone
-/// closes them), so the store leaves it, and asks by the same name again, at most ten times a second. A
-/// name that leads to the new primary is followed at the first call; until it does, calls are
-/// [`StoreError::Unavailable`]. A login that was refused is tried again in the same way.
+/// So is one that meets a server which is not the primary, or not now: `READONLY`, `MASTERDOWN`,
+/// `LOADING`, `NOREPLICAS`, `UNBLOCKED`. A primary that was demoted keeps its clients' connections
+/// (Sentinel alone closes them), so the store leaves it, and asks by the same name again, at most ten
+/// times a second. A name that leads to the new primary is followed at the first call; until it does,
+/// calls are [`StoreError::Unavailable`]. A login that was refused is tried again in the same way.
 ///
-/// [`over`](RedisStore::over) a connection of yours the store cannot do that. Calls are unavailable for as
-/// long as that connection leads to the old primary. A Cluster's connection finds the new one by itself; a
-/// [`ConnectionManager`] does not before it is closed.
+/// [`over`](RedisStore::over) a connection of yours the store cannot do that. Calls are unavailable
+/// for as long as that connection leads to the old primary. A Cluster's connection finds the new
+/// one by itself; a [`ConnectionManager`] does not before it is closed.
 ///
 /// # What it needs to be allowed
 ///
