@@ -152,7 +152,9 @@ mod server {
     use bytes::Bytes;
     use futures_util::FutureExt;
     use http::{HeaderMap, StatusCode};
-    use steadfast::server::{Claim, Claimed, Completion, Fingerprint, MemoryStore, Record, RecordId, Store};
+    use steadfast::server::{
+        Claim, ClaimRef, Claimed, Completion, End, Fingerprint, MemoryStore, Record, RecordId, Store,
+    };
 
     use super::*;
 
@@ -182,7 +184,11 @@ mod server {
         let claimed = store.claim(&claim).now_or_never().unwrap().unwrap();
         if matches!(claimed, Claimed::Won(())) {
             let completion = Completion::new(record(), KEPT);
-            store.complete(id, token, (), completion).now_or_never().unwrap().unwrap();
+            store
+                .finish(ClaimRef::new(*id, token), Some(()), &End::Completed(completion))
+                .now_or_never()
+                .unwrap()
+                .unwrap();
         }
         claimed
     }

@@ -31,7 +31,8 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use indicatif::{ProgressBar, ProgressStyle};
 use steadfast::server::{
-    Claim, Claimed, Completion, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId, Store,
+    Claim, ClaimRef, Claimed, Completion, End, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId, Scope,
+    SharedStore, Store,
 };
 use tower::{Service, ServiceBuilder, ServiceExt};
 
@@ -117,7 +118,14 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Durat
                 let token = store.token().unwrap();
                 let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), life, life);
                 let Claimed::Won(session) = store.claim(&claim).await.unwrap() else { panic!("a key was used twice") };
-                store.complete(&id, token, session, Completion::new(record.clone(), life)).await.unwrap();
+                store
+                    .finish(
+                        ClaimRef::new(id, token),
+                        Some(session),
+                        &End::Completed(Completion::new(record.clone(), life)),
+                    )
+                    .await
+                    .unwrap();
                 // As a task that does something else, too: the others have their turn.
                 tokio::task::yield_now().await;
             }
@@ -142,7 +150,7 @@ fn memory_layer() -> IdempotencyLayer<MemoryStore> {
 
 /// A lease is short beside what is kept, as it is by default.
 fn over<S: Store>(store: Arc<S>, life: Duration) -> IdempotencyLayer<S> {
-    IdempotencyLayer::shared(store).retention(life).lease(life / 20)
+    IdempotencyLayer::shared(SharedStore::from(store), Scope::single_caller()).retention(life).lease(life / 20)
 }
 
 /// Calls a second of each contender: by one thread, and by two.

@@ -1,10 +1,10 @@
 //! An axum server behind the idempotency layer, with the layers around it in their order.
 //!
 //! ```text
-//! cargo run --example axum_server --features server                                          # records in memory
-//! cargo run --example axum_server --features redb -- --store redb:keys.redb                  # in a file
-//! cargo run --example axum_server --features redis -- --store redis://127.0.0.1:6379         # in Redis
-//! cargo run --example axum_server --features postgres -- --store postgres://localhost/shop   # in PostgreSQL
+//! cargo run --example axum_server --features axum                 # records in memory
+//! cargo run --example axum_server --features axum,redb -- --store redb:keys.redb
+//! cargo run --example axum_server --features axum,redis -- --store redis://127.0.0.1:6379
+//! cargo run --example axum_server --features axum,postgres -- --store postgres://localhost/shop
 //! ```
 //!
 //! Then, as a client would, twice:
@@ -31,7 +31,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use steadfast::server::{IdempotencyLayer, MemoryStore, Store, Verdict};
+use steadfast::server::axum::{Checked, NotExecuted, method_not_allowed, not_found};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Scope, Store};
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
 use tower_http::compression::CompressionLayer;
@@ -76,13 +77,12 @@ struct Shop {
 async fn charge(
     State(shop): State<Shop>,
     Extension(caller): Extension<Caller>,
-    Json(new): Json<NewCharge>,
+    // JSON that cannot be read is rejected, and gives the key back to the corrected request.
+    Checked(Json(new)): Checked<Json<NewCharge>>,
 ) -> Response {
     if new.amount == 0 {
         // Nothing was charged: the key is given back, and the caller may mend the request and use it again.
-        let mut refused = (StatusCode::BAD_REQUEST, "amount is zero").into_response();
-        refused.extensions_mut().insert(Verdict::NotExecuted);
-        return refused;
+        return NotExecuted((StatusCode::BAD_REQUEST, "amount is zero")).into_response();
     }
     let id = shop.charges.fetch_add(1, Ordering::Relaxed) + 1;
     println!("charging {} {} cents, charge {id}", caller.0, new.amount);
@@ -103,8 +103,6 @@ async fn authenticate(mut request: Request, next: Next) -> Response {
 /// The order is the point. What stands outside of the idempotency layer may refuse a request without burning its key, and sees
 /// replays; what stands inside runs once per key.
 fn router<S: Store>(layer: &IdempotencyLayer<S>) -> Router {
-    let scoped =
-        layer.clone().required().scope(|parts| parts.extensions.get::<Caller>().map(|caller| caller.0.clone()));
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_headers(["authorization", "content-type", "idempotency-key"].map(HeaderName::from_static))
@@ -114,10 +112,12 @@ fn router<S: Store>(layer: &IdempotencyLayer<S>) -> Router {
         .layer(cors)
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn(authenticate))
-        .layer(scoped);
+        .layer(layer.clone());
     let (counted, metrics) = (layer.clone(), Shop::default());
     Router::new()
         .route("/charges", post(charge))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
         .with_state(metrics)
         .layer(layers)
         .route("/metrics", get(move || async move { format!("{:#?}\n", counted.metrics()) }))
@@ -128,7 +128,10 @@ async fn serve<S: Store>(
     listener: TcpListener,
     until: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
-    let layer = IdempotencyLayer::new(store).lease(Duration::from_secs(30)).covers("/charges");
+    // The caller's name, and not the token that proved it: a token that is refreshed between two
+    // attempts would make the second one a new operation.
+    let scope = Scope::from_extension(|Caller(name)| name.clone());
+    let layer = IdempotencyLayer::new(store, scope).required().lease(Duration::from_secs(30)).covers("/charges");
     axum::serve(listener, router(&layer)).with_graceful_shutdown(until).await?;
     // A handler whose client has hung up is still at it; without this its operation would end as unknown.
     layer.drain().await;

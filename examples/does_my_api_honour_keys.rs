@@ -143,7 +143,7 @@ mod self_test {
     use axum::response::{IntoResponse, Response};
     use axum::routing::post;
     use serde_json::json;
-    use steadfast::server::{IdempotencyLayer, MemoryStore};
+    use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
     use steadfast::testing::idempotency::Kept::{No, Unknown, Yes};
     use steadfast::testing::idempotency::{Check, Concurrent, Kept, Promise, Report, Sample};
 
@@ -235,7 +235,7 @@ mod self_test {
         let api = Arc::new(Api { ways, charges: AtomicU64::new(0), records: Mutex::default() });
         let mut router = Router::new().route("/charges", post(charge)).with_state(api);
         if ways == Ways::OurLayer {
-            router = router.layer(IdempotencyLayer::new(MemoryStore::new()));
+            router = router.layer(IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()));
         }
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}/charges", listener.local_addr()?);

@@ -21,7 +21,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use steadfast::policy::{Backoff, RetryPolicy};
-use steadfast::server::{IdempotencyLayer, MemoryStore};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
 use steadfast::{Client, EventKind, KeyPolicy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -115,7 +115,8 @@ async fn round(title: &str, layer: Option<IdempotencyLayer<MemoryStore>>, keys: 
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let layer = IdempotencyLayer::new(MemoryStore::new()).required();
+    // This process is the only caller.
+    let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).required();
     let with = round("behind the layer, and the client knows it:", Some(layer), KeyPolicy::standard()).await?;
     let without = round("no layer, and nobody has vouched for keys:", None, KeyPolicy::default()).await?;
     println!("with={} without={}", with.1, without.1);

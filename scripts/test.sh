@@ -123,6 +123,7 @@ step_tree() {
     not_linked "the client is no server" 'axum|redis|sqlx|redb' --no-default-features --features client
     if grep -q '^server = ' Cargo.toml; then
         not_linked "the server is no client" 'reqwest' --no-default-features --features server
+        not_linked "the server serves any tower service" 'axum|axum-core' --no-default-features --features server,redb,redis,postgres
     fi
     all=$(linked --all-features)
     for name in hyper h2 http http-body tokio rustls; do

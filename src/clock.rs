@@ -31,7 +31,7 @@ pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", feature = "server"))]
 /// A number between 0 and 1 for jitter, from the operating system: a generator that lives in the process is cloned by `fork`, and its
 /// clones would all come back at the same moment. It is drawn where somebody waits, and takes less than a microsecond of that. A system
 /// without randomness gives 1, the whole wait.

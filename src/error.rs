@@ -58,7 +58,13 @@ pub enum ErrorKind {
     RequestBody,
     /// A final status that is neither 2xx nor 3xx.
     Status,
-    /// A 3xx that is not followed where a body was asked for; or redirects in a circle, or too many of them.
+    /// A redirect that is not followed, where a body was asked for; or redirects in a circle, or
+    /// too many of them. The message names where the redirect leads and why it is not followed;
+    /// [`headers`](Error::headers) has its `Location`.
+    ///
+    /// A POST, PUT, PATCH or DELETE that is answered 301 or 302 ends here, and may have been
+    /// processed. If the address has only moved (a slash, https), check that nothing was done, and
+    /// call the new one.
     Redirect,
     /// The answer's body was cut short.
     ResponseBody,
@@ -197,9 +203,11 @@ impl Error {
 
     /// Whether the server may have carried out the operation.
     ///
-    /// It comes from evidence — how far each attempt got, and the class that the default table gives its status — and not from
-    /// what a classifier or a directive said. True if any attempt was ambiguous, if any was answered 2xx or 3xx, or if our side
-    /// failed after the transport had taken part of the body. A final 4xx after an ambiguous attempt leaves it true.
+    /// It comes from evidence — how far each attempt got, and the class that the default table
+    /// gives its status — and not from what a classifier or a directive said. True if any attempt
+    /// was ambiguous, if any was answered 2xx, or 3xx other than 307 and 308, or if our side failed
+    /// after the transport had taken part of the body. A final 4xx after an ambiguous attempt
+    /// leaves it true.
     ///
     /// # Troubleshooting
     ///
@@ -334,6 +342,9 @@ fn write_story(f: &mut fmt::Formatter<'_>, story: &Story) -> fmt::Result {
         write!(f, "; retry after {}", Short(wait))?;
     }
     f.write_str(")")?;
+    if let Some(reason) = story.not_followed {
+        write!(f, "; {}", reason.as_str())?;
+    }
     if story.stop == StopReason::KeyNotTrusted {
         write!(f, "; {VOUCH}")?;
     }
@@ -384,6 +395,7 @@ mod tests {
             retry_after: None,
             may_have_been_processed,
             resume: None,
+            not_followed: None,
         }
     }
 

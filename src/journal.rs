@@ -209,6 +209,52 @@ pub(crate) struct Story {
     pub(crate) may_have_been_processed: bool,
     /// Present where there is a key and something left to ask for.
     pub(crate) resume: Option<Box<ResumeToken>>,
+    /// Present where the answer is a redirect that was not followed.
+    pub(crate) not_followed: Option<NotFollowed>,
+}
+
+/// Why the redirect that ended an operation was not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotFollowed {
+    /// A 301 or 302 to a request with effects.
+    HasEffects,
+    /// The `Location` is missing, or is no http URL.
+    NoAddress,
+    /// From https to http.
+    Downgrade,
+    /// Anything but a GET or HEAD without a body, to another origin.
+    LeavesOrigin,
+    /// The user's own transport may add credentials to a request that goes to another origin.
+    MayAddCredentials,
+    /// The user has turned redirects to another origin off.
+    CrossOriginOff,
+    /// The body was a stream that is gone.
+    BodyGone,
+    /// An earlier attempt may have been processed, and the API is not known to honour keys at the
+    /// new address.
+    KeyNotTrusted,
+}
+
+impl NotFollowed {
+    /// The reason as error lines print it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::HasEffects => {
+                "a 301 or 302 does not say whether the request was carried out: check before you send it to the new address"
+            }
+            Self::NoAddress => "it has no Location that can be followed",
+            Self::Downgrade => "https never leads to http",
+            Self::LeavesOrigin => "only a GET or HEAD without a body goes to another origin",
+            Self::MayAddCredentials => {
+                "the HTTP client is yours and may add credentials; if it adds none, say so: .cross_origin_redirects(true)"
+            }
+            Self::CrossOriginOff => "redirects to another origin are turned off",
+            Self::BodyGone => "the body was a stream, which cannot be sent again",
+            Self::KeyNotTrusted => {
+                "an earlier attempt may have been processed, and the API has not shown that it honours keys at the new address"
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -275,6 +321,7 @@ mod tests {
             retry_after: None,
             may_have_been_processed: true,
             resume: None,
+            not_followed: None,
         };
         // A response of the transport's has an extension already.
         let mut extensions = http::Extensions::new();

@@ -108,10 +108,16 @@ impl KeyPolicy {
 
     /// Send keys, but trust them only where the API has shown that it honours them.
     ///
-    /// What shows it, per origin, method and path: an `Idempotency-Status` or `Idempotent-Replayed` header, or the key echoed in
-    /// the answer. The `scope` parameter of `Idempotency-Status` widens the path to a prefix, and its `retention` shortens
-    /// [`retention`](Self::retention). `Idempotency-Status: ignored`, or one 2xx answer to a keyed request without any sign, takes the trust
-    /// back. Without trust an ambiguous failure ends the operation as [`KeyNotTrusted`](crate::policy::StopReason::KeyNotTrusted).
+    /// What shows it, per origin, method and path: an `Idempotency-Status` or `Idempotent-Replayed`
+    /// header. (An echo of the key is no sign: any proxy that reflects headers sends one.) The
+    /// `scope` parameter of `Idempotency-Status` widens the path to a prefix, and its `retention`
+    /// shortens [`retention`](Self::retention). `Idempotency-Status: ignored`, or one 2xx answer to
+    /// a keyed request without any sign, takes the trust back. Without trust an ambiguous failure
+    /// ends the operation as [`KeyNotTrusted`](crate::policy::StopReason::KeyNotTrusted).
+    ///
+    /// A sign behind a 307 or 308 speaks for the path that answered. A redirected operation is
+    /// repeated only if the `scope` of one sign covers both that path and the one that was asked
+    /// for.
     ///
     /// At most 256 pairs of method and path are remembered for an origin, and each has to show it anew: where paths contain identifiers
     /// (`/orders/17/charge`), an API that gives a `scope` is trusted, and others hardly ever.

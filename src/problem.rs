@@ -36,6 +36,7 @@ problem_types! {
     STORE_UNAVAILABLE = "store-unavailable";
     RECORD_UNREADABLE = "record-unreadable";
     HANDLER_FAILED = "outcome-unknown-handler-failed";
+    HANDLER_TIMED_OUT = "outcome-unknown-handler-timed-out";
     TRANSACTION_LOST = "transaction-lost";
     ROLLED_BACK = "rolled-back";
 }

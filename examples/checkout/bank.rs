@@ -8,7 +8,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use steadfast::server::{IdempotencyLayer, MemoryStore};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
 use tokio::task::JoinHandle;
 
 use crate::Result;
@@ -26,7 +26,8 @@ async fn charge(State(charges): State<Arc<AtomicI64>>) -> (StatusCode, String) {
 impl Bank {
     pub(crate) async fn open() -> Result<Self> {
         let charges = Arc::<AtomicI64>::default();
-        let layer = IdempotencyLayer::new(MemoryStore::new()).required();
+        // The shop is the only caller.
+        let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).required();
         let router = Router::new().route("/charges", post(charge)).with_state(charges.clone()).layer(layer);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;

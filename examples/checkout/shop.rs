@@ -13,7 +13,9 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use clap::ValueEnum;
 use sqlx::PgPool;
-use steadfast::server::{IdempotencyLayer, Lent, OperationKey, PostgresSession, PostgresStore, Verdict, child_of};
+use steadfast::server::{
+    IdempotencyLayer, Lent, OperationKey, PostgresSession, PostgresStore, Scope, Verdict, child_of,
+};
 use steadfast::{Client, IdempotencyKey, KeyPolicy};
 
 use crate::Result;
@@ -100,7 +102,8 @@ pub(crate) async fn serve(
 ) -> Result<()> {
     let bank = Client::builder().base_url(bank).keys(KeyPolicy::standard()).build()?;
     let shop = Shop { bank, derives_keys, die_at, has_failed: Arc::default() };
-    let layer = IdempotencyLayer::new(PostgresStore::new(pool).transactional()).required();
+    // The customer of this example is the only caller.
+    let layer = IdempotencyLayer::new(PostgresStore::new(pool).transactional(), Scope::single_caller()).required();
     let router = Router::new()
         .route("/orders", post(order))
         .layer(layer)

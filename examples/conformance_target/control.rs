@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use steadfast::server::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
+use steadfast::server::{Claim, ClaimRef, Claimed, Completed, End, Record, RecordId, State, Store, StoreError};
 
 use crate::Result;
+use crate::damage::DAMAGE;
 
 /// Where the process kills itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,23 +49,61 @@ pub(crate) async fn die() {
 
 /// What is done to all stores of this process at once.
 #[derive(Clone, Default)]
-pub(crate) struct Switches(Arc<(AtomicBool, AtomicBool)>);
+pub(crate) struct Switches(Arc<Switched>);
+
+#[derive(Default)]
+struct Switched {
+    down: AtomicBool,
+    drops_reply: AtomicBool,
+    records: Mutex<Records>,
+}
+
+/// For a store whose bytes cannot be reached from here.
+#[derive(Default)]
+struct Records {
+    completed: HashSet<RecordId>,
+    damaged: HashSet<RecordId>,
+}
 
 impl Switches {
     pub(crate) fn set_down(&self, down: bool) {
-        self.0.0.store(down, Ordering::SeqCst);
+        self.0.down.store(down, Ordering::SeqCst);
     }
 
     pub(crate) fn drop_one_reply(&self) {
-        self.0.1.store(true, Ordering::SeqCst);
+        self.0.drops_reply.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on the records that are completed cannot be read.
+    pub(crate) fn damage_records(&self) {
+        let records = &mut *self.records();
+        records.damaged.extend(records.completed.drain());
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.0.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_down(&self) -> bool {
-        self.0.0.load(Ordering::SeqCst)
+        self.0.down.load(Ordering::SeqCst)
     }
 
     fn drops_this_reply(&self) -> bool {
-        self.0.1.swap(false, Ordering::SeqCst)
+        self.0.drops_reply.swap(false, Ordering::SeqCst)
+    }
+
+    fn completed(&self, id: &RecordId) {
+        let records = &mut *self.records();
+        records.completed.insert(*id);
+        records.damaged.remove(id);
+    }
+
+    /// The state that was read, as the store would have read it.
+    fn read(&self, id: &RecordId, state: State) -> std::result::Result<State, StoreError> {
+        if matches!(state, State::Done { .. }) && self.records().damaged.contains(id) {
+            Record::decode(DAMAGE).map_err(StoreError::Unreadable)?;
+        }
+        Ok(state)
     }
 }
 
@@ -102,56 +141,42 @@ impl<S: Store> Store for Controlled<S> {
         if self.switches.drops_this_reply() {
             return Err(StoreError::Unavailable("the reply was lost".into()));
         }
-        if matches!(claimed, Claimed::Won(_)) {
-            self.at(&Failpoint::AfterClaim).await;
+        match claimed {
+            Claimed::Known(state) => Ok(Claimed::Known(self.switches.read(claim.id, state)?)),
+            claimed => {
+                self.at(&Failpoint::AfterClaim).await;
+                Ok(claimed)
+            }
         }
-        Ok(claimed)
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> std::result::Result<bool, StoreError> {
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> std::result::Result<bool, StoreError> {
         self.up()?;
-        self.inner.renew(id, token, lease).await
+        self.inner.renew(claim, lease).await
     }
 
-    async fn complete(
+    async fn finish(
         &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: S::Session,
-        completion: Completion,
+        claim: ClaimRef,
+        session: Option<S::Session>,
+        end: &End,
     ) -> std::result::Result<Completed, StoreError> {
         self.up()?;
-        if S::HOLDS_EFFECTS {
+        let completes = matches!(end, End::Completed(_));
+        if completes && S::HOLDS_EFFECTS {
             self.at(&Failpoint::BeforeCommit).await;
         }
-        let completed = self.inner.complete(id, token, session, completion).await?;
-        self.at(if S::HOLDS_EFFECTS { &Failpoint::AfterCommit } else { &Failpoint::AfterComplete }).await;
+        let completed = self.inner.finish(claim, session, end).await?;
+        if completes {
+            self.switches.completed(&claim.id);
+            self.at(if S::HOLDS_EFFECTS { &Failpoint::AfterCommit } else { &Failpoint::AfterComplete }).await;
+        }
         Ok(completed)
-    }
-
-    async fn release(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: S::Session,
-    ) -> std::result::Result<Completed, StoreError> {
-        self.up()?;
-        self.inner.release(id, token, session).await
-    }
-
-    async fn abandon(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: Option<S::Session>,
-    ) -> std::result::Result<Completed, StoreError> {
-        self.up()?;
-        self.inner.abandon(id, token, session).await
     }
 
     async fn look(&self, id: &RecordId) -> std::result::Result<Option<State>, StoreError> {
         self.up()?;
-        self.inner.look(id).await
+        self.inner.look(id).await?.map(|state| self.switches.read(id, state)).transpose()
     }
 
     async fn sweep(&self, most: usize) -> std::result::Result<usize, StoreError> {

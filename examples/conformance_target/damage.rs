@@ -1,32 +1,42 @@
 //! What a case does to the bytes of a store, behind the back of whoever reads them.
 
 use crate::Result;
+use crate::control::Switches;
 
-/// Where the records are, for a store whose records can be got at from outside.
+/// Of the layout that is written now, and not what was written.
+pub(crate) const DAMAGE: &[u8] = b"\x01these bytes are no record";
+
+/// Where the records are.
 #[derive(Clone)]
 pub(crate) enum Damage {
-    NotOffered,
+    /// In the store's own memory, which nobody else can write to: it is told to read damage instead.
+    Memory(Switches),
+    #[cfg(feature = "redb")]
+    Redb(crate::redb::ReopenedStore),
     #[cfg(feature = "redis")]
-    Redis {
-        url: String,
-        prefix: String,
-    },
+    Redis { url: String, prefix: String },
     #[cfg(feature = "postgres")]
-    Postgres {
-        url: String,
-        schema: String,
-    },
+    Postgres { url: String, schema: String },
 }
 
 impl Damage {
-    /// Overwrites every completed record with bytes that do not decode; `false` if that is not offered.
-    pub(crate) async fn corrupt(&self) -> Result<bool> {
+    /// Overwrites every completed record with bytes that do not decode.
+    #[cfg_attr(
+        not(any(feature = "redb", feature = "redis", feature = "postgres")),
+        allow(clippy::unused_async, reason = "a store that waits is asked where there is one")
+    )]
+    pub(crate) async fn corrupt(&self) -> Result<()> {
         match self {
-            Self::NotOffered => Ok(false),
+            Self::Memory(switches) => {
+                switches.damage_records();
+                Ok(())
+            }
+            #[cfg(feature = "redb")]
+            Self::Redb(store) => store.damage_records().await,
             #[cfg(feature = "redis")]
-            Self::Redis { url, prefix } => corrupt_redis(url, prefix).await.map(|()| true),
+            Self::Redis { url, prefix } => corrupt_redis(url, prefix).await,
             #[cfg(feature = "postgres")]
-            Self::Postgres { url, schema } => corrupt_postgres(url, schema).await.map(|()| true),
+            Self::Postgres { url, schema } => corrupt_postgres(url, schema).await,
         }
     }
 }
@@ -37,8 +47,7 @@ async fn corrupt_redis(url: &str, prefix: &str) -> Result<()> {
     let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}*")).query_async(&mut connection).await?;
     for key in keys {
         if redis::cmd("HEXISTS").arg(&key).arg("record").query_async(&mut connection).await? {
-            let damage = b"\x01these bytes are no record".as_slice();
-            redis::cmd("HSET").arg(&key).arg("record").arg(damage).query_async::<()>(&mut connection).await?;
+            redis::cmd("HSET").arg(&key).arg("record").arg(DAMAGE).query_async::<()>(&mut connection).await?;
         }
     }
     Ok(())

@@ -80,7 +80,7 @@ fn append(path: &str, line: &str) {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a slow handler is what is staged")]
-async fn pause(milliseconds: u64) {
+pub(crate) async fn pause(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
@@ -189,7 +189,10 @@ async fn status((State(handlers), Query(query), headers): Arguments, Path(code):
 async fn validate((State(handlers), Query(query), headers): Arguments, body: Bytes) -> Response {
     let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     if value["bad"] == true {
-        return not_executed(answer(StatusCode::BAD_REQUEST, "none", "{\"error\":\"bad\"}"));
+        let mut response = answer(StatusCode::BAD_REQUEST, "", "{\"error\":\"bad\"}");
+        // Nothing has run, so there is no run to name.
+        response.headers_mut().remove("x-exec-id");
+        return not_executed(response);
     }
     created(&handlers.run(&headers, &query).await)
 }

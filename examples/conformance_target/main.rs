@@ -9,10 +9,11 @@ mod damage;
 mod handlers;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redb")]
+mod redb;
 mod settings;
 
 use std::error::Error;
-use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::middleware::{self, Next};
@@ -20,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use http::{Request, StatusCode};
-use steadfast::server::{IdempotencyLayer, MemoryStore, Store, WebhookLayer};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Scope, SharedStore, Store, WebhookLayer};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::cors::{Any, CorsLayer};
@@ -49,10 +50,11 @@ struct Target {
 
 impl Target {
     fn new(settings: &Settings) -> Self {
+        let switches = Switches::default();
         Self {
             handlers: Handlers::new(settings),
-            switches: Switches::default(),
-            damage: settings.damage(),
+            damage: settings.damage(&switches),
+            switches,
             limiter: Limiter::default(),
             tenants: Tenants::default(),
             #[cfg(feature = "postgres")]
@@ -67,7 +69,8 @@ async fn main() -> Result<()> {
         return self_test().await;
     }
     let settings = Settings::from_environment()?;
-    let target = Target::new(&settings);
+    #[cfg_attr(not(feature = "redb"), allow(unused_mut, reason = "only a file is opened again"))]
+    let mut target = Target::new(&settings);
     match settings.store.as_str() {
         "memory" => {
             let (router, layers) =
@@ -76,7 +79,9 @@ async fn main() -> Result<()> {
         }
         #[cfg(feature = "redb")]
         "redb" => {
-            let (router, layers) = build(settings.redb()?, &settings, target.clone());
+            let store = settings.redb()?;
+            target.damage = Damage::Redb(store.clone());
+            let (router, layers) = build(store, &settings, target.clone());
             serve(&settings, finish(router, &settings, target), &layers).await
         }
         #[cfg(feature = "redis")]
@@ -97,8 +102,8 @@ async fn serve_postgres(settings: &Settings, mut target: Target) -> Result<()> {
     let store = database.store().await?;
     let controlled = Controlled::new(store.transactional(), settings.failpoint.clone(), target.switches.clone());
     // The profile's branch for a lapsed claim is about claims with leases; a transaction has none.
-    let controlled = Arc::new(controlled);
-    let transactional = settings.layer(controlled.clone()).lapsed(steadfast::server::Lapsed::Rerun);
+    let controlled = SharedStore::new(controlled);
+    let transactional = settings.layer(controlled.clone(), settings.scope()).lapsed(steadfast::server::Lapsed::Rerun);
     let events = settings.events(controlled);
     target.database = Some(database.clone());
     let (router, layers) = build(store, settings, target.clone());
@@ -116,13 +121,15 @@ async fn serve<S: Store>(settings: &Settings, router: Router, layers: &Layers<S>
     axum::serve(listener, router).with_graceful_shutdown(terminated()).await?;
     // Handlers whose clients have hung up end and are stored, too.
     layers.keys.drain().await;
+    layers.tenants.drain().await;
     layers.events.drain().await;
     Ok(())
 }
 
-/// The two layers over one store.
+/// The layers over one store.
 struct Layers<S> {
     keys: IdempotencyLayer<Controlled<S>>,
+    tenants: IdempotencyLayer<Controlled<S>>,
     events: WebhookLayer<Controlled<S>>,
 }
 
@@ -136,16 +143,17 @@ async fn terminated() {
 fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, Layers<S>) {
     let store = Controlled::new(store, settings.failpoint.clone(), target.switches.clone());
     let handlers = target.handlers.clone();
-    let store = Arc::new(store);
-    let (layer, events) = (settings.layer(store.clone()), settings.events(store));
-    let scoped = layer.clone().scope(|parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()));
+    let store = SharedStore::new(store);
+    let layer = settings.layer(store.clone(), settings.scope());
+    let scoped = settings.layer(store.clone(), Scope::from_extension(|Tenant(tenant)| tenant.clone()));
+    let events = settings.events(store);
     let orders = || Router::new().route("/orders", any(handlers::order)).with_state(handlers.clone());
 
     let optional = handlers::routes(handlers.clone()).layer(layer.clone());
     let required = orders().layer(layer.clone().required());
     let authenticated =
         orders().layer(scoped.clone()).layer(middleware::from_fn_with_state(target.tenants.clone(), authenticate));
-    let optional_tenant = orders().layer(scoped);
+    let optional_tenant = orders().layer(scoped.clone());
     let limited = orders().layer(layer.clone()).layer(middleware::from_fn_with_state(target.limiter.clone(), limit));
     let router = Router::new()
         .merge(optional)
@@ -158,7 +166,7 @@ fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, La
     } else {
         router.merge(handlers::webhooks(handlers).layer(events.clone()))
     };
-    (router, Layers { keys: layer, events })
+    (router, Layers { keys: layer, tenants: scoped, events })
 }
 
 /// What stands outside of the layer, and what the cases ask of it directly.
@@ -241,14 +249,12 @@ async fn control(State(target): State<Target>, Query(control): Query<Control>) -
         ("store_down", _) => target.switches.set_down(true),
         ("store_up", _) => target.switches.set_down(false),
         ("store_drop_reply", _) => target.switches.drop_one_reply(),
-        ("store_corrupt", _) => match target.damage.corrupt().await {
-            Ok(true) => {}
-            Ok(false) => return StatusCode::NOT_IMPLEMENTED,
-            Err(error) => {
+        ("store_corrupt", _) => {
+            if let Err(error) = target.damage.corrupt().await {
                 eprintln!("the records could not be damaged: {error}");
                 return StatusCode::INTERNAL_SERVER_ERROR;
             }
-        },
+        }
         ("limiter_drain", _) => target.limiter.set_drained(true),
         ("limiter_refill", _) => target.limiter.set_drained(false),
         ("revoke", Some(tenant)) => target.tenants.revoke(tenant),

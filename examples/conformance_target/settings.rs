@@ -1,14 +1,13 @@
 //! What the environment asks for. What this target cannot do ends the process at its start, so that no case passes by accident.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::OriginalUri;
 use http::{HeaderName, Method};
-use steadfast::server::{EventId, IdempotencyLayer, Lapsed, Store, WebhookLayer};
+use steadfast::server::{EventId, IdempotencyLayer, Lapsed, Scope, SharedStore, Store, WebhookLayer};
 
 use crate::Result;
-use crate::control::Failpoint;
+use crate::control::{Failpoint, Switches};
 use crate::damage::Damage;
 
 pub(crate) struct Settings {
@@ -125,11 +124,10 @@ impl Settings {
     }
 
     #[cfg(feature = "redb")]
-    pub(crate) fn redb(&self) -> Result<steadfast::server::RedbStore> {
+    pub(crate) fn redb(&self) -> Result<crate::redb::ReopenedStore> {
         let folder = variable("STORE_PATH").ok_or("STORE=redb wants a STORE_PATH")?;
         let path = std::path::Path::new(&folder).join("keys.redb");
-        let most = u64::try_from(self.max_records)?;
-        Ok(steadfast::server::RedbStore::open(path)?.max_records(most))
+        crate::redb::ReopenedStore::open(path, u64::try_from(self.max_records)?)
     }
 
     #[cfg(feature = "postgres")]
@@ -163,7 +161,7 @@ impl Settings {
     }
 
     /// How to get at the records of this store.
-    pub(crate) fn damage(&self) -> Damage {
+    pub(crate) fn damage(&self, switches: &Switches) -> Damage {
         #[cfg(feature = "redis")]
         if let ("redis", Ok((url, prefix))) = (self.store.as_str(), Self::redis_address()) {
             return Damage::Redis { url, prefix };
@@ -172,11 +170,11 @@ impl Settings {
         if let ("postgres", Ok((url, schema))) = (self.store.as_str(), Self::postgres_address()) {
             return Damage::Postgres { url, schema };
         }
-        Damage::NotOffered
+        Damage::Memory(switches.clone())
     }
 
     /// The layer of `/webhook`: ids in a header, consumers by the path.
-    pub(crate) fn events<S: Store>(&self, store: Arc<S>) -> WebhookLayer<S> {
+    pub(crate) fn events<S: Store>(&self, store: SharedStore<S>) -> WebhookLayer<S> {
         let id = EventId::header(HeaderName::from_static("x-event-id"));
         WebhookLayer::shared(store, "webhook", id)
             .consumer(|parts| Some(parts.uri.path().to_owned()))
@@ -185,13 +183,22 @@ impl Settings {
             .max_body(self.max_body)
     }
 
-    pub(crate) fn layer<S: Store>(&self, store: Arc<S>) -> IdempotencyLayer<S> {
+    /// Whose keys they are on the routes without authentication: one caller's, on each route if the
+    /// cases want that.
+    pub(crate) fn scope(&self) -> Scope {
+        if self.key_per_route {
+            return Scope::from_fn(|parts| Some(parts.uri.path().to_owned()));
+        }
+        Scope::single_caller()
+    }
+
+    pub(crate) fn layer<S: Store>(&self, store: SharedStore<S>, scope: Scope) -> IdempotencyLayer<S> {
         // Some routers here are nested in others, and would look alike.
         let whole = |parts: &http::request::Parts| {
             let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
             uri.path_and_query().map_or_else(String::new, ToString::to_string)
         };
-        let mut layer = IdempotencyLayer::shared(store)
+        let mut layer = IdempotencyLayer::shared(store, scope)
             .target(whole)
             .lease(self.lease)
             .retention(self.retention)
@@ -200,9 +207,6 @@ impl Settings {
             .lapsed(self.lapsed);
         if self.post_and_patch_only {
             layer = layer.methods([Method::POST, Method::PATCH]);
-        }
-        if self.key_per_route {
-            layer = layer.scope(|parts| Some(parts.uri.path().to_owned()));
         }
         layer
     }

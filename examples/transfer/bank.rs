@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
-use steadfast::server::{IdempotencyLayer, Lent, PostgresSession, PostgresStore, Verdict};
+use steadfast::server::{IdempotencyLayer, Lent, PostgresSession, PostgresStore, Scope, Verdict};
 
 use crate::{Booked, Result};
 
@@ -40,7 +40,8 @@ pub(crate) async fn create_tables(pool: &PgPool) -> Result<()> {
 
 pub(crate) async fn serve(address: SocketAddr, pool: PgPool) -> Result<()> {
     let store = PostgresStore::new(pool.clone()).transactional();
-    let layer = IdempotencyLayer::new(store).required();
+    // The client of this example is the only caller.
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).required();
     let router = Router::new()
         .route("/transfers", post(transfer))
         .layer(layer.clone())

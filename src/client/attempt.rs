@@ -12,12 +12,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::answer::{self, Answer, Failed, Read};
 use super::outgoing::Outgoing;
 use super::payload::NoBody;
-use super::plan::Plan;
+use super::plan::{Plan, is_safe};
 use super::probe::{Probe, Unfinished};
-use super::redirect::{self, Trail};
+use super::redirect::{self, Rules, Trail};
 use super::{Inner, failure, verdict};
 use crate::clock::{self, Deadline};
 use crate::deadline;
+use crate::journal::NotFollowed;
 use crate::policy::{Failure, Idempotency};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -38,19 +39,15 @@ pub(super) fn send(
         let timer = pin!(clock::timer(until));
         let mut until = Deadline::new(until, timer);
         let mut trail = Trail::new(client.max_redirects);
-        let mut detour: Option<Box<reqwest::Request>> = None;
-        let mut foreign = outgoing.foreign;
-        outgoing.may_have_acted = false;
-        outgoing.is_elsewhere = foreign;
+        outgoing.begin_attempt();
         loop {
             let body = outgoing.payload.next(&mut until).await.map_err(no_body)?;
             // In a block, so that what is sent takes no room while the answer is read.
             let mut response = {
-                let shown = (!foreign).then_some(number);
-                let (sending, probe) = start(client, plan, outgoing, detour.as_deref(), body, shown, until.at());
+                let (sending, probe) = start(client, plan, outgoing, body, number, until.at());
                 exchange(client, pin!(sending), probe.as_ref(), &mut until).await?
             };
-            let Some(hop) = next_hop(client, plan, outgoing, detour.as_deref(), foreign, &response, &mut trail)? else {
+            if !follow(client, plan, outgoing, &response, &mut trail)? {
                 return match plan.read {
                     Read::Head if verdict::says_why(client, plan, response.status()) => {
                         Ok(Box::pin(answer::peek(response, until.at())).await)
@@ -58,60 +55,59 @@ pub(super) fn send(
                     Read::Head => Ok(Answer::Head { response, begun: Bytes::new() }),
                     Read::Whole { limit } => answer::read(&mut response, &mut until, limit).await,
                 };
-            };
-            let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;
-            foreign = hop.foreign;
-            outgoing.is_elsewhere = foreign;
-            if hop.see_other {
-                outgoing.see_other(*hop.request, foreign);
-                detour = None;
-            } else {
-                detour = Some(hop.request);
             }
+            let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;
         }
     }
 }
 
-/// The next request of the same attempt.
-struct Hop {
-    request: Box<reqwest::Request>,
-    /// It goes to another origin than the attempt's, or one before it did.
-    foreign: bool,
-    see_other: bool,
-}
-
-/// The hop that this answer asks for; `None` if it is the attempt's answer.
-fn next_hop(
+/// Follows the redirect of this answer, if it is one that is followed. Returns whether there is a hop
+/// to send.
+fn follow(
     client: &Inner,
     plan: &Plan,
     outgoing: &mut Outgoing,
-    detour: Option<&reqwest::Request>,
-    foreign: bool,
     response: &reqwest::Response,
     trail: &mut Trail,
-) -> Result<Option<Hop>, Failed> {
-    let from = detour.unwrap_or(&outgoing.template);
+) -> Result<bool, Failed> {
     // A GET with effects is one by the caller's word alone.
-    let is_harmless = from.method().is_safe() && plan.idempotency == Idempotency::Natural;
-    if client.opaque && sent(response.url()) != sent(from.url()) {
-        // It followed a redirect, and by which status only it knows.
-        outgoing.may_have_acted = !is_harmless;
+    let is_harmless =
+        |request: &reqwest::Request| is_safe(request.method()) && plan.idempotency == Idempotency::Natural;
+    if client.opaque {
+        let from = outgoing.current();
+        if sent(response.url()) != sent(from.url()) {
+            // It followed a redirect, and by which status only it knows.
+            let may_have_acted = !is_harmless(from);
+            outgoing.answered_from(response.url(), may_have_acted);
+        }
+        return Ok(false);
     }
-    if client.opaque || client.max_redirects == 0 {
-        return Ok(None);
+    // Most answers are no redirects, and for them this is all.
+    if client.max_redirects == 0 || !response.status().is_redirection() {
+        return Ok(false);
     }
-    let (status, headers) = (response.status(), response.headers());
-    let Some(next) = redirect::next(from, status, headers, &outgoing.payload, is_harmless || outgoing.is_done()) else {
-        return Ok(None);
+    let from = outgoing.current();
+    let rules = Rules {
+        is_harmless: outgoing.is_done() || is_harmless(from),
+        post_as_get: plan.post_as_get,
+        cross_origin: client.cross_origin_redirects,
     };
-    trail.step(from, &next, response)?;
-    outgoing.may_have_acted |= next.may_have_acted;
-    let (foreign, see_other) = (foreign || next.leaves, next.see_other);
-    let request = match detour {
-        Some(from) => redirect::request(from, next, foreign, &client.keys.header),
-        None => redirect::request(&outgoing.whole(client, plan), next, foreign, &client.keys.header),
-    };
-    Ok(Some(Hop { request: Box::new(request), foreign, see_other }))
+    match redirect::next(from, response.status(), response.headers(), &outgoing.payload, rules) {
+        Ok(None) => Ok(false),
+        Ok(Some(next)) if outgoing.may_repeat_at(plan, &next) => {
+            trail.step(from, &next, response)?;
+            outgoing.follow(client, plan, next);
+            Ok(true)
+        }
+        Ok(Some(_)) => {
+            outgoing.set_not_followed(NotFollowed::KeyNotTrusted);
+            Ok(false)
+        }
+        Err(reason) => {
+            outgoing.set_not_followed(reason);
+            Ok(false)
+        }
+    }
 }
 
 impl Inner {
@@ -188,13 +184,12 @@ fn start(
     client: &Inner,
     plan: &Plan,
     outgoing: &Outgoing,
-    detour: Option<&reqwest::Request>,
     body: Option<reqwest::Body>,
-    number: Option<u32>,
+    number: u32,
     until: Option<Instant>,
 ) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<Probe>) {
-    let (mut request, probe) = outgoing.open(client, plan, detour, body);
-    if let Some(number) = number {
+    let (mut request, probe) = outgoing.open(client, plan, body);
+    if !outgoing.is_elsewhere() {
         client.mark(request.headers_mut(), number, until);
     }
     (client.http.execute(request), probe)

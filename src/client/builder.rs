@@ -12,6 +12,7 @@ use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
 use super::manners::Manners;
+use super::redirect_settings::RedirectSettings;
 use super::upstream::Upstreams;
 use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
@@ -21,7 +22,6 @@ use crate::policy::{Class, Outcome, RetryBudget, RetryPolicy};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
-const MAX_REDIRECTS: u32 = 10;
 
 /// reqwest adds these to the clock and panics where the sum overflows; nobody waits for a century.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -46,6 +46,8 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`read_timeout`](Self::read_timeout) | off |
 /// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
 /// | [`max_redirects`](Self::max_redirects) | 10 |
+/// | [`redirect_post_as_get`](Self::redirect_post_as_get) | off |
+/// | [`cross_origin_redirects`](Self::cross_origin_redirects) | GET and HEAD only; none with an HTTP client of yours |
 /// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge), [`deadline_header`](Self::deadline_header), [`skip_hopeless`](Self::skip_hopeless) | off |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
@@ -63,7 +65,7 @@ pub struct ClientBuilder {
     connect_timeout: Option<Duration>,
     read_timeout: Option<Duration>,
     body_limit: usize,
-    max_redirects: u32,
+    pub(super) redirects: RedirectSettings,
     attempt_header: Option<HeaderName>,
     pub(super) manners: Manners,
     classifier: Option<Classifier>,
@@ -87,7 +89,7 @@ impl ClientBuilder {
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: None,
             body_limit: BODY_LIMIT,
-            max_redirects: MAX_REDIRECTS,
+            redirects: RedirectSettings::default(),
             attempt_header: None,
             manners: Manners::default(),
             classifier: None,
@@ -112,10 +114,11 @@ impl ClientBuilder {
     /// pinged and given up after 4 s more; both can be changed here (`pool_idle_timeout`, `http2_keep_alive_interval`,
     /// `http2_keep_alive_timeout`).
     ///
-    /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request, a redirect to another origin
-    /// included, and we cannot see them. [`default_header`](Self::default_header) and [`bearer_auth`](Self::bearer_auth) here stay
-    /// at home. A cookie store is reqwest's too, and goes by host: a redirect to another port of the same host takes its cookies
-    /// along, as in a browser (RFC 6265 §8.5).
+    /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request,
+    /// whatever its origin. Use [`default_header`](Self::default_header) and
+    /// [`bearer_auth`](Self::bearer_auth), which stay at home. This client cannot see what reqwest
+    /// adds. So with this setting it follows no redirect to another origin, unless you allow
+    /// [`cross_origin_redirects`](Self::cross_origin_redirects).
     ///
     /// reqwest's redirects and its own retries are turned off afterwards, since nothing below the loop may repeat a request, and
     /// the timeouts of this builder are set. A total timeout set here would cut healthy downloads; use
@@ -131,6 +134,12 @@ impl ClientBuilder {
     /// We cannot look into it: it may follow redirects unseen, so "connection refused" may concern a later hop, after a POST was
     /// carried out. So every transport failure through it is ambiguous, and so are 421, 425 and 429, unless you say
     /// [`assume_no_redirects`](Self::assume_no_redirects). Its timeouts are its own.
+    ///
+    /// It follows redirects by its own rules. reqwest removes five known headers from a request
+    /// that leaves its origin and sends all others, such as an API key or the idempotency key. With
+    /// `assume_no_redirects` redirects are followed by the rules of
+    /// [`max_redirects`](Self::max_redirects), but not to another origin, unless you allow
+    /// [`cross_origin_redirects`](Self::cross_origin_redirects).
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.ready_made = Some(client);
         self
@@ -227,17 +236,6 @@ impl ClientBuilder {
         self
     }
 
-    /// The most redirects that an attempt follows; 0 hands every 3xx to the caller. Default 10.
-    ///
-    /// 307 and 308 keep method, body and key on the same origin; 303, and 301 or 302 to a POST, become a GET of the result.
-    /// Another origin gets GET and HEAD without a body only, and neither credentials, cookies, the key, nor any header of yours but
-    /// `Accept`, `Accept-Language`, `Range` and `User-Agent`. A redirect from https to http is never followed. A redirect that is not
-    /// followed is returned as `Ok` by `send` and as [`ErrorKind::Redirect`](crate::ErrorKind::Redirect) by `fetch`.
-    pub fn max_redirects(mut self, redirects: u32) -> Self {
-        self.max_redirects = redirects;
-        self
-    }
-
     /// Sends the number of the attempt, from 1, in this header.
     pub fn attempt_header(mut self, name: HeaderName) -> Self {
         self.attempt_header = Some(name);
@@ -317,7 +315,9 @@ impl ClientBuilder {
             keys: self.keys,
             attempt_timeout: self.attempt_timeout,
             body_limit: self.body_limit,
-            max_redirects: self.max_redirects,
+            max_redirects: self.redirects.most,
+            redirect_post_as_get: self.redirects.post_as_get,
+            cross_origin_redirects: self.redirects.may_leave(names_host),
             attempt_header: self.attempt_header,
             manners: self.manners,
             classifier: self.classifier,

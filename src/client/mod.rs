@@ -5,7 +5,7 @@
 //!
 //! | file | what it is for |
 //! | --- | --- |
-//! | `builder`, `manners`, `request`, `checks`, `defaults` | take what the caller says |
+//! | `builder`, `manners`, `redirect_settings`, `request`, `checks`, `defaults` | take what the caller says |
 //! | `target`, `payload`, `upload` | the URL and the body |
 //! | `plan`, `outgoing`, `pattern` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
@@ -34,6 +34,7 @@ mod plan;
 mod probe;
 mod race;
 mod redirect;
+mod redirect_settings;
 mod request;
 mod response;
 mod run;
@@ -58,6 +59,7 @@ use self::defaults::Defaults;
 use self::manners::Manners;
 use self::upstream::Upstreams;
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::NotFollowed;
 use crate::key_policy::KeyPolicy;
 use crate::policy::{BreakerState, Class, Outcome, RetryPolicy};
 
@@ -107,6 +109,9 @@ pub(crate) struct Inner {
     attempt_timeout: Option<Duration>,
     body_limit: usize,
     max_redirects: u32,
+    redirect_post_as_get: bool,
+    /// An error says why redirects to another origin are not followed.
+    cross_origin_redirects: Result<(), NotFollowed>,
     attempt_header: Option<HeaderName>,
     manners: Manners,
     classifier: Option<Classifier>,

@@ -1,4 +1,5 @@
-//! The request on its way: sent as often as its body allows, and turned into the GET of its result by a redirect.
+//! The request on its way: sent as often as its body allows, redirected, and perhaps turned into
+//! the GET of its result.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -8,8 +9,11 @@ use super::pattern::Pattern;
 use super::payload::Payload;
 use super::plan::Plan;
 use super::probe::Probe;
-use super::upstream::Sent;
+use super::redirect::{self, Next};
+use super::upstream::{Paths, origin};
+use crate::journal::NotFollowed;
 use crate::key_policy::Trust;
+use crate::policy::Idempotency;
 use crate::resume::{Identity, ResumeToken};
 
 /// Headers that are added to a template's: `Host`, `Accept`, the key, `Content-Type`, and one to spare.
@@ -52,70 +56,158 @@ pub(super) struct Outgoing {
     pub(super) content_type: ContentType,
     /// The request came to us finished, with extensions that we cannot see.
     adopted: bool,
+    /// An earlier attempt, or one beside this, may have been processed, so what is sent now is a
+    /// repeat.
+    pub(super) is_repeat: bool,
+    /// Boxed, because most requests are not redirected.
+    redirects: Option<Box<Redirects>>,
+}
+
+/// The redirects of an operation.
+#[derive(Default)]
+struct Redirects {
     /// What the caller asked for, once a redirect has turned it into the GET of its result.
-    asked: Option<Box<(reqwest::Request, Payload)>>,
-    /// A redirect has left the origin: nothing of the caller's but four headers goes further.
-    pub(super) foreign: bool,
-    /// In this attempt a redirect was followed that does not say that the server has not acted.
-    pub(super) may_have_acted: bool,
-    /// What came of this attempt came from another origin, to which a redirect has led.
-    pub(super) is_elsewhere: bool,
+    asked: Option<(reqwest::Request, Payload)>,
+    /// The result is at another origin.
+    result_is_elsewhere: bool,
+    /// Those of the current attempt.
+    current: AttemptRedirects,
+}
+
+/// The redirects of one attempt.
+#[derive(Default)]
+struct AttemptRedirects {
+    /// The last hop that kept the method. The next attempt starts again without it.
+    hop: Option<reqwest::Request>,
+    /// A hop has left the origin.
+    is_elsewhere: bool,
+    /// A redirect was followed that does not say that the server has not acted.
+    may_have_acted: bool,
+    /// Why the last redirect was not followed.
+    not_followed: Option<NotFollowed>,
 }
 
 impl Outgoing {
     pub(super) fn new(template: reqwest::Request, payload: Payload, adopted: bool) -> Self {
         let content_type = ContentType::Unsaid;
-        Self {
-            template,
-            payload,
-            content_type,
-            adopted,
-            asked: None,
-            foreign: false,
-            may_have_acted: false,
-            is_elsewhere: false,
+        Self { template, payload, content_type, adopted, is_repeat: false, redirects: None }
+    }
+
+    /// Forgets the redirects of the attempt before.
+    pub(super) fn begin_attempt(&mut self) {
+        if let Some(redirects) = &mut self.redirects {
+            let is_elsewhere = redirects.result_is_elsewhere;
+            redirects.current = AttemptRedirects { is_elsewhere, ..AttemptRedirects::default() };
         }
+    }
+
+    fn redirects(&self) -> Option<&AttemptRedirects> {
+        self.redirects.as_deref().map(|redirects| &redirects.current)
+    }
+
+    fn redirects_mut(&mut self) -> &mut AttemptRedirects {
+        &mut self.redirects.get_or_insert_default().current
+    }
+
+    /// The last hop of this attempt that kept the method.
+    fn hop(&self) -> Option<&reqwest::Request> {
+        self.redirects().and_then(|redirects| redirects.hop.as_ref())
+    }
+
+    /// Whether this attempt followed a redirect that does not say that the server has not acted.
+    pub(super) fn may_have_acted(&self) -> bool {
+        self.redirects().is_some_and(|redirects| redirects.may_have_acted)
+    }
+
+    /// Whether a redirect of this attempt has left the origin. Its answer is another server's.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.redirects().is_some_and(|redirects| redirects.is_elsewhere)
+    }
+
+    /// Why the redirect that ended this attempt was not followed, if one did.
+    pub(super) fn not_followed(&self) -> Option<NotFollowed> {
+        self.redirects().and_then(|redirects| redirects.not_followed)
+    }
+
+    pub(super) fn set_not_followed(&mut self, reason: NotFollowed) {
+        self.redirects_mut().not_followed = Some(reason);
     }
 
     /// The same request once more, to be sent beside this one; `None` if its body cannot be, or if it is done already.
     pub(super) fn fork(&self) -> Option<Self> {
         let payload = self.payload.fork().filter(|_| !self.is_done())?;
         let fork = Self::new(self.copy(&self.template, 0), payload, self.adopted);
-        Some(Self { content_type: self.content_type, ..fork })
+        Some(Self { content_type: self.content_type, is_repeat: self.is_repeat, ..fork })
+    }
+
+    fn asked_first(&self) -> Option<&(reqwest::Request, Payload)> {
+        self.redirects.as_deref().and_then(|redirects| redirects.asked.as_ref())
     }
 
     /// The request as the caller made it.
     pub(super) fn asked(&self) -> &reqwest::Request {
-        self.asked.as_deref().map_or(&self.template, |(request, _)| request)
+        self.asked_first().map_or(&self.template, |(request, _)| request)
+    }
+
+    /// The request that was sent last: the caller's own, or the last hop.
+    pub(super) fn current(&self) -> &reqwest::Request {
+        self.hop().unwrap_or(&self.template)
     }
 
     /// The server has done what was asked and said where its result is.
     pub(super) fn is_done(&self) -> bool {
-        self.asked.is_some()
+        self.asked_first().is_some()
+    }
+
+    /// Becomes the next hop of the attempt.
+    pub(super) fn follow(&mut self, client: &Inner, plan: &Plan, next: Next) {
+        let is_elsewhere = self.is_elsewhere() || next.leaves;
+        let (may_have_acted, see_other) = (next.may_have_acted, next.see_other);
+        let key_header = &client.keys.header;
+        let hop = match self.hop() {
+            Some(from) => redirect::request(from, next, is_elsewhere, key_header),
+            None => redirect::request(&self.whole(client, plan), next, is_elsewhere, key_header),
+        };
+        let redirects = self.redirects_mut();
+        redirects.may_have_acted |= may_have_acted;
+        redirects.is_elsewhere = is_elsewhere;
+        if see_other {
+            redirects.hop = None;
+            self.see_other(hop);
+        } else {
+            redirects.hop = Some(hop);
+        }
     }
 
     /// From now on this is the GET of the result.
-    pub(super) fn see_other(&mut self, result: reqwest::Request, foreign: bool) {
-        self.foreign = foreign;
+    fn see_other(&mut self, result: reqwest::Request) {
         let asked = std::mem::replace(&mut self.template, result);
         let payload = std::mem::take(&mut self.payload);
-        self.asked.get_or_insert_with(|| Box::new((asked, payload)));
+        let redirects = self.redirects.get_or_insert_default();
+        redirects.asked.get_or_insert((asked, payload));
+        redirects.result_is_elsewhere = redirects.current.is_elsewhere;
     }
 
-    /// The request of an attempt, or of a detour in it, and what watches its body.
+    /// Records that a transport which follows redirects itself got its answer from `url`.
+    pub(super) fn answered_from(&mut self, url: &reqwest::Url, may_have_acted: bool) {
+        let is_elsewhere = origin(url) != origin(self.template.url());
+        let hop = reqwest::Request::new(self.template.method().clone(), url.clone());
+        *self.redirects_mut() = AttemptRedirects { hop: Some(hop), is_elsewhere, may_have_acted, not_followed: None };
+    }
+
+    /// The request of an attempt, or of a hop in it, and what watches its body.
     pub(super) fn open(
         &self,
         client: &Inner,
         plan: &Plan,
-        detour: Option<&reqwest::Request>,
         body: Option<reqwest::Body>,
     ) -> (reqwest::Request, Option<Probe>) {
-        let mut request = match detour {
-            Some(detour) => self.copy(detour, ROOM),
+        let mut request = match self.hop() {
+            Some(hop) => self.copy(hop, ROOM),
             None => self.whole(client, plan),
         };
         // Only the caller says how long the body is.
-        let said = detour.unwrap_or(&self.template).headers();
+        let said = self.current().headers();
         // TLS may choose HTTP/2, and so may a transport that is not as we made it.
         let is_http1 = client.clear_is_http1 && request.url().scheme() == "http";
         let watched = body.map(|body| Probe::watch(body, said, is_http1));
@@ -178,22 +270,35 @@ impl Outgoing {
     }
 
     fn identity(&self) -> Identity<'_> {
-        let payload = self.asked.as_deref().map_or(&self.payload, |(_, payload)| payload);
+        let payload = self.asked_first().map_or(&self.payload, |(_, payload)| payload);
         Identity { method: self.asked().method(), url: self.asked().url(), body: payload.bytes() }
     }
 
     /// Whether the key is a licence now; `head` is the latest answer's.
     pub(super) fn key_is_trusted(&self, client: &Inner, plan: &Plan, head: Option<(StatusCode, &HeaderMap)>) -> bool {
         let origin = &plan.upstream.trust;
-        let path = || self.asked().url().path();
-        // After a redirect to the result, answers are no longer to the keyed request.
-        if let (Trust::Negotiated, Some(key), Some((status, headers)), false) =
-            (plan.trust, &plan.key, head, self.is_done())
-        {
-            let sent = Sent { key, key_header: &client.keys.header };
-            origin.learn(&plan.method, path(), &sent, status, headers);
+        // The GET of a result has no key, and no request to another origin has. What a transport
+        // that follows redirects itself has sent to the last hop is not known.
+        let is_keyed = plan.key.is_some() && !self.is_done() && !self.is_elsewhere();
+        let is_known = !client.opaque || self.hop().is_none();
+        if let (Trust::Negotiated, Some((status, headers)), true) = (plan.trust, head, is_keyed && is_known) {
+            origin.learn(&plan.method, self.current().url().path(), status, headers);
         }
-        origin.vouches(plan.trust, &plan.method, path)
+        origin.vouches(plan.trust, &plan.method, || self.paths())
+    }
+
+    /// The path that was asked for, and that of the last hop.
+    pub(super) fn paths(&self) -> Paths<'_> {
+        let hop = self.hop().filter(|_| !self.is_done());
+        (self.asked().url().path(), hop.map(|hop| hop.url().path()))
+    }
+
+    /// Whether the hop may be sent. After an attempt that may have been processed it is a repeat at
+    /// another path, and needs the licence there.
+    pub(super) fn may_repeat_at(&self, plan: &Plan, next: &Next) -> bool {
+        let needs_key = self.is_repeat && plan.idempotency == Idempotency::Keyed && !self.is_done() && !next.see_other;
+        let paths = || (self.asked().url().path(), Some(next.url.path()));
+        !needs_key || plan.upstream.trust.vouches(plan.trust, &plan.method, paths)
     }
 }
 

@@ -8,6 +8,7 @@ use http::Method;
 use super::Inner;
 use super::answer::Read;
 use super::checks::check_timeout;
+use super::outgoing::Outgoing;
 use super::payload::Payload;
 use super::upstream::Upstream;
 use crate::clock;
@@ -29,6 +30,7 @@ pub(super) struct Options {
     pub(super) timeout: Option<Option<Duration>>,
     pub(super) attempt_timeout: Option<Option<Duration>>,
     pub(super) body_limit: Option<usize>,
+    pub(super) post_as_get: Option<bool>,
 }
 
 /// What most callers say, once and for all: it would take longer to make and drop than to read.
@@ -41,6 +43,7 @@ static NOTHING: Options = Options {
     timeout: None,
     attempt_timeout: None,
     body_limit: None,
+    post_as_get: None,
 };
 
 /// The terms of the operation. They never change while it runs.
@@ -62,6 +65,8 @@ pub(super) struct Plan {
     pub(super) deadline: Option<Deadline>,
     /// What a resumed operation brings with it.
     pub(super) may_have_been_processed: bool,
+    /// A 301 or 302 to a POST becomes a GET.
+    pub(super) post_as_get: bool,
 }
 
 impl Plan {
@@ -76,9 +81,10 @@ impl Plan {
     }
 
     /// When the API may have forgotten the key: from then on a repeat would be another operation.
-    pub(super) fn key_until(&self, client: &Inner, request: &reqwest::Request) -> Option<Instant> {
+    pub(super) fn key_until(&self, client: &Inner, outgoing: &Outgoing) -> Option<Instant> {
         let first_sent = self.first_sent.filter(|_| self.idempotency == Idempotency::Keyed)?;
-        let retention = retention(client, &self.upstream, self.trust, request);
+        let said = || self.upstream.trust.retention(&self.method, outgoing.paths());
+        let retention = retention(&client.keys, self.trust, said);
         // A clock that went backwards says nothing.
         let age = clock::wall().duration_since(first_sent).unwrap_or(retention);
         clock::now().checked_add(resume::usable(retention).saturating_sub(age))
@@ -117,7 +123,7 @@ pub(super) fn settle(
     // the API takes keys.
     let is_meant = at_home && keys.methods.contains(&method);
     let trust = if is_meant || keys.trust == Trust::Nobody { keys.trust } else { Trust::Negotiated };
-    let retention = retention(inner, &upstream, trust, request);
+    let retention = retention(keys, trust, || upstream.trust.retention(&method, (request.url().path(), None)));
     let given = given_key(request, payload, options.key.clone(), options.resume.as_ref(), keys, retention)?;
     let key_was_given = given.is_some();
     let key = keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
@@ -134,7 +140,7 @@ pub(super) fn settle(
         None => inner.manners.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(&method)),
     };
     // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
-    let honours_keys = || upstream.trust.vouches(trust, &method, || request.url().path());
+    let honours_keys = || upstream.trust.vouches(trust, &method, || (request.url().path(), None));
     let licence = idempotency == Idempotency::Natural || (idempotency == Idempotency::Keyed && honours_keys());
     if may_have_been_processed && !licence {
         let nobody = "the operation may have been processed and nobody has said that this API honours keys, so to resume it could \
@@ -155,14 +161,14 @@ pub(super) fn settle(
         first_sent,
         deadline: Deadline::current(),
         may_have_been_processed,
+        post_as_get: options.post_as_get.unwrap_or(inner.redirect_post_as_get),
     })
 }
 
 /// How long the API remembers a key: by the user's word, and where the client negotiates, by the API's own if that is shorter.
-fn retention(inner: &Inner, upstream: &Upstream, trust: Trust, request: &reqwest::Request) -> Duration {
-    let said = || upstream.trust.retention(request.method(), request.url().path());
+fn retention(keys: &KeyPolicy, trust: Trust, said: impl FnOnce() -> Option<Duration>) -> Duration {
     let said = if trust == Trust::Negotiated { said() } else { None };
-    said.map_or(inner.keys.retention, |said| said.min(inner.keys.retention))
+    said.map_or(keys.retention, |said| said.min(keys.retention))
 }
 
 /// Precedence: the request's timeout, the request's policy if it sets a deadline, the client's timeout, the client's policy. (The
@@ -201,7 +207,7 @@ fn check_hedge(policy: HedgePolicy, idempotency: Idempotency, keys: &KeyPolicy) 
 }
 
 /// RFC 9110 §9.2.1; QUERY: RFC 10008.
-fn is_safe(method: &Method) -> bool {
+pub(super) fn is_safe(method: &Method) -> bool {
     method.is_safe() || method.as_str() == "QUERY"
 }
 

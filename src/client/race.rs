@@ -114,7 +114,7 @@ impl Race<'_> {
             number: other.0,
             elapsed: elapsed_of(other.1),
             attempted: loser,
-            may_have_acted: fork.may_have_acted,
+            may_have_acted: fork.may_have_acted(),
             is_done: fork.is_done(),
         };
         Raced { attempted, number: winner.0, ended, elapsed: elapsed_of(winner.1), latency, other: Some(other) }

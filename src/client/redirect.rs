@@ -4,13 +4,18 @@
 //! The rules here (RFC 9110 §15.4, tightened):
 //!
 //! * 307 and 308 keep method, body and key, on the same origin only. They say that the server has not acted.
-//! * 301 and 302 to another method keep it too, and do not say that the server has not acted: what comes of a later hop is never
-//!   not processed, unless the method is safe and nobody has said that this request is not.
-//! * 303, and 301 or 302 to a POST, become a GET without body and key. From then on the operation *was processed*, and what is
-//!   repeated after a failure is that GET.
-//! * Another origin gets GET and HEAD without a body only, and neither credentials, cookies, key, `Referer` nor any header of the
-//!   caller's but `Accept`, `Accept-Language`, `Range` and `User-Agent`, on that hop and on every later one. https to http is never
-//!   followed; http to https on the same host is another origin.
+//! * 301 and 302 are followed for safe methods only. To a POST, PUT, PATCH or DELETE they say
+//!   neither that it was carried out nor that it was not: some servers move an address with them,
+//!   others answer them after they have acted. So the operation ends there. On request a POST
+//!   becomes a GET, as in browsers.
+//! * 303 says "done, look there" and becomes a GET without body and key. From then on the operation
+//!   *was processed*, and what is repeated after a failure is that GET.
+//! * Another origin gets GET and HEAD without a body only, and neither credentials, cookies, key,
+//!   `Referer` nor any header of the caller's but `Accept`, `Accept-Language`, `Range` and
+//!   `User-Agent`, on that hop and on every later one. A transport that the user has configured may
+//!   add credentials by itself. With one no hop leaves its origin, unless the user says that it
+//!   adds none.
+//! * https to http is never followed; http to https on the same host is another origin.
 //!
 //! What is not followed is handed to the caller as it is. Values only: no I/O. The wire tests are in `tests/it/redirects.rs`.
 
@@ -23,7 +28,9 @@ use reqwest::Url;
 
 use super::answer::Failed;
 use super::payload::Payload;
+use super::plan::is_safe;
 use super::upstream::origin;
+use crate::journal::NotFollowed;
 use crate::policy::Failure;
 
 /// The next hop of a redirect that is followed.
@@ -35,44 +42,67 @@ pub(super) struct Next {
     pub(super) see_other: bool,
     /// The hop goes to another origin than the one before it.
     pub(super) leaves: bool,
-    /// The method is kept, and the server may have acted on it all the same.
+    /// The server may have acted on the request that it redirects.
     pub(super) may_have_acted: bool,
 }
 
-/// The hop that this answer asks for; `None` if it asks for none, or for one that is not followed. `is_harmless`: it does nothing, so nothing
-/// can have been done.
+/// What decides, beside the answer, whether a redirect is followed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// The request does nothing, so nothing can have been done.
+    pub(super) is_harmless: bool,
+    /// A 301 or 302 to a POST becomes a GET, as in browsers.
+    pub(super) post_as_get: bool,
+    /// A GET or HEAD may go to another origin; else, why not.
+    pub(super) cross_origin: Result<(), NotFollowed>,
+}
+
+/// Returns the hop that this answer asks for, `None` if it asks for none, or why it is not
+/// followed.
 pub(super) fn next(
     from: &reqwest::Request,
     status: StatusCode,
     headers: &HeaderMap,
     payload: &Payload,
-    is_harmless: bool,
-) -> Option<Next> {
+    rules: Rules,
+) -> Result<Option<Next>, NotFollowed> {
     let method = from.method();
     let see_other = match status.as_u16() {
         303 => *method != Method::GET && *method != Method::HEAD,
-        301 | 302 => *method == Method::POST,
-        307 | 308 => false,
-        _ => return None,
+        301 | 302 if rules.post_as_get && *method == Method::POST => true,
+        301 | 302 if !is_safe(method) => return Err(NotFollowed::HasEffects),
+        301 | 302 | 307 | 308 => false,
+        _ => return Ok(None),
     };
-    let mut url = from.url().join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
-    take_off_user(&mut url)?;
-    let leaves = origin(&url) != origin(from.url());
-    let downgrade = from.url().scheme() == "https" && url.scheme() != "https";
+    let url = location(from.url(), headers).ok_or(NotFollowed::NoAddress)?;
+    if from.url().scheme() == "https" && url.scheme() != "https" {
+        return Err(NotFollowed::Downgrade);
+    }
     let method = if see_other { Method::GET } else { method.clone() };
+    let leaves = origin(&url) != origin(from.url());
     let is_read = method == Method::GET || method == Method::HEAD;
-    let may_leave = is_read && (see_other || payload.is_empty());
-    let may_follow = !downgrade && (!leaves || may_leave) && (see_other || payload.is_replayable());
+    if leaves && !(is_read && (see_other || payload.is_empty())) {
+        return Err(NotFollowed::LeavesOrigin);
+    }
+    if leaves {
+        rules.cross_origin?;
+    }
+    if !see_other && !payload.is_replayable() {
+        return Err(NotFollowed::BodyGone);
+    }
     // 307 and 308 say that the server has not acted; 301 and 302 do not, and 303 says that it has.
-    let may_have_acted = matches!(status.as_u16(), 301..=303) && !is_harmless;
-    may_follow.then_some(Next { url, method, see_other, leaves, may_have_acted })
+    let may_have_acted = matches!(status.as_u16(), 301..=303) && !rules.is_harmless;
+    Ok(Some(Next { url, method, see_other, leaves, may_have_acted }))
 }
 
-/// User information in a `Location` is the server's idea, not the caller's.
-fn take_off_user(url: &mut Url) -> Option<()> {
+/// The http or https URL that an answer from `base` names in its `Location`. User information is
+/// removed: it is the server's, not the caller's.
+pub(super) fn location(base: &Url, headers: &HeaderMap) -> Option<Url> {
+    let mut url = base.join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
     matches!(url.scheme(), "http" | "https").then_some(())?;
     url.set_username("").ok()?;
-    url.set_password(None).ok()
+    url.set_password(None).ok()?;
+    Some(url)
 }
 
 /// The request of the hop. `foreign`: this hop, or one before it, left the origin.
@@ -148,11 +178,18 @@ mod tests {
 
     /// Where `method from` goes on `status` with this `Location`.
     fn check(method: &str, from: &str, status: u16, location: &str) -> String {
+        check_with(RULES, method, from, status, location)
+    }
+
+    const RULES: Rules = Rules { is_harmless: true, post_as_get: false, cross_origin: Ok(()) };
+
+    fn check_with(rules: Rules, method: &str, from: &str, status: u16, location: &str) -> String {
         let request = reqwest::Request::new(method.parse().unwrap(), from.parse().unwrap());
         let headers = [(LOCATION, location.parse().unwrap())].into_iter().collect();
-        match next(&request, StatusCode::from_u16(status).unwrap(), &headers, &Payload::Empty, true) {
-            None => "stays".to_owned(),
-            Some(next) => {
+        match next(&request, StatusCode::from_u16(status).unwrap(), &headers, &Payload::Empty, rules) {
+            Ok(None) => "no redirect".to_owned(),
+            Err(reason) => format!("{reason:?}"),
+            Ok(Some(next)) => {
                 let marks = [(next.see_other, " done"), (next.leaves, " leaves")];
                 let marks: String = marks.iter().filter(|(is, _)| *is).map(|(_, mark)| *mark).collect();
                 format!("{} {}{marks}", next.method, next.url)
@@ -169,15 +206,34 @@ mod tests {
             }
         }
         for status in [301, 302] {
-            assert_eq!(check("POST", status), "GET https://a.x/2 done");
-            assert_eq!(check("PUT", status), "PUT https://a.x/2");
-            assert_eq!(check("HEAD", status), "HEAD https://a.x/2");
+            for method in ["POST", "PUT", "PATCH", "DELETE", "CONNECT", "PROPFIND"] {
+                assert_eq!(check(method, status), "HasEffects");
+            }
+            for method in ["GET", "HEAD", "OPTIONS", "TRACE", "QUERY"] {
+                assert_eq!(check(method, status), format!("{method} https://a.x/2"));
+            }
         }
-        assert_eq!(check("PUT", 303), "GET https://a.x/2 done");
-        assert_eq!(check("GET", 303), "GET https://a.x/2");
+        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"] {
+            assert_eq!(check(method, 303), "GET https://a.x/2 done");
+        }
+        for method in ["GET", "HEAD"] {
+            assert_eq!(check(method, 303), format!("{method} https://a.x/2"));
+        }
         for status in [200, 300, 304, 305, 306, 309, 404] {
-            assert_eq!(check("GET", status), "stays");
+            assert_eq!(check("POST", status), "no redirect");
         }
+    }
+
+    #[test]
+    fn post_as_get_concerns_post_alone() {
+        let rules = Rules { post_as_get: true, ..RULES };
+        let check = |method, status| check_with(rules, method, "https://a.x/1", status, "/2");
+        for status in [301, 302] {
+            assert_eq!(check("POST", status), "GET https://a.x/2 done");
+            assert_eq!(check("PUT", status), "HasEffects");
+            assert_eq!(check("GET", status), "GET https://a.x/2");
+        }
+        assert_eq!(check("POST", 307), "POST https://a.x/2");
     }
 
     #[test]
@@ -190,12 +246,26 @@ mod tests {
         assert_eq!(check("GET", "http://a.x/", 302, "https://a.x/"), "GET https://a.x/ leaves");
         assert_eq!(check("POST", from, 303, "https://b.x/"), "GET https://b.x/ done leaves");
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-            assert_eq!(check(method, from, 307, "https://b.x/"), "stays");
+            assert_eq!(check(method, from, 307, "https://b.x/"), "LeavesOrigin");
         }
-        for location in ["http://a.x/", "http://b.x/", "ftp://a.x/", "mailto:a@b", "https://[", "data:,x"] {
-            assert_eq!(check("GET", from, 302, location), "stays", "{location}");
+        for location in ["http://a.x/", "http://b.x/"] {
+            assert_eq!(check("GET", from, 302, location), "Downgrade", "{location}");
+        }
+        for location in ["ftp://a.x/", "mailto:a@b", "https://[", "data:,x"] {
+            assert_eq!(check("GET", from, 302, location), "NoAddress", "{location}");
         }
         assert_eq!(check("GET", from, 302, "https://u:p@a.x/2"), "GET https://a.x/2", "user information is not ours");
+    }
+
+    #[test]
+    fn a_transport_with_credentials_stays_at_home() {
+        let rules = Rules { cross_origin: Err(NotFollowed::MayAddCredentials), ..RULES };
+        let check = |method, status, location| check_with(rules, method, "https://a.x/1", status, location);
+        for location in ["https://b.x/", "https://a.x:8443/"] {
+            assert_eq!(check("GET", 302, location), "MayAddCredentials");
+            assert_eq!(check("POST", 303, location), "MayAddCredentials");
+        }
+        assert_eq!(check("GET", 302, "https://a.x/2"), "GET https://a.x/2");
     }
 
     #[test]
@@ -203,9 +273,10 @@ mod tests {
         let request = reqwest::Request::new(Method::PUT, "https://a.x/1".parse().unwrap());
         let gone = Payload::Once(None);
         let headers = [(LOCATION, "/2".parse().unwrap())].into_iter().collect();
-        assert_eq!(next(&request, StatusCode::TEMPORARY_REDIRECT, &headers, &gone, true), None);
-        assert!(next(&request, StatusCode::SEE_OTHER, &headers, &gone, true).is_some());
-        assert_eq!(next(&request, StatusCode::SEE_OTHER, &HeaderMap::new(), &gone, true), None, "no Location");
+        let next = |status, headers| next(&request, status, headers, &gone, RULES);
+        assert_eq!(next(StatusCode::TEMPORARY_REDIRECT, &headers), Err(NotFollowed::BodyGone));
+        assert!(next(StatusCode::SEE_OTHER, &headers).unwrap().is_some());
+        assert_eq!(next(StatusCode::SEE_OTHER, &HeaderMap::new()), Err(NotFollowed::NoAddress));
     }
 
     #[test]

@@ -258,6 +258,12 @@ impl RequestBuilder {
         self.option(|options| options.hedge = Some(policy.into()))
     }
 
+    /// Overrides the client's [`redirect_post_as_get`](crate::ClientBuilder::redirect_post_as_get)
+    /// for this request.
+    pub fn redirect_post_as_get(self, yes: bool) -> Self {
+        self.option(|options| options.post_as_get = Some(yes))
+    }
+
     /// The most decoded bytes that [`fetch`](Self::fetch) reads.
     pub fn body_limit(self, bytes: usize) -> Self {
         self.option(|options| options.body_limit = Some(bytes))
@@ -267,6 +273,8 @@ impl RequestBuilder {
     ///
     /// The body is yours to read, outside of the operation: what happens to it is not retried, and is bounded by
     /// [`read_timeout`](crate::ClientBuilder::read_timeout) alone. [`ResponseExt`](crate::ResponseExt) has the story.
+    ///
+    /// A redirect that is [not followed](crate::ClientBuilder::max_redirects) is such an answer.
     ///
     /// # Errors
     ///
@@ -294,14 +302,17 @@ impl RequestBuilder {
     /// # Errors
     ///
     /// There was no final answer, or it was not 2xx, not the JSON of a `T`, or over the
-    /// [limit](crate::ClientBuilder::body_limit); or the request is invalid.
+    /// [limit](crate::ClientBuilder::body_limit); or the request is invalid. A redirect that is
+    /// [not followed](crate::ClientBuilder::max_redirects) is an
+    /// [`ErrorKind::Redirect`](crate::ErrorKind::Redirect) that names where it leads.
     #[cfg(feature = "json")]
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn fetch<T: serde::de::DeserializeOwned>(mut self) -> impl Future<Output = Result<T>> {
         async move {
             let (client, plan, outgoing) = self.prepare(true)?;
             let (answer, story) = run::run(client, &plan, outgoing).await?;
-            response::decode(answer, plan.read).map_err(|error| response::unfit(error, story, &plan, outgoing))
+            let decoded = response::decode(answer, plan.read, outgoing.current().url());
+            decoded.map_err(|error| response::unfit(error, story, &plan, outgoing))
         }
     }
 

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::answer;
+use super::{answer, redirect};
 #[cfg(feature = "json")]
 use super::{outgoing::Outgoing, plan::Plan};
 #[cfg(feature = "json")]
@@ -80,39 +80,47 @@ impl ResponseExt for reqwest::Response {
             return Ok(self);
         }
         let story = self.extensions_mut().remove::<Story>();
-        let url = SafeUrl(self.url()).to_string();
+        let url = self.url().clone();
         let answer::Answer::Whole { status, headers, body, .. } = answer::read_error_of(self, None).await else {
             return Err(Error::new(ErrorKind::Transport, "the answer had no body to read"));
         };
-        let error = of_answer(Answer { status, headers, body });
+        let error = of_answer(Answer { status, headers, body }, &url);
         Err(match story {
             Some(story) => {
                 let method = story.method.clone();
-                error.with_story(story).at(&method, url)
+                error.with_story(story).at(&method, SafeUrl(&url))
             }
             None => error,
         })
     }
 }
 
-/// The error that a final answer other than 2xx is.
-pub(super) fn of_answer(answer: Answer) -> Error {
-    let status = answer.status;
-    let kind = if status.is_redirection() { ErrorKind::Redirect } else { ErrorKind::Status };
-    let names_a_place = status.is_redirection() && answer.headers.contains_key(http::header::LOCATION);
-    let not_followed = if names_a_place { ", a redirect that is not followed" } else { "" };
-    Error::new(kind, format!("status {}{not_followed}", status.as_u16())).with_answer(answer)
+/// The error that a final answer other than 2xx is; `url` has answered.
+fn of_answer(answer: Answer, url: &reqwest::Url) -> Error {
+    let status = answer.status.as_u16();
+    if !answer.status.is_redirection() {
+        return Error::new(ErrorKind::Status, format!("status {status}")).with_answer(answer);
+    }
+    let what = match redirect::location(url, &answer.headers) {
+        Some(location) => format!("status {status}, a redirect to {} that is not followed", SafeUrl(&location)),
+        None => format!("status {status}, a redirect that is not followed"),
+    };
+    Error::new(ErrorKind::Redirect, what).with_answer(answer)
 }
 
-/// The value in a 2xx answer; otherwise why there is none.
+/// The value in a 2xx answer of `url`; otherwise why there is none.
 #[cfg(feature = "json")]
-pub(super) fn decode<T: serde::de::DeserializeOwned>(answer: answer::Answer, read: answer::Read) -> Result<T> {
+pub(super) fn decode<T: serde::de::DeserializeOwned>(
+    answer: answer::Answer,
+    read: answer::Read,
+    url: &reqwest::Url,
+) -> Result<T> {
     let (answer::Answer::Whole { status, headers, body, over_limit }, answer::Read::Whole { limit }) = (answer, read)
     else {
         return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
     };
     if !status.is_success() {
-        return Err(of_answer(Answer { status, headers, body }));
+        return Err(of_answer(Answer { status, headers, body }, url));
     }
     if over_limit {
         return Err(Error::new(ErrorKind::TooLarge, format!("the answer's body is over the limit of {limit} bytes")));

@@ -17,7 +17,7 @@ use super::race::{Other, Race, Raced};
 use super::verdict::{Context, Verdict};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Attempt, Journal, Story, What};
+use crate::journal::{Attempt, Journal, NotFollowed, Story, What};
 use crate::policy::{BreakerState, Class, Decision, Failure, Idempotency, Operation, StopReason};
 use crate::resume::SafeUrl;
 
@@ -59,6 +59,7 @@ pub(super) fn run(
             let until = clock::earlier(plan.attempt_until(pass.started), operation.deadline());
             operation.begin_attempt();
             let late_after = gate.late_after(plan.hedge.as_deref().filter(|_| number == 1), &pass);
+            outgoing.is_repeat = operation.is_at_risk() || late_after.is_some();
             // In a block, so that what is only looked at here takes no room in the future while it waits.
             let (attempted, ended, decision) = {
                 let mut raced = match late_after {
@@ -99,7 +100,7 @@ pub(super) fn run(
 impl Context<'_> {
     /// Takes note of where redirects have led.
     fn follow(&mut self, outgoing: &Outgoing, operation: &mut Operation<'_>) {
-        self.may_have_acted = outgoing.may_have_acted;
+        self.may_have_acted = outgoing.may_have_acted();
         if outgoing.is_done() {
             // A redirect has named the result: what is left is a GET.
             self.is_done = true;
@@ -167,14 +168,14 @@ impl<'a> SoFar<'a> {
         let verdict = context.judge(attempted, self.may_have_been_processed);
         let succeeded = verdict.class == Class::Success;
         operation.set_key_trusted(outgoing.key_is_trusted(client, plan, answer::head(attempted)));
-        let of_origin = (!outgoing.is_elsewhere).then_some(&verdict);
+        let of_origin = (!outgoing.is_elsewhere()).then_some(&verdict);
         if let Some(state) = gate.settle(pass, of_origin, latency, context.policy.hint_cap_in_force(), ended) {
             self.tell(outgoing, EventKind::BreakerChanged { state });
         }
         let open_for = gate.circuit_open_for(ended);
         operation.set_circuit_open_for(open_for);
         let may_be_repeated = !succeeded && !context.is_done;
-        if let Some(forgotten) = may_be_repeated.then(|| plan.key_until(client, outgoing.asked())).flatten() {
+        if let Some(forgotten) = may_be_repeated.then(|| plan.key_until(client, outgoing)).flatten() {
             operation.end_by(forgotten);
         }
         // A success waits for nothing.
@@ -231,7 +232,12 @@ impl<'a> SoFar<'a> {
         now: Instant,
     ) -> Result<(Answer, Story)> {
         let succeeded = matches!(&attempted, Ok(answer) if answer.status().is_success());
-        let story = self.into_story(outgoing, reason, succeeded, now);
+        let not_followed = outgoing.not_followed().filter(|_| attempted.is_ok());
+        let reason = match not_followed {
+            Some(NotFollowed::KeyNotTrusted) => StopReason::KeyNotTrusted,
+            _ => reason,
+        };
+        let story = Story { not_followed, ..self.into_story(outgoing, reason, succeeded, now) };
         match attempted {
             Ok(answer) => Ok((answer, story)),
             Err(failed) => {
@@ -271,6 +277,7 @@ impl<'a> SoFar<'a> {
             retry_after: self.retry_after,
             may_have_been_processed,
             resume,
+            not_followed: None,
         }
     }
 }

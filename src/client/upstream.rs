@@ -14,7 +14,6 @@ use reqwest::Url;
 use super::cooldown::Cooldowns;
 use super::latency::Latencies;
 use super::pattern::Pattern;
-use crate::key::IdempotencyKey;
 use crate::key_policy::Trust;
 use crate::policy::{Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RecordStatus, RetryBudget, record_status};
 
@@ -170,6 +169,10 @@ struct Trusted {
     retention: Option<Duration>,
 }
 
+/// The path that a request asked for, and that of the last redirect it followed, if it followed
+/// one.
+pub(super) type Paths<'a> = (&'a str, Option<&'a str>);
+
 impl Trusted {
     fn covers(&self, method: &Method, path: &str) -> bool {
         let path_fits = if self.is_prefix { is_below(path, &self.path) } else { path == self.path };
@@ -184,23 +187,29 @@ fn is_below(path: &str, prefix: &str) -> bool {
 }
 
 impl KeyTrust {
-    /// Whether a key is a licence for this method and path.
-    pub(super) fn vouches<'a>(&self, trust: Trust, method: &Method, path: impl FnOnce() -> &'a str) -> bool {
+    /// Whether a key is a licence for this method at these paths.
+    ///
+    /// A repeat starts at the path that was asked for, and the attempt before it may have been
+    /// carried out at the last hop. Only a sign that covers both says that the one knows the keys
+    /// of the other.
+    pub(super) fn vouches<'a>(&self, trust: Trust, method: &Method, paths: impl FnOnce() -> Paths<'a>) -> bool {
         match trust {
             Trust::Declared => true,
-            Trust::Negotiated => self.covers(method, path()),
+            Trust::Negotiated => self.covers(method, paths()),
             Trust::Nobody => false,
         }
     }
 
-    /// Whether the origin has shown that it honours keys for this method and path.
-    fn covers(&self, method: &Method, path: &str) -> bool {
-        self.any.load(Ordering::Acquire) && self.lock().iter().any(|trusted| trusted.covers(method, path))
+    /// Whether one sign says that the origin honours keys for this method at both paths.
+    fn covers(&self, method: &Method, (asked, last): Paths<'_>) -> bool {
+        let covers =
+            |trusted: &Trusted| trusted.covers(method, asked) && last.is_none_or(|path| trusted.covers(method, path));
+        self.any.load(Ordering::Acquire) && self.lock().iter().any(covers)
     }
 
-    /// Takes note of what an answer to a keyed request shows.
-    pub(super) fn learn(&self, method: &Method, path: &str, sent: &Sent<'_>, status: StatusCode, headers: &HeaderMap) {
-        match sent.sign(status, headers) {
+    /// Takes note of what the answer to a keyed request shows about the path that answered.
+    pub(super) fn learn(&self, method: &Method, path: &str, status: StatusCode, headers: &HeaderMap) {
+        match sign(status, headers) {
             Sign::Honours { scope, retention } => {
                 let scope = scope.filter(|scope| is_below(path, scope));
                 let path = scope.unwrap_or(path).to_owned();
@@ -211,12 +220,15 @@ impl KeyTrust {
         }
     }
 
-    /// How long the origin says that it keeps the records of such requests, if it does.
-    pub(super) fn retention(&self, method: &Method, path: &str) -> Option<Duration> {
+    /// How long the origin says that it keeps the records of such requests at any of these paths,
+    /// if it does.
+    pub(super) fn retention(&self, method: &Method, (asked, last): Paths<'_>) -> Option<Duration> {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
-        self.lock().iter().filter(|trusted| trusted.covers(method, path)).filter_map(|trusted| trusted.retention).min()
+        let covers =
+            |trusted: &&Trusted| trusted.covers(method, asked) || last.is_some_and(|path| trusted.covers(method, path));
+        self.lock().iter().filter(covers).filter_map(|trusted| trusted.retention).min()
     }
 
     fn add(&self, entry: Trusted) {
@@ -245,12 +257,6 @@ impl KeyTrust {
     }
 }
 
-/// The key that went out, and under which name.
-pub(super) struct Sent<'a> {
-    pub(super) key: &'a IdempotencyKey,
-    pub(super) key_header: &'a HeaderName,
-}
-
 /// The words of `Idempotency-Status` that only an API says that keeps records of keys.
 const KEPT: [&str; 5] = ["stored", "replayed", "in-progress", "released", "unknown"];
 
@@ -262,22 +268,16 @@ enum Sign<'a> {
     Nothing,
 }
 
-impl Sent<'_> {
-    fn sign<'a>(&self, status: StatusCode, headers: &'a HeaderMap) -> Sign<'a> {
-        match record_status(headers) {
-            Some(record) if record.word == "ignored" => Sign::Ignores,
-            Some(RecordStatus { word, scope, retention }) if KEPT.contains(&word) => Sign::Honours { scope, retention },
-            // A word that we do not know may say anything, and is no sign.
-            _ if headers.contains_key("idempotent-replayed") => Sign::Honours { scope: None, retention: None },
-            _ if self.is_echoed(headers) => Sign::Honours { scope: None, retention: None },
-            _ if status.is_success() => Sign::Ignores,
-            _ => Sign::Nothing,
-        }
-    }
-
-    fn is_echoed(&self, headers: &HeaderMap) -> bool {
-        let echo = headers.get(self.key_header).and_then(|echo| IdempotencyKey::from_header(echo).ok());
-        echo.is_some_and(|echo| echo.as_str() == self.key.as_str())
+/// An echo of the key is no sign: a proxy or a debugging handler that reflects headers knows
+/// nothing of keys.
+fn sign(status: StatusCode, headers: &HeaderMap) -> Sign<'_> {
+    match record_status(headers) {
+        Some(record) if record.word == "ignored" => Sign::Ignores,
+        Some(RecordStatus { word, scope, retention }) if KEPT.contains(&word) => Sign::Honours { scope, retention },
+        // A word that we do not know may say anything, and is no sign.
+        _ if headers.contains_key("idempotent-replayed") => Sign::Honours { scope: None, retention: None },
+        _ if status.is_success() => Sign::Ignores,
+        _ => Sign::Nothing,
     }
 }
 
@@ -346,22 +346,25 @@ mod tests {
     }
 
     fn learn(trust: &KeyTrust, path: &str, status: u16, lines: &[(&'static str, &str)]) {
-        let key = "abc".parse().unwrap();
         let lines = lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        let key_header = &HeaderName::from_static("idempotency-key");
-        let sent = Sent { key: &key, key_header };
-        trust.learn(&Method::POST, path, &sent, StatusCode::from_u16(status).unwrap(), &lines.collect());
+        trust.learn(&Method::POST, path, StatusCode::from_u16(status).unwrap(), &lines.collect());
+    }
+
+    fn covers(trust: &KeyTrust, path: &str) -> bool {
+        trust.covers(&Method::POST, (path, None))
     }
 
     #[test]
     fn trust_is_earned_by_a_sign_and_lost_by_its_absence() {
         let trust = KeyTrust::default();
-        let charges = |trust: &KeyTrust| trust.covers(&Method::POST, "/v1/charges");
+        let charges = |trust: &KeyTrust| covers(trust, "/v1/charges");
         learn(&trust, "/v1/charges", 503, &[]);
         assert!(!charges(&trust), "no sign");
         learn(&trust, "/v1/charges", 503, &[("idempotency-key", "\"abc\"")]);
-        assert!(charges(&trust), "an echoed key");
-        assert!(!trust.covers(&Method::PATCH, "/v1/charges") && !trust.covers(&Method::POST, "/v1/charges/1"));
+        assert!(!charges(&trust), "an echoed key");
+        learn(&trust, "/v1/charges", 503, &[("idempotent-replayed", "false")]);
+        assert!(charges(&trust), "a sign");
+        assert!(!trust.covers(&Method::PATCH, ("/v1/charges", None)) && !covers(&trust, "/v1/charges/1"));
         learn(&trust, "/v1/charges", 503, &[]);
         assert!(charges(&trust), "an error without a sign says nothing");
         learn(&trust, "/v1/charges", 201, &[]);
@@ -372,33 +375,43 @@ mod tests {
         assert!(!charges(&trust));
         learn(&trust, "/v1/charges", 201, &[("idempotency-status", "unsupported")]);
         assert!(!charges(&trust), "a word that is not known promises nothing");
-        learn(&trust, "/v1/charges", 201, &[("idempotency-key", "another")]);
-        assert!(!charges(&trust), "another key is no echo");
+        learn(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
+        learn(&trust, "/v1/charges", 201, &[("idempotency-key", "abc")]);
+        assert!(!charges(&trust), "a success with an echo has no sign");
+    }
+
+    #[test]
+    fn two_paths_need_one_sign_that_covers_both() {
+        let trust = KeyTrust::default();
+        let both = |trust: &KeyTrust| trust.covers(&Method::POST, ("/v1/charges", Some("/v2/charges")));
+        learn(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
+        learn(&trust, "/v2/charges", 201, &[("idempotent-replayed", "false")]);
+        assert!(covers(&trust, "/v1/charges") && covers(&trust, "/v2/charges") && !both(&trust));
+        learn(&trust, "/v2/charges", 201, &[("idempotency-status", "stored;scope=\"/\"")]);
+        assert!(both(&trust));
     }
 
     #[test]
     fn a_scope_widens_trust_to_its_path_prefix() {
         let trust = KeyTrust::default();
         learn(&trust, "/v1/charges", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
-        assert!(trust.covers(&Method::POST, "/v1/refunds") && trust.covers(&Method::POST, "/v1"));
-        assert!(!trust.covers(&Method::POST, "/v10") && !trust.covers(&Method::POST, "/v2"));
+        assert!(covers(&trust, "/v1/refunds") && covers(&trust, "/v1"));
+        assert!(!covers(&trust, "/v10") && !covers(&trust, "/v2"));
         learn(&trust, "/v3/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
-        assert!(
-            trust.covers(&Method::POST, "/v3/a") && !trust.covers(&Method::POST, "/v3/b"),
-            "a scope that is not ours"
-        );
+        assert!(covers(&trust, "/v3/a") && !covers(&trust, "/v3/b"), "a scope that is not ours");
         let trust = KeyTrust::default();
         learn(&trust, "/v10/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
-        assert!(trust.covers(&Method::POST, "/v10/a") && !trust.covers(&Method::POST, "/v1/charges"));
+        assert!(covers(&trust, "/v10/a") && !covers(&trust, "/v1/charges"));
     }
 
     #[test]
     fn what_the_origin_says_of_its_retention_is_known_and_follows_its_latest_word() {
         let trust = KeyTrust::default();
-        let retention = |path| trust.retention(&Method::POST, path);
+        let retention = |path| trust.retention(&Method::POST, (path, None));
         assert_eq!(retention("/a"), None);
         learn(&trust, "/a", 201, &[("idempotency-status", "stored;retention=60")]);
         assert_eq!((retention("/a"), retention("/b")), (Some(Duration::from_secs(60)), None));
+        assert_eq!(trust.retention(&Method::POST, ("/b", Some("/a"))), Some(Duration::from_secs(60)));
         learn(&trust, "/a", 201, &[("idempotency-status", "replayed;retention=3600")]);
         assert_eq!((retention("/a"), trust.lock().len()), (Some(Duration::from_secs(3600)), 1));
         learn(&trust, "/a", 201, &[]);
@@ -409,9 +422,9 @@ mod tests {
     fn trust_is_bounded() {
         let trust = KeyTrust::default();
         for number in 0..=TRUSTED {
-            learn(&trust, &format!("/{number}"), 503, &[("idempotency-key", "abc")]);
+            learn(&trust, &format!("/{number}"), 503, &[("idempotent-replayed", "false")]);
         }
         assert_eq!(trust.lock().len(), TRUSTED);
-        assert!(!trust.covers(&Method::POST, "/0") && trust.covers(&Method::POST, "/256"));
+        assert!(!covers(&trust, "/0") && covers(&trust, "/256"));
     }
 }

@@ -40,6 +40,12 @@ pub(super) fn says_why(client: &Inner, plan: &Plan, status: StatusCode) -> bool 
     Context::at_first(client, plan).says_why(status)
 }
 
+/// A 307 or 308 asks for the same request elsewhere, so it was not carried out here (RFC 9110
+/// §15.4.8, §15.4.9). A 301 or 302 does not say so: frameworks answer them after they have acted.
+fn says_not_acted(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
+}
+
 /// What one attempt came to.
 pub(super) struct Verdict {
     pub(super) class: Class,
@@ -135,7 +141,8 @@ impl Context<'_> {
             status: Some(status),
             failure: None,
             hint,
-            may_have_been_processed: matches!(default_class, Class::Ambiguous | Class::Success)
+            may_have_been_processed: default_class == Class::Ambiguous
+                || (default_class == Class::Success && !says_not_acted(status))
                 || hint.outcome_unknown
                 || throttled_acts
                 || self.may_have_acted
@@ -179,7 +186,7 @@ impl Context<'_> {
                 || part_was_taken
                 || self.may_have_acted
                 || self.is_done
-                || failed.failure == Failure::Redirects,
+                || (failed.failure == Failure::Redirects && !status.is_some_and(says_not_acted)),
         }
     }
 

@@ -169,6 +169,12 @@ impl<'a> Operation<'a> {
         self.at_risk && !self.is_licensed()
     }
 
+    /// Whether something that was sent may have been carried out.
+    #[cfg(feature = "client")]
+    pub(crate) fn is_at_risk(&self) -> bool {
+        self.at_risk
+    }
+
     /// Why acting twice is harmless, where that changes on the way: a POST that was answered by a redirect to its result is
     /// repeated as the GET of that result.
     pub fn set_idempotency(&mut self, idempotency: Idempotency) {

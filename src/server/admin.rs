@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::claiming::{Answer, Claiming, Won};
 use super::lineage::OperationKey;
-use super::store::{Claim, Claimed, Completed, State, Store, StoreError};
+use super::shared_store::SharedStore;
+use super::store::{Claim, Completed, End, State, Store, StoreError};
 
 /// Longer than a release takes; the claim that it is made by ends with it.
 const HOLD: Duration = Duration::from_secs(60);
@@ -32,11 +34,12 @@ pub enum ReleaseError {
 }
 
 /// What is known of a key; `None` if nothing is, or no longer.
+/// [`Record::opened`](super::Record::opened) opens a sealed record.
 ///
 /// # Errors
 ///
 /// The store cannot be reached, or the record cannot be read.
-pub async fn look<S: Store>(store: &S, operation: &OperationKey) -> Result<Option<State>, StoreError> {
+pub async fn look<S: Store>(store: &SharedStore<S>, operation: &OperationKey) -> Result<Option<State>, StoreError> {
     store.look(operation.record_id()).await
 }
 
@@ -45,9 +48,14 @@ pub async fn look<S: Store>(store: &S, operation: &OperationKey) -> Result<Optio
 ///
 /// # Errors
 ///
-/// Only an operation of unknown outcome can be given back: [`ReleaseError`] says what it is instead. If the store fails in between, the
-/// key is unknown again after a minute, and stays so for a week.
-pub async fn release<S: Store>(store: &S, operation: &OperationKey, reason: &str) -> Result<(), ReleaseError> {
+/// Only an operation of unknown outcome can be given back: [`ReleaseError`] says what it is instead. An operation that runs in this
+/// process is running, even if its lease ran out: ask with the handle that its layer uses. If the store fails in between, the key is
+/// unknown again.
+pub async fn release<S: Store>(
+    store: &SharedStore<S>,
+    operation: &OperationKey,
+    reason: &str,
+) -> Result<(), ReleaseError> {
     let id = operation.record_id();
     let fingerprint = match store.look(id).await? {
         None => return Err(ReleaseError::NotFound),
@@ -57,12 +65,19 @@ pub async fn release<S: Store>(store: &S, operation: &OperationKey, reason: &str
     };
     // Taking it over is what keeps two of us, and a request that comes at this moment, apart.
     let token = store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
-    let claim = Claim::new(id, token, fingerprint, HOLD, RETENTION).taking_over(true);
-    let Claimed::Won(session) = store.claim(&claim).await? else { return Err(ReleaseError::Lost) };
-    let released = match store.release(id, token, session).await? {
+    let claim = Claim::new(id, token, fingerprint, HOLD, RETENTION);
+    let mut claiming = Claiming::new(store, claim);
+    let session = match claiming.ask(true).await? {
+        Answer::Won(Won { session, .. }) => session,
+        Answer::Known(State::Running { .. }) => return Err(ReleaseError::Running),
+        Answer::Known(_) => return Err(ReleaseError::Lost),
+    };
+    // If this fails, the claim is cancelled: the key is as unknown as it was, at once instead of when the claim lapses.
+    let released = match store.finish(claim.reference(), Some(session), &End::Released).await? {
         Completed::Stored => Ok(()),
         Completed::Lost => Err(ReleaseError::Lost),
     };
+    claiming.begins();
     tracing::warn!(target: "steadfast", ?id, reason, released = released.is_ok(), "a key was given back by hand");
     released
 }

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::mpsc;
 
+use super::layer::Verdict;
 use super::record::Record;
 use crate::problem;
 
@@ -182,7 +183,8 @@ pub(super) enum Refusal {
     NoCaller,
     BodyTooLarge(usize),
     BodyBroken,
-    OtherRequest,
+    /// With the status that is stored under the key, if it is a 4xx.
+    OtherRequest(Option<StatusCode>),
     InProgress,
     OutcomeUnknown,
     AnswerNotKept(StatusCode),
@@ -190,6 +192,7 @@ pub(super) enum Refusal {
     StoreFull,
     RecordUnreadable,
     HandlerFailed,
+    HandlerTimedOut,
     TransactionLost,
     RolledBack,
     DeadlinePassed,
@@ -204,13 +207,14 @@ impl Refusal {
             Self::NoCaller => problem::NO_CALLER,
             Self::BodyTooLarge(_) => problem::BODY_TOO_LARGE,
             Self::BodyBroken => problem::BODY_BROKEN,
-            Self::OtherRequest => problem::OTHER_REQUEST,
+            Self::OtherRequest(_) => problem::OTHER_REQUEST,
             Self::InProgress => problem::IN_PROGRESS,
             Self::OutcomeUnknown => problem::OUTCOME_UNKNOWN,
             Self::AnswerNotKept(_) => problem::ANSWER_NOT_KEPT,
             Self::StoreUnavailable | Self::StoreFull => problem::STORE_UNAVAILABLE,
             Self::RecordUnreadable => problem::RECORD_UNREADABLE,
             Self::HandlerFailed => problem::HANDLER_FAILED,
+            Self::HandlerTimedOut => problem::HANDLER_TIMED_OUT,
             Self::TransactionLost => problem::TRANSACTION_LOST,
             Self::RolledBack => problem::ROLLED_BACK,
             Self::DeadlinePassed => problem::DEADLINE_PASSED,
@@ -224,13 +228,15 @@ impl Refusal {
             }
             Self::NoCaller => StatusCode::FORBIDDEN,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::OtherRequest(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InProgress | Self::OutcomeUnknown => StatusCode::CONFLICT,
             Self::AnswerNotKept(_) => StatusCode::GONE,
             Self::StoreUnavailable | Self::StoreFull | Self::RolledBack | Self::DeadlinePassed => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::RecordUnreadable | Self::HandlerFailed | Self::TransactionLost => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::RecordUnreadable | Self::HandlerFailed | Self::HandlerTimedOut | Self::TransactionLost => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -242,7 +248,7 @@ impl Refusal {
             Self::NoCaller => "Keys belong to a caller, and there is none",
             Self::BodyTooLarge(_) => "The body is too large for a request with a key",
             Self::BodyBroken => "The body did not arrive whole",
-            Self::OtherRequest => "The Idempotency-Key belongs to another request",
+            Self::OtherRequest(_) => "The Idempotency-Key belongs to another request",
             Self::InProgress => "The first request under this key still runs",
             Self::OutcomeUnknown => "A request under this key may have run, and nobody knows how it ended",
             Self::AnswerNotKept(_) => "The operation has ended, and its answer was not kept",
@@ -250,6 +256,7 @@ impl Refusal {
             Self::StoreFull => "No more keys can be taken now; nothing was executed",
             Self::RecordUnreadable => "The record of this key cannot be read",
             Self::HandlerFailed => "The handler failed, and it is not known how far it came",
+            Self::HandlerTimedOut => "The handler took longer than it may, and it is not known how far it came",
             Self::DeadlinePassed => "The caller waits for less time than this takes; nothing was executed",
             Self::RolledBack => "The database rolled the transaction back; nothing of it was kept",
             Self::TransactionLost => {
@@ -263,6 +270,11 @@ impl Refusal {
             Self::KeyMalformed(reason) => Some(reason.to_owned()),
             Self::BodyTooLarge(most) => Some(format!("at most {most} bytes")),
             Self::AnswerNotKept(status) => Some(format!("it was {}", status.as_u16())),
+            // What a client runs into that corrects a request and keeps its key.
+            Self::OtherRequest(Some(status)) => Some(format!(
+                "a stored 4xx holds this key: its request was answered {}; send the corrected one under a new key",
+                status.as_u16()
+            )),
             _ => None,
         }
     }
@@ -271,6 +283,32 @@ impl Refusal {
     fn retry_after(self) -> Option<&'static str> {
         let helps = matches!(self, Self::InProgress | Self::StoreUnavailable | Self::StoreFull | Self::RolledBack);
         helps.then_some("1")
+    }
+
+    /// What an idempotency layer outside of this one is told. Unmarked, it would store this answer
+    /// for a day.
+    fn verdict(self) -> Option<Verdict> {
+        match self {
+            Self::KeyMissing
+            | Self::KeyMalformed(_)
+            | Self::EventIdMissing
+            | Self::NoCaller
+            | Self::BodyTooLarge(_)
+            | Self::BodyBroken
+            | Self::OtherRequest(_)
+            | Self::InProgress
+            | Self::StoreUnavailable
+            | Self::StoreFull
+            | Self::RolledBack
+            | Self::DeadlinePassed => Some(Verdict::NotExecuted),
+            Self::OutcomeUnknown
+            | Self::RecordUnreadable
+            | Self::HandlerFailed
+            | Self::HandlerTimedOut
+            | Self::TransactionLost => Some(Verdict::Unknown),
+            // It was executed, and this is what is left to be said of it.
+            Self::AnswerNotKept(_) => None,
+        }
     }
 
     pub(super) fn response<B: Body>(self) -> Response<ResponseBody<B>> {
@@ -286,6 +324,9 @@ impl Refusal {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        if let Some(verdict) = self.verdict() {
+            response.extensions_mut().insert(verdict);
         }
         response
     }

@@ -1,11 +1,14 @@
-//! A body in one piece: what a fingerprint is taken of, and what a record keeps.
+//! Reading bodies: into one piece, of which a fingerprint is taken and which a record keeps; or on to the client, piece by piece.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
 use bytes::{Buf, BufMut, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
+use tokio::sync::mpsc;
+
+use super::answer::{BodyError, Piece};
 
 /// What follows a body. Boxed: few bodies have any.
 pub(super) type Trailers = Option<Box<HeaderMap>>;
@@ -56,6 +59,36 @@ fn joined<D>(trailers: Trailers, frame: Frame<D>) -> Trailers {
     let mut all = trailers.unwrap_or_default();
     all.extend(more);
     Some(all)
+}
+
+/// The handler's body failed before its end.
+pub(super) struct BodyFailed;
+
+/// Hands on every frame, to the end even if nobody listens any more. Where the length is known, the frame that completes it is not
+/// handed on but returned, with what comes after it: by it the client sees the end.
+pub(super) async fn pump<R>(body: R, pieces: &mpsc::Sender<Piece>) -> Result<Vec<Frame<Bytes>>, BodyFailed>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut left = body.size_hint().exact();
+    let mut body = pin!(body);
+    let mut last = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let length = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        left = left.map(|left| left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX)));
+        match frame {
+            Ok(frame) if left == Some(0) => last.push(frame),
+            Ok(frame) => {
+                let _hung_up = pieces.send(Ok(Some(frame))).await;
+            }
+            Err(error) => {
+                let _hung_up = pieces.send(Err(BodyError(error.into()))).await;
+                return Err(BodyFailed);
+            }
+        }
+    }
+    Ok(last)
 }
 
 #[cfg(test)]

@@ -38,12 +38,12 @@ use crate::deadline::{self, Deadline, with_deadline};
 /// use std::time::Duration;
 /// use axum::{Router, routing::post};
 /// use steadfast::http::HeaderName;
-/// use steadfast::server::{DeadlineLayer, IdempotencyLayer, MemoryStore};
+/// use steadfast::server::{DeadlineLayer, IdempotencyLayer, MemoryStore, Scope};
 ///
 /// let header = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 /// let app: Router = Router::new()
 ///     .route("/charges", post(async || "charged"))
-///     .layer(IdempotencyLayer::new(MemoryStore::new()))
+///     .layer(IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()))
 ///     // The last one is the outermost.
 ///     .layer(DeadlineLayer::new(header).at_least(Duration::from_millis(20)));
 /// ```

@@ -1,53 +1,99 @@
-//! Which headers of an answer may be handed out again.
+//! Which headers of an answer are part of the operation's result, and which of the exchange that
+//! carried it.
 //!
-//! `Set-Cookie` may be somebody's session, `Date` is a lie on the second day, and the headers of a connection belong to the
-//! connection that carried the first answer.
+//! A record is handed out again to a later request, over another connection, perhaps on another
+//! day. `Set-Cookie` may be somebody's session, a trace or a request id names the first request, a
+//! rate limit has moved on, and a challenge may hold a nonce that is good for one use.
+//! `Retry-After` stays: on a 202 it is the pace at which the result may be asked for, which the
+//! client that lost the first answer needs, and on an error it misleads nobody, since a replayed
+//! answer is final.
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName};
 
-const NEVER: [HeaderName; 10] = [
-    CONNECTION,
-    CONTENT_LENGTH,
-    DATE,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    SET_COOKIE,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+/// Which headers are stored: those of the default list, as the user has changed it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StoredHeaders {
+    keep: Vec<HeaderName>,
+    omit: Vec<HeaderName>,
+}
 
-/// What the layer itself says, and the two that `http` has no constant for.
-const NEVER_EITHER: [&str; 4] = ["idempotency-status", "idempotent-replayed", "keep-alive", "proxy-connection"];
+impl StoredHeaders {
+    /// Stores these from now on.
+    pub(super) fn keep(&mut self, names: impl IntoIterator<Item = HeaderName>) {
+        for name in names {
+            self.omit.retain(|omitted| *omitted != name);
+            self.keep.push(name);
+        }
+    }
 
-/// `headers` without what must not be stored.
-pub(super) fn storable(headers: &HeaderMap) -> HeaderMap {
-    let nominated: Vec<String> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
-        .collect();
-    let stays = |name: &HeaderName| {
-        !NEVER.contains(name)
-            && !NEVER_EITHER.contains(&name.as_str())
-            && !nominated.iter().any(|nominated| nominated == name.as_str())
-    };
-    headers.iter().filter(|(name, _)| stays(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    /// Stores these no longer.
+    pub(super) fn omit(&mut self, names: impl IntoIterator<Item = HeaderName>) {
+        for name in names {
+            self.keep.retain(|kept| *kept != name);
+            self.omit.push(name);
+        }
+    }
+
+    /// `headers` without what must not be stored.
+    pub(super) fn of(&self, headers: &HeaderMap) -> HeaderMap {
+        let nominated: Vec<String> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(|name| name.trim().to_ascii_lowercase())
+            .collect();
+        let stays =
+            |name: &HeaderName| self.stores(name) && !nominated.iter().any(|nominated| nominated == name.as_str());
+        headers.iter().filter(|(name, _)| stays(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    fn stores(&self, name: &HeaderName) -> bool {
+        if is_never_stored(name.as_str()) || self.omit.contains(name) {
+            return false;
+        }
+        !is_of_the_exchange(name.as_str()) || self.keep.contains(name)
+    }
+}
+
+/// What belongs to one connection or one message (RFC 9110 §7.6.1, §6.6.1), and what the layer
+/// itself says. Nobody can keep these: a replay with another answer's length would be no HTTP.
+fn is_never_stored(name: &str) -> bool {
+    match name {
+        "connection" | "content-length" | "date" | "keep-alive" | "te" | "trailer" | "transfer-encoding"
+        | "upgrade" => true,
+        "idempotency-status" | "idempotent-replayed" => true,
+        _ => name.starts_with("proxy-"),
+    }
+}
+
+/// What says something of one exchange. Sources: RFC 9110 §11.6 (challenges), RFC 7615
+/// (`Authentication-Info`), RFC 9111 §5.1 (`Age`), the W3C's Trace Context and Server Timing,
+/// draft-ietf-httpapi-ratelimit-headers, and the names in common use.
+fn is_of_the_exchange(name: &str) -> bool {
+    match name {
+        "set-cookie" | "www-authenticate" | "authentication-info" | "age" | "server-timing" => true,
+        "traceparent" | "tracestate" | "traceresponse" | "x-request-id" => true,
+        "ratelimit" => true,
+        _ => ["ratelimit-", "x-ratelimit-", "x-rate-limit-"].iter().any(|prefix| name.starts_with(prefix)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::{AGE, CONTENT_LENGTH, LOCATION, SET_COOKIE};
+
     use super::*;
 
+    fn stored(headers: &StoredHeaders, lines: &[(&'static str, &str)]) -> Vec<String> {
+        let map: HeaderMap =
+            lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect();
+        headers.of(&map).iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+    }
+
     #[test]
-    fn what_belongs_to_the_first_answer_alone_is_left_out() {
+    fn headers_of_the_exchange_are_left_out() {
         let lines = [
             ("connection", "close, X-Nominated"),
             ("x-nominated", "1"),
@@ -56,14 +102,36 @@ mod tests {
             ("date", "Tue, 24 Nov 2026 00:00:00 GMT"),
             ("content-length", "3"),
             ("idempotent-replayed", "true"),
+            ("proxy-authentication-info", "nextnonce=\"x\""),
+            ("authentication-info", "nextnonce=\"x\""),
+            ("www-authenticate", "Digest nonce=\"x\""),
+            ("age", "3"),
+            ("server-timing", "db;dur=53"),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("tracestate", "a=b"),
+            ("x-request-id", "1"),
+            ("ratelimit", "limit=100"),
+            ("ratelimit-policy", "100;w=60"),
+            ("x-ratelimit-remaining", "7"),
+            ("x-rate-limit-reset", "60"),
             ("location", "/orders/1"),
+            ("retry-after", "2"),
             ("x-multi", "a"),
             ("x-multi", "b"),
         ];
-        let headers: HeaderMap =
-            lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect();
-        let kept: Vec<_> = storable(&headers).iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
-        let expected = [("location", "/orders/1"), ("x-multi", "a"), ("x-multi", "b")];
-        assert_eq!(kept, expected.map(|(name, value)| (name.to_owned(), value.parse().unwrap())));
+        let kept = stored(&StoredHeaders::default(), &lines);
+        assert_eq!(kept, ["location: /orders/1", "retry-after: 2", "x-multi: a", "x-multi: b"]);
+    }
+
+    #[test]
+    fn list_is_the_users_last_word() {
+        let lines = [("set-cookie", "a=b"), ("age", "3"), ("location", "/orders/1"), ("content-length", "3")];
+        let mut headers = StoredHeaders::default();
+        headers.keep([SET_COOKIE, CONTENT_LENGTH]);
+        headers.omit([LOCATION]);
+        assert_eq!(stored(&headers, &lines), ["set-cookie: a=b"]);
+        headers.omit([SET_COOKIE]);
+        headers.keep([LOCATION, AGE]);
+        assert_eq!(stored(&headers, &lines), ["age: 3", "location: /orders/1"]);
     }
 }

@@ -5,19 +5,17 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
+use super::claiming::{Answer, Claiming, Won};
+use super::ending::{Ending, PendingEnds, WonClaim, Written};
 use super::layer::Lapsed;
-use super::lease::{Lease, renewing};
 use super::lent::Lent;
 use super::record::Record;
-use super::store::{
-    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError, claim_or_repeat,
-};
+use super::shared_store::SharedStore;
+use super::store::{Claim, Completion, End, Fingerprint, RecordId, State, Store, StoreError};
 use crate::clock;
 
 pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -54,11 +52,15 @@ pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// | [`retention`](Self::retention) | 7 days |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`lapsed`](Self::lapsed) | [`Lapsed::Rerun`] |
+/// | [`end_wait`](Self::end_wait) | 1 s for the store to take the mark |
+/// | [`pending_ends`](Self::pending_ends) | 10,000 marks wait for a store that is away, each for 10 min |
 pub struct Inbox<S> {
-    store: Arc<S>,
+    store: SharedStore<S>,
     retention: Duration,
     lease: Duration,
     lapsed: Lapsed,
+    end_wait: Duration,
+    pending_ends: PendingEnds,
 }
 
 /// What became of a delivery.
@@ -87,8 +89,12 @@ pub enum InboxError<E> {
     /// An earlier handler may have acted, nobody knows, and the inbox was told to [refuse](Lapsed::Refuse).
     #[error("an earlier handler may have acted on the event, and nobody knows")]
     OutcomeUnknown,
-    /// The handler still holds the session that was lent to it, or the mark was not written. Where the store holds the effects, nothing
-    /// was kept; elsewhere the handler has acted, and the next delivery meets what [`Inbox::lapsed`] says.
+    /// The handler still holds the session that was lent to it, or the mark was not written in time.
+    ///
+    /// Where the store [holds the effects](Store::HOLDS_EFFECTS), the next delivery tells what became of them: they and the mark
+    /// are there, or the handler runs again. Elsewhere the handler has acted, and the mark is still being written:
+    /// [`InProgress`](Self::InProgress) until then, [`Delivery::AlreadyHandled`] afterwards. If it is given up, or if this process ends
+    /// before that, the next delivery meets what [`Inbox::lapsed`] says.
     #[error("the event was handled and could not be marked: {0}")]
     NotMarked(#[source] StoreError),
     /// The store cannot say. The handler was not run.
@@ -106,13 +112,20 @@ impl<S: Store> Inbox<S> {
     /// An inbox over this store.
     #[must_use]
     pub fn new(store: S) -> Self {
-        Self::shared(Arc::new(store))
+        Self::shared(SharedStore::new(store))
     }
 
-    /// An inbox over a store that others use too.
+    /// Creates an inbox over a store that other inboxes or layers use too.
     #[must_use]
-    pub fn shared(store: Arc<S>) -> Self {
-        Self { store, retention: RETENTION, lease: Duration::from_secs(30), lapsed: Lapsed::Rerun }
+    pub fn shared(store: SharedStore<S>) -> Self {
+        Self {
+            store,
+            retention: RETENTION,
+            lease: Duration::from_secs(30),
+            lapsed: Lapsed::Rerun,
+            end_wait: Duration::from_secs(1),
+            pending_ends: PendingEnds::default(),
+        }
     }
 
     /// How long it is remembered that an event was handled: longer than the queue may deliver it again.
@@ -129,6 +142,30 @@ impl<S: Store> Inbox<S> {
         self
     }
 
+    /// Sets how long [`process`](Self::process) waits for the store to take the mark of an event that was handled. Default: 1 s.
+    ///
+    /// If the store is slower, `process` returns [`InboxError::NotMarked`], and the mark is written again in the background until
+    /// the store takes it.
+    #[must_use]
+    pub fn end_wait(mut self, wait: Duration) -> Self {
+        self.end_wait = wait;
+        self
+    }
+
+    /// Sets how many marks may wait for a store that does not take them, and for how long.
+    #[must_use]
+    pub fn pending_ends(mut self, most: PendingEnds) -> Self {
+        self.pending_ends = most;
+        self
+    }
+
+    /// Waits until no mark is left to be written. Call it at shutdown, after the last [`process`](Self::process) has returned.
+    ///
+    /// A store that cannot be reached is asked again until it answers, so bound the wait if the process must end.
+    pub async fn drain(&self) {
+        self.store.drain().await;
+    }
+
     /// What a delivery meets where an earlier handler may have acted and nobody knows.
     #[must_use]
     pub fn lapsed(mut self, lapsed: Lapsed) -> Self {
@@ -138,8 +175,9 @@ impl<S: Store> Inbox<S> {
 
     /// Handles the event, unless it was handled before. `payload` tells this event from another that has its id by mistake.
     ///
-    /// An error of `handler` gives the event back. If this future is dropped or `handler` panics, the event stays claimed until its lease
-    /// ends; in a transaction, it is given back at once.
+    /// An error of `handler` gives the event back. If this future is dropped while `handler` runs, or `handler` panics, the event stays
+    /// claimed until its lease ends; in a transaction, it is given back at once. If it is dropped after that, the mark is written in the
+    /// background.
     ///
     /// # Errors
     ///
@@ -156,42 +194,88 @@ impl<S: Store> Inbox<S> {
     {
         let id = RecordId::of_event(consumer, event_id);
         let token = self.store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
-        let claim =
-            Claim::new(&id, token, payload, self.lease, self.retention).taking_over(self.lapsed == Lapsed::Rerun);
-        let lease = Lease::of(&claim, clock::now());
-        let session = match claim_or_repeat(&*self.store, &claim).await? {
-            Claimed::Won(session) => session,
-            Claimed::Known(state) => return known(&state, payload, id),
+        let claim = Claim::new(&id, token, payload, self.lease, self.retention);
+        let rerun = self.lapsed == Lapsed::Rerun;
+        let mut claiming = Claiming::new(&self.store, claim);
+        let Won { session, asked } = match claiming.ask(rerun).await? {
+            Answer::Won(won) => won,
+            Answer::Known(state) => return known(&state, payload, id),
         };
+        let _held = self.store.hold(claim.reference(), self.lease, asked);
+        claiming.begins();
         let lent = Lent::new(session);
-        let handling = pin!(handler(lent.clone()));
-        let handled = renewing(&self.store, &lease, handling).await;
-        let Some(session) = lent.take() else {
-            if let Err(lapses) = self.store.abandon(&id, token, None).await {
-                tracing::warn!(target: "steadfast", ?id, error = %lapses, "an event that was handled is blocked until its lease ends");
+        let handled = handler(lent.clone()).await;
+
+        let session = lent.take();
+        let end = match (&handled, &session) {
+            (_, None) => End::Unknown,
+            (Ok(_), Some(_)) => {
+                End::Completed(Completion::new(Record::not_kept(StatusCode::NO_CONTENT), self.retention))
             }
-            return Err(InboxError::NotMarked(StoreError::Unavailable("the handler still holds the session".into())));
+            (Err(_), Some(_)) => End::Released,
         };
+        let is_lost = session.is_none();
+        let won = WonClaim::of(&claim.taking_over(rerun));
+        let mark = Mark { store: &self.store, won, end, most: self.pending_ends, is_settled: false };
+        let written = mark.write(session, self.end_wait).await;
         match handled {
-            Ok(value) => self.mark(id, token, session).await.map(|()| Delivery::Handled(value)),
-            Err(error) => {
-                if let Err(lapses) = self.store.release(&id, token, session).await {
-                    tracing::warn!(target: "steadfast", ?id, error = %lapses, "a failed event is blocked until its lease ends");
+            _ if is_lost => not_marked("the handler still holds the session"),
+            Err(error) => Err(InboxError::Handler(error)),
+            Ok(value) => match written {
+                Some(Written::Stored) => Ok(Delivery::Handled(value)),
+                Some(Written::Lost) => not_marked("the claim has lapsed meanwhile"),
+                Some(Written::RolledBack) => {
+                    Err(InboxError::NotMarked(StoreError::RolledBack("by the database; the log has its error".into())))
                 }
-                Err(InboxError::Handler(error))
-            }
+                Some(Written::GivenUp) => not_marked("the store does not take it"),
+                None => not_marked("the store has not taken it yet"),
+            },
         }
     }
+}
 
-    async fn mark<E>(&self, id: RecordId, token: ClaimToken, session: S::Session) -> Result<(), InboxError<E>> {
-        let completion = Completion::new(Record::not_kept(StatusCode::NO_CONTENT), self.retention);
-        match self.store.complete(&id, token, session, completion).await {
-            Ok(Completed::Stored) => Ok(()),
-            Ok(Completed::Lost) => {
-                Err(InboxError::NotMarked(StoreError::Unavailable("the claim has lapsed meanwhile".into())))
-            }
-            Err(error) => Err(InboxError::NotMarked(error)),
+fn not_marked<T, E>(why: &'static str) -> Result<T, InboxError<E>> {
+    Err(InboxError::NotMarked(StoreError::Unavailable(why.into())))
+}
+
+/// The end of an event, which is written to its end even if nobody waits for it any more.
+struct Mark<'a, S: Store> {
+    store: &'a SharedStore<S>,
+    won: WonClaim,
+    end: End,
+    most: PendingEnds,
+    is_settled: bool,
+}
+
+impl<S: Store> Mark<'_, S> {
+    /// Writes the end. `None`: it was not written in time, and goes on in the background.
+    async fn write(mut self, session: Option<S::Session>, wait: Duration) -> Option<Written> {
+        let until = clock::now().checked_add(wait);
+        let ending = Ending { store: self.store, won: self.won, most: self.most };
+        let written = clock::until(until, ending.write(session, &self.end)).await.ok();
+        self.is_settled = written.is_some();
+        written
+    }
+}
+
+impl<S: Store> Drop for Mark<'_, S> {
+    fn drop(&mut self) {
+        if self.is_settled {
+            return;
         }
+        let WonClaim { claim, lease, .. } = self.won;
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            tracing::warn!(target: "steadfast", id = ?claim.id, "an event's claim is left to lapse: no runtime is here");
+            return;
+        };
+        let (store, won, end, most) = (self.store.clone(), self.won, self.end.clone(), self.most);
+        // Held before the caller lets go of it. Its lease may be old by now, so it is renewed at the next look.
+        let due = clock::now().checked_sub(lease / 3).unwrap_or_else(clock::now);
+        let (drained, held) = (store.in_background(), store.hold_on(claim, lease, due));
+        runtime.spawn(async move {
+            let (_drained, _held) = (drained, held);
+            Ending { store: &store, won, most }.write_on(&end).await
+        });
     }
 }
 

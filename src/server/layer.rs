@@ -5,19 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::Method;
 use http::request::Parts;
+use http::{Method, StatusCode};
 use tokio::sync::Notify;
 
 use super::answer::Terms;
+use super::codec::RecordCodec;
+use super::ending::PendingEnds;
+use super::hygiene::StoredHeaders;
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
+use super::scope::Scope;
 use super::service::IdempotencyService;
+use super::shared_store::SharedStore;
 use super::store::Store;
 use super::wait::Waits;
 use super::webhook::EventId;
 
-type Scope = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
+type Host = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 type Target = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 
 /// What a repeat meets where an earlier attempt may have run and nobody knows how it ended: the process died, the handler panicked,
@@ -64,17 +69,35 @@ pub enum Verdict {
 /// | --- | --- |
 /// | [`required`](Self::required) | no: a request without a key passes by |
 /// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass by |
-/// | [`scope`](Self::scope) | one for all |
+/// | [`host`](Self::host) | the host name that the request was sent to, in lower case and without its port |
 /// | [`target`](Self::target) | path and query as this layer sees them; **a nested router sees a shorter path** |
 /// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`]; [`Lapsed::Rerun`] where the store [holds the effects](Store::HOLDS_EFFECTS) |
+/// | [`release_on`](Self::release_on) | nothing: every unmarked answer is stored |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
+/// | [`max_handler_time`](Self::max_handler_time) | none |
+/// | [`end_wait`](Self::end_wait) | 1 s for the store to take the end, after which the answer leaves |
+/// | [`pending_ends`](Self::pending_ends) | 10,000 ends and 64 MiB wait for a store that is away, each for 10 min |
 /// | [`retention`](Self::retention) | 24 h from the end of the operation |
 /// | [`max_key`](Self::max_key) | 255 characters |
 /// | [`max_body`](Self::max_body) | 1 MiB of a keyed request |
 /// | [`max_response`](Self::max_response) | 1 MiB; a larger answer is sent, and not kept |
+/// | [`omit_headers`](Self::omit_headers), [`keep_headers`](Self::keep_headers) | the list at `omit_headers` is not stored |
+/// | [`codec`](Self::codec) | none: answers are stored unencrypted |
 /// | [`max_wait`](Self::max_wait) | 30 s for `Prefer: wait=N` |
 ///
 /// Routes with policies of their own get layers of their own over one store: [`IdempotencyLayer::shared`].
+///
+/// # A layer inside of another
+///
+/// Where a request meets two layers that would claim the same record, the outer one claims it, its
+/// policy holds, and the inner one lets the request pass. The same record is the same key in the
+/// same [`Scope`] (or the same event of the same consumer) in the same store: the one that clones
+/// of a layer have in common, or that was given to both by [`shared`](Self::shared).
+///
+/// Any other two layers both do their work: over different stores, in different scopes, or an
+/// idempotency layer inside of a [`WebhookLayer`](super::WebhookLayer). Two stores over one table
+/// are different stores, whose layers get in each other's way: the inner one answers 409, which is
+/// not stored. Share the store instead.
 pub struct IdempotencyLayer<S> {
     pub(super) config: Config,
     pub(super) shared: Arc<Shared<S>>,
@@ -82,7 +105,7 @@ pub struct IdempotencyLayer<S> {
 
 /// What all clones of a layer and all its services have in common.
 pub(super) struct Shared<S> {
-    pub(super) store: Arc<S>,
+    pub(super) store: SharedStore<S>,
     pub(super) counters: Counters,
     pub(super) waits: Waits,
     /// Those who wait until nothing is under way, and only to them it is told: most of the time there is nobody, and a word to nobody takes a
@@ -111,21 +134,29 @@ impl Drop for Draining<'_> {
 pub(super) struct Config {
     pub(super) required: bool,
     pub(super) methods: Vec<Method>,
-    pub(super) scope: Option<Scope>,
+    pub(super) scope: Scope,
+    pub(super) host: Option<Host>,
     pub(super) target: Option<Target>,
     pub(super) lapsed: Lapsed,
     pub(super) lease: Duration,
+    pub(super) max_handler_time: Option<Duration>,
+    pub(super) end_wait: Duration,
+    pub(super) pending_ends: PendingEnds,
     pub(super) retention: Duration,
     pub(super) max_key: usize,
     pub(super) max_body: usize,
     pub(super) max_response: usize,
     pub(super) max_wait: Duration,
     pub(super) terms: Terms,
+    pub(super) stored_headers: StoredHeaders,
+    pub(super) codec: Option<Arc<dyn RecordCodec>>,
     pub(super) reconcile: Option<Reconcile>,
     /// The operation is the handling of an event, whose id is here, and not a request with a key.
     pub(super) event: Option<EventId>,
     /// An answer that is no success gives the key back, unless the handler says something else.
     pub(super) failures_run_again: bool,
+    /// Unmarked answers with these statuses do so as well.
+    pub(super) release_on: Vec<StatusCode>,
 }
 
 impl<S> Clone for IdempotencyLayer<S> {
@@ -135,32 +166,39 @@ impl<S> Clone for IdempotencyLayer<S> {
 }
 
 impl<S: Store> IdempotencyLayer<S> {
-    /// A layer over this store.
+    /// Creates a layer over this store. `scope` says whose keys they are.
     #[must_use]
-    pub fn new(store: S) -> Self {
-        Self::shared(Arc::new(store))
+    pub fn new(store: S, scope: Scope) -> Self {
+        Self::shared(SharedStore::new(store), scope)
     }
 
-    /// A layer over a store that others use too.
+    /// Creates a layer over a store that other layers or inboxes use too. `scope` says whose keys they are.
     #[must_use]
-    pub fn shared(store: Arc<S>) -> Self {
+    pub fn shared(store: SharedStore<S>, scope: Scope) -> Self {
         let retention = Duration::from_secs(24 * 3600);
         let config = Config {
             required: false,
             methods: vec![Method::POST, Method::PUT, Method::PATCH, Method::DELETE],
-            scope: None,
+            scope,
+            host: None,
             target: None,
             lapsed: if S::HOLDS_EFFECTS { Lapsed::Rerun } else { Lapsed::Refuse },
             lease: Duration::from_secs(30),
+            max_handler_time: None,
+            end_wait: Duration::from_secs(1),
+            pending_ends: PendingEnds::default(),
             retention,
             max_key: 255,
             max_body: 1024 * 1024,
             max_response: 1024 * 1024,
             max_wait: Duration::from_secs(30),
             terms: Terms::new(retention),
+            stored_headers: StoredHeaders::default(),
+            codec: None,
             reconcile: None,
             event: None,
             failures_run_again: false,
+            release_on: Vec::new(),
         };
         let shared = Shared {
             store,
@@ -186,12 +224,29 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// Whose key it is: a tenant or caller that something outside of this layer has verified, for example from an extension that
-    /// authentication has set. Equal keys of two scopes are two operations. `None` refuses the request with 403: without a caller, all
-    /// would share one bucket.
+    /// Sets the host name that is part of what tells one request from another. `None` leaves it
+    /// out.
+    ///
+    /// By default it is the host of `:authority` (HTTP/2), of an absolute target, or of the `Host`
+    /// header, in lower case, without its port and without a final dot. What this closure returns
+    /// is compared as it is.
+    ///
+    /// Behind a proxy that writes a `Host` of its own, every host that it serves looks alike; take
+    /// the client's from the header in which *your* proxy sends it. `Forwarded` and
+    /// `X-Forwarded-Host` are not trusted by default, since any client can send them. Where one
+    /// service is called by several names, say the name of the service instead, or `None`: else a
+    /// client that repeats a request to another address is refused with 422.
+    ///
+    /// ```
+    /// use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     // Written by our own proxy, which removes what the client has sent under this name.
+    ///     .host(|parts| Some(parts.headers.get("x-forwarded-host")?.to_str().ok()?.to_ascii_lowercase()));
+    /// ```
     #[must_use]
-    pub fn scope(mut self, scope: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.config.scope = Some(Arc::new(scope));
+    pub fn host(mut self, host: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.config.host = Some(Arc::new(host));
         self
     }
 
@@ -204,9 +259,9 @@ impl<S: Store> IdempotencyLayer<S> {
     ///
     /// ```
     /// use axum::extract::OriginalUri;
-    /// use steadfast::server::{IdempotencyLayer, MemoryStore};
+    /// use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
     ///
-    /// let layer = IdempotencyLayer::new(MemoryStore::new()).target(|parts| {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).target(|parts| {
     ///     let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
     ///     whole.path_and_query().map_or_else(String::new, ToString::to_string)
     /// });
@@ -230,10 +285,10 @@ impl<S: Store> IdempotencyLayer<S> {
     /// ```
     /// use bytes::Bytes;
     /// use http::{Response, StatusCode};
-    /// use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, Reconciled};
+    /// use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, Reconciled, Scope};
     ///
     /// # async fn find(_: &Lapse) -> Result<Option<String>, std::io::Error> { Ok(None) }
-    /// let layer = IdempotencyLayer::new(MemoryStore::new()).reconcile(|lapse| async move {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).reconcile(|lapse| async move {
     ///     // The books: is there a charge with this operation's number on it?
     ///     match find(&lapse).await {
     ///         Ok(Some(charge)) => Reconciled::Applied(Response::new(Bytes::from(charge))),
@@ -260,11 +315,45 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// How long a claim holds without renewal, and so how long a key can stay blocked after a crash. It is renewed three times in that
-    /// time. At least 3 ms.
+    /// Sets how long a claim holds without renewal, and so how long a key can stay blocked after a crash. Default: 30 s. At
+    /// least 3 ms.
+    ///
+    /// The lease is renewed when a third to a half of it is over, by a task that a handler cannot hold up as long as one
+    /// thread of its runtime is free. Work that blocks its thread still belongs in
+    /// [`spawn_blocking`](https://docs.rs/tokio/latest/tokio/task/fn.spawn_blocking.html). If no thread is free, the lease runs
+    /// out; this process does not run the operation twice even then, but another one that shares the store may, if it
+    /// [reruns](Lapsed::Rerun).
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.config.lease = lease.max(Duration::from_millis(3));
+        self
+    }
+
+    /// Sets how long a handler may take, its answer's body included. Default: no limit.
+    ///
+    /// A handler that takes longer is cancelled where it next waits. Nobody knows how far it came, so the operation ends as
+    /// unknown: the client gets a 500 of the type `…/outcome-unknown-handler-timed-out`, or a body that is cut. It is logged at error level.
+    #[must_use]
+    pub fn max_handler_time(mut self, time: Duration) -> Self {
+        self.config.max_handler_time = Some(time);
+        self
+    }
+
+    /// Sets how long the handler's answer waits for the store to take the end of the operation. Default: 1 s. Zero: it does not wait.
+    ///
+    /// If the store is slower, the answer leaves with `Idempotency-Status: unknown`, and the end is written again until the store takes
+    /// it: see [`pending_ends`](Self::pending_ends). A store that [holds the effects](Store::HOLDS_EFFECTS) has no answer to send before
+    /// the transaction has ended: the client is told 500 then, of the type `…/transaction-lost`.
+    #[must_use]
+    pub fn end_wait(mut self, wait: Duration) -> Self {
+        self.config.end_wait = wait;
+        self
+    }
+
+    /// Sets how many ends may wait for a store that does not take them, and for how long.
+    #[must_use]
+    pub fn pending_ends(mut self, most: PendingEnds) -> Self {
+        self.config.pending_ends = most;
         self
     }
 
@@ -319,24 +408,27 @@ impl<S: Store> IdempotencyLayer<S> {
         self.shared.counters.snapshot()
     }
 
-    /// Waits until no request under a key is in progress, those included that wait for another. Call it at shutdown, after the server has
-    /// stopped accepting. Without it a runtime that shuts down drops the handlers of clients that have hung up, and their operations end as
-    /// unknown.
+    /// Waits until no request under a key is in progress, those included that wait for another, and until nothing is left to tell the
+    /// store. Call it at shutdown, after the server has stopped accepting. Without it a runtime that shuts down drops the handlers of
+    /// clients that have disconnected, and their operations end as unknown.
+    ///
+    /// A store that cannot be reached is asked again until it answers, so bound the wait if the process must end.
     pub async fn drain(&self) {
         let _draining = Draining::of(&self.shared.draining);
         loop {
             let at_rest = self.shared.at_rest.notified();
             // In one order with the end of the last request: either that is seen here, or this drain is seen there.
             if self.shared.counters.running.load(Ordering::SeqCst) == 0 {
-                return;
+                break;
             }
             at_rest.await;
         }
+        self.shared.store.drain().await;
     }
 
-    /// The store.
+    /// Returns the store's handle.
     #[must_use]
-    pub fn store(&self) -> &Arc<S> {
+    pub fn store(&self) -> &SharedStore<S> {
         &self.shared.store
     }
 }

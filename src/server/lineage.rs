@@ -24,36 +24,58 @@ use crate::key::IdempotencyKey;
 /// // Another tenant's equal key is another operation, and so are its calls.
 /// assert_ne!(charge, child_of(&OperationKey::new("tenant-8", "the client's key"), "charge-card"));
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct OperationKey(RecordId);
+#[derive(Clone, Copy)]
+pub struct OperationKey {
+    id: RecordId,
+    /// Where its claim is held: the address of the store, or 0 if that is not known. It is no part
+    /// of what the operation is.
+    store: usize,
+}
+
+impl PartialEq for OperationKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for OperationKey {}
 
 impl OperationKey {
-    /// The operation of this key in this scope (empty for none).
+    /// The operation of this key in this scope; empty for
+    /// [`Scope::single_caller`](super::Scope::single_caller).
     #[must_use]
     pub fn new(scope: &str, key: &str) -> Self {
-        Self(RecordId::new(scope, key))
+        Self::of(RecordId::new(scope, key))
     }
 
     /// The handling of this event by this consumer.
     #[must_use]
     pub fn of_event(consumer: &str, event_id: &str) -> Self {
-        Self(RecordId::of_event(consumer, event_id))
+        Self::of(RecordId::of_event(consumer, event_id))
     }
 
     pub(super) fn of(id: RecordId) -> Self {
-        Self(id)
+        Self { id, store: 0 }
+    }
+
+    pub(super) fn claimed(id: RecordId, store: usize) -> Self {
+        Self { id, store }
+    }
+
+    pub(super) fn is_claimed(&self, id: &RecordId, store: usize) -> bool {
+        self.store == store && self.id == *id
     }
 
     /// The record's identity.
     #[must_use]
     pub fn record_id(&self) -> &RecordId {
-        &self.0
+        &self.id
     }
 }
 
 impl fmt::Debug for OperationKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OperationKey").field(&self.0).finish()
+        f.debug_tuple("OperationKey").field(&self.id).finish()
     }
 }
 
@@ -65,7 +87,7 @@ impl fmt::Debug for OperationKey {
 #[must_use]
 pub fn child_of(parent: &OperationKey, label: impl AsRef<[u8]>) -> IdempotencyKey {
     // HMAC takes a key of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(parent.0.as_bytes()) else {
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(parent.id.as_bytes()) else {
         return IdempotencyKey::from_custom(Uuid::nil());
     };
     mac.update(label.as_ref());

@@ -7,18 +7,26 @@
 //!
 //! ```
 //! use axum::{Router, routing::post};
-//! use steadfast::server::{IdempotencyLayer, MemoryStore};
+//! use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
 //! use tower::ServiceBuilder;
 //!
 //! async fn charge() -> (axum::http::StatusCode, &'static str) {
 //!     (axum::http::StatusCode::CREATED, "charged")
 //! }
 //!
+//! /// The caller, as authentication has verified it.
+//! #[derive(Clone)]
+//! struct Caller {
+//!     subject: String,
+//! }
+//!
+//! // Whose keys they are: a stable principal, never the bytes of a token.
+//! let scope = Scope::from_extension(|caller: &Caller| caller.subject.clone());
 //! // From the outside in: TLS, CORS, rate limit, compression, authentication, authorisation; then idempotency; then the handler. What
 //! // stands outside may refuse a request without burning its key.
 //! let layers = ServiceBuilder::new()
 //!     // .layer(rate_limit).layer(compression).layer(authentication)
-//!     .layer(IdempotencyLayer::new(MemoryStore::new()).required());
+//!     .layer(IdempotencyLayer::new(MemoryStore::new(), scope).required());
 //! let app: Router = Router::new().route("/charges", post(charge)).layer(layers);
 //! ```
 //!
@@ -27,17 +35,17 @@
 //! | situation | answer |
 //! | --- | --- |
 //! | first request under a key | the handler's, with `Idempotency-Status: stored` |
-//! | the same again | the stored one, with `Idempotent-Replayed: true`: status, body and headers as they were, without `Set-Cookie`, `Date` and headers of the connection |
+//! | the same again | the stored one, with `Idempotent-Replayed: true`: status and body as they were, and the headers without [those of the exchange](IdempotencyLayer::omit_headers) |
 //! | the same again, and the answer was too long to keep, or of unknown length | 410: it is done, and its answer is gone |
 //! | the same, while the first still runs | 409 with `Retry-After`; with `Prefer: wait=N`, the first one's answer |
-//! | another request under the key | 422 |
+//! | another request under the key | 422, whose `detail` says so if a stored 4xx holds the key |
 //! | no key where one is required, a malformed key, two keys | 400 |
-//! | a request whose [`scope`](IdempotencyLayer::scope) cannot be told | 403 |
+//! | a request whose [`Scope`] cannot be told | 403 |
 //! | an earlier attempt may have run, and nobody knows how it ended | 409 of the type `…/outcome-unknown`; or rerun, see [`Lapsed`] |
 //! | body over the cap | 413, before any claim |
 //! | the store cannot be reached, is full, or has no transaction to lend | 503 with `Retry-After`, nothing executed |
 //! | the database rolled the handler's transaction back | 503 with `Retry-After` and `Idempotency-Status: released`; the handler's own answer, if it is a 5xx |
-//! | the handler panicked, its transaction was lost, or a record cannot be read | 500 |
+//! | the handler panicked or took too long, its transaction was lost, or a record cannot be read | 500 |
 //!
 //! [`DeadlineLayer`] is a layer of its own, for outside of it: it refuses, before a key is claimed, what its caller no longer waits for.
 //!
@@ -46,18 +54,23 @@
 //!
 //! # What a handler can say
 //!
-//! An unmarked answer is stored, whatever its status. A handler that knows better puts a [`Verdict`] into the response's
-//! extensions: [`Verdict::NotExecuted`] gives the key back. A panic, an error of the inner service and a process that dies end as "unknown".
-//! (Elsewhere other rules hold: [`WebhookLayer`], [`Lapsed::Rerun`], and a store that is one transaction with the handler's rows.)
+//! An unmarked answer is stored, whatever its status. A handler that knows better puts a
+//! [`Verdict`] into the response's extensions: [`Verdict::NotExecuted`] gives the key back. A
+//! panic, an error of the inner service and a process that dies end as "unknown". For axum, the
+//! module [`axum`](https://docs.rs/steadfast/latest/steadfast/server/axum/) (feature `axum`) marks
+//! rejections, 404 and 405. (Elsewhere other rules hold: [`WebhookLayer`], [`Lapsed::Rerun`], and a
+//! store that is one transaction with the handler's rows.)
 //!
-//! The handler runs on a task of its own, in the caller's tracing span: a client that hangs up does not cancel it. Task-locals do
-//! not follow it there.
+//! The handler runs on a task of its own, in the caller's tracing span: a client that disconnects does not cancel it. Task-locals do
+//! not follow it there. Its lease is renewed meanwhile; [`HeldClaim`], in the request's extensions, tells whether the claim still holds.
 //!
 //! # What else is here
 //!
 //! * [`WebhookLayer`] and [`Inbox`]: events that are delivered more than once, and handled once.
 //! * [`OperationKey`] and [`child_of`]: keys for the calls that a handler makes.
 //! * [`IdempotencyLayer::reconcile`] and [`admin`]: for operations whose outcome nobody knows.
+//! * [`SharedStore`]: one store for several layers and inboxes.
+//! * [`RecordCodec`]: answers that no store can read. Without one they are stored unencrypted.
 //! * [`DeadlineLayer`]: refuses what its caller no longer waits for, before a key is claimed.
 //!
 //! Which store promises what when a process, a machine or a primary dies:
@@ -67,16 +80,29 @@
 
 pub mod admin;
 mod answer;
+mod apart;
+#[cfg(feature = "axum")]
+pub mod axum;
 mod body;
+mod cancel;
+mod claiming;
+mod codec;
 mod deadline;
+mod ending;
+mod held;
+mod host;
 mod hygiene;
+mod identity;
 mod inbox;
+mod keeper;
 mod layer;
-mod lease;
 mod lent;
 mod lineage;
 mod memory;
 mod metrics;
+mod nested;
+mod outcome;
+mod poll;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod reconcile;
@@ -87,13 +113,20 @@ mod redb;
 mod redis;
 mod request;
 mod run;
+mod running;
+mod scope;
 mod service;
+mod shared_store;
 mod store;
 mod wait;
 mod webhook;
 
 pub use self::answer::{BodyError, ResponseBody};
+pub use self::codec::{CodecError, RecordCodec};
 pub use self::deadline::{DeadlineLayer, DeadlineService};
+pub use self::ending::PendingEnds;
+pub use self::held::HeldClaim;
+pub use self::identity::{IDENTITY_VERSION, IdentityMismatch, verify_identity};
 pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
 pub use self::lent::{Borrowed, Lent};
@@ -105,11 +138,14 @@ pub use self::postgres::{PostgresSession, PostgresStore, TransactionalPostgresSt
 pub use self::reconcile::{Lapse, Reconciled};
 pub use self::record::{Record, RecordError};
 #[cfg(feature = "redb")]
-pub use self::redb::{OpenError, RedbStore};
+pub use self::redb::{OpenError, RedbOptions, RedbStore};
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, RedisWarning};
+pub use self::scope::Scope;
 pub use self::service::IdempotencyService;
+pub use self::shared_store::SharedStore;
 pub use self::store::{
-    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
+    Claim, ClaimRef, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, RecordId, State, Store, StoreError,
+    TOMBSTONE,
 };
 pub use self::webhook::{EventId, WebhookLayer};

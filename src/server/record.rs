@@ -7,11 +7,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::hygiene;
+use super::codec::RecordCodec;
+use super::hygiene::StoredHeaders;
+use super::store::RecordId;
 
 /// The layout that is written now. A record of a later one is refused.
 const VERSION: u8 = 1;
 const CHECKSUM: usize = 8;
+/// Added to the status of a sealed record: no build that knows nothing of codecs takes its bytes
+/// for an answer.
+const SEALED: u16 = 1000;
 
 /// An answer as it is stored. Its clones share it.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,14 +28,16 @@ struct Kept {
     headers: HeaderMap,
     /// `None`: the answer was streamed or too large, and is not kept. That it ended is.
     body: Option<Bytes>,
+    /// The body is what a codec has made of the whole record.
+    sealed: bool,
 }
 
 impl Record {
-    /// An answer that can be replayed. What must not be handed out twice is left out: `Set-Cookie`, `Date`, and the headers of the
-    /// connection (RFC 9110 §7.6.1).
+    /// An answer that can be replayed, without the headers that are left out by default
+    /// ([`IdempotencyLayer::omit_headers`](super::IdempotencyLayer::omit_headers) lists them).
     #[must_use]
     pub fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
-        Self::of(status, hygiene::storable(headers), Some(body))
+        Self::of(status, StoredHeaders::default().of(headers), Some(body))
     }
 
     /// The end of an operation whose answer is not kept.
@@ -39,8 +46,52 @@ impl Record {
         Self::of(status, HeaderMap::new(), None)
     }
 
-    fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
-        Self(Arc::new(Kept { status, headers, body }))
+    /// An answer with these headers, and no others.
+    pub(super) fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
+        Self(Arc::new(Kept { status, headers, body, sealed: false }))
+    }
+
+    /// This record as `codec` seals it. One without an answer has nothing to seal, and where the
+    /// codec fails the answer is not kept.
+    pub(super) fn sealed(self, id: &RecordId, codec: &dyn RecordCodec) -> Self {
+        if self.body().is_none() {
+            return self;
+        }
+        match codec.seal(id, &self.encode()) {
+            Ok(bytes) => Self::of_sealed(self.status(), bytes.into()),
+            Err(error) => {
+                tracing::error!(target: "steadfast", ?id, %error, "an answer could not be sealed, and is not kept");
+                Self::not_kept(self.status())
+            }
+        }
+    }
+
+    fn of_sealed(status: StatusCode, bytes: Bytes) -> Self {
+        Self(Arc::new(Kept { status, headers: HeaderMap::new(), body: Some(bytes), sealed: true }))
+    }
+
+    /// Opens a record as it came from a store, with the codec that sealed it: for tools that look
+    /// at records, since the layer does this by itself. A record without an answer is returned as
+    /// it is.
+    ///
+    /// # Errors
+    ///
+    /// It is sealed and there is no codec, it cannot be opened, or it is not sealed and the codec
+    /// does not [accept](RecordCodec::accepts_plain) that.
+    pub fn opened(self, id: &RecordId, codec: Option<&dyn RecordCodec>) -> Result<Self, RecordError> {
+        match (codec, self.body()) {
+            (Some(codec), Some(bytes)) if self.is_sealed() => open(id, codec, bytes),
+            (None, _) if self.is_sealed() => Err(RecordError::Sealed),
+            (Some(codec), Some(_)) if !codec.accepts_plain() => Err(RecordError::NotSealed),
+            _ => Ok(self),
+        }
+    }
+
+    /// Whether a codec has sealed it. [`body`](Self::body) is then what the codec has made of the
+    /// whole answer, and there are no headers.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.0.sealed
     }
 
     /// The answer's status.
@@ -63,7 +114,7 @@ impl Record {
 
     /// What it is made of, without a copy if nobody shares it.
     pub(super) fn into_parts(self) -> (StatusCode, HeaderMap, Option<Bytes>) {
-        let Kept { status, headers, body } = Arc::unwrap_or_clone(self.0);
+        let Kept { status, headers, body, .. } = Arc::unwrap_or_clone(self.0);
         (status, headers, body)
     }
 
@@ -83,7 +134,8 @@ impl Record {
     fn wire(&self) -> Wire<'_> {
         let headers =
             self.headers().iter().map(|(name, value)| (Raw(name.as_str().as_bytes()), Raw(value.as_bytes()))).collect();
-        Wire { status: self.status().as_u16(), headers, body: self.body().map(|body| Raw(body)) }
+        let status = self.status().as_u16() + if self.is_sealed() { SEALED } else { 0 };
+        Wire { status, headers, body: self.body().map(|body| Raw(body)) }
     }
 
     /// The record as one piece of memory, for a store that keeps it in this process.
@@ -102,6 +154,10 @@ impl Record {
     }
 
     fn of_wire(wire: Wire<'_>, part: impl Fn(&[u8]) -> Bytes) -> Result<Self, RecordError> {
+        if let (Some(status), Some(Raw(bytes))) = (wire.status.checked_sub(SEALED), &wire.body) {
+            let status = StatusCode::from_u16(status).map_err(|_| RecordError::Damaged)?;
+            return Ok(Self::of_sealed(status, part(bytes)));
+        }
         // With room for what a replay adds, so that the map does not grow.
         let mut headers = HeaderMap::with_capacity(wire.headers.len() + 2);
         for (Raw(name), Raw(value)) in wire.headers {
@@ -120,6 +176,14 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         Self::of_wire(unseal(bytes)?, Bytes::copy_from_slice)
     }
+}
+
+fn open(id: &RecordId, codec: &dyn RecordCodec, sealed: &[u8]) -> Result<Record, RecordError> {
+    let plain = codec.open(id, sealed).map_err(|error| {
+        tracing::error!(target: "steadfast", ?id, %error, "a record could not be opened");
+        RecordError::CannotOpen
+    })?;
+    Record::decode(&plain)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -179,6 +243,15 @@ pub enum RecordError {
     /// They were written by a newer version of this crate.
     #[error("it has the layout {0}, which this version does not know")]
     Version(u8),
+    /// A codec has sealed them, and there is none to open them.
+    #[error("it is sealed, and there is no codec")]
+    Sealed,
+    /// No codec has sealed them, and the one that is there accepts nothing else.
+    #[error("it is not sealed, and the codec accepts no such record")]
+    NotSealed,
+    /// The codec could not open them. Its own error is in the log.
+    #[error("the codec cannot open it")]
+    CannotOpen,
 }
 
 #[cfg(test)]
@@ -221,6 +294,60 @@ mod tests {
         let record = Record::new(StatusCode::CREATED, &headers, Bytes::from_static(b"hi"));
         let content = &record.encode()[1 + CHECKSUM..];
         assert_eq!(content, b"\xc9\x01\x01\x0ccontent-type\x03a/b\x01\x02hi");
+    }
+
+    /// Adds the identity's first byte to each byte: enough to tell what was sealed for which
+    /// record.
+    struct Shift {
+        accepts_plain: bool,
+    }
+
+    impl RecordCodec for Shift {
+        fn seal(&self, id: &RecordId, plain: &[u8]) -> Result<Vec<u8>, crate::server::CodecError> {
+            Ok(plain.iter().map(|byte| byte.wrapping_add(id.as_bytes()[0])).collect())
+        }
+
+        fn open(&self, id: &RecordId, sealed: &[u8]) -> Result<Vec<u8>, crate::server::CodecError> {
+            if sealed.is_empty() {
+                return Err("nothing was sealed".into());
+            }
+            Ok(sealed.iter().map(|byte| byte.wrapping_sub(id.as_bytes()[0])).collect())
+        }
+
+        fn accepts_plain(&self) -> bool {
+            self.accepts_plain
+        }
+    }
+
+    #[test]
+    fn sealed_record_is_opened_for_its_identity_only() {
+        let (one, other) = (RecordId::new("", "1"), RecordId::new("", "2"));
+        assert_ne!(one.as_bytes()[0], other.as_bytes()[0]);
+        let (strict, lenient) = (&Shift { accepts_plain: false }, &Shift { accepts_plain: true });
+        let sealed = record().sealed(&one, strict);
+        assert_eq!((sealed.status(), sealed.headers().len()), (StatusCode::CREATED, 0));
+        for kept in [Record::decode(&sealed.encode()).unwrap(), Record::unpack(&sealed.pack()).unwrap()] {
+            assert_eq!(kept, sealed);
+            assert_eq!(kept.clone().opened(&one, Some(strict)), Ok(record()));
+            assert!(kept.clone().opened(&other, Some(strict)).is_err());
+            assert_eq!(kept.opened(&one, None), Err(RecordError::Sealed));
+        }
+        let empty = Record::of_sealed(StatusCode::OK, Bytes::new());
+        assert_eq!(empty.opened(&one, Some(strict)), Err(RecordError::CannotOpen));
+        assert_eq!(record().opened(&one, Some(strict)), Err(RecordError::NotSealed));
+        assert_eq!(record().opened(&one, Some(lenient)), Ok(record()));
+        assert_eq!(record().opened(&one, None), Ok(record()));
+        // There is nothing in it that a codec could seal.
+        let not_kept = Record::not_kept(StatusCode::OK);
+        assert_eq!(not_kept.clone().sealed(&one, strict).opened(&one, Some(strict)), Ok(not_kept));
+    }
+
+    #[test]
+    fn sealed_record_is_no_answer_to_a_build_without_codecs() {
+        let sealed = record().sealed(&RecordId::new("", "1"), &Shift { accepts_plain: false });
+        // That build read the status first, and knew none above 999.
+        assert_eq!(sealed.encode()[1 + CHECKSUM..][..2], [0xb1, 0x09]);
+        assert!(StatusCode::from_u16(SEALED + 100).is_err());
     }
 
     #[test]

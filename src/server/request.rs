@@ -13,7 +13,10 @@ use sha2::{Digest, Sha256};
 
 use super::answer::Refusal;
 use super::body::{Cut, whole};
+use super::host::host_of;
 use super::layer::Config;
+use super::nested;
+use super::shared_store::SharedStore;
 use super::store::{Fingerprint, RecordId};
 use crate::key;
 
@@ -32,23 +35,31 @@ pub(super) struct Operation {
 /// What a request turned out to be.
 pub(super) enum Read<B> {
     Operation(Operation),
-    /// It has no key and needs none.
+    /// It has no key and needs none, or a layer outside runs it under the record that would be its
+    /// own here.
     NotAsked(B),
 }
 
 impl Config {
     /// Finds out what identifies the request, reading its body if it is to be recognised.
-    pub(super) async fn read<B: Body>(&self, parts: &Parts, body: B) -> Result<Read<B>, Refusal> {
+    pub(super) async fn read<S, B>(&self, parts: &Parts, body: B, store: &SharedStore<S>) -> Result<Read<B>, Refusal>
+    where
+        B: Body + From<Bytes>,
+    {
+        let is_entered = |id: &RecordId| nested::is_entered(&parts.extensions, id, store);
         let wait = self.wait(&parts.headers);
         if let Some(event) = &self.event {
-            let body = self.body(&parts.headers, body).await?;
+            let body = self.body(body).await?;
             let id = event.read(parts, &body).ok_or(Refusal::EventIdMissing)?;
             let id = RecordId::of_event(&self.scope_of(parts)?, &id);
+            if is_entered(&id) {
+                return Ok(Read::NotAsked(body.into()));
+            }
             let fingerprint = Fingerprint::of(&body);
             return Ok(Read::Operation(Operation { id, fingerprint, wait, body }));
         }
-        let Some(id) = self.id(parts)? else { return Ok(Read::NotAsked(body)) };
-        let body = self.body(&parts.headers, body).await?;
+        let Some(id) = self.id(parts)?.filter(|id| !is_entered(id)) else { return Ok(Read::NotAsked(body)) };
+        let body = self.body(body).await?;
         Ok(Read::Operation(Operation { id, fingerprint: self.fingerprint(parts, &body), wait, body }))
     }
 
@@ -83,18 +94,20 @@ impl Config {
         Ok(Some(key))
     }
 
-    fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
-        match &self.target {
-            Some(target) => fingerprint(&parts.method, &target(parts), body),
-            None => fingerprint(&parts.method, target_of(parts), body),
-        }
+    pub(super) fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
+        let host = match &self.host {
+            Some(host) => host(parts).map(Cow::Owned),
+            None => host_of(parts),
+        };
+        let target = match &self.target {
+            Some(target) => Cow::Owned(target(parts)),
+            None => Cow::Borrowed(target_of(parts)),
+        };
+        fingerprint(&parts.method, host.as_deref().unwrap_or_default(), &target, body)
     }
 
-    fn scope_of(&self, parts: &Parts) -> Result<String, Refusal> {
-        match &self.scope {
-            Some(scope) => scope(parts).ok_or(Refusal::NoCaller),
-            None => Ok(String::new()),
-        }
+    fn scope_of(&self, parts: &Parts) -> Result<Cow<'_, str>, Refusal> {
+        self.scope.of(parts).ok_or(Refusal::NoCaller)
     }
 
     /// How long a repeat is ready to wait for the first, if it says so (RFC 7240 §4.3).
@@ -110,9 +123,9 @@ impl Config {
     }
 
     /// The whole body, up to the cap.
-    async fn body<B: Body>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal> {
-        let announced = headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|length: usize| length > self.max_body) {
+    async fn body<B: Body>(&self, body: B) -> Result<Bytes, Refusal> {
+        // A server knows from `Content-Length` how long a body will be, and nothing of it need be read.
+        if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > self.max_body {
             return Err(Refusal::BodyTooLarge(self.max_body));
         }
         match whole(pin!(body), self.max_body).await {
@@ -145,13 +158,14 @@ fn target_of(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)
 }
 
-/// Method, target with query, body. Each part is preceded by its length, so that none can be shifted into another.
-fn fingerprint(method: &Method, target: &str, body: &Bytes) -> Fingerprint {
-    let mut hash = Sha256::new();
-    for part in [method.as_str().as_bytes(), target.as_bytes(), body] {
-        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        hash.update(part);
-    }
+/// Method, host (empty for none), target with query, body. Their lengths come first, so that no
+/// part can be shifted into another.
+fn fingerprint(method: &Method, host: &str, target: &str, body: &Bytes) -> Fingerprint {
+    let parts = [method.as_str().as_bytes(), host.as_bytes(), target.as_bytes(), body];
+    // In one piece: each update of a hash has a price of its own.
+    let lengths = parts.map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+    let mut hash = Sha256::new_with_prefix(lengths.as_flattened());
+    parts.iter().for_each(|part| hash.update(part));
     Fingerprint(hash.finalize().into())
 }
 
@@ -179,13 +193,20 @@ mod tests {
     fn no_part_of_a_request_can_pass_for_another() {
         let of = |method: &str, uri: &str, body: &'static str| {
             let (parts, ()) = http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
-            fingerprint(&parts.method, target_of(&parts), &Bytes::from_static(body.as_bytes()))
+            let host = host_of(&parts).unwrap_or_default();
+            fingerprint(&parts.method, &host, target_of(&parts), &Bytes::from_static(body.as_bytes()))
         };
-        assert_eq!(of("POST", "/a?b=1", "x"), of("POST", "http://host/a?b=1", "x"), "the host is the scope's affair");
-        let all =
-            [of("POST", "/a?b=1", "x"), of("PUT", "/a?b=1", "x"), of("POST", "/a?b=2", "x"), of("POST", "/a", "x")];
-        let all =
-            [&all[..], &[of("POST", "/a?b=1", "y"), of("POST", "/a?b=1x", ""), of("POST", "/a?b=", "1x")]].concat();
+        let all = [
+            of("POST", "/a?b=1", "x"),
+            of("PUT", "/a?b=1", "x"),
+            of("POST", "/a?b=2", "x"),
+            of("POST", "/a", "x"),
+            of("POST", "/a?b=1", "y"),
+            of("POST", "/a?b=1x", ""),
+            of("POST", "/a?b=", "1x"),
+            of("POST", "http://a/a?b=1", "x"),
+            of("POST", "http://b/a?b=1", "x"),
+        ];
         for (index, one) in all.iter().enumerate() {
             assert!(all.iter().skip(index + 1).all(|other| other != one), "{index}");
         }

@@ -4,66 +4,43 @@
 //! happens in it — an answer, an error, a panic — becomes an end in the store; what cannot be written there lapses, and is unknown.
 
 use std::future::Future;
-use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body::{Body, Frame};
+use http_body::Body;
 use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
-use super::answer::{BodyError, Piece, Refusal, ResponseBody, Told};
-use super::body::whole;
+use super::answer::{Refusal, ResponseBody, Told, replay};
+use super::body::{pump, whole};
+use super::ending::{Ending, WonClaim, Written};
+use super::held::{Held, HeldClaim, HeldClaims};
 use super::layer::{IdempotencyLayer, Lapsed, Verdict};
-use super::lease::{Lease, renewing};
 use super::lent::Lent;
-use super::lineage::OperationKey;
 use super::metrics::{Counter, count};
+use super::nested;
+use super::poll::{Panicked, caught, poll_once};
+use super::reconcile::Reconciled;
 use super::record::Record;
-use super::store::{Completed, Completion, Store, StoreError};
-
-/// A request that is under way, for [`drain`](IdempotencyLayer::drain).
-pub(super) struct OneRunning<S>(Arc<IdempotencyLayer<S>>);
-
-impl<S> OneRunning<S> {
-    pub(super) fn of(layer: Arc<IdempotencyLayer<S>>) -> Self {
-        layer.shared.counters.running.fetch_add(1, Ordering::SeqCst);
-        Self(layer)
-    }
-}
-
-impl<S> Deref for OneRunning<S> {
-    type Target = IdempotencyLayer<S>;
-
-    fn deref(&self) -> &IdempotencyLayer<S> {
-        &self.0
-    }
-}
-
-impl<S> Drop for OneRunning<S> {
-    fn drop(&mut self) {
-        let shared = &self.0.shared;
-        if shared.counters.running.fetch_sub(1, Ordering::SeqCst) == 1 && shared.draining.load(Ordering::SeqCst) > 0 {
-            shared.at_rest.notify_waiters();
-        }
-    }
-}
+use super::service::known;
+use super::store::{Completion, End, State, Store};
+use crate::clock;
 
 /// A key that was won.
-pub(super) struct Ticket<T> {
-    pub(super) lease: Lease,
+pub(super) struct Ticket<'a, T> {
+    pub(super) won: WonClaim,
+    pub(super) held: Held<&'a HeldClaims>,
     pub(super) session: T,
 }
 
 pub(super) type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
 
 /// How a handler has ended, and with it the session, unless the handler has not given it back.
-enum End<R, E, T> {
+enum Handled<R, E, T> {
     /// With an answer that can be handed out again.
     Kept(Response<R>, T, Option<Verdict>),
     /// With an answer that is too long for that, or as long as nobody knows.
@@ -81,9 +58,12 @@ enum End<R, E, T> {
 /// An operation whose handler has been called.
 pub(super) struct Execution<'a, S: Store, R: Body, E> {
     layer: &'a IdempotencyLayer<S>,
-    lease: Lease,
+    won: WonClaim,
+    _held: Held<&'a HeldClaims>,
     lent: Lent<S::Session>,
     answer: Option<Answer<R, E>>,
+    /// When the handler is cancelled.
+    until: Option<Instant>,
 }
 
 impl<'a, S, R, E> Execution<'a, S, R, E>
@@ -93,85 +73,137 @@ where
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     E: Send + 'static,
 {
+    pub(super) fn new(layer: &'a IdempotencyLayer<S>, ticket: Ticket<'a, S::Session>, answer: Answer<R, E>) -> Self {
+        let Ticket { won, held, session } = ticket;
+        let until = layer.config.max_handler_time.and_then(|time| clock::now().checked_add(time));
+        Self { layer, won, _held: held, lent: Lent::new(session), answer: Some(answer), until }
+    }
+
     /// Hands `request` to the handler under the key that was won. `None` instead of the handler's future: it panicked at once. (An option can
     /// be pinned, and emptied where it is.)
     pub(super) fn begin<I, B>(
         layer: &'a IdempotencyLayer<S>,
         mut inner: I,
         mut request: Request<B>,
-        ticket: Ticket<S::Session>,
+        ticket: Ticket<'a, S::Session>,
         answer: Answer<R, E>,
     ) -> (Self, Option<I::Future>)
     where
         I: Service<Request<B>, Response = Response<R>, Error = E>,
     {
-        let Ticket { lease, session } = ticket;
-        let lent = Lent::new(session);
-        request.extensions_mut().insert(OperationKey::of(lease.id));
+        let execution = Self::new(layer, ticket, answer);
+        let Self { won, lent, .. } = &execution;
+        let claims = layer.shared.store.parts().claims.clone();
+        request.extensions_mut().insert(HeldClaim::new(claims, won.claim));
+        nested::enter(request.extensions_mut(), won.claim.id, &layer.shared.store);
         if S::HOLDS_EFFECTS {
             request.extensions_mut().insert(lent.clone());
         }
         count(&layer.shared.counters.executed);
         // The service goes with the call: what it holds is not to be held until the answer has been read.
         let called = std::panic::catch_unwind(AssertUnwindSafe(move || inner.call(request)));
-        (Self { layer, lease, lent, answer: Some(answer) }, called.ok())
+        (execution, called.ok())
+    }
+
+    /// To the end that was found out, instead of the handler's.
+    pub(super) async fn found(&mut self, found: Reconciled) {
+        match found {
+            Reconciled::Applied(response) => self.applied(response).await,
+            _ => {
+                let response = known(self.layer, State::unknown(self.won.fingerprint), true, false);
+                self.abandon(self.lent.take(), Ok(response)).await;
+            }
+        }
+        self.layer.shared.waits.ended(&self.won.claim.id);
+    }
+
+    /// The operation was carried out, and this was its answer.
+    async fn applied(&mut self, response: Response<Bytes>) {
+        let WonClaim { fingerprint, lease, .. } = self.won;
+        let (parts, body) = response.into_parts();
+        let record = self.layer.config.record(parts.status, &parts.headers, body);
+        let sealed = self.layer.config.sealed(&self.won.claim.id, record.clone());
+        let end = End::Completed(Completion::new(sealed, self.layer.config.retention));
+        let answer = |this: &Self, by_then| {
+            Ok(match by_then {
+                Some(Written::Stored) => known(this.layer, State::done(fingerprint, record), true, false),
+                Some(Written::Lost) => known(this.layer, State::running(fingerprint, lease), true, false),
+                // What was found is true all the same. If it is not stored, the next one has to find it once more.
+                Some(Written::RolledBack | Written::GivenUp) | None => this.told(replay(record, false), Told::Unknown),
+            })
+        };
+        self.finish(self.lent.take(), &end, &self.layer.shared.counters.stored, answer).await;
     }
 
     /// To the end that is recorded.
     pub(super) async fn run(&mut self, mut called: Pin<&mut Option<impl Future<Output = Result<Response<R>, E>>>>) {
-        let &mut Self { layer, lease, .. } = self;
         let worked = {
             // The answer's body is part of the work: it may take longer than the handler, and whoever reads it may be slow.
             let work = pin!(async {
                 let handled = match called.as_mut().as_pin_mut() {
-                    Some(handling) => caught(handling).await,
-                    None => Err(Panicked),
+                    Some(handling) => self.in_time(caught(handling)).await,
+                    None => Ok(Err(Panicked)),
                 };
                 // What the handler still holds is given back before its end is recorded: the session, a permit.
                 called.set(None);
-                let end = self.end_of(handled);
-                self.end(end).await;
+                let handled = self.end_of(handled);
+                self.end(handled).await;
             });
-            renewing(&layer.shared.store, &lease, pin!(caught(work))).await
+            caught(work).await
         };
         // Destructors panic too: the handler's, and those of what it has answered.
         if let Err(Panicked) = worked {
             self.give_up(self.lent.take(), Refusal::HandlerFailed).await;
         }
-        layer.shared.waits.ended(&lease.id);
+        self.layer.shared.waits.ended(&self.won.claim.id);
     }
 
-    async fn end(&mut self, end: End<R, E, S::Session>) {
-        match end {
-            End::Kept(response, session, verdict) => self.keep(response, session, verdict).await,
+    /// `work`, for as long as the handler may take.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, TookTooLong> {
+        if self.until.is_none() {
+            return Ok(work.await);
+        }
+        Box::pin(clock::until(self.until, work)).await.map_err(|clock::TimedOut| {
+            tracing::error!(target: "steadfast", id = ?self.won.claim.id, "a handler was cancelled: it took longer than it may");
+            TookTooLong
+        })
+    }
+
+    async fn end(&mut self, handled: Handled<R, E, S::Session>) {
+        match handled {
+            Handled::Kept(response, session, verdict) => self.keep(response, session, verdict).await,
             // Boxed, as what is rare is: every operation in flight has room for what is awaited here.
-            End::Streamed(response, session, verdict) => Box::pin(self.stream(response, session, verdict)).await,
-            End::Released(response, session) => self.release(response, session).await,
-            End::Unsure(response, session) => self.unsure(response, session).await,
-            End::Failed(error, session) => {
-                self.abandon(session).await;
-                self.reply(Err(error));
+            Handled::Streamed(response, session, verdict) => Box::pin(self.stream(response, session, verdict)).await,
+            Handled::Released(response, session) => self.release(response, session).await,
+            Handled::Unsure(response, session) => {
+                let response = self.told(response.map(ResponseBody::passed), self.unsure_means());
+                self.abandon(Some(session), Ok(response)).await;
             }
-            End::Silent(refusal, session) => self.give_up(session, refusal).await,
+            Handled::Failed(error, session) => self.abandon(session, Err(error)).await,
+            Handled::Silent(refusal, session) => self.give_up(session, refusal).await,
         }
     }
 
     /// What it means for the key that the handler has ended like this.
-    fn end_of(&self, handled: Result<Result<Response<R>, E>, Panicked>) -> End<R, E, S::Session> {
+    fn end_of(
+        &self,
+        handled: Result<Result<Result<Response<R>, E>, Panicked>, TookTooLong>,
+    ) -> Handled<R, E, S::Session> {
         let (response, session) = match (handled, self.lent.take()) {
-            (Err(Panicked), session) => return End::Silent(Refusal::HandlerFailed, session),
-            (Ok(Err(error)), session) => return End::Failed(error, session),
-            (Ok(Ok(_)), None) => return End::Silent(Refusal::TransactionLost, None),
-            (Ok(Ok(response)), Some(session)) => (response, session),
+            (Err(TookTooLong), session) => return Handled::Silent(Refusal::HandlerTimedOut, session),
+            (Ok(Err(Panicked)), session) => return Handled::Silent(Refusal::HandlerFailed, session),
+            (Ok(Ok(Err(error))), session) => return Handled::Failed(error, session),
+            (Ok(Ok(Ok(_))), None) => return Handled::Silent(Refusal::TransactionLost, None),
+            (Ok(Ok(Ok(response))), Some(session)) => (response, session),
         };
         match response.extensions().get::<Verdict>().copied() {
-            Some(Verdict::NotExecuted) => End::Released(response, session),
-            Some(Verdict::Unknown) => End::Unsure(response, session),
-            None if self.layer.config.failures_run_again && !is_success(response.status()) => {
-                End::Released(response, session)
+            Some(Verdict::NotExecuted) => Handled::Released(response, session),
+            Some(Verdict::Unknown) => Handled::Unsure(response, session),
+            None if !is_success(response.status()) && self.layer.config.gives_back(response.status()) => {
+                Handled::Released(response, session)
             }
-            verdict if self.can_keep(response.body()) => End::Kept(response, session, verdict),
-            verdict => End::Streamed(response, session, verdict),
+            verdict if self.can_keep(response.body()) => Handled::Kept(response, session, verdict),
+            verdict => Handled::Streamed(response, session, verdict),
         }
     }
 
@@ -181,17 +213,77 @@ where
         body.size_hint().exact().is_some_and(|length| length <= most)
     }
 
-    async fn release(&mut self, response: Response<R>, session: S::Session) {
-        let released = self.layer.shared.store.release(&self.lease.id, self.lease.token, session).await;
-        self.written(&released, &self.layer.shared.counters.released);
-        let is_free = matches!(released, Ok(Completed::Stored) | Err(StoreError::RolledBack(_)));
-        self.pass(response, if is_free { Told::Released } else { Told::Unknown });
+    /// Ends the claim. The caller gets `answer` once the end is stored, or once it has waited for that long enough; then this goes on
+    /// writing.
+    async fn finish(
+        &mut self,
+        session: Option<S::Session>,
+        end: &End,
+        counter: &Counter,
+        answer: impl FnOnce(&Self, Option<Written>) -> Result<Response<ResponseBody<R>>, E>,
+    ) {
+        let sender = self.answer.take();
+        let mut writing = pin!(self.write(session, end));
+        let by_then = self.by_then(writing.as_mut(), counter).await;
+        if let Some(sender) = sender {
+            // The client disconnected; the operation goes on.
+            let _hung_up = sender.send(answer(self, by_then));
+        }
+        self.write_on(by_then, writing, counter).await;
     }
 
-    async fn unsure(&mut self, response: Response<R>, session: S::Session) {
-        self.abandon(Some(session)).await;
-        let told = self.unsure_means();
-        self.pass(response, told);
+    /// Writes the end, for as long as that takes.
+    async fn write(&self, session: Option<S::Session>, end: &End) -> Written {
+        let Self { layer, won, .. } = self;
+        let ending = Ending { store: &layer.shared.store, won: *won, most: layer.config.pending_ends };
+        ending.write(session, end).await
+    }
+
+    /// What has become of the end by the time that the caller has waited for it long enough; `None` if that is not known yet.
+    async fn by_then(
+        &self,
+        mut writing: Pin<&mut impl Future<Output = Written>>,
+        counter: &Counter,
+    ) -> Option<Written> {
+        let wait = self.layer.config.end_wait;
+        let written = match poll_once(writing.as_mut()).await {
+            // Most stores in this process answer at once, and need no timer.
+            Poll::Ready(written) => written,
+            Poll::Pending if wait.is_zero() => return None,
+            Poll::Pending => Box::pin(clock::until(clock::now().checked_add(wait), writing)).await.ok()?,
+        };
+        self.count(written, counter);
+        Some(written)
+    }
+
+    /// Goes on writing an end that the caller was not kept waiting for.
+    async fn write_on(
+        &self,
+        by_then: Option<Written>,
+        writing: Pin<&mut impl Future<Output = Written>>,
+        counter: &Counter,
+    ) {
+        if by_then.is_none() {
+            self.count(writing.await, counter);
+        }
+    }
+
+    fn count(&self, written: Written, counter: &Counter) {
+        match written {
+            Written::Stored => count(counter),
+            Written::Lost | Written::RolledBack | Written::GivenUp => count(&self.layer.shared.counters.lost),
+        }
+    }
+
+    async fn release(&mut self, response: Response<R>, session: S::Session) {
+        let answer = |this: &Self, by_then| {
+            let told = match by_then {
+                Some(Written::Stored | Written::RolledBack) => Told::Released,
+                None | Some(Written::Lost | Written::GivenUp) => Told::Unknown,
+            };
+            Ok(this.told(response.map(ResponseBody::passed), told))
+        };
+        self.finish(Some(session), &End::Released, &self.layer.shared.counters.released, answer).await;
     }
 
     /// What an end that nobody knows is to the client: a key that it may ask under again where a repeat runs, and else nothing of use.
@@ -200,47 +292,55 @@ where
         if runs_again { Told::Released } else { Told::Unknown }
     }
 
-    async fn abandon(&self, session: Option<S::Session>) {
-        let abandoned = self.layer.shared.store.abandon(&self.lease.id, self.lease.token, session).await;
-        self.written(&abandoned, &self.layer.shared.counters.abandoned);
+    async fn abandon(&mut self, session: Option<S::Session>, response: Result<Response<ResponseBody<R>>, E>) {
+        self.finish(session, &End::Unknown, &self.layer.shared.counters.abandoned, |_, _| response).await;
     }
 
     async fn give_up(&mut self, session: Option<S::Session>, refusal: Refusal) {
-        self.abandon(session).await;
-        let mut response = refusal.response();
-        self.unsure_means().on(&mut response, &self.layer.config.terms);
-        self.reply(Ok(response));
+        let response = self.told(refusal.response(), self.unsure_means());
+        self.abandon(session, Ok(response)).await;
     }
 
     async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
         let (parts, body) = response.into_parts();
         // It has said that it is short enough. One that turns out longer is kept as well: the handler has acted, and here is its answer.
-        let Ok(Ok((body, trailers))) = caught(pin!(whole(pin!(body), usize::MAX))).await else {
-            return self.give_up(Some(session), Refusal::HandlerFailed).await;
+        let (body, trailers) = match self.in_time(caught(pin!(whole(pin!(body), usize::MAX)))).await {
+            Ok(Ok(Ok(collected))) => collected,
+            Ok(_) => return self.give_up(Some(session), Refusal::HandlerFailed).await,
+            Err(TookTooLong) => return self.give_up(Some(session), Refusal::HandlerTimedOut).await,
         };
         let record = match &trailers {
-            None => Record::new(parts.status, &parts.headers, body.clone()),
+            None => self.layer.config.record(parts.status, &parts.headers, body.clone()),
             // A record has no place for them, and half an answer is none.
             Some(_) => Record::not_kept(parts.status),
         };
-        let told = self.complete(record, session, verdict, &self.layer.shared.counters.stored).await;
-        if S::HOLDS_EFFECTS && !may_be_told(told, parts.status) {
-            return self.undone(told);
-        }
-        let mut response = Response::from_parts(parts, ResponseBody::with_trailers(body, trailers));
-        told.on(&mut response, &self.layer.config.terms);
-        self.reply(Ok(response));
+        let answer = |this: &Self, by_then| {
+            let response = Response::from_parts(parts, ResponseBody::with_trailers(body, trailers));
+            Ok(this.completed_answer(response, by_then))
+        };
+        let end = self.completed(record, verdict);
+        self.finish(Some(session), &end, &self.layer.shared.counters.stored, answer).await;
     }
 
-    /// What the handler did was rolled back, or nobody knows: its answer would be a lie.
-    fn undone(&mut self, told: Told) {
-        let (refusal, told) = match told {
-            Told::Released => (Refusal::RolledBack, told),
-            _ => (Refusal::TransactionLost, self.unsure_means()),
-        };
-        let mut response = refusal.response();
-        told.on(&mut response, &self.layer.config.terms);
-        self.reply(Ok(response));
+    /// The handler's answer with what has become of its end. Where what it did was rolled back, or may have been, it would be a lie.
+    fn completed_answer(
+        &self,
+        response: Response<ResponseBody<R>>,
+        by_then: Option<Written>,
+    ) -> Response<ResponseBody<R>> {
+        match by_then {
+            Some(Written::Stored) => self.told(response, Told::Stored),
+            // A server error tells of nothing that was done, so it is true all the same. A layer
+            // outside of this one gives its key back, too.
+            Some(Written::RolledBack) if response.status().is_server_error() => {
+                let mut response = self.told(response, Told::Released);
+                response.extensions_mut().insert(Verdict::NotExecuted);
+                response
+            }
+            Some(Written::RolledBack) => self.told(Refusal::RolledBack.response(), Told::Released),
+            _ if S::HOLDS_EFFECTS => self.told(Refusal::TransactionLost.response(), self.unsure_means()),
+            _ => self.told(response, Told::Unknown),
+        }
     }
 
     /// An answer that reaches the client before it ends. What is stored is that it ended.
@@ -252,127 +352,50 @@ where
         let status = parts.status;
         let (pieces, pumped) = mpsc::channel(8);
         let body_out = ResponseBody::pumped(pumped, body.size_hint());
-        self.reply(Ok(Response::from_parts(parts, body_out)));
-        // The end is stored before the client can see it, so that whoever asks again after it finds the record.
-        match caught(pin!(pump(body, &pieces))).await {
-            Ok(Ok(last)) => {
-                let record = Record::not_kept(status);
-                self.complete(record, session, verdict, &self.layer.shared.counters.not_kept).await;
-                for frame in last.into_iter().map(Some).chain([None]) {
-                    let _hung_up = pieces.send(Ok(frame)).await;
-                }
-            }
-            // Nothing says "end", so the client sees that it is cut.
-            Ok(Err(BodyFailed)) | Err(Panicked) => self.abandon(Some(session)).await,
+        if let Some(sender) = self.answer.take() {
+            // The client disconnected; the operation goes on.
+            let _hung_up = sender.send(Ok(Response::from_parts(parts, body_out)));
         }
+        // The end is stored before the client can see it, so that whoever asks again after it finds the record.
+        let Ok(Ok(Ok(last))) = self.in_time(caught(pin!(pump(body, &pieces)))).await else {
+            // Nothing says "end", so the client sees that it is cut.
+            let mut writing = pin!(self.write(Some(session), &End::Unknown));
+            return self.write_on(None, writing.as_mut(), &self.layer.shared.counters.abandoned).await;
+        };
+        let counter = &self.layer.shared.counters.not_kept;
+        let end = self.completed(Record::not_kept(status), verdict);
+        let mut writing = pin!(self.write(Some(session), &end));
+        let by_then = self.by_then(writing.as_mut(), counter).await;
+        for frame in last.into_iter().map(Some).chain([None]) {
+            let _hung_up = pieces.send(Ok(frame)).await;
+        }
+        self.write_on(by_then, writing, counter).await;
     }
 
     /// An answer that tells of a transaction: that ends before the first byte of it leaves, since no byte could be called back.
     async fn stream_committed(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
-        let record = Record::not_kept(response.status());
-        let told = self.complete(record, session, verdict, &self.layer.shared.counters.not_kept).await;
-        if may_be_told(told, response.status()) { self.pass(response, told) } else { self.undone(told) }
+        let end = self.completed(Record::not_kept(response.status()), verdict);
+        let answer = |this: &Self, by_then| Ok(this.completed_answer(response.map(ResponseBody::passed), by_then));
+        self.finish(Some(session), &end, &self.layer.shared.counters.not_kept, answer).await;
     }
 
-    async fn complete(&self, record: Record, session: S::Session, verdict: Option<Verdict>, counter: &Counter) -> Told {
+    fn completed(&self, record: Record, verdict: Option<Verdict>) -> End {
+        let record = self.layer.config.sealed(&self.won.claim.id, record);
         let mut completion = Completion::new(record, self.layer.config.retention);
         completion.keep_effects = verdict == Some(Verdict::Executed) || is_success(completion.record.status());
-        let completed = self.layer.shared.store.complete(&self.lease.id, self.lease.token, session, completion).await;
-        self.written(&completed, counter);
-        match completed {
-            Ok(Completed::Stored) => Told::Stored,
-            Err(StoreError::RolledBack(_)) => Told::Released,
-            // What could not be written lapses: the caller has its answer, and a repeat will be
-            // told that nobody knows.
-            _ => Told::Unknown,
-        }
+        End::Completed(completion)
     }
 
-    fn written(&self, completed: &Result<Completed, StoreError>, counter: &Counter) {
-        match completed {
-            Ok(Completed::Stored) => count(counter),
-            Ok(Completed::Lost) => {
-                count(&self.layer.shared.counters.lost);
-                tracing::warn!(target: "steadfast", id = ?self.lease.id, "the claim was no longer ours at its end");
-            }
-            Err(StoreError::RolledBack(error)) => {
-                count(&self.layer.shared.counters.released);
-                tracing::warn!(target: "steadfast", id = ?self.lease.id, %error, "an operation was rolled back");
-            }
-            Err(error) => {
-                count(&self.layer.shared.counters.lost);
-                tracing::error!(target: "steadfast", id = ?self.lease.id, %error, "the end of an operation could not be stored");
-            }
-        }
-    }
-
-    /// The handler's answer as it is, read by this task.
-    fn pass(&mut self, response: Response<R>, told: Told) {
-        let mut response = response.map(ResponseBody::passed);
+    fn told<B>(&self, mut response: Response<B>, told: Told) -> Response<B> {
         told.on(&mut response, &self.layer.config.terms);
-        self.reply(Ok(response));
-    }
-
-    fn reply(&mut self, answer: Result<Response<ResponseBody<R>>, E>) {
-        if let Some(sender) = self.answer.take() {
-            // Whoever asked has hung up; the operation goes on.
-            let _hung_up = sender.send(answer);
-        }
+        response
     }
 }
 
-/// Whether the handler's answer is true although a store that holds the effects may have rolled
-/// them back. A server error is: it tells of nothing that was done.
-fn may_be_told(told: Told, status: StatusCode) -> bool {
-    matches!(told, Told::Stored) || matches!(told, Told::Released) && status.is_server_error()
-}
+/// The handler was cancelled.
+struct TookTooLong;
 
 /// Statuses after which what the handler did stays: 2xx and 3xx.
 fn is_success(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
-}
-
-/// The handler's body failed before its end.
-struct BodyFailed;
-
-/// Hands on every frame, to the end even if nobody listens any more. Where the length is known, the frame that completes it is not
-/// handed on but returned, with what comes after it: by it the client sees the end.
-async fn pump<R>(body: R, pieces: &mpsc::Sender<Piece>) -> Result<Vec<Frame<Bytes>>, BodyFailed>
-where
-    R: Body<Data = Bytes>,
-    R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let mut left = body.size_hint().exact();
-    let mut body = pin!(body);
-    let mut last = Vec::new();
-    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let length = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
-        left = left.map(|left| left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX)));
-        match frame {
-            Ok(frame) if left == Some(0) => last.push(frame),
-            Ok(frame) => {
-                let _hung_up = pieces.send(Ok(Some(frame))).await;
-            }
-            Err(error) => {
-                let _hung_up = pieces.send(Err(BodyError(error.into()))).await;
-                return Err(BodyFailed);
-            }
-        }
-    }
-    Ok(last)
-}
-
-/// A handler has panicked; the panic has been reported by the panic hook.
-pub(super) struct Panicked;
-
-pub(super) async fn caught<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panicked> {
-    std::future::poll_fn(|cx| {
-        // Nothing of a future that has panicked is looked at again.
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Err(_) => Poll::Ready(Err(Panicked)),
-        }
-    })
-    .await
 }

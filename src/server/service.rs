@@ -8,21 +8,23 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::answer::{self, Refusal, ResponseBody, Told};
+use super::claiming::{self, Claiming, Won};
+use super::ending::WonClaim;
 use super::layer::{IdempotencyLayer, Lapsed};
-use super::lease::{Lease, Lost, give_back, renewing};
 use super::lineage::OperationKey;
 use super::metrics::count;
+use super::poll::{caught, poll_once};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
-use super::record::Record;
 use super::request::{Operation, Read};
-use super::run::{self, Execution, OneRunning, Ticket};
-use super::store::{Claim, Claimed, Completed, Completion, State, Store, StoreError, claim_or_repeat};
+use super::run::{Execution, Ticket};
+use super::running::OneRunning;
+use super::store::{Claim, State, Store, StoreError};
 use crate::clock;
 
 /// The service that [`IdempotencyLayer`] makes.
@@ -93,7 +95,7 @@ where
 {
     let (parts, body) = request.into_parts();
     async move {
-        let operation = match layer.config.read(&parts, body).await {
+        let operation = match layer.config.read(&parts, body, &layer.shared.store).await {
             Ok(Read::Operation(operation)) => operation,
             Ok(Read::NotAsked(body)) => return Box::pin(pass_by(inner.call(Request::from_parts(parts, body)))).await,
             Err(refusal) => return Ok(refused(&layer, refusal)),
@@ -107,6 +109,10 @@ where
                     // Whoever asked may have hung up.
                     let _hung_up = answer.send(Ok(response));
                     return;
+                }
+                Decided::Found(ticket, found) => {
+                    let mut execution = Execution::<_, _, I::Error>::new(&running, ticket, answer);
+                    return Box::pin(execution.found(found)).await;
                 }
             };
             let request = Request::from_parts(parts, operation.body.into());
@@ -123,11 +129,6 @@ where
     }
 }
 
-/// What a future says at once.
-async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
-    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
-}
-
 async fn pass_by<R, E>(answer: impl Future<Output = Result<Response<R>, E>>) -> Result<Response<ResponseBody<R>>, E>
 where
     R: Body<Data = Bytes>,
@@ -136,20 +137,22 @@ where
 }
 
 /// Once everything is found out.
-enum Decided<T, R: Body> {
+enum Decided<'a, T, R: Body> {
     Answer(Response<ResponseBody<R>>),
-    Run(Ticket<T>),
+    Run(Ticket<'a, T>),
+    /// An earlier request under the key may have run, and the hook says what came of it.
+    Found(Ticket<'a, T>, Reconciled),
 }
 
 /// Whether the operation runs, and what is answered if not.
 ///
 /// The first poll begins the claim, and answers what a store knows at once; in all other cases it ends as pending, even though the next one
 /// goes on at once. So whoever polled it has to hand it to a task of its own, which polls again without being woken.
-async fn decide<S: Store, R: Body<Data = Bytes>>(
-    layer: &IdempotencyLayer<S>,
+async fn decide<'a, S: Store, R: Body<Data = Bytes>>(
+    layer: &'a IdempotencyLayer<S>,
     operation: &Operation,
     parts: &Parts,
-) -> Decided<S::Session, R> {
+) -> Decided<'a, S::Session, R> {
     let mut settling = pin!(settle(layer, operation));
     let settled = match poll_once(settling.as_mut()).await {
         Poll::Ready(Settled::Answer(response)) => return Decided::Answer(response),
@@ -166,56 +169,70 @@ async fn decide<S: Store, R: Body<Data = Bytes>>(
         Settled::Answer(response) => Decided::Answer(response),
         Settled::Run(ticket) => Decided::Run(ticket),
         // Boxed, as what is rare is elsewhere: every operation in flight has room for it.
-        Settled::Lapsed(ticket, reconcile) => Box::pin(reconciled(layer, operation, parts, ticket, &reconcile)).await,
+        Settled::Lapsed(ticket, reconcile) => Box::pin(reconciled(operation, parts, ticket, &reconcile)).await,
     }
 }
 
 /// Once the key is claimed, or another's.
-enum Settled<T, R: Body> {
+enum Settled<'a, T, R: Body> {
     Answer(Response<ResponseBody<R>>),
-    Run(Ticket<T>),
+    Run(Ticket<'a, T>),
     /// The key is ours, and an earlier request under it may have run.
-    Lapsed(Ticket<T>, Reconcile),
+    Lapsed(Ticket<'a, T>, Reconcile),
 }
 
 /// Claims the key, waiting for the first request under it where the client asked for that.
-async fn settle<S: Store, R: Body<Data = Bytes>>(
-    layer: &IdempotencyLayer<S>,
+async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
+    layer: &'a IdempotencyLayer<S>,
     operation: &Operation,
-) -> Settled<S::Session, R> {
-    let Ok(token) = layer.shared.store.token() else {
+) -> Settled<'a, S::Session, R> {
+    let store = &layer.shared.store;
+    let Ok(token) = store.token() else {
         return Settled::Answer(refused(layer, Refusal::StoreUnavailable));
     };
     let claim = Claim::new(&operation.id, token, operation.fingerprint, layer.config.lease, layer.config.retention)
-        // Whoever finds out comes before whoever runs it again.
-        .taking_over(layer.config.lapsed == Lapsed::Rerun && layer.config.reconcile.is_none())
         .reserving(layer.config.max_response);
-    let ticket = |session, asked| Ticket { lease: Lease::of(&claim, asked), session };
+    // Whoever finds out comes before whoever runs it again.
+    let rerun = layer.config.lapsed == Lapsed::Rerun && layer.config.reconcile.is_none();
+    let ticket = |Won { session, asked }, take_over| Ticket {
+        won: WonClaim::of(&claim.taking_over(take_over)),
+        held: store.hold(claim.reference(), claim.lease, asked),
+        session,
+    };
+    let mut claiming = Claiming::new(store, claim);
     let until = operation.wait.and_then(|wait| clock::now().checked_add(wait));
     let mut waited = false;
     loop {
-        let asked = clock::now();
-        let mut state = match claim_or_repeat(&*layer.shared.store, &claim).await {
-            Ok(Claimed::Won(session)) => return Settled::Run(ticket(session, asked)),
-            Ok(Claimed::Known(state)) => state,
-            Err(error) => return Settled::Answer(not_claimed(layer, &claim, &error)),
+        let mut state = match claiming.ask(rerun).await {
+            Ok(claiming::Answer::Won(won)) => {
+                claiming.begins();
+                return Settled::Run(ticket(won, rerun));
+            }
+            Ok(claiming::Answer::Known(state)) => state,
+            Err(error) => return Settled::Answer(refused(layer, of_store(&error))),
         };
         // What cannot be seen yet is taken for the same: it is told "in progress", and the truth at its end.
         let same = state.fingerprint().is_none_or(|fingerprint| fingerprint == operation.fingerprint);
         if let (true, State::Unknown { .. }, Some(reconcile)) = (same, &state, &layer.config.reconcile) {
             // Whoever takes it over is the one who looks; what anybody else is told of it is true as well.
-            let claim = claim.taking_over(true);
-            state = match claim_or_repeat(&*layer.shared.store, &claim).await {
-                Ok(Claimed::Won(session)) => return Settled::Lapsed(ticket(session, asked), reconcile.clone()),
-                Ok(Claimed::Known(state)) => state,
-                Err(error) => return Settled::Answer(not_claimed(layer, &claim, &error)),
+            state = match claiming.ask(true).await {
+                Ok(claiming::Answer::Won(won)) => {
+                    claiming.begins();
+                    return Settled::Lapsed(ticket(won, true), reconcile.clone());
+                }
+                Ok(claiming::Answer::Known(state)) => state,
+                Err(error) => return Settled::Answer(refused(layer, of_store(&error))),
             };
         }
         let running = matches!(state, State::Running { .. });
         if let (true, true, Some(until)) = (same, running, until.filter(|until| *until > clock::now())) {
             waited = true;
-            Box::pin(layer.shared.waits.wait(&layer.shared.store, operation.id, until)).await;
+            Box::pin(layer.shared.waits.wait(store, operation.id, until)).await;
             continue;
+        }
+        // Whoever asks for something else is told so, whatever the record holds.
+        if same && let Err(error) = layer.config.open(&operation.id, &mut state) {
+            return Settled::Answer(refused(layer, of_store(&error)));
         }
         return Settled::Answer(known(layer, state, same, waited));
     }
@@ -232,65 +249,33 @@ fn lapse(operation: &Operation, parts: &Parts) -> Lapse {
 }
 
 /// Asks the hook, under the claim that it may make true.
-async fn reconciled<S: Store, R: Body<Data = Bytes>>(
-    layer: &IdempotencyLayer<S>,
+async fn reconciled<'a, T, R: Body<Data = Bytes>>(
     operation: &Operation,
     parts: &Parts,
-    ticket: Ticket<S::Session>,
+    ticket: Ticket<'a, T>,
     reconcile: &Reconcile,
-) -> Decided<S::Session, R> {
+) -> Decided<'a, T, R> {
     let lapse = lapse(operation, parts);
+    // Called in the future, so that a hook that panics at once has found nothing out, either.
     let find = pin!(async { reconcile.find(lapse).await });
-    let find = pin!(run::caught(find));
-    // A hook that panics has found nothing out.
-    let found = renewing(&layer.shared.store, &ticket.lease, find).await;
-    let response = match found.unwrap_or(Reconciled::Unknown) {
-        Reconciled::NotApplied => return Decided::Run(ticket),
-        Reconciled::Applied(response) => applied(layer, operation, ticket, response).await,
-        Reconciled::Unknown => {
-            let Ticket { lease: Lease { id, token, .. }, session } = ticket;
-            if let Err(error) = layer.shared.store.abandon(&id, token, Some(session)).await {
-                tracing::warn!(target: "steadfast", ?id, %error, "a key that could not be reconciled is held until its lease ends");
-            }
-            known(layer, State::unknown(operation.fingerprint), true, false)
-        }
-    };
-    layer.shared.waits.ended(&operation.id);
-    Decided::Answer(response)
-}
-
-/// The operation was carried out, and this was its answer.
-async fn applied<S: Store, R: Body>(
-    layer: &IdempotencyLayer<S>,
-    operation: &Operation,
-    ticket: Ticket<S::Session>,
-    response: Response<Bytes>,
-) -> Response<ResponseBody<R>> {
-    let Ticket { lease: Lease { id, token, .. }, session } = ticket;
-    let (parts, body) = response.into_parts();
-    let record = Record::new(parts.status, &parts.headers, body);
-    let completion = Completion::new(record.clone(), layer.config.retention);
-    match layer.shared.store.complete(&id, token, session, completion).await {
-        Ok(Completed::Stored) => known(layer, State::done(operation.fingerprint, record), true, false),
-        Ok(Completed::Lost) => known(layer, State::running(operation.fingerprint, layer.config.lease), true, false),
-        Err(error) => {
-            // What was found is true all the same; the next one has to find it once more.
-            count(&layer.shared.counters.lost);
-            tracing::error!(target: "steadfast", ?id, %error, "what was found out of an operation could not be stored");
-            let mut response = answer::replay(record, false);
-            Told::Unknown.on(&mut response, &layer.config.terms);
-            response
-        }
+    match caught(find).await.unwrap_or(Reconciled::Unknown) {
+        Reconciled::NotApplied => Decided::Run(ticket),
+        found => Decided::Found(ticket, found),
     }
 }
 
 /// The answer to a repeat.
-fn known<S, R: Body>(layer: &IdempotencyLayer<S>, state: State, same: bool, waited: bool) -> Response<ResponseBody<R>> {
+pub(super) fn known<S, R: Body>(
+    layer: &IdempotencyLayer<S>,
+    state: State,
+    same: bool,
+    waited: bool,
+) -> Response<ResponseBody<R>> {
     let counters = &layer.shared.counters;
     let (counter, mut response, told) = match state {
         _ if !same => {
             count(&counters.mismatched);
-            return Refusal::OtherRequest.response();
+            return Refusal::OtherRequest(stored_4xx(&state)).response();
         }
         State::Done { record, .. } => {
             let counter = if waited { &counters.waited } else { &counters.replayed };
@@ -307,29 +292,24 @@ fn known<S, R: Body>(layer: &IdempotencyLayer<S>, state: State, same: bool, wait
     response
 }
 
+/// The status that is stored under a key, if the client has made a mistake.
+fn stored_4xx(state: &State) -> Option<StatusCode> {
+    let State::Done { record, .. } = state else { return None };
+    Some(record.status()).filter(StatusCode::is_client_error)
+}
+
 fn refused<S, R: Body>(layer: &IdempotencyLayer<S>, refusal: Refusal) -> Response<ResponseBody<R>> {
     let down = matches!(refusal, Refusal::StoreUnavailable | Refusal::StoreFull);
     count(if down { &layer.shared.counters.store_down } else { &layer.shared.counters.refused });
     refusal.response()
 }
 
-/// The key could not be claimed, or nobody can say whether it was: then it is given back in the background, so that a claim which was
-/// made after all does not make an operation that never ran look like one that may have.
-fn not_claimed<S: Store, R: Body>(
-    layer: &IdempotencyLayer<S>,
-    claim: &Claim<'_>,
-    error: &StoreError,
-) -> Response<ResponseBody<R>> {
-    if matches!(error, StoreError::Unavailable(_)) {
-        tokio::spawn(give_back(layer.shared.store.clone(), Lost::of(claim)));
-    }
-    refused(layer, of_store(error))
-}
-
 fn of_store(error: &StoreError) -> Refusal {
     tracing::error!(target: "steadfast", %error, "a key could not be claimed");
     match error {
-        StoreError::Unavailable(_) | StoreError::RolledBack(_) => Refusal::StoreUnavailable,
+        StoreError::Unavailable(_) | StoreError::RolledBack(_) | StoreError::IdentityMismatch(_) => {
+            Refusal::StoreUnavailable
+        }
         StoreError::Full | StoreError::Busy => Refusal::StoreFull,
         StoreError::Unreadable(_) => Refusal::RecordUnreadable,
     }

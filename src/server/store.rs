@@ -6,11 +6,14 @@
 //!   is claimed again under the same token and won again.
 //! * **Lease and retention are two durations.** A claim holds for its lease and is renewed while the handler runs; what is known of a
 //!   key is kept for its retention. So a crash neither wedges the key for a day nor forgets that it may have run.
-//! * **Ends are fenced.** Only the token that holds the claim can complete, release, abandon or renew it; one that was overtaken is
-//!   told [`Completed::Lost`]. A claim ends once: what comes after its end is lost too, except the same completion repeated.
+//! * **Ends are fenced.** Only the token that holds the claim can renew or finish it; one that was overtaken is told
+//!   [`Completed::Lost`]. A claim ends once: another end after the first is lost too, and the same one repeated is told what it was told.
+//! * **A token wins one claim.** After its end it wins nothing, however late a copy of its claim arrives. A token that was released or
+//!   cancelled leaves no record behind to say so, so the store keeps a [tombstone](TOMBSTONE) of it.
 //! * **A claim whose lease ran out is [`State::Unknown`]**, and so is one that was ended as such. It is taken over only if the
-//!   caller asks for that, and only for the same request.
-//! * **Nothing live is evicted**: neither a running claim nor a record inside its retention. A store that is full says so.
+//!   caller asks for that, and only for the same request. A claim that took over and is cancelled is unknown again, never free: the
+//!   operation that it took over may have run.
+//! * **Nothing live is evicted**: neither a running claim nor a record inside its retention nor a tombstone. A store that is full says so.
 
 use std::fmt;
 use std::future::Future;
@@ -19,12 +22,17 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::identity::IdentityMismatch;
 use super::record::Record;
 use crate::key::KeyError;
 
 /// A place where records of operations are kept.
 ///
 /// The one trait that a stranger implements. Methods take `&self` and are called concurrently.
+///
+/// A store that outlives its process keeps [`IDENTITY_VERSION`](super::IDENTITY_VERSION) beside its
+/// records, and refuses to be opened, or every claim, where it finds another
+/// ([`StoreError::IdentityMismatch`]).
 ///
 /// With the feature `testing`, `steadfast::testing::store_contract` holds a store to what is said here.
 pub trait Store: Send + Sync + 'static {
@@ -58,55 +66,31 @@ pub trait Store: Send + Sync + 'static {
     /// was claimed, or the claim lapses.
     fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = Result<Claimed<Self::Session>, StoreError>> + Send;
 
-    /// Makes the lease of a claim begin anew. `false`: the claim is no longer this token's.
+    /// Starts the lease of a claim anew. Returns `false` if the claim is no longer this token's.
     ///
     /// # Errors
     ///
     /// The store cannot be reached.
-    fn renew(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        lease: Duration,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    fn renew(&self, claim: ClaimRef, lease: Duration) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Stores the answer, if the claim is still this token's, and closes the session.
+    /// Ends a claim and closes its session.
+    ///
+    /// `session` is what the claim opened. It is `None` where nobody has it any more: the handler kept it, or an earlier
+    /// call with this end consumed it. A store that [holds the effects](Self::HOLDS_EFFECTS) has lost the claim then; any
+    /// other one ends it all the same, so that a call whose reply was lost can be repeated.
+    ///
+    /// A repeated call returns what the first one did.
     ///
     /// # Errors
     ///
-    /// The store cannot be reached. The claim stays, and lapses. Or it has rolled the session back
-    /// ([`StoreError::RolledBack`]): a store that holds the effects says so where that is certain.
-    fn complete(
+    /// The store cannot be reached. The claim may have been ended; otherwise it stays, and lapses.
+    /// Or it has rolled the session back ([`StoreError::RolledBack`]): a store that holds the effects
+    /// says so where that is certain.
+    fn finish(
         &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: Self::Session,
-        completion: Completion,
-    ) -> impl Future<Output = Result<Completed, StoreError>> + Send;
-
-    /// Gives the key back, as if it had never been claimed, if the claim is still this token's. Nothing of the session stays.
-    ///
-    /// # Errors
-    ///
-    /// The store cannot be reached. The claim stays, and lapses.
-    fn release(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: Self::Session,
-    ) -> impl Future<Output = Result<Completed, StoreError>> + Send;
-
-    /// Ends the claim as unknown, if it is still this token's: it may have run, and nobody knows how it ended. Nothing of the
-    /// session stays; `None`, where the handler has lost it.
-    ///
-    /// # Errors
-    ///
-    /// The store cannot be reached. The claim stays, and lapses.
-    fn abandon(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
+        claim: ClaimRef,
         session: Option<Self::Session>,
+        end: &End,
     ) -> impl Future<Output = Result<Completed, StoreError>> + Send;
 
     /// What is known of a key; `None` if nothing is, or no longer.
@@ -125,6 +109,8 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// A record's identity: scope and key, hashed. Two tenants' equal keys are two records, and no store holds a raw key.
+///
+/// How it is hashed is part of [`IDENTITY_VERSION`](super::IDENTITY_VERSION).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordId([u8; 32]);
 
@@ -138,7 +124,8 @@ impl Hash for RecordId {
 }
 
 impl RecordId {
-    /// The identity of `key` in `scope` (a tenant, a caller; empty for none).
+    /// The identity of `key` in `scope` (a tenant, a caller); empty for
+    /// [`Scope::single_caller`](super::Scope::single_caller).
     #[must_use]
     pub fn new(scope: &str, key: &str) -> Self {
         let mut hash = Sha256::new();
@@ -173,7 +160,8 @@ impl fmt::Debug for RecordId {
     }
 }
 
-/// What a request is, hashed: method, target with query, body. Under one key there is one.
+/// What a request is, hashed: method, host name, target with query, body. Under one key there is
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub(crate) [u8; 32]);
 
@@ -198,7 +186,7 @@ impl Fingerprint {
 }
 
 /// The name of one claim: whoever made it can repeat every call about it, and nobody else can.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClaimToken([u8; 16]);
 
 impl ClaimToken {
@@ -273,11 +261,35 @@ impl<'a> Claim<'a> {
         self
     }
 
+    /// The claim's name.
+    #[must_use]
+    pub fn reference(&self) -> ClaimRef {
+        ClaimRef::new(*self.id, self.token)
+    }
+
     /// The same claim, with `bytes` reserved for its answer.
     #[must_use]
     pub fn reserving(mut self, bytes: usize) -> Self {
         self.reserve = bytes;
         self
+    }
+}
+
+/// The name of a claim that was made: its record and its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClaimRef {
+    /// The record.
+    pub id: RecordId,
+    /// The token that the claim was made under.
+    pub token: ClaimToken,
+}
+
+impl ClaimRef {
+    /// The claim of this record under this token.
+    #[must_use]
+    pub fn new(id: RecordId, token: ClaimToken) -> Self {
+        Self { id, token }
     }
 }
 
@@ -289,6 +301,8 @@ pub enum Claimed<S> {
     Won(S),
     /// It is, or was, another's.
     Known(State),
+    /// The token was cancelled or released before. It never wins again: this claim was late.
+    Cancelled,
 }
 
 /// What is known of a key.
@@ -348,6 +362,33 @@ impl State {
     }
 }
 
+/// How a claim ends: see [`Store::finish`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum End {
+    /// The operation is done, and this is its answer.
+    ///
+    /// Repeated, it is stored once. The answer stays for its retention, whatever else is asked for under the token.
+    Completed(Completion),
+    /// Nothing was executed. The key is as if it had never been claimed, and nothing of the session stays.
+    ///
+    /// The token leaves a [tombstone](TOMBSTONE).
+    Released,
+    /// The operation may have run, and nobody knows how it ended. Nothing of the session stays.
+    Unknown,
+    /// Nobody runs anything under this claim, and nobody knows whether it was made: its reply was lost.
+    ///
+    /// If the claim is there it ends: as if it had never been made, or as unknown if it took over an operation that may
+    /// have run. Whether it is there or not, the token leaves a [tombstone](TOMBSTONE), so that a claim which is still on
+    /// its way is refused ([`Claimed::Cancelled`]). A claim that has ended otherwise is left alone
+    /// ([`Completed::Lost`]).
+    Cancelled,
+}
+
+/// How long a store remembers that a token was released or cancelled, by the store's own clock: ten minutes. A claim that
+/// a network, a queue or a stopped process has held up is refused for as long.
+pub const TOMBSTONE: Duration = Duration::from_secs(600);
+
 /// The end of an operation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -399,13 +440,7 @@ pub enum StoreError {
     /// The record is damaged, or of a newer version: it is refused, not replayed, not rerun.
     #[error("the record cannot be read: {0}")]
     Unreadable(#[source] super::record::RecordError),
-}
-
-/// A claim whose reply was lost may have been made, and would block the key until it lapses. Its token makes it safe to ask once
-/// more.
-pub(super) async fn claim_or_repeat<S: Store>(store: &S, claim: &Claim<'_>) -> Result<Claimed<S::Session>, StoreError> {
-    match store.claim(claim).await {
-        Err(StoreError::Unavailable(_)) => store.claim(claim).await,
-        claimed => claimed,
-    }
+    /// The records that it holds could not be found again by this build. Nothing is claimed.
+    #[error("the store cannot be used: {0}")]
+    IdentityMismatch(#[source] IdentityMismatch),
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use super::shared_store::SharedStore;
 use super::store::{RecordId, State, Store};
 use crate::clock;
 
@@ -43,7 +44,7 @@ impl Keys {
 
 impl Waits {
     /// Ends when the key is no longer running, or at `until`.
-    pub(super) async fn wait<S: Store>(&self, store: &Arc<S>, id: RecordId, until: Instant) {
+    pub(super) async fn wait<S: Store>(&self, store: &SharedStore<S>, id: RecordId, until: Instant) {
         let mut ended = self.join(store, id);
         // An error means that the task has gone: its last word is as good as any.
         let _timed_out = clock::until(Some(until), ended.wait_for(|ended| *ended)).await;
@@ -59,7 +60,7 @@ impl Waits {
         }
     }
 
-    fn join<S: Store>(&self, store: &Arc<S>, id: RecordId) -> watch::Receiver<bool> {
+    fn join<S: Store>(&self, store: &SharedStore<S>, id: RecordId) -> watch::Receiver<bool> {
         match self.keys.lock().entry(id) {
             Entry::Occupied(waiting) => waiting.get().ended.clone(),
             Entry::Vacant(place) => {
@@ -76,7 +77,7 @@ impl Waits {
 
 /// Looks at one key until it is no longer running, or until nobody waits for it.
 async fn watch_key<S: Store>(
-    store: Arc<S>,
+    store: SharedStore<S>,
     id: RecordId,
     tell: watch::Sender<bool>,
     look_now: Arc<Notify>,
@@ -88,7 +89,9 @@ async fn watch_key<S: Store>(
         let _nudged = clock::until(soon, look_now.notified()).await;
         pause = (pause * 2).min(SLOWEST_LOOK);
         // A store that cannot be reached is asked again: whoever waits has a limit of its own.
-        let running = matches!(store.look(&id).await, Ok(Some(State::Running { .. })) | Err(_));
+        let running = matches!(store.look(&id).await, Ok(Some(State::Running { .. })) | Err(_))
+            // Its lease may have run out while this process still runs it.
+            || store.parts().claims.is_held(&id);
         let mut waiting = keys.lock();
         // The map holds one receiver; any other is somebody who waits.
         if !running || tell.receiver_count() <= 1 {

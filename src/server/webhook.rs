@@ -12,9 +12,12 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, Method};
 
+use super::codec::RecordCodec;
 use super::layer::{IdempotencyLayer, Lapsed};
 use super::metrics::Metrics;
+use super::scope::Scope;
 use super::service::IdempotencyService;
+use super::shared_store::SharedStore;
 use super::store::Store;
 
 type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
@@ -130,6 +133,7 @@ impl fmt::Debug for EventId {
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`max_body`](Self::max_body) | 1 MiB |
 /// | [`lapsed`](Self::lapsed) | [`Lapsed::Rerun`] |
+/// | [`codec`](Self::codec) | none: answers are stored unencrypted |
 pub struct WebhookLayer<S>(IdempotencyLayer<S>);
 
 impl<S> Clone for WebhookLayer<S> {
@@ -142,26 +146,29 @@ impl<S: Store> WebhookLayer<S> {
     /// A layer over this store, for one consumer: what another consumer has handled is new to it.
     #[must_use]
     pub fn new(store: S, consumer: impl Into<String>, id: EventId) -> Self {
-        Self::shared(Arc::new(store), consumer, id)
+        Self::shared(SharedStore::new(store), consumer, id)
     }
 
-    /// A layer over a store that others use too.
+    /// Creates a layer over a store that other layers or inboxes use too.
     #[must_use]
-    pub fn shared(store: Arc<S>, consumer: impl Into<String>, id: EventId) -> Self {
-        let consumer = consumer.into();
-        let layer = IdempotencyLayer::shared(store)
+    pub fn shared(store: SharedStore<S>, consumer: impl Into<String>, id: EventId) -> Self {
+        let layer = IdempotencyLayer::shared(store, Scope::fixed(consumer.into()))
             .of_events(id)
             .methods([Method::POST, Method::PUT])
-            .scope(move |_| Some(consumer.clone()))
             .lapsed(Lapsed::Rerun)
             .retention(super::inbox::RETENTION);
         Self(layer)
     }
 
-    /// Who consumes, where one layer serves several: by the path, for example. `None` refuses the delivery with 403.
+    /// Names the consumer by the request, where one layer serves several: by the path, for example.
+    /// `None` or an empty name refuses the delivery with 403.
+    ///
+    /// This is the [`Scope`] of the layer, and what is said there holds here: a stable name, never
+    /// a credential.
     #[must_use]
-    pub fn consumer(self, consumer: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(self.0.scope(consumer))
+    pub fn consumer(mut self, consumer: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.0.config.scope = Scope::from_fn(consumer);
+        self
     }
 
     /// How long it is remembered that an event was handled.
@@ -176,6 +183,18 @@ impl<S: Store> WebhookLayer<S> {
         Self(self.0.lease(lease))
     }
 
+    /// Sets how long a handler may take: see [`IdempotencyLayer::max_handler_time`]. Default: no limit.
+    #[must_use]
+    pub fn max_handler_time(self, time: Duration) -> Self {
+        Self(self.0.max_handler_time(time))
+    }
+
+    /// Sets how long the answer waits for the store to take the mark: see [`IdempotencyLayer::end_wait`]. Default: 1 s.
+    #[must_use]
+    pub fn end_wait(self, wait: Duration) -> Self {
+        Self(self.0.end_wait(wait))
+    }
+
     /// The largest delivery, in bytes.
     #[must_use]
     pub fn max_body(self, bytes: usize) -> Self {
@@ -186,6 +205,13 @@ impl<S: Store> WebhookLayer<S> {
     #[must_use]
     pub fn lapsed(self, lapsed: Lapsed) -> Self {
         Self(self.0.lapsed(lapsed))
+    }
+
+    /// Seals the handlers' answers before they are stored, as [`IdempotencyLayer::codec`] does.
+    /// Default: none.
+    #[must_use]
+    pub fn codec(self, codec: impl RecordCodec) -> Self {
+        Self(self.0.codec(codec))
     }
 
     /// Counts since the layer was made, over all its clones.

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::clock;
 use crate::server::{
-    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, Record, RecordId, State, Store, StoreError,
+    Claim, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, Record, RecordId, State, Store, StoreError,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -39,9 +39,11 @@ const OTHER: Fingerprint = Fingerprint::from_bytes([2; 32]);
 /// 8. a renewed claim holds
 /// 9. what is past its retention is gone
 /// 10. of many claims at the same time one is won
+/// 11. a cancelled claim never was, however late it arrives
+/// 12. a cancelled claim that took over is unknown again
 ///
-/// It takes a fraction of a second, most of which is leases that run out; give it a multi-threaded runtime, or the last clause
-/// proves little.
+/// It takes a fraction of a second, most of which is leases that run out; give it a multi-threaded runtime, or clause 10 proves
+/// little.
 ///
 /// ```
 /// # #[tokio::main(flavor = "multi_thread", worker_threads = 2)] async fn main() {
@@ -69,6 +71,8 @@ pub async fn store_contract<S: Store<Session: Default>>(store: Arc<S>, id: impl 
     holds(&clause("8, a renewed claim holds", "renew")).await;
     is_gone(&clause("9, what is past its retention is gone", "retention")).await;
     one_of_many("10, of many claims at the same time one is won", store.clone(), id("many")).await;
+    never_was(&clause("11, a cancelled claim never was, however late it arrives", "cancel")).await;
+    is_unknown_again(&clause("12, a cancelled claim that took over is unknown again", "cancel what took over")).await;
 }
 
 /// Holds a [`Store`] that [holds the effects](Store::HOLDS_EFFECTS) to its contract, which differs where a claim is an open transaction:
@@ -83,6 +87,7 @@ pub async fn store_contract<S: Store<Session: Default>>(store: Arc<S>, id: impl 
 /// 5. what was taken over and is released is as new
 /// 6. what is past its retention is gone
 /// 7. of many claims at the same time one is won, and nobody waits for it
+/// 8. a cancelled claim never was
 ///
 /// That rows and record are committed together is for the store's own tests: only they know what a row is.
 ///
@@ -103,6 +108,7 @@ pub async fn transactional_store_contract<S: Store>(store: Arc<S>, id: impl Fn(&
     is_gone(&clause("6, what is past its retention is gone", "retention")).await;
     let name = "7, of many claims at the same time one is won, and nobody waits for it";
     one_of_many(name, store.clone(), id("many")).await;
+    is_cancelled(&clause("8, a cancelled claim never was", "cancel")).await;
 }
 
 /// One clause: its calls panic with its name if the store answers what it must not.
@@ -121,6 +127,15 @@ impl<S: Store> Clause<'_, S> {
         match said(self.name, "claim", self.store.claim(claim).await) {
             Claimed::Won(session) => session,
             Claimed::Known(state) => panic!("{self}: the claim should be won, and is known as {state:?}"),
+            Claimed::Cancelled => panic!("{self}: the claim should be won, and is refused"),
+        }
+    }
+
+    async fn is_refused(&self, claim: &Claim<'_>) {
+        match said(self.name, "claim", self.store.claim(claim).await) {
+            Claimed::Cancelled => {}
+            Claimed::Won(_) => panic!("{self}: the claim should be refused, and is won"),
+            Claimed::Known(state) => panic!("{self}: the claim should be refused, and is known as {state:?}"),
         }
     }
 
@@ -128,6 +143,7 @@ impl<S: Store> Clause<'_, S> {
         match said(self.name, "claim", self.store.claim(claim).await) {
             Claimed::Known(state) => state,
             Claimed::Won(_) => panic!("{self}: the claim is won, and should not be"),
+            Claimed::Cancelled => panic!("{self}: the claim is refused, and should be told what is known"),
         }
     }
 
@@ -148,22 +164,23 @@ impl<S: Store> Clause<'_, S> {
     }
 
     async fn renew(&self, claim: &Claim<'_>, renewed: bool) {
-        self.same("renew", said(self.name, "renew", self.store.renew(&self.id, claim.token, LONG).await), renewed);
+        let outcome = self.store.renew(claim.reference(), LONG).await;
+        self.same("renew", said(self.name, "renew", outcome), renewed);
     }
 
-    async fn complete(&self, claim: &Claim<'_>, session: S::Session, end: Completion, completed: Completed) {
-        let outcome = self.store.complete(&self.id, claim.token, session, end).await;
-        self.same("complete", said(self.name, "complete", outcome), completed);
+    async fn complete(&self, claim: &Claim<'_>, session: Option<S::Session>, end: Completion, completed: Completed) {
+        self.finish(claim, session, &End::Completed(end), completed).await;
     }
 
-    async fn release(&self, claim: &Claim<'_>, session: S::Session, completed: Completed) {
-        let outcome = self.store.release(&self.id, claim.token, session).await;
-        self.same("release", said(self.name, "release", outcome), completed);
-    }
-
-    async fn abandon(&self, claim: &Claim<'_>, session: Option<S::Session>, completed: Completed) {
-        let outcome = self.store.abandon(&self.id, claim.token, session).await;
-        self.same("abandon", said(self.name, "abandon", outcome), completed);
+    async fn finish(&self, claim: &Claim<'_>, session: Option<S::Session>, end: &End, completed: Completed) {
+        let call = match end {
+            End::Completed(_) => "finish as completed",
+            End::Released => "finish as released",
+            End::Unknown => "finish as unknown",
+            End::Cancelled => "finish as cancelled",
+        };
+        let outcome = self.store.finish(claim.reference(), session, end).await;
+        self.same(call, said(self.name, call, outcome), completed);
     }
 
     /// That it is running, with a lease between these.
@@ -215,7 +232,7 @@ async fn is_won_once<S: Store>(clause: &Clause<'_, S>) {
     let session = clause.win(&first).await;
     let second = clause.claim(OTHER, LONG);
     clause.is_running(&clause.lose(&second).await, LONG / 2, LONG);
-    clause.complete(&first, session, end("done"), Completed::Stored).await;
+    clause.complete(&first, Some(session), end("done"), Completed::Stored).await;
     let done = State::done(ONE, record("done"));
     clause.same("claim", clause.lose(&second).await, done.clone());
     // Nothing that lives is swept. (Others may share the store, so their number says nothing.)
@@ -232,7 +249,7 @@ async fn is_held_once<S: Store>(clause: &Clause<'_, S>) {
         let held = matches!(state, Some(State::Running { fingerprint, .. }) if fingerprint.is_none_or(|of| of == ONE));
         assert!(held, "{clause}: it should be held, and is {state:?}");
     }
-    clause.complete(&first, session, end("done"), Completed::Stored).await;
+    clause.complete(&first, Some(session), end("done"), Completed::Stored).await;
     let done = State::done(ONE, record("done"));
     clause.same("claim", clause.lose(&second).await, done.clone());
     clause.same("claim", clause.lose(&clause.claim(OTHER, LONG)).await, done.clone());
@@ -249,11 +266,11 @@ async fn is_let_go<S: Store>(clause: &Clause<'_, S>) {
 async fn is_released_after_all<S: Store>(clause: &Clause<'_, S>) {
     let first = clause.claim(ONE, LONG);
     let session = clause.win(&first).await;
-    clause.abandon(&first, Some(session), Completed::Stored).await;
+    clause.finish(&first, Some(session), &End::Unknown, Completed::Stored).await;
     clause.same("claim", clause.lose(&clause.claim(OTHER, LONG).taking_over(true)).await, State::unknown(ONE));
     let next = clause.claim(ONE, LONG).taking_over(true);
     let session = clause.win(&next).await;
-    clause.release(&next, session, Completed::Stored).await;
+    clause.finish(&next, Some(session), &End::Released, Completed::Stored).await;
     clause.is_known_as(None).await;
 }
 
@@ -264,7 +281,7 @@ async fn can_be_repeated<S: Store>(clause: &Clause<'_, S>) {
     let session = clause.win(&claim).await;
     clause.renew(&claim, true).await;
     clause.renew(&claim, true).await;
-    clause.complete(&claim, session, end("done"), Completed::Stored).await;
+    clause.complete(&claim, Some(session), end("done"), Completed::Stored).await;
     clause.is_known_as(Some(State::done(ONE, record("done")))).await;
     // There is nothing left to renew.
     clause.renew(&claim, false).await;
@@ -273,10 +290,80 @@ async fn can_be_repeated<S: Store>(clause: &Clause<'_, S>) {
 async fn is_as_new<S: Store>(clause: &Clause<'_, S>) {
     let claim = clause.claim(ONE, LONG);
     let session = clause.win(&claim).await;
-    clause.release(&claim, session, Completed::Stored).await;
+    clause.finish(&claim, Some(session), &End::Released, Completed::Stored).await;
     clause.is_known_as(None).await;
     // Another request may have it now.
     clause.win(&clause.claim(OTHER, LONG)).await;
+}
+
+async fn never_was<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
+    let claim = clause.claim(ONE, LONG);
+    drop(clause.win(&claim).await);
+    clause.finish(&claim, None, &End::Cancelled, Completed::Stored).await;
+    clause.is_known_as(None).await;
+    clause.is_refused(&claim).await;
+    clause.renew(&claim, false).await;
+    clause.complete(&claim, Some(S::Session::default()), end("late"), Completed::Lost).await;
+
+    // Cancelled before it arrives. Whoever comes meanwhile is not disturbed by either.
+    let late = clause.claim(ONE, LONG);
+    clause.finish(&late, None, &End::Cancelled, Completed::Stored).await;
+    clause.is_refused(&late).await;
+    clause.is_known_as(None).await;
+    let other = clause.claim(OTHER, LONG);
+    let session = clause.win(&other).await;
+    clause.is_refused(&late).await;
+    clause.finish(&late, None, &End::Cancelled, Completed::Stored).await;
+    let stranger = clause.claim(ONE, LONG);
+    clause.finish(&stranger, None, &End::Cancelled, Completed::Stored).await;
+    clause.is_refused(&stranger).await;
+    clause.renew(&other, true).await;
+
+    // A released token wins nothing, either, and its release can be repeated.
+    clause.finish(&other, Some(session), &End::Released, Completed::Stored).await;
+    clause.finish(&other, None, &End::Released, Completed::Stored).await;
+    clause.is_refused(&other).await;
+    clause.is_known_as(None).await;
+    clause.win(&clause.claim(ONE, LONG)).await;
+    clause.is_refused(&other).await;
+}
+
+async fn is_unknown_again<S: Store>(clause: &Clause<'_, S>) {
+    drop(clause.win(&clause.claim(ONE, SHORT)).await);
+    clause.becomes(Some(State::unknown(ONE))).await;
+    let second = clause.claim(ONE, LONG).taking_over(true);
+    drop(clause.win(&second).await);
+    // It took over, also when it is asked once more.
+    drop(clause.win(&second).await);
+    clause.finish(&second, None, &End::Cancelled, Completed::Stored).await;
+    clause.is_known_as(Some(State::unknown(ONE))).await;
+    clause.is_refused(&second).await;
+
+    // What takes over that, and so on.
+    let third = clause.claim(ONE, LONG).taking_over(true);
+    drop(clause.win(&third).await);
+    clause.finish(&second, None, &End::Cancelled, Completed::Stored).await;
+    clause.renew(&third, true).await;
+    clause.finish(&third, None, &End::Cancelled, Completed::Stored).await;
+    clause.is_known_as(Some(State::unknown(ONE))).await;
+}
+
+async fn is_cancelled<S: Store>(clause: &Clause<'_, S>) {
+    let claim = clause.claim(ONE, LONG);
+    let session = clause.win(&claim).await;
+    clause.finish(&claim, Some(session), &End::Cancelled, Completed::Stored).await;
+    clause.becomes(None).await;
+    let lost = clause.claim(ONE, LONG);
+    clause.finish(&lost, None, &End::Cancelled, Completed::Stored).await;
+
+    // What it would have taken over is still unknown.
+    let first = clause.claim(ONE, LONG);
+    let session = clause.win(&first).await;
+    clause.finish(&first, Some(session), &End::Unknown, Completed::Stored).await;
+    let second = clause.claim(ONE, LONG).taking_over(true);
+    let session = clause.win(&second).await;
+    clause.finish(&second, Some(session), &End::Cancelled, Completed::Stored).await;
+    clause.becomes(Some(State::unknown(ONE))).await;
 }
 
 async fn is_taken_over<S: Store>(clause: &Clause<'_, S>) {
@@ -294,7 +381,7 @@ async fn is_taken_over<S: Store>(clause: &Clause<'_, S>) {
 async fn is_unknown<S: Store>(clause: &Clause<'_, S>) {
     let claim = clause.claim(ONE, LONG);
     let session = clause.win(&claim).await;
-    clause.abandon(&claim, Some(session), Completed::Stored).await;
+    clause.finish(&claim, Some(session), &End::Unknown, Completed::Stored).await;
     clause.is_known_as(Some(State::unknown(ONE))).await;
     clause.win(&clause.claim(ONE, LONG).taking_over(true)).await;
 }
@@ -306,29 +393,37 @@ async fn is_fenced<S: Store>(clause: &Clause<'_, S>) {
     let successor = clause.claim(ONE, LONG).taking_over(true);
     let new = clause.win(&successor).await;
     clause.renew(&zombie, false).await;
-    clause.complete(&zombie, old, end("late"), Completed::Lost).await;
-    clause.complete(&successor, new, end("done"), Completed::Stored).await;
-    clause.abandon(&zombie, None, Completed::Lost).await;
+    clause.complete(&zombie, Some(old), end("late"), Completed::Lost).await;
+    clause.complete(&successor, Some(new), end("done"), Completed::Stored).await;
+    clause.finish(&zombie, None, &End::Unknown, Completed::Lost).await;
     clause.is_known_as(Some(State::done(ONE, record("done")))).await;
 }
 
 async fn ends_once<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
+    let no_session = || Some(S::Session::default());
     let abandoned = clause.claim(ONE, LONG);
     let session = clause.win(&abandoned).await;
-    clause.abandon(&abandoned, Some(session), Completed::Stored).await;
-    // That was its end: nobody has it now, its owner neither.
+    clause.finish(&abandoned, Some(session), &End::Unknown, Completed::Stored).await;
+    // That was its end, which can be repeated: nobody has it now, its owner neither.
+    clause.finish(&abandoned, None, &End::Unknown, Completed::Stored).await;
     clause.renew(&abandoned, false).await;
-    clause.complete(&abandoned, S::Session::default(), end("late"), Completed::Lost).await;
-    clause.release(&abandoned, S::Session::default(), Completed::Lost).await;
-    clause.same("claim", clause.lose(&abandoned).await, State::unknown(ONE));
+    clause.complete(&abandoned, no_session(), end("late"), Completed::Lost).await;
+    clause.finish(&abandoned, no_session(), &End::Released, Completed::Lost).await;
+    clause.finish(&abandoned, no_session(), &End::Cancelled, Completed::Lost).await;
+    // A late copy of its claim takes nothing over.
+    for late in [abandoned, abandoned.taking_over(true)] {
+        clause.same("claim", clause.lose(&late).await, State::unknown(ONE));
+    }
 
     let claim = clause.claim(ONE, LONG).taking_over(true);
     let session = clause.win(&claim).await;
-    clause.complete(&claim, session, end("done"), Completed::Stored).await;
+    clause.complete(&claim, Some(session), end("done"), Completed::Stored).await;
     // A reply that was lost, and then whatever else a confused owner may say.
-    clause.complete(&claim, S::Session::default(), end("done"), Completed::Stored).await;
-    clause.abandon(&claim, None, Completed::Lost).await;
-    clause.release(&claim, S::Session::default(), Completed::Lost).await;
+    clause.complete(&claim, no_session(), end("done"), Completed::Stored).await;
+    clause.complete(&claim, None, end("done"), Completed::Stored).await;
+    clause.finish(&claim, None, &End::Unknown, Completed::Lost).await;
+    clause.finish(&claim, no_session(), &End::Released, Completed::Lost).await;
+    clause.finish(&claim, None, &End::Cancelled, Completed::Lost).await;
     clause.is_known_as(Some(State::done(ONE, record("done")))).await;
 }
 
@@ -342,7 +437,7 @@ async fn holds<S: Store>(clause: &Clause<'_, S>) {
 async fn is_gone<S: Store>(clause: &Clause<'_, S>) {
     let claim = clause.claim(ONE, LONG);
     let session = clause.win(&claim).await;
-    clause.complete(&claim, session, Completion::new(record("done"), SHORT), Completed::Stored).await;
+    clause.complete(&claim, Some(session), Completion::new(record("done"), SHORT), Completed::Stored).await;
     clause.becomes(None).await;
     // And another request may have the key.
     clause.win(&clause.claim(OTHER, LONG)).await;

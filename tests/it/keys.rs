@@ -178,10 +178,11 @@ async fn what_an_earlier_attempt_may_have_done_stays_true_when_a_resumed_one_can
 
 #[tokio::test]
 async fn trust_is_earned_by_a_sign_on_the_wire() {
+    let signed = || Answer::new(201).header("idempotent-replayed", "false");
     let acts = [
-        Act::execute(Answer::new(201).echo_key()),
+        Act::execute(signed()),
         Act::close(Phase::AfterExecuting),
-        Act::execute(Answer::new(201).echo_key()),
+        Act::execute(signed()),
         // A success without a sign takes it back.
         Act::execute(201),
         Act::close(Phase::AfterExecuting),

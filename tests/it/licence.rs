@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use steadfast::policy::{RetryPolicy, StopReason};
+use steadfast::policy::{HedgePolicy, RetryPolicy, StopReason};
 use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
 use steadfast::{Client, ErrorKind, EventKind, IdempotencyKey, KeyForm, KeyPolicy, ResponseExt, ResumeToken};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -132,5 +132,144 @@ async fn the_users_word_is_about_the_methods_for_which_the_api_takes_keys() {
         let key: IdempotencyKey = "order-1".parse().unwrap();
         let response = client.request(method, "/x").idempotency_key(key).body("x").send().await.unwrap();
         assert_eq!((response.attempts().len(), server.received().len()), (attempts, attempts));
+    }
+}
+
+/// A proxy or a debugging handler that reflects headers knows nothing of keys.
+#[tokio::test]
+async fn an_echoed_key_is_no_licence() {
+    for status in [503, 500, 408] {
+        let server = FaultServer::play([Act::execute(Answer::new(status).echo_key())]).await.ignoring_keys();
+        let client = doubting(&server).build().unwrap();
+        let response = client.post("/charges").body("x").send().await.unwrap();
+        assert_eq!((server.executions(), response.attempts().len()), (1, 1), "{status}");
+        assert_eq!(response.stop_reason(), Some(StopReason::KeyNotTrusted));
+        assert!(response.headers().contains_key("idempotency-key"), "it was echoed");
+    }
+    // Nor after a success, nor beside a sign that was there before: a success with an echo alone
+    // has no sign.
+    let echo = || Act::execute(Answer::new(201).echo_key());
+    for first in [echo(), honours()] {
+        let acts = [first, echo(), Act::close(Phase::AfterExecuting)];
+        let server = FaultServer::play(acts).await.ignoring_keys();
+        let client = doubting(&server).build().unwrap();
+        for _ in 0..2 {
+            client.post("/charges").body("x").send().await.unwrap();
+        }
+        let error = client.post("/charges").body("x").send().await.unwrap_err();
+        assert_eq!((error.stop_reason(), server.executions()), (Some(StopReason::KeyNotTrusted), 3), "{error}");
+    }
+}
+
+/// The requests that a server received, as paths.
+fn paths(server: &FaultServer) -> Vec<String> {
+    server.received().into_iter().map(|request| request.target).collect()
+}
+
+fn moved_to(path: &str) -> Act {
+    Act::answer(Answer::new(307).header("location", path))
+}
+
+#[tokio::test]
+async fn a_sign_behind_a_307_is_the_answering_paths() {
+    // The old path leads to a new one, which honours keys, and is then served by something that
+    // does not.
+    let acts = [moved_to("/v2/charges"), honours(), Act::close(Phase::AfterExecuting)];
+    let server = FaultServer::play(acts).await.ignoring_keys();
+    let client = doubting(&server).build().unwrap();
+    client.post("/charges").body("x").send().await.unwrap();
+    let error = client.post("/charges").body("x").send().await.unwrap_err();
+    assert_eq!((error.stop_reason(), server.executions()), (Some(StopReason::KeyNotTrusted), 2), "{error}");
+    assert_eq!(paths(&server), ["/charges", "/v2/charges", "/charges"]);
+
+    // The path that answered is trusted.
+    let acts = [moved_to("/v2/charges"), honours(), Act::close(Phase::AfterExecuting), honours()];
+    let server = FaultServer::play(acts).await;
+    let client = doubting(&server).build().unwrap();
+    client.post("/charges").body("x").send().await.unwrap();
+    let response = client.post("/v2/charges").body("x").send().await.unwrap();
+    assert_eq!((response.attempts().len(), server.executions()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_success_behind_a_307_takes_no_others_trust() {
+    let acts = [honours(), moved_to("/v2/charges"), Act::execute(200), Act::close(Phase::AfterExecuting), honours()];
+    let server = FaultServer::play(acts).await;
+    let client = doubting(&server).build().unwrap();
+    for _ in 0..2 {
+        client.post("/charges").body("x").send().await.unwrap();
+    }
+    let response = client.post("/charges").body("x").send().await.unwrap();
+    assert_eq!((response.attempts().len(), server.executions()), (2, 3));
+}
+
+/// The path that was asked for honours keys, and the one that it leads to is not known to.
+#[tokio::test]
+async fn a_loss_behind_a_307_needs_a_sign_for_both_paths() {
+    let scope = |scope: &str| Answer::new(200).header("idempotency-status", format!("stored;scope=\"{scope}\""));
+    let acts = |sign| {
+        let lost = Act::close(Phase::AfterExecuting);
+        [Act::execute(sign), moved_to("/v2"), lost, moved_to("/v2"), Act::execute(200)]
+    };
+    let server = FaultServer::play(acts(scope("/charges"))).await.ignoring_keys();
+    let client = doubting(&server).build().unwrap();
+    client.post("/charges").body("x").send().await.unwrap();
+    let error = client.post("/charges").body("x").send().await.unwrap_err();
+    assert_eq!((error.stop_reason(), server.executions()), (Some(StopReason::KeyNotTrusted), 2), "{error}");
+
+    let server = FaultServer::play(acts(scope("/"))).await;
+    let client = doubting(&server).build().unwrap();
+    client.post("/charges").body("x").send().await.unwrap();
+    let response = client.post("/charges").body("x").send().await.unwrap();
+    assert_eq!((response.attempts().len(), server.executions()), (2, 2));
+}
+
+/// A hop of a retry is a repeat, too.
+#[tokio::test]
+async fn a_retry_is_not_led_where_keys_are_not_known() {
+    let acts = || [honours(), Act::close(Phase::AfterExecuting), moved_to("/v2"), Act::execute(200)];
+    let server = FaultServer::play(acts()).await.ignoring_keys();
+    let client = doubting(&server).build().unwrap();
+    client.post("/charges").body("x").send().await.unwrap();
+    let error = client.post_json::<serde_json::Value>("/charges", &1).await.unwrap_err();
+    assert_eq!(paths(&server), ["/charges", "/charges", "/charges"]);
+    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::Redirect, Some(StopReason::KeyNotTrusted)), "{error}");
+    assert!(error.may_have_been_processed(), "{error}");
+    assert!(
+        error.to_string().contains("at the new address") && error.to_string().contains("say so: .keys("),
+        "{error}"
+    );
+
+    // With the user's word it is: the API honours keys, wherever on its origin. And so is a first
+    // attempt.
+    let server = FaultServer::play(acts()).await;
+    let client = trusting(&server).build().unwrap();
+    client.post("/charges").body("x").send().await.unwrap();
+    assert_eq!(client.post("/charges").body("x").send().await.unwrap().status(), 200);
+    assert_eq!((paths(&server).last().map(String::as_str), server.executions()), (Some("/v2"), 2));
+}
+
+/// Two attempts that run at once are each other's repeats.
+#[tokio::test]
+async fn a_hedge_is_not_led_where_keys_are_not_known() {
+    let late = Duration::from_millis(100);
+    let slow = move || Act::execute(Answer::new(200).delay(late));
+    // The first is led away while a second may be sent beside it; the second is, while the first
+    // runs where it was sent.
+    for (first, executions) in [(moved_to("/v2"), 1), (slow(), 2)] {
+        let server = FaultServer::start(move |turn, request| match request {
+            Some(request) if request.target == "/v2" => slow(),
+            Some(_) if turn == 1 => first.clone(),
+            Some(_) if turn > 1 => moved_to("/v2"),
+            _ => honours(),
+        });
+        let server = server.await.ignoring_keys();
+        let keys = KeyPolicy::standard().concurrent_duplicates_safe().negotiated();
+        let client = doubting(&server).keys(keys).build().unwrap();
+        client.post("/charges").body("x").send().await.unwrap();
+        let hedge = HedgePolicy::after(Duration::from_millis(5));
+        let response = client.post("/charges").hedge(hedge).body("x").send().await.unwrap();
+        assert_eq!((response.status().as_u16(), server.executions()), (307, executions), "{:?}", paths(&server));
+        assert_eq!(response.stop_reason(), Some(StopReason::KeyNotTrusted));
     }
 }

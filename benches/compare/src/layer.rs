@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use steadfast::server::{IdempotencyLayer, MemoryStore};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
 const KEPT: Duration = Duration::from_millis(200);
@@ -44,7 +44,7 @@ impl Serving {
     pub fn run(self, requests: usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         // Kept for a small part of the run, so that records are forgotten as fast as they come, as in a process that has been up for a day.
-        let layer = IdempotencyLayer::new(MemoryStore::new()).retention(KEPT).lease(KEPT / 10);
+        let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).retention(KEPT);
         let layered = ServiceBuilder::new().layer(layer).service_fn(handler);
         runtime.block_on(async {
             match self {

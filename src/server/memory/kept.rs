@@ -18,9 +18,9 @@ pub(super) enum Kept {
 }
 
 impl Kept {
-    pub(super) fn of(record: Record) -> Self {
+    pub(super) fn of(record: &Record) -> Self {
         let is_small = record.body().is_none_or(|body| body.len() <= SMALL);
-        if is_small { Self::Packed(record.pack()) } else { Self::Whole(record) }
+        if is_small { Self::Packed(record.pack()) } else { Self::Whole(record.clone()) }
     }
 
     /// About as many bytes as it takes.
@@ -50,7 +50,7 @@ mod tests {
         for length in [1, SMALL, SMALL + 1] {
             let body = Bytes::from(vec![b'x'; length]);
             let record = Record::new(StatusCode::OK, &HeaderMap::new(), body.clone());
-            let kept = Kept::of(record.clone());
+            let kept = Kept::of(&record);
             assert!(kept.size() >= length, "{length}");
             let back = kept.into_record().unwrap();
             assert_eq!(back, record, "{length}");

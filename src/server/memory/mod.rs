@@ -7,6 +7,7 @@
 mod kept;
 mod room;
 mod shard;
+mod tombstones;
 
 use std::cell::Cell;
 use std::collections::hash_map::Entry as Slot;
@@ -16,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use self::kept::Kept;
 use self::room::{Held, Room};
-use self::shard::{Entry, Known, Phase, Shard, later};
-use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
+use self::shard::{Entry, Expiry, Known, Phase, Shard, later};
+use super::apart::Apart;
+use super::store::{Claim, ClaimRef, ClaimToken, Claimed, Completed, End, RecordId, State, Store, StoreError};
 use crate::clock;
 use crate::key::KeyError;
 
@@ -47,12 +49,6 @@ pub struct MemoryStore {
     /// Held by the claim that looks for room; taken before a shard's.
     looking: Mutex<()>,
 }
-
-/// On cache lines of its own, so that two cores at two of these, or at one and at what never changes, do not wait for one line. Two lines:
-/// a processor may fetch the neighbour of one along with it.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Apart<T>(T);
 
 impl Default for MemoryStore {
     fn default() -> Self {
@@ -104,26 +100,35 @@ impl MemoryStore {
         shard.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the entry of a claim that is still `token`'s: one that has ended is not ended again.
-    fn fenced(&self, id: &RecordId, token: ClaimToken, change: impl FnOnce(&mut Entry, Instant)) -> Completed {
+    /// Changes the entry of a claim that is held. A claim that has ended is not ended again; `repeats` tells whether what
+    /// is asked for is what has ended it.
+    fn fenced(
+        &self,
+        claim: ClaimRef,
+        repeats: impl FnOnce(&Phase) -> bool,
+        change: impl FnOnce(&mut Entry, Instant),
+    ) -> Completed {
         let now = clock::now();
-        let mut shard = self.shard(id);
-        let Shard { entries, expiry } = &mut *shard;
-        let Some(entry) = entries.get_mut(id).filter(|entry| entry.is_held_by(token, now)) else {
+        let mut shard = self.shard(&claim.id);
+        let Shard { entries, expiry, .. } = &mut *shard;
+        let Some(entry) = entries.get_mut(&claim.id) else { return Completed::Lost };
+        if entry.has_ended(claim.token, now) && repeats(&entry.phase) {
+            return Completed::Stored;
+        }
+        if !entry.is_held_by(claim.token, now) {
             return Completed::Lost;
-        };
+        }
         let bytes = entry.bytes;
         change(entry, now);
-        entry.keep_in(expiry, id);
-        // An end is recorded whatever it takes: the room for an answer was reserved, and its headers are a little more.
-        self.room.resize(bytes, entry.bytes);
+        self.keep(entry, bytes, expiry, &claim.id);
         Completed::Stored
     }
 
-    /// The completion whose reply was lost, repeated.
-    fn is_completed_by(&self, id: &RecordId, token: ClaimToken) -> bool {
-        let done = |entry: &Entry| entry.token == token && matches!(entry.phase, Phase::Done(_));
-        self.shard(id).entries.get(id).is_some_and(done)
+    /// Counts and lists an entry that has changed; it took `bytes` before.
+    fn keep(&self, entry: &mut Entry, bytes: usize, expiry: &mut Expiry, id: &RecordId) {
+        entry.keep_in(expiry, id);
+        // An end is recorded whatever it takes: the room for an answer was reserved, and its headers are a little more.
+        self.room.resize(bytes, entry.bytes);
     }
 
     fn claim_now(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
@@ -132,12 +137,16 @@ impl MemoryStore {
             Err(StoreError::Full) => self.make_room(claim, bytes),
             claimed => claimed,
         };
-        claimed?.map_or(Ok(Claimed::Won(())), |known| known.state().map(Claimed::Known))
+        match claimed? {
+            Entered::Won => Ok(Claimed::Won(())),
+            Entered::Cancelled => Ok(Claimed::Cancelled),
+            Entered::Known(known) => known.state().map(Claimed::Known),
+        }
     }
 
     /// Nothing is refused for want of room that is taken up by what has gone. One claim at a time looks for it, since what one has removed
     /// the others would take; that those who find room at once may still do, so it gives up only when it has looked in vain twice.
-    fn make_room(&self, claim: &Claim<'_>, bytes: usize) -> Result<Option<Known>, StoreError> {
+    fn make_room(&self, claim: &Claim<'_>, bytes: usize) -> Result<Entered, StoreError> {
         if bytes > self.room.max_bytes {
             return Err(StoreError::Full);
         }
@@ -147,7 +156,7 @@ impl MemoryStore {
             // Anew each time: what has expired since is in the way as well.
             let now = clock::now();
             let gone = self.sweep_all(now, SWEEP);
-            in_vain = if gone.records == 0 { in_vain + 1 } else { 0 };
+            in_vain = if gone == Held::default() { in_vain + 1 } else { 0 };
             match self.enter(claim, bytes, now) {
                 Err(StoreError::Full) if in_vain < 2 => {}
                 claimed => return claimed,
@@ -156,10 +165,13 @@ impl MemoryStore {
     }
 
     /// Claims, or says what is known of the key.
-    fn enter(&self, claim: &Claim<'_>, mut bytes: usize, now: Instant) -> Result<Option<Known>, StoreError> {
+    fn enter(&self, claim: &Claim<'_>, mut bytes: usize, now: Instant) -> Result<Entered, StoreError> {
         let mut shard = self.shard(claim.id);
         self.sweep_one(&mut shard, now, SWEEP, LOOKS);
-        let Shard { entries, expiry } = &mut *shard;
+        if shard.tombstones.contains(claim.token, now) {
+            return Ok(Entered::Cancelled);
+        }
+        let Shard { entries, expiry, .. } = &mut *shard;
         // The room comes first: a record that is replaced must not be forgotten for want of it.
         match entries.entry(*claim.id) {
             Slot::Vacant(slot) => {
@@ -168,38 +180,66 @@ impl MemoryStore {
             }
             Slot::Occupied(mut slot) => {
                 let entry = slot.get();
-                if entry.forget_at > now {
+                let lives = entry.forget_at > now;
+                if lives {
                     if !entry.gives_way_to(claim, now) {
-                        return Ok(Some(entry.known(now)));
+                        return Ok(Entered::Known(entry.known(now)));
                     }
                     bytes = bytes.max(entry.bytes);
                 }
                 self.room.replace(entry.held(), bytes)?;
+                let took_over = lives && entry.is_taken_over_by(claim);
                 expiry.remove(&(entry.looked_at, *claim.id));
-                slot.insert(Entry::enter(claim, bytes, now, expiry));
+                let mut entry = Entry::enter(claim, bytes, now, expiry);
+                entry.took_over = took_over;
+                slot.insert(entry);
             }
         }
-        Ok(None)
+        Ok(Entered::Won)
     }
 
-    fn release_now(&self, id: &RecordId, token: ClaimToken) -> Completed {
+    fn release(&self, claim: ClaimRef) -> Completed {
         let now = clock::now();
-        let mut shard = self.shard(id);
-        let Shard { entries, expiry } = &mut *shard;
-        let Slot::Occupied(slot) = entries.entry(*id) else { return Completed::Lost };
-        if !slot.get().is_held_by(token, now) {
-            return Completed::Lost;
+        let mut shard = self.shard(&claim.id);
+        if shard.tombstones.contains(claim.token, now) {
+            return Completed::Stored;
         }
-        let entry = slot.remove();
-        expiry.remove(&(entry.looked_at, *id));
-        self.room.give_back(entry.held());
+        let Some(gone) = shard.remove_held(claim, now) else { return Completed::Lost };
+        self.room.give_back(gone);
+        self.room.overrun(shard.tombstones.bury(claim.token, now));
         Completed::Stored
+    }
+
+    fn cancel(&self, claim: ClaimRef) -> Completed {
+        let now = clock::now();
+        let mut shard = self.shard(&claim.id);
+        if shard.tombstones.contains(claim.token, now) {
+            return Completed::Stored;
+        }
+        let Shard { entries, expiry, .. } = &mut *shard;
+        match entries.get_mut(&claim.id) {
+            Some(entry) if entry.has_ended(claim.token, now) => return Completed::Lost,
+            // What it took over may have run: that is unknown again.
+            Some(entry) if entry.took_over && entry.is_held_by(claim.token, now) => {
+                let bytes = entry.bytes;
+                entry.end_as_unknown(now, OVERHEAD);
+                self.keep(entry, bytes, expiry, &claim.id);
+            }
+            _ => self.room.give_back(shard.remove_held(claim, now).unwrap_or_default()),
+        }
+        self.room.overrun(shard.tombstones.bury(claim.token, now));
+        Completed::Stored
+    }
+
+    fn end_as_unknown(&self, claim: ClaimRef) -> Completed {
+        let repeats = |phase: &Phase| matches!(phase, Phase::Unknown);
+        self.fenced(claim, repeats, |entry, now| entry.end_as_unknown(now, OVERHEAD))
     }
 
     /// Removes expired records; what they took up is free before the shard is.
     fn sweep_one(&self, shard: &mut Shard, now: Instant, most: usize, looks: usize) -> Held {
-        let gone = shard.sweep(now, most, looks);
-        if gone.records > 0 {
+        let gone = shard.sweep(now, most, looks) + shard.tombstones.sweep(now);
+        if gone != Held::default() {
             self.room.give_back(gone);
         }
         gone
@@ -216,6 +256,13 @@ impl MemoryStore {
         }
         gone
     }
+}
+
+/// What came of a claim, as it is under the lock.
+enum Entered {
+    Won,
+    Known(Known),
+    Cancelled,
 }
 
 /// A number that nothing else in this process has been given. A thread takes a thousand at a time, so that threads seldom meet.
@@ -245,42 +292,38 @@ impl Store for MemoryStore {
         self.claim_now(claim)
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-        let held = self.fenced(id, token, |entry, now| {
-            let until = later(now, lease);
-            entry.phase = Phase::Running { until };
-            entry.forget_at = later(until, entry.retention);
-        });
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
+        let held = self.fenced(
+            claim,
+            |_| false,
+            |entry, now| {
+                let until = later(now, lease);
+                entry.phase = Phase::Running { until };
+                entry.forget_at = later(until, entry.retention);
+            },
+        );
         Ok(held == Completed::Stored)
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        (): (),
-        completion: Completion,
-    ) -> Result<Completed, StoreError> {
-        let kept = Kept::of(completion.record);
-        let completed = self.fenced(id, token, |entry, now| {
-            entry.bytes = OVERHEAD + kept.size();
-            entry.phase = Phase::Done(kept);
-            entry.forget_at = later(now, completion.retention);
-        });
-        let stored = completed == Completed::Stored || self.is_completed_by(id, token);
-        Ok(if stored { Completed::Stored } else { completed })
-    }
-
-    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        Ok(self.release_now(id, token))
-    }
-
-    async fn abandon(&self, id: &RecordId, token: ClaimToken, _: Option<()>) -> Result<Completed, StoreError> {
-        Ok(self.fenced(id, token, |entry, now| {
-            entry.bytes = OVERHEAD;
-            entry.phase = Phase::Unknown;
-            entry.forget_at = later(now, entry.retention);
-        }))
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+        Ok(match end {
+            End::Completed(completion) => {
+                // Packed before the shard is locked.
+                let kept = Kept::of(&completion.record);
+                self.fenced(
+                    claim,
+                    |phase| matches!(phase, Phase::Done(_)),
+                    |entry, now| {
+                        entry.bytes = OVERHEAD + kept.size();
+                        entry.phase = Phase::Done(kept);
+                        entry.forget_at = later(now, completion.retention);
+                    },
+                )
+            }
+            End::Released => self.release(claim),
+            End::Unknown => self.end_as_unknown(claim),
+            End::Cancelled => self.cancel(claim),
+        })
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
@@ -321,7 +364,7 @@ mod tests {
         let (mut shard, now, id) = (Shard::default(), clock::now(), RecordId::new("", "1"));
         let token = ClaimToken::new().unwrap();
         let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, retention);
-        let Shard { entries, expiry } = &mut shard;
+        let Shard { entries, expiry, .. } = &mut shard;
         let entry = entries.entry(id).or_insert(Entry::enter(&claim, 7, now, expiry));
         entry.forget_at = now + forget_at;
         entry.keep_in(expiry, &id);
@@ -354,10 +397,7 @@ mod tests {
     }
 
     fn abandon(store: &MemoryStore, (id, token): (RecordId, ClaimToken)) {
-        store.fenced(&id, token, |entry, now| {
-            entry.phase = Phase::Unknown;
-            entry.forget_at = later(now, entry.retention);
-        });
+        assert_eq!(store.end_as_unknown(ClaimRef::new(id, token)), Completed::Stored);
     }
 
     /// Wherever they are, and however many are in the way.
@@ -410,7 +450,7 @@ mod tests {
     #[test]
     fn a_claim_looks_at_a_few_records_and_not_at_all_of_them() {
         let (mut shard, now) = (Shard::default(), clock::now());
-        let Shard { entries, expiry } = &mut shard;
+        let Shard { entries, expiry, .. } = &mut shard;
         for key in 0..100 {
             let (id, token) = (RecordId::new("", &key.to_string()), ClaimToken::new().unwrap());
             let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, SECOND);
@@ -430,14 +470,15 @@ mod tests {
         let (id, token) = win(&store, 1, 3600 * SECOND);
         let listed = || store.shards.iter().map(|shard| shard.0.lock().unwrap().expiry.len()).sum::<usize>();
         assert_eq!(listed(), 1);
-        assert_eq!(store.release_now(&id, token), Completed::Stored);
+        assert_eq!(store.release(ClaimRef::new(id, token)), Completed::Stored);
         assert_eq!((listed(), store.len()), (0, 0));
     }
 
     /// What is counted and listed is what is there, whatever was refused, replaced, renewed, released or swept on the way, and by whom.
     #[test]
     fn the_books_balance() {
-        let store = MemoryStore::new().max_records(40).max_bytes(20_000);
+        // Tombstones outlive the test, and the bound on bytes is met once there are enough of them.
+        let store = MemoryStore::new().max_records(40).max_bytes(20_000 + 10_000 * tombstones::SIZE);
         let at_random = |seed| at_random(&store, seed);
         let won: usize = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..4).map(|seed| scope.spawn(move || at_random(seed))).collect();
@@ -447,6 +488,7 @@ mod tests {
         for shard in &store.shards {
             let shard = shard.0.lock().unwrap();
             shard.entries.values().for_each(|entry| there = there + entry.held());
+            there = there + shard.tombstones.held();
             listed += shard.expiry.len();
         }
         assert_eq!(store.room.taken(), there);
@@ -470,14 +512,19 @@ mod tests {
             }
             let (id, token) = claims.get(chance.usize(..claims.len().max(1))).copied().unwrap_or((id, token));
             if chance.u8(..4) == 0 {
-                store.release_now(&id, token);
+                store.release(ClaimRef::new(id, token));
                 continue;
             }
-            store.fenced(&id, token, |entry, now| {
+            if chance.u8(..8) == 0 {
+                store.cancel(ClaimRef::new(id, token));
+                continue;
+            }
+            let change = |entry: &mut Entry, now| {
                 entry.bytes = OVERHEAD + chance.usize(..3_000);
                 entry.phase = if chance.bool() { Phase::Unknown } else { Phase::Running { until: now } };
                 entry.forget_at = later(now, retention);
-            });
+            };
+            store.fenced(ClaimRef::new(id, token), |_| false, change);
         }
         claims.len()
     }

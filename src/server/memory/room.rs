@@ -3,7 +3,7 @@
 use std::ops::Add;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Apart;
+use crate::server::apart::Apart;
 use crate::server::store::StoreError;
 
 /// The bounds, and what is held within them.
@@ -57,6 +57,13 @@ impl Room {
     /// What a record takes changes to what it must, within the bounds or not.
     pub(super) fn resize(&self, bytes: usize, now_bytes: usize) {
         let _fits = trade(&self.taken.0.bytes, bytes, now_bytes, usize::MAX);
+    }
+
+    /// Takes room that must be had, within the bounds or not.
+    pub(super) fn overrun(&self, held: Held) {
+        let Apart(taken) = &self.taken;
+        taken.records.fetch_add(held.records, Ordering::Relaxed);
+        taken.bytes.fetch_add(held.bytes, Ordering::Relaxed);
     }
 
     pub(super) fn give_back(&self, held: Held) {

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::kept::Kept;
 use super::room::Held;
-use crate::server::store::{Claim, ClaimToken, Fingerprint, RecordId, State, StoreError};
+use super::tombstones::Tombstones;
+use crate::server::store::{Claim, ClaimRef, ClaimToken, Fingerprint, RecordId, State, StoreError};
 
 #[derive(Debug, Default)]
 pub(super) struct Shard {
     pub(super) entries: HashMap<RecordId, Entry>,
     pub(super) expiry: Expiry,
+    pub(super) tombstones: Tombstones,
 }
 
 /// When each record is looked at, to be forgotten. An instant may be shared, so the record is part of the key.
@@ -22,6 +24,8 @@ pub(super) struct Entry {
     fingerprint: Fingerprint,
     pub(super) token: ClaimToken,
     pub(super) phase: Phase,
+    /// Its operation may have run before this claim began.
+    pub(super) took_over: bool,
     pub(super) retention: Duration,
     pub(super) forget_at: Instant,
     /// Its place in `expiry`.
@@ -55,6 +59,17 @@ impl Known {
 }
 
 impl Shard {
+    /// Removes the entry of a claim that is held. Returns what it took; `None` if it is not held.
+    pub(super) fn remove_held(&mut self, claim: ClaimRef, now: Instant) -> Option<Held> {
+        let Slot::Occupied(slot) = self.entries.entry(claim.id) else { return None };
+        if !slot.get().is_held_by(claim.token, now) {
+            return None;
+        }
+        let entry = slot.remove();
+        self.expiry.remove(&(entry.looked_at, claim.id));
+        Some(entry.held())
+    }
+
     /// Removes up to `most` records that have expired, of as many that were to be looked at by now.
     pub(super) fn sweep(&mut self, now: Instant, most: usize, looks: usize) -> Held {
         let mut gone = Held::default();
@@ -84,6 +99,7 @@ impl Entry {
             fingerprint: claim.fingerprint,
             token: claim.token,
             phase: Phase::Running { until },
+            took_over: false,
             retention: claim.retention,
             forget_at,
             looked_at: forget_at,
@@ -91,16 +107,26 @@ impl Entry {
         }
     }
 
-    /// The same claim once more, or one that takes over what is unknown.
+    /// The same claim once more, or one that takes over what is unknown. A token whose claim has ended takes nothing over.
     pub(super) fn gives_way_to(&self, claim: &Claim<'_>, now: Instant) -> bool {
-        let running = matches!(self.phase, Phase::Running { .. });
-        let unknown = match self.phase {
-            Phase::Running { until } => until <= now,
-            Phase::Unknown => true,
-            Phase::Done(_) => false,
+        let (running, unknown) = match self.phase {
+            Phase::Running { until } => (true, until <= now),
+            Phase::Unknown => (false, true),
+            Phase::Done(_) => (false, false),
         };
-        let takes_over = claim.take_over && unknown && self.fingerprint == claim.fingerprint;
-        (self.token == claim.token && running) || takes_over
+        let same = self.token == claim.token;
+        let takes_over = claim.take_over && unknown && !same && self.fingerprint == claim.fingerprint;
+        (same && running) || takes_over
+    }
+
+    /// Whether a claim that this one gives way to takes over an operation that may have run.
+    pub(super) fn is_taken_over_by(&self, claim: &Claim<'_>) -> bool {
+        self.took_over || self.token != claim.token
+    }
+
+    /// Whether this claim is here and has ended.
+    pub(super) fn has_ended(&self, token: ClaimToken, now: Instant) -> bool {
+        self.token == token && self.forget_at > now && !matches!(self.phase, Phase::Running { .. })
     }
 
     pub(super) fn held(&self) -> Held {
@@ -121,6 +147,13 @@ impl Entry {
     fn look_at_end(&mut self, expiry: &mut Expiry, id: &RecordId) {
         self.looked_at = self.forget_at;
         expiry.insert((self.forget_at, *id));
+    }
+
+    /// Its operation may have run, and nobody knows how it ended. It takes `bytes` then.
+    pub(super) fn end_as_unknown(&mut self, now: Instant, bytes: usize) {
+        self.bytes = bytes;
+        self.phase = Phase::Unknown;
+        self.forget_at = later(now, self.retention);
     }
 
     pub(super) fn is_held_by(&self, token: ClaimToken, now: Instant) -> bool {

@@ -10,13 +10,14 @@
 //! The statements are in `sql/`, one a file.
 
 mod error;
+mod identity;
 mod row;
 mod sessions;
 mod statement;
 mod transactional;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
@@ -27,7 +28,7 @@ use self::error::unavailable;
 use self::row::Row;
 use self::sessions::Sessions;
 pub use self::transactional::{PostgresSession, TransactionalPostgresStore};
-use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
+use super::store::{Claim, ClaimRef, Claimed, Completed, End, RecordId, State, Store, StoreError, TOMBSTONE};
 use crate::clock;
 
 /// Every so many claims that are won, one sweeps.
@@ -52,13 +53,13 @@ const RACES: usize = 16;
 ///
 /// ```no_run
 /// use sqlx::postgres::PgPoolOptions;
-/// use steadfast::server::{IdempotencyLayer, PostgresStore};
+/// use steadfast::server::{IdempotencyLayer, PostgresStore, Scope};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let pool = PgPoolOptions::new().max_connections(20).connect("postgres://localhost/shop").await?;
 /// let store = PostgresStore::new(pool);
 /// store.create_table().await?;
-/// let layer = IdempotencyLayer::new(store).required();
+/// let layer = IdempotencyLayer::new(store, Scope::single_caller()).required();
 /// # Ok(())
 /// # }
 /// ```
@@ -94,10 +95,13 @@ pub struct PostgresStore {
     sessions: Arc<Sessions>,
     /// As many transactions may be lent to handlers at the same time.
     transactions: Arc<Semaphore>,
+    /// Its records are known to be identified as this build does it.
+    verified: Arc<AtomicBool>,
 }
 
 impl PostgresStore {
-    /// The table and its index, as [`create_table`](Self::create_table) makes them: for those who run migrations of their own.
+    /// The tables and the index, as [`create_table`](Self::create_table) makes them: for those who
+    /// run migrations of their own, who call [`verify_identity`](Self::verify_identity) at start.
     pub const SCHEMA: &'static str = include_str!("sql/schema.sql");
 
     /// A store over this pool. The table has to be there: [`create_table`](Self::create_table), or [`SCHEMA`](Self::SCHEMA).
@@ -110,6 +114,7 @@ impl PostgresStore {
             won: Arc::default(),
             sessions: Arc::default(),
             transactions: semaphore(half),
+            verified: Arc::default(),
         }
     }
 
@@ -154,11 +159,12 @@ impl PostgresStore {
         TransactionalPostgresStore::new(self.clone())
     }
 
-    /// Makes the table if it is not there. Processes that start together may all call it.
+    /// Makes the tables if they are not there, and verifies how the records are identified.
+    /// Processes that start together may all call it.
     ///
     /// # Errors
     ///
-    /// The database cannot be reached, or does not allow it.
+    /// The database cannot be reached, or does not allow it; or [`StoreError::IdentityMismatch`].
     pub async fn create_table(&self) -> Result<(), StoreError> {
         // Two of them at once can collide in the catalogue, `IF NOT EXISTS` or not.
         const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtext('steadfast_records'))";
@@ -168,7 +174,8 @@ impl PostgresStore {
             transaction.execute(Self::SCHEMA).await?;
             transaction.commit().await
         };
-        self.bounded(self.repeated(create)).await
+        self.bounded(self.repeated(create)).await?;
+        self.verify_identity().await
     }
 
     /// `call`, for as long as a call may take. One that is cut off may have been carried out.
@@ -213,6 +220,7 @@ impl Store for PostgresStore {
     type Session = ();
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+        self.verify_once().await?;
         let ask = || {
             sqlx::query(include_str!("sql/claim.sql"))
                 .bind(claim.id.as_bytes())
@@ -230,6 +238,9 @@ impl Store for PostgresStore {
                 self.sweep_sometimes().await;
                 return Ok(Claimed::Won(()));
             }
+            if row.cancelled {
+                return Ok(Claimed::Cancelled);
+            }
             if let Some(state) = row.state()? {
                 return Ok(Claimed::Known(state));
             }
@@ -237,41 +248,35 @@ impl Store for PostgresStore {
         Err(StoreError::Unavailable("the key changes hands too fast".into()))
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
         let renew = sqlx::query(include_str!("sql/renew.sql"))
-            .bind(id.as_bytes())
-            .bind(token.as_bytes())
+            .bind(claim.id.as_bytes())
+            .bind(claim.token.as_bytes())
             .bind(milliseconds(lease));
         Ok(self.bounded(self.affected(renew)).await? == 1)
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        (): (),
-        completion: Completion,
-    ) -> Result<Completed, StoreError> {
-        let complete = sqlx::query(include_str!("sql/complete.sql"))
-            .bind(id.as_bytes())
-            .bind(token.as_bytes())
-            .bind(completion.record.encode())
-            .bind(milliseconds(completion.retention));
-        let row = self.bounded(self.row(complete)).await?;
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+        let statement = match end {
+            End::Completed(_) => include_str!("sql/complete.sql"),
+            End::Released => include_str!("sql/release.sql"),
+            End::Unknown => include_str!("sql/unknown.sql"),
+            End::Cancelled => include_str!("sql/cancel.sql"),
+        };
+        let mut finish = sqlx::query(statement).bind(claim.id.as_bytes()).bind(claim.token.as_bytes());
+        finish = match end {
+            End::Completed(completion) => {
+                finish.bind(completion.record.encode()).bind(milliseconds(completion.retention))
+            }
+            End::Released | End::Cancelled => finish.bind(milliseconds(TOMBSTONE)),
+            End::Unknown => finish,
+        };
+        let row = self.bounded(self.row(finish)).await?;
         Ok(stored(row.try_get(0).map_err(unavailable)?))
     }
 
-    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        let release = sqlx::query(include_str!("sql/release.sql")).bind(id.as_bytes()).bind(token.as_bytes());
-        Ok(stored(self.bounded(self.affected(release)).await? == 1))
-    }
-
-    async fn abandon(&self, id: &RecordId, token: ClaimToken, _: Option<()>) -> Result<Completed, StoreError> {
-        let abandon = sqlx::query(include_str!("sql/abandon.sql")).bind(id.as_bytes()).bind(token.as_bytes());
-        Ok(stored(self.bounded(self.affected(abandon)).await? == 1))
-    }
-
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+        self.verify_once().await?;
         let look = sqlx::query(include_str!("sql/look.sql")).bind(id.as_bytes()).bind(lock_of(id));
         let row = self.bounded(self.row(look)).await?;
         Row::from_row(&row).map_err(unavailable)?.state()

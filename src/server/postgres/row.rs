@@ -11,6 +11,8 @@ use crate::server::store::{Fingerprint, State, StoreError};
 /// A row of `claim.sql`, `hold.sql` and `look.sql`.
 pub(super) struct Row {
     pub(super) won: bool,
+    /// The token that asks was released or cancelled.
+    pub(super) cancelled: bool,
     /// No handler's open transaction holds the key.
     free: bool,
     /// The rest is NULL where no row is there.
@@ -25,6 +27,7 @@ impl FromRow<'_, PgRow> for Row {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             won: row.try_get("won")?,
+            cancelled: row.try_get("cancelled")?,
             free: row.try_get("free")?,
             state: row.try_get("state")?,
             fingerprint: row.try_get("fingerprint")?,

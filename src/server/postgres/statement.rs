@@ -36,6 +36,11 @@ impl PostgresStore {
         self.send(query, |query, connection| connection.fetch_one(query)).await
     }
 
+    /// The row that an own statement returns, if it returns one.
+    pub(super) async fn optional_row(&self, query: Query<'_>) -> Result<Option<PgRow>, sqlx::Error> {
+        self.send(query, |query, connection| connection.fetch_optional(query)).await
+    }
+
     /// How many rows an own statement has touched.
     pub(super) async fn affected(&self, query: Query<'_>) -> Result<u64, sqlx::Error> {
         let done: PgQueryResult = self.send(query, |query, connection| connection.execute(query)).await?;

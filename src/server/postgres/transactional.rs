@@ -16,9 +16,7 @@ use super::row::Row;
 use super::statement::{leave, or_rolled_back};
 use super::{PostgresStore, lock_of, milliseconds};
 use crate::clock;
-use crate::server::store::{
-    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, RecordId, State, Store, StoreError,
-};
+use crate::server::store::{Claim, ClaimRef, Claimed, Completed, End, Fingerprint, RecordId, State, Store, StoreError};
 
 /// Records in PostgreSQL, written in the handler's own transaction. Made by [`PostgresStore::transactional`].
 ///
@@ -51,7 +49,7 @@ use crate::server::store::{
 /// | [`Verdict::Unknown`](crate::server::Verdict::Unknown), a panic, an inner error | rolled back | "unknown": the repeat runs, unless the layer is told [`Lapsed::Refuse`](crate::server::Lapsed::Refuse) |
 /// | none: the process died, or its connection broke | rolled back by the database | none: the repeat runs |
 /// | any, but the transaction cannot be ended: it had failed, the database refuses the record or is not there, the COMMIT meets a conflict (40001, 40P01) | rolled back | none: the repeat runs. The caller gets a 503 of the type `…/rolled-back`, with `Retry-After` and `Idempotency-Status: released` |
-/// | a COMMIT that fails otherwise, or whose reply is lost | rolled back; or committed | none; or with them. The caller gets a 500, since the answer may not be true; asked again, the key tells |
+/// | any, but the reply to the COMMIT is lost | committed, or rolled back: the key is looked up until that is known | with them, or none. The caller gets the answer, or the 503. It gets a 500 if nothing is known within [`end_wait`](crate::server::IdempotencyLayer::end_wait); asked again, the key tells |
 ///
 /// The layer never runs a handler again by itself: a handler that the database has rolled back runs
 /// when its caller asks again. It may mend a failed statement too, in a savepoint of its own
@@ -110,7 +108,7 @@ impl fmt::Debug for TransactionalPostgresStore {
 }
 
 /// The end of an operation, as `end_transaction.sql` writes it.
-struct End {
+struct EndRow {
     state: &'static str,
     record: Option<Vec<u8>>,
     retention: Duration,
@@ -197,13 +195,7 @@ impl TransactionalPostgresStore {
     }
 
     /// Writes the end, and closes the transaction.
-    async fn end(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: PostgresSession,
-        end: End,
-    ) -> Result<Completed, StoreError> {
+    async fn end(&self, claim: ClaimRef, session: PostgresSession, end: EndRow) -> Result<Completed, StoreError> {
         let deadline = self.base.deadline();
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         let write = async {
@@ -216,7 +208,7 @@ impl TransactionalPostgresStore {
                 // one would be taken.
                 transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
             }
-            self.write_end(id, token, fingerprint, &end, &mut transaction).await
+            self.write_end(claim, fingerprint, &end, &mut transaction).await
         };
         let written = self.base.within(deadline, write).await;
         self.close(deadline, transaction, written).await
@@ -258,16 +250,15 @@ impl TransactionalPostgresStore {
 
     async fn write_end(
         &self,
-        id: &RecordId,
-        token: ClaimToken,
+        claim: ClaimRef,
         fingerprint: Fingerprint,
-        end: &End,
+        end: &EndRow,
         connection: &mut PgConnection,
     ) -> Result<bool, sqlx::Error> {
         let write = self.base.query(include_str!("sql/end_transaction.sql"));
         let ended = write
-            .bind(id.as_bytes())
-            .bind(token.as_bytes())
+            .bind(claim.id.as_bytes())
+            .bind(claim.token.as_bytes())
             .bind(fingerprint.as_bytes())
             .bind(end.state)
             .bind(&end.record)
@@ -275,6 +266,19 @@ impl TransactionalPostgresStore {
             .execute(connection)
             .await?;
         Ok(ended.rows_affected() == 1)
+    }
+
+    async fn release(&self, id: RecordId, session: PostgresSession) -> Result<Completed, StoreError> {
+        let deadline = self.base.deadline();
+        let PostgresSession { mut transaction, fingerprint, .. } = session;
+        let release = async {
+            transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
+            let release = self.base.query(include_str!("sql/release_transaction.sql"));
+            release.bind(id.as_bytes()).bind(fingerprint.as_bytes()).execute(&mut *transaction).await?;
+            Ok(true)
+        };
+        let released = self.base.within(deadline, release).await;
+        self.close(deadline, transaction, released).await
     }
 }
 
@@ -284,6 +288,7 @@ impl Store for TransactionalPostgresStore {
     const HOLDS_EFFECTS: bool = true;
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<PostgresSession>, StoreError> {
+        self.base.verify_once().await?;
         let deadline = self.base.deadline();
         let permit = match self.permit(claim, deadline).await? {
             Ok(permit) => permit,
@@ -304,54 +309,45 @@ impl Store for TransactionalPostgresStore {
     }
 
     /// The claim holds while its transaction is open, whatever its lease.
-    async fn renew(&self, _: &RecordId, _: ClaimToken, _: Duration) -> Result<bool, StoreError> {
+    async fn renew(&self, _: ClaimRef, _: Duration) -> Result<bool, StoreError> {
         Ok(true)
     }
 
-    async fn complete(
+    async fn finish(
         &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: PostgresSession,
-        completion: Completion,
-    ) -> Result<Completed, StoreError> {
-        let end = End {
-            state: "done",
-            record: Some(completion.record.encode()),
-            retention: completion.retention,
-            keep_effects: completion.keep_effects,
-            is_error: !completion.keep_effects && completion.record.status().is_server_error(),
-        };
-        let completed = self.end(id, token, session, end).await?;
-        // Now that the connection is free: a sweep beside an open transaction would wait for another one.
-        self.base.sweep_sometimes().await;
-        Ok(completed)
-    }
-
-    async fn release(&self, id: &RecordId, _: ClaimToken, session: PostgresSession) -> Result<Completed, StoreError> {
-        let deadline = self.base.deadline();
-        let PostgresSession { mut transaction, fingerprint, .. } = session;
-        let release = async {
-            transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
-            let release = self.base.query(include_str!("sql/release_transaction.sql"));
-            release.bind(id.as_bytes()).bind(fingerprint.as_bytes()).execute(&mut *transaction).await?;
-            Ok(true)
-        };
-        let released = self.base.within(deadline, release).await;
-        self.close(deadline, transaction, released).await
-    }
-
-    async fn abandon(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
+        claim: ClaimRef,
         session: Option<PostgresSession>,
+        end: &End,
     ) -> Result<Completed, StoreError> {
         // Whoever still holds the transaction rolls it back by letting go, and nothing tells of it: as if the process had died.
-        let Some(session) = session else { return Ok(Completed::Lost) };
-        let retention = session.retention;
-        let end = End { state: "unknown", record: None, retention, keep_effects: false, is_error: false };
-        self.end(id, token, session, end).await
+        let lost = if matches!(end, End::Cancelled) { Completed::Stored } else { Completed::Lost };
+        let Some(session) = session else { return Ok(lost) };
+        let end = match end {
+            End::Completed(completion) => EndRow {
+                state: "done",
+                record: Some(completion.record.encode()),
+                retention: completion.retention,
+                keep_effects: completion.keep_effects,
+                is_error: !completion.keep_effects && completion.record.status().is_server_error(),
+            },
+            End::Unknown => {
+                let retention = session.retention;
+                EndRow { state: "unknown", record: None, retention, keep_effects: false, is_error: false }
+            }
+            End::Released => return self.release(claim.id, session).await,
+            // Nothing tells of a claim but its transaction, which ends here.
+            End::Cancelled => {
+                drop(session);
+                return Ok(Completed::Stored);
+            }
+        };
+        let is_done = end.record.is_some();
+        let ended = self.end(claim, session, end).await?;
+        if is_done {
+            // Now that the connection is free: a sweep beside an open transaction would wait for another one.
+            self.base.sweep_sometimes().await;
+        }
+        Ok(ended)
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {

@@ -1,10 +1,17 @@
 //! The embedded durable store: one file, one process, nothing to operate.
 //!
-//! A record must be on the disk before anybody acts on it: the claim before the handler starts, the end before the answer leaves.
-//! [redb](https://docs.rs/redb) keeps the file whole through `kill -9` and power loss. Here are the rules of the [`Store`] contract;
-//! what the file holds is in [`tables`], and who may write to it in [`writer`].
+//! A record must be on the disk before anybody acts on it: the claim before the handler starts, the
+//! end before the answer leaves. [redb](https://docs.rs/redb) keeps the file whole when the process
+//! is killed or the machine loses power. This module has the rules of the [`Store`] contract;
+//! [`tables`] has what the file holds, [`writer`] the one thread that writes, [`open`] the check of
+//! a file, and [`shared`] what is done about panics and failures.
 
+mod backend;
+mod error;
 mod file;
+mod open;
+mod salvage;
+mod shared;
 mod tables;
 mod writer;
 
@@ -15,9 +22,15 @@ use std::time::Duration;
 
 use redb::Database;
 
+use self::backend::LockedFile;
+pub use self::error::OpenError;
+pub use self::open::RedbOptions;
+use self::shared::{OpenDatabase, SharedDatabase};
 use self::tables::{Entry, Failed, Phase, Tables};
 use self::writer::Writer;
-use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
+use super::identity::verify_identity;
+use super::record::RecordError;
+use super::store::{Claim, ClaimRef, ClaimToken, Claimed, Completed, End, RecordId, State, Store, StoreError};
 use crate::clock::{Steady, milliseconds};
 
 /// A claim removes so many expired records on its way.
@@ -25,16 +38,44 @@ const SWEEP: usize = 4;
 
 /// Records in a file.
 ///
-/// The file belongs to one process at a time. A process that dies leaves its claims behind; the next one that opens the file knows
-/// that their owners are gone, so they are [unknown](State::Unknown) at once, without waiting for their leases.
+/// The file belongs to one process at a time. A process that dies leaves its claims behind; the
+/// next one that opens the file knows that their owners are gone, so they are
+/// [unknown](State::Unknown) at once, without waiting for their leases.
 ///
-/// Retention is counted by the wall clock at opening plus the time that has passed since, so jumps of the clock while the process runs
-/// change nothing. A clock that was set back between two runs makes records live longer; one that was set forward, shorter.
+/// Retention is counted by the wall clock at opening plus the time that has passed since, so jumps
+/// of the clock while the process runs change nothing. A clock that was set back between two runs
+/// makes records live longer; one that was set forward, shorter.
 ///
-/// After the disk has failed once (it was full, a sync returned an error) nobody can say what the file will hold, so every change is
-/// [`StoreError::Unavailable`] until the file is opened again. What was durable before may still be answered.
+/// # Damage
+///
+/// A crash of the process or of the machine loses nothing that was acknowledged, and needs no
+/// decision of yours. Damage is different: something else has changed the file. Opening reads the
+/// whole file ([what that takes](crate::guide::performance#the-embedded-store)) and refuses a
+/// damaged one as [`OpenError::Damaged`], without changing it. [`RedbOptions::accept_repair`]
+/// opens it with the records that can still be read.
+///
+/// Damage that comes about while the file is open is found when the file is opened next, or when
+/// redb meets it. Then that call returns [`StoreError::Unreadable`], and the file is checked again
+/// unless redb can read the record after all. Until then a record that is not in redb's cache may
+/// be missing without a sign.
+///
+/// redb panics on some damaged files. Such a panic becomes an error, but the panic hook still
+/// prints its message. An older copy of the file is not damaged, and cannot be told from the newer
+/// one.
+///
+/// # After an I/O error
+///
+/// When the disk fails (it is full, a sync returns an error), the database in memory can no longer
+/// be trusted. Every change returns [`StoreError::Unavailable`] while the store closes the database
+/// and opens it again, with the same check: after 100 ms at first, then after pauses that double up
+/// to 30 s. Records can be read up to the first attempt, and again after the one that succeeds.
+/// Claims that held when the disk failed hold again, for the time that was left of their leases.
+///
+/// The file stays locked and its descriptor open all the while, so that no other process takes
+/// these claims for those of a dead one. So a file system that was mounted again needs a new
+/// process. If the check finds damage, the attempts end.
 pub struct RedbStore {
-    database: Arc<Database>,
+    shared: Arc<SharedDatabase>,
     writer: Writer,
     time: Steady,
     /// Tells this process's claims from those of earlier ones.
@@ -42,90 +83,108 @@ pub struct RedbStore {
     max_records: u64,
 }
 
-/// Why a file cannot be used as a store.
-#[derive(Debug, thiserror::Error)]
-#[error("the store cannot be opened: {0}")]
-pub struct OpenError(#[source] Box<dyn std::error::Error + Send + Sync>);
-
 impl RedbStore {
-    /// Opens the file, or creates it. A process that dies meanwhile leaves no file or a whole one, and perhaps a `….new-…` beside it
-    /// that may be deleted.
+    /// Opens the file, or creates it, and checks all of it.
+    ///
+    /// Blocks the thread while it reads the file: on a slow disk about a second for 100,000 records
+    /// ([measured](crate::guide::performance#the-embedded-store)). Call it before you serve, or on
+    /// a thread that may block.
+    ///
+    /// A process that dies meanwhile leaves no file or a whole one, and perhaps a file beside it
+    /// whose name ends in `.new-` and a number. You may delete that one.
     ///
     /// # Errors
     ///
-    /// It cannot be read or written, another process has it, or it is no redb file.
+    /// The file is damaged, in use, or cannot be read or written, or its records are of another
+    /// [`IDENTITY_VERSION`](crate::server::IDENTITY_VERSION): see [`OpenError`].
+    ///
+    /// ```no_run
+    /// use steadfast::server::{OpenError, RedbStore};
+    ///
+    /// # fn main() -> Result<(), OpenError> {
+    /// let store = RedbStore::open("keys.redb")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
-        let path = path.as_ref();
-        if !path.exists() {
-            file::create(path).map_err(OpenError)?;
-        }
-        Self::over(Database::create(path).map_err(|error| OpenError(error.into()))?)
+        Self::options().open(path)
     }
 
-    /// A store in a database that was opened by the caller, with a cache size or a storage of its own. Its tables begin with
-    /// `steadfast_`.
+    /// Uses a database that the program has opened, with a cache size or a storage of its own. The
+    /// store's tables begin with `steadfast_`.
+    ///
+    /// The database is checked as a whole, as [`open`](Self::open) checks a file, with differences:
+    ///
+    /// * redb has recovered the database before, by its own rules. If it has to repair it while it
+    ///   is checked, the database is refused now and later, until a repair is accepted.
+    /// * A damaged bit in the header of the file can hide the last commit: redb has no checksum for
+    ///   it. Files that the store opens itself have one.
+    /// * After an I/O error every change returns [`StoreError::Unavailable`] until the program opens
+    ///   the database again.
     ///
     /// # Errors
     ///
-    /// It cannot be written.
+    /// The database is damaged or cannot be written: see [`OpenError`].
     pub fn over(database: Database) -> Result<Self, OpenError> {
-        let boot = ClaimToken::new().map_err(|error| OpenError(error.into()))?;
-        tables::create(&database).map_err(|error| OpenError(error.into()))?;
-        let database = Arc::new(database);
-        Ok(Self {
-            writer: Writer::start(database.clone()).map_err(|error| OpenError(error.into()))?,
-            database,
-            time: Steady::start(),
-            boot: *boot.as_bytes(),
-            max_records: u64::MAX,
-        })
+        Self::options().over(database)
     }
 
-    /// The most records, running claims included; a claim beyond it is [`StoreError::Full`]. Default: none.
+    /// Returns the options for opening a file or a database, with their defaults.
+    #[must_use]
+    pub fn options() -> RedbOptions {
+        RedbOptions::default()
+    }
+
+    fn start(opened: OpenDatabase, file: Option<Arc<LockedFile>>, accept_repair: bool) -> Result<Self, OpenError> {
+        let path = file.as_ref().map(|file| file.path().to_owned());
+        let path = path.as_deref();
+        let boot = *ClaimToken::new().map_err(|error| OpenError::system(path, error))?.as_bytes();
+        let meta = opened.call(|database| tables::create(database, accept_repair));
+        let meta = meta.map_err(|failed| OpenError::system(path, failed.into_failure()))?;
+        if meta.is_repaired {
+            return Err(OpenError::damaged(path, "redb had to repair it"));
+        }
+        verify_identity(meta.identity).map_err(|mismatch| OpenError::identity(path, mismatch))?;
+        let (shared, time) = (SharedDatabase::new(opened, file.clone()), Steady::start());
+        let writer = Writer::start(shared.clone(), boot, time).map_err(|error| OpenError::system(path, error))?;
+        Ok(Self { shared, writer, time, boot, max_records: u64::MAX })
+    }
+
+    /// The most records, running claims included; a claim beyond it is [`StoreError::Full`].
+    /// Default: none.
     #[must_use]
     pub fn max_records(mut self, records: u64) -> Self {
         self.max_records = records;
         self
     }
 
-    /// What is known of a key, read beside the writer.
-    async fn read(&self, id: RecordId) -> Result<Option<Entry>, StoreError> {
-        let (database, now) = (self.database.clone(), self.time.now_ms());
-        let read = move || -> Result<Option<Entry>, Failed> {
-            let entry = tables::read(&database, &id)?;
-            Ok(entry.filter(|entry| entry.forget_ms > now))
-        };
-        let read = tokio::task::spawn_blocking(read).await;
-        read.map_err(|error| StoreError::Unavailable(error.into()))?.map_err(Failed::into_store_error)
-    }
-
-    /// Changes the entry of a claim that is still `token`'s: one that has ended is not ended again, and a completion that is repeated
-    /// is answered as the first was.
-    async fn fenced(
+    /// Reads of a key beside the writer, at this instant of the store's clock.
+    async fn read<T: Send + 'static>(
         &self,
         id: RecordId,
-        token: ClaimToken,
-        completes: bool,
-        change: impl FnOnce(Entry, u64) -> Option<Entry> + Send + 'static,
-    ) -> Result<Completed, StoreError> {
-        let (now, boot) = (self.time.now_ms(), self.boot);
-        self.writer
-            .write(move |tables| {
-                let ours = |entry: &Entry| entry.token == *token.as_bytes() && entry.forget_ms > now;
-                let Some(entry) = tables.get(&id)?.filter(ours) else { return Ok(Completed::Lost) };
-                match entry.phase {
-                    Phase::Running { .. } if entry.boot == boot => {}
-                    Phase::Done(_) if completes => return Ok(Completed::Stored),
-                    _ => return Ok(Completed::Lost),
-                }
-                tables.remove(&id, &entry)?;
-                if let Some(changed) = change(entry, now) {
-                    tables.put(&id, &changed)?;
-                }
-                Ok(Completed::Stored)
-            })
-            .await
+        read: impl FnOnce(&Database, u64) -> Result<T, Failed> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (shared, now) = (self.shared.clone(), self.time.now_ms());
+        let read = tokio::task::spawn_blocking(move || shared.call(|database| read(database, now))).await;
+        match read.map_err(|error| StoreError::Unavailable(error.into()))? {
+            Ok(found) => Ok(found),
+            Err(Failed::Call(error)) => Err(error),
+            Err(Failed::Database(failure)) => {
+                self.writer.confirm(id);
+                let damaged = failure.is_damage();
+                Err(if damaged {
+                    StoreError::Unreadable(RecordError::Damaged)
+                } else {
+                    StoreError::Unavailable(failure.into())
+                })
+            }
+        }
     }
+}
+
+/// What is known of a key.
+fn live_entry(database: &Database, id: &RecordId, now: u64) -> Result<Option<Entry>, Failed> {
+    Ok(tables::read(database, id)?.filter(|entry| entry.forget_ms > now))
 }
 
 impl fmt::Debug for RedbStore {
@@ -150,12 +209,17 @@ struct OwnedClaim {
 impl OwnedClaim {
     fn make(self, tables: &mut Tables<'_>) -> Result<Claimed<()>, Failed> {
         tables.sweep(self.now, SWEEP)?;
-        if let Some(entry) = tables.get(&self.id)? {
+        if tables.is_buried(&self.token, self.now)? {
+            return Ok(Claimed::Cancelled);
+        }
+        let mut took_over = false;
+        if let Some(entry) = tables.get(self.id.as_bytes())? {
             let live = entry.forget_ms > self.now;
             if live && !self.may_have(&entry)? {
                 return Ok(Claimed::Known(entry.state(&self.boot, self.now)?));
             }
-            tables.remove(&self.id, &entry)?;
+            took_over = live && (entry.took_over || entry.token != self.token);
+            tables.remove(self.id.as_bytes(), &entry)?;
         } else if tables.count()? >= self.max_records {
             return Err(Failed::Call(StoreError::Full));
         }
@@ -165,18 +229,91 @@ impl OwnedClaim {
             token: self.token,
             boot: self.boot,
             phase: Phase::Running { until_ms },
+            took_over,
             retention_ms: self.retention_ms,
             forget_ms: until_ms.saturating_add(self.retention_ms),
         };
-        tables.put(&self.id, &entry)?;
+        tables.put(self.id.as_bytes(), &entry)?;
         Ok(Claimed::Won(()))
     }
 
-    /// It is the same claim, repeated; or one that nobody knows the end of, of the same request, and it may be taken over.
+    /// It is the same claim, repeated; or one that nobody knows the end of, of the same request,
+    /// and it may be taken over.
     fn may_have(&self, entry: &Entry) -> Result<bool, Failed> {
-        let same_claim = entry.token == self.token && entry.is_running(&self.boot);
+        let same = entry.token == self.token;
         let unknown = matches!(entry.state(&self.boot, self.now)?, State::Unknown { .. });
-        Ok(same_claim || (self.take_over && unknown && entry.fingerprint == self.fingerprint))
+        let takes_over = self.take_over && unknown && !same && entry.fingerprint == self.fingerprint;
+        Ok((same && entry.is_running(&self.boot)) || takes_over)
+    }
+}
+
+/// An end on its way to the writer.
+struct OwnedEnd {
+    claim: ClaimRef,
+    boot: [u8; 16],
+    now: u64,
+}
+
+impl OwnedEnd {
+    /// The entry of this claim, whether it still runs or has ended.
+    fn entry(&self, tables: &Tables<'_>) -> Result<Option<Entry>, Failed> {
+        let ours = |entry: &Entry| entry.token == *self.claim.token.as_bytes() && entry.forget_ms > self.now;
+        Ok(tables.get(self.claim.id.as_bytes())?.filter(ours))
+    }
+
+    fn replace(&self, tables: &mut Tables<'_>, entry: Entry, end: impl FnOnce(Entry) -> Entry) -> Result<(), Failed> {
+        tables.remove(self.claim.id.as_bytes(), &entry)?;
+        tables.put(self.claim.id.as_bytes(), &end(entry))
+    }
+
+    fn complete(&self, tables: &mut Tables<'_>, record: Vec<u8>, retention_ms: u64) -> Result<Completed, Failed> {
+        match self.entry(tables)? {
+            Some(entry) if entry.is_running(&self.boot) => {
+                let forget_ms = self.now.saturating_add(retention_ms);
+                self.replace(tables, entry, |entry| Entry { phase: Phase::Done(record), forget_ms, ..entry })?;
+                Ok(Completed::Stored)
+            }
+            Some(Entry { phase: Phase::Done(_), .. }) => Ok(Completed::Stored),
+            _ => Ok(Completed::Lost),
+        }
+    }
+
+    fn end_as_unknown(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
+        match self.entry(tables)? {
+            Some(entry) if entry.is_running(&self.boot) => {
+                self.replace(tables, entry, |entry| entry.into_unknown(self.now))?;
+                Ok(Completed::Stored)
+            }
+            Some(Entry { phase: Phase::Unknown, .. }) => Ok(Completed::Stored),
+            _ => Ok(Completed::Lost),
+        }
+    }
+
+    fn release(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
+        if tables.is_buried(self.claim.token.as_bytes(), self.now)? {
+            return Ok(Completed::Stored);
+        }
+        let Some(entry) = self.entry(tables)?.filter(|entry| entry.is_running(&self.boot)) else {
+            return Ok(Completed::Lost);
+        };
+        tables.remove(self.claim.id.as_bytes(), &entry)?;
+        tables.bury(self.claim.token.as_bytes(), self.now)?;
+        Ok(Completed::Stored)
+    }
+
+    fn cancel(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
+        if tables.is_buried(self.claim.token.as_bytes(), self.now)? {
+            return Ok(Completed::Stored);
+        }
+        match self.entry(tables)? {
+            Some(entry) if !entry.is_running(&self.boot) => return Ok(Completed::Lost),
+            // What it took over may have run: that is unknown again.
+            Some(entry) if entry.took_over => self.replace(tables, entry, |entry| entry.into_unknown(self.now))?,
+            Some(entry) => tables.remove(self.claim.id.as_bytes(), &entry)?,
+            None => {}
+        }
+        tables.bury(self.claim.token.as_bytes(), self.now)?;
+        Ok(Completed::Stored)
     }
 }
 
@@ -195,62 +332,52 @@ impl Store for RedbStore {
             now: self.time.now_ms(),
             max_records: self.max_records,
         };
+        let (id, token) = (claim.id, claim.token);
+        let known = self.read(id, move |database, now| {
+            let Some(entry) = live_entry(database, &id, now)? else { return Ok(None) };
+            Ok(Some((entry, tables::has_tombstone(database, &token, now)?)))
+        });
         // Most repeats find an end, and need no sync to be told.
-        if let Some(entry) = self.read(claim.id).await?
-            && !claim.may_have(&entry).map_err(Failed::into_store_error)?
-        {
-            return entry.state(&self.boot, claim.now).map(Claimed::Known).map_err(StoreError::Unreadable);
+        match known.await? {
+            Some((_, true)) => return Ok(Claimed::Cancelled),
+            Some((entry, false)) if !claim.may_have(&entry).map_err(Failed::into_store_error)? => {
+                return entry.state(&self.boot, claim.now).map(Claimed::Known).map_err(StoreError::Unreadable);
+            }
+            _ => {}
         }
         self.writer.write(move |tables| claim.make(tables)).await
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-        let (id, boot, now, lease_ms) = (*id, self.boot, self.time.now_ms(), milliseconds(lease));
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
+        let (boot, now, lease_ms) = (self.boot, self.time.now_ms(), milliseconds(lease));
         self.writer
             .write(move |tables| {
-                let ours = |entry: &Entry| entry.token == *token.as_bytes() && entry.is_running(&boot);
-                let Some(mut entry) = tables.get(&id)?.filter(ours) else { return Ok(false) };
-                tables.remove(&id, &entry)?;
-                let until_ms = now.saturating_add(lease_ms);
-                entry.phase = Phase::Running { until_ms };
-                entry.forget_ms = until_ms.saturating_add(entry.retention_ms);
-                tables.put(&id, &entry)?;
+                let id = claim.id.as_bytes();
+                let ours = |entry: &Entry| entry.token == *claim.token.as_bytes() && entry.is_running(&boot);
+                let Some(entry) = tables.get(id)?.filter(ours) else { return Ok(false) };
+                tables.remove(id, &entry)?;
+                tables.put(id, &entry.renewed(now, lease_ms))?;
                 Ok(true)
             })
             .await
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        (): (),
-        completion: Completion,
-    ) -> Result<Completed, StoreError> {
-        let retention_ms = milliseconds(completion.retention);
-        let bytes = completion.record.encode();
-        let change = move |entry: Entry, now: u64| {
-            let forget_ms = now.saturating_add(retention_ms);
-            Some(Entry { phase: Phase::Done(bytes), forget_ms, ..entry })
-        };
-        self.fenced(*id, token, true, change).await
-    }
-
-    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        self.fenced(*id, token, false, |_, _| None).await
-    }
-
-    async fn abandon(&self, id: &RecordId, token: ClaimToken, _: Option<()>) -> Result<Completed, StoreError> {
-        let change = |entry: Entry, now: u64| {
-            let forget_ms = now.saturating_add(entry.retention_ms);
-            Some(Entry { phase: Phase::Unknown, forget_ms, ..entry })
-        };
-        self.fenced(*id, token, false, change).await
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+        let ending = OwnedEnd { claim, boot: self.boot, now: self.time.now_ms() };
+        match end {
+            End::Completed(completion) => {
+                let (record, retention_ms) = (completion.record.encode(), milliseconds(completion.retention));
+                self.writer.write(move |tables| ending.complete(tables, record, retention_ms)).await
+            }
+            End::Released => self.writer.write(move |tables| ending.release(tables)).await,
+            End::Unknown => self.writer.write(move |tables| ending.end_as_unknown(tables)).await,
+            End::Cancelled => self.writer.write(move |tables| ending.cancel(tables)).await,
+        }
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
-        let now = self.time.now_ms();
-        let entry = self.read(*id).await?;
+        let (id, now) = (*id, self.time.now_ms());
+        let entry = self.read(id, move |database, now| live_entry(database, &id, now)).await?;
         entry.map(|entry| entry.state(&self.boot, now)).transpose().map_err(StoreError::Unreadable)
     }
 
@@ -261,66 +388,4 @@ impl Store for RedbStore {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use redb::StorageBackend;
-    use redb::backends::InMemoryBackend;
-
-    use super::*;
-    use crate::server::Fingerprint;
-
-    /// A disk whose syncs fail once it is told so, which no disk can be asked to do.
-    #[derive(Debug)]
-    struct Disk {
-        memory: InMemoryBackend,
-        broken: Arc<AtomicBool>,
-    }
-
-    impl StorageBackend for Disk {
-        fn len(&self) -> io::Result<u64> {
-            self.memory.len()
-        }
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.memory.read(offset, out)
-        }
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.memory.set_len(len)
-        }
-        fn sync_data(&self) -> io::Result<()> {
-            if self.broken.load(Ordering::SeqCst) {
-                return Err(io::Error::other("no sync"));
-            }
-            self.memory.sync_data()
-        }
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.memory.write(offset, data)
-        }
-    }
-
-    #[tokio::test]
-    async fn a_claim_that_is_not_on_the_disk_is_not_won_and_nothing_is_stored_after_that() {
-        const HOUR: Duration = Duration::from_secs(3600);
-        let broken = Arc::new(AtomicBool::new(false));
-        let disk = Disk { memory: InMemoryBackend::new(), broken: broken.clone() };
-        let store = RedbStore::over(Database::builder().create_with_backend(disk).unwrap()).unwrap();
-        let (before, after) = (RecordId::new("", "before"), RecordId::new("", "after"));
-        let claim = |id| Claim::new(id, ClaimToken::new().unwrap(), Fingerprint::from_bytes([1; 32]), HOUR, HOUR);
-        let held = claim(&before);
-        assert!(matches!(store.claim(&held).await.unwrap(), Claimed::Won(())));
-
-        broken.store(true, Ordering::SeqCst);
-        let error = store.claim(&claim(&after)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)) && error.to_string().contains("no sync"), "{error}");
-
-        // The disk works again, and what the file holds is still not known.
-        broken.store(false, Ordering::SeqCst);
-        let error = store.claim(&claim(&after)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        let error = store.release(&before, held.token, ()).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        assert!(matches!(store.look(&before).await.unwrap(), Some(State::Running { .. })));
-        assert_eq!(store.look(&after).await.unwrap(), None);
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 //! [`script`], [`link`] is the way there, and [`check`] tells whether the server forgets.
 
 mod check;
+mod identity;
 mod link;
 mod script;
 
@@ -15,22 +16,24 @@ use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::{FromRedisValue, ScriptInvocation};
 
 pub use self::check::RedisWarning;
+use self::identity::Identity;
 use self::link::{CONNECT, Link, within};
-use self::script::{Known, Scripts};
-use super::store::{Claim, ClaimToken, Claimed, Completed, Completion, RecordId, State, Store, StoreError};
+use self::script::{Answer, Known, Scripts};
+use super::store::{Claim, ClaimRef, Claimed, Completed, End, RecordId, State, Store, StoreError, TOMBSTONE};
 use crate::clock::milliseconds;
 
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Records in Redis, one hash a key, for any number of processes.
+/// Records in Redis, one hash a key, for any number of processes. A token that was released or cancelled is kept beside it, as a
+/// tombstone, for ten minutes.
 ///
 /// ```no_run
 /// use std::time::Duration;
-/// use steadfast::server::{IdempotencyLayer, RedisStore, StoreError};
+/// use steadfast::server::{IdempotencyLayer, RedisStore, Scope, StoreError};
 ///
 /// # async fn example() -> Result<(), StoreError> {
 /// let store = RedisStore::connect("redis://127.0.0.1").await?.prefix("shop:").replicas(1, Duration::from_millis(100));
-/// let layer = IdempotencyLayer::new(store);
+/// let layer = IdempotencyLayer::new(store, Scope::single_caller());
 /// # Ok(())
 /// # }
 /// ```
@@ -101,13 +104,13 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 ///
 /// # What it needs to be allowed
 ///
-/// `~steadfast:* +evalsha +script|load +hmget +hset +hdel +pttl +pexpire +del`; `+info` for the check, `+wait` for replicas.
+/// `~steadfast:* +evalsha +script|load +hmget +hset +hdel +pttl +pexpire +del +exists +set`; `+info` for the check, `+wait` for replicas.
 ///
 /// # TLS, Cluster, Sentinel
 ///
 /// `rediss://` needs one of the `redis` crate's TLS features (`tokio-rustls-comp`), turned on by a dependency of your own.
 /// [`over`](RedisStore::over) takes any connection of that crate, so a Cluster's
-/// (feature `cluster-async`) too: every script has one key. A prefix with a `{…}` would put all of them on one node.
+/// (feature `cluster-async`) too: the keys of a script are on one node. A prefix with a `{…}` would put all records on one.
 ///
 /// It wants Redis 5 or later, or a server that speaks like it. Tested with Redis 7.
 ///
@@ -125,10 +128,14 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 #[doc = include_str!("scripts/complete.lua")]
 #[doc = "```\nRelease:\n```lua"]
 #[doc = include_str!("scripts/release.lua")]
-#[doc = "```\nAbandon:\n```lua"]
-#[doc = include_str!("scripts/abandon.lua")]
+#[doc = "```\nUnknown:\n```lua"]
+#[doc = include_str!("scripts/unknown.lua")]
+#[doc = "```\nCancel:\n```lua"]
+#[doc = include_str!("scripts/cancel.lua")]
 #[doc = "```\nLook:\n```lua"]
 #[doc = include_str!("scripts/look.lua")]
+#[doc = "```\nIdentity, which has a key of its own and is not opened so:\n```lua"]
+#[doc = include_str!("scripts/identity.lua")]
 #[doc = "```"]
 pub struct RedisStore<C = ConnectionManager> {
     link: Link<C>,
@@ -139,6 +146,7 @@ pub struct RedisStore<C = ConnectionManager> {
     replicas: Option<Replicas>,
     scripts: Scripts,
     warnings: Vec<RedisWarning>,
+    identity: Identity,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -177,9 +185,9 @@ impl RedisStore {
     /// Lets a claim be won only when so many replicas have received it (`WAIT`), within `timeout` (whole milliseconds, at least one).
     /// Default: none.
     ///
-    /// Fewer, and the claim is [`StoreError::Unavailable`] and is taken back. If that fails too, it lapses and is unknown, unless it
-    /// is won by a repeat under the same token before that. It narrows what a failover can lose, and does not close it: see
-    /// [What it promises](Self#what-it-promises). The end of an operation waits for no replica.
+    /// Fewer, and the claim is [`StoreError::Unavailable`]. It is made all the same: a repeat under the same token waits for the replicas
+    /// anew, and a claim that is given up is to be [cancelled](End::Cancelled), as the layer does. This narrows what a failover can lose,
+    /// and does not close it: see [What it promises](Self#what-it-promises). The end of an operation waits for no replica.
     ///
     /// Claims then have a connection of their own, on which each waits for the one before it: about as many a second as there are
     /// round trips to a replica in a second. A store that was made [`over`](Self::over) a connection has that one only; while replicas
@@ -206,15 +214,19 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
             replicas: None,
             scripts: Scripts::new(),
             warnings: Vec::new(),
+            identity: Identity::default(),
         }
     }
 
-    /// What the names of all keys begin with; a record's identity in hexadecimal follows. Default: `steadfast:`.
+    /// What the names of all keys begin with; a record's identity in hexadecimal follows, in braces, or `identity`.
+    /// Default: `steadfast:`.
     ///
     /// Stores with one prefix share their records.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
+        // Records under another prefix may be another build's.
+        self.identity = Identity::default();
         self
     }
 
@@ -248,13 +260,21 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
         warnings
     }
 
+    /// The name of a record. In braces, so that a Cluster keeps its tombstones on the same node.
     fn key(&self, id: &RecordId) -> String {
-        let mut key = String::with_capacity(self.prefix.len() + 64);
+        let mut key = String::with_capacity(self.prefix.len() + 2 + 64);
         key.push_str(&self.prefix);
-        for byte in id.as_bytes() {
-            // A string grows: writing to it cannot fail.
-            let _infallible = write!(key, "{byte:02x}");
-        }
+        key.push('{');
+        push_hex(&mut key, id.as_bytes());
+        key.push('}');
+        key
+    }
+
+    /// The name of a token's tombstone.
+    fn tombstone(&self, claim: ClaimRef) -> String {
+        let mut key = self.key(&claim.id);
+        key.push(':');
+        push_hex(&mut key, claim.token.as_bytes());
         key
     }
 
@@ -274,9 +294,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
     async fn claim_received(
         &self,
         replicas: Replicas,
-        claim: &Claim<'_>,
         invocation: &ScriptInvocation<'_>,
-    ) -> Result<Option<Known>, StoreError> {
+    ) -> Result<Answer, StoreError> {
         let waits = milliseconds(replicas.timeout).max(1);
         // In one pipeline, since WAIT asks for the writes of its own connection: after a reconnection there are none to wait for.
         let mut pipeline = redis::pipe();
@@ -292,15 +311,20 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
             }
         };
         let timeout = self.timeout.saturating_add(replicas.timeout);
-        let (known, received): (Option<Known>, usize) = within(timeout, self.claims.call(ask)).await?;
-        if known.is_none() && received < replicas.number {
-            // Nobody runs under this claim, so the key need not be unknown for it.
-            let _lapses = self.fenced(self.scripts.release.key(self.key(claim.id)).arg(claim.token.as_bytes())).await;
+        let (answer, received): (Answer, usize) = within(timeout, self.claims.call(ask)).await?;
+        if matches!(answer, Answer::Won) && received < replicas.number {
             let number = replicas.number;
             let error = format!("{received} of {number} replicas have received the claim in {waits} ms");
             return Err(StoreError::Unavailable(error.into()));
         }
-        Ok(known)
+        Ok(answer)
+    }
+}
+
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        // A string grows: writing to it cannot fail.
+        let _infallible = write!(text, "{byte:02x}");
     }
 }
 
@@ -313,49 +337,55 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> 
     type Session = ();
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+        self.verify_once().await?;
         let (lease, retention) = (expiry(claim.lease), expiry(claim.retention));
         let mut invocation = self.scripts.claim.key(self.key(claim.id));
         invocation
+            .key(self.tombstone(claim.reference()))
             .arg(claim.token.as_bytes())
             .arg(claim.fingerprint.as_bytes())
             .arg(retention)
             .arg(lease + retention)
             .arg(u8::from(claim.take_over));
-        let known = match self.replicas {
+        let answer = match self.replicas {
             None => self.call(&invocation).await?,
-            Some(replicas) => self.claim_received(replicas, claim, &invocation).await?,
+            Some(replicas) => self.claim_received(replicas, &invocation).await?,
         };
-        match known {
-            None => Ok(Claimed::Won(())),
-            Some(known) => script::state(known).map(Claimed::Known).map_err(StoreError::Unreadable),
+        match answer {
+            Answer::Won => Ok(Claimed::Won(())),
+            Answer::Cancelled => Ok(Claimed::Cancelled),
+            Answer::Known(known) => script::state(known).map(Claimed::Known).map_err(StoreError::Unreadable),
         }
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-        self.call(self.scripts.renew.key(self.key(id)).arg(token.as_bytes()).arg(expiry(lease))).await
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
+        self.call(self.scripts.renew.key(self.key(&claim.id)).arg(claim.token.as_bytes()).arg(expiry(lease))).await
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        (): (),
-        completion: Completion,
-    ) -> Result<Completed, StoreError> {
-        let mut invocation = self.scripts.complete.key(self.key(id));
-        invocation.arg(token.as_bytes()).arg(expiry(completion.retention)).arg(completion.record.encode());
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+        let scripts = &self.scripts;
+        let script = match end {
+            End::Completed(_) => &scripts.complete,
+            End::Released => &scripts.release,
+            End::Unknown => &scripts.unknown,
+            End::Cancelled => &scripts.cancel,
+        };
+        let mut invocation = script.key(self.key(&claim.id));
+        invocation.arg(claim.token.as_bytes());
+        match end {
+            End::Completed(completion) => {
+                invocation.arg(expiry(completion.retention)).arg(completion.record.encode());
+            }
+            End::Released | End::Cancelled => {
+                invocation.key(self.tombstone(claim)).arg(expiry(TOMBSTONE));
+            }
+            End::Unknown => {}
+        }
         self.fenced(&invocation).await
     }
 
-    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        self.fenced(self.scripts.release.key(self.key(id)).arg(token.as_bytes())).await
-    }
-
-    async fn abandon(&self, id: &RecordId, token: ClaimToken, _: Option<()>) -> Result<Completed, StoreError> {
-        self.fenced(self.scripts.abandon.key(self.key(id)).arg(token.as_bytes())).await
-    }
-
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+        self.verify_once().await?;
         let known: Option<Known> = self.call(&self.scripts.look.key(self.key(id))).await?;
         known.map(script::state).transpose().map_err(StoreError::Unreadable)
     }

@@ -1,10 +1,11 @@
 //! The scripts, and what their answers mean.
 //!
-//! One key a script, named by `KEYS`, so a Cluster can run each on the node that has the key. Every script opens with `entry.lua`.
+//! The keys of a script are named by `KEYS` and share a hash tag, so a Cluster can run it on the node that has them. Every script opens
+//! with `entry.lua`.
 
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
+use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, Script, ServerErrorKind, Value};
 
 use crate::server::record::{Record, RecordError};
 use crate::server::store::{Fingerprint, State, StoreError};
@@ -16,7 +17,8 @@ pub(super) struct Scripts {
     pub(super) renew: Script,
     pub(super) complete: Script,
     pub(super) release: Script,
-    pub(super) abandon: Script,
+    pub(super) unknown: Script,
+    pub(super) cancel: Script,
     pub(super) look: Script,
 }
 
@@ -33,7 +35,8 @@ impl Scripts {
             renew: script!("renew"),
             complete: script!("complete"),
             release: script!("release"),
-            abandon: script!("abandon"),
+            unknown: script!("unknown"),
+            cancel: script!("cancel"),
             look: script!("look"),
         }
     }
@@ -44,6 +47,23 @@ type Bytes = Option<Vec<u8>>;
 /// What is known of a key, as a script answers it: version, fingerprint, retention, record, and the milliseconds that are left of the
 /// lease; none or fewer if the claim has lapsed.
 pub(super) type Known = (Bytes, Bytes, Bytes, Bytes, i64);
+
+/// What a claim came to.
+pub(super) enum Answer {
+    Won,
+    Cancelled,
+    Known(Known),
+}
+
+impl FromRedisValue for Answer {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        match value {
+            Value::Nil => Ok(Self::Won),
+            Value::Int(_) => Ok(Self::Cancelled),
+            known => Known::from_redis_value(known).map(Self::Known),
+        }
+    }
+}
 
 /// The state that these fields are.
 pub(super) fn state((version, fingerprint, retention, record, lease_left): Known) -> Result<State, RecordError> {

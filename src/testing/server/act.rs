@@ -264,7 +264,8 @@ impl Answer {
         self
     }
 
-    /// Repeats the request's key in an `Idempotency-Key` of the answer.
+    /// Repeats the request's key in an `Idempotency-Key` of the answer, as a proxy that reflects
+    /// headers does. It is no sign that the API honours keys.
     #[must_use]
     pub fn echo_key(mut self) -> Self {
         self.echo_key = true;

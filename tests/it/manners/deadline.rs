@@ -112,7 +112,7 @@ mod layer {
 
     use axum::{Extension, Router, routing::post};
     use steadfast::policy::Class;
-    use steadfast::server::{DeadlineLayer, IdempotencyLayer, MemoryStore};
+    use steadfast::server::{DeadlineLayer, IdempotencyLayer, MemoryStore, Scope};
     use steadfast::{Client, KeyPolicy};
 
     use super::*;
@@ -140,7 +140,7 @@ mod layer {
         };
         let task_local =
             async || Deadline::current().map_or(0, |deadline| deadline.time_left().as_millis()).to_string();
-        let layer = IdempotencyLayer::new(MemoryStore::new());
+        let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
         let keyed = Router::new().route("/charges", post(handler)).layer(layer.clone());
         let router = keyed.route("/plain", post(task_local)).layer(DeadlineLayer::new(HEADER).at_least(SECOND));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

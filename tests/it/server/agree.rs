@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use steadfast::policy::StopReason;
-use steadfast::server::{IdempotencyLayer, MemoryStore, Verdict};
+use steadfast::server::{IdempotencyLayer, MemoryStore, Scope, Verdict};
 use steadfast::testing::fast_retries;
 use steadfast::{Client, IdempotencyKey, KeyPolicy, ResponseExt};
 
@@ -30,7 +30,7 @@ fn router(executions: &Executions) -> Router {
 #[tokio::test]
 async fn trust_is_learnt_from_the_layer() {
     let executions = Executions::default();
-    let layer = IdempotencyLayer::new(MemoryStore::new()).covers("/v1");
+    let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).covers("/v1");
     let served = Served::start(router(&executions), layer).await;
     // No word of the user's: the first answer, an error, already shows that the key counts.
     let client = Client::builder().base_url(served.url("")).retry(fast_retries()).build().unwrap();
@@ -57,7 +57,7 @@ async fn a_stored_error_is_final_for_the_client() {
     }
     let executions = Executions::default();
     let router = Router::new().route("/", post(fails)).with_state(executions.clone());
-    let served = Served::start(router, IdempotencyLayer::new(MemoryStore::new())).await;
+    let served = Served::start(router, IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())).await;
     let client =
         Client::builder().base_url(served.url("")).retry(fast_retries()).keys(KeyPolicy::standard()).build().unwrap();
     let response = client.post("/").body("x").send().await.unwrap();
@@ -80,7 +80,7 @@ async fn the_layers_conflict_is_waited_for_and_its_ignorance_is_not() {
         panic!("the handler dies on purpose")
     }
     let router = Router::new().route("/slow", slow).route("/panic", post(panics)).with_state(executions.clone());
-    let served = Served::start(router, IdempotencyLayer::new(MemoryStore::new())).await;
+    let served = Served::start(router, IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())).await;
     let key = || "mine".parse::<IdempotencyKey>().unwrap();
 
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use steadfast::KeyError;
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, MemoryStore, Record, RecordId, State, Store,
-    StoreError,
+    Claim, ClaimRef, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, MemoryStore, Record, RecordId,
+    State, Store, StoreError,
 };
 
 pub(super) use steadfast::testing::store_contract as suite;
@@ -46,11 +46,11 @@ async fn a_full_store_says_so_and_evicts_nothing_that_lives() {
     win(&store, &running).await;
     let done = Claim::new(&ids[1], token(), ONE, LONG, LONG);
     win(&store, &done).await;
-    store.complete(&ids[1], done.token, (), Completion::new(record("done"), LONG)).await.unwrap();
+    store.finish(done.reference(), Some(()), &End::Completed(Completion::new(record("done"), LONG))).await.unwrap();
     let third = Claim::new(&ids[2], token(), ONE, LONG, LONG);
     assert!(matches!(store.claim(&third).await, Err(StoreError::Full)));
     assert!(store.look(&ids[0]).await.unwrap().is_some() && store.look(&ids[1]).await.unwrap().is_some());
-    store.release(&ids[0], running.token, ()).await.unwrap();
+    store.finish(running.reference(), Some(()), &End::Released).await.unwrap();
     win(&store, &third).await;
 }
 
@@ -63,7 +63,7 @@ async fn the_room_for_an_answer_is_reserved_when_the_key_is_claimed() {
     let other = Claim::new(&second, token(), ONE, LONG, LONG).reserving(8_000);
     assert!(matches!(store.claim(&other).await, Err(StoreError::Full)));
     // What the answer does not take is given back.
-    store.complete(&first, claim.token, (), Completion::new(record("small"), LONG)).await.unwrap();
+    store.finish(claim.reference(), Some(()), &End::Completed(Completion::new(record("small"), LONG))).await.unwrap();
     win(&store, &other).await;
 }
 
@@ -73,7 +73,7 @@ async fn a_record_is_not_forgotten_for_want_of_room() {
     let id = RecordId::new("", "1");
     let claim = Claim::new(&id, token(), ONE, LONG, LONG);
     win(&store, &claim).await;
-    store.abandon(&id, claim.token, None).await.unwrap();
+    store.finish(claim.reference(), None, &End::Unknown).await.unwrap();
     let greedy = Claim::new(&id, token(), ONE, LONG, LONG).taking_over(true).reserving(10_000);
     assert!(matches!(store.claim(&greedy).await, Err(StoreError::Full)));
     assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
@@ -90,7 +90,14 @@ async fn a_sweep_removes_what_has_expired_and_no_more_than_it_is_told() {
     }
     assert_eq!(store.sweep(1000).await.unwrap(), 0, "none has expired");
     for (number, token) in tokens.iter().enumerate() {
-        store.complete(&id(number), *token, (), Completion::new(record("x"), Duration::ZERO)).await.unwrap();
+        store
+            .finish(
+                ClaimRef::new(id(number), *token),
+                Some(()),
+                &End::Completed(Completion::new(record("x"), Duration::ZERO)),
+            )
+            .await
+            .unwrap();
     }
     assert_eq!(store.len(), 100);
     assert_eq!(store.sweep(10).await.unwrap(), 10);
@@ -117,6 +124,8 @@ enum Defect {
     RenewsTooShort,
     ForgetsNothing,
     Races,
+    LetsTheDeadWin,
+    FreesWhatTookOver,
     GivesANameTwice,
 }
 
@@ -156,40 +165,34 @@ impl Store for Broken {
         Ok(if wins { Claimed::Won(()) } else { claimed })
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
         let short = self.defect == Defect::RenewsTooShort;
-        self.store.renew(id, token, if short { lease / 10_000 } else { lease }).await
+        self.store.renew(claim, if short { lease / 10_000 } else { lease }).await
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        (): (),
-        mut end: Completion,
-    ) -> Result<Completed, StoreError> {
-        if self.defect == Defect::ForgetsNothing {
-            end.retention = LONG;
+    async fn finish(&self, claim: ClaimRef, session: Option<()>, end: &End) -> Result<Completed, StoreError> {
+        let mut end = end.clone();
+        match (self.defect, &mut end) {
+            (Defect::ForgetsNothing, End::Completed(completion)) => completion.retention = LONG,
+            (Defect::EndsTwice, End::Completed(_)) if self.again(Defect::EndsTwice, claim.token) => {
+                return Ok(Completed::Lost);
+            }
+            (Defect::KeepsWhatIsReleased, End::Released) => return Ok(Completed::Stored),
+            (Defect::ForgetsWhatIsAbandoned, End::Unknown) => end = End::Released,
+            (Defect::LetsTheDeadWin, End::Cancelled) => {
+                // What is not there leaves no tombstone.
+                let released = self.store.finish(claim, session, &End::Released).await?;
+                let is_there = self.look(&claim.id).await?.is_some();
+                return Ok(if is_there { released } else { Completed::Stored });
+            }
+            (Defect::FreesWhatTookOver, End::Cancelled) => {
+                self.store.finish(claim, session, &End::Released).await?;
+            }
+            _ => {}
         }
-        if self.again(Defect::EndsTwice, token) {
-            return Ok(Completed::Lost);
-        }
-        let completed = self.store.complete(id, token, (), end).await?;
-        Ok(if self.defect == Defect::HasNoFence { Completed::Stored } else { completed })
-    }
-
-    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        match self.defect {
-            Defect::KeepsWhatIsReleased => Ok(Completed::Stored),
-            _ => self.store.release(id, token, ()).await,
-        }
-    }
-
-    async fn abandon(&self, id: &RecordId, token: ClaimToken, _: Option<()>) -> Result<Completed, StoreError> {
-        match self.defect {
-            Defect::ForgetsWhatIsAbandoned => self.store.release(id, token, ()).await,
-            _ => self.store.abandon(id, token, None).await,
-        }
+        let completed = self.store.finish(claim, session, &end).await?;
+        let unfenced = self.defect == Defect::HasNoFence && matches!(end, End::Completed(_));
+        Ok(if unfenced { Completed::Stored } else { completed })
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
@@ -215,6 +218,8 @@ async fn each_clause_names_the_store_that_breaks_it() {
         RenewsTooShort,
         ForgetsNothing,
         Races,
+        LetsTheDeadWin,
+        FreesWhatTookOver,
     ];
     for defect in defects {
         let store = Arc::new(Broken { store: MemoryStore::new(), defect, seen: Mutex::default() });

@@ -1,13 +1,11 @@
 //! A store whose server can be gone, slow to answer, or lose what it answers.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
-use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completed, Completion, MemoryStore, RecordId, State, Store, StoreError,
-};
+use steadfast::server::{Claim, ClaimRef, Claimed, Completed, End, MemoryStore, RecordId, State, Store, StoreError};
 use tokio::sync::{Notify, Semaphore};
 
 /// A store that fails where it is told to.
@@ -22,8 +20,16 @@ pub(super) struct Failing {
     /// A claim that was made is answered so much later, and after so many polls more.
     pub(super) late: Duration,
     pub(super) polls: usize,
+    /// Whether renewals are carried out.
+    pub(super) renews: AtomicBool,
     /// Told of each renewal.
     pub(super) renewed: Notify,
+    /// Ends that are not carried out.
+    pub(super) failing_ends: AtomicUsize,
+    /// Ends whose reply is lost.
+    pub(super) lost_ends: AtomicUsize,
+    /// Ends that were asked for.
+    pub(super) asked_ends: AtomicUsize,
     /// An end waits here before it is stored.
     pub(super) hold_end: Option<Arc<(Semaphore, Notify)>>,
 }
@@ -38,7 +44,11 @@ impl Failing {
             hold: None,
             late: Duration::ZERO,
             polls: 0,
+            renews: AtomicBool::new(true),
             renewed: Notify::new(),
+            failing_ends: AtomicUsize::new(0),
+            lost_ends: AtomicUsize::new(0),
+            asked_ends: AtomicUsize::new(0),
             hold_end: None,
         }
     }
@@ -46,6 +56,11 @@ impl Failing {
     fn down() -> StoreError {
         StoreError::Unavailable("unplugged".into())
     }
+}
+
+/// Takes one away, if there is one.
+fn one_less(left: &AtomicUsize) -> bool {
+    left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
 impl Store for Failing {
@@ -63,36 +78,30 @@ impl Store for Failing {
         for _ in 0..self.polls {
             tokio::task::yield_now().await;
         }
-        let lost = self.lost_replies.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
-        if lost { Err(Self::down()) } else { claimed }
+        if one_less(&self.lost_replies) { Err(Self::down()) } else { claimed }
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-        let renewed = self.inner.renew(id, token, lease).await;
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
+        if !self.renews.load(SeqCst) {
+            return Err(Self::down());
+        }
+        let renewed = self.inner.renew(claim, lease).await;
         self.renewed.notify_one();
         renewed
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        (): (),
-        end: Completion,
-    ) -> Result<Completed, StoreError> {
-        if let Some(hold) = &self.hold_end {
+    async fn finish(&self, claim: ClaimRef, session: Option<()>, end: &End) -> Result<Completed, StoreError> {
+        let completes = matches!(end, End::Completed(_));
+        if let (true, Some(hold)) = (completes, &self.hold_end) {
             hold.0.add_permits(1);
             hold.1.notified().await;
         }
-        if self.ends { Err(Self::down()) } else { self.inner.complete(id, token, (), end).await }
-    }
-
-    async fn release(&self, id: &RecordId, token: ClaimToken, (): ()) -> Result<Completed, StoreError> {
-        self.inner.release(id, token, ()).await
-    }
-
-    async fn abandon(&self, id: &RecordId, token: ClaimToken, session: Option<()>) -> Result<Completed, StoreError> {
-        self.inner.abandon(id, token, session).await
+        self.asked_ends.fetch_add(1, SeqCst);
+        if (completes && self.ends) || one_less(&self.failing_ends) {
+            return Err(Self::down());
+        }
+        let finished = self.inner.finish(claim, session, end).await;
+        if one_less(&self.lost_ends) { Err(Self::down()) } else { finished }
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {

@@ -13,7 +13,7 @@ use axum::extract::{OriginalUri, Path};
 use axum::http::{HeaderMap, Request, StatusCode};
 use axum::routing::post;
 use http_body_util::BodyExt;
-use steadfast::server::{EventId, IdempotencyLayer, Lapsed, MemoryStore, WebhookLayer};
+use steadfast::server::{EventId, IdempotencyLayer, Lapsed, MemoryStore, Scope, WebhookLayer};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
@@ -43,7 +43,9 @@ async fn an_answer_that_outlasts_its_lease_keeps_the_key() {
             });
             Body::from_stream(chunks)
         });
-        let layer = IdempotencyLayer::new(MemoryStore::new()).lease(Duration::from_millis(30)).lapsed(lapsed);
+        let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+            .lease(Duration::from_millis(30))
+            .lapsed(lapsed);
         let served = Served::start(Router::new().route("/stream", stream), layer).await;
         let first = served.post("/stream", "k").send().await.unwrap();
         // Several leases long: what is waited for is the lease's own clock.
@@ -70,7 +72,11 @@ async fn a_body_that_panics_is_cut_and_never_passes_for_whole() {
             }
             answer
         });
-        let served = Served::start(Router::new().route("/", dies), IdempotencyLayer::new(MemoryStore::new())).await;
+        let served = Served::start(
+            Router::new().route("/", dies),
+            IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()),
+        )
+        .await;
         // It may be cut before its head has left.
         let whole = match served.post("/", "k").send().await {
             Ok(first) => first.text().await.is_ok(),
@@ -110,7 +116,7 @@ impl http_body::Body for Trailing {
 #[tokio::test]
 async fn trailers_come_last_and_are_not_forgotten() {
     for most in [10, 1000] {
-        let layer = IdempotencyLayer::new(MemoryStore::new()).max_response(most);
+        let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_response(most);
         let app = Router::new().route("/", post(|| async { Body::new(Trailing(0)) })).layer(layer);
         let request = || Request::post("/").header("idempotency-key", "k").body(Body::empty()).unwrap();
         let mut body = app.clone().oneshot(request()).await.unwrap().into_body();
@@ -132,7 +138,7 @@ async fn trailers_come_last_and_are_not_forgotten() {
 #[tokio::test]
 async fn a_layer_in_a_nested_router_can_be_told_the_whole_path() {
     let close = |Path(id): Path<String>| async move { format!("closed {id}") };
-    let layer = IdempotencyLayer::new(MemoryStore::new()).target(|parts| {
+    let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).target(|parts| {
         let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
         whole.path_and_query().map_or_else(String::new, ToString::to_string)
     });
@@ -170,7 +176,8 @@ async fn a_claim_whose_replies_were_lost_does_not_burn_a_key_that_nothing_ran_un
     let counted = executions.clone();
     let handler = post(move || async move { (StatusCode::CREATED, counted.add().to_string()) });
     let store = Failing::new(false, false, 2);
-    let served = Served::start(Router::new().route("/", handler), IdempotencyLayer::new(store)).await;
+    let served =
+        Served::start(Router::new().route("/", handler), IdempotencyLayer::new(store, Scope::single_caller())).await;
     let refused = problem(served.post("/", "k").send().await.unwrap()).await;
     assert_eq!(refused, (503, "store-unavailable".to_owned()));
     assert_eq!(executions.count(), 0);

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use steadfast::server::{IdempotencyLayer, Lapsed, MemoryStore, Verdict};
+use steadfast::server::{IdempotencyLayer, Lapsed, MemoryStore, PendingEnds, Scope, SharedStore, Verdict};
 use tokio::sync::{Notify, Semaphore};
 
 use super::failing::Failing;
@@ -19,7 +19,7 @@ use super::support::{Executions, Served, header, problem};
 type Layer = IdempotencyLayer<MemoryStore>;
 
 fn layer() -> Layer {
-    IdempotencyLayer::new(MemoryStore::new())
+    IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
 }
 
 /// Answers 201 with the number of the execution.
@@ -292,7 +292,8 @@ async fn a_panic_is_unknown_and_the_routes_policy_decides() {
 #[tokio::test]
 async fn scopes_keep_tenants_apart_and_refuse_nobody() {
     let executions = Executions::default();
-    let layer = layer().scope(|parts| Some(parts.headers.get("x-tenant")?.to_str().ok()?.to_owned()));
+    let tenant = Scope::from_fn(|parts| Some(parts.headers.get("x-tenant")?.to_str().ok()?.to_owned()));
+    let layer = IdempotencyLayer::new(MemoryStore::new(), tenant);
     let served = Served::start(counting(&executions), layer).await;
     for tenant in ["a", "b"] {
         let response = served.post("/orders", "k").header("x-tenant", tenant).send().await.unwrap();
@@ -346,34 +347,52 @@ async fn an_answer_that_is_not_kept_is_passed_on_and_its_repeat_is_told() {
 }
 
 #[tokio::test]
-async fn headers_of_the_connection_and_cookies_are_not_handed_out_again() {
+async fn headers_of_the_exchange_are_not_replayed() {
     async fn run() -> impl IntoResponse {
         let mut headers = HeaderMap::new();
-        for (name, value) in
-            [("set-cookie", "session=1"), ("keep-alive", "timeout=5"), ("x-multi", "a"), ("x-multi", "b")]
-        {
+        for (name, value) in [
+            ("set-cookie", "session=1"),
+            ("keep-alive", "timeout=5"),
+            ("x-request-id", "1"),
+            ("x-ratelimit-remaining", "7"),
+            ("retry-after", "2"),
+            ("x-multi", "a"),
+            ("x-multi", "b"),
+        ] {
             headers.append(name, value.parse().unwrap());
         }
         (headers, Bytes::from_static(b"\0\xff\r\n"))
     }
+    let own = ["set-cookie", "x-request-id", "x-ratelimit-remaining"];
     let served = Served::start(Router::new().route("/", post(run)), layer()).await;
     let first = served.post("/", "k").send().await.unwrap();
-    assert_eq!(header(&first, "set-cookie"), Some("session=1"));
+    assert_eq!(own.map(|name| header(&first, name)), [Some("session=1"), Some("1"), Some("7")]);
     let again = served.post("/", "k").send().await.unwrap();
-    assert_eq!((header(&again, "set-cookie"), header(&again, "keep-alive")), (None, None));
+    assert_eq!(own.map(|name| header(&again, name)), [None; 3]);
+    assert_eq!((header(&again, "keep-alive"), header(&again, "retry-after")), (None, Some("2")));
     assert_eq!(again.headers().get_all("x-multi").iter().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(again.bytes().await.unwrap(), &b"\0\xff\r\n"[..]);
+
+    let listed = layer().keep_headers([http::header::SET_COOKIE]).omit_headers([http::header::RETRY_AFTER]);
+    let served = Served::start(Router::new().route("/", post(run)), listed).await;
+    served.post("/", "k").send().await.unwrap();
+    let again = served.post("/", "k").send().await.unwrap();
+    assert_eq!((header(&again, "set-cookie"), header(&again, "retry-after")), (Some("session=1"), None));
 }
 
 #[tokio::test]
 async fn a_store_that_is_down_lets_nothing_run() {
     let executions = Executions::default();
     let store = Failing::new(true, false, 0);
-    let served = Served::start(counting(&executions), IdempotencyLayer::new(store)).await;
+    let served = Served::start(counting(&executions), IdempotencyLayer::new(store, Scope::single_caller())).await;
     let refused = served.post("/orders", "k").send().await.unwrap();
     assert_eq!(header(&refused, "retry-after"), Some("1"));
     assert_eq!(problem(refused).await, (503, "store-unavailable".to_owned()));
-    let full = Served::start(counting(&executions), IdempotencyLayer::new(MemoryStore::new().max_records(0))).await;
+    let full = Served::start(
+        counting(&executions),
+        IdempotencyLayer::new(MemoryStore::new().max_records(0), Scope::single_caller()),
+    )
+    .await;
     assert_eq!(problem(full.post("/orders", "k").send().await.unwrap()).await.0, 503);
     assert_eq!(executions.count(), 0);
 }
@@ -381,7 +400,11 @@ async fn a_store_that_is_down_lets_nothing_run() {
 #[tokio::test]
 async fn a_claim_whose_reply_was_lost_is_asked_for_again() {
     let executions = Executions::default();
-    let served = Served::start(counting(&executions), IdempotencyLayer::new(Failing::new(false, false, 1))).await;
+    let served = Served::start(
+        counting(&executions),
+        IdempotencyLayer::new(Failing::new(false, false, 1), Scope::single_caller()),
+    )
+    .await;
     assert_eq!(served.post("/orders", "k").send().await.unwrap().status(), 201);
     assert_eq!(executions.count(), 1);
 }
@@ -391,7 +414,7 @@ async fn a_client_that_hangs_up_during_the_claim_leaves_no_claim_that_nobody_run
     let executions = Executions::default();
     let hold = Arc::new((Semaphore::new(0), Notify::new()));
     let store = Failing { hold: Some(hold.clone()), ..Failing::new(false, false, 0) };
-    let layer = IdempotencyLayer::new(store);
+    let layer = IdempotencyLayer::new(store, Scope::single_caller());
     let served = Served::start(counting(&executions), layer.clone()).await;
     let hangs_up = tokio::spawn(served.post("/orders", "k").send());
     hold.0.acquire().await.unwrap().forget();
@@ -417,7 +440,8 @@ async fn an_end_is_stored_before_the_client_can_see_it() {
     for path in ["/large", "/stream"] {
         let hold = Arc::new((Semaphore::new(0), Notify::new()));
         let store = Failing { hold_end: Some(hold.clone()), ..Failing::new(false, false, 0) };
-        let served = Served::start(router(), IdempotencyLayer::new(store).max_response(100)).await;
+        let served =
+            Served::start(router(), IdempotencyLayer::new(store, Scope::single_caller()).max_response(100)).await;
         let mut answer = served.post(path, "k").send().await.unwrap();
         hold.0.acquire().await.unwrap().forget();
         let read = tokio::spawn(async move { while answer.chunk().await.unwrap().is_some() {} });
@@ -431,15 +455,15 @@ async fn an_end_is_stored_before_the_client_can_see_it() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_lost_at_the_end_costs_the_record_and_not_the_answer() {
+async fn end_that_is_given_up_leaves_the_answer() {
     let executions = Executions::default();
     let store = Failing::new(false, true, 0);
-    let layer = IdempotencyLayer::new(store).lease(Duration::from_millis(30));
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).pending_ends(PendingEnds::default().max_count(0));
     let served = Served::start(counting(&executions), layer.clone()).await;
     let first = served.post("/orders", "k").send().await.unwrap();
     assert_eq!((first.status().as_u16(), header(&first, "idempotency-status")), (201, Some("unknown;retention=86400")));
     assert_eq!(first.text().await.unwrap(), "order 1");
-    // The claim stays, and lapses: nobody runs it again.
+    // Nobody runs it again.
     let waits = served.post("/orders", "k").header("prefer", "wait=10").send().await.unwrap();
     assert_eq!(problem(waits).await, (409, "outcome-unknown".to_owned()));
     assert_eq!((executions.count(), layer.metrics().lost), (1, 1));
@@ -478,13 +502,14 @@ async fn an_inner_error_reaches_the_caller_and_is_unknown() {
 #[tokio::test]
 async fn a_nested_route_may_have_a_policy_of_its_own_over_the_same_store() {
     let executions = Executions::default();
-    let store = Arc::new(MemoryStore::new());
+    let store = SharedStore::new(MemoryStore::new());
     async fn health() -> &'static str {
         "well"
     }
-    let strict = counting(&executions).layer(IdempotencyLayer::shared(store.clone()).required().covers("/v1"));
+    let strict = counting(&executions)
+        .layer(IdempotencyLayer::shared(store.clone(), Scope::single_caller()).required().covers("/v1"));
     let router = Router::new().nest("/v1", strict).route("/health", get(health));
-    let served = Served::serve(router.layer(IdempotencyLayer::shared(store).methods([]))).await;
+    let served = Served::serve(router.layer(IdempotencyLayer::shared(store, Scope::single_caller()).methods([]))).await;
     assert_eq!(served.http.post(served.url("/v1/orders")).send().await.unwrap().status(), 400);
     let told = served.post("/v1/orders", "k").send().await.unwrap();
     assert_eq!(header(&told, "idempotency-status"), Some("stored;retention=86400;scope=\"/v1\""));

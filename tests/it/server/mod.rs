@@ -1,12 +1,18 @@
 //! The server half: every store against one contract, and the layer over real sockets.
 
 mod agree;
+mod codec;
 mod contract;
 mod crash;
+mod ends;
 mod events;
 mod failing;
 mod faults;
+#[cfg(any(feature = "redb", feature = "redis", feature = "postgres"))]
+mod identity;
 mod layer;
+mod leases;
+mod nested;
 mod polled;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -20,4 +26,7 @@ mod redis;
 mod redis_failover;
 #[cfg(feature = "redis")]
 mod redis_server;
+#[cfg(feature = "axum")]
+mod rejections;
+mod scope;
 mod support;

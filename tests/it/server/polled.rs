@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use steadfast::server::{
-    Delivery, Fingerprint, IdempotencyLayer, Inbox, Lapsed, MemoryStore, Reconciled, Store, Verdict,
+    Delivery, Fingerprint, IdempotencyLayer, Inbox, Lapsed, MemoryStore, Reconciled, Scope, SharedStore, Store, Verdict,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -57,11 +57,14 @@ async fn a_caller_may_go_away_at_any_poll() {
             for lapsed_before in [false, true] {
                 let case = format!("{claim_polls} of the claim, {caller_polls} of the caller, {lapsed_before}");
                 let executions = Executions::default();
-                let layer = IdempotencyLayer::new(Failing { polls: claim_polls, ..Failing::new(false, false, 0) })
-                    .reconcile(|_| async {
-                        tokio::task::yield_now().await;
-                        Reconciled::NotApplied
-                    });
+                let layer = IdempotencyLayer::new(
+                    Failing { polls: claim_polls, ..Failing::new(false, false, 0) },
+                    Scope::single_caller(),
+                )
+                .reconcile(|_| async {
+                    tokio::task::yield_now().await;
+                    Reconciled::NotApplied
+                });
                 let counted = executions.clone();
                 let service = layer.layer(service_fn(move |_: Request<Full<Bytes>>| {
                     let nobody_knows = counted.add() == 1 && lapsed_before;
@@ -101,7 +104,7 @@ async fn a_caller_may_go_away_at_any_poll() {
 async fn a_claim_that_is_answered_late_is_renewed_at_once() {
     let lease = Duration::from_secs(3);
     let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
-    let layer = IdempotencyLayer::shared(store.clone()).lease(lease);
+    let layer = IdempotencyLayer::shared(SharedStore::from(store.clone()), Scope::single_caller()).lease(lease);
     let handling = service_fn(move |_: Request<Full<Bytes>>| {
         let store = store.clone();
         async move {
@@ -120,7 +123,7 @@ async fn an_event_whose_claim_is_answered_late_is_renewed_at_once() {
     let lease = Duration::from_secs(3);
     let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
     let handling = |_| async { tokio::time::timeout(lease / 6, store.renewed.notified()).await };
-    let inbox = Inbox::shared(store.clone()).lease(lease);
+    let inbox = Inbox::shared(SharedStore::from(store.clone())).lease(lease);
     let delivery = inbox.process("ledger", "e1", Fingerprint::of("paid"), handling).await.unwrap();
     assert!(matches!(delivery, Delivery::Handled(())));
 }
@@ -145,7 +148,7 @@ impl Body for Understated {
 #[tokio::test]
 async fn an_answer_that_is_longer_than_it_says_is_kept() {
     let executions = Executions::default();
-    let layer = IdempotencyLayer::new(MemoryStore::new()).max_response(4).lapsed(Lapsed::Rerun);
+    let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_response(4).lapsed(Lapsed::Rerun);
     for told in ["stored", "replayed"] {
         let counted = executions.clone();
         let answering = service_fn(move |_: Request<Full<Bytes>>| {
@@ -232,7 +235,8 @@ async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
                 assert_eq!((again.2.as_str(), ran), (second, runs), "{what}, {lapsed:?}: the key is not wedged");
             };
         let executions = Executions::default();
-        let (layer, counted) = (IdempotencyLayer::new(MemoryStore::new()).lapsed(lapsed), executions.clone());
+        let (layer, counted) =
+            (IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).lapsed(lapsed), executions.clone());
         let holding = service_fn(move |_: Request<Full<Bytes>>| {
             counted.add();
             Holding(Dies)
@@ -240,7 +244,8 @@ async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
         check("a handler", ask(&layer, holding.clone()).await, ask(&layer, holding).await, executions.count());
 
         let executions = Executions::default();
-        let (layer, counted) = (IdempotencyLayer::new(MemoryStore::new()).lapsed(lapsed), executions.clone());
+        let (layer, counted) =
+            (IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).lapsed(lapsed), executions.clone());
         let body = service_fn(move |_: Request<Full<Bytes>>| {
             counted.add();
             ready(Ok::<_, Infallible>(Response::new(DyingBody(Some("charged".into()), Dies))))
@@ -248,7 +253,7 @@ async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
         check("a body", ask(&layer, body.clone()).await, ask(&layer, body).await, executions.count());
 
         let executions = Executions::default();
-        let layer = IdempotencyLayer::new(MemoryStore::new()).lapsed(lapsed);
+        let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).lapsed(lapsed);
         let service = DyingService(executions.clone(), None);
         check("a service", ask(&layer, service.clone()).await, ask(&layer, service).await, executions.count());
     }
@@ -294,7 +299,7 @@ impl Service<Request<Full<Bytes>>> for Called {
 
 #[tokio::test]
 async fn what_a_service_holds_is_given_back_before_its_answer_is_read() {
-    let layer = IdempotencyLayer::new(MemoryStore::new());
+    let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
     let answer = layer.layer(Called(Arc::default(), false)).oneshot(request()).await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "true");
 }

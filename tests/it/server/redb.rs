@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completion, Fingerprint, Record, RecordId, RedbStore, State, Store, StoreError,
+    Claim, ClaimRef, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, OpenError, Record, RecordId,
+    RedbStore, State, Store, StoreError,
 };
 
 use super::contract;
@@ -40,9 +41,10 @@ async fn an_end_outlives_the_process_and_a_claim_without_an_owner_is_unknown() {
     let (done, running) = (RecordId::new("", "done"), RecordId::new("", "running"));
     let store = RedbStore::open(&path).unwrap();
     let token = win(&store, &done).await;
-    store.complete(&done, token, (), Completion::new(record(), HOUR)).await.unwrap();
+    store.finish(ClaimRef::new(done, token), Some(()), &End::Completed(Completion::new(record(), HOUR))).await.unwrap();
     win(&store, &running).await;
-    assert!(RedbStore::open(&path).is_err(), "one process at a time");
+    let second = RedbStore::open(&path).unwrap_err();
+    assert!(matches!(second, OpenError::InUse { .. }), "one process at a time: {second}");
     drop(store);
 
     let store = RedbStore::open(&path).unwrap();
@@ -61,7 +63,7 @@ async fn a_damaged_record_is_refused_and_neither_replayed_nor_rerun() {
     let id = RecordId::new("", "k");
     let store = RedbStore::open(&path).unwrap();
     let token = win(&store, &id).await;
-    store.complete(&id, token, (), Completion::new(record(), HOUR)).await.unwrap();
+    store.finish(ClaimRef::new(id, token), Some(()), &End::Completed(Completion::new(record(), HOUR))).await.unwrap();
     drop(store);
     let database = redb::Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -89,7 +91,8 @@ async fn a_bound_store_says_when_it_is_full() {
     assert!(matches!(store.claim(&claim).await, Err(StoreError::Full)));
 }
 
-/// What the child of the next test does until it is killed: claims and completes, and names each end that was acknowledged.
+/// What the child of the next test does until it is killed: claims and completes, and names each
+/// end that was acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn child_that_is_killed() {
     let Ok(arguments) = std::env::var(CHILD) else { return };
@@ -104,7 +107,10 @@ async fn child_that_is_killed() {
                 let id = RecordId::new("", &key);
                 let token = win(&store, &id).await;
                 println!("claimed {key}");
-                store.complete(&id, token, (), Completion::new(record(), HOUR)).await.unwrap();
+                store
+                    .finish(ClaimRef::new(id, token), Some(()), &End::Completed(Completion::new(record(), HOUR)))
+                    .await
+                    .unwrap();
                 println!("done {key}");
             }
         });
@@ -183,4 +189,144 @@ fn a_kill_while_the_file_is_made_leaves_no_file_or_a_whole_one() {
             whole.map(|file| RedbStore::open(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
         assert!(opened.count() >= made);
     }
+}
+
+/// Calls until the store is available, as a layer does that repeats its calls.
+async fn until_available<T>(call: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    let mut pause = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        match call().await {
+            Err(StoreError::Unavailable(error)) => println!("failed {error}"),
+            answer => return answer.unwrap(),
+        }
+        pause.tick().await;
+    }
+}
+
+/// What the child of the next test does: operations with long answers, until it is killed. Its file
+/// must not grow beyond a limit.
+#[tokio::test]
+async fn child_whose_disk_is_full() {
+    let Ok(path) = std::env::var(CHILD) else { return };
+    let store = RedbStore::open(path).unwrap();
+    for number in 0.. {
+        let id = RecordId::new("", &number.to_string());
+        let token = ClaimToken::new().unwrap();
+        let claim = Claim::new(&id, token, ONE, HOUR, HOUR);
+        assert!(matches!(until_available(async || store.claim(&claim).await).await, Claimed::Won(())));
+        let record = Record::new(StatusCode::CREATED, &HeaderMap::new(), vec![b'x'; 20_000].into());
+        let completion = Completion::new(record, HOUR);
+        let completed = until_available(async || {
+            store.finish(ClaimRef::new(id, token), Some(()), &End::Completed(completion.clone())).await
+        })
+        .await;
+        assert_eq!(completed, Completed::Stored);
+        println!("done {number}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn full_disk_is_survived_once_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.redb");
+    // A file beyond the limit is an I/O error, as one on a full disk is.
+    let mut child = Command::new("bash")
+        .args(["-c", r#"trap "" XFSZ && ulimit -S -f 1500 && exec "$0" "$@""#])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "server::redb::child_whose_disk_is_full", "--nocapture"])
+        .env(CHILD, &path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let before: Vec<String> = lines.by_ref().take_while(|line| !line.starts_with("failed")).collect();
+    let second = RedbStore::open(&path).unwrap_err();
+    assert!(matches!(second, OpenError::InUse { .. }), "the file stays locked: {second}");
+    let room = Command::new("prlimit").args(["--pid", &child.id().to_string(), "--fsize=unlimited"]).status().unwrap();
+    assert!(room.success());
+    let after: Vec<String> = lines.by_ref().filter(|line| line.starts_with("done")).take(20).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let done = before.iter().chain(&after).filter_map(|line| line.strip_prefix("done ")).collect::<Vec<_>>();
+    assert!(done.len() > 30 && after.len() == 20, "{} before, {} after", before.len(), after.len());
+    let store = RedbStore::open(&path).unwrap();
+    for key in done {
+        let state = store.look(&RecordId::new("", key)).await.unwrap();
+        assert!(matches!(state, Some(State::Done { .. })), "{key} was acknowledged: {state:?}");
+    }
+}
+
+/// A disk in memory that a test can damage.
+#[derive(Clone, Debug)]
+struct Shared(Arc<redb::backends::InMemoryBackend>);
+
+impl redb::StorageBackend for Shared {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+/// Commits one value of the program's own, in the manner that redb has by default.
+fn write_own(database: &redb::Database, value: u64) {
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(redb::TableDefinition::<u64, u64>::new("own")).unwrap().insert(1, value).unwrap();
+    transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn damaged_commit_of_plain_redb_is_refused() {
+    const VALUE: u64 = 0x1122_3344_5566_7788;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("keys.redb"), folder.path().join("copy.redb"));
+    drop(RedbStore::open(&path).unwrap());
+    let database = redb::Database::open(&path).unwrap();
+    write_own(&database, 1);
+    write_own(&database, VALUE);
+    // As a kill leaves it. One sync for the commit: redb would take it for one that was cut short.
+    let mut image = std::fs::read(&path).unwrap();
+    std::fs::write(&copy, &image).unwrap();
+    RedbStore::open(&copy).unwrap();
+    for at in (0..image.len() - 8).filter(|&at| image[at..at + 8] == VALUE.to_le_bytes()).collect::<Vec<_>>() {
+        image[at] ^= 1;
+    }
+    std::fs::write(&copy, &image).unwrap();
+    let refused = RedbStore::open(&copy).unwrap_err();
+    assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn repaired_database_is_refused_until_accepted() {
+    const VALUE: u64 = 0x1122_3344_5566_7788;
+    let disk = Shared(Arc::new(redb::backends::InMemoryBackend::new()));
+    let open = || redb::Database::builder().create_with_backend(disk.clone()).unwrap();
+    drop(RedbStore::over(open()).unwrap());
+    let database = open();
+    write_own(&database, 1);
+    write_own(&database, VALUE);
+    let mut image = vec![0; usize::try_from(redb::StorageBackend::len(&disk).unwrap()).unwrap()];
+    redb::StorageBackend::read(&disk, 0, &mut image).unwrap();
+    for at in (0..image.len() - 8).filter(|&at| image[at..at + 8] == VALUE.to_le_bytes()) {
+        redb::StorageBackend::write(&disk, at as u64, &[0]).unwrap();
+    }
+    // redb falls back to the commit before the last, and would say nothing of it at the next open.
+    let refused = RedbStore::over(database).unwrap_err();
+    assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
+    let refused = RedbStore::over(open()).unwrap_err();
+    assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
+    drop(RedbStore::options().accept_repair(true).over(open()).unwrap());
+    RedbStore::over(open()).unwrap();
 }

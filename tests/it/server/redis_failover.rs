@@ -7,8 +7,8 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completed, Completion, Fingerprint, IdempotencyLayer, Record, RecordId, RedisStore,
-    State, Store, StoreError,
+    Claim, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, IdempotencyLayer, Record, RecordId,
+    RedisStore, Scope, State, Store, StoreError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -95,11 +95,11 @@ async fn every_call_finds_the_new_primary() {
 
     let fresh = id("claimed");
     assert!(matches!(store.claim(&claim(&fresh)).await.unwrap(), Claimed::Won(())));
-    assert!(stores[0].renew(&names[0], claims[0].token, HOUR).await.unwrap());
-    let completed = stores[1].complete(&names[1], claims[1].token, (), end()).await.unwrap();
-    let released = stores[2].release(&names[2], claims[2].token, ()).await.unwrap();
-    let abandoned = stores[3].abandon(&names[3], claims[3].token, None).await.unwrap();
-    assert_eq!([completed, released, abandoned], [Completed::Stored; 3]);
+    assert!(stores[0].renew(claims[0].reference(), HOUR).await.unwrap());
+    for (nth, end) in [(1, End::Completed(end())), (2, End::Released), (3, End::Unknown)] {
+        let ended = stores[nth].finish(claims[nth].reference(), Some(()), &end).await.unwrap();
+        assert_eq!(ended, Completed::Stored, "{end:?}");
+    }
 
     let new = RedisStore::connect(&pair.replica.url()).await.unwrap();
     assert!(matches!(new.look(&fresh).await.unwrap(), Some(State::Running { .. })), "it is with the new primary");
@@ -115,7 +115,7 @@ async fn a_failover_refuses_no_request() {
     let counted = executions.clone();
     let router = Router::new().route("/orders", post(move || async move { counted.add().to_string() }));
     let store = RedisStore::connect(&pair.name.url).await.unwrap().timeout(Duration::from_secs(5));
-    let served = Served::start(router, IdempotencyLayer::new(store)).await;
+    let served = Served::start(router, IdempotencyLayer::new(store, Scope::single_caller())).await;
     let order = async |key: usize| served.post("/orders", &key.to_string()).send().await.unwrap();
     for key in 0..50 {
         if key == 25 {
@@ -129,7 +129,7 @@ async fn a_failover_refuses_no_request() {
     }
     assert_eq!(executions.count(), 50);
     let keys: usize = pair.replica.command(&["DBSIZE"]).await;
-    assert_eq!(keys, 50, "all of them are with the new primary");
+    assert_eq!(keys, 51, "all of them are with the new primary, and how they are identified");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::peer::{Counts, Fault, Wire};
+use super::peer::{Counts, ELSEWHERE, Fault, Wire};
 
 /// As much of a body is read before an exchange breaks in its middle.
 const PART: usize = 32 * 1024;
@@ -34,7 +34,9 @@ pub(super) async fn serve(mut stream: impl Wire, fault: Fault, counts: &Counts) 
     }
     read_body(&mut stream, &mut buffer, length).await?;
     counts.arrived();
-    counts.acted();
+    if fault != Fault::Redirect(307) {
+        counts.acted();
+    }
     answer(&mut stream, fault).await
 }
 
@@ -42,6 +44,9 @@ async fn answer(stream: &mut impl Wire, fault: Fault) -> io::Result<()> {
     let json = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
     let text = match fault {
         Fault::Answer(status) => format!("HTTP/1.1 {status} Status\r\ncontent-length: 2\r\n\r\n{{}}"),
+        Fault::Redirect(status) => {
+            format!("HTTP/1.1 {status} Status\r\nlocation: {ELSEWHERE}\r\ncontent-length: 2\r\n\r\n{{}}")
+        }
         Fault::InterimThenAnswer | Fault::AnswerThenClose => format!("{json}content-length: 2\r\n\r\n{{}}"),
         Fault::BadJson => format!("{json}content-length: 4\r\n\r\n{{no}}"),
         Fault::CutLength | Fault::StallMidBody => format!("{json}content-length: 10\r\n\r\n{{\"a\":"),
@@ -55,7 +60,7 @@ async fn answer(stream: &mut impl Wire, fault: Fault) -> io::Result<()> {
     match fault {
         Fault::StallAfterRequest | Fault::StallMidBody => std::future::pending().await,
         // The connection stays open for as long as the client keeps it.
-        Fault::Answer(_) | Fault::InterimThenAnswer | Fault::BadJson => drain(stream).await,
+        Fault::Answer(_) | Fault::Redirect(_) | Fault::InterimThenAnswer | Fault::BadJson => drain(stream).await,
         // An orderly end where TLS has one; the socket is closed right after.
         _ => stream.shutdown().await,
     }

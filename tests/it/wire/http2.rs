@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::peer::{Counts, Fault, Wire};
+use super::peer::{Counts, ELSEWHERE, Fault, Wire};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -94,6 +94,7 @@ fn acts(fault: Fault) -> bool {
     match fault {
         Fault::ResetStream { acted, .. } => acted,
         Fault::GoAway { last } => last > 0,
+        Fault::Redirect(status) => status != 307,
         _ => true,
     }
 }
@@ -105,6 +106,14 @@ async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<b
         Fault::Answer(_) | Fault::OneStream | Fault::NoWindow => {
             let status = if let Fault::Answer(status) = fault { status } else { 200 };
             send(wire, HEADERS, END_HEADERS, stream, &head(status)).await?;
+            send(wire, DATA, END_STREAM, stream, b"{}").await?;
+        }
+        Fault::Redirect(status) => {
+            let mut head = head(status);
+            // `location`, literal without indexing; the name is number 46 of the static table.
+            head.extend_from_slice(&[0x0f, 31, u8::try_from(ELSEWHERE.len()).expect("it is short")]);
+            head.extend_from_slice(ELSEWHERE.as_bytes());
+            send(wire, HEADERS, END_HEADERS, stream, &head).await?;
             send(wire, DATA, END_STREAM, stream, b"{}").await?;
         }
         Fault::BadJson => {

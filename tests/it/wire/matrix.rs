@@ -27,6 +27,8 @@ enum Says {
     Refused,
     /// 2xx, but not what was asked for: processed, and an error.
     Undecodable,
+    /// A redirect that is not followed: an error.
+    Redirected,
     /// A race between the close and our first byte: not processed if the transport had taken nothing yet, else ambiguous.
     NotProcessedOrAmbiguous,
 }
@@ -39,6 +41,7 @@ impl Says {
             Self::Ambiguous => "ambiguous",
             Self::Refused => "permanent",
             Self::Undecodable => "success, then a decode error",
+            Self::Redirected => "success, then a redirect error",
             Self::NotProcessedOrAmbiguous => "not processed, or ambiguous if a byte had left",
         }
     }
@@ -65,7 +68,7 @@ struct Row {
 fn rows() -> Vec<Row> {
     use Ending::{Fin, Rst};
     use Fault as F;
-    use Says::{Ambiguous, Done, NotProcessed, NotProcessedOrAmbiguous, Refused, Undecodable};
+    use Says::{Ambiguous, Done, NotProcessed, NotProcessedOrAmbiguous, Redirected, Refused, Undecodable};
     let row = |situation, fault, ending, body, http1: Says, http2: Says, reached| Row {
         situation, fault, ending, body, http1: Some(http1), http2: Some(http2), reached,
     };
@@ -92,6 +95,8 @@ fn rows() -> Vec<Row> {
         row("200, then the body does not end", F::CutChunked, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
         row("200 with a whole body that is not the JSON asked for", F::BadJson, Fin, SMALL, Undecodable, Undecodable, (1, 1)),
         row("200", F::Answer(200), Fin, SMALL, Done, Done, (1, 1)),
+        row("302 to a POST", F::Redirect(302), Fin, SMALL, Redirected, Redirected, (1, 1)),
+        row("307 to another origin", F::Redirect(307), Fin, SMALL, Redirected, Redirected, (1, 0)),
         row("404", F::Answer(404), Fin, SMALL, Refused, Refused, (1, 1)),
         row("500", F::Answer(500), Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
         only1(row("a connection that was never read from, small request", F::NeverRead, Fin, SMALL, Ambiguous, Ambiguous, (0, 0))),
@@ -130,6 +135,7 @@ async fn ask(client: &Client, url: &str, body: usize) -> (Says, bool) {
     };
     let says = match (error.attempts().last().map(Attempt::class), error.kind()) {
         (Some(Class::Success), ErrorKind::Decode) => Says::Undecodable,
+        (Some(Class::Success), ErrorKind::Redirect) => Says::Redirected,
         (Some(Class::NotProcessed), _) => Says::NotProcessed,
         (Some(Class::Ambiguous), _) => Says::Ambiguous,
         (Some(Class::Permanent), ErrorKind::Status) => Says::Refused,
@@ -150,6 +156,7 @@ async fn check(row: &Row, protocol: Protocol, identity: Option<&Identity>, says:
     assert_eq!((received, executed), row.reached, "{name}: what reached the server");
     // The one that matters: nothing that was carried out is ever called not processed. (A 4xx is the server's own word.)
     assert!(executed == 0 || processed || seen == Says::Refused, "{name}: executed, and the client says not processed");
+    assert!(seen != Says::Redirected || processed == (executed > 0), "{name}: a 302 is evidence, and a 307 is none");
 }
 
 #[tokio::test]

@@ -7,3 +7,5 @@ mod http2;
 mod matrix;
 mod peer;
 mod tls;
+
+pub(crate) use tls::Identity;

@@ -12,6 +12,9 @@ use tokio::task::JoinHandle;
 
 use super::tls::Identity;
 
+/// Where redirects lead.
+pub(super) const ELSEWHERE: &str = "http://other.invalid/";
+
 /// Where the exchange breaks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
@@ -29,6 +32,8 @@ pub(super) enum Fault {
     EarlyAnswer(u16),
     /// Carried out and answered.
     Answer(u16),
+    /// Answered by a redirect to another origin; carried out, unless it is a 307.
+    Redirect(u16),
     /// HTTP/1.1: carried out and answered as if the connection stayed open, then closed.
     AnswerThenClose,
     /// 100 Continue, then carried out and answered.

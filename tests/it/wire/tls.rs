@@ -48,6 +48,10 @@ impl Identity {
         TlsAcceptor::from(Arc::new(config))
     }
 
+    pub(crate) fn http1_acceptor(&self) -> TlsAcceptor {
+        self.acceptor(Protocol::Http1)
+    }
+
     /// The authority, for a client that trusts it.
     pub(crate) fn authority(&self) -> steadfast::reqwest::Certificate {
         steadfast::reqwest::Certificate::from_der(&self.authority).expect("a certificate")

@@ -3,13 +3,16 @@
 WITH
 clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
 known AS MATERIALIZED (
-    SELECT r.state, r.fingerprint, r.record, r.lease_until
+    SELECT r.state, r.fingerprint, r.record, r.lease_until,
+           $2 = ANY (r.tombstones) AND r.tombstones_until > clock.now AS cancelled
     FROM steadfast_records r, clock
     WHERE r.id = $1
-      AND r.forget_at > clock.now
-      AND NOT (r.token = $2 AND r.state = 'running')  -- this very claim, repeated, is won again
-      AND NOT ($6 AND r.fingerprint = $3
-               AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= clock.now))
+      AND ($2 = ANY (r.tombstones) AND r.tombstones_until > clock.now
+           OR r.forget_at > clock.now
+              AND r.state <> 'free'
+              AND NOT (r.token = $2 AND r.state = 'running')  -- this very claim, repeated, is won again
+              AND NOT ($6 AND r.fingerprint = $3 AND r.token <> $2
+                       AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= clock.now)))
 ),
 -- Held exclusively by a handler whose transaction holds the key, which no row tells before it ends.
 free AS MATERIALIZED (
@@ -22,15 +25,19 @@ won AS (
     WHERE free.free
     ON CONFLICT (id) DO UPDATE
     SET fingerprint = excluded.fingerprint, token = excluded.token, state = excluded.state, record = NULL,
+        took_over = r.forget_at > (SELECT now FROM clock) AND r.state <> 'free' AND (r.took_over OR r.token <> $2),
         lease_until = excluded.lease_until, retention_ms = excluded.retention_ms, forget_at = excluded.forget_at
     -- The row may have changed since it was looked at, so it is asked again.
-    WHERE r.forget_at <= (SELECT now FROM clock)
-       OR r.token = $2 AND r.state = 'running'
-       OR $6 AND r.fingerprint = $3
-          AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= (SELECT now FROM clock))
+    WHERE NOT ($2 = ANY (r.tombstones) AND r.tombstones_until > (SELECT now FROM clock))
+      AND (r.forget_at <= (SELECT now FROM clock)
+           OR r.state = 'free'
+           OR r.token = $2 AND r.state = 'running'
+           OR $6 AND r.fingerprint = $3 AND r.token <> $2
+              AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= (SELECT now FROM clock)))
     RETURNING 1
 )
 SELECT EXISTS (SELECT FROM won)                 AS won,
+       coalesce(known.cancelled, false)         AS cancelled,
        coalesce((SELECT free FROM free), true)  AS free,
        known.state, known.fingerprint, known.record,
        ceil(extract(epoch FROM known.lease_until - clock.now) * 1000)::bigint AS lease_left_ms

@@ -5,7 +5,8 @@ INSERT INTO steadfast_records AS r (id, fingerprint, token, state, record, reten
 VALUES ($1, $3, $2, $4, $5, $6, clock_timestamp() + $6 * interval '1 ms')
 ON CONFLICT (id) DO UPDATE
 SET fingerprint = excluded.fingerprint, token = excluded.token, state = excluded.state, record = excluded.record,
-    lease_until = NULL, retention_ms = excluded.retention_ms, forget_at = excluded.forget_at
+    took_over = false, lease_until = NULL, retention_ms = excluded.retention_ms, forget_at = excluded.forget_at
 WHERE r.forget_at <= clock_timestamp()
+   OR r.state = 'free'
    OR r.fingerprint = $3
       AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= clock_timestamp())

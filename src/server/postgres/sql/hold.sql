@@ -8,10 +8,11 @@ known AS MATERIALIZED (
     FROM steadfast_records r, clock
     WHERE r.id = $1
       AND r.forget_at > clock.now
+      AND r.state <> 'free'
       AND NOT ($4 AND r.fingerprint = $3
                AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= clock.now))
 )
-SELECT false AS won,
+SELECT false AS won, false AS cancelled,
        coalesce((SELECT pg_try_advisory_xact_lock($2 # ('steadfast_records'::regclass::oid::bigint << 32)) WHERE NOT EXISTS (SELECT FROM known)), true) AS free,
        known.state, known.fingerprint, known.record,
        ceil(extract(epoch FROM known.lease_until - clock.now) * 1000)::bigint AS lease_left_ms

@@ -1,6 +1,6 @@
 -- What is known of a key, and whether a handler's open transaction holds it. $1 id, $2 the id's advisory lock, made this table's by its number
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
-SELECT false AS won,
+SELECT false AS won, false AS cancelled,
        NOT EXISTS (
            SELECT FROM pg_locks l
            WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.mode = 'ExclusiveLock'
@@ -9,4 +9,4 @@ SELECT false AS won,
        ) AS free,
        r.state, r.fingerprint, r.record,
        ceil(extract(epoch FROM r.lease_until - clock.now) * 1000)::bigint AS lease_left_ms
-FROM clock LEFT JOIN steadfast_records r ON r.id = $1 AND r.forget_at > clock.now
+FROM clock LEFT JOIN steadfast_records r ON r.id = $1 AND r.forget_at > clock.now AND r.state <> 'free'

@@ -1,5 +1,6 @@
--- Gives back a key that a handler's transaction held. Where it was taken over there is a row of it: that goes, too.
+-- Gives back a key that a handler's transaction held. Where it was taken over there is a row of it: that is free then, too.
 -- $1 id, $2 fingerprint
-DELETE FROM steadfast_records
+UPDATE steadfast_records
+SET state = 'free', took_over = false, lease_until = NULL, forget_at = greatest(clock_timestamp(), tombstones_until)
 WHERE id = $1 AND fingerprint = $2
   AND (state = 'unknown' OR state = 'running' AND lease_until <= clock_timestamp())

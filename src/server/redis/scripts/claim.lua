@@ -1,11 +1,19 @@
 -- ARGV: token, fingerprint, retention, lease and retention together (milliseconds), '1' to take over what is unknown.
--- Answers nil if the key is the caller's now, and what is known of it if not.
+-- Answers nil if the key is the caller's now, 0 if the token wins nothing any more, and else what is known of the key.
+if dead then
+    return 0
+end
 if exists and not held then
     local unknown = readable and not record and lease_left <= 0
-    if not (unknown and ARGV[5] == '1' and fingerprint == ARGV[2]) then
+    if not (unknown and ARGV[5] == '1' and fingerprint == ARGV[2] and token ~= ARGV[1]) then
         return known
     end
+    took_over = '1'
 end
 redis.call('HSET', KEYS[1], 'version', '1', 'fingerprint', ARGV[2], 'token', ARGV[1], 'retention', ARGV[3])
+redis.call('HDEL', KEYS[1], 'unknown')
+if took_over then
+    redis.call('HSET', KEYS[1], 'took_over', '1')
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return false

@@ -5,9 +5,7 @@ end
 if not held then
     return 0
 end
--- A full Redis refuses to let a script begin to write with a command that takes room, and lets it go on with one. This HDEL
--- removes nothing, and is never refused: what has run can be recorded, and only new claims are turned away.
-redis.call('HDEL', KEYS[1], 'record')
+begin_to_write()
 redis.call('HSET', KEYS[1], 'record', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1

@@ -1,22 +1,45 @@
--- Opens every script: reads what is kept under KEYS[1], and decides nothing.
+-- Opens every script: reads what is kept of a record, and decides nothing.
 --
--- The hash has these fields:
+-- KEYS[1] is the record, a hash of these fields:
 --   version      '1'; another layout has another number, and is left alone
 --   fingerprint  32 bytes: what the request is
---   token        16 bytes: whose claim it is; absent once the claim was abandoned
+--   token        16 bytes: whose claim it is, or was
 --   retention    milliseconds
+--   took_over    '1' if the operation may have run before this claim began
+--   unknown      '1' once the claim has ended, and nobody knows how
 --   record       the answer; absent until the operation is done
 --
 -- A claim lives for its lease and its retention, an end for its retention. So what is left of a lease is what is left of the
 -- key, less the retention: Redis's clock is the only one, and a renewal is a PEXPIRE, which a full Redis does not refuse.
-local version, fingerprint, token, retention, record =
-    unpack(redis.call('HMGET', KEYS[1], 'version', 'fingerprint', 'token', 'retention', 'record'))
+--
+-- KEYS[2], where a script is given one, is the tombstone of the caller's token. It says that the token wins nothing any more.
+local version, fingerprint, token, retention, record, took_over, unknown =
+    unpack(redis.call('HMGET', KEYS[1], 'version', 'fingerprint', 'token', 'retention', 'record', 'took_over', 'unknown'))
 -- -2: there is no such key. -1: somebody has taken its expiry away, and a claim has lapsed.
 local left = redis.call('PTTL', KEYS[1])
 local exists = left ~= -2
 local readable = version == '1' and fingerprint and #fingerprint == 32 and retention and string.match(retention, '^%d+$')
-local lease_left = readable and token and left - retention or 0
+local lease_left = readable and token and not unknown and left - retention or 0
 -- ARGV[1] is the caller's token, where there is one.
-local held = readable and not record and token == ARGV[1]
+local held = readable and not record and not unknown and token == ARGV[1]
+local ended_as_unknown = readable and not record and unknown and token == ARGV[1]
 local known = {version, fingerprint, retention, record, lease_left}
+local dead = KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1
+
+-- A full Redis refuses to let a script begin to write with a command that takes room, and lets it go on with one. This HDEL
+-- removes nothing, and is never refused: what has run can be recorded, and only new claims are turned away.
+local function begin_to_write()
+    redis.call('HDEL', KEYS[1], 'unknown')
+end
+
+local function end_as_unknown()
+    begin_to_write()
+    redis.call('HSET', KEYS[1], 'unknown', '1')
+    redis.call('PEXPIRE', KEYS[1], retention)
+end
+
+local function bury(milliseconds)
+    begin_to_write()
+    redis.call('SET', KEYS[2], '', 'PX', milliseconds)
+end
 

@@ -4,6 +4,8 @@
 //! Where claim, rows and record are one transaction, it has run exactly once.
 
 #[cfg(feature = "redb")]
+mod damage;
+#[cfg(feature = "redb")]
 mod disk;
 mod events;
 mod scene;
@@ -21,7 +23,7 @@ use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use http_body_util::BodyExt;
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completed, Completion, IdempotencyLayer, RecordId, State, Store, StoreError,
+    Claim, ClaimRef, Claimed, Completed, End, IdempotencyLayer, RecordId, Scope, State, Store, StoreError,
 };
 use tower::ServiceExt;
 
@@ -65,34 +67,18 @@ impl<S: Store> Store for Deadly<S> {
         Ok(claimed)
     }
 
-    async fn renew(&self, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-        self.inner.renew(id, token, lease).await
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
+        self.inner.renew(claim, lease).await
     }
 
-    async fn complete(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: S::Session,
-        completion: Completion,
-    ) -> Result<Completed, StoreError> {
+    async fn finish(&self, claim: ClaimRef, session: Option<S::Session>, end: &End) -> Result<Completed, StoreError> {
+        if !matches!(end, End::Completed(_)) {
+            return self.inner.finish(claim, session, end).await;
+        }
         self.at("before_end");
-        let completed = self.inner.complete(id, token, session, completion).await?;
+        let completed = self.inner.finish(claim, session, end).await?;
         self.at("after_end");
         Ok(completed)
-    }
-
-    async fn release(&self, id: &RecordId, token: ClaimToken, session: S::Session) -> Result<Completed, StoreError> {
-        self.inner.release(id, token, session).await
-    }
-
-    async fn abandon(
-        &self,
-        id: &RecordId,
-        token: ClaimToken,
-        session: Option<S::Session>,
-    ) -> Result<Completed, StoreError> {
-        self.inner.abandon(id, token, session).await
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
@@ -137,7 +123,7 @@ async fn ask(router: Router) -> (u16, String) {
 }
 
 fn layer<S: Store>(store: S, point: &str) -> IdempotencyLayer<Deadly<S>> {
-    IdempotencyLayer::new(Deadly { inner: store, point: point.to_owned() }).lease(LEASE)
+    IdempotencyLayer::new(Deadly { inner: store, point: point.to_owned() }, Scope::single_caller()).lease(LEASE)
 }
 
 /// Runs the test of this name in a process of its own, which is to die; an error is what it said if it did not.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use steadfast::http::{HeaderMap, StatusCode};
 use steadfast::server::admin::{self, ReleaseError};
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completion, Fingerprint, MemoryStore, OperationKey, Record, State, Store,
+    Claim, ClaimToken, Claimed, Completion, End, Fingerprint, MemoryStore, OperationKey, Record, SharedStore, State,
+    Store,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -25,6 +26,7 @@ async fn only_an_unknown_operation_can_be_given_back_in_a_database() {
 
 /// `renews`: whether a claim has a lease, which could be lost to somebody else's release.
 async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
+    let store = SharedStore::new(store);
     let operation = OperationKey::new("tenant", "k");
     let one = Fingerprint::of("x");
     assert!(matches!(admin::release(&store, &operation, "why not").await, Err(ReleaseError::NotFound)));
@@ -34,9 +36,9 @@ async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
     let first = claim();
     let Claimed::Won(session) = store.claim(&first).await.unwrap() else { panic!("nobody has it") };
     assert!(matches!(admin::release(&store, &operation, "it hangs").await, Err(ReleaseError::Running)));
-    assert!(!renews || store.renew(operation.record_id(), first.token, HOUR).await.unwrap(), "it still runs");
+    assert!(!renews || store.renew(first.reference(), HOUR).await.unwrap(), "it still runs");
 
-    store.abandon(operation.record_id(), first.token, Some(session)).await.unwrap();
+    store.finish(first.reference(), Some(session), &End::Unknown).await.unwrap();
     assert_eq!(admin::look(&store, &operation).await.unwrap(), Some(State::unknown(one)));
     admin::release(&store, &operation, "looked it up: nothing was charged").await.unwrap();
     assert_eq!(admin::look(&store, &operation).await.unwrap(), None);
@@ -44,7 +46,10 @@ async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
     let second = claim();
     let Claimed::Won(session) = store.claim(&second).await.unwrap() else { panic!("it was given back") };
     let record = Record::new(StatusCode::OK, &HeaderMap::new(), "done".into());
-    store.complete(operation.record_id(), second.token, session, Completion::new(record.clone(), HOUR)).await.unwrap();
+    store
+        .finish(second.reference(), Some(session), &End::Completed(Completion::new(record.clone(), HOUR)))
+        .await
+        .unwrap();
     assert!(matches!(admin::release(&store, &operation, "once more").await, Err(ReleaseError::Ended)));
     assert_eq!(admin::look(&store, &operation).await.unwrap(), Some(State::done(one, record)));
 }

@@ -1,7 +1,6 @@
 //! A queue's consumer: one effect for each event, whatever is delivered, fails or dies in between.
 
 use std::cell::Cell;
-use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, Lapsed, Lent, MemoryStore, Store};
@@ -79,8 +78,7 @@ async fn a_handler_that_outlasts_its_lease_keeps_the_event() {
 #[tokio::test]
 async fn a_consumer_that_was_dropped_loses_nothing_and_may_be_told_to_wait_for_somebody() {
     for lapsed in [Lapsed::Rerun, Lapsed::Refuse] {
-        let store = Arc::new(MemoryStore::new());
-        let inbox = Inbox::shared(store).lease(Duration::from_millis(30)).lapsed(lapsed);
+        let inbox = Inbox::new(MemoryStore::new()).lease(Duration::from_millis(30)).lapsed(lapsed);
         let hangs = inbox.process("billing", "1", payload("1"), |_| std::future::pending::<Result<(), Never>>());
         assert!(tokio::time::timeout(Duration::from_millis(5), hangs).await.is_err());
         let told = async {

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Extension, response::IntoResponse, response::Response};
-use steadfast::server::{IdempotencyLayer, MemoryStore, OperationKey, Verdict, child_of};
+use steadfast::server::{IdempotencyLayer, MemoryStore, OperationKey, Scope, Verdict, child_of};
 use steadfast::{Client, KeyPolicy};
 
 use crate::server::support::{Executions, Served};
@@ -36,13 +36,13 @@ async fn order(State(shop): State<Shop>, Extension(operation): Extension<Operati
 #[tokio::test]
 async fn one_order_one_charge() {
     let (charged, orders) = (Executions::default(), Executions::default());
-    let layer = || IdempotencyLayer::new(MemoryStore::new()).required();
+    let layer = |scope| IdempotencyLayer::new(MemoryStore::new(), scope).required();
     let payments = Router::new().route("/charges", post(charge)).with_state(charged.clone());
-    let payments = Served::start(payments, layer()).await;
+    let payments = Served::start(payments, layer(Scope::single_caller())).await;
     let client = Client::builder().base_url(payments.url("")).keys(KeyPolicy::standard()).build().unwrap();
     let shop = Shop { payments: client, orders: orders.clone() };
-    let scoped = layer().scope(|parts| Some(parts.headers.get("x-tenant")?.to_str().ok()?.to_owned()));
-    let shop = Served::start(Router::new().route("/orders", post(order)).with_state(shop), scoped).await;
+    let tenant = Scope::from_fn(|parts| Some(parts.headers.get("x-tenant")?.to_str().ok()?.to_owned()));
+    let shop = Served::start(Router::new().route("/orders", post(order)).with_state(shop), layer(tenant)).await;
 
     let ask = |tenant: &'static str| shop.post("/orders", "k").header("x-tenant", tenant).send();
     assert_eq!(ask("a").await.unwrap().status(), 503);

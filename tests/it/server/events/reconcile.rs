@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use axum::routing::post;
-use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, OperationKey, Reconciled};
+use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, OperationKey, Reconciled, Scope};
 use tokio::sync::Notify;
 
 use crate::server::failing::Failing;
@@ -24,7 +24,7 @@ async fn serve<F>(executions: &Executions, find: impl Fn(Lapse) -> F + Send + Sy
 where
     F: Future<Output = Reconciled> + Send + 'static,
 {
-    let layer = IdempotencyLayer::new(MemoryStore::new()).reconcile(find);
+    let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).reconcile(find);
     let served =
         Served::start(Router::new().route("/charges", post(dying)).with_state(executions.clone()), layer).await;
     assert_eq!(served.post("/charges", "k").body("x").send().await.unwrap().status(), 500);
@@ -54,7 +54,7 @@ async fn what_was_applied_is_answered_and_stays_so() {
 async fn what_was_found_is_told_even_if_it_cannot_be_stored() {
     let executions = Executions::default();
     let store = Failing::new(false, true, 0);
-    let layer = IdempotencyLayer::new(store)
+    let layer = IdempotencyLayer::new(store, Scope::single_caller())
         .lease(std::time::Duration::from_millis(30))
         .reconcile(|_| async { Reconciled::Applied(Response::new(Bytes::from_static(b"found in the books"))) });
     let router = Router::new().route("/charges", post(dying)).with_state(executions.clone());
@@ -149,7 +149,7 @@ async fn while_one_looks_in_a_transaction_the_others_are_told_so_at_once() {
     let (asked, go_on) = (Executions::default(), Arc::new(Notify::new()));
     let (counted, gate) = (asked.clone(), go_on.clone());
     let store = crate::server::postgres::store().await.transactional();
-    let layer = IdempotencyLayer::new(store).lapsed(Lapsed::Refuse).reconcile(move |_| {
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).lapsed(Lapsed::Refuse).reconcile(move |_| {
         counted.add();
         let gate = gate.clone();
         async move {

@@ -7,7 +7,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
-use steadfast::server::{Inbox, InboxError, Lapsed, Lent, PostgresSession, Verdict};
+use steadfast::server::{Inbox, InboxError, Lapsed, Lent, MemoryStore, PostgresSession, Verdict};
 use tokio::sync::Barrier;
 
 use super::*;
@@ -40,7 +40,7 @@ impl Shop {
              INSERT INTO stock VALUES (1, 0), (2, 0)";
         sqlx::raw_sql(tables).execute(&pool).await.unwrap();
         let handled = Handled { barrier: Arc::new(Barrier::new(2)), executions: Executions::default() };
-        let layer = IdempotencyLayer::new(store.transactional()).lapsed(lapsed);
+        let layer = IdempotencyLayer::new(store.transactional(), Scope::single_caller()).lapsed(lapsed);
         let router = Router::new().route("/orders/{id}", post(handler)).with_state(handled.clone()).layer(layer);
         Self { pool, served: Arc::new(Served::serve(router).await), handled }
     }
@@ -205,6 +205,36 @@ async fn only_a_5xx_of_a_failed_transaction_is_no_end() {
     assert_eq!(shop.rows().await, 0);
 }
 
+#[tokio::test]
+async fn a_layer_outside_gives_its_key_back_too() {
+    for fails in [true, false] {
+        let (_, pool) = pool().await;
+        let store = PostgresStore::new(pool.clone());
+        store.create_table().await.unwrap();
+        run("CREATE TABLE orders (id int PRIMARY KEY)", &pool).await;
+        if !fails {
+            refuse_first(AT_COMMIT, &pool).await;
+        }
+        let executions = Executions::default();
+        let counted = executions.clone();
+        let handler = move |Extension(lent): Lending| async move {
+            let is_first = counted.add() == 1;
+            insert(&lent, 1).await.unwrap();
+            let failed = is_first && fails && insert(&lent, 1).await.is_err();
+            if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::CREATED }
+        };
+        let inside = IdempotencyLayer::new(store.transactional(), Scope::single_caller());
+        let outside = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+        let router = Router::new().route("/orders", post(handler)).layer(inside).layer(outside);
+        let served = Arc::new(Served::serve(router).await);
+        let refused = if fails { "500 released" } else { "503 released" };
+        assert_eq!(post_all(&served, 0..1, 1).await, all(refused, 1));
+        assert_eq!(post_all(&served, 0..1, 1).await, all("201 stored", 1));
+        assert_eq!(executions.count(), 2);
+        assert_eq!(count("SELECT count(*) FROM orders", &pool).await, 1);
+    }
+}
+
 async fn out_of_stock(Shared(handled): Shared<Handled>, Extension(lent): Lending, Path(id): Path<i32>) -> Response {
     handled.executions.add();
     insert(&lent, id).await.unwrap();
@@ -294,7 +324,7 @@ async fn stalled(words: &'static str) -> (String, String, i64, usize) {
         }
         StatusCode::CREATED
     });
-    let layer = IdempotencyLayer::new(store.transactional()).lapsed(Lapsed::Refuse);
+    let layer = IdempotencyLayer::new(store.transactional(), Scope::single_caller()).lapsed(Lapsed::Refuse);
     let served = Served::start(Router::new().route("/orders", handler), layer).await;
     let order = || async { told(&served.post("/orders", "k").send().await.unwrap()) };
     let first = order().await;

@@ -22,7 +22,8 @@ async fn strict_sessions_refuse_no_operation() {
         let pool = strict(level).await;
         let executions = Executions::default();
         let store = PostgresStore::new(pool.clone());
-        let served = Arc::new(Served::start(orders(&executions), IdempotencyLayer::new(store)).await);
+        let served =
+            Arc::new(Served::start(orders(&executions), IdempotencyLayer::new(store, Scope::single_caller())).await);
         assert_eq!(post_all(&served, 0..300, 32).await, all("201 stored", 300), "{level}");
         assert_eq!(post_all(&served, 0..300, 32).await, all("201 replayed", 300), "{level}");
         assert_eq!(executions.count(), 300, "{level}");
@@ -40,7 +41,7 @@ async fn strict_sessions_lend_read_committed_transactions() {
         StatusCode::CREATED
     }
     let pool = strict("serializable").await;
-    let layer = IdempotencyLayer::new(PostgresStore::new(pool.clone()).transactional());
+    let layer = IdempotencyLayer::new(PostgresStore::new(pool.clone()).transactional(), Scope::single_caller());
     let served = Arc::new(Served::start(Router::new().route("/orders", post(order)), layer).await);
     assert_eq!(post_all(&served, 0..100, 16).await, all("201 stored", 100));
     assert_eq!(post_all(&served, 0..100, 16).await, all("201 replayed", 100));
@@ -59,7 +60,8 @@ async fn sessions_that_become_strict_refuse_no_operation() {
         idle.close().await.unwrap();
     }
     let executions = Executions::default();
-    let served = Arc::new(Served::start(orders(&executions), IdempotencyLayer::new(store)).await);
+    let served =
+        Arc::new(Served::start(orders(&executions), IdempotencyLayer::new(store, Scope::single_caller())).await);
     assert_eq!(post_all(&served, 0..300, 32).await, all("201 stored", 300));
     assert_eq!(executions.count(), 300);
 }
@@ -95,14 +97,15 @@ async fn a_statement_that_was_rolled_back_is_repeated() {
             assert!(matches!(store.claim(claim).await.unwrap(), Claimed::Won(())), "{code}");
         }
         refuse().await;
-        assert!(store.renew(&ids[0], claims[0].token, HOUR).await.unwrap(), "{code}");
+        assert!(store.renew(claims[0].reference(), HOUR).await.unwrap(), "{code}");
         refuse().await;
-        let end = Completion::new(record(), Duration::ZERO);
-        assert_eq!(store.complete(&ids[0], claims[0].token, (), end).await.unwrap(), Completed::Stored, "{code}");
+        let end = End::Completed(Completion::new(record(), Duration::ZERO));
+        let ended = async |nth: usize, end: &End| store.finish(claims[nth].reference(), Some(()), end).await.unwrap();
+        assert_eq!(ended(0, &end).await, Completed::Stored, "{code}");
         refuse().await;
-        assert_eq!(store.release(&ids[1], claims[1].token, ()).await.unwrap(), Completed::Stored, "{code}");
+        assert_eq!(ended(1, &End::Released).await, Completed::Stored, "{code}");
         refuse().await;
-        assert_eq!(store.abandon(&ids[2], claims[2].token, None).await.unwrap(), Completed::Stored, "{code}");
+        assert_eq!(ended(2, &End::Unknown).await, Completed::Stored, "{code}");
         refuse().await;
         assert_eq!(store.sweep(10).await.unwrap(), 1, "{code}");
         assert_eq!(count("SELECT last_value FROM writes", &pool).await, 3, "{code}: refused twice, and then taken");

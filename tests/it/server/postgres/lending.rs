@@ -58,7 +58,10 @@ fn asking(pool: &PgPool, asks: usize, crowd: &Crowd) -> axum::routing::MethodRou
 }
 
 async fn serve(handler: axum::routing::MethodRouter, store: TransactionalPostgresStore) -> Arc<Served> {
-    Arc::new(Served::start(Router::new().route("/orders", handler), IdempotencyLayer::new(store)).await)
+    Arc::new(
+        Served::start(Router::new().route("/orders", handler), IdempotencyLayer::new(store, Scope::single_caller()))
+            .await,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -106,7 +109,8 @@ async fn a_request_that_finds_no_transaction_is_refused() {
     }
     let (pool, store) = store(2).await;
     let gate: Gate = Arc::new((Executions::default(), Semaphore::new(0), Semaphore::new(0)));
-    let layer = IdempotencyLayer::new(store.timeout(Duration::from_millis(300)).transactional());
+    let layer =
+        IdempotencyLayer::new(store.timeout(Duration::from_millis(300)).transactional(), Scope::single_caller());
     let router = Router::new().route("/orders", post(held)).with_state(gate.clone()).layer(layer.clone());
     let served = Arc::new(Served::serve(router).await);
     let order = |key: &'static str| {

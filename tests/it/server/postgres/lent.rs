@@ -31,7 +31,7 @@ impl Shop {
         let store = PostgresStore::new(pool.clone());
         store.create_table().await.unwrap();
         run("CREATE TABLE orders (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED)", &pool).await;
-        let layer = set(IdempotencyLayer::new(store.transactional()));
+        let layer = set(IdempotencyLayer::new(store.transactional(), Scope::single_caller()));
         let executions = Executions::default();
         let counted = executions.clone();
         let take = move |Extension(lent), Path(id): Path<i32>| handler(Handling { lent, id, nth: counted.add() });
@@ -192,7 +192,7 @@ async fn a_commit_that_fails_is_never_answered_with_success() {
     })
     .await;
     for id in [1, 2] {
-        assert_eq!(problem(shop.order(id).await).await, (500, "transaction-lost".to_owned()));
+        assert_eq!(problem(shop.order(id).await).await, (503, "rolled-back".to_owned()));
         assert_eq!(shop.rows().await, i64::from(id - 1));
         assert_eq!(shop.order(id).await.status(), 201, "nothing was kept, so the repeat runs");
         assert_eq!(shop.rows().await, i64::from(id));
@@ -218,7 +218,8 @@ async fn of_concurrent_repeats_one_runs_and_no_connection_waits_for_it() {
         StatusCode::CREATED
     }
     let router = Router::new().route("/orders", post(held)).with_state(gate.clone());
-    let served = Arc::new(Served::start(router, IdempotencyLayer::new(store.transactional())).await);
+    let served =
+        Arc::new(Served::start(router, IdempotencyLayer::new(store.transactional(), Scope::single_caller())).await);
     let first = tokio::spawn({
         let served = served.clone();
         async move { served.post("/orders", "k").send().await.unwrap() }

@@ -39,7 +39,8 @@ async fn a_pooler_costs_no_operation_its_end() {
         let store = PostgresStore::new(pool_of(20, through));
         let made = if makes_table { store.clone() } else { PostgresStore::new(direct.clone()) };
         made.create_table().await.unwrap();
-        let served = Arc::new(Served::start(orders(&executions), IdempotencyLayer::new(store)).await);
+        let served =
+            Arc::new(Served::start(orders(&executions), IdempotencyLayer::new(store, Scope::single_caller())).await);
         assert_eq!(post_all(&served, 0..200, 20).await, all("201 stored", 200));
         assert_eq!(post_all(&served, 0..200, 20).await, all("201 replayed", 200));
         assert_eq!(executions.count(), 200);
@@ -63,7 +64,7 @@ async fn handlers_behind_a_pooler_use_sqlx_as_ever() {
         }
         StatusCode::CREATED
     };
-    let layer = IdempotencyLayer::new(store.transactional());
+    let layer = IdempotencyLayer::new(store.transactional(), Scope::single_caller());
     let served = Arc::new(Served::start(Router::new().route("/orders", post(order)), layer).await);
     assert_eq!(post_all(&served, 0..200, 20).await, all("201 stored", 200));
     assert_eq!(post_all(&served, 0..200, 20).await, all("201 replayed", 200));
@@ -81,14 +82,14 @@ async fn statements_behind_a_pooler_have_no_names() {
         store.create_table().await.unwrap();
         proxy.sent();
         let (one, two) = (RecordId::new("", &connections.to_string()), RecordId::new("two", &connections.to_string()));
-        let apart = claim(&one);
+        let (apart, end) = (claim(&one), End::Completed(Completion::new(record(), HOUR)));
         assert!(matches!(store.claim(&apart).await.unwrap(), Claimed::Won(())));
-        assert!(store.renew(&one, apart.token, HOUR).await.unwrap());
-        store.complete(&one, apart.token, (), Completion::new(record(), HOUR)).await.unwrap();
+        assert!(store.renew(apart.reference(), HOUR).await.unwrap());
+        store.finish(apart.reference(), Some(()), &end).await.unwrap();
         let together = claim(&two);
         let store = store.transactional();
         let Claimed::Won(session) = store.claim(&together).await.unwrap() else { panic!("it is not won") };
-        store.complete(&two, together.token, session, Completion::new(record(), HOUR)).await.unwrap();
+        store.finish(together.reference(), Some(session), &end).await.unwrap();
         assert!(matches!(store.look(&two).await.unwrap(), Some(State::Done { .. })));
         store.sweep(10).await.unwrap();
         let sent = proxy.sent();
@@ -113,8 +114,8 @@ async fn statements_that_are_lost_are_sent_without_a_name() {
         let claim = claim(&id);
         assert!(matches!(store.claim(&claim).await.unwrap(), Claimed::Won(())), "{key}");
         run_raw("DEALLOCATE ALL", &pool).await;
-        let end = Completion::new(record(), HOUR);
-        assert_eq!(store.complete(&id, claim.token, (), end).await.unwrap(), Completed::Stored, "{key}");
+        let end = End::Completed(Completion::new(record(), HOUR));
+        assert_eq!(store.finish(claim.reference(), Some(()), &end).await.unwrap(), Completed::Stored, "{key}");
         run_raw("DEALLOCATE ALL", &pool).await;
     }
 }

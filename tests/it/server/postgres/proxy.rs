@@ -26,6 +26,19 @@ struct Way {
     holds: watch::Sender<Option<&'static str>>,
     /// What the clients have sent, a message for each time that one waits for an answer.
     sent: Mutex<Vec<Vec<u8>>>,
+    commits: watch::Sender<Commits>,
+}
+
+/// What becomes of a `COMMIT`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Commits {
+    Pass,
+    /// It never arrives: its connection is cut before.
+    Lost,
+    /// It arrives, and its connection is cut instead of a reply.
+    Unanswered,
+    /// It arrives when they may pass again, whatever its sender does meanwhile.
+    Late,
 }
 
 impl Proxy {
@@ -38,6 +51,7 @@ impl Proxy {
             cut: Notify::new(),
             holds: watch::channel(None).0,
             sent: Mutex::default(),
+            commits: watch::channel(Commits::Pass).0,
         });
         let shared = way.clone();
         let task = tokio::spawn(async move {
@@ -58,6 +72,11 @@ impl Proxy {
     pub(super) fn set_down(&self, down: bool) {
         self.way.down.store(down, Ordering::SeqCst);
         self.way.cut.notify_waiters();
+    }
+
+    /// Says what becomes of every `COMMIT`.
+    pub(super) fn commits(&self, commits: Commits) {
+        self.way.commits.send_replace(commits);
     }
 
     /// Holds back the reply to what contains these words, and all that come after it on that
@@ -88,14 +107,25 @@ impl Way {
         let (mut from, mut back) = from.split();
         let (mut replies, mut to) = to.split();
         let (held, answered) = (AtomicBool::new(false), AtomicBool::new(true));
+        let unanswered = AtomicBool::new(false);
         let there = async {
             let mut bytes = vec![0; 64 * 1024];
+            let mut commits = self.commits.subscribe();
             while let Ok(length @ 1..) = from.read(&mut bytes).await {
                 let sent = &bytes[..length];
                 if let Some(words) = *self.holds.borrow() {
                     held.fetch_or(contains(sent, words.as_bytes()), Ordering::SeqCst);
                 }
                 self.remember(sent, answered.swap(false, Ordering::SeqCst));
+                if sent.windows(7).any(|word| word == b"COMMIT\0") {
+                    let now = *commits.borrow();
+                    match now {
+                        Commits::Pass => {}
+                        Commits::Lost => break,
+                        Commits::Unanswered => unanswered.store(true, Ordering::SeqCst),
+                        Commits::Late => _ = commits.wait_for(|commits| *commits == Commits::Pass).await,
+                    }
+                }
                 if to.write_all(sent).await.is_err() {
                     break;
                 }
@@ -105,6 +135,9 @@ impl Way {
             let mut bytes = vec![0; 64 * 1024];
             let mut holds = self.holds.subscribe();
             while let Ok(length @ 1..) = replies.read(&mut bytes).await {
+                if unanswered.load(Ordering::SeqCst) {
+                    break;
+                }
                 if held.load(Ordering::SeqCst) {
                     let _never_dropped = holds.wait_for(Option::is_none).await;
                     held.store(false, Ordering::SeqCst);

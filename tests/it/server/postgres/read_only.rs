@@ -60,7 +60,8 @@ async fn connections_to_a_read_only_server_are_left() {
     let pool = failover.pool(5).await;
     let executions = Executions::default();
     let store = PostgresStore::new(pool.clone());
-    let served = Arc::new(Served::start(orders(&executions), IdempotencyLayer::new(store)).await);
+    let served =
+        Arc::new(Served::start(orders(&executions), IdempotencyLayer::new(store, Scope::single_caller())).await);
     assert_eq!(post_all(&served, 0..10, 1).await, all("503 untold", 10));
     assert_eq!(executions.count(), 0);
 
@@ -102,7 +103,7 @@ async fn the_first_call_after_a_failover_finds_the_primary() {
                WHERE datname = current_database() AND backend_start > clock_timestamp() - interval '1.1 s'";
     while count(old, &pool).await > 0 {}
     let executions = Executions::default();
-    let layer = IdempotencyLayer::new(PostgresStore::new(pool));
+    let layer = IdempotencyLayer::new(PostgresStore::new(pool), Scope::single_caller());
     let served = Arc::new(Served::start(orders(&executions), layer).await);
     assert_eq!(post_all(&served, 0..20, 1).await, all("201 stored", 20));
     assert_eq!(executions.count(), 20);
@@ -122,7 +123,7 @@ async fn no_handler_is_lent_a_read_only_transaction() {
         sqlx::query("CREATE TABLE IF NOT EXISTS orders (id int)").execute(&mut **session).await.unwrap();
         StatusCode::CREATED
     };
-    let layer = IdempotencyLayer::new(PostgresStore::new(pool.clone()).transactional());
+    let layer = IdempotencyLayer::new(PostgresStore::new(pool.clone()).transactional(), Scope::single_caller());
     let served = Arc::new(Served::start(Router::new().route("/orders", post(handler)), layer).await);
     assert_eq!(post_all(&served, 0..3, 1).await, all("503 untold", 3));
     assert_eq!(executions.count(), 0);

@@ -15,18 +15,22 @@ async fn store(level: &str) -> (Proxy, PgPool, PostgresStore) {
     (proxy, pool, store)
 }
 
+fn end() -> End {
+    End::Completed(Completion::new(record(), HOUR))
+}
+
 async fn operation(store: &PostgresStore, key: &str) {
     let id = RecordId::new("", key);
     let claim = claim(&id);
     assert!(matches!(store.claim(&claim).await.unwrap(), Claimed::Won(())));
-    store.complete(&id, claim.token, (), Completion::new(record(), HOUR)).await.unwrap();
+    store.finish(claim.reference(), Some(()), &end()).await.unwrap();
 }
 
 async fn lent_operation(store: &PostgresStore, key: &str) {
     let (store, id) = (store.transactional(), RecordId::new("", key));
     let claim = claim(&id);
     let Claimed::Won(session) = store.claim(&claim).await.unwrap() else { panic!("it is not won") };
-    store.complete(&id, claim.token, session, Completion::new(record(), HOUR)).await.unwrap();
+    store.finish(claim.reference(), Some(session), &end()).await.unwrap();
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ async fn of_many_claims_one_is_won_and_nobody_waits_for_it() {
     assert!(claims.join_all().await.into_iter().all(|held| held), "the first claim is still open");
     assert!(is_held(&store.look(&id).await.unwrap().unwrap()));
     assert_eq!(
-        store.complete(&id, first.token, session, Completion::new(record(), HOUR)).await.unwrap(),
+        store.finish(first.reference(), Some(session), &End::Completed(Completion::new(record(), HOUR))).await.unwrap(),
         Completed::Stored
     );
     let done = State::done(ONE, record());
@@ -61,7 +61,7 @@ async fn what_is_released_or_let_go_was_never_there() {
     let id = RecordId::new("", "k");
     let released = claim(&id);
     let session = win(&store, &released).await;
-    assert_eq!(store.release(&id, released.token, session).await.unwrap(), Completed::Stored);
+    assert_eq!(store.finish(released.reference(), Some(session), &End::Released).await.unwrap(), Completed::Stored);
     assert_eq!(store.look(&id).await.unwrap(), None);
     // A process that dies lets go of its connection, and with it of the key.
     drop(win(&store, &claim(&id)).await);
@@ -79,14 +79,14 @@ async fn an_abandoned_operation_is_unknown_and_is_taken_over_only_on_demand() {
     let id = RecordId::new("", "k");
     let first = claim(&id);
     let session = win(&store, &first).await;
-    assert_eq!(store.abandon(&id, first.token, Some(session)).await.unwrap(), Completed::Stored);
+    assert_eq!(store.finish(first.reference(), Some(session), &End::Unknown).await.unwrap(), Completed::Stored);
     assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
     assert_eq!(lose(&store, &claim(&id)).await, State::unknown(ONE));
     let other = Claim::new(&id, ClaimToken::new().unwrap(), OTHER, HOUR, HOUR).taking_over(true);
     assert_eq!(lose(&store, &other).await, State::unknown(ONE));
     let next = claim(&id).taking_over(true);
     let session = win(&store, &next).await;
-    store.complete(&id, next.token, session, Completion::new(record(), HOUR)).await.unwrap();
+    store.finish(next.reference(), Some(session), &End::Completed(Completion::new(record(), HOUR))).await.unwrap();
     assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record())));
 }
 
@@ -100,13 +100,16 @@ async fn the_two_stores_keep_each_other_out() {
     let session = win(&transactional, &first).await;
     assert!(is_held(&lose(&separate, &claim(&one)).await));
     assert!(is_held(&separate.look(&one).await.unwrap().unwrap()));
-    transactional.complete(&one, first.token, session, Completion::new(record(), HOUR)).await.unwrap();
+    transactional
+        .finish(first.reference(), Some(session), &End::Completed(Completion::new(record(), HOUR)))
+        .await
+        .unwrap();
     assert_eq!(lose(&separate, &claim(&one)).await, State::done(ONE, record()));
 
     let first = claim(&two);
     assert!(matches!(separate.claim(&first).await.unwrap(), Claimed::Won(())));
     assert!(matches!(lose(&transactional, &claim(&two)).await, State::Running { fingerprint: Some(ONE), .. }));
-    separate.complete(&two, first.token, (), Completion::new(record(), HOUR)).await.unwrap();
+    separate.finish(first.reference(), Some(()), &End::Completed(Completion::new(record(), HOUR))).await.unwrap();
     assert_eq!(lose(&transactional, &claim(&two)).await, State::done(ONE, record()));
 }
 
@@ -119,10 +122,10 @@ async fn equal_keys_of_two_schemas_are_two_operations() {
     assert_eq!(there.look(&id).await.unwrap(), None);
     let other = claim(&id);
     let elsewhere = win(&there.transactional(), &other).await;
-    assert_eq!(there.release(&id, other.token, ()).await.unwrap(), Completed::Lost);
-    there.transactional().release(&id, other.token, elsewhere).await.unwrap();
+    assert_eq!(there.finish(other.reference(), Some(()), &End::Released).await.unwrap(), Completed::Lost);
+    there.transactional().finish(other.reference(), Some(elsewhere), &End::Released).await.unwrap();
     assert!(matches!(there.claim(&claim(&id)).await.unwrap(), Claimed::Won(())));
-    here.transactional().release(&id, held.token, session).await.unwrap();
+    here.transactional().finish(held.reference(), Some(session), &End::Released).await.unwrap();
 }
 
 #[tokio::test]
@@ -141,8 +144,11 @@ async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() 
     let mut session = win(&transactional, &successor).await;
     sqlx::query("INSERT INTO orders VALUES (1)").execute(&mut *session).await.unwrap();
     let late = Record::new(StatusCode::OK, &HeaderMap::new(), "the zombie's".into());
-    separate.complete(&id, zombie.token, (), Completion::new(late.clone(), HOUR)).await.unwrap();
-    let lost = transactional.complete(&id, successor.token, session, Completion::new(record(), HOUR)).await.unwrap();
+    separate.finish(zombie.reference(), Some(()), &End::Completed(Completion::new(late.clone(), HOUR))).await.unwrap();
+    let lost = transactional
+        .finish(successor.reference(), Some(session), &End::Completed(Completion::new(record(), HOUR)))
+        .await
+        .unwrap();
     assert_eq!(lost, Completed::Lost);
     assert_eq!(count("SELECT count(*) FROM orders", &pool).await, 0, "the successor's rows are undone");
     assert_eq!(separate.look(&id).await.unwrap(), Some(State::done(ONE, late)));
@@ -166,7 +172,10 @@ async fn an_end_keeps_the_rows_or_the_record_alone() {
         }
         let mut end = Completion::new(record(), HOUR);
         end.keep_effects = keep;
-        assert_eq!(store.complete(&id, claim.token, session, end).await.unwrap(), Completed::Stored);
+        assert_eq!(
+            store.finish(claim.reference(), Some(session), &End::Completed(end)).await.unwrap(),
+            Completed::Stored
+        );
         assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record())));
     }
     assert_eq!(count("SELECT sum(id) FROM orders", &pool).await, 1, "the first alone has kept its row");
@@ -192,7 +201,10 @@ async fn a_transaction_whose_beginning_was_cut_off_swallows_nobody_elses_record(
 
     let won = claim(&two);
     assert!(matches!(store.claim(&won).await.unwrap(), Claimed::Won(())));
-    assert_eq!(store.complete(&two, won.token, (), Completion::new(record(), HOUR)).await.unwrap(), Completed::Stored);
+    assert_eq!(
+        store.finish(won.reference(), Some(()), &End::Completed(Completion::new(record(), HOUR))).await.unwrap(),
+        Completed::Stored
+    );
     assert_eq!(
         elsewhere.look(&two).await.unwrap(),
         Some(State::done(ONE, record())),
@@ -214,7 +226,10 @@ async fn a_pool_of_one_connection_is_swept_without_waiting_for_a_second() {
         let id = RecordId::new("", &number.to_string());
         let claim = claim(&id);
         let session = win(&store, &claim).await;
-        store.complete(&id, claim.token, session, Completion::new(record(), Duration::ZERO)).await.unwrap();
+        store
+            .finish(claim.reference(), Some(session), &End::Completed(Completion::new(record(), Duration::ZERO)))
+            .await
+            .unwrap();
     }
     // A sweep that cannot have a connection is told so in the log, and removes nothing.
     let rows = count("SELECT count(*) FROM steadfast_records", &direct).await;

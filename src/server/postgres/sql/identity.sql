@@ -1,0 +1,2 @@
+-- How the records are identified.
+SELECT version FROM steadfast_identity

@@ -1,0 +1,393 @@
+//! Ends that the store does not take, or does not say that it has taken; and claims that nobody runs.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use steadfast::server::{
+    Claim, ClaimToken, Claimed, Delivery, End, Fingerprint, IdempotencyLayer, Inbox, InboxError, Lapsed, OperationKey,
+    PendingEnds, RecordId, Scope, SharedStore, State, Store, Verdict,
+};
+use tokio::sync::{Notify, Semaphore};
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::failing::Failing;
+use super::support::Executions;
+
+type Body = Full<Bytes>;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A handler that counts, and answers with a verdict if it has one.
+#[derive(Clone, Default)]
+struct Shop {
+    executions: Executions,
+    verdict: Option<Verdict>,
+}
+
+/// What a client is told: status, the word of `Idempotency-Status`, and the problem's type.
+type Told = (u16, String, String);
+
+impl Shop {
+    async fn ask<S: Store>(&self, layer: &IdempotencyLayer<S>, key: &str) -> Told {
+        let shop = self.clone();
+        let handler = service_fn(move |_: Request<Body>| {
+            let shop = shop.clone();
+            async move {
+                let mut answer = Response::new(Full::from(shop.executions.add().to_string()));
+                if let Some(verdict) = shop.verdict {
+                    answer.extensions_mut().insert(verdict);
+                    *answer.status_mut() = StatusCode::BAD_GATEWAY;
+                }
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let request = Request::post("/").header("idempotency-key", key).body(Full::from("{}")).unwrap();
+        let answer = layer.layer(handler).oneshot(request).await.unwrap();
+        let word = answer.headers().get("idempotency-status").map_or("", |word| word.to_str().unwrap());
+        let (status, word) = (answer.status().as_u16(), word.split(';').next().unwrap().to_owned());
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let kind = problem["type"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+        (status, word, kind.to_owned())
+    }
+}
+
+fn told(status: u16, word: &str, kind: &str) -> Told {
+    (status, word.to_owned(), kind.to_owned())
+}
+
+fn id() -> RecordId {
+    *OperationKey::new("", "k").record_id()
+}
+
+async fn state<S: Store>(layer: &IdempotencyLayer<S>) -> Option<State> {
+    layer.store().look(&id()).await.unwrap()
+}
+
+/// The store fails for less time than the caller waits: nobody notices.
+#[tokio::test]
+async fn short_outage_at_the_end_is_not_noticed() {
+    let (store, shop) = (Failing::new(false, false, 0), Shop::default());
+    store.failing_ends.store(2, SeqCst);
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(Duration::from_secs(60));
+    assert_eq!(shop.ask(&layer, "k").await, told(200, "stored", ""));
+    assert_eq!(shop.ask(&layer, "k").await, told(200, "replayed", ""));
+    assert_eq!((shop.executions.count(), layer.metrics().stored, layer.metrics().lost), (1, 1, 0));
+    assert_eq!(layer.store().asked_ends.load(SeqCst), 3);
+}
+
+/// It fails for longer: the caller has its answer, and whoever asks later has it, too.
+#[tokio::test]
+async fn answer_leaves_before_a_slow_end_is_stored() {
+    for wait in [Duration::ZERO, Duration::from_millis(5)] {
+        let (store, shop) = (Failing::new(false, false, 0), Shop::default());
+        store.failing_ends.store(4, SeqCst);
+        let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(wait);
+        assert_eq!(shop.ask(&layer, "k").await, told(200, "unknown", ""), "{wait:?}");
+        assert_eq!(shop.ask(&layer, "k").await, told(409, "in-progress", "in-progress"), "{wait:?}");
+        layer.drain().await;
+        assert_eq!(shop.ask(&layer, "k").await, told(200, "replayed", ""), "{wait:?}");
+        assert_eq!((shop.executions.count(), layer.metrics().stored), (1, 1), "{wait:?}");
+    }
+}
+
+/// A store that answers at once has answered before the caller would have to wait.
+#[tokio::test]
+async fn wait_of_zero_still_sees_what_is_stored() {
+    let layer =
+        IdempotencyLayer::new(steadfast::server::MemoryStore::new(), Scope::single_caller()).end_wait(Duration::ZERO);
+    assert_eq!(Shop::default().ask(&layer, "k").await, told(200, "stored", ""));
+}
+
+/// The end was stored and its reply was lost: the repetition is told so, whatever the end was.
+#[tokio::test]
+async fn end_whose_reply_was_lost_is_recognised() {
+    let cases = [
+        (None, told(200, "stored", ""), told(200, "replayed", ""), 1),
+        (Some(Verdict::NotExecuted), told(502, "released", ""), told(502, "released", ""), 2),
+        (Some(Verdict::Unknown), told(502, "unknown", ""), told(409, "unknown", "outcome-unknown"), 1),
+    ];
+    for (verdict, first, second, executions) in cases {
+        let (store, shop) = (Failing::new(false, false, 0), Shop { verdict, ..Shop::default() });
+        store.lost_ends.store(1, SeqCst);
+        let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(Duration::from_secs(60));
+        assert_eq!(shop.ask(&layer, "k").await, first, "{verdict:?}");
+        assert_eq!(layer.metrics().lost, 0, "{verdict:?}");
+        assert_eq!(shop.ask(&layer, "k").await, second, "{verdict:?}");
+        assert_eq!(shop.executions.count(), executions, "{verdict:?}");
+    }
+}
+
+/// The claim goes on being renewed while its end waits, so that other processes see an operation that runs.
+#[tokio::test]
+async fn claim_is_renewed_while_its_end_waits() {
+    let (store, shop) = (Arc::new(Failing::new(false, false, 0)), Shop::default());
+    store.failing_ends.store(usize::MAX, SeqCst);
+    let lease = Duration::from_millis(600);
+    let layer = |handle: SharedStore<Failing>| {
+        IdempotencyLayer::shared(handle, Scope::single_caller()).lapsed(Lapsed::Rerun).lease(lease)
+    };
+    let (here, elsewhere) = (layer(store.clone().into()).end_wait(Duration::ZERO), layer(store.clone().into()));
+    assert_eq!(shop.ask(&here, "k").await, told(200, "unknown", ""));
+    for _ in 0..9 {
+        assert!(tokio::time::timeout(lease / 4, std::future::pending::<()>()).await.is_err());
+        assert_eq!(shop.ask(&elsewhere, "k").await, told(409, "in-progress", "in-progress"));
+    }
+    store.failing_ends.store(0, SeqCst);
+    here.drain().await;
+    assert_eq!(shop.ask(&elsewhere, "k").await, told(200, "replayed", ""));
+    assert_eq!(shop.executions.count(), 1);
+}
+
+/// Each bound gives the end up, and says so: the operation is unknown, and nothing waits any more.
+#[tokio::test]
+async fn end_over_a_bound_is_given_up() {
+    let bounds = PendingEnds::default();
+    for most in [bounds.max_count(0), bounds.max_bytes(0), bounds.max_time(Duration::from_millis(1))] {
+        let (store, shop) = (Failing::new(false, true, 0), Shop::default());
+        let layer =
+            IdempotencyLayer::new(store, Scope::single_caller()).pending_ends(most).end_wait(Duration::from_secs(60));
+        assert_eq!(shop.ask(&layer, "k").await, told(200, "unknown", ""), "{most:?}");
+        layer.drain().await;
+        assert_eq!(shop.ask(&layer, "k").await, told(409, "unknown", "outcome-unknown"), "{most:?}");
+        assert_eq!((shop.executions.count(), layer.metrics().lost), (1, 1), "{most:?}");
+    }
+}
+
+#[tokio::test]
+async fn drain_waits_for_an_end_that_waits() {
+    let (store, shop) = (Failing::new(false, false, 0), Shop::default());
+    store.failing_ends.store(usize::MAX, SeqCst);
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(Duration::ZERO);
+    assert_eq!(shop.ask(&layer, "k").await, told(200, "unknown", ""));
+    let mut drained = std::pin::pin!(layer.drain());
+    assert!(tokio::time::timeout(Duration::from_millis(20), drained.as_mut()).await.is_err());
+    layer.store().failing_ends.store(0, SeqCst);
+    drained.await;
+    assert!(matches!(state(&layer).await, Some(State::Done { .. })));
+}
+
+/// Nothing that a process still has to say is lost with the caller of `process`.
+#[tokio::test]
+async fn mark_is_written_after_its_consumer_is_told() {
+    for dropped in [false, true] {
+        let store = SharedStore::new(Failing::new(false, false, 0));
+        store.failing_ends.store(3, SeqCst);
+        let wait = if dropped { HOUR } else { Duration::ZERO };
+        let inbox = Inbox::shared(store.clone()).end_wait(wait);
+        let executions = Executions::default();
+        let deliver = || {
+            inbox.process("shop", "e1", Fingerprint::of("paid"), |_| {
+                let number = executions.add();
+                async move { Ok::<_, Infallible>(number) }
+            })
+        };
+        if dropped {
+            assert!(tokio::time::timeout(Duration::from_millis(5), deliver()).await.is_err());
+        } else {
+            assert!(matches!(deliver().await, Err(InboxError::NotMarked(_))));
+        }
+        inbox.drain().await;
+        assert_eq!(deliver().await.unwrap(), Delivery::AlreadyHandled, "{dropped}");
+        assert_eq!(executions.count(), 1, "{dropped}");
+    }
+}
+
+/// 503 said that nothing was executed, so nothing of the claim stays: the key is as free as before.
+#[tokio::test]
+async fn claim_that_nobody_runs_is_cancelled() {
+    // Its replies are lost; and the store does not take the cancellation at first, either.
+    let (store, shop) = (Failing::new(false, false, 2), Shop::default());
+    store.failing_ends.store(3, SeqCst);
+    let layer = IdempotencyLayer::new(store, Scope::single_caller());
+    assert_eq!(shop.ask(&layer, "k").await, told(503, "", "store-unavailable"));
+    layer.drain().await;
+    assert_eq!(state(&layer).await, None);
+    assert_eq!(shop.ask(&layer, "k").await, told(200, "stored", ""));
+    assert_eq!(shop.executions.count(), 1);
+}
+
+/// A cancelled take-over leaves what it took over: that may have run.
+#[tokio::test]
+async fn cancelled_take_over_is_unknown_again() {
+    let (store, shop) = (Failing::new(false, false, 0), Shop::default());
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).lapsed(Lapsed::Rerun);
+    // Another process began it, and died.
+    let id = id();
+    let unknown = Claim::new(&id, ClaimToken::new().unwrap(), fingerprint(), HOUR, HOUR);
+    assert!(matches!(layer.store().claim(&unknown).await.unwrap(), Claimed::Won(())));
+    layer.store().finish(unknown.reference(), Some(()), &End::Unknown).await.unwrap();
+
+    layer.store().lost_replies.store(2, SeqCst);
+    assert_eq!(shop.ask(&layer, "k").await, told(503, "", "store-unavailable"));
+    layer.drain().await;
+    assert_eq!(state(&layer).await, Some(State::unknown(fingerprint())));
+    assert_eq!(shop.ask(&layer, "k").await, told(200, "stored", ""));
+    assert_eq!(shop.executions.count(), 1);
+}
+
+/// The one that the layer gives the requests of these tests, read from a record of it.
+fn fingerprint() -> Fingerprint {
+    static OF: std::sync::OnceLock<Fingerprint> = std::sync::OnceLock::new();
+    *OF.get_or_init(|| {
+        std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let layer = IdempotencyLayer::new(steadfast::server::MemoryStore::new(), Scope::single_caller());
+                Shop::default().ask(&layer, "k").await;
+                state(&layer).await.unwrap().fingerprint().unwrap()
+            })
+        })
+        .join()
+        .unwrap()
+    })
+}
+
+/// A repeat that is told "in progress" asked twice, and its first call may still arrive.
+#[tokio::test]
+async fn late_call_of_a_refused_claim_is_cancelled() {
+    let (store, shop) = (Failing::new(false, false, 0), Shop::default());
+    let layer = IdempotencyLayer::new(store, Scope::single_caller());
+    let id = id();
+    let running = Claim::new(&id, ClaimToken::new().unwrap(), fingerprint(), HOUR, HOUR);
+    layer.store().claim(&running).await.unwrap();
+    layer.store().lost_replies.store(1, SeqCst);
+    assert_eq!(shop.ask(&layer, "k").await, told(409, "in-progress", "in-progress"));
+    layer.drain().await;
+    assert_eq!(layer.store().asked_ends.load(SeqCst), 1, "the claim whose reply was lost is cancelled");
+    assert!(matches!(state(&layer).await, Some(State::Running { .. })), "and the one that runs is not");
+}
+
+/// Whoever goes away while its claim is under way leaves nothing, either.
+#[tokio::test]
+async fn event_given_up_while_it_is_claimed_is_cancelled() {
+    let hold = Arc::new((Semaphore::new(0), Notify::new()));
+    let store = SharedStore::new(Failing { hold: Some(hold.clone()), ..Failing::new(false, false, 0) });
+    let inbox = Inbox::shared(store.clone());
+    {
+        let mut process =
+            Box::pin(inbox.process("shop", "e1", Fingerprint::of("paid"), |_| async { Ok::<_, Infallible>(()) }));
+        let claimed = async { hold.0.acquire().await.unwrap().forget() };
+        tokio::select! {
+            _ = &mut process => panic!("the store has not answered"),
+            () = claimed => {}
+        }
+    }
+    inbox.drain().await;
+    assert_eq!(store.look(&RecordId::of_event("shop", "e1")).await.unwrap(), None);
+}
+
+/// 300 requests meet a Redis that stands still: all are told that nothing was executed, and all of it is true when Redis goes on,
+/// although their claims reach it after that.
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_redis_holds_no_key_for_nobody() {
+    use steadfast::server::RedisStore;
+
+    use super::redis_server::RedisServer;
+
+    let server = RedisServer::start(&[]);
+    let store = RedisStore::connect(&server.url()).await.unwrap().timeout(Duration::from_millis(300));
+    let (layer, shop) = (IdempotencyLayer::new(store, Scope::single_caller()), Shop::default());
+    server.signal("-STOP");
+    let asked = (0..300).map(|number| {
+        let (layer, shop) = (layer.clone(), shop.clone());
+        tokio::spawn(async move { shop.ask(&layer, &number.to_string()).await })
+    });
+    for refused in asked.collect::<Vec<_>>() {
+        assert_eq!(refused.await.unwrap(), told(503, "", "store-unavailable"));
+    }
+    server.signal("-CONT");
+    layer.drain().await;
+    let held: Vec<String> = server.command(&["EVAL", RECORDS, "0"]).await;
+    assert_eq!(held, Vec::<String>::new(), "keys that are held by nobody");
+    assert_eq!(shop.executions.count(), 0);
+    assert_eq!(shop.ask(&layer, "7").await, told(200, "stored", ""));
+}
+
+/// Every name that is no tombstone's.
+#[cfg(feature = "redis")]
+const RECORDS: &str = "local names = {} for _, name in ipairs(redis.call('KEYS', '*')) do \
+                       if string.sub(name, -1) == '}' then table.insert(names, name) end end return names";
+
+/// 300 requests meet a table that somebody has locked.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locked_table_holds_no_key_for_nobody() {
+    use steadfast::server::PostgresStore;
+
+    use super::postgres::{count, pool};
+
+    let (_, pool) = pool().await;
+    let store = PostgresStore::new(pool.clone()).timeout(Duration::from_millis(500));
+    store.create_table().await.unwrap();
+    let (layer, shop) = (IdempotencyLayer::new(store, Scope::single_caller()), Shop::default());
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE steadfast_records IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let asked = (0..300).map(|number| {
+        let (layer, shop) = (layer.clone(), shop.clone());
+        tokio::spawn(async move { shop.ask(&layer, &number.to_string()).await })
+    });
+    for refused in asked.collect::<Vec<_>>() {
+        assert_eq!(refused.await.unwrap(), told(503, "", "store-unavailable"));
+    }
+    lock.rollback().await.unwrap();
+    layer.drain().await;
+    assert_eq!(count("SELECT count(*) FROM steadfast_records WHERE state <> 'free'", &pool).await, 0);
+    assert_eq!(shop.executions.count(), 0);
+    assert_eq!(shop.ask(&layer, "7").await, told(200, "stored", ""));
+}
+
+/// Redis is away for two seconds while 20 operations end: 20 of 20 are known afterwards.
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarted_redis_knows_every_end() {
+    use std::sync::Mutex;
+
+    use steadfast::server::RedisStore;
+
+    use super::redis_server::RedisServer;
+
+    let server = Mutex::new(RedisServer::start(&[]));
+    let url = server.lock().unwrap().url();
+    let layer = IdempotencyLayer::new(RedisStore::connect(&url).await.unwrap(), Scope::single_caller());
+    let (begun, end, executions) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)), Executions::default());
+    let handler = {
+        let (begun, end, executions) = (begun.clone(), end.clone(), executions.clone());
+        service_fn(move |_: Request<Body>| {
+            let (begun, end, number) = (begun.clone(), end.clone(), executions.add());
+            async move {
+                begun.add_permits(1);
+                end.acquire().await.unwrap().forget();
+                Ok::<_, Infallible>(Response::new(Full::from(number.to_string())))
+            }
+        })
+    };
+    let ask = |key: usize| {
+        let key = HeaderValue::from_str(&key.to_string()).unwrap();
+        let request = Request::post("/").header("idempotency-key", key).body(Full::from("{}")).unwrap();
+        layer.layer(handler.clone()).oneshot(request)
+    };
+    let asked: Vec<_> = (0..20).map(|key| tokio::spawn(ask(key))).collect();
+    begun.acquire_many(20).await.unwrap().forget();
+    server.lock().unwrap().kill();
+    end.add_permits(20);
+    for answer in asked {
+        let answer = answer.await.unwrap().unwrap();
+        let word = answer.headers()["idempotency-status"].to_str().unwrap();
+        assert_eq!((answer.status().as_u16(), word.split(';').next()), (200, Some("unknown")));
+    }
+    assert!(tokio::time::timeout(Duration::from_secs(1), std::future::pending::<()>()).await.is_err());
+    server.lock().unwrap().start_again();
+    layer.drain().await;
+    for key in 0..20 {
+        let answer = ask(key).await.unwrap();
+        assert_eq!(answer.headers().get("idempotent-replayed"), Some(&HeaderValue::from_static("true")), "{key}");
+    }
+    assert_eq!((executions.count(), layer.metrics().lost), (20, 0));
+}
