@@ -4,9 +4,11 @@
 #   ./scripts/test.sh                all of them, the quick ones first
 #   ./scripts/test.sh clippy tests   only these
 #
-# A step that fails does not stop the others, so that one run shows all there is to mend. What a step needs is installed if
-# it is missing: tools under target/tools; C headers, Python, Redis, PostgreSQL, nginx and Valgrind by apt. Only a Rust toolchain and a
-# C compiler must be there. The servers are this script's own, in a temporary folder, and end with the step that wants them.
+# A step that fails does not stop the others, so that one run shows all there is to mend. What a
+# step needs is installed if it is missing: tools under target/tools; C headers, Python, Redis,
+# PostgreSQL, pgbouncer, nginx and Valgrind by apt. Only a Rust toolchain and a C compiler must be
+# there. The servers are this script's own, in a temporary folder, and end with the step that wants
+# them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

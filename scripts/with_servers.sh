@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# A command beside a real Redis and a real PostgreSQL of its own:
+# A command beside a real Redis, a real PostgreSQL and a real pgbouncer of its own:
 #
 #   ./scripts/with_servers.sh cargo test --all-features
 #   ./scripts/with_servers.sh cargo run --example transfer --features postgres
 #
-# Both listen on free ports of loopback, keep their files in a temporary folder, and are gone when the command ends. Nothing of
-# the system's own servers is touched. Their programs are installed by apt if they are missing. The command finds them in
-# STEADFAST_REDIS_URL and STEADFAST_POSTGRES_URL. STEADFAST_NGINX is the path of an nginx, which is not started: each test that
-# wants one starts its own.
+# They listen on free ports of loopback, keep their files in a temporary folder, and are gone when
+# the command ends. Nothing of the system's own servers is touched. Their programs are installed by
+# apt if they are missing. The command finds them in STEADFAST_REDIS_URL, STEADFAST_POSTGRES_URL and
+# STEADFAST_PGBOUNCER_URL. The pgbouncer stands in front of that PostgreSQL, in transaction mode,
+# with few sessions for each database, and lets prepared statements go. STEADFAST_NGINX is the path
+# of an nginx, which is not started: each test that wants one starts its own.
 set -euo pipefail
 
-[ $# -gt 0 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2; }
+[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 2; }
 
 fail() { echo "error: $*" >&2 && exit 1; }
 
@@ -29,26 +31,27 @@ postgres_bin() {
     find /usr/lib/postgresql -mindepth 2 -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1
 }
 
-# Debian keeps it where only root's PATH leads.
-nginx_program() {
-    PATH="$PATH:/usr/local/sbin:/usr/sbin" command -v nginx
-}
+# Debian keeps nginx and pgbouncer in sbin, which is not in everybody's PATH.
+in_sbin() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1"; }
 
 missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
 [ -n "$(postgres_bin)" ] || missing+=(postgresql)
-nginx_program >/dev/null || missing+=(nginx)
+in_sbin nginx >/dev/null || missing+=(nginx)
+in_sbin pgbouncer >/dev/null || missing+=(pgbouncer)
 if [ ${#missing[@]} != 0 ]; then
     if command -v apt-get >/dev/null; then no_cluster; fi
     "$(dirname "${BASH_SOURCE[0]}")/apt_install.sh" "${missing[@]}"
 fi
 PG=$(postgres_bin)
-STEADFAST_NGINX=$(nginx_program)
+PGBOUNCER=$(in_sbin pgbouncer) || fail "there is no pgbouncer"
+STEADFAST_NGINX=$(in_sbin nginx) || fail "there is no nginx"
 export STEADFAST_NGINX
 
 folder=$(mktemp -d)
 redis_pid=""
-# PostgreSQL refuses to run as root.
+pgbouncer_pid=""
+# PostgreSQL and pgbouncer refuse to run as root.
 as_user=()
 if [ "$(id -u)" = 0 ]; then
     id -u postgres >/dev/null 2>&1 && as_user=(runuser -u postgres --) || as_user=(runuser -u nobody --)
@@ -56,8 +59,10 @@ fi
 
 stop() {
     [ -z "$redis_pid" ] || kill "$redis_pid" 2>/dev/null || true
+    [ -z "$pgbouncer_pid" ] || kill "$pgbouncer_pid" 2>/dev/null || true
     [ ! -e "$folder/pg/postmaster.pid" ] || (cd / && "${as_user[@]}" "$PG/pg_ctl" -D "$folder/pg" -m immediate stop >/dev/null) || true
     [ -z "$redis_pid" ] || wait "$redis_pid" 2>/dev/null || true
+    [ -z "$pgbouncer_pid" ] || wait "$pgbouncer_pid" 2>/dev/null || true
     rm -rf "$folder"
 }
 trap stop EXIT
@@ -99,6 +104,7 @@ start_postgres() {
         ! listens "$port" || continue
         if (cd / && "${as_user[@]}" "$PG/pg_ctl" -D "$folder/pg" -w -l "$folder/pg/log" \
             -o "-h 127.0.0.1 -p $port -k $folder/socket -c max_connections=300" start >/dev/null); then
+            postgres_port=$port
             export STEADFAST_POSTGRES_URL="postgres://steadfast@127.0.0.1:$port/postgres"
             return
         fi
@@ -107,6 +113,54 @@ start_postgres() {
     fail "PostgreSQL does not start"
 }
 
+# Whether pgbouncer is one of those that can keep prepared statements in transaction mode (1.21 and
+# later).
+keeps_statements() {
+    local major minor
+    IFS=. read -r major minor _ <<<"$("$PGBOUNCER" --version | sed -n 's/^PgBouncer //p')"
+    [ "$major" -gt 1 ] || [ "$minor" -ge 21 ]
+}
+
+start_pgbouncer() {
+    local try port config="$folder/pgbouncer/pgbouncer.ini"
+    mkdir "$folder/pgbouncer"
+    echo '"steadfast" ""' >"$folder/pgbouncer/users"
+    for try in 1 2 3 4 5; do
+        port=$(port)
+        ! listens "$port" || continue
+        {
+            echo "[databases]"
+            # Any database of that server by its name, so that each test can have one of its own.
+            echo "* = host=127.0.0.1 port=$postgres_port"
+            echo "[pgbouncer]"
+            echo "listen_addr = 127.0.0.1"
+            echo "listen_port = $port"
+            echo "unix_socket_dir ="
+            echo "auth_type = trust"
+            echo "auth_file = $folder/pgbouncer/users"
+            echo "pool_mode = transaction"
+            echo "default_pool_size = 4"
+            echo "max_client_conn = 500"
+            # What sqlx sends when it connects, and pgbouncer does not know.
+            echo "ignore_startup_parameters = extra_float_digits"
+            [ ${#as_user[@]} = 0 ] || echo "user = ${as_user[2]}"
+            ! keeps_statements || echo "max_prepared_statements = 0"
+        } >"$config"
+        "$PGBOUNCER" "$config" >"$folder/pgbouncer.log" 2>&1 &
+        pgbouncer_pid=$!
+        while kill -0 "$pgbouncer_pid" 2>/dev/null; do
+            if listens "$port"; then
+                export STEADFAST_PGBOUNCER_URL="postgres://steadfast@127.0.0.1:$port/postgres"
+                return
+            fi
+            sleep 0.05
+        done
+    done
+    cat "$folder/pgbouncer.log" >&2
+    fail "pgbouncer does not start"
+}
+
 start_redis
 start_postgres
+start_pgbouncer
 "$@"

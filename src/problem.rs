@@ -38,6 +38,7 @@ problem_types! {
     HANDLER_FAILED = "outcome-unknown-handler-failed";
     HANDLER_TIMED_OUT = "outcome-unknown-handler-timed-out";
     TRANSACTION_LOST = "transaction-lost";
+    ROLLED_BACK = "rolled-back";
 }
 
 #[cfg(feature = "client")]

@@ -194,6 +194,7 @@ pub(super) enum Refusal {
     HandlerFailed,
     HandlerTimedOut,
     TransactionLost,
+    RolledBack,
     DeadlinePassed,
 }
 
@@ -215,6 +216,7 @@ impl Refusal {
             Self::HandlerFailed => problem::HANDLER_FAILED,
             Self::HandlerTimedOut => problem::HANDLER_TIMED_OUT,
             Self::TransactionLost => problem::TRANSACTION_LOST,
+            Self::RolledBack => problem::ROLLED_BACK,
             Self::DeadlinePassed => problem::DEADLINE_PASSED,
         }
     }
@@ -229,7 +231,9 @@ impl Refusal {
             Self::OtherRequest(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::InProgress | Self::OutcomeUnknown => StatusCode::CONFLICT,
             Self::AnswerNotKept(_) => StatusCode::GONE,
-            Self::StoreUnavailable | Self::StoreFull | Self::DeadlinePassed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StoreUnavailable | Self::StoreFull | Self::RolledBack | Self::DeadlinePassed => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::RecordUnreadable | Self::HandlerFailed | Self::HandlerTimedOut | Self::TransactionLost => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -254,6 +258,7 @@ impl Refusal {
             Self::HandlerFailed => "The handler failed, and it is not known how far it came",
             Self::HandlerTimedOut => "The handler took longer than it may, and it is not known how far it came",
             Self::DeadlinePassed => "The caller waits for less time than this takes; nothing was executed",
+            Self::RolledBack => "The database rolled the transaction back; nothing of it was kept",
             Self::TransactionLost => {
                 "The handler's transaction could not be ended; asked again under this key, it tells or runs"
             }
@@ -276,7 +281,8 @@ impl Refusal {
 
     /// Seconds, where coming back helps.
     fn retry_after(self) -> Option<&'static str> {
-        matches!(self, Self::InProgress | Self::StoreUnavailable | Self::StoreFull).then_some("1")
+        let helps = matches!(self, Self::InProgress | Self::StoreUnavailable | Self::StoreFull | Self::RolledBack);
+        helps.then_some("1")
     }
 
     /// What an idempotency layer outside of this one is told. Unmarked, it would store this answer
@@ -293,6 +299,7 @@ impl Refusal {
             | Self::InProgress
             | Self::StoreUnavailable
             | Self::StoreFull
+            | Self::RolledBack
             | Self::DeadlinePassed => Some(Verdict::NotExecuted),
             Self::OutcomeUnknown
             | Self::RecordUnreadable

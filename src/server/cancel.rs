@@ -141,7 +141,12 @@ async fn cancel_some<S: Store>(store: &SharedStore<S>, claims: Vec<ClaimRef>) ->
         let store = store.clone();
         calls.spawn(async move {
             match store.finish(claim, None, &End::Cancelled).await {
-                Err(error @ (StoreError::Unavailable(_) | StoreError::Full)) => {
+                Err(
+                    error @ (StoreError::Unavailable(_)
+                    | StoreError::Full
+                    | StoreError::Busy
+                    | StoreError::RolledBack(_)),
+                ) => {
                     tracing::debug!(target: "steadfast", id = ?claim.id, %error, "a claim that nobody runs is not cancelled yet");
                     Some(claim)
                 }

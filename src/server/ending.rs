@@ -133,6 +133,7 @@ impl<S: Store> Ending<'_, S> {
     pub(super) async fn write(&self, session: Option<S::Session>, end: &End) -> Written {
         match self.store.finish(self.won.claim, session, end).await {
             Ok(completed) => self.written(completed),
+            Err(StoreError::RolledBack(error)) => self.rolled_back(&*error),
             // Boxed, as what is rare is: every operation in flight has room for what is awaited here.
             Err(error) => Box::pin(self.write_again(end, error)).await,
         }
@@ -153,6 +154,11 @@ impl<S: Store> Ending<'_, S> {
         }
     }
 
+    fn rolled_back(&self, error: &(dyn std::error::Error + Send + Sync)) -> Written {
+        tracing::warn!(target: "steadfast", id = ?self.won.claim.id, %error, "an operation was rolled back");
+        Written::RolledBack
+    }
+
     /// The store has not taken the end, or has not said that it has.
     async fn write_again(&self, end: &End, mut error: StoreError) -> Written {
         self.store.parts().claims.is_ending(self.won.claim);
@@ -163,13 +169,14 @@ impl<S: Store> Ending<'_, S> {
         tracing::warn!(target: "steadfast", ?id, %error, "the end of an operation is not stored yet; it is tried again");
         let until = clock::now().checked_add(self.most.max_time);
         let mut pause = FIRST_PAUSE;
-        while let StoreError::Unavailable(_) | StoreError::Full = error {
+        while let StoreError::Unavailable(_) | StoreError::Full | StoreError::Busy = error {
             clock::sleep(pause.mul_f64(0.5 + clock::unit() / 2.0)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             match self.once_more(end).await {
                 Ok(Some(written)) => return written,
                 // The transaction may still be under way.
                 Ok(None) => {}
+                Err(StoreError::RolledBack(error)) => return self.rolled_back(&*error),
                 Err(again) => error = again,
             }
             if is_over(until) {

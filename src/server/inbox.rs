@@ -224,7 +224,9 @@ impl<S: Store> Inbox<S> {
             Ok(value) => match written {
                 Some(Written::Stored) => Ok(Delivery::Handled(value)),
                 Some(Written::Lost) => not_marked("the claim has lapsed meanwhile"),
-                Some(Written::RolledBack) => not_marked("the transaction was rolled back"),
+                Some(Written::RolledBack) => {
+                    Err(InboxError::NotMarked(StoreError::RolledBack("by the database; the log has its error".into())))
+                }
                 Some(Written::GivenUp) => not_marked("the store does not take it"),
                 None => not_marked("the store has not taken it yet"),
             },

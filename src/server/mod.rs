@@ -43,7 +43,8 @@
 //! | a request whose [`Scope`] cannot be told | 403 |
 //! | an earlier attempt may have run, and nobody knows how it ended | 409 of the type `…/outcome-unknown`; or rerun, see [`Lapsed`] |
 //! | body over the cap | 413, before any claim |
-//! | the store cannot be reached, or is full | 503 with `Retry-After`, nothing executed |
+//! | the store cannot be reached, is full, or has no transaction to lend | 503 with `Retry-After`, nothing executed |
+//! | the database rolled the handler's transaction back | 503 with `Retry-After` and `Idempotency-Status: released`; the handler's own answer, if it is a 5xx |
 //! | the handler panicked or took too long, its transaction was lost, or a record cannot be read | 500 |
 //!
 //! [`DeadlineLayer`] is a layer of its own, for outside of it: it refuses, before a key is claimed, what its caller no longer waits for.

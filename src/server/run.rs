@@ -330,7 +330,14 @@ where
     ) -> Response<ResponseBody<R>> {
         match by_then {
             Some(Written::Stored) => self.told(response, Told::Stored),
-            Some(Written::RolledBack) => self.told(Refusal::TransactionLost.response(), Told::Released),
+            // A server error tells of nothing that was done, so it is true all the same. A layer
+            // outside of this one gives its key back, too.
+            Some(Written::RolledBack) if response.status().is_server_error() => {
+                let mut response = self.told(response, Told::Released);
+                response.extensions_mut().insert(Verdict::NotExecuted);
+                response
+            }
+            Some(Written::RolledBack) => self.told(Refusal::RolledBack.response(), Told::Released),
             _ if S::HOLDS_EFFECTS => self.told(Refusal::TransactionLost.response(), self.unsure_means()),
             _ => self.told(response, Told::Unknown),
         }

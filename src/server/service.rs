@@ -307,8 +307,10 @@ fn refused<S, R: Body>(layer: &IdempotencyLayer<S>, refusal: Refusal) -> Respons
 fn of_store(error: &StoreError) -> Refusal {
     tracing::error!(target: "steadfast", %error, "a key could not be claimed");
     match error {
-        StoreError::Unavailable(_) | StoreError::IdentityMismatch(_) => Refusal::StoreUnavailable,
-        StoreError::Full => Refusal::StoreFull,
+        StoreError::Unavailable(_) | StoreError::RolledBack(_) | StoreError::IdentityMismatch(_) => {
+            Refusal::StoreUnavailable
+        }
+        StoreError::Full | StoreError::Busy => Refusal::StoreFull,
         StoreError::Unreadable(_) => Refusal::RecordUnreadable,
     }
 }

@@ -62,7 +62,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The store cannot be reached, is full, or holds a record that it cannot read. Nothing was claimed, or the claim lapses.
+    /// The store cannot be reached, is full or busy, or holds a record that it cannot read. Nothing
+    /// was claimed, or the claim lapses.
     fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = Result<Claimed<Self::Session>, StoreError>> + Send;
 
     /// Starts the lease of a claim anew. Returns `false` if the claim is no longer this token's.
@@ -83,6 +84,8 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store cannot be reached. The claim may have been ended; otherwise it stays, and lapses.
+    /// Or it has rolled the session back ([`StoreError::RolledBack`]): a store that holds the effects
+    /// says so where that is certain.
     fn finish(
         &self,
         claim: ClaimRef,
@@ -426,6 +429,14 @@ pub enum StoreError {
     /// It has no room, and nothing that it may forget.
     #[error("the store is full")]
     Full,
+    /// It has no session to lend: all were taken for as long as a call may wait. Nothing was
+    /// claimed.
+    #[error("the store is busy: no session came free in time")]
+    Busy,
+    /// The session was rolled back for certain: nothing of the operation is kept, and its key is as
+    /// it was before the claim. Repeating the request is safe.
+    #[error("the operation was rolled back: {0}")]
+    RolledBack(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The record is damaged, or of a newer version: it is refused, not replayed, not rerun.
     #[error("the record cannot be read: {0}")]
     Unreadable(#[source] super::record::RecordError),

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
+use sqlx::Row as _;
+
 use super::PostgresStore;
+use super::error::unavailable;
 use crate::server::identity::verify_identity;
 use crate::server::store::StoreError;
 
@@ -17,8 +20,8 @@ impl PostgresStore {
     ///
     /// [`StoreError::IdentityMismatch`]; or the database cannot be reached, or lacks the tables.
     pub async fn verify_identity(&self) -> Result<(), StoreError> {
-        let ask = sqlx::query_scalar::<_, i32>(include_str!("sql/identity.sql")).fetch_optional(&self.pool);
-        let found = self.bounded(ask).await?;
+        let row = self.bounded(self.optional_row(sqlx::query(include_str!("sql/identity.sql")))).await?;
+        let found = row.map(|row| row.try_get::<i32, _>(0)).transpose().map_err(unavailable)?;
         verify_identity(found.and_then(|version| u32::try_from(version).ok()))?;
         self.verified.store(true, Ordering::Relaxed);
         Ok(())

@@ -9,18 +9,24 @@
 //!
 //! The statements are in `sql/`, one a file.
 
+mod error;
 mod identity;
 mod row;
+mod sessions;
+mod statement;
 mod transactional;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
 
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{Executor as _, FromRow as _, PgPool, Row as _};
+use tokio::sync::Semaphore;
 
+use self::error::unavailable;
 use self::row::Row;
+use self::sessions::Sessions;
 pub use self::transactional::{PostgresSession, TransactionalPostgresStore};
 use super::store::{Claim, ClaimRef, Claimed, Completed, End, RecordId, State, Store, StoreError, TOMBSTONE};
 use crate::clock;
@@ -40,6 +46,7 @@ const RACES: usize = 16;
 /// | setting | default |
 /// | --- | --- |
 /// | [`timeout`](Self::timeout) | 5 s for each call, after which it is [`StoreError::Unavailable`] |
+/// | [`max_transactions`](Self::max_transactions) | half of the pool's connections |
 ///
 /// The pool's settings are the caller's: TLS, size, `search_path`, and `synchronous_commit`, which has to stay on for a claim to
 /// survive the loss of the machine.
@@ -56,11 +63,38 @@ const RACES: usize = 16;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Isolation
+///
+/// The store's statements run in `READ COMMITTED`. Where sessions have another default
+/// (`default_transaction_isolation`), each is sent in a transaction that names it, which takes two
+/// round trips more. A statement that the database has rolled back because of another transaction
+/// (40001 serialization_failure, 40P01 deadlock_detected) is repeated five times at most, within
+/// [`timeout`](Self::timeout).
+///
+/// # Poolers
+///
+/// The store works behind pgbouncer in session and in transaction mode, with
+/// `ignore_startup_parameters = extra_float_digits`, which sqlx sends. Before its first statement
+/// it takes two connections and finds out whether prepared statements outlive a transaction. Where
+/// they do not (pgbouncer before 1.21, or `max_prepared_statements = 0`), its statements have no
+/// names, and a call takes three round trips more; a warning says so. Statement mode has no
+/// transactions, and is refused by pgbouncer.
+///
+/// # Failover
+///
+/// A connection to a server that takes no writes any more (25006 read_only_sql_transaction) is
+/// closed, unless it is younger than a second, and the call is made again over another one. So a
+/// name that leads to the new primary is followed at the first call. The pool replaces broken
+/// connections by itself.
 #[derive(Clone)]
 pub struct PostgresStore {
     pool: PgPool,
     timeout: Duration,
     won: Arc<AtomicU32>,
+    sessions: Arc<Sessions>,
+    /// As many transactions may be lent to handlers at the same time.
+    transactions: Arc<Semaphore>,
     /// Its records are known to be identified as this build does it.
     verified: Arc<AtomicBool>,
 }
@@ -73,13 +107,49 @@ impl PostgresStore {
     /// A store over this pool. The table has to be there: [`create_table`](Self::create_table), or [`SCHEMA`](Self::SCHEMA).
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, timeout: Duration::from_secs(5), won: Arc::default(), verified: Arc::default() }
+        let half = usize::try_from(pool.options().get_max_connections() / 2).unwrap_or(1);
+        Self {
+            pool,
+            timeout: Duration::from_secs(5),
+            won: Arc::default(),
+            sessions: Arc::default(),
+            transactions: semaphore(half),
+            verified: Arc::default(),
+        }
     }
 
     /// The longest that a call may take, in which a connection has to come free, too. Default: 5 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets how many transactions handlers may hold at the same time, at least 1. Default: half of
+    /// the pool's connections, rounded down.
+    ///
+    /// It concerns [`transactional`](Self::transactional) stores. A handler's transaction holds a
+    /// connection until the handler has answered. If handlers held all of them, those that ask the
+    /// same pool for one more would wait for each other. With the default, each handler can have a
+    /// second connection.
+    ///
+    /// A request that finds no transaction free waits for one, for [`timeout`](Self::timeout) at
+    /// most. Then it is [`StoreError::Busy`]: the layer answers 503, and nothing was executed. A
+    /// repeat of a request that runs or has ended does not wait.
+    ///
+    /// Raise it to the pool's size less one if your handlers take at most one further connection at
+    /// a time from this pool. If they take *n* at once, keep it below the pool's size divided by
+    /// *n*.
+    ///
+    /// A pool of one connection lends it. A handler that asks that pool for another one waits in
+    /// vain, for the pool's `acquire_timeout`. Behind a pooler its sessions count instead, and all
+    /// processes share them.
+    ///
+    /// The bound holds for this store, its clones and all [`transactional`](Self::transactional)
+    /// stores made of them, so make one store for each pool.
+    #[must_use]
+    pub fn max_transactions(mut self, transactions: usize) -> Self {
+        self.transactions = semaphore(transactions);
         self
     }
 
@@ -98,32 +168,35 @@ impl PostgresStore {
     pub async fn create_table(&self) -> Result<(), StoreError> {
         // Two of them at once can collide in the catalogue, `IF NOT EXISTS` or not.
         const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtext('steadfast_records'))";
-        self.bounded(async {
+        let create = || async {
             let mut transaction = self.begin().await?;
-            sqlx::query(ALONE).execute(&mut *transaction).await?;
-            sqlx::raw_sql(Self::SCHEMA).execute(&mut *transaction).await?;
+            transaction.execute(ALONE).await?;
+            transaction.execute(Self::SCHEMA).await?;
             transaction.commit().await
-        })
-        .await?;
+        };
+        self.bounded(self.repeated(create)).await?;
         self.verify_identity().await
-    }
-
-    /// A transaction, begun on a task of its own. A `BEGIN` whose future is dropped while it is under way would leave the connection in
-    /// a transaction that nobody knows of, and whoever has the connection next would write into it (sqlx 0.9.0: launchbadge/sqlx#4385).
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        // The isolation is said because `hold.sql`, which looks twice, would see the same twice under REPEATABLE READ.
-        const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
-        let pool = self.pool.clone();
-        let begun = tokio::spawn(async move { pool.begin_with(BEGIN).await });
-        begun.await.map_err(|gone| sqlx::Error::Io(std::io::Error::other(gone)))?
     }
 
     /// `call`, for as long as a call may take. One that is cut off may have been carried out.
     async fn bounded<T>(&self, call: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-        match clock::until(clock::now().checked_add(self.timeout), call).await {
-            Ok(done) => done.map_err(unavailable),
-            Err(clock::TimedOut) => Err(StoreError::Unavailable(format!("no answer within {:?}", self.timeout).into())),
-        }
+        self.within(self.deadline(), call).await.map_err(unavailable)
+    }
+
+    /// When a call that begins now ends.
+    fn deadline(&self) -> Option<Instant> {
+        clock::now().checked_add(self.timeout)
+    }
+
+    async fn within<T>(
+        &self,
+        deadline: Option<Instant>,
+        call: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        clock::until(deadline, call).await.unwrap_or_else(|clock::TimedOut| {
+            let late = format!("no answer within {:?}", self.timeout);
+            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, late)))
+        })
     }
 
     /// Sweeps, once in a while. Whoever has just won a key waits for it, so the batch is small.
@@ -149,7 +222,7 @@ impl Store for PostgresStore {
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
         self.verify_once().await?;
         let ask = || {
-            sqlx::query_as::<_, Row>(include_str!("sql/claim.sql"))
+            sqlx::query(include_str!("sql/claim.sql"))
                 .bind(claim.id.as_bytes())
                 .bind(claim.token.as_bytes())
                 .bind(claim.fingerprint.as_bytes())
@@ -157,10 +230,10 @@ impl Store for PostgresStore {
                 .bind(milliseconds(claim.retention))
                 .bind(claim.take_over)
                 .bind(lock_of(claim.id))
-                .fetch_one(&self.pool)
         };
         for _ in 0..RACES {
-            let row = self.bounded(ask()).await?;
+            let row = self.bounded(self.row(ask())).await?;
+            let row = Row::from_row(&row).map_err(unavailable)?;
             if row.won {
                 self.sweep_sometimes().await;
                 return Ok(Claimed::Won(()));
@@ -179,9 +252,8 @@ impl Store for PostgresStore {
         let renew = sqlx::query(include_str!("sql/renew.sql"))
             .bind(claim.id.as_bytes())
             .bind(claim.token.as_bytes())
-            .bind(milliseconds(lease))
-            .execute(&self.pool);
-        Ok(self.bounded(renew).await?.rows_affected() == 1)
+            .bind(milliseconds(lease));
+        Ok(self.bounded(self.affected(renew)).await? == 1)
     }
 
     async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
@@ -191,7 +263,7 @@ impl Store for PostgresStore {
             End::Unknown => include_str!("sql/unknown.sql"),
             End::Cancelled => include_str!("sql/cancel.sql"),
         };
-        let mut finish = sqlx::query_scalar(statement).bind(claim.id.as_bytes()).bind(claim.token.as_bytes());
+        let mut finish = sqlx::query(statement).bind(claim.id.as_bytes()).bind(claim.token.as_bytes());
         finish = match end {
             End::Completed(completion) => {
                 finish.bind(completion.record.encode()).bind(milliseconds(completion.retention))
@@ -199,22 +271,21 @@ impl Store for PostgresStore {
             End::Released | End::Cancelled => finish.bind(milliseconds(TOMBSTONE)),
             End::Unknown => finish,
         };
-        Ok(stored(self.bounded(finish.fetch_one(&self.pool)).await?))
+        let row = self.bounded(self.row(finish)).await?;
+        Ok(stored(row.try_get(0).map_err(unavailable)?))
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
         self.verify_once().await?;
-        let look = sqlx::query_as::<_, Row>(include_str!("sql/look.sql"))
-            .bind(id.as_bytes())
-            .bind(lock_of(id))
-            .fetch_one(&self.pool);
-        self.bounded(look).await?.state()
+        let look = sqlx::query(include_str!("sql/look.sql")).bind(id.as_bytes()).bind(lock_of(id));
+        let row = self.bounded(self.row(look)).await?;
+        Row::from_row(&row).map_err(unavailable)?.state()
     }
 
     async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let sweep = sqlx::query(include_str!("sql/sweep.sql")).bind(most).execute(&self.pool);
-        Ok(usize::try_from(self.bounded(sweep).await?.rows_affected()).unwrap_or(usize::MAX))
+        let sweep = sqlx::query(include_str!("sql/sweep.sql")).bind(most);
+        Ok(usize::try_from(self.bounded(self.affected(sweep)).await?).unwrap_or(usize::MAX))
     }
 }
 
@@ -236,9 +307,7 @@ fn stored(yes: bool) -> Completed {
     if yes { Completed::Stored } else { Completed::Lost }
 }
 
-fn unavailable(error: sqlx::Error) -> StoreError {
-    // https://www.postgresql.org/docs/current/errcodes-appendix.html
-    const DISK_FULL: &str = "53100";
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    if code.is_some_and(|code| code == DISK_FULL) { StoreError::Full } else { StoreError::Unavailable(error.into()) }
+/// At least one, or none could ever be lent.
+fn semaphore(transactions: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(transactions.clamp(1, Semaphore::MAX_PERMITS)))
 }

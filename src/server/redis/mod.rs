@@ -17,7 +17,7 @@ use redis::{FromRedisValue, ScriptInvocation};
 
 pub use self::check::RedisWarning;
 use self::identity::Identity;
-use self::link::{CONNECT, repeated, within};
+use self::link::{CONNECT, Link, within};
 use self::script::{Answer, Known, Scripts};
 use super::store::{Claim, ClaimRef, Claimed, Completed, End, RecordId, State, Store, StoreError, TOMBSTONE};
 use crate::clock::milliseconds;
@@ -92,8 +92,15 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// A call that is not answered in time is [`StoreError::Unavailable`]. One whose connection broke is made once more, over a new
 /// connection, since all of them can be repeated.
 ///
-/// A connection to a primary that was demoted, and did not close it, is answered `READONLY`, so unavailable, until it is closed.
-/// Sentinel closes them.
+/// So is one that meets a server which is not the primary, or not now: `READONLY`, `MASTERDOWN`,
+/// `LOADING`, `NOREPLICAS`, `UNBLOCKED`. A primary that was demoted keeps its clients' connections
+/// (Sentinel alone closes them), so the store leaves it, and asks by the same name again, at most ten
+/// times a second. A name that leads to the new primary is followed at the first call; until it does,
+/// calls are [`StoreError::Unavailable`]. A login that was refused is tried again in the same way.
+///
+/// [`over`](RedisStore::over) a connection of yours the store cannot do that. Calls are unavailable
+/// for as long as that connection leads to the old primary. A Cluster's connection finds the new
+/// one by itself; a [`ConnectionManager`] does not before it is closed.
 ///
 /// # What it needs to be allowed
 ///
@@ -131,9 +138,9 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 #[doc = include_str!("scripts/identity.lua")]
 #[doc = "```"]
 pub struct RedisStore<C = ConnectionManager> {
-    connection: C,
+    link: Link<C>,
     /// `WAIT` holds up its connection, so claims that wait for replicas have their own.
-    claims: C,
+    claims: Link<C>,
     prefix: String,
     timeout: Duration,
     replicas: Option<Replicas>,
@@ -166,9 +173,11 @@ impl RedisStore {
             .set_number_of_retries(0);
         let connect = ConnectionManager::new_with_config(client.clone(), config.clone());
         let connection = within(CONNECT, connect).await?;
-        // It connects with the first claim that waits for replicas, if ever.
-        let claims = ConnectionManager::new_lazy_with_config(client, config).map_err(script::store_error)?;
-        let mut store = Self { claims, ..Self::over(connection) };
+        // It connects when it is used first: `claims` with the first claim that waits for replicas,
+        // if ever.
+        let open = move || ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
+        let claims = Link::over(open().map_err(script::store_error)?).opened_by(open.clone());
+        let mut store = Self { link: Link::over(connection.clone()).opened_by(open), claims, ..Self::over(connection) };
         store.warnings = store.check().await;
         Ok(store)
     }
@@ -192,14 +201,14 @@ impl RedisStore {
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
     /// A store over a connection that is there: a Cluster's, a Sentinel's, one with settings of its own. Its clones should share it,
-    /// and it should reconnect by itself.
+    /// and it should reconnect by itself. The store never replaces it: see "When Redis is gone".
     ///
     /// It is not checked: [`check`](Self::check) does that.
     #[must_use]
     pub fn over(connection: C) -> Self {
         Self {
-            claims: connection.clone(),
-            connection,
+            claims: Link::over(connection.clone()),
+            link: Link::over(connection),
             prefix: "steadfast:".to_owned(),
             timeout: Duration::from_secs(1),
             replicas: None,
@@ -239,7 +248,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
     ///
     /// A server that does not answer is a warning, too.
     pub async fn check(&self) -> Vec<RedisWarning> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.link.connection();
         let info = async move { redis::cmd("INFO").query_async(&mut connection).await };
         let warnings = match within(self.timeout, info).await {
             Ok(info) => check::warnings(&info),
@@ -271,8 +280,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
 
     /// One script, within the time of one call.
     async fn call<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, StoreError> {
-        let connection = &self.connection;
-        within(self.timeout, repeated(|| async { invocation.invoke_async(&mut connection.clone()).await })).await
+        let call = |mut connection: C| async move { invocation.invoke_async(&mut connection).await };
+        within(self.timeout, self.link.call(call)).await
     }
 
     /// A script that answers 1 if the claim was the caller's.
@@ -291,9 +300,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
         // In one pipeline, since WAIT asks for the writes of its own connection: after a reconnection there are none to wait for.
         let mut pipeline = redis::pipe();
         pipeline.invoke_script(invocation).cmd("WAIT").arg(replicas.number).arg(waits);
-        let (pipeline, claims, script) = (&pipeline, &self.claims, &self.scripts.claim);
-        let ask = || async {
-            let mut connection = claims.clone();
+        let (pipeline, script) = (&pipeline, &self.scripts.claim);
+        let ask = |mut connection: C| async move {
             match pipeline.query_async(&mut connection).await {
                 Err(error) if script::lacks_script(&error) => {
                     script.load_async(&mut connection).await?;
@@ -303,7 +311,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
             }
         };
         let timeout = self.timeout.saturating_add(replicas.timeout);
-        let (answer, received): (Answer, usize) = within(timeout, repeated(ask)).await?;
+        let (answer, received): (Answer, usize) = within(timeout, self.claims.call(ask)).await?;
         if matches!(answer, Answer::Won) && received < replicas.number {
             let number = replicas.number;
             let error = format!("{received} of {number} replicas have received the claim in {waits} ms");

@@ -100,6 +100,18 @@ pub(super) fn store_error(error: RedisError) -> StoreError {
     StoreError::Unavailable(error.into())
 }
 
+/// Whether the server says that it is not, or not now, the one to ask: another connection by the
+/// same name may lead to its successor. A primary that was demoted keeps the connections that it
+/// has.
+pub(super) fn is_wrong_server(error: &RedisError) -> bool {
+    // In this order: a replica refuses a write; refuses everything, having lost its primary; has
+    // been started again and still reads its data; was demoted during a WAIT; is a primary whose
+    // replicas have left it.
+    const SIGNS: [&str; 5] = ["READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED", "NOREPLICAS"];
+    // A connection manager keeps a connection that could not log in, for ever (redis 1.8).
+    error.kind() == ErrorKind::AuthenticationFailed || SIGNS.iter().any(|sign| says(error, sign))
+}
+
 /// Before Redis 7 what a script has met is in the text of its error, and not its code.
 fn says(error: &RedisError, code: &str) -> bool {
     let inside = format!("{code} ");

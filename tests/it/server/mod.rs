@@ -23,6 +23,8 @@ mod redb;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "redis")]
+mod redis_failover;
+#[cfg(feature = "redis")]
 mod redis_server;
 #[cfg(feature = "axum")]
 mod rejections;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// The address of the Redis that the tests share.
 pub(super) fn shared() -> String {
@@ -109,32 +110,65 @@ fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Child> {
     Some(child)
 }
 
-/// A wire to Redis that remembers what it carried there, and can lose replies.
+/// A wire to Redis that remembers what it carried there, can lose replies, and can lead to another
+/// server.
 #[derive(Clone)]
 pub(super) struct Wire {
     pub(super) url: String,
     state: Arc<Mutex<Carried>>,
+    cut: Arc<Notify>,
 }
 
-#[derive(Default)]
 struct Carried {
+    server: SocketAddr,
+    connections: usize,
     requests: Vec<u8>,
     replies_to_lose: usize,
 }
 
 impl Wire {
     pub(super) async fn to(url: &str) -> Self {
-        let server: SocketAddr = url.trim_start_matches("redis://").parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let wire = Self { url: format!("redis://{}", listener.local_addr().unwrap()), state: Arc::default() };
-        let state = wire.state.clone();
+        let state = Carried { server: address(url), connections: 0, requests: Vec::new(), replies_to_lose: 0 };
+        let wire = Self {
+            url: format!("redis://{}", listener.local_addr().unwrap()),
+            state: Arc::new(Mutex::new(state)),
+            cut: Arc::default(),
+        };
+        let (state, cut) = (wire.state.clone(), wire.cut.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let server = {
+                    let mut state = state.lock().unwrap();
+                    state.connections += 1;
+                    state.server
+                };
                 let server = TcpStream::connect(server).await.unwrap();
-                tokio::spawn(carry(client, server, state.clone()));
+                let (state, cut) = (state.clone(), cut.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = carry(client, server, state) => {}
+                        () = cut.notified() => {}
+                    }
+                });
             }
         });
         wire
+    }
+
+    /// Connections that are made from now on lead there. What is connected stays where it is.
+    pub(super) fn lead_to(&self, url: &str) {
+        self.state.lock().unwrap().server = address(url);
+    }
+
+    /// Cuts what is connected.
+    pub(super) fn cut(&self) {
+        self.cut.notify_waiters();
+    }
+
+    /// How many connections were made in all.
+    pub(super) fn connections(&self) -> usize {
+        self.state.lock().unwrap().connections
     }
 
     /// So many times from now on, what Redis answers is lost, and with it the connection.
@@ -146,6 +180,10 @@ impl Wire {
     pub(super) fn requests(&self) -> Vec<u8> {
         std::mem::take(&mut self.state.lock().unwrap().requests)
     }
+}
+
+fn address(url: &str) -> SocketAddr {
+    url.trim_start_matches("redis://").rsplit('@').next().unwrap().parse().unwrap()
 }
 
 async fn carry(mut client: TcpStream, mut server: TcpStream, state: Arc<Mutex<Carried>>) {

@@ -70,7 +70,7 @@ impl Shop {
 async fn lost_commit_frees_the_key() {
     let shop = Shop::open().await;
     shop.proxy.commits(Commits::Lost);
-    assert_eq!(shop.order().await, told(500, "released", "transaction-lost"));
+    assert_eq!(shop.order().await, told(503, "released", "rolled-back"));
     assert_eq!(shop.rows().await, 0);
     shop.proxy.commits(Commits::Pass);
     assert_eq!(shop.order().await, told(200, "stored", "order 2"));

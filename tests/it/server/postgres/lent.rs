@@ -192,7 +192,7 @@ async fn a_commit_that_fails_is_never_answered_with_success() {
     })
     .await;
     for id in [1, 2] {
-        assert_eq!(problem(shop.order(id).await).await, (500, "transaction-lost".to_owned()));
+        assert_eq!(problem(shop.order(id).await).await, (503, "rolled-back".to_owned()));
         assert_eq!(shop.rows().await, i64::from(id - 1));
         assert_eq!(shop.order(id).await.status(), 201, "nothing was kept, so the repeat runs");
         assert_eq!(shop.rows().await, i64::from(id));

@@ -1,10 +1,17 @@
 //! PostgreSQL, for real: the contract, faults of the database and of the way to it, and the transaction that is lent to a handler.
 
 mod commit;
+mod conflicts;
+mod isolation;
+mod lending;
 mod lent;
+mod pooler;
 mod proxy;
+mod read_only;
+mod round_trips;
 mod transactional;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,8 +56,12 @@ pub(super) fn pool_in(schema: &str) -> PgPool {
 }
 
 fn pool_by(options: PgConnectOptions, schema: &str) -> PgPool {
-    let options = options.options([("search_path", schema)]);
-    PgPoolOptions::new().max_connections(10).acquire_timeout(Duration::from_secs(10)).connect_lazy_with(options)
+    pool_of(10, options.options([("search_path", schema)]))
+}
+
+fn pool_of(connections: u32, options: PgConnectOptions) -> PgPool {
+    let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(10));
+    pool.connect_lazy_with(options)
 }
 
 /// A new schema.
@@ -81,6 +92,34 @@ pub(super) async fn run(sql: &'static str, pool: &PgPool) -> u64 {
 
 pub(super) async fn count(sql: &'static str, pool: &PgPool) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+}
+
+/// Sends a POST for each key, so many at once, and returns the answers: how often each status and
+/// `Idempotency-Status`.
+async fn post_all(served: &Arc<Served>, keys: std::ops::Range<usize>, at_once: usize) -> BTreeMap<String, usize> {
+    let (mut answers, mut posts) = (BTreeMap::new(), tokio::task::JoinSet::new());
+    let mut count = |answer| *answers.entry(answer).or_default() += 1;
+    for key in keys {
+        if posts.len() == at_once {
+            count(posts.join_next().await.unwrap().unwrap());
+        }
+        let served = served.clone();
+        posts.spawn(async move { told(&served.post("/orders", &key.to_string()).send().await.unwrap()) });
+    }
+    for answer in posts.join_all().await {
+        count(answer);
+    }
+    answers
+}
+
+/// The status and what became of the key, as in `201 stored`.
+fn told(response: &steadfast::reqwest::Response) -> String {
+    let became = header(response, "idempotency-status").and_then(|status| status.split(';').next());
+    format!("{} {}", response.status().as_u16(), became.unwrap_or("untold"))
+}
+
+fn all(answer: &str, times: usize) -> BTreeMap<String, usize> {
+    BTreeMap::from([(answer.to_owned(), times)])
 }
 
 fn orders(executions: &Executions) -> Router {

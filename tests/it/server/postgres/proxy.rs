@@ -1,13 +1,17 @@
-//! The way to the database, which can be cut, and on which replies can be held back.
+//! The way to the database: it can be cut, replies can be held back on it, and it knows what was
+//! sent.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+
+/// What sqlx's pool sends to see whether a connection is alive: a bare Sync.
+const PING: &[u8] = b"S\0\0\0\x04";
 
 pub(super) struct Proxy {
     port: u16,
@@ -18,8 +22,10 @@ pub(super) struct Proxy {
 struct Way {
     down: AtomicBool,
     cut: Notify,
-    /// From the moment that a client sends a `BEGIN`, no reply comes through while this is set.
-    holds_begin: watch::Sender<bool>,
+    /// From the moment that a client sends these words, no reply comes through to it.
+    holds: watch::Sender<Option<&'static str>>,
+    /// What the clients have sent, a message for each time that one waits for an answer.
+    sent: Mutex<Vec<Vec<u8>>>,
     commits: watch::Sender<Commits>,
 }
 
@@ -43,7 +49,8 @@ impl Proxy {
         let way = Arc::new(Way {
             down: AtomicBool::new(false),
             cut: Notify::new(),
-            holds_begin: watch::channel(false).0,
+            holds: watch::channel(None).0,
+            sent: Mutex::default(),
             commits: watch::channel(Commits::Pass).0,
         });
         let shared = way.clone();
@@ -72,9 +79,21 @@ impl Proxy {
         self.way.commits.send_replace(commits);
     }
 
-    /// Holds back the replies to every `BEGIN`, and what comes after it; or no longer.
-    pub(super) fn hold_begin(&self, hold: bool) {
-        self.way.holds_begin.send_replace(hold);
+    /// Holds back the reply to what contains these words, and all that come after it on that
+    /// connection.
+    pub(super) fn hold(&self, words: &'static str) {
+        self.way.holds.send_replace(Some(words));
+    }
+
+    /// Lets all replies through.
+    pub(super) fn let_go(&self) {
+        self.way.holds.send_replace(None);
+    }
+
+    /// What was sent since this was last asked, without the pool's pings.
+    pub(super) fn sent(&self) -> Vec<Vec<u8>> {
+        let sent = std::mem::take(&mut *self.way.sent.lock().unwrap());
+        sent.into_iter().filter(|message| message != PING).collect()
     }
 }
 
@@ -87,13 +106,17 @@ impl Way {
         let Ok(mut to) = TcpStream::connect(target).await else { return };
         let (mut from, mut back) = from.split();
         let (mut replies, mut to) = to.split();
-        let (begun, unanswered) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (held, answered) = (AtomicBool::new(false), AtomicBool::new(true));
+        let unanswered = AtomicBool::new(false);
         let there = async {
             let mut bytes = vec![0; 64 * 1024];
             let mut commits = self.commits.subscribe();
             while let Ok(length @ 1..) = from.read(&mut bytes).await {
                 let sent = &bytes[..length];
-                begun.fetch_or(sent.windows(5).any(|word| word == b"BEGIN"), Ordering::SeqCst);
+                if let Some(words) = *self.holds.borrow() {
+                    held.fetch_or(contains(sent, words.as_bytes()), Ordering::SeqCst);
+                }
+                self.remember(sent, answered.swap(false, Ordering::SeqCst));
                 if sent.windows(7).any(|word| word == b"COMMIT\0") {
                     let now = *commits.borrow();
                     match now {
@@ -110,14 +133,16 @@ impl Way {
         };
         let and_back = async {
             let mut bytes = vec![0; 64 * 1024];
-            let mut holds = self.holds_begin.subscribe();
+            let mut holds = self.holds.subscribe();
             while let Ok(length @ 1..) = replies.read(&mut bytes).await {
                 if unanswered.load(Ordering::SeqCst) {
                     break;
                 }
-                if begun.load(Ordering::SeqCst) {
-                    let _never_dropped = holds.wait_for(|holds| !holds).await;
+                if held.load(Ordering::SeqCst) {
+                    let _never_dropped = holds.wait_for(Option::is_none).await;
+                    held.store(false, Ordering::SeqCst);
                 }
+                answered.store(true, Ordering::SeqCst);
                 if back.write_all(&bytes[..length]).await.is_err() {
                     break;
                 }
@@ -129,6 +154,18 @@ impl Way {
             () = and_back => {}
         }
     }
+
+    fn remember(&self, bytes: &[u8], is_new: bool) {
+        let mut sent = self.sent.lock().unwrap();
+        match sent.last_mut() {
+            Some(last) if !is_new => last.extend_from_slice(bytes),
+            _ => sent.push(bytes.to_vec()),
+        }
+    }
+}
+
+pub(super) fn contains(bytes: &[u8], words: &[u8]) -> bool {
+    bytes.windows(words.len()).any(|window| window == words)
 }
 
 impl Drop for Proxy {

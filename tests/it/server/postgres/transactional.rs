@@ -192,10 +192,12 @@ async fn a_transaction_whose_beginning_was_cut_off_swallows_nobody_elses_record(
     let pool = PgPoolOptions::new().max_connections(1).connect_with(behind).await.unwrap();
     let store = PostgresStore::new(pool.clone());
     let cut_off = PostgresStore::new(pool).timeout(Duration::from_millis(200)).transactional();
-    proxy.hold_begin(true);
     let (one, two) = (RecordId::new("", "one"), RecordId::new("", "two"));
+    // A store begins other transactions before its first call.
+    assert_eq!(cut_off.look(&one).await.unwrap(), None);
+    proxy.hold("BEGIN");
     assert!(matches!(cut_off.claim(&claim(&one)).await, Err(StoreError::Unavailable(_))));
-    proxy.hold_begin(false);
+    proxy.let_go();
 
     let won = claim(&two);
     assert!(matches!(store.claim(&won).await.unwrap(), Claimed::Won(())));

@@ -1,0 +1,45 @@
+//! What the database's errors mean to the store.
+//!
+//! Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+
+use crate::server::store::StoreError;
+
+/// The transaction was rolled back because of another one's, and may be begun again.
+pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
+    is_serialization_failure(error) || has_code(error, &["40P01"]) // deadlock_detected
+}
+
+/// serialization_failure: the isolation is stricter than READ COMMITTED.
+pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
+    has_code(error, &["40001"])
+}
+
+/// invalid_sql_statement_name, duplicate_prepared_statement: the session is not the one that the
+/// statement was prepared in. Nothing was executed.
+pub(super) fn lost_statement(error: &sqlx::Error) -> bool {
+    has_code(error, &["26000", "42P05"])
+}
+
+/// read_only_sql_transaction: the server is a standby, or a primary that has become one.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    has_code(error, &["25006"])
+}
+
+/// admin_shutdown: the session was ended. Another one may be with another server.
+pub(super) fn has_ended(error: &sqlx::Error) -> bool {
+    has_code(error, &["57P01"])
+}
+
+/// disk_full.
+fn is_full(error: &sqlx::Error) -> bool {
+    has_code(error, &["53100"])
+}
+
+fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| codes.contains(&&*code))
+}
+
+pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
+    if is_full(&error) { StoreError::Full } else { StoreError::Unavailable(error.into()) }
+}

@@ -1,0 +1,125 @@
+//! pgbouncer in transaction mode, for real: each transaction may have another session, and prepared
+//! statements are not kept.
+
+use axum::Extension;
+use steadfast::server::{Lent, PostgresSession};
+
+use super::proxy::contains;
+use super::*;
+
+/// Options that lead through pgbouncer to a database of this test's own, and a pool that leads
+/// there directly.
+pub(super) async fn behind_pgbouncer() -> (PgConnectOptions, PgPool) {
+    let url = std::env::var("STEADFAST_PGBOUNCER_URL")
+        .expect("these tests want a pgbouncer: ./scripts/with_servers.sh cargo test --all-features");
+    let database = schema().await;
+    let create = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}")));
+    create.execute(&pool_of(1, options())).await.unwrap();
+    let through: PgConnectOptions = url.parse().unwrap();
+    (through.database(&database), pool_of(4, options().database(&database)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_contract_holds_behind_a_pooler() {
+    let (through, _) = behind_pgbouncer().await;
+    let store = PostgresStore::new(pool_of(20, through));
+    store.create_table().await.unwrap();
+    contract::suite(Arc::new(store.clone()), |name| RecordId::new("contract", name)).await;
+    let store = Arc::new(store.transactional());
+    steadfast::testing::transactional_store_contract(store, |name| RecordId::new("one", name)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pooler_costs_no_operation_its_end() {
+    // A table that is there already: nothing but the calls themselves tells what the sessions are
+    // like.
+    for makes_table in [true, false] {
+        let (through, direct) = behind_pgbouncer().await;
+        let executions = Executions::default();
+        let store = PostgresStore::new(pool_of(20, through));
+        let made = if makes_table { store.clone() } else { PostgresStore::new(direct.clone()) };
+        made.create_table().await.unwrap();
+        let served =
+            Arc::new(Served::start(orders(&executions), IdempotencyLayer::new(store, Scope::single_caller())).await);
+        assert_eq!(post_all(&served, 0..200, 20).await, all("201 stored", 200));
+        assert_eq!(post_all(&served, 0..200, 20).await, all("201 replayed", 200));
+        assert_eq!(executions.count(), 200);
+        assert_eq!(count("SELECT count(*) FROM steadfast_records WHERE state = 'done'", &direct).await, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn handlers_behind_a_pooler_use_sqlx_as_ever() {
+    let (through, direct) = behind_pgbouncer().await;
+    let executions = Executions::default();
+    let store = PostgresStore::new(pool_of(20, through));
+    store.create_table().await.unwrap();
+    run("CREATE TABLE orders (id int)", &direct).await;
+    let counted = executions.clone();
+    let order = move |Extension(lent): Extension<Lent<PostgresSession>>| async move {
+        counted.add();
+        let mut session = lent.borrow().unwrap();
+        for statement in ["INSERT INTO orders VALUES ($1)", "DELETE FROM orders WHERE id = $1 + 1"] {
+            sqlx::query(statement).bind(1_i32).execute(&mut **session).await.unwrap();
+        }
+        StatusCode::CREATED
+    };
+    let layer = IdempotencyLayer::new(store.transactional(), Scope::single_caller());
+    let served = Arc::new(Served::start(Router::new().route("/orders", post(order)), layer).await);
+    assert_eq!(post_all(&served, 0..200, 20).await, all("201 stored", 200));
+    assert_eq!(post_all(&served, 0..200, 20).await, all("201 replayed", 200));
+    assert_eq!(executions.count(), 200);
+    assert_eq!(count("SELECT count(*) FROM orders", &direct).await, 200);
+}
+
+/// A name that another client has given to another statement would execute that one.
+#[tokio::test]
+async fn statements_behind_a_pooler_have_no_names() {
+    let (through, _) = behind_pgbouncer().await;
+    let proxy = Proxy::start(&through).await;
+    for connections in [1, 5] {
+        let store = PostgresStore::new(pool_of(connections, proxy.options(through.clone())));
+        store.create_table().await.unwrap();
+        proxy.sent();
+        let (one, two) = (RecordId::new("", &connections.to_string()), RecordId::new("two", &connections.to_string()));
+        let (apart, end) = (claim(&one), End::Completed(Completion::new(record(), HOUR)));
+        assert!(matches!(store.claim(&apart).await.unwrap(), Claimed::Won(())));
+        assert!(store.renew(apart.reference(), HOUR).await.unwrap());
+        store.finish(apart.reference(), Some(()), &end).await.unwrap();
+        let together = claim(&two);
+        let store = store.transactional();
+        let Claimed::Won(session) = store.claim(&together).await.unwrap() else { panic!("it is not won") };
+        store.finish(together.reference(), Some(session), &end).await.unwrap();
+        assert!(matches!(store.look(&two).await.unwrap(), Some(State::Done { .. })));
+        store.sweep(10).await.unwrap();
+        let sent = proxy.sent();
+        assert!(sent.iter().any(|message| contains(message, b"UPDATE steadfast_records")), "they were sent here");
+        assert!(!sent.iter().any(|message| uses_name(message)), "{connections}: a statement has a name");
+    }
+}
+
+/// Whether a statement is prepared or executed under a name of sqlx's. (Under `S`, it is closed.)
+fn uses_name(message: &[u8]) -> bool {
+    message.windows(8).any(|window| window[0] != b'S' && window.ends_with(b"sqlx_s_"))
+}
+
+/// What a hook of the pool's may do, and a pooler that was set up anew.
+#[tokio::test]
+async fn statements_that_are_lost_are_sent_without_a_name() {
+    let pool = pool_of(1, options().options([("search_path", schema().await)]));
+    let store = PostgresStore::new(pool.clone());
+    store.create_table().await.unwrap();
+    for key in 0..5 {
+        let id = RecordId::new("", &key.to_string());
+        let claim = claim(&id);
+        assert!(matches!(store.claim(&claim).await.unwrap(), Claimed::Won(())), "{key}");
+        run_raw("DEALLOCATE ALL", &pool).await;
+        let end = End::Completed(Completion::new(record(), HOUR));
+        assert_eq!(store.finish(claim.reference(), Some(()), &end).await.unwrap(), Completed::Stored, "{key}");
+        run_raw("DEALLOCATE ALL", &pool).await;
+    }
+}
+
+async fn run_raw(sql: &'static str, pool: &PgPool) {
+    sqlx::raw_sql(sql).execute(pool).await.unwrap();
+}
