@@ -5,9 +5,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method, Version};
 use http_body::Body;
 use sha2::{Digest, Sha256};
 
@@ -49,7 +50,7 @@ impl Config {
         let is_entered = |id: &RecordId| nested::is_entered(&parts.extensions, id, store);
         let wait = self.wait(&parts.headers);
         if let Some(event) = &self.event {
-            let body = self.body(body).await?;
+            let body = self.body(parts, body).await?;
             let id = event.read(parts, &body).ok_or(Refusal::EventIdMissing)?;
             let id = RecordId::of_event(&self.scope_of(parts)?, &id);
             if is_entered(&id) {
@@ -59,7 +60,7 @@ impl Config {
             return Ok(Read::Operation(Operation { id, fingerprint, wait, body }));
         }
         let Some(id) = self.id(parts)?.filter(|id| !is_entered(id)) else { return Ok(Read::NotAsked(body)) };
-        let body = self.body(body).await?;
+        let body = self.body(parts, body).await?;
         Ok(Read::Operation(Operation { id, fingerprint: self.fingerprint(parts, &body), wait, body }))
     }
 
@@ -123,18 +124,39 @@ impl Config {
     }
 
     /// The whole body, up to the cap.
-    async fn body<B: Body>(&self, body: B) -> Result<Bytes, Refusal> {
+    async fn body<B: Body>(&self, parts: &Parts, body: B) -> Result<Bytes, Refusal> {
         // A server knows from `Content-Length` how long a body will be, and nothing of it need be read.
         if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > self.max_body {
             return Err(Refusal::BodyTooLarge(self.max_body));
         }
-        match whole(pin!(body), self.max_body).await {
+        let mut body = pin!(body);
+        let bytes = match whole(body.as_mut(), self.max_body).await {
             // Nothing that follows a request's body is part of what is asked for.
-            Ok((body, _trailers)) => Ok(body),
-            Err(Cut::TooLong) => Err(Refusal::BodyTooLarge(self.max_body)),
-            Err(Cut::Failed) => Err(Refusal::BodyBroken),
+            Ok((bytes, _trailers)) => bytes,
+            Err(Cut::TooLong) => return Err(Refusal::BodyTooLarge(self.max_body)),
+            Err(Cut::Failed) => return Err(Refusal::BodyBroken),
+        };
+        let may_be_cut = parts.version >= Version::HTTP_2 && !body.is_end_stream();
+        if may_be_cut && is_cut_off(&parts.headers, &bytes).await {
+            return Err(Refusal::BodyBroken);
         }
+        Ok(bytes)
     }
+}
+
+/// Whether a body that seems to have ended was only cut off.
+///
+/// hyper ends the body of a request over HTTP/2 without an error where its stream is reset with
+/// NO_ERROR or CANCEL (RFC 9113 §7); a client that gives up in the middle of an upload sends CANCEL.
+/// The body itself knows, unless a layer has wrapped it in one that does not ask. So this is asked
+/// of bodies that may have ended early. An announced length tells (RFC 9113 §8.1.1). Without one
+/// the server gets a turn: it drops the request of a stream that was reset.
+async fn is_cut_off(headers: &HeaderMap, body: &Bytes) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_none() {
+        tokio::task::yield_now().await;
+    }
+    length.is_some_and(|length| body.len() < length)
 }
 
 /// `"abc";v=1` is the key `abc`: parameters of a structured field do not change it.

@@ -4,6 +4,7 @@ mod agree;
 mod codec;
 mod contract;
 mod crash;
+mod cut_requests;
 mod ends;
 mod events;
 mod failing;
