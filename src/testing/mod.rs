@@ -10,7 +10,8 @@
 //! * [`idempotency::check`]: does my API honour keys?
 //! * [`lab`]: a simulation that shows what a retry policy does to a server in trouble.
 //! * `store_contract` and `transactional_store_contract` (with the feature `server`): what every
-//!   [`server::Store`](crate::server::Store) must do.
+//!   [`server::Store`](crate::server::Store) must do; and [`ModelStore`], which is the same contract
+//!   as a value without clock, threads or failures.
 //!
 //! The [guide](crate::guide::testing) shows them at work in ten minutes. Never link this feature into production: in `Cargo.toml` it
 //! belongs under `[dev-dependencies]`.
@@ -48,6 +49,8 @@
 mod drive;
 pub mod idempotency;
 pub mod lab;
+#[cfg(feature = "server")]
+mod model_store;
 mod received;
 mod script;
 mod server;
@@ -55,6 +58,8 @@ mod server;
 mod store_contract;
 
 pub use drive::Drive;
+#[cfg(feature = "server")]
+pub use model_store::{ModelClaim, ModelClaimed, ModelEnd, ModelState, ModelStore};
 pub use received::{Received, Witness, assert_attempts, assert_one_key, keys};
 pub use script::{Route, Script, any, get, post};
 pub use server::{Act, Answer, FaultServer, Phase, Report, StreamError, Tally};
