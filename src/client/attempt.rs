@@ -93,7 +93,7 @@ fn follow(
     let from = outgoing.current();
     let rules = Rules {
         is_harmless: outgoing.is_done() || is_harmless(from),
-        post_as_get: plan.post_as_get,
+        post_as_get: outgoing.post_as_get().unwrap_or(client.redirect_post_as_get),
         cross_origin: client.cross_origin_redirects,
     };
     match redirect::next(from, response.status(), response.headers(), &outgoing.payload, rules) {

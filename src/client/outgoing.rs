@@ -66,6 +66,9 @@ pub(super) struct Outgoing {
 /// The redirects of an operation.
 #[derive(Default)]
 struct Redirects {
+    /// The caller's word for this request: a 301 or 302 to a POST becomes a GET. Here and not in the
+    /// plan, which would be larger for every request.
+    post_as_get: Option<bool>,
     /// What the caller asked for, once a redirect has turned it into the GET of its result.
     asked: Option<(reqwest::Request, Payload)>,
     /// The result is at another origin.
@@ -99,6 +102,15 @@ impl Outgoing {
             let is_elsewhere = redirects.result_is_elsewhere;
             redirects.current = AttemptRedirects { is_elsewhere, ..AttemptRedirects::default() };
         }
+    }
+
+    pub(super) fn set_post_as_get(&mut self, yes: bool) {
+        self.redirects.get_or_insert_default().post_as_get = Some(yes);
+    }
+
+    /// What the caller says of a 301 or 302 to this POST; `None` leaves it to the client.
+    pub(super) fn post_as_get(&self) -> Option<bool> {
+        self.redirects.as_ref().and_then(|redirects| redirects.post_as_get)
     }
 
     fn redirects(&self) -> Option<&AttemptRedirects> {
@@ -136,7 +148,10 @@ impl Outgoing {
     /// The same request once more, to be sent beside this one; `None` if its body cannot be, or if it is done already.
     pub(super) fn fork(&self) -> Option<Self> {
         let payload = self.payload.fork().filter(|_| !self.is_done())?;
-        let fork = Self::new(self.copy(&self.template, 0), payload, self.adopted);
+        let mut fork = Self::new(self.copy(&self.template, 0), payload, self.adopted);
+        if let Some(yes) = self.post_as_get() {
+            fork.set_post_as_get(yes);
+        }
         Some(Self { content_type: self.content_type, is_repeat: self.is_repeat, ..fork })
     }
 

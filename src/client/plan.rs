@@ -30,7 +30,6 @@ pub(super) struct Options {
     pub(super) timeout: Option<Option<Duration>>,
     pub(super) attempt_timeout: Option<Option<Duration>>,
     pub(super) body_limit: Option<usize>,
-    pub(super) post_as_get: Option<bool>,
 }
 
 /// What most callers say, once and for all: it would take longer to make and drop than to read.
@@ -43,7 +42,6 @@ static NOTHING: Options = Options {
     timeout: None,
     attempt_timeout: None,
     body_limit: None,
-    post_as_get: None,
 };
 
 /// The terms of the operation. They never change while it runs.
@@ -68,8 +66,6 @@ pub(super) struct Plan {
     pub(super) deadline: Option<Deadline>,
     /// What a resumed operation brings with it.
     pub(super) may_have_been_processed: bool,
-    /// A 301 or 302 to a POST becomes a GET.
-    pub(super) post_as_get: bool,
 }
 
 impl Plan {
@@ -169,7 +165,6 @@ pub(super) fn settle(
         key_age,
         deadline: Deadline::current(),
         may_have_been_processed,
-        post_as_get: options.post_as_get.unwrap_or(inner.redirect_post_as_get),
     })
 }
 

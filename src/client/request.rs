@@ -263,8 +263,11 @@ impl RequestBuilder {
 
     /// Overrides the client's [`redirect_post_as_get`](crate::ClientBuilder::redirect_post_as_get)
     /// for this request.
-    pub fn redirect_post_as_get(self, yes: bool) -> Self {
-        self.option(|options| options.post_as_get = Some(yes))
+    pub fn redirect_post_as_get(mut self, yes: bool) -> Self {
+        if let Ok(outgoing) = &mut self.outgoing {
+            outgoing.set_post_as_get(yes);
+        }
+        self
     }
 
     /// The most decoded bytes that [`fetch`](Self::fetch) reads.
