@@ -32,6 +32,12 @@ pub(super) struct Failing {
     pub(super) asked_ends: AtomicUsize,
     /// An end waits here before it is stored.
     pub(super) hold_end: Option<Arc<(Semaphore, Notify)>>,
+    /// Looks that panic.
+    pub(super) panicking_looks: AtomicUsize,
+    /// Told of each look that does not panic.
+    pub(super) looked: Notify,
+    /// Claims that were asked for.
+    pub(super) asked_claims: AtomicUsize,
 }
 
 impl Failing {
@@ -50,6 +56,9 @@ impl Failing {
             lost_ends: AtomicUsize::new(0),
             asked_ends: AtomicUsize::new(0),
             hold_end: None,
+            panicking_looks: AtomicUsize::new(0),
+            looked: Notify::new(),
+            asked_claims: AtomicUsize::new(0),
         }
     }
 
@@ -67,6 +76,7 @@ impl Store for Failing {
     type Session = ();
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+        self.asked_claims.fetch_add(1, SeqCst);
         let claimed = if self.claims { Err(Self::down()) } else { self.inner.claim(claim).await };
         if let Some(hold) = &self.hold {
             hold.0.add_permits(1);
@@ -105,7 +115,10 @@ impl Store for Failing {
     }
 
     async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
-        self.inner.look(id).await
+        assert!(!one_less(&self.panicking_looks), "a look that panics on purpose");
+        let known = self.inner.look(id).await;
+        self.looked.notify_one();
+        known
     }
 
     async fn sweep(&self, most: usize) -> Result<usize, StoreError> {

@@ -31,3 +31,4 @@ mod redis_server;
 mod rejections;
 mod scope;
 mod support;
+mod waiting;
