@@ -276,7 +276,7 @@ impl<'a> Claim<'a> {
 }
 
 /// The name of a claim that was made: its record and its token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ClaimRef {
     /// The record.
