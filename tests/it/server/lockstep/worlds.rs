@@ -287,8 +287,8 @@ mod in_postgres {
     /// The store in PostgreSQL, in a schema of its own. Its records age at the tester's word.
     #[derive(Clone)]
     pub(in super::super) struct Postgres {
-        pub(super) store: PostgresStore,
-        pub(super) pool: PgPool,
+        pub(in super::super) store: PostgresStore,
+        pool: PgPool,
     }
 
     impl Postgres {
