@@ -12,7 +12,8 @@ use crate::server::Completed;
 /// A store that is pure: a value that can be cloned, compared and hashed.
 ///
 /// It is told when time passes. Records and tombstones that are past their time are gone at once, so
-/// two stores that answer the same are equal.
+/// two stores that answer the same are equal. The clauses in prose are with
+/// [`Store`](crate::server::Store#the-contract).
 ///
 /// ```
 /// use steadfast::testing::{ModelClaim, ModelClaimed, ModelStore};
