@@ -7,7 +7,7 @@ use std::time::Duration;
 use steadfast::server::{Completed, StoreError};
 use steadfast::testing::{ModelClaimed, ModelState, ModelStore};
 
-use super::steps::{Call, Names, Sequence, Step};
+use super::steps::{Call, Sequence, Step};
 
 /// What a store in another process may be late: as long may one sequence take.
 const DRIFT: u64 = 25_000;
@@ -88,7 +88,7 @@ impl Tally {
 
 /// What happened, a line for each step.
 #[derive(Debug, Default)]
-pub(super) struct Story(pub(super) Vec<String>);
+pub(super) struct Story(Vec<String>);
 
 impl fmt::Display for Story {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,67 +103,74 @@ pub(super) async fn play<M: Model, W: World>(
     sequence: &Sequence,
     tally: &mut Tally,
 ) -> Result<(), Story> {
-    let (mut model, mut story, mut names) = (fresh.clone(), Story::default(), Names::default());
+    let mut play = Play { model: fresh.clone(), fresh, world, tally, story: Story::default() };
     for step in &sequence.steps {
-        match *step {
-            Step::Pass(time) => {
-                story.0.push(format!("{} s pass", time / 1000));
-                *tally.events.entry("time passes").or_default() += 1;
-                model.pass(time);
-                world.pass(Duration::from_millis(time)).await;
-            }
-            Step::Restart => {
-                story.0.push("the store is closed and opened again".to_owned());
-                *tally.events.entry("restart").or_default() += 1;
-                match W::RESTART {
-                    Restart::ForgetsAll => model = fresh.clone(),
-                    Restart::EndsClaims => model.end_claims(),
-                    Restart::KeepsAll => {}
-                }
-                world.restart().await;
-            }
-            Step::Ask { caller, ask, lost } => {
-                let call = names.resolve(caller, ask);
-                let caller = ["A", "B", "C"][caller];
-                ask_both(&mut model, world, call, tally, |told| story.0.push(format!("caller {caller} {call} {told}")))
-                    .await
-                    .map_err(|Differs| std::mem::take(&mut story))?;
-                if lost {
-                    *tally.events.entry("reply lost").or_default() += 1;
-                    model.lose(call);
-                    world.lose(call).await;
-                    let told =
-                        |told| story.0.push(format!("the reply is lost, and caller {caller} repeats the call {told}"));
-                    ask_both(&mut model, world, call, tally, told)
-                        .await
-                        .map_err(|Differs| std::mem::take(&mut story))?;
-                }
-            }
+        if let Err(Differs) = play.step(*step).await {
+            return Err(play.story);
         }
     }
     Ok(())
 }
 
+struct Play<'a, M, W> {
+    fresh: M,
+    model: M,
+    world: &'a mut W,
+    tally: &'a mut Tally,
+    story: Story,
+}
+
 /// The answers differ.
 struct Differs;
 
-async fn ask_both<M: Model, W: World>(
-    model: &mut M,
-    world: &mut W,
-    call: Call,
-    tally: &mut Tally,
-    mut tell: impl FnMut(String),
-) -> Result<(), Differs> {
-    let expected = model.call(call);
-    *tally.calls.entry(call.kind()).or_default() += 1;
-    *tally.answers.entry(expected.kind()).or_default() += 1;
-    let got = world.call(call).await;
-    match &got {
-        Ok(got) if agree(expected, *got) => tell(format!("→ {expected}")),
-        Ok(got) => tell(format!("→ model: {expected}, store: {got}")),
-        Err(error) => tell(format!("→ model: {expected}, store: error, {error}")),
+impl<M: Model, W: World> Play<'_, M, W> {
+    async fn step(&mut self, step: Step) -> Result<(), Differs> {
+        match step {
+            Step::Pass(time) => {
+                self.tell("time passes", format!("{} s pass", time / 1000));
+                self.model.pass(time);
+                self.world.pass(Duration::from_millis(time)).await;
+            }
+            Step::Restart => {
+                self.tell("restart", "the store is closed and opened again".to_owned());
+                match W::RESTART {
+                    Restart::ForgetsAll => self.model = self.fresh.clone(),
+                    Restart::EndsClaims => self.model.end_claims(),
+                    Restart::KeepsAll => {}
+                }
+                self.world.restart().await;
+            }
+            Step::Call { caller, call, lost } => {
+                let caller = ["A", "B", "C"][caller];
+                self.call(call, format!("caller {caller} {call}")).await?;
+                if lost {
+                    self.tell("reply lost", format!("the reply is lost, and caller {caller} repeats the call:"));
+                    self.model.lose(call);
+                    self.world.lose(call).await;
+                    self.call(call, format!("caller {caller} {call}")).await?;
+                }
+            }
+        }
+        Ok(())
     }
-    if got.is_ok_and(|got| agree(expected, got)) { Ok(()) } else { Err(Differs) }
+
+    fn tell(&mut self, event: &'static str, line: String) {
+        *self.tally.events.entry(event).or_default() += 1;
+        self.story.0.push(line);
+    }
+
+    async fn call(&mut self, call: Call, line: String) -> Result<(), Differs> {
+        let expected = self.model.call(call);
+        *self.tally.calls.entry(call.kind()).or_default() += 1;
+        *self.tally.answers.entry(expected.kind()).or_default() += 1;
+        let (answers, agrees) = match self.world.call(call).await {
+            Ok(got) if agree(expected, got) => (expected.to_string(), true),
+            Ok(got) => (format!("model: {expected}, store: {got}"), false),
+            Err(error) => (format!("model: {expected}, store: error, {error}"), false),
+        };
+        self.story.0.push(format!("{line} → {answers}"));
+        if agrees { Ok(()) } else { Err(Differs) }
+    }
 }
 
 fn agree(expected: Answer, got: Answer) -> bool {

@@ -1,5 +1,4 @@
-//! What callers do, at random: steps that mean something in any order, so that a sequence of them
-//! can be cut down to a short one.
+//! What callers do, at random: mostly to claims that were made, now and then to others.
 
 use std::fmt;
 
@@ -19,12 +18,19 @@ pub(super) struct Sequence {
     pub(super) steps: Vec<Step>,
 }
 
+impl Sequence {
+    pub(super) fn room(&self) -> String {
+        if self.bound == usize::MAX { "without a bound".to_owned() } else { format!("with room for {}", self.bound) }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
-    Ask {
+    Call {
+        /// 0, 1 or 2.
         caller: usize,
-        ask: Ask,
-        /// The caller does not learn the answer, and asks again.
+        call: Call,
+        /// The caller does not learn the answer, and makes the call again.
         lost: bool,
     },
     /// So many milliseconds pass.
@@ -32,9 +38,16 @@ pub(super) enum Step {
     Restart,
 }
 
-/// A call whose claim is named by its place in the story.
+/// A step whose claim is named by its place in the sequence.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Ask {
+enum Plan {
+    Ask { caller: usize, ask: Ask, lost: bool },
+    Pass(u64),
+    Restart,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ask {
     Claim { of: Of, request: u8, lease: u64, retention: u64, take_over: bool },
     Renew { of: Of, lease: u64 },
     Finish { of: Of, end: ModelEnd },
@@ -44,7 +57,7 @@ pub(super) enum Ask {
 
 /// Which claim a call is about.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Of {
+enum Of {
     /// One that was not named before.
     New { key: u8 },
     /// The last one of this caller's, and with `elsewhere` its token on the other key.
@@ -65,17 +78,20 @@ pub(super) enum Call {
 
 pub(super) fn sequences() -> impl Strategy<Value = Sequence> {
     let bound = select(vec![usize::MAX, 1, 2, 4]);
-    (bound, vec(step(), 1..=MOST)).prop_map(|(bound, steps)| Sequence { bound, steps })
+    (bound, vec(plan(), 1..=MOST)).prop_map(|(bound, plans)| {
+        let mut names = Names::default();
+        Sequence { bound, steps: plans.into_iter().map(|plan| names.step(plan)).collect() }
+    })
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn plan() -> impl Strategy<Value = Plan> {
     let ask = (0..3_usize, ask(), prop::bool::weighted(0.1));
     prop_oneof![
-        40 => ask.prop_map(|(caller, ask, lost)| Step::Ask { caller, ask, lost }),
+        40 => ask.prop_map(|(caller, ask, lost)| Plan::Ask { caller, ask, lost }),
         // Leases lapse; then tombstones and retentions end. They are coarse, so that the time that
         // the test itself takes makes no difference.
-        6 => select(vec![30_000, 90_000, 700_000]).prop_map(Step::Pass),
-        1 => Just(Step::Restart),
+        6 => select(vec![30_000, 90_000, 700_000]).prop_map(Plan::Pass),
+        1 => Just(Plan::Restart),
     ]
 }
 
@@ -124,11 +140,19 @@ fn retention() -> impl Strategy<Value = u64> {
 
 /// The claims that were named so far, in their order.
 #[derive(Default)]
-pub(super) struct Names(Vec<(usize, u8)>);
+struct Names(Vec<(usize, u8)>);
 
 impl Names {
+    fn step(&mut self, plan: Plan) -> Step {
+        match plan {
+            Plan::Ask { caller, ask, lost } => Step::Call { caller, call: self.call(caller, ask), lost },
+            Plan::Pass(time) => Step::Pass(time),
+            Plan::Restart => Step::Restart,
+        }
+    }
+
     /// The call that a caller means.
-    pub(super) fn resolve(&mut self, caller: usize, ask: Ask) -> Call {
+    fn call(&mut self, caller: usize, ask: Ask) -> Call {
         match ask {
             Ask::Claim { of, request, lease, retention, take_over } => {
                 let (id, token) = self.find(caller, of);
