@@ -45,7 +45,7 @@ use crate::key::KeyError;
 /// * **What may have run is never free**, unless its owner says that nothing was executed. A claim that
 ///   took over and is cancelled is unknown again (`took_over`, `keep_as_unknown`).
 /// * **Nothing live is evicted**: neither a running claim nor a record inside its retention nor a
-///   tombstone. A store that is full says so, and makes room first from what has gone (`has_room`).
+///   tombstone. A store that is full says so, after it has made room from what has gone (`has_room`).
 ///
 /// Calls that make no sense have an answer as well, so that no two stores differ:
 ///
@@ -65,7 +65,9 @@ use crate::key::KeyError;
 ///
 /// * A tombstone may be kept longer than [`TOMBSTONE`]: for as long as any other one of its key
 ///   (PostgreSQL does so). It may count against a bound on records (redb does so), or not.
-/// * How many records a [`sweep`](Self::sweep) finds, and when what has expired is removed.
+/// * How many records a [`sweep`](Self::sweep) finds, and when what has expired is removed. A store
+///   that is full may be a little late to see that a record has gone (memory: by an eighth of its
+///   retention).
 /// * Durations are exact to a millisecond.
 /// * What a restart leaves. Where the claims' owners end with the store's process, their claims are
 ///   unknown afterwards (`restart`). The store in memory forgets everything.
