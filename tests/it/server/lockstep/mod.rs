@@ -71,12 +71,15 @@ fn lockstep<M: Model, W: World>(
     open: impl AsyncFn(&Sequence) -> W,
 ) -> Tally {
     let began = clock::now();
-    let tally = RefCell::default();
+    let tally = RefCell::<Tally>::default();
     let play = |sequence: &Sequence| {
-        runtime.block_on(async {
+        let mut counted = tally.take();
+        let played = runtime.block_on(async {
             let mut world = open(sequence).await;
-            play(model(sequence), &mut world, sequence, &mut tally.borrow_mut()).await
-        })
+            play(model(sequence), &mut world, sequence, &mut counted).await
+        });
+        tally.replace(counted);
+        played
     };
     let config = Config { failure_persistence: None, max_shrink_iters: 5_000, ..Config::default() };
     let mut runner = TestRunner::new(config);

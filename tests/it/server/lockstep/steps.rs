@@ -91,9 +91,9 @@ fn plan(long: u64) -> impl Strategy<Value = Plan> {
     let ask = (0..3_usize, ask(long), prop::bool::weighted(0.1));
     prop_oneof![
         40 => ask.prop_map(|(caller, ask, lost)| Plan::Ask { caller, ask, lost }),
-        // Leases lapse; then tombstones and retentions end. They are coarse, so that the time that
-        // the test itself takes makes no difference.
-        6 => select(vec![30_000, 90_000, 700_000]).prop_map(Plan::Pass),
+        // Leases lapse; then tombstones and retentions end. All of these are multiples of half a
+        // minute, so that the time that the test itself takes makes no difference.
+        6 => select(vec![30_000, 90_000, 720_000]).prop_map(Plan::Pass),
         1 => Just(Plan::Restart),
     ]
 }
