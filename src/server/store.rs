@@ -1,19 +1,5 @@
-//! What a store must do: remember, for each key, who claimed it, and how it ended.
-//!
-//! The contract, which every store passes the same tests for:
-//!
-//! * **The caller names the claim.** It makes the [`ClaimToken`], so every call can itself be repeated: a claim whose reply was lost
-//!   is claimed again under the same token and won again.
-//! * **Lease and retention are two durations.** A claim holds for its lease and is renewed while the handler runs; what is known of a
-//!   key is kept for its retention. So a crash neither wedges the key for a day nor forgets that it may have run.
-//! * **Ends are fenced.** Only the token that holds the claim can renew or finish it; one that was overtaken is told
-//!   [`Completed::Lost`]. A claim ends once: another end after the first is lost too, and the same one repeated is told what it was told.
-//! * **A token wins one claim.** After its end it wins nothing, however late a copy of its claim arrives. A token that was released or
-//!   cancelled leaves no record behind to say so, so the store keeps a [tombstone](TOMBSTONE) of it.
-//! * **A claim whose lease ran out is [`State::Unknown`]**, and so is one that was ended as such. It is taken over only if the
-//!   caller asks for that, and only for the same request. A claim that took over and is cancelled is unknown again, never free: the
-//!   operation that it took over may have run.
-//! * **Nothing live is evicted**: neither a running claim nor a record inside its retention nor a tombstone. A store that is full says so.
+//! What a store must do: remember, for each key, who claimed it, and how it ended. The contract is
+//! in the documentation of [`Store`].
 
 use std::fmt;
 use std::future::Future;
@@ -34,7 +20,72 @@ use crate::key::KeyError;
 /// records, and refuses to be opened, or every claim, where it finds another
 /// ([`StoreError::IdentityMismatch`]).
 ///
-/// With the feature `testing`, `steadfast::testing::store_contract` holds a store to what is said here.
+/// # The contract
+///
+/// Each clause names the function of the [model](#the-contract-as-code) that says it exactly.
+///
+/// * **The caller names the claim.** It makes the [`ClaimToken`], so every call can be repeated. A
+///   claim whose reply was lost is made again under the same token, for the same request, and is won
+///   again (`claim`). A call that is repeated is told what the first one was told.
+/// * **Lease and retention are two durations.** A claim holds for its lease, and a renewal starts the
+///   lease anew (`renew`). What is known of a key is kept for the lease and the retention, and from
+///   an end on for the retention (`kept_for`). So a crash neither wedges the key for a day nor
+///   forgets that it may have run.
+/// * **A claim whose lease ran out is [`State::Unknown`]** (`Record::state`), and so is one that was
+///   ended as such. It is still its token's until another claim takes it over: it can be renewed and
+///   ended (`running`).
+/// * **A key is taken over on demand alone**: by a claim that asks for it, for the same request, where
+///   the outcome is unknown (`gives_way_to`). Under one key there is one request.
+/// * **Ends are fenced.** Only the token that holds the claim can renew or finish it. One that was
+///   overtaken is told [`Completed::Lost`]. A claim ends once: another end after the first is lost
+///   too, and the same one repeated is told what it was told (`finish`).
+/// * **A token wins one claim of a key.** After its end it wins nothing, however late a copy of its
+///   claim arrives. A token that was released or cancelled leaves no record behind to say so, so the
+///   store keeps a [tombstone](TOMBSTONE) of it and its key (`bury`).
+/// * **What may have run is never free**, unless its owner says that nothing was executed. A claim that
+///   took over and is cancelled is unknown again (`took_over`, `keep_as_unknown`).
+/// * **Nothing live is evicted**: neither a running claim nor a record inside its retention nor a
+///   tombstone. A store that is full says so, after it has made room from what has gone (`has_room`).
+///
+/// Calls that make no sense have an answer as well, so that no two stores differ:
+///
+/// | call | answer |
+/// | --- | --- |
+/// | `renew` under a token that holds no claim of the key | `false` |
+/// | an end under such a token | `Lost`; but `Cancelled` is `Stored`, and leaves a tombstone |
+/// | an end after another end | `Lost`, `Cancelled` included |
+/// | `Released` or `Cancelled` under a token with a tombstone | `Stored`, until the tombstone is over |
+/// | a claim under the token of a running one, for another request | what is known of the key |
+/// | a claim under the token of one that has ended | what is known of the key; won, once nothing is and no tombstone is kept |
+/// | a token on two keys | two claims, with nothing in common |
+/// | a lease of zero | the claim is won, and unknown at once |
+/// | a retention of zero | the call is answered as ever, and what it is of is forgotten at once: repeated, it is a call about nothing |
+///
+/// This is a store's own affair:
+///
+/// * A tombstone may be kept longer than [`TOMBSTONE`]: for as long as any other one of its key
+///   (PostgreSQL does so). It may count against a bound on records (redb does so), or not.
+/// * How many records a [`sweep`](Self::sweep) finds, and when what has expired is removed. A store
+///   that is full may be a little late to see that a record has gone (memory: by an eighth of its
+///   retention).
+/// * Durations are exact to a millisecond.
+/// * What a restart leaves. Where the claims' owners end with the store's process, their claims are
+///   unknown afterwards (`restart`). The store in memory forgets everything.
+///
+/// A store that [holds the effects](Self::HOLDS_EFFECTS) differs in this: a claim is its session, so
+/// it needs no lease and no tombstone. `renew` returns `true`; a session that is dropped is
+/// cancelled; an end without its session is lost; what was taken over and is cancelled is as it was.
+///
+/// # The contract as code
+///
+/// With the feature `testing`, `steadfast::testing::ModelStore` is the contract as a value: without
+/// clock, threads or failures. The crate's own stores give the same answers to random sequences of
+/// calls. `steadfast::testing::store_contract` holds a store of yours to the clauses;
+/// [the guide](crate::guide::testing#6-a-store-of-your-own) shows both at work.
+///
+#[doc = "```rust,ignore"]
+#[doc = include_str!("../testing/model_store.rs")]
+#[doc = "```"]
 pub trait Store: Send + Sync + 'static {
     /// What a claim opens and its completion closes: a transaction, where claim, business rows and record are one; `()` elsewhere.
     type Session: Send + 'static;
@@ -276,7 +327,7 @@ impl<'a> Claim<'a> {
 }
 
 /// The name of a claim that was made: its record and its token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ClaimRef {
     /// The record.

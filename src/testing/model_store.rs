@@ -12,7 +12,8 @@ use crate::server::Completed;
 /// A store that is pure: a value that can be cloned, compared and hashed.
 ///
 /// It is told when time passes. Records and tombstones that are past their time are gone at once, so
-/// two stores that answer the same are equal.
+/// two stores that answer the same are equal. The clauses in prose are with
+/// [`Store`](crate::server::Store#the-contract).
 ///
 /// ```
 /// use steadfast::testing::{ModelClaim, ModelClaimed, ModelStore};
@@ -33,10 +34,13 @@ pub struct ModelStore {
     bounds: Bounds,
 }
 
+/// What a store may choose.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Bounds {
     tombstone: u64,
     max_records: usize,
+    counts_tombstones: bool,
+    joins_tombstones: bool,
 }
 
 /// What is known of a key.
@@ -153,8 +157,22 @@ impl ModelStore {
     /// A store that keeps tombstones for so many milliseconds, and has room for so many records.
     #[must_use]
     pub fn new(tombstone: u64, max_records: usize) -> Self {
-        let bounds = Bounds { tombstone, max_records };
+        let bounds = Bounds { tombstone, max_records, counts_tombstones: false, joins_tombstones: false };
         Self { records: BTreeMap::new(), tombstones: BTreeMap::new(), bounds }
+    }
+
+    /// A store in which a tombstone takes the room of a record.
+    #[must_use]
+    pub fn counting_tombstones(mut self) -> Self {
+        self.bounds.counts_tombstones = true;
+        self
+    }
+
+    /// A store that keeps all tombstones of a key for as long as the last one.
+    #[must_use]
+    pub fn joining_tombstones(mut self) -> Self {
+        self.bounds.joins_tombstones = true;
+        self
     }
 
     /// So many milliseconds pass.
@@ -176,8 +194,10 @@ impl ModelStore {
             return ModelClaimed::Cancelled;
         }
         let took_over = match self.records.get(&claim.id) {
-            None if self.records.len() >= self.bounds.max_records => return ModelClaimed::Full,
+            None if !self.has_room() => return ModelClaimed::Full,
             None => false,
+            // Under one key there is one request.
+            Some(record) if record.request != claim.request => return ModelClaimed::Known(record.state()),
             // A reply was lost: the same claim is won again, and its lease starts anew.
             Some(record) if record.token == claim.token && record.is_running() => record.took_over,
             Some(record) if record.gives_way_to(&claim) => true,
@@ -256,8 +276,17 @@ impl ModelStore {
         self.keep(id, Record { phase: Phase::Unknown, kept_for: record.retention, ..record });
     }
 
+    fn has_room(&self) -> bool {
+        let tombstones = if self.bounds.counts_tombstones { self.tombstones.len() } else { 0 };
+        self.records.len() + tombstones < self.bounds.max_records
+    }
+
     fn bury(&mut self, id: u8, token: u16) {
         self.tombstones.insert((id, token), self.bounds.tombstone);
+        if self.bounds.joins_tombstones {
+            let of_key = self.tombstones.iter_mut().filter(|((key, _), _)| *key == id);
+            of_key.for_each(|(_, left)| *left = self.bounds.tombstone);
+        }
         self.forget();
     }
 
@@ -272,11 +301,11 @@ impl Record {
         matches!(self.phase, Phase::Running { .. })
     }
 
-    /// Whether a claim takes the key over: it asks for that, for the same request, and the outcome is
-    /// unknown. A token whose claim has ended takes nothing over.
+    /// Whether a claim takes the key over: it asks for that, and the outcome is unknown. A token whose
+    /// claim has ended takes nothing over.
     fn gives_way_to(&self, claim: &ModelClaim) -> bool {
         let is_unknown = matches!(self.state(), ModelState::Unknown { .. });
-        is_unknown && claim.take_over && claim.request == self.request && claim.token != self.token
+        is_unknown && claim.take_over && claim.token != self.token
     }
 
     fn state(&self) -> ModelState {

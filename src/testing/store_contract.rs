@@ -410,6 +410,10 @@ async fn ends_once<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
     clause.complete(&abandoned, no_session(), end("late"), Completed::Lost).await;
     clause.finish(&abandoned, no_session(), &End::Released, Completed::Lost).await;
     clause.finish(&abandoned, no_session(), &End::Cancelled, Completed::Lost).await;
+    // A stranger that cancels a claim of its own changes nothing.
+    let stranger = clause.claim(ONE, LONG);
+    clause.finish(&stranger, None, &End::Cancelled, Completed::Stored).await;
+    clause.renew(&abandoned, false).await;
     // A late copy of its claim takes nothing over.
     for late in [abandoned, abandoned.taking_over(true)] {
         clause.same("claim", clause.lose(&late).await, State::unknown(ONE));

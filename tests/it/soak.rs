@@ -2,7 +2,7 @@
 //!
 //! Whatever breaks: nothing is executed twice, nothing is said to be done that was not executed, and nothing that was executed is
 //! said to be not processed. A short run is part of every test run; the long one is `cargo test --test it --release
-//! --all-features -- --ignored --nocapture soak`.
+//! --all-features -- --ignored --nocapture soak`. The soak of the stores is `server::lockstep`'s.
 
 mod hedging;
 

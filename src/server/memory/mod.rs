@@ -168,7 +168,7 @@ impl MemoryStore {
     fn enter(&self, claim: &Claim<'_>, mut bytes: usize, now: Instant) -> Result<Entered, StoreError> {
         let mut shard = self.shard(claim.id);
         self.sweep_one(&mut shard, now, SWEEP, LOOKS);
-        if shard.tombstones.contains(claim.token, now) {
+        if shard.tombstones.contains(claim.id, claim.token, now) {
             return Ok(Entered::Cancelled);
         }
         let Shard { entries, expiry, .. } = &mut *shard;
@@ -201,19 +201,19 @@ impl MemoryStore {
     fn release(&self, claim: ClaimRef) -> Completed {
         let now = clock::now();
         let mut shard = self.shard(&claim.id);
-        if shard.tombstones.contains(claim.token, now) {
+        if shard.tombstones.contains(&claim.id, claim.token, now) {
             return Completed::Stored;
         }
         let Some(gone) = shard.remove_held(claim, now) else { return Completed::Lost };
         self.room.give_back(gone);
-        self.room.overrun(shard.tombstones.bury(claim.token, now));
+        self.room.overrun(shard.tombstones.bury(claim, now));
         Completed::Stored
     }
 
     fn cancel(&self, claim: ClaimRef) -> Completed {
         let now = clock::now();
         let mut shard = self.shard(&claim.id);
-        if shard.tombstones.contains(claim.token, now) {
+        if shard.tombstones.contains(&claim.id, claim.token, now) {
             return Completed::Stored;
         }
         let Shard { entries, expiry, .. } = &mut *shard;
@@ -227,7 +227,7 @@ impl MemoryStore {
             }
             _ => self.room.give_back(shard.remove_held(claim, now).unwrap_or_default()),
         }
-        self.room.overrun(shard.tombstones.bury(claim.token, now));
+        self.room.overrun(shard.tombstones.bury(claim, now));
         Completed::Stored
     }
 

@@ -107,7 +107,8 @@ impl Entry {
         }
     }
 
-    /// The same claim once more, or one that takes over what is unknown. A token whose claim has ended takes nothing over.
+    /// The same claim once more, or one that takes over what is unknown. Either is of the same request. A token whose
+    /// claim has ended takes nothing over.
     pub(super) fn gives_way_to(&self, claim: &Claim<'_>, now: Instant) -> bool {
         let (running, unknown) = match self.phase {
             Phase::Running { until } => (true, until <= now),
@@ -115,8 +116,8 @@ impl Entry {
             Phase::Done(_) => (false, false),
         };
         let same = self.token == claim.token;
-        let takes_over = claim.take_over && unknown && !same && self.fingerprint == claim.fingerprint;
-        (same && running) || takes_over
+        let may_have_it = (same && running) || (claim.take_over && unknown && !same);
+        may_have_it && self.fingerprint == claim.fingerprint
     }
 
     /// Whether a claim that this one gives way to takes over an operation that may have run.

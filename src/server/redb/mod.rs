@@ -158,6 +158,10 @@ impl RedbStore {
         self
     }
 
+    fn made(&self, claim: ClaimRef) -> MadeClaim {
+        MadeClaim { claim, boot: self.boot, now: self.time.now_ms() }
+    }
+
     /// Reads of a key beside the writer, at this instant of the store's clock.
     async fn read<T: Send + 'static>(
         &self,
@@ -209,7 +213,7 @@ struct OwnedClaim {
 impl OwnedClaim {
     fn make(self, tables: &mut Tables<'_>) -> Result<Claimed<()>, Failed> {
         tables.sweep(self.now, SWEEP)?;
-        if tables.is_buried(&self.token, self.now)? {
+        if tables.is_buried(self.reference(), self.now)? {
             return Ok(Claimed::Cancelled);
         }
         let mut took_over = false;
@@ -220,7 +224,7 @@ impl OwnedClaim {
             }
             took_over = live && (entry.took_over || entry.token != self.token);
             tables.remove(self.id.as_bytes(), &entry)?;
-        } else if tables.count()? >= self.max_records {
+        } else if !tables.has_room(self.max_records, self.now)? {
             return Err(Failed::Call(StoreError::Full));
         }
         let until_ms = self.now.saturating_add(self.lease_ms);
@@ -237,24 +241,28 @@ impl OwnedClaim {
         Ok(Claimed::Won(()))
     }
 
-    /// It is the same claim, repeated; or one that nobody knows the end of, of the same request,
-    /// and it may be taken over.
+    fn reference(&self) -> ClaimRef {
+        ClaimRef::new(self.id, ClaimToken::from_bytes(self.token))
+    }
+
+    /// It is the same claim, repeated; or one that nobody knows the end of, and it may be taken
+    /// over. Either is of the same request.
     fn may_have(&self, entry: &Entry) -> Result<bool, Failed> {
         let same = entry.token == self.token;
         let unknown = matches!(entry.state(&self.boot, self.now)?, State::Unknown { .. });
-        let takes_over = self.take_over && unknown && !same && entry.fingerprint == self.fingerprint;
-        Ok((same && entry.is_running(&self.boot)) || takes_over)
+        let may_have_it = (same && entry.is_running(&self.boot)) || (self.take_over && unknown && !same);
+        Ok(may_have_it && entry.fingerprint == self.fingerprint)
     }
 }
 
-/// An end on its way to the writer.
-struct OwnedEnd {
+/// A claim that was made, on its way to the writer to be renewed or ended.
+struct MadeClaim {
     claim: ClaimRef,
     boot: [u8; 16],
     now: u64,
 }
 
-impl OwnedEnd {
+impl MadeClaim {
     /// The entry of this claim, whether it still runs or has ended.
     fn entry(&self, tables: &Tables<'_>) -> Result<Option<Entry>, Failed> {
         let ours = |entry: &Entry| entry.token == *self.claim.token.as_bytes() && entry.forget_ms > self.now;
@@ -264,6 +272,12 @@ impl OwnedEnd {
     fn replace(&self, tables: &mut Tables<'_>, entry: Entry, end: impl FnOnce(Entry) -> Entry) -> Result<(), Failed> {
         tables.remove(self.claim.id.as_bytes(), &entry)?;
         tables.put(self.claim.id.as_bytes(), &end(entry))
+    }
+
+    fn renew(&self, tables: &mut Tables<'_>, lease_ms: u64) -> Result<bool, Failed> {
+        let Some(entry) = self.entry(tables)?.filter(|entry| entry.is_running(&self.boot)) else { return Ok(false) };
+        self.replace(tables, entry, |entry| entry.renewed(self.now, lease_ms))?;
+        Ok(true)
     }
 
     fn complete(&self, tables: &mut Tables<'_>, record: Vec<u8>, retention_ms: u64) -> Result<Completed, Failed> {
@@ -284,25 +298,26 @@ impl OwnedEnd {
                 self.replace(tables, entry, |entry| entry.into_unknown(self.now))?;
                 Ok(Completed::Stored)
             }
-            Some(Entry { phase: Phase::Unknown, .. }) => Ok(Completed::Stored),
+            // Ended as such, or by the end of its process.
+            Some(Entry { phase: Phase::Unknown | Phase::Running { .. }, .. }) => Ok(Completed::Stored),
             _ => Ok(Completed::Lost),
         }
     }
 
     fn release(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
-        if tables.is_buried(self.claim.token.as_bytes(), self.now)? {
+        if tables.is_buried(self.claim, self.now)? {
             return Ok(Completed::Stored);
         }
         let Some(entry) = self.entry(tables)?.filter(|entry| entry.is_running(&self.boot)) else {
             return Ok(Completed::Lost);
         };
         tables.remove(self.claim.id.as_bytes(), &entry)?;
-        tables.bury(self.claim.token.as_bytes(), self.now)?;
+        tables.bury(self.claim, self.now)?;
         Ok(Completed::Stored)
     }
 
     fn cancel(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
-        if tables.is_buried(self.claim.token.as_bytes(), self.now)? {
+        if tables.is_buried(self.claim, self.now)? {
             return Ok(Completed::Stored);
         }
         match self.entry(tables)? {
@@ -312,7 +327,7 @@ impl OwnedEnd {
             Some(entry) => tables.remove(self.claim.id.as_bytes(), &entry)?,
             None => {}
         }
-        tables.bury(self.claim.token.as_bytes(), self.now)?;
+        tables.bury(self.claim, self.now)?;
         Ok(Completed::Stored)
     }
 }
@@ -332,10 +347,10 @@ impl Store for RedbStore {
             now: self.time.now_ms(),
             max_records: self.max_records,
         };
-        let (id, token) = (claim.id, claim.token);
+        let (id, reference) = (claim.id, claim.reference());
         let known = self.read(id, move |database, now| {
             let Some(entry) = live_entry(database, &id, now)? else { return Ok(None) };
-            Ok(Some((entry, tables::has_tombstone(database, &token, now)?)))
+            Ok(Some((entry, tables::has_tombstone(database, reference, now)?)))
         });
         // Most repeats find an end, and need no sync to be told.
         match known.await? {
@@ -349,29 +364,20 @@ impl Store for RedbStore {
     }
 
     async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
-        let (boot, now, lease_ms) = (self.boot, self.time.now_ms(), milliseconds(lease));
-        self.writer
-            .write(move |tables| {
-                let id = claim.id.as_bytes();
-                let ours = |entry: &Entry| entry.token == *claim.token.as_bytes() && entry.is_running(&boot);
-                let Some(entry) = tables.get(id)?.filter(ours) else { return Ok(false) };
-                tables.remove(id, &entry)?;
-                tables.put(id, &entry.renewed(now, lease_ms))?;
-                Ok(true)
-            })
-            .await
+        let (made, lease_ms) = (self.made(claim), milliseconds(lease));
+        self.writer.write(move |tables| made.renew(tables, lease_ms)).await
     }
 
     async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
-        let ending = OwnedEnd { claim, boot: self.boot, now: self.time.now_ms() };
+        let made = self.made(claim);
         match end {
             End::Completed(completion) => {
                 let (record, retention_ms) = (completion.record.encode(), milliseconds(completion.retention));
-                self.writer.write(move |tables| ending.complete(tables, record, retention_ms)).await
+                self.writer.write(move |tables| made.complete(tables, record, retention_ms)).await
             }
-            End::Released => self.writer.write(move |tables| ending.release(tables)).await,
-            End::Unknown => self.writer.write(move |tables| ending.end_as_unknown(tables)).await,
-            End::Cancelled => self.writer.write(move |tables| ending.cancel(tables)).await,
+            End::Released => self.writer.write(move |tables| made.release(tables)).await,
+            End::Unknown => self.writer.write(move |tables| made.end_as_unknown(tables)).await,
+            End::Cancelled => self.writer.write(move |tables| made.cancel(tables)).await,
         }
     }
 

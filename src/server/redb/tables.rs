@@ -11,15 +11,16 @@ use super::shared::Failure;
 use crate::clock::milliseconds;
 use crate::server::identity::IDENTITY_VERSION;
 use crate::server::record::{self, Record, RecordError};
-use crate::server::store::{Fingerprint, RecordId, State, StoreError, TOMBSTONE};
+use crate::server::store::{ClaimRef, Fingerprint, RecordId, State, StoreError, TOMBSTONE};
 
 pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
 /// When each is forgotten: big-endian milliseconds, then the identity, so that the first entries
 /// are the next to go.
 const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_expiry");
-/// The tokens that were released or cancelled, with the milliseconds until which each is kept.
+/// The claims that were released or cancelled, each as its identity and its token, with the
+/// milliseconds until which it is kept.
 const TOMBSTONES: TableDefinition<'_, &[u8], u64> = TableDefinition::new("steadfast_tombstones");
-/// When each tombstone is forgotten: as in [`EXPIRY`], with the token.
+/// When each tombstone is forgotten: as in [`EXPIRY`].
 const TOMBSTONE_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_tombstone_expiry");
 
 /// What is to be known of the file as a whole.
@@ -28,6 +29,9 @@ pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("
 const REPAIRED: &str = "repaired";
 /// The version of how its records are identified, big-endian.
 const IDENTITY: &str = "identity_version";
+
+/// A claim that finds no room removes so many that have gone at a time.
+const ROOM: usize = 16;
 
 /// A transaction whose commit syncs twice: first what it has written, then that it is the current
 /// one. With one sync, redb cannot tell a commit that was damaged later from one that a crash cut
@@ -123,10 +127,10 @@ pub(super) fn read(database: &Database, id: &RecordId) -> Result<Option<Entry>, 
     Ok(bytes.map(|bytes| Entry::decode(bytes.value())).transpose()?)
 }
 
-/// Whether there is a tombstone of this token, as the last transaction left it.
-pub(super) fn has_tombstone(database: &Database, token: &[u8; 16], now: u64) -> Result<bool, Failed> {
+/// Whether there is a tombstone of this claim, as the last transaction left it.
+pub(super) fn has_tombstone(database: &Database, claim: ClaimRef, now: u64) -> Result<bool, Failed> {
     let tombstones = database.begin_read()?.open_table(TOMBSTONES)?;
-    Ok(tombstones.get(token.as_slice())?.is_some_and(|until| until.value() > now))
+    Ok(tombstones.get(tombstone_key(claim).as_slice())?.is_some_and(|until| until.value() > now))
 }
 
 /// What is kept of a key.
@@ -181,6 +185,7 @@ impl Entry {
         Self { phase: Phase::Unknown, forget_ms, ..self }
     }
 
+    /// Its claim is not over: this process can renew and end it.
     pub(super) fn is_running(&self, boot: &[u8; 16]) -> bool {
         matches!(self.phase, Phase::Running { .. }) && self.boot == *boot
     }
@@ -253,6 +258,11 @@ fn expiry_key(name: &[u8], forget_ms: u64) -> Vec<u8> {
     [forget_ms.to_be_bytes().as_slice(), name].concat()
 }
 
+/// The name of a claim's tombstone.
+fn tombstone_key(claim: ClaimRef) -> Vec<u8> {
+    [claim.id.as_bytes().as_slice(), claim.token.as_bytes()].concat()
+}
+
 /// Takes the first name out of an index of expiry, if its time is over.
 fn next_expired(expiry: &mut Table<'_, &'static [u8], ()>, now: u64) -> Result<Option<Vec<u8>>, Failed> {
     let Some(key) = expiry.first()?.map(|(key, _)| key.value().to_vec()) else { return Ok(None) };
@@ -275,22 +285,36 @@ impl<'a> Tables<'a> {
     }
 
     /// How many records and tombstones there are, those that may be forgotten included.
-    pub(super) fn count(&self) -> Result<u64, Failed> {
+    fn count(&self) -> Result<u64, Failed> {
         Ok(self.records.len()?.saturating_add(self.tombstones.len()?))
     }
 
-    /// Keeps a token that wins nothing any more.
-    pub(super) fn bury(&mut self, token: &[u8; 16], now: u64) -> Result<(), Failed> {
-        let until = now.saturating_add(milliseconds(TOMBSTONE));
-        if let Some(before) = self.tombstones.insert(token.as_slice(), until)?.map(|before| before.value()) {
-            self.tombstone_expiry.remove(expiry_key(token, before).as_slice())?;
+    /// Keeps a claim that wins nothing any more.
+    pub(super) fn bury(&mut self, claim: ClaimRef, now: u64) -> Result<(), Failed> {
+        let (name, until) = (tombstone_key(claim), now.saturating_add(milliseconds(TOMBSTONE)));
+        if let Some(before) = self.tombstones.insert(name.as_slice(), until)?.map(|before| before.value()) {
+            self.tombstone_expiry.remove(expiry_key(&name, before).as_slice())?;
         }
-        self.tombstone_expiry.insert(expiry_key(token, until).as_slice(), ())?;
+        self.tombstone_expiry.insert(expiry_key(&name, until).as_slice(), ())?;
         Ok(())
     }
 
-    pub(super) fn is_buried(&self, token: &[u8; 16], now: u64) -> Result<bool, Failed> {
-        Ok(self.tombstones.get(token.as_slice())?.is_some_and(|until| until.value() > now))
+    pub(super) fn is_buried(&self, claim: ClaimRef, now: u64) -> Result<bool, Failed> {
+        Ok(self.tombstones.get(tombstone_key(claim).as_slice())?.is_some_and(|until| until.value() > now))
+    }
+
+    /// Whether there is room for one more record among `most`. What has gone makes room first.
+    pub(super) fn has_room(&mut self, most: u64, now: u64) -> Result<bool, Failed> {
+        loop {
+            let before = self.count()?;
+            if before < most {
+                return Ok(true);
+            }
+            self.sweep(now, ROOM)?;
+            if self.count()? == before {
+                return Ok(false);
+            }
+        }
     }
 
     pub(super) fn get(&self, id: &[u8; 32]) -> Result<Option<Entry>, Failed> {
@@ -330,8 +354,8 @@ impl<'a> Tables<'a> {
     /// how many records.
     pub(super) fn sweep(&mut self, now: u64, most: usize) -> Result<usize, Failed> {
         for _ in 0..most {
-            let Some(token) = next_expired(&mut self.tombstone_expiry, now)? else { break };
-            self.tombstones.remove(token.as_slice())?;
+            let Some(claim) = next_expired(&mut self.tombstone_expiry, now)? else { break };
+            self.tombstones.remove(claim.as_slice())?;
         }
         for swept in 0..most {
             let Some(id) = next_expired(&mut self.expiry, now)? else { return Ok(swept) };

@@ -328,9 +328,10 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Milliseconds that Redis takes for an expiry: it refuses what leads past the end of its time, and forgets at once what has none.
+/// Milliseconds that Redis takes for an expiry: it refuses what leads past the end of its time. With none it forgets at
+/// once, as the contract has it; what is shorter than a millisecond takes one.
 fn expiry(time: Duration) -> u64 {
-    milliseconds(time.min(CENTURY)).max(1)
+    milliseconds(time.min(CENTURY)).max(u64::from(!time.is_zero()))
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> {

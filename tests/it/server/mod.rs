@@ -13,6 +13,7 @@ mod faults;
 mod identity;
 mod layer;
 mod leases;
+mod lockstep;
 mod nested;
 mod polled;
 #[cfg(feature = "postgres")]

@@ -24,7 +24,7 @@ cancelled AS (
     WHERE r.forget_at <= (SELECT now FROM clock)
        OR r.token <> $2
        OR r.state IN ('running', 'free')
-       OR $2 = ANY (r.tombstones)
+       OR $2 = ANY (r.tombstones) AND r.tombstones_until > (SELECT now FROM clock)
     RETURNING 1
 )
 SELECT EXISTS (SELECT FROM cancelled)

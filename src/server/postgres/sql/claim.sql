@@ -10,9 +10,10 @@ known AS MATERIALIZED (
       AND ($2 = ANY (r.tombstones) AND r.tombstones_until > clock.now
            OR r.forget_at > clock.now
               AND r.state <> 'free'
-              AND NOT (r.token = $2 AND r.state = 'running')  -- this very claim, repeated, is won again
-              AND NOT ($6 AND r.fingerprint = $3 AND r.token <> $2
-                       AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= clock.now)))
+              AND NOT (r.fingerprint = $3
+                       AND (r.token = $2 AND r.state = 'running'  -- this very claim, repeated, is won again
+                            OR $6 AND r.token <> $2
+                               AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= clock.now))))
 ),
 -- Held exclusively by a handler whose transaction holds the key, which no row tells before it ends.
 free AS MATERIALIZED (
@@ -31,9 +32,10 @@ won AS (
     WHERE NOT ($2 = ANY (r.tombstones) AND r.tombstones_until > (SELECT now FROM clock))
       AND (r.forget_at <= (SELECT now FROM clock)
            OR r.state = 'free'
-           OR r.token = $2 AND r.state = 'running'
-           OR $6 AND r.fingerprint = $3 AND r.token <> $2
-              AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= (SELECT now FROM clock)))
+           OR r.fingerprint = $3
+              AND (r.token = $2 AND r.state = 'running'
+                   OR $6 AND r.token <> $2
+                      AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= (SELECT now FROM clock))))
     RETURNING 1
 )
 SELECT EXISTS (SELECT FROM won)                 AS won,

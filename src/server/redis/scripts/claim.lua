@@ -3,12 +3,15 @@
 if dead then
     return 0
 end
-if exists and not held then
+if exists then
     local unknown = readable and not record and lease_left <= 0
-    if not (unknown and ARGV[5] == '1' and fingerprint == ARGV[2] and token ~= ARGV[1]) then
+    local takes_over = unknown and ARGV[5] == '1' and token ~= ARGV[1]
+    if not ((held or takes_over) and fingerprint == ARGV[2]) then
         return known
     end
-    took_over = '1'
+    if takes_over then
+        took_over = '1'
+    end
 end
 redis.call('HSET', KEYS[1], 'version', '1', 'fingerprint', ARGV[2], 'token', ARGV[1], 'retention', ARGV[3])
 redis.call('HDEL', KEYS[1], 'unknown')

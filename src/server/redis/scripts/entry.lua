@@ -27,9 +27,10 @@ local known = {version, fingerprint, retention, record, lease_left}
 local dead = KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1
 
 -- A full Redis refuses to let a script begin to write with a command that takes room, and lets it go on with one. This HDEL
--- removes nothing, and is never refused: what has run can be recorded, and only new claims are turned away.
+-- removes nothing (no such field is ever set), and is never refused: what has run can be recorded, and only new claims are
+-- turned away.
 local function begin_to_write()
-    redis.call('HDEL', KEYS[1], 'unknown')
+    redis.call('HDEL', KEYS[1], 'no such field')
 end
 
 local function end_as_unknown()

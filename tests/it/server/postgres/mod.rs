@@ -44,7 +44,7 @@ fn claim(id: &RecordId) -> Claim<'_> {
 }
 
 /// Where the database is. A test that is skipped for want of one would pass for one that has run.
-fn options() -> PgConnectOptions {
+pub(super) fn options() -> PgConnectOptions {
     let url = std::env::var("STEADFAST_POSTGRES_URL")
         .expect("these tests want a PostgreSQL: ./scripts/with_servers.sh cargo test --all-features");
     url.parse().unwrap()
@@ -65,7 +65,7 @@ fn pool_of(connections: u32, options: PgConnectOptions) -> PgPool {
 }
 
 /// A new schema.
-async fn schema() -> String {
+pub(super) async fn schema() -> String {
     let schema = format!("t{}", steadfast::uuid::Uuid::from_bytes(*ClaimToken::new().unwrap().as_bytes()).simple());
     let admin = PgPoolOptions::new().max_connections(1).connect_with(options()).await.unwrap();
     sqlx::query(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&admin).await.unwrap();

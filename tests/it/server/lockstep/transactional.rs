@@ -1,0 +1,185 @@
+//! The store whose claim is an open transaction, and a model of its own for it.
+//!
+//! It has the same calls, and promises other things: a claim is its session, not its token. Others
+//! do not see for which request a key is held; no lease ends a claim; whoever lets go of a session
+//! has cancelled its claim; an end without a session is lost; and no tombstone is needed, since a
+//! claim that is still on its way has no session. Everything else is as in
+//! [`ModelStore`](steadfast::testing::ModelStore).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use steadfast::server::{Completed, PostgresSession, Store, StoreError, TransactionalPostgresStore};
+use steadfast::testing::{ModelClaim, ModelClaimed, ModelEnd, ModelState};
+
+use super::play::{Answer, Model, Restart, World};
+use super::steps::Call;
+use super::worlds::{Postgres, claim, claimed, end, record_id, reference, state};
+
+/// A key that is held, as others see it: the lease is not told.
+const HELD: ModelState = ModelState::Running { request: 0, lease_left: 0 };
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct TransactionalModel {
+    /// The open sessions by their key: token, request, retention.
+    held: BTreeMap<u8, (u16, u8, u64)>,
+    /// What was committed, and for how long it is kept.
+    ended: BTreeMap<u8, (ModelState, u64)>,
+}
+
+impl TransactionalModel {
+    fn claim(&mut self, claim: ModelClaim) -> ModelClaimed {
+        let ModelClaim { id, token, request, retention, take_over, .. } = claim;
+        match self.ended.get(&id) {
+            Some((ModelState::Unknown { request: of }, _)) if take_over && *of == request => {}
+            Some((state, _)) => return ModelClaimed::Known(*state),
+            None => {}
+        }
+        if self.held.contains_key(&id) {
+            return ModelClaimed::Known(HELD);
+        }
+        self.held.insert(id, (token, request, retention));
+        ModelClaimed::Won
+    }
+
+    fn finish(&mut self, id: u8, token: u16, end: ModelEnd) -> Completed {
+        let session = self.held.get(&id).copied().filter(|(of, ..)| *of == token);
+        let Some((_, request, retention)) = session else {
+            // Nobody runs anything under it.
+            return if end == ModelEnd::Cancelled { Completed::Stored } else { Completed::Lost };
+        };
+        self.held.remove(&id);
+        match end {
+            ModelEnd::Completed { answer, retention } => {
+                self.ended.insert(id, (ModelState::Done { request, answer }, retention));
+            }
+            ModelEnd::Unknown => {
+                self.ended.insert(id, (ModelState::Unknown { request }, retention));
+            }
+            ModelEnd::Released => {
+                self.ended.remove(&id);
+            }
+            // What it would have taken over is as it was.
+            ModelEnd::Cancelled => {}
+        }
+        self.pass(0);
+        Completed::Stored
+    }
+
+    fn look(&self, id: u8) -> Option<ModelState> {
+        match (self.held.get(&id), self.ended.get(&id)) {
+            // It took over what is there.
+            (Some((_, request, _)), Some(_)) => Some(ModelState::Running { request: *request, lease_left: 0 }),
+            (Some(_), None) => Some(HELD),
+            (None, ended) => ended.map(|(state, _)| *state),
+        }
+    }
+}
+
+impl Model for TransactionalModel {
+    fn call(&mut self, call: Call) -> Answer {
+        match call {
+            Call::Claim(claim) => Answer::Claimed(self.claim(claim)),
+            Call::Renew { .. } => Answer::Renewed(true),
+            Call::Finish { id, token, end } => Answer::Finished(self.finish(id, token, end)),
+            Call::Look { id } => Answer::Looked(self.look(id)),
+            Call::Sweep => Answer::Swept,
+        }
+    }
+
+    fn pass(&mut self, time: u64) {
+        self.ended.values_mut().for_each(|(_, kept_for)| *kept_for = kept_for.saturating_sub(time));
+        self.ended.retain(|_, (_, kept_for)| *kept_for > 0);
+    }
+
+    fn end_claims(&mut self) {
+        self.held.clear();
+    }
+
+    fn lose(&mut self, call: Call) {
+        if let Call::Claim(ModelClaim { id, token, .. }) = call {
+            self.finish(id, token, ModelEnd::Cancelled);
+        }
+    }
+}
+
+/// The store, and the sessions that its callers hold.
+pub(super) struct Transactional {
+    postgres: Postgres,
+    store: TransactionalPostgresStore,
+    sessions: BTreeMap<u8, (u16, PostgresSession)>,
+}
+
+impl Transactional {
+    pub(super) async fn over(postgres: Postgres) -> Self {
+        let new = Self { store: postgres.store.transactional(), postgres, sessions: BTreeMap::new() };
+        // The sequence before may have ended with sessions that are open.
+        new.is_let_go(1).await;
+        new.is_let_go(2).await;
+        new
+    }
+
+    fn take(&mut self, id: u8, token: u16) -> Option<PostgresSession> {
+        let (_, session) = self.sessions.extract_if(id..=id, |_, (of, _)| *of == token).next()?;
+        Some(session.1)
+    }
+
+    /// Until the database has rolled back what was let go.
+    async fn is_let_go(&self, id: u8) {
+        while matches!(self.store.look(&record_id(id)).await.unwrap().map(state), Some(ModelState::Running { .. })) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl World for Transactional {
+    const RESTART: Restart = Restart::EndsClaims;
+
+    async fn call(&mut self, call: Call) -> Result<Answer, StoreError> {
+        Ok(match call {
+            Call::Claim(model) => {
+                let (answer, session) = claimed(claim(&self.store, model).await)?;
+                if let Some(session) = session {
+                    self.sessions.insert(model.id, (model.token, session));
+                }
+                Answer::Claimed(answer)
+            }
+            Call::Renew { id, token, lease } => {
+                Answer::Renewed(self.store.renew(reference(id, token), Duration::from_millis(lease)).await?)
+            }
+            Call::Finish { id, token, end: model } => {
+                let session = self.take(id, token);
+                let lets_go = session.is_some() && model == ModelEnd::Cancelled;
+                let finished = self.store.finish(reference(id, token), session, &end(model)).await?;
+                if lets_go {
+                    self.is_let_go(id).await;
+                }
+                Answer::Finished(finished)
+            }
+            Call::Look { id } => Answer::Looked(self.store.look(&record_id(id)).await?.map(state)),
+            Call::Sweep => {
+                self.store.sweep(3).await?;
+                Answer::Swept
+            }
+        })
+    }
+
+    async fn pass(&mut self, time: Duration) {
+        self.postgres.pass(time).await;
+    }
+
+    async fn restart(&mut self) {
+        let held: Vec<u8> = std::mem::take(&mut self.sessions).into_keys().collect();
+        for id in held {
+            self.is_let_go(id).await;
+        }
+    }
+
+    async fn lose(&mut self, call: Call) {
+        if let Call::Claim(ModelClaim { id, token, .. }) = call
+            && self.take(id, token).is_some()
+        {
+            self.is_let_go(id).await;
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The stores, and how time passes in each of them without anybody waiting.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use steadfast::server::{
+    Claim, ClaimRef, ClaimToken, Claimed, Completion, End, Fingerprint, MemoryStore, Record, RecordId, State, Store,
+    StoreError, TOMBSTONE as KEPT,
+};
+use steadfast::testing::{ModelClaim, ModelClaimed, ModelEnd, ModelState};
+
+use super::play::{Answer, Restart, World};
+use super::steps::Call;
+
+#[cfg(feature = "postgres")]
+pub(super) use self::in_postgres::Postgres;
+#[cfg(feature = "redb")]
+pub(super) use self::in_redb::Redb;
+#[cfg(feature = "redis")]
+pub(super) use self::in_redis::Redis;
+
+/// How long tombstones are kept, in milliseconds.
+pub(super) const TOMBSTONE: u64 = KEPT.as_secs() * 1000;
+
+pub(super) fn record_id(id: u8) -> RecordId {
+    RecordId::new("lockstep", &id.to_string())
+}
+
+pub(super) fn reference(id: u8, token: u16) -> ClaimRef {
+    ClaimRef::new(record_id(id), ClaimToken::from_bytes(u128::from(token).to_be_bytes()))
+}
+
+pub(super) fn fingerprint(request: u8) -> Fingerprint {
+    Fingerprint::from_bytes([request; 32])
+}
+
+pub(super) fn end(end: ModelEnd) -> End {
+    match end {
+        ModelEnd::Completed { answer, retention } => {
+            let record = Record::new(StatusCode::CREATED, &HeaderMap::new(), vec![answer].into());
+            End::Completed(Completion::new(record, Duration::from_millis(retention)))
+        }
+        ModelEnd::Released => End::Released,
+        ModelEnd::Unknown => End::Unknown,
+        ModelEnd::Cancelled => End::Cancelled,
+    }
+}
+
+/// A request that is not known is 0.
+pub(super) fn state(state: State) -> ModelState {
+    let request = state.fingerprint().map_or(0, |fingerprint| fingerprint.as_bytes()[0]);
+    match state {
+        State::Running { lease_left, .. } => {
+            ModelState::Running { request, lease_left: u64::try_from(lease_left.as_millis()).unwrap() }
+        }
+        State::Done { record, .. } => ModelState::Done { request, answer: record.body().unwrap()[0] },
+        State::Unknown { .. } => ModelState::Unknown { request },
+        other => panic!("no state of the model: {other:?}"),
+    }
+}
+
+pub(super) async fn claim<S: Store>(store: &S, claim: ModelClaim) -> Result<Claimed<S::Session>, StoreError> {
+    let ModelClaim { id, token, request, lease, retention, take_over } = claim;
+    let (lease, retention) = (Duration::from_millis(lease), Duration::from_millis(retention));
+    let id = record_id(id);
+    let token = reference(0, token).token;
+    store.claim(&Claim::new(&id, token, fingerprint(request), lease, retention).taking_over(take_over)).await
+}
+
+pub(super) fn claimed<T>(claimed: Result<Claimed<T>, StoreError>) -> Result<(ModelClaimed, Option<T>), StoreError> {
+    match claimed {
+        Ok(Claimed::Won(session)) => Ok((ModelClaimed::Won, Some(session))),
+        Ok(Claimed::Known(known)) => Ok((ModelClaimed::Known(state(known)), None)),
+        Ok(Claimed::Cancelled) => Ok((ModelClaimed::Cancelled, None)),
+        Ok(other) => panic!("no answer of the model: {other:?}", other = std::mem::discriminant(&other)),
+        Err(StoreError::Full) => Ok((ModelClaimed::Full, None)),
+        Err(error) => Err(error),
+    }
+}
+
+async fn ask<S: Store<Session = ()>>(store: &S, call: Call) -> Result<Answer, StoreError> {
+    Ok(match call {
+        Call::Claim(model) => Answer::Claimed(claimed(claim(store, model).await)?.0),
+        Call::Renew { id, token, lease } => {
+            Answer::Renewed(store.renew(reference(id, token), Duration::from_millis(lease)).await?)
+        }
+        Call::Finish { id, token, end: model } => {
+            Answer::Finished(store.finish(reference(id, token), None, &end(model)).await?)
+        }
+        Call::Look { id } => Answer::Looked(store.look(&record_id(id)).await?.map(state)),
+        Call::Sweep => {
+            let removed = store.sweep(3).await?;
+            assert!(removed <= 3, "{removed}");
+            Answer::Swept
+        }
+    })
+}
+
+/// The store in memory, in a process whose time is the runtime's.
+pub(super) struct Memory {
+    store: MemoryStore,
+    bound: usize,
+}
+
+impl Memory {
+    pub(super) fn open(bound: usize) -> Self {
+        Self { store: MemoryStore::new().max_records(bound), bound }
+    }
+}
+
+impl World for Memory {
+    const RESTART: Restart = Restart::ForgetsAll;
+
+    async fn call(&mut self, call: Call) -> Result<Answer, StoreError> {
+        ask(&self.store, call).await
+    }
+
+    async fn pass(&mut self, time: Duration) {
+        tokio::time::advance(time).await;
+    }
+
+    async fn restart(&mut self) {
+        *self = Self::open(self.bound);
+    }
+}
+
+#[cfg(feature = "redb")]
+mod in_redb {
+    use std::io;
+    use std::sync::Arc;
+
+    use redb::backends::InMemoryBackend;
+    use redb::{Database, StorageBackend};
+    use steadfast::server::RedbStore;
+
+    use super::*;
+
+    /// A disk in memory that outlives the database.
+    #[derive(Clone, Debug)]
+    struct Disk(Arc<InMemoryBackend>);
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(offset, data)
+        }
+    }
+
+    /// The embedded store, in a process whose time is the runtime's.
+    pub(in super::super) struct Redb {
+        /// Here but during a restart.
+        store: Option<RedbStore>,
+        disk: Disk,
+        bound: usize,
+        passed: Duration,
+    }
+
+    impl Redb {
+        pub(in super::super) fn open(bound: usize) -> Self {
+            let disk = Disk(Arc::new(InMemoryBackend::new()));
+            let store = Some(open(&disk, bound));
+            Self { store, disk, bound, passed: Duration::ZERO }
+        }
+    }
+
+    fn open(disk: &Disk, bound: usize) -> RedbStore {
+        let database = Database::builder().create_with_backend(disk.clone()).unwrap();
+        RedbStore::over(database).unwrap().max_records(u64::try_from(bound).unwrap())
+    }
+
+    impl World for Redb {
+        const RESTART: Restart = Restart::EndsClaims;
+
+        async fn call(&mut self, call: Call) -> Result<Answer, StoreError> {
+            ask(self.store.as_ref().unwrap(), call).await
+        }
+
+        async fn pass(&mut self, time: Duration) {
+            self.passed += time;
+            tokio::time::advance(time).await;
+        }
+
+        /// The next process takes the time from the wall clock, which has not moved. So what has
+        /// passed passes for it, too.
+        async fn restart(&mut self) {
+            self.store = None;
+            self.store = Some(open(&self.disk, self.bound));
+            tokio::time::advance(self.passed).await;
+        }
+    }
+}
+
+#[cfg(feature = "redis")]
+mod in_redis {
+    use redis::aio::MultiplexedConnection;
+    use steadfast::server::RedisStore;
+
+    use super::super::super::redis_server::shared;
+    use super::*;
+
+    /// All keys of a prefix get older by so many milliseconds; those without an expiry are left.
+    const AGE: &str = "
+        for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
+            local left = redis.call('PTTL', key)
+            if left >= 0 then redis.call('PEXPIRE', key, string.format('%.0f', left - ARGV[2])) end
+        end";
+
+    /// The store in Redis. Its records age at the tester's word.
+    #[derive(Clone)]
+    pub(in super::super) struct Redis {
+        store: std::sync::Arc<RedisStore<MultiplexedConnection>>,
+        connection: MultiplexedConnection,
+        prefix: String,
+    }
+
+    impl Redis {
+        /// In a logical database of its own: to find its keys, all keys are looked at.
+        pub(in super::super) async fn connect() -> Self {
+            let client = redis::Client::open(format!("{}/9", shared())).unwrap();
+            let connection = client.get_multiplexed_async_connection().await.unwrap();
+            let token = ClaimToken::new().unwrap();
+            let run: String = token.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+            let prefix = format!("lockstep:{run}:");
+            let store = std::sync::Arc::new(open(&connection, &prefix));
+            Self { store, connection, prefix }
+        }
+
+        /// Everything is forgotten.
+        pub(in super::super) async fn clear(&mut self) {
+            self.pass(Duration::from_secs(100 * 365 * 24 * 3600)).await;
+        }
+    }
+
+    fn open(connection: &MultiplexedConnection, prefix: &str) -> RedisStore<MultiplexedConnection> {
+        RedisStore::over(connection.clone()).prefix(prefix).timeout(Duration::from_secs(20))
+    }
+
+    impl World for Redis {
+        const RESTART: Restart = Restart::KeepsAll;
+
+        async fn call(&mut self, call: Call) -> Result<Answer, StoreError> {
+            ask(&*self.store, call).await
+        }
+
+        async fn pass(&mut self, time: Duration) {
+            let time = u64::try_from(time.as_millis()).unwrap();
+            let mut age = redis::cmd("EVAL");
+            age.arg(AGE).arg(0).arg(&self.prefix).arg(time);
+            age.query_async::<()>(&mut self.connection).await.unwrap();
+        }
+
+        async fn restart(&mut self) {
+            self.store = std::sync::Arc::new(open(&self.connection, &self.prefix));
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod in_postgres {
+    use sqlx::PgPool;
+    use sqlx::postgres::PgPoolOptions;
+    use steadfast::server::PostgresStore;
+
+    use super::super::super::postgres::{options, schema};
+    use super::*;
+
+    /// All rows get older by so many milliseconds.
+    const AGE: &str = "
+        UPDATE steadfast_records SET lease_until = lease_until - $1 * interval '1 ms',
+            forget_at = forget_at - $1 * interval '1 ms', tombstones_until = tombstones_until - $1 * interval '1 ms'";
+
+    /// The store in PostgreSQL, in a schema of its own. Its records age at the tester's word.
+    #[derive(Clone)]
+    pub(in super::super) struct Postgres {
+        pub(in super::super) store: PostgresStore,
+        pool: PgPool,
+    }
+
+    impl Postgres {
+        pub(in super::super) async fn connect() -> Self {
+            // What is tested here does not outlive the machine.
+            let options = options().options([("search_path", schema().await.as_str()), ("synchronous_commit", "off")]);
+            let pool = PgPoolOptions::new().max_connections(8).test_before_acquire(false).connect_lazy_with(options);
+            let store = PostgresStore::new(pool.clone()).timeout(Duration::from_secs(20));
+            store.create_table().await.unwrap();
+            Self { store, pool }
+        }
+
+        /// Everything is forgotten.
+        pub(in super::super) async fn clear(&mut self) {
+            sqlx::query("DELETE FROM steadfast_records").execute(&self.pool).await.unwrap();
+        }
+    }
+
+    impl World for Postgres {
+        const RESTART: Restart = Restart::KeepsAll;
+
+        async fn call(&mut self, call: Call) -> Result<Answer, StoreError> {
+            ask(&self.store, call).await
+        }
+
+        async fn pass(&mut self, time: Duration) {
+            let time = i64::try_from(time.as_millis()).unwrap();
+            sqlx::query(AGE).bind(time).execute(&self.pool).await.unwrap();
+        }
+
+        async fn restart(&mut self) {
+            self.store = PostgresStore::new(self.pool.clone()).timeout(Duration::from_secs(20));
+        }
+    }
+}
