@@ -307,3 +307,6 @@ fn kind_of(failed: &Failed) -> ErrorKind {
         _ => ErrorKind::Transport,
     }
 }
+
+#[cfg(all(test, feature = "json"))]
+mod exploration;
