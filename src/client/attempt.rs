@@ -67,7 +67,7 @@ pub(super) fn send(
 
 /// Follows the redirect of this answer, if it is one that is followed. Returns whether there is a hop
 /// to send.
-fn follow(
+pub(super) fn follow(
     client: &Inner,
     plan: &Plan,
     outgoing: &mut Outgoing,

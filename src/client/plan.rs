@@ -81,11 +81,16 @@ impl Plan {
 
     /// When the API may have forgotten the key of an operation that `started` then: from then on a
     /// repeat would be another operation.
-    pub(super) fn key_until(&self, client: &Inner, outgoing: &Outgoing, started: Instant) -> Option<Instant> {
+    pub(super) fn key_until(
+        &self,
+        client: &Inner,
+        outgoing: &Outgoing,
+        started: Instant,
+        now: Instant,
+    ) -> Option<Instant> {
         let first_sent = self.first_sent.filter(|_| self.idempotency == Idempotency::Keyed)?;
         let said = || self.upstream.trust.retention(&self.method, outgoing.paths());
         let retention = retention(&client.keys, self.trust, said);
-        let now = clock::now();
         let running = now.saturating_duration_since(started);
         let age = resume::age_after(Duration::from_secs(self.key_age.into()), running, first_sent, clock::wall());
         now.checked_add(resume::usable(retention).saturating_sub(age))

@@ -351,7 +351,7 @@ impl RequestBuilder {
     }
 
     /// Settles the terms. What the builder holds is sent from where it is: it is large, and is not moved again.
-    fn prepare(&mut self, reads_body: bool) -> Result<(&Inner, Plan, &mut Outgoing)> {
+    pub(super) fn prepare(&mut self, reads_body: bool) -> Result<(&Inner, Plan, &mut Outgoing)> {
         let taken = self.options.take();
         let options = taken.as_deref();
         let resumed = || options.and_then(|options| options.resume.clone());

@@ -18,7 +18,7 @@ use super::verdict::{Context, Verdict};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Attempt, Journal, NotFollowed, Story, What};
-use crate::policy::{BreakerState, Class, Decision, Failure, Idempotency, Operation, StopReason};
+use crate::policy::{BreakerState, Class, Decision, Failure, Idempotency, Operation, RetryPolicy, StopReason};
 use crate::resume::SafeUrl;
 
 #[allow(
@@ -33,14 +33,7 @@ pub(super) fn run(
     async move {
         let mut context = Context::at_first(client, plan);
         let mut so_far = SoFar::start(client, plan, outgoing);
-        let mut operation = Operation::start(context.policy, &plan.upstream.budget, plan.idempotency, so_far.started);
-        operation.set_body_replayable(outgoing.payload.is_replayable());
-        if plan.may_have_been_processed {
-            operation.set_at_risk();
-        }
-        if let Some(deadline) = plan.deadline {
-            operation.end_by(deadline.instant());
-        }
+        let mut operation = begin(plan, context.policy, outgoing, so_far.started);
         let gate = Gate::new(client, &plan.upstream, || outgoing.whole(client, plan));
         let mut now = so_far.started;
 
@@ -95,6 +88,19 @@ pub(super) fn run(
             }
         }
     }
+}
+
+/// The operation as the policy sees it, before its first attempt.
+fn begin<'a>(plan: &'a Plan, policy: &'a RetryPolicy, outgoing: &Outgoing, started: Instant) -> Operation<'a> {
+    let mut operation = Operation::start(policy, &plan.upstream.budget, plan.idempotency, started);
+    operation.set_body_replayable(outgoing.payload.is_replayable());
+    if plan.may_have_been_processed {
+        operation.set_at_risk();
+    }
+    if let Some(deadline) = plan.deadline {
+        operation.end_by(deadline.instant());
+    }
+    operation
 }
 
 impl Context<'_> {
@@ -185,7 +191,9 @@ impl<'a> SoFar<'a> {
         let open_for = gate.circuit_open_for(ended);
         operation.set_circuit_open_for(open_for);
         let may_be_repeated = !succeeded && !context.is_done;
-        if let Some(forgotten) = may_be_repeated.then(|| plan.key_until(client, outgoing, self.started)).flatten() {
+        if let Some(forgotten) =
+            may_be_repeated.then(|| plan.key_until(client, outgoing, self.started, ended)).flatten()
+        {
             operation.end_by(forgotten);
         }
         // A success waits for nothing.
@@ -299,3 +307,6 @@ fn kind_of(failed: &Failed) -> ErrorKind {
         _ => ErrorKind::Transport,
     }
 }
+
+#[cfg(all(test, feature = "json"))]
+mod exploration;

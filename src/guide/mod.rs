@@ -7,6 +7,7 @@
 //!   transaction for all.
 //! * [`testing`]: how to test your own code against all of this.
 //! * [`coming_from`]: the names of reqwest-middleware, reqwest-retry and backoff beside ours, and what changes on the wire.
+//! * [`proof_client`]: which courses of an operation were explored, what they must keep, and what is not modelled.
 //! * [`design`]: the why-questions, and the invariants.
 //! * [`performance`]: what it costs beside plain reqwest and its peers, and how to measure it again.
 //! * [`changelog`]: what changed.
@@ -38,6 +39,9 @@ pub mod testing {}
 
 #[doc = include_str!("coming_from.md")]
 pub mod coming_from {}
+
+#[doc = include_str!("proof_client.md")]
+pub mod proof_client {}
 
 #[doc = include_str!("design.md")]
 pub mod design {}

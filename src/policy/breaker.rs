@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use super::class::Class;
 use super::settings::InvalidPolicy;
 
-/// The model checker's own lock in the tests below, so that what is checked is this code and not a copy of it.
+/// In the tests below it is the model checker's own lock, so that what is checked is this code and
+/// not a copy of it.
 #[cfg(not(test))]
 type Lock<T> = std::sync::Mutex<T>;
 #[cfg(test)]
-type Lock<T> = loom::sync::Mutex<T>;
+use self::tests::Lock;
 
 /// When a circuit opens, and how it closes again.
 ///
@@ -487,6 +488,10 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::ops::DerefMut;
+    use std::sync::LockResult;
+
     use super::super::now_in_a_test;
     use super::*;
 
@@ -602,6 +607,34 @@ mod tests {
         assert_eq!(setting(new().probes(0)), Err("probes"));
     }
 
+    std::thread_local! {
+        /// loom plays all threads of a model on one.
+        static IN_A_MODEL: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// loom's lock works in a model alone, and other tests have breakers too.
+    pub(super) enum Lock<T> {
+        Plain(std::sync::Mutex<T>),
+        Modelled(loom::sync::Mutex<T>),
+    }
+
+    impl<T> Lock<T> {
+        pub(super) fn new(value: T) -> Self {
+            if IN_A_MODEL.get() {
+                Self::Modelled(loom::sync::Mutex::new(value))
+            } else {
+                Self::Plain(std::sync::Mutex::new(value))
+            }
+        }
+
+        pub(super) fn lock(&self) -> LockResult<Box<dyn DerefMut<Target = T> + '_>> {
+            Ok(match self {
+                Self::Plain(lock) => Box::new(lock.lock().unwrap()),
+                Self::Modelled(lock) => Box::new(lock.lock().unwrap()),
+            })
+        }
+    }
+
     /// Every interleaving of the threads of each model is played, on the model checker's lock.
     mod interleavings {
         use std::sync::Arc;
@@ -610,6 +643,14 @@ mod tests {
         use super::*;
 
         type AtomicU32 = loom::sync::atomic::AtomicU32;
+
+        fn model(threads: impl Fn() + Send + Sync + 'static) {
+            loom::model(move || {
+                IN_A_MODEL.set(true);
+                threads();
+                IN_A_MODEL.set(false);
+            });
+        }
 
         const TOOK: Duration = Duration::from_millis(1);
 
@@ -628,7 +669,7 @@ mod tests {
 
         #[test]
         fn never_more_probes_at_a_time_than_allowed_and_each_place_is_given_back() {
-            loom::model(|| {
+            model(|| {
                 let (breaker, now) = opened(1);
                 let (out, half_opened) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
                 let threads: Vec<_> = (0..2)
@@ -653,7 +694,7 @@ mod tests {
 
         #[test]
         fn probes_that_disagree_change_the_state_once() {
-            loom::model(|| {
+            model(|| {
                 let (breaker, now) = opened(2);
                 let changes = Arc::new(AtomicU32::new(0));
                 let threads: Vec<_> = [Class::Success, Class::Ambiguous]
@@ -676,7 +717,7 @@ mod tests {
         #[test]
         fn a_call_from_before_the_outage_neither_closes_nor_opens() {
             for late in [Class::Success, Class::Ambiguous] {
-                loom::model(move || {
+                model(move || {
                     let start = now_in_a_test();
                     let breaker = Arc::new(Breaker::new(BreakerPolicy::new().min_calls(1).probes(1)));
                     let probing = Arc::new(AtomicU32::new(0));

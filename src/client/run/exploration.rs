@@ -1,0 +1,321 @@
+//! Explores every course that an operation can take, up to the bounds of the policy.
+//!
+//! The model has no copy of the client's decisions. Its state is the *history* of one operation:
+//! what became of each request, decided by a server and a network that do whatever their
+//! protocols allow. Each step replays the history through the client's own code ([`replay`]), and
+//! what the caller is told at the end is compared with what the server has done.
+//!
+//! The page about it is `guide/proof_client.md`. Broken designs ([`Design`]) are refuted in
+//! `stories`, so that a property which cannot fail would be noticed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, which is its business")]
+
+mod replay;
+mod scenario;
+mod seen;
+mod server;
+mod stories;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use stateright::{Checker as _, Model as _, Property};
+
+use self::replay::replay;
+use self::scenario::{Api, Ask, Limits, Scenario, Word};
+use self::seen::{Decided, Phase, Seen};
+use self::server::{Acts, Fate};
+use crate::policy::StopReason;
+
+/// Which client is explored: ours, or one with a mistake that others have made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Design {
+    Ours,
+    /// A key is a licence, whoever vouches for it.
+    KeyIsLicence,
+    /// A connection that is lost counts as "not sent".
+    LostIsNotSent,
+    /// A timeout before the body was asked for counts as "not sent", over HTTP/2 too.
+    HeadIsNothing,
+    /// Refused streams are repeated without a bound.
+    FreeWithoutEnd,
+    /// Each attempt has a key of its own.
+    KeyPerAttempt,
+    /// Whether something may have been processed is judged by the last attempt.
+    ForgetsEarlierAttempts,
+    /// A 409 counts as a success: somebody has done it.
+    ConflictIsDone,
+    /// A 301 turns a POST into a GET, as in browsers.
+    MovedPostIsGet,
+}
+
+/// One step of a history.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+enum Step {
+    /// The answer to another call shows that the API honours keys.
+    ApiShows,
+    /// The API stops honouring keys, and the answer to another call shows that.
+    ApiStops,
+    /// Calls of others fail until the circuit opens.
+    OthersFail,
+    /// The wait is over.
+    Begin,
+    /// The wait is over, and a busy machine was late to notice.
+    BeginLate,
+    /// A request goes out: the first of an attempt, or that of a redirect.
+    Sent {
+        fate: Fate,
+        acts: bool,
+        /// As [`ApiStops`](Self::ApiStops), before the answer arrives.
+        stops_meanwhile: bool,
+    },
+}
+
+impl Step {
+    fn stops(self) -> bool {
+        matches!(self, Self::ApiStops | Self::Sent { stops_meanwhile: true, .. })
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct State {
+    scenario: Scenario,
+    history: Vec<Step>,
+    /// Follows from the two above.
+    seen: Seen,
+}
+
+struct Model {
+    design: Design,
+    scenarios: Vec<Scenario>,
+    promises: Vec<Promise>,
+    /// How often each kind of transition was made.
+    kinds: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Model {
+    fn new(design: Design, scenarios: Vec<Scenario>, promises: &[Promise]) -> Self {
+        Self { design, scenarios, promises: promises.to_vec(), kinds: Mutex::default() }
+    }
+
+    fn state(&self, scenario: Scenario, history: Vec<Step>) -> State {
+        let seen = replay(self, scenario, &history);
+        State { scenario, history, seen }
+    }
+
+    fn count(&self, step: Step, decided: Decided) {
+        let step = match step {
+            Step::Sent { stops_meanwhile: true, .. } => "step: ApiStopsMeanwhile".to_owned(),
+            Step::Sent { fate, acts, .. } => format!("step: {fate:?}{}", if acts { ", acts" } else { "" }),
+            other => format!("step: {other:?}"),
+        };
+        let decided = match decided {
+            Decided::Retry { is_free: true, .. } => "free repeat".to_owned(),
+            Decided::Retry { .. } => "retry".to_owned(),
+            Decided::Nothing | Decided::Hop | Decided::Refused => format!("{decided:?}").to_lowercase(),
+            Decided::Stop(reason) => format!("stop {reason:?}"),
+            Decided::Held(reason) => format!("held back {reason:?}"),
+        };
+        let mut kinds = self.kinds.lock().unwrap();
+        for kind in [step, format!("decision: {decided}")] {
+            *kinds.entry(kind).or_default() += 1;
+        }
+    }
+}
+
+impl stateright::Model for Model {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        self.scenarios.iter().map(|scenario| self.state(*scenario, Vec::new())).collect()
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        match state.seen.phase {
+            Phase::Waiting => between_attempts(state, steps),
+            Phase::Sending => in_an_attempt(state, steps),
+            Phase::Ended => {}
+        }
+    }
+
+    fn next_state(&self, state: &State, step: Step) -> Option<State> {
+        let history = state.history.iter().copied().chain([step]).collect();
+        let next = self.state(state.scenario, history);
+        self.count(step, next.seen.decided);
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        self.promises.iter().map(|(name, holds)| Property::always(name, *holds)).collect()
+    }
+
+    fn within_boundary(&self, state: &State) -> bool {
+        // Ours ends by itself; a broken one may not.
+        state.seen.sends <= 7
+    }
+}
+
+fn between_attempts(State { scenario, history, seen }: &State, steps: &mut Vec<Step>) {
+    let is_new = |step| !history.contains(&step);
+    let honours = !matches!(scenario.api, Api::Ignores) && !history.iter().any(|step| step.stops());
+    if scenario.word == Word::Api && honours && is_new(Step::ApiShows) {
+        steps.push(Step::ApiShows);
+    }
+    if scenario.api == Api::Stops && honours {
+        steps.push(Step::ApiStops);
+    }
+    if scenario.limits == Limits::Breaker && is_new(Step::OthersFail) {
+        steps.push(Step::OthersFail);
+    }
+    steps.push(Step::Begin);
+    if seen.waited && seen.sends == 1 {
+        steps.push(Step::BeginLate);
+    }
+}
+
+fn in_an_attempt(state: &State, steps: &mut Vec<Step>) {
+    let State { scenario, history, seen } = state;
+    let may_stop = scenario.api == Api::Stops && !history.iter().any(|step| step.stops());
+    let is_harmless = scenario.is_read() || seen.is_result || seen.is_elsewhere;
+    for fate in Fate::ALL.into_iter().filter(|fate| is_possible(*fate, state)) {
+        let acts = match fate.may_act(*scenario) {
+            // Nothing is left to be done.
+            _ if is_harmless || seen.is_known => &[false][..],
+            Acts::Never => &[false],
+            Acts::Always => &[true],
+            Acts::Perhaps => &[false, true],
+        };
+        for stops_meanwhile in if may_stop { &[false, true][..] } else { &[false] } {
+            steps.extend(acts.iter().map(|acts| Step::Sent { fate, acts: *acts, stops_meanwhile: *stops_meanwhile }));
+        }
+    }
+}
+
+/// Whether the next request can meet this fate.
+fn is_possible(fate: Fate, State { scenario, history, seen }: &State) -> bool {
+    use Fate::*;
+    let honours = !matches!(scenario.api, Api::Ignores) && !history.iter().any(|step| step.stops());
+    let is_read = scenario.is_read() || seen.is_result || seen.is_elsewhere;
+    let rare =
+        history.iter().filter(|step| matches!(step, Step::Sent { fate, .. } if !fate.is_common(*scenario))).count();
+    if !fate.is_common(*scenario) && rare >= scenario.rare_fates() {
+        return false;
+    }
+    match fate {
+        BadCertificate => scenario.tls,
+        DeadlinePassed => scenario.limits == Limits::TellsDeadline,
+        Moved | Temporary => !seen.is_result && !seen.is_elsewhere && seen.hops == 0 && !seen.is_known,
+        SeeOther => !seen.is_result && !seen.is_elsewhere && !seen.is_known,
+        SeeElsewhere | TemporaryAway => !is_read && seen.hops == 0 && !seen.is_known,
+        TemporaryBack => seen.is_moved,
+        NoConnection | Refused | TimedOut | Lost | Invalid | Unavailable | ThrottledLater => true,
+        Done => !seen.is_known,
+        // Enough for what changes nothing.
+        _ if is_read => false,
+        Stored | OutcomeUnknown => honours && seen.is_known,
+        StoredError => honours,
+        // From an API that knows no keys it is a conflict of its own.
+        StillRunning => seen.is_known || !honours,
+        Released => honours && !seen.is_known,
+        Mismatch | Conflict => !seen.is_known,
+        _ => true,
+    }
+}
+
+/// A name, and whether it holds in a state.
+type Promise = (&'static str, fn(&Model, &State) -> bool);
+
+/// What must hold in every state. The page lists the same names.
+const PROMISES: [Promise; 14] = [
+    ("without trust or without a key, nothing is carried out twice", |_, State { scenario, seen, .. }| {
+        !(scenario.has_effects() && scenario.word != Word::User && seen.executions > 1)
+    }),
+    ("a server that honours keys carries out nothing twice", |_, State { scenario, seen, .. }| {
+        !(scenario.has_effects() && scenario.api != Api::Ignores && seen.executions > 1)
+    }),
+    ("`may_have_been_processed() == false` means that nothing was done", |_, State { seen, .. }| {
+        seen.end.is_none_or(|end| end.may_have_been_processed || seen.executions == 0)
+    }),
+    ("an error that says \"not processed\" is right", |_, State { seen, .. }| {
+        seen.end.is_none_or(|end| !end.says_not_processed || seen.executions == 0)
+    }),
+    ("the error line and the method say the same", |_, State { seen, .. }| {
+        seen.end.is_none_or(|end| end.is_ok || end.says_not_processed != end.may_have_been_processed)
+    }),
+    ("`Ok` means that it was done", |_, State { scenario, seen, .. }| {
+        scenario.is_read() || seen.end.is_none_or(|end| !end.is_ok || seen.executions > 0)
+    }),
+    ("at most `max_attempts` attempts and two free repeats", |_, State { scenario, seen, .. }| {
+        seen.free <= scenario.max_free_repeats() && seen.sends <= scenario.max_attempts() + seen.free
+    }),
+    ("with an empty budget, only what is free is repeated", |_, State { scenario, seen, .. }| {
+        scenario.limits != Limits::EmptyBudget || seen.sends <= 1 + seen.free + seen.local
+    }),
+    ("nothing is sent after the server's last word", |_, State { seen, .. }| !seen.broken.after_final),
+    ("nothing is sent before the time that the server has named", |_, State { seen, .. }| !seen.broken.early),
+    ("nothing is sent after the deadline", |_, State { seen, .. }| !seen.broken.late),
+    ("nothing is sent through an open circuit", |_, State { seen, .. }| !seen.broken.through_open_circuit),
+    ("every attempt carries the same key", |_, State { seen, .. }| !seen.broken.key_changed),
+    ("the key goes to no other origin, and not with the GET of a result", |_, State { seen, .. }| {
+        !seen.broken.key_leaked
+    }),
+];
+
+/// Every reason for an end, so that a scenario which loses one is noticed.
+const REASONS: [StopReason; 13] = [
+    StopReason::Done,
+    StopReason::Replayed,
+    StopReason::ServerSaidStop,
+    StopReason::OutcomeUnknown,
+    StopReason::Permanent,
+    StopReason::NotRepeatable,
+    StopReason::KeyNotTrusted,
+    StopReason::BodyNotReplayable,
+    StopReason::AttemptsExhausted,
+    StopReason::RetryAfterTooLong,
+    StopReason::DeadlineExceeded,
+    StopReason::CircuitOpen,
+    StopReason::BudgetExhausted,
+];
+
+#[test]
+fn every_course_of_an_operation_keeps_the_promises() {
+    let scenarios = Scenario::all();
+    let checker = Model::new(Design::Ours, scenarios.clone(), &PROMISES).checker().threads(2).spawn_bfs().join();
+    let kinds = checker.model().kinds.lock().unwrap().clone();
+    let states = checker.unique_state_count();
+    println!("{states} states of {} scenarios, {} steps at most", scenarios.len(), checker.max_depth() - 1);
+    for (kind, times) in &kinds {
+        println!("{times:>8}  {kind}");
+    }
+    if let Some(promise) = PROMISES.iter().find(|(name, _)| checker.discovery(name).is_some()) {
+        let story = stories::refute(Design::Ours, *promise, scenarios.clone());
+        panic!("broken: {}\n{}", promise.0, story.unwrap_or_default());
+    }
+    let has = |kind: &str| assert!(kinds.contains_key(kind), "never made: {kind}");
+    for fate in Fate::ALL {
+        let acts = kinds.contains_key(&format!("step: {fate:?}, acts"));
+        assert!(acts || kinds.contains_key(&format!("step: {fate:?}")), "never met: {fate:?}");
+    }
+    for step in ["ApiShows", "ApiStops", "ApiStopsMeanwhile", "OthersFail", "Begin", "BeginLate"] {
+        has(&format!("step: {step}"));
+    }
+    for reason in REASONS {
+        has(&format!("decision: stop {reason:?}"));
+    }
+    for decision in ["hop", "retry", "free repeat", "held back DeadlineExceeded", "held back CircuitOpen"] {
+        has(&format!("decision: {decision}"));
+    }
+    has("decision: held back KeyNotTrusted");
+    assert!(states >= 50_000, "{states} states");
+}
+
+/// A control: what keeps a POST from being doubled is the licence, and nothing else.
+#[test]
+fn false_word_of_the_user_does_double() {
+    let wrongly = Scenario::new(Ask::PostMinted, Word::User, Api::Ignores);
+    let once: Promise = ("nothing is carried out twice", |_, state| state.seen.executions < 2);
+    let story = stories::refute(Design::Ours, once, vec![wrongly]).unwrap();
+    assert!(story.ends_with("The server has carried out the operation twice.\n"), "{story}");
+}

@@ -1,0 +1,108 @@
+//! What an operation has come to: what the server has done, and what the caller is told.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::journal::Story;
+use crate::policy::StopReason;
+
+/// Where an operation stands after a history, and what has been seen on the way.
+#[derive(Clone, Debug, Default, Hash, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) phase: Phase,
+    /// What the server has done for this operation.
+    pub(super) executions: u8,
+    /// Attempts that went out.
+    pub(super) sends: u8,
+    /// Repeats that were free, and that followed a failure for want of something in this process.
+    pub(super) free: u8,
+    pub(super) local: u8,
+    /// Redirects followed in the current attempt.
+    pub(super) hops: u8,
+    /// What the next request is, if it is not the one that was asked for.
+    pub(super) is_result: bool,
+    pub(super) is_elsewhere: bool,
+    pub(super) is_moved: bool,
+    /// The server has a record of the key of the next request.
+    pub(super) is_known: bool,
+    /// A retry was waited for.
+    pub(super) waited: bool,
+    pub(super) broken: Broken,
+    pub(super) end: Option<End>,
+    /// The last decision, for the counts and the stories.
+    pub(super) decided: Decided,
+}
+
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub(super) enum Phase {
+    #[default]
+    Waiting,
+    Sending,
+    Ended,
+}
+
+/// What must not be seen of the requests themselves.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub(super) struct Broken {
+    /// An attempt before the time that the server has named.
+    pub(super) early: bool,
+    /// An attempt after the deadline.
+    pub(super) late: bool,
+    /// An attempt after the server's last word.
+    pub(super) after_final: bool,
+    /// An attempt while the circuit is open.
+    pub(super) through_open_circuit: bool,
+    /// Two attempts under two keys, or one without.
+    pub(super) key_changed: bool,
+    /// The key at another origin, or with the GET of the result.
+    pub(super) key_leaked: bool,
+}
+
+/// How the caller is told of the end.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) is_ok: bool,
+    pub(super) may_have_been_processed: bool,
+    /// The error line says "not processed", or that nothing was sent.
+    pub(super) says_not_processed: bool,
+    pub(super) stop: Option<StopReason>,
+}
+
+/// What came of the last step.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub(super) enum Decided {
+    #[default]
+    Nothing,
+    Hop,
+    Retry {
+        after: Duration,
+        is_free: bool,
+    },
+    Stop(StopReason),
+    /// Not let through.
+    Held(StopReason),
+    /// Refused before the first attempt.
+    Refused,
+}
+
+impl End {
+    pub(super) fn of(ended: &std::result::Result<&Story, &Error>) -> Self {
+        match ended {
+            Ok(story) => Self {
+                is_ok: true,
+                may_have_been_processed: story.may_have_been_processed,
+                says_not_processed: false,
+                stop: Some(story.stop),
+            },
+            Err(error) => {
+                let line = error.to_string();
+                Self {
+                    is_ok: false,
+                    may_have_been_processed: error.may_have_been_processed(),
+                    says_not_processed: line.contains("not processed") || line.ends_with("(nothing was sent)"),
+                    stop: error.stop_reason(),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The server of the exploration, and the network before it: what may become of one request.
+//!
+//! Nothing here comes from the client's own tables. A [`Fate`] says what happened, and
+//! [`Fate::may_act`] whether a server can have acted on such a request.
+
+use std::time::{Duration, Instant};
+
+use http::header::{HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
+
+use super::scenario::{Api, Limits, SECOND, Scenario};
+
+/// What becomes of one request.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fate {
+    NoConnection,
+    NoDescriptor,
+    BadCertificate,
+    /// The connection closes before anything of the request was taken.
+    ClosedBeforeSending,
+    /// `REFUSED_STREAM`, or `GOAWAY` below the stream.
+    Refused,
+    /// The time is up before the body was asked for.
+    TimedOutBeforeBody,
+    TimedOut,
+    Lost,
+    NotHttp,
+    AnswerCut,
+    /// The caller's own body fails, after a part of it was sent.
+    OwnBodyFails,
+    UnknownFailure,
+    Done,
+    Invalid,
+    Mismatch,
+    Conflict,
+    StillRunning,
+    OutcomeUnknown,
+    Stored,
+    StoredError,
+    Released,
+    TooEarly,
+    Misdirected,
+    Throttled,
+    ThrottledLater,
+    Unavailable,
+    UnavailableLater,
+    UnavailableMuchLater,
+    Fails,
+    SaysStop,
+    SaysRetry,
+    DeadlinePassed,
+    NotImplemented,
+    RequestTimeout,
+    Moved,
+    SeeOther,
+    SeeElsewhere,
+    Temporary,
+    TemporaryAway,
+    TemporaryBack,
+}
+
+/// Whether the server acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Acts {
+    Never,
+    Always,
+    Perhaps,
+}
+
+/// Paths at the origin of the API, and one elsewhere.
+pub(super) const ASKED: &str = "/charges";
+pub(super) const MOVED: &str = "/v2/charges";
+const RESULT: &str = "/charges/1";
+const ELSEWHERE: &str = "http://other.test/charges";
+
+impl Fate {
+    pub(super) const ALL: [Self; 40] = {
+        use Fate::*;
+        [
+            Lost,
+            Done,
+            TimedOut,
+            NoConnection,
+            NoDescriptor,
+            BadCertificate,
+            ClosedBeforeSending,
+            Refused,
+            TimedOutBeforeBody,
+            NotHttp,
+            AnswerCut,
+            OwnBodyFails,
+            UnknownFailure,
+            Invalid,
+            Mismatch,
+            Conflict,
+            StillRunning,
+            OutcomeUnknown,
+            Stored,
+            StoredError,
+            Released,
+            TooEarly,
+            Misdirected,
+            Throttled,
+            ThrottledLater,
+            Unavailable,
+            UnavailableLater,
+            UnavailableMuchLater,
+            Fails,
+            SaysStop,
+            SaysRetry,
+            DeadlinePassed,
+            NotImplemented,
+            RequestTimeout,
+            Moved,
+            SeeOther,
+            SeeElsewhere,
+            Temporary,
+            TemporaryAway,
+            TemporaryBack,
+        ]
+    };
+
+    /// Whether a server acts on a request that ends so, as RFC 9110, RFC 9113 and the contract of
+    /// idempotency keys have it.
+    pub(super) fn may_act(self, scenario: Scenario) -> Acts {
+        use Fate::*;
+        match self {
+            TimedOut | Lost | NotHttp | OwnBodyFails | UnknownFailure => Acts::Perhaps,
+            // Over HTTP/1 the head waits for the body. Over HTTP/2 it may be on its way.
+            TimedOutBeforeBody if scenario.tls => Acts::Perhaps,
+            Unavailable | UnavailableLater | UnavailableMuchLater | Fails | SaysStop | RequestTimeout => Acts::Perhaps,
+            Moved => Acts::Perhaps,
+            Throttled | ThrottledLater if scenario.limits == Limits::ThrottledActs => Acts::Perhaps,
+            Done | AnswerCut | StoredError | SeeOther | SeeElsewhere => Acts::Always,
+            _ => Acts::Never,
+        }
+    }
+
+    /// Whether it is explored at every attempt of a history. Of the others a history has a few
+    /// ([`Scenario::rare_fates`]).
+    pub(super) fn is_common(self, scenario: Scenario) -> bool {
+        use Fate::*;
+        match self {
+            NoConnection | Lost | Done => true,
+            Refused => scenario.limits == Limits::Refusing,
+            StillRunning | Stored | ThrottledLater | Unavailable => scenario.limits != Limits::Refusing,
+            _ => false,
+        }
+    }
+
+    /// The status of the answer; `None` if there is none.
+    pub(super) fn status(self) -> Option<StatusCode> {
+        use Fate::*;
+        let code = match self {
+            Done | Stored | AnswerCut => 201,
+            Invalid | SaysRetry => 400,
+            Mismatch => 422,
+            Conflict | StillRunning | OutcomeUnknown => 409,
+            StoredError | Fails => 500,
+            TooEarly => 425,
+            Misdirected => 421,
+            Throttled | ThrottledLater => 429,
+            Released | Unavailable | UnavailableLater | UnavailableMuchLater | SaysStop | DeadlinePassed => 503,
+            NotImplemented => 501,
+            RequestTimeout => 408,
+            Moved => 301,
+            SeeOther | SeeElsewhere => 303,
+            Temporary | TemporaryAway | TemporaryBack => 307,
+            _ => return None,
+        };
+        StatusCode::from_u16(code).ok()
+    }
+
+    pub(super) fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::StillRunning => Some(SECOND),
+            Self::ThrottledLater | Self::UnavailableLater => Some(5 * SECOND),
+            Self::UnavailableMuchLater => Some(120 * SECOND),
+            _ => None,
+        }
+    }
+
+    /// The server's last word: whoever asks again disregards it.
+    pub(super) fn is_final(self) -> bool {
+        use Fate::*;
+        matches!(
+            self,
+            Done | Stored
+                | StoredError
+                | OutcomeUnknown
+                | Invalid
+                | Mismatch
+                | Conflict
+                | SaysStop
+                | NotImplemented
+                | BadCertificate
+        )
+    }
+
+    fn location(self) -> Option<&'static str> {
+        match self {
+            Self::Moved | Self::Temporary => Some(MOVED),
+            Self::TemporaryBack => Some(ASKED),
+            Self::SeeOther => Some(RESULT),
+            Self::SeeElsewhere | Self::TemporaryAway => Some(ELSEWHERE),
+            _ => None,
+        }
+    }
+
+    /// The answer on the wire, from an API that is `api` by now.
+    pub(super) fn head(self, api: Api) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let mut add = |name: HeaderName, text: String| {
+            headers.insert(name, HeaderValue::try_from(text).expect("a header value"));
+        };
+        if let Some(time) = self.retry_after() {
+            add(RETRY_AFTER, time.as_secs().to_string());
+        }
+        if let Some(to) = self.location() {
+            add(LOCATION, to.to_owned());
+        }
+        match self {
+            Self::SaysStop => add(HeaderName::from_static("x-should-retry"), "false".to_owned()),
+            Self::SaysRetry => add(HeaderName::from_static("x-should-retry"), "true".to_owned()),
+            _ => {}
+        }
+        if let Some(word) = self.record_word().filter(|_| api != Api::Ignores) {
+            let scope = if api == Api::HonoursByPath { "" } else { ";scope=\"/\"" };
+            add(HeaderName::from_static("idempotency-status"), format!("{word}{scope}"));
+        }
+        headers
+    }
+
+    /// What `Idempotency-Status` says in an answer of an API that honours keys.
+    fn record_word(self) -> Option<&'static str> {
+        match self {
+            Self::Done => Some("stored"),
+            Self::Stored | Self::StoredError => Some("replayed"),
+            Self::StillRunning => Some("in-progress"),
+            Self::OutcomeUnknown => Some("unknown"),
+            Self::Released => Some("released"),
+            _ => None,
+        }
+    }
+
+    pub(super) fn body(self) -> &'static str {
+        match self {
+            Self::DeadlinePassed => r#"{"type":"https://docs.rs/steadfast/problems/deadline-passed"}"#,
+            Self::Done | Self::Stored => "null",
+            _ => "",
+        }
+    }
+
+    /// What happened, as a story tells it.
+    pub(super) fn story(self) -> &'static str {
+        use Fate::*;
+        match self {
+            NoConnection => "no connection can be made",
+            NoDescriptor => "this process has no file descriptor left",
+            BadCertificate => "the certificate is not accepted",
+            ClosedBeforeSending => "the connection closes before anything is sent",
+            Refused => "the server refuses the stream (REFUSED_STREAM)",
+            TimedOutBeforeBody => "the time is up before the body is asked for",
+            TimedOut => "no answer comes in time",
+            Lost => "the connection is lost before the answer",
+            NotHttp => "the answer is not HTTP",
+            AnswerCut => "the answer, 201, is cut short",
+            OwnBodyFails => "the request's own body fails half-way",
+            UnknownFailure => "the transport fails in an unknown way",
+            Done => "the answer is 201",
+            Invalid => "the answer is 400",
+            Mismatch => "the answer is 422",
+            Conflict => "the answer is 409, a conflict",
+            StillRunning => "the answer is 409 with Retry-After: 1",
+            OutcomeUnknown => "the answer is 409, outcome unknown",
+            Stored => "the answer is the stored 201",
+            StoredError => "the answer is a stored 500",
+            Released => "the answer is 503, and the key is free again",
+            TooEarly => "the answer is 425",
+            Misdirected => "the answer is 421",
+            Throttled => "the answer is 429",
+            ThrottledLater => "the answer is 429 with Retry-After: 5",
+            Unavailable => "the answer is 503",
+            UnavailableLater => "the answer is 503 with Retry-After: 5",
+            UnavailableMuchLater => "the answer is 503 with Retry-After: 120",
+            Fails => "the answer is 500",
+            SaysStop => "the answer is 503 and says not to retry",
+            SaysRetry => "the answer is 400 and says to retry",
+            DeadlinePassed => "the answer is 503, the deadline has passed",
+            NotImplemented => "the answer is 501",
+            RequestTimeout => "the answer is 408",
+            Moved => "the answer is 301 to /v2/charges",
+            SeeOther => "the answer is 303 to the result",
+            SeeElsewhere => "the answer is 303 to another origin",
+            Temporary => "the answer is 307 to /v2/charges",
+            TemporaryAway => "the answer is 307 to another origin",
+            TemporaryBack => "the answer is 307, back to /charges",
+        }
+    }
+}
+
+/// What the server has done, and the records of keys that it keeps.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) api: Api,
+    pub(super) executions: u8,
+    records: Vec<Record>,
+}
+
+#[derive(Debug)]
+struct Record {
+    key: String,
+    path: String,
+    at: Instant,
+}
+
+/// How long an API remembers a key that [forgets](Api::Forgets).
+const REMEMBERS: Duration = Duration::from_millis(9500);
+
+impl Server {
+    pub(super) fn new(api: Api) -> Self {
+        Self { api, executions: 0, records: Vec::new() }
+    }
+
+    /// Acts on the request, unless a record says that it has.
+    pub(super) fn act(&mut self, key: Option<&str>, path: &str, now: Instant) {
+        if self.knows(key, path, now) {
+            return;
+        }
+        self.executions = self.executions.saturating_add(1);
+        if let Some(key) = key.filter(|_| self.api != Api::Ignores) {
+            self.records.push(Record { key: key.to_owned(), path: path.to_owned(), at: now });
+        }
+    }
+
+    /// Whether a request like this one has been carried out under its key.
+    pub(super) fn knows(&self, key: Option<&str>, path: &str, now: Instant) -> bool {
+        let is_kept = |record: &Record| match self.api {
+            Api::Ignores => false,
+            Api::HonoursByPath => record.path == path,
+            Api::Honours | Api::Stops => true,
+            Api::Forgets => now.saturating_duration_since(record.at) < REMEMBERS,
+        };
+        self.records.iter().any(|record| Some(record.key.as_str()) == key && is_kept(record))
+    }
+}
