@@ -112,6 +112,7 @@ mod redb;
 #[cfg(feature = "redis")]
 mod redis;
 mod request;
+mod rules;
 mod run;
 mod running;
 mod scope;
