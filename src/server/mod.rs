@@ -89,6 +89,8 @@ mod claiming;
 mod codec;
 mod deadline;
 mod ending;
+#[cfg(all(test, feature = "testing"))]
+mod explore;
 mod held;
 mod host;
 mod hygiene;
