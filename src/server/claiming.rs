@@ -51,6 +51,10 @@ impl<'a, S: Store> Claiming<'a, S> {
             self.claim.take_over = rules::takes_over(take_over, ran_here);
             let fingerprint = match self.win().await? {
                 Answer::Known(State::Unknown { fingerprint }) => fingerprint,
+                // It stays open, and is cancelled.
+                Answer::Won(_) if rules::gives_way(self.claim.take_over, || self.store.parts().claims.is_held(&id)) => {
+                    return Ok(Answer::Known(State::running(self.claim.fingerprint, self.claim.lease)));
+                }
                 answer => return Ok(answer),
             };
             match rules::unknown_here(ran_here, self.store.parts().claims.is_held(&id)) {

@@ -54,6 +54,13 @@ pub(super) fn takes_over(wanted: bool, runs_here: bool) -> bool {
     wanted && !runs_here
 }
 
+/// Returns whether a claim that was won is given up again: it may have taken over what has begun in
+/// this process while it was on its way.
+#[inline]
+pub(super) fn gives_way(took_over: bool, runs_here: impl FnOnce() -> bool) -> bool {
+    took_over && runs_here()
+}
+
 /// What an outcome that the store does not know is to this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnknownHere {

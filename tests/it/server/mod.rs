@@ -14,6 +14,7 @@ mod identity;
 mod layer;
 mod leases;
 mod nested;
+mod overtaken;
 mod polled;
 #[cfg(feature = "postgres")]
 mod postgres;
