@@ -16,6 +16,7 @@ pub(super) const UNCHANGED: &str = "a completed record does not change inside it
 pub(super) const TRUE: &str = "what the client is told is true";
 pub(super) const EXECUTED_ONCE: &str = "an operation is executed once, and once more for each lapse if it is rerun";
 pub(super) const ONE_REQUEST: &str = "under one key one request is executed";
+pub(super) const NOT_HERE: &str = "what runs in a process is not taken over there";
 pub(super) const NOT_WEDGED: &str = "a key that nobody works on is in progress for no longer than a lease";
 pub(super) const NOT_ORPHANED: &str = "a claim that holds has somebody who ends it, or lost its process";
 pub(super) const NOT_EXECUTED: &str = "whoever is told that nothing was executed left no effect and no record";
@@ -63,6 +64,7 @@ impl Model for Exploration {
             Property::always(ONE_REQUEST, |_, world: &World| {
                 world.history.keys.iter().all(|key| key.requests.count_ones() <= 1)
             }),
+            Property::always(NOT_HERE, |_, world: &World| world.history.wrong != Some(Wrong::TakenOverHere)),
             Property::always(NOT_WEDGED, |_, world: &World| [0, 1].into_iter().all(|key| is_not_wedged(world, key))),
             Property::always(NOT_ORPHANED, |_, world: &World| [0, 1].into_iter().all(|key| has_owner(world, key))),
             Property::always(NOT_EXECUTED, |_, world: &World| {

@@ -82,7 +82,7 @@ fn faults(world: &World, steps: &mut Vec<Step>) {
     }
     for (index, cancel) in world.cancels.iter().enumerate() {
         if !world.is_stopped[cancel.process] {
-            steps.push(Step::Cancel(index, false));
+            steps.extend([Step::Cancel(index, false), Step::LoseCancel(index)]);
         }
     }
     for process in 0..2 {

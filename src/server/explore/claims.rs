@@ -86,6 +86,15 @@ fn handle(scene: &mut Scene<'_>, caller: usize, mut claiming: Claiming, reply: R
     match rules::after_claim(reply, || claiming.age >= HALF_LEASE) {
         AfterClaim::Run(()) => {
             let ticket = claiming.ticket;
+            let runs_here = || scene.world.runs_here(process_of(caller), ticket.key);
+            if rules::gives_way(ticket.take_over, runs_here) {
+                let running = State::running(fingerprint(ticket.request), std::time::Duration::ZERO);
+                return known(scene, caller, claiming, running);
+            }
+            let took_over = scene.world.history.took_over & bit(ticket.token) != 0;
+            if took_over && scene.world.runs_here(process_of(caller), ticket.key) {
+                scene.world.wrong(Wrong::TakenOverHere);
+            }
             scene.world.callers[caller].phase =
                 if claiming.finds_out { Phase::FindingOut(ticket) } else { Phase::Running(ticket) };
         }

@@ -9,8 +9,8 @@ use super::world::{
     Wrong, bit, process_of, token,
 };
 use super::{claims, ends};
-use crate::server::Completed;
 use crate::server::rules;
+use crate::server::{Completed, StoreError};
 use crate::testing::{ModelClaimed, ModelEnd, ModelState};
 
 /// One step. Callers, processes and calls are named by their index.
@@ -50,6 +50,8 @@ pub(super) enum Step {
     GiveUp(usize, bool),
     /// The claim is cancelled; whether the reply is heard.
     Cancel(usize, bool),
+    /// The call that cancels the claim never arrives.
+    LoseCancel(usize),
     Renew(usize),
     HangUp(usize),
     Crash(usize),
@@ -114,6 +116,11 @@ pub(super) fn take(setup: &Setup, before: &World, step: Step, seen: &mut Seen) -
                 fault(&mut scene)?;
             }
             cancel(&mut scene, index, is_heard);
+        }
+        Step::LoseCancel(index) => {
+            fault(&mut scene)?;
+            let cancel = scene.world.cancels.remove(index);
+            after_cancel(&mut scene, cancel, &Err(claims::lost()));
         }
         Step::Renew(caller) => renew(&mut scene, caller)?,
         Step::HangUp(caller) => hang_up(&mut scene, caller)?,
@@ -293,11 +300,14 @@ pub(super) fn finish(scene: &mut Scene<'_>, ticket: Ticket, end: ModelEnd) -> Co
 }
 
 fn cancel(scene: &mut Scene<'_>, index: usize, is_heard: bool) {
-    let Cancel { ticket, process } = scene.world.cancels.remove(index);
-    let completed = finish(scene, ticket, ModelEnd::Cancelled);
-    let reply = if is_heard { Ok(completed) } else { Err(claims::lost()) };
-    if !rules::is_cancelled(&reply) {
-        scene.world.add_cancel(Cancel { process, ticket });
+    let cancel = scene.world.cancels.remove(index);
+    let completed = finish(scene, cancel.ticket, ModelEnd::Cancelled);
+    after_cancel(scene, cancel, &if is_heard { Ok(completed) } else { Err(claims::lost()) });
+}
+
+fn after_cancel(scene: &mut Scene<'_>, cancel: Cancel, reply: &Result<Completed, StoreError>) {
+    if !rules::is_cancelled(reply) {
+        scene.world.add_cancel(cancel);
     }
 }
 

@@ -64,6 +64,9 @@ fn line(before: &World, step: Step, after: &World) -> String {
             let lost = if is_heard { "" } else { " The reply is lost." };
             format!("{who}'s claim is cancelled in the store.{lost}")
         }
+        Step::LoseCancel(index) => {
+            format!("The call that cancels {}'s claim is lost.", name_of(before.cancels[index].ticket.token))
+        }
         Step::Renew(caller) => format!("{}'s lease is renewed.", name(caller)),
         Step::HangUp(caller) => {
             let ends = if after.callers[caller].phase == Phase::Idle {
