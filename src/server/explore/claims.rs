@@ -44,7 +44,11 @@ pub(super) fn claim(scene: &mut Scene<'_>, ticket: Ticket) -> ModelClaimed {
 
 pub(super) fn arrive(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     let Phase::Claiming(mut claiming) = scene.world.callers[caller].phase else { return None };
+    let took_over = scene.world.history.took_over;
     let claimed = claim(scene, claiming.ticket);
+    if claiming.ran_here && scene.world.history.took_over != took_over {
+        scene.world.wrong(Wrong::TakenOverHere);
+    }
     claiming.reply = Some(claimed);
     scene.world.callers[caller].phase = Phase::Claiming(claiming);
     Some(())

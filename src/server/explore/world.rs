@@ -146,7 +146,8 @@ pub(super) enum Wrong {
     Unfenced,
     /// A completed record was changed inside its retention.
     Changed,
-    /// A handler starts although the same process runs the operation that it takes over.
+    /// A handler starts although the same process runs the operation that it takes over; or its claim was made
+    /// to take over although the operation ran there.
     TakenOverHere,
     /// The client was told something untrue.
     Untrue,
