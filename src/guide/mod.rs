@@ -6,6 +6,7 @@
 //! * [`server`](https://docs.rs/steadfast/latest/steadfast/guide/server/): where the layer stands, which store promises what, and one
 //!   transaction for all.
 //! * [`testing`]: how to test your own code against all of this.
+//! * [`proof`]: which orders of events a model checker has explored in the server half, and which designs it refutes.
 //! * [`coming_from`]: the names of reqwest-middleware, reqwest-retry and backoff beside ours, and what changes on the wire.
 //! * [`proof_client`]: which courses of an operation were explored, what they must keep, and what is not modelled.
 //! * [`design`]: the why-questions, and the invariants.
@@ -36,6 +37,9 @@ pub mod server {}
     doc = "This page is about the feature `testing`, and is there with it and with `server` and `rustls`."
 )]
 pub mod testing {}
+
+#[doc = include_str!("proof.md")]
+pub mod proof {}
 
 #[doc = include_str!("coming_from.md")]
 pub mod coming_from {}

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use super::rules;
 use super::shared_store::{Background, Parts, SharedStore};
-use super::store::{ClaimRef, End, Store, StoreError};
+use super::store::{ClaimRef, End, Store};
 use crate::clock;
 
 /// Claims that wait to be cancelled; each takes 48 bytes. While a store is away, every request adds one.
@@ -140,19 +141,12 @@ async fn cancel_some<S: Store>(store: &SharedStore<S>, claims: Vec<ClaimRef>) ->
     for claim in claims {
         let store = store.clone();
         calls.spawn(async move {
-            match store.finish(claim, None, &End::Cancelled).await {
-                Err(
-                    error @ (StoreError::Unavailable(_)
-                    | StoreError::Full
-                    | StoreError::Busy
-                    | StoreError::RolledBack(_)),
-                ) => {
-                    tracing::debug!(target: "steadfast", id = ?claim.id, %error, "a claim that nobody runs is not cancelled yet");
-                    Some(claim)
-                }
-                // A record that cannot be read is left alone: that is an answer, too.
-                Ok(_) | Err(StoreError::Unreadable(_) | StoreError::IdentityMismatch(_)) => None,
+            let reply = store.finish(claim, None, &End::Cancelled).await;
+            if rules::is_cancelled(&reply) {
+                return None;
             }
+            tracing::debug!(target: "steadfast", id = ?claim.id, ?reply, "a claim that nobody runs is not cancelled yet");
+            Some(claim)
         });
     }
     let mut unanswered = Vec::new();

@@ -8,12 +8,10 @@ use std::task::Poll;
 use std::time::Instant;
 
 use super::poll::poll_once;
+use super::rules::{self, AfterClaim, UnknownHere};
 use super::shared_store::SharedStore;
-use super::store::{Claim, Claimed, State, Store, StoreError};
+use super::store::{Claim, State, Store, StoreError};
 use crate::clock;
-
-/// How often a store may take half a lease to say that the key is ours.
-const LATE: usize = 3;
 
 /// A claim under one token. If it is dropped before it is known what came of its calls, or before somebody runs under the key, it is
 /// cancelled.
@@ -49,49 +47,49 @@ impl<'a, S: Store> Claiming<'a, S> {
     pub(super) async fn ask(&mut self, take_over: bool) -> Result<Answer<S::Session>, StoreError> {
         let id = *self.claim.id;
         loop {
-            let held = take_over && self.store.parts().claims.is_held(&id);
-            self.claim.take_over = take_over && !held;
-            match self.win().await? {
-                Answer::Known(State::Unknown { fingerprint }) => {
-                    if self.store.parts().claims.is_held(&id) {
-                        return Ok(Answer::Known(State::running(fingerprint, self.claim.lease)));
-                    }
-                    // It was running here a moment ago. Now it may be taken over, if it is still unknown.
-                    if !held {
-                        return Ok(Answer::Known(State::unknown(fingerprint)));
-                    }
+            let ran_here = take_over && self.store.parts().claims.is_held(&id);
+            self.claim.take_over = rules::takes_over(take_over, ran_here);
+            let fingerprint = match self.win().await? {
+                Answer::Known(State::Unknown { fingerprint }) => fingerprint,
+                // It stays open, and is cancelled.
+                Answer::Won(_) if rules::gives_way(self.claim.take_over, || self.store.parts().claims.is_held(&id)) => {
+                    return Ok(Answer::Known(State::running(self.claim.fingerprint, self.claim.lease)));
                 }
                 answer => return Ok(answer),
+            };
+            match rules::unknown_here(ran_here, self.store.parts().claims.is_held(&id)) {
+                UnknownHere::InProgress => {
+                    return Ok(Answer::Known(State::running(fingerprint, self.claim.lease)));
+                }
+                UnknownHere::Unknown => return Ok(Answer::Known(State::unknown(fingerprint))),
+                UnknownHere::ClaimAgain => {}
             }
         }
     }
 
     /// Claims the key, in time to run under it.
     async fn win(&mut self) -> Result<Answer<S::Session>, StoreError> {
-        for _ in 0..LATE {
+        for _ in 0..rules::MAX_LATE_CLAIMS {
             let asked = clock::now();
             let was_open = std::mem::replace(&mut self.is_open, true);
             let mut call = pin!(self.store.claim(&self.claim));
             // Most stores in this process answer at once, and need no second look at the clock.
-            let (answer, is_instant) = match poll_once(call.as_mut()).await {
-                Poll::Ready(answer) => (answer, true),
+            let (mut reply, is_instant) = match poll_once(call.as_mut()).await {
+                Poll::Ready(reply) => (reply, true),
                 Poll::Pending => (call.await, false),
             };
-            let claimed = match answer {
-                Err(StoreError::Unavailable(_)) => self.store.claim(&self.claim).await?,
-                answer => {
-                    // A key that is ours is open until somebody runs under it.
-                    self.is_open = was_open || matches!(answer, Ok(Claimed::Won(_)));
-                    answer?
-                }
-            };
-            let is_late = || !is_instant && clock::now().saturating_duration_since(asked) >= self.claim.lease / 2;
-            match claimed {
-                // A lease that is half over may be over before its handler begins. The same claim, repeated, starts it anew.
-                Claimed::Won(session) if !S::HOLDS_EFFECTS && is_late() => drop(session),
-                Claimed::Won(session) => return Ok(Answer::Won(Won { session, asked })),
-                Claimed::Known(state) => return Ok(Answer::Known(state)),
-                Claimed::Cancelled => return Err(StoreError::Unavailable("the claim was cancelled".into())),
+            self.is_open = rules::may_be_ours(was_open, &reply);
+            if rules::is_lost(&reply) {
+                // It stays open, whatever is said now: the first call may still be on its way.
+                reply = self.store.claim(&self.claim).await;
+            }
+            let half = self.claim.lease / 2;
+            let too_late = || !S::HOLDS_EFFECTS && !is_instant && clock::now().saturating_duration_since(asked) >= half;
+            match rules::after_claim(reply, too_late) {
+                AfterClaim::Run(session) => return Ok(Answer::Won(Won { session, asked })),
+                AfterClaim::ClaimAgain => {}
+                AfterClaim::Tell(state) => return Ok(Answer::Known(state)),
+                AfterClaim::Refuse(error) => return Err(error),
             }
         }
         Err(StoreError::Unavailable(

@@ -10,8 +10,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::rules::{self, AfterFinish, LookedUp, Written};
 use super::shared_store::SharedStore;
-use super::store::{Claim, ClaimRef, Claimed, Completed, Completion, End, Fingerprint, State, Store, StoreError};
+use super::store::{Claim, ClaimRef, Completed, Completion, End, Fingerprint, Store, StoreError};
 use crate::clock;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -87,19 +88,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What became of an end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
-    /// It is in the store.
-    Stored,
-    /// The claim was another's by then.
-    Lost,
-    /// The transaction was rolled back: nothing of it is there, and the key is free.
-    RolledBack,
-    /// It was given up, and the claim lapses.
-    GivenUp,
-}
-
 /// A claim that was won, with all that it takes to ask for it again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WonClaim {
@@ -131,9 +119,8 @@ pub(super) struct Ending<'a, S> {
 
 impl<S: Store> Ending<'_, S> {
     pub(super) async fn write(&self, session: Option<S::Session>, end: &End) -> Written {
-        match self.store.finish(self.won.claim, session, end).await {
-            Ok(completed) => self.written(completed),
-            Err(StoreError::RolledBack(error)) => self.rolled_back(&*error),
+        match self.written(self.store.finish(self.won.claim, session, end).await) {
+            Ok(written) => written,
             // Boxed, as what is rare is: every operation in flight has room for what is awaited here.
             Err(error) => Box::pin(self.write_again(end, error)).await,
         }
@@ -144,19 +131,21 @@ impl<S: Store> Ending<'_, S> {
         self.write_again(end, StoreError::Unavailable("no answer in time".into())).await
     }
 
-    fn written(&self, completed: Completed) -> Written {
-        match completed {
-            Completed::Stored => Written::Stored,
-            Completed::Lost => {
-                tracing::warn!(target: "steadfast", id = ?self.won.claim.id, "the claim was no longer ours at its end");
-                Written::Lost
+    /// What became of the end; or the error after which nobody knows yet.
+    fn written(&self, reply: Result<Completed, StoreError>) -> Result<Written, StoreError> {
+        let id = self.won.claim.id;
+        match rules::after_finish(reply) {
+            AfterFinish::Stored => Ok(Written::Stored),
+            AfterFinish::Lost => {
+                tracing::warn!(target: "steadfast", ?id, "the claim was no longer ours at its end");
+                Ok(Written::Lost)
             }
+            AfterFinish::RolledBack(error) => {
+                tracing::warn!(target: "steadfast", ?id, %error, "an operation was rolled back");
+                Ok(Written::RolledBack)
+            }
+            AfterFinish::Again(error) => Err(error),
         }
-    }
-
-    fn rolled_back(&self, error: &(dyn std::error::Error + Send + Sync)) -> Written {
-        tracing::warn!(target: "steadfast", id = ?self.won.claim.id, %error, "an operation was rolled back");
-        Written::RolledBack
     }
 
     /// The store has not taken the end, or has not said that it has.
@@ -169,14 +158,13 @@ impl<S: Store> Ending<'_, S> {
         tracing::warn!(target: "steadfast", ?id, %error, "the end of an operation is not stored yet; it is tried again");
         let until = clock::now().checked_add(self.most.max_time);
         let mut pause = FIRST_PAUSE;
-        while let StoreError::Unavailable(_) | StoreError::Full | StoreError::Busy = error {
+        while rules::may_pass(&error) {
             clock::sleep(pause.mul_f64(0.5 + clock::unit() / 2.0)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             match self.once_more(end).await {
                 Ok(Some(written)) => return written,
                 // The transaction may still be under way.
                 Ok(None) => {}
-                Err(StoreError::RolledBack(error)) => return self.rolled_back(&*error),
                 Err(again) => error = again,
             }
             if is_over(until) {
@@ -190,38 +178,25 @@ impl<S: Store> Ending<'_, S> {
         if S::HOLDS_EFFECTS {
             return self.look_up(end).await;
         }
-        self.store.finish(self.won.claim, None, end).await.map(|completed| Some(self.written(completed)))
+        self.written(self.store.finish(self.won.claim, None, end).await).map(Some)
     }
 
     /// Asks what came of the transaction, by claiming its key under its token. `None`: it may still be under way.
     async fn look_up(&self, end: &End) -> Result<Option<Written>, StoreError> {
-        let session = match self.store.claim(&self.won.again()).await? {
-            // Whoever gets the key finds that nothing was committed.
-            Claimed::Won(session) => session,
-            Claimed::Known(State::Running { .. }) => return Ok(None),
-            Claimed::Known(State::Done { record, .. }) => {
-                let is_ours = matches!(end, End::Completed(completion) if completion.record == record);
-                return Ok(Some(if is_ours { Written::Stored } else { Written::Lost }));
+        match rules::looked_up(self.store.claim(&self.won.again()).await?, end) {
+            LookedUp::NotYet => Ok(None),
+            LookedUp::Written(written) => Ok(Some(written)),
+            LookedUp::WriteUnknown(session) => {
+                self.written(self.store.finish(self.won.claim, Some(session), end).await).map(Some)
             }
-            Claimed::Known(State::Unknown { .. }) | Claimed::Cancelled => return Ok(Some(Written::Lost)),
-        };
-        match end {
-            // Nothing but a word of caution is written, so it can be written again.
-            End::Unknown => self
-                .store
-                .finish(self.won.claim, Some(session), end)
-                .await
-                .map(|completed| Some(self.written(completed))),
-            // Letting go of it leaves all as it was: what it took over is still unknown.
-            End::Released | End::Completed(_) | End::Cancelled => Ok(Some(Written::RolledBack)),
         }
     }
 
     async fn give_up(&self, why: &'static str, error: &StoreError) -> Written {
         let id = self.won.claim.id;
         tracing::error!(target: "steadfast", ?id, why, %error, "the end of an operation could not be stored: its outcome is unknown");
-        if !S::HOLDS_EFFECTS
-            && let Err(error) = self.store.finish(self.won.claim, None, &End::Unknown).await
+        if let Some(end) = rules::last_word(S::HOLDS_EFFECTS)
+            && let Err(error) = self.store.finish(self.won.claim, None, &end).await
         {
             tracing::debug!(target: "steadfast", ?id, %error, "a claim is left to lapse");
         }

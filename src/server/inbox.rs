@@ -10,10 +10,11 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::claiming::{Answer, Claiming, Won};
-use super::ending::{Ending, PendingEnds, WonClaim, Written};
+use super::ending::{Ending, PendingEnds, WonClaim};
 use super::layer::Lapsed;
 use super::lent::Lent;
 use super::record::Record;
+use super::rules::Written;
 use super::shared_store::SharedStore;
 use super::store::{Claim, Completion, End, Fingerprint, RecordId, State, Store, StoreError};
 use crate::clock;

@@ -89,6 +89,8 @@ mod claiming;
 mod codec;
 mod deadline;
 mod ending;
+#[cfg(all(test, feature = "testing"))]
+mod explore;
 mod held;
 mod host;
 mod hygiene;
@@ -112,6 +114,7 @@ mod redb;
 #[cfg(feature = "redis")]
 mod redis;
 mod request;
+mod rules;
 mod run;
 mod running;
 mod scope;

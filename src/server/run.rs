@@ -17,15 +17,16 @@ use tower_service::Service;
 
 use super::answer::{Refusal, ResponseBody, Told, replay};
 use super::body::{pump, whole};
-use super::ending::{Ending, WonClaim, Written};
+use super::ending::{Ending, WonClaim};
 use super::held::{Held, HeldClaim, HeldClaims};
-use super::layer::{IdempotencyLayer, Lapsed, Verdict};
+use super::layer::{IdempotencyLayer, Verdict};
 use super::lent::Lent;
 use super::metrics::{Counter, count};
 use super::nested;
 use super::poll::{Panicked, caught, poll_once};
 use super::reconcile::Reconciled;
 use super::record::Record;
+use super::rules::{self, AfterAnswer, CompletionAnswer, Written};
 use super::service::known;
 use super::store::{Completion, End, State, Store};
 use crate::clock;
@@ -176,7 +177,7 @@ where
             Handled::Streamed(response, session, verdict) => Box::pin(self.stream(response, session, verdict)).await,
             Handled::Released(response, session) => self.release(response, session).await,
             Handled::Unsure(response, session) => {
-                let response = self.told(response.map(ResponseBody::passed), self.unsure_means());
+                let response = self.told(response.map(ResponseBody::passed), self.told_unknown());
                 self.abandon(Some(session), Ok(response)).await;
             }
             Handled::Failed(error, session) => self.abandon(session, Err(error)).await,
@@ -196,14 +197,12 @@ where
             (Ok(Ok(Ok(_))), None) => return Handled::Silent(Refusal::TransactionLost, None),
             (Ok(Ok(Ok(response))), Some(session)) => (response, session),
         };
-        match response.extensions().get::<Verdict>().copied() {
-            Some(Verdict::NotExecuted) => Handled::Released(response, session),
-            Some(Verdict::Unknown) => Handled::Unsure(response, session),
-            None if !is_success(response.status()) && self.layer.config.gives_back(response.status()) => {
-                Handled::Released(response, session)
-            }
-            verdict if self.can_keep(response.body()) => Handled::Kept(response, session, verdict),
-            verdict => Handled::Streamed(response, session, verdict),
+        let (verdict, status) = (response.extensions().get::<Verdict>().copied(), response.status());
+        match rules::after_answer(verdict, is_success(status), || self.layer.config.gives_back(status)) {
+            AfterAnswer::Release => Handled::Released(response, session),
+            AfterAnswer::Unknown => Handled::Unsure(response, session),
+            AfterAnswer::Complete if self.can_keep(response.body()) => Handled::Kept(response, session, verdict),
+            AfterAnswer::Complete => Handled::Streamed(response, session, verdict),
         }
     }
 
@@ -277,27 +276,23 @@ where
 
     async fn release(&mut self, response: Response<R>, session: S::Session) {
         let answer = |this: &Self, by_then| {
-            let told = match by_then {
-                Some(Written::Stored | Written::RolledBack) => Told::Released,
-                None | Some(Written::Lost | Written::GivenUp) => Told::Unknown,
-            };
+            let told = rules::told_of_release(by_then);
             Ok(this.told(response.map(ResponseBody::passed), told))
         };
         self.finish(Some(session), &End::Released, &self.layer.shared.counters.released, answer).await;
     }
 
-    /// What an end that nobody knows is to the client: a key that it may ask under again where a repeat runs, and else nothing of use.
-    fn unsure_means(&self) -> Told {
-        let runs_again = self.layer.config.lapsed == Lapsed::Rerun || self.layer.config.reconcile.is_some();
-        if runs_again { Told::Released } else { Told::Unknown }
+    fn told_unknown(&self) -> Told {
+        rules::told_of_unknown(self.layer.config.lapsed, self.layer.config.reconcile.is_some())
     }
 
     async fn abandon(&mut self, session: Option<S::Session>, response: Result<Response<ResponseBody<R>>, E>) {
-        self.finish(session, &End::Unknown, &self.layer.shared.counters.abandoned, |_, _| response).await;
+        let end = rules::end_without_answer();
+        self.finish(session, &end, &self.layer.shared.counters.abandoned, |_, _| response).await;
     }
 
     async fn give_up(&mut self, session: Option<S::Session>, refusal: Refusal) {
-        let response = self.told(refusal.response(), self.unsure_means());
+        let response = self.told(refusal.response(), self.told_unknown());
         self.abandon(session, Ok(response)).await;
     }
 
@@ -328,18 +323,16 @@ where
         response: Response<ResponseBody<R>>,
         by_then: Option<Written>,
     ) -> Response<ResponseBody<R>> {
-        match by_then {
-            Some(Written::Stored) => self.told(response, Told::Stored),
-            // A server error tells of nothing that was done, so it is true all the same. A layer
-            // outside of this one gives its key back, too.
-            Some(Written::RolledBack) if response.status().is_server_error() => {
+        match rules::told_of_completion(by_then, response.status().is_server_error(), S::HOLDS_EFFECTS) {
+            CompletionAnswer::WithStatus(told) => self.told(response, told),
+            CompletionAnswer::NotExecuted => {
                 let mut response = self.told(response, Told::Released);
+                // A layer outside of this one gives its key back, too.
                 response.extensions_mut().insert(Verdict::NotExecuted);
                 response
             }
-            Some(Written::RolledBack) => self.told(Refusal::RolledBack.response(), Told::Released),
-            _ if S::HOLDS_EFFECTS => self.told(Refusal::TransactionLost.response(), self.unsure_means()),
-            _ => self.told(response, Told::Unknown),
+            CompletionAnswer::RolledBack => self.told(Refusal::RolledBack.response(), Told::Released),
+            CompletionAnswer::TransactionLost => self.told(Refusal::TransactionLost.response(), self.told_unknown()),
         }
     }
 
@@ -359,7 +352,8 @@ where
         // The end is stored before the client can see it, so that whoever asks again after it finds the record.
         let Ok(Ok(Ok(last))) = self.in_time(caught(pin!(pump(body, &pieces)))).await else {
             // Nothing says "end", so the client sees that it is cut.
-            let mut writing = pin!(self.write(Some(session), &End::Unknown));
+            let end = rules::end_without_answer();
+            let mut writing = pin!(self.write(Some(session), &end));
             return self.write_on(None, writing.as_mut(), &self.layer.shared.counters.abandoned).await;
         };
         let counter = &self.layer.shared.counters.not_kept;

@@ -16,12 +16,13 @@ use tower_service::Service;
 use super::answer::{self, Refusal, ResponseBody, Told};
 use super::claiming::{self, Claiming, Won};
 use super::ending::WonClaim;
-use super::layer::{IdempotencyLayer, Lapsed};
+use super::layer::IdempotencyLayer;
 use super::lineage::OperationKey;
 use super::metrics::count;
 use super::poll::{caught, poll_once};
 use super::reconcile::{Lapse, Reconcile, Reconciled};
 use super::request::{Operation, Read};
+use super::rules::{self, Repeat};
 use super::run::{Execution, Ticket};
 use super::running::OneRunning;
 use super::store::{Claim, State, Store, StoreError};
@@ -192,8 +193,8 @@ async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
     };
     let claim = Claim::new(&operation.id, token, operation.fingerprint, layer.config.lease, layer.config.retention)
         .reserving(layer.config.max_response);
-    // Whoever finds out comes before whoever runs it again.
-    let rerun = layer.config.lapsed == Lapsed::Rerun && layer.config.reconcile.is_none();
+    let reconciles = layer.config.reconcile.is_some();
+    let rerun = rules::reruns(layer.config.lapsed, reconciles);
     let ticket = |Won { session, asked }, take_over| Ticket {
         won: WonClaim::of(&claim.taking_over(take_over)),
         held: store.hold(claim.reference(), claim.lease, asked),
@@ -202,39 +203,39 @@ async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
     let mut claiming = Claiming::new(store, claim);
     let until = operation.wait.and_then(|wait| clock::now().checked_add(wait));
     let mut waited = false;
+    // Whoever takes it over is the one who looks; what anybody else is told of it is true as well.
+    let mut hook = None;
     loop {
-        let mut state = match claiming.ask(rerun).await {
+        let take_over = rerun || hook.is_some();
+        let mut state = match claiming.ask(take_over).await {
             Ok(claiming::Answer::Won(won)) => {
                 claiming.begins();
-                return Settled::Run(ticket(won, rerun));
+                let ticket = ticket(won, take_over);
+                return match hook {
+                    None => Settled::Run(ticket),
+                    Some(reconcile) => Settled::Lapsed(ticket, reconcile),
+                };
             }
             Ok(claiming::Answer::Known(state)) => state,
             Err(error) => return Settled::Answer(refused(layer, of_store(&error))),
         };
-        // What cannot be seen yet is taken for the same: it is told "in progress", and the truth at its end.
-        let same = state.fingerprint().is_none_or(|fingerprint| fingerprint == operation.fingerprint);
-        if let (true, State::Unknown { .. }, Some(reconcile)) = (same, &state, &layer.config.reconcile) {
-            // Whoever takes it over is the one who looks; what anybody else is told of it is true as well.
-            state = match claiming.ask(true).await {
-                Ok(claiming::Answer::Won(won)) => {
-                    claiming.begins();
-                    return Settled::Lapsed(ticket(won, true), reconcile.clone());
-                }
-                Ok(claiming::Answer::Known(state)) => state,
-                Err(error) => return Settled::Answer(refused(layer, of_store(&error))),
-            };
+        let can_find_out = reconciles && hook.is_none();
+        let wait = || until.filter(|until| *until > clock::now());
+        match rules::repeat(&state, operation.fingerprint, can_find_out, wait) {
+            Repeat::FindOut => hook.clone_from(&layer.config.reconcile),
+            Repeat::Wait(until) => {
+                (waited, hook) = (true, None);
+                Box::pin(layer.shared.waits.wait(store, operation.id, until)).await;
+            }
+            // Whoever asks for something else is told so, whatever the record holds.
+            Repeat::OtherRequest => return Settled::Answer(known(layer, state, false, waited)),
+            Repeat::Tell => {
+                return Settled::Answer(match layer.config.open(&operation.id, &mut state) {
+                    Ok(()) => known(layer, state, true, waited),
+                    Err(error) => refused(layer, of_store(&error)),
+                });
+            }
         }
-        let running = matches!(state, State::Running { .. });
-        if let (true, true, Some(until)) = (same, running, until.filter(|until| *until > clock::now())) {
-            waited = true;
-            Box::pin(layer.shared.waits.wait(store, operation.id, until)).await;
-            continue;
-        }
-        // Whoever asks for something else is told so, whatever the record holds.
-        if same && let Err(error) = layer.config.open(&operation.id, &mut state) {
-            return Settled::Answer(refused(layer, of_store(&error)));
-        }
-        return Settled::Answer(known(layer, state, same, waited));
     }
 }
 

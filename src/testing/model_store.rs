@@ -261,6 +261,24 @@ impl ModelStore {
         }
     }
 
+    /// The claim that the record of a key is of.
+    #[cfg(test)]
+    pub(crate) fn holder(&self, id: u8) -> Option<u16> {
+        self.records.get(&id).map(|record| record.token)
+    }
+
+    /// How many tombstones there are.
+    #[cfg(test)]
+    pub(crate) fn tombstones(&self) -> usize {
+        self.tombstones.len()
+    }
+
+    /// Forgets what is known of a key. No store may do that; the exploration shows why.
+    #[cfg(test)]
+    pub(crate) fn forget_key(&mut self, id: u8) {
+        self.records.remove(&id);
+    }
+
     /// The record of a claim that can be renewed and ended. Its lease may be over: as long as nobody
     /// has taken the key over, the claim is still its token's.
     fn running(&self, id: u8, token: u16) -> Option<Record> {

@@ -15,6 +15,7 @@ mod layer;
 mod leases;
 mod lockstep;
 mod nested;
+mod overtaken;
 mod polled;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -7,7 +7,10 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use axum::routing::post;
-use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, OperationKey, Reconciled, Scope};
+use steadfast::server::{
+    Claim, ClaimRef, Claimed, Completed, End, Fingerprint, IdempotencyLayer, Lapse, MemoryStore, OperationKey,
+    Reconciled, Record, RecordId, Scope, State as Known, Store, StoreError,
+};
 use tokio::sync::Notify;
 
 use crate::server::failing::Failing;
@@ -171,4 +174,48 @@ async fn while_one_looks_in_a_transaction_the_others_are_told_so_at_once() {
     go_on.notify_one();
     assert_eq!(first.await.unwrap().unwrap().status(), 201);
     assert_eq!((executions.count(), asked.count()), (2, 1));
+}
+
+/// Between two calls the record of an unknown outcome ends, and another request takes the key and is done.
+struct TakenMeanwhile;
+
+impl Store for TakenMeanwhile {
+    type Session = ();
+
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+        if !claim.take_over {
+            return Ok(Claimed::Known(Known::unknown(claim.fingerprint)));
+        }
+        let record =
+            Record::new(StatusCode::OK, &axum::http::HeaderMap::new(), Bytes::from_static(b"another's answer"));
+        Ok(Claimed::Known(Known::done(Fingerprint::of("another request"), record)))
+    }
+
+    async fn renew(&self, _: ClaimRef, _: std::time::Duration) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn finish(&self, _: ClaimRef, _: Option<()>, _: &End) -> Result<Completed, StoreError> {
+        Ok(Completed::Lost)
+    }
+
+    async fn look(&self, _: &RecordId) -> Result<Option<Known>, StoreError> {
+        Ok(None)
+    }
+
+    async fn sweep(&self, _: usize) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+}
+
+#[tokio::test]
+async fn key_taken_before_the_hook_is_asked_is_refused() {
+    let executions = Executions::default();
+    let layer =
+        IdempotencyLayer::new(TakenMeanwhile, Scope::single_caller()).reconcile(|_| async { Reconciled::Unknown });
+    let router = Router::new().route("/charges", post(dying)).with_state(executions.clone());
+    let served = Served::start(router, layer).await;
+    let refused = served.post("/charges", "k").body("x").send().await.unwrap();
+    assert_eq!(problem(refused).await.0, 422, "the answer of another request is not replayed");
+    assert_eq!(executions.count(), 0);
 }

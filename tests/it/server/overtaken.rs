@@ -1,0 +1,96 @@
+//! Two claims of one process on their way at once, of which the second takes the first one's key over.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::post;
+use steadfast::server::{
+    Claim, ClaimRef, Claimed, Completed, End, IdempotencyLayer, Lapsed, RecordId, Scope, State, Store, StoreError,
+};
+use tokio::sync::Semaphore;
+
+use super::support::{Executions, Served, problem};
+
+/// Lets one claim after the other through, and every one of them wins: the lease of the one before
+/// has lapsed in the store.
+#[derive(Clone)]
+struct Slow {
+    may_answer: Arc<[Semaphore; 2]>,
+    asked: Arc<AtomicUsize>,
+    cancelled: Arc<Semaphore>,
+}
+
+impl Store for Slow {
+    type Session = ();
+
+    async fn claim(&self, _: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+        let number = self.asked.fetch_add(1, Ordering::SeqCst);
+        let gate = self.may_answer.get(number).expect("a third claim");
+        gate.acquire().await.expect("an open gate").forget();
+        Ok(Claimed::Won(()))
+    }
+
+    async fn renew(&self, _: ClaimRef, _: Duration) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    async fn finish(&self, _: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+        if matches!(end, End::Cancelled) {
+            self.cancelled.add_permits(1);
+        }
+        Ok(Completed::Stored)
+    }
+
+    async fn look(&self, _: &RecordId) -> Result<Option<State>, StoreError> {
+        Ok(None)
+    }
+
+    async fn sweep(&self, _: usize) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+}
+
+#[tokio::test]
+async fn operation_begun_here_meanwhile_is_not_taken_over() {
+    let closed = || Semaphore::new(0);
+    let store =
+        Slow { may_answer: Arc::new([closed(), closed()]), asked: Arc::default(), cancelled: Arc::new(closed()) };
+    let (executions, begun, may_end) = (Executions::default(), Arc::new(closed()), Arc::new(closed()));
+    let (counted, begins, ends) = (executions.clone(), begun.clone(), may_end.clone());
+    let handler = post(move || async move {
+        counted.add();
+        begins.add_permits(1);
+        ends.acquire().await.expect("an open gate").forget();
+        StatusCode::CREATED
+    });
+    let layer = IdempotencyLayer::new(store.clone(), Scope::single_caller()).lapsed(Lapsed::Rerun);
+    let served = Served::start(Router::new().route("/charges", handler), layer).await;
+    let send = || tokio::spawn(served.post("/charges", "k").body("x").send());
+
+    let (first, second) = (send(), send());
+    while store.asked.load(Ordering::SeqCst) < 2 {
+        tokio::task::yield_now().await;
+    }
+    let [first_claim, second_claim] = &*store.may_answer;
+    first_claim.add_permits(1);
+    begun.acquire().await.unwrap().forget();
+    second_claim.add_permits(1);
+    // Both requests are alike, and either may have asked first: one of them is refused now.
+    let cancelled = tokio::time::timeout(Duration::from_secs(10), store.cancelled.acquire()).await;
+    cancelled.expect("no claim was given up: both run").unwrap().forget();
+    may_end.add_permits(2);
+    let mut statuses = Vec::new();
+    for answer in [first, second] {
+        let answer = answer.await.unwrap().unwrap();
+        let status = answer.status().as_u16();
+        if status != 201 {
+            assert_eq!(problem(answer).await, (409, "in-progress".to_owned()));
+        }
+        statuses.push(status);
+    }
+    statuses.sort_unstable();
+    assert_eq!((statuses, executions.count()), (vec![201, 409], 1));
+}
