@@ -82,7 +82,7 @@ mod policy {
     use steadfast::http::header::{HeaderValue, RETRY_AFTER};
     use steadfast::policy::{
         Breaker, BreakerPolicy, Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason,
-        retry_hint,
+        parse_retry_hint,
     };
 
     use super::*;
@@ -131,8 +131,8 @@ mod policy {
         let headers: HeaderMap =
             value.map(|value| (RETRY_AFTER, HeaderValue::from_static(value))).into_iter().collect();
         let now = SystemTime::now();
-        assert_eq!(retry_hint(&headers, now).is_some(), value.is_some());
-        bencher.bench(|| retry_hint(black_box(&headers), now));
+        assert_eq!(parse_retry_hint(&headers, now).is_some(), value.is_some());
+        bencher.bench(|| parse_retry_hint(black_box(&headers), now));
     }
 
     /// One lock for all calls to an origin, held for as long as this takes.

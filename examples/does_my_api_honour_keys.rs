@@ -180,7 +180,7 @@ mod self_test {
     }
 
     const STANDARD: Option<&str> = Some(".keys(KeyPolicy::standard())");
-    const QUOTED: Option<&str> = Some(".keys(KeyPolicy::standard().form(KeyForm::Quoted))");
+    const QUOTED: Option<&str> = Some(".keys(KeyPolicy::standard().form(KeyFormat::Quoted))");
 
     #[rustfmt::skip]
     const TRUTHS: [Truth; 8] = [

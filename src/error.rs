@@ -45,7 +45,7 @@ pub enum ErrorKind {
     /// The client did not send this attempt, to spare the origin: its [circuit](crate::ClientBuilder::breaker) is open, or its
     /// [cooldown](crate::ClientBuilder::cooldown) outlasts the deadline or costs more than the retry budget has.
     /// [`retry_after`](Error::retry_after) says when to come back. Earlier attempts of the operation may have been sent.
-    HeldBack,
+    NotAdmitted,
     /// No connection could be made.
     Connect,
     /// The TLS handshake was refused for a reason that will recur: a certificate (the server's, or ours by the server), or no version or

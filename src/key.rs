@@ -39,7 +39,7 @@ pub struct IdempotencyKey {
     minted: bool,
     /// How the caller has spelt it in a header. An API that takes the text as it comes would take another spelling for another key.
     #[cfg(feature = "client")]
-    spelling: Option<KeyForm>,
+    spelling: Option<KeyFormat>,
 }
 
 impl IdempotencyKey {
@@ -105,16 +105,16 @@ impl IdempotencyKey {
     /// Reads a header value in either spelling: `abc`, or the structured field `"abc"`. It keeps to the one that it was read in.
     pub(crate) fn from_header(value: &HeaderValue) -> Result<Self, KeyError> {
         let text = value.to_str().map_err(|_| KeyError::Character)?;
-        let spelling = if text.starts_with('"') { KeyForm::Quoted } else { KeyForm::Bare };
+        let spelling = if text.starts_with('"') { KeyFormat::Quoted } else { KeyFormat::Bare };
         Ok(Self { spelling: Some(spelling), ..text.parse()? })
     }
 
     #[cfg(feature = "client")]
     /// The key as this form puts it on the wire, unless its caller has spelt it; marked as sensitive so that nobody's `Debug` prints it.
-    pub(crate) fn to_header(&self, form: KeyForm) -> HeaderValue {
+    pub(crate) fn to_header(&self, form: KeyFormat) -> HeaderValue {
         let mut value = match self.spelling.unwrap_or(form) {
-            KeyForm::Bare => self.value.clone(),
-            KeyForm::Quoted => {
+            KeyFormat::Bare => self.value.clone(),
+            KeyFormat::Quoted => {
                 let escaped = self.as_str().replace('\\', r"\\").replace('"', "\\\"");
                 HeaderValue::try_from(format!("\"{escaped}\"")).unwrap_or_else(|_| self.value.clone())
             }
@@ -129,13 +129,13 @@ impl IdempotencyKey {
     }
 
     #[cfg(feature = "client")]
-    pub(crate) fn spelling(&self) -> Option<KeyForm> {
+    pub(crate) fn spelling(&self) -> Option<KeyFormat> {
         self.spelling
     }
 
     #[cfg(feature = "client")]
     /// As [`FromStr`], for a key that was sent in an earlier process.
-    pub(crate) fn restore(text: &str, minted: bool, spelling: Option<KeyForm>) -> Result<Self, KeyError> {
+    pub(crate) fn restore(text: &str, minted: bool, spelling: Option<KeyFormat>) -> Result<Self, KeyError> {
         Ok(Self { minted, spelling, ..text.parse()? })
     }
 
@@ -246,7 +246,7 @@ pub enum KeyError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum KeyForm {
+pub enum KeyFormat {
     /// `Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324`, as deployed APIs take it.
     #[default]
     Bare,
@@ -269,8 +269,8 @@ mod tests {
         assert_eq!(check("\"abc\"").unwrap(), "abc");
         assert_eq!(check(r#""a\"b\\c""#).unwrap(), r#"a"b\c"#);
         let key: IdempotencyKey = r#"a"b\c"#.parse().unwrap();
-        assert_eq!(key.to_header(KeyForm::Quoted), r#""a\"b\\c""#);
-        assert_eq!(IdempotencyKey::from_header(&key.to_header(KeyForm::Quoted)).unwrap(), key);
+        assert_eq!(key.to_header(KeyFormat::Quoted), r#""a\"b\\c""#);
+        assert_eq!(IdempotencyKey::from_header(&key.to_header(KeyFormat::Quoted)).unwrap(), key);
     }
 
     #[test]
@@ -316,7 +316,7 @@ mod tests {
             let key: IdempotencyKey = text.parse().unwrap();
             assert_eq!(key.to_string(), shown);
             assert_eq!(format!("{key:?}"), format!("IdempotencyKey({shown})"));
-            assert!(!format!("{:?}", key.to_header(KeyForm::Bare)).contains(text));
+            assert!(!format!("{:?}", key.to_header(KeyFormat::Bare)).contains(text));
         }
     }
 }

@@ -11,7 +11,7 @@ use http::header::{
 };
 use http::{HeaderName, Method};
 
-use crate::key::{IdempotencyKey, KeyError, KeyForm};
+use crate::key::{IdempotencyKey, KeyError, KeyFormat};
 
 /// Whose word it is that this API honours keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) enum Trust {
 pub struct KeyPolicy {
     pub(crate) header: HeaderName,
     pub(crate) methods: Vec<Method>,
-    pub(crate) form: KeyForm,
+    pub(crate) form: KeyFormat,
     pub(crate) max_length: usize,
     pub(crate) retention: Duration,
     pub(crate) in_progress: Option<String>,
@@ -71,7 +71,7 @@ impl KeyPolicy {
         Self {
             header: HeaderName::from_static("idempotency-key"),
             methods: vec![Method::POST, Method::PATCH],
-            form: KeyForm::Bare,
+            form: KeyFormat::Bare,
             max_length: 255,
             retention: Duration::from_secs(24 * 3600),
             in_progress: None,
@@ -85,7 +85,7 @@ impl KeyPolicy {
     /// first attempt still runs (<https://docs.stripe.com/api/idempotent_requests>, <https://docs.stripe.com/error-codes>).
     #[must_use]
     pub fn stripe() -> Self {
-        let standard = Self::standard().in_progress_mark("idempotency_key_in_use").concurrent_duplicates_safe();
+        let standard = Self::standard().in_progress_code("idempotency_key_in_use").concurrent_duplicates_safe();
         Self { methods: vec![Method::POST], ..standard }
     }
 
@@ -145,7 +145,7 @@ impl KeyPolicy {
 
     /// How the key is written on the wire.
     #[must_use]
-    pub fn form(mut self, form: KeyForm) -> Self {
+    pub fn form(mut self, form: KeyFormat) -> Self {
         self.form = form;
         self
     }
@@ -169,7 +169,7 @@ impl KeyPolicy {
     /// The word by which a 409 says that the first attempt under this key still runs: the value of `type` or `code` in its JSON
     /// body, at the top or under `error`.
     #[must_use]
-    pub fn in_progress_mark(mut self, word: impl Into<String>) -> Self {
+    pub fn in_progress_code(mut self, word: impl Into<String>) -> Self {
         self.in_progress = Some(word.into());
         self
     }

@@ -101,7 +101,7 @@ pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "client")]
 pub use journal::{Attempt, Reach};
 #[cfg(feature = "client")]
-pub use key::KeyForm;
+pub use key::KeyFormat;
 #[cfg(any(feature = "client", feature = "server"))]
 pub use key::{IdempotencyKey, KeyError};
 #[cfg(feature = "client")]

@@ -13,7 +13,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::key::{IdempotencyKey, KeyError, KeyForm};
+use crate::key::{IdempotencyKey, KeyError, KeyFormat};
 
 /// An operation that can be asked for again: its key, when it was first sent, and what it was.
 ///
@@ -36,7 +36,7 @@ pub struct ResumeToken {
     minted: bool,
     /// As the caller has spelt it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    spelling: Option<KeyForm>,
+    spelling: Option<KeyFormat>,
     /// Milliseconds since the Unix epoch.
     first_sent_ms: u64,
     method: String,

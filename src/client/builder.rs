@@ -99,7 +99,7 @@ impl ClientBuilder {
 
     /// The API's address. A relative path in a request is *appended* to it: `https://api.x/v1` and `/charges` are
     /// `https://api.x/v1/charges`. A `..` cannot leave it. (A path from elsewhere belongs in
-    /// [`segments`](crate::RequestBuilder::segments): in a text, `..%2f` is a name that some servers take for more.)
+    /// [`path_segments`](crate::RequestBuilder::path_segments): in a text, `..%2f` is a name that some servers take for more.)
     ///
     /// With a base, no default header but `Accept`, `Accept-Language` and `User-Agent` goes to another origin, and
     /// [`keys`](Self::keys) holds for this origin alone.

@@ -19,7 +19,7 @@ use crate::policy::Failure;
 /// it.
 pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, is_as_made: bool) -> Failure {
     if error.is_builder() || error.is_redirect() {
-        return Failure::Rejected;
+        return Failure::InvalidRequest;
     }
     // Before all else: the body may come from another connection, and then its failure looks like one of ours.
     if probe.is_some_and(Probe::failed) {

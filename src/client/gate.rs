@@ -102,7 +102,7 @@ impl<'a> Gate<'a> {
         pass: Pass<'_>,
         verdict: Option<&Verdict>,
         latency: Option<Duration>,
-        hint_cap: Duration,
+        max_retry_after: Duration,
         now: Instant,
     ) -> Option<BreakerState> {
         let Some(verdict) = verdict else {
@@ -113,7 +113,7 @@ impl<'a> Gate<'a> {
         if let (Some(Some(latencies)), Some(latency)) = (self.upstream.latencies.get(), latency.filter(|_| answered)) {
             latencies.record(latency, now);
         }
-        match (self.lane, cooldown::asked_for(verdict, hint_cap)) {
+        match (self.lane, cooldown::asked_for(verdict, max_retry_after)) {
             // Before the probe is dropped, so that nobody goes in between.
             (Some(lane), Some(length)) => self.upstream.cooldowns.begin(lane, length, now),
             _ => pass.probe.into_iter().for_each(|probe| probe.passed()),

@@ -42,7 +42,7 @@ impl ClientBuilder {
     /// Off by default; [when to turn it on](crate::guide::manners).
     ///
     /// An operation that meets an open circuit ends as [`CircuitOpen`](crate::policy::StopReason::CircuitOpen), at once: before its
-    /// first attempt as an [`ErrorKind::HeldBack`](crate::ErrorKind::HeldBack), nothing sent;
+    /// first attempt as an [`ErrorKind::NotAdmitted`](crate::ErrorKind::NotAdmitted), nothing sent;
     /// [`retry_after`](crate::Error::retry_after) is when to come back.
     ///
     /// Every attempt counts, by its class and its duration; a hedged pair counts once, by the answer that counted. Dropped attempts and
@@ -57,7 +57,7 @@ impl ClientBuilder {
     /// that origin waits before its next attempt, the first included. Off by default;
     /// [when to turn it on](crate::guide::manners).
     ///
-    /// When the time is over, at the longest after the [`hint_cap`](crate::policy::RetryPolicy::hint_cap), one operation goes first, as a probe. If it is
+    /// When the time is over, at the longest after the [`max_retry_after`](crate::policy::RetryPolicy::max_retry_after), one operation goes first, as a probe. If it is
     /// not refused the others follow within a second, or within the time that was asked for if that is shorter, spread at random. An
     /// operation whose deadline is nearer stops at once as
     /// [`RetryAfterTooLong`](crate::policy::StopReason::RetryAfterTooLong), with [`retry_after`](crate::Error::retry_after).

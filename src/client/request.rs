@@ -99,10 +99,10 @@ impl RequestBuilder {
         })
     }
 
-    /// Appends to the path, each part percent-encoded as one segment: `segments(["orders", id])`.
+    /// Appends to the path, each part percent-encoded as one segment: `path_segments(["orders", id])`.
     ///
     /// An empty part, `.` and `..` are errors: an empty identifier would address the collection instead of the item.
-    pub fn segments<S: AsRef<str>>(self, parts: impl IntoIterator<Item = S>) -> Self {
+    pub fn path_segments<S: AsRef<str>>(self, parts: impl IntoIterator<Item = S>) -> Self {
         self.with(|request, _| target::append_segments(request.url_mut(), parts))
     }
 

@@ -268,7 +268,7 @@ impl<'a> SoFar<'a> {
         let story = self.into_story(outgoing, held.reason, false, clock::now());
         let error = match held.reason {
             StopReason::DeadlineExceeded => Error::new(ErrorKind::Timeout, "no time is left"),
-            _ => Error::new(ErrorKind::HeldBack, "held back"),
+            _ => Error::new(ErrorKind::NotAdmitted, "held back"),
         };
         let error = error.with_story(story);
         error.at(outgoing.asked().method(), SafeUrl(outgoing.asked().url()))
@@ -301,7 +301,7 @@ fn kind_of(failed: &Failed) -> ErrorKind {
         Failure::Certificate => ErrorKind::Certificate,
         Failure::RequestBody => ErrorKind::RequestBody,
         Failure::Redirects => ErrorKind::Redirect,
-        Failure::Rejected => ErrorKind::Build,
+        Failure::InvalidRequest => ErrorKind::Build,
         _ if failed.timed_out => ErrorKind::Timeout,
         Failure::BodyCut => ErrorKind::ResponseBody,
         _ => ErrorKind::Transport,

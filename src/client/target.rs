@@ -89,18 +89,18 @@ fn append(base: &Url, text: &str) -> Result<Url> {
 
 /// Appends `parts` to the path, each percent-encoded as one segment.
 pub(super) fn append_segments<S: AsRef<str>>(url: &mut Url, parts: impl IntoIterator<Item = S>) -> Result<()> {
-    let mut path = url.path_segments_mut().map_err(|()| Error::build("segments", "the URL cannot have a path"))?;
+    let mut path = url.path_segments_mut().map_err(|()| Error::build("path_segments", "the URL cannot have a path"))?;
     path.pop_if_empty();
     for (index, part) in parts.into_iter().enumerate() {
         let part = part.as_ref();
         let position = index + 1;
         match part {
-            "" => return Err(Error::build("segments", format!("part {position} is empty"))),
+            "" => return Err(Error::build("path_segments", format!("part {position} is empty"))),
             // The url crate drops them without a word, and the request would go elsewhere.
-            "." | ".." => return Err(Error::build("segments", format!("part {position} is `{part}`"))),
+            "." | ".." => return Err(Error::build("path_segments", format!("part {position} is `{part}`"))),
             // It drops these too, and `.\n.` would be `..` after all.
             part if part.contains(['\t', '\n', '\r']) => {
-                return Err(Error::build("segments", format!("part {position} has a tab or a line break")));
+                return Err(Error::build("path_segments", format!("part {position} has a tab or a line break")));
             }
             part => path.push(part),
         };
@@ -226,8 +226,8 @@ mod tests {
         };
         assert_eq!(with(&["orders", "a/b c?d%2f"]), "https://api.x/v1/orders/a%2Fb%20c%3Fd%252f");
         assert_eq!(with(&["orders", "..."]), "https://api.x/v1/orders/...");
-        assert!(with(&["orders", ""]).starts_with("segments: part 2 is empty"));
-        assert!(with(&[".."]).starts_with("segments: part 1 is `..`"));
-        assert!(with(&["a", ".", "b"]).starts_with("segments: part 2 is `.`"));
+        assert!(with(&["orders", ""]).starts_with("path_segments: part 2 is empty"));
+        assert!(with(&[".."]).starts_with("path_segments: part 1 is `..`"));
+        assert!(with(&["a", ".", "b"]).starts_with("path_segments: part 2 is `.`"));
     }
 }

@@ -66,7 +66,7 @@ impl Verdict {
             default_class: Class::Ambiguous,
             reach: Reach::Sent,
             status: None,
-            failure: Some(Failure::Superseded),
+            failure: Some(Failure::HedgeCancelled),
             hint: Hint::default(),
             may_have_been_processed: true,
         }

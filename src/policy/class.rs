@@ -118,9 +118,9 @@ pub enum Failure {
     /// The server redirected in a circle, or too often. `Permanent`.
     Redirects,
     /// The HTTP client refused to send the request at all. `Permanent`.
-    Rejected,
+    InvalidRequest,
     /// Dropped by us while it was under way, because the other attempt of a hedged one was answered first. `Ambiguous`.
-    Superseded,
+    HedgeCancelled,
     /// Anything else. `Ambiguous`.
     Unknown,
 }
@@ -131,12 +131,12 @@ impl Failure {
     pub fn class(self) -> Class {
         match self {
             Self::Connect | Self::LocalResources | Self::NotSent | Self::Refused => Class::NotProcessed,
-            Self::Certificate | Self::RequestBody | Self::Redirects | Self::Rejected => Class::Permanent,
+            Self::Certificate | Self::RequestBody | Self::Redirects | Self::InvalidRequest => Class::Permanent,
             Self::Timeout
             | Self::Disconnected
             | Self::BadResponse
             | Self::BodyCut
-            | Self::Superseded
+            | Self::HedgeCancelled
             | Self::Unknown => Class::Ambiguous,
         }
     }
@@ -156,8 +156,8 @@ impl Failure {
             Self::BodyCut => "the answer's body was cut short",
             Self::RequestBody => "the request body failed",
             Self::Redirects => "too many redirects",
-            Self::Rejected => "the request was not sendable",
-            Self::Superseded => "dropped, since the other attempt was answered first",
+            Self::InvalidRequest => "the request was not sendable",
+            Self::HedgeCancelled => "dropped, since the other attempt was answered first",
             Self::Unknown => "failed in an unknown way",
         }
     }

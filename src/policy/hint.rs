@@ -69,7 +69,7 @@ impl Hint {
     ///
     /// | field | from |
     /// | --- | --- |
-    /// | `after` | as [`retry_hint`]; for a `Throttled` answer a rate-limit reset counts even if something remains |
+    /// | `after` | as [`parse_retry_hint`]; for a `Throttled` answer a rate-limit reset counts even if something remains |
     /// | `retry` | `x-should-retry`, `Stripe-Should-Retry`: `true` or `false`; a `false` wins |
     /// | `replayed` | `Idempotent-Replayed: true`, `Idempotency-Status: stored` or `replayed` |
     /// | `outcome_unknown` | `Idempotency-Status: unknown` |
@@ -112,14 +112,14 @@ impl Hint {
 /// ```
 /// use std::time::{Duration, SystemTime};
 /// use http::{HeaderMap, HeaderValue, header::RETRY_AFTER};
-/// use steadfast::policy::retry_hint;
+/// use steadfast::policy::parse_retry_hint;
 ///
 /// let mut headers = HeaderMap::new();
 /// headers.insert(RETRY_AFTER, HeaderValue::from_static("120"));
-/// assert_eq!(retry_hint(&headers, SystemTime::now()), Some(Duration::from_secs(120)));
+/// assert_eq!(parse_retry_hint(&headers, SystemTime::now()), Some(Duration::from_secs(120)));
 /// ```
 #[must_use]
-pub fn retry_hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub fn parse_retry_hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     explicit(headers, now).or_else(|| rate_limit_reset(headers, false, HINT_CAP))
 }
 
@@ -274,7 +274,7 @@ mod tests {
 
     fn check(lines: &[(&'static str, &str)]) -> Option<u128> {
         let (headers, now) = (headers(lines), UNIX_EPOCH + Duration::from_secs(784_111_747));
-        let after = retry_hint(&headers, now);
+        let after = parse_retry_hint(&headers, now);
         assert_eq!(Hint::from_headers(&headers, Class::Ambiguous, now, HINT_CAP).after, after);
         after.map(|wait| wait.as_millis())
     }

@@ -44,7 +44,7 @@ pub use breaker::{Breaker, BreakerPolicy, BreakerState, CircuitOpen, Permit};
 pub use budget::RetryBudget;
 pub use class::{Class, Failure, Idempotency, Outcome};
 pub use hedge::HedgePolicy;
-pub use hint::{Hint, retry_hint};
+pub use hint::{Hint, parse_retry_hint};
 pub use retry::{Decision, Operation, StopReason};
 pub use settings::{InvalidPolicy, RetryPolicy};
 

@@ -216,7 +216,7 @@ impl<'a> Operation<'a> {
     }
 
     /// How long to wait before the end is reported: not at all, unless the budget has ended an operation whose policy is for
-    /// [long polling](RetryPolicy::long_polling).
+    /// [long polling](RetryPolicy::pause_when_budget_empty).
     #[must_use]
     pub fn pause_before_the_end(&self) -> Duration {
         self.pause
@@ -346,7 +346,7 @@ impl<'a> Operation<'a> {
         let jittered = self.policy.backoff.wait(&mut self.waits, counted, throttled, unit);
         let jittered = jittered.ok_or(StopReason::AttemptsExhausted)?;
         let floor = hint.after.unwrap_or(Duration::ZERO);
-        if hint.after.is_some() && (floor > self.policy.hint_cap || floor >= self.time_left(now)) {
+        if hint.after.is_some() && (floor > self.policy.max_retry_after || floor >= self.time_left(now)) {
             return Err(StopReason::RetryAfterTooLong);
         }
         let after = if hint.misdirected { Duration::ZERO } else { floor.saturating_add(jittered) };
@@ -371,7 +371,7 @@ impl<'a> Operation<'a> {
             self.pending = Pending::Retry(charge);
             return Ok(after);
         }
-        if self.policy.long_polling {
+        if self.policy.pause_when_budget_empty {
             self.pause = after;
         }
         Err(StopReason::BudgetExhausted)
@@ -457,7 +457,7 @@ mod tests {
     #[test]
     fn the_reasons_are_asked_in_order() {
         use Class::Ambiguous;
-        let never = RetryPolicy::never().hint_cap(SECOND);
+        let never = RetryPolicy::never().max_retry_after(SECOND);
         let far = Some(Duration::from_secs(3));
         let replayed =
             Hint { replayed: true, retry: Some(false), outcome_unknown: true, after: far, ..Hint::default() };
@@ -470,7 +470,7 @@ mod tests {
         let plain = Hint { outcome_unknown: false, ..unknown };
         assert_eq!(check(plain), "stop NotRepeatable");
         assert_eq!(check_with(&never, Idempotency::Natural, &[(Ambiguous, plain)]), "stop AttemptsExhausted");
-        let twice = RetryPolicy::new().hint_cap(SECOND);
+        let twice = RetryPolicy::new().max_retry_after(SECOND);
         assert_eq!(check_with(&twice, Idempotency::Natural, &[(Ambiguous, plain)]), "stop RetryAfterTooLong");
         let ended = twice.backoff(Backoff::schedule(|| []));
         assert_eq!(check_with(&ended, Idempotency::Natural, &[(Ambiguous, plain)]), "stop AttemptsExhausted");
@@ -728,8 +728,8 @@ mod tests {
             operation.pause_before_the_end().as_millis()
         };
         assert_eq!(pause(&policy(), Class::Ambiguous), 0);
-        assert_eq!(pause(&policy().long_polling(true), Class::Ambiguous), 100);
-        assert_eq!(pause(&policy().long_polling(true), Class::Throttled), 1000);
+        assert_eq!(pause(&policy().pause_when_budget_empty(true), Class::Ambiguous), 100);
+        assert_eq!(pause(&policy().pause_when_budget_empty(true), Class::Throttled), 1000);
     }
 
     #[test]
@@ -737,7 +737,7 @@ mod tests {
         let policy = RetryPolicy::new()
             .max_attempts(u32::MAX)
             .deadline(Duration::MAX)
-            .hint_cap(Duration::MAX)
+            .max_retry_after(Duration::MAX)
             .backoff(Backoff::exponential(Duration::MAX, Duration::MAX));
         let (budget, now) = (RetryBudget::unlimited(), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);

@@ -20,9 +20,9 @@ const FREE_REPEATS: u8 = 2;
 /// | [`max_attempts`](Self::max_attempts) | 3, the first included |
 /// | [`backoff`](Self::backoff) | 100 ms, doubled, at most 5 s, full jitter; from 1 s after throttling |
 /// | [`deadline`](Self::deadline) | 30 s for the whole operation |
-/// | [`hint_cap`](Self::hint_cap) | 60 s |
+/// | [`max_retry_after`](Self::max_retry_after) | 60 s |
 /// | [`throttled_is_ambiguous`](Self::throttled_is_ambiguous) | no |
-/// | [`long_polling`](Self::long_polling) | no |
+/// | [`pause_when_budget_empty`](Self::pause_when_budget_empty) | no |
 ///
 /// # Free repeats
 ///
@@ -42,9 +42,9 @@ pub struct RetryPolicy {
     pub(super) backoff: Backoff,
     pub(super) deadline: Option<Duration>,
     deadline_was_set: bool,
-    pub(super) hint_cap: Duration,
+    pub(super) max_retry_after: Duration,
     pub(super) throttled_is_ambiguous: bool,
-    pub(super) long_polling: bool,
+    pub(super) pause_when_budget_empty: bool,
 }
 
 impl Default for RetryPolicy {
@@ -63,9 +63,9 @@ impl RetryPolicy {
             backoff: Backoff::default(),
             deadline: Some(Duration::from_secs(30)),
             deadline_was_set: false,
-            hint_cap: HINT_CAP,
+            max_retry_after: HINT_CAP,
             throttled_is_ambiguous: false,
-            long_polling: false,
+            pause_when_budget_empty: false,
         }
     }
 
@@ -105,8 +105,8 @@ impl RetryPolicy {
     /// The longest wait that a server may ask for. A server that asks for more ends the operation at once, with the wait on
     /// the error, so that a worker is not parked for an hour.
     #[must_use]
-    pub fn hint_cap(mut self, cap: Duration) -> Self {
-        self.hint_cap = cap;
+    pub fn max_retry_after(mut self, cap: Duration) -> Self {
+        self.max_retry_after = cap;
         self
     }
 
@@ -121,8 +121,8 @@ impl RetryPolicy {
     /// For a request that is sent again and again in a loop of the caller's: when the retry budget is spent, wait as long as the
     /// retry would have waited before the end is reported, so that the loop does not spin on a server that fails fast.
     #[must_use]
-    pub fn long_polling(mut self, yes: bool) -> Self {
-        self.long_polling = yes;
+    pub fn pause_when_budget_empty(mut self, yes: bool) -> Self {
+        self.pause_when_budget_empty = yes;
         self
     }
 
@@ -163,7 +163,7 @@ impl RetryPolicy {
 
     #[cfg(feature = "client")]
     pub(crate) fn hint_cap_in_force(&self) -> Duration {
-        self.hint_cap
+        self.max_retry_after
     }
 
     /// As it holds for a client that may follow redirects unseen: what is throttled may be the GET behind one, after the request

@@ -40,7 +40,7 @@ async fn the_request_vocabulary_is_reqwests() {
         .and(wiremock::matchers::body_string("k=v+w"));
     whole.respond_with(ResponseTemplate::new(204)).expect(1).mount(&server).await;
     let client = Client::builder().base_url(server.uri()).build().unwrap();
-    let request = client.post("?x=1").segments(["orders", "a/b"]).query(&[("y", "a b")]).header("x-trace", "t");
+    let request = client.post("?x=1").path_segments(["orders", "a/b"]).query(&[("y", "a b")]).header("x-trace", "t");
     let request = request.basic_auth("user", Some("pw")).form(&[("k", "v w")]);
     assert_eq!(request.send().await.unwrap().status(), 204);
 }

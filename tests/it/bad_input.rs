@@ -76,10 +76,10 @@ async fn settings_of_a_request() {
         ("header", "invalid HTTP header name", get().header("a b", "c")),
         ("header", "failed to parse header value", get().header("a", "b\r\nc: d")),
         ("bearer_auth", "failed to parse header value", get().bearer_auth("a\nb")),
-        ("segments", "part 2 is empty", get().segments(["orders", ""])),
-        ("segments", "part 1 is `..`", get().segments(["..", "orders"])),
-        ("segments", "part 2 has a tab or a line break", get().segments(["orders", ".\n."])),
-        ("segments", "part 2 has a tab or a line break", get().segments(["orders", "\t"])),
+        ("path_segments", "part 2 is empty", get().path_segments(["orders", ""])),
+        ("path_segments", "part 1 is `..`", get().path_segments(["..", "orders"])),
+        ("path_segments", "part 2 has a tab or a line break", get().path_segments(["orders", ".\n."])),
+        ("path_segments", "part 2 has a tab or a line break", get().path_segments(["orders", "\t"])),
         ("json", "key must be a string", get().json(&unserialisable)),
         ("query", "only maps and structs", get().query(&5)),
         ("form", "only maps and structs", get().form(&5)),
@@ -102,7 +102,7 @@ async fn settings_of_a_request() {
 #[tokio::test]
 async fn the_first_mistake_is_the_one_reported() {
     let client = Client::new();
-    let error = client.get("/relative").header("a b", "c").segments([""]).send().await.unwrap_err();
+    let error = client.get("/relative").header("a b", "c").path_segments([""]).send().await.unwrap_err();
     assert!(error.to_string().contains("it is relative and the client has no base_url"), "{error}");
 }
 

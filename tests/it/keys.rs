@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::{Value, json};
 use steadfast::policy::{RetryPolicy, StopReason};
 use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
-use steadfast::{Client, ErrorKind, IdempotencyKey, KeyForm, KeyPolicy, ResponseExt, ResumeToken};
+use steadfast::{Client, ErrorKind, IdempotencyKey, KeyFormat, KeyPolicy, ResponseExt, ResumeToken};
 
 use crate::support::{doubting, trusting};
 
@@ -76,7 +76,7 @@ async fn a_policy_says_whether_and_how_a_key_is_sent() {
     let with = |keys| Client::builder().base_url(server.url("")).keys(keys).build().unwrap();
     with(KeyPolicy::off()).post("/").send().await.unwrap();
     with(KeyPolicy::paypal()).post("/").send().await.unwrap();
-    with(KeyPolicy::standard().form(KeyForm::Quoted)).post("/").send().await.unwrap();
+    with(KeyPolicy::standard().form(KeyFormat::Quoted)).post("/").send().await.unwrap();
     with(KeyPolicy::standard()).put("/").body("x").send().await.unwrap();
     let received = server.received();
     assert_eq!(received[0].key(), None);

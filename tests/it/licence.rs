@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use steadfast::policy::{HedgePolicy, RetryPolicy, StopReason};
 use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
-use steadfast::{Client, ErrorKind, EventKind, IdempotencyKey, KeyForm, KeyPolicy, ResponseExt, ResumeToken};
+use steadfast::{Client, ErrorKind, EventKind, IdempotencyKey, KeyFormat, KeyPolicy, ResponseExt, ResumeToken};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::{doubting, trusting};
@@ -44,7 +44,7 @@ async fn an_operation_that_waits_is_not_repeated_once_the_api_stops_honouring_ke
     assert_eq!(other.status(), 200, "and no sign of keys in it");
     let error = one.unwrap_err();
     assert_eq!(bodies(&server), ["first", "A", "B"], "{error:#}");
-    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::HeldBack, Some(StopReason::KeyNotTrusted)));
+    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::NotAdmitted, Some(StopReason::KeyNotTrusted)));
     assert!(error.may_have_been_processed() && error.attempts().len() == 1, "{error}");
     assert!(error.to_string().contains("say so: .keys("), "{error}");
 }
@@ -109,7 +109,9 @@ async fn a_server_that_says_how_long_it_keeps_a_record_is_believed() {
 /// An API that takes the header as it comes would take another spelling for another key.
 #[tokio::test]
 async fn an_operation_is_resumed_under_the_key_as_it_was_spelt() {
-    for (form, spelt) in [(KeyForm::Bare, "\"order-1\""), (KeyForm::Quoted, "order-1"), (KeyForm::Bare, "order-1")] {
+    for (form, spelt) in
+        [(KeyFormat::Bare, "\"order-1\""), (KeyFormat::Quoted, "order-1"), (KeyFormat::Bare, "order-1")]
+    {
         let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
         let keys = KeyPolicy::standard().form(form);
         let client = trusting(&server).keys(keys).retry(RetryPolicy::never()).build().unwrap();

@@ -75,7 +75,7 @@ pub(super) struct Gate(RwLock<Passage>);
 #[derive(Debug)]
 enum Passage {
     /// Everything is kept in memory, in this order. While a file is checked these are a few pages.
-    HeldBack(Vec<Change>),
+    NotAdmitted(Vec<Change>),
     Open,
     Shut,
 }
@@ -128,7 +128,7 @@ fn part(piece: &mut [u8], offset: u64, start: u64, end: u64) -> Option<&mut [u8]
 
 impl Gate {
     pub(super) fn hold_back() -> Arc<Self> {
-        Arc::new(Self(RwLock::new(Passage::HeldBack(Vec::new()))))
+        Arc::new(Self(RwLock::new(Passage::NotAdmitted(Vec::new()))))
     }
 
     /// For a new file, in which there is nothing to lose.
@@ -145,7 +145,7 @@ impl Gate {
     pub(super) fn open(&self, file: &LockedFile) -> io::Result<()> {
         let mut passage = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let made = match &*passage {
-            Passage::HeldBack(changes) => changes.iter().try_for_each(|change| change.make(&*file.file)),
+            Passage::NotAdmitted(changes) => changes.iter().try_for_each(|change| change.make(&*file.file)),
             Passage::Open => Ok(()),
             Passage::Shut => Err(shut()),
         };
@@ -184,9 +184,9 @@ impl Backend {
         match &*self.gate.0.read().unwrap_or_else(PoisonError::into_inner) {
             Passage::Open => return now(&*self.file.file),
             Passage::Shut => return Err(shut()),
-            Passage::HeldBack(_) => {}
+            Passage::NotAdmitted(_) => {}
         }
-        if let Passage::HeldBack(changes) = &mut *self.gate.0.write().unwrap_or_else(PoisonError::into_inner) {
+        if let Passage::NotAdmitted(changes) = &mut *self.gate.0.write().unwrap_or_else(PoisonError::into_inner) {
             changes.push(later());
         }
         Ok(())
@@ -224,14 +224,14 @@ impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
         let length = self.file.file.len()?;
         match &*self.gate.0.read().unwrap_or_else(PoisonError::into_inner) {
-            Passage::HeldBack(changes) => Ok(length_after(length, changes)),
+            Passage::NotAdmitted(changes) => Ok(length_after(length, changes)),
             Passage::Open | Passage::Shut => Ok(length),
         }
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         match &*self.gate.0.read().unwrap_or_else(PoisonError::into_inner) {
-            Passage::HeldBack(changes) => self.read_both(changes, offset, out),
+            Passage::NotAdmitted(changes) => self.read_both(changes, offset, out),
             Passage::Open | Passage::Shut => self.file.file.read(offset, out),
         }
     }

@@ -6,7 +6,7 @@ use super::answers::{Answered, Marks};
 use super::report::{Basis, Concurrent, Finding, Kept, Promise, Report};
 use super::sending::{Key, Sender};
 use super::{Check, CheckError};
-use crate::KeyForm;
+use crate::KeyFormat;
 
 /// As much of a refusal is quoted.
 const QUOTE: usize = 200;
@@ -55,9 +55,9 @@ impl<'a> Probe<'a> {
             header: self.sender.check.header.to_string(),
             findings,
             concurrent,
-            quoted_form_needed: form == KeyForm::Quoted,
+            quoted_form_needed: form == KeyFormat::Quoted,
             spelling,
-            in_progress_mark: mark,
+            in_progress_code: mark,
             answers_tell_operations_apart: marks.tell(),
             requests_sent: sent,
             operations_at_most: created,
@@ -76,7 +76,7 @@ impl<'a> Probe<'a> {
         let mut first = self.sender.ask(&key).await.map_err(CheckError::Unreachable)?;
         if [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY].contains(&first.status) {
             // Some take a key only as the structured field of the IETF's draft.
-            self.sender.form = KeyForm::Quoted;
+            self.sender.form = KeyFormat::Quoted;
             key = self.sender.mint()?;
             first = self.sender.ask(&key).await.map_err(CheckError::Unreachable)?;
         }
@@ -117,8 +117,8 @@ impl<'a> Probe<'a> {
     async fn spelling(&mut self, key: &Key, first: &Answered, marks: &Marks) -> String {
         self.step("the key in its other spelling");
         let (own, other) = match self.sender.form {
-            KeyForm::Quoted => ("quoted", KeyForm::Bare),
-            _ => ("bare", KeyForm::Quoted),
+            KeyFormat::Quoted => ("quoted", KeyFormat::Bare),
+            _ => ("bare", KeyFormat::Quoted),
         };
         let form = std::mem::replace(&mut self.sender.form, other);
         let answer = self.sender.ask(key).await;

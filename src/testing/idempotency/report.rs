@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{KeyForm, KeyPolicy};
+use crate::{KeyFormat, KeyPolicy};
 
 /// What an API should promise about idempotency keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -111,7 +111,7 @@ pub struct Report {
     /// What the two spellings of one key are to the API.
     pub spelling: String,
     /// The word by which a 409 says that the first request still runs, if it says it by nothing else.
-    pub in_progress_mark: Option<String>,
+    pub in_progress_code: Option<String>,
     /// What tells operations apart in the answers; false: nothing does, and every comparison is worthless.
     pub answers_tell_operations_apart: bool,
     /// The requests that were sent.
@@ -202,12 +202,12 @@ impl Report {
             line.push_str(&format!(".header(HeaderName::from_static({:?}))", self.header));
         }
         if self.quoted_form_needed {
-            policy = policy.form(KeyForm::Quoted);
-            line.push_str(".form(KeyForm::Quoted)");
+            policy = policy.form(KeyFormat::Quoted);
+            line.push_str(".form(KeyFormat::Quoted)");
         }
-        if let Some(word) = &self.in_progress_mark {
-            policy = policy.in_progress_mark(word.clone());
-            line.push_str(&format!(".in_progress_mark({word:?})"));
+        if let Some(word) = &self.in_progress_code {
+            policy = policy.in_progress_code(word.clone());
+            line.push_str(&format!(".in_progress_code({word:?})"));
         }
         self.policy = Some(policy);
         self.builder_line = Some(format!(".keys({line})"));
@@ -268,7 +268,7 @@ mod tests {
             concurrent: Concurrent::Unknown,
             quoted_form_needed: false,
             spelling: String::new(),
-            in_progress_mark: None,
+            in_progress_code: None,
             answers_tell_operations_apart: true,
             requests_sent: 0,
             operations_at_most: 0,

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::answers::Answered;
 use super::{Check, CheckError, Sample};
 use crate::clock;
-use crate::{IdempotencyKey, KeyForm};
+use crate::{IdempotencyKey, KeyFormat};
 
 /// A request under way is asked for again after so long, if the API does not say.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -29,7 +29,7 @@ pub(super) struct Sender<'a> {
     http: reqwest::Client,
     url: Url,
     /// How keys are spelt.
-    pub(super) form: KeyForm,
+    pub(super) form: KeyFormat,
     /// The keys that were minted, which makes the numbers for `{unique}`.
     minted: usize,
     pub(super) sent: usize,
@@ -55,7 +55,7 @@ impl<'a> Sender<'a> {
                 .build()
                 .map_err(|error| CheckError::Build(error.to_string()))?,
         };
-        Ok(Self { check, http, url, form: KeyForm::Bare, minted: 0, sent: 0, created: 0 })
+        Ok(Self { check, http, url, form: KeyFormat::Bare, minted: 0, sent: 0, created: 0 })
     }
 
     /// Method and URL, without what may be a secret.
@@ -98,7 +98,7 @@ impl<'a> Sender<'a> {
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let text = if self.form == KeyForm::Quoted { format!("\"{}\"", key.text) } else { key.text.clone() };
+        let text = if self.form == KeyFormat::Quoted { format!("\"{}\"", key.text) } else { key.text.clone() };
         request.header(self.check.header.clone(), text).body(body.replace("{unique}", &key.unique))
     }
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use steadfast::policy::{
-    Backoff, Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, retry_hint,
+    Backoff, Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, parse_retry_hint,
 };
 
 use super::{Account, cases};
 use crate::support::clock;
 
-/// The default of `RetryPolicy::hint_cap`.
+/// The default of `RetryPolicy::max_retry_after`.
 const CAP: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize)]
@@ -64,7 +64,7 @@ fn every_header_asks_for_what_the_table_says() {
     let mut by_another_reading = Vec::new();
     for case in &cases {
         let (id, headers, now) = (case.id.as_str(), case.headers(), clock::utc(&case.now));
-        let hint = retry_hint(&headers, now);
+        let hint = parse_retry_hint(&headers, now);
         if !case.expect.allows(hint) {
             let allowed = case.also_acceptable.iter().any(|expect| expect.allows(hint));
             assert!(allowed, "{id}: {hint:?} is neither {:?} nor one of {:?}", case.expect, case.also_acceptable);

@@ -70,7 +70,7 @@ impl Given {
             // The SDKs do not say how far the request got, so it is the kind that needs the key.
             (None, Some("connection" | "ECONNRESET" | "EPIPE")) => Failure::Disconnected.class(),
             (None, Some("ETIMEDOUT")) => Failure::Timeout.class(),
-            (None, Some("unsupported protocol scheme")) => Failure::Rejected.class(),
+            (None, Some("unsupported protocol scheme")) => Failure::InvalidRequest.class(),
             other => panic!("an outcome that nobody knows: {other:?}"),
         }
     }

@@ -88,7 +88,7 @@ async fn a_conflict_without_a_hint_is_told_by_its_word() {
     .await;
     let report = check(&server.url("/"), charge()).await.unwrap();
     assert_eq!(report.concurrent, Concurrent::Refused, "{report}");
-    let line = r#".keys(KeyPolicy::standard().in_progress_mark("key_in_use"))"#;
+    let line = r#".keys(KeyPolicy::standard().in_progress_code("key_in_use"))"#;
     assert_eq!(report.builder_line.as_deref(), Some(line), "{report}");
 }
 

@@ -96,7 +96,8 @@ fn nonsense_ends_too() {
     let times = [Duration::ZERO, Duration::from_nanos(1), Duration::MAX];
     let shares = [f64::NAN, -1.0, 0.5, f64::INFINITY];
     for (time, share) in times.into_iter().flat_map(|time| shares.map(|share| (time, share))) {
-        let fleet = || Fleet::new(&forever.clone().hint_cap(Duration::MAX)).clients(3).cooldown().tells_deadline();
+        let fleet =
+            || Fleet::new(&forever.clone().max_retry_after(Duration::MAX)).clients(3).cooldown().tells_deadline();
         for hedge in [HedgePolicy::after(time), HedgePolicy::quantile(share).max_extra_load(share)] {
             for trouble in [Trouble::Slow { share, by: time }, Trouble::Unavailable { retry_after: Some(time) }] {
                 let scenario = Scenario::new(trouble).lasting(Duration::from_secs(3)).watched_for(Duration::ZERO);

@@ -37,7 +37,7 @@ async fn an_open_circuit_sends_nothing_and_says_when_to_come_back() {
     }
     let error = client.post("/charges").body("x").send().await.unwrap_err();
     assert_eq!(server.received().len(), 2, "the third was not sent");
-    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::HeldBack, Some(StopReason::CircuitOpen)));
+    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::NotAdmitted, Some(StopReason::CircuitOpen)));
     assert!(!error.may_have_been_processed() && error.attempts().is_empty());
     assert!(error.retry_after().is_some_and(|wait| wait <= MINUTE && wait > MINUTE / 2), "{error}");
     assert!(error.resume_token().is_some(), "its key can be used when the origin is back");
@@ -108,7 +108,7 @@ async fn a_retry_that_is_held_back_keeps_the_evidence() {
     };
     let (error, ()) = tokio::join!(charge, others);
     assert_eq!((server.received().len(), server.executions()), (3, 1));
-    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::HeldBack, Some(StopReason::CircuitOpen)));
+    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::NotAdmitted, Some(StopReason::CircuitOpen)));
     assert!(error.may_have_been_processed() && error.resume_token().is_some(), "{error}");
     assert_eq!(error.attempts().len(), 1);
 }

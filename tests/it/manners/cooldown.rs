@@ -73,7 +73,7 @@ async fn a_deadline_that_is_nearer_ends_it_at_once() {
     client.get("/").send().await.unwrap();
     let error = client.post("/charges").body("x").send().await.unwrap_err();
     assert_eq!(server.received().len(), 1);
-    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::HeldBack, Some(StopReason::RetryAfterTooLong)));
+    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::NotAdmitted, Some(StopReason::RetryAfterTooLong)));
     assert!(!error.may_have_been_processed() && error.attempts().is_empty());
     assert!(error.elapsed() < Duration::from_secs(1), "{error}");
     assert!(error.retry_after().is_some_and(|wait| wait.as_secs() > 2), "{error}");
@@ -98,7 +98,7 @@ async fn a_wait_is_paid_from_the_budget_and_without_it_the_operation_ends_at_onc
             waited += 1;
             continue;
         };
-        assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::HeldBack, Some(StopReason::BudgetExhausted)));
+        assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::NotAdmitted, Some(StopReason::BudgetExhausted)));
         assert!(!error.may_have_been_processed() && error.attempts().is_empty());
         assert!(error.retry_after().is_some_and(|wait| wait <= Duration::from_millis(300)), "{error}");
         assert!(error.elapsed() < Duration::from_millis(200), "{error}");

@@ -51,9 +51,9 @@ async fn the_second_is_sent_when_the_first_is_late_and_the_first_answer_counts()
     let client = client.build().unwrap();
     let response = client.get("/").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.stop_reason()), (200, Some(StopReason::Done)));
-    assert_eq!(lines(response.attempts()), ["1 Ambiguous Superseded", "2 Success 200"]);
+    assert_eq!(lines(response.attempts()), ["1 Ambiguous HedgeCancelled", "2 Success 200"]);
     let dropped = &response.attempts()[0];
-    assert_eq!((dropped.reach(), dropped.failure()), (Reach::Sent, Some(Failure::Superseded)));
+    assert_eq!((dropped.reach(), dropped.failure()), (Reach::Sent, Some(Failure::HedgeCancelled)));
     assert!(dropped.elapsed() >= LATE, "{dropped}");
     assert_eq!(told.recv().await, Some(2));
     let numbers: Vec<_> =
@@ -191,7 +191,7 @@ async fn a_quantile_wants_a_hundred_answers_and_then_finds_the_slow_one() {
     }
     assert_eq!(attempts, [1; 100], "the slow one among the first hundred is waited for");
     let response = client.get("/").send().await.unwrap();
-    assert_eq!(lines(response.attempts()), ["1 Ambiguous Superseded", "2 Success 200"]);
+    assert_eq!(lines(response.attempts()), ["1 Ambiguous HedgeCancelled", "2 Success 200"]);
     assert_eq!(server.received().len(), 102);
 }
 

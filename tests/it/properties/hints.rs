@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use steadfast::policy::{Class, Hint, retry_hint};
+use steadfast::policy::{Class, Hint, parse_retry_hint};
 
 use super::cases;
 use super::scenario::{classes, durations};
@@ -107,7 +107,7 @@ proptest! {
         prop_assert!(!hint.misdirected, "no header says so");
         // Both readers agree where nothing but the headers decides.
         let plain = Hint::from_headers(&headers, Class::Ambiguous, now, Duration::from_secs(60));
-        prop_assert_eq!(plain.after, retry_hint(&headers, now));
+        prop_assert_eq!(plain.after, parse_retry_hint(&headers, now));
     }
 
     #[test]
@@ -117,14 +117,14 @@ proptest! {
             headers.append("retry-after", value.clone());
         }
         let expected = values.iter().filter_map(|value| asked_for(value, now)).max();
-        prop_assert_eq!(retry_hint(&headers, clock::wall(now)), expected, "{:?}", headers);
+        prop_assert_eq!(parse_retry_hint(&headers, clock::wall(now)), expected, "{:?}", headers);
     }
 
     #[test]
     fn a_date_is_read_as_the_grammar_says_whole_or_broken((text, now) in date::texts()) {
         let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::try_from(&text).unwrap())]);
         let expected = asked_for(&headers["retry-after"], now);
-        prop_assert_eq!(retry_hint(&headers, clock::wall(now)), expected, "{:?} at {}", text, now);
+        prop_assert_eq!(parse_retry_hint(&headers, clock::wall(now)), expected, "{:?} at {}", text, now);
     }
 
     /// Whatever the two clocks say: what counts is how long after its own `Date` the answer asks to
@@ -145,7 +145,7 @@ proptest! {
         let line = |(name, value): (&'static str, String)| (HeaderName::from_static(name), value.try_into().unwrap());
         let headers: HeaderMap = lines.into_iter().map(line).collect();
         let expected = u64::try_from(until - theirs - age).unwrap_or(0);
-        prop_assert_eq!(retry_hint(&headers, ours), Some(Duration::from_secs(expected)));
+        prop_assert_eq!(parse_retry_hint(&headers, ours), Some(Duration::from_secs(expected)));
     }
 
     #[test]
@@ -157,7 +157,7 @@ proptest! {
         prop_assert_eq!(httpdate::parse_http_date(&asctime).unwrap(), clock::wall(second));
         let wait = |text: &str, now: i64| {
             let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::try_from(text).unwrap())]);
-            retry_hint(&headers, clock::wall(now)).map(|wait| wait.as_secs() as i64)
+            parse_retry_hint(&headers, clock::wall(now)).map(|wait| wait.as_secs() as i64)
         };
         for text in [&imf, &asctime] {
             prop_assert_eq!(wait(text, second - before), Some(before), "{}", text);

@@ -75,7 +75,7 @@ proptest! {
                 Shape::Schedule(_) if turn.repeats_free => Duration::ZERO,
                 Shape::Schedule(waits) => waits[(turn.number - turn.free_before) as usize - 1],
             };
-            prop_assert!(floor <= terms.hint_cap, "{turn:?}");
+            prop_assert!(floor <= terms.max_retry_after, "{turn:?}");
             prop_assert!(after <= floor.saturating_add(cap), "{turn:?}");
             // A misdirected request goes out at once, to another connection.
             prop_assert!(after >= floor || turn.step.hint.misdirected, "{turn:?}");

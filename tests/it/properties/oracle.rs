@@ -18,7 +18,7 @@ pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason>
     let (class, hint) = (turn.step.class, &turn.step.hint);
     let class_in_force = effective(terms, class, hint);
     let unsafe_without_licence = class_in_force == Class::Ambiguous || turn.acted_before;
-    let too_long = hint.after.is_some_and(|after| after > terms.hint_cap || after >= time_left(turn));
+    let too_long = hint.after.is_some_and(|after| after > terms.max_retry_after || after >= time_left(turn));
     let is_paid = !is_free(terms, turn);
     // In the order of the type's documentation.
     let asked = [

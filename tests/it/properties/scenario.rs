@@ -20,7 +20,7 @@ pub(super) struct Terms {
     pub(super) jitter: Jitter,
     pub(super) throttle_base: Duration,
     pub(super) deadline: Option<Duration>,
-    pub(super) hint_cap: Duration,
+    pub(super) max_retry_after: Duration,
     pub(super) throttled_is_ambiguous: bool,
     pub(super) idempotency: Idempotency,
     pub(super) body_replayable: bool,
@@ -45,7 +45,7 @@ impl Terms {
             .max_attempts(self.max_attempts)
             .backoff(backoff.jitter(self.jitter).throttle_base(self.throttle_base))
             .deadline(self.deadline)
-            .hint_cap(self.hint_cap)
+            .max_retry_after(self.max_retry_after)
             .throttled_is_ambiguous(self.throttled_is_ambiguous)
     }
 }
@@ -212,7 +212,7 @@ pub(super) fn terms() -> impl Strategy<Value = Terms> {
     ];
     let licence = (idempotency, prop::bool::weighted(0.3), prop::bool::weighted(0.8));
     (limits, waits, licence, prop::bool::weighted(0.2)).prop_map(|(limits, waits, licence, no_free_repeats)| {
-        let (max_attempts, deadline, hint_cap) = limits;
+        let (max_attempts, deadline, max_retry_after) = limits;
         let (shape, jitter, throttle_base) = waits;
         let (idempotency, throttled_is_ambiguous, body_replayable) = licence;
         Terms {
@@ -222,7 +222,7 @@ pub(super) fn terms() -> impl Strategy<Value = Terms> {
             jitter,
             throttle_base,
             deadline,
-            hint_cap,
+            max_retry_after,
             throttled_is_ambiguous,
             idempotency,
             body_replayable,
