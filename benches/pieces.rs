@@ -153,7 +153,7 @@ mod server {
     use futures_util::FutureExt;
     use http::{HeaderMap, StatusCode};
     use steadfast::server::{
-        Claim, ClaimRef, Claimed, Completion, End, Fingerprint, MemoryStore, Record, RecordId, Store,
+        Claim, ClaimOutcome, ClaimRef, Completion, End, Fingerprint, MemoryStore, Record, RecordId, Store,
     };
 
     use super::*;
@@ -178,11 +178,11 @@ mod server {
     }
 
     /// A store in memory answers at once.
-    fn claim(store: &MemoryStore, id: &RecordId) -> Claimed<()> {
+    fn claim(store: &MemoryStore, id: &RecordId) -> ClaimOutcome<()> {
         let token = store.token().unwrap();
         let claim = Claim::new(id, token, Fingerprint::from_bytes([1; 32]), LEASE, KEPT);
         let claimed = store.claim(&claim).now_or_never().unwrap().unwrap();
-        if matches!(claimed, Claimed::Won(())) {
+        if matches!(claimed, ClaimOutcome::Acquired(())) {
             let completion = Completion::new(record(), KEPT);
             store
                 .finish(ClaimRef::new(*id, token), Some(()), &End::Completed(completion))
@@ -197,7 +197,7 @@ mod server {
     fn claim_and_complete_in_memory(bencher: Bencher<'_, '_>) {
         let (store, keys) = (MemoryStore::new().max_records(usize::MAX).max_bytes(usize::MAX), AtomicU64::new(0));
         let next = || RecordId::new("", &keys.fetch_add(1, Ordering::Relaxed).to_string());
-        bencher.with_inputs(next).bench_refs(|id| assert!(matches!(claim(&store, id), Claimed::Won(()))));
+        bencher.with_inputs(next).bench_refs(|id| assert!(matches!(claim(&store, id), ClaimOutcome::Acquired(()))));
     }
 
     #[divan::bench(threads = THREADS)]
@@ -205,6 +205,6 @@ mod server {
         let (store, id) = (MemoryStore::new(), RecordId::new("", "1"));
         let claim = Claim::new(&id, store.token().unwrap(), Fingerprint::from_bytes([1; 32]), LEASE, LEASE);
         store.claim(&claim).now_or_never().unwrap().unwrap();
-        bencher.bench(|| assert!(store.look(&id).now_or_never().unwrap().unwrap().is_some()));
+        bencher.bench(|| assert!(store.get(&id).now_or_never().unwrap().unwrap().is_some()));
     }
 }

@@ -31,8 +31,8 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use indicatif::{ProgressBar, ProgressStyle};
 use steadfast::server::{
-    Claim, ClaimRef, Claimed, Completion, End, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId, Scope,
-    SharedStore, Store,
+    Claim, ClaimOutcome, ClaimRef, Completion, End, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId,
+    Scope, SharedStore, Store,
 };
 use tower::{Service, ServiceBuilder, ServiceExt};
 
@@ -117,7 +117,9 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Durat
                 let id = RecordId::new("claims", &key(run, number.fetch_add(1, Ordering::Relaxed)));
                 let token = store.token().unwrap();
                 let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), life, life);
-                let Claimed::Won(session) = store.claim(&claim).await.unwrap() else { panic!("a key was used twice") };
+                let ClaimOutcome::Acquired(session) = store.claim(&claim).await.unwrap() else {
+                    panic!("a key was used twice")
+                };
                 store
                     .finish(
                         ClaimRef::new(id, token),

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use steadfast::server::{Claim, ClaimRef, Claimed, Completed, End, Record, RecordId, State, Store, StoreError};
+use steadfast::server::{
+    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, Record, RecordId, RecordState, Store, StoreError,
+};
 
 use crate::Result;
 use crate::damage::DAMAGE;
@@ -99,8 +101,8 @@ impl Switches {
     }
 
     /// The state that was read, as the store would have read it.
-    fn read(&self, id: &RecordId, state: State) -> std::result::Result<State, StoreError> {
-        if matches!(state, State::Done { .. }) && self.records().damaged.contains(id) {
+    fn read(&self, id: &RecordId, state: RecordState) -> std::result::Result<RecordState, StoreError> {
+        if matches!(state, RecordState::Completed { .. }) && self.records().damaged.contains(id) {
             Record::decode(DAMAGE).map_err(StoreError::Unreadable)?;
         }
         Ok(state)
@@ -133,16 +135,16 @@ impl<S> Controlled<S> {
 impl<S: Store> Store for Controlled<S> {
     type Session = S::Session;
 
-    const HOLDS_EFFECTS: bool = S::HOLDS_EFFECTS;
+    const TRANSACTIONAL: bool = S::TRANSACTIONAL;
 
-    async fn claim(&self, claim: &Claim<'_>) -> std::result::Result<Claimed<S::Session>, StoreError> {
+    async fn claim(&self, claim: &Claim<'_>) -> std::result::Result<ClaimOutcome<S::Session>, StoreError> {
         self.up()?;
         let claimed = self.inner.claim(claim).await?;
         if self.switches.drops_this_reply() {
             return Err(StoreError::Unavailable("the reply was lost".into()));
         }
         match claimed {
-            Claimed::Known(state) => Ok(Claimed::Known(self.switches.read(claim.id, state)?)),
+            ClaimOutcome::Existing(state) => Ok(ClaimOutcome::Existing(self.switches.read(claim.id, state)?)),
             claimed => {
                 self.at(&Failpoint::AfterClaim).await;
                 Ok(claimed)
@@ -160,27 +162,27 @@ impl<S: Store> Store for Controlled<S> {
         claim: ClaimRef,
         session: Option<S::Session>,
         end: &End,
-    ) -> std::result::Result<Completed, StoreError> {
+    ) -> std::result::Result<FinishOutcome, StoreError> {
         self.up()?;
         let completes = matches!(end, End::Completed(_));
-        if completes && S::HOLDS_EFFECTS {
+        if completes && S::TRANSACTIONAL {
             self.at(&Failpoint::BeforeCommit).await;
         }
         let completed = self.inner.finish(claim, session, end).await?;
         if completes {
             self.switches.completed(&claim.id);
-            self.at(if S::HOLDS_EFFECTS { &Failpoint::AfterCommit } else { &Failpoint::AfterComplete }).await;
+            self.at(if S::TRANSACTIONAL { &Failpoint::AfterCommit } else { &Failpoint::AfterComplete }).await;
         }
         Ok(completed)
     }
 
-    async fn look(&self, id: &RecordId) -> std::result::Result<Option<State>, StoreError> {
+    async fn get(&self, id: &RecordId) -> std::result::Result<Option<RecordState>, StoreError> {
         self.up()?;
-        self.inner.look(id).await?.map(|state| self.switches.read(id, state)).transpose()
+        self.inner.get(id).await?.map(|state| self.switches.read(id, state)).transpose()
     }
 
-    async fn sweep(&self, most: usize) -> std::result::Result<usize, StoreError> {
-        self.inner.sweep(most).await
+    async fn purge_expired(&self, most: usize) -> std::result::Result<usize, StoreError> {
+        self.inner.purge_expired(most).await
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redb::{Database, ReadableTable, TableDefinition};
-use steadfast::server::{Claim, ClaimRef, Claimed, Completed, End, RecordId, RedbStore, State, Store, StoreError};
+use steadfast::server::{
+    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, RecordId, RecordState, RedbStore, Store, StoreError,
+};
 
 use crate::Result;
 use crate::damage::DAMAGE;
@@ -84,7 +86,7 @@ fn damage(path: &Path) -> Result<()> {
 impl Store for ReopenedStore {
     type Session = ();
 
-    async fn claim(&self, claim: &Claim<'_>) -> Stored<Claimed<()>> {
+    async fn claim(&self, claim: &Claim<'_>) -> Stored<ClaimOutcome<()>> {
         self.current()?.claim(claim).await
     }
 
@@ -92,15 +94,15 @@ impl Store for ReopenedStore {
         self.current()?.renew(claim, lease).await
     }
 
-    async fn finish(&self, claim: ClaimRef, session: Option<()>, end: &End) -> Stored<Completed> {
+    async fn finish(&self, claim: ClaimRef, session: Option<()>, end: &End) -> Stored<FinishOutcome> {
         self.current()?.finish(claim, session, end).await
     }
 
-    async fn look(&self, id: &RecordId) -> Stored<Option<State>> {
-        self.current()?.look(id).await
+    async fn get(&self, id: &RecordId) -> Stored<Option<RecordState>> {
+        self.current()?.get(id).await
     }
 
-    async fn sweep(&self, most: usize) -> Stored<usize> {
-        self.current()?.sweep(most).await
+    async fn purge_expired(&self, most: usize) -> Stored<usize> {
+        self.current()?.purge_expired(most).await
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::claiming::{Answer, Claiming, Won};
 use super::lineage::OperationKey;
 use super::shared_store::SharedStore;
-use super::store::{Claim, Completed, End, State, Store, StoreError};
+use super::store::{Claim, End, FinishOutcome, RecordState, Store, StoreError};
 
 /// Longer than a release takes; the claim that it is made by ends with it.
 const HOLD: Duration = Duration::from_secs(60);
@@ -39,8 +39,11 @@ pub enum ReleaseError {
 /// # Errors
 ///
 /// The store cannot be reached, or the record cannot be read.
-pub async fn look<S: Store>(store: &SharedStore<S>, operation: &OperationKey) -> Result<Option<State>, StoreError> {
-    store.look(operation.record_id()).await
+pub async fn get<S: Store>(
+    store: &SharedStore<S>,
+    operation: &OperationKey,
+) -> Result<Option<RecordState>, StoreError> {
+    store.get(operation.record_id()).await
 }
 
 /// Gives back a key whose outcome is unknown, after somebody has found out that nothing has happened, or has undone it: the next
@@ -57,11 +60,11 @@ pub async fn release<S: Store>(
     reason: &str,
 ) -> Result<(), ReleaseError> {
     let id = operation.record_id();
-    let fingerprint = match store.look(id).await? {
+    let fingerprint = match store.get(id).await? {
         None => return Err(ReleaseError::NotFound),
-        Some(State::Running { .. }) => return Err(ReleaseError::Running),
-        Some(State::Done { .. }) => return Err(ReleaseError::Ended),
-        Some(State::Unknown { fingerprint }) => fingerprint,
+        Some(RecordState::InProgress { .. }) => return Err(ReleaseError::Running),
+        Some(RecordState::Completed { .. }) => return Err(ReleaseError::Ended),
+        Some(RecordState::Unknown { fingerprint }) => fingerprint,
     };
     // Taking it over is what keeps two of us, and a request that comes at this moment, apart.
     let token = store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
@@ -69,13 +72,13 @@ pub async fn release<S: Store>(
     let mut claiming = Claiming::new(store, claim);
     let session = match claiming.ask(true).await? {
         Answer::Won(Won { session, .. }) => session,
-        Answer::Known(State::Running { .. }) => return Err(ReleaseError::Running),
+        Answer::Known(RecordState::InProgress { .. }) => return Err(ReleaseError::Running),
         Answer::Known(_) => return Err(ReleaseError::Lost),
     };
     // If this fails, the claim is cancelled: the key is as unknown as it was, at once instead of when the claim lapses.
     let released = match store.finish(claim.reference(), Some(session), &End::Released).await? {
-        Completed::Stored => Ok(()),
-        Completed::Lost => Err(ReleaseError::Lost),
+        FinishOutcome::Stored => Ok(()),
+        FinishOutcome::Fenced => Err(ReleaseError::Lost),
     };
     claiming.begins();
     tracing::warn!(target: "steadfast", ?id, reason, released = released.is_ok(), "a key was given back by hand");

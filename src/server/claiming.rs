@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::poll::poll_once;
 use super::rules::{self, AfterClaim, UnknownHere};
 use super::shared_store::SharedStore;
-use super::store::{Claim, State, Store, StoreError};
+use super::store::{Claim, RecordState, Store, StoreError};
 use crate::clock;
 
 /// A claim under one token. If it is dropped before it is known what came of its calls, or before somebody runs under the key, it is
@@ -30,7 +30,7 @@ pub(super) struct Won<T> {
 
 pub(super) enum Answer<T> {
     Won(Won<T>),
-    Known(State),
+    Known(RecordState),
 }
 
 impl<'a, S: Store> Claiming<'a, S> {
@@ -50,18 +50,18 @@ impl<'a, S: Store> Claiming<'a, S> {
             let ran_here = take_over && self.store.parts().claims.is_held(&id);
             self.claim.take_over = rules::takes_over(take_over, ran_here);
             let fingerprint = match self.win().await? {
-                Answer::Known(State::Unknown { fingerprint }) => fingerprint,
+                Answer::Known(RecordState::Unknown { fingerprint }) => fingerprint,
                 // It stays open, and is cancelled.
                 Answer::Won(_) if rules::gives_way(self.claim.take_over, || self.store.parts().claims.is_held(&id)) => {
-                    return Ok(Answer::Known(State::running(self.claim.fingerprint, self.claim.lease)));
+                    return Ok(Answer::Known(RecordState::in_progress(self.claim.fingerprint, self.claim.lease)));
                 }
                 answer => return Ok(answer),
             };
             match rules::unknown_here(ran_here, self.store.parts().claims.is_held(&id)) {
                 UnknownHere::InProgress => {
-                    return Ok(Answer::Known(State::running(fingerprint, self.claim.lease)));
+                    return Ok(Answer::Known(RecordState::in_progress(fingerprint, self.claim.lease)));
                 }
-                UnknownHere::Unknown => return Ok(Answer::Known(State::unknown(fingerprint))),
+                UnknownHere::Unknown => return Ok(Answer::Known(RecordState::unknown(fingerprint))),
                 UnknownHere::ClaimAgain => {}
             }
         }
@@ -84,7 +84,7 @@ impl<'a, S: Store> Claiming<'a, S> {
                 reply = self.store.claim(&self.claim).await;
             }
             let half = self.claim.lease / 2;
-            let too_late = || !S::HOLDS_EFFECTS && !is_instant && clock::now().saturating_duration_since(asked) >= half;
+            let too_late = || !S::TRANSACTIONAL && !is_instant && clock::now().saturating_duration_since(asked) >= half;
             match rules::after_claim(reply, too_late) {
                 AfterClaim::Run(session) => return Ok(Answer::Won(Won { session, asked })),
                 AfterClaim::ClaimAgain => {}

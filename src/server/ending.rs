@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::rules::{self, AfterFinish, LookedUp, Written};
 use super::shared_store::SharedStore;
-use super::store::{Claim, ClaimRef, Completed, Completion, End, Fingerprint, Store, StoreError};
+use super::store::{Claim, ClaimRef, Completion, End, Fingerprint, FinishOutcome, Store, StoreError};
 use crate::clock;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -106,7 +106,7 @@ impl WonClaim {
 
     fn again(&self) -> Claim<'_> {
         let Self { claim, fingerprint, lease, retention, take_over } = self;
-        Claim::new(&claim.id, claim.token, *fingerprint, *lease, *retention).taking_over(*take_over)
+        Claim::new(&claim.id, claim.token, *fingerprint, *lease, *retention).allow_takeover(*take_over)
     }
 }
 
@@ -132,7 +132,7 @@ impl<S: Store> Ending<'_, S> {
     }
 
     /// What became of the end; or the error after which nobody knows yet.
-    fn written(&self, reply: Result<Completed, StoreError>) -> Result<Written, StoreError> {
+    fn written(&self, reply: Result<FinishOutcome, StoreError>) -> Result<Written, StoreError> {
         let id = self.won.claim.id;
         match rules::after_finish(reply) {
             AfterFinish::Stored => Ok(Written::Stored),
@@ -175,7 +175,7 @@ impl<S: Store> Ending<'_, S> {
     }
 
     async fn once_more(&self, end: &End) -> Result<Option<Written>, StoreError> {
-        if S::HOLDS_EFFECTS {
+        if S::TRANSACTIONAL {
             return self.look_up(end).await;
         }
         self.written(self.store.finish(self.won.claim, None, end).await).map(Some)
@@ -195,7 +195,7 @@ impl<S: Store> Ending<'_, S> {
     async fn give_up(&self, why: &'static str, error: &StoreError) -> Written {
         let id = self.won.claim.id;
         tracing::error!(target: "steadfast", ?id, why, %error, "the end of an operation could not be stored: its outcome is unknown");
-        if let Some(end) = rules::last_word(S::HOLDS_EFFECTS)
+        if let Some(end) = rules::last_word(S::TRANSACTIONAL)
             && let Err(error) = self.store.finish(self.won.claim, None, &end).await
         {
             tracing::debug!(target: "steadfast", ?id, %error, "a claim is left to lapse");

@@ -264,7 +264,7 @@ impl<C: Deref<Target = HeldClaims>> Drop for Held<C> {
 /// ```
 ///
 /// Between the check and the effect the lease can still run out. What must not happen twice belongs into one transaction with
-/// the record ([`Store::HOLDS_EFFECTS`](super::Store::HOLDS_EFFECTS)).
+/// the record ([`Store::TRANSACTIONAL`](super::Store::TRANSACTIONAL)).
 #[derive(Clone)]
 pub struct HeldClaim {
     claims: Arc<HeldClaims>,

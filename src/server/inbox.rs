@@ -16,7 +16,7 @@ use super::lent::Lent;
 use super::record::Record;
 use super::rules::Written;
 use super::shared_store::SharedStore;
-use super::store::{Claim, Completion, End, Fingerprint, RecordId, State, Store, StoreError};
+use super::store::{Claim, Completion, End, Fingerprint, RecordId, RecordState, Store, StoreError};
 use crate::clock;
 
 pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -44,7 +44,7 @@ pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// # }
 /// ```
 ///
-/// With a store that [holds the effects](Store::HOLDS_EFFECTS) the handler writes through the session, mark and effect are one
+/// With a store that [holds the effects](Store::TRANSACTIONAL) the handler writes through the session, mark and effect are one
 /// transaction, and each event has one effect whatever dies. With any other, a process that dies after the effect and before the mark
 /// handles the event once more: the price of never losing one.
 ///
@@ -92,7 +92,7 @@ pub enum InboxError<E> {
     OutcomeUnknown,
     /// The handler still holds the session that was lent to it, or the mark was not written in time.
     ///
-    /// Where the store [holds the effects](Store::HOLDS_EFFECTS), the next delivery tells what became of them: they and the mark
+    /// Where the store [holds the effects](Store::TRANSACTIONAL), the next delivery tells what became of them: they and the mark
     /// are there, or the handler runs again. Elsewhere the handler has acted, and the mark is still being written:
     /// [`InProgress`](Self::InProgress) until then, [`Delivery::AlreadyHandled`] afterwards. If it is given up, or if this process ends
     /// before that, the next delivery meets what [`Inbox::lapsed`] says.
@@ -216,7 +216,7 @@ impl<S: Store> Inbox<S> {
             (Err(_), Some(_)) => End::Released,
         };
         let is_lost = session.is_none();
-        let won = WonClaim::of(&claim.taking_over(rerun));
+        let won = WonClaim::of(&claim.allow_takeover(rerun));
         let mark = Mark { store: &self.store, won, end, most: self.pending_ends, is_settled: false };
         let written = mark.write(session, self.end_wait).await;
         match handled {
@@ -280,15 +280,15 @@ impl<S: Store> Drop for Mark<'_, S> {
     }
 }
 
-fn known<T, E>(state: &State, payload: Fingerprint, id: RecordId) -> Result<Delivery<T>, InboxError<E>> {
+fn known<T, E>(state: &RecordState, payload: Fingerprint, id: RecordId) -> Result<Delivery<T>, InboxError<E>> {
     if state.fingerprint().is_some_and(|fingerprint| fingerprint != payload) {
         tracing::warn!(target: "steadfast", ?id, "an event's id belongs to another payload");
         return Err(InboxError::OtherPayload);
     }
     match state {
-        State::Done { .. } => Ok(Delivery::AlreadyHandled),
-        State::Running { .. } => Err(InboxError::InProgress),
-        State::Unknown { .. } => Err(InboxError::OutcomeUnknown),
+        RecordState::Completed { .. } => Ok(Delivery::AlreadyHandled),
+        RecordState::InProgress { .. } => Err(InboxError::InProgress),
+        RecordState::Unknown { .. } => Err(InboxError::OutcomeUnknown),
     }
 }
 

@@ -127,7 +127,7 @@ fn keep_time<S: Store>(store: Weak<Parts<S>>) {
         let shortest = keepers.iter().map(|keeper| keeper.charge.lease / LOOKS).min().unwrap_or(LINGERS);
         for keeper in keepers.iter().filter(|keeper| parts.claims.has(keeper.charge)) {
             is_idle = false;
-            keeper.look(&store);
+            keeper.get(&store);
         }
         idle = if is_idle { idle + pause } else { Duration::ZERO };
         if idle > LINGERS {
@@ -146,7 +146,7 @@ fn keep_time<S: Store>(store: Weak<Parts<S>>) {
 
 impl Keeper {
     /// Has the runtime look for what is due, by its own clock, and renew it. A worker wakes up for that in any case.
-    fn look<S: Store>(&self, store: &Weak<Parts<S>>) {
+    fn get<S: Store>(&self, store: &Weak<Parts<S>>) {
         if self.renews.swap(true, Ordering::AcqRel) {
             self.runtime.spawn(std::future::ready(()));
             return;

@@ -71,7 +71,7 @@ pub enum Verdict {
 /// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass by |
 /// | [`host`](Self::host) | the host name that the request was sent to, in lower case and without its port |
 /// | [`target`](Self::target) | path and query as this layer sees them; **a nested router sees a shorter path** |
-/// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`]; [`Lapsed::Rerun`] where the store [holds the effects](Store::HOLDS_EFFECTS) |
+/// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`]; [`Lapsed::Rerun`] where the store [holds the effects](Store::TRANSACTIONAL) |
 /// | [`release_on`](Self::release_on) | nothing: every unmarked answer is stored |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`max_handler_time`](Self::max_handler_time) | none |
@@ -182,7 +182,7 @@ impl<S: Store> IdempotencyLayer<S> {
             scope,
             host: None,
             target: None,
-            lapsed: if S::HOLDS_EFFECTS { Lapsed::Rerun } else { Lapsed::Refuse },
+            lapsed: if S::TRANSACTIONAL { Lapsed::Rerun } else { Lapsed::Refuse },
             lease: Duration::from_secs(30),
             max_handler_time: None,
             end_wait: Duration::from_secs(1),
@@ -342,7 +342,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// Sets how long the handler's answer waits for the store to take the end of the operation. Default: 1 s. Zero: it does not wait.
     ///
     /// If the store is slower, the answer leaves with `Idempotency-Status: unknown`, and the end is written again until the store takes
-    /// it: see [`pending_ends`](Self::pending_ends). A store that [holds the effects](Store::HOLDS_EFFECTS) has no answer to send before
+    /// it: see [`pending_ends`](Self::pending_ends). A store that [holds the effects](Store::TRANSACTIONAL) has no answer to send before
     /// the transaction has ended: the client is told 500 then, of the type `…/transaction-lost`.
     #[must_use]
     pub fn end_wait(mut self, wait: Duration) -> Self {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 
 /// A store's session, lent to the handler: in the request's extensions where the store [holds the
-/// effects](super::Store::HOLDS_EFFECTS).
+/// effects](super::Store::TRANSACTIONAL).
 ///
 /// The layer ends the session when the handler has answered, so nobody may have it then: an answer that comes while a task of the
 /// handler's still holds it is replaced by a 500, and nothing is kept.

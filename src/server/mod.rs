@@ -148,7 +148,7 @@ pub use self::scope::Scope;
 pub use self::service::IdempotencyService;
 pub use self::shared_store::SharedStore;
 pub use self::store::{
-    Claim, ClaimRef, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, RecordId, State, Store, StoreError,
-    TOMBSTONE,
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, FinishOutcome, RecordId, RecordState,
+    Store, StoreError, TOMBSTONE,
 };
 pub use self::webhook::{EventId, WebhookLayer};

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use super::codec::RecordCodec;
 use super::layer::{Config, IdempotencyLayer};
 use super::record::Record;
-use super::store::{RecordId, State, Store, StoreError};
+use super::store::{RecordId, RecordState, Store, StoreError};
 
 /// # What becomes of an answer
 impl<S: Store> IdempotencyLayer<S> {
@@ -31,7 +31,7 @@ impl<S: Store> IdempotencyLayer<S> {
     ///
     /// A verdict of the handler comes first. A 2xx or 3xx is stored whatever is said here: it says
     /// that the operation was carried out. In a store that [holds the
-    /// effects](Store::HOLDS_EFFECTS) the handler's rows are rolled back.
+    /// effects](Store::TRANSACTIONAL) the handler's rows are rolled back.
     ///
     /// ```
     /// use http::StatusCode;
@@ -114,8 +114,8 @@ impl Config {
     }
 
     /// Makes of what a store says of a key what was said before it was sealed.
-    pub(super) fn open(&self, id: &RecordId, state: &mut State) -> Result<(), StoreError> {
-        if let State::Done { record, .. } = state
+    pub(super) fn open(&self, id: &RecordId, state: &mut RecordState) -> Result<(), StoreError> {
+        if let RecordState::Completed { record, .. } = state
             && (self.codec.is_some() || record.is_sealed())
         {
             *record = record.clone().opened(id, self.codec.as_deref()).map_err(StoreError::Unreadable)?;

@@ -6,18 +6,18 @@
 
 use super::answer::Told;
 use super::layer::{Lapsed, Verdict};
-use super::store::{Claimed, Completed, End, Fingerprint, State, StoreError};
+use super::store::{ClaimOutcome, End, Fingerprint, FinishOutcome, RecordState, StoreError};
 
 /// How often a store may take half a lease to answer a claim.
 pub(super) const MAX_LATE_CLAIMS: usize = 3;
 
-type Reply<T> = Result<Claimed<T>, StoreError>;
+type Reply<T> = Result<ClaimOutcome<T>, StoreError>;
 
 /// Returns whether the key may be the caller's after this reply, although nobody runs under it. If
 /// the caller goes away then, the claim is cancelled.
 #[inline]
 pub(super) fn may_be_ours<T>(was_before: bool, reply: &Reply<T>) -> bool {
-    was_before || is_lost(reply) || matches!(reply, Ok(Claimed::Won(_)))
+    was_before || is_lost(reply) || matches!(reply, Ok(ClaimOutcome::Acquired(_)))
 }
 
 /// Returns whether the reply was lost, so that the claim is made once more under its token.
@@ -30,7 +30,7 @@ pub(super) fn is_lost<T>(reply: &Reply<T>) -> bool {
 pub(super) enum AfterClaim<T> {
     Run(T),
     ClaimAgain,
-    Tell(State),
+    Tell(RecordState),
     Refuse(StoreError),
 }
 
@@ -40,10 +40,10 @@ pub(super) fn after_claim<T>(reply: Reply<T>, too_late: impl FnOnce() -> bool) -
     match reply {
         // A lease that is half over may be over before its handler begins. The same claim, repeated,
         // starts it anew.
-        Ok(Claimed::Won(_)) if too_late() => AfterClaim::ClaimAgain,
-        Ok(Claimed::Won(session)) => AfterClaim::Run(session),
-        Ok(Claimed::Known(state)) => AfterClaim::Tell(state),
-        Ok(Claimed::Cancelled) => AfterClaim::Refuse(StoreError::Unavailable("the claim was cancelled".into())),
+        Ok(ClaimOutcome::Acquired(_)) if too_late() => AfterClaim::ClaimAgain,
+        Ok(ClaimOutcome::Acquired(session)) => AfterClaim::Run(session),
+        Ok(ClaimOutcome::Existing(state)) => AfterClaim::Tell(state),
+        Ok(ClaimOutcome::Cancelled) => AfterClaim::Refuse(StoreError::Unavailable("the claim was cancelled".into())),
         Err(error) => AfterClaim::Refuse(error),
     }
 }
@@ -106,7 +106,7 @@ pub(super) enum Repeat<T> {
 /// `wait`: for how long the client still waits.
 #[inline]
 pub(super) fn repeat<T>(
-    state: &State,
+    state: &RecordState,
     ours: Fingerprint,
     can_find_out: bool,
     wait: impl FnOnce() -> Option<T>,
@@ -115,8 +115,8 @@ pub(super) fn repeat<T>(
     let is_same = state.fingerprint().is_none_or(|fingerprint| fingerprint == ours);
     match state {
         _ if !is_same => Repeat::OtherRequest,
-        State::Unknown { .. } if can_find_out => Repeat::FindOut,
-        State::Running { .. } => wait().map_or(Repeat::Tell, Repeat::Wait),
+        RecordState::Unknown { .. } if can_find_out => Repeat::FindOut,
+        RecordState::InProgress { .. } => wait().map_or(Repeat::Tell, Repeat::Wait),
         _ => Repeat::Tell,
     }
 }
@@ -176,10 +176,10 @@ pub(super) enum AfterFinish {
 
 /// Returns what to do after a call of `finish`.
 #[inline]
-pub(super) fn after_finish(reply: Result<Completed, StoreError>) -> AfterFinish {
+pub(super) fn after_finish(reply: Result<FinishOutcome, StoreError>) -> AfterFinish {
     match reply {
-        Ok(Completed::Stored) => AfterFinish::Stored,
-        Ok(Completed::Lost) => AfterFinish::Lost,
+        Ok(FinishOutcome::Stored) => AfterFinish::Stored,
+        Ok(FinishOutcome::Fenced) => AfterFinish::Lost,
         Err(StoreError::RolledBack(error)) => AfterFinish::RolledBack(error),
         Err(error) => AfterFinish::Again(error),
     }
@@ -200,20 +200,24 @@ pub(super) enum LookedUp<T> {
 }
 
 /// Returns what became of a transaction. `end` is what it was to write.
-pub(super) fn looked_up<T>(claimed: Claimed<T>, end: &End) -> LookedUp<T> {
+pub(super) fn looked_up<T>(claimed: ClaimOutcome<T>, end: &End) -> LookedUp<T> {
     match (claimed, end) {
         // Whoever gets the key finds that nothing was committed. A word of caution can be written again.
-        (Claimed::Won(session), End::Unknown) => LookedUp::WriteUnknown(session),
+        (ClaimOutcome::Acquired(session), End::Unknown) => LookedUp::WriteUnknown(session),
         // What the handler did is gone, so its answer must not be written. Letting go leaves all as it
         // was: what was taken over is still unknown.
-        (Claimed::Won(_), _) => LookedUp::Written(Written::RolledBack),
-        (Claimed::Known(State::Running { .. }), _) => LookedUp::NotYet,
-        (Claimed::Known(State::Done { record, .. }), End::Completed(ours)) if ours.record == record => {
+        (ClaimOutcome::Acquired(_), _) => LookedUp::Written(Written::RolledBack),
+        (ClaimOutcome::Existing(RecordState::InProgress { .. }), _) => LookedUp::NotYet,
+        (ClaimOutcome::Existing(RecordState::Completed { record, .. }), End::Completed(ours))
+            if ours.record == record =>
+        {
             LookedUp::Written(Written::Stored)
         }
-        (Claimed::Known(State::Done { .. } | State::Unknown { .. }) | Claimed::Cancelled, _) => {
-            LookedUp::Written(Written::Lost)
-        }
+        (
+            ClaimOutcome::Existing(RecordState::Completed { .. } | RecordState::Unknown { .. })
+            | ClaimOutcome::Cancelled,
+            _,
+        ) => LookedUp::Written(Written::Lost),
     }
 }
 
@@ -223,7 +227,7 @@ pub(super) fn last_word(holds_effects: bool) -> Option<End> {
 }
 
 /// Returns whether the store has answered a cancellation. If not, it is repeated.
-pub(super) fn is_cancelled(reply: &Result<Completed, StoreError>) -> bool {
+pub(super) fn is_cancelled(reply: &Result<FinishOutcome, StoreError>) -> bool {
     match reply {
         Err(StoreError::RolledBack(_)) => false,
         // A record that cannot be read is left alone: that is an answer, too.

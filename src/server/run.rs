@@ -28,7 +28,7 @@ use super::reconcile::Reconciled;
 use super::record::Record;
 use super::rules::{self, AfterAnswer, CompletionAnswer, Written};
 use super::service::known;
-use super::store::{Completion, End, State, Store};
+use super::store::{Completion, End, RecordState, Store};
 use crate::clock;
 
 /// A key that was won.
@@ -97,7 +97,7 @@ where
         let claims = layer.shared.store.parts().claims.clone();
         request.extensions_mut().insert(HeldClaim::new(claims, won.claim));
         nested::enter(request.extensions_mut(), won.claim.id, &layer.shared.store);
-        if S::HOLDS_EFFECTS {
+        if S::TRANSACTIONAL {
             request.extensions_mut().insert(lent.clone());
         }
         count(&layer.shared.counters.executed);
@@ -111,7 +111,7 @@ where
         match found {
             Reconciled::Applied(response) => self.applied(response).await,
             _ => {
-                let response = known(self.layer, State::unknown(self.won.fingerprint), true, false);
+                let response = known(self.layer, RecordState::unknown(self.won.fingerprint), true, false);
                 self.abandon(self.lent.take(), Ok(response)).await;
             }
         }
@@ -127,8 +127,8 @@ where
         let end = End::Completed(Completion::new(sealed, self.layer.config.retention));
         let answer = |this: &Self, by_then| {
             Ok(match by_then {
-                Some(Written::Stored) => known(this.layer, State::done(fingerprint, record), true, false),
-                Some(Written::Lost) => known(this.layer, State::running(fingerprint, lease), true, false),
+                Some(Written::Stored) => known(this.layer, RecordState::completed(fingerprint, record), true, false),
+                Some(Written::Lost) => known(this.layer, RecordState::in_progress(fingerprint, lease), true, false),
                 // What was found is true all the same. If it is not stored, the next one has to find it once more.
                 Some(Written::RolledBack | Written::GivenUp) | None => this.told(replay(record, false), Told::Unknown),
             })
@@ -323,7 +323,7 @@ where
         response: Response<ResponseBody<R>>,
         by_then: Option<Written>,
     ) -> Response<ResponseBody<R>> {
-        match rules::told_of_completion(by_then, response.status().is_server_error(), S::HOLDS_EFFECTS) {
+        match rules::told_of_completion(by_then, response.status().is_server_error(), S::TRANSACTIONAL) {
             CompletionAnswer::WithStatus(told) => self.told(response, told),
             CompletionAnswer::NotExecuted => {
                 let mut response = self.told(response, Told::Released);
@@ -338,7 +338,7 @@ where
 
     /// An answer that reaches the client before it ends. What is stored is that it ended.
     async fn stream(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
-        if S::HOLDS_EFFECTS {
+        if S::TRANSACTIONAL {
             return self.stream_committed(response, session, verdict).await;
         }
         let (parts, body) = response.into_parts();

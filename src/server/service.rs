@@ -25,7 +25,7 @@ use super::request::{Operation, Read};
 use super::rules::{self, Repeat};
 use super::run::{Execution, Ticket};
 use super::running::OneRunning;
-use super::store::{Claim, State, Store, StoreError};
+use super::store::{Claim, RecordState, Store, StoreError};
 use crate::clock;
 
 /// The service that [`IdempotencyLayer`] makes.
@@ -192,11 +192,11 @@ async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
         return Settled::Answer(refused(layer, Refusal::StoreUnavailable));
     };
     let claim = Claim::new(&operation.id, token, operation.fingerprint, layer.config.lease, layer.config.retention)
-        .reserving(layer.config.max_response);
+        .reserve(layer.config.max_response);
     let reconciles = layer.config.reconcile.is_some();
     let rerun = rules::reruns(layer.config.lapsed, reconciles);
     let ticket = |Won { session, asked }, take_over| Ticket {
-        won: WonClaim::of(&claim.taking_over(take_over)),
+        won: WonClaim::of(&claim.allow_takeover(take_over)),
         held: store.hold(claim.reference(), claim.lease, asked),
         session,
     };
@@ -268,7 +268,7 @@ async fn reconciled<'a, T, R: Body<Data = Bytes>>(
 /// The answer to a repeat.
 pub(super) fn known<S, R: Body>(
     layer: &IdempotencyLayer<S>,
-    state: State,
+    state: RecordState,
     same: bool,
     waited: bool,
 ) -> Response<ResponseBody<R>> {
@@ -278,12 +278,12 @@ pub(super) fn known<S, R: Body>(
             count(&counters.mismatched);
             return Refusal::OtherRequest(stored_4xx(&state)).response();
         }
-        State::Done { record, .. } => {
+        RecordState::Completed { record, .. } => {
             let counter = if waited { &counters.waited } else { &counters.replayed };
             (counter, answer::replay(record, layer.config.event.is_some()), Told::Replayed)
         }
-        State::Running { .. } => (&counters.in_progress, Refusal::InProgress.response(), Told::InProgress),
-        State::Unknown { .. } => (&counters.refused_unknown, Refusal::OutcomeUnknown.response(), Told::Unknown),
+        RecordState::InProgress { .. } => (&counters.in_progress, Refusal::InProgress.response(), Told::InProgress),
+        RecordState::Unknown { .. } => (&counters.refused_unknown, Refusal::OutcomeUnknown.response(), Told::Unknown),
     };
     count(counter);
     told.on(&mut response, &layer.config.terms);
@@ -294,8 +294,8 @@ pub(super) fn known<S, R: Body>(
 }
 
 /// The status that is stored under a key, if the client has made a mistake.
-fn stored_4xx(state: &State) -> Option<StatusCode> {
-    let State::Done { record, .. } = state else { return None };
+fn stored_4xx(state: &RecordState) -> Option<StatusCode> {
+    let RecordState::Completed { record, .. } = state else { return None };
     Some(record.status()).filter(StatusCode::is_client_error)
 }
 

@@ -31,13 +31,13 @@ use crate::key::KeyError;
 ///   lease anew (`renew`). What is known of a key is kept for the lease and the retention, and from
 ///   an end on for the retention (`kept_for`). So a crash neither wedges the key for a day nor
 ///   forgets that it may have run.
-/// * **A claim whose lease ran out is [`State::Unknown`]** (`Record::state`), and so is one that was
+/// * **A claim whose lease ran out is [`RecordState::Unknown`]** (`Record::state`), and so is one that was
 ///   ended as such. It is still its token's until another claim takes it over: it can be renewed and
 ///   ended (`running`).
 /// * **A key is taken over on demand alone**: by a claim that asks for it, for the same request, where
 ///   the outcome is unknown (`gives_way_to`). Under one key there is one request.
 /// * **Ends are fenced.** Only the token that holds the claim can renew or finish it. One that was
-///   overtaken is told [`Completed::Lost`]. A claim ends once: another end after the first is lost
+///   overtaken is told [`FinishOutcome::Fenced`]. A claim ends once: another end after the first is lost
 ///   too, and the same one repeated is told what it was told (`finish`).
 /// * **A token wins one claim of a key.** After its end it wins nothing, however late a copy of its
 ///   claim arrives. A token that was released or cancelled leaves no record behind to say so, so the
@@ -72,7 +72,7 @@ use crate::key::KeyError;
 /// * What a restart leaves. Where the claims' owners end with the store's process, their claims are
 ///   unknown afterwards (`restart`). The store in memory forgets everything.
 ///
-/// A store that [holds the effects](Self::HOLDS_EFFECTS) differs in this: a claim is its session, so
+/// A store that [holds the effects](Self::TRANSACTIONAL) differs in this: a claim is its session, so
 /// it needs no lease and no tombstone. `renew` returns `true`; a session that is dropped is
 /// cancelled; an end without its session is lost; what was taken over and is cancelled is as it was.
 ///
@@ -94,7 +94,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// The layer then lends the session to the handler ([`Lent`](super::Lent)), sends no answer whose completion failed, since it would
     /// tell of what was rolled back, and reruns by default ([`Lapsed`](super::Lapsed)): an owner that vanished has left nothing.
-    const HOLDS_EFFECTS: bool = false;
+    const TRANSACTIONAL: bool = false;
 
     /// A name for a claim that is about to be made, which no other claim in this store has, had or will have.
     ///
@@ -115,7 +115,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// The store cannot be reached, is full or busy, or holds a record that it cannot read. Nothing
     /// was claimed, or the claim lapses.
-    fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = Result<Claimed<Self::Session>, StoreError>> + Send;
+    fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = Result<ClaimOutcome<Self::Session>, StoreError>> + Send;
 
     /// Starts the lease of a claim anew. Returns `false` if the claim is no longer this token's.
     ///
@@ -127,7 +127,7 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a claim and closes its session.
     ///
     /// `session` is what the claim opened. It is `None` where nobody has it any more: the handler kept it, or an earlier
-    /// call with this end consumed it. A store that [holds the effects](Self::HOLDS_EFFECTS) has lost the claim then; any
+    /// call with this end consumed it. A store that [holds the effects](Self::TRANSACTIONAL) has lost the claim then; any
     /// other one ends it all the same, so that a call whose reply was lost can be repeated.
     ///
     /// A repeated call returns what the first one did.
@@ -142,21 +142,21 @@ pub trait Store: Send + Sync + 'static {
         claim: ClaimRef,
         session: Option<Self::Session>,
         end: &End,
-    ) -> impl Future<Output = Result<Completed, StoreError>> + Send;
+    ) -> impl Future<Output = Result<FinishOutcome, StoreError>> + Send;
 
     /// What is known of a key; `None` if nothing is, or no longer.
     ///
     /// # Errors
     ///
     /// As [`claim`](Self::claim).
-    fn look(&self, id: &RecordId) -> impl Future<Output = Result<Option<State>, StoreError>> + Send;
+    fn get(&self, id: &RecordId) -> impl Future<Output = Result<Option<RecordState>, StoreError>> + Send;
 
     /// Removes what is past its retention, `most` records at most; returns how many it removed. Stores also do this on the way.
     ///
     /// # Errors
     ///
     /// The store cannot be reached.
-    fn sweep(&self, most: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
+    fn purge_expired(&self, most: usize) -> impl Future<Output = Result<usize, StoreError>> + Send;
 }
 
 /// A record's identity: scope and key, hashed. Two tenants' equal keys are two records, and no store holds a raw key.
@@ -307,7 +307,7 @@ impl<'a> Claim<'a> {
 
     /// The same claim, which takes over what is unknown.
     #[must_use]
-    pub fn taking_over(mut self, yes: bool) -> Self {
+    pub fn allow_takeover(mut self, yes: bool) -> Self {
         self.take_over = yes;
         self
     }
@@ -320,7 +320,7 @@ impl<'a> Claim<'a> {
 
     /// The same claim, with `bytes` reserved for its answer.
     #[must_use]
-    pub fn reserving(mut self, bytes: usize) -> Self {
+    pub fn reserve(mut self, bytes: usize) -> Self {
         self.reserve = bytes;
         self
     }
@@ -347,11 +347,11 @@ impl ClaimRef {
 /// What came of a claim.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Claimed<S> {
+pub enum ClaimOutcome<S> {
     /// The key is this token's: run the request.
-    Won(S),
+    Acquired(S),
     /// It is, or was, another's.
-    Known(State),
+    Existing(RecordState),
     /// The token was cancelled or released before. It never wins again: this claim was late.
     Cancelled,
 }
@@ -359,10 +359,10 @@ pub enum Claimed<S> {
 /// What is known of a key.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum State {
+pub enum RecordState {
     /// A claim that holds.
     #[non_exhaustive]
-    Running {
+    InProgress {
         /// The request that claimed it; `None` where it cannot be seen before it ends, as in another's open transaction.
         fingerprint: Option<Fingerprint>,
         /// How long its lease still lasts.
@@ -370,7 +370,7 @@ pub enum State {
     },
     /// It ended, and this was the answer.
     #[non_exhaustive]
-    Done {
+    Completed {
         /// The request that was answered.
         fingerprint: Fingerprint,
         /// The answer.
@@ -384,17 +384,17 @@ pub enum State {
     },
 }
 
-impl State {
+impl RecordState {
     /// A claim that holds.
     #[must_use]
-    pub fn running(fingerprint: impl Into<Option<Fingerprint>>, lease_left: Duration) -> Self {
-        Self::Running { fingerprint: fingerprint.into(), lease_left }
+    pub fn in_progress(fingerprint: impl Into<Option<Fingerprint>>, lease_left: Duration) -> Self {
+        Self::InProgress { fingerprint: fingerprint.into(), lease_left }
     }
 
     /// An operation that has ended.
     #[must_use]
-    pub fn done(fingerprint: Fingerprint, record: Record) -> Self {
-        Self::Done { fingerprint, record }
+    pub fn completed(fingerprint: Fingerprint, record: Record) -> Self {
+        Self::Completed { fingerprint, record }
     }
 
     /// An operation that may have run.
@@ -407,8 +407,8 @@ impl State {
     #[must_use]
     pub fn fingerprint(&self) -> Option<Fingerprint> {
         match self {
-            Self::Running { fingerprint, .. } => *fingerprint,
-            Self::Done { fingerprint, .. } | Self::Unknown { fingerprint } => Some(*fingerprint),
+            Self::InProgress { fingerprint, .. } => *fingerprint,
+            Self::Completed { fingerprint, .. } | Self::Unknown { fingerprint } => Some(*fingerprint),
         }
     }
 }
@@ -431,8 +431,8 @@ pub enum End {
     ///
     /// If the claim is there it ends: as if it had never been made, or as unknown if it took over an operation that may
     /// have run. Whether it is there or not, the token leaves a [tombstone](TOMBSTONE), so that a claim which is still on
-    /// its way is refused ([`Claimed::Cancelled`]). A claim that has ended otherwise is left alone
-    /// ([`Completed::Lost`]).
+    /// its way is refused ([`ClaimOutcome::Cancelled`]). A claim that has ended otherwise is left alone
+    /// ([`FinishOutcome::Fenced`]).
     Cancelled,
 }
 
@@ -463,11 +463,11 @@ impl Completion {
 /// What came of the end of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "a fence lets through, or it does not")]
-pub enum Completed {
+pub enum FinishOutcome {
     /// It is written.
     Stored,
     /// The claim is no longer this token's: it lapsed and was taken over, or forgotten.
-    Lost,
+    Fenced,
 }
 
 /// Why a store cannot answer.

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::poll::{Panicked, caught};
 use super::shared_store::SharedStore;
-use super::store::{RecordId, State, Store};
+use super::store::{RecordId, RecordState, Store};
 use crate::clock;
 
 const FIRST_LOOK: Duration = Duration::from_millis(10);
@@ -90,10 +90,10 @@ async fn watch_key<S: Store>(store: SharedStore<S>, mut watching: Watching, look
         let soon = clock::now().checked_add(pause);
         let _nudged = clock::until(soon, look_now.notified()).await;
         pause = (pause * 2).min(SLOWEST_LOOK);
-        let looked = caught(pin!(store.look(&watching.id))).await;
+        let looked = caught(pin!(store.get(&watching.id))).await;
         // A store that cannot be reached, or that panics, is asked again: whoever waits has a limit
         // of its own.
-        let running = matches!(looked, Ok(Ok(Some(State::Running { .. })) | Err(_)) | Err(Panicked))
+        let running = matches!(looked, Ok(Ok(Some(RecordState::InProgress { .. })) | Err(_)) | Err(Panicked))
             // Its lease may have run out while this process still runs it.
             || store.parts().claims.is_held(&watching.id);
         if watching.may_end(running) {

@@ -59,7 +59,7 @@ mod store_contract;
 
 pub use drive::Drive;
 #[cfg(feature = "server")]
-pub use model_store::{ModelClaim, ModelClaimed, ModelEnd, ModelState, ModelStore};
+pub use model_store::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState, ModelStore};
 pub use received::{Received, Witness, assert_attempts, assert_one_key, keys};
 pub use script::{Route, Script, any, get, post};
 pub use server::{Act, Answer, FaultServer, Phase, Report, StreamError, Tally};

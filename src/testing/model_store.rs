@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::server::Completed;
+use crate::server::FinishOutcome;
 
 /// A store that is pure: a value that can be cloned, compared and hashed.
 ///
@@ -16,14 +16,14 @@ use crate::server::Completed;
 /// [`Store`](crate::server::Store#the-contract).
 ///
 /// ```
-/// use steadfast::testing::{ModelClaim, ModelClaimed, ModelStore};
+/// use steadfast::testing::{ModelClaim, ModelClaimOutcome, ModelStore};
 ///
 /// let mut store = ModelStore::default();
 /// let claim = ModelClaim { id: 1, token: 1, request: 7, lease: 30_000, retention: 60_000, take_over: false };
-/// assert_eq!(store.claim(claim), ModelClaimed::Won);
+/// assert_eq!(store.claim(claim), ModelClaimOutcome::Acquired);
 /// store.pass(30_000);
 /// let other = ModelClaim { token: 2, take_over: true, ..claim };
-/// assert_eq!(store.claim(other), ModelClaimed::Won);
+/// assert_eq!(store.claim(other), ModelClaimOutcome::Acquired);
 /// assert!(!store.renew(1, 1, 30_000), "the first claim was taken over");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -88,33 +88,33 @@ pub struct ModelClaim {
     pub take_over: bool,
 }
 
-/// What came of a claim: see [`Claimed`](crate::server::Claimed).
+/// What came of a claim: see [`ClaimOutcome`](crate::server::ClaimOutcome).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums, reason = "every answer of the contract")]
-pub enum ModelClaimed {
+pub enum ModelClaimOutcome {
     /// The key is this token's.
-    Won,
+    Acquired,
     /// It is, or was, another's.
-    Known(ModelState),
+    Existing(ModelRecordState),
     /// The token was released or cancelled before.
     Cancelled,
     /// There is no room for one more record.
     Full,
 }
 
-/// What is known of a key: see [`State`](crate::server::State).
+/// What is known of a key: see [`State`](crate::server::RecordState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums, reason = "every state of the contract")]
-pub enum ModelState {
+pub enum ModelRecordState {
     /// A claim that holds.
-    Running {
+    InProgress {
         /// The request that claimed it.
         request: u8,
         /// How long its lease still lasts, in milliseconds.
         lease_left: u64,
     },
     /// It ended, and this was the answer.
-    Done {
+    Completed {
         /// The request that was answered.
         request: u8,
         /// The answer.
@@ -188,25 +188,25 @@ impl ModelStore {
     }
 
     /// Claims a key, or says what is known of it.
-    pub fn claim(&mut self, claim: ModelClaim) -> ModelClaimed {
+    pub fn claim(&mut self, claim: ModelClaim) -> ModelClaimOutcome {
         // However late it arrives.
         if self.tombstones.contains_key(&(claim.id, claim.token)) {
-            return ModelClaimed::Cancelled;
+            return ModelClaimOutcome::Cancelled;
         }
         let took_over = match self.records.get(&claim.id) {
-            None if !self.has_room() => return ModelClaimed::Full,
+            None if !self.has_room() => return ModelClaimOutcome::Full,
             None => false,
             // Under one key there is one request.
-            Some(record) if record.request != claim.request => return ModelClaimed::Known(record.state()),
+            Some(record) if record.request != claim.request => return ModelClaimOutcome::Existing(record.state()),
             // A reply was lost: the same claim is won again, and its lease starts anew.
             Some(record) if record.token == claim.token && record.is_running() => record.took_over,
             Some(record) if record.gives_way_to(&claim) => true,
-            Some(record) => return ModelClaimed::Known(record.state()),
+            Some(record) => return ModelClaimOutcome::Existing(record.state()),
         };
         let ModelClaim { token, request, lease, retention, .. } = claim;
         let (phase, kept_for) = (Phase::Running { lease_left: lease }, lease.saturating_add(retention));
         self.keep(claim.id, Record { token, request, phase, took_over, retention, kept_for });
-        ModelClaimed::Won
+        ModelClaimOutcome::Acquired
     }
 
     /// Starts the lease of a claim anew, if the claim has not ended and was not taken over.
@@ -218,7 +218,7 @@ impl ModelStore {
     }
 
     /// Ends a claim. A claim ends once; the end that it had, repeated, is told what it was told.
-    pub fn finish(&mut self, id: u8, token: u16, end: ModelEnd) -> Completed {
+    pub fn finish(&mut self, id: u8, token: u16, end: ModelEnd) -> FinishOutcome {
         let is_buried = self.tombstones.contains_key(&(id, token));
         let running = self.running(id, token);
         let ended = self.records.get(&id).filter(|record| record.token == token && !record.is_running());
@@ -242,14 +242,14 @@ impl ModelStore {
             (ModelEnd::Released | ModelEnd::Cancelled, None, _) if is_buried => {}
             // The claim is still on its way, or never was made.
             (ModelEnd::Cancelled, None, None) => self.bury(id, token),
-            _ => return Completed::Lost,
+            _ => return FinishOutcome::Fenced,
         }
-        Completed::Stored
+        FinishOutcome::Stored
     }
 
     /// What is known of a key.
     #[must_use]
-    pub fn look(&self, id: u8) -> Option<ModelState> {
+    pub fn get(&self, id: u8) -> Option<ModelRecordState> {
         self.records.get(&id).map(Record::state)
     }
 
@@ -322,16 +322,16 @@ impl Record {
     /// Whether a claim takes the key over: it asks for that, and the outcome is unknown. A token whose
     /// claim has ended takes nothing over.
     fn gives_way_to(&self, claim: &ModelClaim) -> bool {
-        let is_unknown = matches!(self.state(), ModelState::Unknown { .. });
+        let is_unknown = matches!(self.state(), ModelRecordState::Unknown { .. });
         is_unknown && claim.take_over && claim.token != self.token
     }
 
-    fn state(&self) -> ModelState {
+    fn state(&self) -> ModelRecordState {
         let request = self.request;
         match self.phase {
-            Phase::Running { lease_left: 0 } | Phase::Unknown => ModelState::Unknown { request },
-            Phase::Running { lease_left } => ModelState::Running { request, lease_left },
-            Phase::Done { answer } => ModelState::Done { request, answer },
+            Phase::Running { lease_left: 0 } | Phase::Unknown => ModelRecordState::Unknown { request },
+            Phase::Running { lease_left } => ModelRecordState::InProgress { request, lease_left },
+            Phase::Done { answer } => ModelRecordState::Completed { request, answer },
         }
     }
 }

@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::clock;
 use crate::server::{
-    Claim, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, Record, RecordId, State, Store, StoreError,
+    Claim, ClaimOutcome, ClaimToken, Completion, End, Fingerprint, FinishOutcome, Record, RecordId, RecordState, Store,
+    StoreError,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -75,7 +76,7 @@ pub async fn store_contract<S: Store<Session: Default>>(store: Arc<S>, id: impl 
     is_unknown_again(&clause("12, a cancelled claim that took over is unknown again", "cancel what took over")).await;
 }
 
-/// Holds a [`Store`] that [holds the effects](Store::HOLDS_EFFECTS) to its contract, which differs where a claim is an open transaction:
+/// Holds a [`Store`] that [holds the effects](Store::TRANSACTIONAL) to its contract, which differs where a claim is an open transaction:
 /// others may not see what it is for, no lease ends it, and whoever lets go of it has given it back. `id` as for [`store_contract`].
 ///
 /// The clauses:
@@ -125,37 +126,37 @@ impl<S: Store> Clause<'_, S> {
 
     async fn win(&self, claim: &Claim<'_>) -> S::Session {
         match said(self.name, "claim", self.store.claim(claim).await) {
-            Claimed::Won(session) => session,
-            Claimed::Known(state) => panic!("{self}: the claim should be won, and is known as {state:?}"),
-            Claimed::Cancelled => panic!("{self}: the claim should be won, and is refused"),
+            ClaimOutcome::Acquired(session) => session,
+            ClaimOutcome::Existing(state) => panic!("{self}: the claim should be won, and is known as {state:?}"),
+            ClaimOutcome::Cancelled => panic!("{self}: the claim should be won, and is refused"),
         }
     }
 
     async fn is_refused(&self, claim: &Claim<'_>) {
         match said(self.name, "claim", self.store.claim(claim).await) {
-            Claimed::Cancelled => {}
-            Claimed::Won(_) => panic!("{self}: the claim should be refused, and is won"),
-            Claimed::Known(state) => panic!("{self}: the claim should be refused, and is known as {state:?}"),
+            ClaimOutcome::Cancelled => {}
+            ClaimOutcome::Acquired(_) => panic!("{self}: the claim should be refused, and is won"),
+            ClaimOutcome::Existing(state) => panic!("{self}: the claim should be refused, and is known as {state:?}"),
         }
     }
 
-    async fn lose(&self, claim: &Claim<'_>) -> State {
+    async fn lose(&self, claim: &Claim<'_>) -> RecordState {
         match said(self.name, "claim", self.store.claim(claim).await) {
-            Claimed::Known(state) => state,
-            Claimed::Won(_) => panic!("{self}: the claim is won, and should not be"),
-            Claimed::Cancelled => panic!("{self}: the claim is refused, and should be told what is known"),
+            ClaimOutcome::Existing(state) => state,
+            ClaimOutcome::Acquired(_) => panic!("{self}: the claim is won, and should not be"),
+            ClaimOutcome::Cancelled => panic!("{self}: the claim is refused, and should be told what is known"),
         }
     }
 
     /// That what is known is `state`.
-    async fn is_known_as(&self, state: Option<State>) {
-        self.same("look", said(self.name, "look", self.store.look(&self.id).await), state);
+    async fn is_known_as(&self, state: Option<RecordState>) {
+        self.same("look", said(self.name, "look", self.store.get(&self.id).await), state);
     }
 
     /// Until it is known as `state`: what is waited for is a lease or a retention of the store's own clock.
-    async fn becomes(&self, state: Option<State>) {
+    async fn becomes(&self, state: Option<RecordState>) {
         let becomes = async {
-            while said(self.name, "look", self.store.look(&self.id).await) != state {
+            while said(self.name, "look", self.store.get(&self.id).await) != state {
                 clock::sleep(SHORT / 8).await;
             }
         };
@@ -168,11 +169,17 @@ impl<S: Store> Clause<'_, S> {
         self.same("renew", said(self.name, "renew", outcome), renewed);
     }
 
-    async fn complete(&self, claim: &Claim<'_>, session: Option<S::Session>, end: Completion, completed: Completed) {
+    async fn complete(
+        &self,
+        claim: &Claim<'_>,
+        session: Option<S::Session>,
+        end: Completion,
+        completed: FinishOutcome,
+    ) {
         self.finish(claim, session, &End::Completed(end), completed).await;
     }
 
-    async fn finish(&self, claim: &Claim<'_>, session: Option<S::Session>, end: &End, completed: Completed) {
+    async fn finish(&self, claim: &Claim<'_>, session: Option<S::Session>, end: &End, completed: FinishOutcome) {
         let call = match end {
             End::Completed(_) => "finish as completed",
             End::Released => "finish as released",
@@ -184,8 +191,8 @@ impl<S: Store> Clause<'_, S> {
     }
 
     /// That it is running, with a lease between these.
-    fn is_running(&self, state: &State, least: Duration, most: Duration) {
-        let right = matches!(state, State::Running { fingerprint, lease_left } if *fingerprint == Some(ONE)
+    fn is_running(&self, state: &RecordState, least: Duration, most: Duration) {
+        let right = matches!(state, RecordState::InProgress { fingerprint, lease_left } if *fingerprint == Some(ONE)
             && (least..=most).contains(lease_left));
         assert!(right, "{self}: it should run with {least:?} to {most:?} left of its lease, and is {state:?}");
     }
@@ -232,11 +239,11 @@ async fn is_won_once<S: Store>(clause: &Clause<'_, S>) {
     let session = clause.win(&first).await;
     let second = clause.claim(OTHER, LONG);
     clause.is_running(&clause.lose(&second).await, LONG / 2, LONG);
-    clause.complete(&first, Some(session), end("done"), Completed::Stored).await;
-    let done = State::done(ONE, record("done"));
+    clause.complete(&first, Some(session), end("done"), FinishOutcome::Stored).await;
+    let done = RecordState::completed(ONE, record("done"));
     clause.same("claim", clause.lose(&second).await, done.clone());
     // Nothing that lives is swept. (Others may share the store, so their number says nothing.)
-    said(clause.name, "sweep", clause.store.sweep(1000).await);
+    said(clause.name, "sweep", clause.store.purge_expired(1000).await);
     clause.is_known_as(Some(done)).await;
 }
 
@@ -245,15 +252,15 @@ async fn is_held_once<S: Store>(clause: &Clause<'_, S>) {
     let first = clause.claim(ONE, LONG);
     let session = clause.win(&first).await;
     let second = clause.claim(ONE, LONG);
-    for state in [Some(clause.lose(&second).await), said(clause.name, "look", clause.store.look(&clause.id).await)] {
-        let held = matches!(state, Some(State::Running { fingerprint, .. }) if fingerprint.is_none_or(|of| of == ONE));
+    for state in [Some(clause.lose(&second).await), said(clause.name, "look", clause.store.get(&clause.id).await)] {
+        let held = matches!(state, Some(RecordState::InProgress { fingerprint, .. }) if fingerprint.is_none_or(|of| of == ONE));
         assert!(held, "{clause}: it should be held, and is {state:?}");
     }
-    clause.complete(&first, Some(session), end("done"), Completed::Stored).await;
-    let done = State::done(ONE, record("done"));
+    clause.complete(&first, Some(session), end("done"), FinishOutcome::Stored).await;
+    let done = RecordState::completed(ONE, record("done"));
     clause.same("claim", clause.lose(&second).await, done.clone());
     clause.same("claim", clause.lose(&clause.claim(OTHER, LONG)).await, done.clone());
-    said(clause.name, "sweep", clause.store.sweep(1000).await);
+    said(clause.name, "sweep", clause.store.purge_expired(1000).await);
     clause.is_known_as(Some(done)).await;
 }
 
@@ -266,11 +273,11 @@ async fn is_let_go<S: Store>(clause: &Clause<'_, S>) {
 async fn is_released_after_all<S: Store>(clause: &Clause<'_, S>) {
     let first = clause.claim(ONE, LONG);
     let session = clause.win(&first).await;
-    clause.finish(&first, Some(session), &End::Unknown, Completed::Stored).await;
-    clause.same("claim", clause.lose(&clause.claim(OTHER, LONG).taking_over(true)).await, State::unknown(ONE));
-    let next = clause.claim(ONE, LONG).taking_over(true);
+    clause.finish(&first, Some(session), &End::Unknown, FinishOutcome::Stored).await;
+    clause.same("claim", clause.lose(&clause.claim(OTHER, LONG).allow_takeover(true)).await, RecordState::unknown(ONE));
+    let next = clause.claim(ONE, LONG).allow_takeover(true);
     let session = clause.win(&next).await;
-    clause.finish(&next, Some(session), &End::Released, Completed::Stored).await;
+    clause.finish(&next, Some(session), &End::Released, FinishOutcome::Stored).await;
     clause.is_known_as(None).await;
 }
 
@@ -281,8 +288,8 @@ async fn can_be_repeated<S: Store>(clause: &Clause<'_, S>) {
     let session = clause.win(&claim).await;
     clause.renew(&claim, true).await;
     clause.renew(&claim, true).await;
-    clause.complete(&claim, Some(session), end("done"), Completed::Stored).await;
-    clause.is_known_as(Some(State::done(ONE, record("done")))).await;
+    clause.complete(&claim, Some(session), end("done"), FinishOutcome::Stored).await;
+    clause.is_known_as(Some(RecordState::completed(ONE, record("done")))).await;
     // There is nothing left to renew.
     clause.renew(&claim, false).await;
 }
@@ -290,7 +297,7 @@ async fn can_be_repeated<S: Store>(clause: &Clause<'_, S>) {
 async fn is_as_new<S: Store>(clause: &Clause<'_, S>) {
     let claim = clause.claim(ONE, LONG);
     let session = clause.win(&claim).await;
-    clause.finish(&claim, Some(session), &End::Released, Completed::Stored).await;
+    clause.finish(&claim, Some(session), &End::Released, FinishOutcome::Stored).await;
     clause.is_known_as(None).await;
     // Another request may have it now.
     clause.win(&clause.claim(OTHER, LONG)).await;
@@ -299,29 +306,29 @@ async fn is_as_new<S: Store>(clause: &Clause<'_, S>) {
 async fn never_was<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
     let claim = clause.claim(ONE, LONG);
     drop(clause.win(&claim).await);
-    clause.finish(&claim, None, &End::Cancelled, Completed::Stored).await;
+    clause.finish(&claim, None, &End::Cancelled, FinishOutcome::Stored).await;
     clause.is_known_as(None).await;
     clause.is_refused(&claim).await;
     clause.renew(&claim, false).await;
-    clause.complete(&claim, Some(S::Session::default()), end("late"), Completed::Lost).await;
+    clause.complete(&claim, Some(S::Session::default()), end("late"), FinishOutcome::Fenced).await;
 
     // Cancelled before it arrives. Whoever comes meanwhile is not disturbed by either.
     let late = clause.claim(ONE, LONG);
-    clause.finish(&late, None, &End::Cancelled, Completed::Stored).await;
+    clause.finish(&late, None, &End::Cancelled, FinishOutcome::Stored).await;
     clause.is_refused(&late).await;
     clause.is_known_as(None).await;
     let other = clause.claim(OTHER, LONG);
     let session = clause.win(&other).await;
     clause.is_refused(&late).await;
-    clause.finish(&late, None, &End::Cancelled, Completed::Stored).await;
+    clause.finish(&late, None, &End::Cancelled, FinishOutcome::Stored).await;
     let stranger = clause.claim(ONE, LONG);
-    clause.finish(&stranger, None, &End::Cancelled, Completed::Stored).await;
+    clause.finish(&stranger, None, &End::Cancelled, FinishOutcome::Stored).await;
     clause.is_refused(&stranger).await;
     clause.renew(&other, true).await;
 
     // A released token wins nothing, either, and its release can be repeated.
-    clause.finish(&other, Some(session), &End::Released, Completed::Stored).await;
-    clause.finish(&other, None, &End::Released, Completed::Stored).await;
+    clause.finish(&other, Some(session), &End::Released, FinishOutcome::Stored).await;
+    clause.finish(&other, None, &End::Released, FinishOutcome::Stored).await;
     clause.is_refused(&other).await;
     clause.is_known_as(None).await;
     clause.win(&clause.claim(ONE, LONG)).await;
@@ -330,105 +337,105 @@ async fn never_was<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
 
 async fn is_unknown_again<S: Store>(clause: &Clause<'_, S>) {
     drop(clause.win(&clause.claim(ONE, SHORT)).await);
-    clause.becomes(Some(State::unknown(ONE))).await;
-    let second = clause.claim(ONE, LONG).taking_over(true);
+    clause.becomes(Some(RecordState::unknown(ONE))).await;
+    let second = clause.claim(ONE, LONG).allow_takeover(true);
     drop(clause.win(&second).await);
     // It took over, also when it is asked once more.
     drop(clause.win(&second).await);
-    clause.finish(&second, None, &End::Cancelled, Completed::Stored).await;
-    clause.is_known_as(Some(State::unknown(ONE))).await;
+    clause.finish(&second, None, &End::Cancelled, FinishOutcome::Stored).await;
+    clause.is_known_as(Some(RecordState::unknown(ONE))).await;
     clause.is_refused(&second).await;
 
     // What takes over that, and so on.
-    let third = clause.claim(ONE, LONG).taking_over(true);
+    let third = clause.claim(ONE, LONG).allow_takeover(true);
     drop(clause.win(&third).await);
-    clause.finish(&second, None, &End::Cancelled, Completed::Stored).await;
+    clause.finish(&second, None, &End::Cancelled, FinishOutcome::Stored).await;
     clause.renew(&third, true).await;
-    clause.finish(&third, None, &End::Cancelled, Completed::Stored).await;
-    clause.is_known_as(Some(State::unknown(ONE))).await;
+    clause.finish(&third, None, &End::Cancelled, FinishOutcome::Stored).await;
+    clause.is_known_as(Some(RecordState::unknown(ONE))).await;
 }
 
 async fn is_cancelled<S: Store>(clause: &Clause<'_, S>) {
     let claim = clause.claim(ONE, LONG);
     let session = clause.win(&claim).await;
-    clause.finish(&claim, Some(session), &End::Cancelled, Completed::Stored).await;
+    clause.finish(&claim, Some(session), &End::Cancelled, FinishOutcome::Stored).await;
     clause.becomes(None).await;
     let lost = clause.claim(ONE, LONG);
-    clause.finish(&lost, None, &End::Cancelled, Completed::Stored).await;
+    clause.finish(&lost, None, &End::Cancelled, FinishOutcome::Stored).await;
 
     // What it would have taken over is still unknown.
     let first = clause.claim(ONE, LONG);
     let session = clause.win(&first).await;
-    clause.finish(&first, Some(session), &End::Unknown, Completed::Stored).await;
-    let second = clause.claim(ONE, LONG).taking_over(true);
+    clause.finish(&first, Some(session), &End::Unknown, FinishOutcome::Stored).await;
+    let second = clause.claim(ONE, LONG).allow_takeover(true);
     let session = clause.win(&second).await;
-    clause.finish(&second, Some(session), &End::Cancelled, Completed::Stored).await;
-    clause.becomes(Some(State::unknown(ONE))).await;
+    clause.finish(&second, Some(session), &End::Cancelled, FinishOutcome::Stored).await;
+    clause.becomes(Some(RecordState::unknown(ONE))).await;
 }
 
 async fn is_taken_over<S: Store>(clause: &Clause<'_, S>) {
     drop(clause.win(&clause.claim(ONE, SHORT)).await);
-    clause.becomes(Some(State::unknown(ONE))).await;
+    clause.becomes(Some(RecordState::unknown(ONE))).await;
     let again = clause.claim(ONE, LONG);
     // Not unless it is asked for, and never by another request.
-    clause.same("claim", clause.lose(&again).await, State::unknown(ONE));
-    let another = clause.claim(OTHER, LONG).taking_over(true);
-    clause.same("claim", clause.lose(&another).await, State::unknown(ONE));
-    clause.win(&again.taking_over(true)).await;
+    clause.same("claim", clause.lose(&again).await, RecordState::unknown(ONE));
+    let another = clause.claim(OTHER, LONG).allow_takeover(true);
+    clause.same("claim", clause.lose(&another).await, RecordState::unknown(ONE));
+    clause.win(&again.allow_takeover(true)).await;
     clause.is_running(&clause.lose(&clause.claim(ONE, LONG)).await, LONG / 2, LONG);
 }
 
 async fn is_unknown<S: Store>(clause: &Clause<'_, S>) {
     let claim = clause.claim(ONE, LONG);
     let session = clause.win(&claim).await;
-    clause.finish(&claim, Some(session), &End::Unknown, Completed::Stored).await;
-    clause.is_known_as(Some(State::unknown(ONE))).await;
-    clause.win(&clause.claim(ONE, LONG).taking_over(true)).await;
+    clause.finish(&claim, Some(session), &End::Unknown, FinishOutcome::Stored).await;
+    clause.is_known_as(Some(RecordState::unknown(ONE))).await;
+    clause.win(&clause.claim(ONE, LONG).allow_takeover(true)).await;
 }
 
 async fn is_fenced<S: Store>(clause: &Clause<'_, S>) {
     let zombie = clause.claim(ONE, SHORT);
     let old = clause.win(&zombie).await;
-    clause.becomes(Some(State::unknown(ONE))).await;
-    let successor = clause.claim(ONE, LONG).taking_over(true);
+    clause.becomes(Some(RecordState::unknown(ONE))).await;
+    let successor = clause.claim(ONE, LONG).allow_takeover(true);
     let new = clause.win(&successor).await;
     clause.renew(&zombie, false).await;
-    clause.complete(&zombie, Some(old), end("late"), Completed::Lost).await;
-    clause.complete(&successor, Some(new), end("done"), Completed::Stored).await;
-    clause.finish(&zombie, None, &End::Unknown, Completed::Lost).await;
-    clause.is_known_as(Some(State::done(ONE, record("done")))).await;
+    clause.complete(&zombie, Some(old), end("late"), FinishOutcome::Fenced).await;
+    clause.complete(&successor, Some(new), end("done"), FinishOutcome::Stored).await;
+    clause.finish(&zombie, None, &End::Unknown, FinishOutcome::Fenced).await;
+    clause.is_known_as(Some(RecordState::completed(ONE, record("done")))).await;
 }
 
 async fn ends_once<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
     let no_session = || Some(S::Session::default());
     let abandoned = clause.claim(ONE, LONG);
     let session = clause.win(&abandoned).await;
-    clause.finish(&abandoned, Some(session), &End::Unknown, Completed::Stored).await;
+    clause.finish(&abandoned, Some(session), &End::Unknown, FinishOutcome::Stored).await;
     // That was its end, which can be repeated: nobody has it now, its owner neither.
-    clause.finish(&abandoned, None, &End::Unknown, Completed::Stored).await;
+    clause.finish(&abandoned, None, &End::Unknown, FinishOutcome::Stored).await;
     clause.renew(&abandoned, false).await;
-    clause.complete(&abandoned, no_session(), end("late"), Completed::Lost).await;
-    clause.finish(&abandoned, no_session(), &End::Released, Completed::Lost).await;
-    clause.finish(&abandoned, no_session(), &End::Cancelled, Completed::Lost).await;
+    clause.complete(&abandoned, no_session(), end("late"), FinishOutcome::Fenced).await;
+    clause.finish(&abandoned, no_session(), &End::Released, FinishOutcome::Fenced).await;
+    clause.finish(&abandoned, no_session(), &End::Cancelled, FinishOutcome::Fenced).await;
     // A stranger that cancels a claim of its own changes nothing.
     let stranger = clause.claim(ONE, LONG);
-    clause.finish(&stranger, None, &End::Cancelled, Completed::Stored).await;
+    clause.finish(&stranger, None, &End::Cancelled, FinishOutcome::Stored).await;
     clause.renew(&abandoned, false).await;
     // A late copy of its claim takes nothing over.
-    for late in [abandoned, abandoned.taking_over(true)] {
-        clause.same("claim", clause.lose(&late).await, State::unknown(ONE));
+    for late in [abandoned, abandoned.allow_takeover(true)] {
+        clause.same("claim", clause.lose(&late).await, RecordState::unknown(ONE));
     }
 
-    let claim = clause.claim(ONE, LONG).taking_over(true);
+    let claim = clause.claim(ONE, LONG).allow_takeover(true);
     let session = clause.win(&claim).await;
-    clause.complete(&claim, Some(session), end("done"), Completed::Stored).await;
+    clause.complete(&claim, Some(session), end("done"), FinishOutcome::Stored).await;
     // A reply that was lost, and then whatever else a confused owner may say.
-    clause.complete(&claim, no_session(), end("done"), Completed::Stored).await;
-    clause.complete(&claim, None, end("done"), Completed::Stored).await;
-    clause.finish(&claim, None, &End::Unknown, Completed::Lost).await;
-    clause.finish(&claim, no_session(), &End::Released, Completed::Lost).await;
-    clause.finish(&claim, None, &End::Cancelled, Completed::Lost).await;
-    clause.is_known_as(Some(State::done(ONE, record("done")))).await;
+    clause.complete(&claim, no_session(), end("done"), FinishOutcome::Stored).await;
+    clause.complete(&claim, None, end("done"), FinishOutcome::Stored).await;
+    clause.finish(&claim, None, &End::Unknown, FinishOutcome::Fenced).await;
+    clause.finish(&claim, no_session(), &End::Released, FinishOutcome::Fenced).await;
+    clause.finish(&claim, None, &End::Cancelled, FinishOutcome::Fenced).await;
+    clause.is_known_as(Some(RecordState::completed(ONE, record("done")))).await;
 }
 
 async fn holds<S: Store>(clause: &Clause<'_, S>) {
@@ -441,7 +448,7 @@ async fn holds<S: Store>(clause: &Clause<'_, S>) {
 async fn is_gone<S: Store>(clause: &Clause<'_, S>) {
     let claim = clause.claim(ONE, LONG);
     let session = clause.win(&claim).await;
-    clause.complete(&claim, Some(session), Completion::new(record("done"), SHORT), Completed::Stored).await;
+    clause.complete(&claim, Some(session), Completion::new(record("done"), SHORT), FinishOutcome::Stored).await;
     clause.becomes(None).await;
     // And another request may have the key.
     clause.win(&clause.claim(OTHER, LONG)).await;
@@ -458,6 +465,6 @@ async fn one_of_many<S: Store>(name: &'static str, store: Arc<S>, id: RecordId) 
     }
     // Kept until all have been told: a session that is dropped may give the key back.
     let claimed = claims.join_all().await;
-    let won = claimed.iter().filter(|claimed| matches!(claimed, Claimed::Won(_))).count();
+    let won = claimed.iter().filter(|claimed| matches!(claimed, ClaimOutcome::Acquired(_))).count();
     assert!(won == 1, "store_contract, clause {name}: of {CROWD}, {won} are won");
 }

@@ -9,7 +9,7 @@ use super::kinds::{Counts, Seen};
 use super::steps::{self, Step};
 use super::world::{LEASE, Phase, Setup, World, Wrong, bit};
 use crate::server::layer::Lapsed;
-use crate::testing::{ModelClaimed, ModelState};
+use crate::testing::{ModelClaimOutcome, ModelRecordState};
 
 pub(super) const FENCED: &str = "a token that does not hold the key changes nothing";
 pub(super) const UNCHANGED: &str = "a completed record does not change inside its retention";
@@ -101,7 +101,7 @@ fn is_not_wedged(world: &World, key: u8) -> bool {
     }
     let mut store = world.store.clone();
     store.pass(LEASE);
-    !matches!(store.look(key), Some(ModelState::Running { .. }))
+    !matches!(store.get(key), Some(ModelRecordState::InProgress { .. }))
 }
 
 fn has_owner(world: &World, key: u8) -> bool {
@@ -112,7 +112,7 @@ fn has_owner(world: &World, key: u8) -> bool {
         || world.callers.iter().any(|caller| match caller.phase {
             Phase::Idle => false,
             Phase::Claiming(claiming) => {
-                let is_told = claiming.ticket.key == key && claiming.reply == Some(ModelClaimed::Won);
+                let is_told = claiming.ticket.key == key && claiming.reply == Some(ModelClaimOutcome::Acquired);
                 // A store that names claims itself says so in its reply.
                 claiming.ticket.token == holder || is_told
             }

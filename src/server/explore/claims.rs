@@ -6,8 +6,8 @@ use super::kinds::{Kind, Said};
 use super::steps::{Scene, tell};
 use super::world::{Cancel, Claiming, HALF_LEASE, Late, Phase, TOMBSTONE, Ticket, World, Wrong, bit, process_of};
 use crate::server::rules::{self, AfterClaim, Repeat, UnknownHere};
-use crate::server::{Claimed, Fingerprint, Record, State, StoreError};
-use crate::testing::{ModelClaimed, ModelState};
+use crate::server::{ClaimOutcome, Fingerprint, Record, RecordState, StoreError};
+use crate::testing::{ModelClaimOutcome, ModelRecordState};
 
 pub(super) fn lost() -> StoreError {
     StoreError::Unavailable("lost".into())
@@ -31,11 +31,11 @@ pub(super) fn begin(scene: &Scene<'_>, caller: usize, ticket: Ticket, finds_out:
 }
 
 /// Claims a key in the store.
-pub(super) fn claim(scene: &mut Scene<'_>, ticket: Ticket) -> ModelClaimed {
-    let before = (scene.world.store.look(ticket.key), scene.world.store.holder(ticket.key));
+pub(super) fn claim(scene: &mut Scene<'_>, ticket: Ticket) -> ModelClaimOutcome {
+    let before = (scene.world.store.get(ticket.key), scene.world.store.holder(ticket.key));
     let claimed = scene.setup.design.claim(&mut scene.world, ticket);
     let holder = scene.world.store.holder(ticket.key);
-    if claimed == ModelClaimed::Won && before.1.is_some() && before.1 != holder {
+    if claimed == ModelClaimOutcome::Acquired && before.1.is_some() && before.1 != holder {
         scene.world.history.took_over |= holder.map_or(0, bit);
         scene.seen.kinds.push(Kind::TakeOver);
     }
@@ -57,7 +57,7 @@ pub(super) fn arrive(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
 pub(super) fn hear(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     let Phase::Claiming(mut claiming) = scene.world.callers[caller].phase else { return None };
     let reply = claiming.reply?;
-    if scene.setup.design.store_makes_token() && reply == ModelClaimed::Won {
+    if scene.setup.design.store_makes_token() && reply == ModelClaimOutcome::Acquired {
         claiming.ticket.token = scene.world.store.holder(claiming.ticket.key)?;
     }
     handle(scene, caller, claiming, reply_of(reply));
@@ -78,7 +78,7 @@ pub(super) fn delay(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
 }
 
 /// What the caller does with a reply: `Claiming::win` and `Claiming::ask`, and `settle` around them.
-fn handle(scene: &mut Scene<'_>, caller: usize, mut claiming: Claiming, reply: Result<Claimed<()>, StoreError>) {
+fn handle(scene: &mut Scene<'_>, caller: usize, mut claiming: Claiming, reply: Result<ClaimOutcome<()>, StoreError>) {
     if !claiming.is_second_call {
         claiming.is_open = rules::may_be_ours(claiming.was_open, &reply);
         if rules::is_lost(&reply) {
@@ -92,7 +92,7 @@ fn handle(scene: &mut Scene<'_>, caller: usize, mut claiming: Claiming, reply: R
             let ticket = claiming.ticket;
             let runs_here = || scene.world.runs_here(process_of(caller), ticket.key);
             if rules::gives_way(ticket.take_over, runs_here) {
-                let running = State::running(fingerprint(ticket.request), std::time::Duration::ZERO);
+                let running = RecordState::in_progress(fingerprint(ticket.request), std::time::Duration::ZERO);
                 return known(scene, caller, claiming, running);
             }
             let took_over = scene.world.history.took_over & bit(ticket.token) != 0;
@@ -135,13 +135,13 @@ fn leave(scene: &mut Scene<'_>, caller: usize, claiming: &Claiming) {
     scene.world.callers[caller].phase = Phase::Idle;
 }
 
-fn known(scene: &mut Scene<'_>, caller: usize, claiming: Claiming, state: State) {
+fn known(scene: &mut Scene<'_>, caller: usize, claiming: Claiming, state: RecordState) {
     let Ticket { key, request, .. } = claiming.ticket;
     let runs_here = scene.world.runs_here(process_of(caller), key);
     let state = match state {
-        State::Unknown { fingerprint } => match rules::unknown_here(claiming.ran_here, runs_here) {
-            UnknownHere::InProgress => State::running(fingerprint, std::time::Duration::ZERO),
-            UnknownHere::Unknown => State::unknown(fingerprint),
+        RecordState::Unknown { fingerprint } => match rules::unknown_here(claiming.ran_here, runs_here) {
+            UnknownHere::InProgress => RecordState::in_progress(fingerprint, std::time::Duration::ZERO),
+            UnknownHere::Unknown => RecordState::unknown(fingerprint),
             UnknownHere::ClaimAgain => return ask_again(scene, caller, &claiming, claiming.finds_out),
         },
         state => state,
@@ -166,19 +166,19 @@ fn known(scene: &mut Scene<'_>, caller: usize, claiming: Claiming, state: State)
 }
 
 /// What a repeat is told, and whether it is true.
-fn said_of(world: &World, claiming: &Claiming, state: &State, runs_here: bool) -> (Said, bool) {
+fn said_of(world: &World, claiming: &Claiming, state: &RecordState, runs_here: bool) -> (Said, bool) {
     let is_ours = state.fingerprint() == Some(fingerprint(claiming.ticket.request));
     match state {
-        State::Done { record, .. } => {
+        RecordState::Completed { record, .. } => {
             let answer = answer_of(record);
             // It is the answer of a handler that has acted on this very request.
             (Said::Replayed(answer), is_ours && world.history.acted & bit(answer) != 0)
         }
-        State::Running { .. } => {
-            let runs = matches!(claiming.reply, Some(ModelClaimed::Known(ModelState::Running { .. })));
+        RecordState::InProgress { .. } => {
+            let runs = matches!(claiming.reply, Some(ModelClaimOutcome::Existing(ModelRecordState::InProgress { .. })));
             (Said::InProgress, is_ours && (runs || runs_here))
         }
-        State::Unknown { .. } => (Said::OutcomeUnknown, is_ours && !runs_here),
+        RecordState::Unknown { .. } => (Said::OutcomeUnknown, is_ours && !runs_here),
     }
 }
 
@@ -202,21 +202,21 @@ fn answer_of(record: &Record) -> u16 {
 }
 
 /// The model's answer in the words of the layer.
-fn reply_of(claimed: ModelClaimed) -> Result<Claimed<()>, StoreError> {
+fn reply_of(claimed: ModelClaimOutcome) -> Result<ClaimOutcome<()>, StoreError> {
     match claimed {
-        ModelClaimed::Won => Ok(Claimed::Won(())),
-        ModelClaimed::Known(state) => Ok(Claimed::Known(state_of(state))),
-        ModelClaimed::Cancelled => Ok(Claimed::Cancelled),
-        ModelClaimed::Full => Err(StoreError::Full),
+        ModelClaimOutcome::Acquired => Ok(ClaimOutcome::Acquired(())),
+        ModelClaimOutcome::Existing(state) => Ok(ClaimOutcome::Existing(state_of(state))),
+        ModelClaimOutcome::Cancelled => Ok(ClaimOutcome::Cancelled),
+        ModelClaimOutcome::Full => Err(StoreError::Full),
     }
 }
 
-fn state_of(state: ModelState) -> State {
+fn state_of(state: ModelRecordState) -> RecordState {
     match state {
-        ModelState::Running { request, lease_left } => {
-            State::running(fingerprint(request), std::time::Duration::from_millis(lease_left))
+        ModelRecordState::InProgress { request, lease_left } => {
+            RecordState::in_progress(fingerprint(request), std::time::Duration::from_millis(lease_left))
         }
-        ModelState::Done { request, answer } => State::done(fingerprint(request), record(answer)),
-        ModelState::Unknown { request } => State::unknown(fingerprint(request)),
+        ModelRecordState::Completed { request, answer } => RecordState::completed(fingerprint(request), record(answer)),
+        ModelRecordState::Unknown { request } => RecordState::unknown(fingerprint(request)),
     }
 }

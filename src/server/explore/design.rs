@@ -3,8 +3,8 @@
 //! A broken one differs in one place, and is else the same model.
 
 use super::world::{LEASE, RETENTION, TOMBSTONE, Ticket, World};
-use crate::server::Completed;
-use crate::testing::{ModelClaim, ModelClaimed, ModelEnd, ModelState};
+use crate::server::FinishOutcome;
+use crate::testing::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState};
 
 /// The store and the layer, and what is wrong with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,15 +50,15 @@ impl Design {
         10 + world.history.arrivals
     }
 
-    pub(super) fn claim(self, world: &mut World, ticket: Ticket) -> ModelClaimed {
+    pub(super) fn claim(self, world: &mut World, ticket: Ticket) -> ModelClaimOutcome {
         let Ticket { key, request, take_over, .. } = ticket;
         let token = self.token(world, ticket);
         let (mut lease, mut retention) = (LEASE, RETENTION);
-        let known = world.store.look(key);
+        let known = world.store.get(key);
         match self {
             Self::OneTtl => (lease, retention) = (LEASE + RETENTION, 0),
             Self::ForgetsOnLapse if has_lapsed(world, key) => world.store.forget_key(key),
-            Self::IgnoresRequest if take_over && matches!(known, Some(ModelState::Unknown { .. })) => {
+            Self::IgnoresRequest if take_over && matches!(known, Some(ModelRecordState::Unknown { .. })) => {
                 world.store.forget_key(key);
             }
             _ => {}
@@ -66,7 +66,7 @@ impl Design {
         world.store.claim(ModelClaim { id: key, token, request, lease, retention, take_over })
     }
 
-    pub(super) fn finish(self, world: &mut World, ticket: Ticket, end: ModelEnd) -> Completed {
+    pub(super) fn finish(self, world: &mut World, ticket: Ticket, end: ModelEnd) -> FinishOutcome {
         // Late copies aside, which are a story of their own.
         let is_at_it = world.held().any(|(_, held)| held.token == ticket.token);
         let is_unfenced = self == Self::NoFence && is_at_it && matches!(end, ModelEnd::Completed { .. });
@@ -77,6 +77,6 @@ impl Design {
 
 /// The lease is over, and nobody has ended the claim: it could still be renewed.
 fn has_lapsed(world: &World, key: u8) -> bool {
-    let is_unknown = matches!(world.store.look(key), Some(ModelState::Unknown { .. }));
+    let is_unknown = matches!(world.store.get(key), Some(ModelRecordState::Unknown { .. }));
     is_unknown && world.store.holder(key).is_some_and(|token| world.store.clone().renew(key, token, LEASE))
 }

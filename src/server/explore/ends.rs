@@ -7,7 +7,7 @@ use super::world::{Ending, Late, Phase, TOMBSTONE, Ticket, bit};
 use crate::server::answer::Told;
 use crate::server::rules::{self, AfterAnswer, AfterFinish, CompletionAnswer, Written};
 use crate::server::{End, StoreError, Verdict};
-use crate::testing::{ModelEnd, ModelState};
+use crate::testing::{ModelEnd, ModelRecordState};
 
 pub(super) fn answer(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     let Phase::Running(ticket) = scene.world.callers[caller].phase else { return None };
@@ -78,7 +78,7 @@ pub(super) fn delay_end(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
 }
 
 /// What the writer of an end does with a reply: `Ending::write`.
-fn settle(scene: &mut Scene<'_>, caller: usize, reply: Result<crate::server::Completed, StoreError>) -> Option<()> {
+fn settle(scene: &mut Scene<'_>, caller: usize, reply: Result<crate::server::FinishOutcome, StoreError>) -> Option<()> {
     let Phase::Ending(ticket, ending) = scene.world.callers[caller].phase else { return None };
     let written = match rules::after_finish(reply) {
         AfterFinish::Stored => Written::Stored,
@@ -135,7 +135,7 @@ fn tell_end(scene: &mut Scene<'_>, caller: usize, (ticket, end): (Ticket, ModelE
     let acted = scene.world.history.acted & bit(ticket.token) != 0;
     let is_true = match (told, end) {
         (Told::Stored, ModelEnd::Completed { answer, .. }) => {
-            let is_there = matches!(scene.world.store.look(ticket.key), Some(ModelState::Done { answer: kept, .. }) if kept == answer);
+            let is_there = matches!(scene.world.store.get(ticket.key), Some(ModelRecordState::Completed { answer: kept, .. }) if kept == answer);
             is_there && scene.world.store.holder(ticket.key) == Some(ticket.token)
         }
         (Told::Released, ModelEnd::Released) => !acted && scene.world.store.holder(ticket.key) != Some(ticket.token),

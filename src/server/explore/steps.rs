@@ -10,8 +10,8 @@ use super::world::{
 };
 use super::{claims, ends};
 use crate::server::rules;
-use crate::server::{Completed, StoreError};
-use crate::testing::{ModelClaimed, ModelEnd, ModelState};
+use crate::server::{FinishOutcome, StoreError};
+use crate::testing::{ModelClaimOutcome, ModelEnd, ModelRecordState};
 
 /// One step. Callers, processes and calls are named by their index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,8 +232,8 @@ fn crash(scene: &mut Scene<'_>, process: usize) -> Option<()> {
 /// A process that runs renews its leases in time, so none of them lapses.
 fn pass(scene: &mut Scene<'_>) -> Option<()> {
     let lapses_unseen = scene.world.held().any(|(caller, ticket)| {
-        let state = scene.world.store.look(ticket.key);
-        let is_last = matches!(state, Some(ModelState::Running { lease_left: 1, .. }));
+        let state = scene.world.store.get(ticket.key);
+        let is_last = matches!(state, Some(ModelRecordState::InProgress { lease_left: 1, .. }));
         is_last && scene.world.store.holder(ticket.key) == Some(ticket.token) && !scene.world.is_stopped(caller)
     });
     if lapses_unseen {
@@ -250,7 +250,7 @@ fn pass(scene: &mut Scene<'_>) -> Option<()> {
     scene.world.store.pass(1);
     for key in 0..2_u8 {
         let index = usize::from(key);
-        if were_running[index] && matches!(scene.world.store.look(key), Some(ModelState::Unknown { .. })) {
+        if were_running[index] && matches!(scene.world.store.get(key), Some(ModelRecordState::Unknown { .. })) {
             scene.world.history.keys[index].lapses += 1;
         }
         if holders[index].is_some() && scene.world.store.holder(key).is_none() {
@@ -277,23 +277,23 @@ fn is_over(scene: &mut Scene<'_>, key: u8) {
 }
 
 pub(super) fn is_running(world: &World, key: u8) -> bool {
-    matches!(world.store.look(key), Some(ModelState::Running { .. }))
+    matches!(world.store.get(key), Some(ModelRecordState::InProgress { .. }))
 }
 
 /// Ends a claim in the store, and looks for what must not happen there.
-pub(super) fn finish(scene: &mut Scene<'_>, ticket: Ticket, end: ModelEnd) -> Completed {
-    let before = (scene.world.store.look(ticket.key), scene.world.store.holder(ticket.key));
+pub(super) fn finish(scene: &mut Scene<'_>, ticket: Ticket, end: ModelEnd) -> FinishOutcome {
+    let before = (scene.world.store.get(ticket.key), scene.world.store.holder(ticket.key));
     let completed = scene.setup.design.finish(&mut scene.world, ticket, end);
-    let after = (scene.world.store.look(ticket.key), scene.world.store.holder(ticket.key));
+    let after = (scene.world.store.get(ticket.key), scene.world.store.holder(ticket.key));
     if before != after && before.1.is_some_and(|holder| holder != ticket.token) {
         scene.world.wrong(Wrong::Unfenced);
     }
-    if before != after && matches!(before.0, Some(ModelState::Done { .. })) {
+    if before != after && matches!(before.0, Some(ModelRecordState::Completed { .. })) {
         scene.world.wrong(Wrong::Changed);
     }
-    let was_unknown = matches!(before.0, Some(ModelState::Unknown { .. }));
+    let was_unknown = matches!(before.0, Some(ModelRecordState::Unknown { .. }));
     // A claim that is cancelled has not run. What it took over had lapsed before.
-    if !was_unknown && end != ModelEnd::Cancelled && matches!(after.0, Some(ModelState::Unknown { .. })) {
+    if !was_unknown && end != ModelEnd::Cancelled && matches!(after.0, Some(ModelRecordState::Unknown { .. })) {
         scene.world.history.keys[usize::from(ticket.key)].lapses += 1;
     }
     completed
@@ -305,7 +305,7 @@ fn cancel(scene: &mut Scene<'_>, index: usize, is_heard: bool) {
     after_cancel(scene, cancel, &if is_heard { Ok(completed) } else { Err(claims::lost()) });
 }
 
-fn after_cancel(scene: &mut Scene<'_>, cancel: Cancel, reply: &Result<Completed, StoreError>) {
+fn after_cancel(scene: &mut Scene<'_>, cancel: Cancel, reply: &Result<FinishOutcome, StoreError>) {
     if !rules::is_cancelled(reply) {
         scene.world.add_cancel(cancel);
     }
@@ -317,7 +317,7 @@ fn arrive_late(scene: &mut Scene<'_>, index: usize) {
         Some(end) => _ = finish(scene, ticket, end),
         None => {
             let claimed = claims::claim(scene, ticket);
-            if claimed == ModelClaimed::Cancelled {
+            if claimed == ModelClaimOutcome::Cancelled {
                 scene.seen.kinds.push(Kind::LateClaimRefused);
             }
         }
@@ -345,12 +345,12 @@ fn note(before: &World, step: Step, after: &World, seen: &mut Seen) {
     seen.kinds.push(Kind::of(step));
     if step == Step::Pass {
         for key in 0..2_u8 {
-            let (was, is) = (before.store.look(key), after.store.look(key));
+            let (was, is) = (before.store.get(key), after.store.get(key));
             match (was, is) {
-                (Some(ModelState::Running { .. }), Some(ModelState::Unknown { .. })) => {
+                (Some(ModelRecordState::InProgress { .. }), Some(ModelRecordState::Unknown { .. })) => {
                     seen.kinds.push(Kind::LeaseLapses);
                 }
-                (Some(ModelState::Done { .. }), None) => seen.kinds.push(Kind::RetentionEnds),
+                (Some(ModelRecordState::Completed { .. }), None) => seen.kinds.push(Kind::RetentionEnds),
                 _ => {}
             }
         }

@@ -6,7 +6,7 @@ use super::kinds::{Said, Seen};
 use super::steps::{self, Step};
 use super::world::{Phase, Setup, Ticket, World};
 use crate::server::answer::Told;
-use crate::testing::{ModelClaimed, ModelState};
+use crate::testing::{ModelClaimOutcome, ModelRecordState};
 
 /// Tells how a property is broken.
 pub(super) fn story(setup: &Setup, path: Path<World, Step>) -> String {
@@ -87,16 +87,18 @@ fn arrival(caller: usize, after: &World) -> String {
     let Phase::Claiming(claiming) = after.callers[caller].phase else { unreachable!() };
     let key = claiming.ticket.key + 1;
     let reply = match claiming.reply {
-        Some(ModelClaimed::Won) => {
+        Some(ModelClaimOutcome::Acquired) => {
             let holder = after.store.holder(claiming.ticket.key).unwrap_or_default();
             let named = if holder == claiming.ticket.token { "" } else { ", under a token that the store has made" };
             format!("key {key} is {}'s{named}", name(caller))
         }
-        Some(ModelClaimed::Known(ModelState::Running { .. })) => format!("key {key} is in progress"),
-        Some(ModelClaimed::Known(ModelState::Done { .. })) => format!("key {key} is done"),
-        Some(ModelClaimed::Known(ModelState::Unknown { .. })) => format!("the outcome of key {key} is unknown"),
-        Some(ModelClaimed::Cancelled) => "it was cancelled before".to_owned(),
-        Some(ModelClaimed::Full) | None => "there is no room".to_owned(),
+        Some(ModelClaimOutcome::Existing(ModelRecordState::InProgress { .. })) => format!("key {key} is in progress"),
+        Some(ModelClaimOutcome::Existing(ModelRecordState::Completed { .. })) => format!("key {key} is done"),
+        Some(ModelClaimOutcome::Existing(ModelRecordState::Unknown { .. })) => {
+            format!("the outcome of key {key} is unknown")
+        }
+        Some(ModelClaimOutcome::Cancelled) => "it was cancelled before".to_owned(),
+        Some(ModelClaimOutcome::Full) | None => "there is no room".to_owned(),
     };
     format!("{}'s claim reaches the store: {reply}.", name(caller))
 }
@@ -105,7 +107,7 @@ fn late(before: &World, index: usize, after: &World) -> String {
     let late = before.late[index];
     let what = if late.end.is_some() { "end" } else { "claim" };
     let (who, key) = (name_of(late.ticket.token), late.ticket.key);
-    let is_new = before.store.look(key) != after.store.look(key);
+    let is_new = before.store.get(key) != after.store.get(key);
     let effect = if is_new { format!(": key {} is {who}'s", key + 1) } else { " and changes nothing".to_owned() };
     format!("{who}'s late {what} reaches the store{effect}.")
 }
@@ -114,8 +116,8 @@ fn passed(before: &World, after: &World) -> String {
     let mut line = "Half a lease passes.".to_owned();
     for key in 0..2 {
         let holder = before.store.holder(key).map(name_of).unwrap_or_default();
-        match (before.store.look(key), after.store.look(key)) {
-            (Some(ModelState::Running { .. }), Some(ModelState::Unknown { .. })) => {
+        match (before.store.get(key), after.store.get(key)) {
+            (Some(ModelRecordState::InProgress { .. }), Some(ModelRecordState::Unknown { .. })) => {
                 line += &format!(" {holder}'s lease is over.");
             }
             (Some(_), None) => line += &format!(" Nothing is known of key {} any more.", key + 1),

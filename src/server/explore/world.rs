@@ -2,7 +2,7 @@
 
 use super::design::Design;
 use crate::server::layer::Lapsed;
-use crate::testing::{ModelClaimed, ModelEnd, ModelStore};
+use crate::testing::{ModelClaimOutcome, ModelEnd, ModelStore};
 
 pub(super) const CALLERS: usize = 3;
 /// The process of each caller.
@@ -82,7 +82,7 @@ pub(super) struct Claiming {
     pub(super) late_claims: u8,
     pub(super) age: u8,
     /// What the store has answered, if the call has reached it.
-    pub(super) reply: Option<ModelClaimed>,
+    pub(super) reply: Option<ModelClaimOutcome>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

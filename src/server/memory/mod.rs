@@ -19,7 +19,9 @@ use self::kept::Kept;
 use self::room::{Held, Room};
 use self::shard::{Entry, Expiry, Known, Phase, Shard, later};
 use super::apart::Apart;
-use super::store::{Claim, ClaimRef, ClaimToken, Claimed, Completed, End, RecordId, State, Store, StoreError};
+use super::store::{
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, End, FinishOutcome, RecordId, RecordState, Store, StoreError,
+};
 use crate::clock;
 use crate::key::KeyError;
 
@@ -41,7 +43,7 @@ const OVERHEAD: usize = 256;
 ///
 /// Expired records are removed on the way: a few at each claim, and as many as it takes before a claim is refused. An expired record is not
 /// answered from, and takes up room until it is removed: for up to an eighth of its retention, and longer where no claim comes.
-/// [`Store::sweep`] removes all that can be.
+/// [`Store::purge_expired`] removes all that can be.
 #[derive(Debug)]
 pub struct MemoryStore {
     shards: Box<[Apart<Mutex<Shard>>]>,
@@ -107,21 +109,21 @@ impl MemoryStore {
         claim: ClaimRef,
         repeats: impl FnOnce(&Phase) -> bool,
         change: impl FnOnce(&mut Entry, Instant),
-    ) -> Completed {
+    ) -> FinishOutcome {
         let now = clock::now();
         let mut shard = self.shard(&claim.id);
         let Shard { entries, expiry, .. } = &mut *shard;
-        let Some(entry) = entries.get_mut(&claim.id) else { return Completed::Lost };
+        let Some(entry) = entries.get_mut(&claim.id) else { return FinishOutcome::Fenced };
         if entry.has_ended(claim.token, now) && repeats(&entry.phase) {
-            return Completed::Stored;
+            return FinishOutcome::Stored;
         }
         if !entry.is_held_by(claim.token, now) {
-            return Completed::Lost;
+            return FinishOutcome::Fenced;
         }
         let bytes = entry.bytes;
         change(entry, now);
         self.keep(entry, bytes, expiry, &claim.id);
-        Completed::Stored
+        FinishOutcome::Stored
     }
 
     /// Counts and lists an entry that has changed; it took `bytes` before.
@@ -131,16 +133,16 @@ impl MemoryStore {
         self.room.resize(bytes, entry.bytes);
     }
 
-    fn claim_now(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+    fn claim_now(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
         let bytes = OVERHEAD.saturating_add(claim.reserve);
         let claimed = match self.enter(claim, bytes, clock::now()) {
             Err(StoreError::Full) => self.make_room(claim, bytes),
             claimed => claimed,
         };
         match claimed? {
-            Entered::Won => Ok(Claimed::Won(())),
-            Entered::Cancelled => Ok(Claimed::Cancelled),
-            Entered::Known(known) => known.state().map(Claimed::Known),
+            Entered::Won => Ok(ClaimOutcome::Acquired(())),
+            Entered::Cancelled => Ok(ClaimOutcome::Cancelled),
+            Entered::Known(known) => known.state().map(ClaimOutcome::Existing),
         }
     }
 
@@ -198,27 +200,27 @@ impl MemoryStore {
         Ok(Entered::Won)
     }
 
-    fn release(&self, claim: ClaimRef) -> Completed {
+    fn release(&self, claim: ClaimRef) -> FinishOutcome {
         let now = clock::now();
         let mut shard = self.shard(&claim.id);
         if shard.tombstones.contains(&claim.id, claim.token, now) {
-            return Completed::Stored;
+            return FinishOutcome::Stored;
         }
-        let Some(gone) = shard.remove_held(claim, now) else { return Completed::Lost };
+        let Some(gone) = shard.remove_held(claim, now) else { return FinishOutcome::Fenced };
         self.room.give_back(gone);
         self.room.overrun(shard.tombstones.bury(claim, now));
-        Completed::Stored
+        FinishOutcome::Stored
     }
 
-    fn cancel(&self, claim: ClaimRef) -> Completed {
+    fn cancel(&self, claim: ClaimRef) -> FinishOutcome {
         let now = clock::now();
         let mut shard = self.shard(&claim.id);
         if shard.tombstones.contains(&claim.id, claim.token, now) {
-            return Completed::Stored;
+            return FinishOutcome::Stored;
         }
         let Shard { entries, expiry, .. } = &mut *shard;
         match entries.get_mut(&claim.id) {
-            Some(entry) if entry.has_ended(claim.token, now) => return Completed::Lost,
+            Some(entry) if entry.has_ended(claim.token, now) => return FinishOutcome::Fenced,
             // What it took over may have run: that is unknown again.
             Some(entry) if entry.took_over && entry.is_held_by(claim.token, now) => {
                 let bytes = entry.bytes;
@@ -228,10 +230,10 @@ impl MemoryStore {
             _ => self.room.give_back(shard.remove_held(claim, now).unwrap_or_default()),
         }
         self.room.overrun(shard.tombstones.bury(claim, now));
-        Completed::Stored
+        FinishOutcome::Stored
     }
 
-    fn end_as_unknown(&self, claim: ClaimRef) -> Completed {
+    fn end_as_unknown(&self, claim: ClaimRef) -> FinishOutcome {
         let repeats = |phase: &Phase| matches!(phase, Phase::Unknown);
         self.fenced(claim, repeats, |entry, now| entry.end_as_unknown(now, OVERHEAD))
     }
@@ -288,7 +290,7 @@ impl Store for MemoryStore {
         Ok(ClaimToken::from_bytes((u128::from(u64::MAX) << 64 | u128::from(number())).to_be_bytes()))
     }
 
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+    async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
         self.claim_now(claim)
     }
 
@@ -302,10 +304,10 @@ impl Store for MemoryStore {
                 entry.forget_at = later(until, entry.retention);
             },
         );
-        Ok(held == Completed::Stored)
+        Ok(held == FinishOutcome::Stored)
     }
 
-    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<FinishOutcome, StoreError> {
         Ok(match end {
             End::Completed(completion) => {
                 // Packed before the shard is locked.
@@ -326,7 +328,7 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+    async fn get(&self, id: &RecordId) -> Result<Option<RecordState>, StoreError> {
         let now = clock::now();
         let known = {
             let shard = self.shard(id);
@@ -335,7 +337,7 @@ impl Store for MemoryStore {
         known.map(Known::state).transpose()
     }
 
-    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
+    async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
         Ok(self.sweep_all(clock::now(), most).records)
     }
 }
@@ -391,13 +393,13 @@ mod tests {
 
     fn win(store: &MemoryStore, key: u32, retention: Duration) -> (RecordId, ClaimToken) {
         let (id, token) = (RecordId::new("", &key.to_string()), ClaimToken::new().unwrap());
-        let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, retention).taking_over(true);
-        assert!(matches!(store.claim_now(&claim), Ok(Claimed::Won(()))), "{key}");
+        let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, retention).allow_takeover(true);
+        assert!(matches!(store.claim_now(&claim), Ok(ClaimOutcome::Acquired(()))), "{key}");
         (id, token)
     }
 
     fn abandon(store: &MemoryStore, (id, token): (RecordId, ClaimToken)) {
-        assert_eq!(store.end_as_unknown(ClaimRef::new(id, token)), Completed::Stored);
+        assert_eq!(store.end_as_unknown(ClaimRef::new(id, token)), FinishOutcome::Stored);
     }
 
     /// Wherever they are, and however many are in the way.
@@ -414,8 +416,8 @@ mod tests {
             (1000..1040).for_each(|key| abandon(&store, win(&store, key, Duration::ZERO)));
             let (id, token) = (RecordId::new("", &key.to_string()), ClaimToken::new().unwrap());
             let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, LEASE);
-            let claim = claim.reserving(40 * small - OVERHEAD);
-            assert!(matches!(store.claim_now(&claim), Ok(Claimed::Won(()))), "all of them had to go");
+            let claim = claim.reserve(40 * small - OVERHEAD);
+            assert!(matches!(store.claim_now(&claim), Ok(ClaimOutcome::Acquired(()))), "all of them had to go");
         }
     }
 
@@ -438,11 +440,14 @@ mod tests {
         abandon(&store, win(&store, 1, LEASE));
         let claim = |key: &str| {
             let (id, token) = (RecordId::new("", key), ClaimToken::new().unwrap());
-            let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, LEASE).reserving(11);
+            let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, LEASE).reserve(11);
             store.claim_now(&claim)
         };
         assert!(matches!(claim("2"), Err(StoreError::Full)));
-        assert!(matches!(claim("1"), Ok(Claimed::Known(State::Unknown { .. }))), "what is known is told all the same");
+        assert!(
+            matches!(claim("1"), Ok(ClaimOutcome::Existing(RecordState::Unknown { .. }))),
+            "what is known is told all the same"
+        );
         assert_eq!(store.len(), 1);
     }
 
@@ -470,7 +475,7 @@ mod tests {
         let (id, token) = win(&store, 1, 3600 * SECOND);
         let listed = || store.shards.iter().map(|shard| shard.0.lock().unwrap().expiry.len()).sum::<usize>();
         assert_eq!(listed(), 1);
-        assert_eq!(store.release(ClaimRef::new(id, token)), Completed::Stored);
+        assert_eq!(store.release(ClaimRef::new(id, token)), FinishOutcome::Stored);
         assert_eq!((listed(), store.len()), (0, 0));
     }
 
@@ -506,8 +511,8 @@ mod tests {
                 (Duration::from_nanos(chance.u64(..40_000)), Duration::from_nanos(chance.u64(..90_000)));
             let token = ClaimToken::new().unwrap();
             let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), lease, retention);
-            let claim = claim.reserving(chance.usize(..2_000)).taking_over(chance.bool());
-            if matches!(store.claim_now(&claim), Ok(Claimed::Won(()))) {
+            let claim = claim.reserve(chance.usize(..2_000)).allow_takeover(chance.bool());
+            if matches!(store.claim_now(&claim), Ok(ClaimOutcome::Acquired(()))) {
                 claims.push((id, token));
             }
             let (id, token) = claims.get(chance.usize(..claims.len().max(1))).copied().unwrap_or((id, token));

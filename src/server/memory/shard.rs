@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::kept::Kept;
 use super::room::Held;
 use super::tombstones::Tombstones;
-use crate::server::store::{Claim, ClaimRef, ClaimToken, Fingerprint, RecordId, State, StoreError};
+use crate::server::store::{Claim, ClaimRef, ClaimToken, Fingerprint, RecordId, RecordState, StoreError};
 
 #[derive(Debug, Default)]
 pub(super) struct Shard {
@@ -43,16 +43,16 @@ pub(super) enum Phase {
 
 /// What is known of a key, as it is under the lock: a record is unpacked outside of it.
 pub(super) enum Known {
-    State(State),
+    State(RecordState),
     Done(Fingerprint, Kept),
 }
 
 impl Known {
-    pub(super) fn state(self) -> Result<State, StoreError> {
+    pub(super) fn state(self) -> Result<RecordState, StoreError> {
         match self {
             Self::State(state) => Ok(state),
             Self::Done(fingerprint, kept) => {
-                Ok(State::done(fingerprint, kept.into_record().map_err(StoreError::Unreadable)?))
+                Ok(RecordState::completed(fingerprint, kept.into_record().map_err(StoreError::Unreadable)?))
             }
         }
     }
@@ -163,8 +163,8 @@ impl Entry {
 
     pub(super) fn known(&self, now: Instant) -> Known {
         Known::State(match &self.phase {
-            Phase::Running { until } if *until > now => State::running(self.fingerprint, *until - now),
-            Phase::Running { .. } | Phase::Unknown => State::unknown(self.fingerprint),
+            Phase::Running { until } if *until > now => RecordState::in_progress(self.fingerprint, *until - now),
+            Phase::Running { .. } | Phase::Unknown => RecordState::unknown(self.fingerprint),
             Phase::Done(kept) => return Known::Done(self.fingerprint, kept.clone()),
         })
     }

@@ -28,7 +28,9 @@ use self::error::unavailable;
 use self::row::Row;
 use self::sessions::Sessions;
 pub use self::transactional::{PostgresSession, TransactionalPostgresStore};
-use super::store::{Claim, ClaimRef, Claimed, Completed, End, RecordId, State, Store, StoreError, TOMBSTONE};
+use super::store::{
+    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, RecordId, RecordState, Store, StoreError, TOMBSTONE,
+};
 use crate::clock;
 
 /// Every so many claims that are won, one sweeps.
@@ -202,7 +204,7 @@ impl PostgresStore {
     /// Sweeps, once in a while. Whoever has just won a key waits for it, so the batch is small.
     async fn sweep_sometimes(&self) {
         if self.won.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1
-            && let Err(error) = self.sweep(SWEEP).await
+            && let Err(error) = self.purge_expired(SWEEP).await
         {
             // What is left over is left to the next one.
             tracing::warn!(target: "steadfast", %error, "expired records could not be removed");
@@ -219,7 +221,7 @@ impl fmt::Debug for PostgresStore {
 impl Store for PostgresStore {
     type Session = ();
 
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+    async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
         self.verify_once().await?;
         let ask = || {
             sqlx::query(include_str!("sql/claim.sql"))
@@ -236,13 +238,13 @@ impl Store for PostgresStore {
             let row = Row::from_row(&row).map_err(unavailable)?;
             if row.won {
                 self.sweep_sometimes().await;
-                return Ok(Claimed::Won(()));
+                return Ok(ClaimOutcome::Acquired(()));
             }
             if row.cancelled {
-                return Ok(Claimed::Cancelled);
+                return Ok(ClaimOutcome::Cancelled);
             }
             if let Some(state) = row.state()? {
-                return Ok(Claimed::Known(state));
+                return Ok(ClaimOutcome::Existing(state));
             }
         }
         Err(StoreError::Unavailable("the key changes hands too fast".into()))
@@ -256,7 +258,7 @@ impl Store for PostgresStore {
         Ok(self.bounded(self.affected(renew)).await? == 1)
     }
 
-    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<FinishOutcome, StoreError> {
         let statement = match end {
             End::Completed(_) => include_str!("sql/complete.sql"),
             End::Released => include_str!("sql/release.sql"),
@@ -275,14 +277,14 @@ impl Store for PostgresStore {
         Ok(stored(row.try_get(0).map_err(unavailable)?))
     }
 
-    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+    async fn get(&self, id: &RecordId) -> Result<Option<RecordState>, StoreError> {
         self.verify_once().await?;
         let look = sqlx::query(include_str!("sql/look.sql")).bind(id.as_bytes()).bind(lock_of(id));
         let row = self.bounded(self.row(look)).await?;
         Row::from_row(&row).map_err(unavailable)?.state()
     }
 
-    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
+    async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let sweep = sqlx::query(include_str!("sql/sweep.sql")).bind(most);
         Ok(usize::try_from(self.bounded(self.affected(sweep)).await?).unwrap_or(usize::MAX))
@@ -303,8 +305,8 @@ fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(MOST).min(MOST)
 }
 
-fn stored(yes: bool) -> Completed {
-    if yes { Completed::Stored } else { Completed::Lost }
+fn stored(yes: bool) -> FinishOutcome {
+    if yes { FinishOutcome::Stored } else { FinishOutcome::Fenced }
 }
 
 /// At least one, or none could ever be lent.

@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row as _};
 
 use crate::server::record::{Record, RecordError};
-use crate::server::store::{Fingerprint, State, StoreError};
+use crate::server::store::{Fingerprint, RecordState, StoreError};
 
 /// A row of `claim.sql`, `hold.sql` and `look.sql`.
 pub(super) struct Row {
@@ -44,21 +44,21 @@ impl Row {
     }
 
     /// What is known of the key; `None` if nothing is.
-    pub(super) fn state(self) -> Result<Option<State>, StoreError> {
+    pub(super) fn state(self) -> Result<Option<RecordState>, StoreError> {
         let damaged = StoreError::Unreadable(RecordError::Damaged);
         let (Some(state), Some(fingerprint)) = (self.state, self.fingerprint) else {
-            return Ok((!self.free).then(|| State::running(None, Duration::ZERO)));
+            return Ok((!self.free).then(|| RecordState::in_progress(None, Duration::ZERO)));
         };
         let Ok(fingerprint) = <[u8; 32]>::try_from(fingerprint) else { return Err(damaged) };
         let fingerprint = Fingerprint::from_bytes(fingerprint);
         let left = u64::try_from(self.lease_left_ms.unwrap_or(0)).unwrap_or(0);
         Ok(Some(match (state.as_str(), self.record) {
             // Taken over, and the one who did is at it.
-            ("running" | "unknown", _) if !self.free => State::running(fingerprint, Duration::ZERO),
-            ("running", _) if left > 0 => State::running(fingerprint, Duration::from_millis(left)),
-            ("running" | "unknown", _) => State::unknown(fingerprint),
+            ("running" | "unknown", _) if !self.free => RecordState::in_progress(fingerprint, Duration::ZERO),
+            ("running", _) if left > 0 => RecordState::in_progress(fingerprint, Duration::from_millis(left)),
+            ("running" | "unknown", _) => RecordState::unknown(fingerprint),
             ("done", Some(record)) => {
-                State::done(fingerprint, Record::decode(&record).map_err(StoreError::Unreadable)?)
+                RecordState::completed(fingerprint, Record::decode(&record).map_err(StoreError::Unreadable)?)
             }
             _ => return Err(damaged),
         }))

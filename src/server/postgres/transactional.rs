@@ -16,7 +16,9 @@ use super::row::Row;
 use super::statement::{leave, or_rolled_back};
 use super::{PostgresStore, lock_of, milliseconds};
 use crate::clock;
-use crate::server::store::{Claim, ClaimRef, Claimed, Completed, End, Fingerprint, RecordId, State, Store, StoreError};
+use crate::server::store::{
+    Claim, ClaimOutcome, ClaimRef, End, Fingerprint, FinishOutcome, RecordId, RecordState, Store, StoreError,
+};
 
 /// Records in PostgreSQL, written in the handler's own transaction. Made by [`PostgresStore::transactional`].
 ///
@@ -129,14 +131,14 @@ impl TransactionalPostgresStore {
         &self,
         claim: &Claim<'_>,
         deadline: Option<Instant>,
-    ) -> Result<Result<OwnedSemaphorePermit, State>, StoreError> {
+    ) -> Result<Result<OwnedSemaphorePermit, RecordState>, StoreError> {
         let lendable = self.base.transactions.clone();
         if let Ok(permit) = lendable.clone().try_acquire_owned() {
             return Ok(Ok(permit));
         }
         // A repeat is told at once what is known: it needs a connection for that, and no
         // transaction.
-        if let Some(known) = self.base.look(claim.id).await?
+        if let Some(known) = self.base.get(claim.id).await?
             && !may_take_over(claim, &known)
         {
             return Ok(Err(known));
@@ -195,7 +197,7 @@ impl TransactionalPostgresStore {
     }
 
     /// Writes the end, and closes the transaction.
-    async fn end(&self, claim: ClaimRef, session: PostgresSession, end: EndRow) -> Result<Completed, StoreError> {
+    async fn end(&self, claim: ClaimRef, session: PostgresSession, end: EndRow) -> Result<FinishOutcome, StoreError> {
         let deadline = self.base.deadline();
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         let write = async {
@@ -223,10 +225,10 @@ impl TransactionalPostgresStore {
         deadline: Option<Instant>,
         transaction: Transaction<'static, Postgres>,
         written: Result<bool, sqlx::Error>,
-    ) -> Result<Completed, StoreError> {
+    ) -> Result<FinishOutcome, StoreError> {
         let ended = match written {
             Ok(true) => return self.commit(deadline, transaction).await,
-            Ok(false) => Ok(Completed::Lost),
+            Ok(false) => Ok(FinishOutcome::Fenced),
             Err(error) => Err(rolled_back(error)),
         };
         // Before anybody is told: the lock would be in the way of a repeat. If this fails, the
@@ -239,9 +241,9 @@ impl TransactionalPostgresStore {
         &self,
         deadline: Option<Instant>,
         transaction: Transaction<'static, Postgres>,
-    ) -> Result<Completed, StoreError> {
+    ) -> Result<FinishOutcome, StoreError> {
         match self.base.within(deadline, transaction.commit()).await {
-            Ok(()) => Ok(Completed::Stored),
+            Ok(()) => Ok(FinishOutcome::Stored),
             Err(error) if is_conflict(&error) => Err(rolled_back(error)),
             // The reply that was lost may have been that it is committed.
             Err(error) => Err(unavailable(error)),
@@ -268,7 +270,7 @@ impl TransactionalPostgresStore {
         Ok(ended.rows_affected() == 1)
     }
 
-    async fn release(&self, id: RecordId, session: PostgresSession) -> Result<Completed, StoreError> {
+    async fn release(&self, id: RecordId, session: PostgresSession) -> Result<FinishOutcome, StoreError> {
         let deadline = self.base.deadline();
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         let release = async {
@@ -285,25 +287,25 @@ impl TransactionalPostgresStore {
 impl Store for TransactionalPostgresStore {
     type Session = PostgresSession;
 
-    const HOLDS_EFFECTS: bool = true;
+    const TRANSACTIONAL: bool = true;
 
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<PostgresSession>, StoreError> {
+    async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<PostgresSession>, StoreError> {
         self.base.verify_once().await?;
         let deadline = self.base.deadline();
         let permit = match self.permit(claim, deadline).await? {
             Ok(permit) => permit,
-            Err(known) => return Ok(Claimed::Known(known)),
+            Err(known) => return Ok(ClaimOutcome::Existing(known)),
         };
         let held = self.base.within(deadline, self.base.repeated(|| self.hold(claim))).await;
         match held.map_err(unavailable)? {
             Ok(transaction) => {
                 let &Claim { fingerprint, retention, .. } = claim;
-                Ok(Claimed::Won(PostgresSession { transaction, fingerprint, retention, _permit: permit }))
+                Ok(ClaimOutcome::Acquired(PostgresSession { transaction, fingerprint, retention, _permit: permit }))
             }
             Err(row) => {
                 let known = row.state()?;
                 // A record that was in the way and is gone now: whoever comes again finds out.
-                Ok(Claimed::Known(known.unwrap_or_else(|| State::running(None, Duration::ZERO))))
+                Ok(ClaimOutcome::Existing(known.unwrap_or_else(|| RecordState::in_progress(None, Duration::ZERO))))
             }
         }
     }
@@ -318,9 +320,9 @@ impl Store for TransactionalPostgresStore {
         claim: ClaimRef,
         session: Option<PostgresSession>,
         end: &End,
-    ) -> Result<Completed, StoreError> {
+    ) -> Result<FinishOutcome, StoreError> {
         // Whoever still holds the transaction rolls it back by letting go, and nothing tells of it: as if the process had died.
-        let lost = if matches!(end, End::Cancelled) { Completed::Stored } else { Completed::Lost };
+        let lost = if matches!(end, End::Cancelled) { FinishOutcome::Stored } else { FinishOutcome::Fenced };
         let Some(session) = session else { return Ok(lost) };
         let end = match end {
             End::Completed(completion) => EndRow {
@@ -338,7 +340,7 @@ impl Store for TransactionalPostgresStore {
             // Nothing tells of a claim but its transaction, which ends here.
             End::Cancelled => {
                 drop(session);
-                return Ok(Completed::Stored);
+                return Ok(FinishOutcome::Stored);
             }
         };
         let is_done = end.record.is_some();
@@ -350,18 +352,18 @@ impl Store for TransactionalPostgresStore {
         Ok(ended)
     }
 
-    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
-        self.base.look(id).await
+    async fn get(&self, id: &RecordId) -> Result<Option<RecordState>, StoreError> {
+        self.base.get(id).await
     }
 
-    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
-        self.base.sweep(most).await
+    async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
+        self.base.purge_expired(most).await
     }
 }
 
 /// A repeat of what nobody knows runs: it has to wait for a transaction.
-fn may_take_over(claim: &Claim<'_>, known: &State) -> bool {
-    claim.take_over && matches!(known, State::Unknown { fingerprint } if *fingerprint == claim.fingerprint)
+fn may_take_over(claim: &Claim<'_>, known: &RecordState) -> bool {
+    claim.take_over && matches!(known, RecordState::Unknown { fingerprint } if *fingerprint == claim.fingerprint)
 }
 
 fn rolled_back(error: sqlx::Error) -> StoreError {

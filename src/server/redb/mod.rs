@@ -30,7 +30,9 @@ use self::tables::{Entry, Failed, Phase, Tables};
 use self::writer::Writer;
 use super::identity::verify_identity;
 use super::record::RecordError;
-use super::store::{Claim, ClaimRef, ClaimToken, Claimed, Completed, End, RecordId, State, Store, StoreError};
+use super::store::{
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, End, FinishOutcome, RecordId, RecordState, Store, StoreError,
+};
 use crate::clock::{Steady, milliseconds};
 
 /// A claim removes so many expired records on its way.
@@ -40,7 +42,7 @@ const SWEEP: usize = 4;
 ///
 /// The file belongs to one process at a time. A process that dies leaves its claims behind; the
 /// next one that opens the file knows that their owners are gone, so they are
-/// [unknown](State::Unknown) at once, without waiting for their leases.
+/// [unknown](RecordState::Unknown) at once, without waiting for their leases.
 ///
 /// Retention is counted by the wall clock at opening plus the time that has passed since, so jumps
 /// of the clock while the process runs change nothing. A clock that was set back between two runs
@@ -211,16 +213,16 @@ struct OwnedClaim {
 }
 
 impl OwnedClaim {
-    fn make(self, tables: &mut Tables<'_>) -> Result<Claimed<()>, Failed> {
+    fn make(self, tables: &mut Tables<'_>) -> Result<ClaimOutcome<()>, Failed> {
         tables.sweep(self.now, SWEEP)?;
         if tables.is_buried(self.reference(), self.now)? {
-            return Ok(Claimed::Cancelled);
+            return Ok(ClaimOutcome::Cancelled);
         }
         let mut took_over = false;
         if let Some(entry) = tables.get(self.id.as_bytes())? {
             let live = entry.forget_ms > self.now;
             if live && !self.may_have(&entry)? {
-                return Ok(Claimed::Known(entry.state(&self.boot, self.now)?));
+                return Ok(ClaimOutcome::Existing(entry.state(&self.boot, self.now)?));
             }
             took_over = live && (entry.took_over || entry.token != self.token);
             tables.remove(self.id.as_bytes(), &entry)?;
@@ -238,7 +240,7 @@ impl OwnedClaim {
             forget_ms: until_ms.saturating_add(self.retention_ms),
         };
         tables.put(self.id.as_bytes(), &entry)?;
-        Ok(Claimed::Won(()))
+        Ok(ClaimOutcome::Acquired(()))
     }
 
     fn reference(&self) -> ClaimRef {
@@ -249,7 +251,7 @@ impl OwnedClaim {
     /// over. Either is of the same request.
     fn may_have(&self, entry: &Entry) -> Result<bool, Failed> {
         let same = entry.token == self.token;
-        let unknown = matches!(entry.state(&self.boot, self.now)?, State::Unknown { .. });
+        let unknown = matches!(entry.state(&self.boot, self.now)?, RecordState::Unknown { .. });
         let may_have_it = (same && entry.is_running(&self.boot)) || (self.take_over && unknown && !same);
         Ok(may_have_it && entry.fingerprint == self.fingerprint)
     }
@@ -280,62 +282,62 @@ impl MadeClaim {
         Ok(true)
     }
 
-    fn complete(&self, tables: &mut Tables<'_>, record: Vec<u8>, retention_ms: u64) -> Result<Completed, Failed> {
+    fn complete(&self, tables: &mut Tables<'_>, record: Vec<u8>, retention_ms: u64) -> Result<FinishOutcome, Failed> {
         match self.entry(tables)? {
             Some(entry) if entry.is_running(&self.boot) => {
                 let forget_ms = self.now.saturating_add(retention_ms);
                 self.replace(tables, entry, |entry| Entry { phase: Phase::Done(record), forget_ms, ..entry })?;
-                Ok(Completed::Stored)
+                Ok(FinishOutcome::Stored)
             }
-            Some(Entry { phase: Phase::Done(_), .. }) => Ok(Completed::Stored),
-            _ => Ok(Completed::Lost),
+            Some(Entry { phase: Phase::Done(_), .. }) => Ok(FinishOutcome::Stored),
+            _ => Ok(FinishOutcome::Fenced),
         }
     }
 
-    fn end_as_unknown(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
+    fn end_as_unknown(&self, tables: &mut Tables<'_>) -> Result<FinishOutcome, Failed> {
         match self.entry(tables)? {
             Some(entry) if entry.is_running(&self.boot) => {
                 self.replace(tables, entry, |entry| entry.into_unknown(self.now))?;
-                Ok(Completed::Stored)
+                Ok(FinishOutcome::Stored)
             }
             // Ended as such, or by the end of its process.
-            Some(Entry { phase: Phase::Unknown | Phase::Running { .. }, .. }) => Ok(Completed::Stored),
-            _ => Ok(Completed::Lost),
+            Some(Entry { phase: Phase::Unknown | Phase::Running { .. }, .. }) => Ok(FinishOutcome::Stored),
+            _ => Ok(FinishOutcome::Fenced),
         }
     }
 
-    fn release(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
+    fn release(&self, tables: &mut Tables<'_>) -> Result<FinishOutcome, Failed> {
         if tables.is_buried(self.claim, self.now)? {
-            return Ok(Completed::Stored);
+            return Ok(FinishOutcome::Stored);
         }
         let Some(entry) = self.entry(tables)?.filter(|entry| entry.is_running(&self.boot)) else {
-            return Ok(Completed::Lost);
+            return Ok(FinishOutcome::Fenced);
         };
         tables.remove(self.claim.id.as_bytes(), &entry)?;
         tables.bury(self.claim, self.now)?;
-        Ok(Completed::Stored)
+        Ok(FinishOutcome::Stored)
     }
 
-    fn cancel(&self, tables: &mut Tables<'_>) -> Result<Completed, Failed> {
+    fn cancel(&self, tables: &mut Tables<'_>) -> Result<FinishOutcome, Failed> {
         if tables.is_buried(self.claim, self.now)? {
-            return Ok(Completed::Stored);
+            return Ok(FinishOutcome::Stored);
         }
         match self.entry(tables)? {
-            Some(entry) if !entry.is_running(&self.boot) => return Ok(Completed::Lost),
+            Some(entry) if !entry.is_running(&self.boot) => return Ok(FinishOutcome::Fenced),
             // What it took over may have run: that is unknown again.
             Some(entry) if entry.took_over => self.replace(tables, entry, |entry| entry.into_unknown(self.now))?,
             Some(entry) => tables.remove(self.claim.id.as_bytes(), &entry)?,
             None => {}
         }
         tables.bury(self.claim, self.now)?;
-        Ok(Completed::Stored)
+        Ok(FinishOutcome::Stored)
     }
 }
 
 impl Store for RedbStore {
     type Session = ();
 
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+    async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
         let claim = OwnedClaim {
             id: *claim.id,
             token: *claim.token.as_bytes(),
@@ -354,9 +356,9 @@ impl Store for RedbStore {
         });
         // Most repeats find an end, and need no sync to be told.
         match known.await? {
-            Some((_, true)) => return Ok(Claimed::Cancelled),
+            Some((_, true)) => return Ok(ClaimOutcome::Cancelled),
             Some((entry, false)) if !claim.may_have(&entry).map_err(Failed::into_store_error)? => {
-                return entry.state(&self.boot, claim.now).map(Claimed::Known).map_err(StoreError::Unreadable);
+                return entry.state(&self.boot, claim.now).map(ClaimOutcome::Existing).map_err(StoreError::Unreadable);
             }
             _ => {}
         }
@@ -368,7 +370,7 @@ impl Store for RedbStore {
         self.writer.write(move |tables| made.renew(tables, lease_ms)).await
     }
 
-    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<FinishOutcome, StoreError> {
         let made = self.made(claim);
         match end {
             End::Completed(completion) => {
@@ -381,13 +383,13 @@ impl Store for RedbStore {
         }
     }
 
-    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+    async fn get(&self, id: &RecordId) -> Result<Option<RecordState>, StoreError> {
         let (id, now) = (*id, self.time.now_ms());
         let entry = self.read(id, move |database, now| live_entry(database, &id, now)).await?;
         entry.map(|entry| entry.state(&self.boot, now)).transpose().map_err(StoreError::Unreadable)
     }
 
-    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
+    async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
         let now = self.time.now_ms();
         self.writer.write(move |tables| tables.sweep(now, most)).await
     }

@@ -11,7 +11,7 @@ use super::shared::Failure;
 use crate::clock::milliseconds;
 use crate::server::identity::IDENTITY_VERSION;
 use crate::server::record::{self, Record, RecordError};
-use crate::server::store::{ClaimRef, Fingerprint, RecordId, State, StoreError, TOMBSTONE};
+use crate::server::store::{ClaimRef, Fingerprint, RecordId, RecordState, StoreError, TOMBSTONE};
 
 pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
 /// When each is forgotten: big-endian milliseconds, then the identity, so that the first entries
@@ -190,14 +190,14 @@ impl Entry {
         matches!(self.phase, Phase::Running { .. }) && self.boot == *boot
     }
 
-    pub(super) fn state(&self, boot: &[u8; 16], now: u64) -> Result<State, RecordError> {
+    pub(super) fn state(&self, boot: &[u8; 16], now: u64) -> Result<RecordState, RecordError> {
         let fingerprint = Fingerprint::from_bytes(self.fingerprint);
         Ok(match &self.phase {
             Phase::Running { until_ms } if self.is_running(boot) && *until_ms > now => {
-                State::running(fingerprint, Duration::from_millis(until_ms - now))
+                RecordState::in_progress(fingerprint, Duration::from_millis(until_ms - now))
             }
-            Phase::Running { .. } | Phase::Unknown => State::unknown(fingerprint),
-            Phase::Done(bytes) => State::done(fingerprint, Record::decode(bytes)?),
+            Phase::Running { .. } | Phase::Unknown => RecordState::unknown(fingerprint),
+            Phase::Done(bytes) => RecordState::completed(fingerprint, Record::decode(bytes)?),
         })
     }
 }

@@ -32,11 +32,11 @@ fn token() -> ClaimToken {
 }
 
 async fn claim(store: &RedbStore, id: &RecordId, token: ClaimToken, lease: Duration) -> Result<bool, StoreError> {
-    let claimed = store.claim(&Claim::new(id, token, ONE, lease, HOUR).taking_over(true)).await?;
-    Ok(matches!(claimed, Claimed::Won(())))
+    let claimed = store.claim(&Claim::new(id, token, ONE, lease, HOUR).allow_takeover(true)).await?;
+    Ok(matches!(claimed, ClaimOutcome::Acquired(())))
 }
 
-async fn complete(store: &RedbStore, id: &RecordId, token: ClaimToken) -> Result<Completed, StoreError> {
+async fn complete(store: &RedbStore, id: &RecordId, token: ClaimToken) -> Result<FinishOutcome, StoreError> {
     store.finish(ClaimRef::new(*id, token), Some(()), &End::Completed(Completion::new(record(), HOUR))).await
 }
 
@@ -71,13 +71,13 @@ async fn failed_sync_wins_no_claim_and_store_recovers() {
     let error = claim(&store, &after, second, HOUR).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)) && error.to_string().contains("no disk"), "{error}");
     // What was durable before is answered up to the first attempt.
-    assert!(matches!(store.look(&before).await.unwrap(), Some(State::Running { .. })));
-    assert_eq!(store.look(&after).await.unwrap(), None);
+    assert!(matches!(store.get(&before).await.unwrap(), Some(RecordState::InProgress { .. })));
+    assert_eq!(store.get(&after).await.unwrap(), None);
 
     disk.mend();
     assert!(until_available(async || claim(&store, &after, second, HOUR).await).await, "the same claim");
     assert!(!claim(&store, &before, token(), HOUR).await.unwrap(), "it is held by a handler of this process");
-    assert_eq!(complete(&store, &before, held).await.unwrap(), Completed::Stored);
+    assert_eq!(complete(&store, &before, held).await.unwrap(), FinishOutcome::Stored);
     let seen = |disk: &Disk| {
         let platter = disk.platter();
         (platter.openings, platter.locks, platter.is_closed)
@@ -101,13 +101,13 @@ async fn outage_is_not_counted_against_leases() {
     // Longer than the lease.
     clock_pause(2000).await;
     disk.mend();
-    let state = until_available(async || store.look(&running).await).await;
-    assert!(matches!(state, Some(State::Running { .. })), "{state:?}");
-    assert!(matches!(store.look(&lapsed).await.unwrap(), Some(State::Unknown { .. })));
+    let state = until_available(async || store.get(&running).await).await;
+    assert!(matches!(state, Some(RecordState::InProgress { .. })), "{state:?}");
+    assert!(matches!(store.get(&lapsed).await.unwrap(), Some(RecordState::Unknown { .. })));
     assert!(store.renew(ClaimRef::new(running, held), Duration::from_millis(100)).await.unwrap());
     // A claim that is not renewed lapses as it always does.
     clock_pause(200).await;
-    assert!(matches!(store.look(&running).await.unwrap(), Some(State::Unknown { .. })));
+    assert!(matches!(store.get(&running).await.unwrap(), Some(RecordState::Unknown { .. })));
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn failed_database_writes_nothing_when_it_closes() {
     }
     assert!(disk.platter().seen == before);
     disk.platter().reads_fail = false;
-    assert!(matches!(until_available(async || store.look(&id("1")).await).await, Some(State::Running { .. })));
+    assert!(matches!(until_available(async || store.get(&id("1")).await).await, Some(RecordState::InProgress { .. })));
 }
 
 /// A store that is used while its disk fails at one change and then once more, and that loses power
@@ -160,7 +160,7 @@ async fn work_through_failure(at: usize, length: usize) {
         let (id, token) = (id(&number.to_string()), token());
         assert!(until_available(async || claim(&store, &id, token, HOUR).await).await, "{at}: {number} is new");
         let stored = until_available(async || complete(&store, &id, token).await).await;
-        assert_eq!(stored, Completed::Stored, "{at}: {number}");
+        assert_eq!(stored, FinishOutcome::Stored, "{at}: {number}");
         ended.insert(number, id);
         // Nothing that has ended is claimed again, whatever was read anew.
         for id in ended.values() {
@@ -171,7 +171,11 @@ async fn work_through_failure(at: usize, length: usize) {
     drop(store);
     let store = kept.open().unwrap_or_else(|error| panic!("{at}: {error}"));
     for (number, id) in ended {
-        assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record())), "{at}: {number} is lost");
+        assert_eq!(
+            store.get(&id).await.unwrap(),
+            Some(RecordState::completed(ONE, record())),
+            "{at}: {number} is lost"
+        );
     }
 }
 
@@ -220,8 +224,8 @@ async fn power_cut_at_any_change_needs_no_repair() {
             let image = disk.platter().survivor(seed);
             let store = Disk::holding(image).open().unwrap_or_else(|error| panic!("{at}, {seed}: {error}"));
             for id in &claimed {
-                let state = store.look(id).await.unwrap();
-                let done = matches!(state, Some(State::Done { .. }));
+                let state = store.get(id).await.unwrap();
+                let done = matches!(state, Some(RecordState::Completed { .. }));
                 assert!(state.is_some() && (done || !ended.contains(id)), "{at}, {seed}: {state:?}");
             }
         }
@@ -234,7 +238,7 @@ async fn failed_read_is_noticed_and_the_store_recovers() {
     let disk = Disk::default();
     let store = cold(&disk).await;
     disk.platter().reads_fail = true;
-    assert!(matches!(store.look(&id("1")).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.get(&id("1")).await, Err(StoreError::Unavailable(_))));
     disk.platter().reads_fail = false;
     assert!(until_available(async || claim(&store, &id("new"), token(), HOUR).await).await);
 }
@@ -244,7 +248,7 @@ async fn panic_in_a_reader_is_an_unreadable_record() {
     let disk = Disk::default();
     let store = cold(&disk).await;
     disk.platter().panics = true;
-    assert!(matches!(store.look(&id("1")).await, Err(StoreError::Unreadable(RecordError::Damaged))));
+    assert!(matches!(store.get(&id("1")).await, Err(StoreError::Unreadable(RecordError::Damaged))));
     disk.platter().panics = false;
     assert!(until_available(async || claim(&store, &id("new"), token(), HOUR).await).await);
 }
@@ -259,7 +263,7 @@ async fn panic_in_the_writer_makes_the_store_unavailable() {
     let error = complete(&store, &first, held).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     disk.platter().panics = false;
-    assert_eq!(until_available(async || complete(&store, &first, held).await).await, Completed::Stored);
+    assert_eq!(until_available(async || complete(&store, &first, held).await).await, FinishOutcome::Stored);
 }
 
 #[tokio::test]
@@ -268,7 +272,7 @@ async fn damage_found_while_reopening_ends_the_attempts() {
     let store = disk.open().unwrap();
     let (first, held) = (id("1"), token());
     assert!(claim(&store, &first, held, HOUR).await.unwrap());
-    assert_eq!(complete(&store, &first, held).await.unwrap(), Completed::Stored);
+    assert_eq!(complete(&store, &first, held).await.unwrap(), FinishOutcome::Stored);
     disk.fail();
     claim(&store, &id("2"), token(), HOUR).await.unwrap_err();
     {
@@ -306,5 +310,5 @@ async fn database_of_the_program_stays_failed() {
     clock_pause(300).await;
     let error = store.finish(ClaimRef::new(id("before"), held), Some(()), &End::Released).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)) && error.to_string().contains("open it again"), "{error}");
-    assert!(matches!(store.look(&id("before")).await.unwrap(), Some(State::Running { .. })));
+    assert!(matches!(store.get(&id("before")).await.unwrap(), Some(RecordState::InProgress { .. })));
 }

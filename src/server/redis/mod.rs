@@ -19,7 +19,9 @@ pub use self::check::RedisWarning;
 use self::identity::Identity;
 use self::link::{CONNECT, Link, within};
 use self::script::{Answer, Known, Scripts};
-use super::store::{Claim, ClaimRef, Claimed, Completed, End, RecordId, State, Store, StoreError, TOMBSTONE};
+use super::store::{
+    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, RecordId, RecordState, Store, StoreError, TOMBSTONE,
+};
 use crate::clock::milliseconds;
 
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -52,7 +54,7 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 ///
 /// | what happens | what is lost |
 /// | --- | --- |
-/// | a process that uses the store dies | nothing. Its claims lapse, and are [unknown](State::Unknown) |
+/// | a process that uses the store dies | nothing. Its claims lapse, and are [unknown](RecordState::Unknown) |
 /// | Redis is killed, `appendfsync always` | nothing that was acknowledged |
 /// | Redis is killed, `appendfsync everysec` (Redis's default with `appendonly yes`) | nothing that the system has; while a sync is slow, Redis holds writes back, for 2 s at most |
 /// | its machine is lost, `appendfsync always` | nothing that was acknowledged, if its disk keeps its word |
@@ -285,9 +287,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
     }
 
     /// A script that answers 1 if the claim was the caller's.
-    async fn fenced(&self, invocation: &ScriptInvocation<'_>) -> Result<Completed, StoreError> {
+    async fn fenced(&self, invocation: &ScriptInvocation<'_>) -> Result<FinishOutcome, StoreError> {
         let held: bool = self.call(invocation).await?;
-        Ok(if held { Completed::Stored } else { Completed::Lost })
+        Ok(if held { FinishOutcome::Stored } else { FinishOutcome::Fenced })
     }
 
     /// A claim that replicas have received.
@@ -337,7 +339,7 @@ fn expiry(time: Duration) -> u64 {
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> {
     type Session = ();
 
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+    async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
         self.verify_once().await?;
         let (lease, retention) = (expiry(claim.lease), expiry(claim.retention));
         let mut invocation = self.scripts.claim.key(self.key(claim.id));
@@ -353,9 +355,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> 
             Some(replicas) => self.claim_received(replicas, &invocation).await?,
         };
         match answer {
-            Answer::Won => Ok(Claimed::Won(())),
-            Answer::Cancelled => Ok(Claimed::Cancelled),
-            Answer::Known(known) => script::state(known).map(Claimed::Known).map_err(StoreError::Unreadable),
+            Answer::Won => Ok(ClaimOutcome::Acquired(())),
+            Answer::Cancelled => Ok(ClaimOutcome::Cancelled),
+            Answer::Known(known) => script::state(known).map(ClaimOutcome::Existing).map_err(StoreError::Unreadable),
         }
     }
 
@@ -363,7 +365,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> 
         self.call(self.scripts.renew.key(self.key(&claim.id)).arg(claim.token.as_bytes()).arg(expiry(lease))).await
     }
 
-    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<FinishOutcome, StoreError> {
         let scripts = &self.scripts;
         let script = match end {
             End::Completed(_) => &scripts.complete,
@@ -385,14 +387,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> 
         self.fenced(&invocation).await
     }
 
-    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+    async fn get(&self, id: &RecordId) -> Result<Option<RecordState>, StoreError> {
         self.verify_once().await?;
         let known: Option<Known> = self.call(&self.scripts.look.key(self.key(id))).await?;
         known.map(script::state).transpose().map_err(StoreError::Unreadable)
     }
 
     /// Redis expires its keys by itself: there is nothing to remove, and this returns 0 without asking.
-    async fn sweep(&self, _: usize) -> Result<usize, StoreError> {
+    async fn purge_expired(&self, _: usize) -> Result<usize, StoreError> {
         Ok(0)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, Script, ServerErrorKind, Value};
 
 use crate::server::record::{Record, RecordError};
-use crate::server::store::{Fingerprint, State, StoreError};
+use crate::server::store::{Fingerprint, RecordState, StoreError};
 
 /// The scripts by name; Redis knows them by their hash, and is sent one that it does not know.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl FromRedisValue for Answer {
 }
 
 /// The state that these fields are.
-pub(super) fn state((version, fingerprint, retention, record, lease_left): Known) -> Result<State, RecordError> {
+pub(super) fn state((version, fingerprint, retention, record, lease_left): Known) -> Result<RecordState, RecordError> {
     match number(version)? {
         1 => {}
         other => return Err(RecordError::Version(u8::try_from(other).unwrap_or(u8::MAX))),
@@ -74,12 +74,12 @@ pub(super) fn state((version, fingerprint, retention, record, lease_left): Known
     let fingerprint = fingerprint.and_then(|bytes| bytes.try_into().ok()).ok_or(RecordError::Damaged)?;
     let fingerprint = Fingerprint::from_bytes(fingerprint);
     if let Some(record) = record {
-        return Ok(State::done(fingerprint, Record::decode(&record)?));
+        return Ok(RecordState::completed(fingerprint, Record::decode(&record)?));
     }
     number(retention)?;
     Ok(match u64::try_from(lease_left) {
-        Ok(left @ 1..) => State::running(fingerprint, Duration::from_millis(left)),
-        _ => State::unknown(fingerprint),
+        Ok(left @ 1..) => RecordState::in_progress(fingerprint, Duration::from_millis(left)),
+        _ => RecordState::unknown(fingerprint),
     })
 }
 

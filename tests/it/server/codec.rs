@@ -5,8 +5,8 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use axum::Router;
 use axum::routing::post;
 use steadfast::server::{
-    ClaimToken, CodecError, EventId, IdempotencyLayer, MemoryStore, Record, RecordCodec, RecordId, Scope, SharedStore,
-    State, Store, WebhookLayer,
+    ClaimToken, CodecError, EventId, IdempotencyLayer, MemoryStore, Record, RecordCodec, RecordId, RecordState, Scope,
+    SharedStore, Store, WebhookLayer,
 };
 
 use super::support::{Executions, Served, header, problem};
@@ -63,8 +63,8 @@ fn holds_secret(bytes: &[u8]) -> bool {
 }
 
 async fn record_of<S: Store>(store: &S, id: &RecordId) -> Record {
-    match store.look(id).await.unwrap() {
-        Some(State::Done { record, .. }) => record,
+    match store.get(id).await.unwrap() {
+        Some(RecordState::Completed { record, .. }) => record,
         other => panic!("{other:?}"),
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use steadfast::KeyError;
 use steadfast::server::{
-    Claim, ClaimRef, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, MemoryStore, Record, RecordId,
-    State, Store, StoreError,
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, FinishOutcome, MemoryStore, Record,
+    RecordId, RecordState, Store, StoreError,
 };
 
 pub(super) use steadfast::testing::store_contract as suite;
@@ -28,7 +28,7 @@ fn token() -> ClaimToken {
 
 async fn win<S: Store>(store: &S, claim: &Claim<'_>) -> S::Session {
     match store.claim(claim).await.unwrap() {
-        Claimed::Won(session) => session,
+        ClaimOutcome::Acquired(session) => session,
         _ => panic!("the claim is lost"),
     }
 }
@@ -49,7 +49,7 @@ async fn a_full_store_says_so_and_evicts_nothing_that_lives() {
     store.finish(done.reference(), Some(()), &End::Completed(Completion::new(record("done"), LONG))).await.unwrap();
     let third = Claim::new(&ids[2], token(), ONE, LONG, LONG);
     assert!(matches!(store.claim(&third).await, Err(StoreError::Full)));
-    assert!(store.look(&ids[0]).await.unwrap().is_some() && store.look(&ids[1]).await.unwrap().is_some());
+    assert!(store.get(&ids[0]).await.unwrap().is_some() && store.get(&ids[1]).await.unwrap().is_some());
     store.finish(running.reference(), Some(()), &End::Released).await.unwrap();
     win(&store, &third).await;
 }
@@ -58,9 +58,9 @@ async fn a_full_store_says_so_and_evicts_nothing_that_lives() {
 async fn the_room_for_an_answer_is_reserved_when_the_key_is_claimed() {
     let store = MemoryStore::new().max_bytes(10_000);
     let (first, second) = (RecordId::new("", "1"), RecordId::new("", "2"));
-    let claim = Claim::new(&first, token(), ONE, LONG, LONG).reserving(8_000);
+    let claim = Claim::new(&first, token(), ONE, LONG, LONG).reserve(8_000);
     win(&store, &claim).await;
-    let other = Claim::new(&second, token(), ONE, LONG, LONG).reserving(8_000);
+    let other = Claim::new(&second, token(), ONE, LONG, LONG).reserve(8_000);
     assert!(matches!(store.claim(&other).await, Err(StoreError::Full)));
     // What the answer does not take is given back.
     store.finish(claim.reference(), Some(()), &End::Completed(Completion::new(record("small"), LONG))).await.unwrap();
@@ -74,10 +74,10 @@ async fn a_record_is_not_forgotten_for_want_of_room() {
     let claim = Claim::new(&id, token(), ONE, LONG, LONG);
     win(&store, &claim).await;
     store.finish(claim.reference(), None, &End::Unknown).await.unwrap();
-    let greedy = Claim::new(&id, token(), ONE, LONG, LONG).taking_over(true).reserving(10_000);
+    let greedy = Claim::new(&id, token(), ONE, LONG, LONG).allow_takeover(true).reserve(10_000);
     assert!(matches!(store.claim(&greedy).await, Err(StoreError::Full)));
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
-    win(&store, &Claim::new(&id, token(), ONE, LONG, LONG).taking_over(true).reserving(1_000)).await;
+    assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::unknown(ONE)));
+    win(&store, &Claim::new(&id, token(), ONE, LONG, LONG).allow_takeover(true).reserve(1_000)).await;
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn a_sweep_removes_what_has_expired_and_no_more_than_it_is_told() {
     for (number, token) in tokens.iter().enumerate() {
         win(&store, &Claim::new(&id(number), *token, ONE, LONG, LONG)).await;
     }
-    assert_eq!(store.sweep(1000).await.unwrap(), 0, "none has expired");
+    assert_eq!(store.purge_expired(1000).await.unwrap(), 0, "none has expired");
     for (number, token) in tokens.iter().enumerate() {
         store
             .finish(
@@ -100,14 +100,14 @@ async fn a_sweep_removes_what_has_expired_and_no_more_than_it_is_told() {
             .unwrap();
     }
     assert_eq!(store.len(), 100);
-    assert_eq!(store.sweep(10).await.unwrap(), 10);
+    assert_eq!(store.purge_expired(10).await.unwrap(), 10);
     // Claims sweep a few on their way.
     for number in 100..200 {
         win(&store, &Claim::new(&id(number), token(), ONE, LONG, LONG)).await;
     }
     let left = store.len() - 100;
     assert!(left < 80, "{left}");
-    assert_eq!(store.sweep(1000).await.unwrap(), left);
+    assert_eq!(store.purge_expired(1000).await.unwrap(), left);
     assert_eq!(store.len(), 100);
 }
 
@@ -151,18 +151,18 @@ impl Store for Broken {
         if same { Ok(ClaimToken::from_bytes([1; 16])) } else { self.store.token() }
     }
 
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
-        let free = self.look(claim.id).await?.is_none();
+    async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
+        let free = self.get(claim.id).await?.is_none();
         if self.defect == Defect::Races {
             tokio::task::yield_now().await;
         }
-        let claim = claim.taking_over(claim.take_over || self.defect == Defect::TakesOverUnasked);
+        let claim = claim.allow_takeover(claim.take_over || self.defect == Defect::TakesOverUnasked);
         let claimed = self.store.claim(&claim).await?;
         let wins = self.defect == Defect::WinsTwice || (self.defect == Defect::Races && free);
-        if matches!(claimed, Claimed::Won(())) && self.again(Defect::KnowsNoToken, claim.token) {
-            return Ok(Claimed::Known(State::running(claim.fingerprint, claim.lease)));
+        if matches!(claimed, ClaimOutcome::Acquired(())) && self.again(Defect::KnowsNoToken, claim.token) {
+            return Ok(ClaimOutcome::Existing(RecordState::in_progress(claim.fingerprint, claim.lease)));
         }
-        Ok(if wins { Claimed::Won(()) } else { claimed })
+        Ok(if wins { ClaimOutcome::Acquired(()) } else { claimed })
     }
 
     async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
@@ -170,20 +170,20 @@ impl Store for Broken {
         self.store.renew(claim, if short { lease / 10_000 } else { lease }).await
     }
 
-    async fn finish(&self, claim: ClaimRef, session: Option<()>, end: &End) -> Result<Completed, StoreError> {
+    async fn finish(&self, claim: ClaimRef, session: Option<()>, end: &End) -> Result<FinishOutcome, StoreError> {
         let mut end = end.clone();
         match (self.defect, &mut end) {
             (Defect::ForgetsNothing, End::Completed(completion)) => completion.retention = LONG,
             (Defect::EndsTwice, End::Completed(_)) if self.again(Defect::EndsTwice, claim.token) => {
-                return Ok(Completed::Lost);
+                return Ok(FinishOutcome::Fenced);
             }
-            (Defect::KeepsWhatIsReleased, End::Released) => return Ok(Completed::Stored),
+            (Defect::KeepsWhatIsReleased, End::Released) => return Ok(FinishOutcome::Stored),
             (Defect::ForgetsWhatIsAbandoned, End::Unknown) => end = End::Released,
             (Defect::LetsTheDeadWin, End::Cancelled) => {
                 // What is not there leaves no tombstone.
                 let released = self.store.finish(claim, session, &End::Released).await?;
-                let is_there = self.look(&claim.id).await?.is_some();
-                return Ok(if is_there { released } else { Completed::Stored });
+                let is_there = self.get(&claim.id).await?.is_some();
+                return Ok(if is_there { released } else { FinishOutcome::Stored });
             }
             (Defect::FreesWhatTookOver, End::Cancelled) => {
                 self.store.finish(claim, session, &End::Released).await?;
@@ -192,15 +192,15 @@ impl Store for Broken {
         }
         let completed = self.store.finish(claim, session, &end).await?;
         let unfenced = self.defect == Defect::HasNoFence && matches!(end, End::Completed(_));
-        Ok(if unfenced { Completed::Stored } else { completed })
+        Ok(if unfenced { FinishOutcome::Stored } else { completed })
     }
 
-    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
-        self.store.look(id).await
+    async fn get(&self, id: &RecordId) -> Result<Option<RecordState>, StoreError> {
+        self.store.get(id).await
     }
 
-    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
-        self.store.sweep(most).await
+    async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
+        self.store.purge_expired(most).await
     }
 }
 

@@ -9,8 +9,8 @@ use axum::body::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Delivery, End, Fingerprint, IdempotencyLayer, Inbox, InboxError, Lapsed, OperationKey,
-    PendingEnds, RecordId, Scope, SharedStore, State, Store, Verdict,
+    Claim, ClaimOutcome, ClaimToken, Delivery, End, Fingerprint, IdempotencyLayer, Inbox, InboxError, Lapsed,
+    OperationKey, PendingEnds, RecordId, RecordState, Scope, SharedStore, Store, Verdict,
 };
 use tokio::sync::{Notify, Semaphore};
 use tower::{Layer, ServiceExt, service_fn};
@@ -65,8 +65,8 @@ fn id() -> RecordId {
     *OperationKey::new("", "k").record_id()
 }
 
-async fn state<S: Store>(layer: &IdempotencyLayer<S>) -> Option<State> {
-    layer.store().look(&id()).await.unwrap()
+async fn state<S: Store>(layer: &IdempotencyLayer<S>) -> Option<RecordState> {
+    layer.store().get(&id()).await.unwrap()
 }
 
 /// The store fails for less time than the caller waits: nobody notices.
@@ -169,7 +169,7 @@ async fn drain_waits_for_an_end_that_waits() {
     assert!(tokio::time::timeout(Duration::from_millis(20), drained.as_mut()).await.is_err());
     layer.store().failing_ends.store(0, SeqCst);
     drained.await;
-    assert!(matches!(state(&layer).await, Some(State::Done { .. })));
+    assert!(matches!(state(&layer).await, Some(RecordState::Completed { .. })));
 }
 
 /// Nothing that a process still has to say is lost with the caller of `process`.
@@ -220,13 +220,13 @@ async fn cancelled_take_over_is_unknown_again() {
     // Another process began it, and died.
     let id = id();
     let unknown = Claim::new(&id, ClaimToken::new().unwrap(), fingerprint(), HOUR, HOUR);
-    assert!(matches!(layer.store().claim(&unknown).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(layer.store().claim(&unknown).await.unwrap(), ClaimOutcome::Acquired(())));
     layer.store().finish(unknown.reference(), Some(()), &End::Unknown).await.unwrap();
 
     layer.store().lost_replies.store(2, SeqCst);
     assert_eq!(shop.ask(&layer, "k").await, told(503, "", "store-unavailable"));
     layer.drain().await;
-    assert_eq!(state(&layer).await, Some(State::unknown(fingerprint())));
+    assert_eq!(state(&layer).await, Some(RecordState::unknown(fingerprint())));
     assert_eq!(shop.ask(&layer, "k").await, told(200, "stored", ""));
     assert_eq!(shop.executions.count(), 1);
 }
@@ -260,7 +260,7 @@ async fn late_call_of_a_refused_claim_is_cancelled() {
     assert_eq!(shop.ask(&layer, "k").await, told(409, "in-progress", "in-progress"));
     layer.drain().await;
     assert_eq!(layer.store().asked_ends.load(SeqCst), 1, "the claim whose reply was lost is cancelled");
-    assert!(matches!(state(&layer).await, Some(State::Running { .. })), "and the one that runs is not");
+    assert!(matches!(state(&layer).await, Some(RecordState::InProgress { .. })), "and the one that runs is not");
 }
 
 /// Whoever goes away while its claim is under way leaves nothing, either.
@@ -279,7 +279,7 @@ async fn event_given_up_while_it_is_claimed_is_cancelled() {
         }
     }
     inbox.drain().await;
-    assert_eq!(store.look(&RecordId::of_event("shop", "e1")).await.unwrap(), None);
+    assert_eq!(store.get(&RecordId::of_event("shop", "e1")).await.unwrap(), None);
 }
 
 /// 300 requests meet a Redis that stands still: all are told that nothing was executed, and all of it is true when Redis goes on,

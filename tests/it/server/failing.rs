@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
-use steadfast::server::{Claim, ClaimRef, Claimed, Completed, End, MemoryStore, RecordId, State, Store, StoreError};
+use steadfast::server::{
+    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, MemoryStore, RecordId, RecordState, Store, StoreError,
+};
 use tokio::sync::{Notify, Semaphore};
 
 /// A store that fails where it is told to.
@@ -75,7 +77,7 @@ fn one_less(left: &AtomicUsize) -> bool {
 impl Store for Failing {
     type Session = ();
 
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+    async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
         self.asked_claims.fetch_add(1, SeqCst);
         let claimed = if self.claims { Err(Self::down()) } else { self.inner.claim(claim).await };
         if let Some(hold) = &self.hold {
@@ -100,7 +102,7 @@ impl Store for Failing {
         renewed
     }
 
-    async fn finish(&self, claim: ClaimRef, session: Option<()>, end: &End) -> Result<Completed, StoreError> {
+    async fn finish(&self, claim: ClaimRef, session: Option<()>, end: &End) -> Result<FinishOutcome, StoreError> {
         let completes = matches!(end, End::Completed(_));
         if let (true, Some(hold)) = (completes, &self.hold_end) {
             hold.0.add_permits(1);
@@ -114,14 +116,14 @@ impl Store for Failing {
         if one_less(&self.lost_ends) { Err(Self::down()) } else { finished }
     }
 
-    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
+    async fn get(&self, id: &RecordId) -> Result<Option<RecordState>, StoreError> {
         assert!(!one_less(&self.panicking_looks), "a look that panics on purpose");
-        let known = self.inner.look(id).await;
+        let known = self.inner.get(id).await;
         self.looked.notify_one();
         known
     }
 
-    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
-        self.inner.sweep(most).await
+    async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
+        self.inner.purge_expired(most).await
     }
 }

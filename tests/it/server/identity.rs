@@ -7,7 +7,9 @@ mod redb {
     use std::time::Duration;
 
     use redb::{Database, TableDefinition};
-    use steadfast::server::{Claim, ClaimToken, Claimed, Fingerprint, IDENTITY_VERSION, RecordId, RedbStore, Store};
+    use steadfast::server::{
+        Claim, ClaimOutcome, ClaimToken, Fingerprint, IDENTITY_VERSION, RecordId, RedbStore, Store,
+    };
 
     const HOUR: Duration = Duration::from_secs(3600);
     const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("steadfast_meta");
@@ -15,7 +17,7 @@ mod redb {
     async fn win(store: &RedbStore, key: &str) {
         let id = RecordId::new("", key);
         let claim = Claim::new(&id, ClaimToken::new().unwrap(), Fingerprint::from_bytes([1; 32]), HOUR, HOUR);
-        assert!(matches!(store.claim(&claim).await.unwrap(), Claimed::Won(())));
+        assert!(matches!(store.claim(&claim).await.unwrap(), ClaimOutcome::Acquired(())));
     }
 
     /// Makes the file say that its records are of this version, or not say it.
@@ -95,7 +97,7 @@ mod postgres {
             assert_eq!(is_refused(store().create_table().await), found);
             assert_eq!(is_refused(store().verify_identity().await), found);
             assert_eq!(is_refused(store().claim(&claim()).await), found);
-            assert_eq!(is_refused(store().look(&id).await), found);
+            assert_eq!(is_refused(store().get(&id).await), found);
             assert_eq!(is_refused(store().transactional().claim(&claim()).await.map(drop)), found);
         }
         assert_eq!(count("SELECT count(*) FROM steadfast_records", &pool).await, 1);
@@ -107,7 +109,7 @@ mod postgres {
         sqlx::raw_sql(PostgresStore::SCHEMA).execute(&pool).await.unwrap();
         let store = PostgresStore::new(pool);
         store.verify_identity().await.unwrap();
-        assert_eq!(store.look(&RecordId::new("", "k")).await.unwrap(), None);
+        assert_eq!(store.get(&RecordId::new("", "k")).await.unwrap(), None);
     }
 }
 
@@ -118,7 +120,7 @@ mod redis {
     use axum::Router;
     use axum::routing::post;
     use steadfast::server::{
-        Claim, ClaimToken, Claimed, Fingerprint, IdempotencyLayer, RecordId, RedisStore, Scope, Store, StoreError,
+        Claim, ClaimOutcome, ClaimToken, Fingerprint, IdempotencyLayer, RecordId, RedisStore, Scope, Store, StoreError,
     };
 
     use crate::server::redis_server::{command, shared};
@@ -126,7 +128,7 @@ mod redis {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    async fn claim(store: &RedisStore) -> Result<Claimed<()>, StoreError> {
+    async fn claim(store: &RedisStore) -> Result<ClaimOutcome<()>, StoreError> {
         let id = RecordId::new("", "k");
         let token = ClaimToken::new().unwrap();
         store.claim(&Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), HOUR, HOUR)).await
@@ -140,7 +142,7 @@ mod redis {
 
         let store = RedisStore::connect(&shared()).await.unwrap().prefix(&ours);
         store.verify_identity().await.unwrap();
-        assert!(matches!(claim(&store).await, Ok(Claimed::Won(()))));
+        assert!(matches!(claim(&store).await, Ok(ClaimOutcome::Acquired(()))));
         let said: String = command(&shared(), &["HGET", &format!("{ours}identity"), "version"]).await;
         assert_eq!(said, "1");
 

@@ -15,7 +15,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use steadfast::server::{
     Delivery, EventId, Fingerprint, HeldClaim, IdempotencyLayer, Inbox, InboxError, Lapsed, MemoryStore, OperationKey,
-    RecordId, Scope, SharedStore, State, Store, Verdict, WebhookLayer,
+    RecordId, RecordState, Scope, SharedStore, Store, Verdict, WebhookLayer,
 };
 use tokio::sync::Notify;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -180,13 +180,13 @@ async fn lease_is_renewed_beside_a_blocked_thread<S: Store>(store: S, run: &str)
             handler.begun.notified().await;
             let (begun, mut seen) = (Instant::now(), Duration::ZERO);
             loop {
-                let state = store.look(&door.id(&case)).await.unwrap();
+                let state = store.get(&door.id(&case)).await.unwrap();
                 let told = door.ask(elsewhere.clone(), &case, handler.clone()).await;
                 if handler.ended.load(Ordering::SeqCst) {
                     break;
                 }
                 seen = begun.elapsed();
-                assert!(matches!(state, Some(State::Running { .. })), "{case}: {state:?}");
+                assert!(matches!(state, Some(RecordState::InProgress { .. })), "{case}: {state:?}");
                 assert_eq!(told, "in progress", "{case}");
                 assert!(tokio::time::timeout(LEASE / 10, std::future::pending::<()>()).await.is_err());
             }
@@ -256,8 +256,11 @@ async fn only_thread_blocked_runs_once() {
         let first = door.ask(store.clone(), "k", handler.clone());
         let others = async {
             handler.lapsed.notified().await;
-            let state = store.look(&door.id("k")).await.unwrap();
-            assert!(matches!(state, Some(State::Unknown { .. })), "{door:?}: the store says that it lapsed: {state:?}");
+            let state = store.get(&door.id("k")).await.unwrap();
+            assert!(
+                matches!(state, Some(RecordState::Unknown { .. })),
+                "{door:?}: the store says that it lapsed: {state:?}"
+            );
             for _ in 0..3 {
                 assert_eq!(door.ask(store.clone(), "k", handler.clone()).await, "in progress", "{door:?}");
             }
@@ -330,7 +333,7 @@ impl Outlived {
             ask(&layer, handler).await
         });
         let id = *OperationKey::new("", "k").record_id();
-        while !matches!(self.store.look(&id).await.unwrap(), Some(State::Unknown { .. })) {
+        while !matches!(self.store.get(&id).await.unwrap(), Some(RecordState::Unknown { .. })) {
             tokio::task::yield_now().await;
         }
         running
@@ -412,7 +415,7 @@ async fn handler_that_died_is_not_alive() {
             async move { ask(&layer, dies).await }
         });
         let id = *OperationKey::new("", "k").record_id();
-        while !matches!(store.look(&id).await.unwrap(), Some(State::Unknown { .. })) {
+        while !matches!(store.get(&id).await.unwrap(), Some(RecordState::Unknown { .. })) {
             tokio::task::yield_now().await;
         }
         if !abort {
@@ -456,8 +459,8 @@ async fn blocked_runtime_leaves_others_their_leases() {
     let handler = |_| async {
         let until = Instant::now() + 3 * LEASE;
         while Instant::now() < until {
-            let state = store.look(&id).await.unwrap();
-            assert!(matches!(state, Some(State::Running { .. })), "{state:?}");
+            let state = store.get(&id).await.unwrap();
+            assert!(matches!(state, Some(RecordState::InProgress { .. })), "{state:?}");
             assert!(tokio::time::timeout(LEASE / 10, std::future::pending::<()>()).await.is_err());
         }
         Ok::<_, Infallible>(())
@@ -494,7 +497,7 @@ async fn lost_claim_is_told_to_its_handler() {
     });
     begun.notified().await;
     let id = *OperationKey::new("", "k").record_id();
-    while !matches!(store.look(&id).await.unwrap(), Some(State::Unknown { .. })) {
+    while !matches!(store.get(&id).await.unwrap(), Some(RecordState::Unknown { .. })) {
         tokio::task::yield_now().await;
     }
     assert_eq!(ask(&elsewhere, service_fn(|_: Request<Body>| async { done() })).await.0, 200);
@@ -562,6 +565,6 @@ async fn claim_told_after_its_lease_runs_nothing() {
     });
     assert_eq!(ask(&layer, handler).await, (503, "store-unavailable".to_owned()));
     layer.drain().await;
-    assert_eq!(layer.store().look(OperationKey::new("", "k").record_id()).await.unwrap(), None);
+    assert_eq!(layer.store().get(OperationKey::new("", "k").record_id()).await.unwrap(), None);
     assert_eq!(executions.count(), 0);
 }

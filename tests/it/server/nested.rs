@@ -7,7 +7,8 @@ use axum::Router;
 use axum::http::{HeaderName, StatusCode};
 use axum::routing::post;
 use steadfast::server::{
-    DeadlineLayer, EventId, IdempotencyLayer, MemoryStore, RecordId, Scope, SharedStore, State, Store, WebhookLayer,
+    DeadlineLayer, EventId, IdempotencyLayer, MemoryStore, RecordId, RecordState, Scope, SharedStore, Store,
+    WebhookLayer,
 };
 
 use super::support::{Executions, Served, header, problem};
@@ -36,7 +37,7 @@ async fn executes_once(router: Router, executions: &Executions) {
 }
 
 async fn is_done(layer: &Layer, id: &RecordId) -> bool {
-    matches!(layer.store().look(id).await.unwrap(), Some(State::Done { .. }))
+    matches!(layer.store().get(id).await.unwrap(), Some(RecordState::Completed { .. }))
 }
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::post;
 use steadfast::server::{
-    Claim, ClaimRef, Claimed, Completed, End, IdempotencyLayer, Lapsed, RecordId, Scope, State, Store, StoreError,
+    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, IdempotencyLayer, Lapsed, RecordId, RecordState, Scope, Store,
+    StoreError,
 };
 use tokio::sync::Semaphore;
 
@@ -26,29 +27,29 @@ struct Slow {
 impl Store for Slow {
     type Session = ();
 
-    async fn claim(&self, _: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+    async fn claim(&self, _: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
         let number = self.asked.fetch_add(1, Ordering::SeqCst);
         let gate = self.may_answer.get(number).expect("a third claim");
         gate.acquire().await.expect("an open gate").forget();
-        Ok(Claimed::Won(()))
+        Ok(ClaimOutcome::Acquired(()))
     }
 
     async fn renew(&self, _: ClaimRef, _: Duration) -> Result<bool, StoreError> {
         Ok(true)
     }
 
-    async fn finish(&self, _: ClaimRef, _: Option<()>, end: &End) -> Result<Completed, StoreError> {
+    async fn finish(&self, _: ClaimRef, _: Option<()>, end: &End) -> Result<FinishOutcome, StoreError> {
         if matches!(end, End::Cancelled) {
             self.cancelled.add_permits(1);
         }
-        Ok(Completed::Stored)
+        Ok(FinishOutcome::Stored)
     }
 
-    async fn look(&self, _: &RecordId) -> Result<Option<State>, StoreError> {
+    async fn get(&self, _: &RecordId) -> Result<Option<RecordState>, StoreError> {
         Ok(None)
     }
 
-    async fn sweep(&self, _: usize) -> Result<usize, StoreError> {
+    async fn purge_expired(&self, _: usize) -> Result<usize, StoreError> {
         Ok(0)
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use steadfast::server::{Claim, ClaimToken, Claimed, Fingerprint, RecordId, Store};
+use steadfast::server::{Claim, ClaimOutcome, ClaimToken, Fingerprint, RecordId, Store};
 
 const CHILD: &str = "STEADFAST_TEST_CONTENDER";
 const LONG: Duration = Duration::from_secs(600);
@@ -35,7 +35,7 @@ pub(super) fn contender() -> Option<String> {
 /// The child's part: `claims` claims of one key, all at once, when the parent says so.
 pub(super) async fn contend<S: Store>(store: Arc<S>, id: RecordId, claims: usize) {
     // A connection and its scripts are there before the start.
-    store.look(&id).await.unwrap();
+    store.get(&id).await.unwrap();
     println!("\nready");
     let started = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
     assert!(started.await.unwrap().unwrap() > 0, "the parent has gone");
@@ -49,7 +49,7 @@ pub(super) async fn contend<S: Store>(store: Arc<S>, id: RecordId, claims: usize
     }
     // A session that is dropped gives the key back, so they are kept until every process has been told.
     let claimed = contenders.join_all().await;
-    println!("\nwon {}", claimed.iter().filter(|claimed| matches!(claimed, Claimed::Won(_))).count());
+    println!("\nwon {}", claimed.iter().filter(|claimed| matches!(claimed, ClaimOutcome::Acquired(_))).count());
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await.unwrap().unwrap();
 }
 

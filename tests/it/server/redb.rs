@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use steadfast::server::{
-    Claim, ClaimRef, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, OpenError, Record, RecordId,
-    RedbStore, State, Store, StoreError,
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, FinishOutcome, OpenError, Record,
+    RecordId, RecordState, RedbStore, Store, StoreError,
 };
 
 use super::contract;
@@ -23,7 +23,7 @@ fn record() -> Record {
 
 async fn win(store: &RedbStore, id: &RecordId) -> ClaimToken {
     let token = ClaimToken::new().unwrap();
-    assert!(matches!(store.claim(&Claim::new(id, token, ONE, HOUR, HOUR)).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(store.claim(&Claim::new(id, token, ONE, HOUR, HOUR)).await.unwrap(), ClaimOutcome::Acquired(())));
     token
 }
 
@@ -48,12 +48,12 @@ async fn an_end_outlives_the_process_and_a_claim_without_an_owner_is_unknown() {
     drop(store);
 
     let store = RedbStore::open(&path).unwrap();
-    assert_eq!(store.look(&done).await.unwrap(), Some(State::done(ONE, record())));
+    assert_eq!(store.get(&done).await.unwrap(), Some(RecordState::completed(ONE, record())));
     // Its lease has an hour left, and its owner is gone.
-    assert_eq!(store.look(&running).await.unwrap(), Some(State::unknown(ONE)));
+    assert_eq!(store.get(&running).await.unwrap(), Some(RecordState::unknown(ONE)));
     let again = Claim::new(&running, ClaimToken::new().unwrap(), ONE, HOUR, HOUR);
-    assert!(matches!(store.claim(&again).await.unwrap(), Claimed::Known(State::Unknown { .. })));
-    assert!(matches!(store.claim(&again.taking_over(true)).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(store.claim(&again).await.unwrap(), ClaimOutcome::Existing(RecordState::Unknown { .. })));
+    assert!(matches!(store.claim(&again.allow_takeover(true)).await.unwrap(), ClaimOutcome::Acquired(())));
 }
 
 #[tokio::test]
@@ -76,8 +76,8 @@ async fn a_damaged_record_is_refused_and_neither_replayed_nor_rerun() {
     drop(database);
 
     let store = RedbStore::open(&path).unwrap();
-    assert!(matches!(store.look(&id).await, Err(StoreError::Unreadable(_))));
-    let claim = Claim::new(&id, ClaimToken::new().unwrap(), ONE, HOUR, HOUR).taking_over(true);
+    assert!(matches!(store.get(&id).await, Err(StoreError::Unreadable(_))));
+    let claim = Claim::new(&id, ClaimToken::new().unwrap(), ONE, HOUR, HOUR).allow_takeover(true);
     assert!(matches!(store.claim(&claim).await, Err(StoreError::Unreadable(_))));
 }
 
@@ -146,11 +146,11 @@ async fn every_acknowledged_word_survives_a_kill_at_any_instant() {
 
         let store = RedbStore::open(&path).unwrap();
         for key in &done {
-            let state = store.look(&RecordId::new("", key)).await.unwrap();
-            assert_eq!(state, Some(State::done(ONE, record())), "round {round}: {key} was acknowledged");
+            let state = store.get(&RecordId::new("", key)).await.unwrap();
+            assert_eq!(state, Some(RecordState::completed(ONE, record())), "round {round}: {key} was acknowledged");
         }
         for key in &claimed {
-            let state = store.look(&RecordId::new("", key)).await.unwrap();
+            let state = store.get(&RecordId::new("", key)).await.unwrap();
             assert!(state.is_some(), "round {round}: the claim of {key} was acknowledged and is forgotten");
         }
     }
@@ -213,14 +213,14 @@ async fn child_whose_disk_is_full() {
         let id = RecordId::new("", &number.to_string());
         let token = ClaimToken::new().unwrap();
         let claim = Claim::new(&id, token, ONE, HOUR, HOUR);
-        assert!(matches!(until_available(async || store.claim(&claim).await).await, Claimed::Won(())));
+        assert!(matches!(until_available(async || store.claim(&claim).await).await, ClaimOutcome::Acquired(())));
         let record = Record::new(StatusCode::CREATED, &HeaderMap::new(), vec![b'x'; 20_000].into());
         let completion = Completion::new(record, HOUR);
         let completed = until_available(async || {
             store.finish(ClaimRef::new(id, token), Some(()), &End::Completed(completion.clone())).await
         })
         .await;
-        assert_eq!(completed, Completed::Stored);
+        assert_eq!(completed, FinishOutcome::Stored);
         println!("done {number}");
     }
 }
@@ -253,8 +253,8 @@ async fn full_disk_is_survived_once_there_is_room() {
     assert!(done.len() > 30 && after.len() == 20, "{} before, {} after", before.len(), after.len());
     let store = RedbStore::open(&path).unwrap();
     for key in done {
-        let state = store.look(&RecordId::new("", key)).await.unwrap();
-        assert!(matches!(state, Some(State::Done { .. })), "{key} was acknowledged: {state:?}");
+        let state = store.get(&RecordId::new("", key)).await.unwrap();
+        assert!(matches!(state, Some(RecordState::Completed { .. })), "{key} was acknowledged: {state:?}");
     }
 }
 

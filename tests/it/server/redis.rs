@@ -10,8 +10,8 @@ use axum::routing::post;
 use http::{HeaderMap, StatusCode};
 use redis::cluster::ClusterClient;
 use steadfast::server::{
-    Claim, ClaimRef, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, IdempotencyLayer, Record,
-    RecordError, RecordId, RedisStore, RedisWarning, Scope, State, Store, StoreError,
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, FinishOutcome, IdempotencyLayer, Record,
+    RecordError, RecordId, RecordState, RedisStore, RedisWarning, Scope, Store, StoreError,
 };
 
 use super::redis_server::{RedisServer, Wire, command, free_port, shared};
@@ -49,7 +49,7 @@ fn key(id: &RecordId) -> String {
 }
 
 async fn win(store: &RedisStore, claim: &Claim<'_>) -> ClaimToken {
-    assert!(matches!(store.claim(claim).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(store.claim(claim).await.unwrap(), ClaimOutcome::Acquired(())));
     claim.token
 }
 
@@ -140,16 +140,16 @@ async fn a_call_whose_reply_was_lost_is_made_again_and_has_one_effect() {
     assert!(store.renew(first.reference(), HOUR).await.unwrap());
     assert_eq!(sent(), 2, "asked twice");
     wire.lose_replies(1);
-    assert_eq!(store.finish(first.reference(), Some(()), &End::Completed(end())).await.unwrap(), Completed::Stored);
+    assert_eq!(store.finish(first.reference(), Some(()), &End::Completed(end())).await.unwrap(), FinishOutcome::Stored);
     assert!(sent() >= 2, "asked twice, and once for the script");
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record())));
+    assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::completed(ONE, record())));
 
     // Both replies are lost: the caller cannot tell, and asks again under its token.
     let other = fresh();
     let second = claim(&other);
     wire.lose_replies(2);
     unavailable(store.claim(&second).await);
-    assert!(matches!(store.look(&other).await.unwrap(), Some(State::Running { .. })), "it was carried out");
+    assert!(matches!(store.get(&other).await.unwrap(), Some(RecordState::InProgress { .. })), "it was carried out");
     win(&store, &second).await;
 }
 
@@ -172,8 +172,8 @@ async fn no_request_holds_a_time_of_this_process() {
         rounds.push(round().await);
         // Redis's clock moves on between the rounds, so ours does.
         let lease_left = || async {
-            match store.look(&id).await.unwrap() {
-                Some(State::Running { lease_left, .. }) => lease_left,
+            match store.get(&id).await.unwrap() {
+                Some(RecordState::InProgress { lease_left, .. }) => lease_left,
                 other => panic!("{other:?}"),
             }
         };
@@ -195,16 +195,19 @@ async fn what_was_acknowledged_outlives_a_kill_of_redis() {
     let token = win(&store, &claim(&unknown)).await;
     store.finish(ClaimRef::new(unknown, token), None, &End::Unknown).await.unwrap();
     server.kill();
-    unavailable(store.look(&done).await);
+    unavailable(store.get(&done).await);
     unavailable(store.claim(&claim(&fresh())).await);
 
     server.start_again();
-    assert_eq!(store.look(&done).await.unwrap(), Some(State::done(ONE, record())));
-    assert!(matches!(store.claim(&claim(&running)).await.unwrap(), Claimed::Known(State::Running { .. })));
-    assert_eq!(store.look(&unknown).await.unwrap(), Some(State::unknown(ONE)));
+    assert_eq!(store.get(&done).await.unwrap(), Some(RecordState::completed(ONE, record())));
+    assert!(matches!(
+        store.claim(&claim(&running)).await.unwrap(),
+        ClaimOutcome::Existing(RecordState::InProgress { .. })
+    ));
+    assert_eq!(store.get(&unknown).await.unwrap(), Some(RecordState::unknown(ONE)));
     assert_eq!(
         store.finish(ClaimRef::new(running, held), Some(()), &End::Completed(end())).await.unwrap(),
-        Completed::Stored
+        FinishOutcome::Stored
     );
 }
 
@@ -266,7 +269,7 @@ async fn a_frozen_redis_is_unavailable_and_what_it_did_can_be_asked_again() {
     let claim = claim(&id);
     assert!(unavailable(store.claim(&claim).await).contains("no answer in 200ms"));
     server.signal("-CONT");
-    eventually(|| async { matches!(store.look(&id).await, Ok(Some(State::Running { .. }))) }).await;
+    eventually(|| async { matches!(store.get(&id).await, Ok(Some(RecordState::InProgress { .. }))) }).await;
     win(&store, &claim).await;
 }
 
@@ -303,7 +306,7 @@ async fn what_cannot_be_read_is_refused_and_left_as_it_is() {
         command::<redis::Value>(&url, &words).await;
         let dump = || async { command::<Vec<u8>>(&url, &["DUMP", &key]).await };
         let before = dump().await;
-        for found in [store.look(&id).await.map(drop), store.claim(&claim(&id).taking_over(true)).await.map(drop)] {
+        for found in [store.get(&id).await.map(drop), store.claim(&claim(&id).allow_takeover(true)).await.map(drop)] {
             assert!(matches!(found, Err(StoreError::Unreadable(error)) if error == expected), "{damage:?}: {found:?}");
         }
         assert_eq!(dump().await, before, "{damage:?}");
@@ -313,7 +316,7 @@ async fn what_cannot_be_read_is_refused_and_left_as_it_is() {
     win(&store, &claim(&id)).await;
     for retention in ["soon", "0x10", ""] {
         command::<redis::Value>(&url, &["HSET", &key(&id), "retention", retention]).await;
-        let found = store.claim(&claim(&id).taking_over(true)).await;
+        let found = store.claim(&claim(&id).allow_takeover(true)).await;
         assert!(matches!(found, Err(StoreError::Unreadable(RecordError::Damaged))), "{retention}: {found:?}");
     }
 }
@@ -346,7 +349,7 @@ async fn a_record_lives_as_long_as_its_retention_and_a_claim_for_its_lease_as_we
         .finish(ClaimRef::new(id, held), Some(()), &End::Completed(Completion::new(record(), Duration::MAX)))
         .await
         .unwrap();
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record())));
+    assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::completed(ONE, record())));
 }
 
 #[tokio::test]
@@ -356,17 +359,17 @@ async fn a_claim_whose_expiry_was_changed_lapses_and_is_not_forgotten() {
     let id = fresh();
     win(&store, &claim(&id)).await;
     assert!(command::<bool>(&url, &["PERSIST", &key(&id)]).await);
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
-    assert!(matches!(store.claim(&claim(&id)).await.unwrap(), Claimed::Known(State::Unknown { .. })));
-    win(&store, &claim(&id).taking_over(true)).await;
-    assert!(matches!(store.look(&id).await.unwrap(), Some(State::Running { .. })));
+    assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::unknown(ONE)));
+    assert!(matches!(store.claim(&claim(&id)).await.unwrap(), ClaimOutcome::Existing(RecordState::Unknown { .. })));
+    win(&store, &claim(&id).allow_takeover(true)).await;
+    assert!(matches!(store.get(&id).await.unwrap(), Some(RecordState::InProgress { .. })));
 
     // And one that somebody keeps for longer holds no longer for that, once it was abandoned.
     let id = fresh();
     let token = win(&store, &claim(&id)).await;
     store.finish(ClaimRef::new(id, token), None, &End::Unknown).await.unwrap();
     assert!(command::<bool>(&url, &["EXPIRE", &key(&id), "604800"]).await);
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
+    assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::unknown(ONE)));
 }
 
 #[tokio::test]
@@ -376,7 +379,7 @@ async fn stores_with_other_prefixes_have_other_records() {
     let other = RedisStore::connect(&url).await.unwrap().prefix("other:");
     let id = fresh();
     win(&one, &claim(&id)).await;
-    assert_eq!(other.look(&id).await.unwrap(), None);
+    assert_eq!(other.get(&id).await.unwrap(), None);
     win(&other, &claim(&id)).await;
 }
 
@@ -427,9 +430,9 @@ async fn a_full_redis_refuses_claims_and_lets_ends_through() {
 
     let refused = fresh();
     assert!(matches!(store.claim(&claim(&refused)).await, Err(StoreError::Full)));
-    assert_eq!(store.look(&refused).await.unwrap(), None);
-    assert!(matches!(store.claim(&claim(&lapsed).taking_over(true)).await, Err(StoreError::Full)));
-    assert_eq!(store.look(&lapsed).await.unwrap(), Some(State::unknown(ONE)), "it is not forgotten for that");
+    assert_eq!(store.get(&refused).await.unwrap(), None);
+    assert!(matches!(store.claim(&claim(&lapsed).allow_takeover(true)).await, Err(StoreError::Full)));
+    assert_eq!(store.get(&lapsed).await.unwrap(), Some(RecordState::unknown(ONE)), "it is not forgotten for that");
     let waiting = RedisStore::connect(&server.url()).await.unwrap().replicas(1, Duration::from_millis(10));
     assert!(matches!(waiting.claim(&claim(&refused)).await, Err(StoreError::Full)));
 
@@ -438,15 +441,15 @@ async fn a_full_redis_refuses_claims_and_lets_ends_through() {
     let completion = Completion::new(large.clone(), HOUR);
     assert_eq!(
         store.finish(ClaimRef::new(first, completes), Some(()), &End::Completed(completion)).await.unwrap(),
-        Completed::Stored
+        FinishOutcome::Stored
     );
-    assert_eq!(store.look(&first).await.unwrap(), Some(State::done(ONE, large)));
+    assert_eq!(store.get(&first).await.unwrap(), Some(RecordState::completed(ONE, large)));
     assert_eq!(
         store.finish(ClaimRef::new(second, releases), Some(()), &End::Released).await.unwrap(),
-        Completed::Stored
+        FinishOutcome::Stored
     );
-    assert_eq!(store.finish(ClaimRef::new(third, abandons), None, &End::Unknown).await.unwrap(), Completed::Stored);
-    assert_eq!(store.look(&third).await.unwrap(), Some(State::unknown(ONE)));
+    assert_eq!(store.finish(ClaimRef::new(third, abandons), None, &End::Unknown).await.unwrap(), FinishOutcome::Stored);
+    assert_eq!(store.get(&third).await.unwrap(), Some(RecordState::unknown(ONE)));
 }
 
 #[tokio::test]
@@ -458,7 +461,7 @@ async fn claim_too_few_replicas_have_is_not_won() {
     let given_up = claim(&id);
     assert!(unavailable(store.claim(&given_up).await).contains("0 of 1 replicas"));
     store.finish(given_up.reference(), None, &End::Cancelled).await.unwrap();
-    assert_eq!(store.look(&id).await.unwrap(), None, "nobody runs it, so nothing of it stays");
+    assert_eq!(store.get(&id).await.unwrap(), None, "nobody runs it, so nothing of it stays");
 
     let of = format!("127.0.0.1 {}", primary.port());
     let replica = RedisServer::start(&["--replicaof", &of, "--repl-diskless-sync-delay", "0"]);
@@ -468,19 +471,22 @@ async fn claim_too_few_replicas_have_is_not_won() {
     let held: Vec<u8> = replica.command(&["HGET", &key(&id), "token"]).await;
     assert_eq!(held, token.as_bytes(), "the replica has it");
     patient.finish(ClaimRef::new(id, token), Some(()), &End::Completed(end())).await.unwrap();
-    assert!(matches!(patient.claim(&claim(&id)).await.unwrap(), Claimed::Known(State::Done { .. })));
+    assert!(matches!(patient.claim(&claim(&id)).await.unwrap(), ClaimOutcome::Existing(RecordState::Completed { .. })));
 
     // A failover: what was won is known to the new primary.
     let running = fresh();
     win(&patient, &claim(&running)).await;
     replica.command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     let promoted = RedisStore::connect(&replica.url()).await.unwrap();
-    assert!(matches!(promoted.claim(&claim(&running)).await.unwrap(), Claimed::Known(State::Running { .. })));
+    assert!(matches!(
+        promoted.claim(&claim(&running)).await.unwrap(),
+        ClaimOutcome::Existing(RecordState::InProgress { .. })
+    ));
 
     eventually(|| primary.info_says("connected_slaves:0")).await;
     let other = fresh();
     unavailable(store.claim(&claim(&other)).await);
-    assert!(matches!(store.look(&other).await.unwrap(), Some(State::Running { .. })), "until it is cancelled");
+    assert!(matches!(store.get(&other).await.unwrap(), Some(RecordState::InProgress { .. })), "until it is cancelled");
     // What is known needs no replica to be told.
-    assert!(matches!(store.claim(&claim(&id)).await.unwrap(), Claimed::Known(State::Done { .. })));
+    assert!(matches!(store.claim(&claim(&id)).await.unwrap(), ClaimOutcome::Existing(RecordState::Completed { .. })));
 }

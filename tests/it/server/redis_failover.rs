@@ -7,8 +7,8 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, IdempotencyLayer, Record, RecordId,
-    RedisStore, Scope, State, Store, StoreError,
+    Claim, ClaimOutcome, ClaimToken, Completion, End, Fingerprint, FinishOutcome, IdempotencyLayer, Record, RecordId,
+    RecordState, RedisStore, Scope, Store, StoreError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -83,7 +83,7 @@ async fn every_call_finds_the_new_primary() {
     let names = ["renewed", "completed", "released", "abandoned"].map(id);
     let claims = names.each_ref().map(claim);
     for claim in &claims {
-        assert!(matches!(store.claim(claim).await.unwrap(), Claimed::Won(())));
+        assert!(matches!(store.claim(claim).await.unwrap(), ClaimOutcome::Acquired(())));
     }
     // A store of its own for each call, which is the first one after the failover.
     let mut stores = Vec::new();
@@ -94,18 +94,21 @@ async fn every_call_finds_the_new_primary() {
     pair.moves_name();
 
     let fresh = id("claimed");
-    assert!(matches!(store.claim(&claim(&fresh)).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(store.claim(&claim(&fresh)).await.unwrap(), ClaimOutcome::Acquired(())));
     assert!(stores[0].renew(claims[0].reference(), HOUR).await.unwrap());
     for (nth, end) in [(1, End::Completed(end())), (2, End::Released), (3, End::Unknown)] {
         let ended = stores[nth].finish(claims[nth].reference(), Some(()), &end).await.unwrap();
-        assert_eq!(ended, Completed::Stored, "{end:?}");
+        assert_eq!(ended, FinishOutcome::Stored, "{end:?}");
     }
 
     let new = RedisStore::connect(&pair.replica.url()).await.unwrap();
-    assert!(matches!(new.look(&fresh).await.unwrap(), Some(State::Running { .. })), "it is with the new primary");
-    assert!(matches!(new.look(&names[1]).await.unwrap(), Some(State::Done { .. })));
-    assert_eq!(new.look(&names[2]).await.unwrap(), None);
-    assert_eq!(new.look(&names[3]).await.unwrap(), Some(State::unknown(ONE)));
+    assert!(
+        matches!(new.get(&fresh).await.unwrap(), Some(RecordState::InProgress { .. })),
+        "it is with the new primary"
+    );
+    assert!(matches!(new.get(&names[1]).await.unwrap(), Some(RecordState::Completed { .. })));
+    assert_eq!(new.get(&names[2]).await.unwrap(), None);
+    assert_eq!(new.get(&names[3]).await.unwrap(), Some(RecordState::unknown(ONE)));
 }
 
 #[tokio::test]
@@ -147,7 +150,7 @@ async fn until_the_name_moves_few_connections_are_made() {
     let made = pair.name.connections() - before;
     assert!(calls > 20 && (1..=7).contains(&made), "{made} connections for {calls} calls");
     pair.moves_name();
-    eventually(|| async { matches!(store.claim(&claim(&id("late"))).await, Ok(Claimed::Won(()))) }).await;
+    eventually(|| async { matches!(store.claim(&claim(&id("late"))).await, Ok(ClaimOutcome::Acquired(()))) }).await;
 }
 
 #[tokio::test]
@@ -200,7 +203,7 @@ async fn a_server_that_is_not_the_primary_is_left() {
         let name = Wire::to(&saying(answer).await).await;
         let store = RedisStore::connect(&name.url).await.unwrap();
         name.lead_to(&primary.url());
-        let began = || async { matches!(store.claim(&claim(&id(answer))).await, Ok(Claimed::Won(()))) };
+        let began = || async { matches!(store.claim(&claim(&id(answer))).await, Ok(ClaimOutcome::Acquired(()))) };
         eventually(began).await;
         assert_eq!(name.connections(), 2, "{answer}");
     }
@@ -220,10 +223,10 @@ async fn a_login_that_was_refused_is_tried_again() {
         (RedisServer::start(&["--requirepass", "pw"]), RedisServer::start(&["--requirepass", "other"]));
     let name = Wire::to(&right.url()).await;
     let store = RedisStore::connect(&name.url.replace("redis://", "redis://:pw@")).await.unwrap();
-    assert!(matches!(store.claim(&claim(&id("before"))).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(store.claim(&claim(&id("before"))).await.unwrap(), ClaimOutcome::Acquired(())));
     name.lead_to(&wrong.url());
     name.cut();
     assert!(store.claim(&claim(&id("between"))).await.is_err());
     name.lead_to(&right.url());
-    eventually(|| async { matches!(store.claim(&claim(&id("after"))).await, Ok(Claimed::Won(()))) }).await;
+    eventually(|| async { matches!(store.claim(&claim(&id("after"))).await, Ok(ClaimOutcome::Acquired(()))) }).await;
 }

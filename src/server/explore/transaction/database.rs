@@ -8,7 +8,7 @@ use super::{CALLERS, Step, Transactions};
 use crate::server::answer::Told;
 use crate::server::layer::Lapsed;
 use crate::server::rules::{self, AfterAnswer, AfterClaim, AfterFinish, CompletionAnswer, LookedUp, Repeat, Written};
-use crate::server::{Claimed, Completed, Completion, End, State, StoreError, Verdict};
+use crate::server::{ClaimOutcome, Completion, End, FinishOutcome, RecordState, StoreError, Verdict};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in super::super) struct Database {
@@ -88,7 +88,7 @@ impl Database {
             }
             Step::LoseClaim(caller) => {
                 self.fault()?;
-                if matches!(self.claim(caller), Claimed::Won(())) {
+                if matches!(self.claim(caller), ClaimOutcome::Acquired(())) {
                     self.session = Some(Session { token: caller, state: SessionState::Orphaned });
                 }
                 self.hear(caller, Err(lost()));
@@ -107,7 +107,7 @@ impl Database {
             Step::Commit(caller) => {
                 let Phase::Ending { acted, end, .. } = self.phase(caller) else { return None };
                 self.commit(caller, acted, end);
-                self.settle(model, caller, Ok(Completed::Stored));
+                self.settle(model, caller, Ok(FinishOutcome::Stored));
             }
             Step::Conflict(caller) => {
                 self.fault()?;
@@ -151,18 +151,20 @@ impl Database {
     }
 
     /// Holds the key, or says what stands in the way. What is unknown is taken over, as by default.
-    fn claim(&mut self, token: u8) -> Claimed<()> {
+    fn claim(&mut self, token: u8) -> ClaimOutcome<()> {
         match (self.session, self.record) {
-            (Some(_), _) => Claimed::Known(State::running(None, Duration::ZERO)),
-            (None, Some(Some(answer))) => Claimed::Known(State::done(fingerprint(0), record(answer))),
+            (Some(_), _) => ClaimOutcome::Existing(RecordState::in_progress(None, Duration::ZERO)),
+            (None, Some(Some(answer))) => {
+                ClaimOutcome::Existing(RecordState::completed(fingerprint(0), record(answer)))
+            }
             (None, None | Some(None)) => {
                 self.session = Some(Session { token, state: SessionState::Lent });
-                Claimed::Won(())
+                ClaimOutcome::Acquired(())
             }
         }
     }
 
-    fn hear(&mut self, caller: u8, reply: Result<Claimed<()>, StoreError>) {
+    fn hear(&mut self, caller: u8, reply: Result<ClaimOutcome<()>, StoreError>) {
         let Phase::Claiming { is_second_call } = self.phase(caller) else { return };
         if !is_second_call && rules::is_lost(&reply) {
             return self.set(caller, Phase::Claiming { is_second_call: true });
@@ -174,8 +176,8 @@ impl Database {
             AfterClaim::Tell(state) => {
                 let is_told = matches!(rules::repeat(&state, fingerprint(0), false, || None::<()>), Repeat::Tell);
                 // The answer that is replayed is of rows that are there.
-                let is_true =
-                    !matches!(state, State::Done { .. }) || self.record.flatten().is_some_and(|t| self.has(t));
+                let is_true = !matches!(state, RecordState::Completed { .. })
+                    || self.record.flatten().is_some_and(|t| self.has(t));
                 self.told_untruth |= !is_told || !is_true;
                 Phase::Over
             }
@@ -228,7 +230,7 @@ impl Database {
     }
 
     /// What the writer of an end does with a reply: `Ending::write`.
-    fn settle(&mut self, model: &Transactions, caller: u8, reply: Result<Completed, StoreError>) {
+    fn settle(&mut self, model: &Transactions, caller: u8, reply: Result<FinishOutcome, StoreError>) {
         match rules::after_finish(reply) {
             AfterFinish::Stored => self.over(caller, Written::Stored),
             AfterFinish::Lost => self.over(caller, Written::Lost),

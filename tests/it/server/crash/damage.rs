@@ -214,8 +214,8 @@ async fn damage_anywhere_is_not_opened_with_a_loss() {
 async fn finished(store: &RedbStore) -> usize {
     let mut finished = 0;
     for number in 0..OPERATIONS {
-        let state = store.look(&RecordId::new("", &key(number))).await.unwrap();
-        finished += usize::from(matches!(state, Some(State::Done { .. })));
+        let state = store.get(&RecordId::new("", &key(number))).await.unwrap();
+        finished += usize::from(matches!(state, Some(RecordState::Completed { .. })));
     }
     finished
 }

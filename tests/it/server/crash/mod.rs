@@ -23,7 +23,8 @@ use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use http_body_util::BodyExt;
 use steadfast::server::{
-    Claim, ClaimRef, Claimed, Completed, End, IdempotencyLayer, RecordId, Scope, State, Store, StoreError,
+    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, IdempotencyLayer, RecordId, RecordState, Scope, Store,
+    StoreError,
 };
 use tower::ServiceExt;
 
@@ -58,9 +59,9 @@ impl<S> Deadly<S> {
 
 impl<S: Store> Store for Deadly<S> {
     type Session = S::Session;
-    const HOLDS_EFFECTS: bool = S::HOLDS_EFFECTS;
+    const TRANSACTIONAL: bool = S::TRANSACTIONAL;
 
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<S::Session>, StoreError> {
+    async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<S::Session>, StoreError> {
         self.at("before_claim");
         let claimed = self.inner.claim(claim).await?;
         self.at("after_claim");
@@ -71,7 +72,12 @@ impl<S: Store> Store for Deadly<S> {
         self.inner.renew(claim, lease).await
     }
 
-    async fn finish(&self, claim: ClaimRef, session: Option<S::Session>, end: &End) -> Result<Completed, StoreError> {
+    async fn finish(
+        &self,
+        claim: ClaimRef,
+        session: Option<S::Session>,
+        end: &End,
+    ) -> Result<FinishOutcome, StoreError> {
         if !matches!(end, End::Completed(_)) {
             return self.inner.finish(claim, session, end).await;
         }
@@ -81,12 +87,12 @@ impl<S: Store> Store for Deadly<S> {
         Ok(completed)
     }
 
-    async fn look(&self, id: &RecordId) -> Result<Option<State>, StoreError> {
-        self.inner.look(id).await
+    async fn get(&self, id: &RecordId) -> Result<Option<RecordState>, StoreError> {
+        self.inner.get(id).await
     }
 
-    async fn sweep(&self, most: usize) -> Result<usize, StoreError> {
-        self.inner.sweep(most).await
+    async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
+        self.inner.purge_expired(most).await
     }
 }
 

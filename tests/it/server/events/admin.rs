@@ -5,8 +5,8 @@ use std::time::Duration;
 use steadfast::http::{HeaderMap, StatusCode};
 use steadfast::server::admin::{self, ReleaseError};
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completion, End, Fingerprint, MemoryStore, OperationKey, Record, SharedStore, State,
-    Store,
+    Claim, ClaimOutcome, ClaimToken, Completion, End, Fingerprint, MemoryStore, OperationKey, Record, RecordState,
+    SharedStore, Store,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -30,26 +30,26 @@ async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
     let operation = OperationKey::new("tenant", "k");
     let one = Fingerprint::of("x");
     assert!(matches!(admin::release(&store, &operation, "why not").await, Err(ReleaseError::NotFound)));
-    assert_eq!(admin::look(&store, &operation).await.unwrap(), None);
+    assert_eq!(admin::get(&store, &operation).await.unwrap(), None);
 
     let claim = || Claim::new(operation.record_id(), ClaimToken::new().unwrap(), one, HOUR, HOUR);
     let first = claim();
-    let Claimed::Won(session) = store.claim(&first).await.unwrap() else { panic!("nobody has it") };
+    let ClaimOutcome::Acquired(session) = store.claim(&first).await.unwrap() else { panic!("nobody has it") };
     assert!(matches!(admin::release(&store, &operation, "it hangs").await, Err(ReleaseError::Running)));
     assert!(!renews || store.renew(first.reference(), HOUR).await.unwrap(), "it still runs");
 
     store.finish(first.reference(), Some(session), &End::Unknown).await.unwrap();
-    assert_eq!(admin::look(&store, &operation).await.unwrap(), Some(State::unknown(one)));
+    assert_eq!(admin::get(&store, &operation).await.unwrap(), Some(RecordState::unknown(one)));
     admin::release(&store, &operation, "looked it up: nothing was charged").await.unwrap();
-    assert_eq!(admin::look(&store, &operation).await.unwrap(), None);
+    assert_eq!(admin::get(&store, &operation).await.unwrap(), None);
 
     let second = claim();
-    let Claimed::Won(session) = store.claim(&second).await.unwrap() else { panic!("it was given back") };
+    let ClaimOutcome::Acquired(session) = store.claim(&second).await.unwrap() else { panic!("it was given back") };
     let record = Record::new(StatusCode::OK, &HeaderMap::new(), "done".into());
     store
         .finish(second.reference(), Some(session), &End::Completed(Completion::new(record.clone(), HOUR)))
         .await
         .unwrap();
     assert!(matches!(admin::release(&store, &operation, "once more").await, Err(ReleaseError::Ended)));
-    assert_eq!(admin::look(&store, &operation).await.unwrap(), Some(State::done(one, record)));
+    assert_eq!(admin::get(&store, &operation).await.unwrap(), Some(RecordState::completed(one, record)));
 }

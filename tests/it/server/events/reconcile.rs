@@ -8,8 +8,8 @@ use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use axum::routing::post;
 use steadfast::server::{
-    Claim, ClaimRef, Claimed, Completed, End, Fingerprint, IdempotencyLayer, Lapse, MemoryStore, OperationKey,
-    Reconciled, Record, RecordId, Scope, State as Known, Store, StoreError,
+    Claim, ClaimOutcome, ClaimRef, End, Fingerprint, FinishOutcome, IdempotencyLayer, Lapse, MemoryStore, OperationKey,
+    Reconciled, Record, RecordId, RecordState as Known, Scope, Store, StoreError,
 };
 use tokio::sync::Notify;
 
@@ -182,28 +182,28 @@ struct TakenMeanwhile;
 impl Store for TakenMeanwhile {
     type Session = ();
 
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed<()>, StoreError> {
+    async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
         if !claim.take_over {
-            return Ok(Claimed::Known(Known::unknown(claim.fingerprint)));
+            return Ok(ClaimOutcome::Existing(Known::unknown(claim.fingerprint)));
         }
         let record =
             Record::new(StatusCode::OK, &axum::http::HeaderMap::new(), Bytes::from_static(b"another's answer"));
-        Ok(Claimed::Known(Known::done(Fingerprint::of("another request"), record)))
+        Ok(ClaimOutcome::Existing(Known::completed(Fingerprint::of("another request"), record)))
     }
 
     async fn renew(&self, _: ClaimRef, _: std::time::Duration) -> Result<bool, StoreError> {
         Ok(false)
     }
 
-    async fn finish(&self, _: ClaimRef, _: Option<()>, _: &End) -> Result<Completed, StoreError> {
-        Ok(Completed::Lost)
+    async fn finish(&self, _: ClaimRef, _: Option<()>, _: &End) -> Result<FinishOutcome, StoreError> {
+        Ok(FinishOutcome::Fenced)
     }
 
-    async fn look(&self, _: &RecordId) -> Result<Option<Known>, StoreError> {
+    async fn get(&self, _: &RecordId) -> Result<Option<Known>, StoreError> {
         Ok(None)
     }
 
-    async fn sweep(&self, _: usize) -> Result<usize, StoreError> {
+    async fn purge_expired(&self, _: usize) -> Result<usize, StoreError> {
         Ok(0)
     }
 }

@@ -45,15 +45,15 @@ const CALLS: [&str; 9] = [
     "sweep",
 ];
 const ANSWERS: [&str; 11] = [
-    "Won",
-    "Known(Running)",
-    "Known(Done)",
-    "Known(Unknown)",
+    "Acquired",
+    "Existing(InProgress)",
+    "Existing(Completed)",
+    "Existing(Unknown)",
     "Cancelled",
     "renewed",
     "not renewed",
     "Stored",
-    "Lost",
+    "Fenced",
     "looked up",
     "nothing known",
 ];

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use steadfast::server::{Completed, StoreError};
-use steadfast::testing::{ModelClaimed, ModelState, ModelStore};
+use steadfast::server::{FinishOutcome, StoreError};
+use steadfast::testing::{ModelClaimOutcome, ModelRecordState, ModelStore};
 
 use super::steps::{Call, Sequence, Step};
 
@@ -14,10 +14,10 @@ const DRIFT: u64 = 25_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Answer {
-    Claimed(ModelClaimed),
+    Claimed(ModelClaimOutcome),
     Renewed(bool),
-    Finished(Completed),
-    Looked(Option<ModelState>),
+    Finished(FinishOutcome),
+    Looked(Option<ModelRecordState>),
     /// How many records were removed is the store's own affair.
     Swept,
 }
@@ -38,7 +38,7 @@ impl Model for ModelStore {
             Call::Claim(claim) => Answer::Claimed(self.claim(claim)),
             Call::Renew { id, token, lease } => Answer::Renewed(self.renew(id, token, lease)),
             Call::Finish { id, token, end } => Answer::Finished(self.finish(id, token, end)),
-            Call::Look { id } => Answer::Looked(self.look(id)),
+            Call::Look { id } => Answer::Looked(self.get(id)),
             Call::Sweep => Answer::Swept,
         }
     }
@@ -184,26 +184,27 @@ fn agree(expected: Answer, got: Answer) -> bool {
 }
 
 impl Answer {
-    fn state(self) -> Option<ModelState> {
+    fn state(self) -> Option<ModelRecordState> {
         match self {
-            Self::Claimed(ModelClaimed::Known(state)) | Self::Looked(Some(state)) => Some(state),
+            Self::Claimed(ModelClaimOutcome::Existing(state)) | Self::Looked(Some(state)) => Some(state),
             _ => None,
         }
     }
 
     fn lease_left(self) -> Option<u64> {
-        self.state()
-            .and_then(|state| if let ModelState::Running { lease_left, .. } = state { Some(lease_left) } else { None })
+        self.state().and_then(|state| {
+            if let ModelRecordState::InProgress { lease_left, .. } = state { Some(lease_left) } else { None }
+        })
     }
 
     /// The same answer, with so much left of a running claim's lease.
     fn with_lease_left(self, lease_left: u64) -> Self {
         match self {
-            Self::Claimed(ModelClaimed::Known(ModelState::Running { request, .. })) => {
-                Self::Claimed(ModelClaimed::Known(ModelState::Running { request, lease_left }))
+            Self::Claimed(ModelClaimOutcome::Existing(ModelRecordState::InProgress { request, .. })) => {
+                Self::Claimed(ModelClaimOutcome::Existing(ModelRecordState::InProgress { request, lease_left }))
             }
-            Self::Looked(Some(ModelState::Running { request, .. })) => {
-                Self::Looked(Some(ModelState::Running { request, lease_left }))
+            Self::Looked(Some(ModelRecordState::InProgress { request, .. })) => {
+                Self::Looked(Some(ModelRecordState::InProgress { request, lease_left }))
             }
             other => other,
         }
@@ -211,16 +212,16 @@ impl Answer {
 
     pub(super) fn kind(self) -> &'static str {
         match self {
-            Self::Claimed(ModelClaimed::Won) => "Won",
-            Self::Claimed(ModelClaimed::Cancelled) => "Cancelled",
-            Self::Claimed(ModelClaimed::Full) => "Full",
-            Self::Claimed(ModelClaimed::Known(ModelState::Running { .. })) => "Known(Running)",
-            Self::Claimed(ModelClaimed::Known(ModelState::Done { .. })) => "Known(Done)",
-            Self::Claimed(ModelClaimed::Known(ModelState::Unknown { .. })) => "Known(Unknown)",
+            Self::Claimed(ModelClaimOutcome::Acquired) => "Acquired",
+            Self::Claimed(ModelClaimOutcome::Cancelled) => "Cancelled",
+            Self::Claimed(ModelClaimOutcome::Full) => "Full",
+            Self::Claimed(ModelClaimOutcome::Existing(ModelRecordState::InProgress { .. })) => "Existing(InProgress)",
+            Self::Claimed(ModelClaimOutcome::Existing(ModelRecordState::Completed { .. })) => "Existing(Completed)",
+            Self::Claimed(ModelClaimOutcome::Existing(ModelRecordState::Unknown { .. })) => "Existing(Unknown)",
             Self::Renewed(true) => "renewed",
             Self::Renewed(false) => "not renewed",
-            Self::Finished(Completed::Stored) => "Stored",
-            Self::Finished(Completed::Lost) => "Lost",
+            Self::Finished(FinishOutcome::Stored) => "Stored",
+            Self::Finished(FinishOutcome::Fenced) => "Fenced",
             Self::Looked(None) => "nothing known",
             Self::Looked(Some(_)) => "looked up",
             Self::Swept => "swept",

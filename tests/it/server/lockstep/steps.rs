@@ -211,8 +211,8 @@ impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Claim(ModelClaim { id, token, request, lease, retention, take_over }) => {
-                let taking_over = if take_over { ", taking over" } else { "" };
-                write!(f, "claims key {id} under token {token} for request {request}{taking_over}")?;
+                let allow_takeover = if take_over { ", taking over" } else { "" };
+                write!(f, "claims key {id} under token {token} for request {request}{allow_takeover}")?;
                 write!(f, " (lease {} s, retention {} s)", lease / 1000, retention / 1000)
             }
             Self::Renew { id, token, lease } => {

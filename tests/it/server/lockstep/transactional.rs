@@ -9,52 +9,52 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use steadfast::server::{Completed, PostgresSession, Store, StoreError, TransactionalPostgresStore};
-use steadfast::testing::{ModelClaim, ModelClaimed, ModelEnd, ModelState};
+use steadfast::server::{FinishOutcome, PostgresSession, Store, StoreError, TransactionalPostgresStore};
+use steadfast::testing::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState};
 
 use super::play::{Answer, Model, Restart, World};
 use super::steps::Call;
 use super::worlds::{Postgres, claim, claimed, end, record_id, reference, state};
 
 /// A key that is held, as others see it: the lease is not told.
-const HELD: ModelState = ModelState::Running { request: 0, lease_left: 0 };
+const HELD: ModelRecordState = ModelRecordState::InProgress { request: 0, lease_left: 0 };
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct TransactionalModel {
     /// The open sessions by their key: token, request, retention.
     held: BTreeMap<u8, (u16, u8, u64)>,
     /// What was committed, and for how long it is kept.
-    ended: BTreeMap<u8, (ModelState, u64)>,
+    ended: BTreeMap<u8, (ModelRecordState, u64)>,
 }
 
 impl TransactionalModel {
-    fn claim(&mut self, claim: ModelClaim) -> ModelClaimed {
+    fn claim(&mut self, claim: ModelClaim) -> ModelClaimOutcome {
         let ModelClaim { id, token, request, retention, take_over, .. } = claim;
         match self.ended.get(&id) {
-            Some((ModelState::Unknown { request: of }, _)) if take_over && *of == request => {}
-            Some((state, _)) => return ModelClaimed::Known(*state),
+            Some((ModelRecordState::Unknown { request: of }, _)) if take_over && *of == request => {}
+            Some((state, _)) => return ModelClaimOutcome::Existing(*state),
             None => {}
         }
         if self.held.contains_key(&id) {
-            return ModelClaimed::Known(HELD);
+            return ModelClaimOutcome::Existing(HELD);
         }
         self.held.insert(id, (token, request, retention));
-        ModelClaimed::Won
+        ModelClaimOutcome::Acquired
     }
 
-    fn finish(&mut self, id: u8, token: u16, end: ModelEnd) -> Completed {
+    fn finish(&mut self, id: u8, token: u16, end: ModelEnd) -> FinishOutcome {
         let session = self.held.get(&id).copied().filter(|(of, ..)| *of == token);
         let Some((_, request, retention)) = session else {
             // Nobody runs anything under it.
-            return if end == ModelEnd::Cancelled { Completed::Stored } else { Completed::Lost };
+            return if end == ModelEnd::Cancelled { FinishOutcome::Stored } else { FinishOutcome::Fenced };
         };
         self.held.remove(&id);
         match end {
             ModelEnd::Completed { answer, retention } => {
-                self.ended.insert(id, (ModelState::Done { request, answer }, retention));
+                self.ended.insert(id, (ModelRecordState::Completed { request, answer }, retention));
             }
             ModelEnd::Unknown => {
-                self.ended.insert(id, (ModelState::Unknown { request }, retention));
+                self.ended.insert(id, (ModelRecordState::Unknown { request }, retention));
             }
             ModelEnd::Released => {
                 self.ended.remove(&id);
@@ -63,13 +63,13 @@ impl TransactionalModel {
             ModelEnd::Cancelled => {}
         }
         self.pass(0);
-        Completed::Stored
+        FinishOutcome::Stored
     }
 
-    fn look(&self, id: u8) -> Option<ModelState> {
+    fn get(&self, id: u8) -> Option<ModelRecordState> {
         match (self.held.get(&id), self.ended.get(&id)) {
             // It took over what is there.
-            (Some((_, request, _)), Some(_)) => Some(ModelState::Running { request: *request, lease_left: 0 }),
+            (Some((_, request, _)), Some(_)) => Some(ModelRecordState::InProgress { request: *request, lease_left: 0 }),
             (Some(_), None) => Some(HELD),
             (None, ended) => ended.map(|(state, _)| *state),
         }
@@ -82,7 +82,7 @@ impl Model for TransactionalModel {
             Call::Claim(claim) => Answer::Claimed(self.claim(claim)),
             Call::Renew { .. } => Answer::Renewed(true),
             Call::Finish { id, token, end } => Answer::Finished(self.finish(id, token, end)),
-            Call::Look { id } => Answer::Looked(self.look(id)),
+            Call::Look { id } => Answer::Looked(self.get(id)),
             Call::Sweep => Answer::Swept,
         }
     }
@@ -126,7 +126,10 @@ impl Transactional {
 
     /// Until the database has rolled back what was let go.
     async fn is_let_go(&self, id: u8) {
-        while matches!(self.store.look(&record_id(id)).await.unwrap().map(state), Some(ModelState::Running { .. })) {
+        while matches!(
+            self.store.get(&record_id(id)).await.unwrap().map(state),
+            Some(ModelRecordState::InProgress { .. })
+        ) {
             tokio::task::yield_now().await;
         }
     }
@@ -156,9 +159,9 @@ impl World for Transactional {
                 }
                 Answer::Finished(finished)
             }
-            Call::Look { id } => Answer::Looked(self.store.look(&record_id(id)).await?.map(state)),
+            Call::Look { id } => Answer::Looked(self.store.get(&record_id(id)).await?.map(state)),
             Call::Sweep => {
-                self.store.sweep(3).await?;
+                self.store.purge_expired(3).await?;
                 Answer::Swept
             }
         })

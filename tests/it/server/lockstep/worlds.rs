@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use steadfast::server::{
-    Claim, ClaimRef, ClaimToken, Claimed, Completion, End, Fingerprint, MemoryStore, Record, RecordId, State, Store,
-    StoreError, TOMBSTONE as KEPT,
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, MemoryStore, Record, RecordId,
+    RecordState, Store, StoreError, TOMBSTONE as KEPT,
 };
-use steadfast::testing::{ModelClaim, ModelClaimed, ModelEnd, ModelState};
+use steadfast::testing::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState};
 
 use super::play::{Answer, Restart, World};
 use super::steps::Call;
@@ -47,33 +47,37 @@ pub(super) fn end(end: ModelEnd) -> End {
 }
 
 /// A request that is not known is 0.
-pub(super) fn state(state: State) -> ModelState {
+pub(super) fn state(state: RecordState) -> ModelRecordState {
     let request = state.fingerprint().map_or(0, |fingerprint| fingerprint.as_bytes()[0]);
     match state {
-        State::Running { lease_left, .. } => {
-            ModelState::Running { request, lease_left: u64::try_from(lease_left.as_millis()).unwrap() }
+        RecordState::InProgress { lease_left, .. } => {
+            ModelRecordState::InProgress { request, lease_left: u64::try_from(lease_left.as_millis()).unwrap() }
         }
-        State::Done { record, .. } => ModelState::Done { request, answer: record.body().unwrap()[0] },
-        State::Unknown { .. } => ModelState::Unknown { request },
+        RecordState::Completed { record, .. } => {
+            ModelRecordState::Completed { request, answer: record.body().unwrap()[0] }
+        }
+        RecordState::Unknown { .. } => ModelRecordState::Unknown { request },
         other => panic!("no state of the model: {other:?}"),
     }
 }
 
-pub(super) async fn claim<S: Store>(store: &S, claim: ModelClaim) -> Result<Claimed<S::Session>, StoreError> {
+pub(super) async fn claim<S: Store>(store: &S, claim: ModelClaim) -> Result<ClaimOutcome<S::Session>, StoreError> {
     let ModelClaim { id, token, request, lease, retention, take_over } = claim;
     let (lease, retention) = (Duration::from_millis(lease), Duration::from_millis(retention));
     let id = record_id(id);
     let token = reference(0, token).token;
-    store.claim(&Claim::new(&id, token, fingerprint(request), lease, retention).taking_over(take_over)).await
+    store.claim(&Claim::new(&id, token, fingerprint(request), lease, retention).allow_takeover(take_over)).await
 }
 
-pub(super) fn claimed<T>(claimed: Result<Claimed<T>, StoreError>) -> Result<(ModelClaimed, Option<T>), StoreError> {
+pub(super) fn claimed<T>(
+    claimed: Result<ClaimOutcome<T>, StoreError>,
+) -> Result<(ModelClaimOutcome, Option<T>), StoreError> {
     match claimed {
-        Ok(Claimed::Won(session)) => Ok((ModelClaimed::Won, Some(session))),
-        Ok(Claimed::Known(known)) => Ok((ModelClaimed::Known(state(known)), None)),
-        Ok(Claimed::Cancelled) => Ok((ModelClaimed::Cancelled, None)),
+        Ok(ClaimOutcome::Acquired(session)) => Ok((ModelClaimOutcome::Acquired, Some(session))),
+        Ok(ClaimOutcome::Existing(known)) => Ok((ModelClaimOutcome::Existing(state(known)), None)),
+        Ok(ClaimOutcome::Cancelled) => Ok((ModelClaimOutcome::Cancelled, None)),
         Ok(other) => panic!("no answer of the model: {other:?}", other = std::mem::discriminant(&other)),
-        Err(StoreError::Full) => Ok((ModelClaimed::Full, None)),
+        Err(StoreError::Full) => Ok((ModelClaimOutcome::Full, None)),
         Err(error) => Err(error),
     }
 }
@@ -87,9 +91,9 @@ async fn ask<S: Store<Session = ()>>(store: &S, call: Call) -> Result<Answer, St
         Call::Finish { id, token, end: model } => {
             Answer::Finished(store.finish(reference(id, token), None, &end(model)).await?)
         }
-        Call::Look { id } => Answer::Looked(store.look(&record_id(id)).await?.map(state)),
+        Call::Look { id } => Answer::Looked(store.get(&record_id(id)).await?.map(state)),
         Call::Sweep => {
-            let removed = store.sweep(3).await?;
+            let removed = store.purge_expired(3).await?;
             assert!(removed <= 3, "{removed}");
             Answer::Swept
         }

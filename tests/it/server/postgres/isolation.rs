@@ -94,20 +94,20 @@ async fn a_statement_that_was_rolled_back_is_repeated() {
         let claims = ids.each_ref().map(claim);
         for claim in &claims {
             refuse().await;
-            assert!(matches!(store.claim(claim).await.unwrap(), Claimed::Won(())), "{code}");
+            assert!(matches!(store.claim(claim).await.unwrap(), ClaimOutcome::Acquired(())), "{code}");
         }
         refuse().await;
         assert!(store.renew(claims[0].reference(), HOUR).await.unwrap(), "{code}");
         refuse().await;
         let end = End::Completed(Completion::new(record(), Duration::ZERO));
         let ended = async |nth: usize, end: &End| store.finish(claims[nth].reference(), Some(()), end).await.unwrap();
-        assert_eq!(ended(0, &end).await, Completed::Stored, "{code}");
+        assert_eq!(ended(0, &end).await, FinishOutcome::Stored, "{code}");
         refuse().await;
-        assert_eq!(ended(1, &End::Released).await, Completed::Stored, "{code}");
+        assert_eq!(ended(1, &End::Released).await, FinishOutcome::Stored, "{code}");
         refuse().await;
-        assert_eq!(ended(2, &End::Unknown).await, Completed::Stored, "{code}");
+        assert_eq!(ended(2, &End::Unknown).await, FinishOutcome::Stored, "{code}");
         refuse().await;
-        assert_eq!(store.sweep(10).await.unwrap(), 1, "{code}");
+        assert_eq!(store.purge_expired(10).await.unwrap(), 1, "{code}");
         assert_eq!(count("SELECT last_value FROM writes", &pool).await, 3, "{code}: refused twice, and then taken");
     }
 }
@@ -121,5 +121,5 @@ async fn repeats_of_a_statement_have_an_end() {
     let id = RecordId::new("", "k");
     assert!(matches!(store.claim(&claim(&id)).await, Err(StoreError::Unavailable(_))));
     assert_eq!(count("SELECT last_value FROM writes", &pool).await, 6, "once, and five times again");
-    assert_eq!(store.look(&id).await.unwrap(), None);
+    assert_eq!(store.get(&id).await.unwrap(), None);
 }

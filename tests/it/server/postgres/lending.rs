@@ -161,7 +161,7 @@ async fn a_claim_that_is_cut_off_gives_its_turn_back() {
         for id in &ids {
             loop {
                 match store.claim(&claim(id)).await {
-                    Ok(Claimed::Won(session)) => break sessions.push(session),
+                    Ok(ClaimOutcome::Acquired(session)) => break sessions.push(session),
                     // The database is slow yet, after four connections at once.
                     Err(StoreError::Unavailable(_)) => {}
                     other => panic!("{other:?}"),
@@ -174,5 +174,5 @@ async fn a_claim_that_is_cut_off_gives_its_turn_back() {
     let id = RecordId::new("", "three");
     assert!(matches!(store.claim(&claim(&id)).await, Err(StoreError::Busy)));
     drop(held);
-    assert!(matches!(store.claim(&claim(&id)).await.unwrap(), Claimed::Won(_)));
+    assert!(matches!(store.claim(&claim(&id)).await.unwrap(), ClaimOutcome::Acquired(_)));
 }

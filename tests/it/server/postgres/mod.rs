@@ -22,8 +22,8 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use steadfast::http::HeaderMap;
 use steadfast::server::{
-    Claim, ClaimToken, Claimed, Completed, Completion, End, Fingerprint, IdempotencyLayer, PostgresStore, Record,
-    RecordId, Scope, State, Store, StoreError,
+    Claim, ClaimOutcome, ClaimToken, Completion, End, Fingerprint, FinishOutcome, IdempotencyLayer, PostgresStore,
+    Record, RecordId, RecordState, Scope, Store, StoreError,
 };
 
 use self::proxy::Proxy;
@@ -178,7 +178,7 @@ async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
     store.create_table().await.unwrap();
     let id = RecordId::new("tenant", "key");
     let first = claim(&id);
-    assert!(matches!(store.claim(&first).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(store.claim(&first).await.unwrap(), ClaimOutcome::Acquired(())));
     store.finish(first.reference(), Some(()), &End::Completed(Completion::new(record(), HOUR))).await.unwrap();
     let stored: Vec<u8> = sqlx::query_scalar("SELECT id FROM steadfast_records").fetch_one(&pool).await.unwrap();
     assert_eq!(stored, id.as_bytes());
@@ -186,7 +186,10 @@ async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
     const TOUCHED: &str = "SELECT (xmin::text || xmax::text || ctid::text) FROM steadfast_records";
     let before: String = sqlx::query_scalar(TOUCHED).fetch_one(&pool).await.unwrap();
     for _ in 0..3 {
-        assert!(matches!(store.claim(&claim(&id)).await.unwrap(), Claimed::Known(State::Done { .. })));
+        assert!(matches!(
+            store.claim(&claim(&id)).await.unwrap(),
+            ClaimOutcome::Existing(RecordState::Completed { .. })
+        ));
     }
     let after: String = sqlx::query_scalar(TOUCHED).fetch_one(&pool).await.unwrap();
     assert_eq!(after, before);
@@ -208,12 +211,12 @@ async fn a_damaged_or_newer_record_is_refused_and_neither_replayed_nor_rerun() {
     ] {
         assert_eq!(run(damage, &pool).await, 1);
         for take_over in [false, true] {
-            let refused = store.claim(&claim(&id).taking_over(take_over)).await;
+            let refused = store.claim(&claim(&id).allow_takeover(take_over)).await;
             assert!(matches!(refused, Err(StoreError::Unreadable(_))), "{damage}");
-            let refused = store.transactional().claim(&claim(&id).taking_over(take_over)).await;
+            let refused = store.transactional().claim(&claim(&id).allow_takeover(take_over)).await;
             assert!(matches!(refused, Err(StoreError::Unreadable(_))), "{damage}");
         }
-        assert!(matches!(store.look(&id).await, Err(StoreError::Unreadable(_))), "{damage}");
+        assert!(matches!(store.get(&id).await, Err(StoreError::Unreadable(_))), "{damage}");
     }
 }
 
@@ -233,8 +236,8 @@ async fn what_has_expired_is_removed_on_the_way() {
     }
     let rows = count("SELECT count(*) FROM steadfast_records", &pool).await;
     assert!((1..64).contains(&rows), "{rows} rows after 200 claims");
-    assert_eq!(store.sweep(1).await.unwrap(), 1);
-    assert_eq!(store.sweep(1000).await.unwrap(), usize::try_from(rows - 1).unwrap());
+    assert_eq!(store.purge_expired(1).await.unwrap(), 1);
+    assert_eq!(store.purge_expired(1000).await.unwrap(), usize::try_from(rows - 1).unwrap());
 }
 
 #[tokio::test]

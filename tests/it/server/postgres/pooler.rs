@@ -83,15 +83,15 @@ async fn statements_behind_a_pooler_have_no_names() {
         proxy.sent();
         let (one, two) = (RecordId::new("", &connections.to_string()), RecordId::new("two", &connections.to_string()));
         let (apart, end) = (claim(&one), End::Completed(Completion::new(record(), HOUR)));
-        assert!(matches!(store.claim(&apart).await.unwrap(), Claimed::Won(())));
+        assert!(matches!(store.claim(&apart).await.unwrap(), ClaimOutcome::Acquired(())));
         assert!(store.renew(apart.reference(), HOUR).await.unwrap());
         store.finish(apart.reference(), Some(()), &end).await.unwrap();
         let together = claim(&two);
         let store = store.transactional();
-        let Claimed::Won(session) = store.claim(&together).await.unwrap() else { panic!("it is not won") };
+        let ClaimOutcome::Acquired(session) = store.claim(&together).await.unwrap() else { panic!("it is not won") };
         store.finish(together.reference(), Some(session), &end).await.unwrap();
-        assert!(matches!(store.look(&two).await.unwrap(), Some(State::Done { .. })));
-        store.sweep(10).await.unwrap();
+        assert!(matches!(store.get(&two).await.unwrap(), Some(RecordState::Completed { .. })));
+        store.purge_expired(10).await.unwrap();
         let sent = proxy.sent();
         assert!(sent.iter().any(|message| contains(message, b"UPDATE steadfast_records")), "they were sent here");
         assert!(!sent.iter().any(|message| uses_name(message)), "{connections}: a statement has a name");
@@ -112,10 +112,10 @@ async fn statements_that_are_lost_are_sent_without_a_name() {
     for key in 0..5 {
         let id = RecordId::new("", &key.to_string());
         let claim = claim(&id);
-        assert!(matches!(store.claim(&claim).await.unwrap(), Claimed::Won(())), "{key}");
+        assert!(matches!(store.claim(&claim).await.unwrap(), ClaimOutcome::Acquired(())), "{key}");
         run_raw("DEALLOCATE ALL", &pool).await;
         let end = End::Completed(Completion::new(record(), HOUR));
-        assert_eq!(store.finish(claim.reference(), Some(()), &end).await.unwrap(), Completed::Stored, "{key}");
+        assert_eq!(store.finish(claim.reference(), Some(()), &end).await.unwrap(), FinishOutcome::Stored, "{key}");
         run_raw("DEALLOCATE ALL", &pool).await;
     }
 }

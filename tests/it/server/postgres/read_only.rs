@@ -151,6 +151,6 @@ async fn sessions_that_were_terminated_cost_no_call() {
     assert_eq!(killed.bind(sessions).fetch_one(&other).await.unwrap(), 5);
     for key in 0..10 {
         let id = RecordId::new("", &key.to_string());
-        assert!(matches!(store.claim(&claim(&id)).await.unwrap(), Claimed::Won(())));
+        assert!(matches!(store.claim(&claim(&id)).await.unwrap(), ClaimOutcome::Acquired(())));
     }
 }

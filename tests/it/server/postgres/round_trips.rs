@@ -22,14 +22,14 @@ fn end() -> End {
 async fn operation(store: &PostgresStore, key: &str) {
     let id = RecordId::new("", key);
     let claim = claim(&id);
-    assert!(matches!(store.claim(&claim).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(store.claim(&claim).await.unwrap(), ClaimOutcome::Acquired(())));
     store.finish(claim.reference(), Some(()), &end()).await.unwrap();
 }
 
 async fn lent_operation(store: &PostgresStore, key: &str) {
     let (store, id) = (store.transactional(), RecordId::new("", key));
     let claim = claim(&id);
-    let Claimed::Won(session) = store.claim(&claim).await.unwrap() else { panic!("it is not won") };
+    let ClaimOutcome::Acquired(session) = store.claim(&claim).await.unwrap() else { panic!("it is not won") };
     store.finish(claim.reference(), Some(session), &end()).await.unwrap();
 }
 
@@ -41,7 +41,10 @@ async fn a_call_waits_once_for_the_database() {
     proxy.sent();
     operation(&store, "k").await;
     assert_eq!(proxy.sent().len(), 2, "one for the claim, one for the end");
-    assert!(matches!(store.claim(&claim(&RecordId::new("", "k"))).await.unwrap(), Claimed::Known(State::Done { .. })));
+    assert!(matches!(
+        store.claim(&claim(&RecordId::new("", "k"))).await.unwrap(),
+        ClaimOutcome::Existing(RecordState::Completed { .. })
+    ));
     assert_eq!(proxy.sent().len(), 1);
 }
 

@@ -5,20 +5,20 @@ use steadfast::server::TransactionalPostgresStore;
 
 async fn win(store: &TransactionalPostgresStore, claim: &Claim<'_>) -> steadfast::server::PostgresSession {
     match store.claim(claim).await.unwrap() {
-        Claimed::Won(session) => session,
+        ClaimOutcome::Acquired(session) => session,
         other => panic!("{other:?}"),
     }
 }
 
-async fn lose<S: Store>(store: &S, claim: &Claim<'_>) -> State {
+async fn lose<S: Store>(store: &S, claim: &Claim<'_>) -> RecordState {
     match store.claim(claim).await.unwrap() {
-        Claimed::Known(state) => state,
+        ClaimOutcome::Existing(state) => state,
         _ => panic!("the claim was won"),
     }
 }
 
-fn is_held(state: &State) -> bool {
-    matches!(state, State::Running { fingerprint: None, .. })
+fn is_held(state: &RecordState) -> bool {
+    matches!(state, RecordState::InProgress { fingerprint: None, .. })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -39,12 +39,12 @@ async fn of_many_claims_one_is_won_and_nobody_waits_for_it() {
         claims.spawn(async move { is_held(&lose(&store, &claim(&id)).await) });
     }
     assert!(claims.join_all().await.into_iter().all(|held| held), "the first claim is still open");
-    assert!(is_held(&store.look(&id).await.unwrap().unwrap()));
+    assert!(is_held(&store.get(&id).await.unwrap().unwrap()));
     assert_eq!(
         store.finish(first.reference(), Some(session), &End::Completed(Completion::new(record(), HOUR))).await.unwrap(),
-        Completed::Stored
+        FinishOutcome::Stored
     );
-    let done = State::done(ONE, record());
+    let done = RecordState::completed(ONE, record());
     // Repeats of what has ended do not get into each other's way.
     let mut repeats = tokio::task::JoinSet::new();
     for _ in 0..100 {
@@ -52,7 +52,7 @@ async fn of_many_claims_one_is_won_and_nobody_waits_for_it() {
         repeats.spawn(async move { lose(&store, &claim(&id)).await == done });
     }
     assert!(repeats.join_all().await.into_iter().all(|replayed| replayed));
-    assert_eq!(store.look(&id).await.unwrap(), Some(done));
+    assert_eq!(store.get(&id).await.unwrap(), Some(done));
 }
 
 #[tokio::test]
@@ -61,12 +61,12 @@ async fn what_is_released_or_let_go_was_never_there() {
     let id = RecordId::new("", "k");
     let released = claim(&id);
     let session = win(&store, &released).await;
-    assert_eq!(store.finish(released.reference(), Some(session), &End::Released).await.unwrap(), Completed::Stored);
-    assert_eq!(store.look(&id).await.unwrap(), None);
+    assert_eq!(store.finish(released.reference(), Some(session), &End::Released).await.unwrap(), FinishOutcome::Stored);
+    assert_eq!(store.get(&id).await.unwrap(), None);
     // A process that dies lets go of its connection, and with it of the key.
     drop(win(&store, &claim(&id)).await);
     let again = async {
-        while let Claimed::Known(state) = store.claim(&claim(&id)).await.unwrap() {
+        while let ClaimOutcome::Existing(state) = store.claim(&claim(&id)).await.unwrap() {
             assert!(is_held(&state), "{state:?}");
         }
     };
@@ -79,15 +79,15 @@ async fn an_abandoned_operation_is_unknown_and_is_taken_over_only_on_demand() {
     let id = RecordId::new("", "k");
     let first = claim(&id);
     let session = win(&store, &first).await;
-    assert_eq!(store.finish(first.reference(), Some(session), &End::Unknown).await.unwrap(), Completed::Stored);
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::unknown(ONE)));
-    assert_eq!(lose(&store, &claim(&id)).await, State::unknown(ONE));
-    let other = Claim::new(&id, ClaimToken::new().unwrap(), OTHER, HOUR, HOUR).taking_over(true);
-    assert_eq!(lose(&store, &other).await, State::unknown(ONE));
-    let next = claim(&id).taking_over(true);
+    assert_eq!(store.finish(first.reference(), Some(session), &End::Unknown).await.unwrap(), FinishOutcome::Stored);
+    assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::unknown(ONE)));
+    assert_eq!(lose(&store, &claim(&id)).await, RecordState::unknown(ONE));
+    let other = Claim::new(&id, ClaimToken::new().unwrap(), OTHER, HOUR, HOUR).allow_takeover(true);
+    assert_eq!(lose(&store, &other).await, RecordState::unknown(ONE));
+    let next = claim(&id).allow_takeover(true);
     let session = win(&store, &next).await;
     store.finish(next.reference(), Some(session), &End::Completed(Completion::new(record(), HOUR))).await.unwrap();
-    assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record())));
+    assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::completed(ONE, record())));
 }
 
 #[tokio::test]
@@ -99,18 +99,18 @@ async fn the_two_stores_keep_each_other_out() {
     let first = claim(&one);
     let session = win(&transactional, &first).await;
     assert!(is_held(&lose(&separate, &claim(&one)).await));
-    assert!(is_held(&separate.look(&one).await.unwrap().unwrap()));
+    assert!(is_held(&separate.get(&one).await.unwrap().unwrap()));
     transactional
         .finish(first.reference(), Some(session), &End::Completed(Completion::new(record(), HOUR)))
         .await
         .unwrap();
-    assert_eq!(lose(&separate, &claim(&one)).await, State::done(ONE, record()));
+    assert_eq!(lose(&separate, &claim(&one)).await, RecordState::completed(ONE, record()));
 
     let first = claim(&two);
-    assert!(matches!(separate.claim(&first).await.unwrap(), Claimed::Won(())));
-    assert!(matches!(lose(&transactional, &claim(&two)).await, State::Running { fingerprint: Some(ONE), .. }));
+    assert!(matches!(separate.claim(&first).await.unwrap(), ClaimOutcome::Acquired(())));
+    assert!(matches!(lose(&transactional, &claim(&two)).await, RecordState::InProgress { fingerprint: Some(ONE), .. }));
     separate.finish(first.reference(), Some(()), &End::Completed(Completion::new(record(), HOUR))).await.unwrap();
-    assert_eq!(lose(&transactional, &claim(&two)).await, State::done(ONE, record()));
+    assert_eq!(lose(&transactional, &claim(&two)).await, RecordState::completed(ONE, record()));
 }
 
 #[tokio::test]
@@ -119,12 +119,12 @@ async fn equal_keys_of_two_schemas_are_two_operations() {
     let id = RecordId::new("", "k");
     let held = claim(&id);
     let session = win(&here.transactional(), &held).await;
-    assert_eq!(there.look(&id).await.unwrap(), None);
+    assert_eq!(there.get(&id).await.unwrap(), None);
     let other = claim(&id);
     let elsewhere = win(&there.transactional(), &other).await;
-    assert_eq!(there.finish(other.reference(), Some(()), &End::Released).await.unwrap(), Completed::Lost);
+    assert_eq!(there.finish(other.reference(), Some(()), &End::Released).await.unwrap(), FinishOutcome::Fenced);
     there.transactional().finish(other.reference(), Some(elsewhere), &End::Released).await.unwrap();
-    assert!(matches!(there.claim(&claim(&id)).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(there.claim(&claim(&id)).await.unwrap(), ClaimOutcome::Acquired(())));
     here.transactional().finish(held.reference(), Some(session), &End::Released).await.unwrap();
 }
 
@@ -137,10 +137,10 @@ async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() 
     let transactional = separate.transactional();
     let id = RecordId::new("", "k");
     let zombie = Claim::new(&id, ClaimToken::new().unwrap(), ONE, SHORT, HOUR);
-    assert!(matches!(separate.claim(&zombie).await.unwrap(), Claimed::Won(())));
-    let lapsed = async { while separate.look(&id).await.unwrap() != Some(State::unknown(ONE)) {} };
+    assert!(matches!(separate.claim(&zombie).await.unwrap(), ClaimOutcome::Acquired(())));
+    let lapsed = async { while separate.get(&id).await.unwrap() != Some(RecordState::unknown(ONE)) {} };
     tokio::time::timeout(Duration::from_secs(10), lapsed).await.unwrap();
-    let successor = claim(&id).taking_over(true);
+    let successor = claim(&id).allow_takeover(true);
     let mut session = win(&transactional, &successor).await;
     sqlx::query("INSERT INTO orders VALUES (1)").execute(&mut *session).await.unwrap();
     let late = Record::new(StatusCode::OK, &HeaderMap::new(), "the zombie's".into());
@@ -149,9 +149,9 @@ async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() 
         .finish(successor.reference(), Some(session), &End::Completed(Completion::new(record(), HOUR)))
         .await
         .unwrap();
-    assert_eq!(lost, Completed::Lost);
+    assert_eq!(lost, FinishOutcome::Fenced);
     assert_eq!(count("SELECT count(*) FROM orders", &pool).await, 0, "the successor's rows are undone");
-    assert_eq!(separate.look(&id).await.unwrap(), Some(State::done(ONE, late)));
+    assert_eq!(separate.get(&id).await.unwrap(), Some(RecordState::completed(ONE, late)));
 }
 
 #[tokio::test]
@@ -174,9 +174,9 @@ async fn an_end_keeps_the_rows_or_the_record_alone() {
         end.keep_effects = keep;
         assert_eq!(
             store.finish(claim.reference(), Some(session), &End::Completed(end)).await.unwrap(),
-            Completed::Stored
+            FinishOutcome::Stored
         );
-        assert_eq!(store.look(&id).await.unwrap(), Some(State::done(ONE, record())));
+        assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::completed(ONE, record())));
     }
     assert_eq!(count("SELECT sum(id) FROM orders", &pool).await, 1, "the first alone has kept its row");
 }
@@ -194,20 +194,20 @@ async fn a_transaction_whose_beginning_was_cut_off_swallows_nobody_elses_record(
     let cut_off = PostgresStore::new(pool).timeout(Duration::from_millis(200)).transactional();
     let (one, two) = (RecordId::new("", "one"), RecordId::new("", "two"));
     // A store begins other transactions before its first call.
-    assert_eq!(cut_off.look(&one).await.unwrap(), None);
+    assert_eq!(cut_off.get(&one).await.unwrap(), None);
     proxy.hold("BEGIN");
     assert!(matches!(cut_off.claim(&claim(&one)).await, Err(StoreError::Unavailable(_))));
     proxy.let_go();
 
     let won = claim(&two);
-    assert!(matches!(store.claim(&won).await.unwrap(), Claimed::Won(())));
+    assert!(matches!(store.claim(&won).await.unwrap(), ClaimOutcome::Acquired(())));
     assert_eq!(
         store.finish(won.reference(), Some(()), &End::Completed(Completion::new(record(), HOUR))).await.unwrap(),
-        Completed::Stored
+        FinishOutcome::Stored
     );
     assert_eq!(
-        elsewhere.look(&two).await.unwrap(),
-        Some(State::done(ONE, record())),
+        elsewhere.get(&two).await.unwrap(),
+        Some(RecordState::completed(ONE, record())),
         "it was told that this is stored"
     );
     // And the key of the one that was cut off is free.
