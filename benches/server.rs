@@ -152,7 +152,9 @@ fn memory_layer() -> IdempotencyLayer<MemoryStore> {
 
 /// A lease is short beside what is kept, as it is by default.
 fn over<S: Store>(store: Arc<S>, life: Duration) -> IdempotencyLayer<S> {
-    IdempotencyLayer::shared(SharedStore::from(store), Scope::single_caller()).retention(life).lease(life / 20)
+    IdempotencyLayer::with_shared_store(SharedStore::from(store), Scope::single_caller())
+        .retention(life)
+        .lease(life / 20)
 }
 
 /// Calls a second of each contender: by one thread, and by two.

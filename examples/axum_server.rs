@@ -31,7 +31,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use steadfast::server::axum::{Checked, NotExecuted, method_not_allowed, not_found};
+use steadfast::server::extract::{Checked, NotExecuted, method_not_allowed, not_found};
 use steadfast::server::{IdempotencyLayer, MemoryStore, Scope, Store};
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
@@ -131,7 +131,8 @@ async fn serve<S: Store>(
     // The caller's name, and not the token that proved it: a token that is refreshed between two
     // attempts would make the second one a new operation.
     let scope = Scope::from_extension(|Caller(name)| name.clone());
-    let layer = IdempotencyLayer::new(store, scope).required().lease(Duration::from_secs(30)).covers("/charges");
+    let layer =
+        IdempotencyLayer::new(store, scope).required().lease(Duration::from_secs(30)).advertise_scope("/charges");
     axum::serve(listener, router(&layer)).with_graceful_shutdown(until).await?;
     // A handler whose client has hung up is still at it; without this its operation would end as unknown.
     layer.drain().await;

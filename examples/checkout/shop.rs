@@ -14,7 +14,7 @@ use axum::{Extension, Json, Router};
 use clap::ValueEnum;
 use sqlx::PgPool;
 use steadfast::server::{
-    IdempotencyLayer, Lent, OperationKey, PostgresSession, PostgresStore, Scope, Verdict, child_of,
+    ExecutionOutcome, IdempotencyLayer, OperationKey, PostgresSession, PostgresStore, Scope, TransactionHandle,
 };
 use steadfast::{Client, IdempotencyKey, KeyPolicy};
 
@@ -123,13 +123,13 @@ async fn around(State(shop): State<Shop>, request: Request, next: Next) -> Respo
 async fn order(
     State(shop): State<Shop>,
     Extension(operation): Extension<OperationKey>,
-    Extension(lent): Extension<Lent<PostgresSession>>,
+    Extension(lent): Extension<TransactionHandle<PostgresSession>>,
     Json(name): Json<String>,
 ) -> std::result::Result<(StatusCode, String), Unsure> {
     shop.at(Point::BeforeTheCharge).await;
     let charge = charge(&shop, &operation).await.map_err(|error| failed(&error))?;
     shop.at(Point::AfterTheCharge).await;
-    let mut session = lent.borrow().ok_or_else(|| failed(&"somebody else has the transaction"))?;
+    let mut session = lent.lock().ok_or_else(|| failed(&"somebody else has the transaction"))?;
     let insert = sqlx::query(shop.insert()).bind(&name).bind(&charge);
     insert.execute(&mut **session).await.map_err(|error| failed(&error))?;
     shop.at(Point::AfterTheOrder).await;
@@ -138,16 +138,16 @@ async fn order(
 
 /// The one line that decides whether the card is charged once.
 async fn charge(shop: &Shop, operation: &OperationKey) -> Result<String> {
-    let key = if shop.derives_keys { child_of(operation, "charge-card") } else { IdempotencyKey::mint()? };
+    let key = if shop.derives_keys { operation.child_key("charge-card") } else { IdempotencyKey::mint()? };
     let charge = shop.bank.post("/charges").idempotency_key(key).body("12 EUR").send().await?;
     Ok(charge.error_for_status()?.text().await?)
 }
 
 /// The card may have been charged, and there is no order: not an end, which would be answered to every repeat, but something to be run
 /// again, under the same derived key.
-type Unsure = (StatusCode, Extension<Verdict>);
+type Unsure = (StatusCode, Extension<ExecutionOutcome>);
 
 fn failed(error: &dyn fmt::Display) -> Unsure {
     eprintln!("no order yet: {error}");
-    (StatusCode::BAD_GATEWAY, Extension(Verdict::Unknown))
+    (StatusCode::BAD_GATEWAY, Extension(ExecutionOutcome::Unknown))
 }

@@ -12,7 +12,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use steadfast::server::Verdict;
+use steadfast::server::ExecutionOutcome;
 
 use crate::settings::Settings;
 
@@ -154,7 +154,7 @@ pub(crate) fn created(id: &str) -> Response {
 }
 
 fn not_executed(mut response: Response) -> Response {
-    response.extensions_mut().insert(Verdict::NotExecuted);
+    response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
     response
 }
 

@@ -103,7 +103,8 @@ async fn serve_postgres(settings: &Settings, mut target: Target) -> Result<()> {
     let controlled = Controlled::new(store.transactional(), settings.failpoint.clone(), target.switches.clone());
     // The profile's branch for a lapsed claim is about claims with leases; a transaction has none.
     let controlled = SharedStore::new(controlled);
-    let transactional = settings.layer(controlled.clone(), settings.scope()).lapsed(steadfast::server::Lapsed::Rerun);
+    let transactional =
+        settings.layer(controlled.clone(), settings.scope()).on_unknown(steadfast::server::OnUnknown::Rerun);
     let events = settings.events(controlled);
     target.database = Some(database.clone());
     let (router, layers) = build(store, settings, target.clone());

@@ -12,7 +12,7 @@ use axum::routing::post;
 use http::{HeaderMap, StatusCode};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
-use steadfast::server::{Lent, PostgresSession, PostgresStore};
+use steadfast::server::{PostgresSession, PostgresStore, TransactionHandle};
 
 use crate::Result;
 use crate::control::{Failpoint, die};
@@ -71,8 +71,13 @@ impl Database {
     }
 
     /// One row in the transaction that was lent.
-    async fn write(&self, lent: &Lent<PostgresSession>, headers: &HeaderMap, event: Option<&str>) -> Result<()> {
-        let mut session = lent.borrow().ok_or("somebody else has the transaction")?;
+    async fn write(
+        &self,
+        lent: &TransactionHandle<PostgresSession>,
+        headers: &HeaderMap,
+        event: Option<&str>,
+    ) -> Result<()> {
+        let mut session = lent.lock().ok_or("somebody else has the transaction")?;
         sqlx::query("INSERT INTO business (tag, event_id) VALUES ($1, $2)")
             .bind(tag(headers))
             .bind(event)
@@ -85,8 +90,12 @@ impl Database {
     }
 }
 
-type Arguments =
-    (State<(Database, Handlers)>, axum::Extension<Lent<PostgresSession>>, Query<HashMap<String, String>>, HeaderMap);
+type Arguments = (
+    State<(Database, Handlers)>,
+    axum::Extension<TransactionHandle<PostgresSession>>,
+    Query<HashMap<String, String>>,
+    HeaderMap,
+);
 
 async fn order((State((database, handlers)), lent, Query(query), headers): Arguments, _body: Bytes) -> Response {
     let id = handlers.run(&headers, &query).await;

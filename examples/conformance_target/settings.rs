@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::OriginalUri;
 use http::{HeaderName, Method};
-use steadfast::server::{EventId, IdempotencyLayer, Lapsed, Scope, SharedStore, Store, WebhookLayer};
+use steadfast::server::{EventId, IdempotencyLayer, OnUnknown, Scope, SharedStore, Store, WebhookLayer};
 
 use crate::Result;
 use crate::control::{Failpoint, Switches};
@@ -24,7 +24,7 @@ pub(crate) struct Settings {
     retention: Duration,
     max_body: usize,
     max_response: usize,
-    lapsed: Lapsed,
+    lapsed: OnUnknown,
     post_and_patch_only: bool,
     key_per_route: bool,
 }
@@ -44,7 +44,7 @@ impl Default for Settings {
             retention: Duration::from_secs(24 * 3600),
             max_body: 64 * 1024,
             max_response: 64 * 1024,
-            lapsed: Lapsed::Refuse,
+            lapsed: OnUnknown::Reject,
             post_and_patch_only: false,
             key_per_route: false,
         }
@@ -93,7 +93,7 @@ impl Settings {
     fn choose(&mut self, choice: &str) -> Result<()> {
         match choice {
             // What a handler's panic and a process's death leave behind is one thing here: nobody knows.
-            "crash=rerun" | "panic=rerun" => self.lapsed = Lapsed::Rerun,
+            "crash=rerun" | "panic=rerun" => self.lapsed = OnUnknown::Rerun,
             "handler_5xx=retry_5xx" => self.retry_5xx = true,
             "unsafe_methods=post_patch_only" => self.post_and_patch_only = true,
             "key_scope=per_route_keys" => self.key_per_route = true,
@@ -176,7 +176,7 @@ impl Settings {
     /// The layer of `/webhook`: ids in a header, consumers by the path.
     pub(crate) fn events<S: Store>(&self, store: SharedStore<S>) -> WebhookLayer<S> {
         let id = EventId::header(HeaderName::from_static("x-event-id"));
-        WebhookLayer::shared(store, "webhook", id)
+        WebhookLayer::with_shared_store(store, "webhook", id)
             .consumer(|parts| Some(parts.uri.path().to_owned()))
             .lease(self.lease)
             .retention(self.retention)
@@ -198,13 +198,13 @@ impl Settings {
             let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
             uri.path_and_query().map_or_else(String::new, ToString::to_string)
         };
-        let mut layer = IdempotencyLayer::shared(store, scope)
+        let mut layer = IdempotencyLayer::with_shared_store(store, scope)
             .target(whole)
             .lease(self.lease)
             .retention(self.retention)
             .max_body(self.max_body)
             .max_response(self.max_response)
-            .lapsed(self.lapsed);
+            .on_unknown(self.lapsed);
         if self.post_and_patch_only {
             layer = layer.methods([Method::POST, Method::PATCH]);
         }

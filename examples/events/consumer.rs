@@ -6,7 +6,7 @@ use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamAutoClaimOptions, StreamAutoClaimReply, StreamId, StreamReadOptions, StreamReadReply};
 use sqlx::{PgConnection, PgPool};
-use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, Lent, PostgresSession, PostgresStore};
+use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, PostgresSession, PostgresStore, TransactionHandle};
 
 use crate::{Place, Result};
 
@@ -60,8 +60,8 @@ async fn next(redis: &mut MultiplexedConnection, place: &Place, name: &str) -> R
 }
 
 /// The effect in the transaction that holds the mark.
-async fn effect_in(lent: Lent<PostgresSession>, event: &str) -> std::result::Result<(), sqlx::Error> {
-    let mut session = lent.borrow().ok_or(sqlx::Error::PoolClosed)?;
+async fn effect_in(lent: TransactionHandle<PostgresSession>, event: &str) -> std::result::Result<(), sqlx::Error> {
+    let mut session = lent.lock().ok_or(sqlx::Error::PoolClosed)?;
     effect(&mut session, event).await
 }
 

@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
-use steadfast::server::{IdempotencyLayer, Lent, PostgresSession, PostgresStore, Scope, Verdict};
+use steadfast::server::{ExecutionOutcome, IdempotencyLayer, PostgresSession, PostgresStore, Scope, TransactionHandle};
 
 use crate::{Booked, Result};
 
@@ -54,11 +54,14 @@ pub(crate) async fn serve(address: SocketAddr, pool: PgPool) -> Result<()> {
 }
 
 /// A failure that says that nothing is kept: the key is given back, and the repeat runs.
-type Answer = std::result::Result<(StatusCode, Json<Transfer>), (StatusCode, Extension<Verdict>)>;
+type Answer = std::result::Result<(StatusCode, Json<Transfer>), (StatusCode, Extension<ExecutionOutcome>)>;
 
 /// Everything through the transaction that the layer has lent: it is committed with the answer's record, or not at all.
-async fn transfer(Extension(lent): Extension<Lent<PostgresSession>>, Json(transfer): Json<Transfer>) -> Answer {
-    let mut session = lent.borrow().ok_or_else(|| failed("somebody else has the transaction"))?;
+async fn transfer(
+    Extension(lent): Extension<TransactionHandle<PostgresSession>>,
+    Json(transfer): Json<Transfer>,
+) -> Answer {
+    let mut session = lent.lock().ok_or_else(|| failed("somebody else has the transaction"))?;
     book(&mut session, "/transfers", ["alice", "bob"], transfer).await.map_err(failed)?;
     Ok((StatusCode::CREATED, Json(transfer)))
 }
@@ -98,9 +101,9 @@ async fn work() {
     tokio::time::sleep(Duration::from_millis(3)).await;
 }
 
-fn failed(error: impl std::fmt::Display) -> (StatusCode, Extension<Verdict>) {
+fn failed(error: impl std::fmt::Display) -> (StatusCode, Extension<ExecutionOutcome>) {
     eprintln!("a transfer could not be booked: {error}");
-    (StatusCode::SERVICE_UNAVAILABLE, Extension(Verdict::NotExecuted))
+    (StatusCode::SERVICE_UNAVAILABLE, Extension(ExecutionOutcome::NotExecuted))
 }
 
 /// How often each transfer of a route was booked, and by how much the receiver's balance differs from what was asked for.

@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::mpsc;
 
-use super::layer::Verdict;
+use super::layer::ExecutionOutcome;
 use super::record::Record;
 use crate::problem;
 
@@ -287,7 +287,7 @@ impl Refusal {
 
     /// What an idempotency layer outside of this one is told. Unmarked, it would store this answer
     /// for a day.
-    fn verdict(self) -> Option<Verdict> {
+    fn verdict(self) -> Option<ExecutionOutcome> {
         match self {
             Self::KeyMissing
             | Self::KeyMalformed(_)
@@ -300,12 +300,12 @@ impl Refusal {
             | Self::StoreUnavailable
             | Self::StoreFull
             | Self::RolledBack
-            | Self::DeadlinePassed => Some(Verdict::NotExecuted),
+            | Self::DeadlinePassed => Some(ExecutionOutcome::NotExecuted),
             Self::OutcomeUnknown
             | Self::RecordUnreadable
             | Self::HandlerFailed
             | Self::HandlerTimedOut
-            | Self::TransactionLost => Some(Verdict::Unknown),
+            | Self::TransactionLost => Some(ExecutionOutcome::Unknown),
             // It was executed, and this is what is left to be said of it.
             Self::AnswerNotKept(_) => None,
         }

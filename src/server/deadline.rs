@@ -45,7 +45,7 @@ use crate::deadline::{self, Deadline, with_deadline};
 ///     .route("/charges", post(async || "charged"))
 ///     .layer(IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()))
 ///     // The last one is the outermost.
-///     .layer(DeadlineLayer::new(header).at_least(Duration::from_millis(20)));
+///     .layer(DeadlineLayer::new(header).min_remaining(Duration::from_millis(20)));
 /// ```
 #[derive(Clone, Debug)]
 pub struct DeadlineLayer {
@@ -65,7 +65,7 @@ impl DeadlineLayer {
     /// Behind a queue, count in the way back: an overloaded server that forgets it begins each request just in time to be late
     /// ([in the laboratory](crate::guide::manners#in-the-laboratory)).
     #[must_use]
-    pub fn at_least(mut self, time: Duration) -> Self {
+    pub fn min_remaining(mut self, time: Duration) -> Self {
         self.least = time;
         self
     }

@@ -11,8 +11,8 @@ use http::StatusCode;
 
 use super::claiming::{Answer, Claiming, Won};
 use super::ending::{Ending, PendingEnds, WonClaim};
-use super::layer::Lapsed;
-use super::lent::Lent;
+use super::layer::OnUnknown;
+use super::lent::TransactionHandle;
 use super::record::Record;
 use super::rules::Written;
 use super::shared_store::SharedStore;
@@ -52,14 +52,14 @@ pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// | --- | --- |
 /// | [`retention`](Self::retention) | 7 days |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
-/// | [`lapsed`](Self::lapsed) | [`Lapsed::Rerun`] |
+/// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Rerun`] |
 /// | [`end_wait`](Self::end_wait) | 1 s for the store to take the mark |
 /// | [`pending_ends`](Self::pending_ends) | 10,000 marks wait for a store that is away, each for 10 min |
 pub struct Inbox<S> {
     store: SharedStore<S>,
     retention: Duration,
     lease: Duration,
-    lapsed: Lapsed,
+    on_unknown: OnUnknown,
     end_wait: Duration,
     pending_ends: PendingEnds,
 }
@@ -87,7 +87,7 @@ pub enum InboxError<E> {
     /// The id belongs to another payload. Somebody has to look: one of the two will never be handled.
     #[error("the event's id belongs to another payload")]
     OtherPayload,
-    /// An earlier handler may have acted, nobody knows, and the inbox was told to [refuse](Lapsed::Refuse).
+    /// An earlier handler may have acted, nobody knows, and the inbox was told to [refuse](OnUnknown::Reject).
     #[error("an earlier handler may have acted on the event, and nobody knows")]
     OutcomeUnknown,
     /// The handler still holds the session that was lent to it, or the mark was not written in time.
@@ -95,7 +95,7 @@ pub enum InboxError<E> {
     /// Where the store [holds the effects](Store::TRANSACTIONAL), the next delivery tells what became of them: they and the mark
     /// are there, or the handler runs again. Elsewhere the handler has acted, and the mark is still being written:
     /// [`InProgress`](Self::InProgress) until then, [`Delivery::AlreadyHandled`] afterwards. If it is given up, or if this process ends
-    /// before that, the next delivery meets what [`Inbox::lapsed`] says.
+    /// before that, the next delivery meets what [`Inbox::on_unknown`] says.
     #[error("the event was handled and could not be marked: {0}")]
     NotMarked(#[source] StoreError),
     /// The store cannot say. The handler was not run.
@@ -113,17 +113,17 @@ impl<S: Store> Inbox<S> {
     /// An inbox over this store.
     #[must_use]
     pub fn new(store: S) -> Self {
-        Self::shared(SharedStore::new(store))
+        Self::with_shared_store(SharedStore::new(store))
     }
 
     /// Creates an inbox over a store that other inboxes or layers use too.
     #[must_use]
-    pub fn shared(store: SharedStore<S>) -> Self {
+    pub fn with_shared_store(store: SharedStore<S>) -> Self {
         Self {
             store,
             retention: RETENTION,
             lease: Duration::from_secs(30),
-            lapsed: Lapsed::Rerun,
+            on_unknown: OnUnknown::Rerun,
             end_wait: Duration::from_secs(1),
             pending_ends: PendingEnds::default(),
         }
@@ -169,8 +169,8 @@ impl<S: Store> Inbox<S> {
 
     /// What a delivery meets where an earlier handler may have acted and nobody knows.
     #[must_use]
-    pub fn lapsed(mut self, lapsed: Lapsed) -> Self {
-        self.lapsed = lapsed;
+    pub fn on_unknown(mut self, on_unknown: OnUnknown) -> Self {
+        self.on_unknown = on_unknown;
         self
     }
 
@@ -188,7 +188,7 @@ impl<S: Store> Inbox<S> {
         consumer: &str,
         event_id: &str,
         payload: Fingerprint,
-        handler: impl FnOnce(Lent<S::Session>) -> F,
+        handler: impl FnOnce(TransactionHandle<S::Session>) -> F,
     ) -> Result<Delivery<T>, InboxError<E>>
     where
         F: Future<Output = Result<T, E>>,
@@ -196,7 +196,7 @@ impl<S: Store> Inbox<S> {
         let id = RecordId::of_event(consumer, event_id);
         let token = self.store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
         let claim = Claim::new(&id, token, payload, self.lease, self.retention);
-        let rerun = self.lapsed == Lapsed::Rerun;
+        let rerun = self.on_unknown == OnUnknown::Rerun;
         let mut claiming = Claiming::new(&self.store, claim);
         let Won { session, asked } = match claiming.ask(rerun).await? {
             Answer::Won(won) => won,
@@ -204,7 +204,7 @@ impl<S: Store> Inbox<S> {
         };
         let _held = self.store.hold(claim.reference(), self.lease, asked);
         claiming.begins();
-        let lent = Lent::new(session);
+        let lent = TransactionHandle::new(session);
         let handled = handler(lent.clone()).await;
 
         let session = lent.take();
@@ -297,7 +297,7 @@ impl<S> fmt::Debug for Inbox<S> {
         f.debug_struct("Inbox")
             .field("retention", &self.retention)
             .field("lease", &self.lease)
-            .field("lapsed", &self.lapsed)
+            .field("on_unknown", &self.on_unknown)
             .finish_non_exhaustive()
     }
 }

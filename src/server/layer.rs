@@ -14,7 +14,7 @@ use super::codec::RecordCodec;
 use super::ending::PendingEnds;
 use super::hygiene::StoredHeaders;
 use super::metrics::{Counters, Metrics};
-use super::reconcile::{Lapse, Reconcile, Reconciled};
+use super::reconcile::{Reconcile, Reconciliation, UnknownOperation};
 use super::scope::Scope;
 use super::service::IdempotencyService;
 use super::shared_store::SharedStore;
@@ -29,10 +29,10 @@ type Target = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 /// or its answer could not be recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Lapsed {
+pub enum OnUnknown {
     /// 409 of the type `…/outcome-unknown`. Somebody has to look; nothing is done twice.
     #[default]
-    Refuse,
+    Reject,
     /// Run it again. Right where the handler itself is idempotent, or where what it did is undone when it dies. A client whose handler
     /// has failed so is told `Idempotency-Status: released`: it may ask again.
     Rerun,
@@ -42,24 +42,24 @@ pub enum Lapsed {
 ///
 /// ```
 /// use http::{Response, StatusCode};
-/// use steadfast::server::Verdict;
+/// use steadfast::server::ExecutionOutcome;
 ///
 /// fn refused() -> Response<String> {
 ///     let mut response = Response::new("try later".to_owned());
 ///     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
 ///     // Nothing was charged: a repeat may run.
-///     response.extensions_mut().insert(Verdict::NotExecuted);
+///     response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
 ///     response
 /// }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum ExecutionOutcome {
     /// Nothing was executed: the key is given back, and a repeat runs.
     NotExecuted,
     /// It was executed, and this is the answer, whatever its status: stored, effects and all.
     Executed,
-    /// It may have been executed. A repeat meets [`Lapsed`].
+    /// It may have been executed. A repeat meets [`OnUnknown`].
     Unknown,
 }
 
@@ -71,7 +71,7 @@ pub enum Verdict {
 /// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass by |
 /// | [`host`](Self::host) | the host name that the request was sent to, in lower case and without its port |
 /// | [`target`](Self::target) | path and query as this layer sees them; **a nested router sees a shorter path** |
-/// | [`lapsed`](Self::lapsed) | [`Lapsed::Refuse`]; [`Lapsed::Rerun`] where the store [holds the effects](Store::TRANSACTIONAL) |
+/// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Reject`]; [`OnUnknown::Rerun`] where the store [holds the effects](Store::TRANSACTIONAL) |
 /// | [`release_on`](Self::release_on) | nothing: every unmarked answer is stored |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`max_handler_time`](Self::max_handler_time) | none |
@@ -85,14 +85,14 @@ pub enum Verdict {
 /// | [`codec`](Self::codec) | none: answers are stored unencrypted |
 /// | [`max_wait`](Self::max_wait) | 30 s for `Prefer: wait=N` |
 ///
-/// Routes with policies of their own get layers of their own over one store: [`IdempotencyLayer::shared`].
+/// Routes with policies of their own get layers of their own over one store: [`IdempotencyLayer::with_shared_store`].
 ///
 /// # A layer inside of another
 ///
 /// Where a request meets two layers that would claim the same record, the outer one claims it, its
 /// policy holds, and the inner one lets the request pass. The same record is the same key in the
 /// same [`Scope`] (or the same event of the same consumer) in the same store: the one that clones
-/// of a layer have in common, or that was given to both by [`shared`](Self::shared).
+/// of a layer have in common, or that was given to both by [`with_shared_store`](Self::with_shared_store).
 ///
 /// Any other two layers both do their work: over different stores, in different scopes, or an
 /// idempotency layer inside of a [`WebhookLayer`](super::WebhookLayer). Two stores over one table
@@ -137,7 +137,7 @@ pub(super) struct Config {
     pub(super) scope: Scope,
     pub(super) host: Option<Host>,
     pub(super) target: Option<Target>,
-    pub(super) lapsed: Lapsed,
+    pub(super) on_unknown: OnUnknown,
     pub(super) lease: Duration,
     pub(super) max_handler_time: Option<Duration>,
     pub(super) end_wait: Duration,
@@ -169,12 +169,12 @@ impl<S: Store> IdempotencyLayer<S> {
     /// Creates a layer over this store. `scope` says whose keys they are.
     #[must_use]
     pub fn new(store: S, scope: Scope) -> Self {
-        Self::shared(SharedStore::new(store), scope)
+        Self::with_shared_store(SharedStore::new(store), scope)
     }
 
     /// Creates a layer over a store that other layers or inboxes use too. `scope` says whose keys they are.
     #[must_use]
-    pub fn shared(store: SharedStore<S>, scope: Scope) -> Self {
+    pub fn with_shared_store(store: SharedStore<S>, scope: Scope) -> Self {
         let retention = Duration::from_secs(24 * 3600);
         let config = Config {
             required: false,
@@ -182,7 +182,7 @@ impl<S: Store> IdempotencyLayer<S> {
             scope,
             host: None,
             target: None,
-            lapsed: if S::TRANSACTIONAL { Lapsed::Rerun } else { Lapsed::Refuse },
+            on_unknown: if S::TRANSACTIONAL { OnUnknown::Rerun } else { OnUnknown::Reject },
             lease: Duration::from_secs(30),
             max_handler_time: None,
             end_wait: Duration::from_secs(1),
@@ -274,35 +274,35 @@ impl<S: Store> IdempotencyLayer<S> {
 
     /// What a repeat meets where nobody knows how an earlier attempt ended.
     #[must_use]
-    pub fn lapsed(mut self, lapsed: Lapsed) -> Self {
-        self.config.lapsed = lapsed;
+    pub fn on_unknown(mut self, on_unknown: OnUnknown) -> Self {
+        self.config.on_unknown = on_unknown;
         self
     }
 
-    /// Asks this where nobody knows how an earlier attempt ended, instead of what [`lapsed`](Self::lapsed) says. One asks at a time, under
+    /// Asks this where nobody knows how an earlier attempt ended, instead of what [`on_unknown`](Self::on_unknown) says. One asks at a time, under
     /// the claim of the key, which is renewed meanwhile.
     ///
     /// ```
     /// use bytes::Bytes;
     /// use http::{Response, StatusCode};
-    /// use steadfast::server::{IdempotencyLayer, Lapse, MemoryStore, Reconciled, Scope};
+    /// use steadfast::server::{IdempotencyLayer, UnknownOperation, MemoryStore, Reconciliation, Scope};
     ///
-    /// # async fn find(_: &Lapse) -> Result<Option<String>, std::io::Error> { Ok(None) }
+    /// # async fn find(_: &UnknownOperation) -> Result<Option<String>, std::io::Error> { Ok(None) }
     /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).reconcile(|lapse| async move {
     ///     // The books: is there a charge with this operation's number on it?
     ///     match find(&lapse).await {
-    ///         Ok(Some(charge)) => Reconciled::Applied(Response::new(Bytes::from(charge))),
-    ///         Ok(None) => Reconciled::NotApplied,
-    ///         Err(_) => Reconciled::Unknown,
+    ///         Ok(Some(charge)) => Reconciliation::Applied(Response::new(Bytes::from(charge))),
+    ///         Ok(None) => Reconciliation::NotApplied,
+    ///         Err(_) => Reconciliation::Unknown,
     ///     }
     /// });
     /// ```
     ///
     /// `NotApplied` must be true: it runs the handler.
     #[must_use]
-    pub fn reconcile<F>(mut self, find: impl Fn(Lapse) -> F + Send + Sync + 'static) -> Self
+    pub fn reconcile<F>(mut self, find: impl Fn(UnknownOperation) -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Reconciled> + Send + 'static,
+        F: Future<Output = Reconciliation> + Send + 'static,
     {
         self.config.reconcile = Some(Reconcile::new(find));
         self
@@ -322,7 +322,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// thread of its runtime is free. Work that blocks its thread still belongs in
     /// [`spawn_blocking`](https://docs.rs/tokio/latest/tokio/task/fn.spawn_blocking.html). If no thread is free, the lease runs
     /// out; this process does not run the operation twice even then, but another one that shares the store may, if it
-    /// [reruns](Lapsed::Rerun).
+    /// [reruns](OnUnknown::Rerun).
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.config.lease = lease.max(Duration::from_millis(3));
@@ -397,7 +397,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// The path prefix that this layer covers, told to clients in `Idempotency-Status`, so that they know for which paths they may
     /// rely on it. Not told by default: a client then learns path by path.
     #[must_use]
-    pub fn covers(mut self, path_prefix: impl Into<String>) -> Self {
+    pub fn advertise_scope(mut self, path_prefix: impl Into<String>) -> Self {
         self.config.terms.covering(&path_prefix.into());
         self
     }
@@ -445,7 +445,7 @@ impl<S> fmt::Debug for IdempotencyLayer<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyLayer")
             .field("required", &self.config.required)
-            .field("lapsed", &self.config.lapsed)
+            .field("on_unknown", &self.config.on_unknown)
             .field("lease", &self.config.lease)
             .field("retention", &self.config.retention)
             .field("metrics", &self.shared.counters.snapshot())

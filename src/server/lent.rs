@@ -16,18 +16,18 @@ use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 /// The layer ends the session when the handler has answered, so nobody may have it then: an answer that comes while a task of the
 /// handler's still holds it is replaced by a 500, and nothing is kept.
 // Nobody ever waits for this lock: it tells who has the session, and the mapped guard gives it back without a slot to unwrap.
-pub struct Lent<T>(Arc<Mutex<Option<T>>>);
+pub struct TransactionHandle<T>(Arc<Mutex<Option<T>>>);
 
-impl<T> Lent<T> {
+impl<T> TransactionHandle<T> {
     pub(super) fn new(session: T) -> Self {
         Self(Arc::new(Mutex::new(Some(session))))
     }
 
     /// The session, until the guard is dropped; `None` while another has it, and after the operation has ended.
     #[must_use]
-    pub fn borrow(&self) -> Option<Borrowed<T>> {
+    pub fn lock(&self) -> Option<TransactionGuard<T>> {
         let guard = self.0.clone().try_lock_owned().ok()?;
-        OwnedMutexGuard::try_map(guard, Option::as_mut).ok().map(Borrowed)
+        OwnedMutexGuard::try_map(guard, Option::as_mut).ok().map(TransactionGuard)
     }
 
     /// The session, for good; `None` if the handler still holds it.
@@ -36,22 +36,22 @@ impl<T> Lent<T> {
     }
 }
 
-impl<T> Clone for Lent<T> {
+impl<T> Clone for TransactionHandle<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> fmt::Debug for Lent<T> {
+impl<T> fmt::Debug for TransactionHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lent").finish_non_exhaustive()
+        f.debug_struct("TransactionHandle").finish_non_exhaustive()
     }
 }
 
 /// A session in the hands of a handler; dropped, it is given back.
-pub struct Borrowed<T>(OwnedMappedMutexGuard<Option<T>, T>);
+pub struct TransactionGuard<T>(OwnedMappedMutexGuard<Option<T>, T>);
 
-impl<T> Deref for Borrowed<T> {
+impl<T> Deref for TransactionGuard<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -59,15 +59,15 @@ impl<T> Deref for Borrowed<T> {
     }
 }
 
-impl<T> DerefMut for Borrowed<T> {
+impl<T> DerefMut for TransactionGuard<T> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.0
     }
 }
 
-impl<T> fmt::Debug for Borrowed<T> {
+impl<T> fmt::Debug for TransactionGuard<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Borrowed").finish_non_exhaustive()
+        f.debug_struct("TransactionGuard").finish_non_exhaustive()
     }
 }
 
@@ -77,23 +77,23 @@ mod tests {
 
     #[test]
     fn one_at_a_time_has_it_and_it_comes_back_by_itself() {
-        let lent = Lent::new(vec![1]);
-        let mut borrowed = lent.borrow().unwrap();
+        let lent = TransactionHandle::new(vec![1]);
+        let mut borrowed = lent.lock().unwrap();
         borrowed.push(2);
-        assert!(lent.borrow().is_none(), "another has it");
+        assert!(lent.lock().is_none(), "another has it");
         assert!(lent.take().is_none(), "the layer cannot end what a handler still uses");
         drop(borrowed);
-        assert_eq!(*lent.borrow().unwrap(), [1, 2]);
+        assert_eq!(*lent.lock().unwrap(), [1, 2]);
         assert_eq!(lent.take(), Some(vec![1, 2]));
-        assert!(lent.borrow().is_none(), "the operation has ended");
+        assert!(lent.lock().is_none(), "the operation has ended");
     }
 
     #[test]
     fn a_handler_that_panics_gives_it_back() {
-        let lent = Lent::new(1);
+        let lent = TransactionHandle::new(1);
         let panicking = lent.clone();
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-            let _borrowed = panicking.borrow().unwrap();
+            let _borrowed = panicking.lock().unwrap();
             panic!("on purpose")
         }));
         assert!(panicked.is_err());

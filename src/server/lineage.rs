@@ -15,14 +15,14 @@ use crate::key::IdempotencyKey;
 /// The operation that a handler serves: in the request's extensions of every request that the layer runs under a key.
 ///
 /// ```
-/// use steadfast::server::{OperationKey, child_of};
+/// use steadfast::server::OperationKey;
 ///
 /// let order = OperationKey::new("tenant-7", "the client's key");
-/// let charge = child_of(&order, "charge-card");
-/// assert_eq!(charge, child_of(&order, "charge-card"));
-/// assert_ne!(charge, child_of(&order, "send-receipt"));
+/// let charge = order.child_key("charge-card");
+/// assert_eq!(charge, order.child_key("charge-card"));
+/// assert_ne!(charge, order.child_key("send-receipt"));
 /// // Another tenant's equal key is another operation, and so are its calls.
-/// assert_ne!(charge, child_of(&OperationKey::new("tenant-8", "the client's key"), "charge-card"));
+/// assert_ne!(charge, OperationKey::new("tenant-8", "the client's key").child_key("charge-card"));
 /// ```
 #[derive(Clone, Copy)]
 pub struct OperationKey {
@@ -66,6 +66,25 @@ impl OperationKey {
         self.store == store && self.id == *id
     }
 
+    /// Derives the key of one call that the handler makes. `label` names the call: one name for each
+    /// call that is to be made once.
+    ///
+    /// HMAC-SHA256 (RFC 2104) of the label, keyed by the SHA-256 of the parent's scope and key; its first 16 bytes as a UUID of version 8
+    /// (RFC 9562 §5.8). So equal parents and labels give equal keys in every process, different ones never do, and nobody who sees a
+    /// child's key can tell the parent's or a sibling's.
+    #[must_use]
+    pub fn child_key(&self, label: impl AsRef<[u8]>) -> IdempotencyKey {
+        // HMAC takes a key of any length.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.id.as_bytes()) else {
+            return IdempotencyKey::from_custom(Uuid::nil());
+        };
+        mac.update(label.as_ref());
+        let digest: [u8; 32] = mac.finalize().into_bytes().into();
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = digest;
+        let first = [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p];
+        IdempotencyKey::from_custom(uuid::Builder::from_custom_bytes(first).into_uuid())
+    }
+
     /// The record's identity.
     #[must_use]
     pub fn record_id(&self) -> &RecordId {
@@ -79,24 +98,6 @@ impl fmt::Debug for OperationKey {
     }
 }
 
-/// The key of one call that the handler of `parent` makes. `label` names the call: one name for each call that is to be made once.
-///
-/// HMAC-SHA256 (RFC 2104) of the label, keyed by the SHA-256 of the parent's scope and key; its first 16 bytes as a UUID of version 8
-/// (RFC 9562 §5.8). So equal parents and labels give equal keys in every process, different ones never do, and nobody who sees a
-/// child's key can tell the parent's or a sibling's.
-#[must_use]
-pub fn child_of(parent: &OperationKey, label: impl AsRef<[u8]>) -> IdempotencyKey {
-    // HMAC takes a key of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(parent.id.as_bytes()) else {
-        return IdempotencyKey::from_custom(Uuid::nil());
-    };
-    mac.update(label.as_ref());
-    let digest: [u8; 32] = mac.finalize().into_bytes().into();
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = digest;
-    let first = [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p];
-    IdempotencyKey::from_custom(uuid::Builder::from_custom_bytes(first).into_uuid())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn a_derived_key_is_what_the_documentation_says() {
         // By another implementation: HMAC-SHA256 over the label, keyed by SHA-256(u64be(len(scope)) ‖ scope ‖ key), as a UUIDv8.
-        let child = child_of(&OperationKey::new("tenant-7", "order-1"), "charge-card");
+        let child = OperationKey::new("tenant-7", "order-1").child_key("charge-card");
         assert_eq!(child.as_str(), "c878ba45-f7ba-8753-b188-cefe06310d77");
     }
 

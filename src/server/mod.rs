@@ -41,7 +41,7 @@
 //! | another request under the key | 422, whose `detail` says so if a stored 4xx holds the key |
 //! | no key where one is required, a malformed key, two keys | 400 |
 //! | a request whose [`Scope`] cannot be told | 403 |
-//! | an earlier attempt may have run, and nobody knows how it ended | 409 of the type `…/outcome-unknown`; or rerun, see [`Lapsed`] |
+//! | an earlier attempt may have run, and nobody knows how it ended | 409 of the type `…/outcome-unknown`; or rerun, see [`OnUnknown`] |
 //! | body over the cap | 413, before any claim |
 //! | the store cannot be reached, is full, or has no transaction to lend | 503 with `Retry-After`, nothing executed |
 //! | the database rolled the handler's transaction back | 503 with `Retry-After` and `Idempotency-Status: released`; the handler's own answer, if it is a 5xx |
@@ -55,10 +55,10 @@
 //! # What a handler can say
 //!
 //! An unmarked answer is stored, whatever its status. A handler that knows better puts a
-//! [`Verdict`] into the response's extensions: [`Verdict::NotExecuted`] gives the key back. A
+//! [`ExecutionOutcome`] into the response's extensions: [`ExecutionOutcome::NotExecuted`] gives the key back. A
 //! panic, an error of the inner service and a process that dies end as "unknown". For axum, the
-//! module [`axum`](https://docs.rs/steadfast/latest/steadfast/server/axum/) (feature `axum`) marks
-//! rejections, 404 and 405. (Elsewhere other rules hold: [`WebhookLayer`], [`Lapsed::Rerun`], and a
+//! module [`extract`](https://docs.rs/steadfast/latest/steadfast/server/extract/) (feature `axum`) marks
+//! rejections, 404 and 405. (Elsewhere other rules hold: [`WebhookLayer`], [`OnUnknown::Rerun`], and a
 //! store that is one transaction with the handler's rows.)
 //!
 //! The handler runs on a task of its own, in the caller's tracing span: a client that disconnects does not cancel it. Task-locals do
@@ -67,7 +67,7 @@
 //! # What else is here
 //!
 //! * [`WebhookLayer`] and [`Inbox`]: events that are delivered more than once, and handled once.
-//! * [`OperationKey`] and [`child_of`]: keys for the calls that a handler makes.
+//! * [`OperationKey`] and [`OperationKey::child_key`]: keys for the calls that a handler makes.
 //! * [`IdempotencyLayer::reconcile`] and [`admin`]: for operations whose outcome nobody knows.
 //! * [`SharedStore`]: one store for several layers and inboxes.
 //! * [`RecordCodec`]: answers that no store can read. Without one they are stored unencrypted.
@@ -81,8 +81,6 @@
 pub mod admin;
 mod answer;
 mod apart;
-#[cfg(feature = "axum")]
-pub mod axum;
 mod body;
 mod cancel;
 mod claiming;
@@ -91,6 +89,8 @@ mod deadline;
 mod ending;
 #[cfg(all(test, feature = "testing"))]
 mod explore;
+#[cfg(feature = "axum")]
+pub mod extract;
 mod held;
 mod host;
 mod hygiene;
@@ -131,14 +131,14 @@ pub use self::ending::PendingEnds;
 pub use self::held::HeldClaim;
 pub use self::identity::{IDENTITY_VERSION, IdentityMismatch, verify_identity};
 pub use self::inbox::{Delivery, Inbox, InboxError};
-pub use self::layer::{IdempotencyLayer, Lapsed, Verdict};
-pub use self::lent::{Borrowed, Lent};
-pub use self::lineage::{OperationKey, child_of};
+pub use self::layer::{ExecutionOutcome, IdempotencyLayer, OnUnknown};
+pub use self::lent::{TransactionGuard, TransactionHandle};
+pub use self::lineage::OperationKey;
 pub use self::memory::MemoryStore;
 pub use self::metrics::Metrics;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{PostgresSession, PostgresStore, TransactionalPostgresStore};
-pub use self::reconcile::{Lapse, Reconciled};
+pub use self::reconcile::{Reconciliation, UnknownOperation};
 pub use self::record::{Record, RecordError};
 #[cfg(feature = "redb")]
 pub use self::redb::{OpenError, RedbOptions, RedbStore};

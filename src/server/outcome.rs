@@ -26,8 +26,8 @@ impl<S: Store> IdempotencyLayer<S> {
     /// * something between this layer and the handler answers in its place: the 408 of a timeout
     ///   comes after the handler has started.
     ///
-    /// Better evidence is a [`Verdict::NotExecuted`](super::Verdict) on the very response. With the
-    /// feature `axum`, the module `server::axum` puts it there for rejections, 404 and 405.
+    /// Better evidence is a [`ExecutionOutcome::NotExecuted`](super::ExecutionOutcome) on the very response. With the
+    /// feature `axum`, the module `server::extract` puts it there for rejections, 404 and 405.
     ///
     /// A verdict of the handler comes first. A 2xx or 3xx is stored whatever is said here: it says
     /// that the operation was carried out. In a store that [holds the

@@ -16,7 +16,7 @@ use super::lineage::OperationKey;
 /// An operation whose outcome is unknown, and the request that asks for it again.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Lapse {
+pub struct UnknownOperation {
     /// The operation, from which the keys of its handler's calls follow.
     pub operation: OperationKey,
     /// The request's method.
@@ -32,30 +32,30 @@ pub struct Lapse {
 /// What was found out about it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Reconciled {
+pub enum Reconciliation {
     /// It was carried out, and this is its answer: stored, and replayed from now on.
     Applied(Response<Bytes>),
     /// It was not carried out: it runs now.
     NotApplied,
-    /// It cannot be told. The client is refused, as by [`Lapsed::Refuse`](super::Lapsed::Refuse).
+    /// It cannot be told. The client is refused, as by [`OnUnknown::Reject`](super::OnUnknown::Reject).
     Unknown,
 }
 
-type Found = Pin<Box<dyn Future<Output = Reconciled> + Send>>;
+type Found = Pin<Box<dyn Future<Output = Reconciliation> + Send>>;
 
 /// The hook, as the layer keeps it.
 #[derive(Clone)]
-pub(super) struct Reconcile(Arc<dyn Fn(Lapse) -> Found + Send + Sync>);
+pub(super) struct Reconcile(Arc<dyn Fn(UnknownOperation) -> Found + Send + Sync>);
 
 impl Reconcile {
-    pub(super) fn new<F>(find: impl Fn(Lapse) -> F + Send + Sync + 'static) -> Self
+    pub(super) fn new<F>(find: impl Fn(UnknownOperation) -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Reconciled> + Send + 'static,
+        F: Future<Output = Reconciliation> + Send + 'static,
     {
         Self(Arc::new(move |lapse| Box::pin(find(lapse))))
     }
 
-    pub(super) fn find(&self, lapse: Lapse) -> Found {
+    pub(super) fn find(&self, lapse: UnknownOperation) -> Found {
         (self.0)(lapse)
     }
 }

@@ -5,7 +5,7 @@
 //! crashes and lapses against the model of a store. What it proves holds for this file.
 
 use super::answer::Told;
-use super::layer::{Lapsed, Verdict};
+use super::layer::{ExecutionOutcome, OnUnknown};
 use super::store::{ClaimOutcome, End, Fingerprint, FinishOutcome, RecordState, StoreError};
 
 /// How often a store may take half a lease to answer a claim.
@@ -84,9 +84,9 @@ pub(super) fn unknown_here(ran_here: bool, runs_here: bool) -> UnknownHere {
 
 /// Returns whether a repeat of an unknown operation takes it over without asking anybody.
 #[inline]
-pub(super) fn reruns(lapsed: Lapsed, reconciles: bool) -> bool {
+pub(super) fn reruns(on_unknown: OnUnknown, reconciles: bool) -> bool {
     // Whoever finds out comes before whoever runs it again.
-    lapsed == Lapsed::Rerun && !reconciles
+    on_unknown == OnUnknown::Rerun && !reconciles
 }
 
 /// What a repeat meets.
@@ -133,15 +133,15 @@ pub(super) enum AfterAnswer {
 /// Returns how the key ends after an answer. `gives_back`: its status does, by the user's word.
 #[inline]
 pub(super) fn after_answer(
-    verdict: Option<Verdict>,
+    verdict: Option<ExecutionOutcome>,
     is_success: bool,
     gives_back: impl FnOnce() -> bool,
 ) -> AfterAnswer {
     match verdict {
-        Some(Verdict::NotExecuted) => AfterAnswer::Release,
-        Some(Verdict::Unknown) => AfterAnswer::Unknown,
+        Some(ExecutionOutcome::NotExecuted) => AfterAnswer::Release,
+        Some(ExecutionOutcome::Unknown) => AfterAnswer::Unknown,
         None if !is_success && gives_back() => AfterAnswer::Release,
-        Some(Verdict::Executed) | None => AfterAnswer::Complete,
+        Some(ExecutionOutcome::Executed) | None => AfterAnswer::Complete,
     }
 }
 
@@ -278,6 +278,6 @@ pub(super) fn told_of_release(by_then: Option<Written>) -> Told {
 /// Returns what the client is told of an unknown end: that it may ask again where a repeat runs, and
 /// else nothing of use.
 #[inline]
-pub(super) fn told_of_unknown(lapsed: Lapsed, reconciles: bool) -> Told {
-    if lapsed == Lapsed::Rerun || reconciles { Told::Released } else { Told::Unknown }
+pub(super) fn told_of_unknown(on_unknown: OnUnknown, reconciles: bool) -> Told {
+    if on_unknown == OnUnknown::Rerun || reconciles { Told::Released } else { Told::Unknown }
 }

@@ -19,12 +19,12 @@ use super::answer::{Refusal, ResponseBody, Told, replay};
 use super::body::{pump, whole};
 use super::ending::{Ending, WonClaim};
 use super::held::{Held, HeldClaim, HeldClaims};
-use super::layer::{IdempotencyLayer, Verdict};
-use super::lent::Lent;
+use super::layer::{ExecutionOutcome, IdempotencyLayer};
+use super::lent::TransactionHandle;
 use super::metrics::{Counter, count};
 use super::nested;
 use super::poll::{Panicked, caught, poll_once};
-use super::reconcile::Reconciled;
+use super::reconcile::Reconciliation;
 use super::record::Record;
 use super::rules::{self, AfterAnswer, CompletionAnswer, Written};
 use super::service::known;
@@ -43,9 +43,9 @@ pub(super) type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>,
 /// How a handler has ended, and with it the session, unless the handler has not given it back.
 enum Handled<R, E, T> {
     /// With an answer that can be handed out again.
-    Kept(Response<R>, T, Option<Verdict>),
+    Kept(Response<R>, T, Option<ExecutionOutcome>),
     /// With an answer that is too long for that, or as long as nobody knows.
-    Streamed(Response<R>, T, Option<Verdict>),
+    Streamed(Response<R>, T, Option<ExecutionOutcome>),
     /// With an answer, and nothing was executed.
     Released(Response<R>, T),
     /// With an answer, and nobody knows how far it came.
@@ -61,7 +61,7 @@ pub(super) struct Execution<'a, S: Store, R: Body, E> {
     layer: &'a IdempotencyLayer<S>,
     won: WonClaim,
     _held: Held<&'a HeldClaims>,
-    lent: Lent<S::Session>,
+    lent: TransactionHandle<S::Session>,
     answer: Option<Answer<R, E>>,
     /// When the handler is cancelled.
     until: Option<Instant>,
@@ -77,7 +77,7 @@ where
     pub(super) fn new(layer: &'a IdempotencyLayer<S>, ticket: Ticket<'a, S::Session>, answer: Answer<R, E>) -> Self {
         let Ticket { won, held, session } = ticket;
         let until = layer.config.max_handler_time.and_then(|time| clock::now().checked_add(time));
-        Self { layer, won, _held: held, lent: Lent::new(session), answer: Some(answer), until }
+        Self { layer, won, _held: held, lent: TransactionHandle::new(session), answer: Some(answer), until }
     }
 
     /// Hands `request` to the handler under the key that was won. `None` instead of the handler's future: it panicked at once. (An option can
@@ -107,9 +107,9 @@ where
     }
 
     /// To the end that was found out, instead of the handler's.
-    pub(super) async fn found(&mut self, found: Reconciled) {
+    pub(super) async fn found(&mut self, found: Reconciliation) {
         match found {
-            Reconciled::Applied(response) => self.applied(response).await,
+            Reconciliation::Applied(response) => self.applied(response).await,
             _ => {
                 let response = known(self.layer, RecordState::unknown(self.won.fingerprint), true, false);
                 self.abandon(self.lent.take(), Ok(response)).await;
@@ -197,7 +197,7 @@ where
             (Ok(Ok(Ok(_))), None) => return Handled::Silent(Refusal::TransactionLost, None),
             (Ok(Ok(Ok(response))), Some(session)) => (response, session),
         };
-        let (verdict, status) = (response.extensions().get::<Verdict>().copied(), response.status());
+        let (verdict, status) = (response.extensions().get::<ExecutionOutcome>().copied(), response.status());
         match rules::after_answer(verdict, is_success(status), || self.layer.config.gives_back(status)) {
             AfterAnswer::Release => Handled::Released(response, session),
             AfterAnswer::Unknown => Handled::Unsure(response, session),
@@ -283,7 +283,7 @@ where
     }
 
     fn told_unknown(&self) -> Told {
-        rules::told_of_unknown(self.layer.config.lapsed, self.layer.config.reconcile.is_some())
+        rules::told_of_unknown(self.layer.config.on_unknown, self.layer.config.reconcile.is_some())
     }
 
     async fn abandon(&mut self, session: Option<S::Session>, response: Result<Response<ResponseBody<R>>, E>) {
@@ -296,7 +296,7 @@ where
         self.abandon(session, Ok(response)).await;
     }
 
-    async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
+    async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<ExecutionOutcome>) {
         let (parts, body) = response.into_parts();
         // It has said that it is short enough. One that turns out longer is kept as well: the handler has acted, and here is its answer.
         let (body, trailers) = match self.in_time(caught(pin!(whole(pin!(body), usize::MAX)))).await {
@@ -328,7 +328,7 @@ where
             CompletionAnswer::NotExecuted => {
                 let mut response = self.told(response, Told::Released);
                 // A layer outside of this one gives its key back, too.
-                response.extensions_mut().insert(Verdict::NotExecuted);
+                response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
                 response
             }
             CompletionAnswer::RolledBack => self.told(Refusal::RolledBack.response(), Told::Released),
@@ -337,7 +337,7 @@ where
     }
 
     /// An answer that reaches the client before it ends. What is stored is that it ended.
-    async fn stream(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
+    async fn stream(&mut self, response: Response<R>, session: S::Session, verdict: Option<ExecutionOutcome>) {
         if S::TRANSACTIONAL {
             return self.stream_committed(response, session, verdict).await;
         }
@@ -367,16 +367,21 @@ where
     }
 
     /// An answer that tells of a transaction: that ends before the first byte of it leaves, since no byte could be called back.
-    async fn stream_committed(&mut self, response: Response<R>, session: S::Session, verdict: Option<Verdict>) {
+    async fn stream_committed(
+        &mut self,
+        response: Response<R>,
+        session: S::Session,
+        verdict: Option<ExecutionOutcome>,
+    ) {
         let end = self.completed(Record::not_kept(response.status()), verdict);
         let answer = |this: &Self, by_then| Ok(this.completed_answer(response.map(ResponseBody::passed), by_then));
         self.finish(Some(session), &end, &self.layer.shared.counters.not_kept, answer).await;
     }
 
-    fn completed(&self, record: Record, verdict: Option<Verdict>) -> End {
+    fn completed(&self, record: Record, verdict: Option<ExecutionOutcome>) -> End {
         let record = self.layer.config.sealed(&self.won.claim.id, record);
         let mut completion = Completion::new(record, self.layer.config.retention);
-        completion.keep_effects = verdict == Some(Verdict::Executed) || is_success(completion.record.status());
+        completion.keep_effects = verdict == Some(ExecutionOutcome::Executed) || is_success(completion.record.status());
         End::Completed(completion)
     }
 

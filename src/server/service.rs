@@ -20,7 +20,7 @@ use super::layer::IdempotencyLayer;
 use super::lineage::OperationKey;
 use super::metrics::count;
 use super::poll::{caught, poll_once};
-use super::reconcile::{Lapse, Reconcile, Reconciled};
+use super::reconcile::{Reconcile, Reconciliation, UnknownOperation};
 use super::request::{Operation, Read};
 use super::rules::{self, Repeat};
 use super::run::{Execution, Ticket};
@@ -142,7 +142,7 @@ enum Decided<'a, T, R: Body> {
     Answer(Response<ResponseBody<R>>),
     Run(Ticket<'a, T>),
     /// An earlier request under the key may have run, and the hook says what came of it.
-    Found(Ticket<'a, T>, Reconciled),
+    Found(Ticket<'a, T>, Reconciliation),
 }
 
 /// Whether the operation runs, and what is answered if not.
@@ -170,7 +170,7 @@ async fn decide<'a, S: Store, R: Body<Data = Bytes>>(
         Settled::Answer(response) => Decided::Answer(response),
         Settled::Run(ticket) => Decided::Run(ticket),
         // Boxed, as what is rare is elsewhere: every operation in flight has room for it.
-        Settled::Lapsed(ticket, reconcile) => Box::pin(reconciled(operation, parts, ticket, &reconcile)).await,
+        Settled::OnUnknown(ticket, reconcile) => Box::pin(reconciled(operation, parts, ticket, &reconcile)).await,
     }
 }
 
@@ -179,7 +179,7 @@ enum Settled<'a, T, R: Body> {
     Answer(Response<ResponseBody<R>>),
     Run(Ticket<'a, T>),
     /// The key is ours, and an earlier request under it may have run.
-    Lapsed(Ticket<'a, T>, Reconcile),
+    OnUnknown(Ticket<'a, T>, Reconcile),
 }
 
 /// Claims the key, waiting for the first request under it where the client asked for that.
@@ -194,7 +194,7 @@ async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
     let claim = Claim::new(&operation.id, token, operation.fingerprint, layer.config.lease, layer.config.retention)
         .reserve(layer.config.max_response);
     let reconciles = layer.config.reconcile.is_some();
-    let rerun = rules::reruns(layer.config.lapsed, reconciles);
+    let rerun = rules::reruns(layer.config.on_unknown, reconciles);
     let ticket = |Won { session, asked }, take_over| Ticket {
         won: WonClaim::of(&claim.allow_takeover(take_over)),
         held: store.hold(claim.reference(), claim.lease, asked),
@@ -213,7 +213,7 @@ async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
                 let ticket = ticket(won, take_over);
                 return match hook {
                     None => Settled::Run(ticket),
-                    Some(reconcile) => Settled::Lapsed(ticket, reconcile),
+                    Some(reconcile) => Settled::OnUnknown(ticket, reconcile),
                 };
             }
             Ok(claiming::Answer::Known(state)) => state,
@@ -239,8 +239,8 @@ async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
     }
 }
 
-fn lapse(operation: &Operation, parts: &Parts) -> Lapse {
-    Lapse {
+fn lapse(operation: &Operation, parts: &Parts) -> UnknownOperation {
+    UnknownOperation {
         operation: OperationKey::of(operation.id),
         method: parts.method.clone(),
         uri: parts.uri.clone(),
@@ -259,8 +259,8 @@ async fn reconciled<'a, T, R: Body<Data = Bytes>>(
     let lapse = lapse(operation, parts);
     // Called in the future, so that a hook that panics at once has found nothing out, either.
     let find = pin!(async { reconcile.find(lapse).await });
-    match caught(find).await.unwrap_or(Reconciled::Unknown) {
-        Reconciled::NotApplied => Decided::Run(ticket),
+    match caught(find).await.unwrap_or(Reconciliation::Unknown) {
+        Reconciliation::NotApplied => Decided::Run(ticket),
         found => Decided::Found(ticket, found),
     }
 }

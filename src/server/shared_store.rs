@@ -23,8 +23,8 @@ use super::store::{ClaimRef, Store};
 /// use steadfast::server::{IdempotencyLayer, Inbox, MemoryStore, Scope, SharedStore};
 ///
 /// let store = SharedStore::new(MemoryStore::new());
-/// let layer = IdempotencyLayer::shared(store.clone(), Scope::single_caller());
-/// let inbox = Inbox::shared(store);
+/// let layer = IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller());
+/// let inbox = Inbox::with_shared_store(store);
 /// ```
 pub struct SharedStore<S>(Arc<Parts<S>>);
 

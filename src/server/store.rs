@@ -92,8 +92,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether what the handler does is done in the session, and stays only if the completion succeeds.
     ///
-    /// The layer then lends the session to the handler ([`Lent`](super::Lent)), sends no answer whose completion failed, since it would
-    /// tell of what was rolled back, and reruns by default ([`Lapsed`](super::Lapsed)): an owner that vanished has left nothing.
+    /// The layer then lends the session to the handler ([`TransactionHandle`](super::TransactionHandle)), sends no answer whose completion failed, since it would
+    /// tell of what was rolled back, and reruns by default ([`OnUnknown`](super::OnUnknown)): an owner that vanished has left nothing.
     const TRANSACTIONAL: bool = false;
 
     /// A name for a claim that is about to be made, which no other claim in this store has, had or will have.

@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::{HeaderName, Method};
 
 use super::codec::RecordCodec;
-use super::layer::{IdempotencyLayer, Lapsed};
+use super::layer::{IdempotencyLayer, OnUnknown};
 use super::metrics::Metrics;
 use super::scope::Scope;
 use super::service::IdempotencyService;
@@ -29,21 +29,21 @@ pub struct EventId(Read);
 impl EventId {
     /// Wherever this finds it. `None`: the delivery has no id, and is refused with 400.
     #[must_use]
-    pub fn by(read: impl Fn(&Parts, &Bytes) -> Option<String> + Send + Sync + 'static) -> Self {
+    pub fn from_fn(read: impl Fn(&Parts, &Bytes) -> Option<String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
 
     /// In this header.
     #[must_use]
     pub fn header(name: HeaderName) -> Self {
-        Self::by(move |parts, _| header(parts, name.as_str()))
+        Self::from_fn(move |parts, _| header(parts, name.as_str()))
     }
 
     /// In the JSON body, at this pointer (RFC 6901), as a string or a number.
     #[must_use]
     pub fn json(pointer: impl Into<String>) -> Self {
         let pointer = pointer.into();
-        Self::by(move |_, body| text(serde_json::from_slice::<serde_json::Value>(body).ok()?.pointer(&pointer)?))
+        Self::from_fn(move |_, body| text(serde_json::from_slice::<serde_json::Value>(body).ok()?.pointer(&pointer)?))
     }
 
     /// Stripe's: `id` of the event object (<https://docs.stripe.com/webhooks#handle-duplicate-events>).
@@ -63,7 +63,7 @@ impl EventId {
     /// the structured one (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#id>).
     #[must_use]
     pub fn cloud_events() -> Self {
-        Self::by(|parts, body| {
+        Self::from_fn(|parts, body| {
             let (source, id) = match (header(parts, "ce-source"), header(parts, "ce-id")) {
                 (Some(source), Some(id)) => (source, id),
                 _ => {
@@ -120,7 +120,7 @@ impl fmt::Debug for EventId {
 /// | of an event that was handled | the handler's answer from the record, with `Idempotent-Replayed: true` |
 /// | of one that is being handled | 409 with `Retry-After` |
 /// | with another payload under the same id | 422, and a warning in the log |
-/// | of one whose handler died | run again, or 409 with [`Lapsed::Refuse`] |
+/// | of one whose handler died | run again, or 409 with [`OnUnknown::Reject`] |
 /// | without an id | 400 |
 ///
 /// With a store that [holds the effects](Store::TRANSACTIONAL) mark and effect are one transaction, and each event has one effect
@@ -132,7 +132,7 @@ impl fmt::Debug for EventId {
 /// | [`retention`](Self::retention) | 7 days: longer than a sender goes on trying |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`max_body`](Self::max_body) | 1 MiB |
-/// | [`lapsed`](Self::lapsed) | [`Lapsed::Rerun`] |
+/// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Rerun`] |
 /// | [`codec`](Self::codec) | none: answers are stored unencrypted |
 pub struct WebhookLayer<S>(IdempotencyLayer<S>);
 
@@ -146,16 +146,16 @@ impl<S: Store> WebhookLayer<S> {
     /// A layer over this store, for one consumer: what another consumer has handled is new to it.
     #[must_use]
     pub fn new(store: S, consumer: impl Into<String>, id: EventId) -> Self {
-        Self::shared(SharedStore::new(store), consumer, id)
+        Self::with_shared_store(SharedStore::new(store), consumer, id)
     }
 
     /// Creates a layer over a store that other layers or inboxes use too.
     #[must_use]
-    pub fn shared(store: SharedStore<S>, consumer: impl Into<String>, id: EventId) -> Self {
-        let layer = IdempotencyLayer::shared(store, Scope::fixed(consumer.into()))
+    pub fn with_shared_store(store: SharedStore<S>, consumer: impl Into<String>, id: EventId) -> Self {
+        let layer = IdempotencyLayer::with_shared_store(store, Scope::fixed(consumer.into()))
             .of_events(id)
             .methods([Method::POST, Method::PUT])
-            .lapsed(Lapsed::Rerun)
+            .on_unknown(OnUnknown::Rerun)
             .retention(super::inbox::RETENTION);
         Self(layer)
     }
@@ -203,8 +203,8 @@ impl<S: Store> WebhookLayer<S> {
 
     /// What a delivery meets where an earlier handler may have acted and nobody knows.
     #[must_use]
-    pub fn lapsed(self, lapsed: Lapsed) -> Self {
-        Self(self.0.lapsed(lapsed))
+    pub fn on_unknown(self, on_unknown: OnUnknown) -> Self {
+        Self(self.0.on_unknown(on_unknown))
     }
 
     /// Seals the handlers' answers before they are stored, as [`IdempotencyLayer::codec`] does.

@@ -8,7 +8,7 @@ use super::choices;
 use super::kinds::{Counts, Seen};
 use super::steps::{self, Step};
 use super::world::{LEASE, Phase, Setup, World, Wrong, bit};
-use crate::server::layer::Lapsed;
+use crate::server::layer::OnUnknown;
 use crate::testing::{ModelClaimOutcome, ModelRecordState};
 
 pub(super) const FENCED: &str = "a token that does not hold the key changes nothing";
@@ -79,7 +79,7 @@ impl Model for Exploration {
 
 /// Executions by processes that were stopped are counted, except after the retention of their claim.
 fn executed_once(setup: &Setup, world: &World) -> bool {
-    let runs_again = setup.lapsed == Lapsed::Rerun || setup.reconciles;
+    let runs_again = setup.on_unknown == OnUnknown::Rerun || setup.reconciles;
     world.history.keys.iter().all(|key| key.executions <= 1 + if runs_again { key.lapses } else { 0 })
 }
 

@@ -15,7 +15,7 @@ pub(super) fn lost() -> StoreError {
 
 /// A claim that is on its way: `Claiming::ask`.
 pub(super) fn begin(scene: &Scene<'_>, caller: usize, ticket: Ticket, finds_out: bool) -> Claiming {
-    let wanted = rules::reruns(scene.setup.lapsed, scene.setup.reconciles) || finds_out;
+    let wanted = rules::reruns(scene.setup.on_unknown, scene.setup.reconciles) || finds_out;
     let ran_here = wanted && scene.world.runs_here(process_of(caller), ticket.key);
     Claiming {
         ticket: Ticket { take_over: rules::takes_over(wanted, ran_here), ..ticket },

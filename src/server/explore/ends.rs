@@ -6,7 +6,7 @@ use super::steps::{Scene, completed, ending, finish, tell};
 use super::world::{Ending, Late, Phase, TOMBSTONE, Ticket, bit};
 use crate::server::answer::Told;
 use crate::server::rules::{self, AfterAnswer, AfterFinish, CompletionAnswer, Written};
-use crate::server::{End, StoreError, Verdict};
+use crate::server::{End, ExecutionOutcome, StoreError};
 use crate::testing::{ModelEnd, ModelRecordState};
 
 pub(super) fn answer(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
@@ -18,7 +18,7 @@ pub(super) fn answer(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
 
 pub(super) fn decline(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     let Phase::Running(ticket) = scene.world.callers[caller].phase else { return None };
-    let end = end_after(rules::after_answer(Some(Verdict::NotExecuted), false, || false), ticket);
+    let end = end_after(rules::after_answer(Some(ExecutionOutcome::NotExecuted), false, || false), ticket);
     scene.world.callers[caller].phase = Phase::Ending(ticket, ending(end));
     Some(())
 }
@@ -130,7 +130,9 @@ fn tell_end(scene: &mut Scene<'_>, caller: usize, (ticket, end): (Ticket, ModelE
             _ => return tell(scene, caller, Said::Answer(Told::Released), false),
         },
         ModelEnd::Released => rules::told_of_release(by_then),
-        ModelEnd::Unknown | ModelEnd::Cancelled => rules::told_of_unknown(scene.setup.lapsed, scene.setup.reconciles),
+        ModelEnd::Unknown | ModelEnd::Cancelled => {
+            rules::told_of_unknown(scene.setup.on_unknown, scene.setup.reconciles)
+        }
     };
     let acted = scene.world.history.acted & bit(ticket.token) != 0;
     let is_true = match (told, end) {
@@ -141,7 +143,7 @@ fn tell_end(scene: &mut Scene<'_>, caller: usize, (ticket, end): (Ticket, ModelE
         (Told::Released, ModelEnd::Released) => !acted && scene.world.store.holder(ticket.key) != Some(ticket.token),
         // The user has said that a repeat may run, and it will.
         (Told::Released, ModelEnd::Unknown) => {
-            scene.setup.reconciles || scene.setup.lapsed == crate::server::Lapsed::Rerun
+            scene.setup.reconciles || scene.setup.on_unknown == crate::server::OnUnknown::Rerun
         }
         (Told::Unknown, _) => true,
         _ => false,

@@ -27,7 +27,7 @@ use self::kinds::Counts;
 use self::story::story;
 use self::transaction::Transactions;
 use self::world::{Script, Setup};
-use super::layer::Lapsed;
+use super::layer::OnUnknown;
 use crate::clock;
 
 /// What was found, for readers of the guide.
@@ -43,8 +43,8 @@ const SCRIPTS: [Script; 3] = [
     Script { asks: [&[(0, 0)], &[(1, 0)], &[(0, 0)]], faults: 1 },
 ];
 
-fn setup(lapsed: Lapsed, reconciles: bool) -> Setup {
-    Setup { lapsed, reconciles, design: Design::Ours, scripts: &SCRIPTS }
+fn setup(on_unknown: OnUnknown, reconciles: bool) -> Setup {
+    Setup { on_unknown, reconciles, design: Design::Ours, scripts: &SCRIPTS }
 }
 
 /// Explores all states, and returns how many there are.
@@ -77,9 +77,9 @@ fn assert_page(states: &[(&str, usize)]) {
 fn every_order_of_events_keeps_every_property() {
     let counts = Arc::new(Counts::default());
     let setups = [
-        ("refuse", setup(Lapsed::Refuse, false)),
-        ("rerun", setup(Lapsed::Rerun, false)),
-        ("reconcile", setup(Lapsed::Refuse, true)),
+        ("refuse", setup(OnUnknown::Reject, false)),
+        ("rerun", setup(OnUnknown::Rerun, false)),
+        ("reconcile", setup(OnUnknown::Reject, true)),
     ];
     let states = setups.map(|(name, setup)| (name, explore(name, setup, &counts)));
     for (kind, count) in counts.all() {

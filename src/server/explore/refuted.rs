@@ -8,13 +8,13 @@ use super::story::story;
 use super::transaction::{self, Transactions};
 use super::world::{Script, Setup};
 use super::{PAGE, setup};
-use crate::server::layer::Lapsed;
+use crate::server::layer::OnUnknown;
 
 /// A design of the field, and the property that it breaks.
 struct Refuted {
     design: Design,
     title: &'static str,
-    lapsed: Lapsed,
+    on_unknown: OnUnknown,
     scripts: &'static [Script],
     property: &'static str,
     /// Why that is bad.
@@ -28,7 +28,7 @@ const REFUTED: [Refuted; 7] = [
     Refuted {
         design: Design::OneTtl,
         title: "One time to live for the claim and the record",
-        lapsed: Lapsed::Refuse,
+        on_unknown: OnUnknown::Reject,
         property: check::NOT_WEDGED,
         scripts: TWO_CLIENTS,
         so: "Key 1 stays in progress for as long as a record is kept, a day perhaps, and nobody works on it.",
@@ -36,7 +36,7 @@ const REFUTED: [Refuted; 7] = [
     Refuted {
         design: Design::NoFence,
         title: "A completion that is not fenced",
-        lapsed: Lapsed::Rerun,
+        on_unknown: OnUnknown::Rerun,
         property: check::FENCED,
         scripts: TWO_CLIENTS,
         so: "A has completed C's claim: C's handler still runs, and a repeat is told that all is done.",
@@ -44,7 +44,7 @@ const REFUTED: [Refuted; 7] = [
     Refuted {
         design: Design::ForgetsOnLapse,
         title: "A record that is forgotten when its lease is over",
-        lapsed: Lapsed::Refuse,
+        on_unknown: OnUnknown::Reject,
         property: check::EXECUTED_ONCE,
         scripts: TWO_CLIENTS,
         so: "The operation was executed twice.",
@@ -52,7 +52,7 @@ const REFUTED: [Refuted; 7] = [
     Refuted {
         design: Design::ServerMakesToken,
         title: "A token that the store makes, and a lost reply",
-        lapsed: Lapsed::Refuse,
+        on_unknown: OnUnknown::Reject,
         property: check::NOT_ORPHANED,
         scripts: TWO_CLIENTS,
         so: "The key is held under a name that nobody knows. A's second call is told \"in progress\", and nobody can cancel the claim.",
@@ -60,7 +60,7 @@ const REFUTED: [Refuted; 7] = [
     Refuted {
         design: Design::ReleasesOnHangUp,
         title: "A key that is released when its client hangs up",
-        lapsed: Lapsed::Refuse,
+        on_unknown: OnUnknown::Reject,
         property: check::EXECUTED_ONCE,
         scripts: TWO_CLIENTS,
         so: "The operation was executed twice.",
@@ -68,7 +68,7 @@ const REFUTED: [Refuted; 7] = [
     Refuted {
         design: Design::IgnoresRequest,
         title: "A take-over that does not compare the request",
-        lapsed: Lapsed::Rerun,
+        on_unknown: OnUnknown::Rerun,
         property: check::ONE_REQUEST,
         scripts: TWO_REQUESTS,
         so: "Two operations were executed under one key.",
@@ -76,7 +76,7 @@ const REFUTED: [Refuted; 7] = [
     Refuted {
         design: Design::NoTombstone,
         title: "A cancelled claim without a tombstone",
-        lapsed: Lapsed::Refuse,
+        on_unknown: OnUnknown::Reject,
         property: check::NOT_ORPHANED,
         scripts: TWO_CLIENTS,
         so: "Nobody runs A's claim, and nobody will end it. In a lease the key looks as if its operation may have run.",
@@ -85,7 +85,7 @@ const REFUTED: [Refuted; 7] = [
 
 /// Finds the shortest way to break the property, and tells it.
 fn refute(refuted: &Refuted) -> String {
-    let setup = Setup { design: refuted.design, scripts: refuted.scripts, ..setup(refuted.lapsed, false) };
+    let setup = Setup { design: refuted.design, scripts: refuted.scripts, ..setup(refuted.on_unknown, false) };
     // One property and one thread: the first state that is found is the nearest, and the same each time.
     let exploration = Exploration { only: Some(refuted.property), ..Exploration::of(setup) };
     let checker = exploration.checker().spawn_bfs().join();

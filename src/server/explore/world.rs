@@ -1,7 +1,7 @@
 //! What the exploration looks at: callers in two processes, a network, and the model of a store.
 
 use super::design::Design;
-use crate::server::layer::Lapsed;
+use crate::server::layer::OnUnknown;
 use crate::testing::{ModelClaimOutcome, ModelEnd, ModelStore};
 
 pub(super) const CALLERS: usize = 3;
@@ -227,7 +227,7 @@ pub(super) fn token(caller: usize, asked: u8) -> u16 {
 /// How a layer is set, and what it is built of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup {
-    pub(super) lapsed: Lapsed,
+    pub(super) on_unknown: OnUnknown,
     pub(super) reconciles: bool,
     pub(super) design: Design,
     pub(super) scripts: &'static [Script],

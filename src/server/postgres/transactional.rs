@@ -28,27 +28,27 @@ use crate::server::store::{
 /// use axum::Extension;
 /// use axum::http::StatusCode;
 /// use axum::response::{IntoResponse, Response};
-/// use steadfast::server::{Lent, PostgresSession, Verdict};
+/// use steadfast::server::{TransactionHandle, PostgresSession, ExecutionOutcome};
 ///
-/// async fn order(Extension(lent): Extension<Lent<PostgresSession>>) -> Response {
+/// async fn order(Extension(lent): Extension<TransactionHandle<PostgresSession>>) -> Response {
 ///     // Given back when `session` is dropped, which has to be before the answer.
-///     let Some(mut session) = lent.borrow() else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+///     let Some(mut session) = lent.lock() else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
 ///     match sqlx::query("INSERT INTO orders (item) VALUES ('tea')").execute(&mut **session).await {
 ///         Ok(_) => StatusCode::CREATED.into_response(),
 ///         // Nothing is kept, and the key is given back. The verdict says so for every error; the store
 ///         // knows it by itself of those that fail the transaction, such as a deadlock.
-///         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Extension(Verdict::NotExecuted)).into_response(),
+///         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Extension(ExecutionOutcome::NotExecuted)).into_response(),
 ///     }
 /// }
 /// ```
 ///
 /// | answer | business rows | record |
 /// | --- | --- | --- |
-/// | 2xx, 3xx, or [`Verdict::Executed`](crate::server::Verdict::Executed) | committed | committed with them |
+/// | 2xx, 3xx, or [`ExecutionOutcome::Executed`](crate::server::ExecutionOutcome::Executed) | committed | committed with them |
 /// | any other | rolled back to the savepoint before the handler | committed alone: the repeat gets the same answer |
 /// | 5xx after a statement that has failed the transaction, such as a deadlock | rolled back | none: the repeat runs. The caller gets the answer, with `Idempotency-Status: released` |
-/// | [`Verdict::NotExecuted`](crate::server::Verdict::NotExecuted) | rolled back | none: the repeat runs |
-/// | [`Verdict::Unknown`](crate::server::Verdict::Unknown), a panic, an inner error | rolled back | "unknown": the repeat runs, unless the layer is told [`Lapsed::Refuse`](crate::server::Lapsed::Refuse) |
+/// | [`ExecutionOutcome::NotExecuted`](crate::server::ExecutionOutcome::NotExecuted) | rolled back | none: the repeat runs |
+/// | [`ExecutionOutcome::Unknown`](crate::server::ExecutionOutcome::Unknown), a panic, an inner error | rolled back | "unknown": the repeat runs, unless the layer is told [`OnUnknown::Reject`](crate::server::OnUnknown::Reject) |
 /// | none: the process died, or its connection broke | rolled back by the database | none: the repeat runs |
 /// | any, but the transaction cannot be ended: it had failed, the database refuses the record or is not there, the COMMIT meets a conflict (40001, 40P01) | rolled back | none: the repeat runs. The caller gets a 503 of the type `…/rolled-back`, with `Retry-After` and `Idempotency-Status: released` |
 /// | any, but the reply to the COMMIT is lost | committed, or rolled back: the key is looked up until that is known | with them, or none. The caller gets the answer, or the 503. It gets a 500 if nothing is known within [`end_wait`](crate::server::IdempotencyLayer::end_wait); asked again, the key tells |

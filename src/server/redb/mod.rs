@@ -127,8 +127,8 @@ impl RedbStore {
     /// # Errors
     ///
     /// The database is damaged or cannot be written: see [`OpenError`].
-    pub fn over(database: Database) -> Result<Self, OpenError> {
-        Self::options().over(database)
+    pub fn from_database(database: Database) -> Result<Self, OpenError> {
+        Self::options().open_database(database)
     }
 
     /// Returns the options for opening a file or a database, with their defaults.

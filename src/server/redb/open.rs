@@ -48,7 +48,7 @@ impl RedbOptions {
     /// unknown afterwards, as it is after every end of its process. The number of records is logged
     /// at WARN.
     ///
-    /// For [`over`](Self::over) it is redb that repairs, with the commit before the last.
+    /// For [`open_database`](Self::open_database) it is redb that repairs, with the commit before the last.
     #[must_use]
     pub fn accept_repair(mut self, accept: bool) -> Self {
         self.accept_repair = accept;
@@ -79,12 +79,12 @@ impl RedbOptions {
         RedbStore::start(opened?, Some(file), self.accept_repair)
     }
 
-    /// Uses a database that the program has opened. As [`RedbStore::over`], with these options.
+    /// Uses a database that the program has opened. As [`RedbStore::from_database`], with these options.
     ///
     /// # Errors
     ///
     /// See [`OpenError`].
-    pub fn over(&self, database: Database) -> Result<RedbStore, OpenError> {
+    pub fn open_database(&self, database: Database) -> Result<RedbStore, OpenError> {
         let mut opened = OpenDatabase::new(database, None);
         match opened.call_mut(Database::check_integrity) {
             Ok(Ok(true)) => {}

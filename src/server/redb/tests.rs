@@ -91,7 +91,7 @@ async fn failed_sync_wins_no_claim_and_store_recovers() {
 async fn outage_is_not_counted_against_leases() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
-    let (running, lapsed) = (id("running"), id("lapsed"));
+    let (running, lapsed) = (id("running"), id("on_unknown"));
     let (held, dead) = (token(), token());
     assert!(claim(&store, &lapsed, dead, Duration::from_millis(1)).await.unwrap());
     assert!(claim(&store, &running, held, Duration::from_millis(1500)).await.unwrap());
@@ -301,7 +301,7 @@ async fn damage_found_while_reopening_ends_the_attempts() {
 #[tokio::test]
 async fn database_of_the_program_stays_failed() {
     let disk = Disk::default();
-    let store = RedbStore::over(Database::builder().create_with_backend(disk.clone()).unwrap()).unwrap();
+    let store = RedbStore::from_database(Database::builder().create_with_backend(disk.clone()).unwrap()).unwrap();
     let held = token();
     assert!(claim(&store, &id("before"), held, HOUR).await.unwrap());
     disk.fail();

@@ -100,7 +100,7 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// times a second. A name that leads to the new primary is followed at the first call; until it does,
 /// calls are [`StoreError::Unavailable`]. A login that was refused is tried again in the same way.
 ///
-/// [`over`](RedisStore::over) a connection of yours the store cannot do that. Calls are unavailable
+/// [`from_connection`](RedisStore::from_connection) a connection of yours the store cannot do that. Calls are unavailable
 /// for as long as that connection leads to the old primary. A Cluster's connection finds the new
 /// one by itself; a [`ConnectionManager`] does not before it is closed.
 ///
@@ -111,7 +111,7 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// # TLS, Cluster, Sentinel
 ///
 /// `rediss://` needs one of the `redis` crate's TLS features (`tokio-rustls-comp`), turned on by a dependency of your own.
-/// [`over`](RedisStore::over) takes any connection of that crate, so a Cluster's
+/// [`from_connection`](RedisStore::from_connection) takes any connection of that crate, so a Cluster's
 /// (feature `cluster-async`) too: the keys of a script are on one node. A prefix with a `{…}` would put all records on one.
 ///
 /// It wants Redis 5 or later, or a server that speaks like it. Tested with Redis 7.
@@ -179,7 +179,8 @@ impl RedisStore {
         // if ever.
         let open = move || ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
         let claims = Link::over(open().map_err(script::store_error)?).opened_by(open.clone());
-        let mut store = Self { link: Link::over(connection.clone()).opened_by(open), claims, ..Self::over(connection) };
+        let mut store =
+            Self { link: Link::over(connection.clone()).opened_by(open), claims, ..Self::from_connection(connection) };
         store.warnings = store.check().await;
         Ok(store)
     }
@@ -207,7 +208,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
     ///
     /// It is not checked: [`check`](Self::check) does that.
     #[must_use]
-    pub fn over(connection: C) -> Self {
+    pub fn from_connection(connection: C) -> Self {
         Self {
             claims: Link::over(connection.clone()),
             link: Link::over(connection),

@@ -142,7 +142,7 @@ mod layer {
             async || Deadline::current().map_or(0, |deadline| deadline.time_left().as_millis()).to_string();
         let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
         let keyed = Router::new().route("/charges", post(handler)).layer(layer.clone());
-        let router = keyed.route("/plain", post(task_local)).layer(DeadlineLayer::new(HEADER).at_least(SECOND));
+        let router = keyed.route("/plain", post(task_local)).layer(DeadlineLayer::new(HEADER).min_remaining(SECOND));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });

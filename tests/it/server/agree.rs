@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use steadfast::policy::StopReason;
-use steadfast::server::{IdempotencyLayer, MemoryStore, Scope, Verdict};
+use steadfast::server::{ExecutionOutcome, IdempotencyLayer, MemoryStore, Scope};
 use steadfast::testing::fast_retries;
 use steadfast::{Client, IdempotencyKey, KeyPolicy, ResponseExt};
 
@@ -18,7 +18,7 @@ async fn flaky(State(executions): State<Executions>) -> Response {
     let status = if number % 2 == 1 { StatusCode::BAD_GATEWAY } else { StatusCode::CREATED };
     let mut response = (status, number.to_string()).into_response();
     if number % 2 == 1 {
-        response.extensions_mut().insert(Verdict::NotExecuted);
+        response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
     }
     response
 }
@@ -30,7 +30,7 @@ fn router(executions: &Executions) -> Router {
 #[tokio::test]
 async fn trust_is_learnt_from_the_layer() {
     let executions = Executions::default();
-    let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).covers("/v1");
+    let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).advertise_scope("/v1");
     let served = Served::start(router(&executions), layer).await;
     // No word of the user's: the first answer, an error, already shows that the key counts.
     let client = Client::builder().base_url(served.url("")).retry(fast_retries()).build().unwrap();

@@ -55,7 +55,7 @@ fn tokens(executions: &Executions) -> Router {
 }
 
 fn over<S: Store>(store: &SharedStore<S>) -> IdempotencyLayer<S> {
-    IdempotencyLayer::shared(store.clone(), Scope::single_caller())
+    IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller())
 }
 
 fn holds_secret(bytes: &[u8]) -> bool {
@@ -162,7 +162,7 @@ async fn answer_that_cannot_be_sealed_is_not_stored() {
 async fn answer_to_an_event_is_sealed_too() {
     let executions = Executions::default();
     let store = SharedStore::new(MemoryStore::new());
-    let layer = WebhookLayer::shared(store.clone(), "billing", EventId::stripe()).codec(aead(1));
+    let layer = WebhookLayer::with_shared_store(store.clone(), "billing", EventId::stripe()).codec(aead(1));
     let served = Served::serve(tokens(&executions).layer(layer)).await;
     for _ in 0..2 {
         let deliver = served.http.post(served.url("/tokens")).body(r#"{"id":"evt_1"}"#);

@@ -9,8 +9,8 @@ use axum::body::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use steadfast::server::{
-    Claim, ClaimOutcome, ClaimToken, Delivery, End, Fingerprint, IdempotencyLayer, Inbox, InboxError, Lapsed,
-    OperationKey, PendingEnds, RecordId, RecordState, Scope, SharedStore, Store, Verdict,
+    Claim, ClaimOutcome, ClaimToken, Delivery, End, ExecutionOutcome, Fingerprint, IdempotencyLayer, Inbox, InboxError,
+    OnUnknown, OperationKey, PendingEnds, RecordId, RecordState, Scope, SharedStore, Store,
 };
 use tokio::sync::{Notify, Semaphore};
 use tower::{Layer, ServiceExt, service_fn};
@@ -26,7 +26,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[derive(Clone, Default)]
 struct Shop {
     executions: Executions,
-    verdict: Option<Verdict>,
+    verdict: Option<ExecutionOutcome>,
 }
 
 /// What a client is told: status, the word of `Idempotency-Status`, and the problem's type.
@@ -109,8 +109,8 @@ async fn wait_of_zero_still_sees_what_is_stored() {
 async fn end_whose_reply_was_lost_is_recognised() {
     let cases = [
         (None, told(200, "stored", ""), told(200, "replayed", ""), 1),
-        (Some(Verdict::NotExecuted), told(502, "released", ""), told(502, "released", ""), 2),
-        (Some(Verdict::Unknown), told(502, "unknown", ""), told(409, "unknown", "outcome-unknown"), 1),
+        (Some(ExecutionOutcome::NotExecuted), told(502, "released", ""), told(502, "released", ""), 2),
+        (Some(ExecutionOutcome::Unknown), told(502, "unknown", ""), told(409, "unknown", "outcome-unknown"), 1),
     ];
     for (verdict, first, second, executions) in cases {
         let (store, shop) = (Failing::new(false, false, 0), Shop { verdict, ..Shop::default() });
@@ -130,7 +130,7 @@ async fn claim_is_renewed_while_its_end_waits() {
     store.failing_ends.store(usize::MAX, SeqCst);
     let lease = Duration::from_millis(600);
     let layer = |handle: SharedStore<Failing>| {
-        IdempotencyLayer::shared(handle, Scope::single_caller()).lapsed(Lapsed::Rerun).lease(lease)
+        IdempotencyLayer::with_shared_store(handle, Scope::single_caller()).on_unknown(OnUnknown::Rerun).lease(lease)
     };
     let (here, elsewhere) = (layer(store.clone().into()).end_wait(Duration::ZERO), layer(store.clone().into()));
     assert_eq!(shop.ask(&here, "k").await, told(200, "unknown", ""));
@@ -179,7 +179,7 @@ async fn mark_is_written_after_its_consumer_is_told() {
         let store = SharedStore::new(Failing::new(false, false, 0));
         store.failing_ends.store(3, SeqCst);
         let wait = if dropped { HOUR } else { Duration::ZERO };
-        let inbox = Inbox::shared(store.clone()).end_wait(wait);
+        let inbox = Inbox::with_shared_store(store.clone()).end_wait(wait);
         let executions = Executions::default();
         let deliver = || {
             inbox.process("shop", "e1", Fingerprint::of("paid"), |_| {
@@ -216,7 +216,7 @@ async fn claim_that_nobody_runs_is_cancelled() {
 #[tokio::test]
 async fn cancelled_take_over_is_unknown_again() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
-    let layer = IdempotencyLayer::new(store, Scope::single_caller()).lapsed(Lapsed::Rerun);
+    let layer = IdempotencyLayer::new(store, Scope::single_caller()).on_unknown(OnUnknown::Rerun);
     // Another process began it, and died.
     let id = id();
     let unknown = Claim::new(&id, ClaimToken::new().unwrap(), fingerprint(), HOUR, HOUR);
@@ -268,7 +268,7 @@ async fn late_call_of_a_refused_claim_is_cancelled() {
 async fn event_given_up_while_it_is_claimed_is_cancelled() {
     let hold = Arc::new((Semaphore::new(0), Notify::new()));
     let store = SharedStore::new(Failing { hold: Some(hold.clone()), ..Failing::new(false, false, 0) });
-    let inbox = Inbox::shared(store.clone());
+    let inbox = Inbox::with_shared_store(store.clone());
     {
         let mut process =
             Box::pin(inbox.process("shop", "e1", Fingerprint::of("paid"), |_| async { Ok::<_, Infallible>(()) }));

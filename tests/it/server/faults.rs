@@ -13,7 +13,7 @@ use axum::extract::{OriginalUri, Path};
 use axum::http::{HeaderMap, Request, StatusCode};
 use axum::routing::post;
 use http_body_util::BodyExt;
-use steadfast::server::{EventId, IdempotencyLayer, Lapsed, MemoryStore, Scope, WebhookLayer};
+use steadfast::server::{EventId, IdempotencyLayer, MemoryStore, OnUnknown, Scope, WebhookLayer};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
@@ -22,7 +22,7 @@ use super::support::{Executions, Served, header, problem};
 
 #[tokio::test]
 async fn an_answer_that_outlasts_its_lease_keeps_the_key() {
-    for lapsed in [Lapsed::Refuse, Lapsed::Rerun] {
+    for lapsed in [OnUnknown::Reject, OnUnknown::Rerun] {
         let executions = Executions::default();
         let end = Arc::new(Notify::new());
         let (counted, held) = (executions.clone(), end.clone());
@@ -45,7 +45,7 @@ async fn an_answer_that_outlasts_its_lease_keeps_the_key() {
         });
         let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
             .lease(Duration::from_millis(30))
-            .lapsed(lapsed);
+            .on_unknown(lapsed);
         let served = Served::start(Router::new().route("/stream", stream), layer).await;
         let first = served.post("/stream", "k").send().await.unwrap();
         // Several leases long: what is waited for is the lease's own clock.

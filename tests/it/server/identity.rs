@@ -56,7 +56,7 @@ mod redb {
     async fn database_without_records_is_new() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ours.redb");
-        let store = RedbStore::over(Database::create(&path).unwrap()).unwrap();
+        let store = RedbStore::from_database(Database::create(&path).unwrap()).unwrap();
         drop(store);
         say(&path, None);
         win(&RedbStore::open(&path).unwrap(), "k").await;

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use steadfast::server::{IdempotencyLayer, Lapsed, MemoryStore, PendingEnds, Scope, SharedStore, Verdict};
+use steadfast::server::{ExecutionOutcome, IdempotencyLayer, MemoryStore, OnUnknown, PendingEnds, Scope, SharedStore};
 use tokio::sync::{Notify, Semaphore};
 
 use super::failing::Failing;
@@ -240,7 +240,7 @@ async fn a_slow_handler_keeps_its_lease() {
 #[tokio::test]
 async fn a_verdict_decides_what_becomes_of_the_key() {
     #[derive(Clone)]
-    struct Says(Option<Verdict>, StatusCode, Executions);
+    struct Says(Option<ExecutionOutcome>, StatusCode, Executions);
     async fn run(State(Says(verdict, status, executions)): State<Says>) -> Response {
         let mut response = (status, format!("run {}", executions.add())).into_response();
         if let Some(verdict) = verdict {
@@ -251,9 +251,9 @@ async fn a_verdict_decides_what_becomes_of_the_key() {
     let cases = [
         (None, 500, "stored", 500, 1),
         (None, 402, "stored", 402, 1),
-        (Some(Verdict::Executed), 503, "stored", 503, 1),
-        (Some(Verdict::NotExecuted), 503, "released", 503, 2),
-        (Some(Verdict::Unknown), 502, "unknown", 409, 1),
+        (Some(ExecutionOutcome::Executed), 503, "stored", 503, 1),
+        (Some(ExecutionOutcome::NotExecuted), 503, "released", 503, 2),
+        (Some(ExecutionOutcome::Unknown), 502, "unknown", 409, 1),
     ];
     for (verdict, status, told, again, runs) in cases {
         let executions = Executions::default();
@@ -277,10 +277,10 @@ async fn panics(State(executions): State<Executions>) -> Response {
 
 #[tokio::test]
 async fn a_panic_is_unknown_and_the_routes_policy_decides() {
-    for (policy, second, runs) in [(Lapsed::Refuse, 409, 1), (Lapsed::Rerun, 500, 2)] {
+    for (policy, second, runs) in [(OnUnknown::Reject, 409, 1), (OnUnknown::Rerun, 500, 2)] {
         let executions = Executions::default();
         let router = Router::new().route("/", post(panics)).with_state(executions.clone());
-        let served = Served::start(router, layer().lapsed(policy)).await;
+        let served = Served::start(router, layer().on_unknown(policy)).await;
         let first = problem(served.post("/", "k").send().await.unwrap()).await;
         assert_eq!(first, (500, "outcome-unknown-handler-failed".to_owned()));
         let (status, kind) = problem(served.post("/", "k").send().await.unwrap()).await;
@@ -506,10 +506,13 @@ async fn a_nested_route_may_have_a_policy_of_its_own_over_the_same_store() {
     async fn health() -> &'static str {
         "well"
     }
-    let strict = counting(&executions)
-        .layer(IdempotencyLayer::shared(store.clone(), Scope::single_caller()).required().covers("/v1"));
+    let strict = counting(&executions).layer(
+        IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller()).required().advertise_scope("/v1"),
+    );
     let router = Router::new().nest("/v1", strict).route("/health", get(health));
-    let served = Served::serve(router.layer(IdempotencyLayer::shared(store, Scope::single_caller()).methods([]))).await;
+    let served =
+        Served::serve(router.layer(IdempotencyLayer::with_shared_store(store, Scope::single_caller()).methods([])))
+            .await;
     assert_eq!(served.http.post(served.url("/v1/orders")).send().await.unwrap().status(), 400);
     let told = served.post("/v1/orders", "k").send().await.unwrap();
     assert_eq!(header(&told, "idempotency-status"), Some("stored;retention=86400;scope=\"/v1\""));

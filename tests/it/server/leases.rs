@@ -14,8 +14,8 @@ use axum::body::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use steadfast::server::{
-    Delivery, EventId, Fingerprint, HeldClaim, IdempotencyLayer, Inbox, InboxError, Lapsed, MemoryStore, OperationKey,
-    RecordId, RecordState, Scope, SharedStore, Store, Verdict, WebhookLayer,
+    Delivery, EventId, ExecutionOutcome, Fingerprint, HeldClaim, IdempotencyLayer, Inbox, InboxError, MemoryStore,
+    OnUnknown, OperationKey, RecordId, RecordState, Scope, SharedStore, Store, WebhookLayer,
 };
 use tokio::sync::Notify;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -77,17 +77,20 @@ impl Door {
         match self {
             Self::Layer => {
                 serve(
-                    IdempotencyLayer::shared(store, Scope::single_caller()).lapsed(Lapsed::Rerun).lease(LEASE),
+                    IdempotencyLayer::with_shared_store(store, Scope::single_caller())
+                        .on_unknown(OnUnknown::Rerun)
+                        .lease(LEASE),
                     key,
                     handler,
                 )
                 .await
             }
             Self::Webhook => {
-                serve(WebhookLayer::shared(store, "shop", EventId::json("/id")).lease(LEASE), key, handler).await
+                serve(WebhookLayer::with_shared_store(store, "shop", EventId::json("/id")).lease(LEASE), key, handler)
+                    .await
             }
             Self::Inbox => {
-                let inbox = Inbox::shared(store).lease(LEASE);
+                let inbox = Inbox::with_shared_store(store).lease(LEASE);
                 let handle = |_| async {
                     handler.call().await;
                     Ok::<_, Infallible>(())
@@ -314,7 +317,7 @@ impl Outlived {
     }
 
     fn layer(&self) -> IdempotencyLayer<Failing> {
-        IdempotencyLayer::shared(self.store.clone(), Scope::single_caller()).lease(Duration::from_millis(20))
+        IdempotencyLayer::with_shared_store(self.store.clone(), Scope::single_caller()).lease(Duration::from_millis(20))
     }
 
     /// Starts it, and comes back when its lease is over.
@@ -358,7 +361,7 @@ async fn live_handler_is_not_reconciled() {
     let counted = asked.clone();
     let layer = outlived.layer().reconcile(move |_| {
         counted.add();
-        async { steadfast::server::Reconciled::NotApplied }
+        async { steadfast::server::Reconciliation::NotApplied }
     });
     let first = outlived.start(&layer).await;
     assert_eq!(ask(&layer, outlived.counting()).await, (409, "in-progress".to_owned()));
@@ -399,8 +402,8 @@ async fn handler_that_died_is_not_alive() {
         let store = Failing::new(false, false, 0);
         store.renews.store(false, Ordering::SeqCst);
         let store = SharedStore::new(store);
-        let layer = IdempotencyLayer::shared(store.clone(), Scope::single_caller())
-            .lapsed(Lapsed::Rerun)
+        let layer = IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller())
+            .on_unknown(OnUnknown::Rerun)
             .lease(Duration::from_millis(20));
         let dies = service_fn(move |_: Request<Body>| async move {
             if abort {
@@ -443,7 +446,7 @@ async fn blocked_runtime_leaves_others_their_leases() {
         move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let inbox = Inbox::shared(shared).lease(LEASE);
+                let inbox = Inbox::with_shared_store(shared).lease(LEASE);
                 let blocks = |_| async {
                     begun.notify_one();
                     blocked.recv().unwrap();
@@ -454,7 +457,7 @@ async fn blocked_runtime_leaves_others_their_leases() {
         }
     });
     begun.notified().await;
-    let inbox = Inbox::shared(shared).lease(LEASE);
+    let inbox = Inbox::with_shared_store(shared).lease(LEASE);
     let id = RecordId::of_event("shop", "well");
     let handler = |_| async {
         let until = Instant::now() + 3 * LEASE;
@@ -475,7 +478,7 @@ async fn lost_claim_is_told_to_its_handler() {
     let (store, lease) = (Arc::new(Failing::new(false, false, 0)), Duration::from_millis(60));
     store.renews.store(false, Ordering::SeqCst);
     let layer = |handle: SharedStore<Failing>| {
-        IdempotencyLayer::shared(handle, Scope::single_caller()).lapsed(Lapsed::Rerun).lease(lease)
+        IdempotencyLayer::with_shared_store(handle, Scope::single_caller()).on_unknown(OnUnknown::Rerun).lease(lease)
     };
     let (here, elsewhere) = (layer(store.clone().into()), layer(store.clone().into()));
     let (begun, taken_over) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -510,9 +513,9 @@ async fn lost_claim_is_told_to_its_handler() {
 
 #[tokio::test]
 async fn handler_over_its_time_is_cancelled() {
-    for (lapsed, again) in [(Lapsed::Refuse, (409, "outcome-unknown")), (Lapsed::Rerun, (200, ""))] {
+    for (lapsed, again) in [(OnUnknown::Reject, (409, "outcome-unknown")), (OnUnknown::Rerun, (200, ""))] {
         let (layer, dropped) = (
-            IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).lapsed(lapsed),
+            IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).on_unknown(lapsed),
             Arc::new(AtomicBool::new(false)),
         );
         let layer = layer.max_handler_time(Duration::from_millis(20));
@@ -544,7 +547,7 @@ async fn handler_within_its_time_is_not_cancelled() {
     let verdict = service_fn(|_: Request<Body>| async {
         let mut answer = done();
         if let Ok(answer) = &mut answer {
-            answer.extensions_mut().insert(Verdict::Executed);
+            answer.extensions_mut().insert(ExecutionOutcome::Executed);
         }
         answer
     });

@@ -50,7 +50,7 @@ async fn same_layer_twice_executes_once() {
 #[tokio::test]
 async fn two_layers_over_one_store_execute_once() {
     let (executions, store) = (Executions::default(), SharedStore::new(MemoryStore::new()));
-    let over = || IdempotencyLayer::shared(store.clone(), Scope::single_caller());
+    let over = || IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller());
     // The inner one's own bounds say nothing to a request that it lets pass.
     let inner = over().retention(Duration::ZERO).max_body(1);
     executes_once(orders(&executions).layer(inner).layer(over().required()), &executions).await;
@@ -68,8 +68,8 @@ async fn layers_over_two_stores_both_record() {
 #[tokio::test]
 async fn layers_of_two_scopes_both_record() {
     let (executions, store) = (Executions::default(), SharedStore::new(MemoryStore::new()));
-    let inner = IdempotencyLayer::shared(store.clone(), Scope::from_fn(|_| Some("tenant".to_owned())));
-    let outer = IdempotencyLayer::shared(store, Scope::single_caller());
+    let inner = IdempotencyLayer::with_shared_store(store.clone(), Scope::from_fn(|_| Some("tenant".to_owned())));
+    let outer = IdempotencyLayer::with_shared_store(store, Scope::single_caller());
     executes_once(orders(&executions).layer(inner.clone()).layer(outer), &executions).await;
     assert!(is_done(&inner, &RecordId::new("", "k")).await && is_done(&inner, &RecordId::new("tenant", "k")).await);
 }
@@ -77,8 +77,8 @@ async fn layers_of_two_scopes_both_record() {
 #[tokio::test]
 async fn key_inside_of_an_event_is_honoured() {
     let (executions, store) = (Executions::default(), SharedStore::new(MemoryStore::new()));
-    let events = || WebhookLayer::shared(store.clone(), "billing", EventId::stripe());
-    let keys = IdempotencyLayer::shared(store.clone(), Scope::single_caller()).required();
+    let events = || WebhookLayer::with_shared_store(store.clone(), "billing", EventId::stripe());
+    let keys = IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller()).required();
     // The layer of events is there twice, and lets a delivery pass that it is handling.
     let served = Served::serve(orders(&executions).layer(events()).layer(keys).layer(events())).await;
     let deliver = |key: &'static str, event: &'static str| served.post("/orders", key).body(event).send();

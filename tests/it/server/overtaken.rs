@@ -8,8 +8,8 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::post;
 use steadfast::server::{
-    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, IdempotencyLayer, Lapsed, RecordId, RecordState, Scope, Store,
-    StoreError,
+    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, IdempotencyLayer, OnUnknown, RecordId, RecordState, Scope,
+    Store, StoreError,
 };
 use tokio::sync::Semaphore;
 
@@ -67,7 +67,7 @@ async fn operation_begun_here_meanwhile_is_not_taken_over() {
         ends.acquire().await.expect("an open gate").forget();
         StatusCode::CREATED
     });
-    let layer = IdempotencyLayer::new(store.clone(), Scope::single_caller()).lapsed(Lapsed::Rerun);
+    let layer = IdempotencyLayer::new(store.clone(), Scope::single_caller()).on_unknown(OnUnknown::Rerun);
     let served = Served::start(Router::new().route("/charges", handler), layer).await;
     let send = || tokio::spawn(served.post("/charges", "k").body("x").send());
 

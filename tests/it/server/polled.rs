@@ -14,7 +14,8 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use steadfast::server::{
-    Delivery, Fingerprint, IdempotencyLayer, Inbox, Lapsed, MemoryStore, Reconciled, Scope, SharedStore, Store, Verdict,
+    Delivery, ExecutionOutcome, Fingerprint, IdempotencyLayer, Inbox, MemoryStore, OnUnknown, Reconciliation, Scope,
+    SharedStore, Store,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -63,7 +64,7 @@ async fn a_caller_may_go_away_at_any_poll() {
                 )
                 .reconcile(|_| async {
                     tokio::task::yield_now().await;
-                    Reconciled::NotApplied
+                    Reconciliation::NotApplied
                 });
                 let counted = executions.clone();
                 let service = layer.layer(service_fn(move |_: Request<Full<Bytes>>| {
@@ -72,7 +73,7 @@ async fn a_caller_may_go_away_at_any_poll() {
                         tokio::task::yield_now().await;
                         let mut answer = charged();
                         if let (true, Ok(answer)) = (nobody_knows, &mut answer) {
-                            answer.extensions_mut().insert(Verdict::Unknown);
+                            answer.extensions_mut().insert(ExecutionOutcome::Unknown);
                         }
                         answer
                     }
@@ -104,7 +105,8 @@ async fn a_caller_may_go_away_at_any_poll() {
 async fn a_claim_that_is_answered_late_is_renewed_at_once() {
     let lease = Duration::from_secs(3);
     let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
-    let layer = IdempotencyLayer::shared(SharedStore::from(store.clone()), Scope::single_caller()).lease(lease);
+    let layer =
+        IdempotencyLayer::with_shared_store(SharedStore::from(store.clone()), Scope::single_caller()).lease(lease);
     let handling = service_fn(move |_: Request<Full<Bytes>>| {
         let store = store.clone();
         async move {
@@ -123,7 +125,7 @@ async fn an_event_whose_claim_is_answered_late_is_renewed_at_once() {
     let lease = Duration::from_secs(3);
     let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
     let handling = |_| async { tokio::time::timeout(lease / 6, store.renewed.notified()).await };
-    let inbox = Inbox::shared(SharedStore::from(store.clone())).lease(lease);
+    let inbox = Inbox::with_shared_store(SharedStore::from(store.clone())).lease(lease);
     let delivery = inbox.process("ledger", "e1", Fingerprint::of("paid"), handling).await.unwrap();
     assert!(matches!(delivery, Delivery::Handled(())));
 }
@@ -148,7 +150,8 @@ impl Body for Understated {
 #[tokio::test]
 async fn an_answer_that_is_longer_than_it_says_is_kept() {
     let executions = Executions::default();
-    let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_response(4).lapsed(Lapsed::Rerun);
+    let layer =
+        IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_response(4).on_unknown(OnUnknown::Rerun);
     for told in ["stored", "replayed"] {
         let counted = executions.clone();
         let answering = service_fn(move |_: Request<Full<Bytes>>| {
@@ -222,12 +225,12 @@ impl Service<Request<Full<Bytes>>> for DyingService {
 #[tokio::test]
 async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
     for (lapsed, runs, second) in
-        [(Lapsed::Refuse, 1, "outcome-unknown"), (Lapsed::Rerun, 2, "outcome-unknown-handler-failed")]
+        [(OnUnknown::Reject, 1, "outcome-unknown"), (OnUnknown::Rerun, 2, "outcome-unknown-handler-failed")]
     {
         let check =
             |what: &str, first: (u16, Option<String>, String), again: (u16, Option<String>, String), ran: usize| {
                 assert_eq!(first.0, 500, "{what}, {lapsed:?}");
-                let told = if lapsed == Lapsed::Rerun { "released" } else { "unknown" };
+                let told = if lapsed == OnUnknown::Rerun { "released" } else { "unknown" };
                 assert!(
                     first.1.is_some_and(|word| word.starts_with(told)),
                     "{what}, {lapsed:?}: the first is told what became of its key"
@@ -236,7 +239,7 @@ async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
             };
         let executions = Executions::default();
         let (layer, counted) =
-            (IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).lapsed(lapsed), executions.clone());
+            (IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).on_unknown(lapsed), executions.clone());
         let holding = service_fn(move |_: Request<Full<Bytes>>| {
             counted.add();
             Holding(Dies)
@@ -245,7 +248,7 @@ async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
 
         let executions = Executions::default();
         let (layer, counted) =
-            (IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).lapsed(lapsed), executions.clone());
+            (IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).on_unknown(lapsed), executions.clone());
         let body = service_fn(move |_: Request<Full<Bytes>>| {
             counted.add();
             ready(Ok::<_, Infallible>(Response::new(DyingBody(Some("charged".into()), Dies))))
@@ -253,7 +256,7 @@ async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
         check("a body", ask(&layer, body.clone()).await, ask(&layer, body).await, executions.count());
 
         let executions = Executions::default();
-        let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).lapsed(lapsed);
+        let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).on_unknown(lapsed);
         let service = DyingService(executions.clone(), None);
         check("a service", ask(&layer, service.clone()).await, ask(&layer, service).await, executions.count());
     }

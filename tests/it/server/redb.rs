@@ -313,7 +313,7 @@ async fn repaired_database_is_refused_until_accepted() {
     const VALUE: u64 = 0x1122_3344_5566_7788;
     let disk = Shared(Arc::new(redb::backends::InMemoryBackend::new()));
     let open = || redb::Database::builder().create_with_backend(disk.clone()).unwrap();
-    drop(RedbStore::over(open()).unwrap());
+    drop(RedbStore::from_database(open()).unwrap());
     let database = open();
     write_own(&database, 1);
     write_own(&database, VALUE);
@@ -323,10 +323,10 @@ async fn repaired_database_is_refused_until_accepted() {
         redb::StorageBackend::write(&disk, at as u64, &[0]).unwrap();
     }
     // redb falls back to the commit before the last, and would say nothing of it at the next open.
-    let refused = RedbStore::over(database).unwrap_err();
+    let refused = RedbStore::from_database(database).unwrap_err();
     assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
-    let refused = RedbStore::over(open()).unwrap_err();
+    let refused = RedbStore::from_database(open()).unwrap_err();
     assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
-    drop(RedbStore::options().accept_repair(true).over(open()).unwrap());
-    RedbStore::over(open()).unwrap();
+    drop(RedbStore::options().accept_repair(true).open_database(open()).unwrap());
+    RedbStore::from_database(open()).unwrap();
 }

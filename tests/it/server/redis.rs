@@ -93,7 +93,7 @@ async fn the_contract_on_a_cluster() {
         .await;
     }
     let client = ClusterClient::new(nodes.iter().map(RedisServer::url)).unwrap();
-    let store = RedisStore::over(client.get_async_connection().await.unwrap());
+    let store = RedisStore::from_connection(client.get_async_connection().await.unwrap());
     assert_eq!(store.check().await, []);
     contract::suite(Arc::new(store), |name| RecordId::new("contract", name)).await;
     for node in &nodes {
@@ -101,7 +101,7 @@ async fn the_contract_on_a_cluster() {
         assert!(keys > 0, "every node has some of the keys");
     }
     nodes[2].command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
-    let store = RedisStore::over(client.get_async_connection().await.unwrap());
+    let store = RedisStore::from_connection(client.get_async_connection().await.unwrap());
     assert_eq!(store.check().await, [RedisWarning::MayEvict("allkeys-lru".to_owned())], "one node is enough");
 }
 

@@ -8,7 +8,7 @@ use axum::routing::{post, put};
 use axum::{Json, Router};
 use serde_json::json;
 use steadfast::reqwest::RequestBuilder;
-use steadfast::server::axum::{Checked, NotExecuted, method_not_allowed, not_found};
+use steadfast::server::extract::{Checked, NotExecuted, method_not_allowed, not_found};
 use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
 
 use super::support::{Executions, Served, header, problem};
@@ -147,13 +147,14 @@ async fn released_statuses_are_the_users_word() {
 #[tokio::test]
 async fn success_and_verdict_outrank_released_statuses() {
     use axum::Extension;
-    use steadfast::server::Verdict;
+    use steadfast::server::ExecutionOutcome;
 
     let executions = Executions::default();
     let (created, conflicted) = (executions.clone(), executions.clone());
     let create = post(move || async move { (StatusCode::CREATED, created.add().to_string()) });
-    let conflict =
-        post(move || async move { (StatusCode::CONFLICT, Extension(Verdict::Executed), conflicted.add().to_string()) });
+    let conflict = post(move || async move {
+        (StatusCode::CONFLICT, Extension(ExecutionOutcome::Executed), conflicted.add().to_string())
+    });
     let router = Router::new().route("/create", create).route("/conflict", conflict);
     let layer = layer().release_on(&[StatusCode::CREATED, StatusCode::CONFLICT]);
     let served = Served::start(router, layer).await;

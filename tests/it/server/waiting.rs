@@ -36,7 +36,7 @@ impl Slow {
             go_on.notified().await;
             StatusCode::CREATED
         };
-        let layer = IdempotencyLayer::shared(SharedStore::from(store.clone()), Scope::single_caller());
+        let layer = IdempotencyLayer::with_shared_store(SharedStore::from(store.clone()), Scope::single_caller());
         Self { store, router: Router::new().route("/", post(run)).layer(layer), answers, executions }
     }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::super::claims::{fingerprint, lost, record};
 use super::{CALLERS, Step, Transactions};
 use crate::server::answer::Told;
-use crate::server::layer::Lapsed;
+use crate::server::layer::OnUnknown;
 use crate::server::rules::{self, AfterAnswer, AfterClaim, AfterFinish, CompletionAnswer, LookedUp, Repeat, Written};
-use crate::server::{ClaimOutcome, Completion, End, FinishOutcome, RecordState, StoreError, Verdict};
+use crate::server::{ClaimOutcome, Completion, End, ExecutionOutcome, FinishOutcome, RecordState, StoreError};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in super::super) struct Database {
@@ -57,7 +57,7 @@ pub(super) struct Session {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum SessionState {
-    Lent,
+    TransactionHandle,
     /// Its connection is lost, and the database has not seen that yet.
     Orphaned,
     /// The COMMIT is under way.
@@ -98,7 +98,7 @@ impl Database {
             // Whatever it has done is rolled back.
             Step::Decline(caller) => {
                 self.fault()?;
-                self.answer(caller, Some(Verdict::NotExecuted));
+                self.answer(caller, Some(ExecutionOutcome::NotExecuted));
             }
             Step::Fail(caller) => {
                 self.fault()?;
@@ -158,7 +158,7 @@ impl Database {
                 ClaimOutcome::Existing(RecordState::completed(fingerprint(0), record(answer)))
             }
             (None, None | Some(None)) => {
-                self.session = Some(Session { token, state: SessionState::Lent });
+                self.session = Some(Session { token, state: SessionState::TransactionHandle });
                 ClaimOutcome::Acquired(())
             }
         }
@@ -189,7 +189,7 @@ impl Database {
         self.effects & (1 << token) != 0
     }
 
-    fn answer(&mut self, caller: u8, verdict: Option<Verdict>) {
+    fn answer(&mut self, caller: u8, verdict: Option<ExecutionOutcome>) {
         let end = match rules::after_answer(verdict, verdict.is_none(), || false) {
             AfterAnswer::Complete => Ends::Complete,
             AfterAnswer::Release => Ends::Release,
@@ -222,7 +222,7 @@ impl Database {
             Session { token, state: SessionState::Committing { acted, end } } if commits => {
                 self.commit(token, acted, end)
             }
-            Session { state: SessionState::Lent, .. } => return None,
+            Session { state: SessionState::TransactionHandle, .. } => return None,
             Session { .. } if !commits => self.session = None,
             Session { .. } => return None,
         }
@@ -295,7 +295,7 @@ impl Database {
             },
             // A repeat may run, and will: nothing of this one stays.
             Ends::Unknown => {
-                matches!(rules::told_of_unknown(Lapsed::Rerun, false), Told::Released) && !self.has(caller)
+                matches!(rules::told_of_unknown(OnUnknown::Rerun, false), Told::Released) && !self.has(caller)
             }
         };
         self.told_untruth |= !is_true;
@@ -304,7 +304,7 @@ impl Database {
     /// The process ends. The database rolls back what was lent; a COMMIT that was sent goes its way.
     fn crash(&mut self, caller: u8) -> Option<()> {
         self.fault()?;
-        if self.session == Some(Session { token: caller, state: SessionState::Lent }) {
+        if self.session == Some(Session { token: caller, state: SessionState::TransactionHandle }) {
             self.session = None;
         }
         self.set(caller, Phase::Over);

@@ -163,7 +163,7 @@ impl Model for Transactions {
             Property::always(TRUE, |_, state: &Database| !state.told_untruth),
             Property::always(NOT_STUCK, |_, state: &Database| {
                 state.session.is_none_or(|session| {
-                    session.state != SessionState::Lent
+                    session.state != SessionState::TransactionHandle
                         || matches!(
                             state.callers[usize::from(session.token)],
                             Phase::Running { .. } | Phase::Ending { is_again: false, .. }

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use steadfast::server::{Lapsed, OpenError, RecordId, RedbStore};
+use steadfast::server::{OnUnknown, OpenError, RecordId, RedbStore};
 
 use super::*;
 use crate::server::support::Executions;
@@ -119,7 +119,7 @@ async fn ask_for_all(store: RedbStore, tally: &mut Tally, what: &str) {
         move || async move { (StatusCode::CREATED, executions.add().to_string()) }
     };
     // The layer that runs what it may: an operation that has become unknown would be run again.
-    let layer = layer(store, "").lapsed(Lapsed::Rerun);
+    let layer = layer(store, "").on_unknown(OnUnknown::Rerun);
     let router = Router::new().route("/charges", post(handler)).layer(layer);
     for number in 0..OPERATIONS {
         match charge_under(&router, &key(number)).await {

@@ -3,7 +3,7 @@
 //! In one transaction an event has exactly one effect. Elsewhere it is never lost, and has two effects only where the consumer dies
 //! between effect and mark; or it is refused there, if the inbox was told to.
 
-use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, Lapsed, Lent};
+use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, OnUnknown, TransactionHandle};
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn inbox<S: Store>(store: S, point: &str) -> Inbox<Deadly<S>> {
 
 /// A delivery whose effect is a line in a file.
 async fn deliver<S: Store>(inbox: &Inbox<Deadly<S>>, log: &Path, point: &str) -> Told<std::convert::Infallible> {
-    let handler = |_: Lent<S::Session>| async {
+    let handler = |_: TransactionHandle<S::Session>| async {
         append(log);
         if point == "after_effect" {
             die();
@@ -44,7 +44,7 @@ async fn check_apart<S: Store>(store: S, log: &Path, point: &str) {
     let redeliver = async |inbox: &Inbox<Deadly<S>>| until_settled(async || deliver(inbox, log, "").await).await;
     let unknown = !["before_claim", "after_end"].contains(&point);
     if unknown {
-        let refused = redeliver(&inbox.clone().lapsed(Lapsed::Refuse)).await;
+        let refused = redeliver(&inbox.clone().on_unknown(OnUnknown::Reject)).await;
         assert!(matches!(refused, Err(InboxError::OutcomeUnknown)), "{point}: {refused:?}");
         assert_eq!(effects(log), before, "{point}");
     }
@@ -135,8 +135,8 @@ mod transaction {
 
     /// A delivery whose effect is a row in the transaction that was lent.
     async fn write(inbox: &Inbox<Deadly<TransactionalPostgresStore>>, point: &str) -> Told<sqlx::Error> {
-        let handler = |lent: Lent<PostgresSession>| async move {
-            let mut session = lent.borrow().unwrap();
+        let handler = |lent: TransactionHandle<PostgresSession>| async move {
+            let mut session = lent.lock().unwrap();
             sqlx::query("INSERT INTO effects DEFAULT VALUES").execute(&mut **session).await?;
             if point == "after_effect" {
                 die();

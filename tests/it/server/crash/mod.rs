@@ -253,7 +253,7 @@ mod database {
 #[cfg(feature = "postgres")]
 mod transaction {
     use axum::Extension;
-    use steadfast::server::{Lent, PostgresSession};
+    use steadfast::server::{PostgresSession, TransactionHandle};
 
     use super::super::postgres::{count, run};
     use super::*;
@@ -261,8 +261,8 @@ mod transaction {
     /// A handler whose effect is a row in the transaction that was lent to it.
     fn ordering(point: &str) -> Router {
         let point = point.to_owned();
-        let order = move |Extension(lent): Extension<Lent<PostgresSession>>| async move {
-            let mut session = lent.borrow().unwrap();
+        let order = move |Extension(lent): Extension<TransactionHandle<PostgresSession>>| async move {
+            let mut session = lent.lock().unwrap();
             sqlx::query("INSERT INTO orders DEFAULT VALUES").execute(&mut **session).await.unwrap();
             if point == "after_effect" {
                 die();

@@ -59,7 +59,7 @@ async fn child() {
     let folder = Path::new(folder);
     let file = std::fs::OpenOptions::new().read(true).write(true).open(folder.join("keys.redb")).unwrap();
     let file = DeadlyFile { file: FileBackend::new(file).unwrap(), left: AtomicUsize::new(nth.parse().unwrap()) };
-    let store = RedbStore::over(redb::Database::builder().create_with_backend(file).unwrap()).unwrap();
+    let store = RedbStore::from_database(redb::Database::builder().create_with_backend(file).unwrap()).unwrap();
     ask(charging(&folder.join("log"), "").layer(layer(store, ""))).await;
 }
 
@@ -101,7 +101,7 @@ fn counting(executions: &Executions) -> Router {
 }
 
 fn over(disk: &Disk) -> Option<RedbStore> {
-    RedbStore::over(redb::Database::builder().create_with_backend(disk.clone()).ok()?).ok()
+    RedbStore::from_database(redb::Database::builder().create_with_backend(disk.clone()).ok()?).ok()
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, Lapsed, Lent, MemoryStore, Store};
+use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, MemoryStore, OnUnknown, Store, TransactionHandle};
 
 type Never = std::convert::Infallible;
 
@@ -16,7 +16,7 @@ async fn handle<S: Store>(
     event: &str,
     effects: &Cell<usize>,
 ) -> Result<Delivery<usize>, InboxError<Never>> {
-    let handler = |_: Lent<S::Session>| async {
+    let handler = |_: TransactionHandle<S::Session>| async {
         effects.set(effects.get() + 1);
         Ok(effects.get())
     };
@@ -77,8 +77,8 @@ async fn a_handler_that_outlasts_its_lease_keeps_the_event() {
 
 #[tokio::test]
 async fn a_consumer_that_was_dropped_loses_nothing_and_may_be_told_to_wait_for_somebody() {
-    for lapsed in [Lapsed::Rerun, Lapsed::Refuse] {
-        let inbox = Inbox::new(MemoryStore::new()).lease(Duration::from_millis(30)).lapsed(lapsed);
+    for lapsed in [OnUnknown::Rerun, OnUnknown::Reject] {
+        let inbox = Inbox::new(MemoryStore::new()).lease(Duration::from_millis(30)).on_unknown(lapsed);
         let hangs = inbox.process("billing", "1", payload("1"), |_| std::future::pending::<Result<(), Never>>());
         assert!(tokio::time::timeout(Duration::from_millis(5), hangs).await.is_err());
         let told = async {
@@ -92,7 +92,7 @@ async fn a_consumer_that_was_dropped_loses_nothing_and_may_be_told_to_wait_for_s
         };
         let told = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
         match lapsed {
-            Lapsed::Rerun => assert_eq!(told.unwrap(), Delivery::Handled(())),
+            OnUnknown::Rerun => assert_eq!(told.unwrap(), Delivery::Handled(())),
             _ => assert!(matches!(told, Err(InboxError::OutcomeUnknown)), "{told:?}"),
         }
     }
@@ -102,8 +102,8 @@ async fn a_consumer_that_was_dropped_loses_nothing_and_may_be_told_to_wait_for_s
 async fn a_handler_that_keeps_the_session_has_not_handled_the_event() {
     let inbox = Inbox::new(MemoryStore::new());
     let mut kept = None;
-    let handler = |lent: Lent<()>| {
-        kept = lent.borrow();
+    let handler = |lent: TransactionHandle<()>| {
+        kept = lent.lock();
         async { Ok::<_, Never>(()) }
     };
     let told = inbox.process("billing", "1", payload("1"), handler).await;
@@ -126,8 +126,8 @@ mod postgres {
         (pool, Inbox::new(store.transactional()))
     }
 
-    async fn write(lent: Lent<PostgresSession>, times: usize) -> Result<(), sqlx::Error> {
-        let mut session = lent.borrow().unwrap();
+    async fn write(lent: TransactionHandle<PostgresSession>, times: usize) -> Result<(), sqlx::Error> {
+        let mut session = lent.lock().unwrap();
         for _ in 0..times {
             sqlx::query("INSERT INTO effects VALUES ('1')").execute(&mut **session).await?;
         }
@@ -146,7 +146,7 @@ mod postgres {
         let failed = deliver(2).await;
         assert!(matches!(failed, Err(InboxError::NotMarked(_))), "{failed:?}");
         assert_eq!(effects(&pool).await, 0);
-        let failing = |lent: Lent<PostgresSession>| async move {
+        let failing = |lent: TransactionHandle<PostgresSession>| async move {
             write(lent, 1).await?;
             Err::<(), sqlx::Error>(sqlx::Error::RowNotFound)
         };

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Extension, response::IntoResponse, response::Response};
-use steadfast::server::{IdempotencyLayer, MemoryStore, OperationKey, Scope, Verdict, child_of};
+use steadfast::server::{ExecutionOutcome, IdempotencyLayer, MemoryStore, OperationKey, Scope};
 use steadfast::{Client, KeyPolicy};
 
 use crate::server::support::{Executions, Served};
@@ -22,12 +22,12 @@ struct Shop {
 
 /// Charges, and then fails the first time: the order is not executed, and the card is charged.
 async fn order(State(shop): State<Shop>, Extension(operation): Extension<OperationKey>) -> Response {
-    let key = child_of(&operation, "charge-card");
+    let key = operation.child_key("charge-card");
     let charge = shop.payments.post("/charges").idempotency_key(key).body("12 EUR").send().await.unwrap();
     let number = charge.text().await.unwrap();
     if shop.orders.add() == 1 {
         let mut failed = StatusCode::SERVICE_UNAVAILABLE.into_response();
-        failed.extensions_mut().insert(Verdict::NotExecuted);
+        failed.extensions_mut().insert(ExecutionOutcome::NotExecuted);
         return failed;
     }
     (StatusCode::CREATED, format!("order with charge {number}")).into_response()

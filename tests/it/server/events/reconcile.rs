@@ -8,8 +8,8 @@ use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use axum::routing::post;
 use steadfast::server::{
-    Claim, ClaimOutcome, ClaimRef, End, Fingerprint, FinishOutcome, IdempotencyLayer, Lapse, MemoryStore, OperationKey,
-    Reconciled, Record, RecordId, RecordState as Known, Scope, Store, StoreError,
+    Claim, ClaimOutcome, ClaimRef, End, Fingerprint, FinishOutcome, IdempotencyLayer, MemoryStore, OperationKey,
+    Reconciliation, Record, RecordId, RecordState as Known, Scope, Store, StoreError, UnknownOperation,
 };
 use tokio::sync::Notify;
 
@@ -23,9 +23,9 @@ async fn dying(State(executions): State<Executions>) -> (StatusCode, String) {
     (StatusCode::CREATED, format!("run {number}"))
 }
 
-async fn serve<F>(executions: &Executions, find: impl Fn(Lapse) -> F + Send + Sync + 'static) -> Served
+async fn serve<F>(executions: &Executions, find: impl Fn(UnknownOperation) -> F + Send + Sync + 'static) -> Served
 where
-    F: Future<Output = Reconciled> + Send + 'static,
+    F: Future<Output = Reconciliation> + Send + 'static,
 {
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).reconcile(find);
     let served =
@@ -42,7 +42,7 @@ async fn what_was_applied_is_answered_and_stays_so() {
         assert_eq!(lapse.operation, OperationKey::new("", "k"));
         let mut found = Response::new(Bytes::from_static(b"found in the books"));
         *found.status_mut() = StatusCode::CREATED;
-        Reconciled::Applied(found)
+        Reconciliation::Applied(found)
     })
     .await;
     for _ in 0..2 {
@@ -59,7 +59,7 @@ async fn what_was_found_is_told_even_if_it_cannot_be_stored() {
     let store = Failing::new(false, true, 0);
     let layer = IdempotencyLayer::new(store, Scope::single_caller())
         .lease(std::time::Duration::from_millis(30))
-        .reconcile(|_| async { Reconciled::Applied(Response::new(Bytes::from_static(b"found in the books"))) });
+        .reconcile(|_| async { Reconciliation::Applied(Response::new(Bytes::from_static(b"found in the books"))) });
     let router = Router::new().route("/charges", post(dying)).with_state(executions.clone());
     let served = Served::start(router, layer).await;
     assert_eq!(served.post("/charges", "k").body("x").send().await.unwrap().status(), 500);
@@ -72,7 +72,7 @@ async fn what_was_found_is_told_even_if_it_cannot_be_stored() {
 #[tokio::test]
 async fn what_was_not_applied_runs() {
     let executions = Executions::default();
-    let served = serve(&executions, |_| async { Reconciled::NotApplied }).await;
+    let served = serve(&executions, |_| async { Reconciliation::NotApplied }).await;
     let again = served.post("/charges", "k").body("x").send().await.unwrap();
     assert_eq!((header(&again, "idempotent-replayed"), again.status().as_u16()), (None, 201));
     let replayed = served.post("/charges", "k").body("x").send().await.unwrap();
@@ -89,7 +89,7 @@ async fn what_cannot_be_told_is_refused_and_asked_about_again() {
         let number = counted.add();
         async move {
             assert!(number > 1, "this hook dies on purpose");
-            Reconciled::Unknown
+            Reconciliation::Unknown
         }
     })
     .await;
@@ -108,7 +108,7 @@ async fn a_hook_that_panics_before_its_future_has_found_nothing_out() {
     let executions = Executions::default();
     let served = serve(&executions, |lapse| {
         assert_eq!(lapse.method.as_str(), "no method", "this hook dies on purpose");
-        async { Reconciled::Unknown }
+        async { Reconciliation::Unknown }
     })
     .await;
     for _ in 0..2 {
@@ -128,7 +128,7 @@ async fn one_looks_at_a_time() {
         let gate = gate.clone();
         async move {
             gate.notified().await;
-            Reconciled::NotApplied
+            Reconciliation::NotApplied
         }
     })
     .await;
@@ -146,20 +146,21 @@ async fn one_looks_at_a_time() {
 #[cfg(feature = "postgres")]
 #[tokio::test]
 async fn while_one_looks_in_a_transaction_the_others_are_told_so_at_once() {
-    use steadfast::server::Lapsed;
+    use steadfast::server::OnUnknown;
 
     let executions = Executions::default();
     let (asked, go_on) = (Executions::default(), Arc::new(Notify::new()));
     let (counted, gate) = (asked.clone(), go_on.clone());
     let store = crate::server::postgres::store().await.transactional();
-    let layer = IdempotencyLayer::new(store, Scope::single_caller()).lapsed(Lapsed::Refuse).reconcile(move |_| {
-        counted.add();
-        let gate = gate.clone();
-        async move {
-            gate.notified().await;
-            Reconciled::NotApplied
-        }
-    });
+    let layer =
+        IdempotencyLayer::new(store, Scope::single_caller()).on_unknown(OnUnknown::Reject).reconcile(move |_| {
+            counted.add();
+            let gate = gate.clone();
+            async move {
+                gate.notified().await;
+                Reconciliation::NotApplied
+            }
+        });
     let router = Router::new().route("/charges", post(dying)).with_state(executions.clone());
     let served = Served::start(router, layer).await;
     assert_eq!(served.post("/charges", "k").body("x").send().await.unwrap().status(), 500);
@@ -212,7 +213,7 @@ impl Store for TakenMeanwhile {
 async fn key_taken_before_the_hook_is_asked_is_refused() {
     let executions = Executions::default();
     let layer =
-        IdempotencyLayer::new(TakenMeanwhile, Scope::single_caller()).reconcile(|_| async { Reconciled::Unknown });
+        IdempotencyLayer::new(TakenMeanwhile, Scope::single_caller()).reconcile(|_| async { Reconciliation::Unknown });
     let router = Router::new().route("/charges", post(dying)).with_state(executions.clone());
     let served = Served::start(router, layer).await;
     let refused = served.post("/charges", "k").body("x").send().await.unwrap();

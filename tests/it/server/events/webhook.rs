@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use steadfast::reqwest::Response;
-use steadfast::server::{EventId, Lapsed, MemoryStore, WebhookLayer};
+use steadfast::server::{EventId, MemoryStore, OnUnknown, WebhookLayer};
 
 use crate::server::support::{Executions, Served, header, problem};
 
@@ -62,7 +62,7 @@ async fn a_delivery_that_failed_is_handled_again() {
 #[tokio::test]
 async fn what_nobody_knows_can_be_left_to_somebody_who_looks() {
     let executions = Executions::default();
-    let served = serve(&executions, layer(EventId::twilio()).lapsed(Lapsed::Refuse)).await;
+    let served = serve(&executions, layer(EventId::twilio()).on_unknown(OnUnknown::Reject)).await;
     let headers = [("i-twilio-idempotency-token", "t"), ("x-panic", "1")];
     assert_eq!(deliver(&served, "/hook", &headers, "x").await.status(), 500);
     assert_eq!(problem(deliver(&served, "/hook", &headers, "x").await).await, (409, "outcome-unknown".to_owned()));

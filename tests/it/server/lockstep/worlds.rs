@@ -184,7 +184,7 @@ mod in_redb {
 
     fn open(disk: &Disk, bound: usize) -> RedbStore {
         let database = Database::builder().create_with_backend(disk.clone()).unwrap();
-        RedbStore::over(database).unwrap().max_records(u64::try_from(bound).unwrap())
+        RedbStore::from_database(database).unwrap().max_records(u64::try_from(bound).unwrap())
     }
 
     impl World for Redb {
@@ -251,7 +251,7 @@ mod in_redis {
     }
 
     fn open(connection: &MultiplexedConnection, prefix: &str) -> RedisStore<MultiplexedConnection> {
-        RedisStore::over(connection.clone()).prefix(prefix).timeout(Duration::from_secs(20))
+        RedisStore::from_connection(connection.clone()).prefix(prefix).timeout(Duration::from_secs(20))
     }
 
     impl World for Redis {

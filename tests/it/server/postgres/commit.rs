@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use steadfast::server::{Lent, PostgresSession, Scope, TransactionalPostgresStore};
+use steadfast::server::{PostgresSession, Scope, TransactionHandle, TransactionalPostgresStore};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::proxy::{Commits, Proxy};
@@ -43,8 +43,8 @@ impl Shop {
         let handler = service_fn(move |request: Request<Full<Bytes>>| {
             let nth = executions.add();
             async move {
-                let lent = request.extensions().get::<Lent<PostgresSession>>().unwrap();
-                let mut session = lent.borrow().unwrap();
+                let lent = request.extensions().get::<TransactionHandle<PostgresSession>>().unwrap();
+                let mut session = lent.lock().unwrap();
                 let insert = sqlx::query("INSERT INTO orders VALUES ($1)").bind(i32::try_from(nth).unwrap());
                 insert.execute(&mut **session).await.unwrap();
                 Ok::<_, Infallible>(Response::new(Full::from(format!("order {nth}"))))

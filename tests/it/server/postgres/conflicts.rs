@@ -7,7 +7,9 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
-use steadfast::server::{Inbox, InboxError, Lapsed, Lent, MemoryStore, PostgresSession, Verdict};
+use steadfast::server::{
+    ExecutionOutcome, Inbox, InboxError, MemoryStore, OnUnknown, PostgresSession, TransactionHandle,
+};
 use tokio::sync::Barrier;
 
 use super::*;
@@ -28,7 +30,7 @@ struct Handled {
 impl Shop {
     /// `handler` serves `POST /orders/{id}`. It finds the tables `orders (id)`, which is unique, and
     /// `stock`, with the rows 1 and 2.
-    async fn open<H, T>(handler: H, lapsed: Lapsed) -> Self
+    async fn open<H, T>(handler: H, lapsed: OnUnknown) -> Self
     where
         H: axum::handler::Handler<T, Handled>,
         T: 'static,
@@ -40,7 +42,7 @@ impl Shop {
              INSERT INTO stock VALUES (1, 0), (2, 0)";
         sqlx::raw_sql(tables).execute(&pool).await.unwrap();
         let handled = Handled { barrier: Arc::new(Barrier::new(2)), executions: Executions::default() };
-        let layer = IdempotencyLayer::new(store.transactional(), Scope::single_caller()).lapsed(lapsed);
+        let layer = IdempotencyLayer::new(store.transactional(), Scope::single_caller()).on_unknown(lapsed);
         let router = Router::new().route("/orders/{id}", post(handler)).with_state(handled.clone()).layer(layer);
         Self { pool, served: Arc::new(Served::serve(router).await), handled }
     }
@@ -75,19 +77,19 @@ const AT_COMMIT: &str = "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON orders
 const AT_THE_RECORD: &str =
     "CREATE TRIGGER refuse BEFORE INSERT ON steadfast_records FOR EACH ROW EXECUTE FUNCTION refuse()";
 
-type Lending = Extension<Lent<PostgresSession>>;
+type Lending = Extension<TransactionHandle<PostgresSession>>;
 
-async fn insert(lent: &Lent<PostgresSession>, id: i32) -> Result<(), sqlx::Error> {
-    let mut session = lent.borrow().unwrap();
+async fn insert(lent: &TransactionHandle<PostgresSession>, id: i32) -> Result<(), sqlx::Error> {
+    let mut session = lent.lock().unwrap();
     sqlx::query("INSERT INTO orders VALUES ($1)").bind(id).execute(&mut **session).await.map(|_| ())
 }
 
 /// Sells both kinds, each of two handlers in another order: the database fails one of them.
-async fn sell(handled: &Handled, lent: &Lent<PostgresSession>, id: i32) -> Result<(), sqlx::Error> {
+async fn sell(handled: &Handled, lent: &TransactionHandle<PostgresSession>, id: i32) -> Result<(), sqlx::Error> {
     let nth = handled.executions.add();
     insert(lent, id).await?;
     for kind in [id, 3 - id] {
-        let mut session = lent.borrow().unwrap();
+        let mut session = lent.lock().unwrap();
         let sold = sqlx::query("UPDATE stock SET sold = sold + 1 WHERE id = $1").bind(kind);
         sold.execute(&mut **session).await?;
         if nth <= 2 && kind == id {
@@ -123,7 +125,7 @@ fn id_of(response: &steadfast::reqwest::Response) -> i32 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_deadlocked_handler_leaves_a_free_key() {
-    for lapsed in [Lapsed::Rerun, Lapsed::Refuse] {
+    for lapsed in [OnUnknown::Rerun, OnUnknown::Reject] {
         let shop = Shop::open(careless, lapsed).await;
         let [sold, deadlocked] = both(&shop).await;
         assert_eq!((told(&sold), told(&deadlocked)), ("201 stored".to_owned(), "500 released".to_owned()));
@@ -137,7 +139,7 @@ async fn a_deadlocked_handler_leaves_a_free_key() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_success_that_was_rolled_back_is_a_503() {
-    for lapsed in [Lapsed::Rerun, Lapsed::Refuse] {
+    for lapsed in [OnUnknown::Rerun, OnUnknown::Reject] {
         let shop = Shop::open(blind, lapsed).await;
         let [sold, undone] = both(&shop).await;
         assert_eq!((told(&sold), told(&undone)), ("201 stored".to_owned(), "503 released".to_owned()));
@@ -164,7 +166,8 @@ async fn insert_one(Shared(handled): Shared<Handled>, Extension(lent): Lending, 
 
 #[tokio::test]
 async fn a_conflict_at_the_end_leaves_a_free_key() {
-    for (lapsed, trigger) in [(Lapsed::Rerun, AT_COMMIT), (Lapsed::Refuse, AT_COMMIT), (Lapsed::Refuse, AT_THE_RECORD)]
+    for (lapsed, trigger) in
+        [(OnUnknown::Rerun, AT_COMMIT), (OnUnknown::Reject, AT_COMMIT), (OnUnknown::Reject, AT_THE_RECORD)]
     {
         for id in [1, 2] {
             let shop = Shop::open(insert_one, lapsed).await;
@@ -192,7 +195,7 @@ async fn order_one(Shared(handled): Shared<Handled>, Extension(lent): Lending, P
 
 #[tokio::test]
 async fn only_a_5xx_of_a_failed_transaction_is_no_end() {
-    let shop = Shop::open(order_one, Lapsed::Rerun).await;
+    let shop = Shop::open(order_one, OnUnknown::Rerun).await;
     // (A constraint that was hit is an answer. A teapot has asked the database for nothing.)
     for (status, first, again) in
         [(409, "stored", "replayed"), (418, "stored", "replayed"), (503, "released", "released")]
@@ -243,7 +246,7 @@ async fn out_of_stock(Shared(handled): Shared<Handled>, Extension(lent): Lending
 
 #[tokio::test]
 async fn a_server_error_of_a_whole_transaction_is_the_end() {
-    let shop = Shop::open(out_of_stock, Lapsed::Rerun).await;
+    let shop = Shop::open(out_of_stock, OnUnknown::Rerun).await;
     assert_eq!(told(&shop.order(1).await), "500 stored");
     let again = shop.order(1).await;
     assert_eq!(told(&again), "500 replayed");
@@ -255,7 +258,7 @@ async fn a_server_error_of_a_whole_transaction_is_the_end() {
 async fn a_deadlock_that_the_handler_mends_is_kept() {
     async fn mending(Shared(handled): Shared<Handled>, Extension(lent): Lending, Path(id): Path<i32>) -> StatusCode {
         handled.executions.add();
-        let mut session = lent.borrow().unwrap();
+        let mut session = lent.lock().unwrap();
         let mut attempt = sqlx::Connection::begin(&mut **session).await.unwrap();
         let refused = sqlx::query("DO $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '40P01'; END $$");
         assert!(refused.execute(&mut *attempt).await.is_err());
@@ -264,7 +267,7 @@ async fn a_deadlock_that_the_handler_mends_is_kept() {
         insert(&lent, id).await.unwrap();
         StatusCode::CREATED
     }
-    let shop = Shop::open(mending, Lapsed::Rerun).await;
+    let shop = Shop::open(mending, OnUnknown::Rerun).await;
     assert_eq!(told(&shop.order(1).await), "201 stored");
     assert_eq!((shop.rows().await, shop.handled.executions.count()), (1, 1));
 }
@@ -276,10 +279,10 @@ async fn a_handler_may_say_itself_that_nothing_was_done() {
         insert(&lent, id).await.unwrap();
         match insert(&lent, if nth == 1 { id } else { id + 1 }).await {
             Ok(()) => StatusCode::CREATED.into_response(),
-            Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Extension(Verdict::NotExecuted)).into_response(),
+            Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Extension(ExecutionOutcome::NotExecuted)).into_response(),
         }
     }
-    let shop = Shop::open(saying, Lapsed::Refuse).await;
+    let shop = Shop::open(saying, OnUnknown::Reject).await;
     assert_eq!(told(&shop.order(1).await), "503 released");
     assert_eq!(told(&shop.order(1).await), "201 stored");
     assert_eq!((shop.rows().await, shop.handled.executions.count()), (2, 2));
@@ -324,7 +327,7 @@ async fn stalled(words: &'static str) -> (String, String, i64, usize) {
         }
         StatusCode::CREATED
     });
-    let layer = IdempotencyLayer::new(store.transactional(), Scope::single_caller()).lapsed(Lapsed::Refuse);
+    let layer = IdempotencyLayer::new(store.transactional(), Scope::single_caller()).on_unknown(OnUnknown::Reject);
     let served = Served::start(Router::new().route("/orders", handler), layer).await;
     let order = || async { told(&served.post("/orders", "k").send().await.unwrap()) };
     let first = order().await;

@@ -2,7 +2,7 @@
 //! the database rolls back.
 
 use axum::Extension;
-use steadfast::server::{Lent, PostgresSession};
+use steadfast::server::{PostgresSession, TransactionHandle};
 
 use super::*;
 
@@ -33,8 +33,8 @@ async fn strict_sessions_refuse_no_operation() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn strict_sessions_lend_read_committed_transactions() {
-    async fn order(Extension(lent): Extension<Lent<PostgresSession>>) -> StatusCode {
-        let mut session = lent.borrow().unwrap();
+    async fn order(Extension(lent): Extension<TransactionHandle<PostgresSession>>) -> StatusCode {
+        let mut session = lent.lock().unwrap();
         sqlx::query("INSERT INTO orders VALUES (1)").execute(&mut **session).await.unwrap();
         let level: String = sqlx::query_scalar("SHOW transaction_isolation").fetch_one(&mut **session).await.unwrap();
         assert_eq!(level, "read committed");

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Extension;
 use axum::extract::State as Shared;
-use steadfast::server::{Lent, PostgresSession, TransactionalPostgresStore};
+use steadfast::server::{PostgresSession, TransactionHandle, TransactionalPostgresStore};
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::support::clock;
 
-type Lending = Extension<Lent<PostgresSession>>;
+type Lending = Extension<TransactionHandle<PostgresSession>>;
 
 /// A store over so many connections, and its pool.
 async fn store(connections: u32) -> (PgPool, PostgresStore) {
@@ -47,7 +47,7 @@ fn asking(pool: &PgPool, asks: usize, crowd: &Crowd) -> axum::routing::MethodRou
     let (pool, crowd) = (pool.clone(), crowd.clone());
     post(move |Extension(lent): Lending| async move {
         crowd.enter();
-        let mut session = lent.borrow().unwrap();
+        let mut session = lent.lock().unwrap();
         for _ in 0..asks {
             sqlx::query("SELECT pg_sleep(0.005)").execute(&pool).await.unwrap();
         }

@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
-use steadfast::server::{Lapsed, Lent, PostgresSession, TransactionalPostgresStore, Verdict};
+use steadfast::server::{ExecutionOutcome, OnUnknown, PostgresSession, TransactionHandle, TransactionalPostgresStore};
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
@@ -50,7 +50,7 @@ impl Shop {
 }
 
 struct Handling {
-    lent: Lent<PostgresSession>,
+    lent: TransactionHandle<PostgresSession>,
     id: i32,
     nth: usize,
 }
@@ -59,12 +59,12 @@ type Reply = std::pin::Pin<Box<dyn Future<Output = Response> + Send>>;
 
 impl Handling {
     async fn insert(&self) {
-        let mut session = self.lent.borrow().unwrap();
+        let mut session = self.lent.lock().unwrap();
         sqlx::query("INSERT INTO orders VALUES ($1)").bind(self.id).execute(&mut **session).await.unwrap();
     }
 }
 
-fn reply(status: StatusCode, verdict: Option<Verdict>) -> Response {
+fn reply(status: StatusCode, verdict: Option<ExecutionOutcome>) -> Response {
     let mut response = (status, "the answer").into_response();
     if let Some(verdict) = verdict {
         response.extensions_mut().insert(verdict);
@@ -95,7 +95,7 @@ async fn an_answer_that_is_no_success_keeps_the_record_alone() {
     let shop = Shop::open(|handling| {
         Box::pin(async move {
             handling.insert().await;
-            let verdict = (handling.id == 2).then_some(Verdict::Executed);
+            let verdict = (handling.id == 2).then_some(ExecutionOutcome::Executed);
             reply(StatusCode::CONFLICT, verdict)
         })
     })
@@ -116,9 +116,9 @@ async fn what_was_not_executed_or_died_leaves_nothing_and_runs_again() {
         Box::pin(async move {
             handling.insert().await;
             match (handling.nth, handling.id) {
-                (1, 1) => reply(StatusCode::SERVICE_UNAVAILABLE, Some(Verdict::NotExecuted)),
+                (1, 1) => reply(StatusCode::SERVICE_UNAVAILABLE, Some(ExecutionOutcome::NotExecuted)),
                 (1, 2) => panic!("on purpose"),
-                (1, 3) => reply(StatusCode::BAD_GATEWAY, Some(Verdict::Unknown)),
+                (1, 3) => reply(StatusCode::BAD_GATEWAY, Some(ExecutionOutcome::Unknown)),
                 _ => reply(StatusCode::CREATED, None),
             }
         })
@@ -142,7 +142,7 @@ async fn a_layer_that_refuses_does_so_here_too() {
                 panic!("on purpose")
             })
         },
-        |layer| layer.lapsed(Lapsed::Refuse),
+        |layer| layer.on_unknown(OnUnknown::Reject),
     )
     .await;
     assert_eq!(problem(shop.order(1).await).await, (500, "outcome-unknown-handler-failed".to_owned()));
@@ -152,13 +152,13 @@ async fn a_layer_that_refuses_does_so_here_too() {
 
 #[tokio::test]
 async fn a_handler_that_has_lost_the_transaction_is_a_500_and_nothing_is_kept() {
-    static HELD: std::sync::Mutex<Vec<steadfast::server::Borrowed<PostgresSession>>> =
+    static HELD: std::sync::Mutex<Vec<steadfast::server::TransactionGuard<PostgresSession>>> =
         std::sync::Mutex::new(Vec::new());
     let shop = Shop::open(|handling| {
         Box::pin(async move {
             handling.insert().await;
             if handling.nth == 1 {
-                HELD.lock().unwrap().push(handling.lent.borrow().unwrap());
+                HELD.lock().unwrap().push(handling.lent.lock().unwrap());
             }
             reply(StatusCode::CREATED, None)
         })
@@ -209,8 +209,11 @@ async fn of_concurrent_repeats_one_runs_and_no_connection_waits_for_it() {
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
     let gate = Gate(Arc::new((AtomicUsize::new(0), Semaphore::new(0), Notify::new())));
-    async fn held(Shared(gate): Shared<Gate>, Extension(lent): Extension<Lent<PostgresSession>>) -> StatusCode {
-        let mut session = lent.borrow().unwrap();
+    async fn held(
+        Shared(gate): Shared<Gate>,
+        Extension(lent): Extension<TransactionHandle<PostgresSession>>,
+    ) -> StatusCode {
+        let mut session = lent.lock().unwrap();
         sqlx::query("SELECT 1").execute(&mut **session).await.unwrap();
         gate.0.0.fetch_add(1, Ordering::SeqCst);
         gate.0.1.add_permits(1);

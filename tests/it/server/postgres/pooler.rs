@@ -2,7 +2,7 @@
 //! statements are not kept.
 
 use axum::Extension;
-use steadfast::server::{Lent, PostgresSession};
+use steadfast::server::{PostgresSession, TransactionHandle};
 
 use super::proxy::contains;
 use super::*;
@@ -56,9 +56,9 @@ async fn handlers_behind_a_pooler_use_sqlx_as_ever() {
     store.create_table().await.unwrap();
     run("CREATE TABLE orders (id int)", &direct).await;
     let counted = executions.clone();
-    let order = move |Extension(lent): Extension<Lent<PostgresSession>>| async move {
+    let order = move |Extension(lent): Extension<TransactionHandle<PostgresSession>>| async move {
         counted.add();
-        let mut session = lent.borrow().unwrap();
+        let mut session = lent.lock().unwrap();
         for statement in ["INSERT INTO orders VALUES ($1)", "DELETE FROM orders WHERE id = $1 + 1"] {
             sqlx::query(statement).bind(1_i32).execute(&mut **session).await.unwrap();
         }

@@ -5,7 +5,7 @@
 //! begin.
 
 use axum::Extension;
-use steadfast::server::{Lent, PostgresSession};
+use steadfast::server::{PostgresSession, TransactionHandle};
 
 use super::*;
 use crate::support::clock;
@@ -117,9 +117,9 @@ async fn no_handler_is_lent_a_read_only_transaction() {
     let pool = failover.pool(4).await;
     let executions = Executions::default();
     let counted = executions.clone();
-    let handler = move |Extension(lent): Extension<Lent<PostgresSession>>| async move {
+    let handler = move |Extension(lent): Extension<TransactionHandle<PostgresSession>>| async move {
         counted.add();
-        let mut session = lent.borrow().unwrap();
+        let mut session = lent.lock().unwrap();
         sqlx::query("CREATE TABLE IF NOT EXISTS orders (id int)").execute(&mut **session).await.unwrap();
         StatusCode::CREATED
     };

@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use axum::{Json, Router, http::StatusCode, routing::post};
-//! use steadfast::server::axum::{Checked, method_not_allowed, not_found};
+//! use steadfast::server::extract::{Checked, method_not_allowed, not_found};
 //! use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
 //!
 //! #[derive(serde::Deserialize)]
@@ -49,15 +49,15 @@ use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
-use super::Verdict;
+use super::ExecutionOutcome;
 
 /// A response after which the key is given back: nothing was executed. It carries
-/// [`Verdict::NotExecuted`].
+/// [`ExecutionOutcome::NotExecuted`].
 ///
 /// ```
 /// use axum::http::StatusCode;
 /// use axum::response::{IntoResponse, Response};
-/// use steadfast::server::axum::NotExecuted;
+/// use steadfast::server::extract::NotExecuted;
 ///
 /// async fn charge(amount: u64) -> Response {
 ///     if amount == 0 {
@@ -73,7 +73,7 @@ pub struct NotExecuted<R>(pub R);
 impl<R: IntoResponse> IntoResponse for NotExecuted<R> {
     fn into_response(self) -> Response {
         let mut response = self.0.into_response();
-        response.extensions_mut().insert(Verdict::NotExecuted);
+        response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
         response
     }
 }
