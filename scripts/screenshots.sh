@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pictures of the guide, drawn anew: runs the laboratory, and lets a browser render its plots.
+# The pictures of the guide, drawn anew: runs the simulation, and lets a browser render its plots.
 #
 #   ./scripts/screenshots.sh             writes src/guide/img/
 #   ./scripts/screenshots.sh page.png    also renders the whole report, to be looked at
@@ -34,7 +34,7 @@ size() { # svg
 
 need chromium chromium
 need pngquant pngquant
-cargo run -q --features testing --example lab -- --out "$WORK/report.html" --plots "$WORK/plots" >/dev/null
+cargo run -q --features testing --example simulation -- --out "$WORK/report.html" --plots "$WORK/plots" >/dev/null
 
 mkdir -p "$IMAGES"
 for svg in "$WORK"/plots/*.svg; do

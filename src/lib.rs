@@ -38,7 +38,7 @@
 //! * [`Error`]: one line for whoever is on call; [`may_have_been_processed`](Error::may_have_been_processed) is the first question to
 //!   ask, [`resume_token`](Error::resume_token) the way to ask again, where the API honours keys.
 //! * [`ResponseExt`]: the same story on a response.
-//! * [`with_deadline`]: one deadline for all that a task does. With the breaker, the cooldown and hedging in [`guide::manners`].
+//! * [`with_deadline`]: one deadline for all that a task does. With the breaker, the cooldown and hedging in [`guide::overload`].
 //! * [`IdempotencyKey`], [`KeyPolicy`]: what a key is, and what an API does with it.
 //! * [`server`](https://docs.rs/steadfast/latest/steadfast/server/): the other half (feature `server`): a layer that runs an
 //!   operation once per key and answers a repeat from its record.

@@ -117,7 +117,7 @@ pub(super) fn follow(
 impl Inner {
     /// What tells one attempt from another on the wire.
     fn mark(&self, headers: &mut HeaderMap, number: u32, until: Option<Instant>) {
-        if let (Some(name), Some(until)) = (&self.manners.deadline_header, until) {
+        if let (Some(name), Some(until)) = (&self.overload.deadline_header, until) {
             let time_left = until.saturating_duration_since(clock::now());
             headers.insert(name, deadline::to_header(time_left));
         }

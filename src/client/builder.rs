@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
-use super::manners::Manners;
+use super::overload::OverloadSettings;
 use super::redirect_settings::RedirectSettings;
 use super::upstream::Upstreams;
 use super::{Classifier, Client, Inner, OnEvent, target};
@@ -67,7 +67,7 @@ pub struct ClientBuilder {
     body_limit: usize,
     pub(super) redirects: RedirectSettings,
     attempt_header: Option<HeaderName>,
-    pub(super) manners: Manners,
+    pub(super) overload: OverloadSettings,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }
@@ -91,7 +91,7 @@ impl ClientBuilder {
             body_limit: BODY_LIMIT,
             redirects: RedirectSettings::default(),
             attempt_header: None,
-            manners: Manners::default(),
+            overload: OverloadSettings::default(),
             classifier: None,
             on_event: None,
         }
@@ -301,7 +301,7 @@ impl ClientBuilder {
         if self.attempt_header.as_ref() == Some(&self.keys.header) {
             return Err(Error::build("attempt_header", "it would give every attempt another key"));
         }
-        self.manners.validate(&self.keys, self.attempt_header.as_ref())?;
+        self.overload.validate(&self.keys, self.attempt_header.as_ref())?;
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
         let is_as_made = self.ready_made.is_none() && !self.http_is_configured;
         let http = match self.ready_made {
@@ -313,7 +313,7 @@ impl ClientBuilder {
             opaque,
             is_as_made,
             clear_is_http1: is_as_made && !names_a_tls_proxy(std::env::vars_os()),
-            upstreams: Upstreams::new(self.manners.terms(self.budget, is_as_made), base.as_ref()),
+            upstreams: Upstreams::new(self.overload.terms(self.budget, is_as_made), base.as_ref()),
             base,
             defaults,
             retry: retry.fit_for(opaque),
@@ -324,7 +324,7 @@ impl ClientBuilder {
             redirect_post_as_get: self.redirects.post_as_get,
             cross_origin_redirects: self.redirects.may_leave(is_as_made),
             attempt_header: self.attempt_header,
-            manners: self.manners,
+            overload: self.overload,
             classifier: self.classifier,
             on_event: self.on_event,
         }))

@@ -1,4 +1,4 @@
-//! What stands before an attempt, and what it is told afterwards: the manners that protect a server in trouble.
+//! What stands before an attempt, and what it is told afterwards: the mechanisms that protect a server in trouble.
 //!
 //! Each is off unless the client was built with it, and then costs one look. Nothing here sends, repeats or decides; the loop asks.
 
@@ -37,7 +37,7 @@ pub(super) struct Pass<'a> {
 impl<'a> Gate<'a> {
     /// `request` is what is sent.
     pub(super) fn new(client: &'a Inner, upstream: &'a Upstream, request: impl FnOnce() -> reqwest::Request) -> Self {
-        Self { client, upstream, lane: client.manners.cooldown.as_ref().map(|lanes| lanes.of(request)) }
+        Self { client, upstream, lane: client.overload.cooldown.as_ref().map(|lanes| lanes.of(request)) }
     }
 
     /// Waits until the origin's cooldown is over, and asks whether there is time for an attempt and whether the circuit is closed.
@@ -62,7 +62,7 @@ impl<'a> Gate<'a> {
 
     /// With less than this left an attempt is hopeless.
     fn least_time(&self, now: Instant) -> Duration {
-        let fastest = self.client.manners.skip_hopeless.then(|| self.latencies()?.fastest(now)).flatten();
+        let fastest = self.client.overload.skip_hopeless.then(|| self.latencies()?.fastest(now)).flatten();
         fastest.unwrap_or(Duration::ZERO)
     }
 

@@ -5,7 +5,7 @@
 //!
 //! | file | what it is for |
 //! | --- | --- |
-//! | `builder`, `manners`, `redirect_settings`, `request`, `checks`, `defaults` | take what the caller says |
+//! | `builder`, `overload`, `redirect_settings`, `request`, `checks`, `defaults` | take what the caller says |
 //! | `target`, `payload`, `upload` | the URL and the body |
 //! | `plan`, `outgoing`, `pattern` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
@@ -27,8 +27,8 @@ mod event;
 mod failure;
 mod gate;
 pub(crate) mod latency;
-mod manners;
 mod outgoing;
+mod overload;
 mod pattern;
 mod payload;
 mod plan;
@@ -57,7 +57,7 @@ pub use self::request::RequestBuilder;
 pub use self::response::ResponseExt;
 
 use self::defaults::Defaults;
-use self::manners::Manners;
+use self::overload::OverloadSettings;
 use self::upstream::Upstreams;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::NotFollowed;
@@ -117,7 +117,7 @@ pub(crate) struct Inner {
     /// An error says why redirects to another origin are not followed.
     cross_origin_redirects: Result<(), NotFollowed>,
     attempt_header: Option<HeaderName>,
-    manners: Manners,
+    overload: OverloadSettings,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }

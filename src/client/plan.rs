@@ -145,7 +145,7 @@ pub(super) fn settle(
     };
     let hedge = match options.hedge {
         Some(asked) => asked.map(|policy| check_hedge(policy, idempotency, keys)).transpose()?,
-        None => inner.manners.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(&method)),
+        None => inner.overload.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(&method)),
     };
     // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
     let honours_keys = || upstream.trust.vouches(trust, &method, || (request.url().path(), None));

@@ -81,7 +81,7 @@ impl<'a> Context<'a> {
             opaque: client.opaque,
             method: &plan.method,
             idempotency: plan.idempotency,
-            tells_deadline: client.manners.deadline_header.is_some(),
+            tells_deadline: client.overload.deadline_header.is_some(),
             has_key: plan.key.is_some(),
             key_was_given: plan.key_was_given,
             keys: &client.keys,

@@ -1,8 +1,8 @@
 //! How to think about retries, what is repeated and when, why the crate is as it is, and how to come here from elsewhere.
 //!
 //! * [`failures`]: what each failure means, and what the client does about it.
-//! * [`manners`]: what protects a server in trouble, when to turn it on, and what it costs.
-//! * [`laboratory`]: what retries and budgets do to a server in trouble, and how large a budget should be.
+//! * [`overload`]: what protects a server in trouble, when to turn it on, and what it costs.
+//! * [`simulation`]: what retries and budgets do to a server in trouble, and how large a budget should be.
 //! * [`server`](https://docs.rs/steadfast/latest/steadfast/guide/server/): where the layer stands, which store promises what, and one
 //!   transaction for all.
 //! * [`testing`]: how to test your own code against all of this.
@@ -16,8 +16,8 @@
 #[doc = include_str!("failures.md")]
 pub mod failures {}
 
-#[doc = include_str!("manners.md")]
-pub mod manners {}
+#[doc = include_str!("overload.md")]
+pub mod overload {}
 
 // The pictures come first: rustdoc copies no files beside its pages, so each is a link definition with a data URI, and the first
 // definition of a name counts. The page's own ones, at its end, are for those who read it in the repository.
@@ -25,8 +25,8 @@ pub mod manners {}
 #[doc = include_str!("img/share.uri")]
 #[doc = include_str!("img/contention.uri")]
 #[doc = include_str!("img/herd.uri")]
-#[doc = include_str!("laboratory.md")]
-pub mod laboratory {}
+#[doc = include_str!("simulation.md")]
+pub mod simulation {}
 
 #[cfg(feature = "server")]
 #[doc = include_str!("server.md")]

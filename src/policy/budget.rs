@@ -28,7 +28,7 @@ const TOKEN: u64 = 1000;
 /// ```
 ///
 /// 500 tokens hold a client back that makes about ten calls a second or more. For quieter ones, of which there are usually many,
-/// size it down: [the laboratory](crate::guide::laboratory) shows what they do to a server, and by how much.
+/// size it down: [the simulation](crate::guide::simulation) shows what they do to a server, and by how much.
 ///
 /// A client keeps one bucket per origin, each made from the settings that it was given ([`RetryBudget::fresh`]).
 ///

@@ -63,7 +63,7 @@ impl DeadlineLayer {
     /// How long the work takes at least: with less time left it is refused. Zero by default: refused is what has no time left.
     ///
     /// Behind a queue, count in the way back: an overloaded server that forgets it begins each request just in time to be late
-    /// ([in the laboratory](crate::guide::manners#in-the-laboratory)).
+    /// ([in the simulation](crate::guide::overload#in-the-simulation)).
     #[must_use]
     pub fn min_remaining(mut self, time: Duration) -> Self {
         self.least = time;

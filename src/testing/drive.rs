@@ -14,10 +14,10 @@ use crate::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, 
 /// ```
 /// use std::time::Duration;
 /// use steadfast::policy::{Class, Decision, Idempotency, RetryBudget, RetryPolicy, StopReason};
-/// use steadfast::testing::Drive;
+/// use steadfast::testing::PolicyDriver;
 ///
 /// let (policy, budget) = (RetryPolicy::new().max_attempts(3), RetryBudget::unlimited());
-/// let mut drive = Drive::start(&policy, &budget, Idempotency::Keyed).attempts_take(Duration::from_secs(2));
+/// let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Keyed).attempts_take(Duration::from_secs(2));
 /// assert_eq!(drive.outcome(Class::Ambiguous), Decision::Retry { after: Duration::from_millis(100) });
 /// assert_eq!(drive.outcome(Class::Ambiguous), Decision::Retry { after: Duration::from_millis(200) });
 /// assert_eq!(drive.outcome(Class::Ambiguous), Decision::Stop(StopReason::AttemptsExhausted));
@@ -25,7 +25,7 @@ use crate::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, 
 /// assert_eq!(drive.to_string(), "retry after 100ms, retry after 200ms, stop: attempts exhausted");
 /// ```
 #[derive(Debug)]
-pub struct Drive<'a> {
+pub struct PolicyDriver<'a> {
     operation: Operation<'a>,
     now: Instant,
     elapsed: Duration,
@@ -34,7 +34,7 @@ pub struct Drive<'a> {
     decisions: Vec<Decision>,
 }
 
-impl<'a> Drive<'a> {
+impl<'a> PolicyDriver<'a> {
     /// An operation that has begun. Its attempts take no time, and of every jittered wait it takes the longest.
     #[must_use]
     pub fn start(policy: &'a RetryPolicy, budget: &'a RetryBudget, idempotency: Idempotency) -> Self {
@@ -133,7 +133,7 @@ impl<'a> Drive<'a> {
     }
 }
 
-impl fmt::Display for Drive<'_> {
+impl fmt::Display for PolicyDriver<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, decision) in self.decisions.iter().enumerate() {
             if index > 0 {

@@ -6,9 +6,9 @@
 //! * [`Script`]: answers in order on a wiremock [`MockServer`], and it reads aloud.
 //! * [`FaultServer`]: a raw HTTP/1.1 and HTTP/2 server that breaks at an exact point and counts what it executed.
 //! * [`assert_attempts`], [`assert_one_key`], [`keys`]: what either of them received.
-//! * [`fast_retries`], [`Drive`]: a policy that does not wait, and a policy without a clock.
+//! * [`fast_retries`], [`PolicyDriver`]: a policy that does not wait, and a policy without a clock.
 //! * [`idempotency::check`]: does my API honour keys?
-//! * [`lab`]: a simulation that shows what a retry policy does to a server in trouble.
+//! * [`simulation`]: a simulation that shows what a retry policy does to a server in trouble.
 //! * `store_contract` and `transactional_store_contract` (with the feature `server`): what every
 //!   [`server::Store`](crate::server::Store) must do; and [`ModelStore`], which is the same contract
 //!   as a value without clock, threads or failures.
@@ -20,21 +20,21 @@
 //!
 //! | fault | `Script` on wiremock | `FaultServer` |
 //! | --- | --- | --- |
-//! | a status, headers, a body; 429 and 503 with `Retry-After` | yes | [`Act::answer`], [`Act::execute`] |
+//! | a status, headers, a body; 429 and 503 with `Retry-After` | yes | [`FaultStep::answer`], [`FaultStep::execute`] |
 //! | an answer that comes late | [`Script::delay`] | [`Answer::delay`] |
-//! | closed after the whole request, without an answer (FIN) | [`Script::hang_up`] | [`Act::close`] |
-//! | the same with a reset (RST) | no | [`Act::reset`] |
-//! | executed or not before the answer is lost, and counted | no: it does nothing | [`Phase::BeforeExecuting`], [`Phase::AfterExecuting`] |
+//! | closed after the whole request, without an answer (FIN) | [`Script::hang_up`] | [`FaultStep::close`] |
+//! | the same with a reset (RST) | no | [`FaultStep::reset`] |
+//! | executed or not before the answer is lost, and counted | no: it does nothing | [`FaultPoint::BeforeExecuting`], [`FaultPoint::AfterExecuting`] |
 //! | connection refused | no | [`FaultServer::refuse_connections`] |
-//! | closed or reset on accept, nothing read | no: it reads first | [`Phase::OnAccept`] |
-//! | closed or reset in the middle of the upload | no: it reads it whole | [`Phase::AfterBytes`] |
-//! | the answer is cut in its head or its body | no: it sends it whole | [`Phase::MidHead`], [`Phase::MidBody`] |
-//! | stalls: before, within or instead of the answer | before, as a delay | [`Act::stall`] |
+//! | closed or reset on accept, nothing read | no: it reads first | [`FaultPoint::OnAccept`] |
+//! | closed or reset in the middle of the upload | no: it reads it whole | [`FaultPoint::AfterBytes`] |
+//! | the answer is cut in its head or its body | no: it sends it whole | [`FaultPoint::MidHead`], [`FaultPoint::MidBody`] |
+//! | stalls: before, within or instead of the answer | before, as a delay | [`FaultStep::stall`] |
 //! | byte by byte | no | [`Answer::drip`] |
-//! | bytes that are not HTTP | no | [`Act::garbage`] |
+//! | bytes that are not HTTP | no | [`FaultStep::garbage`] |
 //! | an interim answer (1xx) | no | [`Answer::interim`] |
 //! | a wrong `Content-Length` | no | [`Answer::claiming_length`] |
-//! | `GOAWAY`, `REFUSED_STREAM`, `RST_STREAM` (HTTP/2) | no | [`Act::go_away`], [`Act::refuse_stream`], [`Act::reset_stream`] |
+//! | `GOAWAY`, `REFUSED_STREAM`, `RST_STREAM` (HTTP/2) | no | [`FaultStep::go_away`], [`FaultStep::refuse_stream`], [`FaultStep::reset_stream`] |
 //! | failures at random, by a seed | no | [`FaultServer::random`] |
 //! | matching by path, header, body; a different script for each | wiremock's matchers, [`Route::and`] | by hand: [`FaultServer::start`] |
 //! | TLS | no | no |
@@ -44,25 +44,25 @@
 //! test's own runtime, so a test that blocks its only thread blocks the server.
 
 // Floor 3: it uses what a user of the crate can use, and of the rest only `clock`, which is the one place that reads the time. The
-// laboratory also drives the parts of the manners that no user can reach: another copy of them would prove nothing.
+// simulation also drives the parts of overload protection that no user can reach: another copy of them would prove nothing.
 
 mod drive;
 pub mod idempotency;
-pub mod lab;
 #[cfg(feature = "server")]
 mod model_store;
 mod received;
 mod script;
 mod server;
+pub mod simulation;
 #[cfg(feature = "server")]
 mod store_contract;
 
-pub use drive::Drive;
+pub use drive::PolicyDriver;
 #[cfg(feature = "server")]
 pub use model_store::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState, ModelStore};
-pub use received::{Received, Witness, assert_attempts, assert_one_key, keys};
+pub use received::{Received, RequestLog, assert_attempts, assert_one_key, keys};
 pub use script::{Route, Script, any, get, post};
-pub use server::{Act, Answer, FaultServer, Phase, Report, StreamError, Tally};
+pub use server::{Answer, FaultPoint, FaultServer, FaultStep, Report, StreamError, Tally};
 #[cfg(feature = "server")]
 pub use store_contract::{store_contract, transactional_store_contract};
 pub use wiremock::{self, MockServer};

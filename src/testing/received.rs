@@ -63,20 +63,20 @@ mod sealed {
 }
 
 /// A server that can be asked what it received: [`MockServer`] and [`FaultServer`].
-pub trait Witness: sealed::Sealed + Sync {
+pub trait RequestLog: sealed::Sealed + Sync {
     /// Every request that arrived whole, in order.
-    fn testimony(&self) -> impl Future<Output = Vec<Received>> + Send;
+    fn received(&self) -> impl Future<Output = Vec<Received>> + Send;
 
     /// What went wrong with the server's script, if anything did.
     #[doc(hidden)]
     fn complaints(&self) -> Vec<String>;
 }
 
-impl Witness for MockServer {
+impl RequestLog for MockServer {
     /// # Panics
     ///
     /// If the server was built with `disable_request_recording`.
-    async fn testimony(&self) -> Vec<Received> {
+    async fn received(&self) -> Vec<Received> {
         let Some(requests) = self.received_requests().await else {
             panic!("this MockServer does not record: build it without disable_request_recording")
         };
@@ -88,8 +88,8 @@ impl Witness for MockServer {
     }
 }
 
-impl Witness for FaultServer {
-    async fn testimony(&self) -> Vec<Received> {
+impl RequestLog for FaultServer {
+    async fn received(&self) -> Vec<Received> {
         self.received()
     }
 
@@ -105,8 +105,8 @@ fn recorded(request: wiremock::Request) -> Received {
 }
 
 /// The keys that a server received, in order; `None` for a request without one.
-pub async fn keys(server: &impl Witness) -> Vec<Option<String>> {
-    server.testimony().await.iter().map(|request| request.key().map(str::to_owned)).collect()
+pub async fn keys(server: &impl RequestLog) -> Vec<Option<String>> {
+    server.received().await.iter().map(|request| request.key().map(str::to_owned)).collect()
 }
 
 /// Asserts that a server received exactly `attempts` whole requests, and that no [`Script`](super::Script) on it ran out.
@@ -115,10 +115,10 @@ pub async fn keys(server: &impl Witness) -> Vec<Option<String>> {
 ///
 /// If not, with a list of what it received.
 #[track_caller]
-pub fn assert_attempts(server: &impl Witness, attempts: usize) -> impl Future<Output = ()> {
+pub fn assert_attempts(server: &impl RequestLog, attempts: usize) -> impl Future<Output = ()> {
     let line = Location::caller();
     async move {
-        let received = server.testimony().await;
+        let received = server.received().await;
         let wrong = (received.len() != attempts).then(|| format!("{attempts} attempts were expected"));
         judge("assert_attempts", line, wrong, &received, server.complaints());
     }
@@ -131,10 +131,10 @@ pub fn assert_attempts(server: &impl Witness, attempts: usize) -> impl Future<Ou
 ///
 /// If not, with a list of what it received.
 #[track_caller]
-pub fn assert_one_key(server: &impl Witness) -> impl Future<Output = ()> {
+pub fn assert_one_key(server: &impl RequestLog) -> impl Future<Output = ()> {
     let line = Location::caller();
     async move {
-        let received = server.testimony().await;
+        let received = server.received().await;
         let first = received.first().and_then(Received::key);
         let one = first.is_some() && received.iter().all(|request| request.key() == first);
         let wrong = (!one).then(|| "one key on every request was expected".to_owned());

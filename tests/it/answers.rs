@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;
-use steadfast::testing::{Act, Answer, FaultServer, Phase};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep};
 use steadfast::{Client, ErrorKind, KeyPolicy, Reach, ResponseExt};
 use wiremock::matchers::{header, method, path, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -47,7 +47,7 @@ async fn the_request_vocabulary_is_reqwests() {
 
 #[tokio::test]
 async fn user_information_in_a_url_becomes_a_header() {
-    let server = FaultServer::play([Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(200)]).await;
     let url = server.url("/").replace("http://", "http://me:s3cret@");
     Client::new().get(url).send().await.unwrap();
     assert_eq!(server.received()[0].header("authorization"), Some("Basic bWU6czNjcmV0"));
@@ -55,7 +55,12 @@ async fn user_information_in_a_url_becomes_a_header() {
 
 #[tokio::test]
 async fn an_empty_answer_decodes_to_nothing() {
-    let server = FaultServer::play([Act::answer(204), Act::answer(Answer::new(200).body("")), Act::answer(204)]).await;
+    let server = FaultServer::play([
+        FaultStep::answer(204),
+        FaultStep::answer(Answer::new(200).body("")),
+        FaultStep::answer(204),
+    ])
+    .await;
     let client = doubting(&server).build().unwrap();
     client.delete_json::<()>("/1").await.unwrap();
     assert_eq!(client.get_json::<Option<u64>>("/1").await.unwrap(), None);
@@ -65,7 +70,7 @@ async fn an_empty_answer_decodes_to_nothing() {
 
 #[tokio::test]
 async fn bad_json_in_a_whole_answer_is_not_asked_for_again() {
-    let server = FaultServer::play([Act::execute(Answer::new(200).body(r#"{"id": "not a number"}"#))]).await;
+    let server = FaultServer::play([FaultStep::execute(Answer::new(200).body(r#"{"id": "not a number"}"#))]).await;
     #[derive(Debug, serde::Deserialize)]
     #[allow(dead_code, reason = "only its errors are looked at")]
     struct Charge {
@@ -85,7 +90,8 @@ async fn bad_json_in_a_whole_answer_is_not_asked_for_again() {
 
 #[tokio::test]
 async fn an_answer_over_the_limit_is_an_error_and_not_asked_for_again() {
-    let server = FaultServer::play([Act::execute(Answer::new(200).body(format!("\"{}\"", "x".repeat(5000))))]).await;
+    let server =
+        FaultServer::play([FaultStep::execute(Answer::new(200).body(format!("\"{}\"", "x".repeat(5000))))]).await;
     let client = trusting(&server).body_limit(1000).build().unwrap();
     let error = client.post_json::<String>("/", &json!({})).await.unwrap_err();
     assert_eq!((error.kind(), server.received().len()), (ErrorKind::TooLarge, 1));
@@ -118,7 +124,7 @@ async fn an_error_keeps_the_answer() {
         r#"{"type":"https://example.com/probs/out-of-credit","title":"You do not have enough credit.","balance":30}"#;
     let refusal =
         Answer::new(402).header("content-type", "application/problem+json").header("x-request-id", "r1").body(problem);
-    let server = FaultServer::play([Act::answer(refusal)]).await;
+    let server = FaultServer::play([FaultStep::answer(refusal)]).await;
     let client = trusting(&server).build().unwrap();
     let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
     assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::Status, Some(StopReason::Permanent)));
@@ -135,7 +141,7 @@ async fn an_error_keeps_the_answer() {
 
 #[tokio::test]
 async fn into_result_keeps_what_error_for_status_loses() {
-    let server = FaultServer::play([Act::answer(503), Act::answer(404), Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(404), FaultStep::answer(200)]).await;
     let client = doubting(&server).build().unwrap();
     let error = client.get("/x?token=s3cret").send().await.unwrap().into_result().await.unwrap_err();
     assert_eq!((error.attempts().len(), error.status().map(|status| status.as_u16())), (2, Some(404)));
@@ -148,7 +154,7 @@ async fn into_result_keeps_what_error_for_status_loses() {
 
 #[tokio::test]
 async fn a_final_4xx_after_a_lost_answer_may_still_have_been_processed() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::answer(422)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::answer(422)]).await;
     let client = trusting(&server).build().unwrap();
     let error = client.post_json::<Value>("/", &json!({})).await.unwrap_err();
     assert_eq!(error.status().map(|status| status.as_u16()), Some(422));
@@ -157,8 +163,8 @@ async fn a_final_4xx_after_a_lost_answer_may_still_have_been_processed() {
 
 #[tokio::test]
 async fn a_redirect_is_handed_to_send_and_is_an_error_from_fetch() {
-    let elsewhere = FaultServer::play([Act::answer(200)]).await;
-    let server = FaultServer::play([Act::answer(Answer::new(307).header("location", elsewhere.url("/")))]).await;
+    let elsewhere = FaultServer::play([FaultStep::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(307).header("location", elsewhere.url("/")))]).await;
     let client = trusting(&server).build().unwrap();
     let response = client.post("/").body("x").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.stop_reason()), (307, Some(StopReason::Done)));
@@ -170,15 +176,15 @@ async fn a_redirect_is_handed_to_send_and_is_an_error_from_fetch() {
 
 #[tokio::test]
 async fn an_empty_post_says_that_it_is_empty() {
-    let server = FaultServer::play([Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(200)]).await;
     doubting(&server).build().unwrap().post("/").send().await.unwrap();
     assert_eq!(server.received()[0].body, b"");
 }
 
 #[tokio::test]
 async fn default_headers_stay_at_home() {
-    let home = FaultServer::play([Act::answer(200)]).await;
-    let elsewhere = FaultServer::play([Act::answer(200)]).await;
+    let home = FaultServer::play([FaultStep::answer(200)]).await;
+    let elsewhere = FaultServer::play([FaultStep::answer(200)]).await;
     let client = Client::builder()
         .base_url(home.url("/v1"))
         .bearer_auth("s3cret")
@@ -201,7 +207,7 @@ async fn default_headers_stay_at_home() {
 
 #[tokio::test]
 async fn a_response_of_another_client_has_no_story() {
-    let server = FaultServer::play([Act::answer(404)]).await;
+    let server = FaultServer::play([FaultStep::answer(404)]).await;
     let response = steadfast::reqwest::get(server.url("/")).await.unwrap();
     assert!(response.attempts().is_empty() && response.idempotency_key().is_none() && response.stop_reason().is_none());
     assert_eq!(response.into_result().await.unwrap_err().kind(), ErrorKind::Status);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryBudget, RetryPolicy};
-use steadfast::testing::{Act, FaultServer};
+use steadfast::testing::{FaultServer, FaultStep};
 use steadfast::{Client, ClientBuilder, ErrorKind, KeyPolicy, RequestBuilder};
 
 fn check_client(setting: &str, reason: &str, builder: ClientBuilder) {
@@ -66,7 +66,7 @@ fn settings_of_the_client() {
 
 #[tokio::test]
 async fn settings_of_a_request() {
-    let server = FaultServer::play([Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(200)]).await;
     let client = Client::builder().base_url(server.url("/v1")).build().unwrap();
     let get = || client.get("/x");
     let unserialisable = std::collections::HashMap::from([((1, 2), 3)]);
@@ -115,7 +115,7 @@ fn a_client_builds_and_drops_outside_of_a_runtime() {
 
 #[tokio::test]
 async fn no_duration_is_too_long() {
-    let server = FaultServer::play([Act::answer(503), Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     let client = Client::builder()
         .base_url(server.url(""))
         .keys(KeyPolicy::standard().retention(Duration::MAX))

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, HedgePolicy, RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, KeyPolicy, ResponseExt};
 
 /// Polls `future` when it asks for it, `polls` times at most, and drops it. `None` if it was dropped before its end.
@@ -47,25 +47,26 @@ async fn drop_everywhere<F: Future>(start: impl Fn(Client) -> F) -> usize {
 
 #[tokio::test]
 async fn dropping_at_each_poll_leaves_no_task_behind() {
-    let failing = FaultServer::play([Act::answer(Answer::new(503).body("x".repeat(3000)))]).await;
+    let failing = FaultServer::play([FaultStep::answer(Answer::new(503).body("x".repeat(3000)))]).await;
     let url = failing.url("/");
     // Waits, and bodies that are read away.
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 6);
     assert!(drop_everywhere(|client| client.post(&url).body("x").fetch::<()>()).await > 6);
     // Two attempts at once.
-    let late = FaultServer::play([Act::answer(Answer::new(200).delay(Duration::from_millis(10)))]).await;
+    let late = FaultServer::play([FaultStep::answer(Answer::new(200).delay(Duration::from_millis(10)))]).await;
     let (url, hedge) = (late.url("/"), HedgePolicy::after(Duration::from_millis(2)).max_extra_load(1.0));
     assert!(drop_everywhere(|client| client.get(&url).hedge(hedge).send()).await > 3);
     // A body that is read inside the attempt, and cut.
-    let cut = FaultServer::play([Act::close(Phase::MidBody)]).await;
+    let cut = FaultServer::play([FaultStep::close(FaultPoint::MidBody)]).await;
     let url = cut.url("/");
     assert!(drop_everywhere(|client| client.post(&url).body("x").fetch::<()>()).await > 6);
     // A conflict whose body is looked at.
-    let busy = FaultServer::play([Act::answer(Answer::new(409).body(r#"{"code":"x"}"#))]).await;
+    let busy = FaultServer::play([FaultStep::answer(Answer::new(409).body(r#"{"code":"x"}"#))]).await;
     let url = busy.url("/");
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 2);
     // Hops of a redirect.
-    let away = FaultServer::start(|turn, _| Act::answer(Answer::new(307).header("location", format!("/{turn}")))).await;
+    let away =
+        FaultServer::start(|turn, _| FaultStep::answer(Answer::new(307).header("location", format!("/{turn}")))).await;
     let url = away.url("/");
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 12);
 }
@@ -73,7 +74,7 @@ async fn dropping_at_each_poll_leaves_no_task_behind() {
 #[cfg(feature = "stream")]
 #[tokio::test]
 async fn dropping_an_upload_at_each_poll_leaves_no_task_behind() {
-    let server = FaultServer::play([Act::answer(503)]).await;
+    let server = FaultServer::play([FaultStep::answer(503)]).await;
     let url = server.url("/");
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, &[0; 200_000]).unwrap();
@@ -84,7 +85,7 @@ async fn dropping_an_upload_at_each_poll_leaves_no_task_behind() {
 async fn a_token_is_spent_only_on_a_retry_that_was_sent() {
     let mut tokens_after = Vec::new();
     for polls in 0.. {
-        let server = FaultServer::play([Act::answer(503)]).await;
+        let server = FaultServer::play([FaultStep::answer(503)]).await;
         let policy = RetryPolicy::new().max_attempts(2).backoff(Backoff::fixed(Duration::from_millis(2)));
         let client = Client::builder()
             .base_url(server.url(""))
@@ -120,7 +121,7 @@ fn operations_are_send() {
 
 #[tokio::test]
 async fn an_operation_that_is_never_polled_sends_nothing() {
-    let server = FaultServer::play([Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(200)]).await;
     let client = Client::builder().base_url(server.url("")).build().unwrap();
     drop(client.get("/").send());
     let mut once = Box::pin(client.get("/").send());

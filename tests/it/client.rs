@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;
-use steadfast::testing::{Act, Answer, FaultServer, Phase, Received, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, Received, fast_retries};
 use steadfast::{Client, IdempotencyKey, KeyPolicy, RequestBuilder, ResponseExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -12,7 +12,7 @@ use crate::support::{doubting, trusting};
 
 #[tokio::test]
 async fn a_first_try_is_one_request_with_one_key() {
-    let server = FaultServer::play([Act::execute(Answer::new(201).body(r#"{"id":"ch_1"}"#))]).await;
+    let server = FaultServer::play([FaultStep::execute(Answer::new(201).body(r#"{"id":"ch_1"}"#))]).await;
     let client = trusting(&server).build().unwrap();
     let charge: Value = client.post_json("/charges", &json!({"amount": 1200})).await.unwrap();
     assert_eq!(charge["id"], "ch_1");
@@ -31,7 +31,7 @@ fn lines(request: &Received, name: &str) -> Vec<String> {
 /// What the caller says of the body and of the key is what is sent, once, in whichever order it is said.
 #[tokio::test]
 async fn the_callers_own_headers_take_the_place_of_ours() {
-    let server = FaultServer::play([Act::answer(Answer::new(503)), Act::answer(Answer::new(201))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(503)), FaultStep::answer(Answer::new(201))]).await;
     let client = doubting(&server).keys(KeyPolicy::standard()).build().unwrap();
     let own = ("content-type", "application/vnd.api+json");
     let before = || client.post("/").header(own.0, own.1).json(&1);
@@ -53,7 +53,7 @@ async fn the_callers_own_headers_take_the_place_of_ours() {
 /// A request without headers of its own is put together in another way than one with, and looks the same.
 #[tokio::test]
 async fn a_header_of_the_callers_changes_nothing_of_the_others() {
-    let server = FaultServer::start(|_, _| Act::answer(200)).await;
+    let server = FaultServer::start(|_, _| FaultStep::answer(200)).await;
     let client = trusting(&server).build().unwrap();
     let requests: [fn(&Client) -> RequestBuilder; 6] = [
         |client| client.get("/"),
@@ -80,17 +80,17 @@ async fn a_header_of_the_callers_changes_nothing_of_the_others() {
 #[tokio::test]
 async fn every_lost_answer_is_asked_for_again_under_the_same_key_and_acted_on_once() {
     for fault in [
-        Act::close(Phase::AfterExecuting),
-        Act::reset(Phase::AfterExecuting),
-        Act::close(Phase::MidBody),
-        Act::close(Phase::MidHead),
-        Act::garbage(),
-        Act::execute(500),
-        Act::execute(503),
-        Act::execute(408),
+        FaultStep::close(FaultPoint::AfterExecuting),
+        FaultStep::reset(FaultPoint::AfterExecuting),
+        FaultStep::close(FaultPoint::MidBody),
+        FaultStep::close(FaultPoint::MidHead),
+        FaultStep::garbage(),
+        FaultStep::execute(500),
+        FaultStep::execute(503),
+        FaultStep::execute(408),
     ] {
         let name = format!("{fault:?}");
-        let server = FaultServer::play([fault, Act::execute(200)]).await;
+        let server = FaultServer::play([fault, FaultStep::execute(200)]).await;
         let client = trusting(&server).build().unwrap();
         let value: Value = client.post_json("/charges", &json!({})).await.expect(&name);
         assert_eq!(value["status"], 200, "{name}");
@@ -103,16 +103,16 @@ async fn every_lost_answer_is_asked_for_again_under_the_same_key_and_acted_on_on
 #[tokio::test]
 async fn a_server_that_ignores_keys_is_never_doubled_by_the_defaults() {
     for fault in [
-        Act::close(Phase::AfterExecuting),
-        Act::reset(Phase::AfterExecuting),
-        Act::close(Phase::MidBody),
-        Act::close(Phase::MidHead),
-        Act::garbage(),
-        Act::execute(500),
-        Act::execute(503),
+        FaultStep::close(FaultPoint::AfterExecuting),
+        FaultStep::reset(FaultPoint::AfterExecuting),
+        FaultStep::close(FaultPoint::MidBody),
+        FaultStep::close(FaultPoint::MidHead),
+        FaultStep::garbage(),
+        FaultStep::execute(500),
+        FaultStep::execute(503),
     ] {
         let name = format!("{fault:?}");
-        let server = FaultServer::play([fault, Act::execute(200)]).await.ignoring_keys();
+        let server = FaultServer::play([fault, FaultStep::execute(200)]).await.ignoring_keys();
         let client = doubting(&server).build().unwrap();
         let error = client.post_json::<Value>("/charges", &json!({})).await.expect_err(&name);
         assert_eq!((server.received().len(), server.executions()), (1, 1), "{name}");
@@ -126,7 +126,7 @@ async fn a_server_that_ignores_keys_is_never_doubled_by_the_defaults() {
 /// `Host` is written by us where nothing but the URL can say what it is, and by the transport where something else may.
 #[tokio::test]
 async fn host_is_that_of_the_url_unless_the_caller_says_otherwise() {
-    let server = FaultServer::start(|_, _| Act::answer(200)).await;
+    let server = FaultServer::start(|_, _| FaultStep::answer(200)).await;
     let mut named = HeaderMap::new();
     named.insert("host", "by-transport.example".parse().unwrap());
     let finished = reqwest::Client::builder().default_headers(named.clone()).build().unwrap();
@@ -153,7 +153,7 @@ async fn host_is_that_of_the_url_unless_the_caller_says_otherwise() {
 
 #[tokio::test]
 async fn a_body_says_what_it_is_before_the_defaults_do() {
-    let server = FaultServer::play([Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::execute(200)]).await;
     let client = trusting(&server).default_header("content-type", "application/xml").build().unwrap();
     client.post("/json").json(&1).send().await.unwrap();
     client.post("/form").form(&[("a", "1")]).send().await.unwrap();

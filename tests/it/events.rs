@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use steadfast::EventKind;
-use steadfast::testing::{Act, FaultServer, Phase};
+use steadfast::testing::{FaultPoint, FaultServer, FaultStep};
 
 use crate::support::trusting;
 
 #[tokio::test]
 async fn every_turn_is_told_once_and_in_order() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let lines = Arc::new(Mutex::new(Vec::new()));
     let log = lines.clone();
     let client = trusting(&server).on_event(move |event| {

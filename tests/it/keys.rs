@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use steadfast::policy::{RetryPolicy, StopReason};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, ErrorKind, IdempotencyKey, KeyFormat, KeyPolicy, ResponseExt, ResumeToken};
 
 use crate::support::{doubting, trusting};
@@ -18,8 +18,8 @@ fn key(text: &str) -> IdempotencyKey {
 async fn a_hundred_concurrent_operations_keep_a_hundred_keys() {
     // Every other turn loses its answer.
     let server = FaultServer::start(|turn, _| match turn % 2 {
-        0 => Act::close(Phase::AfterExecuting),
-        _ => Act::execute(200),
+        0 => FaultStep::close(FaultPoint::AfterExecuting),
+        _ => FaultStep::execute(200),
     })
     .await;
     let policy = fast_retries().max_attempts(20);
@@ -45,7 +45,7 @@ async fn a_hundred_concurrent_operations_keep_a_hundred_keys() {
 
 #[tokio::test]
 async fn the_next_operation_has_a_new_key() {
-    let server = FaultServer::play([Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::execute(200)]).await;
     let client = trusting(&server).build().unwrap();
     for _ in 0..3 {
         client.post("/charges").body("same").send().await.unwrap();
@@ -55,7 +55,7 @@ async fn the_next_operation_has_a_new_key() {
 
 #[tokio::test]
 async fn the_callers_key_wins_in_either_spelling_and_by_either_way() {
-    let server = FaultServer::play([Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::execute(200)]).await;
     let client = trusting(&server).build().unwrap();
     client.post("/1").idempotency_key(key("order-1")).send().await.unwrap();
     client.post("/2").header("Idempotency-Key", "order-2").send().await.unwrap();
@@ -72,7 +72,7 @@ async fn the_callers_key_wins_in_either_spelling_and_by_either_way() {
 
 #[tokio::test]
 async fn a_policy_says_whether_and_how_a_key_is_sent() {
-    let server = FaultServer::play([Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::execute(200)]).await;
     let with = |keys| Client::builder().base_url(server.url("")).keys(keys).build().unwrap();
     with(KeyPolicy::off()).post("/").send().await.unwrap();
     with(KeyPolicy::paypal()).post("/").send().await.unwrap();
@@ -89,7 +89,7 @@ async fn a_policy_says_whether_and_how_a_key_is_sent() {
 
 #[tokio::test]
 async fn a_key_that_cannot_be_sent_is_refused_before_anything_is_sent() {
-    let server = FaultServer::play([Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::execute(200)]).await;
     let client = trusting(&server).build().unwrap();
     let long = "x".repeat(256);
     let cases = [
@@ -117,7 +117,7 @@ async fn lost(server: &FaultServer) -> ResumeToken {
 
 #[tokio::test]
 async fn a_lost_operation_is_resumed_by_another_client_under_its_own_key() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let token = lost(&server).await;
     let client = trusting(&server).build().unwrap();
     let again = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token);
@@ -141,7 +141,12 @@ fn aged(token: &ResumeToken, seconds: i64) -> ResumeToken {
 #[tokio::test]
 async fn a_token_from_ahead_is_resumed_and_retried() {
     for ahead in [1, 25] {
-        let acts = [Act::close(Phase::AfterExecuting), Act::answer(503), Act::answer(503), Act::execute(200)];
+        let acts = [
+            FaultStep::close(FaultPoint::AfterExecuting),
+            FaultStep::answer(503),
+            FaultStep::answer(503),
+            FaultStep::execute(200),
+        ];
         let server = FaultServer::play(acts).await;
         let token = aged(&lost(&server).await, -ahead);
         let client = trusting(&server).build().unwrap();
@@ -154,7 +159,7 @@ async fn a_token_from_ahead_is_resumed_and_retried() {
 
 #[tokio::test]
 async fn a_token_from_ahead_shortens_the_retention() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::answer(503)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::answer(503)]).await;
     let token = aged(&lost(&server).await, -20);
     // 19 s of 20 s are usable, and the token has come from 20 s ahead.
     let keys = KeyPolicy::standard().retention(Duration::from_secs(20));
@@ -167,7 +172,7 @@ async fn a_token_from_ahead_shortens_the_retention() {
 
 #[tokio::test]
 async fn a_token_that_does_not_fit_is_refused_before_anything_is_sent() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let token = lost(&server).await;
     let client = trusting(&server).build().unwrap();
     let aged = |seconds| aged(&token, seconds);
@@ -195,7 +200,7 @@ async fn a_token_that_does_not_fit_is_refused_before_anything_is_sent() {
 
 #[tokio::test]
 async fn what_an_earlier_attempt_may_have_done_stays_true_when_a_resumed_one_cannot_connect() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let token = lost(&server).await;
     let first_sent = token.first_sent();
     let base = server.url("");
@@ -212,12 +217,12 @@ async fn what_an_earlier_attempt_may_have_done_stays_true_when_a_resumed_one_can
 async fn trust_is_earned_by_a_sign_on_the_wire() {
     let signed = || Answer::new(201).header("idempotent-replayed", "false");
     let acts = [
-        Act::execute(signed()),
-        Act::close(Phase::AfterExecuting),
-        Act::execute(signed()),
+        FaultStep::execute(signed()),
+        FaultStep::close(FaultPoint::AfterExecuting),
+        FaultStep::execute(signed()),
         // A success without a sign takes it back.
-        Act::execute(201),
-        Act::close(Phase::AfterExecuting),
+        FaultStep::execute(201),
+        FaultStep::close(FaultPoint::AfterExecuting),
     ];
     let server = FaultServer::play(acts).await;
     let client = doubting(&server).build().unwrap();
@@ -233,8 +238,8 @@ async fn trust_is_earned_by_a_sign_on_the_wire() {
 
 #[tokio::test]
 async fn the_users_word_is_about_the_base_and_nothing_else() {
-    let home = FaultServer::play([Act::execute(200)]).await;
-    let elsewhere = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
+    let home = FaultServer::play([FaultStep::execute(200)]).await;
+    let elsewhere = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let client = trusting(&home).build().unwrap();
     let error = client.post(elsewhere.url("/charges")).body("x").send().await.unwrap_err();
     assert_eq!(error.stop_reason(), Some(StopReason::KeyNotTrusted));
@@ -250,22 +255,40 @@ async fn a_conflict_means_still_running_only_where_a_first_attempt_can_run_and_t
     let busy = || conflict().header("retry-after", "0");
     let stripe = r#"{"error":{"type":"idempotency_error","code":"idempotency_key_in_use"}}"#;
     let ours = r#"{"type":"https://docs.rs/steadfast/problems/in-progress","status":409}"#;
-    let done = || Act::execute(200);
-    let cases: [(&str, Vec<Act>, bool, u16, usize); 8] = [
-        ("after a lost answer", vec![Act::close(Phase::AfterExecuting), Act::answer(busy()), done()], false, 200, 3),
-        ("no mark", vec![Act::close(Phase::AfterExecuting), Act::answer(conflict()), done()], false, 409, 2),
-        ("first try, minted key", vec![Act::answer(busy()), done()], false, 409, 1),
-        ("first try, the caller's key", vec![Act::answer(busy()), done()], true, 200, 2),
-        ("the policy's mark", vec![Act::answer(conflict().body(stripe)), done()], true, 200, 2),
-        ("our layer's problem", vec![Act::answer(conflict().body(ours)), done()], true, 200, 2),
+    let done = || FaultStep::execute(200);
+    let cases: [(&str, Vec<FaultStep>, bool, u16, usize); 8] = [
+        (
+            "after a lost answer",
+            vec![FaultStep::close(FaultPoint::AfterExecuting), FaultStep::answer(busy()), done()],
+            false,
+            200,
+            3,
+        ),
+        (
+            "no mark",
+            vec![FaultStep::close(FaultPoint::AfterExecuting), FaultStep::answer(conflict()), done()],
+            false,
+            409,
+            2,
+        ),
+        ("first try, minted key", vec![FaultStep::answer(busy()), done()], false, 409, 1),
+        ("first try, the caller's key", vec![FaultStep::answer(busy()), done()], true, 200, 2),
+        ("the policy's mark", vec![FaultStep::answer(conflict().body(stripe)), done()], true, 200, 2),
+        ("our layer's problem", vec![FaultStep::answer(conflict().body(ours)), done()], true, 200, 2),
         (
             "our layer's status",
-            vec![Act::answer(conflict().header("idempotency-status", "in-progress")), done()],
+            vec![FaultStep::answer(conflict().header("idempotency-status", "in-progress")), done()],
             true,
             200,
             2,
         ),
-        ("another conflict", vec![Act::answer(conflict().body(r#"{"code":"name_taken"}"#)), done()], true, 409, 1),
+        (
+            "another conflict",
+            vec![FaultStep::answer(conflict().body(r#"{"code":"name_taken"}"#)), done()],
+            true,
+            409,
+            1,
+        ),
     ];
     for (name, acts, given, status, requests) in cases {
         let server = FaultServer::play(acts).await;
@@ -281,8 +304,8 @@ async fn a_conflict_means_still_running_only_where_a_first_attempt_can_run_and_t
 
 #[tokio::test]
 async fn a_retry_asks_to_be_kept_waiting_only_where_it_was_told_to() {
-    let busy = || Act::answer(conflict().header("retry-after", "0"));
-    let acts = || [Act::close(Phase::AfterExecuting), busy(), Act::execute(200)];
+    let busy = || FaultStep::answer(conflict().header("retry-after", "0"));
+    let acts = || [FaultStep::close(FaultPoint::AfterExecuting), busy(), FaultStep::execute(200)];
     let asked = |server: &FaultServer| -> Vec<Option<String>> {
         server.received().iter().map(|request| request.header("prefer").map(str::to_owned)).collect()
     };
@@ -305,7 +328,7 @@ async fn a_retry_asks_to_be_kept_waiting_only_where_it_was_told_to() {
     assert_eq!(asked(&server), [None, None, None]);
 
     // Without a key there is nothing to wait for.
-    let server = FaultServer::play([Act::answer(503), Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     trusting(&server).keys(wait).build().unwrap().get("/charges").send().await.unwrap();
     assert_eq!(asked(&server), [None, None]);
 }
@@ -316,7 +339,7 @@ async fn nobody_knows_is_never_read_as_still_running() {
         conflict().header("idempotency-status", "unknown").header("retry-after", "0"),
         conflict().body(r#"{"type":"https://docs.rs/steadfast/problems/outcome-unknown"}"#).header("retry-after", "0"),
     ] {
-        let server = FaultServer::play([Act::answer(unknown), Act::execute(200)]).await;
+        let server = FaultServer::play([FaultStep::answer(unknown), FaultStep::execute(200)]).await;
         let client = trusting(&server).build().unwrap();
         let response = client.post("/charges").idempotency_key(key("mine")).body("x").send().await.unwrap();
         assert_eq!(response.stop_reason(), Some(StopReason::OutcomeUnknown));
@@ -330,7 +353,7 @@ async fn a_replayed_error_is_final() {
     for header in
         [("idempotent-replayed", "true"), ("idempotency-status", "stored"), ("idempotency-status", "replayed")]
     {
-        let server = FaultServer::play([Act::execute(Answer::new(500).header(header.0, header.1))]).await;
+        let server = FaultServer::play([FaultStep::execute(Answer::new(500).header(header.0, header.1))]).await;
         let client = trusting(&server).build().unwrap();
         let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
         assert_eq!((error.stop_reason(), server.received().len()), (Some(StopReason::Replayed), 1), "{header:?}");
@@ -340,7 +363,7 @@ async fn a_replayed_error_is_final() {
 
 #[tokio::test]
 async fn a_margin_of_a_twentieth_of_the_retention_is_kept() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let token = lost(&server).await;
     let strict = KeyPolicy::standard().retention(Duration::from_nanos(1));
     let client = trusting(&server).keys(strict).build().unwrap();
@@ -352,7 +375,9 @@ async fn a_margin_of_a_twentieth_of_the_retention_is_kept() {
 #[tokio::test]
 async fn what_may_have_been_processed_is_not_resumed_at_an_api_that_nobody_vouches_for() {
     for keys in [KeyPolicy::default(), KeyPolicy::off()] {
-        let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await.ignoring_keys();
+        let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)])
+            .await
+            .ignoring_keys();
         let token = lost(&server).await;
         let client = trusting(&server).keys(keys).build().unwrap();
         let request = || client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token.clone());
@@ -372,7 +397,9 @@ async fn what_may_have_been_processed_is_not_resumed_at_an_api_that_nobody_vouch
 
 #[tokio::test]
 async fn the_readmes_answer_to_an_error_doubles_nothing() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await.ignoring_keys();
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)])
+        .await
+        .ignoring_keys();
     let client = doubting(&server).build().unwrap();
     let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
     assert!(error.may_have_been_processed());
@@ -383,7 +410,7 @@ async fn the_readmes_answer_to_an_error_doubles_nothing() {
 
 #[tokio::test]
 async fn a_refused_token_still_says_what_may_have_been_done() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let token = lost(&server).await;
     let client = trusting(&server).build().unwrap();
     let error = client.post("/charges").json(&json!({"amount": 8})).resume(token).send().await.unwrap_err();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use steadfast::policy::{HedgePolicy, RetryPolicy, StopReason};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, ErrorKind, EventKind, IdempotencyKey, KeyFormat, KeyPolicy, ResponseExt, ResumeToken};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -26,14 +26,14 @@ fn watched(server: &FaultServer) -> (Client, UnboundedReceiver<()>) {
 }
 
 /// Answers that show that keys are honoured, and ones that show that they are not.
-fn honours() -> Act {
-    Act::execute(Answer::new(200).header("idempotent-replayed", "false"))
+fn honours() -> FaultStep {
+    FaultStep::execute(Answer::new(200).header("idempotent-replayed", "false"))
 }
 
 #[tokio::test]
 async fn an_operation_that_waits_is_not_repeated_once_the_api_stops_honouring_keys() {
     let unsure = Answer::new(503).header("retry-after-ms", "1500");
-    let server = FaultServer::play([honours(), Act::execute(unsure), Act::execute(200)]).await;
+    let server = FaultServer::play([honours(), FaultStep::execute(unsure), FaultStep::execute(200)]).await;
     let (client, mut waits) = watched(&server);
     client.post("/charges").body("first").send().await.unwrap();
     let (one, other) = (client.post("/charges").body("A").send(), async {
@@ -55,9 +55,9 @@ async fn nor_is_it_after_an_attempt_that_was_not_processed() {
     let refused = Answer::new(429).header("retry-after-ms", "1").delay(Duration::from_millis(1500));
     let server = FaultServer::start(move |turn, request| match (turn, request.map(|request| &request.body[..])) {
         (0, _) => honours(),
-        (1, _) => Act::close(Phase::AfterExecuting),
-        (_, Some(b"A")) => Act::answer(refused.clone()),
-        _ => Act::execute(200),
+        (1, _) => FaultStep::close(FaultPoint::AfterExecuting),
+        (_, Some(b"A")) => FaultStep::answer(refused.clone()),
+        _ => FaultStep::execute(200),
     })
     .await;
     let (client, mut waits) = watched(&server);
@@ -84,7 +84,7 @@ async fn a_key_that_the_api_has_forgotten_by_then_is_no_licence() {
         (Answer::new(503).header("retry-after-ms", "1900"), (Some(StopReason::RetryAfterTooLong), 1)),
         (Answer::new(503).header("retry-after-ms", "20"), (Some(StopReason::Done), 2)),
     ] {
-        let server = FaultServer::play([Act::execute(answer), Act::execute(200)]).await;
+        let server = FaultServer::play([FaultStep::execute(answer), FaultStep::execute(200)]).await;
         let client = trusting(&server).keys(short.clone()).build().unwrap();
         let response = client.post("/charges").body("x").send().await.unwrap();
         assert_eq!((response.stop_reason(), server.received().len()), expected);
@@ -94,8 +94,12 @@ async fn a_key_that_the_api_has_forgotten_by_then_is_no_licence() {
 #[tokio::test]
 async fn a_server_that_says_how_long_it_keeps_a_record_is_believed() {
     let forgetful = Answer::new(200).header("idempotency-status", "stored;retention=0");
-    let server =
-        FaultServer::play([Act::execute(forgetful), Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+    let server = FaultServer::play([
+        FaultStep::execute(forgetful),
+        FaultStep::close(FaultPoint::AfterExecuting),
+        FaultStep::execute(200),
+    ])
+    .await;
     let client = doubting(&server).build().unwrap();
     client.post("/charges").body("first").send().await.unwrap();
     let error = client.post("/charges").body("x").send().await.unwrap_err();
@@ -112,7 +116,7 @@ async fn an_operation_is_resumed_under_the_key_as_it_was_spelt() {
     for (form, spelt) in
         [(KeyFormat::Bare, "\"order-1\""), (KeyFormat::Quoted, "order-1"), (KeyFormat::Bare, "order-1")]
     {
-        let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+        let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
         let keys = KeyPolicy::standard().form(form);
         let client = trusting(&server).keys(keys).retry(RetryPolicy::never()).build().unwrap();
         let error = client.post("/charges").header("Idempotency-Key", spelt).body("x").send().await.unwrap_err();
@@ -129,7 +133,7 @@ async fn an_operation_is_resumed_under_the_key_as_it_was_spelt() {
 async fn the_users_word_is_about_the_methods_for_which_the_api_takes_keys() {
     // PayPal takes keys for POST alone.
     for (method, attempts) in [(http::Method::POST, 2), (http::Method::PATCH, 1)] {
-        let server = FaultServer::play([Act::execute(503), Act::execute(200)]).await;
+        let server = FaultServer::play([FaultStep::execute(503), FaultStep::execute(200)]).await;
         let client = trusting(&server).keys(KeyPolicy::paypal()).build().unwrap();
         let key: IdempotencyKey = "order-1".parse().unwrap();
         let response = client.request(method, "/x").idempotency_key(key).body("x").send().await.unwrap();
@@ -141,7 +145,7 @@ async fn the_users_word_is_about_the_methods_for_which_the_api_takes_keys() {
 #[tokio::test]
 async fn an_echoed_key_is_no_licence() {
     for status in [503, 500, 408] {
-        let server = FaultServer::play([Act::execute(Answer::new(status).echo_key())]).await.ignoring_keys();
+        let server = FaultServer::play([FaultStep::execute(Answer::new(status).echo_key())]).await.ignoring_keys();
         let client = doubting(&server).build().unwrap();
         let response = client.post("/charges").body("x").send().await.unwrap();
         assert_eq!((server.executions(), response.attempts().len()), (1, 1), "{status}");
@@ -150,9 +154,9 @@ async fn an_echoed_key_is_no_licence() {
     }
     // Nor after a success, nor beside a sign that was there before: a success with an echo alone
     // has no sign.
-    let echo = || Act::execute(Answer::new(201).echo_key());
+    let echo = || FaultStep::execute(Answer::new(201).echo_key());
     for first in [echo(), honours()] {
-        let acts = [first, echo(), Act::close(Phase::AfterExecuting)];
+        let acts = [first, echo(), FaultStep::close(FaultPoint::AfterExecuting)];
         let server = FaultServer::play(acts).await.ignoring_keys();
         let client = doubting(&server).build().unwrap();
         for _ in 0..2 {
@@ -168,15 +172,15 @@ fn paths(server: &FaultServer) -> Vec<String> {
     server.received().into_iter().map(|request| request.target).collect()
 }
 
-fn moved_to(path: &str) -> Act {
-    Act::answer(Answer::new(307).header("location", path))
+fn moved_to(path: &str) -> FaultStep {
+    FaultStep::answer(Answer::new(307).header("location", path))
 }
 
 #[tokio::test]
 async fn a_sign_behind_a_307_is_the_answering_paths() {
     // The old path leads to a new one, which honours keys, and is then served by something that
     // does not.
-    let acts = [moved_to("/v2/charges"), honours(), Act::close(Phase::AfterExecuting)];
+    let acts = [moved_to("/v2/charges"), honours(), FaultStep::close(FaultPoint::AfterExecuting)];
     let server = FaultServer::play(acts).await.ignoring_keys();
     let client = doubting(&server).build().unwrap();
     client.post("/charges").body("x").send().await.unwrap();
@@ -185,7 +189,7 @@ async fn a_sign_behind_a_307_is_the_answering_paths() {
     assert_eq!(paths(&server), ["/charges", "/v2/charges", "/charges"]);
 
     // The path that answered is trusted.
-    let acts = [moved_to("/v2/charges"), honours(), Act::close(Phase::AfterExecuting), honours()];
+    let acts = [moved_to("/v2/charges"), honours(), FaultStep::close(FaultPoint::AfterExecuting), honours()];
     let server = FaultServer::play(acts).await;
     let client = doubting(&server).build().unwrap();
     client.post("/charges").body("x").send().await.unwrap();
@@ -195,7 +199,13 @@ async fn a_sign_behind_a_307_is_the_answering_paths() {
 
 #[tokio::test]
 async fn a_success_behind_a_307_takes_no_others_trust() {
-    let acts = [honours(), moved_to("/v2/charges"), Act::execute(200), Act::close(Phase::AfterExecuting), honours()];
+    let acts = [
+        honours(),
+        moved_to("/v2/charges"),
+        FaultStep::execute(200),
+        FaultStep::close(FaultPoint::AfterExecuting),
+        honours(),
+    ];
     let server = FaultServer::play(acts).await;
     let client = doubting(&server).build().unwrap();
     for _ in 0..2 {
@@ -210,8 +220,8 @@ async fn a_success_behind_a_307_takes_no_others_trust() {
 async fn a_loss_behind_a_307_needs_a_sign_for_both_paths() {
     let scope = |scope: &str| Answer::new(200).header("idempotency-status", format!("stored;scope=\"{scope}\""));
     let acts = |sign| {
-        let lost = Act::close(Phase::AfterExecuting);
-        [Act::execute(sign), moved_to("/v2"), lost, moved_to("/v2"), Act::execute(200)]
+        let lost = FaultStep::close(FaultPoint::AfterExecuting);
+        [FaultStep::execute(sign), moved_to("/v2"), lost, moved_to("/v2"), FaultStep::execute(200)]
     };
     let server = FaultServer::play(acts(scope("/charges"))).await.ignoring_keys();
     let client = doubting(&server).build().unwrap();
@@ -229,7 +239,7 @@ async fn a_loss_behind_a_307_needs_a_sign_for_both_paths() {
 /// A hop of a retry is a repeat, too.
 #[tokio::test]
 async fn a_retry_is_not_led_where_keys_are_not_known() {
-    let acts = || [honours(), Act::close(Phase::AfterExecuting), moved_to("/v2"), Act::execute(200)];
+    let acts = || [honours(), FaultStep::close(FaultPoint::AfterExecuting), moved_to("/v2"), FaultStep::execute(200)];
     let server = FaultServer::play(acts()).await.ignoring_keys();
     let client = doubting(&server).build().unwrap();
     client.post("/charges").body("x").send().await.unwrap();
@@ -255,7 +265,7 @@ async fn a_retry_is_not_led_where_keys_are_not_known() {
 #[tokio::test]
 async fn a_hedge_is_not_led_where_keys_are_not_known() {
     let late = Duration::from_millis(100);
-    let slow = move || Act::execute(Answer::new(200).delay(late));
+    let slow = move || FaultStep::execute(Answer::new(200).delay(late));
     // The first is led away while a second may be sent beside it; the second is, while the first
     // runs where it was sent.
     for (first, executions) in [(moved_to("/v2"), 1), (slow(), 2)] {

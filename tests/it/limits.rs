@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use steadfast::policy::{Backoff, Class, RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Attempt, Client, ErrorKind, KeyPolicy, ResponseExt};
 
 use crate::support::{doubting, trusting};
@@ -12,7 +12,7 @@ use crate::support::{doubting, trusting};
 #[tokio::test]
 async fn attempts_are_counted_with_the_first() {
     for most in 1..=4 {
-        let server = FaultServer::play([Act::answer(503)]).await;
+        let server = FaultServer::play([FaultStep::answer(503)]).await;
         let client = doubting(&server).retry(fast_retries().max_attempts(most)).build().unwrap();
         let response = client.get("/").send().await.unwrap();
         assert_eq!(server.received().len(), most as usize);
@@ -23,7 +23,7 @@ async fn attempts_are_counted_with_the_first() {
 
 #[tokio::test]
 async fn no_attempt_starts_and_no_wait_ends_after_the_deadline() {
-    let server = FaultServer::play([Act::answer(Answer::new(503).delay(Duration::from_millis(15)))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(503).delay(Duration::from_millis(15)))]).await;
     let deadline = Duration::from_millis(400);
     let policy =
         RetryPolicy::new().max_attempts(1000).backoff(Backoff::fixed(Duration::from_millis(20))).deadline(deadline);
@@ -42,12 +42,12 @@ async fn no_attempt_starts_and_no_wait_ends_after_the_deadline() {
 
 #[tokio::test]
 async fn a_stall_ends_with_the_attempt_and_with_the_operation() {
-    let server = FaultServer::play([Act::stall(Phase::AfterExecuting), Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let client = trusting(&server).attempt_timeout(Duration::from_millis(100)).build().unwrap();
     let response = client.post("/charges").body("x").send().await.unwrap();
     assert_eq!((response.attempts().len(), server.executions()), (2, 1));
 
-    let server = FaultServer::play([Act::stall(Phase::AfterExecuting)]).await;
+    let server = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting)]).await;
     let client = trusting(&server).timeout(Duration::from_millis(100)).build().unwrap();
     let error = client.post("/charges").body("x").send().await.unwrap_err();
     assert!(error.is_timeout() && error.may_have_been_processed(), "{error}");
@@ -57,12 +57,12 @@ async fn a_stall_ends_with_the_attempt_and_with_the_operation() {
 
 #[tokio::test]
 async fn the_requests_own_limits_win() {
-    let server = FaultServer::play([Act::answer(503)]).await;
+    let server = FaultServer::play([FaultStep::answer(503)]).await;
     let client = doubting(&server).retry(fast_retries().max_attempts(5)).build().unwrap();
     let response = client.get("/").retry(fast_retries().max_attempts(2)).send().await.unwrap();
     assert_eq!(response.attempts().len(), 2);
 
-    let server = FaultServer::play([Act::stall(Phase::AfterExecuting)]).await;
+    let server = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting)]).await;
     let client = doubting(&server).timeout(Duration::from_secs(600)).attempt_timeout(None).build().unwrap();
     let short = Duration::from_millis(50);
     assert!(client.get("/").timeout(short).send().await.unwrap_err().is_timeout());
@@ -76,7 +76,7 @@ async fn the_requests_own_limits_win() {
 
 #[tokio::test]
 async fn a_requests_policy_without_a_deadline_leaves_the_clients_timeout_in_force() {
-    let server = FaultServer::play([Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(200)]).await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let client = doubting(&server).timeout(Duration::from_secs(7)).on_event(move |event| {
         if let steadfast::EventKind::OperationStarted { deadline, .. } = event.kind() {
@@ -110,8 +110,8 @@ async fn an_error_in_full_names_its_cause() {
 
 #[tokio::test]
 async fn the_budget_stops_a_storm_and_is_the_origins_own() {
-    let down = FaultServer::play([Act::answer(503)]).await;
-    let well = FaultServer::play([Act::answer(503), Act::answer(200)]).await;
+    let down = FaultServer::play([FaultStep::answer(503)]).await;
+    let well = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     let client = Client::builder().retry(fast_retries().max_attempts(10)).build().unwrap();
     let mut operations = tokio::task::JoinSet::new();
     for _ in 0..100 {
@@ -129,9 +129,9 @@ async fn the_budget_stops_a_storm_and_is_the_origins_own() {
 #[tokio::test]
 async fn a_servers_hint_is_a_floor() {
     let acts = [
-        Act::answer(Answer::new(429).header("retry-after-ms", "30")),
-        Act::answer(Answer::new(503).retry_after(0).header("retry-after-ms", "20")),
-        Act::answer(200),
+        FaultStep::answer(Answer::new(429).header("retry-after-ms", "30")),
+        FaultStep::answer(Answer::new(503).retry_after(0).header("retry-after-ms", "20")),
+        FaultStep::answer(200),
     ];
     let server = FaultServer::play(acts).await;
     let client = doubting(&server).build().unwrap();
@@ -142,7 +142,7 @@ async fn a_servers_hint_is_a_floor() {
 
 #[tokio::test]
 async fn a_server_that_asks_for_too_long_is_told_to_the_caller_at_once() {
-    let server = FaultServer::play([Act::answer(Answer::new(503).retry_after(3600))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(503).retry_after(3600))]).await;
     let client = doubting(&server).build().unwrap();
     let error = client.get_json::<Value>("/").await.unwrap_err();
     assert_eq!(error.stop_reason(), Some(StopReason::RetryAfterTooLong));
@@ -152,7 +152,7 @@ async fn a_server_that_asks_for_too_long_is_told_to_the_caller_at_once() {
 
 #[tokio::test]
 async fn a_stream_gets_one_attempt_which_says_so() {
-    let server = FaultServer::play([Act::answer(Answer::new(429).retry_after(0)), Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(429).retry_after(0)), FaultStep::answer(200)]).await;
     let client = trusting(&server).build().unwrap();
     let stream = || steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("streamed"));
     let response = client.post("/upload").body(stream()).send().await.unwrap();
@@ -165,7 +165,7 @@ async fn a_stream_gets_one_attempt_which_says_so() {
 #[cfg(feature = "multipart")]
 #[tokio::test]
 async fn a_form_is_sent_whole_and_once() {
-    let server = FaultServer::play([Act::answer(503), Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     let client = trusting(&server).build().unwrap();
     let form = steadfast::reqwest::multipart::Form::new().text("name", "value");
     let response = client.put("/upload").multipart(form).send().await.unwrap();
@@ -178,7 +178,8 @@ async fn a_form_is_sent_whole_and_once() {
 
 #[tokio::test]
 async fn a_retried_answer_is_read_away_so_that_its_connection_serves_again() {
-    let server = FaultServer::play([Act::answer(Answer::new(503).body("x".repeat(20_000))), Act::answer(200)]).await;
+    let server =
+        FaultServer::play([FaultStep::answer(Answer::new(503).body("x".repeat(20_000))), FaultStep::answer(200)]).await;
     let client = doubting(&server).build().unwrap();
     client.get("/").send().await.unwrap();
     assert_eq!((server.received().len(), server.connections()), (2, 1));
@@ -186,7 +187,7 @@ async fn a_retried_answer_is_read_away_so_that_its_connection_serves_again() {
 
 #[tokio::test]
 async fn the_number_of_the_attempt_travels_if_asked_for() {
-    let server = FaultServer::play([Act::answer(503), Act::answer(503), Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(503), FaultStep::answer(200)]).await;
     let header = http::HeaderName::from_static("x-attempt");
     let client = doubting(&server).attempt_header(header).build().unwrap();
     client.get("/").send().await.unwrap();
@@ -204,9 +205,11 @@ async fn a_directive_stops_or_lifts_but_is_no_licence() {
         (503, "true", KeyPolicy::off(), 1),
         (400, "maybe", KeyPolicy::standard(), 1),
     ] {
-        let server =
-            FaultServer::play([Act::answer(Answer::new(status).header("x-should-retry", directive)), Act::answer(200)])
-                .await;
+        let server = FaultServer::play([
+            FaultStep::answer(Answer::new(status).header("x-should-retry", directive)),
+            FaultStep::answer(200),
+        ])
+        .await;
         let client = trusting(&server).keys(keys).build().unwrap();
         client.post("/").body("x").send().await.unwrap();
         assert_eq!(server.received().len(), requests, "{status} {directive}");
@@ -215,7 +218,7 @@ async fn a_directive_stops_or_lifts_but_is_no_licence() {
 
 #[tokio::test]
 async fn the_callers_word_on_idempotency_is_above_method_and_key() {
-    let acts = || [Act::close(Phase::AfterExecuting), Act::execute(200)];
+    let acts = || [FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)];
     let server = FaultServer::play(acts()).await;
     let client = trusting(&server).keys(KeyPolicy::off()).build().unwrap();
     client.post("/search").body("x").idempotent(true).send().await.unwrap();
@@ -231,7 +234,7 @@ async fn the_callers_word_on_idempotency_is_above_method_and_key() {
 
 #[tokio::test]
 async fn a_misdirected_request_goes_once_more() {
-    let server = FaultServer::play([Act::answer(421)]).await;
+    let server = FaultServer::play([FaultStep::answer(421)]).await;
     let client = doubting(&server).retry(fast_retries().max_attempts(9)).build().unwrap();
     let response = client.post("/").body("x").send().await.unwrap();
     assert_eq!((response.stop_reason(), server.received().len()), (Some(StopReason::Permanent), 2));
@@ -240,7 +243,8 @@ async fn a_misdirected_request_goes_once_more() {
 
 #[tokio::test]
 async fn an_api_that_acts_on_what_it_throttles_is_not_doubled() {
-    let server = FaultServer::play([Act::execute(Answer::new(429).retry_after(0)), Act::execute(200)]).await;
+    let server =
+        FaultServer::play([FaultStep::execute(Answer::new(429).retry_after(0)), FaultStep::execute(200)]).await;
     let server = server.ignoring_keys();
     let policy = fast_retries().throttled_is_ambiguous(true);
     let client = doubting(&server).retry(policy).build().unwrap();
@@ -251,7 +255,7 @@ async fn an_api_that_acts_on_what_it_throttles_is_not_doubled() {
 
 #[tokio::test]
 async fn a_classifier_decides_but_cannot_change_the_evidence() {
-    let server = FaultServer::play([Act::execute(503), Act::answer(402)]).await;
+    let server = FaultServer::play([FaultStep::execute(503), FaultStep::answer(402)]).await;
     let client = doubting(&server).keys(KeyPolicy::off()).classify(|outcome| match outcome.status() {
         Some(http::StatusCode::SERVICE_UNAVAILABLE) => Class::NotProcessed,
         _ => outcome.default_class(),
@@ -266,7 +270,7 @@ async fn a_classifier_decides_but_cannot_change_the_evidence() {
 
 #[tokio::test]
 async fn a_ready_made_client_may_hide_redirects_so_its_failures_are_ambiguous() {
-    let server = FaultServer::play([Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(200)]).await;
     let refused = server.url("/");
     drop(server);
     let build = || Client::builder().retry(fast_retries()).http_client(steadfast::reqwest::Client::new());
@@ -284,8 +288,10 @@ async fn a_ready_made_client_that_was_redirected_says_nothing_of_the_first_hop()
     for (result, status) in [("/result", 429), ("/result", 425), ("/result", 404), ("/charges", 429), ("/charges", 425)]
     {
         let server = FaultServer::start(move |_, request| match request {
-            Some(request) if request.method == "POST" => Act::execute(Answer::new(303).header("location", result)),
-            _ => Act::answer(status),
+            Some(request) if request.method == "POST" => {
+                FaultStep::execute(Answer::new(303).header("location", result))
+            }
+            _ => FaultStep::answer(status),
         });
         let server = server.await;
         let client = doubting(&server).http_client(steadfast::reqwest::Client::new()).build().unwrap();
@@ -293,12 +299,12 @@ async fn a_ready_made_client_that_was_redirected_says_nothing_of_the_first_hop()
         assert_eq!((response.status().as_u16(), server.executions()), (status, 1), "{result}");
         assert!(response.may_have_been_processed(), "{result} {status}");
     }
-    let server = FaultServer::play([Act::answer(404)]).await;
+    let server = FaultServer::play([FaultStep::answer(404)]).await;
     let client = doubting(&server).http_client(steadfast::reqwest::Client::new()).build().unwrap();
     let response = client.post("/charges?a=b#c").body("x").send().await.unwrap();
     assert!(!response.may_have_been_processed(), "an answer of the URL that was asked");
     // One that follows none is taken at its word.
-    let server = FaultServer::play([Act::answer(429), Act::answer(425), Act::answer(404)]).await;
+    let server = FaultServer::play([FaultStep::answer(429), FaultStep::answer(425), FaultStep::answer(404)]).await;
     let none = steadfast::reqwest::Client::builder().redirect(steadfast::reqwest::redirect::Policy::none());
     let client = doubting(&server).http_client(none.build().unwrap()).assume_no_redirects().build().unwrap();
     let response = client.post("/charges").body("x").send().await.unwrap();
@@ -307,7 +313,7 @@ async fn a_ready_made_client_that_was_redirected_says_nothing_of_the_first_hop()
 
 #[tokio::test]
 async fn dropping_an_operation_while_it_waits_gives_its_tokens_back() {
-    let server = FaultServer::play([Act::answer(503)]).await;
+    let server = FaultServer::play([FaultStep::answer(503)]).await;
     let slow = RetryPolicy::new().max_attempts(2).backoff(Backoff::fixed(Duration::from_secs(20)));
     // One retry's worth of tokens.
     let budget = RetryBudget::standard().capacity(14);
@@ -329,9 +335,12 @@ async fn dropping_an_operation_while_it_waits_gives_its_tokens_back() {
 
 #[tokio::test]
 async fn posting_json_is_repeated_byte_for_byte() {
-    let server =
-        FaultServer::play([Act::close(Phase::AfterExecuting), Act::reset(Phase::AfterExecuting), Act::execute(200)])
-            .await;
+    let server = FaultServer::play([
+        FaultStep::close(FaultPoint::AfterExecuting),
+        FaultStep::reset(FaultPoint::AfterExecuting),
+        FaultStep::execute(200),
+    ])
+    .await;
     let client = trusting(&server).build().unwrap();
     client.post_json::<Value>("/", &json!({"a": [1, 2, 3], "b": "ü"})).await.unwrap();
     let received = server.received();
@@ -350,7 +359,7 @@ async fn a_retry_after_date_is_read_by_the_servers_clock() {
             httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at))
         };
         let busy = Answer::new(503).header("date", theirs(0)).header("retry-after", theirs(7));
-        let server = FaultServer::play([Act::answer(busy)]).await;
+        let server = FaultServer::play([FaultStep::answer(busy)]).await;
         let client = trusting(&server).retry(RetryPolicy::never()).build().unwrap();
         let response = client.get("/").send().await.unwrap();
         assert_eq!(response.retry_after(), Some(Duration::from_secs(7)), "{behind} s behind");

@@ -12,17 +12,17 @@ mod client;
 mod events;
 mod keys;
 mod kit;
-mod lab;
 mod licence;
 mod limits;
-mod manners;
 #[cfg(feature = "server")]
 mod nginx;
+mod overload;
 mod properties;
 mod redirects;
 mod secrets;
 #[cfg(feature = "server")]
 mod server;
+mod simulation;
 mod soak;
 mod support;
 mod uploads;

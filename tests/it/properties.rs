@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | never more than `max_attempts`; no wait reaches the deadline; the licence; the bounds of a wait; the order of the reasons | `operation` |
 //! | the breaker does what a model of it does that keeps every call | `breaker` |
-//! | a hedge has a licence, an attempt and its price; no wait ends on an open circuit | `manners` |
+//! | a hedge has a licence, an attempt and its price; no wait ends on an open circuit | `overload` |
 //! | a budget stays in its bounds, and what was not spent comes back | `budget` |
 //! | no header panics; what is neither digits nor an HTTP-date says nothing | `hints` |
 //! | a key is one key in both spellings | `keys` |
@@ -15,9 +15,9 @@ mod breaker;
 mod budget;
 mod hints;
 mod keys;
-mod manners;
 mod operation;
 mod oracle;
+mod overload;
 mod scenario;
 
 use proptest::prelude::ProptestConfig;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use steadfast::policy::{BreakerPolicy, Class, RetryPolicy, StopReason};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, Received, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, Received, fast_retries};
 use steadfast::{Client, ErrorKind, KeyPolicy, ResponseExt};
 
 use crate::support::{clock, trusting};
@@ -18,8 +18,8 @@ fn redirect(status: u16, to: impl Into<String>) -> Answer {
 }
 
 /// A server that answers by path.
-async fn by_path(route: impl Fn(&Received) -> Act + Send + Sync + 'static) -> FaultServer {
-    FaultServer::start(move |_, request| request.map_or(Act::answer(200), &route)).await
+async fn by_path(route: impl Fn(&Received) -> FaultStep + Send + Sync + 'static) -> FaultServer {
+    FaultServer::start(move |_, request| request.map_or(FaultStep::answer(200), &route)).await
 }
 
 fn lines(server: &FaultServer) -> Vec<String> {
@@ -28,9 +28,12 @@ fn lines(server: &FaultServer) -> Vec<String> {
 
 #[tokio::test]
 async fn a_307_keeps_method_body_and_key_on_its_origin() {
-    let server =
-        FaultServer::play([Act::answer(redirect(307, "/b?x=1")), Act::answer(redirect(308, "/c")), Act::execute(200)])
-            .await;
+    let server = FaultServer::play([
+        FaultStep::answer(redirect(307, "/b?x=1")),
+        FaultStep::answer(redirect(308, "/c")),
+        FaultStep::execute(200),
+    ])
+    .await;
     let client = trusting(&server).build().unwrap();
     let response = client.post("/a").json(&json!({"amount": 5})).header("x-mine", "1").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.url().path(), response.attempts().len()), (200, "/c", 1));
@@ -43,7 +46,7 @@ async fn a_307_keeps_method_body_and_key_on_its_origin() {
 
 #[tokio::test]
 async fn a_303_becomes_a_get_without_body_and_key() {
-    let server = FaultServer::play([Act::execute(redirect(303, "/result")), Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::execute(redirect(303, "/result")), FaultStep::answer(200)]).await;
     let client = trusting(&server).build().unwrap();
     let value: Value = client.post_json("/charges", &json!({"amount": 5})).await.unwrap();
     assert_eq!(value["status"], 200);
@@ -56,8 +59,8 @@ async fn a_303_becomes_a_get_without_body_and_key() {
 async fn after_a_303_what_is_repeated_is_the_get_and_the_operation_was_processed() {
     // A server without keys and a client without licence: the GET may be repeated, the POST may not.
     let server = by_path(|request| match request.method.as_str() {
-        "POST" => Act::execute(redirect(303, "/result")),
-        _ => Act::close(Phase::AfterExecuting),
+        "POST" => FaultStep::execute(redirect(303, "/result")),
+        _ => FaultStep::close(FaultPoint::AfterExecuting),
     });
     let server = server.await;
     let client =
@@ -71,10 +74,10 @@ async fn after_a_303_what_is_repeated_is_the_get_and_the_operation_was_processed
 
 #[tokio::test]
 async fn a_refused_hop_after_a_303_is_never_not_processed() {
-    let gone = FaultServer::play([Act::answer(200)]).await;
+    let gone = FaultServer::play([FaultStep::answer(200)]).await;
     let nowhere = gone.url("/result");
     drop(gone);
-    let server = FaultServer::play([Act::execute(redirect(303, nowhere))]).await;
+    let server = FaultServer::play([FaultStep::execute(redirect(303, nowhere))]).await;
     let client = trusting(&server).build().unwrap();
     let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
     assert_eq!((error.kind(), server.received().len()), (ErrorKind::Connect, 1));
@@ -92,10 +95,10 @@ async fn a_refused_hop_after_a_303_is_never_not_processed() {
 #[tokio::test]
 async fn a_refused_hop_after_a_307_starts_again_from_the_first() {
     let server = FaultServer::play([
-        Act::answer(redirect(307, "/b")),
-        Act::close(Phase::AfterExecuting),
-        Act::answer(redirect(307, "/b")),
-        Act::execute(200),
+        FaultStep::answer(redirect(307, "/b")),
+        FaultStep::close(FaultPoint::AfterExecuting),
+        FaultStep::answer(redirect(307, "/b")),
+        FaultStep::execute(200),
     ])
     .await;
     let client = trusting(&server).build().unwrap();
@@ -108,11 +111,11 @@ async fn a_refused_hop_after_a_307_starts_again_from_the_first() {
 async fn another_origin_sees_nothing_of_the_callers_on_this_hop_and_every_later_one() {
     // reqwest 0.13.5 sends Authorization again on the second hop of such a chain, and custom headers on all of them.
     let abroad = by_path(|request| match request.target.as_str() {
-        "/1" => Act::answer(redirect(302, "/2")),
-        _ => Act::answer(200),
+        "/1" => FaultStep::answer(redirect(302, "/2")),
+        _ => FaultStep::answer(200),
     })
     .await;
-    let home = FaultServer::play([Act::answer(redirect(302, abroad.url("/1")))]).await;
+    let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/1")))]).await;
     let client = Client::builder().base_url(home.url("")).bearer_auth("s3cret").retry(fast_retries()).build().unwrap();
     let request = client
         .get("/")
@@ -135,8 +138,8 @@ async fn another_origin_sees_nothing_of_the_callers_on_this_hop_and_every_later_
 
 #[tokio::test]
 async fn another_origin_sees_neither_the_key_nor_the_host_of_a_request_without_other_headers() {
-    let abroad = FaultServer::play([Act::answer(200)]).await;
-    let home = FaultServer::play([Act::answer(redirect(302, abroad.url("/1")))]).await;
+    let abroad = FaultServer::play([FaultStep::answer(200)]).await;
+    let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/1")))]).await;
     let client = trusting(&home).build().unwrap();
     client.get("/").idempotency_key("mine".parse().unwrap()).send().await.unwrap();
     assert_eq!(home.received()[0].key(), Some("mine"));
@@ -146,8 +149,8 @@ async fn another_origin_sees_neither_the_key_nor_the_host_of_a_request_without_o
 
 #[tokio::test]
 async fn a_body_does_not_leave_its_origin_with_a_get() {
-    let abroad = FaultServer::play([Act::answer(200)]).await;
-    let home = FaultServer::play([Act::answer(redirect(302, abroad.url("/")))]).await;
+    let abroad = FaultServer::play([FaultStep::answer(200)]).await;
+    let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/")))]).await;
     let client = trusting(&home).build().unwrap();
     let response = client.get("/search").json(&json!({"query": "private"})).send().await.unwrap();
     assert_eq!((response.status().as_u16(), abroad.connections()), (302, 0));
@@ -156,12 +159,12 @@ async fn a_body_does_not_leave_its_origin_with_a_get() {
 #[tokio::test]
 async fn a_chain_that_comes_back_home_stays_foreign() {
     let home = by_path(|request| match request.target.as_str() {
-        "/back" => Act::answer(200),
-        _ => Act::answer(redirect(302, request.header("x-to").unwrap_or("/").to_owned())),
+        "/back" => FaultStep::answer(200),
+        _ => FaultStep::answer(redirect(302, request.header("x-to").unwrap_or("/").to_owned())),
     })
     .await;
     let back = home.url("/back");
-    let abroad = by_path(move |_| Act::answer(redirect(302, back.clone()))).await;
+    let abroad = by_path(move |_| FaultStep::answer(redirect(302, back.clone()))).await;
     let client = Client::builder().base_url(home.url("")).bearer_auth("s3cret").build().unwrap();
     client.get("/").header("x-to", abroad.url("/")).send().await.unwrap();
     assert_eq!(home.received()[1].header("authorization"), None);
@@ -169,8 +172,8 @@ async fn a_chain_that_comes_back_home_stays_foreign() {
 
 #[tokio::test]
 async fn a_post_does_not_leave_its_origin() {
-    let abroad = FaultServer::play([Act::answer(200)]).await;
-    let server = FaultServer::play([Act::answer(redirect(307, abroad.url("/")))]).await;
+    let abroad = FaultServer::play([FaultStep::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::answer(redirect(307, abroad.url("/")))]).await;
     let client = trusting(&server).build().unwrap();
     let response = client.post("/").body("x").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.stop_reason()), (307, Some(StopReason::Done)));
@@ -180,7 +183,7 @@ async fn a_post_does_not_leave_its_origin() {
 
 #[tokio::test]
 async fn a_streaming_body_cannot_follow_and_the_307_is_handed_over() {
-    let server = FaultServer::play([Act::answer(redirect(307, "/b"))]).await;
+    let server = FaultServer::play([FaultStep::answer(redirect(307, "/b"))]).await;
     let client = trusting(&server).build().unwrap();
     let stream = steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("streamed"));
     assert_eq!(client.put("/a").body(stream).send().await.unwrap().status(), 307);
@@ -190,7 +193,7 @@ async fn a_streaming_body_cannot_follow_and_the_307_is_handed_over() {
 #[tokio::test]
 async fn circles_and_long_chains_are_errors_that_list_the_chain() {
     let server = by_path(|request| {
-        Act::answer(redirect(302, if request.target == "/a?q=s3cret" { "/b" } else { "/a?q=s3cret" }))
+        FaultStep::answer(redirect(302, if request.target == "/a?q=s3cret" { "/b" } else { "/a?q=s3cret" }))
     })
     .await;
     let client = trusting(&server).build().unwrap();
@@ -206,7 +209,7 @@ async fn circles_and_long_chains_are_errors_that_list_the_chain() {
 
     let server = by_path(|request| {
         let number: u32 = request.target.trim_start_matches('/').parse().unwrap();
-        Act::answer(if number == 11 { Answer::new(200) } else { redirect(302, format!("/{}", number + 1)) })
+        FaultStep::answer(if number == 11 { Answer::new(200) } else { redirect(302, format!("/{}", number + 1)) })
     })
     .await;
     let client = trusting(&server).build().unwrap();
@@ -226,7 +229,7 @@ async fn each_hop_is_inside_the_attempts_time() {
     let slow = std::time::Duration::from_millis(80);
     let server = by_path(move |request| {
         let number: u32 = request.target.trim_start_matches('/').parse().unwrap();
-        Act::answer(redirect(302, format!("/{}", number + 1)).delay(slow))
+        FaultStep::answer(redirect(302, format!("/{}", number + 1)).delay(slow))
     })
     .await;
     let client = trusting(&server).retry(fast_retries().max_attempts(1)).attempt_timeout(2 * slow).build().unwrap();
@@ -240,8 +243,8 @@ async fn each_hop_is_inside_the_attempts_time() {
 async fn a_get_with_effects_is_not_repeated_because_its_result_was_not_there() {
     for status in [301, 302, 303] {
         let server = by_path(move |request| match request.target.as_str() {
-            "/act" => Act::execute(redirect(status, "/result")),
-            _ => Act::answer(425),
+            "/act" => FaultStep::execute(redirect(status, "/result")),
+            _ => FaultStep::answer(425),
         });
         let server = server.await;
         let client = trusting(&server).build().unwrap();
@@ -255,11 +258,11 @@ async fn a_get_with_effects_is_not_repeated_because_its_result_was_not_there() {
 /// What a redirect leads to is another server: its limits and its troubles are not those of the one that was asked.
 #[tokio::test]
 async fn what_came_of_another_origin_is_not_held_against_this_one() {
-    let elsewhere = FaultServer::play([Act::answer(Answer::new(429).retry_after(30))]).await;
+    let elsewhere = FaultServer::play([FaultStep::answer(Answer::new(429).retry_after(30))]).await;
     let to = elsewhere.url("/file");
     let server = by_path(move |request| match request.target.as_str() {
-        "/download" => Act::answer(redirect(302, &to)),
-        _ => Act::execute(200),
+        "/download" => FaultStep::answer(redirect(302, &to)),
+        _ => FaultStep::execute(200),
     });
     let server = server.await;
     let client = trusting(&server)

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, Error, IdempotencyKey, KeyPolicy, ResponseExt};
 
 const KEY: &str = "s3cret-key-s3cret-key-s3cret-key";
@@ -59,17 +59,17 @@ async fn nothing_that_is_printed_holds_a_secret() {
 
     let echo = r#"{"echo":"s3cret-body"}"#;
     for act in [
-        Act::close(Phase::OnAccept),
-        Act::close(Phase::AfterExecuting),
-        Act::reset(Phase::AfterExecuting),
-        Act::close(Phase::MidBody),
-        Act::close(Phase::MidHead),
-        Act::garbage(),
-        Act::stall(Phase::AfterExecuting),
-        Act::answer(Answer::new(500).body(echo)),
-        Act::answer(Answer::new(409).body(echo)),
-        Act::answer(Answer::new(302).header("location", "https://s3cret-user@x/?s3cret-query")),
-        Act::execute(Answer::new(200).body(echo)),
+        FaultStep::close(FaultPoint::OnAccept),
+        FaultStep::close(FaultPoint::AfterExecuting),
+        FaultStep::reset(FaultPoint::AfterExecuting),
+        FaultStep::close(FaultPoint::MidBody),
+        FaultStep::close(FaultPoint::MidHead),
+        FaultStep::garbage(),
+        FaultStep::stall(FaultPoint::AfterExecuting),
+        FaultStep::answer(Answer::new(500).body(echo)),
+        FaultStep::answer(Answer::new(409).body(echo)),
+        FaultStep::answer(Answer::new(302).header("location", "https://s3cret-user@x/?s3cret-query")),
+        FaultStep::execute(Answer::new(200).body(echo)),
     ] {
         let name = format!("{act:?}");
         let server = FaultServer::play([act]).await;
@@ -116,7 +116,7 @@ async fn nothing_that_is_printed_holds_a_secret() {
 
 #[tokio::test]
 async fn a_finished_request_keeps_its_user_information_out_of_sight() {
-    let server = FaultServer::play([Act::answer(Answer::new(302).header("location", "/p"))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(302).header("location", "/p"))]).await;
     let client = Client::builder().base_url(server.url("")).retry(fast_retries()).build().unwrap();
     let url = server.url("/p").replace("http://", "http://s3cret-user:s3cret-user@").parse().unwrap();
     let request = steadfast::reqwest::Request::new(http::Method::GET, url);

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use steadfast::policy::RetryBudget;
-use steadfast::testing::{Act, Answer, FaultServer, Phase, StreamError, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, StreamError, fast_retries};
 use steadfast::{Client, ClientBuilder, KeyPolicy};
 
 const SHORT: usize = 2_000;
@@ -27,31 +27,31 @@ enum Protocol {
 /// Three tenths of the requests meet a fault.
 async fn breaking(protocol: Protocol, honours_keys: bool) -> FaultServer {
     let statuses = [
-        (0.03, Act::execute(500)),
-        (0.03, Act::execute(504)),
-        (0.03, Act::answer(503)),
-        (0.03, Act::answer(Answer::new(429).retry_after(0))),
+        (0.03, FaultStep::execute(500)),
+        (0.03, FaultStep::execute(504)),
+        (0.03, FaultStep::answer(503)),
+        (0.03, FaultStep::answer(Answer::new(429).retry_after(0))),
     ];
     let http1 = [
-        (0.02, Act::close(Phase::OnAccept)),
-        (0.01, Act::reset(Phase::OnAccept)),
-        (0.03, Act::reset(Phase::BeforeExecuting)),
-        (0.03, Act::close(Phase::AfterExecuting)),
-        (0.03, Act::reset(Phase::AfterExecuting)),
-        (0.02, Act::close(Phase::MidBody)),
-        (0.02, Act::close(Phase::MidHead)),
-        (0.02, Act::garbage()),
+        (0.02, FaultStep::close(FaultPoint::OnAccept)),
+        (0.01, FaultStep::reset(FaultPoint::OnAccept)),
+        (0.03, FaultStep::reset(FaultPoint::BeforeExecuting)),
+        (0.03, FaultStep::close(FaultPoint::AfterExecuting)),
+        (0.03, FaultStep::reset(FaultPoint::AfterExecuting)),
+        (0.02, FaultStep::close(FaultPoint::MidBody)),
+        (0.02, FaultStep::close(FaultPoint::MidHead)),
+        (0.02, FaultStep::garbage()),
     ];
     // A connection that is lost takes all its streams with it.
     let http2 = [
-        (0.03, Act::refuse_stream()),
-        (0.03, Act::reset_stream(StreamError::Internal, Phase::AfterExecuting)),
-        (0.03, Act::reset_stream(StreamError::Cancel, Phase::AfterExecuting)),
-        (0.03, Act::reset_stream(StreamError::Internal, Phase::MidBody)),
-        (0.000_3, Act::go_away(Phase::BeforeExecuting)),
-        (0.000_3, Act::go_away(Phase::AfterExecuting)),
-        (0.000_3, Act::reset(Phase::AfterExecuting)),
-        (0.000_1, Act::close(Phase::OnAccept)),
+        (0.03, FaultStep::refuse_stream()),
+        (0.03, FaultStep::reset_stream(StreamError::Internal, FaultPoint::AfterExecuting)),
+        (0.03, FaultStep::reset_stream(StreamError::Cancel, FaultPoint::AfterExecuting)),
+        (0.03, FaultStep::reset_stream(StreamError::Internal, FaultPoint::MidBody)),
+        (0.000_3, FaultStep::go_away(FaultPoint::BeforeExecuting)),
+        (0.000_3, FaultStep::go_away(FaultPoint::AfterExecuting)),
+        (0.000_3, FaultStep::reset(FaultPoint::AfterExecuting)),
+        (0.000_1, FaultStep::close(FaultPoint::OnAccept)),
     ];
     let faults = if protocol == Protocol::Http1 { http1 } else { http2 };
     let server = FaultServer::random(SEED, statuses.into_iter().chain(faults)).await;

@@ -5,14 +5,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use steadfast::policy::{Class, RetryPolicy};
-use steadfast::testing::{Act, FaultServer, Phase};
+use steadfast::testing::{FaultPoint, FaultServer, FaultStep};
 use steadfast::{ErrorKind, RequestBuilder};
 
 use crate::support::{doubting, trusting};
 
 #[tokio::test]
 async fn a_factory_makes_the_body_of_every_attempt() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::answer(503), Act::execute(200)]).await;
+    let server = FaultServer::play([
+        FaultStep::close(FaultPoint::AfterExecuting),
+        FaultStep::answer(503),
+        FaultStep::execute(200),
+    ])
+    .await;
     let made = Arc::new(AtomicU32::new(0));
     let count = made.clone();
     let client = trusting(&server).build().unwrap();
@@ -38,14 +43,14 @@ async fn a_request_that_ends_with_its_head_is_not_unsent_for_want_of_a_body() {
         ("a stream of nothing", |request| request.body(steadfast::reqwest::Body::wrap(String::new()))),
     ];
     for (name, fill) in requests {
-        let server = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
+        let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
         let client = doubting(&server).build().unwrap();
         let error = fill(client.post("/charges")).send().await.unwrap_err();
         assert!(error.may_have_been_processed(), "{name}: {error}");
         assert_eq!((server.executions(), error.attempts().len()), (1, 1), "{name}: {error}");
     }
     // Without a length, a GET is sent without its body.
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let client = doubting(&server).build().unwrap();
     let stream = futures_util::stream::iter([Ok::<_, std::io::Error>("x")]);
     let request = client.get("/charge-me").idempotent(false).body(streaming(stream));
@@ -56,7 +61,7 @@ async fn a_request_that_ends_with_its_head_is_not_unsent_for_want_of_a_body() {
 /// A body that is itself the answer of another server fails with that server's failure.
 #[tokio::test]
 async fn a_body_whose_own_source_refused_is_not_a_refused_connection() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let client = doubting(&server).build().unwrap();
     let request = client.post("/upload").body_factory(|| {
         let first = futures_util::stream::iter([Ok("a first part")]);
@@ -110,7 +115,7 @@ mod file {
     #[tokio::test]
     async fn a_file_is_sent_whole_at_every_attempt_with_its_length() {
         let content: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
-        let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+        let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
         let client = trusting(&server).build().unwrap();
         let source = file(&content);
         assert_eq!(client.post("/upload").file(source.path()).send().await.unwrap().status(), 200);
@@ -128,7 +133,7 @@ mod file {
     fn a_file_that_cannot_be_opened_in_time_ends_with_the_attempt() {
         let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
-            let server = FaultServer::play([Act::execute(200)]).await;
+            let server = FaultServer::play([FaultStep::execute(200)]).await;
             let client = trusting(&server).retry(RetryPolicy::never()).build().unwrap();
             let source = file(b"twelve bytes");
             let (release, released) = std::sync::mpsc::channel::<()>();
@@ -145,7 +150,7 @@ mod file {
 
     #[tokio::test]
     async fn a_file_that_changed_between_attempts_is_an_error_and_never_a_short_upload() {
-        let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+        let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
         let source = file(b"twelve bytes");
         let path = source.path().to_owned();
         let client = trusting(&server).on_event(move |event| {
@@ -172,7 +177,7 @@ mod file {
     #[cfg(unix)]
     #[tokio::test]
     async fn what_is_no_file_is_an_error_and_never_an_empty_upload() {
-        let server = FaultServer::play([Act::execute(200)]).await;
+        let server = FaultServer::play([FaultStep::execute(200)]).await;
         let client = trusting(&server).build().unwrap();
         for path in ["/dev/null", "/"] {
             let error = client.post("/upload").file(path).send().await.unwrap_err();
@@ -182,7 +187,7 @@ mod file {
 
     #[tokio::test]
     async fn a_file_that_is_not_there_sends_nothing() {
-        let server = FaultServer::play([Act::execute(200)]).await;
+        let server = FaultServer::play([FaultStep::execute(200)]).await;
         let client = trusting(&server).build().unwrap();
         let error = client.post("/upload").file("/no/such/file").send().await.unwrap_err();
         assert_eq!((error.kind(), server.connections()), (ErrorKind::RequestBody, 0));
@@ -195,7 +200,7 @@ mod file {
 async fn a_forms_every_attempt_has_the_same_bytes() {
     use steadfast::reqwest::multipart::{Form, Part};
 
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(200)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let client = trusting(&server).build().unwrap();
     let make = || Form::new().text("name", "value").part("file", Part::bytes(vec![0, 1, 2]).file_name("f.bin"));
     assert_eq!(client.post("/upload").multipart_factory(make).send().await.unwrap().status(), 200);

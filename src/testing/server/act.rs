@@ -1,6 +1,6 @@
 //! What a [`FaultServer`](super::FaultServer) does with one request: how it breaks, and at which point.
 //!
-//! What a fault means depends on how far the request had got, so the two are told apart: a [`Phase`] is the point, and the verb is
+//! What a fault means depends on how far the request had got, so the two are told apart: a [`FaultPoint`] is the point, and the verb is
 //! the way.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use http::Method;
 /// The point of an exchange at which something breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Phase {
+pub enum FaultPoint {
     /// The connection is there and nothing was read. On a connection that is already in use: as the next request begins.
     OnAccept,
     /// So many bytes of the request were read (HTTP/1.1: its head included, and four at least; HTTP/2: of its body, in whole frames).
@@ -43,7 +43,7 @@ pub enum StreamError {
 /// *Executing* is the thing that must not happen twice: the server does nothing but count it, once per idempotency key unless it
 /// [ignores keys](super::FaultServer::ignoring_keys).
 #[derive(Clone, Debug)]
-pub struct Act(pub(super) Kind);
+pub struct FaultStep(pub(super) Kind);
 
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
@@ -53,14 +53,14 @@ pub(super) enum Kind {
         answer: Answer,
         execute: bool,
     },
-    Break(Phase, How),
-    ResetStream(StreamError, Phase),
-    GoAway(Phase),
+    Break(FaultPoint, How),
+    ResetStream(StreamError, FaultPoint),
+    GoAway(FaultPoint),
 }
 
 impl Kind {
     /// Where it breaks off, if it does.
-    pub(super) fn phase(&self) -> Option<Phase> {
+    pub(super) fn phase(&self) -> Option<FaultPoint> {
         match self {
             Self::Own | Self::Answer { .. } => None,
             Self::Break(phase, _) | Self::ResetStream(_, phase) | Self::GoAway(phase) => Some(*phase),
@@ -72,7 +72,7 @@ impl Kind {
         match self {
             Self::Own => true,
             Self::Answer { execute, .. } => *execute,
-            _ => self.phase().is_some_and(Phase::has_executed),
+            _ => self.phase().is_some_and(FaultPoint::has_executed),
         }
     }
 }
@@ -85,7 +85,7 @@ pub(super) enum How {
     Garbage,
 }
 
-impl Act {
+impl FaultStep {
     /// Executes, and answers 200 with the number of the execution, `{"execution":1}`. For a key that was executed before it is the
     /// first number again, with `Idempotent-Replayed: true`.
     #[must_use]
@@ -107,57 +107,57 @@ impl Act {
 
     /// Closes the connection (FIN). Where bytes of the client lie unread, the operating system makes a reset of it.
     #[must_use]
-    pub fn close(phase: Phase) -> Self {
+    pub fn close(phase: FaultPoint) -> Self {
         Self(Kind::Break(phase, How::Close))
     }
 
     /// Resets the connection (RST). What was sent just before may be lost to the client.
     #[must_use]
-    pub fn reset(phase: Phase) -> Self {
+    pub fn reset(phase: FaultPoint) -> Self {
         Self(Kind::Break(phase, How::Reset))
     }
 
     /// Says nothing more, and keeps the connection until the client gives up. Before the request is whole it also reads nothing more,
     /// and cannot see the client go: then the connection is kept until the server is dropped.
     #[must_use]
-    pub fn stall(phase: Phase) -> Self {
+    pub fn stall(phase: FaultPoint) -> Self {
         Self(Kind::Break(phase, How::Stall))
     }
 
     /// Executes, sends bytes that are not HTTP, and closes.
     #[must_use]
     pub fn garbage() -> Self {
-        Self(Kind::Break(Phase::AfterExecuting, How::Garbage))
+        Self(Kind::Break(FaultPoint::AfterExecuting, How::Garbage))
     }
 
-    /// HTTP/2: resets the stream with `error`, at [`BeforeExecuting`](Phase::BeforeExecuting), at
-    /// [`AfterExecuting`](Phase::AfterExecuting), or at [`MidBody`](Phase::MidBody); other phases are taken as the nearest of these.
+    /// HTTP/2: resets the stream with `error`, at [`BeforeExecuting`](FaultPoint::BeforeExecuting), at
+    /// [`AfterExecuting`](FaultPoint::AfterExecuting), or at [`MidBody`](FaultPoint::MidBody); other phases are taken as the nearest of these.
     /// The connection lives on. Over HTTP/1.1 it is answered 501, and the answer says why.
     #[must_use]
-    pub fn reset_stream(error: StreamError, phase: Phase) -> Self {
+    pub fn reset_stream(error: StreamError, phase: FaultPoint) -> Self {
         Self(Kind::ResetStream(error, phase))
     }
 
     /// HTTP/2: `REFUSED_STREAM`, nothing executed.
     #[must_use]
     pub fn refuse_stream() -> Self {
-        Self::reset_stream(StreamError::Refused, Phase::BeforeExecuting)
+        Self::reset_stream(StreamError::Refused, FaultPoint::BeforeExecuting)
     }
 
     /// HTTP/2: `GOAWAY`, and then the connection is closed. It names the last stream that may have been processed: before executing,
-    /// the one before this; from [`AfterExecuting`](Phase::AfterExecuting) on, this one; in either case a higher one, if that was
+    /// the one before this; from [`AfterExecuting`](FaultPoint::AfterExecuting) on, this one; in either case a higher one, if that was
     /// executed at the same time, because a server does not lie here. Over HTTP/1.1 it is answered 501, and the answer
     /// says why.
     #[must_use]
-    pub fn go_away(phase: Phase) -> Self {
+    pub fn go_away(phase: FaultPoint) -> Self {
         Self(Kind::GoAway(phase))
     }
 
     /// Where it breaks before the request is whole.
     pub(super) fn early(&self) -> Option<(Early, How)> {
         match self.0 {
-            Kind::Break(Phase::OnAccept, how) => Some((Early::OnAccept, how)),
-            Kind::Break(Phase::AfterBytes(bytes), how) => Some((Early::AfterBytes(bytes), how)),
+            Kind::Break(FaultPoint::OnAccept, how) => Some((Early::OnAccept, how)),
+            Kind::Break(FaultPoint::AfterBytes(bytes), how) => Some((Early::AfterBytes(bytes), how)),
             _ => None,
         }
     }
@@ -170,7 +170,7 @@ pub(super) enum Early {
     AfterBytes(usize),
 }
 
-impl Phase {
+impl FaultPoint {
     fn has_executed(self) -> bool {
         matches!(self, Self::AfterExecuting | Self::MidHead | Self::MidBody)
     }

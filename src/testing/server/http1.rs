@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::act::{Act, Answer, Early, How, Kind, Phase};
+use super::act::{Answer, Early, FaultPoint, FaultStep, How, Kind};
 use super::shared::{Execution, Shared};
 use super::wire::Wire;
 use crate::clock;
@@ -44,7 +44,7 @@ async fn perform(
     shared: &Shared,
     request: &Received,
     index: usize,
-    Act(kind): Act,
+    FaultStep(kind): FaultStep,
 ) -> io::Result<Option<How>> {
     if matches!(kind, Kind::ResetStream(..) | Kind::GoAway(_)) {
         let answer = Answer::new(501).body("FaultServer: this act is for HTTP/2, and this is HTTP/1.1");
@@ -65,12 +65,12 @@ async fn perform(
 }
 
 /// The part of the operation's own answer that is sent by the time of `phase`.
-fn part(execution: Execution, phase: Phase) -> Vec<u8> {
+fn part(execution: Execution, phase: FaultPoint) -> Vec<u8> {
     let answer = execution.answer();
     let mut text = head(&answer, None);
     match phase {
-        Phase::MidHead => text.truncate(text.len() / 2),
-        Phase::MidBody => text.extend_from_slice(&answer.body[..answer.body.len() / 2]),
+        FaultPoint::MidHead => text.truncate(text.len() / 2),
+        FaultPoint::MidBody => text.extend_from_slice(&answer.body[..answer.body.len() / 2]),
         _ => text.clear(),
     }
     text

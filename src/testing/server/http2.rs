@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::act::{Act, Answer, Early, How, Kind, Phase, StreamError};
+use super::act::{Answer, Early, FaultPoint, FaultStep, How, Kind, StreamError};
 use super::lock;
 use super::shared::{Execution, Shared};
 use super::wire::Wire;
@@ -102,7 +102,7 @@ impl Exchange {
         let Some(body) = read_body(&mut body, usize::MAX).await else { return };
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
         let request = Received { method: parts.method, target, headers: parts.headers, body };
-        let (index, Act(kind)) = self.shared.whole(turn, &request);
+        let (index, FaultStep(kind)) = self.shared.whole(turn, &request);
         let mut execution = None;
         if kind.executes() {
             execution = lock(&self.done).execute(self.stream(), || self.shared.execute(index));
@@ -115,7 +115,7 @@ impl Exchange {
     }
 
     async fn perform(&mut self, kind: Kind, execution: Option<Execution>, request: &Received) {
-        let half_of = execution.filter(|_| kind.phase() == Some(Phase::MidBody));
+        let half_of = execution.filter(|_| kind.phase() == Some(FaultPoint::MidBody));
         match kind {
             Kind::Own => {
                 if let Some(execution) = execution {
@@ -129,7 +129,7 @@ impl Exchange {
                 let bytes = match (phase, how) {
                     (_, How::Garbage) => b"I am not HTTP, and long enough for a frame header\r\n\r\n".to_vec(),
                     // Ten bytes of head are announced and one is sent.
-                    (Phase::MidHead, _) => [&frame(HEADERS, END_HEADERS, self.stream(), 10)[..], &[0x88]].concat(),
+                    (FaultPoint::MidHead, _) => [&frame(HEADERS, END_HEADERS, self.stream(), 10)[..], &[0x88]].concat(),
                     _ => Vec::new(),
                 };
                 self.end(how, bytes).await;

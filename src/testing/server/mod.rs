@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use act::{Act, Answer, Phase, StreamError};
+pub use act::{Answer, FaultPoint, FaultStep, StreamError};
 pub use report::{Report, Tally};
 
 use super::Received;
@@ -34,11 +34,11 @@ const BACKLOG: u32 = 1024;
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// use serde_json::{Value, json};
-/// use steadfast::testing::{Act, FaultServer, Phase, assert_attempts, assert_one_key, fast_retries};
+/// use steadfast::testing::{FaultStep, FaultServer, FaultPoint, assert_attempts, assert_one_key, fast_retries};
 /// use steadfast::{Client, KeyPolicy};
 ///
 /// // The answer is lost after the charge was made; then the server is overloaded; then all is well.
-/// let server = FaultServer::play([Act::reset(Phase::AfterExecuting), Act::answer(503), Act::ok()]).await;
+/// let server = FaultServer::play([FaultStep::reset(FaultPoint::AfterExecuting), FaultStep::answer(503), FaultStep::ok()]).await;
 ///
 /// let client = Client::builder().base_url(server.url("/v1")).keys(KeyPolicy::standard()).retry(fast_retries());
 /// let charge: Value = client.build().unwrap().post_json("/charges", &json!({ "amount": 7 })).await.unwrap();
@@ -53,7 +53,7 @@ const BACKLOG: u32 = 1024;
 /// # Turns
 ///
 /// Each request takes a turn when its first bytes arrive (HTTP/2: its head), and so does a connection that is broken off
-/// [on accept](Phase::OnAccept). Requests that arrive at the same time take turns in the order of arrival, whatever that is.
+/// [on accept](FaultPoint::OnAccept). Requests that arrive at the same time take turns in the order of arrival, whatever that is.
 ///
 /// # Its end
 ///
@@ -72,20 +72,20 @@ impl FaultServer {
     /// # Panics
     ///
     /// If there is no act, or loopback no free port.
-    pub async fn play(acts: impl IntoIterator<Item = Act>) -> Self {
-        let acts: Vec<Act> = acts.into_iter().collect();
+    pub async fn play(acts: impl IntoIterator<Item = FaultStep>) -> Self {
+        let acts: Vec<FaultStep> = acts.into_iter().collect();
         let Some(last) = acts.last().cloned() else { panic!("FaultServer: play needs an act") };
         Self::start(move |turn, _| acts.get(turn).unwrap_or(&last).clone()).await
     }
 
-    /// Draws an act for each turn: each of `faults` with its share (0 to 1), and [`Act::ok`] for the rest. The same `seed` draws the
+    /// Draws an act for each turn: each of `faults` with its share (0 to 1), and [`FaultStep::ok`] for the rest. The same `seed` draws the
     /// same acts.
     ///
     /// # Panics
     ///
     /// If a share is negative, or they add up to more than 1, or loopback has no free port.
-    pub async fn random(seed: u64, faults: impl IntoIterator<Item = (f64, Act)>) -> Self {
-        let faults: Vec<(f64, Act)> = faults.into_iter().collect();
+    pub async fn random(seed: u64, faults: impl IntoIterator<Item = (f64, FaultStep)>) -> Self {
+        let faults: Vec<(f64, FaultStep)> = faults.into_iter().collect();
         let sum: f64 = faults.iter().map(|(share, _)| share).sum();
         // Shares like 0.1 are not exact, and their sum may be off by a few last places.
         let are_shares = faults.iter().all(|(share, _)| *share >= 0.0) && sum <= 1.0 + 1e-9;
@@ -98,19 +98,19 @@ impl FaultServer {
                 }
                 unit -= share;
             }
-            Act::ok()
+            FaultStep::ok()
         })
         .await
     }
 
     /// Asks `script` what to do. It is given the number of the turn, from 0, and the request; `None` while there is none yet: on
-    /// accept and as the request begins, when only the acts at [`OnAccept`](Phase::OnAccept) and
-    /// [`AfterBytes`](Phase::AfterBytes) have an effect. It may be asked more than once in a turn.
+    /// accept and as the request begins, when only the acts at [`OnAccept`](FaultPoint::OnAccept) and
+    /// [`AfterBytes`](FaultPoint::AfterBytes) have an effect. It may be asked more than once in a turn.
     ///
     /// # Panics
     ///
     /// If loopback has no free port.
-    pub async fn start(script: impl Fn(usize, Option<&Received>) -> Act + Send + Sync + 'static) -> Self {
+    pub async fn start(script: impl Fn(usize, Option<&Received>) -> FaultStep + Send + Sync + 'static) -> Self {
         let shared = Arc::new(Shared::new(Box::new(script)));
         let (address, listener) = must(listen(SocketAddr::from(([127, 0, 0, 1], 0))));
         let task = tokio::spawn(accept(listener, shared.clone()));

@@ -5,12 +5,12 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::act::{Act, Answer, Early, How};
+use super::act::{Answer, Early, FaultStep, How};
 use super::lock;
 use super::wire::Meter;
 use crate::testing::Received;
 
-type Script = dyn Fn(usize, Option<&Received>) -> Act + Send + Sync;
+type Script = dyn Fn(usize, Option<&Received>) -> FaultStep + Send + Sync;
 
 /// What the connections of a server share.
 pub(super) struct Shared {
@@ -79,7 +79,7 @@ impl Shared {
     }
 
     /// A request is whole: its number among them, and what to do.
-    pub(super) fn whole(&self, turn: usize, request: &Received) -> (usize, Act) {
+    pub(super) fn whole(&self, turn: usize, request: &Received) -> (usize, FaultStep) {
         let act = (self.script)(turn, Some(request));
         let mut log = self.log();
         log.received.push(request.clone());

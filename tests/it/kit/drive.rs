@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, Class, Decision, Hint, Idempotency, RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{Drive, fast_retries};
+use steadfast::testing::{PolicyDriver, fast_retries};
 
 #[test]
 fn time_passes_by_attempts_and_waits() {
     let policy = RetryPolicy::new().max_attempts(10).backoff(Backoff::fixed(Duration::from_secs(2)));
     let policy = policy.deadline(Duration::from_secs(10));
     let budget = RetryBudget::unlimited();
-    let mut drive = Drive::start(&policy, &budget, Idempotency::Natural).attempts_take(Duration::from_secs(1));
+    let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Natural).attempts_take(Duration::from_secs(1));
     assert_eq!(drive.to_the_end(Class::Ambiguous), Decision::Stop(StopReason::DeadlineExceeded));
     // Attempts end at 1, 4, 7 and 10 seconds, and the deadline is the tenth.
     assert_eq!((drive.attempts(), drive.elapsed()), (4, Duration::from_secs(10)));
@@ -21,11 +21,11 @@ fn time_passes_by_attempts_and_waits() {
 fn what_the_server_and_the_request_say_counts() {
     let (policy, budget) = (RetryPolicy::new(), RetryBudget::unlimited());
     let asked = Hint::from(Some(Duration::from_secs(7)));
-    let mut drive = Drive::start(&policy, &budget, Idempotency::Absent).unit(0.0);
+    let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Absent).unit(0.0);
     assert_eq!(drive.outcome_with(Class::Throttled, &asked), Decision::Retry { after: Duration::from_secs(7) });
-    let mut drive = Drive::start(&policy, &budget, Idempotency::Keyed).key_trusted(false);
+    let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Keyed).key_trusted(false);
     assert_eq!(drive.outcome(Class::Ambiguous), Decision::Stop(StopReason::KeyNotTrusted));
-    let mut drive = Drive::start(&policy, &budget, Idempotency::Keyed).body_replayable(false);
+    let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Keyed).body_replayable(false);
     assert_eq!(drive.outcome(Class::Ambiguous), Decision::Stop(StopReason::BodyNotReplayable));
 }
 
@@ -33,7 +33,7 @@ fn what_the_server_and_the_request_say_counts() {
 fn fast_retries_wait_for_nothing() {
     let (policy, budget) = (fast_retries(), RetryBudget::unlimited());
     for class in [Class::Ambiguous, Class::NotProcessed, Class::Throttled] {
-        let mut drive = Drive::start(&policy, &budget, Idempotency::Natural);
+        let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Natural);
         drive.to_the_end(class);
         assert_eq!((drive.attempts(), drive.elapsed()), (3, Duration::ZERO), "{class:?}");
     }
@@ -43,7 +43,7 @@ fn fast_retries_wait_for_nothing() {
 #[should_panic(expected = "the operation has ended (stop: done)")]
 fn an_operation_that_has_ended_is_not_driven_on() {
     let (policy, budget) = (RetryPolicy::new(), RetryBudget::unlimited());
-    let mut drive = Drive::start(&policy, &budget, Idempotency::Natural);
+    let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Natural);
     drive.outcome(Class::Success);
     drive.outcome(Class::Success);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use serde_json::json;
 use steadfast::testing::idempotency::{Basis, Check, CheckError, Concurrent, Kept, Promise, Sample, check};
-use steadfast::testing::{Act, Answer, FaultServer, Phase};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep};
 
 fn charge() -> Sample {
     Sample::json(&json!({ "amount": 7, "note": "probe {unique}" }))
@@ -14,7 +14,7 @@ fn charge() -> Sample {
 
 #[tokio::test]
 async fn an_api_that_honours_keys_gets_its_policy() {
-    let server = FaultServer::play([Act::ok()]).await;
+    let server = FaultServer::play([FaultStep::ok()]).await;
     let steps = Mutex::new(0);
     let check = Check::new(&server.url("/charges?token=s3cret"), charge().bearer_auth("s3cret"));
     let report = check.on_step(|_| *steps.lock().unwrap() += 1).run().await.unwrap();
@@ -43,7 +43,7 @@ async fn an_api_that_honours_keys_gets_its_policy() {
 
 #[tokio::test]
 async fn an_api_that_ignores_keys_gets_none_and_is_asked_no_more() {
-    let server = FaultServer::play([Act::ok()]).await.ignoring_keys();
+    let server = FaultServer::play([FaultStep::ok()]).await.ignoring_keys();
     let report = check(&server.url("/"), charge()).await.unwrap();
     assert_eq!((report.kept(Promise::Honoured), report.policy().is_none()), (Kept::No, true), "{report}");
     assert_eq!((report.findings.len(), server.executions(), report.operations_at_most), (1, 3, 3), "{report}");
@@ -51,7 +51,7 @@ async fn an_api_that_ignores_keys_gets_none_and_is_asked_no_more() {
 
 #[tokio::test]
 async fn answers_that_tell_nothing_apart_prove_nothing() {
-    let server = FaultServer::play([Act::execute(Answer::new(200).body("{}"))]).await;
+    let server = FaultServer::play([FaultStep::execute(Answer::new(200).body("{}"))]).await;
     let report = check(&server.url("/"), charge()).await.unwrap();
     assert!(!report.answers_tell_operations_apart && report.policy().is_none());
     assert_eq!((report.kept(Promise::Honoured), report.kept(Promise::ConcurrentSafe)), (Kept::Unknown, Kept::Unknown));
@@ -60,8 +60,8 @@ async fn answers_that_tell_nothing_apart_prove_nothing() {
 #[tokio::test]
 async fn keys_travel_in_the_header_that_is_named() {
     let server = FaultServer::start(|_, request| match request.map(|request| request.header("paypal-request-id")) {
-        Some(None) => Act::answer(403),
-        _ => Act::ok(),
+        Some(None) => FaultStep::answer(403),
+        _ => FaultStep::ok(),
     })
     .await;
     let header = HeaderName::from_static("paypal-request-id");
@@ -76,13 +76,13 @@ async fn a_conflict_without_a_hint_is_told_by_its_word() {
     // request is refused.
     let seen: Mutex<Vec<String>> = Mutex::default();
     let server = FaultServer::start(move |_, request| {
-        let Some(key) = request.and_then(|request| request.key()) else { return Act::ok() };
+        let Some(key) = request.and_then(|request| request.key()) else { return FaultStep::ok() };
         let mut seen = seen.lock().unwrap();
         let is_second = seen.iter().filter(|other| *other == key).count() == 1;
         seen.push(key.to_owned());
         match is_second && seen.len() > 7 {
-            true => Act::answer(Answer::new(409).body(r#"{"error":{"code":"key_in_use"}}"#)),
-            false => Act::ok(),
+            true => FaultStep::answer(Answer::new(409).body(r#"{"error":{"code":"key_in_use"}}"#)),
+            false => FaultStep::ok(),
         }
     })
     .await;
@@ -95,8 +95,8 @@ async fn a_conflict_without_a_hint_is_told_by_its_word() {
 #[tokio::test]
 async fn a_payload_that_is_refused_under_any_key_proves_nothing() {
     let server = FaultServer::start(|_, request| match request {
-        Some(request) if request.body.starts_with(b"no") => Act::answer(422),
-        _ => Act::ok(),
+        Some(request) if request.body.starts_with(b"no") => FaultStep::answer(422),
+        _ => FaultStep::ok(),
     })
     .await;
     let report = check(&server.url("/"), Sample::text("text/plain", "yes").other_payload("no")).await.unwrap();
@@ -105,15 +105,15 @@ async fn a_payload_that_is_refused_under_any_key_proves_nothing() {
 
 #[tokio::test]
 async fn where_nothing_can_be_learnt_it_says_why() {
-    let refused = FaultServer::play([Act::answer(Answer::new(403).body("no such key"))]).await;
+    let refused = FaultServer::play([FaultStep::answer(Answer::new(403).body("no such key"))]).await;
     let error = check(&refused.url("/"), charge()).await.unwrap_err();
     assert!(matches!(&error, CheckError::Refused { status: 403, body } if body == "no such key"), "{error}");
-    let unique = FaultServer::play([Act::ok(), Act::answer(409)]).await;
+    let unique = FaultServer::play([FaultStep::ok(), FaultStep::answer(409)]).await;
     let error = check(&unique.url("/"), charge()).await.unwrap_err();
     assert!(error.to_string().ends_with("put {unique} where it must differ"), "{error}");
-    let dead = FaultServer::play([Act::close(Phase::AfterExecuting)]).await;
+    let dead = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     assert!(matches!(check(&dead.url("/"), charge()).await, Err(CheckError::Unreachable(_))));
-    let silent = FaultServer::play([Act::stall(Phase::AfterExecuting)]).await;
+    let silent = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting)]).await;
     let check = Check::new(&silent.url("/"), charge()).patience(Duration::from_millis(50));
     assert!(matches!(check.run().await, Err(CheckError::Unreachable(_))));
     assert!(matches!(Check::new("no url", charge()).run().await, Err(CheckError::Build(_))));

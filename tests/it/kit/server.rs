@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use steadfast::policy::{Class, RetryBudget, RetryPolicy};
 use steadfast::testing::{
-    Act, Answer, FaultServer, Phase, StreamError, assert_attempts, assert_one_key, fast_retries, keys,
+    Answer, FaultPoint, FaultServer, FaultStep, StreamError, assert_attempts, assert_one_key, fast_retries, keys,
 };
 use steadfast::{Client, ClientBuilder, KeyPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,7 +40,7 @@ fn impatient(protocol: Protocol) -> Client {
 }
 
 /// Plays one act; what the client is told (a class, and a status if there was one), whole requests, executions.
-async fn played(client: &Client, act: Act) -> (String, usize, usize) {
+async fn played(client: &Client, act: FaultStep) -> (String, usize, usize) {
     let server = FaultServer::play([act]).await;
     let told = match client.post_json::<Value>(server.url("/"), &json!({ "n": 1 })).await {
         Ok(value) => value.to_string(),
@@ -61,34 +61,34 @@ async fn every_act_breaks_at_its_point_over_both_protocols() {
     #[rustfmt::skip]
     let rows = [
         // act, what the client says over HTTP/1.1 and HTTP/2, whole requests, executions
-        (Act::ok(), r#"{"execution":1}"#, r#"{"execution":1}"#, 1, 1),
-        (Act::execute(201), r#"{"status":201}"#, r#"{"status":201}"#, 1, 1),
-        (Act::answer(503), "Ambiguous 503", "Ambiguous 503", 1, 0),
-        (Act::close(Phase::AfterBytes(5)), lost, lost, 0, 0),
-        (Act::reset(Phase::AfterBytes(5)), lost, lost, 0, 0),
-        (Act::stall(Phase::AfterBytes(5)), silent, silent, 0, 0),
-        (Act::close(Phase::BeforeExecuting), lost, lost, 1, 0),
-        (Act::reset(Phase::BeforeExecuting), lost, lost, 1, 0),
-        (Act::stall(Phase::BeforeExecuting), silent, silent, 1, 0),
-        (Act::close(Phase::AfterExecuting), lost, lost, 1, 1),
-        (Act::reset(Phase::AfterExecuting), lost, lost, 1, 1),
-        (Act::stall(Phase::AfterExecuting), silent, silent, 1, 1),
-        (Act::close(Phase::MidHead), lost, lost, 1, 1),
-        (Act::reset(Phase::MidHead), lost, lost, 1, 1),
-        (Act::stall(Phase::MidHead), silent, silent, 1, 1),
-        (Act::close(Phase::MidBody), cut, cut, 1, 1),
-        (Act::stall(Phase::MidBody), "Ambiguous 200 timeout", "Ambiguous 200 timeout", 1, 1),
-        (Act::garbage(), lost, lost, 1, 1),
-        (Act::execute(Answer::new(200).claiming_length(100)), cut, cut, 1, 1),
-        (Act::execute(Answer::new(200).interim(103)), r#"{"status":200}"#, r#"{"status":200}"#, 1, 1),
-        (Act::execute(Answer::new(200).drip(Duration::ZERO)), r#"{"status":200}"#, r#"{"status":200}"#, 1, 1),
-        (Act::execute(Answer::new(200).drip(Duration::from_secs(1))), silent, "Ambiguous 200 timeout", 1, 1),
-        (Act::execute(Answer::new(200).delay(Duration::from_secs(9))), silent, silent, 1, 1),
-        (Act::refuse_stream(), "Permanent 501", "NotProcessed -", 1, 0),
-        (Act::reset_stream(StreamError::Cancel, Phase::AfterExecuting), "Permanent 501", lost, 1, 1),
-        (Act::reset_stream(StreamError::Internal, Phase::MidBody), "Permanent 501", cut, 1, 1),
-        (Act::go_away(Phase::BeforeExecuting), "Permanent 501", "NotProcessed -", 1, 0),
-        (Act::go_away(Phase::AfterExecuting), "Permanent 501", lost, 1, 1),
+        (FaultStep::ok(), r#"{"execution":1}"#, r#"{"execution":1}"#, 1, 1),
+        (FaultStep::execute(201), r#"{"status":201}"#, r#"{"status":201}"#, 1, 1),
+        (FaultStep::answer(503), "Ambiguous 503", "Ambiguous 503", 1, 0),
+        (FaultStep::close(FaultPoint::AfterBytes(5)), lost, lost, 0, 0),
+        (FaultStep::reset(FaultPoint::AfterBytes(5)), lost, lost, 0, 0),
+        (FaultStep::stall(FaultPoint::AfterBytes(5)), silent, silent, 0, 0),
+        (FaultStep::close(FaultPoint::BeforeExecuting), lost, lost, 1, 0),
+        (FaultStep::reset(FaultPoint::BeforeExecuting), lost, lost, 1, 0),
+        (FaultStep::stall(FaultPoint::BeforeExecuting), silent, silent, 1, 0),
+        (FaultStep::close(FaultPoint::AfterExecuting), lost, lost, 1, 1),
+        (FaultStep::reset(FaultPoint::AfterExecuting), lost, lost, 1, 1),
+        (FaultStep::stall(FaultPoint::AfterExecuting), silent, silent, 1, 1),
+        (FaultStep::close(FaultPoint::MidHead), lost, lost, 1, 1),
+        (FaultStep::reset(FaultPoint::MidHead), lost, lost, 1, 1),
+        (FaultStep::stall(FaultPoint::MidHead), silent, silent, 1, 1),
+        (FaultStep::close(FaultPoint::MidBody), cut, cut, 1, 1),
+        (FaultStep::stall(FaultPoint::MidBody), "Ambiguous 200 timeout", "Ambiguous 200 timeout", 1, 1),
+        (FaultStep::garbage(), lost, lost, 1, 1),
+        (FaultStep::execute(Answer::new(200).claiming_length(100)), cut, cut, 1, 1),
+        (FaultStep::execute(Answer::new(200).interim(103)), r#"{"status":200}"#, r#"{"status":200}"#, 1, 1),
+        (FaultStep::execute(Answer::new(200).drip(Duration::ZERO)), r#"{"status":200}"#, r#"{"status":200}"#, 1, 1),
+        (FaultStep::execute(Answer::new(200).drip(Duration::from_secs(1))), silent, "Ambiguous 200 timeout", 1, 1),
+        (FaultStep::execute(Answer::new(200).delay(Duration::from_secs(9))), silent, silent, 1, 1),
+        (FaultStep::refuse_stream(), "Permanent 501", "NotProcessed -", 1, 0),
+        (FaultStep::reset_stream(StreamError::Cancel, FaultPoint::AfterExecuting), "Permanent 501", lost, 1, 1),
+        (FaultStep::reset_stream(StreamError::Internal, FaultPoint::MidBody), "Permanent 501", cut, 1, 1),
+        (FaultStep::go_away(FaultPoint::BeforeExecuting), "Permanent 501", "NotProcessed -", 1, 0),
+        (FaultStep::go_away(FaultPoint::AfterExecuting), "Permanent 501", lost, 1, 1),
     ];
     let (one, two) = (impatient(Protocol::Http1), impatient(Protocol::Http2));
     // At once: half of them wait for a timeout.
@@ -100,7 +100,7 @@ async fn every_act_breaks_at_its_point_over_both_protocols() {
     });
     join_all(checks).await;
     // Whether a first byte had left by then is a race.
-    for act in [Act::close(Phase::OnAccept), Act::reset(Phase::OnAccept)] {
+    for act in [FaultStep::close(FaultPoint::OnAccept), FaultStep::reset(FaultPoint::OnAccept)] {
         for client in [&one, &two] {
             let (told, received, executed) = played(client, act.clone()).await;
             assert!(["NotProcessed -", lost].contains(&told.as_str()), "{act:?}: {told}");
@@ -109,14 +109,14 @@ async fn every_act_breaks_at_its_point_over_both_protocols() {
     }
     // A reset may overtake the half of the body that went before it.
     for client in [&one, &two] {
-        let (told, received, executed) = played(client, Act::reset(Phase::MidBody)).await;
+        let (told, received, executed) = played(client, FaultStep::reset(FaultPoint::MidBody)).await;
         assert!([lost, cut].contains(&told.as_str()), "{told}");
         assert_eq!((received, executed), (1, 1));
     }
 }
 
 /// What a plain socket sees of an act: the bytes, and how the connection ended.
-async fn seen(act: Act, request: &str) -> (String, Option<io::ErrorKind>) {
+async fn seen(act: FaultStep, request: &str) -> (String, Option<io::ErrorKind>) {
     let server = FaultServer::play([act]).await;
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -129,29 +129,32 @@ async fn seen(act: Act, request: &str) -> (String, Option<io::ErrorKind>) {
 async fn a_close_is_a_fin_and_a_reset_is_a_rst_at_the_very_byte() {
     let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab";
     let reset = Some(io::ErrorKind::ConnectionReset);
-    for phase in
-        [Phase::BeforeExecuting, Phase::AfterExecuting, Phase::AfterBytes(request.len()), Phase::AfterBytes(9999)]
-    {
+    for phase in [
+        FaultPoint::BeforeExecuting,
+        FaultPoint::AfterExecuting,
+        FaultPoint::AfterBytes(request.len()),
+        FaultPoint::AfterBytes(9999),
+    ] {
         // A request that is shorter than the point is waited for, so the last one needs its end.
-        if phase == Phase::AfterBytes(9999) {
+        if phase == FaultPoint::AfterBytes(9999) {
             continue;
         }
-        assert_eq!(seen(Act::close(phase), request).await, (String::new(), None), "{phase:?}");
-        assert_eq!(seen(Act::reset(phase), request).await, (String::new(), reset), "{phase:?}");
+        assert_eq!(seen(FaultStep::close(phase), request).await, (String::new(), None), "{phase:?}");
+        assert_eq!(seen(FaultStep::reset(phase), request).await, (String::new(), reset), "{phase:?}");
     }
     let whole = "HTTP/1.1 200 OK\r\ncontent-length: 15\r\ncontent-type: application/json\r\n\r\n{\"execution\":1}";
     let head = whole.len() - 15;
-    assert_eq!(seen(Act::close(Phase::MidHead), request).await, (whole[..head / 2].to_owned(), None));
-    assert_eq!(seen(Act::close(Phase::MidBody), request).await, (whole[..head + 7].to_owned(), None));
-    assert_eq!(seen(Act::garbage(), request).await, ("I am not HTTP\r\n\r\n".to_owned(), None));
-    let (text, end) = seen(Act::execute(Answer::new(200).body("ab").claiming_length(1)), request).await;
+    assert_eq!(seen(FaultStep::close(FaultPoint::MidHead), request).await, (whole[..head / 2].to_owned(), None));
+    assert_eq!(seen(FaultStep::close(FaultPoint::MidBody), request).await, (whole[..head + 7].to_owned(), None));
+    assert_eq!(seen(FaultStep::garbage(), request).await, ("I am not HTTP\r\n\r\n".to_owned(), None));
+    let (text, end) = seen(FaultStep::execute(Answer::new(200).body("ab").claiming_length(1)), request).await;
     assert!(text.contains("content-length: 1\r\n") && text.ends_with("\r\n\r\nab") && end.is_none(), "{text}");
 }
 
 #[tokio::test]
 async fn no_more_of_a_request_is_read_than_it_is_told() {
     for bytes in [4, 10, 60, 5000] {
-        let server = FaultServer::play([Act::reset(Phase::AfterBytes(bytes))]).await;
+        let server = FaultServer::play([FaultStep::reset(FaultPoint::AfterBytes(bytes))]).await;
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
         let request = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\n{}", "x".repeat(9000));
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -162,8 +165,8 @@ async fn no_more_of_a_request_is_read_than_it_is_told() {
 
 #[tokio::test]
 async fn a_stalled_upload_is_read_no_further() {
-    for (phase, read) in [(Phase::OnAccept, 0), (Phase::AfterBytes(100), 100)] {
-        let server = FaultServer::play([Act::stall(phase)]).await;
+    for (phase, read) in [(FaultPoint::OnAccept, 0), (FaultPoint::AfterBytes(100), 100)] {
+        let server = FaultServer::play([FaultStep::stall(phase)]).await;
         // More than the buffers of a socket pair hold.
         let upload = impatient(Protocol::Http1).post(server.url("/")).body(vec![b'x'; 16 * 1024 * 1024]);
         assert!(upload.send().await.unwrap_err().is_timeout());
@@ -174,14 +177,15 @@ async fn a_stalled_upload_is_read_no_further() {
 #[tokio::test]
 async fn an_answer_without_a_body_has_none_over_either_protocol() {
     for protocol in BOTH {
-        let server = FaultServer::play([Act::execute(204), Act::execute(304), Act::execute(200)]).await;
+        let server =
+            FaultServer::play([FaultStep::execute(204), FaultStep::execute(304), FaultStep::execute(200)]).await;
         let client = client(&server, protocol).build().unwrap();
         for status in [204, 304, 200] {
             let response = client.head("/").send().await.unwrap();
             assert_eq!((response.status().as_u16(), response.bytes().await.unwrap().len()), (status, 0));
         }
         let headers = Answer::new(200).header("x-a", "1").header("x-a", "2").header("content-type", "text/plain");
-        let server = FaultServer::play([Act::answer(headers)]).await;
+        let server = FaultServer::play([FaultStep::answer(headers)]).await;
         let response = self::client(&server, protocol).build().unwrap().get("/").send().await.unwrap();
         let values = |name| response.headers().get_all(name).iter().cloned().collect::<Vec<_>>();
         assert_eq!(
@@ -194,7 +198,12 @@ async fn an_answer_without_a_body_has_none_over_either_protocol() {
 #[tokio::test]
 async fn acts_are_played_in_order_and_the_last_one_repeats() {
     for protocol in BOTH {
-        let acts = [Act::close(Phase::OnAccept), Act::answer(503), Act::reset(Phase::AfterExecuting), Act::ok()];
+        let acts = [
+            FaultStep::close(FaultPoint::OnAccept),
+            FaultStep::answer(503),
+            FaultStep::reset(FaultPoint::AfterExecuting),
+            FaultStep::ok(),
+        ];
         let server = FaultServer::play(acts).await;
         let client = client(&server, protocol).retry(fast_retries().max_attempts(5)).build().unwrap();
         let value: Value = client.post_json("/charges", &json!({})).await.unwrap();
@@ -209,7 +218,7 @@ async fn acts_are_played_in_order_and_the_last_one_repeats() {
 #[tokio::test]
 async fn a_key_is_executed_once_and_replayed_unless_keys_are_ignored() {
     for protocol in BOTH {
-        let server = FaultServer::play([Act::ok()]).await;
+        let server = FaultServer::play([FaultStep::ok()]).await;
         let client = client(&server, protocol).build().unwrap();
         let send = |key: &str| client.post("/").header("idempotency-key", key).body("x").send();
         let first = send("a").await.unwrap();
@@ -221,7 +230,7 @@ async fn a_key_is_executed_once_and_replayed_unless_keys_are_ignored() {
         assert_eq!(again.text().await.unwrap(), r#"{"execution":1}"#);
         assert_eq!(server.executions(), 2);
 
-        let server = FaultServer::play([Act::ok()]).await.ignoring_keys();
+        let server = FaultServer::play([FaultStep::ok()]).await.ignoring_keys();
         let client = self::client(&server, protocol).build().unwrap();
         for _ in 0..2 {
             client.post("/").header("idempotency-key", "a").body("x").send().await.unwrap();
@@ -232,7 +241,7 @@ async fn a_key_is_executed_once_and_replayed_unless_keys_are_ignored() {
 
 #[tokio::test]
 async fn the_report_counts_what_was_asked_and_what_was_done() {
-    let acts = [Act::ok(), Act::answer(503), Act::ok(), Act::ok(), Act::ok()];
+    let acts = [FaultStep::ok(), FaultStep::answer(503), FaultStep::ok(), FaultStep::ok(), FaultStep::ok()];
     let server = FaultServer::play(acts).await.ignoring_keys();
     let client = client(&server, Protocol::Http1).retry(RetryPolicy::never()).build().unwrap();
     let send = |key: &str, body: &str| client.post("/").header("idempotency-key", key).body(body.to_owned()).send();
@@ -257,7 +266,7 @@ async fn the_report_counts_what_was_asked_and_what_was_done() {
 #[tokio::test]
 async fn a_draw_is_the_same_for_the_same_seed_and_keeps_its_shares() {
     async fn statuses(seed: u64) -> Vec<u16> {
-        let server = FaultServer::random(seed, [(0.2, Act::answer(503)), (0.1, Act::answer(429))]).await;
+        let server = FaultServer::random(seed, [(0.2, FaultStep::answer(503)), (0.1, FaultStep::answer(429))]).await;
         let http = steadfast::reqwest::Client::new();
         let mut statuses = Vec::new();
         for _ in 0..1000 {
@@ -271,13 +280,13 @@ async fn a_draw_is_the_same_for_the_same_seed_and_keeps_its_shares() {
     let count = |status| first.iter().filter(|seen| **seen == status).count();
     assert!((160..240).contains(&count(503)) && (70..130).contains(&count(429)), "{} {}", count(503), count(429));
     assert_eq!(count(200) + count(503) + count(429), 1000);
-    let message = panic_of(FaultServer::random(1, [(0.7, Act::ok()), (0.4, Act::ok())])).await;
+    let message = panic_of(FaultServer::random(1, [(0.7, FaultStep::ok()), (0.4, FaultStep::ok())])).await;
     assert!(message.contains("add up to 1.1"), "{message}");
 }
 
 #[tokio::test]
 async fn refused_connections_reach_nobody_until_they_are_accepted_again() {
-    let server = FaultServer::play([Act::ok()]).await;
+    let server = FaultServer::play([FaultStep::ok()]).await;
     let client = client(&server, Protocol::Http1).build().unwrap();
     client.post("/").body("x").send().await.unwrap();
     server.refuse_connections().await;
@@ -292,7 +301,7 @@ async fn refused_connections_reach_nobody_until_they_are_accepted_again() {
 async fn nothing_stays_on_the_runtime_after_the_server() {
     let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = alive();
-    let server = FaultServer::play([Act::stall(Phase::AfterExecuting)]).await;
+    let server = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting)]).await;
     let address = server.address();
     let mut stalled = TcpStream::connect(address).await.unwrap();
     stalled.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -312,7 +321,7 @@ async fn nothing_stays_on_the_runtime_after_the_server() {
 
 #[tokio::test]
 async fn the_assertions_work_on_it_too() {
-    let server = FaultServer::play([Act::answer(204)]).await;
+    let server = FaultServer::play([FaultStep::answer(204)]).await;
     let client = client(&server, Protocol::Http2).budget(RetryBudget::unlimited()).build().unwrap();
     client.post("/a").body("x").send().await.unwrap();
     client.get("/b").send().await.unwrap();

@@ -4,7 +4,7 @@
 use http::Method;
 use serde_json::{Value, json};
 use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryPolicy, StopReason};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, Error, ErrorKind, EventKind, IdempotencyKey, KeyPolicy, ResponseExt};
 
 use super::{by_path, lines, redirect};
@@ -14,9 +14,9 @@ use crate::support::{doubting, trusting};
 /// behind a slash does.
 async fn moved(status: u16) -> FaultServer {
     by_path(move |request| match (request.method.as_str(), request.target.as_str()) {
-        (_, "/charges") => Act::execute(redirect(status, "/charges/")),
-        ("GET", _) => Act::answer(200),
-        _ => Act::execute(200),
+        (_, "/charges") => FaultStep::execute(redirect(status, "/charges/")),
+        ("GET", _) => FaultStep::answer(200),
+        _ => FaultStep::execute(200),
     })
     .await
 }
@@ -64,14 +64,16 @@ async fn no_licence_repeats_after_a_302() {
     client.post("/charges").idempotent(true).body("x").send().await.unwrap();
     client.post("/charges").idempotency_key(key).idempotent(true).body("x").send().await.unwrap();
     let says_go = Answer::new(302).header("location", "/charges/").header("x-should-retry", "true");
-    let eager = FaultServer::play([Act::execute(says_go)]).await;
+    let eager = FaultServer::play([FaultStep::execute(says_go)]).await;
     trusting(&eager).build().unwrap().put("/charges").body("x").send().await.unwrap();
     assert_eq!((server.executions(), eager.executions()), (3, 1), "one for each operation");
 }
 
 #[tokio::test]
 async fn a_302_after_a_lost_answer_ends_the_operation() {
-    let server = FaultServer::play([Act::close(Phase::AfterExecuting), Act::execute(redirect(302, "/done"))]).await;
+    let server =
+        FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(redirect(302, "/done"))])
+            .await;
     let client = trusting(&server).build().unwrap();
     let response = client.post("/charges").body("x").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.attempts().len(), server.executions()), (302, 2, 1));
@@ -82,8 +84,8 @@ async fn a_302_after_a_lost_answer_ends_the_operation() {
 #[tokio::test]
 async fn a_301_behind_a_307_is_named_from_where_it_came() {
     let server = by_path(|request| match request.target.as_str() {
-        "/a" => Act::answer(redirect(307, "/deep/b")),
-        _ => Act::execute(redirect(301, "c/?q=s3cret")),
+        "/a" => FaultStep::answer(redirect(307, "/deep/b")),
+        _ => FaultStep::execute(redirect(301, "c/?q=s3cret")),
     })
     .await;
     let client = trusting(&server).build().unwrap();
@@ -98,9 +100,9 @@ async fn a_301_behind_a_307_is_named_from_where_it_came() {
 #[tokio::test]
 async fn a_301_after_a_303_is_followed_as_a_get() {
     let server = by_path(|request| match request.target.as_str() {
-        "/charges" => Act::execute(redirect(303, "/result")),
-        "/result" => Act::answer(redirect(301, "/result/")),
-        _ => Act::answer(200),
+        "/charges" => FaultStep::execute(redirect(303, "/result")),
+        "/result" => FaultStep::answer(redirect(301, "/result/")),
+        _ => FaultStep::answer(200),
     })
     .await;
     let client = trusting(&server).build().unwrap();
@@ -133,8 +135,8 @@ async fn browsers_habit_is_followed_on_request_only() {
 #[tokio::test]
 async fn a_post_that_became_a_get_was_processed() {
     let server = by_path(|request| match request.method.as_str() {
-        "POST" => Act::execute(redirect(302, "/result")),
-        _ => Act::close(Phase::AfterExecuting),
+        "POST" => FaultStep::execute(redirect(302, "/result")),
+        _ => FaultStep::close(FaultPoint::AfterExecuting),
     })
     .await;
     let client = doubting(&server).keys(KeyPolicy::off()).redirect_post_as_get(true).build().unwrap();
@@ -145,9 +147,9 @@ async fn a_post_that_became_a_get_was_processed() {
 
 #[tokio::test]
 async fn a_307_that_is_not_followed_says_not_processed() {
-    let other = FaultServer::play([Act::answer(200)]).await;
+    let other = FaultServer::play([FaultStep::answer(200)]).await;
     for status in [307, 308] {
-        let server = FaultServer::play([Act::answer(redirect(status, other.url("/")))]).await;
+        let server = FaultServer::play([FaultStep::answer(redirect(status, other.url("/")))]).await;
         for client in [trusting(&server), trusting(&server).max_redirects(0)] {
             let client = client.build().unwrap();
             let error = client.post_json::<Value>("/charges", &json!({})).await.unwrap_err();
@@ -161,8 +163,8 @@ async fn a_307_that_is_not_followed_says_not_processed() {
 
 #[tokio::test]
 async fn a_307_hop_without_an_answer_is_judged_by_the_hop() {
-    for (hop, processed) in [(Act::close(Phase::AfterExecuting), true), (Act::answer(404), false)] {
-        let server = FaultServer::play([Act::answer(redirect(307, "/b")), hop]).await;
+    for (hop, processed) in [(FaultStep::close(FaultPoint::AfterExecuting), true), (FaultStep::answer(404), false)] {
+        let server = FaultServer::play([FaultStep::answer(redirect(307, "/b")), hop]).await;
         let client = trusting(&server).retry(RetryPolicy::never()).build().unwrap();
         let error = client.post_json::<Value>("/a", &json!({})).await.unwrap_err();
         assert_eq!((error.may_have_been_processed(), server.executions() > 0), (processed, processed), "{error}");
@@ -171,7 +173,8 @@ async fn a_307_hop_without_an_answer_is_judged_by_the_hop() {
 
 #[tokio::test]
 async fn a_circle_of_307s_was_not_processed() {
-    let server = by_path(|request| Act::answer(redirect(307, if request.target == "/a" { "/b" } else { "/a" }))).await;
+    let server =
+        by_path(|request| FaultStep::answer(redirect(307, if request.target == "/a" { "/b" } else { "/a" }))).await;
     let client = trusting(&server).build().unwrap();
     let error = client.post_json::<Value>("/a", &json!({})).await.unwrap_err();
     assert_eq!((error.kind(), server.executions()), (ErrorKind::Redirect, 0));
@@ -195,7 +198,7 @@ async fn redirects_without_an_address_are_handed_on() {
     for (status, location, processed) in answers {
         let answer = Answer::new(status);
         let answer = location.map_or(answer.clone(), |location| answer.header("location", location));
-        let server = FaultServer::play([Act::execute(answer)]).await;
+        let server = FaultServer::play([FaultStep::execute(answer)]).await;
         let client = trusting(&server).build().unwrap();
         let response = client.post("/charges").body("x").send().await.unwrap();
         let seen = (response.status().as_u16(), response.may_have_been_processed());
@@ -235,9 +238,9 @@ async fn a_hedged_put_that_has_moved_ends_there() {
     let server = FaultServer::start(move |turn, request| match request {
         Some(request) if request.target == "/charges" => {
             let answer = redirect(302, "/charges/");
-            Act::execute(if turn == 0 { answer.delay(late) } else { answer })
+            FaultStep::execute(if turn == 0 { answer.delay(late) } else { answer })
         }
-        _ => Act::execute(200),
+        _ => FaultStep::execute(200),
     })
     .await;
     let client = trusting(&server).build().unwrap();

@@ -9,7 +9,7 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 use steadfast::policy::BreakerPolicy;
-use steadfast::testing::{Act, Answer, FaultServer, Received, fast_retries};
+use steadfast::testing::{Answer, FaultServer, FaultStep, Received, fast_retries};
 use steadfast::{Client, ErrorKind, KeyPolicy, ResponseExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -45,14 +45,14 @@ fn with_credentials() -> [Client; 2] {
 #[tokio::test]
 async fn credentials_of_a_transport_stay_home() {
     let clients = with_credentials();
-    let abroad = FaultServer::play([Act::answer(200)]).await;
+    let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     for (method, statuses) in [
         (Method::GET, &[301, 302, 303, 307, 308][..]),
         (Method::HEAD, &[301, 302, 303, 307, 308]),
         (Method::POST, &[303]),
     ] {
         for &status in statuses {
-            let home = FaultServer::play([Act::execute(redirect(status, abroad.url("/file?q=s3cret")))]).await;
+            let home = FaultServer::play([FaultStep::execute(redirect(status, abroad.url("/file?q=s3cret")))]).await;
             for client in &clients {
                 let response = client.request(method.clone(), home.url("/")).send().await.unwrap();
                 assert_eq!(response.status().as_u16(), status, "{method} is handed on");
@@ -73,7 +73,7 @@ async fn credentials_of_a_transport_stay_home() {
 
 #[tokio::test]
 async fn a_transport_with_credentials_follows_at_home() {
-    let home = FaultServer::play([Act::answer(redirect(302, "/b")), Act::answer(200)]).await;
+    let home = FaultServer::play([FaultStep::answer(redirect(302, "/b")), FaultStep::answer(200)]).await;
     let [client, _] = with_credentials();
     client.get_json::<Value>(home.url("/a")).await.unwrap();
     assert_eq!(lines(&home), ["GET /a", "GET /b"]);
@@ -82,8 +82,8 @@ async fn a_transport_with_credentials_follows_at_home() {
 
 #[tokio::test]
 async fn a_fetch_says_why_and_which_line_allows_it() {
-    let abroad = FaultServer::play([Act::answer(200)]).await;
-    let home = FaultServer::play([Act::answer(redirect(302, abroad.url("/file")))]).await;
+    let abroad = FaultServer::play([FaultStep::answer(200)]).await;
+    let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/file")))]).await;
     let [client, _] = with_credentials();
     let error = client.get_json::<Value>(home.url("/")).await.unwrap_err();
     assert_eq!((error.kind(), abroad.connections()), (ErrorKind::Redirect, 0));
@@ -99,12 +99,12 @@ async fn a_fetch_says_why_and_which_line_allows_it() {
 #[tokio::test]
 async fn every_header_of_a_chain_is_accounted_for() {
     let home = by_path(|request| match request.target.as_str() {
-        "/back" => Act::answer(200),
-        _ => Act::answer(redirect(302, request.header("x-to").unwrap_or("/").to_owned())),
+        "/back" => FaultStep::answer(200),
+        _ => FaultStep::answer(redirect(302, request.header("x-to").unwrap_or("/").to_owned())),
     })
     .await;
     let back = home.url("/back");
-    let abroad = by_path(move |_| Act::answer(redirect(307, back.clone()))).await;
+    let abroad = by_path(move |_| FaultStep::answer(redirect(307, back.clone()))).await;
     let ours = || {
         trusting(&home)
             .bearer_auth("s3cret")
@@ -131,8 +131,8 @@ async fn every_header_of_a_chain_is_accounted_for() {
 /// first.
 #[tokio::test]
 async fn a_result_elsewhere_is_retried_without_marks() {
-    let abroad = FaultServer::play([Act::answer(503), Act::answer(200)]).await;
-    let home = FaultServer::play([Act::execute(redirect(303, abroad.url("/result")))]).await;
+    let abroad = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
+    let home = FaultServer::play([FaultStep::execute(redirect(303, abroad.url("/result")))]).await;
     let client = trusting(&home)
         .bearer_auth("s3cret")
         .attempt_header(HeaderName::from_static("x-attempt"))
@@ -145,8 +145,8 @@ async fn a_result_elsewhere_is_retried_without_marks() {
 /// The user's statement covers what the transport adds, and nothing that this client knows of.
 #[tokio::test]
 async fn an_allowed_hop_takes_the_transports_headers_alone() {
-    let abroad = FaultServer::play([Act::answer(200)]).await;
-    let home = FaultServer::play([Act::answer(redirect(302, abroad.url("/")))]).await;
+    let abroad = FaultServer::play([FaultStep::answer(200)]).await;
+    let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/")))]).await;
     let client = trusting(&home)
         .default_header("x-team", "s3cret")
         .http(|http| http.default_headers([(HeaderName::from_static("x-client"), SECRET)].into_iter().collect()))
@@ -158,9 +158,9 @@ async fn an_allowed_hop_takes_the_transports_headers_alone() {
 #[cfg(feature = "cookies")]
 #[tokio::test]
 async fn a_cookie_store_gives_nothing_to_another_port() {
-    let abroad = FaultServer::play([Act::answer(200)]).await;
+    let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     let sets = redirect(302, abroad.url("/")).header("set-cookie", "session=s3cret");
-    let home = FaultServer::play([Act::answer(sets)]).await;
+    let home = FaultServer::play([FaultStep::answer(sets)]).await;
     let client = trusting(&home).http(|http| http.cookie_store(true)).build().unwrap();
     for _ in 0..2 {
         assert_eq!(client.get("/").send().await.unwrap().status(), 302);
@@ -196,7 +196,7 @@ async fn over_tls(identity: &Identity, to: String) -> (SocketAddr, Arc<Mutex<Vec
 #[tokio::test]
 async fn https_never_leads_to_http() {
     let identity = Identity::new("localhost", |_| {});
-    let plain = FaultServer::play([Act::answer(200)]).await;
+    let plain = FaultServer::play([FaultStep::answer(200)]).await;
     let (address, log) = over_tls(&identity, plain.url("/")).await;
     let client = Client::builder()
         .http(|http| http.tls_certs_only([identity.authority()]))
@@ -218,8 +218,9 @@ async fn https_never_leads_to_http() {
 #[tokio::test]
 async fn a_given_client_that_left_counts_nothing_here() {
     let signed = || Answer::new(200).header("idempotency-status", "stored;scope=\"/\"");
-    let abroad = FaultServer::play([Act::execute(signed())]).await;
-    let home = FaultServer::play([Act::answer(redirect(307, abroad.url("/charges"))), Act::execute(503)]).await;
+    let abroad = FaultServer::play([FaultStep::execute(signed())]).await;
+    let home =
+        FaultServer::play([FaultStep::answer(redirect(307, abroad.url("/charges"))), FaultStep::execute(503)]).await;
     let client = doubting(&home).http_client(steadfast::reqwest::Client::new()).build().unwrap();
     // Without a body, which reqwest could not send again.
     assert_eq!(client.post("/charges").send().await.unwrap().status(), 200);
@@ -227,18 +228,18 @@ async fn a_given_client_that_left_counts_nothing_here() {
     assert_eq!((response.attempts().len(), home.executions()), (1, 1), "this origin has shown nothing");
 
     // Nor is the result of a POST, which is the answer to a GET.
-    let acts = [Act::execute(redirect(303, "/result")), Act::answer(signed()), Act::execute(503)];
+    let acts = [FaultStep::execute(redirect(303, "/result")), FaultStep::answer(signed()), FaultStep::execute(503)];
     let home = FaultServer::play(acts).await;
     let client = doubting(&home).http_client(steadfast::reqwest::Client::new()).build().unwrap();
     client.post("/charges").send().await.unwrap();
     client.post("/charges").send().await.unwrap();
     assert_eq!(lines(&home), ["POST /charges", "GET /result", "POST /charges"]);
 
-    let abroad = FaultServer::play([Act::answer(503)]).await;
+    let abroad = FaultServer::play([FaultStep::answer(503)]).await;
     let to = abroad.url("/file");
     let home = by_path(move |request| match request.target.as_str() {
-        "/file" => Act::answer(redirect(302, &to)),
-        _ => Act::execute(200),
+        "/file" => FaultStep::answer(redirect(302, &to)),
+        _ => FaultStep::execute(200),
     })
     .await;
     let breaker = BreakerPolicy::new().min_calls(2);

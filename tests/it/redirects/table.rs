@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use steadfast::testing::{Act, FaultServer};
+use steadfast::testing::{FaultServer, FaultStep};
 use steadfast::{Client, KeyPolicy, ResponseExt};
 
 use super::redirect;
@@ -72,9 +72,9 @@ fn received(server: &FaultServer) -> impl Iterator<Item = String> {
 
 async fn check(row: &Row, client: &Client, status: u16, method: &str) {
     let name = format!("{status} to {method}, leaves: {}, configured: {}", row.leaves, row.configured);
-    let other = FaultServer::play([Act::answer(404)]).await;
+    let other = FaultServer::play([FaultStep::answer(404)]).await;
     let to = if row.leaves { other.url("/new") } else { "/new".to_owned() };
-    let server = FaultServer::play([Act::execute(redirect(status, to)), Act::answer(404)]).await;
+    let server = FaultServer::play([FaultStep::execute(redirect(status, to)), FaultStep::answer(404)]).await;
     let request = client.request(method.parse().unwrap(), server.url("/old"));
     let has_effects = EFFECTS.contains(&method);
     let request = if has_effects { request.idempotency_key("order-1".parse().unwrap()).body("x") } else { request };

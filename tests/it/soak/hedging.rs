@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryBudget};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, KeyPolicy, ResponseExt};
 
 use super::{Outcome, check};
@@ -43,7 +43,7 @@ async fn run(seed: u64, hedge: Option<HedgePolicy>) -> Run {
     // Once per connection it is asked without a request, and must not roll then.
     let server = FaultServer::start(move |_, request| {
         let delay = request.map_or(Duration::ZERO, |_| latency(&mut dice.lock().unwrap()));
-        Act::answer(Answer::new(200).delay(delay))
+        FaultStep::answer(Answer::new(200).delay(delay))
     });
     let server = server.await;
     let client = Client::builder().base_url(server.url(""));
@@ -99,17 +99,17 @@ fn draw(turn: usize, salt: u64, below: u64) -> u64 {
 /// A server that honours keys, breaks a quarter of the requests, and answers the others after up to 8 ms.
 async fn breaking_and_late() -> FaultServer {
     FaultServer::start(|turn, _| match draw(turn, 5, 20) {
-        0 => Act::close(Phase::AfterExecuting),
-        1 => Act::reset(Phase::AfterExecuting),
-        2 => Act::close(Phase::MidBody),
-        3 => Act::answer(Answer::new(429).header("retry-after-ms", "5")),
-        4 => Act::execute(Answer::new(503).header("retry-after-ms", "5")),
-        _ => Act::execute(Answer::new(200).delay(Duration::from_millis(draw(turn, 6, 9)))),
+        0 => FaultStep::close(FaultPoint::AfterExecuting),
+        1 => FaultStep::reset(FaultPoint::AfterExecuting),
+        2 => FaultStep::close(FaultPoint::MidBody),
+        3 => FaultStep::answer(Answer::new(429).header("retry-after-ms", "5")),
+        4 => FaultStep::execute(Answer::new(503).header("retry-after-ms", "5")),
+        _ => FaultStep::execute(Answer::new(200).delay(Duration::from_millis(draw(turn, 6, 9)))),
     })
     .await
 }
 
-/// Every manner is on, and opens, cools and hedges all the time.
+/// Every mechanism is on, and opens, cools and hedges all the time.
 #[tokio::test]
 async fn nothing_is_doubled_by_hedges_over_a_breaking_wire() {
     let server = breaking_and_late().await;

@@ -213,9 +213,9 @@ async fn what_fails_before_a_connection_is_not_processed() {
 
 #[tokio::test]
 async fn an_idle_connection_that_the_server_closed_is_not_reused() {
-    use steadfast::testing::{Act, Answer, FaultServer};
+    use steadfast::testing::{Answer, FaultServer, FaultStep};
 
-    let server = FaultServer::play([Act::execute(Answer::new(200).header("connection", "close"))]).await;
+    let server = FaultServer::play([FaultStep::execute(Answer::new(200).header("connection", "close"))]).await;
     let client = client(None, Protocol::Http1).build().unwrap();
     for _ in 0..3 {
         assert_eq!(ask(&client, &server.url("/"), SMALL).await.0, Says::Done);

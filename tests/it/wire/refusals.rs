@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use steadfast::policy::{BreakerPolicy, BreakerState, Failure, RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{Act, FaultServer, fast_retries};
+use steadfast::testing::{FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, ClientBuilder, EventKind, KeyPolicy, ResponseExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -32,7 +32,7 @@ async fn a_server_that_refuses_all_sees_two_more_sends() {
         (RetryPolicy::never(), RetryBudget::standard(), 1, StopReason::AttemptsExhausted),
     ];
     for (policy, budget, sends, reason) in cases {
-        let server = FaultServer::play([Act::refuse_stream()]).await;
+        let server = FaultServer::play([FaultStep::refuse_stream()]).await;
         let client = http2().base_url(server.url("")).retry(policy).budget(budget).build().unwrap();
         let error = client.post("/charges").body("x").send().await.unwrap_err();
         assert_eq!((server.received().len(), server.executions()), (sends, 0), "{error:#}");
@@ -43,7 +43,13 @@ async fn a_server_that_refuses_all_sees_two_more_sends() {
 
 #[tokio::test]
 async fn free_repeats_are_in_the_journal_and_told() {
-    let server = FaultServer::play([Act::refuse_stream(), Act::refuse_stream(), Act::refuse_stream(), Act::ok()]).await;
+    let server = FaultServer::play([
+        FaultStep::refuse_stream(),
+        FaultStep::refuse_stream(),
+        FaultStep::refuse_stream(),
+        FaultStep::ok(),
+    ])
+    .await;
     let told = Arc::new(Mutex::new(Vec::new()));
     let shared = told.clone();
     let client = http2().base_url(server.url("")).retry(fast_retries()).on_event(move |event| {
@@ -62,7 +68,8 @@ async fn free_repeats_are_in_the_journal_and_told() {
 
 #[tokio::test]
 async fn free_repeats_leave_the_circuit_closed() {
-    let refused_twice_each = |turn, _: Option<&_>| if turn % 3 == 2 { Act::ok() } else { Act::refuse_stream() };
+    let refused_twice_each =
+        |turn, _: Option<&_>| if turn % 3 == 2 { FaultStep::ok() } else { FaultStep::refuse_stream() };
     let server = FaultServer::start(refused_twice_each).await;
     let breaker = BreakerPolicy::new().min_calls(4);
     let client = http2().base_url(server.url("")).breaker(breaker.clone()).build().unwrap();
@@ -71,7 +78,7 @@ async fn free_repeats_leave_the_circuit_closed() {
     }
     assert_eq!((client.breaker_state("/charges"), server.executions()), (Some(BreakerState::Closed), 20));
 
-    let server = FaultServer::play([Act::refuse_stream()]).await;
+    let server = FaultServer::play([FaultStep::refuse_stream()]).await;
     let client = http2().base_url(server.url("")).breaker(breaker).retry(fast_retries()).build().unwrap();
     for _ in 0..2 {
         client.post("/charges").body("x").send().await.unwrap_err();

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::process::Command;
 
 use steadfast::policy::{BreakerPolicy, BreakerState, Class, Failure, RetryBudget, StopReason};
-use steadfast::testing::{Act, FaultServer, fast_retries};
+use steadfast::testing::{FaultServer, FaultStep, fast_retries};
 use steadfast::{Attempt, Client, ErrorKind, KeyPolicy};
 
 const CHILD: &str = "STEADFAST_TEST_DESCRIPTORS";
@@ -17,7 +17,7 @@ async fn a_process_without_descriptors_drains_nothing() {
     if std::env::var_os(CHILD).is_none() {
         return in_a_child("wire::resources::a_process_without_descriptors_drains_nothing");
     }
-    let server = FaultServer::play([Act::ok()]).await;
+    let server = FaultServer::play([FaultStep::ok()]).await;
     // A budget of one retry, and a circuit that would open at the fourth failure.
     let client = Client::builder()
         .base_url(server.url(""))

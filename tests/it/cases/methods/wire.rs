@@ -1,7 +1,7 @@
 //! The rows that a single decision cannot show: what the server received.
 
 use std::sync::Arc;
-use steadfast::testing::{Act, Answer, FaultServer, Phase};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep};
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -11,7 +11,7 @@ use crate::support::trusting;
 /// `get-body_truncated`: no client-side stitching. The second request is the first one again.
 #[tokio::test]
 async fn a_cut_answer_is_asked_for_whole() {
-    let server = FaultServer::play([Act::close(Phase::MidBody), Act::answer(200)]).await;
+    let server = FaultServer::play([FaultStep::close(FaultPoint::MidBody), FaultStep::answer(200)]).await;
     let value: Value = trusting(&server).build().unwrap().get_json("/report").await.unwrap();
     assert_eq!(value["status"], 200);
     let received = server.received();
@@ -24,13 +24,13 @@ async fn a_cut_answer_is_asked_for_whole() {
 /// it may be an earlier attempt that still runs, if the answer says to come back.
 #[tokio::test]
 async fn a_conflict_is_waited_out_only_where_an_earlier_attempt_may_still_run() {
-    let conflict = || Act::answer(Answer::new(409).retry_after(0));
-    let done = || Act::execute(200);
+    let conflict = || FaultStep::answer(Answer::new(409).retry_after(0));
+    let done = || FaultStep::execute(200);
     for (key, acts, requests, status) in [
         (None, vec![conflict(), done()], 1, 409),
-        (None, vec![Act::close(Phase::AfterExecuting), conflict(), done()], 3, 200),
+        (None, vec![FaultStep::close(FaultPoint::AfterExecuting), conflict(), done()], 3, 200),
         (Some("order-1042"), vec![conflict(), done()], 2, 200),
-        (Some("order-1042"), vec![Act::answer(409), done()], 1, 409),
+        (Some("order-1042"), vec![FaultStep::answer(409), done()], 1, 409),
     ] {
         let name = format!("{key:?} {acts:?}");
         let server = FaultServer::play(acts).await;
@@ -57,9 +57,9 @@ async fn a_dropped_operation_sends_nothing_more() {
         let server = FaultServer::start(move |turn, request| match (turn, request) {
             (0, Some(_)) => {
                 told.notify_one();
-                Act::stall(Phase::AfterExecuting)
+                FaultStep::stall(FaultPoint::AfterExecuting)
             }
-            _ => Act::answer(200),
+            _ => FaultStep::answer(200),
         });
         let server = server.await;
         let client = trusting(&server).build().unwrap();

@@ -6,7 +6,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 use steadfast::policy::RetryPolicy;
-use steadfast::testing::{Act, FaultServer, fast_retries};
+use steadfast::testing::{FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, ErrorKind, IdempotencyKey, KeyPolicy};
 
 #[derive(Deserialize)]
@@ -41,7 +41,7 @@ impl Given {
 pub(super) async fn check(id: &str, given: &Given, expect: &str) {
     let attempts = given.attempts.unwrap_or(1) as usize;
     // All but the last answer are such that they are asked for again.
-    let acts = (1..=attempts).map(|number| Act::execute(if number < attempts { 503 } else { 200 }));
+    let acts = (1..=attempts).map(|number| FaultStep::execute(if number < attempts { 503 } else { 200 }));
     let server = FaultServer::play(acts).await;
     let client = Client::builder().base_url(server.url("")).keys(given.keys()).retry(given.policy()).build().unwrap();
     let send = async |key: Option<usize>| {

@@ -6,9 +6,9 @@ use std::ops::Range;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use steadfast::testing::lab::{Report, Slice};
+use steadfast::testing::simulation::{Report, Slice};
 
-use crate::experiments::{BUDGETS, CROWDS, Findings, JITTERS, MANNERS, Mean, SHARES};
+use crate::experiments::{BUDGETS, CROWDS, Findings, JITTERS, Mean, SHARES, STRATEGIES};
 
 type Drawn = Result<(), Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -28,7 +28,7 @@ const GREEN: Pen = Pen { colour: RGBColor(0, 158, 115), broken: false };
 
 /// The standard budget is green wherever it stands, and no budget red.
 const BUDGET_PENS: [Pen; 4] = [RED, ORANGE, BLUE, GREEN];
-const MANNER_PENS: [Pen; 4] = [RED, ORANGE, GREEN, BLUE];
+const STRATEGY_PENS: [Pen; 4] = [RED, ORANGE, GREEN, BLUE];
 const JITTER_PENS: [Pen; 3] = [RED, ORANGE, BLUE];
 const INK: RGBColor = RGBColor(40, 40, 40);
 const TROUBLE: RGBColor = RGBColor(238, 238, 238);
@@ -59,11 +59,11 @@ type Points = Vec<(f64, f64)>;
 
 pub(crate) fn all(findings: &Findings) -> Result<Vec<Plot>, Box<dyn Error>> {
     let budgets = legend(BUDGETS.iter().map(|budget| budget.name), &BUDGET_PENS);
-    let manners = legend(MANNERS.iter().map(|manner| manner.name), &MANNER_PENS);
+    let strategies = legend(STRATEGIES.iter().map(|strategy| strategy.name), &STRATEGY_PENS);
     let jitters = legend(JITTERS.iter().map(|(name, _)| *name), &JITTER_PENS);
     Ok(vec![
         plot("recovery", (1000, 640), &budgets, 2, &recovery(findings))?,
-        plot("share", (1000, 380), &manners, 2, &share(findings))?,
+        plot("share", (1000, 380), &strategies, 2, &share(findings))?,
         plot("contention", (1000, 380), &jitters, 2, &contention(findings))?,
         plot("herd", (1000, 320), &[], 3, &herd(findings))?,
     ])
@@ -120,7 +120,7 @@ fn share(findings: &Findings) -> Vec<Panel> {
         x: 0.0..100.0,
         y: 0.0..top,
         shaded: None,
-        lines: MANNER_PENS.into_iter().zip(findings.shares.iter().map(|reports| line(reports, value))).collect(),
+        lines: STRATEGY_PENS.into_iter().zip(findings.shares.iter().map(|reports| line(reports, value))).collect(),
     };
     vec![
         panel("the load", "requests for each operation", 4.5, |report| report.during().attempts_per_operation()),

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use steadfast::policy::RetryBudget;
-use steadfast::testing::lab::{Fleet, Lab, Report, Scenario, Server, Trouble};
+use steadfast::testing::simulation::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 use super::{assert_near, three_retries};
 
 /// Ten seconds of calm, 30 s of trouble, a minute of watching. The server can do 1.05 times what its 100 clients ask for.
 fn outage(trouble: Trouble, budget: RetryBudget) -> Report {
-    Lab::new(Scenario::new(trouble), Fleet::new(&three_retries()).budget(budget)).run()
+    Simulation::new(Scenario::new(trouble), Fleet::new(&three_retries()).budget(budget)).run()
 }
 
 /// What reqwest's own retry budget comes to at ten operations a second. reqwest 0.13.5 makes `TpsBudget::new(10 s, 10, 0.2)` of
@@ -41,7 +41,7 @@ fn the_budget_of_reqwest_lets_too_much_through() {
     assert_eq!(outage(Trouble::Frozen, as_reqwest_has_it()).time_to_recover(), None);
     let scenario = Scenario::new(Trouble::Hanging).watched_for(Duration::from_secs(15));
     let fleet = || Fleet::new(&three_retries()).budget(as_reqwest_has_it());
-    let stays_down = |seed: &u64| Lab::new(scenario, fleet()).seed(*seed).run().time_to_recover().is_none();
+    let stays_down = |seed: &u64| Simulation::new(scenario, fleet()).seed(*seed).run().time_to_recover().is_none();
     let down = (1..=5).filter(stays_down).count();
     assert!(down >= 3, "{down} of 5");
 }
@@ -78,8 +78,8 @@ fn a_share_of_retries_keeps_a_full_queue_full() {
 fn a_queue_that_is_shorter_than_the_clients_patience_does_no_harm() {
     let fleet = || Fleet::new(&three_retries()).budget(RetryBudget::unlimited());
     let frozen = Scenario::new(Trouble::Frozen);
-    let short = Lab::new(frozen, fleet()).server(Server::default().queue(Duration::from_millis(500))).run();
-    let patient = Lab::new(frozen, fleet().attempt_timeout(Duration::from_secs(10))).run();
+    let short = Simulation::new(frozen, fleet()).server(Server::default().queue(Duration::from_millis(500))).run();
+    let patient = Simulation::new(frozen, fleet().attempt_timeout(Duration::from_secs(10))).run();
     for report in [short, patient] {
         assert!(report.time_to_recover().is_some(), "{report}");
     }
@@ -89,8 +89,9 @@ fn a_queue_that_is_shorter_than_the_clients_patience_does_no_harm() {
 fn ten_percent_of_failures_are_hidden_from_the_caller() {
     for seed in 1..=3 {
         let minute = Scenario::new(Trouble::Failing(0.1)).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
-        let lab = Lab::new(minute.lasting(Duration::from_secs(60)), Fleet::new(&three_retries())).seed(seed);
-        let success = lab.server(Server::unlimited()).run().during().success();
+        let simulation =
+            Simulation::new(minute.lasting(Duration::from_secs(60)), Fleet::new(&three_retries())).seed(seed);
+        let success = simulation.server(Server::unlimited()).run().during().success();
         assert!(success >= 0.999, "seed {seed}: {success}");
     }
 }
@@ -101,7 +102,7 @@ fn ten_percent_of_failures_are_hidden_from_the_caller() {
 fn a_quiet_client_needs_a_smaller_budget() {
     let run = |trouble, rate, budget| {
         let fleet = Fleet::new(&three_retries()).rate(rate).budget(budget);
-        Lab::new(Scenario::new(trouble), fleet).server(Server::unlimited()).run().during().clone()
+        Simulation::new(Scenario::new(trouble), fleet).server(Server::unlimited()).run().during().clone()
     };
     let attempts = |rate, budget| run(Trouble::Refusing, rate, budget).attempts_per_operation();
     assert_near("10 operations/s", attempts(10.0, RetryBudget::standard()), 1.12, 0.01);

@@ -62,7 +62,7 @@ const LONGEST: Duration = Duration::from_hours(24);
 ///
 /// ```
 /// use std::time::Duration;
-/// use steadfast::testing::lab::{Scenario, Trouble};
+/// use steadfast::testing::simulation::{Scenario, Trouble};
 ///
 /// let scenario = Scenario::new(Trouble::Frozen).lasting(Duration::from_secs(5)).watched_for(Duration::from_secs(120));
 /// ```

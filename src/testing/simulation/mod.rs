@@ -1,23 +1,23 @@
-//! The laboratory: what a retry policy does to a server in trouble, before it does it to yours.
+//! Simulation: what a retry policy does to a server in trouble, before it does it to yours.
 //!
 //! Retry settings are chosen by guesswork, because their effect shows only in an outage. Here the outage is simulated, and what
 //! decides is the real thing: the [`Operation`](crate::policy::Operation), the schedule and the budget that the client runs on, and
-//! its [manners](crate::guide::manners): breaker, cooldown, deadlines, hedging.
+//! its [overload protection](crate::guide::overload): breaker, cooldown, deadlines, hedging.
 //! A run of a hundred clients and two minutes takes a second or so; the same seed gives the same numbers.
 //!
 //! ```
 //! use steadfast::policy::RetryPolicy;
-//! use steadfast::testing::lab;
+//! use steadfast::testing::simulation;
 //!
 //! let my_policy = RetryPolicy::new().max_attempts(4);
-//! let report = lab::outage(&my_policy);
+//! let report = simulation::outage(&my_policy);
 //! println!("{report}");
 //! assert!(report.during().attempts_per_operation() < 1.15);
 //! ```
 //!
 //! [`outage`], [`overload`], [`brownout`], [`herd`] and [`mixed`] stage the common troubles with the settings that their pages
-//! name; [`Lab`] takes any of your own. [`contention()`] is a crowd that wants to change one row, [`amplification`] a tower of
-//! services of which each retries. What they teach is in [the guide](crate::guide::laboratory).
+//! name; [`Simulation`] takes any of your own. [`contention()`] is a crowd that wants to change one row, [`amplification`] a tower of
+//! services of which each retries. What they teach is in [the guide](crate::guide::simulation).
 //!
 //! # The model
 //!
@@ -26,7 +26,7 @@
 //! * **Clients** start operations at random times (a Poisson process), whatever became of the earlier ones: load does not
 //!   wait for the server. Each has a retry budget of its own, as each process has. Each attempt is given up after the
 //!   attempt timeout or at the operation's deadline, as the client of this crate does it.
-//! * **The manners** are off until a [`Fleet`] asks for them, and are then asked in the client's order: cooldown, time left, breaker,
+//! * **Overload protection** is off until a [`Fleet`] asks for them, and is then asked in the client's order: cooldown, time left, breaker,
 //!   attempt or hedged race. Each client has its own breaker, cooldown, latencies and allowance of hedges, as each process has.
 //! * **The network** takes N(10, 2) ms each way and loses nothing.
 //! * **The server** serves one request at a time, in the order of arrival, in an exponentially distributed time whose mean is
@@ -75,41 +75,41 @@ use crate::policy::RetryPolicy;
 /// ```
 /// use std::time::Duration;
 /// use steadfast::policy::{RetryBudget, RetryPolicy};
-/// use steadfast::testing::lab::{Fleet, Lab, Scenario, Server, Trouble};
+/// use steadfast::testing::simulation::{Fleet, Simulation, Scenario, Server, Trouble};
 ///
 /// let policy = RetryPolicy::new().max_attempts(4);
 /// let fleet = Fleet::new(&policy).budget(RetryBudget::unlimited()).clients(20).rate(5.0);
 /// let scenario = Scenario::new(Trouble::Hanging).lasting(Duration::from_secs(10)).watched_for(Duration::from_secs(20));
-/// let report = Lab::new(scenario, fleet).server(Server::with_headroom(1.05)).seed(7).run();
+/// let report = Simulation::new(scenario, fleet).server(Server::with_headroom(1.05)).seed(7).run();
 ///
 /// assert_eq!(report.time_to_recover(), None, "the retries keep the server down after its repair");
 /// assert!(report.after().wasted_work() > 0.9);
 /// ```
 ///
-/// Manners are the fleet's, and the server has its part in some of them:
+/// OverloadSettings are the fleet's, and the server has its part in some of them:
 ///
 /// ```
 /// # use std::time::Duration;
 /// # use steadfast::policy::RetryPolicy;
-/// # use steadfast::testing::lab::{Fleet, Lab, Scenario, Server, Trouble};
+/// # use steadfast::testing::simulation::{Fleet, Simulation, Scenario, Server, Trouble};
 /// // A server that froze goes on with its queue. Told that nobody waits any more, it drops it.
 /// let frozen = Scenario::new(Trouble::Frozen).lasting(Duration::from_secs(10));
 /// let fleet = || Fleet::new(&RetryPolicy::new()).clients(30);
 /// let server = Server::default().heeds_deadlines(Duration::from_millis(30));
-/// let usual = Lab::new(frozen, fleet()).run();
-/// let told = Lab::new(frozen, fleet().tells_deadline()).server(server).run();
+/// let usual = Simulation::new(frozen, fleet()).run();
+/// let told = Simulation::new(frozen, fleet().tells_deadline()).server(server).run();
 /// assert!(usual.time_to_recover() > Some(Duration::from_secs(10)));
 /// assert!(told.time_to_recover() < Some(Duration::from_secs(1)));
 /// ```
 #[derive(Debug)]
-pub struct Lab {
+pub struct Simulation {
     scenario: Scenario,
     fleets: Vec<Fleet>,
     server: Server,
     seed: u64,
 }
 
-impl Lab {
+impl Simulation {
     /// An experiment with the default server and seed 1.
     #[must_use]
     pub fn new(scenario: Scenario, fleet: Fleet) -> Self {
@@ -146,17 +146,17 @@ impl Lab {
 }
 
 /// A server that hangs for 30 s and is restarted: [`Trouble::Hanging`], with every default of [`Scenario`], [`Fleet`] and
-/// [`Server`]. For another budget or load use [`Lab`].
+/// [`Server`]. For another budget or load use [`Simulation`].
 #[must_use]
 pub fn outage(policy: &RetryPolicy) -> Report {
-    Lab::new(Scenario::new(Trouble::Hanging), Fleet::new(policy)).run()
+    Simulation::new(Scenario::new(Trouble::Hanging), Fleet::new(policy)).run()
 }
 
 /// Twice the usual operations for 10 s, against a server with a deep queue: 3 s of work, while clients wait for 1 s.
 ///
 /// ```
-/// # use steadfast::{policy::RetryPolicy, testing::lab};
-/// let report = lab::overload(&RetryPolicy::new());
+/// # use steadfast::{policy::RetryPolicy, testing::simulation};
+/// let report = simulation::overload(&RetryPolicy::new());
 /// // The queue is full of what was given up: it takes a while until it is drained, but it is.
 /// assert!(report.time_to_recover().is_some());
 /// ```
@@ -164,37 +164,37 @@ pub fn outage(policy: &RetryPolicy) -> Report {
 pub fn overload(policy: &RetryPolicy) -> Report {
     let scenario =
         Scenario::new(Trouble::Surge(2.0)).lasting(Duration::from_secs(10)).watched_for(Duration::from_secs(90));
-    Lab::new(scenario, Fleet::new(policy)).run()
+    Simulation::new(scenario, Fleet::new(policy)).run()
 }
 
 /// A share of all requests fails, for 60 s. The server's capacity has no limit here, so that the share is what you say.
 ///
 /// ```
-/// # use steadfast::{policy::RetryPolicy, testing::lab};
-/// let report = lab::brownout(&RetryPolicy::new().max_attempts(4), 0.1);
+/// # use steadfast::{policy::RetryPolicy, testing::simulation};
+/// let report = simulation::brownout(&RetryPolicy::new().max_attempts(4), 0.1);
 /// assert!(report.during().success() > 0.999);
 /// ```
 #[must_use]
 pub fn brownout(policy: &RetryPolicy, share: f64) -> Report {
     let whole = Scenario::new(Trouble::Failing(share)).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
     let scenario = whole.lasting(Duration::from_secs(60));
-    Lab::new(scenario, Fleet::new(policy)).server(Server::unlimited()).run()
+    Simulation::new(scenario, Fleet::new(policy)).server(Server::unlimited()).run()
 }
 
 /// A thousand clients whose connections break together while a server of 1,000 requests per second is down for half a second:
 /// [`Report::peak`] is what it meets when it is back.
 ///
 /// ```
-/// # use steadfast::{policy::{Backoff, Jitter, RetryPolicy}, testing::lab};
-/// let jittered = lab::herd(&RetryPolicy::new().max_attempts(5));
-/// let in_step = lab::herd(&RetryPolicy::new().max_attempts(5).backoff(Backoff::default().jitter(Jitter::None)));
+/// # use steadfast::{policy::{Backoff, Jitter, RetryPolicy}, testing::simulation};
+/// let jittered = simulation::herd(&RetryPolicy::new().max_attempts(5));
+/// let in_step = simulation::herd(&RetryPolicy::new().max_attempts(5).backoff(Backoff::default().jitter(Jitter::None)));
 /// assert!(in_step.during().latency(0.95) > jittered.during().latency(0.95));
 /// ```
 #[must_use]
 pub fn herd(policy: &RetryPolicy) -> Report {
     let scenario =
         Scenario::new(Trouble::Refusing).lasting(Duration::from_millis(500)).watched_for(Duration::from_secs(30));
-    Lab::new(scenario, Fleet::new(policy).clients(1000).together()).server(Server::per_second(1000.0)).run()
+    Simulation::new(scenario, Fleet::new(policy).clients(1000).together()).server(Server::per_second(1000.0)).run()
 }
 
 /// The same load from few busy clients and from many quiet ones, while the server refuses connections for 30 s: one that
@@ -202,13 +202,13 @@ pub fn herd(policy: &RetryPolicy) -> Report {
 /// the last hardly.
 ///
 /// ```
-/// # use steadfast::{policy::RetryPolicy, testing::lab};
-/// let report = lab::mixed(&RetryPolicy::new());
+/// # use steadfast::{policy::RetryPolicy, testing::simulation};
+/// let report = simulation::mixed(&RetryPolicy::new());
 /// let attempts = |fleet| report.fleet(fleet).map(|[_, during, _]| during.attempts_per_operation());
 /// assert!(attempts(0) < Some(1.02) && attempts(1) < Some(1.15) && attempts(2) > Some(2.0));
 /// ```
 #[must_use]
 pub fn mixed(policy: &RetryPolicy) -> Report {
     let fleet = |clients, rate| Fleet::new(policy).clients(clients).rate(rate);
-    Lab::new(Scenario::new(Trouble::Refusing), fleet(1, 300.0)).and(fleet(30, 10.0)).and(fleet(300, 1.0)).run()
+    Simulation::new(Scenario::new(Trouble::Refusing), fleet(1, 300.0)).and(fleet(30, 10.0)).and(fleet(300, 1.0)).run()
 }

@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, Jitter, RetryBudget, RetryPolicy};
-use steadfast::testing::lab::{self, Contention, Fleet, Lab, Report, Scenario, Server, Trouble};
+use steadfast::testing::simulation::{self, Contention, Fleet, Report, Scenario, Server, Simulation, Trouble};
 
-use crate::mechanisms::Manners;
+use crate::mechanisms::Mechanisms;
 
 pub(crate) const JITTERS: [(&str, Jitter); 3] =
     [("no jitter", Jitter::None), ("equal jitter", Jitter::Equal), ("full jitter", Jitter::Full)];
@@ -45,17 +45,17 @@ fn as_reqwest_has_it() -> RetryBudget {
 }
 
 /// One way to retry, for the plot of load against failure share.
-pub(crate) struct Manner {
+pub(crate) struct Strategy {
     pub(crate) name: &'static str,
     jitter: Jitter,
     budget: fn() -> RetryBudget,
 }
 
-pub(crate) const MANNERS: [Manner; 4] = [
-    Manner { name: "naive: no jitter, no budget", jitter: Jitter::None, budget: RetryBudget::unlimited },
-    Manner { name: "full jitter, no budget", jitter: Jitter::Full, budget: RetryBudget::unlimited },
-    Manner { name: "full jitter, standard()", jitter: Jitter::Full, budget: RetryBudget::standard },
-    Manner {
+pub(crate) const STRATEGIES: [Strategy; 4] = [
+    Strategy { name: "naive: no jitter, no budget", jitter: Jitter::None, budget: RetryBudget::unlimited },
+    Strategy { name: "full jitter, no budget", jitter: Jitter::Full, budget: RetryBudget::unlimited },
+    Strategy { name: "full jitter, standard()", jitter: Jitter::Full, budget: RetryBudget::standard },
+    Strategy {
         name: "full jitter, 10 % bucket of 5",
         jitter: Jitter::Full,
         budget: || RetryBudget::ratio(0.1).capacity(5).initial(5),
@@ -66,7 +66,7 @@ pub(crate) const MANNERS: [Manner; 4] = [
 pub(crate) struct Findings {
     /// A row for each of [`OUTAGES`], in it one report for each of [`BUDGETS`].
     pub(crate) outages: [Vec<Report>; 3],
-    /// A row for each of [`MANNERS`], in it one report for each of [`SHARES`].
+    /// A row for each of [`STRATEGIES`], in it one report for each of [`SHARES`].
     pub(crate) shares: Vec<Vec<Report>>,
     /// A row for each of [`JITTERS`], in it the means for each of [`CROWDS`].
     pub(crate) contention: Vec<Vec<Mean>>,
@@ -77,7 +77,7 @@ pub(crate) struct Findings {
     pub(crate) overloads: Vec<Report>,
     /// Calls at the bottom of 1, 2 and 3 layers: without a budget, with the standard one.
     pub(crate) layers: Vec<(u32, f64, f64)>,
-    pub(crate) manners: Manners,
+    pub(crate) mechanisms: Mechanisms,
 }
 
 pub(crate) struct Mean {
@@ -91,22 +91,22 @@ fn policy() -> RetryPolicy {
 }
 
 pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
-    let mut labs = Vec::new();
-    labs.extend(OUTAGES.iter().flat_map(|trouble| BUDGETS.iter().map(|budget| outage(*trouble, budget))));
-    labs.extend(MANNERS.iter().flat_map(|manner| SHARES.iter().map(|share| brownout(manner, *share))));
-    labs.extend(BUDGETS.iter().map(overload));
-    labs.extend(JITTERS.map(|(_, jitter)| herd(jitter)));
-    labs.extend(Manners::labs());
-    let labs: Vec<Lab> = labs.into_iter().map(|lab| lab.seed(seed)).collect();
+    let mut simulations = Vec::new();
+    simulations.extend(OUTAGES.iter().flat_map(|trouble| BUDGETS.iter().map(|budget| outage(*trouble, budget))));
+    simulations.extend(STRATEGIES.iter().flat_map(|strategy| SHARES.iter().map(|share| brownout(strategy, *share))));
+    simulations.extend(BUDGETS.iter().map(overload));
+    simulations.extend(JITTERS.map(|(_, jitter)| herd(jitter)));
+    simulations.extend(Mechanisms::simulations());
+    let simulations: Vec<Simulation> = simulations.into_iter().map(|simulation| simulation.seed(seed)).collect();
 
-    let mut reports = in_parallel(&labs, Lab::run, progress).into_iter();
+    let mut reports = in_parallel(&simulations, Simulation::run, progress).into_iter();
     let mut row = |columns: usize| -> Vec<Report> { reports.by_ref().take(columns).collect() };
     let outages = OUTAGES.map(|_| row(BUDGETS.len()));
-    let shares = MANNERS.iter().map(|_| row(SHARES.len())).collect();
+    let shares = STRATEGIES.iter().map(|_| row(SHARES.len())).collect();
     let (overloads, herds) = (row(BUDGETS.len()), row(JITTERS.len()));
-    let manners = Manners::of(row);
+    let mechanisms = Mechanisms::of(row);
     let layers = [1, 2, 3].map(|layers| {
-        let calls = |budget| lab::amplification(&policy(), &budget, layers);
+        let calls = |budget| simulation::amplification(&policy(), &budget, layers);
         (layers, calls(RetryBudget::unlimited()), calls(RetryBudget::standard()))
     });
     Findings {
@@ -114,46 +114,46 @@ pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
         shares,
         contention: JITTERS.iter().map(|(_, jitter)| contention(*jitter, seed)).collect(),
         herds,
-        mixed: lab::mixed(&policy()),
+        mixed: simulation::mixed(&policy()),
         overloads,
         layers: layers.to_vec(),
-        manners,
+        mechanisms,
     }
 }
 
-fn outage(trouble: Trouble, budget: &Budget) -> Lab {
-    Lab::new(Scenario::new(trouble), Fleet::new(&policy()).budget((budget.make)()))
+fn outage(trouble: Trouble, budget: &Budget) -> Simulation {
+    Simulation::new(Scenario::new(trouble), Fleet::new(&policy()).budget((budget.make)()))
 }
 
-/// [`lab::overload`], with other budgets.
-fn overload(budget: &Budget) -> Lab {
+/// [`simulation::overload`], with other budgets.
+fn overload(budget: &Budget) -> Simulation {
     let scenario =
         Scenario::new(Trouble::Surge(2.0)).lasting(Duration::from_secs(10)).watched_for(Duration::from_secs(60));
-    Lab::new(scenario, Fleet::new(&policy()).budget((budget.make)()))
+    Simulation::new(scenario, Fleet::new(&policy()).budget((budget.make)()))
 }
 
 /// A minute, against a server that no load can hurt: only the share counts.
-fn brownout(manner: &Manner, percent: u32) -> Lab {
+fn brownout(strategy: &Strategy, percent: u32) -> Simulation {
     let trouble = Trouble::Failing(f64::from(percent) / 100.0);
     let minute = Scenario::new(trouble).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
-    let policy = policy().backoff(Backoff::default().jitter(manner.jitter));
-    let fleet = Fleet::new(&policy).budget((manner.budget)()).clients(30);
-    Lab::new(minute.lasting(Duration::from_secs(60)), fleet).server(Server::unlimited())
+    let policy = policy().backoff(Backoff::default().jitter(strategy.jitter));
+    let fleet = Fleet::new(&policy).budget((strategy.budget)()).clients(30);
+    Simulation::new(minute.lasting(Duration::from_secs(60)), fleet).server(Server::unlimited())
 }
 
-/// [`lab::herd`], with a second of calm before it.
-fn herd(jitter: Jitter) -> Lab {
+/// [`simulation::herd`], with a second of calm before it.
+fn herd(jitter: Jitter) -> Simulation {
     let policy = RetryPolicy::new().max_attempts(8).backoff(Backoff::default().jitter(jitter));
     let scenario = Scenario::new(Trouble::Refusing).after_calm_of(Duration::from_secs(1));
     let scenario = scenario.lasting(Duration::from_millis(500)).watched_for(Duration::from_secs(8));
-    Lab::new(scenario, Fleet::new(&policy).clients(1000).together()).server(Server::per_second(1000.0))
+    Simulation::new(scenario, Fleet::new(&policy).clients(1000).together()).server(Server::per_second(1000.0))
 }
 
 fn contention(jitter: Jitter, seed: u64) -> Vec<Mean> {
     let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_secs(2)).jitter(jitter);
     let policy = RetryPolicy::new().max_attempts(u32::MAX).deadline(None).backoff(backoff);
     let crowd = |clients: u32| {
-        let runs = (0..CONTENTION_RUNS).map(|run| lab::contention(&policy, clients, seed.wrapping_add(run)));
+        let runs = (0..CONTENTION_RUNS).map(|run| simulation::contention(&policy, clients, seed.wrapping_add(run)));
         mean(&runs.collect::<Vec<_>>())
     };
     CROWDS.map(crowd).into()

@@ -13,7 +13,7 @@ use crate::policy::{Class, Hint};
 ///
 /// ```
 /// use std::time::Duration;
-/// use steadfast::testing::lab::Server;
+/// use steadfast::testing::simulation::Server;
 ///
 /// // 5 % more than the clients' operations need, and up to 3 s of work may wait: the default.
 /// let server = Server::with_headroom(1.05).queue(Duration::from_secs(3));

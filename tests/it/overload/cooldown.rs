@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use steadfast::policy::{RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{Act, Answer, FaultServer, Phase};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep};
 use steadfast::{Client, ClientBuilder, ErrorKind, EventKind, KeyPolicy, ResponseExt};
 use tokio::task::JoinSet;
 
@@ -36,8 +36,14 @@ async fn one_refusal_holds_everybody_back_and_one_goes_first() {
     for status in [429, 503] {
         let refused = Answer::new(status).header("retry-after-ms", "200");
         let slow = Answer::new(200).delay(Duration::from_millis(50));
-        let server =
-            Arc::new(FaultServer::play([Act::answer(refused), Act::answer(slow), Act::answer(Answer::new(200))]).await);
+        let server = Arc::new(
+            FaultServer::play([
+                FaultStep::answer(refused),
+                FaultStep::answer(slow),
+                FaultStep::answer(Answer::new(200)),
+            ])
+            .await,
+        );
         let (ended, at_probe) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let (seen, counted) = (server.clone(), at_probe.clone());
         let client = once(&server).cooldown().on_event(move |event| {
@@ -60,7 +66,7 @@ async fn one_refusal_holds_everybody_back_and_one_goes_first() {
 
 #[tokio::test]
 async fn without_it_each_finds_out_for_itself() {
-    let server = FaultServer::play([Act::answer(refused(60_000))]).await;
+    let server = FaultServer::play([FaultStep::answer(refused(60_000))]).await;
     let client = once(&server).build().unwrap();
     assert_eq!(start(&client, 10).join_all().await, [429; 10]);
     assert_eq!(server.received().len(), 10);
@@ -68,7 +74,7 @@ async fn without_it_each_finds_out_for_itself() {
 
 #[tokio::test]
 async fn a_deadline_that_is_nearer_ends_it_at_once() {
-    let server = FaultServer::play([Act::answer(Answer::new(503).header("retry-after", "7"))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(503).header("retry-after", "7"))]).await;
     let client = once(&server).cooldown().timeout(Duration::from_secs(2)).build().unwrap();
     client.get("/").send().await.unwrap();
     let error = client.post("/charges").body("x").send().await.unwrap_err();
@@ -82,7 +88,7 @@ async fn a_deadline_that_is_nearer_ends_it_at_once() {
 /// Who waits for nothing comes back with everybody else at a server that has just recovered.
 #[tokio::test]
 async fn a_wait_is_paid_from_the_budget_and_without_it_the_operation_ends_at_once() {
-    let server = FaultServer::play([Act::answer(refused(300)), Act::answer(Answer::new(200))]).await;
+    let server = FaultServer::play([FaultStep::answer(refused(300)), FaultStep::answer(Answer::new(200))]).await;
     // Two waits of five tokens.
     let budget = RetryBudget::standard().capacity(12);
     let client = once(&server).cooldown().budget(budget).build().unwrap();
@@ -109,8 +115,8 @@ async fn a_wait_is_paid_from_the_budget_and_without_it_the_operation_ends_at_onc
 #[tokio::test]
 async fn never_longer_than_the_hint_cap_and_not_without_a_hint() {
     let server = FaultServer::play([
-        Act::answer(Answer::new(503)),
-        Act::answer(Answer::new(429).header("retry-after", "86400")),
+        FaultStep::answer(Answer::new(503)),
+        FaultStep::answer(Answer::new(429).header("retry-after", "86400")),
     ])
     .await;
     let client = once(&server).cooldown().build().unwrap();
@@ -124,8 +130,12 @@ async fn never_longer_than_the_hint_cap_and_not_without_a_hint() {
 
 #[tokio::test]
 async fn a_probe_that_is_refused_begins_it_anew() {
-    let server =
-        FaultServer::play([Act::answer(refused(50)), Act::answer(refused(300)), Act::answer(Answer::new(200))]).await;
+    let server = FaultServer::play([
+        FaultStep::answer(refused(50)),
+        FaultStep::answer(refused(300)),
+        FaultStep::answer(Answer::new(200)),
+    ])
+    .await;
     let client = once(&server).cooldown().build().unwrap();
     let begun = clock::now();
     client.get("/").send().await.unwrap();
@@ -139,9 +149,12 @@ async fn a_probe_that_is_refused_begins_it_anew() {
 
 #[tokio::test]
 async fn a_probe_that_is_dropped_leaves_its_place_to_another() {
-    let server =
-        FaultServer::play([Act::answer(refused(20)), Act::stall(Phase::AfterExecuting), Act::answer(Answer::new(200))])
-            .await;
+    let server = FaultServer::play([
+        FaultStep::answer(refused(20)),
+        FaultStep::stall(FaultPoint::AfterExecuting),
+        FaultStep::answer(Answer::new(200)),
+    ])
+    .await;
     let client = once(&server).cooldown().build().unwrap();
     client.get("/").send().await.unwrap();
     let probe = start(&client, 1);
@@ -155,7 +168,8 @@ async fn a_probe_that_is_dropped_leaves_its_place_to_another() {
 
 #[tokio::test]
 async fn a_deadline_while_the_probe_is_out_is_a_timeout() {
-    let server = FaultServer::play([Act::answer(refused(20)), Act::stall(Phase::AfterExecuting)]).await;
+    let server =
+        FaultServer::play([FaultStep::answer(refused(20)), FaultStep::stall(FaultPoint::AfterExecuting)]).await;
     let client = once(&server).cooldown().build().unwrap();
     client.get("/").send().await.unwrap();
     let probe = start(&client, 1);
@@ -171,7 +185,7 @@ async fn a_deadline_while_the_probe_is_out_is_a_timeout() {
 
 #[tokio::test]
 async fn a_retry_of_the_operation_that_was_refused_waits_like_the_others() {
-    let server = FaultServer::play([Act::answer(refused(100)), Act::answer(Answer::new(200))]).await;
+    let server = FaultServer::play([FaultStep::answer(refused(100)), FaultStep::answer(Answer::new(200))]).await;
     let client = doubting(&server).cooldown().build().unwrap();
     let response = client.get("/").send().await.unwrap();
     assert_eq!((response.attempts().len(), server.received().len()), (2, 2));
@@ -181,8 +195,8 @@ async fn a_retry_of_the_operation_that_was_refused_waits_like_the_others() {
 #[tokio::test]
 async fn lanes_do_not_wait_for_each_other() {
     let server = FaultServer::start(|_, request| match request {
-        Some(request) if request.target == "/slow-down" => Act::answer(refused(60_000)),
-        _ => Act::answer(Answer::new(200)),
+        Some(request) if request.target == "/slow-down" => FaultStep::answer(refused(60_000)),
+        _ => FaultStep::answer(Answer::new(200)),
     })
     .await;
     let client = once(&server).cooldown_by(|request| request.url().path().to_owned());
@@ -195,7 +209,7 @@ async fn lanes_do_not_wait_for_each_other() {
 
 #[tokio::test]
 async fn what_puts_a_request_into_its_lane_sees_it_as_it_is_sent() {
-    let server = FaultServer::play([Act::answer(Answer::new(200))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let seeing = seen.clone();
     let client =
@@ -214,7 +228,8 @@ async fn what_puts_a_request_into_its_lane_sees_it_as_it_is_sent() {
 #[tokio::test]
 async fn no_wait_for_a_probe_ends_after_the_deadline() {
     let slow = Answer::new(200).delay(Duration::from_millis(800));
-    let server = FaultServer::play([Act::answer(refused(600)), Act::answer(slow), Act::execute(200)]).await;
+    let server =
+        FaultServer::play([FaultStep::answer(refused(600)), FaultStep::answer(slow), FaultStep::execute(200)]).await;
     let client = once(&server).cooldown().build().unwrap();
     client.get("/").send().await.unwrap();
     // 600 ms until the probe goes, 800 ms until it has its answer: 50 ms are left, of a spread of 600 ms.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, BreakerPolicy, BreakerState, Class, RetryPolicy, StopReason};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, ClientBuilder, ErrorKind, EventKind, ResponseExt};
 
 use crate::support::{doubting, trusting};
@@ -30,7 +30,7 @@ async fn half_open(client: &Client) {
 
 #[tokio::test]
 async fn an_open_circuit_sends_nothing_and_says_when_to_come_back() {
-    let server = FaultServer::play([Act::answer(Answer::new(503))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(503))]).await;
     let client = once(&server, quick()).build().unwrap();
     for _ in 0..2 {
         client.get("/").send().await.unwrap();
@@ -46,7 +46,7 @@ async fn an_open_circuit_sends_nothing_and_says_when_to_come_back() {
     assert!(text.contains("; retry after "), "{text}");
     assert!(matches!(client.breaker_state("/"), Some(BreakerState::Open { .. })));
 
-    let well = FaultServer::play([Act::answer(Answer::new(200))]).await;
+    let well = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;
     assert_eq!(client.breaker_state(well.url("/")), Some(BreakerState::Closed));
     client.get(well.url("/")).send().await.unwrap();
     assert_eq!(well.received().len(), 1, "another origin has a circuit of its own");
@@ -55,7 +55,7 @@ async fn an_open_circuit_sends_nothing_and_says_when_to_come_back() {
 #[tokio::test]
 async fn what_the_server_answers_on_purpose_does_not_open_it() {
     for status in [400, 404, 409, 429, 501] {
-        let server = FaultServer::play([Act::answer(Answer::new(status))]).await;
+        let server = FaultServer::play([FaultStep::answer(Answer::new(status))]).await;
         let client = once(&server, quick()).build().unwrap();
         for _ in 0..10 {
             client.get("/").send().await.unwrap();
@@ -67,7 +67,7 @@ async fn what_the_server_answers_on_purpose_does_not_open_it() {
 
 #[tokio::test]
 async fn the_class_decides_and_a_classifier_has_its_say() {
-    let server = FaultServer::play([Act::answer(Answer::new(404))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(404))]).await;
     let client = once(&server, quick()).classify(|_| Class::Ambiguous).build().unwrap();
     for _ in 0..2 {
         client.get("/").send().await.unwrap();
@@ -78,7 +78,7 @@ async fn the_class_decides_and_a_classifier_has_its_say() {
 
 #[tokio::test]
 async fn a_circuit_that_opens_ends_the_operation_that_opened_it() {
-    let server = FaultServer::play([Act::answer(Answer::new(503))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(503))]).await;
     let client = doubting(&server).retry(fast_retries().max_attempts(5)).breaker(quick()).build().unwrap();
     let response = client.get("/").send().await.unwrap();
     assert_eq!((server.received().len(), response.attempts().len()), (2, 2));
@@ -88,7 +88,7 @@ async fn a_circuit_that_opens_ends_the_operation_that_opened_it() {
 
 #[tokio::test]
 async fn a_retry_that_is_held_back_keeps_the_evidence() {
-    let server = FaultServer::play([Act::execute(Answer::new(503)), Act::answer(Answer::new(503))]).await;
+    let server = FaultServer::play([FaultStep::execute(Answer::new(503)), FaultStep::answer(Answer::new(503))]).await;
     let wait = Backoff::fixed(Duration::from_millis(500)).jitter(steadfast::policy::Jitter::None);
     let client = trusting(&server).retry(RetryPolicy::new().backoff(wait)).breaker(quick().min_calls(3));
     let (tell, mut scheduled) = tokio::sync::mpsc::unbounded_channel();
@@ -116,8 +116,12 @@ async fn a_retry_that_is_held_back_keeps_the_evidence() {
 #[tokio::test]
 async fn it_closes_after_its_probes_and_tells_of_each_change() {
     let well = Answer::new(200).delay(Duration::from_millis(20));
-    let server =
-        FaultServer::play([Act::answer(Answer::new(503)), Act::answer(Answer::new(503)), Act::answer(well)]).await;
+    let server = FaultServer::play([
+        FaultStep::answer(Answer::new(503)),
+        FaultStep::answer(Answer::new(503)),
+        FaultStep::answer(well),
+    ])
+    .await;
     let states = Arc::new(Mutex::new(Vec::new()));
     let log = states.clone();
     let client = once(&server, quick().open_for(Duration::from_millis(30))).on_event(move |event| {
@@ -142,9 +146,9 @@ async fn it_closes_after_its_probes_and_tells_of_each_change() {
 #[tokio::test]
 async fn a_probe_that_is_dropped_leaves_its_place_to_the_next() {
     let server = FaultServer::play([
-        Act::answer(Answer::new(503)),
-        Act::answer(Answer::new(503)),
-        Act::stall(Phase::AfterExecuting),
+        FaultStep::answer(Answer::new(503)),
+        FaultStep::answer(Answer::new(503)),
+        FaultStep::stall(FaultPoint::AfterExecuting),
     ])
     .await;
     let client = once(&server, quick().open_for(Duration::from_millis(10))).build().unwrap();
@@ -163,7 +167,7 @@ async fn a_probe_that_is_dropped_leaves_its_place_to_the_next() {
 #[tokio::test]
 async fn slow_answers_open_it_where_that_is_asked_for() {
     let slow = Answer::new(200).delay(Duration::from_millis(30));
-    let server = FaultServer::play([Act::answer(slow)]).await;
+    let server = FaultServer::play([FaultStep::answer(slow)]).await;
     let policy = quick().slow_calls(Duration::from_millis(20), 1.0);
     let client = once(&server, policy).build().unwrap();
     for _ in 0..2 {
@@ -176,7 +180,7 @@ async fn slow_answers_open_it_where_that_is_asked_for() {
 #[cfg(feature = "stream")]
 #[tokio::test]
 async fn a_body_that_failed_says_nothing_of_the_origin() {
-    let server = FaultServer::play([Act::answer(Answer::new(200))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;
     let client = once(&server, quick()).build().unwrap();
     for _ in 0..4 {
         let error = client.put("/").file("/there/is/no/such/file").send().await.unwrap_err();

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use steadfast::testing::lab::{Numbers, Report};
+use steadfast::testing::simulation::{Numbers, Report};
 
-use crate::experiments::{BUDGETS, CROWDS, Findings, JITTERS, MANNERS, OUTAGES, SHARES};
+use crate::experiments::{BUDGETS, CROWDS, Findings, JITTERS, OUTAGES, SHARES, STRATEGIES};
 use crate::mechanisms::{self, Case, MECHANISMS};
 
 pub(crate) struct Cells {
@@ -64,7 +64,7 @@ pub(crate) fn shares(findings: &Findings) -> Cells {
         let cells = findings.shares.iter().filter_map(|reports| Some(cell(reports.get(place)?)));
         std::iter::once(format!("{share} %")).chain(cells).collect()
     });
-    let header = std::iter::once("requests that fail").chain(MANNERS.iter().map(|manner| manner.name));
+    let header = std::iter::once("requests that fail").chain(STRATEGIES.iter().map(|strategy| strategy.name));
     Cells {
         title: "A share of the requests fails for a minute: load, and operations that succeed",
         header: header.map(str::to_owned).collect(),
@@ -130,19 +130,19 @@ pub(crate) fn layers(findings: &Findings) -> Cells {
     }
 }
 
-pub(crate) fn manners_in_outages(findings: &Findings) -> Cells {
+pub(crate) fn mechanisms_in_outages(findings: &Findings) -> Cells {
     let cell = |report: &Report| {
         let sent = report.during().load_multiplier();
         format!("{sent:.2}x, {}, peak {}", recovered(report), report.peak())
     };
     Cells {
         title: "Each mechanism in an outage of 30 s: requests for each operation, recovered, most requests in 0.1 s after it",
-        header: manners_header(&mechanisms::OUTAGES),
-        rows: manners_rows(&findings.manners.outages, cell),
+        header: mechanisms_header(&mechanisms::OUTAGES),
+        rows: mechanisms_rows(&findings.mechanisms.outages, cell),
     }
 }
 
-pub(crate) fn manners_in_brownouts(findings: &Findings) -> Cells {
+pub(crate) fn mechanisms_in_brownouts(findings: &Findings) -> Cells {
     let cell = |report: &Report| {
         let during = report.during();
         let (sent, success) = (during.load_multiplier(), percent(during.success()));
@@ -150,12 +150,12 @@ pub(crate) fn manners_in_brownouts(findings: &Findings) -> Cells {
     };
     Cells {
         title: "Each mechanism in a brownout of 30 s: requests for each operation, success, p99.9, recovered",
-        header: manners_header(&mechanisms::BROWNOUTS),
-        rows: manners_rows(&findings.manners.brownouts, cell),
+        header: mechanisms_header(&mechanisms::BROWNOUTS),
+        rows: mechanisms_rows(&findings.mechanisms.brownouts, cell),
     }
 }
 
-pub(crate) fn manners_in_a_hurry(findings: &Findings) -> Cells {
+pub(crate) fn mechanisms_in_a_hurry(findings: &Findings) -> Cells {
     let row = |(mechanism, report): (&mechanisms::Mechanism, &Report)| {
         let during = report.during();
         let sent = format!("{:.2}x", during.load_multiplier());
@@ -164,15 +164,15 @@ pub(crate) fn manners_in_a_hurry(findings: &Findings) -> Cells {
     Cells {
         title: "Operations of 60 ms, 30 % of the requests fail, twice the room",
         header: owned(&["", "requests", "success", "wasted work"]),
-        rows: MECHANISMS.iter().zip(&findings.manners.hurried).map(row).collect(),
+        rows: MECHANISMS.iter().zip(&findings.mechanisms.hurried).map(row).collect(),
     }
 }
 
-fn manners_header(cases: &[Case]) -> Vec<String> {
+fn mechanisms_header(cases: &[Case]) -> Vec<String> {
     std::iter::once("").chain(cases.iter().map(|case| case.name)).map(str::to_owned).collect()
 }
 
-fn manners_rows(reports: &[Vec<Report>], cell: impl Fn(&Report) -> String) -> Vec<Vec<String>> {
+fn mechanisms_rows(reports: &[Vec<Report>], cell: impl Fn(&Report) -> String) -> Vec<Vec<String>> {
     let row = |(mechanism, reports): (&mechanisms::Mechanism, &Vec<Report>)| {
         std::iter::once(mechanism.name.to_owned()).chain(reports.iter().map(&cell)).collect()
     };

@@ -1,11 +1,11 @@
-//! What each of the manners does in an outage and in a brownout, and what it costs.
+//! What each mechanism of overload protection does in an outage and in a brownout, and what it costs.
 //!
 //! A mechanism that is not there for a trouble must leave the run as it was, to the last draw: then the reports are equal.
 
 use std::time::Duration;
 
 use steadfast::policy::{BreakerPolicy, Class, HedgePolicy, Idempotency, RetryBudget};
-use steadfast::testing::lab::{Fleet, Lab, Report, Scenario, Server, Trouble};
+use steadfast::testing::simulation::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 use super::three_retries;
 
@@ -38,7 +38,7 @@ fn run(trouble: Trouble, fleet: Fleet) -> Report {
 }
 
 fn run_on(server: Server, trouble: Trouble, fleet: Fleet) -> Report {
-    Lab::new(Scenario::new(trouble), fleet).server(server).run()
+    Simulation::new(Scenario::new(trouble), fleet).server(server).run()
 }
 
 fn seconds(time: Option<Duration>) -> f64 {
@@ -82,8 +82,9 @@ fn in_a_brownout_a_breaker_is_silent_or_in_the_way() {
     let minute = |share| {
         let scenario = Scenario::new(Trouble::Failing(share)).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
         let run = |fleet| {
-            let lab = Lab::new(scenario.lasting(Duration::from_secs(60)), fleet).server(Server::unlimited()).run();
-            (lab.during().success(), lab.during().attempts_per_operation())
+            let simulation =
+                Simulation::new(scenario.lasting(Duration::from_secs(60)), fleet).server(Server::unlimited()).run();
+            (simulation.during().success(), simulation.during().attempts_per_operation())
         };
         (run(fleet()), run(fleet().breaker(BreakerPolicy::new())))
     };
@@ -256,7 +257,7 @@ fn with_room_a_hedge_cuts_the_tail() {
 #[test]
 fn without_room_a_hedge_is_the_overload() {
     let runs = |fleet: fn() -> Fleet| -> Vec<_> {
-        (1..=4).map(|seed| Lab::new(Scenario::new(LATE), fleet()).seed(seed).run()).collect()
+        (1..=4).map(|seed| Simulation::new(Scenario::new(LATE), fleet()).seed(seed).run()).collect()
     };
     let (without, with) = (runs(fleet), runs(|| hedging(fleet())));
     for (usual, hedged) in without.iter().zip(&with) {
@@ -320,7 +321,7 @@ fn the_seed_is_all_there_is_to_chance_with_all_of_them_on() {
     let whole = Scenario::new(HINTED).lasting(Duration::from_secs(12)).watched_for(Duration::from_secs(10));
     let run = |seed| {
         let server = heeding(Server::with_headroom(1.5).hints(Duration::from_secs(1)).sheds_as(Class::Throttled));
-        Lab::new(whole, everything(fleet().clients(20))).server(server).seed(seed).run().to_string()
+        Simulation::new(whole, everything(fleet().clients(20))).server(server).seed(seed).run().to_string()
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));

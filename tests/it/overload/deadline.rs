@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use steadfast::http::HeaderName;
 use steadfast::policy::{Backoff, RetryPolicy, StopReason};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Deadline, ErrorKind, EventKind, ResponseExt, with_deadline};
 
 use crate::support::{doubting, trusting};
@@ -14,7 +14,7 @@ const HEADER: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-
 
 #[tokio::test]
 async fn an_operation_ends_with_its_tasks_deadline() {
-    let server = FaultServer::play([Act::stall(Phase::AfterExecuting)]).await;
+    let server = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting)]).await;
     let client = trusting(&server).build().unwrap();
     let error = with_deadline(Duration::from_millis(100), client.post("/charges").body("x").send()).await.unwrap_err();
     assert!(error.is_timeout() && error.may_have_been_processed(), "{error}");
@@ -24,7 +24,7 @@ async fn an_operation_ends_with_its_tasks_deadline() {
 
 #[tokio::test]
 async fn no_wait_ends_after_it_and_a_longer_one_changes_nothing() {
-    let server = FaultServer::play([Act::answer(Answer::new(503))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(503))]).await;
     let slowly = RetryPolicy::new().backoff(Backoff::fixed(20 * SECOND));
     let client = doubting(&server).retry(slowly).build().unwrap();
     let response = with_deadline(SECOND, client.get("/").send()).await.unwrap();
@@ -47,7 +47,7 @@ async fn no_wait_ends_after_it_and_a_longer_one_changes_nothing() {
 
 #[tokio::test]
 async fn nothing_is_sent_once_it_has_passed() {
-    let server = FaultServer::play([Act::answer(Answer::new(200))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;
     let client = trusting(&server).build().unwrap();
     let late = with_deadline(Duration::ZERO, async {
         assert_eq!(Deadline::current().unwrap().time_left(), Duration::ZERO);
@@ -66,7 +66,7 @@ async fn nothing_is_sent_once_it_has_passed() {
 
 #[tokio::test]
 async fn the_header_has_the_time_that_is_left_for_the_attempt() {
-    let server = FaultServer::play([Act::answer(Answer::new(503)), Act::answer(Answer::new(200))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(503)), FaultStep::answer(Answer::new(200))]).await;
     let client = doubting(&server).attempt_timeout(8 * SECOND).deadline_header(HEADER).build().unwrap();
     client.get("/").header(HEADER, "99").send().await.unwrap();
     with_deadline(2 * SECOND, client.get("/").send()).await.unwrap();
@@ -80,8 +80,8 @@ async fn the_header_has_the_time_that_is_left_for_the_attempt() {
 
 #[tokio::test]
 async fn the_header_stays_at_home() {
-    let abroad = FaultServer::play([Act::answer(Answer::new(200))]).await;
-    let home = FaultServer::play([Act::answer(Answer::new(302).header("location", abroad.url("/")))]).await;
+    let abroad = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;
+    let home = FaultServer::play([FaultStep::answer(Answer::new(302).header("location", abroad.url("/")))]).await;
     let client = doubting(&home).deadline_header(HEADER).build().unwrap();
     client.get("/").send().await.unwrap();
     assert!(home.received()[0].header(HEADER.as_str()).is_some());
@@ -91,7 +91,7 @@ async fn the_header_stays_at_home() {
 #[tokio::test]
 async fn an_attempt_that_cannot_succeed_is_not_started() {
     let slow = Answer::new(200).delay(Duration::from_millis(60));
-    let server = FaultServer::play([Act::answer(slow)]).await;
+    let server = FaultServer::play([FaultStep::answer(slow)]).await;
     let client = doubting(&server).retry(RetryPolicy::never()).skip_hopeless(true).build().unwrap();
     let hurried = || client.get("/").timeout(Duration::from_millis(20)).send();
     assert!(hurried().await.is_err(), "nothing is known yet");

@@ -1,9 +1,9 @@
-//! The manners, each alone and all together, in outages and in brownouts.
+//! The mechanisms of overload protection, each alone and all together, in outages and in brownouts.
 
 use std::time::Duration;
 
 use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryPolicy};
-use steadfast::testing::lab::{Fleet, Lab, Report, Scenario, Server, Trouble};
+use steadfast::testing::simulation::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 /// A mechanism with its name in tables: what it makes of the clients, and of the server if it has a part in it.
 pub(crate) struct Mechanism {
@@ -67,7 +67,7 @@ pub(crate) const BROWNOUTS: [Case; 5] = [
 const HURRY: Case = Case { name: "", trouble: Trouble::Failing(0.3), headroom: 2.0 };
 
 /// What was found.
-pub(crate) struct Manners {
+pub(crate) struct Mechanisms {
     /// A row for each of [`MECHANISMS`], in it one report for each of [`OUTAGES`].
     pub(crate) outages: Vec<Vec<Report>>,
     /// The same for [`BROWNOUTS`].
@@ -76,18 +76,18 @@ pub(crate) struct Manners {
     pub(crate) hurried: Vec<Report>,
 }
 
-impl Manners {
+impl Mechanisms {
     /// What is to be run, in the order in which [`of`](Self::of) takes the reports.
-    pub(crate) fn labs() -> impl Iterator<Item = Lab> {
+    pub(crate) fn simulations() -> impl Iterator<Item = Simulation> {
         let policy = || RetryPolicy::new().max_attempts(4);
         let row = move |cases: &'static [Case], mechanism: &'static Mechanism| {
-            cases.iter().map(move |case| lab(case, mechanism, &policy()))
+            cases.iter().map(move |case| simulation(case, mechanism, &policy()))
         };
         let rows = move |cases: &'static [Case]| MECHANISMS.iter().flat_map(move |mechanism| row(cases, mechanism));
         let hurried = policy().deadline(Duration::from_millis(60));
         rows(&OUTAGES)
             .chain(rows(&BROWNOUTS))
-            .chain(MECHANISMS.iter().map(move |mechanism| lab(&HURRY, mechanism, &hurried)))
+            .chain(MECHANISMS.iter().map(move |mechanism| simulation(&HURRY, mechanism, &hurried)))
     }
 
     pub(crate) fn of(mut row: impl FnMut(usize) -> Vec<Report>) -> Self {
@@ -96,8 +96,8 @@ impl Manners {
     }
 }
 
-fn lab(case: &Case, mechanism: &Mechanism, policy: &RetryPolicy) -> Lab {
+fn simulation(case: &Case, mechanism: &Mechanism, policy: &RetryPolicy) -> Simulation {
     let server = Server::with_headroom(case.headroom);
     let fleet = (mechanism.clients)(Fleet::new(policy));
-    Lab::new(Scenario::new(case.trouble), fleet).server((mechanism.server)(server))
+    Simulation::new(Scenario::new(case.trouble), fleet).server((mechanism.server)(server))
 }

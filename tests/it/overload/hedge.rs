@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use steadfast::http::Method;
 use steadfast::policy::{BreakerPolicy, BreakerState, Failure, HedgePolicy, RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{Act, Answer, FaultServer, Phase, fast_retries};
+use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Attempt, Client, ClientBuilder, EventKind, KeyPolicy, Reach, ResponseExt};
 
 use crate::support::{doubting, trusting};
@@ -37,9 +37,9 @@ fn lines(attempts: &[Attempt]) -> Vec<String> {
 #[tokio::test]
 async fn the_second_is_sent_when_the_first_is_late_and_the_first_answer_counts() {
     let server = FaultServer::play([
-        Act::stall(Phase::AfterExecuting),
-        Act::answer(Answer::new(200)),
-        Act::answer(Answer::new(200)),
+        FaultStep::stall(FaultPoint::AfterExecuting),
+        FaultStep::answer(Answer::new(200)),
+        FaultStep::answer(Answer::new(200)),
     ])
     .await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
@@ -75,13 +75,13 @@ async fn only_safe_methods_are_hedged_unasked() {
         |client| client.get("/").retry(RetryPolicy::never()),
     ];
     for (number, request) in refused.iter().enumerate() {
-        let server = FaultServer::play([Act::answer(slow(200))]).await;
+        let server = FaultServer::play([FaultStep::answer(slow(200))]).await;
         let client = trusting(&server).hedge(late()).build().unwrap();
         request(&client).send().await.unwrap();
         assert_eq!(server.received().len(), 1, "request {number}");
     }
     for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, "QUERY".parse().unwrap()] {
-        let server = FaultServer::play([Act::answer(slow(200))]).await;
+        let server = FaultServer::play([FaultStep::answer(slow(200))]).await;
         let client = hedging(&server).build().unwrap();
         client.request(method.clone(), "/").send().await.unwrap();
         assert_eq!(server.received().len(), 2, "{method}");
@@ -91,7 +91,8 @@ async fn only_safe_methods_are_hedged_unasked() {
 #[tokio::test]
 async fn a_keyed_request_is_hedged_on_request_under_one_key() {
     let keys = KeyPolicy::standard().concurrent_duplicates_safe();
-    let server = FaultServer::play([Act::stall(Phase::AfterExecuting), Act::execute(Answer::new(201))]).await;
+    let server =
+        FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting), FaultStep::execute(Answer::new(201))]).await;
     let client = trusting(&server).keys(keys.clone()).build().unwrap();
     let response = client.post("/charges").body("x").hedge(late()).send().await.unwrap();
     assert_eq!((response.status().as_u16(), server.executions()), (201, 1));
@@ -99,7 +100,7 @@ async fn a_keyed_request_is_hedged_on_request_under_one_key() {
     assert!(keys_sent.len() == 2 && keys_sent[0].is_some() && keys_sent[0] == keys_sent[1], "{keys_sent:?}");
 
     // Nobody vouches for the keys of an API that is only negotiated with.
-    let server = FaultServer::play([Act::answer(slow(201))]).await;
+    let server = FaultServer::play([FaultStep::answer(slow(201))]).await;
     let client = doubting(&server).keys(keys.negotiated()).build().unwrap();
     client.post("/charges").body("x").hedge(late()).send().await.unwrap();
     assert_eq!(server.received().len(), 1);
@@ -111,7 +112,7 @@ async fn a_keyed_request_is_hedged_on_request_under_one_key() {
 #[tokio::test]
 async fn still_running_is_no_last_word_while_the_first_one_runs() {
     let conflict = Answer::new(409).header("retry-after", "0");
-    let server = FaultServer::play([Act::execute(slow(201)), Act::answer(conflict)]).await;
+    let server = FaultServer::play([FaultStep::execute(slow(201)), FaultStep::answer(conflict)]).await;
     let client = trusting(&server).keys(KeyPolicy::standard().concurrent_duplicates_safe()).build().unwrap();
     let response = client.post("/charges").body("x").hedge(late()).send().await.unwrap();
     assert_eq!((server.received().len(), server.executions()), (2, 1));
@@ -120,9 +121,13 @@ async fn still_running_is_no_last_word_while_the_first_one_runs() {
 
 #[tokio::test]
 async fn a_failure_waits_for_the_other_one() {
-    for failed in [Act::answer(Answer::new(503)), Act::answer(Answer::new(429)), Act::close(Phase::AfterExecuting)] {
+    for failed in [
+        FaultStep::answer(Answer::new(503)),
+        FaultStep::answer(Answer::new(429)),
+        FaultStep::close(FaultPoint::AfterExecuting),
+    ] {
         let name = format!("{failed:?}");
-        let server = FaultServer::play([Act::answer(slow(200)), failed]).await;
+        let server = FaultServer::play([FaultStep::answer(slow(200)), failed]).await;
         let client = hedging(&server).build().unwrap();
         let response = client.get("/").send().await.unwrap();
         assert_eq!((response.status().as_u16(), response.attempts().len()), (200, 2), "{name}");
@@ -132,9 +137,12 @@ async fn a_failure_waits_for_the_other_one() {
 
 #[tokio::test]
 async fn both_failures_are_evidence_and_the_next_attempt_is_the_third() {
-    let server =
-        FaultServer::play([Act::execute(slow(503)), Act::answer(Answer::new(503)), Act::answer(Answer::new(404))])
-            .await;
+    let server = FaultServer::play([
+        FaultStep::execute(slow(503)),
+        FaultStep::answer(Answer::new(503)),
+        FaultStep::answer(Answer::new(404)),
+    ])
+    .await;
     let client = hedging(&server).build().unwrap();
     let response = client.get("/").send().await.unwrap();
     assert_eq!(lines(response.attempts()), ["2 Ambiguous 503", "1 Ambiguous 503", "3 Permanent 404"]);
@@ -145,7 +153,8 @@ async fn both_failures_are_evidence_and_the_next_attempt_is_the_third() {
 #[tokio::test]
 async fn the_one_that_was_dropped_may_have_been_processed() {
     let keys = KeyPolicy::standard().concurrent_duplicates_safe();
-    let server = FaultServer::play([Act::stall(Phase::AfterExecuting), Act::answer(Answer::new(422))]).await;
+    let server =
+        FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting), FaultStep::answer(Answer::new(422))]).await;
     let client = trusting(&server).keys(keys).build().unwrap();
     let response = client.post("/charges").body("x").hedge(late()).send().await.unwrap();
     assert_eq!((response.status().as_u16(), server.executions()), (422, 1));
@@ -157,7 +166,7 @@ async fn the_one_that_was_dropped_may_have_been_processed() {
 
 #[tokio::test]
 async fn hedges_and_retries_share_one_budget() {
-    let server = FaultServer::play([Act::answer(slow(200))]).await;
+    let server = FaultServer::play([FaultStep::answer(slow(200))]).await;
     let budget = RetryBudget::standard().capacity(28).first_try_refund(0);
     let client = hedging(&server).budget(budget).build().unwrap();
     for expected in [2, 2, 1, 1] {
@@ -168,7 +177,7 @@ async fn hedges_and_retries_share_one_budget() {
 
 #[tokio::test]
 async fn the_load_limit_holds_where_everything_is_late() {
-    let server = FaultServer::play([Act::answer(slow(200))]).await;
+    let server = FaultServer::play([FaultStep::answer(slow(200))]).await;
     let client = hedging(&server).hedge(HedgePolicy::after(LATE).max_extra_load(0.1)).build().unwrap();
     let mut operations = tokio::task::JoinSet::new();
     for _ in 0..50 {
@@ -181,9 +190,10 @@ async fn the_load_limit_holds_where_everything_is_late() {
 
 #[tokio::test]
 async fn a_quantile_wants_a_hundred_answers_and_then_finds_the_slow_one() {
-    let server =
-        FaultServer::start(|turn, _| Act::answer(if [50, 100].contains(&turn) { slow(200) } else { Answer::new(200) }))
-            .await;
+    let server = FaultServer::start(|turn, _| {
+        FaultStep::answer(if [50, 100].contains(&turn) { slow(200) } else { Answer::new(200) })
+    })
+    .await;
     let client = doubting(&server).hedge(HedgePolicy::quantile(0.98)).build().unwrap();
     let mut attempts = Vec::new();
     for _ in 0..100 {
@@ -197,7 +207,7 @@ async fn a_quantile_wants_a_hundred_answers_and_then_finds_the_slow_one() {
 
 #[tokio::test]
 async fn a_probe_of_the_breaker_is_not_hedged() {
-    let server = FaultServer::play([Act::answer(Answer::new(503)), Act::answer(slow(200))]).await;
+    let server = FaultServer::play([FaultStep::answer(Answer::new(503)), FaultStep::answer(slow(200))]).await;
     let policy = BreakerPolicy::new().min_calls(1).probes(2).open_for(Duration::from_millis(10));
     let client = hedging(&server).retry(fast_retries().max_attempts(2)).breaker(policy).build().unwrap();
     client.get("/").send().await.unwrap();
@@ -211,7 +221,7 @@ async fn a_probe_of_the_breaker_is_not_hedged() {
 
 #[tokio::test]
 async fn a_body_that_exists_once_is_not_hedged() {
-    let server = FaultServer::play([Act::answer(slow(200))]).await;
+    let server = FaultServer::play([FaultStep::answer(slow(200))]).await;
     let client = doubting(&server).build().unwrap();
     let stream = || steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("x"));
     client.put("/").body(stream()).hedge(late()).send().await.unwrap();

@@ -32,12 +32,12 @@ pub struct Contention {
 /// ```
 /// use std::time::Duration;
 /// use steadfast::policy::{Backoff, Jitter, RetryPolicy};
-/// use steadfast::testing::lab;
+/// use steadfast::testing::simulation;
 ///
 /// let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_secs(2));
 /// let policy = RetryPolicy::new().max_attempts(u32::MAX).deadline(None);
-/// let full = lab::contention(&policy.clone().backoff(backoff.clone()), 100, 1);
-/// let none = lab::contention(&policy.backoff(backoff.jitter(Jitter::None)), 100, 1);
+/// let full = simulation::contention(&policy.clone().backoff(backoff.clone()), 100, 1);
+/// let none = simulation::contention(&policy.backoff(backoff.jitter(Jitter::None)), 100, 1);
 /// assert!(full.calls * 2 < none.calls && full.time * 5 < none.time);
 /// ```
 #[must_use]

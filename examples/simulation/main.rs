@@ -1,12 +1,12 @@
 //! Retry settings, seen from the server: tables, and a page with plots.
 //!
 //! ```text
-//! cargo run --example lab --features testing
-//! cargo run --example lab --features testing -- --out report.html --seed 7
+//! cargo run --example simulation --features testing
+//! cargo run --example simulation --features testing -- --out report.html --seed 7
 //! ```
 //!
 //! `experiments.rs` and `mechanisms.rs` say what is tried, `tables.rs` and `plots.rs` show it, `page.rs` says what one sees. To try a policy of
-//! your own, one line is enough: `println!("{}", steadfast::testing::lab::outage(&my_policy))`.
+//! your own, one line is enough: `println!("{}", steadfast::testing::simulation::outage(&my_policy))`.
 
 mod experiments;
 mod mechanisms;
@@ -26,7 +26,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 #[derive(Parser)]
 struct Arguments {
     /// Where to write the report.
-    #[arg(long, default_value = "target/lab/report.html")]
+    #[arg(long, default_value = "target/simulation/report.html")]
     out: PathBuf,
     /// A folder for the plots alone, as SVG files.
     #[arg(long)]
@@ -50,9 +50,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         tables::herds(&findings),
         tables::mixed(&findings),
         tables::layers(&findings),
-        tables::manners_in_outages(&findings),
-        tables::manners_in_brownouts(&findings),
-        tables::manners_in_a_hurry(&findings),
+        tables::mechanisms_in_outages(&findings),
+        tables::mechanisms_in_brownouts(&findings),
+        tables::mechanisms_in_a_hurry(&findings),
     ];
     for table in &tables {
         println!("{}", table.for_the_terminal());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, Class, HedgePolicy, Idempotency, Jitter, RetryBudget, RetryPolicy};
-use steadfast::testing::lab::{self, Fleet, Lab, Report, Scenario, Server, Trouble};
+use steadfast::testing::simulation::{self, Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 use super::{assert_near, three_retries};
 
@@ -12,7 +12,7 @@ fn the_seed_is_all_there_is_to_chance() {
     let run = |seed| {
         let scenario =
             Scenario::new(Trouble::Hanging).lasting(Duration::from_secs(3)).watched_for(Duration::from_secs(3));
-        Lab::new(scenario, Fleet::new(&three_retries()).clients(20)).seed(seed).run().to_string()
+        Simulation::new(scenario, Fleet::new(&three_retries()).clients(20)).seed(seed).run().to_string()
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
@@ -24,7 +24,7 @@ fn the_seed_is_all_there_is_to_chance() {
 fn a_calm_server_is_the_textbooks_queue() {
     let calm = Scenario::new(Trouble::Surge(1.0)).after_calm_of(Duration::ZERO).lasting(Duration::from_secs(200));
     let fleet = Fleet::new(&RetryPolicy::never()).clients(10).rate(10.0);
-    let report = Lab::new(calm.watched_for(Duration::ZERO), fleet).server(Server::per_second(125.0)).run();
+    let report = Simulation::new(calm.watched_for(Duration::ZERO), fleet).server(Server::per_second(125.0)).run();
     let numbers = report.during();
     assert_near("operations", f64::from(u32::try_from(numbers.operations()).unwrap()), 20_000.0, 0.02);
     // Both ways through the network take 20 ms; the median of the rest is ln 2 / (125 - 100).
@@ -36,7 +36,7 @@ fn a_calm_server_is_the_textbooks_queue() {
 fn a_timeout_is_repeated_only_with_a_licence() {
     let attempts = |trouble, idempotency| {
         let fleet = Fleet::new(&three_retries()).budget(RetryBudget::unlimited()).idempotency(idempotency);
-        Lab::new(Scenario::new(trouble), fleet.clients(10)).run().during().attempts_per_operation()
+        Simulation::new(Scenario::new(trouble), fleet.clients(10)).run().during().attempts_per_operation()
     };
     assert!(attempts(Trouble::Hanging, Idempotency::Keyed) > 3.8);
     assert!((attempts(Trouble::Hanging, Idempotency::Absent) - 1.0).abs() < 1e-9);
@@ -49,7 +49,7 @@ fn a_surge_is_as_large_as_it_says_and_a_429_slows_the_clients_down() {
         Scenario::new(Trouble::Surge(3.0)).lasting(Duration::from_secs(30)).watched_for(Duration::from_secs(1));
     let run = |class| {
         let fleet = Fleet::new(&three_retries()).budget(RetryBudget::unlimited()).clients(30);
-        Lab::new(scenario, fleet).server(Server::default().sheds_as(class)).run()
+        Simulation::new(scenario, fleet).server(Server::default().sheds_as(class)).run()
     };
     let (unavailable, throttled) = (run(Class::Ambiguous), run(Class::Throttled));
     for report in [&unavailable, &throttled] {
@@ -65,7 +65,7 @@ fn a_surge_is_as_large_as_it_says_and_a_429_slows_the_clients_down() {
 fn jitter_spreads_the_herd() {
     let peak = |jitter| {
         let backoff = Backoff::default().jitter(jitter);
-        lab::herd(&RetryPolicy::new().max_attempts(8).backoff(backoff)).peak()
+        simulation::herd(&RetryPolicy::new().max_attempts(8).backoff(backoff)).peak()
     };
     assert_eq!(peak(Jitter::None), 1000);
     assert!(peak(Jitter::Full) < 500, "{}", peak(Jitter::Full));
@@ -77,18 +77,19 @@ fn nonsense_ends_too() {
         .max_attempts(u32::MAX)
         .deadline(None)
         .backoff(Backoff::exponential(Duration::MAX / 2, Duration::MAX / 2).jitter(Jitter::None));
-    assert!(lab::amplification(&forever.clone().max_attempts(3), &RetryBudget::unlimited(), 2) > 8.9);
+    assert!(simulation::amplification(&forever.clone().max_attempts(3), &RetryBudget::unlimited(), 2) > 8.9);
     let always_failing =
         Scenario::new(Trouble::Failing(1.0)).lasting(Duration::from_secs(1)).watched_for(Duration::ZERO);
     for factor in [f64::NAN, f64::NEG_INFINITY, f64::INFINITY] {
         let surge = Scenario::new(Trouble::Surge(factor)).lasting(Duration::from_millis(10));
-        let report = Lab::new(surge.after_calm_of(Duration::ZERO), Fleet::new(&RetryPolicy::never()).clients(1)).run();
+        let report =
+            Simulation::new(surge.after_calm_of(Duration::ZERO), Fleet::new(&RetryPolicy::never()).clients(1)).run();
         assert!(report.during().operations() < 200, "{factor}");
     }
     for rate in [f64::NAN, -1.0, 0.0, 2.0] {
         for capacity in [f64::NAN, -1.0, 0.0, f64::INFINITY] {
             let fleet = Fleet::new(&forever).budget(RetryBudget::unlimited()).clients(3).rate(rate);
-            let report = Lab::new(always_failing, fleet).server(Server::per_second(capacity)).run();
+            let report = Simulation::new(always_failing, fleet).server(Server::per_second(capacity)).run();
             assert_eq!(report.during().latency(f64::NAN), None);
             assert!(report.to_string().contains("3 clients"), "{report}");
         }
@@ -103,7 +104,10 @@ fn nonsense_ends_too() {
                 let scenario = Scenario::new(trouble).lasting(Duration::from_secs(3)).watched_for(Duration::ZERO);
                 let server = Server::default().heeds_deadlines(time).hints(time).queue(time);
                 let fleet = fleet().hedge(hedge).skip_hopeless().attempt_timeout(time.saturating_mul(2));
-                assert!(Lab::new(scenario, fleet).server(server).run().during().operations() > 0, "{time:?}, {share}");
+                assert!(
+                    Simulation::new(scenario, fleet).server(server).run().during().operations() > 0,
+                    "{time:?}, {share}"
+                );
             }
         }
     }

@@ -12,11 +12,11 @@ use crate::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, 
 ///
 /// ```
 /// use steadfast::policy::{RetryBudget, RetryPolicy};
-/// use steadfast::testing::lab;
+/// use steadfast::testing::simulation;
 ///
 /// let policy = RetryPolicy::new().max_attempts(4);
-/// assert_eq!(lab::amplification(&policy, &RetryBudget::unlimited(), 3), 64.0);
-/// assert!(lab::amplification(&policy, &RetryBudget::standard(), 3) < 2.0);
+/// assert_eq!(simulation::amplification(&policy, &RetryBudget::unlimited(), 3), 64.0);
+/// assert!(simulation::amplification(&policy, &RetryBudget::standard(), 3) < 2.0);
 /// ```
 #[must_use]
 pub fn amplification(policy: &RetryPolicy, budget: &RetryBudget, layers: u32) -> f64 {

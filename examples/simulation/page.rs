@@ -26,10 +26,10 @@ struct Section<'a> {
 pub(crate) fn html(findings: &Findings, plots: &[Plot], seed: u64) -> String {
     let sections: String = sections(findings).iter().map(|section| section.html(plots)).collect();
     format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>steadfast: the laboratory</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<h1>The laboratory: what retries do to a server in trouble</h1>\n\
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>steadfast: simulation</title>\n\
+         <style>{STYLE}</style>\n</head>\n<body>\n<h1>Simulation: what retries do to a server in trouble</h1>\n\
          <p>A simulation that drives the real policy code of the crate; the model is described at \
-         <code>steadfast::testing::lab</code>. Unless it says otherwise: 100 clients that start 10 operations a second each, \
+         <code>steadfast::testing::simulation</code>. Unless it says otherwise: 100 clients that start 10 operations a second each, \
          three retries (<code>max_attempts(4)</code>, 100 ms doubled, at most 5 s, full jitter), an attempt timeout of 1 s; a \
          server that can do 1.05 times what is asked for, and lets 3 s of work wait. Seed {seed}; the same seed gives the same \
          page.</p>\n{sections}</body>\n</html>\n"
@@ -105,25 +105,25 @@ fn sections(findings: &Findings) -> [Section<'_>; 10] {
             table: tables::layers(findings),
         },
         Section {
-            heading: "Manners in an outage",
+            heading: "Overload protection in an outage",
             says: "Each mechanism alone, and all of them. The breaker keeps an outage nearly silent and is late when it is over. A \
                    cooldown is quieter still where the answers say when to come back, and then lets all that has waited loose \
                    within a second. A server that is told deadlines drops what nobody waits for, and is back at once.",
             plot: None,
-            table: tables::manners_in_outages(findings),
+            table: tables::mechanisms_in_outages(findings),
         },
         Section {
-            heading: "Manners in a brownout",
+            heading: "Overload protection in a brownout",
             says: "A share of the requests fails, or half a second is added to a share of the answers; or the clients start twice \
                    as many operations. Hedging needs room: with 5 % to spare it is itself the overload.",
             plot: None,
-            table: tables::manners_in_brownouts(findings),
+            table: tables::mechanisms_in_brownouts(findings),
         },
         Section {
-            heading: "Manners in a hurry",
+            heading: "Overload protection in a hurry",
             says: "Operations that must end within 60 ms, where a usual answer takes 21.",
             plot: None,
-            table: tables::manners_in_a_hurry(findings),
+            table: tables::mechanisms_in_a_hurry(findings),
         },
     ]
 }

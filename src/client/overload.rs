@@ -11,7 +11,7 @@ use crate::policy::{BreakerPolicy, HedgePolicy, RetryBudget};
 
 /// What of it is on.
 #[derive(Debug, Default)]
-pub(super) struct Manners {
+pub(super) struct OverloadSettings {
     pub(super) breaker: Option<BreakerPolicy>,
     pub(super) cooldown: Option<Lanes>,
     pub(super) deadline_header: Option<HeaderName>,
@@ -19,7 +19,7 @@ pub(super) struct Manners {
     pub(super) hedge: Option<HedgePolicy>,
 }
 
-impl Manners {
+impl OverloadSettings {
     pub(super) fn validate(&self, keys: &KeyPolicy, attempt_header: Option<&HeaderName>) -> Result<()> {
         self.breaker.as_ref().map_or(Ok(()), BreakerPolicy::validate).map_err(Error::invalid)?;
         self.hedge.as_ref().map_or(Ok(()), HedgePolicy::validate).map_err(Error::invalid)?;
@@ -39,7 +39,7 @@ impl Manners {
 
 impl ClientBuilder {
     /// A circuit breaker for every origin: once too many of its calls have failed, none is sent for a while, and then a few as probes.
-    /// Off by default; [when to turn it on](crate::guide::manners).
+    /// Off by default; [when to turn it on](crate::guide::overload).
     ///
     /// An operation that meets an open circuit ends as [`CircuitOpen`](crate::policy::StopReason::CircuitOpen), at once: before its
     /// first attempt as an [`ErrorKind::NotAdmitted`](crate::ErrorKind::NotAdmitted), nothing sent;
@@ -49,13 +49,13 @@ impl ClientBuilder {
     /// failures on this side do not count. An attempt that ran out of its operation's time counts as failed, so timeouts that are too short
     /// open the circuit.
     pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
-        self.manners.breaker = Some(policy);
+        self.overload.breaker = Some(policy);
         self
     }
 
     /// What an origin asks of one operation holds for all of them: after a 429 or 503 that says when to come back, every operation to
     /// that origin waits before its next attempt, the first included. Off by default;
-    /// [when to turn it on](crate::guide::manners).
+    /// [when to turn it on](crate::guide::overload).
     ///
     /// When the time is over, at the longest after the [`max_retry_after`](crate::policy::RetryPolicy::max_retry_after), one operation goes first, as a probe. If it is
     /// not refused the others follow within a second, or within the time that was asked for if that is shorter, spread at random. An
@@ -66,7 +66,7 @@ impl ClientBuilder {
     /// success returns it. Where it is not there the operation stops as
     /// [`BudgetExhausted`](crate::policy::StopReason::BudgetExhausted).
     pub fn cooldown(mut self) -> Self {
-        self.manners.cooldown = Some(Lanes::default());
+        self.overload.cooldown = Some(Lanes::default());
         self
     }
 
@@ -82,7 +82,7 @@ impl ClientBuilder {
     /// });
     /// ```
     pub fn cooldown_by(mut self, lane: impl Fn(&reqwest::Request) -> String + Send + Sync + 'static) -> Self {
-        self.manners.cooldown = Some(Lanes::by(lane));
+        self.overload.cooldown = Some(Lanes::by(lane));
         self
     }
 
@@ -94,7 +94,7 @@ impl ClientBuilder {
     /// by Envoy and whoever reads its headers; [`server::DeadlineLayer`](https://docs.rs/steadfast/latest/steadfast/server/struct.DeadlineLayer.html) reads any. It stays on the
     /// origin that was asked.
     pub fn deadline_header(mut self, name: HeaderName) -> Self {
-        self.manners.deadline_header = Some(name);
+        self.overload.deadline_header = Some(name);
         self
     }
 
@@ -105,18 +105,18 @@ impl ClientBuilder {
     ///
     /// Where every caller is in such a hurry, nothing is sent for up to a minute, until the fastest is forgotten.
     pub fn skip_hopeless(mut self, yes: bool) -> Self {
-        self.manners.skip_hopeless = yes;
+        self.overload.skip_hopeless = yes;
         self
     }
 
     /// A second request beside a first that is late, for operations with a *safe* method (GET, HEAD, OPTIONS, TRACE, QUERY); the first
-    /// final answer counts, and the other request is dropped. Off by default; [when to turn it on](crate::guide::manners).
+    /// final answer counts, and the other request is dropped. Off by default; [when to turn it on](crate::guide::overload).
     ///
     /// A hedge is an attempt: it counts against `max_attempts`, pays the price of a retry from the budget, and stands in the journal. It
     /// goes out beside the first attempt only, while the circuit is closed and nothing cools down, and with a body that can be sent
     /// again. Others than safe methods are hedged one by one: [`RequestBuilder::hedge`](crate::RequestBuilder::hedge).
     pub fn hedge(mut self, policy: HedgePolicy) -> Self {
-        self.manners.hedge = Some(policy);
+        self.overload.hedge = Some(policy);
         self
     }
 }

@@ -1,4 +1,4 @@
-//! What the manners add to an operation: hedges, an open circuit, a caller's deadline.
+//! What overload protection adds to an operation: hedges, an open circuit, a caller's deadline.
 
 use std::time::Duration;
 

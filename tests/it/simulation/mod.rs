@@ -1,10 +1,10 @@
-//! The laboratory reproduces what others have published, and the claims of this crate's own documentation.
+//! The simulation reproduces what others have published, and the claims of this crate's own documentation.
 //!
 //! Runs are deterministic by their seed. Where the published number is a mean of many runs, so is ours; where ours differs for
 //! a reason that is known, the reason stands at the assertion.
 
 mod instrument;
-mod manners;
+mod mechanisms;
 mod own;
 mod published;
 

@@ -73,8 +73,8 @@ impl<'a> Flight<'a> {
 mod tests {
     use super::*;
     use crate::policy::{Idempotency, Operation, RetryPolicy};
-    use crate::testing::lab::caller::{Caller, Entry};
-    use crate::testing::lab::fleet::Fleet;
+    use crate::testing::simulation::caller::{Caller, Entry};
+    use crate::testing::simulation::fleet::Fleet;
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -1,6 +1,0 @@
-//! Manners under load: what the client does not send, asserted by what the server did not receive.
-
-mod breaker;
-mod cooldown;
-mod deadline;
-mod hedge;
