@@ -13,6 +13,8 @@ use crate::testing::{ModelClaimOutcome, ModelRecordState};
 
 pub(super) const FENCED: &str = "a token that does not hold the key changes nothing";
 pub(super) const UNCHANGED: &str = "a completed record does not change inside its retention";
+pub(super) const NOT_FORGOTTEN: &str =
+    "a claim that is cancelled does not free a key under which something was executed";
 pub(super) const TRUE: &str = "what the client is told is true";
 pub(super) const EXECUTED_ONCE: &str = "an operation is executed once, and once more for each lapse if it is rerun";
 pub(super) const ONE_REQUEST: &str = "under one key one request is executed";
@@ -59,6 +61,7 @@ impl Model for Exploration {
         let mut all = vec![
             Property::always(FENCED, |_, world: &World| world.history.wrong != Some(Wrong::Unfenced)),
             Property::always(UNCHANGED, |_, world: &World| world.history.wrong != Some(Wrong::Changed)),
+            Property::always(NOT_FORGOTTEN, |_, world: &World| world.history.wrong != Some(Wrong::Forgotten)),
             Property::always(TRUE, |_, world: &World| world.history.wrong != Some(Wrong::Untrue)),
             Property::always(EXECUTED_ONCE, |model: &Self, world: &World| executed_once(&model.setup, world)),
             Property::always(ONE_REQUEST, |_, world: &World| {

@@ -291,6 +291,10 @@ pub(super) fn finish(scene: &mut Scene<'_>, ticket: Ticket, end: ModelEnd) -> Fi
     if before != after && matches!(before.0, Some(ModelRecordState::Completed { .. })) {
         scene.world.wrong(Wrong::Changed);
     }
+    let took_over = scene.world.history.took_over & bit(ticket.token) != 0;
+    if end == ModelEnd::Cancelled && took_over && before.1.is_some() && after.1.is_none() {
+        scene.world.wrong(Wrong::Forgotten);
+    }
     let was_unknown = matches!(before.0, Some(ModelRecordState::Unknown { .. }));
     // A claim that is cancelled has not run. What it took over had lapsed before.
     if !was_unknown && end != ModelEnd::Cancelled && matches!(after.0, Some(ModelRecordState::Unknown { .. })) {

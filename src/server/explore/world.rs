@@ -149,6 +149,8 @@ pub(super) enum Wrong {
     /// A handler starts although the same process runs the operation that it takes over; or its claim was made
     /// to take over although the operation ran there.
     TakenOverHere,
+    /// A claim was cancelled, and with it went what is known of an operation that was executed.
+    Forgotten,
     /// The client was told something untrue.
     Untrue,
 }
