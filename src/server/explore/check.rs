@@ -13,8 +13,7 @@ use crate::testing::{ModelClaimOutcome, ModelRecordState};
 
 pub(super) const FENCED: &str = "a token that does not hold the key changes nothing";
 pub(super) const UNCHANGED: &str = "a completed record does not change inside its retention";
-pub(super) const NOT_FORGOTTEN: &str =
-    "a claim that is cancelled does not free a key under which something was executed";
+pub(super) const NOT_FORGOTTEN: &str = "a claim that took over and is cancelled does not free its key";
 pub(super) const TRUE: &str = "what the client is told is true";
 pub(super) const EXECUTED_ONCE: &str = "an operation is executed once, and once more for each lapse if it is rerun";
 pub(super) const ONE_REQUEST: &str = "under one key one request is executed";

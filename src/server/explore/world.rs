@@ -149,7 +149,7 @@ pub(super) enum Wrong {
     /// A handler starts although the same process runs the operation that it takes over; or its claim was made
     /// to take over although the operation ran there.
     TakenOverHere,
-    /// A claim was cancelled, and with it went what is known of an operation that was executed.
+    /// A claim was cancelled, and with it went what is known of the operation that it took over.
     Forgotten,
     /// The client was told something untrue.
     Untrue,
