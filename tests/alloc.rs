@@ -97,7 +97,9 @@ fn the_future_of_an_operation_is_small() {
         size_of_val(&client.post_json::<Value>("http://127.0.0.1/", &1)),
     ];
     println!("fetch, send, post_json: {sizes:?} bytes");
-    assert!(sizes.iter().all(|size| *size <= 1536), "{sizes:?}");
+    // tokio's `test-util`, which tests of the stores' clock turn on, makes a timer larger.
+    const TEST_UTIL: usize = 16;
+    assert!(sizes.iter().all(|size| *size <= 1536 + TEST_UTIL), "{sizes:?}");
 }
 
 /// What the layer takes beside its handler: its tasks and futures, what the handler is told, the record, and the header that tells of it.

@@ -238,7 +238,9 @@ async fn is_won_once<S: Store>(clause: &Clause<'_, S>) {
     let first = clause.claim(ONE, LONG);
     let session = clause.win(&first).await;
     let second = clause.claim(OTHER, LONG);
-    clause.is_running(&clause.lose(&second).await, LONG / 2, LONG);
+    for repeat in [clause.claim(ONE, LONG), second] {
+        clause.is_running(&clause.lose(&repeat).await, LONG / 2, LONG);
+    }
     clause.complete(&first, Some(session), end("done"), FinishOutcome::Stored).await;
     let done = RecordState::completed(ONE, record("done"));
     clause.same("claim", clause.lose(&second).await, done.clone());
@@ -331,8 +333,16 @@ async fn never_was<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
     clause.finish(&other, None, &End::Released, FinishOutcome::Stored).await;
     clause.is_refused(&other).await;
     clause.is_known_as(None).await;
-    clause.win(&clause.claim(ONE, LONG)).await;
+    let abandoned = clause.claim(ONE, LONG);
+    let session = clause.win(&abandoned).await;
     clause.is_refused(&other).await;
+
+    // An end that nobody knows is not disturbed, either.
+    clause.finish(&abandoned, Some(session), &End::Unknown, FinishOutcome::Stored).await;
+    let stranger = clause.claim(ONE, LONG);
+    clause.finish(&stranger, None, &End::Cancelled, FinishOutcome::Stored).await;
+    clause.renew(&abandoned, false).await;
+    clause.is_known_as(Some(RecordState::unknown(ONE))).await;
 }
 
 async fn is_unknown_again<S: Store>(clause: &Clause<'_, S>) {
@@ -417,10 +427,6 @@ async fn ends_once<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
     clause.complete(&abandoned, no_session(), end("late"), FinishOutcome::Fenced).await;
     clause.finish(&abandoned, no_session(), &End::Released, FinishOutcome::Fenced).await;
     clause.finish(&abandoned, no_session(), &End::Cancelled, FinishOutcome::Fenced).await;
-    // A stranger that cancels a claim of its own changes nothing.
-    let stranger = clause.claim(ONE, LONG);
-    clause.finish(&stranger, None, &End::Cancelled, FinishOutcome::Stored).await;
-    clause.renew(&abandoned, false).await;
     // A late copy of its claim takes nothing over.
     for late in [abandoned, abandoned.allow_takeover(true)] {
         clause.same("claim", clause.lose(&late).await, RecordState::unknown(ONE));
