@@ -152,8 +152,8 @@ impl RedbStore {
         Ok(Self { shared, writer, time, boot, max_records: u64::MAX })
     }
 
-    /// The most records, running claims included; a claim beyond it is [`StoreError::Full`].
-    /// Default: none.
+    /// The most records, running claims and [tombstones](super::TOMBSTONE) included; a claim beyond
+    /// it is [`StoreError::Full`]. Default: none.
     #[must_use]
     pub fn max_records(mut self, records: u64) -> Self {
         self.max_records = records;
