@@ -7,8 +7,8 @@
 //!   transaction for all.
 //! * [`testing`]: how to test your own code against all of this.
 //! * [`proof`]: which orders of events a model checker has explored in the server half, and which designs it refutes.
-//! * [`coming_from`]: the names of reqwest-middleware, reqwest-retry and backoff beside ours, and what changes on the wire.
 //! * [`proof_client`]: which courses of an operation were explored, what they must keep, and what is not modelled.
+//! * [`coming_from`]: the names of reqwest-middleware, reqwest-retry and backoff beside ours, and what changes on the wire.
 //! * [`design`]: the why-questions, and the invariants.
 //! * [`performance`]: what it costs beside plain reqwest and its peers, and how to measure it again.
 //! * [`changelog`]: what changed.
@@ -41,11 +41,11 @@ pub mod testing {}
 #[doc = include_str!("proof.md")]
 pub mod proof {}
 
-#[doc = include_str!("coming_from.md")]
-pub mod coming_from {}
-
 #[doc = include_str!("proof_client.md")]
 pub mod proof_client {}
+
+#[doc = include_str!("coming_from.md")]
+pub mod coming_from {}
 
 #[doc = include_str!("design.md")]
 pub mod design {}
@@ -53,5 +53,5 @@ pub mod design {}
 #[doc = include_str!("performance.md")]
 pub mod performance {}
 
-#[doc = include_str!("changelog.md")]
+#[doc = include_str!("../../CHANGELOG.md")]
 pub mod changelog {}
