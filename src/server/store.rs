@@ -65,7 +65,7 @@ use crate::key::KeyError;
 ///
 /// * A tombstone may be kept longer than [`TOMBSTONE`]: for as long as any other one of its key
 ///   (PostgreSQL does so). It may count against a bound on records (redb does so), or not.
-/// * How many records a [`sweep`](Self::sweep) finds, and when what has expired is removed. A store
+/// * How many records a [purge](Self::purge_expired) finds, and when what has expired is removed. A store
 ///   that is full may be a little late to see that a record has gone (memory: by an eighth of its
 ///   retention).
 /// * Durations are exact to a millisecond.

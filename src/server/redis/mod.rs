@@ -193,7 +193,7 @@ impl RedisStore {
     /// and does not close it: see [What it promises](Self#what-it-promises). The end of an operation waits for no replica.
     ///
     /// Claims then have a connection of their own, on which each waits for the one before it: about as many a second as there are
-    /// round trips to a replica in a second. A store that was made [`over`](Self::over) a connection has that one only; while replicas
+    /// round trips to a replica in a second. A store that was made [`over`](RedisStore::from_connection) a connection has that one only; while replicas
     /// are away, its other calls wait as well.
     #[must_use]
     pub fn replicas(mut self, number: usize, timeout: Duration) -> Self {
