@@ -32,12 +32,19 @@ pub(super) fn begin(scene: &Scene<'_>, caller: usize, ticket: Ticket, finds_out:
 
 /// Claims a key in the store.
 pub(super) fn claim(scene: &mut Scene<'_>, ticket: Ticket) -> ModelClaimOutcome {
-    let before = (scene.world.store.get(ticket.key), scene.world.store.holder(ticket.key));
+    let before = scene.world.store.holder(ticket.key);
     let claimed = scene.setup.design.claim(&mut scene.world, ticket);
-    let holder = scene.world.store.holder(ticket.key);
-    if claimed == ModelClaimOutcome::Acquired && before.1.is_some() && before.1 != holder {
-        scene.world.history.took_over |= holder.map_or(0, bit);
-        scene.seen.kinds.push(Kind::TakeOver);
+    let Some(holder) = scene.world.store.holder(ticket.key).filter(|_| claimed == ModelClaimOutcome::Acquired) else {
+        return claimed;
+    };
+    match before {
+        // The same token may have taken the key over before, and has it anew now.
+        None => scene.world.history.took_over &= !bit(holder),
+        Some(before) if before != holder => {
+            scene.world.history.took_over |= bit(holder);
+            scene.seen.kinds.push(Kind::TakeOver);
+        }
+        Some(_) => {}
     }
     claimed
 }
