@@ -1,4 +1,5 @@
-//! For whoever is on call: what is known of a key, and a way to give one back that nobody else can.
+//! For whoever is on call: a way to give back a key that nobody else can. What is known of it says
+//! [`Store::get`], asked for the operation's [`record_id`](OperationKey::record_id).
 
 use std::time::Duration;
 
@@ -31,19 +32,6 @@ pub enum ReleaseError {
     /// The store cannot say.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// What is known of a key; `None` if nothing is, or no longer.
-/// [`Record::opened`](super::Record::opened) opens a sealed record.
-///
-/// # Errors
-///
-/// The store cannot be reached, or the record cannot be read.
-pub async fn get<S: Store>(
-    store: &SharedStore<S>,
-    operation: &OperationKey,
-) -> Result<Option<RecordState>, StoreError> {
-    store.get(operation.record_id()).await
 }
 
 /// Gives back a key whose outcome is unknown, after somebody has found out that nothing has happened, or has undone it: the next

@@ -30,7 +30,7 @@ async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
     let operation = OperationKey::new("tenant", "k");
     let one = Fingerprint::of("x");
     assert!(matches!(admin::release(&store, &operation, "why not").await, Err(ReleaseError::NotFound)));
-    assert_eq!(admin::get(&store, &operation).await.unwrap(), None);
+    assert_eq!(store.get(operation.record_id()).await.unwrap(), None);
 
     let claim = || Claim::new(operation.record_id(), ClaimToken::new().unwrap(), one, HOUR, HOUR);
     let first = claim();
@@ -39,9 +39,9 @@ async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
     assert!(!renews || store.renew(first.reference(), HOUR).await.unwrap(), "it still runs");
 
     store.finish(first.reference(), Some(session), &End::Unknown).await.unwrap();
-    assert_eq!(admin::get(&store, &operation).await.unwrap(), Some(RecordState::unknown(one)));
+    assert_eq!(store.get(operation.record_id()).await.unwrap(), Some(RecordState::unknown(one)));
     admin::release(&store, &operation, "looked it up: nothing was charged").await.unwrap();
-    assert_eq!(admin::get(&store, &operation).await.unwrap(), None);
+    assert_eq!(store.get(operation.record_id()).await.unwrap(), None);
 
     let second = claim();
     let ClaimOutcome::Acquired(session) = store.claim(&second).await.unwrap() else { panic!("it was given back") };
@@ -51,5 +51,5 @@ async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
         .await
         .unwrap();
     assert!(matches!(admin::release(&store, &operation, "once more").await, Err(ReleaseError::Ended)));
-    assert_eq!(admin::get(&store, &operation).await.unwrap(), Some(RecordState::completed(one, record)));
+    assert_eq!(store.get(operation.record_id()).await.unwrap(), Some(RecordState::completed(one, record)));
 }
