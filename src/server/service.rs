@@ -170,7 +170,7 @@ async fn decide<'a, S: Store, R: Body<Data = Bytes>>(
         Settled::Answer(response) => Decided::Answer(response),
         Settled::Run(ticket) => Decided::Run(ticket),
         // Boxed, as what is rare is elsewhere: every operation in flight has room for it.
-        Settled::OnUnknown(ticket, reconcile) => Box::pin(reconciled(operation, parts, ticket, &reconcile)).await,
+        Settled::FindOut(ticket, reconcile) => Box::pin(reconciled(operation, parts, ticket, &reconcile)).await,
     }
 }
 
@@ -179,7 +179,7 @@ enum Settled<'a, T, R: Body> {
     Answer(Response<ResponseBody<R>>),
     Run(Ticket<'a, T>),
     /// The key is ours, and an earlier request under it may have run.
-    OnUnknown(Ticket<'a, T>, Reconcile),
+    FindOut(Ticket<'a, T>, Reconcile),
 }
 
 /// Claims the key, waiting for the first request under it where the client asked for that.
@@ -204,38 +204,40 @@ async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
     let until = operation.wait.and_then(|wait| clock::now().checked_add(wait));
     let mut waited = false;
     // Whoever takes it over is the one who looks; what anybody else is told of it is true as well.
-    let mut hook = None;
+    let mut finds_out = false;
     loop {
-        let take_over = rerun || hook.is_some();
+        let take_over = rerun || finds_out;
         let mut state = match claiming.ask(take_over).await {
             Ok(claiming::Answer::Won(won)) => {
                 claiming.begins();
                 let ticket = ticket(won, take_over);
-                return match hook {
-                    None => Settled::Run(ticket),
-                    Some(reconcile) => Settled::OnUnknown(ticket, reconcile),
+                return match &layer.config.reconcile {
+                    Some(reconcile) if finds_out => Settled::FindOut(ticket, reconcile.clone()),
+                    _ => Settled::Run(ticket),
                 };
             }
             Ok(claiming::Answer::Known(state)) => state,
             Err(error) => return Settled::Answer(refused(layer, of_store(&error))),
         };
-        let can_find_out = reconciles && hook.is_none();
         let wait = || until.filter(|until| *until > clock::now());
-        match rules::repeat(&state, operation.fingerprint, can_find_out, wait) {
-            Repeat::FindOut => hook.clone_from(&layer.config.reconcile),
+        let same = match rules::repeat(&state, operation.fingerprint, reconciles && !finds_out, wait) {
+            Repeat::FindOut => {
+                finds_out = true;
+                continue;
+            }
             Repeat::Wait(until) => {
-                (waited, hook) = (true, None);
+                (waited, finds_out) = (true, false);
                 Box::pin(layer.shared.waits.wait(store, operation.id, until)).await;
+                continue;
             }
-            // Whoever asks for something else is told so, whatever the record holds.
-            Repeat::OtherRequest => return Settled::Answer(known(layer, state, false, waited)),
-            Repeat::Tell => {
-                return Settled::Answer(match layer.config.open(&operation.id, &mut state) {
-                    Ok(()) => known(layer, state, true, waited),
-                    Err(error) => refused(layer, of_store(&error)),
-                });
-            }
+            Repeat::OtherRequest => false,
+            Repeat::Tell => true,
+        };
+        // Whoever asks for something else is told so, whatever the record holds.
+        if same && let Err(error) = layer.config.open(&operation.id, &mut state) {
+            return Settled::Answer(refused(layer, of_store(&error)));
         }
+        return Settled::Answer(known(layer, state, same, waited));
     }
 }
 
