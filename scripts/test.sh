@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-STEPS=(fmt house typos tree deny clippy features docs tests examples counts)
+STEPS=(fmt invariants typos tree deny clippy features docs tests examples counts)
 CARGO_DENY=0.20.2
 TYPOS=1.52.0
 TOOLS="$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools"
@@ -66,7 +66,7 @@ step_fmt() {
 }
 
 # Promises of the design that no compiler keeps. What is printed under a promise breaks it; an error of grep's does too.
-step_house() {
+step_invariants() {
     local broken=0 siblings file lines
     promise() { [ -z "$2" ] || { broken=1 && printf '%s:\n%s\n' "$1" "$2"; }; }
 
@@ -90,6 +90,14 @@ step_house() {
     # Whoever looks inside a foreign error must know that a failed downcast means "unsure".
     promise "only client/failure.rs looks inside foreign errors" "$(
         grep -rnE --include='*.rs' '\bdowncast(_ref|_mut)?\b|\.is::<' src 2>&1 | grep -v '^src/client/failure\.rs:'
+    )"
+    promise "ARCHITECTURE.md names only files and tests that are there" "$(
+        grep -oE '`[a-z_/]+\.rs`' ARCHITECTURE.md | tr -d '`' | sort -u | while read -r file; do
+            [ -e "src/$file" ] || [ -e "tests/it/$file" ] || [ -e "$file" ] || echo "$file"
+        done
+        grep -E '^\| [0-9]' ARCHITECTURE.md | grep -oE '`[a-z]+(_[a-z]+){3,}`' | tr -d '`' | sort -u | while read -r name; do
+            grep -rqwE "fn $name" src tests || echo "fn $name"
+        done
     )"
 
     # Told, not judged: a long file may be right.
