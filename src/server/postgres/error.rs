@@ -9,6 +9,15 @@ pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
     is_serialization_failure(error) || has_code(error, &["40P01"]) // deadlock_detected
 }
 
+/// The database has answered a COMMIT with a refusal, so the transaction is rolled back for certain:
+/// a conflict, a deferred constraint (class 23), or a deferred trigger that has raised an exception
+/// (P0001). Other errors may come from a pooler, or from a session that is ended after it has
+/// committed (57P01 while it waits for a replica).
+pub(super) fn refuses_commit(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    is_conflict(error) || code.is_some_and(|code| code.starts_with("23") || code == "P0001")
+}
+
 /// serialization_failure: the isolation is stricter than READ COMMITTED.
 pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
     has_code(error, &["40001"])

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection as _, Executor as _, FromRow as _, PgConnection, Postgres, Row as _, Transaction};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::error::{is_conflict, unavailable};
+use super::error::{refuses_commit, unavailable};
 use super::row::Row;
 use super::statement::{leave, or_rolled_back};
 use super::{PostgresStore, lock_of, milliseconds};
@@ -50,7 +50,7 @@ use crate::server::store::{
 /// | [`ExecutionOutcome::NotExecuted`](crate::server::ExecutionOutcome::NotExecuted) | rolled back | none: the repeat runs |
 /// | [`ExecutionOutcome::Unknown`](crate::server::ExecutionOutcome::Unknown), a panic, an inner error | rolled back | "unknown": the repeat runs, unless the layer is told [`OnUnknown::Reject`](crate::server::OnUnknown::Reject) |
 /// | none: the process died, or its connection broke | rolled back by the database | none: the repeat runs |
-/// | any, but the transaction cannot be ended: it had failed, the database refuses the record or is not there, the COMMIT meets a conflict (40001, 40P01) | rolled back | none: the repeat runs. The caller gets a 503 of the type `…/rolled-back`, with `Retry-After` and `Idempotency-Status: released` |
+/// | any, but the transaction cannot be ended: it had failed, the database refuses the record or is not there, the COMMIT meets a conflict (40001, 40P01), a deferred constraint (class 23) or a deferred trigger (P0001) | rolled back | none: the repeat runs. The caller gets a 503 of the type `…/rolled-back`, with `Retry-After` and `Idempotency-Status: released` |
 /// | any, but the reply to the COMMIT is lost | committed, or rolled back: the key is looked up until that is known | with them, or none. The caller gets the answer, or the 503. It gets a 500 if nothing is known within [`end_wait`](crate::server::IdempotencyLayer::end_wait); asked again, the key tells |
 ///
 /// The layer never runs a handler again by itself: a handler that the database has rolled back runs
@@ -244,7 +244,7 @@ impl TransactionalPostgresStore {
     ) -> Result<FinishOutcome, StoreError> {
         match self.base.within(deadline, transaction.commit()).await {
             Ok(()) => Ok(FinishOutcome::Stored),
-            Err(error) if is_conflict(&error) => Err(rolled_back(error)),
+            Err(error) if refuses_commit(&error) => Err(rolled_back(error)),
             // The reply that was lost may have been that it is committed.
             Err(error) => Err(unavailable(error)),
         }
