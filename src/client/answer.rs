@@ -34,7 +34,7 @@ pub(super) enum Read {
 /// What the server answered.
 #[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
 pub(super) enum Answer {
-    /// `begun`: the beginning of the body, where the verdict depends on it.
+    /// `begun`: the beginning of the body, where the assessment depends on it.
     Head {
         response: reqwest::Response,
         begun: Bytes,

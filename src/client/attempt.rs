@@ -10,12 +10,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::{self, Answer, Failed, Read};
-use super::outgoing::Outgoing;
 use super::payload::NoBody;
 use super::plan::{Plan, is_safe};
 use super::probe::{Probe, Unfinished};
 use super::redirect::{self, Rules, Trail};
-use super::{Inner, ending, failure, verdict};
+use super::wire_request::WireRequest;
+use super::{Inner, assessment, ending, failure};
 use crate::clock::{self, Deadline};
 use crate::deadline;
 use crate::journal::NotFollowed;
@@ -31,7 +31,7 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(super) fn send(
     client: &Inner,
     plan: &Plan,
-    outgoing: &mut Outgoing,
+    wire_request: &mut WireRequest,
     number: u32,
     until: Option<Instant>,
 ) -> impl Future<Output = Result<Answer, Failed>> {
@@ -39,21 +39,21 @@ pub(super) fn send(
         let timer = pin!(clock::timer(until));
         let mut until = Deadline::new(until, timer);
         let mut trail = Trail::new(client.max_redirects);
-        outgoing.begin_attempt();
+        wire_request.begin_attempt();
         loop {
-            let body = outgoing.payload.next(&mut until).await.map_err(no_body)?;
+            let body = wire_request.payload.next(&mut until).await.map_err(no_body)?;
             // In a block, so that what is sent takes no room while the answer is read.
             let mut response = {
-                let (sending, probe) = start(client, plan, outgoing, body, number, until.at());
+                let (sending, probe) = start(client, plan, wire_request, body, number, until.at());
                 exchange(client, pin!(sending), probe.as_ref(), &mut until).await?
             };
-            if !follow(client, plan, outgoing, &response, &mut trail)? {
-                let has_body = ending::has_body(outgoing.current().method(), response.status());
+            if !follow(client, plan, wire_request, &response, &mut trail)? {
+                let has_body = ending::has_body(wire_request.current().method(), response.status());
                 return match plan.read {
                     Read::Whole { limit } => answer::read(&mut response, has_body, &mut until, limit).await,
                     Read::Head => {
                         let response = ending::checked(response, has_body);
-                        if verdict::says_why(client, plan, response.status()) {
+                        if assessment::says_why(client, plan, response.status()) {
                             return Ok(Box::pin(answer::peek(response, until.at())).await);
                         }
                         Ok(Answer::Head { response, begun: Bytes::new() })
@@ -70,7 +70,7 @@ pub(super) fn send(
 pub(super) fn follow(
     client: &Inner,
     plan: &Plan,
-    outgoing: &mut Outgoing,
+    wire_request: &mut WireRequest,
     response: &reqwest::Response,
     trail: &mut Trail,
 ) -> Result<bool, Failed> {
@@ -78,11 +78,11 @@ pub(super) fn follow(
     let is_harmless =
         |request: &reqwest::Request| is_safe(request.method()) && plan.idempotency == Idempotency::Natural;
     if client.opaque {
-        let from = outgoing.current();
+        let from = wire_request.current();
         if sent(response.url()) != sent(from.url()) {
             // It followed a redirect, and by which status only it knows.
             let may_have_acted = !is_harmless(from);
-            outgoing.answered_from(response.url(), may_have_acted);
+            wire_request.answered_from(response.url(), may_have_acted);
         }
         return Ok(false);
     }
@@ -90,25 +90,25 @@ pub(super) fn follow(
     if client.max_redirects == 0 || !response.status().is_redirection() {
         return Ok(false);
     }
-    let from = outgoing.current();
+    let from = wire_request.current();
     let rules = Rules {
-        is_harmless: outgoing.is_done() || is_harmless(from),
-        post_as_get: outgoing.post_as_get().unwrap_or(client.redirect_post_as_get),
+        is_harmless: wire_request.is_done() || is_harmless(from),
+        post_as_get: wire_request.post_as_get().unwrap_or(client.redirect_post_as_get),
         cross_origin: client.cross_origin_redirects,
     };
-    match redirect::next(from, response.status(), response.headers(), &outgoing.payload, rules) {
+    match redirect::next(from, response.status(), response.headers(), &wire_request.payload, rules) {
         Ok(None) => Ok(false),
-        Ok(Some(next)) if outgoing.may_repeat_at(plan, &next) => {
+        Ok(Some(next)) if wire_request.may_repeat_at(plan, &next) => {
             trail.step(from, &next, response)?;
-            outgoing.follow(client, plan, next);
+            wire_request.follow(client, plan, next);
             Ok(true)
         }
         Ok(Some(_)) => {
-            outgoing.set_not_followed(NotFollowed::KeyNotTrusted);
+            wire_request.set_not_followed(NotFollowed::KeyNotTrusted);
             Ok(false)
         }
         Err(reason) => {
-            outgoing.set_not_followed(reason);
+            wire_request.set_not_followed(reason);
             Ok(false)
         }
     }
@@ -188,13 +188,13 @@ fn no_body(why: NoBody) -> Failed {
 fn start(
     client: &Inner,
     plan: &Plan,
-    outgoing: &Outgoing,
+    wire_request: &WireRequest,
     body: Option<reqwest::Body>,
     number: u32,
     until: Option<Instant>,
 ) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<Probe>) {
-    let (mut request, probe) = outgoing.open(client, plan, body);
-    if !outgoing.is_elsewhere() {
+    let (mut request, probe) = wire_request.open(client, plan, body);
+    if !wire_request.is_elsewhere() {
         client.mark(request.headers_mut(), number, until);
     }
     (client.http.execute(request), probe)

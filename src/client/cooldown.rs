@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::assessment::Assessment;
 use super::gate::Held;
-use super::verdict::Verdict;
 use crate::clock;
 use crate::policy::{Cooling, Leave, Operation, StopReason, cooldown_asked_for};
 
@@ -54,9 +54,9 @@ impl fmt::Debug for Lanes {
 pub(super) struct Lane(u64);
 
 /// For how long an answer holds everybody back.
-pub(super) fn asked_for(verdict: &Verdict, cap: Duration) -> Option<Duration> {
-    let answered = verdict.status.filter(|_| verdict.failure.is_none())?;
-    cooldown_asked_for(answered, &verdict.hint, cap)
+pub(super) fn asked_for(assessment: &Assessment, cap: Duration) -> Option<Duration> {
+    let answered = assessment.status.filter(|_| assessment.failure.is_none())?;
+    cooldown_asked_for(answered, &assessment.hint, cap)
 }
 
 /// The cooldowns of one origin.

@@ -5,10 +5,10 @@
 use std::time::{Duration, Instant};
 
 use super::Inner;
+use super::assessment::Assessment;
 use super::cooldown::{self, Lane, Probe};
 use super::latency::Latencies;
 use super::upstream::Upstream;
-use super::verdict::Verdict;
 use crate::clock;
 use crate::policy::{BreakerState, CircuitOpen, Class, HedgeAt, HedgePolicy, Operation, Permit, StopReason};
 
@@ -96,31 +96,31 @@ impl<'a> Gate<'a> {
     }
 
     /// Tells what came of the attempt to those who let it through. Returns the breaker's new state,
-    /// if it has changed. `verdict` is `None` if the attempt says nothing about this origin.
+    /// if it has changed. `assessment` is `None` if the attempt says nothing about this origin.
     pub(super) fn settle(
         &self,
         pass: Pass<'_>,
-        verdict: Option<&Verdict>,
+        assessment: Option<&Assessment>,
         latency: Option<Duration>,
         max_retry_after: Duration,
         now: Instant,
     ) -> Option<BreakerState> {
-        let Some(verdict) = verdict else {
+        let Some(assessment) = assessment else {
             pass.probe.into_iter().for_each(|probe| probe.passed());
             return None;
         };
-        let answered = matches!(verdict.class, Class::Success | Class::Permanent) && verdict.failure.is_none();
+        let answered = matches!(assessment.class, Class::Success | Class::Permanent) && assessment.failure.is_none();
         if let (Some(Some(latencies)), Some(latency)) = (self.upstream.latencies.get(), latency.filter(|_| answered)) {
             latencies.record(latency, now);
         }
-        match (self.lane, cooldown::asked_for(verdict, max_retry_after)) {
+        match (self.lane, cooldown::asked_for(assessment, max_retry_after)) {
             // Before the probe is dropped, so that nobody goes in between.
             (Some(lane), Some(length)) => self.upstream.cooldowns.begin(lane, length, now),
             _ => pass.probe.into_iter().for_each(|probe| probe.passed()),
         }
         // A certificate or a body of the caller's that failed says nothing about how the origin bears its load.
-        let ours = verdict.class == Class::Permanent && verdict.failure.is_some();
-        pass.permit.filter(|_| !ours)?.record(verdict.class, now.saturating_duration_since(pass.started), now)
+        let ours = assessment.class == Class::Permanent && assessment.failure.is_some();
+        pass.permit.filter(|_| !ours)?.record(assessment.class, now.saturating_duration_since(pass.started), now)
     }
 
     /// For how long from `now` nothing will be let through.

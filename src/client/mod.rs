@@ -7,16 +7,17 @@
 //! | --- | --- |
 //! | `builder`, `overload`, `redirect_settings`, `request`, `checks`, `defaults` | take what the caller says |
 //! | `target`, `payload`, `upload` | the URL and the body |
-//! | `plan`, `outgoing`, `pattern` | the terms of one operation, and its request on the way |
+//! | `plan`, `wire_request`, `pattern` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
 //! | `race` | an attempt with a second one beside it |
 //! | `attempt`, `answer` | send once and read what comes back; `ending` tells a whole body from a cut one, `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
-//! | `verdict` | the class of an attempt |
+//! | `assessment` | the class of an attempt |
 //! | `gate`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
 //! | `upstream` | what is remembered of each origin |
 //! | `event`, `response` | tell the story |
 
 mod answer;
+mod assessment;
 mod attempt;
 mod builder;
 mod checks;
@@ -27,7 +28,6 @@ mod event;
 mod failure;
 mod gate;
 pub(crate) mod latency;
-mod outgoing;
 mod overload;
 mod pattern;
 mod payload;
@@ -43,7 +43,7 @@ mod target;
 #[cfg(any(feature = "stream", feature = "multipart"))]
 mod upload;
 mod upstream;
-mod verdict;
+mod wire_request;
 
 use std::fmt;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::outgoing::ContentType;
+use super::wire_request::ContentType;
 
 /// So many headers have room in a map's index. One that is full grows whenever a header is set, even if that header is there already.
 const ROOM: usize = 6;

@@ -8,9 +8,9 @@ use http::Method;
 use super::Inner;
 use super::answer::Read;
 use super::checks::check_timeout;
-use super::outgoing::Outgoing;
 use super::payload::Payload;
 use super::upstream::Upstream;
+use super::wire_request::WireRequest;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result, VOUCH};
@@ -84,12 +84,12 @@ impl Plan {
     pub(super) fn key_until(
         &self,
         client: &Inner,
-        outgoing: &Outgoing,
+        wire_request: &WireRequest,
         started: Instant,
         now: Instant,
     ) -> Option<Instant> {
         let first_sent = self.first_sent.filter(|_| self.idempotency == Idempotency::Keyed)?;
-        let said = || self.upstream.trust.retention(&self.method, outgoing.paths());
+        let said = || self.upstream.trust.retention(&self.method, wire_request.paths());
         let retention = retention(&client.keys, self.trust, said);
         let running = now.saturating_duration_since(started);
         let age = resume::age_after(Duration::from_secs(self.key_age.into()), running, first_sent, clock::wall());
@@ -148,7 +148,7 @@ pub(super) fn settle(
         None => inner.overload.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(&method)),
     };
     // To resume is to repeat: what may have been carried out needs the licence that a retry would need.
-    let honours_keys = || upstream.trust.vouches(trust, &method, || (request.url().path(), None));
+    let honours_keys = || upstream.trust.is_trusted(trust, &method, || (request.url().path(), None));
     let licence = idempotency == Idempotency::Natural || (idempotency == Idempotency::Keyed && honours_keys());
     if may_have_been_processed && !licence {
         let nobody = "the operation may have been processed and nobody has said that this API honours keys, so to resume it could \

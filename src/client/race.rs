@@ -13,8 +13,8 @@ use http::StatusCode;
 
 use super::answer::{Answer, Failed};
 use super::gate::Gate;
-use super::outgoing::Outgoing;
 use super::plan::Plan;
+use super::wire_request::WireRequest;
 use super::{Inner, attempt};
 use crate::clock;
 use crate::policy::{Class, Hint, Operation};
@@ -69,17 +69,17 @@ enum Ended {
 impl Race<'_> {
     pub(super) async fn run(
         self,
-        outgoing: &mut Outgoing,
+        wire_request: &mut WireRequest,
         operation: &mut Operation<'_>,
-        tell: impl Fn(&Outgoing, u32),
+        tell: impl Fn(&WireRequest, u32),
     ) -> Raced {
         let Self { client, plan, gate, number, until, after } = self;
         let started = clock::now();
-        let Some(mut fork) = outgoing.fork() else {
-            return Raced::alone(attempt::send(client, plan, outgoing, number, until).await, number, started);
+        let Some(mut fork) = wire_request.fork() else {
+            return Raced::alone(attempt::send(client, plan, wire_request, number, until).await, number, started);
         };
         // Boxed, so that operations that are not hedged do not carry the room for two.
-        let mut first = Box::pin(attempt::send(client, plan, outgoing, number, until));
+        let mut first = Box::pin(attempt::send(client, plan, wire_request, number, until));
         let late = clock::until(started.checked_add(after), first.as_mut()).await;
         if let Ok(attempted) = late {
             return Raced::alone(attempted, number, started);
@@ -108,7 +108,7 @@ impl Race<'_> {
         let (winner, other) =
             if first_counts { ((number, started), (hedge, hedged)) } else { ((hedge, hedged), (number, started)) };
         if !first_counts {
-            std::mem::swap(outgoing, &mut fork);
+            std::mem::swap(wire_request, &mut fork);
         }
         let other = Other {
             number: other.0,

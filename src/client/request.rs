@@ -12,11 +12,11 @@ use serde::Serialize;
 
 use super::answer::Answer;
 use super::checks::{bearer, parse_header};
-use super::outgoing::{ContentType, Outgoing};
 use super::payload::Payload;
 use super::plan::{Options, Plan};
 #[cfg(feature = "json")]
 use super::response;
+use super::wire_request::{ContentType, WireRequest};
 use super::{Client, Inner, plan, run, target};
 use crate::error::{Error, Result};
 use crate::key::IdempotencyKey;
@@ -27,22 +27,22 @@ use crate::resume::{ResumeToken, SafeUrl};
 #[must_use = "a request does nothing until it is sent"]
 pub struct RequestBuilder {
     client: Client,
-    outgoing: Result<Outgoing>,
+    wire_request: Result<WireRequest>,
     /// Most requests have none.
     options: Option<Box<Options>>,
 }
 
 impl RequestBuilder {
     pub(super) fn new(client: Client, request: Result<reqwest::Request>) -> Self {
-        let outgoing = request.map(|request| Outgoing::new(request, Payload::Empty, false));
-        Self { client, outgoing, options: None }
+        let wire_request = request.map(|request| WireRequest::new(request, Payload::Empty, false));
+        Self { client, wire_request, options: None }
     }
 
     /// A finished request: its body becomes the payload, its timeout the attempt timeout.
     pub(super) fn from_request(client: Client, mut request: reqwest::Request) -> Self {
         let payload = request.body_mut().take().map_or(Payload::Empty, Payload::from);
         let timeout = request.timeout_mut().take();
-        let built = Self { client, outgoing: Ok(Outgoing::new(request, payload, true)), options: None };
+        let built = Self { client, wire_request: Ok(WireRequest::new(request, payload, true)), options: None };
         let built = if timeout.is_some() { built.attempt_timeout(timeout) } else { built };
         let http = built.client.http();
         built.with(|request, _| {
@@ -264,8 +264,8 @@ impl RequestBuilder {
     /// Overrides the client's [`redirect_post_as_get`](crate::ClientBuilder::redirect_post_as_get)
     /// for this request.
     pub fn redirect_post_as_get(mut self, yes: bool) -> Self {
-        if let Ok(outgoing) = &mut self.outgoing {
-            outgoing.set_post_as_get(yes);
+        if let Ok(wire_request) = &mut self.wire_request {
+            wire_request.set_post_as_get(yes);
         }
         self
     }
@@ -291,8 +291,8 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn send(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
-            let (client, plan, outgoing) = self.prepare(false)?;
-            let (answer, story) = run::run(client, &plan, outgoing).await?;
+            let (client, plan, wire_request) = self.prepare(false)?;
+            let (answer, story) = run::run(client, &plan, wire_request).await?;
             let mut response = match answer {
                 Answer::Head { response, .. } => response,
                 // Not reached: only `Read::Whole` reads the body.
@@ -318,18 +318,18 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn fetch<T: serde::de::DeserializeOwned>(mut self) -> impl Future<Output = Result<T>> {
         async move {
-            let (client, plan, outgoing) = self.prepare(true)?;
-            let (answer, story) = run::run(client, &plan, outgoing).await?;
-            let decoded = response::decode(answer, plan.read, outgoing.current().url());
-            decoded.map_err(|error| response::unfit(error, story, &plan, outgoing))
+            let (client, plan, wire_request) = self.prepare(true)?;
+            let (answer, story) = run::run(client, &plan, wire_request).await?;
+            let decoded = response::decode(answer, plan.read, wire_request.current().url());
+            decoded.map_err(|error| response::unfit(error, story, &plan, wire_request))
         }
     }
 
     fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut Payload) -> Result<()>) -> Self {
-        if let Ok(Outgoing { template, payload, .. }) = &mut self.outgoing
+        if let Ok(WireRequest { template, payload, .. }) = &mut self.wire_request
             && let Err(error) = change(template, payload)
         {
-            self.outgoing = Err(error.at(template.method(), SafeUrl(template.url())));
+            self.wire_request = Err(error.at(template.method(), SafeUrl(template.url())));
         }
         self
     }
@@ -339,8 +339,8 @@ impl RequestBuilder {
             *payload = body?;
             Ok(())
         });
-        if let Ok(outgoing) = &mut built.outgoing {
-            outgoing.content_type = content_type;
+        if let Ok(wire_request) = &mut built.wire_request {
+            wire_request.content_type = content_type;
         }
         built
     }
@@ -351,12 +351,12 @@ impl RequestBuilder {
     }
 
     /// Settles the terms. What the builder holds is sent from where it is: it is large, and is not moved again.
-    pub(super) fn prepare(&mut self, reads_body: bool) -> Result<(&Inner, Plan, &mut Outgoing)> {
+    pub(super) fn prepare(&mut self, reads_body: bool) -> Result<(&Inner, Plan, &mut WireRequest)> {
         let taken = self.options.take();
         let options = taken.as_deref();
         let resumed = || options.and_then(|options| options.resume.clone());
-        let outgoing = match &mut self.outgoing {
-            Ok(outgoing) => outgoing,
+        let wire_request = match &mut self.wire_request {
+            Ok(wire_request) => wire_request,
             Err(error) => {
                 let error =
                     std::mem::replace(error, Error::new(crate::ErrorKind::Build, "the request was sent already"));
@@ -364,11 +364,11 @@ impl RequestBuilder {
             }
         };
         let client = self.client.inner()?;
-        let says_type = outgoing.content_type != ContentType::Unsaid;
-        match plan::settle(client, &mut outgoing.template, &outgoing.payload, says_type, options, reads_body) {
-            Ok(plan) => Ok((client, plan, outgoing)),
+        let says_type = wire_request.content_type != ContentType::Unsaid;
+        match plan::settle(client, &mut wire_request.template, &wire_request.payload, says_type, options, reads_body) {
+            Ok(plan) => Ok((client, plan, wire_request)),
             Err(error) => {
-                let request = &outgoing.template;
+                let request = &wire_request.template;
                 Err(error.at(request.method(), SafeUrl(request.url())).resuming(resumed()))
             }
         }
@@ -379,8 +379,8 @@ impl RequestBuilder {
 impl fmt::Debug for RequestBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("RequestBuilder");
-        match &self.outgoing {
-            Ok(Outgoing { template: request, content_type, .. }) => debug
+        match &self.wire_request {
+            Ok(WireRequest { template: request, content_type, .. }) => debug
                 .field("method", request.method())
                 .field("url", &SafeUrl(request.url()))
                 .field("headers", &request.headers().keys().collect::<Vec<_>>())

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{answer, redirect};
 #[cfg(feature = "json")]
-use super::{outgoing::Outgoing, plan::Plan};
+use super::{plan::Plan, wire_request::WireRequest};
 #[cfg(feature = "json")]
 use crate::decode::DecodeError;
 use crate::error::{Answer, Error, ErrorKind, Result};
@@ -133,12 +133,12 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(
 
 /// The error that an answer is which cannot be decoded, with its story.
 #[cfg(feature = "json")]
-pub(super) fn unfit(error: Error, mut story: Story, plan: &Plan, outgoing: &Outgoing) -> Error {
+pub(super) fn unfit(error: Error, mut story: Story, plan: &Plan, wire_request: &WireRequest) -> Error {
     if matches!(error.kind(), ErrorKind::Decode | ErrorKind::TooLarge) {
         // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
-        story.resume = outgoing.resume_token(plan, true);
+        story.resume = wire_request.resume_token(plan, true);
     }
-    error.with_story(story).at(&plan.method, SafeUrl(outgoing.asked().url()))
+    error.with_story(story).at(&plan.method, SafeUrl(wire_request.asked().url()))
 }
 
 #[cfg(feature = "json")]

@@ -192,7 +192,7 @@ impl KeyTrust {
     /// A repeat starts at the path that was asked for, and the attempt before it may have been
     /// carried out at the last hop. Only a sign that covers both says that the one knows the keys
     /// of the other.
-    pub(super) fn vouches<'a>(&self, trust: Trust, method: &Method, paths: impl FnOnce() -> Paths<'a>) -> bool {
+    pub(super) fn is_trusted<'a>(&self, trust: Trust, method: &Method, paths: impl FnOnce() -> Paths<'a>) -> bool {
         match trust {
             Trust::Declared => true,
             Trust::Negotiated => self.covers(method, paths()),
@@ -208,7 +208,7 @@ impl KeyTrust {
     }
 
     /// Takes note of what the answer to a keyed request shows about the path that answered.
-    pub(super) fn learn(&self, method: &Method, path: &str, status: StatusCode, headers: &HeaderMap) {
+    pub(super) fn observe(&self, method: &Method, path: &str, status: StatusCode, headers: &HeaderMap) {
         match sign(status, headers) {
             Sign::Honours { scope, retention } => {
                 let scope = scope.filter(|scope| is_below(path, scope));
@@ -345,9 +345,9 @@ mod tests {
         assert!(!others.contains_key("https://h0.example.com"));
     }
 
-    fn learn(trust: &KeyTrust, path: &str, status: u16, lines: &[(&'static str, &str)]) {
+    fn observe(trust: &KeyTrust, path: &str, status: u16, lines: &[(&'static str, &str)]) {
         let lines = lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        trust.learn(&Method::POST, path, StatusCode::from_u16(status).unwrap(), &lines.collect());
+        trust.observe(&Method::POST, path, StatusCode::from_u16(status).unwrap(), &lines.collect());
     }
 
     fn covers(trust: &KeyTrust, path: &str) -> bool {
@@ -358,25 +358,25 @@ mod tests {
     fn trust_is_earned_by_a_sign_and_lost_by_its_absence() {
         let trust = KeyTrust::default();
         let charges = |trust: &KeyTrust| covers(trust, "/v1/charges");
-        learn(&trust, "/v1/charges", 503, &[]);
+        observe(&trust, "/v1/charges", 503, &[]);
         assert!(!charges(&trust), "no sign");
-        learn(&trust, "/v1/charges", 503, &[("idempotency-key", "\"abc\"")]);
+        observe(&trust, "/v1/charges", 503, &[("idempotency-key", "\"abc\"")]);
         assert!(!charges(&trust), "an echoed key");
-        learn(&trust, "/v1/charges", 503, &[("idempotent-replayed", "false")]);
+        observe(&trust, "/v1/charges", 503, &[("idempotent-replayed", "false")]);
         assert!(charges(&trust), "a sign");
         assert!(!trust.covers(&Method::PATCH, ("/v1/charges", None)) && !covers(&trust, "/v1/charges/1"));
-        learn(&trust, "/v1/charges", 503, &[]);
+        observe(&trust, "/v1/charges", 503, &[]);
         assert!(charges(&trust), "an error without a sign says nothing");
-        learn(&trust, "/v1/charges", 201, &[]);
+        observe(&trust, "/v1/charges", 201, &[]);
         assert!(!charges(&trust), "a success without a sign takes it back");
-        learn(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
+        observe(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
         assert!(charges(&trust));
-        learn(&trust, "/v1/charges", 409, &[("idempotency-status", "ignored")]);
+        observe(&trust, "/v1/charges", 409, &[("idempotency-status", "ignored")]);
         assert!(!charges(&trust));
-        learn(&trust, "/v1/charges", 201, &[("idempotency-status", "unsupported")]);
+        observe(&trust, "/v1/charges", 201, &[("idempotency-status", "unsupported")]);
         assert!(!charges(&trust), "a word that is not known promises nothing");
-        learn(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
-        learn(&trust, "/v1/charges", 201, &[("idempotency-key", "abc")]);
+        observe(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
+        observe(&trust, "/v1/charges", 201, &[("idempotency-key", "abc")]);
         assert!(!charges(&trust), "a success with an echo has no sign");
     }
 
@@ -384,23 +384,23 @@ mod tests {
     fn two_paths_need_one_sign_that_covers_both() {
         let trust = KeyTrust::default();
         let both = |trust: &KeyTrust| trust.covers(&Method::POST, ("/v1/charges", Some("/v2/charges")));
-        learn(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
-        learn(&trust, "/v2/charges", 201, &[("idempotent-replayed", "false")]);
+        observe(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
+        observe(&trust, "/v2/charges", 201, &[("idempotent-replayed", "false")]);
         assert!(covers(&trust, "/v1/charges") && covers(&trust, "/v2/charges") && !both(&trust));
-        learn(&trust, "/v2/charges", 201, &[("idempotency-status", "stored;scope=\"/\"")]);
+        observe(&trust, "/v2/charges", 201, &[("idempotency-status", "stored;scope=\"/\"")]);
         assert!(both(&trust));
     }
 
     #[test]
     fn a_scope_widens_trust_to_its_path_prefix() {
         let trust = KeyTrust::default();
-        learn(&trust, "/v1/charges", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
+        observe(&trust, "/v1/charges", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
         assert!(covers(&trust, "/v1/refunds") && covers(&trust, "/v1"));
         assert!(!covers(&trust, "/v10") && !covers(&trust, "/v2"));
-        learn(&trust, "/v3/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
+        observe(&trust, "/v3/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
         assert!(covers(&trust, "/v3/a") && !covers(&trust, "/v3/b"), "a scope that is not ours");
         let trust = KeyTrust::default();
-        learn(&trust, "/v10/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
+        observe(&trust, "/v10/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
         assert!(covers(&trust, "/v10/a") && !covers(&trust, "/v1/charges"));
     }
 
@@ -409,12 +409,12 @@ mod tests {
         let trust = KeyTrust::default();
         let retention = |path| trust.retention(&Method::POST, (path, None));
         assert_eq!(retention("/a"), None);
-        learn(&trust, "/a", 201, &[("idempotency-status", "stored;retention=60")]);
+        observe(&trust, "/a", 201, &[("idempotency-status", "stored;retention=60")]);
         assert_eq!((retention("/a"), retention("/b")), (Some(Duration::from_secs(60)), None));
         assert_eq!(trust.retention(&Method::POST, ("/b", Some("/a"))), Some(Duration::from_secs(60)));
-        learn(&trust, "/a", 201, &[("idempotency-status", "replayed;retention=3600")]);
+        observe(&trust, "/a", 201, &[("idempotency-status", "replayed;retention=3600")]);
         assert_eq!((retention("/a"), trust.lock().len()), (Some(Duration::from_secs(3600)), 1));
-        learn(&trust, "/a", 201, &[]);
+        observe(&trust, "/a", 201, &[]);
         assert_eq!(retention("/a"), None);
     }
 
@@ -422,7 +422,7 @@ mod tests {
     fn trust_is_bounded() {
         let trust = KeyTrust::default();
         for number in 0..=TRUSTED {
-            learn(&trust, &format!("/{number}"), 503, &[("idempotent-replayed", "false")]);
+            observe(&trust, &format!("/{number}"), 503, &[("idempotent-replayed", "false")]);
         }
         assert_eq!(trust.lock().len(), TRUSTED);
         assert!(!covers(&trust, "/0") && covers(&trust, "/256"));

@@ -31,7 +31,7 @@ use crate::policy::StopReason;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Design {
     Ours,
-    /// A key is a licence, whoever vouches for it.
+    /// A key is a licence, whoever speaks up for it.
     KeyIsLicence,
     /// A connection that is lost counts as "not sent".
     LostIsNotSent,

@@ -20,14 +20,14 @@ use super::seen::{Decided, End, Phase, Seen};
 use super::server::{ASKED, Fate, MOVED, Server};
 use super::{Design, Model, Step};
 use crate::client::answer::{Answer, Failed};
+use crate::client::assessment::AttemptContext;
 use crate::client::gate::{Gate, Held, Pass};
-use crate::client::outgoing::Outgoing;
 use crate::client::plan::Plan;
 use crate::client::probe::Probe;
 use crate::client::race::Raced;
 use crate::client::redirect::Trail;
-use crate::client::run::{SoFar, begin, still_licensed};
-use crate::client::verdict::Context;
+use crate::client::run::{Recorder, begin, still_licensed};
+use crate::client::wire_request::WireRequest;
 use crate::client::{Inner, attempt, failure, response};
 use crate::clock;
 use crate::error::{Error, Result};
@@ -38,7 +38,7 @@ use crate::policy::{BreakerState, Class, Decision, Failure, Operation, StopReaso
 /// Replays `history` and returns what was seen.
 pub(super) fn replay(model: &Model, scenario: Scenario, history: &[Step]) -> Seen {
     let mut request = scenario.request().redirect_post_as_get(model.design == Design::MovedPostIsGet);
-    let (client, mut plan, outgoing) = match request.prepare(true) {
+    let (client, mut plan, wire_request) = match request.prepare(true) {
         Ok(prepared) => prepared,
         Err(error) => return refused(scenario, &error),
     };
@@ -46,9 +46,9 @@ pub(super) fn replay(model: &Model, scenario: Scenario, history: &[Step]) -> See
     if model.design == Design::KeyIsLicence {
         plan.trust = Trust::Declared;
     }
-    let gate = Gate::new(client, &plan.upstream, || outgoing.whole(client, &plan));
+    let gate = Gate::new(client, &plan.upstream, || wire_request.whole(client, &plan));
     let terms = Terms { design: model.design, scenario, client, plan: &plan };
-    let mut course = Course::start(terms, outgoing, &gate);
+    let mut course = Course::start(terms, wire_request, &gate);
     for step in history {
         course.take(*step);
     }
@@ -74,11 +74,11 @@ struct Terms<'a> {
 /// One operation on its way.
 struct Course<'a> {
     terms: Terms<'a>,
-    outgoing: &'a mut Outgoing,
+    wire_request: &'a mut WireRequest,
     gate: &'a Gate<'a>,
-    context: Context<'a>,
+    context: AttemptContext<'a>,
     operation: Operation<'a>,
-    so_far: Option<SoFar<'a>>,
+    recorder: Option<Recorder<'a>>,
     started: Instant,
     now: Instant,
     attempt: Option<Attempt<'a>>,
@@ -99,19 +99,19 @@ struct Attempt<'a> {
 }
 
 impl<'a> Course<'a> {
-    fn start(terms: Terms<'a>, outgoing: &'a mut Outgoing, gate: &'a Gate<'a>) -> Self {
+    fn start(terms: Terms<'a>, wire_request: &'a mut WireRequest, gate: &'a Gate<'a>) -> Self {
         let Terms { scenario, client, plan, .. } = terms;
-        let context = Context::at_first(client, plan);
-        let so_far = SoFar::start(client, plan, outgoing);
-        let started = so_far.started;
-        let operation = begin(plan, context.policy, outgoing, started);
+        let context = AttemptContext::at_first(client, plan);
+        let recorder = Recorder::start(client, plan, wire_request);
+        let started = recorder.started;
+        let operation = begin(plan, context.policy, wire_request, started);
         Self {
             terms,
-            outgoing,
+            wire_request,
             gate,
             context,
             operation,
-            so_far: Some(so_far),
+            recorder: Some(recorder),
             started,
             now: started,
             attempt: None,
@@ -135,7 +135,7 @@ impl<'a> Course<'a> {
     fn take(&mut self, step: Step) {
         self.seen.decided = Decided::Nothing;
         match step {
-            Step::ApiShows => self.learn(self.server.api),
+            Step::ApiShows => self.observe(self.server.api),
             Step::ApiStops => self.stop_honouring(),
             Step::OthersFail => self.open_circuit(),
             Step::Begin => self.begin_attempt(),
@@ -148,14 +148,14 @@ impl<'a> Course<'a> {
     }
 
     /// The answer to another call, which the same client has made.
-    fn learn(&self, api: Api) {
+    fn observe(&self, api: Api) {
         let (trust, status) = (&self.terms.plan.upstream.trust, StatusCode::CREATED);
-        trust.learn(&self.terms.plan.method, ASKED, status, &Fate::Done.head(api));
+        trust.observe(&self.terms.plan.method, ASKED, status, &Fate::Done.head(api));
     }
 
     fn stop_honouring(&mut self) {
         self.server.api = Api::Ignores;
-        self.learn(Api::Ignores);
+        self.observe(Api::Ignores);
     }
 
     fn open_circuit(&self) {
@@ -172,7 +172,7 @@ impl<'a> Course<'a> {
         let entered = self.gate.enter(&mut self.operation, self.now).now_or_never();
         let entered = entered.expect("only a cooldown waits, and there is none");
         let admitted = entered.and_then(|pass| {
-            still_licensed(&mut self.operation, self.terms.client, self.terms.plan, self.outgoing).map(|()| pass)
+            still_licensed(&mut self.operation, self.terms.client, self.terms.plan, self.wire_request).map(|()| pass)
         });
         match admitted {
             Ok(pass) => self.let_through(pass, number),
@@ -181,8 +181,8 @@ impl<'a> Course<'a> {
     }
 
     fn hold_back(&mut self, held: Held) {
-        let Some(so_far) = self.so_far.take() else { return };
-        let error = so_far.held_back(self.outgoing, held);
+        let Some(recorder) = self.recorder.take() else { return };
+        let error = recorder.held_back(self.wire_request, held);
         self.seen.decided = Decided::Held(held.reason);
         self.end(&Err(&error));
     }
@@ -196,8 +196,8 @@ impl<'a> Course<'a> {
         broken.through_open_circuit |= matches!(circuit, Some(BreakerState::Open { .. }));
         let until = clock::earlier(self.terms.plan.attempt_until(pass.started), self.operation.deadline());
         self.operation.begin_attempt();
-        self.outgoing.is_repeat = self.operation.is_at_risk();
-        self.outgoing.begin_attempt();
+        self.wire_request.is_repeat = self.operation.is_at_risk();
+        self.wire_request.begin_attempt();
         let trail = Trail::new(self.terms.client.max_redirects);
         self.attempt = Some(Attempt { pass, number, until, trail });
         self.seen.sends = self.seen.sends.saturating_add(1);
@@ -243,9 +243,9 @@ impl<'a> Course<'a> {
     fn open(&mut self, fate: Fate) -> (reqwest::Request, Option<Probe>) {
         let no_timer = pin!(None);
         let mut until = clock::Deadline::new(None, no_timer);
-        let body = self.outgoing.payload.next(&mut until).now_or_never();
+        let body = self.wire_request.payload.next(&mut until).now_or_never();
         let body = body.expect("the body is in memory").ok().flatten();
-        let (mut request, probe) = self.outgoing.open(self.terms.client, self.terms.plan, body);
+        let (mut request, probe) = self.wire_request.open(self.terms.client, self.terms.plan, body);
         let body = request.body_mut().take();
         if !matches!(fate, Fate::TimedOutBeforeBody | Fate::ClosedBeforeSending | Fate::NoConnection)
             && let Some(mut body) = body
@@ -262,7 +262,7 @@ impl<'a> Course<'a> {
     }
 
     fn check_key(&mut self, key: Option<&str>) {
-        if self.outgoing.is_done() || self.outgoing.is_elsewhere() {
+        if self.wire_request.is_done() || self.wire_request.is_elsewhere() {
             self.seen.broken.key_leaked |= key.is_some();
             return;
         }
@@ -286,11 +286,11 @@ impl<'a> Course<'a> {
             Fate::Conflict | Fate::StillRunning if self.terms.design == Design::ConflictIsDone => StatusCode::CREATED,
             _ => status,
         };
-        let url = self.outgoing.current().url().clone();
+        let url = self.wire_request.current().url().clone();
         let mut response = http::Response::builder().status(status).url(url).body("").expect("a response");
         *response.headers_mut() = headers.clone();
         let response = reqwest::Response::from(response);
-        if attempt::follow(self.terms.client, self.terms.plan, self.outgoing, &response, trail)? {
+        if attempt::follow(self.terms.client, self.terms.plan, self.wire_request, &response, trail)? {
             return Ok(None);
         }
         Ok(Some(Answer::Whole { status, headers, body: Bytes::from(fate.body()), over_limit: false }))
@@ -322,23 +322,23 @@ impl<'a> Course<'a> {
             return self.repeat(Duration::ZERO, true, fate);
         }
         if self.terms.design == Design::ForgetsEarlierAttempts
-            && let Some(so_far) = &mut self.so_far
+            && let Some(recorder) = &mut self.recorder
         {
-            so_far.may_have_been_processed = false;
+            recorder.may_have_been_processed = false;
         }
         let elapsed = self.now.saturating_duration_since(pass.started);
         let ended = self.now;
         let raced = Raced { attempted, number, ended, elapsed, latency: Some(elapsed), other: None };
-        self.context.follow(self.outgoing, &mut self.operation);
-        let Some(mut so_far) = self.so_far.take() else { return };
-        let decision = so_far.conclude(&raced, pass, self.context, self.gate, &mut self.operation, self.outgoing);
+        self.context.follow(self.wire_request, &mut self.operation);
+        let Some(mut recorder) = self.recorder.take() else { return };
+        let decision = recorder.conclude(&raced, pass, self.context, self.gate, &mut self.operation, self.wire_request);
         match decision {
             Decision::Retry { after } => {
-                self.so_far = Some(so_far);
+                self.recorder = Some(recorder);
                 self.repeat(after, self.operation.repeats_free(), fate);
             }
             Decision::Stop(reason) => {
-                let ended = so_far.end(self.outgoing, raced.attempted, reason, self.now);
+                let ended = recorder.end(self.wire_request, raced.attempted, reason, self.now);
                 self.stop(ended, reason);
             }
         }
@@ -358,10 +358,10 @@ impl<'a> Course<'a> {
     fn stop(&mut self, ended: Result<(Answer, Story)>, reason: StopReason) {
         self.seen.decided = Decided::Stop(reason);
         let fetched = ended.and_then(|(answer, story)| {
-            let value = response::decode::<()>(answer, self.terms.plan.read, self.outgoing.current().url());
+            let value = response::decode::<()>(answer, self.terms.plan.read, self.wire_request.current().url());
             match value {
                 Ok(()) => Ok(story),
-                Err(error) => Err(response::unfit(error, story, self.terms.plan, self.outgoing)),
+                Err(error) => Err(response::unfit(error, story, self.terms.plan, self.wire_request)),
             }
         });
         if let Ok(story) = &fetched {
@@ -379,19 +379,20 @@ impl<'a> Course<'a> {
         let waits = self.seen.phase == Phase::Waiting;
         if waits {
             // The next attempt starts again from the first address.
-            self.outgoing.begin_attempt();
+            self.wire_request.begin_attempt();
         }
-        let path = self.outgoing.current().url().path();
-        let has_same_key =
-            !self.outgoing.is_done() && !self.outgoing.is_elsewhere() && self.terms.design != Design::KeyPerAttempt;
+        let path = self.wire_request.current().url().path();
+        let has_same_key = !self.wire_request.is_done()
+            && !self.wire_request.is_elsewhere()
+            && self.terms.design != Design::KeyPerAttempt;
         let key = self.key.as_deref().filter(|_| has_same_key);
         let is_resumed = matches!(self.terms.scenario.ask, Ask::PostResumed { .. });
         let own = own_key();
         let key = key.or_else(|| is_resumed.then(|| own.as_str()));
         self.seen.is_known = self.server.knows(key, path, self.now);
         self.seen.is_moved = path == MOVED;
-        self.seen.is_result = self.outgoing.is_done();
-        self.seen.is_elsewhere = self.outgoing.is_elsewhere();
+        self.seen.is_result = self.wire_request.is_done();
+        self.seen.is_elsewhere = self.wire_request.is_elsewhere();
         self.seen.executions = self.server.executions;
         self.seen
     }

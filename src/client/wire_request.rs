@@ -48,7 +48,7 @@ impl ContentType {
 }
 
 /// The request, ready to be sent as often as its body allows.
-pub(super) struct Outgoing {
+pub(super) struct WireRequest {
     /// Everything but the body, its type and the key: those are added to what is sent. Most requests have no other headers, and one that
     /// has none needs no map of them.
     pub(super) template: reqwest::Request,
@@ -90,7 +90,7 @@ struct AttemptRedirects {
     not_followed: Option<NotFollowed>,
 }
 
-impl Outgoing {
+impl WireRequest {
     pub(super) fn new(template: reqwest::Request, payload: Payload, adopted: bool) -> Self {
         let content_type = ContentType::Unsaid;
         Self { template, payload, content_type, adopted, is_repeat: false, redirects: None }
@@ -297,9 +297,9 @@ impl Outgoing {
         let is_keyed = plan.key.is_some() && !self.is_done() && !self.is_elsewhere();
         let is_known = !client.opaque || self.hop().is_none();
         if let (Trust::Negotiated, Some((status, headers)), true) = (plan.trust, head, is_keyed && is_known) {
-            origin.learn(&plan.method, self.current().url().path(), status, headers);
+            origin.observe(&plan.method, self.current().url().path(), status, headers);
         }
-        origin.vouches(plan.trust, &plan.method, || self.paths())
+        origin.is_trusted(plan.trust, &plan.method, || self.paths())
     }
 
     /// The path that was asked for, and that of the last hop.
@@ -313,7 +313,7 @@ impl Outgoing {
     pub(super) fn may_repeat_at(&self, plan: &Plan, next: &Next) -> bool {
         let needs_key = self.is_repeat && plan.idempotency == Idempotency::Keyed && !self.is_done() && !next.see_other;
         let paths = || (self.asked().url().path(), Some(next.url.path()));
-        !needs_key || plan.upstream.trust.vouches(plan.trust, &plan.method, paths)
+        !needs_key || plan.upstream.trust.is_trusted(plan.trust, &plan.method, paths)
     }
 }
 

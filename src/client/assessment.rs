@@ -14,9 +14,9 @@ use crate::key_policy::KeyPolicy;
 use crate::policy::{Class, Failure, Hint, Idempotency, Outcome, RetryPolicy, record_status};
 use crate::problem;
 
-/// What the verdict on every attempt of one operation depends on.
+/// What the assessment of every attempt of one operation depends on.
 #[derive(Clone, Copy)]
-pub(super) struct Context<'a> {
+pub(super) struct AttemptContext<'a> {
     /// A redirect to the result has come: the operation was carried out, and what is sent now is a GET.
     pub(super) is_done: bool,
     /// A redirect was followed that does not say that the server has not acted on the hop before it.
@@ -37,7 +37,7 @@ pub(super) struct Context<'a> {
 /// Whether the body must be looked at to judge an answer of this status: a 409 under a key says there what it means, and a 503 that it
 /// is about the deadline that was sent.
 pub(super) fn says_why(client: &Inner, plan: &Plan, status: StatusCode) -> bool {
-    Context::at_first(client, plan).says_why(status)
+    AttemptContext::at_first(client, plan).says_why(status)
 }
 
 /// A 307 or 308 asks for the same request elsewhere, so it was not carried out here (RFC 9110
@@ -47,7 +47,7 @@ fn says_not_acted(status: StatusCode) -> bool {
 }
 
 /// What one attempt came to.
-pub(super) struct Verdict {
+pub(super) struct Assessment {
     pub(super) class: Class,
     pub(super) default_class: Class,
     pub(super) reach: Reach,
@@ -58,7 +58,7 @@ pub(super) struct Verdict {
     pub(super) may_have_been_processed: bool,
 }
 
-impl Verdict {
+impl Assessment {
     /// On an attempt that was dropped while it was under way: it may have arrived.
     pub(super) fn on_dropped() -> Self {
         Self {
@@ -73,7 +73,7 @@ impl Verdict {
     }
 }
 
-impl<'a> Context<'a> {
+impl<'a> AttemptContext<'a> {
     pub(super) fn at_first(client: &'a Inner, plan: &'a Plan) -> Self {
         Self {
             is_done: false,
@@ -91,21 +91,21 @@ impl<'a> Context<'a> {
     }
 }
 
-impl Context<'_> {
+impl AttemptContext<'_> {
     fn says_why(&self, status: StatusCode) -> bool {
         (status == StatusCode::CONFLICT && self.has_key)
             || (status == StatusCode::SERVICE_UNAVAILABLE && self.tells_deadline)
     }
 
     /// `earlier_ambiguous`: an attempt before this one may have been carried out.
-    pub(super) fn judge(&self, attempted: &Result<Answer, Failed>, earlier_ambiguous: bool) -> Verdict {
+    pub(super) fn judge(&self, attempted: &Result<Answer, Failed>, earlier_ambiguous: bool) -> Assessment {
         match attempted {
             Ok(answer) => self.answered(answer.status(), answer.headers(), answer.begun(), earlier_ambiguous),
             Err(failed) => self.failed(failed),
         }
     }
 
-    fn answered(&self, status: StatusCode, headers: &HeaderMap, body: &[u8], earlier_ambiguous: bool) -> Verdict {
+    fn answered(&self, status: StatusCode, headers: &HeaderMap, body: &[u8], earlier_ambiguous: bool) -> Assessment {
         let names = if self.says_why(status) { problem::names(body) } else { Vec::new() };
         let named = |name: &str| names.iter().any(|found| found == name);
         // The server's own word that it has not begun.
@@ -134,7 +134,7 @@ impl Context<'_> {
         let outcome =
             Outcome::answered(self.method, self.idempotency, status, headers).with_default_class(default_class);
         let throttled_acts = self.policy.throttling_is_ambiguous() && default_class == Class::Throttled;
-        Verdict {
+        Assessment {
             class: self.classify(&outcome),
             default_class,
             reach: Reach::Answered,
@@ -150,7 +150,7 @@ impl Context<'_> {
         }
     }
 
-    fn failed(&self, failed: &Failed) -> Verdict {
+    fn failed(&self, failed: &Failed) -> Assessment {
         let none = HeaderMap::new();
         let (status, headers) =
             failed.head.as_deref().map_or((None, &none), |(status, headers)| (Some(*status), headers));
@@ -175,7 +175,7 @@ impl Context<'_> {
             ..hint
         };
         let part_was_taken = failed.failure == Failure::RequestBody && failed.taken != Some(false);
-        Verdict {
+        Assessment {
             class: self.classify(&outcome),
             default_class,
             reach: match default_class {
