@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use super::child_key::OperationKey;
 use super::claiming::{Answer, Claiming, Won};
-use super::lineage::OperationKey;
 use super::shared_store::SharedStore;
 use super::store::{Claim, End, FinishOutcome, RecordState, Store, StoreError};
 

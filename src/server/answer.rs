@@ -111,7 +111,7 @@ where
 
 /// What became of the key, as `Idempotency-Status` tells it.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Told {
+pub(super) enum IdempotencyStatus {
     Stored,
     Replayed,
     InProgress,
@@ -119,7 +119,7 @@ pub(super) enum Told {
     Unknown,
 }
 
-impl Told {
+impl IdempotencyStatus {
     fn word(self) -> &'static str {
         match self {
             Self::Stored => "stored",
@@ -163,7 +163,7 @@ impl Terms {
 pub(super) fn replay<B: Body>(record: Record, of_event: bool) -> Response<ResponseBody<B>> {
     let (status, headers, body) = record.into_parts();
     let Some(body) = body.or(of_event.then(Bytes::new)) else {
-        let mut response = Refusal::AnswerNotKept(status).response();
+        let mut response = Rejection::AnswerNotKept(status).response();
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
         return response;
     };
@@ -176,7 +176,7 @@ pub(super) fn replay<B: Body>(record: Record, of_event: bool) -> Response<Respon
 
 /// Why the layer answers itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Refusal {
+pub(super) enum Rejection {
     KeyMissing,
     KeyMalformed(&'static str),
     EventIdMissing,
@@ -198,7 +198,7 @@ pub(super) enum Refusal {
     DeadlinePassed,
 }
 
-impl Refusal {
+impl Rejection {
     fn kind(self) -> &'static str {
         match self {
             Self::KeyMissing => problem::KEY_MISSING,

@@ -14,7 +14,7 @@ use http::{HeaderName, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::answer::{Refusal, ResponseBody};
+use super::answer::{Rejection, ResponseBody};
 use crate::deadline::{self, Deadline, with_deadline};
 
 /// A [tower](https://docs.rs/tower) layer that refuses a request whose caller waits for less than the work takes.
@@ -71,11 +71,11 @@ impl DeadlineLayer {
     }
 
     /// The deadline of this request; an error if it is too near.
-    fn deadline<B>(&self, request: &Request<B>) -> Result<Option<Deadline>, Refusal> {
+    fn deadline<B>(&self, request: &Request<B>) -> Result<Option<Deadline>, Rejection> {
         let known = request.extensions().get::<Deadline>().copied();
         let told = || request.headers().get(&self.header).and_then(deadline::from_header).map(Deadline::from);
         match known.or_else(told) {
-            Some(deadline) if deadline.time_left() <= self.least => Err(Refusal::DeadlinePassed),
+            Some(deadline) if deadline.time_left() <= self.least => Err(Rejection::DeadlinePassed),
             deadline => Ok(deadline),
         }
     }

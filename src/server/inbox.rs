@@ -12,11 +12,11 @@ use http::StatusCode;
 use super::claiming::{Answer, Claiming, Won};
 use super::ending::{Ending, PendingEnds, WonClaim};
 use super::layer::OnUnknown;
-use super::lent::TransactionHandle;
 use super::record::Record;
 use super::rules::Written;
 use super::shared_store::SharedStore;
 use super::store::{Claim, Completion, End, Fingerprint, RecordId, RecordState, Store, StoreError};
+use super::transaction::TransactionHandle;
 use crate::clock;
 
 pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);

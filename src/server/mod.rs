@@ -83,6 +83,7 @@ mod answer;
 mod apart;
 mod body;
 mod cancel;
+mod child_key;
 mod claiming;
 mod codec;
 mod deadline;
@@ -93,13 +94,10 @@ mod explore;
 pub mod extract;
 mod held;
 mod host;
-mod hygiene;
 mod identity;
 mod inbox;
 mod keeper;
 mod layer;
-mod lent;
-mod lineage;
 mod memory;
 mod metrics;
 mod nested;
@@ -121,10 +119,13 @@ mod scope;
 mod service;
 mod shared_store;
 mod store;
+mod stored_headers;
+mod transaction;
 mod wait;
 mod webhook;
 
 pub use self::answer::{BodyError, ResponseBody};
+pub use self::child_key::OperationKey;
 pub use self::codec::{CodecError, RecordCodec};
 pub use self::deadline::{DeadlineLayer, DeadlineService};
 pub use self::ending::PendingEnds;
@@ -132,8 +133,6 @@ pub use self::held::HeldClaim;
 pub use self::identity::{IDENTITY_VERSION, IdentityMismatch, verify_identity};
 pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::{ExecutionOutcome, IdempotencyLayer, OnUnknown};
-pub use self::lent::{TransactionGuard, TransactionHandle};
-pub use self::lineage::OperationKey;
 pub use self::memory::MemoryStore;
 pub use self::metrics::Metrics;
 #[cfg(feature = "postgres")]
@@ -151,4 +150,5 @@ pub use self::store::{
     Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, FinishOutcome, RecordId, RecordState,
     Store, StoreError, TOMBSTONE,
 };
+pub use self::transaction::{TransactionGuard, TransactionHandle};
 pub use self::webhook::{EventId, WebhookLayer};

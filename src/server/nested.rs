@@ -7,7 +7,7 @@
 
 use http::Extensions;
 
-use super::lineage::OperationKey;
+use super::child_key::OperationKey;
 use super::shared_store::SharedStore;
 use super::store::RecordId;
 

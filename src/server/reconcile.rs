@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, Uri};
 
-use super::lineage::OperationKey;
+use super::child_key::OperationKey;
 
 /// An operation whose outcome is unknown, and the request that asks for it again.
 #[derive(Clone, Debug)]

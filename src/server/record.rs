@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::codec::RecordCodec;
-use super::hygiene::StoredHeaders;
 use super::store::RecordId;
+use super::stored_headers::StoredHeaders;
 
 /// The layout that is written now. A record of a later one is refused.
 const VERSION: u8 = 1;

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, Method, Version};
 use http_body::Body;
 use sha2::{Digest, Sha256};
 
-use super::answer::Refusal;
+use super::answer::Rejection;
 use super::body::{Cut, whole};
 use super::host::host_of;
 use super::layer::Config;
@@ -43,7 +43,7 @@ pub(super) enum Read<B> {
 
 impl Config {
     /// Finds out what identifies the request, reading its body if it is to be recognised.
-    pub(super) async fn read<S, B>(&self, parts: &Parts, body: B, store: &SharedStore<S>) -> Result<Read<B>, Refusal>
+    pub(super) async fn read<S, B>(&self, parts: &Parts, body: B, store: &SharedStore<S>) -> Result<Read<B>, Rejection>
     where
         B: Body + From<Bytes>,
     {
@@ -51,7 +51,7 @@ impl Config {
         let wait = self.wait(&parts.headers);
         if let Some(event) = &self.event {
             let body = self.body(parts, body).await?;
-            let id = event.read(parts, &body).ok_or(Refusal::EventIdMissing)?;
+            let id = event.read(parts, &body).ok_or(Rejection::EventIdMissing)?;
             let id = RecordId::of_event(&self.scope_of(parts)?, &id);
             if is_entered(&id) {
                 return Ok(Read::NotAsked(body.into()));
@@ -71,26 +71,26 @@ impl Config {
     }
 
     /// Whose key it is, and which.
-    fn id(&self, parts: &Parts) -> Result<Option<RecordId>, Refusal> {
+    fn id(&self, parts: &Parts) -> Result<Option<RecordId>, Rejection> {
         let Some(key) = self.key(&parts.headers)? else { return Ok(None) };
         Ok(Some(RecordId::new(&self.scope_of(parts)?, &key)))
     }
 
     /// The operation's key; `None` if there is none and none is needed.
-    fn key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<Cow<'a, str>>, Refusal> {
+    fn key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<Cow<'a, str>>, Rejection> {
         let mut lines = headers.get_all(KEY).iter();
         let line = match (lines.next(), lines.next()) {
-            (None, _) if self.required => return Err(Refusal::KeyMissing),
+            (None, _) if self.required => return Err(Rejection::KeyMissing),
             (None, _) => return Ok(None),
-            (Some(_), Some(_)) => return Err(Refusal::KeyMalformed("there are two keys")),
+            (Some(_), Some(_)) => return Err(Rejection::KeyMalformed("there are two keys")),
             (Some(line), None) => line,
         };
-        let text = line.to_str().map_err(|_| Refusal::KeyMalformed("it is not ASCII"))?.trim_matches([' ', '\t']);
+        let text = line.to_str().map_err(|_| Rejection::KeyMalformed("it is not ASCII"))?.trim_matches([' ', '\t']);
         let malformed =
-            |_| Refusal::KeyMalformed("it is neither a key nor a structured-field string (RFC 9651 §3.3.3)");
+            |_| Rejection::KeyMalformed("it is neither a key nor a structured-field string (RFC 9651 §3.3.3)");
         let key = key::bare(without_parameters(text)).map_err(malformed)?;
         if key.len() > self.max_key {
-            return Err(Refusal::KeyMalformed("it is too long"));
+            return Err(Rejection::KeyMalformed("it is too long"));
         }
         Ok(Some(key))
     }
@@ -107,8 +107,8 @@ impl Config {
         fingerprint(&parts.method, host.as_deref().unwrap_or_default(), &target, body)
     }
 
-    fn scope_of(&self, parts: &Parts) -> Result<Cow<'_, str>, Refusal> {
-        self.scope.of(parts).ok_or(Refusal::NoCaller)
+    fn scope_of(&self, parts: &Parts) -> Result<Cow<'_, str>, Rejection> {
+        self.scope.of(parts).ok_or(Rejection::NoCaller)
     }
 
     /// How long a repeat is ready to wait for the first, if it says so (RFC 7240 §4.3).
@@ -124,21 +124,21 @@ impl Config {
     }
 
     /// The whole body, up to the cap.
-    async fn body<B: Body>(&self, parts: &Parts, body: B) -> Result<Bytes, Refusal> {
+    async fn body<B: Body>(&self, parts: &Parts, body: B) -> Result<Bytes, Rejection> {
         // A server knows from `Content-Length` how long a body will be, and nothing of it need be read.
         if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > self.max_body {
-            return Err(Refusal::BodyTooLarge(self.max_body));
+            return Err(Rejection::BodyTooLarge(self.max_body));
         }
         let mut body = pin!(body);
         let bytes = match whole(body.as_mut(), self.max_body).await {
             // Nothing that follows a request's body is part of what is asked for.
             Ok((bytes, _trailers)) => bytes,
-            Err(Cut::TooLong) => return Err(Refusal::BodyTooLarge(self.max_body)),
-            Err(Cut::Failed) => return Err(Refusal::BodyBroken),
+            Err(Cut::TooLong) => return Err(Rejection::BodyTooLarge(self.max_body)),
+            Err(Cut::Failed) => return Err(Rejection::BodyBroken),
         };
         let may_be_cut = parts.version >= Version::HTTP_2 && !body.is_end_stream();
         if may_be_cut && is_cut_off(&parts.headers, &bytes).await {
-            return Err(Refusal::BodyBroken);
+            return Err(Rejection::BodyBroken);
         }
         Ok(bytes)
     }

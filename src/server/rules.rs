@@ -4,7 +4,7 @@
 //! out what they return. So does the exploration (`explore`), which plays every order of replies,
 //! crashes and lapses against the model of a store. What it proves holds for this file.
 
-use super::answer::Told;
+use super::answer::IdempotencyStatus;
 use super::layer::{ExecutionOutcome, OnUnknown};
 use super::store::{ClaimOutcome, End, Fingerprint, FinishOutcome, RecordState, StoreError};
 
@@ -240,7 +240,7 @@ pub(super) fn is_cancelled(reply: &Result<FinishOutcome, StoreError>) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CompletionAnswer {
     /// The handler's, with what became of the key.
-    WithStatus(Told),
+    WithStatus(IdempotencyStatus),
     /// The handler's, which tells of nothing that was done.
     NotExecuted,
     /// Another one: what the handler did was rolled back.
@@ -257,27 +257,27 @@ pub(super) fn told_of_completion(
     holds_effects: bool,
 ) -> CompletionAnswer {
     match by_then {
-        Some(Written::Stored) => CompletionAnswer::WithStatus(Told::Stored),
+        Some(Written::Stored) => CompletionAnswer::WithStatus(IdempotencyStatus::Stored),
         // A server error tells of nothing that was done, so it is true all the same.
         Some(Written::RolledBack) if is_server_error => CompletionAnswer::NotExecuted,
         Some(Written::RolledBack) => CompletionAnswer::RolledBack,
         _ if holds_effects => CompletionAnswer::TransactionLost,
-        _ => CompletionAnswer::WithStatus(Told::Unknown),
+        _ => CompletionAnswer::WithStatus(IdempotencyStatus::Unknown),
     }
 }
 
 /// Returns what the client is told of a key that its handler gave back.
 #[inline]
-pub(super) fn told_of_release(by_then: Option<Written>) -> Told {
+pub(super) fn told_of_release(by_then: Option<Written>) -> IdempotencyStatus {
     match by_then {
-        Some(Written::Stored | Written::RolledBack) => Told::Released,
-        None | Some(Written::Lost | Written::GivenUp) => Told::Unknown,
+        Some(Written::Stored | Written::RolledBack) => IdempotencyStatus::Released,
+        None | Some(Written::Lost | Written::GivenUp) => IdempotencyStatus::Unknown,
     }
 }
 
 /// Returns what the client is told of an unknown end: that it may ask again where a repeat runs, and
 /// else nothing of use.
 #[inline]
-pub(super) fn told_of_unknown(on_unknown: OnUnknown, reconciles: bool) -> Told {
-    if on_unknown == OnUnknown::Rerun || reconciles { Told::Released } else { Told::Unknown }
+pub(super) fn told_of_unknown(on_unknown: OnUnknown, reconciles: bool) -> IdempotencyStatus {
+    if on_unknown == OnUnknown::Rerun || reconciles { IdempotencyStatus::Released } else { IdempotencyStatus::Unknown }
 }

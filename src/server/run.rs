@@ -15,12 +15,11 @@ use http_body::Body;
 use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
-use super::answer::{Refusal, ResponseBody, Told, replay};
+use super::answer::{IdempotencyStatus, Rejection, ResponseBody, replay};
 use super::body::{pump, whole};
 use super::ending::{Ending, WonClaim};
 use super::held::{Held, HeldClaim, HeldClaims};
 use super::layer::{ExecutionOutcome, IdempotencyLayer};
-use super::lent::TransactionHandle;
 use super::metrics::{Counter, count};
 use super::nested;
 use super::poll::{Panicked, caught, poll_once};
@@ -29,10 +28,11 @@ use super::record::Record;
 use super::rules::{self, AfterAnswer, CompletionAnswer, Written};
 use super::service::known;
 use super::store::{Completion, End, RecordState, Store};
+use super::transaction::TransactionHandle;
 use crate::clock;
 
 /// A key that was won.
-pub(super) struct Ticket<'a, T> {
+pub(super) struct AcquiredClaim<'a, T> {
     pub(super) won: WonClaim,
     pub(super) held: Held<&'a HeldClaims>,
     pub(super) session: T,
@@ -53,7 +53,7 @@ enum Handled<R, E, T> {
     /// With an error of the service's, and nobody knows how far it came.
     Failed(E, Option<T>),
     /// Without anything that could be sent, and nobody knows how far it came.
-    Silent(Refusal, Option<T>),
+    Silent(Rejection, Option<T>),
 }
 
 /// An operation whose handler has been called.
@@ -74,8 +74,12 @@ where
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     E: Send + 'static,
 {
-    pub(super) fn new(layer: &'a IdempotencyLayer<S>, ticket: Ticket<'a, S::Session>, answer: Answer<R, E>) -> Self {
-        let Ticket { won, held, session } = ticket;
+    pub(super) fn new(
+        layer: &'a IdempotencyLayer<S>,
+        acquired: AcquiredClaim<'a, S::Session>,
+        answer: Answer<R, E>,
+    ) -> Self {
+        let AcquiredClaim { won, held, session } = acquired;
         let until = layer.config.max_handler_time.and_then(|time| clock::now().checked_add(time));
         Self { layer, won, _held: held, lent: TransactionHandle::new(session), answer: Some(answer), until }
     }
@@ -86,13 +90,13 @@ where
         layer: &'a IdempotencyLayer<S>,
         mut inner: I,
         mut request: Request<B>,
-        ticket: Ticket<'a, S::Session>,
+        acquired: AcquiredClaim<'a, S::Session>,
         answer: Answer<R, E>,
     ) -> (Self, Option<I::Future>)
     where
         I: Service<Request<B>, Response = Response<R>, Error = E>,
     {
-        let execution = Self::new(layer, ticket, answer);
+        let execution = Self::new(layer, acquired, answer);
         let Self { won, lent, .. } = &execution;
         let claims = layer.shared.store.parts().claims.clone();
         request.extensions_mut().insert(HeldClaim::new(claims, won.claim));
@@ -130,7 +134,9 @@ where
                 Some(Written::Stored) => known(this.layer, RecordState::completed(fingerprint, record), true, false),
                 Some(Written::Lost) => known(this.layer, RecordState::in_progress(fingerprint, lease), true, false),
                 // What was found is true all the same. If it is not stored, the next one has to find it once more.
-                Some(Written::RolledBack | Written::GivenUp) | None => this.told(replay(record, false), Told::Unknown),
+                Some(Written::RolledBack | Written::GivenUp) | None => {
+                    this.told(replay(record, false), IdempotencyStatus::Unknown)
+                }
             })
         };
         self.finish(self.lent.take(), &end, &self.layer.shared.counters.stored, answer).await;
@@ -154,7 +160,7 @@ where
         };
         // Destructors panic too: the handler's, and those of what it has answered.
         if let Err(Panicked) = worked {
-            self.give_up(self.lent.take(), Refusal::HandlerFailed).await;
+            self.give_up(self.lent.take(), Rejection::HandlerFailed).await;
         }
         self.layer.shared.waits.ended(&self.won.claim.id);
     }
@@ -191,10 +197,10 @@ where
         handled: Result<Result<Result<Response<R>, E>, Panicked>, TookTooLong>,
     ) -> Handled<R, E, S::Session> {
         let (response, session) = match (handled, self.lent.take()) {
-            (Err(TookTooLong), session) => return Handled::Silent(Refusal::HandlerTimedOut, session),
-            (Ok(Err(Panicked)), session) => return Handled::Silent(Refusal::HandlerFailed, session),
+            (Err(TookTooLong), session) => return Handled::Silent(Rejection::HandlerTimedOut, session),
+            (Ok(Err(Panicked)), session) => return Handled::Silent(Rejection::HandlerFailed, session),
             (Ok(Ok(Err(error))), session) => return Handled::Failed(error, session),
-            (Ok(Ok(Ok(_))), None) => return Handled::Silent(Refusal::TransactionLost, None),
+            (Ok(Ok(Ok(_))), None) => return Handled::Silent(Rejection::TransactionLost, None),
             (Ok(Ok(Ok(response))), Some(session)) => (response, session),
         };
         let (verdict, status) = (response.extensions().get::<ExecutionOutcome>().copied(), response.status());
@@ -282,7 +288,7 @@ where
         self.finish(Some(session), &End::Released, &self.layer.shared.counters.released, answer).await;
     }
 
-    fn told_unknown(&self) -> Told {
+    fn told_unknown(&self) -> IdempotencyStatus {
         rules::told_of_unknown(self.layer.config.on_unknown, self.layer.config.reconcile.is_some())
     }
 
@@ -291,7 +297,7 @@ where
         self.finish(session, &end, &self.layer.shared.counters.abandoned, |_, _| response).await;
     }
 
-    async fn give_up(&mut self, session: Option<S::Session>, refusal: Refusal) {
+    async fn give_up(&mut self, session: Option<S::Session>, refusal: Rejection) {
         let response = self.told(refusal.response(), self.told_unknown());
         self.abandon(session, Ok(response)).await;
     }
@@ -301,8 +307,8 @@ where
         // It has said that it is short enough. One that turns out longer is kept as well: the handler has acted, and here is its answer.
         let (body, trailers) = match self.in_time(caught(pin!(whole(pin!(body), usize::MAX)))).await {
             Ok(Ok(Ok(collected))) => collected,
-            Ok(_) => return self.give_up(Some(session), Refusal::HandlerFailed).await,
-            Err(TookTooLong) => return self.give_up(Some(session), Refusal::HandlerTimedOut).await,
+            Ok(_) => return self.give_up(Some(session), Rejection::HandlerFailed).await,
+            Err(TookTooLong) => return self.give_up(Some(session), Rejection::HandlerTimedOut).await,
         };
         let record = match &trailers {
             None => self.layer.config.record(parts.status, &parts.headers, body.clone()),
@@ -326,13 +332,13 @@ where
         match rules::told_of_completion(by_then, response.status().is_server_error(), S::TRANSACTIONAL) {
             CompletionAnswer::WithStatus(told) => self.told(response, told),
             CompletionAnswer::NotExecuted => {
-                let mut response = self.told(response, Told::Released);
+                let mut response = self.told(response, IdempotencyStatus::Released);
                 // A layer outside of this one gives its key back, too.
                 response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
                 response
             }
-            CompletionAnswer::RolledBack => self.told(Refusal::RolledBack.response(), Told::Released),
-            CompletionAnswer::TransactionLost => self.told(Refusal::TransactionLost.response(), self.told_unknown()),
+            CompletionAnswer::RolledBack => self.told(Rejection::RolledBack.response(), IdempotencyStatus::Released),
+            CompletionAnswer::TransactionLost => self.told(Rejection::TransactionLost.response(), self.told_unknown()),
         }
     }
 
@@ -385,7 +391,7 @@ where
         End::Completed(completion)
     }
 
-    fn told<B>(&self, mut response: Response<B>, told: Told) -> Response<B> {
+    fn told<B>(&self, mut response: Response<B>, told: IdempotencyStatus) -> Response<B> {
         told.on(&mut response, &self.layer.config.terms);
         response
     }

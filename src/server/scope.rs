@@ -53,7 +53,7 @@ pub struct Scope(Kind);
 #[derive(Clone)]
 enum Kind {
     Fixed(Arc<str>),
-    Told(Name),
+    IdempotencyStatus(Name),
 }
 
 impl Scope {
@@ -87,7 +87,7 @@ impl Scope {
     /// ```
     #[must_use]
     pub fn from_fn(name: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(Kind::Told(Arc::new(name)))
+        Self(Kind::IdempotencyStatus(Arc::new(name)))
     }
 
     /// Takes the scope from an extension of the request, which something outside of the layer has
@@ -123,7 +123,7 @@ impl Scope {
     pub(super) fn of(&self, parts: &Parts) -> Option<Cow<'_, str>> {
         match &self.0 {
             Kind::Fixed(name) => Some(Cow::Borrowed(name)),
-            Kind::Told(name) => name(parts).filter(|name| !name.is_empty()).map(Cow::Owned),
+            Kind::IdempotencyStatus(name) => name(parts).filter(|name| !name.is_empty()).map(Cow::Owned),
         }
     }
 }
@@ -132,7 +132,7 @@ impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Kind::Fixed(_) => "Scope(fixed)",
-            Kind::Told(_) => "Scope(by request)",
+            Kind::IdempotencyStatus(_) => "Scope(by request)",
         })
     }
 }

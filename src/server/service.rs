@@ -13,17 +13,17 @@ use http_body::Body;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-use super::answer::{self, Refusal, ResponseBody, Told};
+use super::answer::{self, IdempotencyStatus, Rejection, ResponseBody};
+use super::child_key::OperationKey;
 use super::claiming::{self, Claiming, Won};
 use super::ending::WonClaim;
 use super::layer::IdempotencyLayer;
-use super::lineage::OperationKey;
 use super::metrics::count;
 use super::poll::{caught, poll_once};
 use super::reconcile::{Reconcile, Reconciliation, UnknownOperation};
 use super::request::{Operation, Read};
 use super::rules::{self, Repeat};
-use super::run::{Execution, Ticket};
+use super::run::{AcquiredClaim, Execution};
 use super::running::OneRunning;
 use super::store::{Claim, RecordState, Store, StoreError};
 use crate::clock;
@@ -104,20 +104,20 @@ where
         let running = OneRunning::of(layer);
         let (answer, answered) = oneshot::channel();
         let mut work = Box::pin(async move {
-            let ticket = match decide(&running, &operation, &parts).await {
-                Decided::Run(ticket) => ticket,
+            let acquired = match decide(&running, &operation, &parts).await {
+                Decided::Run(acquired) => acquired,
                 Decided::Answer(response) => {
                     // Whoever asked may have hung up.
                     let _hung_up = answer.send(Ok(response));
                     return;
                 }
-                Decided::Found(ticket, found) => {
-                    let mut execution = Execution::<_, _, I::Error>::new(&running, ticket, answer);
+                Decided::Found(acquired, found) => {
+                    let mut execution = Execution::<_, _, I::Error>::new(&running, acquired, answer);
                     return Box::pin(execution.found(found)).await;
                 }
             };
             let request = Request::from_parts(parts, operation.body.into());
-            let (mut execution, called) = Execution::begin(&running, inner, request, ticket, answer);
+            let (mut execution, called) = Execution::begin(&running, inner, request, acquired, answer);
             execution.run(pin!(called)).await;
         });
         // What is not answered by now goes on as a task of its own, without a pause in between: a client that hangs up while the key is
@@ -126,7 +126,7 @@ where
             tokio::spawn(tracing::Instrument::instrument(work, tracing::Span::current()));
         }
         // The task always answers, unless the runtime drops it.
-        answered.await.unwrap_or_else(|_| Ok(Refusal::HandlerFailed.response()))
+        answered.await.unwrap_or_else(|_| Ok(Rejection::HandlerFailed.response()))
     }
 }
 
@@ -140,9 +140,9 @@ where
 /// Once everything is found out.
 enum Decided<'a, T, R: Body> {
     Answer(Response<ResponseBody<R>>),
-    Run(Ticket<'a, T>),
+    Run(AcquiredClaim<'a, T>),
     /// An earlier request under the key may have run, and the hook says what came of it.
-    Found(Ticket<'a, T>, Reconciliation),
+    Found(AcquiredClaim<'a, T>, Reconciliation),
 }
 
 /// Whether the operation runs, and what is answered if not.
@@ -168,18 +168,18 @@ async fn decide<'a, S: Store, R: Body<Data = Bytes>>(
     };
     match settled {
         Settled::Answer(response) => Decided::Answer(response),
-        Settled::Run(ticket) => Decided::Run(ticket),
+        Settled::Run(acquired) => Decided::Run(acquired),
         // Boxed, as what is rare is elsewhere: every operation in flight has room for it.
-        Settled::FindOut(ticket, reconcile) => Box::pin(reconciled(operation, parts, ticket, &reconcile)).await,
+        Settled::FindOut(acquired, reconcile) => Box::pin(reconciled(operation, parts, acquired, &reconcile)).await,
     }
 }
 
 /// Once the key is claimed, or another's.
 enum Settled<'a, T, R: Body> {
     Answer(Response<ResponseBody<R>>),
-    Run(Ticket<'a, T>),
+    Run(AcquiredClaim<'a, T>),
     /// The key is ours, and an earlier request under it may have run.
-    FindOut(Ticket<'a, T>, Reconcile),
+    FindOut(AcquiredClaim<'a, T>, Reconcile),
 }
 
 /// Claims the key, waiting for the first request under it where the client asked for that.
@@ -189,13 +189,13 @@ async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
 ) -> Settled<'a, S::Session, R> {
     let store = &layer.shared.store;
     let Ok(token) = store.token() else {
-        return Settled::Answer(refused(layer, Refusal::StoreUnavailable));
+        return Settled::Answer(refused(layer, Rejection::StoreUnavailable));
     };
     let claim = Claim::new(&operation.id, token, operation.fingerprint, layer.config.lease, layer.config.retention)
         .reserve(layer.config.max_response);
     let reconciles = layer.config.reconcile.is_some();
     let rerun = rules::reruns(layer.config.on_unknown, reconciles);
-    let ticket = |Won { session, asked }, take_over| Ticket {
+    let acquired = |Won { session, asked }, take_over| AcquiredClaim {
         won: WonClaim::of(&claim.allow_takeover(take_over)),
         held: store.hold(claim.reference(), claim.lease, asked),
         session,
@@ -210,10 +210,10 @@ async fn settle<'a, S: Store, R: Body<Data = Bytes>>(
         let mut state = match claiming.ask(take_over).await {
             Ok(claiming::Answer::Won(won)) => {
                 claiming.begins();
-                let ticket = ticket(won, take_over);
+                let acquired = acquired(won, take_over);
                 return match &layer.config.reconcile {
-                    Some(reconcile) if finds_out => Settled::FindOut(ticket, reconcile.clone()),
-                    _ => Settled::Run(ticket),
+                    Some(reconcile) if finds_out => Settled::FindOut(acquired, reconcile.clone()),
+                    _ => Settled::Run(acquired),
                 };
             }
             Ok(claiming::Answer::Known(state)) => state,
@@ -255,15 +255,15 @@ fn lapse(operation: &Operation, parts: &Parts) -> UnknownOperation {
 async fn reconciled<'a, T, R: Body<Data = Bytes>>(
     operation: &Operation,
     parts: &Parts,
-    ticket: Ticket<'a, T>,
+    acquired: AcquiredClaim<'a, T>,
     reconcile: &Reconcile,
 ) -> Decided<'a, T, R> {
     let lapse = lapse(operation, parts);
     // Called in the future, so that a hook that panics at once has found nothing out, either.
     let find = pin!(async { reconcile.find(lapse).await });
     match caught(find).await.unwrap_or(Reconciliation::Unknown) {
-        Reconciliation::NotApplied => Decided::Run(ticket),
-        found => Decided::Found(ticket, found),
+        Reconciliation::NotApplied => Decided::Run(acquired),
+        found => Decided::Found(acquired, found),
     }
 }
 
@@ -278,14 +278,18 @@ pub(super) fn known<S, R: Body>(
     let (counter, mut response, told) = match state {
         _ if !same => {
             count(&counters.mismatched);
-            return Refusal::OtherRequest(stored_4xx(&state)).response();
+            return Rejection::OtherRequest(stored_4xx(&state)).response();
         }
         RecordState::Completed { record, .. } => {
             let counter = if waited { &counters.waited } else { &counters.replayed };
-            (counter, answer::replay(record, layer.config.event.is_some()), Told::Replayed)
+            (counter, answer::replay(record, layer.config.event.is_some()), IdempotencyStatus::Replayed)
         }
-        RecordState::InProgress { .. } => (&counters.in_progress, Refusal::InProgress.response(), Told::InProgress),
-        RecordState::Unknown { .. } => (&counters.refused_unknown, Refusal::OutcomeUnknown.response(), Told::Unknown),
+        RecordState::InProgress { .. } => {
+            (&counters.in_progress, Rejection::InProgress.response(), IdempotencyStatus::InProgress)
+        }
+        RecordState::Unknown { .. } => {
+            (&counters.refused_unknown, Rejection::OutcomeUnknown.response(), IdempotencyStatus::Unknown)
+        }
     };
     count(counter);
     told.on(&mut response, &layer.config.terms);
@@ -301,19 +305,19 @@ fn stored_4xx(state: &RecordState) -> Option<StatusCode> {
     Some(record.status()).filter(StatusCode::is_client_error)
 }
 
-fn refused<S, R: Body>(layer: &IdempotencyLayer<S>, refusal: Refusal) -> Response<ResponseBody<R>> {
-    let down = matches!(refusal, Refusal::StoreUnavailable | Refusal::StoreFull);
+fn refused<S, R: Body>(layer: &IdempotencyLayer<S>, refusal: Rejection) -> Response<ResponseBody<R>> {
+    let down = matches!(refusal, Rejection::StoreUnavailable | Rejection::StoreFull);
     count(if down { &layer.shared.counters.store_down } else { &layer.shared.counters.refused });
     refusal.response()
 }
 
-fn of_store(error: &StoreError) -> Refusal {
+fn of_store(error: &StoreError) -> Rejection {
     tracing::error!(target: "steadfast", %error, "a key could not be claimed");
     match error {
         StoreError::Unavailable(_) | StoreError::RolledBack(_) | StoreError::IdentityMismatch(_) => {
-            Refusal::StoreUnavailable
+            Rejection::StoreUnavailable
         }
-        StoreError::Full | StoreError::Busy => Refusal::StoreFull,
-        StoreError::Unreadable(_) => Refusal::RecordUnreadable,
+        StoreError::Full | StoreError::Busy => Rejection::StoreFull,
+        StoreError::Unreadable(_) => Rejection::RecordUnreadable,
     }
 }

@@ -4,7 +4,7 @@ use super::claims::lost;
 use super::kinds::Said;
 use super::steps::{Scene, completed, ending, finish, tell};
 use super::world::{Ending, Late, Phase, TOMBSTONE, Ticket, bit};
-use crate::server::answer::Told;
+use crate::server::answer::IdempotencyStatus;
 use crate::server::rules::{self, AfterAnswer, AfterFinish, CompletionAnswer, Written};
 use crate::server::{End, ExecutionOutcome, StoreError};
 use crate::testing::{ModelEnd, ModelRecordState};
@@ -127,7 +127,7 @@ fn tell_end(scene: &mut Scene<'_>, caller: usize, (ticket, end): (Ticket, ModelE
         ModelEnd::Completed { .. } => match rules::told_of_completion(by_then, false, false) {
             CompletionAnswer::WithStatus(told) => told,
             // Nothing is ever rolled back here.
-            _ => return tell(scene, caller, Said::Answer(Told::Released), false),
+            _ => return tell(scene, caller, Said::Answer(IdempotencyStatus::Released), false),
         },
         ModelEnd::Released => rules::told_of_release(by_then),
         ModelEnd::Unknown | ModelEnd::Cancelled => {
@@ -136,16 +136,18 @@ fn tell_end(scene: &mut Scene<'_>, caller: usize, (ticket, end): (Ticket, ModelE
     };
     let acted = scene.world.history.acted & bit(ticket.token) != 0;
     let is_true = match (told, end) {
-        (Told::Stored, ModelEnd::Completed { answer, .. }) => {
+        (IdempotencyStatus::Stored, ModelEnd::Completed { answer, .. }) => {
             let is_there = matches!(scene.world.store.get(ticket.key), Some(ModelRecordState::Completed { answer: kept, .. }) if kept == answer);
             is_there && scene.world.store.holder(ticket.key) == Some(ticket.token)
         }
-        (Told::Released, ModelEnd::Released) => !acted && scene.world.store.holder(ticket.key) != Some(ticket.token),
+        (IdempotencyStatus::Released, ModelEnd::Released) => {
+            !acted && scene.world.store.holder(ticket.key) != Some(ticket.token)
+        }
         // The user has said that a repeat may run, and it will.
-        (Told::Released, ModelEnd::Unknown) => {
+        (IdempotencyStatus::Released, ModelEnd::Unknown) => {
             scene.setup.reconciles || scene.setup.on_unknown == crate::server::OnUnknown::Rerun
         }
-        (Told::Unknown, _) => true,
+        (IdempotencyStatus::Unknown, _) => true,
         _ => false,
     };
     let said = if end == ModelEnd::Unknown { Said::Failed(told) } else { Said::Answer(told) };

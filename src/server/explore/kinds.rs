@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::steps::Step;
-use crate::server::answer::Told;
+use crate::server::answer::IdempotencyStatus;
 
 /// Kinds of steps. The exploration is worth nothing where one of them never happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,9 +126,9 @@ pub(super) enum Said {
     /// The stored answer of this token's handler.
     Replayed(u16),
     /// The handler's answer, and this of the key.
-    Answer(Told),
+    Answer(IdempotencyStatus),
     /// 500, and this of the key.
-    Failed(Told),
+    Failed(IdempotencyStatus),
 }
 
 /// What was seen of one step.

@@ -5,7 +5,7 @@ use stateright::Path;
 use super::kinds::{Said, Seen};
 use super::steps::{self, Step};
 use super::world::{Phase, Setup, Ticket, World};
-use crate::server::answer::Told;
+use crate::server::answer::IdempotencyStatus;
 use crate::testing::{ModelClaimOutcome, ModelRecordState};
 
 /// Tells how a property is broken.
@@ -148,10 +148,10 @@ fn told(step: Step, said: Said, listens: bool) -> String {
         Said::OutcomeUnknown => "409, outcome unknown".to_owned(),
         Said::OtherRequest => "422, another request has the key".to_owned(),
         Said::Replayed(token) => format!("the stored answer of {}", name_of(token)),
-        Said::Answer(Told::Stored) => "the answer, which is stored".to_owned(),
-        Said::Answer(Told::Released) => "the answer, and that the key is released".to_owned(),
+        Said::Answer(IdempotencyStatus::Stored) => "the answer, which is stored".to_owned(),
+        Said::Answer(IdempotencyStatus::Released) => "the answer, and that the key is released".to_owned(),
         Said::Answer(_) => "the answer, whose end is unknown".to_owned(),
-        Said::Failed(Told::Released) => "500, and a repeat will run".to_owned(),
+        Said::Failed(IdempotencyStatus::Released) => "500, and a repeat will run".to_owned(),
         Said::Failed(_) => "500, outcome unknown".to_owned(),
     };
     format!(" Client {} is told: {words}.", name(caller))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::claims::{fingerprint, lost, record};
 use super::{CALLERS, Step, Transactions};
-use crate::server::answer::Told;
+use crate::server::answer::IdempotencyStatus;
 use crate::server::layer::OnUnknown;
 use crate::server::rules::{self, AfterAnswer, AfterClaim, AfterFinish, CompletionAnswer, LookedUp, Repeat, Written};
 use crate::server::{ClaimOutcome, Completion, End, ExecutionOutcome, FinishOutcome, RecordState, StoreError};
@@ -290,12 +290,13 @@ impl Database {
                 CompletionAnswer::TransactionLost => true,
             },
             Ends::Release => match rules::told_of_release(by_then) {
-                Told::Released => left_nothing,
+                IdempotencyStatus::Released => left_nothing,
                 _ => true,
             },
             // A repeat may run, and will: nothing of this one stays.
             Ends::Unknown => {
-                matches!(rules::told_of_unknown(OnUnknown::Rerun, false), Told::Released) && !self.has(caller)
+                matches!(rules::told_of_unknown(OnUnknown::Rerun, false), IdempotencyStatus::Released)
+                    && !self.has(caller)
             }
         };
         self.told_untruth |= !is_true;
