@@ -57,9 +57,11 @@ impl ClientBuilder {
     /// that origin waits before its next attempt, the first included. Off by default;
     /// [when to turn it on](crate::guide::overload).
     ///
-    /// When the time is over, at the longest after the [`max_retry_after`](crate::policy::RetryPolicy::max_retry_after), one operation goes first, as a probe. If it is
-    /// not refused the others follow within a second, or within the time that was asked for if that is shorter, spread at random. An
-    /// operation whose deadline is nearer stops at once as
+    /// When the time is over, at the longest after the
+    /// [`max_retry_after`](crate::policy::RetryPolicy::max_retry_after), one operation goes first,
+    /// as a probe. If it is not refused the others follow within a second, or within the time that
+    /// was asked for if that is shorter, spread at random. An operation whose deadline is nearer
+    /// stops at once as
     /// [`RetryAfterTooLong`](crate::policy::StopReason::RetryAfterTooLong), with [`retry_after`](crate::Error::retry_after).
     ///
     /// A wait takes the price of a retry after throttling from the budget (5 of 500 tokens), as if the operation had been refused itself; a
@@ -109,8 +111,9 @@ impl ClientBuilder {
         self
     }
 
-    /// A second request beside a first that is late, for operations with a *safe* method (GET, HEAD, OPTIONS, TRACE, QUERY); the first
-    /// final answer counts, and the other request is dropped. Off by default; [when to turn it on](crate::guide::overload).
+    /// A second request beside a first that is late, for operations with a *safe* method (GET,
+    /// HEAD, OPTIONS, TRACE, QUERY); the first final answer counts, and the other request is
+    /// dropped. Off by default; [when to turn it on](crate::guide::overload).
     ///
     /// A hedge is an attempt: it counts against `max_attempts`, pays the price of a retry from the budget, and stands in the journal. It
     /// goes out beside the first attempt only, while the circuit is closed and nothing cools down, and with a body that can be sent

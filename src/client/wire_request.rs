@@ -49,8 +49,8 @@ impl ContentType {
 
 /// The request, ready to be sent as often as its body allows.
 pub(super) struct WireRequest {
-    /// Everything but the body, its type and the key: those are added to what is sent. Most requests have no other headers, and one that
-    /// has none needs no map of them.
+    /// Everything but the body, its type and the key: those are added to what is sent. Most
+    /// requests have no other headers, and one that has none needs no map of them.
     pub(super) template: reqwest::Request,
     pub(super) payload: Payload,
     pub(super) content_type: ContentType,
@@ -264,9 +264,9 @@ impl WireRequest {
         request
     }
 
-    /// A copy without a body, which templates do not have. It is made for every attempt, so a request of our own is put together
-    /// from its parts: reqwest's `try_clone` allocates a map for the timeout that is not there. With `room` for more headers, so that the
-    /// map does not grow.
+    /// A copy without a body, which templates do not have. It is made for every attempt, so a
+    /// request of our own is put together from its parts: reqwest's `try_clone` allocates a map for
+    /// the timeout that is not there. With `room` for more headers, so that the map does not grow.
     fn copy(&self, template: &reqwest::Request, room: usize) -> reqwest::Request {
         let whole = if self.adopted { template.try_clone() } else { None };
         whole.unwrap_or_else(|| {

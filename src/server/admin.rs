@@ -39,9 +39,9 @@ pub enum ReleaseError {
 ///
 /// # Errors
 ///
-/// Only an operation of unknown outcome can be given back: [`ReleaseError`] says what it is instead. An operation that runs in this
-/// process is running, even if its lease ran out: ask with the handle that its layer uses. If the store fails in between, the key is
-/// unknown again.
+/// Only an operation of unknown outcome can be given back: [`ReleaseError`] says what it is
+/// instead. An operation that runs in this process is running, even if its lease ran out: ask with
+/// the handle that its layer uses. If the store fails in between, the key is unknown again.
 pub async fn release<S: Store>(
     store: &SharedStore<S>,
     operation: &OperationKey,

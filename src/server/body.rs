@@ -1,4 +1,5 @@
-//! Reading bodies: into one piece, of which a fingerprint is taken and which a record keeps; or on to the client, piece by piece.
+//! Reading bodies: into one piece, of which a fingerprint is taken and which a record keeps; or on
+//! to the client, piece by piece.
 
 use std::pin::{Pin, pin};
 
@@ -64,8 +65,9 @@ fn joined<D>(trailers: Trailers, frame: Frame<D>) -> Trailers {
 /// The handler's body failed before its end.
 pub(super) struct BodyFailed;
 
-/// Hands on every frame, to the end even if nobody listens any more. Where the length is known, the frame that completes it is not
-/// handed on but returned, with what comes after it: by it the client sees the end.
+/// Hands on every frame, to the end even if nobody listens any more. Where the length is known, the
+/// frame that completes it is not handed on but returned, with what comes after it: by it the
+/// client sees the end.
 pub(super) async fn pump<R>(body: R, pieces: &mpsc::Sender<Piece>) -> Result<Vec<Frame<Bytes>>, BodyFailed>
 where
     R: Body<Data = Bytes>,

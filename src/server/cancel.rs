@@ -1,8 +1,9 @@
 //! Claims that nobody will run.
 //!
-//! A claim whose reply never came may have been made, or may still be on its way. Its caller was told that nothing was executed,
-//! so the claim must go: otherwise the key looks as if its operation may have run. The store is told to cancel the claim by its
-//! token ([`End::Cancelled`]), again and again until it has answered once.
+//! A claim whose reply never came may have been made, or may still be on its way. Its caller was
+//! told that nothing was executed, so the claim must go: otherwise the key looks as if its
+//! operation may have run. The store is told to cancel the claim by its token ([`End::Cancelled`]),
+//! again and again until it has answered once.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};

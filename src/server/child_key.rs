@@ -1,7 +1,8 @@
 //! Keys that follow from the operation that is being served, for the calls that its handler makes.
 //!
-//! A handler that is run again repeats its own calls. If it minted a key for each of them, the services behind it would see new
-//! operations: one order and two charges. So the keys of its calls are derived from what it serves, and stay the same.
+//! A handler that is run again repeats its own calls. If it minted a key for each of them, the
+//! services behind it would see new operations: one order and two charges. So the keys of its calls
+//! are derived from what it serves, and stay the same.
 
 use std::fmt;
 
@@ -69,9 +70,10 @@ impl OperationKey {
     /// Derives the key of one call that the handler makes. `label` names the call: one name for each
     /// call that is to be made once.
     ///
-    /// HMAC-SHA256 (RFC 2104) of the label, keyed by the SHA-256 of the parent's scope and key; its first 16 bytes as a UUID of version 8
-    /// (RFC 9562 §5.8). So equal parents and labels give equal keys in every process, different ones never do, and nobody who sees a
-    /// child's key can tell the parent's or a sibling's.
+    /// HMAC-SHA256 (RFC 2104) of the label, keyed by the SHA-256 of the parent's scope and key; its
+    /// first 16 bytes as a UUID of version 8 (RFC 9562 §5.8). So equal parents and labels give
+    /// equal keys in every process, different ones never do, and nobody who sees a child's key can
+    /// tell the parent's or a sibling's.
     #[must_use]
     pub fn child_key(&self, label: impl AsRef<[u8]>) -> IdempotencyKey {
         // HMAC takes a key of any length.
@@ -104,7 +106,8 @@ mod tests {
 
     #[test]
     fn a_derived_key_is_what_the_documentation_says() {
-        // By another implementation: HMAC-SHA256 over the label, keyed by SHA-256(u64be(len(scope)) ‖ scope ‖ key), as a UUIDv8.
+        // By another implementation: HMAC-SHA256 over the label, keyed by SHA-256(u64be(len(scope))
+        // ‖ scope ‖ key), as a UUIDv8.
         let child = OperationKey::new("tenant-7", "order-1").child_key("charge-card");
         assert_eq!(child.as_str(), "c878ba45-f7ba-8753-b188-cefe06310d77");
     }

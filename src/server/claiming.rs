@@ -1,7 +1,7 @@
 //! Asking a store for a key, until it is known whether the key is ours.
 //!
-//! A call whose reply is lost may have made the claim. Its token makes it safe to ask once more. A claim that is given up after
-//! all, whatever the way, is cancelled.
+//! A call whose reply is lost may have made the claim. Its token makes it safe to ask once more. A
+//! claim that is given up after all, whatever the way, is cancelled.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -13,8 +13,8 @@ use super::shared_store::SharedStore;
 use super::store::{Claim, RecordState, Store, StoreError};
 use crate::clock;
 
-/// A claim under one token. If it is dropped before it is known what came of its calls, or before somebody runs under the key, it is
-/// cancelled.
+/// A claim under one token. If it is dropped before it is known what came of its calls, or before
+/// somebody runs under the key, it is cancelled.
 pub(super) struct Claiming<'a, S: Store> {
     store: &'a SharedStore<S>,
     claim: Claim<'a>,

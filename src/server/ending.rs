@@ -1,11 +1,12 @@
 //! The end of an operation, written until it is there.
 //!
-//! A handler has answered, this process lives, and the store does not take the end: it was restarted, or a reply was lost. If
-//! nobody tried again, the outcome would be unknown for a day although it is known here. So the write is repeated, while the
-//! claim goes on being renewed.
+//! A handler has answered, this process lives, and the store does not take the end: it was
+//! restarted, or a reply was lost. If nobody tried again, the outcome would be unknown for a day
+//! although it is known here. So the write is repeated, while the claim goes on being renewed.
 //!
-//! Where the store holds the effects, nothing can be written again: the transaction has ended, one way or the other. There the
-//! key is claimed once more under the same token, which tells what came of the transaction once nothing of it is under way.
+//! Where the store holds the effects, nothing can be written again: the transaction has ended, one
+//! way or the other. There the key is claimed once more under the same token, which tells what came
+//! of the transaction once nothing of it is under way.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

@@ -1,8 +1,9 @@
 //! The claims that this process holds.
 //!
-//! A lease can lapse in the store although its handler is alive: every thread of the runtime may be blocked, or the store may
-//! have been away. Other processes cannot know better, but this one can. So it keeps a list of its own, and nothing here takes
-//! over an operation that is on it. `keeper.rs` renews what is listed.
+//! A lease can lapse in the store although its handler is alive: every thread of the runtime may be
+//! blocked, or the store may have been away. Other processes cannot know better, but this one can.
+//! So it keeps a list of its own, and nothing here takes over an operation that is on it.
+//! `keeper.rs` renews what is listed.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -66,7 +67,8 @@ pub(super) enum News {
     RanOut,
 }
 
-/// Leases that are renewed together: those of one length whose handlers are in one runtime, since their renewals run and end with it.
+/// Leases that are renewed together: those of one length whose handlers are in one runtime, since
+/// their renewals run and end with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Charge {
     /// `None`: outside of a runtime nothing can renew.
@@ -243,9 +245,9 @@ impl<C: Deref<Target = HeldClaims>> Drop for Held<C> {
 
 /// The claim that a handler runs under: in the extensions of every request that the layer runs under a key.
 ///
-/// The lease of a claim is renewed while its handler runs, so a handler seldom needs this. It matters where a handler works
-/// for long and acts step by step: the store may be away for longer than a lease, and then another process may run the
-/// operation again.
+/// The lease of a claim is renewed while its handler runs, so a handler seldom needs this. It
+/// matters where a handler works for long and acts step by step: the store may be away for longer
+/// than a lease, and then another process may run the operation again.
 ///
 /// ```
 /// use axum::{Extension, http::StatusCode};
@@ -263,8 +265,8 @@ impl<C: Deref<Target = HeldClaims>> Drop for Held<C> {
 /// }
 /// ```
 ///
-/// Between the check and the effect the lease can still run out. What must not happen twice belongs into one transaction with
-/// the record ([`Store::TRANSACTIONAL`](super::Store::TRANSACTIONAL)).
+/// Between the check and the effect the lease can still run out. What must not happen twice belongs
+/// into one transaction with the record ([`Store::TRANSACTIONAL`](super::Store::TRANSACTIONAL)).
 #[derive(Clone)]
 pub struct HeldClaim {
     claims: Arc<HeldClaims>,
@@ -276,15 +278,16 @@ impl HeldClaim {
         Self { claims, claim }
     }
 
-    /// Returns the claim's token: an identity that you can pass on and compare. It has no order, so it is no fencing *number*
-    /// by which another system could tell an older claim from a newer one.
+    /// Returns the claim's token: an identity that you can pass on and compare. It has no order, so
+    /// it is no fencing *number* by which another system could tell an older claim from a newer
+    /// one.
     #[must_use]
     pub fn token(&self) -> ClaimToken {
         self.claim.token
     }
 
-    /// Returns whether the claim is still this handler's for certain: the lease that the store last confirmed has not run out,
-    /// and the operation has not ended.
+    /// Returns whether the claim is still this handler's for certain: the lease that the store last
+    /// confirmed has not run out, and the operation has not ended.
     #[must_use]
     pub fn is_held(&self) -> bool {
         let now = clock::now();

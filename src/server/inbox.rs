@@ -44,9 +44,10 @@ pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// # }
 /// ```
 ///
-/// With a store that [holds the effects](Store::TRANSACTIONAL) the handler writes through the session, mark and effect are one
-/// transaction, and each event has one effect whatever dies. With any other, a process that dies after the effect and before the mark
-/// handles the event once more: the price of never losing one.
+/// With a store that [holds the effects](Store::TRANSACTIONAL) the handler writes through the
+/// session, mark and effect are one transaction, and each event has one effect whatever dies. With
+/// any other, a process that dies after the effect and before the mark handles the event once more:
+/// the price of never losing one.
 ///
 /// | setting | default |
 /// | --- | --- |
@@ -92,8 +93,9 @@ pub enum InboxError<E> {
     OutcomeUnknown,
     /// The handler still holds the session that was lent to it, or the mark was not written in time.
     ///
-    /// Where the store [holds the effects](Store::TRANSACTIONAL), the next delivery tells what became of them: they and the mark
-    /// are there, or the handler runs again. Elsewhere the handler has acted, and the mark is still being written:
+    /// Where the store [holds the effects](Store::TRANSACTIONAL), the next delivery tells what
+    /// became of them: they and the mark are there, or the handler runs again. Elsewhere the
+    /// handler has acted, and the mark is still being written:
     /// [`InProgress`](Self::InProgress) until then, [`Delivery::AlreadyHandled`] afterwards. If it is given up, or if this process ends
     /// before that, the next delivery meets what [`Inbox::on_unknown`] says.
     #[error("the event was handled and could not be marked: {0}")]
@@ -143,10 +145,11 @@ impl<S: Store> Inbox<S> {
         self
     }
 
-    /// Sets how long [`process`](Self::process) waits for the store to take the mark of an event that was handled. Default: 1 s.
+    /// Sets how long [`process`](Self::process) waits for the store to take the mark of an event
+    /// that was handled. Default: 1 s.
     ///
-    /// If the store is slower, `process` returns [`InboxError::NotMarked`], and the mark is written again in the background until
-    /// the store takes it.
+    /// If the store is slower, `process` returns [`InboxError::NotMarked`], and the mark is written
+    /// again in the background until the store takes it.
     #[must_use]
     pub fn end_wait(mut self, wait: Duration) -> Self {
         self.end_wait = wait;
@@ -160,7 +163,8 @@ impl<S: Store> Inbox<S> {
         self
     }
 
-    /// Waits until no mark is left to be written. Call it at shutdown, after the last [`process`](Self::process) has returned.
+    /// Waits until no mark is left to be written. Call it at shutdown, after the last
+    /// [`process`](Self::process) has returned.
     ///
     /// A store that cannot be reached is asked again until it answers, so bound the wait if the process must end.
     pub async fn drain(&self) {
@@ -176,9 +180,9 @@ impl<S: Store> Inbox<S> {
 
     /// Handles the event, unless it was handled before. `payload` tells this event from another that has its id by mistake.
     ///
-    /// An error of `handler` gives the event back. If this future is dropped while `handler` runs, or `handler` panics, the event stays
-    /// claimed until its lease ends; in a transaction, it is given back at once. If it is dropped after that, the mark is written in the
-    /// background.
+    /// An error of `handler` gives the event back. If this future is dropped while `handler` runs,
+    /// or `handler` panics, the event stays claimed until its lease ends; in a transaction, it is
+    /// given back at once. If it is dropped after that, the mark is written in the background.
     ///
     /// # Errors
     ///

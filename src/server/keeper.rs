@@ -1,15 +1,16 @@
 //! Renewal of leases while their handlers run.
 //!
-//! The lease of a claim is short, so that a crash does not block a key for long; a handler may run for long, and may block its
-//! thread. Then nothing in that runtime can be relied on. A task that the handler's task has spawned or woken sits in a slot of
-//! the worker's queue that no other worker steals from. And if the blocked worker was the one that waits for I/O and timers, no
+//! The lease of a claim is short, so that a crash does not block a key for long; a handler may run
+//! for long, and may block its thread. Then nothing in that runtime can be relied on. A task that
+//! the handler's task has spawned or woken sits in a slot of the worker's queue that no other
+//! worker steals from. And if the blocked worker was the one that waits for I/O and timers, no
 //! timer fires, although other workers are idle: they sleep until somebody wakes them.
 //!
-//! So a thread of our own keeps the time, and starts the renewals from outside of the runtime. That wakes a worker, which then
-//! waits for I/O and timers as well.
+//! So a thread of our own keeps the time, and starts the renewals from outside of the runtime. That
+//! wakes a worker, which then waits for I/O and timers as well.
 //!
-//! Where every thread of the runtime is blocked, nothing can renew. `held.rs` keeps this process from running such an operation
-//! twice; other processes see a lease that ran out.
+//! Where every thread of the runtime is blocked, nothing can renew. `held.rs` keeps this process
+//! from running such an operation twice; other processes see a lease that ran out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -24,7 +25,8 @@ use super::shared_store::{Parts, SharedStore};
 use super::store::{ClaimRef, Store};
 use crate::clock;
 
-/// A renewal is due after a third of the lease, and looked for at every sixth: it begins before half of the lease is over.
+/// A renewal is due after a third of the lease, and looked for at every sixth: it begins before
+/// half of the lease is over.
 const LOOKS: u32 = 6;
 /// The shortest pause between two looks.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -33,7 +35,8 @@ const LINGERS: Duration = Duration::from_secs(10);
 /// At most this many renewals of one charge are under way, so that they leave the store's connections to others.
 const AT_ONCE: usize = 16;
 
-/// What is looked after: leases of one length in one runtime each. It only grows, by one for each length in each runtime.
+/// What is looked after: leases of one length in one runtime each. It only grows, by one for each
+/// length in each runtime.
 #[derive(Debug, Default)]
 pub(super) struct Keepers {
     first: Next,
@@ -87,7 +90,8 @@ impl Keepers {
 }
 
 impl<S: Store> SharedStore<S> {
-    /// Makes sure that a claim of this charge, which is listed already, is renewed from now on, whatever its handler does.
+    /// Makes sure that a claim of this charge, which is listed already, is renewed from now on,
+    /// whatever its handler does.
     pub(super) fn keep(&self, charge: Charge, runtime: &Handle) {
         let keepers = &self.parts().keepers;
         if !keepers.has(charge) {
@@ -116,7 +120,8 @@ impl<S: Store> SharedStore<S> {
     }
 }
 
-/// Looks after the leases until none is held for a while, or the store is gone. It keeps neither store nor runtime alive.
+/// Looks after the leases until none is held for a while, or the store is gone. It keeps neither
+/// store nor runtime alive.
 fn keep_time<S: Store>(store: Weak<Parts<S>>) {
     let mut idle = Duration::ZERO;
     // The claim that this thread was started for is young: the first look is a pause away.

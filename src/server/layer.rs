@@ -279,8 +279,9 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// Asks this where nobody knows how an earlier attempt ended, instead of what [`on_unknown`](Self::on_unknown) says. One asks at a time, under
-    /// the claim of the key, which is renewed meanwhile.
+    /// Asks this where nobody knows how an earlier attempt ended, instead of what
+    /// [`on_unknown`](Self::on_unknown) says. One asks at a time, under the claim of the key, which
+    /// is renewed meanwhile.
     ///
     /// ```
     /// use bytes::Bytes;
@@ -315,11 +316,12 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// Sets how long a claim holds without renewal, and so how long a key can stay blocked after a crash. Default: 30 s. At
-    /// least 3 ms.
+    /// Sets how long a claim holds without renewal, and so how long a key can stay blocked after a
+    /// crash. Default: 30 s. At least 3 ms.
     ///
-    /// The lease is renewed when a third to a half of it is over, by a task that a handler cannot hold up as long as one
-    /// thread of its runtime is free. Work that blocks its thread still belongs in
+    /// The lease is renewed when a third to a half of it is over, by a task that a handler cannot
+    /// hold up as long as one thread of its runtime is free. Work that blocks its thread still
+    /// belongs in
     /// [`spawn_blocking`](https://docs.rs/tokio/latest/tokio/task/fn.spawn_blocking.html). If no thread is free, the lease runs
     /// out; this process does not run the operation twice even then, but another one that shares the store may, if it
     /// [reruns](OnUnknown::Rerun).
@@ -331,19 +333,22 @@ impl<S: Store> IdempotencyLayer<S> {
 
     /// Sets how long a handler may take, its answer's body included. Default: no limit.
     ///
-    /// A handler that takes longer is cancelled where it next waits. Nobody knows how far it came, so the operation ends as
-    /// unknown: the client gets a 500 of the type `…/outcome-unknown-handler-timed-out`, or a body that is cut. It is logged at error level.
+    /// A handler that takes longer is cancelled where it next waits. Nobody knows how far it came,
+    /// so the operation ends as unknown: the client gets a 500 of the type
+    /// `…/outcome-unknown-handler-timed-out`, or a body that is cut. It is logged at error level.
     #[must_use]
     pub fn max_handler_time(mut self, time: Duration) -> Self {
         self.config.max_handler_time = Some(time);
         self
     }
 
-    /// Sets how long the handler's answer waits for the store to take the end of the operation. Default: 1 s. Zero: it does not wait.
+    /// Sets how long the handler's answer waits for the store to take the end of the operation.
+    /// Default: 1 s. Zero: it does not wait.
     ///
-    /// If the store is slower, the answer leaves with `Idempotency-Status: unknown`, and the end is written again until the store takes
-    /// it: see [`pending_ends`](Self::pending_ends). A store that [holds the effects](Store::TRANSACTIONAL) has no answer to send before
-    /// the transaction has ended: the client is told 500 then, of the type `…/transaction-lost`.
+    /// If the store is slower, the answer leaves with `Idempotency-Status: unknown`, and the end is
+    /// written again until the store takes it: see [`pending_ends`](Self::pending_ends). A store
+    /// that [holds the effects](Store::TRANSACTIONAL) has no answer to send before the transaction
+    /// has ended: the client is told 500 then, of the type `…/transaction-lost`.
     #[must_use]
     pub fn end_wait(mut self, wait: Duration) -> Self {
         self.config.end_wait = wait;
@@ -408,9 +413,10 @@ impl<S: Store> IdempotencyLayer<S> {
         self.shared.counters.snapshot()
     }
 
-    /// Waits until no request under a key is in progress, those included that wait for another, and until nothing is left to tell the
-    /// store. Call it at shutdown, after the server has stopped accepting. Without it a runtime that shuts down drops the handlers of
-    /// clients that have disconnected, and their operations end as unknown.
+    /// Waits until no request under a key is in progress, those included that wait for another, and
+    /// until nothing is left to tell the store. Call it at shutdown, after the server has stopped
+    /// accepting. Without it a runtime that shuts down drops the handlers of clients that have
+    /// disconnected, and their operations end as unknown.
     ///
     /// A store that cannot be reached is asked again until it answers, so bound the wait if the process must end.
     pub async fn drain(&self) {

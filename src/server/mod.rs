@@ -61,8 +61,9 @@
 //! rejections, 404 and 405. (Elsewhere other rules hold: [`WebhookLayer`], [`OnUnknown::Rerun`], and a
 //! store that is one transaction with the handler's rows.)
 //!
-//! The handler runs on a task of its own, in the caller's tracing span: a client that disconnects does not cancel it. Task-locals do
-//! not follow it there. Its lease is renewed meanwhile; [`HeldClaim`], in the request's extensions, tells whether the claim still holds.
+//! The handler runs on a task of its own, in the caller's tracing span: a client that disconnects
+//! does not cancel it. Task-locals do not follow it there. Its lease is renewed meanwhile;
+//! [`HeldClaim`], in the request's extensions, tells whether the claim still holds.
 //!
 //! # What else is here
 //!

@@ -218,8 +218,8 @@ where
         body.size_hint().exact().is_some_and(|length| length <= most)
     }
 
-    /// Ends the claim. The caller gets `answer` once the end is stored, or once it has waited for that long enough; then this goes on
-    /// writing.
+    /// Ends the claim. The caller gets `answer` once the end is stored, or once it has waited for
+    /// that long enough; then this goes on writing.
     async fn finish(
         &mut self,
         session: Option<S::Session>,
@@ -244,7 +244,8 @@ where
         ending.write(session, end).await
     }
 
-    /// What has become of the end by the time that the caller has waited for it long enough; `None` if that is not known yet.
+    /// What has become of the end by the time that the caller has waited for it long enough; `None`
+    /// if that is not known yet.
     async fn by_then(
         &self,
         mut writing: Pin<&mut impl Future<Output = Written>>,
@@ -323,7 +324,8 @@ where
         self.finish(Some(session), &end, &self.layer.shared.counters.stored, answer).await;
     }
 
-    /// The handler's answer with what has become of its end. Where what it did was rolled back, or may have been, it would be a lie.
+    /// The handler's answer with what has become of its end. Where what it did was rolled back, or
+    /// may have been, it would be a lie.
     fn completed_answer(
         &self,
         response: Response<ResponseBody<R>>,

@@ -16,8 +16,9 @@ use super::store::{ClaimRef, Store};
 
 /// A handle to one store, for all layers and inboxes of a process that use it. Its clones share the store.
 ///
-/// It knows which operations run in this process, so that none of them is taken over here, even if its lease lapsed in the store.
-/// It knows that only of what uses the same handle: make one handle per store, and clone it.
+/// It knows which operations run in this process, so that none of them is taken over here, even if
+/// its lease lapsed in the store. It knows that only of what uses the same handle: make one handle
+/// per store, and clone it.
 ///
 /// ```
 /// use steadfast::server::{IdempotencyLayer, Inbox, MemoryStore, Scope, SharedStore};
@@ -44,7 +45,8 @@ impl<S: Store> SharedStore<S> {
         Self::from(Arc::new(store))
     }
 
-    /// Waits until nothing is left to tell the store: the ends of events that were handled, and claims that nobody runs.
+    /// Waits until nothing is left to tell the store: the ends of events that were handled, and
+    /// claims that nobody runs.
     ///
     /// [`IdempotencyLayer::drain`](super::IdempotencyLayer::drain) includes this. A store that cannot be reached is asked again
     /// until it answers, so bound the wait if the process must end.
@@ -87,7 +89,8 @@ impl<S> SharedStore<S> {
         Self(parts)
     }
 
-    /// Tells stores apart, whatever handle they are reached by. None of them moves or goes away while one of its layers serves a request.
+    /// Tells stores apart, whatever handle they are reached by. None of them moves or goes away
+    /// while one of its layers serves a request.
     pub(super) fn address(&self) -> usize {
         Arc::as_ptr(&self.0.store).addr()
     }
@@ -115,7 +118,8 @@ impl<S> Drop for Background<S> {
 }
 
 impl<S> From<Arc<S>> for SharedStore<S> {
-    /// Creates a handle to this store. It knows nothing of other handles to the same store: convert once, and clone the result.
+    /// Creates a handle to this store. It knows nothing of other handles to the same store: convert
+    /// once, and clone the result.
     fn from(store: Arc<S>) -> Self {
         Self(Arc::new(Parts {
             store,

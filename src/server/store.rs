@@ -92,8 +92,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether what the handler does is done in the session, and stays only if the completion succeeds.
     ///
-    /// The layer then lends the session to the handler ([`TransactionHandle`](super::TransactionHandle)), sends no answer whose completion failed, since it would
-    /// tell of what was rolled back, and reruns by default ([`OnUnknown`](super::OnUnknown)): an owner that vanished has left nothing.
+    /// The layer then lends the session to the handler
+    /// ([`TransactionHandle`](super::TransactionHandle)), sends no answer whose completion failed,
+    /// since it would tell of what was rolled back, and reruns by default
+    /// ([`OnUnknown`](super::OnUnknown)): an owner that vanished has left nothing.
     const TRANSACTIONAL: bool = false;
 
     /// A name for a claim that is about to be made, which no other claim in this store has, had or will have.
@@ -126,9 +128,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends a claim and closes its session.
     ///
-    /// `session` is what the claim opened. It is `None` where nobody has it any more: the handler kept it, or an earlier
-    /// call with this end consumed it. A store that [holds the effects](Self::TRANSACTIONAL) has lost the claim then; any
-    /// other one ends it all the same, so that a call whose reply was lost can be repeated.
+    /// `session` is what the claim opened. It is `None` where nobody has it any more: the handler
+    /// kept it, or an earlier call with this end consumed it. A store that [holds the
+    /// effects](Self::TRANSACTIONAL) has lost the claim then; any other one ends it all the same,
+    /// so that a call whose reply was lost can be repeated.
     ///
     /// A repeated call returns what the first one did.
     ///
@@ -429,15 +432,17 @@ pub enum End {
     Unknown,
     /// Nobody runs anything under this claim, and nobody knows whether it was made: its reply was lost.
     ///
-    /// If the claim is there it ends: as if it had never been made, or as unknown if it took over an operation that may
-    /// have run. Whether it is there or not, the token leaves a [tombstone](TOMBSTONE), so that a claim which is still on
-    /// its way is refused ([`ClaimOutcome::Cancelled`]). A claim that has ended otherwise is left alone
+    /// If the claim is there it ends: as if it had never been made, or as unknown if it took over
+    /// an operation that may have run. Whether it is there or not, the token leaves a
+    /// [tombstone](TOMBSTONE), so that a claim which is still on its way is refused
+    /// ([`ClaimOutcome::Cancelled`]). A claim that has ended otherwise is left alone
     /// ([`FinishOutcome::Fenced`]).
     Cancelled,
 }
 
-/// How long a store remembers that a token was released or cancelled, by the store's own clock: ten minutes. A claim that
-/// a network, a queue or a stopped process has held up is refused for as long.
+/// How long a store remembers that a token was released or cancelled, by the store's own clock: ten
+/// minutes. A claim that a network, a queue or a stopped process has held up is refused for as
+/// long.
 pub const TOMBSTONE: Duration = Duration::from_secs(600);
 
 /// The end of an operation.

@@ -123,9 +123,10 @@ impl fmt::Debug for EventId {
 /// | of one whose handler died | run again, or 409 with [`OnUnknown::Reject`] |
 /// | without an id | 400 |
 ///
-/// With a store that [holds the effects](Store::TRANSACTIONAL) mark and effect are one transaction, and each event has one effect
-/// whatever dies. With any other, a process that dies after the effect and before the mark handles the event once more: the price of
-/// never losing one. Tell it to refuse instead, if somebody looks.
+/// With a store that [holds the effects](Store::TRANSACTIONAL) mark and effect are one transaction,
+/// and each event has one effect whatever dies. With any other, a process that dies after the
+/// effect and before the mark handles the event once more: the price of never losing one. Tell it
+/// to refuse instead, if somebody looks.
 ///
 /// | setting | default |
 /// | --- | --- |

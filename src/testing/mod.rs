@@ -43,8 +43,9 @@
 //! reach it. Its `respond_with_err` is a clean close after the whole request was read, whatever the error. `FaultServer` runs on the
 //! test's own runtime, so a test that blocks its only thread blocks the server.
 
-// Floor 3: it uses what a user of the crate can use, and of the rest only `clock`, which is the one place that reads the time. The
-// simulation also drives the parts of overload protection that no user can reach: another copy of them would prove nothing.
+// Floor 3: it uses what a user of the crate can use, and of the rest only `clock`, which is the one
+// place that reads the time. The simulation also drives the parts of overload protection that no
+// user can reach: another copy of them would prove nothing.
 
 mod drive;
 pub mod idempotency;

@@ -43,8 +43,8 @@ const OTHER: Fingerprint = Fingerprint::from_bytes([2; 32]);
 /// 11. a cancelled claim never was, however late it arrives
 /// 12. a cancelled claim that took over is unknown again
 ///
-/// It takes a fraction of a second, most of which is leases that run out; give it a multi-threaded runtime, or clause 10 proves
-/// little.
+/// It takes a fraction of a second, most of which is leases that run out; give it a multi-threaded
+/// runtime, or clause 10 proves little.
 ///
 /// ```
 /// # #[tokio::main(flavor = "multi_thread", worker_threads = 2)] async fn main() {
@@ -76,8 +76,9 @@ pub async fn store_contract<S: Store<Session: Default>>(store: Arc<S>, id: impl 
     is_unknown_again(&clause("12, a cancelled claim that took over is unknown again", "cancel what took over")).await;
 }
 
-/// Holds a [`Store`] that [holds the effects](Store::TRANSACTIONAL) to its contract, which differs where a claim is an open transaction:
-/// others may not see what it is for, no lease ends it, and whoever lets go of it has given it back. `id` as for [`store_contract`].
+/// Holds a [`Store`] that [holds the effects](Store::TRANSACTIONAL) to its contract, which differs
+/// where a claim is an open transaction: others may not see what it is for, no lease ends it, and
+/// whoever lets go of it has given it back. `id` as for [`store_contract`].
 ///
 /// The clauses:
 ///

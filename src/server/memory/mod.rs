@@ -102,8 +102,8 @@ impl MemoryStore {
         shard.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the entry of a claim that is held. A claim that has ended is not ended again; `repeats` tells whether what
-    /// is asked for is what has ended it.
+    /// Changes the entry of a claim that is held. A claim that has ended is not ended again;
+    /// `repeats` tells whether what is asked for is what has ended it.
     fn fenced(
         &self,
         claim: ClaimRef,

@@ -321,7 +321,8 @@ impl Store for TransactionalPostgresStore {
         session: Option<PostgresSession>,
         end: &End,
     ) -> Result<FinishOutcome, StoreError> {
-        // Whoever still holds the transaction rolls it back by letting go, and nothing tells of it: as if the process had died.
+        // Whoever still holds the transaction rolls it back by letting go, and nothing tells of it:
+        // as if the process had died.
         let lost = if matches!(end, End::Cancelled) { FinishOutcome::Stored } else { FinishOutcome::Fenced };
         let Some(session) = session else { return Ok(lost) };
         let end = match end {

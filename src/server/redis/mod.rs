@@ -26,8 +26,8 @@ use crate::clock::milliseconds;
 
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Records in Redis, one hash a key, for any number of processes. A token that was released or cancelled is kept beside it, as a
-/// tombstone, for ten minutes.
+/// Records in Redis, one hash a key, for any number of processes. A token that was released or
+/// cancelled is kept beside it, as a tombstone, for ten minutes.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -106,13 +106,15 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 ///
 /// # What it needs to be allowed
 ///
-/// `~steadfast:* +evalsha +script|load +hmget +hset +hdel +pttl +pexpire +del +exists +set`; `+info` for the check, `+wait` for replicas.
+/// `~steadfast:* +evalsha +script|load +hmget +hset +hdel +pttl +pexpire +del +exists +set`;
+/// `+info` for the check, `+wait` for replicas.
 ///
 /// # TLS, Cluster, Sentinel
 ///
 /// `rediss://` needs one of the `redis` crate's TLS features (`tokio-rustls-comp`), turned on by a dependency of your own.
 /// [`from_connection`](RedisStore::from_connection) takes any connection of that crate, so a Cluster's
-/// (feature `cluster-async`) too: the keys of a script are on one node. A prefix with a `{…}` would put all records on one.
+/// (feature `cluster-async`) too: the keys of a script are on one node. A prefix with a `{…}` would
+/// put all records on one.
 ///
 /// It wants Redis 5 or later, or a server that speaks like it. Tested with Redis 7.
 ///
@@ -188,13 +190,16 @@ impl RedisStore {
     /// Lets a claim be won only when so many replicas have received it (`WAIT`), within `timeout` (whole milliseconds, at least one).
     /// Default: none.
     ///
-    /// Fewer, and the claim is [`StoreError::Unavailable`]. It is made all the same: a repeat under the same token waits for the replicas
-    /// anew, and a claim that is given up is to be [cancelled](End::Cancelled), as the layer does. This narrows what a failover can lose,
-    /// and does not close it: see [What it promises](Self#what-it-promises). The end of an operation waits for no replica.
+    /// Fewer, and the claim is [`StoreError::Unavailable`]. It is made all the same: a repeat under
+    /// the same token waits for the replicas anew, and a claim that is given up is to be
+    /// [cancelled](End::Cancelled), as the layer does. This narrows what a failover can lose, and
+    /// does not close it: see [What it promises](Self#what-it-promises). The end of an operation
+    /// waits for no replica.
     ///
-    /// Claims then have a connection of their own, on which each waits for the one before it: about as many a second as there are
-    /// round trips to a replica in a second. A store that was made [`over`](RedisStore::from_connection) a connection has that one only; while replicas
-    /// are away, its other calls wait as well.
+    /// Claims then have a connection of their own, on which each waits for the one before it: about
+    /// as many a second as there are round trips to a replica in a second. A store that was made
+    /// [`over`](RedisStore::from_connection) a connection has that one only; while replicas are
+    /// away, its other calls wait as well.
     #[must_use]
     pub fn replicas(mut self, number: usize, timeout: Duration) -> Self {
         self.replicas = (number > 0).then_some(Replicas { number, timeout });

@@ -1,7 +1,7 @@
 //! The scripts, and what their answers mean.
 //!
-//! The keys of a script are named by `KEYS` and share a hash tag, so a Cluster can run it on the node that has them. Every script opens
-//! with `entry.lua`.
+//! The keys of a script are named by `KEYS` and share a hash tag, so a Cluster can run it on the
+//! node that has them. Every script opens with `entry.lua`.
 
 use std::time::Duration;
 

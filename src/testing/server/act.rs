@@ -1,7 +1,7 @@
 //! What a [`FaultServer`](super::FaultServer) does with one request: how it breaks, and at which point.
 //!
-//! What a fault means depends on how far the request had got, so the two are told apart: a [`FaultPoint`] is the point, and the verb is
-//! the way.
+//! What a fault means depends on how far the request had got, so the two are told apart: a
+//! [`FaultPoint`] is the point, and the verb is the way.
 
 use std::time::Duration;
 
@@ -144,10 +144,11 @@ impl FaultStep {
         Self::reset_stream(StreamError::Refused, FaultPoint::BeforeExecuting)
     }
 
-    /// HTTP/2: `GOAWAY`, and then the connection is closed. It names the last stream that may have been processed: before executing,
-    /// the one before this; from [`AfterExecuting`](FaultPoint::AfterExecuting) on, this one; in either case a higher one, if that was
-    /// executed at the same time, because a server does not lie here. Over HTTP/1.1 it is answered 501, and the answer
-    /// says why.
+    /// HTTP/2: `GOAWAY`, and then the connection is closed. It names the last stream that may have
+    /// been processed: before executing, the one before this; from
+    /// [`AfterExecuting`](FaultPoint::AfterExecuting) on, this one; in either case a higher one, if
+    /// that was executed at the same time, because a server does not lie here. Over HTTP/1.1 it is
+    /// answered 501, and the answer says why.
     #[must_use]
     pub fn go_away(phase: FaultPoint) -> Self {
         Self(Kind::GoAway(phase))

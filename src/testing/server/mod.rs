@@ -78,8 +78,8 @@ impl FaultServer {
         Self::start(move |turn, _| acts.get(turn).unwrap_or(&last).clone()).await
     }
 
-    /// Draws an act for each turn: each of `faults` with its share (0 to 1), and [`FaultStep::ok`] for the rest. The same `seed` draws the
-    /// same acts.
+    /// Draws an act for each turn: each of `faults` with its share (0 to 1), and [`FaultStep::ok`]
+    /// for the rest. The same `seed` draws the same acts.
     ///
     /// # Panics
     ///

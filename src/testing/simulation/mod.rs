@@ -16,8 +16,9 @@
 //! ```
 //!
 //! [`outage`], [`overload`], [`brownout`], [`herd`] and [`mixed`] stage the common troubles with the settings that their pages
-//! name; [`Simulation`] takes any of your own. [`contention()`] is a crowd that wants to change one row, [`amplification`] a tower of
-//! services of which each retries. What they teach is in [the guide](crate::guide::simulation).
+//! name; [`Simulation`] takes any of your own. [`contention()`] is a crowd that wants to change one
+//! row, [`amplification`] a tower of services of which each retries. What they teach is in [the
+//! guide](crate::guide::simulation).
 //!
 //! # The model
 //!

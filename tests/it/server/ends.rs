@@ -282,8 +282,8 @@ async fn event_given_up_while_it_is_claimed_is_cancelled() {
     assert_eq!(store.get(&RecordId::of_event("shop", "e1")).await.unwrap(), None);
 }
 
-/// 300 requests meet a Redis that stands still: all are told that nothing was executed, and all of it is true when Redis goes on,
-/// although their claims reach it after that.
+/// 300 requests meet a Redis that stands still: all are told that nothing was executed, and all of
+/// it is true when Redis goes on, although their claims reach it after that.
 #[cfg(feature = "redis")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopped_redis_holds_no_key_for_nobody() {

@@ -1,5 +1,6 @@
-//! Leases of handlers that run for long, or hold up their thread: they are renewed in the store while any thread of the runtime is
-//! free, and where none is, the process itself knows that the operation runs.
+//! Leases of handlers that run for long, or hold up their thread: they are renewed in the store
+//! while any thread of the runtime is free, and where none is, the process itself knows that the
+//! operation runs.
 //!
 //! Two handles to one store stand for two processes: what one holds, the other sees in the store alone.
 
@@ -247,7 +248,8 @@ impl Handler for BlockingAlone {
     }
 }
 
-/// On a runtime with one thread nothing can renew: the list of what runs in this process alone holds it to one execution.
+/// On a runtime with one thread nothing can renew: the list of what runs in this process alone
+/// holds it to one execution.
 #[tokio::test]
 async fn only_thread_blocked_runs_once() {
     for door in Door::ALL {
@@ -554,7 +556,8 @@ async fn handler_within_its_time_is_not_cancelled() {
     assert_eq!(ask(&layer, verdict).await.0, 200);
 }
 
-/// A claim whose reply takes longer than its lease may be another's by then: it is asked for anew, and nothing runs under an old one.
+/// A claim whose reply takes longer than its lease may be another's by then: it is asked for anew,
+/// and nothing runs under an old one.
 #[tokio::test]
 async fn claim_told_after_its_lease_runs_nothing() {
     let lease = Duration::from_millis(40);
