@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-STEPS=(fmt invariants typos tree deny clippy features docs tests examples counts)
+STEPS=(fmt invariants typos tree deny clippy features docs tests explore examples counts)
 CARGO_DENY=0.20.2
 TYPOS=1.52.0
 TOOLS="$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools"
@@ -67,36 +67,38 @@ step_fmt() {
 
 # Promises of the design that no compiler keeps. What is printed under a promise breaks it; an error of grep's does too.
 step_invariants() {
-    local broken=0 siblings file lines
+    local broken=0 decisions siblings file lines
     promise() { [ -z "$2" ] || { broken=1 && printf '%s:\n%s\n' "$1" "$2"; }; }
 
     # The lint is the real guard; the first line guards the lint.
     promise "no unsafe" "$(
         grep -q '^unsafe_code = "forbid"' Cargo.toml || echo 'Cargo.toml: the lint is gone'
-        grep -rnE '\bunsafe *(\{|fn\b|impl\b|trait\b|extern\b)|\bunsafe\(' src 2>&1
+        grep -rnE '\bunsafe *(\{|fn\b|impl\b|trait\b|extern\b)|\bunsafe\(' src crates 2>&1
     )"
     promise "every file opens with //!, what it is for" "$(
-        find src tests examples -name '*.rs' | while read -r file; do
+        find src crates tests examples benches -name '*.rs' -not -path '*/target/*' | while read -r file; do
             [[ "$(head -n 1 "$file")" == '//!'* ]] || echo "$file"
         done
     )"
     # The build without features finds most strays, but not one on a line under #[cfg(feature)].
-    siblings=$(find src/policy -name '*.rs' -exec basename {} .rs \; | paste -sd '|')
-    promise "policy/ imports std, core, http and its siblings" "$(
-        grep -rnE '^ *(pub(\([a-z ]+\))? )?use ' src/policy 2>&1 |
-            grep -vE "\buse (std|core|http|self|super|crate::policy|$siblings|[A-Z][A-Za-z]*)(::|;)"
-        grep -rnE '\bcrate::' src/policy | grep -vE '^[^:]*:[0-9]+: *//|\bcrate::policy\b'
+    decisions=$(find crates/steadfast-core/src -name '*.rs' | grep -vE '/(clock|deadline|key|latency|lib)\.rs$')
+    siblings=$(basename -s .rs $decisions | paste -sd '|')
+    promise "the decision modules import std, core, http and one another" "$(
+        grep -nE '^ *(pub(\([a-z ]+\))? )?use ' $decisions 2>&1 |
+            grep -vE "\buse (std|core|http|self|super|crate::($siblings|[A-Z{])|$siblings|[A-Z][A-Za-z]*|loom|proptest)(::|;)?"
+        grep -nE '\b((clock|getrandom|tokio)::|Instant::now|SystemTime::now)' $decisions | grep -vE '^[^:]*:[0-9]+: *//'
     )"
     # Whoever looks inside a foreign error must know that a failed downcast means "unsure".
     promise "only client/failure.rs looks inside foreign errors" "$(
-        grep -rnE --include='*.rs' '\bdowncast(_ref|_mut)?\b|\.is::<' src 2>&1 | grep -v '^src/client/failure\.rs:'
+        grep -rnE --include='*.rs' '\bdowncast(_ref|_mut)?\b|\.is::<' src crates 2>&1 | grep -v '^src/client/failure\.rs:'
     )"
     promise "ARCHITECTURE.md names only files and tests that are there" "$(
         grep -oE '`[a-z_/]+\.rs`' ARCHITECTURE.md | tr -d '`' | sort -u | while read -r file; do
-            [ -e "src/$file" ] || [ -e "tests/it/$file" ] || [ -e "$file" ] || echo "$file"
+            [ -e "src/$file" ] || [ -e "tests/it/$file" ] || [ -e "$file" ] || [ -e "crates/$file" ] ||
+                echo "$file"
         done
         grep -E '^\| [0-9]' ARCHITECTURE.md | grep -oE '`[a-z]+(_[a-z]+){3,}`' | tr -d '`' | sort -u | while read -r name; do
-            grep -rqwE "fn $name" src tests || echo "fn $name"
+            grep -rqwE "fn $name" src crates tests || echo "fn $name"
         done
     )"
 
@@ -104,7 +106,7 @@ step_invariants() {
     while read -r file; do
         lines=$(awk '/#\[cfg\(test\)\]/ { exit } { n++ } END { print n + 0 }' "$file")
         [ "$lines" -le 400 ] || note "long: $file has $lines lines before its tests"
-    done < <(find src -name '*.rs' | sort)
+    done < <(find src crates -name '*.rs' | sort)
     [ "$broken" = 0 ]
 }
 
@@ -128,13 +130,13 @@ step_tree() {
         found=$(grep -E "^($2) " <<<"$found" || true)
         [ -z "$found" ] || { bad=1 && printf '%s, but it links:\n%s\n' "$1" "$found"; }
     }
-    not_linked "without features there is no runtime" 'tokio|reqwest|tower|hyper|h2' --no-default-features
-    not_linked "the client is no server" 'axum|redis|sqlx|redb' --no-default-features --features client
-    if grep -q '^server = ' Cargo.toml; then
-        not_linked "the server is no client" 'reqwest' --no-default-features --features server
-        not_linked "the server serves any tower service" 'axum|axum-core' --no-default-features --features server,redb,redis,postgres
-    fi
-    all=$(linked --all-features)
+    not_linked "the core is no runtime" 'tokio|reqwest|tower|hyper|h2' -p steadfast-core
+    not_linked "the client is no server" 'axum|axum-core|redis|sqlx|redb|steadfast-server' -p steadfast
+    not_linked "the client's crate brings no store" 'axum|axum-core|redis|sqlx|redb' -p steadfast --all-features
+    not_linked "the server half is no client" 'reqwest|hyper|h2|axum|axum-core' -p steadfast-server --all-features
+    count=$(linked -p steadfast -e normal,build,dev | wc -l)
+    [ "$count" -le 160 ] || { bad=1 && echo "the example payments builds $count crates, and 160 at most are right"; }
+    all=$(linked --workspace --all-features)
     for name in hyper hyper-util h2 http http-body tokio rustls; do
         count=$(grep -c "^$name " <<<"$all" || true)
         [ "$count" = 1 ] || { bad=1 && echo "$count versions of $name are linked, and one is right"; }
@@ -169,61 +171,73 @@ step_deny() {
 step_clippy() {
     need_component clippy clippy
     need_openssl
-    cargo clippy --all-targets --all-features -- -D warnings
-    cargo clippy --all-targets -- -D warnings
-    cargo clippy --lib --no-default-features -- -D warnings
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+    cargo clippy -p steadfast --all-targets -- -D warnings
 }
 
-# Each feature alone. Clippy, because `-D warnings` after the `--` leaves the dependencies' cache valid; RUSTFLAGS would not.
+# Each feature of each crate alone. Clippy, because `-D warnings` after the `--` leaves the dependencies' cache valid; RUSTFLAGS would not.
 step_features() {
-    local feature features
+    local package feature
     need_component clippy clippy
     need_openssl
     need_python
-    features=$(cargo metadata --no-deps --format-version 1 |
-        python3 -c 'import json, sys; print(*json.load(sys.stdin)["packages"][0]["features"])')
-    for feature in "" $features; do
-        echo "feature: ${feature:-none}"
-        cargo clippy -q --lib --no-default-features --features "$feature" -- -D warnings
-    done
+    while read -r package feature; do
+        echo "feature: $package ${feature:-none}"
+        cargo clippy -q -p "$package" --lib --no-default-features --features "$feature" -- -D warnings
+    done < <(cargo metadata --no-deps --format-version 1 | python3 -c '
+import json, sys
+for package in json.load(sys.stdin)["packages"]:
+    if package["publish"] is None:
+        for feature in ["", *package["features"]]:
+            print(package["name"], feature)')
 }
 
 # What users read comes last, so that it is what is left in target/doc.
 step_docs() {
     need_openssl
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --document-private-items
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features --document-private-items
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 }
 
 step_tests() {
     need_openssl
-    ./scripts/with_servers.sh cargo test --all-features --no-fail-fast
+    ./scripts/with_servers.sh cargo test --workspace --all-features --no-fail-fast
     # Without a decompression feature reqwest shows the end of a body, and the client looks at it.
-    cargo test --features testing --test it wire::cut
+    cargo test -p steadfast-tests --no-default-features --test it wire::cut
+}
+
+# Every course of an operation, within bounds, through the client's own code. Only this build has the
+# model checker: as a dev-dependency it would be built for every example.
+step_explore() {
+    RUSTFLAGS="--cfg steadfast_explore" CARGO_TARGET_DIR="$TOOLS/explore" \
+        cargo test -p steadfast --lib --features json client::run::exploration
 }
 
 # An example ends by itself, or has a `--self-test` that does.
 run_example() {
     echo "example: $*"
-    timeout 120 cargo run -q --all-features --example "$1" -- "${@:2}" </dev/null ||
+    timeout 120 cargo run -q --example "$1" -- "${@:2}" </dev/null ||
         fail "example $*: exit status $? (124: it had not ended after two minutes)"
 }
 
 step_examples() {
     need_openssl
-    cargo build --all-features --examples
+    cargo build --examples
     ./scripts/with_servers.sh ./scripts/test.sh every_example
 }
 
 # Not a step of its own: the one above gives it servers.
 step_every_example() {
     local file name last log="$TOOLS/payments.log"
-    for file in examples/*.rs examples/*/main.rs; do
+    for file in examples/*/main.rs; do
         [ -e "$file" ] || continue
-        name=$(basename "${file%/main.rs}" .rs)
+        name=$(basename "${file%/main.rs}")
         [ "$name" != payments ] || continue
         if grep -qE 'self[-_]test' "$file"; then run_example "$name" --self-test; else run_example "$name"; fi
     done
+
+    # The tool that is installed by `cargo install steadfast-probe`.
+    cargo run -q -p steadfast-probe -- --self-test
 
     # The crate's promise on one line: nobody was charged twice.
     mkdir -p "$TOOLS"

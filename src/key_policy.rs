@@ -29,7 +29,7 @@ pub(crate) enum Trust {
 /// Giving one to [`ClientBuilder::keys`](crate::ClientBuilder::keys) is your statement that this API honours keys: it acts once
 /// per key and answers a repeat from its record. (Two policies state nothing: [`off`](KeyPolicy::off) and
 /// [`negotiated`](KeyPolicy::negotiated).) It is the licence to repeat a POST whose answer was lost, so it must be true. A client that is
-/// given none has `KeyPolicy::standard().negotiated()`. With the feature `testing`, `steadfast::testing::idempotency::check` asks an API, in
+/// given none has `KeyPolicy::standard().negotiated()`. The command `steadfast-probe` asks an API, in
 /// staging, whether it is true.
 ///
 /// ```

@@ -2,46 +2,10 @@
 //!
 //! Floor 1: words shared with callers.
 
-#[cfg(feature = "client")]
 use std::collections::BTreeMap;
 
-#[cfg(feature = "client")]
 use http::{HeaderMap, header::CONTENT_TYPE};
 
-macro_rules! problem_types {
-    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
-        $($(#[$doc])* pub(crate) const $name: &str = concat!("https://docs.rs/steadfast/problems/", $word);)*
-    };
-}
-
-problem_types! {
-    /// 409: the first request under this key still runs, ask again.
-    IN_PROGRESS = "in-progress";
-    /// 409: a request under this key may have run, and nobody knows how it ended.
-    OUTCOME_UNKNOWN = "outcome-unknown";
-    /// 503: the caller waits for less than the work takes, and nothing was executed.
-    DEADLINE_PASSED = "deadline-passed";
-}
-
-#[cfg(feature = "server")]
-problem_types! {
-    KEY_MISSING = "key-missing";
-    KEY_MALFORMED = "key-malformed";
-    EVENT_ID_MISSING = "event-id-missing";
-    NO_CALLER = "no-caller";
-    BODY_TOO_LARGE = "body-too-large";
-    BODY_BROKEN = "body-broken";
-    OTHER_REQUEST = "key-of-another-request";
-    ANSWER_NOT_KEPT = "answer-not-kept";
-    STORE_UNAVAILABLE = "store-unavailable";
-    RECORD_UNREADABLE = "record-unreadable";
-    HANDLER_FAILED = "outcome-unknown-handler-failed";
-    HANDLER_TIMED_OUT = "outcome-unknown-handler-timed-out";
-    TRANSACTION_LOST = "transaction-lost";
-    ROLLED_BACK = "rolled-back";
-}
-
-#[cfg(feature = "client")]
 /// The members of an `application/problem+json` answer. What a server left out, or sent in another type, is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
@@ -60,7 +24,6 @@ pub struct Problem {
     pub extensions: BTreeMap<String, serde_json::Value>,
 }
 
-#[cfg(feature = "client")]
 impl Problem {
     /// Reads an answer's body, if its content type says that it is a problem.
     pub(crate) fn read(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
@@ -81,7 +44,6 @@ impl Problem {
     }
 }
 
-#[cfg(feature = "client")]
 /// The words by which an error body may name itself: `type` and `code`, at the top or under `error`.
 pub(crate) fn names(body: &[u8]) -> Vec<String> {
     let Ok(body) = serde_json::from_slice::<serde_json::Value>(body) else { return Vec::new() };
@@ -89,7 +51,7 @@ pub(crate) fn names(body: &[u8]) -> Vec<String> {
     places.iter().filter_map(|place| Some(body.pointer(place)?.as_str()?.to_owned())).collect()
 }
 
-#[cfg(all(test, feature = "client"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -103,7 +103,6 @@ fn the_future_of_an_operation_is_small() {
 }
 
 /// What the layer takes beside its handler: its tasks and futures, what the handler is told, the record, and the header that tells of it.
-#[cfg(feature = "server")]
 #[test]
 fn the_layer_allocates_so_often_for_a_first_execution_and_for_a_replay() {
     use std::convert::Infallible;
@@ -139,7 +138,6 @@ fn the_layer_allocates_so_often_for_a_first_execution_and_for_a_replay() {
 }
 
 /// A body, and an answer, in pieces of one byte, each of which would keep the buffer that it was cut from.
-#[cfg(feature = "server")]
 #[test]
 fn a_body_in_small_pieces_takes_little_more_than_its_length() {
     use std::convert::Infallible;

@@ -1,7 +1,7 @@
 //! One order, one charge, wherever the shop dies.
 //!
 //! ```text
-//! ./scripts/with_servers.sh cargo run --example checkout --features postgres
+//! ./scripts/with_servers.sh cargo run --example checkout
 //! ```
 //!
 //! ```text
@@ -61,7 +61,7 @@ struct Flags {
     self_test: bool,
 }
 
-const WANTED: &str = "this example wants a PostgreSQL: ./scripts/with_servers.sh cargo run --example checkout --features postgres, or \
+const WANTED: &str = "this example wants a PostgreSQL: ./scripts/with_servers.sh cargo run --example checkout or \
                       --database postgres://…";
 
 #[tokio::main]

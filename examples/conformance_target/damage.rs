@@ -11,37 +11,31 @@ pub(crate) const DAMAGE: &[u8] = b"\x01these bytes are no record";
 pub(crate) enum Damage {
     /// In the store's own memory, which nobody else can write to: it is told to read damage instead.
     Memory(Switches),
-    #[cfg(feature = "redb")]
     Redb(crate::redb::ReopenedStore),
-    #[cfg(feature = "redis")]
-    Redis { url: String, prefix: String },
-    #[cfg(feature = "postgres")]
-    Postgres { url: String, schema: String },
+    Redis {
+        url: String,
+        prefix: String,
+    },
+    Postgres {
+        url: String,
+        schema: String,
+    },
 }
 
 impl Damage {
     /// Overwrites every completed record with bytes that do not decode.
-    #[cfg_attr(
-        not(any(feature = "redb", feature = "redis", feature = "postgres")),
-        allow(clippy::unused_async, reason = "a store that waits is asked where there is one")
-    )]
     pub(crate) async fn corrupt(&self) -> Result<()> {
         match self {
             Self::Memory(switches) => {
                 switches.damage_records();
                 Ok(())
             }
-            #[cfg(feature = "redb")]
             Self::Redb(store) => store.damage_records().await,
-            #[cfg(feature = "redis")]
             Self::Redis { url, prefix } => corrupt_redis(url, prefix).await,
-            #[cfg(feature = "postgres")]
             Self::Postgres { url, schema } => corrupt_postgres(url, schema).await,
         }
     }
 }
-
-#[cfg(feature = "redis")]
 async fn corrupt_redis(url: &str, prefix: &str) -> Result<()> {
     let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
     let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}*")).query_async(&mut connection).await?;
@@ -52,8 +46,6 @@ async fn corrupt_redis(url: &str, prefix: &str) -> Result<()> {
     }
     Ok(())
 }
-
-#[cfg(feature = "postgres")]
 async fn corrupt_postgres(url: &str, schema: &str) -> Result<()> {
     use sqlx::Connection as _;
     let options = url.parse::<sqlx::postgres::PgConnectOptions>()?.options([("search_path", schema)]);

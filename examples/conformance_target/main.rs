@@ -7,9 +7,7 @@
 mod control;
 mod damage;
 mod handlers;
-#[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(feature = "redb")]
 mod redb;
 mod settings;
 
@@ -44,7 +42,6 @@ struct Target {
     damage: Damage,
     limiter: Limiter,
     tenants: Tenants,
-    #[cfg(feature = "postgres")]
     database: Option<postgres::Database>,
 }
 
@@ -57,7 +54,6 @@ impl Target {
             switches,
             limiter: Limiter::default(),
             tenants: Tenants::default(),
-            #[cfg(feature = "postgres")]
             database: None,
         }
     }
@@ -69,7 +65,6 @@ async fn main() -> Result<()> {
         return self_test().await;
     }
     let settings = Settings::from_environment()?;
-    #[cfg_attr(not(feature = "redb"), allow(unused_mut, reason = "only a file is opened again"))]
     let mut target = Target::new(&settings);
     match settings.store.as_str() {
         "memory" => {
@@ -77,26 +72,22 @@ async fn main() -> Result<()> {
                 build(MemoryStore::new().max_records(settings.max_records), &settings, target.clone());
             serve(&settings, finish(router, &settings, target), &layers).await
         }
-        #[cfg(feature = "redb")]
         "redb" => {
             let store = settings.redb()?;
             target.damage = Damage::Redb(store.clone());
             let (router, layers) = build(store, &settings, target.clone());
             serve(&settings, finish(router, &settings, target), &layers).await
         }
-        #[cfg(feature = "redis")]
         "redis" => {
             let (router, layers) = build(settings.redis().await?, &settings, target.clone());
             serve(&settings, finish(router, &settings, target), &layers).await
         }
-        #[cfg(feature = "postgres")]
         "postgres" => serve_postgres(&settings, target).await,
         other => Err(format!("STORE={other} is not offered").into()),
     }
 }
 
 /// Most routes over the store of separate transactions, `/tx` over that of the handler's own.
-#[cfg(feature = "postgres")]
 async fn serve_postgres(settings: &Settings, mut target: Target) -> Result<()> {
     let database = settings.postgres().await?;
     let store = database.store().await?;
@@ -230,9 +221,7 @@ async fn count(State(target): State<Target>, Query(Tag { tag }): Query<Tag>) -> 
 }
 
 /// The business rows of this tag, each with its event if it has one.
-#[cfg_attr(not(feature = "postgres"), allow(clippy::unused_async, reason = "a database is asked where there is one"))]
 async fn rows(target: &Target, tag: &str) -> Result<Vec<Option<String>>> {
-    #[cfg(feature = "postgres")]
     if let Some(database) = &target.database {
         return database.rows(tag).await;
     }

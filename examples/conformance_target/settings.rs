@@ -122,15 +122,11 @@ impl Settings {
         }
         Ok(())
     }
-
-    #[cfg(feature = "redb")]
     pub(crate) fn redb(&self) -> Result<crate::redb::ReopenedStore> {
         let folder = variable("STORE_PATH").ok_or("STORE=redb wants a STORE_PATH")?;
         let path = std::path::Path::new(&folder).join("keys.redb");
         crate::redb::ReopenedStore::open(path, u64::try_from(self.max_records)?)
     }
-
-    #[cfg(feature = "postgres")]
     pub(crate) async fn postgres(&self) -> Result<crate::postgres::Database> {
         if self.max_records < Self::default().max_records {
             return Err("MAX_RECORDS: nobody counts the records in PostgreSQL".into());
@@ -138,35 +134,27 @@ impl Settings {
         let (url, schema) = Self::postgres_address()?;
         crate::postgres::Database::open(&url, &schema, self.failpoint.clone()).await
     }
-
-    #[cfg(feature = "postgres")]
     fn postgres_address() -> Result<(String, String)> {
         let url = variable("STORE_URL").ok_or("STORE=postgres wants a STORE_URL")?;
         Ok((url, variable("STORE_NS").unwrap_or_else(|| "conformance".to_owned())))
     }
-
-    #[cfg(feature = "redis")]
     fn redis_address() -> Result<(String, String)> {
         let url = variable("STORE_URL").ok_or("STORE=redis wants a STORE_URL")?;
         Ok((url, format!("{}:", variable("STORE_NS").unwrap_or_default())))
     }
-
-    #[cfg(feature = "redis")]
-    pub(crate) async fn redis(&self) -> Result<steadfast::server::RedisStore> {
+    pub(crate) async fn redis(&self) -> Result<steadfast_redis::RedisStore> {
         if self.max_records < Self::default().max_records {
             return Err("MAX_RECORDS: nobody counts the records in Redis".into());
         }
         let (url, prefix) = Self::redis_address()?;
-        Ok(steadfast::server::RedisStore::connect(&url).await?.prefix(prefix))
+        Ok(steadfast_redis::RedisStore::connect(&url).await?.prefix(prefix))
     }
 
     /// How to get at the records of this store.
     pub(crate) fn damage(&self, switches: &Switches) -> Damage {
-        #[cfg(feature = "redis")]
         if let ("redis", Ok((url, prefix))) = (self.store.as_str(), Self::redis_address()) {
             return Damage::Redis { url, prefix };
         }
-        #[cfg(feature = "postgres")]
         if let ("postgres", Ok((url, schema))) = (self.store.as_str(), Self::postgres_address()) {
             return Damage::Postgres { url, schema };
         }

@@ -1,7 +1,7 @@
 //! Events from a queue that delivers at least once, into a database where each has one effect, while consumers are killed.
 //!
 //! ```text
-//! ./scripts/with_servers.sh cargo run --example events --features redis,postgres
+//! ./scripts/with_servers.sh cargo run --example events
 //! ```
 //!
 //! A producer puts events into a Redis Stream, and some of them twice, as one does that got no answer. Two consumers of one group read
@@ -27,7 +27,7 @@ use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use steadfast::server::PostgresStore;
+use steadfast_postgres::PostgresStore;
 use tokio::process::{Child, Command};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;

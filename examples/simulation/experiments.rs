@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, Jitter, RetryBudget, RetryPolicy};
-use steadfast::testing::simulation::{self, Contention, Fleet, Report, Scenario, Server, Simulation, Trouble};
+use steadfast_sim::{Contention, Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 use crate::mechanisms::Mechanisms;
 
@@ -106,7 +106,7 @@ pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
     let (overloads, herds) = (row(BUDGETS.len()), row(JITTERS.len()));
     let mechanisms = Mechanisms::of(row);
     let layers = [1, 2, 3].map(|layers| {
-        let calls = |budget| simulation::amplification(&policy(), &budget, layers);
+        let calls = |budget| steadfast_sim::amplification(&policy(), &budget, layers);
         (layers, calls(RetryBudget::unlimited()), calls(RetryBudget::standard()))
     });
     Findings {
@@ -114,7 +114,7 @@ pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
         shares,
         contention: JITTERS.iter().map(|(_, jitter)| contention(*jitter, seed)).collect(),
         herds,
-        mixed: simulation::mixed(&policy()),
+        mixed: steadfast_sim::mixed(&policy()),
         overloads,
         layers: layers.to_vec(),
         mechanisms,
@@ -125,7 +125,7 @@ fn outage(trouble: Trouble, budget: &Budget) -> Simulation {
     Simulation::new(Scenario::new(trouble), Fleet::new(&policy()).budget((budget.make)()))
 }
 
-/// [`simulation::overload`], with other budgets.
+/// [`steadfast_sim::overload`], with other budgets.
 fn overload(budget: &Budget) -> Simulation {
     let scenario =
         Scenario::new(Trouble::Surge(2.0)).lasting(Duration::from_secs(10)).watched_for(Duration::from_secs(60));
@@ -141,7 +141,7 @@ fn brownout(strategy: &Strategy, percent: u32) -> Simulation {
     Simulation::new(minute.lasting(Duration::from_secs(60)), fleet).server(Server::unlimited())
 }
 
-/// [`simulation::herd`], with a second of calm before it.
+/// [`steadfast_sim::herd`], with a second of calm before it.
 fn herd(jitter: Jitter) -> Simulation {
     let policy = RetryPolicy::new().max_attempts(8).backoff(Backoff::default().jitter(jitter));
     let scenario = Scenario::new(Trouble::Refusing).after_calm_of(Duration::from_secs(1));
@@ -153,7 +153,7 @@ fn contention(jitter: Jitter, seed: u64) -> Vec<Mean> {
     let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_secs(2)).jitter(jitter);
     let policy = RetryPolicy::new().max_attempts(u32::MAX).deadline(None).backoff(backoff);
     let crowd = |clients: u32| {
-        let runs = (0..CONTENTION_RUNS).map(|run| simulation::contention(&policy, clients, seed.wrapping_add(run)));
+        let runs = (0..CONTENTION_RUNS).map(|run| steadfast_sim::contention(&policy, clients, seed.wrapping_add(run)));
         mean(&runs.collect::<Vec<_>>())
     };
     CROWDS.map(crowd).into()

@@ -1,12 +1,12 @@
 //! Retry settings, seen from the server: tables, and a page with plots.
 //!
 //! ```text
-//! cargo run --example simulation --features testing
-//! cargo run --example simulation --features testing -- --out report.html --seed 7
+//! cargo run --example simulation
+//! cargo run --example simulation -- --out report.html --seed 7
 //! ```
 //!
 //! `experiments.rs` and `mechanisms.rs` say what is tried, `tables.rs` and `plots.rs` show it, `page.rs` says what one sees. To try a policy of
-//! your own, one line is enough: `println!("{}", steadfast::testing::simulation::outage(&my_policy))`.
+//! your own, one line is enough: `println!("{}", steadfast_sim::outage(&my_policy))`.
 
 mod experiments;
 mod mechanisms;

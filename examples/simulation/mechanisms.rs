@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryPolicy};
-use steadfast::testing::simulation::{Fleet, Report, Scenario, Server, Simulation, Trouble};
+use steadfast_sim::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 /// A mechanism with its name in tables: what it makes of the clients, and of the server if it has a part in it.
 pub(crate) struct Mechanism {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use steadfast::testing::simulation::{Report, Slice};
+use steadfast_sim::{Report, Slice};
 
 use crate::experiments::{BUDGETS, CROWDS, Findings, JITTERS, Mean, SHARES, STRATEGIES};
 

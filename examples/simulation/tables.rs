@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use steadfast::testing::simulation::{Numbers, Report};
+use steadfast_sim::{Numbers, Report};
 
 use crate::experiments::{BUDGETS, CROWDS, Findings, JITTERS, OUTAGES, SHARES, STRATEGIES};
 use crate::mechanisms::{self, Case, MECHANISMS};

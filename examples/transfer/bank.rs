@@ -9,7 +9,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
-use steadfast::server::{ExecutionOutcome, IdempotencyLayer, PostgresSession, PostgresStore, Scope, TransactionHandle};
+use steadfast::server::{ExecutionOutcome, IdempotencyLayer, Scope, TransactionHandle};
+use steadfast_postgres::{PostgresSession, PostgresStore};
 
 use crate::{Booked, Result};
 

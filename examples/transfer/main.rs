@@ -1,8 +1,8 @@
 //! A transfer between two accounts that `kill -9` cannot double.
 //!
 //! ```text
-//! ./scripts/with_servers.sh cargo run --example transfer --features postgres
-//! cargo run --example transfer --features postgres -- --database postgres://localhost/test --transfers 1000 --kills 20
+//! ./scripts/with_servers.sh cargo run --example transfer
+//! cargo run --example transfer -- --database postgres://localhost/test --transfers 1000 --kills 20
 //! ```
 //!
 //! A bank runs as a process of its own and is killed in the middle of its work, again and again, while a client asks it for
@@ -60,7 +60,7 @@ struct Flags {
     self_test: bool,
 }
 
-const WANTED: &str = "this example wants a PostgreSQL: ./scripts/with_servers.sh cargo run --example transfer --features postgres, or \
+const WANTED: &str = "this example wants a PostgreSQL: ./scripts/with_servers.sh cargo run --example transfer or \
                       --database postgres://…";
 
 #[tokio::main]

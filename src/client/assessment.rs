@@ -13,6 +13,7 @@ use crate::journal::Reach;
 use crate::key_policy::KeyPolicy;
 use crate::policy::{Class, Failure, Hint, Idempotency, Outcome, RetryPolicy, record_status};
 use crate::problem;
+use steadfast_core::protocol::problem_type;
 
 /// What the assessment of every attempt of one operation depends on.
 #[derive(Clone, Copy)]
@@ -109,16 +110,16 @@ impl AttemptContext<'_> {
         let names = if self.says_why(status) { problem::names(body) } else { Vec::new() };
         let named = |name: &str| names.iter().any(|found| found == name);
         // The server's own word that it has not begun.
-        let too_late = status == StatusCode::SERVICE_UNAVAILABLE && named(problem::DEADLINE_PASSED);
+        let too_late = status == StatusCode::SERVICE_UNAVAILABLE && named(problem_type::DEADLINE_PASSED);
         let by_status = if too_late { Class::NotProcessed } else { Class::of_status(status) };
         let mut hint = Hint::read(headers, by_status, clock::wall, self.policy.hint_cap_in_force());
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
-        hint.outcome_unknown |= named(problem::OUTCOME_UNKNOWN);
+        hint.outcome_unknown |= named(problem_type::OUTCOME_UNKNOWN);
 
         let asks_to_wait = || {
             headers.contains_key(http::header::RETRY_AFTER)
                 || record_status(headers).is_some_and(|record| record.word == "in-progress")
-                || named(problem::IN_PROGRESS)
+                || named(problem_type::IN_PROGRESS)
                 || self.keys.in_progress.as_deref().is_some_and(named)
         };
         // draft-ietf-httpapi-idempotency-key-header-07 §2.6: the first attempt under our key still runs. Only where there can
@@ -166,14 +167,11 @@ impl AttemptContext<'_> {
             class => outcome.with_default_class(self.of_hop(class)),
         };
         let default_class = outcome.default_class();
-        let hint = Hint::read(headers, default_class, clock::wall, self.policy.hint_cap_in_force());
+        let mut hint = Hint::read(headers, default_class, clock::wall, self.policy.hint_cap_in_force());
         // A cut answer is no stored end: asked again, the server sends it whole.
-        let hint = Hint {
-            replayed: false,
-            refused: failed.failure == Failure::Refused,
-            local: failed.failure == Failure::LocalResources,
-            ..hint
-        };
+        hint.replayed = false;
+        hint.refused = failed.failure == Failure::Refused;
+        hint.local = failed.failure == Failure::LocalResources;
         let part_was_taken = failed.failure == Failure::RequestBody && failed.taken != Some(false);
         Assessment {
             class: self.classify(&outcome),

@@ -17,9 +17,9 @@ use super::redirect::{self, Rules, Trail};
 use super::wire_request::WireRequest;
 use super::{Inner, assessment, ending, failure};
 use crate::clock::{self, Deadline};
-use crate::deadline;
 use crate::journal::NotFollowed;
 use crate::policy::{Failure, Idempotency};
+use steadfast_core::protocol;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -119,7 +119,7 @@ impl Inner {
     fn mark(&self, headers: &mut HeaderMap, number: u32, until: Option<Instant>) {
         if let (Some(name), Some(until)) = (&self.overload.deadline_header, until) {
             let time_left = until.saturating_duration_since(clock::now());
-            headers.insert(name, deadline::to_header(time_left));
+            headers.insert(name, protocol::deadline_to_header(time_left));
         }
         if let Some(name) = &self.attempt_header {
             headers.insert(name, HeaderValue::from(number));

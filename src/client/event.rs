@@ -142,7 +142,7 @@ impl<'a> Event<'a> {
                 let because = because.as_str();
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, ?after, because, free, "retry scheduled");
             }
-            EventKind::BreakerChanged { state: BreakerState::Open { retry_after } } => {
+            EventKind::BreakerChanged { state: BreakerState::Open { retry_after, .. } } => {
                 tracing::warn!(target: "steadfast", %method, %url, key, ?retry_after, "circuit opened");
             }
             EventKind::BreakerChanged { state } => {

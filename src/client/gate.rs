@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::Inner;
 use super::assessment::Assessment;
 use super::cooldown::{self, Lane, Probe};
-use super::latency::Latencies;
 use super::upstream::Upstream;
 use crate::clock;
 use crate::policy::{BreakerState, CircuitOpen, Class, HedgeAt, HedgePolicy, Operation, Permit, StopReason};
+use steadfast_core::latency::Latencies;
 
 /// The attempt may not go out.
 #[derive(Clone, Copy, Debug)]

@@ -27,7 +27,6 @@ mod ending;
 mod event;
 mod failure;
 mod gate;
-pub(crate) mod latency;
 mod overload;
 mod pattern;
 mod payload;

@@ -318,5 +318,5 @@ fn kind_of(failed: &Failed) -> ErrorKind {
     }
 }
 
-#[cfg(all(test, feature = "json"))]
+#[cfg(all(test, steadfast_explore))]
 mod exploration;

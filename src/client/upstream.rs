@@ -12,10 +12,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reqwest::Url;
 
 use super::cooldown::Cooldowns;
-use super::latency::Latencies;
 use super::pattern::Pattern;
 use crate::key_policy::Trust;
 use crate::policy::{Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RecordStatus, RetryBudget, record_status};
+use steadfast_core::latency::Latencies;
 
 /// The most origins that a client remembers. Beyond it the one that was used longest ago is forgotten: its budget starts full
 /// again and its trust starts empty.

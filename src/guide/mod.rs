@@ -13,10 +13,12 @@
 //! * [`performance`]: what it costs beside plain reqwest and its peers, and how to measure it again.
 //! * [`changelog`]: what changed.
 
-#[doc = include_str!("failures.md")]
+// The examples on these pages use the companion crates: `tests/lib.rs` compiles and runs them.
+
+#[cfg_attr(not(doctest), doc = include_str!("failures.md"))]
 pub mod failures {}
 
-#[doc = include_str!("overload.md")]
+#[cfg_attr(not(doctest), doc = include_str!("overload.md"))]
 pub mod overload {}
 
 // The pictures come first: rustdoc copies no files beside its pages, so each is a link definition with a data URI, and the first
@@ -25,33 +27,28 @@ pub mod overload {}
 #[doc = include_str!("img/share.uri")]
 #[doc = include_str!("img/contention.uri")]
 #[doc = include_str!("img/herd.uri")]
-#[doc = include_str!("simulation.md")]
+#[cfg_attr(not(doctest), doc = include_str!("simulation.md"))]
 pub mod simulation {}
 
-#[cfg(feature = "server")]
-#[doc = include_str!("server.md")]
+#[cfg_attr(not(doctest), doc = include_str!("server.md"))]
 pub mod server {}
-#[cfg_attr(all(feature = "testing", feature = "server", feature = "rustls"), doc = include_str!("testing.md"))]
-#[cfg_attr(
-    not(all(feature = "testing", feature = "server", feature = "rustls")),
-    doc = "This page is about the feature `testing`, and is there with it and with `server` and `rustls`."
-)]
+#[cfg_attr(not(doctest), doc = include_str!("testing.md"))]
 pub mod testing {}
 
-#[doc = include_str!("proof.md")]
+#[cfg_attr(not(doctest), doc = include_str!("proof.md"))]
 pub mod proof {}
 
-#[doc = include_str!("proof_client.md")]
+#[cfg_attr(not(doctest), doc = include_str!("proof_client.md"))]
 pub mod proof_client {}
 
-#[doc = include_str!("coming_from.md")]
+#[cfg_attr(not(doctest), doc = include_str!("coming_from.md"))]
 pub mod coming_from {}
 
-#[doc = include_str!("design.md")]
+#[cfg_attr(not(doctest), doc = include_str!("design.md"))]
 pub mod design {}
 
-#[doc = include_str!("performance.md")]
+#[cfg_attr(not(doctest), doc = include_str!("performance.md"))]
 pub mod performance {}
 
-#[doc = include_str!("../../CHANGELOG.md")]
+#[cfg_attr(not(doctest), doc = include_str!("../../CHANGELOG.md"))]
 pub mod changelog {}

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep};
 use steadfast::{Client, ErrorKind, KeyPolicy, Reach, ResponseExt};
-use wiremock::matchers::{header, method, path, query_param};
-use wiremock::{Mock, MockServer, ResponseTemplate};
+use steadfast_testing::wiremock::matchers::{header, method, path, query_param};
+use steadfast_testing::wiremock::{Mock, MockServer, ResponseTemplate};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep};
 
 use crate::support::{doubting, trusting};
 
@@ -37,7 +37,7 @@ async fn the_request_vocabulary_is_reqwests() {
         .and(header("x-trace", "t"))
         .and(header("authorization", "Basic dXNlcjpwdw=="))
         .and(header("content-type", "application/x-www-form-urlencoded"))
-        .and(wiremock::matchers::body_string("k=v+w"));
+        .and(steadfast_testing::wiremock::matchers::body_string("k=v+w"));
     whole.respond_with(ResponseTemplate::new(204)).expect(1).mount(&server).await;
     let client = Client::builder().base_url(server.uri()).build().unwrap();
     let request = client.post("?x=1").path_segments(["orders", "a/b"]).query(&[("y", "a b")]).header("x-trace", "t");
@@ -100,8 +100,6 @@ async fn an_answer_over_the_limit_is_an_error_and_not_asked_for_again() {
     let text: String = client.post("/").json(&json!({})).body_limit(10_000).fetch().await.unwrap();
     assert_eq!(text.len(), 5000);
 }
-
-#[cfg(feature = "gzip")]
 #[tokio::test]
 async fn the_limit_counts_decoded_bytes() {
     // 10 KiB of zeros in 45 bytes of gzip.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryBudget, RetryPolicy};
-use steadfast::testing::{FaultServer, FaultStep};
 use steadfast::{Client, ClientBuilder, ErrorKind, KeyPolicy, RequestBuilder};
+use steadfast_testing::{FaultServer, FaultStep};
 
 fn check_client(setting: &str, reason: &str, builder: ClientBuilder) {
     let error = builder.build().expect_err(setting);

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, HedgePolicy, RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, KeyPolicy, ResponseExt};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
 /// Polls `future` when it asks for it, `polls` times at most, and drops it. `None` if it was dropped before its end.
 async fn poll_at_most<F: Future>(future: F, polls: usize) -> Option<F::Output> {
@@ -70,8 +70,6 @@ async fn dropping_at_each_poll_leaves_no_task_behind() {
     let url = away.url("/");
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 12);
 }
-
-#[cfg(feature = "stream")]
 #[tokio::test]
 async fn dropping_an_upload_at_each_poll_leaves_no_task_behind() {
     let server = FaultServer::play([FaultStep::answer(503)]).await;

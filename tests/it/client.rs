@@ -3,8 +3,8 @@
 use http::HeaderMap;
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, Received, fast_retries};
 use steadfast::{Client, IdempotencyKey, KeyPolicy, RequestBuilder, ResponseExt};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, Received, fast_retries};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

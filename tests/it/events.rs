@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use steadfast::EventKind;
-use steadfast::testing::{FaultPoint, FaultServer, FaultStep};
+use steadfast_testing::{FaultPoint, FaultServer, FaultStep};
 
 use crate::support::trusting;
 

@@ -5,8 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use steadfast::policy::{RetryPolicy, StopReason};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, ErrorKind, IdempotencyKey, KeyFormat, KeyPolicy, ResponseExt, ResumeToken};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
 use crate::support::{doubting, trusting};
 

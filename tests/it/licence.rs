@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use steadfast::policy::{HedgePolicy, RetryPolicy, StopReason};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, ErrorKind, EventKind, IdempotencyKey, KeyFormat, KeyPolicy, ResponseExt, ResumeToken};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::{doubting, trusting};

@@ -4,8 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use steadfast::policy::{Backoff, Class, RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Attempt, Client, ErrorKind, KeyPolicy, ResponseExt};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
 use crate::support::{doubting, trusting};
 
@@ -161,8 +161,6 @@ async fn a_stream_gets_one_attempt_which_says_so() {
     let received = server.received();
     assert_eq!((received.len(), received[0].body.as_slice()), (1, &b"streamed"[..]));
 }
-
-#[cfg(feature = "multipart")]
 #[tokio::test]
 async fn a_form_is_sent_whole_and_once() {
     let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;

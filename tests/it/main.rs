@@ -14,13 +14,11 @@ mod keys;
 mod kit;
 mod licence;
 mod limits;
-#[cfg(feature = "server")]
 mod nginx;
 mod overload;
 mod properties;
 mod redirects;
 mod secrets;
-#[cfg(feature = "server")]
 mod server;
 mod simulation;
 mod soak;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use steadfast::policy::{BreakerPolicy, Class, RetryPolicy, StopReason};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, Received, fast_retries};
 use steadfast::{Client, ErrorKind, KeyPolicy, ResponseExt};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, Received, fast_retries};
 
 use crate::support::{clock, trusting};
 

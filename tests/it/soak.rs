@@ -10,8 +10,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use steadfast::policy::RetryBudget;
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, StreamError, fast_retries};
 use steadfast::{Client, ClientBuilder, KeyPolicy};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, StreamError, fast_retries};
 
 const SHORT: usize = 2_000;
 const LONG: usize = 100_000;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use steadfast::policy::{Class, RetryPolicy};
-use steadfast::testing::{FaultPoint, FaultServer, FaultStep};
 use steadfast::{ErrorKind, RequestBuilder};
+use steadfast_testing::{FaultPoint, FaultServer, FaultStep};
 
 use crate::support::{doubting, trusting};
 
@@ -100,8 +100,6 @@ where
         std::task::Poll::Ready(chunk.map(|chunk| chunk.map(|text| http_body::Frame::data(text.into()))))
     }
 }
-
-#[cfg(feature = "stream")]
 mod file {
 
     use super::*;
@@ -194,8 +192,6 @@ mod file {
         assert!(!error.may_have_been_processed());
     }
 }
-
-#[cfg(feature = "multipart")]
 #[tokio::test]
 async fn a_forms_every_attempt_has_the_same_bytes() {
     use steadfast::reqwest::multipart::{Form, Part};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, Class, Decision, Hint, Idempotency, RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{PolicyDriver, fast_retries};
+use steadfast_testing::{PolicyDriver, fast_retries};
 
 #[test]
 fn time_passes_by_attempts_and_waits() {

@@ -5,22 +5,22 @@ use std::time::Duration;
 
 use http::HeaderName;
 use serde_json::json;
-use steadfast::testing::idempotency::{Basis, Check, CheckError, Concurrent, Kept, Promise, Sample, check};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep};
+use steadfast_probe::{Basis, Concurrent, Kept, Probe, ProbeError, Promise, SampleRequest, probe};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep};
 
-fn charge() -> Sample {
-    Sample::json(&json!({ "amount": 7, "note": "probe {unique}" }))
+fn charge() -> SampleRequest {
+    SampleRequest::json(&json!({ "amount": 7, "note": "probe {unique}" }))
 }
 
 #[tokio::test]
 async fn an_api_that_honours_keys_gets_its_policy() {
     let server = FaultServer::play([FaultStep::ok()]).await;
     let steps = Mutex::new(0);
-    let check = Check::new(&server.url("/charges?token=s3cret"), charge().bearer_auth("s3cret"));
+    let check = Probe::new(&server.url("/charges?token=s3cret"), charge().bearer_auth("s3cret"));
     let report = check.on_step(|_| *steps.lock().unwrap() += 1).run().await.unwrap();
     assert_eq!(report.builder_line.as_deref(), Some(".keys(KeyPolicy::standard())"), "{report}");
     assert!(report.policy().is_some());
-    assert_eq!(*steps.lock().unwrap(), Check::STEPS);
+    assert_eq!(*steps.lock().unwrap(), Probe::STEPS);
     for promise in [Promise::Honoured, Promise::ConcurrentSafe, Promise::MalformedNotIgnored, Promise::LostAnswerKept] {
         assert_eq!(report.kept(promise), Kept::Yes, "{promise:?}: {report}");
     }
@@ -44,7 +44,7 @@ async fn an_api_that_honours_keys_gets_its_policy() {
 #[tokio::test]
 async fn an_api_that_ignores_keys_gets_none_and_is_asked_no_more() {
     let server = FaultServer::play([FaultStep::ok()]).await.ignoring_keys();
-    let report = check(&server.url("/"), charge()).await.unwrap();
+    let report = probe(&server.url("/"), charge()).await.unwrap();
     assert_eq!((report.kept(Promise::Honoured), report.policy().is_none()), (Kept::No, true), "{report}");
     assert_eq!((report.findings.len(), server.executions(), report.operations_at_most), (1, 3, 3), "{report}");
 }
@@ -52,7 +52,7 @@ async fn an_api_that_ignores_keys_gets_none_and_is_asked_no_more() {
 #[tokio::test]
 async fn answers_that_tell_nothing_apart_prove_nothing() {
     let server = FaultServer::play([FaultStep::execute(Answer::new(200).body("{}"))]).await;
-    let report = check(&server.url("/"), charge()).await.unwrap();
+    let report = probe(&server.url("/"), charge()).await.unwrap();
     assert!(!report.answers_tell_operations_apart && report.policy().is_none());
     assert_eq!((report.kept(Promise::Honoured), report.kept(Promise::ConcurrentSafe)), (Kept::Unknown, Kept::Unknown));
 }
@@ -65,7 +65,7 @@ async fn keys_travel_in_the_header_that_is_named() {
     })
     .await;
     let header = HeaderName::from_static("paypal-request-id");
-    let report = Check::new(&server.url("/"), charge()).header(header).run().await.unwrap();
+    let report = Probe::new(&server.url("/"), charge()).header(header).run().await.unwrap();
     let line = r#".keys(KeyPolicy::standard().header(HeaderName::from_static("paypal-request-id")))"#;
     assert_eq!(report.builder_line.as_deref(), Some(line), "{report}");
 }
@@ -86,7 +86,7 @@ async fn a_conflict_without_a_hint_is_told_by_its_word() {
         }
     })
     .await;
-    let report = check(&server.url("/"), charge()).await.unwrap();
+    let report = probe(&server.url("/"), charge()).await.unwrap();
     assert_eq!(report.concurrent, Concurrent::Refused, "{report}");
     let line = r#".keys(KeyPolicy::standard().in_progress_code("key_in_use"))"#;
     assert_eq!(report.builder_line.as_deref(), Some(line), "{report}");
@@ -99,22 +99,22 @@ async fn a_payload_that_is_refused_under_any_key_proves_nothing() {
         _ => FaultStep::ok(),
     })
     .await;
-    let report = check(&server.url("/"), Sample::text("text/plain", "yes").other_payload("no")).await.unwrap();
+    let report = probe(&server.url("/"), SampleRequest::text("text/plain", "yes").other_payload("no")).await.unwrap();
     assert_eq!(report.kept(Promise::PayloadChecked), Kept::Unknown, "{report}");
 }
 
 #[tokio::test]
 async fn where_nothing_can_be_learnt_it_says_why() {
     let refused = FaultServer::play([FaultStep::answer(Answer::new(403).body("no such key"))]).await;
-    let error = check(&refused.url("/"), charge()).await.unwrap_err();
-    assert!(matches!(&error, CheckError::Refused { status: 403, body } if body == "no such key"), "{error}");
+    let error = probe(&refused.url("/"), charge()).await.unwrap_err();
+    assert!(matches!(&error, ProbeError::Refused { status: 403, body } if body == "no such key"), "{error}");
     let unique = FaultServer::play([FaultStep::ok(), FaultStep::answer(409)]).await;
-    let error = check(&unique.url("/"), charge()).await.unwrap_err();
+    let error = probe(&unique.url("/"), charge()).await.unwrap_err();
     assert!(error.to_string().ends_with("put {unique} where it must differ"), "{error}");
     let dead = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
-    assert!(matches!(check(&dead.url("/"), charge()).await, Err(CheckError::Unreachable(_))));
+    assert!(matches!(probe(&dead.url("/"), charge()).await, Err(ProbeError::Unreachable(_))));
     let silent = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting)]).await;
-    let check = Check::new(&silent.url("/"), charge()).patience(Duration::from_millis(50));
-    assert!(matches!(check.run().await, Err(CheckError::Unreachable(_))));
-    assert!(matches!(Check::new("no url", charge()).run().await, Err(CheckError::Build(_))));
+    let check = Probe::new(&silent.url("/"), charge()).patience(Duration::from_millis(50));
+    assert!(matches!(check.run().await, Err(ProbeError::Unreachable(_))));
+    assert!(matches!(Probe::new("no url", charge()).run().await, Err(ProbeError::Build(_))));
 }

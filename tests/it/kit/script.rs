@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use steadfast::testing::wiremock::matchers::header;
-use steadfast::testing::{MockServer, Script, any, assert_attempts, assert_one_key, fast_retries, get, keys, post};
 use steadfast::{Client, ErrorKind, KeyPolicy, ResponseExt};
+use steadfast_testing::wiremock::matchers::header;
+use steadfast_testing::{MockServer, Script, any, assert_attempts, assert_one_key, fast_retries, get, keys, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -137,8 +137,11 @@ async fn a_script_that_makes_no_sense_is_refused() {
 #[tokio::test]
 async fn a_hang_up_is_a_clean_close_after_the_whole_request_and_no_error_makes_it_more() {
     let server = MockServer::start().await;
-    let reset = |_: &wiremock::Request| std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-    wiremock::Mock::given(wiremock::matchers::path("/reset")).respond_with_err(reset).mount(&server).await;
+    let reset = |_: &steadfast_testing::wiremock::Request| std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    steadfast_testing::wiremock::Mock::given(steadfast_testing::wiremock::matchers::path("/reset"))
+        .respond_with_err(reset)
+        .mount(&server)
+        .await;
     Script::new().hang_up().mount(&server, post("/")).await;
     for path in ["/", "/reset"] {
         let mut stream = TcpStream::connect(server.address()).await.unwrap();

@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use steadfast::policy::{Class, RetryBudget, RetryPolicy};
-use steadfast::testing::{
+use steadfast::{Client, ClientBuilder, KeyPolicy};
+use steadfast_testing::{
     Answer, FaultPoint, FaultServer, FaultStep, StreamError, assert_attempts, assert_one_key, fast_retries, keys,
 };
-use steadfast::{Client, ClientBuilder, KeyPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

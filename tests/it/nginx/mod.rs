@@ -16,8 +16,8 @@ use axum::extract::State;
 use axum::routing::any;
 use steadfast::policy::RetryBudget;
 use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
-use steadfast::testing::fast_retries;
 use steadfast::{Client, ClientBuilder, Error, KeyPolicy};
+use steadfast_testing::fast_retries;
 use tokio::task::JoinSet;
 
 use self::server::{Executions, Nginx, Protocol};

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, BreakerPolicy, BreakerState, Class, RetryPolicy, StopReason};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, ClientBuilder, ErrorKind, EventKind, ResponseExt};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
 use crate::support::{doubting, trusting};
 
@@ -176,8 +176,6 @@ async fn slow_answers_open_it_where_that_is_asked_for() {
     assert!(client.get("/").send().await.is_err());
     assert_eq!(server.received().len(), 2);
 }
-
-#[cfg(feature = "stream")]
 #[tokio::test]
 async fn a_body_that_failed_says_nothing_of_the_origin() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use steadfast::policy::{RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep};
 use steadfast::{Client, ClientBuilder, ErrorKind, EventKind, KeyPolicy, ResponseExt};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep};
 use tokio::task::JoinSet;
 
 use crate::support::clock;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use steadfast::http::HeaderName;
 use steadfast::policy::{Backoff, RetryPolicy, StopReason};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Deadline, ErrorKind, EventKind, ResponseExt, with_deadline};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
 use crate::support::{doubting, trusting};
 
@@ -104,8 +104,6 @@ async fn an_attempt_that_cannot_succeed_is_not_started() {
     assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::Timeout, Some(StopReason::DeadlineExceeded)));
     assert!(!error.may_have_been_processed());
 }
-
-#[cfg(feature = "server")]
 mod layer {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};

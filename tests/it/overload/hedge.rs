@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use steadfast::http::Method;
 use steadfast::policy::{BreakerPolicy, BreakerState, Failure, HedgePolicy, RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Attempt, Client, ClientBuilder, EventKind, KeyPolicy, Reach, ResponseExt};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
 use crate::support::{doubting, trusting};
 

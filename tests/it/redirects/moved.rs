@@ -4,8 +4,8 @@
 use http::Method;
 use serde_json::{Value, json};
 use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryPolicy, StopReason};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, Error, ErrorKind, EventKind, IdempotencyKey, KeyPolicy, ResponseExt};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
 use super::{by_path, lines, redirect};
 use crate::support::{doubting, trusting};

@@ -9,8 +9,8 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 use steadfast::policy::BreakerPolicy;
-use steadfast::testing::{Answer, FaultServer, FaultStep, Received, fast_retries};
 use steadfast::{Client, ErrorKind, KeyPolicy, ResponseExt};
+use steadfast_testing::{Answer, FaultServer, FaultStep, Received, fast_retries};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -154,8 +154,6 @@ async fn an_allowed_hop_takes_the_transports_headers_alone() {
     assert_eq!(client.build().unwrap().get("/").bearer_auth("s3cret").send().await.unwrap().status(), 200);
     assert_eq!(names(&abroad.received()), BTreeSet::from(["accept", "host", "x-client"]));
 }
-
-#[cfg(feature = "cookies")]
 #[tokio::test]
 async fn a_cookie_store_gives_nothing_to_another_port() {
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;

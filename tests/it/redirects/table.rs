@@ -6,8 +6,8 @@
 
 use std::fmt::Write as _;
 
-use steadfast::testing::{FaultServer, FaultStep};
 use steadfast::{Client, KeyPolicy, ResponseExt};
+use steadfast_testing::{FaultServer, FaultStep};
 
 use super::redirect;
 
@@ -130,7 +130,7 @@ fn render() -> String {
 
 #[test]
 fn the_guide_shows_the_table_of_redirects() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/guide/failures.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/guide/failures.md");
     let guide = std::fs::read_to_string(path).unwrap();
     let begins = "<!-- the redirect table -->\n";
     let (before, rest) = guide.split_once(begins).expect("the guide marks the table's beginning");
@@ -140,6 +140,6 @@ fn the_guide_shows_the_table_of_redirects() {
         let written = format!("{before}{begins}{}<!-- end of the redirect table -->{after}", render());
         std::fs::write(path, written).unwrap();
     } else {
-        assert_eq!(table, render(), "run UPDATE_GUIDE=1 cargo test --all-features --test it redirects");
+        assert_eq!(table, render(), "run UPDATE_GUIDE=1 cargo test -p steadfast-tests --test it redirects");
     }
 }

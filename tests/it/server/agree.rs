@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use steadfast::policy::StopReason;
 use steadfast::server::{ExecutionOutcome, IdempotencyLayer, MemoryStore, Scope};
-use steadfast::testing::fast_retries;
 use steadfast::{Client, IdempotencyKey, KeyPolicy, ResponseExt};
+use steadfast_testing::fast_retries;
 
 use super::support::{Executions, Served};
 

@@ -98,13 +98,11 @@ async fn check<S: Store>(store: SharedStore<S>) {
 async fn memory_sees_sealed_answers_only() {
     check(SharedStore::new(MemoryStore::new())).await;
 }
-
-#[cfg(feature = "redb")]
 #[tokio::test]
 async fn file_holds_sealed_answers_only() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
-    let store = SharedStore::new(steadfast::server::RedbStore::open(&path).unwrap());
+    let store = SharedStore::new(steadfast_redb::RedbStore::open(&path).unwrap());
     check(store.clone()).await;
     assert!(!holds_secret(&std::fs::read(&path).unwrap()));
     // Without a codec it would be found there.
@@ -112,20 +110,15 @@ async fn file_holds_sealed_answers_only() {
     assert_eq!(served.post("/tokens", "plain").send().await.unwrap().status(), 200);
     assert!(holds_secret(&std::fs::read(&path).unwrap()));
 }
-
-#[cfg(feature = "postgres")]
 #[tokio::test]
 async fn database_holds_sealed_answers_only() {
     let store = super::postgres::store().await;
     check(SharedStore::new(store.transactional())).await;
     check(SharedStore::new(store)).await;
 }
-
-#[cfg(feature = "redis")]
 #[tokio::test]
 async fn redis_holds_sealed_answers_only() {
-    check(SharedStore::new(steadfast::server::RedisStore::connect(&super::redis_server::shared()).await.unwrap()))
-        .await;
+    check(SharedStore::new(steadfast_redis::RedisStore::connect(&super::redis_server::shared()).await.unwrap())).await;
 }
 
 #[tokio::test]

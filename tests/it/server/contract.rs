@@ -11,7 +11,7 @@ use steadfast::server::{
     RecordId, RecordState, Store, StoreError,
 };
 
-pub(super) use steadfast::testing::store_contract as suite;
+pub(super) use steadfast_testing::store_contract as suite;
 
 use crate::kit::panic_of;
 

@@ -284,10 +284,9 @@ async fn event_given_up_while_it_is_claimed_is_cancelled() {
 
 /// 300 requests meet a Redis that stands still: all are told that nothing was executed, and all of
 /// it is true when Redis goes on, although their claims reach it after that.
-#[cfg(feature = "redis")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopped_redis_holds_no_key_for_nobody() {
-    use steadfast::server::RedisStore;
+    use steadfast_redis::RedisStore;
 
     use super::redis_server::RedisServer;
 
@@ -311,15 +310,13 @@ async fn stopped_redis_holds_no_key_for_nobody() {
 }
 
 /// Every name that is no tombstone's.
-#[cfg(feature = "redis")]
 const RECORDS: &str = "local names = {} for _, name in ipairs(redis.call('KEYS', '*')) do \
                        if string.sub(name, -1) == '}' then table.insert(names, name) end end return names";
 
 /// 300 requests meet a table that somebody has locked.
-#[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locked_table_holds_no_key_for_nobody() {
-    use steadfast::server::PostgresStore;
+    use steadfast_postgres::PostgresStore;
 
     use super::postgres::{count, pool};
 
@@ -344,12 +341,11 @@ async fn locked_table_holds_no_key_for_nobody() {
 }
 
 /// Redis is away for two seconds while 20 operations end: 20 of 20 are known afterwards.
-#[cfg(feature = "redis")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarted_redis_knows_every_end() {
     use std::sync::Mutex;
 
-    use steadfast::server::RedisStore;
+    use steadfast_redis::RedisStore;
 
     use super::redis_server::RedisServer;
 

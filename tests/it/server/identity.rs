@@ -1,15 +1,12 @@
 //! A store whose records are identified in another way is refused: they could not be found again,
 //! and would run once more.
-
-#[cfg(feature = "redb")]
 mod redb {
     use std::path::Path;
     use std::time::Duration;
 
     use redb::{Database, TableDefinition};
-    use steadfast::server::{
-        Claim, ClaimOutcome, ClaimToken, Fingerprint, IDENTITY_VERSION, RecordId, RedbStore, Store,
-    };
+    use steadfast::server::{Claim, ClaimOutcome, ClaimToken, Fingerprint, IDENTITY_VERSION, RecordId, Store};
+    use steadfast_redb::RedbStore;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("steadfast_meta");
@@ -63,10 +60,9 @@ mod redb {
         RedbStore::open(&path).expect("its version was written before its first record");
     }
 }
-
-#[cfg(feature = "postgres")]
 mod postgres {
-    use steadfast::server::{Claim, ClaimToken, Fingerprint, PostgresStore, RecordId, Store, StoreError};
+    use steadfast::server::{Claim, ClaimToken, Fingerprint, RecordId, Store, StoreError};
+    use steadfast_postgres::PostgresStore;
 
     use crate::server::postgres::{count, pool, run};
 
@@ -112,16 +108,15 @@ mod postgres {
         assert_eq!(store.get(&RecordId::new("", "k")).await.unwrap(), None);
     }
 }
-
-#[cfg(feature = "redis")]
 mod redis {
     use std::time::Duration;
 
     use axum::Router;
     use axum::routing::post;
     use steadfast::server::{
-        Claim, ClaimOutcome, ClaimToken, Fingerprint, IdempotencyLayer, RecordId, RedisStore, Scope, Store, StoreError,
+        Claim, ClaimOutcome, ClaimToken, Fingerprint, IdempotencyLayer, RecordId, Scope, Store, StoreError,
     };
+    use steadfast_redis::RedisStore;
 
     use crate::server::redis_server::{command, shared};
     use crate::server::support::{Executions, Served, problem};

@@ -113,7 +113,6 @@ async fn the_body_is_bounded_before_the_key_is_claimed() {
     let served = Served::start(counting(&executions), layer().max_body(10)).await;
     let large = || served.post("/orders", "k").body("x".repeat(11)).send();
     assert_eq!(problem(large().await.unwrap()).await, (413, "body-too-large".to_owned()));
-    #[cfg(feature = "stream")]
     {
         let chunks = futures_util::stream::iter(["xxxxxx", "xxxxxx"].map(Ok::<_, Infallible>));
         let stream = steadfast::reqwest::Body::wrap_stream(chunks);

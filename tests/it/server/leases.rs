@@ -206,25 +206,19 @@ async fn lease_is_renewed_beside_a_blocked_thread<S: Store>(store: S, run: &str)
 async fn blocked_thread_keeps_its_lease_in_memory() {
     lease_is_renewed_beside_a_blocked_thread(MemoryStore::new(), "memory").await;
 }
-
-#[cfg(feature = "redb")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_thread_keeps_its_lease_in_redb() {
     let folder = tempfile::tempdir().unwrap();
-    let store = steadfast::server::RedbStore::open(folder.path().join("keys.redb")).unwrap();
+    let store = steadfast_redb::RedbStore::open(folder.path().join("keys.redb")).unwrap();
     lease_is_renewed_beside_a_blocked_thread(store, "redb").await;
 }
-
-#[cfg(feature = "redis")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_thread_keeps_its_lease_in_redis() {
     // The server outlives the run, and wants keys that no other run has had.
     let run = format!("redis {}", steadfast::IdempotencyKey::mint().unwrap().as_str());
-    let store = steadfast::server::RedisStore::connect(&super::redis_server::shared()).await.unwrap();
+    let store = steadfast_redis::RedisStore::connect(&super::redis_server::shared()).await.unwrap();
     lease_is_renewed_beside_a_blocked_thread(store, &run).await;
 }
-
-#[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_thread_keeps_its_lease_in_postgres() {
     lease_is_renewed_beside_a_blocked_thread(super::postgres::store().await, "postgres").await;

@@ -9,7 +9,6 @@ mod ends;
 mod events;
 mod failing;
 mod faults;
-#[cfg(any(feature = "redb", feature = "redis", feature = "postgres"))]
 mod identity;
 mod layer;
 mod leases;
@@ -17,19 +16,12 @@ mod lockstep;
 mod nested;
 mod overtaken;
 mod polled;
-#[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(any(feature = "redis", feature = "postgres"))]
 mod processes;
-#[cfg(feature = "redb")]
 mod redb;
-#[cfg(feature = "redis")]
 mod redis;
-#[cfg(feature = "redis")]
 mod redis_failover;
-#[cfg(feature = "redis")]
 mod redis_server;
-#[cfg(feature = "axum")]
 mod rejections;
 mod scope;
 mod support;

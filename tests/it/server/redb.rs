@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use steadfast::server::{
-    Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, FinishOutcome, OpenError, Record,
-    RecordId, RecordState, RedbStore, Store, StoreError,
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, FinishOutcome, Record, RecordId,
+    RecordState, Store, StoreError,
 };
+use steadfast_redb::{OpenError, RedbStore};
 
 use super::contract;
 

@@ -11,8 +11,9 @@ use http::{HeaderMap, StatusCode};
 use redis::cluster::ClusterClient;
 use steadfast::server::{
     Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, FinishOutcome, IdempotencyLayer, Record,
-    RecordError, RecordId, RecordState, RedisStore, RedisWarning, Scope, Store, StoreError,
+    RecordError, RecordId, RecordState, Scope, Store, StoreError,
 };
+use steadfast_redis::{RedisStore, RedisWarning};
 
 use super::redis_server::{RedisServer, Wire, command, free_port, shared};
 use super::support::{Executions, Served, header, problem};
@@ -405,7 +406,7 @@ fn as_user(server: &RedisServer, name: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_permissions_that_the_docs_name_are_enough() {
     const DOCS: &str = "~steadfast:* +evalsha +script|load +hmget +hset +hdel +pttl +pexpire +del +exists +set";
-    assert!(include_str!("../../../src/server/redis/mod.rs").contains(DOCS), "the docs say something else");
+    assert!(include_str!("../../../crates/steadfast-redis/src/lib.rs").contains(DOCS), "the docs say something else");
     let server = RedisServer::start(&[]);
     let mut words = vec!["ACL", "SETUSER", "shop", "on", ">pw", "+info"];
     words.extend(DOCS.split(' '));

@@ -8,8 +8,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use steadfast::server::{
     Claim, ClaimOutcome, ClaimToken, Completion, End, Fingerprint, FinishOutcome, IdempotencyLayer, Record, RecordId,
-    RecordState, RedisStore, Scope, Store, StoreError,
+    RecordState, Scope, Store, StoreError,
 };
+use steadfast_redis::RedisStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

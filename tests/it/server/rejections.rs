@@ -8,8 +8,8 @@ use axum::routing::{post, put};
 use axum::{Json, Router};
 use serde_json::json;
 use steadfast::reqwest::RequestBuilder;
-use steadfast::server::extract::{Checked, NotExecuted, method_not_allowed, not_found};
 use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
+use steadfast_axum::{Checked, NotExecuted, method_not_allowed, not_found};
 
 use super::support::{Executions, Served, header, problem};
 

@@ -20,8 +20,6 @@ impl Executions {
     pub(super) fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
-
-    #[cfg(feature = "postgres")]
     pub(super) fn reset(&self) {
         self.0.store(0, Ordering::SeqCst);
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, Class, HedgePolicy, Idempotency, Jitter, RetryBudget, RetryPolicy};
-use steadfast::testing::simulation::{self, Fleet, Report, Scenario, Server, Simulation, Trouble};
+use steadfast_sim::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 use super::{assert_near, three_retries};
 
@@ -65,7 +65,7 @@ fn a_surge_is_as_large_as_it_says_and_a_429_slows_the_clients_down() {
 fn jitter_spreads_the_herd() {
     let peak = |jitter| {
         let backoff = Backoff::default().jitter(jitter);
-        simulation::herd(&RetryPolicy::new().max_attempts(8).backoff(backoff)).peak()
+        steadfast_sim::herd(&RetryPolicy::new().max_attempts(8).backoff(backoff)).peak()
     };
     assert_eq!(peak(Jitter::None), 1000);
     assert!(peak(Jitter::Full) < 500, "{}", peak(Jitter::Full));
@@ -77,7 +77,7 @@ fn nonsense_ends_too() {
         .max_attempts(u32::MAX)
         .deadline(None)
         .backoff(Backoff::exponential(Duration::MAX / 2, Duration::MAX / 2).jitter(Jitter::None));
-    assert!(simulation::amplification(&forever.clone().max_attempts(3), &RetryBudget::unlimited(), 2) > 8.9);
+    assert!(steadfast_sim::amplification(&forever.clone().max_attempts(3), &RetryBudget::unlimited(), 2) > 8.9);
     let always_failing =
         Scenario::new(Trouble::Failing(1.0)).lasting(Duration::from_secs(1)).watched_for(Duration::ZERO);
     for factor in [f64::NAN, f64::NEG_INFINITY, f64::INFINITY] {

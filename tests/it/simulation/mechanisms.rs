@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use steadfast::policy::{BreakerPolicy, Class, HedgePolicy, Idempotency, RetryBudget};
-use steadfast::testing::simulation::{Fleet, Report, Scenario, Server, Simulation, Trouble};
+use steadfast_sim::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 use super::three_retries;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steadfast::policy::RetryBudget;
-use steadfast::testing::simulation::{Fleet, Report, Scenario, Server, Simulation, Trouble};
+use steadfast_sim::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 use super::{assert_near, three_retries};
 

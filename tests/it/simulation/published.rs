@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, Jitter, RetryBudget, RetryPolicy};
-use steadfast::testing::simulation::{self, Fleet, Numbers, Scenario, Server, Simulation, Trouble};
+use steadfast_sim::{Fleet, Numbers, Scenario, Server, Simulation, Trouble};
 
 use super::{assert_near, three_retries};
 
@@ -14,7 +14,7 @@ use super::{assert_near, three_retries};
 fn contention(jitter: Jitter) -> (f64, f64) {
     let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_secs(2)).jitter(jitter);
     let policy = RetryPolicy::new().max_attempts(u32::MAX).deadline(None).backoff(backoff);
-    let runs: Vec<_> = (0..100).map(|seed| simulation::contention(&policy, 100, seed)).collect();
+    let runs: Vec<_> = (0..100).map(|seed| steadfast_sim::contention(&policy, 100, seed)).collect();
     assert!(runs.iter().all(|run| run.won == 100), "each client gets through");
     let calls = runs.iter().map(|run| run.calls).sum::<u64>();
     let time = runs.iter().map(|run| run.time).sum::<Duration>();
@@ -70,8 +70,8 @@ fn the_retry_bucket_of_brooker() {
 
 #[test]
 fn three_layers_of_three_retries_are_64_calls() {
-    let without = |layers| simulation::amplification(&three_retries(), &RetryBudget::unlimited(), layers);
+    let without = |layers| steadfast_sim::amplification(&three_retries(), &RetryBudget::unlimited(), layers);
     assert_eq!([0, 1, 2, 3].map(without), [1.0, 4.0, 16.0, 64.0]);
-    let with = simulation::amplification(&three_retries(), &RetryBudget::standard(), 3);
+    let with = steadfast_sim::amplification(&three_retries(), &RetryBudget::standard(), 3);
     assert!(with < 1.5, "{with}");
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryBudget};
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, KeyPolicy, ResponseExt};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
 use super::{Outcome, check};
 const OPERATIONS: usize = 10_000;

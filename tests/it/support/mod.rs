@@ -2,8 +2,8 @@
 
 pub(crate) mod clock;
 
-use steadfast::testing::{FaultServer, fast_retries};
 use steadfast::{Client, ClientBuilder, KeyPolicy};
+use steadfast_testing::{FaultServer, fast_retries};
 
 /// A client of this server that trusts its keys and does not wait.
 pub(crate) fn trusting(server: &FaultServer) -> ClientBuilder {

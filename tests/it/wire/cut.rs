@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use steadfast::policy::{Class, Failure, RetryPolicy};
 use steadfast::reqwest::Response;
-use steadfast::testing::fast_retries;
 use steadfast::{Client, ClientBuilder, KeyPolicy};
+use steadfast_testing::fast_retries;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -93,18 +93,15 @@ fn client() -> ClientBuilder {
 async fn read_in_every_way(url: &str) -> Vec<(&'static str, Option<String>)> {
     let client = client().build().unwrap();
     let answered = async || client.get(url).send().await.unwrap();
-    #[cfg_attr(not(feature = "stream"), allow(unused_mut, reason = "one way less"))]
-    let mut ways = vec![
+    vec![
         ("fetch", client.get(url).fetch::<u64>().await.ok().map(|number| number.to_string())),
         ("get_json", client.get_json::<u64>(url).await.ok().map(|number| number.to_string())),
         ("send, text", answered().await.text().await.ok()),
         ("send, bytes", answered().await.bytes().await.ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())),
         ("send, json", answered().await.json::<u64>().await.ok().map(|number| number.to_string())),
         ("send, chunk", chunks(answered().await).await),
-    ];
-    #[cfg(feature = "stream")]
-    ways.push(("send, bytes_stream", stream(answered().await).await));
-    ways
+        ("send, bytes_stream", stream(answered().await).await),
+    ]
 }
 
 async fn chunks(mut response: Response) -> Option<String> {
@@ -114,8 +111,6 @@ async fn chunks(mut response: Response) -> Option<String> {
     }
     Some(text)
 }
-
-#[cfg(feature = "stream")]
 async fn stream(response: Response) -> Option<String> {
     use futures_util::StreamExt;
 

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use steadfast::policy::RetryPolicy;
-use steadfast::testing::fast_retries;
 use steadfast::{Client, ClientBuilder, KeyPolicy};
+use steadfast_testing::fast_retries;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steadfast::policy::Class;
-use steadfast::testing::fast_retries;
 use steadfast::{Client, KeyPolicy, ResponseExt};
+use steadfast_testing::fast_retries;
 
 use super::peer::{Ending, Fault, Peer, Protocol};
 

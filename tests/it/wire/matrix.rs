@@ -1,6 +1,6 @@
 //! The table: situation × protocol → what the client says of one POST without a key, and what the server had received.
 //!
-//! `guide/failures.md` shows the same table; the test fails if they differ. `UPDATE_GUIDE=1 cargo test --all-features --test it
+//! `guide/failures.md` shows the same table; the test fails if they differ. `UPDATE_GUIDE=1 cargo test -p steadfast-tests --test it
 //! matrix` writes it anew.
 
 use std::fmt::Write as _;
@@ -213,7 +213,7 @@ async fn what_fails_before_a_connection_is_not_processed() {
 
 #[tokio::test]
 async fn an_idle_connection_that_the_server_closed_is_not_reused() {
-    use steadfast::testing::{Answer, FaultServer, FaultStep};
+    use steadfast_testing::{Answer, FaultServer, FaultStep};
 
     let server = FaultServer::play([FaultStep::execute(Answer::new(200).header("connection", "close"))]).await;
     let client = client(None, Protocol::Http1).build().unwrap();
@@ -238,13 +238,13 @@ fn render() -> String {
 
 #[test]
 fn the_guide_shows_this_table() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/guide/failures.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/guide/failures.md");
     let guide = std::fs::read_to_string(path).unwrap();
     let (before, rest) = guide.split_once("<!-- the wire table -->\n").expect("the guide marks the table's beginning");
     let (table, after) = rest.split_once("<!-- its end -->").expect("the guide marks the table's end");
     if std::env::var_os("UPDATE_GUIDE").is_some() {
         std::fs::write(path, format!("{before}<!-- the wire table -->\n{}<!-- its end -->{after}", render())).unwrap();
     } else {
-        assert_eq!(table, render(), "run UPDATE_GUIDE=1 cargo test --all-features --test it matrix");
+        assert_eq!(table, render(), "run UPDATE_GUIDE=1 cargo test -p steadfast-tests --test it matrix");
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use steadfast::policy::{BreakerPolicy, BreakerState, Failure, RetryBudget, RetryPolicy, StopReason};
-use steadfast::testing::{FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, ClientBuilder, EventKind, KeyPolicy, ResponseExt};
+use steadfast_testing::{FaultServer, FaultStep, fast_retries};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 

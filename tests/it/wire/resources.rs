@@ -5,8 +5,8 @@ use std::fs::File;
 use std::process::Command;
 
 use steadfast::policy::{BreakerPolicy, BreakerState, Class, Failure, RetryBudget, StopReason};
-use steadfast::testing::{FaultServer, FaultStep, fast_retries};
 use steadfast::{Attempt, Client, ErrorKind, KeyPolicy};
+use steadfast_testing::{FaultServer, FaultStep, fast_retries};
 
 const CHILD: &str = "STEADFAST_TEST_DESCRIPTORS";
 const DESCRIPTORS: &str = "100";

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use steadfast::policy::{Class, StopReason};
-use steadfast::testing::fast_retries;
 use steadfast::{Client, ErrorKind, KeyPolicy};
+use steadfast_testing::fast_retries;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;

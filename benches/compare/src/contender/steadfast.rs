@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use steadfast::policy::{Backoff, RetryBudget, RetryPolicy};
 use steadfast::{Client, KeyPolicy};
+use steadfast::policy::{Backoff, RetryBudget, RetryPolicy};
 
 use super::{Charge, Contender, NewCharge, Place};
 

@@ -1,9 +1,9 @@
 //! The rows that a single decision cannot show: what the server received.
 
 use std::sync::Arc;
-use steadfast::testing::{Answer, FaultPoint, FaultServer, FaultStep};
 
 use serde_json::{Value, json};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep};
 use tokio::sync::Notify;
 
 use crate::support::trusting;

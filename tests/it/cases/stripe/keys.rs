@@ -6,8 +6,8 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 use steadfast::policy::RetryPolicy;
-use steadfast::testing::{FaultServer, FaultStep, fast_retries};
 use steadfast::{Client, ErrorKind, IdempotencyKey, KeyPolicy};
+use steadfast_testing::{FaultServer, FaultStep, fast_retries};
 
 #[derive(Deserialize)]
 pub(super) struct Given {

@@ -9,7 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use steadfast::server::{OnUnknown, OpenError, RecordId, RedbStore};
+use steadfast::server::{OnUnknown, RecordId};
+use steadfast_redb::{OpenError, RedbStore};
 
 use super::*;
 use crate::server::support::Executions;

@@ -54,8 +54,6 @@ async fn check_apart<S: Store>(store: S, log: &Path, point: &str) {
     assert_eq!(effects(log), if marked { 1 } else { before + 1 }, "{point}: never lost");
     assert_eq!(redeliver(&inbox).await.unwrap(), Delivery::AlreadyHandled, "{point}");
 }
-
-#[cfg(feature = "redb")]
 mod embedded {
     use super::*;
 
@@ -79,8 +77,6 @@ mod embedded {
         .await;
     }
 }
-
-#[cfg(feature = "redis")]
 mod remote {
     use super::*;
 
@@ -104,8 +100,6 @@ mod remote {
         .await;
     }
 }
-
-#[cfg(feature = "postgres")]
 mod database {
     use super::*;
 
@@ -125,10 +119,8 @@ mod database {
         .await;
     }
 }
-
-#[cfg(feature = "postgres")]
 mod transaction {
-    use steadfast::server::{PostgresSession, TransactionalPostgresStore};
+    use steadfast_postgres::{PostgresSession, TransactionalPostgresStore};
 
     use super::super::super::postgres::{count, run};
     use super::*;

@@ -2,14 +2,10 @@
 //!
 //! What must hold for every store: the operation has run at most once, and where nobody can know whether it has, the answer says so.
 //! Where claim, rows and record are one transaction, it has run exactly once.
-
-#[cfg(feature = "redb")]
 mod damage;
-#[cfg(feature = "redb")]
 mod disk;
 mod events;
 mod scene;
-#[cfg(feature = "redb")]
 mod writes;
 
 use std::io::Write;
@@ -178,8 +174,6 @@ async fn check_apart<S: Store>(store: S, log: &Path, point: &str) {
     let again = ask_again(&router).await;
     assert_eq!((again, effects(log)), ((status, body), times), "{point}: it stays with that");
 }
-
-#[cfg(feature = "redb")]
 mod embedded {
     use super::*;
 
@@ -203,8 +197,6 @@ mod embedded {
         .await;
     }
 }
-
-#[cfg(feature = "redis")]
 mod remote {
     use super::*;
 
@@ -228,8 +220,6 @@ mod remote {
         .await;
     }
 }
-
-#[cfg(feature = "postgres")]
 mod database {
     use super::*;
 
@@ -249,11 +239,10 @@ mod database {
         .await;
     }
 }
-
-#[cfg(feature = "postgres")]
 mod transaction {
     use axum::Extension;
-    use steadfast::server::{PostgresSession, TransactionHandle};
+    use steadfast::server::TransactionHandle;
+    use steadfast_postgres::PostgresSession;
 
     use super::super::postgres::{count, run};
     use super::*;

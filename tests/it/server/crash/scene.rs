@@ -13,20 +13,15 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    #[cfg(feature = "redb")]
     pub(super) fn file() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("keys.redb").display().to_string();
         Self { folder, place }
     }
-
-    #[cfg(feature = "redis")]
     pub(super) fn prefix() -> Self {
         let token = steadfast::server::ClaimToken::new().unwrap();
         Self { folder: tempfile::tempdir().unwrap(), place: format!("{:?}:", token.as_bytes()) }
     }
-
-    #[cfg(feature = "postgres")]
     pub(super) fn schema(schema: String) -> Self {
         Self { folder: tempfile::tempdir().unwrap(), place: schema }
     }
@@ -62,27 +57,19 @@ pub(super) async fn at_every_point(child: &str, scene: impl AsyncFn() -> Scene, 
         look(&scene, point).await;
     }
 }
-
-#[cfg(feature = "redb")]
-pub(super) fn redb(place: &str) -> steadfast::server::RedbStore {
-    steadfast::server::RedbStore::open(place).unwrap()
+pub(super) fn redb(place: &str) -> steadfast_redb::RedbStore {
+    steadfast_redb::RedbStore::open(place).unwrap()
 }
-
-#[cfg(feature = "redis")]
-pub(super) async fn redis(place: &str) -> steadfast::server::RedisStore {
+pub(super) async fn redis(place: &str) -> steadfast_redis::RedisStore {
     let url = super::super::redis_server::shared();
-    steadfast::server::RedisStore::connect(&url).await.unwrap().prefix(place)
+    steadfast_redis::RedisStore::connect(&url).await.unwrap().prefix(place)
 }
-
-#[cfg(feature = "postgres")]
-pub(super) async fn postgres(place: &str) -> (sqlx::PgPool, steadfast::server::PostgresStore) {
+pub(super) async fn postgres(place: &str) -> (sqlx::PgPool, steadfast_postgres::PostgresStore) {
     let pool = super::super::postgres::pool_in(place);
-    let store = steadfast::server::PostgresStore::new(pool.clone());
+    let store = steadfast_postgres::PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
     (pool, store)
 }
-
-#[cfg(feature = "postgres")]
 pub(super) async fn schema() -> Scene {
     Scene::schema(super::super::postgres::pool().await.0)
 }

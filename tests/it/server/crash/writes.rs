@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use redb::StorageBackend;
 use redb::backends::FileBackend;
-use steadfast::server::RedbStore;
+use steadfast_redb::RedbStore;
 
 use super::disk::Disk;
 use super::*;

@@ -15,8 +15,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 async fn only_an_unknown_operation_can_be_given_back() {
     only_what_is_unknown(MemoryStore::new(), true).await;
 }
-
-#[cfg(feature = "postgres")]
 #[tokio::test]
 async fn only_an_unknown_operation_can_be_given_back_in_a_database() {
     use crate::server::postgres::store;

@@ -109,11 +109,9 @@ async fn a_handler_that_keeps_the_session_has_not_handled_the_event() {
     let told = inbox.process("billing", "1", payload("1"), handler).await;
     assert!(matches!(told, Err(InboxError::NotMarked(_))), "{told:?}");
 }
-
-#[cfg(feature = "postgres")]
 mod postgres {
     use sqlx::PgPool;
-    use steadfast::server::{PostgresSession, PostgresStore, TransactionalPostgresStore};
+    use steadfast_postgres::{PostgresSession, PostgresStore, TransactionalPostgresStore};
 
     use super::*;
     use crate::server::postgres::{count, pool, run};

@@ -142,8 +142,6 @@ async fn one_looks_at_a_time() {
     assert_eq!(first.await.unwrap().unwrap().status(), 201);
     assert_eq!((executions.count(), asked.count()), (2, 1));
 }
-
-#[cfg(feature = "postgres")]
 #[tokio::test]
 async fn while_one_looks_in_a_transaction_the_others_are_told_so_at_once() {
     use steadfast::server::OnUnknown;

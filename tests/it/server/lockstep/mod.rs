@@ -16,7 +16,6 @@
 
 mod play;
 mod steps;
-#[cfg(feature = "postgres")]
 mod transactional;
 mod worlds;
 
@@ -25,7 +24,7 @@ use std::time::Instant;
 
 use proptest::strategy::Strategy as _;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
-use steadfast::testing::ModelStore;
+use steadfast_testing::ModelStore;
 use tokio::runtime::{Builder, Runtime};
 
 use self::play::{Model, Story, Tally, World, play};
@@ -156,8 +155,6 @@ fn memory_agrees_with_the_model() {
     assert_seen(&tally, &ANSWERS);
     assert_seen(&tally, &["Full"]);
 }
-
-#[cfg(feature = "redb")]
 #[test]
 fn redb_agrees_with_the_model() {
     let runtime = frozen();
@@ -170,8 +167,6 @@ fn redb_agrees_with_the_model() {
     assert_seen(&tally, &ANSWERS);
     assert_seen(&tally, &["Full"]);
 }
-
-#[cfg(feature = "redis")]
 #[test]
 fn redis_agrees_with_the_model() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -188,8 +183,6 @@ fn redis_agrees_with_the_model() {
     );
     assert_seen(&tally, &ANSWERS);
 }
-
-#[cfg(feature = "postgres")]
 #[test]
 fn postgres_agrees_with_the_model() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -206,8 +199,6 @@ fn postgres_agrees_with_the_model() {
     );
     assert_seen(&tally, &ANSWERS);
 }
-
-#[cfg(feature = "postgres")]
 #[test]
 fn transactional_postgres_agrees_with_its_model() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use steadfast::server::{FinishOutcome, StoreError};
-use steadfast::testing::{ModelClaimOutcome, ModelRecordState, ModelStore};
+use steadfast_testing::{ModelClaimOutcome, ModelRecordState, ModelStore};
 
 use super::steps::{Call, Sequence, Step};
 

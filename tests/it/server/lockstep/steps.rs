@@ -5,7 +5,7 @@ use std::fmt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use steadfast::testing::{ModelClaim, ModelEnd};
+use steadfast_testing::{ModelClaim, ModelEnd};
 
 /// The most steps of one sequence; half as many on average.
 const MOST: usize = 400;

@@ -4,13 +4,14 @@
 //! do not see for which request a key is held; no lease ends a claim; whoever lets go of a session
 //! has cancelled its claim; an end without a session is lost; and no tombstone is needed, since a
 //! claim that is still on its way has no session. Everything else is as in
-//! [`ModelStore`](steadfast::testing::ModelStore).
+//! [`ModelStore`](steadfast_testing::ModelStore).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use steadfast::server::{FinishOutcome, PostgresSession, Store, StoreError, TransactionalPostgresStore};
-use steadfast::testing::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState};
+use steadfast::server::{FinishOutcome, Store, StoreError};
+use steadfast_postgres::{PostgresSession, TransactionalPostgresStore};
+use steadfast_testing::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState};
 
 use super::play::{Answer, Model, Restart, World};
 use super::steps::Call;

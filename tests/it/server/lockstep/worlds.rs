@@ -7,17 +7,13 @@ use steadfast::server::{
     Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, MemoryStore, Record, RecordId,
     RecordState, Store, StoreError, TOMBSTONE as KEPT,
 };
-use steadfast::testing::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState};
+use steadfast_testing::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState};
 
+pub(super) use self::in_postgres::Postgres;
+pub(super) use self::in_redb::Redb;
+pub(super) use self::in_redis::Redis;
 use super::play::{Answer, Restart, World};
 use super::steps::Call;
-
-#[cfg(feature = "postgres")]
-pub(super) use self::in_postgres::Postgres;
-#[cfg(feature = "redb")]
-pub(super) use self::in_redb::Redb;
-#[cfg(feature = "redis")]
-pub(super) use self::in_redis::Redis;
 
 /// How long tombstones are kept, in milliseconds.
 pub(super) const TOMBSTONE: u64 = KEPT.as_secs() * 1000;
@@ -127,15 +123,13 @@ impl World for Memory {
         *self = Self::open(self.bound);
     }
 }
-
-#[cfg(feature = "redb")]
 mod in_redb {
     use std::io;
     use std::sync::Arc;
 
     use redb::backends::InMemoryBackend;
     use redb::{Database, StorageBackend};
-    use steadfast::server::RedbStore;
+    use steadfast_redb::RedbStore;
 
     use super::*;
 
@@ -208,11 +202,9 @@ mod in_redb {
         }
     }
 }
-
-#[cfg(feature = "redis")]
 mod in_redis {
     use redis::aio::MultiplexedConnection;
-    use steadfast::server::RedisStore;
+    use steadfast_redis::RedisStore;
 
     use super::super::super::redis_server::shared;
     use super::*;
@@ -273,12 +265,10 @@ mod in_redis {
         }
     }
 }
-
-#[cfg(feature = "postgres")]
 mod in_postgres {
     use sqlx::PgPool;
     use sqlx::postgres::PgPoolOptions;
-    use steadfast::server::PostgresStore;
+    use steadfast_postgres::PostgresStore;
 
     use super::super::super::postgres::{options, schema};
     use super::*;

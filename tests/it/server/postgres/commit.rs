@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use steadfast::server::{PostgresSession, Scope, TransactionHandle, TransactionalPostgresStore};
+use steadfast::server::{Scope, TransactionHandle};
+use steadfast_postgres::{PostgresSession, TransactionalPostgresStore};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::proxy::{Commits, Proxy};

@@ -7,9 +7,8 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
-use steadfast::server::{
-    ExecutionOutcome, Inbox, InboxError, MemoryStore, OnUnknown, PostgresSession, TransactionHandle,
-};
+use steadfast::server::{ExecutionOutcome, Inbox, InboxError, MemoryStore, OnUnknown, TransactionHandle};
+use steadfast_postgres::PostgresSession;
 use tokio::sync::Barrier;
 
 use super::*;

@@ -2,7 +2,8 @@
 //! the database rolls back.
 
 use axum::Extension;
-use steadfast::server::{PostgresSession, TransactionHandle};
+use steadfast::server::TransactionHandle;
+use steadfast_postgres::PostgresSession;
 
 use super::*;
 

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Extension;
 use axum::extract::State as Shared;
-use steadfast::server::{PostgresSession, TransactionHandle, TransactionalPostgresStore};
+use steadfast::server::TransactionHandle;
+use steadfast_postgres::{PostgresSession, TransactionalPostgresStore};
 use tokio::sync::Semaphore;
 
 use super::*;

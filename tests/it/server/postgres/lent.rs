@@ -6,9 +6,8 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State as Shared};
 use axum::response::{IntoResponse, Response};
-use steadfast::server::{
-    ExecutionOutcome, OnUnknown, PendingEnds, PostgresSession, TransactionHandle, TransactionalPostgresStore,
-};
+use steadfast::server::{ExecutionOutcome, OnUnknown, PendingEnds, TransactionHandle};
+use steadfast_postgres::{PostgresSession, TransactionalPostgresStore};
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;

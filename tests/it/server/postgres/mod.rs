@@ -22,9 +22,10 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use steadfast::http::HeaderMap;
 use steadfast::server::{
-    Claim, ClaimOutcome, ClaimToken, Completion, End, Fingerprint, FinishOutcome, IdempotencyLayer, PostgresStore,
-    Record, RecordId, RecordState, Scope, Store, StoreError,
+    Claim, ClaimOutcome, ClaimToken, Completion, End, Fingerprint, FinishOutcome, IdempotencyLayer, Record, RecordId,
+    RecordState, Scope, Store, StoreError,
 };
+use steadfast_postgres::PostgresStore;
 
 use self::proxy::Proxy;
 use super::support::{Executions, Served, header, problem};

@@ -2,7 +2,8 @@
 //! statements are not kept.
 
 use axum::Extension;
-use steadfast::server::{PostgresSession, TransactionHandle};
+use steadfast::server::TransactionHandle;
+use steadfast_postgres::PostgresSession;
 
 use super::proxy::contains;
 use super::*;
@@ -26,7 +27,7 @@ async fn the_contract_holds_behind_a_pooler() {
     store.create_table().await.unwrap();
     contract::suite(Arc::new(store.clone()), |name| RecordId::new("contract", name)).await;
     let store = Arc::new(store.transactional());
-    steadfast::testing::transactional_store_contract(store, |name| RecordId::new("one", name)).await;
+    steadfast_testing::transactional_store_contract(store, |name| RecordId::new("one", name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -5,7 +5,8 @@
 //! begin.
 
 use axum::Extension;
-use steadfast::server::{PostgresSession, TransactionHandle};
+use steadfast::server::TransactionHandle;
+use steadfast_postgres::PostgresSession;
 
 use super::*;
 use crate::support::clock;

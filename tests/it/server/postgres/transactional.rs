@@ -1,9 +1,10 @@
 //! The store whose claim is a transaction: what it promises beside the contract of the others, and where it differs.
 
-use super::*;
-use steadfast::server::TransactionalPostgresStore;
+use steadfast_postgres::TransactionalPostgresStore;
 
-async fn win(store: &TransactionalPostgresStore, claim: &Claim<'_>) -> steadfast::server::PostgresSession {
+use super::*;
+
+async fn win(store: &TransactionalPostgresStore, claim: &Claim<'_>) -> steadfast_postgres::PostgresSession {
     match store.claim(claim).await.unwrap() {
         ClaimOutcome::Acquired(session) => session,
         other => panic!("{other:?}"),
@@ -24,7 +25,7 @@ fn is_held(state: &RecordState) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_contract() {
     let store = Arc::new(store().await.transactional());
-    steadfast::testing::transactional_store_contract(store, |name| RecordId::new("contract", name)).await;
+    steadfast_testing::transactional_store_contract(store, |name| RecordId::new("contract", name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,0 +1,747 @@
+//! When not to ask at all: a breaker for one origin.
+//!
+//! A server that is down answers each request with a wait. Retries are not the worst of it: the first attempts of every operation go
+//! on too, each holds a task and a connection until it times out, and the server meets all of them when it comes back. A breaker
+//! watches what the calls come to. Once too many have failed it lets none through for a while, and then a few, as probes; when they
+//! succeed it is closed again.
+//!
+//! It is told the time and never reads it. One short lock, never held over anything that waits.
+
+use std::fmt;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use super::class::Class;
+use super::settings::InvalidPolicy;
+
+/// In the tests below it is the model checker's own lock, so that what is checked is this code and
+/// not a copy of it.
+#[cfg(not(test))]
+type Lock<T> = std::sync::Mutex<T>;
+#[cfg(test)]
+use self::tests::Lock;
+
+/// When a circuit opens, and how it closes again.
+///
+/// | knob | default |
+/// | --- | --- |
+/// | [`failure_share`](Self::failure_share) | half of the calls |
+/// | [`slow_calls`](Self::slow_calls) | off |
+/// | [`min_calls`](Self::min_calls) | 20 in the window |
+/// | [`window`](Self::window) | 10 s |
+/// | [`open_for`](Self::open_for) | 5 s |
+/// | [`probes`](Self::probes) | 3 |
+///
+/// What counts as a failure is the [`Class`], not the status:
+///
+/// | class | counts as |
+/// | --- | --- |
+/// | `Ambiguous`, `NotProcessed` | failed |
+/// | `Success`, `Permanent` | answered: a 404 says that the server works |
+/// | `Throttled` | answered: the server works and says how much it takes; slowing down is the affair of the backoff and the [cooldown](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.cooldown) |
+///
+/// The window moves in tenths of its length. Settings that make no sense are an error when the client is built.
+#[derive(Clone, Debug)]
+pub struct BreakerPolicy {
+    failure_share: f64,
+    slow: Option<Slow>,
+    min_calls: u32,
+    window: Duration,
+    open_for: Duration,
+    probes: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slow {
+    from: Duration,
+    share: f64,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl BreakerPolicy {
+    /// The defaults of the table above.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            failure_share: 0.5,
+            slow: None,
+            min_calls: 20,
+            window: Duration::from_secs(10),
+            open_for: Duration::from_secs(5),
+            probes: 3,
+        }
+    }
+
+    /// The share of failed calls in the window, over 0 and at most 1, from which the circuit is open.
+    #[must_use]
+    pub fn failure_share(mut self, share: f64) -> Self {
+        self.failure_share = share;
+        self
+    }
+
+    /// A call that takes `from` or longer (with `fetch` its body included) is slow, and a share of slow calls in the window, over 0 and at most 1, opens the circuit
+    /// too. A slow probe is a failed one.
+    #[must_use]
+    pub fn slow_calls(mut self, from: Duration, share: f64) -> Self {
+        self.slow = Some(Slow { from, share });
+        self
+    }
+
+    /// The fewest calls in the window that are judged: below it the circuit stays closed. At least 1.
+    #[must_use]
+    pub fn min_calls(mut self, calls: u32) -> Self {
+        self.min_calls = calls;
+        self
+    }
+
+    /// How far back calls count. Not zero.
+    #[must_use]
+    pub fn window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// How long nothing is let through before the first probe. Not zero.
+    #[must_use]
+    pub fn open_for(mut self, time: Duration) -> Self {
+        self.open_for = time;
+        self
+    }
+
+    /// How many calls are let through at a time to see whether the origin is back, and how many of them must succeed for the circuit
+    /// to close; one that fails opens it again. At least 1. A probe is a call of the caller's: it ends at its attempt timeout at
+    /// the latest, and until then it holds its place.
+    #[must_use]
+    pub fn probes(mut self, probes: u32) -> Self {
+        self.probes = probes;
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// Names the first setting that makes no sense, and why.
+    pub fn validate(&self) -> Result<(), InvalidPolicy> {
+        let is_share = |share: f64| share > 0.0 && share <= 1.0;
+        let questions = [
+            (!is_share(self.failure_share), "failure_share", "it is over 0 and at most 1"),
+            (self.slow.is_some_and(|slow| !is_share(slow.share)), "slow_calls", "the share is over 0 and at most 1"),
+            (self.slow.is_some_and(|slow| slow.from.is_zero()), "slow_calls", "from zero on, every call is slow"),
+            (self.min_calls == 0, "min_calls", "it is at least 1: a share of no calls is no share"),
+            (self.window.is_zero(), "window", "nothing happens in a window of zero"),
+            (self.open_for.is_zero(), "open_for", "open for zero is not open"),
+            (self.probes == 0, "probes", "without a probe the circuit never closes; at least 1"),
+        ];
+        let no = questions.into_iter().find(|(no, ..)| *no);
+        no.map_or(Ok(()), |(_, setting, reason)| Err(InvalidPolicy { setting, reason }))
+    }
+
+    fn is_slow(&self, took: Duration) -> bool {
+        self.slow.is_some_and(|slow| took >= slow.from)
+    }
+}
+
+/// What a breaker lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BreakerState {
+    /// Everything.
+    Closed,
+    /// Nothing.
+    #[non_exhaustive]
+    Open {
+        /// For so long from now.
+        retry_after: Duration,
+    },
+    /// A few calls, as probes.
+    HalfOpen,
+}
+
+impl BreakerState {
+    /// The state in a word or two, as logs print it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open { .. } => "open",
+            Self::HalfOpen => "half-open",
+        }
+    }
+
+    /// How long nothing is let through; zero unless it is open.
+    #[must_use]
+    pub fn open_for(self) -> Duration {
+        match self {
+            Self::Open { retry_after } => retry_after,
+            Self::Closed | Self::HalfOpen => Duration::ZERO,
+        }
+    }
+}
+
+/// The circuit is open: the call was not let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CircuitOpen {
+    /// When to come back. While probes are out, how long the circuit will be open if they fail.
+    pub retry_after: Duration,
+}
+
+/// The breaker of one origin.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use steadfast_core::{Breaker, BreakerPolicy, BreakerState, Class};
+///
+/// let breaker = Breaker::new(BreakerPolicy::new().min_calls(2));
+/// let (now, took) = (Instant::now(), Duration::from_millis(20));
+/// for _ in 0..2 {
+///     let permit = breaker.acquire(now)?;
+///     permit.record(Class::Ambiguous, took, now);
+/// }
+/// let refused = breaker.acquire(now).unwrap_err();
+/// assert_eq!(refused.retry_after, Duration::from_secs(5));
+///
+/// let later = now + Duration::from_secs(5);
+/// let probe = breaker.acquire(later)?;
+/// drop(probe); // never sent: its place is free again
+/// assert_eq!(breaker.state(later), BreakerState::HalfOpen);
+/// # Ok::<(), steadfast_core::CircuitOpen>(())
+/// ```
+pub struct Breaker {
+    policy: BreakerPolicy,
+    circuit: Lock<Circuit>,
+}
+
+impl Breaker {
+    /// A closed breaker. A policy that does not [validate](BreakerPolicy::validate) may never open or never close.
+    #[must_use]
+    pub fn new(policy: BreakerPolicy) -> Self {
+        let circuit = Lock::new(Circuit::closed(&policy));
+        Self { policy, circuit }
+    }
+
+    /// Lets a call through, or not.
+    ///
+    /// # Errors
+    ///
+    /// The circuit is open, or half-open with every probe out.
+    pub fn acquire(&self, now: Instant) -> Result<Permit<'_>, CircuitOpen> {
+        let Pass { epoch, half_opened } = self.with(|circuit, policy| circuit.acquire(policy, now))?;
+        Ok(Permit { breaker: self, epoch, half_opened, settled: false })
+    }
+
+    /// What it lets through at the time `now`. When an open circuit's time is over it is half-open, whether or not somebody has come.
+    #[must_use]
+    pub fn state(&self, now: Instant) -> BreakerState {
+        self.with(|circuit, policy| circuit.state(policy, now))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Circuit, &BreakerPolicy) -> T) -> T {
+        // Poisoning cannot leave it half-written: nothing between lock and unlock panics.
+        act(&mut self.circuit.lock().unwrap_or_else(PoisonError::into_inner), &self.policy)
+    }
+}
+
+impl fmt::Debug for Breaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = self.with(|circuit, _| circuit.phase.as_str());
+        f.debug_struct("Breaker").field("phase", &phase).field("policy", &self.policy).finish()
+    }
+}
+
+/// Leave for one call. Dropped without a [`record`](Self::record), the call counts for nothing and a probe's place is free again.
+#[must_use = "it is given back when it is dropped"]
+pub struct Permit<'a> {
+    breaker: &'a Breaker,
+    epoch: u64,
+    half_opened: bool,
+    settled: bool,
+}
+
+impl Permit<'_> {
+    /// The circuit was open, and this is its first probe.
+    #[must_use]
+    pub fn half_opened(&self) -> bool {
+        self.half_opened
+    }
+
+    /// What the call came to, and how long it took. Returns the state that the circuit has changed to, if it has.
+    ///
+    /// A call that was let through before the circuit last changed says nothing about what it is now, and is not counted.
+    pub fn record(mut self, class: Class, took: Duration, now: Instant) -> Option<BreakerState> {
+        self.settled = true;
+        let call = Call::new(class, self.breaker.policy.is_slow(took));
+        self.breaker.with(|circuit, policy| circuit.record(policy, self.epoch, call, now))
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.breaker.with(|circuit, _| circuit.give_back(self.epoch));
+        }
+    }
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+/// One call, as the breaker sees it.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    failed: bool,
+    slow: bool,
+}
+
+impl Call {
+    fn new(class: Class, slow: bool) -> Self {
+        Self { failed: matches!(class, Class::Ambiguous | Class::NotProcessed), slow }
+    }
+}
+
+struct Pass {
+    epoch: u64,
+    half_opened: bool,
+}
+
+/// The state machine, without the lock.
+#[derive(Debug)]
+struct Circuit {
+    /// Grows with every change of the phase, so that a permit of an earlier one is known.
+    epoch: u64,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Closed(Window),
+    Open { since: Instant },
+    HalfOpen { out: u32, passed: u32 },
+}
+
+impl Phase {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Closed(_) => "closed",
+            Self::Open { .. } => "open",
+            Self::HalfOpen { .. } => "half-open",
+        }
+    }
+}
+
+impl Circuit {
+    fn closed(policy: &BreakerPolicy) -> Self {
+        Self { epoch: 0, phase: Phase::Closed(Window::new(policy.window)) }
+    }
+
+    fn acquire(&mut self, policy: &BreakerPolicy, now: Instant) -> Result<Pass, CircuitOpen> {
+        let mut half_opened = false;
+        if let Phase::Open { since } = self.phase {
+            let retry_after = policy.open_for.saturating_sub(now.saturating_duration_since(since));
+            if !retry_after.is_zero() {
+                return Err(CircuitOpen { retry_after });
+            }
+            half_opened = true;
+            self.change(Phase::HalfOpen { out: 0, passed: 0 });
+        }
+        if let Phase::HalfOpen { out, passed } = &mut self.phase {
+            if out.saturating_add(*passed) >= policy.probes {
+                return Err(CircuitOpen { retry_after: policy.open_for });
+            }
+            *out += 1;
+        }
+        Ok(Pass { epoch: self.epoch, half_opened })
+    }
+
+    fn record(&mut self, policy: &BreakerPolicy, epoch: u64, call: Call, now: Instant) -> Option<BreakerState> {
+        if epoch != self.epoch {
+            return None;
+        }
+        match &mut self.phase {
+            Phase::Closed(window) => {
+                let counts = window.count(call, now);
+                if !counts.open(policy, call) {
+                    return None;
+                }
+            }
+            Phase::HalfOpen { out, passed } if !call.failed && !call.slow => {
+                *out = out.saturating_sub(1);
+                *passed += 1;
+                if *passed < policy.probes {
+                    return None;
+                }
+                self.change(Phase::Closed(Window::new(policy.window)));
+                return Some(BreakerState::Closed);
+            }
+            // A permit of this epoch is never one of an open circuit, which gives none.
+            Phase::HalfOpen { .. } | Phase::Open { .. } => {}
+        }
+        self.change(Phase::Open { since: now });
+        Some(BreakerState::Open { retry_after: policy.open_for })
+    }
+
+    fn give_back(&mut self, epoch: u64) {
+        if let Phase::HalfOpen { out, .. } = &mut self.phase
+            && epoch == self.epoch
+        {
+            *out = out.saturating_sub(1);
+        }
+    }
+
+    fn state(&self, policy: &BreakerPolicy, now: Instant) -> BreakerState {
+        match self.phase {
+            Phase::Closed(_) => BreakerState::Closed,
+            Phase::HalfOpen { .. } => BreakerState::HalfOpen,
+            Phase::Open { since } => match policy.open_for.saturating_sub(now.saturating_duration_since(since)) {
+                Duration::ZERO => BreakerState::HalfOpen,
+                retry_after => BreakerState::Open { retry_after },
+            },
+        }
+    }
+
+    fn change(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+}
+
+/// A window moves in this many steps.
+const SLICES: usize = 10;
+
+/// The calls of the last while, in slices of equal length.
+#[derive(Debug)]
+struct Window {
+    slice: Duration,
+    /// When the current slice began; `None` before the first call.
+    began: Option<Instant>,
+    at: usize,
+    slices: [Counts; SLICES],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    calls: u32,
+    failed: u32,
+    slow: u32,
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.calls = self.calls.saturating_add(other.calls);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.slow = self.slow.saturating_add(other.slow);
+    }
+
+    /// Whether it opens the circuit, which only a bad call does.
+    fn open(&self, policy: &BreakerPolicy, call: Call) -> bool {
+        let reaches = |count: u32, share: f64| f64::from(count) >= share * f64::from(self.calls);
+        let failing = call.failed && reaches(self.failed, policy.failure_share);
+        let slow = call.slow && policy.slow.is_some_and(|slow| reaches(self.slow, slow.share));
+        self.calls >= policy.min_calls && (failing || slow)
+    }
+}
+
+impl Window {
+    fn new(window: Duration) -> Self {
+        let steps = u32::try_from(SLICES).unwrap_or(1);
+        let slice = (window / steps).max(Duration::from_nanos(1));
+        Self { slice, began: None, at: 0, slices: [Counts::default(); SLICES] }
+    }
+
+    /// Counts a call, and returns the counts of the whole window.
+    fn count(&mut self, call: Call, now: Instant) -> Counts {
+        self.move_to(now);
+        let one = Counts { calls: 1, failed: u32::from(call.failed), slow: u32::from(call.slow) };
+        if let Some(slice) = self.slices.get_mut(self.at) {
+            slice.add(one);
+        }
+        self.slices.iter().fold(Counts::default(), |mut sum, slice| {
+            sum.add(*slice);
+            sum
+        })
+    }
+
+    /// Forgets the slices that are too old at `now`. A time before the current slice, from a thread that was held up, counts as now.
+    fn move_to(&mut self, now: Instant) {
+        let began = *self.began.get_or_insert(now);
+        let (passed, slice) = (now.saturating_duration_since(began).as_nanos(), self.slice.as_nanos());
+        let steps = usize::try_from(passed / slice).unwrap_or(usize::MAX);
+        for _ in 0..steps.min(SLICES) {
+            self.at = (self.at + 1) % SLICES;
+            self.slices[self.at] = Counts::default();
+        }
+        if steps > 0 {
+            let into_the_slice = u64::try_from(passed % slice).unwrap_or(u64::MAX);
+            self.began = now.checked_sub(Duration::from_nanos(into_the_slice));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::ops::DerefMut;
+    use std::sync::LockResult;
+
+    use super::super::now_in_a_test;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn policy() -> BreakerPolicy {
+        BreakerPolicy::new().min_calls(4).probes(2).slow_calls(SECOND, 0.75)
+    }
+
+    /// Plays calls on the state machine, one after the other, and renders the state after each. `f`: a call that fails, `s`: one that is
+    /// slow, `o`: one that is answered, `d`: a permit that is dropped; `+`: a second passes.
+    fn check(policy: &BreakerPolicy, calls: &str) -> String {
+        let (mut circuit, mut now) = (Circuit::closed(policy), now_in_a_test());
+        let states = calls.chars().map(|call| {
+            let call = match call {
+                '+' => {
+                    now += SECOND;
+                    return '.';
+                }
+                'd' => None,
+                call => Some(Call { failed: call == 'f', slow: call == 's' }),
+            };
+            let Ok(pass) = circuit.acquire(policy, now) else { return 'x' };
+            match call {
+                Some(call) => drop(circuit.record(policy, pass.epoch, call, now)),
+                None => circuit.give_back(pass.epoch),
+            }
+            match circuit.phase {
+                Phase::Closed(_) => 'c',
+                Phase::Open { .. } => 'O',
+                Phase::HalfOpen { .. } => 'h',
+            }
+        });
+        states.collect()
+    }
+
+    #[test]
+    fn it_opens_at_the_share_and_not_before_there_are_enough_calls() {
+        assert_eq!(check(&policy(), "ooff"), "cccO", "half of four");
+        assert_eq!(check(&policy(), "fffoo"), "ccccc", "an answer does not open it");
+        assert_eq!(check(&policy(), "ooofff"), "cccccO");
+        assert_eq!(check(&policy(), "fffd+f"), "cccc.O", "a dropped permit is no call");
+        assert_eq!(check(&policy(), "osss"), "cccO", "three slow calls of four");
+        assert_eq!(check(&policy().failure_share(1.0), "offfffff"), "cccccccc");
+    }
+
+    #[test]
+    fn it_lets_nothing_through_and_then_probes() {
+        assert_eq!(check(&policy(), "ffffo++++o+oo"), "cccOx....x.hc", "two probes that succeed");
+        assert_eq!(check(&policy(), "ffff+++++of+o"), "cccO.....hO.x", "one that fails");
+        assert_eq!(check(&policy(), "ffff+++++s"), "cccO.....O", "a slow one has failed");
+        assert_eq!(check(&policy(), "ffff+++++ddddoo"), "cccO.....hhhhhc", "a dropped one is given back");
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_is_forgotten() {
+        assert_eq!(check(&policy(), "fff++++++++++f"), "ccc..........c");
+        assert_eq!(check(&policy(), "fff+++++++++f"), "ccc.........O");
+        assert_eq!(check(&policy(), "f+++ff++++++++f"), "c...cc........c", "the first has left");
+    }
+
+    #[test]
+    fn every_probe_out_is_a_refusal() {
+        let (policy, now) = (policy(), now_in_a_test());
+        let mut circuit = Circuit::closed(&policy);
+        circuit.change(Phase::Open { since: now });
+        let early = now + policy.open_for - Duration::from_nanos(1);
+        let refused = CircuitOpen { retry_after: Duration::from_nanos(1) };
+        assert_eq!(circuit.acquire(&policy, early).map(|_| ()), Err(refused));
+        let late = now + policy.open_for;
+        assert_eq!(circuit.state(&policy, late), BreakerState::HalfOpen, "before somebody comes");
+        let first = circuit.acquire(&policy, late).map(|pass| pass.half_opened);
+        let second = circuit.acquire(&policy, late).map(|pass| pass.half_opened);
+        assert_eq!((first, second), (Ok(true), Ok(false)));
+        let refused = CircuitOpen { retry_after: policy.open_for };
+        assert_eq!(circuit.acquire(&policy, late).map(|_| ()), Err(refused));
+    }
+
+    #[test]
+    fn classes_and_not_statuses_are_failures() {
+        let failed = |class| Call::new(class, false).failed;
+        assert!(failed(Class::Ambiguous) && failed(Class::NotProcessed));
+        assert!(!failed(Class::Success) && !failed(Class::Permanent) && !failed(Class::Throttled));
+    }
+
+    #[test]
+    fn a_time_that_goes_backwards_and_one_without_end_are_borne() {
+        let (policy, now) = (policy().open_for(Duration::MAX).window(Duration::from_nanos(1)), now_in_a_test());
+        let mut window = Window::new(policy.window);
+        let call = Call { failed: true, slow: false };
+        assert_eq!(window.count(call, now + SECOND).calls, 1);
+        assert_eq!(window.count(call, now).calls, 2, "from a thread that was held up");
+        let mut circuit = Circuit::closed(&policy);
+        circuit.change(Phase::Open { since: now });
+        assert!(circuit.acquire(&policy, now + SECOND).is_err());
+        let mut window = Window::new(Duration::MAX);
+        assert_eq!((window.count(call, now).calls, window.count(call, now + SECOND).calls), (1, 2));
+    }
+
+    #[test]
+    fn settings_that_make_no_sense() {
+        let setting = |policy: BreakerPolicy| policy.validate().map_err(|error| error.setting());
+        let new = BreakerPolicy::new;
+        assert_eq!(setting(new().slow_calls(SECOND, 1.0)), Ok(()));
+        for share in [0.0, -0.1, 1.1, f64::NAN, f64::INFINITY] {
+            assert_eq!(setting(new().failure_share(share)), Err("failure_share"), "{share}");
+            assert_eq!(setting(new().slow_calls(SECOND, share)), Err("slow_calls"), "{share}");
+        }
+        assert_eq!(setting(new().slow_calls(Duration::ZERO, 0.5)), Err("slow_calls"));
+        assert_eq!(setting(new().min_calls(0)), Err("min_calls"));
+        assert_eq!(setting(new().window(Duration::ZERO)), Err("window"));
+        assert_eq!(setting(new().open_for(Duration::ZERO)), Err("open_for"));
+        assert_eq!(setting(new().probes(0)), Err("probes"));
+    }
+
+    std::thread_local! {
+        /// loom plays all threads of a model on one.
+        static IN_A_MODEL: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// loom's lock works in a model alone, and other tests have breakers too.
+    pub(super) enum Lock<T> {
+        Plain(std::sync::Mutex<T>),
+        Modelled(loom::sync::Mutex<T>),
+    }
+
+    impl<T> Lock<T> {
+        pub(super) fn new(value: T) -> Self {
+            if IN_A_MODEL.get() {
+                Self::Modelled(loom::sync::Mutex::new(value))
+            } else {
+                Self::Plain(std::sync::Mutex::new(value))
+            }
+        }
+
+        pub(super) fn lock(&self) -> LockResult<Box<dyn DerefMut<Target = T> + '_>> {
+            Ok(match self {
+                Self::Plain(lock) => Box::new(lock.lock().unwrap()),
+                Self::Modelled(lock) => Box::new(lock.lock().unwrap()),
+            })
+        }
+    }
+
+    /// Every interleaving of the threads of each model is played, on the model checker's lock.
+    mod interleavings {
+        use std::sync::Arc;
+        use std::sync::atomic::Ordering;
+
+        use super::*;
+
+        type AtomicU32 = loom::sync::atomic::AtomicU32;
+
+        fn model(threads: impl Fn() + Send + Sync + 'static) {
+            loom::model(move || {
+                IN_A_MODEL.set(true);
+                threads();
+                IN_A_MODEL.set(false);
+            });
+        }
+
+        const TOOK: Duration = Duration::from_millis(1);
+
+        /// A breaker that has just opened, and the moment at which it lets probes through.
+        fn opened(probes: u32) -> (Arc<Breaker>, Instant) {
+            let now = now_in_a_test();
+            let breaker = Arc::new(Breaker::new(BreakerPolicy::new().min_calls(1).probes(probes)));
+            let permit = breaker.acquire(now).unwrap();
+            assert!(permit.record(Class::Ambiguous, TOOK, now).is_some());
+            (breaker, now + Duration::from_secs(5))
+        }
+
+        fn join(threads: impl IntoIterator<Item = loom::thread::JoinHandle<()>>) {
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        }
+
+        #[test]
+        fn never_more_probes_at_a_time_than_allowed_and_each_place_is_given_back() {
+            model(|| {
+                let (breaker, now) = opened(1);
+                let (out, half_opened) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+                let threads: Vec<_> = (0..2)
+                    .map(|_| {
+                        let (breaker, out, half_opened) = (breaker.clone(), out.clone(), half_opened.clone());
+                        loom::thread::spawn(move || {
+                            let Ok(permit) = breaker.acquire(now) else { return };
+                            half_opened.fetch_add(u32::from(permit.half_opened()), Ordering::Relaxed);
+                            assert_eq!(out.fetch_add(1, Ordering::Relaxed), 0, "two probes at a time");
+                            out.fetch_sub(1, Ordering::Relaxed);
+                            drop(permit);
+                        })
+                    })
+                    .collect();
+                join(threads);
+                assert_eq!(half_opened.load(Ordering::Relaxed), 1, "one of them is the first");
+                let probe = breaker.acquire(now);
+                assert!(probe.is_ok(), "the place was lost");
+                assert!(breaker.acquire(now).is_err(), "a place was made");
+            });
+        }
+
+        #[test]
+        fn probes_that_disagree_change_the_state_once() {
+            model(|| {
+                let (breaker, now) = opened(2);
+                let changes = Arc::new(AtomicU32::new(0));
+                let threads: Vec<_> = [Class::Success, Class::Ambiguous]
+                    .map(|class| {
+                        let (breaker, changes) = (breaker.clone(), changes.clone());
+                        loom::thread::spawn(move || {
+                            if let Ok(permit) = breaker.acquire(now) {
+                                let changed = permit.record(class, TOOK, now).is_some();
+                                changes.fetch_add(u32::from(changed), Ordering::Relaxed);
+                            }
+                        })
+                    })
+                    .into();
+                join(threads);
+                let open = BreakerState::Open { retry_after: Duration::from_secs(5) };
+                assert_eq!((breaker.state(now), changes.load(Ordering::Relaxed)), (open, 1));
+            });
+        }
+
+        #[test]
+        fn a_call_from_before_the_outage_neither_closes_nor_opens() {
+            for late in [Class::Success, Class::Ambiguous] {
+                model(move || {
+                    let start = now_in_a_test();
+                    let breaker = Arc::new(Breaker::new(BreakerPolicy::new().min_calls(1).probes(1)));
+                    let probing = Arc::new(AtomicU32::new(0));
+                    let straggler = {
+                        let (breaker, probing) = (breaker.clone(), probing.clone());
+                        loom::thread::spawn(move || {
+                            let Ok(permit) = breaker.acquire(start) else { return };
+                            // Let through after the outage, it would have a say.
+                            if probing.load(Ordering::SeqCst) == 0 {
+                                permit.record(late, TOOK, start);
+                            }
+                        })
+                    };
+                    // The failure that opens it is this one, or the straggler's.
+                    let failing = breaker.acquire(start).map(|permit| permit.record(Class::Ambiguous, TOOK, start));
+                    assert!(failing != Ok(Some(BreakerState::Closed)));
+                    probing.store(1, Ordering::SeqCst);
+                    let now = start + Duration::from_secs(5);
+                    let probe = breaker.acquire(now).map(|probe| probe.record(Class::Success, TOOK, now));
+                    assert_eq!(probe, Ok(Some(BreakerState::Closed)));
+                    straggler.join().unwrap();
+                    assert_eq!(breaker.state(now), BreakerState::Closed);
+                });
+            }
+        }
+    }
+}

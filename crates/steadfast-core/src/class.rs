@@ -1,0 +1,290 @@
+//! What one attempt came to, and why acting twice would be harmless.
+//!
+//! The whole crate speaks in the words of this file. The table from statuses and failures to classes is here and nowhere
+//! else; `guide/failures.md` shows it to readers.
+
+use http::{HeaderMap, Method, StatusCode};
+
+/// What one attempt came to, seen from the only question that matters: can the server have acted on it?
+///
+/// Complete: a sixth class would change the one rule.
+#[allow(clippy::exhaustive_enums, reason = "the rule is stated over exactly these five")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// The server answered that it is done (2xx), where to look (3xx), or that it speaks another protocol from now on (101).
+    Success,
+    /// The server cannot have acted: it is safe to repeat for every method.
+    NotProcessed,
+    /// The server refused because of load. By convention it has not acted; slow down, then repeat.
+    ///
+    /// For an API that breaks the convention there is
+    /// [`RetryPolicy::throttled_is_ambiguous`](crate::RetryPolicy::throttled_is_ambiguous).
+    Throttled,
+    /// The server may have acted: repeat only if acting twice is harmless.
+    Ambiguous,
+    /// The same request will not fare better.
+    Permanent,
+}
+
+impl Class {
+    /// The class of an answer by its status alone.
+    ///
+    /// | status | class | source |
+    /// | --- | --- | --- |
+    /// | 101, 2xx, 3xx | `Success` | RFC 9110 §15.2.2, §15.3, §15.4 |
+    /// | 421, 425 | `NotProcessed` | RFC 9110 §15.5.20, RFC 8470 §5.2 |
+    /// | 429 | `Throttled` | RFC 6585 §4 |
+    /// | 408, 5xx but 501 and 505 | `Ambiguous` | a proxy or a timeout layer may answer after the handler has started |
+    /// | 501, 505, other 4xx | `Permanent` | RFC 9110 §15.5, §15.6.2, §15.6.6 |
+    /// | anything else | `Ambiguous` | unsure means ambiguous |
+    ///
+    /// 408 is ambiguous although RFC 9110 §15.5.9 calls the request incomplete: common timeout layers answer it after the
+    /// handler has begun.
+    #[must_use]
+    pub fn of_status(status: StatusCode) -> Self {
+        match status.as_u16() {
+            101 | 200..=399 => Self::Success,
+            421 | 425 => Self::NotProcessed,
+            429 => Self::Throttled,
+            408 => Self::Ambiguous,
+            501 | 505 | 400..=499 => Self::Permanent,
+            _ => Self::Ambiguous,
+        }
+    }
+
+    /// The class as one lower-case word, as logs and errors print it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::NotProcessed => "not processed",
+            Self::Throttled => "throttled",
+            Self::Ambiguous => "ambiguous",
+            Self::Permanent => "permanent",
+        }
+    }
+}
+
+/// Why acting twice is harmless, if it is.
+#[allow(clippy::exhaustive_enums, reason = "a licence exists by the method, by a key, or not at all")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Idempotency {
+    /// The method says so (RFC 9110 §9.2.2; QUERY: RFC 10008): GET, HEAD, OPTIONS, TRACE, PUT, DELETE and QUERY.
+    Natural,
+    /// An idempotency key travels with the request, and the API honours it.
+    Keyed,
+    /// Nothing says so: acting twice is two effects.
+    Absent,
+}
+
+impl Idempotency {
+    /// What the method alone promises: [`Natural`](Self::Natural) or [`Absent`](Self::Absent).
+    #[must_use]
+    pub fn of_method(method: &Method) -> Self {
+        match method.as_str() {
+            "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE" | "QUERY" => Self::Natural,
+            _ => Self::Absent,
+        }
+    }
+}
+
+/// How an attempt failed without an answer, named by how far the request can have got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Failure {
+    /// No connection: name resolution failed, refused, or the connect timeout passed. `NotProcessed`.
+    Connect,
+    /// No connection, for want of file descriptors or memory in this process or its host.
+    /// `NotProcessed`. The server knows nothing of it, so a retry takes no tokens from its budget
+    /// and the attempt does not count for its breaker.
+    LocalResources,
+    /// The server's certificate or the TLS handshake was rejected. `Permanent`: it will be rejected again.
+    Certificate,
+    /// The connection closed, or time ran out, before the transport took anything of the request. `NotProcessed`.
+    NotSent,
+    /// HTTP/2: the server said that it has not acted (`REFUSED_STREAM`, or `GOAWAY` below our stream; RFC 9113 §8.7).
+    /// `NotProcessed`.
+    Refused,
+    /// The attempt timeout passed after the request may have left. `Ambiguous`.
+    Timeout,
+    /// The connection was lost after the request may have left. `Ambiguous`.
+    Disconnected,
+    /// What came back is not HTTP. `Ambiguous`.
+    BadResponse,
+    /// The head of an answer arrived and its body was cut short or timed out. `Ambiguous`.
+    BodyCut,
+    /// The request body failed on our side. `Permanent`: the caller's own fault, and the server may have acted on a part.
+    RequestBody,
+    /// The server redirected in a circle, or too often. `Permanent`.
+    Redirects,
+    /// The HTTP client refused to send the request at all. `Permanent`.
+    InvalidRequest,
+    /// Dropped by us while it was under way, because the other attempt of a hedged one was answered first. `Ambiguous`.
+    HedgeCancelled,
+    /// Anything else. `Ambiguous`.
+    Unknown,
+}
+
+impl Failure {
+    /// The class that the default table gives this failure.
+    #[must_use]
+    pub fn class(self) -> Class {
+        match self {
+            Self::Connect | Self::LocalResources | Self::NotSent | Self::Refused => Class::NotProcessed,
+            Self::Certificate | Self::RequestBody | Self::Redirects | Self::InvalidRequest => Class::Permanent,
+            Self::Timeout
+            | Self::Disconnected
+            | Self::BadResponse
+            | Self::BodyCut
+            | Self::HedgeCancelled
+            | Self::Unknown => Class::Ambiguous,
+        }
+    }
+
+    /// What happened, in a few words for an error line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "could not connect",
+            Self::LocalResources => "could not connect: no descriptor or memory left",
+            Self::Certificate => "the server's certificate was rejected",
+            Self::NotSent => "nothing was sent",
+            Self::Refused => "refused by the server before processing",
+            Self::Timeout => "no answer in time",
+            Self::Disconnected => "connection lost before the answer",
+            Self::BadResponse => "the answer is not HTTP",
+            Self::BodyCut => "the answer's body was cut short",
+            Self::RequestBody => "the request body failed",
+            Self::Redirects => "too many redirects",
+            Self::InvalidRequest => "the request was not sendable",
+            Self::HedgeCancelled => "dropped, since the other attempt was answered first",
+            Self::Unknown => "failed in an unknown way",
+        }
+    }
+}
+
+/// One attempt's outcome, as a classifier sees it.
+///
+/// [`ClientBuilder::classify`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.classify) takes a closure from this to a [`Class`]:
+///
+/// ```
+/// use http::{HeaderMap, Method, StatusCode};
+/// use steadfast_core::{Class, Idempotency, Outcome};
+///
+/// // An API that answers 503 only before it acts.
+/// let classify = |outcome: &Outcome<'_>| match outcome.status() {
+///     Some(StatusCode::SERVICE_UNAVAILABLE) => Class::NotProcessed,
+///     _ => outcome.default_class(),
+/// };
+/// let headers = HeaderMap::new();
+/// let outcome = Outcome::answered(&Method::POST, Idempotency::Absent, StatusCode::SERVICE_UNAVAILABLE, &headers);
+/// assert_eq!(outcome.default_class(), Class::Ambiguous);
+/// assert_eq!(classify(&outcome), Class::NotProcessed);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<'a> {
+    method: &'a Method,
+    idempotency: Idempotency,
+    answer: Option<(StatusCode, &'a HeaderMap)>,
+    failure: Option<Failure>,
+    default_class: Class,
+}
+
+impl<'a> Outcome<'a> {
+    /// An attempt that was answered.
+    #[must_use]
+    pub fn answered(method: &'a Method, idempotency: Idempotency, status: StatusCode, headers: &'a HeaderMap) -> Self {
+        let default_class = Class::of_status(status);
+        Self { method, idempotency, answer: Some((status, headers)), failure: None, default_class }
+    }
+
+    /// An attempt that failed without an answer.
+    #[must_use]
+    pub fn failed(method: &'a Method, idempotency: Idempotency, failure: Failure) -> Self {
+        Self { method, idempotency, answer: None, failure: Some(failure), default_class: failure.class() }
+    }
+
+    /// The same outcome with the class that the client gives it knowing more than the status, as for a 409 under a key.
+    #[doc(hidden)]
+    pub fn with_default_class(self, default_class: Class) -> Self {
+        Self { default_class, ..self }
+    }
+
+    /// The same outcome, failed after its head: status and headers stay readable.
+    #[doc(hidden)]
+    pub fn with_failure(self, failure: Failure) -> Self {
+        Self { failure: Some(failure), default_class: failure.class(), ..self }
+    }
+
+    /// The request's method.
+    #[must_use]
+    pub fn method(&self) -> &'a Method {
+        self.method
+    }
+
+    /// The answer's status, if its head arrived.
+    #[must_use]
+    pub fn status(&self) -> Option<StatusCode> {
+        self.answer.map(|(status, _)| status)
+    }
+
+    /// The answer's headers, if its head arrived.
+    #[must_use]
+    pub fn headers(&self) -> Option<&'a HeaderMap> {
+        self.answer.map(|(_, headers)| headers)
+    }
+
+    /// How the attempt failed, if it did. A body that was cut after the head has both a status and a failure.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+
+    /// Why acting twice on this request is harmless, if it is.
+    #[must_use]
+    pub fn idempotency(&self) -> Idempotency {
+        self.idempotency
+    }
+
+    /// What the default table says; return it for everything that the closure does not care about.
+    #[must_use]
+    pub fn default_class(&self) -> Class {
+        self.default_class
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classes(of: Class) -> Vec<u16> {
+        (100..=599).filter(|code| Class::of_status(StatusCode::from_u16(*code).unwrap()) == of).collect()
+    }
+
+    #[test]
+    fn every_status_has_the_class_of_the_table() {
+        assert_eq!(classes(Class::Success), [101].into_iter().chain(200..=399).collect::<Vec<_>>());
+        assert_eq!(classes(Class::NotProcessed), [421, 425]);
+        assert_eq!(classes(Class::Throttled), [429]);
+        let interim = (100..=199).filter(|code| *code != 101);
+        let ambiguous: Vec<u16> =
+            interim.chain([408]).chain((500..=599).filter(|code| ![501, 505].contains(code))).collect();
+        assert_eq!(classes(Class::Ambiguous), ambiguous);
+        assert_eq!(classes(Class::Permanent).len(), 500 - 201 - 2 - 1 - ambiguous.len());
+    }
+
+    #[test]
+    fn statuses_outside_the_registry_are_ambiguous() {
+        assert_eq!(Class::of_status(StatusCode::from_u16(700).unwrap()), Class::Ambiguous);
+    }
+
+    #[test]
+    fn only_the_seven_methods_are_natural() {
+        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"] {
+            assert_eq!(Idempotency::of_method(&method.parse().unwrap()), Idempotency::Natural, "{method}");
+        }
+        for method in ["POST", "PATCH", "CONNECT", "get", "LINK", "MKCOL"] {
+            assert_eq!(Idempotency::of_method(&method.parse().unwrap()), Idempotency::Absent, "{method}");
+        }
+    }
+}

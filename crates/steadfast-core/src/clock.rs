@@ -1,0 +1,184 @@
+//! Time and chance, in one place.
+//!
+//! The policy is told what time it is and what the dice say; this file is the only one that asks. It reads tokio's clock, so a
+//! test that pauses or advances time moves the client and the server layer with it.
+//!
+//! Floor 1: it imports nothing of the crate.
+
+use std::future::Future;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::SystemTime;
+use std::time::{Duration, Instant};
+
+use tokio::{task::coop::unconstrained, time::Sleep};
+
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// The wall clock: for HTTP dates and for the age of a key, never for a wait.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// A number between 0 and 1 for jitter, from the operating system: a generator that lives in the process is cloned by `fork`, and its
+/// clones would all come back at the same moment. It is drawn where somebody waits, and takes less than a microsecond of that. A system
+/// without randomness gives 1, the whole wait.
+#[allow(clippy::disallowed_methods, clippy::cast_precision_loss, reason = "the one place; 53 bits are exact")]
+pub fn unit() -> f64 {
+    const STEPS: f64 = (1_u64 << 53) as f64;
+    getrandom::u64().map_or(1.0, |random| (random >> 11) as f64 / STEPS)
+}
+
+/// Waits for `duration`; zero does not touch the timer, whose shortest sleep takes a millisecond.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub async fn sleep(duration: Duration) {
+    if !duration.is_zero() {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+/// The time is up.
+#[derive(Debug)]
+pub struct TimedOut;
+
+/// `future`, until `deadline` at the latest; `None` means no limit.
+pub async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Output, TimedOut> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), future).await.map_err(|_| TimedOut),
+        None => Ok(future.await),
+    }
+}
+
+/// The timer of a [`Deadline`]; nothing is registered until it is waited for.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub fn timer(deadline: Option<Instant>) -> Option<Sleep> {
+    deadline.map(|deadline| tokio::time::sleep_until(deadline.into()))
+}
+
+/// As [`until`], for all the waits that have one end: one timer serves them.
+#[derive(Debug)]
+pub struct Deadline<'a> {
+    at: Option<Instant>,
+    timer: Pin<&'a mut Option<Sleep>>,
+}
+
+impl<'a> Deadline<'a> {
+    /// `timer` is that of the same instant.
+    pub fn new(at: Option<Instant>, timer: Pin<&'a mut Option<Sleep>>) -> Self {
+        Self { at, timer }
+    }
+
+    pub fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// Moves the end. The timer follows when something is waited for.
+    pub fn set(&mut self, at: Option<Instant>) {
+        self.at = at;
+    }
+
+    /// `future`, until the deadline at the latest.
+    pub async fn bound<F: Future>(&mut self, future: F) -> Result<F::Output, TimedOut> {
+        let mut future = pin!(future);
+        // Moved in, so that it holds one pointer to this instead of one to each part.
+        poll_fn(move |cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if self.timer.as_ref().as_pin_ref().map(|timer| timer.deadline().into_std()) != self.at {
+                self.timer.set(timer(self.at));
+            }
+            let Some(timer) = self.timer.as_mut().as_pin_mut() else { return Poll::Pending };
+            // A body that never pauses uses up what tokio lets a task do in one go, and the timer must have its say all the same.
+            pin!(unconstrained(timer)).poll(cx).map(|()| Err(TimedOut))
+        })
+        .await
+    }
+}
+
+/// The earlier of two deadlines.
+pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Milliseconds since the Unix epoch that can be written down and read by a later process, and that do not follow the wall clock's
+/// jumps while this one runs: the wall clock is asked once.
+#[derive(Clone, Copy, Debug)]
+pub struct Steady {
+    wall_ms: u64,
+    started: Instant,
+}
+
+impl Steady {
+    pub fn start() -> Self {
+        let since_epoch = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { wall_ms: milliseconds(since_epoch), started: now() }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.wall_ms.saturating_add(milliseconds(now().saturating_duration_since(self.started)))
+    }
+}
+
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_spread_over_the_whole_of_it() {
+        let mut tenths = [0; 10];
+        for _ in 0..10_000 {
+            let unit = unit();
+            assert!((0.0..1.0).contains(&unit), "{unit}");
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 9")]
+            let tenth = (unit * 10.0) as usize;
+            tenths[tenth] += 1;
+        }
+        // 1,000 each, give or take 30: this is eight times as much.
+        assert!(tenths.iter().all(|count| (760..1240).contains(count)), "{tenths:?}");
+    }
+
+    /// A runtime without a timer panics when it is asked for one.
+    fn without_a_timer<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_wait_of_zero_does_not_touch_the_timer() {
+        without_a_timer(sleep(Duration::ZERO));
+        let timed = std::panic::catch_unwind(|| without_a_timer(sleep(Duration::from_nanos(1))));
+        assert!(timed.is_err(), "the runtime would have told");
+    }
+
+    #[tokio::test]
+    async fn a_deadline_ends_what_never_pauses_and_can_be_moved() {
+        // Takes whatever the task may do in one go, and wants more.
+        let greedy = || async {
+            loop {
+                tokio::task::consume_budget().await;
+            }
+        };
+        let at = now().checked_add(Duration::from_millis(20));
+        let timer = pin!(timer(at));
+        let mut deadline = Deadline::new(at, timer);
+        assert!(deadline.bound(async { 1 }).await.is_ok_and(|one| one == 1));
+        assert!(deadline.bound(greedy()).await.is_err());
+        assert!(deadline.bound(std::future::pending::<()>()).await.is_err(), "it stays over");
+        deadline.set(None);
+        assert!(deadline.bound(tokio::task::yield_now()).await.is_ok());
+        deadline.set(now().checked_add(Duration::from_millis(20)));
+        assert!(deadline.bound(std::future::pending::<()>()).await.is_err(), "moved again");
+    }
+}

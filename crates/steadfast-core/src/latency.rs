@@ -1,0 +1,166 @@
+//! How long an origin takes: enough to tell the slow from the usual, in bounded memory.
+//!
+//! Two histograms of half a minute each: one that is filled and the one before it. An origin that has become slower, or faster, is known
+//! as such a minute later. A bucket is 6 % wide at most.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use histogram::{Bucket, Histogram32};
+
+const WINDOW: Duration = Duration::from_secs(30);
+/// In microseconds. What is longer counts as this.
+const LONGEST: u64 = 60_000_000;
+/// A bucket is at most 2⁻⁴ of its value wide, and there are buckets for a little more than [`LONGEST`].
+const POWERS: (u8, u8) = (4, 26);
+/// The fewest answers from which the fastest is taken.
+const ENOUGH_FOR_THE_FASTEST: u32 = 20;
+/// The fewest answers of one window from which a quantile is taken.
+const ENOUGH_FOR_A_QUANTILE: u32 = 100;
+
+/// The latencies of one origin.
+#[derive(Debug)]
+pub struct Latencies(Mutex<Windows>);
+
+#[derive(Debug)]
+struct Windows {
+    began: Option<Instant>,
+    current: Window,
+    previous: Window,
+}
+
+#[derive(Clone, Debug)]
+struct Window {
+    counts: Histogram32,
+    number: u32,
+}
+
+impl Latencies {
+    pub fn new() -> Option<Self> {
+        // These powers are ones that it takes.
+        let counts = Histogram32::new(POWERS.0, POWERS.1).ok()?;
+        let empty = Window { counts, number: 0 };
+        Some(Self(Mutex::new(Windows { began: None, current: empty.clone(), previous: empty })))
+    }
+
+    pub fn record(&self, took: Duration, now: Instant) {
+        self.at(now).current.record(u64::try_from(took.as_micros()).unwrap_or(LONGEST).min(LONGEST));
+    }
+
+    /// The shortest time of a minute or so, if there were enough.
+    pub fn fastest(&self, now: Instant) -> Option<Duration> {
+        let windows = self.at(now);
+        let both = [&windows.current, &windows.previous];
+        let enough = both.iter().map(|window| window.number).fold(0, u32::saturating_add) >= ENOUGH_FOR_THE_FASTEST;
+        // Not later than it was: what is skipped for it must be hopeless.
+        let fastest = both.into_iter().filter_map(Window::fastest).min();
+        fastest.filter(|_| enough).map(Duration::from_micros)
+    }
+
+    /// What this share of the answers did not take longer than, if there were enough.
+    pub fn quantile(&self, share: f64, now: Instant) -> Option<Duration> {
+        let windows = self.at(now);
+        let fuller = [&windows.current, &windows.previous].into_iter().max_by_key(|window| window.number)?;
+        let bucket = fuller.counts.quantile_bucket(share).ok()?.filter(|_| fuller.number >= ENOUGH_FOR_A_QUANTILE)?;
+        // The middle of the bucket: its end would be late, and its beginning early.
+        Some(Duration::from_micros(bucket.start().midpoint(bucket.end())))
+    }
+
+    fn at(&self, now: Instant) -> MutexGuard<'_, Windows> {
+        // Poisoning leaves counts, and any counts will do.
+        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.move_to(now);
+        windows
+    }
+}
+
+impl Window {
+    fn record(&mut self, microseconds: u64) {
+        // It has a bucket for everything up to the longest.
+        if self.counts.increment(microseconds).is_ok() {
+            self.number = self.number.saturating_add(1);
+        }
+    }
+
+    fn fastest(&self) -> Option<u64> {
+        self.counts.iter().find(|bucket| bucket.count() > 0).as_ref().map(Bucket::start)
+    }
+
+    fn reset(&mut self) {
+        self.counts.reset();
+        self.number = 0;
+    }
+}
+
+impl Windows {
+    fn move_to(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(*self.began.get_or_insert(now));
+        if age < WINDOW {
+            return;
+        }
+        std::mem::swap(&mut self.current, &mut self.previous);
+        self.current.reset();
+        if age >= 2 * WINDOW {
+            self.previous.reset();
+        }
+        self.began = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn near(found: Option<Duration>, expected: Duration) {
+        let off = found.unwrap().as_secs_f64() / expected.as_secs_f64() - 1.0;
+        assert!(off.abs() < 0.07, "{found:?}, expected {expected:?}");
+    }
+
+    #[test]
+    fn the_fastest_is_known_from_enough_and_forgotten_in_time() {
+        let (latencies, now) = (Latencies::new().unwrap(), clock::now());
+        for number in 1..20 {
+            latencies.record(MS * (10 + number), now);
+        }
+        assert_eq!(latencies.fastest(now), None, "nineteen");
+        latencies.record(MS * 40, now);
+        near(latencies.fastest(now), MS * 11);
+        near(latencies.fastest(now + WINDOW), MS * 11);
+        latencies.record(MS * 5, now + WINDOW);
+        near(latencies.fastest(now + WINDOW), MS * 5);
+        assert_eq!(latencies.fastest(now + 2 * WINDOW), None, "one is not enough");
+        assert_eq!(latencies.fastest(now + 9 * WINDOW), None);
+    }
+
+    #[test]
+    fn a_quantile_is_known_from_enough_and_follows_a_change() {
+        let (latencies, now) = (Latencies::new().unwrap(), clock::now());
+        for number in 1..=99 {
+            latencies.record(MS * number, now);
+        }
+        assert_eq!(latencies.quantile(0.9, now), None, "ninety-nine");
+        latencies.record(MS * 100, now);
+        near(latencies.quantile(0.9, now), MS * 90);
+        near(latencies.quantile(0.98, now + WINDOW), MS * 98);
+        for _ in 0..101 {
+            latencies.record(MS * 500, now + WINDOW);
+        }
+        near(latencies.quantile(0.5, now + WINDOW), MS * 500);
+    }
+
+    #[test]
+    fn it_is_small_and_bears_any_duration() {
+        let (latencies, now) = (Latencies::new().unwrap(), clock::now());
+        for took in [Duration::ZERO, Duration::MAX] {
+            latencies.record(took, now);
+        }
+        let windows = latencies.0.lock().unwrap();
+        assert_eq!(windows.current.number, 2);
+        let bytes = 2 * size_of_val(windows.current.counts.as_slice()) + size_of::<Windows>();
+        println!("{bytes} bytes");
+        assert!(bytes < 4096, "{bytes}");
+    }
+}

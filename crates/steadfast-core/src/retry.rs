@@ -1,0 +1,755 @@
+//! One operation: told what each attempt came to, it says what to do next.
+//!
+//! The questions are asked in a fixed order, the order of [`StopReason`], and the first "no" is the
+//! reason that the caller reads. The budget is asked last, so that it is charged only for a retry
+//! that will be made. A free repeat skips the questions about attempts and budget, and no other.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::backoff::Waits;
+use super::budget::{Pending, RetryBudget};
+use super::class::{Class, Idempotency};
+use super::hint::Hint;
+use super::settings::RetryPolicy;
+
+/// What to do after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "a driver must handle both, and there is no third")]
+pub enum Decision {
+    /// Wait this long from `now`, then send the same request again.
+    Retry {
+        /// Zero means at once.
+        after: Duration,
+    },
+    /// The operation has ended.
+    Stop(StopReason),
+}
+
+/// Why an operation ended, in the order in which the questions are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// The server answered that it is done.
+    Done,
+    /// The answer is an error that the server has stored under the key: it will answer the same again.
+    Replayed,
+    /// The server said not to repeat (`x-should-retry: false`, `Stripe-Should-Retry: false`).
+    ServerSaidStop,
+    /// The server says that an earlier attempt under this key may have run and that it does not know how it ended.
+    OutcomeUnknown,
+    /// The same request will not fare better.
+    Permanent,
+    /// The server may have acted, and acting twice is not harmless: no key, no idempotent method.
+    NotRepeatable,
+    /// The server may have acted, a key was sent, and nobody has said that this API honours keys.
+    KeyNotTrusted,
+    /// It would be safe to repeat, but the body was a stream that is gone.
+    BodyNotReplayable,
+    /// `max_attempts` is reached, or a custom schedule has ended.
+    AttemptsExhausted,
+    /// The server asks for a longer wait than the hint cap or the deadline allows.
+    RetryAfterTooLong,
+    /// The next attempt would start after the deadline.
+    DeadlineExceeded,
+    /// This origin's [circuit](crate::Breaker) is open, and would be when the wait is over.
+    CircuitOpen,
+    /// This origin's retry budget is spent.
+    BudgetExhausted,
+}
+
+impl StopReason {
+    /// The reason in a few words, as error lines print it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Replayed => "the stored answer, replayed",
+            Self::ServerSaidStop => "the server said not to retry",
+            Self::OutcomeUnknown => "the server does not know how an earlier attempt ended",
+            Self::Permanent => "permanent",
+            Self::NotRepeatable => "not repeatable",
+            Self::KeyNotTrusted => "key not trusted",
+            Self::BodyNotReplayable => "body not replayable",
+            Self::AttemptsExhausted => "attempts exhausted",
+            Self::RetryAfterTooLong => "retry-after too long",
+            Self::DeadlineExceeded => "deadline exceeded",
+            Self::CircuitOpen => "circuit open",
+            Self::BudgetExhausted => "retry budget exhausted",
+        }
+    }
+}
+
+/// One logical operation on its way through its attempts.
+///
+/// A driver calls [`begin_attempt`](Self::begin_attempt), sends, calls [`decide`](Self::decide), and waits or stops. Dropping
+/// it between a decision to retry and the attempt gives the tokens of that retry back.
+pub struct Operation<'a> {
+    policy: &'a RetryPolicy,
+    budget: &'a RetryBudget,
+    idempotency: Idempotency,
+    key_trusted: bool,
+    body_replayable: bool,
+    /// Something that was sent may have been carried out.
+    at_risk: bool,
+    misdirected: bool,
+    deadline: Option<Instant>,
+    /// From the time of the next decision.
+    circuit_open_for: Duration,
+    decided: u32,
+    /// Free repeats among the attempts that were decided on.
+    free: u8,
+    /// The decision that was made last is a free repeat.
+    repeats_free: bool,
+    waits: Option<Waits>,
+    pending: Pending,
+    /// Charged for the retry that was sent last.
+    last_charge: Option<u64>,
+    pause: Duration,
+}
+
+impl<'a> Operation<'a> {
+    /// An operation that starts at `now`. Its key is trusted and its body can be sent again, unless the two setters below say
+    /// otherwise.
+    #[must_use]
+    pub fn start(policy: &'a RetryPolicy, budget: &'a RetryBudget, idempotency: Idempotency, now: Instant) -> Self {
+        budget.deposit();
+        Self {
+            policy,
+            budget,
+            idempotency,
+            key_trusted: true,
+            body_replayable: true,
+            at_risk: false,
+            misdirected: false,
+            // A deadline beyond the clock's range is none.
+            deadline: policy.deadline.and_then(|time| now.checked_add(time)),
+            circuit_open_for: Duration::ZERO,
+            decided: 0,
+            free: 0,
+            repeats_free: false,
+            waits: policy.backoff.waits(),
+            pending: Pending::Nothing,
+            last_charge: None,
+            pause: Duration::ZERO,
+        }
+    }
+
+    /// Whether the API is known to honour the key; asked only where the licence is [`Idempotency::Keyed`].
+    pub fn set_key_trusted(&mut self, trusted: bool) {
+        self.key_trusted = trusted;
+    }
+
+    /// Something of this operation has been sent beside what is decided on, and may have been carried out: an attempt in an earlier
+    /// process, or the other one of a hedged pair. An `Ambiguous` attempt says so by itself.
+    pub fn set_at_risk(&mut self) {
+        self.at_risk = true;
+    }
+
+    /// Whether something that was sent may have been carried out, so that a repeat of any kind needs the licence. Ask it again before each
+    /// attempt where the licence may be lost while the operation waits.
+    #[must_use]
+    pub fn needs_licence(&self) -> bool {
+        self.at_risk && !self.is_licensed()
+    }
+
+    /// Whether something that was sent may have been carried out.
+    #[doc(hidden)]
+    pub fn is_at_risk(&self) -> bool {
+        self.at_risk
+    }
+
+    /// Why acting twice is harmless, where that changes on the way: a POST that was answered by a redirect to its result is
+    /// repeated as the GET of that result.
+    pub fn set_idempotency(&mut self, idempotency: Idempotency) {
+        self.idempotency = idempotency;
+    }
+
+    /// Whether the request's body can be sent a second time.
+    pub fn set_body_replayable(&mut self, replayable: bool) {
+        self.body_replayable = replayable;
+    }
+
+    /// An end that does not come from the policy, such as the caller's own deadline, or the time when the API forgets the key. The earlier
+    /// one counts.
+    pub fn end_by(&mut self, deadline: Instant) {
+        self.deadline = Some(self.deadline.map_or(deadline, |own| own.min(deadline)));
+    }
+
+    /// How long the origin's circuit will be open, from the `now` of the next decision; zero if it is not. A wait that ends sooner
+    /// ends the operation as [`CircuitOpen`](StopReason::CircuitOpen).
+    pub fn set_circuit_open_for(&mut self, time: Duration) {
+        self.circuit_open_for = time;
+    }
+
+    /// The instant after which no attempt starts and no wait ends.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The attempts that were decided on so far, free repeats included.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.decided
+    }
+
+    /// Returns whether the retry that was decided on last is a [free
+    /// repeat](RetryPolicy#free-repeats).
+    #[must_use]
+    pub fn repeats_free(&self) -> bool {
+        self.repeats_free
+    }
+
+    /// Returns whether a repeat after such an attempt would be [free](RetryPolicy#free-repeats), if
+    /// it is allowed at all.
+    #[must_use]
+    pub fn has_free_repeat(&self, class: Class, hint: &Hint) -> bool {
+        let was_refused = hint.refused && class == Class::NotProcessed;
+        // A server that names a time is not asked before it.
+        was_refused && hint.after.is_none() && self.free < self.policy.free_repeats
+    }
+
+    /// The attempts that count towards `max_attempts`.
+    fn counted(&self) -> u32 {
+        self.decided.saturating_sub(u32::from(self.free))
+    }
+
+    /// How long to wait before the end is reported: not at all, unless the budget has ended an operation whose policy is for
+    /// [long polling](RetryPolicy::pause_when_budget_empty).
+    #[must_use]
+    pub fn pause_before_the_end(&self) -> Duration {
+        self.pause
+    }
+
+    /// An attempt is about to be sent: from here on the tokens of its retry are spent.
+    pub fn begin_attempt(&mut self) {
+        if let Some(charge) = self.pending.take().charge() {
+            self.last_charge = Some(charge);
+        }
+    }
+
+    /// Whether acting twice is harmless: by the method, or by a key that is trusted.
+    #[must_use]
+    pub fn is_licensed(&self) -> bool {
+        match self.idempotency {
+            Idempotency::Natural => true,
+            Idempotency::Keyed => self.key_trusted,
+            Idempotency::Absent => false,
+        }
+    }
+
+    /// Whether the operation may wait for `wait` because the origin has refused another one and said when to come back.
+    ///
+    /// It is as if it had been refused itself: the wait takes the price of a retry after throttling from the budget, unless it is a part of one
+    /// that was decided on, and each further one takes it again. An operation that could wait for nothing would come back with all the
+    /// others that have, at a server that has just recovered.
+    ///
+    /// # Errors
+    ///
+    /// [`RetryAfterTooLong`](StopReason::RetryAfterTooLong) if the deadline is nearer, and
+    /// [`BudgetExhausted`](StopReason::BudgetExhausted).
+    pub fn hold(&mut self, wait: Duration, now: Instant) -> Result<(), StopReason> {
+        if matches!(self.pending, Pending::Wait(_)) {
+            // It has been waited, so it is spent.
+            self.last_charge = self.pending.take().charge();
+        }
+        if wait >= self.time_left(now) {
+            return Err(StopReason::RetryAfterTooLong);
+        }
+        let charge = match self.pending.take().charge() {
+            Some(charge) => charge,
+            None => self.budget.charge(Class::Throttled).ok_or(StopReason::BudgetExhausted)?,
+        };
+        self.pending = Pending::Wait(charge);
+        Ok(())
+    }
+
+    /// Whether a second request may go out beside the attempt that is under way, as far as this operation is concerned: an attempt is left
+    /// for it, the request can be sent again, acting twice is harmless (what the first will come to is not known, so the licence is that of an
+    /// ambiguous one), and the budget has the price of a retry. It then counts as an attempt, and its price is not returned by a
+    /// success: a hedge that was not needed was load all the same.
+    pub fn hedge(&mut self) -> bool {
+        let attempt_is_left = self.counted().saturating_add(2) <= self.policy.max_attempts;
+        let may = self.is_licensed()
+            && self.body_replayable
+            && attempt_is_left
+            && self.budget.charge(Class::Ambiguous).is_some();
+        self.decided = self.decided.saturating_add(u32::from(may));
+        may
+    }
+
+    /// What to do after an attempt of class `class`, at the time `now`; `unit` is a random number between 0 and 1 for the
+    /// jitter (clamped; a NaN counts as 0).
+    ///
+    /// A server hint is a floor: the jittered wait is added on top of it, so that clients that were given the same hint do not
+    /// come back together.
+    pub fn decide(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Decision {
+        // A driver that forgot to call it has sent the attempt all the same.
+        self.begin_attempt();
+        self.decided = self.decided.saturating_add(1);
+        self.repeats_free = false;
+        if class == Class::Success {
+            self.budget.succeeded(self.last_charge);
+            return Decision::Stop(StopReason::Done);
+        }
+        match self.may_repeat(class, hint).and_then(|()| self.repeat(class, hint, now, unit)) {
+            Ok(after) => Decision::Retry { after },
+            Err(reason) => Decision::Stop(reason),
+        }
+    }
+
+    /// The one rule: repeat only if the server cannot have acted, or if acting twice is harmless.
+    fn may_repeat(&mut self, class: Class, hint: &Hint) -> Result<(), StopReason> {
+        let class = match class {
+            Class::Permanent if hint.retry == Some(true) => Class::Ambiguous,
+            Class::Throttled if self.policy.throttled_is_ambiguous => Class::Ambiguous,
+            other => other,
+        };
+        let second_misdirection = hint.misdirected && std::mem::replace(&mut self.misdirected, true);
+        // Whatever this attempt came to: an earlier one may have been carried out, and was repeated under a licence that may be gone.
+        self.at_risk |= class == Class::Ambiguous;
+        first_no(&[
+            (hint.replayed, StopReason::Replayed),
+            (hint.retry == Some(false), StopReason::ServerSaidStop),
+            (hint.outcome_unknown, StopReason::OutcomeUnknown),
+            (class == Class::Permanent || second_misdirection, StopReason::Permanent),
+            (self.at_risk && self.idempotency == Idempotency::Absent, StopReason::NotRepeatable),
+            (self.needs_licence(), StopReason::KeyNotTrusted),
+            (!self.body_replayable, StopReason::BodyNotReplayable),
+        ])
+    }
+
+    /// When to send again what may be repeated: at once where that is free; else after a wait, if
+    /// an attempt and the tokens for it are left.
+    fn repeat(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
+        if self.has_free_repeat(class, hint) {
+            self.in_time(Duration::ZERO, now)?;
+            self.free = self.free.saturating_add(1);
+            self.repeats_free = true;
+            return Ok(Duration::ZERO);
+        }
+        if self.counted() >= self.policy.max_attempts {
+            return Err(StopReason::AttemptsExhausted);
+        }
+        let after = self.wait(class, hint, now, unit)?;
+        // The budget bounds what an origin is asked to bear, and it has seen nothing of this.
+        let is_local = hint.local && class == Class::NotProcessed;
+        if is_local { Ok(after) } else { self.charge(class, after) }
+    }
+
+    /// How long to wait, if there is time for it.
+    fn wait(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
+        let unit = if unit > 0.0 { unit.min(1.0) } else { 0.0 };
+        let throttled = class == Class::Throttled;
+        let counted = self.counted();
+        let jittered = self.policy.backoff.wait(&mut self.waits, counted, throttled, unit);
+        let jittered = jittered.ok_or(StopReason::AttemptsExhausted)?;
+        let floor = hint.after.unwrap_or(Duration::ZERO);
+        if hint.after.is_some() && (floor > self.policy.max_retry_after || floor >= self.time_left(now)) {
+            return Err(StopReason::RetryAfterTooLong);
+        }
+        let after = if hint.misdirected { Duration::ZERO } else { floor.saturating_add(jittered) };
+        self.in_time(after, now)?;
+        Ok(after)
+    }
+
+    /// Whether a repeat after this wait would start before the deadline, and meet a closed circuit.
+    fn in_time(&self, after: Duration, now: Instant) -> Result<(), StopReason> {
+        first_no(&[
+            (after >= self.time_left(now), StopReason::DeadlineExceeded),
+            (after < self.circuit_open_for, StopReason::CircuitOpen),
+        ])
+    }
+
+    fn time_left(&self, now: Instant) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now))
+    }
+
+    fn charge(&mut self, class: Class, after: Duration) -> Result<Duration, StopReason> {
+        if let Some(charge) = self.budget.charge(class) {
+            self.pending = Pending::Retry(charge);
+            return Ok(after);
+        }
+        if self.policy.pause_when_budget_empty {
+            self.pause = after;
+        }
+        Err(StopReason::BudgetExhausted)
+    }
+}
+
+fn first_no(questions: &[(bool, StopReason)]) -> Result<(), StopReason> {
+    questions.iter().find(|(no, _)| *no).map_or(Ok(()), |(_, reason)| Err(*reason))
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        if let Some(charge) = self.pending.take().charge() {
+            self.budget.give_back(charge);
+        }
+    }
+}
+
+impl fmt::Debug for Operation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operation")
+            .field("idempotency", &self.idempotency)
+            .field("attempts", &self.decided)
+            .field("deadline", &self.deadline)
+            .field("budget", self.budget)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backoff::{Backoff, Jitter};
+    use super::super::now_in_a_test;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What an operation under the default policy without jitter decides after these classes, as words.
+    fn check(idempotency: Idempotency, classes: &[Class]) -> String {
+        check_with(&policy(), idempotency, &classes.iter().map(|class| (*class, Hint::default())).collect::<Vec<_>>())
+    }
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy::new().backoff(Backoff::default().jitter(Jitter::None))
+    }
+
+    fn check_with(policy: &RetryPolicy, idempotency: Idempotency, outcomes: &[(Class, Hint)]) -> String {
+        let (budget, now) = (RetryBudget::standard(), now_in_a_test());
+        let mut operation = Operation::start(policy, &budget, idempotency, now);
+        let words = outcomes.iter().map(|(class, hint)| {
+            operation.begin_attempt();
+            word(operation.decide(*class, hint, now, 1.0))
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    fn word(decision: Decision) -> String {
+        match decision {
+            Decision::Retry { after } => format!("retry {}", after.as_millis()),
+            Decision::Stop(reason) => format!("stop {reason:?}"),
+        }
+    }
+
+    #[test]
+    fn the_rule() {
+        use Class::{Ambiguous, NotProcessed, Permanent, Success, Throttled};
+        use Idempotency::{Absent, Keyed, Natural};
+        assert_eq!(check(Absent, &[Success]), "stop Done");
+        assert_eq!(
+            check(Absent, &[NotProcessed, NotProcessed, NotProcessed]),
+            "retry 100, retry 200, stop AttemptsExhausted"
+        );
+        assert_eq!(check(Absent, &[Throttled, Success]), "retry 1000, stop Done");
+        assert_eq!(check(Absent, &[Ambiguous]), "stop NotRepeatable");
+        assert_eq!(check(Absent, &[NotProcessed, Ambiguous]), "retry 100, stop NotRepeatable");
+        assert_eq!(check(Keyed, &[Ambiguous, Success]), "retry 100, stop Done");
+        assert_eq!(check(Natural, &[Ambiguous, Ambiguous, Ambiguous]), "retry 100, retry 200, stop AttemptsExhausted");
+        for idempotency in [Absent, Keyed, Natural] {
+            assert_eq!(check(idempotency, &[Permanent]), "stop Permanent");
+        }
+    }
+
+    #[test]
+    fn the_reasons_are_asked_in_order() {
+        use Class::Ambiguous;
+        let never = RetryPolicy::never().max_retry_after(SECOND);
+        let far = Some(Duration::from_secs(3));
+        let replayed =
+            Hint { replayed: true, retry: Some(false), outcome_unknown: true, after: far, ..Hint::default() };
+        let check = |hint| check_with(&never, Idempotency::Absent, &[(Ambiguous, hint)]);
+        assert_eq!(check(replayed), "stop Replayed");
+        let said_stop = Hint { replayed: false, ..replayed };
+        assert_eq!(check(said_stop), "stop ServerSaidStop");
+        let unknown = Hint { retry: None, ..said_stop };
+        assert_eq!(check(unknown), "stop OutcomeUnknown");
+        let plain = Hint { outcome_unknown: false, ..unknown };
+        assert_eq!(check(plain), "stop NotRepeatable");
+        assert_eq!(check_with(&never, Idempotency::Natural, &[(Ambiguous, plain)]), "stop AttemptsExhausted");
+        let twice = RetryPolicy::new().max_retry_after(SECOND);
+        assert_eq!(check_with(&twice, Idempotency::Natural, &[(Ambiguous, plain)]), "stop RetryAfterTooLong");
+        let ended = twice.backoff(Backoff::schedule(|| []));
+        assert_eq!(check_with(&ended, Idempotency::Natural, &[(Ambiguous, plain)]), "stop AttemptsExhausted");
+    }
+
+    #[test]
+    fn trust_and_replayability_come_before_the_attempts() {
+        let (policy, budget, now) = (RetryPolicy::never(), RetryBudget::standard(), now_in_a_test());
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
+        operation.set_body_replayable(false);
+        operation.set_key_trusted(false);
+        let decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0);
+        assert_eq!(word(decision), "stop KeyNotTrusted");
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
+        operation.set_body_replayable(false);
+        let decision = operation.decide(Class::NotProcessed, &Hint::default(), now, 1.0);
+        assert_eq!(word(decision), "stop BodyNotReplayable");
+    }
+
+    /// An attempt may have been carried out, and was repeated under a licence. Once that is gone, "this one was not processed" is no leave
+    /// to send another.
+    #[test]
+    fn an_operation_that_may_have_been_carried_out_needs_its_licence_to_the_end() {
+        use Class::{Ambiguous, NotProcessed, Throttled};
+        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        for second in [NotProcessed, Throttled, Ambiguous] {
+            let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
+            assert_eq!(word(operation.decide(Ambiguous, &Hint::default(), now, 1.0)), "retry 100");
+            assert!(!operation.needs_licence());
+            operation.set_key_trusted(false);
+            assert!(operation.needs_licence());
+            assert_eq!(word(operation.decide(second, &Hint::default(), now, 1.0)), "stop KeyNotTrusted", "{second:?}");
+
+            let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+            operation.set_at_risk();
+            assert_eq!(word(operation.decide(second, &Hint::default(), now, 1.0)), "stop NotRepeatable", "{second:?}");
+        }
+    }
+
+    #[test]
+    fn a_hedge_needs_the_licence_the_attempt_and_the_price_of_a_retry() {
+        use Idempotency::{Absent, Keyed, Natural};
+        let now = now_in_a_test();
+        let hedges = |policy: &RetryPolicy, idempotency, tokens, set: fn(&mut Operation<'_>)| {
+            let budget = RetryBudget::standard().capacity(tokens);
+            let mut operation = Operation::start(policy, &budget, idempotency, now);
+            set(&mut operation);
+            let hedged = operation.hedge();
+            let _decision = operation.decide(Class::Success, &Hint::default(), now, 0.0);
+            (hedged, operation.attempts(), budget.tokens())
+        };
+        let nothing: fn(&mut Operation<'_>) = |_| {};
+        assert_eq!(hedges(&policy(), Natural, 500, nothing), (true, 2, 487), "14 paid, and 1 for a success");
+        assert_eq!(hedges(&policy(), Keyed, 500, nothing), (true, 2, 487));
+        let refused = (false, 1, 500);
+        assert_eq!(hedges(&policy(), Absent, 500, nothing), refused);
+        assert_eq!(hedges(&policy(), Keyed, 500, |operation| operation.set_key_trusted(false)), refused);
+        assert_eq!(hedges(&policy(), Natural, 500, |operation| operation.set_body_replayable(false)), refused);
+        assert_eq!(hedges(&RetryPolicy::never(), Natural, 500, nothing), refused);
+        assert_eq!(hedges(&policy(), Natural, 13, nothing), (false, 1, 13), "the bucket is what it was");
+    }
+
+    #[test]
+    fn a_wait_for_the_origins_sake_takes_the_price_of_a_throttled_retry() {
+        let (policy, now) = (policy(), now_in_a_test());
+        let budget = RetryBudget::standard().capacity(16);
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        assert_eq!(operation.hold(30 * SECOND, now), Err(StopReason::RetryAfterTooLong));
+        let tokens: Vec<_> = (0..3).map(|_| operation.hold(SECOND, now).map(|()| budget.tokens())).collect();
+        assert_eq!(tokens, [Ok(11), Ok(6), Ok(1)], "each time anew, although nothing was sent");
+        assert_eq!(operation.hold(SECOND, now), Err(StopReason::BudgetExhausted));
+        assert_eq!(operation.attempts(), 0);
+        drop(operation);
+        assert_eq!(budget.tokens(), 1, "what was waited for is spent");
+
+        let budget = budget.fresh();
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        let waits = [SECOND, 30 * SECOND].map(|wait| operation.hold(wait, now));
+        assert_eq!(waits, [Ok(()), Err(StopReason::RetryAfterTooLong)]);
+        drop(operation);
+        assert_eq!(budget.tokens(), 11, "so it is where the next would be too long");
+
+        let budget = budget.fresh();
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        assert_eq!((operation.hold(SECOND, now), budget.tokens()), (Ok(()), 11));
+        let _done = operation.decide(Class::Success, &Hint::default(), now, 0.0);
+        assert_eq!(budget.tokens(), 16, "a success returns it");
+
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        let _retry = operation.decide(Class::Throttled, &Hint::default(), now, 0.0);
+        assert_eq!((operation.hold(SECOND, now), budget.tokens()), (Ok(()), 11), "a wait that was decided on is paid");
+        assert_eq!((operation.hold(SECOND, now), budget.tokens()), (Ok(()), 6), "and another is another");
+        drop(operation);
+        assert_eq!(budget.tokens(), 11, "dropped while it waited");
+    }
+
+    #[test]
+    fn directives_are_not_classes() {
+        let hint = |retry| Hint { retry: Some(retry), ..Hint::default() };
+        let check = |idempotency, class, retry| check_with(&policy(), idempotency, &[(class, hint(retry))]);
+        assert_eq!(check(Idempotency::Keyed, Class::Permanent, true), "retry 100");
+        assert_eq!(check(Idempotency::Absent, Class::Permanent, true), "stop NotRepeatable", "never a licence");
+        assert_eq!(check(Idempotency::Absent, Class::Ambiguous, true), "stop NotRepeatable", "never a licence");
+        assert_eq!(check(Idempotency::Natural, Class::NotProcessed, false), "stop ServerSaidStop");
+    }
+
+    #[test]
+    fn a_hint_is_a_floor_with_jitter_on_top() {
+        let hint = |seconds| Hint::from(Some(Duration::from_secs(seconds)));
+        let check = |hint| check_with(&policy(), Idempotency::Natural, &[(Class::Ambiguous, hint)]);
+        assert_eq!(check(hint(2)), "retry 2100");
+        assert_eq!(check(hint(0)), "retry 100");
+        assert_eq!(check(hint(30)), "stop RetryAfterTooLong", "the deadline is at 30 s");
+        assert_eq!(check(Hint::from(Some(Duration::from_millis(29_950)))), "stop DeadlineExceeded");
+        let patient = policy().deadline(None);
+        assert_eq!(check_with(&patient, Idempotency::Natural, &[(Class::Ambiguous, hint(60))]), "retry 60100");
+        assert_eq!(
+            check_with(&patient, Idempotency::Natural, &[(Class::Ambiguous, hint(61))]),
+            "stop RetryAfterTooLong"
+        );
+        assert_eq!(check(Hint::from(Some(Duration::MAX))), "stop RetryAfterTooLong");
+    }
+
+    #[test]
+    fn a_misdirected_request_goes_once_more_and_at_once() {
+        let hint = Hint { misdirected: true, ..Hint::default() };
+        let outcomes = [(Class::NotProcessed, hint), (Class::NotProcessed, hint)];
+        assert_eq!(check_with(&policy(), Idempotency::Absent, &outcomes), "retry 0, stop Permanent");
+    }
+
+    const REFUSED: Hint = Hint {
+        refused: true,
+        after: None,
+        retry: None,
+        replayed: false,
+        outcome_unknown: false,
+        misdirected: false,
+        local: false,
+    };
+
+    #[test]
+    fn refused_requests_repeat_twice_for_free() {
+        let refused = [(Class::NotProcessed, REFUSED); 5];
+        let check = |policy: &RetryPolicy| check_with(policy, Idempotency::Absent, &refused);
+        assert_eq!(check(&policy()), "retry 0, retry 0, retry 100, retry 200, stop AttemptsExhausted");
+        let once = check_with(&policy().max_attempts(1), Idempotency::Absent, &refused[..3]);
+        assert_eq!(once, "retry 0, retry 0, stop AttemptsExhausted");
+        let never = check_with(&RetryPolicy::never(), Idempotency::Absent, &refused[..1]);
+        assert_eq!(never, "stop AttemptsExhausted", "never means never");
+        let scheduled = policy().backoff(Backoff::schedule(|| [SECOND]));
+        assert_eq!(
+            check_with(&scheduled, Idempotency::Absent, &refused[..4]),
+            "retry 0, retry 0, retry 1000, stop AttemptsExhausted",
+            "a free repeat uses up no wait"
+        );
+    }
+
+    #[test]
+    fn free_repeats_take_no_tokens() {
+        let (policy, now) = (policy(), now_in_a_test());
+        let budget = RetryBudget::standard().capacity(14);
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        let turns: Vec<_> = (0..3)
+            .map(|_| {
+                let decision = operation.decide(Class::NotProcessed, &REFUSED, now, 1.0);
+                (word(decision), operation.repeats_free(), operation.attempts(), budget.tokens())
+            })
+            .collect();
+        let free = |attempts| ("retry 0".to_owned(), true, attempts, 14);
+        assert_eq!(turns, [free(1), free(2), ("retry 100".to_owned(), false, 3, 0)]);
+
+        let budget = RetryBudget::standard().initial(0);
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        assert_eq!(word(operation.decide(Class::NotProcessed, &REFUSED, now, 1.0)), "retry 0");
+        assert_eq!(operation.decide(Class::Success, &Hint::default(), now, 0.0), Decision::Stop(StopReason::Done));
+        assert_eq!(budget.tokens(), 1, "a success on the first try, as far as the budget knows");
+    }
+
+    #[test]
+    fn free_repeats_need_all_but_tokens_and_attempts() {
+        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        let check = |class, hint: Hint, set: fn(&mut Operation<'_>, Instant)| {
+            let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
+            set(&mut operation, now);
+            word(operation.decide(class, &hint, now, 1.0))
+        };
+        let refused = |hint, set| check(Class::NotProcessed, hint, set);
+        let as_is: fn(&mut Operation<'_>, Instant) = |_, _| {};
+        assert_eq!(refused(REFUSED, as_is), "retry 0");
+        assert_eq!(check(Class::Ambiguous, REFUSED, as_is), "retry 100", "free only where nothing was processed");
+        assert_eq!(refused(Hint { after: Some(SECOND), ..REFUSED }, as_is), "retry 1100", "the server named a time");
+        assert_eq!(refused(Hint { retry: Some(false), ..REFUSED }, as_is), "stop ServerSaidStop");
+        let lost_trust = |operation: &mut Operation<'_>, _| {
+            operation.set_at_risk();
+            operation.set_key_trusted(false);
+        };
+        assert_eq!(refused(REFUSED, lost_trust), "stop KeyNotTrusted");
+        assert_eq!(refused(REFUSED, |operation, _| operation.set_body_replayable(false)), "stop BodyNotReplayable");
+        assert_eq!(refused(REFUSED, |operation, now| operation.end_by(now)), "stop DeadlineExceeded");
+        assert_eq!(refused(REFUSED, |operation, _| operation.set_circuit_open_for(SECOND)), "stop CircuitOpen");
+    }
+
+    #[test]
+    fn local_failures_take_attempts_and_no_tokens() {
+        let (policy, budget, now) = (policy(), RetryBudget::standard().initial(0), now_in_a_test());
+        let local = Hint { local: true, ..Hint::default() };
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        let words = [1, 2, 3].map(|_| word(operation.decide(Class::NotProcessed, &local, now, 1.0)));
+        assert_eq!(words, ["retry 100", "retry 200", "stop AttemptsExhausted"]);
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+        let decision = operation.decide(Class::Ambiguous, &local, now, 1.0);
+        assert_eq!(word(decision), "stop BudgetExhausted", "free only where nothing was sent");
+    }
+
+    #[test]
+    fn a_hedge_counts_attempts_without_free_repeats() {
+        let (policy, budget, now) = (policy().max_attempts(2), RetryBudget::standard(), now_in_a_test());
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+        assert_eq!(word(operation.decide(Class::NotProcessed, &REFUSED, now, 1.0)), "retry 0");
+        assert!(operation.hedge(), "one attempt is under way, and one is left");
+        assert!(!operation.hedge());
+    }
+
+    #[test]
+    fn an_api_that_acts_on_what_it_throttles() {
+        let policy = policy().throttled_is_ambiguous(true);
+        let outcomes = [(Class::Throttled, Hint::default())];
+        assert_eq!(check_with(&policy, Idempotency::Absent, &outcomes), "stop NotRepeatable");
+        assert_eq!(check_with(&policy, Idempotency::Keyed, &outcomes), "retry 1000", "still from the longer base");
+    }
+
+    #[test]
+    fn a_retry_that_is_not_sent_gives_its_tokens_back() {
+        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+        operation.begin_attempt();
+        assert_eq!(word(operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0)), "retry 100");
+        assert_eq!(budget.tokens(), 486);
+        drop(operation);
+        assert_eq!(budget.tokens(), 500, "dropped while it waited");
+
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+        let _retry = operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0);
+        operation.begin_attempt();
+        drop(operation);
+        assert_eq!(budget.tokens(), 486, "dropped after it was sent");
+    }
+
+    #[test]
+    fn a_polling_loop_does_not_spin_on_an_empty_budget() {
+        let (budget, now) = (RetryBudget::standard().initial(0), now_in_a_test());
+        let pause = |policy: &RetryPolicy, class| {
+            let mut operation = Operation::start(policy, &budget, Idempotency::Natural, now);
+            assert_eq!(word(operation.decide(class, &Hint::default(), now, 1.0)), "stop BudgetExhausted");
+            operation.pause_before_the_end().as_millis()
+        };
+        assert_eq!(pause(&policy(), Class::Ambiguous), 0);
+        assert_eq!(pause(&policy().pause_when_budget_empty(true), Class::Ambiguous), 100);
+        assert_eq!(pause(&policy().pause_when_budget_empty(true), Class::Throttled), 1000);
+    }
+
+    #[test]
+    fn extremes_do_not_overflow() {
+        let policy = RetryPolicy::new()
+            .max_attempts(u32::MAX)
+            .deadline(Duration::MAX)
+            .max_retry_after(Duration::MAX)
+            .backoff(Backoff::exponential(Duration::MAX, Duration::MAX));
+        let (budget, now) = (RetryBudget::unlimited(), now_in_a_test());
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
+        assert_eq!(operation.deadline(), None);
+        operation.decided = 4_000_000_000;
+        for unit in [f64::NAN, f64::NEG_INFINITY, -1.0, 0.5, 2.0, f64::INFINITY] {
+            let hint = Hint::from(Some(Duration::from_secs(1)));
+            let decision = operation.decide(Class::Ambiguous, &hint, now, unit);
+            assert!(matches!(decision, Decision::Retry { .. } | Decision::Stop(StopReason::DeadlineExceeded)));
+        }
+        operation.decided = u32::MAX;
+        let decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 0.0);
+        assert_eq!(decision, Decision::Stop(StopReason::AttemptsExhausted));
+    }
+}

@@ -1,0 +1,54 @@
+//! What the database's errors mean to the store.
+//!
+//! Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+
+use steadfast_server::StoreError;
+
+/// The transaction was rolled back because of another one's, and may be begun again.
+pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
+    is_serialization_failure(error) || has_code(error, &["40P01"]) // deadlock_detected
+}
+
+/// The database has answered a COMMIT with a refusal, so the transaction is rolled back for certain:
+/// a conflict, a deferred constraint (class 23), or a deferred trigger that has raised an exception
+/// (P0001). Other errors may come from a pooler, or from a session that is ended after it has
+/// committed (57P01 while it waits for a replica).
+pub(super) fn refuses_commit(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    is_conflict(error) || code.is_some_and(|code| code.starts_with("23") || code == "P0001")
+}
+
+/// serialization_failure: the isolation is stricter than READ COMMITTED.
+pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
+    has_code(error, &["40001"])
+}
+
+/// invalid_sql_statement_name, duplicate_prepared_statement: the session is not the one that the
+/// statement was prepared in. Nothing was executed.
+pub(super) fn lost_statement(error: &sqlx::Error) -> bool {
+    has_code(error, &["26000", "42P05"])
+}
+
+/// read_only_sql_transaction: the server is a standby, or a primary that has become one.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    has_code(error, &["25006"])
+}
+
+/// admin_shutdown: the session was ended. Another one may be with another server.
+pub(super) fn has_ended(error: &sqlx::Error) -> bool {
+    has_code(error, &["57P01"])
+}
+
+/// disk_full.
+fn is_full(error: &sqlx::Error) -> bool {
+    has_code(error, &["53100"])
+}
+
+fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| codes.contains(&&*code))
+}
+
+pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
+    if is_full(&error) { StoreError::Full } else { StoreError::Unavailable(error.into()) }
+}

@@ -1,0 +1,166 @@
+//! What the sessions behind a pool are like, as far as the store's own statements care.
+//!
+//! Two things cannot be read from the pool's settings. The sessions' default isolation may be
+//! stricter than `READ COMMITTED`: then the database refuses statements that do not get in each
+//! other's way. And a pooler may give each transaction another session (pgbouncer's transaction
+//! mode): there a prepared statement is gone in the next transaction, or its name belongs to
+//! another client's statement, which would be executed in its place.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, Row as _};
+use steadfast_core::clock;
+use steadfast_server::ClaimToken;
+use tokio::sync::OnceCell;
+
+use super::error::{is_conflict, is_serialization_failure, lost_statement};
+
+/// How long the check of the sessions waits for a connection, and for a transaction that may be
+/// waiting for its own.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The isolation is named because a SERIALIZABLE, deferrable one may wait here for other
+/// transactions.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
+const UNNAMED: &str = "the store's statements are sent without a name, which takes three more round trips a call; \
+     pgbouncer 1.21 and later keep prepared statements in transaction mode if max_prepared_statements is set";
+
+/// What is known of the sessions.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    checked: OnceCell<()>,
+    /// A transaction that does not name its isolation is not `READ COMMITTED`.
+    strict: AtomicBool,
+    /// A prepared statement does not outlive its transaction.
+    loses_statements: AtomicBool,
+}
+
+impl Sessions {
+    /// Checks the sessions before the first statement. Later calls cost nothing.
+    pub(super) async fn check(self: &Arc<Self>, pool: &PgPool) -> Result<(), sqlx::Error> {
+        if self.checked.initialized() {
+            return Ok(());
+        }
+        // On a task of its own: a timeout that drops this call neither leaves a BEGIN half done
+        // (see
+        // `PostgresStore::begin`) nor makes the next call start all over.
+        let (sessions, pool) = (self.clone(), pool.clone());
+        let check = async move {
+            sessions.checked.get_or_try_init(|| sessions.find_out(&pool)).await?;
+            Ok(())
+        };
+        tokio::spawn(check).await.map_err(|gone| sqlx::Error::Io(std::io::Error::other(gone)))?
+    }
+
+    async fn find_out(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let mut one = pool.acquire().await?;
+        let level: String = one.fetch_one("SHOW transaction_isolation").await?.try_get(0)?;
+        self.strict.store(level != "read committed", Ordering::Relaxed);
+        let loses = match second(pool).await {
+            Some(mut other) => loses_statements(&mut one, &mut other).await?,
+            None => match PgConnection::connect_with(&pool.connect_options()).await {
+                Ok(mut other) => loses_statements(&mut one, &mut other).await?,
+                Err(error) => {
+                    // Nobody can tell, and a statement without a name is right in any case.
+                    self.set_loses_statements(&format!("no second connection to compare with: {error}"));
+                    false
+                }
+            },
+        };
+        if loses {
+            self.set_loses_statements("a pooler gives each transaction another session, and keeps no statements");
+        }
+        Ok(())
+    }
+
+    /// Whether a statement needs an explicit transaction: it names its isolation, and stays in one
+    /// session.
+    pub(super) fn need_transaction(&self) -> bool {
+        self.strict.load(Ordering::Relaxed) || self.lose_statements()
+    }
+
+    /// Whether a prepared statement must have no name.
+    pub(super) fn lose_statements(&self) -> bool {
+        self.loses_statements.load(Ordering::Relaxed)
+    }
+
+    /// Learns from the error of an own statement. Returns whether the statement was not executed
+    /// for a reason that has passed.
+    pub(super) fn learn(&self, error: &sqlx::Error) -> bool {
+        if is_serialization_failure(error) {
+            self.strict.store(true, Ordering::Relaxed);
+        }
+        if lost_statement(error) {
+            self.set_loses_statements("a prepared statement is not in its session");
+        }
+        is_conflict(error) || lost_statement(error)
+    }
+
+    fn set_loses_statements(&self, reason: &str) {
+        if !self.loses_statements.swap(true, Ordering::Relaxed) {
+            tracing::warn!(target: "steadfast", reason, "{UNNAMED}");
+        }
+    }
+}
+
+/// A second connection of the pool's, if it has one to give.
+async fn second(pool: &PgPool) -> Option<PoolConnection<Postgres>> {
+    if pool.options().get_max_connections() < 2 {
+        return None;
+    }
+    clock::until(clock::now().checked_add(PATIENCE), pool.acquire()).await.ok()?.ok()
+}
+
+/// Whether a statement that `one` prepares is gone, or another, in its next transaction.
+async fn loses_statements(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let first = session_of(one).await?;
+    let mut held = other.begin_with(BEGIN).await?;
+    let taken = session_of(&mut held).await?;
+    // A pooler with one session has none left for this one.
+    let Ok(second) = clock::until(clock::now().checked_add(PATIENCE), session_of(one)).await else { return Ok(true) };
+    held.rollback().await?;
+    // Two more: a pooler that hands its sessions out in turns may have had the first one's turn
+    // again.
+    let sessions = [second?, session_of(one).await?, session_of(one).await?];
+    if taken != first && sessions.into_iter().all(|session| session == first) {
+        return Ok(false);
+    }
+    let probe = Probe::new()?;
+    let Ok(first) = probe.session(one).await else { return Ok(true) };
+    let held = other.begin_with(BEGIN).await?;
+    let kept = matches!(probe.session(one).await, Ok(second) if second != first);
+    held.rollback().await?;
+    Ok(!kept)
+}
+
+async fn session_of(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    connection.fetch_one("SELECT pg_backend_pid()").await?.try_get(0)
+}
+
+/// A statement that is prepared under a name, and that no other client has under it.
+struct Probe {
+    tag: String,
+}
+
+impl Probe {
+    fn new() -> Result<Self, sqlx::Error> {
+        let token = ClaimToken::new().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?;
+        Ok(Self { tag: token.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect() })
+    }
+
+    /// The session in which the statement was executed, or an error if it was not this one.
+    ///
+    /// It has nine parameters and is read only: what another client has prepared under its name is
+    /// refused, or changes nothing.
+    async fn session(&self, connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+        let values = "ARRAY[$2, $3, $4, $5, $6, $7, $8, $9]::int4[]";
+        let sql = format!("SELECT pg_backend_pid(), '{}' WHERE $1 = ALL ({values})", self.tag);
+        let mut transaction = connection.begin_with(BEGIN).await?;
+        let probe = (0..9).fold(sqlx::query_as(AssertSqlSafe(sql)), |probe, _| probe.bind(1_i32));
+        let (session, tag): (i32, String) = probe.fetch_one(&mut *transaction).await?;
+        transaction.rollback().await?;
+        if tag == self.tag { Ok(session) } else { Err(sqlx::Error::RowNotFound) }
+    }
+}

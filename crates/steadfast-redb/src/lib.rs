@@ -1,0 +1,417 @@
+//! Idempotency records in a file: the embedded, durable store for
+//! [`steadfast-server`](steadfast_server). One file, one process, nothing to operate.
+//!
+//! ```no_run
+//! use steadfast_redb::RedbStore;
+//! use steadfast_server::{IdempotencyLayer, Scope};
+//!
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = RedbStore::open("keys.redb")?;
+//! let layer = IdempotencyLayer::new(store, Scope::single_caller()).required();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A claim is on the disk before the handler starts, and its end before the response leaves. What
+//! survives a crash, a full disk or a damaged file: [`RedbStore`].
+//!
+//! Several processes need another store: `steadfast-redis` or `steadfast-postgres`.
+//! [The guide](https://docs.rs/steadfast/latest/steadfast/guide/server/) compares them.
+
+// This file has the rules of the `Store` contract, `tables` what the file holds, `writer` the one
+// thread that writes, `open` the check of a file, `salvage` what is read of a damaged one, `shared`
+// what is done about panics and failures. The tests over a failing disk are in `tests/`, those over
+// killed processes in the workspace's `tests/it/server/crash/`.
+
+mod backend;
+mod error;
+mod file;
+mod open;
+mod salvage;
+mod shared;
+mod tables;
+mod writer;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redb::Database;
+use steadfast_core::clock::{Steady, milliseconds};
+use steadfast_server::{
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, End, FinishOutcome, RecordError, RecordId, RecordState, Store,
+    StoreError, verify_identity,
+};
+
+use self::backend::LockedFile;
+use self::shared::{OpenDatabase, SharedDatabase};
+use self::tables::{Entry, Failed, Phase, Tables, unreadable};
+use self::writer::Writer;
+
+pub use self::error::OpenError;
+pub use self::open::RedbOptions;
+pub use redb;
+
+/// A claim removes so many expired records on its way.
+const SWEEP: usize = 4;
+
+/// Records in a file.
+///
+/// The file belongs to one process at a time. A process that dies leaves its claims behind; the
+/// next one that opens the file knows that their owners are gone, so they are
+/// [unknown](RecordState::Unknown) at once, without waiting for their leases.
+///
+/// Retention is counted by the wall clock at opening plus the time that has passed since, so jumps
+/// of the clock while the process runs change nothing. A clock that was set back between two runs
+/// makes records live longer; one that was set forward, shorter.
+///
+/// # Damage
+///
+/// A crash of the process or of the machine loses nothing that was acknowledged, and needs no
+/// decision of yours. Damage is different: something else has changed the file. Opening reads the
+/// whole file ([what that takes](https://docs.rs/steadfast/latest/steadfast/guide/performance/#the-embedded-store)) and refuses a
+/// damaged one as [`OpenError::Damaged`], without changing it. [`RedbOptions::accept_repair`]
+/// opens it with the records that can still be read.
+///
+/// Damage that comes about while the file is open is found when the file is opened next, or when
+/// redb meets it. Then that call returns [`StoreError::Unreadable`], and the file is checked again
+/// unless redb can read the record after all. Until then a record that is not in redb's cache may
+/// be missing without a sign.
+///
+/// redb panics on some damaged files. Such a panic becomes an error, but the panic hook still
+/// prints its message. An older copy of the file is not damaged, and cannot be told from the newer
+/// one.
+///
+/// # After an I/O error
+///
+/// When the disk fails (it is full, a sync returns an error), the database in memory can no longer
+/// be trusted. Every change returns [`StoreError::Unavailable`] while the store closes the database
+/// and opens it again, with the same check: after 100 ms at first, then after pauses that double up
+/// to 30 s. Records can be read up to the first attempt, and again after the one that succeeds.
+/// Claims that held when the disk failed hold again, for the time that was left of their leases.
+///
+/// The file stays locked and its descriptor open all the while, so that no other process takes
+/// these claims for those of a dead one. So a file system that was mounted again needs a new
+/// process. If the check finds damage, the attempts end.
+pub struct RedbStore {
+    shared: Arc<SharedDatabase>,
+    writer: Writer,
+    time: Steady,
+    /// Tells this process's claims from those of earlier ones.
+    boot: [u8; 16],
+    max_records: u64,
+}
+
+impl RedbStore {
+    /// Opens the file, or creates it, and checks all of it.
+    ///
+    /// Blocks the thread while it reads the file: on a slow disk about a second for 100,000 records
+    /// ([measured](https://docs.rs/steadfast/latest/steadfast/guide/performance/#the-embedded-store)). Call it before you serve, or on
+    /// a thread that may block.
+    ///
+    /// A process that dies meanwhile leaves no file or a whole one, and perhaps a file beside it
+    /// whose name ends in `.new-` and a number. You may delete that one.
+    ///
+    /// # Errors
+    ///
+    /// The file is damaged, in use, or cannot be read or written, or its records are of another
+    /// [`IDENTITY_VERSION`](steadfast_server::IDENTITY_VERSION): see [`OpenError`].
+    ///
+    /// ```no_run
+    /// use steadfast_redb::{OpenError, RedbStore};
+    ///
+    /// # fn main() -> Result<(), OpenError> {
+    /// let store = RedbStore::open("keys.redb")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::options().open(path)
+    }
+
+    /// Uses a database that the program has opened, with a cache size or a storage of its own. The
+    /// store's tables begin with `steadfast_`.
+    ///
+    /// The database is checked as a whole, as [`open`](Self::open) checks a file, with differences:
+    ///
+    /// * redb has recovered the database before, by its own rules. If it has to repair it while it
+    ///   is checked, the database is refused now and later, until a repair is accepted.
+    /// * A damaged bit in the header of the file can hide the last commit: redb has no checksum for
+    ///   it. Files that the store opens itself have one.
+    /// * After an I/O error every change returns [`StoreError::Unavailable`] until the program opens
+    ///   the database again.
+    ///
+    /// # Errors
+    ///
+    /// The database is damaged or cannot be written: see [`OpenError`].
+    pub fn from_database(database: Database) -> Result<Self, OpenError> {
+        Self::options().open_database(database)
+    }
+
+    /// Returns the options for opening a file or a database, with their defaults.
+    #[must_use]
+    pub fn options() -> RedbOptions {
+        RedbOptions::default()
+    }
+
+    fn start(opened: OpenDatabase, file: Option<Arc<LockedFile>>, accept_repair: bool) -> Result<Self, OpenError> {
+        let path = file.as_ref().map(|file| file.path().to_owned());
+        let path = path.as_deref();
+        let boot = *ClaimToken::new().map_err(|error| OpenError::system(path, error))?.as_bytes();
+        let meta = opened.call(|database| tables::create(database, accept_repair));
+        let meta = meta.map_err(|failed| OpenError::system(path, failed.into_failure()))?;
+        if meta.is_repaired {
+            return Err(OpenError::damaged(path, "redb had to repair it"));
+        }
+        verify_identity(meta.identity).map_err(|mismatch| OpenError::identity(path, mismatch))?;
+        let (shared, time) = (SharedDatabase::new(opened, file.clone()), Steady::start());
+        let writer = Writer::start(shared.clone(), boot, time).map_err(|error| OpenError::system(path, error))?;
+        Ok(Self { shared, writer, time, boot, max_records: u64::MAX })
+    }
+
+    /// The most records, running claims and [tombstones](steadfast_server::TOMBSTONE) included; a claim beyond
+    /// it is [`StoreError::Full`]. Default: none.
+    #[must_use]
+    pub fn max_records(mut self, records: u64) -> Self {
+        self.max_records = records;
+        self
+    }
+
+    fn made(&self, claim: ClaimRef) -> MadeClaim {
+        MadeClaim { claim, boot: self.boot, now: self.time.now_ms() }
+    }
+
+    /// Reads of a key beside the writer, at this instant of the store's clock.
+    async fn read<T: Send + 'static>(
+        &self,
+        id: RecordId,
+        read: impl FnOnce(&Database, u64) -> Result<T, Failed> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (shared, now) = (self.shared.clone(), self.time.now_ms());
+        let read = tokio::task::spawn_blocking(move || shared.call(|database| read(database, now))).await;
+        match read.map_err(|error| StoreError::Unavailable(error.into()))? {
+            Ok(found) => Ok(found),
+            Err(Failed::Call(error)) => Err(error),
+            Err(Failed::Database(failure)) => {
+                self.writer.confirm(id);
+                let damaged = failure.is_damage();
+                Err(if damaged {
+                    StoreError::Unreadable(RecordError::Damaged)
+                } else {
+                    StoreError::Unavailable(failure.into())
+                })
+            }
+        }
+    }
+}
+
+/// What is known of a key.
+fn live_entry(database: &Database, id: &RecordId, now: u64) -> Result<Option<Entry>, Failed> {
+    Ok(tables::read(database, id)?.filter(|entry| entry.forget_ms > now))
+}
+
+impl fmt::Debug for RedbStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedbStore").field("max_records", &self.max_records).finish_non_exhaustive()
+    }
+}
+
+/// A claim, owned: it travels to the writer.
+struct OwnedClaim {
+    id: RecordId,
+    token: [u8; 16],
+    fingerprint: [u8; 32],
+    lease_ms: u64,
+    retention_ms: u64,
+    take_over: bool,
+    boot: [u8; 16],
+    now: u64,
+    max_records: u64,
+}
+
+impl OwnedClaim {
+    fn make(self, tables: &mut Tables<'_>) -> Result<ClaimOutcome<()>, Failed> {
+        tables.sweep(self.now, SWEEP)?;
+        if tables.is_buried(self.reference(), self.now)? {
+            return Ok(ClaimOutcome::Cancelled);
+        }
+        let mut took_over = false;
+        if let Some(entry) = tables.get(self.id.as_bytes())? {
+            let live = entry.forget_ms > self.now;
+            if live && !self.may_have(&entry)? {
+                return Ok(ClaimOutcome::Existing(entry.state(&self.boot, self.now).map_err(unreadable)?));
+            }
+            took_over = live && (entry.took_over || entry.token != self.token);
+            tables.remove(self.id.as_bytes(), &entry)?;
+        } else if !tables.has_room(self.max_records, self.now)? {
+            return Err(Failed::Call(StoreError::Full));
+        }
+        let until_ms = self.now.saturating_add(self.lease_ms);
+        let entry = Entry {
+            fingerprint: self.fingerprint,
+            token: self.token,
+            boot: self.boot,
+            phase: Phase::Running { until_ms },
+            took_over,
+            retention_ms: self.retention_ms,
+            forget_ms: until_ms.saturating_add(self.retention_ms),
+        };
+        tables.put(self.id.as_bytes(), &entry)?;
+        Ok(ClaimOutcome::Acquired(()))
+    }
+
+    fn reference(&self) -> ClaimRef {
+        ClaimRef::new(self.id, ClaimToken::from_bytes(self.token))
+    }
+
+    /// It is the same claim, repeated; or one that nobody knows the end of, and it may be taken
+    /// over. Either is of the same request.
+    fn may_have(&self, entry: &Entry) -> Result<bool, Failed> {
+        let same = entry.token == self.token;
+        let unknown = matches!(entry.state(&self.boot, self.now).map_err(unreadable)?, RecordState::Unknown { .. });
+        let may_have_it = (same && entry.is_running(&self.boot)) || (self.take_over && unknown && !same);
+        Ok(may_have_it && entry.fingerprint == self.fingerprint)
+    }
+}
+
+/// A claim that was made, on its way to the writer to be renewed or ended.
+struct MadeClaim {
+    claim: ClaimRef,
+    boot: [u8; 16],
+    now: u64,
+}
+
+impl MadeClaim {
+    /// The entry of this claim, whether it still runs or has ended.
+    fn entry(&self, tables: &Tables<'_>) -> Result<Option<Entry>, Failed> {
+        let ours = |entry: &Entry| entry.token == *self.claim.token.as_bytes() && entry.forget_ms > self.now;
+        Ok(tables.get(self.claim.id.as_bytes())?.filter(ours))
+    }
+
+    fn replace(&self, tables: &mut Tables<'_>, entry: Entry, end: impl FnOnce(Entry) -> Entry) -> Result<(), Failed> {
+        tables.remove(self.claim.id.as_bytes(), &entry)?;
+        tables.put(self.claim.id.as_bytes(), &end(entry))
+    }
+
+    fn renew(&self, tables: &mut Tables<'_>, lease_ms: u64) -> Result<bool, Failed> {
+        let Some(entry) = self.entry(tables)?.filter(|entry| entry.is_running(&self.boot)) else { return Ok(false) };
+        self.replace(tables, entry, |entry| entry.renewed(self.now, lease_ms))?;
+        Ok(true)
+    }
+
+    fn complete(&self, tables: &mut Tables<'_>, record: Vec<u8>, retention_ms: u64) -> Result<FinishOutcome, Failed> {
+        match self.entry(tables)? {
+            Some(entry) if entry.is_running(&self.boot) => {
+                let forget_ms = self.now.saturating_add(retention_ms);
+                self.replace(tables, entry, |entry| Entry { phase: Phase::Done(record), forget_ms, ..entry })?;
+                Ok(FinishOutcome::Stored)
+            }
+            Some(Entry { phase: Phase::Done(_), .. }) => Ok(FinishOutcome::Stored),
+            _ => Ok(FinishOutcome::Fenced),
+        }
+    }
+
+    fn end_as_unknown(&self, tables: &mut Tables<'_>) -> Result<FinishOutcome, Failed> {
+        match self.entry(tables)? {
+            Some(entry) if entry.is_running(&self.boot) => {
+                self.replace(tables, entry, |entry| entry.into_unknown(self.now))?;
+                Ok(FinishOutcome::Stored)
+            }
+            // Ended as such, or by the end of its process.
+            Some(Entry { phase: Phase::Unknown | Phase::Running { .. }, .. }) => Ok(FinishOutcome::Stored),
+            _ => Ok(FinishOutcome::Fenced),
+        }
+    }
+
+    fn release(&self, tables: &mut Tables<'_>) -> Result<FinishOutcome, Failed> {
+        if tables.is_buried(self.claim, self.now)? {
+            return Ok(FinishOutcome::Stored);
+        }
+        let Some(entry) = self.entry(tables)?.filter(|entry| entry.is_running(&self.boot)) else {
+            return Ok(FinishOutcome::Fenced);
+        };
+        tables.remove(self.claim.id.as_bytes(), &entry)?;
+        tables.bury(self.claim, self.now)?;
+        Ok(FinishOutcome::Stored)
+    }
+
+    fn cancel(&self, tables: &mut Tables<'_>) -> Result<FinishOutcome, Failed> {
+        if tables.is_buried(self.claim, self.now)? {
+            return Ok(FinishOutcome::Stored);
+        }
+        match self.entry(tables)? {
+            Some(entry) if !entry.is_running(&self.boot) => return Ok(FinishOutcome::Fenced),
+            // What it took over may have run: that is unknown again.
+            Some(entry) if entry.took_over => self.replace(tables, entry, |entry| entry.into_unknown(self.now))?,
+            Some(entry) => tables.remove(self.claim.id.as_bytes(), &entry)?,
+            None => {}
+        }
+        tables.bury(self.claim, self.now)?;
+        Ok(FinishOutcome::Stored)
+    }
+}
+
+impl Store for RedbStore {
+    type Session = ();
+
+    async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
+        let claim = OwnedClaim {
+            id: *claim.id,
+            token: *claim.token.as_bytes(),
+            fingerprint: *claim.fingerprint.as_bytes(),
+            lease_ms: milliseconds(claim.lease),
+            retention_ms: milliseconds(claim.retention),
+            take_over: claim.take_over,
+            boot: self.boot,
+            now: self.time.now_ms(),
+            max_records: self.max_records,
+        };
+        let (id, reference) = (claim.id, claim.reference());
+        let known = self.read(id, move |database, now| {
+            let Some(entry) = live_entry(database, &id, now)? else { return Ok(None) };
+            Ok(Some((entry, tables::has_tombstone(database, reference, now)?)))
+        });
+        // Most repeats find an end, and need no sync to be told.
+        match known.await? {
+            Some((_, true)) => return Ok(ClaimOutcome::Cancelled),
+            Some((entry, false)) if !claim.may_have(&entry).map_err(Failed::into_store_error)? => {
+                return entry.state(&self.boot, claim.now).map(ClaimOutcome::Existing).map_err(StoreError::Unreadable);
+            }
+            _ => {}
+        }
+        self.writer.write(move |tables| claim.make(tables)).await
+    }
+
+    async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
+        let (made, lease_ms) = (self.made(claim), milliseconds(lease));
+        self.writer.write(move |tables| made.renew(tables, lease_ms)).await
+    }
+
+    async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<FinishOutcome, StoreError> {
+        let made = self.made(claim);
+        match end {
+            End::Completed(completion) => {
+                let (record, retention_ms) = (completion.record.encode(), milliseconds(completion.retention));
+                self.writer.write(move |tables| made.complete(tables, record, retention_ms)).await
+            }
+            End::Released => self.writer.write(move |tables| made.release(tables)).await,
+            End::Unknown => self.writer.write(move |tables| made.end_as_unknown(tables)).await,
+            End::Cancelled => self.writer.write(move |tables| made.cancel(tables)).await,
+        }
+    }
+
+    async fn get(&self, id: &RecordId) -> Result<Option<RecordState>, StoreError> {
+        let (id, now) = (*id, self.time.now_ms());
+        let entry = self.read(id, move |database, now| live_entry(database, &id, now)).await?;
+        entry.map(|entry| entry.state(&self.boot, now)).transpose().map_err(StoreError::Unreadable)
+    }
+
+    async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
+        let now = self.time.now_ms();
+        self.writer.write(move |tables| tables.sweep(now, most)).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

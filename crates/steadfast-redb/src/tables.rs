@@ -1,0 +1,366 @@
+//! What the file holds: the records by their identity, and an index of when each may be forgotten.
+
+use std::time::Duration;
+
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+};
+use serde::{Deserialize, Serialize};
+use steadfast_core::clock::milliseconds;
+use steadfast_server::{
+    ClaimRef, Fingerprint, IDENTITY_VERSION, Record, RecordError, RecordId, RecordState, StoreError, TOMBSTONE, seal,
+    unseal,
+};
+
+use super::shared::Failure;
+
+pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
+/// When each is forgotten: big-endian milliseconds, then the identity, so that the first entries
+/// are the next to go.
+const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_expiry");
+/// The claims that were released or cancelled, each as its identity and its token, with the
+/// milliseconds until which it is kept.
+const TOMBSTONES: TableDefinition<'_, &[u8], u64> = TableDefinition::new("steadfast_tombstones");
+/// When each tombstone is forgotten: as in [`EXPIRY`].
+const TOMBSTONE_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_tombstone_expiry");
+
+/// What is to be known of the file as a whole.
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("steadfast_meta");
+/// redb has repaired the database, and nobody has accepted that yet.
+const REPAIRED: &str = "repaired";
+/// The version of how its records are identified, big-endian.
+const IDENTITY: &str = "identity_version";
+
+/// A claim that finds no room removes so many that have gone at a time.
+const ROOM: usize = 16;
+
+/// A transaction whose commit syncs twice: first what it has written, then that it is the current
+/// one. With one sync, redb cannot tell a commit that was damaged later from one that a crash cut
+/// short, and forgets either.
+pub(super) fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    Ok(transaction)
+}
+
+/// What a file says of itself.
+pub(super) struct Meta {
+    /// redb has repaired it, and nobody has accepted that.
+    pub(super) is_repaired: bool,
+    /// How its records are identified.
+    pub(super) identity: Option<u32>,
+}
+
+/// A new file gets its tables, so that a reader finds them before the first write. One without
+/// records is told how they will be identified. `accept` accepts a repair of redb's.
+pub(super) fn create(database: &Database, accept: bool) -> Result<Meta, Failed> {
+    let transaction = begin(database)?;
+    let is_empty = Tables::open(&transaction)?.records.is_empty()?;
+    let meta = {
+        let mut meta = transaction.open_table(META)?;
+        if accept {
+            meta.remove(REPAIRED)?;
+        }
+        if is_empty && meta.get(IDENTITY)?.is_none() {
+            meta.insert(IDENTITY, IDENTITY_VERSION.to_be_bytes().as_slice())?;
+        }
+        Meta { is_repaired: meta.get(REPAIRED)?.is_some(), identity: identity(&meta)? }
+    };
+    transaction.commit()?;
+    Ok(meta)
+}
+
+/// How the records of a file are identified, where it says so.
+pub(super) fn identity(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Option<u32>, redb::Error> {
+    let bytes = meta.get(IDENTITY)?;
+    Ok(bytes.and_then(|bytes| bytes.value().try_into().ok()).map(u32::from_be_bytes))
+}
+
+/// Remembers that redb has repaired the database, for those who open it next.
+pub(super) fn mark_repaired(database: &Database) -> Result<(), Failed> {
+    let transaction = begin(database)?;
+    transaction.open_table(META)?.insert(REPAIRED, [].as_slice())?;
+    Ok(transaction.commit()?)
+}
+
+/// Adds records that were read from a damaged file, and that are what was written. Of two under one
+/// key, the one that says more stays.
+pub(super) fn adopt(database: &Database, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Failed> {
+    let transaction = begin(database)?;
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for (id, bytes) in records {
+            let (Ok(id), Ok(entry)) = (<[u8; 32]>::try_from(id), Entry::decode(&bytes)) else { continue };
+            match tables.get(&id)? {
+                Some(there) if there.phase.rank() >= entry.phase.rank() => continue,
+                Some(there) => tables.remove(&id, &there)?,
+                None => {}
+            }
+            tables.put(&id, &entry)?;
+        }
+    }
+    Ok(transaction.commit()?)
+}
+
+pub(super) fn count(database: &Database) -> Result<u64, Failed> {
+    Ok(database.begin_read()?.open_table(RECORDS)?.len()?)
+}
+
+/// Claims of this boot that held at `since_ms` go on for as long as they would have then: their
+/// handlers were running, and the file could not be written to renew them.
+pub(super) fn extend_leases(database: &Database, boot: &[u8; 16], since_ms: u64, now_ms: u64) -> Result<(), Failed> {
+    let transaction = begin(database)?;
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for (id, entry) in tables.held(boot, since_ms)? {
+            let Phase::Running { until_ms } = entry.phase else { continue };
+            tables.remove(&id, &entry)?;
+            tables.put(&id, &entry.renewed(now_ms, until_ms - since_ms))?;
+        }
+    }
+    Ok(transaction.commit()?)
+}
+
+/// Reads one entry beside the writer, as the last transaction left it.
+pub(super) fn read(database: &Database, id: &RecordId) -> Result<Option<Entry>, Failed> {
+    let records = database.begin_read()?.open_table(RECORDS)?;
+    let bytes = records.get(id.as_bytes().as_slice())?;
+    bytes.map(|bytes| Entry::decode(bytes.value())).transpose().map_err(unreadable)
+}
+
+/// Whether there is a tombstone of this claim, as the last transaction left it.
+pub(super) fn has_tombstone(database: &Database, claim: ClaimRef, now: u64) -> Result<bool, Failed> {
+    let tombstones = database.begin_read()?.open_table(TOMBSTONES)?;
+    Ok(tombstones.get(tombstone_key(claim).as_slice())?.is_some_and(|until| until.value() > now))
+}
+
+/// What is kept of a key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) fingerprint: [u8; 32],
+    pub(super) token: [u8; 16],
+    pub(super) boot: [u8; 16],
+    pub(super) phase: Phase,
+    /// Its operation may have run before this claim began.
+    pub(super) took_over: bool,
+    pub(super) retention_ms: u64,
+    pub(super) forget_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Phase {
+    Running {
+        until_ms: u64,
+    },
+    /// [`Record::encode`]'s bytes.
+    Done(Vec<u8>),
+    Unknown,
+}
+
+impl Phase {
+    /// How much it says of the operation's end.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Running { .. } => 0,
+            Self::Unknown => 1,
+            Self::Done(_) => 2,
+        }
+    }
+}
+
+impl Entry {
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        unseal(bytes)
+    }
+
+    /// The same claim, with a lease that begins now.
+    pub(super) fn renewed(self, now_ms: u64, lease_ms: u64) -> Self {
+        let until_ms = now_ms.saturating_add(lease_ms);
+        let forget_ms = until_ms.saturating_add(self.retention_ms);
+        Self { phase: Phase::Running { until_ms }, forget_ms, ..self }
+    }
+
+    /// The end that nobody knows.
+    pub(super) fn into_unknown(self, now_ms: u64) -> Self {
+        let forget_ms = now_ms.saturating_add(self.retention_ms);
+        Self { phase: Phase::Unknown, forget_ms, ..self }
+    }
+
+    /// Its claim is not over: this process can renew and end it.
+    pub(super) fn is_running(&self, boot: &[u8; 16]) -> bool {
+        matches!(self.phase, Phase::Running { .. }) && self.boot == *boot
+    }
+
+    pub(super) fn state(&self, boot: &[u8; 16], now: u64) -> Result<RecordState, RecordError> {
+        let fingerprint = Fingerprint::from_bytes(self.fingerprint);
+        Ok(match &self.phase {
+            Phase::Running { until_ms } if self.is_running(boot) && *until_ms > now => {
+                RecordState::in_progress(fingerprint, Duration::from_millis(until_ms - now))
+            }
+            Phase::Running { .. } | Phase::Unknown => RecordState::unknown(fingerprint),
+            Phase::Done(bytes) => RecordState::completed(fingerprint, Record::decode(bytes)?),
+        })
+    }
+}
+
+/// Why a piece of work did not succeed.
+pub(super) enum Failed {
+    /// The transaction is of no use any more, for anybody in it, and nor is the database.
+    Database(Failure),
+    /// This call alone.
+    Call(StoreError),
+}
+
+impl Failed {
+    pub(super) fn into_store_error(self) -> StoreError {
+        match self {
+            Self::Database(failure) => StoreError::Unavailable(failure.into()),
+            Self::Call(error) => error,
+        }
+    }
+
+    /// Where no single call is made that could fail alone.
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::Database(failure) => failure,
+            Self::Call(error) => Failure::Record(error),
+        }
+    }
+}
+
+impl<E: Into<redb::Error>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Database(Failure::Redb(error.into()))
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self::Database(failure)
+    }
+}
+
+/// The call failed, and the database did not: its record cannot be read.
+pub(super) fn unreadable(error: RecordError) -> Failed {
+    Failed::Call(StoreError::Unreadable(error))
+}
+
+/// The tables of one write transaction.
+pub(super) struct Tables<'a> {
+    records: Table<'a, &'static [u8], &'static [u8]>,
+    expiry: Table<'a, &'static [u8], ()>,
+    tombstones: Table<'a, &'static [u8], u64>,
+    tombstone_expiry: Table<'a, &'static [u8], ()>,
+}
+
+/// Big-endian, so that what is forgotten first comes first.
+fn expiry_key(name: &[u8], forget_ms: u64) -> Vec<u8> {
+    [forget_ms.to_be_bytes().as_slice(), name].concat()
+}
+
+/// The name of a claim's tombstone.
+fn tombstone_key(claim: ClaimRef) -> Vec<u8> {
+    [claim.id.as_bytes().as_slice(), claim.token.as_bytes()].concat()
+}
+
+/// Takes the first name out of an index of expiry, if its time is over.
+fn next_expired(expiry: &mut Table<'_, &'static [u8], ()>, now: u64) -> Result<Option<Vec<u8>>, Failed> {
+    let Some(key) = expiry.first()?.map(|(key, _)| key.value().to_vec()) else { return Ok(None) };
+    let Some((forget_ms, name)) = key.split_first_chunk::<8>() else { return Ok(None) };
+    if u64::from_be_bytes(*forget_ms) > now {
+        return Ok(None);
+    }
+    expiry.remove(key.as_slice())?;
+    Ok(Some(name.to_vec()))
+}
+
+impl<'a> Tables<'a> {
+    pub(super) fn open(transaction: &'a WriteTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            records: transaction.open_table(RECORDS)?,
+            expiry: transaction.open_table(EXPIRY)?,
+            tombstones: transaction.open_table(TOMBSTONES)?,
+            tombstone_expiry: transaction.open_table(TOMBSTONE_EXPIRY)?,
+        })
+    }
+
+    /// How many records and tombstones there are, those that may be forgotten included.
+    fn count(&self) -> Result<u64, Failed> {
+        Ok(self.records.len()?.saturating_add(self.tombstones.len()?))
+    }
+
+    /// Keeps a claim that wins nothing any more.
+    pub(super) fn bury(&mut self, claim: ClaimRef, now: u64) -> Result<(), Failed> {
+        let (name, until) = (tombstone_key(claim), now.saturating_add(milliseconds(TOMBSTONE)));
+        if let Some(before) = self.tombstones.insert(name.as_slice(), until)?.map(|before| before.value()) {
+            self.tombstone_expiry.remove(expiry_key(&name, before).as_slice())?;
+        }
+        self.tombstone_expiry.insert(expiry_key(&name, until).as_slice(), ())?;
+        Ok(())
+    }
+
+    pub(super) fn is_buried(&self, claim: ClaimRef, now: u64) -> Result<bool, Failed> {
+        Ok(self.tombstones.get(tombstone_key(claim).as_slice())?.is_some_and(|until| until.value() > now))
+    }
+
+    /// Whether there is room for one more record among `most`. What has gone makes room first.
+    pub(super) fn has_room(&mut self, most: u64, now: u64) -> Result<bool, Failed> {
+        loop {
+            let before = self.count()?;
+            if before < most {
+                return Ok(true);
+            }
+            self.sweep(now, ROOM)?;
+            if self.count()? == before {
+                return Ok(false);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, id: &[u8; 32]) -> Result<Option<Entry>, Failed> {
+        let bytes = self.records.get(id.as_slice())?;
+        bytes.map(|bytes| Entry::decode(bytes.value())).transpose().map_err(unreadable)
+    }
+
+    pub(super) fn put(&mut self, id: &[u8; 32], entry: &Entry) -> Result<(), Failed> {
+        self.records.insert(id.as_slice(), seal(entry).as_slice())?;
+        self.expiry.insert(expiry_key(id, entry.forget_ms).as_slice(), ())?;
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, id: &[u8; 32], entry: &Entry) -> Result<(), Failed> {
+        self.records.remove(id.as_slice())?;
+        self.expiry.remove(expiry_key(id, entry.forget_ms).as_slice())?;
+        Ok(())
+    }
+
+    /// The claims of this boot that held at `since_ms`. All records are read.
+    fn held(&self, boot: &[u8; 16], since_ms: u64) -> Result<Vec<([u8; 32], Entry)>, Failed> {
+        let mut held = Vec::new();
+        for record in self.records.iter()? {
+            let (id, bytes) = record?;
+            // One that cannot be read is nobody's claim.
+            let (Ok(id), Ok(entry)) = (<[u8; 32]>::try_from(id.value()), Entry::decode(bytes.value())) else {
+                continue;
+            };
+            if entry.is_running(boot) && matches!(entry.phase, Phase::Running { until_ms } if until_ms > since_ms) {
+                held.push((id, entry));
+            }
+        }
+        Ok(held)
+    }
+
+    /// Removes up to `most` records that are past their retention, and as many tombstones. Returns
+    /// how many records.
+    pub(super) fn sweep(&mut self, now: u64, most: usize) -> Result<usize, Failed> {
+        for _ in 0..most {
+            let Some(claim) = next_expired(&mut self.tombstone_expiry, now)? else { break };
+            self.tombstones.remove(claim.as_slice())?;
+        }
+        for swept in 0..most {
+            let Some(id) = next_expired(&mut self.expiry, now)? else { return Ok(swept) };
+            self.records.remove(id.as_slice())?;
+        }
+        Ok(most)
+    }
+}

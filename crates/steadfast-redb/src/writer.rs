@@ -1,0 +1,220 @@
+//! One thread that writes for all callers.
+//!
+//! A sync per call would allow a few hundred calls a second. So whatever waits is put into one
+//! transaction and synced together, and nobody is answered before that. After a transaction that
+//! failed, nobody knows what the database in memory is worth: the thread closes it and opens the
+//! file anew, with growing pauses, and refuses what it is asked meanwhile.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use redb::Database;
+use steadfast_core::clock::{self, Steady};
+use steadfast_server::{RecordId, StoreError};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::OpenError;
+use super::shared::{Failure, SharedDatabase};
+use super::tables::{self, Failed, Tables};
+
+/// The most calls that share one sync.
+const BATCH: usize = 256;
+/// The most calls that wait for the writer before the next caller is held back.
+const QUEUE: usize = 1024;
+/// The pause before the file is opened again. It doubles with each failure, up to the longest, and
+/// is short again once the file has worked for a while: every attempt reads the whole file.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const A_WHILE: Duration = Duration::from_secs(60);
+
+pub(super) struct Writer {
+    /// Both are here until the drop.
+    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// `boot` names the claims of this store, which outlive the database.
+    pub(super) fn start(shared: Arc<SharedDatabase>, boot: [u8; 16], time: Steady) -> std::io::Result<Self> {
+        let (jobs, waiting) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new().name("steadfast-redb".to_owned());
+        let thread =
+            thread.spawn(move || match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+                Ok(timer) => {
+                    Thread { shared, waiting, boot, time, timer, pause: FIRST_PAUSE, opened: clock::now() }.run()
+                }
+                Err(error) => {
+                    tracing::error!(target: "steadfast", %error, "the redb store has no timer, and does not write")
+                }
+            })?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Does `work` in the next transaction; the result arrives once that is on the disk.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Tables<'_>) -> Result<T, Failed> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, result) = oneshot::channel();
+        let task = Task { work: Some(work), value: None, reply };
+        let gone = || StoreError::Unavailable("the writer has ended".into());
+        self.jobs.as_ref().ok_or_else(gone)?.send(Box::new(task)).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+
+    /// Reads a record again, on the writer's side. A reader has met a failure: if it is not that
+    /// reader's alone, the writer meets it too and opens the file anew.
+    pub(super) fn confirm(&self, id: RecordId) {
+        let work = move |tables: &mut Tables<'_>| tables.get(id.as_bytes());
+        let task = Task { work: Some(work), value: None, reply: oneshot::channel().0 };
+        if let Some(jobs) = &self.jobs {
+            // A queue that is full has other calls in it that will meet it.
+            let _full = jobs.try_send(Box::new(task));
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// Waits for the thread, so that the file is closed when this returns.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A thread that has panicked has been reported by the panic hook.
+            let _panicked = thread.join();
+        }
+    }
+}
+
+struct Thread {
+    shared: Arc<SharedDatabase>,
+    waiting: mpsc::Receiver<Box<dyn Job>>,
+    boot: [u8; 16],
+    time: Steady,
+    /// For the pauses.
+    timer: Runtime,
+    pause: Duration,
+    /// When the file was opened last.
+    opened: Instant,
+}
+
+impl Thread {
+    /// One transaction after another, each for all that wait, until the store is dropped.
+    fn run(mut self) {
+        while let Some(first) = self.waiting.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < BATCH
+                && let Ok(next) = self.waiting.try_recv()
+            {
+                batch.push(next);
+            }
+            let began_ms = self.time.now_ms();
+            let committed = self.shared.call(|database| commit(database, &mut batch));
+            let committed = committed.map_err(|failed| Arc::new(failed.into_failure()));
+            for job in batch {
+                job.answer(&committed);
+            }
+            if let Err(failure) = committed
+                && !self.recover(failure, began_ms)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Opens the file anew, as often as it takes, and refuses what is asked meanwhile. `false` once
+    /// the store is dropped.
+    fn recover(&mut self, mut failure: Arc<Failure>, since_ms: u64) -> bool {
+        tracing::error!(target: "steadfast", error = %failure, "the redb store has failed");
+        if !self.shared.can_reopen() {
+            return self.refuse(&Arc::new(Failure::NotOurs(failure)), None);
+        }
+        if clock::now().saturating_duration_since(self.opened) > A_WHILE {
+            self.pause = FIRST_PAUSE;
+        }
+        loop {
+            if !self.refuse(&failure, clock::now().checked_add(self.pause)) {
+                return false;
+            }
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            let leases =
+                |database: &Database| tables::extend_leases(database, &self.boot, since_ms, self.time.now_ms());
+            match self.shared.reopen(leases) {
+                Ok(()) => break,
+                Err(error) => failure = Arc::new(error),
+            }
+            tracing::error!(target: "steadfast", error = %failure, "the redb store cannot be opened again");
+            if matches!(&*failure, Failure::Reopen(OpenError::Damaged { .. })) {
+                // It will not mend itself, and to repair it is for a person to decide.
+                return self.refuse(&failure, None);
+            }
+        }
+        self.opened = clock::now();
+        tracing::warn!(target: "steadfast", "the redb store is open again");
+        true
+    }
+
+    /// Answers every call with the failure until this instant, or for good. `false` once the store
+    /// is dropped.
+    fn refuse(&mut self, failure: &Arc<Failure>, until: Option<Instant>) -> bool {
+        let waiting = &mut self.waiting;
+        self.timer.block_on(async {
+            loop {
+                match clock::until(until, waiting.recv()).await {
+                    Ok(Some(job)) => job.answer(&Err(failure.clone())),
+                    Ok(None) => return false,
+                    Err(clock::TimedOut) => return true,
+                }
+            }
+        })
+    }
+}
+
+fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<(), Failed> {
+    let transaction = tables::begin(database)?;
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for job in batch {
+            job.run(&mut tables)?;
+        }
+    }
+    Ok(transaction.commit()?)
+}
+
+/// A call on its way to the writer and back.
+trait Job: Send {
+    /// Does the work; an error spoils the transaction.
+    fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Failure>;
+
+    /// Tells the caller, once it is known what became of the transaction.
+    fn answer(self: Box<Self>, committed: &Result<(), Arc<Failure>>);
+}
+
+struct Task<F, T> {
+    work: Option<F>,
+    value: Option<Result<T, StoreError>>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T: Send, F: FnOnce(&mut Tables<'_>) -> Result<T, Failed> + Send> Job for Task<F, T> {
+    fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Failure> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        match work(tables) {
+            Ok(value) => self.value = Some(Ok(value)),
+            Err(Failed::Call(error)) => self.value = Some(Err(error)),
+            Err(Failed::Database(failure)) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: &Result<(), Arc<Failure>>) {
+        let answer = match (committed, self.value) {
+            (Ok(()), Some(value)) => value,
+            (Ok(()), None) => Err(StoreError::Unavailable("the call was not made".into())),
+            (Err(error), _) => Err(StoreError::Unavailable(error.clone().into())),
+        };
+        // The caller may have gone; what was written stays, and its token can ask again.
+        let _gone = self.reply.send(answer);
+    }
+}

@@ -1,0 +1,108 @@
+//! The way to the server: how it is found, how long it may be silent, and what is done when it breaks.
+
+use std::future::Future;
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{Client, IntoConnectionInfo, RedisError, RedisResult};
+use steadfast_core::clock;
+use steadfast_server::StoreError;
+
+use super::script::{is_wrong_server, store_error};
+
+/// How long an attempt to connect may take.
+pub(super) const CONNECT: Duration = Duration::from_secs(1);
+/// How long a peer may be silent before its connection is given up: one that has lost its machine says nothing.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How often a connection to the wrong server is replaced, at most. Until the name leads to another
+/// server, it is done in vain.
+const REPLACE_EVERY: Duration = Duration::from_millis(100);
+
+pub(super) fn client(url: &str) -> RedisResult<Client> {
+    let tcp = TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE / 5));
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    let tcp = tcp.set_user_timeout(SILENCE);
+    Client::open(url.into_connection_info()?.set_tcp_settings(tcp))
+}
+
+/// A connection, and the way to another one if it is the store's own.
+pub(super) struct Link<C> {
+    current: RwLock<Current<C>>,
+    open: Option<Open<C>>,
+}
+
+type Open<C> = Box<dyn Fn() -> RedisResult<C> + Send + Sync>;
+
+#[derive(Clone)]
+struct Current<C> {
+    connection: C,
+    /// When it took the place of another one.
+    replaced: Option<Instant>,
+}
+
+impl<C: Clone> Link<C> {
+    /// A link over a connection that somebody else has opened, and that is never replaced.
+    pub(super) fn over(connection: C) -> Self {
+        Self { current: RwLock::new(Current { connection, replaced: None }), open: None }
+    }
+
+    /// The same link, whose connection is replaced by one that `open` returns.
+    pub(super) fn opened_by(mut self, open: impl Fn() -> RedisResult<C> + Send + Sync + 'static) -> Self {
+        self.open = Some(Box::new(open));
+        self
+    }
+
+    pub(super) fn connection(&self) -> C {
+        self.current().connection
+    }
+
+    /// The call; and once more, over another connection, if the first one broke or leads to a
+    /// server that cannot carry it out. Whether it was carried out is not known, and does not
+    /// matter: all of the store's calls can be repeated.
+    pub(super) async fn call<T, F>(&self, call: impl Fn(C) -> F) -> RedisResult<T>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let Current { connection, replaced } = self.current();
+        match call(connection).await {
+            // The connection manager opens another one by itself.
+            Err(error) if error.is_io_error() => call(self.connection()).await,
+            Err(error) if is_wrong_server(&error) && self.replace(replaced)? => call(self.connection()).await,
+            answer => answer,
+        }
+    }
+
+    fn current(&self) -> Current<C> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the connection that has taken its place then. Returns whether there is another one
+    /// now.
+    fn replace(&self, replaced: Option<Instant>) -> RedisResult<bool> {
+        let Some(open) = &self.open else { return Ok(false) };
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // Another call has done it already.
+        if current.replaced != replaced {
+            return Ok(true);
+        }
+        let now = clock::now();
+        if replaced.is_some_and(|replaced| now.saturating_duration_since(replaced) < REPLACE_EVERY) {
+            return Ok(false);
+        }
+        *current = Current { connection: open()?, replaced: Some(now) };
+        Ok(true)
+    }
+}
+
+pub(super) async fn within<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, StoreError> {
+    match clock::until(clock::now().checked_add(timeout), call).await {
+        Ok(answer) => answer.map_err(store_error),
+        Err(clock::TimedOut) => Err(StoreError::Unavailable(format!("no answer in {timeout:?}").into())),
+    }
+}

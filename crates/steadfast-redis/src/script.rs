@@ -1,0 +1,127 @@
+//! The scripts, and what their answers mean.
+//!
+//! The keys of a script are named by `KEYS` and share a hash tag, so a Cluster can run it on the
+//! node that has them. Every script opens with `entry.lua`.
+
+use std::time::Duration;
+
+use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, Script, ServerErrorKind, Value};
+use steadfast_server::{Fingerprint, Record, RecordError, RecordState, StoreError};
+
+/// The scripts by name; Redis knows them by their hash, and is sent one that it does not know.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    pub(super) claim: Script,
+    pub(super) renew: Script,
+    pub(super) complete: Script,
+    pub(super) release: Script,
+    pub(super) unknown: Script,
+    pub(super) cancel: Script,
+    pub(super) look: Script,
+}
+
+macro_rules! script {
+    ($name:literal) => {
+        Script::new(concat!(include_str!("scripts/entry.lua"), include_str!(concat!("scripts/", $name, ".lua"))))
+    };
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            claim: script!("claim"),
+            renew: script!("renew"),
+            complete: script!("complete"),
+            release: script!("release"),
+            unknown: script!("unknown"),
+            cancel: script!("cancel"),
+            look: script!("look"),
+        }
+    }
+}
+
+type Bytes = Option<Vec<u8>>;
+
+/// What is known of a key, as a script answers it: version, fingerprint, retention, record, and the milliseconds that are left of the
+/// lease; none or fewer if the claim has lapsed.
+pub(super) type Known = (Bytes, Bytes, Bytes, Bytes, i64);
+
+/// What a claim came to.
+pub(super) enum Answer {
+    Won,
+    Cancelled,
+    Known(Known),
+}
+
+impl FromRedisValue for Answer {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        match value {
+            Value::Nil => Ok(Self::Won),
+            Value::Int(_) => Ok(Self::Cancelled),
+            known => Known::from_redis_value(known).map(Self::Known),
+        }
+    }
+}
+
+/// The state that these fields are.
+pub(super) fn state((version, fingerprint, retention, record, lease_left): Known) -> Result<RecordState, RecordError> {
+    match number(version)? {
+        1 => {}
+        other => return Err(RecordError::Version(u8::try_from(other).unwrap_or(u8::MAX))),
+    }
+    let fingerprint = fingerprint.and_then(|bytes| bytes.try_into().ok()).ok_or(RecordError::Damaged)?;
+    let fingerprint = Fingerprint::from_bytes(fingerprint);
+    if let Some(record) = record {
+        return Ok(RecordState::completed(fingerprint, Record::decode(&record)?));
+    }
+    number(retention)?;
+    Ok(match u64::try_from(lease_left) {
+        Ok(left @ 1..) => RecordState::in_progress(fingerprint, Duration::from_millis(left)),
+        _ => RecordState::unknown(fingerprint),
+    })
+}
+
+fn number(digits: Bytes) -> Result<u64, RecordError> {
+    let text = digits.and_then(|bytes| String::from_utf8(bytes).ok());
+    text.and_then(|text| text.parse().ok()).ok_or(RecordError::Damaged)
+}
+
+/// What an error of Redis's means to whoever asked the store.
+pub(super) fn store_error(error: RedisError) -> StoreError {
+    if says(&error, "OOM") {
+        return StoreError::Full;
+    }
+    // Under the name of a record there is something else, which is not ours to touch.
+    if says(&error, "WRONGTYPE") {
+        return StoreError::Unreadable(RecordError::Damaged);
+    }
+    StoreError::Unavailable(error.into())
+}
+
+/// Whether the server says that it is not, or not now, the one to ask: another connection by the
+/// same name may lead to its successor. A primary that was demoted keeps the connections that it
+/// has.
+pub(super) fn is_wrong_server(error: &RedisError) -> bool {
+    // In this order: a replica refuses a write; refuses everything, having lost its primary; has
+    // been started again and still reads its data; was demoted during a WAIT; is a primary whose
+    // replicas have left it.
+    const SIGNS: [&str; 5] = ["READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED", "NOREPLICAS"];
+    // A connection manager keeps a connection that could not log in, for ever (redis 1.8).
+    error.kind() == ErrorKind::AuthenticationFailed || SIGNS.iter().any(|sign| says(error, sign))
+}
+
+/// Before Redis 7 what a script has met is in the text of its error, and not its code.
+fn says(error: &RedisError, code: &str) -> bool {
+    let inside = format!("{code} ");
+    let errors = error.clone().into_server_errors();
+    errors.is_some_and(|errors| {
+        errors
+            .iter()
+            .any(|(_, error)| error.code() == code || error.details().is_some_and(|details| details.contains(&inside)))
+    })
+}
+
+/// Redis has restarted, or is new to us.
+pub(super) fn lacks_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}

@@ -1,0 +1,159 @@
+//! Claims that nobody will run.
+//!
+//! A claim whose reply never came may have been made, or may still be on its way. Its caller was
+//! told that nothing was executed, so the claim must go: otherwise the key looks as if its
+//! operation may have run. The store is told to cancel the claim by its token ([`End::Cancelled`]),
+//! again and again until it has answered once.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use steadfast_core::clock;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use super::rules;
+use super::shared_store::{Background, Parts, SharedStore};
+use super::store::{ClaimRef, End, Store};
+
+/// Claims that wait to be cancelled; each takes 48 bytes. While a store is away, every request adds one.
+const MOST: usize = 100_000;
+/// At most this many calls are under way, so that a store which comes back is not met by all of them.
+const AT_ONCE: usize = 16;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The queue. One task empties it, and ends when it is empty.
+#[derive(Debug, Default)]
+pub(super) struct Cancels(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    claims: VecDeque<ClaimRef>,
+    /// A task is at it.
+    is_served: bool,
+    /// It was said that the queue is full. Said once, until it is empty again.
+    was_full: bool,
+}
+
+enum Queued {
+    /// The caller has to start the task.
+    First,
+    Behind,
+    Full {
+        told: bool,
+    },
+}
+
+impl Cancels {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, claim: ClaimRef) -> Queued {
+        let mut queue = self.lock();
+        if queue.claims.len() >= MOST {
+            return Queued::Full { told: std::mem::replace(&mut queue.was_full, true) };
+        }
+        queue.claims.push_back(claim);
+        if std::mem::replace(&mut queue.is_served, true) { Queued::Behind } else { Queued::First }
+    }
+
+    /// The next claims; none, and the task that asked has ended.
+    fn take(&self) -> Vec<ClaimRef> {
+        let mut queue = self.lock();
+        let most = queue.claims.len().min(AT_ONCE);
+        let next: Vec<_> = queue.claims.drain(..most).collect();
+        if next.is_empty() {
+            queue.is_served = false;
+            queue.was_full = false;
+        }
+        next
+    }
+
+    fn put_back(&self, claims: Vec<ClaimRef>) {
+        self.lock().claims.extend(claims);
+    }
+}
+
+impl<S: Store> SharedStore<S> {
+    /// Cancels a claim that nobody will run, in the background.
+    pub(super) fn cancel(&self, claim: ClaimRef) {
+        let Ok(runtime) = Handle::try_current() else {
+            tracing::warn!(target: "steadfast", id = ?claim.id, "a claim that nobody runs is left to lapse: no runtime is here");
+            return;
+        };
+        match self.parts().cancels.push(claim) {
+            Queued::First => _ = runtime.spawn(cancel_all(Serving::new(self))),
+            Queued::Behind | Queued::Full { told: true } => {}
+            Queued::Full { told: false } => {
+                tracing::error!(target: "steadfast", "{MOST} claims wait to be cancelled: further ones are left to lapse");
+            }
+        }
+    }
+}
+
+/// The task that empties the queue. If its runtime ends first, the next claim starts another.
+struct Serving<S> {
+    store: Weak<Parts<S>>,
+    _drained: Background<S>,
+    has_ended: bool,
+}
+
+impl<S: Store> Serving<S> {
+    fn new(store: &SharedStore<S>) -> Self {
+        Self { store: store.downgrade(), _drained: store.in_background(), has_ended: false }
+    }
+}
+
+impl<S> Drop for Serving<S> {
+    fn drop(&mut self) {
+        if let (false, Some(parts)) = (self.has_ended, self.store.upgrade()) {
+            parts.cancels.lock().is_served = false;
+        }
+    }
+}
+
+/// Between two calls it keeps nothing of the store: whoever drops its last handle gives up what is left.
+async fn cancel_all<S: Store>(mut serving: Serving<S>) {
+    let mut pause = FIRST_PAUSE;
+    while let Some(store) = serving.store.upgrade().map(SharedStore::from_parts) {
+        let claims = store.parts().cancels.take();
+        if claims.is_empty() {
+            serving.has_ended = true;
+            return;
+        }
+        let unanswered = cancel_some(&store, claims).await;
+        if unanswered.is_empty() {
+            pause = FIRST_PAUSE;
+            continue;
+        }
+        store.parts().cancels.put_back(unanswered);
+        drop(store);
+        clock::sleep(pause.mul_f64(0.5 + clock::unit() / 2.0)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Returns the claims of which the store has said nothing.
+async fn cancel_some<S: Store>(store: &SharedStore<S>, claims: Vec<ClaimRef>) -> Vec<ClaimRef> {
+    let mut calls = JoinSet::new();
+    for claim in claims {
+        let store = store.clone();
+        calls.spawn(async move {
+            let reply = store.finish(claim, None, &End::Cancelled).await;
+            if rules::is_cancelled(&reply) {
+                return None;
+            }
+            tracing::debug!(target: "steadfast", id = ?claim.id, ?reply, "a claim that nobody runs is not cancelled yet");
+            Some(claim)
+        });
+    }
+    let mut unanswered = Vec::new();
+    while let Some(answer) = calls.join_next().await {
+        // A call that panics was reported by the panic hook.
+        unanswered.extend(answer.ok().flatten());
+    }
+    unanswered
+}

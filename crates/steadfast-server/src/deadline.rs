@@ -1,0 +1,134 @@
+//! Work that nobody waits for any more is refused, before anything is done for it.
+//!
+//! A server that is behind works through requests whose callers have long left. Each of them makes the next one late too: that is how
+//! an overload outlives its cause. A client that says how long it waits gives the server the means to drop what is late.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, Request, Response};
+use http_body::Body;
+use steadfast_core::deadline::{Deadline, with_deadline};
+use steadfast_core::protocol;
+use tower_service::Service;
+
+use super::answer::{Rejection, ResponseBody};
+
+/// A [tower](https://docs.rs/tower) layer that refuses a request whose caller waits for less than the work takes.
+///
+/// The header has whole milliseconds in digits, counted from the moment in which the request was sent: what the client of this crate
+/// sends with [`deadline_header`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.deadline_header), and Envoy as `x-envoy-expected-rq-timeout-ms`. A header
+/// that is missing or says anything else sets no deadline.
+///
+/// A refusal is a 503 problem of the type `…/deadline-passed`, and nothing was executed, so the client of this crate calls it not
+/// processed. It is no 408, which says that the request is incomplete (RFC 9110 §15.5.9), and no 504, which is a gateway's word about
+/// another server (§15.6.5); §15.6.4 says of a 503 that the server is unable to handle the request at present.
+///
+/// Where it stands: outside of [`IdempotencyLayer`](super::IdempotencyLayer), so that it refuses before a key is claimed. A second one
+/// further in, behind a queue or a concurrency limit, goes on with the deadline of the first, and refuses what has become too late there.
+///
+/// The [`Deadline`] is in the request's extensions. It is also the task's ([`with_deadline`]), so calls with this crate's client in the
+/// handler end in time. An [`IdempotencyLayer`](super::IdempotencyLayer) runs handlers on a task of its own, where it is in the
+/// extensions only.
+///
+/// ```
+/// use std::time::Duration;
+/// use axum::{Router, routing::post};
+/// use steadfast::http::HeaderName;
+/// use steadfast_server::{DeadlineLayer, IdempotencyLayer, MemoryStore, Scope};
+///
+/// let header = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+/// let app: Router = Router::new()
+///     .route("/charges", post(async || "charged"))
+///     .layer(IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()))
+///     // The last one is the outermost.
+///     .layer(DeadlineLayer::new(header).min_remaining(Duration::from_millis(20)));
+/// ```
+#[derive(Clone, Debug)]
+pub struct DeadlineLayer {
+    header: HeaderName,
+    least: Duration,
+}
+
+impl DeadlineLayer {
+    /// A layer that reads this header.
+    #[must_use]
+    pub fn new(header: HeaderName) -> Self {
+        Self { header, least: Duration::ZERO }
+    }
+
+    /// How long the work takes at least: with less time left it is refused. Zero by default: refused is what has no time left.
+    ///
+    /// Behind a queue, count in the way back: an overloaded server that forgets it begins each request just in time to be late
+    /// ([in the simulation](https://docs.rs/steadfast/latest/steadfast/guide/overload/#in-the-simulation)).
+    #[must_use]
+    pub fn min_remaining(mut self, time: Duration) -> Self {
+        self.least = time;
+        self
+    }
+
+    /// The deadline of this request; an error if it is too near.
+    fn deadline<B>(&self, request: &Request<B>) -> Result<Option<Deadline>, Rejection> {
+        let known = request.extensions().get::<Deadline>().copied();
+        let told = || request.headers().get(&self.header).and_then(protocol::deadline_from_header).map(Deadline::from);
+        match known.or_else(told) {
+            Some(deadline) if deadline.time_left() <= self.least => Err(Rejection::DeadlinePassed),
+            deadline => Ok(deadline),
+        }
+    }
+}
+
+impl<Inner> tower_layer::Layer<Inner> for DeadlineLayer {
+    type Service = DeadlineService<Inner>;
+
+    fn layer(&self, inner: Inner) -> Self::Service {
+        DeadlineService { inner, layer: self.clone() }
+    }
+}
+
+/// The service that [`DeadlineLayer`] makes.
+#[derive(Clone)]
+pub struct DeadlineService<I> {
+    inner: I,
+    layer: DeadlineLayer,
+}
+
+impl<I: fmt::Debug> fmt::Debug for DeadlineService<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadlineService").field("inner", &self.inner).field("layer", &self.layer).finish()
+    }
+}
+
+impl<I, B, R> Service<Request<B>> for DeadlineService<I>
+where
+    I: Service<Request<B>, Response = Response<R>>,
+    I::Future: Send + 'static,
+    R: Body<Data = Bytes>,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = I::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, I::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), I::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let deadline = match self.layer.deadline(&request) {
+            Ok(deadline) => deadline,
+            Err(refusal) => return Box::pin(async move { Ok(refusal.response()) }),
+        };
+        let passed = |response: Response<R>| response.map(ResponseBody::passed);
+        let Some(deadline) = deadline else {
+            let inner = self.inner.call(request);
+            return Box::pin(async move { inner.await.map(passed) });
+        };
+        request.extensions_mut().insert(deadline);
+        let inner = self.inner.call(request);
+        Box::pin(async move { with_deadline(deadline, inner).await.map(passed) })
+    }
+}

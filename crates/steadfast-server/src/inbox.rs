@@ -1,0 +1,307 @@
+//! The inbox of a queue's consumer: every event is handled once, however often it is delivered.
+//!
+//! A queue delivers at least once. The consumer claims the event, handles it, and marks it *after* that; in one transaction where the
+//! store has one. Marking first would lose the event whose handler failed.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use http::StatusCode;
+use steadfast_core::clock;
+
+use super::claiming::{Answer, Claiming, Won};
+use super::ending::{Ending, PendingEnds, WonClaim};
+use super::layer::OnUnknown;
+use super::record::Record;
+use super::rules::Written;
+use super::shared_store::SharedStore;
+use super::store::{Claim, Completion, End, Fingerprint, RecordId, RecordState, Store, StoreError};
+use super::transaction::TransactionHandle;
+
+pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Events that were handled, for consumers that may get them twice.
+///
+/// ```
+/// use steadfast_server::{Delivery, Fingerprint, Inbox, MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let inbox = Inbox::new(MemoryStore::new());
+/// let payload = br#"{"order":7}"#;
+/// for delivery in 0..2 {
+///     let handled = inbox
+///         .process("billing", "evt_1", Fingerprint::of(payload), |_session| async {
+///             // Charge, write, send.
+///             Ok::<_, std::io::Error>("charged")
+///         })
+///         .await?;
+///     let expected = if delivery == 0 { Delivery::Handled("charged") } else { Delivery::AlreadyHandled };
+///     assert_eq!(handled, expected);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// With a store that [holds the effects](Store::TRANSACTIONAL) the handler writes through the
+/// session, mark and effect are one transaction, and each event has one effect whatever dies. With
+/// any other, a process that dies after the effect and before the mark handles the event once more:
+/// the price of never losing one.
+///
+/// | setting | default |
+/// | --- | --- |
+/// | [`retention`](Self::retention) | 7 days |
+/// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
+/// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Rerun`] |
+/// | [`end_wait`](Self::end_wait) | 1 s for the store to take the mark |
+/// | [`pending_ends`](Self::pending_ends) | 10,000 marks wait for a store that is away, each for 10 min |
+pub struct Inbox<S> {
+    store: SharedStore<S>,
+    retention: Duration,
+    lease: Duration,
+    on_unknown: OnUnknown,
+    end_wait: Duration,
+    pending_ends: PendingEnds,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivery<T> {
+    /// It was handled now, and is marked.
+    Handled(T),
+    /// It had been handled before. Acknowledge it.
+    AlreadyHandled,
+}
+
+/// Why a delivery was not handled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InboxError<E> {
+    /// The handler failed. Nothing is marked: the next delivery runs.
+    #[error("the event could not be handled: {0}")]
+    Handler(#[source] E),
+    /// Another delivery of it is being handled now. Do not acknowledge this one: the other may fail.
+    #[error("another delivery of the event is being handled")]
+    InProgress,
+    /// The id belongs to another payload. Somebody has to look: one of the two will never be handled.
+    #[error("the event's id belongs to another payload")]
+    OtherPayload,
+    /// An earlier handler may have acted, nobody knows, and the inbox was told to [refuse](OnUnknown::Reject).
+    #[error("an earlier handler may have acted on the event, and nobody knows")]
+    OutcomeUnknown,
+    /// The handler still holds the session that was lent to it, or the mark was not written in time.
+    ///
+    /// Where the store [holds the effects](Store::TRANSACTIONAL), the next delivery tells what
+    /// became of them: they and the mark are there, or the handler runs again. Elsewhere the
+    /// handler has acted, and the mark is still being written:
+    /// [`InProgress`](Self::InProgress) until then, [`Delivery::AlreadyHandled`] afterwards. If it is given up, or if this process ends
+    /// before that, the next delivery meets what [`Inbox::on_unknown`] says.
+    #[error("the event was handled and could not be marked: {0}")]
+    NotMarked(#[source] StoreError),
+    /// The store cannot say. The handler was not run.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl<S> Clone for Inbox<S> {
+    fn clone(&self) -> Self {
+        Self { store: self.store.clone(), ..*self }
+    }
+}
+
+impl<S: Store> Inbox<S> {
+    /// An inbox over this store.
+    #[must_use]
+    pub fn new(store: S) -> Self {
+        Self::with_shared_store(SharedStore::new(store))
+    }
+
+    /// Creates an inbox over a store that other inboxes or layers use too.
+    #[must_use]
+    pub fn with_shared_store(store: SharedStore<S>) -> Self {
+        Self {
+            store,
+            retention: RETENTION,
+            lease: Duration::from_secs(30),
+            on_unknown: OnUnknown::Rerun,
+            end_wait: Duration::from_secs(1),
+            pending_ends: PendingEnds::default(),
+        }
+    }
+
+    /// How long it is remembered that an event was handled: longer than the queue may deliver it again.
+    #[must_use]
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// How long a claim holds without being renewed, and so how long an event waits after a crash. At least 3 ms.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_millis(3));
+        self
+    }
+
+    /// Sets how long [`process`](Self::process) waits for the store to take the mark of an event
+    /// that was handled. Default: 1 s.
+    ///
+    /// If the store is slower, `process` returns [`InboxError::NotMarked`], and the mark is written
+    /// again in the background until the store takes it.
+    #[must_use]
+    pub fn end_wait(mut self, wait: Duration) -> Self {
+        self.end_wait = wait;
+        self
+    }
+
+    /// Sets how many marks may wait for a store that does not take them, and for how long.
+    #[must_use]
+    pub fn pending_ends(mut self, most: PendingEnds) -> Self {
+        self.pending_ends = most;
+        self
+    }
+
+    /// Waits until no mark is left to be written. Call it at shutdown, after the last
+    /// [`process`](Self::process) has returned.
+    ///
+    /// A store that cannot be reached is asked again until it answers, so bound the wait if the process must end.
+    pub async fn drain(&self) {
+        self.store.drain().await;
+    }
+
+    /// What a delivery meets where an earlier handler may have acted and nobody knows.
+    #[must_use]
+    pub fn on_unknown(mut self, on_unknown: OnUnknown) -> Self {
+        self.on_unknown = on_unknown;
+        self
+    }
+
+    /// Handles the event, unless it was handled before. `payload` tells this event from another that has its id by mistake.
+    ///
+    /// An error of `handler` gives the event back. If this future is dropped while `handler` runs,
+    /// or `handler` panics, the event stays claimed until its lease ends; in a transaction, it is
+    /// given back at once. If it is dropped after that, the mark is written in the background.
+    ///
+    /// # Errors
+    ///
+    /// See [`InboxError`]. After any of them the event is not to be acknowledged.
+    pub async fn process<T, E, F>(
+        &self,
+        consumer: &str,
+        event_id: &str,
+        payload: Fingerprint,
+        handler: impl FnOnce(TransactionHandle<S::Session>) -> F,
+    ) -> Result<Delivery<T>, InboxError<E>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let id = RecordId::of_event(consumer, event_id);
+        let token = self.store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
+        let claim = Claim::new(&id, token, payload, self.lease, self.retention);
+        let rerun = self.on_unknown == OnUnknown::Rerun;
+        let mut claiming = Claiming::new(&self.store, claim);
+        let Won { session, asked } = match claiming.ask(rerun).await? {
+            Answer::Won(won) => won,
+            Answer::Known(state) => return known(&state, payload, id),
+        };
+        let _held = self.store.hold(claim.reference(), self.lease, asked);
+        claiming.begins();
+        let lent = TransactionHandle::new(session);
+        let handled = handler(lent.clone()).await;
+
+        let session = lent.take();
+        let end = match (&handled, &session) {
+            (_, None) => End::Unknown,
+            (Ok(_), Some(_)) => {
+                End::Completed(Completion::new(Record::not_kept(StatusCode::NO_CONTENT), self.retention))
+            }
+            (Err(_), Some(_)) => End::Released,
+        };
+        let is_lost = session.is_none();
+        let won = WonClaim::of(&claim.allow_takeover(rerun));
+        let mark = Mark { store: &self.store, won, end, most: self.pending_ends, is_settled: false };
+        let written = mark.write(session, self.end_wait).await;
+        match handled {
+            _ if is_lost => not_marked("the handler still holds the session"),
+            Err(error) => Err(InboxError::Handler(error)),
+            Ok(value) => match written {
+                Some(Written::Stored) => Ok(Delivery::Handled(value)),
+                Some(Written::Lost) => not_marked("the claim has lapsed meanwhile"),
+                Some(Written::RolledBack) => {
+                    Err(InboxError::NotMarked(StoreError::RolledBack("by the database; the log has its error".into())))
+                }
+                Some(Written::GivenUp) => not_marked("the store does not take it"),
+                None => not_marked("the store has not taken it yet"),
+            },
+        }
+    }
+}
+
+fn not_marked<T, E>(why: &'static str) -> Result<T, InboxError<E>> {
+    Err(InboxError::NotMarked(StoreError::Unavailable(why.into())))
+}
+
+/// The end of an event, which is written to its end even if nobody waits for it any more.
+struct Mark<'a, S: Store> {
+    store: &'a SharedStore<S>,
+    won: WonClaim,
+    end: End,
+    most: PendingEnds,
+    is_settled: bool,
+}
+
+impl<S: Store> Mark<'_, S> {
+    /// Writes the end. `None`: it was not written in time, and goes on in the background.
+    async fn write(mut self, session: Option<S::Session>, wait: Duration) -> Option<Written> {
+        let until = clock::now().checked_add(wait);
+        let ending = Ending { store: self.store, won: self.won, most: self.most };
+        let written = clock::until(until, ending.write(session, &self.end)).await.ok();
+        self.is_settled = written.is_some();
+        written
+    }
+}
+
+impl<S: Store> Drop for Mark<'_, S> {
+    fn drop(&mut self) {
+        if self.is_settled {
+            return;
+        }
+        let WonClaim { claim, lease, .. } = self.won;
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            tracing::warn!(target: "steadfast", id = ?claim.id, "an event's claim is left to lapse: no runtime is here");
+            return;
+        };
+        let (store, won, end, most) = (self.store.clone(), self.won, self.end.clone(), self.most);
+        // Held before the caller lets go of it. Its lease may be old by now, so it is renewed at the next look.
+        let due = clock::now().checked_sub(lease / 3).unwrap_or_else(clock::now);
+        let (drained, held) = (store.in_background(), store.hold_on(claim, lease, due));
+        runtime.spawn(async move {
+            let (_drained, _held) = (drained, held);
+            Ending { store: &store, won, most }.write_on(&end).await
+        });
+    }
+}
+
+fn known<T, E>(state: &RecordState, payload: Fingerprint, id: RecordId) -> Result<Delivery<T>, InboxError<E>> {
+    if state.fingerprint().is_some_and(|fingerprint| fingerprint != payload) {
+        tracing::warn!(target: "steadfast", ?id, "an event's id belongs to another payload");
+        return Err(InboxError::OtherPayload);
+    }
+    match state {
+        RecordState::Completed { .. } => Ok(Delivery::AlreadyHandled),
+        RecordState::InProgress { .. } => Err(InboxError::InProgress),
+        RecordState::Unknown { .. } => Err(InboxError::OutcomeUnknown),
+    }
+}
+
+impl<S> fmt::Debug for Inbox<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox")
+            .field("retention", &self.retention)
+            .field("lease", &self.lease)
+            .field("on_unknown", &self.on_unknown)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,97 @@
+//! Claims that were released or cancelled, so that a late copy of one is refused.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use super::room::Held;
+use super::shard::later;
+use crate::store::{ClaimRef, ClaimToken, RecordId, TOMBSTONE};
+
+/// About what a tombstone takes in its two collections, in bytes.
+pub(super) const SIZE: usize = 192;
+/// A claim removes at most this many on its way.
+const SWEEP: usize = 8;
+
+/// The tombstones of one shard. All live equally long, so the oldest is the first to go.
+#[derive(Debug, Default)]
+pub(super) struct Tombstones {
+    until: HashMap<ClaimRef, Instant>,
+    /// With the instant until which each was kept when it came here: a claim that was buried again
+    /// has a later place, too.
+    by_age: VecDeque<(Instant, ClaimRef)>,
+}
+
+impl Tombstones {
+    /// Whether this claim wins nothing any more.
+    pub(super) fn contains(&self, id: &RecordId, token: ClaimToken, now: Instant) -> bool {
+        // Most shards have none, and then nothing is hashed.
+        !self.until.is_empty() && self.until.get(&ClaimRef::new(*id, token)).is_some_and(|until| *until > now)
+    }
+
+    /// Keeps a claim that is not kept, or no longer. Returns what it takes.
+    pub(super) fn bury(&mut self, claim: ClaimRef, now: Instant) -> Held {
+        let until = later(now, TOMBSTONE);
+        self.until.insert(claim, until);
+        self.by_age.push_back((until, claim));
+        Held { records: 0, bytes: SIZE }
+    }
+
+    /// Forgets some whose time is over. Returns what they took.
+    pub(super) fn sweep(&mut self, now: Instant) -> Held {
+        let mut gone = Held::default();
+        for _ in 0..SWEEP {
+            let Some((until, oldest)) = self.by_age.pop_front_if(|(until, _)| *until <= now) else { break };
+            if self.until.get(&oldest) == Some(&until) {
+                self.until.remove(&oldest);
+            }
+            gone.bytes += SIZE;
+        }
+        gone
+    }
+
+    /// What they take.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Held {
+        Held { records: 0, bytes: self.by_age.len() * SIZE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use steadfast_core::clock;
+
+    fn claim(token: u8) -> ClaimRef {
+        ClaimRef::new(RecordId::new("", "1"), ClaimToken::from_bytes([token; 16]))
+    }
+
+    fn contains(tombstones: &Tombstones, token: u8, now: Instant) -> bool {
+        tombstones.contains(&claim(token).id, claim(token).token, now)
+    }
+
+    #[test]
+    fn a_tombstone_lasts_its_time_and_is_counted() {
+        let (mut tombstones, now) = (Tombstones::default(), clock::now());
+        assert_eq!(tombstones.bury(claim(1), now).bytes, SIZE);
+        let almost = now + TOMBSTONE - Duration::from_millis(1);
+        assert!(contains(&tombstones, 1, almost) && !contains(&tombstones, 2, now));
+        assert_eq!(tombstones.sweep(almost), Held::default());
+        assert!(!contains(&tombstones, 1, now + TOMBSTONE), "not swept yet, and over all the same");
+        assert_eq!(tombstones.sweep(now + TOMBSTONE).bytes, SIZE);
+        assert_eq!(tombstones.held(), Held::default());
+    }
+
+    #[test]
+    fn claim_buried_again_keeps_its_second_tombstone() {
+        let (mut tombstones, now) = (Tombstones::default(), clock::now());
+        tombstones.bury(claim(1), now);
+        let second = now + TOMBSTONE;
+        tombstones.bury(claim(1), second);
+        assert_eq!(tombstones.sweep(second).bytes, SIZE, "the first one");
+        assert!(contains(&tombstones, 1, second));
+        assert_eq!(tombstones.sweep(second + TOMBSTONE).bytes, SIZE);
+        assert_eq!(tombstones.held(), Held::default());
+    }
+}

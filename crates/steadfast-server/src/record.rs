@@ -1,0 +1,369 @@
+//! The stored answer: what is handed out again, byte for byte, for as long as the key is remembered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::codec::RecordCodec;
+use super::store::RecordId;
+use super::stored_headers::StoredHeaders;
+
+/// The layout that is written now. A record of a later one is refused.
+const VERSION: u8 = 1;
+const CHECKSUM: usize = 8;
+/// Added to the status of a sealed record: no build that knows nothing of codecs takes its bytes
+/// for an answer.
+const SEALED: u16 = 1000;
+
+/// An answer as it is stored. Its clones share it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record(Arc<Kept>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Kept {
+    status: StatusCode,
+    headers: HeaderMap,
+    /// `None`: the answer was streamed or too large, and is not kept. That it ended is.
+    body: Option<Bytes>,
+    /// The body is what a codec has made of the whole record.
+    sealed: bool,
+}
+
+impl Record {
+    /// An answer that can be replayed, without the headers that are left out by default
+    /// ([`IdempotencyLayer::omit_headers`](super::IdempotencyLayer::omit_headers) lists them).
+    #[must_use]
+    pub fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
+        Self::of(status, StoredHeaders::default().of(headers), Some(body))
+    }
+
+    /// The end of an operation whose answer is not kept.
+    #[must_use]
+    pub fn not_kept(status: StatusCode) -> Self {
+        Self::of(status, HeaderMap::new(), None)
+    }
+
+    /// An answer with these headers, and no others.
+    pub(super) fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
+        Self(Arc::new(Kept { status, headers, body, sealed: false }))
+    }
+
+    /// This record as `codec` seals it. One without an answer has nothing to seal, and where the
+    /// codec fails the answer is not kept.
+    pub fn sealed(self, id: &RecordId, codec: &dyn RecordCodec) -> Self {
+        if self.body().is_none() {
+            return self;
+        }
+        match codec.seal(id, &self.encode()) {
+            Ok(bytes) => Self::of_sealed(self.status(), bytes.into()),
+            Err(error) => {
+                tracing::error!(target: "steadfast", ?id, %error, "an answer could not be sealed, and is not kept");
+                Self::not_kept(self.status())
+            }
+        }
+    }
+
+    fn of_sealed(status: StatusCode, bytes: Bytes) -> Self {
+        Self(Arc::new(Kept { status, headers: HeaderMap::new(), body: Some(bytes), sealed: true }))
+    }
+
+    /// Opens a record as it came from a store, with the codec that sealed it: for tools that look
+    /// at records, since the layer does this by itself. A record without an answer is returned as
+    /// it is.
+    ///
+    /// # Errors
+    ///
+    /// It is sealed and there is no codec, it cannot be opened, or it is not sealed and the codec
+    /// does not [accept](RecordCodec::accepts_plain) that.
+    pub fn opened(self, id: &RecordId, codec: Option<&dyn RecordCodec>) -> Result<Self, RecordError> {
+        match (codec, self.body()) {
+            (Some(codec), Some(bytes)) if self.is_sealed() => open(id, codec, bytes),
+            (None, _) if self.is_sealed() => Err(RecordError::Sealed),
+            (Some(codec), Some(_)) if !codec.accepts_plain() => Err(RecordError::NotSealed),
+            _ => Ok(self),
+        }
+    }
+
+    /// Whether a codec has sealed it. [`body`](Self::body) is then what the codec has made of the
+    /// whole answer, and there are no headers.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.0.sealed
+    }
+
+    /// The answer's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    /// The answer's headers.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.0.headers
+    }
+
+    /// The answer's body; `None` if it is not kept.
+    #[must_use]
+    pub fn body(&self) -> Option<&Bytes> {
+        self.0.body.as_ref()
+    }
+
+    /// What it is made of, without a copy if nobody shares it.
+    pub(super) fn into_parts(self) -> (StatusCode, HeaderMap, Option<Bytes>) {
+        let Kept { status, headers, body, .. } = Arc::unwrap_or_clone(self.0);
+        (status, headers, body)
+    }
+
+    /// About as many bytes as it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let headers: usize = self.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        headers + self.body().map_or(0, Bytes::len)
+    }
+
+    /// The record as bytes, for a store that keeps bytes: a version, a checksum, the content.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        seal(&self.wire())
+    }
+
+    fn wire(&self) -> Wire<'_> {
+        let headers =
+            self.headers().iter().map(|(name, value)| (Raw(name.as_str().as_bytes()), Raw(value.as_bytes()))).collect();
+        let status = self.status().as_u16() + if self.is_sealed() { SEALED } else { 0 };
+        Wire { status, headers, body: self.body().map(|body| Raw(body)) }
+    }
+
+    /// The record as one piece of memory, for a store that keeps it in this process.
+    pub(super) fn pack(&self) -> Bytes {
+        let lengths = 8 * (self.headers().len() + 1);
+        let room = Vec::with_capacity(self.size() + lengths);
+        // A vector grows: writing to it cannot fail.
+        let mut packed = postcard::to_extend(&self.wire(), room).unwrap_or_default();
+        packed.shrink_to_fit();
+        packed.into()
+    }
+
+    /// The record that was packed: what it holds is shared with these bytes.
+    pub(super) fn unpack(bytes: &Bytes) -> Result<Self, RecordError> {
+        Self::of_wire(postcard::from_bytes(bytes).map_err(|_| RecordError::Damaged)?, |part| bytes.slice_ref(part))
+    }
+
+    fn of_wire(wire: Wire<'_>, part: impl Fn(&[u8]) -> Bytes) -> Result<Self, RecordError> {
+        if let (Some(status), Some(Raw(bytes))) = (wire.status.checked_sub(SEALED), &wire.body) {
+            let status = StatusCode::from_u16(status).map_err(|_| RecordError::Damaged)?;
+            return Ok(Self::of_sealed(status, part(bytes)));
+        }
+        // With room for what a replay adds, so that the map does not grow.
+        let mut headers = HeaderMap::with_capacity(wire.headers.len() + 2);
+        for (Raw(name), Raw(value)) in wire.headers {
+            let name = HeaderName::from_bytes(name).map_err(|_| RecordError::Damaged)?;
+            headers.append(name, HeaderValue::from_maybe_shared(part(value)).map_err(|_| RecordError::Damaged)?);
+        }
+        let status = StatusCode::from_u16(wire.status).map_err(|_| RecordError::Damaged)?;
+        Ok(Self::of(status, headers, wire.body.map(|Raw(body)| part(body))))
+    }
+
+    /// The record that these bytes are.
+    ///
+    /// # Errors
+    ///
+    /// They are damaged, or of a newer version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        Self::of_wire(unseal(bytes)?, Bytes::copy_from_slice)
+    }
+}
+
+fn open(id: &RecordId, codec: &dyn RecordCodec, sealed: &[u8]) -> Result<Record, RecordError> {
+    let plain = codec.open(id, sealed).map_err(|error| {
+        tracing::error!(target: "steadfast", ?id, %error, "a record could not be opened");
+        RecordError::CannotOpen
+    })?;
+    Record::decode(&plain)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    status: u16,
+    #[serde(borrow)]
+    headers: Vec<(Raw<'a>, Raw<'a>)>,
+    #[serde(borrow)]
+    body: Option<Raw<'a>>,
+}
+
+/// Bytes that are written as a whole: serde writes those of a slice one by one.
+#[derive(Deserialize)]
+struct Raw<'a>(#[serde(borrow)] &'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+/// A value as bytes that show whether they are whole: the version of the layout, a checksum, the content.
+pub fn seal(value: &impl Serialize) -> Vec<u8> {
+    // A vector grows: writing to it cannot fail.
+    let content = postcard::to_stdvec(value).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(1 + CHECKSUM + content.len());
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&checksum(&content));
+    bytes.extend_from_slice(&content);
+    bytes
+}
+
+/// Reads what [`seal`] writes.
+pub fn unseal<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RecordError> {
+    let (version, rest) = bytes.split_first().ok_or(RecordError::Damaged)?;
+    if *version != VERSION {
+        return Err(RecordError::Version(*version));
+    }
+    let (sum, content) = rest.split_at_checked(CHECKSUM).ok_or(RecordError::Damaged)?;
+    if sum != checksum(content) {
+        return Err(RecordError::Damaged);
+    }
+    postcard::from_bytes(content).map_err(|_| RecordError::Damaged)
+}
+
+fn checksum(content: &[u8]) -> [u8; CHECKSUM] {
+    let hash = Sha256::digest(content);
+    std::array::from_fn(|index| hash.get(index).copied().unwrap_or_default())
+}
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// They are not what was written.
+    #[error("it is damaged")]
+    Damaged,
+    /// They were written by a newer version of this crate.
+    #[error("it has the layout {0}, which this version does not know")]
+    Version(u8),
+    /// A codec has sealed them, and there is none to open them.
+    #[error("it is sealed, and there is no codec")]
+    Sealed,
+    /// No codec has sealed them, and the one that is there accepts nothing else.
+    #[error("it is not sealed, and the codec accepts no such record")]
+    NotSealed,
+    /// The codec could not open them. Its own error is in the log.
+    #[error("the codec cannot open it")]
+    CannotOpen,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let mut headers = HeaderMap::new();
+        headers.append("x-multi", HeaderValue::from_static("a"));
+        headers.append("x-multi", HeaderValue::from_bytes(b"\xff").unwrap());
+        Record::new(StatusCode::CREATED, &headers, Bytes::from_static(b"\0\x01\xff\r\n"))
+    }
+
+    #[test]
+    fn what_is_read_is_what_was_written() {
+        for record in
+            [record(), Record::not_kept(StatusCode::OK), Record::new(StatusCode::OK, &HeaderMap::new(), Bytes::new())]
+        {
+            assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn a_packed_record_is_one_piece_and_comes_back_whole_without_a_copy() {
+        for record in [record(), Record::not_kept(StatusCode::OK)] {
+            let packed = record.pack();
+            let unpacked = Record::unpack(&packed).unwrap();
+            assert_eq!(unpacked, record);
+            let inside = |part: &[u8]| part.is_empty() || packed.as_ptr_range().contains(&part.as_ptr());
+            assert!(unpacked.body().is_none_or(|body| inside(body)));
+            assert!(unpacked.headers().values().all(|value| inside(value.as_bytes())));
+            assert!((0..packed.len()).all(|length| Record::unpack(&packed.slice(..length)).is_err()));
+        }
+    }
+
+    /// Other stores have it on their disks.
+    #[test]
+    fn the_layout_is_what_it_was() {
+        let headers = [(http::header::CONTENT_TYPE, HeaderValue::from_static("a/b"))].into_iter().collect();
+        let record = Record::new(StatusCode::CREATED, &headers, Bytes::from_static(b"hi"));
+        let content = &record.encode()[1 + CHECKSUM..];
+        assert_eq!(content, b"\xc9\x01\x01\x0ccontent-type\x03a/b\x01\x02hi");
+    }
+
+    /// Adds the identity's first byte to each byte: enough to tell what was sealed for which
+    /// record.
+    struct Shift {
+        accepts_plain: bool,
+    }
+
+    impl RecordCodec for Shift {
+        fn seal(&self, id: &RecordId, plain: &[u8]) -> Result<Vec<u8>, crate::CodecError> {
+            Ok(plain.iter().map(|byte| byte.wrapping_add(id.as_bytes()[0])).collect())
+        }
+
+        fn open(&self, id: &RecordId, sealed: &[u8]) -> Result<Vec<u8>, crate::CodecError> {
+            if sealed.is_empty() {
+                return Err("nothing was sealed".into());
+            }
+            Ok(sealed.iter().map(|byte| byte.wrapping_sub(id.as_bytes()[0])).collect())
+        }
+
+        fn accepts_plain(&self) -> bool {
+            self.accepts_plain
+        }
+    }
+
+    #[test]
+    fn sealed_record_is_opened_for_its_identity_only() {
+        let (one, other) = (RecordId::new("", "1"), RecordId::new("", "2"));
+        assert_ne!(one.as_bytes()[0], other.as_bytes()[0]);
+        let (strict, lenient) = (&Shift { accepts_plain: false }, &Shift { accepts_plain: true });
+        let sealed = record().sealed(&one, strict);
+        assert_eq!((sealed.status(), sealed.headers().len()), (StatusCode::CREATED, 0));
+        for kept in [Record::decode(&sealed.encode()).unwrap(), Record::unpack(&sealed.pack()).unwrap()] {
+            assert_eq!(kept, sealed);
+            assert_eq!(kept.clone().opened(&one, Some(strict)), Ok(record()));
+            assert!(kept.clone().opened(&other, Some(strict)).is_err());
+            assert_eq!(kept.opened(&one, None), Err(RecordError::Sealed));
+        }
+        let empty = Record::of_sealed(StatusCode::OK, Bytes::new());
+        assert_eq!(empty.opened(&one, Some(strict)), Err(RecordError::CannotOpen));
+        assert_eq!(record().opened(&one, Some(strict)), Err(RecordError::NotSealed));
+        assert_eq!(record().opened(&one, Some(lenient)), Ok(record()));
+        assert_eq!(record().opened(&one, None), Ok(record()));
+        // There is nothing in it that a codec could seal.
+        let not_kept = Record::not_kept(StatusCode::OK);
+        assert_eq!(not_kept.clone().sealed(&one, strict).opened(&one, Some(strict)), Ok(not_kept));
+    }
+
+    #[test]
+    fn sealed_record_is_no_answer_to_a_build_without_codecs() {
+        let sealed = record().sealed(&RecordId::new("", "1"), &Shift { accepts_plain: false });
+        // That build read the status first, and knew none above 999.
+        assert_eq!(sealed.encode()[1 + CHECKSUM..][..2], [0xb1, 0x09]);
+        assert!(StatusCode::from_u16(SEALED + 100).is_err());
+    }
+
+    #[test]
+    fn a_damaged_or_newer_record_is_refused() {
+        let bytes = record().encode();
+        for index in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[index] ^= 0x40;
+            assert!(Record::decode(&damaged).is_err(), "byte {index}");
+        }
+        for length in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..length]).is_err(), "cut to {length}");
+        }
+        let mut newer = bytes;
+        newer[0] = VERSION + 1;
+        assert_eq!(Record::decode(&newer), Err(RecordError::Version(2)));
+    }
+}

@@ -1,0 +1,234 @@
+//! From a request to what identifies it: its key, its scope, its fingerprint.
+
+use std::borrow::Cow;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Version};
+use http_body::Body;
+use sha2::{Digest, Sha256};
+use steadfast_core::key;
+use steadfast_core::protocol::{IDEMPOTENCY_KEY, PREFER};
+
+use super::answer::Rejection;
+use super::body::{Cut, whole};
+use super::host::host_of;
+use super::layer::Config;
+use super::nested;
+use super::shared_store::SharedStore;
+use super::store::{Fingerprint, RecordId};
+
+/// A request that is to be recognised.
+pub(super) struct Operation {
+    pub(super) id: RecordId,
+    pub(super) fingerprint: Fingerprint,
+    /// How long a repeat is ready to wait for the first.
+    pub(super) wait: Option<Duration>,
+    pub(super) body: Bytes,
+}
+
+/// What a request turned out to be.
+pub(super) enum Read<B> {
+    Operation(Operation),
+    /// It has no key and needs none, or a layer outside runs it under the record that would be its
+    /// own here.
+    NotAsked(B),
+}
+
+impl Config {
+    /// Finds out what identifies the request, reading its body if it is to be recognised.
+    pub(super) async fn read<S, B>(&self, parts: &Parts, body: B, store: &SharedStore<S>) -> Result<Read<B>, Rejection>
+    where
+        B: Body + From<Bytes>,
+    {
+        let is_entered = |id: &RecordId| nested::is_entered(&parts.extensions, id, store);
+        let wait = self.wait(&parts.headers);
+        if let Some(event) = &self.event {
+            let body = self.body(parts, body).await?;
+            let id = event.read(parts, &body).ok_or(Rejection::EventIdMissing)?;
+            let id = RecordId::of_event(&self.scope_of(parts)?, &id);
+            if is_entered(&id) {
+                return Ok(Read::NotAsked(body.into()));
+            }
+            let fingerprint = Fingerprint::of(&body);
+            return Ok(Read::Operation(Operation { id, fingerprint, wait, body }));
+        }
+        let Some(id) = self.id(parts)?.filter(|id| !is_entered(id)) else { return Ok(Read::NotAsked(body)) };
+        let body = self.body(parts, body).await?;
+        Ok(Read::Operation(Operation { id, fingerprint: self.fingerprint(parts, &body), wait, body }))
+    }
+
+    /// Whether the layer looks at the request at all.
+    pub(super) fn covers(&self, method: &Method) -> bool {
+        let safe = method.is_safe() || method.as_str() == "QUERY";
+        !safe && self.methods.contains(method)
+    }
+
+    /// Whose key it is, and which.
+    fn id(&self, parts: &Parts) -> Result<Option<RecordId>, Rejection> {
+        let Some(key) = self.key(&parts.headers)? else { return Ok(None) };
+        Ok(Some(RecordId::new(&self.scope_of(parts)?, &key)))
+    }
+
+    /// The operation's key; `None` if there is none and none is needed.
+    fn key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<Cow<'a, str>>, Rejection> {
+        let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
+        let line = match (lines.next(), lines.next()) {
+            (None, _) if self.required => return Err(Rejection::KeyMissing),
+            (None, _) => return Ok(None),
+            (Some(_), Some(_)) => return Err(Rejection::KeyMalformed("there are two keys")),
+            (Some(line), None) => line,
+        };
+        let text = line.to_str().map_err(|_| Rejection::KeyMalformed("it is not ASCII"))?.trim_matches([' ', '\t']);
+        let malformed =
+            |_| Rejection::KeyMalformed("it is neither a key nor a structured-field string (RFC 9651 §3.3.3)");
+        let key = key::bare(without_parameters(text)).map_err(malformed)?;
+        if key.len() > self.max_key {
+            return Err(Rejection::KeyMalformed("it is too long"));
+        }
+        Ok(Some(key))
+    }
+
+    pub(super) fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
+        let host = match &self.host {
+            Some(host) => host(parts).map(Cow::Owned),
+            None => host_of(parts),
+        };
+        let target = match &self.target {
+            Some(target) => Cow::Owned(target(parts)),
+            None => Cow::Borrowed(target_of(parts)),
+        };
+        fingerprint(&parts.method, host.as_deref().unwrap_or_default(), &target, body)
+    }
+
+    fn scope_of(&self, parts: &Parts) -> Result<Cow<'_, str>, Rejection> {
+        self.scope.of(parts).ok_or(Rejection::NoCaller)
+    }
+
+    /// How long a repeat is ready to wait for the first, if it says so (RFC 7240 §4.3).
+    fn wait(&self, headers: &HeaderMap) -> Option<Duration> {
+        let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+        let wait = preferences.flat_map(|value| value.split(',')).find_map(|preference| {
+            let (name, seconds) = preference.split(';').next()?.split_once('=')?;
+            let seconds = seconds.trim().trim_matches('"');
+            let digits = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
+            (name.trim().eq_ignore_ascii_case("wait") && digits).then(|| seconds.parse().unwrap_or(u64::MAX))
+        });
+        wait.map(|seconds| Duration::from_secs(seconds).min(self.max_wait))
+    }
+
+    /// The whole body, up to the cap.
+    async fn body<B: Body>(&self, parts: &Parts, body: B) -> Result<Bytes, Rejection> {
+        // A server knows from `Content-Length` how long a body will be, and nothing of it need be read.
+        if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > self.max_body {
+            return Err(Rejection::BodyTooLarge(self.max_body));
+        }
+        let mut body = pin!(body);
+        let bytes = match whole(body.as_mut(), self.max_body).await {
+            // Nothing that follows a request's body is part of what is asked for.
+            Ok((bytes, _trailers)) => bytes,
+            Err(Cut::TooLong) => return Err(Rejection::BodyTooLarge(self.max_body)),
+            Err(Cut::Failed) => return Err(Rejection::BodyBroken),
+        };
+        let may_be_cut = parts.version >= Version::HTTP_2 && !body.is_end_stream();
+        if may_be_cut && is_cut_off(&parts.headers, &bytes).await {
+            return Err(Rejection::BodyBroken);
+        }
+        Ok(bytes)
+    }
+}
+
+/// Whether a body that seems to have ended was only cut off.
+///
+/// hyper ends the body of a request over HTTP/2 without an error where its stream is reset with
+/// NO_ERROR or CANCEL (RFC 9113 §7); a client that gives up in the middle of an upload sends CANCEL.
+/// The body itself knows, unless a layer has wrapped it in one that does not ask. So this is asked
+/// of bodies that may have ended early. An announced length tells (RFC 9113 §8.1.1). Without one
+/// the server gets a turn: it drops the request of a stream that was reset.
+async fn is_cut_off(headers: &HeaderMap, body: &Bytes) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_none() {
+        tokio::task::yield_now().await;
+    }
+    length.is_some_and(|length| body.len() < length)
+}
+
+/// `"abc";v=1` is the key `abc`: parameters of a structured field do not change it.
+fn without_parameters(text: &str) -> &str {
+    if !text.starts_with('"') {
+        return text;
+    }
+    let mut escaped = false;
+    let closing = text.char_indices().skip(1).find_map(|(at, character)| {
+        let closes = character == '"' && !escaped;
+        escaped = character == '\\' && !escaped;
+        closes.then_some(at)
+    });
+    match closing.and_then(|at| text.split_at_checked(at + 1)) {
+        Some((key, parameters)) if parameters.starts_with(';') => key,
+        _ => text,
+    }
+}
+
+fn target_of(parts: &Parts) -> &str {
+    parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)
+}
+
+/// Method, host (empty for none), target with query, body. Their lengths come first, so that no
+/// part can be shifted into another.
+fn fingerprint(method: &Method, host: &str, target: &str, body: &Bytes) -> Fingerprint {
+    let parts = [method.as_str().as_bytes(), host.as_bytes(), target.as_bytes(), body];
+    // In one piece: each update of a hash has a price of its own.
+    let lengths = parts.map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+    let mut hash = Sha256::new_with_prefix(lengths.as_flattened());
+    parts.iter().for_each(|part| hash.update(part));
+    Fingerprint(hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_cut_off_behind_the_closing_quote_only() {
+        for (text, key) in [
+            (r#""abc""#, r#""abc""#),
+            (r#""abc";v=1"#, r#""abc""#),
+            (r#""a\";b";v=1"#, r#""a\";b""#),
+            (r#""a\\";v"#, r#""a\\""#),
+            (r#""abc"x"#, r#""abc"x"#),
+            (r#""abc"#, r#""abc"#),
+            ("abc;v=1", "abc;v=1"),
+            ("", ""),
+        ] {
+            assert_eq!(without_parameters(text), key, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_part_of_a_request_can_pass_for_another() {
+        let of = |method: &str, uri: &str, body: &'static str| {
+            let (parts, ()) = http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
+            let host = host_of(&parts).unwrap_or_default();
+            fingerprint(&parts.method, &host, target_of(&parts), &Bytes::from_static(body.as_bytes()))
+        };
+        let all = [
+            of("POST", "/a?b=1", "x"),
+            of("PUT", "/a?b=1", "x"),
+            of("POST", "/a?b=2", "x"),
+            of("POST", "/a", "x"),
+            of("POST", "/a?b=1", "y"),
+            of("POST", "/a?b=1x", ""),
+            of("POST", "/a?b=", "1x"),
+            of("POST", "http://a/a?b=1", "x"),
+            of("POST", "http://b/a?b=1", "x"),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(all.iter().skip(index + 1).all(|other| other != one), "{index}");
+        }
+    }
+}

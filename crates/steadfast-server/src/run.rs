@@ -1,0 +1,409 @@
+//! One execution: from the claim that was won to the end that is recorded.
+//!
+//! It is part of a task that belongs to the operation and not to the connection: a client that hangs up does not stop it. Whatever
+//! happens in it — an answer, an error, a panic — becomes an end in the store; what cannot be written there lapses, and is unknown.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use steadfast_core::clock;
+use steadfast_core::protocol::IdempotencyStatus;
+use tokio::sync::{mpsc, oneshot};
+use tower_service::Service;
+
+use super::answer::{self, Rejection, ResponseBody, replay};
+use super::body::{pump, whole};
+use super::ending::{Ending, WonClaim};
+use super::held::{Held, HeldClaim, HeldClaims};
+use super::layer::{ExecutionOutcome, IdempotencyLayer};
+use super::metrics::{Counter, count};
+use super::nested;
+use super::poll::{Panicked, caught, poll_once};
+use super::reconcile::Reconciliation;
+use super::record::Record;
+use super::rules::{self, AfterAnswer, CompletionAnswer, Written};
+use super::service::known;
+use super::store::{Completion, End, RecordState, Store};
+use super::transaction::TransactionHandle;
+
+/// A key that was won.
+pub(super) struct AcquiredClaim<'a, T> {
+    pub(super) won: WonClaim,
+    pub(super) held: Held<&'a HeldClaims>,
+    pub(super) session: T,
+}
+
+pub(super) type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
+
+/// How a handler has ended, and with it the session, unless the handler has not given it back.
+enum Handled<R, E, T> {
+    /// With an answer that can be handed out again.
+    Kept(Response<R>, T, Option<ExecutionOutcome>),
+    /// With an answer that is too long for that, or as long as nobody knows.
+    Streamed(Response<R>, T, Option<ExecutionOutcome>),
+    /// With an answer, and nothing was executed.
+    Released(Response<R>, T),
+    /// With an answer, and nobody knows how far it came.
+    Unsure(Response<R>, T),
+    /// With an error of the service's, and nobody knows how far it came.
+    Failed(E, Option<T>),
+    /// Without anything that could be sent, and nobody knows how far it came.
+    Silent(Rejection, Option<T>),
+}
+
+/// An operation whose handler has been called.
+pub(super) struct Execution<'a, S: Store, R: Body, E> {
+    layer: &'a IdempotencyLayer<S>,
+    won: WonClaim,
+    _held: Held<&'a HeldClaims>,
+    lent: TransactionHandle<S::Session>,
+    answer: Option<Answer<R, E>>,
+    /// When the handler is cancelled.
+    until: Option<Instant>,
+}
+
+impl<'a, S, R, E> Execution<'a, S, R, E>
+where
+    S: Store,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    E: Send + 'static,
+{
+    pub(super) fn new(
+        layer: &'a IdempotencyLayer<S>,
+        acquired: AcquiredClaim<'a, S::Session>,
+        answer: Answer<R, E>,
+    ) -> Self {
+        let AcquiredClaim { won, held, session } = acquired;
+        let until = layer.config.max_handler_time.and_then(|time| clock::now().checked_add(time));
+        Self { layer, won, _held: held, lent: TransactionHandle::new(session), answer: Some(answer), until }
+    }
+
+    /// Hands `request` to the handler under the key that was won. `None` instead of the handler's future: it panicked at once. (An option can
+    /// be pinned, and emptied where it is.)
+    pub(super) fn begin<I, B>(
+        layer: &'a IdempotencyLayer<S>,
+        mut inner: I,
+        mut request: Request<B>,
+        acquired: AcquiredClaim<'a, S::Session>,
+        answer: Answer<R, E>,
+    ) -> (Self, Option<I::Future>)
+    where
+        I: Service<Request<B>, Response = Response<R>, Error = E>,
+    {
+        let execution = Self::new(layer, acquired, answer);
+        let Self { won, lent, .. } = &execution;
+        let claims = layer.shared.store.parts().claims.clone();
+        request.extensions_mut().insert(HeldClaim::new(claims, won.claim));
+        nested::enter(request.extensions_mut(), won.claim.id, &layer.shared.store);
+        if S::TRANSACTIONAL {
+            request.extensions_mut().insert(lent.clone());
+        }
+        count(&layer.shared.counters.executed);
+        // The service goes with the call: what it holds is not to be held until the answer has been read.
+        let called = std::panic::catch_unwind(AssertUnwindSafe(move || inner.call(request)));
+        (execution, called.ok())
+    }
+
+    /// To the end that was found out, instead of the handler's.
+    pub(super) async fn found(&mut self, found: Reconciliation) {
+        match found {
+            Reconciliation::Applied(response) => self.applied(response).await,
+            _ => {
+                let response = known(self.layer, RecordState::unknown(self.won.fingerprint), true, false);
+                self.abandon(self.lent.take(), Ok(response)).await;
+            }
+        }
+        self.layer.shared.waits.ended(&self.won.claim.id);
+    }
+
+    /// The operation was carried out, and this was its answer.
+    async fn applied(&mut self, response: Response<Bytes>) {
+        let WonClaim { fingerprint, lease, .. } = self.won;
+        let (parts, body) = response.into_parts();
+        let record = self.layer.config.record(parts.status, &parts.headers, body);
+        let sealed = self.layer.config.sealed(&self.won.claim.id, record.clone());
+        let end = End::Completed(Completion::new(sealed, self.layer.config.retention));
+        let answer = |this: &Self, by_then| {
+            Ok(match by_then {
+                Some(Written::Stored) => known(this.layer, RecordState::completed(fingerprint, record), true, false),
+                Some(Written::Lost) => known(this.layer, RecordState::in_progress(fingerprint, lease), true, false),
+                // What was found is true all the same. If it is not stored, the next one has to find it once more.
+                Some(Written::RolledBack | Written::GivenUp) | None => {
+                    this.told(replay(record, false), IdempotencyStatus::Unknown)
+                }
+            })
+        };
+        self.finish(self.lent.take(), &end, &self.layer.shared.counters.stored, answer).await;
+    }
+
+    /// To the end that is recorded.
+    pub(super) async fn run(&mut self, mut called: Pin<&mut Option<impl Future<Output = Result<Response<R>, E>>>>) {
+        let worked = {
+            // The answer's body is part of the work: it may take longer than the handler, and whoever reads it may be slow.
+            let work = pin!(async {
+                let handled = match called.as_mut().as_pin_mut() {
+                    Some(handling) => self.in_time(caught(handling)).await,
+                    None => Ok(Err(Panicked)),
+                };
+                // What the handler still holds is given back before its end is recorded: the session, a permit.
+                called.set(None);
+                let handled = self.end_of(handled);
+                self.end(handled).await;
+            });
+            caught(work).await
+        };
+        // Destructors panic too: the handler's, and those of what it has answered.
+        if let Err(Panicked) = worked {
+            self.give_up(self.lent.take(), Rejection::HandlerFailed).await;
+        }
+        self.layer.shared.waits.ended(&self.won.claim.id);
+    }
+
+    /// `work`, for as long as the handler may take.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, TookTooLong> {
+        if self.until.is_none() {
+            return Ok(work.await);
+        }
+        Box::pin(clock::until(self.until, work)).await.map_err(|clock::TimedOut| {
+            tracing::error!(target: "steadfast", id = ?self.won.claim.id, "a handler was cancelled: it took longer than it may");
+            TookTooLong
+        })
+    }
+
+    async fn end(&mut self, handled: Handled<R, E, S::Session>) {
+        match handled {
+            Handled::Kept(response, session, verdict) => self.keep(response, session, verdict).await,
+            // Boxed, as what is rare is: every operation in flight has room for what is awaited here.
+            Handled::Streamed(response, session, verdict) => Box::pin(self.stream(response, session, verdict)).await,
+            Handled::Released(response, session) => self.release(response, session).await,
+            Handled::Unsure(response, session) => {
+                let response = self.told(response.map(ResponseBody::passed), self.told_unknown());
+                self.abandon(Some(session), Ok(response)).await;
+            }
+            Handled::Failed(error, session) => self.abandon(session, Err(error)).await,
+            Handled::Silent(refusal, session) => self.give_up(session, refusal).await,
+        }
+    }
+
+    /// What it means for the key that the handler has ended like this.
+    fn end_of(
+        &self,
+        handled: Result<Result<Result<Response<R>, E>, Panicked>, TookTooLong>,
+    ) -> Handled<R, E, S::Session> {
+        let (response, session) = match (handled, self.lent.take()) {
+            (Err(TookTooLong), session) => return Handled::Silent(Rejection::HandlerTimedOut, session),
+            (Ok(Err(Panicked)), session) => return Handled::Silent(Rejection::HandlerFailed, session),
+            (Ok(Ok(Err(error))), session) => return Handled::Failed(error, session),
+            (Ok(Ok(Ok(_))), None) => return Handled::Silent(Rejection::TransactionLost, None),
+            (Ok(Ok(Ok(response))), Some(session)) => (response, session),
+        };
+        let (verdict, status) = (response.extensions().get::<ExecutionOutcome>().copied(), response.status());
+        match rules::after_answer(verdict, is_success(status), || self.layer.config.gives_back(status)) {
+            AfterAnswer::Release => Handled::Released(response, session),
+            AfterAnswer::Unknown => Handled::Unsure(response, session),
+            AfterAnswer::Complete if self.can_keep(response.body()) => Handled::Kept(response, session, verdict),
+            AfterAnswer::Complete => Handled::Streamed(response, session, verdict),
+        }
+    }
+
+    /// Its length is known and within the cap.
+    fn can_keep(&self, body: &R) -> bool {
+        let most = u64::try_from(self.layer.config.max_response).unwrap_or(u64::MAX);
+        body.size_hint().exact().is_some_and(|length| length <= most)
+    }
+
+    /// Ends the claim. The caller gets `answer` once the end is stored, or once it has waited for
+    /// that long enough; then this goes on writing.
+    async fn finish(
+        &mut self,
+        session: Option<S::Session>,
+        end: &End,
+        counter: &Counter,
+        answer: impl FnOnce(&Self, Option<Written>) -> Result<Response<ResponseBody<R>>, E>,
+    ) {
+        let sender = self.answer.take();
+        let mut writing = pin!(self.write(session, end));
+        let by_then = self.by_then(writing.as_mut(), counter).await;
+        if let Some(sender) = sender {
+            // The client disconnected; the operation goes on.
+            let _hung_up = sender.send(answer(self, by_then));
+        }
+        self.write_on(by_then, writing, counter).await;
+    }
+
+    /// Writes the end, for as long as that takes.
+    async fn write(&self, session: Option<S::Session>, end: &End) -> Written {
+        let Self { layer, won, .. } = self;
+        let ending = Ending { store: &layer.shared.store, won: *won, most: layer.config.pending_ends };
+        ending.write(session, end).await
+    }
+
+    /// What has become of the end by the time that the caller has waited for it long enough; `None`
+    /// if that is not known yet.
+    async fn by_then(
+        &self,
+        mut writing: Pin<&mut impl Future<Output = Written>>,
+        counter: &Counter,
+    ) -> Option<Written> {
+        let wait = self.layer.config.end_wait;
+        let written = match poll_once(writing.as_mut()).await {
+            // Most stores in this process answer at once, and need no timer.
+            Poll::Ready(written) => written,
+            Poll::Pending if wait.is_zero() => return None,
+            Poll::Pending => Box::pin(clock::until(clock::now().checked_add(wait), writing)).await.ok()?,
+        };
+        self.count(written, counter);
+        Some(written)
+    }
+
+    /// Goes on writing an end that the caller was not kept waiting for.
+    async fn write_on(
+        &self,
+        by_then: Option<Written>,
+        writing: Pin<&mut impl Future<Output = Written>>,
+        counter: &Counter,
+    ) {
+        if by_then.is_none() {
+            self.count(writing.await, counter);
+        }
+    }
+
+    fn count(&self, written: Written, counter: &Counter) {
+        match written {
+            Written::Stored => count(counter),
+            Written::Lost | Written::RolledBack | Written::GivenUp => count(&self.layer.shared.counters.lost),
+        }
+    }
+
+    async fn release(&mut self, response: Response<R>, session: S::Session) {
+        let answer = |this: &Self, by_then| {
+            let told = rules::told_of_release(by_then);
+            Ok(this.told(response.map(ResponseBody::passed), told))
+        };
+        self.finish(Some(session), &End::Released, &self.layer.shared.counters.released, answer).await;
+    }
+
+    fn told_unknown(&self) -> IdempotencyStatus {
+        rules::told_of_unknown(self.layer.config.on_unknown, self.layer.config.reconcile.is_some())
+    }
+
+    async fn abandon(&mut self, session: Option<S::Session>, response: Result<Response<ResponseBody<R>>, E>) {
+        let end = rules::end_without_answer();
+        self.finish(session, &end, &self.layer.shared.counters.abandoned, |_, _| response).await;
+    }
+
+    async fn give_up(&mut self, session: Option<S::Session>, refusal: Rejection) {
+        let response = self.told(refusal.response(), self.told_unknown());
+        self.abandon(session, Ok(response)).await;
+    }
+
+    async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<ExecutionOutcome>) {
+        let (parts, body) = response.into_parts();
+        // It has said that it is short enough. One that turns out longer is kept as well: the handler has acted, and here is its answer.
+        let (body, trailers) = match self.in_time(caught(pin!(whole(pin!(body), usize::MAX)))).await {
+            Ok(Ok(Ok(collected))) => collected,
+            Ok(_) => return self.give_up(Some(session), Rejection::HandlerFailed).await,
+            Err(TookTooLong) => return self.give_up(Some(session), Rejection::HandlerTimedOut).await,
+        };
+        let record = match &trailers {
+            None => self.layer.config.record(parts.status, &parts.headers, body.clone()),
+            // A record has no place for them, and half an answer is none.
+            Some(_) => Record::not_kept(parts.status),
+        };
+        let answer = |this: &Self, by_then| {
+            let response = Response::from_parts(parts, ResponseBody::with_trailers(body, trailers));
+            Ok(this.completed_answer(response, by_then))
+        };
+        let end = self.completed(record, verdict);
+        self.finish(Some(session), &end, &self.layer.shared.counters.stored, answer).await;
+    }
+
+    /// The handler's answer with what has become of its end. Where what it did was rolled back, or
+    /// may have been, it would be a lie.
+    fn completed_answer(
+        &self,
+        response: Response<ResponseBody<R>>,
+        by_then: Option<Written>,
+    ) -> Response<ResponseBody<R>> {
+        match rules::told_of_completion(by_then, response.status().is_server_error(), S::TRANSACTIONAL) {
+            CompletionAnswer::WithStatus(told) => self.told(response, told),
+            CompletionAnswer::NotExecuted => {
+                let mut response = self.told(response, IdempotencyStatus::Released);
+                // A layer outside of this one gives its key back, too.
+                response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
+                response
+            }
+            CompletionAnswer::RolledBack => self.told(Rejection::RolledBack.response(), IdempotencyStatus::Released),
+            CompletionAnswer::TransactionLost => self.told(Rejection::TransactionLost.response(), self.told_unknown()),
+        }
+    }
+
+    /// An answer that reaches the client before it ends. What is stored is that it ended.
+    async fn stream(&mut self, response: Response<R>, session: S::Session, verdict: Option<ExecutionOutcome>) {
+        if S::TRANSACTIONAL {
+            return self.stream_committed(response, session, verdict).await;
+        }
+        let (parts, body) = response.into_parts();
+        let status = parts.status;
+        let (pieces, pumped) = mpsc::channel(8);
+        let body_out = ResponseBody::pumped(pumped, body.size_hint());
+        if let Some(sender) = self.answer.take() {
+            // The client disconnected; the operation goes on.
+            let _hung_up = sender.send(Ok(Response::from_parts(parts, body_out)));
+        }
+        // The end is stored before the client can see it, so that whoever asks again after it finds the record.
+        let Ok(Ok(Ok(last))) = self.in_time(caught(pin!(pump(body, &pieces)))).await else {
+            // Nothing says "end", so the client sees that it is cut.
+            let end = rules::end_without_answer();
+            let mut writing = pin!(self.write(Some(session), &end));
+            return self.write_on(None, writing.as_mut(), &self.layer.shared.counters.abandoned).await;
+        };
+        let counter = &self.layer.shared.counters.not_kept;
+        let end = self.completed(Record::not_kept(status), verdict);
+        let mut writing = pin!(self.write(Some(session), &end));
+        let by_then = self.by_then(writing.as_mut(), counter).await;
+        for frame in last.into_iter().map(Some).chain([None]) {
+            let _hung_up = pieces.send(Ok(frame)).await;
+        }
+        self.write_on(by_then, writing, counter).await;
+    }
+
+    /// An answer that tells of a transaction: that ends before the first byte of it leaves, since no byte could be called back.
+    async fn stream_committed(
+        &mut self,
+        response: Response<R>,
+        session: S::Session,
+        verdict: Option<ExecutionOutcome>,
+    ) {
+        let end = self.completed(Record::not_kept(response.status()), verdict);
+        let answer = |this: &Self, by_then| Ok(this.completed_answer(response.map(ResponseBody::passed), by_then));
+        self.finish(Some(session), &end, &self.layer.shared.counters.not_kept, answer).await;
+    }
+
+    fn completed(&self, record: Record, verdict: Option<ExecutionOutcome>) -> End {
+        let record = self.layer.config.sealed(&self.won.claim.id, record);
+        let mut completion = Completion::new(record, self.layer.config.retention);
+        completion.keep_effects = verdict == Some(ExecutionOutcome::Executed) || is_success(completion.record.status());
+        End::Completed(completion)
+    }
+
+    fn told<B>(&self, mut response: Response<B>, told: IdempotencyStatus) -> Response<B> {
+        answer::put_status(told, &mut response, &self.layer.config.terms);
+        response
+    }
+}
+
+/// The handler was cancelled.
+struct TookTooLong;
+
+/// Statuses after which what the handler did stays: 2xx and 3xx.
+fn is_success(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}

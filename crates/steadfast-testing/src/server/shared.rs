@@ -1,0 +1,122 @@
+//! What the connections of a [`FaultServer`](super::FaultServer) share: its script, its log, and what executing is.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::act::{Answer, Early, FaultStep, How};
+use super::lock;
+use super::wire::Meter;
+use crate::Received;
+
+type Script = dyn Fn(usize, Option<&Received>) -> FaultStep + Send + Sync;
+
+/// What the connections of a server share.
+pub(super) struct Shared {
+    script: Box<Script>,
+    /// The turn that comes next.
+    turns: Mutex<usize>,
+    pub(super) honours_keys: AtomicBool,
+    log: Mutex<Log>,
+    pub(super) meter: Arc<Meter>,
+}
+
+#[derive(Default)]
+pub(super) struct Log {
+    pub(super) connections: usize,
+    pub(super) received: Vec<Received>,
+    /// The received requests that were executed, by index.
+    pub(super) executions: Vec<usize>,
+    /// The number of the execution of each key.
+    executed: HashMap<String, usize>,
+}
+
+/// What came of executing a request.
+#[derive(Clone, Copy)]
+pub(super) struct Execution {
+    /// From 1.
+    pub(super) number: usize,
+    pub(super) replayed: bool,
+}
+
+impl Shared {
+    pub(super) fn new(script: Box<Script>) -> Self {
+        Self {
+            script,
+            turns: Mutex::new(0),
+            honours_keys: AtomicBool::new(true),
+            log: Mutex::default(),
+            meter: Arc::default(),
+        }
+    }
+
+    pub(super) fn log(&self) -> MutexGuard<'_, Log> {
+        lock(&self.log)
+    }
+
+    /// A connection was accepted: whether it is broken off right away, which takes a turn.
+    pub(super) fn accepted(&self) -> Option<How> {
+        self.log().connections += 1;
+        let mut turns = lock(&self.turns);
+        match (self.script)(*turns, None).early() {
+            Some((Early::OnAccept, how)) => {
+                *turns += 1;
+                Some(how)
+            }
+            _ => None,
+        }
+    }
+
+    /// A request begins: its turn, and whether it is broken off before it is whole.
+    pub(super) fn begun(&self) -> (usize, Option<(Early, How)>) {
+        let turn = {
+            let mut turns = lock(&self.turns);
+            *turns += 1;
+            *turns - 1
+        };
+        (turn, (self.script)(turn, None).early())
+    }
+
+    /// A request is whole: its number among them, and what to do.
+    pub(super) fn whole(&self, turn: usize, request: &Received) -> (usize, FaultStep) {
+        let act = (self.script)(turn, Some(request));
+        let mut log = self.log();
+        log.received.push(request.clone());
+        (log.received.len() - 1, act)
+    }
+
+    /// Executes the request of this number, unless its key was executed before.
+    pub(super) fn execute(&self, index: usize) -> Execution {
+        let mut log = self.log();
+        let honours_keys = self.honours_keys.load(Ordering::Relaxed);
+        let key = log.received.get(index).and_then(Received::key).filter(|_| honours_keys).map(str::to_owned);
+        if let Some(number) = key.as_ref().and_then(|key| log.executed.get(key)) {
+            return Execution { number: *number, replayed: true };
+        }
+        log.executions.push(index);
+        let number = log.executions.len();
+        if let Some(key) = key {
+            log.executed.insert(key, number);
+        }
+        Execution { number, replayed: false }
+    }
+}
+
+impl Log {
+    pub(super) fn count_executions<N: Hash + Eq>(&self, name: impl Fn(&Received) -> N) -> HashMap<N, usize> {
+        let mut count = HashMap::new();
+        for request in self.executions.iter().filter_map(|index| self.received.get(*index)) {
+            *count.entry(name(request)).or_default() += 1;
+        }
+        count
+    }
+}
+
+impl Execution {
+    /// The operation's own answer.
+    pub(super) fn answer(self) -> Answer {
+        let answer = Answer::new(200).body(format!("{{\"execution\":{}}}", self.number));
+        if self.replayed { answer.header("idempotent-replayed", "true") } else { answer }
+    }
+}

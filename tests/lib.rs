@@ -1,0 +1,55 @@
+//! Compiles and runs every example on the pages of the project: README, cookbook, guide.
+//!
+//! They use the companion crates, which the client's own package cannot depend on.
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+mod readme {}
+
+#[doc = include_str!("../src/cookbook.md")]
+#[cfg(doctest)]
+mod cookbook {}
+
+#[doc = include_str!("../CHANGELOG.md")]
+#[cfg(doctest)]
+mod changelog {}
+
+#[doc = include_str!("../src/guide/coming_from.md")]
+#[cfg(doctest)]
+mod coming_from {}
+
+#[doc = include_str!("../src/guide/design.md")]
+#[cfg(doctest)]
+mod design {}
+
+#[doc = include_str!("../src/guide/failures.md")]
+#[cfg(doctest)]
+mod failures {}
+
+#[doc = include_str!("../src/guide/overload.md")]
+#[cfg(doctest)]
+mod overload {}
+
+#[doc = include_str!("../src/guide/performance.md")]
+#[cfg(doctest)]
+mod performance {}
+
+#[doc = include_str!("../src/guide/proof.md")]
+#[cfg(doctest)]
+mod proof {}
+
+#[doc = include_str!("../src/guide/proof_client.md")]
+#[cfg(doctest)]
+mod proof_client {}
+
+#[doc = include_str!("../src/guide/server.md")]
+#[cfg(doctest)]
+mod server {}
+
+#[doc = include_str!("../src/guide/simulation.md")]
+#[cfg(doctest)]
+mod simulation {}
+
+#[doc = include_str!("../src/guide/testing.md")]
+#[cfg(doctest)]
+mod testing {}
