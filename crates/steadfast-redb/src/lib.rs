@@ -40,8 +40,8 @@ use std::time::Duration;
 use redb::Database;
 use steadfast_core::clock::{Steady, milliseconds};
 use steadfast_server::{
-    Claim, ClaimOutcome, ClaimRef, ClaimToken, End, FinishOutcome, RecordError, RecordId, RecordState, Store,
-    StoreError, verify_identity,
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, End, Fingerprint, FinishOutcome, KeyHolder, RecordError, RecordId,
+    RecordState, Store, StoreError, verify_identity,
 };
 
 use self::backend::LockedFile;
@@ -265,13 +265,17 @@ impl OwnedClaim {
         ClaimRef::new(self.id, ClaimToken::from_bytes(self.token))
     }
 
-    /// It is the same claim, repeated; or one that nobody knows the end of, and it may be taken
-    /// over. Either is of the same request.
+    /// Returns whether this claim may have the key of an entry.
     fn may_have(&self, entry: &Entry) -> Result<bool, Failed> {
-        let same = entry.token == self.token;
-        let unknown = matches!(entry.state(&self.boot, self.now).map_err(unreadable)?, RecordState::Unknown { .. });
-        let may_have_it = (same && entry.is_running(&self.boot)) || (self.take_over && unknown && !same);
-        Ok(may_have_it && entry.fingerprint == self.fingerprint)
+        let state = entry.state(&self.boot, self.now).map_err(unreadable)?;
+        let holder = KeyHolder {
+            token: ClaimToken::from_bytes(entry.token),
+            fingerprint: Fingerprint::from_bytes(entry.fingerprint),
+            is_running: entry.is_running(&self.boot),
+            is_unknown: matches!(state, RecordState::Unknown { .. }),
+        };
+        let (token, fingerprint) = (ClaimToken::from_bytes(self.token), Fingerprint::from_bytes(self.fingerprint));
+        Ok(holder.gives_way_to(token, fingerprint, self.take_over))
     }
 }
 

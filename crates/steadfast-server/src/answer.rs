@@ -13,7 +13,7 @@ use steadfast_core::protocol::{IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED, Idempote
 use tokio::sync::mpsc;
 
 use super::layer::ExecutionOutcome;
-use super::record::Record;
+use super::store::Record;
 
 pin_project! {
     /// The body of an answer that has passed the layer.

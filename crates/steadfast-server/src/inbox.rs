@@ -13,9 +13,9 @@ use steadfast_core::clock;
 use super::claiming::{Answer, Claiming, Won};
 use super::ending::{Ending, PendingEnds, WonClaim};
 use super::layer::OnUnknown;
-use super::record::Record;
 use super::rules::Written;
 use super::shared_store::SharedStore;
+use super::store::Record;
 use super::store::{Claim, Completion, End, Fingerprint, RecordId, RecordState, Store, StoreError};
 use super::transaction::TransactionHandle;
 

@@ -10,13 +10,13 @@ use http::{Method, StatusCode};
 use tokio::sync::Notify;
 
 use super::answer::Terms;
-use super::codec::RecordCodec;
 use super::ending::PendingEnds;
 use super::metrics::{Counters, Metrics};
 use super::reconcile::{Reconcile, Reconciliation, UnknownOperation};
 use super::scope::Scope;
 use super::service::IdempotencyService;
 use super::shared_store::SharedStore;
+use super::store::RecordCodec;
 use super::store::Store;
 use super::stored_headers::StoredHeaders;
 use super::wait::Waits;

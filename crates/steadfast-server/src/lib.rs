@@ -86,26 +86,20 @@ mod body;
 mod cancel;
 mod child_key;
 mod claiming;
-mod codec;
 mod deadline;
 mod ending;
 #[cfg(test)]
 mod explore;
 mod held;
 mod host;
-mod identity;
 mod inbox;
 mod keeper;
 mod layer;
-mod memory;
 mod metrics;
-#[doc(hidden)]
-pub mod model_store;
 mod nested;
 mod outcome;
 mod poll;
 mod reconcile;
-mod record;
 mod request;
 mod rules;
 mod run;
@@ -121,26 +115,25 @@ mod webhook;
 
 pub use self::answer::{BodyError, ResponseBody};
 pub use self::child_key::OperationKey;
-pub use self::codec::{CodecError, RecordCodec};
 pub use self::deadline::{DeadlineLayer, DeadlineService};
 pub use self::ending::PendingEnds;
 pub use self::held::HeldClaim;
-pub use self::identity::{IDENTITY_VERSION, IdentityMismatch, verify_identity};
 pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::{ExecutionOutcome, IdempotencyLayer, OnUnknown};
-pub use self::memory::MemoryStore;
 pub use self::metrics::Metrics;
 pub use self::reconcile::{Reconciliation, UnknownOperation};
-pub use self::record::{Record, RecordError};
-// For `steadfast-redb`, whose entries have the same envelope. No promise is made of them.
-#[doc(hidden)]
-pub use self::record::{seal, unseal};
 pub use self::scope::Scope;
 pub use self::service::IdempotencyService;
 pub use self::shared_store::SharedStore;
+#[doc(hidden)]
+pub use self::store::model as model_store;
 pub use self::store::{
-    Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, Fingerprint, FinishOutcome, RecordId, RecordState,
-    Store, StoreError, TOMBSTONE,
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, CodecError, Completion, End, Fingerprint, FinishOutcome,
+    IDENTITY_VERSION, IdentityMismatch, KeyHolder, MemoryStore, Record, RecordCodec, RecordError, RecordId,
+    RecordState, Store, StoreError, TOMBSTONE, verify_identity,
 };
 pub use self::transaction::{TransactionGuard, TransactionHandle};
 pub use self::webhook::{EventId, WebhookLayer};
+// For `steadfast-redb`, whose entries have the same envelope. No promise is made of them.
+#[doc(hidden)]
+pub use self::store::{seal, unseal};

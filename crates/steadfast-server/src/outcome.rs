@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use super::codec::RecordCodec;
 use super::layer::{Config, IdempotencyLayer};
-use super::record::Record;
+use super::store::Record;
+use super::store::RecordCodec;
 use super::store::{RecordId, RecordState, Store, StoreError};
 
 /// # What becomes of an answer

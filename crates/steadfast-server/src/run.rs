@@ -26,9 +26,9 @@ use super::metrics::{Counter, count};
 use super::nested;
 use super::poll::{Panicked, caught, poll_once};
 use super::reconcile::Reconciliation;
-use super::record::Record;
 use super::rules::{self, AfterAnswer, CompletionAnswer, Written};
 use super::service::known;
+use super::store::Record;
 use super::store::{Completion, End, RecordState, Store};
 use super::transaction::TransactionHandle;
 

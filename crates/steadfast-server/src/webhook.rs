@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, Method};
 
-use super::codec::RecordCodec;
 use super::layer::{IdempotencyLayer, OnUnknown};
 use super::metrics::Metrics;
 use super::scope::Scope;
 use super::service::IdempotencyService;
 use super::shared_store::SharedStore;
+use super::store::RecordCodec;
 use super::store::Store;
 
 type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;

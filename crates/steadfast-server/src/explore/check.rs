@@ -9,7 +9,7 @@ use super::kinds::{Counts, Seen};
 use super::steps::{self, Step};
 use super::world::{LEASE, Phase, Setup, World, Wrong, bit};
 use crate::layer::OnUnknown;
-use crate::model_store::{ModelClaimOutcome, ModelRecordState};
+use crate::store::model::{ModelClaimOutcome, ModelRecordState};
 
 pub(super) const FENCED: &str = "a token that does not hold the key changes nothing";
 pub(super) const UNCHANGED: &str = "a completed record does not change inside its retention";

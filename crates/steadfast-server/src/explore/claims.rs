@@ -5,8 +5,8 @@ use http::StatusCode;
 use super::kinds::{Kind, Said};
 use super::steps::{Scene, tell};
 use super::world::{Cancel, Claiming, HALF_LEASE, Late, Phase, TOMBSTONE, Ticket, World, Wrong, bit, process_of};
-use crate::model_store::{ModelClaimOutcome, ModelRecordState};
 use crate::rules::{self, AfterClaim, Repeat, UnknownHere};
+use crate::store::model::{ModelClaimOutcome, ModelRecordState};
 use crate::{ClaimOutcome, Fingerprint, Record, RecordState, StoreError};
 
 pub(super) fn lost() -> StoreError {

@@ -4,7 +4,7 @@
 
 use super::world::{LEASE, RETENTION, TOMBSTONE, Ticket, World};
 use crate::FinishOutcome;
-use crate::model_store::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState};
+use crate::store::model::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState};
 
 /// The store and the layer, and what is wrong with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

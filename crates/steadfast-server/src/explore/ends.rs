@@ -6,8 +6,8 @@ use super::claims::lost;
 use super::kinds::Said;
 use super::steps::{Scene, completed, ending, finish, tell};
 use super::world::{Ending, Late, Phase, TOMBSTONE, Ticket, bit};
-use crate::model_store::{ModelEnd, ModelRecordState};
 use crate::rules::{self, AfterAnswer, AfterFinish, CompletionAnswer, Written};
+use crate::store::model::{ModelEnd, ModelRecordState};
 use crate::{End, ExecutionOutcome, StoreError};
 
 pub(super) fn answer(scene: &mut Scene<'_>, caller: usize) -> Option<()> {

@@ -1,6 +1,6 @@
 //! Explores the server half: every order of calls, replies, crashes and lapses, within bounds.
 //!
-//! The store is [`ModelStore`](crate::model_store::ModelStore), and what the layer decides is decided by
+//! The store is [`ModelStore`](crate::store::model::ModelStore), and what the layer decides is decided by
 //! its own functions ([`rules`](super::rules)). The guide says what is explored and what is not
 //! (`guide/proof.md`).
 

@@ -9,8 +9,8 @@ use super::world::{
     Wrong, bit, process_of, token,
 };
 use super::{claims, ends};
-use crate::model_store::{ModelClaimOutcome, ModelEnd, ModelRecordState};
 use crate::rules;
+use crate::store::model::{ModelClaimOutcome, ModelEnd, ModelRecordState};
 use crate::{FinishOutcome, StoreError};
 
 /// One step. Callers, processes and calls are named by their index.

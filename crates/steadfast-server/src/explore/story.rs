@@ -6,7 +6,7 @@ use steadfast_core::protocol::IdempotencyStatus;
 use super::kinds::{Said, Seen};
 use super::steps::{self, Step};
 use super::world::{Phase, Setup, Ticket, World};
-use crate::model_store::{ModelClaimOutcome, ModelRecordState};
+use crate::store::model::{ModelClaimOutcome, ModelRecordState};
 
 /// Tells how a property is broken.
 pub(super) fn story(setup: &Setup, path: Path<World, Step>) -> String {

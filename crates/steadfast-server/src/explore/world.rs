@@ -2,7 +2,7 @@
 
 use super::design::Design;
 use crate::layer::OnUnknown;
-use crate::model_store::{ModelClaimOutcome, ModelEnd, ModelStore};
+use crate::store::model::{ModelClaimOutcome, ModelEnd, ModelStore};
 
 pub(super) const CALLERS: usize = 3;
 /// The process of each caller.

@@ -20,11 +20,9 @@ use steadfast_core::key::KeyError;
 
 use self::kept::Kept;
 use self::room::{Held, Room};
-use self::shard::{Entry, Expiry, Known, Phase, Shard, later};
-use super::apart::Apart;
-use super::store::{
-    Claim, ClaimOutcome, ClaimRef, ClaimToken, End, FinishOutcome, RecordId, RecordState, Store, StoreError,
-};
+use self::shard::{Entry, Expiry, Known, Phase, Shard};
+use super::{Claim, ClaimOutcome, ClaimRef, ClaimToken, End, FinishOutcome, RecordId, RecordState, Store, StoreError};
+use crate::apart::Apart;
 
 /// Requests under different keys meet in one shard of so many: where two cores do, one of them sleeps, which takes longer than all else.
 const SHARDS: usize = 256;
@@ -341,6 +339,12 @@ impl Store for MemoryStore {
     async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
         Ok(self.sweep_all(clock::now(), most).records)
     }
+}
+
+/// `instant + time`, or the farthest that the clock can name: about a century.
+fn later(instant: Instant, time: Duration) -> Instant {
+    let century = Duration::from_secs(100 * 365 * 24 * 3600);
+    instant.checked_add(time.min(century)).unwrap_or(instant)
 }
 
 #[cfg(test)]

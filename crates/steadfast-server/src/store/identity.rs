@@ -5,8 +5,6 @@
 //! again. So a store says how its records are identified, and one that was written in another way
 //! is refused.
 
-use super::store::StoreError;
-
 /// The version of what identifies a record: how scope and key, or consumer and event, become a
 /// [`RecordId`](super::RecordId), and what a request's [`Fingerprint`](super::Fingerprint) covers.
 ///
@@ -41,12 +39,6 @@ pub struct IdentityMismatch {
 /// It is not the version of this build.
 pub fn verify_identity(found: Option<u32>) -> Result<(), IdentityMismatch> {
     if found == Some(IDENTITY_VERSION) { Ok(()) } else { Err(IdentityMismatch { found }) }
-}
-
-impl From<IdentityMismatch> for StoreError {
-    fn from(mismatch: IdentityMismatch) -> Self {
-        Self::IdentityMismatch(mismatch)
-    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::RecordId;
 use super::codec::RecordCodec;
-use super::store::RecordId;
-use super::stored_headers::StoredHeaders;
+use crate::stored_headers::StoredHeaders;
 
 /// The layout that is written now. A record of a later one is refused.
 const VERSION: u8 = 1;
@@ -47,7 +47,7 @@ impl Record {
     }
 
     /// An answer with these headers, and no others.
-    pub(super) fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
+    pub(crate) fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
         Self(Arc::new(Kept { status, headers, body, sealed: false }))
     }
 
@@ -113,7 +113,7 @@ impl Record {
     }
 
     /// What it is made of, without a copy if nobody shares it.
-    pub(super) fn into_parts(self) -> (StatusCode, HeaderMap, Option<Bytes>) {
+    pub(crate) fn into_parts(self) -> (StatusCode, HeaderMap, Option<Bytes>) {
         let Kept { status, headers, body, .. } = Arc::unwrap_or_clone(self.0);
         (status, headers, body)
     }

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use crate::record::{Record, RecordError};
+use crate::store::{Record, RecordError};
 
 /// The longest body that is copied, in bytes.
 const SMALL: usize = 4096;

@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::kept::Kept;
+use super::later;
 use super::room::Held;
 use super::tombstones::Tombstones;
-use crate::store::{Claim, ClaimRef, ClaimToken, Fingerprint, RecordId, RecordState, StoreError};
+use crate::store::{Claim, ClaimRef, ClaimToken, Fingerprint, KeyHolder, RecordId, RecordState, StoreError};
 
 #[derive(Debug, Default)]
 pub(super) struct Shard {
@@ -107,17 +108,15 @@ impl Entry {
         }
     }
 
-    /// The same claim once more, or one that takes over what is unknown. Either is of the same request. A token whose
-    /// claim has ended takes nothing over.
+    /// Returns whether a claim may have the key.
     pub(super) fn gives_way_to(&self, claim: &Claim<'_>, now: Instant) -> bool {
-        let (running, unknown) = match self.phase {
+        let (is_running, is_unknown) = match self.phase {
             Phase::Running { until } => (true, until <= now),
             Phase::Unknown => (false, true),
             Phase::Done(_) => (false, false),
         };
-        let same = self.token == claim.token;
-        let may_have_it = (same && running) || (claim.take_over && unknown && !same);
-        may_have_it && self.fingerprint == claim.fingerprint
+        let holder = KeyHolder { token: self.token, fingerprint: self.fingerprint, is_running, is_unknown };
+        holder.gives_way_to(claim.token, claim.fingerprint, claim.take_over)
     }
 
     /// Whether a claim that this one gives way to takes over an operation that may have run.
@@ -168,10 +167,4 @@ impl Entry {
             Phase::Done(kept) => return Known::Done(self.fingerprint, kept.clone()),
         })
     }
-}
-
-/// `instant + time`, or the farthest that the clock can name: about a century.
-pub(super) fn later(instant: Instant, time: Duration) -> Instant {
-    let century = Duration::from_secs(100 * 365 * 24 * 3600);
-    instant.checked_add(time.min(century)).unwrap_or(instant)
 }

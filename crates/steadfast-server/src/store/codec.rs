@@ -4,7 +4,7 @@
 //! Whoever reads the store, or a backup of it, reads them. A codec seals an answer before any store
 //! sees it, the one in memory included.
 
-use super::store::RecordId;
+use super::RecordId;
 
 /// Why a codec could not seal or open a record. It is logged, so it should not quote what it was
 /// given.

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
+use super::later;
 use super::room::Held;
-use super::shard::later;
 use crate::store::{ClaimRef, ClaimToken, RecordId, TOMBSTONE};
 
 /// About what a tombstone takes in its two collections, in bytes.
