@@ -9,7 +9,7 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
-use super::answer::{BodyError, Piece};
+use super::response_body::{BodyError, Piece};
 
 /// What follows a body. Boxed: few bodies have any.
 pub(super) type Trailers = Option<Box<HeaderMap>>;

@@ -5,77 +5,20 @@
 //! operation may have run. The store is told to cancel the claim by its token ([`End::Cancelled`]),
 //! again and again until it has answered once.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use steadfast_core::clock;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use super::cancel_queue::{MOST, Queued};
 use super::rules;
 use super::shared_store::{Background, Parts, SharedStore};
 use super::store::{ClaimRef, End, Store};
 
-/// Claims that wait to be cancelled; each takes 48 bytes. While a store is away, every request adds one.
-const MOST: usize = 100_000;
-/// At most this many calls are under way, so that a store which comes back is not met by all of them.
-const AT_ONCE: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// The queue. One task empties it, and ends when it is empty.
-#[derive(Debug, Default)]
-pub(super) struct Cancels(Mutex<Queue>);
-
-#[derive(Debug, Default)]
-struct Queue {
-    claims: VecDeque<ClaimRef>,
-    /// A task is at it.
-    is_served: bool,
-    /// It was said that the queue is full. Said once, until it is empty again.
-    was_full: bool,
-}
-
-enum Queued {
-    /// The caller has to start the task.
-    First,
-    Behind,
-    Full {
-        told: bool,
-    },
-}
-
-impl Cancels {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, claim: ClaimRef) -> Queued {
-        let mut queue = self.lock();
-        if queue.claims.len() >= MOST {
-            return Queued::Full { told: std::mem::replace(&mut queue.was_full, true) };
-        }
-        queue.claims.push_back(claim);
-        if std::mem::replace(&mut queue.is_served, true) { Queued::Behind } else { Queued::First }
-    }
-
-    /// The next claims; none, and the task that asked has ended.
-    fn take(&self) -> Vec<ClaimRef> {
-        let mut queue = self.lock();
-        let most = queue.claims.len().min(AT_ONCE);
-        let next: Vec<_> = queue.claims.drain(..most).collect();
-        if next.is_empty() {
-            queue.is_served = false;
-            queue.was_full = false;
-        }
-        next
-    }
-
-    fn put_back(&self, claims: Vec<ClaimRef>) {
-        self.lock().claims.extend(claims);
-    }
-}
 
 impl<S: Store> SharedStore<S> {
     /// Cancels a claim that nobody will run, in the background.
@@ -110,7 +53,7 @@ impl<S: Store> Serving<S> {
 impl<S> Drop for Serving<S> {
     fn drop(&mut self) {
         if let (false, Some(parts)) = (self.has_ended, self.store.upgrade()) {
-            parts.cancels.lock().is_served = false;
+            parts.cancels.is_abandoned();
         }
     }
 }

@@ -16,7 +16,8 @@ use steadfast_core::deadline::{Deadline, with_deadline};
 use steadfast_core::protocol;
 use tower_service::Service;
 
-use super::answer::{Rejection, ResponseBody};
+use super::rejection::Rejection;
+use super::response_body::ResponseBody;
 
 /// A [tower](https://docs.rs/tower) layer that refuses a request whose caller waits for less than the work takes.
 ///

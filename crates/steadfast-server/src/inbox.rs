@@ -11,8 +11,9 @@ use http::StatusCode;
 use steadfast_core::clock;
 
 use super::claiming::{Answer, Claiming, Won};
-use super::ending::{Ending, PendingEnds, WonClaim};
-use super::layer::OnUnknown;
+use super::ending::{Ending, WonClaim};
+use super::outcome::OnUnknown;
+use super::pending_ends::PendingEnds;
 use super::rules::Written;
 use super::shared_store::SharedStore;
 use super::store::Record;

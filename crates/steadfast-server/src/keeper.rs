@@ -13,8 +13,8 @@
 //! from running such an operation twice; other processes see a lease that ran out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::thread::{self, Thread};
+use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::Duration;
 
 use steadfast_core::clock;
@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::held::{Charge, News};
+use super::keepers::Keeper;
 use super::shared_store::{Parts, SharedStore};
 use super::store::{ClaimRef, Store};
 
@@ -34,60 +35,6 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LINGERS: Duration = Duration::from_secs(10);
 /// At most this many renewals of one charge are under way, so that they leave the store's connections to others.
 const AT_ONCE: usize = 16;
-
-/// What is looked after: leases of one length in one runtime each. It only grows, by one for each
-/// length in each runtime.
-#[derive(Debug, Default)]
-pub(super) struct Keepers {
-    first: Next,
-    runs: AtomicBool,
-    thread: Mutex<Option<Thread>>,
-}
-
-#[derive(Debug, Default)]
-struct Next(OnceLock<Box<Keeper>>);
-
-#[derive(Debug)]
-struct Keeper {
-    charge: Charge,
-    runtime: Handle,
-    /// Renewals are under way.
-    renews: Arc<AtomicBool>,
-    next: Next,
-}
-
-impl Keepers {
-    /// Whether there is one of this charge already. Without a lock: every operation asks.
-    fn has(&self, charge: Charge) -> bool {
-        self.iter().any(|keeper| keeper.charge == charge)
-    }
-
-    fn add(&self, charge: Charge, runtime: &Handle) {
-        let mut next = &self.first;
-        loop {
-            let new =
-                || Box::new(Keeper { charge, runtime: runtime.clone(), renews: Arc::default(), next: Next::default() });
-            let keeper = next.0.get_or_init(new);
-            if keeper.charge == charge {
-                return;
-            }
-            next = &keeper.next;
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Keeper> {
-        std::iter::successors(self.first.0.get(), |keeper| keeper.next.0.get()).map(|keeper| &**keeper)
-    }
-
-    fn thread(&self) -> MutexGuard<'_, Option<Thread>> {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the thread has to be started by the caller.
-    fn begins(&self) -> bool {
-        !self.runs.load(Ordering::Acquire) && !self.runs.swap(true, Ordering::AcqRel)
-    }
-}
 
 impl<S: Store> SharedStore<S> {
     /// Makes sure that a claim of this charge, which is listed already, is renewed from now on,

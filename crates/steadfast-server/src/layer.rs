@@ -1,67 +1,26 @@
 //! The layer: what is covered, for how long, and what happens where nobody knows how an operation ended.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::Method;
 use http::request::Parts;
-use http::{Method, StatusCode};
-use tokio::sync::Notify;
 
-use super::answer::Terms;
-use super::ending::PendingEnds;
-use super::metrics::{Counters, Metrics};
+use super::config::Config;
+use super::event_id::EventId;
+use super::layer_state::LayerState;
+use super::metrics::Metrics;
+use super::outcome::OnUnknown;
+use super::pending_ends::PendingEnds;
 use super::reconcile::{Reconcile, Reconciliation, UnknownOperation};
 use super::scope::Scope;
 use super::service::IdempotencyService;
 use super::shared_store::SharedStore;
-use super::store::RecordCodec;
+use super::status_terms::StatusTerms;
 use super::store::Store;
 use super::stored_headers::StoredHeaders;
-use super::wait::Waits;
-use super::webhook::EventId;
-
-type Host = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
-type Target = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
-
-/// What a repeat meets where an earlier attempt may have run and nobody knows how it ended: the process died, the handler panicked,
-/// or its answer could not be recorded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnUnknown {
-    /// 409 of the type `…/outcome-unknown`. Somebody has to look; nothing is done twice.
-    #[default]
-    Reject,
-    /// Run it again. Right where the handler itself is idempotent, or where what it did is undone when it dies. A client whose handler
-    /// has failed so is told `Idempotency-Status: released`: it may ask again.
-    Rerun,
-}
-
-/// What a handler knows of its own answer: put it into the response's extensions.
-///
-/// ```
-/// use http::{Response, StatusCode};
-/// use steadfast_server::ExecutionOutcome;
-///
-/// fn refused() -> Response<String> {
-///     let mut response = Response::new("try later".to_owned());
-///     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-///     // Nothing was charged: a repeat may run.
-///     response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
-///     response
-/// }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ExecutionOutcome {
-    /// Nothing was executed: the key is given back, and a repeat runs.
-    NotExecuted,
-    /// It was executed, and this is the answer, whatever its status: stored, effects and all.
-    Executed,
-    /// It may have been executed. A repeat meets [`OnUnknown`].
-    Unknown,
-}
 
 /// A [tower](https://docs.rs/tower) layer that runs an operation once per key.
 ///
@@ -99,69 +58,12 @@ pub enum ExecutionOutcome {
 /// are different stores, whose layers get in each other's way: the inner one answers 409, which is
 /// not stored. Share the store instead.
 pub struct IdempotencyLayer<S> {
-    pub(super) config: Config,
-    pub(super) shared: Arc<Shared<S>>,
-}
-
-/// What all clones of a layer and all its services have in common.
-pub(super) struct Shared<S> {
-    pub(super) store: SharedStore<S>,
-    pub(super) counters: Counters,
-    pub(super) waits: Waits,
-    /// Those who wait until nothing is under way, and only to them it is told: most of the time there is nobody, and a word to nobody takes a
-    /// lock.
-    pub(super) draining: AtomicUsize,
-    pub(super) at_rest: Notify,
-}
-
-/// One who waits until nothing is under way.
-struct Draining<'a>(&'a AtomicUsize);
-
-impl<'a> Draining<'a> {
-    fn of(draining: &'a AtomicUsize) -> Self {
-        draining.fetch_add(1, Ordering::SeqCst);
-        Self(draining)
-    }
-}
-
-impl Drop for Draining<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-#[derive(Clone)]
-pub(super) struct Config {
-    pub(super) required: bool,
-    pub(super) methods: Vec<Method>,
-    pub(super) scope: Scope,
-    pub(super) host: Option<Host>,
-    pub(super) target: Option<Target>,
-    pub(super) on_unknown: OnUnknown,
-    pub(super) lease: Duration,
-    pub(super) max_handler_time: Option<Duration>,
-    pub(super) end_wait: Duration,
-    pub(super) pending_ends: PendingEnds,
-    pub(super) retention: Duration,
-    pub(super) max_key: usize,
-    pub(super) max_body: usize,
-    pub(super) max_response: usize,
-    pub(super) max_wait: Duration,
-    pub(super) terms: Terms,
-    pub(super) stored_headers: StoredHeaders,
-    pub(super) codec: Option<Arc<dyn RecordCodec>>,
-    pub(super) reconcile: Option<Reconcile>,
-    /// The operation is the handling of an event, whose id is here, and not a request with a key.
-    pub(super) event: Option<EventId>,
-    /// An answer that is no success gives the key back, unless the handler says something else.
-    pub(super) failures_run_again: bool,
-    /// Unmarked answers with these statuses do so as well.
-    pub(super) release_on: Vec<StatusCode>,
+    pub(super) state: LayerState<S>,
 }
 
 impl<S> Clone for IdempotencyLayer<S> {
     fn clone(&self) -> Self {
-        Self { config: self.config.clone(), shared: self.shared.clone() }
+        Self { state: self.state.clone() }
     }
 }
 
@@ -192,7 +94,7 @@ impl<S: Store> IdempotencyLayer<S> {
             max_body: 1024 * 1024,
             max_response: 1024 * 1024,
             max_wait: Duration::from_secs(30),
-            terms: Terms::new(retention),
+            terms: StatusTerms::new(retention),
             stored_headers: StoredHeaders::default(),
             codec: None,
             reconcile: None,
@@ -200,27 +102,20 @@ impl<S: Store> IdempotencyLayer<S> {
             failures_run_again: false,
             release_on: Vec::new(),
         };
-        let shared = Shared {
-            store,
-            counters: Counters::default(),
-            waits: Waits::default(),
-            draining: AtomicUsize::new(0),
-            at_rest: Notify::new(),
-        };
-        Self { config, shared: Arc::new(shared) }
+        Self { state: LayerState::new(config, store) }
     }
 
     /// A covered request without a key is a 400.
     #[must_use]
     pub fn required(mut self) -> Self {
-        self.config.required = true;
+        self.state.config.required = true;
         self
     }
 
     /// The methods that are covered. Safe methods (RFC 9110 §9.2.1) pass by whatever is said here.
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
-        self.config.methods = methods.into_iter().collect();
+        self.state.config.methods = methods.into_iter().collect();
         self
     }
 
@@ -246,7 +141,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// ```
     #[must_use]
     pub fn host(mut self, host: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.config.host = Some(Arc::new(host));
+        self.state.config.host = Some(Arc::new(host));
         self
     }
 
@@ -268,14 +163,14 @@ impl<S: Store> IdempotencyLayer<S> {
     /// ```
     #[must_use]
     pub fn target(mut self, target: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
-        self.config.target = Some(Arc::new(target));
+        self.state.config.target = Some(Arc::new(target));
         self
     }
 
     /// What a repeat meets where nobody knows how an earlier attempt ended.
     #[must_use]
     pub fn on_unknown(mut self, on_unknown: OnUnknown) -> Self {
-        self.config.on_unknown = on_unknown;
+        self.state.config.on_unknown = on_unknown;
         self
     }
 
@@ -305,14 +200,14 @@ impl<S: Store> IdempotencyLayer<S> {
     where
         F: Future<Output = Reconciliation> + Send + 'static,
     {
-        self.config.reconcile = Some(Reconcile::new(find));
+        self.state.config.reconcile = Some(Reconcile::new(find));
         self
     }
 
     /// The layer of events: see [`WebhookLayer`](super::WebhookLayer).
     pub(super) fn of_events(mut self, id: EventId) -> Self {
-        self.config.event = Some(id);
-        self.config.failures_run_again = true;
+        self.state.config.event = Some(id);
+        self.state.config.failures_run_again = true;
         self
     }
 
@@ -327,7 +222,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// [reruns](OnUnknown::Rerun).
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.config.lease = lease.max(Duration::from_millis(3));
+        self.state.config.lease = lease.max(Duration::from_millis(3));
         self
     }
 
@@ -338,7 +233,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// `…/outcome-unknown-handler-timed-out`, or a body that is cut. It is logged at error level.
     #[must_use]
     pub fn max_handler_time(mut self, time: Duration) -> Self {
-        self.config.max_handler_time = Some(time);
+        self.state.config.max_handler_time = Some(time);
         self
     }
 
@@ -351,36 +246,36 @@ impl<S: Store> IdempotencyLayer<S> {
     /// has ended: the client is told 500 then, of the type `…/transaction-lost`.
     #[must_use]
     pub fn end_wait(mut self, wait: Duration) -> Self {
-        self.config.end_wait = wait;
+        self.state.config.end_wait = wait;
         self
     }
 
     /// Sets how many ends may wait for a store that does not take them, and for how long.
     #[must_use]
     pub fn pending_ends(mut self, most: PendingEnds) -> Self {
-        self.config.pending_ends = most;
+        self.state.config.pending_ends = most;
         self
     }
 
     /// How long the end of an operation is remembered.
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
-        self.config.retention = retention;
-        self.config.terms.keeping(retention);
+        self.state.config.retention = retention;
+        self.state.config.terms.keeping(retention);
         self
     }
 
     /// The longest key, in characters.
     #[must_use]
     pub fn max_key(mut self, characters: usize) -> Self {
-        self.config.max_key = characters;
+        self.state.config.max_key = characters;
         self
     }
 
     /// The largest body of a keyed request, in bytes: it is read before the key is claimed, to tell a repeat from another request.
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
-        self.config.max_body = bytes;
+        self.state.config.max_body = bytes;
         self
     }
 
@@ -388,14 +283,14 @@ impl<S: Store> IdempotencyLayer<S> {
     /// then told 410 instead of the answer.
     #[must_use]
     pub fn max_response(mut self, bytes: usize) -> Self {
-        self.config.max_response = bytes;
+        self.state.config.max_response = bytes;
         self
     }
 
     /// The longest wait that a client may ask for with `Prefer: wait=N` (RFC 7240 §4.3).
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
-        self.config.max_wait = wait;
+        self.state.config.max_wait = wait;
         self
     }
 
@@ -403,14 +298,14 @@ impl<S: Store> IdempotencyLayer<S> {
     /// rely on it. Not told by default: a client then learns path by path.
     #[must_use]
     pub fn advertise_scope(mut self, path_prefix: impl Into<String>) -> Self {
-        self.config.terms.covering(&path_prefix.into());
+        self.state.config.terms.covering(&path_prefix.into());
         self
     }
 
     /// Counts since the layer was made, over all its clones.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        self.shared.counters.snapshot()
+        self.state.shared.counters.snapshot()
     }
 
     /// Waits until no request under a key is in progress, those included that wait for another, and
@@ -420,22 +315,16 @@ impl<S: Store> IdempotencyLayer<S> {
     ///
     /// A store that cannot be reached is asked again until it answers, so bound the wait if the process must end.
     pub async fn drain(&self) {
-        let _draining = Draining::of(&self.shared.draining);
-        loop {
-            let at_rest = self.shared.at_rest.notified();
-            // In one order with the end of the last request: either that is seen here, or this drain is seen there.
-            if self.shared.counters.running.load(Ordering::SeqCst) == 0 {
-                break;
-            }
-            at_rest.await;
-        }
-        self.shared.store.drain().await;
+        // A closed tracker still counts the requests that come later, so that this can be called again.
+        self.state.shared.running.close();
+        self.state.shared.running.wait().await;
+        self.state.shared.store.drain().await;
     }
 
     /// Returns the store's handle.
     #[must_use]
     pub fn store(&self) -> &SharedStore<S> {
-        &self.shared.store
+        &self.state.shared.store
     }
 }
 
@@ -443,18 +332,18 @@ impl<S, Inner> tower_layer::Layer<Inner> for IdempotencyLayer<S> {
     type Service = IdempotencyService<Inner, S>;
 
     fn layer(&self, inner: Inner) -> Self::Service {
-        IdempotencyService { inner, layer: Arc::new(self.clone()) }
+        IdempotencyService { inner, layer: Arc::new(self.state.clone()) }
     }
 }
 
 impl<S> fmt::Debug for IdempotencyLayer<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyLayer")
-            .field("required", &self.config.required)
-            .field("on_unknown", &self.config.on_unknown)
-            .field("lease", &self.config.lease)
-            .field("retention", &self.config.retention)
-            .field("metrics", &self.shared.counters.snapshot())
+            .field("required", &self.state.config.required)
+            .field("on_unknown", &self.state.config.on_unknown)
+            .field("lease", &self.state.config.lease)
+            .field("retention", &self.state.config.retention)
+            .field("metrics", &self.state.shared.counters.snapshot())
             .finish_non_exhaustive()
     }
 }

@@ -80,48 +80,60 @@
 // Floor 2 of the house: it may import `clock`, `deadline`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
 
 pub mod admin;
-mod answer;
 mod apart;
 mod body;
 mod cancel;
+mod cancel_queue;
 mod child_key;
 mod claiming;
+mod config;
 mod deadline;
+mod decide;
 mod ending;
+mod event_id;
+mod execution;
 #[cfg(test)]
 mod explore;
 mod held;
 mod host;
 mod inbox;
 mod keeper;
+mod keepers;
 mod layer;
+mod layer_state;
 mod metrics;
 mod nested;
 mod outcome;
+mod pending_ends;
 mod poll;
 mod reconcile;
+mod rejection;
 mod request;
+mod response;
+mod response_body;
+mod response_settings;
 mod rules;
-mod run;
-mod running;
 mod scope;
 mod service;
 mod shared_store;
+mod status_terms;
 mod store;
 mod stored_headers;
 mod transaction;
 mod wait;
 mod webhook;
 
-pub use self::answer::{BodyError, ResponseBody};
 pub use self::child_key::OperationKey;
 pub use self::deadline::{DeadlineLayer, DeadlineService};
-pub use self::ending::PendingEnds;
+pub use self::event_id::EventId;
 pub use self::held::HeldClaim;
 pub use self::inbox::{Delivery, Inbox, InboxError};
-pub use self::layer::{ExecutionOutcome, IdempotencyLayer, OnUnknown};
+pub use self::layer::IdempotencyLayer;
 pub use self::metrics::Metrics;
+pub use self::outcome::{ExecutionOutcome, OnUnknown};
+pub use self::pending_ends::PendingEnds;
 pub use self::reconcile::{Reconciliation, UnknownOperation};
+pub use self::response_body::{BodyError, ResponseBody};
 pub use self::scope::Scope;
 pub use self::service::IdempotencyService;
 pub use self::shared_store::SharedStore;
@@ -133,7 +145,7 @@ pub use self::store::{
     RecordState, Store, StoreError, TOMBSTONE, verify_identity,
 };
 pub use self::transaction::{TransactionGuard, TransactionHandle};
-pub use self::webhook::{EventId, WebhookLayer};
+pub use self::webhook::WebhookLayer;
 // For `steadfast-redb`, whose entries have the same envelope. No promise is made of them.
 #[doc(hidden)]
 pub use self::store::{seal, unseal};

@@ -1,6 +1,6 @@
 //! How many keys ended how: as numbers for whoever asks, and as events for whoever listens.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -18,14 +18,12 @@ macro_rules! counters {
         #[derive(Debug)]
         #[repr(C, align(64))]
         pub(super) struct Counters {
-            /// Requests that are under way: the one that goes down again.
-            pub(super) running: AtomicUsize,
             $(pub(super) $name: Counter,)*
         }
 
         impl Default for Counters {
             fn default() -> Self {
-                Self { running: AtomicUsize::new(0), $($name: Counter { name: stringify!($name), value: AtomicU64::new(0) },)* }
+                Self { $($name: Counter { name: stringify!($name), value: AtomicU64::new(0) },)* }
             }
         }
 

@@ -1,125 +1,40 @@
-//! What becomes of an answer: stored, with which headers and readable by whom, or no reason to keep
-//! the key.
+//! What you say about an outcome: the handler about its own response, and you about an operation
+//! whose outcome is unknown.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode};
-
-use super::layer::{Config, IdempotencyLayer};
-use super::store::Record;
-use super::store::RecordCodec;
-use super::store::{RecordId, RecordState, Store, StoreError};
-
-/// # What becomes of an answer
-impl<S: Store> IdempotencyLayer<S> {
-    /// Gives the key back after an unmarked answer with one of these statuses, so that a corrected
-    /// request can use it. Default: none.
-    ///
-    /// This is your word, for the routes behind this layer, that such an answer means that nothing
-    /// was executed. **Where that is untrue, the repeat acts a second time.** It is untrue where
-    ///
-    /// * a handler answers so after it has acted: 404 for the second of two things, 409 or 422 from
-    ///   a constraint after the mail was sent;
-    /// * a handler passes on what another service answered: a 502, 503 or 504 may come from a
-    ///   server that has acted;
-    /// * something between this layer and the handler answers in its place: the 408 of a timeout
-    ///   comes after the handler has started.
-    ///
-    /// Better evidence is a [`ExecutionOutcome::NotExecuted`](super::ExecutionOutcome) on the very response. With the
-    /// crate `steadfast-axum` puts it there for rejections, 404 and 405.
-    ///
-    /// A verdict of the handler comes first. A 2xx or 3xx is stored whatever is said here: it says
-    /// that the operation was carried out. In a store that [holds the
-    /// effects](Store::TRANSACTIONAL) the handler's rows are rolled back.
-    ///
-    /// ```
-    /// use http::StatusCode;
-    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
-    ///
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     // On these routes both are answered before anything is written.
-    ///     .release_on(&[StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY]);
-    /// ```
-    #[must_use]
-    pub fn release_on(mut self, statuses: &[StatusCode]) -> Self {
-        self.config.release_on = statuses.to_vec();
-        self
-    }
-
-    /// Leaves these response headers out of stored answers. The first answer has them, and its
-    /// replays do not.
-    ///
-    /// These are left out already, because they tell of the exchange and not of the operation's
-    /// result:
-    ///
-    /// * `Set-Cookie`, `WWW-Authenticate`, `Authentication-Info`
-    /// * `Age`, `Server-Timing`, `Traceparent`, `Tracestate`, `Traceresponse`, `X-Request-Id`
-    /// * `RateLimit`, and all that begin with `RateLimit-`, `X-RateLimit-` or `X-Rate-Limit-`
-    ///
-    /// And these can never be stored: `Date`, the headers of a connection and those that
-    /// `Connection` names (RFC 9110 §7.6.1), all that begin with `Proxy-`, `Content-Length` (a
-    /// replay has its own), and what this layer itself says.
-    ///
-    /// A stored 401 is replayed without its challenge: authentication belongs outside of this
-    /// layer.
-    ///
-    /// `Retry-After` is stored: it may be the pace at which the result of a 202 is to be asked for.
-    #[must_use]
-    pub fn omit_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.config.stored_headers.omit(names);
-        self
-    }
-
-    /// Stores these response headers, which are [left out by default](Self::omit_headers), and
-    /// hands them out with every replay. Those that can never be stored stay out.
-    ///
-    /// Keep `Set-Cookie` only if a session may be handed to whoever repeats the request in the same
-    /// [`Scope`](super::Scope).
-    #[must_use]
-    pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.config.stored_headers.keep(names);
-        self
-    }
-
-    /// Seals answers before they are stored, and opens them before they are replayed. Default:
-    /// none, and **answers are stored unencrypted**, tokens and personal data included.
-    ///
-    /// Every layer over one store needs the same codec. [`RecordCodec`] has an example. A record
-    /// that cannot be opened is answered with 500, and nothing runs again.
-    #[must_use]
-    pub fn codec(mut self, codec: impl RecordCodec) -> Self {
-        self.config.codec = Some(Arc::new(codec));
-        self
-    }
+/// What a repeat meets where an earlier attempt may have run and nobody knows how it ended: the process died, the handler panicked,
+/// or its answer could not be recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnUnknown {
+    /// 409 of the type `…/outcome-unknown`. Somebody has to look; nothing is done twice.
+    #[default]
+    Reject,
+    /// Run it again. Right where the handler itself is idempotent, or where what it did is undone when it dies. A client whose handler
+    /// has failed so is told `Idempotency-Status: released`: it may ask again.
+    Rerun,
 }
 
-impl Config {
-    /// An answer as it is stored.
-    pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Record {
-        Record::of(status, self.stored_headers.of(headers), Some(body))
-    }
-
-    /// Whether an unmarked answer that is no success gives the key back.
-    pub(super) fn gives_back(&self, status: StatusCode) -> bool {
-        self.failures_run_again || self.release_on.contains(&status)
-    }
-
-    /// The record as a store sees it.
-    pub(super) fn sealed(&self, id: &RecordId, record: Record) -> Record {
-        match &self.codec {
-            Some(codec) => record.sealed(id, &**codec),
-            None => record,
-        }
-    }
-
-    /// Makes of what a store says of a key what was said before it was sealed.
-    pub(super) fn open(&self, id: &RecordId, state: &mut RecordState) -> Result<(), StoreError> {
-        if let RecordState::Completed { record, .. } = state
-            && (self.codec.is_some() || record.is_sealed())
-        {
-            *record = record.clone().opened(id, self.codec.as_deref()).map_err(StoreError::Unreadable)?;
-        }
-        Ok(())
-    }
+/// What a handler knows of its own answer: put it into the response's extensions.
+///
+/// ```
+/// use http::{Response, StatusCode};
+/// use steadfast_server::ExecutionOutcome;
+///
+/// fn refused() -> Response<String> {
+///     let mut response = Response::new("try later".to_owned());
+///     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+///     // Nothing was charged: a repeat may run.
+///     response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
+///     response
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExecutionOutcome {
+    /// Nothing was executed: the key is given back, and a repeat runs.
+    NotExecuted,
+    /// It was executed, and this is the answer, whatever its status: stored, effects and all.
+    Executed,
+    /// It may have been executed. A repeat meets [`OnUnknown`].
+    Unknown,
 }

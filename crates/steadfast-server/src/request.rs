@@ -14,11 +14,11 @@ use sha2::{Digest, Sha256};
 use steadfast_core::key;
 use steadfast_core::protocol::{IDEMPOTENCY_KEY, PREFER};
 
-use super::answer::Rejection;
 use super::body::{Cut, whole};
+use super::config::Config;
 use super::host::host_of;
-use super::layer::Config;
 use super::nested;
+use super::rejection::Rejection;
 use super::shared_store::SharedStore;
 use super::store::{Fingerprint, RecordId};
 

@@ -6,7 +6,7 @@
 
 use steadfast_core::protocol::IdempotencyStatus;
 
-use super::layer::{ExecutionOutcome, OnUnknown};
+use super::outcome::{ExecutionOutcome, OnUnknown};
 use super::store::{ClaimOutcome, End, Fingerprint, FinishOutcome, RecordState, StoreError};
 
 /// How often a store may take half a lease to answer a claim.

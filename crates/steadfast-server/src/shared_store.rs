@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::cancel::Cancels;
-use super::ending::Pending;
+use super::cancel_queue::Cancels;
 use super::held::{Charge, Held, HeldClaims};
-use super::keeper::Keepers;
+use super::keepers::Keepers;
+use super::pending_ends::Pending;
 use super::store::{ClaimRef, Store};
 
 /// A handle to one store, for all layers and inboxes of a process that use it. Its clones share the store.

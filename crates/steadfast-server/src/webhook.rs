@@ -5,99 +5,19 @@
 //! whose handler failed.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use http::Method;
 use http::request::Parts;
-use http::{HeaderName, Method};
 
-use super::layer::{IdempotencyLayer, OnUnknown};
+use super::event_id::EventId;
+use super::layer::IdempotencyLayer;
 use super::metrics::Metrics;
+use super::outcome::OnUnknown;
 use super::scope::Scope;
 use super::service::IdempotencyService;
 use super::shared_store::SharedStore;
-use super::store::RecordCodec;
-use super::store::Store;
-
-type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
-
-/// Where an event's id is.
-#[derive(Clone)]
-pub struct EventId(Read);
-
-impl EventId {
-    /// Wherever this finds it. `None`: the delivery has no id, and is refused with 400.
-    #[must_use]
-    pub fn from_fn(read: impl Fn(&Parts, &Bytes) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
-    }
-
-    /// In this header.
-    #[must_use]
-    pub fn header(name: HeaderName) -> Self {
-        Self::from_fn(move |parts, _| header(parts, name.as_str()))
-    }
-
-    /// In the JSON body, at this pointer (RFC 6901), as a string or a number.
-    #[must_use]
-    pub fn json(pointer: impl Into<String>) -> Self {
-        let pointer = pointer.into();
-        Self::from_fn(move |_, body| text(serde_json::from_slice::<serde_json::Value>(body).ok()?.pointer(&pointer)?))
-    }
-
-    /// Stripe's: `id` of the event object (<https://docs.stripe.com/webhooks#handle-duplicate-events>).
-    #[must_use]
-    pub fn stripe() -> Self {
-        Self::json("/id")
-    }
-
-    /// Twilio's: the header `I-Twilio-Idempotency-Token`
-    /// (<https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides>).
-    #[must_use]
-    pub fn twilio() -> Self {
-        Self::header(HeaderName::from_static("i-twilio-idempotency-token"))
-    }
-
-    /// CloudEvents 1.0: `source` and `id`, which are unique together, from the `ce-` headers of the binary mode or from the body of
-    /// the structured one (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#id>).
-    #[must_use]
-    pub fn cloud_events() -> Self {
-        Self::from_fn(|parts, body| {
-            let (source, id) = match (header(parts, "ce-source"), header(parts, "ce-id")) {
-                (Some(source), Some(id)) => (source, id),
-                _ => {
-                    let event: serde_json::Value = serde_json::from_slice(body).ok()?;
-                    (text(event.get("source")?)?, text(event.get("id")?)?)
-                }
-            };
-            // The length keeps ("a", "bc") and ("ab", "c") apart.
-            Some(format!("{}:{source}{id}", source.len()))
-        })
-    }
-
-    pub(super) fn read(&self, parts: &Parts, body: &Bytes) -> Option<String> {
-        (self.0)(parts, body).filter(|id| !id.is_empty())
-    }
-}
-
-fn header(parts: &Parts, name: &str) -> Option<String> {
-    parts.headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
-fn text(value: &serde_json::Value) -> Option<String> {
-    match value {
-        serde_json::Value::String(text) => Some(text.clone()),
-        serde_json::Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-impl fmt::Debug for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EventId(…)")
-    }
-}
+use super::store::{RecordCodec, Store};
 
 /// A [tower](https://docs.rs/tower) layer for endpoints to which events are delivered, perhaps more than once: each is handled once.
 ///
@@ -168,7 +88,7 @@ impl<S: Store> WebhookLayer<S> {
     /// a credential.
     #[must_use]
     pub fn consumer(mut self, consumer: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.0.config.scope = Scope::from_fn(consumer);
+        self.0.state.config.scope = Scope::from_fn(consumer);
         self
     }
 
@@ -238,36 +158,5 @@ impl<S, Inner> tower_layer::Layer<Inner> for WebhookLayer<S> {
 impl<S> fmt::Debug for WebhookLayer<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("WebhookLayer").field(&self.0).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(id: &EventId, headers: &[(&str, &str)], body: &'static str) -> Option<String> {
-        let mut request = http::Request::builder();
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        id.read(&request.body(()).unwrap().into_parts().0, &Bytes::from_static(body.as_bytes()))
-    }
-
-    #[test]
-    fn an_id_is_read_from_where_the_sender_puts_it() {
-        let some = |text: &str| Some(text.to_owned());
-        assert_eq!(read(&EventId::stripe(), &[], r#"{"id":"evt_1"}"#), some("evt_1"));
-        assert_eq!(read(&EventId::json("/event/number"), &[], r#"{"event":{"number":7}}"#), some("7"));
-        assert_eq!(read(&EventId::twilio(), &[("I-Twilio-Idempotency-Token", "t")], ""), some("t"));
-        let structured = r#"{"specversion":"1.0","source":"/shop","id":"1"}"#;
-        let binary = [("ce-source", "/shop"), ("ce-id", "1")];
-        assert_eq!(read(&EventId::cloud_events(), &[], structured), read(&EventId::cloud_events(), &binary, "x"));
-        assert_ne!(
-            read(&EventId::cloud_events(), &[("ce-source", "a"), ("ce-id", "bc")], ""),
-            read(&EventId::cloud_events(), &[("ce-source", "ab"), ("ce-id", "c")], "")
-        );
-        for nothing in [r#"{"id":""}"#, r#"{"id":null}"#, r#"{"id":{}}"#, "[]", "", "{"] {
-            assert_eq!(read(&EventId::stripe(), &[], nothing), None, "{nothing}");
-        }
     }
 }

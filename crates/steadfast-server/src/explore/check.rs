@@ -8,7 +8,7 @@ use super::choices;
 use super::kinds::{Counts, Seen};
 use super::steps::{self, Step};
 use super::world::{LEASE, Phase, Setup, World, Wrong, bit};
-use crate::layer::OnUnknown;
+use crate::outcome::OnUnknown;
 use crate::store::model::{ModelClaimOutcome, ModelRecordState};
 
 pub(super) const FENCED: &str = "a token that does not hold the key changes nothing";

@@ -28,7 +28,7 @@ use self::kinds::Counts;
 use self::story::story;
 use self::transaction::Transactions;
 use self::world::{Script, Setup};
-use super::layer::OnUnknown;
+use crate::outcome::OnUnknown;
 
 /// What was found, for readers of the guide.
 const PAGE: &str = include_str!("../../../../src/guide/proof.md");

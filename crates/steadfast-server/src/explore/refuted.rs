@@ -8,7 +8,7 @@ use super::story::story;
 use super::transaction::{self, Transactions};
 use super::world::{Script, Setup};
 use super::{PAGE, setup};
-use crate::layer::OnUnknown;
+use crate::outcome::OnUnknown;
 
 /// A design of the field, and the property that it breaks.
 struct Refuted {

@@ -1,7 +1,7 @@
 //! What the exploration looks at: callers in two processes, a network, and the model of a store.
 
 use super::design::Design;
-use crate::layer::OnUnknown;
+use crate::outcome::OnUnknown;
 use crate::store::model::{ModelClaimOutcome, ModelEnd, ModelStore};
 
 pub(super) const CALLERS: usize = 3;

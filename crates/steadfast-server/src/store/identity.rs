@@ -73,7 +73,7 @@ mod tests {
         let request = Request::post("https://API.example.com:8443/orders?a=1").body(()).unwrap();
         let (parts, ()) = request.into_parts();
         let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
-        let fingerprint = layer.config.fingerprint(&parts, &Bytes::from_static(b"{}"));
+        let fingerprint = layer.state.config.fingerprint(&parts, &Bytes::from_static(b"{}"));
         assert_eq!(hex(fingerprint.as_bytes()), "dd24a1705f5ec5859ef7be3e7c90dd0410acd32c5fc7f0fe2e7d1413b949fc76");
     }
 

@@ -7,7 +7,7 @@ use steadfast_core::protocol::IdempotencyStatus;
 
 use super::super::claims::{fingerprint, lost, record};
 use super::{CALLERS, Step, Transactions};
-use crate::layer::OnUnknown;
+use crate::outcome::OnUnknown;
 use crate::rules::{self, AfterAnswer, AfterClaim, AfterFinish, CompletionAnswer, LookedUp, Repeat, Written};
 use crate::{ClaimOutcome, Completion, End, ExecutionOutcome, FinishOutcome, RecordState, StoreError};
 

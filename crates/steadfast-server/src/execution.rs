@@ -17,17 +17,19 @@ use steadfast_core::protocol::IdempotencyStatus;
 use tokio::sync::{mpsc, oneshot};
 use tower_service::Service;
 
-use super::answer::{self, Rejection, ResponseBody, replay};
 use super::body::{pump, whole};
 use super::ending::{Ending, WonClaim};
 use super::held::{Held, HeldClaim, HeldClaims};
-use super::layer::{ExecutionOutcome, IdempotencyLayer};
+use super::layer_state::LayerState;
 use super::metrics::{Counter, count};
 use super::nested;
+use super::outcome::ExecutionOutcome;
 use super::poll::{Panicked, caught, poll_once};
 use super::reconcile::Reconciliation;
+use super::rejection::Rejection;
+use super::response::{replay, respond_to_repeat};
+use super::response_body::ResponseBody;
 use super::rules::{self, AfterAnswer, CompletionAnswer, Written};
-use super::service::known;
 use super::store::Record;
 use super::store::{Completion, End, RecordState, Store};
 use super::transaction::TransactionHandle;
@@ -39,7 +41,7 @@ pub(super) struct AcquiredClaim<'a, T> {
     pub(super) session: T,
 }
 
-pub(super) type Answer<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
+pub(super) type ResponseSender<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
 
 /// How a handler has ended, and with it the session, unless the handler has not given it back.
 enum Handled<R, E, T> {
@@ -59,11 +61,11 @@ enum Handled<R, E, T> {
 
 /// An operation whose handler has been called.
 pub(super) struct Execution<'a, S: Store, R: Body, E> {
-    layer: &'a IdempotencyLayer<S>,
+    layer: &'a LayerState<S>,
     won: WonClaim,
     _held: Held<&'a HeldClaims>,
     lent: TransactionHandle<S::Session>,
-    answer: Option<Answer<R, E>>,
+    answer: Option<ResponseSender<R, E>>,
     /// When the handler is cancelled.
     until: Option<Instant>,
 }
@@ -76,9 +78,9 @@ where
     E: Send + 'static,
 {
     pub(super) fn new(
-        layer: &'a IdempotencyLayer<S>,
+        layer: &'a LayerState<S>,
         acquired: AcquiredClaim<'a, S::Session>,
-        answer: Answer<R, E>,
+        answer: ResponseSender<R, E>,
     ) -> Self {
         let AcquiredClaim { won, held, session } = acquired;
         let until = layer.config.max_handler_time.and_then(|time| clock::now().checked_add(time));
@@ -88,11 +90,11 @@ where
     /// Hands `request` to the handler under the key that was won. `None` instead of the handler's future: it panicked at once. (An option can
     /// be pinned, and emptied where it is.)
     pub(super) fn begin<I, B>(
-        layer: &'a IdempotencyLayer<S>,
+        layer: &'a LayerState<S>,
         mut inner: I,
         mut request: Request<B>,
         acquired: AcquiredClaim<'a, S::Session>,
-        answer: Answer<R, E>,
+        answer: ResponseSender<R, E>,
     ) -> (Self, Option<I::Future>)
     where
         I: Service<Request<B>, Response = Response<R>, Error = E>,
@@ -112,11 +114,11 @@ where
     }
 
     /// To the end that was found out, instead of the handler's.
-    pub(super) async fn found(&mut self, found: Reconciliation) {
-        match found {
+    pub(super) async fn reconciled(&mut self, reconciliation: Reconciliation) {
+        match reconciliation {
             Reconciliation::Applied(response) => self.applied(response).await,
             _ => {
-                let response = known(self.layer, RecordState::unknown(self.won.fingerprint), true, false);
+                let response = respond_to_repeat(self.layer, RecordState::unknown(self.won.fingerprint), false);
                 self.abandon(self.lent.take(), Ok(response)).await;
             }
         }
@@ -132,8 +134,12 @@ where
         let end = End::Completed(Completion::new(sealed, self.layer.config.retention));
         let answer = |this: &Self, by_then| {
             Ok(match by_then {
-                Some(Written::Stored) => known(this.layer, RecordState::completed(fingerprint, record), true, false),
-                Some(Written::Lost) => known(this.layer, RecordState::in_progress(fingerprint, lease), true, false),
+                Some(Written::Stored) => {
+                    respond_to_repeat(this.layer, RecordState::completed(fingerprint, record), false)
+                }
+                Some(Written::Lost) => {
+                    respond_to_repeat(this.layer, RecordState::in_progress(fingerprint, lease), false)
+                }
                 // What was found is true all the same. If it is not stored, the next one has to find it once more.
                 Some(Written::RolledBack | Written::GivenUp) | None => {
                     this.told(replay(record, false), IdempotencyStatus::Unknown)
@@ -395,7 +401,7 @@ where
     }
 
     fn told<B>(&self, mut response: Response<B>, told: IdempotencyStatus) -> Response<B> {
-        answer::put_status(told, &mut response, &self.layer.config.terms);
+        self.layer.config.terms.put(told, &mut response);
         response
     }
 }

@@ -1,0 +1,79 @@
+//! The settings of a layer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::event_id::EventId;
+use super::outcome::OnUnknown;
+use super::pending_ends::PendingEnds;
+use super::reconcile::Reconcile;
+use super::scope::Scope;
+use super::status_terms::StatusTerms;
+use super::store::{Record, RecordCodec, RecordId, RecordState, StoreError};
+use super::stored_headers::StoredHeaders;
+
+pub(super) type Host = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
+pub(super) type Target = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
+
+#[derive(Clone)]
+pub(super) struct Config {
+    pub(super) required: bool,
+    pub(super) methods: Vec<Method>,
+    pub(super) scope: Scope,
+    pub(super) host: Option<Host>,
+    pub(super) target: Option<Target>,
+    pub(super) on_unknown: OnUnknown,
+    pub(super) lease: Duration,
+    pub(super) max_handler_time: Option<Duration>,
+    pub(super) end_wait: Duration,
+    pub(super) pending_ends: PendingEnds,
+    pub(super) retention: Duration,
+    pub(super) max_key: usize,
+    pub(super) max_body: usize,
+    pub(super) max_response: usize,
+    pub(super) max_wait: Duration,
+    pub(super) terms: StatusTerms,
+    pub(super) stored_headers: StoredHeaders,
+    pub(super) codec: Option<Arc<dyn RecordCodec>>,
+    pub(super) reconcile: Option<Reconcile>,
+    /// The operation is the handling of an event, whose id is here, and not a request with a key.
+    pub(super) event: Option<EventId>,
+    /// An answer that is no success gives the key back, unless the handler says something else.
+    pub(super) failures_run_again: bool,
+    /// Unmarked answers with these statuses do so as well.
+    pub(super) release_on: Vec<StatusCode>,
+}
+
+impl Config {
+    /// An answer as it is stored.
+    pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Record {
+        Record::of(status, self.stored_headers.of(headers), Some(body))
+    }
+
+    /// Whether an unmarked answer that is no success gives the key back.
+    pub(super) fn gives_back(&self, status: StatusCode) -> bool {
+        self.failures_run_again || self.release_on.contains(&status)
+    }
+
+    /// The record as a store sees it.
+    pub(super) fn sealed(&self, id: &RecordId, record: Record) -> Record {
+        match &self.codec {
+            Some(codec) => record.sealed(id, &**codec),
+            None => record,
+        }
+    }
+
+    /// Makes of what a store says of a key what was said before it was sealed.
+    pub(super) fn open(&self, id: &RecordId, state: &mut RecordState) -> Result<(), StoreError> {
+        if let RecordState::Completed { record, .. } = state
+            && (self.codec.is_some() || record.is_sealed())
+        {
+            *record = record.clone().opened(id, self.codec.as_deref()).map_err(StoreError::Unreadable)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! What happens to a request with a key: its handler runs, or the layer responds itself.
+
+use std::pin::pin;
+
+use http::Response;
+use http::request::Parts;
+use http_body::Body;
+use steadfast_core::clock;
+
+use super::child_key::OperationKey;
+use super::claiming::{Answer, Claiming, Won};
+use super::ending::WonClaim;
+use super::execution::AcquiredClaim;
+use super::layer_state::LayerState;
+use super::poll::caught;
+use super::reconcile::{Reconcile, Reconciliation, UnknownOperation};
+use super::request::Operation;
+use super::response::{reject_for_store, respond_to_other_request, respond_to_repeat};
+use super::response_body::ResponseBody;
+use super::rules::{self, Repeat};
+use super::store::{Claim, RecordState, Store, StoreError};
+
+/// The next step of a request with a key.
+pub(super) enum Step<'a, T, R: Body> {
+    /// The layer responds, and nothing runs.
+    Respond(Response<ResponseBody<R>>),
+    /// The handler runs under the key.
+    Run(AcquiredClaim<'a, T>),
+    /// An earlier request under the key may have run, and the hook has found out.
+    Reconciled(AcquiredClaim<'a, T>, Reconciliation),
+}
+
+/// Claims the key of an operation, and decides.
+pub(super) async fn decide<'a, S: Store, R: Body>(
+    layer: &'a LayerState<S>,
+    operation: &Operation,
+    parts: &Parts,
+) -> Step<'a, S::Session, R> {
+    match claim_key(layer, operation).await {
+        Ok(KeyClaim::Acquired(acquired)) => Step::Run(acquired),
+        // Boxed, as what is rare is elsewhere: every operation in flight has room for it.
+        Ok(KeyClaim::ToReconcile(acquired, hook)) => Box::pin(reconcile(operation, parts, acquired, &hook)).await,
+        Ok(KeyClaim::OtherRequest(state)) => Step::Respond(respond_to_other_request(layer, &state)),
+        Ok(KeyClaim::Known { mut state, waited }) => {
+            Step::Respond(match layer.config.open(&operation.id, &mut state) {
+                Ok(()) => respond_to_repeat(layer, state, waited),
+                Err(error) => reject_for_store(layer, &error),
+            })
+        }
+        Err(error) => Step::Respond(reject_for_store(layer, &error)),
+    }
+}
+
+/// What the claim of a key has come to.
+enum KeyClaim<'a, T> {
+    Acquired(AcquiredClaim<'a, T>),
+    /// The key is ours. An earlier request under it may have run, and the hook can find out.
+    ToReconcile(AcquiredClaim<'a, T>, Reconcile),
+    /// This request came before, and this is what is known of it.
+    Known {
+        state: RecordState,
+        waited: bool,
+    },
+    /// The key is another request's.
+    OtherRequest(RecordState),
+}
+
+/// Claims the key. Waits for the first request under it where the client asked for that.
+async fn claim_key<'a, S: Store>(
+    layer: &'a LayerState<S>,
+    operation: &Operation,
+) -> Result<KeyClaim<'a, S::Session>, StoreError> {
+    let store = &layer.shared.store;
+    let token = store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
+    let claim = Claim::new(&operation.id, token, operation.fingerprint, layer.config.lease, layer.config.retention)
+        .reserve(layer.config.max_response);
+    let has_hook = layer.config.reconcile.is_some();
+    let reruns = rules::reruns(layer.config.on_unknown, has_hook);
+    let wait_until = operation.wait.and_then(|wait| clock::now().checked_add(wait));
+    let mut claiming = Claiming::new(store, claim);
+    let (mut waited, mut finds_out) = (false, false);
+    loop {
+        // Only the request that takes the key over asks the hook.
+        let take_over = reruns || finds_out;
+        let state = match claiming.ask(take_over).await? {
+            Answer::Known(state) => state,
+            Answer::Won(Won { session, asked }) => {
+                claiming.begins();
+                let won = WonClaim::of(&claim.allow_takeover(take_over));
+                let held = store.hold(claim.reference(), claim.lease, asked);
+                let acquired = AcquiredClaim { won, held, session };
+                return Ok(match &layer.config.reconcile {
+                    Some(hook) if finds_out => KeyClaim::ToReconcile(acquired, hook.clone()),
+                    _ => KeyClaim::Acquired(acquired),
+                });
+            }
+        };
+        let still_waits = || wait_until.filter(|until| *until > clock::now());
+        match rules::repeat(&state, operation.fingerprint, has_hook && !finds_out, still_waits) {
+            Repeat::Tell => return Ok(KeyClaim::Known { state, waited }),
+            Repeat::OtherRequest => return Ok(KeyClaim::OtherRequest(state)),
+            Repeat::FindOut => finds_out = true,
+            Repeat::Wait(until) => {
+                (waited, finds_out) = (true, false);
+                Box::pin(layer.shared.waits.wait(store, operation.id, until)).await;
+            }
+        }
+    }
+}
+
+/// Asks the hook what came of the earlier request, under the claim of the key.
+async fn reconcile<'a, T, R: Body>(
+    operation: &Operation,
+    parts: &Parts,
+    acquired: AcquiredClaim<'a, T>,
+    hook: &Reconcile,
+) -> Step<'a, T, R> {
+    let unknown = UnknownOperation {
+        operation: OperationKey::of(operation.id),
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        headers: parts.headers.clone(),
+        body: operation.body.clone(),
+    };
+    // Called within the future, so that a hook which panics at once has not found out either.
+    let finding = pin!(async { hook.find(unknown).await });
+    match caught(finding).await.unwrap_or(Reconciliation::Unknown) {
+        Reconciliation::NotApplied => Step::Run(acquired),
+        found => Step::Reconciled(acquired, found),
+    }
+}

@@ -1,0 +1,89 @@
+//! The response to a repeat, from what the store knows of its key.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::Body;
+use steadfast_core::protocol::{IDEMPOTENT_REPLAYED, IdempotencyStatus};
+
+use super::layer_state::LayerState;
+use super::metrics::count;
+use super::rejection::Rejection;
+use super::response_body::ResponseBody;
+use super::store::{Record, RecordState, StoreError};
+
+/// What a repeat of the same request receives. `waited`: it asked to wait for the first one.
+pub(super) fn respond_to_repeat<S, R: Body>(
+    layer: &LayerState<S>,
+    state: RecordState,
+    waited: bool,
+) -> Response<ResponseBody<R>> {
+    let counters = &layer.shared.counters;
+    let (counter, mut response, status) = match state {
+        RecordState::Completed { record, .. } => {
+            let counter = if waited { &counters.waited } else { &counters.replayed };
+            (counter, replay(record, layer.config.event.is_some()), IdempotencyStatus::Replayed)
+        }
+        RecordState::InProgress { .. } => {
+            (&counters.in_progress, Rejection::InProgress.response(), IdempotencyStatus::InProgress)
+        }
+        RecordState::Unknown { .. } => {
+            (&counters.refused_unknown, Rejection::OutcomeUnknown.response(), IdempotencyStatus::Unknown)
+        }
+    };
+    count(counter);
+    layer.config.terms.put(status, &mut response);
+    if waited {
+        response.headers_mut().insert("preference-applied", HeaderValue::from_static("wait"));
+    }
+    response
+}
+
+/// What another request under a key that is taken receives.
+pub(super) fn respond_to_other_request<S, R: Body>(
+    layer: &LayerState<S>,
+    state: &RecordState,
+) -> Response<ResponseBody<R>> {
+    count(&layer.shared.counters.mismatched);
+    let stored_4xx = match state {
+        RecordState::Completed { record, .. } => Some(record.status()).filter(StatusCode::is_client_error),
+        _ => None,
+    };
+    Rejection::OtherRequest(stored_4xx).response()
+}
+
+/// Rejects a request, and counts it.
+pub(super) fn reject<S, R: Body>(layer: &LayerState<S>, rejection: Rejection) -> Response<ResponseBody<R>> {
+    let is_down = matches!(rejection, Rejection::StoreUnavailable | Rejection::StoreFull);
+    count(if is_down { &layer.shared.counters.store_down } else { &layer.shared.counters.refused });
+    rejection.response()
+}
+
+/// Rejects a request whose key could not be claimed.
+pub(super) fn reject_for_store<S, R: Body>(layer: &LayerState<S>, error: &StoreError) -> Response<ResponseBody<R>> {
+    tracing::error!(target: "steadfast", %error, "a key could not be claimed");
+    let rejection = match error {
+        StoreError::Unavailable(_) | StoreError::RolledBack(_) | StoreError::IdentityMismatch(_) => {
+            Rejection::StoreUnavailable
+        }
+        StoreError::Full | StoreError::Busy => Rejection::StoreFull,
+        StoreError::Unreadable(_) => Rejection::RecordUnreadable,
+    };
+    reject(layer, rejection)
+}
+
+/// Returns the stored response, or what is left of it. The sender of an event only needs to know
+/// that the event was handled, so a response that was not kept is replayed to it as an empty one.
+pub(super) fn replay<B: Body>(record: Record, is_event: bool) -> Response<ResponseBody<B>> {
+    let (status, headers, body) = record.into_parts();
+    let mut response = match body.or(is_event.then(Bytes::new)) {
+        None => Rejection::AnswerNotKept(status).response(),
+        Some(body) => {
+            let mut response = Response::new(ResponseBody::whole(body));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            response
+        }
+    };
+    response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    response
+}
