@@ -52,7 +52,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         tables::layers(&findings),
         tables::mechanisms_in_outages(&findings),
         tables::mechanisms_in_brownouts(&findings),
-        tables::mechanisms_in_a_hurry(&findings),
     ];
     for table in &tables {
         println!("{}", table.for_the_terminal());

@@ -36,7 +36,7 @@ pub(crate) fn html(findings: &Findings, plots: &[Plot], seed: u64) -> String {
     )
 }
 
-fn sections(findings: &Findings) -> [Section<'_>; 10] {
+fn sections(findings: &Findings) -> [Section<'_>; 9] {
     [
         Section {
             heading: "After an outage",
@@ -118,12 +118,6 @@ fn sections(findings: &Findings) -> [Section<'_>; 10] {
                    as many operations. Hedging needs room: with 5 % to spare it is itself the overload.",
             plot: None,
             table: tables::mechanisms_in_brownouts(findings),
-        },
-        Section {
-            heading: "Overload protection in a hurry",
-            says: "Operations that must end within 60 ms, where a usual answer takes 21.",
-            plot: None,
-            table: tables::mechanisms_in_a_hurry(findings),
         },
     ]
 }

@@ -48,7 +48,7 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`max_redirects`](Self::max_redirects) | 10 |
 /// | [`redirect_post_as_get`](Self::redirect_post_as_get) | off |
 /// | [`cross_origin_redirects`](Self::cross_origin_redirects) | GET and HEAD only; none with an HTTP client of yours |
-/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge), [`deadline_header`](Self::deadline_header), [`skip_hopeless`](Self::skip_hopeless) | off |
+/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge), [`deadline_header`](Self::deadline_header) | off |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
     http: reqwest::ClientBuilder,

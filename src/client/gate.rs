@@ -21,7 +21,6 @@ pub(super) struct Held {
 
 /// The gate that the attempts of one operation go through.
 pub(super) struct Gate<'a> {
-    client: &'a Inner,
     upstream: &'a Upstream,
     lane: Option<Lane>,
 }
@@ -37,7 +36,7 @@ pub(super) struct Pass<'a> {
 impl<'a> Gate<'a> {
     /// `request` is what is sent.
     pub(super) fn new(client: &'a Inner, upstream: &'a Upstream, request: impl FnOnce() -> reqwest::Request) -> Self {
-        Self { client, upstream, lane: client.overload.cooldown.as_ref().map(|lanes| lanes.of(request)) }
+        Self { upstream, lane: client.overload.cooldown.as_ref().map(|lanes| lanes.of(request)) }
     }
 
     /// Waits until the origin's cooldown is over, and asks whether there is time for an attempt and whether the circuit is closed.
@@ -51,19 +50,12 @@ impl<'a> Gate<'a> {
         };
         let deadline = operation.deadline();
         // A wait was to end before the deadline, but a busy machine may have woken us late.
-        if deadline.is_some_and(|deadline| deadline <= started.checked_add(self.least_time(started)).unwrap_or(started))
-        {
+        if deadline.is_some_and(|deadline| deadline <= started) {
             return Err(Held { reason: StopReason::DeadlineExceeded, retry_after: None });
         }
         let permit = self.upstream.breaker.as_ref().map(|breaker| breaker.acquire(started)).transpose();
         let open = |open: CircuitOpen| Held { reason: StopReason::CircuitOpen, retry_after: Some(open.retry_after) };
         Ok(Pass { started, permit: permit.map_err(open)?, probe })
-    }
-
-    /// With less than this left an attempt is hopeless.
-    fn least_time(&self, now: Instant) -> Duration {
-        let fastest = self.client.overload.skip_hopeless.then(|| self.latencies()?.fastest(now)).flatten();
-        fastest.unwrap_or(Duration::ZERO)
     }
 
     /// After how long an attempt that starts now is late; `None` if it is not hedged.

@@ -15,7 +15,6 @@ pub(super) struct OverloadSettings {
     pub(super) breaker: Option<BreakerPolicy>,
     pub(super) cooldown: Option<Lanes>,
     pub(super) deadline_header: Option<HeaderName>,
-    pub(super) skip_hopeless: bool,
     pub(super) hedge: Option<HedgePolicy>,
 }
 
@@ -97,17 +96,6 @@ impl ClientBuilder {
     /// origin that was asked.
     pub fn deadline_header(mut self, name: HeaderName) -> Self {
         self.overload.deadline_header = Some(name);
-        self
-    }
-
-    /// Starts no attempt with less time left until the operation's deadline than this origin's fastest answer of the last minute took,
-    /// once 20 are known: it could only time out, and its request would be work for nobody. The operation ends as
-    /// [`DeadlineExceeded`](crate::policy::StopReason::DeadlineExceeded), an [`ErrorKind::Timeout`](crate::ErrorKind::Timeout). Off by
-    /// default.
-    ///
-    /// Where every caller is in such a hurry, nothing is sent for up to a minute, until the fastest is forgotten.
-    pub fn skip_hopeless(mut self, yes: bool) -> Self {
-        self.overload.skip_hopeless = yes;
         self
     }
 

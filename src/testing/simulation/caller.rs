@@ -51,14 +51,13 @@ pub(super) struct Pass<'a> {
 impl<'a> Caller<'a> {
     pub(super) fn new(fleet: usize, settings: &'a Fleet) -> Self {
         let by_quantile = settings.hedge.is_some_and(|policy| matches!(policy.at(), HedgeAt::Quantile(_)));
-        let measures = settings.skip_hopeless || by_quantile;
         Self {
             fleet,
             settings,
             budget: settings.budget.fresh(),
             breaker: settings.breaker.clone().map(Breaker::new),
             cooling: settings.cooldown.then(RefCell::default),
-            latencies: measures.then(Latencies::new).flatten(),
+            latencies: by_quantile.then(Latencies::new).flatten(),
             hedges: HedgeAllowance::default(),
         }
     }
@@ -75,19 +74,13 @@ impl<'a> Caller<'a> {
             }
             Leave::WaitForProbe(spread) => return Entry::WaitForProbe(spread.min(time_left)),
         };
-        if deadline.is_some() && time_left <= self.least_time(now) {
+        if time_left.is_zero() {
             return Entry::Held { was_probe: is_probe };
         }
         match self.breaker.as_ref().map(|breaker| breaker.acquire(now)).transpose() {
             Ok(permit) => Entry::Go(Pass { permit, is_probe }),
             Err(_open) => Entry::Held { was_probe: is_probe },
         }
-    }
-
-    /// With less than this left an attempt is hopeless.
-    fn least_time(&self, now: Instant) -> Duration {
-        let latencies = self.latencies.as_ref().filter(|_| self.settings.skip_hopeless);
-        latencies.and_then(|latencies| latencies.fastest(now)).unwrap_or(Duration::ZERO)
     }
 
     /// After how long this attempt is late; `None` if it is not hedged. Beside a retry there is no hedge.
@@ -212,20 +205,6 @@ mod tests {
             caller.probe_was_held(over);
             assert_eq!(ask(&caller, None, now + 5 * SECOND), "probe");
         });
-    }
-
-    #[test]
-    fn with_less_time_left_than_the_fastest_answer_took_nothing_goes_out() {
-        let fleet = Fleet::new(&RetryPolicy::new()).skip_hopeless();
-        let (caller, now) = (Caller::new(0, &fleet), crate::clock::now());
-        let success = Reply { class: Class::Success, status: Some(StatusCode::OK), hint: Hint::default() };
-        let soon = Some(now + SECOND / 2);
-        for answer in 0..20 {
-            assert_eq!(ask(&caller, soon, now), "go", "{answer} answers are not enough");
-            caller.settle(pass(&caller, now), &success, SECOND, Some(SECOND), now);
-        }
-        assert_eq!(ask(&caller, soon, now), "held");
-        assert_eq!(ask(&caller, Some(now + 2 * SECOND), now), "go");
     }
 
     #[test]

@@ -15,7 +15,6 @@ use crate::policy::{BreakerPolicy, HedgePolicy, Idempotency, RetryBudget, RetryP
 /// | [`breaker`](Self::breaker) | none |
 /// | [`cooldown`](Self::cooldown) | none |
 /// | [`tells_deadline`](Self::tells_deadline) | no |
-/// | [`skip_hopeless`](Self::skip_hopeless) | no |
 /// | [`hedge`](Self::hedge) | none |
 /// | [`idempotency`](Self::idempotency) | [`Idempotency::Natural`]: whatever fails may be repeated |
 #[derive(Debug)]
@@ -25,7 +24,6 @@ pub struct Fleet {
     pub(super) breaker: Option<BreakerPolicy>,
     pub(super) cooldown: bool,
     pub(super) tells_deadline: bool,
-    pub(super) skip_hopeless: bool,
     pub(super) hedge: Option<HedgePolicy>,
     pub(super) clients: u32,
     pub(super) arrivals: Arrivals,
@@ -52,7 +50,6 @@ impl Fleet {
             breaker: None,
             cooldown: false,
             tells_deadline: false,
-            skip_hopeless: false,
             hedge: None,
             clients: 100,
             arrivals: Arrivals::Rate(10.0),
@@ -89,14 +86,6 @@ impl Fleet {
     #[must_use]
     pub fn tells_deadline(mut self) -> Self {
         self.tells_deadline = true;
-        self
-    }
-
-    /// No attempt with less time left until the operation's deadline ([`RetryPolicy::deadline`]) than the fastest answer of the last
-    /// minute took ([`ClientBuilder::skip_hopeless`](crate::ClientBuilder::skip_hopeless)).
-    #[must_use]
-    pub fn skip_hopeless(mut self) -> Self {
-        self.skip_hopeless = true;
         self
     }
 

@@ -103,7 +103,7 @@ fn nonsense_ends_too() {
             for trouble in [Trouble::Slow { share, by: time }, Trouble::Unavailable { retry_after: Some(time) }] {
                 let scenario = Scenario::new(trouble).lasting(Duration::from_secs(3)).watched_for(Duration::ZERO);
                 let server = Server::default().heeds_deadlines(time).hints(time).queue(time);
-                let fleet = fleet().hedge(hedge).skip_hopeless().attempt_timeout(time.saturating_mul(2));
+                let fleet = fleet().hedge(hedge).attempt_timeout(time.saturating_mul(2));
                 assert!(
                     Simulation::new(scenario, fleet).server(server).run().during().operations() > 0,
                     "{time:?}, {share}"
