@@ -3,7 +3,7 @@
 //! The policy is told what time it is and what the dice say; this file is the only one that asks. It reads tokio's clock, so a
 //! test that pauses or advances time moves the client and the server layer with it.
 //!
-//! Floor 1: it imports nothing of the crate.
+//! Floor 1: of the crate it imports `policy` alone.
 
 use std::future::Future;
 #[cfg(feature = "client")]
@@ -16,6 +16,8 @@ use std::task::Poll;
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
+#[cfg(any(feature = "redb", feature = "redis"))]
+pub(crate) use crate::policy::milliseconds;
 #[cfg(feature = "client")]
 use tokio::{task::coop::unconstrained, time::Sleep};
 
@@ -137,11 +139,6 @@ impl Steady {
     pub(crate) fn now_ms(&self) -> u64 {
         self.wall_ms.saturating_add(milliseconds(now().saturating_duration_since(self.started)))
     }
-}
-
-#[cfg(any(feature = "redb", feature = "redis"))]
-pub(crate) fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 
 use crate::clock;
-
-/// The clock cannot add up everything; nobody waits for a century.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+use crate::policy::CENTURY;
+#[cfg(any(feature = "server", feature = "testing"))]
+use crate::policy::digits;
+#[cfg(feature = "client")]
+use crate::policy::milliseconds;
 
 tokio::task_local! {
     /// Exists only where [`with_deadline`] sets it.
@@ -53,7 +55,7 @@ impl From<Instant> for Deadline {
 impl From<Duration> for Deadline {
     fn from(time: Duration) -> Self {
         let now = clock::now();
-        Self(now.checked_add(time.min(FOREVER)).unwrap_or(now))
+        Self(now.checked_add(time.min(CENTURY)).unwrap_or(now))
     }
 }
 
@@ -85,15 +87,13 @@ pub fn with_deadline<F: Future>(deadline: impl Into<Deadline>, future: F) -> imp
 /// The time left as a header has it: whole milliseconds in digits, at least 1.
 #[cfg(feature = "client")]
 pub(crate) fn to_header(time_left: Duration) -> HeaderValue {
-    HeaderValue::from(u64::try_from(time_left.as_millis()).unwrap_or(u64::MAX).max(1))
+    HeaderValue::from(milliseconds(time_left).max(1))
 }
 
 /// Reads what [`to_header`] writes. What is not digits alone says nothing.
 #[cfg(any(feature = "server", feature = "testing"))]
 pub(crate) fn from_header(value: &HeaderValue) -> Option<Duration> {
-    let digits =
-        value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    Some(Duration::from_millis(digits.parse().unwrap_or(u64::MAX)))
+    value.to_str().ok().and_then(digits).map(Duration::from_millis)
 }
 
 #[cfg(test)]

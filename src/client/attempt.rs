@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::{self, Answer, Failed, Read};
 use super::payload::NoBody;
-use super::plan::{Plan, is_safe};
+use super::plan::Plan;
 use super::probe::{Probe, Unfinished};
 use super::redirect::{self, Rules, Trail};
 use super::wire_request::WireRequest;
@@ -19,7 +19,7 @@ use super::{Inner, assessment, ending, failure};
 use crate::clock::{self, Deadline};
 use crate::deadline;
 use crate::journal::NotFollowed;
-use crate::policy::{Failure, Idempotency};
+use crate::policy::{Failure, Idempotency, is_safe};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 

@@ -17,14 +17,11 @@ use super::upstream::Upstreams;
 use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
 use crate::key_policy::KeyPolicy;
-use crate::policy::{Class, Outcome, RetryBudget, RetryPolicy};
+use crate::policy::{self, CENTURY, Class, Outcome, RetryBudget, RetryPolicy};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
-
-/// reqwest adds these to the clock and panics where the sum overflows; nobody waits for a century.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Under the 5 s after which Node.js, Apache and uvicorn close an idle connection (load balancers wait for 60 s and more): a
 /// connection that the server has just closed cannot carry a request.
@@ -270,40 +267,19 @@ impl ClientBuilder {
     ///
     /// [`ErrorKind::Build`](crate::ErrorKind::Build): a setting is invalid, or TLS could not be started. The message names the
     /// setting and the reason.
-    pub fn build(self) -> Result<Client> {
+    pub fn build(mut self) -> Result<Client> {
         let base = self.base_url.as_deref().map(target::base).transpose()?;
-        let defaults = Defaults::new(self.default_headers, base.is_some(), &self.keys.header)?;
-        let retry = match self.timeout {
-            Some(timeout) => {
-                check_timeout("timeout", timeout)?;
-                self.retry.deadline(timeout)
-            }
-            None => self.retry,
-        };
-        retry.validate().map_err(Error::invalid)?;
-        self.budget.validate().map_err(Error::invalid)?;
-        self.keys.validate().map_err(|reason| Error::build("keys", reason))?;
-        check_timeout("attempt_timeout", self.attempt_timeout)?;
-        check_timeout("connect_timeout", self.connect_timeout)?;
-        check_timeout("read_timeout", self.read_timeout)?;
-        if self.ready_made.is_some() && self.http_is_configured {
-            return Err(Error::build(
-                "http_client",
-                "it is finished, so http has nothing to configure; use one of them",
-            ));
-        }
-        if self.keys.wait.zip(self.attempt_timeout).is_some_and(|(wait, attempt)| wait >= attempt) {
-            return Err(Error::build(
-                "keys",
-                "wait_on_retry is not shorter than attempt_timeout, so no answer would be waited for",
-            ));
-        }
-        if self.attempt_header.as_ref() == Some(&self.keys.header) {
-            return Err(Error::build("attempt_header", "it would give every attempt another key"));
-        }
-        self.overload.validate(&self.keys, self.attempt_header.as_ref())?;
+        let headers = std::mem::take(&mut self.default_headers);
+        let defaults = Defaults::new(headers, base.is_some(), &self.keys.header)?;
+        self.check()?;
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
         let is_as_made = self.ready_made.is_none() && !self.http_is_configured;
+        let mut retry = self.retry;
+        if let Some(timeout) = self.timeout {
+            retry = retry.deadline(timeout);
+        }
+        // What is throttled may be the GET behind a redirect that we do not see, after the request was carried out.
+        retry.throttled_is_ambiguous |= opaque;
         let http = match self.ready_made {
             Some(client) => client,
             None => finish(self.http, self.connect_timeout, self.read_timeout)?,
@@ -316,11 +292,11 @@ impl ClientBuilder {
             upstreams: Upstreams::new(self.overload.terms(self.budget, is_as_made), base.as_ref()),
             base,
             defaults,
-            retry: retry.fit_for(opaque),
+            retry,
             keys: self.keys,
             attempt_timeout: self.attempt_timeout,
             body_limit: self.body_limit,
-            max_redirects: self.redirects.most,
+            max_redirects: self.redirects.max,
             redirect_post_as_get: self.redirects.post_as_get,
             cross_origin_redirects: self.redirects.may_leave(is_as_made),
             attempt_header: self.attempt_header,
@@ -328,6 +304,34 @@ impl ClientBuilder {
             classifier: self.classifier,
             on_event: self.on_event,
         }))
+    }
+
+    /// Checks every setting, alone and with the others.
+    fn check(&self) -> Result<()> {
+        check_timeout("timeout", self.timeout.flatten())?;
+        check_timeout("attempt_timeout", self.attempt_timeout)?;
+        check_timeout("connect_timeout", self.connect_timeout)?;
+        check_timeout("read_timeout", self.read_timeout)?;
+        let OverloadSettings { breaker, hedge, .. } = &self.overload;
+        policy::check(&self.retry, &self.budget, breaker.as_ref(), hedge.as_ref()).map_err(Error::invalid)?;
+        self.keys.validate().map_err(|reason| Error::build("keys", reason))?;
+        if self.keys.wait.zip(self.attempt_timeout).is_some_and(|(wait, attempt)| wait >= attempt) {
+            let reason = "wait_on_retry is not shorter than attempt_timeout, so no answer would be waited for";
+            return Err(Error::build("keys", reason));
+        }
+        if self.ready_made.is_some() && self.http_is_configured {
+            let reason = "it is finished, so http has nothing to configure; use one of them";
+            return Err(Error::build("http_client", reason));
+        }
+        if self.attempt_header.as_ref() == Some(&self.keys.header) {
+            return Err(Error::build("attempt_header", "it would give every attempt another key"));
+        }
+        match &self.overload.deadline_header {
+            Some(name) if *name == self.keys.header || Some(name) == self.attempt_header.as_ref() => {
+                Err(Error::build("deadline_header", format!("{name} is taken")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -364,10 +368,10 @@ fn finish(
     let no_retries = reqwest::retry::never().max_retries_per_request(0);
     let mut http = http.redirect(reqwest::redirect::Policy::none()).retry(no_retries);
     if let Some(timeout) = connect_timeout {
-        http = http.connect_timeout(timeout.min(FOREVER));
+        http = http.connect_timeout(timeout.min(CENTURY));
     }
     if let Some(timeout) = read_timeout {
-        http = http.read_timeout(timeout.min(FOREVER));
+        http = http.read_timeout(timeout.min(CENTURY));
     }
     http.build().map_err(|error| {
         Error::build("http", "the HTTP client could not be built").with_source(Some(error.without_url().into()))

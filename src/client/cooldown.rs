@@ -174,7 +174,7 @@ impl Drop for Probe<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Idempotency, RetryBudget, RetryPolicy};
+    use crate::policy::{Idempotency, RetryBudget, RetryPolicy, TokenBucket};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -195,7 +195,7 @@ mod tests {
     async fn a_lane_that_is_at_ease_again_leaves_nothing_behind() {
         let (cooldowns, lane) = (Cooldowns::default(), Lane(7));
         cooldowns.begin(lane, Duration::from_nanos(1), clock::now());
-        let (policy, budget) = (RetryPolicy::never(), RetryBudget::standard());
+        let (policy, budget) = (RetryPolicy::never(), TokenBucket::new(RetryBudget::standard()));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, clock::now());
         let probe = cooldowns.leave(lane, &mut operation).await.unwrap().expect("the first goes as a probe");
         probe.passed();

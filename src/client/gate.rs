@@ -61,8 +61,8 @@ impl<'a> Gate<'a> {
     /// After how long an attempt that starts now is late; `None` if it is not hedged.
     pub(super) fn late_after(&self, policy: Option<&HedgePolicy>, pass: &Pass<'_>) -> Option<Duration> {
         let policy = policy.filter(|_| pass.probe.is_none())?;
-        self.upstream.hedges.earn(policy.limit());
-        match policy.at() {
+        self.upstream.hedges.earn(policy.max_extra_load);
+        match policy.at {
             HedgeAt::After(time) => Some(time),
             HedgeAt::Quantile(share) => self.latencies()?.quantile(share, pass.started),
         }

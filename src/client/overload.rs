@@ -5,8 +5,6 @@ use http::HeaderName;
 use super::builder::ClientBuilder;
 use super::cooldown::Lanes;
 use super::upstream::Terms;
-use crate::error::{Error, Result};
-use crate::key_policy::KeyPolicy;
 use crate::policy::{BreakerPolicy, HedgePolicy, RetryBudget};
 
 /// What of it is on.
@@ -19,17 +17,6 @@ pub(super) struct OverloadSettings {
 }
 
 impl OverloadSettings {
-    pub(super) fn validate(&self, keys: &KeyPolicy, attempt_header: Option<&HeaderName>) -> Result<()> {
-        self.breaker.as_ref().map_or(Ok(()), BreakerPolicy::validate).map_err(Error::invalid)?;
-        self.hedge.as_ref().map_or(Ok(()), HedgePolicy::validate).map_err(Error::invalid)?;
-        match &self.deadline_header {
-            Some(name) if *name == keys.header || Some(name) == attempt_header => {
-                Err(Error::build("deadline_header", format!("{name} is taken")))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// What every origin gets for its own.
     pub(super) fn terms(&self, budget: RetryBudget, names_host: bool) -> Terms {
         Terms { budget, breaker: self.breaker.clone(), names_host }

@@ -7,16 +7,17 @@ use crate::journal::NotFollowed;
 const MAX_REDIRECTS: u32 = 10;
 
 pub(super) struct RedirectSettings {
-    pub(super) most: u32,
+    /// The most that an attempt follows.
+    pub(super) max: u32,
     /// A 301 or 302 to a POST becomes a GET.
     pub(super) post_as_get: bool,
     /// `None`: it depends on the transport.
-    cross_origin: Option<bool>,
+    pub(super) cross_origin: Option<bool>,
 }
 
 impl Default for RedirectSettings {
     fn default() -> Self {
-        Self { most: MAX_REDIRECTS, post_as_get: false, cross_origin: None }
+        Self { max: MAX_REDIRECTS, post_as_get: false, cross_origin: None }
     }
 }
 
@@ -51,7 +52,7 @@ impl ClientBuilder {
     /// [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names where it leads and why it
     /// is not followed.
     pub fn max_redirects(mut self, redirects: u32) -> Self {
-        self.redirects.most = redirects;
+        self.redirects.max = redirects;
         self
     }
 

@@ -188,7 +188,7 @@ impl<'a> Recorder<'a> {
         // does a refusal that costs nothing.
         let is_neutral = assessment.hint.local || operation.has_free_repeat(assessment.class, &assessment.hint);
         let of_origin = (!wire_request.is_elsewhere() && !is_neutral).then_some(&assessment);
-        if let Some(state) = gate.settle(pass, of_origin, latency, context.policy.hint_cap_in_force(), ended) {
+        if let Some(state) = gate.settle(pass, of_origin, latency, context.policy.max_retry_after, ended) {
             self.tell(wire_request, EventKind::BreakerChanged { state });
         }
         let open_for = gate.circuit_open_for(ended);

@@ -15,7 +15,9 @@ use super::cooldown::Cooldowns;
 use super::latency::Latencies;
 use super::pattern::Pattern;
 use crate::key_policy::Trust;
-use crate::policy::{Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RecordStatus, RetryBudget, record_status};
+use crate::policy::{
+    Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RecordStatus, RetryBudget, TokenBucket, record_status,
+};
 
 /// The most origins that a client remembers. Beyond it the one that was used longest ago is forgotten: its budget starts full
 /// again and its trust starts empty.
@@ -39,7 +41,7 @@ pub(super) struct Upstream {
     host: Option<HeaderValue>,
     /// Made at the first request.
     pattern: OnceLock<Pattern>,
-    pub(super) budget: RetryBudget,
+    pub(super) budget: TokenBucket,
     pub(super) trust: KeyTrust,
     pub(super) breaker: Option<Breaker>,
     pub(super) cooldowns: Cooldowns,
@@ -74,7 +76,7 @@ impl Terms {
         Arc::new(Upstream {
             host: host.and_then(|host| HeaderValue::from_str(host).ok()),
             pattern: OnceLock::new(),
-            budget: self.budget.fresh(),
+            budget: TokenBucket::new(self.budget),
             trust: KeyTrust::default(),
             breaker,
             cooldowns: Cooldowns::default(),

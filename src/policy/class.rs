@@ -88,6 +88,14 @@ impl Idempotency {
     }
 }
 
+/// Returns whether a method is safe: it asks for nothing but an answer (RFC 9110 §9.2.1; QUERY: RFC
+/// 10008).
+#[inline]
+#[cfg_attr(not(any(feature = "client", feature = "server")), allow(dead_code, reason = "only they send or serve"))]
+pub(crate) fn is_safe(method: &Method) -> bool {
+    method.is_safe() || method.as_str() == "QUERY"
+}
+
 /// How an attempt failed without an answer, named by how far the request can have got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

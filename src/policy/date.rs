@@ -4,6 +4,8 @@
 //! grammar allows, accept the 31st of February, or read a two-digit year with a fixed pivot; the RFC says to read it as the
 //! past if it would lie more than 50 years ahead.
 
+use super::units;
+
 /// Seconds since 1970-01-01T00:00:00Z that `text` names, read at the time `now` (in the same unit); `None` if it is not an
 /// HTTP-date.
 pub(super) fn parse(text: &str, now: i64) -> Option<i64> {
@@ -76,9 +78,9 @@ fn month(name: &str) -> Option<i64> {
     (1..).zip(MONTHS).find_map(|(number, month)| (month == name).then_some(number))
 }
 
-/// Exactly `length` ASCII digits: `str::parse` would take a sign.
+/// Parses exactly `length` ASCII digits.
 fn digits(text: &str, length: usize) -> Option<i64> {
-    (text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+    units::digits(text).filter(|_| text.len() == length).and_then(|number| i64::try_from(number).ok())
 }
 
 /// `08:49:37`; the second may be 60 (a leap second).

@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderValue};
 
 use super::class::Class;
 use super::date;
-use super::settings::HINT_CAP;
+use super::settings::MAX_RETRY_AFTER;
+use super::units::digits;
 
 /// What an answer said about repeating the request. `Hint::default()` says nothing.
 ///
@@ -120,7 +121,7 @@ impl Hint {
 /// ```
 #[must_use]
 pub fn parse_retry_hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    explicit(headers, now).or_else(|| rate_limit_reset(headers, false, HINT_CAP))
+    explicit(headers, now).or_else(|| rate_limit_reset(headers, false, MAX_RETRY_AFTER))
 }
 
 fn explicit(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
@@ -158,12 +159,6 @@ fn time_of_answer(headers: &HeaderMap, now: i64) -> Option<i64> {
 /// The field value as text without the optional white space around it; `None` unless it is visible ASCII.
 fn text(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok().map(|text| text.trim_matches([' ', '\t']))
-}
-
-/// ASCII digits alone, saturating.
-fn digits(text: &str) -> Option<u64> {
-    let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    all_digits.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 /// A number of units to wait for, rounded up to whole ones, saturating.
@@ -275,7 +270,7 @@ mod tests {
     fn check(lines: &[(&'static str, &str)]) -> Option<u128> {
         let (headers, now) = (headers(lines), UNIX_EPOCH + Duration::from_secs(784_111_747));
         let after = parse_retry_hint(&headers, now);
-        assert_eq!(Hint::from_headers(&headers, Class::Ambiguous, now, HINT_CAP).after, after);
+        assert_eq!(Hint::from_headers(&headers, Class::Ambiguous, now, MAX_RETRY_AFTER).after, after);
         after.map(|wait| wait.as_millis())
     }
 
@@ -336,17 +331,17 @@ mod tests {
     #[test]
     fn a_throttled_answer_lifts_the_condition() {
         let lines = headers(&[("ratelimit", "\"a\";r=2;t=9, \"b\";r=0;t=4")]);
-        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, HINT_CAP).after;
+        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, MAX_RETRY_AFTER).after;
         assert_eq!(hint(Class::Throttled), Some(Duration::from_secs(4)), "the one that is used up");
         let lines = headers(&[("ratelimit-reset", "9")]);
-        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, HINT_CAP).after;
+        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, MAX_RETRY_AFTER).after;
         assert_eq!(hint(Class::Throttled), Some(Duration::from_secs(9)));
         assert_eq!(hint(Class::Ambiguous), None);
     }
 
     #[test]
     fn directives_and_records() {
-        let hint = |lines: &[_]| Hint::from_headers(&headers(lines), Class::Ambiguous, UNIX_EPOCH, HINT_CAP);
+        let hint = |lines: &[_]| Hint::from_headers(&headers(lines), Class::Ambiguous, UNIX_EPOCH, MAX_RETRY_AFTER);
         assert_eq!(hint(&[("x-should-retry", "true")]).retry, Some(true));
         assert_eq!(hint(&[("x-should-retry", "true"), ("stripe-should-retry", "false")]).retry, Some(false));
         let hint_of_lines = |lines: &[&'static str]| {
@@ -354,7 +349,7 @@ mod tests {
             for line in lines {
                 headers.append("x-should-retry", HeaderValue::from_static(line));
             }
-            Hint::from_headers(&headers, Class::Ambiguous, UNIX_EPOCH, HINT_CAP).retry
+            Hint::from_headers(&headers, Class::Ambiguous, UNIX_EPOCH, MAX_RETRY_AFTER).retry
         };
         assert_eq!(hint_of_lines(&["true", "false"]), Some(false), "a gateway may have added a line");
         assert_eq!(hint_of_lines(&["", "true"]), Some(true));

@@ -8,14 +8,14 @@
 //!
 //! ```
 //! use std::time::{Duration, Instant};
-//! use steadfast::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason};
+//! use steadfast::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, TokenBucket};
 //!
 //! let policy = RetryPolicy::new().max_attempts(3);
-//! let budget = RetryBudget::standard();
+//! let bucket = TokenBucket::new(RetryBudget::standard());
 //! let now = Instant::now();
 //!
 //! // A POST without a key: a refused connection may be repeated, a lost answer may not.
-//! let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+//! let mut operation = Operation::start(&policy, &bucket, Idempotency::Absent, now);
 //! operation.begin_attempt();
 //! let decision = operation.decide(Class::NotProcessed, &Hint::default(), now, 1.0);
 //! assert_eq!(decision, Decision::Retry { after: Duration::from_millis(100) });
@@ -31,6 +31,7 @@
 mod backoff;
 mod breaker;
 mod budget;
+mod check;
 mod class;
 mod cooldown;
 mod date;
@@ -38,22 +39,34 @@ mod hedge;
 mod hint;
 mod retry;
 mod settings;
+mod units;
 
-pub use backoff::{Backoff, Jitter};
-pub use breaker::{Breaker, BreakerPolicy, BreakerState, CircuitOpen, Permit};
-pub use budget::RetryBudget;
+pub use backoff::{Backoff, CustomSchedule, Jitter, Schedule};
+pub use breaker::{Breaker, BreakerPolicy, BreakerState, CircuitOpen, Permit, SlowCalls};
+pub use budget::{RetryBudget, TokenBucket};
+pub use check::InvalidPolicy;
 pub use class::{Class, Failure, Idempotency, Outcome};
-pub use hedge::HedgePolicy;
+pub use hedge::{HedgeAt, HedgePolicy};
 pub use hint::{Hint, parse_retry_hint};
 pub use retry::{Decision, Operation, StopReason};
-pub use settings::{InvalidPolicy, RetryPolicy};
+pub use settings::{RetryPolicy, TimeLimit};
 
+#[cfg(feature = "client")]
+pub(crate) use check::check;
+#[cfg(any(feature = "client", feature = "server"))]
+pub(crate) use class::is_safe;
 #[cfg(feature = "client")]
 pub(crate) use cooldown::{Cooling, Leave, asked_for as cooldown_asked_for};
 #[cfg(feature = "client")]
-pub(crate) use hedge::{HedgeAllowance, HedgeAt};
+pub(crate) use hedge::HedgeAllowance;
 #[cfg(feature = "client")]
 pub(crate) use hint::{RecordStatus, record_status};
+#[cfg(any(feature = "client", feature = "server"))]
+pub(crate) use units::CENTURY;
+#[cfg(any(feature = "server", feature = "testing"))]
+pub(crate) use units::digits;
+#[cfg(any(feature = "client", feature = "redb", feature = "redis"))]
+pub(crate) use units::milliseconds;
 
 /// An instant comes from nowhere else, and its value does not matter.
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::backoff::Waits;
-use super::budget::{Pending, RetryBudget};
+use super::budget::{Pending, TokenBucket};
 use super::class::{Class, Idempotency};
 use super::hint::Hint;
 use super::settings::RetryPolicy;
@@ -86,7 +86,7 @@ impl StopReason {
 /// it between a decision to retry and the attempt gives the tokens of that retry back.
 pub struct Operation<'a> {
     policy: &'a RetryPolicy,
-    budget: &'a RetryBudget,
+    budget: &'a TokenBucket,
     idempotency: Idempotency,
     key_trusted: bool,
     body_replayable: bool,
@@ -112,7 +112,7 @@ impl<'a> Operation<'a> {
     /// An operation that starts at `now`. Its key is trusted and its body can be sent again, unless the two setters below say
     /// otherwise.
     #[must_use]
-    pub fn start(policy: &'a RetryPolicy, budget: &'a RetryBudget, idempotency: Idempotency, now: Instant) -> Self {
+    pub fn start(policy: &'a RetryPolicy, budget: &'a TokenBucket, idempotency: Idempotency, now: Instant) -> Self {
         budget.deposit();
         Self {
             policy,
@@ -123,7 +123,7 @@ impl<'a> Operation<'a> {
             at_risk: false,
             misdirected: false,
             // A deadline beyond the clock's range is none.
-            deadline: policy.deadline.and_then(|time| now.checked_add(time)),
+            deadline: policy.deadline.duration().and_then(|time| now.checked_add(time)),
             circuit_open_for: Duration::ZERO,
             decided: 0,
             free: 0,
@@ -404,6 +404,7 @@ impl fmt::Debug for Operation<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::backoff::{Backoff, Jitter};
+    use super::super::budget::RetryBudget;
     use super::super::now_in_a_test;
     use super::*;
 
@@ -419,7 +420,7 @@ mod tests {
     }
 
     fn check_with(policy: &RetryPolicy, idempotency: Idempotency, outcomes: &[(Class, Hint)]) -> String {
-        let (budget, now) = (RetryBudget::standard(), now_in_a_test());
+        let (budget, now) = (TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(policy, &budget, idempotency, now);
         let words = outcomes.iter().map(|(class, hint)| {
             operation.begin_attempt();
@@ -478,7 +479,7 @@ mod tests {
 
     #[test]
     fn trust_and_replayability_come_before_the_attempts() {
-        let (policy, budget, now) = (RetryPolicy::never(), RetryBudget::standard(), now_in_a_test());
+        let (policy, budget, now) = (RetryPolicy::never(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
         operation.set_body_replayable(false);
         operation.set_key_trusted(false);
@@ -495,7 +496,7 @@ mod tests {
     #[test]
     fn an_operation_that_may_have_been_carried_out_needs_its_licence_to_the_end() {
         use Class::{Ambiguous, NotProcessed, Throttled};
-        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         for second in [NotProcessed, Throttled, Ambiguous] {
             let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
             assert_eq!(word(operation.decide(Ambiguous, &Hint::default(), now, 1.0)), "retry 100");
@@ -515,7 +516,7 @@ mod tests {
         use Idempotency::{Absent, Keyed, Natural};
         let now = now_in_a_test();
         let hedges = |policy: &RetryPolicy, idempotency, tokens, set: fn(&mut Operation<'_>)| {
-            let budget = RetryBudget::standard().capacity(tokens);
+            let budget = TokenBucket::new(RetryBudget::standard().capacity(tokens));
             let mut operation = Operation::start(policy, &budget, idempotency, now);
             set(&mut operation);
             let hedged = operation.hedge();
@@ -536,7 +537,7 @@ mod tests {
     #[test]
     fn a_wait_for_the_origins_sake_takes_the_price_of_a_throttled_retry() {
         let (policy, now) = (policy(), now_in_a_test());
-        let budget = RetryBudget::standard().capacity(16);
+        let budget = TokenBucket::new(RetryBudget::standard().capacity(16));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         assert_eq!(operation.hold(30 * SECOND, now), Err(StopReason::RetryAfterTooLong));
         let tokens: Vec<_> = (0..3).map(|_| operation.hold(SECOND, now).map(|()| budget.tokens())).collect();
@@ -546,14 +547,14 @@ mod tests {
         drop(operation);
         assert_eq!(budget.tokens(), 1, "what was waited for is spent");
 
-        let budget = budget.fresh();
+        let budget = TokenBucket::new(RetryBudget::standard().capacity(16));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         let waits = [SECOND, 30 * SECOND].map(|wait| operation.hold(wait, now));
         assert_eq!(waits, [Ok(()), Err(StopReason::RetryAfterTooLong)]);
         drop(operation);
         assert_eq!(budget.tokens(), 11, "so it is where the next would be too long");
 
-        let budget = budget.fresh();
+        let budget = TokenBucket::new(RetryBudget::standard().capacity(16));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         assert_eq!((operation.hold(SECOND, now), budget.tokens()), (Ok(()), 11));
         let _done = operation.decide(Class::Success, &Hint::default(), now, 0.0);
@@ -631,7 +632,7 @@ mod tests {
     #[test]
     fn free_repeats_take_no_tokens() {
         let (policy, now) = (policy(), now_in_a_test());
-        let budget = RetryBudget::standard().capacity(14);
+        let budget = TokenBucket::new(RetryBudget::standard().capacity(14));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         let turns: Vec<_> = (0..3)
             .map(|_| {
@@ -642,7 +643,7 @@ mod tests {
         let free = |attempts| ("retry 0".to_owned(), true, attempts, 14);
         assert_eq!(turns, [free(1), free(2), ("retry 100".to_owned(), false, 3, 0)]);
 
-        let budget = RetryBudget::standard().initial(0);
+        let budget = TokenBucket::new(RetryBudget::standard().initial(0));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         assert_eq!(word(operation.decide(Class::NotProcessed, &REFUSED, now, 1.0)), "retry 0");
         assert_eq!(operation.decide(Class::Success, &Hint::default(), now, 0.0), Decision::Stop(StopReason::Done));
@@ -651,7 +652,7 @@ mod tests {
 
     #[test]
     fn free_repeats_need_all_but_tokens_and_attempts() {
-        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let check = |class, hint: Hint, set: fn(&mut Operation<'_>, Instant)| {
             let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
             set(&mut operation, now);
@@ -675,7 +676,7 @@ mod tests {
 
     #[test]
     fn local_failures_take_attempts_and_no_tokens() {
-        let (policy, budget, now) = (policy(), RetryBudget::standard().initial(0), now_in_a_test());
+        let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard().initial(0)), now_in_a_test());
         let local = Hint { local: true, ..Hint::default() };
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         let words = [1, 2, 3].map(|_| word(operation.decide(Class::NotProcessed, &local, now, 1.0)));
@@ -687,7 +688,8 @@ mod tests {
 
     #[test]
     fn a_hedge_counts_attempts_without_free_repeats() {
-        let (policy, budget, now) = (policy().max_attempts(2), RetryBudget::standard(), now_in_a_test());
+        let (policy, budget, now) =
+            (policy().max_attempts(2), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
         assert_eq!(word(operation.decide(Class::NotProcessed, &REFUSED, now, 1.0)), "retry 0");
         assert!(operation.hedge(), "one attempt is under way, and one is left");
@@ -704,7 +706,7 @@ mod tests {
 
     #[test]
     fn a_retry_that_is_not_sent_gives_its_tokens_back() {
-        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
         operation.begin_attempt();
         assert_eq!(word(operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0)), "retry 100");
@@ -721,7 +723,7 @@ mod tests {
 
     #[test]
     fn a_polling_loop_does_not_spin_on_an_empty_budget() {
-        let (budget, now) = (RetryBudget::standard().initial(0), now_in_a_test());
+        let (budget, now) = (TokenBucket::new(RetryBudget::standard().initial(0)), now_in_a_test());
         let pause = |policy: &RetryPolicy, class| {
             let mut operation = Operation::start(policy, &budget, Idempotency::Natural, now);
             assert_eq!(word(operation.decide(class, &Hint::default(), now, 1.0)), "stop BudgetExhausted");
@@ -739,7 +741,7 @@ mod tests {
             .deadline(Duration::MAX)
             .max_retry_after(Duration::MAX)
             .backoff(Backoff::exponential(Duration::MAX, Duration::MAX));
-        let (budget, now) = (RetryBudget::unlimited(), now_in_a_test());
+        let (budget, now) = (TokenBucket::new(RetryBudget::unlimited()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
         assert_eq!(operation.deadline(), None);
         operation.decided = 4_000_000_000;

@@ -20,6 +20,7 @@ use super::nested;
 use super::shared_store::SharedStore;
 use super::store::{Fingerprint, RecordId};
 use crate::key;
+use crate::policy::{digits, is_safe};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -66,8 +67,7 @@ impl Config {
 
     /// Whether the layer looks at the request at all.
     pub(super) fn covers(&self, method: &Method) -> bool {
-        let safe = method.is_safe() || method.as_str() == "QUERY";
-        !safe && self.methods.contains(method)
+        !is_safe(method) && self.methods.contains(method)
     }
 
     /// Whose key it is, and which.
@@ -117,8 +117,7 @@ impl Config {
         let wait = preferences.flat_map(|value| value.split(',')).find_map(|preference| {
             let (name, seconds) = preference.split(';').next()?.split_once('=')?;
             let seconds = seconds.trim().trim_matches('"');
-            let digits = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
-            (name.trim().eq_ignore_ascii_case("wait") && digits).then(|| seconds.parse().unwrap_or(u64::MAX))
+            digits(seconds).filter(|_| name.trim().eq_ignore_ascii_case("wait"))
         });
         wait.map(|seconds| Duration::from_secs(seconds).min(self.max_wait))
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::kept::Kept;
 use super::room::Held;
 use super::tombstones::Tombstones;
+use crate::policy::CENTURY;
 use crate::server::store::{Claim, ClaimRef, ClaimToken, Fingerprint, RecordId, RecordState, StoreError};
 
 #[derive(Debug, Default)]
@@ -172,6 +173,5 @@ impl Entry {
 
 /// `instant + time`, or the farthest that the clock can name: about a century.
 pub(super) fn later(instant: Instant, time: Duration) -> Instant {
-    let century = Duration::from_secs(100 * 365 * 24 * 3600);
-    instant.checked_add(time.min(century)).unwrap_or(instant)
+    instant.checked_add(time.min(CENTURY)).unwrap_or(instant)
 }

@@ -23,8 +23,7 @@ use super::store::{
     Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, RecordId, RecordState, Store, StoreError, TOMBSTONE,
 };
 use crate::clock::milliseconds;
-
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+use crate::policy::CENTURY;
 
 /// Records in Redis, one hash a key, for any number of processes. A token that was released or
 /// cancelled is kept beside it, as a tombstone, for ten minutes.

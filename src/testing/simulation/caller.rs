@@ -11,7 +11,7 @@ use super::fleet::Fleet;
 use super::server::Reply;
 use crate::client::latency::Latencies;
 use crate::policy::{
-    Breaker, BreakerState, Class, Cooling, HedgeAllowance, HedgeAt, Idempotency, Leave, Operation, Permit, RetryBudget,
+    Breaker, BreakerState, Class, Cooling, HedgeAllowance, HedgeAt, Idempotency, Leave, Operation, Permit, TokenBucket,
     cooldown_asked_for,
 };
 
@@ -19,7 +19,7 @@ use crate::policy::{
 pub(super) struct Caller<'a> {
     pub(super) fleet: usize,
     pub(super) settings: &'a Fleet,
-    pub(super) budget: RetryBudget,
+    pub(super) budget: TokenBucket,
     breaker: Option<Breaker>,
     cooling: Option<RefCell<Cooling>>,
     /// Kept if something asks how long the server takes.
@@ -50,11 +50,11 @@ pub(super) struct Pass<'a> {
 
 impl<'a> Caller<'a> {
     pub(super) fn new(fleet: usize, settings: &'a Fleet) -> Self {
-        let by_quantile = settings.hedge.is_some_and(|policy| matches!(policy.at(), HedgeAt::Quantile(_)));
+        let by_quantile = settings.hedge.is_some_and(|policy| matches!(policy.at, HedgeAt::Quantile(_)));
         Self {
             fleet,
             settings,
-            budget: settings.budget.fresh(),
+            budget: TokenBucket::new(settings.budget),
             breaker: settings.breaker.clone().map(Breaker::new),
             cooling: settings.cooldown.then(RefCell::default),
             latencies: by_quantile.then(Latencies::new).flatten(),
@@ -87,8 +87,8 @@ impl<'a> Caller<'a> {
     pub(super) fn late_after(&self, pass: &Pass<'_>, is_first: bool, now: Instant) -> Option<Duration> {
         let is_safe = self.settings.idempotency == Idempotency::Natural;
         let policy = self.settings.hedge.filter(|_| is_first && is_safe && !pass.is_probe)?;
-        self.hedges.earn(policy.limit());
-        match policy.at() {
+        self.hedges.earn(policy.max_extra_load);
+        match policy.at {
             HedgeAt::After(time) => Some(time),
             HedgeAt::Quantile(share) => self.latencies.as_ref()?.quantile(share, now),
         }
@@ -136,7 +136,7 @@ impl<'a> Caller<'a> {
     }
 
     fn asked_for(&self, reply: &Reply) -> Option<Duration> {
-        cooldown_asked_for(reply.status?, &reply.hint, self.settings.policy.hint_cap_in_force())
+        cooldown_asked_for(reply.status?, &reply.hint, self.settings.policy.max_retry_after)
     }
 
     /// A probe was not sent in the end: another may go first.

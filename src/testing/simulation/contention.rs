@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::chance::Chance;
 use super::events::Events;
-use crate::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy};
+use crate::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, TokenBucket};
 
 /// What a crowd needed to get through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct Contention {
 /// ```
 #[must_use]
 pub fn contention(policy: &RetryPolicy, clients: u32, seed: u64) -> Contention {
-    let budget = RetryBudget::unlimited();
+    let budget = TokenBucket::new(RetryBudget::unlimited());
     let origin = crate::clock::now();
     let start = |_| Operation::start(policy, &budget, Idempotency::Natural, origin);
     let mut row = Row {

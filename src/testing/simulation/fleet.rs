@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::policy::{BreakerPolicy, HedgePolicy, Idempotency, RetryBudget, RetryPolicy};
+use crate::policy::{self, BreakerPolicy, HedgePolicy, Idempotency, InvalidPolicy, RetryBudget, RetryPolicy};
 
 /// A number of clients that are alike.
 ///
@@ -58,7 +58,7 @@ impl Fleet {
         }
     }
 
-    /// The settings of the bucket that each client gets ([`RetryBudget::fresh`]).
+    /// The settings of the bucket that each client gets.
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = budget;
@@ -134,6 +134,11 @@ impl Fleet {
     pub fn idempotency(mut self, idempotency: Idempotency) -> Self {
         self.idempotency = idempotency;
         self
+    }
+
+    /// Checks the policies, as a client checks its own.
+    pub(super) fn validate(&self) -> Result<(), InvalidPolicy> {
+        policy::check(&self.policy, &self.budget, self.breaker.as_ref(), self.hedge.as_ref())
     }
 
     /// The operations per second of the whole fleet.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy};
+use crate::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, TokenBucket};
 
 /// How many calls reach the bottom for one operation at the top, when `layers` services call each other under the same policy
 /// and the bottom is down: without a budget `attempts^layers`.
@@ -21,11 +21,11 @@ use crate::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, 
 #[must_use]
 pub fn amplification(policy: &RetryPolicy, budget: &RetryBudget, layers: u32) -> f64 {
     const OPERATIONS: u32 = 300;
-    let budgets: Vec<_> = (0..layers).map(|_| budget.fresh()).collect();
+    let buckets: Vec<_> = (0..layers).map(|_| TokenBucket::new(*budget)).collect();
     let origin = crate::clock::now();
     let calls = (0..OPERATIONS).map(|number| {
         let mut now = later(origin, Duration::from_millis(100) * number);
-        call(policy, &budgets, &mut now)
+        call(policy, &buckets, &mut now)
     });
     #[allow(clippy::cast_precision_loss, reason = "nobody waits for 2^52 calls")]
     let calls = calls.sum::<u64>() as f64;
@@ -33,9 +33,9 @@ pub fn amplification(policy: &RetryPolicy, budget: &RetryBudget, layers: u32) ->
 }
 
 /// Calls the first of the layers that are left, and says how many calls reached the bottom.
-fn call(policy: &RetryPolicy, budgets: &[RetryBudget], now: &mut Instant) -> u64 {
-    let Some((budget, below)) = budgets.split_first() else { return 1 };
-    let mut operation = Operation::start(policy, budget, Idempotency::Natural, *now);
+fn call(policy: &RetryPolicy, buckets: &[TokenBucket], now: &mut Instant) -> u64 {
+    let Some((bucket, below)) = buckets.split_first() else { return 1 };
+    let mut operation = Operation::start(policy, bucket, Idempotency::Natural, *now);
     let mut calls = 0;
     loop {
         operation.begin_attempt();

@@ -69,7 +69,7 @@ pub use scenario::{Scenario, Trouble};
 pub use server::Server;
 pub use tally::{Numbers, Slice};
 
-use crate::policy::RetryPolicy;
+use crate::policy::{InvalidPolicy, RetryPolicy};
 
 /// One experiment: a scenario, those who call, and the server that is called.
 ///
@@ -136,6 +136,18 @@ impl Simulation {
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
+    }
+
+    /// Checks the policies of every fleet, as [`ClientBuilder::build`](crate::ClientBuilder::build)
+    /// checks those of a client.
+    ///
+    /// [`run`](Self::run) takes any policy. Its report says if no client would be built with it.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first setting that is out of its limits.
+    pub fn validate(&self) -> Result<(), InvalidPolicy> {
+        self.fleets.iter().try_for_each(Fleet::validate)
     }
 
     /// Runs it. It ends, whatever the policy: what has not ended 10 s after the scenario is counted as failed.

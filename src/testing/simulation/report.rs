@@ -7,6 +7,7 @@ use super::fleet::{Arrivals, Fleet};
 use super::scenario::Scenario;
 use super::server::{Capacity, Server};
 use super::tally::{Numbers, Phases, SLICE, Slice, Tally};
+use crate::policy::InvalidPolicy;
 
 /// A moment is well if at least this share of the operations that started in it succeeded.
 const WELL: f64 = 0.99;
@@ -15,6 +16,7 @@ const WELL: f64 = 0.99;
 #[derive(Clone, Debug)]
 pub struct Report {
     title: String,
+    invalid: Option<InvalidPolicy>,
     scenario: Scenario,
     whole: Phases,
     fleets: Vec<(String, Phases)>,
@@ -32,6 +34,7 @@ impl Report {
         }
         Self {
             title: format!("{}; {}; seed {seed}", headline(&scenario), describe(server)),
+            invalid: fleets.iter().find_map(|fleet| fleet.validate().err()),
             scenario,
             whole,
             fleets: fleets.iter().map(label).zip(tally.fleets).collect(),
@@ -118,7 +121,7 @@ fn label(fleet: &Fleet) -> String {
         Arrivals::Rate(rate) => format!("{rate}/s each"),
         Arrivals::Together => "together".to_owned(),
     };
-    let (attempts, timeout) = (fleet.policy.attempts_allowed(), in_seconds(fleet.attempt_timeout));
+    let (attempts, timeout) = (fleet.policy.max_attempts, in_seconds(fleet.attempt_timeout));
     let clients = if fleet.clients == 1 { "client" } else { "clients" };
     format!("{} {clients}, {arrivals}, {attempts} attempts of {timeout}", fleet.clients)
 }
@@ -130,6 +133,9 @@ fn in_seconds(time: Duration) -> String {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.title)?;
+        if let Some(invalid) = &self.invalid {
+            writeln!(f, "no client is built with these policies: {invalid}")?;
+        }
         for (label, phases) in &self.fleets {
             writeln!(f, "{label}")?;
             header(f)?;
