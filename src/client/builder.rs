@@ -11,9 +11,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
+use super::origin::OriginMap;
 use super::overload::OverloadSettings;
 use super::redirect_settings::RedirectSettings;
-use super::upstream::Upstreams;
 use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
 use crate::key_policy::KeyPolicy;
@@ -289,7 +289,7 @@ impl ClientBuilder {
             opaque,
             is_as_made,
             clear_is_http1: is_as_made && !names_a_tls_proxy(std::env::vars_os()),
-            upstreams: Upstreams::new(self.overload.terms(self.budget, is_as_made), base.as_ref()),
+            origins: OriginMap::new(self.overload.origins(self.budget, is_as_made), base.as_ref()),
             base,
             defaults,
             retry,

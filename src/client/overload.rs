@@ -4,7 +4,7 @@ use http::HeaderName;
 
 use super::builder::ClientBuilder;
 use super::cooldown::Lanes;
-use super::upstream::Terms;
+use super::origin::OriginSettings;
 use crate::policy::{BreakerPolicy, HedgePolicy, RetryBudget};
 
 /// What of it is on.
@@ -17,9 +17,9 @@ pub(super) struct OverloadSettings {
 }
 
 impl OverloadSettings {
-    /// What every origin gets for its own.
-    pub(super) fn terms(&self, budget: RetryBudget, names_host: bool) -> Terms {
-        Terms { budget, breaker: self.breaker.clone(), names_host }
+    /// Returns the settings from which each origin gets its own state.
+    pub(super) fn origins(&self, budget: RetryBudget, names_host: bool) -> OriginSettings {
+        OriginSettings { budget, breaker: self.breaker.clone(), names_host }
     }
 }
 

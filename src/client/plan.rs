@@ -8,8 +8,8 @@ use http::Method;
 use super::Inner;
 use super::answer::Read;
 use super::checks::check_timeout;
+use super::origin::Origin;
 use super::payload::Payload;
-use super::upstream::Upstream;
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::deadline::Deadline;
@@ -47,7 +47,7 @@ static NOTHING: Options = Options {
 /// The terms of the operation. They never change while it runs.
 pub(super) struct Plan {
     pub(super) method: Method,
-    pub(super) upstream: Arc<Upstream>,
+    pub(super) upstream: Arc<Origin>,
     /// `None`: the client's.
     own_policy: Option<Box<RetryPolicy>>,
     pub(super) attempt_timeout: Option<Duration>,
@@ -116,8 +116,8 @@ pub(super) fn settle(
     let options = options.unwrap_or(&NOTHING);
     let limit = options.body_limit.unwrap_or(inner.body_limit);
     let read = if reads_body { Read::Whole { limit } } else { Read::Head };
-    let upstream = inner.upstreams.get(request.url());
-    let at_home = inner.upstreams.is_home(&upstream);
+    let upstream = inner.origins.get(request.url());
+    let at_home = inner.origins.is_home(&upstream);
     inner.defaults.add_to(request.headers_mut(), at_home, says_type);
 
     let own_policy = own_policy(options.retry.as_ref(), options.timeout, inner)?;

@@ -27,8 +27,8 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
 use super::answer::Failed;
+use super::origin::origin;
 use super::payload::Payload;
-use super::upstream::origin;
 use crate::journal::NotFollowed;
 use crate::policy::{Failure, is_safe};
 

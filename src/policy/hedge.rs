@@ -86,7 +86,7 @@ const MOST: u64 = 10 * HEDGE;
 /// How many hedges an origin may be sent now: the state behind [`HedgePolicy::max_extra_load`].
 #[derive(Debug)]
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only the client hedges"))]
-pub(crate) struct HedgeAllowance(AtomicU64);
+pub(super) struct HedgeAllowance(AtomicU64);
 
 impl Default for HedgeAllowance {
     /// One, so that the first slow answer need not be waited for.
@@ -98,19 +98,19 @@ impl Default for HedgeAllowance {
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "only the client hedges"))]
 impl HedgeAllowance {
     /// Earns the share of an operation that may be hedged.
-    pub(crate) fn earn(&self, share: f64) {
+    pub(super) fn earn(&self, share: f64) {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float cast saturates; NaN is 0")]
         self.put((share * 1_000_000.0).round() as u64);
     }
 
     /// Takes one hedge, if one is saved up.
-    pub(crate) fn spend(&self) -> bool {
+    pub(super) fn spend(&self) -> bool {
         // Relaxed: the number is the only thing that is shared.
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(HEDGE)).is_ok()
     }
 
     /// Puts back a hedge that was not sent.
-    pub(crate) fn give_back(&self) {
+    pub(super) fn give_back(&self) {
         self.put(HEDGE);
     }
 

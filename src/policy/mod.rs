@@ -28,6 +28,7 @@
 // Floor 0 of the house: it may import `std` and `http`, and it compiles with no feature on. The tests stand in each file;
 // properties over all of it are in `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases/`.
 
+mod admission;
 mod backoff;
 mod breaker;
 mod budget;
@@ -51,14 +52,16 @@ pub use hint::{Hint, parse_retry_hint};
 pub use retry::{Decision, Operation, StopReason};
 pub use settings::{RetryPolicy, TimeLimit};
 
+#[cfg(feature = "testing")]
+pub(crate) use admission::Spread;
+#[cfg(feature = "client")]
+pub(crate) use admission::{AdmissionState, AdmissionStep, Denied};
 #[cfg(feature = "client")]
 pub(crate) use check::check;
 #[cfg(any(feature = "client", feature = "server"))]
 pub(crate) use class::is_safe;
 #[cfg(feature = "client")]
-pub(crate) use cooldown::{Cooling, Leave, asked_for as cooldown_asked_for};
-#[cfg(feature = "client")]
-pub(crate) use hedge::HedgeAllowance;
+pub(crate) use cooldown::{CooldownState, cooldown_asked_for};
 #[cfg(feature = "client")]
 pub(crate) use hint::{RecordStatus, record_status};
 #[cfg(any(feature = "client", feature = "server"))]

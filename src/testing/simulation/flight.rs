@@ -1,10 +1,10 @@
-//! An operation under way, and its requests: the one that is waited for, or two that race.
+//! An operation under way, and its requests: one, or two that race.
 //!
-//! This is `client/race.rs` in simulated time: the first final answer counts, and a failure waits for the other one.
+//! This is the client's hedging in simulated time: the first final answer counts, and a failure waits for the other one.
 
 use std::time::Duration;
 
-use super::caller::Pass;
+use super::caller::Admitted;
 use super::server::Reply;
 use crate::policy::{Class, Operation};
 
@@ -22,7 +22,7 @@ pub(super) struct Live<'a> {
 pub(super) struct Flight<'a> {
     /// Never given twice: what comes too late for this flight must not be taken for an answer to another in the same place.
     pub(super) number: u64,
-    pub(super) pass: Pass<'a>,
+    pub(super) admitted: Admitted<'a>,
     pub(super) sent: Duration,
     /// When the client stops waiting, for both.
     pub(super) until: Duration,
@@ -45,8 +45,8 @@ pub(super) struct Request {
 
 impl<'a> Flight<'a> {
     /// The first request is out.
-    pub(super) fn new(number: u64, pass: Pass<'a>, sent: Duration, until: Duration) -> Self {
-        Self { number, pass, sent, until, out: 1, first_failed: false }
+    pub(super) fn new(number: u64, admitted: Admitted<'a>, sent: Duration, until: Duration) -> Self {
+        Self { number, admitted, sent, until, out: 1, first_failed: false }
     }
 
     /// The second one is, too.
@@ -72,8 +72,8 @@ impl<'a> Flight<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Idempotency, Operation, RetryPolicy};
-    use crate::testing::simulation::caller::{Caller, Entry};
+    use crate::policy::{AdmissionStep, Idempotency, Operation, RetryPolicy};
+    use crate::testing::simulation::caller::Caller;
     use crate::testing::simulation::fleet::Fleet;
 
     const MS: Duration = Duration::from_millis(1);
@@ -84,9 +84,11 @@ mod tests {
         let fleet = Fleet::new(&RetryPolicy::new()).idempotency(Idempotency::Natural);
         let caller = Caller::new(0, &fleet);
         let now = crate::clock::now();
-        let mut operation = Operation::start(&fleet.policy, &caller.budget, Idempotency::Natural, now);
-        let Entry::Go(pass) = caller.enter(&mut operation, now) else { panic!("nothing holds it back") };
-        let mut flight = Flight::new(1, pass, MS * 10, MS * 1000);
+        let mut operation = Operation::start(&fleet.policy, &caller.bucket, Idempotency::Natural, now);
+        let AdmissionStep::Admit { permit, goes_first } = caller.enter(&mut operation, now) else {
+            panic!("nothing holds it back")
+        };
+        let mut flight = Flight::new(1, Admitted::new(permit, goes_first), MS * 10, MS * 1000);
         flight.hedged();
         for ((name, class), now) in ended.iter().zip([MS * 50, MS * 90]) {
             let is_hedge = *name == "hedge";

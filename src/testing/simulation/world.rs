@@ -1,11 +1,12 @@
 //! The run itself: clients start operations, requests reach the server, answers or timeouts come back, and the policy decides.
 //!
-//! Everything that decides is the crate's own: [`Operation`], with its policy, its schedule and the client's budget, and the
-//! gate's mechanisms (`caller.rs`). The driver here is the loop of the client with simulated time in the place of the clock.
+//! All decisions are made by the crate's own code: [`Operation`], with its policy, its schedule and
+//! the client's budget, and the state machine that admits attempts (`policy/admission.rs`). The
+//! driver here is the loop of the client with simulated time in the place of the clock.
 
 use std::time::{Duration, Instant};
 
-use super::caller::{Caller, Entry, Pass};
+use super::caller::{Admitted, Caller};
 use super::chance::Chance;
 use super::events::Events;
 use super::fleet::{Arrivals, Fleet};
@@ -14,7 +15,7 @@ use super::scenario::{Scenario, Trouble};
 use super::server::{Reply, Server, Station};
 use super::tally::Tally;
 use crate::deadline;
-use crate::policy::{Class, Decision, Operation};
+use crate::policy::{AdmissionStep, Class, Decision, Operation, Spread};
 
 /// Operations go on for this long after what is reported, so that the end of the run is not a relief for the server.
 const TAIL: Duration = Duration::from_secs(10);
@@ -59,8 +60,9 @@ pub(super) fn run(fleets: &[Fleet], server: Server, scenario: Scenario, seed: u6
 struct World<'a> {
     origin: Instant,
     callers: &'a [Caller<'a>],
-    /// For each client the operations that wait for its probe to end, by place, and the time within which they then follow.
-    waiters: Vec<Vec<(usize, Duration)>>,
+    /// For each client, the operations that wait for its probe to end, by place, and how they are then
+    /// spread.
+    waiters: Vec<Vec<(usize, Spread)>>,
     scenario: Scenario,
     station: Station,
     chance: Chance,
@@ -124,31 +126,32 @@ impl<'a> World<'a> {
             }
         }
         self.tally.started(caller.fleet, now);
-        let operation = Operation::start(&settings.policy, &caller.budget, settings.idempotency, self.instant(now));
+        let operation = Operation::start(&settings.policy, &caller.bucket, settings.idempotency, self.instant(now));
         let place = self.admit(Live { caller: client, started: now, operation, flight: None });
         self.send(place, now);
     }
 
-    /// Cooldown, time left, breaker, attempt: the order of the client.
+    /// Sends the next attempt of an operation, once it is admitted.
     fn send(&mut self, place: usize, now: Duration) {
         let (callers, instant) = (self.callers, self.instant(now));
         let Some(live) = &mut self.live[place] else { return };
         let client = live.caller;
         match callers[client].enter(&mut live.operation, instant) {
-            Entry::Go(pass) => self.take_off(place, pass, now),
-            Entry::Wait(time) => self.events.push(now.saturating_add(time), Event::Send { place }),
-            Entry::WaitForProbe(spread) => self.waiters[client].push((place, spread)),
-            Entry::Held { was_probe } => {
+            AdmissionStep::Admit { permit, goes_first } => {
+                self.take_off(place, Admitted::new(permit, goes_first), now);
+            }
+            AdmissionStep::Wait(time) => self.events.push(now.saturating_add(time), Event::Send { place }),
+            AdmissionStep::WaitForProbe(spread) => self.waiters[client].push((place, spread)),
+            AdmissionStep::Deny { frees_probe, .. } => {
                 self.end(place);
-                if was_probe {
-                    self.callers[client].probe_was_held(self.instant(now));
+                if frees_probe {
                     self.wake(client, now);
                 }
             }
         }
     }
 
-    fn take_off(&mut self, place: usize, pass: Pass<'a>, now: Duration) {
+    fn take_off(&mut self, place: usize, admitted: Admitted<'a>, now: Duration) {
         let (origin, instant) = (self.origin, self.instant(now));
         let Some(live) = &mut self.live[place] else { return };
         let caller = &self.callers[live.caller];
@@ -156,9 +159,9 @@ impl<'a> World<'a> {
         let until = now.saturating_add(caller.settings.attempt_timeout).min(deadline);
         live.operation.begin_attempt();
         self.flights += 1;
-        let late = caller.late_after(&pass, live.operation.attempts() == 0, instant);
+        let late = caller.late_after(admitted.is_probe, live.operation.attempts() == 0, instant);
         let late = late.map(|after| now.saturating_add(after)).filter(|late| *late < until);
-        let flight = Flight::new(self.flights, pass, now, until);
+        let flight = Flight::new(self.flights, admitted, now, until);
         live.flight = Some(flight);
         self.request(place, false, now);
         if let Some(late) = late {
@@ -170,7 +173,7 @@ impl<'a> World<'a> {
         let instant = self.instant(now);
         let Some(live) = &mut self.live[place] else { return };
         let Some(flying) = live.flight.as_mut().filter(|flying| flying.number == flight) else { return };
-        if self.callers[live.caller].lets_hedge(&mut live.operation, instant) {
+        if self.callers[live.caller].admits_hedge(&mut live.operation, instant) {
             flying.hedged();
             self.request(place, true, now);
         }
@@ -225,8 +228,8 @@ impl<'a> World<'a> {
         let Some(live) = &mut self.live[place] else { return };
         let Some(flight) = live.flight.take() else { return };
         let (client, caller) = (live.caller, &self.callers[live.caller]);
-        let (was_probe, latency) = (flight.pass.is_probe, flight.latency(now));
-        caller.settle(flight.pass, reply, now.saturating_sub(flight.sent), latency, instant);
+        let (was_probe, latency) = (flight.admitted.is_probe, flight.latency(now));
+        caller.settle(flight.admitted, reply, now.saturating_sub(flight.sent), latency, instant);
         live.operation.set_circuit_open_for(caller.circuit_open_for(instant));
         match live.operation.decide(reply.class, &reply.hint, instant, unit) {
             Decision::Retry { after } => self.events.push(now.saturating_add(after), Event::Send { place }),
@@ -242,16 +245,15 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The probe of this client has ended: those who waited for it ask again, spread out.
+    /// Lets those who waited for this client's probe ask again, spread out.
     fn wake(&mut self, client: usize, now: Duration) {
         for (place, spread) in std::mem::take(&mut self.waiters[client]) {
             let deadline = self.live[place].as_ref().and_then(|live| live.operation.deadline());
-            if deadline.is_some_and(|deadline| deadline <= self.instant(now)) {
+            let instant = self.instant(now);
+            match spread.wait(deadline, instant, || self.chance.unit()) {
+                Ok(wait) => self.events.push(now.saturating_add(wait), Event::Send { place }),
                 // It has left.
-                self.end(place);
-            } else {
-                let after = spread.mul_f64(self.chance.unit());
-                self.events.push(now.saturating_add(after), Event::Send { place });
+                Err(_late) => self.end(place),
             }
         }
     }
