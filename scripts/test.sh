@@ -82,9 +82,9 @@ step_invariants() {
     )"
     # The build without features finds most strays, but not one on a line under #[cfg(feature)].
     siblings=$(find src/policy -name '*.rs' -exec basename {} .rs \; | paste -sd '|')
-    promise "policy/ imports std, core, http and its siblings" "$(
+    promise "policy/ imports std, core, http and its siblings (and proptest, in tests)" "$(
         grep -rnE '^ *(pub(\([a-z ]+\))? )?use ' src/policy 2>&1 |
-            grep -vE "\buse (std|core|http|self|super|crate::policy|$siblings|[A-Z][A-Za-z]*)(::|;)"
+            grep -vE "\buse (std|core|http|proptest|self|super|crate::policy|$siblings|[A-Z][A-Za-z]*)(::|;)"
         grep -rnE '\bcrate::' src/policy | grep -vE '^[^:]*:[0-9]+: *//|\bcrate::policy\b'
     )"
     # Whoever looks inside a foreign error must know that a failed downcast means "unsure".

@@ -1,4 +1,7 @@
-//! The one builder: every setting of the client, checked before the client exists.
+//! The builder: every setting of the client, checked before the client exists.
+
+mod overload;
+mod redirects;
 
 use std::ffi::OsString;
 use std::fmt::{self, Display};
@@ -12,8 +15,7 @@ use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
 use super::origin::OriginMap;
-use super::overload::OverloadSettings;
-use super::redirect_settings::RedirectSettings;
+use super::settings::{OverloadSettings, RedirectSettings};
 use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
 use crate::key_policy::KeyPolicy;
@@ -62,9 +64,9 @@ pub struct ClientBuilder {
     connect_timeout: Option<Duration>,
     read_timeout: Option<Duration>,
     body_limit: usize,
-    pub(super) redirects: RedirectSettings,
+    redirects: RedirectSettings,
     attempt_header: Option<HeaderName>,
-    pub(super) overload: OverloadSettings,
+    overload: OverloadSettings,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }

@@ -5,7 +5,7 @@
 //!
 //! | file | what it is for |
 //! | --- | --- |
-//! | `builder`, `overload`, `redirect_settings`, `request`, `checks`, `defaults` | take what the caller says |
+//! | `builder`, `settings`, `request`, `checks`, `defaults` | take what the caller says |
 //! | `target`, `payload`, `upload` | the URL and the body |
 //! | `plan`, `wire_request`, `pattern` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
@@ -29,17 +29,16 @@ mod event;
 mod failure;
 pub(crate) mod latency;
 mod origin;
-mod overload;
 mod pattern;
 mod payload;
 mod plan;
 mod probe;
 mod race;
 mod redirect;
-mod redirect_settings;
 mod request;
 mod response;
 mod run;
+mod settings;
 mod target;
 #[cfg(any(feature = "stream", feature = "multipart"))]
 mod upload;
@@ -58,7 +57,7 @@ pub use self::response::ResponseExt;
 
 use self::defaults::Defaults;
 use self::origin::OriginMap;
-use self::overload::OverloadSettings;
+use self::settings::OverloadSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::NotFollowed;
 use crate::key_policy::KeyPolicy;
