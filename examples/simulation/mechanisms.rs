@@ -5,6 +5,8 @@ use std::time::Duration;
 use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryPolicy};
 use steadfast::testing::simulation::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
+use crate::experiments::Size;
+
 /// A mechanism with its name in tables: what it makes of the clients, and of the server if it has a part in it.
 pub(crate) struct Mechanism {
     pub(crate) name: &'static str,
@@ -69,10 +71,10 @@ pub(crate) struct Mechanisms {
 
 impl Mechanisms {
     /// What is to be run, in the order in which [`of`](Self::of) takes the reports.
-    pub(crate) fn simulations() -> impl Iterator<Item = Simulation> {
+    pub(crate) fn simulations(size: Size) -> impl Iterator<Item = Simulation> {
         let policy = || RetryPolicy::new().max_attempts(4);
         let row = move |cases: &'static [Case], mechanism: &'static Mechanism| {
-            cases.iter().map(move |case| simulation(case, mechanism, &policy()))
+            cases.iter().map(move |case| simulation(case, mechanism, &policy(), size))
         };
         let rows = move |cases: &'static [Case]| MECHANISMS.iter().flat_map(move |mechanism| row(cases, mechanism));
         rows(&OUTAGES).chain(rows(&BROWNOUTS))
@@ -84,8 +86,8 @@ impl Mechanisms {
     }
 }
 
-fn simulation(case: &Case, mechanism: &Mechanism, policy: &RetryPolicy) -> Simulation {
+fn simulation(case: &Case, mechanism: &Mechanism, policy: &RetryPolicy, size: Size) -> Simulation {
     let server = Server::with_headroom(case.headroom);
-    let fleet = (mechanism.clients)(Fleet::new(policy));
+    let fleet = (mechanism.clients)(Fleet::new(policy).clients(size.clients));
     Simulation::new(Scenario::new(case.trouble), fleet).server((mechanism.server)(server))
 }
