@@ -1,7 +1,8 @@
-//! How long an origin takes: enough to tell the slow from the usual, in bounded memory.
+//! The latencies of one origin, from which a hedge knows that a request is late, in bounded memory.
 //!
-//! Two histograms of half a minute each: one that is filled and the one before it. An origin that has become slower, or faster, is known
-//! as such a minute later. A bucket is 6 % wide at most.
+//! There are two histograms of half a minute each: the one being filled, and the one before it. So an
+//! origin that has become slower or faster is known as such a minute later. A bucket is at most 6 %
+//! wide.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,11 +10,11 @@ use std::time::{Duration, Instant};
 use histogram::Histogram32;
 
 const WINDOW: Duration = Duration::from_secs(30);
-/// In microseconds. What is longer counts as this.
+/// The longest latency that is told apart, in microseconds.
 const LONGEST: u64 = 60_000_000;
-/// A bucket is at most 2⁻⁴ of its value wide, and there are buckets for a little more than [`LONGEST`].
+/// A bucket is at most 2⁻⁴ of its value wide, and the buckets reach a little beyond [`LONGEST`].
 const POWERS: (u8, u8) = (4, 26);
-/// The fewest answers of one window from which a quantile is taken.
+/// The fewest responses of one window from which a quantile is taken.
 const ENOUGH_FOR_A_QUANTILE: u32 = 100;
 
 /// The latencies of one origin.
@@ -45,7 +46,7 @@ impl Latencies {
         self.at(now).current.record(u64::try_from(took.as_micros()).unwrap_or(LONGEST).min(LONGEST));
     }
 
-    /// What this share of the answers did not take longer than, if there were enough.
+    /// Returns the latency that this share of the responses did not exceed, if there were enough.
     pub(crate) fn quantile(&self, share: f64, now: Instant) -> Option<Duration> {
         let windows = self.at(now);
         let fuller = [&windows.current, &windows.previous].into_iter().max_by_key(|window| window.number)?;

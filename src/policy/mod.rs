@@ -1,10 +1,11 @@
-//! The decision, and nothing else: whether to repeat, and when.
+//! The decision, and nothing else: whether to repeat a request, and when.
 //!
-//! A retry loop is easy to write and hard to get right: the part that must be right is the answer to "may this request be
-//! sent again?". This module is that answer as plain values. It does no I/O, reads no clock and draws no random number; it is
-//! told what happened ([`Class`]), what the server asked for ([`Hint`]), what time it is and a number between 0 and 1, and it
-//! answers with a [`Decision`]. Every driver — the client of this crate, a test, a simulation, your own loop around another
-//! transport — shares it:
+//! A retry loop is easy to write and hard to get right. The part that must be right is the answer to
+//! "may this request be sent again?". This module is that answer as plain values. It does no I/O,
+//! reads no clock and draws no random number. You tell it what happened ([`Class`]), what the server
+//! asked for ([`Hint`]), what time it is and a number between 0 and 1. It answers with a
+//! [`Decision`]. The client of this crate, its tests and its simulation share it, and so can your own
+//! loop around another transport:
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -25,8 +26,8 @@
 //! assert_eq!(decision, Decision::Stop(StopReason::NotRepeatable));
 //! ```
 
-// Floor 0 of the house: it may import `std` and `http`, and it compiles with no feature on. The tests stand in each file;
-// properties over all of it are in `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases/`.
+// Floor 0: it may import `std` and `http`, and it compiles with no feature on. Properties over all of
+// it are in `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases/`.
 
 mod admission;
 mod backoff;
@@ -71,7 +72,7 @@ pub(crate) use units::digits;
 #[cfg(any(feature = "client", feature = "redb", feature = "redis"))]
 pub(crate) use units::milliseconds;
 
-/// An instant comes from nowhere else, and its value does not matter.
+/// Returns some instant. Its value does not matter.
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "for tests, which look at differences only")]
 fn now_in_a_test() -> std::time::Instant {
