@@ -20,7 +20,8 @@ pub(super) struct Live<'a> {
 /// An attempt under way, or a race of two.
 #[derive(Debug)]
 pub(super) struct Flight<'a> {
-    /// Never given twice: what comes too late for this flight must not be taken for an answer to another in the same place.
+    /// Never given twice: a response that comes too late for this flight must not be taken for one to
+    /// another flight in the same place.
     pub(super) number: u64,
     pub(super) admitted: Admitted<'a>,
     pub(super) sent: Duration,
@@ -39,22 +40,23 @@ pub(super) struct Request {
     pub(super) is_hedge: bool,
     pub(super) fleet: usize,
     pub(super) until: Duration,
-    /// How long it is waited for, as the server is told.
+    /// How long the client waits, as the server is told.
     pub(super) told: Option<Duration>,
 }
 
 impl<'a> Flight<'a> {
-    /// The first request is out.
+    /// Creates a flight whose first request is out.
     pub(super) fn new(number: u64, admitted: Admitted<'a>, sent: Duration, until: Duration) -> Self {
         Self { number, admitted, sent, until, out: 1, first_failed: false }
     }
 
-    /// The second one is, too.
+    /// Records that the second request is out, too.
     pub(super) fn hedged(&mut self) {
         self.out += 1;
     }
 
-    /// One of its requests has come to this. Whether it counts: if it does not, the other one may do better.
+    /// Records the reply to one of its requests. Returns whether it counts; if it does not, the other
+    /// one may do better.
     pub(super) fn lands(&mut self, is_hedge: bool, reply: &Reply) -> bool {
         self.out = self.out.saturating_sub(1);
         let is_final = matches!(reply.class, Class::Success | Class::Permanent);
@@ -63,7 +65,8 @@ impl<'a> Flight<'a> {
         counts
     }
 
-    /// How long the server took to answer the first request, at least: it may be dropped now. `None` if it failed.
+    /// Returns how long the server took to answer the first request, at least: it may be dropped now.
+    /// `None` if it failed.
     pub(super) fn latency(&self, now: Duration) -> Option<Duration> {
         (!self.first_failed).then(|| now.saturating_sub(self.sent))
     }

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::policy::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, TokenBucket};
 
-/// How many calls reach the bottom for one operation at the top, when `layers` services call each other under the same policy
-/// and the bottom is down: without a budget `attempts^layers`.
+/// Returns how many calls reach the bottom for one operation at the top, when `layers` services call
+/// each other under the same policy and the bottom is down. Without a budget that is
+/// `attempts^layers`.
 ///
-/// It is the mean of 300 operations, ten a second for 30 s; each layer has one bucket. Every call fails at once, and waits are
-/// waited.
+/// It is the mean of 300 operations, ten a second for 30 s. Each layer has one bucket. Every call
+/// fails at once, and each retry waits as the policy says.
 ///
 /// ```
 /// use steadfast::policy::{RetryBudget, RetryPolicy};
@@ -32,7 +33,7 @@ pub fn amplification(policy: &RetryPolicy, budget: &RetryBudget, layers: u32) ->
     calls / f64::from(OPERATIONS)
 }
 
-/// Calls the first of the layers that are left, and says how many calls reached the bottom.
+/// Calls the first of the layers that are left. Returns how many calls reached the bottom.
 fn call(policy: &RetryPolicy, buckets: &[TokenBucket], now: &mut Instant) -> u64 {
     let Some((bucket, below)) = buckets.split_first() else { return 1 };
     let mut operation = Operation::start(policy, bucket, Idempotency::Natural, *now);
@@ -48,7 +49,7 @@ fn call(policy: &RetryPolicy, buckets: &[TokenBucket], now: &mut Instant) -> u64
     }
 }
 
-/// What no clock can hold is as good as now.
+/// Adds a time; one that no clock can hold adds nothing.
 fn later(now: Instant, after: Duration) -> Instant {
     now.checked_add(after).unwrap_or(now)
 }

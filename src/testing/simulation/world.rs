@@ -1,4 +1,5 @@
-//! The run itself: clients start operations, requests reach the server, answers or timeouts come back, and the policy decides.
+//! The run itself: clients start operations, requests reach the server, responses or timeouts come
+//! back, and the policy decides.
 //!
 //! All decisions are made by the crate's own code: [`Operation`], with its policy, its schedule and
 //! the client's budget, and the state machine that admits attempts (`policy/admission.rs`). The
@@ -17,7 +18,8 @@ use super::tally::Tally;
 use crate::deadline;
 use crate::policy::{AdmissionStep, Class, Decision, Operation, Spread};
 
-/// Operations go on for this long after what is reported, so that the end of the run is not a relief for the server.
+/// Operations go on for this long after the reported time, so that the end of the run is no relief for
+/// the server.
 const TAIL: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -30,7 +32,8 @@ enum Event {
     Late { place: usize, flight: u64 },
     /// The request is at the server.
     Arrive { request: Request },
-    /// The request has come to this, for the client. `executed`: when it had arrived, if the server did the work for it.
+    /// The client has this reply to the request. `executed`: when the request had arrived, if the server
+    /// did its work.
     Settle { request: Request, reply: Reply, executed: Option<Duration> },
 }
 
@@ -40,7 +43,7 @@ pub(super) fn run(fleets: &[Fleet], server: Server, scenario: Scenario, seed: u6
         .collect();
     let operations_per_second = fleets.iter().map(Fleet::operations_per_second).sum();
     let mut world = World {
-        // Where an instant comes from; which one it is changes nothing, since the policy looks at differences.
+        // Any instant will do, since the policy looks at differences.
         origin: crate::clock::now(),
         waiters: vec![Vec::new(); callers.len()],
         callers: &callers,
@@ -67,10 +70,10 @@ struct World<'a> {
     station: Station,
     chance: Chance,
     events: Events<Event>,
-    /// The operations under way, by place; a place that is free is used again.
+    /// The operations under way, by place. A free place is used again.
     live: Vec<Option<Live<'a>>>,
     free: Vec<usize>,
-    /// How many there have been.
+    /// How many flights there have been.
     flights: u64,
     tally: Tally,
 }
@@ -102,13 +105,14 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A Poisson process at the highest rate that there will be, of which [`start`](Self::start) leaves out what is too much.
+    /// Schedules the next start: a Poisson process at the highest rate that there will be, which
+    /// [`start`](Self::start) thins out.
     fn next_start(&mut self, client: usize, rate: f64, now: Duration) {
         let gap = self.chance.exponential((rate * self.surge()).recip());
         self.events.push(now.saturating_add(gap), Event::Start { client });
     }
 
-    /// The highest rate, as a multiple of the usual one.
+    /// Returns the highest rate, as a multiple of the usual one.
     fn surge(&self) -> f64 {
         match self.scenario.trouble {
             Trouble::Surge(factor) => factor.clamp(1.0, 1000.0),
@@ -179,7 +183,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A request of the flight in this place goes out.
+    /// Sends a request of the flight in this place.
     fn request(&mut self, place: usize, is_hedge: bool, now: Duration) {
         let Some(live) = &self.live[place] else { return };
         let Some(flight) = &live.flight else { return };
@@ -214,7 +218,7 @@ impl<'a> World<'a> {
         let Request { place, flight, is_hedge, fleet, .. } = request;
         let in_flight = self.live[place].as_mut().and_then(|live| live.flight.as_mut());
         let Some(flying) = in_flight.filter(|flying| flying.number == flight) else {
-            // The loser of a race: it was dropped, and the server has not noticed.
+            // The loser of a hedged pair: it was dropped, and the server has not noticed.
             return executed.into_iter().for_each(|arrived| self.tally.wasted(fleet, arrived));
         };
         if flying.lands(is_hedge, reply) {
@@ -222,7 +226,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The attempt has ended.
+    /// Decides what follows an attempt that has ended.
     fn decide(&mut self, place: usize, reply: &Reply, now: Duration) {
         let (instant, unit) = (self.instant(now), self.chance.unit());
         let Some(live) = &mut self.live[place] else { return };
@@ -272,7 +276,7 @@ impl<'a> World<'a> {
         self.live.len() - 1
     }
 
-    /// A time of the run as the policy wants to be told it.
+    /// Converts a time of the run into the instant that the policy is told.
     fn instant(&self, now: Duration) -> Instant {
         self.origin.checked_add(now).unwrap_or(self.origin)
     }
