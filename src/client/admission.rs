@@ -62,12 +62,7 @@ impl<'a> Admission<'a> {
                     let probe = goes_first.then(|| Box::new(cooldowns.probe(lane, cooldown.clone())));
                     return Ok(Admitted { started: now, permit, probe });
                 }
-                AdmissionStep::Deny { denied, frees_probe } => {
-                    if frees_probe {
-                        cooldown.wake();
-                    }
-                    return Err(denied);
-                }
+                AdmissionStep::Deny(denied) => return Err(denied),
                 AdmissionStep::Wait(wait) => clock::sleep(wait).await,
                 AdmissionStep::WaitForProbe(spread) => {
                     let deadline = operation.deadline();
@@ -176,9 +171,9 @@ mod tests {
         assert!(next.probe.is_none() && origin.cooldowns.are_empty());
     }
 
-    /// Those who wait for the probe are not told by a sleep, but by its end.
+    /// It is dropped, and the one after it is denied: neither keeps the place of the probe.
     #[tokio::test(start_paused = true)]
-    async fn a_probe_that_is_denied_wakes_the_next() {
+    async fn the_end_of_a_probe_wakes_those_who_wait() {
         let origin = OriginMap::new(OriginSettings::default(), None).get(&url());
         let lanes = Lanes::default();
         let admission = Admission::new(Some(&lanes), &origin, || reqwest::Request::new(http::Method::GET, url()));

@@ -133,11 +133,6 @@ impl Cooldown {
     pub(super) fn probe_ended(&self) -> Notified<'_> {
         self.probe_ended.notified()
     }
-
-    /// Wakes those who wait for a probe.
-    pub(super) fn wake(&self) {
-        self.probe_ended.notify_waiters();
-    }
 }
 
 /// Locks. Nothing between lock and unlock panics, so poisoning cannot leave anything half-written.
@@ -173,7 +168,7 @@ impl Drop for CooldownProbe<'_> {
             self.cooldowns.any.store(!cooling.is_empty(), Ordering::Release);
         }
         drop(cooling);
-        self.cooldown.wake();
+        self.cooldown.probe_ended.notify_waiters();
     }
 }
 

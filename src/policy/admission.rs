@@ -27,9 +27,8 @@ pub(crate) struct AdmissionState {
 pub(crate) enum AdmissionStep<'a> {
     /// Send it. One that `goes_first` is the cooldown's probe: tell the cooldown when it has ended.
     Admit { permit: Option<Permit<'a>>, goes_first: bool },
-    /// End the operation. If it was to be the cooldown's probe, another may go first: wake those who
-    /// wait for it.
-    Deny { denied: Denied, frees_probe: bool },
+    /// End the operation.
+    Deny(Denied),
     /// Ask again after this time.
     Wait(Duration),
     /// Wait until the cooldown's probe has ended, then for [`Spread::wait`], and ask again.
@@ -93,7 +92,7 @@ impl AdmissionState {
                 let deny = |reason| Denied { reason, retry_after: Some(wait) };
                 return match operation.hold(wait, now).map_err(deny) {
                     Ok(()) => AdmissionStep::Wait(wait),
-                    Err(denied) => AdmissionStep::Deny { denied, frees_probe: false },
+                    Err(denied) => AdmissionStep::Deny(denied),
                 };
             }
             Turn::WaitForProbe(spread) => return AdmissionStep::WaitForProbe(Spread(spread)),
@@ -102,9 +101,10 @@ impl AdmissionState {
             Ok(permit) => AdmissionStep::Admit { permit, goes_first },
             Err(denied) => {
                 if goes_first {
+                    // It is not sent, so the next goes first. Nobody waits for this one: it went and ended at once.
                     cooldown.probe_ended(true, now);
                 }
-                AdmissionStep::Deny { denied, frees_probe: goes_first }
+                AdmissionStep::Deny(denied)
             }
         }
     }
@@ -208,8 +208,7 @@ mod tests {
                 AdmissionStep::Admit { .. } => "go",
                 AdmissionStep::Wait(_) => "wait",
                 AdmissionStep::WaitForProbe(_) => "wait for the probe",
-                AdmissionStep::Deny { frees_probe: true, .. } => "denied, and was the probe",
-                AdmissionStep::Deny { .. } => "denied",
+                AdmissionStep::Deny(_) => "denied",
             }
         }
 
@@ -237,8 +236,8 @@ mod tests {
         origin.fail(now);
         origin.cooldown.begin(SECOND, now);
         let over = now + SECOND;
-        assert_eq!(origin.ask(None, over), "denied, and was the probe", "the circuit is open for 5 s");
-        assert_eq!(origin.ask(Some(over), over), "denied, and was the probe", "no time is left");
+        assert_eq!(origin.ask(None, over), "denied", "the circuit is open for 5 s");
+        assert_eq!(origin.ask(Some(over), over), "denied", "no time is left");
         assert_eq!(origin.ask(None, now + 5 * SECOND), "probe");
         assert_eq!(origin.ask(None, now + 5 * SECOND), "wait for the probe");
     }
@@ -366,7 +365,7 @@ mod tests {
                                 let wait = spread.wait(deadline, now, || 1.0);
                                 prop_assert!(wait.is_ok_and(|wait| wait <= SECOND) || deadline == Some(now));
                             }
-                            AdmissionStep::Deny { denied, frees_probe } => {
+                            AdmissionStep::Deny(denied) => {
                                 let Denied { reason, retry_after } = denied;
                                 match reason {
                                     StopReason::RetryAfterTooLong => {
@@ -386,7 +385,6 @@ mod tests {
                                     }
                                     reason => prop_assert!(false, "{:?}", reason),
                                 }
-                                prop_assert_eq!(frees_probe, quiet.is_zero() && !is_at_ease && !probe_is_out);
                                 prop_assert_eq!(bucket.tokens(), tokens, "nothing is paid for");
                             }
                         }

@@ -58,7 +58,7 @@ impl<'a> Caller<'a> {
             Some(cooldown) => self.admission.enter(&mut cooldown.borrow_mut(), operation, now),
             None => match self.admission.admit(operation.deadline(), now) {
                 Ok(permit) => AdmissionStep::Admit { permit, goes_first: false },
-                Err(denied) => AdmissionStep::Deny { denied, frees_probe: false },
+                Err(denied) => AdmissionStep::Deny(denied),
             },
         }
     }

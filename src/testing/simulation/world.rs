@@ -146,12 +146,7 @@ impl<'a> World<'a> {
             }
             AdmissionStep::Wait(time) => self.events.push(now.saturating_add(time), Event::Send { place }),
             AdmissionStep::WaitForProbe(spread) => self.waiters[client].push((place, spread)),
-            AdmissionStep::Deny { frees_probe, .. } => {
-                self.end(place);
-                if frees_probe {
-                    self.wake(client, now);
-                }
-            }
+            AdmissionStep::Deny(_) => self.end(place),
         }
     }
 
