@@ -6,8 +6,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::Inner;
 use super::assessment::Assessment;
-use super::cooldown::{CooldownProbe, Lane, Lanes};
+use super::cooldown::{CooldownProbe, Lane};
 use super::latency::Latencies;
 use super::origin::Origin;
 use crate::clock;
@@ -30,8 +31,8 @@ pub(super) struct Admitted<'a> {
 
 impl<'a> Admission<'a> {
     /// `request` is the request as it will be sent, by which its lane is known.
-    pub(super) fn new(lanes: Option<&Lanes>, origin: &'a Origin, request: impl FnOnce() -> reqwest::Request) -> Self {
-        Self { origin, lane: lanes.map(|lanes| lanes.of(request)) }
+    pub(super) fn new(client: &Inner, origin: &'a Origin, request: impl FnOnce() -> reqwest::Request) -> Self {
+        Self { origin, lane: client.overload.cooldown.as_ref().map(|lanes| lanes.of(request)) }
     }
 
     /// Waits until no cooldown holds the attempt back, and then admits it if there is time for it
@@ -133,6 +134,7 @@ impl Admitted<'_> {
 mod tests {
     use reqwest::Url;
 
+    use super::super::Client;
     use super::super::origin::{OriginMap, OriginSettings};
     use super::*;
     use crate::policy::{Hint, Idempotency, RetryBudget, RetryPolicy, StopReason, TokenBucket};
@@ -141,6 +143,10 @@ mod tests {
 
     fn url() -> Url {
         "http://api.test/".parse().unwrap()
+    }
+
+    fn admission<'a>(client: &Client, origin: &'a Origin) -> Admission<'a> {
+        Admission::new(client.inner().unwrap(), origin, || reqwest::Request::new(http::Method::GET, url()))
     }
 
     fn refusal(after: Duration) -> Assessment {
@@ -153,8 +159,8 @@ mod tests {
     #[tokio::test]
     async fn a_cooldown_that_is_over_leaves_nothing_behind() {
         let origin = OriginMap::new(OriginSettings::default(), None).get(&url());
-        let lanes = Lanes::default();
-        let admission = Admission::new(Some(&lanes), &origin, || reqwest::Request::new(http::Method::GET, url()));
+        let client = Client::builder().cooldown().build().unwrap();
+        let admission = admission(&client, &origin);
         let (policy, bucket) = (RetryPolicy::never(), TokenBucket::new(RetryBudget::standard()));
         let mut operation = Operation::start(&policy, &bucket, Idempotency::Absent, clock::now());
         let first = admission.enter(&mut operation, clock::now()).await.ok().unwrap();
@@ -175,8 +181,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_end_of_a_probe_wakes_those_who_wait() {
         let origin = OriginMap::new(OriginSettings::default(), None).get(&url());
-        let lanes = Lanes::default();
-        let admission = Admission::new(Some(&lanes), &origin, || reqwest::Request::new(http::Method::GET, url()));
+        let client = Client::builder().cooldown().build().unwrap();
+        let admission = admission(&client, &origin);
         let (policy, bucket) = (RetryPolicy::never(), TokenBucket::new(RetryBudget::standard()));
         let start = || Operation::start(&policy, &bucket, Idempotency::Absent, clock::now());
         let first = admission.enter(&mut start(), clock::now()).await.ok().unwrap();

@@ -1,6 +1,6 @@
 //! The loop: one operation, from its first attempt to its last word.
 //!
-//! This is the only loop in the crate that sends anything twice. Read it from the top: gate, attempt (or race), classify, record, decide, wait.
+//! This is the only loop in the crate that sends anything twice. Read it from the top: admit, attempt (or race), classify, record, decide, wait.
 //! What one attempt does is in `attempt.rs`; whether there is another is the word of [`policy::Operation`](Operation).
 //! Everything lives in local variables, so dropping the future at any await leaves nothing behind.
 
@@ -34,8 +34,7 @@ pub(super) fn run(
         let mut context = AttemptContext::at_first(client, plan);
         let mut recorder = Recorder::start(client, plan, wire_request);
         let mut operation = begin(plan, context.policy, wire_request, recorder.started);
-        let gate =
-            Admission::new(client.overload.cooldown.as_ref(), &plan.upstream, || wire_request.whole(client, plan));
+        let gate = Admission::new(client, &plan.upstream, || wire_request.whole(client, plan));
         let mut now = recorder.started;
 
         loop {

@@ -46,7 +46,7 @@ pub(super) fn replay(model: &Model, scenario: Scenario, history: &[Step]) -> See
     if model.design == Design::KeyIsLicence {
         plan.trust = Trust::Declared;
     }
-    let gate = Admission::new(client.overload.cooldown.as_ref(), &plan.upstream, || wire_request.whole(client, &plan));
+    let gate = Admission::new(client, &plan.upstream, || wire_request.whole(client, &plan));
     let terms = Terms { design: model.design, scenario, client, plan: &plan };
     let mut course = Course::start(terms, wire_request, &gate);
     for step in history {
