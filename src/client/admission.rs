@@ -132,6 +132,8 @@ impl Admitted<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use reqwest::Url;
 
     use super::super::Client;
@@ -191,7 +193,8 @@ mod tests {
         let (mut one, mut other) = (start(), start());
         let probe = admission.enter(&mut one, clock::now()).await.ok().unwrap();
         let mut waits = std::pin::pin!(admission.enter(&mut other, clock::now()));
-        assert!(futures_util::poll!(&mut waits).is_pending(), "until the probe has ended");
+        let is_pending = std::future::poll_fn(|cx| Poll::Ready(waits.as_mut().poll(cx).is_pending())).await;
+        assert!(is_pending, "until the probe has ended");
         drop(probe);
         let mut late = start();
         late.end_by(clock::now());
