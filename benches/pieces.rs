@@ -82,7 +82,7 @@ mod policy {
     use steadfast::http::header::{HeaderValue, RETRY_AFTER};
     use steadfast::policy::{
         Breaker, BreakerPolicy, Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason,
-        parse_retry_hint,
+        TokenBucket, parse_retry_hint,
     };
 
     use super::*;
@@ -90,7 +90,7 @@ mod policy {
     /// All operations to an origin draw on one budget.
     #[divan::bench(threads = THREADS)]
     fn operation_that_succeeds_at_once(bencher: Bencher<'_, '_>) {
-        let (policy, budget, now) = (RetryPolicy::new(), RetryBudget::standard(), Instant::now());
+        let (policy, budget, now) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::standard()), Instant::now());
         bencher.bench(|| {
             let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
             operation.begin_attempt();
@@ -101,7 +101,7 @@ mod policy {
 
     #[divan::bench(threads = THREADS)]
     fn operation_that_succeeds_after_a_retry(bencher: Bencher<'_, '_>) {
-        let (policy, budget, now) = (RetryPolicy::new(), RetryBudget::standard(), Instant::now());
+        let (policy, budget, now) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::standard()), Instant::now());
         bencher.bench(|| {
             let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
             for class in [Class::Ambiguous, Class::Success] {

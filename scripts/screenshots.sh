@@ -34,7 +34,7 @@ size() { # svg
 
 need chromium chromium
 need pngquant pngquant
-cargo run -q --example simulation -- --out "$WORK/report.html" --plots "$WORK/plots" >/dev/null
+cargo run -q --example simulation -- --full --out "$WORK/report.html" --plots "$WORK/plots" >/dev/null
 
 mkdir -p "$IMAGES"
 for svg in "$WORK"/plots/*.svg; do

@@ -12,7 +12,7 @@ use http::{Method, StatusCode};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::key::IdempotencyKey;
-use crate::policy::{Class, Failure, StopReason};
+use crate::policy::{Class, Failure, StopReason, milliseconds};
 use crate::resume::ResumeToken;
 
 /// How far an attempt got.
@@ -129,7 +129,6 @@ impl fmt::Display for Attempt {
 
 impl Serialize for Attempt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let mut fields = serializer.serialize_struct("Attempt", 9)?;
         fields.serialize_field("number", &self.number)?;
         fields.serialize_field("reach", self.reach.as_str())?;

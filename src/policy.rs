@@ -5,9 +5,12 @@
 
 #[doc(inline)]
 pub use steadfast_core::{
-    Backoff, Breaker, BreakerPolicy, BreakerState, CircuitOpen, Class, Decision, Failure, HedgePolicy, Hint,
-    Idempotency, InvalidPolicy, Jitter, Operation, Outcome, Permit, RetryBudget, RetryPolicy, StopReason,
-    parse_retry_hint,
+    Backoff, Breaker, BreakerPolicy, BreakerState, CircuitOpen, Class, CustomSchedule, Decision, Failure, HedgeAt,
+    HedgePolicy, Hint, Idempotency, InvalidPolicy, Jitter, Operation, Outcome, Permit, RetryBudget, RetryPolicy,
+    Schedule, SlowCalls, StopReason, TimeLimit, TokenBucket, parse_retry_hint,
 };
-#[doc(hidden)]
-pub use steadfast_core::{Cooling, HedgeAllowance, HedgeAt, Leave, RecordStatus, cooldown_asked_for, record_status};
+
+pub(crate) use steadfast_core::{
+    AdmissionState, AdmissionStep, CENTURY, CooldownState, Denied, RecordStatus, check, cooldown_asked_for, is_safe,
+    milliseconds, record_status,
+};

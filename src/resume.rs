@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::key::{IdempotencyKey, KeyError, KeyFormat};
+use crate::policy::milliseconds;
 
 /// An operation that can be asked for again: its key, when it was first sent, and what it was.
 ///
@@ -83,7 +84,7 @@ impl ResumeToken {
             key: key.as_str().to_owned(),
             minted: key.is_minted(),
             spelling: key.spelling(),
-            first_sent_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+            first_sent_ms: milliseconds(since_epoch),
             method: identity.method.as_str().to_owned(),
             target: identity.target(),
             digest: identity.digest(),

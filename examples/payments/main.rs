@@ -77,7 +77,7 @@ impl Pass {
         let builder = Client::builder()
             .base_url(url)
             .retry(RetryPolicy::new().max_attempts(self.attempts).backoff(backoff))
-            .budget(self.budget.fresh())
+            .budget(self.budget)
             .attempt_timeout(ATTEMPT_TIMEOUT)
             // The server is on loopback, where a proxy that the environment names cannot reach it.
             .http(steadfast::reqwest::ClientBuilder::no_proxy);
@@ -95,7 +95,7 @@ impl Pass {
 impl fmt::Display for Pass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { attempts, in_flight, budget, budget_name } = self;
-        let tokens = budget.tokens();
+        let tokens = budget.capacity;
         write!(f, "{attempts} attempts a charge, {in_flight} in flight, retry budget: {budget_name} ({tokens} tokens)")
     }
 }

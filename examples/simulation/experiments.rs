@@ -15,11 +15,32 @@ pub(crate) const JITTERS: [(&str, Jitter); 3] =
 
 pub(crate) const OUTAGES: [Trouble; 3] = [Trouble::Refusing, Trouble::Hanging, Trouble::Frozen];
 
+/// How large the runs are.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    /// The clients of most runs.
+    pub(crate) clients: u32,
+    /// The clients of the runs in which a share of the requests fails.
+    pub(crate) share_clients: u32,
+    /// The runs of which a point of the contention plot is the mean.
+    pub(crate) contention_runs: u64,
+    /// How long the run of busy and quiet clients is watched after the trouble. Nothing shows it, but
+    /// operations that began in the trouble end in it.
+    mixed_watched_for: Duration,
+}
+
+impl Size {
+    /// As the guide has it.
+    pub(crate) const FULL: Self =
+        Self { clients: 100, share_clients: 30, contention_runs: 20, mixed_watched_for: Duration::from_secs(60) };
+    /// For a first look: seconds in a debug build. With fewer clients than this the server is so slow
+    /// that chance alone fills its queue.
+    pub(crate) const QUICK: Self =
+        Self { clients: 50, share_clients: 3, contention_runs: 2, mixed_watched_for: Duration::ZERO };
+}
+
 /// The crowds of the contention plot.
 pub(crate) const CROWDS: [u32; 10] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100];
-
-/// Runs for each point of it.
-const CONTENTION_RUNS: u64 = 20;
 
 /// The failure shares of the load plot, in percent.
 pub(crate) const SHARES: [u32; 11] = [0, 1, 5, 10, 15, 20, 30, 40, 60, 80, 100];
@@ -64,6 +85,7 @@ pub(crate) const STRATEGIES: [Strategy; 4] = [
 
 /// Everything that was found.
 pub(crate) struct Findings {
+    pub(crate) size: Size,
     /// A row for each of [`OUTAGES`], in it one report for each of [`BUDGETS`].
     pub(crate) outages: [Vec<Report>; 3],
     /// A row for each of [`STRATEGIES`], in it one report for each of [`SHARES`].
@@ -90,13 +112,14 @@ fn policy() -> RetryPolicy {
     RetryPolicy::new().max_attempts(4)
 }
 
-pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
+pub(crate) fn run(size: Size, seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
     let mut simulations = Vec::new();
-    simulations.extend(OUTAGES.iter().flat_map(|trouble| BUDGETS.iter().map(|budget| outage(*trouble, budget))));
-    simulations.extend(STRATEGIES.iter().flat_map(|strategy| SHARES.iter().map(|share| brownout(strategy, *share))));
-    simulations.extend(BUDGETS.iter().map(overload));
+    simulations.extend(OUTAGES.iter().flat_map(|trouble| BUDGETS.iter().map(|budget| outage(size, *trouble, budget))));
+    simulations
+        .extend(STRATEGIES.iter().flat_map(|strategy| SHARES.iter().map(|share| brownout(size, strategy, *share))));
+    simulations.extend(BUDGETS.iter().map(|budget| overload(size, budget)));
     simulations.extend(JITTERS.map(|(_, jitter)| herd(jitter)));
-    simulations.extend(Mechanisms::simulations());
+    simulations.extend(Mechanisms::simulations(size));
     let simulations: Vec<Simulation> = simulations.into_iter().map(|simulation| simulation.seed(seed)).collect();
 
     let mut reports = in_parallel(&simulations, Simulation::run, progress).into_iter();
@@ -110,34 +133,46 @@ pub(crate) fn run(seed: u64, progress: impl Fn(u64, u64) + Sync) -> Findings {
         (layers, calls(RetryBudget::unlimited()), calls(RetryBudget::standard()))
     });
     Findings {
+        size,
         outages,
         shares,
-        contention: JITTERS.iter().map(|(_, jitter)| contention(*jitter, seed)).collect(),
+        contention: JITTERS.iter().map(|(_, jitter)| contention(size, *jitter, seed)).collect(),
         herds,
-        mixed: steadfast_sim::mixed(&policy()),
+        mixed: mixed(size).seed(seed).run(),
         overloads,
         layers: layers.to_vec(),
         mechanisms,
     }
 }
 
-fn outage(trouble: Trouble, budget: &Budget) -> Simulation {
-    Simulation::new(Scenario::new(trouble), Fleet::new(&policy()).budget((budget.make)()))
+fn outage(size: Size, trouble: Trouble, budget: &Budget) -> Simulation {
+    Simulation::new(Scenario::new(trouble), fleet(size, budget))
 }
 
 /// [`steadfast_sim::overload`], with other budgets.
-fn overload(budget: &Budget) -> Simulation {
+fn overload(size: Size, budget: &Budget) -> Simulation {
     let scenario =
         Scenario::new(Trouble::Surge(2.0)).lasting(Duration::from_secs(10)).watched_for(Duration::from_secs(60));
-    Simulation::new(scenario, Fleet::new(&policy()).budget((budget.make)()))
+    Simulation::new(scenario, fleet(size, budget))
+}
+
+fn fleet(size: Size, budget: &Budget) -> Fleet {
+    Fleet::new(&policy()).budget((budget.make)()).clients(size.clients)
+}
+
+/// [`steadfast_sim::mixed`], watched for as long as it needs to be.
+fn mixed(size: Size) -> Simulation {
+    let fleet = |clients, rate| Fleet::new(&policy()).clients(clients).rate(rate);
+    let scenario = Scenario::new(Trouble::Refusing).watched_for(size.mixed_watched_for);
+    Simulation::new(scenario, fleet(1, 300.0)).and(fleet(30, 10.0)).and(fleet(300, 1.0))
 }
 
 /// A minute, against a server that no load can hurt: only the share counts.
-fn brownout(strategy: &Strategy, percent: u32) -> Simulation {
+fn brownout(size: Size, strategy: &Strategy, percent: u32) -> Simulation {
     let trouble = Trouble::Failing(f64::from(percent) / 100.0);
     let minute = Scenario::new(trouble).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
     let policy = policy().backoff(Backoff::default().jitter(strategy.jitter));
-    let fleet = Fleet::new(&policy).budget((strategy.budget)()).clients(30);
+    let fleet = Fleet::new(&policy).budget((strategy.budget)()).clients(size.share_clients);
     Simulation::new(minute.lasting(Duration::from_secs(60)), fleet).server(Server::unlimited())
 }
 
@@ -149,11 +184,12 @@ fn herd(jitter: Jitter) -> Simulation {
     Simulation::new(scenario, Fleet::new(&policy).clients(1000).together()).server(Server::per_second(1000.0))
 }
 
-fn contention(jitter: Jitter, seed: u64) -> Vec<Mean> {
+fn contention(size: Size, jitter: Jitter, seed: u64) -> Vec<Mean> {
     let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_secs(2)).jitter(jitter);
     let policy = RetryPolicy::new().max_attempts(u32::MAX).deadline(None).backoff(backoff);
     let crowd = |clients: u32| {
-        let runs = (0..CONTENTION_RUNS).map(|run| steadfast_sim::contention(&policy, clients, seed.wrapping_add(run)));
+        let runs =
+            (0..size.contention_runs).map(|run| steadfast_sim::contention(&policy, clients, seed.wrapping_add(run)));
         mean(&runs.collect::<Vec<_>>())
     };
     CROWDS.map(crowd).into()

@@ -3,10 +3,16 @@
 //! ```text
 //! cargo run --example simulation
 //! cargo run --example simulation -- --out report.html --seed 7
+//! cargo run --release --example simulation -- --full
 //! ```
 //!
-//! `experiments.rs` and `mechanisms.rs` say what is tried, `tables.rs` and `plots.rs` show it, `page.rs` says what one sees. To try a policy of
-//! your own, one line is enough: `println!("{}", steadfast_sim::outage(&my_policy))`.
+//! By default it runs 50 clients, for a first look: half a minute of processor time in a debug build,
+//! spread over the cores, and rougher numbers. `--full` prints the tables of the guide and draws its
+//! plots, with 100 clients: two and a half minutes.
+//!
+//! `experiments.rs` and `mechanisms.rs` set the runs up, `tables.rs` and `plots.rs` show them, and
+//! `page.rs` explains them. One line tries a policy of yours:
+//! `println!("{}", steadfast_sim::outage(&my_policy))`.
 
 mod experiments;
 mod mechanisms;
@@ -20,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
+use experiments::Size;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Shows what retry policies and budgets do to a server in trouble.
@@ -31,7 +38,10 @@ struct Arguments {
     /// A folder for the plots alone, as SVG files.
     #[arg(long)]
     plots: Option<PathBuf>,
-    /// The seed of everything that is left to chance.
+    /// The runs of the guide, with 100 clients: minutes in a debug build.
+    #[arg(long)]
+    full: bool,
+    /// The seed of all random numbers.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -39,7 +49,8 @@ struct Arguments {
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let bar = bar()?;
-    let findings = experiments::run(arguments.seed, |done, all| show(&bar, done, all));
+    let size = if arguments.full { Size::FULL } else { Size::QUICK };
+    let findings = experiments::run(size, arguments.seed, |done, all| show(&bar, done, all));
     bar.finish_and_clear();
 
     let tables = [
@@ -52,12 +63,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         tables::layers(&findings),
         tables::mechanisms_in_outages(&findings),
         tables::mechanisms_in_brownouts(&findings),
-        tables::mechanisms_in_a_hurry(&findings),
     ];
     for table in &tables {
         println!("{}", table.for_the_terminal());
     }
 
+    if !arguments.full {
+        println!("A first look, with {} clients. The guide has {}: --full.\n", size.clients, Size::FULL.clients);
+    }
     let plots = plots::all(&findings)?;
     write(&arguments.out, &page::html(&findings, &plots, arguments.seed))?;
     println!("the report: {}", arguments.out.display());
@@ -70,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Not seen by whoever has a fast machine.
+/// A progress bar that shows itself after a second.
 fn bar() -> Result<ProgressBar, Box<dyn Error>> {
     let style = ProgressStyle::with_template("{prefix:>11} [{bar:40}] {pos}/{len} runs, {elapsed}")?;
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());

@@ -5,6 +5,8 @@ use std::time::Duration;
 use steadfast::policy::{BreakerPolicy, HedgePolicy, RetryPolicy};
 use steadfast_sim::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
+use crate::experiments::Size;
+
 /// A mechanism with its name in tables: what it makes of the clients, and of the server if it has a part in it.
 pub(crate) struct Mechanism {
     pub(crate) name: &'static str,
@@ -12,19 +14,15 @@ pub(crate) struct Mechanism {
     server: fn(Server) -> Server,
 }
 
-pub(crate) const MECHANISMS: [Mechanism; 7] = [
+pub(crate) const MECHANISMS: [Mechanism; 6] = [
     Mechanism { name: "none", clients: |fleet| fleet, server: |server| server },
     Mechanism { name: "breaker", clients: |fleet| fleet.breaker(BreakerPolicy::new()), server: |server| server },
     Mechanism { name: "cooldown", clients: Fleet::cooldown, server: |server| server },
     Mechanism { name: "deadline told, and heeded", clients: Fleet::tells_deadline, server: heeding },
-    Mechanism { name: "skip_hopeless", clients: Fleet::skip_hopeless, server: |server| server },
     Mechanism { name: "hedge", clients: |fleet| fleet.hedge(hedge()), server: |server| server },
     Mechanism {
         name: "all",
-        clients: |fleet| {
-            let patient = fleet.breaker(BreakerPolicy::new()).cooldown();
-            patient.tells_deadline().skip_hopeless().hedge(hedge())
-        },
+        clients: |fleet| fleet.breaker(BreakerPolicy::new()).cooldown().tells_deadline().hedge(hedge()),
         server: heeding,
     },
 ];
@@ -63,41 +61,33 @@ pub(crate) const BROWNOUTS: [Case; 5] = [
     Case { name: "1 % late, twice the room", trouble: LATE, headroom: 2.0 },
 ];
 
-/// Short deadlines, for which skipping is meant: 60 ms for an operation, in which 30 % of the requests fail.
-const HURRY: Case = Case { name: "", trouble: Trouble::Failing(0.3), headroom: 2.0 };
-
 /// What was found.
 pub(crate) struct Mechanisms {
     /// A row for each of [`MECHANISMS`], in it one report for each of [`OUTAGES`].
     pub(crate) outages: Vec<Vec<Report>>,
     /// The same for [`BROWNOUTS`].
     pub(crate) brownouts: Vec<Vec<Report>>,
-    /// One for each of [`MECHANISMS`], under deadlines of 60 ms.
-    pub(crate) hurried: Vec<Report>,
 }
 
 impl Mechanisms {
     /// What is to be run, in the order in which [`of`](Self::of) takes the reports.
-    pub(crate) fn simulations() -> impl Iterator<Item = Simulation> {
+    pub(crate) fn simulations(size: Size) -> impl Iterator<Item = Simulation> {
         let policy = || RetryPolicy::new().max_attempts(4);
         let row = move |cases: &'static [Case], mechanism: &'static Mechanism| {
-            cases.iter().map(move |case| simulation(case, mechanism, &policy()))
+            cases.iter().map(move |case| simulation(case, mechanism, &policy(), size))
         };
         let rows = move |cases: &'static [Case]| MECHANISMS.iter().flat_map(move |mechanism| row(cases, mechanism));
-        let hurried = policy().deadline(Duration::from_millis(60));
-        rows(&OUTAGES)
-            .chain(rows(&BROWNOUTS))
-            .chain(MECHANISMS.iter().map(move |mechanism| simulation(&HURRY, mechanism, &hurried)))
+        rows(&OUTAGES).chain(rows(&BROWNOUTS))
     }
 
     pub(crate) fn of(mut row: impl FnMut(usize) -> Vec<Report>) -> Self {
         let mut rows = |columns: usize| MECHANISMS.iter().map(|_| row(columns)).collect::<Vec<_>>();
-        Self { outages: rows(OUTAGES.len()), brownouts: rows(BROWNOUTS.len()), hurried: row(MECHANISMS.len()) }
+        Self { outages: rows(OUTAGES.len()), brownouts: rows(BROWNOUTS.len()) }
     }
 }
 
-fn simulation(case: &Case, mechanism: &Mechanism, policy: &RetryPolicy) -> Simulation {
+fn simulation(case: &Case, mechanism: &Mechanism, policy: &RetryPolicy, size: Size) -> Simulation {
     let server = Server::with_headroom(case.headroom);
-    let fleet = (mechanism.clients)(Fleet::new(policy));
+    let fleet = (mechanism.clients)(Fleet::new(policy).clients(size.clients));
     Simulation::new(Scenario::new(case.trouble), fleet).server((mechanism.server)(server))
 }

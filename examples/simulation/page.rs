@@ -1,6 +1,6 @@
 //! The page: what was tried, the plots, the tables, and what one sees in them.
 
-use crate::experiments::Findings;
+use crate::experiments::{Findings, Size};
 use crate::plots::Plot;
 use crate::tables::{self, Cells};
 
@@ -25,18 +25,20 @@ struct Section<'a> {
 
 pub(crate) fn html(findings: &Findings, plots: &[Plot], seed: u64) -> String {
     let sections: String = sections(findings).iter().map(|section| section.html(plots)).collect();
+    let Size { clients, share_clients, contention_runs, .. } = findings.size;
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>steadfast: simulation</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<h1>Simulation: what retries do to a server in trouble</h1>\n\
          <p>A simulation that drives the real policy code of the crate; the model is described at \
-         <code>steadfast_sim</code>. Unless it says otherwise: 100 clients that start 10 operations a second each, \
+         <code>steadfast_sim</code>. Unless it says otherwise: {clients} clients that start 10 operations a second each, \
          three retries (<code>max_attempts(4)</code>, 100 ms doubled, at most 5 s, full jitter), an attempt timeout of 1 s; a \
-         server that can do 1.05 times what is asked for, and lets 3 s of work wait. Seed {seed}; the same seed gives the same \
+         server that can do 1.05 times what is asked for, and lets 3 s of work wait. Where a share of the requests fails there are {share_clients} clients, and \
+         contention is the mean of {contention_runs} runs. Seed {seed}; the same seed gives the same \
          page.</p>\n{sections}</body>\n</html>\n"
     )
 }
 
-fn sections(findings: &Findings) -> [Section<'_>; 10] {
+fn sections(findings: &Findings) -> [Section<'_>; 9] {
     [
         Section {
             heading: "After an outage",
@@ -62,7 +64,7 @@ fn sections(findings: &Findings) -> [Section<'_>; 10] {
         },
         Section {
             heading: "When a share of the requests fails",
-            says: "30 clients, a minute, and a server that no load can hurt, so that only the share counts.",
+            says: "A minute, and a server that no load can hurt, so that only the share counts.",
             plot: Some((
                 "share",
                 "Jitter (broken) changes nothing here: it spreads the load and does not lessen it. The buckets hide failures \
@@ -74,7 +76,7 @@ fn sections(findings: &Findings) -> [Section<'_>; 10] {
         Section {
             heading: "When clients contend",
             says: "All want to change the same row, and of those that read the same version one wins. AWS's study: waits of \
-                   10 ms doubled, at most 2 s, without a budget. Means of 20 runs.",
+                   10 ms doubled, at most 2 s, without a budget.",
             plot: Some((
                 "contention",
                 "Without jitter those who lost together meet again. Full jitter needs the fewest calls and the least time.",
@@ -118,12 +120,6 @@ fn sections(findings: &Findings) -> [Section<'_>; 10] {
                    as many operations. Hedging needs room: with 5 % to spare it is itself the overload.",
             plot: None,
             table: tables::mechanisms_in_brownouts(findings),
-        },
-        Section {
-            heading: "Overload protection in a hurry",
-            says: "Operations that must end within 60 ms, where a usual answer takes 21.",
-            plot: None,
-            table: tables::mechanisms_in_a_hurry(findings),
         },
     ]
 }

@@ -155,19 +155,6 @@ pub(crate) fn mechanisms_in_brownouts(findings: &Findings) -> Cells {
     }
 }
 
-pub(crate) fn mechanisms_in_a_hurry(findings: &Findings) -> Cells {
-    let row = |(mechanism, report): (&mechanisms::Mechanism, &Report)| {
-        let during = report.during();
-        let sent = format!("{:.2}x", during.load_multiplier());
-        vec![mechanism.name.to_owned(), sent, percent(during.success()), percent(during.wasted_work())]
-    };
-    Cells {
-        title: "Operations of 60 ms, 30 % of the requests fail, twice the room",
-        header: owned(&["", "requests", "success", "wasted work"]),
-        rows: MECHANISMS.iter().zip(&findings.mechanisms.hurried).map(row).collect(),
-    }
-}
-
 fn mechanisms_header(cases: &[Case]) -> Vec<String> {
     std::iter::once("").chain(cases.iter().map(|case| case.name)).map(str::to_owned).collect()
 }

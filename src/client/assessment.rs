@@ -112,7 +112,7 @@ impl AttemptContext<'_> {
         // The server's own word that it has not begun.
         let too_late = status == StatusCode::SERVICE_UNAVAILABLE && named(problem_type::DEADLINE_PASSED);
         let by_status = if too_late { Class::NotProcessed } else { Class::of_status(status) };
-        let mut hint = Hint::read(headers, by_status, clock::wall, self.policy.hint_cap_in_force());
+        let mut hint = Hint::read(headers, by_status, clock::wall, self.policy.max_retry_after);
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
         hint.outcome_unknown |= named(problem_type::OUTCOME_UNKNOWN);
 
@@ -134,7 +134,7 @@ impl AttemptContext<'_> {
 
         let outcome =
             Outcome::answered(self.method, self.idempotency, status, headers).with_default_class(default_class);
-        let throttled_acts = self.policy.throttling_is_ambiguous() && default_class == Class::Throttled;
+        let throttled_acts = self.policy.throttled_is_ambiguous && default_class == Class::Throttled;
         Assessment {
             class: self.classify(&outcome),
             default_class,
@@ -167,7 +167,7 @@ impl AttemptContext<'_> {
             class => outcome.with_default_class(self.of_hop(class)),
         };
         let default_class = outcome.default_class();
-        let mut hint = Hint::read(headers, default_class, clock::wall, self.policy.hint_cap_in_force());
+        let mut hint = Hint::read(headers, default_class, clock::wall, self.policy.max_retry_after);
         // A cut answer is no stored end: asked again, the server sends it whole.
         hint.replayed = false;
         hint.refused = failed.failure == Failure::Refused;

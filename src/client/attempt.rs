@@ -11,14 +11,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::{self, Answer, Failed, Read};
 use super::payload::NoBody;
-use super::plan::{Plan, is_safe};
+use super::plan::Plan;
 use super::probe::{Probe, Unfinished};
 use super::redirect::{self, Rules, Trail};
 use super::wire_request::WireRequest;
 use super::{Inner, assessment, ending, failure};
 use crate::clock::{self, Deadline};
 use crate::journal::NotFollowed;
-use crate::policy::{Failure, Idempotency};
+use crate::policy::{Failure, Idempotency, is_safe};
 use steadfast_core::protocol;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");

@@ -1,4 +1,7 @@
-//! The one builder: every setting of the client, checked before the client exists.
+//! The builder: every setting of the client, checked before the client exists.
+
+mod overload;
+mod redirects;
 
 use std::ffi::OsString;
 use std::fmt::{self, Display};
@@ -11,26 +14,23 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
-use super::overload::OverloadSettings;
-use super::redirect_settings::RedirectSettings;
-use super::upstream::Upstreams;
+use super::origin::OriginMap;
+use super::settings::{OverloadSettings, RedirectSettings};
 use super::{Classifier, Client, Inner, OnEvent, target};
 use crate::error::{Error, Result};
 use crate::key_policy::KeyPolicy;
-use crate::policy::{Class, Outcome, RetryBudget, RetryPolicy};
+use crate::policy::{self, CENTURY, Class, Outcome, RetryBudget, RetryPolicy};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
 
-/// reqwest adds these to the clock and panics where the sum overflows; nobody waits for a century.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-/// Under the 5 s after which Node.js, Apache and uvicorn close an idle connection (load balancers wait for 60 s and more): a
-/// connection that the server has just closed cannot carry a request.
+/// Under the 5 s after which Node.js, Apache and uvicorn close an idle connection (load balancers
+/// wait for 60 s and more). A connection that the server has just closed cannot carry a request.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// A silent HTTP/2 connection is asked after this long whether it lives, and given up after as long again. The sum is under the
-/// attempt timeout, so that the retry of a request on a dead connection does not go out on the same one.
+/// A silent HTTP/2 connection is pinged after this long, and given up after as long again. The sum is
+/// under the attempt timeout, so that the retry of a request on a dead connection does not go out on
+/// the same one.
 const HTTP2_PING: Duration = Duration::from_secs(4);
 
 /// Builds a [`Client`].
@@ -48,7 +48,7 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`max_redirects`](Self::max_redirects) | 10 |
 /// | [`redirect_post_as_get`](Self::redirect_post_as_get) | off |
 /// | [`cross_origin_redirects`](Self::cross_origin_redirects) | GET and HEAD only; none with an HTTP client of yours |
-/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge), [`deadline_header`](Self::deadline_header), [`skip_hopeless`](Self::skip_hopeless) | off |
+/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge), [`deadline_header`](Self::deadline_header) | off |
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
     http: reqwest::ClientBuilder,
@@ -65,9 +65,9 @@ pub struct ClientBuilder {
     connect_timeout: Option<Duration>,
     read_timeout: Option<Duration>,
     body_limit: usize,
-    pub(super) redirects: RedirectSettings,
+    redirects: RedirectSettings,
     attempt_header: Option<HeaderName>,
-    pub(super) overload: OverloadSettings,
+    overload: OverloadSettings,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
 }
@@ -97,26 +97,38 @@ impl ClientBuilder {
         }
     }
 
-    /// The API's address. A relative path in a request is *appended* to it: `https://api.x/v1` and `/charges` are
-    /// `https://api.x/v1/charges`. A `..` cannot leave it. (A path from elsewhere belongs in
-    /// [`path_segments`](crate::RequestBuilder::path_segments): in a text, `..%2f` is a name that some servers take for more.)
+    /// Sets the address of the API. A relative path in a request is *appended* to it:
+    /// `https://api.x/v1` and `/charges` are `https://api.x/v1/charges`. A `..` cannot leave it.
     ///
-    /// With a base, no default header but `Accept`, `Accept-Language` and `User-Agent` goes to another origin, and
-    /// [`keys`](Self::keys) holds for this origin alone.
+    /// Pass parts that come from elsewhere to
+    /// [`path_segments`](crate::RequestBuilder::path_segments). In a path, some servers read `..%2f`
+    /// as a step up.
+    ///
+    /// With a base, no default header but `Accept`, `Accept-Language` and `User-Agent` goes to
+    /// another origin, and [`keys`](Self::keys) holds for this origin alone.
+    ///
+    /// ```
+    /// # fn example() -> steadfast::Result<()> {
+    /// let client = steadfast::Client::builder().base_url("https://api.example.com/v1").build()?;
+    /// let request = client.get("/charges"); // https://api.example.com/v1/charges
+    /// # drop(request);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn base_url(mut self, url: impl AsRef<str>) -> Self {
         self.base_url = Some(url.as_ref().to_owned());
         self
     }
 
-    /// Configures the HTTP client underneath: TLS roots, client certificates, proxies, cookies, name resolution, HTTP versions.
+    /// Configures reqwest: TLS roots, client certificates, proxies, cookies, name resolution, HTTP
+    /// versions.
     ///
-    /// An idle connection is kept for 4 s, under the 5 s of common servers, and an HTTP/2 connection that has been silent for 4 s is
-    /// pinged and given up after 4 s more; both can be changed here (`pool_idle_timeout`, `http2_keep_alive_interval`,
-    /// `http2_keep_alive_timeout`).
+    /// An idle connection is kept for 4 s, under the 5 s of common servers. An HTTP/2 connection that
+    /// has been silent for 4 s is pinged, and given up after 4 s more. Both can be changed here
+    /// (`pool_idle_timeout`, `http2_keep_alive_interval`, `http2_keep_alive_timeout`).
     ///
-    /// A client that is configured here is more cautious about connections that break before the
-    /// body was asked for. They are ambiguous, since the transport may have been told to speak
-    /// HTTP/2, whose heads are sent first.
+    /// With this setting, connections that break before the body was asked for are ambiguous: you may
+    /// have told reqwest to speak HTTP/2, which sends the head first.
     ///
     /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request,
     /// whatever its origin. Use [`default_header`](Self::default_header) and
@@ -124,20 +136,26 @@ impl ClientBuilder {
     /// adds. So with this setting it follows no redirect to another origin, unless you allow
     /// [`cross_origin_redirects`](Self::cross_origin_redirects).
     ///
-    /// reqwest's redirects and its own retries are turned off afterwards, since nothing below the loop may repeat a request, and
-    /// the timeouts of this builder are set. A total timeout set here would cut healthy downloads; use
-    /// [`attempt_timeout`](Self::attempt_timeout) and [`timeout`](Self::timeout).
+    /// Afterwards reqwest's redirects and retries are turned off, since nothing below the loop may
+    /// repeat a request, and the timeouts of this builder are set. A total timeout set here would cut
+    /// healthy downloads. Use [`attempt_timeout`](Self::attempt_timeout) and
+    /// [`timeout`](Self::timeout).
+    ///
+    /// ```
+    /// let client = steadfast::Client::builder().http(|http| http.tcp_nodelay(true).no_proxy());
+    /// ```
     pub fn http(mut self, configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Self {
         self.http = configure(self.http);
         self.http_is_configured = true;
         self
     }
 
-    /// A finished HTTP client, used as it is.
+    /// Uses a finished HTTP client as it is, with its own timeouts.
     ///
-    /// We cannot look into it: it may follow redirects unseen, so "connection refused" may concern a later hop, after a POST was
-    /// carried out. So every transport failure through it is ambiguous, and so are 421, 425 and 429, unless you say
-    /// [`assume_no_redirects`](Self::assume_no_redirects). Its timeouts are its own.
+    /// This client cannot look into it. It may follow redirects unseen, so "connection refused" may
+    /// concern a later hop, after a POST was carried out. So every transport failure through it is
+    /// ambiguous, and so are 421, 425 and 429, unless you say
+    /// [`assume_no_redirects`](Self::assume_no_redirects).
     ///
     /// It follows redirects by its own rules. reqwest removes five known headers from a request
     /// that leaves its origin and sends all others, such as an API key or the idempotency key. With
@@ -149,16 +167,18 @@ impl ClientBuilder {
         self
     }
 
-    /// Your word that the client given to [`http_client`](Self::http_client) follows no redirects and repeats nothing.
+    /// Declares that the client given to [`http_client`](Self::http_client) follows no redirects and
+    /// repeats nothing.
     pub fn assume_no_redirects(mut self) -> Self {
         self.assume_no_redirects = true;
         self
     }
 
-    /// A header for every request that does not set it.
+    /// Adds a header to every request that does not set it.
     ///
-    /// Two headers are errors when the client is built: credentials without a [`base_url`](Self::base_url), which would go to every
-    /// origin, and an idempotency key, which every operation would share.
+    /// Two kinds are errors when the client is built: credentials without a
+    /// [`base_url`](Self::base_url), which would go to every origin, and an idempotency key, which
+    /// every operation would share.
     pub fn default_header<K, V>(mut self, name: K, value: V) -> Self
     where
         K: TryInto<HeaderName>,
@@ -170,95 +190,128 @@ impl ClientBuilder {
         self
     }
 
-    /// Headers for every request that does not set them; see [`default_header`](Self::default_header).
+    /// Adds headers to every request that does not set them; see
+    /// [`default_header`](Self::default_header).
     pub fn default_headers(mut self, headers: &HeaderMap) -> Self {
         self.default_headers.extend(headers.iter().map(|(name, value)| Ok((name.clone(), value.clone()))));
         self
     }
 
-    /// `Authorization: Bearer …` for every request to the base URL's origin, marked as sensitive.
+    /// Adds `Authorization: Bearer …`, marked as sensitive, to every request to the base URL's origin.
     pub fn bearer_auth(mut self, token: impl Display) -> Self {
         self.default_headers.push(bearer(token).map(|value| (AUTHORIZATION, value)));
         self
     }
 
-    /// When to repeat and when to give up.
+    /// Sets when to repeat a request and when to give up. A request can have a policy of its own
+    /// ([`RequestBuilder::retry`](crate::RequestBuilder::retry)).
+    ///
+    /// ```
+    /// use steadfast::{Client, policy::RetryPolicy};
+    ///
+    /// let client = Client::builder().retry(RetryPolicy::new().max_attempts(5));
+    /// ```
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self
     }
 
-    /// How many retries an origin may be asked to bear. Every origin has a bucket of its own with these settings.
+    /// Sets how many retries an origin may be asked to bear. Every origin has a bucket of its own with
+    /// these settings. Default: [`RetryBudget::standard`].
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = budget;
         self
     }
 
-    /// What this API does with idempotency keys. A policy given here is your statement that the API honours them, and so the licence to
-    /// repeat a POST whose answer was lost; unless it is [`off`](KeyPolicy::off) or [`negotiated`](KeyPolicy::negotiated). The default is
-    /// `KeyPolicy::standard().negotiated()`.
+    /// Sets what this API does with idempotency keys. Default: `KeyPolicy::standard().negotiated()`.
     ///
-    /// With a [`base_url`](Self::base_url) your word holds for that origin alone, and other origins are negotiated. **Without one it holds
-    /// for every origin that this client calls.**
+    /// A policy given here is your statement that the API honours keys. So it is the licence to
+    /// repeat a POST whose response was lost, unless it is [`off`](KeyPolicy::off) or
+    /// [`negotiated`](KeyPolicy::negotiated).
+    ///
+    /// With a [`base_url`](Self::base_url) your statement holds for that origin alone, and other
+    /// origins are negotiated. **Without one it holds for every origin that this client calls.**
     pub fn keys(mut self, keys: KeyPolicy) -> Self {
         self.keys = keys;
         self
     }
 
-    /// The most time for a whole operation, waits included; `None` for no limit. Default 30 s.
+    /// Sets the timeout of a whole operation, waits included. `None` disables it. Default: 30 s.
     ///
-    /// In this order, the first that is set counts: the request's [`timeout`](crate::RequestBuilder::timeout), the
-    /// [`deadline`](RetryPolicy::deadline) of the request's policy, this timeout, the deadline of the client's policy.
+    /// The first of these that is set counts: the request's
+    /// [`timeout`](crate::RequestBuilder::timeout), the [`deadline`](RetryPolicy::deadline) of the
+    /// request's policy, this timeout, the deadline of the client's policy.
     pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeout = Some(timeout.into());
         self
     }
 
-    /// The most time for one attempt; `None` for no limit. Default 10 s. It ends with the head of the answer for `send`, and
-    /// with its body for `fetch`.
+    /// Sets the timeout of one attempt. `None` disables it. Default: 10 s.
+    ///
+    /// An attempt of `send` ends with the head of the response, and one of `fetch` with its body.
     pub fn attempt_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.attempt_timeout = timeout.into();
         self
     }
 
-    /// The most time to make a connection, TLS included; `None` for no limit. Default 5 s.
+    /// Sets the timeout of making a connection, TLS included. `None` disables it. Default: 5 s.
     pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.connect_timeout = timeout.into();
         self
     }
 
-    /// The most time without a byte of the answer; `None`, the default, for no limit. It bounds a body that the caller streams,
-    /// and would end a healthy operation on a server that is silent for longer.
+    /// Sets the longest time without a byte of the response. `None` disables the limit. Default:
+    /// `None`.
+    ///
+    /// It bounds a response body that you stream. It also ends a healthy operation on a server that
+    /// is silent for longer.
     pub fn read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.read_timeout = timeout.into();
         self
     }
 
-    /// The most decoded bytes that `fetch` reads. Default 8 MiB.
+    /// Sets the most decoded bytes that `fetch` reads. Default: 8 MiB.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
         self
     }
 
-    /// Sends the number of the attempt, from 1, in this header.
+    /// Sends the number of the attempt, from 1, in this header. Default: off.
     pub fn attempt_header(mut self, name: HeaderName) -> Self {
         self.attempt_header = Some(name);
         self
     }
 
-    /// Classifies outcomes your way. The decision follows the closure's word, and the journal names it; whether the operation may have
-    /// been processed is still judged by the evidence.
+    /// Classifies outcomes by a closure of yours. Return [`Outcome::default_class`] for all others.
     ///
-    /// Return [`Outcome::default_class`] for everything that you do not care about.
+    /// The decision follows the closure, and the list of attempts names its class. Whether the
+    /// operation may have been processed is still judged by the evidence.
+    ///
+    /// ```
+    /// use steadfast::Client;
+    /// use steadfast::http::StatusCode;
+    /// use steadfast::policy::Class;
+    ///
+    /// // An API that answers 503 only before it acts.
+    /// let client = Client::builder().classify(|outcome| match outcome.status() {
+    ///     Some(StatusCode::SERVICE_UNAVAILABLE) => Class::NotProcessed,
+    ///     _ => outcome.default_class(),
+    /// });
+    /// ```
     pub fn classify(mut self, classify: impl Fn(&Outcome<'_>) -> Class + Send + Sync + 'static) -> Self {
         self.classifier = Some(Arc::new(classify));
         self
     }
 
-    /// Watches every turn of every operation. The closure is called on the operation's own task: it should be quick.
+    /// Calls a closure at every event of every operation, on the operation's own task. It should be
+    /// quick.
     ///
-    /// The same events go to `tracing`, under the target `steadfast`, at DEBUG; at WARN a circuit that opens, and an operation that ends
-    /// unsuccessfully and may have been processed.
+    /// The same events go to `tracing`, under the target `steadfast`, at DEBUG. A circuit that opens,
+    /// and an operation that ends unsuccessfully and may have been processed, go there at WARN.
+    ///
+    /// ```
+    /// let client = steadfast::Client::builder().on_event(|event| println!("{event:?}"));
+    /// ```
     pub fn on_event(mut self, on_event: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(on_event));
         self
@@ -270,40 +323,19 @@ impl ClientBuilder {
     ///
     /// [`ErrorKind::Build`](crate::ErrorKind::Build): a setting is invalid, or TLS could not be started. The message names the
     /// setting and the reason.
-    pub fn build(self) -> Result<Client> {
+    pub fn build(mut self) -> Result<Client> {
         let base = self.base_url.as_deref().map(target::base).transpose()?;
-        let defaults = Defaults::new(self.default_headers, base.is_some(), &self.keys.header)?;
-        let retry = match self.timeout {
-            Some(timeout) => {
-                check_timeout("timeout", timeout)?;
-                self.retry.deadline(timeout)
-            }
-            None => self.retry,
-        };
-        retry.validate().map_err(Error::invalid)?;
-        self.budget.validate().map_err(Error::invalid)?;
-        self.keys.validate().map_err(|reason| Error::build("keys", reason))?;
-        check_timeout("attempt_timeout", self.attempt_timeout)?;
-        check_timeout("connect_timeout", self.connect_timeout)?;
-        check_timeout("read_timeout", self.read_timeout)?;
-        if self.ready_made.is_some() && self.http_is_configured {
-            return Err(Error::build(
-                "http_client",
-                "it is finished, so http has nothing to configure; use one of them",
-            ));
-        }
-        if self.keys.wait.zip(self.attempt_timeout).is_some_and(|(wait, attempt)| wait >= attempt) {
-            return Err(Error::build(
-                "keys",
-                "wait_on_retry is not shorter than attempt_timeout, so no answer would be waited for",
-            ));
-        }
-        if self.attempt_header.as_ref() == Some(&self.keys.header) {
-            return Err(Error::build("attempt_header", "it would give every attempt another key"));
-        }
-        self.overload.validate(&self.keys, self.attempt_header.as_ref())?;
+        let headers = std::mem::take(&mut self.default_headers);
+        let defaults = Defaults::new(headers, base.is_some(), &self.keys.header)?;
+        self.check()?;
         let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
         let is_as_made = self.ready_made.is_none() && !self.http_is_configured;
+        let mut retry = self.retry;
+        if let Some(timeout) = self.timeout {
+            retry = retry.deadline(timeout);
+        }
+        // What is throttled may be the GET behind a redirect that we do not see, after the request was carried out.
+        retry.throttled_is_ambiguous |= opaque;
         let http = match self.ready_made {
             Some(client) => client,
             None => finish(self.http, self.connect_timeout, self.read_timeout)?,
@@ -313,14 +345,14 @@ impl ClientBuilder {
             opaque,
             is_as_made,
             clear_is_http1: is_as_made && !names_a_tls_proxy(std::env::vars_os()),
-            upstreams: Upstreams::new(self.overload.terms(self.budget, is_as_made), base.as_ref()),
+            origins: OriginMap::new(self.overload.origins(self.budget, is_as_made), base.as_ref()),
             base,
             defaults,
-            retry: retry.fit_for(opaque),
+            retry,
             keys: self.keys,
             attempt_timeout: self.attempt_timeout,
             body_limit: self.body_limit,
-            max_redirects: self.redirects.most,
+            max_redirects: self.redirects.max,
             redirect_post_as_get: self.redirects.post_as_get,
             cross_origin_redirects: self.redirects.may_leave(is_as_made),
             attempt_header: self.attempt_header,
@@ -329,32 +361,60 @@ impl ClientBuilder {
             on_event: self.on_event,
         }))
     }
+
+    /// Checks every setting, alone and with the others.
+    fn check(&self) -> Result<()> {
+        check_timeout("timeout", self.timeout.flatten())?;
+        check_timeout("attempt_timeout", self.attempt_timeout)?;
+        check_timeout("connect_timeout", self.connect_timeout)?;
+        check_timeout("read_timeout", self.read_timeout)?;
+        let OverloadSettings { breaker, hedge, .. } = &self.overload;
+        policy::check(&self.retry, &self.budget, breaker.as_ref(), hedge.as_ref()).map_err(Error::invalid)?;
+        self.keys.validate().map_err(|reason| Error::build("keys", reason))?;
+        if self.keys.wait.zip(self.attempt_timeout).is_some_and(|(wait, attempt)| wait >= attempt) {
+            let reason = "wait_on_retry is not shorter than attempt_timeout, so no answer would be waited for";
+            return Err(Error::build("keys", reason));
+        }
+        if self.ready_made.is_some() && self.http_is_configured {
+            let reason = "it is finished, so http has nothing to configure; use one of them";
+            return Err(Error::build("http_client", reason));
+        }
+        if self.attempt_header.as_ref() == Some(&self.keys.header) {
+            return Err(Error::build("attempt_header", "it would give every attempt another key"));
+        }
+        match &self.overload.deadline_header {
+            Some(name) if *name == self.keys.header || Some(name) == self.attempt_header.as_ref() => {
+                Err(Error::build("deadline_header", format!("{name} is taken")))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
-/// What is set before the user's own settings, so that they may change it.
+/// Sets our defaults of reqwest, before yours, so that you can change them.
 fn healthy(http: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
-    // With both TLS libraries compiled in, say by another crate, it stays the one that can tell a bad certificate.
+    // If another crate compiles both TLS libraries in, it stays the one that recognises a bad certificate.
     #[cfg(feature = "rustls")]
     let http = http.tls_backend_rustls();
-    // reqwest would ask the system's proxies about every request, where there are none too.
+    // reqwest would ask the system's proxies about every request, even where there are none.
     let http = if names_a_proxy(std::env::vars_os()) { http } else { http.no_proxy() };
     http.pool_idle_timeout(POOL_IDLE_TIMEOUT).http2_keep_alive_interval(HTTP2_PING).http2_keep_alive_timeout(HTTP2_PING)
 }
 
-/// Whether this environment can name a proxy: by a variable like `HTTPS_PROXY` or `all_proxy`; elsewhere than on Unix, and on
-/// Apple's systems, also by settings that only reqwest reads.
+/// Returns whether this environment can name a proxy: by a variable such as `HTTPS_PROXY` or
+/// `all_proxy`, or, on Apple's systems and outside of Unix, by settings that only reqwest reads.
 fn names_a_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>) -> bool {
     let has_settings = cfg!(any(not(unix), target_vendor = "apple"));
     has_settings || environment.any(|(name, _)| name.to_ascii_lowercase().to_string_lossy().ends_with("_proxy"))
 }
 
-/// Whether a proxy may be spoken to over TLS, and so over HTTP/2.
+/// Returns whether a proxy may be reached over TLS, and so over HTTP/2.
 fn names_a_tls_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>) -> bool {
     let lower = |text: &OsString| text.to_ascii_lowercase().to_string_lossy().into_owned();
     environment.any(|(name, value)| lower(&name).ends_with("_proxy") && lower(&value).trim().starts_with("https:"))
 }
 
-/// The user's HTTP client, with everything that would repeat a request behind our back turned off.
+/// Builds the HTTP client, with everything off that would repeat a request behind our back.
 fn finish(
     http: reqwest::ClientBuilder,
     connect_timeout: Option<Duration>,
@@ -364,10 +424,10 @@ fn finish(
     let no_retries = reqwest::retry::never().max_retries_per_request(0);
     let mut http = http.redirect(reqwest::redirect::Policy::none()).retry(no_retries);
     if let Some(timeout) = connect_timeout {
-        http = http.connect_timeout(timeout.min(FOREVER));
+        http = http.connect_timeout(timeout.min(CENTURY));
     }
     if let Some(timeout) = read_timeout {
-        http = http.read_timeout(timeout.min(FOREVER));
+        http = http.read_timeout(timeout.min(CENTURY));
     }
     http.build().map_err(|error| {
         Error::build("http", "the HTTP client could not be built").with_source(Some(error.without_url().into()))
@@ -388,7 +448,7 @@ impl fmt::Debug for ClientBuilder {
 mod tests {
     use super::*;
 
-    /// To a proxy over TLS even what is meant for `http` may be spoken in HTTP/2.
+    /// To a proxy over TLS even a request to `http` may be sent in HTTP/2.
     #[test]
     fn a_proxy_over_tls_is_noticed_by_whatever_name() {
         let named = |name: &str, value: &str| names_a_tls_proxy([(name.into(), value.into())].into_iter());

@@ -1,10 +1,13 @@
-//! One refusal is enough: what an origin has said to one operation holds for all of them.
+//! The cooldowns of an origin: one `Retry-After` makes all of its operations wait.
 //!
-//! A server that answers 429 with `Retry-After: 10` has told the client, and a hundred tasks that each find it out for themselves are a
-//! hundred requests that it did not want. Here the first such answer makes every operation to that origin wait, or stop where its
-//! deadline is nearer. When the time is over one goes first, as a probe; the others follow once it was not refused, spread out.
+//! A server that answers 429 with `Retry-After: 10` has told the client. A hundred tasks that each
+//! find it out for themselves are a hundred requests that it did not want. Here the first such
+//! response makes every operation to that origin wait, or stop where its deadline is nearer. When
+//! the time is over one operation goes first, as a probe. The others follow once it was not refused,
+//! spread out.
 //!
-//! No task of its own: whoever waits keeps the time, and a probe that is dropped wakes the next.
+//! There is no task: each operation that waits keeps the time itself, and a probe that is dropped
+//! wakes the next.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,22 +17,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-use super::assessment::Assessment;
-use super::gate::Held;
 use crate::clock;
-use crate::policy::{Cooling, Leave, Operation, StopReason, cooldown_asked_for};
+use crate::policy::CooldownState;
 
-/// The most lanes of one origin that cool at a time. One more is not held back.
+/// The most lanes of one origin that cool at a time. The next one is not held back.
 const LANES: usize = 256;
 
 type By = Arc<dyn Fn(&reqwest::Request) -> String + Send + Sync>;
 
-/// What shares a cooldown: the whole origin, or what a closure puts together.
+/// Which requests share a cooldown: all of an origin's, or those that a closure puts together.
 #[derive(Clone, Default)]
 pub(super) struct Lanes {
     by: Option<By>,
-    /// A credential may name a lane, so only its digest is kept.
+    /// A credential may name a lane, so only a digest is kept.
     digest: RandomState,
 }
 
@@ -49,37 +51,31 @@ impl fmt::Debug for Lanes {
     }
 }
 
-/// Which cooldown of its origin an operation is under.
+/// The requests to an origin that cool down together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Lane(u64);
-
-/// For how long an answer holds everybody back.
-pub(super) fn asked_for(assessment: &Assessment, cap: Duration) -> Option<Duration> {
-    let answered = assessment.status.filter(|_| assessment.failure.is_none())?;
-    cooldown_asked_for(answered, &assessment.hint, cap)
-}
 
 /// The cooldowns of one origin.
 #[derive(Debug, Default)]
 pub(super) struct Cooldowns {
-    /// Lets an origin that is at ease, the common case, be asked without the lock.
+    /// Whether any lane cools. Most of the time none does, and this saves the lock.
     any: AtomicBool,
     cooling: Mutex<HashMap<Lane, Arc<Cooldown>>>,
 }
 
+/// The cooldown of one lane.
 #[derive(Debug, Default)]
-struct Cooldown {
-    state: Mutex<Cooling>,
-    /// Told when a probe has ended.
-    probed: Notify,
+pub(super) struct Cooldown {
+    state: Mutex<CooldownState>,
+    probe_ended: Notify,
 }
 
 impl Cooldowns {
-    /// Holds back what follows in this lane.
-    pub(super) fn begin(&self, lane: Lane, length: Duration, now: Instant) {
+    /// Holds back everything in this lane for `length`.
+    fn begin(&self, lane: Lane, length: Duration, now: Instant) {
         let mut cooling = lock(&self.cooling);
         if cooling.len() >= LANES && !cooling.contains_key(&lane) {
-            // Those whose time is over, and whom nobody has come to probe.
+            // Makes room: lanes whose time is over, and which nobody has come to probe.
             cooling.retain(|_, cooldown| lock(&cooldown.state).lasts(now));
             if cooling.len() >= LANES {
                 return;
@@ -89,45 +85,38 @@ impl Cooldowns {
         self.any.store(true, Ordering::Release);
     }
 
-    /// Waits until an attempt in this lane may go out. What it returns is kept until the attempt has ended.
-    pub(super) async fn leave(&self, lane: Lane, operation: &mut Operation<'_>) -> Result<Option<Probe<'_>>, Held> {
-        let deadline = operation.deadline();
-        while let Some(cooldown) = self.find(lane) {
-            // From here on: a probe that ends between the question and the wait must not be missed.
-            let probed = cooldown.probed.notified();
-            let now = clock::now();
-            let asked = lock(&cooldown.state).ask(now);
-            match asked {
-                Leave::Go => break,
-                Leave::GoFirst => {
-                    let cooldown = cooldown.clone();
-                    return Ok(Some(Probe { cooldowns: self, lane, cooldown, refused: true }));
-                }
-                Leave::Wait(wait) => {
-                    let held = |reason| Held { reason, retry_after: Some(wait) };
-                    operation.hold(wait, now).map_err(held)?;
-                    clock::sleep(wait).await;
-                }
-                Leave::WaitForProbe(spread) => {
-                    if clock::until(deadline, probed).await.is_err() {
-                        return Err(Held { reason: StopReason::DeadlineExceeded, retry_after: None });
-                    }
-                    // Of what is left by now: the probe has taken its time.
-                    let now = clock::now();
-                    let time_left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
-                    clock::sleep(spread.min(time_left).mul_f64(clock::unit())).await;
-                }
-            }
-        }
-        Ok(None)
+    /// Makes the probe of a lane: the attempt that goes first.
+    pub(super) fn probe(&self, lane: Lane, cooldown: Arc<Cooldown>) -> CooldownProbe<'_> {
+        CooldownProbe { cooldowns: self, lane, cooldown, refused: true }
     }
 
-    /// Whether nothing holds this lane back.
+    /// Records how an attempt in this lane ended. `asked`: for how long its response holds everybody
+    /// back.
+    pub(super) fn settle(
+        &self,
+        lane: Lane,
+        probe: Option<Box<CooldownProbe<'_>>>,
+        asked: Option<Duration>,
+        now: Instant,
+    ) {
+        match asked {
+            // Before the probe is dropped, so that nobody goes in between.
+            Some(length) => self.begin(lane, length, now),
+            None => probe.into_iter().for_each(|probe| probe.passed()),
+        }
+    }
+
+    /// Returns whether nothing holds this lane back.
     pub(super) fn are_over(&self, lane: Lane) -> bool {
         self.find(lane).is_none()
     }
 
-    fn find(&self, lane: Lane) -> Option<Arc<Cooldown>> {
+    #[cfg(test)]
+    pub(super) fn are_empty(&self) -> bool {
+        lock(&self.cooling).is_empty() && !self.any.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn find(&self, lane: Lane) -> Option<Arc<Cooldown>> {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
@@ -135,46 +124,57 @@ impl Cooldowns {
     }
 }
 
-/// Nothing between lock and unlock panics, so poisoning cannot leave anything half-written.
+impl Cooldown {
+    pub(super) fn state(&self) -> MutexGuard<'_, CooldownState> {
+        lock(&self.state)
+    }
+
+    /// Waits until a probe ends, from the call on.
+    pub(super) fn probe_ended(&self) -> Notified<'_> {
+        self.probe_ended.notified()
+    }
+}
+
+/// Locks. Nothing between lock and unlock panics, so poisoning cannot leave anything half-written.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The one that goes first. Dropped before its answer, it leaves that to the next.
+/// The attempt that goes first after a cooldown. Dropped before its response, it leaves that to the
+/// next.
 #[derive(Debug)]
-pub(super) struct Probe<'a> {
+pub(super) struct CooldownProbe<'a> {
     cooldowns: &'a Cooldowns,
     lane: Lane,
     cooldown: Arc<Cooldown>,
     refused: bool,
 }
 
-impl Probe<'_> {
-    /// It was not refused with a hint.
-    pub(super) fn passed(mut self) {
+impl CooldownProbe<'_> {
+    /// Ends it without a refusal.
+    fn passed(mut self) {
         self.refused = false;
     }
 }
 
-impl Drop for Probe<'_> {
+impl Drop for CooldownProbe<'_> {
     fn drop(&mut self) {
         let mut cooling = lock(&self.cooldowns.cooling);
-        if lock(&self.cooldown.state).probed(self.refused, clock::now()) {
-            // What stands there now may have begun since.
+        if lock(&self.cooldown.state).probe_ended(self.refused, clock::now()) {
+            // Another cooldown may have begun in this lane since.
             if cooling.get(&self.lane).is_some_and(|found| Arc::ptr_eq(found, &self.cooldown)) {
                 cooling.remove(&self.lane);
             }
             self.cooldowns.any.store(!cooling.is_empty(), Ordering::Release);
         }
         drop(cooling);
-        self.cooldown.probed.notify_waiters();
+        self.cooldown.probe_ended.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Idempotency, RetryBudget, RetryPolicy};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -189,18 +189,6 @@ mod tests {
         assert!(cooldowns.find(lanes(LANES - 1)).is_some() && cooldowns.find(lanes(LANES)).is_none());
         cooldowns.begin(lanes(LANES), SECOND, now + SECOND);
         assert_eq!(lock(&cooldowns.cooling).len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_lane_that_is_at_ease_again_leaves_nothing_behind() {
-        let (cooldowns, lane) = (Cooldowns::default(), Lane(7));
-        cooldowns.begin(lane, Duration::from_nanos(1), clock::now());
-        let (policy, budget) = (RetryPolicy::never(), RetryBudget::standard());
-        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, clock::now());
-        let probe = cooldowns.leave(lane, &mut operation).await.unwrap().expect("the first goes as a probe");
-        probe.passed();
-        assert!(cooldowns.leave(lane, &mut operation).await.unwrap().is_none());
-        assert!(lock(&cooldowns.cooling).is_empty() && !cooldowns.any.load(Ordering::Relaxed));
     }
 
     #[test]

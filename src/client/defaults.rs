@@ -1,4 +1,4 @@
-//! Headers for requests that do not set them, and where they may go.
+//! Default headers: for requests that do not set them, and where they may go.
 
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -36,7 +36,8 @@ impl Defaults {
         Ok(defaults)
     }
 
-    /// `at_home`: the request goes to the base URL's origin, or there is no base. `says_type`: its body says what it is.
+    /// Adds those that a request does not set. `at_home`: it goes to the base URL's origin, or there is
+    /// no base. `says_type`: its body has a content type.
     pub(super) fn add_to(&self, headers: &mut HeaderMap, at_home: bool, says_type: bool) {
         for name in self.headers.keys() {
             let travels = at_home || [ACCEPT, ACCEPT_LANGUAGE, USER_AGENT].contains(name);

@@ -5,17 +5,18 @@
 //!
 //! | file | what it is for |
 //! | --- | --- |
-//! | `builder`, `overload`, `redirect_settings`, `request`, `checks`, `defaults` | take what the caller says |
+//! | `builder`, `settings`, `request`, `checks`, `defaults` | take what the caller says |
 //! | `target`, `payload`, `upload` | the URL and the body |
 //! | `plan`, `wire_request`, `pattern` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
 //! | `race` | an attempt with a second one beside it |
 //! | `attempt`, `answer` | send once and read what comes back; `ending` tells a whole body from a cut one, `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
 //! | `assessment` | the class of an attempt |
-//! | `gate`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
-//! | `upstream` | what is remembered of each origin |
+//! | `admission`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
+//! | `origin` | what is remembered of each origin |
 //! | `event`, `response` | tell the story |
 
+mod admission;
 mod answer;
 mod assessment;
 mod attempt;
@@ -26,22 +27,20 @@ mod defaults;
 mod ending;
 mod event;
 mod failure;
-mod gate;
-mod overload;
+mod origin;
 mod pattern;
 mod payload;
 mod plan;
 mod probe;
 mod race;
 mod redirect;
-mod redirect_settings;
 mod request;
 mod response;
 mod run;
+mod settings;
 mod target;
 #[cfg(any(feature = "stream", feature = "multipart"))]
 mod upload;
-mod upstream;
 mod wire_request;
 
 use std::fmt;
@@ -56,8 +55,8 @@ pub use self::request::RequestBuilder;
 pub use self::response::ResponseExt;
 
 use self::defaults::Defaults;
-use self::overload::OverloadSettings;
-use self::upstream::Upstreams;
+use self::origin::OriginMap;
+use self::settings::OverloadSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::NotFollowed;
 use crate::key_policy::KeyPolicy;
@@ -104,7 +103,7 @@ pub(crate) struct Inner {
     is_as_made: bool,
     /// What is sent in the clear is HTTP/1: the transport is as we made it, and no proxy stands in between over TLS.
     clear_is_http1: bool,
-    upstreams: Upstreams,
+    origins: OriginMap,
     base: Option<reqwest::Url>,
     defaults: Defaults,
     retry: RetryPolicy,
@@ -195,7 +194,7 @@ impl Client {
     pub fn breaker_state(&self, url: impl AsRef<str>) -> Option<BreakerState> {
         let inner = self.inner().ok()?;
         let url = target::resolve(inner.base.as_ref(), url.as_ref()).ok()?;
-        inner.upstreams.breaker_state(&url, crate::clock::now())
+        inner.origins.breaker_state(&url, crate::clock::now())
     }
 
     /// Sends a finished request as one operation. Its own timeout becomes the attempt timeout, and a key header on it is the

@@ -8,15 +8,15 @@ use http::Method;
 use super::Inner;
 use super::answer::Read;
 use super::checks::check_timeout;
+use super::origin::Origin;
 use super::payload::Payload;
-use super::upstream::Upstream;
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result, VOUCH};
 use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
-use crate::policy::{HedgePolicy, Idempotency, RetryPolicy};
+use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
 use crate::resume::{self, ResumeToken};
 
 /// What the caller said of this operation alone.
@@ -47,7 +47,7 @@ static NOTHING: Options = Options {
 /// The terms of the operation. They never change while it runs.
 pub(super) struct Plan {
     pub(super) method: Method,
-    pub(super) upstream: Arc<Upstream>,
+    pub(super) upstream: Arc<Origin>,
     /// `None`: the client's.
     own_policy: Option<Box<RetryPolicy>>,
     pub(super) attempt_timeout: Option<Duration>,
@@ -76,7 +76,10 @@ impl Plan {
     /// From its start on.
     pub(super) fn time_allowed(&self, client: &Inner) -> Option<Duration> {
         let of_task = self.deadline.map(Deadline::time_left);
-        self.policy(client).time_allowed().map_or(of_task, |time| Some(of_task.map_or(time, |left| left.min(time))))
+        self.policy(client)
+            .deadline
+            .duration()
+            .map_or(of_task, |time| Some(of_task.map_or(time, |left| left.min(time))))
     }
 
     /// When the API may have forgotten the key of an operation that `started` then: from then on a
@@ -113,8 +116,8 @@ pub(super) fn settle(
     let options = options.unwrap_or(&NOTHING);
     let limit = options.body_limit.unwrap_or(inner.body_limit);
     let read = if reads_body { Read::Whole { limit } } else { Read::Head };
-    let upstream = inner.upstreams.get(request.url());
-    let at_home = inner.upstreams.is_home(&upstream);
+    let upstream = inner.origins.get(request.url());
+    let at_home = inner.origins.is_home(&upstream);
     inner.defaults.add_to(request.headers_mut(), at_home, says_type);
 
     let own_policy = own_policy(options.retry.as_ref(), options.timeout, inner)?;
@@ -191,7 +194,7 @@ fn own_policy(
     }
     let mut policy = match retry {
         // A policy that does not speak of the deadline leaves the client's in force.
-        Some(policy) if !policy.has_a_deadline_of_its_own() => policy.clone().deadline(inner.retry.time_allowed()),
+        Some(policy) if policy.deadline == TimeLimit::Unset => policy.clone().deadline(inner.retry.deadline.duration()),
         Some(policy) => policy.clone(),
         None => inner.retry.clone(),
     };
@@ -200,7 +203,8 @@ fn own_policy(
         policy = policy.deadline(timeout);
     }
     policy.validate().map_err(Error::invalid)?;
-    Ok(Some(Box::new(policy.fit_for(inner.opaque))))
+    policy.throttled_is_ambiguous |= inner.opaque;
+    Ok(Some(Box::new(policy)))
 }
 
 /// Two requests at once, where the first cannot be known to have failed.
@@ -212,11 +216,6 @@ fn check_hedge(policy: HedgePolicy, idempotency: Idempotency, keys: &KeyPolicy) 
         Idempotency::Keyed => Err(Error::build("hedge", "the KeyPolicy does not say concurrent_duplicates_safe")),
         Idempotency::Absent => Err(Error::build("hedge", "nothing makes it harmless to act on this request twice")),
     }
-}
-
-/// RFC 9110 §9.2.1; QUERY: RFC 10008.
-pub(super) fn is_safe(method: &Method) -> bool {
-    method.is_safe() || method.as_str() == "QUERY"
 }
 
 /// The key that the caller gave: by token, by method, or as a header.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
+use super::admission::Admission;
 use super::answer::{Answer, Failed};
-use super::gate::Gate;
 use super::plan::Plan;
 use super::wire_request::WireRequest;
 use super::{Inner, attempt};
@@ -25,7 +25,7 @@ type Attempted = Result<Answer, Failed>;
 pub(super) struct Race<'a> {
     pub(super) client: &'a Inner,
     pub(super) plan: &'a Plan,
-    pub(super) gate: &'a Gate<'a>,
+    pub(super) gate: &'a Admission<'a>,
     pub(super) number: u32,
     pub(super) until: Option<Instant>,
     /// When the first one is late.

@@ -27,11 +27,10 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
 use super::answer::Failed;
+use super::origin::origin;
 use super::payload::Payload;
-use super::plan::is_safe;
-use super::upstream::origin;
 use crate::journal::NotFollowed;
-use crate::policy::Failure;
+use crate::policy::{Failure, is_safe};
 
 /// The next hop of a redirect that is followed.
 #[derive(Debug, PartialEq)]

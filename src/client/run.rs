@@ -1,24 +1,24 @@
 //! The loop: one operation, from its first attempt to its last word.
 //!
-//! This is the only loop in the crate that sends anything twice. Read it from the top: gate, attempt (or race), classify, record, decide, wait.
+//! This is the only loop in the crate that sends anything twice. Read it from the top: admit, attempt (or race), classify, record, decide, wait.
 //! What one attempt does is in `attempt.rs`; whether there is another is the word of [`policy::Operation`](Operation).
 //! Everything lives in local variables, so dropping the future at any await leaves nothing behind.
 
 use std::time::{Duration, Instant};
 
 use super::Inner;
+use super::admission::{Admission, Admitted};
 use super::answer::{self, Answer, Failed};
 use super::assessment::{Assessment, AttemptContext};
 use super::attempt;
 use super::event::{Event, EventKind};
-use super::gate::{Gate, Held, Pass};
 use super::plan::Plan;
 use super::race::{Other, Race, Raced};
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Attempt, Journal, NotFollowed, Story, What};
-use crate::policy::{BreakerState, Class, Decision, Failure, Idempotency, Operation, RetryPolicy, StopReason};
+use crate::policy::{BreakerState, Class, Decision, Denied, Failure, Idempotency, Operation, RetryPolicy, StopReason};
 use crate::resume::SafeUrl;
 
 #[allow(
@@ -34,7 +34,7 @@ pub(super) fn run(
         let mut context = AttemptContext::at_first(client, plan);
         let mut recorder = Recorder::start(client, plan, wire_request);
         let mut operation = begin(plan, context.policy, wire_request, recorder.started);
-        let gate = Gate::new(client, &plan.upstream, || wire_request.whole(client, plan));
+        let gate = Admission::new(client, &plan.upstream, || wire_request.whole(client, plan));
         let mut now = recorder.started;
 
         loop {
@@ -125,11 +125,11 @@ fn still_licensed(
     client: &Inner,
     plan: &Plan,
     wire_request: &WireRequest,
-) -> std::result::Result<(), Held> {
+) -> std::result::Result<(), Denied> {
     if operation.attempts() > 0 || plan.may_have_been_processed {
         operation.set_key_trusted(wire_request.key_is_trusted(client, plan, None));
     }
-    let lost = Held { reason: StopReason::KeyNotTrusted, retry_after: None };
+    let lost = Denied { reason: StopReason::KeyNotTrusted, retry_after: None };
     if operation.needs_licence() { Err(lost) } else { Ok(()) }
 }
 
@@ -173,9 +173,9 @@ impl<'a> Recorder<'a> {
     fn conclude(
         &mut self,
         raced: &Raced,
-        pass: Pass<'_>,
+        pass: Admitted<'_>,
         context: AttemptContext<'_>,
-        gate: &Gate<'_>,
+        gate: &Admission<'_>,
         operation: &mut Operation<'_>,
         wire_request: &WireRequest,
     ) -> Decision {
@@ -188,7 +188,7 @@ impl<'a> Recorder<'a> {
         // does a refusal that costs nothing.
         let is_neutral = assessment.hint.local || operation.has_free_repeat(assessment.class, &assessment.hint);
         let of_origin = (!wire_request.is_elsewhere() && !is_neutral).then_some(&assessment);
-        if let Some(state) = gate.settle(pass, of_origin, latency, context.policy.hint_cap_in_force(), ended) {
+        if let Some(state) = gate.settle(pass, of_origin, latency, context.policy.max_retry_after, ended) {
             self.tell(wire_request, EventKind::BreakerChanged { state });
         }
         let open_for = gate.circuit_open_for(ended);
@@ -273,7 +273,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// The next attempt, or the first, was not let through.
-    fn held_back(mut self, wire_request: &WireRequest, held: Held) -> Error {
+    fn held_back(mut self, wire_request: &WireRequest, held: Denied) -> Error {
         self.retry_after = held.retry_after;
         let story = self.into_story(wire_request, held.reason, false, clock::now());
         let error = match held.reason {

@@ -6,7 +6,7 @@
 
 use reqwest::Url;
 
-use super::upstream::origin;
+use super::origin::origin;
 use crate::error::{Error, Result};
 
 /// Checks a base URL. Its path is given a slash at the end.

@@ -5,12 +5,12 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::Inner;
+use super::origin::{Paths, origin};
 use super::pattern::Pattern;
 use super::payload::Payload;
 use super::plan::Plan;
 use super::probe::Probe;
 use super::redirect::{self, Next};
-use super::upstream::{Paths, origin};
 use crate::journal::NotFollowed;
 use crate::key_policy::Trust;
 use crate::policy::Idempotency;

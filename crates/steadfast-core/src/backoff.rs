@@ -1,33 +1,34 @@
 //! How long to wait before the next attempt.
 //!
-//! Clients that fail together retry together unless chance drives them apart. The default is exponential backoff with *full*
-//! jitter, which needs the fewest calls to get a crowd of contending clients through (AWS Architecture Blog, "Exponential
-//! Backoff And Jitter", 2015). The cap applies before the jitter, so no wait exceeds it.
+//! Clients that fail together retry together unless chance drives them apart. The default is
+//! exponential backoff with *full* jitter, which needs the fewest calls to get a crowd of contending
+//! clients through (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015). The cap applies
+//! before the jitter, so no wait exceeds it.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A schedule of one operation: the waits it has left.
+/// The waits that one operation has left in a custom schedule.
 pub(super) type Waits = Box<dyn Iterator<Item = Duration> + Send>;
 
 type MakeWaits = Arc<dyn Fn() -> Waits + Send + Sync>;
 
-/// How much of a wait is left to chance.
+/// How much of each wait is random.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Jitter {
     /// Anywhere between zero and the wait.
     #[default]
     Full,
-    /// Half of the wait is fixed, half is left to chance.
+    /// Half of the wait is fixed, and half is random.
     Equal,
     /// None: for tests, and where exactly one client exists.
     None,
 }
 
 impl Jitter {
-    /// `wait` with this jitter; `unit` is the random number, 0..=1. Never more than `wait`.
+    /// Applies this jitter to `wait`; `unit` is a random number, 0..=1. Never longer than `wait`.
     fn apply(self, wait: Duration, unit: f64) -> Duration {
         match self {
             Self::Full => scale(wait, unit),
@@ -37,8 +38,8 @@ impl Jitter {
     }
 }
 
-/// `duration * unit`, rounded to a nanosecond, never above `duration` and never a panic: `Duration::mul_f64` panics for
-/// `Duration::MAX`, and for a NaN.
+/// Multiplies, rounded to a nanosecond and never above `duration`. It does not panic, as
+/// `Duration::mul_f64` does for `Duration::MAX` and for a NaN.
 fn scale(duration: Duration, unit: f64) -> Duration {
     if unit >= 1.0 {
         return duration;
@@ -46,10 +47,30 @@ fn scale(duration: Duration, unit: f64) -> Duration {
     Duration::try_from_secs_f64(duration.as_secs_f64() * unit).map_or(Duration::ZERO, |scaled| scaled.min(duration))
 }
 
+/// How the waits of one operation grow, before jitter.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Schedule {
+    /// Doubled after every attempt.
+    #[non_exhaustive]
+    Exponential {
+        /// The first wait.
+        base: Duration,
+        /// The longest wait.
+        cap: Duration,
+    },
+    /// Made by a closure ([`Backoff::schedule`]).
+    Custom(CustomSchedule),
+}
+
+/// A closure that makes the waits of one operation.
 #[derive(Clone)]
-enum Schedule {
-    Exponential { base: Duration, cap: Duration },
-    Custom(MakeWaits),
+pub struct CustomSchedule(MakeWaits);
+
+impl fmt::Debug for CustomSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CustomSchedule")
+    }
 }
 
 /// The waits between attempts.
@@ -62,14 +83,18 @@ enum Schedule {
 /// let backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(5));
 /// // The same with half of each wait fixed.
 /// let backoff = backoff.jitter(Jitter::Equal);
-/// // Any schedule you like, one iterator per operation. When it ends, so do the attempts.
+/// // Any schedule of yours, one iterator per operation. When it ends, so do the attempts.
 /// let backoff = Backoff::schedule(|| [1, 5, 25].map(Duration::from_secs));
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Backoff {
-    schedule: Schedule,
-    jitter: Jitter,
-    throttle_base: Duration,
+    /// How the waits grow.
+    pub schedule: Schedule,
+    /// How much of each wait is random.
+    pub jitter: Jitter,
+    /// The base after a throttled attempt, if it is longer than the schedule's.
+    pub throttle_base: Duration,
 }
 
 impl Default for Backoff {
@@ -80,28 +105,43 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// `base`, doubled after every attempt, at most `cap`; full jitter.
+    /// Creates waits of `base`, doubled after every attempt, at most `cap`, with full jitter.
     ///
-    /// After a `Throttled` attempt the base is 1 s or `base`, whichever is longer ([`Backoff::throttle_base`]).
+    /// After a `Throttled` attempt the base is 1 s or `base`, whichever is longer
+    /// ([`Backoff::throttle_base`]).
     #[must_use]
     pub fn exponential(base: Duration, cap: Duration) -> Self {
         let schedule = Schedule::Exponential { base, cap };
         Self { schedule, jitter: Jitter::Full, throttle_base: Duration::from_secs(1) }
     }
 
-    /// The same `wait` every time, without jitter.
+    /// Creates waits that are all the same, without jitter.
     ///
-    /// `fixed(Duration::ZERO)` repeats at once, which is for tests: it takes from a server in trouble what it has least of.
+    /// `fixed(Duration::ZERO)` repeats at once. That is for tests: a server in trouble has the least
+    /// to spare.
     #[must_use]
     pub fn fixed(wait: Duration) -> Self {
         let schedule = Schedule::Exponential { base: wait, cap: wait };
         Self { schedule, jitter: Jitter::None, throttle_base: wait }
     }
 
-    /// A schedule of your own: `make` is called once per operation, and its iterator gives the waits in turn. When it ends, so
-    /// do the attempts. No jitter is added unless [`Backoff::jitter`] asks for it.
+    /// Creates a schedule of your own. `make` is called once per operation, and its iterator gives
+    /// the waits in turn. When it ends, so do the attempts. No jitter is added unless you ask for it
+    /// with [`Backoff::jitter`].
     ///
-    /// Other crates' schedules fit: `Backoff::schedule(|| { let mut b = make(); std::iter::from_fn(move || b.next_backoff()) })`.
+    /// Schedules of other crates fit:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use steadfast_core::Backoff;
+    /// # struct Theirs;
+    /// # impl Theirs { fn next_backoff(&mut self) -> Option<Duration> { None } }
+    /// # fn make() -> Theirs { Theirs }
+    /// let backoff = Backoff::schedule(|| {
+    ///     let mut theirs = make();
+    ///     std::iter::from_fn(move || theirs.next_backoff())
+    /// });
+    /// ```
     #[must_use]
     pub fn schedule<I>(make: impl Fn() -> I + Send + Sync + 'static) -> Self
     where
@@ -109,33 +149,36 @@ impl Backoff {
         I::IntoIter: Send + 'static,
     {
         let make: MakeWaits = Arc::new(move || Box::new(make().into_iter()));
-        Self { schedule: Schedule::Custom(make), jitter: Jitter::None, throttle_base: Duration::ZERO }
+        Self { schedule: Schedule::Custom(CustomSchedule(make)), jitter: Jitter::None, throttle_base: Duration::ZERO }
     }
 
-    /// How much of each wait is left to chance.
+    /// Sets how much of each wait is random. Default: all of it.
     #[must_use]
     pub fn jitter(mut self, jitter: Jitter) -> Self {
         self.jitter = jitter;
         self
     }
 
-    /// The base after a `Throttled` attempt; the longer of the two bases counts. Default 1 s. The cap still applies, so this changes nothing
-    /// about a [`fixed`](Self::fixed) wait, whose cap is the wait; nor about a [`schedule`](Self::schedule).
+    /// Sets the base after a `Throttled` attempt. The longer of the two bases counts. Default: 1 s.
+    ///
+    /// The cap still applies. So this changes neither a [`fixed`](Self::fixed) wait, whose cap is
+    /// the wait, nor a [`schedule`](Self::schedule) of yours.
     #[must_use]
     pub fn throttle_base(mut self, base: Duration) -> Self {
         self.throttle_base = base;
         self
     }
 
-    /// One operation's iterator, if the schedule is a custom one.
+    /// Returns the waits of one operation, if the schedule is a custom one.
     pub(super) fn waits(&self) -> Option<Waits> {
         match &self.schedule {
-            Schedule::Custom(make) => Some(make()),
+            Schedule::Custom(CustomSchedule(make)) => Some(make()),
             Schedule::Exponential { .. } => None,
         }
     }
 
-    /// The wait after attempt number `attempt` (from 1); `None` when a custom schedule has ended.
+    /// Returns the wait after attempt number `attempt` (from 1), or `None` when a custom schedule has
+    /// ended.
     pub(super) fn wait(&self, waits: &mut Option<Waits>, attempt: u32, throttled: bool, unit: f64) -> Option<Duration> {
         let whole = match (&self.schedule, waits) {
             (Schedule::Custom(_), Some(waits)) => waits.next()?,
@@ -149,18 +192,7 @@ impl Backoff {
     }
 }
 
-impl fmt::Debug for Backoff {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Backoff");
-        match &self.schedule {
-            Schedule::Exponential { base, cap } => debug.field("base", base).field("cap", cap),
-            Schedule::Custom(_) => debug.field("schedule", &"custom"),
-        };
-        debug.field("jitter", &self.jitter).field("throttle_base", &self.throttle_base).finish()
-    }
-}
-
-/// `base * 2^doublings`, at most `cap`, exact to the nanosecond and without overflow for every input.
+/// Returns `base * 2^doublings`, at most `cap`: exact to the nanosecond, without overflow.
 fn doubled(base: Duration, doublings: u32, cap: Duration) -> Duration {
     let factor = 1_u128.checked_shl(doublings).unwrap_or(u128::MAX);
     match base.as_nanos().checked_mul(factor) {

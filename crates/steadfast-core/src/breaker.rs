@@ -1,21 +1,21 @@
-//! When not to ask at all: a breaker for one origin.
+//! The circuit breaker of one origin: when not to send anything at all.
 //!
-//! A server that is down answers each request with a wait. Retries are not the worst of it: the first attempts of every operation go
-//! on too, each holds a task and a connection until it times out, and the server meets all of them when it comes back. A breaker
-//! watches what the calls come to. Once too many have failed it lets none through for a while, and then a few, as probes; when they
+//! A server that is down answers each request with a wait. Retries are not the worst of it. The
+//! first attempts of every operation go on too. Each holds a task and a connection until it times
+//! out, and the server meets all of them when it comes back. A breaker watches how the calls end.
+//! Once too many have failed it lets none through for a while, and then a few, as probes. When they
 //! succeed it is closed again.
 //!
-//! It is told the time and never reads it. One short lock, never held over anything that waits.
+//! It is told the time and never reads it. Its lock is short, and never held across an await.
 
 use std::fmt;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::class::Class;
-use super::settings::InvalidPolicy;
 
-/// In the tests below it is the model checker's own lock, so that what is checked is this code and
-/// not a copy of it.
+// In the tests below it is the model checker's own lock, so that this code is checked and not a
+// copy of it.
 #[cfg(not(test))]
 type Lock<T> = std::sync::Mutex<T>;
 #[cfg(test)]
@@ -23,7 +23,7 @@ use self::tests::Lock;
 
 /// When a circuit opens, and how it closes again.
 ///
-/// | knob | default |
+/// | setting | default |
 /// | --- | --- |
 /// | [`failure_share`](Self::failure_share) | half of the calls |
 /// | [`slow_calls`](Self::slow_calls) | off |
@@ -38,23 +38,37 @@ use self::tests::Lock;
 /// | --- | --- |
 /// | `Ambiguous`, `NotProcessed` | failed |
 /// | `Success`, `Permanent` | answered: a 404 says that the server works |
-/// | `Throttled` | answered: the server works and says how much it takes; slowing down is the affair of the backoff and the [cooldown](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.cooldown) |
+/// | `Throttled` | answered: the server works, and says how much it takes |
 ///
-/// The window moves in tenths of its length. Settings that make no sense are an error when the client is built.
-#[derive(Clone, Debug)]
+/// Backoff and [cooldown](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.cooldown) slow down after a `Throttled` call.
+///
+/// The window moves in tenths of its length. The settings are checked when the client is built.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct BreakerPolicy {
-    failure_share: f64,
-    slow: Option<Slow>,
-    min_calls: u32,
-    window: Duration,
-    open_for: Duration,
-    probes: u32,
+    /// The share of failed calls that opens the circuit: over 0, at most 1.
+    pub failure_share: f64,
+    /// Which calls are slow, and the share of them that opens the circuit. `None`: slow calls do not
+    /// matter.
+    pub slow_calls: Option<SlowCalls>,
+    /// The fewest calls in the window that are judged. At least 1.
+    pub min_calls: u32,
+    /// How far back calls count. Not zero.
+    pub window: Duration,
+    /// How long nothing is let through before the first probe. Not zero.
+    pub open_for: Duration,
+    /// How many probes must succeed for the circuit to close. At least 1.
+    pub probes: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Slow {
-    from: Duration,
-    share: f64,
+/// Which calls are slow, and how many of them are too many.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SlowCalls {
+    /// A call that takes this long or longer is slow. Not zero.
+    pub from: Duration,
+    /// The share of slow calls that opens the circuit: over 0, at most 1.
+    pub share: f64,
 }
 
 impl Default for BreakerPolicy {
@@ -64,12 +78,12 @@ impl Default for BreakerPolicy {
 }
 
 impl BreakerPolicy {
-    /// The defaults of the table above.
+    /// Creates a policy with the defaults of the table above.
     #[must_use]
     pub fn new() -> Self {
         Self {
             failure_share: 0.5,
-            slow: None,
+            slow_calls: None,
             min_calls: 20,
             window: Duration::from_secs(10),
             open_for: Duration::from_secs(5),
@@ -77,77 +91,63 @@ impl BreakerPolicy {
         }
     }
 
-    /// The share of failed calls in the window, over 0 and at most 1, from which the circuit is open.
+    /// Sets the share of failed calls in the window, over 0 and at most 1, that opens the circuit.
+    /// Default: 0.5.
     #[must_use]
     pub fn failure_share(mut self, share: f64) -> Self {
         self.failure_share = share;
         self
     }
 
-    /// A call that takes `from` or longer (with `fetch` its body included) is slow, and a share of slow calls in the window, over 0 and at most 1, opens the circuit
-    /// too. A slow probe is a failed one.
+    /// Sets from when on a call is slow, and the share of slow calls in the window, over 0 and at
+    /// most 1, that opens the circuit too. Default: off.
+    ///
+    /// With `fetch`, a call takes until its body is read. A slow probe is a failed one.
     #[must_use]
     pub fn slow_calls(mut self, from: Duration, share: f64) -> Self {
-        self.slow = Some(Slow { from, share });
+        self.slow_calls = Some(SlowCalls { from, share });
         self
     }
 
-    /// The fewest calls in the window that are judged: below it the circuit stays closed. At least 1.
+    /// Sets the fewest calls in the window that are judged. With fewer the circuit stays closed.
+    /// Default: 20. At least 1.
     #[must_use]
     pub fn min_calls(mut self, calls: u32) -> Self {
         self.min_calls = calls;
         self
     }
 
-    /// How far back calls count. Not zero.
+    /// Sets how far back calls count. Default: 10 s. Not zero.
     #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// How long nothing is let through before the first probe. Not zero.
+    /// Sets how long nothing is let through before the first probe. Default: 5 s. Not zero.
     #[must_use]
     pub fn open_for(mut self, time: Duration) -> Self {
         self.open_for = time;
         self
     }
 
-    /// How many calls are let through at a time to see whether the origin is back, and how many of them must succeed for the circuit
-    /// to close; one that fails opens it again. At least 1. A probe is a call of the caller's: it ends at its attempt timeout at
-    /// the latest, and until then it holds its place.
+    /// Sets how many calls are let through at a time to see whether the origin is back. As many must
+    /// succeed for the circuit to close; one that fails opens it again. Default: 3. At least 1.
+    ///
+    /// A probe is an ordinary call of yours. It ends at its attempt timeout at the latest, and until
+    /// then it holds its place.
     #[must_use]
     pub fn probes(mut self, probes: u32) -> Self {
         self.probes = probes;
         self
     }
 
-    /// Checks the settings.
-    ///
-    /// # Errors
-    ///
-    /// Names the first setting that makes no sense, and why.
-    pub fn validate(&self) -> Result<(), InvalidPolicy> {
-        let is_share = |share: f64| share > 0.0 && share <= 1.0;
-        let questions = [
-            (!is_share(self.failure_share), "failure_share", "it is over 0 and at most 1"),
-            (self.slow.is_some_and(|slow| !is_share(slow.share)), "slow_calls", "the share is over 0 and at most 1"),
-            (self.slow.is_some_and(|slow| slow.from.is_zero()), "slow_calls", "from zero on, every call is slow"),
-            (self.min_calls == 0, "min_calls", "it is at least 1: a share of no calls is no share"),
-            (self.window.is_zero(), "window", "nothing happens in a window of zero"),
-            (self.open_for.is_zero(), "open_for", "open for zero is not open"),
-            (self.probes == 0, "probes", "without a probe the circuit never closes; at least 1"),
-        ];
-        let no = questions.into_iter().find(|(no, ..)| *no);
-        no.map_or(Ok(()), |(_, setting, reason)| Err(InvalidPolicy { setting, reason }))
-    }
-
     fn is_slow(&self, took: Duration) -> bool {
-        self.slow.is_some_and(|slow| took >= slow.from)
+        self.slow_calls.is_some_and(|slow| took >= slow.from)
     }
 }
 
-/// What a breaker lets through.
+/// The state of a breaker: what it lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BreakerState {
@@ -174,7 +174,7 @@ impl BreakerState {
         }
     }
 
-    /// How long nothing is let through; zero unless it is open.
+    /// Returns how long nothing is let through; zero unless it is open.
     #[must_use]
     pub fn open_for(self) -> Duration {
         match self {
@@ -184,11 +184,11 @@ impl BreakerState {
     }
 }
 
-/// The circuit is open: the call was not let through.
+/// The error of a call that was not let through, because the circuit is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CircuitOpen {
-    /// When to come back. While probes are out, how long the circuit will be open if they fail.
+    /// When to come back. While probes are under way: how long the circuit will be open if they fail.
     pub retry_after: Duration,
 }
 
@@ -219,24 +219,26 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// A closed breaker. A policy that does not [validate](BreakerPolicy::validate) may never open or never close.
+    /// Creates a closed breaker. With a policy that does not [validate](BreakerPolicy::validate) it
+    /// may never open or never close.
     #[must_use]
     pub fn new(policy: BreakerPolicy) -> Self {
         let circuit = Lock::new(Circuit::closed(&policy));
         Self { policy, circuit }
     }
 
-    /// Lets a call through, or not.
+    /// Lets a call through, unless the circuit is open.
     ///
     /// # Errors
     ///
-    /// The circuit is open, or half-open with every probe out.
+    /// [`CircuitOpen`]: it is open, or half-open with every probe under way.
     pub fn acquire(&self, now: Instant) -> Result<Permit<'_>, CircuitOpen> {
-        let Pass { epoch, half_opened } = self.with(|circuit, policy| circuit.acquire(policy, now))?;
+        let Ticket { epoch, half_opened } = self.with(|circuit, policy| circuit.acquire(policy, now))?;
         Ok(Permit { breaker: self, epoch, half_opened, settled: false })
     }
 
-    /// What it lets through at the time `now`. When an open circuit's time is over it is half-open, whether or not somebody has come.
+    /// Returns the state at the time `now`. A circuit whose time is over is half-open, even before the
+    /// next call.
     #[must_use]
     pub fn state(&self, now: Instant) -> BreakerState {
         self.with(|circuit, policy| circuit.state(policy, now))
@@ -255,7 +257,10 @@ impl fmt::Debug for Breaker {
     }
 }
 
-/// Leave for one call. Dropped without a [`record`](Self::record), the call counts for nothing and a probe's place is free again.
+/// Permission for one call.
+///
+/// Dropped without a [`record`](Self::record), the call counts for nothing, and a probe's place is
+/// free again.
 #[must_use = "it is given back when it is dropped"]
 pub struct Permit<'a> {
     breaker: &'a Breaker,
@@ -265,15 +270,17 @@ pub struct Permit<'a> {
 }
 
 impl Permit<'_> {
-    /// The circuit was open, and this is its first probe.
+    /// Returns whether the circuit was open, and this call is its first probe.
     #[must_use]
     pub fn half_opened(&self) -> bool {
         self.half_opened
     }
 
-    /// What the call came to, and how long it took. Returns the state that the circuit has changed to, if it has.
+    /// Records the class of the call and how long it took. Returns the state that the circuit has
+    /// changed to, if it has.
     ///
-    /// A call that was let through before the circuit last changed says nothing about what it is now, and is not counted.
+    /// A call that was let through before the circuit last changed says nothing about its state now,
+    /// and is not counted.
     pub fn record(mut self, class: Class, took: Duration, now: Instant) -> Option<BreakerState> {
         self.settled = true;
         let call = Call::new(class, self.breaker.policy.is_slow(took));
@@ -308,7 +315,8 @@ impl Call {
     }
 }
 
-struct Pass {
+/// What the circuit knows a call by.
+struct Ticket {
     epoch: u64,
     half_opened: bool,
 }
@@ -316,7 +324,7 @@ struct Pass {
 /// The state machine, without the lock.
 #[derive(Debug)]
 struct Circuit {
-    /// Grows with every change of the phase, so that a permit of an earlier one is known.
+    /// Grows with every change of the phase, so that a permit of an earlier phase is recognised.
     epoch: u64,
     phase: Phase,
 }
@@ -343,7 +351,7 @@ impl Circuit {
         Self { epoch: 0, phase: Phase::Closed(Window::new(policy.window)) }
     }
 
-    fn acquire(&mut self, policy: &BreakerPolicy, now: Instant) -> Result<Pass, CircuitOpen> {
+    fn acquire(&mut self, policy: &BreakerPolicy, now: Instant) -> Result<Ticket, CircuitOpen> {
         let mut half_opened = false;
         if let Phase::Open { since } = self.phase {
             let retry_after = policy.open_for.saturating_sub(now.saturating_duration_since(since));
@@ -359,7 +367,7 @@ impl Circuit {
             }
             *out += 1;
         }
-        Ok(Pass { epoch: self.epoch, half_opened })
+        Ok(Ticket { epoch: self.epoch, half_opened })
     }
 
     fn record(&mut self, policy: &BreakerPolicy, epoch: u64, call: Call, now: Instant) -> Option<BreakerState> {
@@ -414,10 +422,10 @@ impl Circuit {
     }
 }
 
-/// A window moves in this many steps.
+/// The steps in which a window moves.
 const SLICES: usize = 10;
 
-/// The calls of the last while, in slices of equal length.
+/// The calls of the window, in slices of equal length.
 #[derive(Debug)]
 struct Window {
     slice: Duration,
@@ -441,11 +449,11 @@ impl Counts {
         self.slow = self.slow.saturating_add(other.slow);
     }
 
-    /// Whether it opens the circuit, which only a bad call does.
+    /// Whether these counts open the circuit. Only a bad call does.
     fn open(&self, policy: &BreakerPolicy, call: Call) -> bool {
         let reaches = |count: u32, share: f64| f64::from(count) >= share * f64::from(self.calls);
         let failing = call.failed && reaches(self.failed, policy.failure_share);
-        let slow = call.slow && policy.slow.is_some_and(|slow| reaches(self.slow, slow.share));
+        let slow = call.slow && policy.slow_calls.is_some_and(|slow| reaches(self.slow, slow.share));
         self.calls >= policy.min_calls && (failing || slow)
     }
 }
@@ -470,7 +478,8 @@ impl Window {
         })
     }
 
-    /// Forgets the slices that are too old at `now`. A time before the current slice, from a thread that was held up, counts as now.
+    /// Forgets the slices that are too old at `now`. A time before the current slice, from a thread
+    /// that was held up, counts as now.
     fn move_to(&mut self, now: Instant) {
         let began = *self.began.get_or_insert(now);
         let (passed, slice) = (now.saturating_duration_since(began).as_nanos(), self.slice.as_nanos());
@@ -589,22 +598,6 @@ mod tests {
         assert!(circuit.acquire(&policy, now + SECOND).is_err());
         let mut window = Window::new(Duration::MAX);
         assert_eq!((window.count(call, now).calls, window.count(call, now + SECOND).calls), (1, 2));
-    }
-
-    #[test]
-    fn settings_that_make_no_sense() {
-        let setting = |policy: BreakerPolicy| policy.validate().map_err(|error| error.setting());
-        let new = BreakerPolicy::new;
-        assert_eq!(setting(new().slow_calls(SECOND, 1.0)), Ok(()));
-        for share in [0.0, -0.1, 1.1, f64::NAN, f64::INFINITY] {
-            assert_eq!(setting(new().failure_share(share)), Err("failure_share"), "{share}");
-            assert_eq!(setting(new().slow_calls(SECOND, share)), Err("slow_calls"), "{share}");
-        }
-        assert_eq!(setting(new().slow_calls(Duration::ZERO, 0.5)), Err("slow_calls"));
-        assert_eq!(setting(new().min_calls(0)), Err("min_calls"));
-        assert_eq!(setting(new().window(Duration::ZERO)), Err("window"));
-        assert_eq!(setting(new().open_for(Duration::ZERO)), Err("open_for"));
-        assert_eq!(setting(new().probes(0)), Err("probes"));
     }
 
     std::thread_local! {

@@ -1,33 +1,33 @@
-//! What one attempt came to, and why acting twice would be harmless.
+//! The class of an attempt, and the reason why acting twice is harmless.
 //!
-//! The whole crate speaks in the words of this file. The table from statuses and failures to classes is here and nowhere
-//! else; `guide/failures.md` shows it to readers.
+//! The table from statuses and failures to classes is here and nowhere else. `guide/failures.md`
+//! shows it to readers.
 
 use http::{HeaderMap, Method, StatusCode};
 
-/// What one attempt came to, seen from the only question that matters: can the server have acted on it?
+/// The class of an attempt: whether the server can have acted on it.
 ///
-/// Complete: a sixth class would change the one rule.
+/// The list is complete. A sixth class would change the one rule.
 #[allow(clippy::exhaustive_enums, reason = "the rule is stated over exactly these five")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// The server answered that it is done (2xx), where to look (3xx), or that it speaks another protocol from now on (101).
+    /// The server did what was asked (2xx), says where to look (3xx), or changes the protocol (101).
     Success,
-    /// The server cannot have acted: it is safe to repeat for every method.
+    /// The server cannot have acted. A repeat is safe for every method.
     NotProcessed,
-    /// The server refused because of load. By convention it has not acted; slow down, then repeat.
+    /// The server refused because of load. By convention it has not acted: slow down, then repeat.
     ///
     /// For an API that breaks the convention there is
     /// [`RetryPolicy::throttled_is_ambiguous`](crate::RetryPolicy::throttled_is_ambiguous).
     Throttled,
-    /// The server may have acted: repeat only if acting twice is harmless.
+    /// The server may have acted. Repeat only if acting twice is harmless.
     Ambiguous,
     /// The same request will not fare better.
     Permanent,
 }
 
 impl Class {
-    /// The class of an answer by its status alone.
+    /// Returns the class of a response by its status alone.
     ///
     /// | status | class | source |
     /// | --- | --- | --- |
@@ -38,8 +38,8 @@ impl Class {
     /// | 501, 505, other 4xx | `Permanent` | RFC 9110 §15.5, §15.6.2, §15.6.6 |
     /// | anything else | `Ambiguous` | unsure means ambiguous |
     ///
-    /// 408 is ambiguous although RFC 9110 §15.5.9 calls the request incomplete: common timeout layers answer it after the
-    /// handler has begun.
+    /// 408 is ambiguous, although RFC 9110 §15.5.9 calls the request incomplete: common timeout layers
+    /// send it after the handler has begun.
     #[must_use]
     pub fn of_status(status: StatusCode) -> Self {
         match status.as_u16() {
@@ -52,7 +52,7 @@ impl Class {
         }
     }
 
-    /// The class as one lower-case word, as logs and errors print it.
+    /// Returns the class in lower case, as logs and errors print it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,20 +65,22 @@ impl Class {
     }
 }
 
-/// Why acting twice is harmless, if it is.
+/// The reason why acting twice on a request is harmless, if it is.
 #[allow(clippy::exhaustive_enums, reason = "a licence exists by the method, by a key, or not at all")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Idempotency {
-    /// The method says so (RFC 9110 §9.2.2; QUERY: RFC 10008): GET, HEAD, OPTIONS, TRACE, PUT, DELETE and QUERY.
+    /// The method (RFC 9110 §9.2.2; QUERY: RFC 10008): GET, HEAD, OPTIONS, TRACE, PUT, DELETE and
+    /// QUERY.
     Natural,
-    /// An idempotency key travels with the request, and the API honours it.
+    /// An idempotency key that is sent with the request, and that the API honours.
     Keyed,
-    /// Nothing says so: acting twice is two effects.
+    /// There is none: acting twice has two effects.
     Absent,
 }
 
 impl Idempotency {
-    /// What the method alone promises: [`Natural`](Self::Natural) or [`Absent`](Self::Absent).
+    /// Returns what the method alone promises: [`Natural`](Self::Natural) or
+    /// [`Absent`](Self::Absent).
     #[must_use]
     pub fn of_method(method: &Method) -> Self {
         match method.as_str() {
@@ -88,7 +90,15 @@ impl Idempotency {
     }
 }
 
-/// How an attempt failed without an answer, named by how far the request can have got.
+/// Returns whether a method is safe: it asks for nothing but an answer (RFC 9110 §9.2.1; QUERY: RFC
+/// 10008).
+#[inline]
+#[doc(hidden)]
+pub fn is_safe(method: &Method) -> bool {
+    method.is_safe() || method.as_str() == "QUERY"
+}
+
+/// How an attempt failed without a response, named by how far the request can have got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Failure {
@@ -100,10 +110,11 @@ pub enum Failure {
     LocalResources,
     /// The server's certificate or the TLS handshake was rejected. `Permanent`: it will be rejected again.
     Certificate,
-    /// The connection closed, or time ran out, before the transport took anything of the request. `NotProcessed`.
-    NotSent,
-    /// HTTP/2: the server said that it has not acted (`REFUSED_STREAM`, or `GOAWAY` below our stream; RFC 9113 §8.7).
+    /// The connection closed, or time ran out, before the transport took anything of the request.
     /// `NotProcessed`.
+    NotSent,
+    /// HTTP/2: the server said that it has not acted (`REFUSED_STREAM`, or `GOAWAY` below our stream;
+    /// RFC 9113 §8.7). `NotProcessed`.
     Refused,
     /// The attempt timeout passed after the request may have left. `Ambiguous`.
     Timeout,
@@ -111,22 +122,23 @@ pub enum Failure {
     Disconnected,
     /// What came back is not HTTP. `Ambiguous`.
     BadResponse,
-    /// The head of an answer arrived and its body was cut short or timed out. `Ambiguous`.
+    /// The head of a response arrived, and its body was cut short or timed out. `Ambiguous`.
     BodyCut,
-    /// The request body failed on our side. `Permanent`: the caller's own fault, and the server may have acted on a part.
+    /// The request body failed on our side. `Permanent`, and the server may have acted on a part.
     RequestBody,
     /// The server redirected in a circle, or too often. `Permanent`.
     Redirects,
     /// The HTTP client refused to send the request at all. `Permanent`.
     InvalidRequest,
-    /// Dropped by us while it was under way, because the other attempt of a hedged one was answered first. `Ambiguous`.
+    /// We dropped it while it was under way, because the other attempt of a hedged pair was answered
+    /// first. `Ambiguous`.
     HedgeCancelled,
     /// Anything else. `Ambiguous`.
     Unknown,
 }
 
 impl Failure {
-    /// The class that the default table gives this failure.
+    /// Returns the class that the default table gives this failure.
     #[must_use]
     pub fn class(self) -> Class {
         match self {
@@ -141,7 +153,7 @@ impl Failure {
         }
     }
 
-    /// What happened, in a few words for an error line.
+    /// Returns what happened, in a few words for an error line.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -163,7 +175,7 @@ impl Failure {
     }
 }
 
-/// One attempt's outcome, as a classifier sees it.
+/// The outcome of an attempt, as a classifier sees it.
 ///
 /// [`ClientBuilder::classify`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.classify) takes a closure from this to a [`Class`]:
 ///
@@ -191,62 +203,65 @@ pub struct Outcome<'a> {
 }
 
 impl<'a> Outcome<'a> {
-    /// An attempt that was answered.
+    /// Creates the outcome of an attempt that was answered.
     #[must_use]
     pub fn answered(method: &'a Method, idempotency: Idempotency, status: StatusCode, headers: &'a HeaderMap) -> Self {
         let default_class = Class::of_status(status);
         Self { method, idempotency, answer: Some((status, headers)), failure: None, default_class }
     }
 
-    /// An attempt that failed without an answer.
+    /// Creates the outcome of an attempt that failed without a response.
     #[must_use]
     pub fn failed(method: &'a Method, idempotency: Idempotency, failure: Failure) -> Self {
         Self { method, idempotency, answer: None, failure: Some(failure), default_class: failure.class() }
     }
 
-    /// The same outcome with the class that the client gives it knowing more than the status, as for a 409 under a key.
+    /// Replaces the class by that of a client that knows more than the status, as for a 409 under a
+    /// key.
     #[doc(hidden)]
     pub fn with_default_class(self, default_class: Class) -> Self {
         Self { default_class, ..self }
     }
 
-    /// The same outcome, failed after its head: status and headers stay readable.
+    /// Turns it into a failure after the head; status and headers stay readable.
     #[doc(hidden)]
     pub fn with_failure(self, failure: Failure) -> Self {
         Self { failure: Some(failure), default_class: failure.class(), ..self }
     }
 
-    /// The request's method.
+    /// Returns the request's method.
     #[must_use]
     pub fn method(&self) -> &'a Method {
         self.method
     }
 
-    /// The answer's status, if its head arrived.
+    /// Returns the response's status, if its head arrived.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         self.answer.map(|(status, _)| status)
     }
 
-    /// The answer's headers, if its head arrived.
+    /// Returns the response's headers, if its head arrived.
     #[must_use]
     pub fn headers(&self) -> Option<&'a HeaderMap> {
         self.answer.map(|(_, headers)| headers)
     }
 
-    /// How the attempt failed, if it did. A body that was cut after the head has both a status and a failure.
+    /// Returns how the attempt failed, if it did. A body that was cut after the head has both a status
+    /// and a failure.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         self.failure
     }
 
-    /// Why acting twice on this request is harmless, if it is.
+    /// Returns why acting twice on this request is harmless, if it is.
     #[must_use]
     pub fn idempotency(&self) -> Idempotency {
         self.idempotency
     }
 
-    /// What the default table says; return it for everything that the closure does not care about.
+    /// Returns the class of the default table. Return it for all outcomes that your closure does not
+    /// handle.
     #[must_use]
     pub fn default_class(&self) -> Class {
         self.default_class

@@ -3,7 +3,7 @@
 //! The policy is told what time it is and what the dice say; this file is the only one that asks. It reads tokio's clock, so a
 //! test that pauses or advances time moves the client and the server layer with it.
 //!
-//! Floor 1: it imports nothing of the crate.
+//! Of the crate it imports `units` alone.
 
 use std::future::Future;
 use std::future::poll_fn;
@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
+use crate::units::milliseconds;
 use tokio::{task::coop::unconstrained, time::Sleep};
 
 #[allow(clippy::disallowed_methods, reason = "the one place")]
@@ -126,10 +127,6 @@ impl Steady {
     pub fn now_ms(&self) -> u64 {
         self.wall_ms.saturating_add(milliseconds(now().saturating_duration_since(self.started)))
     }
-}
-
-pub fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! HTTP-date in its three forms (RFC 9110 §5.6.7), strictly.
 //!
-//! Servers still send all three in `Retry-After`. A parser of our own because the ones at hand reject the leap second that the
-//! grammar allows, accept the 31st of February, or read a two-digit year with a fixed pivot; the RFC says to read it as the
-//! past if it would lie more than 50 years ahead.
+//! Servers still send all three in `Retry-After`. Other parsers reject the leap second that the
+//! grammar allows, accept the 31st of February, or read a two-digit year with a fixed pivot. The RFC
+//! says to read it as the past if it would lie more than 50 years ahead.
 
-/// Seconds since 1970-01-01T00:00:00Z that `text` names, read at the time `now` (in the same unit); `None` if it is not an
-/// HTTP-date.
+use super::units;
+
+/// Parses an HTTP-date, read at the time `now`. Both are seconds since 1970-01-01T00:00:00Z.
 pub(super) fn parse(text: &str, now: i64) -> Option<i64> {
     imf_fixdate(text).or_else(|| rfc850(text, now)).or_else(|| asctime(text))
 }
@@ -37,8 +38,8 @@ fn rfc850(text: &str, now: i64) -> Option<i64> {
     }
     let second_of_day = time_of_day(parts.next()?)?;
     gmt(parts)?;
-    // "a timestamp that appears to be more than 50 years in the future" is the past with the same last two digits: of the years
-    // with these digits, the latest that is not. In whole days, so that no clock overflows it.
+    // "a timestamp that appears to be more than 50 years in the future" is the past with the same last
+    // two digits: the latest year with these digits that is not. In whole days, which no clock overflows.
     let at_most_50_years_ahead = |year: &i64| {
         let fifty_years_before = (days_from_epoch(*year - 50, month, day), second_of_day);
         fifty_years_before <= (now.div_euclid(86_400), now.rem_euclid(86_400))
@@ -76,9 +77,9 @@ fn month(name: &str) -> Option<i64> {
     (1..).zip(MONTHS).find_map(|(number, month)| (month == name).then_some(number))
 }
 
-/// Exactly `length` ASCII digits: `str::parse` would take a sign.
+/// Parses exactly `length` ASCII digits.
 fn digits(text: &str, length: usize) -> Option<i64> {
-    (text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+    units::digits(text).filter(|_| text.len() == length).and_then(|number| i64::try_from(number).ok())
 }
 
 /// `08:49:37`; the second may be 60 (a leap second).
@@ -107,8 +108,8 @@ fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days from 1970-01-01 in the proleptic Gregorian calendar. Years are counted from March, so that the leap day is the last of
-/// its year and the days before a month are a straight line.
+/// Returns the days from 1970-01-01 in the proleptic Gregorian calendar. Years are counted from March,
+/// so that the leap day is the last of its year and the days before a month are a straight line.
 fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let month_from_march = (month + 9) % 12;
@@ -118,7 +119,7 @@ fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
     year * 365 + leap_days + day_of_year - 719_468
 }
 
-/// The year in which `now` lies, to within a day at its turn, which is all that finding the century needs.
+/// Returns the year of `now`, to within a day at its turn, which is enough to find the century.
 fn year_of(now: i64) -> i64 {
     let days_per_400_years = 146_097;
     1970 + (now.div_euclid(86_400) * 400).div_euclid(days_per_400_years)

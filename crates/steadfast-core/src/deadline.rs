@@ -9,9 +9,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use crate::clock;
-
-/// The clock cannot add up everything; nobody waits for a century.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+use crate::units::CENTURY;
 
 tokio::task_local! {
     /// Exists only where [`with_deadline`] sets it.
@@ -51,7 +49,7 @@ impl From<Instant> for Deadline {
 impl From<Duration> for Deadline {
     fn from(time: Duration) -> Self {
         let now = clock::now();
-        Self(now.checked_add(time.min(FOREVER)).unwrap_or(now))
+        Self(now.checked_add(time.min(CENTURY)).unwrap_or(now))
     }
 }
 

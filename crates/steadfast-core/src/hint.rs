@@ -1,7 +1,8 @@
-//! What the server asked for: when to come back, whether to come back at all, and what became of the key.
+//! What the server asks for: when to come back, whether to come back at all, and what became of the
+//! key.
 //!
-//! The headers that say so were never designed together, so each is read strictly and a header that does not parse says
-//! nothing. No byte sequence makes this file panic.
+//! These headers were never designed together. So each is read strictly, and one that does not parse
+//! is ignored. No byte sequence makes this file panic.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,24 +10,26 @@ use http::{HeaderMap, HeaderValue};
 
 use super::class::Class;
 use super::date;
-use super::settings::HINT_CAP;
+use super::settings::MAX_RETRY_AFTER;
+use super::units::digits;
 
-/// What an answer said about repeating the request. `Hint::default()` says nothing.
+/// What a response says about repeating the request. `Hint::default()` says nothing.
 ///
-/// From `Some(duration)` it is a wait alone: `Hint::from(Some(Duration::from_secs(2)))`.
+/// `Hint::from(Some(Duration::from_secs(2)))` asks for a wait and nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hint {
     /// Come back no sooner than this.
     pub after: Option<Duration>,
-    /// A directive: `Some(false)` ends the operation, `Some(true)` lifts the class `Permanent` to `Ambiguous`. Neither is a
-    /// licence to act twice.
+    /// A directive: `Some(false)` ends the operation, and `Some(true)` turns the class `Permanent` into
+    /// `Ambiguous`. Neither is a licence to act twice.
     pub retry: Option<bool>,
-    /// The answer is the operation's stored end: asking again brings the same answer.
+    /// The response is the operation's stored end: a repeat brings the same response.
     pub replayed: bool,
-    /// The server says that an earlier attempt under this key may have run and that nobody knows how it ended.
+    /// The server says that an earlier attempt under this key may have run, and that nobody knows how
+    /// it ended.
     pub outcome_unknown: bool,
-    /// The request went to the wrong connection (421): one repeat, at once.
+    /// The request went to the wrong connection (421). It is repeated once, without a wait.
     pub misdirected: bool,
     /// The request was refused before processing, because of the connection and not because of the
     /// request (HTTP/2 `REFUSED_STREAM`, `GOAWAY`): the repeat is
@@ -53,7 +56,8 @@ const SPOKEN: [&str; 10] = [
     "idempotency-status",
 ];
 
-/// Most answers say nothing of all this, and one look at the names they do have is cheaper than ten for those they have not.
+/// Returns whether none of these headers is there, as in most responses. One pass over the names that
+/// are there is cheaper than ten lookups.
 fn says_nothing(headers: &HeaderMap) -> bool {
     !headers.keys().any(|name| SPOKEN.contains(&name.as_str()))
 }
@@ -76,11 +80,11 @@ impl Hint {
         local: false,
     };
 
-    /// Everything that the headers of one answer say, read at the time `now`. A rate-limit reset beyond `cap` is ignored.
+    /// Reads the headers of a response at the time `now`. A rate-limit reset beyond `cap` is ignored.
     ///
     /// | field | from |
     /// | --- | --- |
-    /// | `after` | as [`parse_retry_hint`]; for a `Throttled` answer a rate-limit reset counts even if something remains |
+    /// | `after` | as [`parse_retry_hint`]; for a `Throttled` response a rate-limit reset counts even if something remains |
     /// | `retry` | `x-should-retry`, `Stripe-Should-Retry`: `true` or `false`; a `false` wins |
     /// | `replayed` | `Idempotent-Replayed: true`, `Idempotency-Status: stored` or `replayed` |
     /// | `outcome_unknown` | `Idempotency-Status: unknown` |
@@ -89,7 +93,8 @@ impl Hint {
         Self::read(headers, class, || now, cap)
     }
 
-    /// As [`from_headers`](Self::from_headers); only an answer that says something is worth a look at the clock.
+    /// Reads the headers as [`from_headers`](Self::from_headers) does, and the clock only if there is
+    /// something to read.
     #[doc(hidden)]
     pub fn read(headers: &HeaderMap, class: Class, now: impl FnOnce() -> SystemTime, cap: Duration) -> Self {
         if says_nothing(headers) {
@@ -104,18 +109,19 @@ impl Hint {
     }
 }
 
-/// How long an answer asks the client to wait, read at the time `now`; `None` if it does not say, or not in a form that can be
-/// trusted.
+/// Returns how long a response asks the client to wait, read at the time `now`. `None` if it does not
+/// say, or not in a form that can be trusted.
 ///
 /// In this order, the first that parses wins:
 ///
 /// 1. `retry-after-ms`, `x-ms-retry-after-ms`: milliseconds (Azure, OpenAI and others);
 /// 2. `Retry-After`: seconds, or an HTTP-date in any of its three forms (RFC 9110 §10.2.3, §5.6.7);
 ///    sent twice, the longer counts; a date in the past is zero. A date is compared with the
-///    answer's own `Date` and `Age`, so that the clocks of client and server need not agree, and
+///    response's own `Date` and `Age`, so that the clocks of client and server need not agree, and
 ///    with `now` only if there is no `Date`;
-/// 3. `RateLimit` or `RateLimit-Reset` (draft-ietf-httpapi-ratelimit-headers, current and earlier forms), only if the same
-///    answer says that nothing remains, and only up to 60 s: many APIs send them on every answer.
+/// 3. `RateLimit` or `RateLimit-Reset` (draft-ietf-httpapi-ratelimit-headers, current and earlier
+///    forms), only if the same response says that nothing remains, and only up to 60 s: many APIs
+///    send them on every response.
 ///
 /// Numbers are digits, with or without a fraction, which is rounded up: `299.997` is 300, since
 /// nobody should come back too early. `+1`, `.5`, `1e3` and `120s` say nothing. A number too large
@@ -132,7 +138,7 @@ impl Hint {
 /// ```
 #[must_use]
 pub fn parse_retry_hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    explicit(headers, now).or_else(|| rate_limit_reset(headers, false, HINT_CAP))
+    explicit(headers, now).or_else(|| rate_limit_reset(headers, false, MAX_RETRY_AFTER))
 }
 
 fn explicit(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
@@ -159,26 +165,21 @@ fn retry_after(text: &str, headers: &HeaderMap, now: SystemTime) -> Option<Durat
     Some(Duration::from_secs(u64::try_from(date.saturating_sub(theirs)).unwrap_or(0)))
 }
 
-/// What time it was by the server's clock when it answered (RFC 9110 §6.6.1). A cache adds for how
-/// long it has kept the answer (RFC 9111 §5.1).
+/// Returns the time by the server's clock when it answered (RFC 9110 §6.6.1). A cache adds how long it
+/// has kept the response (RFC 9111 §5.1).
 fn time_of_answer(headers: &HeaderMap, now: i64) -> Option<i64> {
     let date = headers.get("date").and_then(text).and_then(|text| date::parse(text, now))?;
     let age = headers.get("age").and_then(text).and_then(digits).unwrap_or(0);
     Some(date.saturating_add(i64::try_from(age).unwrap_or(i64::MAX)))
 }
 
-/// The field value as text without the optional white space around it; `None` unless it is visible ASCII.
+/// Returns a field value as text, without the optional white space around it. `None` unless it is
+/// visible ASCII.
 fn text(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok().map(|text| text.trim_matches([' ', '\t']))
 }
 
-/// ASCII digits alone, saturating.
-fn digits(text: &str) -> Option<u64> {
-    let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    all_digits.then(|| text.parse().unwrap_or(u64::MAX))
-}
-
-/// A number of units to wait for, rounded up to whole ones, saturating.
+/// Parses a number of units to wait for, rounded up to whole ones, saturating.
 fn rounded_up(text: &str) -> Option<u64> {
     let Some((whole, fraction)) = text.split_once('.') else { return digits(text) };
     let (whole, _) = (digits(whole)?, digits(fraction)?);
@@ -186,7 +187,8 @@ fn rounded_up(text: &str) -> Option<u64> {
     Some(whole.saturating_add(u64::from(is_more)))
 }
 
-/// The wait until a rate limit opens again, if the answer says that nothing remains or `throttled` says it for it.
+/// Returns the wait until a rate limit opens again, if nothing remains. `throttled`: the status says
+/// that nothing does.
 fn rate_limit_reset(headers: &HeaderMap, throttled: bool, cap: Duration) -> Option<Duration> {
     let number = |name: &str| headers.get(name).and_then(text).and_then(digits);
     let reset = headers.get("ratelimit-reset").and_then(text).and_then(rounded_up);
@@ -196,8 +198,8 @@ fn rate_limit_reset(headers: &HeaderMap, throttled: bool, cap: Duration) -> Opti
     Some(Duration::from_secs(seconds)).filter(|wait| *wait <= cap)
 }
 
-/// The longest reset among the limits of one `RateLimit` value that are used up; with `throttled`, if none says that it is,
-/// among all of them.
+/// Returns the longest reset among the limits of one `RateLimit` value that are used up. If `throttled`
+/// and none says that it is, among all of them.
 ///
 /// Two forms are in use: `"burst";r=0;t=30, "day";r=9;t=3600` (since draft 08) and `limit=10, remaining=0, reset=30`.
 fn limits(value: &str, throttled: bool) -> Option<u64> {
@@ -234,7 +236,7 @@ fn split_outside_quotes(value: &str) -> impl Iterator<Item = &str> {
 
 fn directive(headers: &HeaderMap) -> Option<bool> {
     let lines = ["x-should-retry", "stripe-should-retry"].into_iter().flat_map(|name| headers.get_all(name));
-    // Directives that disagree, in two headers or in two lines of one: the one that asks for less load.
+    // If directives disagree, in two headers or in two lines of one, the one counts that asks for less load.
     lines.filter_map(truth).min()
 }
 
@@ -242,14 +244,15 @@ fn flag(headers: &HeaderMap, name: &str) -> Option<bool> {
     headers.get(name).and_then(truth)
 }
 
-/// `true` or `false`, in any case; anything else says nothing.
+/// Parses `true` or `false`, in upper or lower case.
 fn truth(value: &HeaderValue) -> Option<bool> {
     let word = text(value)?;
     if word.eq_ignore_ascii_case("true") { Some(true) } else { word.eq_ignore_ascii_case("false").then_some(false) }
 }
 
-/// What an `Idempotency-Status` header says became of the key: `stored`, `replayed`, `in-progress`, `released`, `unknown` or
-/// `ignored`, the path prefix that it speaks for, and how long the record is kept.
+/// The value of an `Idempotency-Status` header: a word (`stored`, `replayed`, `in-progress`,
+/// `released`, `unknown` or `ignored`), the path prefix that it holds for, and how long the record is
+/// kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]
 pub struct RecordStatus<'a> {
@@ -258,7 +261,7 @@ pub struct RecordStatus<'a> {
     pub retention: Option<Duration>,
 }
 
-/// Reads `Idempotency-Status: stored;retention=86400;scope="/v1"`.
+/// Parses `Idempotency-Status: stored;retention=86400;scope="/v1"`.
 #[doc(hidden)]
 pub fn record_status(headers: &HeaderMap) -> Option<RecordStatus<'_>> {
     let value = headers.get("idempotency-status").and_then(text)?;
@@ -289,7 +292,7 @@ mod tests {
     fn check(lines: &[(&'static str, &str)]) -> Option<u128> {
         let (headers, now) = (headers(lines), UNIX_EPOCH + Duration::from_secs(784_111_747));
         let after = parse_retry_hint(&headers, now);
-        assert_eq!(Hint::from_headers(&headers, Class::Ambiguous, now, HINT_CAP).after, after);
+        assert_eq!(Hint::from_headers(&headers, Class::Ambiguous, now, MAX_RETRY_AFTER).after, after);
         after.map(|wait| wait.as_millis())
     }
 
@@ -350,17 +353,17 @@ mod tests {
     #[test]
     fn a_throttled_answer_lifts_the_condition() {
         let lines = headers(&[("ratelimit", "\"a\";r=2;t=9, \"b\";r=0;t=4")]);
-        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, HINT_CAP).after;
+        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, MAX_RETRY_AFTER).after;
         assert_eq!(hint(Class::Throttled), Some(Duration::from_secs(4)), "the one that is used up");
         let lines = headers(&[("ratelimit-reset", "9")]);
-        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, HINT_CAP).after;
+        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, MAX_RETRY_AFTER).after;
         assert_eq!(hint(Class::Throttled), Some(Duration::from_secs(9)));
         assert_eq!(hint(Class::Ambiguous), None);
     }
 
     #[test]
     fn directives_and_records() {
-        let hint = |lines: &[_]| Hint::from_headers(&headers(lines), Class::Ambiguous, UNIX_EPOCH, HINT_CAP);
+        let hint = |lines: &[_]| Hint::from_headers(&headers(lines), Class::Ambiguous, UNIX_EPOCH, MAX_RETRY_AFTER);
         assert_eq!(hint(&[("x-should-retry", "true")]).retry, Some(true));
         assert_eq!(hint(&[("x-should-retry", "true"), ("stripe-should-retry", "false")]).retry, Some(false));
         let hint_of_lines = |lines: &[&'static str]| {
@@ -368,7 +371,7 @@ mod tests {
             for line in lines {
                 headers.append("x-should-retry", HeaderValue::from_static(line));
             }
-            Hint::from_headers(&headers, Class::Ambiguous, UNIX_EPOCH, HINT_CAP).retry
+            Hint::from_headers(&headers, Class::Ambiguous, UNIX_EPOCH, MAX_RETRY_AFTER).retry
         };
         assert_eq!(hint_of_lines(&["true", "false"]), Some(false), "a gateway may have added a line");
         assert_eq!(hint_of_lines(&["", "true"]), Some(true));

@@ -1,25 +1,25 @@
-//! How long an origin takes: enough to tell the slow from the usual, in bounded memory.
+//! The latencies of one origin, from which a hedge knows that a request is late, in bounded memory.
 //!
-//! Two histograms of half a minute each: one that is filled and the one before it. An origin that has become slower, or faster, is known
-//! as such a minute later. A bucket is 6 % wide at most.
+//! There are two histograms of half a minute each: the one being filled, and the one before it. So an
+//! origin that has become slower or faster is known as such a minute later. A bucket is at most 6 %
+//! wide.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use histogram::{Bucket, Histogram32};
+use histogram::Histogram32;
 
 const WINDOW: Duration = Duration::from_secs(30);
-/// In microseconds. What is longer counts as this.
+/// The longest latency that is told apart, in microseconds.
 const LONGEST: u64 = 60_000_000;
-/// A bucket is at most 2⁻⁴ of its value wide, and there are buckets for a little more than [`LONGEST`].
+/// A bucket is at most 2⁻⁴ of its value wide, and the buckets reach a little beyond [`LONGEST`].
 const POWERS: (u8, u8) = (4, 26);
-/// The fewest answers from which the fastest is taken.
-const ENOUGH_FOR_THE_FASTEST: u32 = 20;
-/// The fewest answers of one window from which a quantile is taken.
+/// The fewest responses of one window from which a quantile is taken.
 const ENOUGH_FOR_A_QUANTILE: u32 = 100;
 
 /// The latencies of one origin.
 #[derive(Debug)]
+#[doc(hidden)]
 pub struct Latencies(Mutex<Windows>);
 
 #[derive(Debug)]
@@ -36,6 +36,7 @@ struct Window {
 }
 
 impl Latencies {
+    #[doc(hidden)]
     pub fn new() -> Option<Self> {
         // These powers are ones that it takes.
         let counts = Histogram32::new(POWERS.0, POWERS.1).ok()?;
@@ -43,21 +44,13 @@ impl Latencies {
         Some(Self(Mutex::new(Windows { began: None, current: empty.clone(), previous: empty })))
     }
 
+    #[doc(hidden)]
     pub fn record(&self, took: Duration, now: Instant) {
         self.at(now).current.record(u64::try_from(took.as_micros()).unwrap_or(LONGEST).min(LONGEST));
     }
 
-    /// The shortest time of a minute or so, if there were enough.
-    pub fn fastest(&self, now: Instant) -> Option<Duration> {
-        let windows = self.at(now);
-        let both = [&windows.current, &windows.previous];
-        let enough = both.iter().map(|window| window.number).fold(0, u32::saturating_add) >= ENOUGH_FOR_THE_FASTEST;
-        // Not later than it was: what is skipped for it must be hopeless.
-        let fastest = both.into_iter().filter_map(Window::fastest).min();
-        fastest.filter(|_| enough).map(Duration::from_micros)
-    }
-
-    /// What this share of the answers did not take longer than, if there were enough.
+    /// Returns the latency that this share of the responses did not exceed, if there were enough.
+    #[doc(hidden)]
     pub fn quantile(&self, share: f64, now: Instant) -> Option<Duration> {
         let windows = self.at(now);
         let fuller = [&windows.current, &windows.previous].into_iter().max_by_key(|window| window.number)?;
@@ -80,10 +73,6 @@ impl Window {
         if self.counts.increment(microseconds).is_ok() {
             self.number = self.number.saturating_add(1);
         }
-    }
-
-    fn fastest(&self) -> Option<u64> {
-        self.counts.iter().find(|bucket| bucket.count() > 0).as_ref().map(Bucket::start)
     }
 
     fn reset(&mut self) {
@@ -117,22 +106,6 @@ mod tests {
     fn near(found: Option<Duration>, expected: Duration) {
         let off = found.unwrap().as_secs_f64() / expected.as_secs_f64() - 1.0;
         assert!(off.abs() < 0.07, "{found:?}, expected {expected:?}");
-    }
-
-    #[test]
-    fn the_fastest_is_known_from_enough_and_forgotten_in_time() {
-        let (latencies, now) = (Latencies::new().unwrap(), clock::now());
-        for number in 1..20 {
-            latencies.record(MS * (10 + number), now);
-        }
-        assert_eq!(latencies.fastest(now), None, "nineteen");
-        latencies.record(MS * 40, now);
-        near(latencies.fastest(now), MS * 11);
-        near(latencies.fastest(now + WINDOW), MS * 11);
-        latencies.record(MS * 5, now + WINDOW);
-        near(latencies.fastest(now + WINDOW), MS * 5);
-        assert_eq!(latencies.fastest(now + 2 * WINDOW), None, "one is not enough");
-        assert_eq!(latencies.fastest(now + 9 * WINDOW), None);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::units::{digits, milliseconds};
+
 /// The header that carries the key (draft-07 §2).
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The header that says what became of the key.
@@ -64,15 +66,13 @@ impl IdempotencyStatus {
 /// Returns the time left as the deadline header has it: whole milliseconds in digits, at least 1.
 #[must_use]
 pub fn deadline_to_header(time_left: Duration) -> HeaderValue {
-    HeaderValue::from(u64::try_from(time_left.as_millis()).unwrap_or(u64::MAX).max(1))
+    HeaderValue::from(milliseconds(time_left).max(1))
 }
 
 /// Reads what [`deadline_to_header`] writes. Returns `None` for anything but digits.
 #[must_use]
 pub fn deadline_from_header(value: &HeaderValue) -> Option<Duration> {
-    let digits =
-        value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    Some(Duration::from_millis(digits.parse().unwrap_or(u64::MAX)))
+    value.to_str().ok().and_then(digits).map(Duration::from_millis)
 }
 
 /// The `type` members of the problems that the server layer sends (RFC 9457 §3.1.1). Each is a URL.

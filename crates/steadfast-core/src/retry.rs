@@ -1,14 +1,14 @@
-//! One operation: told what each attempt came to, it says what to do next.
+//! One operation: you tell it the class of each attempt, and it says what to do next.
 //!
-//! The questions are asked in a fixed order, the order of [`StopReason`], and the first "no" is the
-//! reason that the caller reads. The budget is asked last, so that it is charged only for a retry
-//! that will be made. A free repeat skips the questions about attempts and budget, and no other.
+//! The questions are asked in the order of [`StopReason`], and the first "no" is the reason that the
+//! caller reads. The budget is asked last, so that it is charged only for a retry that will be made.
+//! A free repeat skips the questions about attempts and budget, and no other.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::backoff::Waits;
-use super::budget::{Pending, RetryBudget};
+use super::budget::{Pending, TokenBucket};
 use super::class::{Class, Idempotency};
 use super::hint::Hint;
 use super::settings::RetryPolicy;
@@ -32,23 +32,27 @@ pub enum Decision {
 pub enum StopReason {
     /// The server answered that it is done.
     Done,
-    /// The answer is an error that the server has stored under the key: it will answer the same again.
+    /// The response is an error that the server has stored under the key. It will answer the same
+    /// again.
     Replayed,
-    /// The server said not to repeat (`x-should-retry: false`, `Stripe-Should-Retry: false`).
+    /// The server said not to repeat the request (`x-should-retry: false`,
+    /// `Stripe-Should-Retry: false`).
     ServerSaidStop,
-    /// The server says that an earlier attempt under this key may have run and that it does not know how it ended.
+    /// The server says that an earlier attempt under this key may have run, and that it does not know
+    /// how it ended.
     OutcomeUnknown,
     /// The same request will not fare better.
     Permanent,
-    /// The server may have acted, and acting twice is not harmless: no key, no idempotent method.
+    /// The server may have acted, and acting twice is not harmless: there is no key, and the method is
+    /// not idempotent.
     NotRepeatable,
     /// The server may have acted, a key was sent, and nobody has said that this API honours keys.
     KeyNotTrusted,
-    /// It would be safe to repeat, but the body was a stream that is gone.
+    /// A repeat would be safe, but the body was a stream that is gone.
     BodyNotReplayable,
     /// `max_attempts` is reached, or a custom schedule has ended.
     AttemptsExhausted,
-    /// The server asks for a longer wait than the hint cap or the deadline allows.
+    /// The server asks for a longer wait than `max_retry_after` or the deadline allows.
     RetryAfterTooLong,
     /// The next attempt would start after the deadline.
     DeadlineExceeded,
@@ -59,7 +63,7 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// The reason in a few words, as error lines print it.
+    /// Returns the reason in a few words, as error lines print it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -82,15 +86,16 @@ impl StopReason {
 
 /// One logical operation on its way through its attempts.
 ///
-/// A driver calls [`begin_attempt`](Self::begin_attempt), sends, calls [`decide`](Self::decide), and waits or stops. Dropping
-/// it between a decision to retry and the attempt gives the tokens of that retry back.
+/// A driver calls [`begin_attempt`](Self::begin_attempt), sends the request, calls
+/// [`decide`](Self::decide), and waits or stops. Dropped between a decision to retry and the attempt,
+/// it gives the tokens of that retry back.
 pub struct Operation<'a> {
     policy: &'a RetryPolicy,
-    budget: &'a RetryBudget,
+    budget: &'a TokenBucket,
     idempotency: Idempotency,
     key_trusted: bool,
     body_replayable: bool,
-    /// Something that was sent may have been carried out.
+    /// A request that was sent may have been carried out.
     at_risk: bool,
     misdirected: bool,
     deadline: Option<Instant>,
@@ -109,10 +114,11 @@ pub struct Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    /// An operation that starts at `now`. Its key is trusted and its body can be sent again, unless the two setters below say
-    /// otherwise.
+    /// Starts an operation at `now`. Its key is trusted and its body can be sent again, unless
+    /// [`set_key_trusted`](Self::set_key_trusted) and
+    /// [`set_body_replayable`](Self::set_body_replayable) say otherwise.
     #[must_use]
-    pub fn start(policy: &'a RetryPolicy, budget: &'a RetryBudget, idempotency: Idempotency, now: Instant) -> Self {
+    pub fn start(policy: &'a RetryPolicy, budget: &'a TokenBucket, idempotency: Idempotency, now: Instant) -> Self {
         budget.deposit();
         Self {
             policy,
@@ -123,7 +129,7 @@ impl<'a> Operation<'a> {
             at_risk: false,
             misdirected: false,
             // A deadline beyond the clock's range is none.
-            deadline: policy.deadline.and_then(|time| now.checked_add(time)),
+            deadline: policy.deadline.duration().and_then(|time| now.checked_add(time)),
             circuit_open_for: Duration::ZERO,
             decided: 0,
             free: 0,
@@ -135,60 +141,62 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Whether the API is known to honour the key; asked only where the licence is [`Idempotency::Keyed`].
+    /// Sets whether the API is known to honour the key. It matters only for [`Idempotency::Keyed`].
     pub fn set_key_trusted(&mut self, trusted: bool) {
         self.key_trusted = trusted;
     }
 
-    /// Something of this operation has been sent beside what is decided on, and may have been carried out: an attempt in an earlier
-    /// process, or the other one of a hedged pair. An `Ambiguous` attempt says so by itself.
+    /// Records that an attempt that is not decided on may have been carried out: one in an earlier
+    /// process, or the other one of a hedged pair. An `Ambiguous` attempt is recorded by
+    /// [`decide`](Self::decide).
     pub fn set_at_risk(&mut self) {
         self.at_risk = true;
     }
 
-    /// Whether something that was sent may have been carried out, so that a repeat of any kind needs the licence. Ask it again before each
-    /// attempt where the licence may be lost while the operation waits.
+    /// Returns whether an attempt may have been carried out and the licence to repeat it is missing.
+    /// Ask again before each attempt, if the licence can be lost while the operation waits.
     #[must_use]
     pub fn needs_licence(&self) -> bool {
         self.at_risk && !self.is_licensed()
     }
 
-    /// Whether something that was sent may have been carried out.
+    /// Returns whether an attempt may have been carried out.
     #[doc(hidden)]
     pub fn is_at_risk(&self) -> bool {
         self.at_risk
     }
 
-    /// Why acting twice is harmless, where that changes on the way: a POST that was answered by a redirect to its result is
-    /// repeated as the GET of that result.
+    /// Sets why acting twice is harmless, where that changes on the way: a POST that was answered by a
+    /// redirect to its result is repeated as the GET of that result.
     pub fn set_idempotency(&mut self, idempotency: Idempotency) {
         self.idempotency = idempotency;
     }
 
-    /// Whether the request's body can be sent a second time.
+    /// Sets whether the request's body can be sent a second time.
     pub fn set_body_replayable(&mut self, replayable: bool) {
         self.body_replayable = replayable;
     }
 
-    /// An end that does not come from the policy, such as the caller's own deadline, or the time when the API forgets the key. The earlier
-    /// one counts.
+    /// Ends the operation at `deadline`, if its own deadline is not earlier: for the caller's deadline,
+    /// or the time when the API forgets the key.
     pub fn end_by(&mut self, deadline: Instant) {
         self.deadline = Some(self.deadline.map_or(deadline, |own| own.min(deadline)));
     }
 
-    /// How long the origin's circuit will be open, from the `now` of the next decision; zero if it is not. A wait that ends sooner
-    /// ends the operation as [`CircuitOpen`](StopReason::CircuitOpen).
+    /// Sets how long the origin's circuit will be open from the `now` of the next decision; zero if it
+    /// is not. A wait that would end sooner ends the operation as
+    /// [`CircuitOpen`](StopReason::CircuitOpen).
     pub fn set_circuit_open_for(&mut self, time: Duration) {
         self.circuit_open_for = time;
     }
 
-    /// The instant after which no attempt starts and no wait ends.
+    /// Returns the instant after which no attempt starts and no wait ends.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// The attempts that were decided on so far, free repeats included.
+    /// Returns how many attempts were decided on so far, free repeats included.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.decided
@@ -210,26 +218,26 @@ impl<'a> Operation<'a> {
         was_refused && hint.after.is_none() && self.free < self.policy.free_repeats
     }
 
-    /// The attempts that count towards `max_attempts`.
+    /// Returns the attempts that count towards `max_attempts`.
     fn counted(&self) -> u32 {
         self.decided.saturating_sub(u32::from(self.free))
     }
 
-    /// How long to wait before the end is reported: not at all, unless the budget has ended an operation whose policy is for
-    /// [long polling](RetryPolicy::pause_when_budget_empty).
+    /// Returns how long to wait before you report the end: zero, unless the budget has ended an
+    /// operation with [`pause_when_budget_empty`](RetryPolicy::pause_when_budget_empty).
     #[must_use]
     pub fn pause_before_the_end(&self) -> Duration {
         self.pause
     }
 
-    /// An attempt is about to be sent: from here on the tokens of its retry are spent.
+    /// Begins an attempt, just before it is sent. From here on the tokens of its retry are spent.
     pub fn begin_attempt(&mut self) {
         if let Some(charge) = self.pending.take().charge() {
             self.last_charge = Some(charge);
         }
     }
 
-    /// Whether acting twice is harmless: by the method, or by a key that is trusted.
+    /// Returns whether acting twice is harmless: by the method, or by a key that is trusted.
     #[must_use]
     pub fn is_licensed(&self) -> bool {
         match self.idempotency {
@@ -239,11 +247,12 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Whether the operation may wait for `wait` because the origin has refused another one and said when to come back.
+    /// Lets the operation wait for `wait`, because the origin has refused another one and said when to
+    /// come back.
     ///
-    /// It is as if it had been refused itself: the wait takes the price of a retry after throttling from the budget, unless it is a part of one
-    /// that was decided on, and each further one takes it again. An operation that could wait for nothing would come back with all the
-    /// others that have, at a server that has just recovered.
+    /// A wait costs as much as a retry after throttling, as if the operation had been refused itself.
+    /// The wait of a retry that was decided on is paid for already; each further one costs again. If
+    /// waits were free, all operations would come back together, at a server that has just recovered.
     ///
     /// # Errors
     ///
@@ -251,7 +260,7 @@ impl<'a> Operation<'a> {
     /// [`BudgetExhausted`](StopReason::BudgetExhausted).
     pub fn hold(&mut self, wait: Duration, now: Instant) -> Result<(), StopReason> {
         if matches!(self.pending, Pending::Wait(_)) {
-            // It has been waited, so it is spent.
+            // The operation has waited, so it is spent.
             self.last_charge = self.pending.take().charge();
         }
         if wait >= self.time_left(now) {
@@ -265,10 +274,13 @@ impl<'a> Operation<'a> {
         Ok(())
     }
 
-    /// Whether a second request may go out beside the attempt that is under way, as far as this operation is concerned: an attempt is left
-    /// for it, the request can be sent again, acting twice is harmless (what the first will come to is not known, so the licence is that of an
-    /// ambiguous one), and the budget has the price of a retry. It then counts as an attempt, and its price is not returned by a
-    /// success: a hedge that was not needed was load all the same.
+    /// Returns whether a second request may go out beside the attempt that is under way, and pays for
+    /// it.
+    ///
+    /// It may if an attempt is left, the body can be sent again, acting twice is harmless, and the
+    /// budget has the price of a retry. The outcome of the first request is not known, so the licence
+    /// is that of an ambiguous attempt. The hedge counts as an attempt. A success does not return its
+    /// price: a hedge that was not needed was load all the same.
     pub fn hedge(&mut self) -> bool {
         let attempt_is_left = self.counted().saturating_add(2) <= self.policy.max_attempts;
         let may = self.is_licensed()
@@ -279,11 +291,11 @@ impl<'a> Operation<'a> {
         may
     }
 
-    /// What to do after an attempt of class `class`, at the time `now`; `unit` is a random number between 0 and 1 for the
-    /// jitter (clamped; a NaN counts as 0).
+    /// Decides what to do after an attempt of class `class`, at the time `now`. `unit` is a random
+    /// number between 0 and 1 for the jitter (clamped; a NaN counts as 0).
     ///
-    /// A server hint is a floor: the jittered wait is added on top of it, so that clients that were given the same hint do not
-    /// come back together.
+    /// A server hint is a floor. The jittered wait is added to it, so that clients that were given the
+    /// same hint do not come back together.
     pub fn decide(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Decision {
         // A driver that forgot to call it has sent the attempt all the same.
         self.begin_attempt();
@@ -307,7 +319,7 @@ impl<'a> Operation<'a> {
             other => other,
         };
         let second_misdirection = hint.misdirected && std::mem::replace(&mut self.misdirected, true);
-        // Whatever this attempt came to: an earlier one may have been carried out, and was repeated under a licence that may be gone.
+        // An earlier attempt may have been carried out too, and its licence may be gone by now.
         self.at_risk |= class == Class::Ambiguous;
         first_no(&[
             (hint.replayed, StopReason::Replayed),
@@ -320,8 +332,8 @@ impl<'a> Operation<'a> {
         ])
     }
 
-    /// When to send again what may be repeated: at once where that is free; else after a wait, if
-    /// an attempt and the tokens for it are left.
+    /// Returns when to send a request again that may be repeated: at once where that is free, else
+    /// after a wait, if an attempt and the tokens for it are left.
     fn repeat(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
         if self.has_free_repeat(class, hint) {
             self.in_time(Duration::ZERO, now)?;
@@ -333,12 +345,12 @@ impl<'a> Operation<'a> {
             return Err(StopReason::AttemptsExhausted);
         }
         let after = self.wait(class, hint, now, unit)?;
-        // The budget bounds what an origin is asked to bear, and it has seen nothing of this.
+        // The budget protects the origin, which has seen nothing of this attempt.
         let is_local = hint.local && class == Class::NotProcessed;
         if is_local { Ok(after) } else { self.charge(class, after) }
     }
 
-    /// How long to wait, if there is time for it.
+    /// Returns how long to wait, if there is time for it.
     fn wait(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
         let unit = if unit > 0.0 { unit.min(1.0) } else { 0.0 };
         let throttled = class == Class::Throttled;
@@ -354,7 +366,7 @@ impl<'a> Operation<'a> {
         Ok(after)
     }
 
-    /// Whether a repeat after this wait would start before the deadline, and meet a closed circuit.
+    /// Checks that a repeat after this wait would start before the deadline, and meet a closed circuit.
     fn in_time(&self, after: Duration, now: Instant) -> Result<(), StopReason> {
         first_no(&[
             (after >= self.time_left(now), StopReason::DeadlineExceeded),
@@ -404,6 +416,7 @@ impl fmt::Debug for Operation<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::backoff::{Backoff, Jitter};
+    use super::super::budget::RetryBudget;
     use super::super::now_in_a_test;
     use super::*;
 
@@ -419,7 +432,7 @@ mod tests {
     }
 
     fn check_with(policy: &RetryPolicy, idempotency: Idempotency, outcomes: &[(Class, Hint)]) -> String {
-        let (budget, now) = (RetryBudget::standard(), now_in_a_test());
+        let (budget, now) = (TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(policy, &budget, idempotency, now);
         let words = outcomes.iter().map(|(class, hint)| {
             operation.begin_attempt();
@@ -478,7 +491,7 @@ mod tests {
 
     #[test]
     fn trust_and_replayability_come_before_the_attempts() {
-        let (policy, budget, now) = (RetryPolicy::never(), RetryBudget::standard(), now_in_a_test());
+        let (policy, budget, now) = (RetryPolicy::never(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
         operation.set_body_replayable(false);
         operation.set_key_trusted(false);
@@ -495,7 +508,7 @@ mod tests {
     #[test]
     fn an_operation_that_may_have_been_carried_out_needs_its_licence_to_the_end() {
         use Class::{Ambiguous, NotProcessed, Throttled};
-        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         for second in [NotProcessed, Throttled, Ambiguous] {
             let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
             assert_eq!(word(operation.decide(Ambiguous, &Hint::default(), now, 1.0)), "retry 100");
@@ -515,7 +528,7 @@ mod tests {
         use Idempotency::{Absent, Keyed, Natural};
         let now = now_in_a_test();
         let hedges = |policy: &RetryPolicy, idempotency, tokens, set: fn(&mut Operation<'_>)| {
-            let budget = RetryBudget::standard().capacity(tokens);
+            let budget = TokenBucket::new(RetryBudget::standard().capacity(tokens));
             let mut operation = Operation::start(policy, &budget, idempotency, now);
             set(&mut operation);
             let hedged = operation.hedge();
@@ -536,7 +549,7 @@ mod tests {
     #[test]
     fn a_wait_for_the_origins_sake_takes_the_price_of_a_throttled_retry() {
         let (policy, now) = (policy(), now_in_a_test());
-        let budget = RetryBudget::standard().capacity(16);
+        let budget = TokenBucket::new(RetryBudget::standard().capacity(16));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         assert_eq!(operation.hold(30 * SECOND, now), Err(StopReason::RetryAfterTooLong));
         let tokens: Vec<_> = (0..3).map(|_| operation.hold(SECOND, now).map(|()| budget.tokens())).collect();
@@ -546,14 +559,14 @@ mod tests {
         drop(operation);
         assert_eq!(budget.tokens(), 1, "what was waited for is spent");
 
-        let budget = budget.fresh();
+        let budget = TokenBucket::new(RetryBudget::standard().capacity(16));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         let waits = [SECOND, 30 * SECOND].map(|wait| operation.hold(wait, now));
         assert_eq!(waits, [Ok(()), Err(StopReason::RetryAfterTooLong)]);
         drop(operation);
         assert_eq!(budget.tokens(), 11, "so it is where the next would be too long");
 
-        let budget = budget.fresh();
+        let budget = TokenBucket::new(RetryBudget::standard().capacity(16));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         assert_eq!((operation.hold(SECOND, now), budget.tokens()), (Ok(()), 11));
         let _done = operation.decide(Class::Success, &Hint::default(), now, 0.0);
@@ -631,7 +644,7 @@ mod tests {
     #[test]
     fn free_repeats_take_no_tokens() {
         let (policy, now) = (policy(), now_in_a_test());
-        let budget = RetryBudget::standard().capacity(14);
+        let budget = TokenBucket::new(RetryBudget::standard().capacity(14));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         let turns: Vec<_> = (0..3)
             .map(|_| {
@@ -642,7 +655,7 @@ mod tests {
         let free = |attempts| ("retry 0".to_owned(), true, attempts, 14);
         assert_eq!(turns, [free(1), free(2), ("retry 100".to_owned(), false, 3, 0)]);
 
-        let budget = RetryBudget::standard().initial(0);
+        let budget = TokenBucket::new(RetryBudget::standard().initial(0));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         assert_eq!(word(operation.decide(Class::NotProcessed, &REFUSED, now, 1.0)), "retry 0");
         assert_eq!(operation.decide(Class::Success, &Hint::default(), now, 0.0), Decision::Stop(StopReason::Done));
@@ -651,7 +664,7 @@ mod tests {
 
     #[test]
     fn free_repeats_need_all_but_tokens_and_attempts() {
-        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let check = |class, hint: Hint, set: fn(&mut Operation<'_>, Instant)| {
             let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
             set(&mut operation, now);
@@ -675,7 +688,7 @@ mod tests {
 
     #[test]
     fn local_failures_take_attempts_and_no_tokens() {
-        let (policy, budget, now) = (policy(), RetryBudget::standard().initial(0), now_in_a_test());
+        let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard().initial(0)), now_in_a_test());
         let local = Hint { local: true, ..Hint::default() };
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
         let words = [1, 2, 3].map(|_| word(operation.decide(Class::NotProcessed, &local, now, 1.0)));
@@ -687,7 +700,8 @@ mod tests {
 
     #[test]
     fn a_hedge_counts_attempts_without_free_repeats() {
-        let (policy, budget, now) = (policy().max_attempts(2), RetryBudget::standard(), now_in_a_test());
+        let (policy, budget, now) =
+            (policy().max_attempts(2), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
         assert_eq!(word(operation.decide(Class::NotProcessed, &REFUSED, now, 1.0)), "retry 0");
         assert!(operation.hedge(), "one attempt is under way, and one is left");
@@ -704,7 +718,7 @@ mod tests {
 
     #[test]
     fn a_retry_that_is_not_sent_gives_its_tokens_back() {
-        let (policy, budget, now) = (policy(), RetryBudget::standard(), now_in_a_test());
+        let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
         operation.begin_attempt();
         assert_eq!(word(operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0)), "retry 100");
@@ -721,7 +735,7 @@ mod tests {
 
     #[test]
     fn a_polling_loop_does_not_spin_on_an_empty_budget() {
-        let (budget, now) = (RetryBudget::standard().initial(0), now_in_a_test());
+        let (budget, now) = (TokenBucket::new(RetryBudget::standard().initial(0)), now_in_a_test());
         let pause = |policy: &RetryPolicy, class| {
             let mut operation = Operation::start(policy, &budget, Idempotency::Natural, now);
             assert_eq!(word(operation.decide(class, &Hint::default(), now, 1.0)), "stop BudgetExhausted");
@@ -739,7 +753,7 @@ mod tests {
             .deadline(Duration::MAX)
             .max_retry_after(Duration::MAX)
             .backoff(Backoff::exponential(Duration::MAX, Duration::MAX));
-        let (budget, now) = (RetryBudget::unlimited(), now_in_a_test());
+        let (budget, now) = (TokenBucket::new(RetryBudget::unlimited()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
         assert_eq!(operation.deadline(), None);
         operation.decided = 4_000_000_000;

@@ -38,7 +38,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redb::Database;
-use steadfast_core::clock::{Steady, milliseconds};
+use steadfast_core::clock::Steady;
+use steadfast_core::milliseconds;
 use steadfast_server::{
     Claim, ClaimOutcome, ClaimRef, ClaimToken, End, Fingerprint, FinishOutcome, KeyHolder, RecordError, RecordId,
     RecordState, Store, StoreError, verify_identity,

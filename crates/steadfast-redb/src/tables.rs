@@ -6,7 +6,7 @@ use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
-use steadfast_core::clock::milliseconds;
+use steadfast_core::milliseconds;
 use steadfast_server::{
     ClaimRef, Fingerprint, IDENTITY_VERSION, Record, RecordError, RecordId, RecordState, StoreError, TOMBSTONE, seal,
     unseal,

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::{FromRedisValue, ScriptInvocation};
-use steadfast_core::clock::milliseconds;
+use steadfast_core::{CENTURY, milliseconds};
 use steadfast_server::{
     Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, RecordId, RecordState, Store, StoreError, TOMBSTONE,
 };
@@ -44,8 +44,6 @@ use self::script::{Answer, Known, Scripts};
 
 pub use self::check::RedisWarning;
 pub use redis;
-
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Records in Redis, one hash a key, for any number of processes. A token that was released or
 /// cancelled is kept beside it, as a tombstone, for ten minutes.

@@ -11,8 +11,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Version};
 use http_body::Body;
 use sha2::{Digest, Sha256};
-use steadfast_core::key;
 use steadfast_core::protocol::{IDEMPOTENCY_KEY, PREFER};
+use steadfast_core::{digits, is_safe, key};
 
 use super::body::{Cut, whole};
 use super::config::Config;
@@ -64,8 +64,7 @@ impl Config {
 
     /// Whether the layer looks at the request at all.
     pub(super) fn covers(&self, method: &Method) -> bool {
-        let safe = method.is_safe() || method.as_str() == "QUERY";
-        !safe && self.methods.contains(method)
+        !is_safe(method) && self.methods.contains(method)
     }
 
     /// Whose key it is, and which.
@@ -115,8 +114,7 @@ impl Config {
         let wait = preferences.flat_map(|value| value.split(',')).find_map(|preference| {
             let (name, seconds) = preference.split(';').next()?.split_once('=')?;
             let seconds = seconds.trim().trim_matches('"');
-            let digits = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
-            (name.trim().eq_ignore_ascii_case("wait") && digits).then(|| seconds.parse().unwrap_or(u64::MAX))
+            digits(seconds).filter(|_| name.trim().eq_ignore_ascii_case("wait"))
         });
         wait.map(|seconds| Duration::from_secs(seconds).min(self.max_wait))
     }

@@ -1,9 +1,10 @@
-//! Seeded chance: the same seed gives the same run.
+//! Random numbers from a seed: the same seed gives the same run.
 
 use std::f64::consts::TAU;
 use std::time::Duration;
 
-/// The mean and the standard deviation of one way through the network, in milliseconds: those of AWS's jitter study.
+/// The mean and the standard deviation of one way through the network, in milliseconds, as in AWS's
+/// jitter study.
 const NETWORK_MS: (f64, f64) = (10.0, 2.0);
 
 #[derive(Debug)]
@@ -14,17 +15,18 @@ impl Chance {
         Self(fastrand::Rng::with_seed(seed))
     }
 
-    /// 0 up to, and without, 1.
+    /// Draws a number from 0 to under 1.
     pub(super) fn unit(&mut self) -> f64 {
         self.0.f64()
     }
 
-    /// The gap between two events of a Poisson process, or a service time without memory. Its mean is `mean` seconds.
+    /// Draws the gap between two events of a Poisson process, or a service time without memory, with a
+    /// mean of `mean` seconds.
     pub(super) fn exponential(&mut self, mean: f64) -> Duration {
         seconds(-(1.0 - self.unit()).ln() * mean)
     }
 
-    /// One way through the network.
+    /// Draws the time of one way through the network.
     pub(super) fn network(&mut self) -> Duration {
         let (mean, deviation) = NETWORK_MS;
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
@@ -33,7 +35,7 @@ impl Chance {
     }
 }
 
-/// What no clock can hold, and what is no number, is the longest time.
+/// Converts seconds. A number that no clock can hold, or a NaN, is the longest time.
 pub(super) fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }

@@ -1,20 +1,19 @@
 //! A crowd that contends for one thing: AWS's jitter study.
 //!
-//! Each client reads the version of one row and writes under the condition that it is unchanged (optimistic concurrency). Of
-//! those that read the same version one wins, the others begin again after a wait. When all wait for the same time, they meet
-//! again.
+//! Each client reads the version of one row and writes under the condition that it is unchanged
+//! (optimistic concurrency). Of those that read the same version one wins, and the others begin again
+//! after a wait. When all wait for the same time, they meet again.
 //!
 //! Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015, and its simulator
 //! (`aws-samples/aws-arch-backoff-simulator`), which takes 100 clients through a network of N(10, 2) ms.
 
 use std::time::{Duration, Instant};
 
-use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy};
-
 use super::chance::Chance;
 use super::events::Events;
+use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, TokenBucket};
 
-/// What a crowd needed to get through.
+/// What a crowd of clients needed until all of them were through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Contention {
@@ -22,13 +21,14 @@ pub struct Contention {
     pub calls: u64,
     /// The clients whose write was accepted in the end.
     pub won: u64,
-    /// Until the last client had its answer.
+    /// The time until the last client had its response.
     pub time: Duration,
 }
 
-/// `clients` that want to change one row, all from the same moment on, under this policy and without a budget.
+/// Lets `clients` change one row, all from the same moment on, under this policy and without a budget.
 ///
-/// A write that lost is [`Class::NotProcessed`]: the server has not acted. A client that is out of attempts or of time leaves.
+/// A write that lost is [`Class::NotProcessed`]: the server has not acted. A client that is out of
+/// attempts or of time leaves.
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,7 +42,7 @@ pub struct Contention {
 /// ```
 #[must_use]
 pub fn contention(policy: &RetryPolicy, clients: u32, seed: u64) -> Contention {
-    let budget = RetryBudget::unlimited();
+    let budget = TokenBucket::new(RetryBudget::unlimited());
     let origin = steadfast_core::clock::now();
     let start = |_| Operation::start(policy, &budget, Idempotency::Natural, origin);
     let mut row = Row {
@@ -65,7 +65,7 @@ enum Step {
     Version(u64),
     /// The write, under the condition of this version, is at the server.
     Write(u64),
-    /// What became of it is at the client.
+    /// The response to the write is at the client.
     Written(Class),
 }
 

@@ -1,12 +1,12 @@
-//! Who calls: a number of clients with one policy, each with a budget of its own.
+//! A fleet: clients with one policy, each with a budget of its own.
 
 use std::time::Duration;
 
-use steadfast_core::{BreakerPolicy, HedgePolicy, Idempotency, RetryBudget, RetryPolicy};
+use steadfast_core::{BreakerPolicy, HedgePolicy, Idempotency, InvalidPolicy, RetryBudget, RetryPolicy};
 
 /// A number of clients that are alike.
 ///
-/// | knob | default |
+/// | setting | default |
 /// | --- | --- |
 /// | [`clients`](Self::clients) | 100 |
 /// | [`rate`](Self::rate) | 10 operations a second for each client |
@@ -15,7 +15,6 @@ use steadfast_core::{BreakerPolicy, HedgePolicy, Idempotency, RetryBudget, Retry
 /// | [`breaker`](Self::breaker) | none |
 /// | [`cooldown`](Self::cooldown) | none |
 /// | [`tells_deadline`](Self::tells_deadline) | no |
-/// | [`skip_hopeless`](Self::skip_hopeless) | no |
 /// | [`hedge`](Self::hedge) | none |
 /// | [`idempotency`](Self::idempotency) | [`Idempotency::Natural`]: whatever fails may be repeated |
 #[derive(Debug)]
@@ -25,7 +24,6 @@ pub struct Fleet {
     pub(super) breaker: Option<BreakerPolicy>,
     pub(super) cooldown: bool,
     pub(super) tells_deadline: bool,
-    pub(super) skip_hopeless: bool,
     pub(super) hedge: Option<HedgePolicy>,
     pub(super) clients: u32,
     pub(super) arrivals: Arrivals,
@@ -43,7 +41,7 @@ pub(super) enum Arrivals {
 }
 
 impl Fleet {
-    /// Clients that follow this policy, with the defaults of the table above.
+    /// Creates clients that follow this policy, with the defaults of the table above.
     #[must_use]
     pub fn new(policy: &RetryPolicy) -> Self {
         Self {
@@ -52,7 +50,6 @@ impl Fleet {
             breaker: None,
             cooldown: false,
             tells_deadline: false,
-            skip_hopeless: false,
             hedge: None,
             clients: 100,
             arrivals: Arrivals::Rate(10.0),
@@ -61,21 +58,21 @@ impl Fleet {
         }
     }
 
-    /// The settings of the bucket that each client gets ([`RetryBudget::fresh`]).
+    /// Sets the budget. Each client gets a bucket of its own.
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = budget;
         self
     }
 
-    /// A breaker for each client.
+    /// Gives each client a breaker ([`ClientBuilder::breaker`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.breaker)).
     #[must_use]
     pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
         self.breaker = Some(policy);
         self
     }
 
-    /// What the server asks of one operation of a client holds for all of that client's
+    /// Applies one `Retry-After` to every operation of the client that got it
     /// ([`ClientBuilder::cooldown`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.cooldown)).
     #[must_use]
     pub fn cooldown(mut self) -> Self {
@@ -83,24 +80,17 @@ impl Fleet {
         self
     }
 
-    /// Each request tells the server how long it is waited for
-    /// ([`ClientBuilder::deadline_header`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.deadline_header)). It does nothing unless the server
-    /// [heeds it](super::Server::heeds_deadlines).
+    /// Tells the server with each request how long the client waits
+    /// ([`ClientBuilder::deadline_header`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.deadline_header)). It does nothing
+    /// unless the server [heeds it](super::Server::heeds_deadlines).
     #[must_use]
     pub fn tells_deadline(mut self) -> Self {
         self.tells_deadline = true;
         self
     }
 
-    /// No attempt with less time left until the operation's deadline ([`RetryPolicy::deadline`]) than the fastest answer of the last
-    /// minute took ([`ClientBuilder::skip_hopeless`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.skip_hopeless)).
-    #[must_use]
-    pub fn skip_hopeless(mut self) -> Self {
-        self.skip_hopeless = true;
-        self
-    }
-
-    /// A second request beside a first that is late ([`ClientBuilder::hedge`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.hedge)), if the operations are
+    /// Sends a second request beside a first that is late
+    /// ([`ClientBuilder::hedge`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.hedge)), if the operations are
     /// [`Idempotency::Natural`], which stands for a safe method here.
     #[must_use]
     pub fn hedge(mut self, policy: HedgePolicy) -> Self {
@@ -108,15 +98,15 @@ impl Fleet {
         self
     }
 
-    /// How many clients there are.
+    /// Sets how many clients there are. Default: 100.
     #[must_use]
     pub fn clients(mut self, clients: u32) -> Self {
         self.clients = clients;
         self
     }
 
-    /// How many operations each client starts per second, at random times (a Poisson process); at most a million. What is not a
-    /// positive number is none.
+    /// Sets how many operations each client starts per second, at random times (a Poisson process); at
+    /// most a million. Default: 10. A number that is not positive is none.
     #[must_use]
     pub fn rate(mut self, per_second: f64) -> Self {
         let rate = if per_second > 0.0 { per_second.min(1_000_000.0) } else { 0.0 };
@@ -124,30 +114,36 @@ impl Fleet {
         self
     }
 
-    /// Each client starts one operation only, all of them in the moment in which the trouble begins: a crowd whose
-    /// connections broke together, or whose timers are set to the full minute.
+    /// Makes each client start one operation only, all in the moment in which the trouble begins: a
+    /// crowd whose connections broke together, or whose timers are set to the full minute.
     #[must_use]
     pub fn together(mut self) -> Self {
         self.arrivals = Arrivals::Together;
         self
     }
 
-    /// How long a client waits for the answer to one attempt. The crate's own default is 10 s; an overloaded server is hurt
-    /// when it is shorter than the server's queue.
+    /// Sets how long a client waits for the response to one attempt. Default: 1 s; the client's own is
+    /// 10 s. An overloaded server is hurt when it is shorter than the server's queue.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;
         self
     }
 
-    /// Why acting twice is harmless, if it is. With [`Idempotency::Absent`] a timeout is not repeated.
+    /// Sets why acting twice is harmless, if it is. With [`Idempotency::Absent`] a timeout is not
+    /// repeated.
     #[must_use]
     pub fn idempotency(mut self, idempotency: Idempotency) -> Self {
         self.idempotency = idempotency;
         self
     }
 
-    /// The operations per second of the whole fleet.
+    /// Checks the policies, as a client checks its own.
+    pub(super) fn validate(&self) -> Result<(), InvalidPolicy> {
+        steadfast_core::check(&self.policy, &self.budget, self.breaker.as_ref(), self.hedge.as_ref())
+    }
+
+    /// Returns the operations per second of the whole fleet.
     pub(super) fn operations_per_second(&self) -> f64 {
         match self.arrivals {
             Arrivals::Rate(rate) => rate * f64::from(self.clients),

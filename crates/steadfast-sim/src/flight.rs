@@ -1,13 +1,12 @@
-//! An operation under way, and its requests: the one that is waited for, or two that race.
+//! An operation under way, and its requests: one, or two that race.
 //!
-//! This is `client/race.rs` in simulated time: the first final answer counts, and a failure waits for the other one.
+//! This is the client's hedging in simulated time: the first final answer counts, and a failure waits for the other one.
 
 use std::time::Duration;
 
-use steadfast_core::{Class, Operation};
-
-use super::caller::Pass;
+use super::caller::Admitted;
 use super::server::Reply;
+use steadfast_core::{Class, Operation};
 
 /// An operation that has not ended.
 #[derive(Debug)]
@@ -21,9 +20,10 @@ pub(super) struct Live<'a> {
 /// An attempt under way, or a race of two.
 #[derive(Debug)]
 pub(super) struct Flight<'a> {
-    /// Never given twice: what comes too late for this flight must not be taken for an answer to another in the same place.
+    /// Never given twice: a response that comes too late for this flight must not be taken for one to
+    /// another flight in the same place.
     pub(super) number: u64,
-    pub(super) pass: Pass<'a>,
+    pub(super) admitted: Admitted<'a>,
     pub(super) sent: Duration,
     /// When the client stops waiting, for both.
     pub(super) until: Duration,
@@ -40,22 +40,23 @@ pub(super) struct Request {
     pub(super) is_hedge: bool,
     pub(super) fleet: usize,
     pub(super) until: Duration,
-    /// How long it is waited for, as the server is told.
+    /// How long the client waits, as the server is told.
     pub(super) told: Option<Duration>,
 }
 
 impl<'a> Flight<'a> {
-    /// The first request is out.
-    pub(super) fn new(number: u64, pass: Pass<'a>, sent: Duration, until: Duration) -> Self {
-        Self { number, pass, sent, until, out: 1, first_failed: false }
+    /// Creates a flight whose first request is out.
+    pub(super) fn new(number: u64, admitted: Admitted<'a>, sent: Duration, until: Duration) -> Self {
+        Self { number, admitted, sent, until, out: 1, first_failed: false }
     }
 
-    /// The second one is, too.
+    /// Records that the second request is out, too.
     pub(super) fn hedged(&mut self) {
         self.out += 1;
     }
 
-    /// One of its requests has come to this. Whether it counts: if it does not, the other one may do better.
+    /// Records the reply to one of its requests. Returns whether it counts; if it does not, the other
+    /// one may do better.
     pub(super) fn lands(&mut self, is_hedge: bool, reply: &Reply) -> bool {
         self.out = self.out.saturating_sub(1);
         let is_final = matches!(reply.class, Class::Success | Class::Permanent);
@@ -64,7 +65,8 @@ impl<'a> Flight<'a> {
         counts
     }
 
-    /// How long the server took to answer the first request, at least: it may be dropped now. `None` if it failed.
+    /// Returns how long the server took to answer the first request, at least: it may be dropped now.
+    /// `None` if it failed.
     pub(super) fn latency(&self, now: Duration) -> Option<Duration> {
         (!self.first_failed).then(|| now.saturating_sub(self.sent))
     }
@@ -73,9 +75,9 @@ impl<'a> Flight<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caller::{Caller, Entry};
+    use crate::caller::Caller;
     use crate::fleet::Fleet;
-    use steadfast_core::{Idempotency, Operation, RetryPolicy};
+    use steadfast_core::{AdmissionStep, Idempotency, Operation, RetryPolicy};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -85,9 +87,11 @@ mod tests {
         let fleet = Fleet::new(&RetryPolicy::new()).idempotency(Idempotency::Natural);
         let caller = Caller::new(0, &fleet);
         let now = steadfast_core::clock::now();
-        let mut operation = Operation::start(&fleet.policy, &caller.budget, Idempotency::Natural, now);
-        let Entry::Go(pass) = caller.enter(&mut operation, now) else { panic!("nothing holds it back") };
-        let mut flight = Flight::new(1, pass, MS * 10, MS * 1000);
+        let mut operation = Operation::start(&fleet.policy, &caller.bucket, Idempotency::Natural, now);
+        let AdmissionStep::Admit { permit, goes_first } = caller.enter(&mut operation, now) else {
+            panic!("nothing holds it back")
+        };
+        let mut flight = Flight::new(1, Admitted::new(permit, goes_first), MS * 10, MS * 1000);
         flight.hedged();
         for ((name, class), now) in ended.iter().zip([MS * 50, MS * 90]) {
             let is_hedge = *name == "hedge";

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy};
+use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, TokenBucket};
 
-/// How many calls reach the bottom for one operation at the top, when `layers` services call each other under the same policy
-/// and the bottom is down: without a budget `attempts^layers`.
+/// Returns how many calls reach the bottom for one operation at the top, when `layers` services call
+/// each other under the same policy and the bottom is down. Without a budget that is
+/// `attempts^layers`.
 ///
-/// It is the mean of 300 operations, ten a second for 30 s; each layer has one bucket. Every call fails at once, and waits are
-/// waited.
+/// It is the mean of 300 operations, ten a second for 30 s. Each layer has one bucket. Every call
+/// fails at once, and each retry waits as the policy says.
 ///
 /// ```
 /// use steadfast_core::{RetryBudget, RetryPolicy};
@@ -20,21 +21,21 @@ use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget,
 #[must_use]
 pub fn amplification(policy: &RetryPolicy, budget: &RetryBudget, layers: u32) -> f64 {
     const OPERATIONS: u32 = 300;
-    let budgets: Vec<_> = (0..layers).map(|_| budget.fresh()).collect();
+    let buckets: Vec<_> = (0..layers).map(|_| TokenBucket::new(*budget)).collect();
     let origin = steadfast_core::clock::now();
     let calls = (0..OPERATIONS).map(|number| {
         let mut now = later(origin, Duration::from_millis(100) * number);
-        call(policy, &budgets, &mut now)
+        call(policy, &buckets, &mut now)
     });
     #[allow(clippy::cast_precision_loss, reason = "nobody waits for 2^52 calls")]
     let calls = calls.sum::<u64>() as f64;
     calls / f64::from(OPERATIONS)
 }
 
-/// Calls the first of the layers that are left, and says how many calls reached the bottom.
-fn call(policy: &RetryPolicy, budgets: &[RetryBudget], now: &mut Instant) -> u64 {
-    let Some((budget, below)) = budgets.split_first() else { return 1 };
-    let mut operation = Operation::start(policy, budget, Idempotency::Natural, *now);
+/// Calls the first of the layers that are left. Returns how many calls reached the bottom.
+fn call(policy: &RetryPolicy, buckets: &[TokenBucket], now: &mut Instant) -> u64 {
+    let Some((bucket, below)) = buckets.split_first() else { return 1 };
+    let mut operation = Operation::start(policy, bucket, Idempotency::Natural, *now);
     let mut calls = 0;
     loop {
         operation.begin_attempt();
@@ -47,7 +48,7 @@ fn call(policy: &RetryPolicy, budgets: &[RetryBudget], now: &mut Instant) -> u64
     }
 }
 
-/// What no clock can hold is as good as now.
+/// Adds a time; one that no clock can hold adds nothing.
 fn later(now: Instant, after: Duration) -> Instant {
     now.checked_add(after).unwrap_or(now)
 }

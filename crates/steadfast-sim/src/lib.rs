@@ -1,9 +1,10 @@
 //! Simulation: what a retry policy does to a server in trouble, before it does it to yours.
 //!
-//! Retry settings are chosen by guesswork, because their effect shows only in an outage. Here the outage is simulated, and what
-//! decides is the real thing: the [`Operation`](steadfast_core::Operation), the schedule and the budget that the client runs on, and
-//! its [overload protection](https://docs.rs/steadfast/latest/steadfast/guide/overload/): breaker, cooldown, deadlines, hedging.
-//! A run of a hundred clients and two minutes takes a second or so; the same seed gives the same numbers.
+//! Retry settings are chosen by guesswork, because their effect shows only in an outage. Here the
+//! outage is simulated, and the decisions are made by the client's own code: the
+//! [`Operation`](steadfast_core::Operation), the schedule, the budget, and the state machine of its
+//! [overload protection](https://docs.rs/steadfast/latest/steadfast/guide/overload/) (breaker, cooldown, deadlines, hedging). A run of a
+//! hundred clients and two minutes takes a second or so. The same seed gives the same numbers.
 //!
 //! ```
 //! use steadfast_core::RetryPolicy;
@@ -14,35 +15,41 @@
 //! assert!(report.during().attempts_per_operation() < 1.15);
 //! ```
 //!
-//! [`outage`], [`overload`], [`brownout`], [`herd`] and [`mixed`] stage the common troubles with the settings that their pages
-//! name; [`Simulation`] takes any of your own. [`contention()`] is a crowd that wants to change one
-//! row, [`amplification`] a tower of services of which each retries. What they teach is in [the
-//! guide](https://docs.rs/steadfast/latest/steadfast/guide/simulation/).
+//! [`outage`], [`overload`], [`brownout`], [`herd`] and [`mixed`] stage the common troubles, with the
+//! settings that their pages name. [`Simulation`] takes any settings. [`contention()`] is a crowd that
+//! wants to change one row, and [`amplification`] a tower of services that all retry. [The
+//! guide](https://docs.rs/steadfast/latest/steadfast/guide/simulation/) shows the results.
 //!
 //! # The model
 //!
 //! It is as simple as it can be and still fall over as real servers do.
 //!
-//! * **Clients** start operations at random times (a Poisson process), whatever became of the earlier ones: load does not
-//!   wait for the server. Each has a retry budget of its own, as each process has. Each attempt is given up after the
-//!   attempt timeout or at the operation's deadline, as the client of this crate does it.
-//! * **Overload protection** is off until a [`Fleet`] asks for them, and is then asked in the client's order: cooldown, time left, breaker,
-//!   attempt or hedged race. Each client has its own breaker, cooldown, latencies and allowance of hedges, as each process has.
+//! * **Clients** start operations at random times (a Poisson process), even while earlier ones are
+//!   under way: load does not wait for the server. Each has a retry budget of its own, as each process
+//!   has. Each attempt ends at the attempt timeout or at the operation's deadline, as in the client of
+//!   this crate.
+//! * **Overload protection** is off until a [`Fleet`] turns it on. It then works in the client's order:
+//!   cooldown, time left, breaker, attempt or hedged pair. Each client has its own breaker, cooldown,
+//!   latencies and allowance of hedges, as each process has.
 //! * **The network** takes N(10, 2) ms each way and loses nothing.
-//! * **The server** serves one request at a time, in the order of arrival, in an exponentially distributed time whose mean is
-//!   1 / capacity. (One fast worker in the place of many slow ones: queues behave alike, service times are shorter.) Work that
-//!   waits is measured in the time that it takes; a request that finds more than the queue may hold is refused at once.
-//! * **The server does not notice that a client has given up.** It executes what nobody waits for any more: the wasted work,
-//!   and the reason why an overload outlives its cause. Servers that cancel abandoned requests fare better than this one, and so
-//!   does one that is told how long it is waited for ([`Fleet::tells_deadline`], [`Server::heeds_deadlines`]).
-//! * **What a trouble is** stands at [`Trouble`]. *Hung* is either a process that is restarted in the end and comes back empty
-//!   ([`Trouble::Hanging`]), or one that goes on with a queue of requests that are long abandoned ([`Trouble::Frozen`]).
-//! * **An attempt is classed** as the client would class it: refused connection: not processed. Timeout, 500, 503: ambiguous. A 503
-//!   that says that the deadline has passed: not processed. A wait that an answer asks for ([`Server::hints`],
-//!   [`Trouble::Unavailable`]) is heeded with or without a cooldown.
+//! * **The server** serves one request at a time, in the order of arrival, in an exponentially
+//!   distributed time whose mean is 1 / capacity. (One fast worker in the place of many slow ones:
+//!   queues behave alike, and service times are shorter.) The queue is measured in the time that its
+//!   work takes. A request that finds it full is refused at once.
+//! * **The server does not notice that a client has given up.** It executes requests that nobody waits
+//!   for. That is the wasted work, and the reason why an overload outlives its cause. Servers that
+//!   cancel abandoned requests fare better, and so does one that is told its deadlines
+//!   ([`Fleet::tells_deadline`], [`Server::heeds_deadlines`]).
+//! * **The troubles** are listed at [`Trouble`]. A *hung* server is either a process that is restarted
+//!   in the end and comes back empty ([`Trouble::Hanging`]), or one that goes on with a queue of
+//!   requests that are long abandoned ([`Trouble::Frozen`]).
+//! * **Attempts are classed** as the client classes them. A refused connection is not processed, and so
+//!   is a 503 that says that the deadline has passed. A timeout, a 500 and any other 503 are ambiguous.
+//!   A wait that a response asks for ([`Server::hints`], [`Trouble::Unavailable`]) is heeded with or
+//!   without a cooldown.
 //!
-//! Not modelled: connection set-up, several servers, what a refusal costs the server, load that comes back because a user reloads the
-//! page.
+//! Not modelled: connection set-up, several servers, the cost of a refusal for the server, and load
+//! that comes back because a user reloads the page.
 
 mod caller;
 mod chance;
@@ -68,9 +75,9 @@ pub use scenario::{Scenario, Trouble};
 pub use server::Server;
 pub use tally::{Numbers, Slice};
 
-use steadfast_core::RetryPolicy;
+use steadfast_core::{InvalidPolicy, RetryPolicy};
 
-/// One experiment: a scenario, those who call, and the server that is called.
+/// One experiment: a scenario, fleets of clients, and the server that they call.
 ///
 /// ```
 /// use std::time::Duration;
@@ -86,7 +93,7 @@ use steadfast_core::RetryPolicy;
 /// assert!(report.after().wasted_work() > 0.9);
 /// ```
 ///
-/// OverloadSettings are the fleet's, and the server has its part in some of them:
+/// Overload protection is set on the fleet, and the server has its part in some of it:
 ///
 /// ```
 /// # use std::time::Duration;
@@ -110,34 +117,47 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// An experiment with the default server and seed 1.
+    /// Creates an experiment with the default server and seed 1.
     #[must_use]
     pub fn new(scenario: Scenario, fleet: Fleet) -> Self {
         Self { scenario, fleets: vec![fleet], server: Server::default(), seed: 1 }
     }
 
-    /// One more fleet, which calls the same server.
+    /// Adds a fleet, which calls the same server.
     #[must_use]
     pub fn and(mut self, fleet: Fleet) -> Self {
         self.fleets.push(fleet);
         self
     }
 
-    /// The server that is called.
+    /// Sets the server that is called. Default: [`Server::default`].
     #[must_use]
     pub fn server(mut self, server: Server) -> Self {
         self.server = server;
         self
     }
 
-    /// The seed of everything that is left to chance.
+    /// Sets the seed of all random numbers. Default: 1.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Runs it. It ends, whatever the policy: what has not ended 10 s after the scenario is counted as failed.
+    /// Checks the policies of every fleet, as [`ClientBuilder::build`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.build)
+    /// checks those of a client.
+    ///
+    /// [`run`](Self::run) takes any policy. Its report says if no client would be built with it.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first setting that is out of its limits.
+    pub fn validate(&self) -> Result<(), InvalidPolicy> {
+        self.fleets.iter().try_for_each(Fleet::validate)
+    }
+
+    /// Runs the experiment. It ends with any policy: operations that have not ended 10 s after the
+    /// scenario count as failed.
     #[must_use]
     pub fn run(&self) -> Report {
         let tally = world::run(&self.fleets, self.server, self.scenario, self.seed);
@@ -145,19 +165,20 @@ impl Simulation {
     }
 }
 
-/// A server that hangs for 30 s and is restarted: [`Trouble::Hanging`], with every default of [`Scenario`], [`Fleet`] and
-/// [`Server`]. For another budget or load use [`Simulation`].
+/// Runs an outage: a server that hangs for 30 s and is restarted ([`Trouble::Hanging`]), with every
+/// default of [`Scenario`], [`Fleet`] and [`Server`]. For another budget or load use [`Simulation`].
 #[must_use]
 pub fn outage(policy: &RetryPolicy) -> Report {
     Simulation::new(Scenario::new(Trouble::Hanging), Fleet::new(policy)).run()
 }
 
-/// Twice the usual operations for 10 s, against a server with a deep queue: 3 s of work, while clients wait for 1 s.
+/// Runs an overload: twice the usual operations for 10 s, against a server with a deep queue (3 s of
+/// work, while clients wait for 1 s).
 ///
 /// ```
 /// # use steadfast_core::RetryPolicy;
 /// let report = steadfast_sim::overload(&RetryPolicy::new());
-/// // The queue is full of what was given up: it takes a while until it is drained, but it is.
+/// // The queue is full of abandoned requests. It takes a while to drain.
 /// assert!(report.time_to_recover().is_some());
 /// ```
 #[must_use]
@@ -167,7 +188,8 @@ pub fn overload(policy: &RetryPolicy) -> Report {
     Simulation::new(scenario, Fleet::new(policy)).run()
 }
 
-/// A share of all requests fails, for 60 s. The server's capacity has no limit here, so that the share is what you say.
+/// Runs a brownout: a share of all requests fails, for 60 s. The server's capacity has no limit here,
+/// so that the share is what you say.
 ///
 /// ```
 /// # use steadfast_core::RetryPolicy;
@@ -181,8 +203,9 @@ pub fn brownout(policy: &RetryPolicy, share: f64) -> Report {
     Simulation::new(scenario, Fleet::new(policy)).server(Server::unlimited()).run()
 }
 
-/// A thousand clients whose connections break together while a server of 1,000 requests per second is down for half a second:
-/// [`Report::peak`] is what it meets when it is back.
+/// Runs a thundering herd: a thousand clients whose connections break together, while a server of
+/// 1,000 requests per second is down for half a second. [`Report::peak`] is what it meets when it is
+/// back.
 ///
 /// ```
 /// # use steadfast_core::{Backoff, Jitter, RetryPolicy};
@@ -197,9 +220,9 @@ pub fn herd(policy: &RetryPolicy) -> Report {
     Simulation::new(scenario, Fleet::new(policy).clients(1000).together()).server(Server::per_second(1000.0)).run()
 }
 
-/// The same load from few busy clients and from many quiet ones, while the server refuses connections for 30 s: one that
-/// starts 300 operations per second, 30 that start 10, 300 that start 1. A bucket of the same size binds the first at once, and
-/// the last hardly.
+/// Runs the same load from few busy clients and from many quiet ones, while the server refuses
+/// connections for 30 s: one that starts 300 operations per second, 30 that start 10, and 300 that
+/// start 1. A bucket of the same size binds the first at once, and the last hardly.
 ///
 /// ```
 /// # use steadfast_core::RetryPolicy;

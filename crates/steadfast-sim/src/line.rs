@@ -1,26 +1,26 @@
-//! Those who wait for a server that drops some of them when their turn comes.
+//! The queue of a server that drops some requests when their turn comes.
 //!
-//! Until then it does not know whom it will drop, so they take room like the others. What they will cost in the end says nothing
-//! about that, hence the list.
+//! Until then the server does not know which it will drop, so they take room like the others. Their
+//! cost in the end says nothing about that room, so each is kept in a list.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    /// When each leaves the line, in this order, and the work that it seems to be until then.
+    /// When each leaves the queue, in this order, and the work that it seems to be until then.
     waiting: VecDeque<(Duration, Duration)>,
     work: Duration,
 }
 
 impl Line {
-    /// One more, which leaves at `end`.
+    /// Adds a request that leaves at `end`.
     pub(super) fn joins(&mut self, work: Duration, end: Duration) {
         self.waiting.push_back((end, work));
         self.work = self.work.saturating_add(work);
     }
 
-    /// The work of those who still wait.
+    /// Returns the work of those that still wait.
     pub(super) fn work(&mut self, now: Duration) -> Duration {
         while let Some((_, work)) = self.waiting.pop_front_if(|(end, _)| *end <= now) {
             self.work = self.work.saturating_sub(work);

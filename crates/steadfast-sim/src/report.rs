@@ -1,4 +1,4 @@
-//! What a run came to, for programs and for people.
+//! The result of a run, as numbers and as a table.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,14 +7,16 @@ use super::fleet::{Arrivals, Fleet};
 use super::scenario::Scenario;
 use super::server::{Capacity, Server};
 use super::tally::{Numbers, Phases, SLICE, Slice, Tally};
+use steadfast_core::InvalidPolicy;
 
-/// A moment is well if at least this share of the operations that started in it succeeded.
+/// All is well in a moment if at least this share of the operations that started in it succeeded.
 const WELL: f64 = 0.99;
 
-/// What a run came to. `Display` prints it as a table.
+/// The result of a run. `Display` prints it as a table.
 #[derive(Clone, Debug)]
 pub struct Report {
     title: String,
+    invalid: Option<InvalidPolicy>,
     scenario: Scenario,
     whole: Phases,
     fleets: Vec<(String, Phases)>,
@@ -32,6 +34,7 @@ impl Report {
         }
         Self {
             title: format!("{}; {}; seed {seed}", headline(&scenario), describe(server)),
+            invalid: fleets.iter().find_map(|fleet| fleet.validate().err()),
             scenario,
             whole,
             fleets: fleets.iter().map(label).zip(tally.fleets).collect(),
@@ -39,33 +42,35 @@ impl Report {
         }
     }
 
-    /// The numbers of the calm before the trouble.
+    /// Returns the numbers of the calm before the trouble.
     #[must_use]
     pub fn before(&self) -> &Numbers {
         &self.whole[0]
     }
 
-    /// The numbers of the trouble.
+    /// Returns the numbers of the trouble.
     #[must_use]
     pub fn during(&self) -> &Numbers {
         &self.whole[1]
     }
 
-    /// The numbers of the time after it.
+    /// Returns the numbers of the time after the trouble.
     #[must_use]
     pub fn after(&self) -> &Numbers {
         &self.whole[2]
     }
 
-    /// The same three for one fleet, in the order in which the fleets were given: before, during and after the trouble. `None`
-    /// if there is no such fleet.
+    /// Returns the numbers of one fleet, before, during and after the trouble. Fleets are numbered in
+    /// the order in which they were given. `None` if there is no such fleet.
     #[must_use]
     pub fn fleet(&self, index: usize) -> Option<&[Numbers; 3]> {
         self.fleets.get(index).map(|(_, phases)| phases)
     }
 
-    /// From the repair to the end of the last tenth of a second in which fewer than 99 % of the operations that started
-    /// succeeded; zero if there is none. `None` if the run ends so, or if no operation started after the repair.
+    /// Returns the time from the repair to the end of the last tenth of a second in which fewer than
+    /// 99 % of the operations that started succeeded; zero if there is none.
+    ///
+    /// `None` if the run ends in such a tenth, or if no operation started after the repair.
     #[must_use]
     pub fn time_to_recover(&self) -> Option<Duration> {
         let mut recovered = self.scenario.to();
@@ -79,8 +84,8 @@ impl Report {
         (recovered < end && self.after().operations() > 0).then(|| recovered - self.scenario.to())
     }
 
-    /// The most requests that were sent in a tenth of a second after the repair: what a server meets that is just back. Zero if
-    /// there is no repair.
+    /// Returns the most requests that were sent in a tenth of a second after the repair, which the
+    /// server meets when it is just back. Zero if there is no repair.
     #[must_use]
     pub fn peak(&self) -> u64 {
         let from = self.scenario.to().as_millis() / SLICE.as_millis();
@@ -88,7 +93,7 @@ impl Report {
         slices.map(|slice| slice.requests).max().unwrap_or(0)
     }
 
-    /// The run in tenths of a second.
+    /// Returns the run in tenths of a second.
     #[must_use]
     pub fn timeline(&self) -> &[Slice] {
         &self.timeline
@@ -118,7 +123,7 @@ fn label(fleet: &Fleet) -> String {
         Arrivals::Rate(rate) => format!("{rate}/s each"),
         Arrivals::Together => "together".to_owned(),
     };
-    let (attempts, timeout) = (fleet.policy.attempts_allowed(), in_seconds(fleet.attempt_timeout));
+    let (attempts, timeout) = (fleet.policy.max_attempts, in_seconds(fleet.attempt_timeout));
     let clients = if fleet.clients == 1 { "client" } else { "clients" };
     format!("{} {clients}, {arrivals}, {attempts} attempts of {timeout}", fleet.clients)
 }
@@ -130,6 +135,9 @@ fn in_seconds(time: Duration) -> String {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.title)?;
+        if let Some(invalid) = &self.invalid {
+            writeln!(f, "no client is built with these policies: {invalid}")?;
+        }
         for (label, phases) in &self.fleets {
             writeln!(f, "{label}")?;
             header(f)?;

@@ -1,4 +1,4 @@
-//! What goes wrong, and when.
+//! The trouble of a run: what goes wrong, and when.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,29 +7,30 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Trouble {
-    /// Nothing listens: connections are refused at once. What the server had accepted before is lost, and waited for until the
-    /// attempt timeout.
+    /// Nothing listens: connections are refused at once. Requests that the server had accepted before
+    /// are lost, and clients wait for them until the attempt timeout.
     Refusing,
-    /// The server accepts requests and never answers, as a deadlocked process does until it is restarted: whatever it held
-    /// and whatever reached it is lost, and it comes back with an empty queue.
+    /// The server accepts requests and never answers, as a deadlocked process does until it is
+    /// restarted. All requests that it held or that reached it are lost, and it comes back with an
+    /// empty queue.
     Hanging,
-    /// The server stops working and keeps its queue, as it does while its database is locked: afterwards it goes on where it
-    /// stopped, with requests that nobody waits for any more.
+    /// The server stops working and keeps its queue, as it does while its database is locked.
+    /// Afterwards it goes on where it stopped, with requests that nobody waits for.
     Frozen,
-    /// The server is dead, and something in front of it, such as a proxy, answers 503 in its place, at once; with a `Retry-After` if
-    /// it has one. What the server had accepted before is lost.
+    /// The server is dead, and a proxy in front of it answers 503 at once, perhaps with a
+    /// `Retry-After`. Requests that the server had accepted before are lost.
     Unavailable {
-        /// When to come back, says the answer.
+        /// The `Retry-After` of the response.
         retry_after: Option<Duration>,
     },
     /// This share of the requests, 0 to 1, is answered with a 500 after the usual work.
     Failing(f64),
-    /// The answers to a share of the requests, 0 to 1, leave the server this much later than usual, and do not hold it up: a pause, a
-    /// slow disk, a lock that one row waits for.
+    /// The responses to a share of the requests, 0 to 1, leave the server later than usual, and do not
+    /// hold it up: a pause, a slow disk, a locked row.
     Slow {
-        /// How many.
+        /// The share of requests.
         share: f64,
-        /// How much later.
+        /// How much later they leave.
         by: Duration,
     },
     /// The clients start this many times as many operations, 1 to 1,000. The server is well.
@@ -55,7 +56,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// Longer than anybody waits for a simulation.
+/// The longest phase of a run.
 const LONGEST: Duration = Duration::from_hours(24);
 
 /// A trouble, and the time before, during and after it; each at most a day.
@@ -75,45 +76,46 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// 10 s of calm, 30 s of trouble, and then 60 s in which it is watched how the server comes back.
+    /// Creates a scenario of 10 s of calm, 30 s of trouble, and 60 s afterwards.
     #[must_use]
     pub fn new(trouble: Trouble) -> Self {
         let seconds = Duration::from_secs;
         Self { trouble, calm: seconds(10), lasting: seconds(30), after: seconds(60) }
     }
 
-    /// How long all is well before the trouble begins.
+    /// Sets how long all is well before the trouble begins. Default: 10 s.
     #[must_use]
     pub fn after_calm_of(mut self, calm: Duration) -> Self {
         self.calm = calm.min(LONGEST);
         self
     }
 
-    /// How long the trouble lasts.
+    /// Sets how long the trouble lasts. Default: 30 s.
     #[must_use]
     pub fn lasting(mut self, lasting: Duration) -> Self {
         self.lasting = lasting.min(LONGEST);
         self
     }
 
-    /// How long it is watched afterwards. Who has not recovered by then is reported not to. With zero the trouble does not end.
+    /// Sets how long the run goes on after the trouble. Default: 60 s. A server that has not recovered
+    /// by then is reported as not recovered. With zero the trouble does not end.
     #[must_use]
     pub fn watched_for(mut self, after: Duration) -> Self {
         self.after = after.min(LONGEST);
         self
     }
 
-    /// The trouble's first moment.
+    /// Returns when the trouble begins.
     pub(super) fn from(&self) -> Duration {
         self.calm
     }
 
-    /// The repair, if there is one.
+    /// Returns when the trouble ends.
     pub(super) fn to(&self) -> Duration {
         if self.after.is_zero() { Duration::MAX } else { self.calm + self.lasting }
     }
 
-    /// The end of what is reported.
+    /// Returns the end of the reported time.
     pub(super) fn end(&self) -> Duration {
         self.calm + self.lasting + self.after
     }

@@ -1,4 +1,4 @@
-//! Who is called: one server with a capacity and a queue, and what a trouble makes of it.
+//! The server: its capacity and its queue, and what a trouble does to them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::chance::Chance;
 use super::line::Line;
 use super::scenario::{Scenario, Trouble};
 
-/// A server: how much it can do, and how much work it lets wait.
+/// A server: how much work it can do, and how much it lets wait.
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,54 +43,60 @@ impl Default for Server {
 }
 
 impl Server {
-    /// A capacity of `factor` times the operations that all fleets together start per second, and a queue of 3 s. A fleet whose
-    /// clients start [together](super::Fleet::together) has no rate and does not count: use [`per_second`](Self::per_second).
+    /// Creates a server with a capacity of `factor` times the operations that all fleets together start
+    /// per second, and a queue of 3 s. A fleet whose clients start [together](super::Fleet::together) has
+    /// no rate and does not count: use [`per_second`](Self::per_second).
     #[must_use]
     pub fn with_headroom(factor: f64) -> Self {
         Self::of(Capacity::Headroom(factor))
     }
 
-    /// A capacity of this many requests per second, and a queue of 3 s. What is less than zero, or no number, is no limit.
+    /// Creates a server with a capacity of this many requests per second, and a queue of 3 s. A number
+    /// below zero, or a NaN, is no limit.
     #[must_use]
     pub fn per_second(requests: f64) -> Self {
         Self::of(Capacity::PerSecond(requests))
     }
 
-    /// Requests take no time: nothing waits, and load does no harm.
+    /// Creates a server on which requests take no time: nothing waits, and load does no harm.
     #[must_use]
     pub fn unlimited() -> Self {
         Self::of(Capacity::Unlimited)
     }
 
-    /// How much work may wait, as the time that it takes. A request that finds more is answered with a 503 at once.
+    /// Sets how much work may wait, as the time that it takes. Default: 3 s. A request that finds more is
+    /// answered with a 503 at once.
     #[must_use]
     pub fn queue(mut self, queue: Duration) -> Self {
         self.queue = queue;
         self
     }
 
-    /// The class of the answer to a request that finds the queue full. Default [`Class::Ambiguous`], the 503;
-    /// [`Class::Throttled`] is the 429, after which clients wait longer and pay less.
+    /// Sets the class of the response to a request that finds the queue full. Default:
+    /// [`Class::Ambiguous`], the 503. [`Class::Throttled`] is the 429, after which clients wait longer
+    /// and pay less.
     #[must_use]
     pub fn sheds_as(mut self, class: Class) -> Self {
         self.shed_as = class;
         self
     }
 
-    /// The answer to a request that finds the queue full says when to come back: `Retry-After`. By default it does not.
+    /// Adds this `Retry-After` to the response to a request that finds the queue full. Default: none.
     #[must_use]
     pub fn hints(mut self, retry_after: Duration) -> Self {
         self.hint = Some(retry_after);
         self
     }
 
-    /// The server reads the deadlines that it is told ([`Fleet::tells_deadline`](super::Fleet::tells_deadline)). A request that has
-    /// `at_least` or less left when its turn comes is refused, as not processed, and costs no time: what a
-    /// `server::DeadlineLayer` in front of the queue and one behind it do. Nothing is taken off the queue before its turn, so until
-    /// then it takes room.
+    /// Makes the server read the deadlines that it is told
+    /// ([`Fleet::tells_deadline`](super::Fleet::tells_deadline)). Default: off.
     ///
-    /// `at_least` is the time that the work and the way back take. With zero, a server that is behind works for those who will
-    /// have left when the answer arrives.
+    /// A request that has `at_least` or less left when its turn comes is refused as not processed, and
+    /// costs no time, as by one `server::DeadlineLayer` in front of the queue and one behind it. Until
+    /// its turn it takes room in the queue.
+    ///
+    /// `at_least` is the time that the work and the way back take. With zero, a server that is behind
+    /// works for clients that will have left when the response arrives.
     #[must_use]
     pub fn heeds_deadlines(mut self, at_least: Duration) -> Self {
         self.heeds = Some(at_least);
@@ -101,7 +107,7 @@ impl Server {
         Self { capacity, queue: Duration::from_secs(3), shed_as: Class::Ambiguous, hint: None, heeds: None }
     }
 
-    /// Requests per second, for clients that start `operations_per_second`; `None` is without limit.
+    /// Returns the requests per second, for clients that start `operations_per_second`. `None`: no limit.
     pub(super) fn requests_per_second(&self, operations_per_second: f64) -> Option<f64> {
         match self.capacity {
             Capacity::Headroom(factor) => Some(factor * operations_per_second),

@@ -1,4 +1,4 @@
-//! What was counted.
+//! The counts of a run.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use super::scenario::Scenario;
 /// The width of one [`Slice`] of the timeline.
 pub(super) const SLICE: Duration = Duration::from_millis(100);
 
-/// What became of the operations that started in one phase of a run: before, during or after the trouble. Their retries may
-/// fall into the next.
+/// The counts of the operations that started in one phase of a run: before, during or after the
+/// trouble. Their retries may fall into the next phase.
 #[derive(Clone, Debug, Default)]
 pub struct Numbers {
     pub(super) operations: u64,
@@ -22,39 +22,41 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// The operations that started.
+    /// Returns the operations that started.
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.operations
     }
 
-    /// The share of them that succeeded, 0 to 1. One that has not ended 10 s after the end of the run has failed.
+    /// Returns the share of them that succeeded, 0 to 1. An operation that has not ended 10 s after the
+    /// end of the run has failed.
     #[must_use]
     pub fn success(&self) -> f64 {
         share(self.succeeded, self.operations)
     }
 
-    /// How many attempts each of them made, whenever it made them.
+    /// Returns how many attempts each of them made, in this phase or later.
     #[must_use]
     pub fn attempts_per_operation(&self) -> f64 {
         share(self.attempts, self.operations)
     }
 
-    /// The requests that were sent in this phase, by whichever operation, for each operation that started in it: what the
-    /// clients make of their work. 1 is a client that never retries.
+    /// Returns how many requests were sent in this phase, by any operation, for each operation that
+    /// started in it. It is 1 for clients that never retry.
     #[must_use]
     pub fn load_multiplier(&self) -> f64 {
         share(self.requests, self.operations)
     }
 
-    /// The share of the requests of this phase that the server executed although nobody waited for the answer any more.
+    /// Returns the share of this phase's requests that the server executed although nobody waited for
+    /// the response any more.
     #[must_use]
     pub fn wasted_work(&self) -> f64 {
         share(self.wasted, self.executed)
     }
 
-    /// How long the successes took: `latency(0.99)` is the time within which 99 % of them had ended (the nearest rank). `None`
-    /// if there was no success.
+    /// Returns how long the successes took: `latency(0.99)` is the time within which 99 % of them had
+    /// ended (the nearest rank). `None` if there was no success.
     #[must_use]
     pub fn latency(&self, quantile: f64) -> Option<Duration> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float cast saturates; NaN is 0")]
@@ -76,7 +78,7 @@ impl Numbers {
     }
 }
 
-/// Zero of nothing is zero.
+/// Divides; zero by zero is zero.
 #[allow(clippy::cast_precision_loss, reason = "nobody simulates 2^52 operations")]
 fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
@@ -88,7 +90,7 @@ fn share(part: u64, whole: u64) -> f64 {
 pub struct Slice {
     /// The operations that started in it.
     pub operations: u64,
-    /// Those of them that succeeded, whenever they did.
+    /// Those of them that succeeded, in this slice or later.
     pub succeeded: u64,
     /// The requests that were sent in it.
     pub requests: u64,
@@ -127,7 +129,7 @@ impl Tally {
         self.count(fleet, arrived, |numbers| numbers.executed += 1, |_| {});
     }
 
-    /// What was executed, and nobody waits for it any more.
+    /// Counts a request that was executed, and that nobody waits for any more.
     pub(super) fn wasted(&mut self, fleet: usize, arrived: Duration) {
         self.count(fleet, arrived, |numbers| numbers.wasted += 1, |_| {});
     }
@@ -141,13 +143,13 @@ impl Tally {
         self.count(fleet, now, |_| {}, |slice| slice.answered += 1);
     }
 
-    /// At the end, so that quantiles can be read.
+    /// Sorts the latencies, so that quantiles can be read.
     pub(super) fn sorted(mut self) -> Self {
         self.fleets.iter_mut().flatten().for_each(|numbers| numbers.latencies.sort_unstable());
         self
     }
 
-    /// Whatever happened at the time `at`, or belongs to it. What lies past the end is not counted.
+    /// Counts something that belongs to the time `at`, unless that is past the end.
     fn count(
         &mut self,
         fleet: usize,

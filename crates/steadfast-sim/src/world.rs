@@ -1,13 +1,13 @@
-//! The run itself: clients start operations, requests reach the server, answers or timeouts come back, and the policy decides.
+//! The run itself: clients start operations, requests reach the server, responses or timeouts come
+//! back, and the policy decides.
 //!
-//! Everything that decides is the crate's own: [`Operation`], with its policy, its schedule and the client's budget, and the
-//! gate's mechanisms (`caller.rs`). The driver here is the loop of the client with simulated time in the place of the clock.
+//! All decisions are made by the crate's own code: [`Operation`], with its policy, its schedule and
+//! the client's budget, and the state machine that admits attempts (`policy/admission.rs`). The
+//! driver here is the loop of the client with simulated time in the place of the clock.
 
 use std::time::{Duration, Instant};
 
-use steadfast_core::{Class, Decision, Operation, protocol};
-
-use super::caller::{Caller, Entry, Pass};
+use super::caller::{Admitted, Caller};
 use super::chance::Chance;
 use super::events::Events;
 use super::fleet::{Arrivals, Fleet};
@@ -15,8 +15,11 @@ use super::flight::{Flight, Live, Request};
 use super::scenario::{Scenario, Trouble};
 use super::server::{Reply, Server, Station};
 use super::tally::Tally;
+use steadfast_core::protocol;
+use steadfast_core::{AdmissionStep, Class, Decision, Operation, Spread};
 
-/// Operations go on for this long after what is reported, so that the end of the run is not a relief for the server.
+/// Operations go on for this long after the reported time, so that the end of the run is no relief for
+/// the server.
 const TAIL: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -29,7 +32,8 @@ enum Event {
     Late { place: usize, flight: u64 },
     /// The request is at the server.
     Arrive { request: Request },
-    /// The request has come to this, for the client. `executed`: when it had arrived, if the server did the work for it.
+    /// The client has this reply to the request. `executed`: when the request had arrived, if the server
+    /// did its work.
     Settle { request: Request, reply: Reply, executed: Option<Duration> },
 }
 
@@ -39,7 +43,7 @@ pub(super) fn run(fleets: &[Fleet], server: Server, scenario: Scenario, seed: u6
         .collect();
     let operations_per_second = fleets.iter().map(Fleet::operations_per_second).sum();
     let mut world = World {
-        // Where an instant comes from; which one it is changes nothing, since the policy looks at differences.
+        // Any instant will do, since the policy looks at differences.
         origin: steadfast_core::clock::now(),
         waiters: vec![Vec::new(); callers.len()],
         callers: &callers,
@@ -59,16 +63,17 @@ pub(super) fn run(fleets: &[Fleet], server: Server, scenario: Scenario, seed: u6
 struct World<'a> {
     origin: Instant,
     callers: &'a [Caller<'a>],
-    /// For each client the operations that wait for its probe to end, by place, and the time within which they then follow.
-    waiters: Vec<Vec<(usize, Duration)>>,
+    /// For each client, the operations that wait for its probe to end, by place, and how they are then
+    /// spread.
+    waiters: Vec<Vec<(usize, Spread)>>,
     scenario: Scenario,
     station: Station,
     chance: Chance,
     events: Events<Event>,
-    /// The operations under way, by place; a place that is free is used again.
+    /// The operations under way, by place. A free place is used again.
     live: Vec<Option<Live<'a>>>,
     free: Vec<usize>,
-    /// How many there have been.
+    /// How many flights there have been.
     flights: u64,
     tally: Tally,
 }
@@ -100,13 +105,14 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A Poisson process at the highest rate that there will be, of which [`start`](Self::start) leaves out what is too much.
+    /// Schedules the next start: a Poisson process at the highest rate that there will be, which
+    /// [`start`](Self::start) thins out.
     fn next_start(&mut self, client: usize, rate: f64, now: Duration) {
         let gap = self.chance.exponential((rate * self.surge()).recip());
         self.events.push(now.saturating_add(gap), Event::Start { client });
     }
 
-    /// The highest rate, as a multiple of the usual one.
+    /// Returns the highest rate, as a multiple of the usual one.
     fn surge(&self) -> f64 {
         match self.scenario.trouble {
             Trouble::Surge(factor) => factor.clamp(1.0, 1000.0),
@@ -124,31 +130,27 @@ impl<'a> World<'a> {
             }
         }
         self.tally.started(caller.fleet, now);
-        let operation = Operation::start(&settings.policy, &caller.budget, settings.idempotency, self.instant(now));
+        let operation = Operation::start(&settings.policy, &caller.bucket, settings.idempotency, self.instant(now));
         let place = self.admit(Live { caller: client, started: now, operation, flight: None });
         self.send(place, now);
     }
 
-    /// Cooldown, time left, breaker, attempt: the order of the client.
+    /// Sends the next attempt of an operation, once it is admitted.
     fn send(&mut self, place: usize, now: Duration) {
         let (callers, instant) = (self.callers, self.instant(now));
         let Some(live) = &mut self.live[place] else { return };
         let client = live.caller;
         match callers[client].enter(&mut live.operation, instant) {
-            Entry::Go(pass) => self.take_off(place, pass, now),
-            Entry::Wait(time) => self.events.push(now.saturating_add(time), Event::Send { place }),
-            Entry::WaitForProbe(spread) => self.waiters[client].push((place, spread)),
-            Entry::Held { was_probe } => {
-                self.end(place);
-                if was_probe {
-                    self.callers[client].probe_was_held(self.instant(now));
-                    self.wake(client, now);
-                }
+            AdmissionStep::Admit { permit, goes_first } => {
+                self.take_off(place, Admitted::new(permit, goes_first), now);
             }
+            AdmissionStep::Wait(time) => self.events.push(now.saturating_add(time), Event::Send { place }),
+            AdmissionStep::WaitForProbe(spread) => self.waiters[client].push((place, spread)),
+            AdmissionStep::Deny(_) => self.end(place),
         }
     }
 
-    fn take_off(&mut self, place: usize, pass: Pass<'a>, now: Duration) {
+    fn take_off(&mut self, place: usize, admitted: Admitted<'a>, now: Duration) {
         let (origin, instant) = (self.origin, self.instant(now));
         let Some(live) = &mut self.live[place] else { return };
         let caller = &self.callers[live.caller];
@@ -156,9 +158,9 @@ impl<'a> World<'a> {
         let until = now.saturating_add(caller.settings.attempt_timeout).min(deadline);
         live.operation.begin_attempt();
         self.flights += 1;
-        let late = caller.late_after(&pass, live.operation.attempts() == 0, instant);
+        let late = caller.late_after(admitted.is_probe, live.operation.attempts() == 0, instant);
         let late = late.map(|after| now.saturating_add(after)).filter(|late| *late < until);
-        let flight = Flight::new(self.flights, pass, now, until);
+        let flight = Flight::new(self.flights, admitted, now, until);
         live.flight = Some(flight);
         self.request(place, false, now);
         if let Some(late) = late {
@@ -170,13 +172,13 @@ impl<'a> World<'a> {
         let instant = self.instant(now);
         let Some(live) = &mut self.live[place] else { return };
         let Some(flying) = live.flight.as_mut().filter(|flying| flying.number == flight) else { return };
-        if self.callers[live.caller].lets_hedge(&mut live.operation, instant) {
+        if self.callers[live.caller].admits_hedge(&mut live.operation, instant) {
             flying.hedged();
             self.request(place, true, now);
         }
     }
 
-    /// A request of the flight in this place goes out.
+    /// Sends a request of the flight in this place.
     fn request(&mut self, place: usize, is_hedge: bool, now: Duration) {
         let Some(live) = &self.live[place] else { return };
         let Some(flight) = &live.flight else { return };
@@ -211,7 +213,7 @@ impl<'a> World<'a> {
         let Request { place, flight, is_hedge, fleet, .. } = request;
         let in_flight = self.live[place].as_mut().and_then(|live| live.flight.as_mut());
         let Some(flying) = in_flight.filter(|flying| flying.number == flight) else {
-            // The loser of a race: it was dropped, and the server has not noticed.
+            // The loser of a hedged pair: it was dropped, and the server has not noticed.
             return executed.into_iter().for_each(|arrived| self.tally.wasted(fleet, arrived));
         };
         if flying.lands(is_hedge, reply) {
@@ -219,14 +221,14 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The attempt has ended.
+    /// Decides what follows an attempt that has ended.
     fn decide(&mut self, place: usize, reply: &Reply, now: Duration) {
         let (instant, unit) = (self.instant(now), self.chance.unit());
         let Some(live) = &mut self.live[place] else { return };
         let Some(flight) = live.flight.take() else { return };
         let (client, caller) = (live.caller, &self.callers[live.caller]);
-        let (was_probe, latency) = (flight.pass.is_probe, flight.latency(now));
-        caller.settle(flight.pass, reply, now.saturating_sub(flight.sent), latency, instant);
+        let (was_probe, latency) = (flight.admitted.is_probe, flight.latency(now));
+        caller.settle(flight.admitted, reply, now.saturating_sub(flight.sent), latency, instant);
         live.operation.set_circuit_open_for(caller.circuit_open_for(instant));
         match live.operation.decide(reply.class, &reply.hint, instant, unit) {
             Decision::Retry { after } => self.events.push(now.saturating_add(after), Event::Send { place }),
@@ -242,16 +244,15 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The probe of this client has ended: those who waited for it ask again, spread out.
+    /// Lets those who waited for this client's probe ask again, spread out.
     fn wake(&mut self, client: usize, now: Duration) {
         for (place, spread) in std::mem::take(&mut self.waiters[client]) {
             let deadline = self.live[place].as_ref().and_then(|live| live.operation.deadline());
-            if deadline.is_some_and(|deadline| deadline <= self.instant(now)) {
+            let instant = self.instant(now);
+            match spread.wait(deadline, instant, || self.chance.unit()) {
+                Ok(wait) => self.events.push(now.saturating_add(wait), Event::Send { place }),
                 // It has left.
-                self.end(place);
-            } else {
-                let after = spread.mul_f64(self.chance.unit());
-                self.events.push(now.saturating_add(after), Event::Send { place });
+                Err(_late) => self.end(place),
             }
         }
     }
@@ -270,7 +271,7 @@ impl<'a> World<'a> {
         self.live.len() - 1
     }
 
-    /// A time of the run as the policy wants to be told it.
+    /// Converts a time of the run into the instant that the policy is told.
     fn instant(&self, now: Duration) -> Instant {
         self.origin.checked_add(now).unwrap_or(self.origin)
     }

@@ -6,16 +6,17 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, clock};
+use steadfast_core::clock;
+use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryPolicy, TokenBucket};
 
 /// One operation of a policy: told what each attempt came to, it says what the policy decides, and how much time has passed.
 ///
 /// ```
 /// use std::time::Duration;
-/// use steadfast_core::{Class, Decision, Idempotency, RetryBudget, RetryPolicy, StopReason};
+/// use steadfast_core::{Class, Decision, Idempotency, RetryBudget, RetryPolicy, StopReason, TokenBucket};
 /// use steadfast_testing::PolicyDriver;
 ///
-/// let (policy, budget) = (RetryPolicy::new().max_attempts(3), RetryBudget::unlimited());
+/// let (policy, budget) = (RetryPolicy::new().max_attempts(3), TokenBucket::new(RetryBudget::unlimited()));
 /// let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Keyed).attempts_take(Duration::from_secs(2));
 /// assert_eq!(drive.outcome(Class::Ambiguous), Decision::Retry { after: Duration::from_millis(100) });
 /// assert_eq!(drive.outcome(Class::Ambiguous), Decision::Retry { after: Duration::from_millis(200) });
@@ -36,7 +37,7 @@ pub struct PolicyDriver<'a> {
 impl<'a> PolicyDriver<'a> {
     /// An operation that has begun. Its attempts take no time, and of every jittered wait it takes the longest.
     #[must_use]
-    pub fn start(policy: &'a RetryPolicy, budget: &'a RetryBudget, idempotency: Idempotency) -> Self {
+    pub fn start(policy: &'a RetryPolicy, budget: &'a TokenBucket, idempotency: Idempotency) -> Self {
         let now = clock::now();
         let operation = Operation::start(policy, budget, idempotency, now);
         Self { operation, now, elapsed: Duration::ZERO, attempt: Duration::ZERO, unit: 1.0, decisions: Vec::new() }

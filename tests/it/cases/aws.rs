@@ -6,7 +6,9 @@
 mod table;
 
 use http::StatusCode;
-use steadfast::policy::{Class, Decision, Failure, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason};
+use steadfast::policy::{
+    Class, Decision, Failure, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, TokenBucket,
+};
 
 use self::table::{Case, Expected, Kind, Parameters, Response, Step, Table};
 use super::{Account, reason};
@@ -127,6 +129,7 @@ fn interleavings(id: &str, parameters: &Parameters, threads: &[Vec<u16>; 2], pub
 fn bucket(id: &str, capacity: u32, ops: &[(String, u32, bool, u64); 2]) {
     let policy = RetryPolicy::new().deadline(None);
     let budget = RetryBudget::standard().capacity(capacity).cost(ops[0].1).throttle_cost(ops[1].1);
+    let budget = TokenBucket::new(budget);
     for ((_, _, granted, left), class) in ops.iter().zip([Class::Ambiguous, Class::Throttled]) {
         let mut call = Operation::start(&policy, &budget, Idempotency::Natural, clock::now());
         let decision = call.decide(class, &Hint::default(), clock::now(), 1.0);

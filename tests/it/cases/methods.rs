@@ -12,7 +12,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 use steadfast::policy::{
-    Backoff, Class, Decision, Failure, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason,
+    Backoff, Class, Decision, Failure, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, TokenBucket,
 };
 
 use super::{Account, cases, reason};
@@ -86,7 +86,7 @@ impl Case {
     /// What follows the first attempt.
     fn decide(&self) -> Decision {
         let policy = RetryPolicy::new().backoff(Backoff::fixed(Duration::ZERO));
-        let (budget, now) = (RetryBudget::standard(), clock::now());
+        let (budget, now) = (TokenBucket::new(RetryBudget::standard()), clock::now());
         let mut hint = Hint::default();
         hint.misdirected = matches!(self.failure, Outcome::Status(421));
         let mut operation = Operation::start(&policy, &budget, self.idempotency(), now);

@@ -8,7 +8,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use steadfast::policy::{
-    Backoff, Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, parse_retry_hint,
+    Backoff, Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, TokenBucket,
+    parse_retry_hint,
 };
 
 use super::{Account, cases};
@@ -91,7 +92,7 @@ fn expected(hint: Option<Duration>) -> Decision {
 
 fn decide(class: Class, hint: &Hint) -> Decision {
     let policy = RetryPolicy::new().backoff(Backoff::fixed(Duration::ZERO)).deadline(None);
-    let (budget, now) = (RetryBudget::standard(), clock::now());
+    let (budget, now) = (TokenBucket::new(RetryBudget::standard()), clock::now());
     let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
     operation.begin_attempt();
     operation.decide(class, hint, now, 1.0)

@@ -10,7 +10,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
-use steadfast::policy::{Backoff, Class, Decision, Failure, Hint, Idempotency, Operation, RetryBudget, RetryPolicy};
+use steadfast::policy::{
+    Backoff, Class, Decision, Failure, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, TokenBucket,
+};
 
 use super::{Account, cases, reason};
 use crate::support::clock;
@@ -81,7 +83,7 @@ impl Given {
         let hint = Hint::from_headers(&headers, self.class(), UNIX_EPOCH, Duration::from_secs(60));
         let backoff = Backoff::fixed(Duration::ZERO);
         let policy = RetryPolicy::new().max_attempts(self.max + 1).backoff(backoff).deadline(None);
-        let (budget, now) = (RetryBudget::unlimited(), clock::now());
+        let (budget, now) = (TokenBucket::new(RetryBudget::unlimited()), clock::now());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
         for _ in 0..self.retries_done {
             let _decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0);

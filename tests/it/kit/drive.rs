@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use steadfast::policy::{Backoff, Class, Decision, Hint, Idempotency, RetryBudget, RetryPolicy, StopReason};
+use steadfast::policy::{
+    Backoff, Class, Decision, Hint, Idempotency, RetryBudget, RetryPolicy, StopReason, TokenBucket,
+};
 use steadfast_testing::{PolicyDriver, fast_retries};
 
 #[test]
 fn time_passes_by_attempts_and_waits() {
     let policy = RetryPolicy::new().max_attempts(10).backoff(Backoff::fixed(Duration::from_secs(2)));
     let policy = policy.deadline(Duration::from_secs(10));
-    let budget = RetryBudget::unlimited();
+    let budget = TokenBucket::new(RetryBudget::unlimited());
     let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Natural).attempts_take(Duration::from_secs(1));
     assert_eq!(drive.to_the_end(Class::Ambiguous), Decision::Stop(StopReason::DeadlineExceeded));
     // Attempts end at 1, 4, 7 and 10 seconds, and the deadline is the tenth.
@@ -19,7 +21,7 @@ fn time_passes_by_attempts_and_waits() {
 
 #[test]
 fn what_the_server_and_the_request_say_counts() {
-    let (policy, budget) = (RetryPolicy::new(), RetryBudget::unlimited());
+    let (policy, budget) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::unlimited()));
     let asked = Hint::from(Some(Duration::from_secs(7)));
     let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Absent).unit(0.0);
     assert_eq!(drive.outcome_with(Class::Throttled, &asked), Decision::Retry { after: Duration::from_secs(7) });
@@ -31,7 +33,7 @@ fn what_the_server_and_the_request_say_counts() {
 
 #[test]
 fn fast_retries_wait_for_nothing() {
-    let (policy, budget) = (fast_retries(), RetryBudget::unlimited());
+    let (policy, budget) = (fast_retries(), TokenBucket::new(RetryBudget::unlimited()));
     for class in [Class::Ambiguous, Class::NotProcessed, Class::Throttled] {
         let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Natural);
         drive.to_the_end(class);
@@ -42,7 +44,7 @@ fn fast_retries_wait_for_nothing() {
 #[test]
 #[should_panic(expected = "the operation has ended (stop: done)")]
 fn an_operation_that_has_ended_is_not_driven_on() {
-    let (policy, budget) = (RetryPolicy::new(), RetryBudget::unlimited());
+    let (policy, budget) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::unlimited()));
     let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Natural);
     drive.outcome(Class::Success);
     drive.outcome(Class::Success);

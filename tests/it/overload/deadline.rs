@@ -87,23 +87,6 @@ async fn the_header_stays_at_home() {
     assert!(home.received()[0].header(HEADER.as_str()).is_some());
     assert_eq!(abroad.received()[0].header(HEADER.as_str()), None);
 }
-
-#[tokio::test]
-async fn an_attempt_that_cannot_succeed_is_not_started() {
-    let slow = Answer::new(200).delay(Duration::from_millis(60));
-    let server = FaultServer::play([FaultStep::answer(slow)]).await;
-    let client = doubting(&server).retry(RetryPolicy::never()).skip_hopeless(true).build().unwrap();
-    let hurried = || client.get("/").timeout(Duration::from_millis(20)).send();
-    assert!(hurried().await.is_err(), "nothing is known yet");
-    assert_eq!(server.received().len(), 1);
-    for _ in 0..20 {
-        client.get("/").send().await.unwrap();
-    }
-    let error = hurried().await.unwrap_err();
-    assert_eq!((server.received().len(), error.attempts().len()), (21, 0), "{error}");
-    assert_eq!((error.kind(), error.stop_reason()), (ErrorKind::Timeout, Some(StopReason::DeadlineExceeded)));
-    assert!(!error.may_have_been_processed());
-}
 mod layer {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};

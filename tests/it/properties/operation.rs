@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
-use steadfast::policy::{Class, Decision, Idempotency, RetryBudget, StopReason};
+use steadfast::policy::{Class, Decision, Idempotency, RetryBudget, StopReason, TokenBucket};
 
 use super::cases;
 use super::oracle::{allowed_waits, first_reason, is_free, time_left};
@@ -22,7 +22,7 @@ fn retries<'a>(turns: &'a [Turn<'a>]) -> impl Iterator<Item = (&'a Turn<'a>, Dur
 
 /// What a driver that does as it is told has done. No budget, so that nothing but the policy ends an operation.
 fn play_freely<'a>(terms: &Terms, steps: &'a [Step]) -> Vec<Turn<'a>> {
-    play(terms, &RetryBudget::unlimited(), steps)
+    play(terms, &TokenBucket::new(RetryBudget::unlimited()), steps)
 }
 
 proptest! {
@@ -89,7 +89,7 @@ proptest! {
         steps in steps(),
         tokens in prop_oneof![Just(500_u32), 0_u32..60],
     ) {
-        let budget = RetryBudget::standard().initial(tokens);
+        let budget = TokenBucket::new(RetryBudget::standard().initial(tokens));
         for turn in play(&terms, &budget, &steps) {
             let is_local = turn.step.hint.local && turn.step.class == Class::NotProcessed;
             let cost = match turn.step.class {
@@ -148,7 +148,7 @@ fn the_scenarios_are_not_trivial() {
         let (terms, steps) = (terms(), steps()).new_tree(&mut runner).unwrap().current();
         let all_ten = terms.max_attempts == 10 && play_freely(&terms, &steps).len() == 10;
         at_the_limit += u32::from(all_ten);
-        for turn in play(&terms, &RetryBudget::standard().initial(40), &steps) {
+        for turn in play(&terms, &TokenBucket::new(RetryBudget::standard().initial(40)), &steps) {
             match turn.decision {
                 Decision::Retry { .. } => {
                     repeats += 1;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use steadfast::policy::{Class, Decision, Idempotency, Operation, RetryBudget};
+use steadfast::policy::{Class, Decision, Idempotency, Operation, RetryBudget, TokenBucket};
 
 use super::cases;
 use super::scenario::{steps, terms};
@@ -20,7 +20,7 @@ proptest! {
         capacity in prop_oneof![Just(500_u32), 0..60_u32],
         hedge_at in prop::collection::vec(any::<bool>(), 8),
     ) {
-        let (policy, budget, mut now) = (terms.policy(), RetryBudget::standard().capacity(capacity), clock::now());
+        let (policy, budget, mut now) = (terms.policy(), TokenBucket::new(RetryBudget::standard().capacity(capacity)), clock::now());
         let mut operation = Operation::start(&policy, &budget, terms.idempotency, now);
         operation.set_body_replayable(terms.body_replayable);
         let (mut sent, mut free) = (0_u32, 0_u32);
@@ -63,7 +63,7 @@ proptest! {
         open_for in prop::collection::vec(0..20_000_u64, 8),
         left in 0..60_000_u64,
     ) {
-        let (policy, budget, started) = (terms.policy(), RetryBudget::unlimited(), clock::now());
+        let (policy, budget, started) = (terms.policy(), TokenBucket::new(RetryBudget::unlimited()), clock::now());
         let deadline = started + Duration::from_millis(left);
         let mut operation = Operation::start(&policy, &budget, terms.idempotency, started);
         operation.end_by(deadline);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use steadfast::policy::{Backoff, Class, Decision, Hint, Idempotency, Jitter, Operation, RetryBudget, RetryPolicy};
+use steadfast::policy::{Backoff, Class, Decision, Hint, Idempotency, Jitter, Operation, RetryPolicy, TokenBucket};
 
 use super::oracle;
 use crate::support::clock;
@@ -81,7 +81,7 @@ pub(super) struct Turn<'a> {
 }
 
 /// Runs one operation until it ends, or the steps do. The clock moves by the attempts and by the waits that were decided on.
-pub(super) fn play<'a>(terms: &Terms, budget: &RetryBudget, steps: &'a [Step]) -> Vec<Turn<'a>> {
+pub(super) fn play<'a>(terms: &Terms, budget: &TokenBucket, steps: &'a [Step]) -> Vec<Turn<'a>> {
     let (policy, started) = (terms.policy(), clock::now());
     let mut operation = Operation::start(&policy, budget, terms.idempotency, started);
     operation.set_body_replayable(terms.body_replayable);

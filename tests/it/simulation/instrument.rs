@@ -71,6 +71,23 @@ fn jitter_spreads_the_herd() {
     assert!(peak(Jitter::Full) < 500, "{}", peak(Jitter::Full));
 }
 
+/// The same check as the client's, so that a policy is not tried that cannot be had.
+#[test]
+fn an_invalid_policy_is_named_by_the_report() {
+    let scenario = Scenario::new(Trouble::Refusing).lasting(Duration::from_secs(1)).watched_for(Duration::ZERO);
+    let run = |policy: &RetryPolicy| {
+        let simulation = Simulation::new(scenario, Fleet::new(policy).clients(1));
+        let invalid = simulation.validate().err().map(|invalid| invalid.to_string());
+        (invalid, simulation.run().to_string())
+    };
+    let (invalid, report) = run(&three_retries());
+    assert!(invalid.is_none() && !report.contains("no client"), "{report}");
+    let (invalid, report) = run(&RetryPolicy::new().max_attempts(0));
+    let text = "max_attempts: 0, but must be at least 1: it counts the first attempt";
+    assert_eq!(invalid.as_deref(), Some(text));
+    assert!(report.contains(&format!("no client is built with these policies: {text}\n")), "{report}");
+}
+
 #[test]
 fn nonsense_ends_too() {
     let forever = RetryPolicy::new()
@@ -103,7 +120,7 @@ fn nonsense_ends_too() {
             for trouble in [Trouble::Slow { share, by: time }, Trouble::Unavailable { retry_after: Some(time) }] {
                 let scenario = Scenario::new(trouble).lasting(Duration::from_secs(3)).watched_for(Duration::ZERO);
                 let server = Server::default().heeds_deadlines(time).hints(time).queue(time);
-                let fleet = fleet().hedge(hedge).skip_hopeless().attempt_timeout(time.saturating_mul(2));
+                let fleet = fleet().hedge(hedge).attempt_timeout(time.saturating_mul(2));
                 assert!(
                     Simulation::new(scenario, fleet).server(server).run().during().operations() > 0,
                     "{time:?}, {share}"

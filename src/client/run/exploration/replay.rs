@@ -19,9 +19,9 @@ use super::scenario::{Api, Ask, SECOND, Scenario, own_key};
 use super::seen::{Decided, End, Phase, Seen};
 use super::server::{ASKED, Fate, MOVED, Server};
 use super::{Design, Model, Step};
+use crate::client::admission::{Admission, Admitted};
 use crate::client::answer::{Answer, Failed};
 use crate::client::assessment::AttemptContext;
-use crate::client::gate::{Gate, Held, Pass};
 use crate::client::plan::Plan;
 use crate::client::probe::Probe;
 use crate::client::race::Raced;
@@ -33,7 +33,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::journal::Story;
 use crate::key_policy::Trust;
-use crate::policy::{BreakerState, Class, Decision, Failure, Operation, StopReason};
+use crate::policy::{BreakerState, Class, Decision, Denied, Failure, Operation, StopReason};
 
 /// Replays `history` and returns what was seen.
 pub(super) fn replay(model: &Model, scenario: Scenario, history: &[Step]) -> Seen {
@@ -46,7 +46,7 @@ pub(super) fn replay(model: &Model, scenario: Scenario, history: &[Step]) -> See
     if model.design == Design::KeyIsLicence {
         plan.trust = Trust::Declared;
     }
-    let gate = Gate::new(client, &plan.upstream, || wire_request.whole(client, &plan));
+    let gate = Admission::new(client, &plan.upstream, || wire_request.whole(client, &plan));
     let terms = Terms { design: model.design, scenario, client, plan: &plan };
     let mut course = Course::start(terms, wire_request, &gate);
     for step in history {
@@ -75,7 +75,7 @@ struct Terms<'a> {
 struct Course<'a> {
     terms: Terms<'a>,
     wire_request: &'a mut WireRequest,
-    gate: &'a Gate<'a>,
+    gate: &'a Admission<'a>,
     context: AttemptContext<'a>,
     operation: Operation<'a>,
     recorder: Option<Recorder<'a>>,
@@ -92,14 +92,14 @@ struct Course<'a> {
 
 /// The attempt that is under way.
 struct Attempt<'a> {
-    pass: Pass<'a>,
+    pass: Admitted<'a>,
     number: u32,
     until: Option<Instant>,
     trail: Trail,
 }
 
 impl<'a> Course<'a> {
-    fn start(terms: Terms<'a>, wire_request: &'a mut WireRequest, gate: &'a Gate<'a>) -> Self {
+    fn start(terms: Terms<'a>, wire_request: &'a mut WireRequest, gate: &'a Admission<'a>) -> Self {
         let Terms { scenario, client, plan, .. } = terms;
         let context = AttemptContext::at_first(client, plan);
         let recorder = Recorder::start(client, plan, wire_request);
@@ -160,7 +160,7 @@ impl<'a> Course<'a> {
 
     fn open_circuit(&self) {
         if let Some(permit) =
-            self.terms.plan.upstream.breaker.as_ref().and_then(|breaker| breaker.acquire(self.now).ok())
+            self.terms.plan.upstream.admission.breaker.as_ref().and_then(|breaker| breaker.acquire(self.now).ok())
         {
             permit.record(Class::Ambiguous, Duration::ZERO, self.now);
         }
@@ -180,19 +180,19 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn hold_back(&mut self, held: Held) {
+    fn hold_back(&mut self, held: Denied) {
         let Some(recorder) = self.recorder.take() else { return };
         let error = recorder.held_back(self.wire_request, held);
         self.seen.decided = Decided::Held(held.reason);
         self.end(&Err(&error));
     }
 
-    fn let_through(&mut self, pass: Pass<'a>, number: u32) {
+    fn let_through(&mut self, pass: Admitted<'a>, number: u32) {
         let broken = &mut self.seen.broken;
         broken.early |= self.now < self.not_before;
         broken.late |= self.now >= self.started + self.terms.scenario.deadline();
         broken.after_final |= self.last.is_some_and(Fate::is_final);
-        let circuit = self.terms.plan.upstream.breaker.as_ref().map(|breaker| breaker.state(self.now));
+        let circuit = self.terms.plan.upstream.admission.breaker.as_ref().map(|breaker| breaker.state(self.now));
         broken.through_open_circuit |= matches!(circuit, Some(BreakerState::Open { .. }));
         let until = clock::earlier(self.terms.plan.attempt_until(pass.started), self.operation.deadline());
         self.operation.begin_attempt();

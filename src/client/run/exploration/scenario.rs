@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderName, Method};
 use reqwest::Url;
 
-use crate::client::upstream::{Terms, Upstream, Upstreams};
+use crate::client::origin::{Origin, OriginMap, OriginSettings};
 use crate::client::{Client, RequestBuilder};
 use crate::policy::{Backoff, BreakerPolicy, Jitter, RetryBudget, RetryPolicy};
 use crate::resume::{Identity, ResumeToken};
@@ -192,13 +192,13 @@ impl Scenario {
     }
 
     /// What the client knows of the origin: nothing yet, and the whole budget.
-    pub(super) fn upstream(self) -> std::sync::Arc<Upstream> {
+    pub(super) fn upstream(self) -> std::sync::Arc<Origin> {
         let budget = match self.limits {
             Limits::EmptyBudget => RetryBudget::standard().initial(0),
             _ => RetryBudget::standard(),
         };
         let breaker = (self.limits == Limits::Breaker).then(|| BreakerPolicy::new().min_calls(1));
-        Upstreams::new(Terms { budget, breaker, names_host: false }, None).get(&self.base())
+        OriginMap::new(OriginSettings { budget, breaker, names_host: false }, None).get(&self.base())
     }
 
     pub(super) fn request(self) -> RequestBuilder {

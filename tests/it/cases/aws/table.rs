@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Deserialize;
-use steadfast::policy::{Backoff, RetryBudget, RetryPolicy};
+use steadfast::policy::{Backoff, RetryBudget, RetryPolicy, TokenBucket};
 
 #[derive(Deserialize)]
 pub(super) struct Table {
@@ -102,12 +102,12 @@ impl Parameters {
         }
     }
 
-    pub(super) fn settings(&self) -> (RetryPolicy, RetryBudget) {
+    pub(super) fn settings(&self) -> (RetryPolicy, TokenBucket) {
         let [base, throttle_base, cap] =
             [self.base_transient, self.base_throttle, self.cap].map(Duration::from_secs_f64);
         let backoff = Backoff::exponential(base, cap).throttle_base(throttle_base);
         let budget = RetryBudget::standard().capacity(self.capacity).initial(self.initial_tokens);
         let budget = budget.cost(self.cost).throttle_cost(self.cost_throttle).first_try_refund(self.refund_first_try);
-        (RetryPolicy::new().max_attempts(self.max_attempts).backoff(backoff).deadline(None), budget)
+        (RetryPolicy::new().max_attempts(self.max_attempts).backoff(backoff).deadline(None), TokenBucket::new(budget))
     }
 }

@@ -1,6 +1,6 @@
 //! The bucket a second time, from its documentation.
 
-use steadfast::policy::{Class, RetryBudget, StopReason};
+use steadfast::policy::{Class, RetryBudget, StopReason, TokenBucket};
 
 /// The operations that run at once.
 pub(super) const SLOTS: usize = 4;
@@ -23,7 +23,7 @@ pub(super) enum Kind {
 }
 
 impl Bucket {
-    pub(super) fn budget(&self) -> RetryBudget {
+    pub(super) fn budget(&self) -> TokenBucket {
         let budget = match self.kind {
             Kind::Standard => RetryBudget::standard(),
             Kind::Ratio(ratio) => RetryBudget::ratio(ratio),
@@ -37,7 +37,7 @@ impl Bucket {
         let budget = set(budget, self.initial, RetryBudget::initial);
         let budget = set(budget, self.cost, RetryBudget::cost);
         let budget = set(budget, self.throttle_cost, RetryBudget::throttle_cost);
-        set(budget, self.first_try_refund, RetryBudget::first_try_refund)
+        TokenBucket::new(set(budget, self.first_try_refund, RetryBudget::first_try_refund))
     }
 }
 

@@ -1,37 +1,7 @@
-//! The settings of redirects: how many are followed, what becomes of a POST, and whether one may leave
-//! its origin. The rules that they change are in `redirect.rs`.
+//! The builder's settings of redirects: how many are followed, what becomes of a POST, and whether one
+//! may leave its origin.
 
 use super::ClientBuilder;
-use crate::journal::NotFollowed;
-
-const MAX_REDIRECTS: u32 = 10;
-
-pub(super) struct RedirectSettings {
-    pub(super) most: u32,
-    /// A 301 or 302 to a POST becomes a GET.
-    pub(super) post_as_get: bool,
-    /// `None`: it depends on the transport.
-    cross_origin: Option<bool>,
-}
-
-impl Default for RedirectSettings {
-    fn default() -> Self {
-        Self { most: MAX_REDIRECTS, post_as_get: false, cross_origin: None }
-    }
-}
-
-impl RedirectSettings {
-    /// Whether redirects to another origin are followed; if not, why not. `is_ours`: the transport is
-    /// as we made it. Another may add credentials to every request, which cannot be seen and cannot
-    /// be taken off.
-    pub(super) fn may_leave(&self, is_ours: bool) -> Result<(), NotFollowed> {
-        match self.cross_origin {
-            Some(true) => Ok(()),
-            Some(false) => Err(NotFollowed::CrossOriginOff),
-            None => is_ours.then_some(()).ok_or(NotFollowed::MayAddCredentials),
-        }
-    }
-}
 
 impl ClientBuilder {
     /// Sets how many redirects an attempt follows; 0 hands every 3xx to the caller. Default: 10.
@@ -51,7 +21,7 @@ impl ClientBuilder {
     /// [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names where it leads and why it
     /// is not followed.
     pub fn max_redirects(mut self, redirects: u32) -> Self {
-        self.redirects.most = redirects;
+        self.redirects.max = redirects;
         self
     }
 

@@ -1,7 +1,9 @@
-//! What a client knows about one origin: its retry budget, its breaker, and where it honours keys.
+//! What a client remembers of each origin: its retry budget, its breaker and cooldowns, and where it
+//! honours keys.
 //!
-//! Budgets are per origin, so that one origin's outage does not take the retries of the others, and so is trust: a key is a
-//! licence only where the API has shown that it honours it. The map is bounded; a client with a base URL needs no lookup in it.
+//! Budgets are per origin, so that one origin's outage does not take the retries of the others. So
+//! is trust: a key is a licence only where the API has shown that it honours keys. The map is
+//! bounded, and a client with a base URL needs no lookup in it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,18 +16,20 @@ use reqwest::Url;
 use super::cooldown::Cooldowns;
 use super::pattern::Pattern;
 use crate::key_policy::Trust;
-use crate::policy::{Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RecordStatus, RetryBudget, record_status};
+use crate::policy::{
+    AdmissionState, BreakerPolicy, BreakerState, RecordStatus, RetryBudget, TokenBucket, record_status,
+};
 use steadfast_core::latency::Latencies;
 
-/// The most origins that a client remembers. Beyond it the one that was used longest ago is forgotten: its budget starts full
-/// again and its trust starts empty.
+/// The most origins that a client remembers. Beyond it, the one that was used longest ago is
+/// forgotten: its budget starts full again, and its trust starts empty.
 const ORIGINS: usize = 1024;
 
 /// The most (method, path) pairs that one origin is trusted for.
 const TRUSTED: usize = 256;
 
-/// `https://api.example.com:8443`: all that comes before the path. Default ports are not written, so it identifies the origin.
-/// User information has been taken off by then.
+/// Returns all of a URL that comes before the path: `https://api.example.com:8443`. A URL has no
+/// default port, so this identifies the origin. User information has been taken off by then.
 pub(super) fn origin(url: &Url) -> &str {
     let marked = |part: Option<&str>| part.map_or(0, |part| part.len() + 1);
     let rest = url.path().len() + marked(url.query()) + marked(url.fragment());
@@ -33,115 +37,116 @@ pub(super) fn origin(url: &Url) -> &str {
     text.get(..text.len() - rest).unwrap_or(text)
 }
 
+/// One origin.
 #[derive(Debug)]
-pub(super) struct Upstream {
-    /// What requests say in `Host`, if it is not left to the transport.
+pub(super) struct Origin {
+    /// The value of `Host`, if it is not left to the transport.
     host: Option<HeaderValue>,
     /// Made at the first request.
     pattern: OnceLock<Pattern>,
-    pub(super) budget: RetryBudget,
+    pub(super) budget: TokenBucket,
     pub(super) trust: KeyTrust,
-    pub(super) breaker: Option<Breaker>,
+    pub(super) admission: AdmissionState,
     pub(super) cooldowns: Cooldowns,
     /// Kept once something has asked how long the origin takes.
     pub(super) latencies: OnceLock<Option<Latencies>>,
-    pub(super) hedges: HedgeAllowance,
 }
 
-impl Upstream {
-    /// The headers that requests have in common, if `Host` is not left to the transport.
+impl Origin {
+    /// Returns the headers that requests have in common, if `Host` is not left to the transport.
     pub(super) fn pattern(&self, key: &HeaderName) -> Option<&Pattern> {
         let host = self.host.as_ref()?;
         Some(self.pattern.get_or_init(|| Pattern::new(host, key)))
     }
 }
 
-/// The settings from which every origin gets what is its own.
+/// The settings from which each origin gets its own state.
 #[derive(Debug, Default)]
-pub(super) struct Terms {
+pub(super) struct OriginSettings {
     pub(super) budget: RetryBudget,
     pub(super) breaker: Option<BreakerPolicy>,
-    /// The transport is as we made it, so requests in the clear are HTTP/1.1 and nothing but the URL says what their `Host` is. It is
-    /// written once then; the transport would write it for every request, which is a twentieth of all that it does.
+    /// The transport is as we made it, so requests in the clear are HTTP/1.1, and only the URL says
+    /// what their `Host` is. It is then written once. The transport would write it for every request,
+    /// which is a twentieth of its work.
     pub(super) names_host: bool,
 }
 
-impl Terms {
-    fn upstream(&self, origin: &str) -> Arc<Upstream> {
+impl OriginSettings {
+    fn origin(&self, origin: &str) -> Arc<Origin> {
         // HTTP/2, which TLS may choose, has `:authority` instead (RFC 9113 §8.3.1).
         let host = origin.strip_prefix("http://").filter(|_| self.names_host);
-        let breaker = self.breaker.clone().map(Breaker::new);
-        Arc::new(Upstream {
+        Arc::new(Origin {
             host: host.and_then(|host| HeaderValue::from_str(host).ok()),
             pattern: OnceLock::new(),
-            budget: self.budget.fresh(),
+            budget: TokenBucket::new(self.budget),
             trust: KeyTrust::default(),
-            breaker,
+            admission: AdmissionState::new(self.breaker.clone()),
             cooldowns: Cooldowns::default(),
             latencies: OnceLock::new(),
-            hedges: HedgeAllowance::default(),
         })
     }
 }
 
 /// Every origin that the client has spoken to.
 #[derive(Debug)]
-pub(super) struct Upstreams {
-    terms: Terms,
-    base: Option<(String, Arc<Upstream>)>,
+pub(super) struct OriginMap {
+    settings: OriginSettings,
+    base: Option<(String, Arc<Origin>)>,
     others: RwLock<HashMap<String, Entry>>,
     tick: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    upstream: Arc<Upstream>,
+    origin: Arc<Origin>,
     used: AtomicU64,
 }
 
-impl Upstreams {
-    pub(super) fn new(terms: Terms, base: Option<&Url>) -> Self {
-        let base = base.map(origin).map(|origin| (origin.to_owned(), terms.upstream(origin)));
-        Self { terms, base, others: RwLock::default(), tick: AtomicU64::new(0) }
+impl OriginMap {
+    pub(super) fn new(settings: OriginSettings, base: Option<&Url>) -> Self {
+        let base = base.map(origin).map(|origin| (origin.to_owned(), settings.origin(origin)));
+        Self { settings, base, others: RwLock::default(), tick: AtomicU64::new(0) }
     }
 
-    /// The state of an origin's breaker, if there are breakers; one that was never spoken to is closed. It leaves no trace in the map.
+    /// Returns the state of an origin's breaker, if there are breakers. An origin that was never called
+    /// is closed, and leaves no trace in the map.
     pub(super) fn breaker_state(&self, url: &Url, now: Instant) -> Option<BreakerState> {
-        self.terms.breaker.as_ref()?;
+        self.settings.breaker.as_ref()?;
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
-        let upstream = self.base(url).or_else(|| others.get(origin(url)).map(|entry| &entry.upstream));
-        let breaker = upstream.and_then(|upstream| upstream.breaker.as_ref());
+        let found = self.base(url).or_else(|| others.get(origin(url)).map(|entry| &entry.origin));
+        let breaker = found.and_then(|origin| origin.admission.breaker.as_ref());
         Some(breaker.map_or(BreakerState::Closed, |breaker| breaker.state(now)))
     }
 
-    /// The base URL's, if this URL is at its origin: behind an origin comes a slash, and nothing but the path begins with one.
-    fn base(&self, url: &Url) -> Option<&Arc<Upstream>> {
+    /// Returns the base URL's origin, if this URL is there: a slash follows an origin, and nothing but
+    /// the path begins with one.
+    fn base(&self, url: &Url) -> Option<&Arc<Origin>> {
         let is_at = |base: &str| url.as_str().strip_prefix(base).is_some_and(|rest| rest.starts_with('/'));
-        self.base.as_ref().filter(|(base, _)| is_at(base)).map(|(_, upstream)| upstream)
+        self.base.as_ref().filter(|(base, _)| is_at(base)).map(|(_, origin)| origin)
     }
 
-    /// Whether this is the base URL's origin, or there is no base.
-    pub(super) fn is_home(&self, upstream: &Arc<Upstream>) -> bool {
-        self.base.as_ref().is_none_or(|(_, base)| Arc::ptr_eq(base, upstream))
+    /// Returns whether this is the base URL's origin, or there is no base.
+    pub(super) fn is_home(&self, origin: &Arc<Origin>) -> bool {
+        self.base.as_ref().is_none_or(|(_, base)| Arc::ptr_eq(base, origin))
     }
 
-    pub(super) fn get(&self, url: &Url) -> Arc<Upstream> {
-        if let Some(upstream) = self.base(url) {
-            return upstream.clone();
+    pub(super) fn get(&self, url: &Url) -> Arc<Origin> {
+        if let Some(origin) = self.base(url) {
+            return origin.clone();
         }
-        let origin = origin(url);
+        let name = origin(url);
         let now = self.tick.fetch_add(1, Ordering::Relaxed);
         // Poisoning cannot leave the map half-written: nothing between lock and unlock panics.
-        if let Some(entry) = self.others.read().unwrap_or_else(PoisonError::into_inner).get(origin) {
+        if let Some(entry) = self.others.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             entry.used.store(now, Ordering::Relaxed);
-            return entry.upstream.clone();
+            return entry.origin.clone();
         }
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
-        if others.len() >= ORIGINS && !others.contains_key(origin) {
+        if others.len() >= ORIGINS && !others.contains_key(name) {
             forget_oldest(&mut others);
         }
-        let new = || Entry { upstream: self.terms.upstream(origin), used: AtomicU64::new(now) };
-        others.entry(origin.to_owned()).or_insert_with(new).upstream.clone()
+        let new = || Entry { origin: self.settings.origin(name), used: AtomicU64::new(now) };
+        others.entry(name.to_owned()).or_insert_with(new).origin.clone()
     }
 }
 
@@ -307,8 +312,8 @@ mod tests {
     #[test]
     fn host_is_named_in_the_clear_by_a_transport_that_is_ours() {
         let host = |names_host, text| {
-            let upstreams = Upstreams::new(Terms { names_host, ..Terms::default() }, None);
-            upstreams.get(&url(text)).host.as_ref().map(|host| host.to_str().unwrap().to_owned())
+            let origins = OriginMap::new(OriginSettings { names_host, ..OriginSettings::default() }, None);
+            origins.get(&url(text)).host.as_ref().map(|host| host.to_str().unwrap().to_owned())
         };
         assert_eq!(host(true, "http://api.example.com:80/v1").as_deref(), Some("api.example.com"));
         assert_eq!(host(true, "http://[::1]:8080/").as_deref(), Some("[::1]:8080"));
@@ -318,30 +323,30 @@ mod tests {
 
     #[test]
     fn each_origin_has_a_bucket_of_its_own_and_keeps_it() {
-        let upstreams = Upstreams::new(Terms::default(), Some(&url("https://base.example.com/v1")));
+        let origins = OriginMap::new(OriginSettings::default(), Some(&url("https://base.example.com/v1")));
         let policy = RetryPolicy::new();
-        let one = upstreams.get(&url("https://one.example.com/a"));
+        let one = origins.get(&url("https://one.example.com/a"));
         let mut operation = Operation::start(&policy, &one.budget, Idempotency::Natural, crate::clock::now());
         let _retry = operation.decide(Class::Ambiguous, &Hint::default(), crate::clock::now(), 0.0);
-        assert_eq!(upstreams.get(&url("https://one.example.com/b")).budget.tokens(), 486);
-        assert_eq!(upstreams.get(&url("https://two.example.com/")).budget.tokens(), 500);
-        assert!(upstreams.get(&url("https://base.example.com/v2")).budget.tokens() == 500);
-        assert_eq!(upstreams.others.read().unwrap().len(), 2, "the base needs no entry");
+        assert_eq!(origins.get(&url("https://one.example.com/b")).budget.tokens(), 486);
+        assert_eq!(origins.get(&url("https://two.example.com/")).budget.tokens(), 500);
+        assert!(origins.get(&url("https://base.example.com/v2")).budget.tokens() == 500);
+        assert_eq!(origins.others.read().unwrap().len(), 2, "the base needs no entry");
     }
 
     #[test]
     fn the_map_is_bounded_and_forgets_the_one_used_longest_ago() {
-        let upstreams = Upstreams::new(Terms::default(), None);
-        let first = upstreams.get(&url("https://first.example.com/"));
+        let origins = OriginMap::new(OriginSettings::default(), None);
+        let first = origins.get(&url("https://first.example.com/"));
         for number in 0..ORIGINS {
-            upstreams.get(&url(&format!("https://h{number}.example.com/")));
+            origins.get(&url(&format!("https://h{number}.example.com/")));
             if number < ORIGINS - 1 {
-                upstreams.get(&url("https://first.example.com/"));
+                origins.get(&url("https://first.example.com/"));
             }
         }
-        let others = upstreams.others.read().unwrap();
+        let others = origins.others.read().unwrap();
         assert_eq!(others.len(), ORIGINS);
-        assert!(Arc::ptr_eq(&others["https://first.example.com"].upstream, &first));
+        assert!(Arc::ptr_eq(&others["https://first.example.com"].origin, &first));
         assert!(!others.contains_key("https://h0.example.com"));
     }
 

@@ -1,0 +1,59 @@
+//! Settings of the client that belong together: overload protection, and redirects.
+//!
+//! The builder's methods set them (`builder/overload.rs`, `builder/redirects.rs`), and its `check`
+//! checks them.
+
+use http::HeaderName;
+
+use super::cooldown::Lanes;
+use super::origin::OriginSettings;
+use crate::journal::NotFollowed;
+use crate::policy::{BreakerPolicy, HedgePolicy, RetryBudget};
+
+/// Which mechanisms of overload protection are on. By default none is.
+#[derive(Debug, Default)]
+pub(super) struct OverloadSettings {
+    pub(super) breaker: Option<BreakerPolicy>,
+    pub(super) cooldown: Option<Lanes>,
+    pub(super) deadline_header: Option<HeaderName>,
+    pub(super) hedge: Option<HedgePolicy>,
+}
+
+impl OverloadSettings {
+    /// Returns the settings from which each origin gets its own state.
+    pub(super) fn origins(&self, budget: RetryBudget, names_host: bool) -> OriginSettings {
+        OriginSettings { budget, breaker: self.breaker.clone(), names_host }
+    }
+}
+
+const MAX_REDIRECTS: u32 = 10;
+
+/// Which redirects are followed. The rules that these settings change are in `redirect.rs`.
+#[derive(Debug)]
+pub(super) struct RedirectSettings {
+    /// The most that an attempt follows.
+    pub(super) max: u32,
+    /// A 301 or 302 to a POST becomes a GET.
+    pub(super) post_as_get: bool,
+    /// Whether one may leave its origin. `None`: it depends on the transport.
+    pub(super) cross_origin: Option<bool>,
+}
+
+impl Default for RedirectSettings {
+    fn default() -> Self {
+        Self { max: MAX_REDIRECTS, post_as_get: false, cross_origin: None }
+    }
+}
+
+impl RedirectSettings {
+    /// Returns whether redirects to another origin are followed; an error says why not. `is_ours`:
+    /// the transport is as we made it. Another may add credentials to every request, which cannot be
+    /// seen and cannot be taken off.
+    pub(super) fn may_leave(&self, is_ours: bool) -> Result<(), NotFollowed> {
+        match self.cross_origin {
+            Some(true) => Ok(()),
+            Some(false) => Err(NotFollowed::CrossOriginOff),
+            None => is_ours.then_some(()).ok_or(NotFollowed::MayAddCredentials),
+        }
+    }
+}
