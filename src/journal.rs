@@ -118,10 +118,15 @@ impl fmt::Display for Attempt {
         if self.class != self.default_class {
             write!(f, " (by the classifier; the table says {})", self.default_class.as_str())?;
         }
-        write!(f, ", {}, {}", What { status: self.status, failure: self.failure }, Short(self.elapsed))?;
+        write!(
+            f,
+            ", {}, {}",
+            StatusOrFailure { status: self.status, failure: self.failure },
+            ShortDuration(self.elapsed)
+        )?;
         match self.wait {
             Some(_) if self.free_repeat => f.write_str("; repeated at once, free"),
-            Some(wait) => write!(f, "; next in {}", Short(wait)),
+            Some(wait) => write!(f, "; next in {}", ShortDuration(wait)),
             None => Ok(()),
         }
     }
@@ -145,12 +150,12 @@ impl Serialize for Attempt {
 }
 
 /// What an attempt ended in: `status 503`, or the failure, or both.
-pub(crate) struct What {
+pub(crate) struct StatusOrFailure {
     pub(crate) status: Option<StatusCode>,
     pub(crate) failure: Option<Failure>,
 }
 
-impl fmt::Display for What {
+impl fmt::Display for StatusOrFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.status, self.failure) {
             (Some(status), Some(failure)) => write!(f, "status {}, then {}", status.as_u16(), failure.as_str()),
@@ -164,9 +169,9 @@ impl fmt::Display for What {
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A duration as people say it: `12 ms`, `1.8 s`, `3600 s`.
-pub(crate) struct Short(pub(crate) Duration);
+pub(crate) struct ShortDuration(pub(crate) Duration);
 
-impl fmt::Display for Short {
+impl fmt::Display for ShortDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             time if time < Duration::from_millis(1) => f.write_str("under 1 ms"),
@@ -210,7 +215,7 @@ impl Journal {
 
 /// The whole operation, as its response or its error tells it.
 #[derive(Clone, Debug)]
-pub(crate) struct Story {
+pub(crate) struct OperationReport {
     pub(crate) method: Method,
     pub(crate) key: Option<IdempotencyKey>,
     pub(crate) journal: Journal,
@@ -315,9 +320,10 @@ mod tests {
 
     #[test]
     fn durations_read_as_people_say_them() {
-        let shown = [Duration::from_micros(3), Duration::from_millis(999), Duration::from_millis(1840)].map(Short);
+        let shown =
+            [Duration::from_micros(3), Duration::from_millis(999), Duration::from_millis(1840)].map(ShortDuration);
         assert_eq!(shown.map(|short| short.to_string()), ["under 1 ms", "999 ms", "1.8 s"]);
-        let shown = [Duration::from_secs(3600), Duration::MAX].map(Short);
+        let shown = [Duration::from_secs(3600), Duration::MAX].map(ShortDuration);
         assert_eq!(shown.map(|short| short.to_string()), ["3600 s", "over a year"]);
     }
 
@@ -330,7 +336,7 @@ mod tests {
             assert_eq!(journal.attempts().len(), 1);
         });
         assert_eq!(told.count_total, 0);
-        let story = Story {
+        let report = OperationReport {
             method: Method::GET,
             key: None,
             journal,
@@ -344,7 +350,7 @@ mod tests {
         // A response of the transport's has an extension already.
         let mut extensions = http::Extensions::new();
         extensions.insert(0_u8);
-        let carried = allocation_counter::measure(|| drop(extensions.insert(story)));
+        let carried = allocation_counter::measure(|| drop(extensions.insert(report)));
         assert_eq!(carried.count_total, 1);
     }
 

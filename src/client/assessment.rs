@@ -5,8 +5,8 @@
 
 use http::{HeaderMap, Method, StatusCode};
 
-use super::answer::{Answer, Failed};
-use super::plan::Plan;
+use super::operation::OperationContext;
+use super::response_body::{AttemptError, AttemptResponse};
 use super::{Classifier, Inner};
 use crate::clock;
 use crate::journal::Reach;
@@ -36,7 +36,7 @@ pub(super) struct AttemptContext<'a> {
 
 /// Whether the body must be looked at to judge an answer of this status: a 409 under a key says there what it means, and a 503 that it
 /// is about the deadline that was sent.
-pub(super) fn says_why(client: &Inner, plan: &Plan, status: StatusCode) -> bool {
+pub(super) fn says_why(client: &Inner, plan: &OperationContext, status: StatusCode) -> bool {
     AttemptContext::at_first(client, plan).says_why(status)
 }
 
@@ -74,7 +74,7 @@ impl Assessment {
 }
 
 impl<'a> AttemptContext<'a> {
-    pub(super) fn at_first(client: &'a Inner, plan: &'a Plan) -> Self {
+    pub(super) fn at_first(client: &'a Inner, plan: &'a OperationContext) -> Self {
         Self {
             is_done: false,
             may_have_acted: false,
@@ -98,7 +98,11 @@ impl AttemptContext<'_> {
     }
 
     /// `earlier_ambiguous`: an attempt before this one may have been carried out.
-    pub(super) fn judge(&self, attempted: &Result<Answer, Failed>, earlier_ambiguous: bool) -> Assessment {
+    pub(super) fn judge(
+        &self,
+        attempted: &Result<AttemptResponse, AttemptError>,
+        earlier_ambiguous: bool,
+    ) -> Assessment {
         match attempted {
             Ok(answer) => self.answered(answer.status(), answer.headers(), answer.begun(), earlier_ambiguous),
             Err(failed) => self.failed(failed),
@@ -150,7 +154,7 @@ impl AttemptContext<'_> {
         }
     }
 
-    fn failed(&self, failed: &Failed) -> Assessment {
+    fn failed(&self, failed: &AttemptError) -> Assessment {
         let none = HeaderMap::new();
         let (status, headers) =
             failed.head.as_deref().map_or((None, &none), |(status, headers)| (Some(*status), headers));

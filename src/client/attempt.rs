@@ -9,13 +9,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::answer::{self, Answer, Failed, Read};
-use super::payload::NoBody;
-use super::plan::{Plan, is_safe};
-use super::probe::{Probe, Unfinished};
+use super::operation::{OperationContext, is_safe};
 use super::redirect::{self, Rules, Trail};
+use super::request_body::BodyError;
+use super::response_body::{self, AttemptError, AttemptResponse, Read};
+use super::send_probe::{SendProbe, Unfinished};
 use super::wire_request::WireRequest;
-use super::{Inner, assessment, ending, failure};
+use super::{Inner, assessment, ending, transport_error};
 use crate::clock::{self, Deadline};
 use crate::deadline;
 use crate::journal::NotFollowed;
@@ -30,11 +30,11 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 )]
 pub(super) fn send(
     client: &Inner,
-    plan: &Plan,
+    plan: &OperationContext,
     wire_request: &mut WireRequest,
     number: u32,
     until: Option<Instant>,
-) -> impl Future<Output = Result<Answer, Failed>> {
+) -> impl Future<Output = Result<AttemptResponse, AttemptError>> {
     async move {
         let timer = pin!(clock::timer(until));
         let mut until = Deadline::new(until, timer);
@@ -50,17 +50,17 @@ pub(super) fn send(
             if !follow(client, plan, wire_request, &response, &mut trail)? {
                 let has_body = ending::has_body(wire_request.current().method(), response.status());
                 return match plan.read {
-                    Read::Whole { limit } => answer::read(&mut response, has_body, &mut until, limit).await,
+                    Read::Whole { limit } => response_body::read(&mut response, has_body, &mut until, limit).await,
                     Read::Head => {
                         let response = ending::checked(response, has_body);
                         if assessment::says_why(client, plan, response.status()) {
-                            return Ok(Box::pin(answer::peek(response, until.at())).await);
+                            return Ok(Box::pin(response_body::peek(response, until.at())).await);
                         }
-                        Ok(Answer::Head { response, begun: Bytes::new() })
+                        Ok(AttemptResponse::Head { response, begun: Bytes::new() })
                     }
                 };
             }
-            let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;
+            let _read_away = Box::pin(response_body::read_error(&mut response, &mut until)).await;
         }
     }
 }
@@ -69,11 +69,11 @@ pub(super) fn send(
 /// to send.
 pub(super) fn follow(
     client: &Inner,
-    plan: &Plan,
+    plan: &OperationContext,
     wire_request: &mut WireRequest,
     response: &reqwest::Response,
     trail: &mut Trail,
-) -> Result<bool, Failed> {
+) -> Result<bool, AttemptError> {
     // A GET with effects is one by the caller's word alone.
     let is_harmless =
         |request: &reqwest::Request| is_safe(request.method()) && plan.idempotency == Idempotency::Natural;
@@ -146,17 +146,17 @@ fn sent(url: &reqwest::Url) -> Option<&str> {
 fn exchange(
     client: &Inner,
     sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
-    probe: Option<&Probe>,
+    probe: Option<&SendProbe>,
     until: &mut Deadline<'_>,
-) -> impl Future<Output = Result<reqwest::Response, Failed>> {
+) -> impl Future<Output = Result<reqwest::Response, AttemptError>> {
     async move {
         // A client that we were given may follow redirects itself, so a refused connection may be that of a later hop, after the
         // request was carried out.
-        let failed = |failure, timed_out, source| Failed {
+        let failed = |failure, timed_out, source| AttemptError {
             failure: if client.opaque { Failure::Unknown } else { failure },
             timed_out,
             head: None,
-            taken: probe.map(Probe::taken),
+            taken: probe.map(SendProbe::taken),
             source,
         };
         // Dropped in between, the attempt has an end, too.
@@ -167,32 +167,32 @@ fn exchange(
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 let (failure, timed_out) =
-                    (failure::of_transport(&error, probe, client.is_as_made), error.is_timeout());
+                    (transport_error::of_transport(&error, probe, client.is_as_made), error.is_timeout());
                 Err(failed(failure, timed_out, Some(error.without_url().into())))
             }
-            Err(clock::TimedOut) => Err(failed(failure::of_timeout(probe), true, None)),
+            Err(clock::TimedOut) => Err(failed(transport_error::of_timeout(probe), true, None)),
         }
     }
 }
 
 /// The request's body could not be made, or not in time.
-fn no_body(why: NoBody) -> Failed {
+fn no_body(why: BodyError) -> AttemptError {
     let (failure, source) = match why {
-        NoBody::Failed(source) => (Failure::RequestBody, Some(source)),
-        NoBody::TimedOut => (Failure::NotSent, None),
+        BodyError::Failed(source) => (Failure::RequestBody, Some(source)),
+        BodyError::TimedOut => (Failure::NotSent, None),
     };
-    Failed { failure, timed_out: source.is_none(), head: None, taken: Some(false), source }
+    AttemptError { failure, timed_out: source.is_none(), head: None, taken: Some(false), source }
 }
 
 /// Hands the request to the transport, with what watches its body.
 fn start(
     client: &Inner,
-    plan: &Plan,
+    plan: &OperationContext,
     wire_request: &WireRequest,
     body: Option<reqwest::Body>,
     number: u32,
     until: Option<Instant>,
-) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<Probe>) {
+) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<SendProbe>) {
     let (mut request, probe) = wire_request.open(client, plan, body);
     if !wire_request.is_elsewhere() {
         client.mark(request.headers_mut(), number, until);

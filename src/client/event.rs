@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::journal::{Attempt, What};
+use crate::journal::{Attempt, StatusOrFailure};
 use crate::key::IdempotencyKey;
 use crate::policy::{BreakerState, Class, StopReason};
 use crate::resume::SafeUrl;
@@ -134,7 +134,7 @@ impl<'a> Event<'a> {
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, "hedge started");
             }
             EventKind::AttemptEnded { attempt } => {
-                let what = What { status: attempt.status(), failure: attempt.failure() };
+                let what = StatusOrFailure { status: attempt.status(), failure: attempt.failure() };
                 let (number, class, elapsed) = (attempt.number(), attempt.class().as_str(), attempt.elapsed());
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, class, %what, ?elapsed, "attempt ended");
             }

@@ -6,17 +6,16 @@
 //! | file | what it is for |
 //! | --- | --- |
 //! | `builder`, `overload`, `redirect_settings`, `request`, `checks`, `defaults` | take what the caller says |
-//! | `target`, `payload`, `upload` | the URL and the body |
-//! | `plan`, `wire_request`, `pattern` | the terms of one operation, and its request on the way |
+//! | `target`, `request_body`, `upload` | the URL and the body |
+//! | `operation`, `wire_request`, `pattern` | the terms of one operation, and its request on the way |
 //! | `run` | the loop |
-//! | `race` | an attempt with a second one beside it |
-//! | `attempt`, `answer` | send once and read what comes back; `ending` tells a whole body from a cut one, `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
+//! | `hedge` | an attempt with a second one beside it |
+//! | `attempt`, `response_body` | send once and read what comes back; `ending` tells a whole body from a cut one, `send_probe` watches the body, `redirect` says where a 3xx leads, `transport_error` reads the transport's error |
 //! | `assessment` | the class of an attempt |
 //! | `gate`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
 //! | `upstream` | what is remembered of each origin |
 //! | `event`, `response` | tell the story |
 
-mod answer;
 mod assessment;
 mod attempt;
 mod builder;
@@ -25,21 +24,22 @@ mod cooldown;
 mod defaults;
 mod ending;
 mod event;
-mod failure;
 mod gate;
+mod hedge;
 pub(crate) mod latency;
+mod operation;
 mod overload;
 mod pattern;
-mod payload;
-mod plan;
-mod probe;
-mod race;
 mod redirect;
 mod redirect_settings;
 mod request;
+mod request_body;
 mod response;
+mod response_body;
 mod run;
+mod send_probe;
 mod target;
+mod transport_error;
 #[cfg(any(feature = "stream", feature = "multipart"))]
 mod upload;
 mod upstream;

@@ -26,9 +26,9 @@ use http::header::{
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
-use super::answer::Failed;
-use super::payload::Payload;
-use super::plan::is_safe;
+use super::operation::is_safe;
+use super::request_body::RequestBody;
+use super::response_body::AttemptError;
 use super::upstream::origin;
 use crate::journal::NotFollowed;
 use crate::policy::Failure;
@@ -63,7 +63,7 @@ pub(super) fn next(
     from: &reqwest::Request,
     status: StatusCode,
     headers: &HeaderMap,
-    payload: &Payload,
+    payload: &RequestBody,
     rules: Rules,
 ) -> Result<Option<Next>, NotFollowed> {
     let method = from.method();
@@ -146,7 +146,7 @@ impl Trail {
         from: &reqwest::Request,
         next: &Next,
         response: &reqwest::Response,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), AttemptError> {
         let name = |method: &http::Method, url: &reqwest::Url| format!("{method} {url}");
         let here = name(from.method(), from.url());
         let there = name(&next.method, &next.url);
@@ -162,7 +162,7 @@ impl Trail {
         // Without query and fragment, which may be secret.
         let shown: Vec<&str> =
             self.steps.iter().map(|step| step.split(['?', '#']).next().unwrap_or_default()).collect();
-        Err(Failed {
+        Err(AttemptError {
             failure: Failure::Redirects,
             timed_out: false,
             head: Some(Box::new((response.status(), response.headers().clone()))),
@@ -186,7 +186,7 @@ mod tests {
     fn check_with(rules: Rules, method: &str, from: &str, status: u16, location: &str) -> String {
         let request = reqwest::Request::new(method.parse().unwrap(), from.parse().unwrap());
         let headers = [(LOCATION, location.parse().unwrap())].into_iter().collect();
-        match next(&request, StatusCode::from_u16(status).unwrap(), &headers, &Payload::Empty, rules) {
+        match next(&request, StatusCode::from_u16(status).unwrap(), &headers, &RequestBody::Empty, rules) {
             Ok(None) => "no redirect".to_owned(),
             Err(reason) => format!("{reason:?}"),
             Ok(Some(next)) => {
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_body_that_is_gone_cannot_follow() {
         let request = reqwest::Request::new(Method::PUT, "https://a.x/1".parse().unwrap());
-        let gone = Payload::Once(None);
+        let gone = RequestBody::Once(None);
         let headers = [(LOCATION, "/2".parse().unwrap())].into_iter().collect();
         let next = |status, headers| next(&request, status, headers, &gone, RULES);
         assert_eq!(next(StatusCode::TEMPORARY_REDIRECT, &headers), Err(NotFollowed::BodyGone));

@@ -10,14 +10,14 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
-use super::answer::Answer;
 use super::checks::{bearer, parse_header};
-use super::payload::Payload;
-use super::plan::{Options, Plan};
+use super::operation::{OperationContext, Options};
+use super::request_body::RequestBody;
 #[cfg(feature = "json")]
 use super::response;
+use super::response_body::AttemptResponse;
 use super::wire_request::{ContentType, WireRequest};
-use super::{Client, Inner, plan, run, target};
+use super::{Client, Inner, operation, run, target};
 use crate::error::{Error, Result};
 use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, RetryPolicy};
@@ -34,13 +34,13 @@ pub struct RequestBuilder {
 
 impl RequestBuilder {
     pub(super) fn new(client: Client, request: Result<reqwest::Request>) -> Self {
-        let wire_request = request.map(|request| WireRequest::new(request, Payload::Empty, false));
+        let wire_request = request.map(|request| WireRequest::new(request, RequestBody::Empty, false));
         Self { client, wire_request, options: None }
     }
 
     /// A finished request: its body becomes the payload, its timeout the attempt timeout.
     pub(super) fn from_request(client: Client, mut request: reqwest::Request) -> Self {
-        let payload = request.body_mut().take().map_or(Payload::Empty, Payload::from);
+        let payload = request.body_mut().take().map_or(RequestBody::Empty, RequestBody::from);
         let timeout = request.timeout_mut().take();
         let built = Self { client, wire_request: Ok(WireRequest::new(request, payload, true)), options: None };
         let built = if timeout.is_some() { built.attempt_timeout(timeout) } else { built };
@@ -113,13 +113,13 @@ impl RequestBuilder {
     #[cfg(feature = "json")]
     pub fn json(self, body: &(impl Serialize + ?Sized)) -> Self {
         let encoded = serde_json::to_vec(body).map_err(|error| Error::build("json", error));
-        self.encoded(ContentType::Json, encoded.map(Payload::from))
+        self.encoded(ContentType::Json, encoded.map(RequestBody::from))
     }
 
     /// A URL-encoded form body. Sets its `Content-Type` unless one is set.
     pub fn form(self, form: &(impl Serialize + ?Sized)) -> Self {
         let encoded = serde_urlencoded::to_string(form).map_err(|error| Error::build("form", error));
-        self.encoded(ContentType::Form, encoded.map(|text| Payload::from(text.into_bytes())))
+        self.encoded(ContentType::Form, encoded.map(|text| RequestBody::from(text.into_bytes())))
     }
 
     /// The body. Bytes and text can be sent again; a stream exists once and gets exactly one attempt, see
@@ -127,7 +127,7 @@ impl RequestBuilder {
     pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
         let body = body.into();
         self.with(|_, payload| {
-            *payload = Payload::from(body);
+            *payload = RequestBody::from(body);
             Ok(())
         })
     }
@@ -136,7 +136,7 @@ impl RequestBuilder {
     /// same bytes every time.
     pub fn body_factory<B: Into<reqwest::Body>>(self, make: impl Fn() -> B + Send + Sync + 'static) -> Self {
         self.with(|_, payload| {
-            *payload = Payload::made(move || Ok(make().into()));
+            *payload = RequestBody::made(move || Ok(make().into()));
             Ok(())
         })
     }
@@ -148,7 +148,7 @@ impl RequestBuilder {
     pub fn file(self, path: impl Into<std::path::PathBuf>) -> Self {
         let path = path.into();
         self.with(|_, payload| {
-            *payload = Payload::File(super::upload::File::new(path));
+            *payload = RequestBody::File(super::upload::File::new(path));
             Ok(())
         })
     }
@@ -162,7 +162,7 @@ impl RequestBuilder {
             let made = super::upload::Forms::new(http?, make);
             let (forms, content_type) = made.map_err(|error| Error::build("multipart_factory", error))?;
             request.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
-            *payload = Payload::made(move || forms.body());
+            *payload = RequestBody::made(move || forms.body());
             Ok(())
         })
     }
@@ -177,7 +177,7 @@ impl RequestBuilder {
             let blank = reqwest::Request::new(request.method().clone(), request.url().clone());
             let built = reqwest::RequestBuilder::from_parts(http?, blank).multipart(form).build();
             let mut built = built.map_err(|error| Error::build("multipart", error.without_url()))?;
-            *payload = built.body_mut().take().map_or(Payload::Empty, Payload::from);
+            *payload = built.body_mut().take().map_or(RequestBody::Empty, RequestBody::from);
             request.headers_mut().extend(std::mem::take(built.headers_mut()));
             Ok(())
         })
@@ -292,13 +292,13 @@ impl RequestBuilder {
     pub fn send(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
             let (client, plan, wire_request) = self.prepare(false)?;
-            let (answer, story) = run::run(client, &plan, wire_request).await?;
+            let (answer, report) = run::run(client, &plan, wire_request).await?;
             let mut response = match answer {
-                Answer::Head { response, .. } => response,
+                AttemptResponse::Head { response, .. } => response,
                 // Not reached: only `Read::Whole` reads the body.
-                Answer::Whole { body, .. } => http::Response::new(body).into(),
+                AttemptResponse::Whole { body, .. } => http::Response::new(body).into(),
             };
-            response.extensions_mut().insert(story);
+            response.extensions_mut().insert(report);
             Ok(response)
         }
     }
@@ -319,13 +319,13 @@ impl RequestBuilder {
     pub fn fetch<T: serde::de::DeserializeOwned>(mut self) -> impl Future<Output = Result<T>> {
         async move {
             let (client, plan, wire_request) = self.prepare(true)?;
-            let (answer, story) = run::run(client, &plan, wire_request).await?;
+            let (answer, report) = run::run(client, &plan, wire_request).await?;
             let decoded = response::decode(answer, plan.read, wire_request.current().url());
-            decoded.map_err(|error| response::unfit(error, story, &plan, wire_request))
+            decoded.map_err(|error| response::unfit(error, report, &plan, wire_request))
         }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut Payload) -> Result<()>) -> Self {
+    fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut RequestBody) -> Result<()>) -> Self {
         if let Ok(WireRequest { template, payload, .. }) = &mut self.wire_request
             && let Err(error) = change(template, payload)
         {
@@ -334,7 +334,7 @@ impl RequestBuilder {
         self
     }
 
-    fn encoded(self, content_type: ContentType, body: Result<Payload>) -> Self {
+    fn encoded(self, content_type: ContentType, body: Result<RequestBody>) -> Self {
         let mut built = self.with(|_, payload| {
             *payload = body?;
             Ok(())
@@ -351,7 +351,7 @@ impl RequestBuilder {
     }
 
     /// Settles the terms. What the builder holds is sent from where it is: it is large, and is not moved again.
-    pub(super) fn prepare(&mut self, reads_body: bool) -> Result<(&Inner, Plan, &mut WireRequest)> {
+    pub(super) fn prepare(&mut self, reads_body: bool) -> Result<(&Inner, OperationContext, &mut WireRequest)> {
         let taken = self.options.take();
         let options = taken.as_deref();
         let resumed = || options.and_then(|options| options.resume.clone());
@@ -365,7 +365,14 @@ impl RequestBuilder {
         };
         let client = self.client.inner()?;
         let says_type = wire_request.content_type != ContentType::Unsaid;
-        match plan::settle(client, &mut wire_request.template, &wire_request.payload, says_type, options, reads_body) {
+        match operation::settle(
+            client,
+            &mut wire_request.template,
+            &wire_request.payload,
+            says_type,
+            options,
+            reads_body,
+        ) {
             Ok(plan) => Ok((client, plan, wire_request)),
             Err(error) => {
                 let request = &wire_request.template;

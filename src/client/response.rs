@@ -6,13 +6,13 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::{answer, redirect};
 #[cfg(feature = "json")]
-use super::{plan::Plan, wire_request::WireRequest};
+use super::{operation::OperationContext, wire_request::WireRequest};
+use super::{redirect, response_body};
 #[cfg(feature = "json")]
 use crate::decode::DecodeError;
 use crate::error::{Answer, Error, ErrorKind, Result};
-use crate::journal::{Attempt, Story};
+use crate::journal::{Attempt, OperationReport};
 use crate::key::IdempotencyKey;
 use crate::policy::StopReason;
 use crate::resume::SafeUrl;
@@ -52,43 +52,45 @@ pub trait ResponseExt: Sized + private::Sealed {
 
 impl ResponseExt for reqwest::Response {
     fn attempts(&self) -> &[Attempt] {
-        story(self).map_or(&[], |story| story.journal.attempts())
+        report(self).map_or(&[], |report| report.journal.attempts())
     }
 
     fn idempotency_key(&self) -> Option<&IdempotencyKey> {
-        story(self).and_then(|story| story.key.as_ref())
+        report(self).and_then(|report| report.key.as_ref())
     }
 
     fn elapsed(&self) -> Duration {
-        story(self).map_or(Duration::ZERO, |story| story.elapsed)
+        report(self).map_or(Duration::ZERO, |report| report.elapsed)
     }
 
     fn stop_reason(&self) -> Option<StopReason> {
-        story(self).map(|story| story.stop)
+        report(self).map(|report| report.stop)
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        story(self).and_then(|story| story.retry_after)
+        report(self).and_then(|report| report.retry_after)
     }
 
     fn may_have_been_processed(&self) -> bool {
-        story(self).is_some_and(|story| story.may_have_been_processed)
+        report(self).is_some_and(|report| report.may_have_been_processed)
     }
 
     async fn into_result(mut self) -> Result<Self> {
         if self.status().is_success() {
             return Ok(self);
         }
-        let story = self.extensions_mut().remove::<Story>();
+        let report = self.extensions_mut().remove::<OperationReport>();
         let url = self.url().clone();
-        let answer::Answer::Whole { status, headers, body, .. } = answer::read_error_of(self, None).await else {
+        let response_body::AttemptResponse::Whole { status, headers, body, .. } =
+            response_body::read_error_of(self, None).await
+        else {
             return Err(Error::new(ErrorKind::Transport, "the answer had no body to read"));
         };
         let error = of_answer(Answer { status, headers, body }, &url);
-        Err(match story {
-            Some(story) => {
-                let method = story.method.clone();
-                error.with_story(story).at(&method, SafeUrl(&url))
+        Err(match report {
+            Some(report) => {
+                let method = report.method.clone();
+                error.with_report(report).at(&method, SafeUrl(&url))
             }
             None => error,
         })
@@ -111,11 +113,14 @@ fn of_answer(answer: Answer, url: &reqwest::Url) -> Error {
 /// The value in a 2xx answer of `url`; otherwise why there is none.
 #[cfg(feature = "json")]
 pub(super) fn decode<T: serde::de::DeserializeOwned>(
-    answer: answer::Answer,
-    read: answer::Read,
+    answer: response_body::AttemptResponse,
+    read: response_body::Read,
     url: &reqwest::Url,
 ) -> Result<T> {
-    let (answer::Answer::Whole { status, headers, body, over_limit }, answer::Read::Whole { limit }) = (answer, read)
+    let (
+        response_body::AttemptResponse::Whole { status, headers, body, over_limit },
+        response_body::Read::Whole { limit },
+    ) = (answer, read)
     else {
         return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
     };
@@ -133,12 +138,17 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(
 
 /// The error that an answer is which cannot be decoded, with its story.
 #[cfg(feature = "json")]
-pub(super) fn unfit(error: Error, mut story: Story, plan: &Plan, wire_request: &WireRequest) -> Error {
+pub(super) fn unfit(
+    error: Error,
+    mut report: OperationReport,
+    plan: &OperationContext,
+    wire_request: &WireRequest,
+) -> Error {
     if matches!(error.kind(), ErrorKind::Decode | ErrorKind::TooLarge) {
         // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
-        story.resume = wire_request.resume_token(plan, true);
+        report.resume = wire_request.resume_token(plan, true);
     }
-    error.with_story(story).at(&plan.method, SafeUrl(wire_request.asked().url()))
+    error.with_report(report).at(&plan.method, SafeUrl(wire_request.asked().url()))
 }
 
 #[cfg(feature = "json")]
@@ -146,7 +156,7 @@ fn first_64_kib(body: bytes::Bytes) -> bytes::Bytes {
     body.slice(..body.len().min(64 * 1024))
 }
 
-fn story(response: &reqwest::Response) -> Option<&Story> {
+fn report(response: &reqwest::Response) -> Option<&OperationReport> {
     response.extensions().get()
 }
 

@@ -7,17 +7,17 @@
 use std::time::{Duration, Instant};
 
 use super::Inner;
-use super::answer::{self, Answer, Failed};
 use super::assessment::{Assessment, AttemptContext};
 use super::attempt;
 use super::event::{Event, EventKind};
 use super::gate::{Gate, Held, Pass};
-use super::plan::Plan;
-use super::race::{Other, Race, Raced};
+use super::hedge::{Other, Race, Raced};
+use super::operation::OperationContext;
+use super::response_body::{self, AttemptError, AttemptResponse};
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Attempt, Journal, NotFollowed, Story, What};
+use crate::journal::{Attempt, Journal, NotFollowed, OperationReport, StatusOrFailure};
 use crate::policy::{BreakerState, Class, Decision, Failure, Idempotency, Operation, RetryPolicy, StopReason};
 use crate::resume::SafeUrl;
 
@@ -27,9 +27,9 @@ use crate::resume::SafeUrl;
 )]
 pub(super) fn run(
     client: &Inner,
-    plan: &Plan,
+    plan: &OperationContext,
     wire_request: &mut WireRequest,
-) -> impl Future<Output = Result<(Answer, Story)>> {
+) -> impl Future<Output = Result<(AttemptResponse, OperationReport)>> {
     async move {
         let mut context = AttemptContext::at_first(client, plan);
         let mut recorder = Recorder::start(client, plan, wire_request);
@@ -84,7 +84,7 @@ pub(super) fn run(
                     return recorder.end(wire_request, attempted, reason, ended.checked_add(pause).unwrap_or(ended));
                 }
                 Decision::Retry { after } => {
-                    answer::discard(attempted, operation.deadline()).await;
+                    response_body::discard(attempted, operation.deadline()).await;
                     clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
                     now = clock::now();
                 }
@@ -94,7 +94,12 @@ pub(super) fn run(
 }
 
 /// The operation as the policy sees it, before its first attempt.
-fn begin<'a>(plan: &'a Plan, policy: &'a RetryPolicy, wire_request: &WireRequest, started: Instant) -> Operation<'a> {
+fn begin<'a>(
+    plan: &'a OperationContext,
+    policy: &'a RetryPolicy,
+    wire_request: &WireRequest,
+    started: Instant,
+) -> Operation<'a> {
     let mut operation = Operation::start(policy, &plan.upstream.budget, plan.idempotency, started);
     operation.set_body_replayable(wire_request.payload.is_replayable());
     if plan.may_have_been_processed {
@@ -123,7 +128,7 @@ impl AttemptContext<'_> {
 fn still_licensed(
     operation: &mut Operation<'_>,
     client: &Inner,
-    plan: &Plan,
+    plan: &OperationContext,
     wire_request: &WireRequest,
 ) -> std::result::Result<(), Held> {
     if operation.attempts() > 0 || plan.may_have_been_processed {
@@ -143,7 +148,7 @@ struct Next {
 /// The story of the operation so far, and those who are told it.
 struct Recorder<'a> {
     client: &'a Inner,
-    plan: &'a Plan,
+    plan: &'a OperationContext,
     started: Instant,
     journal: Journal,
     retry_after: Option<Duration>,
@@ -151,7 +156,7 @@ struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    fn start(client: &'a Inner, plan: &'a Plan, wire_request: &WireRequest) -> Self {
+    fn start(client: &'a Inner, plan: &'a OperationContext, wire_request: &WireRequest) -> Self {
         let started = clock::now();
         let may_have_been_processed = plan.may_have_been_processed;
         let recorder =
@@ -183,7 +188,7 @@ impl<'a> Recorder<'a> {
         let &Raced { ref attempted, number, ended, elapsed, latency, .. } = raced;
         let assessment = context.judge(attempted, self.may_have_been_processed);
         let succeeded = assessment.class == Class::Success;
-        operation.set_key_trusted(wire_request.key_is_trusted(client, plan, answer::head(attempted)));
+        operation.set_key_trusted(wire_request.key_is_trusted(client, plan, response_body::head(attempted)));
         // What happened elsewhere, or never left this process, says nothing about the origin; nor
         // does a refusal that costs nothing.
         let is_neutral = assessment.hint.local || operation.has_free_repeat(assessment.class, &assessment.hint);
@@ -250,24 +255,26 @@ impl<'a> Recorder<'a> {
     fn end(
         self,
         wire_request: &WireRequest,
-        attempted: Result<Answer, Failed>,
+        attempted: Result<AttemptResponse, AttemptError>,
         reason: StopReason,
         now: Instant,
-    ) -> Result<(Answer, Story)> {
+    ) -> Result<(AttemptResponse, OperationReport)> {
         let succeeded = matches!(&attempted, Ok(answer) if answer.status().is_success());
         let not_followed = wire_request.not_followed().filter(|_| attempted.is_ok());
         let reason = match not_followed {
             Some(NotFollowed::KeyNotTrusted) => StopReason::KeyNotTrusted,
             _ => reason,
         };
-        let story = Story { not_followed, ..self.into_story(wire_request, reason, succeeded, now) };
+        let report = OperationReport { not_followed, ..self.into_report(wire_request, reason, succeeded, now) };
         match attempted {
-            Ok(answer) => Ok((answer, story)),
+            Ok(answer) => Ok((answer, report)),
             Err(failed) => {
-                let what =
-                    What { status: failed.head.as_deref().map(|(status, _)| *status), failure: Some(failed.failure) };
+                let what = StatusOrFailure {
+                    status: failed.head.as_deref().map(|(status, _)| *status),
+                    failure: Some(failed.failure),
+                };
                 let error = Error::new(kind_of(&failed), what.to_string()).with_source(failed.source);
-                Err(error.with_story(story).at(wire_request.asked().method(), SafeUrl(wire_request.asked().url())))
+                Err(error.with_report(report).at(wire_request.asked().method(), SafeUrl(wire_request.asked().url())))
             }
         }
     }
@@ -275,23 +282,29 @@ impl<'a> Recorder<'a> {
     /// The next attempt, or the first, was not let through.
     fn held_back(mut self, wire_request: &WireRequest, held: Held) -> Error {
         self.retry_after = held.retry_after;
-        let story = self.into_story(wire_request, held.reason, false, clock::now());
+        let report = self.into_report(wire_request, held.reason, false, clock::now());
         let error = match held.reason {
             StopReason::DeadlineExceeded => Error::new(ErrorKind::Timeout, "no time is left"),
             _ => Error::new(ErrorKind::NotAdmitted, "held back"),
         };
-        let error = error.with_story(story);
+        let error = error.with_report(report);
         error.at(wire_request.asked().method(), SafeUrl(wire_request.asked().url()))
     }
 
-    fn into_story(self, wire_request: &WireRequest, reason: StopReason, succeeded: bool, now: Instant) -> Story {
+    fn into_report(
+        self,
+        wire_request: &WireRequest,
+        reason: StopReason,
+        succeeded: bool,
+        now: Instant,
+    ) -> OperationReport {
         let elapsed = now.saturating_duration_since(self.started);
         let may_have_been_processed = self.may_have_been_processed;
         let attempts = self.attempts();
         self.tell(wire_request, EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed });
         // Nothing is left to ask for after a success, and its digest would be paid for on every call.
         let resume = if succeeded { None } else { wire_request.resume_token(self.plan, may_have_been_processed) };
-        Story {
+        OperationReport {
             method: self.plan.method.clone(),
             key: self.plan.key.clone(),
             journal: self.journal,
@@ -305,7 +318,7 @@ impl<'a> Recorder<'a> {
     }
 }
 
-fn kind_of(failed: &Failed) -> ErrorKind {
+fn kind_of(failed: &AttemptError) -> ErrorKind {
     match failed.failure {
         Failure::Connect | Failure::LocalResources => ErrorKind::Connect,
         Failure::Certificate => ErrorKind::Certificate,

@@ -5,11 +5,11 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::Inner;
+use super::operation::OperationContext;
 use super::pattern::Pattern;
-use super::payload::Payload;
-use super::plan::Plan;
-use super::probe::Probe;
 use super::redirect::{self, Next};
+use super::request_body::RequestBody;
+use super::send_probe::SendProbe;
 use super::upstream::{Paths, origin};
 use crate::journal::NotFollowed;
 use crate::key_policy::Trust;
@@ -52,7 +52,7 @@ pub(super) struct WireRequest {
     /// Everything but the body, its type and the key: those are added to what is sent. Most
     /// requests have no other headers, and one that has none needs no map of them.
     pub(super) template: reqwest::Request,
-    pub(super) payload: Payload,
+    pub(super) payload: RequestBody,
     pub(super) content_type: ContentType,
     /// The request came to us finished, with extensions that we cannot see.
     adopted: bool,
@@ -70,7 +70,7 @@ struct Redirects {
     /// plan, which would be larger for every request.
     post_as_get: Option<bool>,
     /// What the caller asked for, once a redirect has turned it into the GET of its result.
-    asked: Option<(reqwest::Request, Payload)>,
+    asked: Option<(reqwest::Request, RequestBody)>,
     /// The result is at another origin.
     result_is_elsewhere: bool,
     /// Those of the current attempt.
@@ -91,7 +91,7 @@ struct AttemptRedirects {
 }
 
 impl WireRequest {
-    pub(super) fn new(template: reqwest::Request, payload: Payload, adopted: bool) -> Self {
+    pub(super) fn new(template: reqwest::Request, payload: RequestBody, adopted: bool) -> Self {
         let content_type = ContentType::Unsaid;
         Self { template, payload, content_type, adopted, is_repeat: false, redirects: None }
     }
@@ -155,7 +155,7 @@ impl WireRequest {
         Some(Self { content_type: self.content_type, is_repeat: self.is_repeat, ..fork })
     }
 
-    fn asked_first(&self) -> Option<&(reqwest::Request, Payload)> {
+    fn asked_first(&self) -> Option<&(reqwest::Request, RequestBody)> {
         self.redirects.as_deref().and_then(|redirects| redirects.asked.as_ref())
     }
 
@@ -175,7 +175,7 @@ impl WireRequest {
     }
 
     /// Becomes the next hop of the attempt.
-    pub(super) fn follow(&mut self, client: &Inner, plan: &Plan, next: Next) {
+    pub(super) fn follow(&mut self, client: &Inner, plan: &OperationContext, next: Next) {
         let is_elsewhere = self.is_elsewhere() || next.leaves;
         let (may_have_acted, see_other) = (next.may_have_acted, next.see_other);
         let key_header = &client.keys.header;
@@ -214,9 +214,9 @@ impl WireRequest {
     pub(super) fn open(
         &self,
         client: &Inner,
-        plan: &Plan,
+        plan: &OperationContext,
         body: Option<reqwest::Body>,
-    ) -> (reqwest::Request, Option<Probe>) {
+    ) -> (reqwest::Request, Option<SendProbe>) {
         let mut request = match self.hop() {
             Some(hop) => self.copy(hop, ROOM),
             None => self.whole(client, plan),
@@ -225,14 +225,14 @@ impl WireRequest {
         let said = self.current().headers();
         // TLS may choose HTTP/2, and so may a transport that is not as we made it.
         let is_http1 = client.clear_is_http1 && request.url().scheme() == "http";
-        let watched = body.map(|body| Probe::watch(body, said, is_http1));
+        let watched = body.map(|body| SendProbe::watch(body, said, is_http1));
         let (body, probe) = watched.map_or((None, None), |(body, probe)| (Some(body), Some(probe)));
         *request.body_mut() = body;
         (request, probe)
     }
 
     /// The request as it is sent, but for the body.
-    pub(super) fn whole(&self, client: &Inner, plan: &Plan) -> reqwest::Request {
+    pub(super) fn whole(&self, client: &Inner, plan: &OperationContext) -> reqwest::Request {
         if self.is_done() {
             return self.copy(&self.template, ROOM);
         }
@@ -279,7 +279,11 @@ impl WireRequest {
         })
     }
 
-    pub(super) fn resume_token(&self, plan: &Plan, may_have_been_processed: bool) -> Option<Box<ResumeToken>> {
+    pub(super) fn resume_token(
+        &self,
+        plan: &OperationContext,
+        may_have_been_processed: bool,
+    ) -> Option<Box<ResumeToken>> {
         let (key, first_sent) = plan.key.as_ref().zip(plan.first_sent)?;
         Some(Box::new(ResumeToken::new(key, first_sent, &self.identity(), may_have_been_processed)))
     }
@@ -290,7 +294,12 @@ impl WireRequest {
     }
 
     /// Whether the key is a licence now; `head` is the latest answer's.
-    pub(super) fn key_is_trusted(&self, client: &Inner, plan: &Plan, head: Option<(StatusCode, &HeaderMap)>) -> bool {
+    pub(super) fn key_is_trusted(
+        &self,
+        client: &Inner,
+        plan: &OperationContext,
+        head: Option<(StatusCode, &HeaderMap)>,
+    ) -> bool {
         let origin = &plan.upstream.trust;
         // The GET of a result has no key, and no request to another origin has. What a transport
         // that follows redirects itself has sent to the last hop is not known.
@@ -310,7 +319,7 @@ impl WireRequest {
 
     /// Whether the hop may be sent. After an attempt that may have been processed it is a repeat at
     /// another path, and needs the licence there.
-    pub(super) fn may_repeat_at(&self, plan: &Plan, next: &Next) -> bool {
+    pub(super) fn may_repeat_at(&self, plan: &OperationContext, next: &Next) -> bool {
         let needs_key = self.is_repeat && plan.idempotency == Idempotency::Keyed && !self.is_done() && !next.see_other;
         let paths = || (self.asked().url().path(), Some(next.url.path()));
         !needs_key || plan.upstream.trust.is_trusted(plan.trust, &plan.method, paths)

@@ -1,6 +1,6 @@
 //! An operation under way, and its requests: the one that is waited for, or two that race.
 //!
-//! This is `client/race.rs` in simulated time: the first final answer counts, and a failure waits for the other one.
+//! This is `client/hedge.rs` in simulated time: the first final answer counts, and a failure waits for the other one.
 
 use std::time::Duration;
 

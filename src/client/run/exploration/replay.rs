@@ -19,19 +19,19 @@ use super::scenario::{Api, Ask, SECOND, Scenario, own_key};
 use super::seen::{Decided, End, Phase, Seen};
 use super::server::{ASKED, Fate, MOVED, Server};
 use super::{Design, Model, Step};
-use crate::client::answer::{Answer, Failed};
 use crate::client::assessment::AttemptContext;
 use crate::client::gate::{Gate, Held, Pass};
-use crate::client::plan::Plan;
-use crate::client::probe::Probe;
-use crate::client::race::Raced;
+use crate::client::hedge::Raced;
+use crate::client::operation::OperationContext;
 use crate::client::redirect::Trail;
+use crate::client::response_body::{AttemptError, AttemptResponse};
 use crate::client::run::{Recorder, begin, still_licensed};
+use crate::client::send_probe::SendProbe;
 use crate::client::wire_request::WireRequest;
-use crate::client::{Inner, attempt, failure, response};
+use crate::client::{Inner, attempt, response, transport_error};
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::journal::Story;
+use crate::journal::OperationReport;
 use crate::key_policy::Trust;
 use crate::policy::{BreakerState, Class, Decision, Failure, Operation, StopReason};
 
@@ -68,7 +68,7 @@ struct Terms<'a> {
     design: Design,
     scenario: Scenario,
     client: &'a Inner,
-    plan: &'a Plan,
+    plan: &'a OperationContext,
 }
 
 /// One operation on its way.
@@ -240,7 +240,7 @@ impl<'a> Course<'a> {
     }
 
     /// The request as it is sent. Its body is asked for, unless it fails before that.
-    fn open(&mut self, fate: Fate) -> (reqwest::Request, Option<Probe>) {
+    fn open(&mut self, fate: Fate) -> (reqwest::Request, Option<SendProbe>) {
         let no_timer = pin!(None);
         let mut until = clock::Deadline::new(None, no_timer);
         let body = self.wire_request.payload.next(&mut until).now_or_never();
@@ -276,11 +276,11 @@ impl<'a> Course<'a> {
         fate: Fate,
         status: StatusCode,
         trail: &mut Trail,
-    ) -> std::result::Result<Option<Answer>, Failed> {
+    ) -> std::result::Result<Option<AttemptResponse>, AttemptError> {
         let headers = fate.head(self.server.api);
         if fate == Fate::AnswerCut {
             let head = Some(Box::new((status, headers)));
-            return Err(Failed { failure: Failure::BodyCut, timed_out: false, head, taken: None, source: None });
+            return Err(AttemptError { failure: Failure::BodyCut, timed_out: false, head, taken: None, source: None });
         }
         let status = match fate {
             Fate::Conflict | Fate::StillRunning if self.terms.design == Design::ConflictIsDone => StatusCode::CREATED,
@@ -293,11 +293,11 @@ impl<'a> Course<'a> {
         if attempt::follow(self.terms.client, self.terms.plan, self.wire_request, &response, trail)? {
             return Ok(None);
         }
-        Ok(Some(Answer::Whole { status, headers, body: Bytes::from(fate.body()), over_limit: false }))
+        Ok(Some(AttemptResponse::Whole { status, headers, body: Bytes::from(fate.body()), over_limit: false }))
     }
 
     /// The request failed without an answer.
-    fn failed(&self, fate: Fate, probe: Option<&Probe>) -> Failed {
+    fn failed(&self, fate: Fate, probe: Option<&SendProbe>) -> AttemptError {
         let (failure, timed_out) = match fate {
             Fate::NoConnection => (Failure::Connect, false),
             Fate::NoDescriptor => (Failure::LocalResources, false),
@@ -305,18 +305,23 @@ impl<'a> Course<'a> {
             Fate::ClosedBeforeSending => (Failure::NotSent, false),
             Fate::Refused => (Failure::Refused, false),
             Fate::TimedOutBeforeBody if self.terms.design == Design::HeadIsNothing => (Failure::NotSent, true),
-            Fate::TimedOut | Fate::TimedOutBeforeBody => (failure::of_timeout(probe), true),
+            Fate::TimedOut | Fate::TimedOutBeforeBody => (transport_error::of_timeout(probe), true),
             Fate::Lost if self.terms.design == Design::LostIsNotSent => (Failure::NotSent, false),
             Fate::Lost => (Failure::Disconnected, false),
             Fate::NotHttp => (Failure::BadResponse, false),
             Fate::OwnBodyFails => (Failure::RequestBody, false),
             _ => (Failure::Unknown, false),
         };
-        Failed { failure, timed_out, head: None, taken: probe.map(Probe::taken), source: None }
+        AttemptError { failure, timed_out, head: None, taken: probe.map(SendProbe::taken), source: None }
     }
 
     /// As the loop does it after an attempt.
-    fn conclude(&mut self, fate: Fate, attempt: Attempt<'a>, attempted: std::result::Result<Answer, Failed>) {
+    fn conclude(
+        &mut self,
+        fate: Fate,
+        attempt: Attempt<'a>,
+        attempted: std::result::Result<AttemptResponse, AttemptError>,
+    ) {
         let Attempt { pass, number, .. } = attempt;
         if self.terms.design == Design::FreeWithoutEnd && fate == Fate::Refused {
             return self.repeat(Duration::ZERO, true, fate);
@@ -355,22 +360,22 @@ impl<'a> Course<'a> {
     }
 
     /// What `fetch` returns.
-    fn stop(&mut self, ended: Result<(Answer, Story)>, reason: StopReason) {
+    fn stop(&mut self, ended: Result<(AttemptResponse, OperationReport)>, reason: StopReason) {
         self.seen.decided = Decided::Stop(reason);
-        let fetched = ended.and_then(|(answer, story)| {
+        let fetched = ended.and_then(|(answer, report)| {
             let value = response::decode::<()>(answer, self.terms.plan.read, self.wire_request.current().url());
             match value {
-                Ok(()) => Ok(story),
-                Err(error) => Err(response::unfit(error, story, self.terms.plan, self.wire_request)),
+                Ok(()) => Ok(report),
+                Err(error) => Err(response::unfit(error, report, self.terms.plan, self.wire_request)),
             }
         });
-        if let Ok(story) = &fetched {
-            self.seen.decided = Decided::Stop(story.stop);
+        if let Ok(report) = &fetched {
+            self.seen.decided = Decided::Stop(report.stop);
         }
         self.end(&fetched.as_ref());
     }
 
-    fn end(&mut self, ended: &std::result::Result<&Story, &Error>) {
+    fn end(&mut self, ended: &std::result::Result<&OperationReport, &Error>) {
         self.seen.phase = Phase::Ended;
         self.seen.end = Some(End::of(ended));
     }

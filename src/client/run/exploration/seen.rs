@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::journal::Story;
+use crate::journal::OperationReport;
 use crate::policy::StopReason;
 
 /// Where an operation stands after a history, and what has been seen on the way.
@@ -86,13 +86,13 @@ pub(super) enum Decided {
 }
 
 impl End {
-    pub(super) fn of(ended: &std::result::Result<&Story, &Error>) -> Self {
+    pub(super) fn of(ended: &std::result::Result<&OperationReport, &Error>) -> Self {
         match ended {
-            Ok(story) => Self {
+            Ok(report) => Self {
                 is_ok: true,
-                may_have_been_processed: story.may_have_been_processed,
+                may_have_been_processed: report.may_have_been_processed,
                 says_not_processed: false,
-                stop: Some(story.stop),
+                stop: Some(report.stop),
             },
             Err(error) => {
                 let line = error.to_string();

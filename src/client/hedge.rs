@@ -11,20 +11,20 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::answer::{Answer, Failed};
 use super::gate::Gate;
-use super::plan::Plan;
+use super::operation::OperationContext;
+use super::response_body::{AttemptError, AttemptResponse};
 use super::wire_request::WireRequest;
 use super::{Inner, attempt};
 use crate::clock;
 use crate::policy::{Class, Hint, Operation};
 
-type Attempted = Result<Answer, Failed>;
+type Attempted = Result<AttemptResponse, AttemptError>;
 
 /// The terms of one race.
 pub(super) struct Race<'a> {
     pub(super) client: &'a Inner,
-    pub(super) plan: &'a Plan,
+    pub(super) plan: &'a OperationContext,
     pub(super) gate: &'a Gate<'a>,
     pub(super) number: u32,
     pub(super) until: Option<Instant>,

@@ -11,18 +11,18 @@ use std::io;
 
 use hyper_util::client::legacy;
 
-use super::probe::Probe;
+use super::send_probe::SendProbe;
 use crate::policy::Failure;
 
 /// What a failed `execute` means. `probe` is the request body's, where it had one. `is_as_made`:
 /// the transport is as this crate made it, so that it speaks HTTP/2 only where TLS has negotiated
 /// it.
-pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, is_as_made: bool) -> Failure {
+pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&SendProbe>, is_as_made: bool) -> Failure {
     if error.is_builder() || error.is_redirect() {
         return Failure::InvalidRequest;
     }
     // Before all else: the body may come from another connection, and then its failure looks like one of ours.
-    if probe.is_some_and(Probe::failed) {
+    if probe.is_some_and(SendProbe::failed) {
         return Failure::RequestBody;
     }
     // Before the timeouts: a connect timeout is both.
@@ -42,7 +42,7 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, is_as_
     // A caller's mistake in the head of the request is found while writing; what had been written by then is not known.
     let is_ours = first.is_some_and(hyper::Error::is_user);
     let was_http1 = || cut && is_as_made && was_on_http1(error);
-    let was_sealed = |probe: &Probe| probe.seal() && !is_ours && (probe.is_http1() || was_http1());
+    let was_sealed = |probe: &SendProbe| probe.seal() && !is_ours && (probe.is_http1() || was_http1());
     if never_written || probe.is_some_and(was_sealed) {
         return Failure::NotSent;
     }
@@ -54,8 +54,8 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&Probe>, is_as_
 }
 
 /// An attempt that our own timer ended. Over HTTP/2 its head may go out all the same.
-pub(super) fn of_timeout(probe: Option<&Probe>) -> Failure {
-    let was_sealed = |probe: &Probe| probe.seal() && probe.is_http1();
+pub(super) fn of_timeout(probe: Option<&SendProbe>) -> Failure {
+    let was_sealed = |probe: &SendProbe| probe.seal() && probe.is_http1();
     if probe.is_some_and(was_sealed) { Failure::NotSent } else { Failure::Timeout }
 }
 

@@ -33,7 +33,7 @@ pub(super) enum Read {
 
 /// What the server answered.
 #[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
-pub(super) enum Answer {
+pub(super) enum AttemptResponse {
     /// `begun`: the beginning of the body, where the assessment depends on it.
     Head {
         response: reqwest::Response,
@@ -47,7 +47,7 @@ pub(super) enum Answer {
     },
 }
 
-impl Answer {
+impl AttemptResponse {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Head { response, .. } => response.status(),
@@ -72,7 +72,7 @@ impl Answer {
 }
 
 /// How the attempt failed.
-pub(super) struct Failed {
+pub(super) struct AttemptError {
     pub(super) failure: Failure,
     pub(super) timed_out: bool,
     /// The head of the answer, where it had arrived.
@@ -83,7 +83,7 @@ pub(super) struct Failed {
 }
 
 /// The head of the answer, if it arrived; a body that was cut later had one.
-pub(super) fn head(attempted: &Result<Answer, Failed>) -> Option<(StatusCode, &HeaderMap)> {
+pub(super) fn head(attempted: &Result<AttemptResponse, AttemptError>) -> Option<(StatusCode, &HeaderMap)> {
     match attempted {
         Ok(answer) => Some((answer.status(), answer.headers())),
         Err(failed) => failed.head.as_deref().map(|(status, headers)| (*status, headers)),
@@ -104,7 +104,7 @@ pub(super) fn read(
     has_body: bool,
     until: &mut Deadline<'_>,
     limit: usize,
-) -> impl Future<Output = Result<Answer, Failed>> {
+) -> impl Future<Output = Result<AttemptResponse, AttemptError>> {
     async move {
         let is_error = !response.status().is_success();
         if is_error {
@@ -119,10 +119,12 @@ pub(super) fn read(
             collected = Collected::Cut { body, timed_out: false, source };
         }
         match collected {
-            Collected::Whole(body) => Ok(Answer::Whole { status, headers, body, over_limit: false }),
-            Collected::OverLimit(body) => Ok(Answer::Whole { status, headers, body, over_limit: !is_error }),
-            Collected::Cut { body, .. } if is_error => Ok(Answer::Whole { status, headers, body, over_limit: false }),
-            Collected::Cut { timed_out, source, .. } => Err(Failed {
+            Collected::Whole(body) => Ok(AttemptResponse::Whole { status, headers, body, over_limit: false }),
+            Collected::OverLimit(body) => Ok(AttemptResponse::Whole { status, headers, body, over_limit: !is_error }),
+            Collected::Cut { body, .. } if is_error => {
+                Ok(AttemptResponse::Whole { status, headers, body, over_limit: false })
+            }
+            Collected::Cut { timed_out, source, .. } => Err(AttemptError {
                 failure: Failure::BodyCut,
                 timed_out,
                 head: Some(Box::new((status, headers))),
@@ -138,18 +140,18 @@ fn soon(until: Option<Instant>) -> Option<Instant> {
 }
 
 /// The body of an error: kept as far as it arrives soon, since the status has already decided.
-pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Deadline<'_>) -> Answer {
+pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Deadline<'_>) -> AttemptResponse {
     let end = until.at();
     until.set(soon(end));
     let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
         collect(response, until, ERROR_BODY).await;
     until.set(end);
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-    Answer::Whole { status, headers, body, over_limit: false }
+    AttemptResponse::Whole { status, headers, body, over_limit: false }
 }
 
 /// As [`read_error`], of a response that has left its attempt.
-pub(super) async fn read_error_of(mut response: reqwest::Response, until: Option<Instant>) -> Answer {
+pub(super) async fn read_error_of(mut response: reqwest::Response, until: Option<Instant>) -> AttemptResponse {
     let timer = pin!(clock::timer(until));
     read_error(&mut response, &mut Deadline::new(until, timer)).await
 }
@@ -235,14 +237,14 @@ impl Chunks {
 
 /// Reads away the body of an answer that will be asked for again, so that its connection can carry the next attempt. What is
 /// long or slow is left, and costs the connection.
-pub(super) async fn discard(attempted: Result<Answer, Failed>, deadline: Option<Instant>) {
-    if let Ok(Answer::Head { response, .. }) = attempted {
+pub(super) async fn discard(attempted: Result<AttemptResponse, AttemptError>, deadline: Option<Instant>) {
+    if let Ok(AttemptResponse::Head { response, .. }) = attempted {
         let _answer = Box::pin(read_error_of(response, deadline)).await;
     }
 }
 
 /// Looks at the beginning of a body whose response the caller may still get: what was read is put in front of the rest.
-pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) -> Answer {
+pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) -> AttemptResponse {
     let soon = soon(until);
     let (parts, mut rest) = ending::apart(response);
     let (mut begun, mut error) = (Chunks::default(), None);
@@ -256,7 +258,7 @@ pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) ->
     }
     let begun = begun.into_bytes();
     let body = reqwest::Body::wrap(Begun { begun: begun.clone(), error, rest });
-    Answer::Head { response: http::Response::from_parts(parts, body).into(), begun }
+    AttemptResponse::Head { response: http::Response::from_parts(parts, body).into(), begun }
 }
 
 /// A body of which a part was read.

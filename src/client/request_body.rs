@@ -18,7 +18,7 @@ use crate::error::BoxError;
 type MakeBody = Arc<dyn Fn() -> Result<reqwest::Body, BoxError> + Send + Sync>;
 
 #[derive(Default)]
-pub(super) enum Payload {
+pub(super) enum RequestBody {
     #[default]
     Empty,
     Bytes(Bytes),
@@ -29,7 +29,7 @@ pub(super) enum Payload {
     File(super::upload::File),
 }
 
-impl Payload {
+impl RequestBody {
     /// A payload that `make` makes anew for each attempt.
     pub(super) fn made(make: impl Fn() -> Result<reqwest::Body, BoxError> + Send + Sync + 'static) -> Self {
         Self::Made(Arc::new(make))
@@ -66,16 +66,16 @@ impl Payload {
 
     /// The body of the next attempt, which has to be there `until` then: a disk may not answer.
     #[cfg_attr(not(feature = "stream"), allow(unused_variables, reason = "only a file is waited for"))]
-    pub(super) async fn next(&mut self, until: &mut Deadline<'_>) -> Result<Option<reqwest::Body>, NoBody> {
+    pub(super) async fn next(&mut self, until: &mut Deadline<'_>) -> Result<Option<reqwest::Body>, BodyError> {
         match self {
             Self::Empty => Ok(None),
             Self::Bytes(bytes) => Ok(Some(bytes.clone().into())),
             Self::Once(body) => Ok(body.take()),
-            Self::Made(make) => make().map(Some).map_err(NoBody::Failed),
+            Self::Made(make) => make().map(Some).map_err(BodyError::Failed),
             #[cfg(feature = "stream")]
             Self::File(file) => match Box::pin(until.bound(file.open())).await {
-                Ok(opened) => opened.map(Some).map_err(NoBody::Failed),
-                Err(crate::clock::TimedOut) => Err(NoBody::TimedOut),
+                Ok(opened) => opened.map(Some).map_err(BodyError::Failed),
+                Err(crate::clock::TimedOut) => Err(BodyError::TimedOut),
             },
         }
     }
@@ -83,19 +83,19 @@ impl Payload {
 
 /// Why an attempt has no body to send.
 #[derive(Debug)]
-pub(super) enum NoBody {
+pub(super) enum BodyError {
     Failed(BoxError),
     #[cfg_attr(not(feature = "stream"), allow(dead_code, reason = "only a file is waited for"))]
     TimedOut,
 }
 
-impl From<Vec<u8>> for Payload {
+impl From<Vec<u8>> for RequestBody {
     fn from(bytes: Vec<u8>) -> Self {
         Self::Bytes(bytes.into())
     }
 }
 
-impl From<reqwest::Body> for Payload {
+impl From<reqwest::Body> for RequestBody {
     fn from(mut body: reqwest::Body) -> Self {
         match body.as_bytes() {
             None => Self::Once(Some(body)),
@@ -109,7 +109,7 @@ impl From<reqwest::Body> for Payload {
     }
 }
 
-impl fmt::Debug for Payload {
+impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Empty => "Empty",
@@ -131,7 +131,7 @@ mod tests {
         let timer = std::pin::pin!(crate::clock::timer(None));
         let mut until = Deadline::new(None, timer);
         let bytes = Bytes::from_static(b"hello");
-        let mut payload = Payload::from(reqwest::Body::from(bytes.clone()));
+        let mut payload = RequestBody::from(reqwest::Body::from(bytes.clone()));
         assert!(payload.is_replayable());
         assert_eq!(payload.bytes().map(<[u8]>::as_ptr), Some(bytes.as_ptr()));
         for _ in 0..3 {
@@ -139,10 +139,10 @@ mod tests {
             assert_eq!(body.as_ref().and_then(reqwest::Body::as_bytes), Some(&b"hello"[..]));
         }
 
-        let mut stream = Payload::from(reqwest::Body::wrap(reqwest::Body::from("hello")));
+        let mut stream = RequestBody::from(reqwest::Body::wrap(reqwest::Body::from("hello")));
         assert!(!stream.is_replayable() && stream.bytes().is_none());
         assert!(stream.next(&mut until).await.unwrap().is_some() && stream.next(&mut until).await.unwrap().is_none());
 
-        assert!(matches!(Payload::from(reqwest::Body::from("")), Payload::Empty));
+        assert!(matches!(RequestBody::from(reqwest::Body::from("")), RequestBody::Empty));
     }
 }

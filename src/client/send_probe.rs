@@ -29,13 +29,13 @@ const SEALED: u8 = 3;
 
 /// What the body of one attempt has seen.
 #[derive(Clone, Debug)]
-pub(super) struct Probe {
+pub(super) struct SendProbe {
     mark: Arc<AtomicU8>,
     /// Nothing but HTTP/1 can be spoken here.
     is_http1: bool,
 }
 
-impl Probe {
+impl SendProbe {
     /// `body`, watched; `headers` are the request's.
     pub(super) fn watch(body: reqwest::Body, headers: &HeaderMap, is_http1: bool) -> (reqwest::Body, Self) {
         let at_first = if is_asked_for(&body, headers) { UNTOUCHED } else { TAKEN };
@@ -68,7 +68,7 @@ impl Probe {
 }
 
 /// Keeps a body back whose attempt was dropped before it was asked for.
-pub(super) struct Unfinished<'a>(pub(super) Option<&'a Probe>);
+pub(super) struct Unfinished<'a>(pub(super) Option<&'a SendProbe>);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
@@ -88,7 +88,7 @@ fn is_asked_for(body: &reqwest::Body, headers: &HeaderMap) -> bool {
 
 struct Watched {
     body: reqwest::Body,
-    probe: Probe,
+    probe: SendProbe,
 }
 
 impl Body for Watched {
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn notices_when_it_is_taken_and_changes_nothing() {
-        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new(), true);
+        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
         assert_eq!(body.size_hint().exact(), Some(5));
         assert!(!body.is_end_stream());
         assert!(!probe.taken());
@@ -154,14 +154,14 @@ mod tests {
 
     #[test]
     fn a_body_that_was_dropped_was_not_taken() {
-        let (body, probe) = Probe::watch("hello".into(), &HeaderMap::new(), true);
+        let (body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
         drop(body);
         assert!(!probe.taken() && probe.seal());
     }
 
     #[test]
     fn a_body_whose_attempt_was_dropped_is_kept_back() {
-        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new(), false);
+        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), false);
         drop(Unfinished(None));
         drop(Unfinished(Some(&probe)));
         assert_eq!(poll(&mut body), None);
@@ -170,12 +170,12 @@ mod tests {
 
     #[test]
     fn what_was_called_not_sent_is_not_sent_a_moment_later() {
-        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new(), true);
+        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
         assert!(probe.seal() && probe.seal());
         assert_eq!(poll(&mut body), None);
         assert!(!probe.taken() && !probe.failed());
 
-        let (mut body, probe) = Probe::watch("hello".into(), &HeaderMap::new(), true);
+        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
         assert!(poll(&mut body).is_some());
         assert!(!probe.seal(), "too late");
     }
@@ -183,11 +183,11 @@ mod tests {
     #[test]
     fn a_body_that_is_never_asked_for_tells_nothing() {
         for body in [reqwest::Body::from(""), reqwest::Body::wrap(Unmeasured)] {
-            assert!(Probe::watch(body, &HeaderMap::new(), true).1.taken());
+            assert!(SendProbe::watch(body, &HeaderMap::new(), true).1.taken());
         }
         for (length, taken) in [("0", true), ("5", false), ("05", false), ("five", true)] {
             let headers = [(CONTENT_LENGTH, length.parse().unwrap())].into_iter().collect();
-            assert_eq!(Probe::watch("hello".into(), &headers, true).1.taken(), taken, "{length}");
+            assert_eq!(SendProbe::watch("hello".into(), &headers, true).1.taken(), taken, "{length}");
         }
     }
 }

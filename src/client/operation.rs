@@ -6,9 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 use http::Method;
 
 use super::Inner;
-use super::answer::Read;
 use super::checks::check_timeout;
-use super::payload::Payload;
+use super::request_body::RequestBody;
+use super::response_body::Read;
 use super::upstream::Upstream;
 use super::wire_request::WireRequest;
 use crate::clock;
@@ -45,7 +45,7 @@ static NOTHING: Options = Options {
 };
 
 /// The terms of the operation. They never change while it runs.
-pub(super) struct Plan {
+pub(super) struct OperationContext {
     pub(super) method: Method,
     pub(super) upstream: Arc<Upstream>,
     /// `None`: the client's.
@@ -68,7 +68,7 @@ pub(super) struct Plan {
     pub(super) may_have_been_processed: bool,
 }
 
-impl Plan {
+impl OperationContext {
     pub(super) fn policy<'a>(&'a self, client: &'a Inner) -> &'a RetryPolicy {
         self.own_policy.as_deref().unwrap_or(&client.retry)
     }
@@ -105,11 +105,11 @@ impl Plan {
 pub(super) fn settle(
     inner: &Inner,
     request: &mut reqwest::Request,
-    payload: &Payload,
+    payload: &RequestBody,
     says_type: bool,
     options: Option<&Options>,
     reads_body: bool,
-) -> Result<Plan> {
+) -> Result<OperationContext> {
     let options = options.unwrap_or(&NOTHING);
     let limit = options.body_limit.unwrap_or(inner.body_limit);
     let read = if reads_body { Read::Whole { limit } } else { Read::Head };
@@ -155,7 +155,7 @@ pub(super) fn settle(
                       carry it out twice";
         return Err(Error::new(crate::ErrorKind::KeyExpired, format!("{nobody}; {VOUCH}")));
     }
-    Ok(Plan {
+    Ok(OperationContext {
         method,
         upstream,
         own_policy,
@@ -222,7 +222,7 @@ pub(super) fn is_safe(method: &Method) -> bool {
 /// The key that the caller gave: by token, by method, or as a header.
 fn given_key(
     request: &mut reqwest::Request,
-    payload: &Payload,
+    payload: &RequestBody,
     key: Option<IdempotencyKey>,
     resume: Option<&ResumeToken>,
     keys: &KeyPolicy,
