@@ -15,10 +15,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::assessment::Assessment;
-use super::gate::Held;
 use crate::clock;
-use crate::policy::{Cooling, Leave, Operation, StopReason, cooldown_asked_for};
+use crate::policy::{Cooling, Leave, Operation, StopReason};
 
 /// The most lanes of one origin that cool at a time. One more is not held back.
 const LANES: usize = 256;
@@ -53,10 +51,11 @@ impl fmt::Debug for Lanes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Lane(u64);
 
-/// For how long an answer holds everybody back.
-pub(super) fn asked_for(assessment: &Assessment, cap: Duration) -> Option<Duration> {
-    let answered = assessment.status.filter(|_| assessment.failure.is_none())?;
-    cooldown_asked_for(answered, &assessment.hint, cap)
+/// The attempt may not go out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) reason: StopReason,
+    pub(super) retry_after: Option<Duration>,
 }
 
 /// The cooldowns of one origin.

@@ -6,18 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::Inner;
 use super::assessment::Assessment;
-use super::cooldown::{self, Lane, Probe};
+pub(super) use super::cooldown::Held;
+use super::cooldown::{Lane, Probe};
 use super::latency::Latencies;
 use super::upstream::Upstream;
 use crate::clock;
-use crate::policy::{BreakerState, CircuitOpen, Class, HedgeAt, HedgePolicy, Operation, Permit, StopReason};
-
-/// The attempt may not go out.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
-    pub(super) reason: StopReason,
-    pub(super) retry_after: Option<Duration>,
-}
+use crate::policy::{
+    BreakerState, CircuitOpen, Class, HedgeAt, HedgePolicy, Operation, Permit, StopReason, cooldown_asked_for,
+};
 
 /// The gate that the attempts of one operation go through.
 pub(super) struct Gate<'a> {
@@ -113,7 +109,9 @@ impl<'a> Gate<'a> {
         if let (Some(Some(latencies)), Some(latency)) = (self.upstream.latencies.get(), latency.filter(|_| answered)) {
             latencies.record(latency, now);
         }
-        match (self.lane, cooldown::asked_for(assessment, max_retry_after)) {
+        let answered_with = assessment.status.filter(|_| assessment.failure.is_none());
+        let cooldown = answered_with.and_then(|status| cooldown_asked_for(status, &assessment.hint, max_retry_after));
+        match (self.lane, cooldown) {
             // Before the probe is dropped, so that nobody goes in between.
             (Some(lane), Some(length)) => self.upstream.cooldowns.begin(lane, length, now),
             _ => pass.probe.into_iter().for_each(|probe| probe.passed()),

@@ -1,145 +1,143 @@
-//! An attempt with a second one beside it, sent once the first is late; the first final answer counts.
+//! Sends a second attempt beside a first one that is late, and returns the first final result.
 //!
-//! Nothing is repeated here that may not be: the policy is asked ([`Operation::hedge`]) before the second goes out, under the licence and
-//! at the price of a retry. The one that is dropped has been sent, and nobody will know what came of it: it is evidence, and stands in
-//! the journal as such.
+//! The policy is asked before the second one goes out ([`Operation::hedge`]), under the licence and
+//! at the price of a retry. The attempt that is cancelled has been sent, and nobody reads what came
+//! of it. So it is evidence, and is in the journal.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
+use super::attempt;
+use super::attempt_result::{AttemptProgress, AttemptResult, FinishedAttempt};
+use super::event::EventKind;
 use super::gate::Gate;
 use super::operation::OperationContext;
-use super::response_body::{AttemptError, AttemptResponse};
+use super::recorder::Recorder;
 use super::wire_request::WireRequest;
-use super::{Inner, attempt};
 use crate::clock;
 use crate::policy::{Class, Hint, Operation};
 
-type Attempted = Result<AttemptResponse, AttemptError>;
-
-/// The terms of one race.
-pub(super) struct Race<'a> {
-    pub(super) client: &'a Inner,
-    pub(super) plan: &'a OperationContext,
+/// The terms of one hedged attempt.
+pub(super) struct Hedge<'a> {
+    pub(super) context: &'a OperationContext<'a>,
     pub(super) gate: &'a Gate<'a>,
-    pub(super) number: u32,
+    pub(super) recorder: &'a Recorder<'a>,
     pub(super) until: Option<Instant>,
-    /// When the first one is late.
-    pub(super) after: Duration,
+    /// How long after its start the first attempt is late.
+    pub(super) late_after: Duration,
 }
 
-/// What came of an attempt, alone or with another.
-pub(super) struct Raced {
-    pub(super) attempted: Attempted,
-    pub(super) number: u32,
-    pub(super) ended: Instant,
+/// What came of a first attempt that may have had a second one beside it.
+pub(super) struct HedgedResult {
+    pub(super) winner: FinishedAttempt,
+    pub(super) loser: Option<LosingAttempt>,
+}
+
+/// The attempt of a hedged pair that does not decide.
+pub(super) struct LosingAttempt {
+    pub(super) progress: AttemptProgress,
+    /// `None` if it was cancelled.
+    pub(super) result: Option<AttemptResult>,
     pub(super) elapsed: Duration,
-    /// How long the origin took to answer the first one, at least: it may have been dropped. `None` if it failed.
-    pub(super) latency: Option<Duration>,
-    pub(super) other: Option<Other>,
 }
 
-/// The attempt that does not count.
-pub(super) struct Other {
-    pub(super) number: u32,
-    pub(super) elapsed: Duration,
-    /// `None` if it was dropped.
-    pub(super) attempted: Option<Attempted>,
-    pub(super) may_have_acted: bool,
-    pub(super) is_done: bool,
-}
-
-impl Raced {
-    pub(super) fn alone(attempted: Attempted, number: u32, started: Instant) -> Self {
+impl FinishedAttempt {
+    /// An attempt that started at `started` and has ended now.
+    pub(super) fn now(result: AttemptResult, number: u32, started: Instant) -> Self {
         let ended = clock::now();
         let elapsed = ended.saturating_duration_since(started);
-        Self { attempted, number, ended, elapsed, latency: Some(elapsed), other: None }
+        Self { number, result, ended, elapsed, latency: Some(elapsed) }
     }
 }
 
-enum Ended {
-    First(Attempted),
-    Second(Attempted),
-}
-
-impl Race<'_> {
-    pub(super) async fn run(
-        self,
-        wire_request: &mut WireRequest,
-        operation: &mut Operation<'_>,
-        tell: impl Fn(&WireRequest, u32),
-    ) -> Raced {
-        let Self { client, plan, gate, number, until, after } = self;
-        let started = clock::now();
-        let Some(mut fork) = wire_request.fork() else {
-            return Raced::alone(attempt::send(client, plan, wire_request, number, until).await, number, started);
-        };
-        // Boxed, so that operations that are not hedged do not carry the room for two.
-        let mut first = Box::pin(attempt::send(client, plan, wire_request, number, until));
-        let late = clock::until(started.checked_add(after), first.as_mut()).await;
-        if let Ok(attempted) = late {
-            return Raced::alone(attempted, number, started);
-        }
-        if !gate.lets_hedge(operation) {
-            return Raced::alone(first.await, number, started);
-        }
-        let hedge = number.saturating_add(1);
-        tell(&fork, hedge);
-        let hedged = clock::now();
-        let (first_counts, attempted, loser) = {
-            let mut second = Box::pin(attempt::send(client, plan, &mut fork, hedge, until));
-            match both(first.as_mut(), second.as_mut()).await {
-                Ended::First(attempted) if is_final(&attempted) => (true, attempted, None),
-                Ended::Second(attempted) if is_final(&attempted) => (false, attempted, None),
-                // The other may do better; what it comes to is the last word.
-                Ended::First(failed) => (false, second.await, Some(failed)),
-                Ended::Second(failed) => (true, first.as_mut().await, Some(failed)),
-            }
-        };
-        drop(first);
-        let ended = clock::now();
-        let elapsed_of = |since: Instant| ended.saturating_duration_since(since);
-        let first_failed = !first_counts && loser.is_some();
-        let latency = (!first_failed).then(|| elapsed_of(started));
-        let (winner, other) =
-            if first_counts { ((number, started), (hedge, hedged)) } else { ((hedge, hedged), (number, started)) };
-        if !first_counts {
-            std::mem::swap(wire_request, &mut fork);
-        }
-        let other = Other {
-            number: other.0,
-            elapsed: elapsed_of(other.1),
-            attempted: loser,
-            may_have_acted: fork.may_have_acted(),
-            is_done: fork.is_done(),
-        };
-        Raced { attempted, number: winner.0, ended, elapsed: elapsed_of(winner.1), latency, other: Some(other) }
+/// Sends an attempt, and a second one once that is late. Leaves the winner's evidence in `progress`.
+pub(super) async fn run(
+    hedge: Hedge<'_>,
+    wire_request: &mut WireRequest,
+    progress: &mut AttemptProgress,
+    operation: &mut Operation<'_>,
+) -> HedgedResult {
+    let Hedge { context, gate, recorder, until, late_after } = hedge;
+    let started = clock::now();
+    let number = progress.number;
+    let alone = |result| HedgedResult { winner: FinishedAttempt::now(result, number, started), loser: None };
+    let Some(mut second_request) = wire_request.fork() else {
+        return alone(attempt::send(context, wire_request, progress, until).await);
+    };
+    // Boxed, so that operations that are not hedged do not carry the room for two.
+    let mut first = Box::pin(attempt::send(context, wire_request, progress, until));
+    if let Ok(result) = clock::until(started.checked_add(late_after), first.as_mut()).await {
+        return alone(result);
+    }
+    if !gate.lets_hedge(operation) {
+        return alone(first.await);
+    }
+    let mut second_progress = AttemptProgress::new(number.saturating_add(1), true, second_request.redirect_state());
+    recorder.emit(&second_request, EventKind::HedgeStarted { number: second_progress.number });
+    let second_started = clock::now();
+    let (first_wins, result, loser) = {
+        let mut second = Box::pin(attempt::send(context, &mut second_request, &mut second_progress, until));
+        race(first.as_mut(), second.as_mut()).await
+    };
+    drop(first);
+    let ended = clock::now();
+    let first_elapsed = ended.saturating_duration_since(started);
+    let second_elapsed = ended.saturating_duration_since(second_started);
+    // A cancelled first attempt took at least this long, and a failed one says nothing.
+    let latency = if first_wins || loser.is_none() { Some(first_elapsed) } else { None };
+    let (elapsed, loser_elapsed) =
+        if first_wins { (first_elapsed, second_elapsed) } else { (second_elapsed, first_elapsed) };
+    if !first_wins {
+        std::mem::swap(progress, &mut second_progress);
+    }
+    HedgedResult {
+        winner: FinishedAttempt { number: progress.number, result, ended, elapsed, latency },
+        loser: Some(LosingAttempt { progress: second_progress, result: loser, elapsed: loser_elapsed }),
     }
 }
 
-/// The first of two that ends; the other can be polled further.
-async fn both<F: Future<Output = Attempted>, S: Future<Output = Attempted>>(
-    mut first: Pin<&mut F>,
-    mut second: Pin<&mut S>,
-) -> Ended {
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(attempted) = first.as_mut().poll(cx) {
-            return Poll::Ready(Ended::First(attempted));
+/// Waits for the first final result of two attempts. Returns whether it is `first`'s, the result,
+/// and that of the other attempt if it has ended too.
+async fn race(
+    mut first: Pin<&mut impl Future<Output = AttemptResult>>,
+    mut second: Pin<&mut impl Future<Output = AttemptResult>>,
+) -> (bool, AttemptResult, Option<AttemptResult>) {
+    let (is_first, result) = first_to_end(first.as_mut(), second.as_mut()).await;
+    if is_final(&result) {
+        (is_first, result, None)
+    } else if is_first {
+        // The other one may do better, so its result decides.
+        (false, second.await, Some(result))
+    } else {
+        (true, first.await, Some(result))
+    }
+}
+
+/// Waits for the first of two attempts to end, and returns whether it is `first`. The other one can
+/// be polled further.
+async fn first_to_end<T>(
+    mut first: Pin<&mut impl Future<Output = T>>,
+    mut second: Pin<&mut impl Future<Output = T>>,
+) -> (bool, T) {
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = first.as_mut().poll(cx) {
+            return Poll::Ready((true, result));
         }
-        second.as_mut().poll(cx).map(Ended::Second)
+        second.as_mut().poll(cx).map(|result| (false, result))
     })
     .await
 }
 
-/// Whether the other one need not be waited for. A 409 may be about that very one, which runs under the same key.
-fn is_final(attempted: &Attempted) -> bool {
-    let Ok(answer) = attempted else { return false };
-    let class = Class::of_status(answer.status());
-    let hint = Hint::read(answer.headers(), class, clock::wall, Duration::ZERO);
-    let settled = matches!(class, Class::Success | Class::Permanent) && answer.status() != StatusCode::CONFLICT;
-    settled || hint.replayed || hint.retry == Some(false)
+/// Returns whether nobody need wait for the other attempt. A 409 may be about that very one, which
+/// runs under the same key.
+fn is_final(result: &AttemptResult) -> bool {
+    let Ok(response) = &result.outcome else { return false };
+    let class = Class::of_status(response.status());
+    let hint = Hint::read(response.headers(), class, clock::wall, Duration::ZERO);
+    let is_settled = matches!(class, Class::Success | Class::Permanent) && response.status() != StatusCode::CONFLICT;
+    is_settled || hint.replayed || hint.retry == Some(false)
 }

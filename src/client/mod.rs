@@ -1,23 +1,28 @@
 //! The client: reqwest's, with one key per operation and a retry only where it is safe.
 //!
-//! Floor 2 of the house: it may import `policy` and the floor-1 words (`key`, `error`, `journal`, `problem`, `resume`), and it
-//! calls down, never sideways. To follow one retry, read `run.rs` and `attempt.rs`.
+//! To find out why a request was repeated, read `run.rs` (the loop) and `attempt.rs` (one attempt),
+//! and of the policy `retry.rs` (the decision) and `class.rs` (the table).
 //!
-//! | file | what it is for |
+//! | file | purpose |
 //! | --- | --- |
-//! | `builder`, `overload`, `redirect_settings`, `request`, `checks`, `defaults` | take what the caller says |
+//! | `builder`, `overload`, `redirect_settings`, `request`, `checks`, `defaults` | the settings of a client and of a request |
 //! | `target`, `request_body`, `upload` | the URL and the body |
-//! | `operation`, `wire_request`, `pattern` | the terms of one operation, and its request on the way |
+//! | `operation`, `wire_request`, `pattern` | the terms of one operation, and its request |
 //! | `run` | the loop |
-//! | `hedge` | an attempt with a second one beside it |
-//! | `attempt`, `response_body` | send once and read what comes back; `ending` tells a whole body from a cut one, `send_probe` watches the body, `redirect` says where a 3xx leads, `transport_error` reads the transport's error |
+//! | `hedge` | a second attempt beside a late one |
+//! | `attempt`, `redirect`, `send_probe` | one attempt: send, follow redirects, watch the body |
+//! | `attempt_result`, `response_body`, `ending`, `transport_error` | what an attempt has done, and what came back |
 //! | `assessment` | the class of an attempt |
-//! | `gate`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
-//! | `upstream` | what is remembered of each origin |
-//! | `event`, `response` | tell the story |
+//! | `gate`, `cooldown`, `latency` | whether an attempt is admitted |
+//! | `upstream`, `key_trust` | what the client remembers of each origin |
+//! | `recorder`, `event`, `response` | the journal, the events and the report |
+//!
+//! This is floor 2: it imports `policy` and the modules of floor 1 (`key`, `error`, `journal`,
+//! `problem`, `resume`). No file here imports one that imports it.
 
 mod assessment;
 mod attempt;
+mod attempt_result;
 mod builder;
 mod checks;
 mod cooldown;
@@ -26,10 +31,12 @@ mod ending;
 mod event;
 mod gate;
 mod hedge;
+mod key_trust;
 pub(crate) mod latency;
 mod operation;
 mod overload;
 mod pattern;
+mod recorder;
 mod redirect;
 mod redirect_settings;
 mod request;

@@ -4,7 +4,7 @@
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::wire_request::ContentType;
+use super::request_body::ContentType;
 
 /// So many headers have room in a map's index. One that is full grows whenever a header is set, even if that header is there already.
 const ROOM: usize = 6;
@@ -33,7 +33,7 @@ impl Pattern {
     /// The headers of a request that has none of its own.
     pub(super) fn headers(&self, key: Option<(&HeaderName, HeaderValue)>, body: ContentType) -> HeaderMap {
         let (mut headers, said) = match key {
-            None => (self.bare.clone(), ContentType::Unsaid),
+            None => (self.bare.clone(), ContentType::Unset),
             Some((name, key)) => {
                 let mut headers = self.keyed.clone();
                 headers.insert(name, key);
@@ -66,7 +66,7 @@ mod tests {
         let name = HeaderName::from_static("idempotency-key");
         let pattern = Pattern::new(&HeaderValue::from_static("api.example.com"), &name);
         for key in [None, Some("k")] {
-            for body in [ContentType::Unsaid, ContentType::Form, ContentType::USUAL] {
+            for body in [ContentType::Unset, ContentType::Form, ContentType::USUAL] {
                 let own = key.map(|key| (&name, HeaderValue::from_static(key)));
                 let headers = pattern.headers(own, body);
                 let content_type = body.value();

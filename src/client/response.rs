@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use super::attempt_result::AttemptResponse;
 #[cfg(feature = "json")]
 use super::{operation::OperationContext, wire_request::WireRequest};
 use super::{redirect, response_body};
@@ -81,8 +82,7 @@ impl ResponseExt for reqwest::Response {
         }
         let report = self.extensions_mut().remove::<OperationReport>();
         let url = self.url().clone();
-        let response_body::AttemptResponse::Whole { status, headers, body, .. } =
-            response_body::read_error_of(self, None).await
+        let AttemptResponse::Whole { status, headers, body, .. } = response_body::read_error_of(self, None).await
         else {
             return Err(Error::new(ErrorKind::Transport, "the answer had no body to read"));
         };
@@ -113,14 +113,12 @@ fn of_answer(answer: Answer, url: &reqwest::Url) -> Error {
 /// The value in a 2xx answer of `url`; otherwise why there is none.
 #[cfg(feature = "json")]
 pub(super) fn decode<T: serde::de::DeserializeOwned>(
-    answer: response_body::AttemptResponse,
+    answer: AttemptResponse,
     read: response_body::Read,
     url: &reqwest::Url,
 ) -> Result<T> {
-    let (
-        response_body::AttemptResponse::Whole { status, headers, body, over_limit },
-        response_body::Read::Whole { limit },
-    ) = (answer, read)
+    let (AttemptResponse::Whole { status, headers, body, over_limit }, response_body::Read::Whole { limit }) =
+        (answer, read)
     else {
         return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
     };
@@ -136,19 +134,19 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(
     })
 }
 
-/// The error that an answer is which cannot be decoded, with its story.
+/// Adds the report to the error of a response that cannot be decoded.
 #[cfg(feature = "json")]
-pub(super) fn unfit(
+pub(super) fn with_report(
     error: Error,
     mut report: OperationReport,
-    plan: &OperationContext,
+    context: &OperationContext<'_>,
     wire_request: &WireRequest,
 ) -> Error {
     if matches!(error.kind(), ErrorKind::Decode | ErrorKind::TooLarge) {
         // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
-        report.resume = wire_request.resume_token(plan, true);
+        report.resume = context.resume_token(wire_request, true);
     }
-    error.with_report(report).at(&plan.method, SafeUrl(wire_request.asked().url()))
+    error.with_report(report).at(&context.method, SafeUrl(wire_request.original().url()))
 }
 
 #[cfg(feature = "json")]

@@ -1,105 +1,45 @@
-//! What came back: the head, and as much of the body as belongs to the attempt.
+//! Reads as much of a response's body as belongs to the attempt.
 //!
-//! A body that was asked for is read inside the attempt, up to a limit; of an error's body the beginning is kept. What is not kept
-//! is read away, so that the connection can carry the next attempt.
+//! `fetch` reads the whole body inside the attempt, up to a limit. Of an error's body the beginning
+//! is kept. A body that nobody wants is drained, so that its connection can carry the next attempt.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, Version};
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 
+use super::attempt_result::{AttemptError, AttemptResponse, AttemptResult};
 use super::ending;
 use crate::clock::{self, Deadline};
 use crate::error::BoxError;
 use crate::policy::Failure;
 
-/// As much of an error's body is kept for the error, or read away to keep the connection.
-const ERROR_BODY: usize = 64 * 1024;
-/// As long may an error's body take.
-const ERROR_BODY_TIME: Duration = Duration::from_millis(500);
+/// Maximum number of bytes of an error body that are kept, or drained to keep the connection.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+/// Time limit for reading an error body.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How much of the answer belongs to the attempt.
+/// How much of the response belongs to the attempt.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
 pub(super) enum Read {
-    /// The head; the body is the caller's stream.
+    /// The head. The body is a stream for the caller.
     Head,
     /// The head and the whole body, at most `limit` decoded bytes.
     Whole { limit: usize },
 }
 
-/// What the server answered.
-#[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
-pub(super) enum AttemptResponse {
-    /// `begun`: the beginning of the body, where the assessment depends on it.
-    Head {
-        response: reqwest::Response,
-        begun: Bytes,
-    },
-    Whole {
-        status: StatusCode,
-        headers: HeaderMap,
-        body: Bytes,
-        over_limit: bool,
-    },
-}
-
-impl AttemptResponse {
-    pub(super) fn status(&self) -> StatusCode {
-        match self {
-            Self::Head { response, .. } => response.status(),
-            Self::Whole { status, .. } => *status,
-        }
-    }
-
-    pub(super) fn headers(&self) -> &HeaderMap {
-        match self {
-            Self::Head { response, .. } => response.headers(),
-            Self::Whole { headers, .. } => headers,
-        }
-    }
-
-    /// As much of the body as was read inside the attempt.
-    pub(super) fn begun(&self) -> &[u8] {
-        match self {
-            Self::Head { begun, .. } => begun,
-            Self::Whole { body, .. } => body,
-        }
-    }
-}
-
-/// How the attempt failed.
-pub(super) struct AttemptError {
-    pub(super) failure: Failure,
-    pub(super) timed_out: bool,
-    /// The head of the answer, where it had arrived.
-    pub(super) head: Option<Box<(StatusCode, HeaderMap)>>,
-    /// Whether the transport had taken a part of the request's body; `None` where there was none to watch.
-    pub(super) taken: Option<bool>,
-    pub(super) source: Option<BoxError>,
-}
-
-/// The head of the answer, if it arrived; a body that was cut later had one.
-pub(super) fn head(attempted: &Result<AttemptResponse, AttemptError>) -> Option<(StatusCode, &HeaderMap)> {
-    match attempted {
-        Ok(answer) => Some((answer.status(), answer.headers())),
-        Err(failed) => failed.head.as_deref().map(|(status, headers)| (*status, headers)),
-    }
-}
-
-// A future keeps what it is given for as long as it lives, so a response that is passed on by value is kept at every floor. Here
-// it is lent.
-
-/// The body that belongs to the attempt: of a success the whole, at most `limit` bytes of it, and cut short it is a failure; of an
-/// error what [`read_error`] would read.
+/// Reads the body of a response: at most `limit` bytes of a success, and of an error what
+/// [`read_error`] reads. A success that is cut short is a failure.
+// The response is borrowed, since each future that owns an argument makes those around it larger.
 #[allow(
     clippy::manual_async_fn,
     reason = "an async fn holds each argument twice, and this is held by every operation in flight"
 )]
-pub(super) fn read(
+pub(super) fn read_whole(
     response: &mut reqwest::Response,
     has_body: bool,
     until: &mut Deadline<'_>,
@@ -108,9 +48,9 @@ pub(super) fn read(
     async move {
         let is_error = !response.status().is_success();
         if is_error {
-            until.set(soon(until.at()));
+            until.set(error_body_deadline(until.at()));
         }
-        let mut collected = collect(response, until, if is_error { ERROR_BODY } else { limit }).await;
+        let mut collected = collect(response, until, if is_error { MAX_ERROR_BODY } else { limit }).await;
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         if let Collected::Whole(body) = &mut collected
             && ending::is_cut(response, has_body)
@@ -128,29 +68,29 @@ pub(super) fn read(
                 failure: Failure::BodyCut,
                 timed_out,
                 head: Some(Box::new((status, headers))),
-                taken: None,
+                body_was_taken: None,
                 source,
             }),
         }
     }
 }
 
-fn soon(until: Option<Instant>) -> Option<Instant> {
-    clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIME))
+fn error_body_deadline(until: Option<Instant>) -> Option<Instant> {
+    clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIMEOUT))
 }
 
-/// The body of an error: kept as far as it arrives soon, since the status has already decided.
+/// Reads the body of an error as far as it arrives soon, since the status has already decided.
 pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Deadline<'_>) -> AttemptResponse {
     let end = until.at();
-    until.set(soon(end));
+    until.set(error_body_deadline(end));
     let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
-        collect(response, until, ERROR_BODY).await;
+        collect(response, until, MAX_ERROR_BODY).await;
     until.set(end);
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     AttemptResponse::Whole { status, headers, body, over_limit: false }
 }
 
-/// As [`read_error`], of a response that has left its attempt.
+/// Reads the body of an error, as [`read_error`] does, after the attempt has ended.
 pub(super) async fn read_error_of(mut response: reqwest::Response, until: Option<Instant>) -> AttemptResponse {
     let timer = pin!(clock::timer(until));
     read_error(&mut response, &mut Deadline::new(until, timer)).await
@@ -181,7 +121,7 @@ fn collect(
                 }
                 Ok(Ok(Some(chunk))) => {
                     body.push(chunk);
-                    if is_read(response) {
+                    if is_fully_read(response) {
                         return Collected::Whole(body.into_bytes());
                     }
                 }
@@ -202,73 +142,76 @@ fn collect(
     }
 }
 
-/// The length was announced and all of it is here, so there is no end to be waited for. With HTTP/2 the end is a frame of its own.
-fn is_read(response: &reqwest::Response) -> bool {
+/// Returns whether all bytes of an announced length have arrived, so that there is no end to wait
+/// for. With HTTP/2 the end is a frame of its own.
+fn is_fully_read(response: &reqwest::Response) -> bool {
     response.version() <= Version::HTTP_11 && response.content_length() == Some(0)
 }
 
-/// Most bodies arrive in one piece, which is then kept as it is.
+/// Collects a body. One that arrives in one piece, as most do, is not copied.
 #[derive(Default)]
 struct Chunks {
-    only: Bytes,
-    many: Vec<u8>,
+    single: Bytes,
+    joined: Vec<u8>,
 }
 
 impl Chunks {
     fn len(&self) -> usize {
-        self.only.len() + self.many.len()
+        self.single.len() + self.joined.len()
     }
 
     fn push(&mut self, chunk: Bytes) {
         if self.len() == 0 {
-            self.only = chunk;
+            self.single = chunk;
             return;
         }
-        if self.many.is_empty() {
-            self.many.extend_from_slice(&std::mem::take(&mut self.only));
+        if self.joined.is_empty() {
+            self.joined.extend_from_slice(&std::mem::take(&mut self.single));
         }
-        self.many.extend_from_slice(&chunk);
+        self.joined.extend_from_slice(&chunk);
     }
 
     fn into_bytes(self) -> Bytes {
-        if self.many.is_empty() { self.only } else { self.many.into() }
+        if self.joined.is_empty() { self.single } else { self.joined.into() }
     }
 }
 
-/// Reads away the body of an answer that will be asked for again, so that its connection can carry the next attempt. What is
-/// long or slow is left, and costs the connection.
-pub(super) async fn discard(attempted: Result<AttemptResponse, AttemptError>, deadline: Option<Instant>) {
-    if let Ok(AttemptResponse::Head { response, .. }) = attempted {
-        let _answer = Box::pin(read_error_of(response, deadline)).await;
+/// Drains the body of a response before the next attempt, so that the connection can carry that
+/// one. A long or slow body is left, and costs the connection.
+// It takes the whole result, so that the loop's future has no room for what is left of that.
+pub(super) async fn drain(result: AttemptResult, deadline: Option<Instant>) {
+    if let Ok(AttemptResponse::Head { response, .. }) = result.outcome {
+        let _drained = Box::pin(read_error_of(response, deadline)).await;
     }
 }
 
-/// Looks at the beginning of a body whose response the caller may still get: what was read is put in front of the rest.
+/// Reads the beginning of a body, and puts it back in front of the rest: the caller may still get
+/// the response.
 pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) -> AttemptResponse {
-    let soon = soon(until);
+    let soon = error_body_deadline(until);
     let (parts, mut rest) = ending::apart(response);
-    let (mut begun, mut error) = (Chunks::default(), None);
-    while begun.len() < ERROR_BODY && error.is_none() {
+    let (mut prefix, mut error) = (Chunks::default(), None);
+    while prefix.len() < MAX_ERROR_BODY && error.is_none() {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx));
         match clock::until(soon, frame).await {
-            Ok(Some(Ok(frame))) => begun.push(frame.into_data().unwrap_or_default()),
+            Ok(Some(Ok(frame))) => prefix.push(frame.into_data().unwrap_or_default()),
             Ok(Some(Err(failed))) => error = Some(failed),
             Ok(None) | Err(clock::TimedOut) => break,
         }
     }
-    let begun = begun.into_bytes();
-    let body = reqwest::Body::wrap(Begun { begun: begun.clone(), error, rest });
-    AttemptResponse::Head { response: http::Response::from_parts(parts, body).into(), begun }
+    let prefix = prefix.into_bytes();
+    let body = reqwest::Body::wrap(Peeked { prefix: prefix.clone(), error, rest });
+    AttemptResponse::Head { response: http::Response::from_parts(parts, body).into(), prefix }
 }
 
-/// A body of which a part was read.
-struct Begun {
-    begun: Bytes,
+/// A body whose first bytes were read ahead.
+struct Peeked {
+    prefix: Bytes,
     error: Option<reqwest::Error>,
     rest: reqwest::Body,
 }
 
-impl Body for Begun {
+impl Body for Peeked {
     type Data = Bytes;
     type Error = reqwest::Error;
 
@@ -276,8 +219,8 @@ impl Body for Begun {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
-        if !self.begun.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.begun)))));
+        if !self.prefix.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.prefix)))));
         }
         if let Some(error) = self.error.take() {
             return Poll::Ready(Some(Err(error)));
@@ -286,15 +229,15 @@ impl Body for Begun {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.begun.is_empty() && self.error.is_none() && self.rest.is_end_stream()
+        self.prefix.is_empty() && self.error.is_none() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let begun = u64::try_from(self.begun.len()).unwrap_or(u64::MAX);
+        let prefix = u64::try_from(self.prefix.len()).unwrap_or(u64::MAX);
         let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(begun));
-        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(begun)) {
+        hint.set_lower(rest.lower().saturating_add(prefix));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(prefix)) {
             hint.set_upper(upper);
         }
         hint

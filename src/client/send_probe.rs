@@ -67,10 +67,10 @@ impl SendProbe {
     }
 }
 
-/// Keeps a body back whose attempt was dropped before it was asked for.
-pub(super) struct Unfinished<'a>(pub(super) Option<&'a SendProbe>);
+/// Seals a body whose attempt is dropped, so that it is not sent afterwards.
+pub(super) struct SealOnDrop<'a>(pub(super) Option<&'a SendProbe>);
 
-impl Drop for Unfinished<'_> {
+impl Drop for SealOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(probe) = self.0 {
             probe.seal();
@@ -162,8 +162,8 @@ mod tests {
     #[test]
     fn a_body_whose_attempt_was_dropped_is_kept_back() {
         let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), false);
-        drop(Unfinished(None));
-        drop(Unfinished(Some(&probe)));
+        drop(SealOnDrop(None));
+        drop(SealOnDrop(Some(&probe)));
         assert_eq!(poll(&mut body), None);
         assert!(!probe.taken() && !probe.failed());
     }
