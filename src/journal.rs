@@ -1,9 +1,10 @@
-//! What happened, attempt by attempt.
+//! The journal: what happened, attempt by attempt.
 //!
-//! An on-call engineer asks: what did we send, how far did it get, why did we try again? The journal is the answer, and it is on
-//! every response and every error. A first-try success keeps its one entry inline, without an allocation.
+//! It tells an on-call engineer what was sent, how far it got and why it was retried. Every response
+//! and every error has one. A success at the first attempt keeps its single entry inline, without an
+//! allocation.
 //!
-//! Floor 1: it may import `policy` and its siblings.
+//! This is floor 1: it may import `policy` and its siblings.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub enum Reach {
     NotSent,
     /// The request, or a part of it, may have reached the server.
     Sent,
-    /// The head of an answer arrived.
+    /// The head of a response arrived.
     Answered,
 }
 
@@ -39,8 +40,8 @@ impl Reach {
 
 /// One attempt of an operation.
 ///
-/// `Display` is one line: `attempt 2: ambiguous, status 503, 12 ms; next in 340 ms`. Serialises to the same facts, durations in
-/// milliseconds.
+/// `Display` is one line: `attempt 2: ambiguous, status 503, 12 ms; next in 340 ms`. It serialises
+/// to the same facts, with durations in milliseconds.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub(crate) number: u32,
@@ -55,49 +56,50 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Its number, from 1.
+    /// Returns the attempt's number, from 1.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// How far it got.
+    /// Returns how far it got.
     #[must_use]
     pub fn reach(&self) -> Reach {
         self.reach
     }
 
-    /// What it came to; the decision was made on this.
+    /// Returns the class that the decision was based on.
     #[must_use]
     pub fn class(&self) -> Class {
         self.class
     }
 
-    /// What the default table says it came to. Differs from [`class`](Self::class) where a classifier of yours changed it.
+    /// Returns the class by the default table. It differs from [`class`](Self::class) if your
+    /// classifier has changed that.
     #[must_use]
     pub fn default_class(&self) -> Class {
         self.default_class
     }
 
-    /// The answer's status, if its head arrived.
+    /// Returns the status of the response, if its head arrived.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         self.status
     }
 
-    /// How it failed, if it did.
+    /// Returns how the attempt failed, or `None` if it did not fail.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         self.failure
     }
 
-    /// From its start to its end.
+    /// Returns the time from its start to its end.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
 
-    /// The wait that was decided after it; `None` for the last.
+    /// Returns the wait before the next attempt, or `None` for the last one.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
         self.wait
@@ -149,7 +151,7 @@ impl Serialize for Attempt {
     }
 }
 
-/// What an attempt ended in: `status 503`, or the failure, or both.
+/// Displays how an attempt ended: `status 503`, or the failure, or both.
 pub(crate) struct StatusOrFailure {
     pub(crate) status: Option<StatusCode>,
     pub(crate) failure: Option<Failure>,
@@ -168,7 +170,7 @@ impl fmt::Display for StatusOrFailure {
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A duration as people say it: `12 ms`, `1.8 s`, `3600 s`.
+/// Displays a duration for people: `12 ms`, `1.8 s`, `3600 s`.
 pub(crate) struct ShortDuration(pub(crate) Duration);
 
 impl fmt::Display for ShortDuration {
@@ -213,7 +215,7 @@ impl Journal {
     }
 }
 
-/// The whole operation, as its response or its error tells it.
+/// The report of a finished operation, on its response or its error.
 #[derive(Clone, Debug)]
 pub(crate) struct OperationReport {
     pub(crate) method: Method,
@@ -223,9 +225,9 @@ pub(crate) struct OperationReport {
     pub(crate) elapsed: Duration,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) may_have_been_processed: bool,
-    /// Present where there is a key and something left to ask for.
+    /// Present if the operation has a key and did not succeed.
     pub(crate) resume: Option<Box<ResumeToken>>,
-    /// Present where the answer is a redirect that was not followed.
+    /// Present if the response is a redirect that was not followed.
     pub(crate) not_followed: Option<NotFollowed>,
 }
 
@@ -242,7 +244,7 @@ pub(crate) enum NotFollowed {
     LeavesOrigin,
     /// The user's own transport may add credentials to a request that goes to another origin.
     MayAddCredentials,
-    /// The user has turned redirects to another origin off.
+    /// The user has turned off redirects to another origin.
     CrossOriginOff,
     /// The body was a stream that is gone.
     BodyGone,
@@ -252,7 +254,7 @@ pub(crate) enum NotFollowed {
 }
 
 impl NotFollowed {
-    /// The reason as error lines print it.
+    /// Returns the reason, as error lines print it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::HasEffects => {
@@ -328,14 +330,14 @@ mod tests {
     }
 
     #[test]
-    fn a_first_try_is_told_without_an_allocation_and_carried_with_one() {
+    fn first_attempt_is_recorded_without_an_allocation() {
         let mut journal = Journal::default();
         let first = attempt(1);
-        let told = allocation_counter::measure(|| {
+        let recorded = allocation_counter::measure(|| {
             journal.push(first);
             assert_eq!(journal.attempts().len(), 1);
         });
-        assert_eq!(told.count_total, 0);
+        assert_eq!(recorded.count_total, 0);
         let report = OperationReport {
             method: Method::GET,
             key: None,
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_keeps_the_order() {
+    fn journal_keeps_the_order() {
         let mut journal = Journal::default();
         assert!(journal.attempts().is_empty());
         for number in 1..=4 {

@@ -68,7 +68,7 @@ pub(super) fn send(
             if let Read::Whole { limit } = context.read {
                 break response_body::read_whole(&mut response, has_body, &mut until, limit).await;
             }
-            let response = ending::checked(response, has_body);
+            let response = ending::fail_if_cut(response, has_body);
             if assessment::needs_body(context, response.status()) {
                 break Ok(Box::pin(response_body::peek(response, until.at())).await);
             }

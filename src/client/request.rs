@@ -160,10 +160,10 @@ impl RequestBuilder {
     pub fn multipart_factory(self, make: impl Fn() -> reqwest::multipart::Form + Send + Sync + 'static) -> Self {
         let http = self.client.http();
         self.with(|request, kept| {
-            let made = super::upload::Forms::new(http?, make);
-            let (forms, content_type) = made.map_err(|error| Error::build("multipart_factory", error))?;
+            let made = super::upload::FormFactory::new(http?, make);
+            let (factory, content_type) = made.map_err(|error| Error::build("multipart_factory", error))?;
             request.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
-            *kept = RequestBody::factory(move || forms.body());
+            *kept = RequestBody::factory(move || factory.body());
             Ok(())
         })
     }

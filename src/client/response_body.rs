@@ -55,7 +55,7 @@ pub(super) fn read_whole(
         if let Collected::Whole(body) = &mut collected
             && ending::is_cut(response, has_body)
         {
-            let (body, source) = (std::mem::take(body), Some(ending::cut_short()));
+            let (body, source) = (std::mem::take(body), Some(ending::cut_error()));
             collected = Collected::Cut { body, timed_out: false, source };
         }
         match collected {
@@ -189,7 +189,7 @@ pub(super) async fn drain(result: AttemptResult, deadline: Option<Instant>) {
 /// the response.
 pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) -> AttemptResponse {
     let soon = error_body_deadline(until);
-    let (parts, mut rest) = ending::apart(response);
+    let (parts, mut rest) = ending::into_parts(response);
     let (mut prefix, mut error) = (Chunks::default(), None);
     while prefix.len() < MAX_ERROR_BODY && error.is_none() {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx));

@@ -1,14 +1,15 @@
-//! How far the request got: a body that notices when the transport takes it.
+//! Finds out whether a request was sent, by watching when the transport reads its body.
 //!
-//! When an attempt times out or the connection closes, the error alone does not say whether anything had left. The body does:
-//! the transport asks for it only once it has a connection to write to. Over HTTP/1 the head and the first of the body are written together,
-//! so where the body was never asked for nothing was sent, and the attempt is `NotProcessed` for every method. The bytes on the wire are
-//! unchanged.
+//! After a timeout or a closed connection, the error alone does not say whether anything was sent.
+//! The body does, since the transport reads it only once it has a connection to write to. Over
+//! HTTP/1 the head and the first part of the body are written together. So if the body was never
+//! read, nothing was sent, and the attempt is `NotProcessed` for every method. The bytes on the wire
+//! are unchanged.
 //!
-//! Over HTTP/2 it is not so. The head is handed over first: it goes out some microseconds before
-//! the body is asked for, and while the request waits for a free stream
-//! (`SETTINGS_MAX_CONCURRENT_STREAMS`) it goes out when there is one, even if by then nobody waits
-//! for the answer.
+//! This does not hold over HTTP/2, where the head is handed over first. It is sent some microseconds
+//! before the body is read. And a request that waits for a free stream
+//! (`SETTINGS_MAX_CONCURRENT_STREAMS`) sends its head when there is one, even if nobody waits for
+//! the response any more.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,48 +23,55 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::error::BoxError;
 
-const UNTOUCHED: u8 = 0;
+/// The transport has not read the body.
+const UNREAD: u8 = 0;
+/// The transport has read a part of it, or is never sure to read it.
 const TAKEN: u8 = 1;
+/// The body itself has failed.
 const FAILED: u8 = 2;
+/// The attempt has ended before the body was read. Reading it now is an error.
 const SEALED: u8 = 3;
 
-/// What the body of one attempt has seen.
+/// Watches the body of one attempt.
 #[derive(Clone, Debug)]
 pub(super) struct SendProbe {
-    mark: Arc<AtomicU8>,
+    state: Arc<AtomicU8>,
     /// Nothing but HTTP/1 can be spoken here.
     is_http1: bool,
 }
 
 impl SendProbe {
-    /// `body`, watched; `headers` are the request's.
+    /// Wraps a body. `headers` are those of its request.
     pub(super) fn watch(body: reqwest::Body, headers: &HeaderMap, is_http1: bool) -> (reqwest::Body, Self) {
-        let at_first = if is_asked_for(&body, headers) { UNTOUCHED } else { TAKEN };
-        let probe = Self { mark: Arc::new(AtomicU8::new(at_first)), is_http1 };
+        let initial = if is_sure_to_be_read(&body, headers) { UNREAD } else { TAKEN };
+        let probe = Self { state: Arc::new(AtomicU8::new(initial)), is_http1 };
         (reqwest::Body::wrap(Watched { body, probe: probe.clone() }), probe)
     }
 
-    /// The transport has asked for the body: a part of the request may have left.
+    /// Returns whether the transport has read from the body, so that a part of the request may have
+    /// been sent.
     pub(super) fn taken(&self) -> bool {
-        matches!(self.mark.load(Ordering::Acquire), TAKEN | FAILED)
+        matches!(self.state.load(Ordering::Acquire), TAKEN | FAILED)
     }
 
-    /// Returns whether nothing but HTTP/1 can be spoken here: "the body was not asked for" then
-    /// means that the head was not sent either.
+    /// Returns whether nothing but HTTP/1 can be spoken here. Then a body that was not read means
+    /// that the head was not sent either.
     pub(super) fn is_http1(&self) -> bool {
         self.is_http1
     }
 
-    /// The transport has not asked for the body, and from now on it would ask in vain: its task may be about to, on another
-    /// thread, and what was called "not sent" must stay so.
+    /// Seals the body, and returns whether the transport had not read it.
+    ///
+    /// The transport's task may be about to read it, on another thread. From now on that is an
+    /// error, so that a request which was called "not sent" stays so.
     pub(super) fn seal(&self) -> bool {
-        let sealed = self.mark.compare_exchange(UNTOUCHED, SEALED, Ordering::AcqRel, Ordering::Acquire);
+        let sealed = self.state.compare_exchange(UNREAD, SEALED, Ordering::AcqRel, Ordering::Acquire);
         matches!(sealed, Ok(_) | Err(SEALED))
     }
 
-    /// The body itself failed, on our side.
+    /// Returns whether the body itself has failed, on our side.
     pub(super) fn failed(&self) -> bool {
-        self.mark.load(Ordering::Acquire) == FAILED
+        self.state.load(Ordering::Acquire) == FAILED
     }
 }
 
@@ -78,12 +86,13 @@ impl Drop for SealOnDrop<'_> {
     }
 }
 
-/// Whether the transport is sure to ask for this body. One that is empty, or is said to be, is never asked for: the head is the
-/// whole request. Nor is one of unknown length by a GET or to a server of HTTP/1.0, so only a length can be relied on.
-fn is_asked_for(body: &reqwest::Body, headers: &HeaderMap) -> bool {
+/// Returns whether the transport is sure to read this body. It does not read one that is empty, or
+/// empty by its header. Nor does it read one of unknown length for a GET, or for a server of
+/// HTTP/1.0. So only a body of known length tells anything.
+fn is_sure_to_be_read(body: &reqwest::Body, headers: &HeaderMap) -> bool {
     let Some(length) = body.size_hint().exact().filter(|length| *length > 0) else { return false };
-    let as_long = |said: &http::HeaderValue| said.to_str().is_ok_and(|said| said.parse() == Ok(length));
-    !body.is_end_stream() && headers.get_all(CONTENT_LENGTH).iter().all(as_long)
+    let is_same = |value: &http::HeaderValue| value.to_str().is_ok_and(|value| value.parse() == Ok(length));
+    !body.is_end_stream() && headers.get_all(CONTENT_LENGTH).iter().all(is_same)
 }
 
 struct Watched {
@@ -96,14 +105,14 @@ impl Body for Watched {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        // Release: whoever reads the mark after the transport's task has ended sees it.
-        let mark = self.probe.mark.compare_exchange(UNTOUCHED, TAKEN, Ordering::AcqRel, Ordering::Acquire);
-        if mark == Err(SEALED) {
+        // Release, so that it is seen by those who read it after the transport's task has ended.
+        let before = self.probe.state.compare_exchange(UNREAD, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+        if before == Err(SEALED) {
             return Poll::Ready(Some(Err("the attempt had ended before its body was asked for".into())));
         }
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(frame, Poll::Ready(Some(Err(_)))) {
-            self.probe.mark.store(FAILED, Ordering::Release);
+            self.probe.state.store(FAILED, Ordering::Release);
         }
         frame.map(|frame| frame.map(|frame| frame.map_err(BoxError::from)))
     }
@@ -142,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn notices_when_it_is_taken_and_changes_nothing() {
+    fn probe_notices_a_read_and_changes_no_bytes() {
         let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
         assert_eq!(body.size_hint().exact(), Some(5));
         assert!(!body.is_end_stream());
@@ -153,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_was_dropped_was_not_taken() {
+    fn dropped_body_was_not_taken() {
         let (body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
         drop(body);
         assert!(!probe.taken() && probe.seal());
     }
 
     #[test]
-    fn a_body_whose_attempt_was_dropped_is_kept_back() {
+    fn dropped_attempt_seals_its_body() {
         let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), false);
         drop(SealOnDrop(None));
         drop(SealOnDrop(Some(&probe)));
@@ -169,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_called_not_sent_is_not_sent_a_moment_later() {
+    fn sealed_body_is_not_sent_later() {
         let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
         assert!(probe.seal() && probe.seal());
         assert_eq!(poll(&mut body), None);
@@ -181,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_never_asked_for_tells_nothing() {
+    fn body_that_need_not_be_read_counts_as_taken() {
         for body in [reqwest::Body::from(""), reqwest::Body::wrap(Unmeasured)] {
             assert!(SendProbe::watch(body, &HeaderMap::new(), true).1.taken());
         }
