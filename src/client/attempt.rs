@@ -153,33 +153,27 @@ impl Inner {
 }
 
 /// Waits for the head of the response.
-#[allow(
-    clippy::manual_async_fn,
-    reason = "an async fn holds each argument twice, and this is held by every operation in flight"
-)]
-fn exchange(
+async fn exchange(
     client: &Inner,
     sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
     probe: Option<&SendProbe>,
     until: &mut Deadline<'_>,
-) -> impl Future<Output = Result<reqwest::Response, AttemptError>> {
-    async move {
-        let mut seal = SealOnDrop(probe);
-        let ended = until.bound(sending).await;
-        seal.0 = None;
-        let (failure, timed_out, source) = match ended {
-            Ok(Ok(response)) => return Ok(response),
-            Ok(Err(error)) => {
-                let failure = transport_error::of_transport(&error, probe, client.is_as_made);
-                (failure, error.is_timeout(), Some(error.without_url().into()))
-            }
-            Err(clock::TimedOut) => (transport_error::of_timeout(probe), true, None),
-        };
-        // A transport that is not ours may follow redirects itself. Then a refused connection may be
-        // that of a later hop, after the request was carried out.
-        let failure = if client.opaque { Failure::Unknown } else { failure };
-        Err(AttemptError { failure, timed_out, head: None, body_was_taken: probe.map(SendProbe::taken), source })
-    }
+) -> Result<reqwest::Response, AttemptError> {
+    let mut seal = SealOnDrop(probe);
+    let ended = until.bound(sending).await;
+    seal.0 = None;
+    let (failure, timed_out, source) = match ended {
+        Ok(Ok(response)) => return Ok(response),
+        Ok(Err(error)) => {
+            let failure = transport_error::of_transport(&error, probe, client.is_as_made);
+            (failure, error.is_timeout(), Some(error.without_url().into()))
+        }
+        Err(clock::TimedOut) => (transport_error::of_timeout(probe), true, None),
+    };
+    // A transport that is not ours may follow redirects itself. Then a refused connection may be
+    // that of a later hop, after the request was carried out.
+    let failure = if client.opaque { Failure::Unknown } else { failure };
+    Err(AttemptError { failure, timed_out, head: None, body_was_taken: probe.map(SendProbe::taken), source })
 }
 
 /// Follows the redirect of a response, if it is one that may be followed. Returns whether there is

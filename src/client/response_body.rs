@@ -35,43 +35,37 @@ pub(super) enum Read {
 /// Reads the body of a response: at most `limit` bytes of a success, and of an error what
 /// [`read_error`] reads. A success that is cut short is a failure.
 // The response is borrowed, since each future that owns an argument makes those around it larger.
-#[allow(
-    clippy::manual_async_fn,
-    reason = "an async fn holds each argument twice, and this is held by every operation in flight"
-)]
-pub(super) fn read_whole(
+pub(super) async fn read_whole(
     response: &mut reqwest::Response,
     has_body: bool,
     until: &mut Deadline<'_>,
     limit: usize,
-) -> impl Future<Output = Result<AttemptResponse, AttemptError>> {
-    async move {
-        let is_error = !response.status().is_success();
-        if is_error {
-            until.set(error_body_deadline(until.at()));
+) -> Result<AttemptResponse, AttemptError> {
+    let is_error = !response.status().is_success();
+    if is_error {
+        until.set(error_body_deadline(until.at()));
+    }
+    let mut collected = collect(response, until, if is_error { MAX_ERROR_BODY } else { limit }).await;
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    if let Collected::Whole(body) = &mut collected
+        && ending::is_cut(response, has_body)
+    {
+        let (body, source) = (std::mem::take(body), Some(ending::cut_error()));
+        collected = Collected::Cut { body, timed_out: false, source };
+    }
+    match collected {
+        Collected::Whole(body) => Ok(AttemptResponse::Whole { status, headers, body, over_limit: false }),
+        Collected::OverLimit(body) => Ok(AttemptResponse::Whole { status, headers, body, over_limit: !is_error }),
+        Collected::Cut { body, .. } if is_error => {
+            Ok(AttemptResponse::Whole { status, headers, body, over_limit: false })
         }
-        let mut collected = collect(response, until, if is_error { MAX_ERROR_BODY } else { limit }).await;
-        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-        if let Collected::Whole(body) = &mut collected
-            && ending::is_cut(response, has_body)
-        {
-            let (body, source) = (std::mem::take(body), Some(ending::cut_error()));
-            collected = Collected::Cut { body, timed_out: false, source };
-        }
-        match collected {
-            Collected::Whole(body) => Ok(AttemptResponse::Whole { status, headers, body, over_limit: false }),
-            Collected::OverLimit(body) => Ok(AttemptResponse::Whole { status, headers, body, over_limit: !is_error }),
-            Collected::Cut { body, .. } if is_error => {
-                Ok(AttemptResponse::Whole { status, headers, body, over_limit: false })
-            }
-            Collected::Cut { timed_out, source, .. } => Err(AttemptError {
-                failure: Failure::BodyCut,
-                timed_out,
-                head: Some(Box::new((status, headers))),
-                body_was_taken: None,
-                source,
-            }),
-        }
+        Collected::Cut { timed_out, source, .. } => Err(AttemptError {
+            failure: Failure::BodyCut,
+            timed_out,
+            head: Some(Box::new((status, headers))),
+            body_was_taken: None,
+            source,
+        }),
     }
 }
 
@@ -102,41 +96,27 @@ enum Collected {
     Cut { body: Bytes, timed_out: bool, source: Option<BoxError> },
 }
 
-#[allow(
-    clippy::manual_async_fn,
-    reason = "an async fn holds each argument twice, and this is held by every operation in flight"
-)]
-fn collect(
-    response: &mut reqwest::Response,
-    until: &mut Deadline<'_>,
-    limit: usize,
-) -> impl Future<Output = Collected> {
-    async move {
-        let mut body = Chunks::default();
-        loop {
-            match until.bound(response.chunk()).await {
-                Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
-                    body.push(chunk.slice(..limit - body.len()));
-                    return Collected::OverLimit(body.into_bytes());
+async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limit: usize) -> Collected {
+    let mut body = Chunks::default();
+    loop {
+        match until.bound(response.chunk()).await {
+            Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
+                body.push(chunk.slice(..limit - body.len()));
+                return Collected::OverLimit(body.into_bytes());
+            }
+            Ok(Ok(Some(chunk))) => {
+                body.push(chunk);
+                if is_fully_read(response) {
+                    return Collected::Whole(body.into_bytes());
                 }
-                Ok(Ok(Some(chunk))) => {
-                    body.push(chunk);
-                    if is_fully_read(response) {
-                        return Collected::Whole(body.into_bytes());
-                    }
-                }
-                Ok(Ok(None)) => return Collected::Whole(body.into_bytes()),
-                Ok(Err(error)) => {
-                    let timed_out = error.is_timeout();
-                    return Collected::Cut {
-                        body: body.into_bytes(),
-                        timed_out,
-                        source: Some(error.without_url().into()),
-                    };
-                }
-                Err(clock::TimedOut) => {
-                    return Collected::Cut { body: body.into_bytes(), timed_out: true, source: None };
-                }
+            }
+            Ok(Ok(None)) => return Collected::Whole(body.into_bytes()),
+            Ok(Err(error)) => {
+                let timed_out = error.is_timeout();
+                return Collected::Cut { body: body.into_bytes(), timed_out, source: Some(error.without_url().into()) };
+            }
+            Err(clock::TimedOut) => {
+                return Collected::Cut { body: body.into_bytes(), timed_out: true, source: None };
             }
         }
     }
