@@ -24,49 +24,43 @@ use crate::journal::OperationReport;
 use crate::policy::{BreakerState, Class, Decision, Idempotency, Operation, StopReason};
 
 /// Runs an operation to its end. Leaves the evidence of the last attempt in `progress`.
-#[allow(
-    clippy::manual_async_fn,
-    reason = "an async fn holds each argument twice, and this is held by every operation in flight"
-)]
-pub(super) fn run(
+pub(super) async fn run(
     context: &OperationContext<'_>,
     wire_request: &mut WireRequest,
     progress: &mut AttemptProgress,
-) -> impl Future<Output = Result<(AttemptResponse, OperationReport)>> {
-    async move {
-        let mut run = Run::start(context, wire_request);
-        let mut now = run.recorder.started;
-        loop {
-            let pass = match run.admit(wire_request, progress, now).await {
-                Ok(pass) => pass,
-                Err(held) => return Err(run.recorder.not_admitted(wire_request, held)),
-            };
-            let Terms { until, late_after } = run.begin_attempt(wire_request, progress, &pass);
-            // In a block, so that what is only looked at here takes no room in the future while it waits.
-            let (result, ended, decision) = {
-                let finished = match late_after {
-                    None => {
-                        let result = attempt::send(context, wire_request, progress, until).await;
-                        FinishedAttempt::now(result, progress.number, pass.started)
-                    }
-                    // Boxed, so that operations that are not hedged do not carry the room for it.
-                    Some(late_after) => Box::pin(run.send_hedged(wire_request, progress, until, late_after)).await,
-                };
-                let decision = run.conclude(wire_request, progress, &finished, pass);
-                (finished.result, finished.ended, decision)
-            };
-            match decision {
-                Decision::Stop(reason) => {
-                    let pause = run.operation.pause_before_the_end();
-                    clock::sleep(pause).await;
-                    let ended = ended.checked_add(pause).unwrap_or(ended);
-                    return run.recorder.end(wire_request, result, reason, ended);
+) -> Result<(AttemptResponse, OperationReport)> {
+    let mut run = Run::start(context, wire_request);
+    let mut now = run.recorder.started;
+    loop {
+        let pass = match run.admit(wire_request, progress, now).await {
+            Ok(pass) => pass,
+            Err(held) => return Err(run.recorder.not_admitted(wire_request, held)),
+        };
+        let Terms { until, late_after } = run.begin_attempt(wire_request, progress, &pass);
+        // In a block, so that what is only looked at here takes no room in the future while it waits.
+        let (result, ended, decision) = {
+            let finished = match late_after {
+                None => {
+                    let result = attempt::send(context, wire_request, progress, until).await;
+                    FinishedAttempt::now(result, progress.number, pass.started)
                 }
-                Decision::Retry { after } => {
-                    response_body::drain(result, run.operation.deadline()).await;
-                    clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
-                    now = clock::now();
-                }
+                // Boxed, so that operations that are not hedged do not carry the room for it.
+                Some(late_after) => Box::pin(run.send_hedged(wire_request, progress, until, late_after)).await,
+            };
+            let decision = run.conclude(wire_request, progress, &finished, pass);
+            (finished.result, finished.ended, decision)
+        };
+        match decision {
+            Decision::Stop(reason) => {
+                let pause = run.operation.pause_before_the_end();
+                clock::sleep(pause).await;
+                let ended = ended.checked_add(pause).unwrap_or(ended);
+                return run.recorder.end(wire_request, result, reason, ended);
+            }
+            Decision::Retry { after } => {
+                response_body::drain(result, run.operation.deadline()).await;
+                clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
+                now = clock::now();
             }
         }
     }
