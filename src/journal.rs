@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_reads_as_one_line() {
+    fn attempt_is_displayed_as_one_line() {
         assert_eq!(attempt(2).to_string(), "attempt 2: ambiguous, status 503, 12 ms; next in 1.3 s");
         let judged = Attempt { class: Class::NotProcessed, wait: None, ..attempt(1) };
         let line = "attempt 1: not processed (by the classifier; the table says ambiguous), status 503, 12 ms";
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_serialises_to_the_same_facts() {
+    fn attempt_serialises_to_the_same_facts() {
         let json = serde_json::to_value(attempt(1)).unwrap();
         let expected = serde_json::json!({
             "number": 1, "reach": "answered", "class": "ambiguous", "default_class": "ambiguous",

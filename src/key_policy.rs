@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_mints_for_its_methods_and_checks_what_it_is_given() {
+    fn policy_mints_for_its_methods_and_checks_given_keys() {
         let minted = |policy: &KeyPolicy, method| policy.key_for(&method, None).unwrap().is_some();
         let standard = KeyPolicy::standard();
         assert!(minted(&standard, Method::POST) && minted(&standard, Method::PATCH));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_cannot_work_is_refused() {
+    fn invalid_policy_is_an_error() {
         assert!(KeyPolicy::standard().max_length(35).validate().is_err());
         assert!(KeyPolicy::off().max_length(35).validate().is_ok());
         for taken in [CONTENT_TYPE, RANGE] {

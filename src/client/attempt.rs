@@ -13,7 +13,7 @@ use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, Atte
 use super::operation::OperationContext;
 use super::redirect::{self, Hop, RedirectRules, ResultRequest, is_safe};
 use super::request_body::BodyError;
-use super::response_body::{self, Read};
+use super::response_body::{self, ReadMode};
 use super::send_probe::{SealOnDrop, SendProbe};
 use super::upstream::origin;
 use super::wire_request::WireRequest;
@@ -65,7 +65,7 @@ pub(super) fn send(
             }
             let method = wire_request.current(progress).request.method();
             let has_body = ending::has_body(method, response.status());
-            if let Read::Whole { limit } = context.read {
+            if let ReadMode::Whole { limit } = context.read {
                 break response_body::read_whole(&mut response, has_body, &mut until, limit).await;
             }
             let response = ending::fail_if_cut(response, has_body);

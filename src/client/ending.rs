@@ -161,7 +161,7 @@ mod tests {
     /// The features of this crate that bring reqwest's decoder along are all that does in this
     /// build.
     #[test]
-    fn a_decoder_is_known_to_be_compiled() {
+    fn compiled_decoder_is_detected() {
         let has_decoder = cfg!(any(feature = "gzip", feature = "brotli", feature = "zstd"));
         assert_eq!(super::decoding::IS_COMPILED, has_decoder);
     }

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn two_paths_need_one_sign_that_covers_both() {
+    fn redirected_request_needs_one_sign_for_both_paths() {
         let trust = KeyTrust::default();
         let paths = RequestPaths { requested: "/v1/charges", last_hop: Some("/v2/charges") };
         let both = |trust: &KeyTrust| trust.covers(&Method::POST, paths);
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_widens_trust_to_its_path_prefix() {
+    fn scope_widens_trust_to_its_path_prefix() {
         let trust = KeyTrust::default();
         observe(&trust, "/v1/charges", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
         assert!(covers(&trust, "/v1/refunds") && covers(&trust, "/v1"));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_origin_says_of_its_retention_is_known_and_follows_its_latest_word() {
+    fn latest_stated_retention_counts() {
         let trust = KeyTrust::default();
         let retention = |path| trust.retention(&Method::POST, RequestPaths::only(path));
         assert_eq!(retention("/a"), None);

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `builder`, `overload`, `redirect_settings`, `request`, `checks`, `defaults` | the settings of a client and of a request |
 //! | `target`, `request_body`, `upload` | the URL and the body |
-//! | `operation`, `wire_request`, `pattern` | the terms of one operation, and its request |
+//! | `operation`, `wire_request`, `common_headers` | the terms of one operation, and its request |
 //! | `run` | the loop |
 //! | `hedge` | a second attempt beside a late one |
 //! | `attempt`, `redirect`, `send_probe` | one attempt: send, follow redirects, watch the body |
@@ -25,6 +25,7 @@ mod attempt;
 mod attempt_result;
 mod builder;
 mod checks;
+mod common_headers;
 mod cooldown;
 mod defaults;
 mod ending;
@@ -35,7 +36,6 @@ mod key_trust;
 pub(crate) mod latency;
 mod operation;
 mod overload;
-mod pattern;
 mod recorder;
 mod redirect;
 mod redirect_settings;

@@ -14,7 +14,7 @@ use super::checks::check_timeout;
 use super::key_trust::RequestPaths;
 use super::redirect::{Hop, is_safe};
 use super::request_body::ContentType;
-use super::response_body::Read;
+use super::response_body::ReadMode;
 use super::upstream::Upstream;
 use super::wire_request::WireRequest;
 use crate::clock;
@@ -58,7 +58,7 @@ pub(super) struct OperationContext<'a> {
     /// The request's own policy, or `None` for the client's.
     own_policy: Option<Box<RetryPolicy>>,
     attempt_timeout: Option<Duration>,
-    pub(super) read: Read,
+    pub(super) read: ReadMode,
     hedge: Option<Box<HedgePolicy>>,
     pub(super) idempotency: Idempotency,
     pub(super) key: Option<IdempotencyKey>,
@@ -112,7 +112,7 @@ impl<'a> OperationContext<'a> {
             upstream,
             own_policy,
             attempt_timeout,
-            read: if reads_body { Read::Whole { limit } } else { Read::Head },
+            read: if reads_body { ReadMode::Whole { limit } } else { ReadMode::Head },
             idempotency,
             key,
             key_was_given,
@@ -189,7 +189,7 @@ impl<'a> OperationContext<'a> {
         }
         let keys = &self.client.keys;
         let key = self.key.as_ref().map(|key| (&keys.header, key.to_header(keys.form)));
-        wire_request.assemble(key, self.upstream.pattern(&keys.header))
+        wire_request.assemble(key, self.upstream.common_headers(&keys.header))
     }
 
     /// Returns whether the API is trusted to honour the key, so that a repeat is licensed.

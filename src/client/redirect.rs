@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_method_follows_the_status() {
+    fn status_decides_the_method_of_the_hop() {
         let check = |method, status| check(method, "https://a.x/1", status, "/2");
         for status in [307, 308] {
             for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn another_origin_gets_reads_only_and_never_over_plain_text() {
+    fn another_origin_gets_reads_and_no_downgrade() {
         let from = "https://a.x/1";
         assert_eq!(check("GET", from, 302, "https://b.x/"), "GET https://b.x/ leaves");
         assert_eq!(check("GET", from, 302, "//b.x/"), "GET https://b.x/ leaves");
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_with_credentials_stays_at_home() {
+    fn transport_with_credentials_stays_on_its_origin() {
         let rules = RedirectRules { cross_origin: Err(NotFollowed::MayAddCredentials), ..RULES };
         let check = |method, status, location| check_with(rules, method, "https://a.x/1", status, location);
         for location in ["https://b.x/", "https://a.x:8443/"] {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_gone_cannot_follow() {
+    fn consumed_body_cannot_be_redirected() {
         let request = reqwest::Request::new(Method::PUT, "https://a.x/1".parse().unwrap());
         let gone = RequestBody::Once(None);
         let headers = [(LOCATION, "/2".parse().unwrap())].into_iter().collect();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn only_four_headers_go_abroad() {
+    fn four_headers_go_to_another_origin() {
         let mut from = reqwest::Request::new(Method::GET, "https://a.x/1".parse().unwrap());
         for name in
             ["accept", "accept-language", "range", "user-agent", "authorization", "cookie", "x-api-key", "referer"]

@@ -297,7 +297,7 @@ impl RequestBuilder {
             let (response, report) = run::run(&context, wire_request, &mut progress).await?;
             let mut response = match response {
                 AttemptResponse::Head { response, .. } => response,
-                // Not reached: only `Read::Whole` reads the body.
+                // Not reached: only `ReadMode::Whole` reads the body.
                 AttemptResponse::Whole { body, .. } => http::Response::new(body).into(),
             };
             response.extensions_mut().insert(report);

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_are_kept_without_a_copy_and_streams_are_sent_once() {
+    async fn bytes_are_not_copied_and_streams_are_sent_once() {
         let timer = std::pin::pin!(crate::clock::timer(None));
         let mut until = Deadline::new(None, timer);
         let bytes = Bytes::from_static(b"hello");

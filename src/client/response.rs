@@ -114,10 +114,10 @@ fn of_answer(answer: Answer, url: &reqwest::Url) -> Error {
 #[cfg(feature = "json")]
 pub(super) fn decode<T: serde::de::DeserializeOwned>(
     answer: AttemptResponse,
-    read: response_body::Read,
+    read: response_body::ReadMode,
     url: &reqwest::Url,
 ) -> Result<T> {
-    let (AttemptResponse::Whole { status, headers, body, over_limit }, response_body::Read::Whole { limit }) =
+    let (AttemptResponse::Whole { status, headers, body, over_limit }, response_body::ReadMode::Whole { limit }) =
         (answer, read)
     else {
         return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));

@@ -37,14 +37,14 @@ pub(super) async fn run(
             Err(held) => return Err(run.recorder.not_admitted(wire_request, held)),
         };
         let Terms { until, late_after } = run.begin_attempt(wire_request, progress, &pass);
-        // In a block, so that what is only looked at here takes no room in the future while it waits.
+        // In a block, so that `finished` takes no room in the future while the loop waits.
         let (result, ended, decision) = {
             let finished = match late_after {
                 None => {
                     let result = attempt::send(context, wire_request, progress, until).await;
                     FinishedAttempt::now(result, progress.number, pass.started)
                 }
-                // Boxed, so that operations that are not hedged do not carry the room for it.
+                // Boxed, so that operations without a hedge have no room for one.
                 Some(late_after) => Box::pin(run.send_hedged(wire_request, progress, until, late_after)).await,
             };
             let decision = run.conclude(wire_request, progress, &finished, pass);

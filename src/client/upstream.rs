@@ -11,10 +11,10 @@ use std::time::Instant;
 use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 
+use super::common_headers::CommonHeaders;
 use super::cooldown::Cooldowns;
 use super::key_trust::KeyTrust;
 use super::latency::Latencies;
-use super::pattern::Pattern;
 use crate::policy::{Breaker, BreakerPolicy, BreakerState, HedgeAllowance, RetryBudget};
 
 /// The most origins that a client remembers. Beyond it the one that was used longest ago is forgotten: its budget starts full
@@ -35,7 +35,7 @@ pub(super) struct Upstream {
     /// What requests say in `Host`, if it is not left to the transport.
     host: Option<HeaderValue>,
     /// Made at the first request.
-    pattern: OnceLock<Pattern>,
+    common_headers: OnceLock<CommonHeaders>,
     pub(super) budget: RetryBudget,
     pub(super) trust: KeyTrust,
     pub(super) breaker: Option<Breaker>,
@@ -47,9 +47,9 @@ pub(super) struct Upstream {
 
 impl Upstream {
     /// The headers that requests have in common, if `Host` is not left to the transport.
-    pub(super) fn pattern(&self, key: &HeaderName) -> Option<&Pattern> {
+    pub(super) fn common_headers(&self, key: &HeaderName) -> Option<&CommonHeaders> {
         let host = self.host.as_ref()?;
-        Some(self.pattern.get_or_init(|| Pattern::new(host, key)))
+        Some(self.common_headers.get_or_init(|| CommonHeaders::new(host, key)))
     }
 }
 
@@ -70,7 +70,7 @@ impl Terms {
         let breaker = self.breaker.clone().map(Breaker::new);
         Arc::new(Upstream {
             host: host.and_then(|host| HeaderValue::from_str(host).ok()),
-            pattern: OnceLock::new(),
+            common_headers: OnceLock::new(),
             budget: self.budget.fresh(),
             trust: KeyTrust::default(),
             breaker,

@@ -7,8 +7,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue};
 
 use super::attempt_result::AttemptProgress;
+use super::common_headers::CommonHeaders;
 use super::key_trust::RequestPaths;
-use super::pattern::Pattern;
 use super::redirect::{RedirectState, ResultRequest, SentRequest};
 use super::request_body::{ContentType, RequestBody};
 use crate::resume::Identity;
@@ -98,7 +98,7 @@ impl WireRequest {
     pub(super) fn assemble(
         &self,
         key: Option<(&HeaderName, HeaderValue)>,
-        common: Option<&Pattern>,
+        common: Option<&CommonHeaders>,
     ) -> reqwest::Request {
         let has_no_headers = self.template.headers().is_empty() && !self.is_prebuilt;
         if let (Some(common), true) = (common, has_no_headers) {
