@@ -282,7 +282,7 @@ impl RequestBuilder {
     /// is bounded by [`read_timeout`](crate::ClientBuilder::read_timeout) alone. A body that is cut
     /// off ends in an error, also where reqwest by itself would take it for a whole one; [the
     /// guide](crate::guide::failures) says where nothing can tell.
-    /// [`ResponseExt`](crate::ResponseExt) has the story.
+    /// [`ResponseExt`](crate::ResponseExt) has the report.
     ///
     /// A redirect that is [not followed](crate::ClientBuilder::max_redirects) is such an answer.
     ///

@@ -1,7 +1,7 @@
-//! What an answer knows about the operation that brought it.
+//! What a response tells about the operation that brought it.
 //!
-//! The answer is reqwest's own `Response`, so that everything that works with one works with this; the story of the operation
-//! travels in its extensions.
+//! The response is reqwest's own, so it works with everything that takes one. The operation's report
+//! is in its extensions.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,32 +18,34 @@ use crate::key::IdempotencyKey;
 use crate::policy::StopReason;
 use crate::resume::SafeUrl;
 
-/// The story of an operation, on the response that ended it.
+/// The report of an operation, on the response that ended it.
 ///
-/// On a response of another client the answers are empty.
+/// On a response of another client it is empty.
 pub trait ResponseExt: Sized + private::Sealed {
-    /// Every attempt, in order; the last is the one that brought this answer.
+    /// Returns every attempt, in order. The last one brought this response.
     fn attempts(&self) -> &[Attempt];
 
-    /// The key that was sent.
+    /// Returns the key that was sent, if there was one.
     fn idempotency_key(&self) -> Option<&IdempotencyKey>;
 
-    /// From the start of the operation to the head of this answer, waits included.
+    /// Returns the time from the start of the operation to the head of this response, waits
+    /// included.
     fn elapsed(&self) -> Duration;
 
-    /// Why there was no further attempt.
+    /// Returns why there was no further attempt.
     fn stop_reason(&self) -> Option<StopReason>;
 
-    /// How long this answer asked to wait, if it did.
+    /// Returns how long this response asked you to wait, if it did.
     fn retry_after(&self) -> Option<Duration>;
 
-    /// Whether the server may have carried out the operation; see
+    /// Returns whether the server may have carried out the operation. See
     /// [`Error::may_have_been_processed`](crate::Error::may_have_been_processed).
     fn may_have_been_processed(&self) -> bool;
 
-    /// The response if its status is 2xx, else an [`Error`] with the whole story and the first 64 KiB of the body.
+    /// Returns the response if its status is 2xx, otherwise an [`Error`].
     ///
-    /// reqwest's `error_for_status` would lose both.
+    /// The error has the report and the first 64 KiB of the body, which reqwest's
+    /// `error_for_status` would lose.
     ///
     /// # Errors
     ///
@@ -86,7 +88,7 @@ impl ResponseExt for reqwest::Response {
         else {
             return Err(Error::new(ErrorKind::Transport, "the answer had no body to read"));
         };
-        let error = of_answer(Answer { status, headers, body }, &url);
+        let error = status_error(Answer { status, headers, body }, &url);
         Err(match report {
             Some(report) => {
                 let method = report.method.clone();
@@ -97,8 +99,8 @@ impl ResponseExt for reqwest::Response {
     }
 }
 
-/// The error that a final answer other than 2xx is; `url` has answered.
-fn of_answer(answer: Answer, url: &reqwest::Url) -> Error {
+/// Returns the error of a final response other than 2xx from `url`.
+fn status_error(answer: Answer, url: &reqwest::Url) -> Error {
     let status = answer.status.as_u16();
     if !answer.status.is_redirection() {
         return Error::new(ErrorKind::Status, format!("status {status}")).with_answer(answer);
@@ -110,7 +112,7 @@ fn of_answer(answer: Answer, url: &reqwest::Url) -> Error {
     Error::new(ErrorKind::Redirect, what).with_answer(answer)
 }
 
-/// The value in a 2xx answer of `url`; otherwise why there is none.
+/// Decodes the body of a 2xx response from `url`.
 #[cfg(feature = "json")]
 pub(super) fn decode<T: serde::de::DeserializeOwned>(
     answer: AttemptResponse,
@@ -123,7 +125,7 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(
         return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
     };
     if !status.is_success() {
-        return Err(of_answer(Answer { status, headers, body }, url));
+        return Err(status_error(Answer { status, headers, body }, url));
     }
     if over_limit {
         return Err(Error::new(ErrorKind::TooLarge, format!("the answer's body is over the limit of {limit} bytes")));
@@ -143,7 +145,8 @@ pub(super) fn with_report(
     wire_request: &WireRequest,
 ) -> Error {
     if matches!(error.kind(), ErrorKind::Decode | ErrorKind::TooLarge) {
-        // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
+        // It was processed, and the response is lost on this side. Under its key the server sends it
+        // again.
         report.resume = context.resume_token(wire_request, true);
     }
     error.with_report(report).at(&context.method, SafeUrl(wire_request.original().url()))

@@ -59,7 +59,7 @@ fn refused(scenario: Scenario, error: &Error) -> Seen {
     Seen { phase: Phase::Ended, executions, end, decided: Decided::Refused, ..Seen::default() }
 }
 
-/// What does not change while the operation runs.
+/// The parts that do not change while the operation runs.
 #[derive(Clone, Copy)]
 struct Setting<'a> {
     design: Design,
@@ -178,7 +178,7 @@ impl<'a> Course<'a> {
         self.end(&Err(&error));
     }
 
-    /// Whether an attempt may be sent now, by all that the server and the caller have said.
+    /// Checks that an attempt may be sent now, by what server and caller have said.
     fn check_time(&mut self) {
         let broken = &mut self.seen.broken;
         broken.early |= self.now < self.not_before;
