@@ -1,8 +1,8 @@
 //! The journal: what happened, attempt by attempt.
 //!
-//! It tells an on-call engineer what was sent, how far it got and why it was retried. Every response
-//! and every error has one. A success at the first attempt keeps its single entry inline, without an
-//! allocation.
+//! It tells an on-call engineer what was sent, how far it got and why it was retried. Every
+//! response and every error has one. A success at the first attempt keeps its single entry inline,
+//! without an allocation.
 //!
 //! This is floor 1: it may import `policy` and its siblings.
 

@@ -27,10 +27,11 @@ pub(crate) enum Trust {
 
 /// What an API does with idempotency keys.
 ///
-/// When you give one to [`ClientBuilder::keys`](crate::ClientBuilder::keys), you state that this API
-/// honours keys: it acts once per key, and answers a repeat from its record. That statement is the
-/// licence to repeat a POST whose response was lost, so it must be true. With the feature `testing`,
-/// `steadfast::testing::idempotency::check` finds out, on a staging server, whether it is.
+/// When you give one to [`ClientBuilder::keys`](crate::ClientBuilder::keys), you state that this
+/// API honours keys: it acts once per key, and answers a repeat from its record. That statement is
+/// the licence to repeat a POST whose response was lost, so it must be true. With the feature
+/// `testing`, `steadfast::testing::idempotency::check` finds out, on a staging server, whether it
+/// is.
 ///
 /// Two policies state nothing: [`off`](KeyPolicy::off) and [`negotiated`](KeyPolicy::negotiated).
 /// The default is `KeyPolicy::standard().negotiated()`.
@@ -101,8 +102,8 @@ impl KeyPolicy {
     /// Creates the policy of PayPal's REST API: the header `PayPal-Request-Id`, for POST alone.
     ///
     /// Retention and maximum length depend on the call. The defaults are 6 hours and 38 characters,
-    /// the strictest that PayPal's reference names. Set [`retention`](Self::retention) from the page
-    /// of the call that you make. Source:
+    /// the strictest that PayPal's reference names. Set [`retention`](Self::retention) from the
+    /// page of the call that you make. Source:
     /// <https://developer.paypal.com/api/rest/reference/idempotency>.
     #[must_use]
     pub fn paypal() -> Self {
@@ -213,8 +214,8 @@ impl KeyPolicy {
     /// Asks the server to delay its response to a retry while the first attempt still runs, instead
     /// of answering 409. Default: off.
     ///
-    /// A retry sends `Prefer: wait=N` (RFC 7240 §4.3), in whole seconds. A server that does not know
-    /// the preference ignores it. A time under one second, or one that is not shorter than the
+    /// A retry sends `Prefer: wait=N` (RFC 7240 §4.3), in whole seconds. A server that does not
+    /// know the preference ignores it. A time under one second, or one that is not shorter than the
     /// client's attempt timeout, is an error when you build the client.
     #[must_use]
     pub fn wait_on_retry(mut self, wait: Duration) -> Self {

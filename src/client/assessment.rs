@@ -1,8 +1,8 @@
 //! Classifies one attempt.
 //!
 //! The default table is in `policy/class.rs`. This file adds what a status alone does not say: what
-//! a 409 means under a key, what the user's classifier says, and whether the operation may have been
-//! processed, which no classifier can change.
+//! a 409 means under a key, what the user's classifier says, and whether the operation may have
+//! been processed, which no classifier can change.
 
 use std::time::Duration;
 
@@ -62,8 +62,8 @@ impl Assessment {
     }
 }
 
-/// Returns whether the class of a response depends on its body: a 409 under a key says there what it
-/// means, and a 503 whether it is about the deadline that was sent.
+/// Returns whether the class of a response depends on its body: a 409 under a key says there what
+/// it means, and a 503 whether it is about the deadline that was sent.
 pub(super) fn needs_body(context: &OperationContext<'_>, status: StatusCode) -> bool {
     match status {
         StatusCode::CONFLICT => context.key.is_some(),
@@ -186,7 +186,8 @@ impl Assessor<'_> {
         self.redirects.may_have_acted || self.redirects.is_done
     }
 
-    /// Corrects a class for the hops before: a later hop cannot say that an earlier one did nothing.
+    /// Corrects a class for the hops before: a later hop cannot say that an earlier one did
+    /// nothing.
     fn after_redirects(&self, class: Class) -> Class {
         match class {
             Class::NotProcessed if self.context.client.opaque => Class::Ambiguous,

@@ -1,9 +1,9 @@
 //! Tells a complete response body from one that was cut off.
 //!
 //! Over HTTP/2 a body ends with END_STREAM. hyper also ends one, without an error, at a RST_STREAM
-//! or GOAWAY with the code NO_ERROR. RFC 9113 §8.1 lets a server stop an upload that way once it has
-//! sent its *complete* response. But servers also do this when they give up in the middle of one, as
-//! Node's `stream.destroy()` does. Half of `1200` would be the number 12.
+//! or GOAWAY with the code NO_ERROR. RFC 9113 §8.1 lets a server stop an upload that way once it
+//! has sent its *complete* response. But servers also do this when they give up in the middle of
+//! one, as Node's `stream.destroy()` does. Half of `1200` would be the number 12.
 //!
 //! So the end is checked, by what is left of the announced length and by the body's own
 //! `is_end_stream`. Neither is known of a response that reqwest has decoded. There the end of the
@@ -60,8 +60,8 @@ pub(super) fn has_body(method: &Method, status: StatusCode) -> bool {
     *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Takes a response apart. Put together again, the parts are the same response: its URL is among the
-/// extensions.
+/// Takes a response apart. Put together again, the parts are the same response: its URL is among
+/// the extensions.
 pub(super) fn into_parts(response: reqwest::Response) -> (http::response::Parts, reqwest::Body) {
     let url = response.url().clone();
     let (mut parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
@@ -108,9 +108,9 @@ impl Body for FailIfCut {
 /// one of the build.
 ///
 /// With such a feature every body goes through tower-http's decoder, even if it is not encoded. The
-/// decoder never says that it has ended (`is_end_stream` of tower-http 0.6.11). reqwest does not say
-/// which of its features are on. But each of them adds a method to the builder, and a method of the
-/// type itself takes precedence over one of a trait.
+/// decoder never says that it has ended (`is_end_stream` of tower-http 0.6.11). reqwest does not
+/// say which of its features are on. But each of them adds a method to the builder, and a method of
+/// the type itself takes precedence over one of a trait.
 #[allow(dead_code, reason = "the methods of the trait are used only where reqwest has none of the same name")]
 mod decoding {
     use reqwest::ClientBuilder;

@@ -1,9 +1,9 @@
 //! Events: what the client says about an operation while it runs.
 //!
-//! Each event goes to a closure ([`ClientBuilder::on_event`](crate::ClientBuilder::on_event)) and to
-//! `tracing`, with the target `steadfast`. The level is DEBUG. It is WARN if an operation ends that
-//! may have been processed and has no response to rely on, or if a circuit opens. An event cannot
-//! change the operation.
+//! Each event goes to a closure ([`ClientBuilder::on_event`](crate::ClientBuilder::on_event)) and
+//! to `tracing`, with the target `steadfast`. The level is DEBUG. It is WARN if an operation ends
+//! that may have been processed and has no response to rely on, or if a circuit opens. An event
+//! cannot change the operation.
 
 use std::fmt;
 use std::time::Duration;

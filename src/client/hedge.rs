@@ -54,7 +54,8 @@ impl FinishedAttempt {
     }
 }
 
-/// Sends an attempt, and a second one once that is late. Leaves the winner's evidence in `progress`.
+/// Sends an attempt, and a second one once that is late. Leaves the winner's evidence in
+/// `progress`.
 pub(super) async fn run(
     hedge: Hedge<'_>,
     wire_request: &mut WireRequest,

@@ -1,7 +1,7 @@
 //! What a response tells about the operation that brought it.
 //!
-//! The response is reqwest's own, so it works with everything that takes one. The operation's report
-//! is in its extensions.
+//! The response is reqwest's own, so it works with everything that takes one. The operation's
+//! report is in its extensions.
 
 use std::future::Future;
 use std::time::Duration;
@@ -145,8 +145,8 @@ pub(super) fn with_report(
     wire_request: &WireRequest,
 ) -> Error {
     if matches!(error.kind(), ErrorKind::Decode | ErrorKind::TooLarge) {
-        // It was processed, and the response is lost on this side. Under its key the server sends it
-        // again.
+        // It was processed, and the response is lost on this side. Under its key the server sends
+        // it again.
         report.resume = context.resume_token(wire_request, true);
     }
     error.with_report(report).at(&context.method, SafeUrl(wire_request.original().url()))

@@ -1,8 +1,8 @@
 //! The loop: one operation, from its first attempt to its end.
 //!
-//! This is the only loop in the crate that sends a request twice. Each turn admits an attempt, sends
-//! it, classifies and records what came of it, decides, and waits. `attempt.rs` is one attempt, and
-//! the decision is [`policy::Operation`](Operation)'s.
+//! This is the only loop in the crate that sends a request twice. Each turn admits an attempt,
+//! sends it, classifies and records what came of it, decides, and waits. `attempt.rs` is one
+//! attempt, and the decision is [`policy::Operation`](Operation)'s.
 //!
 //! All state is in local variables, so dropping the future at any await ends the operation.
 

@@ -3,11 +3,11 @@
 //! After a timeout or a closed connection, the error alone does not say whether anything was sent.
 //! The body does, since the transport reads it only once it has a connection to write to. Over
 //! HTTP/1 the head and the first part of the body are written together. So if the body was never
-//! read, nothing was sent, and the attempt is `NotProcessed` for every method. The bytes on the wire
-//! are unchanged.
+//! read, nothing was sent, and the attempt is `NotProcessed` for every method. The bytes on the
+//! wire are unchanged.
 //!
-//! This does not hold over HTTP/2, where the head is handed over first. It is sent some microseconds
-//! before the body is read. And a request that waits for a free stream
+//! This does not hold over HTTP/2, where the head is handed over first. It is sent some
+//! microseconds before the body is read. And a request that waits for a free stream
 //! (`SETTINGS_MAX_CONCURRENT_STREAMS`) sends its head when there is one, even if nobody waits for
 //! the response any more.
 

@@ -91,8 +91,8 @@ fn lacks_resources(error: &io::Error) -> bool {
 }
 
 /// Returns whether the request failed on a connection that spoke HTTP/1. hyper turns errors of h2
-/// into an `io::Error`, too, and then only this tells them apart. A connection that is not described
-/// may be either.
+/// into an `io::Error`, too, and then only this tells them apart. A connection that is not
+/// described may be either.
 fn was_on_http1(error: &reqwest::Error) -> bool {
     let connected = find::<legacy::Error>(error).and_then(legacy::Error::connect_info);
     connected.is_some_and(|connected| !connected.is_negotiated_h2())

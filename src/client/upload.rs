@@ -136,7 +136,8 @@ mod form {
         }
     }
 
-    /// The stream of a form, with its boundary replaced. Boundary lines come as frames of their own.
+    /// The stream of a form, with its boundary replaced. Boundary lines come as frames of their
+    /// own.
     struct WithBoundary {
         form: reqwest::Body,
         own: String,
