@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::journal::{Attempt, Short, Story};
+use crate::journal::{Attempt, OperationReport, ShortDuration};
 use crate::key::IdempotencyKey;
 use crate::policy::{InvalidPolicy, StopReason};
 use crate::problem::Problem;
@@ -96,7 +96,7 @@ struct Inner {
     what: Cow<'static, str>,
     method: Option<Method>,
     url: Option<String>,
-    story: Option<Story>,
+    report: Option<OperationReport>,
     answer: Option<Answer>,
     source: Option<BoxError>,
     /// What was to be resumed and was not sent.
@@ -118,7 +118,7 @@ impl Error {
             what,
             method: None,
             url: None,
-            story: None,
+            report: None,
             answer: None,
             source: None,
             resumed: None,
@@ -141,9 +141,9 @@ impl Error {
         self
     }
 
-    pub(crate) fn with_story(mut self, story: Story) -> Self {
-        self.0.method = Some(story.method.clone());
-        self.0.story = Some(story);
+    pub(crate) fn with_report(mut self, report: OperationReport) -> Self {
+        self.0.method = Some(report.method.clone());
+        self.0.report = Some(report);
         self
     }
 
@@ -199,7 +199,7 @@ impl Error {
     /// Why it was not tried, or not again; `None` if it was invalid before it began.
     #[must_use]
     pub fn stop_reason(&self) -> Option<StopReason> {
-        self.0.story.as_ref().map(|story| story.stop)
+        self.0.report.as_ref().map(|report| report.stop)
     }
 
     /// Whether the server may have carried out the operation.
@@ -217,39 +217,39 @@ impl Error {
     #[must_use]
     pub fn may_have_been_processed(&self) -> bool {
         let earlier = self.0.resumed.as_ref().is_some_and(ResumeToken::may_have_been_processed);
-        earlier || self.0.story.as_ref().is_some_and(|story| story.may_have_been_processed)
+        earlier || self.0.report.as_ref().is_some_and(|report| report.may_have_been_processed)
     }
 
     /// The key that was sent.
     #[must_use]
     pub fn idempotency_key(&self) -> Option<&IdempotencyKey> {
-        self.0.story.as_ref().and_then(|story| story.key.as_ref())
+        self.0.report.as_ref().and_then(|report| report.key.as_ref())
     }
 
     /// What is needed to ask again for the same operation later; `None` if it was sent without a key.
     #[must_use]
     pub fn resume_token(&self) -> Option<&ResumeToken> {
-        let of_story = self.0.story.as_ref().and_then(|story| story.resume.as_deref());
-        of_story.or(self.0.resumed.as_ref())
+        let of_report = self.0.report.as_ref().and_then(|report| report.resume.as_deref());
+        of_report.or(self.0.resumed.as_ref())
     }
 
     /// Every attempt, in the order in which they ended, so that the last is the one that was decided on; empty if nothing was sent.
     #[must_use]
     pub fn attempts(&self) -> &[Attempt] {
-        self.0.story.as_ref().map_or(&[], |story| story.journal.attempts())
+        self.0.report.as_ref().map_or(&[], |report| report.journal.attempts())
     }
 
     /// From the start of the operation to its end, waits included.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
-        self.0.story.as_ref().map_or(Duration::ZERO, |story| story.elapsed)
+        self.0.report.as_ref().map_or(Duration::ZERO, |report| report.elapsed)
     }
 
     /// How long to wait before coming back, if anything says so: what the last answer asked for, or what is left of an open circuit or a
     /// cooldown that has held the operation back.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.0.story.as_ref().and_then(|story| story.retry_after)
+        self.0.report.as_ref().and_then(|report| report.retry_after)
     }
 
     /// The status of the last answer, if the last attempt was answered.
@@ -302,19 +302,19 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { what, method, url, story, .. } = &*self.0;
+        let Inner { what, method, url, report, .. } = &*self.0;
         if let (Some(method), Some(url)) = (method, url) {
             write!(f, "{method} {url}: ")?;
         }
         f.write_str(what)?;
-        let Some(story) = story else {
+        let Some(report) = report else {
             let earlier =
                 if self.may_have_been_processed() { " now; an earlier attempt may have been processed" } else { "" };
             return write!(f, " (nothing was sent{earlier})");
         };
-        write_story(f, story)?;
+        write_report(f, report)?;
         if f.alternate() {
-            for attempt in story.journal.attempts() {
+            for attempt in report.journal.attempts() {
                 write!(f, "\n  {attempt}")?;
             }
             for cause in self.causes() {
@@ -325,28 +325,28 @@ impl fmt::Display for Error {
     }
 }
 
-fn write_story(f: &mut fmt::Formatter<'_>, story: &Story) -> fmt::Result {
-    let attempts = story.journal.attempts().len();
+fn write_report(f: &mut fmt::Formatter<'_>, report: &OperationReport) -> fmt::Result {
+    let attempts = report.journal.attempts().len();
     let plural = if attempts == 1 { "" } else { "s" };
     match attempts {
         0 => f.write_str(" before the first attempt (")?,
-        _ => write!(f, " after {attempts} attempt{plural} in {} (", Short(story.elapsed))?,
+        _ => write!(f, " after {attempts} attempt{plural} in {} (", ShortDuration(report.elapsed))?,
     }
-    if story.stop != StopReason::Done {
-        write!(f, "{}; ", story.stop.as_str())?;
+    if report.stop != StopReason::Done {
+        write!(f, "{}; ", report.stop.as_str())?;
     }
-    f.write_str(if story.may_have_been_processed { "may have been processed" } else { "not processed" })?;
-    if let Some(key) = &story.key {
+    f.write_str(if report.may_have_been_processed { "may have been processed" } else { "not processed" })?;
+    if let Some(key) = &report.key {
         write!(f, "; key {key}")?;
     }
-    if let Some(wait) = story.retry_after {
-        write!(f, "; retry after {}", Short(wait))?;
+    if let Some(wait) = report.retry_after {
+        write!(f, "; retry after {}", ShortDuration(wait))?;
     }
     f.write_str(")")?;
-    if let Some(reason) = story.not_followed {
+    if let Some(reason) = report.not_followed {
         write!(f, "; {}", reason.as_str())?;
     }
-    if story.stop == StopReason::KeyNotTrusted {
+    if report.stop == StopReason::KeyNotTrusted {
         write!(f, "; {VOUCH}")?;
     }
     Ok(())
@@ -371,7 +371,7 @@ mod tests {
     use crate::journal::{Journal, Reach};
     use crate::policy::Class;
 
-    fn story(stop: StopReason, may_have_been_processed: bool) -> Story {
+    fn report(stop: StopReason, may_have_been_processed: bool) -> OperationReport {
         let mut journal = Journal::default();
         for number in 1..=3 {
             journal.push(Attempt {
@@ -388,7 +388,7 @@ mod tests {
         }
         let key = IdempotencyKey::restore("1f0c33a2-40d5-43dd-bc93-6894a57f9324", true, None).ok();
         let elapsed = Duration::from_millis(1820);
-        Story {
+        OperationReport {
             method: Method::POST,
             key,
             journal,
@@ -402,7 +402,7 @@ mod tests {
     }
 
     fn error(stop: StopReason, processed: bool) -> Error {
-        let error = Error::new(ErrorKind::Status, "status 503").with_story(story(stop, processed));
+        let error = Error::new(ErrorKind::Status, "status 503").with_report(report(stop, processed));
         error.at(&Method::POST, "https://api.example.com/v1/charges")
     }
 

@@ -1,9 +1,10 @@
-//! What happened, attempt by attempt.
+//! The journal: what happened, attempt by attempt.
 //!
-//! An on-call engineer asks: what did we send, how far did it get, why did we try again? The journal is the answer, and it is on
-//! every response and every error. A first-try success keeps its one entry inline, without an allocation.
+//! It tells an on-call engineer what was sent, how far it got and why it was retried. Every
+//! response and every error has one. A success at the first attempt keeps its single entry inline,
+//! without an allocation.
 //!
-//! Floor 1: it may import `policy` and its siblings.
+//! This is floor 1: it may import `policy` and its siblings.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub enum Reach {
     NotSent,
     /// The request, or a part of it, may have reached the server.
     Sent,
-    /// The head of an answer arrived.
+    /// The head of a response arrived.
     Answered,
 }
 
@@ -39,8 +40,8 @@ impl Reach {
 
 /// One attempt of an operation.
 ///
-/// `Display` is one line: `attempt 2: ambiguous, status 503, 12 ms; next in 340 ms`. Serialises to the same facts, durations in
-/// milliseconds.
+/// `Display` is one line: `attempt 2: ambiguous, status 503, 12 ms; next in 340 ms`. It serialises
+/// to the same facts, with durations in milliseconds.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub(crate) number: u32,
@@ -55,49 +56,50 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Its number, from 1.
+    /// Returns the attempt's number, from 1.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// How far it got.
+    /// Returns how far it got.
     #[must_use]
     pub fn reach(&self) -> Reach {
         self.reach
     }
 
-    /// What it came to; the decision was made on this.
+    /// Returns the class that the decision was based on.
     #[must_use]
     pub fn class(&self) -> Class {
         self.class
     }
 
-    /// What the default table says it came to. Differs from [`class`](Self::class) where a classifier of yours changed it.
+    /// Returns the class by the default table. It differs from [`class`](Self::class) if your
+    /// classifier has changed that.
     #[must_use]
     pub fn default_class(&self) -> Class {
         self.default_class
     }
 
-    /// The answer's status, if its head arrived.
+    /// Returns the status of the response, if its head arrived.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         self.status
     }
 
-    /// How it failed, if it did.
+    /// Returns how the attempt failed, or `None` if it did not fail.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         self.failure
     }
 
-    /// From its start to its end.
+    /// Returns the time from its start to its end.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
 
-    /// The wait that was decided after it; `None` for the last.
+    /// Returns the wait before the next attempt, or `None` for the last one.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
         self.wait
@@ -118,10 +120,15 @@ impl fmt::Display for Attempt {
         if self.class != self.default_class {
             write!(f, " (by the classifier; the table says {})", self.default_class.as_str())?;
         }
-        write!(f, ", {}, {}", What { status: self.status, failure: self.failure }, Short(self.elapsed))?;
+        write!(
+            f,
+            ", {}, {}",
+            StatusOrFailure { status: self.status, failure: self.failure },
+            ShortDuration(self.elapsed)
+        )?;
         match self.wait {
             Some(_) if self.free_repeat => f.write_str("; repeated at once, free"),
-            Some(wait) => write!(f, "; next in {}", Short(wait)),
+            Some(wait) => write!(f, "; next in {}", ShortDuration(wait)),
             None => Ok(()),
         }
     }
@@ -143,13 +150,13 @@ impl Serialize for Attempt {
     }
 }
 
-/// What an attempt ended in: `status 503`, or the failure, or both.
-pub(crate) struct What {
+/// Displays how an attempt ended: `status 503`, or the failure, or both.
+pub(crate) struct StatusOrFailure {
     pub(crate) status: Option<StatusCode>,
     pub(crate) failure: Option<Failure>,
 }
 
-impl fmt::Display for What {
+impl fmt::Display for StatusOrFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.status, self.failure) {
             (Some(status), Some(failure)) => write!(f, "status {}, then {}", status.as_u16(), failure.as_str()),
@@ -162,10 +169,10 @@ impl fmt::Display for What {
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A duration as people say it: `12 ms`, `1.8 s`, `3600 s`.
-pub(crate) struct Short(pub(crate) Duration);
+/// Displays a duration for people: `12 ms`, `1.8 s`, `3600 s`.
+pub(crate) struct ShortDuration(pub(crate) Duration);
 
-impl fmt::Display for Short {
+impl fmt::Display for ShortDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             time if time < Duration::from_millis(1) => f.write_str("under 1 ms"),
@@ -207,9 +214,9 @@ impl Journal {
     }
 }
 
-/// The whole operation, as its response or its error tells it.
+/// The report of a finished operation, on its response or its error.
 #[derive(Clone, Debug)]
-pub(crate) struct Story {
+pub(crate) struct OperationReport {
     pub(crate) method: Method,
     pub(crate) key: Option<IdempotencyKey>,
     pub(crate) journal: Journal,
@@ -217,9 +224,9 @@ pub(crate) struct Story {
     pub(crate) elapsed: Duration,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) may_have_been_processed: bool,
-    /// Present where there is a key and something left to ask for.
+    /// Present if the operation has a key and did not succeed.
     pub(crate) resume: Option<Box<ResumeToken>>,
-    /// Present where the answer is a redirect that was not followed.
+    /// Present if the response is a redirect that was not followed.
     pub(crate) not_followed: Option<NotFollowed>,
 }
 
@@ -236,7 +243,7 @@ pub(crate) enum NotFollowed {
     LeavesOrigin,
     /// The user's own transport may add credentials to a request that goes to another origin.
     MayAddCredentials,
-    /// The user has turned redirects to another origin off.
+    /// The user has turned off redirects to another origin.
     CrossOriginOff,
     /// The body was a stream that is gone.
     BodyGone,
@@ -246,7 +253,7 @@ pub(crate) enum NotFollowed {
 }
 
 impl NotFollowed {
-    /// The reason as error lines print it.
+    /// Returns the reason, as error lines print it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::HasEffects => {
@@ -286,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_reads_as_one_line() {
+    fn attempt_is_displayed_as_one_line() {
         assert_eq!(attempt(2).to_string(), "attempt 2: ambiguous, status 503, 12 ms; next in 1.3 s");
         let judged = Attempt { class: Class::NotProcessed, wait: None, ..attempt(1) };
         let line = "attempt 1: not processed (by the classifier; the table says ambiguous), status 503, 12 ms";
@@ -302,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_serialises_to_the_same_facts() {
+    fn attempt_serialises_to_the_same_facts() {
         let json = serde_json::to_value(attempt(1)).unwrap();
         let expected = serde_json::json!({
             "number": 1, "reach": "answered", "class": "ambiguous", "default_class": "ambiguous",
@@ -314,22 +321,23 @@ mod tests {
 
     #[test]
     fn durations_read_as_people_say_them() {
-        let shown = [Duration::from_micros(3), Duration::from_millis(999), Duration::from_millis(1840)].map(Short);
+        let shown =
+            [Duration::from_micros(3), Duration::from_millis(999), Duration::from_millis(1840)].map(ShortDuration);
         assert_eq!(shown.map(|short| short.to_string()), ["under 1 ms", "999 ms", "1.8 s"]);
-        let shown = [Duration::from_secs(3600), Duration::MAX].map(Short);
+        let shown = [Duration::from_secs(3600), Duration::MAX].map(ShortDuration);
         assert_eq!(shown.map(|short| short.to_string()), ["3600 s", "over a year"]);
     }
 
     #[test]
-    fn a_first_try_is_told_without_an_allocation_and_carried_with_one() {
+    fn first_attempt_is_recorded_without_an_allocation() {
         let mut journal = Journal::default();
         let first = attempt(1);
-        let told = allocation_counter::measure(|| {
+        let recorded = allocation_counter::measure(|| {
             journal.push(first);
             assert_eq!(journal.attempts().len(), 1);
         });
-        assert_eq!(told.count_total, 0);
-        let story = Story {
+        assert_eq!(recorded.count_total, 0);
+        let report = OperationReport {
             method: Method::GET,
             key: None,
             journal,
@@ -343,12 +351,12 @@ mod tests {
         // A response of the transport's has an extension already.
         let mut extensions = http::Extensions::new();
         extensions.insert(0_u8);
-        let carried = allocation_counter::measure(|| drop(extensions.insert(story)));
+        let carried = allocation_counter::measure(|| drop(extensions.insert(report)));
         assert_eq!(carried.count_total, 1);
     }
 
     #[test]
-    fn the_journal_keeps_the_order() {
+    fn journal_keeps_the_order() {
         let mut journal = Journal::default();
         assert!(journal.attempts().is_empty());
         for number in 1..=4 {

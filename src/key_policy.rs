@@ -1,8 +1,9 @@
-//! What an API does with idempotency keys, and whose word it is that it does.
+//! What an API does with idempotency keys, and who says so.
 //!
-//! A key is a licence to repeat only where the API honours it, so the policy carries both: how the key travels, and who vouches.
+//! A key is a licence to repeat only where the API honours it. So the policy has both: how the key
+//! travels, and whose statement makes it a licence.
 //!
-//! Floor 1: words shared with callers. The wire tests are in `tests/it/keys.rs`.
+//! This is floor 1, shared with callers. The wire tests are in `tests/it/keys.rs`.
 
 use std::time::Duration;
 
@@ -13,24 +14,26 @@ use http::{HeaderName, Method};
 
 use crate::key::{IdempotencyKey, KeyError, KeyFormat};
 
-/// Whose word it is that this API honours keys.
+/// Who says that the API honours keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trust {
-    /// The user's: `.keys(KeyPolicy::standard())`.
+    /// The user, by `.keys(KeyPolicy::standard())`.
     Declared,
-    /// The API's own, learnt from its answers.
+    /// The API itself, by signs in its responses.
     Negotiated,
-    /// Nobody's.
+    /// Nobody, so a key is never a licence.
     Nobody,
 }
 
 /// What an API does with idempotency keys.
 ///
-/// Giving one to [`ClientBuilder::keys`](crate::ClientBuilder::keys) is your statement that this API honours keys: it acts once
-/// per key and answers a repeat from its record. (Two policies state nothing: [`off`](KeyPolicy::off) and
-/// [`negotiated`](KeyPolicy::negotiated).) It is the licence to repeat a POST whose answer was lost, so it must be true. A client that is
-/// given none has `KeyPolicy::standard().negotiated()`. The command `steadfast-probe` asks an API, in
-/// staging, whether it is true.
+/// When you give one to [`ClientBuilder::keys`](crate::ClientBuilder::keys), you state that this
+/// API honours keys: it acts once per key, and answers a repeat from its record. That statement is
+/// the licence to repeat a POST whose response was lost, so it must be true. The command
+/// `steadfast-probe` finds out, on a staging server, whether it is.
+///
+/// Two policies state nothing: [`off`](KeyPolicy::off) and [`negotiated`](KeyPolicy::negotiated).
+/// The default is `KeyPolicy::standard().negotiated()`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -60,12 +63,14 @@ impl Default for KeyPolicy {
     }
 }
 
-/// Headers that say something else already; some of them go to another origin with a redirect, as no key may.
-const TAKEN: [HeaderName; 9] =
+/// Headers that have a meaning of their own. Some of them also follow a redirect to another origin,
+/// as no key may.
+const RESERVED_HEADERS: [HeaderName; 9] =
     [ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RANGE, TRANSFER_ENCODING, USER_AGENT];
 
 impl KeyPolicy {
-    /// `Idempotency-Key`, bare, minted for POST and PATCH, at most 255 characters, honoured for 24 hours.
+    /// Creates the policy of most APIs: the header `Idempotency-Key`, written bare, minted for POST
+    /// and PATCH, at most 255 characters long, and remembered for 24 hours.
     #[must_use]
     pub fn standard() -> Self {
         Self {
@@ -81,18 +86,24 @@ impl KeyPolicy {
         }
     }
 
-    /// Stripe's API v1: as [`standard`](Self::standard), for POST alone, and a 409 with `idempotency_key_in_use` means that the
-    /// first attempt still runs (<https://docs.stripe.com/api/idempotent_requests>, <https://docs.stripe.com/error-codes>).
+    /// Creates the policy of Stripe's API v1.
+    ///
+    /// It is [`standard`](Self::standard) for POST alone. A 409 with `idempotency_key_in_use` means
+    /// that the first attempt still runs. Sources:
+    /// <https://docs.stripe.com/api/idempotent_requests> and
+    /// <https://docs.stripe.com/error-codes>.
     #[must_use]
     pub fn stripe() -> Self {
         let standard = Self::standard().in_progress_code("idempotency_key_in_use").concurrent_duplicates_safe();
         Self { methods: vec![Method::POST], ..standard }
     }
 
-    /// PayPal's REST API: `PayPal-Request-Id`, for POST alone (<https://developer.paypal.com/api/rest/reference/idempotency>).
+    /// Creates the policy of PayPal's REST API: the header `PayPal-Request-Id`, for POST alone.
     ///
-    /// How long PayPal keeps a key and how long a key may be depends on the call; 6 hours and 38 characters are assumed here,
-    /// the strictest that its reference names. Set [`retention`](Self::retention) from the page of the call that you make.
+    /// Retention and maximum length depend on the call. The defaults are 6 hours and 38 characters,
+    /// the strictest that PayPal's reference names. Set [`retention`](Self::retention) from the
+    /// page of the call that you make. Source:
+    /// <https://developer.paypal.com/api/rest/reference/idempotency>.
     #[must_use]
     pub fn paypal() -> Self {
         let header = HeaderName::from_static("paypal-request-id");
@@ -100,100 +111,118 @@ impl KeyPolicy {
         Self { header, methods: vec![Method::POST], max_length: 38, retention, ..Self::standard() }
     }
 
-    /// No key is minted, and a key that the caller gives is sent but is no licence to repeat.
+    /// Creates a policy that mints no keys. A key that you set on a request is sent, but it is no
+    /// licence to repeat.
     #[must_use]
     pub fn off() -> Self {
         Self { methods: Vec::new(), trust: Trust::Nobody, ..Self::standard() }
     }
 
-    /// Send keys, but trust them only where the API has shown that it honours them.
+    /// Trusts keys only where the API has shown that it honours them. They are sent in any case.
     ///
-    /// What shows it, per origin, method and path: an `Idempotency-Status` or `Idempotent-Replayed`
-    /// header. (An echo of the key is no sign: any proxy that reflects headers sends one.) The
-    /// `scope` parameter of `Idempotency-Status` widens the path to a prefix, and its `retention`
-    /// shortens [`retention`](Self::retention). `Idempotency-Status: ignored`, or one 2xx answer to
-    /// a keyed request without any sign, takes the trust back. Without trust an ambiguous failure
-    /// ends the operation as [`KeyNotTrusted`](crate::policy::StopReason::KeyNotTrusted).
+    /// The sign is an `Idempotency-Status` or `Idempotent-Replayed` header. It counts for its
+    /// origin, method and path. The `scope` parameter of `Idempotency-Status` widens the path to a
+    /// prefix, and `retention` shortens [`retention`](Self::retention). An echo of the key is no
+    /// sign, since any proxy that reflects headers sends one.
     ///
-    /// A sign behind a 307 or 308 speaks for the path that answered. A redirected operation is
-    /// repeated only if the `scope` of one sign covers both that path and the one that was asked
-    /// for.
+    /// `Idempotency-Status: ignored` ends the trust, and so does one 2xx response without a sign to
+    /// a request with a key. Without trust, an ambiguous failure ends the operation with
+    /// [`KeyNotTrusted`](crate::policy::StopReason::KeyNotTrusted).
     ///
-    /// At most 256 pairs of method and path are remembered for an origin, and each has to show it anew: where paths contain identifiers
-    /// (`/orders/17/charge`), an API that gives a `scope` is trusted, and others hardly ever.
+    /// A sign behind a 307 or 308 counts for the path that answered. A redirected operation is
+    /// repeated only if the `scope` of one sign covers both that path and the requested one.
+    ///
+    /// The client remembers at most 256 pairs of method and path per origin, and each pair needs a
+    /// sign of its own. Where paths contain identifiers (`/orders/17/charge`), an API that sends a
+    /// `scope` is trusted, and others hardly ever are.
     #[must_use]
     pub fn negotiated(mut self) -> Self {
         self.trust = Trust::Negotiated;
         self
     }
 
-    /// The name of the header. One that says something else already (`Accept`, `Connection`, `Content-Length`, `Content-Type`, `Host`,
-    /// `Transfer-Encoding`) is an error when the client is built.
+    /// Sets the name of the header. Default: `Idempotency-Key`.
+    ///
+    /// A header with a meaning of its own, such as `Accept`, `Content-Type` or `Host`, is an error
+    /// when you build the client.
     #[must_use]
     pub fn header(mut self, name: HeaderName) -> Self {
         self.header = name;
         self
     }
 
-    /// The methods for which the API takes keys: one is minted for them, and your word holds for them alone. A key of your own for another
-    /// method is sent, and is a licence only where the API shows that it honours it.
+    /// Sets the methods for which the API takes keys. Default: POST and PATCH.
+    ///
+    /// Keys are minted for these methods, and your statement covers them alone. If you set a key on
+    /// a request with another method, it is sent. It is a licence only where the API shows that it
+    /// honours it.
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.methods = methods.into_iter().collect();
         self
     }
 
-    /// How the key is written on the wire.
+    /// Sets how the key is written on the wire. Default: bare.
     #[must_use]
     pub fn form(mut self, form: KeyFormat) -> Self {
         self.form = form;
         self
     }
 
-    /// The greatest length that the API takes, in characters. A longer key is refused before anything is sent; a minted key
-    /// has 36 characters, so a limit under 36 is an error when the client is built.
+    /// Sets the maximum length of a key, in characters. Default: 255.
+    ///
+    /// A longer key is an error before anything is sent. A minted key has 36 characters, so a limit
+    /// below 36 is an error when you build the client.
     #[must_use]
     pub fn max_length(mut self, characters: usize) -> Self {
         self.max_length = characters;
         self
     }
 
-    /// How long the API remembers a key. A resumed operation that is older, less a margin of a twentieth, is refused. Zero is an
-    /// error when the client is built.
+    /// Sets how long the API remembers a key. Default: 24 hours.
+    ///
+    /// An operation that is older than 95 % of this cannot be resumed. Zero is an error when you
+    /// build the client.
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
     }
 
-    /// The word by which a 409 says that the first attempt under this key still runs: the value of `type` or `code` in its JSON
-    /// body, at the top or under `error`.
+    /// Sets the code by which a 409 says that the first attempt under the key still runs. Default:
+    /// none.
+    ///
+    /// It is compared with `type` and `code` in the JSON body, at the top level and under `error`.
     #[must_use]
-    pub fn in_progress_code(mut self, word: impl Into<String>) -> Self {
-        self.in_progress = Some(word.into());
+    pub fn in_progress_code(mut self, code: impl Into<String>) -> Self {
+        self.in_progress = Some(code.into());
         self
     }
 
-    /// Your statement that this API never runs two requests under one key at the same time: the second gets a 409, or waits for the first.
-    /// Without it a keyed request is not [hedged](crate::RequestBuilder::hedge). [`stripe`](Self::stripe) says so, and so does the layer of
-    /// this crate.
+    /// States that this API never runs two requests under one key at the same time: the second one
+    /// gets a 409, or waits for the first.
+    ///
+    /// Without it, a request with a key cannot be [hedged](crate::RequestBuilder::hedge).
+    /// [`stripe`](Self::stripe) states it, and this crate's server layer keeps it.
     #[must_use]
     pub fn concurrent_duplicates_safe(mut self) -> Self {
         self.concurrent_duplicates = true;
         self
     }
 
-    /// A retry asks the server to hold its answer back while the first attempt still runs, instead of a 409: `Prefer: wait=N` (RFC 7240
-    /// §4.3), in whole seconds. Default: it does not ask. A server that does not know the preference ignores it.
+    /// Asks the server to delay its response to a retry while the first attempt still runs, instead
+    /// of answering 409. Default: off.
     ///
-    /// Under a second, or not shorter than the client's attempt timeout, it is an error when the client is built.
+    /// A retry sends `Prefer: wait=N` (RFC 7240 §4.3), in whole seconds. A server that does not
+    /// know the preference ignores it. A time under one second, or one that is not shorter than the
+    /// client's attempt timeout, is an error when you build the client.
     #[must_use]
     pub fn wait_on_retry(mut self, wait: Duration) -> Self {
         self.wait = Some(Duration::from_secs(wait.as_secs()));
         self
     }
 
-    /// Mints or checks the key of an operation.
+    /// Returns the key of an operation: the given one, checked, or a minted one.
     pub(crate) fn key_for(
         &self,
         method: &Method,
@@ -215,7 +244,7 @@ impl KeyPolicy {
         if !self.methods.is_empty() && self.max_length < uuid::fmt::Hyphenated::LENGTH {
             return Err("max_length is under 36, the length of a minted key");
         }
-        if TAKEN.contains(&self.header) {
+        if RESERVED_HEADERS.contains(&self.header) {
             return Err("the key's header is one that says something else");
         }
         if self.wait.is_some_and(|wait| wait.is_zero()) {
@@ -230,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_mints_for_its_methods_and_checks_what_it_is_given() {
+    fn policy_mints_for_its_methods_and_checks_given_keys() {
         let minted = |policy: &KeyPolicy, method| policy.key_for(&method, None).unwrap().is_some();
         let standard = KeyPolicy::standard();
         assert!(minted(&standard, Method::POST) && minted(&standard, Method::PATCH));
@@ -247,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_cannot_work_is_refused() {
+    fn invalid_policy_is_an_error() {
         assert!(KeyPolicy::standard().max_length(35).validate().is_err());
         assert!(KeyPolicy::off().max_length(35).validate().is_ok());
         for taken in [CONTENT_TYPE, RANGE] {

@@ -137,7 +137,9 @@ mod tests {
     use reqwest::Url;
 
     use super::super::Client;
+    use super::super::attempt_result::AttemptProgress;
     use super::super::origin::{OriginMap, OriginSettings};
+    use super::super::redirect::RedirectState;
     use super::*;
     use crate::policy::{Hint, Idempotency, RetryBudget, RetryPolicy, StopReason, TokenBucket};
 
@@ -152,7 +154,7 @@ mod tests {
     }
 
     fn refusal(after: Duration) -> Assessment {
-        let mut refusal = Assessment::on_dropped();
+        let mut refusal = Assessment::of_cancelled(&AttemptProgress::new(1, false, RedirectState::default()));
         (refusal.status, refusal.failure) = (Some(http::StatusCode::SERVICE_UNAVAILABLE), None);
         refusal.hint = Hint::from(Some(after));
         refusal

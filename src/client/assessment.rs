@@ -1,180 +1,169 @@
-//! From one attempt's outcome to its class, with everything that the status alone does not say.
+//! Classifies one attempt.
 //!
-//! The default table is in `policy/class.rs`. Here it meets the key (a 409 may mean "the first attempt still runs"), the user's
-//! classifier, and the evidence for "may have been processed", which no classifier can change.
+//! The default table is in `policy/class.rs`. This file adds what a status alone does not say: what
+//! a 409 means under a key, what the user's classifier says, and whether the operation may have
+//! been processed, which no classifier can change.
 
-use http::{HeaderMap, Method, StatusCode};
+use std::time::Duration;
 
-use super::answer::{Answer, Failed};
-use super::plan::Plan;
-use super::{Classifier, Inner};
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
+
+use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
+use super::operation::OperationContext;
+use super::redirect::RedirectState;
 use crate::clock;
-use crate::journal::Reach;
-use crate::key_policy::KeyPolicy;
-use crate::policy::{Class, Failure, Hint, Idempotency, Outcome, RetryPolicy, record_status};
+use crate::journal::{Attempt, Reach};
+use crate::policy::{Class, Failure, Hint, Outcome, record_status};
 use crate::problem;
 use steadfast_core::protocol::problem_type;
-
-/// What the assessment of every attempt of one operation depends on.
-#[derive(Clone, Copy)]
-pub(super) struct AttemptContext<'a> {
-    /// A redirect to the result has come: the operation was carried out, and what is sent now is a GET.
-    pub(super) is_done: bool,
-    /// A redirect was followed that does not say that the server has not acted on the hop before it.
-    pub(super) may_have_acted: bool,
-    /// The HTTP client may have followed redirects of which nothing is known.
-    pub(super) opaque: bool,
-    pub(super) method: &'a Method,
-    pub(super) idempotency: Idempotency,
-    /// The server is told how long it is waited for, and may refuse what is too late.
-    pub(super) tells_deadline: bool,
-    pub(super) has_key: bool,
-    pub(super) key_was_given: bool,
-    pub(super) keys: &'a KeyPolicy,
-    pub(super) policy: &'a RetryPolicy,
-    pub(super) classifier: Option<&'a Classifier>,
-}
-
-/// Whether the body must be looked at to judge an answer of this status: a 409 under a key says there what it means, and a 503 that it
-/// is about the deadline that was sent.
-pub(super) fn says_why(client: &Inner, plan: &Plan, status: StatusCode) -> bool {
-    AttemptContext::at_first(client, plan).says_why(status)
-}
-
-/// A 307 or 308 asks for the same request elsewhere, so it was not carried out here (RFC 9110
-/// §15.4.8, §15.4.9). A 301 or 302 does not say so: frameworks answer them after they have acted.
-fn says_not_acted(status: StatusCode) -> bool {
-    matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
-}
 
 /// What one attempt came to.
 pub(super) struct Assessment {
     pub(super) class: Class,
-    pub(super) default_class: Class,
-    pub(super) reach: Reach,
+    default_class: Class,
+    reach: Reach,
     pub(super) status: Option<StatusCode>,
     pub(super) failure: Option<Failure>,
     pub(super) hint: Hint,
-    /// The server may have carried the operation out in this attempt.
+    /// The server may have carried out the operation in this attempt.
     pub(super) may_have_been_processed: bool,
 }
 
 impl Assessment {
-    /// On an attempt that was dropped while it was under way: it may have arrived.
-    pub(super) fn on_dropped() -> Self {
+    /// Assesses a finished attempt. `was_sent_before`: an earlier attempt may have been processed.
+    pub(super) fn of(context: &OperationContext<'_>, result: &AttemptResult, was_sent_before: bool) -> Self {
+        let assessor = Assessor { context, redirects: result.redirects };
+        match &result.outcome {
+            Ok(response) => assessor.assess_response(response, was_sent_before),
+            Err(error) => assessor.assess_error(error),
+        }
+    }
+
+    /// Assesses the half of a hedged pair that was cancelled. Nobody has read how it ended, so
+    /// whatever was handed to the transport may have been processed.
+    pub(super) fn of_cancelled(progress: &AttemptProgress) -> Self {
+        let may_have_been_processed = progress.reach != Reach::NotSent;
+        let class = if may_have_been_processed { Class::Ambiguous } else { Class::NotProcessed };
         Self {
-            class: Class::Ambiguous,
-            default_class: Class::Ambiguous,
-            reach: Reach::Sent,
+            class,
+            default_class: class,
+            reach: progress.reach,
             status: None,
             failure: Some(Failure::HedgeCancelled),
             hint: Hint::default(),
-            may_have_been_processed: true,
+            may_have_been_processed,
         }
+    }
+
+    /// Returns the attempt as the journal lists it. The decision about it is added later.
+    pub(super) fn to_attempt(&self, number: u32, elapsed: Duration) -> Attempt {
+        let &Self { class, default_class, reach, status, failure, .. } = self;
+        Attempt { number, reach, class, default_class, status, failure, elapsed, wait: None, free_repeat: false }
     }
 }
 
-impl<'a> AttemptContext<'a> {
-    pub(super) fn at_first(client: &'a Inner, plan: &'a Plan) -> Self {
-        Self {
-            is_done: false,
-            may_have_acted: false,
-            opaque: client.opaque,
-            method: &plan.method,
-            idempotency: plan.idempotency,
-            tells_deadline: client.overload.deadline_header.is_some(),
-            has_key: plan.key.is_some(),
-            key_was_given: plan.key_was_given,
-            keys: &client.keys,
-            policy: plan.policy(client),
-            classifier: client.classifier.as_ref(),
-        }
+/// Returns whether the class of a response depends on its body: a 409 under a key says there what
+/// it means, and a 503 whether it is about the deadline that was sent.
+pub(super) fn needs_body(context: &OperationContext<'_>, status: StatusCode) -> bool {
+    match status {
+        StatusCode::CONFLICT => context.key.is_some(),
+        StatusCode::SERVICE_UNAVAILABLE => context.client.overload.deadline_header.is_some(),
+        _ => false,
     }
 }
 
-impl AttemptContext<'_> {
-    fn says_why(&self, status: StatusCode) -> bool {
-        (status == StatusCode::CONFLICT && self.has_key)
-            || (status == StatusCode::SERVICE_UNAVAILABLE && self.tells_deadline)
-    }
+/// Returns whether a redirect says that the server has not acted. A 307 or 308 asks for the same
+/// request elsewhere (RFC 9110 §15.4.8, §15.4.9). Frameworks answer 301 and 302 after they have
+/// acted.
+fn says_not_acted(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
+}
 
-    /// `earlier_ambiguous`: an attempt before this one may have been carried out.
-    pub(super) fn judge(&self, attempted: &Result<Answer, Failed>, earlier_ambiguous: bool) -> Assessment {
-        match attempted {
-            Ok(answer) => self.answered(answer.status(), answer.headers(), answer.begun(), earlier_ambiguous),
-            Err(failed) => self.failed(failed),
-        }
-    }
+struct Assessor<'a> {
+    context: &'a OperationContext<'a>,
+    redirects: RedirectState,
+}
 
-    fn answered(&self, status: StatusCode, headers: &HeaderMap, body: &[u8], earlier_ambiguous: bool) -> Assessment {
-        let names = if self.says_why(status) { problem::names(body) } else { Vec::new() };
-        let named = |name: &str| names.iter().any(|found| found == name);
-        // The server's own word that it has not begun.
-        let too_late = status == StatusCode::SERVICE_UNAVAILABLE && named(problem_type::DEADLINE_PASSED);
-        let by_status = if too_late { Class::NotProcessed } else { Class::of_status(status) };
-        let mut hint = Hint::read(headers, by_status, clock::wall, self.policy.max_retry_after);
+impl Assessor<'_> {
+    fn assess_response(&self, response: &AttemptResponse, was_sent_before: bool) -> Assessment {
+        let (context, status, headers) = (self.context, response.status(), response.headers());
+        let names = if needs_body(context, status) { problem::names(response.body_prefix()) } else { Vec::new() };
+        let is_named = |name: &str| names.iter().any(|found| found == name);
+
+        // The server says itself that it has not begun.
+        let was_too_late = status == StatusCode::SERVICE_UNAVAILABLE && is_named(problem_type::DEADLINE_PASSED);
+        let by_status = if was_too_late { Class::NotProcessed } else { Class::of_status(status) };
+        let mut hint = Hint::read(headers, by_status, clock::wall, context.policy().max_retry_after);
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
-        hint.outcome_unknown |= named(problem_type::OUTCOME_UNKNOWN);
+        hint.outcome_unknown |= is_named(problem_type::OUTCOME_UNKNOWN);
 
-        let asks_to_wait = || {
-            headers.contains_key(http::header::RETRY_AFTER)
-                || record_status(headers).is_some_and(|record| record.word == "in-progress")
-                || named(problem_type::IN_PROGRESS)
-                || self.keys.in_progress.as_deref().is_some_and(named)
-        };
-        // draft-ietf-httpapi-idempotency-key-header-07 §2.6: the first attempt under our key still runs. Only where there can
-        // have been one: a 409 on the first try under a fresh key is the API's own conflict.
-        let ours_still_runs = status == StatusCode::CONFLICT
-            && self.has_key
-            && !self.is_done
-            && (earlier_ambiguous || self.key_was_given)
+        let may_be_in_progress = status == StatusCode::CONFLICT
             && !hint.outcome_unknown
-            && asks_to_wait();
-        let default_class = if ours_still_runs { Class::Ambiguous } else { self.of_hop(by_status) };
-
-        let outcome =
-            Outcome::answered(self.method, self.idempotency, status, headers).with_default_class(default_class);
-        let throttled_acts = self.policy.throttled_is_ambiguous && default_class == Class::Throttled;
+            && self.may_meet_itself(was_sent_before)
+            && self.asks_to_wait(headers, is_named);
+        let default_class = if may_be_in_progress { Class::Ambiguous } else { self.after_redirects(by_status) };
+        let outcome = Outcome::answered(&context.method, context.idempotency, status, headers);
+        let may_have_acted = match default_class {
+            Class::Ambiguous => true,
+            Class::Success => !says_not_acted(status),
+            Class::Throttled => context.policy().throttled_is_ambiguous,
+            _ => false,
+        };
         Assessment {
-            class: self.classify(&outcome),
+            class: self.classify(&outcome.with_default_class(default_class)),
             default_class,
             reach: Reach::Answered,
             status: Some(status),
             failure: None,
             hint,
-            may_have_been_processed: default_class == Class::Ambiguous
-                || (default_class == Class::Success && !says_not_acted(status))
-                || hint.outcome_unknown
-                || throttled_acts
-                || self.may_have_acted
-                || self.is_done,
+            may_have_been_processed: may_have_acted || hint.outcome_unknown || self.an_earlier_hop_acted(),
         }
     }
 
-    fn failed(&self, failed: &Failed) -> Assessment {
-        let none = HeaderMap::new();
-        let (status, headers) =
-            failed.head.as_deref().map_or((None, &none), |(status, headers)| (Some(*status), headers));
+    /// Returns whether a 409 can be about another attempt of this operation. A 409 to the first
+    /// attempt under a fresh key is a conflict of the API's own.
+    /// (draft-ietf-httpapi-idempotency-key-header-07 §2.6)
+    fn may_meet_itself(&self, was_sent_before: bool) -> bool {
+        let context = self.context;
+        context.key.is_some() && !self.redirects.is_done && (was_sent_before || context.key_was_given)
+    }
+
+    /// Returns whether a 409 says that the first attempt under its key still runs.
+    fn asks_to_wait(&self, headers: &HeaderMap, is_named: impl Fn(&str) -> bool) -> bool {
+        headers.contains_key(RETRY_AFTER)
+            || record_status(headers).is_some_and(|record| record.word == "in-progress")
+            || is_named(problem_type::IN_PROGRESS)
+            || self.context.client.keys.in_progress.as_deref().is_some_and(is_named)
+    }
+
+    fn assess_error(&self, error: &AttemptError) -> Assessment {
+        let (context, failure) = (self.context, error.failure);
+        let no_headers = HeaderMap::new();
+        let (status, headers) = match error.head.as_deref() {
+            Some((status, headers)) => (Some(*status), headers),
+            None => (None, &no_headers),
+        };
         let outcome = match status {
             Some(status) => {
-                Outcome::answered(self.method, self.idempotency, status, headers).with_failure(failed.failure)
+                Outcome::answered(&context.method, context.idempotency, status, headers).with_failure(failure)
             }
-            None => Outcome::failed(self.method, self.idempotency, failed.failure),
+            None => Outcome::failed(&context.method, context.idempotency, failure),
         };
-        // Of a request that was carried out, nothing can be said to be not processed.
-        let outcome = match outcome.default_class() {
-            Class::NotProcessed if self.is_done => outcome.with_default_class(Class::Ambiguous),
-            class => outcome.with_default_class(self.of_hop(class)),
+        let default_class = match outcome.default_class() {
+            // The operation was carried out before, so this cannot be said of it.
+            Class::NotProcessed if self.redirects.is_done => Class::Ambiguous,
+            class => self.after_redirects(class),
         };
-        let default_class = outcome.default_class();
-        let mut hint = Hint::read(headers, default_class, clock::wall, self.policy.max_retry_after);
-        // A cut answer is no stored end: asked again, the server sends it whole.
+        let mut hint = Hint::read(headers, default_class, clock::wall, context.policy().max_retry_after);
+        // A response that was cut is no stored end: the server sends it again, whole.
         hint.replayed = false;
-        hint.refused = failed.failure == Failure::Refused;
-        hint.local = failed.failure == Failure::LocalResources;
-        let part_was_taken = failed.failure == Failure::RequestBody && failed.taken != Some(false);
+        hint.refused = failure == Failure::Refused;
+        hint.local = failure == Failure::LocalResources;
+        let part_was_taken = failure == Failure::RequestBody && error.body_was_taken != Some(false);
+        let redirect_acted = failure == Failure::Redirects && !status.is_some_and(says_not_acted);
         Assessment {
-            class: self.classify(&outcome),
+            class: self.classify(&outcome.with_default_class(default_class)),
             default_class,
             reach: match default_class {
                 _ if status.is_some() => Reach::Answered,
@@ -183,26 +172,33 @@ impl AttemptContext<'_> {
                 _ => Reach::Sent,
             },
             status,
-            failure: Some(failed.failure),
+            failure: Some(failure),
             hint,
             may_have_been_processed: default_class == Class::Ambiguous
                 || part_was_taken
-                || self.may_have_acted
-                || self.is_done
-                || (failed.failure == Failure::Redirects && !status.is_some_and(says_not_acted)),
+                || redirect_acted
+                || self.an_earlier_hop_acted(),
         }
     }
 
-    /// A later hop cannot say that nothing was done at an earlier one.
-    fn of_hop(&self, class: Class) -> Class {
+    fn an_earlier_hop_acted(&self) -> bool {
+        self.redirects.may_have_acted || self.redirects.is_done
+    }
+
+    /// Corrects a class for the hops before: a later hop cannot say that an earlier one did
+    /// nothing.
+    fn after_redirects(&self, class: Class) -> Class {
         match class {
-            Class::NotProcessed if self.opaque => Class::Ambiguous,
-            Class::NotProcessed | Class::Throttled if self.may_have_acted => Class::Ambiguous,
+            Class::NotProcessed if self.context.client.opaque => Class::Ambiguous,
+            Class::NotProcessed | Class::Throttled if self.redirects.may_have_acted => Class::Ambiguous,
             class => class,
         }
     }
 
     fn classify(&self, outcome: &Outcome<'_>) -> Class {
-        self.classifier.map_or(outcome.default_class(), |classify| classify(outcome))
+        match &self.context.client.classifier {
+            Some(classify) => classify(outcome),
+            None => outcome.default_class(),
+        }
     }
 }

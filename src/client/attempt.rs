@@ -1,7 +1,7 @@
 //! Exactly one attempt: the request sent once, and the redirects that it meets.
 //!
-//! Nothing here repeats, waits for a retry or decides. It knows how to send, where a redirect leads and how to stop in time. The
-//! hops of a redirect are part of the attempt and of its time.
+//! Nothing here repeats a request, waits for a retry or decides about one. The hops of a redirect
+//! belong to the attempt and to its timeout.
 
 use std::pin::{Pin, pin};
 use std::time::Instant;
@@ -9,114 +9,133 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::answer::{self, Answer, Failed, Read};
-use super::payload::NoBody;
-use super::plan::Plan;
-use super::probe::{Probe, Unfinished};
-use super::redirect::{self, Rules, Trail};
+use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
+use super::operation::OperationContext;
+use super::origin::origin;
+use super::redirect::{self, Hop, RedirectRules, ResultRequest};
+use super::request_body::BodyError;
+use super::response_body::{self, ReadMode};
+use super::send_probe::{SealOnDrop, SendProbe};
 use super::wire_request::WireRequest;
-use super::{Inner, assessment, ending, failure};
+use super::{Inner, assessment, ending, transport_error};
 use crate::clock::{self, Deadline};
-use crate::journal::NotFollowed;
+use crate::journal::{NotFollowed, Reach};
 use crate::policy::{Failure, Idempotency, is_safe};
 use steadfast_core::protocol;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// Sends the request once, until the instant `until` at the latest, and follows the redirects that may be followed.
+/// Sends the request once and follows redirects, until the instant `until` at the latest.
+///
+/// `progress` has the evidence also if this future is dropped.
 #[allow(
     clippy::manual_async_fn,
     reason = "an async fn holds each argument twice, and this is held by every operation in flight"
 )]
 pub(super) fn send(
-    client: &Inner,
-    plan: &Plan,
+    context: &OperationContext<'_>,
     wire_request: &mut WireRequest,
-    number: u32,
+    progress: &mut AttemptProgress,
     until: Option<Instant>,
-) -> impl Future<Output = Result<Answer, Failed>> {
+) -> impl Future<Output = AttemptResult> {
     async move {
         let timer = pin!(clock::timer(until));
         let mut until = Deadline::new(until, timer);
-        let mut trail = Trail::new(client.max_redirects);
-        wire_request.begin_attempt();
-        loop {
-            let body = wire_request.payload.next(&mut until).await.map_err(no_body)?;
-            // In a block, so that what is sent takes no room while the answer is read.
-            let mut response = {
-                let (sending, probe) = start(client, plan, wire_request, body, number, until.at());
-                exchange(client, pin!(sending), probe.as_ref(), &mut until).await?
+        let outcome = loop {
+            let body = match next_body(wire_request, progress, &mut until).await {
+                Ok(body) => body,
+                Err(error) => break Err(error),
             };
-            if !follow(client, plan, wire_request, &response, &mut trail)? {
-                let has_body = ending::has_body(wire_request.current().method(), response.status());
-                return match plan.read {
-                    Read::Whole { limit } => answer::read(&mut response, has_body, &mut until, limit).await,
-                    Read::Head => {
-                        let response = ending::checked(response, has_body);
-                        if assessment::says_why(client, plan, response.status()) {
-                            return Ok(Box::pin(answer::peek(response, until.at())).await);
-                        }
-                        Ok(Answer::Head { response, begun: Bytes::new() })
-                    }
-                };
+            // In a block, so that the request takes no room while the response is read.
+            let mut response = {
+                let (sending, probe) = start(context, wire_request, progress, body, until.at());
+                match exchange(context.client, pin!(sending), probe.as_ref(), &mut until).await {
+                    Ok(response) => response,
+                    Err(error) => break Err(error),
+                }
+            };
+            progress.reach = Reach::Answered;
+            match follow(context, wire_request, progress, &response) {
+                Ok(true) => {
+                    let _drained = Box::pin(response_body::read_error(&mut response, &mut until)).await;
+                    continue;
+                }
+                Ok(false) => {}
+                Err(error) => break Err(error),
             }
-            let _read_away = Box::pin(answer::read_error(&mut response, &mut until)).await;
-        }
+            let method = wire_request.current(progress).request.method();
+            let has_body = ending::has_body(method, response.status());
+            if let ReadMode::Whole { limit } = context.read {
+                break response_body::read_whole(&mut response, has_body, &mut until, limit).await;
+            }
+            let response = ending::fail_if_cut(response, has_body);
+            if assessment::needs_body(context, response.status()) {
+                break Ok(Box::pin(response_body::peek(response, until.at())).await);
+            }
+            break Ok(AttemptResponse::Head { response, prefix: Bytes::new() });
+        };
+        progress.finish(outcome)
     }
 }
 
-/// Follows the redirect of this answer, if it is one that is followed. Returns whether there is a hop
-/// to send.
-pub(super) fn follow(
-    client: &Inner,
-    plan: &Plan,
+/// Returns the body to send next. The GET of a result has none.
+async fn next_body(
     wire_request: &mut WireRequest,
-    response: &reqwest::Response,
-    trail: &mut Trail,
-) -> Result<bool, Failed> {
-    // A GET with effects is one by the caller's word alone.
-    let is_harmless =
-        |request: &reqwest::Request| is_safe(request.method()) && plan.idempotency == Idempotency::Natural;
-    if client.opaque {
-        let from = wire_request.current();
-        if sent(response.url()) != sent(from.url()) {
-            // It followed a redirect, and by which status only it knows.
-            let may_have_acted = !is_harmless(from);
-            wire_request.answered_from(response.url(), may_have_acted);
-        }
-        return Ok(false);
+    progress: &AttemptProgress,
+    until: &mut Deadline<'_>,
+) -> Result<Option<reqwest::Body>, AttemptError> {
+    if progress.redirects.is_done {
+        return Ok(None);
     }
-    // Most answers are no redirects, and for them this is all.
-    if client.max_redirects == 0 || !response.status().is_redirection() {
-        return Ok(false);
+    wire_request.body.next(until).await.map_err(|error| {
+        let (failure, source) = match error {
+            BodyError::Failed(source) => (Failure::RequestBody, Some(source)),
+            BodyError::TimedOut => (Failure::NotSent, None),
+        };
+        AttemptError { failure, timed_out: source.is_none(), head: None, body_was_taken: Some(false), source }
+    })
+}
+
+/// Hands the request to the transport, and returns the probe that watches its body.
+fn start(
+    context: &OperationContext<'_>,
+    wire_request: &WireRequest,
+    progress: &mut AttemptProgress,
+    body: Option<reqwest::Body>,
+    until: Option<Instant>,
+) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<SendProbe>) {
+    let client = context.client;
+    let (mut request, probe) = open(context, wire_request, progress, body);
+    if !progress.redirects.is_elsewhere {
+        client.add_attempt_headers(request.headers_mut(), progress.number, until);
     }
-    let from = wire_request.current();
-    let rules = Rules {
-        is_harmless: wire_request.is_done() || is_harmless(from),
-        post_as_get: wire_request.post_as_get().unwrap_or(client.redirect_post_as_get),
-        cross_origin: client.cross_origin_redirects,
+    progress.reach = Reach::Sent;
+    (client.http.execute(request), probe)
+}
+
+/// Builds the request of an attempt, or of a hop in it, and a probe if there is a body to watch.
+pub(super) fn open(
+    context: &OperationContext<'_>,
+    wire_request: &WireRequest,
+    progress: &AttemptProgress,
+    body: Option<reqwest::Body>,
+) -> (reqwest::Request, Option<SendProbe>) {
+    let mut request = match progress.hop() {
+        Some(hop) => wire_request.copy(hop),
+        None => context.assemble(wire_request),
     };
-    match redirect::next(from, response.status(), response.headers(), &wire_request.payload, rules) {
-        Ok(None) => Ok(false),
-        Ok(Some(next)) if wire_request.may_repeat_at(plan, &next) => {
-            trail.step(from, &next, response)?;
-            wire_request.follow(client, plan, next);
-            Ok(true)
-        }
-        Ok(Some(_)) => {
-            wire_request.set_not_followed(NotFollowed::KeyNotTrusted);
-            Ok(false)
-        }
-        Err(reason) => {
-            wire_request.set_not_followed(reason);
-            Ok(false)
-        }
-    }
+    let Some(body) = body else { return (request, None) };
+    // TLS may choose HTTP/2, and so may a transport that is not as we made it.
+    let is_http1 = context.client.clear_is_http1 && request.url().scheme() == "http";
+    // Only the caller's headers say how long the body is.
+    let (body, probe) = SendProbe::watch(body, wire_request.current(progress).request.headers(), is_http1);
+    *request.body_mut() = Some(body);
+    (request, Some(probe))
 }
 
 impl Inner {
-    /// What tells one attempt from another on the wire.
-    fn mark(&self, headers: &mut HeaderMap, number: u32, until: Option<Instant>) {
+    /// Adds the headers that differ from attempt to attempt.
+    fn add_attempt_headers(&self, headers: &mut HeaderMap, number: u32, until: Option<Instant>) {
         if let (Some(name), Some(until)) = (&self.overload.deadline_header, until) {
             let time_left = until.saturating_duration_since(clock::now());
             headers.insert(name, protocol::deadline_to_header(time_left));
@@ -124,8 +143,8 @@ impl Inner {
         if let Some(name) = &self.attempt_header {
             headers.insert(name, HeaderValue::from(number));
         }
-        let asks = number > 1 && headers.contains_key(&self.keys.header) && !headers.contains_key(PREFER);
-        if let Some(wait) = self.keys.wait.filter(|_| asks)
+        let may_ask = number > 1 && headers.contains_key(&self.keys.header) && !headers.contains_key(PREFER);
+        if let Some(wait) = self.keys.wait.filter(|_| may_ask)
             && let Ok(value) = HeaderValue::try_from(format!("wait={}", wait.as_secs()))
         {
             headers.insert(PREFER, value);
@@ -133,69 +152,192 @@ impl Inner {
     }
 }
 
-/// A URL without its fragment, which is not sent and does not come back.
-fn sent(url: &reqwest::Url) -> Option<&str> {
+/// Waits for the head of the response.
+async fn exchange(
+    client: &Inner,
+    sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
+    probe: Option<&SendProbe>,
+    until: &mut Deadline<'_>,
+) -> Result<reqwest::Response, AttemptError> {
+    let mut seal = SealOnDrop(probe);
+    let ended = until.bound(sending).await;
+    seal.0 = None;
+    let (failure, timed_out, source) = match ended {
+        Ok(Ok(response)) => return Ok(response),
+        Ok(Err(error)) => {
+            let failure = transport_error::of_transport(&error, probe, client.is_as_made);
+            (failure, error.is_timeout(), Some(error.without_url().into()))
+        }
+        Err(clock::TimedOut) => (transport_error::of_timeout(probe), true, None),
+    };
+    // A transport that is not ours may follow redirects itself. Then a refused connection may be
+    // that of a later hop, after the request was carried out.
+    let failure = if client.opaque { Failure::Unknown } else { failure };
+    Err(AttemptError { failure, timed_out, head: None, body_was_taken: probe.map(SendProbe::taken), source })
+}
+
+/// Follows the redirect of a response, if it is one that may be followed. Returns whether there is
+/// a hop to send.
+///
+/// # Errors
+///
+/// The redirects form a loop, or are too many.
+pub(super) fn follow(
+    context: &OperationContext<'_>,
+    wire_request: &WireRequest,
+    progress: &mut AttemptProgress,
+    response: &reqwest::Response,
+) -> Result<bool, AttemptError> {
+    let client = context.client;
+    if client.opaque {
+        follow_opaque(context, wire_request, progress, response.url());
+        return Ok(false);
+    }
+    // Most responses are no redirects, and for them this is all.
+    if client.max_redirects == 0 || !response.status().is_redirection() {
+        return Ok(false);
+    }
+    let from = wire_request.current(progress);
+    let rules = RedirectRules {
+        is_harmless: progress.redirects.is_done || is_harmless(context, from.request),
+        post_as_get: wire_request.post_as_get.unwrap_or(client.redirect_post_as_get),
+        cross_origin: client.cross_origin_redirects,
+    };
+    let hop = match redirect::next_hop(from, response.status(), response.headers(), rules) {
+        Ok(None) => return Ok(false),
+        Ok(Some(hop)) if context.may_send_hop(wire_request, progress, &hop) => hop,
+        Ok(Some(_)) => {
+            progress.redirects.not_followed = Some(NotFollowed::KeyNotTrusted);
+            return Ok(false);
+        }
+        Err(reason) => {
+            progress.redirects.not_followed = Some(reason);
+            return Ok(false);
+        }
+    };
+    add_hop(context, wire_request, progress, hop).map_err(|reason| AttemptError {
+        failure: Failure::Redirects,
+        timed_out: false,
+        head: Some(Box::new((response.status(), response.headers().clone()))),
+        body_was_taken: None,
+        source: Some(reason.into()),
+    })?;
+    Ok(true)
+}
+
+/// Makes `hop` the request that is sent next.
+fn add_hop(
+    context: &OperationContext<'_>,
+    wire_request: &WireRequest,
+    progress: &mut AttemptProgress,
+    hop: Hop,
+) -> Result<(), String> {
+    let Hop { is_result, may_have_acted, .. } = hop;
+    let is_elsewhere = progress.redirects.is_elsewhere || hop.leaves_origin;
+    let key_header = &context.client.keys.header;
+    let trail = progress.trail_mut();
+    trail.add_step(&wire_request.template, &hop, context.client.max_redirects)?;
+    let request = match trail.hop() {
+        Some(from) => hop.into_request(from, is_elsewhere, key_header),
+        None => hop.into_request(&context.assemble(wire_request), is_elsewhere, key_header),
+    };
+    if is_result {
+        trail.same_method = None;
+        trail.result = Some(ResultRequest { request, is_elsewhere });
+    } else {
+        trail.same_method = Some(request);
+    }
+    progress.redirects.is_done |= is_result;
+    progress.redirects.may_have_acted |= may_have_acted;
+    progress.redirects.is_elsewhere = is_elsewhere;
+    Ok(())
+}
+
+/// Records where a response came from, if the transport has followed redirects itself. Which status
+/// they had is not known.
+fn follow_opaque(
+    context: &OperationContext<'_>,
+    wire_request: &WireRequest,
+    progress: &mut AttemptProgress,
+    answered_from: &reqwest::Url,
+) {
+    let from = wire_request.current(progress).request;
+    if without_fragment(answered_from) == without_fragment(from.url()) {
+        return;
+    }
+    let template = &wire_request.template;
+    progress.redirects.may_have_acted = !is_harmless(context, from);
+    progress.redirects.is_elsewhere = origin(answered_from) != origin(template.url());
+    let last = reqwest::Request::new(template.method().clone(), answered_from.clone());
+    progress.trail_mut().same_method = Some(last);
+}
+
+/// Returns whether a request has no effects. A GET with effects is one by the caller's word alone.
+fn is_harmless(context: &OperationContext<'_>, request: &reqwest::Request) -> bool {
+    is_safe(request.method()) && context.idempotency == Idempotency::Natural
+}
+
+/// Returns the part of a URL that is sent, and comes back with the response.
+fn without_fragment(url: &reqwest::Url) -> Option<&str> {
     url.as_str().split('#').next()
 }
 
-/// The head of the answer to a request that was handed to the transport.
-#[allow(
-    clippy::manual_async_fn,
-    reason = "an async fn holds each argument twice, and this is held by every operation in flight"
-)]
-fn exchange(
-    client: &Inner,
-    sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
-    probe: Option<&Probe>,
-    until: &mut Deadline<'_>,
-) -> impl Future<Output = Result<reqwest::Response, Failed>> {
-    async move {
-        // A client that we were given may follow redirects itself, so a refused connection may be that of a later hop, after the
-        // request was carried out.
-        let failed = |failure, timed_out, source| Failed {
-            failure: if client.opaque { Failure::Unknown } else { failure },
-            timed_out,
-            head: None,
-            taken: probe.map(Probe::taken),
-            source,
-        };
-        // Dropped in between, the attempt has an end, too.
-        let mut unfinished = Unfinished(probe);
-        let ended = until.bound(sending).await;
-        unfinished.0 = None;
-        match ended {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => {
-                let (failure, timed_out) =
-                    (failure::of_transport(&error, probe, client.is_as_made), error.is_timeout());
-                Err(failed(failure, timed_out, Some(error.without_url().into())))
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::super::Client;
+    use super::super::assessment::Assessment;
+    use super::super::redirect::RedirectState;
+    use super::*;
+
+    /// Answers one connection for each of `answers`, and returns once it has read one request more.
+    async fn serve(listener: TcpListener, answers: &[&str]) {
+        for at in 0..=answers.len() {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut received = Vec::new();
+            while !received.windows(4).any(|end| end == b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0);
             }
-            Err(clock::TimedOut) => Err(failed(failure::of_timeout(probe), true, None)),
+            let Some(answer) = answers.get(at) else { return };
+            let answer = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
         }
     }
-}
 
-/// The request's body could not be made, or not in time.
-fn no_body(why: NoBody) -> Failed {
-    let (failure, source) = match why {
-        NoBody::Failed(source) => (Failure::RequestBody, Some(source)),
-        NoBody::TimedOut => (Failure::NotSent, None),
-    };
-    Failed { failure, timed_out: source.is_none(), head: None, taken: Some(false), source }
-}
-
-/// Hands the request to the transport, with what watches its body.
-fn start(
-    client: &Inner,
-    plan: &Plan,
-    wire_request: &WireRequest,
-    body: Option<reqwest::Body>,
-    number: u32,
-    until: Option<Instant>,
-) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<Probe>) {
-    let (mut request, probe) = wire_request.open(client, plan, body);
-    if !wire_request.is_elsewhere() {
-        client.mark(request.headers_mut(), number, until);
+    /// What is left of a POST that is dropped while the server owes it an answer: how far it got,
+    /// and what its redirects have said.
+    async fn dropped_after(answers: &[&str]) -> (Reach, bool, bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/charges", listener.local_addr().unwrap());
+        let mut request = Client::new().post(url).body("{}");
+        let (context, wire_request) = request.prepare(false).unwrap();
+        let mut progress = AttemptProgress::new(1, false, RedirectState::default());
+        tokio::select! {
+            _ = send(&context, wire_request, &mut progress, None) => panic!("the last request is not answered"),
+            () = serve(listener, answers) => {}
+        }
+        assert!(Assessment::of_cancelled(&progress).may_have_been_processed);
+        (progress.reach, progress.redirects.may_have_acted, progress.redirects.is_done)
     }
-    (client.http.execute(request), probe)
+
+    #[tokio::test]
+    async fn dropped_attempt_leaves_its_evidence() {
+        assert_eq!(dropped_after(&[]).await, (Reach::Sent, false, false));
+        let temporary = "307 Temporary Redirect\r\nlocation: /moved";
+        assert_eq!(dropped_after(&[temporary]).await, (Reach::Sent, false, false));
+        let see_other = "303 See Other\r\nlocation: /charges/1";
+        assert_eq!(dropped_after(&[see_other]).await, (Reach::Sent, true, true));
+    }
+
+    #[tokio::test]
+    async fn attempt_that_was_never_polled_was_not_sent() {
+        let mut request = Client::new().post("http://127.0.0.1:9/charges").body("{}");
+        let (context, wire_request) = request.prepare(false).unwrap();
+        let mut progress = AttemptProgress::new(1, false, RedirectState::default());
+        drop(send(&context, wire_request, &mut progress, None));
+        let assessment = Assessment::of_cancelled(&progress);
+        assert_eq!((progress.reach, assessment.may_have_been_processed), (Reach::NotSent, false));
+    }
 }

@@ -100,7 +100,7 @@ impl ClientBuilder {
     /// Sets the address of the API. A relative path in a request is *appended* to it:
     /// `https://api.x/v1` and `/charges` are `https://api.x/v1/charges`. A `..` cannot leave it.
     ///
-    /// Pass parts that come from elsewhere to
+    /// Admitted parts that come from elsewhere to
     /// [`path_segments`](crate::RequestBuilder::path_segments). In a path, some servers read `..%2f`
     /// as a step up.
     ///

@@ -1,26 +1,28 @@
-//! What the client tells whoever watches: one event per turn of an operation.
+//! Events: what the client says about an operation while it runs.
 //!
-//! The same events go to a closure ([`ClientBuilder::on_event`](crate::ClientBuilder::on_event)) and to `tracing` (target
-//! `steadfast`, level DEBUG; WARN for an end that may have been processed without an answer, and for a circuit that opens). Watching cannot change anything.
+//! Each event goes to a closure ([`ClientBuilder::on_event`](crate::ClientBuilder::on_event)) and
+//! to `tracing`, with the target `steadfast`. The level is DEBUG. It is WARN if an operation ends
+//! that may have been processed and has no response to rely on, or if a circuit opens. An event
+//! cannot change the operation.
 
 use std::fmt;
 use std::time::Duration;
 
 use http::Method;
 
-use crate::journal::{Attempt, What};
+use crate::journal::{Attempt, StatusOrFailure};
 use crate::key::IdempotencyKey;
 use crate::policy::{BreakerState, Class, StopReason};
 use crate::resume::SafeUrl;
 
-/// One turn of an operation.
+/// One event in the life of an operation.
 ///
 /// ```
 /// use steadfast::{Client, EventKind};
 ///
 /// let client = Client::builder().on_event(|event| {
 ///     if let EventKind::RetryScheduled { after, because, .. } = event.kind() {
-///         println!("{} {}: again in {after:?}, {because:?}", event.method(), event.url());
+///         println!("{} {}: retry in {after:?}, {because:?}", event.method(), event.url());
 ///     }
 /// });
 /// ```
@@ -39,79 +41,80 @@ pub enum EventKind<'a> {
     /// The operation has started.
     #[non_exhaustive]
     OperationStarted {
-        /// How long it may take; `None` for no limit.
+        /// Time limit of the operation, or `None` if there is none.
         deadline: Option<Duration>,
     },
     /// An attempt is about to be sent.
     #[non_exhaustive]
     AttemptStarted {
-        /// Its number, from 1.
+        /// Number of the attempt, from 1.
         number: u32,
     },
-    /// The attempt under way is late, and another is about to be sent beside it.
+    /// The current attempt is late, and a second one is about to be sent beside it.
     #[non_exhaustive]
     HedgeStarted {
-        /// Its number.
+        /// Number of the second attempt.
         number: u32,
     },
     /// An attempt has ended.
     #[non_exhaustive]
     AttemptEnded {
-        /// Its class, status or failure, and time.
+        /// The attempt, with its class, its status or failure, and its duration.
         attempt: &'a Attempt,
     },
-    /// The operation will be tried again.
+    /// The operation will be retried.
     #[non_exhaustive]
     RetryScheduled {
-        /// The number of the next attempt.
+        /// Number of the next attempt.
         number: u32,
-        /// The wait before it.
+        /// Wait before it.
         after: Duration,
-        /// The class of the attempt that made it necessary.
+        /// Class of the attempt that made it necessary.
         because: Class,
         /// Whether it is a [free repeat](crate::policy::RetryPolicy#free-repeats).
         free: bool,
     },
-    /// The [breaker](crate::ClientBuilder::breaker) of the operation's origin has changed its state, because of this operation.
+    /// This operation has changed the state of its origin's
+    /// [breaker](crate::ClientBuilder::breaker).
     #[non_exhaustive]
     BreakerChanged {
-        /// What it lets through from now on.
+        /// The new state.
         state: BreakerState,
     },
     /// The operation has ended.
     #[non_exhaustive]
     OperationEnded {
-        /// Why.
+        /// Why it ended.
         reason: StopReason,
-        /// How many attempts it took.
+        /// Number of attempts.
         attempts: u32,
-        /// From its start to its end.
+        /// Time from its start to its end.
         elapsed: Duration,
-        /// Whether the server may have carried it out.
+        /// Whether the server may have carried out the operation.
         may_have_been_processed: bool,
     },
 }
 
 impl<'a> Event<'a> {
-    /// The operation's method.
+    /// Returns the operation's method.
     #[must_use]
     pub fn method(&self) -> &'a Method {
         self.method
     }
 
-    /// The operation's URL without user information, query and fragment.
+    /// Returns the operation's URL, without user information, query and fragment.
     #[must_use]
     pub fn url(&self) -> impl fmt::Display + fmt::Debug + use<'a> {
         self.url
     }
 
-    /// The operation's key. It prints its beginning only.
+    /// Returns the operation's key, if it has one. `Display` prints its first characters only.
     #[must_use]
     pub fn idempotency_key(&self) -> Option<&'a IdempotencyKey> {
         self.key
     }
 
-    /// What happened.
+    /// Returns what happened.
     #[must_use]
     pub fn kind(&self) -> EventKind<'a> {
         self.kind
@@ -134,7 +137,7 @@ impl<'a> Event<'a> {
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, "hedge started");
             }
             EventKind::AttemptEnded { attempt } => {
-                let what = What { status: attempt.status(), failure: attempt.failure() };
+                let what = StatusOrFailure { status: attempt.status(), failure: attempt.failure() };
                 let (number, class, elapsed) = (attempt.number(), attempt.class().as_str(), attempt.elapsed());
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, class, %what, ?elapsed, "attempt ended");
             }

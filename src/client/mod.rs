@@ -1,44 +1,51 @@
 //! The client: reqwest's, with one key per operation and a retry only where it is safe.
 //!
-//! Floor 2 of the house: it may import `policy` and the floor-1 words (`key`, `error`, `journal`, `problem`, `resume`), and it
-//! calls down, never sideways. To follow one retry, read `run.rs` and `attempt.rs`.
+//! To find out why a request was repeated, read `run.rs` (the loop) and `attempt.rs` (one attempt),
+//! and of the policy `retry.rs` (the decision) and `class.rs` (the table).
 //!
-//! | file | what it is for |
+//! | file | purpose |
 //! | --- | --- |
-//! | `builder`, `settings`, `request`, `checks`, `defaults` | take what the caller says |
-//! | `target`, `payload`, `upload` | the URL and the body |
-//! | `plan`, `wire_request`, `pattern` | the terms of one operation, and its request on the way |
+//! | `builder`, `settings`, `request`, `checks`, `defaults` | the settings of a client and of a request |
+//! | `target`, `request_body`, `upload` | the URL and the body |
+//! | `operation`, `wire_request`, `common_headers` | the terms of one operation, and its request |
 //! | `run` | the loop |
-//! | `race` | an attempt with a second one beside it |
-//! | `attempt`, `answer` | send once and read what comes back; `ending` tells a whole body from a cut one, `probe` watches the body, `redirect` says where a 3xx leads, `failure` reads the transport's error |
+//! | `hedge` | a second attempt beside a late one |
+//! | `attempt`, `redirect`, `send_probe` | one attempt: send, follow redirects, watch the body |
+//! | `attempt_result`, `response_body`, `ending`, `transport_error` | what an attempt has done, and what came back |
 //! | `assessment` | the class of an attempt |
-//! | `admission`, `cooldown`, `latency` | whether the origin wants to be left alone, and whether there is time |
-//! | `origin` | what is remembered of each origin |
-//! | `event`, `response` | tell the story |
+//! | `admission`, `cooldown` | whether an attempt is admitted |
+//! | `origin`, `key_trust` | what the client remembers of each origin |
+//! | `recorder`, `event`, `response` | the journal, the events and the report |
+//!
+//! This is floor 2: it imports `policy` and the modules of floor 1 (`key`, `error`, `journal`,
+//! `problem`, `resume`). No file here imports one that imports it.
 
 mod admission;
-mod answer;
 mod assessment;
 mod attempt;
+mod attempt_result;
 mod builder;
 mod checks;
+mod common_headers;
 mod cooldown;
 mod defaults;
 mod ending;
 mod event;
-mod failure;
+mod hedge;
+mod key_trust;
+mod operation;
 mod origin;
-mod pattern;
-mod payload;
-mod plan;
-mod probe;
-mod race;
+mod recorder;
 mod redirect;
 mod request;
+mod request_body;
 mod response;
+mod response_body;
 mod run;
+mod send_probe;
 mod settings;
 mod target;
+mod transport_error;
 #[cfg(any(feature = "stream", feature = "multipart"))]
 mod upload;
 mod wire_request;

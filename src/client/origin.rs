@@ -6,27 +6,22 @@
 //! bounded, and a client with a base URL needs no lookup in it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue};
 use reqwest::Url;
-
-use super::cooldown::Cooldowns;
-use super::pattern::Pattern;
-use crate::key_policy::Trust;
-use crate::policy::{
-    AdmissionState, BreakerPolicy, BreakerState, RecordStatus, RetryBudget, TokenBucket, record_status,
-};
 use steadfast_core::latency::Latencies;
+
+use super::common_headers::CommonHeaders;
+use super::cooldown::Cooldowns;
+use super::key_trust::KeyTrust;
+use crate::policy::{AdmissionState, BreakerPolicy, BreakerState, RetryBudget, TokenBucket};
 
 /// The most origins that a client remembers. Beyond it, the one that was used longest ago is
 /// forgotten: its budget starts full again, and its trust starts empty.
 const ORIGINS: usize = 1024;
-
-/// The most (method, path) pairs that one origin is trusted for.
-const TRUSTED: usize = 256;
 
 /// Returns all of a URL that comes before the path: `https://api.example.com:8443`. A URL has no
 /// default port, so this identifies the origin. User information has been taken off by then.
@@ -43,7 +38,7 @@ pub(super) struct Origin {
     /// The value of `Host`, if it is not left to the transport.
     host: Option<HeaderValue>,
     /// Made at the first request.
-    pattern: OnceLock<Pattern>,
+    common_headers: OnceLock<CommonHeaders>,
     pub(super) budget: TokenBucket,
     pub(super) trust: KeyTrust,
     pub(super) admission: AdmissionState,
@@ -54,9 +49,9 @@ pub(super) struct Origin {
 
 impl Origin {
     /// Returns the headers that requests have in common, if `Host` is not left to the transport.
-    pub(super) fn pattern(&self, key: &HeaderName) -> Option<&Pattern> {
+    pub(super) fn common_headers(&self, key: &HeaderName) -> Option<&CommonHeaders> {
         let host = self.host.as_ref()?;
-        Some(self.pattern.get_or_init(|| Pattern::new(host, key)))
+        Some(self.common_headers.get_or_init(|| CommonHeaders::new(host, key)))
     }
 }
 
@@ -77,7 +72,7 @@ impl OriginSettings {
         let host = origin.strip_prefix("http://").filter(|_| self.names_host);
         Arc::new(Origin {
             host: host.and_then(|host| HeaderValue::from_str(host).ok()),
-            pattern: OnceLock::new(),
+            common_headers: OnceLock::new(),
             budget: TokenBucket::new(self.budget),
             trust: KeyTrust::default(),
             admission: AdmissionState::new(self.breaker.clone()),
@@ -157,135 +152,6 @@ fn forget_oldest(others: &mut HashMap<String, Entry>) {
     }
 }
 
-/// Where one origin has shown that it honours keys.
-#[derive(Debug, Default)]
-pub(super) struct KeyTrust {
-    /// Lets an origin that never showed a sign, the common case, be asked without the lock.
-    any: AtomicBool,
-    trusted: Mutex<Vec<Trusted>>,
-}
-
-#[derive(Debug, PartialEq)]
-struct Trusted {
-    method: Method,
-    path: String,
-    is_prefix: bool,
-    /// How long the API says that it keeps a record.
-    retention: Option<Duration>,
-}
-
-/// The path that a request asked for, and that of the last redirect it followed, if it followed
-/// one.
-pub(super) type Paths<'a> = (&'a str, Option<&'a str>);
-
-impl Trusted {
-    fn covers(&self, method: &Method, path: &str) -> bool {
-        let path_fits = if self.is_prefix { is_below(path, &self.path) } else { path == self.path };
-        path_fits && self.method == *method
-    }
-}
-
-/// Whether a path begins with these segments.
-fn is_below(path: &str, prefix: &str) -> bool {
-    let whole_segments = |rest: &str| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/');
-    path.strip_prefix(prefix).is_some_and(whole_segments)
-}
-
-impl KeyTrust {
-    /// Whether a key is a licence for this method at these paths.
-    ///
-    /// A repeat starts at the path that was asked for, and the attempt before it may have been
-    /// carried out at the last hop. Only a sign that covers both says that the one knows the keys
-    /// of the other.
-    pub(super) fn is_trusted<'a>(&self, trust: Trust, method: &Method, paths: impl FnOnce() -> Paths<'a>) -> bool {
-        match trust {
-            Trust::Declared => true,
-            Trust::Negotiated => self.covers(method, paths()),
-            Trust::Nobody => false,
-        }
-    }
-
-    /// Whether one sign says that the origin honours keys for this method at both paths.
-    fn covers(&self, method: &Method, (asked, last): Paths<'_>) -> bool {
-        let covers =
-            |trusted: &Trusted| trusted.covers(method, asked) && last.is_none_or(|path| trusted.covers(method, path));
-        self.any.load(Ordering::Acquire) && self.lock().iter().any(covers)
-    }
-
-    /// Takes note of what the answer to a keyed request shows about the path that answered.
-    pub(super) fn observe(&self, method: &Method, path: &str, status: StatusCode, headers: &HeaderMap) {
-        match sign(status, headers) {
-            Sign::Honours { scope, retention } => {
-                let scope = scope.filter(|scope| is_below(path, scope));
-                let path = scope.unwrap_or(path).to_owned();
-                self.add(Trusted { method: method.clone(), path, is_prefix: scope.is_some(), retention });
-            }
-            Sign::Ignores => self.remove(method, path),
-            Sign::Nothing => {}
-        }
-    }
-
-    /// How long the origin says that it keeps the records of such requests at any of these paths,
-    /// if it does.
-    pub(super) fn retention(&self, method: &Method, (asked, last): Paths<'_>) -> Option<Duration> {
-        if !self.any.load(Ordering::Acquire) {
-            return None;
-        }
-        let covers =
-            |trusted: &&Trusted| trusted.covers(method, asked) || last.is_some_and(|path| trusted.covers(method, path));
-        self.lock().iter().filter(covers).filter_map(|trusted| trusted.retention).min()
-    }
-
-    fn add(&self, entry: Trusted) {
-        let mut trusted = self.lock();
-        if trusted.contains(&entry) {
-            return;
-        }
-        // What it said before of the same requests.
-        let same = |old: &Trusted| (&old.method, &old.path) == (&entry.method, &entry.path);
-        trusted.retain(|old| !same(old) || old.is_prefix != entry.is_prefix);
-        if trusted.len() >= TRUSTED {
-            trusted.remove(0);
-        }
-        trusted.push(entry);
-        self.any.store(true, Ordering::Release);
-    }
-
-    fn remove(&self, method: &Method, path: &str) {
-        if self.any.load(Ordering::Acquire) {
-            self.lock().retain(|trusted| !trusted.covers(method, path));
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Trusted>> {
-        self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The words of `Idempotency-Status` that only an API says that keeps records of keys.
-const KEPT: [&str; 5] = ["stored", "replayed", "in-progress", "released", "unknown"];
-
-/// What one answer shows about keys.
-#[derive(Debug, PartialEq)]
-enum Sign<'a> {
-    Honours { scope: Option<&'a str>, retention: Option<Duration> },
-    Ignores,
-    Nothing,
-}
-
-/// An echo of the key is no sign: a proxy or a debugging handler that reflects headers knows
-/// nothing of keys.
-fn sign(status: StatusCode, headers: &HeaderMap) -> Sign<'_> {
-    match record_status(headers) {
-        Some(record) if record.word == "ignored" => Sign::Ignores,
-        Some(RecordStatus { word, scope, retention }) if KEPT.contains(&word) => Sign::Honours { scope, retention },
-        // A word that we do not know may say anything, and is no sign.
-        _ if headers.contains_key("idempotent-replayed") => Sign::Honours { scope: None, retention: None },
-        _ if status.is_success() => Sign::Ignores,
-        _ => Sign::Nothing,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,88 +214,5 @@ mod tests {
         assert_eq!(others.len(), ORIGINS);
         assert!(Arc::ptr_eq(&others["https://first.example.com"].origin, &first));
         assert!(!others.contains_key("https://h0.example.com"));
-    }
-
-    fn observe(trust: &KeyTrust, path: &str, status: u16, lines: &[(&'static str, &str)]) {
-        let lines = lines.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        trust.observe(&Method::POST, path, StatusCode::from_u16(status).unwrap(), &lines.collect());
-    }
-
-    fn covers(trust: &KeyTrust, path: &str) -> bool {
-        trust.covers(&Method::POST, (path, None))
-    }
-
-    #[test]
-    fn trust_is_earned_by_a_sign_and_lost_by_its_absence() {
-        let trust = KeyTrust::default();
-        let charges = |trust: &KeyTrust| covers(trust, "/v1/charges");
-        observe(&trust, "/v1/charges", 503, &[]);
-        assert!(!charges(&trust), "no sign");
-        observe(&trust, "/v1/charges", 503, &[("idempotency-key", "\"abc\"")]);
-        assert!(!charges(&trust), "an echoed key");
-        observe(&trust, "/v1/charges", 503, &[("idempotent-replayed", "false")]);
-        assert!(charges(&trust), "a sign");
-        assert!(!trust.covers(&Method::PATCH, ("/v1/charges", None)) && !covers(&trust, "/v1/charges/1"));
-        observe(&trust, "/v1/charges", 503, &[]);
-        assert!(charges(&trust), "an error without a sign says nothing");
-        observe(&trust, "/v1/charges", 201, &[]);
-        assert!(!charges(&trust), "a success without a sign takes it back");
-        observe(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
-        assert!(charges(&trust));
-        observe(&trust, "/v1/charges", 409, &[("idempotency-status", "ignored")]);
-        assert!(!charges(&trust));
-        observe(&trust, "/v1/charges", 201, &[("idempotency-status", "unsupported")]);
-        assert!(!charges(&trust), "a word that is not known promises nothing");
-        observe(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
-        observe(&trust, "/v1/charges", 201, &[("idempotency-key", "abc")]);
-        assert!(!charges(&trust), "a success with an echo has no sign");
-    }
-
-    #[test]
-    fn two_paths_need_one_sign_that_covers_both() {
-        let trust = KeyTrust::default();
-        let both = |trust: &KeyTrust| trust.covers(&Method::POST, ("/v1/charges", Some("/v2/charges")));
-        observe(&trust, "/v1/charges", 201, &[("idempotent-replayed", "false")]);
-        observe(&trust, "/v2/charges", 201, &[("idempotent-replayed", "false")]);
-        assert!(covers(&trust, "/v1/charges") && covers(&trust, "/v2/charges") && !both(&trust));
-        observe(&trust, "/v2/charges", 201, &[("idempotency-status", "stored;scope=\"/\"")]);
-        assert!(both(&trust));
-    }
-
-    #[test]
-    fn a_scope_widens_trust_to_its_path_prefix() {
-        let trust = KeyTrust::default();
-        observe(&trust, "/v1/charges", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
-        assert!(covers(&trust, "/v1/refunds") && covers(&trust, "/v1"));
-        assert!(!covers(&trust, "/v10") && !covers(&trust, "/v2"));
-        observe(&trust, "/v3/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
-        assert!(covers(&trust, "/v3/a") && !covers(&trust, "/v3/b"), "a scope that is not ours");
-        let trust = KeyTrust::default();
-        observe(&trust, "/v10/a", 201, &[("idempotency-status", "stored;scope=\"/v1\"")]);
-        assert!(covers(&trust, "/v10/a") && !covers(&trust, "/v1/charges"));
-    }
-
-    #[test]
-    fn what_the_origin_says_of_its_retention_is_known_and_follows_its_latest_word() {
-        let trust = KeyTrust::default();
-        let retention = |path| trust.retention(&Method::POST, (path, None));
-        assert_eq!(retention("/a"), None);
-        observe(&trust, "/a", 201, &[("idempotency-status", "stored;retention=60")]);
-        assert_eq!((retention("/a"), retention("/b")), (Some(Duration::from_secs(60)), None));
-        assert_eq!(trust.retention(&Method::POST, ("/b", Some("/a"))), Some(Duration::from_secs(60)));
-        observe(&trust, "/a", 201, &[("idempotency-status", "replayed;retention=3600")]);
-        assert_eq!((retention("/a"), trust.lock().len()), (Some(Duration::from_secs(3600)), 1));
-        observe(&trust, "/a", 201, &[]);
-        assert_eq!(retention("/a"), None);
-    }
-
-    #[test]
-    fn trust_is_bounded() {
-        let trust = KeyTrust::default();
-        for number in 0..=TRUSTED {
-            observe(&trust, &format!("/{number}"), 503, &[("idempotent-replayed", "false")]);
-        }
-        assert_eq!(trust.lock().len(), TRUSTED);
-        assert!(!covers(&trust, "/0") && covers(&trust, "/256"));
     }
 }

@@ -1,9 +1,10 @@
 //! Where a redirect leads, and what may travel there.
 //!
-//! A client that follows redirects for you decides, unasked, whether a POST is sent again and who gets to see your credentials.
-//! The rules here (RFC 9110 §15.4, tightened):
+//! Whoever follows redirects decides whether a POST is sent again, and who sees its credentials.
+//! These are the rules (RFC 9110 §15.4, tightened):
 //!
-//! * 307 and 308 keep method, body and key, on the same origin only. They say that the server has not acted.
+//! * 307 and 308 keep method, body and key, on the same origin only. They say that the server has
+//!   not acted.
 //! * 301 and 302 are followed for safe methods only. To a POST, PUT, PATCH or DELETE they say
 //!   neither that it was carried out nor that it was not: some servers move an address with them,
 //!   others answer them after they have acted. So the operation ends there. On request a POST
@@ -17,7 +18,8 @@
 //!   adds none.
 //! * https to http is never followed; http to https on the same host is another origin.
 //!
-//! What is not followed is handed to the caller as it is. Values only: no I/O. The wire tests are in `tests/it/redirects.rs`.
+//! The caller gets a redirect that is not followed as it is. This file does no I/O. The wire tests
+//! are in `tests/it/redirects.rs`.
 
 use http::header::{
     ACCEPT, ACCEPT_LANGUAGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE,
@@ -26,76 +28,147 @@ use http::header::{
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Url;
 
-use super::answer::Failed;
 use super::origin::origin;
-use super::payload::Payload;
+use super::request_body::RequestBody;
 use crate::journal::NotFollowed;
-use crate::policy::{Failure, is_safe};
+use crate::policy::is_safe;
+
+/// What the redirects of an attempt say about the operation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RedirectState {
+    /// A 303 has said that the operation is done. What is sent now is the GET of its result.
+    pub(super) is_done: bool,
+    /// A redirect was followed after which the server may have acted.
+    pub(super) may_have_acted: bool,
+    /// A hop has left the origin. The response is another server's.
+    pub(super) is_elsewhere: bool,
+    /// Why the last redirect was not followed.
+    pub(super) not_followed: Option<NotFollowed>,
+}
+
+/// The redirects that one attempt has followed.
+#[derive(Debug, Default)]
+pub(super) struct RedirectTrail {
+    steps: Vec<String>,
+    /// The GET of the result, once a 303 has named it. Later attempts start from here.
+    pub(super) result: Option<ResultRequest>,
+    /// The last hop that kept the method. Later attempts start without it.
+    pub(super) same_method: Option<reqwest::Request>,
+}
+
+/// The GET of an operation's result.
+#[derive(Debug)]
+pub(super) struct ResultRequest {
+    pub(super) request: reqwest::Request,
+    pub(super) is_elsewhere: bool,
+}
+
+impl RedirectTrail {
+    /// Returns the request of the last hop.
+    pub(super) fn hop(&self) -> Option<&reqwest::Request> {
+        let result = || self.result.as_ref().map(|result| &result.request);
+        self.same_method.as_ref().or_else(result)
+    }
+
+    /// Records that a redirect leads from the last hop, or from `first`, to `hop`.
+    ///
+    /// # Errors
+    ///
+    /// The hop closes a loop, or is one more than `max_redirects`. The text lists all hops.
+    pub(super) fn add_step(&mut self, first: &reqwest::Request, hop: &Hop, max_redirects: u32) -> Result<(), String> {
+        let target = format!("{} {}", hop.method, hop.url);
+        let from = self.hop().unwrap_or(first);
+        let from = format!("{} {}", from.method(), from.url());
+        self.steps.push(from);
+        let reason = if self.steps.contains(&target) {
+            "a circle of redirects"
+        } else if self.steps.len() > usize::try_from(max_redirects).unwrap_or(usize::MAX) {
+            "too many redirects"
+        } else {
+            return Ok(());
+        };
+        self.steps.push(target);
+        // Query and fragment may be secret.
+        let without_query = |step: &String| step.split(['?', '#']).next().unwrap_or_default().to_owned();
+        let steps: Vec<String> = self.steps.iter().map(without_query).collect();
+        Err(format!("{reason}: {}", steps.join(" -> ")))
+    }
+}
+
+/// A request, and the body that it was sent with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SentRequest<'a> {
+    pub(super) request: &'a reqwest::Request,
+    pub(super) body: &'a RequestBody,
+}
 
 /// The next hop of a redirect that is followed.
 #[derive(Debug, PartialEq)]
-pub(super) struct Next {
+pub(super) struct Hop {
     pub(super) url: Url,
     pub(super) method: Method,
-    /// The request is done, and this is where its result is.
-    pub(super) see_other: bool,
-    /// The hop goes to another origin than the one before it.
-    pub(super) leaves: bool,
+    /// The operation is done, and its result is at this URL.
+    pub(super) is_result: bool,
+    /// This hop goes to another origin than the one before it.
+    pub(super) leaves_origin: bool,
     /// The server may have acted on the request that it redirects.
     pub(super) may_have_acted: bool,
 }
 
-/// What decides, beside the answer, whether a redirect is followed.
+/// The settings that decide, together with the response, whether a redirect is followed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    /// The request does nothing, so nothing can have been done.
+pub(super) struct RedirectRules {
+    /// The request has no effects, so the server cannot have acted.
     pub(super) is_harmless: bool,
     /// A 301 or 302 to a POST becomes a GET, as in browsers.
     pub(super) post_as_get: bool,
-    /// A GET or HEAD may go to another origin; else, why not.
+    /// Whether a GET or HEAD may go to another origin, and why not.
     pub(super) cross_origin: Result<(), NotFollowed>,
 }
 
-/// Returns the hop that this answer asks for, `None` if it asks for none, or why it is not
-/// followed.
-pub(super) fn next(
-    from: &reqwest::Request,
+/// Returns the hop that a response asks for, or `None` if it is no redirect.
+///
+/// # Errors
+///
+/// The response is a redirect that must not be followed.
+pub(super) fn next_hop(
+    from: SentRequest<'_>,
     status: StatusCode,
     headers: &HeaderMap,
-    payload: &Payload,
-    rules: Rules,
-) -> Result<Option<Next>, NotFollowed> {
-    let method = from.method();
-    let see_other = match status.as_u16() {
+    rules: RedirectRules,
+) -> Result<Option<Hop>, NotFollowed> {
+    let SentRequest { request, body } = from;
+    let method = request.method();
+    let is_result = match status.as_u16() {
         303 => *method != Method::GET && *method != Method::HEAD,
         301 | 302 if rules.post_as_get && *method == Method::POST => true,
         301 | 302 if !is_safe(method) => return Err(NotFollowed::HasEffects),
         301 | 302 | 307 | 308 => false,
         _ => return Ok(None),
     };
-    let url = location(from.url(), headers).ok_or(NotFollowed::NoAddress)?;
-    if from.url().scheme() == "https" && url.scheme() != "https" {
+    let url = location(request.url(), headers).ok_or(NotFollowed::NoAddress)?;
+    if request.url().scheme() == "https" && url.scheme() != "https" {
         return Err(NotFollowed::Downgrade);
     }
-    let method = if see_other { Method::GET } else { method.clone() };
-    let leaves = origin(&url) != origin(from.url());
-    let is_read = method == Method::GET || method == Method::HEAD;
-    if leaves && !(is_read && (see_other || payload.is_empty())) {
-        return Err(NotFollowed::LeavesOrigin);
-    }
-    if leaves {
+    let method = if is_result { Method::GET } else { method.clone() };
+    let leaves_origin = origin(&url) != origin(request.url());
+    if leaves_origin {
+        let is_read = method == Method::GET || method == Method::HEAD;
+        if !is_read || !(is_result || body.is_empty()) {
+            return Err(NotFollowed::LeavesOrigin);
+        }
         rules.cross_origin?;
     }
-    if !see_other && !payload.is_replayable() {
+    if !is_result && !body.is_replayable() {
         return Err(NotFollowed::BodyGone);
     }
-    // 307 and 308 say that the server has not acted; 301 and 302 do not, and 303 says that it has.
+    // 307 and 308 say that the server has not acted. 301 and 302 do not, and 303 says that it has.
     let may_have_acted = matches!(status.as_u16(), 301..=303) && !rules.is_harmless;
-    Ok(Some(Next { url, method, see_other, leaves, may_have_acted }))
+    Ok(Some(Hop { url, method, is_result, leaves_origin, may_have_acted }))
 }
 
-/// The http or https URL that an answer from `base` names in its `Location`. User information is
-/// removed: it is the server's, not the caller's.
+/// Returns the http or https URL in the `Location` of a response from `base`. User information is
+/// removed, since it is the server's and not the caller's.
 pub(super) fn location(base: &Url, headers: &HeaderMap) -> Option<Url> {
     let mut url = base.join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
     matches!(url.scheme(), "http" | "https").then_some(())?;
@@ -104,72 +177,39 @@ pub(super) fn location(base: &Url, headers: &HeaderMap) -> Option<Url> {
     Some(url)
 }
 
-/// The request of the hop. `foreign`: this hop, or one before it, left the origin.
-pub(super) fn request(from: &reqwest::Request, next: Next, foreign: bool, key_header: &HeaderName) -> reqwest::Request {
-    let mut request = from.try_clone().unwrap_or_else(|| reqwest::Request::new(next.method.clone(), next.url.clone()));
-    *request.method_mut() = next.method;
-    *request.url_mut() = next.url;
-    let headers = request.headers_mut();
-    if next.see_other {
-        headers.remove(key_header);
-        for name in OF_A_BODY {
-            headers.remove(name);
-        }
-    }
-    if foreign {
-        let own = std::mem::take(headers);
-        let travels = own.iter().filter(|(name, _)| TRAVELS.contains(name));
-        headers.extend(travels.map(|(name, value)| (name.clone(), value.clone())));
-    }
-    request
-}
-
-const OF_A_BODY: [HeaderName; 7] =
-    [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, TRANSFER_ENCODING, EXPECT];
-const TRAVELS: [HeaderName; 4] = [ACCEPT, ACCEPT_LANGUAGE, RANGE, USER_AGENT];
-
-/// Where the redirects of one attempt have led so far.
-pub(super) struct Trail {
-    most: u32,
-    steps: Vec<String>,
-}
-
-impl Trail {
-    pub(super) fn new(most: u32) -> Self {
-        Self { most, steps: Vec::new() }
-    }
-
-    /// Takes note of a hop; an error if it closes a circle or is one too many.
-    pub(super) fn step(
-        &mut self,
+impl Hop {
+    /// Makes the request of this hop. `is_elsewhere`: this hop, or one before it, left the origin.
+    pub(super) fn into_request(
+        self,
         from: &reqwest::Request,
-        next: &Next,
-        response: &reqwest::Response,
-    ) -> Result<(), Failed> {
-        let name = |method: &http::Method, url: &reqwest::Url| format!("{method} {url}");
-        let here = name(from.method(), from.url());
-        let there = name(&next.method, &next.url);
-        self.steps.push(here);
-        let reason = if self.steps.contains(&there) {
-            "a circle of redirects"
-        } else if self.steps.len() > usize::try_from(self.most).unwrap_or(usize::MAX) {
-            "too many redirects"
-        } else {
-            return Ok(());
-        };
-        self.steps.push(there);
-        // Without query and fragment, which may be secret.
-        let shown: Vec<&str> =
-            self.steps.iter().map(|step| step.split(['?', '#']).next().unwrap_or_default()).collect();
-        Err(Failed {
-            failure: Failure::Redirects,
-            timed_out: false,
-            head: Some(Box::new((response.status(), response.headers().clone()))),
-            taken: None,
-            source: Some(format!("{reason}: {}", shown.join(" -> ")).into()),
-        })
+        is_elsewhere: bool,
+        key_header: &HeaderName,
+    ) -> reqwest::Request {
+        let blank = || reqwest::Request::new(self.method.clone(), self.url.clone());
+        let mut request = from.try_clone().unwrap_or_else(blank);
+        *request.method_mut() = self.method;
+        *request.url_mut() = self.url;
+        let headers = request.headers_mut();
+        if self.is_result {
+            headers.remove(key_header);
+            for name in BODY_HEADERS {
+                headers.remove(name);
+            }
+        }
+        if is_elsewhere {
+            let all = std::mem::take(headers);
+            let kept = all.iter().filter(|(name, _)| CROSS_ORIGIN_HEADERS.contains(name));
+            headers.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
+        }
+        request
     }
 }
+
+/// Headers that describe a body.
+const BODY_HEADERS: [HeaderName; 7] =
+    [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LOCATION, TRANSFER_ENCODING, EXPECT];
+/// The only headers that another origin gets.
+const CROSS_ORIGIN_HEADERS: [HeaderName; 4] = [ACCEPT, ACCEPT_LANGUAGE, RANGE, USER_AGENT];
 
 #[cfg(test)]
 mod tests {
@@ -180,24 +220,25 @@ mod tests {
         check_with(RULES, method, from, status, location)
     }
 
-    const RULES: Rules = Rules { is_harmless: true, post_as_get: false, cross_origin: Ok(()) };
+    const RULES: RedirectRules = RedirectRules { is_harmless: true, post_as_get: false, cross_origin: Ok(()) };
 
-    fn check_with(rules: Rules, method: &str, from: &str, status: u16, location: &str) -> String {
+    fn check_with(rules: RedirectRules, method: &str, from: &str, status: u16, location: &str) -> String {
         let request = reqwest::Request::new(method.parse().unwrap(), from.parse().unwrap());
         let headers = [(LOCATION, location.parse().unwrap())].into_iter().collect();
-        match next(&request, StatusCode::from_u16(status).unwrap(), &headers, &Payload::Empty, rules) {
+        let from = SentRequest { request: &request, body: &RequestBody::Empty };
+        match next_hop(from, StatusCode::from_u16(status).unwrap(), &headers, rules) {
             Ok(None) => "no redirect".to_owned(),
             Err(reason) => format!("{reason:?}"),
-            Ok(Some(next)) => {
-                let marks = [(next.see_other, " done"), (next.leaves, " leaves")];
+            Ok(Some(hop)) => {
+                let marks = [(hop.is_result, " done"), (hop.leaves_origin, " leaves")];
                 let marks: String = marks.iter().filter(|(is, _)| *is).map(|(_, mark)| *mark).collect();
-                format!("{} {}{marks}", next.method, next.url)
+                format!("{} {}{marks}", hop.method, hop.url)
             }
         }
     }
 
     #[test]
-    fn the_method_follows_the_status() {
+    fn status_decides_the_method_of_the_hop() {
         let check = |method, status| check(method, "https://a.x/1", status, "/2");
         for status in [307, 308] {
             for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
@@ -225,7 +266,7 @@ mod tests {
 
     #[test]
     fn post_as_get_concerns_post_alone() {
-        let rules = Rules { post_as_get: true, ..RULES };
+        let rules = RedirectRules { post_as_get: true, ..RULES };
         let check = |method, status| check_with(rules, method, "https://a.x/1", status, "/2");
         for status in [301, 302] {
             assert_eq!(check("POST", status), "GET https://a.x/2 done");
@@ -236,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn another_origin_gets_reads_only_and_never_over_plain_text() {
+    fn another_origin_gets_reads_and_no_downgrade() {
         let from = "https://a.x/1";
         assert_eq!(check("GET", from, 302, "https://b.x/"), "GET https://b.x/ leaves");
         assert_eq!(check("GET", from, 302, "//b.x/"), "GET https://b.x/ leaves");
@@ -257,8 +298,8 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_with_credentials_stays_at_home() {
-        let rules = Rules { cross_origin: Err(NotFollowed::MayAddCredentials), ..RULES };
+    fn transport_with_credentials_stays_on_its_origin() {
+        let rules = RedirectRules { cross_origin: Err(NotFollowed::MayAddCredentials), ..RULES };
         let check = |method, status, location| check_with(rules, method, "https://a.x/1", status, location);
         for location in ["https://b.x/", "https://a.x:8443/"] {
             assert_eq!(check("GET", 302, location), "MayAddCredentials");
@@ -268,33 +309,34 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_gone_cannot_follow() {
+    fn consumed_body_cannot_be_redirected() {
         let request = reqwest::Request::new(Method::PUT, "https://a.x/1".parse().unwrap());
-        let gone = Payload::Once(None);
+        let gone = RequestBody::Once(None);
         let headers = [(LOCATION, "/2".parse().unwrap())].into_iter().collect();
-        let next = |status, headers| next(&request, status, headers, &gone, RULES);
+        let from = SentRequest { request: &request, body: &gone };
+        let next = |status, headers| next_hop(from, status, headers, RULES);
         assert_eq!(next(StatusCode::TEMPORARY_REDIRECT, &headers), Err(NotFollowed::BodyGone));
         assert!(next(StatusCode::SEE_OTHER, &headers).unwrap().is_some());
         assert_eq!(next(StatusCode::SEE_OTHER, &HeaderMap::new()), Err(NotFollowed::NoAddress));
     }
 
     #[test]
-    fn only_four_headers_go_abroad() {
+    fn four_headers_go_to_another_origin() {
         let mut from = reqwest::Request::new(Method::GET, "https://a.x/1".parse().unwrap());
         for name in
             ["accept", "accept-language", "range", "user-agent", "authorization", "cookie", "x-api-key", "referer"]
         {
             from.headers_mut().insert(HeaderName::from_static(name), "v".parse().unwrap());
         }
-        let hop = || Next {
+        let hop = Hop {
             url: "https://b.x/".parse().unwrap(),
             method: Method::GET,
-            see_other: false,
-            leaves: true,
+            is_result: false,
+            leaves_origin: true,
             may_have_acted: false,
         };
         let key_header = HeaderName::from_static("idempotency-key");
-        let request = request(&from, hop(), true, &key_header);
+        let request = hop.into_request(&from, true, &key_header);
         let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "accept-language", "range", "user-agent"]);

@@ -10,14 +10,15 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
-use super::answer::Answer;
+use super::attempt_result::{AttemptProgress, AttemptResponse};
 use super::checks::{bearer, parse_header};
-use super::payload::Payload;
-use super::plan::{Options, Plan};
+use super::operation::{OperationContext, Options};
+use super::redirect::RedirectState;
+use super::request_body::{ContentType, RequestBody};
 #[cfg(feature = "json")]
 use super::response;
-use super::wire_request::{ContentType, WireRequest};
-use super::{Client, Inner, plan, run, target};
+use super::wire_request::WireRequest;
+use super::{Client, run, target};
 use crate::error::{Error, Result};
 use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, RetryPolicy};
@@ -34,15 +35,15 @@ pub struct RequestBuilder {
 
 impl RequestBuilder {
     pub(super) fn new(client: Client, request: Result<reqwest::Request>) -> Self {
-        let wire_request = request.map(|request| WireRequest::new(request, Payload::Empty, false));
+        let wire_request = request.map(|request| WireRequest::new(request, RequestBody::Empty, false));
         Self { client, wire_request, options: None }
     }
 
     /// A finished request: its body becomes the payload, its timeout the attempt timeout.
     pub(super) fn from_request(client: Client, mut request: reqwest::Request) -> Self {
-        let payload = request.body_mut().take().map_or(Payload::Empty, Payload::from);
+        let body = request.body_mut().take().map_or(RequestBody::Empty, RequestBody::from);
         let timeout = request.timeout_mut().take();
-        let built = Self { client, wire_request: Ok(WireRequest::new(request, payload, true)), options: None };
+        let built = Self { client, wire_request: Ok(WireRequest::new(request, body, true)), options: None };
         let built = if timeout.is_some() { built.attempt_timeout(timeout) } else { built };
         let http = built.client.http();
         built.with(|request, _| {
@@ -113,21 +114,21 @@ impl RequestBuilder {
     #[cfg(feature = "json")]
     pub fn json(self, body: &(impl Serialize + ?Sized)) -> Self {
         let encoded = serde_json::to_vec(body).map_err(|error| Error::build("json", error));
-        self.encoded(ContentType::Json, encoded.map(Payload::from))
+        self.encoded(ContentType::Json, encoded.map(RequestBody::from))
     }
 
     /// A URL-encoded form body. Sets its `Content-Type` unless one is set.
     pub fn form(self, form: &(impl Serialize + ?Sized)) -> Self {
         let encoded = serde_urlencoded::to_string(form).map_err(|error| Error::build("form", error));
-        self.encoded(ContentType::Form, encoded.map(|text| Payload::from(text.into_bytes())))
+        self.encoded(ContentType::Form, encoded.map(|text| RequestBody::from(text.into_bytes())))
     }
 
     /// The body. Bytes and text can be sent again; a stream exists once and gets exactly one attempt, see
     /// [`body_factory`](Self::body_factory).
     pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
         let body = body.into();
-        self.with(|_, payload| {
-            *payload = Payload::from(body);
+        self.with(|_, kept| {
+            *kept = RequestBody::from(body);
             Ok(())
         })
     }
@@ -135,8 +136,8 @@ impl RequestBuilder {
     /// A body that is made anew for each attempt: for what is too large to keep, or comes from elsewhere. `make` must make the
     /// same bytes every time.
     pub fn body_factory<B: Into<reqwest::Body>>(self, make: impl Fn() -> B + Send + Sync + 'static) -> Self {
-        self.with(|_, payload| {
-            *payload = Payload::made(move || Ok(make().into()));
+        self.with(|_, kept| {
+            *kept = RequestBody::factory(move || Ok(make().into()));
             Ok(())
         })
     }
@@ -147,8 +148,8 @@ impl RequestBuilder {
     #[cfg(feature = "stream")]
     pub fn file(self, path: impl Into<std::path::PathBuf>) -> Self {
         let path = path.into();
-        self.with(|_, payload| {
-            *payload = Payload::File(super::upload::File::new(path));
+        self.with(|_, kept| {
+            *kept = RequestBody::File(super::upload::File::new(path));
             Ok(())
         })
     }
@@ -158,11 +159,11 @@ impl RequestBuilder {
     #[cfg(feature = "multipart")]
     pub fn multipart_factory(self, make: impl Fn() -> reqwest::multipart::Form + Send + Sync + 'static) -> Self {
         let http = self.client.http();
-        self.with(|request, payload| {
-            let made = super::upload::Forms::new(http?, make);
-            let (forms, content_type) = made.map_err(|error| Error::build("multipart_factory", error))?;
+        self.with(|request, kept| {
+            let made = super::upload::FormFactory::new(http?, make);
+            let (factory, content_type) = made.map_err(|error| Error::build("multipart_factory", error))?;
             request.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
-            *payload = Payload::made(move || forms.body());
+            *kept = RequestBody::factory(move || factory.body());
             Ok(())
         })
     }
@@ -172,12 +173,12 @@ impl RequestBuilder {
     #[cfg(feature = "multipart")]
     pub fn multipart(self, form: reqwest::multipart::Form) -> Self {
         let http = self.client.http();
-        self.with(|request, payload| {
+        self.with(|request, kept| {
             // reqwest alone can write the headers and the body of a form.
             let blank = reqwest::Request::new(request.method().clone(), request.url().clone());
             let built = reqwest::RequestBuilder::from_parts(http?, blank).multipart(form).build();
             let mut built = built.map_err(|error| Error::build("multipart", error.without_url()))?;
-            *payload = built.body_mut().take().map_or(Payload::Empty, Payload::from);
+            *kept = built.body_mut().take().map_or(RequestBody::Empty, RequestBody::from);
             request.headers_mut().extend(std::mem::take(built.headers_mut()));
             Ok(())
         })
@@ -265,7 +266,7 @@ impl RequestBuilder {
     /// for this request.
     pub fn redirect_post_as_get(mut self, yes: bool) -> Self {
         if let Ok(wire_request) = &mut self.wire_request {
-            wire_request.set_post_as_get(yes);
+            wire_request.post_as_get = Some(yes);
         }
         self
     }
@@ -281,7 +282,7 @@ impl RequestBuilder {
     /// is bounded by [`read_timeout`](crate::ClientBuilder::read_timeout) alone. A body that is cut
     /// off ends in an error, also where reqwest by itself would take it for a whole one; [the
     /// guide](crate::guide::failures) says where nothing can tell.
-    /// [`ResponseExt`](crate::ResponseExt) has the story.
+    /// [`ResponseExt`](crate::ResponseExt) has the report.
     ///
     /// A redirect that is [not followed](crate::ClientBuilder::max_redirects) is such an answer.
     ///
@@ -291,14 +292,15 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn send(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
-            let (client, plan, wire_request) = self.prepare(false)?;
-            let (answer, story) = run::run(client, &plan, wire_request).await?;
-            let mut response = match answer {
-                Answer::Head { response, .. } => response,
-                // Not reached: only `Read::Whole` reads the body.
-                Answer::Whole { body, .. } => http::Response::new(body).into(),
+            let (context, wire_request) = self.prepare(false)?;
+            let mut progress = AttemptProgress::new(0, false, RedirectState::default());
+            let (response, report) = run::run(&context, wire_request, &mut progress).await?;
+            let mut response = match response {
+                AttemptResponse::Head { response, .. } => response,
+                // Not reached: only `ReadMode::Whole` reads the body.
+                AttemptResponse::Whole { body, .. } => http::Response::new(body).into(),
             };
-            response.extensions_mut().insert(story);
+            response.extensions_mut().insert(report);
             Ok(response)
         }
     }
@@ -318,25 +320,27 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn fetch<T: serde::de::DeserializeOwned>(mut self) -> impl Future<Output = Result<T>> {
         async move {
-            let (client, plan, wire_request) = self.prepare(true)?;
-            let (answer, story) = run::run(client, &plan, wire_request).await?;
-            let decoded = response::decode(answer, plan.read, wire_request.current().url());
-            decoded.map_err(|error| response::unfit(error, story, &plan, wire_request))
+            let (context, wire_request) = self.prepare(true)?;
+            let mut progress = AttemptProgress::new(0, false, RedirectState::default());
+            let (response, report) = run::run(&context, wire_request, &mut progress).await?;
+            let url = wire_request.current(&progress).request.url();
+            let decoded = response::decode(response, context.read, url);
+            decoded.map_err(|error| response::with_report(error, report, &context, wire_request))
         }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut Payload) -> Result<()>) -> Self {
-        if let Ok(WireRequest { template, payload, .. }) = &mut self.wire_request
-            && let Err(error) = change(template, payload)
+    fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut RequestBody) -> Result<()>) -> Self {
+        if let Ok(WireRequest { template, body, .. }) = &mut self.wire_request
+            && let Err(error) = change(template, body)
         {
             self.wire_request = Err(error.at(template.method(), SafeUrl(template.url())));
         }
         self
     }
 
-    fn encoded(self, content_type: ContentType, body: Result<Payload>) -> Self {
-        let mut built = self.with(|_, payload| {
-            *payload = body?;
+    fn encoded(self, content_type: ContentType, body: Result<RequestBody>) -> Self {
+        let mut built = self.with(|_, kept| {
+            *kept = body?;
             Ok(())
         });
         if let Ok(wire_request) = &mut built.wire_request {
@@ -350,23 +354,21 @@ impl RequestBuilder {
         self
     }
 
-    /// Settles the terms. What the builder holds is sent from where it is: it is large, and is not moved again.
-    pub(super) fn prepare(&mut self, reads_body: bool) -> Result<(&Inner, Plan, &mut WireRequest)> {
-        let taken = self.options.take();
-        let options = taken.as_deref();
-        let resumed = || options.and_then(|options| options.resume.clone());
+    /// Fixes the terms of the operation. The request is sent from where it is: it is large, and is
+    /// not moved again.
+    pub(super) fn prepare(&mut self, reads_body: bool) -> Result<(OperationContext<'_>, &mut WireRequest)> {
+        let options = self.options.take();
+        let resumed = || options.as_ref().and_then(|options| options.resume.clone());
         let wire_request = match &mut self.wire_request {
             Ok(wire_request) => wire_request,
             Err(error) => {
-                let error =
-                    std::mem::replace(error, Error::new(crate::ErrorKind::Build, "the request was sent already"));
-                return Err(error.resuming(resumed()));
+                let sent = Error::new(crate::ErrorKind::Build, "the request was sent already");
+                return Err(std::mem::replace(error, sent).resuming(resumed()));
             }
         };
         let client = self.client.inner()?;
-        let says_type = wire_request.content_type != ContentType::Unsaid;
-        match plan::settle(client, &mut wire_request.template, &wire_request.payload, says_type, options, reads_body) {
-            Ok(plan) => Ok((client, plan, wire_request)),
+        match OperationContext::new(client, wire_request, options.as_deref(), reads_body) {
+            Ok(context) => Ok((context, wire_request)),
             Err(error) => {
                 let request = &wire_request.template;
                 Err(error.at(request.method(), SafeUrl(request.url())).resuming(resumed()))

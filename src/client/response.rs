@@ -1,48 +1,51 @@
-//! What an answer knows about the operation that brought it.
+//! What a response tells about the operation that brought it.
 //!
-//! The answer is reqwest's own `Response`, so that everything that works with one works with this; the story of the operation
-//! travels in its extensions.
+//! The response is reqwest's own, so it works with everything that takes one. The operation's
+//! report is in its extensions.
 
 use std::future::Future;
 use std::time::Duration;
 
-use super::{answer, redirect};
+use super::attempt_result::AttemptResponse;
 #[cfg(feature = "json")]
-use super::{plan::Plan, wire_request::WireRequest};
+use super::{operation::OperationContext, wire_request::WireRequest};
+use super::{redirect, response_body};
 #[cfg(feature = "json")]
 use crate::decode::DecodeError;
 use crate::error::{Answer, Error, ErrorKind, Result};
-use crate::journal::{Attempt, Story};
+use crate::journal::{Attempt, OperationReport};
 use crate::key::IdempotencyKey;
 use crate::policy::StopReason;
 use crate::resume::SafeUrl;
 
-/// The story of an operation, on the response that ended it.
+/// The report of an operation, on the response that ended it.
 ///
-/// On a response of another client the answers are empty.
+/// On a response of another client it is empty.
 pub trait ResponseExt: Sized + private::Sealed {
-    /// Every attempt, in order; the last is the one that brought this answer.
+    /// Returns every attempt, in order. The last one brought this response.
     fn attempts(&self) -> &[Attempt];
 
-    /// The key that was sent.
+    /// Returns the key that was sent, if there was one.
     fn idempotency_key(&self) -> Option<&IdempotencyKey>;
 
-    /// From the start of the operation to the head of this answer, waits included.
+    /// Returns the time from the start of the operation to the head of this response, waits
+    /// included.
     fn elapsed(&self) -> Duration;
 
-    /// Why there was no further attempt.
+    /// Returns why there was no further attempt.
     fn stop_reason(&self) -> Option<StopReason>;
 
-    /// How long this answer asked to wait, if it did.
+    /// Returns how long this response asked you to wait, if it did.
     fn retry_after(&self) -> Option<Duration>;
 
-    /// Whether the server may have carried out the operation; see
+    /// Returns whether the server may have carried out the operation. See
     /// [`Error::may_have_been_processed`](crate::Error::may_have_been_processed).
     fn may_have_been_processed(&self) -> bool;
 
-    /// The response if its status is 2xx, else an [`Error`] with the whole story and the first 64 KiB of the body.
+    /// Returns the response if its status is 2xx, otherwise an [`Error`].
     ///
-    /// reqwest's `error_for_status` would lose both.
+    /// The error has the report and the first 64 KiB of the body, which reqwest's
+    /// `error_for_status` would lose.
     ///
     /// # Errors
     ///
@@ -52,51 +55,52 @@ pub trait ResponseExt: Sized + private::Sealed {
 
 impl ResponseExt for reqwest::Response {
     fn attempts(&self) -> &[Attempt] {
-        story(self).map_or(&[], |story| story.journal.attempts())
+        report(self).map_or(&[], |report| report.journal.attempts())
     }
 
     fn idempotency_key(&self) -> Option<&IdempotencyKey> {
-        story(self).and_then(|story| story.key.as_ref())
+        report(self).and_then(|report| report.key.as_ref())
     }
 
     fn elapsed(&self) -> Duration {
-        story(self).map_or(Duration::ZERO, |story| story.elapsed)
+        report(self).map_or(Duration::ZERO, |report| report.elapsed)
     }
 
     fn stop_reason(&self) -> Option<StopReason> {
-        story(self).map(|story| story.stop)
+        report(self).map(|report| report.stop)
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        story(self).and_then(|story| story.retry_after)
+        report(self).and_then(|report| report.retry_after)
     }
 
     fn may_have_been_processed(&self) -> bool {
-        story(self).is_some_and(|story| story.may_have_been_processed)
+        report(self).is_some_and(|report| report.may_have_been_processed)
     }
 
     async fn into_result(mut self) -> Result<Self> {
         if self.status().is_success() {
             return Ok(self);
         }
-        let story = self.extensions_mut().remove::<Story>();
+        let report = self.extensions_mut().remove::<OperationReport>();
         let url = self.url().clone();
-        let answer::Answer::Whole { status, headers, body, .. } = answer::read_error_of(self, None).await else {
+        let AttemptResponse::Whole { status, headers, body, .. } = response_body::read_error_of(self, None).await
+        else {
             return Err(Error::new(ErrorKind::Transport, "the answer had no body to read"));
         };
-        let error = of_answer(Answer { status, headers, body }, &url);
-        Err(match story {
-            Some(story) => {
-                let method = story.method.clone();
-                error.with_story(story).at(&method, SafeUrl(&url))
+        let error = status_error(Answer { status, headers, body }, &url);
+        Err(match report {
+            Some(report) => {
+                let method = report.method.clone();
+                error.with_report(report).at(&method, SafeUrl(&url))
             }
             None => error,
         })
     }
 }
 
-/// The error that a final answer other than 2xx is; `url` has answered.
-fn of_answer(answer: Answer, url: &reqwest::Url) -> Error {
+/// Returns the error of a final response other than 2xx from `url`.
+fn status_error(answer: Answer, url: &reqwest::Url) -> Error {
     let status = answer.status.as_u16();
     if !answer.status.is_redirection() {
         return Error::new(ErrorKind::Status, format!("status {status}")).with_answer(answer);
@@ -108,19 +112,20 @@ fn of_answer(answer: Answer, url: &reqwest::Url) -> Error {
     Error::new(ErrorKind::Redirect, what).with_answer(answer)
 }
 
-/// The value in a 2xx answer of `url`; otherwise why there is none.
+/// Decodes the body of a 2xx response from `url`.
 #[cfg(feature = "json")]
 pub(super) fn decode<T: serde::de::DeserializeOwned>(
-    answer: answer::Answer,
-    read: answer::Read,
+    answer: AttemptResponse,
+    read: response_body::ReadMode,
     url: &reqwest::Url,
 ) -> Result<T> {
-    let (answer::Answer::Whole { status, headers, body, over_limit }, answer::Read::Whole { limit }) = (answer, read)
+    let (AttemptResponse::Whole { status, headers, body, over_limit }, response_body::ReadMode::Whole { limit }) =
+        (answer, read)
     else {
         return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
     };
     if !status.is_success() {
-        return Err(of_answer(Answer { status, headers, body }, url));
+        return Err(status_error(Answer { status, headers, body }, url));
     }
     if over_limit {
         return Err(Error::new(ErrorKind::TooLarge, format!("the answer's body is over the limit of {limit} bytes")));
@@ -131,14 +136,20 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(
     })
 }
 
-/// The error that an answer is which cannot be decoded, with its story.
+/// Adds the report to the error of a response that cannot be decoded.
 #[cfg(feature = "json")]
-pub(super) fn unfit(error: Error, mut story: Story, plan: &Plan, wire_request: &WireRequest) -> Error {
+pub(super) fn with_report(
+    error: Error,
+    mut report: OperationReport,
+    context: &OperationContext<'_>,
+    wire_request: &WireRequest,
+) -> Error {
     if matches!(error.kind(), ErrorKind::Decode | ErrorKind::TooLarge) {
-        // Processed, and the answer is lost on this side: asked again under its key, the server sends it again.
-        story.resume = wire_request.resume_token(plan, true);
+        // It was processed, and the response is lost on this side. Under its key the server sends
+        // it again.
+        report.resume = context.resume_token(wire_request, true);
     }
-    error.with_story(story).at(&plan.method, SafeUrl(wire_request.asked().url()))
+    error.with_report(report).at(&context.method, SafeUrl(wire_request.original().url()))
 }
 
 #[cfg(feature = "json")]
@@ -146,7 +157,7 @@ fn first_64_kib(body: bytes::Bytes) -> bytes::Bytes {
     body.slice(..body.len().min(64 * 1024))
 }
 
-fn story(response: &reqwest::Response) -> Option<&Story> {
+fn report(response: &reqwest::Response) -> Option<&OperationReport> {
     response.extensions().get()
 }
 

@@ -1,15 +1,16 @@
-//! From what the caller wrote to the URL that is sent.
+//! Builds the URL of a request from what the caller wrote.
 //!
-//! `Url::join` loses the base's path (`https://api.x/v1` + `/charges` = `https://api.x/charges`) and silently follows `..`. A
-//! client for one API wants neither: a relative path is *appended*, and it cannot leave the base. A path made of parts keeps
-//! them apart: an empty identifier would hit the collection instead of the item, so it is refused.
+//! `Url::join` loses the path of the base (`https://api.x/v1` + `/charges` =
+//! `https://api.x/charges`) and follows `..` silently. A client for one API wants neither. So a
+//! relative path is *appended*, and it cannot leave the base. A path segment cannot be empty, since
+//! an empty identifier would address the collection instead of the item.
 
 use reqwest::Url;
 
 use super::origin::origin;
 use crate::error::{Error, Result};
 
-/// Checks a base URL. Its path is given a slash at the end.
+/// Parses and checks a base URL. Its path gets a slash at the end.
 pub(super) fn base(text: &str) -> Result<Url> {
     let mut url = absolute("base_url", text)?;
     if url.query().is_some() || url.fragment().is_some() {
@@ -25,7 +26,7 @@ pub(super) fn base(text: &str) -> Result<Url> {
     Ok(url)
 }
 
-/// The URL of a request: `text` itself if it is absolute, else appended to `base`.
+/// Returns the URL of a request: `text` itself if it is absolute, otherwise appended to `base`.
 pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
     if let Some(url) = base.and_then(|base| append_plain(base, text)) {
         return Ok(url);
@@ -48,8 +49,9 @@ pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
     Ok(url)
 }
 
-/// Appends a path of which nothing need be parsed: letters, digits, `-`, `_` and `~` (unreserved, RFC 3986 §2.3), in parts that are
-/// not empty. Most paths are such, and what it makes is what [`append`] makes, at half the price.
+/// Appends a path that needs no parsing: letters, digits, `-`, `_` and `~` (unreserved, RFC 3986
+/// §2.3), in segments that are not empty. Most paths are such. The result is that of [`append`], at
+/// half the cost.
 fn append_plain(base: &Url, text: &str) -> Option<Url> {
     let below = text.strip_prefix('/').unwrap_or(text);
     let mut previous = b'/';
@@ -75,7 +77,7 @@ fn append_plain(base: &Url, text: &str) -> Option<Url> {
     Some(url)
 }
 
-/// `base`'s path ends in a slash, so that joining below it keeps it and parses nothing twice.
+/// Appends a path to `base`. The path of the base ends in a slash, so a join keeps it.
 fn append(base: &Url, text: &str) -> Result<Url> {
     if text.is_empty() || text.starts_with(['?', '#']) {
         let mut url = base.clone();
@@ -83,11 +85,11 @@ fn append(base: &Url, text: &str) -> Result<Url> {
         return if text.is_empty() { Ok(url) } else { url.join(text).map_err(|error| Error::build("url", error)) };
     }
     let below = text.strip_prefix('/').unwrap_or(text);
-    // Below the base, whatever it looks like: `charges:batch` is not of the scheme `charges`.
+    // `charges:batch` is a path here, and not a URL with the scheme `charges`.
     base.join(&format!("./{below}")).map_err(|error| Error::build("url", error))
 }
 
-/// Appends `parts` to the path, each percent-encoded as one segment.
+/// Appends segments to the path, each percent-encoded.
 pub(super) fn append_segments<S: AsRef<str>>(url: &mut Url, parts: impl IntoIterator<Item = S>) -> Result<()> {
     let mut path = url.path_segments_mut().map_err(|()| Error::build("path_segments", "the URL cannot have a path"))?;
     path.pop_if_empty();
@@ -96,9 +98,9 @@ pub(super) fn append_segments<S: AsRef<str>>(url: &mut Url, parts: impl IntoIter
         let position = index + 1;
         match part {
             "" => return Err(Error::build("path_segments", format!("part {position} is empty"))),
-            // The url crate drops them without a word, and the request would go elsewhere.
+            // The url crate drops them silently, and the request would go elsewhere.
             "." | ".." => return Err(Error::build("path_segments", format!("part {position} is `{part}`"))),
-            // It drops these too, and `.\n.` would be `..` after all.
+            // The url crate drops these too, and `.\n.` would become `..`.
             part if part.contains(['\t', '\n', '\r']) => {
                 return Err(Error::build("path_segments", format!("part {position} has a tab or a line break")));
             }
@@ -119,7 +121,8 @@ fn absolute(setting: &str, text: &str) -> Result<Url> {
     Ok(url)
 }
 
-/// RFC 3986 §3.1: a letter, then letters, digits, `+`, `-` and `.`, up to a colon that comes before any slash.
+/// Returns whether a URL begins with a scheme (RFC 3986 §3.1): a letter, then letters, digits, `+`,
+/// `-` and `.`, up to a colon.
 fn has_scheme(text: &str) -> bool {
     let Some((scheme, _)) = text.split_once(':') else { return false };
     scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -131,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_looks_like_a_scheme_below_the_base_is_a_path() {
+    fn colon_below_the_base_is_part_of_the_path() {
         let base = base("https://api.x/v1").unwrap();
         for (text, expected) in [
             ("/charges:batch", "https://api.x/v1/charges:batch"),
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relative_path_is_appended() {
+    fn relative_path_is_appended() {
         for (base, text, expected) in [
             ("https://api.x/v1", "/charges", "https://api.x/v1/charges"),
             ("https://api.x/v1/", "charges", "https://api.x/v1/charges"),
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_path_is_appended_without_being_parsed_to_the_same_end() {
+    fn plain_path_is_appended_as_if_parsed() {
         let (mut plain, mut parsed) = (0, 0);
         for base_text in ["https://api.x", "https://api.x/v1", "http://[::1]:8080/a/b/"] {
             let base = base(base_text).unwrap();
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_the_base() {
+    fn path_cannot_leave_the_base() {
         for text in ["..", "/../v2", "a/../../v2", "%2e%2e/v2", "..\\v2", "/../v10", "a/..//../../v2"] {
             assert!(check("https://api.x/v1", text).contains("leaves the base_url"), "{text}");
         }
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base() {
+    fn bad_base_url_is_an_error() {
         for (text, reason) in [
             ("api.x/v1", "relative URL without a base"),
             ("ftp://api.x", "neither http nor https"),

@@ -1,7 +1,8 @@
 //! Bodies that are opened anew for each attempt: a file, and a multipart form.
 //!
-//! A second attempt must send what the first one sent. A file whose length has changed in between is an error and never a short
-//! upload; a form gets the boundary of the first attempt, so that a server which compares bodies sees the same one.
+//! A second attempt must send what the first one sent. If a file's length has changed in between,
+//! that is an error and never a short upload. A form keeps the boundary of the first attempt, so
+//! that a server which compares bodies sees the same one.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,7 +15,7 @@ use crate::error::BoxError;
 #[cfg(feature = "stream")]
 pub(super) use self::file::File;
 #[cfg(feature = "multipart")]
-pub(super) use self::form::Forms;
+pub(super) use self::form::FormFactory;
 
 #[cfg(feature = "stream")]
 mod file {
@@ -25,10 +26,10 @@ mod file {
 
     use super::{Body, BoxError, Bytes, Context, Frame, Pin, Poll, SizeHint, ready};
 
-    /// As much is read at a time.
+    /// Maximum number of bytes that are read at a time.
     const CHUNK: usize = 64 * 1024;
 
-    /// A file, and the length that its first attempt found.
+    /// A file, and its length at the first attempt.
     pub(in crate::client) struct File {
         path: PathBuf,
         length: Option<u64>,
@@ -40,7 +41,7 @@ mod file {
         }
 
         pub(in crate::client) async fn open(&mut self) -> Result<reqwest::Body, BoxError> {
-            // A pipe says that its length is zero, and opening it may wait for ever.
+            // The length of a pipe reads as zero, and opening it may block for ever.
             if !tokio::fs::metadata(&self.path).await?.is_file() {
                 return Err("it is not a regular file, so its length is not known".into());
             }
@@ -100,15 +101,15 @@ mod form {
 
     use super::{Body, BoxError, Bytes, Context, Frame, Pin, Poll, SizeHint, ready};
 
-    /// A form that is made for each attempt, under the boundary of the first.
-    pub(in crate::client) struct Forms<F> {
+    /// A form that is made for each attempt, with the boundary of the first one.
+    pub(in crate::client) struct FormFactory<F> {
         http: reqwest::Client,
         make: F,
         boundary: String,
     }
 
-    impl<F: Fn() -> Form> Forms<F> {
-        /// Asks once, for the boundary; returns the content type that goes with it.
+    impl<F: Fn() -> Form> FormFactory<F> {
+        /// Makes one form for its boundary, and returns the content type with that.
         pub(in crate::client) fn new(http: reqwest::Client, make: F) -> Result<(Self, HeaderValue), BoxError> {
             let boundary = make().boundary().to_owned();
             let content_type = HeaderValue::try_from(format!("multipart/form-data; boundary={boundary}"))?;
@@ -121,53 +122,54 @@ mod form {
             if own.len() != self.boundary.len() {
                 return Err("a form's boundary has another length than the first attempt's".into());
             }
-            // reqwest alone can write a form; the address is never used.
+            // Only reqwest can write a form. The address is never used.
             let mut built =
                 self.http.post("http://localhost").multipart(form).build().map_err(reqwest::Error::without_url)?;
             let length = built.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-            let announced = built
+            let is_announced = built
                 .headers()
                 .get(CONTENT_TYPE)
-                .is_some_and(|kind| kind.to_str().is_ok_and(|kind| kind.ends_with(&own)));
-            let form = built.body_mut().take().filter(|_| announced).ok_or("the form has no body")?;
+                .is_some_and(|value| value.to_str().is_ok_and(|value| value.ends_with(&own)));
+            let form = built.body_mut().take().filter(|_| is_announced).ok_or("the form has no body")?;
             let boundary = self.boundary.clone();
-            Ok(reqwest::Body::wrap(Stamped { form, own, boundary, length, begun: false }))
+            Ok(reqwest::Body::wrap(WithBoundary { form, own, boundary, length, has_begun: false }))
         }
     }
 
-    /// A form's stream with its own boundary replaced. The boundary lines come as frames of their own.
-    struct Stamped {
+    /// The stream of a form, with its boundary replaced. Boundary lines come as frames of their
+    /// own.
+    struct WithBoundary {
         form: reqwest::Body,
         own: String,
         boundary: String,
         length: Option<u64>,
-        begun: bool,
+        has_begun: bool,
     }
 
-    impl Stamped {
-        fn stamp(&mut self, chunk: Bytes) -> Result<Bytes, BoxError> {
+    impl WithBoundary {
+        fn replace_boundary(&mut self, chunk: Bytes) -> Result<Bytes, BoxError> {
             let delimiter = chunk.strip_prefix(b"--").and_then(|rest| rest.strip_prefix(self.own.as_bytes()));
-            let first = !std::mem::replace(&mut self.begun, true);
+            let first = !std::mem::replace(&mut self.has_begun, true);
             match delimiter {
                 Some(rest) => Ok([b"--", self.boundary.as_bytes(), rest].concat().into()),
-                // Better no upload than one that the server cannot take apart.
+                // The server could not parse such an upload.
                 None if first => Err("the form does not begin with its boundary".into()),
                 None => Ok(chunk),
             }
         }
     }
 
-    impl Body for Stamped {
+    impl Body for WithBoundary {
         type Data = Bytes;
         type Error = BoxError;
 
         fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
             let frame = ready!(Pin::new(&mut self.form).poll_frame(cx));
-            let stamped = frame.map(|frame| match frame?.into_data() {
-                Ok(chunk) => self.stamp(chunk).map(Frame::data),
+            let replaced = frame.map(|frame| match frame?.into_data() {
+                Ok(chunk) => self.replace_boundary(chunk).map(Frame::data),
                 Err(trailers) => Ok(trailers),
             });
-            Poll::Ready(stamped)
+            Poll::Ready(replaced)
         }
 
         fn is_end_stream(&self) -> bool {

@@ -1,12 +1,12 @@
-//! Explores every course that an operation can take, up to the bounds of the policy.
+//! Explores every course that an operation can take, within the bounds of the policy.
 //!
 //! The model has no copy of the client's decisions. Its state is the *history* of one operation:
-//! what became of each request, decided by a server and a network that do whatever their
-//! protocols allow. Each step replays the history through the client's own code ([`replay`]), and
-//! what the caller is told at the end is compared with what the server has done.
+//! what happened to each request. A server and a network decide that, and do whatever their
+//! protocols allow. Each step replays the history through the client's own code ([`replay`]). The
+//! result for the caller is compared with what the server has done.
 //!
-//! The page about it is `guide/proof_client.md`. Broken designs ([`Design`]) are refuted in
-//! `stories`, so that a property which cannot fail would be noticed.
+//! The page about it is `guide/proof_client.md`. `stories` refutes broken designs ([`Design`]), so
+//! that a property which cannot fail is noticed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, which is its business")]
 
@@ -27,23 +27,23 @@ use self::seen::{Decided, Phase, Seen};
 use self::server::{Acts, Fate};
 use crate::policy::StopReason;
 
-/// Which client is explored: ours, or one with a mistake that others have made.
+/// The client that is explored: ours, or one with a mistake that others have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Design {
     Ours,
-    /// A key is a licence, whoever speaks up for it.
+    /// A key is a licence, even if nobody says that the API honours it.
     KeyIsLicence,
     /// A connection that is lost counts as "not sent".
     LostIsNotSent,
     /// A timeout before the body was asked for counts as "not sent", over HTTP/2 too.
     HeadIsNothing,
-    /// Refused streams are repeated without a bound.
+    /// Refused streams are repeated without a limit.
     FreeWithoutEnd,
     /// Each attempt has a key of its own.
     KeyPerAttempt,
-    /// Whether something may have been processed is judged by the last attempt.
+    /// Only the last attempt decides whether something may have been processed.
     ForgetsEarlierAttempts,
-    /// A 409 counts as a success: somebody has done it.
+    /// A 409 counts as a success.
     ConflictIsDone,
     /// A 301 turns a POST into a GET, as in browsers.
     MovedPostIsGet,
@@ -60,7 +60,7 @@ enum Step {
     OthersFail,
     /// The wait is over.
     Begin,
-    /// The wait is over, and a busy machine was late to notice.
+    /// The wait is over, and a busy machine has noticed it late.
     BeginLate,
     /// A request goes out: the first of an attempt, or that of a redirect.
     Sent {
@@ -81,7 +81,7 @@ impl Step {
 struct State {
     scenario: Scenario,
     history: Vec<Step>,
-    /// Follows from the two above.
+    /// Derived from the scenario and the history.
     seen: Seen,
 }
 
@@ -114,7 +114,7 @@ impl Model {
             Decided::Retry { .. } => "retry".to_owned(),
             Decided::Nothing | Decided::Hop | Decided::Refused => format!("{decided:?}").to_lowercase(),
             Decided::Stop(reason) => format!("stop {reason:?}"),
-            Decided::Held(reason) => format!("held back {reason:?}"),
+            Decided::Denied(reason) => format!("held back {reason:?}"),
         };
         let mut kinds = self.kinds.lock().unwrap();
         for kind in [step, format!("decision: {decided}")] {

@@ -1,9 +1,9 @@
 //! A history, replayed through the code of the client.
 //!
-//! Everything but the transport is the client's own: the terms are settled, the gate is asked, the
-//! licence is asked again, redirects are followed, the outcome is judged, the decision is made and
-//! the error is written by the functions that a real operation calls. Only time passes as the
-//! history says, and what comes back is what the [`Server`] of the exploration answers.
+//! Everything but the transport is the client's own. The functions of a real operation fix its
+//! terms, admit each attempt, check the licence again, follow redirects, classify the outcome,
+//! decide and write the error. Only the time comes from the history, and the responses come from
+//! the exploration's [`Server`].
 
 use std::pin::{Pin, pin};
 use std::task::{Context as Poller, Waker};
@@ -19,36 +19,33 @@ use super::scenario::{Api, Ask, SECOND, Scenario, own_key};
 use super::seen::{Decided, End, Phase, Seen};
 use super::server::{ASKED, Fate, MOVED, Server};
 use super::{Design, Model, Step};
-use crate::client::admission::{Admission, Admitted};
-use crate::client::answer::{Answer, Failed};
-use crate::client::assessment::AttemptContext;
-use crate::client::plan::Plan;
-use crate::client::probe::Probe;
-use crate::client::race::Raced;
-use crate::client::redirect::Trail;
-use crate::client::run::{Recorder, begin, still_licensed};
+use crate::client::admission::{Admitted, Denied};
+use crate::client::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, FinishedAttempt};
+use crate::client::operation::OperationContext;
+use crate::client::redirect::RedirectState;
+use crate::client::run::{Run, Terms};
+use crate::client::send_probe::SendProbe;
 use crate::client::wire_request::WireRequest;
-use crate::client::{Inner, attempt, failure, response};
+use crate::client::{attempt, response, transport_error};
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::journal::Story;
+use crate::journal::OperationReport;
 use crate::key_policy::Trust;
-use crate::policy::{BreakerState, Class, Decision, Denied, Failure, Operation, StopReason};
+use crate::policy::{BreakerState, Class, Decision, Failure, StopReason};
 
 /// Replays `history` and returns what was seen.
 pub(super) fn replay(model: &Model, scenario: Scenario, history: &[Step]) -> Seen {
     let mut request = scenario.request().redirect_post_as_get(model.design == Design::MovedPostIsGet);
-    let (client, mut plan, wire_request) = match request.prepare(true) {
+    let (mut context, wire_request) = match request.prepare(true) {
         Ok(prepared) => prepared,
         Err(error) => return refused(scenario, &error),
     };
-    plan.upstream = scenario.upstream();
+    context.origin = scenario.origin();
     if model.design == Design::KeyIsLicence {
-        plan.trust = Trust::Declared;
+        context.trust = Trust::Declared;
     }
-    let gate = Admission::new(client, &plan.upstream, || wire_request.whole(client, &plan));
-    let terms = Terms { design: model.design, scenario, client, plan: &plan };
-    let mut course = Course::start(terms, wire_request, &gate);
+    let setting = Setting { design: model.design, scenario, context: &context };
+    let mut course = Course::start(setting, wire_request);
     for step in history {
         course.take(*step);
     }
@@ -62,23 +59,21 @@ fn refused(scenario: Scenario, error: &Error) -> Seen {
     Seen { phase: Phase::Ended, executions, end, decided: Decided::Refused, ..Seen::default() }
 }
 
-/// What does not change while the operation runs.
+/// The parts that do not change while the operation runs.
 #[derive(Clone, Copy)]
-struct Terms<'a> {
+struct Setting<'a> {
     design: Design,
     scenario: Scenario,
-    client: &'a Inner,
-    plan: &'a Plan,
+    context: &'a OperationContext<'a>,
 }
 
 /// One operation on its way.
 struct Course<'a> {
-    terms: Terms<'a>,
+    setting: Setting<'a>,
     wire_request: &'a mut WireRequest,
-    gate: &'a Admission<'a>,
-    context: AttemptContext<'a>,
-    operation: Operation<'a>,
-    recorder: Option<Recorder<'a>>,
+    progress: AttemptProgress,
+    /// `None` once the operation has ended.
+    run: Option<Run<'a>>,
     started: Instant,
     now: Instant,
     attempt: Option<Attempt<'a>>,
@@ -93,29 +88,22 @@ struct Course<'a> {
 /// The attempt that is under way.
 struct Attempt<'a> {
     pass: Admitted<'a>,
-    number: u32,
     until: Option<Instant>,
-    trail: Trail,
 }
 
 impl<'a> Course<'a> {
-    fn start(terms: Terms<'a>, wire_request: &'a mut WireRequest, gate: &'a Admission<'a>) -> Self {
-        let Terms { scenario, client, plan, .. } = terms;
-        let context = AttemptContext::at_first(client, plan);
-        let recorder = Recorder::start(client, plan, wire_request);
-        let started = recorder.started;
-        let operation = begin(plan, context.policy, wire_request, started);
+    fn start(setting: Setting<'a>, wire_request: &'a mut WireRequest) -> Self {
+        let run = Run::start(setting.context, wire_request);
+        let started = run.recorder.started;
         Self {
-            terms,
+            setting,
             wire_request,
-            gate,
-            context,
-            operation,
-            recorder: Some(recorder),
+            progress: AttemptProgress::new(0, false, RedirectState::default()),
+            run: Some(run),
             started,
             now: started,
             attempt: None,
-            server: Self::server(scenario, started),
+            server: Self::server(setting.scenario, started),
             key: None,
             not_before: started,
             last: None,
@@ -140,7 +128,7 @@ impl<'a> Course<'a> {
             Step::OthersFail => self.open_circuit(),
             Step::Begin => self.begin_attempt(),
             Step::BeginLate => {
-                self.now = self.now.max(self.started + self.terms.scenario.deadline());
+                self.now = self.now.max(self.started + self.setting.scenario.deadline());
                 self.begin_attempt();
             }
             Step::Sent { fate, acts, stops_meanwhile } => self.send(fate, acts, stops_meanwhile),
@@ -149,8 +137,8 @@ impl<'a> Course<'a> {
 
     /// The answer to another call, which the same client has made.
     fn observe(&self, api: Api) {
-        let (trust, status) = (&self.terms.plan.upstream.trust, StatusCode::CREATED);
-        trust.observe(&self.terms.plan.method, ASKED, status, &Fate::Done.head(api));
+        let (trust, status) = (&self.setting.context.origin.trust, StatusCode::CREATED);
+        trust.observe(&self.setting.context.method, ASKED, status, &Fate::Done.head(api));
     }
 
     fn stop_honouring(&mut self) {
@@ -160,7 +148,7 @@ impl<'a> Course<'a> {
 
     fn open_circuit(&self) {
         if let Some(permit) =
-            self.terms.plan.upstream.admission.breaker.as_ref().and_then(|breaker| breaker.acquire(self.now).ok())
+            self.setting.context.origin.admission.breaker.as_ref().and_then(|breaker| breaker.acquire(self.now).ok())
         {
             permit.record(Class::Ambiguous, Duration::ZERO, self.now);
         }
@@ -168,41 +156,36 @@ impl<'a> Course<'a> {
 
     /// As the loop does it before an attempt.
     fn begin_attempt(&mut self) {
-        let number = self.operation.attempts().saturating_add(1);
-        let entered = self.gate.enter(&mut self.operation, self.now).now_or_never();
-        let entered = entered.expect("only a cooldown waits, and there is none");
-        let admitted = entered.and_then(|pass| {
-            still_licensed(&mut self.operation, self.terms.client, self.terms.plan, self.wire_request).map(|()| pass)
-        });
-        match admitted {
-            Ok(pass) => self.let_through(pass, number),
-            Err(held) => self.hold_back(held),
+        let Some(mut run) = self.run.take() else { return };
+        let admitted = run.admit(self.wire_request, &self.progress, self.now).now_or_never();
+        match admitted.expect("only a cooldown waits, and there is none") {
+            Ok(pass) => {
+                self.check_time();
+                let Terms { until, .. } = run.begin_attempt(self.wire_request, &mut self.progress, &pass);
+                self.run = Some(run);
+                self.attempt = Some(Attempt { pass, until });
+                self.seen.sends = self.seen.sends.saturating_add(1);
+                self.seen.hops = 0;
+                self.seen.phase = Phase::Sending;
+            }
+            Err(held) => self.hold_back(run, held),
         }
     }
 
-    fn hold_back(&mut self, held: Denied) {
-        let Some(recorder) = self.recorder.take() else { return };
-        let error = recorder.held_back(self.wire_request, held);
-        self.seen.decided = Decided::Held(held.reason);
+    fn hold_back(&mut self, run: Run<'_>, held: Denied) {
+        let error = run.recorder.not_admitted(self.wire_request, held);
+        self.seen.decided = Decided::Denied(held.reason);
         self.end(&Err(&error));
     }
 
-    fn let_through(&mut self, pass: Admitted<'a>, number: u32) {
+    /// Checks that an attempt may be sent now, by what server and caller have said.
+    fn check_time(&mut self) {
         let broken = &mut self.seen.broken;
         broken.early |= self.now < self.not_before;
-        broken.late |= self.now >= self.started + self.terms.scenario.deadline();
+        broken.late |= self.now >= self.started + self.setting.scenario.deadline();
         broken.after_final |= self.last.is_some_and(Fate::is_final);
-        let circuit = self.terms.plan.upstream.admission.breaker.as_ref().map(|breaker| breaker.state(self.now));
+        let circuit = self.setting.context.origin.admission.breaker.as_ref().map(|breaker| breaker.state(self.now));
         broken.through_open_circuit |= matches!(circuit, Some(BreakerState::Open { .. }));
-        let until = clock::earlier(self.terms.plan.attempt_until(pass.started), self.operation.deadline());
-        self.operation.begin_attempt();
-        self.wire_request.is_repeat = self.operation.is_at_risk();
-        self.wire_request.begin_attempt();
-        let trail = Trail::new(self.terms.client.max_redirects);
-        self.attempt = Some(Attempt { pass, number, until, trail });
-        self.seen.sends = self.seen.sends.saturating_add(1);
-        self.seen.hops = 0;
-        self.seen.phase = Phase::Sending;
     }
 
     /// The request goes out and meets its fate.
@@ -217,9 +200,9 @@ impl<'a> Course<'a> {
             self.stop_honouring();
         }
         self.last = Some(fate);
-        let Some(mut attempt) = self.attempt.take() else { return };
-        let attempted = match fate.status() {
-            Some(status) => match self.answer(fate, status, &mut attempt.trail) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let outcome = match fate.status() {
+            Some(status) => match self.answer(fate, status) {
                 Ok(None) => {
                     self.attempt = Some(attempt);
                     self.seen.hops += 1;
@@ -236,16 +219,13 @@ impl<'a> Course<'a> {
             Some(until) => until,
             None => self.now + SECOND / 10,
         };
-        self.conclude(fate, attempt, attempted);
+        self.conclude(fate, attempt, outcome);
     }
 
     /// The request as it is sent. Its body is asked for, unless it fails before that.
-    fn open(&mut self, fate: Fate) -> (reqwest::Request, Option<Probe>) {
-        let no_timer = pin!(None);
-        let mut until = clock::Deadline::new(None, no_timer);
-        let body = self.wire_request.payload.next(&mut until).now_or_never();
-        let body = body.expect("the body is in memory").ok().flatten();
-        let (mut request, probe) = self.wire_request.open(self.terms.client, self.terms.plan, body);
+    fn open(&mut self, fate: Fate) -> (reqwest::Request, Option<SendProbe>) {
+        let body = if self.progress.redirects.is_done { None } else { self.next_body() };
+        let (mut request, probe) = attempt::open(self.setting.context, self.wire_request, &self.progress, body);
         let body = request.body_mut().take();
         if !matches!(fate, Fate::TimedOutBeforeBody | Fate::ClosedBeforeSending | Fate::NoConnection)
             && let Some(mut body) = body
@@ -255,14 +235,21 @@ impl<'a> Course<'a> {
         (request, probe)
     }
 
+    fn next_body(&mut self) -> Option<reqwest::Body> {
+        let no_timer = pin!(None);
+        let mut until = clock::Deadline::new(None, no_timer);
+        let body = self.wire_request.body.next(&mut until).now_or_never();
+        body.expect("the body is in memory").ok().flatten()
+    }
+
     fn key_of(&self, request: &reqwest::Request) -> Option<String> {
-        let key = request.headers().get(&self.terms.client.keys.header)?.to_str().ok()?.to_owned();
-        let is_new = self.terms.design == Design::KeyPerAttempt;
+        let key = request.headers().get(&self.setting.context.client.keys.header)?.to_str().ok()?.to_owned();
+        let is_new = self.setting.design == Design::KeyPerAttempt;
         Some(if is_new { format!("{key}-{}", self.seen.sends) } else { key })
     }
 
     fn check_key(&mut self, key: Option<&str>) {
-        if self.wire_request.is_done() || self.wire_request.is_elsewhere() {
+        if self.progress.redirects.is_done || self.progress.redirects.is_elsewhere {
             self.seen.broken.key_leaked |= key.is_some();
             return;
         }
@@ -271,74 +258,81 @@ impl<'a> Course<'a> {
     }
 
     /// The answer; `None` if it is a redirect that is followed.
-    fn answer(
-        &mut self,
-        fate: Fate,
-        status: StatusCode,
-        trail: &mut Trail,
-    ) -> std::result::Result<Option<Answer>, Failed> {
+    fn answer(&mut self, fate: Fate, status: StatusCode) -> std::result::Result<Option<AttemptResponse>, AttemptError> {
         let headers = fate.head(self.server.api);
         if fate == Fate::AnswerCut {
             let head = Some(Box::new((status, headers)));
-            return Err(Failed { failure: Failure::BodyCut, timed_out: false, head, taken: None, source: None });
+            return Err(AttemptError {
+                failure: Failure::BodyCut,
+                timed_out: false,
+                head,
+                body_was_taken: None,
+                source: None,
+            });
         }
         let status = match fate {
-            Fate::Conflict | Fate::StillRunning if self.terms.design == Design::ConflictIsDone => StatusCode::CREATED,
+            Fate::Conflict | Fate::StillRunning if self.setting.design == Design::ConflictIsDone => StatusCode::CREATED,
             _ => status,
         };
-        let url = self.wire_request.current().url().clone();
+        let url = self.wire_request.current(&self.progress).request.url().clone();
         let mut response = http::Response::builder().status(status).url(url).body("").expect("a response");
         *response.headers_mut() = headers.clone();
         let response = reqwest::Response::from(response);
-        if attempt::follow(self.terms.client, self.terms.plan, self.wire_request, &response, trail)? {
+        if attempt::follow(self.setting.context, self.wire_request, &mut self.progress, &response)? {
             return Ok(None);
         }
-        Ok(Some(Answer::Whole { status, headers, body: Bytes::from(fate.body()), over_limit: false }))
+        Ok(Some(AttemptResponse::Whole { status, headers, body: Bytes::from(fate.body()), over_limit: false }))
     }
 
     /// The request failed without an answer.
-    fn failed(&self, fate: Fate, probe: Option<&Probe>) -> Failed {
+    fn failed(&self, fate: Fate, probe: Option<&SendProbe>) -> AttemptError {
         let (failure, timed_out) = match fate {
             Fate::NoConnection => (Failure::Connect, false),
             Fate::NoDescriptor => (Failure::LocalResources, false),
             Fate::BadCertificate => (Failure::Certificate, false),
             Fate::ClosedBeforeSending => (Failure::NotSent, false),
             Fate::Refused => (Failure::Refused, false),
-            Fate::TimedOutBeforeBody if self.terms.design == Design::HeadIsNothing => (Failure::NotSent, true),
-            Fate::TimedOut | Fate::TimedOutBeforeBody => (failure::of_timeout(probe), true),
-            Fate::Lost if self.terms.design == Design::LostIsNotSent => (Failure::NotSent, false),
+            Fate::TimedOutBeforeBody if self.setting.design == Design::HeadIsNothing => (Failure::NotSent, true),
+            Fate::TimedOut | Fate::TimedOutBeforeBody => (transport_error::of_timeout(probe), true),
+            Fate::Lost if self.setting.design == Design::LostIsNotSent => (Failure::NotSent, false),
             Fate::Lost => (Failure::Disconnected, false),
             Fate::NotHttp => (Failure::BadResponse, false),
             Fate::OwnBodyFails => (Failure::RequestBody, false),
             _ => (Failure::Unknown, false),
         };
-        Failed { failure, timed_out, head: None, taken: probe.map(Probe::taken), source: None }
+        AttemptError { failure, timed_out, head: None, body_was_taken: probe.map(SendProbe::taken), source: None }
     }
 
     /// As the loop does it after an attempt.
-    fn conclude(&mut self, fate: Fate, attempt: Attempt<'a>, attempted: std::result::Result<Answer, Failed>) {
-        let Attempt { pass, number, .. } = attempt;
-        if self.terms.design == Design::FreeWithoutEnd && fate == Fate::Refused {
+    fn conclude(
+        &mut self,
+        fate: Fate,
+        attempt: Attempt<'a>,
+        outcome: std::result::Result<AttemptResponse, AttemptError>,
+    ) {
+        if self.setting.design == Design::FreeWithoutEnd && fate == Fate::Refused {
             return self.repeat(Duration::ZERO, true, fate);
         }
-        if self.terms.design == Design::ForgetsEarlierAttempts
-            && let Some(recorder) = &mut self.recorder
-        {
-            recorder.may_have_been_processed = false;
+        let Some(mut run) = self.run.take() else { return };
+        if self.setting.design == Design::ForgetsEarlierAttempts {
+            run.recorder.may_have_been_processed = false;
         }
-        let elapsed = self.now.saturating_duration_since(pass.started);
-        let ended = self.now;
-        let raced = Raced { attempted, number, ended, elapsed, latency: Some(elapsed), other: None };
-        self.context.follow(self.wire_request, &mut self.operation);
-        let Some(mut recorder) = self.recorder.take() else { return };
-        let decision = recorder.conclude(&raced, pass, self.context, self.gate, &mut self.operation, self.wire_request);
-        match decision {
+        let elapsed = self.now.saturating_duration_since(attempt.pass.started);
+        let finished = FinishedAttempt {
+            number: self.progress.number,
+            result: self.progress.finish(outcome),
+            ended: self.now,
+            elapsed,
+            latency: Some(elapsed),
+        };
+        match run.conclude(self.wire_request, &mut self.progress, &finished, attempt.pass) {
             Decision::Retry { after } => {
-                self.recorder = Some(recorder);
-                self.repeat(after, self.operation.repeats_free(), fate);
+                let is_free = run.operation.repeats_free();
+                self.run = Some(run);
+                self.repeat(after, is_free, fate);
             }
             Decision::Stop(reason) => {
-                let ended = recorder.end(self.wire_request, raced.attempted, reason, self.now);
+                let ended = run.recorder.end(self.wire_request, finished.result, reason, self.now);
                 self.stop(ended, reason);
             }
         }
@@ -355,22 +349,23 @@ impl<'a> Course<'a> {
     }
 
     /// What `fetch` returns.
-    fn stop(&mut self, ended: Result<(Answer, Story)>, reason: StopReason) {
+    fn stop(&mut self, ended: Result<(AttemptResponse, OperationReport)>, reason: StopReason) {
         self.seen.decided = Decided::Stop(reason);
-        let fetched = ended.and_then(|(answer, story)| {
-            let value = response::decode::<()>(answer, self.terms.plan.read, self.wire_request.current().url());
+        let fetched = ended.and_then(|(answer, report)| {
+            let url = self.wire_request.current(&self.progress).request.url();
+            let value = response::decode::<()>(answer, self.setting.context.read, url);
             match value {
-                Ok(()) => Ok(story),
-                Err(error) => Err(response::unfit(error, story, self.terms.plan, self.wire_request)),
+                Ok(()) => Ok(report),
+                Err(error) => Err(response::with_report(error, report, self.setting.context, self.wire_request)),
             }
         });
-        if let Ok(story) = &fetched {
-            self.seen.decided = Decided::Stop(story.stop);
+        if let Ok(report) = &fetched {
+            self.seen.decided = Decided::Stop(report.stop);
         }
         self.end(&fetched.as_ref());
     }
 
-    fn end(&mut self, ended: &std::result::Result<&Story, &Error>) {
+    fn end(&mut self, ended: &std::result::Result<&OperationReport, &Error>) {
         self.seen.phase = Phase::Ended;
         self.seen.end = Some(End::of(ended));
     }
@@ -379,20 +374,19 @@ impl<'a> Course<'a> {
         let waits = self.seen.phase == Phase::Waiting;
         if waits {
             // The next attempt starts again from the first address.
-            self.wire_request.begin_attempt();
+            self.progress = AttemptProgress::new(0, false, self.wire_request.redirect_state());
         }
-        let path = self.wire_request.current().url().path();
-        let has_same_key = !self.wire_request.is_done()
-            && !self.wire_request.is_elsewhere()
-            && self.terms.design != Design::KeyPerAttempt;
+        let path = self.wire_request.current(&self.progress).request.url().path();
+        let RedirectState { is_done, is_elsewhere, .. } = self.progress.redirects;
+        let has_same_key = !is_done && !is_elsewhere && self.setting.design != Design::KeyPerAttempt;
         let key = self.key.as_deref().filter(|_| has_same_key);
-        let is_resumed = matches!(self.terms.scenario.ask, Ask::PostResumed { .. });
+        let is_resumed = matches!(self.setting.scenario.ask, Ask::PostResumed { .. });
         let own = own_key();
         let key = key.or_else(|| is_resumed.then(|| own.as_str()));
         self.seen.is_known = self.server.knows(key, path, self.now);
         self.seen.is_moved = path == MOVED;
-        self.seen.is_result = self.wire_request.is_done();
-        self.seen.is_elsewhere = self.wire_request.is_elsewhere();
+        self.seen.is_result = is_done;
+        self.seen.is_elsewhere = is_elsewhere;
         self.seen.executions = self.server.executions;
         self.seen
     }

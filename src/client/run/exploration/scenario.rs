@@ -1,4 +1,4 @@
-//! Who calls whom, and on which terms: the settings of one exploration.
+//! Scenarios: the caller, the API and the settings of one exploration.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
@@ -21,12 +21,12 @@ pub(super) enum Ask {
     PutStream,
     /// A POST without a key.
     Post,
-    /// A POST under a key that the client mints.
+    /// A POST with a key that the client mints.
     PostMinted,
-    /// A POST under a key of the caller's.
+    /// A POST with a key of the caller's.
     PostGiven,
-    /// A POST that an earlier process has sent. Its answer was lost, and `acted` says what the
-    /// server did.
+    /// A POST that an earlier process has sent. Its response was lost. `acted`: whether the server
+    /// has acted on it.
     PostResumed {
         acted: bool,
     },
@@ -35,9 +35,9 @@ pub(super) enum Ask {
 /// Who says that the API honours keys.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(super) enum Word {
-    /// Nobody, and no answer changes that.
+    /// Nobody, and no response changes that.
     Nobody,
-    /// The API, by the signs in its answers.
+    /// The API, by the signs in its responses.
     Api,
     /// The user.
     User,
@@ -47,10 +47,10 @@ pub(super) enum Word {
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(super) enum Api {
     Ignores,
-    /// Honours a key at the path where it met it, and at no other.
+    /// Honours a key at the path where it was used first, and at no other.
     HonoursByPath,
     Honours,
-    /// Honours keys for 9.5 s. The client is told 10 s, and allows for a margin of a twentieth.
+    /// Honours keys for 9.5 s. The client is configured with 10 s, less its margin of 5 %.
     Forgets,
     /// Honours keys until a deployment turns that off.
     Stops,
@@ -66,15 +66,15 @@ pub(super) enum Limits {
     Two,
     /// No token for a retry.
     EmptyBudget,
-    /// The default, at a server that refuses streams again and again.
+    /// The default, with a server that refuses streams again and again.
     Refusing,
-    /// 12 s for the whole operation.
+    /// A time limit of 12 s for the operation.
     Hurried,
     /// A circuit that opens at the first failure.
     Breaker,
-    /// The API acts and answers 429 all the same, and the user has said so.
+    /// The API may act and still answer 429, and the user has said so.
     ThrottledActs,
-    /// The client tells its deadline, and a server may refuse what is too late.
+    /// The client sends its deadline, and a server may refuse a request that is too late.
     TellsDeadline,
 }
 
@@ -95,7 +95,7 @@ impl Scenario {
         Self { ask, word, api, limits: Limits::Default, tls: false }
     }
 
-    /// Every combination that differs in what may happen.
+    /// Returns every combination in which something else may happen.
     pub(super) fn all() -> Vec<Self> {
         use Ask::{Get, Post, PostGiven, PostMinted, PostResumed, Put, PutStream};
         let by_all = |ask, word, apis: &[Api]| apis.iter().map(|api| Self::new(ask, word, *api)).collect::<Vec<_>>();
@@ -142,12 +142,13 @@ impl Scenario {
         all
     }
 
-    /// How many fates of one history are not [common](super::server::Fate::is_common) ones.
+    /// Returns how many fates of one history may be other than
+    /// [common](super::server::Fate::is_common) ones.
     pub(super) fn rare_fates(self) -> usize {
         if self.limits == Limits::Two && self.api != Api::Stops { 2 } else { 1 }
     }
 
-    /// A second execution of a GET or PUT changes nothing.
+    /// Returns whether a second execution would change something. One of a GET or PUT does not.
     pub(super) fn has_effects(self) -> bool {
         !matches!(self.ask, Ask::Get | Ask::Put | Ask::PutStream)
     }
@@ -156,7 +157,7 @@ impl Scenario {
         self.ask == Ask::Get
     }
 
-    /// The attempts that the caller allows, without free repeats.
+    /// Returns the maximum number of attempts, without free repeats.
     pub(super) fn max_attempts(self) -> u8 {
         match self.limits {
             Limits::Never => 1,
@@ -169,7 +170,7 @@ impl Scenario {
         if self.limits == Limits::Never { 0 } else { 2 }
     }
 
-    /// For the whole operation.
+    /// Returns the time limit of the operation.
     pub(super) fn deadline(self) -> Duration {
         if self.limits == Limits::Hurried { 12 * SECOND } else { 30 * SECOND }
     }
@@ -191,8 +192,8 @@ impl Scenario {
         text.parse().expect("a URL")
     }
 
-    /// What the client knows of the origin: nothing yet, and the whole budget.
-    pub(super) fn upstream(self) -> std::sync::Arc<Origin> {
+    /// Returns an origin of which nothing is known yet, with a full budget.
+    pub(super) fn origin(self) -> std::sync::Arc<Origin> {
         let budget = match self.limits {
             Limits::EmptyBudget => RetryBudget::standard().initial(0),
             _ => RetryBudget::standard(),
@@ -232,7 +233,7 @@ pub(super) fn own_key() -> IdempotencyKey {
 
 const DEADLINE: HeaderName = HeaderName::from_static("x-deadline-ms");
 
-/// Clients are expensive to build, and differ in these things only.
+/// The clients of all scenarios, which are expensive to build.
 struct Clients {
     nobody: Client,
     api: Client,

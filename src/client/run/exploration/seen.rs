@@ -1,31 +1,31 @@
-//! What an operation has come to: what the server has done, and what the caller is told.
+//! The outcome of an operation: what the server has done, and what the caller learns.
 
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::journal::Story;
+use crate::journal::OperationReport;
 use crate::policy::StopReason;
 
-/// Where an operation stands after a history, and what has been seen on the way.
+/// The state of an operation after a history, and what was observed on the way.
 #[derive(Clone, Debug, Default, Hash, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) phase: Phase,
-    /// What the server has done for this operation.
+    /// How often the server has carried out the operation.
     pub(super) executions: u8,
-    /// Attempts that went out.
+    /// Attempts that were sent.
     pub(super) sends: u8,
-    /// Repeats that were free, and that followed a failure for want of something in this process.
+    /// Repeats that were free, and repeats after a lack of resources in this process.
     pub(super) free: u8,
     pub(super) local: u8,
     /// Redirects followed in the current attempt.
     pub(super) hops: u8,
-    /// What the next request is, if it is not the one that was asked for.
+    /// Whether the next request differs from the caller's, and how.
     pub(super) is_result: bool,
     pub(super) is_elsewhere: bool,
     pub(super) is_moved: bool,
     /// The server has a record of the key of the next request.
     pub(super) is_known: bool,
-    /// A retry was waited for.
+    /// The operation has waited for a retry.
     pub(super) waited: bool,
     pub(super) broken: Broken,
     pub(super) end: Option<End>,
@@ -41,14 +41,14 @@ pub(super) enum Phase {
     Ended,
 }
 
-/// What must not be seen of the requests themselves.
+/// Violations that the requests themselves show.
 #[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
 pub(super) struct Broken {
-    /// An attempt before the time that the server has named.
+    /// An attempt before the time that the server has asked for.
     pub(super) early: bool,
     /// An attempt after the deadline.
     pub(super) late: bool,
-    /// An attempt after the server's last word.
+    /// An attempt after a final response.
     pub(super) after_final: bool,
     /// An attempt while the circuit is open.
     pub(super) through_open_circuit: bool,
@@ -58,7 +58,7 @@ pub(super) struct Broken {
     pub(super) key_leaked: bool,
 }
 
-/// How the caller is told of the end.
+/// What the caller learns at the end.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(super) struct End {
     pub(super) is_ok: bool,
@@ -68,7 +68,7 @@ pub(super) struct End {
     pub(super) stop: Option<StopReason>,
 }
 
-/// What came of the last step.
+/// What the client decided in the last step.
 #[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
 pub(super) enum Decided {
     #[default]
@@ -79,20 +79,20 @@ pub(super) enum Decided {
         is_free: bool,
     },
     Stop(StopReason),
-    /// Not let through.
-    Held(StopReason),
-    /// Refused before the first attempt.
+    /// The attempt was not admitted.
+    Denied(StopReason),
+    /// The operation was refused before its first attempt.
     Refused,
 }
 
 impl End {
-    pub(super) fn of(ended: &std::result::Result<&Story, &Error>) -> Self {
+    pub(super) fn of(ended: &std::result::Result<&OperationReport, &Error>) -> Self {
         match ended {
-            Ok(story) => Self {
+            Ok(report) => Self {
                 is_ok: true,
-                may_have_been_processed: story.may_have_been_processed,
+                may_have_been_processed: report.may_have_been_processed,
                 says_not_processed: false,
-                stop: Some(story.stop),
+                stop: Some(report.stop),
             },
             Err(error) => {
                 let line = error.to_string();

@@ -1,7 +1,7 @@
-//! The server of the exploration, and the network before it: what may become of one request.
+//! The server of the exploration, and its network: what may happen to one request.
 //!
-//! Nothing here comes from the client's own tables. A [`Fate`] says what happened, and
-//! [`Fate::may_act`] whether a server can have acted on such a request.
+//! Nothing here comes from the client's own tables. A [`Fate`] is what happened, and
+//! [`Fate::may_act`] says whether a server can have acted on such a request.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,17 @@ use http::{HeaderMap, StatusCode};
 
 use super::scenario::{Api, Limits, SECOND, Scenario};
 
-/// What becomes of one request.
+/// What happens to one request.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fate {
     NoConnection,
     NoDescriptor,
     BadCertificate,
-    /// The connection closes before anything of the request was taken.
+    /// The connection closes before any part of the request was read.
     ClosedBeforeSending,
     /// `REFUSED_STREAM`, or `GOAWAY` below the stream.
     Refused,
-    /// The time is up before the body was asked for.
+    /// The attempt times out before its body was read.
     TimedOutBeforeBody,
     TimedOut,
     Lost,
@@ -120,8 +120,8 @@ impl Fate {
         ]
     };
 
-    /// Whether a server acts on a request that ends so, as RFC 9110, RFC 9113 and the contract of
-    /// idempotency keys have it.
+    /// Returns whether a server may act on a request with this fate, by RFC 9110, RFC 9113 and the
+    /// contract of idempotency keys.
     pub(super) fn may_act(self, scenario: Scenario) -> Acts {
         use Fate::*;
         match self {
@@ -136,7 +136,7 @@ impl Fate {
         }
     }
 
-    /// Whether it is explored at every attempt of a history. Of the others a history has a few
+    /// Returns whether this fate is explored at every attempt. A history has few of the others
     /// ([`Scenario::rare_fates`]).
     pub(super) fn is_common(self, scenario: Scenario) -> bool {
         use Fate::*;
@@ -148,7 +148,7 @@ impl Fate {
         }
     }
 
-    /// The status of the answer; `None` if there is none.
+    /// Returns the status of the response, or `None` if there is no response.
     pub(super) fn status(self) -> Option<StatusCode> {
         use Fate::*;
         let code = match self {
@@ -180,7 +180,7 @@ impl Fate {
         }
     }
 
-    /// The server's last word: whoever asks again disregards it.
+    /// Returns whether the response is final, so that the request must not be repeated.
     pub(super) fn is_final(self) -> bool {
         use Fate::*;
         matches!(
@@ -207,7 +207,7 @@ impl Fate {
         }
     }
 
-    /// The answer on the wire, from an API that is `api` by now.
+    /// Returns the headers of the response from an API that is now `api`.
     pub(super) fn head(self, api: Api) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let mut add = |name: HeaderName, text: String| {
@@ -231,7 +231,7 @@ impl Fate {
         headers
     }
 
-    /// What `Idempotency-Status` says in an answer of an API that honours keys.
+    /// Returns `Idempotency-Status` in a response of an API that honours keys.
     fn record_word(self) -> Option<&'static str> {
         match self {
             Self::Done => Some("stored"),
@@ -299,7 +299,7 @@ impl Fate {
     }
 }
 
-/// What the server has done, and the records of keys that it keeps.
+/// The state of the server: its executions, and its records of keys.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) api: Api,
@@ -322,7 +322,7 @@ impl Server {
         Self { api, executions: 0, records: Vec::new() }
     }
 
-    /// Acts on the request, unless a record says that it has.
+    /// Acts on the request, unless there is a record of its key.
     pub(super) fn act(&mut self, key: Option<&str>, path: &str, now: Instant) {
         if self.knows(key, path, now) {
             return;
@@ -333,7 +333,7 @@ impl Server {
         }
     }
 
-    /// Whether a request like this one has been carried out under its key.
+    /// Returns whether a request with this key has been carried out.
     pub(super) fn knows(&self, key: Option<&str>, path: &str, now: Instant) -> bool {
         let is_kept = |record: &Record| match self.api {
             Api::Ignores => false,

@@ -37,7 +37,7 @@ fn line(before: &State, after: &State) -> Option<String> {
         Step::ApiStops => "The API stops honouring keys, and the answer to another call shows it.".to_owned(),
         Step::OthersFail => "Calls of others fail, and the circuit opens.".to_owned(),
         Step::Begin | Step::BeginLate => match after.seen.decided {
-            Decided::Held(_) => "The next attempt is held back.".to_owned(),
+            Decided::Denied(_) => "The next attempt is held back.".to_owned(),
             _ => return None,
         },
         Step::Sent { fate, acts, stops_meanwhile } => {

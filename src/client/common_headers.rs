@@ -1,27 +1,29 @@
-//! The headers that all requests to an origin have in common, where `Host` is ours to write: filled in once for the origin, and cloned for
-//! every attempt of a request that has no others, which takes half as long as to fill them in.
+//! The headers that all requests to an origin have in common, where this client writes `Host`.
+//!
+//! They are built once per origin. Every attempt of a request without other headers clones them,
+//! which takes half as long as to build them.
 
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::wire_request::ContentType;
+use super::request_body::ContentType;
 
-/// So many headers have room in a map's index. One that is full grows whenever a header is set, even if that header is there already.
-const ROOM: usize = 6;
+/// Capacity of the header maps. A full map grows even if the header that is set is there already.
+const CAPACITY: usize = 6;
 
 /// The headers that requests to one origin have in common.
 #[derive(Debug)]
-pub(super) struct Pattern {
-    /// Of a request without a key and a body.
+pub(super) struct CommonHeaders {
+    /// The headers of a request without a key and without a body.
     bare: HeaderMap,
-    /// Of one with a key, whose place is there, and with the body that most of those have.
+    /// The headers of a request with a key, as a placeholder, and the usual content type.
     keyed: HeaderMap,
 }
 
-impl Pattern {
-    /// `Host`, which the transport would write otherwise, and `Accept: */*`, which it would add.
+impl CommonHeaders {
+    /// Builds `Host` and `Accept: */*`, which the transport would add otherwise.
     pub(super) fn new(host: &HeaderValue, key: &HeaderName) -> Self {
-        let mut bare = HeaderMap::with_capacity(ROOM);
+        let mut bare = HeaderMap::with_capacity(CAPACITY);
         bare.insert(HOST, host.clone());
         bare.insert(ACCEPT, HeaderValue::from_static("*/*"));
         let mut keyed = bare.clone();
@@ -30,17 +32,17 @@ impl Pattern {
         Self { bare, keyed }
     }
 
-    /// The headers of a request that has none of its own.
+    /// Returns the headers of a request that has none of its own.
     pub(super) fn headers(&self, key: Option<(&HeaderName, HeaderValue)>, body: ContentType) -> HeaderMap {
-        let (mut headers, said) = match key {
-            None => (self.bare.clone(), ContentType::Unsaid),
+        let (mut headers, content_type) = match key {
+            None => (self.bare.clone(), ContentType::Unset),
             Some((name, key)) => {
                 let mut headers = self.keyed.clone();
                 headers.insert(name, key);
                 (headers, ContentType::USUAL)
             }
         };
-        if body != said {
+        if body != content_type {
             match body.value() {
                 Some(content_type) => headers.insert(CONTENT_TYPE, content_type),
                 None => headers.remove(CONTENT_TYPE),
@@ -49,7 +51,7 @@ impl Pattern {
         headers
     }
 
-    /// Adds what a request with headers of its own does not say.
+    /// Adds the headers that a request does not set itself.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.bare {
             headers.entry(name).or_insert_with(|| value.clone());
@@ -62,11 +64,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_has_its_own_key_and_type_and_no_place_that_is_empty() {
+    fn headers_have_the_key_and_type_of_the_request() {
         let name = HeaderName::from_static("idempotency-key");
-        let pattern = Pattern::new(&HeaderValue::from_static("api.example.com"), &name);
+        let pattern = CommonHeaders::new(&HeaderValue::from_static("api.example.com"), &name);
         for key in [None, Some("k")] {
-            for body in [ContentType::Unsaid, ContentType::Form, ContentType::USUAL] {
+            for body in [ContentType::Unset, ContentType::Form, ContentType::USUAL] {
                 let own = key.map(|key| (&name, HeaderValue::from_static(key)));
                 let headers = pattern.headers(own, body);
                 let content_type = body.value();

@@ -1,0 +1,353 @@
+//! One operation: its key, its licence to repeat and its limits, fixed before anything is sent.
+//!
+//! The loop asks it two things about the key. [`OperationContext::observe`] learns from a response
+//! whether the API honours keys, and [`OperationContext::is_key_trusted`] says so without learning.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderMap, Method, StatusCode};
+
+use super::Inner;
+use super::attempt_result::AttemptProgress;
+use super::checks::check_timeout;
+use super::key_trust::RequestPaths;
+use super::origin::Origin;
+use super::redirect::Hop;
+use super::request_body::ContentType;
+use super::response_body::ReadMode;
+use super::wire_request::WireRequest;
+use crate::clock;
+use crate::deadline::Deadline;
+use crate::error::{Error, ErrorKind, Result, VOUCH};
+use crate::key::IdempotencyKey;
+use crate::key_policy::{KeyPolicy, Trust};
+use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
+use crate::resume::{self, ResumeToken};
+
+/// The settings of one request that differ from the client's.
+#[derive(Debug, Default)]
+pub(super) struct Options {
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) resume: Option<ResumeToken>,
+    pub(super) idempotent: Option<bool>,
+    pub(super) retry: Option<RetryPolicy>,
+    pub(super) hedge: Option<Option<HedgePolicy>>,
+    pub(super) timeout: Option<Option<Duration>>,
+    pub(super) attempt_timeout: Option<Option<Duration>>,
+    pub(super) body_limit: Option<usize>,
+}
+
+/// The options of most requests. They are read from here, since to make and drop them takes longer.
+static NO_OPTIONS: Options = Options {
+    key: None,
+    resume: None,
+    idempotent: None,
+    retry: None,
+    hedge: None,
+    timeout: None,
+    attempt_timeout: None,
+    body_limit: None,
+};
+
+/// The terms of one operation. They do not change while it runs.
+pub(super) struct OperationContext<'a> {
+    pub(super) client: &'a Inner,
+    pub(super) method: Method,
+    pub(super) origin: Arc<Origin>,
+    /// The request's own policy, or `None` for the client's.
+    own_policy: Option<Box<RetryPolicy>>,
+    attempt_timeout: Option<Duration>,
+    pub(super) read: ReadMode,
+    hedge: Option<Box<HedgePolicy>>,
+    pub(super) idempotency: Idempotency,
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) key_was_given: bool,
+    pub(super) trust: Trust,
+    /// When the key was sent first, by the wall clock. A resumed operation keeps its token's time.
+    first_sent: Option<SystemTime>,
+    /// The key's age when this operation began, in seconds, rounded up. Not a `Duration`, since
+    /// every operation in flight holds one of these.
+    key_age: u32,
+    /// The deadline of the task that runs the operation.
+    task_deadline: Option<Deadline>,
+    /// A resumed operation may have been processed before.
+    pub(super) may_have_been_processed: bool,
+}
+
+impl<'a> OperationContext<'a> {
+    /// Fixes the terms, and adds the client's default headers to the request.
+    pub(super) fn new(
+        client: &'a Inner,
+        wire_request: &mut WireRequest,
+        options: Option<&Options>,
+        reads_body: bool,
+    ) -> Result<Self> {
+        let options = options.unwrap_or(&NO_OPTIONS);
+        let origin = client.origins.get(wire_request.template.url());
+        let at_home = client.origins.is_home(&origin);
+        let has_content_type = wire_request.content_type != ContentType::Unset;
+        client.defaults.add_to(wire_request.template.headers_mut(), at_home, has_content_type);
+
+        let own_policy = own_policy(client, options)?;
+        let attempt_timeout = options.attempt_timeout.unwrap_or(client.attempt_timeout);
+        check_timeout("attempt_timeout", attempt_timeout)?;
+        let limit = options.body_limit.unwrap_or(client.body_limit);
+
+        let method = wire_request.template.method().clone();
+        let trust = trust_for(&client.keys, &method, at_home);
+        let stated = || origin.trust.retention(&method, requested_path(wire_request));
+        let retention = retention(&client.keys, trust, stated);
+        let given = given_key(wire_request, options, &client.keys, retention)?;
+        let key_was_given = given.is_some();
+        let key = client.keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
+
+        let resumed_from = options.resume.as_ref().map(ResumeToken::first_sent);
+        let first_sent = key.as_ref().map(|_| resumed_from.unwrap_or_else(clock::wall));
+        let idempotency = idempotency_of(&method, key.is_some(), options.idempotent);
+        let context = Self {
+            client,
+            hedge: hedge_policy(client, options.hedge, &method, idempotency)?.map(Box::new),
+            method,
+            origin,
+            own_policy,
+            attempt_timeout,
+            read: if reads_body { ReadMode::Whole { limit } } else { ReadMode::Head },
+            idempotency,
+            key,
+            key_was_given,
+            trust,
+            first_sent,
+            key_age: resumed_from.map_or(0, age_in_seconds),
+            task_deadline: Deadline::current(),
+            may_have_been_processed: options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed),
+        };
+        if context.may_have_been_processed {
+            context.check_resume_licence(wire_request)?;
+        }
+        Ok(context)
+    }
+
+    /// Checks the licence of an operation that is resumed after it may have been processed: to
+    /// resume it is to repeat it.
+    fn check_resume_licence(&self, wire_request: &WireRequest) -> Result<()> {
+        let is_licensed = match self.idempotency {
+            Idempotency::Natural => true,
+            Idempotency::Keyed => self.trusts_key_at(|| requested_path(wire_request)),
+            Idempotency::Absent => false,
+        };
+        if is_licensed {
+            return Ok(());
+        }
+        let why = "the operation may have been processed and nobody has said that this API honours keys, so to resume \
+                   it could carry it out twice";
+        Err(Error::new(ErrorKind::KeyExpired, format!("{why}; {VOUCH}")))
+    }
+
+    pub(super) fn policy(&self) -> &RetryPolicy {
+        self.own_policy.as_deref().unwrap_or(&self.client.retry)
+    }
+
+    /// Returns the time limit of the operation, from its start.
+    pub(super) fn time_allowed(&self) -> Option<Duration> {
+        let of_task = self.task_deadline.map(Deadline::time_left);
+        match (self.policy().deadline.duration(), of_task) {
+            (Some(own), Some(of_task)) => Some(own.min(of_task)),
+            (own, of_task) => own.or(of_task),
+        }
+    }
+
+    /// Returns the deadline of the task that runs the operation.
+    pub(super) fn task_deadline(&self) -> Option<Instant> {
+        self.task_deadline.map(|deadline| deadline.instant())
+    }
+
+    /// Returns when an attempt that starts at `started` times out.
+    pub(super) fn attempt_until(&self, started: Instant) -> Option<Instant> {
+        self.attempt_timeout.and_then(|timeout| started.checked_add(timeout))
+    }
+
+    /// Returns the hedge policy for an attempt. Only the first one is hedged.
+    pub(super) fn hedge_policy(&self, number: u32) -> Option<&HedgePolicy> {
+        self.hedge.as_deref().filter(|_| number == 1)
+    }
+
+    /// Returns when the API may forget the key. A repeat after that would be another operation.
+    pub(super) fn key_expires_at(&self, paths: RequestPaths<'_>, started: Instant, now: Instant) -> Option<Instant> {
+        let first_sent = self.first_sent.filter(|_| self.idempotency == Idempotency::Keyed)?;
+        let stated = || self.origin.trust.retention(&self.method, paths);
+        let retention = retention(&self.client.keys, self.trust, stated);
+        let running = now.saturating_duration_since(started);
+        let age = resume::age_after(Duration::from_secs(self.key_age.into()), running, first_sent, clock::wall());
+        now.checked_add(resume::usable(retention).saturating_sub(age))
+    }
+
+    /// Builds the request as it is sent, without its body.
+    pub(super) fn assemble(&self, wire_request: &WireRequest) -> reqwest::Request {
+        if wire_request.is_done() {
+            return wire_request.copy(&wire_request.template);
+        }
+        let keys = &self.client.keys;
+        let key = self.key.as_ref().map(|key| (&keys.header, key.to_header(keys.form)));
+        wire_request.assemble(key, self.origin.common_headers(&keys.header))
+    }
+
+    /// Returns whether the API is trusted to honour the key, so that a repeat is licensed.
+    pub(super) fn is_key_trusted(&self, wire_request: &WireRequest, progress: &AttemptProgress) -> bool {
+        self.trusts_key_at(|| wire_request.paths(progress))
+    }
+
+    /// Returns whether a redirect may be followed to this hop. After an attempt that may have been
+    /// processed the hop is a repeat at another path, and needs the licence there.
+    pub(super) fn may_send_hop(&self, wire_request: &WireRequest, progress: &AttemptProgress, hop: &Hop) -> bool {
+        let is_keyed = self.idempotency == Idempotency::Keyed && !progress.redirects.is_done && !hop.is_result;
+        let paths = || RequestPaths { requested: wire_request.original().url().path(), last_hop: Some(hop.url.path()) };
+        !(is_keyed && progress.is_repeat) || self.trusts_key_at(paths)
+    }
+
+    fn trusts_key_at<'b>(&self, paths: impl FnOnce() -> RequestPaths<'b>) -> bool {
+        self.origin.trust.is_trusted(self.trust, &self.method, paths)
+    }
+
+    /// Learns from the head of a response whether the API honours keys.
+    pub(super) fn observe(
+        &self,
+        wire_request: &WireRequest,
+        progress: &AttemptProgress,
+        head: Option<(StatusCode, &HeaderMap)>,
+    ) {
+        let Some((status, headers)) = head.filter(|_| self.trust == Trust::Negotiated) else { return };
+        // The GET of a result has no key, and a request to another origin has none either.
+        let has_key = self.key.is_some() && !progress.redirects.is_done && !progress.redirects.is_elsewhere;
+        // A transport that follows redirects itself does not say what it has sent to the last hop.
+        let is_known = !self.client.opaque || progress.hop().is_none();
+        if has_key && is_known {
+            let path = wire_request.current(progress).request.url().path();
+            self.origin.trust.observe(&self.method, path, status, headers);
+        }
+    }
+
+    /// Returns the token that resumes this operation, if it has a key.
+    pub(super) fn resume_token(
+        &self,
+        wire_request: &WireRequest,
+        may_have_been_processed: bool,
+    ) -> Option<Box<ResumeToken>> {
+        let (key, first_sent) = self.key.as_ref().zip(self.first_sent)?;
+        Some(Box::new(ResumeToken::new(key, first_sent, &wire_request.identity(), may_have_been_processed)))
+    }
+}
+
+fn requested_path(wire_request: &WireRequest) -> RequestPaths<'_> {
+    RequestPaths::only(wire_request.template.url().path())
+}
+
+/// Returns whose word counts. The user's word is about the API at the base URL, and about the
+/// methods for which it takes keys.
+fn trust_for(keys: &KeyPolicy, method: &Method, at_home: bool) -> Trust {
+    match keys.trust {
+        Trust::Declared if !at_home || !keys.methods.contains(method) => Trust::Negotiated,
+        trust => trust,
+    }
+}
+
+/// Returns how long the API remembers a key: as long as the user says, or as the API has stated if
+/// that is shorter and the client negotiates.
+fn retention(keys: &KeyPolicy, trust: Trust, stated: impl FnOnce() -> Option<Duration>) -> Duration {
+    let stated = if trust == Trust::Negotiated { stated() } else { None };
+    stated.map_or(keys.retention, |stated| stated.min(keys.retention))
+}
+
+/// Returns the age of a resumed operation's key, in whole seconds, rounded up.
+fn age_in_seconds(first_sent: SystemTime) -> u32 {
+    let Some(age) = resume::age_at(first_sent, clock::wall()) else { return 0 };
+    u32::try_from(age.as_secs()).map_or(u32::MAX, |age| age.saturating_add(1))
+}
+
+fn idempotency_of(method: &Method, has_key: bool, declared: Option<bool>) -> Idempotency {
+    match (declared, Idempotency::of_method(method)) {
+        (Some(true), _) | (None, Idempotency::Natural) => Idempotency::Natural,
+        (None, _) if has_key => Idempotency::Keyed,
+        _ => Idempotency::Absent,
+    }
+}
+
+/// Returns the request's own retry policy, or `None` if the client's applies.
+///
+/// The deadline comes from the request's timeout, else from its policy, else from the client.
+fn own_policy(client: &Inner, options: &Options) -> Result<Option<Box<RetryPolicy>>> {
+    let mut policy = match (&options.retry, options.timeout) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => client.retry.clone(),
+        (Some(policy), _) if policy.deadline != TimeLimit::Unset => policy.clone(),
+        (Some(policy), _) => policy.clone().deadline(client.retry.deadline.duration()),
+    };
+    if let Some(timeout) = options.timeout {
+        check_timeout("timeout", timeout)?;
+        policy = policy.deadline(timeout);
+    }
+    policy.validate().map_err(Error::invalid)?;
+    policy.throttled_is_ambiguous |= client.opaque;
+    Ok(Some(Box::new(policy)))
+}
+
+/// Returns the hedge policy of the operation. A hedge is a second request while the first one may
+/// still succeed.
+fn hedge_policy(
+    client: &Inner,
+    own: Option<Option<HedgePolicy>>,
+    method: &Method,
+    idempotency: Idempotency,
+) -> Result<Option<HedgePolicy>> {
+    let Some(own) = own else {
+        return Ok(client.overload.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(method)));
+    };
+    let Some(policy) = own else { return Ok(None) };
+    policy.validate().map_err(Error::invalid)?;
+    match idempotency {
+        Idempotency::Natural => Ok(Some(policy)),
+        Idempotency::Keyed if client.keys.concurrent_duplicates => Ok(Some(policy)),
+        Idempotency::Keyed => Err(Error::build("hedge", "the KeyPolicy does not say concurrent_duplicates_safe")),
+        Idempotency::Absent => Err(Error::build("hedge", "nothing makes it harmless to act on this request twice")),
+    }
+}
+
+/// Returns the caller's key: from the resume token, from the builder, or from the key's header.
+fn given_key(
+    wire_request: &mut WireRequest,
+    options: &Options,
+    keys: &KeyPolicy,
+    retention: Duration,
+) -> Result<Option<IdempotencyKey>> {
+    let given = match (&options.resume, &options.key) {
+        (None, key) => key.clone(),
+        (Some(_), Some(_)) => {
+            return Err(Error::build("resume", "it brings its own key; idempotency_key is one too many"));
+        }
+        (Some(token), None) => {
+            let expired = |reason| Error::new(ErrorKind::KeyExpired, reason);
+            token.check(clock::wall(), retention, &wire_request.identity()).map_err(expired)?;
+            Some(token.key().map_err(|error| Error::build("resume", error))?)
+        }
+    };
+    let headers = wire_request.template.headers_mut();
+    let mut values = headers.get_all(&keys.header).iter();
+    let (first, second) = (values.next(), values.next());
+    if second.is_some() {
+        return Err(Error::build(keys.header.as_str(), "the header is there twice"));
+    }
+    match (given, first) {
+        (given, None) => Ok(given),
+        (Some(given), Some(_)) => {
+            headers.remove(&keys.header);
+            Ok(Some(given))
+        }
+        (None, Some(value)) => {
+            let key = IdempotencyKey::from_header(value).map_err(|error| Error::build(keys.header.as_str(), error))?;
+            if let Some(value) = headers.get_mut(&keys.header) {
+                value.set_sensitive(true);
+            }
+            Ok(Some(key))
+        }
+    }
+}

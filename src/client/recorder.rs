@@ -1,0 +1,152 @@
+//! Records an operation: its journal, its events, and the report or error that ends it.
+
+use std::time::{Duration, Instant};
+
+use super::assessment::Assessment;
+use super::attempt_result::{AttemptError, AttemptResponse, AttemptResult};
+use super::event::{Event, EventKind};
+use super::operation::OperationContext;
+use super::wire_request::WireRequest;
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Attempt, Journal, NotFollowed, OperationReport, StatusOrFailure};
+use crate::policy::{Denied, Failure, StopReason};
+use crate::resume::SafeUrl;
+
+/// What has happened in an operation so far.
+pub(super) struct Recorder<'a> {
+    context: &'a OperationContext<'a>,
+    pub(super) started: Instant,
+    journal: Journal,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) may_have_been_processed: bool,
+}
+
+impl<'a> Recorder<'a> {
+    pub(super) fn start(context: &'a OperationContext<'a>, wire_request: &WireRequest) -> Self {
+        let recorder = Self {
+            context,
+            started: clock::now(),
+            journal: Journal::default(),
+            retry_after: None,
+            may_have_been_processed: context.may_have_been_processed,
+        };
+        recorder.emit(wire_request, EventKind::OperationStarted { deadline: context.time_allowed() });
+        recorder
+    }
+
+    /// Sends an event to `tracing` and to the user's closure.
+    pub(super) fn emit(&self, wire_request: &WireRequest, kind: EventKind<'_>) {
+        let url = SafeUrl(wire_request.original().url());
+        let event = Event { method: &self.context.method, url, key: self.context.key.as_ref(), kind };
+        event.trace();
+        if let Some(on_event) = &self.context.client.on_event {
+            on_event(&event);
+        }
+    }
+
+    /// Records an attempt, and the retry that follows it if it has a wait.
+    pub(super) fn record(&mut self, wire_request: &WireRequest, attempt: Attempt, assessment: &Assessment) {
+        self.may_have_been_processed |= assessment.may_have_been_processed;
+        self.retry_after = assessment.hint.after;
+        self.emit(wire_request, EventKind::AttemptEnded { attempt: &attempt });
+        let (because, wait, free) = (attempt.class, attempt.wait, attempt.free_repeat);
+        self.journal.push(attempt);
+        if let Some(after) = wait {
+            let number = self.attempts().saturating_add(1);
+            self.emit(wire_request, EventKind::RetryScheduled { number, after, because, free });
+        }
+    }
+
+    fn attempts(&self) -> u32 {
+        u32::try_from(self.journal.attempts().len()).unwrap_or(u32::MAX)
+    }
+
+    /// Ends the operation with the result of its last attempt.
+    pub(super) fn end(
+        self,
+        wire_request: &WireRequest,
+        result: AttemptResult,
+        reason: StopReason,
+        now: Instant,
+    ) -> Result<(AttemptResponse, OperationReport)> {
+        match result.outcome {
+            Ok(response) => {
+                let not_followed = result.redirects.not_followed;
+                let reason = match not_followed {
+                    Some(NotFollowed::KeyNotTrusted) => StopReason::KeyNotTrusted,
+                    _ => reason,
+                };
+                let succeeded = response.status().is_success();
+                let report = self.into_report(wire_request, reason, succeeded, now);
+                Ok((response, OperationReport { not_followed, ..report }))
+            }
+            Err(error) => {
+                let report = self.into_report(wire_request, reason, false, now);
+                Err(attempt_failed(error, report, wire_request))
+            }
+        }
+    }
+
+    /// Ends the operation because its next attempt was not admitted.
+    pub(super) fn not_admitted(mut self, wire_request: &WireRequest, held: Denied) -> Error {
+        self.retry_after = held.retry_after;
+        let report = self.into_report(wire_request, held.reason, false, clock::now());
+        let error = match held.reason {
+            StopReason::DeadlineExceeded => Error::new(ErrorKind::Timeout, "no time is left"),
+            _ => Error::new(ErrorKind::NotAdmitted, "held back"),
+        };
+        with_report(error, report, wire_request)
+    }
+
+    fn into_report(
+        self,
+        wire_request: &WireRequest,
+        reason: StopReason,
+        succeeded: bool,
+        now: Instant,
+    ) -> OperationReport {
+        let elapsed = now.saturating_duration_since(self.started);
+        let may_have_been_processed = self.may_have_been_processed;
+        let attempts = self.attempts();
+        self.emit(wire_request, EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed });
+        // A success needs no token, whose digest of the body would cost something on every call.
+        let resume = if succeeded { None } else { self.context.resume_token(wire_request, may_have_been_processed) };
+        OperationReport {
+            method: self.context.method.clone(),
+            key: self.context.key.clone(),
+            journal: self.journal,
+            stop: reason,
+            elapsed,
+            retry_after: self.retry_after,
+            may_have_been_processed,
+            resume,
+            not_followed: None,
+        }
+    }
+}
+
+fn attempt_failed(error: AttemptError, report: OperationReport, wire_request: &WireRequest) -> Error {
+    let status = error.head.as_deref().map(|(status, _)| *status);
+    let what = StatusOrFailure { status, failure: Some(error.failure) };
+    let kind = error_kind(error.failure, error.timed_out);
+    with_report(Error::new(kind, what.to_string()).with_source(error.source), report, wire_request)
+}
+
+fn with_report(error: Error, report: OperationReport, wire_request: &WireRequest) -> Error {
+    let request = wire_request.original();
+    error.with_report(report).at(request.method(), SafeUrl(request.url()))
+}
+
+fn error_kind(failure: Failure, timed_out: bool) -> ErrorKind {
+    match failure {
+        Failure::Connect | Failure::LocalResources => ErrorKind::Connect,
+        Failure::Certificate => ErrorKind::Certificate,
+        Failure::RequestBody => ErrorKind::RequestBody,
+        Failure::Redirects => ErrorKind::Redirect,
+        Failure::InvalidRequest => ErrorKind::Build,
+        _ if timed_out => ErrorKind::Timeout,
+        Failure::BodyCut => ErrorKind::ResponseBody,
+        _ => ErrorKind::Transport,
+    }
+}

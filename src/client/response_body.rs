@@ -1,0 +1,225 @@
+//! Reads as much of a response's body as belongs to the attempt.
+//!
+//! `fetch` reads the whole body inside the attempt, up to a limit. Of an error's body the beginning
+//! is kept. A body that nobody wants is drained, so that its connection can carry the next attempt.
+
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Version;
+use http_body::{Body, Frame, SizeHint};
+
+use super::attempt_result::{AttemptError, AttemptResponse, AttemptResult};
+use super::ending;
+use crate::clock::{self, Deadline};
+use crate::error::BoxError;
+use crate::policy::Failure;
+
+/// Maximum number of bytes of an error body that are kept, or drained to keep the connection.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+/// Time limit for reading an error body.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How much of the response belongs to the attempt.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
+pub(super) enum ReadMode {
+    /// The head. The body is a stream for the caller.
+    Head,
+    /// The head and the whole body, at most `limit` decoded bytes.
+    Whole { limit: usize },
+}
+
+/// Reads the body of a response: at most `limit` bytes of a success, and of an error what
+/// [`read_error`] reads. A success that is cut short is a failure.
+// The response is borrowed, since each future that owns an argument makes those around it larger.
+pub(super) async fn read_whole(
+    response: &mut reqwest::Response,
+    has_body: bool,
+    until: &mut Deadline<'_>,
+    limit: usize,
+) -> Result<AttemptResponse, AttemptError> {
+    let is_error = !response.status().is_success();
+    if is_error {
+        until.set(error_body_deadline(until.at()));
+    }
+    let mut collected = collect(response, until, if is_error { MAX_ERROR_BODY } else { limit }).await;
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    if let Collected::Whole(body) = &mut collected
+        && ending::is_cut(response, has_body)
+    {
+        let (body, source) = (std::mem::take(body), Some(ending::cut_error()));
+        collected = Collected::Cut { body, timed_out: false, source };
+    }
+    match collected {
+        Collected::Whole(body) => Ok(AttemptResponse::Whole { status, headers, body, over_limit: false }),
+        Collected::OverLimit(body) => Ok(AttemptResponse::Whole { status, headers, body, over_limit: !is_error }),
+        Collected::Cut { body, .. } if is_error => {
+            Ok(AttemptResponse::Whole { status, headers, body, over_limit: false })
+        }
+        Collected::Cut { timed_out, source, .. } => Err(AttemptError {
+            failure: Failure::BodyCut,
+            timed_out,
+            head: Some(Box::new((status, headers))),
+            body_was_taken: None,
+            source,
+        }),
+    }
+}
+
+fn error_body_deadline(until: Option<Instant>) -> Option<Instant> {
+    clock::earlier(until, clock::now().checked_add(ERROR_BODY_TIMEOUT))
+}
+
+/// Reads the body of an error as far as it arrives soon, since the status has already decided.
+pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Deadline<'_>) -> AttemptResponse {
+    let end = until.at();
+    until.set(error_body_deadline(end));
+    let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
+        collect(response, until, MAX_ERROR_BODY).await;
+    until.set(end);
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    AttemptResponse::Whole { status, headers, body, over_limit: false }
+}
+
+/// Reads the body of an error, as [`read_error`] does, after the attempt has ended.
+pub(super) async fn read_error_of(mut response: reqwest::Response, until: Option<Instant>) -> AttemptResponse {
+    let timer = pin!(clock::timer(until));
+    read_error(&mut response, &mut Deadline::new(until, timer)).await
+}
+
+enum Collected {
+    Whole(Bytes),
+    OverLimit(Bytes),
+    Cut { body: Bytes, timed_out: bool, source: Option<BoxError> },
+}
+
+async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limit: usize) -> Collected {
+    let mut body = Chunks::default();
+    loop {
+        match until.bound(response.chunk()).await {
+            Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
+                body.push(chunk.slice(..limit - body.len()));
+                return Collected::OverLimit(body.into_bytes());
+            }
+            Ok(Ok(Some(chunk))) => {
+                body.push(chunk);
+                if is_fully_read(response) {
+                    return Collected::Whole(body.into_bytes());
+                }
+            }
+            Ok(Ok(None)) => return Collected::Whole(body.into_bytes()),
+            Ok(Err(error)) => {
+                let timed_out = error.is_timeout();
+                return Collected::Cut { body: body.into_bytes(), timed_out, source: Some(error.without_url().into()) };
+            }
+            Err(clock::TimedOut) => {
+                return Collected::Cut { body: body.into_bytes(), timed_out: true, source: None };
+            }
+        }
+    }
+}
+
+/// Returns whether all bytes of an announced length have arrived, so that there is no end to wait
+/// for. With HTTP/2 the end is a frame of its own.
+fn is_fully_read(response: &reqwest::Response) -> bool {
+    response.version() <= Version::HTTP_11 && response.content_length() == Some(0)
+}
+
+/// Collects a body. One that arrives in one piece, as most do, is not copied.
+#[derive(Default)]
+struct Chunks {
+    single: Bytes,
+    joined: Vec<u8>,
+}
+
+impl Chunks {
+    fn len(&self) -> usize {
+        self.single.len() + self.joined.len()
+    }
+
+    fn push(&mut self, chunk: Bytes) {
+        if self.len() == 0 {
+            self.single = chunk;
+            return;
+        }
+        if self.joined.is_empty() {
+            self.joined.extend_from_slice(&std::mem::take(&mut self.single));
+        }
+        self.joined.extend_from_slice(&chunk);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.joined.is_empty() { self.single } else { self.joined.into() }
+    }
+}
+
+/// Drains the body of a response before the next attempt, so that the connection can carry that
+/// one. A long or slow body is left, and costs the connection.
+// It takes the whole result, so that the loop's future has no room for what is left of that.
+pub(super) async fn drain(result: AttemptResult, deadline: Option<Instant>) {
+    if let Ok(AttemptResponse::Head { response, .. }) = result.outcome {
+        let _drained = Box::pin(read_error_of(response, deadline)).await;
+    }
+}
+
+/// Reads the beginning of a body, and puts it back in front of the rest: the caller may still get
+/// the response.
+pub(super) async fn peek(response: reqwest::Response, until: Option<Instant>) -> AttemptResponse {
+    let soon = error_body_deadline(until);
+    let (parts, mut rest) = ending::into_parts(response);
+    let (mut prefix, mut error) = (Chunks::default(), None);
+    while prefix.len() < MAX_ERROR_BODY && error.is_none() {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx));
+        match clock::until(soon, frame).await {
+            Ok(Some(Ok(frame))) => prefix.push(frame.into_data().unwrap_or_default()),
+            Ok(Some(Err(failed))) => error = Some(failed),
+            Ok(None) | Err(clock::TimedOut) => break,
+        }
+    }
+    let prefix = prefix.into_bytes();
+    let body = reqwest::Body::wrap(Peeked { prefix: prefix.clone(), error, rest });
+    AttemptResponse::Head { response: http::Response::from_parts(parts, body).into(), prefix }
+}
+
+/// A body whose first bytes were read ahead.
+struct Peeked {
+    prefix: Bytes,
+    error: Option<reqwest::Error>,
+    rest: reqwest::Body,
+}
+
+impl Body for Peeked {
+    type Data = Bytes;
+    type Error = reqwest::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
+        if !self.prefix.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.prefix)))));
+        }
+        if let Some(error) = self.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        Pin::new(&mut self.rest).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.prefix.is_empty() && self.error.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let prefix = u64::try_from(self.prefix.len()).unwrap_or(u64::MAX);
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(prefix));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(prefix)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}
