@@ -268,7 +268,7 @@ async fn a_frozen_redis_is_unavailable_and_what_it_did_can_be_asked_again() {
     win(&store, &claim(&warm)).await;
     server.signal("-STOP");
     let claim = claim(&id);
-    assert!(unavailable(store.claim(&claim).await).contains("no answer in 200ms"));
+    assert!(unavailable(store.claim(&claim).await).contains("no response within 200ms"));
     server.signal("-CONT");
     eventually(|| async { matches!(store.get(&id).await, Ok(Some(RecordState::InProgress { .. }))) }).await;
     win(&store, &claim).await;
