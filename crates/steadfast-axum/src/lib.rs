@@ -96,12 +96,12 @@ impl<R: IntoResponse> IntoResponse for NotExecuted<R> {
 /// # async fn main() {
 /// let request = Request::post("/orders")
 ///     .header("content-type", "application/json")
-///     .body(Body::from("{ no JSON"))
+///     .body(Body::from(r#""three""#))
 ///     .unwrap();
 /// let rejection = Checked::<Json<u32>>::from_request(request, &()).await.unwrap_err();
 /// let response = rejection.into_response();
 ///
-/// assert_eq!(response.status(), 400);
+/// assert_eq!(response.status(), 422);
 /// assert_eq!(response.extensions().get(), Some(&ExecutionOutcome::NotExecuted));
 /// # }
 /// ```

@@ -59,7 +59,7 @@ async fn clock_pause(milliseconds: u64) {
 }
 
 #[tokio::test]
-async fn failed_sync_wins_no_claim_and_store_recovers() {
+async fn failed_sync_fails_claim_and_store_recovers() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
     let (before, after) = (id("before"), id("after"));
@@ -112,7 +112,7 @@ async fn outage_is_not_counted_against_leases() {
 }
 
 #[tokio::test]
-async fn failing_disk_is_not_opened_in_a_busy_loop() {
+async fn failing_disk_is_reopened_with_pauses() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
     disk.fail();
@@ -133,7 +133,7 @@ async fn failing_disk_is_not_opened_in_a_busy_loop() {
 }
 
 #[tokio::test]
-async fn failed_database_writes_nothing_when_it_closes() {
+async fn failed_database_writes_nothing_on_close() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
     assert!(claim(&store, &id("1"), token(), HOUR).await.unwrap());
@@ -180,7 +180,7 @@ async fn work_through_failure(at: usize, length: usize) {
 }
 
 #[tokio::test]
-async fn acknowledged_ends_survive_a_failure_at_any_change() {
+async fn failure_at_any_change_keeps_acknowledged_ends() {
     // All at once, since pauses take most of the time.
     let runs = (1..60).flat_map(|at| [1, 2, 7].map(|length| work_through_failure(at, length)));
     futures_util::future::join_all(runs).await;
@@ -234,7 +234,7 @@ async fn power_cut_at_any_change_needs_no_repair() {
 }
 
 #[tokio::test]
-async fn failed_read_is_noticed_and_the_store_recovers() {
+async fn failed_read_reopens_store() {
     let disk = Disk::default();
     let store = cold(&disk).await;
     disk.platter().reads_fail = true;
@@ -244,7 +244,7 @@ async fn failed_read_is_noticed_and_the_store_recovers() {
 }
 
 #[tokio::test]
-async fn panic_in_a_reader_is_an_unreadable_record() {
+async fn panic_in_reader_is_unreadable_record() {
     let disk = Disk::default();
     let store = cold(&disk).await;
     disk.platter().panics = true;
@@ -254,7 +254,7 @@ async fn panic_in_a_reader_is_an_unreadable_record() {
 }
 
 #[tokio::test]
-async fn panic_in_the_writer_makes_the_store_unavailable() {
+async fn panic_in_writer_makes_store_unavailable() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
     let (held, first) = (token(), id("1"));
@@ -267,7 +267,7 @@ async fn panic_in_the_writer_makes_the_store_unavailable() {
 }
 
 #[tokio::test]
-async fn damage_found_while_reopening_ends_the_attempts() {
+async fn damage_found_while_reopening_ends_attempts() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
     let (first, held) = (id("1"), token());
@@ -299,7 +299,7 @@ async fn damage_found_while_reopening_ends_the_attempts() {
 }
 
 #[tokio::test]
-async fn database_of_the_program_stays_failed() {
+async fn database_of_program_stays_failed() {
     let disk = Disk::default();
     let store = RedbStore::from_database(Database::builder().create_with_backend(disk.clone()).unwrap()).unwrap();
     let held = token();

@@ -28,7 +28,7 @@ fn router(executions: &Executions) -> Router {
 }
 
 #[tokio::test]
-async fn trust_is_learnt_from_the_layer() {
+async fn layer_responses_earn_trust() {
     let executions = Executions::default();
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).advertise_scope("/v1");
     let served = Served::start(router(&executions), layer).await;
@@ -40,7 +40,7 @@ async fn trust_is_learnt_from_the_layer() {
 }
 
 #[tokio::test]
-async fn without_the_layer_there_is_nothing_to_trust() {
+async fn no_layer_earns_no_trust() {
     let executions = Executions::default();
     let served = Served::serve(router(&executions)).await;
     let client = Client::builder().base_url(served.url("")).retry(fast_retries()).build().unwrap();
@@ -50,7 +50,7 @@ async fn without_the_layer_there_is_nothing_to_trust() {
 }
 
 #[tokio::test]
-async fn a_stored_error_is_final_for_the_client() {
+async fn stored_error_is_final_for_client() {
     async fn fails(State(executions): State<Executions>) -> StatusCode {
         executions.add();
         StatusCode::INTERNAL_SERVER_ERROR
@@ -66,7 +66,7 @@ async fn a_stored_error_is_final_for_the_client() {
 }
 
 #[tokio::test]
-async fn the_layers_conflict_is_waited_for_and_its_ignorance_is_not() {
+async fn client_waits_for_conflict_but_not_for_unknown() {
     let executions = Executions::default();
     let release = std::sync::Arc::new(tokio::sync::Notify::new());
     let gate = release.clone();

@@ -95,11 +95,11 @@ async fn check<S: Store>(store: SharedStore<S>) {
 }
 
 #[tokio::test]
-async fn memory_sees_sealed_answers_only() {
+async fn memory_holds_sealed_records_only() {
     check(SharedStore::new(MemoryStore::new())).await;
 }
 #[tokio::test]
-async fn file_holds_sealed_answers_only() {
+async fn file_holds_sealed_records_only() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
     let store = SharedStore::new(steadfast_redb::RedbStore::open(&path).unwrap());
@@ -111,13 +111,13 @@ async fn file_holds_sealed_answers_only() {
     assert!(holds_secret(&std::fs::read(&path).unwrap()));
 }
 #[tokio::test]
-async fn database_holds_sealed_answers_only() {
+async fn database_holds_sealed_records_only() {
     let store = super::postgres::store().await;
     check(SharedStore::new(store.transactional())).await;
     check(SharedStore::new(store)).await;
 }
 #[tokio::test]
-async fn redis_holds_sealed_answers_only() {
+async fn redis_holds_sealed_records_only() {
     check(SharedStore::new(steadfast_redis::RedisStore::connect(&super::redis_server::shared()).await.unwrap())).await;
 }
 
@@ -139,7 +139,7 @@ async fn plain_record_is_replayed_only_if_accepted() {
 }
 
 #[tokio::test]
-async fn answer_that_cannot_be_sealed_is_not_stored() {
+async fn response_that_fails_to_seal_is_not_stored() {
     let executions = Executions::default();
     let store = SharedStore::new(MemoryStore::new());
     let layer = over(&store).codec(Aead { fails: true, ..aead(1) });
@@ -152,7 +152,7 @@ async fn answer_that_cannot_be_sealed_is_not_stored() {
 }
 
 #[tokio::test]
-async fn answer_to_an_event_is_sealed_too() {
+async fn event_response_is_sealed() {
     let executions = Executions::default();
     let store = SharedStore::new(MemoryStore::new());
     let layer = WebhookLayer::with_shared_store(store.clone(), "billing", EventId::stripe()).codec(aead(1));

@@ -34,12 +34,12 @@ async fn win<S: Store>(store: &S, claim: &Claim<'_>) -> S::Session {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn memory() {
+async fn memory_store_fulfils_contract() {
     suite(Arc::new(MemoryStore::new()), |name| RecordId::new("contract", name)).await;
 }
 
 #[tokio::test]
-async fn a_full_store_says_so_and_evicts_nothing_that_lives() {
+async fn full_store_refuses_claims_and_evicts_nothing_live() {
     let store = MemoryStore::new().max_records(2);
     let ids: Vec<RecordId> = (0..3).map(|number| RecordId::new("", &number.to_string())).collect();
     let running = Claim::new(&ids[0], token(), ONE, LONG, LONG);
@@ -55,7 +55,7 @@ async fn a_full_store_says_so_and_evicts_nothing_that_lives() {
 }
 
 #[tokio::test]
-async fn the_room_for_an_answer_is_reserved_when_the_key_is_claimed() {
+async fn claim_reserves_room_for_response() {
     let store = MemoryStore::new().max_bytes(10_000);
     let (first, second) = (RecordId::new("", "1"), RecordId::new("", "2"));
     let claim = Claim::new(&first, token(), ONE, LONG, LONG).reserve(8_000);
@@ -68,7 +68,7 @@ async fn the_room_for_an_answer_is_reserved_when_the_key_is_claimed() {
 }
 
 #[tokio::test]
-async fn a_record_is_not_forgotten_for_want_of_room() {
+async fn takeover_without_room_keeps_record() {
     let store = MemoryStore::new().max_bytes(5_000);
     let id = RecordId::new("", "1");
     let claim = Claim::new(&id, token(), ONE, LONG, LONG);
@@ -81,7 +81,7 @@ async fn a_record_is_not_forgotten_for_want_of_room() {
 }
 
 #[tokio::test]
-async fn a_sweep_removes_what_has_expired_and_no_more_than_it_is_told() {
+async fn purge_removes_expired_records_up_to_limit() {
     let store = MemoryStore::new();
     let tokens: Vec<_> = (0..100).map(|_| token()).collect();
     let id = |number: usize| RecordId::new("", &number.to_string());
@@ -205,7 +205,7 @@ impl Store for Broken {
 }
 
 #[tokio::test]
-async fn each_clause_names_the_store_that_breaks_it() {
+async fn contract_names_clause_that_defect_breaks() {
     use Defect::*;
     let defects = [
         WinsTwice,
@@ -229,7 +229,7 @@ async fn each_clause_names_the_store_that_breaks_it() {
 }
 
 #[tokio::test]
-async fn a_store_that_gives_a_name_twice_lets_two_win() {
+async fn repeated_token_lets_two_claims_succeed() {
     let store = Broken { store: MemoryStore::new(), defect: Defect::GivesANameTwice, seen: Mutex::default() };
     let message = panic_of(suite(Arc::new(store), |name| RecordId::new("", name))).await;
     assert!(message.starts_with("store_contract, clause 1, "), "{message}");

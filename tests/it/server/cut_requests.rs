@@ -87,7 +87,7 @@ async fn executes_only_whole_requests(served: &Served, charges: &Charges) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cut_body_under_the_layer_runs_no_handler() {
+async fn cut_request_body_runs_no_handler() {
     let charges = Charges::default();
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
     let served = Served::start(charges.router(), layer).await;

@@ -71,7 +71,7 @@ async fn state<S: Store>(layer: &IdempotencyLayer<S>) -> Option<RecordState> {
 
 /// The store fails for less time than the caller waits: nobody notices.
 #[tokio::test]
-async fn short_outage_at_the_end_is_not_noticed() {
+async fn short_outage_at_end_is_hidden() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
     store.failing_ends.store(2, SeqCst);
     let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(Duration::from_secs(60));
@@ -83,7 +83,7 @@ async fn short_outage_at_the_end_is_not_noticed() {
 
 /// It fails for longer: the caller has its answer, and whoever asks later has it, too.
 #[tokio::test]
-async fn answer_leaves_before_a_slow_end_is_stored() {
+async fn response_leaves_before_slow_end_is_stored() {
     for wait in [Duration::ZERO, Duration::from_millis(5)] {
         let (store, shop) = (Failing::new(false, false, 0), Shop::default());
         store.failing_ends.store(4, SeqCst);
@@ -98,7 +98,7 @@ async fn answer_leaves_before_a_slow_end_is_stored() {
 
 /// A store that answers at once has answered before the caller would have to wait.
 #[tokio::test]
-async fn wait_of_zero_still_sees_what_is_stored() {
+async fn wait_of_zero_still_sees_stored_end() {
     let layer =
         IdempotencyLayer::new(steadfast::server::MemoryStore::new(), Scope::single_caller()).end_wait(Duration::ZERO);
     assert_eq!(Shop::default().ask(&layer, "k").await, told(200, "stored", ""));
@@ -106,7 +106,7 @@ async fn wait_of_zero_still_sees_what_is_stored() {
 
 /// The end was stored and its reply was lost: the repetition is told so, whatever the end was.
 #[tokio::test]
-async fn end_whose_reply_was_lost_is_recognised() {
+async fn end_with_lost_reply_is_recognised() {
     let cases = [
         (None, told(200, "stored", ""), told(200, "replayed", ""), 1),
         (Some(ExecutionOutcome::NotExecuted), told(502, "released", ""), told(502, "released", ""), 2),
@@ -125,7 +125,7 @@ async fn end_whose_reply_was_lost_is_recognised() {
 
 /// The claim goes on being renewed while its end waits, so that other processes see an operation that runs.
 #[tokio::test]
-async fn claim_is_renewed_while_its_end_waits() {
+async fn pending_end_keeps_claim_renewed() {
     let (store, shop) = (Arc::new(Failing::new(false, false, 0)), Shop::default());
     store.failing_ends.store(usize::MAX, SeqCst);
     let lease = Duration::from_millis(600);
@@ -146,7 +146,7 @@ async fn claim_is_renewed_while_its_end_waits() {
 
 /// Each bound gives the end up, and says so: the operation is unknown, and nothing waits any more.
 #[tokio::test]
-async fn end_over_a_bound_is_given_up() {
+async fn end_over_limit_becomes_unknown() {
     let bounds = PendingEnds::default();
     for most in [bounds.max_count(0), bounds.max_bytes(0), bounds.max_time(Duration::from_millis(1))] {
         let (store, shop) = (Failing::new(false, true, 0), Shop::default());
@@ -160,7 +160,7 @@ async fn end_over_a_bound_is_given_up() {
 }
 
 #[tokio::test]
-async fn drain_waits_for_an_end_that_waits() {
+async fn drain_waits_for_pending_end() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
     store.failing_ends.store(usize::MAX, SeqCst);
     let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(Duration::ZERO);
@@ -174,7 +174,7 @@ async fn drain_waits_for_an_end_that_waits() {
 
 /// Nothing that a process still has to say is lost with the caller of `process`.
 #[tokio::test]
-async fn mark_is_written_after_its_consumer_is_told() {
+async fn mark_is_written_after_consumer_returns() {
     for dropped in [false, true] {
         let store = SharedStore::new(Failing::new(false, false, 0));
         store.failing_ends.store(3, SeqCst);
@@ -200,7 +200,7 @@ async fn mark_is_written_after_its_consumer_is_told() {
 
 /// 503 said that nothing was executed, so nothing of the claim stays: the key is as free as before.
 #[tokio::test]
-async fn claim_that_nobody_runs_is_cancelled() {
+async fn claim_without_execution_is_cancelled() {
     // Its replies are lost; and the store does not take the cancellation at first, either.
     let (store, shop) = (Failing::new(false, false, 2), Shop::default());
     store.failing_ends.store(3, SeqCst);
@@ -214,7 +214,7 @@ async fn claim_that_nobody_runs_is_cancelled() {
 
 /// A cancelled take-over leaves what it took over: that may have run.
 #[tokio::test]
-async fn cancelled_take_over_is_unknown_again() {
+async fn cancelled_takeover_is_unknown_again() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
     let layer = IdempotencyLayer::new(store, Scope::single_caller()).on_unknown(OnUnknown::Rerun);
     // Another process began it, and died.
@@ -250,7 +250,7 @@ fn fingerprint() -> Fingerprint {
 
 /// A repeat that is told "in progress" asked twice, and its first call may still arrive.
 #[tokio::test]
-async fn late_call_of_a_refused_claim_is_cancelled() {
+async fn late_claim_of_refused_request_is_cancelled() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
     let layer = IdempotencyLayer::new(store, Scope::single_caller());
     let id = id();
@@ -265,7 +265,7 @@ async fn late_call_of_a_refused_claim_is_cancelled() {
 
 /// Whoever goes away while its claim is under way leaves nothing, either.
 #[tokio::test]
-async fn event_given_up_while_it_is_claimed_is_cancelled() {
+async fn event_dropped_during_claim_is_cancelled() {
     let hold = Arc::new((Semaphore::new(0), Notify::new()));
     let store = SharedStore::new(Failing { hold: Some(hold.clone()), ..Failing::new(false, false, 0) });
     let inbox = Inbox::with_shared_store(store.clone());
@@ -285,7 +285,7 @@ async fn event_given_up_while_it_is_claimed_is_cancelled() {
 /// 300 requests meet a Redis that stands still: all are told that nothing was executed, and all of
 /// it is true when Redis goes on, although their claims reach it after that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopped_redis_holds_no_key_for_nobody() {
+async fn stopped_redis_keeps_no_orphaned_claim() {
     use steadfast_redis::RedisStore;
 
     use super::redis_server::RedisServer;
@@ -315,7 +315,7 @@ const RECORDS: &str = "local names = {} for _, name in ipairs(redis.call('KEYS',
 
 /// 300 requests meet a table that somebody has locked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locked_table_holds_no_key_for_nobody() {
+async fn locked_table_keeps_no_orphaned_claim() {
     use steadfast_postgres::PostgresStore;
 
     use super::postgres::{count, pool};

@@ -21,7 +21,7 @@ use super::failing::Failing;
 use super::support::{Executions, Served, header, problem};
 
 #[tokio::test]
-async fn an_answer_that_outlasts_its_lease_keeps_the_key() {
+async fn response_body_beyond_lease_keeps_key() {
     for lapsed in [OnUnknown::Reject, OnUnknown::Rerun] {
         let executions = Executions::default();
         let end = Arc::new(Notify::new());
@@ -59,7 +59,7 @@ async fn an_answer_that_outlasts_its_lease_keeps_the_key() {
 }
 
 #[tokio::test]
-async fn a_body_that_panics_is_cut_and_never_passes_for_whole() {
+async fn panic_in_body_cuts_response() {
     for length in [None, Some("3"), Some("5000000")] {
         let dies = post(move || async move {
             let chunks = futures_util::stream::unfold(0, |chunk| async move {
@@ -114,7 +114,7 @@ impl http_body::Body for Trailing {
 }
 
 #[tokio::test]
-async fn trailers_come_last_and_are_not_forgotten() {
+async fn response_with_trailers_is_sent_but_not_replayed() {
     for most in [10, 1000] {
         let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_response(most);
         let app = Router::new().route("/", post(|| async { Body::new(Trailing(0)) })).layer(layer);
@@ -136,7 +136,7 @@ async fn trailers_come_last_and_are_not_forgotten() {
 }
 
 #[tokio::test]
-async fn a_layer_in_a_nested_router_can_be_told_the_whole_path() {
+async fn layer_in_nested_router_sees_original_path() {
     let close = |Path(id): Path<String>| async move { format!("closed {id}") };
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).target(|parts| {
         let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
@@ -154,7 +154,7 @@ async fn a_layer_in_a_nested_router_can_be_told_the_whole_path() {
 }
 
 #[tokio::test]
-async fn an_event_whose_answer_was_not_kept_was_handled_all_the_same() {
+async fn event_with_unstored_response_is_not_rerun() {
     let executions = Executions::default();
     let counted = executions.clone();
     let handler = post(move || async move {
@@ -171,7 +171,7 @@ async fn an_event_whose_answer_was_not_kept_was_handled_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_claim_whose_replies_were_lost_does_not_burn_a_key_that_nothing_ran_under() {
+async fn claim_with_lost_replies_leaves_key_free() {
     let executions = Executions::default();
     let counted = executions.clone();
     let handler = post(move || async move { (StatusCode::CREATED, counted.add().to_string()) });

@@ -100,7 +100,7 @@ mod postgres {
     }
 
     #[tokio::test]
-    async fn schema_that_was_run_by_hand_is_enough() {
+    async fn schema_run_by_hand_suffices() {
         let (_, pool) = pool().await;
         sqlx::raw_sql(PostgresStore::SCHEMA).execute(&pool).await.unwrap();
         let store = PostgresStore::new(pool);

@@ -432,7 +432,7 @@ async fn handler_that_died_is_not_alive() {
 
 /// Each runtime renews what runs in it: one whose only thread is blocked does not keep another from it.
 #[tokio::test]
-async fn blocked_runtime_leaves_others_their_leases() {
+async fn blocked_runtime_does_not_stop_other_renewals() {
     let store = Arc::new(MemoryStore::new());
     let shared = SharedStore::from(store.clone());
     let begun = Arc::new(Notify::new());
@@ -470,7 +470,7 @@ async fn blocked_runtime_leaves_others_their_leases() {
 }
 
 #[tokio::test]
-async fn lost_claim_is_told_to_its_handler() {
+async fn handler_learns_of_lost_claim() {
     let (store, lease) = (Arc::new(Failing::new(false, false, 0)), Duration::from_millis(60));
     store.renews.store(false, Ordering::SeqCst);
     let layer = |handle: SharedStore<Failing>| {
@@ -508,7 +508,7 @@ async fn lost_claim_is_told_to_its_handler() {
 }
 
 #[tokio::test]
-async fn handler_over_its_time_is_cancelled() {
+async fn handler_over_time_limit_is_cancelled() {
     for (lapsed, again) in [(OnUnknown::Reject, (409, "outcome-unknown")), (OnUnknown::Rerun, (200, ""))] {
         let (layer, dropped) = (
             IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).on_unknown(lapsed),
@@ -537,7 +537,7 @@ async fn handler_over_its_time_is_cancelled() {
 }
 
 #[tokio::test]
-async fn handler_within_its_time_is_not_cancelled() {
+async fn handler_within_time_limit_completes() {
     let layer =
         IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_handler_time(Duration::from_secs(60));
     let verdict = service_fn(|_: Request<Body>| async {
@@ -553,7 +553,7 @@ async fn handler_within_its_time_is_not_cancelled() {
 /// A claim whose reply takes longer than its lease may be another's by then: it is asked for anew,
 /// and nothing runs under an old one.
 #[tokio::test]
-async fn claim_told_after_its_lease_runs_nothing() {
+async fn claim_confirmed_after_lease_runs_nothing() {
     let lease = Duration::from_millis(40);
     let store = Failing { late: 2 * lease, ..Failing::new(false, false, 0) };
     let layer = IdempotencyLayer::new(store, Scope::single_caller()).lease(lease);

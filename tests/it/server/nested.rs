@@ -75,7 +75,7 @@ async fn layers_of_two_scopes_both_record() {
 }
 
 #[tokio::test]
-async fn key_inside_of_an_event_is_honoured() {
+async fn key_inside_event_is_honoured() {
     let (executions, store) = (Executions::default(), SharedStore::new(MemoryStore::new()));
     let events = || WebhookLayer::with_shared_store(store.clone(), "billing", EventId::stripe());
     let keys = IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller()).required();
@@ -97,7 +97,7 @@ async fn key_inside_of_an_event_is_honoured() {
 }
 
 #[tokio::test]
-async fn refusal_of_an_inner_layer_is_not_stored() {
+async fn rejection_by_inner_layer_is_not_stored() {
     let executions = Executions::default();
     let tenant = Scope::from_fn(|parts| Some(parts.headers.get("x-tenant")?.to_str().ok()?.to_owned()));
     let deadline = HeaderName::from_static("x-deadline-ms");
@@ -121,7 +121,7 @@ async fn refusal_of_an_inner_layer_is_not_stored() {
 }
 
 #[tokio::test]
-async fn panic_behind_an_inner_layer_is_unknown() {
+async fn panic_behind_inner_layer_is_unknown() {
     let executions = Executions::default();
     let counted = executions.clone();
     let dies = post(move || async move {

@@ -55,7 +55,7 @@ impl Store for Slow {
 }
 
 #[tokio::test]
-async fn operation_begun_here_meanwhile_is_not_taken_over() {
+async fn local_operation_is_not_taken_over() {
     let closed = || Semaphore::new(0);
     let store =
         Slow { may_answer: Arc::new([closed(), closed()]), asked: Arc::default(), cancelled: Arc::new(closed()) };

@@ -52,7 +52,7 @@ where
 
 /// Whatever the caller does, a claim that was made is run once and to its end, and one that was not is not.
 #[tokio::test]
-async fn a_caller_may_go_away_at_any_poll() {
+async fn caller_dropped_at_any_poll_runs_once_or_never() {
     for claim_polls in 0..4 {
         for caller_polls in 0..6 {
             for lapsed_before in [false, true] {
@@ -102,7 +102,7 @@ async fn a_caller_may_go_away_at_any_poll() {
 
 /// The lease begins when it is asked for. What a store takes to say so is part of it: here more than the third after which it is renewed.
 #[tokio::test]
-async fn a_claim_that_is_answered_late_is_renewed_at_once() {
+async fn late_claim_reply_is_renewed_at_once() {
     let lease = Duration::from_secs(3);
     let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
     let layer =
@@ -121,7 +121,7 @@ async fn a_claim_that_is_answered_late_is_renewed_at_once() {
 
 /// As for the layer.
 #[tokio::test]
-async fn an_event_whose_claim_is_answered_late_is_renewed_at_once() {
+async fn late_event_claim_reply_is_renewed_at_once() {
     let lease = Duration::from_secs(3);
     let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
     let handling = |_| async { tokio::time::timeout(lease / 6, store.renewed.notified()).await };
@@ -148,7 +148,7 @@ impl Body for Understated {
 
 /// The handler has acted and answered: that its answer is longer than what is kept of others does not make it unknown.
 #[tokio::test]
-async fn an_answer_that_is_longer_than_it_says_is_kept() {
+async fn body_longer_than_size_hint_is_stored() {
     let executions = Executions::default();
     let layer =
         IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_response(4).on_unknown(OnUnknown::Rerun);
@@ -223,7 +223,7 @@ impl Service<Request<Full<Bytes>>> for DyingService {
 }
 
 #[tokio::test]
-async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
+async fn panic_in_destructor_is_unknown() {
     for (lapsed, runs, second) in
         [(OnUnknown::Reject, 1, "outcome-unknown"), (OnUnknown::Rerun, 2, "outcome-unknown-handler-failed")]
     {
@@ -301,7 +301,7 @@ impl Service<Request<Full<Bytes>>> for Called {
 }
 
 #[tokio::test]
-async fn what_a_service_holds_is_given_back_before_its_answer_is_read() {
+async fn service_is_dropped_before_body_is_read() {
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
     let answer = layer.layer(Called(Arc::default(), false)).oneshot(request()).await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "true");

@@ -29,14 +29,14 @@ async fn win(store: &RedbStore, id: &RecordId) -> ClaimToken {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract() {
+async fn contract_holds() {
     let folder = tempfile::tempdir().unwrap();
     let store = RedbStore::open(folder.path().join("keys.redb")).unwrap();
     contract::suite(Arc::new(store), |name| RecordId::new("contract", name)).await;
 }
 
 #[tokio::test]
-async fn an_end_outlives_the_process_and_a_claim_without_an_owner_is_unknown() {
+async fn reopened_file_keeps_ends_and_claims_are_unknown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
     let (done, running) = (RecordId::new("", "done"), RecordId::new("", "running"));
@@ -58,7 +58,7 @@ async fn an_end_outlives_the_process_and_a_claim_without_an_owner_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_damaged_record_is_refused_and_neither_replayed_nor_rerun() {
+async fn damaged_record_is_not_replayed_or_rerun() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
     let id = RecordId::new("", "k");
@@ -83,7 +83,7 @@ async fn a_damaged_record_is_refused_and_neither_replayed_nor_rerun() {
 }
 
 #[tokio::test]
-async fn a_bound_store_says_when_it_is_full() {
+async fn store_over_max_records_is_full() {
     let folder = tempfile::tempdir().unwrap();
     let store = RedbStore::open(folder.path().join("keys.redb")).unwrap().max_records(1);
     win(&store, &RecordId::new("", "1")).await;
@@ -120,7 +120,7 @@ async fn child_that_is_killed() {
 }
 
 #[tokio::test]
-async fn every_acknowledged_word_survives_a_kill_at_any_instant() {
+async fn kill_at_any_instant_keeps_acknowledged_ends() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
     let (mut done, mut claimed) = (Vec::new(), Vec::new());
@@ -160,7 +160,7 @@ async fn every_acknowledged_word_survives_a_kill_at_any_instant() {
 
 /// What the child of the next test does until it is killed: makes one file after another.
 #[test]
-fn child_that_makes_files() {
+fn child_that_creates_files() {
     let Ok(folder) = std::env::var(CHILD) else { return };
     for number in 0.. {
         RedbStore::open(format!("{folder}/{number}.redb")).unwrap();
@@ -169,11 +169,11 @@ fn child_that_makes_files() {
 }
 
 #[test]
-fn a_kill_while_the_file_is_made_leaves_no_file_or_a_whole_one() {
+fn kill_during_creation_leaves_no_partial_file() {
     for round in 0..10 {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "server::redb::child_that_makes_files", "--nocapture"])
+            .args(["--exact", "server::redb::child_that_creates_files", "--nocapture"])
             .env(CHILD, folder.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -228,7 +228,7 @@ async fn child_whose_disk_is_full() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn full_disk_is_survived_once_there_is_room() {
+async fn store_recovers_from_full_disk() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
     // A file beyond the limit is an I/O error, as one on a full disk is.

@@ -71,14 +71,14 @@ fn unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract() {
+async fn contract_holds() {
     let store = RedisStore::connect(&shared()).await.unwrap();
     let run = format!("{:?}", token().as_bytes());
     contract::suite(Arc::new(store), |name| RecordId::new(&run, name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract_on_a_cluster() {
+async fn contract_holds_on_cluster() {
     let buses = [free_port(), free_port(), free_port()].map(|port| port.to_string());
     let nodes = buses.each_ref().map(|bus| RedisServer::start(&["--cluster-enabled", "yes", "--cluster-port", bus]));
     let slots = [("0", "5461"), ("5462", "10922"), ("10923", "16383")];
@@ -114,7 +114,7 @@ async fn child_that_contends() {
 }
 
 #[test]
-fn of_many_claims_in_two_processes_one_is_won() {
+fn claims_in_two_processes_one_succeeds() {
     for _ in 0..5 {
         let run = format!("{:?}", token().as_bytes());
         assert_eq!(processes::contest("server::redis::child_that_contends", &run, 2), 1);
@@ -122,7 +122,7 @@ fn of_many_claims_in_two_processes_one_is_won() {
 }
 
 #[tokio::test]
-async fn a_call_whose_reply_was_lost_is_made_again_and_has_one_effect() {
+async fn call_with_lost_reply_is_repeated_with_one_effect() {
     let wire = Wire::to(&shared()).await;
     let store = RedisStore::connect(&wire.url).await.unwrap();
     let sent = || String::from_utf8_lossy(&wire.requests()).matches("EVALSHA").count();
@@ -155,7 +155,7 @@ async fn a_call_whose_reply_was_lost_is_made_again_and_has_one_effect() {
 }
 
 #[tokio::test]
-async fn no_request_holds_a_time_of_this_process() {
+async fn requests_carry_no_local_time() {
     let wire = Wire::to(&shared()).await;
     let store = RedisStore::connect(&wire.url).await.unwrap();
     let id = fresh();
@@ -185,7 +185,7 @@ async fn no_request_holds_a_time_of_this_process() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_outlives_a_kill_of_redis() {
+async fn acknowledged_records_survive_redis_kill() {
     let mut server = RedisServer::start(&[]);
     let store = RedisStore::connect(&server.url()).await.unwrap();
     assert_eq!(store.warnings(), []);
@@ -213,7 +213,7 @@ async fn what_was_acknowledged_outlives_a_kill_of_redis() {
 }
 
 #[tokio::test]
-async fn while_redis_is_down_nothing_is_executed() {
+async fn redis_outage_executes_nothing() {
     let mut server = RedisServer::start(&[]);
     let executions = Executions::default();
     let counted = executions.clone();
@@ -236,7 +236,7 @@ async fn while_redis_is_down_nothing_is_executed() {
 }
 
 #[tokio::test]
-async fn redis_restarted_at_the_end_is_told_later() {
+async fn redis_restart_at_end_stores_end_later() {
     let server = Arc::new(std::sync::Mutex::new(RedisServer::start(&[])));
     let url = server.lock().unwrap().url();
     let executions = Executions::default();
@@ -261,7 +261,7 @@ async fn redis_restarted_at_the_end_is_told_later() {
 }
 
 #[tokio::test]
-async fn a_frozen_redis_is_unavailable_and_what_it_did_can_be_asked_again() {
+async fn frozen_redis_is_unavailable_and_calls_repeatable() {
     let server = RedisServer::start(&[]);
     let store = RedisStore::connect(&server.url()).await.unwrap().timeout(Duration::from_millis(200));
     let (id, warm) = (fresh(), fresh());
@@ -275,7 +275,7 @@ async fn a_frozen_redis_is_unavailable_and_what_it_did_can_be_asked_again() {
 }
 
 #[tokio::test]
-async fn no_redis_at_all_is_told_at_once() {
+async fn missing_redis_fails_at_once() {
     let nobody = format!("redis://:s3cret@127.0.0.1:{}", free_port());
     for url in [nobody.as_str(), "redis://:s3cret@127.0.0.1:port", "http://127.0.0.1"] {
         let error = RedisStore::connect(url).await.unwrap_err();
@@ -287,7 +287,7 @@ async fn no_redis_at_all_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_refused_and_left_as_it_is() {
+async fn unreadable_record_is_refused_and_unchanged() {
     let url = shared();
     let store = RedisStore::connect(&url).await.unwrap();
     let damages: [(&[&str], RecordError); 6] = [
@@ -323,7 +323,7 @@ async fn what_cannot_be_read_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_record_lives_as_long_as_its_retention_and_a_claim_for_its_lease_as_well() {
+async fn key_expires_after_lease_and_retention() {
     let url = shared();
     let store = RedisStore::connect(&url).await.unwrap();
     let id = fresh();
@@ -354,7 +354,7 @@ async fn a_record_lives_as_long_as_its_retention_and_a_claim_for_its_lease_as_we
 }
 
 #[tokio::test]
-async fn a_claim_whose_expiry_was_changed_lapses_and_is_not_forgotten() {
+async fn claim_with_changed_expiry_lapses_but_stays() {
     let url = shared();
     let store = RedisStore::connect(&url).await.unwrap();
     let id = fresh();
@@ -374,7 +374,7 @@ async fn a_claim_whose_expiry_was_changed_lapses_and_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn stores_with_other_prefixes_have_other_records() {
+async fn prefixes_separate_records() {
     let url = shared();
     let one = RedisStore::connect(&url).await.unwrap().prefix("one:");
     let other = RedisStore::connect(&url).await.unwrap().prefix("other:");
@@ -385,7 +385,7 @@ async fn stores_with_other_prefixes_have_other_records() {
 }
 
 #[tokio::test]
-async fn a_server_that_may_forget_is_warned_of() {
+async fn server_that_may_lose_records_gives_warning() {
     assert_eq!(RedisStore::connect(&shared()).await.unwrap().warnings(), []);
     let server = RedisServer::start(&["--maxmemory-policy", "volatile-lru", "--appendonly", "no"]);
     let store = RedisStore::connect(&server.url()).await.unwrap();
@@ -404,7 +404,7 @@ fn as_user(server: &RedisServer, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_permissions_that_the_docs_name_are_enough() {
+async fn documented_permissions_suffice() {
     const DOCS: &str = "~steadfast:* +evalsha +script|load +hmget +hset +hdel +pttl +pexpire +del +exists +set";
     assert!(include_str!("../../../crates/steadfast-redis/src/lib.rs").contains(DOCS), "the docs say something else");
     let server = RedisServer::start(&[]);
@@ -417,7 +417,7 @@ async fn the_permissions_that_the_docs_name_are_enough() {
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_claims_and_lets_ends_through() {
+async fn full_redis_refuses_claims_but_stores_ends() {
     let server = RedisServer::start(&[]);
     let store = RedisStore::connect(&server.url()).await.unwrap();
     let (first, second, third, lapsed) = (fresh(), fresh(), fresh(), fresh());
@@ -454,7 +454,7 @@ async fn a_full_redis_refuses_claims_and_lets_ends_through() {
 }
 
 #[tokio::test]
-async fn claim_too_few_replicas_have_is_not_won() {
+async fn claim_on_too_few_replicas_fails() {
     let primary = RedisServer::start(&[]);
     let wait = Duration::from_millis(50);
     let store = RedisStore::connect(&primary.url()).await.unwrap().replicas(1, wait);

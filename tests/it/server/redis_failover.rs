@@ -78,7 +78,7 @@ impl Pair {
 }
 
 #[tokio::test]
-async fn every_call_finds_the_new_primary() {
+async fn every_call_finds_new_primary() {
     let pair = Pair::start().await;
     let store = RedisStore::connect(&pair.name.url).await.unwrap();
     let names = ["renewed", "completed", "released", "abandoned"].map(id);
@@ -113,7 +113,7 @@ async fn every_call_finds_the_new_primary() {
 }
 
 #[tokio::test]
-async fn a_failover_refuses_no_request() {
+async fn failover_refuses_no_request() {
     let pair = Pair::start().await;
     let executions = Executions::default();
     let counted = executions.clone();
@@ -137,7 +137,7 @@ async fn a_failover_refuses_no_request() {
 }
 
 #[tokio::test]
-async fn until_the_name_moves_few_connections_are_made() {
+async fn unmoved_name_gets_few_reconnections() {
     let pair = Pair::start().await;
     let store = RedisStore::connect(&pair.name.url).await.unwrap();
     pair.fail_over().await;
@@ -155,7 +155,7 @@ async fn until_the_name_moves_few_connections_are_made() {
 }
 
 #[tokio::test]
-async fn a_primary_demoted_while_a_claim_waits_is_left() {
+async fn primary_demoted_during_wait_is_replaced() {
     let pair = Pair::start().await;
     let store = RedisStore::connect(&pair.name.url).await.unwrap().replicas(2, Duration::from_secs(10));
     let waiting = tokio::spawn(async move {
@@ -191,7 +191,7 @@ async fn saying(answer: &'static str) -> String {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_the_primary_is_left() {
+async fn wrong_server_is_replaced() {
     let primary = RedisServer::start(&[]);
     for answer in [
         "-READONLY You can't write against a read only replica.\r\n",
@@ -219,7 +219,7 @@ async fn a_server_that_is_not_the_primary_is_left() {
 }
 
 #[tokio::test]
-async fn a_login_that_was_refused_is_tried_again() {
+async fn refused_login_is_retried() {
     let (right, wrong) =
         (RedisServer::start(&["--requirepass", "pw"]), RedisServer::start(&["--requirepass", "other"]));
     let name = Wire::to(&right.url()).await;

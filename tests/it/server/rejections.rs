@@ -97,7 +97,7 @@ fn unchecked(executions: &Executions) -> Router {
 }
 
 #[tokio::test]
-async fn unmarked_rejection_is_stored_and_the_422_says_so() {
+async fn unmarked_rejection_is_stored_and_422_explains() {
     // The last mistake is about a route that is not here.
     for number in 0..6 {
         let executions = Executions::default();
@@ -129,7 +129,7 @@ async fn success_that_holds_a_key_is_not_called_a_4xx() {
 }
 
 #[tokio::test]
-async fn released_statuses_are_the_users_word() {
+async fn only_listed_statuses_release_key() {
     for (statuses, releases) in
         [(&[StatusCode::BAD_REQUEST][..], true), (&[StatusCode::NOT_FOUND], false), (&[], false)]
     {
@@ -145,7 +145,7 @@ async fn released_statuses_are_the_users_word() {
 }
 
 #[tokio::test]
-async fn success_and_verdict_outrank_released_statuses() {
+async fn success_and_outcome_outrank_released_statuses() {
     use axum::Extension;
     use steadfast::server::ExecutionOutcome;
 
@@ -168,7 +168,7 @@ async fn success_and_verdict_outrank_released_statuses() {
 }
 
 #[tokio::test]
-async fn handler_may_look_at_the_rejection() {
+async fn handler_may_inspect_rejection() {
     let executions = Executions::default();
     let counted = executions.clone();
     // It goes on without an order, so its answer is the end of the operation.

@@ -86,7 +86,7 @@ async fn hosts_can_be_scopes() {
 }
 
 #[tokio::test]
-async fn another_host_under_the_key_is_refused() {
+async fn other_host_under_key_is_rejected() {
     let executions = Executions::default();
     let served = Served::start(counting(&executions), layer(Scope::single_caller())).await;
     let ask = |host: &'static str| served.post("/orders", "k").header("host", host).send();
@@ -106,7 +106,7 @@ async fn another_host_under_the_key_is_refused() {
 }
 
 #[tokio::test]
-async fn repeat_over_another_http_version_is_the_same() {
+async fn repeat_over_other_http_version_is_replayed() {
     let executions = Executions::default();
     let served = Served::start(counting(&executions), layer(Scope::single_caller())).await;
     assert_eq!(served.post("/orders", "k").send().await.unwrap().version(), http::Version::HTTP_11);
@@ -123,7 +123,7 @@ async fn repeat_over_another_http_version_is_the_same() {
 }
 
 #[tokio::test]
-async fn host_can_be_told_or_left_out() {
+async fn host_can_be_set_or_ignored() {
     let executions = Executions::default();
     let by_proxy = layer(Scope::single_caller())
         .host(|parts| Some(parts.headers.get("x-forwarded-host")?.to_str().ok()?.to_owned()));

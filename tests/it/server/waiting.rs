@@ -63,7 +63,7 @@ async fn until_claimed(slow: &Slow, claims: usize) {
 }
 
 #[test]
-fn look_that_panics_keeps_no_repeat_busy() {
+fn panic_in_get_leaves_no_repeat_waiting() {
     let slow = Slow::new(3);
     let runtime = runtime();
     runtime.block_on(async {
@@ -83,7 +83,7 @@ fn look_that_panics_keeps_no_repeat_busy() {
 }
 
 #[test]
-fn runtime_that_ends_leaves_no_repeat_busy() {
+fn dropped_runtime_leaves_no_repeat_waiting() {
     let slow = Slow::new(0);
     let (gone, runtime) = (runtime(), runtime());
     let first = slow.ask(&runtime, Duration::ZERO);

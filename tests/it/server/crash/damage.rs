@@ -157,7 +157,7 @@ async fn whole_images_open_and_replay() {
 }
 
 #[tokio::test]
-async fn damage_in_the_last_commit_is_refused() {
+async fn damaged_last_commit_is_refused() {
     let images = Images::make().await;
     let written = images.last_commit();
     let tally = flip_each(&images, &images.killed, random_bits(&written, 60, 1)).await;
@@ -187,7 +187,7 @@ async fn damaged_keys_are_not_claimed_again() {
 }
 
 #[tokio::test]
-async fn damage_in_the_header_is_not_opened_with_a_loss() {
+async fn damaged_header_never_opens_with_loss() {
     let images = Images::make().await;
     for image in [&images.killed, &images.closed] {
         let all = positions(0..64).into_iter().flat_map(|at| (0..8).map(move |bit| (at, bit)));
@@ -198,7 +198,7 @@ async fn damage_in_the_header_is_not_opened_with_a_loss() {
 }
 
 #[tokio::test]
-async fn damage_anywhere_is_not_opened_with_a_loss() {
+async fn damage_anywhere_never_opens_with_loss() {
     let images = Images::make().await;
     for (image, seed) in [(&images.killed, 4), (&images.closed, 5)] {
         // Most of the file is pages that are free; half of the flips are where something is.
@@ -222,7 +222,7 @@ async fn finished(store: &RedbStore) -> usize {
 }
 
 #[tokio::test]
-async fn accepted_repair_keeps_the_readable_records() {
+async fn accepted_repair_keeps_readable_records() {
     let images = Images::make().await;
     let kept = images.folder.path().join("damaged.redb.damaged-1");
     let (mut repaired, mut whole) = (0, 0);
@@ -249,7 +249,7 @@ async fn accepted_repair_keeps_the_readable_records() {
 }
 
 #[tokio::test]
-async fn accepted_repair_keeps_what_is_beside_the_damage() {
+async fn accepted_repair_keeps_records_beside_damage() {
     let images = Images::make().await;
     let first = RecordId::new("", &key(0));
     let mut damaged = images.closed.clone();
@@ -266,7 +266,7 @@ async fn accepted_repair_keeps_what_is_beside_the_damage() {
 }
 
 #[tokio::test]
-async fn nothing_to_repair_from_is_beyond_repair() {
+async fn file_without_readable_commit_is_beyond_repair() {
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in [("empty", Vec::new()), ("text", b"no database, and longer than its magic number".to_vec())]
     {

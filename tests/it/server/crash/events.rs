@@ -66,7 +66,7 @@ mod embedded {
     }
 
     #[tokio::test]
-    async fn an_event_is_never_lost() {
+    async fn crash_at_any_step_never_loses_event() {
         at_every_point(
             "server::crash::events::embedded::child",
             async || Scene::file(),
@@ -89,7 +89,7 @@ mod remote {
     }
 
     #[tokio::test]
-    async fn an_event_is_never_lost() {
+    async fn crash_at_any_step_never_loses_event() {
         at_every_point(
             "server::crash::events::remote::child",
             async || Scene::prefix(),
@@ -112,7 +112,7 @@ mod database {
     }
 
     #[tokio::test]
-    async fn an_event_is_never_lost() {
+    async fn crash_at_any_step_never_loses_event() {
         at_every_point("server::crash::events::database::child", scene::schema, async |scene, point| {
             check_apart(scene::postgres(scene.place()).await.1, &scene.log(), point).await;
         })
@@ -154,7 +154,7 @@ mod transaction {
     }
 
     #[tokio::test]
-    async fn an_event_has_exactly_one_effect() {
+    async fn crash_at_any_step_gives_event_one_effect() {
         at_every_point("server::crash::events::transaction::child", scene_with_effects, async |scene, point| {
             let (pool, store) = scene::postgres(scene.place()).await;
             let inbox = inbox(store.transactional(), "");

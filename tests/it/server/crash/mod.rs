@@ -186,7 +186,7 @@ mod embedded {
     }
 
     #[tokio::test]
-    async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
+    async fn crash_at_any_step_charges_at_most_once() {
         at_every_point(
             "server::crash::embedded::child",
             async || Scene::file(),
@@ -209,7 +209,7 @@ mod remote {
     }
 
     #[tokio::test]
-    async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
+    async fn crash_at_any_step_charges_at_most_once() {
         at_every_point(
             "server::crash::remote::child",
             async || Scene::prefix(),
@@ -232,7 +232,7 @@ mod database {
     }
 
     #[tokio::test]
-    async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
+    async fn crash_at_any_step_charges_at_most_once() {
         at_every_point("server::crash::database::child", scene::schema, async |scene, point| {
             check_apart(scene::postgres(scene.place()).await.1, &scene.log(), point).await;
         })
@@ -277,7 +277,7 @@ mod transaction {
     }
 
     #[tokio::test]
-    async fn a_process_that_dies_at_any_step_has_written_its_row_exactly_once() {
+    async fn crash_at_any_step_writes_row_exactly_once() {
         at_every_point("server::crash::transaction::child", scene_with_orders, async |scene, point| {
             let (pool, store) = scene::postgres(scene.place()).await;
             let rows = async || count("SELECT count(*) FROM orders", &pool).await;

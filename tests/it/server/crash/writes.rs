@@ -64,7 +64,7 @@ async fn child() {
 }
 
 #[tokio::test]
-async fn a_process_that_dies_at_any_write_has_charged_at_most_once() {
+async fn crash_at_any_write_charges_at_most_once() {
     let mut told = std::collections::BTreeMap::<(u16, usize), usize>::new();
     for nth in 1.. {
         let folder = tempfile::tempdir().unwrap();
@@ -105,7 +105,7 @@ fn over(disk: &Disk) -> Option<RedbStore> {
 }
 
 #[tokio::test]
-async fn a_machine_that_loses_power_at_any_write_has_charged_at_most_once() {
+async fn power_loss_at_any_write_charges_at_most_once() {
     let new = Disk::new(Vec::new(), 0);
     drop(over(&new).unwrap());
     let mut cuts = 0;

@@ -12,11 +12,11 @@ use steadfast::server::{
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
-async fn only_an_unknown_operation_can_be_given_back() {
+async fn only_unknown_operation_is_released_by_hand() {
     only_what_is_unknown(MemoryStore::new(), true).await;
 }
 #[tokio::test]
-async fn only_an_unknown_operation_can_be_given_back_in_a_database() {
+async fn database_releases_only_unknown_operation_by_hand() {
     use crate::server::postgres::store;
     only_what_is_unknown(store().await, true).await;
     only_what_is_unknown(store().await.transactional(), false).await;

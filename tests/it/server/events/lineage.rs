@@ -34,7 +34,7 @@ async fn order(State(shop): State<Shop>, Extension(operation): Extension<Operati
 }
 
 #[tokio::test]
-async fn one_order_one_charge() {
+async fn repeated_order_charges_once() {
     let (charged, orders) = (Executions::default(), Executions::default());
     let layer = |scope| IdempotencyLayer::new(MemoryStore::new(), scope).required();
     let payments = Router::new().route("/charges", post(charge)).with_state(charged.clone());

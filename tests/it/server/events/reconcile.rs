@@ -35,7 +35,7 @@ where
 }
 
 #[tokio::test]
-async fn what_was_applied_is_answered_and_stays_so() {
+async fn applied_operation_gets_lasting_response() {
     let executions = Executions::default();
     let served = serve(&executions, |lapse| async move {
         assert_eq!((lapse.method.as_str(), lapse.uri.path(), &lapse.body[..]), ("POST", "/charges", b"x".as_slice()));
@@ -54,7 +54,7 @@ async fn what_was_applied_is_answered_and_stays_so() {
 }
 
 #[tokio::test]
-async fn what_was_found_is_told_even_if_it_cannot_be_stored() {
+async fn found_outcome_is_sent_even_if_not_stored() {
     let executions = Executions::default();
     let store = Failing::new(false, true, 0);
     let layer = IdempotencyLayer::new(store, Scope::single_caller())
@@ -70,7 +70,7 @@ async fn what_was_found_is_told_even_if_it_cannot_be_stored() {
 }
 
 #[tokio::test]
-async fn what_was_not_applied_runs() {
+async fn operation_not_applied_runs() {
     let executions = Executions::default();
     let served = serve(&executions, |_| async { Reconciliation::NotApplied }).await;
     let again = served.post("/charges", "k").body("x").send().await.unwrap();
@@ -81,7 +81,7 @@ async fn what_was_not_applied_runs() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_told_is_refused_and_asked_about_again() {
+async fn undecided_hook_rejects_and_is_asked_again() {
     let executions = Executions::default();
     let asked = Executions::default();
     let counted = asked.clone();
@@ -104,7 +104,7 @@ async fn what_cannot_be_told_is_refused_and_asked_about_again() {
 }
 
 #[tokio::test]
-async fn a_hook_that_panics_before_its_future_has_found_nothing_out() {
+async fn hook_that_panics_at_once_leaves_unknown() {
     let executions = Executions::default();
     let served = serve(&executions, |lapse| {
         assert_eq!(lapse.method.as_str(), "no method", "this hook dies on purpose");
@@ -119,7 +119,7 @@ async fn a_hook_that_panics_before_its_future_has_found_nothing_out() {
 }
 
 #[tokio::test]
-async fn one_looks_at_a_time() {
+async fn concurrent_repeats_run_one_reconciliation() {
     let executions = Executions::default();
     let (asked, go_on) = (Executions::default(), Arc::new(Notify::new()));
     let (counted, gate) = (asked.clone(), go_on.clone());
@@ -143,7 +143,7 @@ async fn one_looks_at_a_time() {
     assert_eq!((executions.count(), asked.count()), (2, 1));
 }
 #[tokio::test]
-async fn while_one_looks_in_a_transaction_the_others_are_told_so_at_once() {
+async fn reconciling_in_transaction_rejects_others_at_once() {
     use steadfast::server::OnUnknown;
 
     let executions = Executions::default();
@@ -208,7 +208,7 @@ impl Store for TakenMeanwhile {
 }
 
 #[tokio::test]
-async fn key_taken_before_the_hook_is_asked_is_refused() {
+async fn key_taken_before_hook_runs_is_rejected() {
     let executions = Executions::default();
     let layer =
         IdempotencyLayer::new(TakenMeanwhile, Scope::single_caller()).reconcile(|_| async { Reconciliation::Unknown });

@@ -68,7 +68,7 @@ impl Shop {
 }
 
 #[tokio::test]
-async fn lost_commit_frees_the_key() {
+async fn lost_commit_releases_key() {
     let shop = Shop::open().await;
     shop.proxy.commits(Commits::Lost);
     assert_eq!(shop.order().await, told(503, "released", "rolled-back"));
@@ -80,7 +80,7 @@ async fn lost_commit_frees_the_key() {
 }
 
 #[tokio::test]
-async fn unanswered_commit_is_found() {
+async fn commit_without_reply_is_looked_up() {
     let shop = Shop::open().await;
     shop.proxy.commits(Commits::Unanswered);
     assert_eq!(shop.order().await, told(200, "stored", "order 1"));

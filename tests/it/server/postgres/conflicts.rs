@@ -123,7 +123,7 @@ fn id_of(response: &steadfast::reqwest::Response) -> i32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_deadlocked_handler_leaves_a_free_key() {
+async fn deadlock_in_handler_releases_key() {
     for lapsed in [OnUnknown::Rerun, OnUnknown::Reject] {
         let shop = Shop::open(careless, lapsed).await;
         let [sold, deadlocked] = both(&shop).await;
@@ -137,7 +137,7 @@ async fn a_deadlocked_handler_leaves_a_free_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_success_that_was_rolled_back_is_a_503() {
+async fn rolled_back_success_becomes_503() {
     for lapsed in [OnUnknown::Rerun, OnUnknown::Reject] {
         let shop = Shop::open(blind, lapsed).await;
         let [sold, undone] = both(&shop).await;
@@ -164,7 +164,7 @@ async fn insert_one(Shared(handled): Shared<Handled>, Extension(lent): Lending, 
 }
 
 #[tokio::test]
-async fn a_conflict_at_the_end_leaves_a_free_key() {
+async fn conflict_at_commit_releases_key() {
     for (lapsed, trigger) in
         [(OnUnknown::Rerun, AT_COMMIT), (OnUnknown::Reject, AT_COMMIT), (OnUnknown::Reject, AT_THE_RECORD)]
     {
@@ -193,7 +193,7 @@ async fn order_one(Shared(handled): Shared<Handled>, Extension(lent): Lending, P
 }
 
 #[tokio::test]
-async fn only_a_5xx_of_a_failed_transaction_is_no_end() {
+async fn only_5xx_of_failed_transaction_releases_key() {
     let shop = Shop::open(order_one, OnUnknown::Rerun).await;
     // (A constraint that was hit is an answer. A teapot has asked the database for nothing.)
     for (status, first, again) in
@@ -208,7 +208,7 @@ async fn only_a_5xx_of_a_failed_transaction_is_no_end() {
 }
 
 #[tokio::test]
-async fn a_layer_outside_gives_its_key_back_too() {
+async fn outer_layer_releases_its_key_too() {
     for fails in [true, false] {
         let (_, pool) = pool().await;
         let store = PostgresStore::new(pool.clone());
@@ -244,7 +244,7 @@ async fn out_of_stock(Shared(handled): Shared<Handled>, Extension(lent): Lending
 }
 
 #[tokio::test]
-async fn a_server_error_of_a_whole_transaction_is_the_end() {
+async fn server_error_of_intact_transaction_is_stored() {
     let shop = Shop::open(out_of_stock, OnUnknown::Rerun).await;
     assert_eq!(told(&shop.order(1).await), "500 stored");
     let again = shop.order(1).await;
@@ -254,7 +254,7 @@ async fn a_server_error_of_a_whole_transaction_is_the_end() {
 }
 
 #[tokio::test]
-async fn a_deadlock_that_the_handler_mends_is_kept() {
+async fn deadlock_recovered_by_handler_commits() {
     async fn mending(Shared(handled): Shared<Handled>, Extension(lent): Lending, Path(id): Path<i32>) -> StatusCode {
         handled.executions.add();
         let mut session = lent.lock().unwrap();
@@ -272,7 +272,7 @@ async fn a_deadlock_that_the_handler_mends_is_kept() {
 }
 
 #[tokio::test]
-async fn a_handler_may_say_itself_that_nothing_was_done() {
+async fn handler_may_declare_not_executed() {
     async fn saying(Shared(handled): Shared<Handled>, Extension(lent): Lending, Path(id): Path<i32>) -> Response {
         let nth = handled.executions.add();
         insert(&lent, id).await.unwrap();
@@ -288,7 +288,7 @@ async fn a_handler_may_say_itself_that_nothing_was_done() {
 }
 
 #[tokio::test]
-async fn an_event_whose_mark_conflicts_is_handled_again() {
+async fn event_with_conflicting_mark_is_handled_again() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
@@ -344,13 +344,13 @@ async fn stalled(words: &'static str) -> (String, String, i64, usize) {
 }
 
 #[tokio::test]
-async fn a_stall_before_the_commit_is_a_rollback() {
+async fn stall_before_commit_rolls_back() {
     let (first, again, rows, executions) = stalled("INSERT INTO steadfast_records").await;
     assert_eq!((first.as_str(), again.as_str(), rows, executions), ("503 released", "201 stored", 1, 2));
 }
 
 #[tokio::test]
-async fn a_stall_of_the_commit_is_unknown() {
+async fn stalled_commit_is_unknown() {
     let (first, again, rows, executions) = stalled("COMMIT").await;
     assert_eq!((first.as_str(), again.as_str(), rows, executions), ("500 unknown", "201 replayed", 1, 1));
 }

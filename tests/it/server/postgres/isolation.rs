@@ -85,7 +85,7 @@ pub(super) async fn refuse_writes(times: i64, code: &'static str, pool: &PgPool)
 }
 
 #[tokio::test]
-async fn a_statement_that_was_rolled_back_is_repeated() {
+async fn rolled_back_statement_is_repeated() {
     for code in ["40001", "40P01"] {
         let (_, pool) = pool().await;
         let store = PostgresStore::new(pool.clone());
@@ -114,7 +114,7 @@ async fn a_statement_that_was_rolled_back_is_repeated() {
 }
 
 #[tokio::test]
-async fn repeats_of_a_statement_have_an_end() {
+async fn statement_repeats_are_limited() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();

@@ -66,7 +66,7 @@ async fn serve(handler: axum::routing::MethodRouter, store: TransactionalPostgre
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn handlers_that_ask_the_pool_once_more_all_end() {
+async fn handlers_with_second_connection_all_end() {
     for (connections, lent) in [(2, 1), (3, 1), (5, 2), (8, 4)] {
         let (pool, store) = store(connections).await;
         let crowd = Crowd::default();
@@ -78,7 +78,7 @@ async fn handlers_that_ask_the_pool_once_more_all_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_pool_of_one_connection_lends_it() {
+async fn pool_of_one_lends_its_connection() {
     let (pool, store) = store(1).await;
     let served = serve(asking(&pool, 0, &Crowd::default()), store.transactional()).await;
     assert_eq!(post_all(&served, 0..10, 5).await, all("201 stored", 10));
@@ -86,7 +86,7 @@ async fn a_pool_of_one_connection_lends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn stores_that_are_made_of_one_share_its_bound() {
+async fn derived_stores_share_transaction_limit() {
     let (pool, store) = store(6).await;
     let store = store.max_transactions(2);
     let crowd = Crowd::default();
@@ -100,7 +100,7 @@ async fn stores_that_are_made_of_one_share_its_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_request_that_finds_no_transaction_is_refused() {
+async fn request_without_free_transaction_gets_503() {
     type Gate = Arc<(Executions, Semaphore, Semaphore)>;
     async fn held(Shared(gate): Shared<Gate>) -> StatusCode {
         gate.0.add();
@@ -144,7 +144,7 @@ async fn a_request_that_finds_no_transaction_is_refused() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_cut_off_gives_its_turn_back() {
+async fn cancelled_claim_returns_its_permit() {
     let proxy = Proxy::start(&options()).await;
     let schema = schema().await;
     let store = PostgresStore::new(pool_by(proxy.options(options()), &schema)).max_transactions(2);

@@ -74,7 +74,7 @@ fn reply(status: StatusCode, verdict: Option<ExecutionOutcome>) -> Response {
 }
 
 #[tokio::test]
-async fn rows_and_record_are_committed_together_and_a_repeat_finds_both() {
+async fn rows_and_record_commit_together() {
     let shop = Shop::open(|handling| {
         Box::pin(async move {
             handling.insert().await;
@@ -92,7 +92,7 @@ async fn rows_and_record_are_committed_together_and_a_repeat_finds_both() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_success_keeps_the_record_alone() {
+async fn error_response_keeps_record_alone() {
     let shop = Shop::open(|handling| {
         Box::pin(async move {
             handling.insert().await;
@@ -112,7 +112,7 @@ async fn an_answer_that_is_no_success_keeps_the_record_alone() {
 }
 
 #[tokio::test]
-async fn what_was_not_executed_or_died_leaves_nothing_and_runs_again() {
+async fn unexecuted_or_unknown_leaves_no_rows_and_reruns() {
     let shop = Shop::open(|handling| {
         Box::pin(async move {
             handling.insert().await;
@@ -135,7 +135,7 @@ async fn what_was_not_executed_or_died_leaves_nothing_and_runs_again() {
 }
 
 #[tokio::test]
-async fn a_layer_that_refuses_does_so_here_too() {
+async fn unknown_is_rejected_if_configured() {
     let shop = Shop::with(
         |handling| {
             Box::pin(async move {
@@ -152,7 +152,7 @@ async fn a_layer_that_refuses_does_so_here_too() {
 }
 
 #[tokio::test]
-async fn a_handler_that_has_lost_the_transaction_is_a_500_and_nothing_is_kept() {
+async fn handler_that_loses_transaction_gets_500() {
     static HELD: std::sync::Mutex<Vec<steadfast::server::TransactionGuard<PostgresSession>>> =
         std::sync::Mutex::new(Vec::new());
     let shop = Shop::open(|handling| {
@@ -175,7 +175,7 @@ async fn a_handler_that_has_lost_the_transaction_is_a_500_and_nothing_is_kept() 
 }
 
 #[tokio::test]
-async fn a_commit_that_fails_is_never_answered_with_success() {
+async fn failed_commit_never_returns_success() {
     let handler = |handling: Handling| -> Reply {
         Box::pin(async move {
             handling.insert().await;
@@ -204,7 +204,7 @@ async fn a_commit_that_fails_is_never_answered_with_success() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_concurrent_repeats_one_runs_and_no_connection_waits_for_it() {
+async fn concurrent_repeats_run_once_without_blocking() {
     #[derive(Clone)]
     struct Gate(Arc<(AtomicUsize, Semaphore, Notify)>);
     let (_, pool) = pool().await;

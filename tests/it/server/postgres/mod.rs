@@ -129,7 +129,7 @@ fn orders(executions: &Executions) -> Router {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract() {
+async fn contract_holds() {
     contract::suite(Arc::new(store().await), |name| RecordId::new("contract", name)).await;
 }
 
@@ -147,7 +147,7 @@ async fn contender() {
 }
 
 #[tokio::test]
-async fn of_two_hundred_claims_of_two_processes_one_is_won() {
+async fn two_hundred_claims_in_two_processes_one_succeeds() {
     for mode in ["apart", "one"] {
         let (schema, pool) = pool().await;
         PostgresStore::new(pool).create_table().await.unwrap();
@@ -157,7 +157,7 @@ async fn of_two_hundred_claims_of_two_processes_one_is_won() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn processes_that_start_together_may_all_make_the_table() {
+async fn concurrent_starts_all_create_table() {
     let (_, pool) = pool().await;
     let mut starts = tokio::task::JoinSet::new();
     for _ in 0..10 {
@@ -168,12 +168,12 @@ async fn processes_that_start_together_may_all_make_the_table() {
 }
 
 #[test]
-fn the_table_that_the_guide_prints_is_the_one_that_is_made() {
+fn guide_prints_the_created_schema() {
     assert!(include_str!("../../../../src/guide/server.md").contains(PostgresStore::SCHEMA));
 }
 
 #[tokio::test]
-async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
+async fn repeat_writes_nothing_and_no_raw_key_is_stored() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
@@ -197,7 +197,7 @@ async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_damaged_or_newer_record_is_refused_and_neither_replayed_nor_rerun() {
+async fn damaged_or_newer_record_is_refused() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
@@ -222,7 +222,7 @@ async fn a_damaged_or_newer_record_is_refused_and_neither_replayed_nor_rerun() {
 }
 
 #[tokio::test]
-async fn what_has_expired_is_removed_on_the_way() {
+async fn claims_remove_expired_records() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
@@ -242,7 +242,7 @@ async fn what_has_expired_is_removed_on_the_way() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_down_executes_nothing_and_one_that_is_back_works() {
+async fn database_outage_executes_nothing_then_recovers() {
     let proxy = Proxy::start(&options()).await;
     let pool = pool_by(proxy.options(options()), &schema().await);
     let store = PostgresStore::new(pool).timeout(Duration::from_millis(500));
@@ -260,7 +260,7 @@ async fn a_database_that_is_down_executes_nothing_and_one_that_is_back_works() {
 }
 
 #[tokio::test]
-async fn database_lost_at_the_end_is_told_later() {
+async fn database_lost_at_end_stores_end_later() {
     let proxy = Arc::new(Proxy::start(&options()).await);
     let pool = pool_by(proxy.options(options()), &schema().await);
     let store = PostgresStore::new(pool).timeout(Duration::from_millis(500));

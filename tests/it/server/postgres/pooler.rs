@@ -21,7 +21,7 @@ pub(super) async fn behind_pgbouncer() -> (PgConnectOptions, PgPool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract_holds_behind_a_pooler() {
+async fn contract_holds_behind_pooler() {
     let (through, _) = behind_pgbouncer().await;
     let store = PostgresStore::new(pool_of(20, through));
     store.create_table().await.unwrap();
@@ -31,7 +31,7 @@ async fn the_contract_holds_behind_a_pooler() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_pooler_costs_no_operation_its_end() {
+async fn pooler_loses_no_end() {
     // A table that is there already: nothing but the calls themselves tells what the sessions are
     // like.
     for makes_table in [true, false] {
@@ -50,7 +50,7 @@ async fn a_pooler_costs_no_operation_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn handlers_behind_a_pooler_use_sqlx_as_ever() {
+async fn handlers_behind_pooler_use_sqlx_as_usual() {
     let (through, direct) = behind_pgbouncer().await;
     let executions = Executions::default();
     let store = PostgresStore::new(pool_of(20, through));
@@ -75,7 +75,7 @@ async fn handlers_behind_a_pooler_use_sqlx_as_ever() {
 
 /// A name that another client has given to another statement would execute that one.
 #[tokio::test]
-async fn statements_behind_a_pooler_have_no_names() {
+async fn statements_behind_pooler_have_no_names() {
     let (through, _) = behind_pgbouncer().await;
     let proxy = Proxy::start(&through).await;
     for connections in [1, 5] {
@@ -106,7 +106,7 @@ fn uses_name(message: &[u8]) -> bool {
 
 /// What a hook of the pool's may do, and a pooler that was set up anew.
 #[tokio::test]
-async fn statements_that_are_lost_are_sent_without_a_name() {
+async fn lost_statement_is_resent_without_name() {
     let pool = pool_of(1, options().options([("search_path", schema().await)]));
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();

@@ -54,7 +54,7 @@ impl Failover {
 }
 
 #[tokio::test]
-async fn connections_to_a_read_only_server_are_left() {
+async fn connections_to_read_only_server_are_closed() {
     let failover = Failover::stage().await;
     PostgresStore::new(failover.pool(1).await).create_table().await.unwrap();
     failover.read_only().await;
@@ -74,7 +74,7 @@ async fn connections_to_a_read_only_server_are_left() {
 }
 
 #[tokio::test]
-async fn a_read_only_server_gets_no_session_for_each_call() {
+async fn read_only_server_gets_no_session_per_call() {
     let failover = Failover::stage().await;
     PostgresStore::new(failover.pool(1).await).create_table().await.unwrap();
     failover.read_only().await;
@@ -93,7 +93,7 @@ async fn a_read_only_server_gets_no_session_for_each_call() {
 }
 
 #[tokio::test]
-async fn the_first_call_after_a_failover_finds_the_primary() {
+async fn first_call_after_failover_finds_primary() {
     let failover = Failover::stage().await;
     PostgresStore::new(failover.pool(1).await).create_table().await.unwrap();
     failover.read_only().await;
@@ -111,7 +111,7 @@ async fn the_first_call_after_a_failover_finds_the_primary() {
 }
 
 #[tokio::test]
-async fn no_handler_is_lent_a_read_only_transaction() {
+async fn read_only_transaction_runs_no_handler() {
     let failover = Failover::stage().await;
     PostgresStore::new(failover.pool(1).await).create_table().await.unwrap();
     failover.read_only().await;
@@ -135,7 +135,7 @@ async fn no_handler_is_lent_a_read_only_transaction() {
 }
 
 #[tokio::test]
-async fn sessions_that_were_terminated_cost_no_call() {
+async fn terminated_sessions_fail_no_call() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();

@@ -34,7 +34,7 @@ async fn lent_operation(store: &PostgresStore, key: &str) {
 }
 
 #[tokio::test]
-async fn a_call_waits_once_for_the_database() {
+async fn call_takes_one_round_trip() {
     let (proxy, _, store) = store("read committed").await;
     // The first statement of its kind is prepared.
     operation(&store, "warm").await;
@@ -49,7 +49,7 @@ async fn a_call_waits_once_for_the_database() {
 }
 
 #[tokio::test]
-async fn naming_the_isolation_costs_strict_sessions_two() {
+async fn strict_isolation_takes_two_more_round_trips() {
     let (proxy, _, store) = store("serializable").await;
     operation(&store, "warm").await;
     proxy.sent();
@@ -60,7 +60,7 @@ async fn naming_the_isolation_costs_strict_sessions_two() {
 }
 
 #[tokio::test]
-async fn a_deadlock_does_not_make_later_calls_dearer() {
+async fn deadlock_adds_no_round_trips_to_later_calls() {
     let (proxy, pool, store) = store("read committed").await;
     operation(&store, "warm").await;
     super::isolation::refuse_writes(1, "40P01", &pool).await;
@@ -72,7 +72,7 @@ async fn a_deadlock_does_not_make_later_calls_dearer() {
 }
 
 #[tokio::test]
-async fn an_operation_in_one_transaction_waits_six_times() {
+async fn operation_in_transaction_takes_six_round_trips() {
     let (proxy, _, store) = store("read committed").await;
     lent_operation(&store, "warm").await;
     proxy.sent();
@@ -81,7 +81,7 @@ async fn an_operation_in_one_transaction_waits_six_times() {
 }
 
 #[tokio::test]
-async fn statements_without_names_cost_three_more() {
+async fn unnamed_statements_take_three_more_round_trips() {
     let (through, _) = super::pooler::behind_pgbouncer().await;
     let proxy = Proxy::start(&through).await;
     let store = PostgresStore::new(pool_of(1, proxy.options(through)));

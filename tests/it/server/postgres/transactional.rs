@@ -23,13 +23,13 @@ fn is_held(state: &RecordState) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract() {
+async fn contract_holds() {
     let store = Arc::new(store().await.transactional());
     steadfast_testing::transactional_store_contract(store, |name| RecordId::new("contract", name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_claims_one_is_won_and_nobody_waits_for_it() {
+async fn concurrent_claims_one_succeeds_none_waits() {
     let store = store().await.transactional();
     let id = RecordId::new("", "k");
     let first = claim(&id);
@@ -57,7 +57,7 @@ async fn of_many_claims_one_is_won_and_nobody_waits_for_it() {
 }
 
 #[tokio::test]
-async fn what_is_released_or_let_go_was_never_there() {
+async fn released_or_dropped_claim_leaves_no_record() {
     let store = store().await.transactional();
     let id = RecordId::new("", "k");
     let released = claim(&id);
@@ -75,7 +75,7 @@ async fn what_is_released_or_let_go_was_never_there() {
 }
 
 #[tokio::test]
-async fn an_abandoned_operation_is_unknown_and_is_taken_over_only_on_demand() {
+async fn abandoned_operation_is_taken_over_only_on_demand() {
     let store = store().await.transactional();
     let id = RecordId::new("", "k");
     let first = claim(&id);
@@ -92,7 +92,7 @@ async fn an_abandoned_operation_is_unknown_and_is_taken_over_only_on_demand() {
 }
 
 #[tokio::test]
-async fn the_two_stores_keep_each_other_out() {
+async fn plain_and_transactional_claims_exclude_each_other() {
     let separate = store().await;
     let transactional = separate.transactional();
     let (one, two) = (RecordId::new("", "one"), RecordId::new("", "two"));
@@ -115,7 +115,7 @@ async fn the_two_stores_keep_each_other_out() {
 }
 
 #[tokio::test]
-async fn equal_keys_of_two_schemas_are_two_operations() {
+async fn equal_keys_in_two_schemas_are_separate() {
     let (here, there) = (store().await, store().await);
     let id = RecordId::new("", "k");
     let held = claim(&id);
@@ -130,7 +130,7 @@ async fn equal_keys_of_two_schemas_are_two_operations() {
 }
 
 #[tokio::test]
-async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() {
+async fn late_end_of_overtaken_claim_fences_successor() {
     let (_, pool) = pool().await;
     let separate = PostgresStore::new(pool.clone());
     separate.create_table().await.unwrap();
@@ -156,7 +156,7 @@ async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() 
 }
 
 #[tokio::test]
-async fn an_end_keeps_the_rows_or_the_record_alone() {
+async fn end_keeps_rows_or_record_alone() {
     let (_, pool) = pool().await;
     let base = PostgresStore::new(pool.clone());
     base.create_table().await.unwrap();
@@ -183,7 +183,7 @@ async fn an_end_keeps_the_rows_or_the_record_alone() {
 }
 
 #[tokio::test]
-async fn a_transaction_whose_beginning_was_cut_off_swallows_nobody_elses_record() {
+async fn cancelled_begin_loses_no_other_record() {
     let (schema, direct) = pool().await;
     let elsewhere = PostgresStore::new(direct);
     elsewhere.create_table().await.unwrap();
@@ -216,7 +216,7 @@ async fn a_transaction_whose_beginning_was_cut_off_swallows_nobody_elses_record(
 }
 
 #[tokio::test]
-async fn a_pool_of_one_connection_is_swept_without_waiting_for_a_second() {
+async fn pool_of_one_purges_without_second_connection() {
     let (_, direct) = pool().await;
     let base = PostgresStore::new(direct.clone());
     base.create_table().await.unwrap();
