@@ -1,4 +1,4 @@
-//! Our client and our layer over one socket: they understand each other without being told.
+//! The client and the layer over one socket: they work together without configuration.
 
 use axum::Router;
 use axum::extract::State;
@@ -32,7 +32,8 @@ async fn layer_responses_earn_trust() {
     let executions = Executions::default();
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).advertise_scope("/v1");
     let served = Served::start(router(&executions), layer).await;
-    // No word of the user's: the first answer, an error, already shows that the key counts.
+    // Without configuration: even the first response, an error, shows that the server honours the
+    // key.
     let client = Client::builder().base_url(served.url("")).retry(fast_retries()).build().unwrap();
     let response = client.post("/v1/charges").body("x").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.attempts().len()), (201, 2));

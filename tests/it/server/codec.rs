@@ -1,5 +1,5 @@
-//! Answers that no store can read: sealed before they are stored, opened before they are replayed,
-//! and never run again.
+//! Records that no store can read: sealed before they are stored, opened before they are replayed,
+//! and never executed again.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use axum::Router;
@@ -69,7 +69,7 @@ async fn record_of<S: Store>(store: &S, id: &RecordId) -> Record {
     }
 }
 
-/// What must hold over any store.
+/// The checks for every store.
 async fn check<S: Store>(store: SharedStore<S>) {
     let executions = Executions::default();
     let key = format!("{:?}", ClaimToken::new().unwrap().as_bytes()).replace(", ", "-");
@@ -85,7 +85,7 @@ async fn check<S: Store>(store: SharedStore<S>) {
     let opened = record.opened(&id, Some(&aead(1))).unwrap();
     assert_eq!(opened.body().unwrap(), SECRET);
 
-    // A key of another service, and a service that has none.
+    // The key of another service, and a service without a key.
     for layer in [over(&store).codec(aead(2)), over(&store)] {
         let served = Served::start(tokens(&executions), layer).await;
         let unreadable = served.post("/tokens", &key).send().await.unwrap();
@@ -105,7 +105,7 @@ async fn file_holds_sealed_records_only() {
     let store = SharedStore::new(steadfast_redb::RedbStore::open(&path).unwrap());
     check(store.clone()).await;
     assert!(!holds_secret(&std::fs::read(&path).unwrap()));
-    // Without a codec it would be found there.
+    // Without a codec, the store would hold the plain text.
     let served = Served::start(tokens(&Executions::default()), over(&store)).await;
     assert_eq!(served.post("/tokens", "plain").send().await.unwrap().status(), 200);
     assert!(holds_secret(&std::fs::read(&path).unwrap()));

@@ -1,4 +1,4 @@
-//! Every store against the contract that the crate publishes; and the contract against stores that break it.
+//! Every store against the published contract, and the contract against stores that break it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -62,7 +62,7 @@ async fn claim_reserves_room_for_response() {
     win(&store, &claim).await;
     let other = Claim::new(&second, token(), ONE, LONG, LONG).reserve(8_000);
     assert!(matches!(store.claim(&other).await, Err(StoreError::Full)));
-    // What the answer does not take is given back.
+    // The room that the response does not need becomes free.
     store.finish(claim.reference(), Some(()), &End::Completed(Completion::new(record("small"), LONG))).await.unwrap();
     win(&store, &other).await;
 }
@@ -101,7 +101,7 @@ async fn purge_removes_expired_records_up_to_limit() {
     }
     assert_eq!(store.len(), 100);
     assert_eq!(store.purge_expired(10).await.unwrap(), 10);
-    // Claims sweep a few on their way.
+    // Claims remove a few expired records.
     for number in 100..200 {
         win(&store, &Claim::new(&id(number), token(), ONE, LONG, LONG)).await;
     }
@@ -111,7 +111,7 @@ async fn purge_removes_expired_records_up_to_limit() {
     assert_eq!(store.len(), 100);
 }
 
-/// What a store may get wrong; the number is that of the clause that says so.
+/// The possible defects of a store. The number is that of the broken clause.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Defect {
     WinsTwice = 1,
@@ -137,7 +137,7 @@ struct Broken {
 }
 
 impl Broken {
-    /// Whether the store has this defect and sees the token for the second time.
+    /// Returns whether the store has this defect and has seen the token before.
     fn again(&self, defect: Defect, token: ClaimToken) -> bool {
         self.defect == defect && !self.seen.lock().unwrap().insert(*token.as_bytes())
     }
@@ -180,7 +180,7 @@ impl Store for Broken {
             (Defect::KeepsWhatIsReleased, End::Released) => return Ok(FinishOutcome::Stored),
             (Defect::ForgetsWhatIsAbandoned, End::Unknown) => end = End::Released,
             (Defect::LetsTheDeadWin, End::Cancelled) => {
-                // What is not there leaves no tombstone.
+                // A missing claim leaves no tombstone.
                 let released = self.store.finish(claim, session, &End::Released).await?;
                 let is_there = self.get(&claim.id).await?.is_some();
                 return Ok(if is_there { released } else { FinishOutcome::Stored });

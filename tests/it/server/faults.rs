@@ -1,4 +1,5 @@
-//! What goes wrong in the middle of an operation: long, broken and trailing bodies, replies that are lost, routers that hide a path.
+//! Faults in the middle of an operation: long, broken and trailing bodies, lost replies, routers
+//! that hide a path.
 
 use std::convert::Infallible;
 use std::io;
@@ -48,7 +49,7 @@ async fn response_body_beyond_lease_keeps_key() {
             .on_unknown(lapsed);
         let served = Served::start(Router::new().route("/stream", stream), layer).await;
         let first = served.post("/stream", "k").send().await.unwrap();
-        // Several leases long: what is waited for is the lease's own clock.
+        // Several leases long: the lease's own clock is the subject.
         assert!(tokio::time::timeout(Duration::from_millis(200), std::future::pending::<()>()).await.is_err());
         let meanwhile = problem(served.post("/stream", "k").send().await.unwrap()).await;
         assert_eq!(meanwhile, (409, "in-progress".to_owned()), "{lapsed:?}");
@@ -77,7 +78,7 @@ async fn panic_in_body_cuts_response() {
             IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()),
         )
         .await;
-        // It may be cut before its head has left.
+        // The response may be cut before its headers have left.
         let whole = match served.post("/", "k").send().await {
             Ok(first) => first.text().await.is_ok(),
             Err(_) => false,
@@ -88,7 +89,7 @@ async fn panic_in_body_cuts_response() {
     }
 }
 
-/// Two pieces of data of a length that is told, and then trailers.
+/// Two pieces of data of known length, then trailers.
 struct Trailing(u8);
 
 impl http_body::Body for Trailing {
@@ -130,7 +131,7 @@ async fn response_with_trailers_is_sent_but_not_replayed() {
             }
         }
         assert_eq!((data.len(), &trailers.unwrap()["x-sum"]), (20, &"7".parse::<axum::http::HeaderValue>().unwrap()));
-        // A record has no trailers, so half of the answer is not handed out for the whole.
+        // A record has no trailers, so an incomplete response is not replayed.
         assert_eq!(app.oneshot(request()).await.unwrap().status(), StatusCode::GONE, "{most}");
     }
 }
@@ -187,7 +188,7 @@ async fn claim_with_lost_replies_leaves_key_free() {
             if again.status() == 201 {
                 break;
             }
-            // The claim that was made is given back; until then it is there.
+            // The layer cancels the claim; until then it exists.
             assert_eq!(problem(again).await, (409, "in-progress".to_owned()));
             tokio::task::yield_now().await;
         }

@@ -1,4 +1,4 @@
-//! The layer over real sockets: what a client gets, and how often the handler ran.
+//! The layer over real sockets: the client's response, and the number of executions.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn layer() -> Layer {
     IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
 }
 
-/// Answers 201 with the number of the execution.
+/// Returns 201 with the number of the execution.
 fn counting(executions: &Executions) -> Router {
     async fn run(State(executions): State<Executions>) -> impl IntoResponse {
         let number = executions.add();
@@ -122,7 +122,7 @@ async fn body_over_limit_claims_no_key() {
     assert_eq!(executions.count(), 1);
 }
 
-/// A handler that runs until it is told to end.
+/// A handler that runs until the test ends it.
 #[derive(Clone)]
 struct Held {
     executions: Executions,
@@ -162,7 +162,7 @@ async fn concurrent_repeat_gets_retry_after() {
         (Some("1"), Some("in-progress;retention=86400"))
     );
     assert_eq!(problem(busy).await, (409, "in-progress".to_owned()));
-    // A different request under the key is not told that it should wait.
+    // A different request under the key is not asked to wait.
     assert_eq!(problem(served.post("/slow", "k").body("y").send().await.unwrap()).await.0, 422);
     held.go_on.notify_one();
     assert_eq!(first.await.unwrap().unwrap().text().await.unwrap(), "done 1");
@@ -193,7 +193,7 @@ async fn prefer_wait_gets_first_response() {
     let first = tokio::spawn(served.post("/slow", "k").send());
     held.until_started().await;
     let patient = tokio::spawn(served.post("/slow", "k").header("prefer", "respond-async, wait=10").send());
-    // One that waits for less than it takes is told so at the end.
+    // A repeat that waits for too short a time gets the conflict at the end.
     let hasty = served.post("/slow", "k").header("prefer", "wait=0").send().await.unwrap();
     assert_eq!(hasty.status(), 409);
     held.go_on.notify_one();
@@ -214,7 +214,7 @@ async fn disconnected_client_does_not_stop_handler() {
     hangs_up.abort();
     assert!(hangs_up.await.unwrap_err().is_cancelled());
     held.go_on.notify_one();
-    // A shutdown waits for it.
+    // A shutdown waits for the end.
     layer.drain().await;
     let again = served.post("/slow", "k").send().await.unwrap();
     assert_eq!(header(&again, "idempotent-replayed"), Some("true"));
@@ -228,7 +228,7 @@ async fn slow_handler_keeps_its_lease() {
     let served = Served::start(held.router(), layer().lease(lease)).await;
     let first = tokio::spawn(served.post("/slow", "k").send());
     held.until_started().await;
-    // Well past the lease, by the clock of repeats that wait for it.
+    // Well past the lease, by the clock of the waiting repeats.
     let waits = served.post("/slow", "k").header("prefer", "wait=1").send().await.unwrap();
     assert_eq!(problem(waits).await, (409, "in-progress".to_owned()));
     held.go_on.notify_one();
@@ -444,7 +444,7 @@ async fn end_is_stored_before_client_sees_response() {
         let mut answer = served.post(path, "k").send().await.unwrap();
         hold.0.acquire().await.unwrap().forget();
         let read = tokio::spawn(async move { while answer.chunk().await.unwrap().is_some() {} });
-        // The repeat is answered while the first answer's end is held back.
+        // The repeat gets its response while the first end is held back.
         assert_eq!(served.post(path, "k").send().await.unwrap().status(), 409, "{path}");
         assert!(!read.is_finished(), "{path}: the client has seen the end and the record is not there");
         hold.1.notify_one();
@@ -462,7 +462,7 @@ async fn end_that_fails_still_sends_response() {
     let first = served.post("/orders", "k").send().await.unwrap();
     assert_eq!((first.status().as_u16(), header(&first, "idempotency-status")), (201, Some("unknown;retention=86400")));
     assert_eq!(first.text().await.unwrap(), "order 1");
-    // Nobody runs it again.
+    // The layer does not run it again.
     let waits = served.post("/orders", "k").header("prefer", "wait=10").send().await.unwrap();
     assert_eq!(problem(waits).await, (409, "outcome-unknown".to_owned()));
     assert_eq!((executions.count(), layer.metrics().lost), (1, 1));

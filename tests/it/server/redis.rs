@@ -1,6 +1,7 @@
-//! The store in Redis: the contract on one server and on a Cluster, several processes, lost replies, restarts, outages, replicas.
+//! The store in Redis: the contract on one server and on a Cluster, several processes, lost
+//! replies, restarts, outages, replicas.
 //!
-//! Against real servers: the one of STEADFAST_REDIS_URL, and servers of a test's own where it breaks them.
+//! The tests use the real server of STEADFAST_REDIS_URL, and servers of their own to break.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,12 +39,12 @@ fn claim(id: &RecordId) -> Claim<'_> {
     Claim::new(id, token(), ONE, HOUR, HOUR)
 }
 
-/// An identity that no other run against the shared server has.
+/// Returns an identity that no other run against the shared server has.
 fn fresh() -> RecordId {
     RecordId::new("", &format!("{:?}", token().as_bytes()))
 }
 
-/// The key of a store with the usual prefix.
+/// Returns the key of a store with the default prefix.
 fn key(id: &RecordId) -> String {
     let digits: String = id.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("steadfast:{{{digits}}}")
@@ -145,7 +146,7 @@ async fn call_with_lost_reply_is_repeated_with_one_effect() {
     assert!(sent() >= 2, "asked twice, and once for the script");
     assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::completed(ONE, record())));
 
-    // Both replies are lost: the caller cannot tell, and asks again under its token.
+    // Both replies are lost, so the caller repeats the claim under its token.
     let other = fresh();
     let second = claim(&other);
     wire.lose_replies(2);
@@ -166,12 +167,12 @@ async fn requests_carry_no_local_time() {
         assert!(store.renew(claim.reference(), HOUR).await.unwrap());
         String::from_utf8_lossy(&wire.requests()).into_owned()
     };
-    // Redis may have to be sent the scripts first.
+    // Redis may need the scripts first.
     round().await;
     let mut rounds = Vec::new();
     for _ in 0..2 {
         rounds.push(round().await);
-        // Redis's clock moves on between the rounds, so ours does.
+        // Redis's clock moves on between the rounds, so the test's clock does too.
         let lease_left = || async {
             match store.get(&id).await.unwrap() {
                 Some(RecordState::InProgress { lease_left, .. }) => lease_left,
@@ -281,7 +282,7 @@ async fn missing_redis_fails_at_once() {
         let error = RedisStore::connect(url).await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)) && !format!("{error} {error:?}").contains("s3cret"));
     }
-    // It accepts, and says nothing.
+    // Accepts connections and never replies.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     unavailable(RedisStore::connect(&format!("redis://{}", silent.local_addr().unwrap())).await);
 }
@@ -312,7 +313,7 @@ async fn unreadable_record_is_refused_and_unchanged() {
         }
         assert_eq!(dump().await, before, "{damage:?}");
     }
-    // A claim that still runs can be damaged as well.
+    // A running claim can be damaged as well.
     let id = fresh();
     win(&store, &claim(&id)).await;
     for retention in ["soon", "0x10", ""] {
@@ -341,7 +342,7 @@ async fn key_expires_after_lease_and_retention() {
         .unwrap();
     assert_eq!(hours().await, 4);
 
-    // What no clock can hold is a long time, and not an error.
+    // A duration that no clock can hold is a long time, not an error.
     let id = fresh();
     let endless = Claim::new(&id, token(), ONE, Duration::MAX, Duration::MAX);
     let held = win(&store, &endless).await;
@@ -365,7 +366,7 @@ async fn claim_with_changed_expiry_lapses_but_stays() {
     win(&store, &claim(&id).allow_takeover(true)).await;
     assert!(matches!(store.get(&id).await.unwrap(), Some(RecordState::InProgress { .. })));
 
-    // And one that somebody keeps for longer holds no longer for that, once it was abandoned.
+    // A longer expiry does not extend the claim, once it was abandoned.
     let id = fresh();
     let token = win(&store, &claim(&id)).await;
     store.finish(ClaimRef::new(id, token), None, &End::Unknown).await.unwrap();
@@ -393,7 +394,7 @@ async fn server_that_may_lose_records_gives_warning() {
     assert_eq!(store.warnings(), [evicts, RedisWarning::NoAppendOnlyFile]);
     assert!(store.warnings()[0].to_string().contains("volatile-lru"));
 
-    // A user who may run scripts and not look.
+    // A user who may run scripts, but may not read the settings.
     server.command::<()>(&["ACL", "SETUSER", "poor", "on", ">pw", "~*", "+@all", "-info", "-config"]).await;
     let store = RedisStore::connect(&as_user(&server, "poor")).await.unwrap();
     assert!(matches!(store.warnings(), [RedisWarning::Unchecked(_)]), "{:?}", store.warnings());
@@ -426,7 +427,7 @@ async fn full_redis_refuses_claims_but_stores_ends() {
     let abandons = win(&store, &claim(&third)).await;
     let token = win(&store, &claim(&lapsed)).await;
     store.finish(ClaimRef::new(lapsed, token), None, &End::Unknown).await.unwrap();
-    // Less than it has.
+    // Less than it uses.
     server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
 
     let refused = fresh();
@@ -474,7 +475,7 @@ async fn claim_on_too_few_replicas_fails() {
     patient.finish(ClaimRef::new(id, token), Some(()), &End::Completed(end())).await.unwrap();
     assert!(matches!(patient.claim(&claim(&id)).await.unwrap(), ClaimOutcome::Existing(RecordState::Completed { .. })));
 
-    // A failover: what was won is known to the new primary.
+    // After a failover, the new primary knows the claims.
     let running = fresh();
     win(&patient, &claim(&running)).await;
     replica.command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
@@ -488,6 +489,6 @@ async fn claim_on_too_few_replicas_fails() {
     let other = fresh();
     unavailable(store.claim(&claim(&other)).await);
     assert!(matches!(store.get(&other).await.unwrap(), Some(RecordState::InProgress { .. })), "until it is cancelled");
-    // What is known needs no replica to be told.
+    // Reading an existing record needs no replica.
     assert!(matches!(store.claim(&claim(&id)).await.unwrap(), ClaimOutcome::Existing(RecordState::Completed { .. })));
 }

@@ -1,4 +1,5 @@
-//! Whose key it is: one caller never gets another's answer, and a new credential is no new caller.
+//! The owner of a key: no caller gets another caller's response, and a new credential is no new
+//! caller.
 
 use axum::Router;
 use axum::extract::Request;
@@ -11,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::{Executions, Served, header, problem};
 
-/// The principal that a token belongs to: tokens are `subject.number`.
+/// The principal of a token: tokens are `subject.number`.
 #[derive(Clone)]
 struct Subject(String);
 
@@ -99,7 +100,7 @@ async fn other_host_under_key_is_rejected() {
         let refused = problem(ask(other).await.unwrap()).await;
         assert_eq!(refused, (422, "key-of-another-request".to_owned()), "{other}");
     }
-    // No client moves the host by a forwarded header.
+    // A client cannot change the host by a forwarded header.
     let forwarded = served.post("/orders", "k").header("host", "b.example").header("x-forwarded-host", "a.example");
     assert_eq!(problem(forwarded.send().await.unwrap()).await.0, 422);
     assert_eq!(executions.count(), 1);
@@ -139,7 +140,7 @@ async fn host_can_be_set_or_ignored() {
     assert_eq!(executions.count(), 2);
 }
 
-/// Sends these bytes, and returns all that comes back before the server closes.
+/// Sends these bytes, and returns the server's reply up to the close.
 async fn raw(served: &Served, request: &str) -> String {
     let mut connection = tokio::net::TcpStream::connect(served.address).await.unwrap();
     connection.write_all(request.as_bytes()).await.unwrap();

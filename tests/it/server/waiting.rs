@@ -1,4 +1,4 @@
-//! A repeat that waits for the first request, where the task that looks at the store for it dies.
+//! A repeat that waits for the first request while the task that polls the store dies.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -17,7 +17,7 @@ use tower::ServiceExt;
 use super::failing::Failing;
 use super::support::Executions;
 
-/// A handler that runs until it is told to answer.
+/// A handler that runs until the test ends it.
 struct Slow {
     store: Arc<Failing>,
     router: Router,

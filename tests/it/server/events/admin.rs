@@ -1,4 +1,4 @@
-//! A key in the hands of whoever is on call: only what nobody knows can be given back.
+//! Releasing a key by hand: only an unknown operation can be released.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn database_releases_only_unknown_operation_by_hand() {
     only_what_is_unknown(store().await.transactional(), false).await;
 }
 
-/// `renews`: whether a claim has a lease, which could be lost to somebody else's release.
+/// `renews`: whether a claim has a lease, which a release by hand could end.
 async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
     let store = SharedStore::new(store);
     let operation = OperationKey::new("tenant", "k");

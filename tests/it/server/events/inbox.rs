@@ -1,4 +1,4 @@
-//! A queue's consumer: one effect for each event, whatever is delivered, fails or dies in between.
+//! A queue's consumer: one effect per event, despite repeated deliveries, failures and deaths.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -28,7 +28,7 @@ async fn repeated_event_has_one_effect() {
     let (inbox, effects) = (Inbox::new(MemoryStore::new()), Cell::new(0));
     assert_eq!(handle(&inbox, "1", &effects).await.unwrap(), Delivery::Handled(1));
     assert_eq!(handle(&inbox, "1", &effects).await.unwrap(), Delivery::AlreadyHandled);
-    // Out of order, and again: each once.
+    // Out of order and repeated: one effect each.
     for event in ["3", "2", "1", "3"] {
         handle(&inbox, event, &effects).await.unwrap();
     }
@@ -65,7 +65,7 @@ async fn handler_beyond_lease_keeps_event() {
     let inbox = Inbox::new(MemoryStore::new()).lease(lease);
     let (second, ended) = (&inbox, std::time::Duration::from_millis(150));
     let handler = |_| async move {
-        // The clock of the lease itself is what is waited for.
+        // The lease's own clock is the subject.
         let deadline = tokio::time::timeout(ended, std::future::pending::<()>()).await;
         assert!(deadline.is_err());
         let meanwhile = second.process("billing", "1", payload("1"), |_| async { Ok::<_, Never>(()) }).await;
@@ -140,7 +140,7 @@ mod postgres {
     async fn mark_and_effect_commit_together() {
         let (pool, inbox) = inbox().await;
         let deliver = |times| inbox.process("billing", "1", payload("1"), move |lent| write(lent, times));
-        // Only the commit finds out that the row is there twice.
+        // Only the commit detects the duplicate row.
         let failed = deliver(2).await;
         assert!(matches!(failed, Err(InboxError::NotMarked(_))), "{failed:?}");
         assert_eq!(effects(&pool).await, 0);

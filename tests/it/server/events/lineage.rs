@@ -20,7 +20,7 @@ struct Shop {
     orders: Executions,
 }
 
-/// Charges, and then fails the first time: the order is not executed, and the card is charged.
+/// Charges, and then fails on the first run: the order is not executed, but the card is charged.
 async fn order(State(shop): State<Shop>, Extension(operation): Extension<OperationKey>) -> Response {
     let key = operation.child_key("charge-card");
     let charge = shop.payments.post("/charges").idempotency_key(key).body("12 EUR").send().await.unwrap();

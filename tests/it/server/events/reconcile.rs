@@ -1,4 +1,4 @@
-//! Where nobody knows how an operation ended, the hook finds out, or says that it cannot.
+//! If the outcome of an operation is unknown, the hook finds it out or reports that it cannot.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::server::failing::Failing;
 use crate::server::support::{Executions, Served, header, problem};
 
-/// Dies the first time.
+/// Panics on the first run.
 async fn dying(State(executions): State<Executions>) -> (StatusCode, String) {
     let number = executions.add();
     assert!(number > 1, "this handler dies on purpose");
@@ -98,7 +98,7 @@ async fn undecided_hook_rejects_and_is_asked_again() {
         assert_eq!(problem(refused).await, (409, "outcome-unknown".to_owned()));
     }
     assert_eq!((executions.count(), asked.count()), (1, 2));
-    // Another request is not the one to ask about.
+    // The hook is not called for a different request.
     assert_eq!(problem(served.post("/charges", "k").body("y").send().await.unwrap()).await.0, 422);
     assert_eq!(asked.count(), 2);
 }
@@ -166,7 +166,8 @@ async fn reconciling_in_transaction_rejects_others_at_once() {
     while asked.count() == 0 {
         tokio::task::yield_now().await;
     }
-    // The row says "unknown" until the other's transaction ends; the lock says that somebody is at it.
+    // The row says "unknown" until the other transaction ends; the lock shows that it is being
+    // reconciled.
     let second = served.post("/charges", "k").body("x").send();
     let second = tokio::time::timeout(std::time::Duration::from_secs(5), second).await.expect("it is never told");
     assert_eq!(problem(second.unwrap()).await, (409, "in-progress".to_owned()));
@@ -175,7 +176,8 @@ async fn reconciling_in_transaction_rejects_others_at_once() {
     assert_eq!((executions.count(), asked.count()), (2, 1));
 }
 
-/// Between two calls the record of an unknown outcome ends, and another request takes the key and is done.
+/// A store in which, between two calls, the unknown record expires and another request takes the
+/// key and completes.
 struct TakenMeanwhile;
 
 impl Store for TakenMeanwhile {

@@ -1,4 +1,4 @@
-//! Deliveries over real sockets: what the sender is told, and how often the handler ran.
+//! Deliveries over real sockets: the sender's response, and the number of executions.
 
 use axum::Router;
 use axum::extract::State;
@@ -9,7 +9,7 @@ use steadfast::server::{EventId, MemoryStore, OnUnknown, WebhookLayer};
 
 use crate::server::support::{Executions, Served, header, problem};
 
-/// Fails if the delivery says so, and dies if it says that.
+/// Fails or panics if the delivery's headers say so.
 async fn handle(State(executions): State<Executions>, headers: HeaderMap) -> StatusCode {
     let number = executions.add();
     assert!(!headers.contains_key("x-panic") || number > 1, "this handler dies on purpose");
@@ -36,7 +36,7 @@ async fn repeated_delivery_is_handled_once() {
     let served = serve(&executions, layer(EventId::stripe())).await;
     let event = r#"{"id":"evt_1","type":"charge.succeeded"}"#;
     assert_eq!(deliver(&served, "/hook", &[], event).await.status(), 202);
-    // The query is the sender's affair, and so is which of its retries this is.
+    // The query and the number of the retry belong to the sender.
     for path in ["/hook", "/hook?attempt=2"] {
         let again = deliver(&served, path, &[("x-attempt", "2")], event).await;
         assert_eq!((again.status().as_u16(), header(&again, "idempotent-replayed")), (202, Some("true")));

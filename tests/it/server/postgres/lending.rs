@@ -1,5 +1,5 @@
-//! How many transactions are lent at once: fewer than the pool has connections, so that a handler
-//! can have another one.
+//! The number of transactions lent at once: lower than the pool's connections, so that a handler
+//! can have a second one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,7 +14,7 @@ use crate::support::clock;
 
 type Lending = Extension<TransactionHandle<PostgresSession>>;
 
-/// A store over so many connections, and its pool.
+/// Returns a store over this number of connections, and its pool.
 async fn store(connections: u32) -> (PgPool, PostgresStore) {
     let pool = pool_of(connections, options().options([("search_path", schema().await)]));
     let store = PostgresStore::new(pool.clone());
@@ -23,7 +23,7 @@ async fn store(connections: u32) -> (PgPool, PostgresStore) {
     (pool, store)
 }
 
-/// Handlers that are there at the same time.
+/// Handlers that run at the same time.
 #[derive(Clone, Default)]
 struct Crowd(Arc<(AtomicUsize, AtomicUsize)>);
 
@@ -42,8 +42,7 @@ impl Crowd {
     }
 }
 
-/// Writes through the transaction, after it has asked the pool for one connection more, `asks`
-/// times.
+/// Writes through the transaction, after taking another connection from the pool `asks` times.
 fn asking(pool: &PgPool, asks: usize, crowd: &Crowd) -> axum::routing::MethodRouter {
     let (pool, crowd) = (pool.clone(), crowd.clone());
     post(move |Extension(lent): Lending| async move {
@@ -127,7 +126,7 @@ async fn request_without_free_transaction_gets_503() {
         assert_eq!(header(&refused, "retry-after"), Some("1"));
         assert_eq!(problem(refused).await, (503, "store-unavailable".to_owned()));
     }
-    // A repeat is told what is known: it needs no transaction for that.
+    // A repeat gets the state at once: it needs no transaction.
     assert_eq!(told(&order("first").await), "409 in-progress");
     assert_eq!(gate.0.count(), 1, "nothing else was executed");
     gate.2.add_permits(1);
@@ -163,7 +162,7 @@ async fn cancelled_claim_returns_its_permit() {
             loop {
                 match store.claim(&claim(id)).await {
                     Ok(ClaimOutcome::Acquired(session)) => break sessions.push(session),
-                    // The database is slow yet, after four connections at once.
+                    // The database is still slow, after four connections at once.
                     Err(StoreError::Unavailable(_)) => {}
                     other => panic!("{other:?}"),
                 }

@@ -1,4 +1,5 @@
-//! The transaction in the hands of real handlers: rows and record are one, whatever the handler does.
+//! The transaction in real handlers: rows and record are committed together, whatever the handler
+//! does.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -180,7 +181,7 @@ async fn failed_commit_never_returns_success() {
         Box::pin(async move {
             handling.insert().await;
             if handling.nth == 1 {
-                // The same row twice: the constraint is deferred, so only the commit finds out.
+                // The same row twice: the constraint is deferred, so only the commit detects it.
                 handling.insert().await;
             }
             let body = if handling.id == 2 {
@@ -191,7 +192,7 @@ async fn failed_commit_never_returns_success() {
             (StatusCode::CREATED, body).into_response()
         })
     };
-    // The database has said that it is rolled back, so no end has to wait until that is known.
+    // The database has confirmed the rollback, so no end has to wait for the outcome.
     let shop = Shop::with(handler, |layer| layer.pending_ends(PendingEnds::default().max_count(0))).await;
     for id in [1, 2] {
         assert_eq!(problem(shop.order(id).await).await, (503, "rolled-back".to_owned()));
@@ -230,7 +231,8 @@ async fn concurrent_repeats_run_once_without_blocking() {
         async move { served.post("/orders", "k").send().await.unwrap() }
     });
     gate.0.1.acquire().await.unwrap().forget();
-    // Twice as many as the pool has connections: if they waited for the first, they would wait for each other.
+    // Twice the number of the pool's connections: if they waited for the first, they would wait for
+    // each other.
     let mut repeats = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let served = served.clone();

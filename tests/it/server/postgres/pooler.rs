@@ -1,4 +1,4 @@
-//! pgbouncer in transaction mode, for real: each transaction may have another session, and prepared
+//! A real pgbouncer in transaction mode: each transaction may have another session, and prepared
 //! statements are not kept.
 
 use axum::Extension;
@@ -8,8 +8,8 @@ use steadfast_postgres::PostgresSession;
 use super::proxy::contains;
 use super::*;
 
-/// Options that lead through pgbouncer to a database of this test's own, and a pool that leads
-/// there directly.
+/// Returns options that lead through pgbouncer to a database of this test's own, and a pool with
+/// direct connections.
 pub(super) async fn behind_pgbouncer() -> (PgConnectOptions, PgPool) {
     let url = std::env::var("STEADFAST_PGBOUNCER_URL")
         .expect("these tests want a pgbouncer: ./scripts/with_servers.sh cargo test --all-features");
@@ -32,8 +32,7 @@ async fn contract_holds_behind_pooler() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn pooler_loses_no_end() {
-    // A table that is there already: nothing but the calls themselves tells what the sessions are
-    // like.
+    // With an existing table, only the calls themselves show the properties of the sessions.
     for makes_table in [true, false] {
         let (through, direct) = behind_pgbouncer().await;
         let executions = Executions::default();
@@ -73,7 +72,8 @@ async fn handlers_behind_pooler_use_sqlx_as_usual() {
     assert_eq!(count("SELECT count(*) FROM orders", &direct).await, 200);
 }
 
-/// A name that another client has given to another statement would execute that one.
+/// If another client has given the same name to another statement, that statement would be
+/// executed.
 #[tokio::test]
 async fn statements_behind_pooler_have_no_names() {
     let (through, _) = behind_pgbouncer().await;
@@ -99,12 +99,12 @@ async fn statements_behind_pooler_have_no_names() {
     }
 }
 
-/// Whether a statement is prepared or executed under a name of sqlx's. (Under `S`, it is closed.)
+/// Returns whether a statement is prepared or executed under one of sqlx's names. (`S` closes one.)
 fn uses_name(message: &[u8]) -> bool {
     message.windows(8).any(|window| window[0] != b'S' && window.ends_with(b"sqlx_s_"))
 }
 
-/// What a hook of the pool's may do, and a pooler that was set up anew.
+/// A hook of the pool may do this, and so may a pooler that was set up anew.
 #[tokio::test]
 async fn lost_statement_is_resent_without_name() {
     let pool = pool_of(1, options().options([("search_path", schema().await)]));

@@ -1,8 +1,8 @@
-//! A server that takes no writes any more, under a name that leads to another one: sessions that
-//! are open stay where they are.
+//! A server that no longer accepts writes, under a name that leads to another one. Open sessions
+//! stay where they are.
 //!
-//! The name is a database's, and its sessions are read-only or not as the database says when they
-//! begin.
+//! A database stands for the name. It decides at their beginning whether its sessions are
+//! read-only.
 
 use axum::Extension;
 use steadfast::server::TransactionHandle;
@@ -31,7 +31,7 @@ impl Failover {
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&self.admin).await.unwrap();
     }
 
-    /// A pool whose connections are all open, of sessions that are read-only or not.
+    /// Returns a pool with all its connections open, to sessions that are read-only or not.
     async fn pool(&self, connections: u32) -> PgPool {
         let pool = pool_of(connections, options().database(&self.database));
         let mut open = Vec::new();
@@ -42,12 +42,12 @@ impl Failover {
         pool
     }
 
-    /// From now on, sessions that begin are those of a server that takes no writes.
+    /// Makes new sessions read-only, as on a server that accepts no writes.
     async fn read_only(&self) {
         self.tell("ALTER DATABASE SET default_transaction_read_only = on").await;
     }
 
-    /// From now on, sessions that begin are those of a primary.
+    /// Makes new sessions writable, as on a primary.
     async fn promoted(&self) {
         self.tell("ALTER DATABASE RESET default_transaction_read_only").await;
     }
@@ -99,7 +99,7 @@ async fn first_call_after_failover_finds_primary() {
     failover.read_only().await;
     let pool = failover.pool(5).await;
     failover.promoted().await;
-    // A session that has only begun is taken for one with the server that there is.
+    // The store takes a new session for one with the current server.
     let old = "SELECT count(*) FROM pg_stat_activity
                WHERE datname = current_database() AND backend_start > clock_timestamp() - interval '1.1 s'";
     while count(old, &pool).await > 0 {}

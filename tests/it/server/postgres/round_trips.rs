@@ -1,10 +1,10 @@
-//! How often a call waits for the database. The pool asks its connection whether it is alive beside
-//! that, before and after.
+//! The number of round trips of a call. The pool's own connection tests before and after do not
+//! count.
 
 use super::proxy::contains;
 use super::*;
 
-/// A store over one connection, by way of a proxy that counts, with sessions of this isolation.
+/// Returns a store over one connection with this isolation, by way of a proxy that counts.
 async fn store(level: &str) -> (Proxy, PgPool, PostgresStore) {
     let proxy = Proxy::start(&options()).await;
     let schema = schema().await;
@@ -36,7 +36,7 @@ async fn lent_operation(store: &PostgresStore, key: &str) {
 #[tokio::test]
 async fn call_takes_one_round_trip() {
     let (proxy, _, store) = store("read committed").await;
-    // The first statement of its kind is prepared.
+    // Prepares the first statement of its kind.
     operation(&store, "warm").await;
     proxy.sent();
     operation(&store, "k").await;

@@ -1,4 +1,4 @@
-//! The store whose claim is a transaction: what it promises beside the contract of the others, and where it differs.
+//! The store whose claim is a transaction: its guarantees beyond the contract, and its differences.
 
 use steadfast_postgres::TransactionalPostgresStore;
 
@@ -46,7 +46,7 @@ async fn concurrent_claims_one_succeeds_none_waits() {
         FinishOutcome::Stored
     );
     let done = RecordState::completed(ONE, record());
-    // Repeats of what has ended do not get into each other's way.
+    // Repeats of a finished operation do not block each other.
     let mut repeats = tokio::task::JoinSet::new();
     for _ in 0..100 {
         let (store, done) = (store.clone(), done.clone());
@@ -64,7 +64,7 @@ async fn released_or_dropped_claim_leaves_no_record() {
     let session = win(&store, &released).await;
     assert_eq!(store.finish(released.reference(), Some(session), &End::Released).await.unwrap(), FinishOutcome::Stored);
     assert_eq!(store.get(&id).await.unwrap(), None);
-    // A process that dies lets go of its connection, and with it of the key.
+    // A process that dies drops its connection, and so its key.
     drop(win(&store, &claim(&id)).await);
     let again = async {
         while let ClaimOutcome::Existing(state) = store.claim(&claim(&id)).await.unwrap() {
@@ -189,7 +189,7 @@ async fn cancelled_begin_loses_no_other_record() {
     elsewhere.create_table().await.unwrap();
     let proxy = Proxy::start(&options()).await;
     let behind = proxy.options(options()).options([("search_path", &schema)]);
-    // One connection, so that the next call has that of the one that was cut off.
+    // One connection, so that the next call uses the one of the cancelled call.
     let pool = PgPoolOptions::new().max_connections(1).connect_with(behind).await.unwrap();
     let store = PostgresStore::new(pool.clone());
     let cut_off = PostgresStore::new(pool).timeout(Duration::from_millis(200)).transactional();
@@ -211,7 +211,7 @@ async fn cancelled_begin_loses_no_other_record() {
         Some(RecordState::completed(ONE, record())),
         "it was told that this is stored"
     );
-    // And the key of the one that was cut off is free.
+    // The key of the cancelled claim is free, too.
     drop(win(&elsewhere.transactional(), &claim(&one)).await);
 }
 
@@ -232,7 +232,7 @@ async fn pool_of_one_purges_without_second_connection() {
             .await
             .unwrap();
     }
-    // A sweep that cannot have a connection is told so in the log, and removes nothing.
+    // A purge that gets no connection is logged, and removes nothing.
     let rows = count("SELECT count(*) FROM steadfast_records", &direct).await;
     assert!(rows < 64, "{rows} rows after 130 operations");
 }
