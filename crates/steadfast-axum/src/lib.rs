@@ -139,7 +139,9 @@ where
 /// use axum::{Router, routing::post};
 /// use steadfast_axum::not_found;
 ///
-/// let app: Router = Router::new().route("/orders", post(|| async { "ordered" })).fallback(not_found);
+/// let app: Router = Router::new()
+///     .route("/orders", post(|| async { "ordered" }))
+///     .fallback(not_found);
 /// ```
 pub async fn not_found() -> NotExecuted<StatusCode> {
     NotExecuted(StatusCode::NOT_FOUND)

@@ -190,7 +190,7 @@ impl PostgresStore {
     /// size divided by *n*.
     ///
     /// A pool of one connection lends that connection. A handler that then asks the pool for
-    /// another one waits in vain for the pool's `acquire_timeout`. Behind a pooler, count the
+    /// another one waits for the pool's `acquire_timeout` and gets none. Behind a pooler, count the
     /// pooler's sessions instead; all processes share them.
     ///
     /// The limit covers this store, its clones and all [`transactional`](Self::transactional)

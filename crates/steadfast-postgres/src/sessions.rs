@@ -43,8 +43,8 @@ impl Sessions {
         if self.checked.initialized() {
             return Ok(());
         }
-        // On a task of its own. A timeout that drops this call then neither leaves a BEGIN half
-        // done (see `PostgresStore::begin`) nor makes the next call start all over.
+        // On a separate task. A timeout that drops this call then neither leaves a BEGIN half done
+        // (see `PostgresStore::begin`) nor makes the next call start all over.
         let (sessions, pool) = (self.clone(), pool.clone());
         let check = async move {
             sessions.checked.get_or_try_init(|| sessions.find_out(&pool)).await?;

@@ -47,7 +47,7 @@ impl PostgresStore {
         Ok(done.rows_affected())
     }
 
-    /// Begins a transaction, on a task of its own.
+    /// Begins a transaction on a separate task.
     ///
     /// If the future of a `BEGIN` were dropped half-way, the connection would stay in an open
     /// transaction. Its next user would unknowingly write into that transaction (sqlx 0.9.0:

@@ -34,14 +34,22 @@ use super::{PostgresStore, lock_of, milliseconds};
 /// use steadfast_server::{TransactionHandle, ExecutionOutcome};
 /// use steadfast_postgres::PostgresSession;
 ///
-/// async fn order(Extension(transaction): Extension<TransactionHandle<PostgresSession>>) -> Response {
+/// type Transaction = Extension<TransactionHandle<PostgresSession>>;
+///
+/// async fn order(Extension(transaction): Transaction) -> Response {
 ///     // The guard must be dropped before the handler returns.
-///     let Some(mut session) = transaction.lock() else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-///     match sqlx::query("INSERT INTO orders (item) VALUES ('tea')").execute(&mut **session).await {
+///     let Some(mut session) = transaction.lock() else {
+///         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+///     };
+///     let insert = sqlx::query("INSERT INTO orders (item) VALUES ('tea')");
+///     match insert.execute(&mut **session).await {
 ///         Ok(_) => StatusCode::CREATED.into_response(),
-///         // Stores nothing and releases the key, for every error. Without the outcome, the store releases
-///         // it only after errors that fail the transaction, such as a deadlock.
-///         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Extension(ExecutionOutcome::NotExecuted)).into_response(),
+///         // Stores nothing and releases the key, for every error. Without the outcome, the store
+///         // releases it only after errors that fail the transaction, such as a deadlock.
+///         Err(_) => {
+///             let outcome = Extension(ExecutionOutcome::NotExecuted);
+///             (StatusCode::SERVICE_UNAVAILABLE, outcome).into_response()
+///         }
 ///     }
 /// }
 /// ```
@@ -88,7 +96,8 @@ pub struct TransactionalPostgresStore {
 ///
 /// async fn add_order(transaction: &TransactionHandle<PostgresSession>) -> sqlx::Result<bool> {
 ///     let Some(mut session) = transaction.lock() else { return Ok(false) };
-///     let added = sqlx::query("INSERT INTO orders (item) VALUES ('tea')").execute(&mut **session).await?;
+///     let insert = sqlx::query("INSERT INTO orders (item) VALUES ('tea')");
+///     let added = insert.execute(&mut **session).await?;
 ///     Ok(added.rows_affected() == 1)
 /// }
 /// ```
@@ -322,7 +331,7 @@ impl Store for TransactionalPostgresStore {
             }
             Err(row) => {
                 let known = row.state()?;
-                // The record that was in the way is gone by now; the next repeat will see that.
+                // The record that was in the way is gone; the next repeat will find that.
                 Ok(ClaimOutcome::Existing(known.unwrap_or_else(|| RecordState::in_progress(None, Duration::ZERO))))
             }
         }

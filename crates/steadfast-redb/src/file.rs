@@ -1,7 +1,7 @@
 //! Creates a file that is complete from the moment its name exists.
 //!
 //! redb writes its magic number last. If the process died before that, no later process could open
-//! the file, and somebody would have to delete it by hand. So the file is created under a temporary
+//! the file, and you would have to delete it by hand. So the file is created under a temporary
 //! name first.
 
 use std::ffi::OsString;

@@ -156,7 +156,7 @@ impl Thread {
         true
     }
 
-    /// Answers every call with the failure until `until`, or for good. Returns `false` once the
+    /// Returns the failure to every call until `until`, or for good. Returns `false` once the
     /// store is dropped.
     fn refuse(&mut self, failure: &Arc<Failure>, until: Option<Instant>) -> bool {
         let waiting = &mut self.waiting;

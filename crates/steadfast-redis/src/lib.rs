@@ -57,7 +57,10 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// use steadfast_redis::RedisStore;
 ///
 /// # async fn example() -> Result<(), StoreError> {
-/// let store = RedisStore::connect("redis://127.0.0.1").await?.prefix("shop:").replicas(1, Duration::from_millis(100));
+/// let store = RedisStore::connect("redis://127.0.0.1")
+///     .await?
+///     .prefix("shop:")
+///     .replicas(1, Duration::from_millis(100));
 /// let layer = IdempotencyLayer::new(store, Scope::single_caller());
 /// # Ok(())
 /// # }
@@ -114,8 +117,8 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// ([`scriptVerifyOOM`](https://github.com/redis/redis/blob/7.0/src/script.c)).
 ///
 /// So an executed operation is recorded, and Redis exceeds `maxmemory` by at most the responses of
-/// the running operations. Leave that much memory free on the machine. If the server refuses an end
-/// all the same, the claim lapses.
+/// the running operations. Leave that much memory free on the machine. If the server still refuses an
+/// end, the claim lapses.
 ///
 /// The store reserves nothing at the claim. It does not limit the number of records: they may be on
 /// many nodes, so it cannot count them.
@@ -240,7 +243,7 @@ impl RedisStore {
     /// `timeout`. Default: none.
     ///
     /// `timeout` counts in whole milliseconds, at least one. If too few replicas receive the claim,
-    /// it returns [`StoreError::Unavailable`]. The claim exists all the same: a repeat under the
+    /// it returns [`StoreError::Unavailable`]. The claim still exists: a repeat under the
     /// same token waits for the replicas again. [Cancel](End::Cancelled) a claim that you give up,
     /// as the layer does.
     ///

@@ -1,9 +1,9 @@
 //! The inbox in the crash matrix: the consumer is killed at every step, and the event is delivered
 //! again.
 //!
-//! In one transaction an event has exactly one effect. In the other stores it is never lost. It has
-//! two effects only if the consumer dies between effect and mark, and none of them if the inbox
-//! rejects such events.
+//! In one transaction an event has exactly one effect. In the other stores it is never lost. There
+//! it has two effects only if the consumer dies between effect and mark. An inbox with
+//! `OnUnknown::Reject` refuses the event in that case.
 
 use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, OnUnknown, TransactionHandle};
 
