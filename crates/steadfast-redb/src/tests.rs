@@ -290,7 +290,7 @@ async fn damage_found_while_reopening_ends_attempts() {
     disk.mend();
     for _ in 0..100 {
         let again = claim(&store, &first, token(), HOUR).await;
-        assert!(!matches!(again, Ok(true)), "a finished operation is won again");
+        assert!(!matches!(again, Ok(true)), "a finished operation was claimed again");
         clock_pause(10).await;
     }
     let error = claim(&store, &first, token(), HOUR).await.unwrap_err();

@@ -84,7 +84,7 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// | --- | --- |
 /// | a process that uses the store dies | nothing. Its claims lapse and become [unknown](RecordState::Unknown) |
 /// | Redis is killed, `appendfsync always` | nothing that was acknowledged |
-/// | Redis is killed, `appendfsync everysec` (Redis's default with `appendonly yes`) | nothing that the operating system has; while a sync is slow, Redis holds writes back, for 2 s at most |
+/// | Redis is killed, `appendfsync everysec` (Redis's default with `appendonly yes`) | nothing that Redis had handed to the operating system; while a sync is slow, Redis holds writes back, for 2 s at most |
 /// | the machine is lost, `appendfsync always` | nothing that was acknowledged, if the disk honours syncs |
 /// | the machine is lost, `appendfsync everysec` | about the last second; 2 s while a sync is slow |
 /// | either, without an append-only file | everything since the last snapshot |
@@ -112,13 +112,13 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// # When Redis is full
 ///
 /// At `maxmemory` (policy `noeviction`) a new claim returns [`StoreError::Full`]. Existing claims
-/// continue: renewals take no room, and ends are written although they do. The reason is that Redis
-/// does not stop a script that has begun to write
+/// continue. Renewals take no room. Ends take some, but Redis accepts them, since it does not stop a
+/// script that has begun to write
 /// ([`scriptVerifyOOM`](https://github.com/redis/redis/blob/7.0/src/script.c)).
 ///
 /// So an executed operation is recorded, and Redis exceeds `maxmemory` by at most the responses of
-/// the running operations. Leave that much memory free on the machine. If the server still refuses an
-/// end, the claim lapses.
+/// the running operations. Leave that much memory free on the machine. If the server still refuses
+/// an end, the claim lapses.
 ///
 /// The store reserves nothing at the claim. It does not limit the number of records: they may be on
 /// many nodes, so it cannot count them.
@@ -243,9 +243,9 @@ impl RedisStore {
     /// `timeout`. Default: none.
     ///
     /// `timeout` counts in whole milliseconds, at least one. If too few replicas receive the claim,
-    /// it returns [`StoreError::Unavailable`]. The claim still exists: a repeat under the
-    /// same token waits for the replicas again. [Cancel](End::Cancelled) a claim that you give up,
-    /// as the layer does.
+    /// the call returns [`StoreError::Unavailable`]. The claim still exists: a repeat under the same
+    /// token waits for the replicas again. [Cancel](End::Cancelled) a claim that you give up, as the
+    /// layer does.
     ///
     /// This reduces the loss at a failover, but does not prevent it: see
     /// [Guarantees](Self#guarantees). The end of an operation waits for no replica.

@@ -276,7 +276,7 @@ async fn event_dropped_during_claim_is_cancelled() {
             Box::pin(inbox.process("shop", "e1", Fingerprint::of("paid"), |_| async { Ok::<_, Infallible>(()) }));
         let claimed = async { hold.0.acquire().await.unwrap().forget() };
         tokio::select! {
-            _ = &mut process => panic!("the store has not answered"),
+            _ = &mut process => panic!("the store has not replied"),
             () = claimed => {}
         }
     }
@@ -306,7 +306,7 @@ async fn stopped_redis_keeps_no_orphaned_claim() {
     server.signal("-CONT");
     layer.drain().await;
     let held: Vec<String> = server.command(&["EVAL", RECORDS, "0"]).await;
-    assert_eq!(held, Vec::<String>::new(), "keys that are held by nobody");
+    assert_eq!(held, Vec::<String>::new(), "claims without an execution");
     assert_eq!(shop.executions.count(), 0);
     assert_eq!(shop.ask(&layer, "7").await, told(200, "stored", ""));
 }

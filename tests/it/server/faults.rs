@@ -193,6 +193,6 @@ async fn claim_with_lost_replies_leaves_key_free() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), told).await.expect("the key is burnt");
+    tokio::time::timeout(Duration::from_secs(10), told).await.expect("the key is used up");
     assert_eq!(executions.count(), 1);
 }

@@ -490,7 +490,7 @@ async fn handler_learns_of_lost_claim() {
                 assert!(claim.is_held());
                 tell.notify_one();
                 told.notified().await;
-                assert!(!claim.is_held(), "its lease ran out, whatever the store may say later");
+                assert!(!claim.is_held(), "its lease ran out, whatever the store replies later");
                 claim.lost().await;
                 done()
             }
@@ -506,7 +506,8 @@ async fn handler_learns_of_lost_claim() {
     // The store replies to renewals again: it refuses the first operation's.
     store.renews.store(true, Ordering::SeqCst);
     taken_over.notify_one();
-    let first = tokio::time::timeout(Duration::from_secs(10), first).await.expect("the handler is never told");
+    let first =
+        tokio::time::timeout(Duration::from_secs(10), first).await.expect("the handler never learns of the lost claim");
     assert_eq!(first.unwrap().0, 200, "a lost fence stays lost, and the caller has its answer");
 }
 
@@ -533,7 +534,7 @@ async fn handler_over_time_limit_is_cancelled() {
             }
         });
         assert_eq!(ask(&layer, hangs).await, (500, "outcome-unknown-handler-timed-out".to_owned()), "{lapsed:?}");
-        assert!(dropped.load(Ordering::SeqCst), "it is cancelled, and not only given up");
+        assert!(dropped.load(Ordering::SeqCst), "it is cancelled, not only abandoned");
         let (status, kind) = ask(&layer, service_fn(|_: Request<Body>| async { done() })).await;
         assert_eq!((status, kind.as_str()), again, "{lapsed:?}");
     }

@@ -81,7 +81,7 @@ async fn local_operation_is_not_taken_over() {
     second_claim.add_permits(1);
     // Both requests are alike, and either may have been first. One of them is rejected now.
     let cancelled = tokio::time::timeout(Duration::from_secs(10), store.cancelled.acquire()).await;
-    cancelled.expect("no claim was given up: both run").unwrap().forget();
+    cancelled.expect("no claim was cancelled: both run").unwrap().forget();
     may_end.add_permits(2);
     let mut statuses = Vec::new();
     for answer in [first, second] {

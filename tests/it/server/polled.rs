@@ -96,7 +96,7 @@ async fn caller_dropped_at_any_poll_runs_once_or_never() {
                 layer.drain().await;
                 assert_eq!(executions.count(), before + usize::from(caller_polls > 0), "{case}");
                 let again = service.clone().oneshot(request()).await.unwrap();
-                assert_eq!(again.status(), 200, "{case}: nobody is told that it still runs");
+                assert_eq!(again.status(), 200, "{case}: the repeat does not see a running operation");
                 assert_eq!(executions.count(), before + 1, "{case}");
             }
         }
@@ -238,7 +238,7 @@ async fn panic_in_destructor_is_unknown() {
                 let told = if lapsed == OnUnknown::Rerun { "released" } else { "unknown" };
                 assert!(
                     first.1.is_some_and(|word| word.starts_with(told)),
-                    "{what}, {lapsed:?}: the first is told what became of its key"
+                    "{what}, {lapsed:?}: the first response names the state of its key"
                 );
                 assert_eq!((again.2.as_str(), ran), (second, runs), "{what}, {lapsed:?}: the key is not wedged");
             };

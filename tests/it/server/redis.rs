@@ -463,7 +463,7 @@ async fn claim_on_too_few_replicas_fails() {
     let given_up = claim(&id);
     assert!(unavailable(store.claim(&given_up).await).contains("0 of 1 replicas"));
     store.finish(given_up.reference(), None, &End::Cancelled).await.unwrap();
-    assert_eq!(store.get(&id).await.unwrap(), None, "nobody runs it, so nothing of it stays");
+    assert_eq!(store.get(&id).await.unwrap(), None, "nothing runs under the claim, so no record stays");
 
     let of = format!("127.0.0.1 {}", primary.port());
     let replica = RedisServer::start(&["--replicaof", &of, "--repl-diskless-sync-delay", "0"]);

@@ -32,7 +32,7 @@ async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
 
     let claim = || Claim::new(operation.record_id(), ClaimToken::new().unwrap(), one, HOUR, HOUR);
     let first = claim();
-    let ClaimOutcome::Acquired(session) = store.claim(&first).await.unwrap() else { panic!("nobody has it") };
+    let ClaimOutcome::Acquired(session) = store.claim(&first).await.unwrap() else { panic!("the key is free") };
     assert!(matches!(admin::release(&store, &operation, "it hangs").await, Err(ReleaseError::Running)));
     assert!(!renews || store.renew(first.reference(), HOUR).await.unwrap(), "it still runs");
 

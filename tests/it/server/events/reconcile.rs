@@ -169,7 +169,7 @@ async fn reconciling_in_transaction_rejects_others_at_once() {
     // The row says "unknown" until the other transaction ends; the lock shows that it is being
     // reconciled.
     let second = served.post("/charges", "k").body("x").send();
-    let second = tokio::time::timeout(std::time::Duration::from_secs(5), second).await.expect("it is never told");
+    let second = tokio::time::timeout(std::time::Duration::from_secs(5), second).await.expect("no response");
     assert_eq!(problem(second.unwrap()).await, (409, "in-progress".to_owned()));
     go_on.notify_one();
     assert_eq!(first.await.unwrap().unwrap().status(), 201);

@@ -131,7 +131,7 @@ fn assert_seen(tally: &Tally, answers: &[&str]) {
         assert!(tally.calls.contains_key(call), "no call of this kind was made: {call}");
     }
     for answer in answers {
-        assert!(tally.answers.contains_key(answer), "no such answer was given: {answer}");
+        assert!(tally.answers.contains_key(answer), "no such reply: {answer}");
     }
     for event in ["time passes", "restart", "reply lost"] {
         assert!(tally.events.contains_key(event), "this never happened: {event}");

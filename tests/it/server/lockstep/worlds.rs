@@ -72,7 +72,7 @@ pub(super) fn claimed<T>(
         Ok(ClaimOutcome::Acquired(session)) => Ok((ModelClaimOutcome::Acquired, Some(session))),
         Ok(ClaimOutcome::Existing(known)) => Ok((ModelClaimOutcome::Existing(state(known)), None)),
         Ok(ClaimOutcome::Cancelled) => Ok((ModelClaimOutcome::Cancelled, None)),
-        Ok(other) => panic!("no answer of the model: {other:?}", other = std::mem::discriminant(&other)),
+        Ok(other) => panic!("the model has no such reply: {other:?}", other = std::mem::discriminant(&other)),
         Err(StoreError::Full) => Ok((ModelClaimOutcome::Full, None)),
         Err(error) => Err(error),
     }

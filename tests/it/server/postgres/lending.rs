@@ -122,7 +122,7 @@ async fn request_without_free_transaction_gets_503() {
     for _ in 0..5 {
         let begun = clock::now();
         let refused = order("second").await;
-        assert!(begun.elapsed() >= Duration::from_millis(300), "it has waited for its turn");
+        assert!(begun.elapsed() >= Duration::from_millis(300), "it has waited for a transaction");
         assert_eq!(header(&refused, "retry-after"), Some("1"));
         assert_eq!(problem(refused).await, (503, "store-unavailable".to_owned()));
     }
@@ -170,7 +170,7 @@ async fn cancelled_claim_returns_its_permit() {
         }
         sessions
     };
-    let held = tokio::time::timeout(Duration::from_secs(10), held).await.expect("a turn is lost");
+    let held = tokio::time::timeout(Duration::from_secs(10), held).await.expect("a permit is lost");
     let id = RecordId::new("", "three");
     assert!(matches!(store.claim(&claim(&id)).await, Err(StoreError::Busy)));
     drop(held);

@@ -168,7 +168,7 @@ async fn handler_that_loses_transaction_gets_500() {
     .await;
     assert_eq!(problem(shop.order(1).await).await, (500, "transaction-lost".to_owned()));
     assert_eq!(shop.rows().await, 0);
-    assert_eq!(problem(shop.order(1).await).await, (409, "in-progress".to_owned()), "somebody still holds it");
+    assert_eq!(problem(shop.order(1).await).await, (409, "in-progress".to_owned()), "the handler still holds the key");
     HELD.lock().unwrap().clear();
     let run_again = async { while shop.order(1).await.status() != 201 {} };
     tokio::time::timeout(Duration::from_secs(10), run_again).await.unwrap();

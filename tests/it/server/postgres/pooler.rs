@@ -89,7 +89,7 @@ async fn statements_behind_pooler_have_no_names() {
         store.finish(apart.reference(), Some(()), &end).await.unwrap();
         let together = claim(&two);
         let store = store.transactional();
-        let ClaimOutcome::Acquired(session) = store.claim(&together).await.unwrap() else { panic!("it is not won") };
+        let ClaimOutcome::Acquired(session) = store.claim(&together).await.unwrap() else { panic!("the claim failed") };
         store.finish(together.reference(), Some(session), &end).await.unwrap();
         assert!(matches!(store.get(&two).await.unwrap(), Some(RecordState::Completed { .. })));
         store.purge_expired(10).await.unwrap();

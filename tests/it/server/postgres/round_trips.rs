@@ -29,7 +29,7 @@ async fn operation(store: &PostgresStore, key: &str) {
 async fn lent_operation(store: &PostgresStore, key: &str) {
     let (store, id) = (store.transactional(), RecordId::new("", key));
     let claim = claim(&id);
-    let ClaimOutcome::Acquired(session) = store.claim(&claim).await.unwrap() else { panic!("it is not won") };
+    let ClaimOutcome::Acquired(session) = store.claim(&claim).await.unwrap() else { panic!("the claim failed") };
     store.finish(claim.reference(), Some(session), &end()).await.unwrap();
 }
 

@@ -14,7 +14,7 @@ async fn win(store: &TransactionalPostgresStore, claim: &Claim<'_>) -> steadfast
 async fn lose<S: Store>(store: &S, claim: &Claim<'_>) -> RecordState {
     match store.claim(claim).await.unwrap() {
         ClaimOutcome::Existing(state) => state,
-        _ => panic!("the claim was won"),
+        _ => panic!("the claim succeeded"),
     }
 }
 
@@ -209,7 +209,7 @@ async fn cancelled_begin_loses_no_other_record() {
     assert_eq!(
         elsewhere.get(&two).await.unwrap(),
         Some(RecordState::completed(ONE, record())),
-        "it was told that this is stored"
+        "the store reported this record as stored"
     );
     // The key of the cancelled claim is free, too.
     drop(win(&elsewhere.transactional(), &claim(&one)).await);
