@@ -1,4 +1,5 @@
--- The records of idempotency keys. The connection's search_path finds the table, so it can be in any schema.
+-- The records of idempotency keys. The connection's search_path finds the table, so it can be in
+-- any schema.
 CREATE TABLE IF NOT EXISTS steadfast_records (
     id               bytea       PRIMARY KEY CHECK (octet_length(id) = 32),          -- SHA-256 of scope and key: no raw key is stored
     fingerprint      bytea       NOT NULL CHECK (octet_length(fingerprint) = 32),    -- SHA-256 of method, host, target and body
@@ -15,7 +16,8 @@ CREATE TABLE IF NOT EXISTS steadfast_records (
     CHECK ((state = 'done') = (record IS NOT NULL))
 );
 CREATE INDEX IF NOT EXISTS steadfast_records_forget_at ON steadfast_records (forget_at);
--- The identity version of the records. A build with another version would not find them, and refuses the table.
+-- The identity version of the records. A build with another version would not find them, and
+-- refuses the table.
 CREATE TABLE IF NOT EXISTS steadfast_identity (
     is_only_row  boolean     PRIMARY KEY DEFAULT true CHECK (is_only_row),
     version      integer     NOT NULL
