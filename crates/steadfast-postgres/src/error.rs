@@ -1,18 +1,18 @@
-//! What the database's errors mean to the store.
+//! The meaning of the database's errors for the store.
 //!
 //! Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 
 use steadfast_server::StoreError;
 
-/// The transaction was rolled back because of another one's, and may be begun again.
+/// Returns whether the transaction was rolled back because of another one. It may be begun again.
 pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
     is_serialization_failure(error) || has_code(error, &["40P01"]) // deadlock_detected
 }
 
-/// The database has answered a COMMIT with a refusal, so the transaction is rolled back for certain:
-/// a conflict, a deferred constraint (class 23), or a deferred trigger that has raised an exception
-/// (P0001). Other errors may come from a pooler, or from a session that is ended after it has
-/// committed (57P01 while it waits for a replica).
+/// Returns whether the database has refused a COMMIT, so that the transaction is certainly rolled
+/// back. The cause is a conflict, a deferred constraint (class 23), or an exception of a deferred
+/// trigger (P0001). Other errors may come from a pooler, or from a session that ended after its
+/// commit (57P01 while it waits for a replica).
 pub(super) fn refuses_commit(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     is_conflict(error) || code.is_some_and(|code| code.starts_with("23") || code == "P0001")
@@ -23,8 +23,8 @@ pub(super) fn is_serialization_failure(error: &sqlx::Error) -> bool {
     has_code(error, &["40001"])
 }
 
-/// invalid_sql_statement_name, duplicate_prepared_statement: the session is not the one that the
-/// statement was prepared in. Nothing was executed.
+/// invalid_sql_statement_name, duplicate_prepared_statement: the statement was prepared in another
+/// session. Nothing was executed.
 pub(super) fn lost_statement(error: &sqlx::Error) -> bool {
     has_code(error, &["26000", "42P05"])
 }
@@ -34,7 +34,7 @@ pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
     has_code(error, &["25006"])
 }
 
-/// admin_shutdown: the session was ended. Another one may be with another server.
+/// admin_shutdown: the session was ended. A new session may be on another server.
 pub(super) fn has_ended(error: &sqlx::Error) -> bool {
     has_code(error, &["57P01"])
 }

@@ -1,4 +1,4 @@
-//! How the records of a table are identified.
+//! The identity version of the records in a table.
 
 use std::sync::atomic::Ordering;
 
@@ -9,15 +9,28 @@ use super::PostgresStore;
 use super::error::unavailable;
 
 impl PostgresStore {
-    /// Verifies that the records of the table are identified as this build identifies them
+    /// Verifies that this build identifies records as the build did that wrote the table
     /// ([`IDENTITY_VERSION`](steadfast_server::IDENTITY_VERSION)).
     ///
-    /// [`create_table`](Self::create_table) does this. Call it at start if you run
-    /// [`SCHEMA`](Self::SCHEMA) yourself; the first claim does it otherwise.
+    /// [`create_table`](Self::create_table) does this too. Call it at start if you run
+    /// [`SCHEMA`](Self::SCHEMA) yourself. Otherwise the first claim does it.
     ///
     /// # Errors
     ///
-    /// [`StoreError::IdentityMismatch`]; or the database cannot be reached, or lacks the tables.
+    /// Returns [`StoreError::IdentityMismatch`] if the versions differ, or
+    /// [`StoreError::Unavailable`] if the database cannot be reached or lacks the tables.
+    ///
+    /// ```no_run
+    /// use sqlx::PgPool;
+    /// use steadfast_postgres::{PostgresStore, sqlx};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// // A migration has created the tables.
+    /// let store = PostgresStore::new(PgPool::connect("postgres://localhost/shop").await?);
+    /// store.verify_identity().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn verify_identity(&self) -> Result<(), StoreError> {
         let row = self.bounded(self.optional_row(sqlx::query(include_str!("sql/identity.sql")))).await?;
         let found = row.map(|row| row.try_get::<i32, _>(0)).transpose().map_err(unavailable)?;
@@ -26,12 +39,12 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Before the first claim, unless it was verified before.
+    /// Verifies the identity version, unless it has been verified before.
     pub(super) async fn verify_once(&self) -> Result<(), StoreError> {
         if self.verified.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // Boxed: every claim has room for it, and one needs it.
+        // Boxed, since every claim would reserve room for this future and only the first needs it.
         Box::pin(self.verify_identity()).await
     }
 }

@@ -1,13 +1,13 @@
-//! Idempotency records in PostgreSQL: the store for [`steadfast-server`](steadfast_server) when
-//! several processes serve one API, as durable as the database.
+//! Stores the idempotency records of [`steadfast-server`](steadfast_server) in PostgreSQL, for
+//! several processes that serve one API. The records are as durable as the database.
 //!
-//! There are two stores over one table, because there are two promises:
+//! There are two stores over one table, with two guarantees:
 //!
-//! * [`PostgresStore`] writes claim and end in transactions of their own. The handler may do
-//!   anything. A process that dies between the two leaves an operation whose outcome is unknown.
-//! * [`TransactionalPostgresStore`] holds claim, business rows and record in one transaction. The
-//!   handler writes its rows through it. A process that dies has done nothing: the repeat runs, and
-//!   every row is there once.
+//! * [`PostgresStore`] writes claim and end in transactions of their own. Your handler may do
+//!   anything. If the process dies between the two, the outcome of the operation is unknown.
+//! * [`TransactionalPostgresStore`] keeps claim, business rows and record in one transaction. Your
+//!   handler writes its rows through it. If the process dies, nothing has happened: the repeat
+//!   runs, and every row exists once.
 //!
 //! ```no_run
 //! use sqlx::postgres::PgPoolOptions;
@@ -25,8 +25,8 @@
 //!
 //! [The guide](https://docs.rs/steadfast/latest/steadfast/guide/server/) compares the stores.
 
-// The statements are in `sql/`, one a file. The tests against a real server are in the workspace's
-// `tests/it/server/postgres/`.
+// The statements are in `sql/`, one per file. The tests against a real server are in the
+// workspace's `tests/it/server/postgres/`.
 
 mod error;
 mod identity;
@@ -54,25 +54,27 @@ use self::sessions::Sessions;
 pub use self::transactional::{PostgresSession, TransactionalPostgresStore};
 pub use sqlx;
 
-/// Every so many claims that are won, one sweeps.
+/// One in this many successful claims removes expired records.
 const SWEEP_EVERY: u32 = 64;
-/// It removes so many at most: more than were claimed meanwhile, so that the table does not grow.
+/// Maximum number of expired records removed at a time. More than `SWEEP_EVERY`, so that the table
+/// does not grow.
 const SWEEP: usize = 256;
-/// A claim that loses a race looks again. Each time somebody else has won or ended, so it ends.
+/// How often a claim looks again after losing a race. Each lost race means that another claim has
+/// succeeded or ended, so the loop ends.
 const RACES: usize = 16;
 
-/// Records in PostgreSQL, written in transactions of their own.
+/// A store that keeps its records in PostgreSQL, written in transactions of their own.
 ///
-/// Time is the database's: processes may disagree about it as they like. What has expired is removed on the way, 256 rows at every
-/// 64th claim.
+/// The store uses the database's clock alone, so the clocks of your processes do not matter. Every
+/// 64th claim removes up to 256 expired rows.
 ///
 /// | setting | default |
 /// | --- | --- |
-/// | [`timeout`](Self::timeout) | 5 s for each call, after which it is [`StoreError::Unavailable`] |
+/// | [`timeout`](Self::timeout) | 5 s for each call, then [`StoreError::Unavailable`] |
 /// | [`max_transactions`](Self::max_transactions) | half of the pool's connections |
 ///
-/// The pool's settings are the caller's: TLS, size, `search_path`, and `synchronous_commit`, which has to stay on for a claim to
-/// survive the loss of the machine.
+/// You choose the pool's settings: TLS, size, `search_path` and `synchronous_commit`. Leave
+/// `synchronous_commit` on, or claims may not survive the loss of the machine.
 ///
 /// ```no_run
 /// use sqlx::postgres::PgPoolOptions;
@@ -90,26 +92,28 @@ const RACES: usize = 16;
 ///
 /// # Isolation
 ///
-/// The store's statements run in `READ COMMITTED`. Where sessions have another default
-/// (`default_transaction_isolation`), each is sent in a transaction that names it, which takes two
-/// round trips more. A statement that the database has rolled back because of another transaction
-/// (40001 serialization_failure, 40P01 deadlock_detected) is repeated five times at most, within
-/// [`timeout`](Self::timeout).
+/// The store's statements run in `READ COMMITTED`. If your sessions have another default
+/// (`default_transaction_isolation`), each statement gets a transaction that names its isolation.
+/// This takes two more round trips. If the database rolls a statement back because of another
+/// transaction (40001 serialization_failure, 40P01 deadlock_detected), the store repeats it up to
+/// five times within [`timeout`](Self::timeout).
 ///
 /// # Poolers
 ///
-/// The store works behind pgbouncer in session and in transaction mode, with
-/// `ignore_startup_parameters = extra_float_digits`, which sqlx sends. Before its first statement
-/// it takes two connections and finds out whether prepared statements outlive a transaction. Where
-/// they do not (pgbouncer before 1.21, or `max_prepared_statements = 0`), its statements have no
-/// names, and a call takes three round trips more; a warning says so. Statement mode has no
-/// transactions, and is refused by pgbouncer.
+/// The store works behind pgbouncer in session and in transaction mode. Set
+/// `ignore_startup_parameters = extra_float_digits`, which sqlx sends. pgbouncer refuses
+/// transactions in statement mode, so that mode does not work.
+///
+/// Before its first statement, the store takes two connections and tests whether prepared
+/// statements outlive a transaction. If they do not (pgbouncer before 1.21, or
+/// `max_prepared_statements = 0`), the store logs a warning and sends its statements without names.
+/// A call then takes three more round trips.
 ///
 /// # Failover
 ///
-/// A connection to a server that takes no writes any more (25006 read_only_sql_transaction) is
-/// closed, unless it is younger than a second, and the call is made again over another one. So a
-/// name that leads to the new primary is followed at the first call. The pool replaces broken
+/// A server that no longer accepts writes returns 25006 read_only_sql_transaction. The store
+/// closes that connection, unless it is younger than a second, and repeats the call over another
+/// one. So if the name leads to the new primary, the first call finds it. The pool replaces broken
 /// connections by itself.
 #[derive(Clone)]
 pub struct PostgresStore {
@@ -117,18 +121,38 @@ pub struct PostgresStore {
     timeout: Duration,
     won: Arc<AtomicU32>,
     sessions: Arc<Sessions>,
-    /// As many transactions may be lent to handlers at the same time.
+    /// Limits the transactions that are lent to handlers at the same time.
     transactions: Arc<Semaphore>,
-    /// Its records are known to be identified as this build does it.
+    /// Whether the identity version of the records has been verified.
     verified: Arc<AtomicBool>,
 }
 
 impl PostgresStore {
-    /// The tables and the index, as [`create_table`](Self::create_table) makes them: for those who
-    /// run migrations of their own, who call [`verify_identity`](Self::verify_identity) at start.
+    /// The SQL that creates the tables and the index, as [`create_table`](Self::create_table) runs
+    /// it.
+    ///
+    /// Use it in migrations of your own, and call [`verify_identity`](Self::verify_identity) at
+    /// start.
+    ///
+    /// ```
+    /// use steadfast_postgres::PostgresStore;
+    ///
+    /// assert!(PostgresStore::SCHEMA.contains("CREATE TABLE IF NOT EXISTS steadfast_records"));
+    /// ```
     pub const SCHEMA: &'static str = include_str!("sql/schema.sql");
 
-    /// A store over this pool. The table has to be there: [`create_table`](Self::create_table), or [`SCHEMA`](Self::SCHEMA).
+    /// Creates a store over this pool. The tables must exist: use
+    /// [`create_table`](Self::create_table) or [`SCHEMA`](Self::SCHEMA).
+    ///
+    /// ```no_run
+    /// use sqlx::PgPool;
+    /// use steadfast_postgres::{PostgresStore, sqlx};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = PostgresStore::new(PgPool::connect("postgres://localhost/shop").await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
         let half = usize::try_from(pool.options().get_max_connections() / 2).unwrap_or(1);
@@ -142,7 +166,7 @@ impl PostgresStore {
         }
     }
 
-    /// The longest that a call may take, in which a connection has to come free, too. Default: 5 s.
+    /// Sets the timeout of one call, including the wait for a connection. Default: 5 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -152,45 +176,70 @@ impl PostgresStore {
     /// Sets how many transactions handlers may hold at the same time, at least 1. Default: half of
     /// the pool's connections, rounded down.
     ///
-    /// It concerns [`transactional`](Self::transactional) stores. A handler's transaction holds a
-    /// connection until the handler has answered. If handlers held all of them, those that ask the
-    /// same pool for one more would wait for each other. With the default, each handler can have a
-    /// second connection.
+    /// Concerns [`transactional`](Self::transactional) stores. A handler's transaction holds a
+    /// connection until the handler has responded. If handlers held all connections and each asked
+    /// the same pool for another, they would wait for each other. With the default, each handler
+    /// can take a second connection.
     ///
-    /// A request that finds no transaction free waits for one, for [`timeout`](Self::timeout) at
-    /// most. Then it is [`StoreError::Busy`]: the layer answers 503, and nothing was executed. A
-    /// repeat of a request that runs or has ended does not wait.
+    /// A request that finds no free transaction waits up to [`timeout`](Self::timeout). Then the
+    /// store returns [`StoreError::Busy`], the layer responds with 503, and nothing was executed. A
+    /// repeat of a running or finished request does not wait.
     ///
-    /// Raise it to the pool's size less one if your handlers take at most one further connection at
-    /// a time from this pool. If they take *n* at once, keep it below the pool's size divided by
-    /// *n*.
+    /// Raise the limit to the pool's size less one if each handler takes at most one further
+    /// connection at a time from this pool. If handlers take *n* at once, keep it below the pool's
+    /// size divided by *n*.
     ///
-    /// A pool of one connection lends it. A handler that asks that pool for another one waits in
-    /// vain, for the pool's `acquire_timeout`. Behind a pooler its sessions count instead, and all
-    /// processes share them.
+    /// A pool of one connection lends that connection. A handler that then asks the pool for
+    /// another one waits for the pool's `acquire_timeout` and gets none. Behind a pooler, count the
+    /// pooler's sessions instead; all processes share them.
     ///
-    /// The bound holds for this store, its clones and all [`transactional`](Self::transactional)
-    /// stores made of them, so make one store for each pool.
+    /// The limit covers this store, its clones and all [`transactional`](Self::transactional)
+    /// stores made from them. So create one store per pool.
+    ///
+    /// ```no_run
+    /// use sqlx::postgres::PgPoolOptions;
+    /// use steadfast_postgres::{PostgresStore, sqlx};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = PgPoolOptions::new().max_connections(20).connect("postgres://localhost/shop").await?;
+    /// // Each handler takes at most one more connection from this pool.
+    /// let store = PostgresStore::new(pool).max_transactions(19).transactional();
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_transactions(mut self, transactions: usize) -> Self {
         self.transactions = semaphore(transactions);
         self
     }
 
-    /// A store over the same table that holds claim, business rows and record in one transaction.
+    /// Returns a store over the same table that keeps claim, business rows and record in one
+    /// transaction.
     #[must_use]
     pub fn transactional(&self) -> TransactionalPostgresStore {
         TransactionalPostgresStore::new(self.clone())
     }
 
-    /// Makes the tables if they are not there, and verifies how the records are identified.
-    /// Processes that start together may all call it.
+    /// Creates missing tables and verifies the identity version of the records. Processes that
+    /// start together may all call it.
     ///
     /// # Errors
     ///
-    /// The database cannot be reached, or does not allow it; or [`StoreError::IdentityMismatch`].
+    /// Returns [`StoreError::Unavailable`] if the database cannot be reached or refuses the
+    /// statement, or [`StoreError::IdentityMismatch`].
+    ///
+    /// ```no_run
+    /// use sqlx::PgPool;
+    /// use steadfast_postgres::{PostgresStore, sqlx};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = PostgresStore::new(PgPool::connect("postgres://localhost/shop").await?);
+    /// store.create_table().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn create_table(&self) -> Result<(), StoreError> {
-        // Two of them at once can collide in the catalogue, `IF NOT EXISTS` or not.
+        // Two concurrent calls can collide in the catalogue despite `IF NOT EXISTS`.
         const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtext('steadfast_records'))";
         let create = || async {
             let mut transaction = self.begin().await?;
@@ -202,12 +251,12 @@ impl PostgresStore {
         self.verify_identity().await
     }
 
-    /// `call`, for as long as a call may take. One that is cut off may have been carried out.
+    /// Runs `call` with the timeout of one call. A call that times out may have been executed.
     async fn bounded<T>(&self, call: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
         self.within(self.deadline(), call).await.map_err(unavailable)
     }
 
-    /// When a call that begins now ends.
+    /// Returns the deadline of a call that begins now.
     fn deadline(&self) -> Option<Instant> {
         clock::now().checked_add(self.timeout)
     }
@@ -218,17 +267,18 @@ impl PostgresStore {
         call: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
         clock::until(deadline, call).await.unwrap_or_else(|clock::TimedOut| {
-            let late = format!("no answer within {:?}", self.timeout);
+            let late = format!("no response within {:?}", self.timeout);
             Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, late)))
         })
     }
 
-    /// Sweeps, once in a while. Whoever has just won a key waits for it, so the batch is small.
+    /// Removes expired records, once in a while. The claim that has just succeeded waits for this,
+    /// so the batch is small.
     async fn sweep_sometimes(&self) {
         if self.won.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1
             && let Err(error) = self.purge_expired(SWEEP).await
         {
-            // What is left over is left to the next one.
+            // The next sweep removes the rest.
             tracing::warn!(target: "steadfast", %error, "expired records could not be removed");
         }
     }
@@ -269,7 +319,7 @@ impl Store for PostgresStore {
                 return Ok(ClaimOutcome::Existing(state));
             }
         }
-        Err(StoreError::Unavailable("the key changes hands too fast".into()))
+        Err(StoreError::Unavailable("lost too many races for the key".into()))
     }
 
     async fn renew(&self, claim: ClaimRef, lease: Duration) -> Result<bool, StoreError> {
@@ -313,15 +363,19 @@ impl Store for PostgresStore {
     }
 }
 
-/// The number by which a handler's transaction holds a key (`pg_try_advisory_xact_lock`), to which the statements add the table's, so
-/// that equal keys of two schemas do not meet. It shares the database's space of advisory locks: another application's would have to
-/// hit one number in 2^64, and would only make a key look busy.
+/// Returns the number of the advisory lock by which a handler's transaction holds a key
+/// (`pg_try_advisory_xact_lock`).
+///
+/// The statements add the table's number, so that equal keys in two schemas do not meet. The lock
+/// shares the database's space of advisory locks. Another application's lock would have to hit one
+/// number in 2^64, and would only make a key look busy.
 fn lock_of(id: &RecordId) -> i64 {
     let [a, b, c, d, e, f, g, h, ..] = *id.as_bytes();
     i64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// For `interval`, which ends after 178 million years: nobody means more than a thousand.
+/// Converts a duration for `interval`, which ends after 178 million years. The maximum is a
+/// thousand years.
 fn milliseconds(time: Duration) -> i64 {
     const MOST: i64 = 1000 * 365 * 24 * 3600 * 1000;
     i64::try_from(time.as_millis()).unwrap_or(MOST).min(MOST)
@@ -331,7 +385,7 @@ fn stored(yes: bool) -> FinishOutcome {
     if yes { FinishOutcome::Stored } else { FinishOutcome::Fenced }
 }
 
-/// At least one, or none could ever be lent.
+/// Creates a semaphore with at least one permit. Without one, no transaction could ever be lent.
 fn semaphore(transactions: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(transactions.clamp(1, Semaphore::MAX_PERMITS)))
 }

@@ -1,4 +1,4 @@
-//! What the database says of a key, as the state that it means.
+//! Converts the database's row about a key into the state of the key.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row as _};
 use steadfast_server::{Fingerprint, Record, RecordError, RecordState, StoreError};
 
-/// A row of `claim.sql`, `hold.sql` and `look.sql`.
+/// A row of `claim.sql`, `hold.sql` or `look.sql`.
 pub(super) struct Row {
     pub(super) won: bool,
-    /// The token that asks was released or cancelled.
+    /// The caller's token was released or cancelled.
     pub(super) cancelled: bool,
-    /// No handler's open transaction holds the key.
+    /// No open transaction of a handler holds the key.
     free: bool,
-    /// The rest is NULL where no row is there.
+    /// This and the following fields are NULL if there is no row.
     state: Option<String>,
     fingerprint: Option<Vec<u8>>,
     record: Option<Vec<u8>>,
@@ -36,12 +36,12 @@ impl FromRow<'_, PgRow> for Row {
 }
 
 impl Row {
-    /// Nothing stands in the way of a handler.
+    /// Returns whether a handler may run.
     pub(super) fn is_free(&self) -> bool {
         self.free && self.state.is_none()
     }
 
-    /// What is known of the key; `None` if nothing is.
+    /// Returns the state of the key; `None` if there is no record.
     pub(super) fn state(self) -> Result<Option<RecordState>, StoreError> {
         let damaged = StoreError::Unreadable(RecordError::Damaged);
         let (Some(state), Some(fingerprint)) = (self.state, self.fingerprint) else {
@@ -51,7 +51,7 @@ impl Row {
         let fingerprint = Fingerprint::from_bytes(fingerprint);
         let left = u64::try_from(self.lease_left_ms.unwrap_or(0)).unwrap_or(0);
         Ok(Some(match (state.as_str(), self.record) {
-            // Taken over, and the one who did is at it.
+            // A running handler has taken the key over.
             ("running" | "unknown", _) if !self.free => RecordState::in_progress(fingerprint, Duration::ZERO),
             ("running", _) if left > 0 => RecordState::in_progress(fingerprint, Duration::from_millis(left)),
             ("running" | "unknown", _) => RecordState::unknown(fingerprint),

@@ -1,10 +1,12 @@
-//! What the sessions behind a pool are like, as far as the store's own statements care.
+//! Detects two properties of the sessions behind a pool that the store's statements depend on.
 //!
-//! Two things cannot be read from the pool's settings. The sessions' default isolation may be
-//! stricter than `READ COMMITTED`: then the database refuses statements that do not get in each
-//! other's way. And a pooler may give each transaction another session (pgbouncer's transaction
-//! mode): there a prepared statement is gone in the next transaction, or its name belongs to
-//! another client's statement, which would be executed in its place.
+//! The pool's settings do not show them:
+//!
+//! * The sessions' default isolation may be stricter than `READ COMMITTED`. The database then
+//!   refuses statements that do not conflict.
+//! * A pooler may give each transaction another session (pgbouncer's transaction mode). A prepared
+//!   statement is then missing in the next transaction. Or its name belongs to another client's
+//!   statement, which would be executed instead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,20 +20,18 @@ use tokio::sync::OnceCell;
 
 use super::error::{is_conflict, is_serialization_failure, lost_statement};
 
-/// How long the check of the sessions waits for a connection, and for a transaction that may be
-/// waiting for its own.
+/// How long the check waits for a connection, and for a transaction that may itself be waiting.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The isolation is named because a SERIALIZABLE, deferrable one may wait here for other
-/// transactions.
+/// Names the isolation, because a SERIALIZABLE, deferrable transaction may wait here for others.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
 const UNNAMED: &str = "the store's statements are sent without a name, which takes three more round trips a call; \
      pgbouncer 1.21 and later keep prepared statements in transaction mode if max_prepared_statements is set";
 
-/// What is known of the sessions.
+/// The detected properties of the sessions.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     checked: OnceCell<()>,
-    /// A transaction that does not name its isolation is not `READ COMMITTED`.
+    /// The default isolation is not `READ COMMITTED`.
     strict: AtomicBool,
     /// A prepared statement does not outlive its transaction.
     loses_statements: AtomicBool,
@@ -43,9 +43,8 @@ impl Sessions {
         if self.checked.initialized() {
             return Ok(());
         }
-        // On a task of its own: a timeout that drops this call neither leaves a BEGIN half done
-        // (see
-        // `PostgresStore::begin`) nor makes the next call start all over.
+        // On a separate task. A timeout that drops this call then neither leaves a BEGIN half done
+        // (see `PostgresStore::begin`) nor makes the next call start all over.
         let (sessions, pool) = (self.clone(), pool.clone());
         let check = async move {
             sessions.checked.get_or_try_init(|| sessions.find_out(&pool)).await?;
@@ -63,7 +62,8 @@ impl Sessions {
             None => match PgConnection::connect_with(&pool.connect_options()).await {
                 Ok(mut other) => loses_statements(&mut one, &mut other).await?,
                 Err(error) => {
-                    // Nobody can tell, and a statement without a name is right in any case.
+                    // Without a second connection nothing can be compared; a statement without a
+                    // name always works.
                     self.set_loses_statements(&format!("no second connection to compare with: {error}"));
                     false
                 }
@@ -75,19 +75,19 @@ impl Sessions {
         Ok(())
     }
 
-    /// Whether a statement needs an explicit transaction: it names its isolation, and stays in one
-    /// session.
+    /// Returns whether a statement needs an explicit transaction, which names its isolation and
+    /// stays in one session.
     pub(super) fn need_transaction(&self) -> bool {
         self.strict.load(Ordering::Relaxed) || self.lose_statements()
     }
 
-    /// Whether a prepared statement must have no name.
+    /// Returns whether prepared statements must have no name.
     pub(super) fn lose_statements(&self) -> bool {
         self.loses_statements.load(Ordering::Relaxed)
     }
 
-    /// Learns from the error of an own statement. Returns whether the statement was not executed
-    /// for a reason that has passed.
+    /// Updates the properties from the error of a statement. Returns whether the statement was not
+    /// executed for a reason that has passed.
     pub(super) fn learn(&self, error: &sqlx::Error) -> bool {
         if is_serialization_failure(error) {
             self.strict.store(true, Ordering::Relaxed);
@@ -105,7 +105,7 @@ impl Sessions {
     }
 }
 
-/// A second connection of the pool's, if it has one to give.
+/// Takes a second connection from the pool, if it has one.
 async fn second(pool: &PgPool) -> Option<PoolConnection<Postgres>> {
     if pool.options().get_max_connections() < 2 {
         return None;
@@ -113,16 +113,16 @@ async fn second(pool: &PgPool) -> Option<PoolConnection<Postgres>> {
     clock::until(clock::now().checked_add(PATIENCE), pool.acquire()).await.ok()?.ok()
 }
 
-/// Whether a statement that `one` prepares is gone, or another, in its next transaction.
+/// Returns whether a statement that `one` prepares is missing in its next transaction, or is
+/// another client's.
 async fn loses_statements(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let first = session_of(one).await?;
     let mut held = other.begin_with(BEGIN).await?;
     let taken = session_of(&mut held).await?;
-    // A pooler with one session has none left for this one.
+    // A pooler with a single session has none left for this connection.
     let Ok(second) = clock::until(clock::now().checked_add(PATIENCE), session_of(one)).await else { return Ok(true) };
     held.rollback().await?;
-    // Two more: a pooler that hands its sessions out in turns may have had the first one's turn
-    // again.
+    // Two more, since a pooler that hands out sessions in turns may have returned to the first one.
     let sessions = [second?, session_of(one).await?, session_of(one).await?];
     if taken != first && sessions.into_iter().all(|session| session == first) {
         return Ok(false);
@@ -139,7 +139,7 @@ async fn session_of(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     connection.fetch_one("SELECT pg_backend_pid()").await?.try_get(0)
 }
 
-/// A statement that is prepared under a name, and that no other client has under it.
+/// A named prepared statement that no other client can have.
 struct Probe {
     tag: String,
 }
@@ -150,10 +150,11 @@ impl Probe {
         Ok(Self { tag: token.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect() })
     }
 
-    /// The session in which the statement was executed, or an error if it was not this one.
+    /// Returns the session in which the statement was executed, or an error if another statement
+    /// ran.
     ///
-    /// It has nine parameters and is read only: what another client has prepared under its name is
-    /// refused, or changes nothing.
+    /// Has nine parameters and is read-only. So another client's statement under the same name is
+    /// refused or changes nothing.
     async fn session(&self, connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
         let values = "ARRAY[$2, $3, $4, $5, $6, $7, $8, $9]::int4[]";
         let sql = format!("SELECT pg_backend_pid(), '{}' WHERE $1 = ALL ({values})", self.tag);

@@ -1,10 +1,10 @@
-//! How the store's own statements are sent: in `READ COMMITTED`, in one session, and again where
-//! the database has rolled them back.
+//! Sends the store's own statements in `READ COMMITTED`, in one session, and again after a
+//! conflict.
 //!
-//! Usually a statement is a transaction by itself, prepared once for each connection: one round
-//! trip. Where [`Sessions`] knows that this would run in a stricter isolation, or in another
-//! session than it was prepared in, it is sent inside a transaction that names its isolation: two
-//! more round trips, and a third where the statement must have no name.
+//! Usually a statement is a transaction by itself, prepared once per connection: one round trip. If
+//! [`Sessions`] detects a stricter isolation or changing sessions, the statement is sent inside a
+//! transaction that names its isolation. That takes two more round trips, and a third if the
+//! statement must have no name.
 //!
 //! [`Sessions`]: super::sessions::Sessions
 
@@ -18,40 +18,42 @@ use steadfast_core::clock;
 use super::PostgresStore;
 use super::error::{has_ended, is_read_only};
 
-/// How often an own statement is repeated, at most. Under SERIALIZABLE one in four was refused at
-/// 32 at once; under READ COMMITTED a second refusal is an accident.
+/// Maximum number of repeats of a statement. Under SERIALIZABLE, one in four was refused at 32
+/// concurrent statements; under READ COMMITTED, a second refusal is rare.
 const REPEATS: u32 = 5;
-/// The pause before the first repeat; it doubles. A deadlock has taken a second to be found already
+/// Pause before the first repeat; it doubles. A deadlock has already taken a second to be detected
 /// (`deadlock_timeout`).
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 type Sending<'c, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send + 'c>>;
-/// How a query is sent and what is wanted of its answer.
+/// Sends a query and selects the wanted part of its result.
 type SendFn<T> = for<'c> fn(Query<'c>, &'c mut PgConnection) -> Sending<'c, T>;
 
 impl PostgresStore {
-    /// The one row that an own statement returns.
+    /// Sends a statement that returns one row.
     pub(super) async fn row(&self, query: Query<'_>) -> Result<PgRow, sqlx::Error> {
         self.send(query, |query, connection| connection.fetch_one(query)).await
     }
 
-    /// The row that an own statement returns, if it returns one.
+    /// Sends a statement that returns at most one row.
     pub(super) async fn optional_row(&self, query: Query<'_>) -> Result<Option<PgRow>, sqlx::Error> {
         self.send(query, |query, connection| connection.fetch_optional(query)).await
     }
 
-    /// How many rows an own statement has touched.
+    /// Sends a statement and returns the number of affected rows.
     pub(super) async fn affected(&self, query: Query<'_>) -> Result<u64, sqlx::Error> {
         let done: PgQueryResult = self.send(query, |query, connection| connection.execute(query)).await?;
         Ok(done.rows_affected())
     }
 
-    /// A transaction, begun on a task of its own. A `BEGIN` whose future is dropped while it is
-    /// under way would leave the connection in a transaction that nobody knows of, and whoever has
-    /// the connection next would write into it (sqlx 0.9.0: launchbadge/sqlx#4385).
+    /// Begins a transaction on a separate task.
+    ///
+    /// If the future of a `BEGIN` were dropped half-way, the connection would stay in an open
+    /// transaction. Its next user would unknowingly write into that transaction (sqlx 0.9.0:
+    /// launchbadge/sqlx#4385).
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        // Also because `hold.sql`, which looks twice, would see the same twice under REPEATABLE
+        // Also because `hold.sql` runs twice, and would see the same state twice under REPEATABLE
         // READ.
         const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
         let pool = self.pool.clone();
@@ -59,20 +61,20 @@ impl PostgresStore {
         begun.await.map_err(|gone| sqlx::Error::Io(std::io::Error::other(gone)))?
     }
 
-    /// A statement to be sent inside a transaction.
+    /// Creates a statement to be sent inside a transaction.
     pub(super) fn query<'q>(&self, sql: &'static str) -> Query<'q> {
         self.query_with(sql.into_sql_str(), PgArguments::default())
     }
 
-    /// An own call, again where it was refused for a reason that has passed, and where its session
-    /// was ended.
+    /// Makes a call, and repeats it after a refusal that has passed or after the end of its
+    /// session.
     pub(super) async fn repeated<T, F>(&self, call: impl Fn() -> F) -> Result<T, sqlx::Error>
     where
         F: Future<Output = Result<T, sqlx::Error>>,
     {
         self.sessions.check(&self.pool).await?;
         let (mut refusals, mut pause) = (REPEATS, PAUSE);
-        // After a failover each connection of the pool may be to the old server.
+        // After a failover, every connection of the pool may lead to the old server.
         let mut endings = self.pool.options().get_max_connections();
         loop {
             match call().await {
@@ -90,8 +92,8 @@ impl PostgresStore {
     async fn send<T>(&self, mut query: Query<'_>, send: SendFn<T>) -> Result<T, sqlx::Error> {
         let arguments = query.take_arguments().map_err(sqlx::Error::Encode)?.unwrap_or_default();
         let sql = query.sql();
-        // Boxed, as sqlx does it for a pool: every operation in flight has room for what is awaited
-        // here.
+        // Boxed, as sqlx does for a pool: every operation in flight reserves room for futures
+        // awaited here.
         self.repeated(|| Box::pin(self.send_once(self.query_with(sql.clone(), arguments.clone()), send))).await
     }
 
@@ -112,21 +114,23 @@ impl PostgresStore {
         Ok(answer)
     }
 
-    /// A query with these values; without a name where the sessions forget names.
+    /// Creates a query with these values, without a name if the sessions lose named statements.
     fn query_with<'q>(&self, sql: SqlStr, arguments: PgArguments) -> Query<'q> {
         if !self.sessions.lose_statements() {
             return sqlx::query_with(sql, arguments);
         }
-        // Another text: sqlx looks a statement up by its text, and may have it under a name from
-        // before this was known.
+        // Another text: sqlx finds prepared statements by their text, and may have this one under
+        // an earlier name.
         let unnamed = format!("/* unnamed */ {}", sql.as_str());
         sqlx::query_with(AssertSqlSafe(unnamed), arguments).persistent(false)
     }
 }
 
-/// Ends the session if it is with a server that takes no writes, unless it has only begun: a name
-/// that has led to this server may lead to its successor now. The pool would keep the connection
-/// for as long as it lives, and a [`Transaction`] cannot close it.
+/// Ends a session with a read-only server, unless the session is new: the server's name may lead to
+/// its successor by now.
+///
+/// The pool would keep the connection for its whole lifetime, and a [`Transaction`] cannot close
+/// it.
 pub(super) async fn leave(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     const LEAVE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
          WHERE pid = pg_backend_pid() AND backend_start < clock_timestamp() - interval '1 s'";
@@ -140,8 +144,8 @@ async fn or_left<T>(answer: Result<T, sqlx::Error>, connection: &mut PgConnectio
     answer
 }
 
-/// The transaction and what was done in it; after an error it is rolled back before anybody is
-/// told, since what it holds would be in the way of a repeat.
+/// Returns the transaction and the result. After an error, rolls the transaction back before
+/// returning, since its locks would block a repeat.
 pub(super) async fn or_rolled_back<T>(
     transaction: Transaction<'static, Postgres>,
     done: Result<T, sqlx::Error>,

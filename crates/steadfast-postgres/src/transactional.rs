@@ -1,8 +1,10 @@
-//! One transaction for claim, business rows and record: what cannot be told apart cannot be lost apart.
+//! A store with one transaction for claim, business rows and record, so that none is lost without
+//! the others.
 //!
-//! The claim is an advisory lock of the transaction that is lent to the handler: no row tells of it before the end, so a process
-//! that dies leaves nothing behind, and its connection's end is the claim's end. A concurrent duplicate is told so at once: it tries
-//! the lock and never waits for it, which would block a pooled connection for as long as the first handler runs.
+//! The claim is an advisory lock of the transaction that is lent to the handler. No row shows the
+//! claim before its end. So a process that dies leaves nothing behind, and its claim ends with its
+//! connection. A concurrent repeat gets its response at once: it tries the lock without waiting.
+//! Waiting would block a pooled connection for as long as the first handler runs.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -20,9 +22,10 @@ use super::row::Row;
 use super::statement::{leave, or_rolled_back};
 use super::{PostgresStore, lock_of, milliseconds};
 
-/// Records in PostgreSQL, written in the handler's own transaction. Made by [`PostgresStore::transactional`].
+/// A store that keeps its records in PostgreSQL, written in the handler's own transaction. Returned
+/// by [`PostgresStore::transactional`].
 ///
-/// The handler finds the transaction in the request's extensions and writes its rows through it:
+/// Your handler takes the transaction from the request's extensions and writes its rows through it:
 ///
 /// ```
 /// use axum::Extension;
@@ -31,56 +34,78 @@ use super::{PostgresStore, lock_of, milliseconds};
 /// use steadfast_server::{TransactionHandle, ExecutionOutcome};
 /// use steadfast_postgres::PostgresSession;
 ///
-/// async fn order(Extension(lent): Extension<TransactionHandle<PostgresSession>>) -> Response {
-///     // Given back when `session` is dropped, which has to be before the answer.
-///     let Some(mut session) = lent.lock() else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-///     match sqlx::query("INSERT INTO orders (item) VALUES ('tea')").execute(&mut **session).await {
+/// type Transaction = Extension<TransactionHandle<PostgresSession>>;
+///
+/// async fn order(Extension(transaction): Transaction) -> Response {
+///     // The guard must be dropped before the handler returns.
+///     let Some(mut session) = transaction.lock() else {
+///         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+///     };
+///     let insert = sqlx::query("INSERT INTO orders (item) VALUES ('tea')");
+///     match insert.execute(&mut **session).await {
 ///         Ok(_) => StatusCode::CREATED.into_response(),
-///         // Nothing is kept, and the key is given back. The verdict says so for every error; the store
-///         // knows it by itself of those that fail the transaction, such as a deadlock.
-///         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Extension(ExecutionOutcome::NotExecuted)).into_response(),
+///         // Stores nothing and releases the key, for every error. Without the outcome, the store
+///         // releases it only after errors that fail the transaction, such as a deadlock.
+///         Err(_) => {
+///             let outcome = Extension(ExecutionOutcome::NotExecuted);
+///             (StatusCode::SERVICE_UNAVAILABLE, outcome).into_response()
+///         }
 ///     }
 /// }
 /// ```
 ///
-/// | answer | business rows | record |
+/// | response of the handler | business rows | record |
 /// | --- | --- | --- |
 /// | 2xx, 3xx, or [`ExecutionOutcome::Executed`](steadfast_server::ExecutionOutcome::Executed) | committed | committed with them |
-/// | any other | rolled back to the savepoint before the handler | committed alone: the repeat gets the same answer |
-/// | 5xx after a statement that has failed the transaction, such as a deadlock | rolled back | none: the repeat runs. The caller gets the answer, with `Idempotency-Status: released` |
+/// | any other | rolled back to the savepoint before the handler | committed alone: the repeat gets the same response |
+/// | 5xx after a statement that has failed the transaction, such as a deadlock | rolled back | none: the repeat runs. The caller gets the response, with `Idempotency-Status: released` |
 /// | [`ExecutionOutcome::NotExecuted`](steadfast_server::ExecutionOutcome::NotExecuted) | rolled back | none: the repeat runs |
-/// | [`ExecutionOutcome::Unknown`](steadfast_server::ExecutionOutcome::Unknown), a panic, an inner error | rolled back | "unknown": the repeat runs, unless the layer is told [`OnUnknown::Reject`](steadfast_server::OnUnknown::Reject) |
+/// | [`ExecutionOutcome::Unknown`](steadfast_server::ExecutionOutcome::Unknown), a panic, an inner error | rolled back | "unknown": the repeat runs, unless you set [`OnUnknown::Reject`](steadfast_server::OnUnknown::Reject) |
 /// | none: the process died, or its connection broke | rolled back by the database | none: the repeat runs |
 /// | any, but the transaction cannot be ended: it had failed, the database refuses the record or is not there, the COMMIT meets a conflict (40001, 40P01), a deferred constraint (class 23) or a deferred trigger (P0001) | rolled back | none: the repeat runs. The caller gets a 503 of the type `…/rolled-back`, with `Retry-After` and `Idempotency-Status: released` |
-/// | any, but the reply to the COMMIT is lost | committed, or rolled back: the key is looked up until that is known | with them, or none. The caller gets the answer, or the 503. It gets a 500 if nothing is known within [`end_wait`](steadfast_server::IdempotencyLayer::end_wait); asked again, the key tells |
+/// | any, but the reply to the COMMIT is lost | committed, or rolled back: the layer looks the key up until it knows | with them, or none. The caller gets the response, or the 503. It gets a 500 if the layer learns nothing within [`end_wait`](steadfast_server::IdempotencyLayer::end_wait); a repeat then shows the outcome |
 ///
-/// The layer never runs a handler again by itself: a handler that the database has rolled back runs
-/// when its caller asks again. It may mend a failed statement too, in a savepoint of its own
-/// (`session.begin()`).
+/// The layer never repeats a handler by itself. After a rollback by the database, the handler runs
+/// again when its caller repeats the request. A handler can also recover from a failed statement,
+/// in a savepoint of its own (`session.begin()`).
 ///
-/// What the handler does outside of the database is not in the transaction: a mail that was sent
-/// stays sent. The transaction is `READ COMMITTED`, whatever the sessions' default is. It holds a
-/// connection of the pool for as long as the handler runs, and half of the connections can be held at
-/// most: see [`max_transactions`](PostgresStore::max_transactions).
+/// The transaction does not cover effects outside the database: a mail that was sent stays sent. It
+/// is `READ COMMITTED`, whatever the sessions' default. It holds a connection of the pool while the
+/// handler runs. At most half of the connections are held so: see
+/// [`max_transactions`](PostgresStore::max_transactions).
 ///
-/// Leases do not matter here: the claim holds while the connection lives. For a machine that vanishes
-/// without a word, set `tcp_keepalives_idle` in the database, and `idle_in_transaction_session_timeout`
-/// for a handler that hangs.
+/// Leases have no effect: the claim holds while its connection lives. Set `tcp_keepalives_idle` in
+/// the database for machines that vanish silently, and `idle_in_transaction_session_timeout` for
+/// handlers that hang.
 ///
-/// Behind a pooler that keeps no prepared statements, the session's names are cleared before it is
-/// lent (`DEALLOCATE ALL`), so the handler's own statements work as ever within the transaction.
+/// Behind a pooler that keeps no prepared statements, the store clears the session's names before
+/// lending it (`DEALLOCATE ALL`). The handler's own statements then work as usual within the
+/// transaction.
 #[derive(Clone)]
 pub struct TransactionalPostgresStore {
     base: PostgresStore,
 }
 
-/// The transaction that holds an operation, lent to its handler. It is a [`PgConnection`]; committing and rolling back are the
-/// layer's.
+/// The transaction of an operation, lent to its handler. Dereferences to a [`PgConnection`].
+///
+/// The layer commits it or rolls it back; you cannot.
+///
+/// ```
+/// use steadfast_postgres::{PostgresSession, sqlx};
+/// use steadfast_server::TransactionHandle;
+///
+/// async fn add_order(transaction: &TransactionHandle<PostgresSession>) -> sqlx::Result<bool> {
+///     let Some(mut session) = transaction.lock() else { return Ok(false) };
+///     let insert = sqlx::query("INSERT INTO orders (item) VALUES ('tea')");
+///     let added = insert.execute(&mut **session).await?;
+///     Ok(added.rows_affected() == 1)
+/// }
+/// ```
 pub struct PostgresSession {
     transaction: Transaction<'static, Postgres>,
     fingerprint: Fingerprint,
     retention: Duration,
-    /// Given back after the transaction: fields are dropped in this order.
+    /// Dropped after the transaction: fields are dropped in this order.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -115,10 +140,10 @@ struct EndRow {
     state: &'static str,
     record: Option<Vec<u8>>,
     retention: Duration,
-    /// Whether the handler's rows stay.
+    /// Whether to keep the handler's rows.
     keep_effects: bool,
-    /// Whether the answer is a server error, which is no end if the database has failed the
-    /// handler.
+    /// Whether the response is a server error, which is no end if the handler's transaction has
+    /// failed.
     is_error: bool,
 }
 
@@ -127,7 +152,8 @@ impl TransactionalPostgresStore {
         Self { base }
     }
 
-    /// The right to lend a transaction; or what is known of the key, if all that may be lent are.
+    /// Returns a permit to lend a transaction. If all are lent, returns the state of the key
+    /// instead.
     async fn permit(
         &self,
         claim: &Claim<'_>,
@@ -137,8 +163,7 @@ impl TransactionalPostgresStore {
         if let Ok(permit) = lendable.clone().try_acquire_owned() {
             return Ok(Ok(permit));
         }
-        // A repeat is told at once what is known: it needs a connection for that, and no
-        // transaction.
+        // A repeat learns the state at once: that needs a connection but no transaction.
         if let Some(known) = self.base.get(claim.id).await?
             && !may_take_over(claim, &known)
         {
@@ -150,7 +175,7 @@ impl TransactionalPostgresStore {
         }
     }
 
-    /// A transaction that holds the key, or what stands in its way.
+    /// Returns a transaction that holds the key, or the row that prevents it.
     async fn hold(&self, claim: &Claim<'_>) -> Result<Result<Transaction<'static, Postgres>, Row>, sqlx::Error> {
         let mut transaction = self.base.begin().await?;
         let held = self.try_to_lend(claim, &mut transaction).await;
@@ -160,8 +185,8 @@ impl TransactionalPostgresStore {
         Ok(Err(row))
     }
 
-    /// Holds the key and makes the transaction ready for a handler; or returns what stands in the
-    /// way.
+    /// Holds the key and prepares the transaction for a handler. Returns the row that prevents it,
+    /// if any.
     async fn try_to_lend(&self, claim: &Claim<'_>, connection: &mut PgConnection) -> Result<Option<Row>, sqlx::Error> {
         let mut row = self.try_hold(claim, connection).await?;
         if row.is_free() {
@@ -173,12 +198,12 @@ impl TransactionalPostgresStore {
         let read_only = connection.fetch_one("SHOW transaction_read_only; SAVEPOINT steadfast").await?;
         if read_only.try_get::<String, _>(0)? == "on" {
             leave(connection).await?;
-            // The database refuses this in its own words, before a handler runs in vain.
+            // The database refuses this with its own error, before a handler runs for nothing.
             connection.execute("SELECT FROM steadfast_records LIMIT 0 FOR UPDATE").await?;
         }
         if self.base.sessions.lose_statements() {
-            // The names by which sqlx knows the handler's statements are from another session, or
-            // taken by another client in this one.
+            // The names by which sqlx knows the handler's statements belong to another session, or
+            // to another client's statements in this one.
             connection.execute("DEALLOCATE ALL").await?;
             connection.clear_cached_statements().await?;
         }
@@ -197,18 +222,18 @@ impl TransactionalPostgresStore {
         Row::from_row(&row)
     }
 
-    /// Writes the end, and closes the transaction.
+    /// Writes the end and closes the transaction.
     async fn end(&self, claim: ClaimRef, session: PostgresSession, end: EndRow) -> Result<FinishOutcome, StoreError> {
         let deadline = self.base.deadline();
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         let write = async {
             if end.is_error {
-                // Refused if a statement of the handler's has failed: the database alone knows.
+                // Fails if a statement of the handler has failed: only the database knows.
                 transaction.execute("SELECT 1").await?;
             }
             if !end.keep_effects {
-                // Also right where a statement of the handler's has failed, after which no other
-                // one would be taken.
+                // Also correct after a failed statement of the handler: the database would refuse
+                // any other statement.
                 transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
             }
             self.write_end(claim, fingerprint, &end, &mut transaction).await
@@ -217,10 +242,11 @@ impl TransactionalPostgresStore {
         self.close(deadline, transaction, written).await
     }
 
-    /// Commits what was written, or rolls it back: `false`, if the claim is no longer the caller's.
+    /// Commits the end, or rolls it back if `written` is `false`: the claim is no longer the
+    /// caller's.
     ///
-    /// Nothing is kept before the COMMIT, so what fails up to there is rolled back for certain, be
-    /// it that the database does not answer.
+    /// Nothing is durable before the COMMIT. So any earlier failure, including no reply, is
+    /// certainly a rollback.
     async fn close(
         &self,
         deadline: Option<Instant>,
@@ -232,8 +258,8 @@ impl TransactionalPostgresStore {
             Ok(false) => Ok(FinishOutcome::Fenced),
             Err(error) => Err(rolled_back(error)),
         };
-        // Before anybody is told: the lock would be in the way of a repeat. If this fails, the
-        // database rolls back when the connection comes back to the pool, or breaks.
+        // Before the caller learns of it, since the lock would block a repeat. If this fails, the
+        // database rolls back when the connection returns to the pool, or breaks.
         let _later = self.base.within(deadline, transaction.rollback()).await;
         ended
     }
@@ -246,7 +272,7 @@ impl TransactionalPostgresStore {
         match self.base.within(deadline, transaction.commit()).await {
             Ok(()) => Ok(FinishOutcome::Stored),
             Err(error) if refuses_commit(&error) => Err(rolled_back(error)),
-            // The reply that was lost may have been that it is committed.
+            // The lost reply may have confirmed the commit.
             Err(error) => Err(unavailable(error)),
         }
     }
@@ -305,13 +331,13 @@ impl Store for TransactionalPostgresStore {
             }
             Err(row) => {
                 let known = row.state()?;
-                // A record that was in the way and is gone now: whoever comes again finds out.
+                // The record that was in the way is gone; the next repeat will find that.
                 Ok(ClaimOutcome::Existing(known.unwrap_or_else(|| RecordState::in_progress(None, Duration::ZERO))))
             }
         }
     }
 
-    /// The claim holds while its transaction is open, whatever its lease.
+    /// Returns `true`: the claim holds while its transaction is open, whatever its lease.
     async fn renew(&self, _: ClaimRef, _: Duration) -> Result<bool, StoreError> {
         Ok(true)
     }
@@ -322,8 +348,7 @@ impl Store for TransactionalPostgresStore {
         session: Option<PostgresSession>,
         end: &End,
     ) -> Result<FinishOutcome, StoreError> {
-        // Whoever still holds the transaction rolls it back by letting go, and nothing tells of it:
-        // as if the process had died.
+        // Dropping the transaction rolls it back and leaves no trace, as if the process had died.
         let lost = if matches!(end, End::Cancelled) { FinishOutcome::Stored } else { FinishOutcome::Fenced };
         let Some(session) = session else { return Ok(lost) };
         let end = match end {
@@ -339,7 +364,7 @@ impl Store for TransactionalPostgresStore {
                 EndRow { state: "unknown", record: None, retention, keep_effects: false, is_error: false }
             }
             End::Released => return self.release(claim.id, session).await,
-            // Nothing tells of a claim but its transaction, which ends here.
+            // Only the transaction, which ends here, shows the claim.
             End::Cancelled => {
                 drop(session);
                 return Ok(FinishOutcome::Stored);
@@ -348,7 +373,8 @@ impl Store for TransactionalPostgresStore {
         let is_done = end.record.is_some();
         let ended = self.end(claim, session, end).await?;
         if is_done {
-            // Now that the connection is free: a sweep beside an open transaction would wait for another one.
+            // Now that the connection is free. Earlier, with an open transaction, the sweep would
+            // wait for a second one.
             self.base.sweep_sometimes().await;
         }
         Ok(ended)
@@ -363,7 +389,7 @@ impl Store for TransactionalPostgresStore {
     }
 }
 
-/// A repeat of what nobody knows runs: it has to wait for a transaction.
+/// Returns whether a repeat may take over an unknown operation, and so needs a transaction.
 fn may_take_over(claim: &Claim<'_>, known: &RecordState) -> bool {
     claim.take_over && matches!(known, RecordState::Unknown { fingerprint, .. } if *fingerprint == claim.fingerprint)
 }

@@ -1,8 +1,8 @@
-//! The file beneath the database: its lock, its header, and what may be written to it.
+//! The file beneath the database: its lock, its header, and control over writes.
 //!
-//! redb repairs a file while it opens it, but a damaged file must stay as it is until somebody has
-//! decided what to do. So what redb writes is held back until the whole file has passed its check.
-//! And a database that has failed must not write while it closes.
+//! redb repairs a file while it opens it, but a damaged file must stay unchanged until a person has
+//! decided about it. So redb's writes are held back until the whole file has passed its check. A
+//! database that has failed must not write while it closes.
 
 use std::borrow::Cow;
 use std::io;
@@ -14,26 +14,27 @@ use std::sync::{Arc, PoisonError, RwLock};
 use redb::{BackendError, StorageBackend};
 use sha2::{Digest, Sha256};
 
-/// The part of redb's header that no checksum of its own covers: which commit counts, and the
-/// layout of the file. A single bit in it can make redb open the commit before the last one. Two
-/// commits with checksums of their own follow. (Format 3 of redb's `docs/design.md`.)
+/// The part of redb's header that redb's own checksums do not cover: the choice of the current
+/// commit, and the layout of the file. A single wrong bit can make redb open the commit before the
+/// last. Two commits with their own checksums follow. (Format 3 of redb's `docs/design.md`.)
 const UNCHECKED: Range<usize> = 0..56;
-/// Unused by redb, and in the same sector, so that it is written together with what it protects.
+/// Unused by redb, and in the same sector as the part that it protects, so both are written
+/// together.
 const STAMP: Range<usize> = 56..64;
-/// The byte that says which commit counts.
+/// The byte that names the current commit.
 const FLAGS: usize = 9;
-/// Its bits: the slot of the current commit; set while the file is open; the current commit was
-/// synced before it became that; it was made so by one of several processes, and not synced since.
+/// The bits of that byte: the slot of the current commit; set while the file is open; the commit
+/// was synced before it became current; one of several processes made it current and has not synced
+/// it since.
 const SLOT: u8 = 1;
 const IN_USE: u8 = 2;
 const TWO_PHASE: u8 = 4;
 const UNSYNCED: u8 = 8;
 
-/// A file whose lock is held for as long as the store lives, whatever becomes of the database in
-/// it.
+/// A file whose lock the store holds for its whole life, whatever happens to the database in it.
 ///
-/// Another process that got the lock would take the claims of this one for those of a dead process,
-/// and run their operations again.
+/// If another process got the lock, it would mistake this process's claims for those of a dead
+/// process and run their operations again.
 #[derive(Debug)]
 pub(super) struct LockedFile {
     path: PathBuf,
@@ -46,7 +47,7 @@ impl LockedFile {
         Self { path: path.to_owned(), file: Box::new(file), is_locked: AtomicBool::new(false) }
     }
 
-    /// The file without the gate, to be read.
+    /// Returns the file for reading, without the gate.
     pub(super) fn backend(&self) -> &dyn StorageBackend {
         &*self.file
     }
@@ -55,7 +56,7 @@ impl LockedFile {
         &self.path
     }
 
-    /// A database has locked the file: the next one finds it locked already.
+    /// Notes that a database has locked the file. Later databases skip the lock.
     pub(super) fn keep_lock(&self) {
         self.is_locked.store(true, Ordering::Release);
     }
@@ -63,18 +64,18 @@ impl LockedFile {
 
 impl Drop for LockedFile {
     fn drop(&mut self) {
-        // Closing the descriptor releases the lock too, unless a child process has inherited it.
+        // Closing the descriptor also releases the lock, unless a child process has inherited it.
         let _unlocked = self.file.close();
     }
 }
 
-/// Whether a database may write to its file.
+/// Decides whether a database may write to its file.
 #[derive(Debug)]
 pub(super) struct Gate(RwLock<Passage>);
 
 #[derive(Debug)]
 enum Passage {
-    /// Everything is kept in memory, in this order. While a file is checked these are a few pages.
+    /// Changes are kept in memory, in order. The check of a file makes only a few pages of them.
     NotAdmitted(Vec<Change>),
     Open,
     Shut,
@@ -96,7 +97,7 @@ impl Change {
         }
     }
 
-    /// Shows this change in what was read at `offset`.
+    /// Applies this change to bytes that were read at `offset`.
     fn show(&self, offset: u64, out: &mut [u8]) {
         match self {
             Self::Write(at, data) => {
@@ -117,7 +118,7 @@ impl Change {
     }
 }
 
-/// The bytes `start..end` of a file, of a piece that begins at `offset`.
+/// Returns the bytes `start..end` of a file from a piece that begins at `offset`.
 fn slice(piece: &[u8], offset: u64, start: u64, end: u64) -> Option<&[u8]> {
     piece.get(usize::try_from(start.checked_sub(offset)?).ok()?..usize::try_from(end.checked_sub(offset)?).ok()?)
 }
@@ -131,17 +132,18 @@ impl Gate {
         Arc::new(Self(RwLock::new(Passage::NotAdmitted(Vec::new()))))
     }
 
-    /// For a new file, in which there is nothing to lose.
+    /// Creates a gate for a new file, which has nothing to lose.
     pub(super) fn let_through() -> Arc<Self> {
         Arc::new(Self(RwLock::new(Passage::Open)))
     }
 
-    /// Writes what was held back, in the order and with the syncs that redb chose, and lets through
-    /// what follows.
+    /// Writes the changes that were held back, in redb's order and with redb's syncs. Later changes
+    /// go straight to the file.
     ///
     /// # Errors
     ///
-    /// The file cannot be written. It is as a crash would have left it, and the gate is shut.
+    /// The file cannot be written. It is in the state that a crash would have left, and the gate is
+    /// shut.
     pub(super) fn open(&self, file: &LockedFile) -> io::Result<()> {
         let mut passage = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let made = match &*passage {
@@ -153,7 +155,7 @@ impl Gate {
         made
     }
 
-    /// Nothing is written any more, not even what redb writes when it closes.
+    /// Stops all writes, including those that redb makes while it closes.
     pub(super) fn shut(&self) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Passage::Shut;
     }
@@ -163,7 +165,7 @@ fn shut() -> io::Error {
     io::Error::other("the database in this file has failed")
 }
 
-/// What redb is given: the file behind the gate.
+/// The storage that redb uses: the file behind the gate.
 #[derive(Debug)]
 pub(super) struct Backend {
     file: Arc<LockedFile>,
@@ -175,7 +177,7 @@ impl Backend {
         Self { file, gate }
     }
 
-    /// Makes a change `now`, or keeps what is to be done `later`.
+    /// Makes a change `now`, or keeps `later` for the moment when the gate opens.
     fn change(
         &self,
         now: impl FnOnce(&dyn StorageBackend) -> io::Result<()>,
@@ -192,7 +194,7 @@ impl Backend {
         Ok(())
     }
 
-    /// Reads what is on the disk, and then what was held back.
+    /// Reads from the disk and applies the changes that were held back.
     fn read_both(&self, changes: &[Change], offset: u64, out: &mut [u8]) -> io::Result<()> {
         let length = self.file.file.len()?;
         if offset.saturating_add(out.len() as u64) > length_after(length, changes) {
@@ -249,7 +251,7 @@ impl StorageBackend for Backend {
         self.change(|file| file.write(offset, &data), || Change::Write(offset, data.to_vec()))
     }
 
-    // The lock is that of the file, which closes when the store is dropped.
+    // The lock belongs to the file, which closes when the store is dropped.
     fn close(&self) -> io::Result<()> {
         Ok(())
     }
@@ -268,7 +270,7 @@ fn stamp(header: &[u8]) -> Option<[u8; 8]> {
     hash.first_chunk().copied()
 }
 
-/// The header with its checksum, where redb leaves room for it.
+/// Returns the header with its checksum, provided that redb has left the place empty.
 fn stamped(header: &[u8]) -> Cow<'_, [u8]> {
     match (header.get(STAMP), stamp(header)) {
         (Some(room), Some(stamp)) if room.iter().all(|byte| *byte == 0) => {
@@ -282,10 +284,11 @@ fn stamped(header: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Checks the header that was read, and tells redb to open the commit that it names or none. A file
-/// that plain redb has written has no checksum there, and may say that its last commit was synced
-/// together with the header: redb would fall back to the commit before if that one is damaged, and
-/// the damage would not be noticed.
+/// Checks the header, and makes redb open the current commit or none.
+///
+/// A file that plain redb wrote has no checksum there. It may also say that its last commit was
+/// synced together with the header. If that commit were damaged, redb would silently fall back to
+/// the one before.
 fn trust_last_commit_alone(header: &mut [u8]) -> io::Result<()> {
     let Some(written) = header.get(STAMP) else { return Ok(()) };
     if written.iter().any(|byte| *byte != 0) && stamp(header).as_ref().map(<[u8; 8]>::as_slice) != Some(written) {
@@ -297,8 +300,7 @@ fn trust_last_commit_alone(header: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes this commit the current one of a header that was read, in a file that looks as if it had
-/// been closed.
+/// Makes this commit the current one in a header, as if the file had been closed after it.
 pub(super) fn choose_commit(header: &mut [u8], slot: u8) {
     if let Some(flags) = header.get_mut(FLAGS) {
         *flags = *flags & !(SLOT | IN_USE | UNSYNCED) | slot & SLOT;

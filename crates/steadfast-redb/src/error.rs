@@ -1,4 +1,4 @@
-//! Why a file cannot be used as a store, and what to do about it.
+//! Errors of opening a file or a database, and what to do about them.
 
 use std::fmt;
 use std::io;
@@ -9,21 +9,37 @@ use steadfast_server::IdentityMismatch;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a file cannot be used as a store.
+/// The reason why a file or a database cannot be used as a store.
 ///
-/// The file was not changed. (A database that the program opened itself may have been: redb repairs
-/// what it can while it opens and while it checks.)
+/// The file was not changed. A database that you opened yourself may have been: redb repairs what
+/// it can while it opens and checks it.
+///
+/// ```
+/// use steadfast_redb::{OpenError, RedbStore};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("keys.redb");
+/// std::fs::write(&path, "not a database")?;
+/// let error = RedbStore::open(&path).unwrap_err();
+///
+/// assert!(matches!(error, OpenError::Damaged { .. }));
+/// assert_eq!(error.path(), Some(path.as_path()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The file is not as redb has written it.
+    /// The content of the file is not what redb wrote.
     ///
-    /// A crash of the process or of the machine does not cause this. A failing disk does, or a copy
-    /// of the file that was made while it was in use, or a program that wrote into it.
+    /// A crash of the process or of the machine does not cause this. Possible causes are a failing
+    /// disk, a copy made while the file was in use, or another program that wrote to the file.
     ///
-    /// An operation may be missing from the file, and would run a second time if the store were
-    /// used. [`RedbOptions::accept_repair`](super::RedbOptions::accept_repair) keeps what can be
-    /// read. An older copy of the file is no better: it lacks every operation since it was made.
+    /// The file may lack an operation, which would run a second time if you used the store.
+    /// [`RedbOptions::accept_repair`](super::RedbOptions::accept_repair) keeps the readable
+    /// records. An older copy of the file is no better: it lacks every operation since the copy was
+    /// made.
     #[error(
         "{} is damaged: {source}.{} Opening it with `RedbStore::options().accept_repair(true)` keeps the records that can still be \
          read; operations whose records are lost can then run a second time",
@@ -32,12 +48,12 @@ pub enum OpenError {
     )]
     #[non_exhaustive]
     Damaged {
-        /// The file; `None` for a database that the program has opened.
+        /// The path of the file. `None` for a database that you opened.
         path: Option<PathBuf>,
-        /// What was found.
+        /// The damage that was found.
         source: Source,
     },
-    /// The file is damaged, and a repair was accepted and is not possible.
+    /// The file is damaged, you accepted a repair, and no repair is possible.
     #[error(
         "{} is damaged and cannot be repaired: {source}.{} Move it away to start with an empty store: every operation that it held \
          can then run a second time",
@@ -46,51 +62,51 @@ pub enum OpenError {
     )]
     #[non_exhaustive]
     BeyondRepair {
-        /// The file; `None` for a database that the program has opened.
+        /// The path of the file. `None` for a database that you opened.
         path: Option<PathBuf>,
-        /// What was found.
+        /// The damage that was found.
         source: Source,
     },
-    /// Another store has the file open, in this process or in another.
+    /// Another store has the file open, in this process or in another one.
     #[error("{} is in use by another store, in this process or in another", Named(path))]
     #[non_exhaustive]
     InUse {
-        /// The file.
+        /// The path of the file.
         path: Option<PathBuf>,
     },
-    /// The file was written by a version of redb whose format this one does not read.
+    /// Another version of redb wrote the file, in a format that this version does not read.
     #[error("{} cannot be read by this version of redb: {source}", Named(path))]
     #[non_exhaustive]
     Format {
-        /// The file.
+        /// The path of the file.
         path: Option<PathBuf>,
-        /// What redb says.
+        /// The error of redb.
         source: Source,
     },
-    /// The records are identified in another way than this version of the crate does it. It would
-    /// find none of them, and every repeat would run again.
-    #[error("{} cannot be used by this version of the crate: {source}", Named(path))]
+    /// The records have another [`IDENTITY_VERSION`](steadfast_server::IDENTITY_VERSION) than this
+    /// build. The store would find none of them, and every repeat would run again.
+    #[error("{} cannot be used by this version of steadfast-redb: {source}", Named(path))]
     #[non_exhaustive]
     Identity {
-        /// The file; `None` for a database that the program has opened.
+        /// The path of the file. `None` for a database that you opened.
         path: Option<PathBuf>,
-        /// How they are identified.
+        /// The two versions.
         source: IdentityMismatch,
     },
-    /// The operating system refused something: to read or write the file, to start a thread, to
-    /// give randomness.
+    /// The operating system refused a request: to read or write the file, to start a thread, or to
+    /// give random bytes.
     #[error("{} cannot be opened: {source}", Named(path))]
     #[non_exhaustive]
     System {
-        /// The file; `None` for a database that the program has opened.
+        /// The path of the file. `None` for a database that you opened.
         path: Option<PathBuf>,
-        /// What it says.
+        /// The error of the operating system.
         source: Source,
     },
 }
 
 impl OpenError {
-    /// The file, unless the database was opened by the program.
+    /// Returns the path of the file. `None` for a database that you opened.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -119,7 +135,7 @@ impl OpenError {
         Self::System { path: path.map(Path::to_owned), source: source.into() }
     }
 
-    /// The same, where redb has the file and nobody else can repair it.
+    /// Turns damage into damage without repair, for a database that only redb could repair.
     pub(super) fn without_repair(self) -> Self {
         match self {
             Self::Damaged { path, source } => Self::BeyondRepair { path, source },
@@ -127,8 +143,8 @@ impl OpenError {
         }
     }
 
-    /// What redb's refusal means. What is not known is no damage: a repair is offered only for what
-    /// is.
+    /// Classifies an error of redb. Only known kinds of damage count as damage, since only those
+    /// offer a repair.
     pub(super) fn of(path: Option<&Path>, error: DatabaseError) -> Self {
         match error {
             DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
@@ -142,8 +158,7 @@ impl OpenError {
     }
 }
 
-/// An I/O error about what was read, and not about the reading: other bytes than redb's, or too
-/// few.
+/// Returns whether an I/O error is about the content: bytes that redb did not write, or too few.
 fn is_content(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
@@ -163,6 +178,6 @@ struct Unchanged<'a>(&'a Option<PathBuf>);
 
 impl fmt::Display for Unchanged<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { " Nothing in it was changed." } else { "" })
+        f.write_str(if self.0.is_some() { " The file was not changed." } else { "" })
     }
 }

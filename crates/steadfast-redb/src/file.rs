@@ -1,8 +1,8 @@
-//! A new file that is whole from the first moment that its name exists.
+//! Creates a file that is complete from the moment its name exists.
 //!
-//! redb writes the number by which it knows its files last. A process that dies before that would
-//! leave a file that no later one can open, and somebody would have to delete it by hand. So the
-//! file is made under another name and then given its own.
+//! redb writes its magic number last. If the process died before that, no later process could open
+//! the file, and you would have to delete it by hand. So the file is created under a temporary
+//! name first.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use super::backend::{Backend, Gate, LockedFile};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Makes an empty database at `path`, unless another process is faster.
+/// Creates an empty database at `path`, unless another process is faster.
 pub(super) fn create(path: &Path) -> Result<(), Error> {
     let new = beside(path);
     drop(new_database(&new)?);
@@ -27,15 +27,15 @@ pub(super) fn create(path: &Path) -> Result<(), Error> {
     Ok(named?)
 }
 
-/// An empty database in a file that nobody else knows of yet.
+/// Creates an empty database in a file that no other process knows yet.
 pub(super) fn new_database(path: &Path) -> Result<Database, Error> {
-    // A process that had this id before may have died here.
+    // An earlier process with the same id may have died here and left its file.
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
     let file = Arc::new(LockedFile::new(path, FileBackend::new(file)?));
     Ok(Database::builder().create_with_backend(Backend::new(file, Gate::let_through()))?)
 }
 
-/// Where the file is made.
+/// Returns the temporary name.
 pub(super) fn beside(path: &Path) -> PathBuf {
     with_suffix(path, &format!(".new-{}", std::process::id()))
 }
@@ -46,8 +46,8 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// A link, and not a rename, which would replace what another process has made meanwhile and uses
-/// already.
+/// Links the new file to its final name. A rename would replace a file that another process has
+/// created meanwhile and already uses.
 fn publish(new: &Path, path: &Path) -> io::Result<()> {
     match fs::hard_link(new, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -56,7 +56,7 @@ fn publish(new: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// On Unix a name is durable once its folder is.
+/// Syncs the folder: on Unix a name is durable only after that.
 #[cfg(unix)]
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -1,5 +1,7 @@
-//! Idempotency records in a file: the embedded, durable store for
-//! [`steadfast-server`](steadfast_server). One file, one process, nothing to operate.
+//! Stores the idempotency records of [`steadfast-server`](steadfast_server) in one file, for one
+//! process.
+//!
+//! The store is embedded and durable: there is no server to run.
 //!
 //! ```no_run
 //! use steadfast_redb::RedbStore;
@@ -12,16 +14,23 @@
 //! # }
 //! ```
 //!
-//! A claim is on the disk before the handler starts, and its end before the response leaves. What
-//! survives a crash, a full disk or a damaged file: [`RedbStore`].
+//! The store writes a claim to the disk before your handler starts, and its end before the response
+//! leaves. See [`RedbStore`] for the effects of a crash, a full disk and a damaged file.
 //!
-//! Several processes need another store: `steadfast-redis` or `steadfast-postgres`.
-//! [The guide](https://docs.rs/steadfast/latest/steadfast/guide/server/) compares them.
+//! If several processes serve your API, use `steadfast-redis` or `steadfast-postgres`. [The
+//! guide](https://docs.rs/steadfast/latest/steadfast/guide/server/) compares the stores.
 
-// This file has the rules of the `Store` contract, `tables` what the file holds, `writer` the one
-// thread that writes, `open` the check of a file, `salvage` what is read of a damaged one, `shared`
-// what is done about panics and failures. The tests over a failing disk are in `tests/`, those over
-// killed processes in the workspace's `tests/it/server/crash/`.
+// This file has the rules of the `Store` contract. The others:
+//
+// * `tables`: the content of the file
+// * `writer`: the one thread that writes
+// * `open`: the check of a file
+// * `salvage`: the readable records of a damaged file
+// * `shared`: panics and failures
+// * `backend`: the lock and the header of the file
+//
+// The tests over a failing disk are in `tests/`. Those over killed processes are in the workspace's
+// `tests/it/server/crash/`.
 
 mod backend;
 mod error;
@@ -54,76 +63,99 @@ pub use self::error::OpenError;
 pub use self::open::RedbOptions;
 pub use redb;
 
-/// A claim removes so many expired records on its way.
+/// Number of expired records that a claim removes.
 const SWEEP: usize = 4;
 
-/// Records in a file.
+/// A store that keeps its records in a file.
 ///
-/// The file belongs to one process at a time. A process that dies leaves its claims behind; the
-/// next one that opens the file knows that their owners are gone, so they are
-/// [unknown](RecordState::Unknown) at once, without waiting for their leases.
+/// ```
+/// use steadfast_redb::RedbStore;
+/// use steadfast_server::{IdempotencyLayer, Scope};
 ///
-/// Retention is counted by the wall clock at opening plus the time that has passed since, so jumps
-/// of the clock while the process runs change nothing. A clock that was set back between two runs
-/// makes records live longer; one that was set forward, shorter.
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("keys.redb");
+/// let store = RedbStore::open(path)?.max_records(1_000_000);
+/// let layer = IdempotencyLayer::new(store, Scope::single_caller()).required();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The file belongs to one process at a time. When a process dies, its claims stay in the file. The
+/// next process that opens the file knows that their owners are gone: they are
+/// [unknown](RecordState::Unknown) at once, before their leases end.
+///
+/// The store reads the wall clock once, when it opens the file, and adds the time that has passed
+/// since. Clock jumps during a run change nothing. Setting the clock back between two runs
+/// lengthens the retention of existing records; setting it forward shortens it.
 ///
 /// # Damage
 ///
-/// A crash of the process or of the machine loses nothing that was acknowledged, and needs no
-/// decision of yours. Damage is different: something else has changed the file. Opening reads the
-/// whole file ([what that takes](https://docs.rs/steadfast/latest/steadfast/guide/performance/#the-embedded-store)) and refuses a
-/// damaged one as [`OpenError::Damaged`], without changing it. [`RedbOptions::accept_repair`]
-/// opens it with the records that can still be read.
+/// A crash of the process or of the machine loses no acknowledged write, and you need not decide
+/// anything. Damage is different: something else has changed the file. Opening reads the whole file
+/// ([measured](https://docs.rs/steadfast/latest/steadfast/guide/performance/#the-embedded-store)).
+/// It refuses a damaged file with [`OpenError::Damaged`] and does not change it.
+/// [`RedbOptions::accept_repair`] opens such a file with the records that can still be read.
 ///
-/// Damage that comes about while the file is open is found when the file is opened next, or when
-/// redb meets it. Then that call returns [`StoreError::Unreadable`], and the file is checked again
-/// unless redb can read the record after all. Until then a record that is not in redb's cache may
-/// be missing without a sign.
+/// Damage to an open file is found when the file is opened next, or when redb reads the damaged
+/// part. In the second case the call returns [`StoreError::Unreadable`], and the store checks the
+/// file again unless redb can now read the record. Until then, a record outside redb's cache may be
+/// missing unnoticed.
 ///
-/// redb panics on some damaged files. Such a panic becomes an error, but the panic hook still
-/// prints its message. An older copy of the file is not damaged, and cannot be told from the newer
-/// one.
+/// redb panics on some damaged files. The store turns such a panic into an error, but the panic
+/// hook still prints its message. An older copy of the file is not damaged, so the store cannot
+/// tell it from the current one.
 ///
 /// # After an I/O error
 ///
-/// When the disk fails (it is full, a sync returns an error), the database in memory can no longer
-/// be trusted. Every change returns [`StoreError::Unavailable`] while the store closes the database
-/// and opens it again, with the same check: after 100 ms at first, then after pauses that double up
-/// to 30 s. Records can be read up to the first attempt, and again after the one that succeeds.
-/// Claims that held when the disk failed hold again, for the time that was left of their leases.
+/// After a disk error (a full disk, a failed sync) the store no longer trusts the database in
+/// memory. It closes the database and opens it again, with the same check. The first attempt starts
+/// after 100 ms; the pauses then double, up to 30 s.
 ///
-/// The file stays locked and its descriptor open all the while, so that no other process takes
-/// these claims for those of a dead one. So a file system that was mounted again needs a new
+/// * **Changes** return [`StoreError::Unavailable`] until an attempt succeeds.
+/// * **Reads** work until the first attempt, and again after the successful one.
+/// * **Claims** that held at the error hold again, for the rest of their leases.
+///
+/// The file stays locked and its descriptor stays open, so that no other process mistakes these
+/// claims for those of a dead process. A file system that was mounted again therefore needs a new
 /// process. If the check finds damage, the attempts end.
 pub struct RedbStore {
     shared: Arc<SharedDatabase>,
     writer: Writer,
     time: Steady,
-    /// Tells this process's claims from those of earlier ones.
+    /// Tells this process's claims from those of earlier processes.
     boot: [u8; 16],
     max_records: u64,
 }
 
 impl RedbStore {
-    /// Opens the file, or creates it, and checks all of it.
+    /// Opens the file, or creates it, and checks all of its content.
     ///
-    /// Blocks the thread while it reads the file: on a slow disk about a second for 100,000 records
-    /// ([measured](https://docs.rs/steadfast/latest/steadfast/guide/performance/#the-embedded-store)). Call it before you serve, or on
-    /// a thread that may block.
+    /// Blocks the thread while it reads: about a second for 100,000 records on a slow disk
+    /// ([measured](https://docs.rs/steadfast/latest/steadfast/guide/performance/#the-embedded-store)).
+    /// Call it before you serve, or on a thread that may block.
     ///
-    /// A process that dies meanwhile leaves no file or a whole one, and perhaps a file beside it
-    /// whose name ends in `.new-` and a number. You may delete that one.
+    /// If the process dies during the call, there is either no file or a complete one. A second
+    /// file, whose name ends in `.new-` and a number, may be left beside it. You may delete that
+    /// one.
     ///
     /// # Errors
     ///
-    /// The file is damaged, in use, or cannot be read or written, or its records are of another
-    /// [`IDENTITY_VERSION`](steadfast_server::IDENTITY_VERSION): see [`OpenError`].
+    /// Returns an [`OpenError`] if the file is damaged or in use, or if it cannot be read or
+    /// written. The same holds for a file whose records have another
+    /// [`IDENTITY_VERSION`](steadfast_server::IDENTITY_VERSION).
     ///
-    /// ```no_run
+    /// ```
     /// use steadfast_redb::{OpenError, RedbStore};
     ///
-    /// # fn main() -> Result<(), OpenError> {
-    /// let store = RedbStore::open("keys.redb")?;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("keys.redb");
+    /// let store = RedbStore::open(&path)?;
+    ///
+    /// // The open store holds the file's lock.
+    /// assert!(matches!(RedbStore::open(&path), Err(OpenError::InUse { .. })));
+    /// # drop(store);
     /// # Ok(())
     /// # }
     /// ```
@@ -131,26 +163,48 @@ impl RedbStore {
         Self::options().open(path)
     }
 
-    /// Uses a database that the program has opened, with a cache size or a storage of its own. The
-    /// store's tables begin with `steadfast_`.
+    /// Uses a database that you have opened, for example with a cache size or a storage of your
+    /// own.
     ///
-    /// The database is checked as a whole, as [`open`](Self::open) checks a file, with differences:
+    /// The names of the store's tables begin with `steadfast_`. The store checks the whole
+    /// database, as [`open`](Self::open) checks a file, with three differences:
     ///
-    /// * redb has recovered the database before, by its own rules. If it has to repair it while it
-    ///   is checked, the database is refused now and later, until a repair is accepted.
-    /// * A damaged bit in the header of the file can hide the last commit: redb has no checksum for
-    ///   it. Files that the store opens itself have one.
-    /// * After an I/O error every change returns [`StoreError::Unavailable`] until the program opens
-    ///   the database again.
+    /// * redb has already recovered the database by its own rules. If redb has to repair it during
+    ///   the check, the store refuses it now and later, until a repair is accepted.
+    /// * A damaged bit in the header of the file can hide the last commit, because redb has no
+    ///   checksum for it. Files that the store opens itself have one.
+    /// * After an I/O error every change returns [`StoreError::Unavailable`] until your program
+    ///   opens the database again.
     ///
     /// # Errors
     ///
-    /// The database is damaged or cannot be written: see [`OpenError`].
+    /// Returns an [`OpenError`] if the database is damaged or cannot be written.
+    ///
+    /// ```
+    /// use steadfast_redb::{RedbStore, redb};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("shop.redb");
+    /// let database = redb::Database::builder().set_cache_size(16 * 1024 * 1024).create(path)?;
+    /// let store = RedbStore::from_database(database)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn from_database(database: Database) -> Result<Self, OpenError> {
         Self::options().open_database(database)
     }
 
     /// Returns the options for opening a file or a database, with their defaults.
+    ///
+    /// ```no_run
+    /// use steadfast_redb::RedbStore;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = RedbStore::options().accept_repair(true).open("keys.redb")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn options() -> RedbOptions {
         RedbOptions::default()
@@ -163,7 +217,7 @@ impl RedbStore {
         let meta = opened.call(|database| tables::create(database, accept_repair));
         let meta = meta.map_err(|failed| OpenError::system(path, failed.into_failure()))?;
         if meta.is_repaired {
-            return Err(OpenError::damaged(path, "redb had to repair it"));
+            return Err(OpenError::damaged(path, "redb had to repair the database"));
         }
         verify_identity(meta.identity).map_err(|mismatch| OpenError::identity(path, mismatch))?;
         let (shared, time) = (SharedDatabase::new(opened, file.clone()), Steady::start());
@@ -171,8 +225,10 @@ impl RedbStore {
         Ok(Self { shared, writer, time, boot, max_records: u64::MAX })
     }
 
-    /// The most records, running claims and [tombstones](steadfast_server::TOMBSTONE) included; a claim beyond
-    /// it is [`StoreError::Full`]. Default: none.
+    /// Sets the maximum number of records. Default: no limit.
+    ///
+    /// Running claims and [tombstones](steadfast_server::TOMBSTONE) count too. A claim beyond the
+    /// limit returns [`StoreError::Full`].
     #[must_use]
     pub fn max_records(mut self, records: u64) -> Self {
         self.max_records = records;
@@ -183,7 +239,7 @@ impl RedbStore {
         MadeClaim { claim, boot: self.boot, now: self.time.now_ms() }
     }
 
-    /// Reads of a key beside the writer, at this instant of the store's clock.
+    /// Reads a key beside the writer, at the current time of the store's clock.
     async fn read<T: Send + 'static>(
         &self,
         id: RecordId,
@@ -207,7 +263,7 @@ impl RedbStore {
     }
 }
 
-/// What is known of a key.
+/// Returns the entry of a key, unless its retention is over.
 fn live_entry(database: &Database, id: &RecordId, now: u64) -> Result<Option<Entry>, Failed> {
     Ok(tables::read(database, id)?.filter(|entry| entry.forget_ms > now))
 }
@@ -218,7 +274,7 @@ impl fmt::Debug for RedbStore {
     }
 }
 
-/// A claim, owned: it travels to the writer.
+/// A claim with owned fields, so that it can be sent to the writer.
 struct OwnedClaim {
     id: RecordId,
     token: [u8; 16],
@@ -266,7 +322,8 @@ impl OwnedClaim {
         ClaimRef::new(self.id, ClaimToken::from_bytes(self.token))
     }
 
-    /// Returns whether this claim may have the key of an entry.
+    /// Returns whether the caller may have the key: either it repeats the same claim, or it takes
+    /// over an unknown one. In both cases the request must be the same.
     fn may_have(&self, entry: &Entry) -> Result<bool, Failed> {
         let state = entry.state(&self.boot, self.now).map_err(unreadable)?;
         let holder = KeyHolder {
@@ -280,7 +337,7 @@ impl OwnedClaim {
     }
 }
 
-/// A claim that was made, on its way to the writer to be renewed or ended.
+/// An existing claim that the writer is to renew or end.
 struct MadeClaim {
     claim: ClaimRef,
     boot: [u8; 16],
@@ -288,7 +345,7 @@ struct MadeClaim {
 }
 
 impl MadeClaim {
-    /// The entry of this claim, whether it still runs or has ended.
+    /// Returns the entry of this claim, running or ended.
     fn entry(&self, tables: &Tables<'_>) -> Result<Option<Entry>, Failed> {
         let ours = |entry: &Entry| entry.token == *self.claim.token.as_bytes() && entry.forget_ms > self.now;
         Ok(tables.get(self.claim.id.as_bytes())?.filter(ours))
@@ -323,7 +380,7 @@ impl MadeClaim {
                 self.replace(tables, entry, |entry| entry.into_unknown(self.now))?;
                 Ok(FinishOutcome::Stored)
             }
-            // Ended as such, or by the end of its process.
+            // The claim was ended as unknown before, or its process has died.
             Some(Entry { phase: Phase::Unknown | Phase::Running { .. }, .. }) => Ok(FinishOutcome::Stored),
             _ => Ok(FinishOutcome::Fenced),
         }
@@ -347,7 +404,7 @@ impl MadeClaim {
         }
         match self.entry(tables)? {
             Some(entry) if !entry.is_running(&self.boot) => return Ok(FinishOutcome::Fenced),
-            // What it took over may have run: that is unknown again.
+            // The operation that this claim took over may have run, so it is unknown again.
             Some(entry) if entry.took_over => self.replace(tables, entry, |entry| entry.into_unknown(self.now))?,
             Some(entry) => tables.remove(self.claim.id.as_bytes(), &entry)?,
             None => {}
@@ -377,7 +434,7 @@ impl Store for RedbStore {
             let Some(entry) = live_entry(database, &id, now)? else { return Ok(None) };
             Ok(Some((entry, tables::has_tombstone(database, reference, now)?)))
         });
-        // Most repeats find an end, and need no sync to be told.
+        // Most repeats find a finished operation, and need no sync.
         match known.await? {
             Some((_, true)) => return Ok(ClaimOutcome::Cancelled),
             Some((entry, false)) if !claim.may_have(&entry).map_err(Failed::into_store_error)? => {

@@ -1,9 +1,9 @@
-//! Opening a file: it is checked as a whole before anything in it is believed, and before anything
-//! is written to it.
+//! Opens a file after checking it as a whole. Nothing in it is trusted, and nothing is written,
+//! before that.
 //!
-//! redb's own recovery after a crash is part of the check, and loses nothing: commits are
-//! two-phase, so the last one that was acknowledged is whole, whatever the crash has left beside
-//! it. So whatever fails the check is damage.
+//! The check includes redb's own recovery after a crash, which loses nothing. Commits are
+//! two-phase, so the last acknowledged one is complete, whatever else the crash has left in the
+//! file. A file that fails the check is therefore damaged.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,7 +18,7 @@ use super::shared::{OpenDatabase, catch_panic};
 
 use super::{RedbStore, file, salvage, tables};
 
-/// How a [`RedbStore`] is opened. Made by [`RedbStore::options`].
+/// Options for opening a [`RedbStore`]. Returned by [`RedbStore::options`].
 ///
 /// ```no_run
 /// use steadfast_redb::{OpenError, RedbStore};
@@ -40,39 +40,57 @@ impl RedbOptions {
     /// returns [`OpenError::Damaged`].
     ///
     /// **Records may be lost, and their operations can then run a second time.** A person should
-    /// decide this, for one file: a program that always sets it has no protection. A file without
+    /// decide this for one file. A program that always sets it has no protection. A file without
     /// damage is opened as usual.
     ///
-    /// The readable records are copied into a new file, which takes the name of the damaged one.
-    /// The damaged file is kept beside it under its name with `.damaged-1` at the end, or the next
-    /// free number. Tables that are not this store's are not copied. A claim that was running is
-    /// unknown afterwards, as it is after every end of its process. The number of records is logged
-    /// at WARN.
+    /// A repair copies the readable records into a new file, which takes the name of the damaged
+    /// one. The damaged file stays beside it, with `.damaged-1` or the next free number added to
+    /// its name. Tables of other programs are not copied. Claims that were running are unknown
+    /// afterwards, as after every end of the process. The store logs the number of records at WARN.
     ///
-    /// For [`open_database`](Self::open_database) it is redb that repairs, with the commit before the last.
+    /// With [`open_database`](Self::open_database), redb does the repair: it goes back to the
+    /// commit before the last.
+    ///
+    /// ```
+    /// use steadfast_redb::{OpenError, RedbStore};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("keys.redb");
+    /// // A file without damage is opened as usual.
+    /// drop(RedbStore::open(&path)?);
+    /// drop(RedbStore::options().accept_repair(true).open(&path)?);
+    ///
+    /// // A file that redb has not written has nothing to keep.
+    /// std::fs::write(&path, "not a database")?;
+    /// let repaired = RedbStore::options().accept_repair(true).open(&path);
+    /// assert!(matches!(repaired, Err(OpenError::BeyondRepair { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn accept_repair(mut self, accept: bool) -> Self {
         self.accept_repair = accept;
         self
     }
 
-    /// Opens the file, or creates it. As [`RedbStore::open`], with these options.
+    /// Opens the file, or creates it. Does the same as [`RedbStore::open`], with these options.
     ///
     /// # Errors
     ///
-    /// See [`OpenError`].
+    /// Returns an [`OpenError`] if the file is damaged, in use, or cannot be read or written.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<RedbStore, OpenError> {
         let path = path.as_ref();
         if !path.try_exists().map_err(|error| OpenError::system(Some(path), error))? {
             file::create(path).map_err(|error| OpenError::system(Some(path), error))?;
         }
-        // There is nothing in an empty file that a repair could keep.
+        // An empty file has nothing that a repair could keep.
         let mut file = existing(path).map_err(OpenError::without_repair)?;
         let mut opened = checked(&file);
         if self.accept_repair
             && let Err(OpenError::Damaged { source, .. }) = &opened
         {
-            tracing::warn!(target: "steadfast", path = %path.display(), error = %source, "a damaged file is repaired");
+            tracing::warn!(target: "steadfast", path = %path.display(), error = %source, "repairing a damaged file");
             salvage::replace(&file)?;
             file = existing(path)?;
             opened = checked(&file);
@@ -80,17 +98,18 @@ impl RedbOptions {
         RedbStore::start(opened?, Some(file), self.accept_repair)
     }
 
-    /// Uses a database that the program has opened. As [`RedbStore::from_database`], with these options.
+    /// Uses a database that you have opened. Does the same as [`RedbStore::from_database`], with
+    /// these options.
     ///
     /// # Errors
     ///
-    /// See [`OpenError`].
+    /// Returns an [`OpenError`] if the database is damaged or cannot be written.
     pub fn open_database(&self, database: Database) -> Result<RedbStore, OpenError> {
         let mut opened = OpenDatabase::new(database, None);
         match opened.call_mut(Database::check_integrity) {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => {
-                // redb has repaired it already, and would find nothing the next time.
+                // redb has repaired the database already, and would find no damage the next time.
                 opened.call(tables::mark_repaired).map_err(|error| OpenError::system(None, error.into_failure()))?;
             }
             Ok(Err(error)) => return Err(OpenError::of(None, error).without_repair()),
@@ -100,20 +119,20 @@ impl RedbOptions {
     }
 }
 
-/// A file that is there. One without content is not what a store has left, and must not become a
-/// new and empty one.
+/// Opens an existing file. No store leaves an empty file, so an empty one is refused rather than
+/// turned into a new store.
 fn existing(path: &Path) -> Result<Arc<LockedFile>, OpenError> {
     let system = |error| OpenError::system(Some(path), error);
     let file = File::options().read(true).write(true).open(path).map_err(system)?;
     if file.metadata().map_err(system)?.len() == 0 {
-        return Err(OpenError::damaged(Some(path), "it is empty"));
+        return Err(OpenError::damaged(Some(path), "the file is empty"));
     }
     let backend = FileBackend::new(file).map_err(|error| OpenError::of(Some(path), error))?;
     Ok(Arc::new(LockedFile::new(path, backend)))
 }
 
-/// Opens the database in a file, if all of it is as redb has written it. Otherwise the file is left
-/// as it is.
+/// Opens the database in a file, provided that all of it is as redb wrote it. Otherwise leaves the
+/// file unchanged.
 pub(super) fn checked(file: &Arc<LockedFile>) -> Result<OpenDatabase, OpenError> {
     let path = Some(file.path());
     let gate = Gate::hold_back();
@@ -124,7 +143,7 @@ pub(super) fn checked(file: &Arc<LockedFile>) -> Result<OpenDatabase, OpenError>
         Ok(Err(error)) => Err(OpenError::of(path, error)),
         Err(panic) => Err(OpenError::damaged(path, panic)),
     };
-    // Whatever redb has found, it had locked the file before it looked.
+    // redb locks the file before it reads it, so every other result means that the lock is held.
     if !matches!(database, Err(OpenError::InUse { .. })) {
         file.keep_lock();
     }

@@ -1,9 +1,8 @@
-//! A new file with the records that can still be read of a damaged one.
+//! Copies the readable records of a damaged file into a new one.
 //!
-//! redb has no checksum for a single record, so it refuses a damaged file as a whole. A record of
-//! ours has one. So both commits that the file holds are read without redb's check, each from both
-//! ends, and every record that is what was written is copied. The index of what expires when is
-//! made anew.
+//! redb has no checksum for a single record, so it refuses a damaged file as a whole. The store's
+//! records have one. So this module reads both commits in the file without redb's check, each from
+//! both ends, and copies every intact record. It builds the expiry index again.
 
 use std::fs;
 use std::io;
@@ -20,16 +19,16 @@ use super::file;
 use super::shared::{Failure, catch_panic};
 use super::tables::{self, Failed, META, RECORDS};
 
-/// Records that are copied in one transaction.
+/// Number of records that are copied in one transaction.
 const BATCH: usize = 4096;
 
-/// A key and its value, as they were read.
+/// A key and its value, as read from the file.
 pub(super) type Raw = (Vec<u8>, Vec<u8>);
 
-/// Puts a new file with the readable records in the place of a damaged one, which is kept beside
-/// it.
+/// Replaces a damaged file by a new one with the readable records, and keeps the damaged file
+/// beside it.
 ///
-/// A crash meanwhile leaves either of the two under the file's name, and never none.
+/// After a crash in the middle, one of the two files has the original name.
 pub(super) fn replace(damaged: &Arc<LockedFile>) -> Result<(), OpenError> {
     let path = damaged.path();
     let new = file::beside(path);
@@ -38,18 +37,18 @@ pub(super) fn replace(damaged: &Arc<LockedFile>) -> Result<(), OpenError> {
         Ok((records, kept))
     });
     if swapped.is_err() {
-        // It may not have come to be.
+        // The file may not exist yet.
         let _gone = fs::remove_file(&new);
     }
     let (records, kept) = swapped?;
     tracing::warn!(
         target: "steadfast", path = %path.display(), kept = %kept.display(), records,
-        "a damaged file was replaced by one with the records that could be read"
+        "replaced a damaged file by a new one with the readable records"
     );
     Ok(())
 }
 
-/// Returns how many records there are in the new file.
+/// Returns the number of records in the new file.
 fn copy(damaged: &Arc<LockedFile>, new: &Path) -> Result<u64, OpenError> {
     let path = Some(damaged.path());
     let written = |failed: Failed| OpenError::system(path, failed.into_failure());
@@ -74,17 +73,17 @@ fn copy(damaged: &Arc<LockedFile>, new: &Path) -> Result<u64, OpenError> {
     }
 }
 
-/// Where records go that were read.
+/// The destination of the records that were read.
 struct Copying<'a> {
     database: &'a Database,
     batch: Vec<Raw>,
-    /// How the damaged file says that its records are identified.
+    /// The result of checking the damaged file's identity version.
     identity: Result<(), IdentityMismatch>,
     result: Result<(), Failed>,
 }
 
 impl Copying<'_> {
-    /// `false`: the new file cannot be written.
+    /// Adds a record. Returns `false` if the new file cannot be written.
     fn take(&mut self, record: Raw) -> bool {
         self.batch.push(record);
         if self.batch.len() == BATCH {
@@ -101,12 +100,12 @@ impl Copying<'_> {
     }
 }
 
-/// Copies the records of one commit, until damage is met.
+/// Copies the records of one commit up to the first damage.
 fn read(file: &Arc<LockedFile>, slot: u8, backward: bool, copying: &mut Copying<'_>) -> Result<(), redb::Error> {
     let commit = Commit { file: file.clone(), slot };
     let mut builder = Database::builder();
-    // The one mode in which redb reads a file without the state of its allocator, which may be
-    // damaged too.
+    // The only mode in which redb reads a file without its allocator state, which may be damaged
+    // too.
     builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
     let commit = builder.open_read_only_with_backend(commit)?.begin_read()?;
     if let Ok(meta) = commit.open_table(META)
@@ -120,7 +119,7 @@ fn read(file: &Arc<LockedFile>, slot: u8, backward: bool, copying: &mut Copying<
     while let Some(entry) = if backward { entries.next_back() } else { entries.next() } {
         let (key, value) = entry?;
         let key = key.value().to_vec();
-        // A damaged page may lead back to one that was read already, and so on for ever.
+        // A damaged page may lead back to an earlier one, in an endless circle.
         let goes_on = last.is_none_or(|last| if backward { last > key } else { last < key });
         if !goes_on || !copying.take((key.clone(), value.value().to_vec())) {
             break;
@@ -130,7 +129,7 @@ fn read(file: &Arc<LockedFile>, slot: u8, backward: bool, copying: &mut Copying<
     Ok(())
 }
 
-/// Gives the new file the damaged one's name, and the damaged one another. Returns that.
+/// Gives the new file the name of the damaged one, which gets another name. Returns that name.
 fn swap(path: &Path, new: &Path) -> io::Result<PathBuf> {
     let mut number = 1;
     let kept = loop {
@@ -146,8 +145,8 @@ fn swap(path: &Path, new: &Path) -> io::Result<PathBuf> {
     Ok(kept)
 }
 
-/// One of the two commits of a file, to be read as if the file had been closed after it. The lock
-/// is held by others.
+/// One of the two commits of a file, read as if the file had been closed after it. The store
+/// already holds the lock.
 #[derive(Debug)]
 struct Commit {
     file: Arc<LockedFile>,

@@ -1,7 +1,8 @@
-//! The database that reader and writer share, and that can be closed and opened anew beneath them.
+//! The database that readers and the writer share. It can be closed and opened again while they use
+//! it.
 //!
-//! redb panics on some damaged files. Every call of it goes through here, so that a panic becomes
-//! an error.
+//! redb panics on some damaged files. Every call to redb goes through this module, so that a panic
+//! becomes an error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,43 +15,43 @@ use super::error::OpenError;
 use super::open;
 use super::tables::Failed;
 
-/// What makes a database useless for everybody, until its file is opened again.
+/// A failure that makes the database unusable for all callers until its file is opened again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("{0}")]
     Redb(#[source] redb::Error),
     #[error("{0}")]
     Record(#[source] StoreError),
-    #[error("redb panicked; the panic's message is on standard error")]
+    #[error("redb panicked; see the panic message on standard error")]
     Panic,
     #[error("the file is closed after a failure")]
     Closed,
-    #[error("the file has failed and could not be opened again: {0}")]
+    #[error("the store failed and could not be reopened: {0}")]
     Reopen(#[source] OpenError),
-    #[error("the database has failed: {0}. It was opened by the program, so the program must open it again")]
+    #[error("the database has failed: {0}. Your program opened it, so your program must open it again")]
     NotOurs(#[source] Arc<Failure>),
 }
 
 impl Failure {
-    /// Whether what was met is damage, and not a file that cannot be reached.
+    /// Returns whether the file is damaged, rather than out of reach.
     pub(super) fn is_damage(&self) -> bool {
         matches!(self, Self::Panic | Self::Redb(redb::Error::Corrupted(_)))
     }
 }
 
-/// Calls redb, and makes its panic an error.
+/// Calls redb and turns its panic into an error.
 pub(super) fn catch_panic<T>(call: impl FnOnce() -> T) -> Result<T, Failure> {
-    // What a panic leaves behind inside redb is not trusted. The writer closes the database without
-    // letting it write, and the next open checks the file. Until then a record is still believed:
-    // it has a checksum of its own.
+    // The state that a panic leaves inside redb is not trusted. The writer closes the database
+    // without letting it write, and the next opening checks the file. Until then readers may still
+    // use records: each has a checksum of its own.
     catch_unwind(AssertUnwindSafe(call)).map_err(|_| Failure::Panic)
 }
 
-/// A database that is open. Closing it does not panic.
+/// An open database. Dropping it does not panic.
 pub(super) struct OpenDatabase {
-    /// Here until the drop.
+    /// `Some` until the drop.
     database: Option<Database>,
-    /// `None`: the file is not ours.
+    /// `None` for a database that the program opened.
     gate: Option<Arc<Gate>>,
 }
 
@@ -69,7 +70,7 @@ impl OpenDatabase {
         catch_panic(|| work(database))
     }
 
-    /// Closes it without writing what redb writes when it closes.
+    /// Closes the database, and stops redb from writing while it closes.
     fn give_up(self) {
         if let Some(gate) = &self.gate {
             gate.shut();
@@ -80,15 +81,15 @@ impl OpenDatabase {
 impl Drop for OpenDatabase {
     fn drop(&mut self) {
         let database = self.database.take();
-        // A panic has been reported by the panic hook, and the next open checks the file.
+        // The panic hook has reported a panic, and the next opening checks the file.
         let _panic = catch_panic(move || drop(database));
     }
 }
 
 pub(super) struct SharedDatabase {
-    /// `None` while it is being opened again.
+    /// `None` while the file is being opened again.
     current: RwLock<Option<OpenDatabase>>,
-    /// `None`: the file is not ours.
+    /// `None` for a database that the program opened.
     file: Option<Arc<LockedFile>>,
 }
 
@@ -97,7 +98,7 @@ impl SharedDatabase {
         Arc::new(Self { current: RwLock::new(Some(opened)), file })
     }
 
-    /// Calls the database, on a thread that may block.
+    /// Calls the database. Use it on a thread that may block.
     pub(super) fn call<T>(&self, work: impl FnOnce(&Database) -> Result<T, Failed>) -> Result<T, Failed> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().ok_or(Failure::Closed)?.call(work)
@@ -107,8 +108,8 @@ impl SharedDatabase {
         self.file.is_some()
     }
 
-    /// Closes the database and opens it anew, if the file passes its check. `prepare` is called
-    /// before anybody else sees it.
+    /// Closes the database and opens it again, if the file passes its check. Calls `prepare` before
+    /// any other caller sees it.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What the file holds: the records by their identity, and an index of when each may be forgotten.
+//! The content of the file: the records by their identity, and an index of their expiry.
 
 use std::time::Duration;
 
@@ -15,44 +15,44 @@ use steadfast_server::{
 use super::shared::Failure;
 
 pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
-/// When each is forgotten: big-endian milliseconds, then the identity, so that the first entries
-/// are the next to go.
+/// The expiry of each record: big-endian milliseconds, then the identity. So the first entries
+/// expire first.
 const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_expiry");
-/// The claims that were released or cancelled, each as its identity and its token, with the
-/// milliseconds until which it is kept.
+/// Released and cancelled claims: identity and token, with the time in milliseconds until which the
+/// tombstone is kept.
 const TOMBSTONES: TableDefinition<'_, &[u8], u64> = TableDefinition::new("steadfast_tombstones");
-/// When each tombstone is forgotten: as in [`EXPIRY`].
+/// The expiry of each tombstone, as in [`EXPIRY`].
 const TOMBSTONE_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_tombstone_expiry");
 
-/// What is to be known of the file as a whole.
+/// Facts about the file as a whole.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("steadfast_meta");
-/// redb has repaired the database, and nobody has accepted that yet.
+/// Set when redb has repaired the database and nobody has accepted the repair.
 const REPAIRED: &str = "repaired";
-/// The version of how its records are identified, big-endian.
+/// The identity version of the records, big-endian.
 const IDENTITY: &str = "identity_version";
 
-/// A claim that finds no room removes so many that have gone at a time.
+/// Number of expired records that a claim removes at a time when it finds no room.
 const ROOM: usize = 16;
 
-/// A transaction whose commit syncs twice: first what it has written, then that it is the current
-/// one. With one sync, redb cannot tell a commit that was damaged later from one that a crash cut
-/// short, and forgets either.
+/// Begins a transaction whose commit syncs twice: first the data, then the switch to the new
+/// commit. With one sync, redb cannot tell a commit that was damaged later from one that a crash
+/// cut short, and drops both.
 pub(super) fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_two_phase_commit(true);
     Ok(transaction)
 }
 
-/// What a file says of itself.
+/// The facts about a file as a whole.
 pub(super) struct Meta {
-    /// redb has repaired it, and nobody has accepted that.
+    /// Whether redb has repaired the file and nobody has accepted the repair.
     pub(super) is_repaired: bool,
-    /// How its records are identified.
+    /// The identity version of the records.
     pub(super) identity: Option<u32>,
 }
 
-/// A new file gets its tables, so that a reader finds them before the first write. One without
-/// records is told how they will be identified. `accept` accepts a repair of redb's.
+/// Creates missing tables, so that a reader finds them before the first write. A file without
+/// records gets the current identity version. `accept` accepts a repair by redb.
 pub(super) fn create(database: &Database, accept: bool) -> Result<Meta, Failed> {
     let transaction = begin(database)?;
     let is_empty = Tables::open(&transaction)?.records.is_empty()?;
@@ -70,21 +70,21 @@ pub(super) fn create(database: &Database, accept: bool) -> Result<Meta, Failed> 
     Ok(meta)
 }
 
-/// How the records of a file are identified, where it says so.
+/// Returns the identity version of the records, if the file has one.
 pub(super) fn identity(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Option<u32>, redb::Error> {
     let bytes = meta.get(IDENTITY)?;
     Ok(bytes.and_then(|bytes| bytes.value().try_into().ok()).map(u32::from_be_bytes))
 }
 
-/// Remembers that redb has repaired the database, for those who open it next.
+/// Notes that redb has repaired the database, so that later openings refuse it too.
 pub(super) fn mark_repaired(database: &Database) -> Result<(), Failed> {
     let transaction = begin(database)?;
     transaction.open_table(META)?.insert(REPAIRED, [].as_slice())?;
     Ok(transaction.commit()?)
 }
 
-/// Adds records that were read from a damaged file, and that are what was written. Of two under one
-/// key, the one that says more stays.
+/// Adds intact records from a damaged file. Of two records under one key, the one that is further
+/// along stays.
 pub(super) fn adopt(database: &Database, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Failed> {
     let transaction = begin(database)?;
     {
@@ -106,8 +106,8 @@ pub(super) fn count(database: &Database) -> Result<u64, Failed> {
     Ok(database.begin_read()?.open_table(RECORDS)?.len()?)
 }
 
-/// Claims of this boot that held at `since_ms` go on for as long as they would have then: their
-/// handlers were running, and the file could not be written to renew them.
+/// Restores the claims of this boot that held at `since_ms`, for the rest of their leases. Their
+/// handlers were running, but the file could not be written to renew them.
 pub(super) fn extend_leases(database: &Database, boot: &[u8; 16], since_ms: u64, now_ms: u64) -> Result<(), Failed> {
     let transaction = begin(database)?;
     {
@@ -121,27 +121,27 @@ pub(super) fn extend_leases(database: &Database, boot: &[u8; 16], since_ms: u64,
     Ok(transaction.commit()?)
 }
 
-/// Reads one entry beside the writer, as the last transaction left it.
+/// Reads one entry beside the writer, as of the last transaction.
 pub(super) fn read(database: &Database, id: &RecordId) -> Result<Option<Entry>, Failed> {
     let records = database.begin_read()?.open_table(RECORDS)?;
     let bytes = records.get(id.as_bytes().as_slice())?;
     bytes.map(|bytes| Entry::decode(bytes.value())).transpose().map_err(unreadable)
 }
 
-/// Whether there is a tombstone of this claim, as the last transaction left it.
+/// Returns whether this claim has a tombstone, as of the last transaction.
 pub(super) fn has_tombstone(database: &Database, claim: ClaimRef, now: u64) -> Result<bool, Failed> {
     let tombstones = database.begin_read()?.open_table(TOMBSTONES)?;
     Ok(tombstones.get(tombstone_key(claim).as_slice())?.is_some_and(|until| until.value() > now))
 }
 
-/// What is kept of a key.
+/// The stored entry of a key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) fingerprint: [u8; 32],
     pub(super) token: [u8; 16],
     pub(super) boot: [u8; 16],
     pub(super) phase: Phase,
-    /// Its operation may have run before this claim began.
+    /// Whether the operation may have run before this claim began.
     pub(super) took_over: bool,
     pub(super) retention_ms: u64,
     pub(super) forget_ms: u64,
@@ -152,13 +152,13 @@ pub(super) enum Phase {
     Running {
         until_ms: u64,
     },
-    /// [`Record::encode`]'s bytes.
+    /// The bytes of [`Record::encode`].
     Done(Vec<u8>),
     Unknown,
 }
 
 impl Phase {
-    /// How much it says of the operation's end.
+    /// Ranks the phases by how much is known of the operation's end.
     fn rank(&self) -> u8 {
         match self {
             Self::Running { .. } => 0,
@@ -173,20 +173,20 @@ impl Entry {
         unseal(bytes)
     }
 
-    /// The same claim, with a lease that begins now.
+    /// Returns the same claim with a lease that begins now.
     pub(super) fn renewed(self, now_ms: u64, lease_ms: u64) -> Self {
         let until_ms = now_ms.saturating_add(lease_ms);
         let forget_ms = until_ms.saturating_add(self.retention_ms);
         Self { phase: Phase::Running { until_ms }, forget_ms, ..self }
     }
 
-    /// The end that nobody knows.
+    /// Returns the entry with an unknown end.
     pub(super) fn into_unknown(self, now_ms: u64) -> Self {
         let forget_ms = now_ms.saturating_add(self.retention_ms);
         Self { phase: Phase::Unknown, forget_ms, ..self }
     }
 
-    /// Its claim is not over: this process can renew and end it.
+    /// Returns whether this process can still renew and end the claim.
     pub(super) fn is_running(&self, boot: &[u8; 16]) -> bool {
         matches!(self.phase, Phase::Running { .. }) && self.boot == *boot
     }
@@ -203,11 +203,11 @@ impl Entry {
     }
 }
 
-/// Why a piece of work did not succeed.
+/// A failure of one piece of work.
 pub(super) enum Failed {
-    /// The transaction is of no use any more, for anybody in it, and nor is the database.
+    /// The transaction and the database are unusable, for all callers.
     Database(Failure),
-    /// This call alone.
+    /// Only this call has failed.
     Call(StoreError),
 }
 
@@ -219,7 +219,7 @@ impl Failed {
         }
     }
 
-    /// Where no single call is made that could fail alone.
+    /// Converts the error where no single call can fail alone.
     pub(super) fn into_failure(self) -> Failure {
         match self {
             Self::Database(failure) => failure,
@@ -240,7 +240,7 @@ impl From<Failure> for Failed {
     }
 }
 
-/// The call failed, and the database did not: its record cannot be read.
+/// Reports an unreadable record: the call fails, the database does not.
 pub(super) fn unreadable(error: RecordError) -> Failed {
     Failed::Call(StoreError::Unreadable(error))
 }
@@ -253,17 +253,17 @@ pub(super) struct Tables<'a> {
     tombstone_expiry: Table<'a, &'static [u8], ()>,
 }
 
-/// Big-endian, so that what is forgotten first comes first.
+/// Builds an index key. Big-endian, so that the next entry to expire comes first.
 fn expiry_key(name: &[u8], forget_ms: u64) -> Vec<u8> {
     [forget_ms.to_be_bytes().as_slice(), name].concat()
 }
 
-/// The name of a claim's tombstone.
+/// Builds the key of a claim's tombstone.
 fn tombstone_key(claim: ClaimRef) -> Vec<u8> {
     [claim.id.as_bytes().as_slice(), claim.token.as_bytes()].concat()
 }
 
-/// Takes the first name out of an index of expiry, if its time is over.
+/// Removes and returns the first name of an expiry index, if it has expired.
 fn next_expired(expiry: &mut Table<'_, &'static [u8], ()>, now: u64) -> Result<Option<Vec<u8>>, Failed> {
     let Some(key) = expiry.first()?.map(|(key, _)| key.value().to_vec()) else { return Ok(None) };
     let Some((forget_ms, name)) = key.split_first_chunk::<8>() else { return Ok(None) };
@@ -284,12 +284,12 @@ impl<'a> Tables<'a> {
         })
     }
 
-    /// How many records and tombstones there are, those that may be forgotten included.
+    /// Counts records and tombstones, expired ones included.
     fn count(&self) -> Result<u64, Failed> {
         Ok(self.records.len()?.saturating_add(self.tombstones.len()?))
     }
 
-    /// Keeps a claim that wins nothing any more.
+    /// Keeps a tombstone, so that the token can never claim the key again.
     pub(super) fn bury(&mut self, claim: ClaimRef, now: u64) -> Result<(), Failed> {
         let (name, until) = (tombstone_key(claim), now.saturating_add(milliseconds(TOMBSTONE)));
         if let Some(before) = self.tombstones.insert(name.as_slice(), until)?.map(|before| before.value()) {
@@ -303,7 +303,7 @@ impl<'a> Tables<'a> {
         Ok(self.tombstones.get(tombstone_key(claim).as_slice())?.is_some_and(|until| until.value() > now))
     }
 
-    /// Whether there is room for one more record among `most`. What has gone makes room first.
+    /// Returns whether one more record fits into `most`. Removes expired records first.
     pub(super) fn has_room(&mut self, most: u64, now: u64) -> Result<bool, Failed> {
         loop {
             let before = self.count()?;
@@ -334,12 +334,12 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    /// The claims of this boot that held at `since_ms`. All records are read.
+    /// Returns the claims of this boot that held at `since_ms`. Reads all records.
     fn held(&self, boot: &[u8; 16], since_ms: u64) -> Result<Vec<([u8; 32], Entry)>, Failed> {
         let mut held = Vec::new();
         for record in self.records.iter()? {
             let (id, bytes) = record?;
-            // One that cannot be read is nobody's claim.
+            // An unreadable record belongs to no claim.
             let (Ok(id), Ok(entry)) = (<[u8; 32]>::try_from(id.value()), Entry::decode(bytes.value())) else {
                 continue;
             };
@@ -350,8 +350,7 @@ impl<'a> Tables<'a> {
         Ok(held)
     }
 
-    /// Removes up to `most` records that are past their retention, and as many tombstones. Returns
-    /// how many records.
+    /// Removes up to `most` expired records and as many tombstones. Returns the number of records.
     pub(super) fn sweep(&mut self, now: u64, most: usize) -> Result<usize, Failed> {
         for _ in 0..most {
             let Some(claim) = next_expired(&mut self.tombstone_expiry, now)? else { break };

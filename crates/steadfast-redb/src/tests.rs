@@ -1,4 +1,4 @@
-//! The store on a disk that fails when it is told to, which no real disk can be asked to do.
+//! Tests of the store over a disk that fails on demand, as no real disk can.
 
 mod disk;
 
@@ -41,8 +41,8 @@ async fn complete(store: &RedbStore, id: &RecordId, token: ClaimToken) -> Result
     store.finish(ClaimRef::new(*id, token), Some(()), &End::Completed(Completion::new(record(), HOUR))).await
 }
 
-/// Asks until the store can be reached, as a layer that repeats its calls does. Seven attempts to
-/// open the file again take 12.7 s.
+/// Repeats a call until the store is available, as the layer does. Seven attempts to open the file
+/// again take 12.7 s.
 async fn until_available<T>(call: impl AsyncFn() -> Result<T, StoreError>) -> T {
     for _ in 0..6000 {
         match call().await {
@@ -59,7 +59,7 @@ async fn clock_pause(milliseconds: u64) {
 }
 
 #[tokio::test]
-async fn failed_sync_wins_no_claim_and_store_recovers() {
+async fn failed_sync_fails_claim_and_store_recovers() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
     let (before, after) = (id("before"), id("after"));
@@ -71,7 +71,7 @@ async fn failed_sync_wins_no_claim_and_store_recovers() {
     disk.fail();
     let error = claim(&store, &after, second, HOUR).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)) && error.to_string().contains("no disk"), "{error}");
-    // What was durable before is answered up to the first attempt.
+    // Durable records can be read until the first attempt to reopen.
     assert!(matches!(store.get(&before).await.unwrap(), Some(RecordState::InProgress { .. })));
     assert_eq!(store.get(&after).await.unwrap(), None);
 
@@ -106,13 +106,13 @@ async fn outage_is_not_counted_against_leases() {
     assert!(matches!(state, Some(RecordState::InProgress { .. })), "{state:?}");
     assert!(matches!(store.get(&lapsed).await.unwrap(), Some(RecordState::Unknown { .. })));
     assert!(store.renew(ClaimRef::new(running, held), Duration::from_millis(100)).await.unwrap());
-    // A claim that is not renewed lapses as it always does.
+    // A claim without renewals lapses as usual.
     clock_pause(200).await;
     assert!(matches!(store.get(&running).await.unwrap(), Some(RecordState::Unknown { .. })));
 }
 
 #[tokio::test]
-async fn failing_disk_is_not_opened_in_a_busy_loop() {
+async fn failing_disk_is_reopened_with_pauses() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
     disk.fail();
@@ -126,19 +126,19 @@ async fn failing_disk_is_not_opened_in_a_busy_loop() {
     }
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(3100), "{took:?}");
-    // The next pause is 3.2 s, and is cut short.
+    // The next pause is 3.2 s; the drop cuts it short.
     let began = clock::now();
     tokio::task::spawn_blocking(move || drop(store)).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
-async fn failed_database_writes_nothing_when_it_closes() {
+async fn failed_database_writes_nothing_on_close() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
     assert!(claim(&store, &id("1"), token(), HOUR).await.unwrap());
     let before = disk.platter().seen.clone();
-    // The disk works, and what redb has in memory is not to be believed.
+    // The disk works, but redb's state in memory is not trusted.
     store.writer.write(|_| Err::<(), _>(shared::Failure::Panic.into())).await.unwrap_err();
     disk.platter().reads_fail = true;
     while disk.platter().openings < 2 {
@@ -149,8 +149,7 @@ async fn failed_database_writes_nothing_when_it_closes() {
     assert!(matches!(until_available(async || store.get(&id("1")).await).await, Some(RecordState::InProgress { .. })));
 }
 
-/// A store that is used while its disk fails at one change and then once more, and that loses power
-/// in the end.
+/// Uses a store whose disk fails at one change and once more, and loses power at the end.
 async fn work_through_failure(at: usize, length: usize) {
     let disk = Disk::default();
     let store = disk.open().unwrap();
@@ -163,7 +162,7 @@ async fn work_through_failure(at: usize, length: usize) {
         let stored = until_available(async || complete(&store, &id, token).await).await;
         assert_eq!(stored, FinishOutcome::Stored, "{at}: {number}");
         ended.insert(number, id);
-        // Nothing that has ended is claimed again, whatever was read anew.
+        // No finished operation can be claimed again, whatever the store has reread.
         for id in ended.values() {
             assert!(!until_available(async || claim(&store, id, self::token(), HOUR).await).await, "{at}: {number}");
         }
@@ -181,13 +180,13 @@ async fn work_through_failure(at: usize, length: usize) {
 }
 
 #[tokio::test]
-async fn acknowledged_ends_survive_a_failure_at_any_change() {
-    // At once, since most of the time is pauses.
+async fn failure_at_any_change_keeps_acknowledged_ends() {
+    // All at once, since pauses take most of the time.
     let runs = (1..60).flat_map(|at| [1, 2, 7].map(|length| work_through_failure(at, length)));
     futures_util::future::join_all(runs).await;
 }
 
-/// A store whose records are in many pages, none of which is in redb's cache.
+/// Returns a store whose records fill many pages, none of them in redb's cache.
 async fn cold(disk: &Disk) -> RedbStore {
     let store = disk.open().unwrap();
     let ids: Vec<RecordId> = (0..200).map(|number| id(&number.to_string())).collect();
@@ -235,7 +234,7 @@ async fn power_cut_at_any_change_needs_no_repair() {
 }
 
 #[tokio::test]
-async fn failed_read_is_noticed_and_the_store_recovers() {
+async fn failed_read_reopens_store() {
     let disk = Disk::default();
     let store = cold(&disk).await;
     disk.platter().reads_fail = true;
@@ -245,7 +244,7 @@ async fn failed_read_is_noticed_and_the_store_recovers() {
 }
 
 #[tokio::test]
-async fn panic_in_a_reader_is_an_unreadable_record() {
+async fn panic_in_reader_is_unreadable_record() {
     let disk = Disk::default();
     let store = cold(&disk).await;
     disk.platter().panics = true;
@@ -255,7 +254,7 @@ async fn panic_in_a_reader_is_an_unreadable_record() {
 }
 
 #[tokio::test]
-async fn panic_in_the_writer_makes_the_store_unavailable() {
+async fn panic_in_writer_makes_store_unavailable() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
     let (held, first) = (token(), id("1"));
@@ -268,7 +267,7 @@ async fn panic_in_the_writer_makes_the_store_unavailable() {
 }
 
 #[tokio::test]
-async fn damage_found_while_reopening_ends_the_attempts() {
+async fn damage_found_while_reopening_ends_attempts() {
     let disk = Disk::default();
     let store = disk.open().unwrap();
     let (first, held) = (id("1"), token());
@@ -291,7 +290,7 @@ async fn damage_found_while_reopening_ends_the_attempts() {
     disk.mend();
     for _ in 0..100 {
         let again = claim(&store, &first, token(), HOUR).await;
-        assert!(!matches!(again, Ok(true)), "a finished operation is won again");
+        assert!(!matches!(again, Ok(true)), "a finished operation was claimed again");
         clock_pause(10).await;
     }
     let error = claim(&store, &first, token(), HOUR).await.unwrap_err();
@@ -300,7 +299,7 @@ async fn damage_found_while_reopening_ends_the_attempts() {
 }
 
 #[tokio::test]
-async fn database_of_the_program_stays_failed() {
+async fn database_of_program_stays_failed() {
     let disk = Disk::default();
     let store = RedbStore::from_database(Database::builder().create_with_backend(disk.clone()).unwrap()).unwrap();
     let held = token();

@@ -1,9 +1,9 @@
-//! One thread that writes for all callers.
+//! The one thread that writes for all callers.
 //!
-//! A sync per call would allow a few hundred calls a second. So whatever waits is put into one
-//! transaction and synced together, and nobody is answered before that. After a transaction that
-//! failed, nobody knows what the database in memory is worth: the thread closes it and opens the
-//! file anew, with growing pauses, and refuses what it is asked meanwhile.
+//! One sync per call would limit the store to a few hundred calls a second. So all waiting calls
+//! share one transaction and one sync, and no caller gets a result before that. After a failed
+//! transaction the database in memory cannot be trusted. The thread closes it and opens the file
+//! again, with growing pauses, and refuses calls meanwhile.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,24 +19,25 @@ use super::error::OpenError;
 use super::shared::{Failure, SharedDatabase};
 use super::tables::{self, Failed, Tables};
 
-/// The most calls that share one sync.
+/// Maximum number of calls that share one sync.
 const BATCH: usize = 256;
-/// The most calls that wait for the writer before the next caller is held back.
+/// Maximum number of calls in the queue. The next caller waits for room.
 const QUEUE: usize = 1024;
-/// The pause before the file is opened again. It doubles with each failure, up to the longest, and
-/// is short again once the file has worked for a while: every attempt reads the whole file.
+/// The first and the longest pause before the file is opened again. The pause doubles with each
+/// failure. It starts over once the file has worked for `A_WHILE`: every attempt reads the whole
+/// file.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const A_WHILE: Duration = Duration::from_secs(60);
 
 pub(super) struct Writer {
-    /// Both are here until the drop.
+    /// `Some` until the drop, as is `thread`.
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
-    /// `boot` names the claims of this store, which outlive the database.
+    /// Starts the thread. `boot` marks the claims of this store, which outlive the database.
     pub(super) fn start(shared: Arc<SharedDatabase>, boot: [u8; 16], time: Steady) -> std::io::Result<Self> {
         let (jobs, waiting) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("steadfast-redb".to_owned());
@@ -46,31 +47,31 @@ impl Writer {
                     Thread { shared, waiting, boot, time, timer, pause: FIRST_PAUSE, opened: clock::now() }.run()
                 }
                 Err(error) => {
-                    tracing::error!(target: "steadfast", %error, "the redb store has no timer, and does not write")
+                    tracing::error!(target: "steadfast", %error, "the redb store cannot start its timer and refuses all writes")
                 }
             })?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Does `work` in the next transaction; the result arrives once that is on the disk.
+    /// Does `work` in the next transaction. Returns once the transaction is on the disk.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, result) = oneshot::channel();
         let task = Task { work: Some(work), value: None, reply };
-        let gone = || StoreError::Unavailable("the writer has ended".into());
+        let gone = || StoreError::Unavailable("the writer thread has ended".into());
         self.jobs.as_ref().ok_or_else(gone)?.send(Box::new(task)).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
     }
 
-    /// Reads a record again, on the writer's side. A reader has met a failure: if it is not that
-    /// reader's alone, the writer meets it too and opens the file anew.
+    /// Reads a record again in the writer, after a reader has met a failure. If the failure is not
+    /// that reader's alone, the writer meets it too and opens the file again.
     pub(super) fn confirm(&self, id: RecordId) {
         let work = move |tables: &mut Tables<'_>| tables.get(id.as_bytes());
         let task = Task { work: Some(work), value: None, reply: oneshot::channel().0 };
         if let Some(jobs) = &self.jobs {
-            // A queue that is full has other calls in it that will meet it.
+            // If the queue is full, one of its calls will meet the failure.
             let _full = jobs.try_send(Box::new(task));
         }
     }
@@ -81,7 +82,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // A thread that has panicked has been reported by the panic hook.
+            // The panic hook has already reported a panic of the thread.
             let _panicked = thread.join();
         }
     }
@@ -92,7 +93,7 @@ struct Thread {
     waiting: mpsc::Receiver<Box<dyn Job>>,
     boot: [u8; 16],
     time: Steady,
-    /// For the pauses.
+    /// Runs the timer of the pauses.
     timer: Runtime,
     pause: Duration,
     /// When the file was opened last.
@@ -100,7 +101,7 @@ struct Thread {
 }
 
 impl Thread {
-    /// One transaction after another, each for all that wait, until the store is dropped.
+    /// Runs one transaction after another, each for all waiting calls, until the store is dropped.
     fn run(mut self) {
         while let Some(first) = self.waiting.blocking_recv() {
             let mut batch = vec![first];
@@ -123,7 +124,7 @@ impl Thread {
         }
     }
 
-    /// Opens the file anew, as often as it takes, and refuses what is asked meanwhile. `false` once
+    /// Opens the file again, as often as needed, and refuses calls meanwhile. Returns `false` once
     /// the store is dropped.
     fn recover(&mut self, mut failure: Arc<Failure>, since_ms: u64) -> bool {
         tracing::error!(target: "steadfast", error = %failure, "the redb store has failed");
@@ -144,19 +145,19 @@ impl Thread {
                 Ok(()) => break,
                 Err(error) => failure = Arc::new(error),
             }
-            tracing::error!(target: "steadfast", error = %failure, "the redb store cannot be opened again");
+            tracing::error!(target: "steadfast", error = %failure, "the redb store could not be reopened");
             if matches!(&*failure, Failure::Reopen(OpenError::Damaged { .. })) {
-                // It will not mend itself, and to repair it is for a person to decide.
+                // Damage does not go away by itself, and a person has to decide about a repair.
                 return self.refuse(&failure, None);
             }
         }
         self.opened = clock::now();
-        tracing::warn!(target: "steadfast", "the redb store is open again");
+        tracing::warn!(target: "steadfast", "the redb store was reopened");
         true
     }
 
-    /// Answers every call with the failure until this instant, or for good. `false` once the store
-    /// is dropped.
+    /// Returns the failure to every call until `until`, or for good. Returns `false` once the
+    /// store is dropped.
     fn refuse(&mut self, failure: &Arc<Failure>, until: Option<Instant>) -> bool {
         let waiting = &mut self.waiting;
         self.timer.block_on(async {
@@ -184,10 +185,10 @@ fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<(), Failed>
 
 /// A call on its way to the writer and back.
 trait Job: Send {
-    /// Does the work; an error spoils the transaction.
+    /// Does the work. An error makes the transaction unusable.
     fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Failure>;
 
-    /// Tells the caller, once it is known what became of the transaction.
+    /// Sends the caller the result, once the transaction has ended.
     fn answer(self: Box<Self>, committed: &Result<(), Arc<Failure>>);
 }
 
@@ -211,10 +212,10 @@ impl<T: Send, F: FnOnce(&mut Tables<'_>) -> Result<T, Failed> + Send> Job for Ta
     fn answer(self: Box<Self>, committed: &Result<(), Arc<Failure>>) {
         let answer = match (committed, self.value) {
             (Ok(()), Some(value)) => value,
-            (Ok(()), None) => Err(StoreError::Unavailable("the call was not made".into())),
+            (Ok(()), None) => Err(StoreError::Unavailable("the call was not executed".into())),
             (Err(error), _) => Err(StoreError::Unavailable(error.clone().into())),
         };
-        // The caller may have gone; what was written stays, and its token can ask again.
+        // The caller may be gone. The written change stays, and a repeat under its token finds it.
         let _gone = self.reply.send(answer);
     }
 }

@@ -1,22 +1,36 @@
-//! Whether the server is set up to keep what it is given.
+//! Checks whether a Redis server may lose records.
 //!
-//! A Redis that is a cache forgets keys when it wants their room, and one without an append-only file forgets all when it restarts;
-//! both let an operation run twice, long after anybody looked at the settings.
+//! A Redis set up as a cache evicts keys when memory runs short. One without an append-only file
+//! loses all data when it restarts. In both cases an operation can run twice, long after anybody
+//! looked at the settings.
 
 use std::fmt;
 
 use redis::Value;
 
-/// Why a Redis may forget a record inside its retention.
+/// A reason why a Redis server may lose a record within its retention.
+///
+/// Returned by [`RedisStore::warnings`](super::RedisStore::warnings) and
+/// [`RedisStore::check`](super::RedisStore::check). The text names the setting to change:
+///
+/// ```
+/// use steadfast_redis::RedisWarning;
+///
+/// let warning = RedisWarning::MayEvict("allkeys-lru".to_owned());
+/// assert!(warning.to_string().starts_with("maxmemory-policy is allkeys-lru"));
+/// assert!(warning.to_string().ends_with("set it to noeviction"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RedisWarning {
-    /// `maxmemory-policy` is this one, and not `noeviction`: short of memory, Redis removes keys that still count. The `volatile-*`
-    /// policies take ours first, since all of ours expire.
+    /// `maxmemory-policy` has this value instead of `noeviction`. When memory runs short, Redis
+    /// removes keys within their retention. The `volatile-*` policies remove the store's keys
+    /// first, since all of them expire.
     MayEvict(String),
-    /// There is no append-only file (`appendonly no`): a restart goes back to the last snapshot, or to nothing.
+    /// Redis has no append-only file (`appendonly no`). A restart goes back to the last snapshot,
+    /// or to nothing.
     NoAppendOnlyFile,
-    /// The server does not say how it is set up.
+    /// The settings could not be read, for this reason.
     Unchecked(String),
 }
 
@@ -26,23 +40,23 @@ impl fmt::Display for RedisWarning {
             Self::MayEvict(policy) => {
                 write!(
                     f,
-                    "maxmemory-policy is {policy}: a record may be evicted, and its operation run again; use noeviction"
+                    "maxmemory-policy is {policy}: Redis may evict records, whose operations can then run again; set it to noeviction"
                 )
             }
             Self::NoAppendOnlyFile => {
                 write!(
                     f,
-                    "there is no append-only file: a restart forgets records, and their operations run again; use appendonly yes"
+                    "appendonly is no: a restart loses records, whose operations can then run again; set it to yes"
                 )
             }
-            Self::Unchecked(why) => write!(f, "it could not be checked whether records may be lost: {why}"),
+            Self::Unchecked(why) => write!(f, "could not check whether Redis may lose records: {why}"),
         }
     }
 }
 
-/// What `INFO` says of it. A Cluster answers with one text for each node.
+/// Returns the warnings for the text of `INFO`. A Cluster returns one text for each node.
 ///
-/// `CONFIG GET` would say the same, and managed services forbid it.
+/// `CONFIG GET` has the same facts, but managed services forbid it.
 pub(super) fn warnings(info: &Value) -> Vec<RedisWarning> {
     let mut texts = Vec::new();
     collect(info, &mut texts);
@@ -53,19 +67,19 @@ pub(super) fn warnings(info: &Value) -> Vec<RedisWarning> {
         }
     };
     if texts.is_empty() {
-        add(RedisWarning::Unchecked("INFO has no text".to_owned()));
+        add(RedisWarning::Unchecked("INFO returned no text".to_owned()));
     }
     for text in &texts {
         let value = |name| text.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'));
         match value("maxmemory_policy") {
             Some("noeviction") => {}
             Some(policy) => add(RedisWarning::MayEvict(policy.to_owned())),
-            None => add(RedisWarning::Unchecked("INFO names no maxmemory_policy".to_owned())),
+            None => add(RedisWarning::Unchecked("INFO has no maxmemory_policy".to_owned())),
         }
         match value("aof_enabled") {
             Some("1") => {}
             Some(_) => add(RedisWarning::NoAppendOnlyFile),
-            None => add(RedisWarning::Unchecked("INFO names no aof_enabled".to_owned())),
+            None => add(RedisWarning::Unchecked("INFO has no aof_enabled".to_owned())),
         }
     }
     found
@@ -76,7 +90,7 @@ fn collect(value: &Value, texts: &mut Vec<String>) {
         Value::BulkString(bytes) => texts.push(String::from_utf8_lossy(bytes).into_owned()),
         Value::VerbatimString { text, .. } | Value::SimpleString(text) => texts.push(text.clone()),
         Value::Array(values) => values.iter().for_each(|value| collect(value, texts)),
-        // The names of the nodes are the keys.
+        // The keys are the names of the nodes.
         Value::Map(nodes) => nodes.iter().for_each(|(_, value)| collect(value, texts)),
         _ => {}
     }
@@ -97,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_forgotten_is_named_once_for_all_nodes() {
+    fn warnings_of_all_nodes_are_listed_once() {
         let evicts = RedisWarning::MayEvict("volatile-lru".to_owned());
         check(&text("noeviction", "1"), &[]);
         check(&text("volatile-lru", "1"), std::slice::from_ref(&evicts));

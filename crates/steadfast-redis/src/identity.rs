@@ -1,4 +1,4 @@
-//! How the records under a prefix are identified.
+//! The identity version of the records under a prefix.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +8,7 @@ use steadfast_server::{IDENTITY_VERSION, StoreError, verify_identity};
 
 use super::RedisStore;
 
-/// What is known of it.
+/// The script that reads the version, and whether the version has been verified.
 #[derive(Debug)]
 pub(super) struct Identity {
     script: Script,
@@ -22,15 +22,27 @@ impl Default for Identity {
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
-    /// Verifies that the records under this prefix are identified as this build identifies them
-    /// ([`IDENTITY_VERSION`]), which the key `…identity` tells.
+    /// Verifies that this build identifies records as the build did that wrote them
+    /// ([`IDENTITY_VERSION`]). The key `…identity` holds the version.
     ///
-    /// The first claim does this. Call it at start, after [`prefix`](Self::prefix), to be told
-    /// before the first request. A prefix without that key is taken for a new one.
+    /// The first claim does this too. Call it at start, after [`prefix`](Self::prefix), to learn of
+    /// a mismatch before the first request. A prefix without that key counts as new.
     ///
     /// # Errors
     ///
-    /// [`StoreError::IdentityMismatch`], or the server cannot be reached.
+    /// Returns [`StoreError::IdentityMismatch`] if the versions differ, or
+    /// [`StoreError::Unavailable`] if the server cannot be reached.
+    ///
+    /// ```no_run
+    /// use steadfast_redis::RedisStore;
+    /// use steadfast_server::StoreError;
+    ///
+    /// # async fn example() -> Result<(), StoreError> {
+    /// let store = RedisStore::connect("redis://127.0.0.1").await?.prefix("shop:");
+    /// store.verify_identity().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn verify_identity(&self) -> Result<(), StoreError> {
         let mut invocation = self.identity.script.key(format!("{}identity", self.prefix));
         let found: String = self.call(invocation.arg(IDENTITY_VERSION)).await?;
@@ -39,12 +51,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
         Ok(())
     }
 
-    /// Before the first claim, unless it was verified before.
+    /// Verifies the identity version, unless it has been verified before.
     pub(super) async fn verify_once(&self) -> Result<(), StoreError> {
         if self.identity.verified.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // Boxed: every claim has room for it, and one needs it.
+        // Boxed, since every claim would reserve room for this future and only the first needs it.
         Box::pin(self.verify_identity()).await
     }
 }

@@ -1,5 +1,5 @@
-//! Idempotency records in Redis: the store for [`steadfast-server`](steadfast_server) when several
-//! processes serve one API.
+//! Stores the idempotency records of [`steadfast-server`](steadfast_server) in Redis, for several
+//! processes that serve one API.
 //!
 //! ```no_run
 //! use steadfast_redis::RedisStore;
@@ -12,16 +12,16 @@
 //! # }
 //! ```
 //!
-//! Each step is one Lua script on one key, which Redis runs alone and by its own clock, so two
-//! processes cannot both claim a key. What is lost when Redis or its machine dies depends on how
-//! Redis is set up: [`RedisStore`] has the table. Record a payment in the database that holds it
-//! (`steadfast-postgres`).
+//! Each step is one Lua script on one key. Redis runs scripts one at a time and by its own clock,
+//! so two processes cannot both claim a key. The settings of Redis decide what a crash of Redis or
+//! of its machine can lose: [`RedisStore`] has the table. Record a payment in the database that
+//! holds the payment (`steadfast-postgres`).
 //!
 //! [The guide](https://docs.rs/steadfast/latest/steadfast/guide/server/) compares the stores.
 
-// This file has the rules of the `Store` contract, `script` reads the scripts' answers, `link` is the
-// way to Redis, `check` tells whether the server forgets. The tests against real servers are in the
-// workspace's `tests/it/server/redis*.rs`.
+// This file has the rules of the `Store` contract. `script` reads the replies of the scripts,
+// `link` connects to Redis, `check` finds settings that lose records. The tests against real
+// servers are in the workspace's `tests/it/server/redis*.rs`.
 
 mod check;
 mod identity;
@@ -45,8 +45,9 @@ use self::script::{Answer, Known, Scripts};
 pub use self::check::RedisWarning;
 pub use redis;
 
-/// Records in Redis, one hash a key, for any number of processes. A token that was released or
-/// cancelled is kept beside it, as a tombstone, for ten minutes.
+/// A store that keeps its records in Redis, one hash per key, for any number of processes.
+///
+/// A released or cancelled token is kept beside the hash as a tombstone, for ten minutes.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -54,7 +55,10 @@ pub use redis;
 /// use steadfast_redis::RedisStore;
 ///
 /// # async fn example() -> Result<(), StoreError> {
-/// let store = RedisStore::connect("redis://127.0.0.1").await?.prefix("shop:").replicas(1, Duration::from_millis(100));
+/// let store = RedisStore::connect("redis://127.0.0.1")
+///     .await?
+///     .prefix("shop:")
+///     .replicas(1, Duration::from_millis(100));
 /// let layer = IdempotencyLayer::new(store, Scope::single_caller());
 /// # Ok(())
 /// # }
@@ -64,31 +68,34 @@ pub use redis;
 /// | --- | --- |
 /// | [`prefix`](Self::prefix) | `steadfast:` |
 /// | [`timeout`](Self::timeout) | 1 s for each call |
-/// | [`replicas`](Self::replicas) | none: a claim is won when the primary has it |
+/// | [`replicas`](Self::replicas) | none: a claim needs the primary alone |
 ///
-/// # What it promises
+/// # Guarantees
 ///
-/// As long as Redis keeps what it was given: of any number of claims of one key, from any number of processes, one is won; and what
-/// was stored is answered for its retention. What Redis keeps depends on how it is set up. This is the weakest of the durable stores
-/// where machines are lost; a payment is better recorded in the database that holds it.
+/// While Redis keeps its data, only one of any number of concurrent claims of a key succeeds,
+/// across all processes. A stored response is replayed until its retention ends.
 ///
-/// | what happens | what is lost |
+/// The settings of Redis decide which data it keeps. If machines fail, this is the weakest of the
+/// durable stores. Prefer to record a payment in the database that holds the payment.
+///
+/// | event | loss |
 /// | --- | --- |
-/// | a process that uses the store dies | nothing. Its claims lapse, and are [unknown](RecordState::Unknown) |
+/// | a process that uses the store dies | nothing. Its claims lapse and become [unknown](RecordState::Unknown) |
 /// | Redis is killed, `appendfsync always` | nothing that was acknowledged |
-/// | Redis is killed, `appendfsync everysec` (Redis's default with `appendonly yes`) | nothing that the system has; while a sync is slow, Redis holds writes back, for 2 s at most |
-/// | its machine is lost, `appendfsync always` | nothing that was acknowledged, if its disk keeps its word |
-/// | its machine is lost, `appendfsync everysec` | about the last second; 2 s while a sync is slow |
-/// | either, without an append-only file | all since the last snapshot |
-/// | failover to a replica | what the replica had not received: replication is asynchronous, and no acknowledgement waits for it |
-/// | failover, with [`replicas`](Self::replicas) | less: no claim is won that a replica has not received. It may still be lost, where one that has not is promoted, or where all that have are lost |
-/// | memory is short, `noeviction` | nothing: claims are refused, see below |
-/// | memory is short, any other policy | any record |
+/// | Redis is killed, `appendfsync everysec` (Redis's default with `appendonly yes`) | nothing that Redis had handed to the operating system; while a sync is slow, Redis holds writes back, for 2 s at most |
+/// | the machine is lost, `appendfsync always` | nothing that was acknowledged, if the disk honours syncs |
+/// | the machine is lost, `appendfsync everysec` | about the last second; 2 s while a sync is slow |
+/// | either, without an append-only file | everything since the last snapshot |
+/// | failover to a replica | all that the replica had not received: replication is asynchronous, and no acknowledgement waits for it |
+/// | failover, with [`replicas`](Self::replicas) | less: a claim succeeds only after a replica has received it. It is still lost if another replica is promoted, or if all replicas that have it are lost |
+/// | memory runs short, `noeviction` | nothing: new claims are refused, see below |
+/// | memory runs short, any other policy | any record |
 ///
-/// Where a claim is lost, its operation may run twice. Where an end is lost and its claim is not, the operation is unknown.
-/// [`connect`](RedisStore::connect) warns of the settings that it can see.
+/// If a claim is lost, its operation may run twice. If only its end is lost, the operation becomes
+/// unknown. [`connect`](RedisStore::connect) warns of the settings that it can see.
 ///
-/// Sources: [persistence](https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/),
+/// Sources:
+/// [persistence](https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/),
 /// [replication](https://redis.io/docs/latest/operate/oss_and_stack/management/replication/),
 /// [eviction](https://redis.io/docs/latest/develop/reference/eviction/),
 /// [`WAIT`](https://redis.io/docs/latest/commands/wait/),
@@ -96,52 +103,60 @@ pub use redis;
 ///
 /// # Time
 ///
-/// Redis's clock is the only one; what the clocks of the processes say does not matter. A key expires with its record, so there is
-/// nothing to sweep. Leases and retentions follow a jump of the clock of Redis's machine, and at a failover the difference between
-/// the clocks of the two.
+/// The store uses Redis's clock alone, so the clocks of your processes do not matter. A key expires
+/// with its record, so you need not purge anything. If the clock of Redis's machine jumps, leases
+/// and retentions jump with it. At a failover they change by the difference between the two clocks.
 ///
 /// # When Redis is full
 ///
-/// A claim is [`StoreError::Full`] once `maxmemory` is reached (policy `noeviction`), and whoever holds one is served: renewals take
-/// no room, and ends are let through although they do (a script that has begun to write is not stopped in the middle:
-/// [`scriptVerifyOOM`](https://github.com/redis/redis/blob/7.0/src/script.c)). So what has run is recorded, and `maxmemory` is overrun
-/// by at most the answers of the operations that are under way; leave the machine that much room. A server that refuses the end all
-/// the same has the claim lapse. Nothing is reserved at the claim, and there is no bound on the number of records: they may be on many
-/// nodes, and nobody counts them.
+/// At `maxmemory` (policy `noeviction`) a new claim returns [`StoreError::Full`]. Existing claims
+/// continue. Renewals take no room. Ends take some, but Redis accepts them, since it does not stop a
+/// script that has begun to write
+/// ([`scriptVerifyOOM`](https://github.com/redis/redis/blob/7.0/src/script.c)).
 ///
-/// # When Redis is gone
+/// So an executed operation is recorded, and Redis exceeds `maxmemory` by at most the responses of
+/// the running operations. Leave that much memory free on the machine. If the server still refuses
+/// an end, the claim lapses.
 ///
-/// A call that is not answered in time is [`StoreError::Unavailable`]. One whose connection broke is made once more, over a new
-/// connection, since all of them can be repeated.
+/// The store reserves nothing at the claim. It does not limit the number of records: they may be on
+/// many nodes, so it cannot count them.
 ///
-/// So is one that meets a server which is not the primary, or not now: `READONLY`, `MASTERDOWN`,
-/// `LOADING`, `NOREPLICAS`, `UNBLOCKED`. A primary that was demoted keeps its clients' connections
-/// (Sentinel alone closes them), so the store leaves it, and asks by the same name again, at most ten
-/// times a second. A name that leads to the new primary is followed at the first call; until it does,
-/// calls are [`StoreError::Unavailable`]. A login that was refused is tried again in the same way.
+/// # When Redis is unreachable
 ///
-/// [`from_connection`](RedisStore::from_connection) a connection of yours the store cannot do that. Calls are unavailable
-/// for as long as that connection leads to the old primary. A Cluster's connection finds the new
-/// one by itself; a [`ConnectionManager`] does not before it is closed.
+/// A call without a reply in time returns [`StoreError::Unavailable`]. If the connection breaks,
+/// the store makes the call once more over a new connection. Every call is safe to repeat.
 ///
-/// # What it needs to be allowed
+/// The same holds for a server that is not the primary, or not at the moment: `READONLY`,
+/// `MASTERDOWN`, `LOADING`, `NOREPLICAS`, `UNBLOCKED`. A demoted primary keeps its clients'
+/// connections (Sentinel alone closes them). So the store drops its connection and opens another
+/// one to the same name, at most ten times a second. Once the name leads to the new primary, the
+/// next call succeeds. Until then, calls return [`StoreError::Unavailable`]. A refused login is
+/// tried again in the same way.
+///
+/// The store cannot replace a connection that you pass to
+/// [`from_connection`](RedisStore::from_connection). While that connection leads to the old
+/// primary, calls fail. A Cluster's connection finds the new primary by itself. A
+/// [`ConnectionManager`] does so only after its connection is closed.
+///
+/// # Permissions
 ///
 /// `~steadfast:* +evalsha +script|load +hmget +hset +hdel +pttl +pexpire +del +exists +set`;
 /// `+info` for the check, `+wait` for replicas.
 ///
 /// # TLS, Cluster, Sentinel
 ///
-/// `rediss://` needs one of the `redis` crate's TLS features (`tokio-rustls-comp`), turned on by a dependency of your own.
-/// [`from_connection`](RedisStore::from_connection) takes any connection of that crate, so a Cluster's
-/// (feature `cluster-async`) too: the keys of a script are on one node. A prefix with a `{…}` would
-/// put all records on one.
+/// `rediss://` needs one of the `redis` crate's TLS features (`tokio-rustls-comp`). Enable it
+/// through a dependency of your own.
 ///
-/// It wants Redis 5 or later, or a server that speaks like it. Tested with Redis 7.
+/// [`from_connection`](RedisStore::from_connection) takes any connection of that crate, including a
+/// Cluster's (feature `cluster-async`): all keys of a script are on one node. A prefix with a `{…}`
+/// would put all records on one node.
+///
+/// Needs Redis 5 or later, or a compatible server. Tested with Redis 7.
 ///
 /// # The scripts
 ///
-/// Each is opened by this:
-///
+/// Each script begins with this text:
 #[doc = "```lua"]
 #[doc = include_str!("scripts/entry.lua")]
 #[doc = "```\nClaim:\n```lua"]
@@ -156,14 +171,14 @@ pub use redis;
 #[doc = include_str!("scripts/unknown.lua")]
 #[doc = "```\nCancel:\n```lua"]
 #[doc = include_str!("scripts/cancel.lua")]
-#[doc = "```\nLook:\n```lua"]
+#[doc = "```\nGet:\n```lua"]
 #[doc = include_str!("scripts/look.lua")]
-#[doc = "```\nIdentity, which has a key of its own and is not opened so:\n```lua"]
+#[doc = "```\nIdentity, which has a key of its own and begins without that text:\n```lua"]
 #[doc = include_str!("scripts/identity.lua")]
 #[doc = "```"]
 pub struct RedisStore<C = ConnectionManager> {
     link: Link<C>,
-    /// `WAIT` holds up its connection, so claims that wait for replicas have their own.
+    /// `WAIT` blocks its connection, so claims that wait for replicas have their own.
     claims: Link<C>,
     prefix: String,
     timeout: Duration,
@@ -180,25 +195,40 @@ struct Replicas {
 }
 
 impl RedisStore {
-    /// Connects to the server at this URL (`redis://[user:password@]host[:port][/database]`), and [checks](Self::check) it. Warnings
-    /// are logged, and kept in [`warnings`](Self::warnings).
+    /// Connects to the server at this URL and [checks](Self::check) its settings.
     ///
-    /// A connection that breaks is made anew when it is needed next. An attempt to connect takes 1 s at most.
+    /// The URL has the form `redis://[user:password@]host[:port][/database]`. The store logs
+    /// warnings and keeps them in [`warnings`](Self::warnings). A broken connection is replaced at
+    /// the next call. Connecting takes 1 s at most.
     ///
     /// # Errors
     ///
-    /// It is no URL of Redis's, or the server cannot be reached.
+    /// Returns [`StoreError::Unavailable`] if the URL is not valid for Redis, or if the server
+    /// cannot be reached.
+    ///
+    /// ```no_run
+    /// use steadfast_redis::RedisStore;
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = RedisStore::connect("redis://127.0.0.1").await?;
+    /// if !store.warnings().is_empty() {
+    ///     return Err("this Redis may lose records".into());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let client = link::client(url).map_err(script::store_error)?;
-        // Time is limited around each call. A reconnection that fails is told at once, and tried again by the next call.
+        // Each call has its own time limit. A failed reconnection returns at once, and the next
+        // call tries again.
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(None)
             .set_number_of_retries(0);
         let connect = ConnectionManager::new_with_config(client.clone(), config.clone());
         let connection = within(CONNECT, connect).await?;
-        // It connects when it is used first: `claims` with the first claim that waits for replicas,
-        // if ever.
+        // Connects at its first use: `claims` with the first claim that waits for replicas, if
+        // there is one.
         let open = move || ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
         let claims = Link::over(open().map_err(script::store_error)?).opened_by(open.clone());
         let mut store =
@@ -207,19 +237,32 @@ impl RedisStore {
         Ok(store)
     }
 
-    /// Lets a claim be won only when so many replicas have received it (`WAIT`), within `timeout` (whole milliseconds, at least one).
-    /// Default: none.
+    /// Makes a claim succeed only after this number of replicas has received it (`WAIT`), within
+    /// `timeout`. Default: none.
     ///
-    /// Fewer, and the claim is [`StoreError::Unavailable`]. It is made all the same: a repeat under
-    /// the same token waits for the replicas anew, and a claim that is given up is to be
-    /// [cancelled](End::Cancelled), as the layer does. This narrows what a failover can lose, and
-    /// does not close it: see [What it promises](Self#what-it-promises). The end of an operation
-    /// waits for no replica.
+    /// `timeout` counts in whole milliseconds, at least one. If too few replicas receive the claim,
+    /// the call returns [`StoreError::Unavailable`]. The claim still exists: a repeat under the same
+    /// token waits for the replicas again. [Cancel](End::Cancelled) a claim that you give up, as the
+    /// layer does.
     ///
-    /// Claims then have a connection of their own, on which each waits for the one before it: about
-    /// as many a second as there are round trips to a replica in a second. A store that was made
-    /// [`over`](RedisStore::from_connection) a connection has that one only; while replicas are
-    /// away, its other calls wait as well.
+    /// This reduces the loss at a failover, but does not prevent it: see
+    /// [Guarantees](Self#guarantees). The end of an operation waits for no replica.
+    ///
+    /// Claims then use a connection of their own, on which each waits for the one before. Their
+    /// number per second is about the number of round trips to a replica per second. A store made
+    /// by [`from_connection`](RedisStore::from_connection) has only that connection: while replicas
+    /// are away, its other calls wait too.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use steadfast_redis::RedisStore;
+    /// use steadfast_server::StoreError;
+    ///
+    /// # async fn example() -> Result<(), StoreError> {
+    /// let store = RedisStore::connect("redis://127.0.0.1").await?.replicas(1, Duration::from_millis(100));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn replicas(mut self, number: usize, timeout: Duration) -> Self {
         self.replicas = (number > 0).then_some(Replicas { number, timeout });
@@ -228,10 +271,24 @@ impl RedisStore {
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
-    /// A store over a connection that is there: a Cluster's, a Sentinel's, one with settings of its own. Its clones should share it,
-    /// and it should reconnect by itself. The store never replaces it: see "When Redis is gone".
+    /// Uses an existing connection: a Cluster's, a Sentinel's, or one with settings of your own.
     ///
-    /// It is not checked: [`check`](Self::check) does that.
+    /// Clones of the connection should share it, and it should reconnect by itself. The store never
+    /// replaces it: see [When Redis is unreachable](RedisStore#when-redis-is-unreachable). The
+    /// store does not check the settings of the server: call [`check`](Self::check).
+    ///
+    /// ```no_run
+    /// use steadfast_redis::{RedisStore, redis};
+    ///
+    /// # async fn example() -> Result<(), redis::RedisError> {
+    /// let client = redis::Client::open("redis://127.0.0.1")?;
+    /// let store = RedisStore::from_connection(client.get_connection_manager().await?).prefix("shop:");
+    /// for warning in store.check().await {
+    ///     eprintln!("{warning}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn from_connection(connection: C) -> Self {
         Self {
@@ -246,35 +303,38 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
         }
     }
 
-    /// What the names of all keys begin with; a record's identity in hexadecimal follows, in braces, or `identity`.
-    /// Default: `steadfast:`.
+    /// Sets the beginning of all key names. Default: `steadfast:`.
     ///
-    /// Stores with one prefix share their records.
+    /// The rest of a name is the record's identity in hexadecimal, in braces, or `identity`. Stores
+    /// with the same prefix share their records.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
-        // Records under another prefix may be another build's.
+        // Another build may have written the records under another prefix.
         self.identity = Identity::default();
         self
     }
 
-    /// How long a call may take, reconnecting included. Default: 1 s. What [`replicas`](RedisStore::replicas) may take comes on top.
-    /// The layer asks twice before it answers that the store is unavailable.
+    /// Sets the timeout of one call, including reconnection. Default: 1 s.
+    ///
+    /// The time limit of [`replicas`](RedisStore::replicas) is added to it. The layer calls twice
+    /// before it reports the store as unavailable.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// What [`connect`](RedisStore::connect) found.
+    /// Returns the warnings that [`connect`](RedisStore::connect) found.
     #[must_use]
     pub fn warnings(&self) -> &[RedisWarning] {
         &self.warnings
     }
 
-    /// Asks the server, or all primaries of a Cluster, whether it may forget records; logs and returns why.
+    /// Asks the server, or all primaries of a Cluster, whether it may lose records. Logs and
+    /// returns the reasons.
     ///
-    /// A server that does not answer is a warning, too.
+    /// A server that does not reply is a warning too.
     pub async fn check(&self) -> Vec<RedisWarning> {
         let mut connection = self.link.connection();
         let info = async move { redis::cmd("INFO").query_async(&mut connection).await };
@@ -288,7 +348,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
         warnings
     }
 
-    /// The name of a record. In braces, so that a Cluster keeps its tombstones on the same node.
+    /// Returns the name of a record. The braces make a Cluster keep its tombstones on the same
+    /// node.
     fn key(&self, id: &RecordId) -> String {
         let mut key = String::with_capacity(self.prefix.len() + 2 + 64);
         key.push_str(&self.prefix);
@@ -298,7 +359,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
         key
     }
 
-    /// The name of a token's tombstone.
+    /// Returns the name of a token's tombstone.
     fn tombstone(&self, claim: ClaimRef) -> String {
         let mut key = self.key(&claim.id);
         key.push(':');
@@ -306,26 +367,27 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
         key
     }
 
-    /// One script, within the time of one call.
+    /// Runs one script, within the timeout of one call.
     async fn call<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, StoreError> {
         let call = |mut connection: C| async move { invocation.invoke_async(&mut connection).await };
         within(self.timeout, self.link.call(call)).await
     }
 
-    /// A script that answers 1 if the claim was the caller's.
+    /// Runs a script that returns 1 if the claim was the caller's.
     async fn fenced(&self, invocation: &ScriptInvocation<'_>) -> Result<FinishOutcome, StoreError> {
         let held: bool = self.call(invocation).await?;
         Ok(if held { FinishOutcome::Stored } else { FinishOutcome::Fenced })
     }
 
-    /// A claim that replicas have received.
+    /// Claims, and waits until the replicas have received the claim.
     async fn claim_received(
         &self,
         replicas: Replicas,
         invocation: &ScriptInvocation<'_>,
     ) -> Result<Answer, StoreError> {
         let waits = milliseconds(replicas.timeout).max(1);
-        // In one pipeline, since WAIT asks for the writes of its own connection: after a reconnection there are none to wait for.
+        // In one pipeline, since WAIT counts the writes of its own connection. After a reconnection
+        // there would be none to wait for.
         let mut pipeline = redis::pipe();
         pipeline.invoke_script(invocation).cmd("WAIT").arg(replicas.number).arg(waits);
         let (pipeline, script) = (&pipeline, &self.scripts.claim);
@@ -342,7 +404,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
         let (answer, received): (Answer, usize) = within(timeout, self.claims.call(ask)).await?;
         if matches!(answer, Answer::Won) && received < replicas.number {
             let number = replicas.number;
-            let error = format!("{received} of {number} replicas have received the claim in {waits} ms");
+            let error = format!("only {received} of {number} replicas received the claim within {waits} ms");
             return Err(StoreError::Unavailable(error.into()));
         }
         Ok(answer)
@@ -351,13 +413,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
 
 fn push_hex(text: &mut String, bytes: &[u8]) {
     for byte in bytes {
-        // A string grows: writing to it cannot fail.
+        // Writing to a String cannot fail.
         let _infallible = write!(text, "{byte:02x}");
     }
 }
 
-/// Milliseconds that Redis takes for an expiry: it refuses what leads past the end of its time. With none it forgets at
-/// once, as the contract has it; what is shorter than a millisecond takes one.
+/// Converts a duration into milliseconds for an expiry. Redis refuses expiries past the end of its
+/// time, so a century is the maximum. Zero expires at once, as the contract demands; less than a
+/// millisecond becomes one.
 fn expiry(time: Duration) -> u64 {
     milliseconds(time.min(CENTURY)).max(u64::from(!time.is_zero()))
 }
@@ -419,7 +482,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> 
         known.map(script::state).transpose().map_err(StoreError::Unreadable)
     }
 
-    /// Redis expires its keys by itself: there is nothing to remove, and this returns 0 without asking.
+    /// Returns 0 without asking the server: Redis removes expired keys by itself.
     async fn purge_expired(&self, _: usize) -> Result<usize, StoreError> {
         Ok(0)
     }

@@ -1,4 +1,5 @@
-//! The way to the server: how it is found, how long it may be silent, and what is done when it breaks.
+//! The connection to the server: how it is opened, how long it may be silent, and when it is
+//! replaced.
 
 use std::future::Future;
 use std::sync::{PoisonError, RwLock};
@@ -11,12 +12,13 @@ use steadfast_server::StoreError;
 
 use super::script::{is_wrong_server, store_error};
 
-/// How long an attempt to connect may take.
+/// Timeout of one attempt to connect.
 pub(super) const CONNECT: Duration = Duration::from_secs(1);
-/// How long a peer may be silent before its connection is given up: one that has lost its machine says nothing.
+/// Maximum silence of a peer before its connection is dropped. A peer that has lost its machine
+/// does not close the connection.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How often a connection to the wrong server is replaced, at most. Until the name leads to another
-/// server, it is done in vain.
+/// Minimum time between two replacements of a connection to the wrong server. Until the name leads
+/// to another server, a replacement does not help.
 const REPLACE_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) fn client(url: &str) -> RedisResult<Client> {
@@ -28,7 +30,7 @@ pub(super) fn client(url: &str) -> RedisResult<Client> {
     Client::open(url.into_connection_info()?.set_tcp_settings(tcp))
 }
 
-/// A connection, and the way to another one if it is the store's own.
+/// A connection, and a way to open another one if it is the store's own.
 pub(super) struct Link<C> {
     current: RwLock<Current<C>>,
     open: Option<Open<C>>,
@@ -39,17 +41,17 @@ type Open<C> = Box<dyn Fn() -> RedisResult<C> + Send + Sync>;
 #[derive(Clone)]
 struct Current<C> {
     connection: C,
-    /// When it took the place of another one.
+    /// When this connection replaced another one.
     replaced: Option<Instant>,
 }
 
 impl<C: Clone> Link<C> {
-    /// A link over a connection that somebody else has opened, and that is never replaced.
+    /// Wraps a connection that the caller has opened and that is never replaced.
     pub(super) fn over(connection: C) -> Self {
         Self { current: RwLock::new(Current { connection, replaced: None }), open: None }
     }
 
-    /// The same link, whose connection is replaced by one that `open` returns.
+    /// Allows the link to replace its connection by one that `open` returns.
     pub(super) fn opened_by(mut self, open: impl Fn() -> RedisResult<C> + Send + Sync + 'static) -> Self {
         self.open = Some(Box::new(open));
         self
@@ -59,16 +61,16 @@ impl<C: Clone> Link<C> {
         self.current().connection
     }
 
-    /// The call; and once more, over another connection, if the first one broke or leads to a
-    /// server that cannot carry it out. Whether it was carried out is not known, and does not
-    /// matter: all of the store's calls can be repeated.
+    /// Makes the call. Repeats it once, over another connection, if the first one broke or leads to
+    /// the wrong server. The first call may have been executed, but all calls of the store are safe
+    /// to repeat.
     pub(super) async fn call<T, F>(&self, call: impl Fn(C) -> F) -> RedisResult<T>
     where
         F: Future<Output = RedisResult<T>>,
     {
         let Current { connection, replaced } = self.current();
         match call(connection).await {
-            // The connection manager opens another one by itself.
+            // The connection manager reconnects by itself.
             Err(error) if error.is_io_error() => call(self.connection()).await,
             Err(error) if is_wrong_server(&error) && self.replace(replaced)? => call(self.connection()).await,
             answer => answer,
@@ -79,12 +81,12 @@ impl<C: Clone> Link<C> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces the connection that has taken its place then. Returns whether there is another one
+    /// Replaces the connection that was opened at `replaced`. Returns whether there is another one
     /// now.
     fn replace(&self, replaced: Option<Instant>) -> RedisResult<bool> {
         let Some(open) = &self.open else { return Ok(false) };
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        // Another call has done it already.
+        // Another call has already replaced the connection.
         if current.replaced != replaced {
             return Ok(true);
         }
@@ -103,6 +105,6 @@ pub(super) async fn within<T>(
 ) -> Result<T, StoreError> {
     match clock::until(clock::now().checked_add(timeout), call).await {
         Ok(answer) => answer.map_err(store_error),
-        Err(clock::TimedOut) => Err(StoreError::Unavailable(format!("no answer in {timeout:?}").into())),
+        Err(clock::TimedOut) => Err(StoreError::Unavailable(format!("no response within {timeout:?}").into())),
     }
 }

@@ -1,14 +1,15 @@
-//! The scripts, and what their answers mean.
+//! The scripts, and the meaning of their replies.
 //!
-//! The keys of a script are named by `KEYS` and share a hash tag, so a Cluster can run it on the
-//! node that has them. Every script opens with `entry.lua`.
+//! The keys of a script are passed in `KEYS` and share a hash tag, so a Cluster can run it on the
+//! node that has them. Every script except `identity.lua` begins with `entry.lua`.
 
 use std::time::Duration;
 
 use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, Script, ServerErrorKind, Value};
 use steadfast_server::{Fingerprint, Record, RecordError, RecordState, StoreError};
 
-/// The scripts by name; Redis knows them by their hash, and is sent one that it does not know.
+/// The scripts by name. Redis knows them by their hash; the client sends the text if Redis lacks
+/// it.
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) claim: Script,
@@ -42,11 +43,11 @@ impl Scripts {
 
 type Bytes = Option<Vec<u8>>;
 
-/// What is known of a key, as a script answers it: version, fingerprint, retention, record, and the milliseconds that are left of the
-/// lease; none or fewer if the claim has lapsed.
+/// The reply of a script about a key: version, fingerprint, retention, record, and the milliseconds
+/// left of the lease. Zero or less means that the claim has lapsed.
 pub(super) type Known = (Bytes, Bytes, Bytes, Bytes, i64);
 
-/// What a claim came to.
+/// The reply to a claim.
 pub(super) enum Answer {
     Won,
     Cancelled,
@@ -63,7 +64,7 @@ impl FromRedisValue for Answer {
     }
 }
 
-/// The state that these fields are.
+/// Returns the state that these fields describe.
 pub(super) fn state((version, fingerprint, retention, record, lease_left): Known) -> Result<RecordState, RecordError> {
     match number(version)? {
         1 => {}
@@ -86,31 +87,30 @@ fn number(digits: Bytes) -> Result<u64, RecordError> {
     text.and_then(|text| text.parse().ok()).ok_or(RecordError::Damaged)
 }
 
-/// What an error of Redis's means to whoever asked the store.
+/// Converts an error of Redis into the store's error.
 pub(super) fn store_error(error: RedisError) -> StoreError {
     if says(&error, "OOM") {
         return StoreError::Full;
     }
-    // Under the name of a record there is something else, which is not ours to touch.
+    // The record's name holds another type of value, which the store must not change.
     if says(&error, "WRONGTYPE") {
         return StoreError::Unreadable(RecordError::Damaged);
     }
     StoreError::Unavailable(error.into())
 }
 
-/// Whether the server says that it is not, or not now, the one to ask: another connection by the
-/// same name may lead to its successor. A primary that was demoted keeps the connections that it
-/// has.
+/// Returns whether the server is not the primary, or not at the moment. Another connection to the
+/// same name may lead to its successor, while a demoted primary keeps its existing connections.
 pub(super) fn is_wrong_server(error: &RedisError) -> bool {
-    // In this order: a replica refuses a write; refuses everything, having lost its primary; has
-    // been started again and still reads its data; was demoted during a WAIT; is a primary whose
-    // replicas have left it.
+    // In this order: a replica refuses a write; a replica without its primary refuses everything; a
+    // restarted server still loads its data; a primary was demoted during a WAIT; a primary has
+    // lost its replicas.
     const SIGNS: [&str; 5] = ["READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED", "NOREPLICAS"];
-    // A connection manager keeps a connection that could not log in, for ever (redis 1.8).
+    // A connection manager keeps a connection whose login failed, for ever (redis 1.8).
     error.kind() == ErrorKind::AuthenticationFailed || SIGNS.iter().any(|sign| says(error, sign))
 }
 
-/// Before Redis 7 what a script has met is in the text of its error, and not its code.
+/// Before Redis 7, the code of an error inside a script is in its text only.
 fn says(error: &RedisError, code: &str) -> bool {
     let inside = format!("{code} ");
     let errors = error.clone().into_server_errors();
@@ -121,7 +121,7 @@ fn says(error: &RedisError, code: &str) -> bool {
     })
 }
 
-/// Redis has restarted, or is new to us.
+/// Returns whether Redis lacks the script: it has restarted, or is new to this client.
 pub(super) fn lacks_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }

@@ -1,4 +1,4 @@
-//! Our client and our layer over one socket: they understand each other without being told.
+//! The client and the layer over one socket: they work together without configuration.
 
 use axum::Router;
 use axum::extract::State;
@@ -28,11 +28,12 @@ fn router(executions: &Executions) -> Router {
 }
 
 #[tokio::test]
-async fn trust_is_learnt_from_the_layer() {
+async fn layer_responses_earn_trust() {
     let executions = Executions::default();
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).advertise_scope("/v1");
     let served = Served::start(router(&executions), layer).await;
-    // No word of the user's: the first answer, an error, already shows that the key counts.
+    // Without configuration: even the first response, an error, shows that the server honours the
+    // key.
     let client = Client::builder().base_url(served.url("")).retry(fast_retries()).build().unwrap();
     let response = client.post("/v1/charges").body("x").send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.attempts().len()), (201, 2));
@@ -40,7 +41,7 @@ async fn trust_is_learnt_from_the_layer() {
 }
 
 #[tokio::test]
-async fn without_the_layer_there_is_nothing_to_trust() {
+async fn no_layer_earns_no_trust() {
     let executions = Executions::default();
     let served = Served::serve(router(&executions)).await;
     let client = Client::builder().base_url(served.url("")).retry(fast_retries()).build().unwrap();
@@ -50,7 +51,7 @@ async fn without_the_layer_there_is_nothing_to_trust() {
 }
 
 #[tokio::test]
-async fn a_stored_error_is_final_for_the_client() {
+async fn stored_error_is_final_for_client() {
     async fn fails(State(executions): State<Executions>) -> StatusCode {
         executions.add();
         StatusCode::INTERNAL_SERVER_ERROR
@@ -66,7 +67,7 @@ async fn a_stored_error_is_final_for_the_client() {
 }
 
 #[tokio::test]
-async fn the_layers_conflict_is_waited_for_and_its_ignorance_is_not() {
+async fn client_waits_for_conflict_but_not_for_unknown() {
     let executions = Executions::default();
     let release = std::sync::Arc::new(tokio::sync::Notify::new());
     let gate = release.clone();

@@ -1,5 +1,5 @@
-//! Answers that no store can read: sealed before they are stored, opened before they are replayed,
-//! and never run again.
+//! Records that no store can read: sealed before they are stored, opened before they are replayed,
+//! and never executed again.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use axum::Router;
@@ -69,7 +69,7 @@ async fn record_of<S: Store>(store: &S, id: &RecordId) -> Record {
     }
 }
 
-/// What must hold over any store.
+/// The checks for every store.
 async fn check<S: Store>(store: SharedStore<S>) {
     let executions = Executions::default();
     let key = format!("{:?}", ClaimToken::new().unwrap().as_bytes()).replace(", ", "-");
@@ -85,7 +85,7 @@ async fn check<S: Store>(store: SharedStore<S>) {
     let opened = record.opened(&id, Some(&aead(1))).unwrap();
     assert_eq!(opened.body().unwrap(), SECRET);
 
-    // A key of another service, and a service that has none.
+    // The key of another service, and a service without a key.
     for layer in [over(&store).codec(aead(2)), over(&store)] {
         let served = Served::start(tokens(&executions), layer).await;
         let unreadable = served.post("/tokens", &key).send().await.unwrap();
@@ -95,29 +95,29 @@ async fn check<S: Store>(store: SharedStore<S>) {
 }
 
 #[tokio::test]
-async fn memory_sees_sealed_answers_only() {
+async fn memory_holds_sealed_records_only() {
     check(SharedStore::new(MemoryStore::new())).await;
 }
 #[tokio::test]
-async fn file_holds_sealed_answers_only() {
+async fn file_holds_sealed_records_only() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
     let store = SharedStore::new(steadfast_redb::RedbStore::open(&path).unwrap());
     check(store.clone()).await;
     assert!(!holds_secret(&std::fs::read(&path).unwrap()));
-    // Without a codec it would be found there.
+    // Without a codec, the store would hold the plain text.
     let served = Served::start(tokens(&Executions::default()), over(&store)).await;
     assert_eq!(served.post("/tokens", "plain").send().await.unwrap().status(), 200);
     assert!(holds_secret(&std::fs::read(&path).unwrap()));
 }
 #[tokio::test]
-async fn database_holds_sealed_answers_only() {
+async fn database_holds_sealed_records_only() {
     let store = super::postgres::store().await;
     check(SharedStore::new(store.transactional())).await;
     check(SharedStore::new(store)).await;
 }
 #[tokio::test]
-async fn redis_holds_sealed_answers_only() {
+async fn redis_holds_sealed_records_only() {
     check(SharedStore::new(steadfast_redis::RedisStore::connect(&super::redis_server::shared()).await.unwrap())).await;
 }
 
@@ -139,7 +139,7 @@ async fn plain_record_is_replayed_only_if_accepted() {
 }
 
 #[tokio::test]
-async fn answer_that_cannot_be_sealed_is_not_stored() {
+async fn response_that_fails_to_seal_is_not_stored() {
     let executions = Executions::default();
     let store = SharedStore::new(MemoryStore::new());
     let layer = over(&store).codec(Aead { fails: true, ..aead(1) });
@@ -152,7 +152,7 @@ async fn answer_that_cannot_be_sealed_is_not_stored() {
 }
 
 #[tokio::test]
-async fn answer_to_an_event_is_sealed_too() {
+async fn event_response_is_sealed() {
     let executions = Executions::default();
     let store = SharedStore::new(MemoryStore::new());
     let layer = WebhookLayer::with_shared_store(store.clone(), "billing", EventId::stripe()).codec(aead(1));

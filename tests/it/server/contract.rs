@@ -1,4 +1,4 @@
-//! Every store against the contract that the crate publishes; and the contract against stores that break it.
+//! Every store against the published contract, and the contract against stores that break it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -34,12 +34,12 @@ async fn win<S: Store>(store: &S, claim: &Claim<'_>) -> S::Session {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn memory() {
+async fn memory_store_fulfils_contract() {
     suite(Arc::new(MemoryStore::new()), |name| RecordId::new("contract", name)).await;
 }
 
 #[tokio::test]
-async fn a_full_store_says_so_and_evicts_nothing_that_lives() {
+async fn full_store_refuses_claims_and_evicts_nothing_live() {
     let store = MemoryStore::new().max_records(2);
     let ids: Vec<RecordId> = (0..3).map(|number| RecordId::new("", &number.to_string())).collect();
     let running = Claim::new(&ids[0], token(), ONE, LONG, LONG);
@@ -55,20 +55,20 @@ async fn a_full_store_says_so_and_evicts_nothing_that_lives() {
 }
 
 #[tokio::test]
-async fn the_room_for_an_answer_is_reserved_when_the_key_is_claimed() {
+async fn claim_reserves_room_for_response() {
     let store = MemoryStore::new().max_bytes(10_000);
     let (first, second) = (RecordId::new("", "1"), RecordId::new("", "2"));
     let claim = Claim::new(&first, token(), ONE, LONG, LONG).reserve(8_000);
     win(&store, &claim).await;
     let other = Claim::new(&second, token(), ONE, LONG, LONG).reserve(8_000);
     assert!(matches!(store.claim(&other).await, Err(StoreError::Full)));
-    // What the answer does not take is given back.
+    // The room that the response does not need becomes free.
     store.finish(claim.reference(), Some(()), &End::Completed(Completion::new(record("small"), LONG))).await.unwrap();
     win(&store, &other).await;
 }
 
 #[tokio::test]
-async fn a_record_is_not_forgotten_for_want_of_room() {
+async fn takeover_without_room_keeps_record() {
     let store = MemoryStore::new().max_bytes(5_000);
     let id = RecordId::new("", "1");
     let claim = Claim::new(&id, token(), ONE, LONG, LONG);
@@ -81,7 +81,7 @@ async fn a_record_is_not_forgotten_for_want_of_room() {
 }
 
 #[tokio::test]
-async fn a_sweep_removes_what_has_expired_and_no_more_than_it_is_told() {
+async fn purge_removes_expired_records_up_to_limit() {
     let store = MemoryStore::new();
     let tokens: Vec<_> = (0..100).map(|_| token()).collect();
     let id = |number: usize| RecordId::new("", &number.to_string());
@@ -101,7 +101,7 @@ async fn a_sweep_removes_what_has_expired_and_no_more_than_it_is_told() {
     }
     assert_eq!(store.len(), 100);
     assert_eq!(store.purge_expired(10).await.unwrap(), 10);
-    // Claims sweep a few on their way.
+    // Claims remove a few expired records.
     for number in 100..200 {
         win(&store, &Claim::new(&id(number), token(), ONE, LONG, LONG)).await;
     }
@@ -111,7 +111,7 @@ async fn a_sweep_removes_what_has_expired_and_no_more_than_it_is_told() {
     assert_eq!(store.len(), 100);
 }
 
-/// What a store may get wrong; the number is that of the clause that says so.
+/// The possible defects of a store. The number is that of the broken clause.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Defect {
     WinsTwice = 1,
@@ -137,7 +137,7 @@ struct Broken {
 }
 
 impl Broken {
-    /// Whether the store has this defect and sees the token for the second time.
+    /// Returns whether the store has this defect and has seen the token before.
     fn again(&self, defect: Defect, token: ClaimToken) -> bool {
         self.defect == defect && !self.seen.lock().unwrap().insert(*token.as_bytes())
     }
@@ -180,7 +180,7 @@ impl Store for Broken {
             (Defect::KeepsWhatIsReleased, End::Released) => return Ok(FinishOutcome::Stored),
             (Defect::ForgetsWhatIsAbandoned, End::Unknown) => end = End::Released,
             (Defect::LetsTheDeadWin, End::Cancelled) => {
-                // What is not there leaves no tombstone.
+                // A missing claim leaves no tombstone.
                 let released = self.store.finish(claim, session, &End::Released).await?;
                 let is_there = self.get(&claim.id).await?.is_some();
                 return Ok(if is_there { released } else { FinishOutcome::Stored });
@@ -205,7 +205,7 @@ impl Store for Broken {
 }
 
 #[tokio::test]
-async fn each_clause_names_the_store_that_breaks_it() {
+async fn contract_names_clause_that_defect_breaks() {
     use Defect::*;
     let defects = [
         WinsTwice,
@@ -229,7 +229,7 @@ async fn each_clause_names_the_store_that_breaks_it() {
 }
 
 #[tokio::test]
-async fn a_store_that_gives_a_name_twice_lets_two_win() {
+async fn repeated_token_lets_two_claims_succeed() {
     let store = Broken { store: MemoryStore::new(), defect: Defect::GivesANameTwice, seen: Mutex::default() };
     let message = panic_of(suite(Arc::new(store), |name| RecordId::new("", name))).await;
     assert!(message.starts_with("store_contract, clause 1, "), "{message}");

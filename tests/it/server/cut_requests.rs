@@ -1,5 +1,5 @@
-//! A request over HTTP/2 whose body is cut off must not be taken for a whole one: hyper ends its
-//! body without an error where the stream is reset with NO_ERROR or CANCEL.
+//! A cut HTTP/2 request body must not count as complete: hyper ends a body without an error if the
+//! stream is reset with NO_ERROR or CANCEL.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -17,7 +17,7 @@ const WHOLE: &str = "1200";
 const CUT: &str = "12";
 const ROUNDS: usize = 100;
 
-/// A server that counts executions, and how many of them were of less than was to be sent.
+/// A server that counts executions, and those with less than the complete body.
 #[derive(Clone, Default)]
 struct Charges {
     all: Executions,
@@ -54,7 +54,7 @@ fn charge(served: &Served, id: usize, length: Option<usize>) -> Request<()> {
     request.body(()).unwrap()
 }
 
-/// The first attempt is cut off in its body; the second one is whole, and answered.
+/// Cuts the body of the first attempt. The second attempt is complete and gets its response.
 async fn cut_then_whole(
     send: &mut SendRequest<Bytes>,
     request: impl Fn() -> Request<()>,
@@ -87,7 +87,7 @@ async fn executes_only_whole_requests(served: &Served, charges: &Charges) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cut_body_under_the_layer_runs_no_handler() {
+async fn cut_request_body_runs_no_handler() {
     let charges = Charges::default();
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
     let served = Served::start(charges.router(), layer).await;

@@ -1,4 +1,4 @@
-//! Ends that the store does not take, or does not say that it has taken; and claims that nobody runs.
+//! Ends that the store refuses or does not confirm, and claims without an execution.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ type Body = Full<Bytes>;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A handler that counts, and answers with a verdict if it has one.
+/// A handler that counts, and adds an execution outcome to its response if it has one.
 #[derive(Clone, Default)]
 struct Shop {
     executions: Executions,
     verdict: Option<ExecutionOutcome>,
 }
 
-/// What a client is told: status, the word of `Idempotency-Status`, and the problem's type.
+/// The client's view: status, the word of `Idempotency-Status`, and the problem's type.
 type Told = (u16, String, String);
 
 impl Shop {
@@ -69,9 +69,9 @@ async fn state<S: Store>(layer: &IdempotencyLayer<S>) -> Option<RecordState> {
     layer.store().get(&id()).await.unwrap()
 }
 
-/// The store fails for less time than the caller waits: nobody notices.
+/// The store fails for less time than the caller waits, so nobody notices.
 #[tokio::test]
-async fn short_outage_at_the_end_is_not_noticed() {
+async fn short_outage_at_end_is_hidden() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
     store.failing_ends.store(2, SeqCst);
     let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(Duration::from_secs(60));
@@ -81,9 +81,9 @@ async fn short_outage_at_the_end_is_not_noticed() {
     assert_eq!(layer.store().asked_ends.load(SeqCst), 3);
 }
 
-/// It fails for longer: the caller has its answer, and whoever asks later has it, too.
+/// The store fails for longer: the caller has its response, and so do later repeats.
 #[tokio::test]
-async fn answer_leaves_before_a_slow_end_is_stored() {
+async fn response_leaves_before_slow_end_is_stored() {
     for wait in [Duration::ZERO, Duration::from_millis(5)] {
         let (store, shop) = (Failing::new(false, false, 0), Shop::default());
         store.failing_ends.store(4, SeqCst);
@@ -96,17 +96,18 @@ async fn answer_leaves_before_a_slow_end_is_stored() {
     }
 }
 
-/// A store that answers at once has answered before the caller would have to wait.
+/// A store that replies at once has replied before the caller would have to wait.
 #[tokio::test]
-async fn wait_of_zero_still_sees_what_is_stored() {
+async fn wait_of_zero_still_sees_stored_end() {
     let layer =
         IdempotencyLayer::new(steadfast::server::MemoryStore::new(), Scope::single_caller()).end_wait(Duration::ZERO);
     assert_eq!(Shop::default().ask(&layer, "k").await, told(200, "stored", ""));
 }
 
-/// The end was stored and its reply was lost: the repetition is told so, whatever the end was.
+/// The end was stored and its reply was lost: the repetition returns the same result, for every
+/// kind of end.
 #[tokio::test]
-async fn end_whose_reply_was_lost_is_recognised() {
+async fn end_with_lost_reply_is_recognised() {
     let cases = [
         (None, told(200, "stored", ""), told(200, "replayed", ""), 1),
         (Some(ExecutionOutcome::NotExecuted), told(502, "released", ""), told(502, "released", ""), 2),
@@ -123,9 +124,9 @@ async fn end_whose_reply_was_lost_is_recognised() {
     }
 }
 
-/// The claim goes on being renewed while its end waits, so that other processes see an operation that runs.
+/// The claim is renewed while its end waits, so that other processes see a running operation.
 #[tokio::test]
-async fn claim_is_renewed_while_its_end_waits() {
+async fn pending_end_keeps_claim_renewed() {
     let (store, shop) = (Arc::new(Failing::new(false, false, 0)), Shop::default());
     store.failing_ends.store(usize::MAX, SeqCst);
     let lease = Duration::from_millis(600);
@@ -144,9 +145,10 @@ async fn claim_is_renewed_while_its_end_waits() {
     assert_eq!(shop.executions.count(), 1);
 }
 
-/// Each bound gives the end up, and says so: the operation is unknown, and nothing waits any more.
+/// Each limit gives the end up and reports it: the operation is unknown, and nothing waits any
+/// more.
 #[tokio::test]
-async fn end_over_a_bound_is_given_up() {
+async fn end_over_limit_becomes_unknown() {
     let bounds = PendingEnds::default();
     for most in [bounds.max_count(0), bounds.max_bytes(0), bounds.max_time(Duration::from_millis(1))] {
         let (store, shop) = (Failing::new(false, true, 0), Shop::default());
@@ -160,7 +162,7 @@ async fn end_over_a_bound_is_given_up() {
 }
 
 #[tokio::test]
-async fn drain_waits_for_an_end_that_waits() {
+async fn drain_waits_for_pending_end() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
     store.failing_ends.store(usize::MAX, SeqCst);
     let layer = IdempotencyLayer::new(store, Scope::single_caller()).end_wait(Duration::ZERO);
@@ -172,9 +174,9 @@ async fn drain_waits_for_an_end_that_waits() {
     assert!(matches!(state(&layer).await, Some(RecordState::Completed { .. })));
 }
 
-/// Nothing that a process still has to say is lost with the caller of `process`.
+/// An end that is still to be written is not lost with the caller of `process`.
 #[tokio::test]
-async fn mark_is_written_after_its_consumer_is_told() {
+async fn mark_is_written_after_consumer_returns() {
     for dropped in [false, true] {
         let store = SharedStore::new(Failing::new(false, false, 0));
         store.failing_ends.store(3, SeqCst);
@@ -198,10 +200,10 @@ async fn mark_is_written_after_its_consumer_is_told() {
     }
 }
 
-/// 503 said that nothing was executed, so nothing of the claim stays: the key is as free as before.
+/// The 503 said that nothing was executed, so no claim stays: the key is as free as before.
 #[tokio::test]
-async fn claim_that_nobody_runs_is_cancelled() {
-    // Its replies are lost; and the store does not take the cancellation at first, either.
+async fn claim_without_execution_is_cancelled() {
+    // The replies are lost, and at first the store also refuses the cancellation.
     let (store, shop) = (Failing::new(false, false, 2), Shop::default());
     store.failing_ends.store(3, SeqCst);
     let layer = IdempotencyLayer::new(store, Scope::single_caller());
@@ -212,12 +214,12 @@ async fn claim_that_nobody_runs_is_cancelled() {
     assert_eq!(shop.executions.count(), 1);
 }
 
-/// A cancelled take-over leaves what it took over: that may have run.
+/// A cancelled takeover leaves the operation unknown: it may have run.
 #[tokio::test]
-async fn cancelled_take_over_is_unknown_again() {
+async fn cancelled_takeover_is_unknown_again() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
     let layer = IdempotencyLayer::new(store, Scope::single_caller()).on_unknown(OnUnknown::Rerun);
-    // Another process began it, and died.
+    // Another process began the operation, and died.
     let id = id();
     let unknown = Claim::new(&id, ClaimToken::new().unwrap(), fingerprint(), HOUR, HOUR);
     assert!(matches!(layer.store().claim(&unknown).await.unwrap(), ClaimOutcome::Acquired(())));
@@ -231,7 +233,7 @@ async fn cancelled_take_over_is_unknown_again() {
     assert_eq!(shop.executions.count(), 1);
 }
 
-/// The one that the layer gives the requests of these tests, read from a record of it.
+/// Returns the fingerprint that the layer gives these requests, read from a record.
 fn fingerprint() -> Fingerprint {
     static OF: std::sync::OnceLock<Fingerprint> = std::sync::OnceLock::new();
     *OF.get_or_init(|| {
@@ -248,9 +250,9 @@ fn fingerprint() -> Fingerprint {
     })
 }
 
-/// A repeat that is told "in progress" asked twice, and its first call may still arrive.
+/// A repeat that was refused as "in progress" asked twice, and its first call may still arrive.
 #[tokio::test]
-async fn late_call_of_a_refused_claim_is_cancelled() {
+async fn late_claim_of_refused_request_is_cancelled() {
     let (store, shop) = (Failing::new(false, false, 0), Shop::default());
     let layer = IdempotencyLayer::new(store, Scope::single_caller());
     let id = id();
@@ -263,9 +265,9 @@ async fn late_call_of_a_refused_claim_is_cancelled() {
     assert!(matches!(state(&layer).await, Some(RecordState::InProgress { .. })), "and the one that runs is not");
 }
 
-/// Whoever goes away while its claim is under way leaves nothing, either.
+/// A caller that disconnects during its claim leaves no claim either.
 #[tokio::test]
-async fn event_given_up_while_it_is_claimed_is_cancelled() {
+async fn event_dropped_during_claim_is_cancelled() {
     let hold = Arc::new((Semaphore::new(0), Notify::new()));
     let store = SharedStore::new(Failing { hold: Some(hold.clone()), ..Failing::new(false, false, 0) });
     let inbox = Inbox::with_shared_store(store.clone());
@@ -274,7 +276,7 @@ async fn event_given_up_while_it_is_claimed_is_cancelled() {
             Box::pin(inbox.process("shop", "e1", Fingerprint::of("paid"), |_| async { Ok::<_, Infallible>(()) }));
         let claimed = async { hold.0.acquire().await.unwrap().forget() };
         tokio::select! {
-            _ = &mut process => panic!("the store has not answered"),
+            _ = &mut process => panic!("the store has not replied"),
             () = claimed => {}
         }
     }
@@ -282,10 +284,10 @@ async fn event_given_up_while_it_is_claimed_is_cancelled() {
     assert_eq!(store.get(&RecordId::of_event("shop", "e1")).await.unwrap(), None);
 }
 
-/// 300 requests meet a Redis that stands still: all are told that nothing was executed, and all of
-/// it is true when Redis goes on, although their claims reach it after that.
+/// 300 requests meet a frozen Redis, and each response says that nothing was executed. This stays
+/// true when Redis goes on, although the claims reach it only then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopped_redis_holds_no_key_for_nobody() {
+async fn stopped_redis_keeps_no_orphaned_claim() {
     use steadfast_redis::RedisStore;
 
     use super::redis_server::RedisServer;
@@ -304,18 +306,18 @@ async fn stopped_redis_holds_no_key_for_nobody() {
     server.signal("-CONT");
     layer.drain().await;
     let held: Vec<String> = server.command(&["EVAL", RECORDS, "0"]).await;
-    assert_eq!(held, Vec::<String>::new(), "keys that are held by nobody");
+    assert_eq!(held, Vec::<String>::new(), "claims without an execution");
     assert_eq!(shop.executions.count(), 0);
     assert_eq!(shop.ask(&layer, "7").await, told(200, "stored", ""));
 }
 
-/// Every name that is no tombstone's.
+/// All names except those of tombstones.
 const RECORDS: &str = "local names = {} for _, name in ipairs(redis.call('KEYS', '*')) do \
                        if string.sub(name, -1) == '}' then table.insert(names, name) end end return names";
 
-/// 300 requests meet a table that somebody has locked.
+/// 300 requests meet a locked table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locked_table_holds_no_key_for_nobody() {
+async fn locked_table_keeps_no_orphaned_claim() {
     use steadfast_postgres::PostgresStore;
 
     use super::postgres::{count, pool};
@@ -340,7 +342,7 @@ async fn locked_table_holds_no_key_for_nobody() {
     assert_eq!(shop.ask(&layer, "7").await, told(200, "stored", ""));
 }
 
-/// Redis is away for two seconds while 20 operations end: 20 of 20 are known afterwards.
+/// Redis is away for two seconds while 20 operations end: all 20 outcomes are known afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarted_redis_knows_every_end() {
     use std::sync::Mutex;

@@ -1,4 +1,4 @@
-//! A store whose server can be gone, slow to answer, or lose what it answers.
+//! A store whose server can be gone, slow to reply, or lose its replies.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -10,35 +10,35 @@ use steadfast::server::{
 };
 use tokio::sync::{Notify, Semaphore};
 
-/// A store that fails where it is told to.
+/// A store that fails on demand.
 pub(super) struct Failing {
     pub(super) inner: MemoryStore,
     pub(super) claims: bool,
     pub(super) ends: bool,
-    /// Claims whose reply is lost.
+    /// Number of claims whose reply is lost.
     pub(super) lost_replies: AtomicUsize,
-    /// A claim that was made waits here before it is answered.
+    /// Holds back the reply to a successful claim.
     pub(super) hold: Option<Arc<(Semaphore, Notify)>>,
-    /// A claim that was made is answered so much later, and after so many polls more.
+    /// Delays the reply to a successful claim, by this time and by as many polls as `polls`.
     pub(super) late: Duration,
     pub(super) polls: usize,
-    /// Whether renewals are carried out.
+    /// Whether renewals are executed.
     pub(super) renews: AtomicBool,
-    /// Told of each renewal.
+    /// Notified of each renewal.
     pub(super) renewed: Notify,
-    /// Ends that are not carried out.
+    /// Number of ends that are not executed.
     pub(super) failing_ends: AtomicUsize,
-    /// Ends whose reply is lost.
+    /// Number of ends whose reply is lost.
     pub(super) lost_ends: AtomicUsize,
-    /// Ends that were asked for.
+    /// Number of ends so far.
     pub(super) asked_ends: AtomicUsize,
-    /// An end waits here before it is stored.
+    /// Holds back an end before it is stored.
     pub(super) hold_end: Option<Arc<(Semaphore, Notify)>>,
-    /// Looks that panic.
+    /// Number of reads that panic.
     pub(super) panicking_looks: AtomicUsize,
-    /// Told of each look that does not panic.
+    /// Notified of each read that does not panic.
     pub(super) looked: Notify,
-    /// Claims that were asked for.
+    /// Number of claims so far.
     pub(super) asked_claims: AtomicUsize,
 }
 
@@ -69,7 +69,7 @@ impl Failing {
     }
 }
 
-/// Takes one away, if there is one.
+/// Decrements the counter. Returns `false` if it is zero.
 fn one_less(left: &AtomicUsize) -> bool {
     left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok()
 }

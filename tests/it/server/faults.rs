@@ -1,4 +1,5 @@
-//! What goes wrong in the middle of an operation: long, broken and trailing bodies, replies that are lost, routers that hide a path.
+//! Faults in the middle of an operation: long, broken and trailing bodies, lost replies, routers
+//! that hide a path.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,7 +22,7 @@ use super::failing::Failing;
 use super::support::{Executions, Served, header, problem};
 
 #[tokio::test]
-async fn an_answer_that_outlasts_its_lease_keeps_the_key() {
+async fn response_body_beyond_lease_keeps_key() {
     for lapsed in [OnUnknown::Reject, OnUnknown::Rerun] {
         let executions = Executions::default();
         let end = Arc::new(Notify::new());
@@ -48,7 +49,7 @@ async fn an_answer_that_outlasts_its_lease_keeps_the_key() {
             .on_unknown(lapsed);
         let served = Served::start(Router::new().route("/stream", stream), layer).await;
         let first = served.post("/stream", "k").send().await.unwrap();
-        // Several leases long: what is waited for is the lease's own clock.
+        // Several leases long: the lease's own clock is the subject.
         assert!(tokio::time::timeout(Duration::from_millis(200), std::future::pending::<()>()).await.is_err());
         let meanwhile = problem(served.post("/stream", "k").send().await.unwrap()).await;
         assert_eq!(meanwhile, (409, "in-progress".to_owned()), "{lapsed:?}");
@@ -59,7 +60,7 @@ async fn an_answer_that_outlasts_its_lease_keeps_the_key() {
 }
 
 #[tokio::test]
-async fn a_body_that_panics_is_cut_and_never_passes_for_whole() {
+async fn panic_in_body_cuts_response() {
     for length in [None, Some("3"), Some("5000000")] {
         let dies = post(move || async move {
             let chunks = futures_util::stream::unfold(0, |chunk| async move {
@@ -77,7 +78,7 @@ async fn a_body_that_panics_is_cut_and_never_passes_for_whole() {
             IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()),
         )
         .await;
-        // It may be cut before its head has left.
+        // The response may be cut before its headers have left.
         let whole = match served.post("/", "k").send().await {
             Ok(first) => first.text().await.is_ok(),
             Err(_) => false,
@@ -88,7 +89,7 @@ async fn a_body_that_panics_is_cut_and_never_passes_for_whole() {
     }
 }
 
-/// Two pieces of data of a length that is told, and then trailers.
+/// Two pieces of data of known length, then trailers.
 struct Trailing(u8);
 
 impl http_body::Body for Trailing {
@@ -114,7 +115,7 @@ impl http_body::Body for Trailing {
 }
 
 #[tokio::test]
-async fn trailers_come_last_and_are_not_forgotten() {
+async fn response_with_trailers_is_sent_but_not_replayed() {
     for most in [10, 1000] {
         let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_response(most);
         let app = Router::new().route("/", post(|| async { Body::new(Trailing(0)) })).layer(layer);
@@ -130,13 +131,13 @@ async fn trailers_come_last_and_are_not_forgotten() {
             }
         }
         assert_eq!((data.len(), &trailers.unwrap()["x-sum"]), (20, &"7".parse::<axum::http::HeaderValue>().unwrap()));
-        // A record has no trailers, so half of the answer is not handed out for the whole.
+        // A record has no trailers, so an incomplete response is not replayed.
         assert_eq!(app.oneshot(request()).await.unwrap().status(), StatusCode::GONE, "{most}");
     }
 }
 
 #[tokio::test]
-async fn a_layer_in_a_nested_router_can_be_told_the_whole_path() {
+async fn layer_in_nested_router_sees_original_path() {
     let close = |Path(id): Path<String>| async move { format!("closed {id}") };
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).target(|parts| {
         let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
@@ -154,7 +155,7 @@ async fn a_layer_in_a_nested_router_can_be_told_the_whole_path() {
 }
 
 #[tokio::test]
-async fn an_event_whose_answer_was_not_kept_was_handled_all_the_same() {
+async fn event_with_unstored_response_is_not_rerun() {
     let executions = Executions::default();
     let counted = executions.clone();
     let handler = post(move || async move {
@@ -171,7 +172,7 @@ async fn an_event_whose_answer_was_not_kept_was_handled_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_claim_whose_replies_were_lost_does_not_burn_a_key_that_nothing_ran_under() {
+async fn claim_with_lost_replies_leaves_key_free() {
     let executions = Executions::default();
     let counted = executions.clone();
     let handler = post(move || async move { (StatusCode::CREATED, counted.add().to_string()) });
@@ -187,11 +188,11 @@ async fn a_claim_whose_replies_were_lost_does_not_burn_a_key_that_nothing_ran_un
             if again.status() == 201 {
                 break;
             }
-            // The claim that was made is given back; until then it is there.
+            // The layer cancels the claim; until then it exists.
             assert_eq!(problem(again).await, (409, "in-progress".to_owned()));
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), told).await.expect("the key is burnt");
+    tokio::time::timeout(Duration::from_secs(10), told).await.expect("the key is used up");
     assert_eq!(executions.count(), 1);
 }

@@ -1,5 +1,5 @@
-//! A store whose records are identified in another way is refused: they could not be found again,
-//! and would run once more.
+//! A store whose records have another identity version is refused: its records could not be found,
+//! and their operations would run again.
 mod redb {
     use std::path::Path;
     use std::time::Duration;
@@ -17,7 +17,7 @@ mod redb {
         assert!(matches!(store.claim(&claim).await.unwrap(), ClaimOutcome::Acquired(())));
     }
 
-    /// Makes the file say that its records are of this version, or not say it.
+    /// Sets or removes the file's identity version.
     fn say(path: &Path, version: Option<u32>) {
         let database = Database::open(path).unwrap();
         let transaction = database.begin_write().unwrap();
@@ -88,7 +88,7 @@ mod postgres {
             [("UPDATE steadfast_identity SET version = 2", Some(2)), ("DELETE FROM steadfast_identity", None)]
         {
             run(change, &pool).await;
-            // Each on its own: what the first of them has verified the next does not ask for.
+            // Separate stores, so that none relies on another one's verification.
             let store = || PostgresStore::new(pool.clone());
             assert_eq!(is_refused(store().create_table().await), found);
             assert_eq!(is_refused(store().verify_identity().await), found);
@@ -100,7 +100,7 @@ mod postgres {
     }
 
     #[tokio::test]
-    async fn schema_that_was_run_by_hand_is_enough() {
+    async fn schema_run_by_hand_suffices() {
         let (_, pool) = pool().await;
         sqlx::raw_sql(PostgresStore::SCHEMA).execute(&pool).await.unwrap();
         let store = PostgresStore::new(pool);
@@ -141,7 +141,7 @@ mod redis {
         let said: String = command(&shared(), &["HGET", &format!("{ours}identity"), "version"]).await;
         assert_eq!(said, "1");
 
-        // What was verified under one prefix is not known of the next.
+        // The verification of one prefix does not cover another.
         let store = store.prefix(&theirs);
         for refused in [store.verify_identity().await, claim(&store).await.map(drop)] {
             assert!(matches!(refused, Err(StoreError::IdentityMismatch(mismatch)) if mismatch.found == Some(2)));

@@ -1,4 +1,4 @@
-//! The layer over real sockets: what a client gets, and how often the handler ran.
+//! The layer over real sockets: the client's response, and the number of executions.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn layer() -> Layer {
     IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
 }
 
-/// Answers 201 with the number of the execution.
+/// Returns 201 with the number of the execution.
 fn counting(executions: &Executions) -> Router {
     async fn run(State(executions): State<Executions>) -> impl IntoResponse {
         let number = executions.add();
@@ -33,7 +33,7 @@ fn counting(executions: &Executions) -> Router {
 }
 
 #[tokio::test]
-async fn a_repeat_is_answered_from_the_record_byte_for_byte() {
+async fn repeat_gets_stored_response_byte_for_byte() {
     let executions = Executions::default();
     let layer = layer();
     let served = Served::start(counting(&executions), layer.clone()).await;
@@ -57,7 +57,7 @@ async fn a_repeat_is_answered_from_the_record_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn another_request_under_the_key_is_refused_and_leaves_it_alone() {
+async fn other_request_under_key_is_rejected() {
     let executions = Executions::default();
     let served = Served::start(counting(&executions), layer()).await;
     served.post("/orders", "k").body("x").send().await.unwrap();
@@ -76,7 +76,7 @@ async fn another_request_under_the_key_is_refused_and_leaves_it_alone() {
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_read_is_never_run_unprotected() {
+async fn malformed_key_is_never_run_unprotected() {
     let executions = Executions::default();
     let served = Served::start(counting(&executions), layer().required()).await;
     for key in ["", "\"\"", "\"half", "\"a\"b", &"k".repeat(256)] {
@@ -95,7 +95,7 @@ async fn a_key_that_cannot_be_read_is_never_run_unprotected() {
 }
 
 #[tokio::test]
-async fn what_needs_no_key_passes_by() {
+async fn request_that_needs_no_key_passes() {
     let executions = Executions::default();
     let served = Served::start(counting(&executions), layer()).await;
     for _ in 0..2 {
@@ -108,7 +108,7 @@ async fn what_needs_no_key_passes_by() {
 }
 
 #[tokio::test]
-async fn the_body_is_bounded_before_the_key_is_claimed() {
+async fn body_over_limit_claims_no_key() {
     let executions = Executions::default();
     let served = Served::start(counting(&executions), layer().max_body(10)).await;
     let large = || served.post("/orders", "k").body("x".repeat(11)).send();
@@ -122,7 +122,7 @@ async fn the_body_is_bounded_before_the_key_is_claimed() {
     assert_eq!(executions.count(), 1);
 }
 
-/// A handler that runs until it is told to end.
+/// A handler that runs until the test ends it.
 #[derive(Clone)]
 struct Held {
     executions: Executions,
@@ -151,7 +151,7 @@ impl Held {
 }
 
 #[tokio::test]
-async fn a_repeat_while_the_first_runs_is_told_when_to_come_back() {
+async fn concurrent_repeat_gets_retry_after() {
     let held = Held::new();
     let served = Served::start(held.router(), layer()).await;
     let first = tokio::spawn(served.post("/slow", "k").send());
@@ -162,7 +162,7 @@ async fn a_repeat_while_the_first_runs_is_told_when_to_come_back() {
         (Some("1"), Some("in-progress;retention=86400"))
     );
     assert_eq!(problem(busy).await, (409, "in-progress".to_owned()));
-    // A different request under the key is not told that it should wait.
+    // A different request under the key is not asked to wait.
     assert_eq!(problem(served.post("/slow", "k").body("y").send().await.unwrap()).await.0, 422);
     held.go_on.notify_one();
     assert_eq!(first.await.unwrap().unwrap().text().await.unwrap(), "done 1");
@@ -171,7 +171,7 @@ async fn a_repeat_while_the_first_runs_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn of_fifty_at_once_one_runs() {
+async fn fifty_concurrent_repeats_run_once() {
     let held = Held::new();
     let served = Served::start(held.router(), layer()).await;
     let mut requests = tokio::task::JoinSet::new();
@@ -186,14 +186,14 @@ async fn of_fifty_at_once_one_runs() {
 }
 
 #[tokio::test]
-async fn a_repeat_that_prefers_to_wait_gets_the_first_ones_answer() {
+async fn prefer_wait_gets_first_response() {
     let held = Held::new();
     let layer = layer();
     let served = Served::start(held.router(), layer.clone()).await;
     let first = tokio::spawn(served.post("/slow", "k").send());
     held.until_started().await;
     let patient = tokio::spawn(served.post("/slow", "k").header("prefer", "respond-async, wait=10").send());
-    // One that waits for less than it takes is told so at the end.
+    // A repeat that waits for too short a time gets the conflict at the end.
     let hasty = served.post("/slow", "k").header("prefer", "wait=0").send().await.unwrap();
     assert_eq!(hasty.status(), 409);
     held.go_on.notify_one();
@@ -205,7 +205,7 @@ async fn a_repeat_that_prefers_to_wait_gets_the_first_ones_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_does_not_stop_the_handler() {
+async fn disconnected_client_does_not_stop_handler() {
     let held = Held::new();
     let layer = layer();
     let served = Served::start(held.router(), layer.clone()).await;
@@ -214,7 +214,7 @@ async fn a_client_that_hangs_up_does_not_stop_the_handler() {
     hangs_up.abort();
     assert!(hangs_up.await.unwrap_err().is_cancelled());
     held.go_on.notify_one();
-    // A shutdown waits for it.
+    // A shutdown waits for the end.
     layer.drain().await;
     let again = served.post("/slow", "k").send().await.unwrap();
     assert_eq!(header(&again, "idempotent-replayed"), Some("true"));
@@ -222,13 +222,13 @@ async fn a_client_that_hangs_up_does_not_stop_the_handler() {
 }
 
 #[tokio::test]
-async fn a_slow_handler_keeps_its_lease() {
+async fn slow_handler_keeps_its_lease() {
     let held = Held::new();
     let lease = Duration::from_millis(60);
     let served = Served::start(held.router(), layer().lease(lease)).await;
     let first = tokio::spawn(served.post("/slow", "k").send());
     held.until_started().await;
-    // Well past the lease, by the clock of repeats that wait for it.
+    // Well past the lease, by the clock of the waiting repeats.
     let waits = served.post("/slow", "k").header("prefer", "wait=1").send().await.unwrap();
     assert_eq!(problem(waits).await, (409, "in-progress".to_owned()));
     held.go_on.notify_one();
@@ -237,7 +237,7 @@ async fn a_slow_handler_keeps_its_lease() {
 }
 
 #[tokio::test]
-async fn a_verdict_decides_what_becomes_of_the_key() {
+async fn execution_outcome_decides_about_key() {
     #[derive(Clone)]
     struct Says(Option<ExecutionOutcome>, StatusCode, Executions);
     async fn run(State(Says(verdict, status, executions)): State<Says>) -> Response {
@@ -275,7 +275,7 @@ async fn panics(State(executions): State<Executions>) -> Response {
 }
 
 #[tokio::test]
-async fn a_panic_is_unknown_and_the_routes_policy_decides() {
+async fn panic_is_unknown_and_route_policy_decides() {
     for (policy, second, runs) in [(OnUnknown::Reject, 409, 1), (OnUnknown::Rerun, 500, 2)] {
         let executions = Executions::default();
         let router = Router::new().route("/", post(panics)).with_state(executions.clone());
@@ -289,7 +289,7 @@ async fn a_panic_is_unknown_and_the_routes_policy_decides() {
 }
 
 #[tokio::test]
-async fn scopes_keep_tenants_apart_and_refuse_nobody() {
+async fn scopes_separate_equal_keys_of_tenants() {
     let executions = Executions::default();
     let tenant = Scope::from_fn(|parts| Some(parts.headers.get("x-tenant")?.to_str().ok()?.to_owned()));
     let layer = IdempotencyLayer::new(MemoryStore::new(), tenant);
@@ -305,7 +305,7 @@ async fn scopes_keep_tenants_apart_and_refuse_nobody() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_kept_is_passed_on_and_its_repeat_is_told() {
+async fn unstored_response_is_sent_and_repeat_gets_410() {
     async fn large(State(executions): State<Executions>) -> String {
         executions.add();
         "x".repeat(5000)
@@ -346,7 +346,7 @@ async fn an_answer_that_is_not_kept_is_passed_on_and_its_repeat_is_told() {
 }
 
 #[tokio::test]
-async fn headers_of_the_exchange_are_not_replayed() {
+async fn connection_headers_are_not_replayed() {
     async fn run() -> impl IntoResponse {
         let mut headers = HeaderMap::new();
         for (name, value) in [
@@ -380,7 +380,7 @@ async fn headers_of_the_exchange_are_not_replayed() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_lets_nothing_run() {
+async fn unavailable_store_runs_nothing() {
     let executions = Executions::default();
     let store = Failing::new(true, false, 0);
     let served = Served::start(counting(&executions), IdempotencyLayer::new(store, Scope::single_caller())).await;
@@ -397,7 +397,7 @@ async fn a_store_that_is_down_lets_nothing_run() {
 }
 
 #[tokio::test]
-async fn a_claim_whose_reply_was_lost_is_asked_for_again() {
+async fn claim_with_lost_reply_is_repeated() {
     let executions = Executions::default();
     let served = Served::start(
         counting(&executions),
@@ -409,7 +409,7 @@ async fn a_claim_whose_reply_was_lost_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_during_the_claim_leaves_no_claim_that_nobody_runs() {
+async fn client_gone_during_claim_leaves_no_orphaned_claim() {
     let executions = Executions::default();
     let hold = Arc::new((Semaphore::new(0), Notify::new()));
     let store = Failing { hold: Some(hold.clone()), ..Failing::new(false, false, 0) };
@@ -428,7 +428,7 @@ async fn a_client_that_hangs_up_during_the_claim_leaves_no_claim_that_nobody_run
 }
 
 #[tokio::test]
-async fn an_end_is_stored_before_the_client_can_see_it() {
+async fn end_is_stored_before_client_sees_response() {
     async fn large() -> String {
         "x".repeat(5000)
     }
@@ -444,7 +444,7 @@ async fn an_end_is_stored_before_the_client_can_see_it() {
         let mut answer = served.post(path, "k").send().await.unwrap();
         hold.0.acquire().await.unwrap().forget();
         let read = tokio::spawn(async move { while answer.chunk().await.unwrap().is_some() {} });
-        // The repeat is answered while the first answer's end is held back.
+        // The repeat gets its response while the first end is held back.
         assert_eq!(served.post(path, "k").send().await.unwrap().status(), 409, "{path}");
         assert!(!read.is_finished(), "{path}: the client has seen the end and the record is not there");
         hold.1.notify_one();
@@ -454,7 +454,7 @@ async fn an_end_is_stored_before_the_client_can_see_it() {
 }
 
 #[tokio::test]
-async fn end_that_is_given_up_leaves_the_answer() {
+async fn end_that_fails_still_sends_response() {
     let executions = Executions::default();
     let store = Failing::new(false, true, 0);
     let layer = IdempotencyLayer::new(store, Scope::single_caller()).pending_ends(PendingEnds::default().max_count(0));
@@ -462,14 +462,14 @@ async fn end_that_is_given_up_leaves_the_answer() {
     let first = served.post("/orders", "k").send().await.unwrap();
     assert_eq!((first.status().as_u16(), header(&first, "idempotency-status")), (201, Some("unknown;retention=86400")));
     assert_eq!(first.text().await.unwrap(), "order 1");
-    // Nobody runs it again.
+    // The layer does not run it again.
     let waits = served.post("/orders", "k").header("prefer", "wait=10").send().await.unwrap();
     assert_eq!(problem(waits).await, (409, "outcome-unknown".to_owned()));
     assert_eq!((executions.count(), layer.metrics().lost), (1, 1));
 }
 
 #[tokio::test]
-async fn the_handler_runs_in_the_callers_span_with_its_extensions() {
+async fn handler_keeps_callers_span_and_extensions() {
     #[derive(Clone)]
     struct Caller(&'static str);
     async fn run(Extension(Caller(name)): Extension<Caller>) -> &'static str {
@@ -481,7 +481,7 @@ async fn the_handler_runs_in_the_callers_span_with_its_extensions() {
 }
 
 #[tokio::test]
-async fn an_inner_error_reaches_the_caller_and_is_unknown() {
+async fn inner_error_reaches_caller_and_is_unknown() {
     use tower::{Layer as _, Service as _, ServiceExt as _};
 
     let calls = Executions::default();
@@ -499,7 +499,7 @@ async fn an_inner_error_reaches_the_caller_and_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_nested_route_may_have_a_policy_of_its_own_over_the_same_store() {
+async fn nested_route_may_have_own_policy_over_one_store() {
     let executions = Executions::default();
     let store = SharedStore::new(MemoryStore::new());
     async fn health() -> &'static str {

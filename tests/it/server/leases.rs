@@ -1,8 +1,10 @@
-//! Leases of handlers that run for long, or hold up their thread: they are renewed in the store
-//! while any thread of the runtime is free, and where none is, the process itself knows that the
-//! operation runs.
+//! Leases of handlers that run for long or block their thread.
 //!
-//! Two handles to one store stand for two processes: what one holds, the other sees in the store alone.
+//! Leases are renewed in the store while any thread of the runtime is free. If none is, the process
+//! itself knows that the operation runs.
+//!
+//! Two handles to one store stand for two processes: the second sees the first one's claims only
+//! through the store.
 
 #![allow(clippy::disallowed_methods, reason = "what blocks a thread is what is tested, by the real clock")]
 
@@ -29,7 +31,7 @@ type Answer = Result<Response<Body>, Infallible>;
 
 const LEASE: Duration = Duration::from_millis(600);
 
-/// How a handler holds up its thread for three leases.
+/// The ways in which a handler blocks its thread for three leases.
 #[derive(Clone, Copy, Debug)]
 enum Blocks {
     Sleeping,
@@ -55,7 +57,7 @@ impl Blocks {
     }
 }
 
-/// By which door an operation comes in.
+/// The entry points of an operation.
 #[derive(Clone, Copy, Debug)]
 enum Door {
     Layer,
@@ -73,7 +75,7 @@ impl Door {
         }
     }
 
-    /// Runs `handler` under this key, and says what came of it in a word.
+    /// Runs `handler` under this key and returns the result as a word.
     async fn ask<S: Store>(self, store: SharedStore<S>, key: &str, handler: impl Handler) -> &'static str {
         match self {
             Self::Layer => {
@@ -107,12 +109,12 @@ impl Door {
     }
 }
 
-/// What a handler does.
+/// The work of a handler.
 trait Handler: Clone + Send + Sync + 'static {
     fn call(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// Counts, and holds up its thread.
+/// Counts, and blocks its thread.
 #[derive(Clone)]
 struct Blocking {
     blocks: Blocks,
@@ -167,8 +169,8 @@ impl<B> Replied for Response<B> {
     }
 }
 
-/// By every door and in every way, on a runtime with two workers: one is blocked for three leases, and the store, asked
-/// directly and by another process, says all the time that the claim holds.
+/// Every entry point and every way of blocking, on a runtime with two workers. One worker is
+/// blocked for three leases. All the time, the store and another process see that the claim holds.
 async fn lease_is_renewed_beside_a_blocked_thread<S: Store>(store: S, run: &str) {
     let store = Arc::new(store);
     let (here, elsewhere) = (SharedStore::from(store.clone()), SharedStore::from(store.clone()));
@@ -214,7 +216,7 @@ async fn blocked_thread_keeps_its_lease_in_redb() {
 }
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocked_thread_keeps_its_lease_in_redis() {
-    // The server outlives the run, and wants keys that no other run has had.
+    // The server outlives the run, so each run needs keys of its own.
     let run = format!("redis {}", steadfast::IdempotencyKey::mint().unwrap().as_str());
     let store = steadfast_redis::RedisStore::connect(&super::redis_server::shared()).await.unwrap();
     lease_is_renewed_beside_a_blocked_thread(store, &run).await;
@@ -224,7 +226,7 @@ async fn blocked_thread_keeps_its_lease_in_postgres() {
     lease_is_renewed_beside_a_blocked_thread(super::postgres::store().await, "postgres").await;
 }
 
-/// Holds up the only thread for three leases, and waits after that.
+/// Blocks the only thread for three leases, and waits after that.
 #[derive(Clone)]
 struct BlockingAlone {
     executions: Executions,
@@ -242,12 +244,12 @@ impl Handler for BlockingAlone {
     }
 }
 
-/// On a runtime with one thread nothing can renew: the list of what runs in this process alone
-/// holds it to one execution.
+/// On a runtime with one thread nothing can renew. Only the list of operations that run in this
+/// process prevents a second execution.
 #[tokio::test]
 async fn only_thread_blocked_runs_once() {
     for door in Door::ALL {
-        // Never renewed: as if the thread were blocked for good.
+        // Never renewed, as if the thread were blocked for good.
         let store = Failing::new(false, false, 0);
         store.renews.store(false, Ordering::SeqCst);
         let store = SharedStore::new(store);
@@ -279,7 +281,7 @@ fn done() -> Answer {
     Ok(Response::new(Full::from("done")))
 }
 
-/// Status and the problem's type.
+/// Returns the status and the problem's type.
 async fn ask<S: Store, I>(layer: &IdempotencyLayer<S>, inner: I) -> (u16, String)
 where
     I: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static,
@@ -298,7 +300,7 @@ where
     (status, problem["type"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned())
 }
 
-/// A store that renews nothing, over which an operation has lapsed and still runs.
+/// A store that renews nothing, with an operation that has lapsed and still runs.
 struct Outlived {
     store: SharedStore<Failing>,
     executions: Executions,
@@ -316,7 +318,7 @@ impl Outlived {
         IdempotencyLayer::with_shared_store(self.store.clone(), Scope::single_caller()).lease(Duration::from_millis(20))
     }
 
-    /// Starts it, and comes back when its lease is over.
+    /// Starts the operation, and returns when its lease is over.
     async fn start(&self, layer: &IdempotencyLayer<Failing>) -> tokio::task::JoinHandle<(u16, String)> {
         let (layer, executions, end) = (layer.clone(), self.executions.clone(), self.end.clone());
         let running = tokio::spawn(async move {
@@ -391,7 +393,8 @@ async fn live_handler_cannot_be_released_by_hand() {
     assert_eq!(first.await.unwrap().0, 200);
 }
 
-/// The list lives as long as the handler: whatever ends it, the key is not "in progress" for ever.
+/// The list entry lives as long as the handler: however it ends, the key is not "in progress" for
+/// ever.
 #[tokio::test]
 async fn handler_that_died_is_not_alive() {
     for abort in [false, true] {
@@ -430,9 +433,9 @@ async fn handler_that_died_is_not_alive() {
     }
 }
 
-/// Each runtime renews what runs in it: one whose only thread is blocked does not keep another from it.
+/// Each runtime renews its own operations: one whose only thread is blocked does not stop another.
 #[tokio::test]
-async fn blocked_runtime_leaves_others_their_leases() {
+async fn blocked_runtime_does_not_stop_other_renewals() {
     let store = Arc::new(MemoryStore::new());
     let shared = SharedStore::from(store.clone());
     let begun = Arc::new(Notify::new());
@@ -470,7 +473,7 @@ async fn blocked_runtime_leaves_others_their_leases() {
 }
 
 #[tokio::test]
-async fn lost_claim_is_told_to_its_handler() {
+async fn handler_learns_of_lost_claim() {
     let (store, lease) = (Arc::new(Failing::new(false, false, 0)), Duration::from_millis(60));
     store.renews.store(false, Ordering::SeqCst);
     let layer = |handle: SharedStore<Failing>| {
@@ -487,7 +490,7 @@ async fn lost_claim_is_told_to_its_handler() {
                 assert!(claim.is_held());
                 tell.notify_one();
                 told.notified().await;
-                assert!(!claim.is_held(), "its lease ran out, whatever the store may say later");
+                assert!(!claim.is_held(), "its lease ran out, whatever the store replies later");
                 claim.lost().await;
                 done()
             }
@@ -500,15 +503,16 @@ async fn lost_claim_is_told_to_its_handler() {
         tokio::task::yield_now().await;
     }
     assert_eq!(ask(&elsewhere, service_fn(|_: Request<Body>| async { done() })).await.0, 200);
-    // The store answers renewals again: it refuses the first one's.
+    // The store replies to renewals again: it refuses the first operation's.
     store.renews.store(true, Ordering::SeqCst);
     taken_over.notify_one();
-    let first = tokio::time::timeout(Duration::from_secs(10), first).await.expect("the handler is never told");
+    let first =
+        tokio::time::timeout(Duration::from_secs(10), first).await.expect("the handler never learns of the lost claim");
     assert_eq!(first.unwrap().0, 200, "a lost fence stays lost, and the caller has its answer");
 }
 
 #[tokio::test]
-async fn handler_over_its_time_is_cancelled() {
+async fn handler_over_time_limit_is_cancelled() {
     for (lapsed, again) in [(OnUnknown::Reject, (409, "outcome-unknown")), (OnUnknown::Rerun, (200, ""))] {
         let (layer, dropped) = (
             IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).on_unknown(lapsed),
@@ -530,14 +534,14 @@ async fn handler_over_its_time_is_cancelled() {
             }
         });
         assert_eq!(ask(&layer, hangs).await, (500, "outcome-unknown-handler-timed-out".to_owned()), "{lapsed:?}");
-        assert!(dropped.load(Ordering::SeqCst), "it is cancelled, and not only given up");
+        assert!(dropped.load(Ordering::SeqCst), "it is cancelled, not only abandoned");
         let (status, kind) = ask(&layer, service_fn(|_: Request<Body>| async { done() })).await;
         assert_eq!((status, kind.as_str()), again, "{lapsed:?}");
     }
 }
 
 #[tokio::test]
-async fn handler_within_its_time_is_not_cancelled() {
+async fn handler_within_time_limit_completes() {
     let layer =
         IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_handler_time(Duration::from_secs(60));
     let verdict = service_fn(|_: Request<Body>| async {
@@ -550,10 +554,10 @@ async fn handler_within_its_time_is_not_cancelled() {
     assert_eq!(ask(&layer, verdict).await.0, 200);
 }
 
-/// A claim whose reply takes longer than its lease may be another's by then: it is asked for anew,
-/// and nothing runs under an old one.
+/// If the reply to a claim takes longer than the lease, another claim may hold the key by then. So
+/// the claim is repeated, and nothing runs under the old one.
 #[tokio::test]
-async fn claim_told_after_its_lease_runs_nothing() {
+async fn claim_confirmed_after_lease_runs_nothing() {
     let lease = Duration::from_millis(40);
     let store = Failing { late: 2 * lease, ..Failing::new(false, false, 0) };
     let layer = IdempotencyLayer::new(store, Scope::single_caller()).lease(lease);

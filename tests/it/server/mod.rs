@@ -1,4 +1,4 @@
-//! The server half: every store against one contract, and the layer over real sockets.
+//! Tests of the server crates: every store against one contract, and the layer over real sockets.
 
 mod agree;
 mod codec;

@@ -1,5 +1,5 @@
-//! Layers inside of layers: those of one record execute once, all others do their own work, and no
-//! refusal is stored.
+//! Layers inside layers: those with the same record execute once, all others do their own work, and
+//! no rejection is stored.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn orders(executions: &Executions) -> Router {
     Router::new().route("/orders", order)
 }
 
-/// One execution, and then its stored answer.
+/// Expects one execution, and then its stored response.
 async fn executes_once(router: Router, executions: &Executions) {
     let served = Served::serve(router).await;
     for replayed in [None, Some("true")] {
@@ -51,7 +51,7 @@ async fn same_layer_twice_executes_once() {
 async fn two_layers_over_one_store_execute_once() {
     let (executions, store) = (Executions::default(), SharedStore::new(MemoryStore::new()));
     let over = || IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller());
-    // The inner one's own bounds say nothing to a request that it lets pass.
+    // The inner layer's limits do not apply to a request that it passes on.
     let inner = over().retention(Duration::ZERO).max_body(1);
     executes_once(orders(&executions).layer(inner).layer(over().required()), &executions).await;
 }
@@ -75,11 +75,11 @@ async fn layers_of_two_scopes_both_record() {
 }
 
 #[tokio::test]
-async fn key_inside_of_an_event_is_honoured() {
+async fn key_inside_event_is_honoured() {
     let (executions, store) = (Executions::default(), SharedStore::new(MemoryStore::new()));
     let events = || WebhookLayer::with_shared_store(store.clone(), "billing", EventId::stripe());
     let keys = IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller()).required();
-    // The layer of events is there twice, and lets a delivery pass that it is handling.
+    // The layer of events is there twice, and passes on a delivery that it is handling.
     let served = Served::serve(orders(&executions).layer(events()).layer(keys).layer(events())).await;
     let deliver = |key: &'static str, event: &'static str| served.post("/orders", key).body(event).send();
 
@@ -91,13 +91,13 @@ async fn key_inside_of_an_event_is_honoured() {
     let other = deliver("k", two).await.unwrap();
     assert_eq!(problem(other).await, (422, "key-of-another-request".to_owned()));
     assert_eq!(executions.count(), 1);
-    // That refusal has not marked the second event as handled.
+    // The rejection has not marked the second event as handled.
     assert_eq!(deliver("k2", two).await.unwrap().status(), 201);
     assert_eq!(executions.count(), 2);
 }
 
 #[tokio::test]
-async fn refusal_of_an_inner_layer_is_not_stored() {
+async fn rejection_by_inner_layer_is_not_stored() {
     let executions = Executions::default();
     let tenant = Scope::from_fn(|parts| Some(parts.headers.get("x-tenant")?.to_str().ok()?.to_owned()));
     let deadline = HeaderName::from_static("x-deadline-ms");
@@ -121,7 +121,7 @@ async fn refusal_of_an_inner_layer_is_not_stored() {
 }
 
 #[tokio::test]
-async fn panic_behind_an_inner_layer_is_unknown() {
+async fn panic_behind_inner_layer_is_unknown() {
     let executions = Executions::default();
     let counted = executions.clone();
     let dies = post(move || async move {
@@ -133,7 +133,7 @@ async fn panic_behind_an_inner_layer_is_unknown() {
     let served = Served::serve(Router::new().route("/", dies).layer(layer()).layer(layer())).await;
     let first = problem(served.post("/", "k").send().await.unwrap()).await;
     assert_eq!(first, (500, "outcome-unknown-handler-failed".to_owned()));
-    // Stored as the answer of the outer layer, it would pass for the operation's end.
+    // If the outer layer had stored this rejection, it would count as the operation's end.
     let again = problem(served.post("/", "k").send().await.unwrap()).await;
     assert_eq!((again, executions.count()), ((409, "outcome-unknown".to_owned()), 1));
 }

@@ -1,4 +1,4 @@
-//! Two claims of one process on their way at once, of which the second takes the first one's key over.
+//! Two concurrent claims of one process, of which the second takes over the first one's key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +15,8 @@ use tokio::sync::Semaphore;
 
 use super::support::{Executions, Served, problem};
 
-/// Lets one claim after the other through, and every one of them wins: the lease of the one before
-/// has lapsed in the store.
+/// Lets one claim through after the other, and lets each succeed: the lease of the one before has
+/// lapsed in the store.
 #[derive(Clone)]
 struct Slow {
     may_answer: Arc<[Semaphore; 2]>,
@@ -55,7 +55,7 @@ impl Store for Slow {
 }
 
 #[tokio::test]
-async fn operation_begun_here_meanwhile_is_not_taken_over() {
+async fn local_operation_is_not_taken_over() {
     let closed = || Semaphore::new(0);
     let store =
         Slow { may_answer: Arc::new([closed(), closed()]), asked: Arc::default(), cancelled: Arc::new(closed()) };
@@ -79,9 +79,9 @@ async fn operation_begun_here_meanwhile_is_not_taken_over() {
     first_claim.add_permits(1);
     begun.acquire().await.unwrap().forget();
     second_claim.add_permits(1);
-    // Both requests are alike, and either may have asked first: one of them is refused now.
+    // Both requests are alike, and either may have been first. One of them is rejected now.
     let cancelled = tokio::time::timeout(Duration::from_secs(10), store.cancelled.acquire()).await;
-    cancelled.expect("no claim was given up: both run").unwrap().forget();
+    cancelled.expect("no claim was cancelled: both run").unwrap().forget();
     may_end.add_permits(2);
     let mut statuses = Vec::new();
     for answer in [first, second] {

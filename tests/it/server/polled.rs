@@ -1,5 +1,7 @@
-//! What happens between two polls of an operation: a caller that goes away at any of them, destructors that panic, claims that are answered
-//! late. There is no socket here, since none of it can be told to happen over one.
+//! Events between two polls of an operation: a caller that is dropped at any of them, destructors
+//! that panic, late replies to claims.
+//!
+//! There is no socket here, since none of this can be staged over one.
 
 use std::convert::Infallible;
 use std::future::{Ready, poll_fn, ready};
@@ -32,7 +34,7 @@ fn charged() -> Answer {
     Ok(Response::new(Full::from("charged")))
 }
 
-/// Status, what became of the key, and the problem's type.
+/// Returns the status, the key's state, and the problem's type.
 async fn ask<I, S, R>(layer: &IdempotencyLayer<S>, inner: I) -> (u16, Option<String>, String)
 where
     S: Store,
@@ -50,9 +52,10 @@ where
     (status, told, kind.to_owned())
 }
 
-/// Whatever the caller does, a claim that was made is run once and to its end, and one that was not is not.
+/// Whatever the caller does, a successful claim is executed once and to its end, and a claim that
+/// was not made is not.
 #[tokio::test]
-async fn a_caller_may_go_away_at_any_poll() {
+async fn caller_dropped_at_any_poll_runs_once_or_never() {
     for claim_polls in 0..4 {
         for caller_polls in 0..6 {
             for lapsed_before in [false, true] {
@@ -93,16 +96,17 @@ async fn a_caller_may_go_away_at_any_poll() {
                 layer.drain().await;
                 assert_eq!(executions.count(), before + usize::from(caller_polls > 0), "{case}");
                 let again = service.clone().oneshot(request()).await.unwrap();
-                assert_eq!(again.status(), 200, "{case}: nobody is told that it still runs");
+                assert_eq!(again.status(), 200, "{case}: the repeat does not see a running operation");
                 assert_eq!(executions.count(), before + 1, "{case}");
             }
         }
     }
 }
 
-/// The lease begins when it is asked for. What a store takes to say so is part of it: here more than the third after which it is renewed.
+/// The lease begins with the call. The store's reply takes a part of it: here more than the third
+/// after which a renewal is due.
 #[tokio::test]
-async fn a_claim_that_is_answered_late_is_renewed_at_once() {
+async fn late_claim_reply_is_renewed_at_once() {
     let lease = Duration::from_secs(3);
     let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
     let layer =
@@ -110,7 +114,7 @@ async fn a_claim_that_is_answered_late_is_renewed_at_once() {
     let handling = service_fn(move |_: Request<Full<Bytes>>| {
         let store = store.clone();
         async move {
-            // It would be a second if it were counted from here.
+            // It would be a second if the lease began here.
             let renewed = tokio::time::timeout(lease / 6, store.renewed.notified()).await;
             renewed.expect("it is renewed at once");
             charged()
@@ -119,9 +123,9 @@ async fn a_claim_that_is_answered_late_is_renewed_at_once() {
     assert_eq!(ask(&layer, handling).await.0, 200);
 }
 
-/// As for the layer.
+/// The same, for the inbox.
 #[tokio::test]
-async fn an_event_whose_claim_is_answered_late_is_renewed_at_once() {
+async fn late_event_claim_reply_is_renewed_at_once() {
     let lease = Duration::from_secs(3);
     let store = Arc::new(Failing { late: lease * 2 / 5, ..Failing::new(false, false, 0) });
     let handling = |_| async { tokio::time::timeout(lease / 6, store.renewed.notified()).await };
@@ -130,7 +134,7 @@ async fn an_event_whose_claim_is_answered_late_is_renewed_at_once() {
     assert!(matches!(delivery, Delivery::Handled(())));
 }
 
-/// An answer that is longer than it says.
+/// A body that is longer than its size hint.
 struct Understated(Full<Bytes>);
 
 impl Body for Understated {
@@ -146,9 +150,10 @@ impl Body for Understated {
     }
 }
 
-/// The handler has acted and answered: that its answer is longer than what is kept of others does not make it unknown.
+/// The handler has acted and responded. A body longer than its size hint does not make the
+/// operation unknown.
 #[tokio::test]
-async fn an_answer_that_is_longer_than_it_says_is_kept() {
+async fn body_longer_than_size_hint_is_stored() {
     let executions = Executions::default();
     let layer =
         IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).max_response(4).on_unknown(OnUnknown::Rerun);
@@ -175,7 +180,7 @@ impl Drop for Dies {
     }
 }
 
-/// A handler that has answered, and still holds what it did not get done, as a timeout does.
+/// A handler that has responded and still holds unfinished work, as a timeout does.
 struct Holding(#[allow(dead_code, reason = "it is dropped")] Dies);
 
 impl Future for Holding {
@@ -186,7 +191,7 @@ impl Future for Holding {
     }
 }
 
-/// An answer's body of a length that is told.
+/// A response body of known length.
 struct DyingBody(Option<Bytes>, #[allow(dead_code, reason = "it is dropped")] Dies);
 
 impl Body for DyingBody {
@@ -202,7 +207,7 @@ impl Body for DyingBody {
     }
 }
 
-/// A service that dies as soon as it has been called.
+/// A service that dies right after its call.
 #[derive(Clone)]
 struct DyingService(Executions, Option<Arc<Dies>>);
 
@@ -223,7 +228,7 @@ impl Service<Request<Full<Bytes>>> for DyingService {
 }
 
 #[tokio::test]
-async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
+async fn panic_in_destructor_is_unknown() {
     for (lapsed, runs, second) in
         [(OnUnknown::Reject, 1, "outcome-unknown"), (OnUnknown::Rerun, 2, "outcome-unknown-handler-failed")]
     {
@@ -233,7 +238,7 @@ async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
                 let told = if lapsed == OnUnknown::Rerun { "released" } else { "unknown" };
                 assert!(
                     first.1.is_some_and(|word| word.starts_with(told)),
-                    "{what}, {lapsed:?}: the first is told what became of its key"
+                    "{what}, {lapsed:?}: the first response names the state of its key"
                 );
                 assert_eq!((again.2.as_str(), ran), (second, runs), "{what}, {lapsed:?}: the key is not wedged");
             };
@@ -262,7 +267,7 @@ async fn a_destructor_that_panics_is_an_end_that_nobody_knows() {
     }
 }
 
-/// Says when it is dropped after it was called.
+/// Notes when it is dropped after its call.
 #[derive(Clone)]
 struct Called(Arc<AtomicBool>, bool);
 
@@ -272,7 +277,7 @@ impl Drop for Called {
     }
 }
 
-/// Tells in its only frame whether the service is gone. Its length is not known before.
+/// Shows in its only frame whether the service is gone. Its length is unknown before.
 struct Witness(Option<Arc<AtomicBool>>);
 
 impl Body for Witness {
@@ -301,7 +306,7 @@ impl Service<Request<Full<Bytes>>> for Called {
 }
 
 #[tokio::test]
-async fn what_a_service_holds_is_given_back_before_its_answer_is_read() {
+async fn service_is_dropped_before_body_is_read() {
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
     let answer = layer.layer(Called(Arc::default(), false)).oneshot(request()).await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "true");

@@ -1,6 +1,7 @@
-//! Claims from several processes at once: what one process cannot show, since its claims are ordered by its own runtime.
+//! Concurrent claims from several processes. One process cannot show this, since its runtime orders
+//! its claims.
 //!
-//! The children are this test binary, asked for one test that does nothing unless it is a child.
+//! Each child is this test binary, running one test that does nothing in any other process.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -12,10 +13,11 @@ use steadfast::server::{Claim, ClaimOutcome, ClaimToken, Fingerprint, RecordId, 
 const CHILD: &str = "STEADFAST_TEST_CONTENDER";
 const LONG: Duration = Duration::from_secs(600);
 
-/// How many of the claims that `processes` children make at once are won. `test` is the path of a test that calls [`contender`].
+/// Returns how many of the concurrent claims of `processes` children succeed. `test` is the path of
+/// a test that calls [`contender`].
 pub(super) fn contest(test: &str, argument: &str, processes: usize) -> usize {
     let mut children: Vec<_> = (0..processes).map(|_| Contender::start(test, argument)).collect();
-    // All are connected before the first is let go.
+    // All children are connected before the first one starts.
     for child in &mut children {
         child.read("ready");
     }
@@ -27,14 +29,14 @@ pub(super) fn contest(test: &str, argument: &str, processes: usize) -> usize {
     won
 }
 
-/// What the parent has for this child, or `None` in any other run of the test.
+/// Returns the parent's argument for this child, or `None` in any other run of the test.
 pub(super) fn contender() -> Option<String> {
     std::env::var(CHILD).ok()
 }
 
-/// The child's part: `claims` claims of one key, all at once, when the parent says so.
+/// The child's part: `claims` concurrent claims of one key, on the parent's signal.
 pub(super) async fn contend<S: Store>(store: Arc<S>, id: RecordId, claims: usize) {
-    // A connection and its scripts are there before the start.
+    // Opens a connection and loads the scripts before the start.
     store.get(&id).await.unwrap();
     println!("\nready");
     let started = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
@@ -47,7 +49,7 @@ pub(super) async fn contend<S: Store>(store: Arc<S>, id: RecordId, claims: usize
             store.claim(&Claim::new(&id, token, fingerprint, LONG, LONG)).await.unwrap()
         });
     }
-    // A session that is dropped gives the key back, so they are kept until every process has been told.
+    // A dropped session releases the key, so sessions are kept until every process has its result.
     let claimed = contenders.join_all().await;
     println!("\nwon {}", claimed.iter().filter(|claimed| matches!(claimed, ClaimOutcome::Acquired(_))).count());
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await.unwrap().unwrap();
@@ -71,7 +73,7 @@ impl Contender {
         Self { child, lines }
     }
 
-    /// The rest of the next line that begins so.
+    /// Returns the rest of the next line that begins with `word`.
     fn read(&mut self, word: &str) -> String {
         let mut lines = self.lines.by_ref().map_while(Result::ok);
         lines.find_map(|line| Some(line.strip_prefix(word)?.trim().to_owned())).expect("the child ended early")

@@ -29,14 +29,14 @@ async fn win(store: &RedbStore, id: &RecordId) -> ClaimToken {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract() {
+async fn contract_holds() {
     let folder = tempfile::tempdir().unwrap();
     let store = RedbStore::open(folder.path().join("keys.redb")).unwrap();
     contract::suite(Arc::new(store), |name| RecordId::new("contract", name)).await;
 }
 
 #[tokio::test]
-async fn an_end_outlives_the_process_and_a_claim_without_an_owner_is_unknown() {
+async fn reopened_file_keeps_ends_and_claims_are_unknown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
     let (done, running) = (RecordId::new("", "done"), RecordId::new("", "running"));
@@ -50,7 +50,7 @@ async fn an_end_outlives_the_process_and_a_claim_without_an_owner_is_unknown() {
 
     let store = RedbStore::open(&path).unwrap();
     assert_eq!(store.get(&done).await.unwrap(), Some(RecordState::completed(ONE, record())));
-    // Its lease has an hour left, and its owner is gone.
+    // The lease has an hour left, but its owner is gone.
     assert_eq!(store.get(&running).await.unwrap(), Some(RecordState::unknown(ONE)));
     let again = Claim::new(&running, ClaimToken::new().unwrap(), ONE, HOUR, HOUR);
     assert!(matches!(store.claim(&again).await.unwrap(), ClaimOutcome::Existing(RecordState::Unknown { .. })));
@@ -58,7 +58,7 @@ async fn an_end_outlives_the_process_and_a_claim_without_an_owner_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_damaged_record_is_refused_and_neither_replayed_nor_rerun() {
+async fn damaged_record_is_not_replayed_or_rerun() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
     let id = RecordId::new("", "k");
@@ -83,7 +83,7 @@ async fn a_damaged_record_is_refused_and_neither_replayed_nor_rerun() {
 }
 
 #[tokio::test]
-async fn a_bound_store_says_when_it_is_full() {
+async fn store_over_max_records_is_full() {
     let folder = tempfile::tempdir().unwrap();
     let store = RedbStore::open(folder.path().join("keys.redb")).unwrap().max_records(1);
     win(&store, &RecordId::new("", "1")).await;
@@ -92,8 +92,8 @@ async fn a_bound_store_says_when_it_is_full() {
     assert!(matches!(store.claim(&claim).await, Err(StoreError::Full)));
 }
 
-/// What the child of the next test does until it is killed: claims and completes, and names each
-/// end that was acknowledged.
+/// The child of the next test: claims and completes until it is killed, and prints each
+/// acknowledged end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn child_that_is_killed() {
     let Ok(arguments) = std::env::var(CHILD) else { return };
@@ -120,7 +120,7 @@ async fn child_that_is_killed() {
 }
 
 #[tokio::test]
-async fn every_acknowledged_word_survives_a_kill_at_any_instant() {
+async fn kill_at_any_instant_keeps_acknowledged_ends() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
     let (mut done, mut claimed) = (Vec::new(), Vec::new());
@@ -132,13 +132,13 @@ async fn every_acknowledged_word_survives_a_kill_at_any_instant() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // The instant is drawn by how many lines were read: another one in each round.
+        // The number of lines read decides about the instant, and differs from round to round.
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let enough = 5 + round * 7;
         let mut read: Vec<String> = lines.by_ref().filter(|line| line.contains(' ')).take(enough).collect();
         child.kill().unwrap();
         child.wait().unwrap();
-        // What it said before it died counts, too.
+        // Lines that were printed before the death count too.
         read.extend(lines);
         let words =
             |word: &str| read.iter().filter_map(|line| line.strip_prefix(word)).map(str::to_owned).collect::<Vec<_>>();
@@ -158,9 +158,9 @@ async fn every_acknowledged_word_survives_a_kill_at_any_instant() {
     assert!(done.len() > 20 && claimed.len() > done.len(), "{} done, {} claimed", done.len(), claimed.len());
 }
 
-/// What the child of the next test does until it is killed: makes one file after another.
+/// The child of the next test: creates one file after another until it is killed.
 #[test]
-fn child_that_makes_files() {
+fn child_that_creates_files() {
     let Ok(folder) = std::env::var(CHILD) else { return };
     for number in 0.. {
         RedbStore::open(format!("{folder}/{number}.redb")).unwrap();
@@ -169,11 +169,11 @@ fn child_that_makes_files() {
 }
 
 #[test]
-fn a_kill_while_the_file_is_made_leaves_no_file_or_a_whole_one() {
+fn kill_during_creation_leaves_no_partial_file() {
     for round in 0..10 {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "server::redb::child_that_makes_files", "--nocapture"])
+            .args(["--exact", "server::redb::child_that_creates_files", "--nocapture"])
             .env(CHILD, folder.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -192,7 +192,7 @@ fn a_kill_while_the_file_is_made_leaves_no_file_or_a_whole_one() {
     }
 }
 
-/// Calls until the store is available, as a layer does that repeats its calls.
+/// Repeats a call until the store is available, as the layer does.
 async fn until_available<T>(call: impl AsyncFn() -> Result<T, StoreError>) -> T {
     let mut pause = tokio::time::interval(Duration::from_millis(10));
     loop {
@@ -204,8 +204,8 @@ async fn until_available<T>(call: impl AsyncFn() -> Result<T, StoreError>) -> T 
     }
 }
 
-/// What the child of the next test does: operations with long answers, until it is killed. Its file
-/// must not grow beyond a limit.
+/// The child of the next test: operations with long responses until it is killed. Its file has a
+/// size limit.
 #[tokio::test]
 async fn child_whose_disk_is_full() {
     let Ok(path) = std::env::var(CHILD) else { return };
@@ -228,10 +228,10 @@ async fn child_whose_disk_is_full() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn full_disk_is_survived_once_there_is_room() {
+async fn store_recovers_from_full_disk() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.redb");
-    // A file beyond the limit is an I/O error, as one on a full disk is.
+    // A file beyond the limit is an I/O error, as on a full disk.
     let mut child = Command::new("bash")
         .args(["-c", r#"trap "" XFSZ && ulimit -S -f 1500 && exec "$0" "$@""#])
         .arg(std::env::current_exe().unwrap())
@@ -281,7 +281,7 @@ impl redb::StorageBackend for Shared {
     }
 }
 
-/// Commits one value of the program's own, in the manner that redb has by default.
+/// Commits a value of the program's own, with redb's default durability.
 fn write_own(database: &redb::Database, value: u64) {
     let transaction = database.begin_write().unwrap();
     transaction.open_table(redb::TableDefinition::<u64, u64>::new("own")).unwrap().insert(1, value).unwrap();
@@ -297,7 +297,8 @@ async fn damaged_commit_of_plain_redb_is_refused() {
     let database = redb::Database::open(&path).unwrap();
     write_own(&database, 1);
     write_own(&database, VALUE);
-    // As a kill leaves it. One sync for the commit: redb would take it for one that was cut short.
+    // The image that a kill leaves. With one sync per commit, redb would take the commit for one
+    // that was cut short.
     let mut image = std::fs::read(&path).unwrap();
     std::fs::write(&copy, &image).unwrap();
     RedbStore::open(&copy).unwrap();
@@ -323,7 +324,7 @@ async fn repaired_database_is_refused_until_accepted() {
     for at in (0..image.len() - 8).filter(|&at| image[at..at + 8] == VALUE.to_le_bytes()) {
         redb::StorageBackend::write(&disk, at as u64, &[0]).unwrap();
     }
-    // redb falls back to the commit before the last, and would say nothing of it at the next open.
+    // redb falls back to the commit before the last, and would not report this at the next opening.
     let refused = RedbStore::from_database(database).unwrap_err();
     assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
     let refused = RedbStore::from_database(open()).unwrap_err();

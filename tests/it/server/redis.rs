@@ -1,6 +1,7 @@
-//! The store in Redis: the contract on one server and on a Cluster, several processes, lost replies, restarts, outages, replicas.
+//! The store in Redis: the contract on one server and on a Cluster, several processes, lost
+//! replies, restarts, outages, replicas.
 //!
-//! Against real servers: the one of STEADFAST_REDIS_URL, and servers of a test's own where it breaks them.
+//! The tests use the real server of STEADFAST_REDIS_URL, and servers of their own to break.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,12 +39,12 @@ fn claim(id: &RecordId) -> Claim<'_> {
     Claim::new(id, token(), ONE, HOUR, HOUR)
 }
 
-/// An identity that no other run against the shared server has.
+/// Returns an identity that no other run against the shared server has.
 fn fresh() -> RecordId {
     RecordId::new("", &format!("{:?}", token().as_bytes()))
 }
 
-/// The key of a store with the usual prefix.
+/// Returns the key of a store with the default prefix.
 fn key(id: &RecordId) -> String {
     let digits: String = id.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("steadfast:{{{digits}}}")
@@ -71,14 +72,14 @@ fn unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract() {
+async fn contract_holds() {
     let store = RedisStore::connect(&shared()).await.unwrap();
     let run = format!("{:?}", token().as_bytes());
     contract::suite(Arc::new(store), |name| RecordId::new(&run, name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract_on_a_cluster() {
+async fn contract_holds_on_cluster() {
     let buses = [free_port(), free_port(), free_port()].map(|port| port.to_string());
     let nodes = buses.each_ref().map(|bus| RedisServer::start(&["--cluster-enabled", "yes", "--cluster-port", bus]));
     let slots = [("0", "5461"), ("5462", "10922"), ("10923", "16383")];
@@ -114,7 +115,7 @@ async fn child_that_contends() {
 }
 
 #[test]
-fn of_many_claims_in_two_processes_one_is_won() {
+fn claims_in_two_processes_one_succeeds() {
     for _ in 0..5 {
         let run = format!("{:?}", token().as_bytes());
         assert_eq!(processes::contest("server::redis::child_that_contends", &run, 2), 1);
@@ -122,7 +123,7 @@ fn of_many_claims_in_two_processes_one_is_won() {
 }
 
 #[tokio::test]
-async fn a_call_whose_reply_was_lost_is_made_again_and_has_one_effect() {
+async fn call_with_lost_reply_is_repeated_with_one_effect() {
     let wire = Wire::to(&shared()).await;
     let store = RedisStore::connect(&wire.url).await.unwrap();
     let sent = || String::from_utf8_lossy(&wire.requests()).matches("EVALSHA").count();
@@ -145,7 +146,7 @@ async fn a_call_whose_reply_was_lost_is_made_again_and_has_one_effect() {
     assert!(sent() >= 2, "asked twice, and once for the script");
     assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::completed(ONE, record())));
 
-    // Both replies are lost: the caller cannot tell, and asks again under its token.
+    // Both replies are lost, so the caller repeats the claim under its token.
     let other = fresh();
     let second = claim(&other);
     wire.lose_replies(2);
@@ -155,7 +156,7 @@ async fn a_call_whose_reply_was_lost_is_made_again_and_has_one_effect() {
 }
 
 #[tokio::test]
-async fn no_request_holds_a_time_of_this_process() {
+async fn requests_carry_no_local_time() {
     let wire = Wire::to(&shared()).await;
     let store = RedisStore::connect(&wire.url).await.unwrap();
     let id = fresh();
@@ -166,12 +167,12 @@ async fn no_request_holds_a_time_of_this_process() {
         assert!(store.renew(claim.reference(), HOUR).await.unwrap());
         String::from_utf8_lossy(&wire.requests()).into_owned()
     };
-    // Redis may have to be sent the scripts first.
+    // Redis may need the scripts first.
     round().await;
     let mut rounds = Vec::new();
     for _ in 0..2 {
         rounds.push(round().await);
-        // Redis's clock moves on between the rounds, so ours does.
+        // Redis's clock moves on between the rounds, so the test's clock does too.
         let lease_left = || async {
             match store.get(&id).await.unwrap() {
                 Some(RecordState::InProgress { lease_left, .. }) => lease_left,
@@ -185,7 +186,7 @@ async fn no_request_holds_a_time_of_this_process() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_outlives_a_kill_of_redis() {
+async fn acknowledged_records_survive_redis_kill() {
     let mut server = RedisServer::start(&[]);
     let store = RedisStore::connect(&server.url()).await.unwrap();
     assert_eq!(store.warnings(), []);
@@ -213,7 +214,7 @@ async fn what_was_acknowledged_outlives_a_kill_of_redis() {
 }
 
 #[tokio::test]
-async fn while_redis_is_down_nothing_is_executed() {
+async fn redis_outage_executes_nothing() {
     let mut server = RedisServer::start(&[]);
     let executions = Executions::default();
     let counted = executions.clone();
@@ -236,7 +237,7 @@ async fn while_redis_is_down_nothing_is_executed() {
 }
 
 #[tokio::test]
-async fn redis_restarted_at_the_end_is_told_later() {
+async fn redis_restart_at_end_stores_end_later() {
     let server = Arc::new(std::sync::Mutex::new(RedisServer::start(&[])));
     let url = server.lock().unwrap().url();
     let executions = Executions::default();
@@ -261,33 +262,33 @@ async fn redis_restarted_at_the_end_is_told_later() {
 }
 
 #[tokio::test]
-async fn a_frozen_redis_is_unavailable_and_what_it_did_can_be_asked_again() {
+async fn frozen_redis_is_unavailable_and_calls_repeatable() {
     let server = RedisServer::start(&[]);
     let store = RedisStore::connect(&server.url()).await.unwrap().timeout(Duration::from_millis(200));
     let (id, warm) = (fresh(), fresh());
     win(&store, &claim(&warm)).await;
     server.signal("-STOP");
     let claim = claim(&id);
-    assert!(unavailable(store.claim(&claim).await).contains("no answer in 200ms"));
+    assert!(unavailable(store.claim(&claim).await).contains("no response within 200ms"));
     server.signal("-CONT");
     eventually(|| async { matches!(store.get(&id).await, Ok(Some(RecordState::InProgress { .. }))) }).await;
     win(&store, &claim).await;
 }
 
 #[tokio::test]
-async fn no_redis_at_all_is_told_at_once() {
+async fn missing_redis_fails_at_once() {
     let nobody = format!("redis://:s3cret@127.0.0.1:{}", free_port());
     for url in [nobody.as_str(), "redis://:s3cret@127.0.0.1:port", "http://127.0.0.1"] {
         let error = RedisStore::connect(url).await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)) && !format!("{error} {error:?}").contains("s3cret"));
     }
-    // It accepts, and says nothing.
+    // Accepts connections and never replies.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     unavailable(RedisStore::connect(&format!("redis://{}", silent.local_addr().unwrap())).await);
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_refused_and_left_as_it_is() {
+async fn unreadable_record_is_refused_and_unchanged() {
     let url = shared();
     let store = RedisStore::connect(&url).await.unwrap();
     let damages: [(&[&str], RecordError); 6] = [
@@ -312,7 +313,7 @@ async fn what_cannot_be_read_is_refused_and_left_as_it_is() {
         }
         assert_eq!(dump().await, before, "{damage:?}");
     }
-    // A claim that still runs can be damaged as well.
+    // A running claim can be damaged as well.
     let id = fresh();
     win(&store, &claim(&id)).await;
     for retention in ["soon", "0x10", ""] {
@@ -323,7 +324,7 @@ async fn what_cannot_be_read_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_record_lives_as_long_as_its_retention_and_a_claim_for_its_lease_as_well() {
+async fn key_expires_after_lease_and_retention() {
     let url = shared();
     let store = RedisStore::connect(&url).await.unwrap();
     let id = fresh();
@@ -341,7 +342,7 @@ async fn a_record_lives_as_long_as_its_retention_and_a_claim_for_its_lease_as_we
         .unwrap();
     assert_eq!(hours().await, 4);
 
-    // What no clock can hold is a long time, and not an error.
+    // A duration that no clock can hold is a long time, not an error.
     let id = fresh();
     let endless = Claim::new(&id, token(), ONE, Duration::MAX, Duration::MAX);
     let held = win(&store, &endless).await;
@@ -354,7 +355,7 @@ async fn a_record_lives_as_long_as_its_retention_and_a_claim_for_its_lease_as_we
 }
 
 #[tokio::test]
-async fn a_claim_whose_expiry_was_changed_lapses_and_is_not_forgotten() {
+async fn claim_with_changed_expiry_lapses_but_stays() {
     let url = shared();
     let store = RedisStore::connect(&url).await.unwrap();
     let id = fresh();
@@ -365,7 +366,7 @@ async fn a_claim_whose_expiry_was_changed_lapses_and_is_not_forgotten() {
     win(&store, &claim(&id).allow_takeover(true)).await;
     assert!(matches!(store.get(&id).await.unwrap(), Some(RecordState::InProgress { .. })));
 
-    // And one that somebody keeps for longer holds no longer for that, once it was abandoned.
+    // A longer expiry does not extend the claim, once it was abandoned.
     let id = fresh();
     let token = win(&store, &claim(&id)).await;
     store.finish(ClaimRef::new(id, token), None, &End::Unknown).await.unwrap();
@@ -374,7 +375,7 @@ async fn a_claim_whose_expiry_was_changed_lapses_and_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn stores_with_other_prefixes_have_other_records() {
+async fn prefixes_separate_records() {
     let url = shared();
     let one = RedisStore::connect(&url).await.unwrap().prefix("one:");
     let other = RedisStore::connect(&url).await.unwrap().prefix("other:");
@@ -385,7 +386,7 @@ async fn stores_with_other_prefixes_have_other_records() {
 }
 
 #[tokio::test]
-async fn a_server_that_may_forget_is_warned_of() {
+async fn server_that_may_lose_records_gives_warning() {
     assert_eq!(RedisStore::connect(&shared()).await.unwrap().warnings(), []);
     let server = RedisServer::start(&["--maxmemory-policy", "volatile-lru", "--appendonly", "no"]);
     let store = RedisStore::connect(&server.url()).await.unwrap();
@@ -393,7 +394,7 @@ async fn a_server_that_may_forget_is_warned_of() {
     assert_eq!(store.warnings(), [evicts, RedisWarning::NoAppendOnlyFile]);
     assert!(store.warnings()[0].to_string().contains("volatile-lru"));
 
-    // A user who may run scripts and not look.
+    // A user who may run scripts, but may not read the settings.
     server.command::<()>(&["ACL", "SETUSER", "poor", "on", ">pw", "~*", "+@all", "-info", "-config"]).await;
     let store = RedisStore::connect(&as_user(&server, "poor")).await.unwrap();
     assert!(matches!(store.warnings(), [RedisWarning::Unchecked(_)]), "{:?}", store.warnings());
@@ -404,7 +405,7 @@ fn as_user(server: &RedisServer, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_permissions_that_the_docs_name_are_enough() {
+async fn documented_permissions_suffice() {
     const DOCS: &str = "~steadfast:* +evalsha +script|load +hmget +hset +hdel +pttl +pexpire +del +exists +set";
     assert!(include_str!("../../../crates/steadfast-redis/src/lib.rs").contains(DOCS), "the docs say something else");
     let server = RedisServer::start(&[]);
@@ -417,7 +418,7 @@ async fn the_permissions_that_the_docs_name_are_enough() {
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_claims_and_lets_ends_through() {
+async fn full_redis_refuses_claims_but_stores_ends() {
     let server = RedisServer::start(&[]);
     let store = RedisStore::connect(&server.url()).await.unwrap();
     let (first, second, third, lapsed) = (fresh(), fresh(), fresh(), fresh());
@@ -426,7 +427,7 @@ async fn a_full_redis_refuses_claims_and_lets_ends_through() {
     let abandons = win(&store, &claim(&third)).await;
     let token = win(&store, &claim(&lapsed)).await;
     store.finish(ClaimRef::new(lapsed, token), None, &End::Unknown).await.unwrap();
-    // Less than it has.
+    // Less than it uses.
     server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
 
     let refused = fresh();
@@ -454,7 +455,7 @@ async fn a_full_redis_refuses_claims_and_lets_ends_through() {
 }
 
 #[tokio::test]
-async fn claim_too_few_replicas_have_is_not_won() {
+async fn claim_on_too_few_replicas_fails() {
     let primary = RedisServer::start(&[]);
     let wait = Duration::from_millis(50);
     let store = RedisStore::connect(&primary.url()).await.unwrap().replicas(1, wait);
@@ -462,7 +463,7 @@ async fn claim_too_few_replicas_have_is_not_won() {
     let given_up = claim(&id);
     assert!(unavailable(store.claim(&given_up).await).contains("0 of 1 replicas"));
     store.finish(given_up.reference(), None, &End::Cancelled).await.unwrap();
-    assert_eq!(store.get(&id).await.unwrap(), None, "nobody runs it, so nothing of it stays");
+    assert_eq!(store.get(&id).await.unwrap(), None, "nothing runs under the claim, so no record stays");
 
     let of = format!("127.0.0.1 {}", primary.port());
     let replica = RedisServer::start(&["--replicaof", &of, "--repl-diskless-sync-delay", "0"]);
@@ -474,7 +475,7 @@ async fn claim_too_few_replicas_have_is_not_won() {
     patient.finish(ClaimRef::new(id, token), Some(()), &End::Completed(end())).await.unwrap();
     assert!(matches!(patient.claim(&claim(&id)).await.unwrap(), ClaimOutcome::Existing(RecordState::Completed { .. })));
 
-    // A failover: what was won is known to the new primary.
+    // After a failover, the new primary knows the claims.
     let running = fresh();
     win(&patient, &claim(&running)).await;
     replica.command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
@@ -488,6 +489,6 @@ async fn claim_too_few_replicas_have_is_not_won() {
     let other = fresh();
     unavailable(store.claim(&claim(&other)).await);
     assert!(matches!(store.get(&other).await.unwrap(), Some(RecordState::InProgress { .. })), "until it is cancelled");
-    // What is known needs no replica to be told.
+    // Reading an existing record needs no replica.
     assert!(matches!(store.claim(&claim(&id)).await.unwrap(), ClaimOutcome::Existing(RecordState::Completed { .. })));
 }

@@ -59,7 +59,7 @@ impl Pair {
         Self { primary, replica, name }
     }
 
-    /// The two change places. The old primary closes no connection.
+    /// Swaps the two servers. The old primary closes no connection.
     async fn fail_over(&self) {
         let offset = || async {
             let info: String = self.primary.command(&["INFO", "replication"]).await;
@@ -78,7 +78,7 @@ impl Pair {
 }
 
 #[tokio::test]
-async fn every_call_finds_the_new_primary() {
+async fn every_call_finds_new_primary() {
     let pair = Pair::start().await;
     let store = RedisStore::connect(&pair.name.url).await.unwrap();
     let names = ["renewed", "completed", "released", "abandoned"].map(id);
@@ -86,7 +86,7 @@ async fn every_call_finds_the_new_primary() {
     for claim in &claims {
         assert!(matches!(store.claim(claim).await.unwrap(), ClaimOutcome::Acquired(())));
     }
-    // A store of its own for each call, which is the first one after the failover.
+    // A separate store for each call, so that each call is the first after the failover.
     let mut stores = Vec::new();
     for _ in &names {
         stores.push(RedisStore::connect(&pair.name.url).await.unwrap());
@@ -113,7 +113,7 @@ async fn every_call_finds_the_new_primary() {
 }
 
 #[tokio::test]
-async fn a_failover_refuses_no_request() {
+async fn failover_refuses_no_request() {
     let pair = Pair::start().await;
     let executions = Executions::default();
     let counted = executions.clone();
@@ -137,7 +137,7 @@ async fn a_failover_refuses_no_request() {
 }
 
 #[tokio::test]
-async fn until_the_name_moves_few_connections_are_made() {
+async fn unmoved_name_gets_few_reconnections() {
     let pair = Pair::start().await;
     let store = RedisStore::connect(&pair.name.url).await.unwrap();
     pair.fail_over().await;
@@ -155,7 +155,7 @@ async fn until_the_name_moves_few_connections_are_made() {
 }
 
 #[tokio::test]
-async fn a_primary_demoted_while_a_claim_waits_is_left() {
+async fn primary_demoted_during_wait_is_replaced() {
     let pair = Pair::start().await;
     let store = RedisStore::connect(&pair.name.url).await.unwrap().replicas(2, Duration::from_secs(10));
     let waiting = tokio::spawn(async move {
@@ -166,12 +166,12 @@ async fn a_primary_demoted_while_a_claim_waits_is_left() {
     eventually(|| pair.primary.info_says("blocked_clients:1")).await;
     pair.moves_name();
     pair.fail_over().await;
-    // There the claim waits for as many replicas again.
+    // The claim waits there for the same number of replicas again.
     eventually(|| pair.replica.info_says("blocked_clients:1")).await;
     waiting.abort();
 }
 
-/// A server that answers each command like this.
+/// Starts a server that gives each command this reply.
 async fn saying(answer: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
@@ -180,7 +180,7 @@ async fn saying(answer: &'static str) -> String {
             tokio::spawn(async move {
                 let mut bytes = vec![0; 65_536];
                 while let Ok(length @ 1..) = client.read(&mut bytes).await {
-                    // Commands begin with the number of their words.
+                    // A command begins with the number of its words.
                     let commands = bytes[..length].iter().filter(|byte| **byte == b'*').count();
                     client.write_all(answer.repeat(commands).as_bytes()).await.unwrap();
                 }
@@ -191,7 +191,7 @@ async fn saying(answer: &'static str) -> String {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_the_primary_is_left() {
+async fn wrong_server_is_replaced() {
     let primary = RedisServer::start(&[]);
     for answer in [
         "-READONLY You can't write against a read only replica.\r\n",
@@ -208,7 +208,7 @@ async fn a_server_that_is_not_the_primary_is_left() {
         eventually(began).await;
         assert_eq!(name.connections(), 2, "{answer}");
     }
-    // What says nothing about the server is no reason to leave it.
+    // An error that is not about the server is no reason to replace the connection.
     let name = Wire::to(&saying("-ERR unknown command\r\n").await).await;
     let store = RedisStore::connect(&name.url).await.unwrap();
     name.lead_to(&primary.url());
@@ -219,7 +219,7 @@ async fn a_server_that_is_not_the_primary_is_left() {
 }
 
 #[tokio::test]
-async fn a_login_that_was_refused_is_tried_again() {
+async fn refused_login_is_retried() {
     let (right, wrong) =
         (RedisServer::start(&["--requirepass", "pw"]), RedisServer::start(&["--requirepass", "other"]));
     let name = Wire::to(&right.url()).await;

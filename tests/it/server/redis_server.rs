@@ -1,4 +1,5 @@
-//! A `redis-server` of a test's own: to be killed, frozen, filled up, and started again with what its disk has kept.
+//! A `redis-server` of a test's own, which can be killed, frozen, filled up, and restarted with the
+//! data on its disk.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// The address of the Redis that the tests share.
+/// Returns the address of the shared Redis.
 pub(super) fn shared() -> String {
     std::env::var("STEADFAST_REDIS_URL")
         .expect("STEADFAST_REDIS_URL names no Redis: run the tests by ./scripts/with_servers.sh cargo test …")
@@ -24,11 +25,11 @@ pub(super) struct RedisServer {
 }
 
 impl RedisServer {
-    /// One that has every acknowledged write on its disk, and whatever else `arguments` say.
+    /// Starts a server that writes every acknowledged change to its disk, with more `arguments`.
     pub(super) fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        // A port that is free now may be taken by another test before Redis has it.
+        // Another test may take a free port before Redis does.
         for _ in 0..5 {
             let port = free_port();
             if let Some(child) = spawn(port, &folder, &arguments) {
@@ -46,7 +47,7 @@ impl RedisServer {
         self.port
     }
 
-    /// SIGKILL: nothing is written any more.
+    /// Sends SIGKILL: Redis writes nothing more.
     pub(super) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -56,13 +57,13 @@ impl RedisServer {
         self.child = spawn(self.port, &self.folder, &self.arguments).expect("redis-server does not start again");
     }
 
-    /// SIGSTOP or SIGCONT: a server that is there and says nothing.
+    /// Sends SIGSTOP or SIGCONT: the server exists but does not reply.
     pub(super) fn signal(&self, signal: &str) {
         let killed = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(killed.success());
     }
 
-    /// A command that no store sends.
+    /// Sends a command that no store sends.
     pub(super) async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         command(&self.url(), words).await
     }
@@ -91,7 +92,7 @@ pub(super) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// `None` if it ends before it is ready.
+/// Returns `None` if the process ends before it is ready.
 fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Child> {
     let mut child = Command::new("redis-server")
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir", folder.path().to_str().unwrap()])
@@ -105,13 +106,12 @@ fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Child> {
         let _reaped = child.wait();
         return None;
     }
-    // It must not be held up by a full pipe.
+    // A full pipe must not block the server.
     std::thread::spawn(move || lines.for_each(drop));
     Some(child)
 }
 
-/// A wire to Redis that remembers what it carried there, can lose replies, and can lead to another
-/// server.
+/// A proxy to Redis that records its requests, can lose replies, and can lead to another server.
 #[derive(Clone)]
 pub(super) struct Wire {
     pub(super) url: String,
@@ -156,27 +156,27 @@ impl Wire {
         wire
     }
 
-    /// Connections that are made from now on lead there. What is connected stays where it is.
+    /// Leads new connections to `url`. Existing connections stay.
     pub(super) fn lead_to(&self, url: &str) {
         self.state.lock().unwrap().server = address(url);
     }
 
-    /// Cuts what is connected.
+    /// Cuts all existing connections.
     pub(super) fn cut(&self) {
         self.cut.notify_waiters();
     }
 
-    /// How many connections were made in all.
+    /// Returns the number of connections so far.
     pub(super) fn connections(&self) -> usize {
         self.state.lock().unwrap().connections
     }
 
-    /// So many times from now on, what Redis answers is lost, and with it the connection.
+    /// Loses the next `times` replies of Redis, each with its connection.
     pub(super) fn lose_replies(&self, times: usize) {
         self.state.lock().unwrap().replies_to_lose = times;
     }
 
-    /// What was sent since this was last asked.
+    /// Returns the bytes sent since the last call.
     pub(super) fn requests(&self) -> Vec<u8> {
         std::mem::take(&mut self.state.lock().unwrap().requests)
     }
@@ -200,7 +200,7 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, state: Arc<Mutex<Ca
                 let Ok(read @ 1..) = read else { return };
                 {
                     let mut state = state.lock().unwrap();
-                    // The greetings of a new connection are not what is staged.
+                    // The greeting of a new connection does not count.
                     let script = String::from_utf8_lossy(&state.requests).contains("EVALSHA");
                     if state.replies_to_lose > 0 && script {
                         state.replies_to_lose -= 1;

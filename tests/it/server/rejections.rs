@@ -1,5 +1,5 @@
-//! What axum answers before a handler runs gives the key back where that is said, and burns it
-//! where it is not.
+//! Responses that axum gives before a handler runs: they release the key if they are marked, and
+//! use it up otherwise.
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path};
@@ -22,7 +22,7 @@ fn layer() -> IdempotencyLayer<MemoryStore> {
     IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).required()
 }
 
-/// Routes that can reject a request in every way, with everything said that can be.
+/// Routes that can reject a request in every way, all marked.
 fn checked(executions: &Executions) -> Router {
     let (counted, replaced) = (executions.clone(), executions.clone());
     let order = move |Checked(Json(order)): Checked<Json<Order>>| async move {
@@ -39,7 +39,7 @@ fn checked(executions: &Executions) -> Router {
         .layer(DefaultBodyLimit::max(100))
 }
 
-/// The requests with a mistake, each with the status that axum gives it.
+/// The faulty requests, each with axum's status.
 fn mistakes(served: &Served) -> Vec<(u16, RequestBuilder)> {
     let json =
         |request: RequestBuilder, body: &str| request.header("content-type", "application/json").body(body.to_owned());
@@ -70,8 +70,8 @@ async fn corrected_request_executes_once_under_its_key() {
             let (status, mistake) = mistakes(&served).swap_remove(number);
             let rejected = mistake.send().await.unwrap();
             assert_eq!(rejected.status(), status, "{way}, {number}");
-            // `route_layer` does not meet a request whose path is not there, and does meet one
-            // whose method is not.
+            // `route_layer` does not see requests to unknown paths, but does see those with a
+            // method that is not allowed.
             let is_seen = way == "layer" || status != 404;
             let told = is_seen.then_some("released;retention=86400");
             assert_eq!(header(&rejected, "idempotency-status"), told, "{way}, {number}");
@@ -87,7 +87,7 @@ async fn corrected_request_executes_once_under_its_key() {
     }
 }
 
-/// Routes of which nothing is known: a plain extractor, and axum's own fallbacks.
+/// Routes without marks: a plain extractor, and axum's own fallbacks.
 fn unchecked(executions: &Executions) -> Router {
     let counted = executions.clone();
     let order = move |Json(order): Json<Order>| async move {
@@ -97,8 +97,8 @@ fn unchecked(executions: &Executions) -> Router {
 }
 
 #[tokio::test]
-async fn unmarked_rejection_is_stored_and_the_422_says_so() {
-    // The last mistake is about a route that is not here.
+async fn unmarked_rejection_is_stored_and_422_explains() {
+    // The last mistake concerns a route that is not here.
     for number in 0..6 {
         let executions = Executions::default();
         let served = Served::start(unchecked(&executions), layer()).await;
@@ -107,7 +107,7 @@ async fn unmarked_rejection_is_stored_and_the_422_says_so() {
         assert_eq!(header(&stored, "idempotency-status"), Some("stored;retention=86400"), "{number}");
         let refused = corrected(&served).send().await.unwrap();
         if status == 415 {
-            // Its correction is in a header, and those are no part of what tells requests apart.
+            // The correction is in a header, and headers do not distinguish requests.
             assert_eq!((refused.status().as_u16(), header(&refused, "idempotent-replayed")), (415, Some("true")));
         } else {
             let told: serde_json::Value = refused.json().await.unwrap();
@@ -129,7 +129,7 @@ async fn success_that_holds_a_key_is_not_called_a_4xx() {
 }
 
 #[tokio::test]
-async fn released_statuses_are_the_users_word() {
+async fn only_listed_statuses_release_key() {
     for (statuses, releases) in
         [(&[StatusCode::BAD_REQUEST][..], true), (&[StatusCode::NOT_FOUND], false), (&[], false)]
     {
@@ -145,7 +145,7 @@ async fn released_statuses_are_the_users_word() {
 }
 
 #[tokio::test]
-async fn success_and_verdict_outrank_released_statuses() {
+async fn success_and_outcome_outrank_released_statuses() {
     use axum::Extension;
     use steadfast::server::ExecutionOutcome;
 
@@ -168,10 +168,10 @@ async fn success_and_verdict_outrank_released_statuses() {
 }
 
 #[tokio::test]
-async fn handler_may_look_at_the_rejection() {
+async fn handler_may_inspect_rejection() {
     let executions = Executions::default();
     let counted = executions.clone();
-    // It goes on without an order, so its answer is the end of the operation.
+    // The handler goes on without an order, so its response is the end of the operation.
     let order = move |order: Result<Checked<Json<Order>>, NotExecuted<JsonRejection>>| async move {
         let number = counted.add();
         match order {

@@ -1,4 +1,5 @@
-//! Whose key it is: one caller never gets another's answer, and a new credential is no new caller.
+//! The owner of a key: no caller gets another caller's response, and a new credential is no new
+//! caller.
 
 use axum::Router;
 use axum::extract::Request;
@@ -11,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::{Executions, Served, header, problem};
 
-/// The principal that a token belongs to: tokens are `subject.number`.
+/// The principal of a token: tokens are `subject.number`.
 #[derive(Clone)]
 struct Subject(String);
 
@@ -86,7 +87,7 @@ async fn hosts_can_be_scopes() {
 }
 
 #[tokio::test]
-async fn another_host_under_the_key_is_refused() {
+async fn other_host_under_key_is_rejected() {
     let executions = Executions::default();
     let served = Served::start(counting(&executions), layer(Scope::single_caller())).await;
     let ask = |host: &'static str| served.post("/orders", "k").header("host", host).send();
@@ -99,14 +100,14 @@ async fn another_host_under_the_key_is_refused() {
         let refused = problem(ask(other).await.unwrap()).await;
         assert_eq!(refused, (422, "key-of-another-request".to_owned()), "{other}");
     }
-    // No client moves the host by a forwarded header.
+    // A client cannot change the host by a forwarded header.
     let forwarded = served.post("/orders", "k").header("host", "b.example").header("x-forwarded-host", "a.example");
     assert_eq!(problem(forwarded.send().await.unwrap()).await.0, 422);
     assert_eq!(executions.count(), 1);
 }
 
 #[tokio::test]
-async fn repeat_over_another_http_version_is_the_same() {
+async fn repeat_over_other_http_version_is_replayed() {
     let executions = Executions::default();
     let served = Served::start(counting(&executions), layer(Scope::single_caller())).await;
     assert_eq!(served.post("/orders", "k").send().await.unwrap().version(), http::Version::HTTP_11);
@@ -123,7 +124,7 @@ async fn repeat_over_another_http_version_is_the_same() {
 }
 
 #[tokio::test]
-async fn host_can_be_told_or_left_out() {
+async fn host_can_be_set_or_ignored() {
     let executions = Executions::default();
     let by_proxy = layer(Scope::single_caller())
         .host(|parts| Some(parts.headers.get("x-forwarded-host")?.to_str().ok()?.to_owned()));
@@ -139,7 +140,7 @@ async fn host_can_be_told_or_left_out() {
     assert_eq!(executions.count(), 2);
 }
 
-/// Sends these bytes, and returns all that comes back before the server closes.
+/// Sends these bytes, and returns the server's reply up to the close.
 async fn raw(served: &Served, request: &str) -> String {
     let mut connection = tokio::net::TcpStream::connect(served.address).await.unwrap();
     connection.write_all(request.as_bytes()).await.unwrap();

@@ -1,4 +1,4 @@
-//! An axum server behind the layer, on a real socket, that counts what it executes.
+//! An axum server behind the layer, on a real socket, that counts its executions.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(super) fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> 
     response.headers().get(name).map(|value| value.to_str().unwrap())
 }
 
-/// The status and the kind of a problem that the layer answers.
+/// Returns the status and the kind of a problem response.
 pub(super) async fn problem(response: Response) -> (u16, String) {
     let status = response.status().as_u16();
     assert_eq!(header(&response, "content-type"), Some("application/problem+json"));

@@ -1,4 +1,4 @@
-//! A repeat that waits for the first request, where the task that looks at the store for it dies.
+//! A repeat that waits for the first request while the task that polls the store dies.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -17,7 +17,7 @@ use tower::ServiceExt;
 use super::failing::Failing;
 use super::support::Executions;
 
-/// A handler that runs until it is told to answer.
+/// A handler that runs until the test ends it.
 struct Slow {
     store: Arc<Failing>,
     router: Router,
@@ -63,7 +63,7 @@ async fn until_claimed(slow: &Slow, claims: usize) {
 }
 
 #[test]
-fn look_that_panics_keeps_no_repeat_busy() {
+fn panic_in_get_leaves_no_repeat_waiting() {
     let slow = Slow::new(3);
     let runtime = runtime();
     runtime.block_on(async {
@@ -83,7 +83,7 @@ fn look_that_panics_keeps_no_repeat_busy() {
 }
 
 #[test]
-fn runtime_that_ends_leaves_no_repeat_busy() {
+fn dropped_runtime_leaves_no_repeat_waiting() {
     let slow = Slow::new(0);
     let (gone, runtime) = (runtime(), runtime());
     let first = slow.ask(&runtime, Duration::ZERO);

@@ -1,6 +1,7 @@
--- Ends a claim under which nothing runs, whether it is here or still on its way, and keeps the token as a tombstone. A claim that
--- arrives later finds the row, whatever its snapshot shows, and is refused. False if the claim has ended otherwise.
--- $1 id, $2 token, $3 how long a tombstone is kept, in ms
+-- Ends a claim under which nothing runs, even if the claim has not arrived yet, and keeps the token
+-- as a tombstone. A claim that arrives later finds the row, whatever its snapshot shows, and is
+-- refused. Returns false if the claim has ended otherwise.
+-- $1 id, $2 token, $3 lifetime of a tombstone in ms
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
 cancelled AS (
     INSERT INTO steadfast_records AS r (id, fingerprint, token, state, retention_ms, forget_at, tombstones, tombstones_until)
@@ -9,7 +10,8 @@ cancelled AS (
     ON CONFLICT (id) DO UPDATE
     SET state = CASE WHEN r.forget_at <= (SELECT now FROM clock) THEN 'free'
                      WHEN NOT (r.token = $2 AND r.state = 'running') THEN r.state
-                     -- What it took over may have run: that is unknown again.
+                     -- The operation that this claim took over may have run, so it is unknown
+                     -- again.
                      WHEN r.took_over THEN 'unknown'
                      ELSE 'free' END,
         record = CASE WHEN r.forget_at <= (SELECT now FROM clock) THEN NULL ELSE r.record END,

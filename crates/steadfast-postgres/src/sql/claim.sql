@@ -1,5 +1,6 @@
--- Claims a key, or says what is known of it, in one statement: a repeat writes nothing.
--- $1 id, $2 token, $3 fingerprint, $4 lease in ms, $5 retention in ms, $6 whether it may take over, $7 the id's advisory lock, made this table's by its number
+-- Claims a key, or returns its state, in one statement: a repeat writes nothing.
+-- $1 id, $2 token, $3 fingerprint, $4 lease in ms, $5 retention in ms, $6 whether it may take over,
+-- $7 the id's advisory lock, combined here with the table's number
 WITH
 clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
 known AS MATERIALIZED (
@@ -11,11 +12,11 @@ known AS MATERIALIZED (
            OR r.forget_at > clock.now
               AND r.state <> 'free'
               AND NOT (r.fingerprint = $3
-                       AND (r.token = $2 AND r.state = 'running'  -- this very claim, repeated, is won again
+                       AND (r.token = $2 AND r.state = 'running'  -- a repeat of this claim succeeds again
                             OR $6 AND r.token <> $2
                                AND (r.state = 'unknown' OR r.state = 'running' AND r.lease_until <= clock.now))))
 ),
--- Held exclusively by a handler whose transaction holds the key, which no row tells before it ends.
+-- Held exclusively by a handler whose transaction holds the key, which no row shows before it ends.
 free AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock_shared($7 # ('steadfast_records'::regclass::oid::bigint << 32)) AS free WHERE NOT EXISTS (SELECT FROM known)
 ),
@@ -28,7 +29,7 @@ won AS (
     SET fingerprint = excluded.fingerprint, token = excluded.token, state = excluded.state, record = NULL,
         took_over = r.forget_at > (SELECT now FROM clock) AND r.state <> 'free' AND (r.took_over OR r.token <> $2),
         lease_until = excluded.lease_until, retention_ms = excluded.retention_ms, forget_at = excluded.forget_at
-    -- The row may have changed since it was looked at, so it is asked again.
+    -- The row may have changed since the first look, so the conditions are checked again.
     WHERE NOT ($2 = ANY (r.tombstones) AND r.tombstones_until > (SELECT now FROM clock))
       AND (r.forget_at <= (SELECT now FROM clock)
            OR r.state = 'free'

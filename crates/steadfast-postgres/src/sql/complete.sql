@@ -1,4 +1,4 @@
--- Stores the answer if the claim is still this token's; repeated, it says so again.
+-- Stores the record if the token still holds the claim. A repeat returns the same result.
 -- $1 id, $2 token, $3 record, $4 retention in ms
 WITH ended AS (
     UPDATE steadfast_records

@@ -1,5 +1,6 @@
--- The end of a key that a handler's transaction held: written in that transaction, beside the business rows.
--- Whoever holds the advisory lock is alone, but a claim that lapsed and was taken over may have ended after all.
+-- Ends a key that a handler's transaction held, in that transaction, beside the business rows.
+-- The advisory lock has one owner, but a claim that lapsed and was taken over may have ended after
+-- all.
 -- $1 id, $2 token, $3 fingerprint, $4 'done' or 'unknown', $5 record, $6 retention in ms
 INSERT INTO steadfast_records AS r (id, fingerprint, token, state, record, retention_ms, forget_at)
 VALUES ($1, $3, $2, $4, $5, $6, clock_timestamp() + $6 * interval '1 ms')

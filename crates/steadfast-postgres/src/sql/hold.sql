@@ -1,6 +1,8 @@
--- Holds a key by an advisory lock of this transaction, or says what is known of it. Asked twice: what ended just before the lock
--- was free is seen only by a statement that begins after it.
--- $1 id, $2 the id's advisory lock, made this table's by its number, $3 fingerprint, $4 whether it may take over
+-- Holds a key by an advisory lock of this transaction, or returns its state.
+-- Runs twice: only a statement that begins after the lock is free sees an end that was written just
+-- before.
+-- $1 id, $2 the id's advisory lock, combined here with the table's number, $3 fingerprint,
+-- $4 whether it may take over
 WITH
 clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
 known AS MATERIALIZED (

@@ -1,2 +1,2 @@
--- How the records are identified.
+-- Returns the identity version of the records.
 SELECT version FROM steadfast_identity

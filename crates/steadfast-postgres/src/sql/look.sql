@@ -1,4 +1,5 @@
--- What is known of a key, and whether a handler's open transaction holds it. $1 id, $2 the id's advisory lock, made this table's by its number
+-- Returns the state of a key, and whether a handler's open transaction holds it.
+-- $1 id, $2 the id's advisory lock, combined here with the table's number
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
 SELECT false AS won, false AS cancelled,
        NOT EXISTS (

@@ -1,5 +1,5 @@
--- Gives the key back and keeps the token as a tombstone; repeated, it says so again.
--- $1 id, $2 token, $3 how long a tombstone is kept, in ms
+-- Releases the key and keeps the token as a tombstone. A repeat returns the same result.
+-- $1 id, $2 token, $3 lifetime of a tombstone in ms
 WITH released AS (
     UPDATE steadfast_records
     SET state = 'free', took_over = false, lease_until = NULL,

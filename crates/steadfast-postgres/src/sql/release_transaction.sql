@@ -1,4 +1,5 @@
--- Gives back a key that a handler's transaction held. Where it was taken over there is a row of it: that is free then, too.
+-- Releases a key that a handler's transaction held. If it took the key over, there is a row, which
+-- becomes free too.
 -- $1 id, $2 fingerprint
 UPDATE steadfast_records
 SET state = 'free', took_over = false, lease_until = NULL, forget_at = greatest(clock_timestamp(), tombstones_until)

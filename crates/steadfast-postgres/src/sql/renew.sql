@@ -1,4 +1,4 @@
--- Makes the lease begin anew. $1 id, $2 token, $3 lease in ms
+-- Restarts the lease. $1 id, $2 token, $3 lease in ms
 UPDATE steadfast_records
 SET lease_until = clock_timestamp() + $3 * interval '1 ms',
     forget_at = clock_timestamp() + ($3 + retention_ms) * interval '1 ms'

@@ -1,4 +1,4 @@
--- Deletes what is past its retention. Rows that another sweep has in hand are left to it. $1 how many at most
+-- Deletes expired records, except rows that another sweep has locked. $1 maximum number of rows
 DELETE FROM steadfast_records
 WHERE id IN (
     SELECT id FROM steadfast_records

@@ -1,4 +1,4 @@
--- Ends a claim as unknown; repeated, it says so again. $1 id, $2 token
+-- Ends a claim as unknown. A repeat returns the same result. $1 id, $2 token
 WITH ended AS (
     UPDATE steadfast_records
     SET state = 'unknown', lease_until = NULL, forget_at = clock_timestamp() + retention_ms * interval '1 ms'

@@ -1,4 +1,4 @@
-//! A disk in memory that fails when it is told to.
+//! A disk in memory that fails on demand.
 
 use std::io;
 use std::ops::Bound;
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{BackendError, StorageBackend};
 
-/// A disk whose owner can see what it holds, and can make it fail.
+/// A disk whose content the test can see, and which it can make fail.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk(Arc<Mutex<Platter>>);
 
 #[derive(Debug, Default)]
 pub(super) struct Platter {
-    /// What a reader sees: the operating system's cache.
+    /// The bytes that a reader sees: the operating system's cache.
     pub(super) seen: Vec<u8>,
-    /// What is left after a power cut.
+    /// The bytes that survive a power cut.
     pub(super) kept: Vec<u8>,
     pub(super) unsynced: Vec<(usize, Vec<u8>)>,
     pub(super) changes: usize,
     /// The changes that fail, counted from the first.
     pub(super) failing: std::ops::Range<usize>,
-    /// The power is gone: what was not synced may be on the disk or not.
+    /// The power is gone: changes that were not synced may or may not be on the disk.
     pub(super) has_no_power: bool,
     pub(super) reads_fail: bool,
     pub(super) panics: bool,
@@ -53,8 +53,8 @@ impl Platter {
         self.kept[offset..offset + data.len()].copy_from_slice(data);
     }
 
-    /// What is on the disk after the power cut: of each write that was not synced nothing, the
-    /// first half, or all.
+    /// Returns the content after the power cut. Of each unsynced write, nothing, the first half or
+    /// all survives.
     pub(super) fn survivor(&mut self, seed: u64) -> Vec<u8> {
         let mut chance = fastrand::Rng::with_seed(seed);
         let synced = self.kept.clone();
@@ -79,7 +79,7 @@ impl StorageBackend for Disk {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut platter = self.platter();
         assert!(!platter.panics, "the disk panics on purpose");
-        // redb asks for its magic number once when it opens a file.
+        // redb reads its magic number once when it opens a file.
         platter.openings += usize::from(offset == 0 && out.len() == 9);
         if platter.reads_fail {
             return Err(io::Error::other("no disk"));
@@ -94,13 +94,13 @@ impl StorageBackend for Disk {
         platter.change()?;
         let len = usize::try_from(len).unwrap();
         platter.seen.resize(len, 0);
-        // A journal keeps it.
+        // The file system's journal keeps the length.
         platter.kept.resize(len, 0);
         Ok(())
     }
 
-    /// After a sync that fails, the cache shows pages that are on no disk and that no later sync
-    /// writes, as Linux does.
+    /// After a failed sync the cache shows pages that are on no disk and that no later sync writes,
+    /// as on Linux.
     fn sync_data(&self) -> io::Result<()> {
         let mut platter = self.platter();
         let changed = platter.change();

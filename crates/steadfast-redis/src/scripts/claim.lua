@@ -1,5 +1,6 @@
--- ARGV: token, fingerprint, retention, lease and retention together (milliseconds), '1' to take over what is unknown.
--- Answers nil if the key is the caller's now, 0 if the token wins nothing any more, and else what is known of the key.
+-- ARGV: token, fingerprint, retention, lease plus retention (both in milliseconds), '1' to take
+-- over an unknown operation. Returns nil if the caller has the key, 0 if its token can no longer
+-- claim it, and otherwise the state of the key.
 if dead then
     return 0
 end

@@ -1,4 +1,5 @@
--- ARGV: token, retention (milliseconds), record. Answers 1 if this is the end that is kept, also if it was kept before.
+-- ARGV: token, retention (milliseconds), record. Returns 1 if this end is stored, now or by an
+-- earlier call.
 if readable and record and token == ARGV[1] then
     return 1
 end

@@ -1,2 +1,2 @@
--- No ARGV. Answers what is known of the key, and nil if nothing is.
+-- No ARGV. Returns the state of the key, or nil.
 return exists and known

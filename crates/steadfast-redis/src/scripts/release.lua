@@ -1,5 +1,5 @@
--- ARGV: token, a tombstone's milliseconds. Answers 1 if the claim was the caller's, also if it was released before; then the key is as
--- if it had never been claimed.
+-- ARGV: token, lifetime of a tombstone (milliseconds). Returns 1 if the claim was the caller's, now
+-- or at an earlier release. The key is then as if it had never been claimed.
 if dead then
     return 1
 end

@@ -1,4 +1,4 @@
--- ARGV: token, lease (milliseconds). Answers 1 if the claim is the caller's.
+-- ARGV: token, lease (milliseconds). Returns 1 if the claim is the caller's.
 if not held then
     return 0
 end

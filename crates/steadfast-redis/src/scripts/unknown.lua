@@ -1,4 +1,5 @@
--- ARGV: token. Ends the claim as unknown. Answers 1 if this is its end, also if it was before.
+-- ARGV: token. Ends the claim as unknown. Returns 1 if this end is stored, now or by an earlier
+-- call.
 if ended_as_unknown then
     return 1
 end

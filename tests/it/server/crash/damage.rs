@@ -1,8 +1,8 @@
-//! The embedded store's file with one flipped bit: what was finished is never run again, and
-//! nothing panics.
+//! The embedded store's file with one flipped bit: no finished operation runs again, and nothing
+//! panics.
 //!
-//! A file is allowed to be refused, and a record to be unreadable. It is not allowed to be opened
-//! with an operation missing.
+//! The store may refuse the file, or report a record as unreadable. It must not open the file with
+//! an operation missing.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,14 +23,14 @@ fn key(number: usize) -> String {
     format!("operation {number}")
 }
 
-/// What was on the disk of a process whose operations have all ended.
+/// Disk images of a process whose operations have all ended.
 struct Images {
     folder: tempfile::TempDir,
     /// Before the last commit, which stored the end of the last operation.
     before: Vec<u8>,
-    /// The process was killed after it.
+    /// After the last commit, from a killed process.
     killed: Vec<u8>,
-    /// The store was dropped after it.
+    /// After the last commit and the drop of the store.
     closed: Vec<u8>,
 }
 
@@ -40,7 +40,7 @@ impl Images {
         let path = folder.path().join("keys.redb");
         let before = Arc::new(Mutex::new(Vec::new()));
         let store = RedbStore::open(&path).unwrap();
-        // The last claim is on the disk, and its end is not.
+        // The last claim is on the disk, but its end is not.
         let snapshot = {
             let (before, path) = (before.clone(), path.clone());
             move || *before.lock().unwrap() = std::fs::read(&path).unwrap()
@@ -64,7 +64,7 @@ impl Images {
         self.folder.path().join("damaged.redb")
     }
 
-    /// The bytes outside of the header that the last commit has written.
+    /// Returns the bytes outside the header that the last commit wrote.
     fn last_commit(&self) -> Vec<usize> {
         let before = |at: usize| self.before.get(at).copied().unwrap_or_default();
         (HEADER..self.killed.len()).filter(|&at| self.killed[at] != before(at)).collect()
@@ -80,13 +80,13 @@ async fn charge_under(router: &Router, key: &str) -> u16 {
 struct Tally {
     files: usize,
     refused: usize,
-    /// Answers that said that something cannot be read or reached.
+    /// Number of responses that reported an unreadable record or an unavailable store.
     unanswered: usize,
     panics: usize,
     executed_again: usize,
 }
 
-/// Opens the image with each of these bits flipped, and asks for every operation.
+/// Opens the image with each of these bits flipped, and repeats every operation.
 async fn flip_each(images: &Images, image: &[u8], bits: impl IntoIterator<Item = (usize, u8)>) -> Tally {
     let mut tally = Tally::default();
     for (at, bit) in bits {
@@ -119,7 +119,7 @@ async fn ask_for_all(store: RedbStore, tally: &mut Tally, what: &str) {
         let executions = executions.clone();
         move || async move { (StatusCode::CREATED, executions.add().to_string()) }
     };
-    // The layer that runs what it may: an operation that has become unknown would be run again.
+    // This layer reruns where it may, so an operation that has become unknown would run again.
     let layer = layer(store, "").on_unknown(OnUnknown::Rerun);
     let router = Router::new().route("/charges", post(handler)).layer(layer);
     for number in 0..OPERATIONS {
@@ -157,14 +157,14 @@ async fn whole_images_open_and_replay() {
 }
 
 #[tokio::test]
-async fn damage_in_the_last_commit_is_refused() {
+async fn damaged_last_commit_is_refused() {
     let images = Images::make().await;
     let written = images.last_commit();
     let tally = flip_each(&images, &images.killed, random_bits(&written, 60, 1)).await;
     let closed = flip_each(&images, &images.closed, random_bits(&written, 60, 2)).await;
     assert_safe(&tally);
     assert_safe(&closed);
-    // The rest are bytes of the commit's pages that no record uses.
+    // The other bytes are in the commit's pages, but in no record.
     assert!(tally.refused > 10, "{tally:?}");
 }
 
@@ -187,7 +187,7 @@ async fn damaged_keys_are_not_claimed_again() {
 }
 
 #[tokio::test]
-async fn damage_in_the_header_is_not_opened_with_a_loss() {
+async fn damaged_header_never_opens_with_loss() {
     let images = Images::make().await;
     for image in [&images.killed, &images.closed] {
         let all = positions(0..64).into_iter().flat_map(|at| (0..8).map(move |bit| (at, bit)));
@@ -198,10 +198,10 @@ async fn damage_in_the_header_is_not_opened_with_a_loss() {
 }
 
 #[tokio::test]
-async fn damage_anywhere_is_not_opened_with_a_loss() {
+async fn damage_anywhere_never_opens_with_loss() {
     let images = Images::make().await;
     for (image, seed) in [(&images.killed, 4), (&images.closed, 5)] {
-        // Most of the file is pages that are free; half of the flips are where something is.
+        // Most pages of the file are free, so half of the flips go to used ones.
         let used: Vec<usize> =
             (0..image.len()).filter(|at| image[at - at % PAGE..][..PAGE].iter().any(|byte| *byte != 0)).collect();
         let bits = random_bits(&positions(0..image.len()), 75, seed).into_iter().chain(random_bits(&used, 75, seed));
@@ -211,7 +211,7 @@ async fn damage_anywhere_is_not_opened_with_a_loss() {
     }
 }
 
-/// How many operations are still finished in a store.
+/// Counts the finished operations in a store.
 async fn finished(store: &RedbStore) -> usize {
     let mut finished = 0;
     for number in 0..OPERATIONS {
@@ -222,7 +222,7 @@ async fn finished(store: &RedbStore) -> usize {
 }
 
 #[tokio::test]
-async fn accepted_repair_keeps_the_readable_records() {
+async fn accepted_repair_keeps_readable_records() {
     let images = Images::make().await;
     let kept = images.folder.path().join("damaged.redb.damaged-1");
     let (mut repaired, mut whole) = (0, 0);
@@ -234,7 +234,7 @@ async fn accepted_repair_keeps_the_readable_records() {
         let store = RedbStore::options().accept_repair(true).open(images.path()).unwrap();
         assert_eq!(kept.exists(), refused, "a whole file is not repaired");
         let left = finished(&store).await;
-        // The page before the damaged one still has all but the last record.
+        // The page before the damaged one still has all records but the last.
         assert!(left >= OPERATIONS - 1, "byte {at}, bit {bit}: {left} of {OPERATIONS} are left");
         drop(store);
         assert_eq!(finished(&RedbStore::open(images.path()).unwrap()).await, left, "it is a whole file now");
@@ -249,13 +249,13 @@ async fn accepted_repair_keeps_the_readable_records() {
 }
 
 #[tokio::test]
-async fn accepted_repair_keeps_what_is_beside_the_damage() {
+async fn accepted_repair_keeps_records_beside_damage() {
     let images = Images::make().await;
     let first = RecordId::new("", &key(0));
     let mut damaged = images.closed.clone();
     let places = (0..damaged.len() - 32).filter(|&at| damaged[at..at + 32] == *first.as_bytes()).collect::<Vec<_>>();
     for at in places {
-        // In every copy, so that neither of the two commits has it.
+        // In every copy, so that neither of the two commits has the record.
         damaged[at] ^= 1;
     }
     std::fs::write(images.path(), &damaged).unwrap();
@@ -266,7 +266,7 @@ async fn accepted_repair_keeps_what_is_beside_the_damage() {
 }
 
 #[tokio::test]
-async fn nothing_to_repair_from_is_beyond_repair() {
+async fn file_without_readable_commit_is_beyond_repair() {
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in [("empty", Vec::new()), ("text", b"no database, and longer than its magic number".to_vec())]
     {

@@ -1,11 +1,11 @@
-//! A disk that loses power: what was not synced is there, or not, or half.
+//! A disk that loses power: unsynced changes are there, or not, or half.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use redb::StorageBackend;
 
-/// What is written in memory, with what a power cut would leave of it.
+/// A disk in memory that knows which bytes survive a power cut.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk(Arc<Mutex<Platter>>);
 
@@ -15,7 +15,7 @@ struct Platter {
     now: Vec<u8>,
     unsynced: Vec<Change>,
     changes: usize,
-    /// The change at which the power goes; 0 for never.
+    /// The change at which the power fails; 0 for never.
     cut_at: usize,
 }
 
@@ -41,7 +41,7 @@ impl Change {
 }
 
 impl Disk {
-    /// A disk with this on it, whose power goes at the `cut_at`th change.
+    /// Creates a disk with this content, whose power fails at the change number `cut_at`.
     pub(super) fn new(image: Vec<u8>, cut_at: usize) -> Self {
         let platter = Platter { synced: image.clone(), now: image, cut_at, ..Platter::default() };
         Self(Arc::new(Mutex::new(platter)))
@@ -60,7 +60,8 @@ impl Disk {
         self.platter().synced.clone()
     }
 
-    /// What is on the platter after the power cut. `chance` decides for each change that was not synced: none of it, all, or half.
+    /// Returns the content after the power cut. For each unsynced change, `chance` decides between
+    /// none of it, all and half.
     pub(super) fn survivor(&self, mut chance: impl FnMut() -> u8) -> Vec<u8> {
         let platter = self.platter();
         let mut image = platter.synced.clone();

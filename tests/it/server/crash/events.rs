@@ -1,7 +1,9 @@
-//! The inbox in the crash matrix: the consumer is killed at every step, and the event is delivered again.
+//! The inbox in the crash matrix: the consumer is killed at every step, and the event is delivered
+//! again.
 //!
-//! In one transaction an event has exactly one effect. Elsewhere it is never lost, and has two effects only where the consumer dies
-//! between effect and mark; or it is refused there, if the inbox was told to.
+//! In one transaction an event has exactly one effect. In the other stores it is never lost. There
+//! it has two effects only if the consumer dies between effect and mark. An inbox with
+//! `OnUnknown::Reject` refuses the event in that case.
 
 use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, OnUnknown, TransactionHandle};
 
@@ -13,7 +15,7 @@ fn inbox<S: Store>(store: S, point: &str) -> Inbox<Deadly<S>> {
     Inbox::new(Deadly { inner: store, point: point.to_owned() }).lease(LEASE)
 }
 
-/// A delivery whose effect is a line in a file.
+/// Delivers an event whose effect is a line in a file.
 async fn deliver<S: Store>(inbox: &Inbox<Deadly<S>>, log: &Path, point: &str) -> Told<std::convert::Infallible> {
     let handler = |_: TransactionHandle<S::Session>| async {
         append(log);
@@ -25,7 +27,7 @@ async fn deliver<S: Store>(inbox: &Inbox<Deadly<S>>, log: &Path, point: &str) ->
     inbox.process("ledger", "evt_1", Fingerprint::of("payload"), handler).await
 }
 
-/// Delivers until it is told something that will not change.
+/// Delivers until the result is final.
 async fn until_settled<E>(deliver: impl AsyncFn() -> Told<E>) -> Told<E> {
     let told = async {
         loop {
@@ -66,7 +68,7 @@ mod embedded {
     }
 
     #[tokio::test]
-    async fn an_event_is_never_lost() {
+    async fn crash_at_any_step_never_loses_event() {
         at_every_point(
             "server::crash::events::embedded::child",
             async || Scene::file(),
@@ -89,7 +91,7 @@ mod remote {
     }
 
     #[tokio::test]
-    async fn an_event_is_never_lost() {
+    async fn crash_at_any_step_never_loses_event() {
         at_every_point(
             "server::crash::events::remote::child",
             async || Scene::prefix(),
@@ -112,7 +114,7 @@ mod database {
     }
 
     #[tokio::test]
-    async fn an_event_is_never_lost() {
+    async fn crash_at_any_step_never_loses_event() {
         at_every_point("server::crash::events::database::child", scene::schema, async |scene, point| {
             check_apart(scene::postgres(scene.place()).await.1, &scene.log(), point).await;
         })
@@ -125,7 +127,7 @@ mod transaction {
     use super::super::super::postgres::{count, run};
     use super::*;
 
-    /// A delivery whose effect is a row in the transaction that was lent.
+    /// Delivers an event whose effect is a row in the lent transaction.
     async fn write(inbox: &Inbox<Deadly<TransactionalPostgresStore>>, point: &str) -> Told<sqlx::Error> {
         let handler = |lent: TransactionHandle<PostgresSession>| async move {
             let mut session = lent.lock().unwrap();
@@ -154,7 +156,7 @@ mod transaction {
     }
 
     #[tokio::test]
-    async fn an_event_has_exactly_one_effect() {
+    async fn crash_at_any_step_gives_event_one_effect() {
         at_every_point("server::crash::events::transaction::child", scene_with_effects, async |scene, point| {
             let (pool, store) = scene::postgres(scene.place()).await;
             let inbox = inbox(store.transactional(), "");

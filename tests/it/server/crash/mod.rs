@@ -1,7 +1,8 @@
-//! The crash matrix: a process is killed at every step of an operation, and at every write of its store; then the client asks again.
+//! The crash matrix: a process is killed at every step of an operation, and at every write of its
+//! store. Then the client repeats the request.
 //!
-//! What must hold for every store: the operation has run at most once, and where nobody can know whether it has, the answer says so.
-//! Where claim, rows and record are one transaction, it has run exactly once.
+//! For every store, the operation has run at most once. If nobody can know whether it has, the
+//! response says so. If claim, rows and record are in one transaction, it has run exactly once.
 mod damage;
 mod disk;
 mod events;
@@ -30,7 +31,8 @@ const CHILD: &str = "STEADFAST_TEST_CRASH";
 const LEASE: Duration = Duration::from_millis(300);
 const POINTS: [&str; 5] = ["before_claim", "after_claim", "after_effect", "before_end", "after_end"];
 
-/// SIGKILL: no clean-up, no answer, and nothing more is done until it arrives.
+/// Sends SIGKILL to this process: no clean-up, no response. Does nothing more until the signal
+/// arrives.
 fn die() -> ! {
     let pid = std::process::id().to_string();
     Command::new("kill").args(["-9", &pid]).status().unwrap();
@@ -39,7 +41,7 @@ fn die() -> ! {
     }
 }
 
-/// A store that takes the process down at one point.
+/// A store that kills the process at one point.
 struct Deadly<S> {
     inner: S,
     point: String,
@@ -92,7 +94,7 @@ impl<S: Store> Store for Deadly<S> {
     }
 }
 
-/// Where effects are counted so that they outlive the process.
+/// Counts the effects in a file, which outlives the process.
 fn effects(log: &Path) -> usize {
     std::fs::read_to_string(log).unwrap_or_default().lines().count()
 }
@@ -115,7 +117,7 @@ fn charging(log: &Path, point: &str) -> Router {
     Router::new().route("/charges", post(charge))
 }
 
-/// The status and the body of the answer to the one request that all of this is about.
+/// Sends the one request of these tests. Returns the status and the body of the response.
 async fn ask(router: Router) -> (u16, String) {
     let request = Request::post("/charges").header("idempotency-key", "the one").body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap();
@@ -128,7 +130,8 @@ fn layer<S: Store>(store: S, point: &str) -> IdempotencyLayer<Deadly<S>> {
     IdempotencyLayer::new(Deadly { inner: store, point: point.to_owned() }, Scope::single_caller()).lease(LEASE)
 }
 
-/// Runs the test of this name in a process of its own, which is to die; an error is what it said if it did not.
+/// Runs the test of this name in a process that is expected to die. Returns the process's output if
+/// it survives.
 fn dies(name: &str, arguments: &str) -> Result<(), String> {
     use std::os::unix::process::ExitStatusExt;
     let child = Command::new(std::env::current_exe().unwrap())
@@ -141,7 +144,7 @@ fn dies(name: &str, arguments: &str) -> Result<(), String> {
     if child.status.success() { Err(said) } else { Ok(()) }
 }
 
-/// The client asks again until it is told something that will not change.
+/// Repeats the request until the response is final.
 async fn ask_again(router: &Router) -> (u16, String) {
     let told = async {
         loop {
@@ -155,10 +158,11 @@ async fn ask_again(router: &Router) -> (u16, String) {
     tokio::time::timeout(Duration::from_secs(20), told).await.expect("the key is wedged")
 }
 
-/// What a repeat is told where claim and end are written apart, by the point of death: the answer, and how often the effect was had.
+/// Returns the expected response to a repeat and the expected number of effects, by the point of
+/// death. For stores that write claim and end separately.
 fn expected_apart(point: &str) -> (u16, &'static str, usize) {
     match point {
-        // Nothing was claimed: it runs now. The end was stored: it is replayed.
+        // Before the claim: the operation runs now. After the end: its response is replayed.
         "before_claim" | "after_end" => (201, "charged", 1),
         "after_claim" => (409, "outcome-unknown", 0),
         _ => (409, "outcome-unknown", 1),
@@ -186,7 +190,7 @@ mod embedded {
     }
 
     #[tokio::test]
-    async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
+    async fn crash_at_any_step_charges_at_most_once() {
         at_every_point(
             "server::crash::embedded::child",
             async || Scene::file(),
@@ -209,7 +213,7 @@ mod remote {
     }
 
     #[tokio::test]
-    async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
+    async fn crash_at_any_step_charges_at_most_once() {
         at_every_point(
             "server::crash::remote::child",
             async || Scene::prefix(),
@@ -232,7 +236,7 @@ mod database {
     }
 
     #[tokio::test]
-    async fn a_process_that_dies_at_any_step_has_charged_at_most_once() {
+    async fn crash_at_any_step_charges_at_most_once() {
         at_every_point("server::crash::database::child", scene::schema, async |scene, point| {
             check_apart(scene::postgres(scene.place()).await.1, &scene.log(), point).await;
         })
@@ -247,7 +251,7 @@ mod transaction {
     use super::super::postgres::{count, run};
     use super::*;
 
-    /// A handler whose effect is a row in the transaction that was lent to it.
+    /// A handler whose effect is a row in the lent transaction.
     fn ordering(point: &str) -> Router {
         let point = point.to_owned();
         let order = move |Extension(lent): Extension<TransactionHandle<PostgresSession>>| async move {
@@ -277,11 +281,11 @@ mod transaction {
     }
 
     #[tokio::test]
-    async fn a_process_that_dies_at_any_step_has_written_its_row_exactly_once() {
+    async fn crash_at_any_step_writes_row_exactly_once() {
         at_every_point("server::crash::transaction::child", scene_with_orders, async |scene, point| {
             let (pool, store) = scene::postgres(scene.place()).await;
             let rows = async || count("SELECT count(*) FROM orders", &pool).await;
-            // Nothing was committed, or everything.
+            // Either nothing was committed, or everything.
             assert_eq!(rows().await, i64::from(point == "after_end"), "{point}");
             let router = ordering("").layer(layer(store.transactional(), ""));
             for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Where a store's records and its effects are, for the process that dies and for the one that comes after it.
+//! The place of a store's records and effects, for the process that dies and for its successor.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::{CHILD, POINTS, dies};
 
 pub(super) struct Scene {
     folder: TempDir,
-    /// What opens the store again: a file, a prefix, a schema.
+    /// Opens the store again: a file, a prefix or a schema.
     place: String,
 }
 
@@ -30,18 +30,18 @@ impl Scene {
         &self.place
     }
 
-    /// Where effects are counted.
+    /// Returns the file that counts the effects.
     pub(super) fn log(&self) -> PathBuf {
         self.folder.path().join("log")
     }
 
-    /// Has the test of this name die here.
+    /// Lets the test of this name die at `point`.
     pub(super) fn dies(&self, name: &str, point: &str) {
         dies(name, &format!("{}#{}#{point}", self.place, self.log().display())).unwrap();
     }
 }
 
-/// The part of the process that is to die: `act` with the place, the log and the point, if this is that process.
+/// Runs `act` with place, log and point if this process is the one that is to die.
 pub(super) async fn child(act: impl AsyncFn(&str, &Path, &str)) {
     let Ok(arguments) = std::env::var(CHILD) else { return };
     let parts: Vec<&str> = arguments.split('#').collect();
@@ -49,7 +49,8 @@ pub(super) async fn child(act: impl AsyncFn(&str, &Path, &str)) {
     act(place, Path::new(log), point).await;
 }
 
-/// Dies at every point of the operation, each time at a place of its own, and looks at what is left.
+/// Dies at every point of the operation, each time in a new place, and checks the remains with
+/// `look`.
 pub(super) async fn at_every_point(child: &str, scene: impl AsyncFn() -> Scene, look: impl AsyncFn(&Scene, &str)) {
     for point in POINTS {
         let scene = scene().await;

@@ -1,4 +1,5 @@
-//! The embedded store, stopped at every single write to its disk: once by the death of the process, once by the loss of power.
+//! The embedded store, stopped at every single write to its disk: once by the death of the process,
+//! once by a power failure.
 
 use std::io;
 use std::path::Path;
@@ -64,11 +65,11 @@ async fn child() {
 }
 
 #[tokio::test]
-async fn a_process_that_dies_at_any_write_has_charged_at_most_once() {
+async fn crash_at_any_write_charges_at_most_once() {
     let mut told = std::collections::BTreeMap::<(u16, usize), usize>::new();
     for nth in 1.. {
         let folder = tempfile::tempdir().unwrap();
-        // How a new file comes to be is another test's.
+        // Another test covers the creation of a file.
         drop(RedbStore::open(folder.path().join("keys.redb")).unwrap());
         let died = dies("server::crash::writes::child", &format!("{}#{nth}", folder.path().display())).is_ok();
         let log = folder.path().join("log");
@@ -78,7 +79,7 @@ async fn a_process_that_dies_at_any_write_has_charged_at_most_once() {
         let (status, body) = ask_again(&router).await;
         let after = effects(&log);
         match (status, before, after) {
-            // It had not come to that, and ran now; or it had, and the record tells of it.
+            // The operation had not run and runs now; or it had, and the record shows it.
             (201, 0 | 1, 1) => {}
             (409, 0 | 1, _) if after == before && body.contains("outcome-unknown") => {}
             _ => panic!("write {nth}: {status} {body}, charged {before} times before and {after} after"),
@@ -88,13 +89,14 @@ async fn a_process_that_dies_at_any_write_has_charged_at_most_once() {
             break;
         }
     }
-    // Every kind of death has occurred: before the claim, before the effect or after it without a record, after the record.
+    // Every kind of death has occurred: before the claim; before or after the effect, without a
+    // record; after the record.
     for kind in [(201, 0), (409, 1), (201, 1)] {
         assert!(told.contains_key(&kind), "{kind:?} never happened: {told:?}");
     }
 }
 
-/// A handler whose effect is counted, and outlives the store.
+/// A handler whose effect is counted outside the store.
 fn counting(executions: &Executions) -> Router {
     let executions = executions.clone();
     Router::new().route("/charges", post(move || async move { (StatusCode::CREATED, executions.add().to_string()) }))
@@ -105,7 +107,7 @@ fn over(disk: &Disk) -> Option<RedbStore> {
 }
 
 #[tokio::test]
-async fn a_machine_that_loses_power_at_any_write_has_charged_at_most_once() {
+async fn power_loss_at_any_write_charges_at_most_once() {
     let new = Disk::new(Vec::new(), 0);
     drop(over(&new).unwrap());
     let mut cuts = 0;

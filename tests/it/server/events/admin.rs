@@ -1,4 +1,4 @@
-//! A key in the hands of whoever is on call: only what nobody knows can be given back.
+//! Releasing a key by hand: only an unknown operation can be released.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use steadfast::server::{
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
-async fn only_an_unknown_operation_can_be_given_back() {
+async fn only_unknown_operation_is_released_by_hand() {
     only_what_is_unknown(MemoryStore::new(), true).await;
 }
 #[tokio::test]
-async fn only_an_unknown_operation_can_be_given_back_in_a_database() {
+async fn database_releases_only_unknown_operation_by_hand() {
     use crate::server::postgres::store;
     only_what_is_unknown(store().await, true).await;
     only_what_is_unknown(store().await.transactional(), false).await;
 }
 
-/// `renews`: whether a claim has a lease, which could be lost to somebody else's release.
+/// `renews`: whether a claim has a lease, which a release by hand could end.
 async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
     let store = SharedStore::new(store);
     let operation = OperationKey::new("tenant", "k");
@@ -32,7 +32,7 @@ async fn only_what_is_unknown<S: Store>(store: S, renews: bool) {
 
     let claim = || Claim::new(operation.record_id(), ClaimToken::new().unwrap(), one, HOUR, HOUR);
     let first = claim();
-    let ClaimOutcome::Acquired(session) = store.claim(&first).await.unwrap() else { panic!("nobody has it") };
+    let ClaimOutcome::Acquired(session) = store.claim(&first).await.unwrap() else { panic!("the key is free") };
     assert!(matches!(admin::release(&store, &operation, "it hangs").await, Err(ReleaseError::Running)));
     assert!(!renews || store.renew(first.reference(), HOUR).await.unwrap(), "it still runs");
 

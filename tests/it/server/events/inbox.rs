@@ -1,4 +1,4 @@
-//! A queue's consumer: one effect for each event, whatever is delivered, fails or dies in between.
+//! A queue's consumer: one effect per event, despite repeated deliveries, failures and deaths.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -24,11 +24,11 @@ async fn handle<S: Store>(
 }
 
 #[tokio::test]
-async fn an_event_has_one_effect() {
+async fn repeated_event_has_one_effect() {
     let (inbox, effects) = (Inbox::new(MemoryStore::new()), Cell::new(0));
     assert_eq!(handle(&inbox, "1", &effects).await.unwrap(), Delivery::Handled(1));
     assert_eq!(handle(&inbox, "1", &effects).await.unwrap(), Delivery::AlreadyHandled);
-    // Out of order, and again: each once.
+    // Out of order and repeated: one effect each.
     for event in ["3", "2", "1", "3"] {
         handle(&inbox, event, &effects).await.unwrap();
     }
@@ -38,7 +38,7 @@ async fn an_event_has_one_effect() {
 }
 
 #[tokio::test]
-async fn a_failure_is_handled_again_and_another_payload_is_reported() {
+async fn failed_event_reruns_and_other_payload_is_reported() {
     let (inbox, effects) = (Inbox::new(MemoryStore::new()), Cell::new(0));
     let failed = inbox.process("billing", "1", payload("1"), |_| async { Err::<(), _>("no") }).await;
     assert!(matches!(failed, Err(InboxError::Handler("no"))), "{failed:?}");
@@ -48,7 +48,7 @@ async fn a_failure_is_handled_again_and_another_payload_is_reported() {
 }
 
 #[tokio::test]
-async fn a_concurrent_delivery_is_told_in_progress_and_never_done() {
+async fn concurrent_delivery_gets_in_progress_never_done() {
     let inbox = Inbox::new(MemoryStore::new());
     let second = &inbox;
     let handler = |_| async move {
@@ -60,12 +60,12 @@ async fn a_concurrent_delivery_is_told_in_progress_and_never_done() {
 }
 
 #[tokio::test]
-async fn a_handler_that_outlasts_its_lease_keeps_the_event() {
+async fn handler_beyond_lease_keeps_event() {
     let lease = Duration::from_millis(30);
     let inbox = Inbox::new(MemoryStore::new()).lease(lease);
     let (second, ended) = (&inbox, std::time::Duration::from_millis(150));
     let handler = |_| async move {
-        // The clock of the lease itself is what is waited for.
+        // The lease's own clock is the subject.
         let deadline = tokio::time::timeout(ended, std::future::pending::<()>()).await;
         assert!(deadline.is_err());
         let meanwhile = second.process("billing", "1", payload("1"), |_| async { Ok::<_, Never>(()) }).await;
@@ -76,7 +76,7 @@ async fn a_handler_that_outlasts_its_lease_keeps_the_event() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_was_dropped_loses_nothing_and_may_be_told_to_wait_for_somebody() {
+async fn event_of_dropped_consumer_reruns_or_is_rejected() {
     for lapsed in [OnUnknown::Rerun, OnUnknown::Reject] {
         let inbox = Inbox::new(MemoryStore::new()).lease(Duration::from_millis(30)).on_unknown(lapsed);
         let hangs = inbox.process("billing", "1", payload("1"), |_| std::future::pending::<Result<(), Never>>());
@@ -99,7 +99,7 @@ async fn a_consumer_that_was_dropped_loses_nothing_and_may_be_told_to_wait_for_s
 }
 
 #[tokio::test]
-async fn a_handler_that_keeps_the_session_has_not_handled_the_event() {
+async fn handler_that_keeps_session_leaves_event_unhandled() {
     let inbox = Inbox::new(MemoryStore::new());
     let mut kept = None;
     let handler = |lent: TransactionHandle<()>| {
@@ -137,10 +137,10 @@ mod postgres {
     }
 
     #[tokio::test]
-    async fn mark_and_effect_are_one() {
+    async fn mark_and_effect_commit_together() {
         let (pool, inbox) = inbox().await;
         let deliver = |times| inbox.process("billing", "1", payload("1"), move |lent| write(lent, times));
-        // Only the commit finds out that the row is there twice.
+        // Only the commit detects the duplicate row.
         let failed = deliver(2).await;
         assert!(matches!(failed, Err(InboxError::NotMarked(_))), "{failed:?}");
         assert_eq!(effects(&pool).await, 0);

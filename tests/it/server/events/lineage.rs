@@ -20,7 +20,7 @@ struct Shop {
     orders: Executions,
 }
 
-/// Charges, and then fails the first time: the order is not executed, and the card is charged.
+/// Charges, and then fails on the first run: the order is not executed, but the card is charged.
 async fn order(State(shop): State<Shop>, Extension(operation): Extension<OperationKey>) -> Response {
     let key = operation.child_key("charge-card");
     let charge = shop.payments.post("/charges").idempotency_key(key).body("12 EUR").send().await.unwrap();
@@ -34,7 +34,7 @@ async fn order(State(shop): State<Shop>, Extension(operation): Extension<Operati
 }
 
 #[tokio::test]
-async fn one_order_one_charge() {
+async fn repeated_order_charges_once() {
     let (charged, orders) = (Executions::default(), Executions::default());
     let layer = |scope| IdempotencyLayer::new(MemoryStore::new(), scope).required();
     let payments = Router::new().route("/charges", post(charge)).with_state(charged.clone());

@@ -1,4 +1,5 @@
-//! Events that are delivered more than once, handlers that are run again, and operations whose outcome somebody finds out.
+//! Events with repeated deliveries, handlers that run again, and operations whose outcome is
+//! reconciled.
 
 mod admin;
 mod inbox;

@@ -1,4 +1,4 @@
-//! Where nobody knows how an operation ended, the hook finds out, or says that it cannot.
+//! If the outcome of an operation is unknown, the hook finds it out or reports that it cannot.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::server::failing::Failing;
 use crate::server::support::{Executions, Served, header, problem};
 
-/// Dies the first time.
+/// Panics on the first run.
 async fn dying(State(executions): State<Executions>) -> (StatusCode, String) {
     let number = executions.add();
     assert!(number > 1, "this handler dies on purpose");
@@ -35,7 +35,7 @@ where
 }
 
 #[tokio::test]
-async fn what_was_applied_is_answered_and_stays_so() {
+async fn applied_operation_gets_lasting_response() {
     let executions = Executions::default();
     let served = serve(&executions, |lapse| async move {
         assert_eq!((lapse.method.as_str(), lapse.uri.path(), &lapse.body[..]), ("POST", "/charges", b"x".as_slice()));
@@ -54,7 +54,7 @@ async fn what_was_applied_is_answered_and_stays_so() {
 }
 
 #[tokio::test]
-async fn what_was_found_is_told_even_if_it_cannot_be_stored() {
+async fn found_outcome_is_sent_even_if_not_stored() {
     let executions = Executions::default();
     let store = Failing::new(false, true, 0);
     let layer = IdempotencyLayer::new(store, Scope::single_caller())
@@ -70,7 +70,7 @@ async fn what_was_found_is_told_even_if_it_cannot_be_stored() {
 }
 
 #[tokio::test]
-async fn what_was_not_applied_runs() {
+async fn operation_not_applied_runs() {
     let executions = Executions::default();
     let served = serve(&executions, |_| async { Reconciliation::NotApplied }).await;
     let again = served.post("/charges", "k").body("x").send().await.unwrap();
@@ -81,7 +81,7 @@ async fn what_was_not_applied_runs() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_told_is_refused_and_asked_about_again() {
+async fn undecided_hook_rejects_and_is_asked_again() {
     let executions = Executions::default();
     let asked = Executions::default();
     let counted = asked.clone();
@@ -98,13 +98,13 @@ async fn what_cannot_be_told_is_refused_and_asked_about_again() {
         assert_eq!(problem(refused).await, (409, "outcome-unknown".to_owned()));
     }
     assert_eq!((executions.count(), asked.count()), (1, 2));
-    // Another request is not the one to ask about.
+    // The hook is not called for a different request.
     assert_eq!(problem(served.post("/charges", "k").body("y").send().await.unwrap()).await.0, 422);
     assert_eq!(asked.count(), 2);
 }
 
 #[tokio::test]
-async fn a_hook_that_panics_before_its_future_has_found_nothing_out() {
+async fn hook_that_panics_at_once_leaves_unknown() {
     let executions = Executions::default();
     let served = serve(&executions, |lapse| {
         assert_eq!(lapse.method.as_str(), "no method", "this hook dies on purpose");
@@ -119,7 +119,7 @@ async fn a_hook_that_panics_before_its_future_has_found_nothing_out() {
 }
 
 #[tokio::test]
-async fn one_looks_at_a_time() {
+async fn concurrent_repeats_run_one_reconciliation() {
     let executions = Executions::default();
     let (asked, go_on) = (Executions::default(), Arc::new(Notify::new()));
     let (counted, gate) = (asked.clone(), go_on.clone());
@@ -143,7 +143,7 @@ async fn one_looks_at_a_time() {
     assert_eq!((executions.count(), asked.count()), (2, 1));
 }
 #[tokio::test]
-async fn while_one_looks_in_a_transaction_the_others_are_told_so_at_once() {
+async fn reconciling_in_transaction_rejects_others_at_once() {
     use steadfast::server::OnUnknown;
 
     let executions = Executions::default();
@@ -166,16 +166,18 @@ async fn while_one_looks_in_a_transaction_the_others_are_told_so_at_once() {
     while asked.count() == 0 {
         tokio::task::yield_now().await;
     }
-    // The row says "unknown" until the other's transaction ends; the lock says that somebody is at it.
+    // The row says "unknown" until the other transaction ends; the lock shows that it is being
+    // reconciled.
     let second = served.post("/charges", "k").body("x").send();
-    let second = tokio::time::timeout(std::time::Duration::from_secs(5), second).await.expect("it is never told");
+    let second = tokio::time::timeout(std::time::Duration::from_secs(5), second).await.expect("no response");
     assert_eq!(problem(second.unwrap()).await, (409, "in-progress".to_owned()));
     go_on.notify_one();
     assert_eq!(first.await.unwrap().unwrap().status(), 201);
     assert_eq!((executions.count(), asked.count()), (2, 1));
 }
 
-/// Between two calls the record of an unknown outcome ends, and another request takes the key and is done.
+/// A store in which, between two calls, the unknown record expires and another request takes the
+/// key and completes.
 struct TakenMeanwhile;
 
 impl Store for TakenMeanwhile {
@@ -208,7 +210,7 @@ impl Store for TakenMeanwhile {
 }
 
 #[tokio::test]
-async fn key_taken_before_the_hook_is_asked_is_refused() {
+async fn key_taken_before_hook_runs_is_rejected() {
     let executions = Executions::default();
     let layer =
         IdempotencyLayer::new(TakenMeanwhile, Scope::single_caller()).reconcile(|_| async { Reconciliation::Unknown });

@@ -1,4 +1,4 @@
-//! Deliveries over real sockets: what the sender is told, and how often the handler ran.
+//! Deliveries over real sockets: the sender's response, and the number of executions.
 
 use axum::Router;
 use axum::extract::State;
@@ -9,7 +9,7 @@ use steadfast::server::{EventId, MemoryStore, OnUnknown, WebhookLayer};
 
 use crate::server::support::{Executions, Served, header, problem};
 
-/// Fails if the delivery says so, and dies if it says that.
+/// Fails or panics if the delivery's headers say so.
 async fn handle(State(executions): State<Executions>, headers: HeaderMap) -> StatusCode {
     let number = executions.add();
     assert!(!headers.contains_key("x-panic") || number > 1, "this handler dies on purpose");
@@ -31,12 +31,12 @@ async fn deliver(served: &Served, path: &str, headers: &[(&str, &str)], body: &'
 }
 
 #[tokio::test]
-async fn an_event_is_handled_once_however_often_it_is_delivered() {
+async fn repeated_delivery_is_handled_once() {
     let executions = Executions::default();
     let served = serve(&executions, layer(EventId::stripe())).await;
     let event = r#"{"id":"evt_1","type":"charge.succeeded"}"#;
     assert_eq!(deliver(&served, "/hook", &[], event).await.status(), 202);
-    // The query is the sender's affair, and so is which of its retries this is.
+    // The query and the number of the retry belong to the sender.
     for path in ["/hook", "/hook?attempt=2"] {
         let again = deliver(&served, path, &[("x-attempt", "2")], event).await;
         assert_eq!((again.status().as_u16(), header(&again, "idempotent-replayed")), (202, Some("true")));
@@ -47,7 +47,7 @@ async fn an_event_is_handled_once_however_often_it_is_delivered() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_failed_is_handled_again() {
+async fn failed_delivery_is_handled_again() {
     for (fails, told) in [("x-fail", 500), ("x-panic", 500)] {
         let executions = Executions::default();
         let served = serve(&executions, layer(EventId::twilio())).await;
@@ -60,7 +60,7 @@ async fn a_delivery_that_failed_is_handled_again() {
 }
 
 #[tokio::test]
-async fn what_nobody_knows_can_be_left_to_somebody_who_looks() {
+async fn unknown_delivery_is_rejected_if_configured() {
     let executions = Executions::default();
     let served = serve(&executions, layer(EventId::twilio()).on_unknown(OnUnknown::Reject)).await;
     let headers = [("i-twilio-idempotency-token", "t"), ("x-panic", "1")];
@@ -70,7 +70,7 @@ async fn what_nobody_knows_can_be_left_to_somebody_who_looks() {
 }
 
 #[tokio::test]
-async fn another_payload_under_the_id_is_reported() {
+async fn other_payload_under_id_is_reported() {
     let executions = Executions::default();
     let layer = layer(EventId::stripe());
     let served = serve(&executions, layer.clone()).await;
@@ -81,7 +81,7 @@ async fn another_payload_under_the_id_is_reported() {
 }
 
 #[tokio::test]
-async fn consumers_do_not_share_what_they_have_handled() {
+async fn consumers_handle_events_separately() {
     let executions = Executions::default();
     let layer = layer(EventId::stripe()).consumer(|parts| Some(parts.uri.path().to_owned()));
     let served = serve(&executions, layer).await;
@@ -92,7 +92,7 @@ async fn consumers_do_not_share_what_they_have_handled() {
 }
 
 #[tokio::test]
-async fn a_delivery_without_an_id_is_refused() {
+async fn delivery_without_id_is_refused() {
     let executions = Executions::default();
     let served = serve(&executions, layer(EventId::stripe())).await;
     for body in ["", "{}", "not json"] {
@@ -102,7 +102,7 @@ async fn a_delivery_without_an_id_is_refused() {
 }
 
 #[tokio::test]
-async fn any_tower_service_over_http_types_will_do() {
+async fn webhook_layer_wraps_any_tower_service() {
     use bytes::Bytes;
     use http_body_util::Full;
     use tower::{Service, ServiceBuilder, ServiceExt};

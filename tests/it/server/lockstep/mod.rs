@@ -1,11 +1,11 @@
-//! Every store in lockstep with [`ModelStore`]: random sequences of calls, and every answer equal.
+//! Every store in lockstep with [`ModelStore`]: random sequences of calls, and equal replies.
 //!
 //! Three callers claim two keys and end their claims in every way, at the wrong time and twice.
-//! Replies are lost, time passes, stores are restarted, and some calls make no sense. An answer that
-//! differs is cut down to the shortest sequence, and printed as a story.
+//! Replies are lost, time passes, stores restart, and some calls make no sense. A different reply
+//! is reduced to the shortest sequence, and printed as a story.
 //!
-//! A run makes some ten thousand calls of each store. `STEADFAST_LOCKSTEP_CALLS` sets another
-//! number, for each:
+//! A run makes about ten thousand calls of each store. `STEADFAST_LOCKSTEP_CALLS` sets another
+//! number for each:
 //!
 //! ```text
 //! STEADFAST_LOCKSTEP_CALLS=1000000 ./scripts/with_servers.sh \
@@ -31,7 +31,7 @@ use self::play::{Model, Story, Tally, World, play};
 use self::steps::{Sequence, sequences};
 use crate::support::clock;
 
-/// Calls and answers that every run must have seen.
+/// Calls and replies that every run must contain.
 const CALLS: [&str; 9] = [
     "claim",
     "claim, taking over",
@@ -62,7 +62,7 @@ fn calls_wanted(usual: u64) -> u64 {
     wanted.map_or(usual, |number| number.parse().expect("STEADFAST_LOCKSTEP_CALLS is a number"))
 }
 
-/// Plays sequences until so many calls were made.
+/// Plays sequences until this number of calls was made.
 fn lockstep<M: Model, W: World>(
     runtime: &Runtime,
     calls: u64,
@@ -97,10 +97,10 @@ fn lockstep<M: Model, W: World>(
     tally
 }
 
-/// What is said of a sequence that fails: its story, without the steps that it does not need.
+/// Describes a failing sequence: its story, without unnecessary steps.
 ///
-/// proptest has left out what it could. But where a step names a claim that was made so many claims
-/// ago, it could not leave out those between.
+/// proptest has already left out steps. But if a step names a claim by its distance, proptest could
+/// not leave out the steps between.
 fn difference(first: &str, mut sequence: Sequence, play: impl Fn(&Sequence) -> Result<(), Story>) -> String {
     let room = sequence.room();
     let Err(mut story) = play(&sequence) else {
@@ -131,14 +131,14 @@ fn assert_seen(tally: &Tally, answers: &[&str]) {
         assert!(tally.calls.contains_key(call), "no call of this kind was made: {call}");
     }
     for answer in answers {
-        assert!(tally.answers.contains_key(answer), "no such answer was given: {answer}");
+        assert!(tally.answers.contains_key(answer), "no such reply: {answer}");
     }
     for event in ["time passes", "restart", "reply lost"] {
         assert!(tally.events.contains_key(event), "this never happened: {event}");
     }
 }
 
-/// A runtime whose time stands still until it is told to go on.
+/// Creates a runtime whose time stands still until the test advances it.
 fn frozen() -> Runtime {
     Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
@@ -213,7 +213,7 @@ fn transactional_postgres_agrees_with_its_model() {
             transactional::Transactional::over(postgres).await
         },
     );
-    // No token is refused: a claim that is let go has no token that could arrive late.
+    // No token is refused: a dropped claim has no token that could arrive late.
     let answers = ANSWERS.into_iter().filter(|answer| !["Cancelled", "not renewed"].contains(answer));
     assert_seen(&tally, &answers.collect::<Vec<_>>());
 }

@@ -1,4 +1,4 @@
-//! One sequence against a model and a store: every answer is compared, and told as a line.
+//! Plays one sequence against a model and a store. Compares every reply, and prints it as a line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use steadfast_testing::{ModelClaimOutcome, ModelRecordState, ModelStore};
 
 use super::steps::{Call, Sequence, Step};
 
-/// What a store in another process may be late: as long may one sequence take.
+/// Maximum delay of a store in another process, and so the longest duration of one sequence.
 const DRIFT: u64 = 25_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,17 +18,17 @@ pub(super) enum Answer {
     Renewed(bool),
     Finished(FinishOutcome),
     Looked(Option<ModelRecordState>),
-    /// How many records were removed is the store's own affair.
+    /// The store decides about the number of removed records.
     Swept,
 }
 
-/// What a store should do.
+/// The expected behaviour of a store.
 pub(super) trait Model: Clone {
     fn call(&mut self, call: Call) -> Answer;
     fn pass(&mut self, time: u64);
-    /// The process that owns the claims ends.
+    /// Ends the process that owns the claims.
     fn end_claims(&mut self);
-    /// Nobody has what this call was answered.
+    /// Loses the reply to this call.
     fn lose(&mut self, _: Call) {}
 }
 
@@ -52,7 +52,7 @@ impl Model for ModelStore {
     }
 }
 
-/// What is left after a restart of the store's process.
+/// The effect of a restart of the store's process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Restart {
     ForgetsAll,
@@ -60,23 +60,23 @@ pub(super) enum Restart {
     KeepsAll,
 }
 
-/// A store, and the hands that turn its clock.
+/// A store, and control over its clock.
 pub(super) trait World {
     const RESTART: Restart;
 
     async fn call(&mut self, call: Call) -> Result<Answer, StoreError>;
     async fn pass(&mut self, time: Duration);
     async fn restart(&mut self);
-    /// Nobody has what this call was answered.
+    /// Loses the reply to this call.
     async fn lose(&mut self, _: Call) {}
 }
 
-/// How often each kind of call was made, and each kind of answer given.
+/// Counts of each kind of call and of each kind of reply.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) calls: BTreeMap<&'static str, u64>,
     pub(super) answers: BTreeMap<&'static str, u64>,
-    /// What happens between the calls.
+    /// Events between the calls.
     pub(super) events: BTreeMap<&'static str, u64>,
 }
 
@@ -86,7 +86,7 @@ impl Tally {
     }
 }
 
-/// What happened, a line for each step.
+/// The story of a sequence, one line per step.
 #[derive(Debug, Default)]
 pub(super) struct Story(Vec<String>);
 
@@ -96,7 +96,7 @@ impl fmt::Display for Story {
     }
 }
 
-/// Plays a sequence. The error is the story up to the first answer that differs.
+/// Plays a sequence. The error is the story up to the first different reply.
 pub(super) async fn play<M: Model, W: World>(
     fresh: M,
     world: &mut W,
@@ -120,7 +120,7 @@ struct Play<'a, M, W> {
     story: Story,
 }
 
-/// The answers differ.
+/// The replies differ.
 struct Differs;
 
 impl<M: Model, W: World> Play<'_, M, W> {
@@ -197,7 +197,7 @@ impl Answer {
         })
     }
 
-    /// The same answer, with so much left of a running claim's lease.
+    /// Returns the same reply with another remaining lease.
     fn with_lease_left(self, lease_left: u64) -> Self {
         match self {
             Self::Claimed(ModelClaimOutcome::Existing(ModelRecordState::InProgress { request, .. })) => {

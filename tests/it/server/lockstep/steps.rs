@@ -1,4 +1,4 @@
-//! What callers do, at random: mostly to claims that were made, now and then to others.
+//! Random steps of callers: mostly about existing claims, now and then about others.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use steadfast_testing::{ModelClaim, ModelEnd};
 
-/// The most steps of one sequence; half as many on average.
+/// Maximum number of steps of a sequence; half as many on average.
 const MOST: usize = 400;
 
 /// The life of one store.
 #[derive(Clone, Debug)]
 pub(super) struct Sequence {
-    /// The most records, for a store that has a bound.
+    /// Maximum number of records, for a store that has a limit.
     pub(super) bound: usize,
     pub(super) steps: Vec<Step>,
 }
@@ -30,15 +30,15 @@ pub(super) enum Step {
         /// 0, 1 or 2.
         caller: usize,
         call: Call,
-        /// The caller does not learn the answer, and makes the call again.
+        /// The caller does not get the reply, and repeats the call.
         lost: bool,
     },
-    /// So many milliseconds pass.
+    /// This number of milliseconds passes.
     Pass(u64),
     Restart,
 }
 
-/// A step whose claim is named by its place in the sequence.
+/// A step that names its claim by a position in the sequence.
 #[derive(Clone, Copy, Debug)]
 enum Plan {
     Ask { caller: usize, ask: Ask, lost: bool },
@@ -55,18 +55,18 @@ enum Ask {
     Sweep,
 }
 
-/// Which claim a call is about.
+/// The claim that a call concerns.
 #[derive(Clone, Copy, Debug)]
 enum Of {
-    /// One that was not named before.
+    /// A new claim.
     New { key: u8 },
-    /// The last one of this caller's, and with `elsewhere` its token on the other key.
+    /// This caller's last claim; with `elsewhere`, its token on the other key.
     Last { elsewhere: bool },
-    /// One that was named before, so many ago, by anybody.
+    /// The claim of any caller this number of claims ago.
     Earlier { ago: usize, elsewhere: bool },
 }
 
-/// A call as both the model and the store are asked it.
+/// A call, for both the model and the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Call {
     Claim(ModelClaim),
@@ -77,8 +77,8 @@ pub(super) enum Call {
 }
 
 pub(super) fn sequences() -> impl Strategy<Value = Sequence> {
-    // The store in memory may be late by an eighth of a retention to see that a record has gone, and
-    // be full until then. Where room is short, that is less than the shortest time that passes.
+    // The store in memory may notice an expired record late, by an eighth of the retention, and be
+    // full until then. With bounded stores, that is less than the shortest time that passes.
     let bounded = (select(vec![1, 2, 4]), vec(plan(210_000), 1..=MOST));
     prop_oneof![(Just(usize::MAX), vec(plan(900_000), 1..=MOST)), bounded].prop_map(|(bound, plans)| {
         let mut names = Names::default();
@@ -86,13 +86,13 @@ pub(super) fn sequences() -> impl Strategy<Value = Sequence> {
     })
 }
 
-/// Retentions are of zero, of a minute, or of `long` milliseconds.
+/// Retentions are zero, a minute, or `long` milliseconds.
 fn plan(long: u64) -> impl Strategy<Value = Plan> {
     let ask = (0..3_usize, ask(long), prop::bool::weighted(0.1));
     prop_oneof![
         40 => ask.prop_map(|(caller, ask, lost)| Plan::Ask { caller, ask, lost }),
-        // Leases lapse; then tombstones and retentions end. All of these are multiples of half a
-        // minute, so that the time that the test itself takes makes no difference.
+        // Leases lapse; then tombstones and retentions end. All times are multiples of half a
+        // minute, so the duration of the test itself makes no difference.
         6 => select(vec![30_000, 90_000, 720_000]).prop_map(Plan::Pass),
         1 => Just(Plan::Restart),
     ]
@@ -142,7 +142,7 @@ fn retention(long: u64) -> impl Strategy<Value = u64> {
     select(vec![long, long, long, 60_000, 60_000, 0])
 }
 
-/// The claims that were named so far, in their order.
+/// The claims so far, in order.
 #[derive(Default)]
 struct Names(Vec<(usize, u8)>);
 
@@ -155,7 +155,7 @@ impl Names {
         }
     }
 
-    /// The call that a caller means.
+    /// Returns the call that a caller means.
     fn call(&mut self, caller: usize, ask: Ask) -> Call {
         match ask {
             Ask::Claim { of, request, lease, retention, take_over } => {
@@ -175,7 +175,7 @@ impl Names {
         }
     }
 
-    /// The key and the token of a claim. What is not there is new.
+    /// Returns the key and the token of a claim. A missing claim becomes a new one.
     fn find(&mut self, caller: usize, of: Of) -> (u8, u16) {
         let (place, elsewhere) = match of {
             Of::New { .. } => (None, false),

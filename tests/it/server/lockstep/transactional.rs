@@ -1,10 +1,15 @@
 //! The store whose claim is an open transaction, and a model of its own for it.
 //!
-//! It has the same calls, and promises other things: a claim is its session, not its token. Others
-//! do not see for which request a key is held; no lease ends a claim; whoever lets go of a session
-//! has cancelled its claim; an end without a session is lost; and no tombstone is needed, since a
-//! claim that is still on its way has no session. Everything else is as in
-//! [`ModelStore`](steadfast_testing::ModelStore).
+//! It has the same calls but other guarantees:
+//!
+//! * A claim is its session, not its token.
+//! * Other callers do not see which request holds a key.
+//! * No lease ends a claim.
+//! * Dropping a session cancels its claim.
+//! * An end without a session is lost.
+//! * There are no tombstones, since a claim that has not arrived yet has no session.
+//!
+//! Everything else is as in [`ModelStore`](steadfast_testing::ModelStore).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,14 +22,14 @@ use super::play::{Answer, Model, Restart, World};
 use super::steps::Call;
 use super::worlds::{Postgres, claim, claimed, end, record_id, reference, state};
 
-/// A key that is held, as others see it: the lease is not told.
+/// A held key, as other callers see it: without a lease.
 const HELD: ModelRecordState = ModelRecordState::InProgress { request: 0, lease_left: 0 };
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct TransactionalModel {
-    /// The open sessions by their key: token, request, retention.
+    /// The open sessions by key: token, request, retention.
     held: BTreeMap<u8, (u16, u8, u64)>,
-    /// What was committed, and for how long it is kept.
+    /// The committed ends, with their retention.
     ended: BTreeMap<u8, (ModelRecordState, u64)>,
 }
 
@@ -46,7 +51,7 @@ impl TransactionalModel {
     fn finish(&mut self, id: u8, token: u16, end: ModelEnd) -> FinishOutcome {
         let session = self.held.get(&id).copied().filter(|(of, ..)| *of == token);
         let Some((_, request, retention)) = session else {
-            // Nobody runs anything under it.
+            // Nothing runs under it.
             return if end == ModelEnd::Cancelled { FinishOutcome::Stored } else { FinishOutcome::Fenced };
         };
         self.held.remove(&id);
@@ -60,7 +65,7 @@ impl TransactionalModel {
             ModelEnd::Released => {
                 self.ended.remove(&id);
             }
-            // What it would have taken over is as it was.
+            // The operation that it would have taken over is unchanged.
             ModelEnd::Cancelled => {}
         }
         self.pass(0);
@@ -69,7 +74,7 @@ impl TransactionalModel {
 
     fn get(&self, id: u8) -> Option<ModelRecordState> {
         match (self.held.get(&id), self.ended.get(&id)) {
-            // It took over what is there.
+            // It took over the existing record.
             (Some((_, request, _)), Some(_)) => Some(ModelRecordState::InProgress { request: *request, lease_left: 0 }),
             (Some(_), None) => Some(HELD),
             (None, ended) => ended.map(|(state, _)| *state),
@@ -104,7 +109,7 @@ impl Model for TransactionalModel {
     }
 }
 
-/// The store, and the sessions that its callers hold.
+/// The store, and its callers' sessions.
 pub(super) struct Transactional {
     postgres: Postgres,
     store: TransactionalPostgresStore,
@@ -114,7 +119,7 @@ pub(super) struct Transactional {
 impl Transactional {
     pub(super) async fn over(postgres: Postgres) -> Self {
         let new = Self { store: postgres.store.transactional(), postgres, sessions: BTreeMap::new() };
-        // The sequence before may have ended with sessions that are open.
+        // The previous sequence may have ended with open sessions.
         new.is_let_go(1).await;
         new.is_let_go(2).await;
         new
@@ -125,7 +130,7 @@ impl Transactional {
         Some(session.1)
     }
 
-    /// Until the database has rolled back what was let go.
+    /// Waits until the database has rolled back the dropped sessions.
     async fn is_let_go(&self, id: u8) {
         while matches!(
             self.store.get(&record_id(id)).await.unwrap().map(state),

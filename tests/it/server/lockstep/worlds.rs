@@ -1,4 +1,4 @@
-//! The stores, and how time passes in each of them without anybody waiting.
+//! The stores, and a way to let time pass in each of them without waiting.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(super) use self::in_redis::Redis;
 use super::play::{Answer, Restart, World};
 use super::steps::Call;
 
-/// How long tombstones are kept, in milliseconds.
+/// The lifetime of tombstones, in milliseconds.
 pub(super) const TOMBSTONE: u64 = KEPT.as_secs() * 1000;
 
 pub(super) fn record_id(id: u8) -> RecordId {
@@ -42,7 +42,7 @@ pub(super) fn end(end: ModelEnd) -> End {
     }
 }
 
-/// A request that is not known is 0.
+/// Converts a state. An unknown request becomes 0.
 pub(super) fn state(state: RecordState) -> ModelRecordState {
     let request = state.fingerprint().map_or(0, |fingerprint| fingerprint.as_bytes()[0]);
     match state {
@@ -72,7 +72,7 @@ pub(super) fn claimed<T>(
         Ok(ClaimOutcome::Acquired(session)) => Ok((ModelClaimOutcome::Acquired, Some(session))),
         Ok(ClaimOutcome::Existing(known)) => Ok((ModelClaimOutcome::Existing(state(known)), None)),
         Ok(ClaimOutcome::Cancelled) => Ok((ModelClaimOutcome::Cancelled, None)),
-        Ok(other) => panic!("no answer of the model: {other:?}", other = std::mem::discriminant(&other)),
+        Ok(other) => panic!("the model has no such reply: {other:?}", other = std::mem::discriminant(&other)),
         Err(StoreError::Full) => Ok((ModelClaimOutcome::Full, None)),
         Err(error) => Err(error),
     }
@@ -96,7 +96,7 @@ async fn ask<S: Store<Session = ()>>(store: &S, call: Call) -> Result<Answer, St
     })
 }
 
-/// The store in memory, in a process whose time is the runtime's.
+/// The store in memory, in a process that uses the runtime's time.
 pub(super) struct Memory {
     store: MemoryStore,
     bound: usize,
@@ -159,9 +159,9 @@ mod in_redb {
         }
     }
 
-    /// The embedded store, in a process whose time is the runtime's.
+    /// The embedded store, in a process that uses the runtime's time.
     pub(in super::super) struct Redb {
-        /// Here but during a restart.
+        /// `Some` except during a restart.
         store: Option<RedbStore>,
         disk: Disk,
         bound: usize,
@@ -193,8 +193,8 @@ mod in_redb {
             tokio::time::advance(time).await;
         }
 
-        /// The next process takes the time from the wall clock, which has not moved. So what has
-        /// passed passes for it, too.
+        /// The next process reads the wall clock, which has not moved. So the passed time has to be
+        /// added for it.
         async fn restart(&mut self) {
             self.store = None;
             self.store = Some(open(&self.disk, self.bound));
@@ -209,14 +209,14 @@ mod in_redis {
     use super::super::super::redis_server::shared;
     use super::*;
 
-    /// All keys of a prefix get older by so many milliseconds; those without an expiry are left.
+    /// Ages all keys of a prefix by this number of milliseconds. Skips keys without an expiry.
     const AGE: &str = "
         for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
             local left = redis.call('PTTL', key)
             if left >= 0 then redis.call('PEXPIRE', key, string.format('%.0f', left - ARGV[2])) end
         end";
 
-    /// The store in Redis. Its records age at the tester's word.
+    /// The store in Redis. The test ages its records.
     #[derive(Clone)]
     pub(in super::super) struct Redis {
         store: std::sync::Arc<RedisStore<MultiplexedConnection>>,
@@ -225,7 +225,7 @@ mod in_redis {
     }
 
     impl Redis {
-        /// In a logical database of its own: to find its keys, all keys are looked at.
+        /// Uses a logical database of its own, since finding its keys means looking at all keys.
         pub(in super::super) async fn connect() -> Self {
             let client = redis::Client::open(format!("{}/9", shared())).unwrap();
             let connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -236,7 +236,7 @@ mod in_redis {
             Self { store, connection, prefix }
         }
 
-        /// Everything is forgotten.
+        /// Removes all records.
         pub(in super::super) async fn clear(&mut self) {
             self.pass(Duration::from_secs(100 * 365 * 24 * 3600)).await;
         }
@@ -273,12 +273,12 @@ mod in_postgres {
     use super::super::super::postgres::{options, schema};
     use super::*;
 
-    /// All rows get older by so many milliseconds.
+    /// Ages all rows by this number of milliseconds.
     const AGE: &str = "
         UPDATE steadfast_records SET lease_until = lease_until - $1 * interval '1 ms',
             forget_at = forget_at - $1 * interval '1 ms', tombstones_until = tombstones_until - $1 * interval '1 ms'";
 
-    /// The store in PostgreSQL, in a schema of its own. Its records age at the tester's word.
+    /// The store in PostgreSQL, in a schema of its own. The test ages its records.
     #[derive(Clone)]
     pub(in super::super) struct Postgres {
         pub(in super::super) store: PostgresStore,
@@ -287,7 +287,7 @@ mod in_postgres {
 
     impl Postgres {
         pub(in super::super) async fn connect() -> Self {
-            // What is tested here does not outlive the machine.
+            // These tests need not survive the loss of the machine.
             let options = options().options([("search_path", schema().await.as_str()), ("synchronous_commit", "off")]);
             let pool = PgPoolOptions::new().max_connections(8).test_before_acquire(false).connect_lazy_with(options);
             let store = PostgresStore::new(pool.clone()).timeout(Duration::from_secs(20));
@@ -295,7 +295,7 @@ mod in_postgres {
             Self { store, pool }
         }
 
-        /// Everything is forgotten.
+        /// Removes all records.
         pub(in super::super) async fn clear(&mut self) {
             sqlx::query("DELETE FROM steadfast_records").execute(&self.pool).await.unwrap();
         }

@@ -1,4 +1,4 @@
-//! A transaction of which nobody was told whether it was committed: it is looked up, and never written again.
+//! A COMMIT without a reply: the transaction's outcome is looked up, and nothing is written again.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::proxy::{Commits, Proxy};
 use super::*;
 
-/// A shop whose database is behind a proxy; rows are counted by another way.
+/// A shop whose database is behind a proxy. Rows are counted by a direct connection.
 struct Shop {
     proxy: Proxy,
     direct: PgPool,
@@ -20,7 +20,7 @@ struct Shop {
     executions: Executions,
 }
 
-/// Status, the word of `Idempotency-Status`, and the body or the problem's type.
+/// The status, the word of `Idempotency-Status`, and the body or the problem's type.
 type Told = (u16, String, String);
 
 fn told(status: u16, word: &str, body: &str) -> Told {
@@ -68,7 +68,7 @@ impl Shop {
 }
 
 #[tokio::test]
-async fn lost_commit_frees_the_key() {
+async fn lost_commit_releases_key() {
     let shop = Shop::open().await;
     shop.proxy.commits(Commits::Lost);
     assert_eq!(shop.order().await, told(503, "released", "rolled-back"));
@@ -80,7 +80,7 @@ async fn lost_commit_frees_the_key() {
 }
 
 #[tokio::test]
-async fn unanswered_commit_is_found() {
+async fn commit_without_reply_is_looked_up() {
     let shop = Shop::open().await;
     shop.proxy.commits(Commits::Unanswered);
     assert_eq!(shop.order().await, told(200, "stored", "order 1"));
@@ -89,13 +89,13 @@ async fn unanswered_commit_is_found() {
     assert_eq!((shop.rows().await, shop.executions.count()), (1, 1));
 }
 
-/// As long as the transaction may still be committed, its key is neither free nor done.
+/// While the transaction may still be committed, its key is neither free nor done.
 #[tokio::test]
 async fn late_commit_is_waited_for() {
     let mut shop = Shop::open().await;
     shop.layer = shop.layer.end_wait(Duration::from_millis(700));
     shop.proxy.commits(Commits::Late);
-    // Nobody can say what came of it, and the repeat will tell.
+    // The outcome is unknown, and the repeat will show it.
     assert_eq!(shop.order().await, told(500, "released", "transaction-lost"));
     assert_eq!(shop.order().await, told(409, "in-progress", "in-progress"));
     assert_eq!((shop.rows().await, shop.executions.count()), (0, 1));

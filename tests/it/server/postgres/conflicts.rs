@@ -1,5 +1,5 @@
-//! A transaction that the database rolls back: nothing of it is kept, its key is free, and its
-//! caller is told so.
+//! A transaction that the database rolls back: it leaves nothing, its key is free, and its caller
+//! learns of it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,7 +19,7 @@ struct Shop {
     handled: Handled,
 }
 
-/// What handlers share: how they meet, and how often they were run.
+/// State that handlers share: where they meet, and the number of runs.
 #[derive(Clone)]
 struct Handled {
     barrier: Arc<Barrier>,
@@ -27,8 +27,8 @@ struct Handled {
 }
 
 impl Shop {
-    /// `handler` serves `POST /orders/{id}`. It finds the tables `orders (id)`, which is unique, and
-    /// `stock`, with the rows 1 and 2.
+    /// `handler` serves `POST /orders/{id}`. It finds the tables `orders (id)`, which is unique,
+    /// and `stock`, with the rows 1 and 2.
     async fn open<H, T>(handler: H, lapsed: OnUnknown) -> Self
     where
         H: axum::handler::Handler<T, Handled>,
@@ -59,7 +59,7 @@ impl Shop {
     }
 }
 
-/// Lets the database refuse the first of these events with a serialization failure.
+/// Makes the database refuse the first of these events with a serialization failure.
 async fn refuse_first(trigger: &'static str, pool: &PgPool) {
     let function = "CREATE SEQUENCE events;
          CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -83,7 +83,7 @@ async fn insert(lent: &TransactionHandle<PostgresSession>, id: i32) -> Result<()
     sqlx::query("INSERT INTO orders VALUES ($1)").bind(id).execute(&mut **session).await.map(|_| ())
 }
 
-/// Sells both kinds, each of two handlers in another order: the database fails one of them.
+/// Sells both kinds, each handler in another order, so the database fails one of the two.
 async fn sell(handled: &Handled, lent: &TransactionHandle<PostgresSession>, id: i32) -> Result<(), sqlx::Error> {
     let nth = handled.executions.add();
     insert(lent, id).await?;
@@ -98,7 +98,7 @@ async fn sell(handled: &Handled, lent: &TransactionHandle<PostgresSession>, id: 
     Ok(())
 }
 
-/// As handlers are written: what the database refuses is a server error.
+/// A typical handler: any error of the database becomes a server error.
 async fn careless(Shared(handled): Shared<Handled>, Extension(lent): Lending, Path(id): Path<i32>) -> StatusCode {
     match sell(&handled, &lent, id).await {
         Ok(()) => StatusCode::CREATED,
@@ -106,13 +106,13 @@ async fn careless(Shared(handled): Shared<Handled>, Extension(lent): Lending, Pa
     }
 }
 
-/// A handler that does not look at errors.
+/// A handler that ignores errors.
 async fn blind(Shared(handled): Shared<Handled>, Extension(lent): Lending, Path(id): Path<i32>) -> StatusCode {
     let _ignored = sell(&handled, &lent, id).await;
     StatusCode::CREATED
 }
 
-/// Both orders at once; the answers in the order of their status.
+/// Sends both orders at once. Returns the responses in the order of their status.
 async fn both(shop: &Shop) -> [steadfast::reqwest::Response; 2] {
     let (one, two) = tokio::join!(shop.order(1), shop.order(2));
     if one.status() < two.status() { [one, two] } else { [two, one] }
@@ -123,7 +123,7 @@ fn id_of(response: &steadfast::reqwest::Response) -> i32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_deadlocked_handler_leaves_a_free_key() {
+async fn deadlock_in_handler_releases_key() {
     for lapsed in [OnUnknown::Rerun, OnUnknown::Reject] {
         let shop = Shop::open(careless, lapsed).await;
         let [sold, deadlocked] = both(&shop).await;
@@ -137,7 +137,7 @@ async fn a_deadlocked_handler_leaves_a_free_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_success_that_was_rolled_back_is_a_503() {
+async fn rolled_back_success_becomes_503() {
     for lapsed in [OnUnknown::Rerun, OnUnknown::Reject] {
         let shop = Shop::open(blind, lapsed).await;
         let [sold, undone] = both(&shop).await;
@@ -151,7 +151,7 @@ async fn a_success_that_was_rolled_back_is_a_503() {
     }
 }
 
-/// Inserts a row; the answer's length is known or not.
+/// Inserts a row. The length of the response is known or unknown.
 async fn insert_one(Shared(handled): Shared<Handled>, Extension(lent): Lending, Path(id): Path<i32>) -> Response {
     handled.executions.add();
     insert(&lent, id).await.unwrap();
@@ -164,7 +164,7 @@ async fn insert_one(Shared(handled): Shared<Handled>, Extension(lent): Lending, 
 }
 
 #[tokio::test]
-async fn a_conflict_at_the_end_leaves_a_free_key() {
+async fn conflict_at_commit_releases_key() {
     for (lapsed, trigger) in
         [(OnUnknown::Rerun, AT_COMMIT), (OnUnknown::Reject, AT_COMMIT), (OnUnknown::Reject, AT_THE_RECORD)]
     {
@@ -181,7 +181,7 @@ async fn a_conflict_at_the_end_leaves_a_free_key() {
     }
 }
 
-/// Every order but the first is refused: the row is there.
+/// Fails every order but the first: the row exists.
 async fn order_one(Shared(handled): Shared<Handled>, Extension(lent): Lending, Path(status): Path<u16>) -> StatusCode {
     handled.executions.add();
     let fails = status != 418;
@@ -193,9 +193,9 @@ async fn order_one(Shared(handled): Shared<Handled>, Extension(lent): Lending, P
 }
 
 #[tokio::test]
-async fn only_a_5xx_of_a_failed_transaction_is_no_end() {
+async fn only_5xx_of_failed_transaction_releases_key() {
     let shop = Shop::open(order_one, OnUnknown::Rerun).await;
-    // (A constraint that was hit is an answer. A teapot has asked the database for nothing.)
+    // (A response about a constraint is an end. A teapot has asked the database for nothing.)
     for (status, first, again) in
         [(409, "stored", "replayed"), (418, "stored", "replayed"), (503, "released", "released")]
     {
@@ -208,7 +208,7 @@ async fn only_a_5xx_of_a_failed_transaction_is_no_end() {
 }
 
 #[tokio::test]
-async fn a_layer_outside_gives_its_key_back_too() {
+async fn outer_layer_releases_its_key_too() {
     for fails in [true, false] {
         let (_, pool) = pool().await;
         let store = PostgresStore::new(pool.clone());
@@ -244,7 +244,7 @@ async fn out_of_stock(Shared(handled): Shared<Handled>, Extension(lent): Lending
 }
 
 #[tokio::test]
-async fn a_server_error_of_a_whole_transaction_is_the_end() {
+async fn server_error_of_intact_transaction_is_stored() {
     let shop = Shop::open(out_of_stock, OnUnknown::Rerun).await;
     assert_eq!(told(&shop.order(1).await), "500 stored");
     let again = shop.order(1).await;
@@ -254,7 +254,7 @@ async fn a_server_error_of_a_whole_transaction_is_the_end() {
 }
 
 #[tokio::test]
-async fn a_deadlock_that_the_handler_mends_is_kept() {
+async fn deadlock_recovered_by_handler_commits() {
     async fn mending(Shared(handled): Shared<Handled>, Extension(lent): Lending, Path(id): Path<i32>) -> StatusCode {
         handled.executions.add();
         let mut session = lent.lock().unwrap();
@@ -272,7 +272,7 @@ async fn a_deadlock_that_the_handler_mends_is_kept() {
 }
 
 #[tokio::test]
-async fn a_handler_may_say_itself_that_nothing_was_done() {
+async fn handler_may_declare_not_executed() {
     async fn saying(Shared(handled): Shared<Handled>, Extension(lent): Lending, Path(id): Path<i32>) -> Response {
         let nth = handled.executions.add();
         insert(&lent, id).await.unwrap();
@@ -288,7 +288,7 @@ async fn a_handler_may_say_itself_that_nothing_was_done() {
 }
 
 #[tokio::test]
-async fn an_event_whose_mark_conflicts_is_handled_again() {
+async fn event_with_conflicting_mark_is_handled_again() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
@@ -308,8 +308,8 @@ async fn an_event_whose_mark_conflicts_is_handled_again() {
     assert_eq!((rows().await, runs.load(Ordering::SeqCst)), (1, 2));
 }
 
-/// What a first order is told whose reply to these words stands still, and what a repeat is told in
-/// the end; how many rows and executions there are then.
+/// Returns the response to a first order whose reply to these words is held back, and the final
+/// response to a repeat. Also returns the numbers of rows and executions.
 async fn stalled(words: &'static str) -> (String, String, i64, usize) {
     let schema = schema().await;
     let proxy = Arc::new(Proxy::start(&options()).await);
@@ -344,13 +344,13 @@ async fn stalled(words: &'static str) -> (String, String, i64, usize) {
 }
 
 #[tokio::test]
-async fn a_stall_before_the_commit_is_a_rollback() {
+async fn stall_before_commit_rolls_back() {
     let (first, again, rows, executions) = stalled("INSERT INTO steadfast_records").await;
     assert_eq!((first.as_str(), again.as_str(), rows, executions), ("503 released", "201 stored", 1, 2));
 }
 
 #[tokio::test]
-async fn a_stall_of_the_commit_is_unknown() {
+async fn stalled_commit_is_unknown() {
     let (first, again, rows, executions) = stalled("COMMIT").await;
     assert_eq!((first.as_str(), again.as_str(), rows, executions), ("500 unknown", "201 replayed", 1, 1));
 }

@@ -1,5 +1,5 @@
-//! Sessions whose transactions are stricter than `READ COMMITTED` by default, and statements that
-//! the database rolls back.
+//! Sessions whose default isolation is stricter than `READ COMMITTED`, and statements that the
+//! database rolls back.
 
 use axum::Extension;
 use steadfast::server::TransactionHandle;
@@ -7,7 +7,7 @@ use steadfast_postgres::PostgresSession;
 
 use super::*;
 
-/// A pool whose sessions have this isolation by default, over a table of its own.
+/// Returns a pool whose sessions have this default isolation, over a table of its own.
 async fn strict(level: &str) -> PgPool {
     let options =
         options().options([("search_path", schema().await.as_str()), ("default_transaction_isolation", level)]);
@@ -54,7 +54,7 @@ async fn sessions_that_become_strict_refuse_no_operation() {
     let (schema, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
-    // The store knows its sessions by now, and they are replaced by others.
+    // The store has checked its sessions, which are now replaced by others.
     let strict = [("search_path", schema.as_str()), ("default_transaction_isolation", "serializable")];
     pool.set_connect_options(options().options(strict));
     while let Some(idle) = pool.try_acquire() {
@@ -67,8 +67,8 @@ async fn sessions_that_become_strict_refuse_no_operation() {
     assert_eq!(executions.count(), 300);
 }
 
-/// Lets the table refuse so many writes with this error, whoever makes them, and whatever becomes
-/// of their transactions.
+/// Makes the table refuse the next `times` writes with this error, from any client, even if the
+/// transaction is rolled back.
 pub(super) async fn refuse_writes(times: i64, code: &'static str, pool: &PgPool) {
     let sql = format!(
         "DROP SEQUENCE IF EXISTS writes CASCADE;
@@ -85,7 +85,7 @@ pub(super) async fn refuse_writes(times: i64, code: &'static str, pool: &PgPool)
 }
 
 #[tokio::test]
-async fn a_statement_that_was_rolled_back_is_repeated() {
+async fn rolled_back_statement_is_repeated() {
     for code in ["40001", "40P01"] {
         let (_, pool) = pool().await;
         let store = PostgresStore::new(pool.clone());
@@ -114,7 +114,7 @@ async fn a_statement_that_was_rolled_back_is_repeated() {
 }
 
 #[tokio::test]
-async fn repeats_of_a_statement_have_an_end() {
+async fn statement_repeats_are_limited() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();

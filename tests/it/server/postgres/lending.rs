@@ -1,5 +1,5 @@
-//! How many transactions are lent at once: fewer than the pool has connections, so that a handler
-//! can have another one.
+//! The number of transactions lent at once: lower than the pool's connections, so that a handler
+//! can have a second one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,7 +14,7 @@ use crate::support::clock;
 
 type Lending = Extension<TransactionHandle<PostgresSession>>;
 
-/// A store over so many connections, and its pool.
+/// Returns a store over this number of connections, and its pool.
 async fn store(connections: u32) -> (PgPool, PostgresStore) {
     let pool = pool_of(connections, options().options([("search_path", schema().await)]));
     let store = PostgresStore::new(pool.clone());
@@ -23,7 +23,7 @@ async fn store(connections: u32) -> (PgPool, PostgresStore) {
     (pool, store)
 }
 
-/// Handlers that are there at the same time.
+/// Handlers that run at the same time.
 #[derive(Clone, Default)]
 struct Crowd(Arc<(AtomicUsize, AtomicUsize)>);
 
@@ -42,8 +42,7 @@ impl Crowd {
     }
 }
 
-/// Writes through the transaction, after it has asked the pool for one connection more, `asks`
-/// times.
+/// Writes through the transaction, after taking another connection from the pool `asks` times.
 fn asking(pool: &PgPool, asks: usize, crowd: &Crowd) -> axum::routing::MethodRouter {
     let (pool, crowd) = (pool.clone(), crowd.clone());
     post(move |Extension(lent): Lending| async move {
@@ -66,7 +65,7 @@ async fn serve(handler: axum::routing::MethodRouter, store: TransactionalPostgre
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn handlers_that_ask_the_pool_once_more_all_end() {
+async fn handlers_with_second_connection_all_end() {
     for (connections, lent) in [(2, 1), (3, 1), (5, 2), (8, 4)] {
         let (pool, store) = store(connections).await;
         let crowd = Crowd::default();
@@ -78,7 +77,7 @@ async fn handlers_that_ask_the_pool_once_more_all_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_pool_of_one_connection_lends_it() {
+async fn pool_of_one_lends_its_connection() {
     let (pool, store) = store(1).await;
     let served = serve(asking(&pool, 0, &Crowd::default()), store.transactional()).await;
     assert_eq!(post_all(&served, 0..10, 5).await, all("201 stored", 10));
@@ -86,7 +85,7 @@ async fn a_pool_of_one_connection_lends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn stores_that_are_made_of_one_share_its_bound() {
+async fn derived_stores_share_transaction_limit() {
     let (pool, store) = store(6).await;
     let store = store.max_transactions(2);
     let crowd = Crowd::default();
@@ -100,7 +99,7 @@ async fn stores_that_are_made_of_one_share_its_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_request_that_finds_no_transaction_is_refused() {
+async fn request_without_free_transaction_gets_503() {
     type Gate = Arc<(Executions, Semaphore, Semaphore)>;
     async fn held(Shared(gate): Shared<Gate>) -> StatusCode {
         gate.0.add();
@@ -123,11 +122,11 @@ async fn a_request_that_finds_no_transaction_is_refused() {
     for _ in 0..5 {
         let begun = clock::now();
         let refused = order("second").await;
-        assert!(begun.elapsed() >= Duration::from_millis(300), "it has waited for its turn");
+        assert!(begun.elapsed() >= Duration::from_millis(300), "it has waited for a transaction");
         assert_eq!(header(&refused, "retry-after"), Some("1"));
         assert_eq!(problem(refused).await, (503, "store-unavailable".to_owned()));
     }
-    // A repeat is told what is known: it needs no transaction for that.
+    // A repeat gets the state at once: it needs no transaction.
     assert_eq!(told(&order("first").await), "409 in-progress");
     assert_eq!(gate.0.count(), 1, "nothing else was executed");
     gate.2.add_permits(1);
@@ -144,7 +143,7 @@ async fn a_request_that_finds_no_transaction_is_refused() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_cut_off_gives_its_turn_back() {
+async fn cancelled_claim_returns_its_permit() {
     let proxy = Proxy::start(&options()).await;
     let schema = schema().await;
     let store = PostgresStore::new(pool_by(proxy.options(options()), &schema)).max_transactions(2);
@@ -163,7 +162,7 @@ async fn a_claim_that_is_cut_off_gives_its_turn_back() {
             loop {
                 match store.claim(&claim(id)).await {
                     Ok(ClaimOutcome::Acquired(session)) => break sessions.push(session),
-                    // The database is slow yet, after four connections at once.
+                    // The database is still slow, after four connections at once.
                     Err(StoreError::Unavailable(_)) => {}
                     other => panic!("{other:?}"),
                 }
@@ -171,7 +170,7 @@ async fn a_claim_that_is_cut_off_gives_its_turn_back() {
         }
         sessions
     };
-    let held = tokio::time::timeout(Duration::from_secs(10), held).await.expect("a turn is lost");
+    let held = tokio::time::timeout(Duration::from_secs(10), held).await.expect("a permit is lost");
     let id = RecordId::new("", "three");
     assert!(matches!(store.claim(&claim(&id)).await, Err(StoreError::Busy)));
     drop(held);

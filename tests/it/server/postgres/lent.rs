@@ -1,4 +1,5 @@
-//! The transaction in the hands of real handlers: rows and record are one, whatever the handler does.
+//! The transaction in real handlers: rows and record are committed together, whatever the handler
+//! does.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -74,7 +75,7 @@ fn reply(status: StatusCode, verdict: Option<ExecutionOutcome>) -> Response {
 }
 
 #[tokio::test]
-async fn rows_and_record_are_committed_together_and_a_repeat_finds_both() {
+async fn rows_and_record_commit_together() {
     let shop = Shop::open(|handling| {
         Box::pin(async move {
             handling.insert().await;
@@ -92,7 +93,7 @@ async fn rows_and_record_are_committed_together_and_a_repeat_finds_both() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_success_keeps_the_record_alone() {
+async fn error_response_keeps_record_alone() {
     let shop = Shop::open(|handling| {
         Box::pin(async move {
             handling.insert().await;
@@ -112,7 +113,7 @@ async fn an_answer_that_is_no_success_keeps_the_record_alone() {
 }
 
 #[tokio::test]
-async fn what_was_not_executed_or_died_leaves_nothing_and_runs_again() {
+async fn unexecuted_or_unknown_leaves_no_rows_and_reruns() {
     let shop = Shop::open(|handling| {
         Box::pin(async move {
             handling.insert().await;
@@ -135,7 +136,7 @@ async fn what_was_not_executed_or_died_leaves_nothing_and_runs_again() {
 }
 
 #[tokio::test]
-async fn a_layer_that_refuses_does_so_here_too() {
+async fn unknown_is_rejected_if_configured() {
     let shop = Shop::with(
         |handling| {
             Box::pin(async move {
@@ -152,7 +153,7 @@ async fn a_layer_that_refuses_does_so_here_too() {
 }
 
 #[tokio::test]
-async fn a_handler_that_has_lost_the_transaction_is_a_500_and_nothing_is_kept() {
+async fn handler_that_loses_transaction_gets_500() {
     static HELD: std::sync::Mutex<Vec<steadfast::server::TransactionGuard<PostgresSession>>> =
         std::sync::Mutex::new(Vec::new());
     let shop = Shop::open(|handling| {
@@ -167,7 +168,7 @@ async fn a_handler_that_has_lost_the_transaction_is_a_500_and_nothing_is_kept() 
     .await;
     assert_eq!(problem(shop.order(1).await).await, (500, "transaction-lost".to_owned()));
     assert_eq!(shop.rows().await, 0);
-    assert_eq!(problem(shop.order(1).await).await, (409, "in-progress".to_owned()), "somebody still holds it");
+    assert_eq!(problem(shop.order(1).await).await, (409, "in-progress".to_owned()), "the handler still holds the key");
     HELD.lock().unwrap().clear();
     let run_again = async { while shop.order(1).await.status() != 201 {} };
     tokio::time::timeout(Duration::from_secs(10), run_again).await.unwrap();
@@ -175,12 +176,12 @@ async fn a_handler_that_has_lost_the_transaction_is_a_500_and_nothing_is_kept() 
 }
 
 #[tokio::test]
-async fn a_commit_that_fails_is_never_answered_with_success() {
+async fn failed_commit_never_returns_success() {
     let handler = |handling: Handling| -> Reply {
         Box::pin(async move {
             handling.insert().await;
             if handling.nth == 1 {
-                // The same row twice: the constraint is deferred, so only the commit finds out.
+                // The same row twice: the constraint is deferred, so only the commit detects it.
                 handling.insert().await;
             }
             let body = if handling.id == 2 {
@@ -191,7 +192,7 @@ async fn a_commit_that_fails_is_never_answered_with_success() {
             (StatusCode::CREATED, body).into_response()
         })
     };
-    // The database has said that it is rolled back, so no end has to wait until that is known.
+    // The database has confirmed the rollback, so no end has to wait for the outcome.
     let shop = Shop::with(handler, |layer| layer.pending_ends(PendingEnds::default().max_count(0))).await;
     for id in [1, 2] {
         assert_eq!(problem(shop.order(id).await).await, (503, "rolled-back".to_owned()));
@@ -204,7 +205,7 @@ async fn a_commit_that_fails_is_never_answered_with_success() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_concurrent_repeats_one_runs_and_no_connection_waits_for_it() {
+async fn concurrent_repeats_run_once_without_blocking() {
     #[derive(Clone)]
     struct Gate(Arc<(AtomicUsize, Semaphore, Notify)>);
     let (_, pool) = pool().await;
@@ -230,7 +231,8 @@ async fn of_concurrent_repeats_one_runs_and_no_connection_waits_for_it() {
         async move { served.post("/orders", "k").send().await.unwrap() }
     });
     gate.0.1.acquire().await.unwrap().forget();
-    // Twice as many as the pool has connections: if they waited for the first, they would wait for each other.
+    // Twice the number of the pool's connections: if they waited for the first, they would wait for
+    // each other.
     let mut repeats = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let served = served.clone();

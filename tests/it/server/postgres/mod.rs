@@ -1,4 +1,5 @@
-//! PostgreSQL, for real: the contract, faults of the database and of the way to it, and the transaction that is lent to a handler.
+//! The store in PostgreSQL, over a real server: the contract, faults of the database and of the
+//! connection to it, and the transaction that is lent to a handler.
 
 mod commit;
 mod conflicts;
@@ -44,14 +45,15 @@ fn claim(id: &RecordId) -> Claim<'_> {
     Claim::new(id, ClaimToken::new().unwrap(), ONE, HOUR, HOUR)
 }
 
-/// Where the database is. A test that is skipped for want of one would pass for one that has run.
+/// Returns the options of the database. There is no default, since a skipped test would count as
+/// passed.
 pub(super) fn options() -> PgConnectOptions {
     let url = std::env::var("STEADFAST_POSTGRES_URL")
         .expect("these tests want a PostgreSQL: ./scripts/with_servers.sh cargo test --all-features");
     url.parse().unwrap()
 }
 
-/// A pool that lives in this schema.
+/// Returns a pool in this schema.
 pub(super) fn pool_in(schema: &str) -> PgPool {
     pool_by(options(), schema)
 }
@@ -65,7 +67,7 @@ fn pool_of(connections: u32, options: PgConnectOptions) -> PgPool {
     pool.connect_lazy_with(options)
 }
 
-/// A new schema.
+/// Creates a new schema.
 pub(super) async fn schema() -> String {
     let schema = format!("t{}", steadfast::uuid::Uuid::from_bytes(*ClaimToken::new().unwrap().as_bytes()).simple());
     let admin = PgPoolOptions::new().max_connections(1).connect_with(options()).await.unwrap();
@@ -74,7 +76,7 @@ pub(super) async fn schema() -> String {
     schema
 }
 
-/// A pool that lives in a schema of its own, with its name.
+/// Returns a pool in a schema of its own, with the schema's name.
 pub(super) async fn pool() -> (String, PgPool) {
     let schema = schema().await;
     let pool = pool_in(&schema);
@@ -95,7 +97,7 @@ pub(super) async fn count(sql: &'static str, pool: &PgPool) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
 }
 
-/// Sends a POST for each key, so many at once, and returns the answers: how often each status and
+/// Sends a POST for each key, `at_once` at a time. Counts the responses by status and
 /// `Idempotency-Status`.
 async fn post_all(served: &Arc<Served>, keys: std::ops::Range<usize>, at_once: usize) -> BTreeMap<String, usize> {
     let (mut answers, mut posts) = (BTreeMap::new(), tokio::task::JoinSet::new());
@@ -113,7 +115,7 @@ async fn post_all(served: &Arc<Served>, keys: std::ops::Range<usize>, at_once: u
     answers
 }
 
-/// The status and what became of the key, as in `201 stored`.
+/// Returns the status and the key's state, as in `201 stored`.
 fn told(response: &steadfast::reqwest::Response) -> String {
     let became = header(response, "idempotency-status").and_then(|status| status.split(';').next());
     format!("{} {}", response.status().as_u16(), became.unwrap_or("untold"))
@@ -129,11 +131,11 @@ fn orders(executions: &Executions) -> Router {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract() {
+async fn contract_holds() {
     contract::suite(Arc::new(store().await), |name| RecordId::new("contract", name)).await;
 }
 
-/// What the children of the next test do: a hundred claims at once, as soon as all of them are there.
+/// The children of the next test: a hundred concurrent claims, as soon as all children are there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn contender() {
     let Some(argument) = processes::contender() else { return };
@@ -147,7 +149,7 @@ async fn contender() {
 }
 
 #[tokio::test]
-async fn of_two_hundred_claims_of_two_processes_one_is_won() {
+async fn two_hundred_claims_in_two_processes_one_succeeds() {
     for mode in ["apart", "one"] {
         let (schema, pool) = pool().await;
         PostgresStore::new(pool).create_table().await.unwrap();
@@ -157,7 +159,7 @@ async fn of_two_hundred_claims_of_two_processes_one_is_won() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn processes_that_start_together_may_all_make_the_table() {
+async fn concurrent_starts_all_create_table() {
     let (_, pool) = pool().await;
     let mut starts = tokio::task::JoinSet::new();
     for _ in 0..10 {
@@ -168,12 +170,12 @@ async fn processes_that_start_together_may_all_make_the_table() {
 }
 
 #[test]
-fn the_table_that_the_guide_prints_is_the_one_that_is_made() {
+fn guide_prints_the_created_schema() {
     assert!(include_str!("../../../../src/guide/server.md").contains(PostgresStore::SCHEMA));
 }
 
 #[tokio::test]
-async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
+async fn repeat_writes_nothing_and_no_raw_key_is_stored() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
@@ -183,7 +185,7 @@ async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
     store.finish(first.reference(), Some(()), &End::Completed(Completion::new(record(), HOUR))).await.unwrap();
     let stored: Vec<u8> = sqlx::query_scalar("SELECT id FROM steadfast_records").fetch_one(&pool).await.unwrap();
     assert_eq!(stored, id.as_bytes());
-    // `xmin` and `xmax` name the transactions that have written and locked the row: a repeat is neither.
+    // `xmin` and `xmax` name the transactions that wrote and locked the row. A repeat does neither.
     const TOUCHED: &str = "SELECT (xmin::text || xmax::text || ctid::text) FROM steadfast_records";
     let before: String = sqlx::query_scalar(TOUCHED).fetch_one(&pool).await.unwrap();
     for _ in 0..3 {
@@ -197,7 +199,7 @@ async fn no_raw_key_is_stored_and_a_repeat_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_damaged_or_newer_record_is_refused_and_neither_replayed_nor_rerun() {
+async fn damaged_or_newer_record_is_refused() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
@@ -222,7 +224,7 @@ async fn a_damaged_or_newer_record_is_refused_and_neither_replayed_nor_rerun() {
 }
 
 #[tokio::test]
-async fn what_has_expired_is_removed_on_the_way() {
+async fn claims_remove_expired_records() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();
@@ -242,7 +244,7 @@ async fn what_has_expired_is_removed_on_the_way() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_down_executes_nothing_and_one_that_is_back_works() {
+async fn database_outage_executes_nothing_then_recovers() {
     let proxy = Proxy::start(&options()).await;
     let pool = pool_by(proxy.options(options()), &schema().await);
     let store = PostgresStore::new(pool).timeout(Duration::from_millis(500));
@@ -260,7 +262,7 @@ async fn a_database_that_is_down_executes_nothing_and_one_that_is_back_works() {
 }
 
 #[tokio::test]
-async fn database_lost_at_the_end_is_told_later() {
+async fn database_lost_at_end_stores_end_later() {
     let proxy = Arc::new(Proxy::start(&options()).await);
     let pool = pool_by(proxy.options(options()), &schema().await);
     let store = PostgresStore::new(pool).timeout(Duration::from_millis(500));
@@ -276,7 +278,7 @@ async fn database_lost_at_the_end_is_told_later() {
     let first = served.post("/orders", "k").send().await.unwrap();
     assert_eq!(header(&first, "idempotency-status"), Some("unknown;retention=86400"));
     assert_eq!((first.status().as_u16(), first.text().await.unwrap().as_str()), (201, "1"));
-    // Longer than the lease: nothing could be renewed, and the operation is this process's all the same.
+    // Longer than the lease: nothing was renewed, but the operation still belongs to this process.
     assert!(tokio::time::timeout(Duration::from_secs(3), std::future::pending::<()>()).await.is_err());
     proxy.set_down(false);
     layer.drain().await;

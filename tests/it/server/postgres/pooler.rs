@@ -1,4 +1,4 @@
-//! pgbouncer in transaction mode, for real: each transaction may have another session, and prepared
+//! A real pgbouncer in transaction mode: each transaction may have another session, and prepared
 //! statements are not kept.
 
 use axum::Extension;
@@ -8,8 +8,8 @@ use steadfast_postgres::PostgresSession;
 use super::proxy::contains;
 use super::*;
 
-/// Options that lead through pgbouncer to a database of this test's own, and a pool that leads
-/// there directly.
+/// Returns options that lead through pgbouncer to a database of this test's own, and a pool with
+/// direct connections.
 pub(super) async fn behind_pgbouncer() -> (PgConnectOptions, PgPool) {
     let url = std::env::var("STEADFAST_PGBOUNCER_URL")
         .expect("these tests want a pgbouncer: ./scripts/with_servers.sh cargo test --all-features");
@@ -21,7 +21,7 @@ pub(super) async fn behind_pgbouncer() -> (PgConnectOptions, PgPool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract_holds_behind_a_pooler() {
+async fn contract_holds_behind_pooler() {
     let (through, _) = behind_pgbouncer().await;
     let store = PostgresStore::new(pool_of(20, through));
     store.create_table().await.unwrap();
@@ -31,9 +31,8 @@ async fn the_contract_holds_behind_a_pooler() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_pooler_costs_no_operation_its_end() {
-    // A table that is there already: nothing but the calls themselves tells what the sessions are
-    // like.
+async fn pooler_loses_no_end() {
+    // With an existing table, only the calls themselves show the properties of the sessions.
     for makes_table in [true, false] {
         let (through, direct) = behind_pgbouncer().await;
         let executions = Executions::default();
@@ -50,7 +49,7 @@ async fn a_pooler_costs_no_operation_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn handlers_behind_a_pooler_use_sqlx_as_ever() {
+async fn handlers_behind_pooler_use_sqlx_as_usual() {
     let (through, direct) = behind_pgbouncer().await;
     let executions = Executions::default();
     let store = PostgresStore::new(pool_of(20, through));
@@ -73,9 +72,10 @@ async fn handlers_behind_a_pooler_use_sqlx_as_ever() {
     assert_eq!(count("SELECT count(*) FROM orders", &direct).await, 200);
 }
 
-/// A name that another client has given to another statement would execute that one.
+/// If another client has given the same name to another statement, that statement would be
+/// executed.
 #[tokio::test]
-async fn statements_behind_a_pooler_have_no_names() {
+async fn statements_behind_pooler_have_no_names() {
     let (through, _) = behind_pgbouncer().await;
     let proxy = Proxy::start(&through).await;
     for connections in [1, 5] {
@@ -89,7 +89,7 @@ async fn statements_behind_a_pooler_have_no_names() {
         store.finish(apart.reference(), Some(()), &end).await.unwrap();
         let together = claim(&two);
         let store = store.transactional();
-        let ClaimOutcome::Acquired(session) = store.claim(&together).await.unwrap() else { panic!("it is not won") };
+        let ClaimOutcome::Acquired(session) = store.claim(&together).await.unwrap() else { panic!("the claim failed") };
         store.finish(together.reference(), Some(session), &end).await.unwrap();
         assert!(matches!(store.get(&two).await.unwrap(), Some(RecordState::Completed { .. })));
         store.purge_expired(10).await.unwrap();
@@ -99,14 +99,14 @@ async fn statements_behind_a_pooler_have_no_names() {
     }
 }
 
-/// Whether a statement is prepared or executed under a name of sqlx's. (Under `S`, it is closed.)
+/// Returns whether a statement is prepared or executed under one of sqlx's names. (`S` closes one.)
 fn uses_name(message: &[u8]) -> bool {
     message.windows(8).any(|window| window[0] != b'S' && window.ends_with(b"sqlx_s_"))
 }
 
-/// What a hook of the pool's may do, and a pooler that was set up anew.
+/// A hook of the pool may do this, and so may a pooler that was set up anew.
 #[tokio::test]
-async fn statements_that_are_lost_are_sent_without_a_name() {
+async fn lost_statement_is_resent_without_name() {
     let pool = pool_of(1, options().options([("search_path", schema().await)]));
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();

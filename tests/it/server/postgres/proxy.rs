@@ -1,5 +1,4 @@
-//! The way to the database: it can be cut, replies can be held back on it, and it knows what was
-//! sent.
+//! A proxy to the database: it can cut connections, hold back replies, and record requests.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-/// What sqlx's pool sends to see whether a connection is alive: a bare Sync.
+/// The message by which sqlx's pool tests a connection: a bare Sync.
 const PING: &[u8] = b"S\0\0\0\x04";
 
 pub(super) struct Proxy {
@@ -22,22 +21,22 @@ pub(super) struct Proxy {
 struct Way {
     down: AtomicBool,
     cut: Notify,
-    /// From the moment that a client sends these words, no reply comes through to it.
+    /// Holds back all replies on a connection once its client has sent these words.
     holds: watch::Sender<Option<&'static str>>,
-    /// What the clients have sent, a message for each time that one waits for an answer.
+    /// The clients' messages, one entry per wait for a reply.
     sent: Mutex<Vec<Vec<u8>>>,
     commits: watch::Sender<Commits>,
 }
 
-/// What becomes of a `COMMIT`.
+/// The treatment of a `COMMIT`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Commits {
     Pass,
-    /// It never arrives: its connection is cut before.
+    /// Never arrives: its connection is cut first.
     Lost,
-    /// It arrives, and its connection is cut instead of a reply.
+    /// Arrives, but its connection is cut instead of a reply.
     Unanswered,
-    /// It arrives when they may pass again, whatever its sender does meanwhile.
+    /// Arrives once commits may pass again, whatever its sender does meanwhile.
     Late,
 }
 
@@ -63,23 +62,23 @@ impl Proxy {
         Self { port, way, task }
     }
 
-    /// The options, by way of this proxy.
+    /// Returns the options with this proxy as the server.
     pub(super) fn options(&self, database: PgConnectOptions) -> PgConnectOptions {
         database.host("127.0.0.1").port(self.port)
     }
 
-    /// Cuts what is connected and refuses what comes; or no longer.
+    /// Cuts existing connections and refuses new ones, or stops doing so.
     pub(super) fn set_down(&self, down: bool) {
         self.way.down.store(down, Ordering::SeqCst);
         self.way.cut.notify_waiters();
     }
 
-    /// Says what becomes of every `COMMIT`.
+    /// Sets the treatment of every `COMMIT`.
     pub(super) fn commits(&self, commits: Commits) {
         self.way.commits.send_replace(commits);
     }
 
-    /// Holds back the reply to what contains these words, and all that come after it on that
+    /// Holds back the reply to any message that contains these words, and all later replies on that
     /// connection.
     pub(super) fn hold(&self, words: &'static str) {
         self.way.holds.send_replace(Some(words));
@@ -90,7 +89,7 @@ impl Proxy {
         self.way.holds.send_replace(None);
     }
 
-    /// What was sent since this was last asked, without the pool's pings.
+    /// Returns the messages since the last call, without the pool's tests.
     pub(super) fn sent(&self) -> Vec<Vec<u8>> {
         let sent = std::mem::take(&mut *self.way.sent.lock().unwrap());
         sent.into_iter().filter(|message| message != PING).collect()

@@ -1,8 +1,8 @@
-//! A server that takes no writes any more, under a name that leads to another one: sessions that
-//! are open stay where they are.
+//! A server that no longer accepts writes, under a name that leads to another one. Open sessions
+//! stay where they are.
 //!
-//! The name is a database's, and its sessions are read-only or not as the database says when they
-//! begin.
+//! A database stands for the name. It decides at their beginning whether its sessions are
+//! read-only.
 
 use axum::Extension;
 use steadfast::server::TransactionHandle;
@@ -31,7 +31,7 @@ impl Failover {
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&self.admin).await.unwrap();
     }
 
-    /// A pool whose connections are all open, of sessions that are read-only or not.
+    /// Returns a pool with all its connections open, to sessions that are read-only or not.
     async fn pool(&self, connections: u32) -> PgPool {
         let pool = pool_of(connections, options().database(&self.database));
         let mut open = Vec::new();
@@ -42,19 +42,19 @@ impl Failover {
         pool
     }
 
-    /// From now on, sessions that begin are those of a server that takes no writes.
+    /// Makes new sessions read-only, as on a server that accepts no writes.
     async fn read_only(&self) {
         self.tell("ALTER DATABASE SET default_transaction_read_only = on").await;
     }
 
-    /// From now on, sessions that begin are those of a primary.
+    /// Makes new sessions writable, as on a primary.
     async fn promoted(&self) {
         self.tell("ALTER DATABASE RESET default_transaction_read_only").await;
     }
 }
 
 #[tokio::test]
-async fn connections_to_a_read_only_server_are_left() {
+async fn connections_to_read_only_server_are_closed() {
     let failover = Failover::stage().await;
     PostgresStore::new(failover.pool(1).await).create_table().await.unwrap();
     failover.read_only().await;
@@ -74,7 +74,7 @@ async fn connections_to_a_read_only_server_are_left() {
 }
 
 #[tokio::test]
-async fn a_read_only_server_gets_no_session_for_each_call() {
+async fn read_only_server_gets_no_session_per_call() {
     let failover = Failover::stage().await;
     PostgresStore::new(failover.pool(1).await).create_table().await.unwrap();
     failover.read_only().await;
@@ -93,13 +93,13 @@ async fn a_read_only_server_gets_no_session_for_each_call() {
 }
 
 #[tokio::test]
-async fn the_first_call_after_a_failover_finds_the_primary() {
+async fn first_call_after_failover_finds_primary() {
     let failover = Failover::stage().await;
     PostgresStore::new(failover.pool(1).await).create_table().await.unwrap();
     failover.read_only().await;
     let pool = failover.pool(5).await;
     failover.promoted().await;
-    // A session that has only begun is taken for one with the server that there is.
+    // The store takes a new session for one with the current server.
     let old = "SELECT count(*) FROM pg_stat_activity
                WHERE datname = current_database() AND backend_start > clock_timestamp() - interval '1.1 s'";
     while count(old, &pool).await > 0 {}
@@ -111,7 +111,7 @@ async fn the_first_call_after_a_failover_finds_the_primary() {
 }
 
 #[tokio::test]
-async fn no_handler_is_lent_a_read_only_transaction() {
+async fn read_only_transaction_runs_no_handler() {
     let failover = Failover::stage().await;
     PostgresStore::new(failover.pool(1).await).create_table().await.unwrap();
     failover.read_only().await;
@@ -135,7 +135,7 @@ async fn no_handler_is_lent_a_read_only_transaction() {
 }
 
 #[tokio::test]
-async fn sessions_that_were_terminated_cost_no_call() {
+async fn terminated_sessions_fail_no_call() {
     let (_, pool) = pool().await;
     let store = PostgresStore::new(pool.clone());
     store.create_table().await.unwrap();

@@ -1,10 +1,10 @@
-//! How often a call waits for the database. The pool asks its connection whether it is alive beside
-//! that, before and after.
+//! The number of round trips of a call. The pool's own connection tests before and after do not
+//! count.
 
 use super::proxy::contains;
 use super::*;
 
-/// A store over one connection, by way of a proxy that counts, with sessions of this isolation.
+/// Returns a store over one connection with this isolation, by way of a proxy that counts.
 async fn store(level: &str) -> (Proxy, PgPool, PostgresStore) {
     let proxy = Proxy::start(&options()).await;
     let schema = schema().await;
@@ -29,14 +29,14 @@ async fn operation(store: &PostgresStore, key: &str) {
 async fn lent_operation(store: &PostgresStore, key: &str) {
     let (store, id) = (store.transactional(), RecordId::new("", key));
     let claim = claim(&id);
-    let ClaimOutcome::Acquired(session) = store.claim(&claim).await.unwrap() else { panic!("it is not won") };
+    let ClaimOutcome::Acquired(session) = store.claim(&claim).await.unwrap() else { panic!("the claim failed") };
     store.finish(claim.reference(), Some(session), &end()).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_call_waits_once_for_the_database() {
+async fn call_takes_one_round_trip() {
     let (proxy, _, store) = store("read committed").await;
-    // The first statement of its kind is prepared.
+    // Prepares the first statement of its kind.
     operation(&store, "warm").await;
     proxy.sent();
     operation(&store, "k").await;
@@ -49,7 +49,7 @@ async fn a_call_waits_once_for_the_database() {
 }
 
 #[tokio::test]
-async fn naming_the_isolation_costs_strict_sessions_two() {
+async fn strict_isolation_takes_two_more_round_trips() {
     let (proxy, _, store) = store("serializable").await;
     operation(&store, "warm").await;
     proxy.sent();
@@ -60,7 +60,7 @@ async fn naming_the_isolation_costs_strict_sessions_two() {
 }
 
 #[tokio::test]
-async fn a_deadlock_does_not_make_later_calls_dearer() {
+async fn deadlock_adds_no_round_trips_to_later_calls() {
     let (proxy, pool, store) = store("read committed").await;
     operation(&store, "warm").await;
     super::isolation::refuse_writes(1, "40P01", &pool).await;
@@ -72,7 +72,7 @@ async fn a_deadlock_does_not_make_later_calls_dearer() {
 }
 
 #[tokio::test]
-async fn an_operation_in_one_transaction_waits_six_times() {
+async fn operation_in_transaction_takes_six_round_trips() {
     let (proxy, _, store) = store("read committed").await;
     lent_operation(&store, "warm").await;
     proxy.sent();
@@ -81,7 +81,7 @@ async fn an_operation_in_one_transaction_waits_six_times() {
 }
 
 #[tokio::test]
-async fn statements_without_names_cost_three_more() {
+async fn unnamed_statements_take_three_more_round_trips() {
     let (through, _) = super::pooler::behind_pgbouncer().await;
     let proxy = Proxy::start(&through).await;
     let store = PostgresStore::new(pool_of(1, proxy.options(through)));

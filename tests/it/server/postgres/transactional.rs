@@ -1,4 +1,4 @@
-//! The store whose claim is a transaction: what it promises beside the contract of the others, and where it differs.
+//! The store whose claim is a transaction: its guarantees beyond the contract, and its differences.
 
 use steadfast_postgres::TransactionalPostgresStore;
 
@@ -14,7 +14,7 @@ async fn win(store: &TransactionalPostgresStore, claim: &Claim<'_>) -> steadfast
 async fn lose<S: Store>(store: &S, claim: &Claim<'_>) -> RecordState {
     match store.claim(claim).await.unwrap() {
         ClaimOutcome::Existing(state) => state,
-        _ => panic!("the claim was won"),
+        _ => panic!("the claim succeeded"),
     }
 }
 
@@ -23,13 +23,13 @@ fn is_held(state: &RecordState) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_contract() {
+async fn contract_holds() {
     let store = Arc::new(store().await.transactional());
     steadfast_testing::transactional_store_contract(store, |name| RecordId::new("contract", name)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_claims_one_is_won_and_nobody_waits_for_it() {
+async fn concurrent_claims_one_succeeds_none_waits() {
     let store = store().await.transactional();
     let id = RecordId::new("", "k");
     let first = claim(&id);
@@ -46,7 +46,7 @@ async fn of_many_claims_one_is_won_and_nobody_waits_for_it() {
         FinishOutcome::Stored
     );
     let done = RecordState::completed(ONE, record());
-    // Repeats of what has ended do not get into each other's way.
+    // Repeats of a finished operation do not block each other.
     let mut repeats = tokio::task::JoinSet::new();
     for _ in 0..100 {
         let (store, done) = (store.clone(), done.clone());
@@ -57,14 +57,14 @@ async fn of_many_claims_one_is_won_and_nobody_waits_for_it() {
 }
 
 #[tokio::test]
-async fn what_is_released_or_let_go_was_never_there() {
+async fn released_or_dropped_claim_leaves_no_record() {
     let store = store().await.transactional();
     let id = RecordId::new("", "k");
     let released = claim(&id);
     let session = win(&store, &released).await;
     assert_eq!(store.finish(released.reference(), Some(session), &End::Released).await.unwrap(), FinishOutcome::Stored);
     assert_eq!(store.get(&id).await.unwrap(), None);
-    // A process that dies lets go of its connection, and with it of the key.
+    // A process that dies drops its connection, and so its key.
     drop(win(&store, &claim(&id)).await);
     let again = async {
         while let ClaimOutcome::Existing(state) = store.claim(&claim(&id)).await.unwrap() {
@@ -75,7 +75,7 @@ async fn what_is_released_or_let_go_was_never_there() {
 }
 
 #[tokio::test]
-async fn an_abandoned_operation_is_unknown_and_is_taken_over_only_on_demand() {
+async fn abandoned_operation_is_taken_over_only_on_demand() {
     let store = store().await.transactional();
     let id = RecordId::new("", "k");
     let first = claim(&id);
@@ -92,7 +92,7 @@ async fn an_abandoned_operation_is_unknown_and_is_taken_over_only_on_demand() {
 }
 
 #[tokio::test]
-async fn the_two_stores_keep_each_other_out() {
+async fn plain_and_transactional_claims_exclude_each_other() {
     let separate = store().await;
     let transactional = separate.transactional();
     let (one, two) = (RecordId::new("", "one"), RecordId::new("", "two"));
@@ -115,7 +115,7 @@ async fn the_two_stores_keep_each_other_out() {
 }
 
 #[tokio::test]
-async fn equal_keys_of_two_schemas_are_two_operations() {
+async fn equal_keys_in_two_schemas_are_separate() {
     let (here, there) = (store().await, store().await);
     let id = RecordId::new("", "k");
     let held = claim(&id);
@@ -130,7 +130,7 @@ async fn equal_keys_of_two_schemas_are_two_operations() {
 }
 
 #[tokio::test]
-async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() {
+async fn late_end_of_overtaken_claim_fences_successor() {
     let (_, pool) = pool().await;
     let separate = PostgresStore::new(pool.clone());
     separate.create_table().await.unwrap();
@@ -156,7 +156,7 @@ async fn a_zombie_that_ends_after_all_keeps_its_successor_from_doing_it_twice() 
 }
 
 #[tokio::test]
-async fn an_end_keeps_the_rows_or_the_record_alone() {
+async fn end_keeps_rows_or_record_alone() {
     let (_, pool) = pool().await;
     let base = PostgresStore::new(pool.clone());
     base.create_table().await.unwrap();
@@ -183,13 +183,13 @@ async fn an_end_keeps_the_rows_or_the_record_alone() {
 }
 
 #[tokio::test]
-async fn a_transaction_whose_beginning_was_cut_off_swallows_nobody_elses_record() {
+async fn cancelled_begin_loses_no_other_record() {
     let (schema, direct) = pool().await;
     let elsewhere = PostgresStore::new(direct);
     elsewhere.create_table().await.unwrap();
     let proxy = Proxy::start(&options()).await;
     let behind = proxy.options(options()).options([("search_path", &schema)]);
-    // One connection, so that the next call has that of the one that was cut off.
+    // One connection, so that the next call uses the one of the cancelled call.
     let pool = PgPoolOptions::new().max_connections(1).connect_with(behind).await.unwrap();
     let store = PostgresStore::new(pool.clone());
     let cut_off = PostgresStore::new(pool).timeout(Duration::from_millis(200)).transactional();
@@ -209,14 +209,14 @@ async fn a_transaction_whose_beginning_was_cut_off_swallows_nobody_elses_record(
     assert_eq!(
         elsewhere.get(&two).await.unwrap(),
         Some(RecordState::completed(ONE, record())),
-        "it was told that this is stored"
+        "the store reported this record as stored"
     );
-    // And the key of the one that was cut off is free.
+    // The key of the cancelled claim is free, too.
     drop(win(&elsewhere.transactional(), &claim(&one)).await);
 }
 
 #[tokio::test]
-async fn a_pool_of_one_connection_is_swept_without_waiting_for_a_second() {
+async fn pool_of_one_purges_without_second_connection() {
     let (_, direct) = pool().await;
     let base = PostgresStore::new(direct.clone());
     base.create_table().await.unwrap();
@@ -232,7 +232,7 @@ async fn a_pool_of_one_connection_is_swept_without_waiting_for_a_second() {
             .await
             .unwrap();
     }
-    // A sweep that cannot have a connection is told so in the log, and removes nothing.
+    // A purge that gets no connection is logged, and removes nothing.
     let rows = count("SELECT count(*) FROM steadfast_records", &direct).await;
     assert!(rows < 64, "{rows} rows after 130 operations");
 }
