@@ -127,14 +127,14 @@ fn recorded(request: wiremock::Request) -> Received {
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// use steadfast::{Client, IdempotencyKey, KeyPolicy};
+/// use steadfast::{Client, KeyPolicy};
 /// use steadfast_testing::{FaultServer, FaultStep, keys};
 ///
 /// let server = FaultServer::play([FaultStep::ok()]).await;
 /// let builder = Client::builder().base_url(server.url("")).keys(KeyPolicy::standard());
 /// let client = builder.build().unwrap();
 /// client.get("/charges").send().await.unwrap();
-/// let key = IdempotencyKey::new("order-17").unwrap();
+/// let key = "order-17".parse().unwrap();
 /// client.post("/charges").idempotency_key(key).send().await.unwrap();
 ///
 /// let [get, post] = &keys(&server).await[..] else { panic!("two requests") };

@@ -127,10 +127,7 @@ impl FaultServer {
         let sum: f64 = faults.iter().map(|(share, _)| share).sum();
         // Shares like 0.1 are inexact, so their sum may be slightly above 1.
         let are_shares = faults.iter().all(|(share, _)| *share >= 0.0) && sum <= 1.0 + 1e-9;
-        assert!(
-            are_shares,
-            "FaultServer: a share must not be negative, and the sum must not exceed 1; this sum is {sum}"
-        );
+        assert!(are_shares, "FaultServer: shares must not be negative or exceed 1 in total; these add up to {sum}");
         Self::start(move |turn, _| {
             let mut unit = draw(seed, turn);
             for (share, act) in &faults {
