@@ -54,7 +54,7 @@ pub enum Kept {
 pub enum Basis {
     /// The API states it: by a status, or by a header that marks a replay.
     Observed,
-    /// It follows from comparing answers, if these are about what they seem to be about.
+    /// It follows from a comparison of responses, which may mislead.
     Inferred,
     /// No evidence.
     Nothing,

@@ -28,7 +28,6 @@ use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget,
 /// assert_eq!(driver.elapsed(), Duration::from_millis(6300));
 /// assert_eq!(driver.to_string(), "retry after 100ms, retry after 200ms, stop: attempts exhausted");
 /// ```
-/// ```
 #[derive(Debug)]
 pub struct PolicyDriver<'a> {
     operation: Operation<'a>,

@@ -182,7 +182,7 @@ impl FaultServer {
     /// use steadfast::{Client, KeyPolicy};
     /// use steadfast_testing::{FaultPoint, FaultServer, FaultStep, fast_retries};
     ///
-    /// // Your word that this API honours keys was wrong: the charge is made twice.
+    /// // This API ignores keys, so the declaration is wrong and the charge is made twice.
     /// let lost = FaultStep::close(FaultPoint::AfterExecuting);
     /// let server = FaultServer::play([lost, FaultStep::ok()]).await.ignoring_keys();
     ///
