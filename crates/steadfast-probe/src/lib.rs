@@ -142,6 +142,13 @@ impl SampleRequest {
     ///
     /// Default: your JSON with its first non-negative integer increased by one. Without such a
     /// number, the probe skips this promise.
+    ///
+    /// ```
+    /// use steadfast_probe::SampleRequest;
+    ///
+    /// let sample = SampleRequest::text("text/csv", "account,amount\nalice,100\n")
+    ///     .other_payload("account,amount\nalice,101\n");
+    /// ```
     #[must_use]
     pub fn other_payload(mut self, body: impl Into<String>) -> Self {
         self.other = Some(body.into());

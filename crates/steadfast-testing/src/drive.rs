@@ -57,6 +57,18 @@ impl<'a> PolicyDriver<'a> {
 
     /// Sets the random number for jitter, from 0 (the shortest wait) to 1 (the longest). Default:
     /// 1.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_core::{Class, Decision, Idempotency, RetryBudget, RetryPolicy};
+    /// use steadfast_testing::PolicyDriver;
+    ///
+    /// // With full jitter the shortest wait is none.
+    /// let (policy, budget) = (RetryPolicy::new(), RetryBudget::unlimited());
+    /// let mut driver = PolicyDriver::start(&policy, &budget, Idempotency::Natural).unit(0.0);
+    /// let decision = driver.outcome(Class::Ambiguous);
+    /// assert_eq!(decision, Decision::Retry { after: Duration::ZERO });
+    /// ```
     #[must_use]
     pub fn unit(mut self, unit: f64) -> Self {
         self.unit = unit;
@@ -64,6 +76,16 @@ impl<'a> PolicyDriver<'a> {
     }
 
     /// Sets whether the API is known to honour the key.
+    ///
+    /// ```
+    /// use steadfast_core::{Class, Decision, Idempotency, RetryBudget, RetryPolicy, StopReason};
+    /// use steadfast_testing::PolicyDriver;
+    ///
+    /// // A key is no licence by itself.
+    /// let (policy, budget) = (RetryPolicy::new(), RetryBudget::unlimited());
+    /// let mut driver = PolicyDriver::start(&policy, &budget, Idempotency::Keyed).key_trusted(false);
+    /// assert_eq!(driver.outcome(Class::Ambiguous), Decision::Stop(StopReason::KeyNotTrusted));
+    /// ```
     #[must_use]
     pub fn key_trusted(mut self, trusted: bool) -> Self {
         self.operation.set_key_trusted(trusted);
@@ -95,6 +117,20 @@ impl<'a> PolicyDriver<'a> {
     }
 
     /// Makes one attempt that ends in `class`, with the server's wish about a retry.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_core::{Class, Decision, Hint, Idempotency, RetryBudget, RetryPolicy};
+    /// use steadfast_testing::PolicyDriver;
+    ///
+    /// // `Retry-After: 20` is a lower bound for the wait.
+    /// let (policy, budget) = (RetryPolicy::new(), RetryBudget::unlimited());
+    /// let mut driver = PolicyDriver::start(&policy, &budget, Idempotency::Absent);
+    /// let mut hint = Hint::default();
+    /// hint.after = Some(Duration::from_secs(20));
+    /// let decision = driver.outcome_with(Class::Throttled, &hint);
+    /// assert!(matches!(decision, Decision::Retry { after } if after >= Duration::from_secs(20)));
+    /// ```
     ///
     /// # Panics
     ///

@@ -150,6 +150,20 @@ pub async fn keys(server: &impl RequestLog) -> Vec<Option<String>> {
 ///
 /// For an example, see [`Script`](super::Script).
 ///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use steadfast::Client;
+/// use steadfast_testing::{FaultPoint, FaultServer, FaultStep, assert_attempts};
+///
+/// // Without a key that the API is known to honour, a lost POST is not sent again.
+/// let lost = FaultStep::close(FaultPoint::AfterExecuting);
+/// let server = FaultServer::play([lost, FaultStep::ok()]).await;
+/// let client = Client::new();
+/// assert!(client.post(server.url("/charges")).send().await.is_err());
+/// assert_attempts(&server, 1).await;
+/// # }
+/// ```
+///
 /// # Panics
 ///
 /// Panics if the number differs, or if a [`Script`](super::Script) on the server ran out. The

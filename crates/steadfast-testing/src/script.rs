@@ -182,6 +182,21 @@ impl Script {
     }
 
     /// Installs the script on `server`, for the requests that match `route`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{MockServer, Script, any, get};
+    ///
+    /// let server = MockServer::start().await;
+    /// Script::new().status(200).mount(&server, get("/health")).await;
+    /// Script::new().status(404).forever().mount(&server, any()).await;
+    ///
+    /// let client = Client::builder().base_url(server.uri()).build().unwrap();
+    /// assert_eq!(client.get("/health").send().await.unwrap().status(), 200);
+    /// assert_eq!(client.get("/other").send().await.unwrap().status(), 404);
+    /// # }
+    /// ```
     pub async fn mount(self, server: &MockServer, route: Route) {
         assert!(self.delay.is_none(), "Script: the last delay has no response after it");
         let progress =

@@ -108,6 +108,22 @@ impl FaultStep {
     ///
     /// A key that was executed before gets the number of its first execution, with
     /// `Idempotent-Replayed: true`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::{Client, IdempotencyKey};
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// let server = FaultServer::play([FaultStep::ok()]).await;
+    /// let client = Client::new();
+    /// let key = IdempotencyKey::mint().unwrap();
+    /// for _ in 0..2 {
+    ///     let request = client.post(server.url("/charges")).idempotency_key(key.clone());
+    ///     assert_eq!(request.send().await.unwrap().text().await.unwrap(), r#"{"execution":1}"#);
+    /// }
+    /// assert_eq!(server.executions(), 1);
+    /// # }
+    /// ```
     #[must_use]
     pub fn ok() -> Self {
         Self(Kind::Own)
@@ -174,6 +190,17 @@ impl FaultStep {
     }
 
     /// Executes the request, sends bytes that are not HTTP, and closes the connection.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// let server = FaultServer::play([FaultStep::garbage()]).await;
+    /// let error = Client::new().post(server.url("/charges")).send().await.unwrap_err();
+    /// assert!(error.may_have_been_processed());
+    /// # }
+    /// ```
     #[must_use]
     pub fn garbage() -> Self {
         Self(Kind::Break(FaultPoint::AfterExecuting, How::Garbage))
@@ -191,6 +218,20 @@ impl FaultStep {
     }
 
     /// Resets the stream with `REFUSED_STREAM` (HTTP/2), without executing the request.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast::reqwest::ClientBuilder;
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// // The promise of the RFC makes the retry of a POST safe.
+    /// let server = FaultServer::play([FaultStep::refuse_stream(), FaultStep::ok()]).await;
+    /// let client = Client::builder().http(ClientBuilder::http2_prior_knowledge).build().unwrap();
+    /// client.post(server.url("/charges")).send().await.unwrap();
+    /// assert_eq!((server.received().len(), server.executions()), (2, 1));
+    /// # }
+    /// ```
     #[must_use]
     pub fn refuse_stream() -> Self {
         Self::reset_stream(StreamError::Refused, FaultPoint::BeforeExecuting)
@@ -204,6 +245,21 @@ impl FaultStep {
     /// always true.
     ///
     /// Over HTTP/1.1 the response is a 501 that gives this reason.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast::reqwest::ClientBuilder;
+    /// use steadfast_testing::{FaultPoint, FaultServer, FaultStep};
+    ///
+    /// // As at a reload of nginx: the stream of the POST is above the last one that was processed.
+    /// let reload = FaultStep::go_away(FaultPoint::BeforeExecuting);
+    /// let server = FaultServer::play([reload, FaultStep::ok()]).await;
+    /// let client = Client::builder().http(ClientBuilder::http2_prior_knowledge).build().unwrap();
+    /// client.post(server.url("/charges")).send().await.unwrap();
+    /// assert_eq!(server.executions(), 1);
+    /// # }
+    /// ```
     #[must_use]
     pub fn go_away(phase: FaultPoint) -> Self {
         Self(Kind::GoAway(phase))
@@ -342,6 +398,19 @@ impl Answer {
     }
 
     /// Sets a wrong `Content-Length`, and closes the connection after the body.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{Answer, FaultServer, FaultStep};
+    ///
+    /// // A truncated response: is it an error?
+    /// let short = Answer::new(200).body("half").claiming_length(8);
+    /// let server = FaultServer::play([FaultStep::answer(short)]).await;
+    /// let response = Client::new().get(server.url("/")).send().await.unwrap();
+    /// assert!(response.text().await.is_err());
+    /// # }
+    /// ```
     #[must_use]
     pub fn claiming_length(mut self, length: usize) -> Self {
         self.length = Some(length);
@@ -350,6 +419,20 @@ impl Answer {
 
     /// Copies the request's key into an `Idempotency-Key` header of the response, as a proxy that
     /// reflects headers does. This is no sign that the API honours keys.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::{Client, IdempotencyKey};
+    /// use steadfast_testing::{Answer, FaultServer, FaultStep};
+    ///
+    /// let server = FaultServer::play([FaultStep::execute(Answer::new(201).echo_key())]).await;
+    /// let key = IdempotencyKey::mint().unwrap();
+    /// let request = Client::new().post(server.url("/charges")).idempotency_key(key.clone());
+    /// let response = request.send().await.unwrap();
+    /// let echoed = response.headers()["idempotency-key"].to_str().unwrap();
+    /// assert!(echoed.contains(key.as_str()));
+    /// # }
+    /// ```
     #[must_use]
     pub fn echo_key(mut self) -> Self {
         self.echo_key = true;

@@ -286,12 +286,39 @@ impl FaultServer {
     }
 
     /// Returns the number of executions for each key. `None` stands for requests without a key.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// let server = FaultServer::play([FaultStep::ok()]).await;
+    /// let client = Client::new();
+    /// for _ in 0..3 {
+    ///     client.post(server.url("/charges")).send().await.unwrap();
+    /// }
+    /// // Each operation has a key of its own.
+    /// assert!(server.executions_by_key().values().all(|executions| *executions == 1));
+    /// # }
+    /// ```
     #[must_use]
     pub fn executions_by_key(&self) -> HashMap<Option<String>, usize> {
         self.shared.log().count_executions(|request| request.key().map(str::to_owned))
     }
 
     /// Returns all counts. Their `Display` is a table, made for the message of a failed assertion.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// let server = FaultServer::play([FaultStep::answer(503), FaultStep::ok()]).await;
+    /// Client::new().get(server.url("/charges")).send().await.unwrap();
+    /// let report = server.report();
+    /// assert_eq!((report.requests, report.executions), (2, 1), "{report}");
+    /// # }
+    /// ```
     #[must_use]
     pub fn report(&self) -> Report {
         let log = self.shared.log();
