@@ -94,6 +94,15 @@ pub struct SampleRequest {
 impl SampleRequest {
     /// Creates a POST request with `value` as JSON.
     ///
+    /// ```
+    /// use serde_json::json;
+    /// use steadfast_probe::SampleRequest;
+    ///
+    /// // The API refuses an invoice number that it has seen, so each key gets its own.
+    /// let invoice = json!({ "number": "probe-{unique}", "amount": 100 });
+    /// let sample = SampleRequest::json(&invoice);
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if `value` cannot be serialised as JSON.
@@ -252,6 +261,15 @@ impl<'a> Probe<'a> {
     /// and 3; minimums: 2 and 1.
     ///
     /// Higher numbers find a race more reliably and may create more operations.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use steadfast_probe::{Probe, SampleRequest};
+    ///
+    /// // Sixteen requests at a time, in ten rounds, to find a rare race.
+    /// let sample = SampleRequest::json(&json!({ "amount": 100 }));
+    /// let probe = Probe::new("https://api.staging.example.com/v1/charges", sample).at_once(16, 10);
+    /// ```
     #[must_use]
     pub fn at_once(mut self, requests: usize, rounds: usize) -> Self {
         self.at_once = requests.max(2);

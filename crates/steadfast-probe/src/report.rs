@@ -151,6 +151,22 @@ pub struct Report {
 impl Report {
     /// Returns the policy to [declare](steadfast::ClientBuilder::keys) for this API. `None` means:
     /// declare none.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use serde_json::json;
+    /// use steadfast_probe::{SampleRequest, probe};
+    /// # use steadfast_testing::{FaultServer, FaultStep};
+    /// # let staging = FaultServer::play([FaultStep::ok()]).await;
+    /// # let url = staging.url("/charges");
+    ///
+    /// // In a test suite: fail when the API stops honouring keys.
+    /// let report = probe(&url, SampleRequest::json(&json!({ "amount": 100 }))).await?;
+    /// assert!(report.policy().is_some(), "{}", report.advice);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn policy(&self) -> Option<&KeyPolicy> {
         self.policy.as_ref()
@@ -180,6 +196,23 @@ impl Report {
     }
 
     /// Returns the finding about a promise, or `None` if it was not tried.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use serde_json::json;
+    /// use steadfast_probe::{Basis, Promise, SampleRequest, probe};
+    /// # use steadfast_testing::{FaultServer, FaultStep};
+    /// # let staging = FaultServer::play([FaultStep::ok()]).await;
+    /// # let url = staging.url("/charges");
+    ///
+    /// let report = probe(&url, SampleRequest::json(&json!({ "amount": 100 }))).await?;
+    /// let finding = report.finding(Promise::Honoured).expect("this promise is always tried");
+    /// println!("{}: {}", finding.observed, finding.meaning);
+    /// assert_eq!(finding.basis, Basis::Observed, "the API marks its replays");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn finding(&self, promise: Promise) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.promise == promise)
