@@ -1,12 +1,14 @@
-//! What the pieces cost that every operation is made of: a key, a request, a decision, a claim. In time, and in allocations.
+//! Measures the parts of every operation: a key, a request, a decision, a claim. Counts time and
+//! allocations.
 //!
 //! ```text
 //! cargo bench --bench pieces --features server               all of them
-//! cargo bench --bench pieces --features server -- policy     those of which the name matches
+//! cargo bench --bench pieces --features server -- policy     only matching names
 //! ```
 //!
-//! What a whole operation costs beside other clients is told by `benches/compare`, and what the layer and its stores cost by
-//! `benches/server.rs`. These are for whoever changes one of the pieces: times differ from machine to machine, and gate nothing.
+//! `benches/compare` compares a whole operation with other clients, and `benches/server.rs`
+//! measures the layer and its stores. Use this benchmark when you change one of the parts. Times
+//! differ between machines, and no check depends on them.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,9 +24,9 @@ use divan::{AllocProfiler, Bencher};
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
 
-/// What is shared is measured by one thread and by two.
+/// Shared objects are measured with one thread and with two.
 const THREADS: [usize; 2] = [1, 2];
-/// So many in a row where one takes so long that one at a time would be measured, and the waking of a cold cache with it.
+/// Iterations in a row. A single one would also measure the waking of a cold cache.
 const SAMPLE: u32 = 500;
 
 fn main() {
@@ -46,13 +48,13 @@ mod client {
         bencher.bench(|| client.clone());
     }
 
-    /// Most of it is the system call for sixteen random bytes.
+    /// Most of the time is the system call for sixteen random bytes.
     #[divan::bench(sample_size = SAMPLE)]
     fn mint_a_key() -> IdempotencyKey {
         IdempotencyKey::mint().unwrap()
     }
 
-    /// For comparison: what a relative path saves.
+    /// For comparison: the cost that a relative path saves.
     #[divan::bench(sample_size = SAMPLE)]
     fn parse_a_url() -> steadfast::reqwest::Url {
         black_box("https://api.example.com/v1/charges").parse().unwrap()
@@ -87,7 +89,7 @@ mod policy {
 
     use super::*;
 
-    /// All operations to an origin draw on one budget.
+    /// All operations to an origin share one budget.
     #[divan::bench(threads = THREADS)]
     fn operation_that_succeeds_at_once(bencher: Bencher<'_, '_>) {
         let (policy, budget, now) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::standard()), Instant::now());
@@ -111,7 +113,7 @@ mod policy {
         });
     }
 
-    /// As most answers are.
+    /// The usual case.
     #[divan::bench]
     fn hint_that_is_not_there(bencher: Bencher<'_, '_>) {
         read_a_hint(bencher, None);
@@ -135,7 +137,7 @@ mod policy {
         bencher.bench(|| parse_retry_hint(black_box(&headers), now));
     }
 
-    /// One lock for all calls to an origin, held for as long as this takes.
+    /// One lock for all calls to an origin, held for this long.
     #[divan::bench(threads = THREADS)]
     fn call_through_a_breaker(bencher: Bencher<'_, '_>) {
         let (breaker, now) = (Breaker::new(BreakerPolicy::new()), Instant::now());
@@ -158,7 +160,7 @@ mod server {
 
     use super::*;
 
-    /// So short that records are forgotten as fast as they come, as in a process that has been up for a day.
+    /// So short that records expire as fast as they arrive, as in a process that has run for a day.
     const KEPT: Duration = Duration::from_millis(1);
     const LEASE: Duration = Duration::from_secs(30);
 
@@ -177,7 +179,7 @@ mod server {
         Record::new(StatusCode::CREATED, &HeaderMap::new(), Bytes::from_static(br#"{"id":"ch_1","amount":1200}"#))
     }
 
-    /// A store in memory answers at once.
+    /// Polls the claim once: a store in memory is ready at once.
     fn claim(store: &MemoryStore, id: &RecordId) -> ClaimOutcome<()> {
         let token = store.token().unwrap();
         let claim = Claim::new(id, token, Fingerprint::from_bytes([1; 32]), LEASE, KEPT);

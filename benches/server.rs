@@ -1,14 +1,15 @@
-//! What the idempotency layer costs, store by store: microseconds that it adds to a request, and claims a second.
+//! Measures the cost of the idempotency layer for each store: added microseconds per request, and
+//! claims per second.
 //!
 //! ```text
 //! ./scripts/with_servers.sh cargo bench --bench server --all-features
 //! ```
 //!
-//! The service behind the layer answers at once and, but for the last table, there is no socket, so what is measured is the layer and its
-//! store. Redis and PostgreSQL are measured where STEADFAST_REDIS_URL and STEADFAST_POSTGRES_URL say that they are. The output is Markdown
-//! tables. These are times: they differ from machine to machine and gate nothing.
+//! The handler responds at once, and only the last table uses a socket, so this measures the layer
+//! and its store. `STEADFAST_REDIS_URL` and `STEADFAST_POSTGRES_URL` add Redis and PostgreSQL. The
+//! output is Markdown tables. Times differ between machines, and no check depends on them.
 
-// A benchmark that cannot do its work has nothing to say.
+// A benchmark stops if it cannot do its work.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -36,16 +37,16 @@ use steadfast::server::{
 };
 use tower::{Service, ServiceBuilder, ServiceExt};
 const HOUR: Duration = Duration::from_secs(3600);
-/// Records in memory expire as fast as they come, as they do in a process that has been up for a day; kept for longer, the time would be that
-/// of a memory that grows.
+/// Records in memory expire as fast as they arrive, as in a process that has run for a day. With a
+/// longer retention, this would measure a growing memory.
 const SHORT: Duration = Duration::from_millis(100);
-/// How long claims are counted.
+/// Duration of a count of claims.
 const TIME: Duration = Duration::from_secs(2);
-/// How long it is seen what several threads make of it.
+/// Duration of one measurement with several threads.
 const SPELL: Duration = Duration::from_secs(1);
 const SPELLS: usize = 9;
-/// What is compared with the bare handler takes turns with it, each turn so long; the median of the differences is what is told, so that a
-/// machine that is slow for a second is slow for both.
+/// Duration of one turn. Each contender takes turns with the bare handler, and the result is the
+/// median of the differences. So a machine that is slow for a second is slow for both.
 const TURN: Duration = Duration::from_millis(200);
 const TURNS: usize = 15;
 const IN_FLIGHT: usize = 64;
@@ -55,7 +56,8 @@ const ANSWER: &str = r#"{"id":"ch_1","amount":1200}"#;
 
 type Body = Full<Bytes>;
 
-/// It answers as one does that answers in JSON: with bytes of its own and a header. Where they are kept, who gives them back matters.
+/// Responds like a JSON handler, with a header and bytes of its own: it matters which thread frees
+/// them.
 async fn handler(_: Request<Body>) -> Result<Response<Body>, Infallible> {
     let mut response = Response::new(Full::new(ANSWER.to_owned().into()));
     *response.status_mut() = StatusCode::CREATED;
@@ -63,7 +65,7 @@ async fn handler(_: Request<Body>) -> Result<Response<Body>, Infallible> {
     Ok(response)
 }
 
-/// The handler on a task of its own, as the layer runs it.
+/// Runs the handler on a task of its own, as the layer does.
 async fn spawned(request: Request<Body>) -> Result<Response<Body>, Infallible> {
     tokio::spawn(handler(request)).await.unwrap()
 }
@@ -73,9 +75,9 @@ fn request(key: &str) -> Request<Body> {
     Request::post("/charges").header("idempotency-key", key).body(body).unwrap()
 }
 
-/// A key that no other measurement uses, of this run or another.
+/// Returns a key that no other measurement uses, in this run or another.
 fn key(run: u64, number: u64) -> String {
-    // At its full length at once: a string that grows takes the allocator's lock for every piece.
+    // Full length at once: a growing string takes the allocator's lock for every piece.
     let mut key = String::with_capacity(34);
     write!(key, "{:08x}-{run:08x}-{number:016x}", std::process::id()).unwrap();
     key
@@ -86,7 +88,7 @@ fn new_run() -> u64 {
     RUNS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Microseconds that one call takes, one after the other, for so long.
+/// Returns the microseconds of one call, with calls one after the other for `time`.
 async fn microseconds<S, R>(mut service: S, time: Duration, mut next: impl FnMut(u64) -> String) -> f64
 where
     S: Service<Request<Body>, Response = Response<R>, Error = Infallible>,
@@ -101,7 +103,8 @@ where
     start.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
 }
 
-/// Claims that are made and completed in a second, `in_flight` at a time, each of another key.
+/// Returns the claims made and completed in a second, `in_flight` at a time, each with a key of its
+/// own.
 async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Duration) -> f64 {
     let run = new_run();
     let record = Record::new(StatusCode::CREATED, &http::HeaderMap::new(), "done".into());
@@ -126,7 +129,7 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Durat
                     )
                     .await
                     .unwrap();
-                // As a task that does something else, too: the others have their turn.
+                // Yields like a task with other work, so that the others have their turn.
                 tokio::task::yield_now().await;
             }
         });
@@ -135,8 +138,8 @@ async fn claims_a_second<S: Store>(store: &Arc<S>, in_flight: usize, life: Durat
     f64::from(u32::try_from(number.load(Ordering::Relaxed)).unwrap()) / start.elapsed().as_secs_f64()
 }
 
-/// What takes turns with the handler alone, to see what two threads make of it. The second shares nothing between threads: what it gains of
-/// the second core is what there is to gain.
+/// The contenders that take turns with two threads. The second shares nothing between threads, so
+/// its gain is the most that a second core can add.
 const CONTENDERS: [&str; 4] = [
     "the layer over a memory store",
     "a layer and a store for each thread",
@@ -148,20 +151,20 @@ fn memory_layer() -> IdempotencyLayer<MemoryStore> {
     over(Arc::new(MemoryStore::new()), SHORT)
 }
 
-/// A lease is short beside what is kept, as it is by default.
+/// The lease is short in proportion to the retention, as by default.
 fn over<S: Store>(store: Arc<S>, life: Duration) -> IdempotencyLayer<S> {
     IdempotencyLayer::with_shared_store(SharedStore::from(store), Scope::single_caller())
         .retention(life)
         .lease(life / 20)
 }
 
-/// Calls a second of each contender: by one thread, and by two.
+/// Calls per second of each contender: with one thread, and with two.
 type Turn = [[f64; CONTENDERS.len()]; 2];
 
-/// What each contender makes, in turns.
+/// Measures each contender in turns.
 ///
-/// The threads live as long as the measurement, as a server's do: the memory of a thread that has ended belongs to nobody, and whoever gives
-/// it back waits for whoever has come by it.
+/// The threads live as long as the measurement, like a server's. The memory of an ended thread is
+/// adopted by another, and whoever frees it waits for that one.
 fn by_threads() -> Vec<Turn> {
     let (layer, start) = (memory_layer(), Barrier::new(2));
     let work = |thread: usize| {
@@ -193,8 +196,8 @@ fn by_threads() -> Vec<Turn> {
     first.into_iter().zip(second).map(sum).collect()
 }
 
-/// Calls a second of each, many at a time, on one runtime of two workers that both have enough to do. None of what shares nothing: its
-/// threads are runtimes.
+/// Returns the calls per second of each contender, many at a time, on one runtime of two busy
+/// workers. The contender that shares nothing is left out, because its threads are runtimes.
 fn busy() -> Vec<[f64; 4]> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let layered = ServiceBuilder::new().layer(memory_layer()).service_fn(handler);
@@ -224,7 +227,7 @@ where
                 let request = request(&key(run, calls.into()));
                 service.ready().await.unwrap().call(request).await.unwrap();
                 calls += 1;
-                // As a connection that waits for its next request: the others have their turn.
+                // Yields like a connection that waits for its next request.
                 tokio::task::yield_now().await;
             }
             f64::from(calls) / start.elapsed().as_secs_f64()
@@ -233,8 +236,9 @@ where
     callers.join_all().await.iter().sum()
 }
 
-/// Nanoseconds that a cache line takes from one core to the other. It says what the ratios below are worth: on a virtual machine it may be
-/// ten times as much a minute later, when its cores have been moved apart.
+/// Returns the nanoseconds for a cache line to move between the cores. It puts the ratios into
+/// proportion: on a virtual machine it may be ten times higher a minute later, when its cores have
+/// moved apart.
 fn handover() -> f64 {
     const TIMES: u64 = 100_000;
     let line = AtomicU64::new(0);
@@ -283,8 +287,8 @@ fn scaling() {
     }
 }
 
-/// What a POST over a socket takes: the server's code runs with what the kernel and the connection have left of the caches, and workers that
-/// sleep have to wake up.
+/// Measures a POST over a socket. The kernel and the connection have used the caches in between,
+/// and sleeping workers have to wake up.
 fn over_sockets() {
     let by_workers = [1, 2].map(posts);
     println!(
@@ -303,7 +307,7 @@ fn over_sockets() {
 
 const ROUTES: [&str; 4] = ["the handler alone", "the handler on a task of its own", "a replay", "a first execution"];
 
-/// Medians of each turn, of each route.
+/// Returns the medians of each turn for each route.
 fn posts(workers: usize) -> Vec<[f64; 4]> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap();
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -321,7 +325,8 @@ fn posts(workers: usize) -> Vec<[f64; 4]> {
     let mut turn = || {
         let mut took = [const { Vec::new() }; 4];
         let start = Instant::now();
-        // In turn, one by one: what the machine does meanwhile is shared out.
+        // One request for each route in turn, so that other load on the machine affects all of
+        // them.
         while start.elapsed() < TURN * 2 {
             number += 1;
             for (route, connection) in connections.iter_mut().enumerate() {
@@ -333,7 +338,7 @@ fn posts(workers: usize) -> Vec<[f64; 4]> {
     (0..TURNS).map(|_| turn()).collect()
 }
 
-/// A client that costs next to nothing: what it does is not to hide what the server does.
+/// A client with almost no cost of its own, which would hide the server's.
 struct Connection(TcpStream);
 
 impl Connection {
@@ -343,7 +348,7 @@ impl Connection {
         Self(stream)
     }
 
-    /// Microseconds until the answer is there.
+    /// Returns the microseconds until the response arrives.
     fn post(&mut self, route: usize, key: &str) -> f64 {
         let length = CHARGE.len();
         let request = format!(
@@ -359,7 +364,8 @@ impl Connection {
     }
 }
 
-/// Microseconds that a service takes more than the handler alone; `next` is given the number of the call, over all turns.
+/// Returns the microseconds that a service takes beyond the handler alone. `next` gets the number
+/// of the call, over all turns.
 async fn added<S, R>(service: impl Fn() -> S, next: impl Fn(u64) -> String) -> f64
 where
     S: Service<Request<Body>, Response = Response<R>, Error = Infallible>,
@@ -372,7 +378,8 @@ where
             calls += 1;
             next(calls)
         };
-        // Not timed: records that ran out in the meantime are forgotten, four to a claim, until one goes for each that comes.
+        // Not timed: expired records are removed, four for each claim, until one is removed for
+        // each new one.
         microseconds(service(), TURN, &mut next).await;
         differences.push(microseconds(service(), TURN, &mut next).await - bare);
     }
@@ -384,7 +391,7 @@ struct Table {
 }
 
 impl Table {
-    /// What there is without a layer: a task, and the waiting for it.
+    /// Measures a task, and the wait for it, without a layer.
     async fn row_of_a_task(&self) {
         self.bar.set_message("a task of its own");
         let run = new_run();
@@ -393,7 +400,7 @@ impl Table {
         self.bar.inc(1);
     }
 
-    /// `life` is how long a record is kept.
+    /// Measures one store. `life` is the retention of its records.
     async fn row<S: Store>(&self, name: &str, store: S, in_flight: usize, life: Duration) {
         let store = Arc::new(store);
         let run = new_run();
@@ -415,9 +422,10 @@ impl Table {
 }
 
 fn main() {
-    // One worker: what it takes to wake another one is told below, by sockets.
+    // One worker: the cost of waking another one is measured below, over sockets.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    // As a server has it: handlers run on the workers, not on the thread that waits for the runtime.
+    // Handlers run on the workers, as in a server, and not on the thread that blocks on the
+    // runtime.
     let measured = runtime.spawn(measure());
     runtime.block_on(measured).unwrap();
     drop(runtime);
@@ -441,7 +449,7 @@ async fn measure() {
         table.row("Redis", steadfast_redis::RedisStore::connect(&url).await.unwrap(), IN_FLIGHT, HOUR).await;
     }
     if let Ok(url) = std::env::var("STEADFAST_POSTGRES_URL") {
-        // A transaction holds a connection, so there are as many connections as there are claims in flight.
+        // A transaction holds a connection, so there are as many connections as claims in flight.
         let most = u32::try_from(IN_FLIGHT).unwrap();
         let pool = sqlx::postgres::PgPoolOptions::new().max_connections(most).connect(&url).await.unwrap();
         let store = steadfast_postgres::PostgresStore::new(pool);

@@ -14,9 +14,9 @@ mod cookbook {}
 #[cfg(doctest)]
 mod changelog {}
 
-#[doc = include_str!("../src/guide/coming_from.md")]
+#[doc = include_str!("../src/guide/migrating.md")]
 #[cfg(doctest)]
-mod coming_from {}
+mod migrating {}
 
 #[doc = include_str!("../src/guide/design.md")]
 #[cfg(doctest)]
@@ -25,6 +25,10 @@ mod design {}
 #[doc = include_str!("../src/guide/failures.md")]
 #[cfg(doctest)]
 mod failures {}
+
+#[doc = include_str!("../src/guide/internals.md")]
+#[cfg(doctest)]
+mod internals {}
 
 #[doc = include_str!("../src/guide/overload.md")]
 #[cfg(doctest)]

@@ -1,4 +1,4 @@
-//! An axum server behind the idempotency layer, with the layers around it in their order.
+//! An axum server behind the idempotency layer, with the other layers in the right order.
 //!
 //! ```text
 //! cargo run --example axum_server                 # records in memory
@@ -7,15 +7,17 @@
 //! cargo run --example axum_server -- --store postgres://localhost/shop
 //! ```
 //!
-//! Then, as a client would, twice:
+//! Then send this request twice:
 //!
 //! ```text
-//! curl -i localhost:3000/charges -H 'Authorization: Bearer alice' -H 'Idempotency-Key: "my-first-key"' \
+//! curl -i localhost:3000/charges -H 'Authorization: Bearer alice' \
+//!     -H 'Idempotency-Key: "my-first-key"' \
 //!     -H 'Content-Type: application/json' -d '{"amount":1200}'
 //! ```
 //!
-//! The second answer is the stored one, with `Idempotent-Replayed: true`. `GET /metrics` counts keys by state. Ctrl-C stops accepting, lets
-//! what runs end and be stored, and exits.
+//! The second response is the stored one, with `Idempotent-Replayed: true`. `GET /metrics` counts
+//! keys by state. Ctrl-C stops accepting connections, waits until running operations have ended and
+//! are stored, and exits.
 
 use std::error::Error;
 use std::future::Future;
@@ -43,18 +45,18 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 #[derive(Parser)]
 #[command(about = "An axum server behind the idempotency layer")]
 struct Flags {
-    /// Where records are kept: memory, redb:FILE, redis://…, postgres://…
+    /// Store of the records: memory, redb:FILE, redis://…, postgres://…
     #[arg(long, default_value = "memory")]
     store: String,
-    /// The address to listen at
+    /// Address to listen on
     #[arg(long, default_value = "127.0.0.1:3000")]
     listen: String,
-    /// Play a short round against every store that is compiled in and can be reached, and end
+    /// Run a short round against every reachable store, and exit
     #[arg(long)]
     self_test: bool,
 }
 
-/// The caller, as authentication has found it out.
+/// The caller, as authenticated.
 #[derive(Clone)]
 struct Caller(String);
 
@@ -77,11 +79,12 @@ struct Shop {
 async fn charge(
     State(shop): State<Shop>,
     Extension(caller): Extension<Caller>,
-    // JSON that cannot be read is rejected, and gives the key back to the corrected request.
+    // Invalid JSON is rejected, and the key is released for the corrected request.
     Checked(Json(new)): Checked<Json<NewCharge>>,
 ) -> Response {
     if new.amount == 0 {
-        // Nothing was charged: the key is given back, and the caller may mend the request and use it again.
+        // Nothing was charged, so the key is released: the caller may correct the request and use
+        // the key again.
         return NotExecuted((StatusCode::BAD_REQUEST, "amount is zero")).into_response();
     }
     let id = shop.charges.fetch_add(1, Ordering::Relaxed) + 1;
@@ -90,7 +93,7 @@ async fn charge(
         .into_response()
 }
 
-/// For an example, the token is the name.
+/// In this example the token is the caller's name.
 async fn authenticate(mut request: Request, next: Next) -> Response {
     let token = request.headers().get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let Some(caller) = token.map(|name| Caller(name.to_owned())) else {
@@ -100,13 +103,13 @@ async fn authenticate(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// The order is the point. What stands outside of the idempotency layer may refuse a request without burning its key, and sees
-/// replays; what stands inside runs once per key.
+/// The order matters. Layers outside the idempotency layer may refuse a request without consuming
+/// its key, and they see replays. Layers inside run once per key.
 fn router<S: Store>(layer: &IdempotencyLayer<S>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_headers(["authorization", "content-type", "idempotency-key"].map(HeaderName::from_static))
-        // A browser hides what is not named here.
+        // A browser hides response headers that are not named here.
         .expose_headers(["idempotent-replayed", "idempotency-status", "retry-after"].map(HeaderName::from_static));
     let layers = ServiceBuilder::new()
         .layer(cors)
@@ -128,18 +131,19 @@ async fn serve<S: Store>(
     listener: TcpListener,
     until: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
-    // The caller's name, and not the token that proved it: a token that is refreshed between two
-    // attempts would make the second one a new operation.
+    // The scope is the caller's name, not the token: with a token that is refreshed between two
+    // attempts, the second would be a new operation.
     let scope = Scope::from_extension(|Caller(name)| name.clone());
     let layer =
         IdempotencyLayer::new(store, scope).required().lease(Duration::from_secs(30)).advertise_scope("/charges");
     axum::serve(listener, router(&layer)).with_graceful_shutdown(until).await?;
-    // A handler whose client has hung up is still at it; without this its operation would end as unknown.
+    // A handler may still run after its client disconnected. Without this its operation would end
+    // as unknown.
     layer.drain().await;
     Ok(())
 }
 
-/// The one line that differs from store to store.
+/// Opens the store: the only line that differs between stores.
 async fn serve_from(
     store: &str,
     listener: TcpListener,
@@ -156,7 +160,7 @@ async fn serve_from(
             store.create_table().await?;
             serve(store, listener, until).await
         }
-        _ => Err(format!("--store {store}: not memory, redb:FILE, redis://… or postgres://…").into()),
+        _ => Err(format!("--store {store}: expected memory, redb:FILE, redis://… or postgres://…").into()),
     }
 }
 
@@ -170,7 +174,7 @@ async fn main() -> Result<()> {
     println!("http://{}/charges, records in {}; Ctrl-C ends", listener.local_addr()?, flags.store);
     let interrupted = async {
         if let Err(error) = tokio::signal::ctrl_c().await {
-            eprintln!("no signals here: {error}");
+            eprintln!("cannot wait for Ctrl-C: {error}");
             std::future::pending::<()>().await;
         }
     };
@@ -189,7 +193,7 @@ async fn self_test() -> Result<()> {
     }
     for store in stores {
         play(&store).await.map_err(|error| format!("{store}: {error}"))?;
-        println!("{store}: charged once, and replayed");
+        println!("{store}: charged once, then replayed");
     }
     Ok(())
 }
@@ -203,7 +207,7 @@ async fn play(store: &str) -> Result<()> {
     };
     let play = async {
         let http = steadfast::reqwest::Client::new();
-        // Another key in each run: the servers may remember those of an earlier one.
+        // A new key in each run, because the servers may remember keys of an earlier one.
         let key = steadfast::IdempotencyKey::mint()?;
         let ask = |amount: u64| {
             let request = http.post(&url).header("idempotency-key", key.as_str()).bearer_auth("alice");

@@ -1,4 +1,4 @@
-//! The bank: a service of its own behind a layer of its own. It is not killed, and it counts.
+//! The bank: a separate service behind its own layer. It stays alive and counts its charges.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

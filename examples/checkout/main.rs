@@ -1,4 +1,4 @@
-//! One order, one charge, wherever the shop dies.
+//! One order and one charge, whenever the shop dies.
 //!
 //! ```text
 //! ./scripts/with_servers.sh cargo run --example checkout
@@ -9,12 +9,15 @@
 //!                         (order in the layer's transaction)     (charge)
 //! ```
 //!
-//! The shop writes its order into the transaction that the layer has lent, and charges the card at another service, which is in
-//! nobody's transaction. It is killed with SIGKILL at every point of its way. Its transaction is rolled back, the client asks again,
-//! the handler runs again, and charges again: under the same key, because it is derived from the order's. So the bank answers from its
-//! record. In the second column the handler mints a key for each of its calls, as handlers do.
+//! The shop writes its order into the transaction of the layer. It charges the card at another
+//! service, which takes part in no transaction. SIGKILL ends the shop at every point of its work.
+//! The database rolls the transaction back, the client repeats its request, and the handler charges
+//! again. The charge has the same key, because the key is derived from the order's, so the bank
+//! replays its stored response. In the last column the handler mints a key for each call, as many
+//! handlers do.
 //!
-//! The last line is plain, and counts over all points. If it is not `orders == charges == checkouts` the exit code is 1.
+//! The last line is for scripts and counts over all points. Unless `orders == charges ==
+//! checkouts`, the exit code is 1.
 //!
 //! `shop.rs` is the shop, `bank.rs` the bank.
 
@@ -40,12 +43,12 @@ use crate::shop::Point;
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 #[derive(Parser)]
-#[command(about = "One order, one charge, wherever the shop dies")]
+#[command(about = "One order and one charge, whenever the shop dies")]
 struct Flags {
-    /// A PostgreSQL database; a schema is made in it, and dropped at the end
+    /// A PostgreSQL database; the example creates a schema in it and drops it at the end
     #[arg(long, env = "STEADFAST_POSTGRES_URL")]
     database: Option<String>,
-    /// Be the shop, at this address
+    /// Run as the shop, at this address
     #[arg(long, hide = true, requires_all = ["schema", "bank", "keys"])]
     serve: Option<SocketAddr>,
     #[arg(long, hide = true)]
@@ -56,12 +59,12 @@ struct Flags {
     keys: Option<String>,
     #[arg(long, hide = true)]
     die_at: Option<Point>,
-    /// The same round: it is short
+    /// Run the same round: it is short
     #[arg(long)]
     self_test: bool,
 }
 
-const WANTED: &str = "this example wants a PostgreSQL: ./scripts/with_servers.sh cargo run --example checkout or \
+const WANTED: &str = "this example needs a PostgreSQL database: ./scripts/with_servers.sh cargo run --example checkout or \
                       --database postgres://…";
 
 #[tokio::main]
@@ -108,7 +111,8 @@ async fn tell(database: &str, schema: &str, pool: &PgPool) -> Result<ExitCode> {
     Ok(if (orders, charges) == (checkouts, checkouts) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What one checkout came to: requests of the client, rows in the database, executions at the bank.
+/// The result of one checkout: the client's requests, the rows in the database, the executions at
+/// the bank.
 struct Checkout {
     requests: i64,
     orders: i64,
@@ -117,7 +121,7 @@ struct Checkout {
 
 async fn checkout(database: &str, schema: &str, pool: &PgPool, keys: &str, point: Point) -> Result<Checkout> {
     let bank = Bank::open().await?;
-    // Held for a moment to find a port that is free, which the shop's processes then have one after the other.
+    // Binds a free port for a moment. Each process of the shop then uses it in turn.
     let address = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
     let shop = [
         "--serve",
@@ -153,7 +157,8 @@ async fn checkout(database: &str, schema: &str, pool: &PgPool, keys: &str, point
     Ok(Checkout { requests, orders, charges: bank.charges() })
 }
 
-/// A shop that dies at its point, and then one that does not. Dropped, it is killed.
+/// Runs a shop that dies at its point, and then one that does not. Kills the current one when
+/// dropped.
 async fn supervise(arguments: Vec<String>, point: Point) -> Result<()> {
     let start = |more: &[String]| -> Result<Child> {
         Ok(Command::new(std::env::current_exe()?).args(&arguments).args(more).kill_on_drop(true).spawn()?)

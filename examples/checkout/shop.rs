@@ -1,4 +1,4 @@
-//! The shop: it charges the card at the bank and writes the order, and dies where it is told to.
+//! The shop: it charges the card at the bank, writes the order, and dies at a given point.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,13 +19,13 @@ use steadfast_postgres::{PostgresSession, PostgresStore};
 
 use crate::Result;
 
-/// Where the shop dies.
+/// The point at which the shop dies.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub(crate) enum Point {
     BeforeTheClaim,
     BeforeTheCharge,
     AfterTheCharge,
-    /// It does not die here: the database refuses the row, once.
+    /// The shop does not die here: the database refuses the row once.
     TheOrderFails,
     AfterTheOrder,
     AfterTheCommit,
@@ -68,13 +68,13 @@ struct Shop {
 }
 
 impl Shop {
-    /// Writes the order; once into a table that is not there, if the order is to fail.
+    /// Returns the statement for the order. Once, it names a missing table if the order is to fail.
     fn insert(&self) -> &'static str {
         let fails = self.die_at == Some(Point::TheOrderFails) && !self.has_failed.swap(true, Ordering::SeqCst);
         if fails { "INSERT INTO no_such_table VALUES ($1, $2)" } else { "INSERT INTO orders VALUES ($1, $2)" }
     }
 
-    /// SIGKILL: no clean-up, no answer, and nothing more is done until it arrives.
+    /// Sends SIGKILL: no clean-up, no response, and nothing happens until the signal arrives.
     async fn at(&self, point: Point) {
         if self.die_at == Some(point) {
             let killed = std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
@@ -101,7 +101,7 @@ pub(crate) async fn serve(
 ) -> Result<()> {
     let bank = Client::builder().base_url(bank).keys(KeyPolicy::standard()).build()?;
     let shop = Shop { bank, derives_keys, die_at, has_failed: Arc::default() };
-    // The customer of this example is the only caller.
+    // The only caller is the customer of this example.
     let layer = IdempotencyLayer::new(PostgresStore::new(pool).transactional(), Scope::single_caller()).required();
     let router = Router::new()
         .route("/orders", post(order))
@@ -111,7 +111,7 @@ pub(crate) async fn serve(
     Ok(axum::serve(tokio::net::TcpListener::bind(address).await?, router).await?)
 }
 
-/// Outside of the layer: before its claim, and after its commit.
+/// Runs outside the layer: before its claim, and after its commit.
 async fn around(State(shop): State<Shop>, request: Request, next: Next) -> Response {
     shop.at(Point::BeforeTheClaim).await;
     let response = next.run(request).await;
@@ -128,22 +128,22 @@ async fn order(
     shop.at(Point::BeforeTheCharge).await;
     let charge = charge(&shop, &operation).await.map_err(|error| failed(&error))?;
     shop.at(Point::AfterTheCharge).await;
-    let mut session = lent.lock().ok_or_else(|| failed(&"somebody else has the transaction"))?;
+    let mut session = lent.lock().ok_or_else(|| failed(&"another task holds the transaction"))?;
     let insert = sqlx::query(shop.insert()).bind(&name).bind(&charge);
     insert.execute(&mut **session).await.map_err(|error| failed(&error))?;
     shop.at(Point::AfterTheOrder).await;
     Ok((StatusCode::CREATED, charge))
 }
 
-/// The one line that decides whether the card is charged once.
+/// Derives or mints the key: this decides whether the card is charged once.
 async fn charge(shop: &Shop, operation: &OperationKey) -> Result<String> {
     let key = if shop.derives_keys { operation.child_key("charge-card") } else { IdempotencyKey::mint()? };
     let charge = shop.bank.post("/charges").idempotency_key(key).body("12 EUR").send().await?;
     Ok(charge.error_for_status()?.text().await?)
 }
 
-/// The card may have been charged, and there is no order: not an end, which would be answered to every repeat, but something to be run
-/// again, under the same derived key.
+/// The card may have been charged, and there is no order. This must not become the stored response.
+/// The operation must run again, under the same derived key.
 type Unsure = (StatusCode, Extension<ExecutionOutcome>);
 
 fn failed(error: &dyn fmt::Display) -> Unsure {

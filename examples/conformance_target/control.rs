@@ -1,4 +1,5 @@
-//! What a case can break from outside: the store, the rate limiter, a tenant's access, and the process itself.
+//! The faults that a case can cause: in the store, the rate limiter, a tenant's access, and the
+//! process.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,18 +13,18 @@ use steadfast::server::{
 use crate::Result;
 use crate::damage::DAMAGE;
 
-/// Where the process kills itself.
+/// The point at which the process kills itself.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Failpoint {
-    /// The claim is made, the handler has not started.
+    /// The claim is made, and the handler has not started.
     AfterClaim,
-    /// The record is durable, nothing was sent.
+    /// The record is durable, and nothing was sent.
     AfterComplete,
     /// The handler has written its row into the open transaction.
     AfterBusinessWrite,
     /// The transaction of claim, row and record is about to end.
     BeforeCommit,
-    /// It has ended, nothing was sent.
+    /// The transaction has ended, and nothing was sent.
     AfterCommit,
 }
 
@@ -40,7 +41,7 @@ impl Failpoint {
     }
 }
 
-/// No clean-up, no answer: SIGKILL, and nothing more is done until it arrives.
+/// Sends SIGKILL: no clean-up, no response, and nothing happens until the signal arrives.
 pub(crate) async fn die() {
     let pid = std::process::id().to_string();
     if std::process::Command::new("kill").args(["-9", &pid]).status().is_err() {
@@ -49,7 +50,7 @@ pub(crate) async fn die() {
     std::future::pending::<()>().await;
 }
 
-/// What is done to all stores of this process at once.
+/// Faults that apply to all stores of this process.
 #[derive(Clone, Default)]
 pub(crate) struct Switches(Arc<Switched>);
 
@@ -60,7 +61,7 @@ struct Switched {
     records: Mutex<Records>,
 }
 
-/// For a store whose bytes cannot be reached from here.
+/// The damaged records of a store whose bytes are out of reach.
 #[derive(Default)]
 struct Records {
     completed: HashSet<RecordId>,
@@ -76,7 +77,7 @@ impl Switches {
         self.0.drops_reply.store(true, Ordering::SeqCst);
     }
 
-    /// From now on the records that are completed cannot be read.
+    /// Makes the completed records unreadable.
     pub(crate) fn damage_records(&self) {
         let records = &mut *self.records();
         records.damaged.extend(records.completed.drain());
@@ -100,7 +101,7 @@ impl Switches {
         records.damaged.remove(id);
     }
 
-    /// The state that was read, as the store would have read it.
+    /// Returns the state as the store would read it: damaged, if it is.
     fn read(&self, id: &RecordId, state: RecordState) -> std::result::Result<RecordState, StoreError> {
         if matches!(state, RecordState::Completed { .. }) && self.records().damaged.contains(id) {
             Record::decode(DAMAGE).map_err(StoreError::Unreadable)?;
@@ -109,7 +110,7 @@ impl Switches {
     }
 }
 
-/// A store that can be unplugged, lose a reply, and take the process down.
+/// A store that can be down, lose a reply, and kill the process.
 pub(crate) struct Controlled<S> {
     inner: S,
     failpoint: Option<Failpoint>,

@@ -1,15 +1,15 @@
-//! What a case does to the bytes of a store, behind the back of whoever reads them.
+//! Damage to the bytes of a store, without its knowledge.
 
 use crate::Result;
 use crate::control::Switches;
 
-/// Of the layout that is written now, and not what was written.
+/// Bytes in the current layout that are no valid record.
 pub(crate) const DAMAGE: &[u8] = b"\x01these bytes are no record";
 
-/// Where the records are.
+/// The place of the records.
 #[derive(Clone)]
 pub(crate) enum Damage {
-    /// In the store's own memory, which nobody else can write to: it is told to read damage instead.
+    /// The store's own memory, which nobody else can write to: its reads return damage instead.
     Memory(Switches),
     Redb(crate::redb::ReopenedStore),
     Redis {

@@ -1,4 +1,4 @@
-//! Handlers that count every run before anything else, and answer as the cases want.
+//! Handlers that count every run first, and then respond as a case requires.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -21,11 +21,11 @@ pub(crate) struct Handlers {
     log: Log,
     retry_5xx: bool,
     numbers: Arc<AtomicU64>,
-    /// What events have done, where there is no database: tag and event.
+    /// Effects of events if there is no database: tag and event.
     effects: Arc<Mutex<Vec<(String, String)>>>,
 }
 
-/// Where runs are counted: a file that other instances append to, or memory.
+/// The count of runs: a file that other instances append to, or memory.
 #[derive(Clone)]
 enum Log {
     File(String),
@@ -38,7 +38,8 @@ impl Handlers {
         Self { log, retry_5xx: settings.retry_5xx, numbers: Arc::default(), effects: Arc::default() }
     }
 
-    /// How often handlers were started under this tag, by every instance that shares the log.
+    /// Returns how often handlers were started under this tag, over all instances that share the
+    /// log.
     pub(crate) fn started(&self, tag: &str) -> usize {
         let lines = match &self.log {
             Log::File(path) => std::fs::read_to_string(path).unwrap_or_default(),
@@ -47,13 +48,13 @@ impl Handlers {
         lines.lines().filter(|line| *line == tag).count()
     }
 
-    /// The events that were handled under this tag in this process.
+    /// Returns the events that were handled under this tag in this process.
     pub(crate) fn effects(&self, tag: &str) -> Vec<String> {
         let effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
         effects.iter().filter(|(of, _)| of == tag).map(|(_, event)| event.clone()).collect()
     }
 
-    /// Counts the run, and waits as long as the case asks for. Returns the id of the run.
+    /// Counts the run, and waits as long as the case requires. Returns the id of the run.
     pub(crate) async fn run(&self, headers: &HeaderMap, query: &HashMap<String, String>) -> String {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let tag = tag(headers);
@@ -70,11 +71,11 @@ impl Handlers {
     }
 }
 
-/// One write in append mode, so that lines of several processes do not mix.
+/// Appends in a single write, so that lines of several processes do not mix.
 fn append(path: &str, line: &str) {
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
     if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
-        eprintln!("the run could not be counted: {error}");
+        eprintln!("cannot count the run: {error}");
         std::process::abort();
     }
 }
@@ -86,7 +87,7 @@ pub(crate) async fn pause(milliseconds: u64) {
 
 type Arguments = (State<Handlers>, Query<HashMap<String, String>>, HeaderMap);
 
-/// Where events are delivered, to be put behind a layer that knows their ids.
+/// Returns the route for events. Put it behind a layer that knows their ids.
 pub(crate) fn webhooks(handlers: Handlers) -> Router {
     Router::new().route("/webhook", post(webhook)).route("/webhook/{consumer}", post(webhook)).with_state(handlers)
 }

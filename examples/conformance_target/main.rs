@@ -1,8 +1,10 @@
-//! A server to play black-box conformance cases against: handlers that count, behind the idempotency layer, told by environment.
+//! A server for black-box conformance cases: counting handlers behind the idempotency layer,
+//! configured by environment variables.
 //!
-//! A test from outside needs a server whose every execution is counted, that can be killed and restarted, and whose store can be
-//! unplugged. `PORT` and its companions configure it as the cases want; without `PORT` it plays a short round against itself and
-//! ends. Its choices where several answers are lawful (`PROFILE`) are this target's, not the layer's defaults.
+//! A test from outside needs a server that counts every execution, can be killed and restarted, and
+//! can lose its store. `PORT` and its companions configure it for a case. Without `PORT` it runs a
+//! short round against itself and exits. If several responses are lawful, `PROFILE` chooses between
+//! them; those choices are not the layer's defaults.
 
 mod control;
 mod damage;
@@ -31,7 +33,7 @@ use crate::settings::Settings;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// The caller that authentication has verified.
+/// The caller, as authenticated.
 #[derive(Clone)]
 struct Tenant(String);
 
@@ -87,12 +89,14 @@ async fn main() -> Result<()> {
     }
 }
 
-/// Most routes over the store of separate transactions, `/tx` over that of the handler's own.
+/// Serves most routes over the store with separate transactions, and `/tx` over the transactional
+/// one.
 async fn serve_postgres(settings: &Settings, mut target: Target) -> Result<()> {
     let database = settings.postgres().await?;
     let store = database.store().await?;
     let controlled = Controlled::new(store.transactional(), settings.failpoint.clone(), target.switches.clone());
-    // The profile's branch for a lapsed claim is about claims with leases; a transaction has none.
+    // The profile's choice for an expired claim concerns claims with leases; a transaction has
+    // none.
     let controlled = SharedStore::new(controlled);
     let transactional =
         settings.layer(controlled.clone(), settings.scope()).on_unknown(steadfast::server::OnUnknown::Rerun);
@@ -111,7 +115,7 @@ async fn serve_postgres(settings: &Settings, mut target: Target) -> Result<()> {
 async fn serve<S: Store>(settings: &Settings, router: Router, layers: &Layers<S>) -> Result<()> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", settings.port)).await?;
     axum::serve(listener, router).with_graceful_shutdown(terminated()).await?;
-    // Handlers whose clients have hung up end and are stored, too.
+    // Handlers whose clients have disconnected also end and are stored.
     layers.keys.drain().await;
     layers.tenants.drain().await;
     layers.events.drain().await;
@@ -131,7 +135,7 @@ async fn terminated() {
     }
 }
 
-/// The routes behind the layer.
+/// Builds the routes behind the layer.
 fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, Layers<S>) {
     let store = Controlled::new(store, settings.failpoint.clone(), target.switches.clone());
     let handlers = target.handlers.clone();
@@ -161,7 +165,7 @@ fn build<S: Store>(store: S, settings: &Settings, target: Target) -> (Router, La
     (router, Layers { keys: layer, tenants: scoped, events })
 }
 
-/// What stands outside of the layer, and what the cases ask of it directly.
+/// Adds the layers outside, and the routes that the cases call directly.
 fn finish(mut router: Router, settings: &Settings, target: Target) -> Router {
     if settings.compression {
         router = router.layer(CompressionLayer::new().gzip(true).compress_when(SizeAbove::new(1000)));
@@ -181,7 +185,7 @@ fn finish(mut router: Router, settings: &Settings, target: Target) -> Router {
     router.merge(outside)
 }
 
-/// `Authorization: Bearer tenant-…`: 401 without one, 403 for one that was revoked.
+/// `Authorization: Bearer tenant-…`: 401 without one, 403 for a revoked one.
 async fn authenticate(State(tenants): State<Tenants>, mut request: Request<axum::body::Body>, next: Next) -> Response {
     let token = request.headers().get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let tenant = token.and_then(|token| token.split('.').next()).filter(|tenant| {
@@ -220,7 +224,7 @@ async fn count(State(target): State<Target>, Query(Tag { tag }): Query<Tag>) -> 
     }
 }
 
-/// The business rows of this tag, each with its event if it has one.
+/// Returns the business rows of this tag, each with its event if it has one.
 async fn rows(target: &Target, tag: &str) -> Result<Vec<Option<String>>> {
     if let Some(database) = &target.database {
         return database.rows(tag).await;
@@ -241,7 +245,7 @@ async fn control(State(target): State<Target>, Query(control): Query<Control>) -
         ("store_drop_reply", _) => target.switches.drop_one_reply(),
         ("store_corrupt", _) => {
             if let Err(error) = target.damage.corrupt().await {
-                eprintln!("the records could not be damaged: {error}");
+                eprintln!("cannot damage the records: {error}");
                 return StatusCode::INTERNAL_SERVER_ERROR;
             }
         }
@@ -253,7 +257,7 @@ async fn control(State(target): State<Target>, Query(control): Query<Control>) -
     StatusCode::NO_CONTENT
 }
 
-/// A short round: one order, asked for twice, executed once.
+/// Runs a short round: one order, requested twice, executed once.
 async fn self_test() -> Result<()> {
     let settings = Settings::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

@@ -1,4 +1,4 @@
-//! What only a database can do: a business row in the transaction that holds claim and record.
+//! The part that needs a database: a business row in the transaction of claim and record.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -54,24 +54,24 @@ impl Database {
         Ok(store)
     }
 
-    /// The rows that handlers have written under this tag, each with its event if it has one.
+    /// Returns the rows that handlers wrote under this tag, each with its event if it has one.
     pub(crate) async fn rows(&self, tag: &str) -> Result<Vec<Option<String>>> {
         let rows = sqlx::query_scalar("SELECT event_id FROM business WHERE tag = $1 ORDER BY n").bind(tag);
         Ok(rows.fetch_all(&self.pool).await?)
     }
 
-    /// `/tx/orders`, to be put behind a layer over the transactional store.
+    /// Returns `/tx/orders`. Put it behind a layer over the transactional store.
     pub(crate) fn orders(&self, handlers: Handlers) -> Router {
         Router::new().route("/tx/orders", post(order)).with_state((self.clone(), handlers))
     }
 
-    /// `/webhook`, to be put behind a layer of events over the transactional store.
+    /// Returns `/webhook`. Put it behind a layer of events over the transactional store.
     pub(crate) fn webhooks(&self, handlers: Handlers) -> Router {
         let state = (self.clone(), handlers);
         Router::new().route("/webhook", post(webhook)).route("/webhook/{consumer}", post(webhook)).with_state(state)
     }
 
-    /// One row in the transaction that was lent.
+    /// Writes one row in the layer's transaction.
     async fn write(
         &self,
         lent: &TransactionHandle<PostgresSession>,
@@ -118,6 +118,6 @@ async fn webhook((State((database, handlers)), lent, Query(query), headers): Arg
 }
 
 fn failed(id: &str, error: &dyn std::error::Error) -> Response {
-    eprintln!("the row could not be written: {error}");
+    eprintln!("cannot write the row: {error}");
     answer(StatusCode::INTERNAL_SERVER_ERROR, id, "{}")
 }

@@ -1,4 +1,4 @@
-//! A store in a file that can be closed, damaged and opened again while the server runs.
+//! A store in a file that can be closed, damaged and reopened while the server runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -47,7 +47,7 @@ impl ReopenedStore {
     /// Overwrites every completed record with bytes that do not decode.
     pub(crate) async fn damage_records(&self) -> Result<()> {
         let mut store = self.replace(None);
-        // Calls that are under way have it, too.
+        // Calls in progress also hold the store.
         while let Some(shared) = store {
             store = Arc::try_unwrap(shared).err();
             pause(1).await;
@@ -60,8 +60,8 @@ impl ReopenedStore {
 
 fn damage(path: &Path) -> Result<()> {
     const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
-    /// After version, checksum, fingerprint, token and the process's name: how the operation
-    /// stands.
+    /// Offset of the operation's state: after version, checksum, fingerprint, token and the
+    /// process's name.
     const PHASE: usize = 1 + 8 + 32 + 16 + 16;
     const DONE: u8 = 1;
     let database = Database::open(path)?;

@@ -1,4 +1,5 @@
-//! What the environment asks for. What this target cannot do ends the process at its start, so that no case passes by accident.
+//! Settings from the environment. An unsupported setting ends the process at its start, so that no
+//! case passes by accident.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub(crate) struct Settings {
     pub(crate) failpoint: Option<Failpoint>,
     pub(crate) compression: bool,
     pub(crate) cors: bool,
-    /// A 5xx of a handler gives the key back.
+    /// Whether a 5xx of a handler releases the key.
     pub(crate) retry_5xx: bool,
     lease: Duration,
     retention: Duration,
@@ -79,7 +80,7 @@ impl Settings {
             max_response: number("MAX_RESPONSE", base.max_response)?,
             ..Self::default()
         };
-        // These two ask their servers what time it is: there is nothing in this process to offset.
+        // These stores use their servers' clocks, so there is nothing to offset in this process.
         let reads_no_clock = ["redis", "postgres"].contains(&settings.store.as_str());
         if number("CLOCK_OFFSET_MS", 0_i64)? != 0 && !reads_no_clock {
             return Err("CLOCK_OFFSET_MS is not offered".into());
@@ -92,7 +93,7 @@ impl Settings {
 
     fn choose(&mut self, choice: &str) -> Result<()> {
         match choice {
-            // What a handler's panic and a process's death leave behind is one thing here: nobody knows.
+            // A handler's panic and a process's death both leave an unknown outcome here.
             "crash=rerun" | "panic=rerun" => self.lapsed = OnUnknown::Rerun,
             "handler_5xx=retry_5xx" => self.retry_5xx = true,
             "unsafe_methods=post_patch_only" => self.post_and_patch_only = true,
@@ -150,7 +151,7 @@ impl Settings {
         Ok(steadfast_redis::RedisStore::connect(&url).await?.prefix(prefix))
     }
 
-    /// How to get at the records of this store.
+    /// Returns the access to the records of this store.
     pub(crate) fn damage(&self, switches: &Switches) -> Damage {
         if let ("redis", Ok((url, prefix))) = (self.store.as_str(), Self::redis_address()) {
             return Damage::Redis { url, prefix };
@@ -161,7 +162,7 @@ impl Settings {
         Damage::Memory(switches.clone())
     }
 
-    /// The layer of `/webhook`: ids in a header, consumers by the path.
+    /// Returns the layer of `/webhook`: ids in a header, consumers by the path.
     pub(crate) fn events<S: Store>(&self, store: SharedStore<S>) -> WebhookLayer<S> {
         let id = EventId::header(HeaderName::from_static("x-event-id"));
         WebhookLayer::with_shared_store(store, "webhook", id)
@@ -171,8 +172,8 @@ impl Settings {
             .max_body(self.max_body)
     }
 
-    /// Whose keys they are on the routes without authentication: one caller's, on each route if the
-    /// cases want that.
+    /// Returns the scope of the routes without authentication: one caller, or one for each route if
+    /// the case requires it.
     pub(crate) fn scope(&self) -> Scope {
         if self.key_per_route {
             return Scope::from_fn(|parts| Some(parts.uri.path().to_owned()));
@@ -181,7 +182,7 @@ impl Settings {
     }
 
     pub(crate) fn layer<S: Store>(&self, store: SharedStore<S>, scope: Scope) -> IdempotencyLayer<S> {
-        // Some routers here are nested in others, and would look alike.
+        // Some routers here are nested, and their paths would look alike.
         let whole = |parts: &http::request::Parts| {
             let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
             uri.path_and_query().map_or_else(String::new, ToString::to_string)

@@ -1,14 +1,15 @@
-//! Does my API honour idempotency keys? The probe as a library, for a test suite of your own.
+//! Uses the probe as a library, for example in your own test suite.
 //!
 //! ```text
 //! cargo run --example does_my_api_honour_keys
 //! ```
 //!
-//! It starts two APIs in this process, one that stores keys and one that ignores them, and prints
-//! what the probe finds out about each. For an API in staging there is a command line tool:
+//! The example starts two APIs in this process: one stores keys, the other ignores them. It prints
+//! the probe's report about each. For an API in staging, use the command:
 //!
 //! ```text
-//! cargo run -p steadfast-probe -- https://api.staging.example.com/v1/charges --header 'authorization: Bearer …'
+//! cargo run -p steadfast-probe -- https://api.staging.example.com/v1/charges \
+//!     --header 'authorization: Bearer …'
 //! ```
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use steadfast_probe::{SampleRequest, probe};
 
 type Error = Box<dyn std::error::Error>;
 
-/// Serves the API on a free port, and returns the URL of its charges.
+/// Serves the API on a free port. Returns the URL of its charges.
 async fn start(api: Router) -> Result<String, Error> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/charges", listener.local_addr()?);

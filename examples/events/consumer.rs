@@ -1,4 +1,4 @@
-//! A consumer of the group: it handles what is new, and what another consumer has left behind.
+//! A consumer of the group: it handles new messages, and those that a dead consumer left behind.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use steadfast_postgres::{PostgresSession, PostgresStore};
 
 use crate::{Place, Result};
 
-/// A message that nobody has acknowledged for so long is another's to handle. Longer than an event takes.
+/// Age at which a message without acknowledgement may be taken over. Longer than an event takes.
 const ABANDONED: Duration = Duration::from_millis(300);
 const BATCH: usize = 8;
 
@@ -34,11 +34,12 @@ pub(crate) async fn run(place: &Place, with_inbox: bool) -> Result<()> {
                 None => effect_alone(&pool, &id).await.map_err(InboxError::Handler),
             };
             match handled {
-                // Acknowledged after it was handled: a consumer that dies in between leaves it to be delivered again.
+                // The acknowledgement comes after the handler: if the consumer dies in between, the
+                // message is delivered again.
                 Ok(()) => {
                     let _number: usize = redis.xack(&place.run, &place.run, &[&message.id]).await?;
                 }
-                // It stays pending, and comes again.
+                // The message stays pending and is delivered again.
                 Err(InboxError::InProgress) => {}
                 Err(error) => eprintln!("{id}: {error}"),
             }
@@ -46,7 +47,7 @@ pub(crate) async fn run(place: &Place, with_inbox: bool) -> Result<()> {
     }
 }
 
-/// What others have left behind comes first: it is older.
+/// Returns the next messages. Messages left behind come first, because they are older.
 async fn next(redis: &mut MultiplexedConnection, place: &Place, name: &str) -> Result<Vec<StreamId>> {
     let idle = usize::try_from(ABANDONED.as_millis())?;
     let options = StreamAutoClaimOptions::default().count(BATCH);
@@ -60,13 +61,14 @@ async fn next(redis: &mut MultiplexedConnection, place: &Place, name: &str) -> R
     Ok(new.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
 }
 
-/// The effect in the transaction that holds the mark.
+/// Writes the effect into the transaction that holds the record.
 async fn effect_in(lent: TransactionHandle<PostgresSession>, event: &str) -> std::result::Result<(), sqlx::Error> {
     let mut session = lent.lock().ok_or(sqlx::Error::PoolClosed)?;
     effect(&mut session, event).await
 }
 
-/// The effect alone, and then the acknowledgement: a consumer that dies in between has it twice.
+/// Writes only the effect. If the consumer dies before the acknowledgement, the effect happens
+/// twice.
 async fn effect_alone(pool: &PgPool, event: &str) -> std::result::Result<(), sqlx::Error> {
     let mut connection = pool.acquire().await?;
     effect(&mut connection, event).await
@@ -74,7 +76,7 @@ async fn effect_alone(pool: &PgPool, event: &str) -> std::result::Result<(), sql
 
 async fn effect(connection: &mut PgConnection, event: &str) -> std::result::Result<(), sqlx::Error> {
     sqlx::query("INSERT INTO effects VALUES ($1)").bind(event).execute(connection).await?;
-    // What a handler does beside: time in which it can be killed.
+    // Stands for further work of the handler: time in which the consumer can be killed.
     pause(Duration::from_millis(3)).await;
     Ok(())
 }

@@ -1,18 +1,21 @@
-//! Events from a queue that delivers at least once, into a database where each has one effect, while consumers are killed.
+//! Events from an at-least-once queue have one effect each in a database, while consumers are
+//! killed.
 //!
 //! ```text
 //! ./scripts/with_servers.sh cargo run --example events
 //! ```
 //!
-//! A producer puts events into a Redis Stream, and some of them twice, as one does that got no answer. Two consumers of one group read
-//! them; a consumer that dies leaves what it had not acknowledged in the group's pending list, where the other finds it. Each event
-//! goes through the inbox: the effect and the mark that it was handled are one PostgreSQL transaction. Meanwhile one consumer after
-//! another is killed. Then the same without an inbox.
+//! A producer puts events into a Redis Stream, some of them twice, like a producer that got no
+//! reply. Two consumers of one group read them. If a consumer dies, its messages without
+//! acknowledgement stay in the group's pending list, where the other consumer finds them. Each
+//! event goes through the inbox: the effect and its record are one PostgreSQL transaction.
+//! Meanwhile one consumer after another is killed. A second round runs without an inbox.
 //!
-//! The last line is plain: `once`, `twice` and `never` are the database's count for the consumers with an inbox. If it is not
-//! `twice=0 never=0` the exit code is 1.
+//! The last line is for scripts: `once`, `twice` and `never` are the database's counts for the
+//! consumers with an inbox. Unless `twice=0 never=0`, the exit code is 1.
 //!
-//! `consumer.rs` is what a consumer does. The stream and the schema are this run's own, and are removed at the end.
+//! `consumer.rs` is the consumer. The stream and the schema belong to this run and are removed at
+//! the end.
 
 mod consumer;
 
@@ -33,7 +36,7 @@ use tokio::process::{Child, Command};
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 #[derive(Parser, Clone)]
-#[command(about = "Events from a queue that delivers at least once, each with one effect")]
+#[command(about = "Events from an at-least-once queue, with one effect each")]
 struct Flags {
     /// The Redis of the stream
     #[arg(long, env = "STEADFAST_REDIS_URL")]
@@ -41,31 +44,31 @@ struct Flags {
     /// The PostgreSQL of the effects
     #[arg(long, env = "STEADFAST_POSTGRES_URL")]
     database: Option<String>,
-    /// Events to produce
+    /// Number of events to produce
     #[arg(long, default_value_t = 400)]
     events: u32,
-    /// How often a consumer is killed
+    /// Number of times that a consumer is killed
     #[arg(long, default_value_t = 8)]
     kills: u32,
-    /// Be a consumer: with an inbox, or naive
+    /// Run as a consumer: with an inbox, or naive
     #[arg(long, hide = true, requires = "run")]
     consume: Option<String>,
     #[arg(long, hide = true)]
     run: Option<String>,
-    /// A short round
+    /// Run a short round
     #[arg(long)]
     self_test: bool,
 }
 
-const WANTED: &str = "this example wants a Redis and a PostgreSQL: ./scripts/with_servers.sh cargo run --example events --features \
-                      redis,postgres, or --redis and --database";
+const WANTED: &str = "this example needs a Redis and a PostgreSQL: ./scripts/with_servers.sh cargo run --example events, \
+                      or --redis and --database";
 
-/// Where one round's consumers and their supervisor meet.
+/// The servers and names that consumers and supervisor of one round share.
 #[derive(Clone)]
 struct Place {
     redis: String,
     database: String,
-    /// The name of the stream, its group and the schema.
+    /// Name of the stream, its group and the schema.
     run: String,
 }
 
@@ -115,7 +118,7 @@ fn report(rounds: &[Round]) -> ExitCode {
     if *twice == 0 && *never == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What a round came to, by the database's count.
+/// The result of a round, counted by the database.
 struct Round {
     events: i64,
     messages: i64,
@@ -175,7 +178,7 @@ async fn round(flags: &Flags, place: &Place, mode: &str) -> Result<Round> {
     Ok(Round { events, messages, kills, once, twice, never: events - once - twice })
 }
 
-/// Every tenth event is put in twice. Returns the number of messages.
+/// Produces the events, every tenth one twice. Returns the number of messages.
 async fn produce(redis: &mut MultiplexedConnection, place: &Place, events: u32) -> Result<u64> {
     let mut messages = 0;
     for number in 0..events {
@@ -185,16 +188,16 @@ async fn produce(redis: &mut MultiplexedConnection, place: &Place, events: u32) 
             messages += 1;
         }
     }
-    // From the beginning, whoever comes first.
+    // The group starts at the first message, whichever consumer comes first.
     let _made: () = redis.xgroup_create(&place.run, &place.run, "0").await?;
     Ok(messages)
 }
 
-/// Messages that nobody has acknowledged: not delivered yet, or pending.
+/// Returns the number of messages without acknowledgement: not delivered yet, or pending.
 async fn left(redis: &mut MultiplexedConnection, place: &Place) -> Result<u64> {
     let groups: redis::streams::StreamInfoGroupsReply = redis.xinfo_groups(&place.run).await?;
     let group = groups.groups.first().ok_or("the group is gone")?;
-    let behind = group.lag.ok_or("the group does not know how far behind it is")?;
+    let behind = group.lag.ok_or("the group reports no lag")?;
     Ok(u64::try_from(group.pending + behind)?)
 }
 

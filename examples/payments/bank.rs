@@ -1,18 +1,18 @@
-//! The books: who was charged how often, and what was answered under which key.
+//! The bank's books: how often each order was charged, and the response under each key.
 //!
-//! "Not charged twice" is a statement about the server, so the server counts, by the order's number in the body. Keys play no
-//! part in the count.
+//! "Not charged twice" is a statement about the server. So the server counts, by the order's number
+//! in the body, and independently of keys.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::Order;
 
-/// What goes back over the wire.
+/// A response as sent over the wire.
 #[derive(Clone)]
 pub(crate) struct Answer {
     pub(crate) status: &'static str,
-    /// Lines of the head beyond those that every answer has.
+    /// Header lines beyond those of every response.
     pub(crate) headers: &'static str,
     pub(crate) body: String,
 }
@@ -23,7 +23,7 @@ impl Answer {
     }
 }
 
-/// What became of a key.
+/// The state of a key.
 enum Record {
     Running,
     Done(Answer),
@@ -31,9 +31,9 @@ enum Record {
 
 /// Whether a request may be carried out.
 pub(crate) enum Claim {
-    /// Yes: nobody else has this key.
+    /// Yes: the key is free.
     Granted,
-    /// No: this is the answer instead.
+    /// No: send this response instead.
     Answered(Answer),
 }
 
@@ -49,7 +49,7 @@ struct Books {
     records: HashMap<String, Record>,
 }
 
-/// What the server counted.
+/// The server's counts.
 #[derive(Clone, Copy)]
 pub(crate) struct Tally {
     pub(crate) once: u32,
@@ -64,7 +64,7 @@ impl Bank {
         Self { honours_keys, books: Mutex::default() }
     }
 
-    /// Counts a request for this order; the first is number 1.
+    /// Counts a request for this order. The first is number 1.
     pub(crate) fn arrived(&self, order: Order) -> u32 {
         let mut books = self.books();
         let arrivals = books.arrivals.entry(order.order).or_default();
@@ -72,7 +72,8 @@ impl Bank {
         *arrivals
     }
 
-    /// Asks whether the request may be carried out. What is granted must be [carried out](Self::execute).
+    /// Checks whether the request may be carried out. A granted claim must be
+    /// [executed](Self::execute).
     pub(crate) fn claim(&self, key: Option<&str>) -> Claim {
         let Some(key) = key.filter(|_| self.honours_keys) else { return Claim::Granted };
         let mut books = self.books();
@@ -80,7 +81,7 @@ impl Bank {
             Some(Record::Done(answer)) => {
                 Claim::Answered(Answer { headers: "idempotent-replayed: true\r\n", ..answer.clone() })
             }
-            // The first request under this key is still at work: its answer is there a little later.
+            // The first request under this key is still in progress; its response comes later.
             Some(Record::Running) => Claim::Answered(Answer::error("409 Conflict", "retry-after: 1\r\n")),
             None => {
                 books.records.insert(key.to_owned(), Record::Running);
@@ -89,7 +90,7 @@ impl Bank {
         }
     }
 
-    /// Charges, and stores the answer under the key in the same step.
+    /// Charges, and stores the response under the key in the same step.
     pub(crate) fn execute(&self, order: Order, key: Option<&str>) -> Answer {
         let Order { order, amount } = order;
         let mut books = self.books();
@@ -117,7 +118,7 @@ impl Bank {
         tally
     }
 
-    /// Nothing panics while it holds the lock, so poisoned books are still true.
+    /// Nothing panics while it holds the lock, so poisoned books are still correct.
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! The only file of the example that asks the time or lets it pass.
+//! The only file of the example that reads a clock or waits.
 #![allow(
     clippy::disallowed_methods,
     reason = "the one place: a stalled server and a naive loop have to wait for something"

@@ -1,5 +1,4 @@
-//! Some hundreds of charges over a wire that is sabotaged on purpose, and the only question that matters: was anybody charged
-//! twice, or not at all?
+//! Makes some hundreds of charges over a faulty network. Was anybody charged twice, or not at all?
 //!
 //! ```text
 //! cargo run --example payments
@@ -7,22 +6,24 @@
 //! cargo run --example payments -- --ignore-keys
 //! ```
 //!
-//! The policy, as `first_pass` and `second_pass` have it:
+//! The policy, from `first_pass` and `second_pass`:
 //!
 //! | | attempts a charge | charges in flight | retry budget |
 //! | --- | --- | --- | --- |
 //! | first pass | 4, of 300 ms each | 16 | `standard()`: 500 tokens, a retry costs 14 |
 //! | second pass, by the tokens of the errors | 20, of 300 ms each | 8 | `standard().capacity(5000)` |
 //!
-//! A charge that the first pass gave up on is resumed under its own key, so it is found or carried out, once. With
-//! `--ignore-keys` the server ignores keys and the client has nobody's word for them: it does not repeat what the server may
-//! have acted on, in neither pass, and says how many charges are to be looked up. The column beside it is what a plain client
-//! with a naive retry loop makes of the same faults.
+//! If the first pass gives up on a charge, the second resumes it under its own key, so it is found
+//! or carried out once. With `--ignore-keys` the server ignores keys, and the client declares
+//! nothing about them. In neither pass does it retry a request that the server may have acted on,
+//! and it reports the number of charges to look up. The last column shows a plain client with a
+//! naive retry loop, with the same faults.
 //!
-//! The last line is plain: `once` and `twice` are the server's count, `unsure` is the client's. If `twice` is not 0 the exit code
-//! is 1.
+//! The last line is for scripts: `once` and `twice` are the server's counts, `unsure` is the
+//! client's. Unless `twice` is 0, the exit code is 1.
 //!
-//! `server.rs` is the sabotaged wire, `bank.rs` the books behind it, `naive.rs` the other client, `report.rs` the table.
+//! `server.rs` is the faulty network, `bank.rs` the books behind it, `naive.rs` the other client,
+//! `report.rs` the table.
 
 mod bank;
 mod clock;
@@ -45,12 +46,12 @@ use steadfast::{Client, KeyPolicy, RequestBuilder};
 use crate::report::{Column, Report};
 use crate::server::{Sabotage, Server};
 
-/// Short, because the server is in the same process: whatever takes longer has been stalled on purpose.
+/// Short, because the server is in the same process: a longer attempt has been stalled on purpose.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(300);
 const BASE_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
-/// How one pass over the charges behaves.
+/// The settings of one pass over the charges.
 struct Pass {
     attempts: u32,
     in_flight: usize,
@@ -58,14 +59,14 @@ struct Pass {
     budget_name: &'static str,
 }
 
-/// Somebody waits for the answer: few attempts, and the standard budget, so that a server in trouble is left alone. What this
-/// gives up on is not lost.
+/// Returns the settings for a caller that waits: few attempts, and the standard budget, which
+/// spares a server in trouble. Charges that it gives up on are not lost.
 fn first_pass() -> Pass {
     Pass { attempts: 4, in_flight: 16, budget: RetryBudget::standard(), budget_name: "standard" }
 }
 
-/// Nobody waits for this one, so it is patient. It has few charges in flight, which is a limit on load by itself; the larger
-/// bucket still ends it soon if the server never comes back.
+/// Returns the settings for a background job, which can be patient. Few charges in flight limit the
+/// load by themselves. The larger bucket still ends the pass soon if the server never recovers.
 fn second_pass() -> Pass {
     let budget = RetryBudget::standard().capacity(5000);
     Pass { attempts: 20, in_flight: 8, budget, budget_name: "standard, with a larger bucket" }
@@ -79,14 +80,15 @@ impl Pass {
             .retry(RetryPolicy::new().max_attempts(self.attempts).backoff(backoff))
             .budget(self.budget)
             .attempt_timeout(ATTEMPT_TIMEOUT)
-            // The server is on loopback, where a proxy that the environment names cannot reach it.
+            // The server is on loopback, where a proxy from the environment cannot reach it.
             .http(steadfast::reqwest::ClientBuilder::no_proxy);
         if server_honours_keys {
-            // Our word that this API honours idempotency keys: `bank.rs` acts once per key and replays the answer after that.
-            // It is the licence to repeat a charge whose answer was lost.
+            // Declares that this API honours idempotency keys: `bank.rs` acts once per key and then
+            // replays the response. This is the licence to retry a charge whose response was lost.
             builder.keys(KeyPolicy::standard()).build()
         } else {
-            // Nobody's word, so keys are sent, and relied on only once the server has shown that it honours them.
+            // No declaration: the client sends keys, and relies on them only after the server has
+            // shown that it honours them.
             builder.build()
         }
     }
@@ -100,16 +102,16 @@ impl fmt::Display for Pass {
     }
 }
 
-/// Charges over a sabotaged wire: none twice, none lost.
+/// Charges over a faulty network: none twice, none lost.
 #[derive(Parser)]
 struct Flags {
-    /// How many charges to make.
+    /// Number of charges to make.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     charges: u32,
-    /// The share of requests that meet a fault, from 0 to 1.
+    /// Share of requests that meet a fault, from 0 to 1.
     #[arg(long, default_value_t = 0.3, value_parser = share)]
     fault_share: f64,
-    /// Which faults: the same seed sabotages the same attempts of the same charges.
+    /// Seed of the faults: the same seed affects the same attempts of the same charges.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Let the server ignore idempotency keys. The client must still not charge twice.
@@ -118,11 +120,11 @@ struct Flags {
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    let share: f64 = text.parse().map_err(|_| "a number such as 0.3 is wanted".to_owned())?;
-    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("a share lies between 0 and 1".to_owned()) }
+    let share: f64 = text.parse().map_err(|_| "expected a number such as 0.3".to_owned())?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("a share must lie between 0 and 1".to_owned()) }
 }
 
-/// What is sent. `order` is what the server counts by.
+/// The request. The server counts by `order`.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Order {
     order: u32,
@@ -135,13 +137,13 @@ impl Order {
     }
 }
 
-/// What comes back.
+/// The response.
 #[derive(Deserialize)]
 struct Charge {
     id: String,
 }
 
-/// A charge that ended without an answer to rely on.
+/// A charge without a reliable response.
 struct Unfinished {
     order: Order,
     error: steadfast::Error,
@@ -162,7 +164,7 @@ fn print_policy(flags: &Flags) {
     let (share, seed) = (flags.fault_share * 100.0, flags.seed);
     let (attempt, base, longest) = (ATTEMPT_TIMEOUT.as_millis(), BASE_WAIT.as_millis(), LONGEST_WAIT.as_millis());
     let (client, server) = match flags.ignore_keys {
-        false => ("KeyPolicy::standard(), our word that this API honours them", "honours idempotency keys"),
+        false => ("KeyPolicy::standard(), which declares that this API honours them", "honours idempotency keys"),
         true => ("the default, trusted only once the server shows that it honours them", "ignores idempotency keys"),
     };
     println!("first pass:  {}", first_pass());
@@ -172,7 +174,7 @@ fn print_policy(flags: &Flags) {
     println!("server:      {server}; {share:.0} % of the requests meet a fault (seed {seed})\n");
 }
 
-/// Both passes through the crate's client, against a server of their own.
+/// Runs both passes with steadfast, against a server of their own.
 async fn charge_steadfastly(flags: &Flags) -> Result<Column, Box<dyn Error>> {
     let (server, started) = (server_for(flags).await?, clock::now());
     let outcome = two_passes(flags, server.url()).await?;
@@ -184,11 +186,11 @@ async fn charge_steadfastly(flags: &Flags) -> Result<Column, Box<dyn Error>> {
 }
 
 struct Outcome {
-    /// How many charges the second pass asked for again.
+    /// Number of charges that the second pass resumed.
     resumed: usize,
-    /// What is still unfinished after it.
+    /// Charges that are still unfinished after it.
     left: Vec<Unfinished>,
-    /// An order that the first pass gave up on, and the line that its error is.
+    /// An order that the first pass gave up on, and the text of its error.
     example: Option<(u32, String)>,
 }
 
@@ -201,13 +203,13 @@ async fn two_passes(flags: &Flags, url: &str) -> Result<Outcome, Box<dyn Error>>
     let unfinished = drive(charges, first.in_flight, bar("first pass", flags.charges)?).await;
     let example = unfinished.first().map(|Unfinished { order, error }| (order.order, error.to_string()));
 
-    // The key in the token makes asking again harmless, but only at a server that honours it. At any other, what may have been
-    // processed stays as it is: asking again is a second charge.
+    // The key in the token makes a repeat harmless, but only at a server that honours keys. At any
+    // other server, repeating an operation that may have been processed is a second charge.
     let may_resume = |charge: &Unfinished| honours_keys || !charge.error.may_have_been_processed();
     let (to_resume, mut left): (Vec<_>, Vec<_>) = unfinished.into_iter().partition(may_resume);
     let resumed = to_resume.len();
 
-    // A new client: this could as well be another process on another day, with the tokens read from a database.
+    // A new client: this could be another process on another day, with the tokens from a database.
     let client = second.client(url, honours_keys)?;
     let charges = to_resume.into_iter().map(|charge| fetch(charge.order, resume(&client, &charge)));
     left.extend(drive(charges, second.in_flight, bar("second pass", u32::try_from(resumed)?)?).await);
@@ -218,7 +220,7 @@ fn charge(client: &Client, order: Order) -> RequestBuilder {
     client.post("/charges").json(&order)
 }
 
-/// The same request under the same key. Whatever was sent with a key has a token.
+/// Returns the same request under the same key. Every request that was sent with a key has a token.
 fn resume(client: &Client, unfinished: &Unfinished) -> RequestBuilder {
     let request = charge(client, unfinished.order);
     match unfinished.error.resume_token() {
@@ -231,7 +233,7 @@ async fn fetch(order: Order, request: RequestBuilder) -> Result<Charge, Unfinish
     request.fetch().await.map_err(|error| Unfinished { order, error })
 }
 
-/// The plain client with the same limits, against a server of its own with the same seed.
+/// Runs the plain client with the same limits, against a server of its own with the same seed.
 async fn charge_naively(flags: &Flags) -> Result<Column, Box<dyn Error>> {
     let (server, started) = (server_for(flags).await?, clock::now());
     let Pass { attempts, in_flight, .. } = first_pass();
@@ -244,7 +246,7 @@ async fn charge_naively(flags: &Flags) -> Result<Column, Box<dyn Error>> {
     Ok(Column { tally, resumed: None, unsure, not_charged: None, elapsed, example: None })
 }
 
-/// Makes the charges, at most `in_flight` at a time, and returns what failed.
+/// Makes the charges, at most `in_flight` at a time. Returns the failures.
 async fn drive<E>(
     charges: impl Iterator<Item = impl Future<Output = Result<Charge, E>>>,
     in_flight: usize,
@@ -268,7 +270,7 @@ async fn server_for(flags: &Flags) -> std::io::Result<Server> {
     Server::start(sabotage, !flags.ignore_keys).await
 }
 
-/// On stderr, and hidden where that is no terminal, so that stdout is the report alone.
+/// Shown on stderr, and only on a terminal, so that stdout is the report alone.
 fn bar(name: &'static str, charges: u32) -> Result<ProgressBar, Box<dyn Error>> {
     let style = ProgressStyle::with_template("{prefix:>11} [{bar:40}] {pos}/{len} charges, {elapsed} {msg}")?;
     Ok(ProgressBar::new(charges.into()).with_style(style.progress_chars("=> ")).with_prefix(name))

@@ -1,7 +1,7 @@
-//! What is written in an afternoon: a plain client, and a loop that tries again whenever something went wrong.
+//! A plain client with a loop that tries again after every failure, as written in an afternoon.
 //!
-//! It looks reasonable, it has a limit and a backoff, and it charges people twice: to it a charge whose answer was lost is a
-//! charge that failed.
+//! It looks reasonable, it has a limit and a backoff, and it charges people twice: it treats a
+//! charge whose response was lost as a failed charge.
 
 use std::error::Error;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) struct Client {
     attempts: u32,
 }
 
-/// The loop gave up. It does not know what became of the charge.
+/// The loop gave up. It does not know the outcome of the charge.
 pub(crate) struct GaveUp;
 
 impl Client {

@@ -1,4 +1,4 @@
-//! The table, what is left to do, and the plain last line.
+//! The table, the advice, and the last line for scripts.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,17 +8,18 @@ use comfy_table::{CellAlignment, Table};
 
 use crate::bank::Tally;
 
-/// How one client did.
+/// The results of one client.
 pub(crate) struct Column {
     pub(crate) tally: Tally,
-    /// `None`: it has no way to.
+    /// `None`: the client cannot resume.
     pub(crate) resumed: Option<usize>,
-    /// Charges of which the client does not know whether they went through.
+    /// Charges with an outcome that the client does not know.
     pub(crate) unsure: usize,
-    /// Charges that the client gave up on and knows not to have gone through; `None`: it has no way to know.
+    /// Charges that the client gave up on and knows not to be charged. `None`: the client cannot
+    /// know.
     pub(crate) not_charged: Option<usize>,
     pub(crate) elapsed: Duration,
-    /// An order that the first pass gave up on, and the line that its error is.
+    /// An order that the first pass gave up on, and the text of its error.
     pub(crate) example: Option<(u32, String)>,
 }
 
@@ -54,16 +55,16 @@ impl Report {
         table
     }
 
-    /// What whoever reads this has to do about the charges that are unsure.
+    /// Says what to do about the unsure charges.
     fn advice(&self) -> Option<String> {
         let count = self.steadfast.unsure;
         let advice = match self.ignore_keys {
             _ if count == 0 => return None,
             true => {
                 "the server may have acted on them and ignores keys, so they were not sent again: \
-                 look each up there by its order before charging anew"
+                 look up each order on the server before you charge anew"
             }
-            false => "keep the tokens of their errors and resume them when the server is well again",
+            false => "keep the tokens of their errors and resume them when the server has recovered",
         };
         Some(format!("{count} charges are unsure: {advice}."))
     }
@@ -73,7 +74,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.table())?;
         if let Some((order, error)) = &self.steadfast.example {
-            writeln!(f, "What the first pass gave up on says so, here order {order}:\n  {error}")?;
+            writeln!(f, "An error of the first pass, for order {order}:\n  {error}")?;
         }
         if let Some(advice) = self.advice() {
             writeln!(f, "{advice}")?;

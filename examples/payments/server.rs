@@ -1,8 +1,8 @@
-//! The wire: HTTP/1.1 on loopback, sabotaged on purpose.
+//! The network: HTTP/1.1 on loopback, with faults on purpose.
 //!
-//! An HTTP library takes care that a server hangs up in an orderly way; here it must not, so this is plain TCP. Which request
-//! meets which fault is drawn from the seed, the order and how often the order has arrived, so it depends neither on timing nor
-//! on which client asks.
+//! An HTTP library makes a server close connections in an orderly way, which must not happen here.
+//! So this is plain TCP. The seed, the order and the number of its arrivals decide the fault of a
+//! request. The faults depend neither on timing nor on the client.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,26 +17,29 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::bank::{Answer, Bank, Claim, Tally};
 use crate::{Order, clock};
 
-/// How long a stalled charge takes: the client has given the attempt up by then, and the charge goes through all the same.
+/// Duration of a stalled charge. The client has given up the attempt by then, and the charge
+/// succeeds all the same.
 const STALL: Duration = Duration::from_millis(900);
 
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
-    /// Closes with the request unread. To the client that is the same as [`HangUpAfter`](Self::HangUpAfter).
+    /// Closes with the request unread. To the client this looks like
+    /// [`HangUpAfter`](Self::HangUpAfter).
     HangUpBefore,
-    /// Charges, then closes without an answer.
+    /// Charges, then closes without a response.
     HangUpAfter,
-    /// Charges, then closes in the middle of the answer.
+    /// Charges, then closes in the middle of the response.
     HangUpMidAnswer,
-    /// Answers 503 and has not charged.
+    /// Responds 503 without charging.
     ErrorBefore,
-    /// Charges, then answers 500: the handler has committed, and something above it failed on the way out. The bank has stored
-    /// the charge and not this 500, so asking again under the key brings the charge. (A stored 500 would be the key's final
-    /// answer, and the client would rightly not ask again.)
+    /// Charges, then responds 500: the handler has committed, and a layer above it failed. The bank
+    /// has stored the charge and not this 500, so a repeat under the key gets the charge. (A stored
+    /// 500 would be the final response of the key, and the client would rightly not retry.)
     ErrorAfter,
-    /// Takes longer than any client waits, then charges. Asked again meanwhile, the bank answers 409: it is still at it.
+    /// Takes longer than any client waits, then charges. Meanwhile the bank responds 409 to a
+    /// repeat.
     Stall,
-    /// Answers 429 and has not charged.
+    /// Responds 429 without charging.
     Throttle,
 }
 
@@ -50,10 +53,10 @@ const FAULTS: [Fault; 7] = [
     Fault::Throttle,
 ];
 
-/// How much goes wrong, and where.
+/// The share and the seed of the faults.
 #[derive(Clone, Copy)]
 pub(crate) struct Sabotage {
-    /// 0..=1 of the requests.
+    /// Share of requests, from 0 to 1.
     pub(crate) share: f64,
     pub(crate) seed: u64,
 }
@@ -62,7 +65,7 @@ impl Sabotage {
     fn draw(self, order: Order, arrival: u32) -> Option<Fault> {
         let request = u64::from(order.order) << 32 | u64::from(arrival);
         let (whether, which) = (scramble(self.seed ^ scramble(request)), scramble(self.seed ^ scramble(!request)));
-        // 53 bits are what a float between 0 and 1 holds.
+        // A float between 0 and 1 holds 53 bits.
         let unit = (whether >> 11) as f64 / (1_u64 << 53) as f64;
         let fault = FAULTS[(which % FAULTS.len() as u64) as usize];
         (unit < self.share).then_some(fault)
@@ -98,8 +101,8 @@ impl Server {
         &self.url
     }
 
-    /// The count, once every connection has ended: a stalled charge is carried out after its client has gone, and counts. The
-    /// clients must have been dropped, or this waits for them.
+    /// Returns the counts once every connection has ended: a stalled charge counts, although its
+    /// client has gone. Drop the clients first, or this waits for them.
     pub(crate) async fn finish(self, charges: u32) -> Result<Tally, tokio::task::JoinError> {
         drop(self.stop);
         self.task.await?;
@@ -114,7 +117,7 @@ async fn accept(listener: TcpListener, bank: Arc<Bank>, sabotage: Sabotage, mut 
             _ = &mut stopped => break,
             Some(_ended) = connections.join_next() => {}
             accepted = listener.accept() => {
-                // An accept fails if the client has gone again, which is no reason to stop.
+                // `accept` fails if the client has already left, which is no reason to stop.
                 let Ok((stream, _)) = accepted else { continue };
                 let bank = bank.clone();
                 connections.spawn(async move { serve(Wire::new(stream), &bank, sabotage).await });
@@ -124,7 +127,7 @@ async fn accept(listener: TcpListener, bank: Arc<Bank>, sabotage: Sabotage, mut 
     while connections.join_next().await.is_some() {}
 }
 
-/// One connection, until either side hangs up.
+/// Serves one connection until either side closes it.
 async fn serve(mut wire: Wire, bank: &Bank, sabotage: Sabotage) -> io::Result<()> {
     while let Some(request) = wire.look_ahead().await? {
         let fault = sabotage.draw(request.order, bank.arrived(request.order));
@@ -159,12 +162,12 @@ async fn answer(request: &Request, bank: &Bank, fault: Option<Fault>) -> Answer 
     if fault == Some(Fault::ErrorAfter) { Answer::error("500 Internal Server Error", "") } else { answer }
 }
 
-/// A connection that can look at a request before it reads it.
+/// A connection that can parse a request before it reads it.
 struct Wire {
     stream: TcpStream,
     /// The beginning of a request that arrived in parts.
     begun: Vec<u8>,
-    /// How much of the request that was looked at is still unread.
+    /// Number of unread bytes of the parsed request.
     unread: usize,
 }
 
@@ -173,7 +176,8 @@ impl Wire {
         Self { stream, begun: Vec::new(), unread: 0 }
     }
 
-    /// The next request, left where it is, so that a server can hang up on it unread; `None` if the client has hung up.
+    /// Returns the next request but leaves it unread, so that a server can close on it. Returns
+    /// `None` if the client has closed.
     async fn look_ahead(&mut self) -> io::Result<Option<Request>> {
         loop {
             let mut ahead = [0; 4096];
@@ -186,20 +190,20 @@ impl Wire {
                 self.unread = whole - self.begun.len();
                 return Ok(Some(request));
             }
-            // A part of a request: taken, or the next look would return with the same part at once.
+            // Takes the part: otherwise the next look would return at once with the same part.
             self.stream.read_exact(&mut ahead[..length]).await?;
             self.begun = so_far;
         }
     }
 
-    /// Reads the request that was looked at.
+    /// Reads the request that was parsed.
     async fn read(&mut self) -> io::Result<()> {
         self.stream.read_exact(&mut vec![0; self.unread]).await?;
         self.begun.clear();
         Ok(())
     }
 
-    /// The answer without its last `missing` bytes.
+    /// Writes the response without its last `missing` bytes.
     async fn write_all_but(&mut self, answer: &Answer, missing: usize) -> io::Result<()> {
         let Answer { status, headers, body } = answer;
         let length = body.len();
@@ -216,8 +220,8 @@ struct Request {
 }
 
 impl Request {
-    /// The request at the start of `bytes` and its length, once it is whole. There is one thing to ask for here, so method and
-    /// path are not looked at.
+    /// Parses the request at the start of `bytes` and its length, once it is whole. There is only
+    /// one endpoint, so method and path are ignored.
     fn parse(bytes: &[u8]) -> io::Result<Option<(Self, usize)>> {
         let Some(head_length) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
         let head = std::str::from_utf8(&bytes[..head_length]).map_err(io::Error::other)?;

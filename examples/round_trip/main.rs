@@ -1,13 +1,13 @@
-//! Our client and our layer over a wire that is cut after the charge: charged once.
+//! Client and layer over a connection that is cut after the charge: charged once.
 //!
 //! ```text
 //! cargo run --example round_trip
 //! ```
 //!
-//! Three services on loopback: a shop's charges behind the idempotency layer, a wire that swallows the first two answers, and a
-//! client that is told nothing about the server. It sees a connection that is lost and asks again under the same key; the layer
-//! knows the key and answers from its record. Then the same without a layer, where the client does not repeat what may have been
-//! carried out, and says so.
+//! Three services run on loopback: a shop behind the idempotency layer, a proxy that drops the
+//! first two responses, and a client. The client sees a lost connection and retries under the same
+//! key. The layer knows the key and replays its stored response. The second round has no layer.
+//! There the client does not retry a request that may have been processed, and says so.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -45,7 +45,7 @@ async fn serve(router: Router) -> Result<SocketAddr> {
     Ok(address)
 }
 
-/// A wire that lets every request through, and swallows the answers of the first `swallows`.
+/// Starts a proxy that forwards every request, and drops the first `swallows` responses.
 async fn cut_wire(server: SocketAddr, swallows: usize) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -54,7 +54,7 @@ async fn cut_wire(server: SocketAddr, swallows: usize) -> Result<SocketAddr> {
             let Ok((client, _)) = listener.accept().await else { return };
             tokio::spawn(async move {
                 if let Err(error) = carry(client, server, number < swallows).await {
-                    eprintln!("wire: {error}");
+                    eprintln!("proxy: {error}");
                 }
             });
         }
@@ -70,7 +70,8 @@ async fn carry(mut client: TcpStream, server: SocketAddr, swallow: bool) -> std:
     let (mut from_client, _) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let mut answer = [0; 1024];
-    // Everything goes through until the server answers: then it has charged, and nobody will hear of it.
+    // Forwards everything until the server responds. Then it has charged, and the client does not
+    // learn it.
     let request = async {
         let mut bytes = [0; 1024];
         while let Ok(length @ 1..) = from_client.read(&mut bytes).await {
@@ -84,7 +85,8 @@ async fn carry(mut client: TcpStream, server: SocketAddr, swallow: bool) -> std:
     }
 }
 
-/// Charges through the wire and tells what the client sees; returns how often the server has charged.
+/// Charges through the proxy and prints the client's view. Returns the number of charges on the
+/// server.
 async fn round(title: &str, layer: Option<IdempotencyLayer<MemoryStore>>, keys: KeyPolicy) -> Result<(bool, usize)> {
     println!("{title}");
     let charged = Arc::new(AtomicUsize::new(0));
@@ -99,13 +101,13 @@ async fn round(title: &str, layer: Option<IdempotencyLayer<MemoryStore>>, keys: 
         .retry(RetryPolicy::new().backoff(Backoff::fixed(Duration::from_millis(20))))
         .on_event(|event| {
             if let EventKind::RetryScheduled { .. } = event.kind() {
-                println!("  the answer was lost; the same key goes out again");
+                println!("  the response was lost; retrying with the same key");
             }
         })
         .build()?;
     let answer: steadfast::Result<Charge> = client.post_json("/charges", &serde_json::json!({ "amount": 1200 })).await;
     match &answer {
-        Ok(Charge { number }) => println!("  answer: charge {number}"),
+        Ok(Charge { number }) => println!("  response: charge {number}"),
         Err(error) => println!("  {error}"),
     }
     let times = charged.load(Ordering::SeqCst);
@@ -115,11 +117,11 @@ async fn round(title: &str, layer: Option<IdempotencyLayer<MemoryStore>>, keys: 
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    // This process is the only caller.
+    // The only caller is this process.
     let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).required();
-    let with = round("behind the layer, and the client knows it:", Some(layer), KeyPolicy::standard()).await?;
-    let without = round("no layer, and nobody has vouched for keys:", None, KeyPolicy::default()).await?;
+    let with = round("with the layer, and keys declared:", Some(layer), KeyPolicy::standard()).await?;
+    let without = round("without the layer, and no keys declared:", None, KeyPolicy::default()).await?;
     println!("with={} without={}", with.1, without.1);
     let right = with == (true, 1) && without == (false, 1);
-    if right { Ok(()) } else { Err("somebody was charged twice, or not at all".into()) }
+    if right { Ok(()) } else { Err("a customer was charged twice, or not at all".into()) }
 }

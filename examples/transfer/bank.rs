@@ -14,8 +14,8 @@ use steadfast_postgres::{PostgresSession, PostgresStore};
 
 use crate::{Booked, Result};
 
-/// What the client asks for. The number is the client's own and means nothing to the bank: it is written down so that bookings can be
-/// counted.
+/// A request of the client. The number is the client's own and means nothing to the bank, which
+/// stores it only to count bookings.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Transfer {
     number: i32,
@@ -41,7 +41,7 @@ pub(crate) async fn create_tables(pool: &PgPool) -> Result<()> {
 
 pub(crate) async fn serve(address: SocketAddr, pool: PgPool) -> Result<()> {
     let store = PostgresStore::new(pool.clone()).transactional();
-    // The client of this example is the only caller.
+    // The only caller is the client of this example.
     let layer = IdempotencyLayer::new(store, Scope::single_caller()).required();
     let router = Router::new()
         .route("/transfers", post(transfer))
@@ -54,20 +54,22 @@ pub(crate) async fn serve(address: SocketAddr, pool: PgPool) -> Result<()> {
     Ok(())
 }
 
-/// A failure that says that nothing is kept: the key is given back, and the repeat runs.
+/// The error says that nothing was kept, so the key is released and a repeat runs.
 type Answer = std::result::Result<(StatusCode, Json<Transfer>), (StatusCode, Extension<ExecutionOutcome>)>;
 
-/// Everything through the transaction that the layer has lent: it is committed with the answer's record, or not at all.
+/// Books in the layer's transaction: it commits the bookings with the record of the response, or
+/// neither.
 async fn transfer(
     Extension(lent): Extension<TransactionHandle<PostgresSession>>,
     Json(transfer): Json<Transfer>,
 ) -> Answer {
-    let mut session = lent.lock().ok_or_else(|| failed("somebody else has the transaction"))?;
+    let mut session = lent.lock().ok_or_else(|| failed("another task holds the transaction"))?;
     book(&mut session, "/transfers", ["alice", "bob"], transfer).await.map_err(failed)?;
     Ok((StatusCode::CREATED, Json(transfer)))
 }
 
-/// The same in a transaction of its own. If the process dies after the commit and before the answer, the client asks again.
+/// Books in a transaction of its own. If the process dies between commit and response, the client
+/// repeats the request.
 async fn naive_transfer(State(pool): State<PgPool>, Json(transfer): Json<Transfer>) -> Answer {
     let mut transaction = pool.begin().await.map_err(failed)?;
     book(&mut transaction, "/naive/transfers", ["carol", "dave"], transfer).await.map_err(failed)?;
@@ -76,7 +78,8 @@ async fn naive_transfer(State(pool): State<PgPool>, Json(transfer): Json<Transfe
     Ok((StatusCode::CREATED, Json(transfer)))
 }
 
-/// Takes from one account and gives to the other. An increment is no write that may be repeated: this is what has to happen once.
+/// Moves money from one account to the other. An increment must not be repeated: it has to happen
+/// once.
 async fn book(
     connection: &mut PgConnection,
     route: &str,
@@ -96,18 +99,19 @@ async fn book(
     Ok(())
 }
 
-/// What a handler does beside its bookings: time in which it can be killed.
+/// Stands for further work of the handler: time in which it can be killed.
 #[allow(clippy::disallowed_methods, reason = "a handler that takes its time is what is shown")]
 async fn work() {
     tokio::time::sleep(Duration::from_millis(3)).await;
 }
 
 fn failed(error: impl std::fmt::Display) -> (StatusCode, Extension<ExecutionOutcome>) {
-    eprintln!("a transfer could not be booked: {error}");
+    eprintln!("cannot book a transfer: {error}");
     (StatusCode::SERVICE_UNAVAILABLE, Extension(ExecutionOutcome::NotExecuted))
 }
 
-/// How often each transfer of a route was booked, and by how much the receiver's balance differs from what was asked for.
+/// Returns how often each transfer of a route was booked, and the receiver's surplus over the
+/// requested amount.
 pub(crate) async fn booked(pool: &PgPool, route: &str) -> Result<Booked> {
     const COUNT: &str = "
         WITH times AS (SELECT number, count(*) AS n, min(amount) AS amount FROM bookings WHERE route = $1 GROUP BY number)

@@ -5,16 +5,19 @@
 //! cargo run --example transfer -- --database postgres://localhost/test --transfers 1000 --kills 20
 //! ```
 //!
-//! A bank runs as a process of its own and is killed in the middle of its work, again and again, while a client asks it for
-//! transfers and repeats whatever it got no answer to. Twice: once at a route behind the layer, where claim, bookings and answer are
-//! one PostgreSQL transaction, and once at the same handler without it. What was booked is counted in the database.
+//! A bank runs as a separate process and is killed again and again during its work. A client asks
+//! it for transfers, and repeats each request without a response. The first round uses a route
+//! behind the layer, where claim, bookings and response are one PostgreSQL transaction. The second
+//! uses the same handler without the layer. The database counts the bookings.
 //!
-//! Then the patterns of writes that may be repeated, side by side: what one can do where there is no key, or nothing to keep it in.
+//! Then a table shows writes that may be repeated. Use them if there is no key, or no place to
+//! store it.
 //!
-//! The last line is plain: `once`, `twice` and `never` are the database's count of the transfers behind the layer. If it is not
-//! `twice=0 never=0` the exit code is 1.
+//! The last line is for scripts: `once`, `twice` and `never` are the database's counts of the
+//! transfers behind the layer. Unless `twice=0 never=0`, the exit code is 1.
 //!
-//! `bank.rs` is the server, `patterns.rs` the writes. Everything happens in a schema of its own, which is dropped at the end.
+//! `bank.rs` is the server, `patterns.rs` the writes. Everything happens in a schema of its own,
+//! which is dropped at the end.
 
 mod bank;
 mod patterns;
@@ -41,26 +44,26 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 #[derive(Parser)]
 #[command(about = "A transfer between two accounts that kill -9 cannot double")]
 struct Flags {
-    /// A PostgreSQL database; a schema is made in it, and dropped at the end
+    /// A PostgreSQL database; the example creates a schema in it and drops it at the end
     #[arg(long, env = "STEADFAST_POSTGRES_URL")]
     database: Option<String>,
-    /// Transfers to ask for, at each of the two routes
+    /// Number of transfers, on each of the two routes
     #[arg(long, default_value_t = 200)]
     transfers: u32,
-    /// How often the bank is killed, at each of the two routes
+    /// Number of times that the bank is killed, on each of the two routes
     #[arg(long, default_value_t = 8)]
     kills: u32,
-    /// Be the bank, at this address and in this schema
+    /// Run as the bank, at this address and in this schema
     #[arg(long, hide = true, requires = "schema")]
     serve: Option<SocketAddr>,
     #[arg(long, hide = true)]
     schema: Option<String>,
-    /// A short round
+    /// Run a short round
     #[arg(long)]
     self_test: bool,
 }
 
-const WANTED: &str = "this example wants a PostgreSQL: ./scripts/with_servers.sh cargo run --example transfer or \
+const WANTED: &str = "this example needs a PostgreSQL database: ./scripts/with_servers.sh cargo run --example transfer or \
                       --database postgres://…";
 
 #[tokio::main]
@@ -108,7 +111,7 @@ async fn tell(flags: &Flags, database: &str, schema: &str, pool: &PgPool) -> Res
     Ok(if safe { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What a round came to, by the database's count.
+/// The result of a round, counted by the database.
 struct Round {
     transfers: i64,
     once: i64,
@@ -117,13 +120,13 @@ struct Round {
     /// Requests that the client sent.
     requests: i64,
     kills: i64,
-    /// By how much one account differs from what it should hold.
+    /// Difference between an account's balance and the correct one.
     imbalance: i64,
 }
 
 type Row = (&'static str, fn(&Round) -> i64);
 const ROWS: &[Row] = &[
-    ("transfers asked for", |round| round.transfers),
+    ("transfers requested", |round| round.transfers),
     ("kill -9 of the bank", |round| round.kills),
     ("requests sent", |round| round.requests),
     ("booked once", |round| round.once),
@@ -153,7 +156,7 @@ struct Bank {
 
 impl Bank {
     async fn open(database: &str, schema: &str) -> Result<Self> {
-        // Held for a moment to find a port that is free, which each new process then has again.
+        // Binds a free port for a moment. Each new process then uses it.
         let address = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
         let serve = ["--serve", &address.to_string(), "--schema", schema, "--database", database].map(str::to_owned);
         let process = tokio::sync::Mutex::new(Self::start(&serve)?);
@@ -165,7 +168,7 @@ impl Bank {
         Ok(command.args(arguments).kill_on_drop(true).spawn()?)
     }
 
-    /// SIGKILL, and a new process in its place.
+    /// Sends SIGKILL and starts a new process.
     async fn kill(&self) -> Result<()> {
         let mut process = self.process.lock().await;
         process.kill().await?;
@@ -173,7 +176,7 @@ impl Bank {
         Ok(())
     }
 
-    /// Asks for all transfers, sixteen at a time, and kills the bank between them.
+    /// Makes all transfers, sixteen at a time, and kills the bank between them.
     async fn round(&self, flags: &Flags, pool: &PgPool, route: Route) -> Result<Round> {
         let asking = Arc::new(Asking::new(self.address, route)?);
         let transfers = (0..flags.transfers).map(|number| {
@@ -203,7 +206,7 @@ impl Bank {
     }
 }
 
-/// What the database says of a route's transfers.
+/// The database's counts for one route.
 struct Booked {
     once: i64,
     twice: i64,
@@ -224,17 +227,18 @@ impl Asking {
         let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_millis(200));
         let client = Client::builder()
             .base_url(format!("http://{address}"))
-            // True: the route is behind the layer. Without this word the layer's own signs would do, after the first answer.
+            // True: the route is behind the layer. Without this declaration, the layer's own signs
+            // suffice after the first response.
             .keys(KeyPolicy::standard())
             .retry(RetryPolicy::new().max_attempts(200).backoff(backoff))
-            // One bank and one client: nobody is protected by giving up.
+            // With one bank and one client, giving up protects nobody.
             .budget(RetryBudget::unlimited())
             .timeout(Duration::from_secs(60))
             .build()?;
         Ok(Self::Steadfast(client))
     }
 
-    /// Asks until there is an answer; returns how many requests it took.
+    /// Repeats the request until there is a response. Returns the number of requests.
     async fn ask(&self, transfer: Transfer) -> Result<i64> {
         match self {
             Self::Steadfast(client) => {
@@ -251,7 +255,7 @@ impl Asking {
                         _ => pause(Duration::from_millis(20)).await,
                     }
                 }
-                Err("the bank does not come back".into())
+                Err("the bank did not come back".into())
             }
         }
     }

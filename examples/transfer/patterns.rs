@@ -1,6 +1,8 @@
-//! Writes that may be repeated, and one that may not: for where there is no key, or nothing to keep it in.
+//! Writes that may be repeated, and one that may not. Use them if there is no key, or no place to
+//! store it.
 //!
-//! Each is run once and then once more, as a retry would, and what the table holds is looked at in between.
+//! Each write runs once and then again, as a retry would. The example reads the table after each
+//! run.
 
 use comfy_table::{ContentArrangement, Table, presets};
 use sqlx::PgPool;
@@ -11,7 +13,7 @@ struct Pattern {
     name: &'static str,
     write: &'static str,
     look: &'static str,
-    /// What one has to know to use it.
+    /// The conditions for its use.
     wants: &'static str,
 }
 
@@ -20,13 +22,13 @@ const PATTERNS: &[Pattern] = &[
         name: "increment",
         write: "UPDATE stock SET pieces = pieces - 1 WHERE item = 'tea'",
         look: "SELECT 'pieces = ' || pieces FROM stock WHERE item = 'tea'",
-        wants: "never repeat it: this is what keys are for",
+        wants: "never repeat it: use a key",
     },
     Pattern {
         name: "set instead of increment",
         write: "UPDATE stock SET pieces = 9 WHERE item = 'coffee'",
         look: "SELECT 'pieces = ' || pieces FROM stock WHERE item = 'coffee'",
-        wants: "the caller knows the end, and nobody else writes meanwhile (If-Match, a version column)",
+        wants: "the caller knows the result, and nobody else writes meanwhile (If-Match, a version column)",
     },
     Pattern {
         name: "upsert",
@@ -39,7 +41,7 @@ const PATTERNS: &[Pattern] = &[
         name: "insert if absent",
         write: "INSERT INTO payments (id, amount) VALUES ('pay_1', 100) ON CONFLICT (id) DO NOTHING",
         look: "SELECT count(*) || ' row' FROM payments WHERE id = 'pay_1'",
-        wants: "an id that the caller makes, once per operation: that is an idempotency key",
+        wants: "the caller makes one id per operation, which is an idempotency key",
     },
     Pattern {
         name: "check before doing",
@@ -48,7 +50,7 @@ const PATTERNS: &[Pattern] = &[
                 )
                 INSERT INTO parcels (order_id) SELECT id FROM placed",
         look: "SELECT count(*) || ' parcel' FROM parcels",
-        wants: "check and effect in one statement or transaction: between two of them somebody else fits",
+        wants: "check and effect in one statement or transaction: another write may come between two",
     },
 ];
 
@@ -65,7 +67,7 @@ pub(crate) async fn side_by_side(pool: &PgPool) -> Result<Table> {
     sqlx::raw_sql(TABLES).execute(pool).await?;
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic).set_width(120);
-    table.set_header(["pattern", "statement", "after once", "after twice", "what it wants"]);
+    table.set_header(["pattern", "statement", "after once", "after twice", "conditions"]);
     for pattern in PATTERNS {
         let mut seen = Vec::new();
         for _ in 0..2 {

@@ -1,17 +1,28 @@
-//! How to think about retries, what is repeated and when, why the crate is as it is, and how to come here from elsewhere.
+//! Pages on failures, overload, the server layer, testing, performance and the design.
 //!
-//! * [`failures`]: what each failure means, and what the client does about it.
-//! * [`overload`]: what protects a server in trouble, when to turn it on, and what it costs.
-//! * [`simulation`]: what retries and budgets do to a server in trouble, and how large a budget should be.
-//! * [`server`](https://docs.rs/steadfast/latest/steadfast/guide/server/): where the layer stands, which store promises what, and one
-//!   transaction for all.
-//! * [`testing`]: how to test your own code against all of this.
-//! * [`proof`]: which orders of events a model checker has explored in the server half, and which designs it refutes.
-//! * [`proof_client`]: which courses of an operation were explored, what they must keep, and what is not modelled.
-//! * [`coming_from`]: the names of reqwest-middleware, reqwest-retry and backoff beside ours, and what changes on the wire.
-//! * [`design`]: the why-questions, and the invariants.
-//! * [`performance`]: what it costs beside plain reqwest and its peers, and how to measure it again.
-//! * [`changelog`]: what changed.
+//! For you as a user:
+//!
+//! * [`failures`]: the meaning of each failure, and when the client retries.
+//! * [`overload`]: the mechanisms that protect a server in trouble, when to turn them on, and their
+//!   cost.
+//! * [`server`](https://docs.rs/steadfast/latest/steadfast/guide/server/): the position of the
+//!   layer, the guarantees of each store, and one transaction for rows and record.
+//! * [`testing`]: tests of your own code against failures.
+//! * [`migrating`]: reqwest, reqwest-middleware, reqwest-retry and backoff beside steadfast, and
+//!   the changes on the wire.
+//! * [`performance`]: the cost beside plain reqwest and its peers, and how to measure it.
+//! * [`simulation`]: the effect of retries and budgets on a server in trouble, and the size of a
+//!   budget.
+//! * [`changelog`]: the changes of each version.
+//!
+//! For you as a reviewer or contributor:
+//!
+//! * [`design`]: the reasons behind the API.
+//! * [`internals`]: the reasons behind the code.
+//! * [`proof`]: the orders of events that a model checker explored in the server layer, and the
+//!   designs that it refutes.
+//! * [`proof_client`]: the histories of an operation that it explored in the client, the promises,
+//!   and the limits.
 
 // The examples on these pages use the companion crates: `tests/lib.rs` compiles and runs them.
 
@@ -21,8 +32,9 @@ pub mod failures {}
 #[cfg_attr(not(doctest), doc = include_str!("overload.md"))]
 pub mod overload {}
 
-// The pictures come first: rustdoc copies no files beside its pages, so each is a link definition with a data URI, and the first
-// definition of a name counts. The page's own ones, at its end, are for those who read it in the repository.
+// The pictures come first. rustdoc copies no files beside its pages, so each picture is a link
+// definition with a data URI, and the first definition of a name counts. The definitions at the
+// page's end are for readers in the repository.
 #[doc = include_str!("img/recovery.uri")]
 #[doc = include_str!("img/share.uri")]
 #[doc = include_str!("img/contention.uri")]
@@ -32,6 +44,7 @@ pub mod simulation {}
 
 #[cfg_attr(not(doctest), doc = include_str!("server.md"))]
 pub mod server {}
+
 #[cfg_attr(not(doctest), doc = include_str!("testing.md"))]
 pub mod testing {}
 
@@ -41,11 +54,14 @@ pub mod proof {}
 #[cfg_attr(not(doctest), doc = include_str!("proof_client.md"))]
 pub mod proof_client {}
 
-#[cfg_attr(not(doctest), doc = include_str!("coming_from.md"))]
-pub mod coming_from {}
+#[cfg_attr(not(doctest), doc = include_str!("migrating.md"))]
+pub mod migrating {}
 
 #[cfg_attr(not(doctest), doc = include_str!("design.md"))]
 pub mod design {}
+
+#[cfg_attr(not(doctest), doc = include_str!("internals.md"))]
+pub mod internals {}
 
 #[cfg_attr(not(doctest), doc = include_str!("performance.md"))]
 pub mod performance {}

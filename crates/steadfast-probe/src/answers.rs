@@ -1,21 +1,22 @@
-//! Whether two answers are about the same operation.
+//! Decides whether two responses are about the same operation.
 //!
-//! A probe cannot count executions at somebody else's server. It can see that two operations are answered differently, and then
-//! whether a third answer is like the first. What tells two operations apart is found out first, on two that surely are two; where
-//! nothing does, no comparison proves anything, and the report says so.
+//! A probe cannot count executions on another party's server. It can see that the responses to two
+//! operations differ, and whether a third response is like the first. So the first step compares
+//! the responses to two operations that are certainly distinct. If no value differs, no comparison
+//! proves anything, and the report says so.
 
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-/// Headers by which an API says that an answer is a replay. Stripe and this crate's server half send the first.
+/// Headers that mark a response as a replay. Stripe and `steadfast-server` send the first.
 const REPLAY_HEADERS: [&str; 4] =
     ["idempotent-replayed", "idempotency-replayed", "x-idempotent-replayed", "x-idempotency-replayed"];
-/// Names like `request_id` change with the request, not with the operation.
+/// Parts of names like `request_id`: such values change with the request, not with the operation.
 const NOT_OF_THE_OPERATION: [&str; 4] = ["request", "trace", "correlation", "span"];
 
-/// An answer, read to its end.
+/// A response, read to its end.
 #[derive(Clone, Debug)]
 pub(super) struct Answered {
     pub(super) status: StatusCode,
@@ -28,12 +29,12 @@ impl Answered {
         self.status.is_success()
     }
 
-    /// A word about the request; 429 is one about the load.
+    /// Whether the API refuses the request. A 429 is about the load, not about the request.
     pub(super) fn is_refusal(&self) -> bool {
         self.status.is_client_error() && self.status != StatusCode::TOO_MANY_REQUESTS
     }
 
-    /// The line by which it says that it is a replay.
+    /// The header line that marks this response as a replay.
     pub(super) fn replay_line(&self) -> Option<String> {
         let says = |name: &str| self.header(name).filter(|value| value.eq_ignore_ascii_case("true"));
         let marked = REPLAY_HEADERS.iter().find_map(|name| Some(format!("{name}: {}", says(name)?)));
@@ -48,14 +49,15 @@ impl Answered {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The word by which an error body names itself: `code` or `type`, at the top or under `error`.
+    /// The code of an error body: `code` or `type`, at the top level or under `error`.
     pub(super) fn code(&self) -> Option<String> {
         let body: Value = serde_json::from_slice(&self.body).ok()?;
         let places = ["/error/code", "/code", "/error/type", "/type"];
         places.iter().find_map(|place| Some(body.pointer(place)?.as_str()?.to_owned()))
     }
 
-    /// Its leaves by JSON pointer, the `Location` by that name; one leaf for a body that is not JSON.
+    /// The leaves of the JSON body by JSON pointer, with the `Location` as one more. A body that is
+    /// not JSON is one leaf.
     fn leaves(&self) -> BTreeMap<String, String> {
         let mut leaves = BTreeMap::new();
         match serde_json::from_slice(&self.body) {
@@ -81,27 +83,28 @@ fn collect(value: &Value, pointer: String, leaves: &mut BTreeMap<String, String>
     }
 }
 
-/// What tells operations apart at this API.
+/// The leaves that differ between two operations at this API.
 #[derive(Debug, Default)]
 pub(super) struct Marks(Vec<String>);
 
 impl Marks {
-    /// From the answers to two operations that surely are two.
+    /// Compares the responses to two operations that are certainly distinct.
     pub(super) fn between(one: &Answered, other: &Answered) -> Self {
         let (one, other) = (one.leaves(), other.leaves());
         let differing: Vec<String> =
             one.iter().filter(|(name, value)| other.get(*name) != Some(value)).map(|(name, _)| name.clone()).collect();
-        // An id is the better witness: a replay may well carry the time of today.
+        // An id is the better evidence: a replay may carry the current time.
         let ids: Vec<String> = differing.iter().filter(|name| is_id(name)).cloned().collect();
         Self(if ids.is_empty() { differing } else { ids })
     }
 
-    /// Whether anything does.
+    /// Whether any leaf differs.
     pub(super) fn tell(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// Whether both answers are about one operation; `None` if nothing tells, or the marks disagree.
+    /// Whether both responses are about one operation. `None` if no leaf differs between
+    /// operations, or the leaves disagree.
     pub(super) fn same(&self, one: &Answered, other: &Answered) -> Option<bool> {
         let (one, other) = (one.leaves(), other.leaves());
         let equal = self.0.iter().filter(|name| one.get(*name) == other.get(*name)).count();
@@ -113,7 +116,7 @@ impl Marks {
         }
     }
 
-    /// An answer in a few words: its status, and the mark that names the operation.
+    /// Describes a response briefly: its status, and the leaf that identifies the operation.
     pub(super) fn describe(&self, answer: &Answered) -> String {
         let leaves = answer.leaves();
         let mark = self.0.iter().find_map(|name| Some((name, leaves.get(name)?)));
@@ -129,7 +132,7 @@ impl Marks {
     }
 }
 
-/// Whether a pointer's last name is that of an identity.
+/// Whether the last name of a pointer is that of an identity.
 fn is_id(pointer: &str) -> bool {
     let name = pointer.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
     let is_id = ["id", "uuid", "location", "reference"].contains(&name.as_str())
@@ -146,14 +149,15 @@ mod tests {
         Answered { status: StatusCode::CREATED, headers: HeaderMap::new(), body: body.into() }
     }
 
-    /// Whether a third answer is about the first operation, told by what the first two differ in.
+    /// Whether a third response is about the first operation, judged by the leaves in which the
+    /// first two differ.
     fn probe(one: &str, two: &str, third: &str) -> Option<bool> {
         let (one, two, third) = (answer(one), answer(two), answer(third));
         Marks::between(&one, &two).same(&one, &third)
     }
 
     #[test]
-    fn an_id_is_the_better_witness() {
+    fn id_outweighs_other_differences() {
         let one = r#"{"id":"a","at":1,"request_id":"r1"}"#;
         let two = r#"{"id":"b","at":1,"request_id":"r2"}"#;
         assert_eq!(probe(one, two, r#"{"id":"a","at":9,"request_id":"r3"}"#), Some(true));
@@ -163,24 +167,24 @@ mod tests {
     }
 
     #[test]
-    fn without_an_id_all_that_differs_must_agree() {
+    fn without_id_all_differences_must_agree() {
         let (one, two) = (r#"{"a":1,"b":1}"#, r#"{"a":2,"b":2}"#);
         assert_eq!(probe(one, two, one), Some(true));
         assert_eq!(probe(one, two, r#"{"a":3,"b":3}"#), Some(false));
-        assert_eq!(probe(one, two, r#"{"a":1,"b":3}"#), None, "one says so, the other not");
+        assert_eq!(probe(one, two, r#"{"a":1,"b":3}"#), None, "the differences disagree");
         assert_eq!(probe("receipt 1", "receipt 2", "receipt 1"), Some(true));
         assert_eq!(probe("receipt 1", "receipt 2", "receipt 3"), Some(false));
     }
 
     #[test]
-    fn where_nothing_differs_nothing_is_said() {
+    fn no_difference_gives_no_verdict() {
         assert_eq!(probe("{}", "{}", "{}"), None);
         assert_eq!(probe("", "", ""), None);
         assert!(!Marks::between(&answer("{}"), &answer("{}")).tell());
     }
 
     #[test]
-    fn a_location_is_an_id() {
+    fn location_counts_as_id() {
         let at = |path: &'static str| {
             let headers = [(http::header::LOCATION, http::HeaderValue::from_static(path))].into_iter().collect();
             Answered { headers, ..answer("") }
@@ -191,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_says_so_by_a_header() {
+    fn replay_is_recognised_by_header() {
         let with = |name: &'static str, value: &'static str| {
             let headers = [(http::HeaderName::from_static(name), http::HeaderValue::from_static(value))];
             Answered { headers: headers.into_iter().collect(), ..answer("") }.replay_line()

@@ -1,13 +1,15 @@
-//! `steadfast-probe`: asks an API, in staging, whether it honours idempotency keys.
+//! `steadfast-probe`: finds out, in staging, whether an API honours idempotency keys.
 //!
 //! ```text
 //! steadfast-probe https://api.staging.example.com/v1/charges \
 //!     --body '{"amount": 100, "note": "probe {unique}"}' --header 'authorization: Bearer …'
 //! ```
 //!
-//! It creates some twenty real operations. `--self-test` runs it against servers of its own that
-//! keep, half keep and break the promise, and fails unless it gets each right. Exit status: 0, a
-//! policy fits; 1, none does; 2, nothing could be learnt.
+//! The probe creates some twenty real operations. `--self-test` runs it against its own servers,
+//! which keep, half keep or break the promise. The self-test fails unless it judges each of them
+//! correctly.
+//!
+//! Exit status: 0 if a policy fits, 1 if none does, 2 if nothing could be learnt.
 
 mod self_test;
 
@@ -21,45 +23,49 @@ use steadfast::http::{HeaderName, Method};
 use steadfast_probe::{Probe, ProbeError, Report, SampleRequest};
 
 const WARNING: &str = "\
-WARNING: this creates REAL operations: some twenty charges, orders, or whatever the request asks for.
+WARNING: this creates REAL operations: some twenty charges, orders, or whatever your request asks for.
          Point it at a STAGING system.";
 
 #[derive(Parser)]
-#[command(version, about = "Asks an API whether it honours idempotency keys. Creates real operations: for staging.")]
+#[command(
+    version,
+    about = "Finds out whether an API honours idempotency keys. Creates real operations: use a staging system."
+)]
 struct Args {
-    /// What to send the requests to.
+    /// URL of the API
     #[arg(required_unless_present = "self_test")]
     url: Option<String>,
-    /// The body, JSON or other text; {unique} becomes a number that is new for each key.
+    /// Body, as JSON or other text; {unique} becomes a new number for each key
     #[arg(long, default_value = r#"{"amount": 100}"#)]
     body: String,
-    /// Another body that the API would take, to send under a key that is taken.
+    /// Another body that the API would accept, to send under a key in use
     #[arg(long)]
     other_body: Option<String>,
-    /// A header, as `name: value`; may be repeated.
+    /// Header, as `name: value`; can be repeated
     #[arg(long = "header", value_parser = header)]
     headers: Vec<(String, String)>,
+    /// HTTP method
     #[arg(long, default_value = "POST")]
     method: Method,
-    /// The header that keys travel in.
+    /// Header that carries the keys
     #[arg(long, default_value = "idempotency-key")]
     key_header: HeaderName,
-    /// How many requests are sent at the same time under one key.
+    /// Number of concurrent requests under one key
     #[arg(long, default_value_t = 4)]
     at_once: usize,
-    /// The report as JSON.
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
-    /// Do not ask whether it is a staging system.
+    /// Do not ask whether this is a staging system
     #[arg(long)]
     yes: bool,
-    /// Probe servers of its own, of which the truth is known.
+    /// Probe built-in servers with known behaviour
     #[arg(long)]
     self_test: bool,
 }
 
 fn header(line: &str) -> Result<(String, String), String> {
-    let (name, value) = line.split_once(':').ok_or("a header is `name: value`")?;
+    let (name, value) = line.split_once(':').ok_or("a header must have the form `name: value`")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
@@ -88,13 +94,13 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whoever cannot be asked must have said it before.
+/// Without a terminal there is nobody to ask, so `--yes` is required.
 fn confirmed() -> bool {
     if !std::io::stdin().is_terminal() {
-        eprintln!("Say --yes if it is a staging system.");
+        eprintln!("Pass --yes if this is a staging system.");
         return false;
     }
-    eprint!("Is it one? Type yes: ");
+    eprint!("Is this a staging system? Type yes: ");
     let mut answer = String::new();
     let read = std::io::stderr().flush().and_then(|()| std::io::stdin().read_line(&mut answer));
     read.is_ok() && answer.trim() == "yes"
@@ -112,7 +118,7 @@ async fn probe(args: &Args) -> Result<Report, Box<dyn std::error::Error>> {
     Ok(watched(probe.at_once(args.at_once, 3)).await?)
 }
 
-/// Runs it under a progress bar, which is drawn if standard error is a terminal.
+/// Runs the probe under a progress bar, which is drawn only if standard error is a terminal.
 async fn watched(probe: Probe<'_>) -> Result<Report, ProbeError> {
     let bar = ProgressBar::new(Probe::STEPS as u64);
     if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} {wide_msg} {elapsed}") {

@@ -1,35 +1,35 @@
-//! What a probe found, and what follows from it.
+//! The findings of a probe, and the conclusion from them.
 
 use std::fmt;
 
 use serde::Serialize;
 use steadfast::{KeyFormat, KeyPolicy};
 
-/// What an API should promise about idempotency keys.
+/// A promise that an API should keep about idempotency keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Promise {
-    /// A repeat under the same key is answered from the record, and not run again.
+    /// A repeat under the same key gets the stored response and is not executed again.
     Honoured,
-    /// Another payload under a key that is taken is refused.
+    /// Another payload under a key in use is refused.
     PayloadChecked,
-    /// A malformed key is refused or taken as it is, and never ignored.
+    /// A malformed key is refused or used as it is, but never ignored.
     MalformedNotIgnored,
-    /// Of several requests at the same time under one key, one is run.
+    /// Of several concurrent requests under one key, one is executed.
     ConcurrentSafe,
-    /// An operation whose answer was lost is answered from its record.
+    /// After a lost response, a repeat gets it from the record.
     LostAnswerKept,
 }
 
 impl Promise {
     fn as_str(self) -> &'static str {
         match self {
-            Self::Honoured => "a repeat is answered from the record",
+            Self::Honoured => "a repeat gets the stored response",
             Self::PayloadChecked => "another payload under the key is refused",
             Self::MalformedNotIgnored => "a malformed key is not ignored",
-            Self::ConcurrentSafe => "at the same time, one is run",
-            Self::LostAnswerKept => "a lost answer can be had again",
+            Self::ConcurrentSafe => "of concurrent requests, one is executed",
+            Self::LostAnswerKept => "a lost response is kept",
         }
     }
 }
@@ -39,87 +39,108 @@ impl Promise {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Kept {
-    /// It is, as far as the probe went.
+    /// Kept, as far as the probe went.
     Yes,
-    /// It is not.
+    /// Broken.
     No,
-    /// The answers do not say, or it was not tried.
+    /// The responses do not show it, or the probe did not try.
     Unknown,
 }
 
-/// What a finding rests on.
+/// The basis of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Basis {
-    /// The API says so itself: by a status, or a header that marks a replay.
+    /// The API states it: by a status, or by a header that marks a replay.
     Observed,
-    /// It follows from comparing answers, if these are about what they seem to be about.
+    /// It follows from a comparison of responses, which may mislead.
     Inferred,
-    /// Nothing.
+    /// No evidence.
     Nothing,
 }
 
-/// What the probe knows of one promise.
+/// What the probe found about one promise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
     /// The promise.
     pub promise: Promise,
-    /// Whether it is kept.
+    /// Whether the promise is kept.
     pub kept: Kept,
-    /// What this rests on.
+    /// The evidence behind it.
     pub basis: Basis,
-    /// What was sent and what came back.
+    /// The requests that were sent and their responses, in words.
     pub observed: String,
-    /// What that means.
+    /// The meaning of these responses.
     pub meaning: String,
 }
 
-/// What an API does with a second request while the first one under the key still runs.
+/// How an API treats a second request while the first one under the same key is in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Concurrent {
-    /// It is told to come back: 409, or another refusal.
+    /// It refuses the second request with a 409 or another error status.
     Refused,
-    /// It waits, and is given the answer of the first.
+    /// It waits, and sends the response of the first request.
     Waits,
-    /// It is run too.
+    /// It executes the second request too.
     Doubled,
-    /// The answers do not say.
+    /// The responses do not show it.
     Unknown,
 }
 
-/// What a probe of an API found.
+/// The result of a probe.
 ///
-/// Its `Display` is for people; it also serialises, for machines.
+/// `Display` prints it for people; `Serialize` writes it for machines.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use serde_json::json;
+/// use steadfast::Client;
+/// use steadfast_probe::{SampleRequest, probe};
+/// # use steadfast_testing::{FaultServer, FaultStep};
+/// # let staging = FaultServer::play([FaultStep::ok()]).await;
+/// # let url = staging.url("/charges");
+///
+/// let report = probe(&url, SampleRequest::json(&json!({ "amount": 100 }))).await?;
+/// let mut builder = Client::builder();
+/// if let Some(policy) = report.policy() {
+///     builder = builder.keys(policy.clone());
+/// }
+/// assert!(report.requests_sent >= report.operations_at_most);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// What was probed: method and URL, without user information and query.
+    /// Method and URL of the API, without user information and query.
     pub target: String,
-    /// The header that the keys travelled in.
+    /// The header that carried the keys.
     pub header: String,
-    /// One for each promise, in the order in which they were tried.
+    /// One finding for each promise, in the order of the steps.
     pub findings: Vec<Finding>,
-    /// What happens to requests at the same time.
+    /// How the API treats concurrent requests.
     pub concurrent: Concurrent,
-    /// Whether a key must be quoted (a structured field, RFC 9651) to be taken.
+    /// Whether the API accepts only quoted keys (a structured field, RFC 9651).
     pub quoted_form_needed: bool,
-    /// What the two spellings of one key are to the API.
+    /// Whether the bare and the quoted form of a key are the same key to the API.
     pub spelling: String,
-    /// The word by which a 409 says that the first request still runs, if it says it by nothing else.
+    /// The error code of a 409 for a request in progress, if the response has no `Retry-After`.
     pub in_progress_code: Option<String>,
-    /// What tells operations apart in the answers; false: nothing does, and every comparison is worthless.
+    /// Whether any value differs between the responses to two operations. If `false`, every
+    /// comparison is worthless.
     pub answers_tell_operations_apart: bool,
-    /// The requests that were sent.
+    /// Number of requests sent.
     pub requests_sent: usize,
-    /// The most operations that they can have created.
+    /// Upper limit of the number of operations created.
     pub operations_at_most: usize,
-    /// The builder line that fits, if one does.
+    /// The builder call that fits, if one does.
     pub builder_line: Option<String>,
-    /// Why that one, or why none.
+    /// The reason for this policy, or for none.
     pub advice: String,
     /// What no probe of this kind can find out.
     pub unknown: Vec<String>,
@@ -128,25 +149,76 @@ pub struct Report {
 }
 
 impl Report {
-    /// The policy to [declare](steadfast::ClientBuilder::keys) for this API; `None`: declare none.
+    /// Returns the policy to [declare](steadfast::ClientBuilder::keys) for this API. `None` means:
+    /// declare none.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use serde_json::json;
+    /// use steadfast_probe::{SampleRequest, probe};
+    /// # use steadfast_testing::{FaultServer, FaultStep};
+    /// # let staging = FaultServer::play([FaultStep::ok()]).await;
+    /// # let url = staging.url("/charges");
+    ///
+    /// // In a test suite: fail when the API stops honouring keys.
+    /// let report = probe(&url, SampleRequest::json(&json!({ "amount": 100 }))).await?;
+    /// assert!(report.policy().is_some(), "{}", report.advice);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn policy(&self) -> Option<&KeyPolicy> {
         self.policy.as_ref()
     }
 
-    /// Whether a promise is kept.
+    /// Returns whether a promise is kept. A promise that was not tried is [`Kept::Unknown`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use serde_json::json;
+    /// use steadfast_probe::{Kept, Promise, SampleRequest, probe};
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// // An API that ignores keys.
+    /// let api = FaultServer::play([FaultStep::ok()]).await.ignoring_keys();
+    /// let report = probe(&api.url("/"), SampleRequest::json(&json!({ "amount": 100 }))).await?;
+    /// assert_eq!(report.kept(Promise::Honoured), Kept::No);
+    /// assert_eq!(report.kept(Promise::ConcurrentSafe), Kept::Unknown, "not tried");
+    /// assert!(report.policy().is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn kept(&self, promise: Promise) -> Kept {
         self.finding(promise).map_or(Kept::Unknown, |finding| finding.kept)
     }
 
-    /// What is known of a promise.
+    /// Returns the finding about a promise, or `None` if it was not tried.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use serde_json::json;
+    /// use steadfast_probe::{Basis, Promise, SampleRequest, probe};
+    /// # use steadfast_testing::{FaultServer, FaultStep};
+    /// # let staging = FaultServer::play([FaultStep::ok()]).await;
+    /// # let url = staging.url("/charges");
+    ///
+    /// let report = probe(&url, SampleRequest::json(&json!({ "amount": 100 }))).await?;
+    /// let finding = report.finding(Promise::Honoured).expect("this promise is always tried");
+    /// println!("{}: {}", finding.observed, finding.meaning);
+    /// assert_eq!(finding.basis, Basis::Observed, "the API marks its replays");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn finding(&self, promise: Promise) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.promise == promise)
     }
 
-    /// Draws the conclusion.
+    /// Draws the conclusion: the advice and, where one fits, the policy.
     pub(super) fn conclude(mut self) -> Self {
         use Kept::{No, Unknown, Yes};
         let kept =
@@ -154,39 +226,40 @@ impl Report {
         let fits = matches!(kept, [Yes, Yes, Yes | Unknown]);
         let advice = match kept {
             [No, ..] => {
-                "Keys are ignored. Declare no policy: a declared one would license a second execution. The default client \
-                         sends keys and repeats nothing that may have been executed."
+                "The API ignores keys. Declare no policy: it would license a second execution. The default client \
+                         sends keys and retries nothing that may have been executed."
             }
             [Unknown, ..] => {
-                "Whether keys are honoured does not show. Declare no policy until somebody who can look into the API has \
-                              counted; the default client repeats nothing that may have been executed."
+                "The responses do not show whether keys are honoured. Declare no policy until somebody with access to the \
+                              API has counted. The default client retries nothing that may have been executed."
             }
             [Yes, No, _] => {
-                "Keys are honoured one after the other and not at the same time. Declare no policy: a client repeats after \
+                "Keys are honoured in sequence, but not for concurrent requests. Declare no policy: a client retries after \
                              a timeout, when the first request may still run, and that is a second execution."
             }
             [Yes, Unknown, _] => {
-                "Keys are honoured one after the other; at the same time, nobody knows. Declare no policy until that \
-                                  is known: a client repeats after a timeout, when the first request may still run."
+                "Keys are honoured in sequence; for concurrent requests it is unknown. Declare no policy until that \
+                                  is known: a client retries after a timeout, when the first request may still run."
             }
             [Yes, Yes, No] => {
-                "Keys are honoured, and forgotten if the client hangs up. Declare no policy: a client repeats when its \
+                "Keys are honoured, but forgotten if the client disconnects. Declare no policy: a client retries when its \
                                connection was lost, and that is a second execution."
             }
             [Yes, Yes, Unknown] => {
-                "Keys are honoured, at the same time too. Before you declare this policy, look up in the API itself \
-                                    that the request whose connection was dropped (its key is above) ran once."
+                "Keys are honoured, also for concurrent requests. Before you declare this policy, check in the API itself \
+                                    that the request whose connection was dropped (its key is above) was executed once."
             }
-            [Yes, Yes, Yes] => "Keys are honoured, at the same time too. Declare this policy.",
+            [Yes, Yes, Yes] => "Keys are honoured, also for concurrent requests. Declare this policy.",
         };
         advice.clone_into(&mut self.advice);
         if fits {
             self.declare();
             if self.kept(Promise::MalformedNotIgnored) == No {
-                self.advice.push_str(" Malformed keys run unprotected: keep to keys that the client mints.");
+                self.advice
+                    .push_str(" Requests with malformed keys run unprotected: use only keys that the client mints.");
             }
             if self.kept(Promise::PayloadChecked) == No {
-                self.advice.push_str(" The payload is not checked: never use a key again for another request.");
+                self.advice.push_str(" The payload is not checked: never reuse a key for another request.");
             }
         }
         self
@@ -225,10 +298,10 @@ impl fmt::Display for Report {
                 (Kept::Unknown, _) => ("?", "unknown"),
             };
             writeln!(f, "{kept:>4}  {} [{basis}]", finding.promise.as_str())?;
-            writeln!(f, "      saw: {}", finding.observed)?;
-            writeln!(f, "      so:  {}", finding.meaning)?;
+            writeln!(f, "      seen:  {}", finding.observed)?;
+            writeln!(f, "      means: {}", finding.meaning)?;
         }
-        writeln!(f, "\nSpelling: {}", self.spelling)?;
+        writeln!(f, "\nKey format: {}", self.spelling)?;
         writeln!(
             f,
             "Sent: {} requests, which created at most {} operations.",
@@ -241,7 +314,7 @@ impl fmt::Display for Report {
         writeln!(f, "\n{}", self.advice)?;
         match &self.builder_line {
             Some(line) => write!(f, "    Client::builder(){line}"),
-            None => write!(f, "    no .keys(..)"),
+            None => write!(f, "    declare no .keys(..)"),
         }
     }
 }
@@ -250,7 +323,7 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
-    /// The builder line, where one fits, for what is known of the three promises that a retry rests on.
+    /// The builder line, if one fits, for the three promises that a retry relies on.
     fn probe(honoured: Kept, concurrent: Kept, lost: Kept) -> Option<String> {
         let finding = |promise, kept| {
             let (observed, meaning) = (String::new(), String::new());
@@ -282,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_declared_only_where_a_retry_is_safe() {
+    fn policy_is_declared_only_if_retry_is_safe() {
         use Kept::{No, Unknown, Yes};
         let all = [Yes, No, Unknown];
         for (honoured, concurrent, lost) in

@@ -1,4 +1,4 @@
-//! The steps of a probe: what is sent, and what the answers mean.
+//! The steps of a probe: the requests and the meaning of their responses.
 
 use http::StatusCode;
 use steadfast::KeyFormat;
@@ -8,24 +8,24 @@ use super::report::{Basis, Concurrent, Finding, Kept, Promise, Report};
 use super::sending::{Key, Sender};
 use super::{Probe, ProbeError};
 
-/// As much of a refusal is quoted.
+/// Number of characters quoted from a refusal.
 const QUOTE: usize = 200;
 
 pub(super) struct ProbeRun<'a> {
     sender: Sender<'a>,
-    /// Whether a mark of a replay says something: not if the API puts it on every answer.
+    /// Whether a replay header is evidence. It is not if the API sets it on every response.
     marks_replays: bool,
-    /// Whether it marked the plain repeat.
+    /// Whether the API marked the plain repeat as a replay.
     has_marked: bool,
 }
 
-/// What a repeat was answered.
+/// The response to a repeat.
 enum Repeat {
     Replayed(Basis),
-    /// Another operation's answer.
+    /// The response of another operation.
     Again,
     Refused(StatusCode),
-    /// The answers do not say.
+    /// The response does not show it.
     Unclear,
 }
 
@@ -69,13 +69,14 @@ impl<'a> ProbeRun<'a> {
         Ok(report.conclude())
     }
 
-    /// Two operations that surely are two: what tells them apart is what everything else is judged by.
+    /// Sends two operations that are certainly distinct. Every later judgement rests on how their
+    /// responses differ.
     async fn control(&mut self) -> Result<(Key, Answered, Marks), ProbeError> {
-        self.step("two operations, each with a key of its own");
+        self.step("two operations under different keys");
         let mut key = self.sender.mint()?;
         let mut first = self.sender.ask(&key).await.map_err(ProbeError::Unreachable)?;
         if [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY].contains(&first.status) {
-            // Some take a key only as the structured field of the IETF's draft.
+            // Some APIs accept a key only as the structured field of the IETF draft.
             self.sender.form = KeyFormat::Quoted;
             key = self.sender.mint()?;
             first = self.sender.ask(&key).await.map_err(ProbeError::Unreachable)?;
@@ -101,21 +102,25 @@ impl<'a> ProbeRun<'a> {
         let (kept, basis, meaning) = match self.judge(marks, first, &again) {
             Repeat::Replayed(Basis::Observed) => {
                 self.has_marked = true;
-                (Kept::Yes, Basis::Observed, format!("the API marks the second answer as a replay{}", line(&again)))
+                (Kept::Yes, Basis::Observed, format!("the API marks the second response as a replay{}", line(&again)))
             }
-            Repeat::Replayed(basis) => (Kept::Yes, basis, "the second answer is about the first operation".to_owned()),
-            Repeat::Again => (Kept::No, Basis::Inferred, "the second answer is about another operation".to_owned()),
-            Repeat::Refused(_) => {
-                (Kept::Unknown, Basis::Nothing, "it is not run twice, but its answer cannot be had again".to_owned())
+            Repeat::Replayed(basis) => {
+                (Kept::Yes, basis, "the second response is about the first operation".to_owned())
             }
+            Repeat::Again => (Kept::No, Basis::Inferred, "the second response is about another operation".to_owned()),
+            Repeat::Refused(_) => (
+                Kept::Unknown,
+                Basis::Nothing,
+                "the request is not executed twice, but its response is not available again".to_owned(),
+            ),
             Repeat::Unclear => (Kept::Unknown, Basis::Nothing, UNCLEAR.to_owned()),
         };
         Finding { promise: Promise::Honoured, kept, basis, observed, meaning }
     }
 
-    /// Whether the bare and the quoted key are one.
+    /// Finds out whether the bare and the quoted form are one key.
     async fn spelling(&mut self, key: &Key, first: &Answered, marks: &Marks) -> String {
-        self.step("the key in its other spelling");
+        self.step("the key in its other format");
         let (own, other) = match self.sender.form {
             KeyFormat::Quoted => ("quoted", KeyFormat::Bare),
             _ => ("bare", KeyFormat::Quoted),
@@ -125,40 +130,38 @@ impl<'a> ProbeRun<'a> {
         self.sender.form = form;
         match self.judge(marks, first, &answer) {
             Repeat::Replayed(_) => "bare and quoted are the same key".to_owned(),
-            Repeat::Again => format!("bare and quoted are two keys: never change the spelling ({own} here)"),
+            Repeat::Again => format!("bare and quoted are two keys: never change the format ({own} here)"),
             Repeat::Refused(status) => {
-                format!("a key is taken {own}; in the other spelling it is refused, {}", status.as_u16())
+                format!("the API accepts {own} keys and refuses the other format with status {}", status.as_u16())
             }
-            Repeat::Unclear => format!("{own}; the other was not told apart"),
+            Repeat::Unclear => format!("{own}; the response to the other format is unclear"),
         }
     }
 
     async fn other_payload(&mut self, key: &Key, first: &Answered, marks: &Marks) -> Result<Finding, ProbeError> {
         let promise = Promise::PayloadChecked;
-        self.step("another payload under the key");
+        self.step("another payload under the same key");
         let Some(other) = self.sender.settings.sample.other.clone() else {
-            let (observed, meaning) = ("not tried".to_owned(), "give SampleRequest::other_payload".to_owned());
+            let (observed, meaning) = ("not tried".to_owned(), "set SampleRequest::other_payload".to_owned());
             return Ok(Finding { promise, kept: Kept::Unknown, basis: Basis::Nothing, observed, meaning });
         };
         let answer = self.sender.send(key, other.clone()).await;
         let mut observed = format!("another payload: {}", describe(marks, &answer));
         let (kept, basis, meaning) = match self.judge(marks, first, &answer) {
             Repeat::Refused(_) => {
-                // Or it would be refused under any key.
+                // The API might refuse this payload under any key.
                 let own = self.sender.mint()?;
                 let alone = self.sender.send(&own, other).await;
                 observed.push_str(&format!("; under a key of its own: {}", describe(marks, &alone)));
                 match alone {
-                    Ok(alone) if alone.is_success() => (Kept::Yes, Basis::Observed, "it is refused for its key"),
-                    _ => (
-                        Kept::Unknown,
-                        Basis::Nothing,
-                        "it is refused under any key: give SampleRequest::other_payload",
-                    ),
+                    Ok(alone) if alone.is_success() => (Kept::Yes, Basis::Observed, "it is refused because of its key"),
+                    _ => {
+                        (Kept::Unknown, Basis::Nothing, "it is refused under any key: set SampleRequest::other_payload")
+                    }
                 }
             }
-            Repeat::Replayed(basis) => (Kept::No, basis, "it is answered with the first payload's result"),
-            Repeat::Again => (Kept::No, Basis::Inferred, "it is run, under a key that was taken"),
+            Repeat::Replayed(basis) => (Kept::No, basis, "it gets the response to the first payload"),
+            Repeat::Again => (Kept::No, Basis::Inferred, "it is executed under a key in use"),
             Repeat::Unclear => (Kept::Unknown, Basis::Nothing, UNCLEAR),
         };
         Ok(Finding { promise, kept, basis, observed, meaning: meaning.to_owned() })
@@ -167,7 +170,8 @@ impl<'a> ProbeRun<'a> {
     async fn malformed(&mut self, marks: &Marks) -> Result<Finding, ProbeError> {
         self.step("a malformed key, twice");
         let key = self.sender.mint()?;
-        // A quote that is never closed is no structured field, and no key that anybody would choose.
+        // An unclosed quote is not a valid structured field, and not a key that anybody would
+        // choose.
         let broken = Key { text: format!("\"{}", key.text), ..key };
         let form = std::mem::take(&mut self.sender.form);
         let (first, again) = (self.sender.ask(&broken).await, self.sender.ask(&broken).await);
@@ -176,8 +180,8 @@ impl<'a> ProbeRun<'a> {
         let (kept, basis, meaning) = match &first {
             Ok(first) if first.is_refusal() => (Kept::Yes, Basis::Observed, "it is refused"),
             Ok(first) if first.is_success() => match self.judge(marks, first, &again) {
-                Repeat::Replayed(basis) => (Kept::Yes, basis, "it is taken as a key like any other"),
-                Repeat::Again => (Kept::No, Basis::Inferred, "it is ignored: both were run, unprotected"),
+                Repeat::Replayed(basis) => (Kept::Yes, basis, "it is used like any other key"),
+                Repeat::Again => (Kept::No, Basis::Inferred, "it is ignored: both requests were executed"),
                 Repeat::Refused(_) | Repeat::Unclear => (Kept::Unknown, Basis::Nothing, UNCLEAR),
             },
             _ => (Kept::Unknown, Basis::Nothing, UNCLEAR),
@@ -186,9 +190,10 @@ impl<'a> ProbeRun<'a> {
         Ok(Finding { promise, kept, basis, observed, meaning: meaning.to_owned() })
     }
 
-    /// Several requests under one key at once, in some rounds; the finding, what happens, and the mark of a 409.
+    /// Sends concurrent requests under one key, in several rounds. Returns the finding, the
+    /// behaviour, and the error code of a 409.
     async fn at_the_same_time(&mut self, marks: &Marks) -> Result<(Finding, Concurrent, Option<String>), ProbeError> {
-        self.step("several requests at the same time under one key");
+        self.step("concurrent requests under one key");
         let (mut lines, mut word) = (Vec::new(), None);
         let (mut doubled, mut refused, mut unclear) = (false, false, false);
         for _ in 0..self.sender.settings.rounds {
@@ -219,17 +224,17 @@ impl<'a> ProbeRun<'a> {
         let observed = lines.join("; ");
         let (kept, basis, what, meaning) = match (doubled, unclear, refused) {
             (true, ..) => {
-                (Kept::No, Basis::Inferred, Concurrent::Doubled, "answers are about several operations: a race")
+                (Kept::No, Basis::Inferred, Concurrent::Doubled, "the responses are about several operations: a race")
             }
             (false, true, _) => (Kept::Unknown, Basis::Nothing, Concurrent::Unknown, UNCLEAR),
             (false, false, true) => (
                 Kept::Yes,
                 Basis::Inferred,
                 Concurrent::Refused,
-                "one is run, the others are told to come back; no race was seen",
+                "one is executed and the others are refused; no race was seen",
             ),
             (false, false, false) => {
-                (Kept::Yes, Basis::Inferred, Concurrent::Waits, "all are given the answer of one; no race was seen")
+                (Kept::Yes, Basis::Inferred, Concurrent::Waits, "all get the response of one; no race was seen")
             }
         };
         let promise = Promise::ConcurrentSafe;
@@ -237,15 +242,15 @@ impl<'a> ProbeRun<'a> {
     }
 
     async fn lost_answer(&mut self, marks: &Marks) -> Result<Finding, ProbeError> {
-        self.step("a request whose connection is dropped, then the same again");
+        self.step("a request with a dropped connection, and its repeat");
         let key = self.sender.mint()?;
         let early = self.sender.cut(&key).await;
         let (again, went_on) = self.sender.ask_until_it_has_ended(&key).await;
         let once_more = self.sender.ask(&key).await;
-        let waited = if went_on { ", once it no longer ran" } else { "" };
+        let waited = if went_on { ", when it was no longer in progress" } else { "" };
         let (first, second) = (describe(marks, &again), describe(marks, &once_more));
         let cut = match &early {
-            None => "the connection was dropped before the answer".to_owned(),
+            None => "the connection was dropped before the response".to_owned(),
             Some(early) => format!("{} before the connection could be dropped", describe(marks, early)),
         };
         let observed = format!("{cut}, key {}; then {first}{waited}, then {second}", key.text);
@@ -259,26 +264,26 @@ impl<'a> ProbeRun<'a> {
         };
         let replayed = again.as_ref().is_ok_and(|again| self.is_marked(again));
         let (kept, basis, meaning) = match stable {
-            Repeat::Again => (Kept::No, Basis::Inferred, "the answers after the cut are about two operations"),
-            _ if replayed => {
-                (Kept::Yes, Basis::Observed, "the API marks the answer as the replay of the request that was cut")
-            }
-            Repeat::Replayed(_) if kept_early => {
-                (Kept::Yes, Basis::Inferred, "an answer that was sent is kept; it came too soon to hang up before it")
-            }
+            Repeat::Again => (Kept::No, Basis::Inferred, "the responses after the cut are about two operations"),
+            _ if replayed => (Kept::Yes, Basis::Observed, "the API marks the response as a replay of the cut request"),
+            Repeat::Replayed(_) if kept_early => (
+                Kept::Yes,
+                Basis::Inferred,
+                "a response that was sent is kept; it came too early to disconnect before it",
+            ),
             Repeat::Replayed(_) if went_on => {
-                (Kept::Yes, Basis::Inferred, "the request went on without its client, and its answer was kept")
+                (Kept::Yes, Basis::Inferred, "the request continued without its client, and its response was kept")
             }
             Repeat::Replayed(_) if self.has_marked => (
                 Kept::Unknown,
                 Basis::Nothing,
-                "the API marks replays, and not this one: it was run now. Whether the request that was \
-                 cut had run too does not show",
+                "the API marks replays, but not this response: the repeat was executed. Whether \
+                 the cut request was executed too is not visible",
             ),
             Repeat::Replayed(_) => (
                 Kept::Unknown,
                 Basis::Nothing,
-                "the key has one answer now. Whether the request that was cut had run before, without a record, does not show",
+                "the key has one response now. Whether the cut request was executed before, without a record, is not visible",
             ),
             Repeat::Refused(_) | Repeat::Unclear => (Kept::Unknown, Basis::Nothing, UNCLEAR),
         };
@@ -289,11 +294,11 @@ impl<'a> ProbeRun<'a> {
         (self.sender.settings.on_step)(what);
     }
 
-    /// What an answer to a repeat says, beside the first one.
+    /// Judges the response to a repeat by comparing it with the first response.
     fn judge(&mut self, marks: &Marks, first: &Answered, again: &Result<Answered, String>) -> Repeat {
         let Ok(again) = again else { return Repeat::Unclear };
         let verdict = match (marks.same(first, again), self.is_marked(again)) {
-            // A replay of another operation is none.
+            // A replay of another operation is not a replay.
             (Some(false), true) => Repeat::Unclear,
             (_, true) => Repeat::Replayed(Basis::Observed),
             _ if again.is_refusal() => Repeat::Refused(again.status),
@@ -313,12 +318,12 @@ impl<'a> ProbeRun<'a> {
     }
 }
 
-const UNCLEAR: &str = "the answers do not say";
+const UNCLEAR: &str = "the responses do not show it";
 
 fn describe(marks: &Marks, answer: &Result<Answered, String>) -> String {
     match answer {
         Ok(answer) => marks.describe(answer),
-        Err(error) => format!("no answer ({error})"),
+        Err(error) => format!("no response ({error})"),
     }
 }
 
@@ -329,10 +334,10 @@ fn line(answer: &Result<Answered, String>) -> String {
 
 fn unknown() -> Vec<String> {
     [
-        "how long a key is kept: wait that long, and ask again",
-        "whether a key is kept across a restart or a failover of the API",
-        "whether a race was missed: these were a few rounds on one day",
-        "what another endpoint of the API does",
+        "how long the API keeps a key: wait that long, and repeat a request",
+        "whether the API keeps a key across a restart or a failover",
+        "whether a race was missed: the probe ran a few rounds on one day",
+        "how other endpoints of the API behave",
     ]
     .map(str::to_owned)
     .to_vec()

@@ -1,5 +1,5 @@
-//! Servers of which the truth is known: they keep, half keep or break the promise, and the probe
-//! must tell which.
+//! Servers with known behaviour: they keep, half keep or break the promise, and the probe must
+//! detect which.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -18,30 +18,31 @@ use steadfast_probe::Kept::{No, Unknown, Yes};
 use steadfast_probe::{Concurrent, Kept, Probe, Promise, Report, SampleRequest};
 use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
 
-/// How long a charge takes: requests at the same time do overlap.
+/// Duration of a charge: long enough for concurrent requests to overlap.
 const WORK: Duration = Duration::from_millis(40);
 
-/// What a server does with keys.
+/// How a server treats keys.
 #[derive(Clone, Copy, PartialEq)]
 enum Ways {
-    /// This crate's own layer.
+    /// This project's own layer.
     OurLayer,
-    /// Runs once per key, has the others wait, and does not mark a replay.
+    /// Executes once for each key, lets repeats wait, and does not mark a replay.
     Waits,
-    /// The same, and takes a key only in quotes.
+    /// Like `Waits`, but accepts a key only in quotes.
     QuotedOnly,
-    /// Looks, charges, and then writes down.
+    /// Checks for a record, charges, and then writes the record.
     Races,
-    /// Replays whatever is asked under a key.
+    /// Replays the first response, whatever the payload.
     AnyPayload,
-    /// Runs a request whose key it cannot read.
+    /// Executes a request with a malformed key, unprotected.
     MalformedRuns,
-    /// Charges, and forgets it if the client hangs up before it is written down.
+    /// Charges, but loses the record if the client disconnects first.
     ForgetsTheCut,
     Ignores,
 }
 
-/// What the probe must say: the policy, whether the promises are kept (in their order), and what happens at the same time.
+/// The expected report: the policy, whether each promise is kept (in order), and the behaviour
+/// under concurrency.
 struct Truth {
     name: &'static str,
     ways: Ways,
@@ -55,14 +56,14 @@ const QUOTED: Option<&str> = Some(".keys(KeyPolicy::standard().form(KeyFormat::Q
 
 #[rustfmt::skip]
 const TRUTHS: [Truth; 8] = [
-    Truth { name: "keeps it (this crate's layer)", ways: Ways::OurLayer, line: STANDARD, kept: [Yes, Yes, Yes, Yes, Yes], concurrent: Concurrent::Refused },
-    Truth { name: "keeps it, waits, marks nothing", ways: Ways::Waits, line: STANDARD, kept: [Yes, Yes, Yes, Yes, Unknown], concurrent: Concurrent::Waits },
-    Truth { name: "keeps it for quoted keys", ways: Ways::QuotedOnly, line: QUOTED, kept: [Yes, Yes, Yes, Yes, Unknown], concurrent: Concurrent::Waits },
-    Truth { name: "half: races", ways: Ways::Races, line: None, kept: [Yes, Yes, Yes, No, Unknown], concurrent: Concurrent::Doubled },
-    Truth { name: "half: any payload", ways: Ways::AnyPayload, line: STANDARD, kept: [Yes, No, Yes, Yes, Unknown], concurrent: Concurrent::Waits },
-    Truth { name: "half: malformed keys run", ways: Ways::MalformedRuns, line: STANDARD, kept: [Yes, Yes, No, Yes, Unknown], concurrent: Concurrent::Waits },
-    Truth { name: "half: forgets what was cut", ways: Ways::ForgetsTheCut, line: STANDARD, kept: [Yes, Yes, Yes, Yes, Unknown], concurrent: Concurrent::Waits },
-    Truth { name: "breaks it: ignores keys", ways: Ways::Ignores, line: None, kept: [No, Unknown, Unknown, Unknown, Unknown], concurrent: Concurrent::Unknown },
+    Truth { name: "keeps the promise (steadfast-server)", ways: Ways::OurLayer, line: STANDARD, kept: [Yes, Yes, Yes, Yes, Yes], concurrent: Concurrent::Refused },
+    Truth { name: "keeps the promise, waits, marks nothing", ways: Ways::Waits, line: STANDARD, kept: [Yes, Yes, Yes, Yes, Unknown], concurrent: Concurrent::Waits },
+    Truth { name: "keeps the promise for quoted keys", ways: Ways::QuotedOnly, line: QUOTED, kept: [Yes, Yes, Yes, Yes, Unknown], concurrent: Concurrent::Waits },
+    Truth { name: "half: has a race", ways: Ways::Races, line: None, kept: [Yes, Yes, Yes, No, Unknown], concurrent: Concurrent::Doubled },
+    Truth { name: "half: accepts any payload", ways: Ways::AnyPayload, line: STANDARD, kept: [Yes, No, Yes, Yes, Unknown], concurrent: Concurrent::Waits },
+    Truth { name: "half: ignores malformed keys", ways: Ways::MalformedRuns, line: STANDARD, kept: [Yes, Yes, No, Yes, Unknown], concurrent: Concurrent::Waits },
+    Truth { name: "half: forgets a cut request", ways: Ways::ForgetsTheCut, line: STANDARD, kept: [Yes, Yes, Yes, Yes, Unknown], concurrent: Concurrent::Waits },
+    Truth { name: "breaks the promise: ignores keys", ways: Ways::Ignores, line: None, kept: [No, Unknown, Unknown, Unknown, Unknown], concurrent: Concurrent::Unknown },
 ];
 
 pub(crate) async fn run() -> ExitCode {
@@ -83,7 +84,7 @@ pub(crate) async fn run() -> ExitCode {
             }
         }
     }
-    println!("{} servers, {wrong} told wrong", TRUTHS.len());
+    println!("{} servers, {wrong} judged wrongly", TRUTHS.len());
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -121,7 +122,7 @@ type Record = Arc<tokio::sync::Mutex<Option<(String, u64)>>>;
 struct Api {
     ways: Ways,
     charges: AtomicU64,
-    /// By key: the payload and the charge.
+    /// Payload and charge, by key.
     records: Mutex<HashMap<String, Record>>,
 }
 
@@ -129,7 +130,7 @@ async fn charge(State(api): State<Arc<Api>>, headers: HeaderMap, payload: String
     let spelt = headers.get("idempotency-key").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let Some(key) = api.read(spelt) else { return StatusCode::BAD_REQUEST.into_response() };
     if api.ways == Ways::ForgetsTheCut {
-        // It ends with the connection.
+        // Ends with the connection.
         return api.once(&key, payload).await;
     }
     tokio::spawn(async move { api.once(&key, payload).await })
@@ -138,12 +139,12 @@ async fn charge(State(api): State<Arc<Api>>, headers: HeaderMap, payload: String
 }
 
 impl Api {
-    /// The key, empty for none; `None` if it cannot be read and that is an error.
+    /// Returns the key, empty if there is none. Returns `None` if a malformed key is an error.
     fn read(&self, spelt: &str) -> Option<String> {
         let bare = spelt.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
         let is_malformed = bare.is_none() && spelt.starts_with('"');
         match self.ways {
-            // The layer has seen to it.
+            // The layer has already checked the key.
             Ways::Ignores | Ways::OurLayer => Some(String::new()),
             Ways::QuotedOnly => bare.map(str::to_owned),
             Ways::MalformedRuns if is_malformed => Some(String::new()),
@@ -176,7 +177,7 @@ impl Api {
         created(number)
     }
 
-    /// Charges first, and is busy for a while after it.
+    /// Charges first, then stays busy for a while.
     #[allow(clippy::disallowed_methods, reason = "a charge takes its time")]
     async fn run(&self) -> u64 {
         let number = self.charges.fetch_add(1, Ordering::SeqCst) + 1;

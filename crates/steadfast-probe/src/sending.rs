@@ -1,4 +1,5 @@
-//! The requests of a probe: minted, sent, counted, read to their end or given up as soon as they have left.
+//! Makes, sends and counts the requests of a probe. A request is read to its end, or cut as soon as
+//! it was sent.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -17,27 +18,28 @@ use tokio::task::JoinSet;
 use super::answers::Answered;
 use super::{Probe, ProbeError, SampleRequest};
 
-/// A request under way is asked for again after so long, if the API does not say.
+/// Wait before the next request for an operation in progress, if the API sets no `Retry-After`.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// After its last byte was taken a request is given so long to leave before the connection is dropped.
+/// Time between taking the last byte of a request and dropping its connection, so that the byte can
+/// leave.
 const LEAVE: Duration = Duration::from_millis(5);
 
-/// Sends the requests of a probe, and keeps count.
+/// Sends the requests of a probe and counts them.
 pub(super) struct Sender<'a> {
     pub(super) settings: Probe<'a>,
     http: reqwest::Client,
     url: Url,
-    /// How keys are spelt.
+    /// The form of the keys.
     pub(super) form: KeyFormat,
-    /// The keys that were minted, which makes the numbers for `{unique}`.
+    /// Number of keys minted: the source of the numbers for `{unique}`.
     minted: usize,
     pub(super) sent: usize,
-    /// Requests that may have created an operation.
+    /// Number of requests that may have created an operation.
     pub(super) created: usize,
 }
 
-/// A key, and the number that its operation has.
+/// A key, and the unique number of its operation.
 #[derive(Clone)]
 pub(super) struct Key {
     pub(super) text: String,
@@ -58,11 +60,11 @@ impl<'a> Sender<'a> {
         Ok(Self { settings, http, url, form: KeyFormat::Bare, minted: 0, sent: 0, created: 0 })
     }
 
-    /// Method and URL, without what may be a secret.
+    /// Returns method and URL, without the parts that may be secret.
     pub(super) fn target(&self) -> String {
         let mut url = self.url.clone();
         url.set_query(None);
-        // It fails for URLs that have no user information.
+        // Fails for URLs without user information.
         let _none = url.set_username("").and_then(|()| url.set_password(None));
         format!("{} {url}", self.settings.sample.method)
     }
@@ -70,7 +72,7 @@ impl<'a> Sender<'a> {
     pub(super) fn mint(&mut self) -> Result<Key, ProbeError> {
         let key = IdempotencyKey::mint().map_err(|error| ProbeError::Build(error.to_string()))?;
         self.minted += 1;
-        // The key's own digits, so that two runs have no number in common.
+        // Uses the key's own digits, so that two runs share no number.
         let digits: String = key.as_str().chars().filter(char::is_ascii_digit).take(9).collect();
         Ok(Key { text: key.as_str().to_owned(), unique: format!("{}{digits}", self.minted) })
     }
@@ -79,7 +81,7 @@ impl<'a> Sender<'a> {
         self.send(key, self.settings.sample.body.clone()).await
     }
 
-    /// Sends it, and keeps count.
+    /// Sends a request and counts it.
     pub(super) async fn send(&mut self, key: &Key, body: String) -> Result<Answered, String> {
         let request = self.request(key, &body);
         let answer = exchange(request, self.settings.patience).await;
@@ -102,7 +104,7 @@ impl<'a> Sender<'a> {
         request.header(self.settings.header.clone(), text).body(body.replace("{unique}", &key.unique))
     }
 
-    /// Several at once.
+    /// Sends concurrent requests under one key.
     pub(super) async fn flock(&mut self, key: &Key) -> Vec<Result<Answered, String>> {
         let mut flock = JoinSet::new();
         for _ in 0..self.settings.at_once {
@@ -113,7 +115,8 @@ impl<'a> Sender<'a> {
         answers
     }
 
-    /// Sends it, and drops the connection as soon as it has left; the answer, if that came first.
+    /// Sends a request and drops the connection as soon as the request has left. Returns the
+    /// response if it came first.
     pub(super) async fn cut(&mut self, key: &Key) -> Option<Result<Answered, String>> {
         self.sent += 1;
         self.created += 1;
@@ -121,7 +124,8 @@ impl<'a> Sender<'a> {
         cut(self.request(key, ""), body, self.settings.patience).await
     }
 
-    /// Asks until the answer is not that it still runs; whether it was that at first.
+    /// Repeats the request until the operation is no longer in progress. Also returns whether it
+    /// was in progress at first.
     pub(super) async fn ask_until_it_has_ended(&mut self, key: &Key) -> (Result<Answered, String>, bool) {
         let deadline = clock::now().checked_add(self.settings.patience);
         let mut ran = false;
@@ -140,7 +144,7 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Sends a request and reads its answer to the end.
+/// Sends a request and reads the whole response.
 async fn exchange(request: RequestBuilder, patience: Duration) -> Result<Answered, String> {
     let response = request.timeout(patience).send().await.map_err(reason)?;
     let (status, headers) = (response.status(), response.headers().clone());
@@ -148,12 +152,13 @@ async fn exchange(request: RequestBuilder, patience: Duration) -> Result<Answere
     Ok(Answered { status, headers, body })
 }
 
-/// Sends a request, and drops its connection as soon as it has left; the answer, if that came first.
+/// Sends a request and drops its connection as soon as the request has left. Returns the response
+/// if it came first.
 pub(super) async fn cut(request: RequestBuilder, body: Bytes, patience: Duration) -> Option<Result<Answered, String>> {
     let (taken, left) = oneshot::channel();
     let watched = Watched { body: Some(body), taken: Some(taken) };
     let hang_up = async {
-        // The sender is dropped if it is not taken at all, and then there is nothing to wait for.
+        // If the body is never taken, the sender is dropped, and there is nothing to wait for.
         let _taken = left.await;
         clock::sleep(LEAVE).await;
     };
@@ -163,7 +168,7 @@ pub(super) async fn cut(request: RequestBuilder, body: Bytes, patience: Duration
     }
 }
 
-/// The innermost reason, without the URL, which may hold credentials.
+/// Returns the innermost cause, without the URL, which may contain credentials.
 fn reason(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut reason: &dyn std::error::Error = &error;
@@ -173,7 +178,7 @@ fn reason(error: reqwest::Error) -> String {
     reason.to_string()
 }
 
-/// A body that says when the transport has taken it.
+/// A body that reports when the transport has taken it.
 struct Watched {
     body: Option<Bytes>,
     taken: Option<oneshot::Sender<()>>,

@@ -1,47 +1,79 @@
-//! Instruments for tests: of your own code against an API that fails, and of an API against its promise.
+//! Test tools for code that retries: scripted responses, a server that breaks on purpose, and
+//! assertions on what the server received.
 //!
-//! A test of retries must stage failures, and prove by what the *server* received that nothing was sent twice that must not be. Most
-//! failures that matter happen below HTTP, where a mock server cannot go.
+//! A test of retries must stage failures. It must also prove, by the requests that the *server*
+//! received, that nothing was sent twice that must not be. Most failures that matter happen below
+//! HTTP, where a mock server cannot go.
 //!
-//! * [`Script`]: answers in order on a wiremock [`MockServer`], and it reads aloud.
-//! * [`FaultServer`]: a raw HTTP/1.1 and HTTP/2 server that breaks at an exact point and counts what it executed.
-//! * [`assert_attempts`], [`assert_one_key`], [`keys`]: what either of them received.
+//! ```
+//! use steadfast::{Client, KeyPolicy};
+//! use steadfast_testing::{FaultPoint, FaultServer, FaultStep, assert_one_key, fast_retries};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // The server makes the charge, then the connection breaks before the response.
+//! let lost = FaultStep::reset(FaultPoint::AfterExecuting);
+//! let server = FaultServer::play([lost, FaultStep::ok()]).await;
+//!
+//! let client = Client::builder()
+//!     .base_url(server.url(""))
+//!     .keys(KeyPolicy::standard())
+//!     .retry(fast_retries())
+//!     .build()?;
+//! client.post("/charges").send().await?;
+//!
+//! assert_eq!(server.received().len(), 2, "the client sent the charge twice");
+//! assert_eq!(server.executions(), 1, "the server made it once");
+//! assert_one_key(&server).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! * [`Script`]: responses in order, on a wiremock [`MockServer`].
+//! * [`FaultServer`]: a raw HTTP/1.1 and HTTP/2 server that breaks at an exact point and counts its
+//!   executions.
+//! * [`assert_attempts`], [`assert_one_key`], [`keys`]: the requests that either server received.
 //! * [`fast_retries`], [`PolicyDriver`]: a policy that does not wait, and a policy without a clock.
-//! * `store_contract` and `transactional_store_contract` (with the feature `server`): what every
-//!   [`server::Store`](steadfast_server::Store) must do; and [`ModelStore`], which is the same contract
-//!   as a value without clock, threads or failures.
+//! * `store_contract` and `transactional_store_contract` (feature `server`): the contract of every
+//!   [`Store`](steadfast_server::Store).
+//! * [`ModelStore`] (feature `server`): the same contract as a value, without clock, threads or
+//!   failures.
 //!
-//! The [guide](https://docs.rs/steadfast/latest/steadfast/guide/testing/) shows them at work in ten minutes. Never link this feature into production: in `Cargo.toml` it
-//! belongs under `[dev-dependencies]`.
+//! The [guide](https://docs.rs/steadfast/latest/steadfast/guide/testing/) shows them in use, in ten
+//! minutes. Add this crate under `[dev-dependencies]` only: do not link it into production code.
 //!
-//! # What can be staged, and where
+//! # Faults and where to stage them
 //!
 //! | fault | `Script` on wiremock | `FaultServer` |
 //! | --- | --- | --- |
 //! | a status, headers, a body; 429 and 503 with `Retry-After` | yes | [`FaultStep::answer`], [`FaultStep::execute`] |
-//! | an answer that comes late | [`Script::delay`] | [`Answer::delay`] |
-//! | closed after the whole request, without an answer (FIN) | [`Script::hang_up`] | [`FaultStep::close`] |
-//! | the same with a reset (RST) | no | [`FaultStep::reset`] |
-//! | executed or not before the answer is lost, and counted | no: it does nothing | [`FaultPoint::BeforeExecuting`], [`FaultPoint::AfterExecuting`] |
-//! | connection refused | no | [`FaultServer::refuse_connections`] |
-//! | closed or reset on accept, nothing read | no: it reads first | [`FaultPoint::OnAccept`] |
-//! | closed or reset in the middle of the upload | no: it reads it whole | [`FaultPoint::AfterBytes`] |
-//! | the answer is cut in its head or its body | no: it sends it whole | [`FaultPoint::MidHead`], [`FaultPoint::MidBody`] |
-//! | stalls: before, within or instead of the answer | before, as a delay | [`FaultStep::stall`] |
-//! | byte by byte | no | [`Answer::drip`] |
+//! | a late response | [`Script::delay`] | [`Answer::delay`] |
+//! | a close after the whole request, without a response (FIN) | [`Script::hang_up`] | [`FaultStep::close`] |
+//! | a reset at the same point (RST) | no | [`FaultStep::reset`] |
+//! | a lost response, before or after a counted execution | no: it executes nothing | [`FaultPoint::BeforeExecuting`], [`FaultPoint::AfterExecuting`] |
+//! | a refused connection | no | [`FaultServer::refuse_connections`] |
+//! | a close or reset on accept, with nothing read | no: it reads first | [`FaultPoint::OnAccept`] |
+//! | a close or reset in the middle of the upload | no: it reads the whole request | [`FaultPoint::AfterBytes`] |
+//! | a response cut in its head or its body | no: it sends the whole response | [`FaultPoint::MidHead`], [`FaultPoint::MidBody`] |
+//! | a stall: before, within or instead of the response | before, as a delay | [`FaultStep::stall`] |
+//! | a response byte by byte | no | [`Answer::drip`] |
 //! | bytes that are not HTTP | no | [`FaultStep::garbage`] |
-//! | an interim answer (1xx) | no | [`Answer::interim`] |
+//! | an interim response (1xx) | no | [`Answer::interim`] |
 //! | a wrong `Content-Length` | no | [`Answer::claiming_length`] |
 //! | `GOAWAY`, `REFUSED_STREAM`, `RST_STREAM` (HTTP/2) | no | [`FaultStep::go_away`], [`FaultStep::refuse_stream`], [`FaultStep::reset_stream`] |
-//! | failures at random, by a seed | no | [`FaultServer::random`] |
-//! | matching by path, header, body; a different script for each | wiremock's matchers, [`Route::and`] | by hand: [`FaultServer::start`] |
+//! | random failures from a seed | no | [`FaultServer::random`] |
+//! | a script for each path, header or body | wiremock's matchers, [`Route::and`] | by hand: [`FaultServer::start`] |
 //! | TLS | no | no |
 //!
-//! wiremock runs its server on a thread and a runtime of its own: paused time (`tokio::time::pause`) and task-locals of the test do not
-//! reach it. Its `respond_with_err` is a clean close after the whole request was read, whatever the error. `FaultServer` runs on the
-//! test's own runtime, so a test that blocks its only thread blocks the server.
+//! wiremock runs its server on a thread and a runtime of its own. Paused time
+//! (`tokio::time::pause`) and the task-locals of your test do not reach it. Its `respond_with_err`
+//! closes the connection cleanly after the whole request was read, whatever the error.
+//!
+//! `FaultServer` runs on your test's own runtime. A test that blocks its only thread also blocks
+//! the server.
 
-// It uses what a user of the client and of the server layer can use, and `steadfast_core::clock`.
+// This crate uses what users of the client and of the server layer can use, and
+// `steadfast_core::clock`.
 
 mod drive;
 mod received;
@@ -65,9 +97,20 @@ use std::time::Duration;
 
 use steadfast_core::{Backoff, RetryPolicy};
 
-/// The default policy, except that it does not wait: for tests in which time is not what is tested.
+/// Returns the default policy without its waits, for tests whose subject is not time.
 ///
-/// A `Retry-After` of the server is waited for all the same; script one of 0 seconds.
+/// The client still waits for a `Retry-After` of the server, so script one of 0 seconds.
+///
+/// ```
+/// use std::time::Duration;
+/// use steadfast_core::{Class, Idempotency, RetryBudget};
+/// use steadfast_testing::{PolicyDriver, fast_retries};
+///
+/// let (policy, budget) = (fast_retries(), RetryBudget::unlimited());
+/// let mut driver = PolicyDriver::start(&policy, &budget, Idempotency::Keyed);
+/// driver.to_the_end(Class::Ambiguous);
+/// assert_eq!(driver.elapsed(), Duration::ZERO);
+/// ```
 #[must_use]
 pub fn fast_retries() -> RetryPolicy {
     RetryPolicy::new().backoff(Backoff::fixed(Duration::ZERO))

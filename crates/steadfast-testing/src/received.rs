@@ -1,7 +1,8 @@
-//! What a server received, and assertions on it.
+//! The requests that a server received, and assertions on them.
 //!
-//! The only honest proof that a request was not sent twice is the server's own count, so every assertion asks the server, and one
-//! that fails lists all that arrived: a wrong number alone says nothing of the reason.
+//! The only honest proof that a request was not sent twice is the server's own count. So every
+//! assertion reads the server's record, and a failed one lists all requests: a wrong number alone
+//! does not show the reason.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -14,31 +15,49 @@ use wiremock::MockServer;
 use super::script;
 use super::server::FaultServer;
 
-/// The headers that a key is looked for in, in this order.
+/// The headers that may carry a key, in the order of preference.
 const KEY_HEADERS: [&str; 3] = ["idempotency-key", "x-idempotency-key", "paypal-request-id"];
 
 /// A request that arrived whole.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use steadfast::Client;
+/// use steadfast_testing::{FaultServer, FaultStep};
+///
+/// let server = FaultServer::play([FaultStep::ok()]).await;
+/// let client = Client::new();
+/// client.get(server.url("/charges?limit=3")).header("x-tenant", "acme").send().await.unwrap();
+///
+/// let received = server.received();
+/// assert_eq!(received[0].target, "/charges?limit=3");
+/// assert_eq!(received[0].header("x-tenant"), Some("acme"));
+/// assert_eq!(received[0].key(), None);
+/// assert_eq!(received[0].to_string(), "GET /charges?limit=3, no key, 0 bytes");
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Received {
-    /// Its method.
+    /// The method.
     pub method: Method,
-    /// Its path with its query.
+    /// The path with its query.
     pub target: String,
-    /// Its headers. A value that is not a header value by RFC 9110 is left out.
+    /// The headers, without values that RFC 9110 does not allow.
     pub headers: HeaderMap,
-    /// Its body, without the coding of the transfer.
+    /// The body, without its transfer coding.
     pub body: Vec<u8>,
 }
 
 impl Received {
-    /// A header's first value, if there is one and it is text.
+    /// Returns the first value of a header, if the header is present and its value is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The key as it was spelt on the wire: the value of `Idempotency-Key`, `X-Idempotency-Key` or `PayPal-Request-Id`.
+    /// Returns the key as sent: the value of `Idempotency-Key`, `X-Idempotency-Key` or
+    /// `PayPal-Request-Id`.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         KEY_HEADERS.iter().find_map(|name| self.header(name))
@@ -62,12 +81,12 @@ mod sealed {
     impl Sealed for super::FaultServer {}
 }
 
-/// A server that can be asked what it received: [`MockServer`] and [`FaultServer`].
+/// A server that records its requests: [`MockServer`] or [`FaultServer`].
 pub trait RequestLog: sealed::Sealed + Sync {
-    /// Every request that arrived whole, in order.
+    /// Returns every request that arrived whole, in order.
     fn received(&self) -> impl Future<Output = Vec<Received>> + Send;
 
-    /// What went wrong with the server's script, if anything did.
+    /// Returns the errors of the server's scripts.
     #[doc(hidden)]
     fn complaints(&self) -> Vec<String>;
 }
@@ -78,7 +97,7 @@ impl RequestLog for MockServer {
     /// If the server was built with `disable_request_recording`.
     async fn received(&self) -> Vec<Received> {
         let Some(requests) = self.received_requests().await else {
-            panic!("this MockServer does not record: build it without disable_request_recording")
+            panic!("this MockServer does not record requests: build it without disable_request_recording")
         };
         requests.into_iter().map(recorded).collect()
     }
@@ -104,32 +123,69 @@ fn recorded(request: wiremock::Request) -> Received {
     Received { method, target, headers, body }
 }
 
-/// The keys that a server received, in order; `None` for a request without one.
+/// Returns the keys that a server received, in order. `None` stands for a request without a key.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use steadfast::{Client, KeyPolicy};
+/// use steadfast_testing::{FaultServer, FaultStep, keys};
+///
+/// let server = FaultServer::play([FaultStep::ok()]).await;
+/// let builder = Client::builder().base_url(server.url("")).keys(KeyPolicy::standard());
+/// let client = builder.build().unwrap();
+/// client.get("/charges").send().await.unwrap();
+/// let key = "order-17".parse().unwrap();
+/// client.post("/charges").idempotency_key(key).send().await.unwrap();
+///
+/// let [get, post] = &keys(&server).await[..] else { panic!("two requests") };
+/// assert!(get.is_none(), "a GET needs no key");
+/// assert!(post.as_ref().is_some_and(|key| key.contains("order-17")));
+/// # }
+/// ```
 pub async fn keys(server: &impl RequestLog) -> Vec<Option<String>> {
     server.received().await.iter().map(|request| request.key().map(str::to_owned)).collect()
 }
 
-/// Asserts that a server received exactly `attempts` whole requests, and that no [`Script`](super::Script) on it ran out.
+/// Asserts that a server received exactly `attempts` whole requests.
+///
+/// For an example, see [`Script`](super::Script).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use steadfast::Client;
+/// use steadfast_testing::{FaultPoint, FaultServer, FaultStep, assert_attempts};
+///
+/// // Without a key that the API is known to honour, a lost POST is not sent again.
+/// let lost = FaultStep::close(FaultPoint::AfterExecuting);
+/// let server = FaultServer::play([lost, FaultStep::ok()]).await;
+/// let client = Client::new();
+/// assert!(client.post(server.url("/charges")).send().await.is_err());
+/// assert_attempts(&server, 1).await;
+/// # }
+/// ```
 ///
 /// # Panics
 ///
-/// If not, with a list of what it received.
+/// Panics if the number differs, or if a [`Script`](super::Script) on the server ran out. The
+/// message lists the requests.
 #[track_caller]
 pub fn assert_attempts(server: &impl RequestLog, attempts: usize) -> impl Future<Output = ()> {
     let line = Location::caller();
     async move {
         let received = server.received().await;
-        let wrong = (received.len() != attempts).then(|| format!("{attempts} attempts were expected"));
+        let wrong = (received.len() != attempts).then(|| format!("expected {attempts} attempts"));
         judge("assert_attempts", line, wrong, &received, server.complaints());
     }
 }
 
-/// Asserts that a server received at least one request, that all carried one and the same key, and that no
-/// [`Script`](super::Script) on it ran out.
+/// Asserts that a server received at least one request, and that all requests carried the same key.
+///
+/// For an example, see [`FaultServer`].
 ///
 /// # Panics
 ///
-/// If not, with a list of what it received.
+/// Panics if no request arrived, if a key is missing or differs, or if a [`Script`](super::Script)
+/// on the server ran out. The message lists the requests.
 #[track_caller]
 pub fn assert_one_key(server: &impl RequestLog) -> impl Future<Output = ()> {
     let line = Location::caller();
@@ -137,12 +193,13 @@ pub fn assert_one_key(server: &impl RequestLog) -> impl Future<Output = ()> {
         let received = server.received().await;
         let first = received.first().and_then(Received::key);
         let one = first.is_some() && received.iter().all(|request| request.key() == first);
-        let wrong = (!one).then(|| "one key on every request was expected".to_owned());
+        let wrong = (!one).then(|| "expected one key on every request".to_owned());
         judge("assert_one_key", line, wrong, &received, server.complaints());
     }
 }
 
-/// An assertion in an async function cannot name its caller by `track_caller`, so the message does.
+/// Panics with every error. The message names the caller's line, because `track_caller` has no
+/// effect on an async function.
 fn judge(name: &str, line: &Location<'_>, wrong: Option<String>, received: &[Received], complaints: Vec<String>) {
     let complaints: Vec<String> = wrong.into_iter().chain(complaints).collect();
     assert!(complaints.is_empty(), "{name} at {line}: {}\n{}", complaints.join("; "), list(received));
@@ -150,7 +207,7 @@ fn judge(name: &str, line: &Location<'_>, wrong: Option<String>, received: &[Rec
 
 fn list(received: &[Received]) -> String {
     if received.is_empty() {
-        return "nothing was received".to_owned();
+        return "the server received no request".to_owned();
     }
     let mut text = String::from("received, in order:");
     for (index, request) in received.iter().enumerate() {

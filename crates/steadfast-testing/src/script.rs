@@ -1,8 +1,9 @@
-//! A list of answers on a wiremock server, one a request.
+//! A list of responses on a wiremock server, one for each request.
 //!
-//! A test of retries wants "first a 503, then a hang-up, then the answer". With wiremock alone that is three mocks, each with a
-//! count, and a script that has run out falls through to a 404 that looks like any other. Here it reads aloud, and the request
-//! after the last step is told from a success by every client and named by every assertion.
+//! A test of retries wants "first a 503, then a hang-up, then the response". With wiremock alone
+//! that takes three mocks, each with a count. A request after the last one gets a 404 that looks
+//! like any other. Here the script is one chain, and a request after its end fails the test: no
+//! client takes the response for a success, and every assertion names the script.
 
 use std::fmt;
 use std::io;
@@ -15,26 +16,36 @@ use http::{HeaderName, HeaderValue, Method};
 use serde::Serialize;
 use wiremock::{Match, Mock, MockServer, Request, ResponseTemplate};
 
-/// What a client is told that asks once more than the script has steps: a status that this crate and most others do not repeat.
+/// Status for a request after the end of a script: this crate and most others do not retry it.
 const RUN_OUT: u16 = 501;
 
-/// Answers in order, one a request, on a wiremock [`MockServer`].
+/// Responses in order, one for each request, on a wiremock [`MockServer`].
 ///
-/// It reads in the order of time. A header or a body belongs to the answer before it; a delay is waited before the answer that
-/// follows it.
+/// Write the steps in the order of time. A header or a body belongs to the response before it. A
+/// delay comes before the response that follows it.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// use serde_json::{Value, json};
-/// use steadfast_testing::{MockServer, Script, assert_attempts, assert_one_key, fast_retries, post};
 /// use steadfast::{Client, KeyPolicy};
+/// use steadfast_testing::{
+///     MockServer, Script, assert_attempts, assert_one_key, fast_retries, post,
+/// };
 ///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let server = MockServer::start().await;
-/// let script = Script::new().status(503).retry_after(0).hang_up().ok_json(&json!({ "id": "ch_1" }));
+/// let script = Script::new()
+///     .status(503).retry_after(0)
+///     .hang_up()
+///     .ok_json(&json!({ "id": "ch_1" }));
 /// script.mount(&server, post("/charges")).await;
 ///
-/// let client = Client::builder().base_url(server.uri()).keys(KeyPolicy::standard()).retry(fast_retries());
-/// let charge: Value = client.build().unwrap().post_json("/charges", &json!({ "amount": 7 })).await.unwrap();
+/// let client = Client::builder()
+///     .base_url(server.uri())
+///     .keys(KeyPolicy::standard())
+///     .retry(fast_retries())
+///     .build()
+///     .unwrap();
+/// let charge: Value = client.post_json("/charges", &json!({ "amount": 7 })).await.unwrap();
 ///
 /// assert_eq!(charge["id"], "ch_1");
 /// assert_attempts(&server, 3).await;
@@ -42,17 +53,19 @@ const RUN_OUT: u16 = 501;
 /// # }
 /// ```
 ///
-/// # When it has run out
+/// # Requests after the last step
 ///
-/// The request after the last step is answered 501 with a text that names the script, [`assert_attempts`](super::assert_attempts)
-/// and [`assert_one_key`](super::assert_one_key) fail, and so does the server when it is dropped, as with every expectation of
-/// wiremock that was not met. [`forever`](Self::forever) makes a script that does not run out. A step that was not played is no
-/// failure by itself: count the attempts.
+/// A request after the last step gets status 501 and a text that names the script.
+/// [`assert_attempts`](super::assert_attempts) and [`assert_one_key`](super::assert_one_key) then
+/// panic. So does the server when it is dropped, as for every unmet expectation of wiremock.
+///
+/// Use [`forever`](Self::forever) to repeat the last step without end. A step that was not played
+/// is no failure by itself: count the attempts.
 ///
 /// # Panics
 ///
-/// The methods panic where a script makes no sense: a header without an answer to carry it, a delay with nothing after it, a
-/// name or value that is no header.
+/// The methods panic if the script makes no sense: a header without a response to carry it, a delay
+/// with no response after it, an invalid header name or value.
 #[derive(Debug, Default)]
 #[must_use = "a script does nothing until it is mounted"]
 pub struct Script {
@@ -68,12 +81,12 @@ enum Step {
 }
 
 impl Script {
-    /// A script without a step yet.
+    /// Creates a script without steps.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Answers with this status and no body.
+    /// Adds a response with this status and no body.
     pub fn status(mut self, status: u16) -> Self {
         let answer = ResponseTemplate::new(status);
         let answer = match self.delay.take() {
@@ -83,58 +96,109 @@ impl Script {
         self.step(Step::Answer(answer))
     }
 
-    /// Answers 200 with `value` as JSON.
+    /// Adds a response of status 200 with `value` as JSON.
     pub fn ok_json(self, value: &(impl Serialize + ?Sized)) -> Self {
         self.status(200).json(value)
     }
 
-    /// Gives the answer before it `value` as its body, in JSON.
+    /// Sets the body of the last response to `value`, as JSON.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use steadfast_testing::Script;
+    ///
+    /// let declined = json!({ "type": "card_declined" });
+    /// let script = Script::new().status(402).json(&declined);
+    /// ```
     pub fn json(self, value: &(impl Serialize + ?Sized)) -> Self {
         self.change("json", |answer| answer.set_body_json(value))
     }
 
-    /// Gives the answer before it a `Retry-After` of so many seconds, which a client that honours it really waits: mostly 0.
+    /// Adds a `Retry-After` to the last response, in seconds. A client that honours it really
+    /// waits, so use 0 unless the wait is your subject.
     pub fn retry_after(self, seconds: u64) -> Self {
         self.change("retry_after", |answer| answer.insert_header("retry-after", seconds.to_string()))
     }
 
-    /// Gives the answer before it a header.
+    /// Adds a header to the last response.
+    ///
+    /// ```
+    /// use steadfast_testing::Script;
+    ///
+    /// let script = Script::new().status(409).header("content-type", "application/problem+json");
+    /// ```
     pub fn header(self, name: &str, value: &str) -> Self {
         let header = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
-        let Some((name, value)) = header else { panic!("Script: {name}: {value} is no header") };
+        let Some((name, value)) = header else { panic!("Script: {name}: {value} is not a valid header") };
         self.change("header", |answer| answer.insert_header(name, value))
     }
 
-    /// Closes the connection without an answer, in an orderly way, once the whole request was read. A reset, and a close at any
-    /// other point, need a [`FaultServer`](super::FaultServer).
+    /// Closes the connection without a response (FIN) once the whole request was read.
+    ///
+    /// For a reset, or a close at any other point, use a [`FaultServer`](super::FaultServer).
     pub fn hang_up(self) -> Self {
         assert!(self.delay.is_none(), "Script: wiremock cannot delay a hang-up; FaultServer can");
         self.step(Step::HangUp)
     }
 
-    /// Waits before the answer that follows. It is real time, on the server's own runtime.
+    /// Delays the response that follows. The delay is real time on the server's own runtime.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_testing::Script;
+    ///
+    /// // The first response is later than the timeout of an attempt in this test.
+    /// let script = Script::new().delay(Duration::from_millis(200)).status(200).status(200);
+    /// ```
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
     }
 
-    /// Plays the step before it so many times in all.
+    /// Plays the last step `times` times in all.
+    ///
+    /// ```
+    /// use steadfast_testing::Script;
+    ///
+    /// let outage_of_three_requests = Script::new().status(503).retry_after(0).times(3).status(200);
+    /// ```
     pub fn times(mut self, times: usize) -> Self {
         let Some(last) = self.steps.last().cloned() else { panic!("Script: times({times}) has no step before it") };
         self.steps.extend(std::iter::repeat_n(last, times.saturating_sub(1)));
         self
     }
 
-    /// Plays the last step for every request that follows, so that the script does not run out.
+    /// Plays the last step for every later request, so that the script does not run out.
+    ///
+    /// ```
+    /// use steadfast_testing::Script;
+    ///
+    /// let total_outage = Script::new().status(503).retry_after(0).forever();
+    /// ```
     pub fn forever(mut self) -> Self {
         assert!(!self.steps.is_empty(), "Script: forever has no step before it");
         self.forever = true;
         self
     }
 
-    /// Lets the server play it for the requests of `route`.
+    /// Installs the script on `server`, for the requests that match `route`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{MockServer, Script, any, get};
+    ///
+    /// let server = MockServer::start().await;
+    /// Script::new().status(200).mount(&server, get("/health")).await;
+    /// Script::new().status(404).forever().mount(&server, any()).await;
+    ///
+    /// let client = Client::builder().base_url(server.uri()).build().unwrap();
+    /// assert_eq!(client.get("/health").send().await.unwrap().status(), 200);
+    /// assert_eq!(client.get("/other").send().await.unwrap().status(), 404);
+    /// # }
+    /// ```
     pub async fn mount(self, server: &MockServer, route: Route) {
-        assert!(self.delay.is_none(), "Script: the delay at its end has no answer to wait before");
+        assert!(self.delay.is_none(), "Script: the last delay has no response after it");
         let progress =
             Arc::new(Progress { name: route.to_string(), steps: self.steps.len(), late: AtomicUsize::new(0) });
         let route = Arc::new(route);
@@ -143,7 +207,9 @@ impl Script {
             let mock = Mock::given(Shared(route.clone()));
             let mock = match step {
                 Step::Answer(answer) => mock.respond_with(answer),
-                Step::HangUp => mock.respond_with_err(|_: &Request| io::Error::other("the script hangs up")),
+                Step::HangUp => {
+                    mock.respond_with_err(|_: &Request| io::Error::other("the script closes the connection"))
+                }
             };
             let mock = if self.forever && index == last { mock } else { mock.up_to_n_times(1) };
             mock.mount(server).await;
@@ -153,26 +219,34 @@ impl Script {
             let name = progress.to_string();
             let run_out = move |_: &Request| {
                 let late = progress.late.fetch_add(1, Ordering::Relaxed) + 1;
-                ResponseTemplate::new(RUN_OUT).set_body_string(format!("{progress}, and {late} more were asked for"))
+                ResponseTemplate::new(RUN_OUT)
+                    .set_body_string(format!("{progress}; requests after the last step: {late}"))
             };
             Mock::given(Shared(route)).respond_with(run_out).expect(0).named(name).mount(server).await;
         }
     }
 
     fn step(mut self, step: Step) -> Self {
-        assert!(!self.forever, "Script: nothing comes after forever");
+        assert!(!self.forever, "Script: no step can follow forever");
         self.steps.push(step);
         self
     }
 
     fn change(mut self, what: &str, change: impl FnOnce(ResponseTemplate) -> ResponseTemplate) -> Self {
-        let Some(Step::Answer(answer)) = self.steps.pop() else { panic!("Script: {what} has no answer before it") };
+        let Some(Step::Answer(answer)) = self.steps.pop() else { panic!("Script: {what} has no response before it") };
         self.steps.push(Step::Answer(change(answer)));
         self
     }
 }
 
-/// Which requests a [`Script`] answers.
+/// The requests that a [`Script`] responds to: by method, path and wiremock matchers.
+///
+/// ```
+/// use steadfast_testing::{Route, post, wiremock::matchers::header_exists};
+///
+/// let with_key: Route = post("/charges").and(header_exists("idempotency-key"));
+/// assert_eq!(with_key.to_string(), "POST /charges (and 1 matchers)");
+/// ```
 #[must_use]
 pub struct Route {
     method: Option<Method>,
@@ -180,28 +254,28 @@ pub struct Route {
     more: Vec<Box<dyn Match>>,
 }
 
-/// POST requests to this path.
+/// Matches POST requests to `path`, whatever their query.
 pub fn post(path: &str) -> Route {
     Route::new(Method::POST, path)
 }
 
-/// GET requests to this path.
+/// Matches GET requests to `path`, whatever their query.
 pub fn get(path: &str) -> Route {
     Route::new(Method::GET, path)
 }
 
-/// Every request.
+/// Matches every request.
 pub fn any() -> Route {
     Route { method: None, path: None, more: Vec::new() }
 }
 
 impl Route {
-    /// Requests of this method to this path, whatever their query.
+    /// Matches requests of this method to this path, whatever their query.
     pub fn new(method: Method, path: &str) -> Self {
         Self { method: Some(method), path: Some(path.to_owned()), more: Vec::new() }
     }
 
-    /// Of these only those that a wiremock matcher takes too.
+    /// Adds a wiremock matcher: a request must match it too.
     pub fn and(mut self, matcher: impl Match + 'static) -> Self {
         self.more.push(Box::new(matcher));
         self
@@ -232,7 +306,7 @@ impl fmt::Debug for Route {
     }
 }
 
-/// One route for the several mocks of a script.
+/// One route, shared by the mocks of a script.
 struct Shared(Arc<Route>);
 
 impl Match for Shared {
@@ -241,7 +315,7 @@ impl Match for Shared {
     }
 }
 
-/// How often a script was asked after its end.
+/// The number of requests after the end of a script.
 #[derive(Debug)]
 struct Progress {
     name: String,
@@ -256,8 +330,9 @@ impl fmt::Display for Progress {
     }
 }
 
-/// The scripts that are mounted, by the server's address. A `MockServer` has no place for a word of ours, and an assertion is
-/// given nothing but the server. The mock owns the progress, so an entry dies with its server.
+/// The mounted scripts, by the address of their server. A `MockServer` has no field for them, and
+/// an assertion gets nothing but the server. The mock owns the progress, so an entry dies with its
+/// server.
 static MOUNTED: Mutex<Vec<(SocketAddr, Weak<Progress>)>> = Mutex::new(Vec::new());
 
 fn enrol(server: SocketAddr, progress: &Arc<Progress>) {
@@ -266,11 +341,11 @@ fn enrol(server: SocketAddr, progress: &Arc<Progress>) {
     mounted.push((server, Arc::downgrade(progress)));
 }
 
-/// The scripts of this server that were asked after their end.
+/// Returns a message for each script on this server that received a request after its end.
 pub(super) fn complaints(server: SocketAddr) -> Vec<String> {
     let mounted = MOUNTED.lock().unwrap_or_else(PoisonError::into_inner);
     let here = mounted.iter().filter(|(address, _)| *address == server).filter_map(|(_, progress)| progress.upgrade());
     let late = here.filter(|progress| progress.late.load(Ordering::Relaxed) > 0);
-    late.map(|progress| format!("{progress}, and {} more were asked for", progress.late.load(Ordering::Relaxed)))
+    late.map(|progress| format!("{progress}; requests after the last step: {}", progress.late.load(Ordering::Relaxed)))
         .collect()
 }

@@ -1,7 +1,8 @@
-//! What every store must do, as one suite: a store passes all of it or is no store.
+//! The contract of a store, as one test suite: a store must pass all of it.
 //!
-//! A store that is right in the ordinary case and wrong once in a lost reply lets a payment through twice. Those cases are rare in
-//! production and easy to stage, so they are staged here, for any store.
+//! A store may be right in the ordinary case and wrong after one lost reply. That lets a payment
+//! through twice. Such cases are rare in production and easy to stage, so this suite stages them
+//! for any store.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -15,104 +16,113 @@ use steadfast_server::{
 };
 
 const LONG: Duration = Duration::from_secs(600);
-/// A lease or a retention that is waited for.
+/// A lease or retention that a clause waits for.
 const SHORT: Duration = Duration::from_millis(40);
-/// As long is waited for it: much longer than any clock of a store lags behind.
+/// Time limit of these waits: much longer than the lag of any store's clock.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Claims of one key at the same time.
+/// Number of concurrent claims of one key.
 const CROWD: usize = 200;
 const ONE: Fingerprint = Fingerprint::from_bytes([1; 32]);
 const OTHER: Fingerprint = Fingerprint::from_bytes([2; 32]);
 
-/// Holds a [`Store`] to its contract. `id` makes a record's identity from the name of a clause; a store that outlives the run needs
-/// identities that no other run used.
+/// Checks a [`Store`] against its contract.
+///
+/// `id` makes the identity of a record from the name of a clause. If the store outlives the run,
+/// use identities that no other run used.
 ///
 /// The clauses:
 ///
-/// 1. a claim is won once, and its answer is kept
-/// 2. a call whose reply was lost can be repeated
-/// 3. a released key is as new
-/// 4. a lapsed claim is unknown, and is taken over on demand, by the same request
-/// 5. an abandoned claim is unknown
+/// 1. one claim of a key wins, and its response is kept
+/// 2. a call can be repeated after a lost reply
+/// 3. a released key is free again
+/// 4. an expired claim is unknown, and only the same request can take it over, if asked to
+/// 5. a claim that ends as unknown stays unknown
 /// 6. an owner whose claim was taken over cannot end it
 /// 7. an operation ends once
-/// 8. a renewed claim holds
-/// 9. what is past its retention is gone
-/// 10. of many claims at the same time one is won
-/// 11. a cancelled claim never was, however late it arrives
-/// 12. a cancelled claim that took over is unknown again
+/// 8. a renewed claim keeps its new lease
+/// 9. a record past its retention is gone
+/// 10. of many concurrent claims one wins
+/// 11. a cancelled claim leaves no trace, however late it arrives
+/// 12. a cancelled takeover leaves the record unknown
 ///
-/// It takes a fraction of a second, most of which is leases that run out; give it a multi-threaded
+/// The suite takes a fraction of a second, mostly to let leases expire. Run it on a multi-threaded
 /// runtime, or clause 10 proves little.
 ///
 /// ```
-/// # #[tokio::main(flavor = "multi_thread", worker_threads = 2)] async fn main() {
 /// use std::sync::Arc;
 /// use steadfast_server::{MemoryStore, RecordId};
 /// use steadfast_testing::store_contract;
 ///
+/// # #[tokio::main(flavor = "multi_thread", worker_threads = 2)] async fn main() {
 /// store_contract(Arc::new(MemoryStore::new()), |name| RecordId::new("contract", name)).await;
 /// # }
 /// ```
 ///
 /// # Panics
 ///
-/// If the store breaks a clause, with the clause, the call and what came of it.
+/// Panics if the store breaks a clause. The message has the clause, the call and its result.
 pub async fn store_contract<S: Store<Session: Default>>(store: Arc<S>, id: impl Fn(&str) -> RecordId) {
     let clause = |name, clause| Clause { name, store: &*store, id: id(clause) };
-    is_won_once(&clause("1, a claim is won once, and its answer is kept", "once")).await;
-    can_be_repeated(&clause("2, a call whose reply was lost can be repeated", "repeat")).await;
-    is_as_new(&clause("3, a released key is as new", "release")).await;
-    is_taken_over(&clause("4, a lapsed claim is unknown, and is taken over on demand, by the same request", "lapse"))
-        .await;
-    is_unknown(&clause("5, an abandoned claim is unknown", "abandon")).await;
+    is_won_once(&clause("1, one claim of a key wins, and its response is kept", "once")).await;
+    can_be_repeated(&clause("2, a call can be repeated after a lost reply", "repeat")).await;
+    is_as_new(&clause("3, a released key is free again", "release")).await;
+    is_taken_over(&clause(
+        "4, an expired claim is unknown, and only the same request can take it over, if asked to",
+        "lapse",
+    ))
+    .await;
+    is_unknown(&clause("5, a claim that ends as unknown stays unknown", "abandon")).await;
     is_fenced(&clause("6, an owner whose claim was taken over cannot end it", "zombie")).await;
     ends_once(&clause("7, an operation ends once", "ends")).await;
-    holds(&clause("8, a renewed claim holds", "renew")).await;
-    is_gone(&clause("9, what is past its retention is gone", "retention")).await;
-    one_of_many("10, of many claims at the same time one is won", store.clone(), id("many")).await;
-    never_was(&clause("11, a cancelled claim never was, however late it arrives", "cancel")).await;
-    is_unknown_again(&clause("12, a cancelled claim that took over is unknown again", "cancel what took over")).await;
+    holds(&clause("8, a renewed claim keeps its new lease", "renew")).await;
+    is_gone(&clause("9, a record past its retention is gone", "retention")).await;
+    one_of_many("10, of many concurrent claims one wins", store.clone(), id("many")).await;
+    never_was(&clause("11, a cancelled claim leaves no trace, however late it arrives", "cancel")).await;
+    is_unknown_again(&clause("12, a cancelled takeover leaves the record unknown", "cancel what took over")).await;
 }
 
-/// Holds a [`Store`] that [holds the effects](Store::TRANSACTIONAL) to its contract, which differs
-/// where a claim is an open transaction: others may not see what it is for, no lease ends it, and
-/// whoever lets go of it has given it back. `id` as for [`store_contract`].
+/// Checks a [`Store`] that [commits your rows with the record](Store::TRANSACTIONAL) against its
+/// contract.
+///
+/// It differs from [`store_contract`] because a claim is an open transaction. Others cannot read
+/// its fingerprint, no lease ends it, and dropping it gives the key back. `id` is as for
+/// [`store_contract`].
 ///
 /// The clauses:
 ///
-/// 1. a claim is won once, and its answer is kept
-/// 2. what is let go was never claimed
-/// 3. a released key is as new
-/// 4. an abandoned claim is unknown, and is taken over on demand, by the same request
-/// 5. what was taken over and is released is as new
-/// 6. what is past its retention is gone
-/// 7. of many claims at the same time one is won, and nobody waits for it
-/// 8. a cancelled claim never was
+/// 1. one claim of a key wins, and its response is kept
+/// 2. a dropped claim leaves no trace
+/// 3. a released key is free again
+/// 4. a claim that ends as unknown stays unknown, and only the same request can take it over, if
+///    asked to
+/// 5. a key that was taken over and released is free again
+/// 6. a record past its retention is gone
+/// 7. of many concurrent claims one wins, and the others do not wait for it
+/// 8. a cancelled claim leaves no trace
 ///
-/// That rows and record are committed together is for the store's own tests: only they know what a row is.
+/// Test in your own suite that rows and record are committed together: only you know your rows.
 ///
 /// # Panics
 ///
-/// If the store breaks a clause, with the clause, the call and what came of it.
+/// Panics if the store breaks a clause. The message has the clause, the call and its result.
 pub async fn transactional_store_contract<S: Store>(store: Arc<S>, id: impl Fn(&str) -> RecordId) {
     let clause = |name, clause| Clause { name, store: &*store, id: id(clause) };
-    is_held_once(&clause("1, a claim is won once, and its answer is kept", "once")).await;
-    is_let_go(&clause("2, what is let go was never claimed", "let go")).await;
-    is_as_new(&clause("3, a released key is as new", "release")).await;
+    is_held_once(&clause("1, one claim of a key wins, and its response is kept", "once")).await;
+    is_let_go(&clause("2, a dropped claim leaves no trace", "let go")).await;
+    is_as_new(&clause("3, a released key is free again", "release")).await;
     is_unknown(&clause(
-        "4, an abandoned claim is unknown, and is taken over on demand, by the same request",
+        "4, a claim that ends as unknown stays unknown, and only the same request can take it over, if asked to",
         "abandon",
     ))
     .await;
-    is_released_after_all(&clause("5, what was taken over and is released is as new", "take over")).await;
-    is_gone(&clause("6, what is past its retention is gone", "retention")).await;
-    let name = "7, of many claims at the same time one is won, and nobody waits for it";
+    is_released_after_all(&clause("5, a key that was taken over and released is free again", "take over")).await;
+    is_gone(&clause("6, a record past its retention is gone", "retention")).await;
+    let name = "7, of many concurrent claims one wins, and the others do not wait for it";
     one_of_many(name, store.clone(), id("many")).await;
-    is_cancelled(&clause("8, a cancelled claim never was", "cancel")).await;
+    is_cancelled(&clause("8, a cancelled claim leaves no trace", "cancel")).await;
 }
 
-/// One clause: its calls panic with its name if the store answers what it must not.
+/// One clause. Its calls panic with its name if the store returns a wrong result.
 struct Clause<'a, S> {
     name: &'static str,
     store: &'a S,
@@ -127,16 +137,16 @@ impl<S: Store> Clause<'_, S> {
     async fn win(&self, claim: &Claim<'_>) -> S::Session {
         match said(self.name, "claim", self.store.claim(claim).await) {
             ClaimOutcome::Acquired(session) => session,
-            ClaimOutcome::Existing(state) => panic!("{self}: the claim should be won, and is known as {state:?}"),
-            _ => panic!("{self}: the claim should be won, and is refused"),
+            ClaimOutcome::Existing(state) => panic!("{self}: the claim should win, but the record is {state:?}"),
+            _ => panic!("{self}: the claim should win, but it is refused"),
         }
     }
 
     async fn is_refused(&self, claim: &Claim<'_>) {
         match said(self.name, "claim", self.store.claim(claim).await) {
             ClaimOutcome::Cancelled => {}
-            ClaimOutcome::Acquired(_) => panic!("{self}: the claim should be refused, and is won"),
-            ClaimOutcome::Existing(state) => panic!("{self}: the claim should be refused, and is known as {state:?}"),
+            ClaimOutcome::Acquired(_) => panic!("{self}: the claim should be refused, but it wins"),
+            ClaimOutcome::Existing(state) => panic!("{self}: the claim should be refused, but the record is {state:?}"),
             _ => panic!("{self}: the claim should be refused"),
         }
     }
@@ -144,25 +154,25 @@ impl<S: Store> Clause<'_, S> {
     async fn lose(&self, claim: &Claim<'_>) -> RecordState {
         match said(self.name, "claim", self.store.claim(claim).await) {
             ClaimOutcome::Existing(state) => state,
-            ClaimOutcome::Acquired(_) => panic!("{self}: the claim is won, and should not be"),
-            _ => panic!("{self}: the claim is refused, and should be told what is known"),
+            ClaimOutcome::Acquired(_) => panic!("{self}: the claim wins, but it should not"),
+            _ => panic!("{self}: the claim is refused, but it should return the state of the record"),
         }
     }
 
-    /// That what is known is `state`.
+    /// Checks that the record's state is `state`.
     async fn is_known_as(&self, state: Option<RecordState>) {
-        self.same("look", said(self.name, "look", self.store.get(&self.id).await), state);
+        self.same("get", said(self.name, "get", self.store.get(&self.id).await), state);
     }
 
-    /// Until it is known as `state`: what is waited for is a lease or a retention of the store's own clock.
+    /// Waits until the state is `state`, for a lease or a retention on the store's own clock.
     async fn becomes(&self, state: Option<RecordState>) {
         let becomes = async {
-            while said(self.name, "look", self.store.get(&self.id).await) != state {
+            while said(self.name, "get", self.store.get(&self.id).await) != state {
                 clock::sleep(SHORT / 8).await;
             }
         };
         let came = clock::until(clock::now().checked_add(PATIENCE), becomes).await;
-        assert!(came.is_ok(), "{self}: after {PATIENCE:?} it is still not known as {state:?}");
+        assert!(came.is_ok(), "{self}: after {PATIENCE:?} the record is still not {state:?}");
     }
 
     async fn renew(&self, claim: &Claim<'_>, renewed: bool) {
@@ -191,15 +201,18 @@ impl<S: Store> Clause<'_, S> {
         self.same(call, said(self.name, call, outcome), completed);
     }
 
-    /// That it is running, with a lease between these.
+    /// Checks that the claim is in progress, with a lease left between `least` and `most`.
     fn is_running(&self, state: &RecordState, least: Duration, most: Duration) {
         let right = matches!(state, RecordState::InProgress { fingerprint, lease_left, .. } if *fingerprint == Some(ONE)
             && (least..=most).contains(lease_left));
-        assert!(right, "{self}: it should run with {least:?} to {most:?} left of its lease, and is {state:?}");
+        assert!(
+            right,
+            "{self}: the claim should be in progress with {least:?} to {most:?} left of its lease, but is {state:?}"
+        );
     }
 
     fn same<T: PartialEq + Debug>(&self, call: &str, got: T, expected: T) {
-        assert!(got == expected, "{self}: {call} should say {expected:?}, and says {got:?}");
+        assert!(got == expected, "{self}: {call} should return {expected:?}, but returns {got:?}");
     }
 }
 
@@ -209,19 +222,19 @@ impl<S> std::fmt::Display for Clause<'_, S> {
     }
 }
 
-/// What a call answered; a store that fails has not kept its contract.
+/// Returns the result of a call. An error breaks the contract.
 fn said<T>(name: &str, call: &str, outcome: Result<T, StoreError>) -> T {
     match outcome {
         Ok(value) => value,
-        Err(error) => panic!("store_contract, clause {name}: {call} fails: {error}"),
+        Err(error) => panic!("store_contract, clause {name}: {call} failed: {error}"),
     }
 }
 
-/// Claims bear the names that the store gives: one that gives a name twice lets two claims win.
+/// The store makes the tokens: if it makes one twice, two claims win.
 fn token<S: Store>(name: &str, store: &S) -> ClaimToken {
     match store.token() {
         Ok(token) => token,
-        Err(error) => panic!("store_contract, clause {name}: no claim can be made: {error}"),
+        Err(error) => panic!("store_contract, clause {name}: cannot make a claim token: {error}"),
     }
 }
 
@@ -245,8 +258,8 @@ async fn is_won_once<S: Store>(clause: &Clause<'_, S>) {
     clause.complete(&first, Some(session), end("done"), FinishOutcome::Stored).await;
     let done = RecordState::completed(ONE, record("done"));
     clause.same("claim", clause.lose(&second).await, done.clone());
-    // Nothing that lives is swept. (Others may share the store, so their number says nothing.)
-    said(clause.name, "sweep", clause.store.purge_expired(1000).await);
+    // No live record is purged. Others may share the store, so the number is not checked.
+    said(clause.name, "purge_expired", clause.store.purge_expired(1000).await);
     clause.is_known_as(Some(done)).await;
 }
 
@@ -255,15 +268,15 @@ async fn is_held_once<S: Store>(clause: &Clause<'_, S>) {
     let first = clause.claim(ONE, LONG);
     let session = clause.win(&first).await;
     let second = clause.claim(ONE, LONG);
-    for state in [Some(clause.lose(&second).await), said(clause.name, "look", clause.store.get(&clause.id).await)] {
+    for state in [Some(clause.lose(&second).await), said(clause.name, "get", clause.store.get(&clause.id).await)] {
         let held = matches!(state, Some(RecordState::InProgress { fingerprint, .. }) if fingerprint.is_none_or(|of| of == ONE));
-        assert!(held, "{clause}: it should be held, and is {state:?}");
+        assert!(held, "{clause}: the claim should be in progress, but is {state:?}");
     }
     clause.complete(&first, Some(session), end("done"), FinishOutcome::Stored).await;
     let done = RecordState::completed(ONE, record("done"));
     clause.same("claim", clause.lose(&second).await, done.clone());
     clause.same("claim", clause.lose(&clause.claim(OTHER, LONG)).await, done.clone());
-    said(clause.name, "sweep", clause.store.purge_expired(1000).await);
+    said(clause.name, "purge_expired", clause.store.purge_expired(1000).await);
     clause.is_known_as(Some(done)).await;
 }
 
@@ -286,14 +299,14 @@ async fn is_released_after_all<S: Store>(clause: &Clause<'_, S>) {
 
 async fn can_be_repeated<S: Store>(clause: &Clause<'_, S>) {
     let claim = clause.claim(ONE, LONG);
-    // A reply that was lost: the session of the first claim is dropped with it.
+    // The reply to the first claim was lost, and its session is dropped with it.
     drop(clause.win(&claim).await);
     let session = clause.win(&claim).await;
     clause.renew(&claim, true).await;
     clause.renew(&claim, true).await;
     clause.complete(&claim, Some(session), end("done"), FinishOutcome::Stored).await;
     clause.is_known_as(Some(RecordState::completed(ONE, record("done")))).await;
-    // There is nothing left to renew.
+    // A completed claim cannot be renewed.
     clause.renew(&claim, false).await;
 }
 
@@ -302,7 +315,7 @@ async fn is_as_new<S: Store>(clause: &Clause<'_, S>) {
     let session = clause.win(&claim).await;
     clause.finish(&claim, Some(session), &End::Released, FinishOutcome::Stored).await;
     clause.is_known_as(None).await;
-    // Another request may have it now.
+    // Another request can now use the key.
     clause.win(&clause.claim(OTHER, LONG)).await;
 }
 
@@ -315,7 +328,7 @@ async fn never_was<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
     clause.renew(&claim, false).await;
     clause.complete(&claim, Some(S::Session::default()), end("late"), FinishOutcome::Fenced).await;
 
-    // Cancelled before it arrives. Whoever comes meanwhile is not disturbed by either.
+    // Cancelled before it arrives. Neither call disturbs a claim that came in between.
     let late = clause.claim(ONE, LONG);
     clause.finish(&late, None, &End::Cancelled, FinishOutcome::Stored).await;
     clause.is_refused(&late).await;
@@ -329,7 +342,7 @@ async fn never_was<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
     clause.is_refused(&stranger).await;
     clause.renew(&other, true).await;
 
-    // A released token wins nothing, either, and its release can be repeated.
+    // A released token cannot claim again, and its release can be repeated.
     clause.finish(&other, Some(session), &End::Released, FinishOutcome::Stored).await;
     clause.finish(&other, None, &End::Released, FinishOutcome::Stored).await;
     clause.is_refused(&other).await;
@@ -338,7 +351,7 @@ async fn never_was<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
     let session = clause.win(&abandoned).await;
     clause.is_refused(&other).await;
 
-    // An end that nobody knows is not disturbed, either.
+    // Nor do they disturb an operation whose end is unknown.
     clause.finish(&abandoned, Some(session), &End::Unknown, FinishOutcome::Stored).await;
     let stranger = clause.claim(ONE, LONG);
     clause.finish(&stranger, None, &End::Cancelled, FinishOutcome::Stored).await;
@@ -351,13 +364,13 @@ async fn is_unknown_again<S: Store>(clause: &Clause<'_, S>) {
     clause.becomes(Some(RecordState::unknown(ONE))).await;
     let second = clause.claim(ONE, LONG).allow_takeover(true);
     drop(clause.win(&second).await);
-    // It took over, also when it is asked once more.
+    // A repeat of the takeover also wins.
     drop(clause.win(&second).await);
     clause.finish(&second, None, &End::Cancelled, FinishOutcome::Stored).await;
     clause.is_known_as(Some(RecordState::unknown(ONE))).await;
     clause.is_refused(&second).await;
 
-    // What takes over that, and so on.
+    // A takeover of a takeover behaves the same.
     let third = clause.claim(ONE, LONG).allow_takeover(true);
     drop(clause.win(&third).await);
     clause.finish(&second, None, &End::Cancelled, FinishOutcome::Stored).await;
@@ -374,7 +387,7 @@ async fn is_cancelled<S: Store>(clause: &Clause<'_, S>) {
     let lost = clause.claim(ONE, LONG);
     clause.finish(&lost, None, &End::Cancelled, FinishOutcome::Stored).await;
 
-    // What it would have taken over is still unknown.
+    // A cancelled takeover leaves the record unknown.
     let first = clause.claim(ONE, LONG);
     let session = clause.win(&first).await;
     clause.finish(&first, Some(session), &End::Unknown, FinishOutcome::Stored).await;
@@ -388,7 +401,7 @@ async fn is_taken_over<S: Store>(clause: &Clause<'_, S>) {
     drop(clause.win(&clause.claim(ONE, SHORT)).await);
     clause.becomes(Some(RecordState::unknown(ONE))).await;
     let again = clause.claim(ONE, LONG);
-    // Not unless it is asked for, and never by another request.
+    // Only on demand, and never by another request.
     clause.same("claim", clause.lose(&again).await, RecordState::unknown(ONE));
     let another = clause.claim(OTHER, LONG).allow_takeover(true);
     clause.same("claim", clause.lose(&another).await, RecordState::unknown(ONE));
@@ -422,7 +435,7 @@ async fn ends_once<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
     let abandoned = clause.claim(ONE, LONG);
     let session = clause.win(&abandoned).await;
     clause.finish(&abandoned, Some(session), &End::Unknown, FinishOutcome::Stored).await;
-    // That was its end, which can be repeated: nobody has it now, its owner neither.
+    // This end can be repeated. Nobody holds the claim now, not even its owner.
     clause.finish(&abandoned, None, &End::Unknown, FinishOutcome::Stored).await;
     clause.renew(&abandoned, false).await;
     clause.complete(&abandoned, no_session(), end("late"), FinishOutcome::Fenced).await;
@@ -436,7 +449,7 @@ async fn ends_once<S: Store<Session: Default>>(clause: &Clause<'_, S>) {
     let claim = clause.claim(ONE, LONG).allow_takeover(true);
     let session = clause.win(&claim).await;
     clause.complete(&claim, Some(session), end("done"), FinishOutcome::Stored).await;
-    // A reply that was lost, and then whatever else a confused owner may say.
+    // The reply was lost: the same end can be repeated, and no other end is accepted.
     clause.complete(&claim, no_session(), end("done"), FinishOutcome::Stored).await;
     clause.complete(&claim, None, end("done"), FinishOutcome::Stored).await;
     clause.finish(&claim, None, &End::Unknown, FinishOutcome::Fenced).await;
@@ -457,7 +470,7 @@ async fn is_gone<S: Store>(clause: &Clause<'_, S>) {
     let session = clause.win(&claim).await;
     clause.complete(&claim, Some(session), Completion::new(record("done"), SHORT), FinishOutcome::Stored).await;
     clause.becomes(None).await;
-    // And another request may have the key.
+    // Another request can now use the key.
     clause.win(&clause.claim(OTHER, LONG)).await;
 }
 
@@ -470,8 +483,8 @@ async fn one_of_many<S: Store>(name: &'static str, store: Arc<S>, id: RecordId) 
             said(name, "claim", store.claim(&claim).await)
         });
     }
-    // Kept until all have been told: a session that is dropped may give the key back.
+    // Kept until all claims have returned: a dropped session may give the key back.
     let claimed = claims.join_all().await;
     let won = claimed.iter().filter(|claimed| matches!(claimed, ClaimOutcome::Acquired(_))).count();
-    assert!(won == 1, "store_contract, clause {name}: of {CROWD}, {won} are won");
+    assert!(won == 1, "store_contract, clause {name}: {won} of {CROWD} claims won");
 }

@@ -74,7 +74,7 @@ async fn a_script_that_has_run_out_is_loud() {
     let error = client(&server).post_json::<Value>("/charges", &json!({})).await.unwrap_err();
     // No client takes it for a success, and ours does not repeat it.
     assert_eq!((error.kind(), error.status().unwrap().as_u16(), error.attempts().len()), (ErrorKind::Status, 501, 2));
-    let text = "the script for POST /charges has run out: it has 1 step, and 1 more were asked for";
+    let text = "the script for POST /charges has run out: it has 1 step; requests after the last step: 1";
     assert_eq!(error.body().unwrap(), text.as_bytes());
     // The count is right, and it fails all the same.
     let message = panic_of(assert_attempts(&server, 2)).await;
@@ -92,7 +92,7 @@ async fn an_assertion_that_fails_lists_what_arrived() {
     let server = MockServer::start().await;
     Script::new().status(204).forever().mount(&server, any()).await;
     let message = panic_of(assert_one_key(&server)).await;
-    assert!(message.ends_with("one key on every request was expected\nnothing was received"), "{message}");
+    assert!(message.ends_with("expected one key on every request\nthe server received no request"), "{message}");
     let send = |key: &str| client(&server).post("/charges?x=1").header("idempotency-key", key).body("12345").send();
     send("k1").await.unwrap();
     send("k2").await.unwrap();
@@ -101,7 +101,7 @@ async fn an_assertion_that_fails_lists_what_arrived() {
                 3. GET /, no key, 0 bytes";
     let message = panic_of(assert_attempts(&server, 2)).await;
     assert!(message.starts_with("assert_attempts at tests/it/kit/script.rs:"), "{message}");
-    assert!(message.ends_with(&format!("2 attempts were expected\n{list}")), "{message}");
+    assert!(message.ends_with(&format!("expected 2 attempts\n{list}")), "{message}");
     assert!(panic_of(assert_one_key(&server)).await.ends_with(list));
 }
 
@@ -117,11 +117,11 @@ async fn a_request_without_a_key_is_not_one_key() {
 async fn a_script_that_makes_no_sense_is_refused() {
     type Write = fn() -> Script;
     let cases: [(&str, Write); 6] = [
-        ("retry_after has no answer before it", || Script::new().retry_after(1)),
-        ("json has no answer before it", || Script::new().hang_up().json(&1)),
+        ("retry_after has no response before it", || Script::new().retry_after(1)),
+        ("json has no response before it", || Script::new().hang_up().json(&1)),
         ("wiremock cannot delay a hang-up", || Script::new().delay(Duration::from_secs(1)).hang_up()),
-        ("nothing comes after forever", || Script::new().status(200).forever().status(500)),
-        ("a b: c is no header", || Script::new().status(200).header("a b", "c")),
+        ("no step can follow forever", || Script::new().status(200).forever().status(500)),
+        ("a b: c is not a valid header", || Script::new().status(200).header("a b", "c")),
         ("times(2) has no step before it", || Script::new().times(2)),
     ];
     for (reason, script) in cases {
@@ -130,7 +130,7 @@ async fn a_script_that_makes_no_sense_is_refused() {
     }
     let server = MockServer::start().await;
     let message = panic_of(Script::new().status(200).delay(Duration::from_secs(1)).mount(&server, any())).await;
-    assert!(message.contains("has no answer to wait before"), "{message}");
+    assert!(message.contains("the last delay has no response after it"), "{message}");
 }
 
 /// What the table in the module's docs says of wiremock.

@@ -1,4 +1,4 @@
-//! The server's side of HTTP/1.1, by hand, up to the point where it breaks.
+//! The server's side of HTTP/1.1, written by hand so that it can break at any point.
 
 use std::io;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use super::shared::{Execution, Shared};
 use super::wire::Wire;
 use crate::Received;
 
-/// One connection, until either side ends it.
+/// Serves one connection until either side ends it.
 pub(super) async fn serve(mut wire: Wire, shared: &Shared) -> io::Result<()> {
     let mut buffer = Vec::new();
     loop {
-        // No more than shows that a request begins: how much of it is read may matter.
+        // Reads one byte only: a fault may depend on how many bytes are read.
         if buffer.is_empty() && (&mut wire).take(1).read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
@@ -38,7 +38,7 @@ pub(super) async fn serve(mut wire: Wire, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// Does what is to be done with a whole request; how the connection ends, if it does.
+/// Performs the step for a whole request. Returns how the connection ends, if it does.
 async fn perform(
     wire: &mut Wire,
     shared: &Shared,
@@ -47,7 +47,7 @@ async fn perform(
     FaultStep(kind): FaultStep,
 ) -> io::Result<Option<How>> {
     if matches!(kind, Kind::ResetStream(..) | Kind::GoAway(_)) {
-        let answer = Answer::new(501).body("FaultServer: this act is for HTTP/2, and this is HTTP/1.1");
+        let answer = Answer::new(501).body("FaultServer: this step needs HTTP/2, and the connection speaks HTTP/1.1");
         return respond(wire, request, &answer).await;
     }
     let execution = kind.executes().then(|| shared.execute(index));
@@ -64,7 +64,7 @@ async fn perform(
     }
 }
 
-/// The part of the operation's own answer that is sent by the time of `phase`.
+/// The part of the execution's response that is sent before the fault at `phase`.
 fn part(execution: Execution, phase: FaultPoint) -> Vec<u8> {
     let answer = execution.answer();
     let mut text = head(&answer, None);
@@ -103,7 +103,7 @@ async fn drip(wire: &mut Wire, text: &[u8], pause: Duration) -> io::Result<()> {
 
 fn head(answer: &Answer, key: Option<&str>) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
-    // The answer to HEAD names the length that it would have.
+    // A response to HEAD names the length that the body would have.
     if answer.has_body(&Method::GET) {
         text.push_str(&format!("content-length: {}\r\n", answer.length.unwrap_or(answer.body.len())));
     }
@@ -124,14 +124,14 @@ fn reason(status: u16) -> &'static str {
     StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Status")
 }
 
-/// So much of a request, or as much as there is of it.
+/// Reads up to `bytes` bytes of a request.
 async fn read_part(wire: &mut Wire, buffer: &mut Vec<u8>, bytes: usize) -> io::Result<()> {
     let mut part = wire.take(bytes.saturating_sub(buffer.len()) as u64);
     while part.read_buf(buffer).await? > 0 {}
     Ok(())
 }
 
-/// One whole request; an error if the connection ends before it is whole.
+/// Reads one whole request. Returns an error if the connection ends before that.
 async fn read_request(wire: &mut Wire, buffer: &mut Vec<u8>) -> io::Result<Received> {
     let end = read_until(wire, buffer, b"\r\n\r\n").await?;
     let text = String::from_utf8_lossy(&buffer[..end]).into_owned();
@@ -171,7 +171,7 @@ async fn read_chunked(wire: &mut Wire, buffer: &mut Vec<u8>) -> io::Result<Vec<u
     }
 }
 
-/// Where `mark` begins in the buffer.
+/// Returns the position of `mark` in the buffer.
 async fn read_until(wire: &mut Wire, buffer: &mut Vec<u8>, mark: &[u8]) -> io::Result<usize> {
     loop {
         if let Some(at) = buffer.windows(mark.len()).position(|window| window == mark) {

@@ -1,4 +1,5 @@
-//! The server's side of HTTP/2 (RFC 9113): the `h2` crate, and by hand the frames that a library would not send.
+//! The server's side of HTTP/2 (RFC 9113): the `h2` crate, and hand-written frames that a library
+//! would not send.
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -25,20 +26,20 @@ const HEADERS: u8 = 1;
 const GOAWAY: u8 = 7;
 const END_HEADERS: u8 = 4;
 
-/// What a stream asks of its connection.
+/// A message from a stream to its connection.
 enum Word {
-    /// To say when everything that was queued has been sent.
+    /// Report when all queued frames have been sent.
     Flush(oneshot::Sender<()>),
     End(End),
 }
 
-/// The end of a connection, and the bytes that go before it.
+/// The end of a connection, and the bytes to send before it.
 struct End {
     how: How,
     bytes: Vec<u8>,
 }
 
-/// One connection, until either side ends it.
+/// Serves one connection until either side ends it.
 pub(super) async fn serve(wire: Wire, shared: Arc<Shared>) -> io::Result<()> {
     let mut raw = wire.clone();
     let mut connection = h2::server::handshake(wire).await.map_err(io::Error::other)?;
@@ -48,7 +49,8 @@ pub(super) async fn serve(wire: Wire, shared: Arc<Shared>) -> io::Result<()> {
         let (accepted, word) = tokio::select! {
             biased;
             accepted = connection.accept() => (Some(accepted), None),
-            // What was queued before it goes out with one more poll, which may bring one more request.
+            // One more poll sends the frames that were queued before. It may bring one more
+            // request.
             Some(word) = told.recv() => (poll_once(|cx| connection.poll_accept(cx)).await, Some(word)),
         };
         match accepted {
@@ -79,7 +81,7 @@ async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Opti
     .await
 }
 
-/// One request. What breaks is the client's to bear: a frame that cannot be sent has no one to be told.
+/// One request. If a frame cannot be sent, nobody is left to get the error: the client must cope.
 struct Exchange {
     respond: SendResponse<Bytes>,
     shared: Arc<Shared>,
@@ -107,7 +109,7 @@ impl Exchange {
         if kind.executes() {
             execution = lock(&self.done).execute(self.stream(), || self.shared.execute(index));
             if execution.is_none() {
-                // The connection has gone away, with a promise about this stream.
+                // The connection sent a `GOAWAY` with a promise about this stream.
                 return pending().await;
             }
         }
@@ -124,11 +126,11 @@ impl Exchange {
             }
             Kind::Answer { answer, .. } => self.answer(&answer, request).await,
             Kind::Break(phase, how) => {
-                // Held, because dropping it would reset the stream.
+                // Held, because a drop would reset the stream.
                 let _half = half_of.and_then(|execution| self.half(execution));
                 let bytes = match (phase, how) {
                     (_, How::Garbage) => b"I am not HTTP, and long enough for a frame header\r\n\r\n".to_vec(),
-                    // Ten bytes of head are announced and one is sent.
+                    // The frame announces ten bytes of head, and one is sent.
                     (FaultPoint::MidHead, _) => [&frame(HEADERS, END_HEADERS, self.stream(), 10)[..], &[0x88]].concat(),
                     _ => Vec::new(),
                 };
@@ -136,7 +138,7 @@ impl Exchange {
             }
             Kind::ResetStream(error, _) => {
                 let half = half_of.and_then(|execution| self.half(execution));
-                // A reset takes back what was queued before it.
+                // A reset discards frames that are still queued.
                 self.flush().await;
                 match half {
                     Some(mut stream) => stream.send_reset(error.reason()),
@@ -189,7 +191,7 @@ impl Exchange {
         }
     }
 
-    /// The head and half of the body of the operation's own answer.
+    /// Sends the head and half of the body of the execution's response.
     fn half(&mut self, execution: Execution) -> Option<SendStream<Bytes>> {
         let answer = execution.answer();
         let mut stream = self.respond.send_response(head(&answer, None), false).ok()?;
@@ -197,26 +199,27 @@ impl Exchange {
         Some(stream)
     }
 
-    /// Has the connection end, and this stream with it. What only stalls, and leaves no frame unfinished, is this stream alone.
+    /// Asks the connection to end, and this stream with it. A stall that leaves no frame unfinished
+    /// ends this stream alone.
     async fn end(&self, how: How, bytes: Vec<u8>) {
         if how != How::Stall || !bytes.is_empty() {
-            // If nobody listens the connection has ended already.
+            // If the receiver is gone, the connection has already ended.
             let _ended = self.tell.send(Word::End(End { how, bytes }));
         }
         pending().await
     }
 
-    /// Waits until what was queued has been sent.
+    /// Waits until all queued frames have been sent.
     async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         let _ended = self.tell.send(Word::Flush(done));
-        // The sender is dropped, which is an error and the signal.
+        // The connection drops the sender: that error is the signal.
         let _flushed = flushed.await;
     }
 }
 
-/// What was done on a connection, so that its `GOAWAY` does not lie: of the streams above the one that it names none was executed,
-/// and none will be.
+/// The executions on a connection, so that its `GOAWAY` is true: no stream above the one that it
+/// names was executed, and none will be.
 #[derive(Default)]
 struct Done {
     highest: u32,
@@ -232,7 +235,7 @@ impl Done {
         Some(execute())
     }
 
-    /// The stream that it can name, if it would like to name `last`.
+    /// Returns the stream that a `GOAWAY` can name truthfully; `last` is the preferred one.
     fn go_away(&mut self, last: u32) -> u32 {
         let last = self.gone.unwrap_or(last.max(self.highest));
         self.gone = Some(last);
@@ -250,14 +253,14 @@ impl StreamError {
     }
 }
 
-/// The body, or so much of it; `None` if it breaks off.
+/// Reads the body up to `most` bytes. Returns `None` if it breaks off.
 async fn read_body(body: &mut RecvStream, most: usize) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     while content.len() < most {
         let Some(chunk) = body.data().await else { break };
         let chunk = chunk.ok()?;
         content.extend_from_slice(&chunk);
-        // The window stays shut for what is never read.
+        // The window stays closed for bytes that are never read.
         if content.len() < most {
             let _ended = body.flow_control().release_capacity(chunk.len());
         }
@@ -299,13 +302,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_goaway_does_not_lie() {
+    fn goaway_names_the_last_executed_stream() {
         let execution = || Execution { number: 1, replayed: false };
         let mut done = Done::default();
         assert!(done.execute(5, execution).is_some());
-        // Stream 5 was executed, so that streams above 1 are not processed would be a lie.
+        // Stream 5 was executed, so a `GOAWAY` that names stream 1 would be false.
         assert_eq!(done.go_away(1), 5);
-        // What was promised is kept.
+        // The promise of the first `GOAWAY` holds.
         assert!(done.execute(7, execution).is_none() && done.execute(3, execution).is_some());
         assert_eq!(done.go_away(9), 5);
         assert_eq!(Done::default().go_away(1), 1);

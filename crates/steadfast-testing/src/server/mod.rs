@@ -1,7 +1,9 @@
-//! A server that breaks the wire on purpose, at an exact point, and counts what reached it.
+//! A server that breaks the connection on purpose, at an exact point, and counts its requests and
+//! executions.
 //!
-//! A mock server behaves: it reads requests whole, sends answers whole and closes in an orderly way. What a retry must be right
-//! about is everything else, so this is plain TCP, HTTP/1.1 by hand and HTTP/2 by the `h2` crate with a few frames of its own.
+//! A mock server behaves well: it reads whole requests, sends whole responses and closes in an
+//! orderly way. A retry must be right about everything else. So this server is plain TCP, with
+//! HTTP/1.1 by hand and HTTP/2 by the `h2` crate with a few frames of its own.
 
 mod act;
 mod http1;
@@ -26,22 +28,35 @@ use super::Received;
 use shared::Shared;
 use wire::Wire;
 
-/// Connections that wait to be accepted.
+/// Length of the queue of connections that wait for `accept`.
 const BACKLOG: u32 = 1024;
 
-/// A server on loopback, on the test's own runtime, that speaks HTTP/1.1 and HTTP/2 (prior knowledge) and breaks as it is told.
+/// A server on loopback that breaks where you tell it to. It speaks HTTP/1.1 and HTTP/2 (prior
+/// knowledge), on the test's own runtime.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// use serde_json::{Value, json};
-/// use steadfast_testing::{FaultStep, FaultServer, FaultPoint, assert_attempts, assert_one_key, fast_retries};
 /// use steadfast::{Client, KeyPolicy};
+/// use steadfast_testing::{
+///     FaultPoint, FaultServer, FaultStep, assert_attempts, assert_one_key, fast_retries,
+/// };
 ///
-/// // The answer is lost after the charge was made; then the server is overloaded; then all is well.
-/// let server = FaultServer::play([FaultStep::reset(FaultPoint::AfterExecuting), FaultStep::answer(503), FaultStep::ok()]).await;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let server = FaultServer::play([
+///     // The charge is made, and its response is lost.
+///     FaultStep::reset(FaultPoint::AfterExecuting),
+///     FaultStep::answer(503),
+///     FaultStep::ok(),
+/// ])
+/// .await;
 ///
-/// let client = Client::builder().base_url(server.url("/v1")).keys(KeyPolicy::standard()).retry(fast_retries());
-/// let charge: Value = client.build().unwrap().post_json("/charges", &json!({ "amount": 7 })).await.unwrap();
+/// let client = Client::builder()
+///     .base_url(server.url("/v1"))
+///     .keys(KeyPolicy::standard())
+///     .retry(fast_retries())
+///     .build()
+///     .unwrap();
+/// let charge: Value = client.post_json("/charges", &json!({ "amount": 7 })).await.unwrap();
 ///
 /// assert_eq!(charge["execution"], 1);
 /// assert_attempts(&server, 3).await;
@@ -52,44 +67,67 @@ const BACKLOG: u32 = 1024;
 ///
 /// # Turns
 ///
-/// Each request takes a turn when its first bytes arrive (HTTP/2: its head), and so does a connection that is broken off
-/// [on accept](FaultPoint::OnAccept). Requests that arrive at the same time take turns in the order of arrival, whatever that is.
+/// A request takes a turn when its first bytes arrive (HTTP/2: its head). A connection that breaks
+/// [on accept](FaultPoint::OnAccept) also takes one. Concurrent requests take turns in the order of
+/// arrival, which your test does not control.
 ///
-/// # Its end
+/// # Drop
 ///
-/// Dropped, it closes the port and every connection at its next await; nothing of it stays on the runtime.
+/// When dropped, the server closes its port, and every connection at its next await. Nothing stays
+/// on the runtime.
 pub struct FaultServer {
     address: SocketAddr,
     shared: Arc<Shared>,
     task: Mutex<Option<JoinHandle<()>>>,
-    /// Holds the port while connections are refused: bound, and not listening.
+    /// Holds the port while the server refuses connections: bound, but not listening.
     held: Mutex<Option<TcpSocket>>,
 }
 
 impl FaultServer {
-    /// Plays `acts` in order, one a turn; the last one repeats.
+    /// Starts a server that plays `acts` in order, one for each turn. The last one repeats.
+    ///
+    /// For an example, see [`FaultServer`].
     ///
     /// # Panics
     ///
-    /// If there is no act, or loopback no free port.
+    /// Panics if `acts` is empty or loopback has no free port.
     pub async fn play(acts: impl IntoIterator<Item = FaultStep>) -> Self {
         let acts: Vec<FaultStep> = acts.into_iter().collect();
-        let Some(last) = acts.last().cloned() else { panic!("FaultServer: play needs an act") };
+        let Some(last) = acts.last().cloned() else { panic!("FaultServer: play needs at least one step") };
         Self::start(move |turn, _| acts.get(turn).unwrap_or(&last).clone()).await
     }
 
-    /// Draws an act for each turn: each of `faults` with its share (0 to 1), and [`FaultStep::ok`]
-    /// for the rest. The same `seed` draws the same acts.
+    /// Starts a server that draws a step for each turn: each of `faults` with its share (0 to 1),
+    /// and [`FaultStep::ok`] for the rest. The same `seed` draws the same steps.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::{Client, KeyPolicy};
+    /// use steadfast_testing::{FaultPoint, FaultServer, FaultStep, fast_retries};
+    ///
+    /// let lost = FaultStep::close(FaultPoint::AfterExecuting);
+    /// let server = FaultServer::random(7, [(0.1, lost), (0.1, FaultStep::answer(503))]).await;
+    ///
+    /// let builder = Client::builder().base_url(server.url("")).keys(KeyPolicy::standard());
+    /// let client = builder.retry(fast_retries()).build().unwrap();
+    /// for _ in 0..50 {
+    ///     // A few of them may fail after all retries. None is executed twice.
+    ///     let _outcome = client.post("/charges").send().await;
+    /// }
+    /// assert_eq!(server.report().by_key.twice, 0, "{}", server.report());
+    /// # }
+    /// ```
     ///
     /// # Panics
     ///
-    /// If a share is negative, or they add up to more than 1, or loopback has no free port.
+    /// Panics if a share is negative, if the shares add up to more than 1, or if loopback has no
+    /// free port.
     pub async fn random(seed: u64, faults: impl IntoIterator<Item = (f64, FaultStep)>) -> Self {
         let faults: Vec<(f64, FaultStep)> = faults.into_iter().collect();
         let sum: f64 = faults.iter().map(|(share, _)| share).sum();
-        // Shares like 0.1 are not exact, and their sum may be off by a few last places.
+        // Shares like 0.1 are inexact, so their sum may be slightly above 1.
         let are_shares = faults.iter().all(|(share, _)| *share >= 0.0) && sum <= 1.0 + 1e-9;
-        assert!(are_shares, "FaultServer: shares are 0 or more, and 1 at most in all; these add up to {sum}");
+        assert!(are_shares, "FaultServer: shares must not be negative or exceed 1 in total; these add up to {sum}");
         Self::start(move |turn, _| {
             let mut unit = draw(seed, turn);
             for (share, act) in &faults {
@@ -103,13 +141,33 @@ impl FaultServer {
         .await
     }
 
-    /// Asks `script` what to do. It is given the number of the turn, from 0, and the request; `None` while there is none yet: on
-    /// accept and as the request begins, when only the acts at [`OnAccept`](FaultPoint::OnAccept) and
-    /// [`AfterBytes`](FaultPoint::AfterBytes) have an effect. It may be asked more than once in a turn.
+    /// Starts a server that calls `script` for each step, with the number of the turn (from 0) and
+    /// the request.
+    ///
+    /// The request is `None` on accept and when a request begins. Only the steps at
+    /// [`OnAccept`](FaultPoint::OnAccept) and [`AfterBytes`](FaultPoint::AfterBytes) have an effect
+    /// then. The server may call `script` more than once in a turn.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// let server = FaultServer::start(|_turn, request| match request {
+    ///     Some(request) if request.target == "/refunds" => FaultStep::answer(404),
+    ///     _ => FaultStep::ok(),
+    /// })
+    /// .await;
+    ///
+    /// let client = Client::builder().base_url(server.url("")).build().unwrap();
+    /// assert_eq!(client.get("/refunds").send().await.unwrap().status(), 404);
+    /// assert_eq!(client.get("/charges").send().await.unwrap().status(), 200);
+    /// # }
+    /// ```
     ///
     /// # Panics
     ///
-    /// If loopback has no free port.
+    /// Panics if loopback has no free port.
     pub async fn start(script: impl Fn(usize, Option<&Received>) -> FaultStep + Send + Sync + 'static) -> Self {
         let shared = Arc::new(Shared::new(Box::new(script)));
         let (address, listener) = must(listen(SocketAddr::from(([127, 0, 0, 1], 0))));
@@ -117,33 +175,67 @@ impl FaultServer {
         Self { address, shared, task: Mutex::new(Some(task)), held: Mutex::new(None) }
     }
 
-    /// The same server, which executes every request whatever its key.
+    /// Makes the server execute every request, whatever its key.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::{Client, KeyPolicy};
+    /// use steadfast_testing::{FaultPoint, FaultServer, FaultStep, fast_retries};
+    ///
+    /// // This API ignores keys, so the declaration is wrong and the charge is made twice.
+    /// let lost = FaultStep::close(FaultPoint::AfterExecuting);
+    /// let server = FaultServer::play([lost, FaultStep::ok()]).await.ignoring_keys();
+    ///
+    /// let builder = Client::builder().base_url(server.url("")).keys(KeyPolicy::standard());
+    /// let client = builder.retry(fast_retries()).build().unwrap();
+    /// client.post("/charges").send().await.unwrap();
+    /// assert_eq!(server.report().by_key.twice, 1);
+    /// # }
+    /// ```
     #[must_use]
     pub fn ignoring_keys(self) -> Self {
         self.shared.honours_keys.store(false, Ordering::Relaxed);
         self
     }
 
-    /// Refuses connections from now on, and breaks off those that there are. The port stays taken, so that nobody else gets it.
+    /// Refuses connections from now on, and breaks open ones. The server keeps its port, so that no
+    /// other process gets it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::{Client, ErrorKind};
+    /// use steadfast_testing::{FaultServer, FaultStep, fast_retries};
+    ///
+    /// let server = FaultServer::play([FaultStep::ok()]).await;
+    /// let client = Client::builder().retry(fast_retries()).build().unwrap();
+    ///
+    /// server.refuse_connections().await;
+    /// let error = client.post(server.url("/charges")).send().await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Connect);
+    ///
+    /// server.accept_connections();
+    /// assert_eq!(client.post(server.url("/charges")).send().await.unwrap().status(), 200);
+    /// # }
+    /// ```
     ///
     /// # Panics
     ///
-    /// If the operating system does not give the port back to us.
+    /// Panics if the operating system does not give the port back.
     pub async fn refuse_connections(&self) {
         let task = lock(&self.task).take();
         if let Some(task) = task {
             task.abort();
-            // It ends by the abort, which is no failure; then its listener is closed.
+            // The abort is no failure. It closes the listener.
             let _aborted = task.await;
             *lock(&self.held) = Some(must(bind(self.address)));
         }
     }
 
-    /// Accepts connections again.
+    /// Accepts connections again, after [`refuse_connections`](Self::refuse_connections).
     ///
     /// # Panics
     ///
-    /// If the operating system does not let us listen on the port again.
+    /// Panics if the operating system does not allow listening on the port again.
     pub fn accept_connections(&self) {
         if let Some(socket) = lock(&self.held).take() {
             let listener = must(socket.listen(BACKLOG));
@@ -151,55 +243,82 @@ impl FaultServer {
         }
     }
 
-    /// `http://127.0.0.1:PORT`, and `path`.
+    /// Returns `http://127.0.0.1:PORT` followed by `path`.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// Where it listens.
+    /// Returns the address of the server.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Every request that arrived whole, in order.
+    /// Returns every request that arrived whole, in order.
     #[must_use]
     pub fn received(&self) -> Vec<Received> {
         self.shared.log().received.clone()
     }
 
-    /// The keys that arrived, in order; `None` for a request without one.
+    /// Returns the keys in the order of arrival. `None` stands for a request without a key.
     #[must_use]
     pub fn keys(&self) -> Vec<Option<String>> {
         self.shared.log().received.iter().map(|request| request.key().map(str::to_owned)).collect()
     }
 
-    /// How many connections were accepted.
+    /// Returns the number of accepted connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.log().connections
     }
 
-    /// How often it executed.
+    /// Returns the number of executions.
     #[must_use]
     pub fn executions(&self) -> usize {
         self.shared.log().executions.len()
     }
 
-    /// How often it executed, by the request's body.
+    /// Returns the number of executions for each request body.
     #[must_use]
     pub fn executions_by_body(&self) -> HashMap<Vec<u8>, usize> {
         self.shared.log().count_executions(|request| request.body.clone())
     }
 
-    /// How often it executed, by key; `None` for requests without one.
+    /// Returns the number of executions for each key. `None` stands for requests without a key.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// let server = FaultServer::play([FaultStep::ok()]).await;
+    /// let client = Client::new();
+    /// for _ in 0..3 {
+    ///     client.post(server.url("/charges")).send().await.unwrap();
+    /// }
+    /// // Each operation has a key of its own.
+    /// assert!(server.executions_by_key().values().all(|executions| *executions == 1));
+    /// # }
+    /// ```
     #[must_use]
     pub fn executions_by_key(&self) -> HashMap<Option<String>, usize> {
         self.shared.log().count_executions(|request| request.key().map(str::to_owned))
     }
 
-    /// All of it, as numbers and as a table.
+    /// Returns all counts. Their `Display` is a table, made for the message of a failed assertion.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// let server = FaultServer::play([FaultStep::answer(503), FaultStep::ok()]).await;
+    /// Client::new().get(server.url("/charges")).send().await.unwrap();
+    /// let report = server.report();
+    /// assert_eq!((report.requests, report.executions), (2, 1), "{report}");
+    /// # }
+    /// ```
     #[must_use]
     pub fn report(&self) -> Report {
         let log = self.shared.log();
@@ -238,14 +357,14 @@ impl fmt::Debug for FaultServer {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    // Connections end with the server.
+    // A set, so that connections end with the server.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            // Those that have ended are forgotten, or a long soak would keep them all.
+            // Forgets ended connections; a long soak test would otherwise keep them all.
             Some(_ended) = connections.join_next() => {}
             accepted = listener.accept() => {
-                // It fails if the client has gone again, which is no reason to stop.
+                // `accept` fails if the client has already left, which is no reason to stop.
                 let Ok((stream, _)) = accepted else { continue };
                 connections.spawn(serve(stream, shared.clone()));
             }
@@ -258,7 +377,8 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     if let Some(how) = shared.accepted() {
         return wire.end_early(how).await;
     }
-    // What a client does with a broken connection is what is tested, so a read or a write that fails is no failure here.
+    // The subject of the test is the client on a broken connection, so a failed read or write is no
+    // failure here.
     let _broken = match wire.speaks_http2().await {
         Ok(true) => http2::serve(wire, shared).await,
         Ok(false) => http1::serve(wire, &shared).await,
@@ -272,7 +392,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
-    // Or the connections that have just ended would keep the port from us.
+    // Without it, connections that have just ended would keep the port.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
@@ -283,19 +403,20 @@ fn listen(address: SocketAddr) -> std::io::Result<(SocketAddr, TcpListener)> {
     Ok((listener.local_addr()?, listener))
 }
 
-/// A test that cannot have its server cannot go on.
+/// Panics on an error: a test without its server cannot continue.
 fn must<T>(outcome: std::io::Result<T>) -> T {
     match outcome {
         Ok(value) => value,
-        Err(error) => panic!("FaultServer: no port on loopback: {error}"),
+        Err(error) => panic!("FaultServer: cannot listen on loopback: {error}"),
     }
 }
 
-/// A number from 0 to 1, the same for the same seed and turn (SplitMix64, whose neighbouring inputs give unrelated outputs).
+/// Returns a number from 0 to 1, the same for the same seed and turn. The generator is SplitMix64:
+/// neighbouring inputs give unrelated outputs.
 fn draw(seed: u64, turn: usize) -> f64 {
     let mut x = seed.wrapping_add((turn as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    // 53 bits are what a float between 0 and 1 holds.
+    // A float between 0 and 1 holds 53 bits.
     ((x ^ (x >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
 }

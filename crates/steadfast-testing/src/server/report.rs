@@ -1,11 +1,11 @@
-//! What a [`FaultServer`](super::FaultServer) saw and did, as numbers and as a table.
+//! What a [`FaultServer`](super::FaultServer) received and executed, as numbers and as a table.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::Received;
 
-/// What a server saw and did, from its start until now.
+/// The counts of a server since its start. `Display` prints them as a table.
 ///
 /// ```text
 ///          asked   once  twice  never
@@ -16,38 +16,38 @@ use crate::Received;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// The connections that were accepted.
+    /// Accepted connections.
     pub connections: usize,
-    /// The requests that arrived whole.
+    /// Requests that arrived whole.
     pub requests: usize,
-    /// The executions.
+    /// Executions.
     pub executions: usize,
-    /// The operations, told apart by key. A request without a key is an operation of its own.
+    /// Operations, told apart by key. A request without a key counts as an operation of its own.
     pub by_key: Tally,
-    /// The operations, told apart by method, target and body.
+    /// Operations, told apart by method, target and body.
     pub by_body: Tally,
-    /// The bytes that were read, with heads and frames.
+    /// Bytes read, including heads and frames.
     pub bytes_in: u64,
-    /// The bytes that were written.
+    /// Bytes written.
     pub bytes_out: u64,
 }
 
-/// How often operations were executed. Only those that arrived whole at least once are known.
+/// How often operations were executed. Counts only operations with at least one whole request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tally {
-    /// The operations that were asked for: the sum of the other three.
+    /// All operations: the sum of the other three.
     pub asked: usize,
-    /// Those that were executed once.
+    /// Operations that were executed once.
     pub once: usize,
-    /// Those that were executed twice or more: what must not happen.
+    /// Operations that were executed twice or more, which must not happen.
     pub twice: usize,
-    /// Those that were not executed.
+    /// Operations that were not executed.
     pub never: usize,
 }
 
 impl Tally {
-    /// Counts the requests and the executions that have the same name.
+    /// Groups the requests and the executions by name, and counts them.
     pub(super) fn count<N: Ord>(
         requests: &[Received],
         executions: &[usize],

@@ -1,4 +1,5 @@
-//! What the connections of a [`FaultServer`](super::FaultServer) share: its script, its log, and what executing is.
+//! The state that the connections of a [`FaultServer`](super::FaultServer) share: its script, its
+//! log and its executions.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,10 +13,10 @@ use crate::Received;
 
 type Script = dyn Fn(usize, Option<&Received>) -> FaultStep + Send + Sync;
 
-/// What the connections of a server share.
+/// State shared by the connections of a server.
 pub(super) struct Shared {
     script: Box<Script>,
-    /// The turn that comes next.
+    /// The number of the next turn.
     turns: Mutex<usize>,
     pub(super) honours_keys: AtomicBool,
     log: Mutex<Log>,
@@ -26,16 +27,16 @@ pub(super) struct Shared {
 pub(super) struct Log {
     pub(super) connections: usize,
     pub(super) received: Vec<Received>,
-    /// The received requests that were executed, by index.
+    /// Indexes of the received requests that were executed.
     pub(super) executions: Vec<usize>,
-    /// The number of the execution of each key.
+    /// Execution numbers by key.
     executed: HashMap<String, usize>,
 }
 
-/// What came of executing a request.
+/// The result of executing a request.
 #[derive(Clone, Copy)]
 pub(super) struct Execution {
-    /// From 1.
+    /// Starts at 1.
     pub(super) number: usize,
     pub(super) replayed: bool,
 }
@@ -55,7 +56,8 @@ impl Shared {
         lock(&self.log)
     }
 
-    /// A connection was accepted: whether it is broken off right away, which takes a turn.
+    /// Counts an accepted connection. Returns the fault if the connection ends right away, which
+    /// takes a turn.
     pub(super) fn accepted(&self) -> Option<How> {
         self.log().connections += 1;
         let mut turns = lock(&self.turns);
@@ -68,7 +70,8 @@ impl Shared {
         }
     }
 
-    /// A request begins: its turn, and whether it is broken off before it is whole.
+    /// Takes a turn for a new request. Returns the turn, and the fault if it comes before the
+    /// request is whole.
     pub(super) fn begun(&self) -> (usize, Option<(Early, How)>) {
         let turn = {
             let mut turns = lock(&self.turns);
@@ -78,7 +81,7 @@ impl Shared {
         (turn, (self.script)(turn, None).early())
     }
 
-    /// A request is whole: its number among them, and what to do.
+    /// Records a whole request. Returns its index and the step for it.
     pub(super) fn whole(&self, turn: usize, request: &Received) -> (usize, FaultStep) {
         let act = (self.script)(turn, Some(request));
         let mut log = self.log();
@@ -86,7 +89,7 @@ impl Shared {
         (log.received.len() - 1, act)
     }
 
-    /// Executes the request of this number, unless its key was executed before.
+    /// Executes the request at `index`, unless its key was executed before.
     pub(super) fn execute(&self, index: usize) -> Execution {
         let mut log = self.log();
         let honours_keys = self.honours_keys.load(Ordering::Relaxed);
@@ -114,7 +117,7 @@ impl Log {
 }
 
 impl Execution {
-    /// The operation's own answer.
+    /// The response to a successful execution.
     pub(super) fn answer(self) -> Answer {
         let answer = Answer::new(200).body(format!("{{\"execution\":{}}}", self.number));
         if self.replayed { answer.header("idempotent-replayed", "true") } else { answer }

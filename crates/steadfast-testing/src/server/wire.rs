@@ -1,4 +1,5 @@
-//! A connection that counts its bytes, can be written to from two places, and can end in the ways that an HTTP library avoids.
+//! A connection that counts its bytes, has two writers, and can end in ways that an HTTP library
+//! avoids.
 
 use std::io;
 use std::pin::Pin;
@@ -11,22 +12,23 @@ use tokio::net::TcpStream;
 
 use super::act::How;
 
-/// What every HTTP/2 connection begins with (RFC 9113 §3.4); no method of HTTP/1.1 begins with its first four bytes.
+/// The first bytes of every HTTP/2 connection (RFC 9113 §3.4). No HTTP/1.1 method begins with these
+/// four.
 const PREFACE: &[u8] = b"PRI ";
 
-/// The bytes of all connections of a server.
+/// Byte counts over all connections of a server.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     pub(super) read: AtomicU64,
     pub(super) written: AtomicU64,
 }
 
-/// A handle to a connection; it ends when the last one is dropped.
+/// A handle to a connection, which ends when its last handle is dropped.
 #[derive(Clone)]
 pub(super) struct Wire {
     stream: Arc<TcpStream>,
     meter: Arc<Meter>,
-    /// Read ahead, to learn the protocol.
+    /// Bytes read in advance, to detect the protocol.
     ahead: Vec<u8>,
 }
 
@@ -49,7 +51,7 @@ impl Wire {
         Ok(http2)
     }
 
-    /// Ends it in the middle of a request: no byte more is read of it.
+    /// Ends the connection in the middle of a request, without reading another byte.
     pub(super) async fn end_early(self, how: How) {
         if how == How::Stall {
             return std::future::pending().await;
@@ -57,12 +59,12 @@ impl Wire {
         self.end(how).await;
     }
 
-    /// Ends it. Other handles must be dropped by whoever has them.
+    /// Ends the connection. The owners of other handles must drop them.
     pub(super) async fn end(mut self, how: How) {
         match how {
             How::Close | How::Garbage => {}
             How::Reset => {
-                // Where the socket is gone already there is nothing left to reset.
+                // If the socket is already gone, there is nothing to reset.
                 let _gone = self.stream.set_zero_linger();
             }
             How::Stall => {
@@ -115,7 +117,7 @@ impl AsyncWrite for Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// The connection is closed when its last handle is dropped.
+    /// Does nothing: the connection closes when its last handle is dropped.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

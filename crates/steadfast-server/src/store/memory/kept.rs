@@ -2,7 +2,7 @@
 //!
 //! As it comes it is about five pieces of memory: a map of headers and its index, a body, and the box that shares them. It was made on one
 //! core and is forgotten on whichever comes by when it has expired, and each piece that changes hands between cores costs
-//! (`guide/design.md`, "Why is a record in memory one piece?"). So a small one is packed. A large one is not copied: what it costs is its length.
+//! (`guide/performance.md`, "Memory records in one piece"). So a small one is packed. A large one is not copied: what it costs is its length.
 
 use bytes::Bytes;
 
