@@ -103,10 +103,10 @@ use steadfast_core::{Backoff, RetryPolicy};
 ///
 /// ```
 /// use std::time::Duration;
-/// use steadfast_core::{Class, Idempotency, RetryBudget};
+/// use steadfast_core::{Class, Idempotency, RetryBudget, TokenBucket};
 /// use steadfast_testing::{PolicyDriver, fast_retries};
 ///
-/// let (policy, budget) = (fast_retries(), RetryBudget::unlimited());
+/// let (policy, budget) = (fast_retries(), TokenBucket::new(RetryBudget::unlimited()));
 /// let mut driver = PolicyDriver::start(&policy, &budget, Idempotency::Keyed);
 /// driver.to_the_end(Class::Ambiguous);
 /// assert_eq!(driver.elapsed(), Duration::ZERO);
