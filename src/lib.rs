@@ -79,32 +79,84 @@
 //! | [`steadfast-testing`](https://docs.rs/steadfast-testing) | for `[dev-dependencies]`: scripted responses, a server that breaks where you tell it to, the contract of a store |
 //! | [`steadfast-probe`](https://docs.rs/steadfast-probe) | asks an API whether it honours keys: a command line tool and a library |
 
-// Three floors: a file imports from its own floor and from those below (`ARCHITECTURE.md`).
+// To find out why a request was repeated, read `run.rs` (the loop) and `attempt.rs` (one attempt),
+// and in `steadfast-core` `retry.rs` (the decision) and `class.rs` (the table).
+//
+// | file | purpose |
+// | --- | --- |
+// | `client`, `inner`, `builder`, `settings`, `request`, `checks`, `defaults` | the settings of a client and of a request |
+// | `target`, `request_body`, `upload` | the URL and the body |
+// | `operation`, `wire_request`, `common_headers` | the terms of one operation, and its request |
+// | `run` | the loop |
+// | `hedge` | a second attempt beside a late one |
+// | `attempt`, `redirect`, `send_probe` | one attempt: send, follow redirects, watch the body |
+// | `attempt_result`, `response_body`, `ending`, `transport_error` | what an attempt has done, and what came back |
+// | `assessment` | the class of an attempt |
+// | `admission`, `cooldown` | whether an attempt is admitted |
+// | `origin`, `key_trust` | what the client remembers of each origin |
+// | `recorder`, `event`, `response` | the journal, the events and the report |
+//
+// `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the words of the public API;
+// they import none of the others. No file imports one that imports it.
 
 pub mod guide;
 pub mod policy;
 
+mod admission;
+mod assessment;
+mod attempt;
+mod attempt_result;
+mod builder;
+mod checks;
 mod client;
+mod common_headers;
+mod cooldown;
 #[cfg(feature = "json")]
 mod decode;
+mod defaults;
+mod ending;
 mod error;
+mod event;
+mod hedge;
+mod inner;
 mod journal;
 mod key_policy;
+mod key_trust;
+mod operation;
+mod origin;
 mod problem;
+mod recorder;
+mod redirect;
+mod request;
+mod request_body;
+mod response;
+mod response_body;
 mod resume;
+mod run;
+mod send_probe;
+mod settings;
+mod target;
+mod transport_error;
+#[cfg(any(feature = "stream", feature = "multipart"))]
+mod upload;
+mod wire_request;
 
 /// The server half: the crate [`steadfast_server`].
 #[cfg(feature = "server")]
 #[doc(inline)]
 pub use steadfast_server as server;
 
-pub use client::{Client, ClientBuilder, Event, EventKind, RequestBuilder, ResponseExt};
+pub use builder::ClientBuilder;
+pub use client::Client;
 #[cfg(feature = "json")]
 pub use decode::DecodeError;
 pub use error::{Error, ErrorKind, Result};
+pub use event::{Event, EventKind};
 pub use journal::{Attempt, Reach};
 pub use key_policy::KeyPolicy;
 pub use problem::Problem;
+pub use request::RequestBuilder;
+pub use response::ResponseExt;
 pub use resume::ResumeToken;
 #[doc(inline)]
 pub use steadfast_core::deadline::{Deadline, with_deadline};

@@ -16,8 +16,10 @@ use super::defaults::Defaults;
 use super::event::Event;
 use super::origin::OriginMap;
 use super::settings::{OverloadSettings, RedirectSettings};
-use super::{Classifier, Client, Inner, OnEvent, target};
+use super::target;
+use crate::Client;
 use crate::error::{Error, Result};
+use crate::inner::{Classifier, Inner, OnEvent};
 use crate::key_policy::KeyPolicy;
 use crate::policy::{self, CENTURY, Class, Outcome, RetryBudget, RetryPolicy};
 

@@ -6,11 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::Inner;
 use super::assessment::Assessment;
 use super::cooldown::{CooldownProbe, Lane};
 use super::origin::Origin;
 use crate::clock;
+use crate::inner::Inner;
 use crate::policy::{AdmissionStep, BreakerState, Class, Denied, HedgePolicy, Operation, Permit, cooldown_asked_for};
 use steadfast_core::latency::Latencies;
 
@@ -136,12 +136,12 @@ mod tests {
 
     use reqwest::Url;
 
-    use super::super::Client;
-    use super::super::attempt_result::AttemptProgress;
-    use super::super::origin::{OriginMap, OriginSettings};
-    use super::super::redirect::RedirectState;
     use super::*;
+    use crate::Client;
+    use crate::attempt_result::AttemptProgress;
+    use crate::origin::{OriginMap, OriginSettings};
     use crate::policy::{Hint, Idempotency, RetryBudget, RetryPolicy, StopReason, TokenBucket};
+    use crate::redirect::RedirectState;
 
     const LONGEST: Duration = Duration::from_secs(60);
 

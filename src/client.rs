@@ -1,73 +1,15 @@
-//! The client: reqwest's, with one key per operation and a retry only where it is safe.
-//!
-//! To find out why a request was repeated, read `run.rs` (the loop) and `attempt.rs` (one attempt),
-//! and of the policy `retry.rs` (the decision) and `class.rs` (the table).
-//!
-//! | file | purpose |
-//! | --- | --- |
-//! | `builder`, `settings`, `request`, `checks`, `defaults` | the settings of a client and of a request |
-//! | `target`, `request_body`, `upload` | the URL and the body |
-//! | `operation`, `wire_request`, `common_headers` | the terms of one operation, and its request |
-//! | `run` | the loop |
-//! | `hedge` | a second attempt beside a late one |
-//! | `attempt`, `redirect`, `send_probe` | one attempt: send, follow redirects, watch the body |
-//! | `attempt_result`, `response_body`, `ending`, `transport_error` | what an attempt has done, and what came back |
-//! | `assessment` | the class of an attempt |
-//! | `admission`, `cooldown` | whether an attempt is admitted |
-//! | `origin`, `key_trust` | what the client remembers of each origin |
-//! | `recorder`, `event`, `response` | the journal, the events and the report |
-//!
-//! This is floor 2: it imports `policy` and the modules of floor 1 (`key`, `error`, `journal`,
-//! `problem`, `resume`). No file here imports one that imports it.
-
-mod admission;
-mod assessment;
-mod attempt;
-mod attempt_result;
-mod builder;
-mod checks;
-mod common_headers;
-mod cooldown;
-mod defaults;
-mod ending;
-mod event;
-mod hedge;
-mod key_trust;
-mod operation;
-mod origin;
-mod recorder;
-mod redirect;
-mod request;
-mod request_body;
-mod response;
-mod response_body;
-mod run;
-mod send_probe;
-mod settings;
-mod target;
-mod transport_error;
-#[cfg(any(feature = "stream", feature = "multipart"))]
-mod upload;
-mod wire_request;
+//! The client: the entry point of the crate, in reqwest's words.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::Method;
 
-pub use self::builder::ClientBuilder;
-pub use self::event::{Event, EventKind};
-pub use self::request::RequestBuilder;
-pub use self::response::ResponseExt;
-
-use self::defaults::Defaults;
-use self::origin::OriginMap;
-use self::settings::OverloadSettings;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::NotFollowed;
-use crate::key_policy::KeyPolicy;
-use crate::policy::{BreakerState, Class, Outcome, RetryPolicy};
+use crate::inner::Inner;
+use crate::policy::BreakerState;
+use crate::request::{self, RequestBuilder};
+use crate::{ClientBuilder, target};
 
 /// A resilient HTTP client. Cloning it is cheap and shares connections, budgets and what was learnt about keys.
 ///
@@ -98,35 +40,6 @@ pub struct Client {
     inner: Arc<Result<Inner, String>>,
 }
 
-type Classifier = Arc<dyn Fn(&Outcome<'_>) -> Class + Send + Sync>;
-type OnEvent = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
-
-pub(crate) struct Inner {
-    http: reqwest::Client,
-    /// A client that we were given and cannot look into.
-    opaque: bool,
-    /// The transport is as this crate made it: nobody can have told it to speak HTTP/2 with prior
-    /// knowledge.
-    is_as_made: bool,
-    /// What is sent in the clear is HTTP/1: the transport is as we made it, and no proxy stands in between over TLS.
-    clear_is_http1: bool,
-    origins: OriginMap,
-    base: Option<reqwest::Url>,
-    defaults: Defaults,
-    retry: RetryPolicy,
-    keys: KeyPolicy,
-    attempt_timeout: Option<Duration>,
-    body_limit: usize,
-    max_redirects: u32,
-    redirect_post_as_get: bool,
-    /// An error says why redirects to another origin are not followed.
-    cross_origin_redirects: Result<(), NotFollowed>,
-    attempt_header: Option<HeaderName>,
-    overload: OverloadSettings,
-    classifier: Option<Classifier>,
-    on_event: Option<OnEvent>,
-}
-
 impl Default for Client {
     fn default() -> Self {
         Self::new()
@@ -145,15 +58,15 @@ impl Client {
         ClientBuilder::new()
     }
 
-    fn from_inner(inner: Inner) -> Self {
+    pub(crate) fn from_inner(inner: Inner) -> Self {
         Self { inner: Arc::new(Ok(inner)) }
     }
 
-    fn inner(&self) -> Result<&Inner> {
+    pub(crate) fn inner(&self) -> Result<&Inner> {
         (*self.inner).as_ref().map_err(|message| Error::new(ErrorKind::Build, message.clone()))
     }
 
-    fn http(&self) -> Result<reqwest::Client> {
+    pub(crate) fn http(&self) -> Result<reqwest::Client> {
         self.inner().map(|inner| inner.http.clone())
     }
 

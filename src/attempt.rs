@@ -17,8 +17,9 @@ use super::request_body::BodyError;
 use super::response_body::{self, ReadMode};
 use super::send_probe::{SealOnDrop, SendProbe};
 use super::wire_request::WireRequest;
-use super::{Inner, assessment, ending, transport_error};
+use super::{assessment, ending, transport_error};
 use crate::clock::{self, Deadline};
+use crate::inner::Inner;
 use crate::journal::{NotFollowed, Reach};
 use crate::policy::{Failure, Idempotency, is_safe};
 use steadfast_core::protocol;
@@ -287,10 +288,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    use super::super::Client;
-    use super::super::assessment::Assessment;
-    use super::super::redirect::RedirectState;
     use super::*;
+    use crate::Client;
+    use crate::assessment::Assessment;
+    use crate::redirect::RedirectState;
 
     /// Answers one connection for each of `answers`, and returns once it has read one request more.
     async fn serve(listener: TcpListener, answers: &[&str]) {

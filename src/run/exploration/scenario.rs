@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderName, Method};
 use reqwest::Url;
 
-use crate::client::origin::{Origin, OriginMap, OriginSettings};
-use crate::client::{Client, RequestBuilder};
+use crate::origin::{Origin, OriginMap, OriginSettings};
 use crate::policy::{Backoff, BreakerPolicy, Jitter, RetryBudget, RetryPolicy};
 use crate::resume::{Identity, ResumeToken};
+use crate::{Client, RequestBuilder};
 use crate::{ClientBuilder, IdempotencyKey, KeyPolicy};
 
 /// The request that the caller makes.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode};
 
-use super::Inner;
 use super::attempt_result::AttemptProgress;
 use super::checks::check_timeout;
 use super::key_trust::RequestPaths;
@@ -20,6 +19,7 @@ use super::wire_request::WireRequest;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Result, VOUCH};
+use crate::inner::Inner;
 use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
 use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};

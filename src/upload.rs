@@ -30,17 +30,17 @@ mod file {
     const CHUNK: usize = 64 * 1024;
 
     /// A file, and its length at the first attempt.
-    pub(in crate::client) struct File {
+    pub(crate) struct File {
         path: PathBuf,
         length: Option<u64>,
     }
 
     impl File {
-        pub(in crate::client) fn new(path: PathBuf) -> Self {
+        pub(crate) fn new(path: PathBuf) -> Self {
             Self { path, length: None }
         }
 
-        pub(in crate::client) async fn open(&mut self) -> Result<reqwest::Body, BoxError> {
+        pub(crate) async fn open(&mut self) -> Result<reqwest::Body, BoxError> {
             // The length of a pipe reads as zero, and opening it may block for ever.
             if !tokio::fs::metadata(&self.path).await?.is_file() {
                 return Err("it is not a regular file, so its length is not known".into());
@@ -102,7 +102,7 @@ mod form {
     use super::{Body, BoxError, Bytes, Context, Frame, Pin, Poll, SizeHint, ready};
 
     /// A form that is made for each attempt, with the boundary of the first one.
-    pub(in crate::client) struct FormFactory<F> {
+    pub(crate) struct FormFactory<F> {
         http: reqwest::Client,
         make: F,
         boundary: String,
@@ -110,13 +110,13 @@ mod form {
 
     impl<F: Fn() -> Form> FormFactory<F> {
         /// Makes one form for its boundary, and returns the content type with that.
-        pub(in crate::client) fn new(http: reqwest::Client, make: F) -> Result<(Self, HeaderValue), BoxError> {
+        pub(crate) fn new(http: reqwest::Client, make: F) -> Result<(Self, HeaderValue), BoxError> {
             let boundary = make().boundary().to_owned();
             let content_type = HeaderValue::try_from(format!("multipart/form-data; boundary={boundary}"))?;
             Ok((Self { http, make, boundary }, content_type))
         }
 
-        pub(in crate::client) fn body(&self) -> Result<reqwest::Body, BoxError> {
+        pub(crate) fn body(&self) -> Result<reqwest::Body, BoxError> {
             let form = (self.make)();
             let own = form.boundary().to_owned();
             if own.len() != self.boundary.len() {

@@ -4,7 +4,7 @@
 use http::HeaderName;
 
 use super::ClientBuilder;
-use crate::client::cooldown::Lanes;
+use crate::cooldown::Lanes;
 use crate::policy::{BreakerPolicy, HedgePolicy};
 
 impl ClientBuilder {

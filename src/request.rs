@@ -18,7 +18,8 @@ use super::request_body::{ContentType, RequestBody};
 #[cfg(feature = "json")]
 use super::response;
 use super::wire_request::WireRequest;
-use super::{Client, run, target};
+use super::{run, target};
+use crate::Client;
 use crate::error::{Error, Result};
 use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, RetryPolicy};
