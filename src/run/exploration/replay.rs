@@ -19,19 +19,19 @@ use super::scenario::{Api, Ask, SECOND, Scenario, own_key};
 use super::seen::{Decided, End, Phase, Seen};
 use super::server::{ASKED, Fate, MOVED, Server};
 use super::{Design, Model, Step};
-use crate::admission::{Admitted, Denied};
+use crate::admission::Admitted;
 use crate::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, FinishedAttempt};
-use crate::client::{attempt, response, transport_error};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::journal::OperationReport;
 use crate::key_policy::Trust;
 use crate::operation::OperationContext;
-use crate::policy::{BreakerState, Class, Decision, Failure, StopReason};
+use crate::policy::{BreakerState, Class, Decision, Denied, Failure, StopReason};
 use crate::redirect::RedirectState;
 use crate::run::{Run, Terms};
 use crate::send_probe::SendProbe;
 use crate::wire_request::WireRequest;
+use crate::{attempt, response, transport_error};
 
 /// Replays `history` and returns what was seen.
 pub(super) fn replay(model: &Model, scenario: Scenario, history: &[Step]) -> Seen {

@@ -113,7 +113,7 @@ pub(super) fn refute(design: Design, promise: Promise, scenarios: Vec<Scenario>)
     checker.discovery(promise.0).map(|path| tell(&path.into_states()))
 }
 
-const PAGE: &str = include_str!("../../../guide/proof_client.md");
+const PAGE: &str = include_str!("../../guide/proof_client.md");
 
 #[test]
 fn broken_designs_are_refuted_as_the_page_tells() {
