@@ -57,3 +57,35 @@ mod simulation {}
 #[doc = include_str!("../src/guide/testing.md")]
 #[cfg(doctest)]
 mod testing {}
+
+#[doc = include_str!("../crates/steadfast-core/README.md")]
+#[cfg(doctest)]
+mod core_readme {}
+
+#[doc = include_str!("../crates/steadfast-server/README.md")]
+#[cfg(doctest)]
+mod server_readme {}
+
+#[doc = include_str!("../crates/steadfast-axum/README.md")]
+#[cfg(doctest)]
+mod axum_readme {}
+
+#[doc = include_str!("../crates/steadfast-redb/README.md")]
+#[cfg(doctest)]
+mod redb_readme {}
+
+#[doc = include_str!("../crates/steadfast-redis/README.md")]
+#[cfg(doctest)]
+mod redis_readme {}
+
+#[doc = include_str!("../crates/steadfast-postgres/README.md")]
+#[cfg(doctest)]
+mod postgres_readme {}
+
+#[doc = include_str!("../crates/steadfast-testing/README.md")]
+#[cfg(doctest)]
+mod testing_readme {}
+
+#[doc = include_str!("../crates/steadfast-probe/README.md")]
+#[cfg(doctest)]
+mod probe_readme {}

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
+use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
 use tokio::task::JoinHandle;
 
 use crate::Result;

@@ -13,9 +13,9 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use clap::ValueEnum;
 use sqlx::PgPool;
-use steadfast::server::{ExecutionOutcome, IdempotencyLayer, OperationKey, Scope, TransactionHandle};
 use steadfast::{Client, IdempotencyKey, KeyPolicy};
 use steadfast_postgres::{PostgresSession, PostgresStore};
+use steadfast_server::{ExecutionOutcome, IdempotencyLayer, OperationKey, Scope, TransactionHandle};
 
 use crate::Result;
 

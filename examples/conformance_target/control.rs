@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use steadfast::server::{
+use steadfast_server::{
     Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, Record, RecordId, RecordState, Store, StoreError,
 };
 

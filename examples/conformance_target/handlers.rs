@@ -12,7 +12,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use steadfast::server::ExecutionOutcome;
+use steadfast_server::ExecutionOutcome;
 
 use crate::settings::Settings;
 

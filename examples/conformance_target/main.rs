@@ -21,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use http::{Request, StatusCode};
-use steadfast::server::{IdempotencyLayer, MemoryStore, Scope, SharedStore, Store, WebhookLayer};
+use steadfast_server::{IdempotencyLayer, MemoryStore, Scope, SharedStore, Store, WebhookLayer};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::cors::{Any, CorsLayer};
@@ -99,7 +99,7 @@ async fn serve_postgres(settings: &Settings, mut target: Target) -> Result<()> {
     // none.
     let controlled = SharedStore::new(controlled);
     let transactional =
-        settings.layer(controlled.clone(), settings.scope()).on_unknown(steadfast::server::OnUnknown::Rerun);
+        settings.layer(controlled.clone(), settings.scope()).on_unknown(steadfast_server::OnUnknown::Rerun);
     let events = settings.events(controlled);
     target.database = Some(database.clone());
     let (router, layers) = build(store, settings, target.clone());

@@ -12,8 +12,8 @@ use axum::routing::post;
 use http::{HeaderMap, StatusCode};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
-use steadfast::server::TransactionHandle;
 use steadfast_postgres::{PostgresSession, PostgresStore};
+use steadfast_server::TransactionHandle;
 
 use crate::Result;
 use crate::control::{Failpoint, die};

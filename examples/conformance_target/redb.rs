@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redb::{Database, ReadableTable, TableDefinition};
-use steadfast::server::{Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, RecordId, RecordState, Store, StoreError};
 use steadfast_redb::RedbStore;
+use steadfast_server::{Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, RecordId, RecordState, Store, StoreError};
 
 use crate::Result;
 use crate::damage::DAMAGE;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::OriginalUri;
 use http::{HeaderName, Method};
-use steadfast::server::{EventId, IdempotencyLayer, OnUnknown, Scope, SharedStore, Store, WebhookLayer};
+use steadfast_server::{EventId, IdempotencyLayer, OnUnknown, Scope, SharedStore, Store, WebhookLayer};
 
 use crate::Result;
 use crate::control::{Failpoint, Switches};

@@ -19,8 +19,8 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::json;
-use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
 use steadfast_probe::{SampleRequest, probe};
+use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
 
 type Error = Box<dyn std::error::Error>;
 

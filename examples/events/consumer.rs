@@ -6,8 +6,8 @@ use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamAutoClaimOptions, StreamAutoClaimReply, StreamId, StreamReadOptions, StreamReadReply};
 use sqlx::{PgConnection, PgPool};
-use steadfast::server::{Delivery, Fingerprint, Inbox, InboxError, TransactionHandle};
 use steadfast_postgres::{PostgresSession, PostgresStore};
+use steadfast_server::{Delivery, Fingerprint, Inbox, InboxError, TransactionHandle};
 
 use crate::{Place, Result};
 

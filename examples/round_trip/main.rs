@@ -21,8 +21,8 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use steadfast::policy::{Backoff, RetryPolicy};
-use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
 use steadfast::{Client, EventKind, KeyPolicy};
+use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -9,8 +9,8 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
-use steadfast::server::{ExecutionOutcome, IdempotencyLayer, Scope, TransactionHandle};
 use steadfast_postgres::{PostgresSession, PostgresStore};
+use steadfast_server::{ExecutionOutcome, IdempotencyLayer, Scope, TransactionHandle};
 
 use crate::{Booked, Result};
 
