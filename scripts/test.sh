@@ -12,8 +12,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-STEPS=(fmt invariants typos tree deny clippy features docs tests explore examples counts)
+STEPS=(fmt invariants typos tree deny clippy features msrv docs tests explore examples package semver counts)
 CARGO_DENY=0.20.2
+SEMVER_CHECKS=0.49.0
 TYPOS=1.52.0
 TOOLS="$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools"
 
@@ -45,6 +46,13 @@ need_cargo_deny() {
     local root="$TOOLS/cargo-deny-$CARGO_DENY"
     [ -x "$root/bin/cargo-deny" ] ||
         env -u CARGO_TARGET_DIR cargo install -q --debug --locked --version "$CARGO_DENY" --root "$root" cargo-deny
+    PATH="$root/bin:$PATH"
+}
+
+need_semver_checks() {
+    local root="$TOOLS/semver-checks-$SEMVER_CHECKS"
+    [ -x "$root/bin/cargo-semver-checks" ] ||
+        env -u CARGO_TARGET_DIR cargo install -q --debug --locked --version "$SEMVER_CHECKS" --root "$root" cargo-semver-checks
     PATH="$root/bin:$PATH"
 }
 
@@ -194,10 +202,35 @@ for package in json.load(sys.stdin)["packages"]:
             print(package["name"], feature)')
 }
 
+# With the oldest compiler that CONTRIBUTING.md promises for these.
+step_msrv() {
+    local oldest
+    oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    if ! rustup toolchain install "$oldest" --profile minimal --no-self-update; then
+        note "msrv: NOT CHECKED, rustup cannot install Rust $oldest"
+        return
+    fi
+    need_openssl
+    CARGO_TARGET_DIR="$TOOLS/msrv" cargo "+$oldest" check --all-features -p steadfast -p steadfast-core \
+        -p steadfast-server -p steadfast-axum -p steadfast-testing
+}
+
+# The pages as docs.rs builds them: an item names the feature that it needs. docs.rs has a nightly
+# compiler; the variable lets this one do the same.
+docs_name_features() {
+    local docs="$TOOLS/docsrs/doc"
+    RUSTC_BOOTSTRAP=1 RUSTDOCFLAGS="--cfg docsrs -D warnings" CARGO_TARGET_DIR="$TOOLS/docsrs" \
+        cargo doc --no-deps --all-features -p steadfast-core -p steadfast-testing -p steadfast
+    grep -q 'portability.*feature <code>stream' "$docs/steadfast/struct.RequestBuilder.html" &&
+        grep -q 'portability.*feature <code>server' "$docs/steadfast_testing/fn.store_contract.html" ||
+        fail "the pages do not say which features their items need"
+}
+
 # What users read comes last, so that it is what is left in target/doc.
 step_docs() {
     need_openssl
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features --document-private-items
+    docs_name_features
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 }
 
@@ -247,6 +280,25 @@ step_every_example() {
     last=$(tail -n 1 "$log")
     [[ "$last" =~ ^charges=[0-9]+\ once=[0-9]+\ twice=0\ unsure=[0-9]+$ ]] || fail "the last line of payments is: $last"
     run_example payments --ignore-keys --charges 100
+}
+
+# Every crate as the registry would get it: each is packed, and built from its package and those of
+# the others.
+step_package() {
+    need_openssl
+    cargo publish -q --workspace --dry-run --allow-dirty
+}
+
+# Whether a change breaks users, compared with the latest release.
+step_semver() {
+    local answer
+    command -v curl >/dev/null || ./scripts/apt_install.sh curl ca-certificates
+    answer=$(curl -sS -m 30 -o /dev/null -w '%{http_code}' https://index.crates.io/st/ea/steadfast || true)
+    case $answer in
+    200) need_semver_checks && cargo semver-checks --workspace ;;
+    404) note "semver: nothing is released yet that a change could break" ;;
+    *) note "semver: NOT CHECKED, the registry cannot be reached" ;;
+    esac
 }
 
 # What the crate costs beside plain reqwest, in instructions, allocations and bytes. Times are for `scripts/bench.sh` to tell.

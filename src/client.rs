@@ -75,7 +75,7 @@ impl Client {
         self.request(Method::GET, url)
     }
 
-    /// A POST. A key is minted for it, unless the [`KeyPolicy`] says otherwise.
+    /// A POST. A key is minted for it, unless the [`KeyPolicy`](crate::KeyPolicy) says otherwise.
     pub fn post(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::POST, url)
     }
@@ -85,7 +85,7 @@ impl Client {
         self.request(Method::PUT, url)
     }
 
-    /// A PATCH. A key is minted for it, unless the [`KeyPolicy`] says otherwise.
+    /// A PATCH. A key is minted for it, unless the [`KeyPolicy`](crate::KeyPolicy) says otherwise.
     pub fn patch(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::PATCH, url)
     }

@@ -78,6 +78,7 @@
 //! | [`steadfast-postgres`](https://docs.rs/steadfast-postgres) | a store in PostgreSQL, for several processes, or in one transaction with the handler's rows |
 //! | [`steadfast-testing`](https://docs.rs/steadfast-testing) | for `[dev-dependencies]`: scripted responses, a server that breaks where you tell it to, the contract of a store |
 //! | [`steadfast-probe`](https://docs.rs/steadfast-probe) | asks an API whether it honours keys: a command line tool and a library |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // To find out why a request was repeated, read `run.rs` (the loop) and `attempt.rs` (one attempt),
 // and in `steadfast-core` `retry.rs` (the decision) and `class.rs` (the table).

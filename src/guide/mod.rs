@@ -19,6 +19,7 @@
 //!
 //! * [`design`]: the reasons behind the API.
 //! * [`internals`]: the reasons behind the code.
+//! * [`problems`]: the problem types of the server layer, and what a client does about each.
 //! * [`proof`]: the orders of events that a model checker explored in the server layer, and the
 //!   designs that it refutes.
 //! * [`proof_client`]: the histories of an operation that it explored in the client, the promises,
@@ -50,6 +51,9 @@ pub mod testing {}
 
 #[cfg_attr(not(doctest), doc = include_str!("proof.md"))]
 pub mod proof {}
+
+#[cfg_attr(not(doctest), doc = include_str!("problems.md"))]
+pub mod problems {}
 
 #[cfg_attr(not(doctest), doc = include_str!("proof_client.md"))]
 pub mod proof_client {}

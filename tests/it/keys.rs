@@ -254,7 +254,7 @@ fn conflict() -> Answer {
 async fn a_conflict_means_still_running_only_where_a_first_attempt_can_run_and_the_answer_says_so() {
     let busy = || conflict().header("retry-after", "0");
     let stripe = r#"{"error":{"type":"idempotency_error","code":"idempotency_key_in_use"}}"#;
-    let ours = r#"{"type":"https://docs.rs/steadfast/problems/in-progress","status":409}"#;
+    let ours = r#"{"type":"https://docs.rs/steadfast/latest/steadfast/guide/problems/#in-progress","status":409}"#;
     let done = || FaultStep::execute(200);
     let cases: [(&str, Vec<FaultStep>, bool, u16, usize); 8] = [
         (
@@ -337,7 +337,9 @@ async fn a_retry_asks_to_be_kept_waiting_only_where_it_was_told_to() {
 async fn nobody_knows_is_never_read_as_still_running() {
     for unknown in [
         conflict().header("idempotency-status", "unknown").header("retry-after", "0"),
-        conflict().body(r#"{"type":"https://docs.rs/steadfast/problems/outcome-unknown"}"#).header("retry-after", "0"),
+        conflict()
+            .body(r#"{"type":"https://docs.rs/steadfast/latest/steadfast/guide/problems/#outcome-unknown"}"#)
+            .header("retry-after", "0"),
     ] {
         let server = FaultServer::play([FaultStep::answer(unknown), FaultStep::execute(200)]).await;
         let client = trusting(&server).build().unwrap();

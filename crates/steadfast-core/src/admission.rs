@@ -24,6 +24,7 @@ pub struct AdmissionState {
 /// What to do about an attempt that is to go out.
 #[derive(Debug)]
 #[doc(hidden)]
+#[allow(clippy::exhaustive_enums, reason = "not public: the crates that use it have one version")]
 pub enum AdmissionStep<'a> {
     /// Send it. One that `goes_first` is the cooldown's probe: tell the cooldown when it has ended.
     Admit { permit: Option<Permit<'a>>, goes_first: bool },
@@ -38,6 +39,7 @@ pub enum AdmissionStep<'a> {
 /// The reason why an attempt may not go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]
+#[allow(clippy::exhaustive_structs, reason = "not public: the crates that use it have one version")]
 pub struct Denied {
     pub reason: StopReason,
     /// When to come back, if that is known.

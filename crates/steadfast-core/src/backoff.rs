@@ -192,11 +192,18 @@ impl Backoff {
     }
 }
 
+/// `Duration::from_nanos_u128` is newer than the oldest compiler that this crate takes.
+fn from_nanos(nanos: u128) -> Duration {
+    const SECOND: u128 = 1_000_000_000;
+    let seconds = u64::try_from(nanos / SECOND).unwrap_or(u64::MAX);
+    Duration::new(seconds, u32::try_from(nanos % SECOND).unwrap_or_default())
+}
+
 /// Returns `base * 2^doublings`, at most `cap`: exact to the nanosecond, without overflow.
 fn doubled(base: Duration, doublings: u32, cap: Duration) -> Duration {
     let factor = 1_u128.checked_shl(doublings).unwrap_or(u128::MAX);
     match base.as_nanos().checked_mul(factor) {
-        Some(nanos) if nanos < cap.as_nanos() => Duration::from_nanos_u128(nanos),
+        Some(nanos) if nanos < cap.as_nanos() => from_nanos(nanos),
         _ if base.is_zero() => Duration::ZERO,
         _ => cap,
     }

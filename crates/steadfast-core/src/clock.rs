@@ -45,6 +45,7 @@ pub async fn sleep(duration: Duration) {
 
 /// The time is up.
 #[derive(Debug)]
+#[allow(clippy::exhaustive_structs, reason = "not public: the crates that use it have one version")]
 pub struct TimedOut;
 
 /// `future`, until `deadline` at the latest; `None` means no limit.

@@ -255,6 +255,7 @@ fn truth(value: &HeaderValue) -> Option<bool> {
 /// kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]
+#[allow(clippy::exhaustive_structs, reason = "not public: the crates that use it have one version")]
 pub struct RecordStatus<'a> {
     pub word: &'a str,
     pub scope: Option<&'a str>,

@@ -25,6 +25,7 @@
 //! let decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0);
 //! assert_eq!(decision, Decision::Stop(StopReason::NotRepeatable));
 //! ```
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // The decision modules import `std` and `http` alone, read no clock and draw no random number
 // (`./scripts/test.sh invariants`). The tests stand in each file; properties over all of them are in

@@ -79,7 +79,11 @@ pub fn deadline_from_header(value: &HeaderValue) -> Option<Duration> {
 pub mod problem_type {
     macro_rules! problem_types {
         ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
-            $($(#[$doc])* pub const $name: &str = concat!("https://docs.rs/steadfast/problems/", $word);)*
+            /// Every type.
+            #[doc(hidden)]
+            pub const ALL: &[&str] = &[$($name),*];
+
+            $($(#[$doc])* pub const $name: &str = concat!("https://docs.rs/steadfast/latest/steadfast/guide/problems/#", $word);)*
         };
     }
 

@@ -71,6 +71,7 @@
 //!
 //! `FaultServer` runs on your test's own runtime. A test that blocks its only thread also blocks
 //! the server.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // This crate uses what users of the client and of the server layer can use, and
 // `steadfast_core::clock`.

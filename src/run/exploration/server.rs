@@ -245,7 +245,9 @@ impl Fate {
 
     pub(super) fn body(self) -> &'static str {
         match self {
-            Self::DeadlinePassed => r#"{"type":"https://docs.rs/steadfast/problems/deadline-passed"}"#,
+            Self::DeadlinePassed => {
+                r#"{"type":"https://docs.rs/steadfast/latest/steadfast/guide/problems/#deadline-passed"}"#
+            }
             Self::Done | Self::Stored => "null",
             _ => "",
         }

@@ -52,7 +52,7 @@ impl Shop {
         let (status, word) = (answer.status().as_u16(), word.split(';').next().unwrap().to_owned());
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        let kind = problem["type"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+        let kind = problem["type"].as_str().unwrap_or_default().rsplit('#').next().unwrap_or_default();
         (status, word, kind.to_owned())
     }
 }

@@ -297,7 +297,7 @@ where
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    (status, problem["type"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned())
+    (status, problem["type"].as_str().unwrap_or_default().rsplit('#').next().unwrap_or_default().to_owned())
 }
 
 /// A store that renews nothing, with an operation that has lapsed and still runs.

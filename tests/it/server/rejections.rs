@@ -187,3 +187,14 @@ async fn handler_may_inspect_rejection() {
     let other = corrected(&served).send().await.unwrap();
     assert_eq!((problem(other).await.0, executions.count()), (422, 1));
 }
+
+#[test]
+fn every_problem_type_links_to_a_section_of_the_guide() {
+    let page = include_str!("../../../src/guide/problems.md");
+    for kind in steadfast_core::protocol::problem_type::ALL {
+        let (url, section) = kind.split_once('#').expect("a link to a section");
+        assert!(url.ends_with("/guide/problems/"), "{kind}");
+        assert!(page.contains(&format!("\n## {section}\n")), "no section for {kind}");
+        assert!(page.contains(&format!("| [`{section}`](#{section}) |")), "no row for {kind}");
+    }
+}

@@ -70,5 +70,5 @@ pub(super) async fn problem(response: Response) -> (u16, String) {
     assert_eq!(header(&response, "cache-control"), Some("no-store"));
     let body: serde_json::Value = response.json().await.unwrap();
     assert_eq!(body["status"], status);
-    (status, body["type"].as_str().unwrap().rsplit('/').next().unwrap().to_owned())
+    (status, body["type"].as_str().unwrap().rsplit('#').next().unwrap().to_owned())
 }

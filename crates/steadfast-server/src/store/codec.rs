@@ -11,7 +11,7 @@ use super::RecordId;
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Seals answers before they are stored, and opens them before they are replayed. Set it with
-/// [`IdempotencyLayer::codec`](super::IdempotencyLayer::codec).
+/// [`IdempotencyLayer::codec`](crate::IdempotencyLayer::codec).
 ///
 /// Status, headers and body are sealed. The status is kept in the clear as well, as are the hashes
 /// of key and request, the times and the length: a store needs them.

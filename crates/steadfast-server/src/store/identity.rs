@@ -9,7 +9,7 @@
 /// [`RecordId`](super::RecordId), and what a request's [`Fingerprint`](super::Fingerprint) covers.
 ///
 /// The durable stores of this crate keep it beside their records. One that holds records of another
-/// version cannot be opened, or refuses every claim: [`StoreError::IdentityMismatch`]. A store of
+/// version cannot be opened, or refuses every claim: [`StoreError::IdentityMismatch`](super::StoreError::IdentityMismatch). A store of
 /// your own that outlives its process should do the same.
 pub const IDENTITY_VERSION: u32 = 1;
 

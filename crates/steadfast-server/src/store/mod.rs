@@ -30,7 +30,7 @@ pub use self::rules::KeyHolder;
 ///
 /// The one trait that a stranger implements. Methods take `&self` and are called concurrently.
 ///
-/// A store that outlives its process keeps [`IDENTITY_VERSION`](super::IDENTITY_VERSION) beside its
+/// A store that outlives its process keeps [`IDENTITY_VERSION`] beside its
 /// records, and refuses to be opened, or every claim, where it finds another
 /// ([`StoreError::IdentityMismatch`]).
 ///
@@ -109,7 +109,7 @@ pub trait Store: Send + Sync + 'static {
     /// The layer then lends the session to the handler
     /// ([`TransactionHandle`](super::TransactionHandle)), sends no answer whose completion failed,
     /// since it would tell of what was rolled back, and reruns by default
-    /// ([`OnUnknown`](super::OnUnknown)): an owner that vanished has left nothing.
+    /// ([`OnUnknown`](crate::OnUnknown)): an owner that vanished has left nothing.
     const TRANSACTIONAL: bool = false;
 
     /// A name for a claim that is about to be made, which no other claim in this store has, had or will have.

@@ -34,7 +34,7 @@ struct Kept {
 
 impl Record {
     /// An answer that can be replayed, without the headers that are left out by default
-    /// ([`IdempotencyLayer::omit_headers`](super::IdempotencyLayer::omit_headers) lists them).
+    /// ([`IdempotencyLayer::omit_headers`](crate::IdempotencyLayer::omit_headers) lists them).
     #[must_use]
     pub fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
         Self::of(status, StoredHeaders::default().of(headers), Some(body))

@@ -58,7 +58,7 @@ impl Shop {
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8(body.to_vec()).unwrap();
         let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let kind = problem["type"].as_str().and_then(|kind| kind.rsplit('/').next().map(str::to_owned));
+        let kind = problem["type"].as_str().and_then(|kind| kind.rsplit('#').next().map(str::to_owned));
         (status, word, kind.unwrap_or(text))
     }
 

@@ -40,7 +40,8 @@ impl Tombstones {
     pub(super) fn sweep(&mut self, now: Instant) -> Held {
         let mut gone = Held::default();
         for _ in 0..SWEEP {
-            let Some((until, oldest)) = self.by_age.pop_front_if(|(until, _)| *until <= now) else { break };
+            let Some((until, oldest)) = self.by_age.front().copied().filter(|(until, _)| *until <= now) else { break };
+            self.by_age.pop_front();
             if self.until.get(&oldest) == Some(&until) {
                 self.until.remove(&oldest);
             }
