@@ -1,9 +1,9 @@
 //! The claims that this process holds.
 //!
-//! A lease can lapse in the store although its handler is alive: every thread of the runtime may be
-//! blocked, or the store may have been away. Other processes cannot know better, but this one can.
-//! So it keeps a list of its own, and nothing here takes over an operation that is on it.
-//! `keeper.rs` renews what is listed.
+//! A lease can expire in the store although its handler is alive: every thread of the runtime may
+//! be blocked, or the store may have been unavailable. Other processes cannot see that, but this
+//! one can. So it keeps a list of its own claims, and never takes over an operation on that list.
+//! `keeper.rs` renews the listed claims.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -30,8 +30,8 @@ pub(super) struct HeldClaims {
 #[derive(Debug, Default)]
 struct Shard {
     claims: HashMap<RecordId, Entry>,
-    /// Further claims of a record that is listed: a handler whose claim was taken over by another process may still run
-    /// when this process claims the key anew.
+    /// Further claims of a listed record. After another process took a claim over, its handler may
+    /// still run here when this process claims the key again.
     more: Vec<(RecordId, Entry)>,
 }
 
@@ -39,39 +39,39 @@ struct Shard {
 struct Entry {
     token: ClaimToken,
     charge: Charge,
-    /// When the lease that the store last confirmed was asked for.
+    /// When the lease that the store last confirmed was requested.
     asked: Instant,
-    /// What the store said to the latest renewals.
+    /// The store's replies to the latest renewals.
     standing: Standing,
-    /// Told when the claim is lost or has ended. Made when somebody waits for it.
+    /// Notified when the claim is lost or has ended. Created by the first waiter.
     gone: Option<Arc<Notify>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Standing {
     Held,
-    /// A renewal was refused. The claim may have ended in this very moment, so a second one decides.
+    /// A renewal was refused. The claim may have ended at this moment, so a second refusal decides.
     Refused,
     Lost,
-    /// The end of the claim is being written, and may be there although nobody has been told.
+    /// The end of the claim is being written. It may already be stored although no reply has come.
     Ending,
 }
 
-/// What a renewal has shown that was not known before.
+/// The news that a renewal brought.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum News {
     Nothing,
-    /// The store has given the claim to another.
+    /// The store has given the claim to another token.
     Lost,
-    /// The lease ran out before the store could be asked.
+    /// The lease expired before the store replied.
     RanOut,
 }
 
-/// Leases that are renewed together: those of one length whose handlers are in one runtime, since
-/// their renewals run and end with it.
+/// Leases that are renewed together: those of one length whose handlers run in one runtime, because
+/// their renewals run and end with that runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Charge {
-    /// `None`: outside of a runtime nothing can renew.
+    /// `None` outside a runtime, where nothing can be renewed.
     pub(super) runtime: Option<runtime::Id>,
     pub(super) lease: Duration,
 }
@@ -96,17 +96,17 @@ impl HeldClaims {
         }
     }
 
-    /// Whether a handler of this record is alive, or its end is being written.
+    /// Returns whether a handler of this record is alive, or its end is being written.
     pub(super) fn is_held(&self, id: &RecordId) -> bool {
         self.shard(id).claims.contains_key(id)
     }
 
-    /// Whether there are claims of this charge.
+    /// Returns whether there are claims of this charge.
     pub(super) fn has(&self, charge: Charge) -> bool {
         self.shards.iter().any(|shard| lock(shard).entries().any(|(_, entry)| entry.charge == charge))
     }
 
-    /// The claims of this charge that are due for a renewal.
+    /// Returns the claims of this charge that are due for a renewal.
     pub(super) fn due(&self, charge: Charge, now: Instant) -> Vec<ClaimRef> {
         let mut due = Vec::new();
         for shard in &self.shards {
@@ -117,7 +117,7 @@ impl HeldClaims {
         due
     }
 
-    /// The store has renewed the lease, which was asked for at this instant.
+    /// Notes that the store renewed the lease, which was requested at this instant.
     pub(super) fn renewed(&self, claim: ClaimRef, asked: Instant) {
         self.change(claim, |entry| {
             entry.asked = asked;
@@ -127,7 +127,7 @@ impl HeldClaims {
         });
     }
 
-    /// The store has refused to renew the lease.
+    /// Notes that the store refused to renew the lease.
     pub(super) fn refused(&self, claim: ClaimRef) -> News {
         let news = self.change(claim, |entry| match entry.standing {
             Standing::Held => {
@@ -144,7 +144,7 @@ impl HeldClaims {
         news.unwrap_or(News::Nothing)
     }
 
-    /// The store could not be asked by this instant.
+    /// Notes that the store did not reply by this instant.
     pub(super) fn unanswered(&self, claim: ClaimRef, since: Instant, now: Instant) -> News {
         let news = self.change(claim, |entry| {
             let ran_out =
@@ -154,7 +154,8 @@ impl HeldClaims {
         news.unwrap_or(News::Nothing)
     }
 
-    /// From now on the end of the claim is being written, so that a renewal which is refused tells nothing.
+    /// Notes that the end of the claim is being written: from now on, a refused renewal proves
+    /// nothing.
     pub(super) fn is_ending(&self, claim: ClaimRef) {
         self.change(claim, |entry| {
             if entry.standing != Standing::Lost {
@@ -181,7 +182,8 @@ fn lock(shard: &Apart<Mutex<Shard>>) -> MutexGuard<'_, Shard> {
     shard.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether `time` after `start` is over. A time that no clock can name is never over.
+/// Returns whether `time` after `start` is over. An instant beyond the clock's range is never
+/// reached.
 fn passed(start: Instant, time: Duration, now: Instant) -> bool {
     start.checked_add(time).is_some_and(|end| end <= now)
 }

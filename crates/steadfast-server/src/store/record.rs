@@ -70,14 +70,16 @@ impl Record {
         Self(Arc::new(Kept { status, headers: HeaderMap::new(), body: Some(bytes), sealed: true }))
     }
 
-    /// Opens a record as it came from a store, with the codec that sealed it: for tools that look
-    /// at records, since the layer does this by itself. A record without an answer is returned as
-    /// it is.
+    /// Decrypts a record from a store with the codec that sealed it. A record without a response is
+    /// returned unchanged.
+    ///
+    /// The layer does this itself; call it in tools that read records.
     ///
     /// # Errors
     ///
-    /// It is sealed and there is no codec, it cannot be opened, or it is not sealed and the codec
-    /// does not [accept](RecordCodec::accepts_plain) that.
+    /// Returns an error if the record is sealed and there is no codec, or if the codec cannot open
+    /// it. Also if the record is not sealed and the codec does not
+    /// [accept](RecordCodec::accepts_plain) that.
     pub fn opened(self, id: &RecordId, codec: Option<&dyn RecordCodec>) -> Result<Self, RecordError> {
         match (codec, self.body()) {
             (Some(codec), Some(bytes)) if self.is_sealed() => open(id, codec, bytes),
@@ -87,45 +89,61 @@ impl Record {
         }
     }
 
-    /// Whether a codec has sealed it. [`body`](Self::body) is then what the codec has made of the
-    /// whole answer, and there are no headers.
+    /// Returns whether a codec has sealed the record. [`body`](Self::body) is then the sealed form
+    /// of the whole response, and there are no headers.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
         self.0.sealed
     }
 
-    /// The answer's status.
+    /// Returns the response's status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
 
-    /// The answer's headers.
+    /// Returns the response's headers.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.0.headers
     }
 
-    /// The answer's body; `None` if it is not kept.
+    /// Returns the response's body. `None` if it was not kept.
     #[must_use]
     pub fn body(&self) -> Option<&Bytes> {
         self.0.body.as_ref()
     }
 
-    /// What it is made of, without a copy if nobody shares it.
+    /// Returns the parts of the record. Does not copy them if the record is not shared.
     pub(crate) fn into_parts(self) -> (StatusCode, HeaderMap, Option<Bytes>) {
         let Kept { status, headers, body, .. } = Arc::unwrap_or_clone(self.0);
         (status, headers, body)
     }
 
-    /// About as many bytes as it takes.
+    /// Returns the approximate size of the record, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let headers: usize = self.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         headers + self.body().map_or(0, Bytes::len)
     }
 
-    /// The record as bytes, for a store that keeps bytes: a version, a checksum, the content.
+    /// Encodes the record for a store that keeps bytes: a version, a checksum, the content.
+    /// [`decode`](Self::decode) reads it.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{HeaderMap, StatusCode};
+    /// use steadfast_server::Record;
+    ///
+    /// let record = Record::new(StatusCode::CREATED, &HeaderMap::new(), Bytes::from("charged"));
+    /// let mut bytes = record.encode();
+    /// assert_eq!(Record::decode(&bytes)?, record);
+    ///
+    /// // A damaged record is refused, so it is never replayed.
+    /// *bytes.last_mut().expect("it has a body") ^= 1;
+    /// assert!(Record::decode(&bytes).is_err());
+    /// # Ok::<(), steadfast_server::RecordError>(())
+    /// ```
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         seal(&self.wire())
@@ -138,17 +156,17 @@ impl Record {
         Wire { status, headers, body: self.body().map(|body| Raw(body)) }
     }
 
-    /// The record as one piece of memory, for a store that keeps it in this process.
+    /// Returns the record as one piece of memory, for a store that keeps it in this process.
     pub(super) fn pack(&self) -> Bytes {
         let lengths = 8 * (self.headers().len() + 1);
         let room = Vec::with_capacity(self.size() + lengths);
-        // A vector grows: writing to it cannot fail.
+        // Writing to a vector cannot fail, because it grows.
         let mut packed = postcard::to_extend(&self.wire(), room).unwrap_or_default();
         packed.shrink_to_fit();
         packed.into()
     }
 
-    /// The record that was packed: what it holds is shared with these bytes.
+    /// Returns the record that was packed. It shares the memory of these bytes.
     pub(super) fn unpack(bytes: &Bytes) -> Result<Self, RecordError> {
         Self::of_wire(postcard::from_bytes(bytes).map_err(|_| RecordError::Damaged)?, |part| bytes.slice_ref(part))
     }
@@ -158,7 +176,7 @@ impl Record {
             let status = StatusCode::from_u16(status).map_err(|_| RecordError::Damaged)?;
             return Ok(Self::of_sealed(status, part(bytes)));
         }
-        // With room for what a replay adds, so that the map does not grow.
+        // Room for the headers that a replay adds, so that the map does not grow.
         let mut headers = HeaderMap::with_capacity(wire.headers.len() + 2);
         for (Raw(name), Raw(value)) in wire.headers {
             let name = HeaderName::from_bytes(name).map_err(|_| RecordError::Damaged)?;
@@ -168,11 +186,11 @@ impl Record {
         Ok(Self::of(status, headers, wire.body.map(|Raw(body)| part(body))))
     }
 
-    /// The record that these bytes are.
+    /// Reads a record that [`encode`](Self::encode) wrote.
     ///
     /// # Errors
     ///
-    /// They are damaged, or of a newer version.
+    /// Returns an error if the bytes are damaged, or of a newer version.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         Self::of_wire(unseal(bytes)?, Bytes::copy_from_slice)
     }
@@ -195,7 +213,7 @@ struct Wire<'a> {
     body: Option<Raw<'a>>,
 }
 
-/// Bytes that are written as a whole: serde writes those of a slice one by one.
+/// Bytes that are written as a whole. Serde would write a slice byte by byte.
 #[derive(Deserialize)]
 struct Raw<'a>(#[serde(borrow)] &'a [u8]);
 
@@ -205,9 +223,9 @@ impl Serialize for Raw<'_> {
     }
 }
 
-/// A value as bytes that show whether they are whole: the version of the layout, a checksum, the content.
+/// Encodes a value so that damage is detected: the version of the layout, a checksum, the content.
 pub fn seal(value: &impl Serialize) -> Vec<u8> {
-    // A vector grows: writing to it cannot fail.
+    // Writing to a vector cannot fail, because it grows.
     let content = postcard::to_stdvec(value).unwrap_or_default();
     let mut bytes = Vec::with_capacity(1 + CHECKSUM + content.len());
     bytes.push(VERSION);
