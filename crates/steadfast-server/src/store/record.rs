@@ -1,4 +1,4 @@
-//! The stored answer: what is handed out again, byte for byte, for as long as the key is remembered.
+//! The stored response, which is replayed byte for byte until its retention ends.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use super::RecordId;
 use super::codec::RecordCodec;
 use crate::stored_headers::StoredHeaders;
 
-/// The layout that is written now. A record of a later one is refused.
+/// The layout of new records. A record of a later layout is refused.
 const VERSION: u8 = 1;
 const CHECKSUM: usize = 8;
-/// Added to the status of a sealed record: no build that knows nothing of codecs takes its bytes
-/// for an answer.
+/// Added to the status of a sealed record, so that a build without codecs refuses it instead of
+/// replaying its bytes as a response.
 const SEALED: u16 = 1000;
 
-/// An answer as it is stored. Its clones share it.
+/// A stored response. Its clones share it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record(Arc<Kept>);
 
@@ -26,33 +26,34 @@ pub struct Record(Arc<Kept>);
 struct Kept {
     status: StatusCode,
     headers: HeaderMap,
-    /// `None`: the answer was streamed or too large, and is not kept. That it ended is.
+    /// `None` if the response was streamed or too long. The record then says only that the
+    /// operation has ended.
     body: Option<Bytes>,
-    /// The body is what a codec has made of the whole record.
+    /// Whether the body is the whole record as a codec has sealed it.
     sealed: bool,
 }
 
 impl Record {
-    /// An answer that can be replayed, without the headers that are left out by default
-    /// ([`IdempotencyLayer::omit_headers`](super::IdempotencyLayer::omit_headers) lists them).
+    /// Creates a record that can be replayed. It leaves out the headers that are not stored by
+    /// default: see [`IdempotencyLayer::omit_headers`](super::IdempotencyLayer::omit_headers).
     #[must_use]
     pub fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
         Self::of(status, StoredHeaders::default().of(headers), Some(body))
     }
 
-    /// The end of an operation whose answer is not kept.
+    /// Creates the record of an operation whose response is not kept. A repeat gets 410.
     #[must_use]
     pub fn not_kept(status: StatusCode) -> Self {
         Self::of(status, HeaderMap::new(), None)
     }
 
-    /// An answer with these headers, and no others.
+    /// Creates a record with exactly these headers.
     pub(crate) fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
         Self(Arc::new(Kept { status, headers, body, sealed: false }))
     }
 
-    /// This record as `codec` seals it. One without an answer has nothing to seal, and where the
-    /// codec fails the answer is not kept.
+    /// Seals this record with `codec`. A record without a response is returned unchanged. If the
+    /// codec fails, the response is not kept.
     pub fn sealed(self, id: &RecordId, codec: &dyn RecordCodec) -> Self {
         if self.body().is_none() {
             return self;
@@ -60,7 +61,7 @@ impl Record {
         match codec.seal(id, &self.encode()) {
             Ok(bytes) => Self::of_sealed(self.status(), bytes.into()),
             Err(error) => {
-                tracing::error!(target: "steadfast", ?id, %error, "an answer could not be sealed, and is not kept");
+                tracing::error!(target: "steadfast", ?id, %error, "a response could not be sealed, and is not kept");
                 Self::not_kept(self.status())
             }
         }
@@ -252,23 +253,23 @@ fn checksum(content: &[u8]) -> [u8; CHECKSUM] {
     std::array::from_fn(|index| hash.get(index).copied().unwrap_or_default())
 }
 
-/// Why bytes are no record.
+/// Why bytes are not a valid record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// They are not what was written.
+    /// The bytes have changed since they were written.
     #[error("it is damaged")]
     Damaged,
-    /// They were written by a newer version of this crate.
+    /// A newer version of this crate wrote the bytes.
     #[error("it has the layout {0}, which this version does not know")]
     Version(u8),
-    /// A codec has sealed them, and there is none to open them.
+    /// A codec has sealed the record, and there is no codec to open it.
     #[error("it is sealed, and there is no codec")]
     Sealed,
-    /// No codec has sealed them, and the one that is there accepts nothing else.
+    /// No codec has sealed the record, and the codec accepts only sealed ones.
     #[error("it is not sealed, and the codec accepts no such record")]
     NotSealed,
-    /// The codec could not open them. Its own error is in the log.
+    /// The codec could not open the record. Its own error is in the log.
     #[error("the codec cannot open it")]
     CannotOpen,
 }
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_what_was_written() {
+    fn decoding_returns_encoded_record() {
         for record in
             [record(), Record::not_kept(StatusCode::OK), Record::new(StatusCode::OK, &HeaderMap::new(), Bytes::new())]
         {
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packed_record_is_one_piece_and_comes_back_whole_without_a_copy() {
+    fn packed_record_is_whole_and_not_copied() {
         for record in [record(), Record::not_kept(StatusCode::OK)] {
             let packed = record.pack();
             let unpacked = Record::unpack(&packed).unwrap();
@@ -306,17 +307,16 @@ mod tests {
         }
     }
 
-    /// Other stores have it on their disks.
+    /// Other stores have this layout on their disks.
     #[test]
-    fn the_layout_is_what_it_was() {
+    fn layout_is_unchanged() {
         let headers = [(http::header::CONTENT_TYPE, HeaderValue::from_static("a/b"))].into_iter().collect();
         let record = Record::new(StatusCode::CREATED, &headers, Bytes::from_static(b"hi"));
         let content = &record.encode()[1 + CHECKSUM..];
         assert_eq!(content, b"\xc9\x01\x01\x0ccontent-type\x03a/b\x01\x02hi");
     }
 
-    /// Adds the identity's first byte to each byte: enough to tell what was sealed for which
-    /// record.
+    /// Adds the identity's first byte to each byte: enough to show which record was sealed.
     struct Shift {
         accepts_plain: bool,
     }
@@ -356,13 +356,13 @@ mod tests {
         assert_eq!(record().opened(&one, Some(strict)), Err(RecordError::NotSealed));
         assert_eq!(record().opened(&one, Some(lenient)), Ok(record()));
         assert_eq!(record().opened(&one, None), Ok(record()));
-        // There is nothing in it that a codec could seal.
+        // It has no response to seal.
         let not_kept = Record::not_kept(StatusCode::OK);
         assert_eq!(not_kept.clone().sealed(&one, strict).opened(&one, Some(strict)), Ok(not_kept));
     }
 
     #[test]
-    fn sealed_record_is_no_answer_to_a_build_without_codecs() {
+    fn sealed_record_is_refused_without_codec() {
         let sealed = record().sealed(&RecordId::new("", "1"), &Shift { accepts_plain: false });
         // That build read the status first, and knew none above 999.
         assert_eq!(sealed.encode()[1 + CHECKSUM..][..2], [0xb1, 0x09]);
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_or_newer_record_is_refused() {
+    fn damaged_or_newer_record_is_refused() {
         let bytes = record().encode();
         for index in 0..bytes.len() {
             let mut damaged = bytes.clone();
