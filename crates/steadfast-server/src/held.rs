@@ -224,7 +224,8 @@ impl Entry {
     }
 }
 
-/// A claim on the list. Dropped, it is taken off, whatever ended the handler: an answer, a panic, an abort.
+/// A claim on the list. Dropping it removes the claim, whatever ended the handler: a response, a
+/// panic, an abort.
 #[derive(Debug)]
 pub(super) struct Held<C: Deref<Target = HeldClaims>> {
     claims: C,
@@ -232,7 +233,7 @@ pub(super) struct Held<C: Deref<Target = HeldClaims>> {
 }
 
 impl<C: Deref<Target = HeldClaims>> Held<C> {
-    /// Lists a claim whose lease was asked for at this instant.
+    /// Lists a claim whose lease was requested at this instant.
     pub(super) fn new(claims: C, claim: ClaimRef, charge: Charge, asked: Instant) -> Self {
         claims.list(claim, charge, asked);
         Self { claims, claim }
@@ -245,11 +246,12 @@ impl<C: Deref<Target = HeldClaims>> Drop for Held<C> {
     }
 }
 
-/// The claim that a handler runs under: in the extensions of every request that the layer runs under a key.
+/// The claim under which a handler runs. It is in the extensions of every request that the layer
+/// runs under a key.
 ///
-/// The lease of a claim is renewed while its handler runs, so a handler seldom needs this. It
-/// matters where a handler works for long and acts step by step: the store may be away for longer
-/// than a lease, and then another process may run the operation again.
+/// The layer renews the lease while the handler runs, so a handler seldom needs this. It matters if
+/// a handler works for long, step by step: the store may be unavailable for longer than a lease,
+/// and then another process may run the operation again.
 ///
 /// ```
 /// use axum::{Extension, http::StatusCode};
@@ -258,7 +260,7 @@ impl<C: Deref<Target = HeldClaims>> Drop for Held<C> {
 /// async fn pay_out(Extension(claim): Extension<HeldClaim>) -> StatusCode {
 ///     for _batch in 0..10 {
 ///         if !claim.is_held() {
-///             // Another process may be at it already: do not go on.
+///             // Another process may be paying out already: stop.
 ///             return StatusCode::SERVICE_UNAVAILABLE;
 ///         }
 ///         // Pay out one batch.
@@ -267,8 +269,9 @@ impl<C: Deref<Target = HeldClaims>> Drop for Held<C> {
 /// }
 /// ```
 ///
-/// Between the check and the effect the lease can still run out. What must not happen twice belongs
-/// into one transaction with the record ([`Store::TRANSACTIONAL`](super::Store::TRANSACTIONAL)).
+/// The lease can still expire between the check and the effect. Put effects that must not happen
+/// twice into one transaction with the record
+/// ([`Store::TRANSACTIONAL`](super::Store::TRANSACTIONAL)).
 #[derive(Clone)]
 pub struct HeldClaim {
     claims: Arc<HeldClaims>,
@@ -281,15 +284,14 @@ impl HeldClaim {
     }
 
     /// Returns the claim's token: an identity that you can pass on and compare. It has no order, so
-    /// it is no fencing *number* by which another system could tell an older claim from a newer
-    /// one.
+    /// it is no fencing *number* that shows another system which of two claims is newer.
     #[must_use]
     pub fn token(&self) -> ClaimToken {
         self.claim.token
     }
 
-    /// Returns whether the claim is still this handler's for certain: the lease that the store last
-    /// confirmed has not run out, and the operation has not ended.
+    /// Returns whether this handler certainly still holds the claim: the lease that the store last
+    /// confirmed has not expired, and the operation has not ended.
     #[must_use]
     pub fn is_held(&self) -> bool {
         let now = clock::now();
@@ -298,10 +300,26 @@ impl HeldClaim {
         self.claims.change(self.claim, held).unwrap_or(false)
     }
 
-    /// Completes when the store has given the claim to another, or when the operation has ended.
+    /// Completes when the store has given the claim to another token, or when the operation has
+    /// ended.
     ///
-    /// A lease that ran out while the store was away does not complete it: the store may still confirm the claim.
-    /// [`is_held`](Self::is_held) is `false` meanwhile.
+    /// An expired lease does not complete it if the store was unavailable, because the store may
+    /// still confirm the claim. [`is_held`](Self::is_held) is `false` meanwhile.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::{Extension, http::StatusCode};
+    /// use steadfast_server::HeldClaim;
+    ///
+    /// async fn report(Extension(claim): Extension<HeldClaim>) -> StatusCode {
+    ///     let work = tokio::time::sleep(Duration::from_secs(60));
+    ///     tokio::select! {
+    ///         () = work => StatusCode::CREATED,
+    ///         // Another process has the operation: its response is the one that counts.
+    ///         () = claim.lost() => StatusCode::SERVICE_UNAVAILABLE,
+    ///     }
+    /// }
+    /// ```
     pub async fn lost(&self) {
         loop {
             let gone = {
@@ -312,7 +330,8 @@ impl HeldClaim {
                 gone
             };
             let told = gone.notified();
-            // In one order with whoever tells: either the change is seen here, or this waiter is told of it.
+            // The same lock orders this check and the notifier: either the change is visible here,
+            // or this waiter is notified of it.
             let still = |entry: &mut Entry| entry.standing != Standing::Lost;
             if !self.claims.change(self.claim, still).unwrap_or(false) {
                 return;
@@ -347,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_held_until_the_last_guard_is_gone() {
+    fn record_is_held_until_its_last_guard_drops() {
         let (claims, now) = (HeldClaims::new(), clock::now());
         let (first, second, third) = (claim("k", 1), claim("k", 2), claim("k", 3));
         let one = hold(&claims, first, LEASE, now);
@@ -368,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_is_dropped_by_a_panic() {
+    fn panic_drops_the_guard() {
         let claims = HeldClaims::new();
         let id = claim("k", 1).id;
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -380,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_lost_at_the_second_refusal() {
+    fn second_refusal_loses_the_claim() {
         let (claims, claim) = (HeldClaims::new(), claim("k", 1));
         let _held = hold(&claims, claim, LEASE, clock::now());
         assert_eq!(claims.refused(claim), News::Nothing, "it may have ended in this moment");
@@ -391,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_is_ending_is_not_lost() {
+    fn refusal_while_ending_is_no_loss() {
         let (claims, claim) = (HeldClaims::new(), claim("k", 1));
         let _held = hold(&claims, claim, LEASE, clock::now());
         claims.is_ending(claim);
@@ -399,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_ran_out_is_told_once() {
+    fn expired_lease_is_reported_once() {
         let (claims, claim, now) = (HeldClaims::new(), claim("k", 1), clock::now());
         let _held = hold(&claims, claim, LEASE, now);
         let at = |seconds| now + Duration::from_secs(seconds);
@@ -425,7 +444,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_is_told_of_a_loss_and_of_an_end() {
+    async fn waiter_learns_of_a_loss_and_of_an_end() {
         for lost in [true, false] {
             let (claims, claim) = (Arc::new(HeldClaims::new()), claim("k", 1));
             let held = hold(&claims, claim, LEASE, clock::now());
