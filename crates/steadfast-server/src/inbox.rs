@@ -39,7 +39,10 @@ pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 ///             Ok::<_, std::io::Error>("charged")
 ///         })
 ///         .await?;
-///     let expected = if delivery == 0 { Delivery::Handled("charged") } else { Delivery::AlreadyHandled };
+///     let expected = match delivery {
+///         0 => Delivery::Handled("charged"),
+///         _ => Delivery::AlreadyHandled,
+///     };
 ///     assert_eq!(handled, expected);
 /// }
 /// # Ok(())
@@ -86,8 +89,8 @@ pub enum InboxError<E> {
     /// The handler failed. Nothing is marked, so the next delivery runs the handler again.
     #[error("the event could not be handled: {0}")]
     Handler(#[source] E),
-    /// Another delivery of the event is being handled now. Do not acknowledge this one: the other may
-    /// fail.
+    /// Another delivery of the event is being handled now. Do not acknowledge this one: the other
+    /// may fail.
     #[error("another delivery of the event is being handled")]
     InProgress,
     /// The id belongs to another payload. This needs an operator: one of the two is never handled.
@@ -213,11 +216,13 @@ impl<S: Store> Inbox<S> {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let inbox = Inbox::new(MemoryStore::new());
     /// let payload = Fingerprint::of("order 7");
-    /// let failed = inbox.process("mail", "evt_1", payload, |_| async { Err::<(), _>("no connection") }).await;
+    /// let fails = async { Err::<(), _>("no connection") };
+    /// let failed = inbox.process("mail", "evt_1", payload, |_| fails).await;
     /// assert!(matches!(failed, Err(InboxError::Handler("no connection"))));
     ///
     /// // Nothing was marked, so the next delivery runs the handler.
-    /// let next = inbox.process("mail", "evt_1", payload, |_| async { Ok::<_, &str>("sent") }).await;
+    /// let sends = async { Ok::<_, &str>("sent") };
+    /// let next = inbox.process("mail", "evt_1", payload, |_| sends).await;
     /// assert!(matches!(next, Ok(Delivery::Handled("sent"))));
     /// # Ok(())
     /// # }

@@ -99,10 +99,11 @@ impl<S: Store> IdempotencyLayer<S> {
     /// use steadfast_server::{IdempotencyLayer, MemoryStore, OnUnknown, Scope, SharedStore};
     ///
     /// let store = SharedStore::new(MemoryStore::new());
-    /// let charges = IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller()).required();
+    /// let charges =
+    ///     IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller()).required();
     /// // Writing a profile twice is harmless, so these routes rerun.
-    /// let profiles =
-    ///     IdempotencyLayer::with_shared_store(store, Scope::single_caller()).on_unknown(OnUnknown::Rerun);
+    /// let profiles = IdempotencyLayer::with_shared_store(store, Scope::single_caller())
+    ///     .on_unknown(OnUnknown::Rerun);
     /// ```
     #[must_use]
     pub fn with_shared_store(store: SharedStore<S>, scope: Scope) -> Self {
@@ -167,7 +168,10 @@ impl<S: Store> IdempotencyLayer<S> {
     ///
     /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
     ///     // Our own proxy writes this header, and removes any that the client has sent.
-    ///     .host(|parts| Some(parts.headers.get("x-forwarded-host")?.to_str().ok()?.to_ascii_lowercase()));
+    ///     .host(|parts| {
+    ///         let host = parts.headers.get("x-forwarded-host")?.to_str().ok()?;
+    ///         Some(host.to_ascii_lowercase())
+    ///     });
     /// ```
     #[must_use]
     pub fn host(mut self, host: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
@@ -187,8 +191,10 @@ impl<S: Store> IdempotencyLayer<S> {
     /// use axum::extract::OriginalUri;
     /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
     ///
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).target(|parts| {
-    ///     let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+    /// let layer = layer.target(|parts| {
+    ///     let original = parts.extensions.get::<OriginalUri>();
+    ///     let whole = original.map_or(&parts.uri, |original| &original.0);
     ///     whole.path_and_query().map_or_else(String::new, ToString::to_string)
     /// });
     /// ```
@@ -207,8 +213,8 @@ impl<S: Store> IdempotencyLayer<S> {
     /// use steadfast_server::{IdempotencyLayer, MemoryStore, OnUnknown, Scope};
     ///
     /// // The handler is idempotent itself, so running it again after a crash is harmless.
-    /// let layer =
-    ///     IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).on_unknown(OnUnknown::Rerun);
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .on_unknown(OnUnknown::Rerun);
     /// ```
     #[must_use]
     pub fn on_unknown(mut self, on_unknown: OnUnknown) -> Self {
@@ -225,11 +231,12 @@ impl<S: Store> IdempotencyLayer<S> {
     /// ```
     /// use bytes::Bytes;
     /// use http::{Response, StatusCode};
-    /// use steadfast_server::{IdempotencyLayer, UnknownOperation, MemoryStore, Reconciliation, Scope};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Reconciliation, Scope};
+    /// use steadfast_server::UnknownOperation;
     ///
     /// # async fn find(_: &UnknownOperation) -> Result<Option<String>, std::io::Error> { Ok(None) }
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(),
-    /// Scope::single_caller()).reconcile(|unknown| async move {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+    /// let layer = layer.reconcile(|unknown| async move {
     ///     // Look into the books for a charge with this operation's number.
     ///     match find(&unknown).await {
     ///         Ok(Some(charge)) => Reconciliation::Applied(Response::new(Bytes::from(charge))),

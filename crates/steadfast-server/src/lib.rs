@@ -26,7 +26,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // Two callers may send the same key. A stable principal keeps them apart, never a token's bytes.
+//! // Two callers may send the same key. A stable principal keeps them apart.
 //! let scope = Scope::from_extension(|caller: &Caller| caller.subject.clone());
 //! let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope).required();
 //! let layers = ServiceBuilder::new()
@@ -36,7 +36,8 @@
 //!     .layer(idempotency.clone());
 //! let app: Router = Router::new().route("/charges", post(charge)).layer(layers);
 //!
-//! let charge_once = || Request::post("/charges").header("idempotency-key", "order-1042").body(Body::empty());
+//! let charge_once =
+//!     || Request::post("/charges").header("idempotency-key", "order-1042").body(Body::empty());
 //! let first = app.clone().oneshot(charge_once()?).await?;
 //! assert_eq!(first.headers()["idempotency-status"], "stored;retention=86400");
 //! let repeat = app.oneshot(charge_once()?).await?;

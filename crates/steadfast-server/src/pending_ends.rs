@@ -14,7 +14,8 @@ use std::time::Duration;
 ///
 /// // The store's failover takes up to 20 minutes.
 /// let pending = PendingEnds::default().max_time(Duration::from_secs(20 * 60));
-/// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).pending_ends(pending);
+/// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+///     .pending_ends(pending);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

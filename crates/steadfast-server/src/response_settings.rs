@@ -9,25 +9,26 @@ use super::store::{RecordCodec, Store};
 
 /// # Stored responses
 impl<S: Store> IdempotencyLayer<S> {
-    /// Releases the key after an unmarked response with one of these statuses, so that the client can
-    /// send a corrected request under it. Default: none.
+    /// Releases the key after an unmarked response with one of these statuses, so that the client
+    /// can send a corrected request under it. Default: none.
     ///
-    /// By listing a status you declare that nothing was executed when a route behind this layer returns
-    /// it. **If that is untrue, the repeat acts a second time.** It is untrue if
+    /// By listing a status you declare that nothing was executed when a route behind this layer
+    /// returns it. **If that is untrue, the repeat acts a second time.** It is untrue if
     ///
-    /// * a handler returns the status after it has acted: 404 for the second of two things, 409 or 422
-    ///   from a constraint after the mail was sent;
-    /// * a handler passes on another service's response: a 502, 503 or 504 may come from a server that
-    ///   has acted;
+    /// * a handler returns the status after it has acted: 404 for the second of two things, 409 or
+    ///   422 from a constraint after the mail was sent;
+    /// * a handler passes on another service's response: a 502, 503 or 504 may come from a server
+    ///   that has acted;
     /// * a layer between this one and the handler responds in its place: the 408 of a timeout comes
     ///   after the handler has started.
     ///
-    /// An [`ExecutionOutcome::NotExecuted`](crate::ExecutionOutcome) on the response itself is better
-    /// evidence. The crate `steadfast-axum` adds it to rejections, 404 and 405.
+    /// An [`ExecutionOutcome::NotExecuted`](crate::ExecutionOutcome) on the response itself is
+    /// better evidence. The crate `steadfast-axum` adds it to rejections, 404 and 405.
     ///
-    /// The handler's own [`ExecutionOutcome`](crate::ExecutionOutcome) overrides this list. A 2xx or
-    /// 3xx is stored even if it is listed, because it says that the operation was carried out. With a
-    /// [transactional](Store::TRANSACTIONAL) store, a listed status also rolls back the handler's rows.
+    /// The handler's own [`ExecutionOutcome`](crate::ExecutionOutcome) overrides this list. A 2xx
+    /// or 3xx is stored even if it is listed, because it says that the operation was carried out.
+    /// With a [transactional](Store::TRANSACTIONAL) store, a listed status also rolls back the
+    /// handler's rows.
     ///
     /// ```
     /// use http::StatusCode;

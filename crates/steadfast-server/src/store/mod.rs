@@ -36,7 +36,8 @@ pub use self::rules::KeyHolder;
 ///
 /// ```
 /// use std::time::Duration;
-/// use steadfast_server::{Claim, ClaimOutcome, Completion, End, Fingerprint, MemoryStore, Record, RecordId, RecordState, Store};
+/// use steadfast_server::{Claim, ClaimOutcome, Completion, End, Fingerprint, MemoryStore};
+/// use steadfast_server::{Record, RecordId, RecordState, Store};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -18,7 +18,8 @@ use crate::FinishOutcome;
 /// use steadfast_server::model_store::{ModelClaim, ModelClaimOutcome, ModelStore};
 ///
 /// let mut store = ModelStore::default();
-/// let claim = ModelClaim { id: 1, token: 1, request: 7, lease: 30_000, retention: 60_000, take_over: false };
+/// let (lease, retention) = (30_000, 60_000);
+/// let claim = ModelClaim { id: 1, token: 1, request: 7, lease, retention, take_over: false };
 /// assert_eq!(store.claim(claim), ModelClaimOutcome::Acquired);
 /// store.pass(30_000);
 /// let other = ModelClaim { token: 2, take_over: true, ..claim };

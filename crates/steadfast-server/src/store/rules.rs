@@ -29,10 +29,13 @@ impl KeyHolder {
     ///
     /// let (first, other) = (ClaimToken::from_bytes([1; 16]), ClaimToken::from_bytes([2; 16]));
     /// let request = Fingerprint::of("POST /charges");
-    /// let holder = KeyHolder { token: first, fingerprint: request, is_running: true, is_unknown: true };
+    /// // Its lease has expired, and it was not ended.
+    /// let (is_running, is_unknown) = (true, true);
+    /// let holder = KeyHolder { token: first, fingerprint: request, is_running, is_unknown };
     /// assert!(holder.gives_way_to(other, request, true));
     /// assert!(!holder.gives_way_to(other, request, false), "a takeover must be allowed");
-    /// assert!(!holder.gives_way_to(other, Fingerprint::of("POST /refunds"), true), "another request");
+    /// let refund = Fingerprint::of("POST /refunds");
+    /// assert!(!holder.gives_way_to(other, refund, true), "another request");
     /// ```
     #[must_use]
     pub fn gives_way_to(&self, token: ClaimToken, fingerprint: Fingerprint, take_over: bool) -> bool {
