@@ -45,6 +45,14 @@ impl Eq for OperationKey {}
 impl OperationKey {
     /// Creates the operation of this key in this scope. The scope is empty for
     /// [`Scope::single_caller`](super::Scope::single_caller).
+    ///
+    /// ```
+    /// use steadfast_server::{OperationKey, RecordId};
+    ///
+    /// // In a tool, to look up what a caller reports: its scope and its key.
+    /// let operation = OperationKey::new("tenant-7", "order-1042");
+    /// assert_eq!(*operation.record_id(), RecordId::new("tenant-7", "order-1042"));
+    /// ```
     #[must_use]
     pub fn new(scope: &str, key: &str) -> Self {
         Self::of(RecordId::new(scope, key))

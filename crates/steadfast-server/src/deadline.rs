@@ -85,6 +85,28 @@ impl DeadlineLayer {
     /// Behind a queue, include the way back. Otherwise an overloaded server begins each request
     /// just in time to be late: see [the
     /// simulation](https://docs.rs/steadfast/latest/steadfast/guide/overload/#in-the-simulation).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use http::HeaderName;
+    /// use steadfast_server::DeadlineLayer;
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let header = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+    /// let layer = DeadlineLayer::new(header).min_remaining(Duration::from_millis(50));
+    /// let app: Router = Router::new().route("/charges", post(async || "charged")).layer(layer);
+    /// let request = |left: &'static str| {
+    ///     let request = Request::post("/charges").header("x-envoy-expected-rq-timeout-ms", left);
+    ///     request.body(Body::empty())
+    /// };
+    /// assert_eq!(app.clone().oneshot(request("5000")?).await?.status(), 200);
+    /// assert_eq!(app.oneshot(request("20")?).await?.status(), 503);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn min_remaining(mut self, time: Duration) -> Self {
         self.least = time;

@@ -42,6 +42,24 @@ impl EventId {
     }
 
     /// Takes the id from the JSON body, at this pointer (RFC 6901). It may be a string or a number.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{EventId, MemoryStore, WebhookLayer};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = WebhookLayer::new(MemoryStore::new(), "billing", EventId::json("/event/id"));
+    /// let app: Router =
+    ///     Router::new().route("/events", post(async || "handled")).layer(layer.clone());
+    /// let deliver = || Request::post("/events").body(Body::from(r#"{"event":{"id":7}}"#));
+    /// app.clone().oneshot(deliver()?).await?;
+    /// app.oneshot(deliver()?).await?;
+    /// assert_eq!((layer.metrics().executed, layer.metrics().replayed), (1, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn json(pointer: impl Into<String>) -> Self {
         let pointer = pointer.into();

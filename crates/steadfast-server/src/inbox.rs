@@ -130,6 +130,15 @@ impl<S: Store> Inbox<S> {
     }
 
     /// Creates an inbox over a store that other inboxes or layers also use.
+    ///
+    /// ```
+    /// use steadfast_server::{EventId, Inbox, MemoryStore, SharedStore, WebhookLayer};
+    ///
+    /// // One store for both: make one handle, and clone it.
+    /// let store = SharedStore::new(MemoryStore::new());
+    /// let webhooks = WebhookLayer::with_shared_store(store.clone(), "billing", EventId::stripe());
+    /// let inbox = Inbox::with_shared_store(store);
+    /// ```
     #[must_use]
     pub fn with_shared_store(store: SharedStore<S>) -> Self {
         Self {
@@ -144,6 +153,14 @@ impl<S: Store> Inbox<S> {
 
     /// Sets how long a mark is kept. Default: 7 days. Choose longer than the queue may deliver an
     /// event again.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Inbox, MemoryStore};
+    ///
+    /// // The queue keeps a message for 14 days.
+    /// let inbox = Inbox::new(MemoryStore::new()).retention(Duration::from_secs(15 * 24 * 3600));
+    /// ```
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
@@ -182,6 +199,19 @@ impl<S: Store> Inbox<S> {
     ///
     /// The inbox repeats its calls to an unreachable store until it replies, so bound the wait if
     /// the process must end.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Inbox, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let inbox = Inbox::new(MemoryStore::new());
+    /// // After the consumer has stopped:
+    /// let drained = tokio::time::timeout(Duration::from_secs(20), inbox.drain()).await;
+    /// assert!(drained.is_ok());
+    /// # }
+    /// ```
     pub async fn drain(&self) {
         self.store.drain().await;
     }

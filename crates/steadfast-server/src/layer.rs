@@ -86,6 +86,17 @@ impl<S> Clone for IdempotencyLayer<S> {
 
 impl<S: Store> IdempotencyLayer<S> {
     /// Creates a layer over this store. `scope` tells the callers apart.
+    ///
+    /// ```
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// /// The account, as authentication has verified it.
+    /// #[derive(Clone)]
+    /// struct Account(String);
+    ///
+    /// let scope = Scope::from_extension(|account: &Account| account.0.clone());
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), scope);
+    /// ```
     #[must_use]
     pub fn new(store: S, scope: Scope) -> Self {
         Self::with_shared_store(SharedStore::new(store), scope)
@@ -136,6 +147,21 @@ impl<S: Store> IdempotencyLayer<S> {
     }
 
     /// Refuses a covered request without a key with 400. Default: such a request passes through.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).required();
+    /// let app: Router = Router::new().route("/charges", post(async || "charged")).layer(layer);
+    /// let without_key = Request::post("/charges").body(Body::empty())?;
+    /// assert_eq!(app.oneshot(without_key).await?.status(), 400);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn required(mut self) -> Self {
         self.state.config.required = true;
@@ -144,6 +170,15 @@ impl<S: Store> IdempotencyLayer<S> {
 
     /// Sets the methods that the layer covers. Default: POST, PUT, PATCH and DELETE. Safe methods
     /// (RFC 9110 §9.2.1) always pass through.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// // PUT and DELETE are idempotent on these routes, and need no record.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .methods([Method::POST, Method::PATCH]);
+    /// ```
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.state.config.methods = methods.into_iter().collect();
@@ -272,6 +307,15 @@ impl<S: Store> IdempotencyLayer<S> {
     ///
     /// If no thread is free, the lease expires. This process still does not run the operation
     /// twice. Another process with the same store may, if its layer [reruns](OnUnknown::Rerun).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// // After a crash, a repeat waits at most ten seconds for the key.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .lease(Duration::from_secs(10));
+    /// ```
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.state.config.lease = lease.max(Duration::from_millis(3));
@@ -298,6 +342,15 @@ impl<S: Store> IdempotencyLayer<S> {
     ///
     /// With a [transactional](Store::TRANSACTIONAL) store there is no response to send before the
     /// transaction has ended. The client then gets a 500 of the type `…/transaction-lost`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// // Our clients give up after two seconds, so the response must not wait for a slow store.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .end_wait(Duration::from_millis(300));
+    /// ```
     #[must_use]
     pub fn end_wait(mut self, wait: Duration) -> Self {
         self.state.config.end_wait = wait;
@@ -314,6 +367,15 @@ impl<S: Store> IdempotencyLayer<S> {
 
     /// Sets how long a completed record is kept, counted from the end of the operation. Default: 24
     /// h.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// // Mobile clients may repeat an order after a weekend offline.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .retention(Duration::from_secs(3 * 24 * 3600));
+    /// ```
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.state.config.retention = retention;
@@ -333,6 +395,23 @@ impl<S: Store> IdempotencyLayer<S> {
     /// with 413.
     ///
     /// The body is read before the key is claimed, because it is part of the fingerprint.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .max_body(4);
+    /// let app: Router = Router::new().route("/notes", post(async || "noted")).layer(layer);
+    /// let request = Request::post("/notes").header("idempotency-key", "1");
+    /// let response = app.oneshot(request.body(Body::from("12345"))?).await?;
+    /// assert_eq!(response.status(), 413);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.state.config.max_body = bytes;
@@ -343,6 +422,29 @@ impl<S: Store> IdempotencyLayer<S> {
     ///
     /// A longer response, or one of unknown length, is streamed to the client and not kept. A
     /// repeat then gets 410.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .max_response(4);
+    /// let app: Router =
+    ///     Router::new().route("/reports", post(async || "a long report")).layer(layer);
+    /// let request =
+    ///     || Request::post("/reports").header("idempotency-key", "1").body(Body::empty());
+    /// let first = app.clone().oneshot(request()?).await?;
+    /// assert_eq!(first.status(), 200);
+    /// let report = axum::body::to_bytes(first.into_body(), 100).await?;
+    /// assert_eq!(report, "a long report");
+    /// // The operation has completed, and does not run again.
+    /// assert_eq!(app.oneshot(request()?).await?.status(), 410);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_response(mut self, bytes: usize) -> Self {
         self.state.config.max_response = bytes;
@@ -359,6 +461,24 @@ impl<S: Store> IdempotencyLayer<S> {
 
     /// Advertises this path prefix to clients in `Idempotency-Status`, so that they know for which
     /// paths they may trust their keys. Default: not advertised; a client learns path by path.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .advertise_scope("/v1");
+    /// let app: Router = Router::new().route("/v1/notes", post(async || "noted")).layer(layer);
+    /// let request = Request::post("/v1/notes").header("idempotency-key", "1");
+    /// let response = app.oneshot(request.body(Body::empty())?).await?;
+    /// let status = &response.headers()["idempotency-status"];
+    /// assert_eq!(status, r#"stored;retention=86400;scope="/v1""#);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn advertise_scope(mut self, path_prefix: impl Into<String>) -> Self {
         self.state.config.terms.covering(&path_prefix.into());
@@ -366,6 +486,15 @@ impl<S: Store> IdempotencyLayer<S> {
     }
 
     /// Returns the counts since the layer was made, over all its clones.
+    ///
+    /// ```
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+    /// // Keep a clone, and export its counts. Mismatches point to a client that reuses its keys.
+    /// let counts = layer.clone().metrics();
+    /// assert_eq!((counts.executed, counts.replayed, counts.mismatched), (0, 0, 0));
+    /// ```
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         self.state.shared.counters.snapshot()
@@ -400,6 +529,19 @@ impl<S: Store> IdempotencyLayer<S> {
     }
 
     /// Returns the layer's handle to its store, for tools that look up or release records.
+    ///
+    /// ```
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, OperationKey, Scope, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+    /// // A client asks what became of its order.
+    /// let operation = OperationKey::new("", "order-1042");
+    /// assert_eq!(layer.store().get(operation.record_id()).await?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn store(&self) -> &SharedStore<S> {
         &self.state.shared.store

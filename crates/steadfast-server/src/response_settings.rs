@@ -81,6 +81,15 @@ impl<S: Store> IdempotencyLayer<S> {
     ///
     /// Keep `Set-Cookie` only if every caller in the same [`Scope`](super::Scope) may get the
     /// session.
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// // Support looks up the first request by this id, so a replay should have it too.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .keep_headers([HeaderName::from_static("x-request-id")]);
+    /// ```
     #[must_use]
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.state.config.stored_headers.keep(names);

@@ -91,6 +91,31 @@ impl Scope {
 
     /// Takes the scope from an extension of the request, set by a layer outside this one. A request
     /// without the extension, or with an empty name, is refused with 403.
+    ///
+    /// ```
+    /// use axum::{Extension, Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// #[derive(Clone)]
+    /// struct Tenant(&'static str);
+    ///
+    /// let scope = Scope::from_extension(|tenant: &Tenant| tenant.0.to_owned());
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), scope);
+    /// let app: Router =
+    ///     Router::new().route("/notes", post(async || "noted")).layer(layer.clone());
+    /// let request = || Request::post("/notes").header("idempotency-key", "1").body(Body::empty());
+    /// for tenant in ["a", "b"] {
+    ///     app.clone().layer(Extension(Tenant(tenant))).oneshot(request()?).await?;
+    /// }
+    /// assert_eq!(layer.metrics().executed, 2);
+    /// // Without a tenant the request is refused.
+    /// assert_eq!(app.oneshot(request()?).await?.status(), 403);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn from_extension<T>(name: impl Fn(&T) -> String + Send + Sync + 'static) -> Self
     where
@@ -108,6 +133,26 @@ impl Scope {
     /// [`IdempotencyLayer::host`](super::IdempotencyLayer::host) does not change the scope. Behind
     /// a proxy that writes its own `Host`, take the name from your proxy's header with
     /// [`from_fn`](Self::from_fn).
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::by_host());
+    /// let app: Router =
+    ///     Router::new().route("/notes", post(async || "noted")).layer(layer.clone());
+    /// for host in ["a.example.com", "b.example.com", "A.example.com:443"] {
+    ///     let request = Request::post("/notes").header("host", host);
+    ///     let request = request.header("idempotency-key", "1");
+    ///     app.clone().oneshot(request.body(Body::empty())?).await?;
+    /// }
+    /// assert_eq!((layer.metrics().executed, layer.metrics().replayed), (2, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn by_host() -> Self {
         Self::from_fn(|parts| host_of(parts).map(Cow::into_owned))

@@ -70,6 +70,25 @@ impl<S> Clone for WebhookLayer<S> {
 impl<S: Store> WebhookLayer<S> {
     /// Creates a layer over this store, for one consumer. An event that another consumer has
     /// handled is new to this one.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::{Request, StatusCode}, routing::post};
+    /// use steadfast_server::{EventId, MemoryStore, WebhookLayer};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = WebhookLayer::new(MemoryStore::new(), "billing", EventId::stripe());
+    /// let fails = async || StatusCode::INTERNAL_SERVER_ERROR;
+    /// let app: Router = Router::new().route("/events", post(fails)).layer(layer.clone());
+    /// let deliver = || Request::post("/events").body(Body::from(r#"{"id":"evt_1"}"#));
+    /// app.clone().oneshot(deliver()?).await?;
+    /// app.oneshot(deliver()?).await?;
+    /// // A failed handler marks nothing, so the second delivery runs it again.
+    /// assert_eq!(layer.metrics().executed, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(store: S, consumer: impl Into<String>, id: EventId) -> Self {
         Self::with_shared_store(SharedStore::new(store), consumer, id)
@@ -141,6 +160,14 @@ impl<S: Store> WebhookLayer<S> {
 
     /// Sets how the layer treats a delivery if an earlier handler may have acted. Default:
     /// [`OnUnknown::Rerun`].
+    ///
+    /// ```
+    /// use steadfast_server::{EventId, MemoryStore, OnUnknown, WebhookLayer};
+    ///
+    /// // A payout must not happen twice: an operator looks at events whose handler died.
+    /// let layer = WebhookLayer::new(MemoryStore::new(), "payouts", EventId::stripe())
+    ///     .on_unknown(OnUnknown::Reject);
+    /// ```
     #[must_use]
     pub fn on_unknown(self, on_unknown: OnUnknown) -> Self {
         Self(self.0.on_unknown(on_unknown))

@@ -40,6 +40,28 @@ impl<'a> Claim<'a> {
     }
 
     /// Sets whether the claim takes over an operation whose outcome is unknown. Default: `false`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Claim, ClaimOutcome, ClaimToken, Fingerprint};
+    /// use steadfast_server::{MemoryStore, RecordId, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (store, id) = (MemoryStore::new(), RecordId::new("", "1"));
+    /// let request = Fingerprint::of("pay");
+    /// let claim = |token: ClaimToken, lease| {
+    ///     Claim::new(&id, token, request, lease, Duration::from_secs(3600))
+    /// };
+    /// // The lease of the first claim is over at once, so its outcome is unknown.
+    /// store.claim(&claim(store.token()?, Duration::ZERO)).await?;
+    /// let second = claim(store.token()?, Duration::from_secs(30));
+    /// assert!(matches!(store.claim(&second).await?, ClaimOutcome::Existing(_)));
+    /// let takeover = second.allow_takeover(true);
+    /// assert!(matches!(store.claim(&takeover).await?, ClaimOutcome::Acquired(())));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn allow_takeover(mut self, yes: bool) -> Self {
         self.take_over = yes;
@@ -53,6 +75,21 @@ impl<'a> Claim<'a> {
     }
 
     /// Reserves this many bytes for the response. Default: 0.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Claim, Fingerprint, MemoryStore, RecordId, Store, StoreError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (store, id) = (MemoryStore::new().max_bytes(1000), RecordId::new("", "1"));
+    /// let (lease, retention) = (Duration::from_secs(30), Duration::from_secs(3600));
+    /// let claim = Claim::new(&id, store.token()?, Fingerprint::of("pay"), lease, retention);
+    /// // Refused now, instead of after the operation has run.
+    /// assert!(matches!(store.claim(&claim.reserve(1001)).await, Err(StoreError::Full)));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn reserve(mut self, bytes: usize) -> Self {
         self.reserve = bytes;
@@ -140,6 +177,14 @@ impl RecordState {
     }
 
     /// Returns the request that the key belongs to. `None` if it is not visible yet.
+    ///
+    /// ```
+    /// use steadfast_server::{Fingerprint, RecordState};
+    ///
+    /// let state = RecordState::unknown(Fingerprint::of("pay 10"));
+    /// // The same key with another request: refuse it with 422.
+    /// assert_ne!(state.fingerprint(), Some(Fingerprint::of("pay 20")));
+    /// ```
     #[must_use]
     pub fn fingerprint(&self) -> Option<Fingerprint> {
         match self {

@@ -78,6 +78,13 @@ pub struct Fingerprint(pub(crate) [u8; 32]);
 
 impl Fingerprint {
     /// Creates the fingerprint of a payload: its SHA-256.
+    ///
+    /// ```
+    /// use steadfast_server::Fingerprint;
+    ///
+    /// assert_eq!(Fingerprint::of("pay 10"), Fingerprint::of("pay 10"));
+    /// assert_ne!(Fingerprint::of("pay 10"), Fingerprint::of("pay 20"));
+    /// ```
     #[must_use]
     pub fn of(payload: impl AsRef<[u8]>) -> Self {
         Self(Sha256::digest(payload).into())

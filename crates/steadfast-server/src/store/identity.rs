@@ -21,8 +21,8 @@ pub const IDENTITY_VERSION: u32 = 1;
 /// the records are past their retention, and begin with another file, schema or prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its records are identified by version {}, and this build identifies them by version {IDENTITY_VERSION}: it could not \
-     recognise what has run",
+    "its records are identified by version {}, and this build identifies them by version {IDENTITY_VERSION}, so it could \
+     not recognise repeats",
     .found.map_or("0 (not told)".to_owned(), |version| version.to_string())
 )]
 #[non_exhaustive]

@@ -119,8 +119,8 @@ pub use self::rules::KeyHolder;
 /// # The contract as code
 ///
 /// `steadfast_testing::ModelStore` (feature `server`) is the contract as a value, without clock,
-/// threads or failures. The crate's own stores return the same results for random sequences of
-/// calls. `steadfast_testing::store_contract` checks your own store against the clauses. [The
+/// threads or failures. This project's stores return the same results for random sequences
+/// of calls. `steadfast_testing::store_contract` checks your own store against the clauses. [The
 /// guide](https://docs.rs/steadfast/latest/steadfast/guide/testing/#6-a-store-of-your-own) uses
 /// both.
 ///
@@ -173,6 +173,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Restarts the lease of a claim. Returns `false` if the claim is no longer this token's.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Claim, Fingerprint, MemoryStore, RecordId, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (store, id) = (MemoryStore::new(), RecordId::new("", "1"));
+    /// let (lease, retention) = (Duration::from_secs(30), Duration::from_secs(3600));
+    /// let claim = Claim::new(&id, store.token()?, Fingerprint::of("pay"), lease, retention);
+    /// // Nothing was claimed yet.
+    /// assert!(!store.renew(claim.reference(), lease).await?);
+    /// store.claim(&claim).await?;
+    /// assert!(store.renew(claim.reference(), lease).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns an error if the store cannot be reached.
@@ -206,6 +223,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes at most `most` records that are past their retention, and returns how many it
     /// removed. Stores also remove expired records during other calls.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{MemoryStore, SharedStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = SharedStore::new(MemoryStore::new());
+    /// // In a task of its own: remove the records of an hour without traffic, in small steps.
+    /// while store.purge_expired(1000).await? == 1000 {
+    ///     tokio::time::sleep(Duration::from_millis(100)).await;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

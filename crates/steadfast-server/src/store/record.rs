@@ -36,6 +36,20 @@ struct Kept {
 impl Record {
     /// Creates a record that can be replayed. It leaves out the headers that are not stored by
     /// default: see [`IdempotencyLayer::omit_headers`](super::IdempotencyLayer::omit_headers).
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{HeaderMap, HeaderValue, StatusCode, header};
+    /// use steadfast_server::Record;
+    ///
+    /// let mut headers = HeaderMap::new();
+    /// headers.insert(header::LOCATION, HeaderValue::from_static("/orders/7"));
+    /// headers.insert(header::SET_COOKIE, HeaderValue::from_static("session=1"));
+    /// let record = Record::new(StatusCode::CREATED, &headers, Bytes::from("ordered"));
+    /// assert!(record.headers().contains_key(header::LOCATION));
+    /// // Another client may send the repeat, so the session is not stored.
+    /// assert!(!record.headers().contains_key(header::SET_COOKIE));
+    /// ```
     #[must_use]
     pub fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
         Self::of(status, StoredHeaders::default().of(headers), Some(body))

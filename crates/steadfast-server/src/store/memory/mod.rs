@@ -84,6 +84,26 @@ impl MemoryStore {
     }
 
     /// Sets the maximum number of records, running claims included. Default: 100,000.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Claim, Fingerprint, MemoryStore, RecordId, Store, StoreError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new().max_records(1);
+    /// let (lease, retention) = (Duration::from_secs(30), Duration::from_secs(3600));
+    /// let ids = ["1", "2"].map(|key| RecordId::new("", key));
+    /// let [first, second] = &ids;
+    /// let request = Fingerprint::of("pay");
+    /// store.claim(&Claim::new(first, store.token()?, request, lease, retention)).await?;
+    /// // Nothing live is evicted: the second key is refused instead.
+    /// let claim = Claim::new(second, store.token()?, request, lease, retention);
+    /// assert!(matches!(store.claim(&claim).await, Err(StoreError::Full)));
+    /// assert_eq!(store.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_records(mut self, records: usize) -> Self {
         self.room.max_records = records;
