@@ -85,7 +85,7 @@ pub async fn release<S: Store>(
         Answer::Known(_) => return Err(ReleaseError::Lost),
     };
     // If this fails, the claim is cancelled: the outcome is unknown at once, instead of when the
-    // claim lapses.
+    // lease of the claim expires.
     let released = match store.finish(claim.reference(), Some(session), &End::Released).await? {
         FinishOutcome::Stored => Ok(()),
         FinishOutcome::Fenced => Err(ReleaseError::Lost),

@@ -24,14 +24,14 @@ impl<S: Store> SharedStore<S> {
     /// Cancels a claim under which nothing will run, in the background.
     pub(super) fn cancel(&self, claim: ClaimRef) {
         let Ok(runtime) = Handle::try_current() else {
-            tracing::warn!(target: "steadfast", id = ?claim.id, "an unused claim lapses, because no runtime is available to cancel it");
+            tracing::warn!(target: "steadfast", id = ?claim.id, "the lease of an unused claim expires, because no runtime is available to cancel it");
             return;
         };
         match self.parts().cancels.push(claim) {
             Queued::First => _ = runtime.spawn(cancel_all(Serving::new(self))),
             Queued::Behind | Queued::Full { told: true } => {}
             Queued::Full { told: false } => {
-                tracing::error!(target: "steadfast", "{MOST} claims wait to be cancelled; further ones lapse instead");
+                tracing::error!(target: "steadfast", "{MOST} claims wait to be cancelled; the leases of further ones expire instead");
             }
         }
     }

@@ -132,7 +132,7 @@ impl<S: Store> Ending<'_, S> {
         if let Some(end) = rules::last_word(S::TRANSACTIONAL)
             && let Err(error) = self.store.finish(self.won.claim, None, &end).await
         {
-            tracing::debug!(target: "steadfast", ?id, %error, "a claim lapses, because its end could not be written");
+            tracing::debug!(target: "steadfast", ?id, %error, "the lease of a claim expires, because its end could not be written");
         }
         Written::GivenUp
     }

@@ -2,7 +2,7 @@
 //!
 //! It runs on a task that belongs to the operation and not to the connection, so a client that
 //! disconnects does not stop it. Whatever happens in it (a response, an error, a panic) becomes an
-//! end in the store. If the end cannot be written, the claim lapses and the outcome is unknown.
+//! end in the store. If the end cannot be written, its lease expires and the outcome is unknown.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;

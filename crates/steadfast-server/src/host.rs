@@ -12,8 +12,8 @@ use http::request::Parts;
 /// Returns the request's host name, in lower case, without its port and without the dot of the DNS
 /// root. `None` if it has none.
 ///
-/// The target (`:authority` of HTTP/2, the absolute form of HTTP/1) comes first, because a server
-/// has to ignore a `Host` header beside it (RFC 9112 §3.2.2, RFC 9113 §8.3.1). Two `Host` headers,
+/// The target comes first: `:authority` of HTTP/2, the absolute form of HTTP/1. A server has to
+/// ignore a `Host` header beside it (RFC 9112 §3.2.2, RFC 9113 §8.3.1). Two `Host` headers,
 /// or one that is no text, count as none. `Forwarded` and similar headers are never read, because
 /// any client can send them.
 pub(super) fn host_of(parts: &Parts) -> Option<Cow<'_, str>> {

@@ -345,7 +345,7 @@ impl<S: Store> Drop for Mark<'_, S> {
         }
         let WonClaim { claim, lease, .. } = self.won;
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            tracing::warn!(target: "steadfast", id = ?claim.id, "the claim of an event lapses, because no runtime is available to end it");
+            tracing::warn!(target: "steadfast", id = ?claim.id, "the lease of an event's claim expires, because no runtime is available to end the claim");
             return;
         };
         let (store, won, end, most) = (self.store.clone(), self.won, self.end.clone(), self.most);

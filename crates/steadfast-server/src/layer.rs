@@ -106,7 +106,6 @@ impl<S: Store> IdempotencyLayer<S> {
     /// callers apart.
     ///
     /// ```
-    /// use http::StatusCode;
     /// use steadfast_server::{IdempotencyLayer, MemoryStore, OnUnknown, Scope, SharedStore};
     ///
     /// let store = SharedStore::new(MemoryStore::new());
@@ -301,8 +300,8 @@ impl<S: Store> IdempotencyLayer<S> {
     /// Sets how long a claim holds without renewal, and so how long a crash can block a key.
     /// Default: 30 s. Minimum: 3 ms.
     ///
-    /// The layer renews the lease after a third to a half of it, in a task that a handler cannot
-    /// delay while one thread of its runtime is free. Put work that blocks its thread into
+    /// The layer renews the lease when a third to a half of it is over. A handler cannot delay the
+    /// renewal while one thread of its runtime is free. Put work that blocks its thread into
     /// [`spawn_blocking`](https://docs.rs/tokio/latest/tokio/task/fn.spawn_blocking.html).
     ///
     /// If no thread is free, the lease expires. This process still does not run the operation

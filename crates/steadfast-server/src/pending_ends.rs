@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Bounds on the ends of operations that wait for an unavailable store: how many, how large, how
 /// long.
 ///
-/// An end beyond a bound is given up: it is logged, its claim lapses, and the outcome is unknown.
+/// An end beyond a bound is given up: it is logged, and the outcome of its operation is unknown.
 ///
 /// ```
 /// use std::time::Duration;

@@ -1,6 +1,6 @@
 //! A hook that finds out how an operation ended.
 //!
-//! The record only shows that a claim lapsed. The books may show more: a charge with the
+//! The record only shows that a lease expired. The books may show more: a charge with the
 //! operation's number exists, or it does not. A hook that looks there turns "unknown" into a
 //! response, or into a safe run.
 

@@ -54,9 +54,12 @@ impl<S: Store> IdempotencyLayer<S> {
     /// * `Age`, `Server-Timing`, `Traceparent`, `Tracestate`, `Traceresponse`, `X-Request-Id`
     /// * `RateLimit`, and all that begin with `RateLimit-`, `X-RateLimit-` or `X-Rate-Limit-`
     ///
-    /// These are never stored: `Date`, the headers of a connection and those that `Connection`
-    /// names (RFC 9110 §7.6.1), all that begin with `Proxy-`, `Content-Length` (a replay has its
-    /// own), and the headers that this layer sets.
+    /// These are never stored:
+    ///
+    /// * `Date`, and `Content-Length` (a replay has its own)
+    /// * the headers of a connection, and those that `Connection` names (RFC 9110 §7.6.1)
+    /// * all that begin with `Proxy-`
+    /// * the headers that this layer sets
     ///
     /// A stored 401 is replayed without its challenge: place authentication outside this layer.
     ///

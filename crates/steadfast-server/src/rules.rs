@@ -166,7 +166,7 @@ pub(super) enum Written {
     Lost,
     /// The transaction was rolled back: none of its effects remain, and the key is free.
     RolledBack,
-    /// The end was given up, and the claim lapses.
+    /// The end was given up, and the outcome is unknown.
     GivenUp,
 }
 

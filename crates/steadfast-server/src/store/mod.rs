@@ -168,7 +168,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// Returns an error if the store cannot be reached, is full or busy, or holds a record that it
-    /// cannot read. Either nothing was claimed, or the claim lapses.
+    /// cannot read. Either nothing was claimed, or the lease of the claim expires.
     fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = Result<ClaimOutcome<Self::Session>, StoreError>> + Send;
 
     /// Restarts the lease of a claim. Returns `false` if the claim is no longer this token's.
@@ -205,8 +205,8 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// Returns an error if the store cannot be reached. The claim may have ended; otherwise it
-    /// stays, and lapses. A transactional store returns [`StoreError::RolledBack`] if the session
-    /// was certainly rolled back.
+    /// stays until its lease expires. A transactional store returns [`StoreError::RolledBack`] if
+    /// the session was certainly rolled back.
     fn finish(
         &self,
         claim: ClaimRef,
