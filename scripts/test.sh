@@ -101,7 +101,7 @@ step_invariants() {
         grep -rnE --include='*.rs' '\bdowncast(_ref|_mut)?\b|\.is::<' src crates 2>&1 | grep -v '^src/transport_error\.rs:'
     )"
     promise "ARCHITECTURE.md names only files and tests that are there" "$(
-        grep -oE '`[a-z_/]+\.rs`' ARCHITECTURE.md | tr -d '`' | sort -u | while read -r file; do
+        grep -oE '`[a-z0-9_/-]+\.rs`' ARCHITECTURE.md | tr -d '`' | sort -u | while read -r file; do
             [ -e "src/$file" ] || [ -e "tests/it/$file" ] || [ -e "$file" ] || [ -e "crates/$file" ] ||
                 echo "$file"
         done

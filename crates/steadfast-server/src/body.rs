@@ -1,5 +1,5 @@
-//! Reading bodies: into one piece, of which a fingerprint is taken and which a record keeps; or on
-//! to the client, piece by piece.
+//! Reading bodies: as one piece, for a fingerprint or a record; or frame by frame, on to the
+//! client.
 
 use std::pin::{Pin, pin};
 
@@ -11,22 +11,23 @@ use tokio::sync::mpsc;
 
 use super::response_body::{BodyError, Piece};
 
-/// What follows a body. Boxed: few bodies have any.
+/// The trailers of a body. Boxed, because few bodies have any.
 pub(super) type Trailers = Option<Box<HeaderMap>>;
 
-/// A body is not whole.
+/// Why a body is not whole.
 #[derive(Debug)]
 pub(super) enum Cut {
-    /// It is longer than it may be.
+    /// It is longer than the limit.
     TooLong,
     /// It failed before its end.
     Failed,
 }
 
-/// All of it, and what follows it, up to so many bytes.
+/// Reads a whole body and its trailers, up to `most` bytes.
 ///
-/// One piece is kept as it came. More are copied, since each may be a byte that keeps a whole buffer. Room is made for what has come, and not
-/// for what is announced: a peer can announce anything.
+/// A single piece is kept without a copy. Several are copied, because each may be one byte that
+/// keeps a whole buffer alive. Memory is allocated for received bytes, not for an announced length:
+/// a peer can announce anything.
 pub(super) async fn whole<B: Body>(mut body: Pin<&mut B>, most: usize) -> Result<(Bytes, Trailers), Cut> {
     let (mut first, mut all) = (Bytes::new(), Vec::new());
     let mut trailers = None;
@@ -51,7 +52,7 @@ pub(super) async fn whole<B: Body>(mut body: Pin<&mut B>, most: usize) -> Result
             }
         }
     }
-    // Boxed, it is as long as the body: a record keeps it for a day.
+    // Boxed, the allocation is exactly as long as the body. A record keeps it for a day.
     Ok((if all.is_empty() { first } else { all.into_boxed_slice().into() }, trailers))
 }
 
@@ -65,8 +66,8 @@ fn joined<D>(trailers: Trailers, frame: Frame<D>) -> Trailers {
 /// The handler's body failed before its end.
 pub(super) struct BodyFailed;
 
-/// Hands on every frame, to the end even if nobody listens any more. Where the length is known, the
-/// frame that completes it is not handed on but returned, with what comes after it: by it the
+/// Passes on every frame, to the end even if the client has disconnected. If the length is known,
+/// the frame that completes it is returned instead, with all frames after it: from that frame the
 /// client sees the end.
 pub(super) async fn pump<R>(body: R, pieces: &mpsc::Sender<Piece>) -> Result<Vec<Frame<Bytes>>, BodyFailed>
 where
@@ -121,7 +122,7 @@ mod tests {
         whole(pin!(StreamBody::new(stream::iter(pieces))), most).await
     }
 
-    /// A body that announces more than there is memory for.
+    /// A body that announces more bytes than any memory holds.
     struct Boastful<B>(B);
 
     impl<B: Body + Unpin> Body for Boastful<B> {
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_become_one_and_trailers_come_with_it() {
+    async fn pieces_are_joined_and_trailers_kept() {
         for (pieces, expected) in [
             (vec![], ""),
             (vec![data("")], ""),
@@ -160,32 +161,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_byte_more_than_may_be_is_too_long_in_whatever_piece_it_is() {
+    async fn body_over_the_limit_is_too_long() {
         for pieces in [vec![data("abcde")], vec![data("abcd"), data("e")], vec![data("a"), data("bcd"), data("e")]] {
             assert!(matches!(of(pieces, 4).await, Err(Cut::TooLong)));
         }
     }
 
     #[tokio::test]
-    async fn a_body_may_be_empty_where_nothing_else_may() {
+    async fn limit_of_zero_allows_an_empty_body() {
         assert!(of(vec![data(""), trailer("x", "1")], 0).await.unwrap().0.is_empty());
         assert!(matches!(of(vec![data("a")], 0).await, Err(Cut::TooLong)));
     }
 
     #[tokio::test]
-    async fn what_is_announced_takes_no_room() {
+    async fn announced_length_allocates_nothing() {
         let body = Boastful(StreamBody::new(stream::iter([data("a"), data("b")])));
         assert_eq!(&whole(pin!(body), usize::MAX).await.unwrap().0[..], b"ab");
     }
 
     #[tokio::test]
-    async fn a_piece_that_fails_is_a_body_that_fails() {
+    async fn failed_piece_fails_the_body() {
         let pieces = stream::iter([Ok(Frame::data(Bytes::from_static(b"a"))), Err("cut")]);
         assert!(matches!(whole(pin!(StreamBody::new(pieces)), 4).await, Err(Cut::Failed)));
     }
 
     #[tokio::test]
-    async fn one_piece_is_not_copied() {
+    async fn single_piece_is_not_copied() {
         let piece = Bytes::from(vec![1; 100]);
         for after in [vec![], vec![data("")]] {
             let pieces = [data(""), Ok(Frame::data(piece.clone()))].into_iter().chain(after).collect();

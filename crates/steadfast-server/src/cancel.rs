@@ -1,9 +1,9 @@
-//! Claims that nobody will run.
+//! Cancellation of claims under which nothing will run.
 //!
-//! A claim whose reply never came may have been made, or may still be on its way. Its caller was
-//! told that nothing was executed, so the claim must go: otherwise the key looks as if its
-//! operation may have run. The store is told to cancel the claim by its token ([`End::Cancelled`]),
-//! again and again until it has answered once.
+//! If the reply to a claim never came, the claim may exist, or may still be on its way. Its caller
+//! got a response that nothing was executed, so the claim must go: otherwise the operation looks as
+//! if it may have run. The store is asked to cancel the claim by its token ([`End::Cancelled`]),
+//! repeatedly until it has replied once.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -21,17 +21,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 impl<S: Store> SharedStore<S> {
-    /// Cancels a claim that nobody will run, in the background.
+    /// Cancels a claim under which nothing will run, in the background.
     pub(super) fn cancel(&self, claim: ClaimRef) {
         let Ok(runtime) = Handle::try_current() else {
-            tracing::warn!(target: "steadfast", id = ?claim.id, "a claim that nobody runs is left to lapse: no runtime is here");
+            tracing::warn!(target: "steadfast", id = ?claim.id, "the lease of an unused claim expires, because no runtime is available to cancel it");
             return;
         };
         match self.parts().cancels.push(claim) {
             Queued::First => _ = runtime.spawn(cancel_all(Serving::new(self))),
             Queued::Behind | Queued::Full { told: true } => {}
             Queued::Full { told: false } => {
-                tracing::error!(target: "steadfast", "{MOST} claims wait to be cancelled: further ones are left to lapse");
+                tracing::error!(target: "steadfast", "{MOST} claims wait to be cancelled; the leases of further ones expire instead");
             }
         }
     }
@@ -58,7 +58,8 @@ impl<S> Drop for Serving<S> {
     }
 }
 
-/// Between two calls it keeps nothing of the store: whoever drops its last handle gives up what is left.
+/// Empties the queue. Between two calls it holds no handle to the store. When the last handle is
+/// dropped, the rest of the queue is given up.
 async fn cancel_all<S: Store>(mut serving: Serving<S>) {
     let mut pause = FIRST_PAUSE;
     while let Some(store) = serving.store.upgrade().map(SharedStore::from_parts) {
@@ -79,7 +80,7 @@ async fn cancel_all<S: Store>(mut serving: Serving<S>) {
     }
 }
 
-/// Returns the claims of which the store has said nothing.
+/// Cancels these claims, and returns those to which the store has not replied.
 async fn cancel_some<S: Store>(store: &SharedStore<S>, claims: Vec<ClaimRef>) -> Vec<ClaimRef> {
     let mut calls = JoinSet::new();
     for claim in claims {
@@ -89,13 +90,13 @@ async fn cancel_some<S: Store>(store: &SharedStore<S>, claims: Vec<ClaimRef>) ->
             if rules::is_cancelled(&reply) {
                 return None;
             }
-            tracing::debug!(target: "steadfast", id = ?claim.id, ?reply, "a claim that nobody runs is not cancelled yet");
+            tracing::debug!(target: "steadfast", id = ?claim.id, ?reply, "an unused claim is not cancelled yet; the call is repeated");
             Some(claim)
         });
     }
     let mut unanswered = Vec::new();
     while let Some(answer) = calls.join_next().await {
-        // A call that panics was reported by the panic hook.
+        // The panic hook has reported a call that panicked.
         unanswered.extend(answer.ok().flatten());
     }
     unanswered

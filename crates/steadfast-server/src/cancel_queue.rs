@@ -1,13 +1,15 @@
-//! The queue of claims that nobody will run, until the store has cancelled them.
+//! The queue of claims under which nothing will run, until the store has cancelled them.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::store::ClaimRef;
 
-/// Claims that wait to be cancelled; each takes 48 bytes. While a store is away, every request adds one.
+/// Maximum length of the queue; each claim takes 48 bytes. While a store is unavailable, every
+/// request adds one.
 pub(super) const MOST: usize = 100_000;
-/// At most this many calls are under way, so that a store which comes back is not met by all of them.
+/// Maximum number of calls in progress, so that a store that recovers does not get all of them at
+/// once.
 const AT_ONCE: usize = 16;
 /// The queue. One task empties it, and ends when it is empty.
 #[derive(Debug, Default)]
@@ -16,9 +18,9 @@ pub(super) struct Cancels(Mutex<Queue>);
 #[derive(Debug, Default)]
 struct Queue {
     claims: VecDeque<ClaimRef>,
-    /// A task is at it.
+    /// Whether a task is emptying the queue.
     is_served: bool,
-    /// It was said that the queue is full. Said once, until it is empty again.
+    /// Whether "the queue is full" was logged. It is logged once, until the queue is empty again.
     was_full: bool,
 }
 
@@ -45,7 +47,7 @@ impl Cancels {
         if std::mem::replace(&mut queue.is_served, true) { Queued::Behind } else { Queued::First }
     }
 
-    /// The next claims; none, and the task that asked has ended.
+    /// Takes the next claims. If there are none, the calling task is marked as ended.
     pub(super) fn take(&self) -> Vec<ClaimRef> {
         let mut queue = self.lock();
         let most = queue.claims.len().min(AT_ONCE);
@@ -61,7 +63,7 @@ impl Cancels {
         self.lock().claims.extend(claims);
     }
 
-    /// The task that empties the queue was dropped with its runtime.
+    /// Notes that the task which empties the queue was dropped with its runtime.
     pub(super) fn is_abandoned(&self) {
         self.lock().is_served = false;
     }

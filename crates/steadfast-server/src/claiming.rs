@@ -1,7 +1,7 @@
-//! Asking a store for a key, until it is known whether the key is ours.
+//! Claims of a key, repeated until it is known whether the key is ours.
 //!
-//! A call whose reply is lost may have made the claim. Its token makes it safe to ask once more. A
-//! claim that is given up after all, whatever the way, is cancelled.
+//! A call whose reply is lost may have made the claim. Its token makes it safe to repeat the call.
+//! If the claim is not used in the end, it is cancelled.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -14,16 +14,16 @@ use super::rules::{self, AfterClaim, UnknownHere};
 use super::shared_store::SharedStore;
 use super::store::{Claim, RecordState, Store, StoreError};
 
-/// A claim under one token. If it is dropped before it is known what came of its calls, or before
-/// somebody runs under the key, it is cancelled.
+/// A claim under one token. It is cancelled if it is dropped before the result of its calls is
+/// known, or before a handler runs under the key.
 pub(super) struct Claiming<'a, S: Store> {
     store: &'a SharedStore<S>,
     claim: Claim<'a>,
-    /// The key may be ours, and nobody runs under it yet.
+    /// The key may be ours, and no handler runs under it yet.
     is_open: bool,
 }
 
-/// A key that was won, and when it was asked for.
+/// An acquired key, and when it was requested.
 pub(super) struct Won<T> {
     pub(super) session: T,
     pub(super) asked: Instant,
@@ -39,12 +39,13 @@ impl<'a, S: Store> Claiming<'a, S> {
         Self { store, claim, is_open: false }
     }
 
-    /// Somebody runs under the key that was won, and will end the claim.
+    /// Notes that a handler runs under the key, and will end the claim.
     pub(super) fn begins(&mut self) {
         self.is_open = false;
     }
 
-    /// Claims the key. An operation that runs in this process is running, whatever the store makes of its lease.
+    /// Claims the key. An operation that runs in this process is in progress, even if its lease has
+    /// expired in the store.
     pub(super) async fn ask(&mut self, take_over: bool) -> Result<Answer<S::Session>, StoreError> {
         let id = *self.claim.id;
         loop {
@@ -52,7 +53,7 @@ impl<'a, S: Store> Claiming<'a, S> {
             self.claim.take_over = rules::takes_over(take_over, ran_here);
             let fingerprint = match self.win().await? {
                 Answer::Known(RecordState::Unknown { fingerprint }) => fingerprint,
-                // It stays open, and is cancelled.
+                // The claim stays open, so it is cancelled.
                 Answer::Won(_) if rules::gives_way(self.claim.take_over, || self.store.parts().claims.is_held(&id)) => {
                     return Ok(Answer::Known(RecordState::in_progress(self.claim.fingerprint, self.claim.lease)));
                 }
@@ -68,20 +69,21 @@ impl<'a, S: Store> Claiming<'a, S> {
         }
     }
 
-    /// Claims the key, in time to run under it.
+    /// Claims the key, with enough of its lease left to run under it.
     async fn win(&mut self) -> Result<Answer<S::Session>, StoreError> {
         for _ in 0..rules::MAX_LATE_CLAIMS {
             let asked = clock::now();
             let was_open = std::mem::replace(&mut self.is_open, true);
             let mut call = pin!(self.store.claim(&self.claim));
-            // Most stores in this process answer at once, and need no second look at the clock.
+            // Most in-process stores reply at once, and need no second reading of the clock.
             let (mut reply, is_instant) = match poll_once(call.as_mut()).await {
                 Poll::Ready(reply) => (reply, true),
                 Poll::Pending => (call.await, false),
             };
             self.is_open = rules::may_be_ours(was_open, &reply);
             if rules::is_lost(&reply) {
-                // It stays open, whatever is said now: the first call may still be on its way.
+                // The claim stays open whatever the second reply is: the first call may still be on
+                // its way.
                 reply = self.store.claim(&self.claim).await;
             }
             let half = self.claim.lease / 2;

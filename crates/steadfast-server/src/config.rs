@@ -40,26 +40,28 @@ pub(super) struct Config {
     pub(super) stored_headers: StoredHeaders,
     pub(super) codec: Option<Arc<dyn RecordCodec>>,
     pub(super) reconcile: Option<Reconcile>,
-    /// The operation is the handling of an event, whose id is here, and not a request with a key.
+    /// For events: where their id is. The operation is then the handling of an event, and not a
+    /// request with a key.
     pub(super) event: Option<EventId>,
-    /// An answer that is no success gives the key back, unless the handler says something else.
+    /// Whether every unmarked response that is no success releases the key.
     pub(super) failures_run_again: bool,
-    /// Unmarked answers with these statuses do so as well.
+    /// Statuses whose unmarked responses also release the key.
     pub(super) release_on: Vec<StatusCode>,
 }
 
 impl Config {
-    /// An answer as it is stored.
+    /// Returns the record of a response.
     pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Record {
         Record::of(status, self.stored_headers.of(headers), Some(body))
     }
 
-    /// Whether an unmarked answer that is no success gives the key back.
+    /// Returns whether an unmarked response with this status, which is no success, releases the
+    /// key.
     pub(super) fn gives_back(&self, status: StatusCode) -> bool {
         self.failures_run_again || self.release_on.contains(&status)
     }
 
-    /// The record as a store sees it.
+    /// Returns the record in the form that a store gets: sealed, if there is a codec.
     pub(super) fn sealed(&self, id: &RecordId, record: Record) -> Record {
         match &self.codec {
             Some(codec) => record.sealed(id, &**codec),
@@ -67,7 +69,7 @@ impl Config {
         }
     }
 
-    /// Makes of what a store says of a key what was said before it was sealed.
+    /// Opens the record in a state that a store returned.
     pub(super) fn open(&self, id: &RecordId, state: &mut RecordState) -> Result<(), StoreError> {
         if let RecordState::Completed { record, .. } = state
             && (self.codec.is_some() || record.is_sealed())

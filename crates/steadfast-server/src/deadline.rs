@@ -1,7 +1,8 @@
-//! Work that nobody waits for any more is refused, before anything is done for it.
+//! A layer that refuses a request whose caller no longer waits, before any work is done for it.
 //!
-//! A server that is behind works through requests whose callers have long left. Each of them makes the next one late too: that is how
-//! an overload outlives its cause. A client that says how long it waits gives the server the means to drop what is late.
+//! An overloaded server works through requests whose callers have long left. Each of them delays
+//! the next, so the overload outlives its cause. If clients send how long they wait, the server can
+//! drop late requests.
 
 use std::fmt;
 use std::future::Future;
@@ -19,22 +20,38 @@ use tower_service::Service;
 use super::rejection::Rejection;
 use super::response_body::ResponseBody;
 
-/// A [tower](https://docs.rs/tower) layer that refuses a request whose caller waits for less than the work takes.
+/// A [tower](https://docs.rs/tower) layer that refuses a request if its caller waits for less time
+/// than the work takes.
 ///
-/// The header has whole milliseconds in digits, counted from the moment in which the request was sent: what the client of this crate
-/// sends with [`deadline_header`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.deadline_header), and Envoy as `x-envoy-expected-rq-timeout-ms`. A header
-/// that is missing or says anything else sets no deadline.
+/// # The header
 ///
-/// A refusal is a 503 problem of the type `…/deadline-passed`, and nothing was executed, so the client of this crate calls it not
-/// processed. It is no 408, which says that the request is incomplete (RFC 9110 §15.5.9), and no 504, which is a gateway's word about
-/// another server (§15.6.5); §15.6.4 says of a 503 that the server is unable to handle the request at present.
+/// The header holds whole milliseconds in digits, counted from the moment the request was sent.
+/// This project's client sends it with
+/// [`deadline_header`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.deadline_header),
+/// and Envoy sends it as `x-envoy-expected-rq-timeout-ms`. A missing header, or one with any other
+/// value, sets no deadline.
 ///
-/// Where it stands: outside of [`IdempotencyLayer`](super::IdempotencyLayer), so that it refuses before a key is claimed. A second one
-/// further in, behind a queue or a concurrency limit, goes on with the deadline of the first, and refuses what has become too late there.
+/// # The refusal
 ///
-/// The [`Deadline`] is in the request's extensions. It is also the task's ([`with_deadline`]), so calls with this crate's client in the
-/// handler end in time. An [`IdempotencyLayer`](super::IdempotencyLayer) runs handlers on a task of its own, where it is in the
-/// extensions only.
+/// A refusal is a 503 problem of the type `…/deadline-passed`. Nothing was executed, so the client
+/// classifies it as not processed.
+///
+/// It is not a 408, which means an incomplete request (RFC 9110 §15.5.9). It is not a 504, which a
+/// gateway sends about another server (§15.6.5). By §15.6.4, a 503 means that the server cannot
+/// handle the request at present.
+///
+/// # Position
+///
+/// Place it outside [`IdempotencyLayer`](super::IdempotencyLayer), so that it refuses before a key
+/// is claimed. You can add a second one further in, behind a queue or a concurrency limit. It
+/// continues with the deadline of the first, and refuses a request that is too late by then.
+///
+/// # In the handler
+///
+/// The [`Deadline`] is in the request's extensions. It is also the task's ([`with_deadline`]), so
+/// calls with this project's client in the handler end in time.
+/// [`IdempotencyLayer`](super::IdempotencyLayer) runs handlers on a task of its own, where the
+/// deadline is in the extensions only.
 ///
 /// ```
 /// use std::time::Duration;
@@ -46,7 +63,7 @@ use super::response_body::ResponseBody;
 /// let app: Router = Router::new()
 ///     .route("/charges", post(async || "charged"))
 ///     .layer(IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()))
-///     // The last one is the outermost.
+///     // The last layer is the outermost.
 ///     .layer(DeadlineLayer::new(header).min_remaining(Duration::from_millis(20)));
 /// ```
 #[derive(Clone, Debug)]
@@ -56,23 +73,47 @@ pub struct DeadlineLayer {
 }
 
 impl DeadlineLayer {
-    /// A layer that reads this header.
+    /// Creates a layer that reads the deadline from this header.
     #[must_use]
     pub fn new(header: HeaderName) -> Self {
         Self { header, least: Duration::ZERO }
     }
 
-    /// How long the work takes at least: with less time left it is refused. Zero by default: refused is what has no time left.
+    /// Sets the time that the work takes at least. A request with no more time left is refused.
+    /// Default: zero.
     ///
-    /// Behind a queue, count in the way back: an overloaded server that forgets it begins each request just in time to be late
-    /// ([in the simulation](https://docs.rs/steadfast/latest/steadfast/guide/overload/#in-the-simulation)).
+    /// Behind a queue, include the way back. Otherwise an overloaded server begins each request
+    /// just in time to be late: see [the
+    /// simulation](https://docs.rs/steadfast/latest/steadfast/guide/overload/#in-the-simulation).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use http::HeaderName;
+    /// use steadfast_server::DeadlineLayer;
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let header = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+    /// let layer = DeadlineLayer::new(header).min_remaining(Duration::from_millis(50));
+    /// let app: Router = Router::new().route("/charges", post(async || "charged")).layer(layer);
+    /// let request = |left: &'static str| {
+    ///     let request = Request::post("/charges").header("x-envoy-expected-rq-timeout-ms", left);
+    ///     request.body(Body::empty())
+    /// };
+    /// assert_eq!(app.clone().oneshot(request("5000")?).await?.status(), 200);
+    /// assert_eq!(app.oneshot(request("20")?).await?.status(), 503);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn min_remaining(mut self, time: Duration) -> Self {
         self.least = time;
         self
     }
 
-    /// The deadline of this request; an error if it is too near.
+    /// Returns the deadline of this request, or an error if it is too near.
     fn deadline<B>(&self, request: &Request<B>) -> Result<Option<Deadline>, Rejection> {
         let known = request.extensions().get::<Deadline>().copied();
         let told = || request.headers().get(&self.header).and_then(protocol::deadline_from_header).map(Deadline::from);

@@ -1,4 +1,4 @@
-//! What happens to a request with a key: its handler runs, or the layer responds itself.
+//! The decision about a request with a key: its handler runs, or the layer responds itself.
 
 use std::pin::pin;
 
@@ -26,11 +26,11 @@ pub(super) enum Step<'a, T, R: Body> {
     Respond(Response<ResponseBody<R>>),
     /// The handler runs under the key.
     Run(AcquiredClaim<'a, T>),
-    /// An earlier request under the key may have run, and the hook has found out.
+    /// An earlier request under the key may have run, and the hook has replied.
     Reconciled(AcquiredClaim<'a, T>, Reconciliation),
 }
 
-/// Claims the key of an operation, and decides.
+/// Claims the key of an operation, and decides the next step.
 pub(super) async fn decide<'a, S: Store, R: Body>(
     layer: &'a LayerState<S>,
     operation: &Operation,
@@ -38,7 +38,7 @@ pub(super) async fn decide<'a, S: Store, R: Body>(
 ) -> Step<'a, S::Session, R> {
     match claim_key(layer, operation).await {
         Ok(KeyClaim::Acquired(acquired)) => Step::Run(acquired),
-        // Boxed, as what is rare is elsewhere: every operation in flight has room for it.
+        // Boxed, because it is rare: every operation in flight would carry the room for it.
         Ok(KeyClaim::ToReconcile(acquired, hook)) => Box::pin(reconcile(operation, parts, acquired, &hook)).await,
         Ok(KeyClaim::OtherRequest(state)) => Step::Respond(respond_to_other_request(layer, &state)),
         Ok(KeyClaim::Known { mut state, waited }) => {
@@ -51,21 +51,21 @@ pub(super) async fn decide<'a, S: Store, R: Body>(
     }
 }
 
-/// What the claim of a key has come to.
+/// The result of claiming a key.
 enum KeyClaim<'a, T> {
     Acquired(AcquiredClaim<'a, T>),
     /// The key is ours. An earlier request under it may have run, and the hook can find out.
     ToReconcile(AcquiredClaim<'a, T>, Reconcile),
-    /// This request came before, and this is what is known of it.
+    /// This request came before, and this is the state of its key.
     Known {
         state: RecordState,
         waited: bool,
     },
-    /// The key is another request's.
+    /// The key belongs to another request.
     OtherRequest(RecordState),
 }
 
-/// Claims the key. Waits for the first request under it where the client asked for that.
+/// Claims the key. Waits for the first request under it if the client asked for that.
 async fn claim_key<'a, S: Store>(
     layer: &'a LayerState<S>,
     operation: &Operation,
@@ -80,7 +80,7 @@ async fn claim_key<'a, S: Store>(
     let mut claiming = Claiming::new(store, claim);
     let (mut waited, mut finds_out) = (false, false);
     loop {
-        // Only the request that takes the key over asks the hook.
+        // Only the request that takes the key over calls the hook.
         let take_over = reruns || finds_out;
         let state = match claiming.ask(take_over).await? {
             Answer::Known(state) => state,
@@ -108,7 +108,7 @@ async fn claim_key<'a, S: Store>(
     }
 }
 
-/// Asks the hook what came of the earlier request, under the claim of the key.
+/// Calls the hook for the outcome of the earlier request, under the claim of the key.
 async fn reconcile<'a, T, R: Body>(
     operation: &Operation,
     parts: &Parts,
@@ -122,7 +122,7 @@ async fn reconcile<'a, T, R: Body>(
         headers: parts.headers.clone(),
         body: operation.body.clone(),
     };
-    // Called within the future, so that a hook which panics at once has not found out either.
+    // Called within the future, so that a hook which panics at once counts as unknown too.
     let finding = pin!(async { hook.find(unknown).await });
     match caught(finding).await.unwrap_or(Reconciliation::Unknown) {
         Reconciliation::NotApplied => Step::Run(acquired),

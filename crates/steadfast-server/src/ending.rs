@@ -1,12 +1,13 @@
-//! The end of an operation, written until it is there.
+//! The end of an operation, written until the store has it.
 //!
-//! A handler has answered, this process lives, and the store does not take the end: it was
-//! restarted, or a reply was lost. If nobody tried again, the outcome would be unknown for a day
-//! although it is known here. So the write is repeated, while the claim goes on being renewed.
+//! Suppose that a handler has responded and this process lives, but the store does not take the
+//! end: it was restarted, or a reply was lost. Without a second try the outcome would be unknown
+//! for a day, although it is known here. So the write is repeated, and the claim is renewed
+//! meanwhile.
 //!
-//! Where the store holds the effects, nothing can be written again: the transaction has ended, one
-//! way or the other. There the key is claimed once more under the same token, which tells what came
-//! of the transaction once nothing of it is under way.
+//! With a transactional store no end can be written again, because the transaction has ended in one
+//! way or the other. There the key is claimed again under the same token. The reply shows what
+//! became of the transaction, once nothing of it is in progress.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::store::{Claim, ClaimRef, Completion, End, Fingerprint, FinishOutcome,
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A claim that was won, with all that it takes to ask for it again.
+/// An acquired claim, with all fields that a repeated claim needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WonClaim {
     pub(super) claim: ClaimRef,
@@ -42,7 +43,7 @@ impl WonClaim {
     }
 }
 
-/// Writes the end of a claim, which the caller holds meanwhile.
+/// Writes the end of a claim. The caller holds the claim meanwhile.
 pub(super) struct Ending<'a, S> {
     pub(super) store: &'a SharedStore<S>,
     pub(super) won: WonClaim,
@@ -53,23 +54,23 @@ impl<S: Store> Ending<'_, S> {
     pub(super) async fn write(&self, session: Option<S::Session>, end: &End) -> Written {
         match self.written(self.store.finish(self.won.claim, session, end).await) {
             Ok(written) => written,
-            // Boxed, as what is rare is: every operation in flight has room for what is awaited here.
+            // Boxed, because it is rare: every operation in flight would carry the room for it.
             Err(error) => Box::pin(self.write_again(end, error)).await,
         }
     }
 
-    /// Goes on where an earlier call was cut off, whose session is gone.
+    /// Continues after an earlier call was cut off. The session of that call is gone.
     pub(super) async fn write_on(&self, end: &End) -> Written {
-        self.write_again(end, StoreError::Unavailable("no answer in time".into())).await
+        self.write_again(end, StoreError::Unavailable("no reply in time".into())).await
     }
 
-    /// What became of the end; or the error after which nobody knows yet.
+    /// Returns what became of the end, or the error after which it is not known yet.
     fn written(&self, reply: Result<FinishOutcome, StoreError>) -> Result<Written, StoreError> {
         let id = self.won.claim.id;
         match rules::after_finish(reply) {
             AfterFinish::Stored => Ok(Written::Stored),
             AfterFinish::Lost => {
-                tracing::warn!(target: "steadfast", ?id, "the claim was no longer ours at its end");
+                tracing::warn!(target: "steadfast", ?id, "the claim was no longer held when its operation ended");
                 Ok(Written::Lost)
             }
             AfterFinish::RolledBack(error) => {
@@ -80,14 +81,14 @@ impl<S: Store> Ending<'_, S> {
         }
     }
 
-    /// The store has not taken the end, or has not said that it has.
+    /// Repeats the write, because the store has not taken the end or its reply was lost.
     async fn write_again(&self, end: &End, mut error: StoreError) -> Written {
         self.store.parts().claims.is_ending(self.won.claim);
         let id = self.won.claim.id;
         let Some(_waiting) = self.store.parts().pending.enter(size(end), self.most) else {
             return self.give_up("too many ends wait for the store", &error).await;
         };
-        tracing::warn!(target: "steadfast", ?id, %error, "the end of an operation is not stored yet; it is tried again");
+        tracing::warn!(target: "steadfast", ?id, %error, "the end of an operation is not stored yet; the write is repeated");
         let until = clock::now().checked_add(self.most.max_time);
         let mut pause = FIRST_PAUSE;
         while rules::may_pass(&error) {
@@ -95,7 +96,7 @@ impl<S: Store> Ending<'_, S> {
             pause = (pause * 2).min(LONGEST_PAUSE);
             match self.once_more(end).await {
                 Ok(Some(written)) => return written,
-                // The transaction may still be under way.
+                // The transaction may still be in progress.
                 Ok(None) => {}
                 Err(again) => error = again,
             }
@@ -113,7 +114,8 @@ impl<S: Store> Ending<'_, S> {
         self.written(self.store.finish(self.won.claim, None, end).await).map(Some)
     }
 
-    /// Asks what came of the transaction, by claiming its key under its token. `None`: it may still be under way.
+    /// Finds out what became of the transaction, by claiming its key under its token. `None` if it
+    /// may still be in progress.
     async fn look_up(&self, end: &End) -> Result<Option<Written>, StoreError> {
         match rules::looked_up(self.store.claim(&self.won.again()).await?, end) {
             LookedUp::NotYet => Ok(None),
@@ -126,17 +128,17 @@ impl<S: Store> Ending<'_, S> {
 
     async fn give_up(&self, why: &'static str, error: &StoreError) -> Written {
         let id = self.won.claim.id;
-        tracing::error!(target: "steadfast", ?id, why, %error, "the end of an operation could not be stored: its outcome is unknown");
+        tracing::error!(target: "steadfast", ?id, why, %error, "the end of an operation could not be stored; its outcome is unknown");
         if let Some(end) = rules::last_word(S::TRANSACTIONAL)
             && let Err(error) = self.store.finish(self.won.claim, None, &end).await
         {
-            tracing::debug!(target: "steadfast", ?id, %error, "a claim is left to lapse");
+            tracing::debug!(target: "steadfast", ?id, %error, "the lease of a claim expires, because its end could not be written");
         }
         Written::GivenUp
     }
 }
 
-/// Bytes that an end keeps in memory.
+/// Returns how many bytes an end keeps in memory.
 fn size(end: &End) -> usize {
     match end {
         End::Completed(Completion { record, .. }) => record.size(),

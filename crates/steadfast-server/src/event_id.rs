@@ -1,4 +1,4 @@
-//! Where the id of an event is in its delivery.
+//! Where a delivery carries the id of its event.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,45 +9,80 @@ use http::request::Parts;
 
 type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
 
-/// Where an event's id is.
+/// The place of an event's id in its delivery, for a [`WebhookLayer`](super::WebhookLayer).
+///
+/// ```
+/// use http::HeaderName;
+/// use steadfast_server::EventId;
+///
+/// let in_header = EventId::header(HeaderName::from_static("x-github-delivery"));
+/// let in_body = EventId::json("/event/id");
+/// // Several senders at one endpoint: the sender's name keeps equal ids apart.
+/// let by_sender = EventId::from_fn(|parts, _body| {
+///     let sender = parts.uri.path().strip_prefix("/webhooks/")?;
+///     let id = parts.headers.get("x-event-id")?.to_str().ok()?;
+///     Some(format!("{}:{sender}{id}", sender.len()))
+/// });
+/// ```
 #[derive(Clone)]
 pub struct EventId(Read);
 
 impl EventId {
-    /// Wherever this finds it. `None`: the delivery has no id, and is refused with 400.
+    /// Takes the id from a closure over the request's head and body. `None` or an empty id refuses
+    /// the delivery with 400.
     #[must_use]
     pub fn from_fn(read: impl Fn(&Parts, &Bytes) -> Option<String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
 
-    /// In this header.
+    /// Takes the id from this header.
     #[must_use]
     pub fn header(name: HeaderName) -> Self {
         Self::from_fn(move |parts, _| header(parts, name.as_str()))
     }
 
-    /// In the JSON body, at this pointer (RFC 6901), as a string or a number.
+    /// Takes the id from the JSON body, at this pointer (RFC 6901). It may be a string or a number.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{EventId, MemoryStore, WebhookLayer};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = WebhookLayer::new(MemoryStore::new(), "billing", EventId::json("/event/id"));
+    /// let app: Router =
+    ///     Router::new().route("/events", post(async || "handled")).layer(layer.clone());
+    /// let deliver = || Request::post("/events").body(Body::from(r#"{"event":{"id":7}}"#));
+    /// app.clone().oneshot(deliver()?).await?;
+    /// app.oneshot(deliver()?).await?;
+    /// assert_eq!((layer.metrics().executed, layer.metrics().replayed), (1, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn json(pointer: impl Into<String>) -> Self {
         let pointer = pointer.into();
         Self::from_fn(move |_, body| text(serde_json::from_slice::<serde_json::Value>(body).ok()?.pointer(&pointer)?))
     }
 
-    /// Stripe's: `id` of the event object (<https://docs.stripe.com/webhooks#handle-duplicate-events>).
+    /// Takes Stripe's id: `id` of the event object
+    /// (<https://docs.stripe.com/webhooks#handle-duplicate-events>).
     #[must_use]
     pub fn stripe() -> Self {
         Self::json("/id")
     }
 
-    /// Twilio's: the header `I-Twilio-Idempotency-Token`
+    /// Takes Twilio's id: the header `I-Twilio-Idempotency-Token`
     /// (<https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides>).
     #[must_use]
     pub fn twilio() -> Self {
         Self::header(HeaderName::from_static("i-twilio-idempotency-token"))
     }
 
-    /// CloudEvents 1.0: `source` and `id`, which are unique together, from the `ce-` headers of the binary mode or from the body of
-    /// the structured one (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#id>).
+    /// Takes the id of CloudEvents 1.0: `source` and `id`, which are unique together. They are in
+    /// the `ce-` headers (binary mode) or in the body (structured mode). See
+    /// <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#id>.
     #[must_use]
     pub fn cloud_events() -> Self {
         Self::from_fn(|parts, body| {
@@ -99,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_read_from_where_the_sender_puts_it() {
+    fn each_senders_id_is_read_from_its_place() {
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(read(&EventId::stripe(), &[], r#"{"id":"evt_1"}"#), some("evt_1"));
         assert_eq!(read(&EventId::json("/event/number"), &[], r#"{"event":{"number":7}}"#), some("7"));

@@ -1,7 +1,8 @@
-//! One execution: from the claim that was won to the end that is recorded.
+//! One execution: from the acquired claim to the stored end.
 //!
-//! It is part of a task that belongs to the operation and not to the connection: a client that hangs up does not stop it. Whatever
-//! happens in it — an answer, an error, a panic — becomes an end in the store; what cannot be written there lapses, and is unknown.
+//! It runs on a task that belongs to the operation and not to the connection, so a client that
+//! disconnects does not stop it. Whatever happens in it (a response, an error, a panic) becomes an
+//! end in the store. If the end cannot be written, its lease expires and the outcome is unknown.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -34,7 +35,7 @@ use super::store::Record;
 use super::store::{Completion, End, RecordState, Store};
 use super::transaction::TransactionHandle;
 
-/// A key that was won.
+/// A claim that acquired its key.
 pub(super) struct AcquiredClaim<'a, T> {
     pub(super) won: WonClaim,
     pub(super) held: Held<&'a HeldClaims>,
@@ -43,19 +44,19 @@ pub(super) struct AcquiredClaim<'a, T> {
 
 pub(super) type ResponseSender<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
 
-/// How a handler has ended, and with it the session, unless the handler has not given it back.
+/// How a handler has ended. Each variant has the session, unless the handler has not returned it.
 enum Handled<R, E, T> {
-    /// With an answer that can be handed out again.
+    /// With a response that can be replayed.
     Kept(Response<R>, T, Option<ExecutionOutcome>),
-    /// With an answer that is too long for that, or as long as nobody knows.
+    /// With a response that is too long to keep, or of unknown length.
     Streamed(Response<R>, T, Option<ExecutionOutcome>),
-    /// With an answer, and nothing was executed.
+    /// With a response, and nothing was executed.
     Released(Response<R>, T),
-    /// With an answer, and nobody knows how far it came.
+    /// With a response, and an unknown outcome.
     Unsure(Response<R>, T),
-    /// With an error of the service's, and nobody knows how far it came.
+    /// With an error of the service, and an unknown outcome.
     Failed(E, Option<T>),
-    /// Without anything that could be sent, and nobody knows how far it came.
+    /// Without a response, and with an unknown outcome.
     Silent(Rejection, Option<T>),
 }
 
@@ -87,8 +88,8 @@ where
         Self { layer, won, _held: held, lent: TransactionHandle::new(session), answer: Some(answer), until }
     }
 
-    /// Hands `request` to the handler under the key that was won. `None` instead of the handler's future: it panicked at once. (An option can
-    /// be pinned, and emptied where it is.)
+    /// Passes `request` to the handler, under the acquired key. Returns `None` instead of the
+    /// handler's future if it panicked at once. (An option can be pinned, and emptied in place.)
     pub(super) fn begin<I, B>(
         layer: &'a LayerState<S>,
         mut inner: I,
@@ -108,12 +109,13 @@ where
             request.extensions_mut().insert(lent.clone());
         }
         count(&layer.shared.counters.executed);
-        // The service goes with the call: what it holds is not to be held until the answer has been read.
+        // The service moves into the call, so that its resources are not held until the response
+        // body has been read.
         let called = std::panic::catch_unwind(AssertUnwindSafe(move || inner.call(request)));
         (execution, called.ok())
     }
 
-    /// To the end that was found out, instead of the handler's.
+    /// Ends the operation with the result of the reconciliation, instead of the handler's.
     pub(super) async fn reconciled(&mut self, reconciliation: Reconciliation) {
         match reconciliation {
             Reconciliation::Applied(response) => self.applied(response).await,
@@ -125,7 +127,7 @@ where
         self.layer.shared.waits.ended(&self.won.claim.id);
     }
 
-    /// The operation was carried out, and this was its answer.
+    /// Ends an operation that was carried out, with its response.
     async fn applied(&mut self, response: Response<Bytes>) {
         let WonClaim { fingerprint, lease, .. } = self.won;
         let (parts, body) = response.into_parts();
@@ -140,7 +142,8 @@ where
                 Some(Written::Lost) => {
                     respond_to_repeat(this.layer, RecordState::in_progress(fingerprint, lease), false)
                 }
-                // What was found is true all the same. If it is not stored, the next one has to find it once more.
+                // The response is true even if its end is not stored. The next repeat then calls
+                // the hook again.
                 Some(Written::RolledBack | Written::GivenUp) | None => {
                     this.told(replay(record, false), IdempotencyStatus::Unknown)
                 }
@@ -149,36 +152,38 @@ where
         self.finish(self.lent.take(), &end, &self.layer.shared.counters.stored, answer).await;
     }
 
-    /// To the end that is recorded.
+    /// Runs the handler until its end is stored.
     pub(super) async fn run(&mut self, mut called: Pin<&mut Option<impl Future<Output = Result<Response<R>, E>>>>) {
         let worked = {
-            // The answer's body is part of the work: it may take longer than the handler, and whoever reads it may be slow.
+            // Reading the response body is part of the work: it may take longer than the handler,
+            // and its reader may be slow.
             let work = pin!(async {
                 let handled = match called.as_mut().as_pin_mut() {
                     Some(handling) => self.in_time(caught(handling)).await,
                     None => Ok(Err(Panicked)),
                 };
-                // What the handler still holds is given back before its end is recorded: the session, a permit.
+                // The handler's resources, such as the session or a permit, are dropped before its
+                // end is stored.
                 called.set(None);
                 let handled = self.end_of(handled);
                 self.end(handled).await;
             });
             caught(work).await
         };
-        // Destructors panic too: the handler's, and those of what it has answered.
+        // Destructors panic too: those of the handler and of its response.
         if let Err(Panicked) = worked {
             self.give_up(self.lent.take(), Rejection::HandlerFailed).await;
         }
         self.layer.shared.waits.ended(&self.won.claim.id);
     }
 
-    /// `work`, for as long as the handler may take.
+    /// Runs `work` within the time limit of the handler.
     async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, TookTooLong> {
         if self.until.is_none() {
             return Ok(work.await);
         }
         Box::pin(clock::until(self.until, work)).await.map_err(|clock::TimedOut| {
-            tracing::error!(target: "steadfast", id = ?self.won.claim.id, "a handler was cancelled: it took longer than it may");
+            tracing::error!(target: "steadfast", id = ?self.won.claim.id, "a handler was cancelled: it exceeded its time limit");
             TookTooLong
         })
     }
@@ -186,7 +191,7 @@ where
     async fn end(&mut self, handled: Handled<R, E, S::Session>) {
         match handled {
             Handled::Kept(response, session, verdict) => self.keep(response, session, verdict).await,
-            // Boxed, as what is rare is: every operation in flight has room for what is awaited here.
+            // Boxed, because it is rare: every operation in flight would carry the room for it.
             Handled::Streamed(response, session, verdict) => Box::pin(self.stream(response, session, verdict)).await,
             Handled::Released(response, session) => self.release(response, session).await,
             Handled::Unsure(response, session) => {
@@ -198,7 +203,7 @@ where
         }
     }
 
-    /// What it means for the key that the handler has ended like this.
+    /// Returns what the handler's result means for the key.
     fn end_of(
         &self,
         handled: Result<Result<Result<Response<R>, E>, Panicked>, TookTooLong>,
@@ -219,14 +224,14 @@ where
         }
     }
 
-    /// Its length is known and within the cap.
+    /// Returns whether the body's length is known and within the limit.
     fn can_keep(&self, body: &R) -> bool {
         let most = u64::try_from(self.layer.config.max_response).unwrap_or(u64::MAX);
         body.size_hint().exact().is_some_and(|length| length <= most)
     }
 
-    /// Ends the claim. The caller gets `answer` once the end is stored, or once it has waited for
-    /// that long enough; then this goes on writing.
+    /// Ends the claim. Sends `answer` once the end is stored, or after the end wait; then it
+    /// continues writing.
     async fn finish(
         &mut self,
         session: Option<S::Session>,
@@ -244,15 +249,14 @@ where
         self.write_on(by_then, writing, counter).await;
     }
 
-    /// Writes the end, for as long as that takes.
+    /// Writes the end, however long that takes.
     async fn write(&self, session: Option<S::Session>, end: &End) -> Written {
         let Self { layer, won, .. } = self;
         let ending = Ending { store: &layer.shared.store, won: *won, most: layer.config.pending_ends };
         ending.write(session, end).await
     }
 
-    /// What has become of the end by the time that the caller has waited for it long enough; `None`
-    /// if that is not known yet.
+    /// Returns the state of the end after the end wait. `None` if it is not known yet.
     async fn by_then(
         &self,
         mut writing: Pin<&mut impl Future<Output = Written>>,
@@ -260,7 +264,7 @@ where
     ) -> Option<Written> {
         let wait = self.layer.config.end_wait;
         let written = match poll_once(writing.as_mut()).await {
-            // Most stores in this process answer at once, and need no timer.
+            // Most in-process stores reply at once, and need no timer.
             Poll::Ready(written) => written,
             Poll::Pending if wait.is_zero() => return None,
             Poll::Pending => Box::pin(clock::until(clock::now().checked_add(wait), writing)).await.ok()?,
@@ -269,7 +273,7 @@ where
         Some(written)
     }
 
-    /// Goes on writing an end that the caller was not kept waiting for.
+    /// Continues writing an end after the caller has its response.
     async fn write_on(
         &self,
         by_then: Option<Written>,
@@ -312,7 +316,8 @@ where
 
     async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<ExecutionOutcome>) {
         let (parts, body) = response.into_parts();
-        // It has said that it is short enough. One that turns out longer is kept as well: the handler has acted, and here is its answer.
+        // The body announced an acceptable length. A longer one is kept as well, because the
+        // handler has acted and this is its response.
         let (body, trailers) = match self.in_time(caught(pin!(whole(pin!(body), usize::MAX)))).await {
             Ok(Ok(Ok(collected))) => collected,
             Ok(_) => return self.give_up(Some(session), Rejection::HandlerFailed).await,
@@ -320,7 +325,7 @@ where
         };
         let record = match &trailers {
             None => self.layer.config.record(parts.status, &parts.headers, body.clone()),
-            // A record has no place for them, and half an answer is none.
+            // A record has no place for trailers, and half a response is not replayed.
             Some(_) => Record::not_kept(parts.status),
         };
         let answer = |this: &Self, by_then| {
@@ -331,8 +336,8 @@ where
         self.finish(Some(session), &end, &self.layer.shared.counters.stored, answer).await;
     }
 
-    /// The handler's answer with what has become of its end. Where what it did was rolled back, or
-    /// may have been, it would be a lie.
+    /// Returns the handler's response with the state of its end. If its effects were or may have
+    /// been rolled back, that response would be untrue, so the client gets another one.
     fn completed_answer(
         &self,
         response: Response<ResponseBody<R>>,
@@ -342,7 +347,7 @@ where
             CompletionAnswer::WithStatus(told) => self.told(response, told),
             CompletionAnswer::NotExecuted => {
                 let mut response = self.told(response, IdempotencyStatus::Released);
-                // A layer outside of this one gives its key back, too.
+                // An outer layer then releases its key, too.
                 response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
                 response
             }
@@ -351,7 +356,7 @@ where
         }
     }
 
-    /// An answer that reaches the client before it ends. What is stored is that it ended.
+    /// Streams a response that reaches the client before it ends. Only its end is stored.
     async fn stream(&mut self, response: Response<R>, session: S::Session, verdict: Option<ExecutionOutcome>) {
         if S::TRANSACTIONAL {
             return self.stream_committed(response, session, verdict).await;
@@ -364,9 +369,10 @@ where
             // The client disconnected; the operation goes on.
             let _hung_up = sender.send(Ok(Response::from_parts(parts, body_out)));
         }
-        // The end is stored before the client can see it, so that whoever asks again after it finds the record.
+        // The end is stored before the client can see it, so that a repeat after that finds the
+        // record.
         let Ok(Ok(Ok(last))) = self.in_time(caught(pin!(pump(body, &pieces)))).await else {
-            // Nothing says "end", so the client sees that it is cut.
+            // No frame marks the end, so the client sees that the body is cut.
             let end = rules::end_without_answer();
             let mut writing = pin!(self.write(Some(session), &end));
             return self.write_on(None, writing.as_mut(), &self.layer.shared.counters.abandoned).await;
@@ -381,7 +387,8 @@ where
         self.write_on(by_then, writing, counter).await;
     }
 
-    /// An answer that tells of a transaction: that ends before the first byte of it leaves, since no byte could be called back.
+    /// Streams a response of a transaction. The transaction ends before the first byte is sent,
+    /// because a byte cannot be called back.
     async fn stream_committed(
         &mut self,
         response: Response<R>,
@@ -406,10 +413,10 @@ where
     }
 }
 
-/// The handler was cancelled.
+/// The handler was cancelled at its time limit.
 struct TookTooLong;
 
-/// Statuses after which what the handler did stays: 2xx and 3xx.
+/// Returns whether the handler's effects stay after this status: 2xx and 3xx.
 fn is_success(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }

@@ -1,9 +1,9 @@
 //! The claims that this process holds.
 //!
-//! A lease can lapse in the store although its handler is alive: every thread of the runtime may be
-//! blocked, or the store may have been away. Other processes cannot know better, but this one can.
-//! So it keeps a list of its own, and nothing here takes over an operation that is on it.
-//! `keeper.rs` renews what is listed.
+//! A lease can expire in the store although its handler is alive: every thread of the runtime may
+//! be blocked, or the store may have been unavailable. Other processes cannot see that, but this
+//! one can. So it keeps a list of its own claims, and never takes over an operation on that list.
+//! `keeper.rs` renews the listed claims.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -30,8 +30,8 @@ pub(super) struct HeldClaims {
 #[derive(Debug, Default)]
 struct Shard {
     claims: HashMap<RecordId, Entry>,
-    /// Further claims of a record that is listed: a handler whose claim was taken over by another process may still run
-    /// when this process claims the key anew.
+    /// Further claims of a listed record. After another process took a claim over, its handler may
+    /// still run here when this process claims the key again.
     more: Vec<(RecordId, Entry)>,
 }
 
@@ -39,39 +39,39 @@ struct Shard {
 struct Entry {
     token: ClaimToken,
     charge: Charge,
-    /// When the lease that the store last confirmed was asked for.
+    /// When the lease that the store last confirmed was requested.
     asked: Instant,
-    /// What the store said to the latest renewals.
+    /// The store's replies to the latest renewals.
     standing: Standing,
-    /// Told when the claim is lost or has ended. Made when somebody waits for it.
+    /// Notified when the claim is lost or has ended. Created by the first waiter.
     gone: Option<Arc<Notify>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Standing {
     Held,
-    /// A renewal was refused. The claim may have ended in this very moment, so a second one decides.
+    /// A renewal was refused. The claim may have ended at this moment, so a second refusal decides.
     Refused,
     Lost,
-    /// The end of the claim is being written, and may be there although nobody has been told.
+    /// The end of the claim is being written. It may already be stored although no reply has come.
     Ending,
 }
 
-/// What a renewal has shown that was not known before.
+/// The news that a renewal brought.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum News {
     Nothing,
-    /// The store has given the claim to another.
+    /// The store has given the claim to another token.
     Lost,
-    /// The lease ran out before the store could be asked.
+    /// The lease expired before the store replied.
     RanOut,
 }
 
-/// Leases that are renewed together: those of one length whose handlers are in one runtime, since
-/// their renewals run and end with it.
+/// Leases that are renewed together: those of one length whose handlers run in one runtime, because
+/// their renewals run and end with that runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Charge {
-    /// `None`: outside of a runtime nothing can renew.
+    /// `None` outside a runtime, where nothing can be renewed.
     pub(super) runtime: Option<runtime::Id>,
     pub(super) lease: Duration,
 }
@@ -96,17 +96,17 @@ impl HeldClaims {
         }
     }
 
-    /// Whether a handler of this record is alive, or its end is being written.
+    /// Returns whether a handler of this record is alive, or its end is being written.
     pub(super) fn is_held(&self, id: &RecordId) -> bool {
         self.shard(id).claims.contains_key(id)
     }
 
-    /// Whether there are claims of this charge.
+    /// Returns whether there are claims of this charge.
     pub(super) fn has(&self, charge: Charge) -> bool {
         self.shards.iter().any(|shard| lock(shard).entries().any(|(_, entry)| entry.charge == charge))
     }
 
-    /// The claims of this charge that are due for a renewal.
+    /// Returns the claims of this charge that are due for a renewal.
     pub(super) fn due(&self, charge: Charge, now: Instant) -> Vec<ClaimRef> {
         let mut due = Vec::new();
         for shard in &self.shards {
@@ -117,7 +117,7 @@ impl HeldClaims {
         due
     }
 
-    /// The store has renewed the lease, which was asked for at this instant.
+    /// Notes that the store renewed the lease, which was requested at this instant.
     pub(super) fn renewed(&self, claim: ClaimRef, asked: Instant) {
         self.change(claim, |entry| {
             entry.asked = asked;
@@ -127,7 +127,7 @@ impl HeldClaims {
         });
     }
 
-    /// The store has refused to renew the lease.
+    /// Notes that the store refused to renew the lease.
     pub(super) fn refused(&self, claim: ClaimRef) -> News {
         let news = self.change(claim, |entry| match entry.standing {
             Standing::Held => {
@@ -144,7 +144,7 @@ impl HeldClaims {
         news.unwrap_or(News::Nothing)
     }
 
-    /// The store could not be asked by this instant.
+    /// Notes that the store did not reply by this instant.
     pub(super) fn unanswered(&self, claim: ClaimRef, since: Instant, now: Instant) -> News {
         let news = self.change(claim, |entry| {
             let ran_out =
@@ -154,7 +154,8 @@ impl HeldClaims {
         news.unwrap_or(News::Nothing)
     }
 
-    /// From now on the end of the claim is being written, so that a renewal which is refused tells nothing.
+    /// Notes that the end of the claim is being written: from now on, a refused renewal proves
+    /// nothing.
     pub(super) fn is_ending(&self, claim: ClaimRef) {
         self.change(claim, |entry| {
             if entry.standing != Standing::Lost {
@@ -181,7 +182,8 @@ fn lock(shard: &Apart<Mutex<Shard>>) -> MutexGuard<'_, Shard> {
     shard.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether `time` after `start` is over. A time that no clock can name is never over.
+/// Returns whether `time` after `start` is over. An instant beyond the clock's range is never
+/// reached.
 fn passed(start: Instant, time: Duration, now: Instant) -> bool {
     start.checked_add(time).is_some_and(|end| end <= now)
 }
@@ -222,7 +224,8 @@ impl Entry {
     }
 }
 
-/// A claim on the list. Dropped, it is taken off, whatever ended the handler: an answer, a panic, an abort.
+/// A claim on the list. Dropping it removes the claim, whatever ended the handler: a response, a
+/// panic, an abort.
 #[derive(Debug)]
 pub(super) struct Held<C: Deref<Target = HeldClaims>> {
     claims: C,
@@ -230,7 +233,7 @@ pub(super) struct Held<C: Deref<Target = HeldClaims>> {
 }
 
 impl<C: Deref<Target = HeldClaims>> Held<C> {
-    /// Lists a claim whose lease was asked for at this instant.
+    /// Lists a claim whose lease was requested at this instant.
     pub(super) fn new(claims: C, claim: ClaimRef, charge: Charge, asked: Instant) -> Self {
         claims.list(claim, charge, asked);
         Self { claims, claim }
@@ -243,11 +246,12 @@ impl<C: Deref<Target = HeldClaims>> Drop for Held<C> {
     }
 }
 
-/// The claim that a handler runs under: in the extensions of every request that the layer runs under a key.
+/// The claim under which a handler runs. It is in the extensions of every request that the layer
+/// runs under a key.
 ///
-/// The lease of a claim is renewed while its handler runs, so a handler seldom needs this. It
-/// matters where a handler works for long and acts step by step: the store may be away for longer
-/// than a lease, and then another process may run the operation again.
+/// The layer renews the lease while the handler runs, so a handler seldom needs this. It matters if
+/// a handler works for long, step by step: the store may be unavailable for longer than a lease,
+/// and then another process may run the operation again.
 ///
 /// ```
 /// use axum::{Extension, http::StatusCode};
@@ -256,7 +260,7 @@ impl<C: Deref<Target = HeldClaims>> Drop for Held<C> {
 /// async fn pay_out(Extension(claim): Extension<HeldClaim>) -> StatusCode {
 ///     for _batch in 0..10 {
 ///         if !claim.is_held() {
-///             // Another process may be at it already: do not go on.
+///             // Another process may be paying out already: stop.
 ///             return StatusCode::SERVICE_UNAVAILABLE;
 ///         }
 ///         // Pay out one batch.
@@ -265,8 +269,9 @@ impl<C: Deref<Target = HeldClaims>> Drop for Held<C> {
 /// }
 /// ```
 ///
-/// Between the check and the effect the lease can still run out. What must not happen twice belongs
-/// into one transaction with the record ([`Store::TRANSACTIONAL`](super::Store::TRANSACTIONAL)).
+/// The lease can still expire between the check and the effect. Put effects that must not happen
+/// twice into one transaction with the record
+/// ([`Store::TRANSACTIONAL`](super::Store::TRANSACTIONAL)).
 #[derive(Clone)]
 pub struct HeldClaim {
     claims: Arc<HeldClaims>,
@@ -279,15 +284,14 @@ impl HeldClaim {
     }
 
     /// Returns the claim's token: an identity that you can pass on and compare. It has no order, so
-    /// it is no fencing *number* by which another system could tell an older claim from a newer
-    /// one.
+    /// it is no fencing *number* that shows another system which of two claims is newer.
     #[must_use]
     pub fn token(&self) -> ClaimToken {
         self.claim.token
     }
 
-    /// Returns whether the claim is still this handler's for certain: the lease that the store last
-    /// confirmed has not run out, and the operation has not ended.
+    /// Returns whether this handler certainly still holds the claim: the lease that the store last
+    /// confirmed has not expired, and the operation has not ended.
     #[must_use]
     pub fn is_held(&self) -> bool {
         let now = clock::now();
@@ -296,10 +300,26 @@ impl HeldClaim {
         self.claims.change(self.claim, held).unwrap_or(false)
     }
 
-    /// Completes when the store has given the claim to another, or when the operation has ended.
+    /// Completes when the store has given the claim to another token, or when the operation has
+    /// ended.
     ///
-    /// A lease that ran out while the store was away does not complete it: the store may still confirm the claim.
-    /// [`is_held`](Self::is_held) is `false` meanwhile.
+    /// An expired lease does not complete it if the store was unavailable, because the store may
+    /// still confirm the claim. [`is_held`](Self::is_held) is `false` meanwhile.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::{Extension, http::StatusCode};
+    /// use steadfast_server::HeldClaim;
+    ///
+    /// async fn report(Extension(claim): Extension<HeldClaim>) -> StatusCode {
+    ///     let work = tokio::time::sleep(Duration::from_secs(60));
+    ///     tokio::select! {
+    ///         () = work => StatusCode::CREATED,
+    ///         // Another process has the operation: its response is the one that counts.
+    ///         () = claim.lost() => StatusCode::SERVICE_UNAVAILABLE,
+    ///     }
+    /// }
+    /// ```
     pub async fn lost(&self) {
         loop {
             let gone = {
@@ -310,7 +330,8 @@ impl HeldClaim {
                 gone
             };
             let told = gone.notified();
-            // In one order with whoever tells: either the change is seen here, or this waiter is told of it.
+            // The same lock orders this check and the notifier: either the change is visible here,
+            // or this waiter is notified of it.
             let still = |entry: &mut Entry| entry.standing != Standing::Lost;
             if !self.claims.change(self.claim, still).unwrap_or(false) {
                 return;
@@ -345,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_held_until_the_last_guard_is_gone() {
+    fn record_is_held_until_its_last_guard_drops() {
         let (claims, now) = (HeldClaims::new(), clock::now());
         let (first, second, third) = (claim("k", 1), claim("k", 2), claim("k", 3));
         let one = hold(&claims, first, LEASE, now);
@@ -366,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_is_dropped_by_a_panic() {
+    fn panic_drops_the_guard() {
         let claims = HeldClaims::new();
         let id = claim("k", 1).id;
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -378,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_lost_at_the_second_refusal() {
+    fn second_refusal_loses_the_claim() {
         let (claims, claim) = (HeldClaims::new(), claim("k", 1));
         let _held = hold(&claims, claim, LEASE, clock::now());
         assert_eq!(claims.refused(claim), News::Nothing, "it may have ended in this moment");
@@ -389,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_is_ending_is_not_lost() {
+    fn refusal_while_ending_is_no_loss() {
         let (claims, claim) = (HeldClaims::new(), claim("k", 1));
         let _held = hold(&claims, claim, LEASE, clock::now());
         claims.is_ending(claim);
@@ -397,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_ran_out_is_told_once() {
+    fn expired_lease_is_reported_once() {
         let (claims, claim, now) = (HeldClaims::new(), claim("k", 1), clock::now());
         let _held = hold(&claims, claim, LEASE, now);
         let at = |seconds| now + Duration::from_secs(seconds);
@@ -423,7 +444,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_is_told_of_a_loss_and_of_an_end() {
+    async fn waiter_learns_of_a_loss_and_of_an_end() {
         for lost in [true, false] {
             let (claims, claim) = (Arc::new(HeldClaims::new()), claim("k", 1));
             let held = hold(&claims, claim, LEASE, clock::now());

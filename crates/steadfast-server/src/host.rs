@@ -1,4 +1,4 @@
-//! The host that a request was sent to.
+//! The host of a request.
 //!
 //! One process may serve several hosts, and equal paths on two of them are two different requests.
 //! The port is left out: two instances of one service often differ in nothing else (RFC 9110 §4.3.1
@@ -9,12 +9,13 @@ use std::borrow::Cow;
 use http::header::HOST;
 use http::request::Parts;
 
-/// The name of the request's host, in lower case, without its port and without the dot of the DNS
-/// root; `None` if it has none.
+/// Returns the request's host name, in lower case, without its port and without the dot of the DNS
+/// root. `None` if it has none.
 ///
-/// The target comes first (`:authority` of HTTP/2, the absolute form of HTTP/1), since a server has
-/// to ignore `Host` beside it (RFC 9112 §3.2.2, RFC 9113 §8.3.1). Two `Host` headers, or one that
-/// is no text, count as none. `Forwarded` and its like are never read: any client can send them.
+/// The target comes first: `:authority` of HTTP/2, the absolute form of HTTP/1. A server has to
+/// ignore a `Host` header beside it (RFC 9112 §3.2.2, RFC 9113 §8.3.1). Two `Host` headers,
+/// or one that is no text, count as none. `Forwarded` and similar headers are never read, because
+/// any client can send them.
 pub(super) fn host_of(parts: &Parts) -> Option<Cow<'_, str>> {
     let host = match parts.uri.host() {
         Some(host) => host,
@@ -34,7 +35,7 @@ fn host_header(parts: &Parts) -> Option<&str> {
     }
 }
 
-/// `example.com:8080` is `example.com`, and `[::1]:8080` is `[::1]`.
+/// Cuts off the port: `example.com:8080` becomes `example.com`, and `[::1]:8080` becomes `[::1]`.
 fn without_port(authority: &str) -> &str {
     let port = match authority.rfind(']') {
         Some(bracket) => bracket + 1,

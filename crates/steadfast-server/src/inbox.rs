@@ -1,7 +1,8 @@
-//! The inbox of a queue's consumer: every event is handled once, however often it is delivered.
+//! The inbox of a queue's consumer: each event is handled once, however often it is delivered.
 //!
-//! A queue delivers at least once. The consumer claims the event, handles it, and marks it *after* that; in one transaction where the
-//! store has one. Marking first would lose the event whose handler failed.
+//! A queue delivers at least once. The consumer claims the event, handles it, and *then* marks it
+//! as handled; with a transactional store, in one transaction. If it marked the event first, an
+//! event whose handler failed would be lost.
 
 use std::fmt;
 use std::future::Future;
@@ -22,7 +23,7 @@ use super::transaction::TransactionHandle;
 
 pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Events that were handled, for consumers that may get them twice.
+/// A record of handled events, for consumers that may receive an event twice.
 ///
 /// ```
 /// use steadfast_server::{Delivery, Fingerprint, Inbox, MemoryStore};
@@ -38,17 +39,22 @@ pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 ///             Ok::<_, std::io::Error>("charged")
 ///         })
 ///         .await?;
-///     let expected = if delivery == 0 { Delivery::Handled("charged") } else { Delivery::AlreadyHandled };
+///     let expected = match delivery {
+///         0 => Delivery::Handled("charged"),
+///         _ => Delivery::AlreadyHandled,
+///     };
 ///     assert_eq!(handled, expected);
 /// }
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// With a store that [holds the effects](Store::TRANSACTIONAL) the handler writes through the
-/// session, mark and effect are one transaction, and each event has one effect whatever dies. With
-/// any other, a process that dies after the effect and before the mark handles the event once more:
-/// the price of never losing one.
+/// With a [transactional](Store::TRANSACTIONAL) store the handler writes through the session. Mark
+/// and effect are then one transaction, so each event has exactly one effect, whichever process
+/// dies.
+///
+/// With any other store, a process that dies after the effect and before the mark handles the event
+/// once more. That is the price of never losing one.
 ///
 /// | setting | default |
 /// | --- | --- |
@@ -56,7 +62,7 @@ pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Rerun`] |
 /// | [`end_wait`](Self::end_wait) | 1 s for the store to take the mark |
-/// | [`pending_ends`](Self::pending_ends) | 10,000 marks wait for a store that is away, each for 10 min |
+/// | [`pending_ends`](Self::pending_ends) | 10,000 marks wait for an unavailable store, each for 10 min |
 pub struct Inbox<S> {
     store: SharedStore<S>,
     retention: Duration,
@@ -66,13 +72,13 @@ pub struct Inbox<S> {
     pending_ends: PendingEnds,
 }
 
-/// What became of a delivery.
+/// The outcome of a delivery that needs no repetition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Delivery<T> {
-    /// It was handled now, and is marked.
+    /// The handler has run now, and the event is marked.
     Handled(T),
-    /// It had been handled before. Acknowledge it.
+    /// The event was handled before. Acknowledge it.
     AlreadyHandled,
 }
 
@@ -80,28 +86,32 @@ pub enum Delivery<T> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InboxError<E> {
-    /// The handler failed. Nothing is marked: the next delivery runs.
+    /// The handler failed. Nothing is marked, so the next delivery runs the handler again.
     #[error("the event could not be handled: {0}")]
     Handler(#[source] E),
-    /// Another delivery of it is being handled now. Do not acknowledge this one: the other may fail.
+    /// Another delivery of the event is being handled now. Do not acknowledge this one: the other
+    /// may fail.
     #[error("another delivery of the event is being handled")]
     InProgress,
-    /// The id belongs to another payload. Somebody has to look: one of the two will never be handled.
+    /// The id belongs to another payload. This needs an operator: one of the two is never handled.
     #[error("the event's id belongs to another payload")]
     OtherPayload,
-    /// An earlier handler may have acted, nobody knows, and the inbox was told to [refuse](OnUnknown::Reject).
-    #[error("an earlier handler may have acted on the event, and nobody knows")]
+    /// An earlier handler may have acted, and the inbox is set to [reject](OnUnknown::Reject) such
+    /// an event.
+    #[error("an earlier handler may have acted on the event; its outcome is unknown")]
     OutcomeUnknown,
-    /// The handler still holds the session that was lent to it, or the mark was not written in time.
+    /// The handler still holds the session, or the mark was not written in time.
     ///
-    /// Where the store [holds the effects](Store::TRANSACTIONAL), the next delivery tells what
-    /// became of them: they and the mark are there, or the handler runs again. Elsewhere the
-    /// handler has acted, and the mark is still being written:
-    /// [`InProgress`](Self::InProgress) until then, [`Delivery::AlreadyHandled`] afterwards. If it is given up, or if this process ends
-    /// before that, the next delivery meets what [`Inbox::on_unknown`] says.
+    /// With a [transactional](Store::TRANSACTIONAL) store, the next delivery finds out: either
+    /// effects and mark exist, or the handler runs again.
+    ///
+    /// With any other store the handler has acted, and the mark is still being written. Until it
+    /// is, a delivery gets [`InProgress`](Self::InProgress); afterwards,
+    /// [`Delivery::AlreadyHandled`]. If the mark is given up, or this process ends first, the next
+    /// delivery is treated as [`Inbox::on_unknown`] is set.
     #[error("the event was handled and could not be marked: {0}")]
     NotMarked(#[source] StoreError),
-    /// The store cannot say. The handler was not run.
+    /// The store failed. The handler was not run.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -113,13 +123,22 @@ impl<S> Clone for Inbox<S> {
 }
 
 impl<S: Store> Inbox<S> {
-    /// An inbox over this store.
+    /// Creates an inbox over this store.
     #[must_use]
     pub fn new(store: S) -> Self {
         Self::with_shared_store(SharedStore::new(store))
     }
 
-    /// Creates an inbox over a store that other inboxes or layers use too.
+    /// Creates an inbox over a store that other inboxes or layers also use.
+    ///
+    /// ```
+    /// use steadfast_server::{EventId, Inbox, MemoryStore, SharedStore, WebhookLayer};
+    ///
+    /// // One store for both: make one handle, and clone it.
+    /// let store = SharedStore::new(MemoryStore::new());
+    /// let webhooks = WebhookLayer::with_shared_store(store.clone(), "billing", EventId::stripe());
+    /// let inbox = Inbox::with_shared_store(store);
+    /// ```
     #[must_use]
     pub fn with_shared_store(store: SharedStore<S>) -> Self {
         Self {
@@ -132,62 +151,116 @@ impl<S: Store> Inbox<S> {
         }
     }
 
-    /// How long it is remembered that an event was handled: longer than the queue may deliver it again.
+    /// Sets how long a mark is kept. Default: 7 days. Choose longer than the queue may deliver an
+    /// event again.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Inbox, MemoryStore};
+    ///
+    /// // The queue keeps a message for 14 days.
+    /// let inbox = Inbox::new(MemoryStore::new()).retention(Duration::from_secs(15 * 24 * 3600));
+    /// ```
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
         self
     }
 
-    /// How long a claim holds without being renewed, and so how long an event waits after a crash. At least 3 ms.
+    /// Sets how long a claim holds without renewal, and so how long an event waits after a crash.
+    /// Default: 30 s. Minimum: 3 ms.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(Duration::from_millis(3));
         self
     }
 
-    /// Sets how long [`process`](Self::process) waits for the store to take the mark of an event
-    /// that was handled. Default: 1 s.
+    /// Sets how long [`process`](Self::process) waits for the store to take the mark of a handled
+    /// event. Default: 1 s.
     ///
     /// If the store is slower, `process` returns [`InboxError::NotMarked`], and the mark is written
-    /// again in the background until the store takes it.
+    /// in the background until the store takes it.
     #[must_use]
     pub fn end_wait(mut self, wait: Duration) -> Self {
         self.end_wait = wait;
         self
     }
 
-    /// Sets how many marks may wait for a store that does not take them, and for how long.
+    /// Sets how many marks may wait for a store that does not take them, and for how long. Default:
+    /// 10,000 marks and 64 MiB, each for 10 min.
     #[must_use]
     pub fn pending_ends(mut self, most: PendingEnds) -> Self {
         self.pending_ends = most;
         self
     }
 
-    /// Waits until no mark is left to be written. Call it at shutdown, after the last
+    /// Waits until no mark is left to write. Call it at shutdown, after the last
     /// [`process`](Self::process) has returned.
     ///
-    /// A store that cannot be reached is asked again until it answers, so bound the wait if the process must end.
+    /// The inbox repeats its calls to an unreachable store until it replies, so bound the wait if
+    /// the process must end.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Inbox, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let inbox = Inbox::new(MemoryStore::new());
+    /// // After the consumer has stopped:
+    /// let drained = tokio::time::timeout(Duration::from_secs(20), inbox.drain()).await;
+    /// assert!(drained.is_ok());
+    /// # }
+    /// ```
     pub async fn drain(&self) {
         self.store.drain().await;
     }
 
-    /// What a delivery meets where an earlier handler may have acted and nobody knows.
+    /// Sets how the inbox treats a delivery if an earlier handler may have acted. Default:
+    /// [`OnUnknown::Rerun`].
+    ///
+    /// ```
+    /// use steadfast_server::{Inbox, MemoryStore, OnUnknown};
+    ///
+    /// // Paying out twice is worse than paying late: an operator decides.
+    /// let inbox = Inbox::new(MemoryStore::new()).on_unknown(OnUnknown::Reject);
+    /// ```
     #[must_use]
     pub fn on_unknown(mut self, on_unknown: OnUnknown) -> Self {
         self.on_unknown = on_unknown;
         self
     }
 
-    /// Handles the event, unless it was handled before. `payload` tells this event from another that has its id by mistake.
+    /// Handles the event, unless it was handled before. `payload` tells this event from another one
+    /// that has the same id by mistake.
     ///
-    /// An error of `handler` gives the event back. If this future is dropped while `handler` runs,
-    /// or `handler` panics, the event stays claimed until its lease ends; in a transaction, it is
-    /// given back at once. If it is dropped after that, the mark is written in the background.
+    /// If `handler` returns an error, the event is released. If you drop this future while
+    /// `handler` runs, or `handler` panics, the event stays claimed until its lease ends; in a
+    /// transaction, it is released at once. If you drop this future after `handler` has returned,
+    /// the mark is written in the background.
+    ///
+    /// ```
+    /// use steadfast_server::{Delivery, Fingerprint, Inbox, InboxError, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let inbox = Inbox::new(MemoryStore::new());
+    /// let payload = Fingerprint::of("order 7");
+    /// let fails = async { Err::<(), _>("no connection") };
+    /// let failed = inbox.process("mail", "evt_1", payload, |_| fails).await;
+    /// assert!(matches!(failed, Err(InboxError::Handler("no connection"))));
+    ///
+    /// // Nothing was marked, so the next delivery runs the handler.
+    /// let sends = async { Ok::<_, &str>("sent") };
+    /// let next = inbox.process("mail", "evt_1", payload, |_| sends).await;
+    /// assert!(matches!(next, Ok(Delivery::Handled("sent"))));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// See [`InboxError`]. After any of them the event is not to be acknowledged.
+    /// See [`InboxError`]. Do not acknowledge the event after any of them.
     pub async fn process<T, E, F>(
         &self,
         consumer: &str,
@@ -229,12 +302,12 @@ impl<S: Store> Inbox<S> {
             Err(error) => Err(InboxError::Handler(error)),
             Ok(value) => match written {
                 Some(Written::Stored) => Ok(Delivery::Handled(value)),
-                Some(Written::Lost) => not_marked("the claim has lapsed meanwhile"),
-                Some(Written::RolledBack) => {
-                    Err(InboxError::NotMarked(StoreError::RolledBack("by the database; the log has its error".into())))
-                }
-                Some(Written::GivenUp) => not_marked("the store does not take it"),
-                None => not_marked("the store has not taken it yet"),
+                Some(Written::Lost) => not_marked("the claim has expired meanwhile"),
+                Some(Written::RolledBack) => Err(InboxError::NotMarked(StoreError::RolledBack(
+                    "by the database, whose error is in the log".into(),
+                ))),
+                Some(Written::GivenUp) => not_marked("the store did not take the mark, and it was given up"),
+                None => not_marked("the store has not taken the mark in time"),
             },
         }
     }
@@ -244,7 +317,7 @@ fn not_marked<T, E>(why: &'static str) -> Result<T, InboxError<E>> {
     Err(InboxError::NotMarked(StoreError::Unavailable(why.into())))
 }
 
-/// The end of an event, which is written to its end even if nobody waits for it any more.
+/// The end of an event. It is written even if nobody waits for it any more.
 struct Mark<'a, S: Store> {
     store: &'a SharedStore<S>,
     won: WonClaim,
@@ -254,7 +327,8 @@ struct Mark<'a, S: Store> {
 }
 
 impl<S: Store> Mark<'_, S> {
-    /// Writes the end. `None`: it was not written in time, and goes on in the background.
+    /// Writes the end. Returns `None` if it was not written in time; the drop then continues in the
+    /// background.
     async fn write(mut self, session: Option<S::Session>, wait: Duration) -> Option<Written> {
         let until = clock::now().checked_add(wait);
         let ending = Ending { store: self.store, won: self.won, most: self.most };
@@ -271,11 +345,12 @@ impl<S: Store> Drop for Mark<'_, S> {
         }
         let WonClaim { claim, lease, .. } = self.won;
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            tracing::warn!(target: "steadfast", id = ?claim.id, "an event's claim is left to lapse: no runtime is here");
+            tracing::warn!(target: "steadfast", id = ?claim.id, "the lease of an event's claim expires, because no runtime is available to end the claim");
             return;
         };
         let (store, won, end, most) = (self.store.clone(), self.won, self.end.clone(), self.most);
-        // Held before the caller lets go of it. Its lease may be old by now, so it is renewed at the next look.
+        // Listed before the caller's guard is dropped. The lease may be old by now, so it is
+        // renewed at the next check.
         let due = clock::now().checked_sub(lease / 3).unwrap_or_else(clock::now);
         let (drained, held) = (store.in_background(), store.hold_on(claim, lease, due));
         runtime.spawn(async move {

@@ -1,16 +1,16 @@
 //! Renewal of leases while their handlers run.
 //!
-//! The lease of a claim is short, so that a crash does not block a key for long; a handler may run
-//! for long, and may block its thread. Then nothing in that runtime can be relied on. A task that
-//! the handler's task has spawned or woken sits in a slot of the worker's queue that no other
-//! worker steals from. And if the blocked worker was the one that waits for I/O and timers, no
-//! timer fires, although other workers are idle: they sleep until somebody wakes them.
+//! The lease of a claim is short, so that a crash does not block a key for long. But a handler may
+//! run for long, and may block its thread, and then its runtime is unreliable in two ways. A task
+//! that the handler's task has spawned or woken sits in a slot of the worker's queue from which no
+//! other worker steals. And if the blocked worker was the one that waits for I/O and timers, no
+//! timer fires: the other workers sleep until they are woken.
 //!
-//! So a thread of our own keeps the time, and starts the renewals from outside of the runtime. That
+//! So a thread of our own keeps the time, and starts the renewals from outside the runtime. That
 //! wakes a worker, which then waits for I/O and timers as well.
 //!
-//! Where every thread of the runtime is blocked, nothing can renew. `held.rs` keeps this process
-//! from running such an operation twice; other processes see a lease that ran out.
+//! If every thread of the runtime is blocked, nothing can be renewed. `held.rs` keeps this process
+//! from running such an operation twice; other processes see an expired lease.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -26,19 +26,21 @@ use super::keepers::Keeper;
 use super::shared_store::{Parts, SharedStore};
 use super::store::{ClaimRef, Store};
 
-/// A renewal is due after a third of the lease, and looked for at every sixth: it begins before
-/// half of the lease is over.
+/// Checks per lease. A renewal is due after a third of the lease and checked at every sixth, so it
+/// begins before half of the lease is over.
 const LOOKS: u32 = 6;
-/// The shortest pause between two looks.
+/// The shortest pause between two checks.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// How long the thread stays when nothing is held, so that short operations do not start a thread each.
+/// How long the thread stays when no claim is held, so that not every short operation starts a
+/// thread.
 const LINGERS: Duration = Duration::from_secs(10);
-/// At most this many renewals of one charge are under way, so that they leave the store's connections to others.
+/// Maximum number of renewals of one charge in progress, so that they leave the store's connections
+/// to other calls.
 const AT_ONCE: usize = 16;
 
 impl<S: Store> SharedStore<S> {
-    /// Makes sure that a claim of this charge, which is listed already, is renewed from now on,
-    /// whatever its handler does.
+    /// Makes sure that listed claims of this charge are renewed from now on, even if their handlers
+    /// block.
     pub(super) fn keep(&self, charge: Charge, runtime: &Handle) {
         let keepers = &self.parts().keepers;
         if !keepers.has(charge) {
@@ -55,23 +57,23 @@ impl<S: Store> SharedStore<S> {
 
     fn start_thread(&self) {
         let (store, keepers) = (self.downgrade(), &self.parts().keepers);
-        // Held until the thread is known, so that nobody looks for it in vain.
+        // Locked until the thread is known, so that no other caller misses it.
         let mut thread = keepers.thread();
         match thread::Builder::new().name("steadfast-leases".to_owned()).spawn(move || keep_time(store)) {
             Ok(started) => *thread = Some(started.thread().clone()),
             Err(error) => {
                 keepers.runs.store(false, Ordering::Release);
-                tracing::error!(target: "steadfast", %error, "leases are not renewed: the thread for it could not be started");
+                tracing::error!(target: "steadfast", %error, "leases are not renewed, because their thread could not be started");
             }
         }
     }
 }
 
-/// Looks after the leases until none is held for a while, or the store is gone. It keeps neither
-/// store nor runtime alive.
+/// Renews leases until no claim is held for a while, or the store is gone. It keeps neither store
+/// nor runtime alive.
 fn keep_time<S: Store>(store: Weak<Parts<S>>) {
     let mut idle = Duration::ZERO;
-    // The claim that this thread was started for is young: the first look is a pause away.
+    // The claim that started this thread is young: the first check is one pause away.
     let mut pause = SHORTEST;
     while let Some(parts) = store.upgrade() {
         let keepers = &parts.keepers;
@@ -84,7 +86,7 @@ fn keep_time<S: Store>(store: Weak<Parts<S>>) {
         idle = if is_idle { idle + pause } else { Duration::ZERO };
         if idle > LINGERS {
             keepers.runs.store(false, Ordering::Release);
-            // A claim that was listed before that may rely on this thread.
+            // A claim that was listed before that store may rely on this thread.
             let is_needed = keepers.iter().any(|keeper| parts.claims.has(keeper.charge));
             if !is_needed || !keepers.begins() {
                 return;
@@ -97,7 +99,7 @@ fn keep_time<S: Store>(store: Weak<Parts<S>>) {
 }
 
 impl Keeper {
-    /// Has the runtime look for what is due, by its own clock, and renew it. A worker wakes up for that in any case.
+    /// Makes the runtime look for due claims and renew them. Wakes a worker in any case.
     fn get<S: Store>(&self, store: &Weak<Parts<S>>) {
         if self.renews.swap(true, Ordering::AcqRel) {
             self.runtime.spawn(std::future::ready(()));
@@ -113,7 +115,7 @@ impl Keeper {
     }
 }
 
-/// Renewals are under way, until this is dropped: by their end, or with their runtime.
+/// Marks that renewals are in progress. Dropped at their end, or with their runtime.
 struct Renewing(Arc<AtomicBool>);
 
 impl Drop for Renewing {
@@ -130,13 +132,13 @@ async fn renew<S: Store>(store: &SharedStore<S>, lease: Duration, due: Vec<Claim
         }
         renewals.spawn(renew_one(store.clone(), claim, lease));
     }
-    // A renewal that panics was reported by the panic hook; the next look tries it again.
+    // The panic hook has reported a renewal that panicked; the next check repeats it.
     while renewals.join_next().await.is_some() {}
 }
 
 async fn renew_one<S: Store>(store: SharedStore<S>, claim: ClaimRef, lease: Duration) {
     let asked = clock::now();
-    // A store without a limit of its own must not hold up the renewals of all others.
+    // A store without a timeout of its own must not delay the renewals of all other claims.
     let answer = clock::until(asked.checked_add(lease / 3), store.renew(claim, lease)).await;
     let claims = &store.parts().claims;
     let news = match answer {
@@ -146,7 +148,7 @@ async fn renew_one<S: Store>(store: SharedStore<S>, claim: ClaimRef, lease: Dura
         }
         Ok(Ok(false)) => claims.refused(claim),
         Ok(Err(error)) => {
-            tracing::debug!(target: "steadfast", id = ?claim.id, %error, "a lease could not be renewed; it is tried again");
+            tracing::debug!(target: "steadfast", id = ?claim.id, %error, "a lease could not be renewed; the call is repeated");
             claims.unanswered(claim, asked, clock::now())
         }
         Err(clock::TimedOut) => claims.unanswered(claim, asked, clock::now()),
@@ -154,10 +156,10 @@ async fn renew_one<S: Store>(store: SharedStore<S>, claim: ClaimRef, lease: Dura
     match news {
         News::Nothing => {}
         News::Lost => {
-            tracing::warn!(target: "steadfast", id = ?claim.id, "a claim was lost while its handler runs: another process may run the operation");
+            tracing::warn!(target: "steadfast", id = ?claim.id, "a claim was lost while its handler runs; another process may run the operation");
         }
         News::RanOut => {
-            tracing::warn!(target: "steadfast", id = ?claim.id, "a lease ran out while its handler runs: the store cannot be reached");
+            tracing::warn!(target: "steadfast", id = ?claim.id, "a lease expired while its handler runs, because the store cannot be reached");
         }
     }
 }

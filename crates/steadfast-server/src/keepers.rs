@@ -1,4 +1,4 @@
-//! The leases that are renewed, as a list that every operation reads without a lock.
+//! The list of renewed leases, which every operation reads without a lock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -8,8 +8,7 @@ use tokio::runtime::Handle;
 
 use super::held::Charge;
 
-/// What is looked after: leases of one length in one runtime each. It only grows, by one for each
-/// length in each runtime.
+/// One keeper for each length of lease in each runtime. The list only grows.
 #[derive(Debug, Default)]
 pub(super) struct Keepers {
     first: Next,
@@ -24,13 +23,14 @@ struct Next(OnceLock<Box<Keeper>>);
 pub(super) struct Keeper {
     pub(super) charge: Charge,
     pub(super) runtime: Handle,
-    /// Renewals are under way.
+    /// Whether renewals are in progress.
     pub(super) renews: Arc<AtomicBool>,
     next: Next,
 }
 
 impl Keepers {
-    /// Whether there is one of this charge already. Without a lock: every operation asks.
+    /// Returns whether a keeper of this charge exists. Takes no lock, because every operation calls
+    /// it.
     pub(super) fn has(&self, charge: Charge) -> bool {
         self.iter().any(|keeper| keeper.charge == charge)
     }
@@ -56,7 +56,7 @@ impl Keepers {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the thread has to be started by the caller.
+    /// Returns whether the caller has to start the thread.
     pub(super) fn begins(&self) -> bool {
         !self.runs.load(Ordering::Acquire) && !self.runs.swap(true, Ordering::AcqRel)
     }

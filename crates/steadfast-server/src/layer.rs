@@ -1,4 +1,5 @@
-//! The layer: what is covered, for how long, and what happens where nobody knows how an operation ended.
+//! The layer and its settings: which requests it covers, for how long it keeps records, and how it
+//! treats unknown outcomes.
 
 use std::fmt;
 use std::future::Future;
@@ -22,41 +23,57 @@ use super::status_terms::StatusTerms;
 use super::store::Store;
 use super::stored_headers::StoredHeaders;
 
-/// A [tower](https://docs.rs/tower) layer that runs an operation once per key.
+/// A [tower](https://docs.rs/tower) layer that executes an operation once per key.
+///
+/// ```
+/// use std::time::Duration;
+/// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+///
+/// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+///     // A POST without a key is refused with 400.
+///     .required()
+///     // Clients may repeat for two days, and get the stored response.
+///     .retention(Duration::from_secs(2 * 24 * 3600))
+///     // A handler that hangs is cancelled.
+///     .max_handler_time(Duration::from_secs(20));
+/// assert_eq!(layer.metrics().executed, 0);
+/// ```
 ///
 /// | setting | default |
 /// | --- | --- |
-/// | [`required`](Self::required) | no: a request without a key passes by |
-/// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass by |
-/// | [`host`](Self::host) | the host name that the request was sent to, in lower case and without its port |
+/// | [`required`](Self::required) | no: a request without a key passes through |
+/// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass through |
+/// | [`host`](Self::host) | the host name of the request, in lower case and without its port |
 /// | [`target`](Self::target) | path and query as this layer sees them; **a nested router sees a shorter path** |
-/// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Reject`]; [`OnUnknown::Rerun`] where the store [holds the effects](Store::TRANSACTIONAL) |
-/// | [`release_on`](Self::release_on) | nothing: every unmarked answer is stored |
+/// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Reject`]; [`OnUnknown::Rerun`] with a [transactional](Store::TRANSACTIONAL) store |
+/// | [`release_on`](Self::release_on) | no status: every unmarked response is stored |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
-/// | [`max_handler_time`](Self::max_handler_time) | none |
-/// | [`end_wait`](Self::end_wait) | 1 s for the store to take the end, after which the answer leaves |
-/// | [`pending_ends`](Self::pending_ends) | 10,000 ends and 64 MiB wait for a store that is away, each for 10 min |
+/// | [`max_handler_time`](Self::max_handler_time) | no limit |
+/// | [`end_wait`](Self::end_wait) | 1 s for the store to take the end; then the response is sent |
+/// | [`pending_ends`](Self::pending_ends) | 10,000 ends and 64 MiB wait for an unavailable store, each for 10 min |
 /// | [`retention`](Self::retention) | 24 h from the end of the operation |
 /// | [`max_key`](Self::max_key) | 255 characters |
 /// | [`max_body`](Self::max_body) | 1 MiB of a keyed request |
-/// | [`max_response`](Self::max_response) | 1 MiB; a larger answer is sent, and not kept |
-/// | [`omit_headers`](Self::omit_headers), [`keep_headers`](Self::keep_headers) | the list at `omit_headers` is not stored |
-/// | [`codec`](Self::codec) | none: answers are stored unencrypted |
+/// | [`max_response`](Self::max_response) | 1 MiB; a longer response is sent, and not kept |
+/// | [`omit_headers`](Self::omit_headers), [`keep_headers`](Self::keep_headers) | headers in the list at `omit_headers` are not stored |
+/// | [`codec`](Self::codec) | none: responses are stored unencrypted |
 /// | [`max_wait`](Self::max_wait) | 30 s for `Prefer: wait=N` |
 ///
-/// Routes with policies of their own get layers of their own over one store: [`IdempotencyLayer::with_shared_store`].
+/// If some routes need other settings, give them a layer of their own over the same store:
+/// [`IdempotencyLayer::with_shared_store`].
 ///
-/// # A layer inside of another
+/// # Nested layers
 ///
-/// Where a request meets two layers that would claim the same record, the outer one claims it, its
-/// policy holds, and the inner one lets the request pass. The same record is the same key in the
-/// same [`Scope`] (or the same event of the same consumer) in the same store: the one that clones
-/// of a layer have in common, or that was given to both by [`with_shared_store`](Self::with_shared_store).
+/// A request may meet two layers that would claim the same record. The outer one then claims it and
+/// applies its settings, and the inner one lets the request through. The same record means the same
+/// key in the same [`Scope`] (or the same event of the same consumer) in the same store. Layers
+/// have the same store if one is a clone of the other, or if both got it by
+/// [`with_shared_store`](Self::with_shared_store).
 ///
 /// Any other two layers both do their work: over different stores, in different scopes, or an
-/// idempotency layer inside of a [`WebhookLayer`](super::WebhookLayer). Two stores over one table
-/// are different stores, whose layers get in each other's way: the inner one answers 409, which is
-/// not stored. Share the store instead.
+/// idempotency layer inside a [`WebhookLayer`](super::WebhookLayer). Two stores over one table are
+/// different stores, and their layers conflict: the inner one responds 409, which is not stored.
+/// Share the store instead.
 pub struct IdempotencyLayer<S> {
     pub(super) state: LayerState<S>,
 }
@@ -68,13 +85,36 @@ impl<S> Clone for IdempotencyLayer<S> {
 }
 
 impl<S: Store> IdempotencyLayer<S> {
-    /// Creates a layer over this store. `scope` says whose keys they are.
+    /// Creates a layer over this store. `scope` tells the callers apart.
+    ///
+    /// ```
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// /// The account, as authentication has verified it.
+    /// #[derive(Clone)]
+    /// struct Account(String);
+    ///
+    /// let scope = Scope::from_extension(|account: &Account| account.0.clone());
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), scope);
+    /// ```
     #[must_use]
     pub fn new(store: S, scope: Scope) -> Self {
         Self::with_shared_store(SharedStore::new(store), scope)
     }
 
-    /// Creates a layer over a store that other layers or inboxes use too. `scope` says whose keys they are.
+    /// Creates a layer over a store that other layers or inboxes also use. `scope` tells the
+    /// callers apart.
+    ///
+    /// ```
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, OnUnknown, Scope, SharedStore};
+    ///
+    /// let store = SharedStore::new(MemoryStore::new());
+    /// let charges =
+    ///     IdempotencyLayer::with_shared_store(store.clone(), Scope::single_caller()).required();
+    /// // Writing a profile twice is harmless, so these routes rerun.
+    /// let profiles = IdempotencyLayer::with_shared_store(store, Scope::single_caller())
+    ///     .on_unknown(OnUnknown::Rerun);
+    /// ```
     #[must_use]
     pub fn with_shared_store(store: SharedStore<S>, scope: Scope) -> Self {
         let retention = Duration::from_secs(24 * 3600);
@@ -105,39 +145,67 @@ impl<S: Store> IdempotencyLayer<S> {
         Self { state: LayerState::new(config, store) }
     }
 
-    /// A covered request without a key is a 400.
+    /// Refuses a covered request without a key with 400. Default: such a request passes through.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).required();
+    /// let app: Router = Router::new().route("/charges", post(async || "charged")).layer(layer);
+    /// let without_key = Request::post("/charges").body(Body::empty())?;
+    /// assert_eq!(app.oneshot(without_key).await?.status(), 400);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn required(mut self) -> Self {
         self.state.config.required = true;
         self
     }
 
-    /// The methods that are covered. Safe methods (RFC 9110 §9.2.1) pass by whatever is said here.
+    /// Sets the methods that the layer covers. Default: POST, PUT, PATCH and DELETE. Safe methods
+    /// (RFC 9110 §9.2.1) always pass through.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// // PUT and DELETE are idempotent on these routes, and need no record.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .methods([Method::POST, Method::PATCH]);
+    /// ```
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.state.config.methods = methods.into_iter().collect();
         self
     }
 
-    /// Sets the host name that is part of what tells one request from another. `None` leaves it
-    /// out.
+    /// Sets the host name that is part of the fingerprint. `None` leaves the host out.
     ///
-    /// By default it is the host of `:authority` (HTTP/2), of an absolute target, or of the `Host`
-    /// header, in lower case, without its port and without a final dot. What this closure returns
-    /// is compared as it is.
+    /// Default: the host of `:authority` (HTTP/2), of an absolute target, or of the `Host` header,
+    /// in lower case, without its port and without a final dot. The layer compares your closure's
+    /// value as it is.
     ///
-    /// Behind a proxy that writes a `Host` of its own, every host that it serves looks alike; take
-    /// the client's from the header in which *your* proxy sends it. `Forwarded` and
-    /// `X-Forwarded-Host` are not trusted by default, since any client can send them. Where one
-    /// service is called by several names, say the name of the service instead, or `None`: else a
-    /// client that repeats a request to another address is refused with 422.
+    /// Set it behind a proxy that writes its own `Host`, because all hosts behind it look alike.
+    /// Take the client's host from the header in which *your* proxy sends it. `Forwarded` and
+    /// `X-Forwarded-Host` are not trusted by default, since any client can send them.
+    ///
+    /// Set it also if clients call one service by several names: return the service's name, or
+    /// `None`. Otherwise a client that repeats a request to another address is refused with 422.
     ///
     /// ```
     /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
     ///
     /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     // Written by our own proxy, which removes what the client has sent under this name.
-    ///     .host(|parts| Some(parts.headers.get("x-forwarded-host")?.to_str().ok()?.to_ascii_lowercase()));
+    ///     // Our own proxy writes this header, and removes any that the client has sent.
+    ///     .host(|parts| {
+    ///         let host = parts.headers.get("x-forwarded-host")?.to_str().ok()?;
+    ///         Some(host.to_ascii_lowercase())
+    ///     });
     /// ```
     #[must_use]
     pub fn host(mut self, host: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
@@ -145,19 +213,22 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// What is asked for, as the client asked for it: path and query, which are part of what tells one request from another. By default
-    /// those of the request as this layer sees it.
+    /// Sets the target that is part of the fingerprint: path and query as the client sent them.
+    /// Default: those of the request as this layer sees it.
     ///
-    /// **A router that is nested in another sees a shorter path**: `/accounts/1/close` and `/accounts/2/close` are both `/close` to a
-    /// layer inside of `nest("/accounts/{id}", …)`, and under one key the second would be answered with the first. Put the layer on the
-    /// outermost router, or say here where the whole path is. In axum:
+    /// **A nested router sees a shorter path.** Inside `nest("/accounts/{id}", …)`,
+    /// `/accounts/1/close` and `/accounts/2/close` are both `/close`. Under one key the second
+    /// would get the first one's response. Put the layer on the outermost router, or return the
+    /// whole path here. In axum:
     ///
     /// ```
     /// use axum::extract::OriginalUri;
     /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
     ///
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).target(|parts| {
-    ///     let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+    /// let layer = layer.target(|parts| {
+    ///     let original = parts.extensions.get::<OriginalUri>();
+    ///     let whole = original.map_or(&parts.uri, |original| &original.0);
     ///     whole.path_and_query().map_or_else(String::new, ToString::to_string)
     /// });
     /// ```
@@ -167,26 +238,41 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// What a repeat meets where nobody knows how an earlier attempt ended.
+    /// Sets how the layer treats a repeat of an operation whose outcome is unknown.
+    ///
+    /// Default: [`OnUnknown::Reject`]; [`OnUnknown::Rerun`] with a
+    /// [transactional](Store::TRANSACTIONAL) store.
+    ///
+    /// ```
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, OnUnknown, Scope};
+    ///
+    /// // The handler is idempotent itself, so running it again after a crash is harmless.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .on_unknown(OnUnknown::Rerun);
+    /// ```
     #[must_use]
     pub fn on_unknown(mut self, on_unknown: OnUnknown) -> Self {
         self.state.config.on_unknown = on_unknown;
         self
     }
 
-    /// Asks this where nobody knows how an earlier attempt ended, instead of what
-    /// [`on_unknown`](Self::on_unknown) says. One asks at a time, under the claim of the key, which
-    /// is renewed meanwhile.
+    /// Sets a hook that finds out the outcome of an operation if it is unknown. Overrides
+    /// [`on_unknown`](Self::on_unknown).
+    ///
+    /// The hook runs under the claim of the key, one call at a time. The lease is renewed
+    /// meanwhile.
     ///
     /// ```
     /// use bytes::Bytes;
     /// use http::{Response, StatusCode};
-    /// use steadfast_server::{IdempotencyLayer, UnknownOperation, MemoryStore, Reconciliation, Scope};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Reconciliation, Scope};
+    /// use steadfast_server::UnknownOperation;
     ///
     /// # async fn find(_: &UnknownOperation) -> Result<Option<String>, std::io::Error> { Ok(None) }
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).reconcile(|lapse| async move {
-    ///     // The books: is there a charge with this operation's number on it?
-    ///     match find(&lapse).await {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+    /// let layer = layer.reconcile(|unknown| async move {
+    ///     // Look into the books for a charge with this operation's number.
+    ///     match find(&unknown).await {
     ///         Ok(Some(charge)) => Reconciliation::Applied(Response::new(Bytes::from(charge))),
     ///         Ok(None) => Reconciliation::NotApplied,
     ///         Err(_) => Reconciliation::Unknown,
@@ -194,7 +280,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// });
     /// ```
     ///
-    /// `NotApplied` must be true: it runs the handler.
+    /// Return `NotApplied` only if that is certain: it runs the handler.
     #[must_use]
     pub fn reconcile<F>(mut self, find: impl Fn(UnknownOperation) -> F + Send + Sync + 'static) -> Self
     where
@@ -204,60 +290,91 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// The layer of events: see [`WebhookLayer`](super::WebhookLayer).
+    /// Turns this layer into one for events: see [`WebhookLayer`](super::WebhookLayer).
     pub(super) fn of_events(mut self, id: EventId) -> Self {
         self.state.config.event = Some(id);
         self.state.config.failures_run_again = true;
         self
     }
 
-    /// Sets how long a claim holds without renewal, and so how long a key can stay blocked after a
-    /// crash. Default: 30 s. At least 3 ms.
+    /// Sets how long a claim holds without renewal, and so how long a crash can block a key.
+    /// Default: 30 s. Minimum: 3 ms.
     ///
-    /// The lease is renewed when a third to a half of it is over, by a task that a handler cannot
-    /// hold up as long as one thread of its runtime is free. Work that blocks its thread still
-    /// belongs in
-    /// [`spawn_blocking`](https://docs.rs/tokio/latest/tokio/task/fn.spawn_blocking.html). If no thread is free, the lease runs
-    /// out; this process does not run the operation twice even then, but another one that shares the store may, if it
-    /// [reruns](OnUnknown::Rerun).
+    /// The layer renews the lease when a third to a half of it is over. A handler cannot delay the
+    /// renewal while one thread of its runtime is free. Put work that blocks its thread into
+    /// [`spawn_blocking`](https://docs.rs/tokio/latest/tokio/task/fn.spawn_blocking.html).
+    ///
+    /// If no thread is free, the lease expires. This process still does not run the operation
+    /// twice. Another process with the same store may, if its layer [reruns](OnUnknown::Rerun).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// // After a crash, a repeat waits at most ten seconds for the key.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .lease(Duration::from_secs(10));
+    /// ```
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.state.config.lease = lease.max(Duration::from_millis(3));
         self
     }
 
-    /// Sets how long a handler may take, its answer's body included. Default: no limit.
+    /// Sets the time limit of a handler, including the body of its response. Default: no limit.
     ///
-    /// A handler that takes longer is cancelled where it next waits. Nobody knows how far it came,
-    /// so the operation ends as unknown: the client gets a 500 of the type
-    /// `…/outcome-unknown-handler-timed-out`, or a body that is cut. It is logged at error level.
+    /// At the limit the handler is cancelled at its next await. Nobody knows how far it came, so
+    /// the outcome is unknown. The client gets a 500 of the type
+    /// `…/outcome-unknown-handler-timed-out`, or a body that is cut. The timeout is logged at error
+    /// level.
     #[must_use]
     pub fn max_handler_time(mut self, time: Duration) -> Self {
         self.state.config.max_handler_time = Some(time);
         self
     }
 
-    /// Sets how long the handler's answer waits for the store to take the end of the operation.
-    /// Default: 1 s. Zero: it does not wait.
+    /// Sets how long the handler's response waits for the store to take the end of the operation.
+    /// Default: 1 s. Zero sends it without waiting.
     ///
-    /// If the store is slower, the answer leaves with `Idempotency-Status: unknown`, and the end is
-    /// written again until the store takes it: see [`pending_ends`](Self::pending_ends). A store
-    /// that [holds the effects](Store::TRANSACTIONAL) has no answer to send before the transaction
-    /// has ended: the client is told 500 then, of the type `…/transaction-lost`.
+    /// If the store is slower, the response is sent with `Idempotency-Status: unknown`. The layer
+    /// writes the end again until the store takes it: see [`pending_ends`](Self::pending_ends).
+    ///
+    /// With a [transactional](Store::TRANSACTIONAL) store there is no response to send before the
+    /// transaction has ended. The client then gets a 500 of the type `…/transaction-lost`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// // Our clients give up after two seconds, so the response must not wait for a slow store.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .end_wait(Duration::from_millis(300));
+    /// ```
     #[must_use]
     pub fn end_wait(mut self, wait: Duration) -> Self {
         self.state.config.end_wait = wait;
         self
     }
 
-    /// Sets how many ends may wait for a store that does not take them, and for how long.
+    /// Sets how many ends may wait for a store that does not take them, and for how long. Default:
+    /// 10,000 ends and 64 MiB, each for 10 min.
     #[must_use]
     pub fn pending_ends(mut self, most: PendingEnds) -> Self {
         self.state.config.pending_ends = most;
         self
     }
 
-    /// How long the end of an operation is remembered.
+    /// Sets how long a completed record is kept, counted from the end of the operation. Default: 24
+    /// h.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// // Mobile clients may repeat an order after a weekend offline.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .retention(Duration::from_secs(3 * 24 * 3600));
+    /// ```
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.state.config.retention = retention;
@@ -265,63 +382,165 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// The longest key, in characters.
+    /// Sets the maximum length of a key, in characters. Default: 255. A longer key is refused with
+    /// 400.
     #[must_use]
     pub fn max_key(mut self, characters: usize) -> Self {
         self.state.config.max_key = characters;
         self
     }
 
-    /// The largest body of a keyed request, in bytes: it is read before the key is claimed, to tell a repeat from another request.
+    /// Sets the maximum body of a keyed request, in bytes. Default: 1 MiB. A longer body is refused
+    /// with 413.
+    ///
+    /// The body is read before the key is claimed, because it is part of the fingerprint.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .max_body(4);
+    /// let app: Router = Router::new().route("/notes", post(async || "noted")).layer(layer);
+    /// let request = Request::post("/notes").header("idempotency-key", "1");
+    /// let response = app.oneshot(request.body(Body::from("12345"))?).await?;
+    /// assert_eq!(response.status(), 413);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.state.config.max_body = bytes;
         self
     }
 
-    /// The largest answer that is kept, in bytes. A larger one, and one of unknown length, is passed on as it comes; a repeat is
-    /// then told 410 instead of the answer.
+    /// Sets the maximum length of a response that is kept, in bytes. Default: 1 MiB.
+    ///
+    /// A longer response, or one of unknown length, is streamed to the client and not kept. A
+    /// repeat then gets 410.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .max_response(4);
+    /// let app: Router =
+    ///     Router::new().route("/reports", post(async || "a long report")).layer(layer);
+    /// let request =
+    ///     || Request::post("/reports").header("idempotency-key", "1").body(Body::empty());
+    /// let first = app.clone().oneshot(request()?).await?;
+    /// assert_eq!(first.status(), 200);
+    /// let report = axum::body::to_bytes(first.into_body(), 100).await?;
+    /// assert_eq!(report, "a long report");
+    /// // The operation has completed, and does not run again.
+    /// assert_eq!(app.oneshot(request()?).await?.status(), 410);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_response(mut self, bytes: usize) -> Self {
         self.state.config.max_response = bytes;
         self
     }
 
-    /// The longest wait that a client may ask for with `Prefer: wait=N` (RFC 7240 §4.3).
+    /// Sets the longest wait that a client may ask for with `Prefer: wait=N` (RFC 7240 §4.3).
+    /// Default: 30 s.
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.state.config.max_wait = wait;
         self
     }
 
-    /// The path prefix that this layer covers, told to clients in `Idempotency-Status`, so that they know for which paths they may
-    /// rely on it. Not told by default: a client then learns path by path.
+    /// Advertises this path prefix to clients in `Idempotency-Status`, so that they know for which
+    /// paths they may trust their keys. Default: not advertised; a client learns path by path.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::post};
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .advertise_scope("/v1");
+    /// let app: Router = Router::new().route("/v1/notes", post(async || "noted")).layer(layer);
+    /// let request = Request::post("/v1/notes").header("idempotency-key", "1");
+    /// let response = app.oneshot(request.body(Body::empty())?).await?;
+    /// let status = &response.headers()["idempotency-status"];
+    /// assert_eq!(status, r#"stored;retention=86400;scope="/v1""#);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn advertise_scope(mut self, path_prefix: impl Into<String>) -> Self {
         self.state.config.terms.covering(&path_prefix.into());
         self
     }
 
-    /// Counts since the layer was made, over all its clones.
+    /// Returns the counts since the layer was made, over all its clones.
+    ///
+    /// ```
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+    /// // Keep a clone, and export its counts. Mismatches point to a client that reuses its keys.
+    /// let counts = layer.clone().metrics();
+    /// assert_eq!((counts.executed, counts.replayed, counts.mismatched), (0, 0, 0));
+    /// ```
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         self.state.shared.counters.snapshot()
     }
 
-    /// Waits until no request under a key is in progress, those included that wait for another, and
-    /// until nothing is left to tell the store. Call it at shutdown, after the server has stopped
-    /// accepting. Without it a runtime that shuts down drops the handlers of clients that have
-    /// disconnected, and their operations end as unknown.
+    /// Waits until no request under a key is in progress, no repeat waits for another request, and
+    /// no end is left to write. Call it at shutdown, after the server has stopped accepting.
     ///
-    /// A store that cannot be reached is asked again until it answers, so bound the wait if the process must end.
+    /// Otherwise a runtime that shuts down drops the handlers of disconnected clients, and the
+    /// outcome of their operations is unknown.
+    ///
+    /// The layer repeats its calls to an unreachable store until it replies. Bound the wait if the
+    /// process must end:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+    /// // Serve `app.layer(layer.clone())` until the process is asked to stop, and then:
+    /// let drained = tokio::time::timeout(Duration::from_secs(20), layer.drain()).await;
+    /// assert!(drained.is_ok());
+    /// # }
+    /// ```
     pub async fn drain(&self) {
-        // A closed tracker still counts the requests that come later, so that this can be called again.
+        // A closed tracker still counts requests that come later, so `drain` can be called again.
         self.state.shared.running.close();
         self.state.shared.running.wait().await;
         self.state.shared.store.drain().await;
     }
 
-    /// Returns the store's handle.
+    /// Returns the layer's handle to its store, for tools that look up or release records.
+    ///
+    /// ```
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, OperationKey, Scope, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+    /// // A client asks what became of its order.
+    /// let operation = OperationKey::new("", "order-1042");
+    /// assert_eq!(layer.store().get(operation.record_id()).await?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn store(&self) -> &SharedStore<S> {
         &self.state.shared.store

@@ -1,4 +1,4 @@
-//! What every part of a layer reads: its settings, and what its clones share.
+//! The state that every part of a layer reads: its settings, and the state that its clones share.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub(super) struct LayerState<S> {
     pub(super) shared: Arc<Shared<S>>,
 }
 
-/// What all clones of a layer and all its services have in common.
+/// The state that all clones of a layer and all its services share.
 pub(super) struct Shared<S> {
     pub(super) store: SharedStore<S>,
     pub(super) counters: Counters,

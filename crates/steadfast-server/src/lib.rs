@@ -1,17 +1,21 @@
-//! The server half: a layer that recognises an operation by its key, runs it once, and answers every repeat from its record.
+//! A tower layer that executes each idempotency key once and replays the response to repeats.
 //!
-//! A retried POST is safe only if the server can tell that it is the same one. A handler cannot do that alone: two requests under
-//! one key may arrive at once, the process may die between the charge and the answer, the client may hang up while the handler
-//! runs. [`IdempotencyLayer`] is a [tower](https://docs.rs/tower) layer over `http` types (axum's, and any whose request body can be made
-//! from bytes) that takes care of all three.
+//! A client may retry a POST only if the server recognises the repeat. A handler cannot do that
+//! alone: two requests under one key may arrive at once. The process may die between the charge and
+//! the response. The client may disconnect while the handler runs.
+//!
+//! [`IdempotencyLayer`] handles all three. It is a [tower](https://docs.rs/tower) layer over the
+//! types of the `http` crate. It works with axum, and with any service whose request body can be
+//! made from bytes.
 //!
 //! ```
-//! use axum::{Router, routing::post};
+//! use axum::{Extension, Router, body::Body, routing::post};
+//! use axum::http::{Request, StatusCode};
 //! use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
-//! use tower::ServiceBuilder;
+//! use tower::{ServiceBuilder, ServiceExt};
 //!
-//! async fn charge() -> (axum::http::StatusCode, &'static str) {
-//!     (axum::http::StatusCode::CREATED, "charged")
+//! async fn charge() -> (StatusCode, &'static str) {
+//!     (StatusCode::CREATED, "charged")
 //! }
 //!
 //! /// The caller, as authentication has verified it.
@@ -20,64 +24,83 @@
 //!     subject: String,
 //! }
 //!
-//! // Whose keys they are: a stable principal, never the bytes of a token.
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Two callers may send the same key. A stable principal keeps them apart.
 //! let scope = Scope::from_extension(|caller: &Caller| caller.subject.clone());
-//! // From the outside in: TLS, CORS, rate limit, compression, authentication, authorisation; then idempotency; then the handler. What
-//! // stands outside may refuse a request without burning its key.
+//! let idempotency = IdempotencyLayer::new(MemoryStore::new(), scope).required();
 //! let layers = ServiceBuilder::new()
-//!     // .layer(rate_limit).layer(compression).layer(authentication)
-//!     .layer(IdempotencyLayer::new(MemoryStore::new(), scope).required());
+//!     // Outermost first: TLS, CORS, rate limit, compression, authentication, authorisation.
+//!     // These layers may refuse a request without consuming its key.
+//!     .layer(Extension(Caller { subject: "alice".to_owned() }))
+//!     .layer(idempotency.clone());
 //! let app: Router = Router::new().route("/charges", post(charge)).layer(layers);
+//!
+//! let charge_once =
+//!     || Request::post("/charges").header("idempotency-key", "order-1042").body(Body::empty());
+//! let first = app.clone().oneshot(charge_once()?).await?;
+//! assert_eq!(first.headers()["idempotency-status"], "stored;retention=86400");
+//! let repeat = app.oneshot(charge_once()?).await?;
+//! assert_eq!(repeat.status(), StatusCode::CREATED);
+//! assert_eq!(repeat.headers()["idempotent-replayed"], "true");
+//! assert_eq!(idempotency.metrics().executed, 1);
+//! # Ok(())
+//! # }
 //! ```
 //!
-//! # What it answers
+//! # Responses
 //!
-//! | situation | answer |
+//! | situation | response |
 //! | --- | --- |
 //! | first request under a key | the handler's, with `Idempotency-Status: stored` |
-//! | the same again | the stored one, with `Idempotent-Replayed: true`: status and body as they were, and the headers without [those of the exchange](IdempotencyLayer::omit_headers) |
-//! | the same again, and the answer was too long to keep, or of unknown length | 410: it is done, and its answer is gone |
-//! | the same, while the first still runs | 409 with `Retry-After`; with `Prefer: wait=N`, the first one's answer |
+//! | a repeat | the stored one, with `Idempotent-Replayed: true`. Status and body are unchanged; [headers of the exchange](IdempotencyLayer::omit_headers) are left out |
+//! | a repeat, but the response was too long to keep, or of unknown length | 410: the operation has completed, and its response was not kept |
+//! | a repeat while the first request still runs | 409 with `Retry-After`; with `Prefer: wait=N`, the first one's response |
 //! | another request under the key | 422, whose `detail` says so if a stored 4xx holds the key |
 //! | no key where one is required, a malformed key, two keys | 400 |
-//! | a request whose [`Scope`] cannot be told | 403 |
-//! | an earlier attempt may have run, and nobody knows how it ended | 409 of the type `…/outcome-unknown`; or rerun, see [`OnUnknown`] |
-//! | body over the cap | 413, before any claim |
-//! | the store cannot be reached, is full, or has no transaction to lend | 503 with `Retry-After`, nothing executed |
-//! | the database rolled the handler's transaction back | 503 with `Retry-After` and `Idempotency-Status: released`; the handler's own answer, if it is a 5xx |
+//! | no [`Scope`] can be found for the request | 403 |
+//! | an earlier attempt may have run, and its outcome is unknown | 409 of the type `…/outcome-unknown`, or the handler runs again: see [`OnUnknown`] |
+//! | a body over the limit | 413, before any claim |
+//! | the store is unreachable, full, or has no free transaction | 503 with `Retry-After`; nothing was executed |
+//! | the database rolled the handler's transaction back | 503 with `Retry-After` and `Idempotency-Status: released`; the handler's own response, if it is a 5xx |
 //! | the handler panicked or took too long, its transaction was lost, or a record cannot be read | 500 |
 //!
-//! [`DeadlineLayer`] is a layer of its own, for outside of it: it refuses, before a key is claimed, what its caller no longer waits for.
+//! The layer's own responses are `application/problem+json` with distinct types and `Cache-Control:
+//! no-store`. Sources: draft-ietf-httpapi-idempotency-key-header-07, RFC 9110, RFC 9457, and what
+//! Stripe publishes of its API.
 //!
-//! Its own answers are `application/problem+json` with distinct types and `Cache-Control: no-store`. Sources:
-//! draft-ietf-httpapi-idempotency-key-header-07, RFC 9110, RFC 9457, and what Stripe publishes of its API.
+//! # Handlers
 //!
-//! # What a handler can say
+//! An unmarked response is stored, whatever its status. A handler that knows better puts an
+//! [`ExecutionOutcome`] into the response's extensions. [`ExecutionOutcome::NotExecuted`] releases
+//! the key. For axum, the crate [`steadfast-axum`](https://docs.rs/steadfast-axum) marks
+//! rejections, 404 and 405.
 //!
-//! An unmarked answer is stored, whatever its status. A handler that knows better puts a
-//! [`ExecutionOutcome`] into the response's extensions: [`ExecutionOutcome::NotExecuted`] gives the key back. A
-//! panic, an error of the inner service and a process that dies end as "unknown". For axum, the
-//! crate [`steadfast-axum`](https://docs.rs/steadfast-axum) marks
-//! rejections, 404 and 405. (Elsewhere other rules hold: [`WebhookLayer`], [`OnUnknown::Rerun`], and a
-//! store that is one transaction with the handler's rows.)
+//! After a panic, an error of the inner service or the death of the process, the outcome is
+//! *unknown*. Other rules hold for [`WebhookLayer`], for [`OnUnknown::Rerun`], and for a store that
+//! shares one transaction with the handler's rows.
 //!
-//! The handler runs on a task of its own, in the caller's tracing span: a client that disconnects
-//! does not cancel it. Task-locals do not follow it there. Its lease is renewed meanwhile;
-//! [`HeldClaim`], in the request's extensions, tells whether the claim still holds.
+//! The handler runs on a task of its own, in the caller's tracing span, so a client that
+//! disconnects does not cancel it. Task-locals do not reach that task. The layer renews the lease
+//! of the claim while the handler runs. [`HeldClaim`], in the request's extensions, shows whether
+//! the claim still holds.
 //!
-//! # What else is here
+//! # Also in this crate
 //!
-//! * [`WebhookLayer`] and [`Inbox`]: events that are delivered more than once, and handled once.
-//! * [`OperationKey`] and [`OperationKey::child_key`]: keys for the calls that a handler makes.
-//! * [`IdempotencyLayer::reconcile`] and [`admin`]: for operations whose outcome nobody knows.
-//! * [`SharedStore`]: one store for several layers and inboxes.
-//! * [`RecordCodec`]: answers that no store can read. Without one they are stored unencrypted.
-//! * [`DeadlineLayer`]: refuses what its caller no longer waits for, before a key is claimed.
+//! * [`WebhookLayer`] and [`Inbox`] handle each event once, however often it is delivered.
+//! * [`OperationKey::child_key`] derives keys for the calls that a handler makes.
+//! * [`IdempotencyLayer::reconcile`] and [`admin`] resolve operations whose outcome is unknown.
+//! * [`SharedStore`] lets several layers and inboxes use one store.
+//! * [`RecordCodec`] encrypts responses before they reach a store. Without a codec they are stored
+//!   unencrypted.
+//! * [`DeadlineLayer`] refuses a request whose caller no longer waits, before a key is claimed.
+//!   Place it outside the [`IdempotencyLayer`].
 //!
-//! Which store promises what when a process, a machine or a primary dies:
-//! [the guide](https://docs.rs/steadfast/latest/steadfast/guide/server/).
+//! [The guide](https://docs.rs/steadfast/latest/steadfast/guide/server/) shows what each store
+//! keeps when a process, a machine or a primary dies.
 
-// Floor 2 of the house: it may import `clock`, `deadline`, `key` and `problem`. The tests over real sockets are in `tests/it/server/`.
+// Floor 2: this crate may import `clock`, `deadline`, `key` and `problem`. The tests over
+// real sockets are in `tests/it/server/`.
 
 pub mod admin;
 mod apart;
@@ -146,6 +169,6 @@ pub use self::store::{
 };
 pub use self::transaction::{TransactionGuard, TransactionHandle};
 pub use self::webhook::WebhookLayer;
-// For `steadfast-redb`, whose entries have the same envelope. No promise is made of them.
+// For `steadfast-redb`, whose entries have the same envelope. They are not part of the public API.
 #[doc(hidden)]
 pub use self::store::{seal, unseal};

@@ -1,20 +1,22 @@
-//! How many keys ended how: as numbers for whoever asks, and as events for whoever listens.
+//! Counts of how operations ended: as numbers, and as tracing events.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// Counts since the layer was made, from [`IdempotencyLayer::metrics`](super::IdempotencyLayer::metrics).
+        /// Counts since the layer was made, from
+        /// [`IdempotencyLayer::metrics`](super::IdempotencyLayer::metrics).
         ///
-        /// Each is also a `tracing` event at debug level, of the target `steadfast::keys`, with the count's name as `outcome`.
+        /// Each count is also a `tracing` event at debug level, with the target `steadfast::keys`
+        /// and the count's name as `outcome`.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Metrics {
             $($(#[$doc])* pub $name: u64,)*
         }
 
-        /// The first of them are touched by every operation, and stand on one cache line: between two cores it is the line that
-        /// takes the time.
+        /// Every operation touches the first counters, so they share one cache line. Between two
+        /// cores, moving that line is the cost.
         #[derive(Debug)]
         #[repr(C, align(64))]
         pub(super) struct Counters {
@@ -38,23 +40,24 @@ macro_rules! counters {
 counters! {
     /// Handlers that were started under a key.
     executed,
-    /// Answers that were stored.
+    /// Responses that were stored.
     stored,
-    /// Ends that were stored without their answer: streamed, or too large.
+    /// Ends that were stored without their response, because it was streamed or too long.
     not_kept,
-    /// Answers from the record.
+    /// Responses that were replayed from a record.
     replayed,
-    /// Repeats that came while the first was running, and were told so.
+    /// Repeats that were refused with 409 because the first request was still running.
     in_progress,
-    /// Repeats that waited for the first and got its answer.
+    /// Repeats that waited for the first request and got its response.
     waited,
-    /// Requests that came with another request's key.
+    /// Requests whose key belongs to another request.
     mismatched,
-    /// Repeats of an operation whose outcome nobody knows.
+    /// Repeats that were refused because the outcome of their operation is unknown.
     refused_unknown,
-    /// Operations that ended as unknown here: a panic, an error, a verdict.
+    /// Operations that this layer ended as unknown: after a panic, an error or an
+    /// [`ExecutionOutcome::Unknown`](super::ExecutionOutcome).
     abandoned,
-    /// Keys that were given back.
+    /// Keys that were released.
     released,
     /// Requests refused for their key, scope or size.
     refused,
@@ -95,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_also_told() {
+    fn count_is_also_a_tracing_event() {
         let (log, counters) = (Log::default(), Counters::default());
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()

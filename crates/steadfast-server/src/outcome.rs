@@ -1,20 +1,22 @@
-//! What you say about an outcome: the handler about its own response, and you about an operation
+//! Declarations about outcomes: the handler's about its own response, and yours about operations
 //! whose outcome is unknown.
 
-/// What a repeat meets where an earlier attempt may have run and nobody knows how it ended: the process died, the handler panicked,
-/// or its answer could not be recorded.
+/// How the layer treats a repeat if the outcome of an earlier attempt is unknown: the process died,
+/// the handler panicked, or its response could not be stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnUnknown {
-    /// 409 of the type `…/outcome-unknown`. Somebody has to look; nothing is done twice.
+    /// Refuses the repeat with a 409 of the type `…/outcome-unknown`. Nothing is executed twice,
+    /// and an operator has to look.
     #[default]
     Reject,
-    /// Run it again. Right where the handler itself is idempotent, or where what it did is undone when it dies. A client whose handler
-    /// has failed so is told `Idempotency-Status: released`: it may ask again.
+    /// Runs the operation again. Use it if the handler is idempotent itself, or if its effects are
+    /// undone when it dies. If the handler fails, the client gets `Idempotency-Status: released`,
+    /// which means that it may repeat the request.
     Rerun,
 }
 
-/// What a handler knows of its own answer: put it into the response's extensions.
+/// What a handler knows of its own response. Put it into the response's extensions.
 ///
 /// ```
 /// use http::{Response, StatusCode};
@@ -31,10 +33,10 @@ pub enum OnUnknown {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExecutionOutcome {
-    /// Nothing was executed: the key is given back, and a repeat runs.
+    /// Nothing was executed. The key is released, and a repeat runs.
     NotExecuted,
-    /// It was executed, and this is the answer, whatever its status: stored, effects and all.
+    /// The operation was executed. This response is stored with its effects, whatever its status.
     Executed,
-    /// It may have been executed. A repeat meets [`OnUnknown`].
+    /// The operation may have been executed. A repeat is treated as [`OnUnknown`] says.
     Unknown,
 }

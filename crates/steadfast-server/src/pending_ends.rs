@@ -1,19 +1,31 @@
-//! How many ends may wait for a store that does not take them.
+//! Bounds on the ends that wait for an unavailable store.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How many ends may wait for a store that does not take them, and for how long.
+/// Bounds on the ends of operations that wait for an unavailable store: how many, how large, how
+/// long.
 ///
-/// An end that meets a bound is given up: it is logged, its claim lapses, and the operation is unknown.
+/// An end beyond a bound is given up: it is logged, and the outcome of its operation is unknown.
+///
+/// ```
+/// use std::time::Duration;
+/// use steadfast_server::{IdempotencyLayer, MemoryStore, PendingEnds, Scope};
+///
+/// // The store's failover takes up to 20 minutes.
+/// let pending = PendingEnds::default().max_time(Duration::from_secs(20 * 60));
+/// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+///     .pending_ends(pending);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PendingEnds {
-    /// The most ends that wait, over all layers that share the store. Default: 10,000.
+    /// The maximum number of ends that wait, over all layers that share the store. Default: 10,000.
     pub max_count: usize,
-    /// The most bytes of answers that wait, over all layers that share the store. Default: 64 MiB.
+    /// The maximum bytes of responses that wait, over all layers that share the store. Default: 64
+    /// MiB.
     pub max_bytes: usize,
-    /// How long one end waits. Default: 10 min.
+    /// How long an end waits. Default: 10 min.
     pub max_time: Duration,
 }
 
@@ -24,21 +36,21 @@ impl Default for PendingEnds {
 }
 
 impl PendingEnds {
-    /// Sets the most ends that wait. `0` gives every end up at once.
+    /// Sets the maximum number of ends that wait. `0` gives up every end at once. Default: 10,000.
     #[must_use]
     pub fn max_count(mut self, ends: usize) -> Self {
         self.max_count = ends;
         self
     }
 
-    /// Sets the most bytes of answers that wait.
+    /// Sets the maximum bytes of responses that wait. Default: 64 MiB.
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// Sets how long one end waits.
+    /// Sets how long an end waits. Default: 10 min.
     #[must_use]
     pub fn max_time(mut self, time: Duration) -> Self {
         self.max_time = time;
@@ -46,18 +58,18 @@ impl PendingEnds {
     }
 }
 
-/// The ends that wait.
+/// The waiting ends.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     count: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-/// An end that waits, counted until it is dropped.
+/// A waiting end, counted until it is dropped.
 pub(super) struct Waiting<'a>(&'a Pending, usize);
 
 impl Pending {
-    /// `None` if there is no room for it.
+    /// Counts an end. Returns `None` if there is no room for it.
     pub(super) fn enter(&self, bytes: usize, most: PendingEnds) -> Option<Waiting<'_>> {
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let sum = self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
@@ -78,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_counts_what_waits_and_no_more() {
+    fn bounds_count_only_waiting_ends() {
         let pending = Pending::default();
         let most = PendingEnds::default().max_count(2).max_bytes(10);
         let first = pending.enter(6, most);

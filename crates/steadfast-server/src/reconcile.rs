@@ -1,7 +1,8 @@
-//! Where nobody knows how an operation ended, perhaps somebody can find out.
+//! A hook that finds out how an operation ended.
 //!
-//! The record says only that a claim lapsed. The books may say more: the charge is there, with the operation's number on it, or it is
-//! not. A hook that looks there turns "unknown" into an end, or into a run that is safe.
+//! The record only shows that a lease expired. The books may show more: a charge with the
+//! operation's number exists, or it does not. A hook that looks there turns "unknown" into a
+//! response, or into a safe run.
 
 use std::fmt;
 use std::future::Future;
@@ -13,11 +14,12 @@ use http::{HeaderMap, Method, Response, Uri};
 
 use super::child_key::OperationKey;
 
-/// An operation whose outcome is unknown, and the request that asks for it again.
+/// An operation whose outcome is unknown, with the request that repeats it. It is the argument of
+/// the hook in [`IdempotencyLayer::reconcile`](super::IdempotencyLayer::reconcile).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct UnknownOperation {
-    /// The operation, from which the keys of its handler's calls follow.
+    /// The operation. The keys of its handler's calls derive from it.
     pub operation: OperationKey,
     /// The request's method.
     pub method: Method,
@@ -29,21 +31,22 @@ pub struct UnknownOperation {
     pub body: Bytes,
 }
 
-/// What was found out about it.
+/// The result of a reconciliation hook.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Reconciliation {
-    /// It was carried out, and this is its answer: stored, and replayed from now on.
+    /// The operation was carried out. This response is stored, and replayed from now on.
     Applied(Response<Bytes>),
-    /// It was not carried out: it runs now.
+    /// The operation was not carried out, so it runs now.
     NotApplied,
-    /// It cannot be told. The client is refused, as by [`OnUnknown::Reject`](super::OnUnknown::Reject).
+    /// The outcome is still unknown. The request is refused, as by
+    /// [`OnUnknown::Reject`](super::OnUnknown::Reject).
     Unknown,
 }
 
 type Found = Pin<Box<dyn Future<Output = Reconciliation> + Send>>;
 
-/// The hook, as the layer keeps it.
+/// The hook, in the layer's configuration.
 #[derive(Clone)]
 pub(super) struct Reconcile(Arc<dyn Fn(UnknownOperation) -> Found + Send + Sync>);
 

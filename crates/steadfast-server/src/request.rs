@@ -1,4 +1,4 @@
-//! From a request to what identifies it: its key, its scope, its fingerprint.
+//! The identity of a request: its key, its scope, its fingerprint.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -22,25 +22,25 @@ use super::rejection::Rejection;
 use super::shared_store::SharedStore;
 use super::store::{Fingerprint, RecordId};
 
-/// A request that is to be recognised.
+/// A request that the layer recognises when it is repeated.
 pub(super) struct Operation {
     pub(super) id: RecordId,
     pub(super) fingerprint: Fingerprint,
-    /// How long a repeat is ready to wait for the first.
+    /// How long a repeat waits for the first request.
     pub(super) wait: Option<Duration>,
     pub(super) body: Bytes,
 }
 
-/// What a request turned out to be.
+/// What the layer does with a request that it has read.
 pub(super) enum Read<B> {
     Operation(Operation),
-    /// It has no key and needs none, or a layer outside runs it under the record that would be its
-    /// own here.
+    /// It passes through: it has no key and needs none, or an outer layer runs it under the same
+    /// record.
     NotAsked(B),
 }
 
 impl Config {
-    /// Finds out what identifies the request, reading its body if it is to be recognised.
+    /// Reads the identity of a request, and its body if the layer has to recognise it.
     pub(super) async fn read<S, B>(&self, parts: &Parts, body: B, store: &SharedStore<S>) -> Result<Read<B>, Rejection>
     where
         B: Body + From<Bytes>,
@@ -62,18 +62,18 @@ impl Config {
         Ok(Read::Operation(Operation { id, fingerprint: self.fingerprint(parts, &body), wait, body }))
     }
 
-    /// Whether the layer looks at the request at all.
+    /// Returns whether the layer covers this method.
     pub(super) fn covers(&self, method: &Method) -> bool {
         !is_safe(method) && self.methods.contains(method)
     }
 
-    /// Whose key it is, and which.
+    /// Returns the record's identity: scope and key.
     fn id(&self, parts: &Parts) -> Result<Option<RecordId>, Rejection> {
         let Some(key) = self.key(&parts.headers)? else { return Ok(None) };
         Ok(Some(RecordId::new(&self.scope_of(parts)?, &key)))
     }
 
-    /// The operation's key; `None` if there is none and none is needed.
+    /// Returns the operation's key. `None` if there is none and none is required.
     fn key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<Cow<'a, str>>, Rejection> {
         let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
         let line = match (lines.next(), lines.next()) {
@@ -108,7 +108,7 @@ impl Config {
         self.scope.of(parts).ok_or(Rejection::NoCaller)
     }
 
-    /// How long a repeat is ready to wait for the first, if it says so (RFC 7240 §4.3).
+    /// Returns how long a repeat waits for the first request, if it asks for that (RFC 7240 §4.3).
     fn wait(&self, headers: &HeaderMap) -> Option<Duration> {
         let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
         let wait = preferences.flat_map(|value| value.split(',')).find_map(|preference| {
@@ -119,15 +119,16 @@ impl Config {
         wait.map(|seconds| Duration::from_secs(seconds).min(self.max_wait))
     }
 
-    /// The whole body, up to the cap.
+    /// Reads the whole body, up to the limit.
     async fn body<B: Body>(&self, parts: &Parts, body: B) -> Result<Bytes, Rejection> {
-        // A server knows from `Content-Length` how long a body will be, and nothing of it need be read.
+        // A server knows a body's length from `Content-Length`, so a long one is refused without
+        // reading it.
         if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > self.max_body {
             return Err(Rejection::BodyTooLarge(self.max_body));
         }
         let mut body = pin!(body);
         let bytes = match whole(body.as_mut(), self.max_body).await {
-            // Nothing that follows a request's body is part of what is asked for.
+            // The trailers of a request are not part of its fingerprint.
             Ok((bytes, _trailers)) => bytes,
             Err(Cut::TooLong) => return Err(Rejection::BodyTooLarge(self.max_body)),
             Err(Cut::Failed) => return Err(Rejection::BodyBroken),
@@ -140,13 +141,15 @@ impl Config {
     }
 }
 
-/// Whether a body that seems to have ended was only cut off.
+/// Returns whether a body that seems to have ended was cut off.
 ///
-/// hyper ends the body of a request over HTTP/2 without an error where its stream is reset with
-/// NO_ERROR or CANCEL (RFC 9113 §7); a client that gives up in the middle of an upload sends CANCEL.
-/// The body itself knows, unless a layer has wrapped it in one that does not ask. So this is asked
-/// of bodies that may have ended early. An announced length tells (RFC 9113 §8.1.1). Without one
-/// the server gets a turn: it drops the request of a stream that was reset.
+/// hyper ends the body of a request over HTTP/2 without an error if its stream is reset with
+/// NO_ERROR or CANCEL (RFC 9113 §7). A client that gives up in the middle of an upload sends
+/// CANCEL. The body itself knows whether it ended, unless a layer has wrapped it in one that does
+/// not ask. So this check is for bodies that may have ended early.
+///
+/// An announced length shows it (RFC 9113 §8.1.1). Without one, the server gets a turn: it drops
+/// the request of a stream that was reset.
 async fn is_cut_off(headers: &HeaderMap, body: &Bytes) -> bool {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if length.is_none() {
@@ -155,7 +158,8 @@ async fn is_cut_off(headers: &HeaderMap, body: &Bytes) -> bool {
     length.is_some_and(|length| body.len() < length)
 }
 
-/// `"abc";v=1` is the key `abc`: parameters of a structured field do not change it.
+/// Cuts off the parameters of a structured field, which do not change the key: `"abc";v=1` is the
+/// key `abc`.
 fn without_parameters(text: &str) -> &str {
     if !text.starts_with('"') {
         return text;
@@ -176,11 +180,11 @@ fn target_of(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)
 }
 
-/// Method, host (empty for none), target with query, body. Their lengths come first, so that no
-/// part can be shifted into another.
+/// Hashes method, host (empty for none), target with query, and body. Their lengths come first, so
+/// that no part can be shifted into another.
 fn fingerprint(method: &Method, host: &str, target: &str, body: &Bytes) -> Fingerprint {
     let parts = [method.as_str().as_bytes(), host.as_bytes(), target.as_bytes(), body];
-    // In one piece: each update of a hash has a price of its own.
+    // All lengths in one piece, because each update of a hash costs time.
     let lengths = parts.map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
     let mut hash = Sha256::new_with_prefix(lengths.as_flattened());
     parts.iter().for_each(|part| hash.update(part));
@@ -192,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_cut_off_behind_the_closing_quote_only() {
+    fn only_parameters_after_the_quote_are_cut() {
         for (text, key) in [
             (r#""abc""#, r#""abc""#),
             (r#""abc";v=1"#, r#""abc""#),
@@ -208,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn no_part_of_a_request_can_pass_for_another() {
+    fn different_requests_differ_in_fingerprint() {
         let of = |method: &str, uri: &str, body: &'static str| {
             let (parts, ()) = http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
             let host = host_of(&parts).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The response to a repeat, from what the store knows of its key.
+//! The response to a repeat, from the state of its key.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
@@ -11,7 +11,7 @@ use super::rejection::Rejection;
 use super::response_body::ResponseBody;
 use super::store::{Record, RecordState, StoreError};
 
-/// What a repeat of the same request receives. `waited`: it asked to wait for the first one.
+/// Responds to a repeat of the same request. `waited`: it asked to wait for the first one.
 pub(super) fn respond_to_repeat<S, R: Body>(
     layer: &LayerState<S>,
     state: RecordState,
@@ -38,7 +38,7 @@ pub(super) fn respond_to_repeat<S, R: Body>(
     response
 }
 
-/// What another request under a key that is taken receives.
+/// Responds to another request under a key that is taken.
 pub(super) fn respond_to_other_request<S, R: Body>(
     layer: &LayerState<S>,
     state: &RecordState,
@@ -71,8 +71,8 @@ pub(super) fn reject_for_store<S, R: Body>(layer: &LayerState<S>, error: &StoreE
     reject(layer, rejection)
 }
 
-/// Returns the stored response, or what is left of it. The sender of an event only needs to know
-/// that the event was handled, so a response that was not kept is replayed to it as an empty one.
+/// Returns the stored response, or a 410 if it was not kept. The sender of an event only needs to
+/// know that the event was handled, so it gets an empty response instead of the 410.
 pub(super) fn replay<B: Body>(record: Record, is_event: bool) -> Response<ResponseBody<B>> {
     let (status, headers, body) = record.into_parts();
     let mut response = match body.or(is_event.then(Bytes::new)) {

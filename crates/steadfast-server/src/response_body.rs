@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::sync::mpsc;
 
 pin_project! {
-    /// The body of an answer that has passed the layer.
+    /// The body of a response that has passed the layer.
     #[derive(Debug)]
     pub struct ResponseBody<B: Body> {
         #[pin]
@@ -24,20 +24,21 @@ pin_project! {
     enum Kind<B: Body> {
         /// Bytes in memory.
         Whole { bytes: Bytes, trailers: Option<Box<HeaderMap>> },
-        /// The inner service's own, for requests that pass by.
+        /// The inner service's body, of a request that passed through.
         Passed { #[pin] body: B },
-        /// The inner service's own, read by the operation's task, so that it goes on if the client hangs up.
+        /// The inner service's body, read by the operation's task, which continues if the client
+        /// disconnects.
         Pumped { pieces: mpsc::Receiver<Piece>, ended: bool, size: SizeHint },
     }
 }
 
-/// A frame of a body on its way from the operation's task to the connection; `None` is its end, so that a task that is gone cannot
-/// pass for one that has finished.
+/// A frame of a body on its way from the operation's task to the connection. `None` is the end.
+/// Without it, a task that is gone would look like one that has finished.
 pub(super) type Piece = Result<Option<Frame<Bytes>>, BodyError>;
 
-/// A body failed before its end.
+/// A response body failed before its end.
 #[derive(Debug, thiserror::Error)]
-#[error("the answer's body failed before its end: {0}")]
+#[error("the response body failed before its end: {0}")]
 pub struct BodyError(#[source] pub(super) Box<dyn std::error::Error + Send + Sync>);
 
 impl<B: Body> ResponseBody<B> {
@@ -94,7 +95,8 @@ where
         match &self.kind {
             Kind::Whole { bytes, .. } => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             Kind::Passed { body } => body.size_hint(),
-            // What was taken out since is not known here; a length that is announced once is not asked for again.
+            // Frames that were already taken are not subtracted: the length is announced once, and
+            // not read again.
             Kind::Pumped { size, .. } => *size,
         }
     }

@@ -1,5 +1,4 @@
-//! What becomes of an answer: stored, with which headers and readable by whom, or no reason to keep
-//! the key.
+//! Settings of the stored response: whether it is stored, with which headers, and who can read it.
 
 use std::sync::Arc;
 
@@ -8,34 +7,35 @@ use http::{HeaderName, StatusCode};
 use super::layer::IdempotencyLayer;
 use super::store::{RecordCodec, Store};
 
-/// # What becomes of an answer
+/// # Stored responses
 impl<S: Store> IdempotencyLayer<S> {
-    /// Gives the key back after an unmarked answer with one of these statuses, so that a corrected
-    /// request can use it. Default: none.
+    /// Releases the key after an unmarked response with one of these statuses, so that the client
+    /// can send a corrected request under it. Default: none.
     ///
-    /// This is your word, for the routes behind this layer, that such an answer means that nothing
-    /// was executed. **Where that is untrue, the repeat acts a second time.** It is untrue where
+    /// By listing a status you declare that nothing was executed when a route behind this layer
+    /// returns it. **If that is untrue, the repeat acts a second time.** It is untrue if
     ///
-    /// * a handler answers so after it has acted: 404 for the second of two things, 409 or 422 from
-    ///   a constraint after the mail was sent;
-    /// * a handler passes on what another service answered: a 502, 503 or 504 may come from a
-    ///   server that has acted;
-    /// * something between this layer and the handler answers in its place: the 408 of a timeout
-    ///   comes after the handler has started.
+    /// * a handler returns the status after it has acted: 404 for the second of two things, 409 or
+    ///   422 from a constraint after the mail was sent;
+    /// * a handler passes on another service's response: a 502, 503 or 504 may come from a server
+    ///   that has acted;
+    /// * a layer between this one and the handler responds in its place: the 408 of a timeout comes
+    ///   after the handler has started.
     ///
-    /// Better evidence is a [`ExecutionOutcome::NotExecuted`](crate::ExecutionOutcome) on the very response. With the
-    /// crate `steadfast-axum` puts it there for rejections, 404 and 405.
+    /// An [`ExecutionOutcome::NotExecuted`](crate::ExecutionOutcome) on the response itself is
+    /// better evidence. The crate `steadfast-axum` adds it to rejections, 404 and 405.
     ///
-    /// A verdict of the handler comes first. A 2xx or 3xx is stored whatever is said here: it says
-    /// that the operation was carried out. In a store that [holds the
-    /// effects](Store::TRANSACTIONAL) the handler's rows are rolled back.
+    /// The handler's own [`ExecutionOutcome`](crate::ExecutionOutcome) overrides this list. A 2xx
+    /// or 3xx is stored even if it is listed, because it says that the operation was carried out.
+    /// With a [transactional](Store::TRANSACTIONAL) store, a listed status also rolls back the
+    /// handler's rows.
     ///
     /// ```
     /// use http::StatusCode;
     /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
     ///
     /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     // On these routes both are answered before anything is written.
+    // These routes validate before they write anything.
     ///     .release_on(&[StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY]);
     /// ```
     #[must_use]
@@ -44,46 +44,66 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// Leaves these response headers out of stored answers. The first answer has them, and its
+    /// Leaves these response headers out of stored responses. The first response has them; its
     /// replays do not.
     ///
-    /// These are left out already, because they tell of the exchange and not of the operation's
-    /// result:
+    /// These are left out by default, because they belong to one exchange and not to the
+    /// operation's result:
     ///
     /// * `Set-Cookie`, `WWW-Authenticate`, `Authentication-Info`
     /// * `Age`, `Server-Timing`, `Traceparent`, `Tracestate`, `Traceresponse`, `X-Request-Id`
     /// * `RateLimit`, and all that begin with `RateLimit-`, `X-RateLimit-` or `X-Rate-Limit-`
     ///
-    /// And these can never be stored: `Date`, the headers of a connection and those that
-    /// `Connection` names (RFC 9110 §7.6.1), all that begin with `Proxy-`, `Content-Length` (a
-    /// replay has its own), and what this layer itself says.
+    /// These are never stored:
     ///
-    /// A stored 401 is replayed without its challenge: authentication belongs outside of this
-    /// layer.
+    /// * `Date`, and `Content-Length` (a replay has its own)
+    /// * the headers of a connection, and those that `Connection` names (RFC 9110 §7.6.1)
+    /// * all that begin with `Proxy-`
+    /// * the headers that this layer sets
     ///
-    /// `Retry-After` is stored: it may be the pace at which the result of a 202 is to be asked for.
+    /// A stored 401 is replayed without its challenge: place authentication outside this layer.
+    ///
+    /// `Retry-After` is stored: it may be the interval at which to poll for the result of a 202.
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     // It names the machine that handled the first request.
+    ///     .omit_headers([HeaderName::from_static("x-served-by")]);
+    /// ```
     #[must_use]
     pub fn omit_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.state.config.stored_headers.omit(names);
         self
     }
 
-    /// Stores these response headers, which are [left out by default](Self::omit_headers), and
-    /// hands them out with every replay. Those that can never be stored stay out.
+    /// Stores these response headers although they are [left out by default](Self::omit_headers),
+    /// and sends them with every replay. Headers that are never stored stay out.
     ///
-    /// Keep `Set-Cookie` only if a session may be handed to whoever repeats the request in the same
-    /// [`Scope`](super::Scope).
+    /// Keep `Set-Cookie` only if every caller in the same [`Scope`](super::Scope) may get the
+    /// session.
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+    ///
+    /// // Support looks up the first request by this id, so a replay should have it too.
+    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
+    ///     .keep_headers([HeaderName::from_static("x-request-id")]);
+    /// ```
     #[must_use]
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.state.config.stored_headers.keep(names);
         self
     }
 
-    /// Seals answers before they are stored, and opens them before they are replayed. Default:
-    /// none, and **answers are stored unencrypted**, tokens and personal data included.
+    /// Encrypts responses before they are stored, and decrypts them before they are replayed.
+    /// Default: none, and **responses are stored unencrypted**, tokens and personal data included.
     ///
-    /// Every layer over one store needs the same codec. [`RecordCodec`] has an example. A record
-    /// that cannot be opened is answered with 500, and nothing runs again.
+    /// Every layer over one store needs the same codec. [`RecordCodec`] has an example. If a record
+    /// cannot be opened, the layer responds 500, and nothing runs again.
     #[must_use]
     pub fn codec(mut self, codec: impl RecordCodec) -> Self {
         self.state.config.codec = Some(Arc::new(codec));

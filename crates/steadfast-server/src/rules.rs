@@ -1,33 +1,33 @@
-//! What the layer does next: each decision between a reply of the store and an answer to the client.
+//! The decisions of the layer: from a reply of the store to the next call or the response.
 //!
 //! There is no I/O here, no clock and no session. The async code calls these functions and carries
-//! out what they return. So does the exploration (`explore`), which plays every order of replies,
-//! crashes and lapses against the model of a store. What it proves holds for this file.
+//! out their results. So does the exploration (`explore`), which runs every order of replies,
+//! crashes and expired leases against the model of a store. Its proof holds for this file.
 
 use steadfast_core::protocol::IdempotencyStatus;
 
 use super::outcome::{ExecutionOutcome, OnUnknown};
 use super::store::{ClaimOutcome, End, Fingerprint, FinishOutcome, RecordState, StoreError};
 
-/// How often a store may take half a lease to answer a claim.
+/// How often a store may take half a lease to reply to a claim.
 pub(super) const MAX_LATE_CLAIMS: usize = 3;
 
 type Reply<T> = Result<ClaimOutcome<T>, StoreError>;
 
-/// Returns whether the key may be the caller's after this reply, although nobody runs under it. If
-/// the caller goes away then, the claim is cancelled.
+/// Returns whether the key may be the caller's after this reply, although no handler runs under it.
+/// If the caller goes away then, the claim is cancelled.
 #[inline]
 pub(super) fn may_be_ours<T>(was_before: bool, reply: &Reply<T>) -> bool {
     was_before || is_lost(reply) || matches!(reply, Ok(ClaimOutcome::Acquired(_)))
 }
 
-/// Returns whether the reply was lost, so that the claim is made once more under its token.
+/// Returns whether the reply was lost, so that the claim is repeated under its token.
 #[inline]
 pub(super) fn is_lost<T>(reply: &Reply<T>) -> bool {
     matches!(reply, Err(StoreError::Unavailable(_)))
 }
 
-/// What a caller does with the reply to its claim.
+/// The caller's next step after the reply to its claim.
 pub(super) enum AfterClaim<T> {
     Run(T),
     ClaimAgain,
@@ -35,12 +35,13 @@ pub(super) enum AfterClaim<T> {
     Refuse(StoreError),
 }
 
-/// Returns what to do with the reply to a claim. It came too late if half of the lease was over.
+/// Returns the next step after the reply to a claim. It came too late if half of the lease was
+/// over.
 #[inline]
 pub(super) fn after_claim<T>(reply: Reply<T>, too_late: impl FnOnce() -> bool) -> AfterClaim<T> {
     match reply {
-        // A lease that is half over may be over before its handler begins. The same claim, repeated,
-        // starts it anew.
+        // If half of the lease is over, all of it may be over before the handler begins. The same
+        // claim, repeated, restarts it.
         Ok(ClaimOutcome::Acquired(_)) if too_late() => AfterClaim::ClaimAgain,
         Ok(ClaimOutcome::Acquired(session)) => AfterClaim::Run(session),
         Ok(ClaimOutcome::Existing(state)) => AfterClaim::Tell(state),
@@ -49,20 +50,21 @@ pub(super) fn after_claim<T>(reply: Reply<T>, too_late: impl FnOnce() -> bool) -
     }
 }
 
-/// Returns whether a claim takes over: not what runs in this process, whatever became of its lease.
+/// Returns whether a claim takes over. It never takes over an operation that runs in this process,
+/// whatever its lease.
 #[inline]
 pub(super) fn takes_over(wanted: bool, runs_here: bool) -> bool {
     wanted && !runs_here
 }
 
-/// Returns whether a claim that was won is given up again: it may have taken over what has begun in
-/// this process while it was on its way.
+/// Returns whether an acquired claim is given up again. While it was on its way, this process may
+/// have begun the operation that the claim took over.
 #[inline]
 pub(super) fn gives_way(took_over: bool, runs_here: impl FnOnce() -> bool) -> bool {
     took_over && runs_here()
 }
 
-/// What an outcome that the store does not know is to this process.
+/// What an outcome that the store does not know means in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnknownHere {
     /// A handler of this process runs, or its end is being written.
@@ -72,8 +74,8 @@ pub(super) enum UnknownHere {
     ClaimAgain,
 }
 
-/// Returns what an unknown outcome is. `ran_here`: it did when the claim was made, which therefore did
-/// not take over.
+/// Returns what an unknown outcome means here. `ran_here`: the operation ran here when the claim
+/// was made, so the claim did not take over.
 #[inline]
 pub(super) fn unknown_here(ran_here: bool, runs_here: bool) -> UnknownHere {
     match (ran_here, runs_here) {
@@ -83,28 +85,28 @@ pub(super) fn unknown_here(ran_here: bool, runs_here: bool) -> UnknownHere {
     }
 }
 
-/// Returns whether a repeat of an unknown operation takes it over without asking anybody.
+/// Returns whether a repeat of an unknown operation takes it over without calling the hook.
 #[inline]
 pub(super) fn reruns(on_unknown: OnUnknown, reconciles: bool) -> bool {
-    // Whoever finds out comes before whoever runs it again.
+    // The hook comes before a rerun.
     on_unknown == OnUnknown::Rerun && !reconciles
 }
 
-/// What a repeat meets.
+/// How a repeat is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Repeat<T> {
     /// The outcome is unknown, and the hook can find it out: claim again, taking over.
     FindOut,
     /// The first request runs, and the client waits for it.
     Wait(T),
-    /// The client is told what is known.
+    /// The client gets the state of the key.
     Tell,
-    /// The key belongs to another request, which is all that the client is told.
+    /// The key belongs to another request, and the client learns only that.
     OtherRequest,
 }
 
-/// Returns what a repeat meets. `can_find_out`: there is a hook, and the claim did not take over.
-/// `wait`: for how long the client still waits.
+/// Returns how a repeat is treated. `can_find_out`: there is a hook, and the claim did not take
+/// over. `wait`: for how long the client still waits.
 #[inline]
 pub(super) fn repeat<T>(
     state: &RecordState,
@@ -112,7 +114,8 @@ pub(super) fn repeat<T>(
     can_find_out: bool,
     wait: impl FnOnce() -> Option<T>,
 ) -> Repeat<T> {
-    // What cannot be seen yet is taken for the same: it is told "in progress", and the truth at its end.
+    // A request that is not visible yet counts as the same one: its client gets "in progress", and
+    // the truth at the end.
     let is_same = state.fingerprint().is_none_or(|fingerprint| fingerprint == ours);
     match state {
         _ if !is_same => Repeat::OtherRequest,
@@ -122,16 +125,17 @@ pub(super) fn repeat<T>(
     }
 }
 
-/// How the key ends after an answer of the handler.
+/// How the key ends after a response of the handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AfterAnswer {
     Complete,
     Release,
-    /// The outcome is unknown, although there is an answer.
+    /// The outcome is unknown, although there is a response.
     Unknown,
 }
 
-/// Returns how the key ends after an answer. `gives_back`: its status does, by the user's word.
+/// Returns how the key ends after a response. `gives_back`: whether the user has listed its status
+/// as not executed.
 #[inline]
 pub(super) fn after_answer(
     verdict: Option<ExecutionOutcome>,
@@ -146,8 +150,8 @@ pub(super) fn after_answer(
     }
 }
 
-/// Returns the end of an operation whose handler gave no answer: it panicked, failed, was cancelled,
-/// or kept the session. It may have acted.
+/// Returns the end of an operation whose handler gave no response: it panicked, failed, was
+/// cancelled, or kept the session. It may have acted.
 #[inline]
 pub(super) fn end_without_answer() -> End {
     End::Unknown
@@ -156,26 +160,26 @@ pub(super) fn end_without_answer() -> End {
 /// What became of an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
-    /// It is in the store.
+    /// The end is in the store.
     Stored,
-    /// The claim was another's by then.
+    /// The claim belonged to another token by then.
     Lost,
-    /// The transaction was rolled back: nothing of it is there, and the key is free.
+    /// The transaction was rolled back: none of its effects remain, and the key is free.
     RolledBack,
-    /// It was given up, and the claim lapses.
+    /// The end was given up, and the outcome is unknown.
     GivenUp,
 }
 
-/// What is done after a call of `finish`.
+/// The next step after a call of `finish`.
 pub(super) enum AfterFinish {
     Stored,
     Lost,
     RolledBack(Box<dyn std::error::Error + Send + Sync>),
-    /// Nobody knows yet: the end is written again, or looked up.
+    /// The state is not known yet: the end is written again, or looked up.
     Again(StoreError),
 }
 
-/// Returns what to do after a call of `finish`.
+/// Returns the next step after a call of `finish`.
 #[inline]
 pub(super) fn after_finish(reply: Result<FinishOutcome, StoreError>) -> AfterFinish {
     match reply {
@@ -186,27 +190,28 @@ pub(super) fn after_finish(reply: Result<FinishOutcome, StoreError>) -> AfterFin
     }
 }
 
-/// Returns whether an error may pass, so that the end is written again.
+/// Returns whether an error may be temporary, so that the end is written again.
 pub(super) fn may_pass(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(_) | StoreError::Full | StoreError::Busy)
 }
 
-/// What became of a transaction whose end nobody knows, when its key was claimed under its token.
+/// What became of a transaction with a lost end, when its key was claimed under its token.
 pub(super) enum LookedUp<T> {
-    /// It may still be under way.
+    /// It may still be in progress.
     NotYet,
     Written(Written),
-    /// It left nothing behind, and that the outcome is unknown is written anew, in this session.
+    /// It left no effects, and "unknown" is written again, in this session.
     WriteUnknown(T),
 }
 
-/// Returns what became of a transaction. `end` is what it was to write.
+/// Returns what became of a transaction. `end` is the end that it was to write.
 pub(super) fn looked_up<T>(claimed: ClaimOutcome<T>, end: &End) -> LookedUp<T> {
     match (claimed, end) {
-        // Whoever gets the key finds that nothing was committed. A word of caution can be written again.
+        // The key could be acquired, so nothing was committed. An end as unknown can be written
+        // again.
         (ClaimOutcome::Acquired(session), End::Unknown) => LookedUp::WriteUnknown(session),
-        // What the handler did is gone, so its answer must not be written. Letting go leaves all as it
-        // was: what was taken over is still unknown.
+        // The handler's effects are gone, so its response must not be stored. Dropping the session
+        // leaves the record as it was: an operation that was taken over is still unknown.
         (ClaimOutcome::Acquired(_), _) => LookedUp::Written(Written::RolledBack),
         (ClaimOutcome::Existing(RecordState::InProgress { .. }), _) => LookedUp::NotYet,
         (ClaimOutcome::Existing(RecordState::Completed { record, .. }), End::Completed(ours))
@@ -222,35 +227,37 @@ pub(super) fn looked_up<T>(claimed: ClaimOutcome<T>, end: &End) -> LookedUp<T> {
     }
 }
 
-/// Returns the last word about a claim whose end is given up. A transaction needs none: it has ended.
+/// Returns the final end of a claim whose own end is given up. A transaction needs none: it has
+/// ended.
 pub(super) fn last_word(holds_effects: bool) -> Option<End> {
     (!holds_effects).then_some(End::Unknown)
 }
 
-/// Returns whether the store has answered a cancellation. If not, it is repeated.
+/// Returns whether the store has replied to a cancellation. If not, the call is repeated.
 pub(super) fn is_cancelled(reply: &Result<FinishOutcome, StoreError>) -> bool {
     match reply {
         Err(StoreError::RolledBack(_)) => false,
-        // A record that cannot be read is left alone: that is an answer, too.
+        // A record that cannot be read stays as it is: that is a reply, too.
         Err(error) => !may_pass(error),
         Ok(_) => true,
     }
 }
 
-/// What the client gets with an answer of the handler that completes the operation.
+/// The client's response after a handler's response that completes the operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CompletionAnswer {
-    /// The handler's, with what became of the key.
+    /// The handler's response, with the state of the key.
     WithStatus(IdempotencyStatus),
-    /// The handler's, which tells of nothing that was done.
+    /// The handler's response, which reports no effects.
     NotExecuted,
-    /// Another one: what the handler did was rolled back.
+    /// Another response: the handler's effects were rolled back.
     RolledBack,
-    /// Another one: what the handler did may have been rolled back.
+    /// Another response: the handler's effects may have been rolled back.
     TransactionLost,
 }
 
-/// Returns what the client gets with an answer whose end became `by_then`; `None`: nobody knows yet.
+/// Returns the client's response after a response whose end became `by_then`. `None`: not known
+/// yet.
 #[inline]
 pub(super) fn told_of_completion(
     by_then: Option<Written>,
@@ -259,7 +266,7 @@ pub(super) fn told_of_completion(
 ) -> CompletionAnswer {
     match by_then {
         Some(Written::Stored) => CompletionAnswer::WithStatus(IdempotencyStatus::Stored),
-        // A server error tells of nothing that was done, so it is true all the same.
+        // A server error reports no effects, so it is true even after a rollback.
         Some(Written::RolledBack) if is_server_error => CompletionAnswer::NotExecuted,
         Some(Written::RolledBack) => CompletionAnswer::RolledBack,
         _ if holds_effects => CompletionAnswer::TransactionLost,
@@ -267,7 +274,7 @@ pub(super) fn told_of_completion(
     }
 }
 
-/// Returns what the client is told of a key that its handler gave back.
+/// Returns the status that the client gets for a key that its handler released.
 #[inline]
 pub(super) fn told_of_release(by_then: Option<Written>) -> IdempotencyStatus {
     match by_then {
@@ -276,8 +283,8 @@ pub(super) fn told_of_release(by_then: Option<Written>) -> IdempotencyStatus {
     }
 }
 
-/// Returns what the client is told of an unknown end: that it may ask again where a repeat runs, and
-/// else nothing of use.
+/// Returns the status that the client gets for an unknown end. If a repeat would run, the status
+/// invites one.
 #[inline]
 pub(super) fn told_of_unknown(on_unknown: OnUnknown, reconciles: bool) -> IdempotencyStatus {
     if on_unknown == OnUnknown::Rerun || reconciles { IdempotencyStatus::Released } else { IdempotencyStatus::Unknown }

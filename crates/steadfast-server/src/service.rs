@@ -23,7 +23,8 @@ use super::response::reject;
 use super::response_body::ResponseBody;
 use super::store::Store;
 
-/// The service that [`IdempotencyLayer`](super::IdempotencyLayer) makes.
+/// The service that [`IdempotencyLayer`](super::IdempotencyLayer) wraps around yours.
+/// [`WebhookLayer`](super::WebhookLayer) makes the same one.
 pub struct IdempotencyService<I, S> {
     pub(super) inner: I,
     pub(super) layer: Arc<LayerState<S>>,
@@ -103,10 +104,10 @@ where
         Err(rejection) => return Ok(reject(&layer, rejection)),
     };
     let (sender, response) = oneshot::channel();
-    // From the claim on it is a task of its own: a client that disconnects must leave neither a
-    // claim that nobody runs nor a handler that stops half way.
+    // The operation gets a task of its own before it claims the key. A client that disconnects must
+    // leave neither a claim without a handler, nor a handler that stops half way.
     let running = layer.shared.running.clone();
-    // Boxed, so that a pointer is moved to the task and not all that an operation holds.
+    // Boxed, so that the task gets a pointer and not the whole operation.
     let work = Box::pin(run_operation(layer, inner, parts, operation, sender));
     tokio::spawn(running.track_future(work.in_current_span()));
     // The task always responds, unless the runtime drops it.

@@ -1,4 +1,5 @@
-//! A store with what this process knows of it: the claims that it holds, and what it still has to tell the store.
+//! A store together with what this process knows of it: the claims that it holds, and the ends that
+//! it still has to write.
 
 use std::fmt;
 use std::ops::Deref;
@@ -14,12 +15,12 @@ use super::keepers::Keepers;
 use super::pending_ends::Pending;
 use super::store::{ClaimRef, Store};
 
-/// A handle to one store, for all layers and inboxes of a process that use it. Its clones share the store.
+/// A handle to one store, for all layers and inboxes of a process that use it. Its clones share the
+/// store.
 ///
-/// It knows which operations run in this process, so that none of them is taken over here, even if
-/// its lease lapsed in the store. It knows that only of what uses the same handle: make one handle
-/// per store, and clone it.
-///
+/// The handle knows which operations run in this process. They are never taken over here, even if
+/// their lease has expired in the store. It knows only the operations that use the same handle, so
+/// make one handle for each store, and clone it.
 /// ```
 /// use steadfast_server::{IdempotencyLayer, Inbox, MemoryStore, Scope, SharedStore};
 ///
@@ -45,23 +46,24 @@ impl<S: Store> SharedStore<S> {
         Self::from(Arc::new(store))
     }
 
-    /// Waits until nothing is left to tell the store: the ends of events that were handled, and
-    /// claims that nobody runs.
+    /// Waits until no call to the store is left to make: the ends of handled events, and the
+    /// cancellations of claims under which nothing runs.
     ///
-    /// [`IdempotencyLayer::drain`](super::IdempotencyLayer::drain) includes this. A store that cannot be reached is asked again
-    /// until it answers, so bound the wait if the process must end.
+    /// [`IdempotencyLayer::drain`](super::IdempotencyLayer::drain) includes this. The handle
+    /// repeats its calls to an unreachable store until it replies, so bound the wait if the process
+    /// must end.
     pub async fn drain(&self) {
-        // The sender is here: it cannot be closed.
+        // The sender is in `self`, so the channel cannot be closed.
         let mut background = self.0.background.subscribe();
         let _closed = background.wait_for(|tasks| *tasks == 0).await;
     }
 
-    /// Lists a claim as held by this process, and has its lease renewed, until the guard is dropped.
+    /// Lists a claim as held by this process and renews its lease, until the guard is dropped.
     pub(super) fn hold(&self, claim: ClaimRef, lease: Duration, asked: Instant) -> Held<&HeldClaims> {
         self.listed(&*self.0.claims, claim, lease, asked)
     }
 
-    /// The same, for a task of its own.
+    /// Does the same, with a guard that a task of its own can own.
     pub(super) fn hold_on(&self, claim: ClaimRef, lease: Duration, asked: Instant) -> Held<Arc<HeldClaims>> {
         self.listed(self.0.claims.clone(), claim, lease, asked)
     }
@@ -89,8 +91,8 @@ impl<S> SharedStore<S> {
         Self(parts)
     }
 
-    /// Tells stores apart, whatever handle they are reached by. None of them moves or goes away
-    /// while one of its layers serves a request.
+    /// Returns a number that identifies the store, whichever handle leads to it. A store neither
+    /// moves nor goes away while one of its layers serves a request.
     pub(super) fn address(&self) -> usize {
         Arc::as_ptr(&self.0.store).addr()
     }
@@ -99,14 +101,15 @@ impl<S> SharedStore<S> {
         Arc::downgrade(&self.0)
     }
 
-    /// Counts a task that [`drain`](SharedStore::drain) waits for, until the guard is dropped.
+    /// Counts a background task, for which [`drain`](SharedStore::drain) waits, until the guard is
+    /// dropped.
     pub(super) fn in_background(&self) -> Background<S> {
         self.0.background.send_modify(|tasks| *tasks += 1);
         Background(self.downgrade())
     }
 }
 
-/// A task that a drain waits for. It does not keep the store.
+/// A task for which a drain waits. It does not keep the store alive.
 pub(super) struct Background<S>(Weak<Parts<S>>);
 
 impl<S> Drop for Background<S> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::{HeaderValue, Response};
 use steadfast_core::protocol::{IDEMPOTENCY_STATUS, IdempotencyStatus};
 
-/// The parameters, which are the same beside every word: how long a record is kept, and for which
-/// paths the layer speaks. Written once per layer.
+/// The parameters, which are the same for every status: how long a record is kept, and which paths
+/// the layer covers. Formatted once per layer.
 #[derive(Clone)]
 pub(super) struct StatusTerms {
     retention: String,
@@ -28,7 +28,7 @@ impl StatusTerms {
 
     /// Sets the header on a response: `stored;retention=86400;scope="/v1"`.
     pub(super) fn put<B>(&self, status: IdempotencyStatus, response: &mut Response<B>) {
-        // A path prefix that is no header value is left out.
+        // A path prefix that is not a valid header value is left out.
         let value = HeaderValue::try_from([status.word(), &self.retention, &self.scope].concat());
         response.headers_mut().insert(IDEMPOTENCY_STATUS, value.unwrap_or(HeaderValue::from_static(status.word())));
     }

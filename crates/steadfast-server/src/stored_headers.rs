@@ -1,17 +1,17 @@
-//! Which headers of an answer are part of the operation's result, and which of the exchange that
-//! carried it.
+//! Headers that belong to the operation's result, and headers that belong to one exchange.
 //!
-//! A record is handed out again to a later request, over another connection, perhaps on another
-//! day. `Set-Cookie` may be somebody's session, a trace or a request id names the first request, a
-//! rate limit has moved on, and a challenge may hold a nonce that is good for one use.
-//! `Retry-After` stays: on a 202 it is the pace at which the result may be asked for, which the
-//! client that lost the first answer needs, and on an error it misleads nobody, since a replayed
-//! answer is final.
+//! A record is replayed to a later request, over another connection, perhaps on another day.
+//! `Set-Cookie` may hold a caller's session. A trace or a request id names the first request. A
+//! rate limit has changed since, and a challenge may hold a nonce for one use.
+//!
+//! `Retry-After` is stored. On a 202 it is the interval at which to poll for the result, and a
+//! client that lost the first response needs it. On an error it does no harm, because a replayed
+//! response is final.
 
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName};
 
-/// Which headers are stored: those of the default list, as the user has changed it.
+/// The headers that are stored: the default list with the user's changes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StoredHeaders {
     keep: Vec<HeaderName>,
@@ -19,7 +19,7 @@ pub(super) struct StoredHeaders {
 }
 
 impl StoredHeaders {
-    /// Stores these from now on.
+    /// Stores these headers from now on.
     pub(super) fn keep(&mut self, names: impl IntoIterator<Item = HeaderName>) {
         for name in names {
             self.omit.retain(|omitted| *omitted != name);
@@ -27,7 +27,7 @@ impl StoredHeaders {
         }
     }
 
-    /// Stores these no longer.
+    /// Leaves these headers out from now on.
     pub(super) fn omit(&mut self, names: impl IntoIterator<Item = HeaderName>) {
         for name in names {
             self.keep.retain(|kept| *kept != name);
@@ -35,7 +35,7 @@ impl StoredHeaders {
         }
     }
 
-    /// `headers` without what must not be stored.
+    /// Returns the headers that may be stored.
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderMap {
         let nominated: Vec<String> = headers
             .get_all(CONNECTION)
@@ -57,8 +57,9 @@ impl StoredHeaders {
     }
 }
 
-/// What belongs to one connection or one message (RFC 9110 §7.6.1, §6.6.1), and what the layer
-/// itself says. Nobody can keep these: a replay with another answer's length would be no HTTP.
+/// Returns whether a header belongs to one connection or one message (RFC 9110 §7.6.1, §6.6.1), or
+/// is set by the layer itself. Users cannot keep these: a replay with another response's length
+/// would be invalid HTTP.
 fn is_never_stored(name: &str) -> bool {
     match name {
         "connection" | "content-length" | "date" | "keep-alive" | "te" | "trailer" | "transfer-encoding"
@@ -68,9 +69,9 @@ fn is_never_stored(name: &str) -> bool {
     }
 }
 
-/// What says something of one exchange. Sources: RFC 9110 §11.6 (challenges), RFC 7615
+/// Returns whether a header belongs to one exchange. Sources: RFC 9110 §11.6 (challenges), RFC 7615
 /// (`Authentication-Info`), RFC 9111 §5.1 (`Age`), the W3C's Trace Context and Server Timing,
-/// draft-ietf-httpapi-ratelimit-headers, and the names in common use.
+/// draft-ietf-httpapi-ratelimit-headers, and names in common use.
 fn is_of_the_exchange(name: &str) -> bool {
     match name {
         "set-cookie" | "www-authenticate" | "authentication-info" | "age" | "server-timing" => true,
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn list_is_the_users_last_word() {
+    fn user_changes_override_default_list() {
         let lines = [("set-cookie", "a=b"), ("age", "3"), ("location", "/orders/1"), ("content-length", "3")];
         let mut headers = StoredHeaders::default();
         headers.keep([SET_COOKIE, CONTENT_LENGTH]);

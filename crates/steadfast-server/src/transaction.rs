@@ -1,8 +1,8 @@
-//! The store's session in the hands of the handler.
+//! The store's session, lent to the handler.
 //!
-//! Where claim, business rows and record are one transaction, the handler has to write its rows in that transaction, and the layer
-//! has to have it back to end it. So it travels in the request's extensions, one at a time can hold it, and whoever holds it gives
-//! it back by letting go.
+//! With a transactional store, claim, business rows and record are one transaction. The handler
+//! writes its rows in it, and then the layer ends it. So the session travels in the request's
+//! extensions. Only one holder can lock it at a time, and dropping the guard returns it.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -10,12 +10,31 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 
-/// A store's session, lent to the handler: in the request's extensions where the store [holds the
-/// effects](super::Store::TRANSACTIONAL).
+/// A store's session, lent to the handler. It is in the request's extensions if the store is
+/// [transactional](super::Store::TRANSACTIONAL).
 ///
-/// The layer ends the session when the handler has answered, so nobody may have it then: an answer that comes while a task of the
-/// handler's still holds it is replaced by a 500, and nothing is kept.
-// Nobody ever waits for this lock: it tells who has the session, and the mapped guard gives it back without a slot to unwrap.
+/// Lock it to use the session, and drop the guard before the handler returns. The layer ends the
+/// session after the response. If a task of the handler still holds it then, the response is
+/// replaced by a 500, and nothing is kept.
+///
+/// ```
+/// use axum::{Extension, http::StatusCode};
+/// use steadfast_server::TransactionHandle;
+///
+/// /// The session of your store.
+/// struct Transaction;
+///
+/// async fn charge(Extension(handle): Extension<TransactionHandle<Transaction>>) -> StatusCode {
+///     let Some(mut transaction) = handle.lock() else {
+///         return StatusCode::INTERNAL_SERVER_ERROR;
+///     };
+///     // Write the rows of the charge: they are committed with the record, or not at all.
+///     let _session: &mut Transaction = &mut transaction;
+///     StatusCode::CREATED
+/// }
+/// ```
+// No caller waits for this lock: it only shows who has the session. A mapped guard returns the
+// session without a slot to unwrap.
 pub struct TransactionHandle<T>(Arc<Mutex<Option<T>>>);
 
 impl<T> TransactionHandle<T> {
@@ -23,14 +42,15 @@ impl<T> TransactionHandle<T> {
         Self(Arc::new(Mutex::new(Some(session))))
     }
 
-    /// The session, until the guard is dropped; `None` while another has it, and after the operation has ended.
+    /// Returns the session, until you drop the guard. `None` while another guard holds it, and
+    /// after the operation has ended.
     #[must_use]
     pub fn lock(&self) -> Option<TransactionGuard<T>> {
         let guard = self.0.clone().try_lock_owned().ok()?;
         OwnedMutexGuard::try_map(guard, Option::as_mut).ok().map(TransactionGuard)
     }
 
-    /// The session, for good; `None` if the handler still holds it.
+    /// Takes the session for good. `None` if the handler still holds it.
     pub(super) fn take(&self) -> Option<T> {
         self.0.try_lock().ok()?.take()
     }
@@ -48,7 +68,7 @@ impl<T> fmt::Debug for TransactionHandle<T> {
     }
 }
 
-/// A session in the hands of a handler; dropped, it is given back.
+/// A locked session. Dropping the guard returns the session to its [`TransactionHandle`].
 pub struct TransactionGuard<T>(OwnedMappedMutexGuard<Option<T>, T>);
 
 impl<T> Deref for TransactionGuard<T> {
@@ -76,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time_has_it_and_it_comes_back_by_itself() {
+    fn session_has_one_holder_until_dropped() {
         let lent = TransactionHandle::new(vec![1]);
         let mut borrowed = lent.lock().unwrap();
         borrowed.push(2);
@@ -89,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_that_panics_gives_it_back() {
+    fn panicking_handler_returns_session() {
         let lent = TransactionHandle::new(1);
         let panicking = lent.clone();
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {

@@ -1,7 +1,7 @@
-//! Waiting for the first request under a key, without a poll per request.
+//! Waiting for the first request under a key, without a poll for each waiting request.
 //!
-//! However many repeats wait for one key in this process, one task looks at the store for all of them. It looks less and less often,
-//! and at once when the first request ends in this process.
+//! However many repeats wait for one key in this process, one task checks the store for all of
+//! them. It checks less and less often, and at once when the first request ends in this process.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -27,7 +27,8 @@ pub(super) struct Waits {
 
 #[derive(Debug, Default)]
 struct Keys {
-    /// Lets an operation that nobody waits for, the common case, end without the lock.
+    /// Whether any key has waiters. Without any, the common case, an operation ends without taking
+    /// the lock.
     any: AtomicBool,
     waiting: Mutex<HashMap<RecordId, Waiting>>,
 }
@@ -50,16 +51,16 @@ impl Keys {
 }
 
 impl Waits {
-    /// Ends when the key is no longer running, or at `until`.
+    /// Waits until the key is no longer in progress, or until `until`.
     pub(super) async fn wait<S: Store>(&self, store: &SharedStore<S>, id: RecordId, until: Instant) {
         let mut ended = self.join(store, id);
-        // The task that looks tells it, whatever ends that task.
+        // The checking task always notifies its waiters, whatever ends that task.
         let _timed_out = clock::until(Some(until), ended.wait_for(|ended| *ended)).await;
     }
 
-    /// The first request under this key has ended here.
+    /// Notes that the first request under this key has ended here.
     pub(super) fn ended(&self, id: &RecordId) {
-        // Whoever comes in this moment looks at the store soon anyway.
+        // A repeat that starts to wait at this moment is checked soon anyway.
         if self.keys.any.load(Ordering::Acquire)
             && let Some(waiting) = self.keys.lock().get(id)
         {
@@ -83,7 +84,7 @@ impl Waits {
     }
 }
 
-/// Looks at one key until it is no longer running, or until nobody waits for it.
+/// Checks one key until it is no longer in progress, or until no repeat waits for it.
 async fn watch_key<S: Store>(store: SharedStore<S>, mut watching: Watching, look_now: Arc<Notify>) {
     let mut pause = FIRST_LOOK;
     loop {
@@ -91,10 +92,10 @@ async fn watch_key<S: Store>(store: SharedStore<S>, mut watching: Watching, look
         let _nudged = clock::until(soon, look_now.notified()).await;
         pause = (pause * 2).min(SLOWEST_LOOK);
         let looked = caught(pin!(store.get(&watching.id))).await;
-        // A store that cannot be reached, or that panics, is asked again: whoever waits has a limit
-        // of its own.
+        // After an error or a panic of the store the check is repeated: each waiting repeat has its
+        // own limit.
         let running = matches!(looked, Ok(Ok(Some(RecordState::InProgress { .. })) | Err(_)) | Err(Panicked))
-            // Its lease may have run out while this process still runs it.
+            // Its lease may have expired while this process still runs it.
             || store.parts().claims.is_held(&watching.id);
         if watching.may_end(running) {
             return;
@@ -102,9 +103,8 @@ async fn watch_key<S: Store>(store: SharedStore<S>, mut watching: Watching, look
     }
 }
 
-/// The place in the list of a key that is looked at. When it is dropped, whoever waits looks for
-/// itself, and the next one to wait has the key looked at anew: a runtime that ends takes its tasks
-/// with it.
+/// The place of a checked key in the list. When it is dropped, waiting repeats look for themselves,
+/// and the next one starts a new task. A runtime that ends drops its tasks.
 struct Watching {
     keys: Arc<Keys>,
     id: RecordId,
@@ -113,10 +113,10 @@ struct Watching {
 }
 
 impl Watching {
-    /// Leaves the list if the key is no longer running, or nobody waits for it.
+    /// Leaves the list if the key is no longer in progress, or no repeat waits for it.
     fn may_end(&mut self, running: bool) -> bool {
         let mut waiting = self.keys.lock();
-        // The list holds one receiver; any other is somebody who waits.
+        // The list holds one receiver; each other one is a waiting repeat.
         if running && self.tell.receiver_count() > 1 {
             return false;
         }

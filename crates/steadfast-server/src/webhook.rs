@@ -1,8 +1,9 @@
-//! Webhooks: a sender that delivers an event until it is told that it has arrived, and so sometimes twice.
+//! Webhooks: a sender repeats the delivery of an event until it gets a success, so an event may
+//! arrive twice.
 //!
-//! The key is not in the sender's hands but in the event: its id. What is remembered is that it was handled, after it was; an answer
-//! that is no success means "not handled", and the next delivery runs. Marking first, as some deduplicators do, loses the event
-//! whose handler failed.
+//! The key is the event's id, in the delivery itself. The layer marks an event as handled *after*
+//! the handler has succeeded. A response that is no success means "not handled", and the next
+//! delivery runs. Some deduplicators mark first, and so lose an event whose handler failed.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,7 +20,8 @@ use super::service::IdempotencyService;
 use super::shared_store::SharedStore;
 use super::store::{RecordCodec, Store};
 
-/// A [tower](https://docs.rs/tower) layer for endpoints to which events are delivered, perhaps more than once: each is handled once.
+/// A [tower](https://docs.rs/tower) layer for webhook endpoints: it handles each event once,
+/// however often it is delivered.
 ///
 /// ```
 /// use axum::{Router, http::StatusCode, routing::post};
@@ -30,31 +32,33 @@ use super::store::{RecordCodec, Store};
 /// }
 ///
 /// let layer = WebhookLayer::new(MemoryStore::new(), "billing", EventId::stripe());
-/// // Outside of it: whatever checks the sender's signature.
+/// // A layer that verifies the sender's signature belongs outside this one.
 /// let app: Router = Router::new().route("/webhooks/stripe", post(paid)).layer(layer);
 /// ```
 ///
-/// | delivery | answer |
+/// | delivery | response |
 /// | --- | --- |
-/// | the first | the handler's. A 2xx or 3xx marks the event as handled; any other status does not, and the next delivery runs |
-/// | of an event that was handled | the handler's answer from the record, with `Idempotent-Replayed: true` |
-/// | of one that is being handled | 409 with `Retry-After` |
+/// | the first | the handler's. A 2xx or 3xx marks the event as handled; after any other status the next delivery runs |
+/// | of a handled event | the stored response, with `Idempotent-Replayed: true` |
+/// | of an event that is being handled | 409 with `Retry-After` |
 /// | with another payload under the same id | 422, and a warning in the log |
-/// | of one whose handler died | run again, or 409 with [`OnUnknown::Reject`] |
+/// | of an event whose handler died | the handler runs again; 409 with [`OnUnknown::Reject`] |
 /// | without an id | 400 |
 ///
-/// With a store that [holds the effects](Store::TRANSACTIONAL) mark and effect are one transaction,
-/// and each event has one effect whatever dies. With any other, a process that dies after the
-/// effect and before the mark handles the event once more: the price of never losing one. Tell it
-/// to refuse instead, if somebody looks.
+/// With a [transactional](Store::TRANSACTIONAL) store, mark and effect are one transaction, so each
+/// event has exactly one effect, whichever process dies.
+///
+/// With any other store, a process that dies after the effect and before the mark handles the event
+/// once more. That is the price of never losing one. If an operator looks at such events, choose
+/// [`OnUnknown::Reject`].
 ///
 /// | setting | default |
 /// | --- | --- |
-/// | [`retention`](Self::retention) | 7 days: longer than a sender goes on trying |
+/// | [`retention`](Self::retention) | 7 days: longer than a sender repeats a delivery |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`max_body`](Self::max_body) | 1 MiB |
 /// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Rerun`] |
-/// | [`codec`](Self::codec) | none: answers are stored unencrypted |
+/// | [`codec`](Self::codec) | none: responses are stored unencrypted |
 pub struct WebhookLayer<S>(IdempotencyLayer<S>);
 
 impl<S> Clone for WebhookLayer<S> {
@@ -64,13 +68,33 @@ impl<S> Clone for WebhookLayer<S> {
 }
 
 impl<S: Store> WebhookLayer<S> {
-    /// A layer over this store, for one consumer: what another consumer has handled is new to it.
+    /// Creates a layer over this store, for one consumer. An event that another consumer has
+    /// handled is new to this one.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::{Request, StatusCode}, routing::post};
+    /// use steadfast_server::{EventId, MemoryStore, WebhookLayer};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = WebhookLayer::new(MemoryStore::new(), "billing", EventId::stripe());
+    /// let fails = async || StatusCode::INTERNAL_SERVER_ERROR;
+    /// let app: Router = Router::new().route("/events", post(fails)).layer(layer.clone());
+    /// let deliver = || Request::post("/events").body(Body::from(r#"{"id":"evt_1"}"#));
+    /// app.clone().oneshot(deliver()?).await?;
+    /// app.oneshot(deliver()?).await?;
+    /// // A failed handler marks nothing, so the second delivery runs it again.
+    /// assert_eq!(layer.metrics().executed, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(store: S, consumer: impl Into<String>, id: EventId) -> Self {
         Self::with_shared_store(SharedStore::new(store), consumer, id)
     }
 
-    /// Creates a layer over a store that other layers or inboxes use too.
+    /// Creates a layer over a store that other layers or inboxes also use.
     #[must_use]
     pub fn with_shared_store(store: SharedStore<S>, consumer: impl Into<String>, id: EventId) -> Self {
         let layer = IdempotencyLayer::with_shared_store(store, Scope::fixed(consumer.into()))
@@ -81,67 +105,89 @@ impl<S: Store> WebhookLayer<S> {
         Self(layer)
     }
 
-    /// Names the consumer by the request, where one layer serves several: by the path, for example.
-    /// `None` or an empty name refuses the delivery with 403.
+    /// Sets the consumer by the request, if one layer serves several. `None` or an empty name
+    /// refuses the delivery with 403.
     ///
-    /// This is the [`Scope`] of the layer, and what is said there holds here: a stable name, never
-    /// a credential.
+    /// The consumer is the [`Scope`] of this layer, so the same rule holds: use a stable name,
+    /// never a credential.
+    ///
+    /// ```
+    /// use steadfast_server::{EventId, MemoryStore, WebhookLayer};
+    ///
+    /// // "/webhooks/billing" and "/webhooks/mail" each handle every event once.
+    /// let layer = WebhookLayer::new(MemoryStore::new(), "billing", EventId::stripe())
+    ///     .consumer(|parts| Some(parts.uri.path().strip_prefix("/webhooks/")?.to_owned()));
+    /// ```
     #[must_use]
     pub fn consumer(mut self, consumer: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         self.0.state.config.scope = Scope::from_fn(consumer);
         self
     }
 
-    /// How long it is remembered that an event was handled.
+    /// Sets how long a mark is kept. Default: 7 days. Choose longer than the sender repeats a
+    /// delivery.
     #[must_use]
     pub fn retention(self, retention: Duration) -> Self {
         Self(self.0.retention(retention))
     }
 
-    /// How long a claim holds without being renewed, and so how long an event waits after a crash. At least 3 ms.
+    /// Sets how long a claim holds without renewal, and so how long an event waits after a crash.
+    /// Default: 30 s. Minimum: 3 ms.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
         Self(self.0.lease(lease))
     }
 
-    /// Sets how long a handler may take: see [`IdempotencyLayer::max_handler_time`]. Default: no limit.
+    /// Sets the time limit of a handler: see [`IdempotencyLayer::max_handler_time`]. Default: no
+    /// limit.
     #[must_use]
     pub fn max_handler_time(self, time: Duration) -> Self {
         Self(self.0.max_handler_time(time))
     }
 
-    /// Sets how long the answer waits for the store to take the mark: see [`IdempotencyLayer::end_wait`]. Default: 1 s.
+    /// Sets how long the response waits for the store to take the mark: see
+    /// [`IdempotencyLayer::end_wait`]. Default: 1 s.
     #[must_use]
     pub fn end_wait(self, wait: Duration) -> Self {
         Self(self.0.end_wait(wait))
     }
 
-    /// The largest delivery, in bytes.
+    /// Sets the maximum body of a delivery, in bytes. Default: 1 MiB.
     #[must_use]
     pub fn max_body(self, bytes: usize) -> Self {
         Self(self.0.max_body(bytes))
     }
 
-    /// What a delivery meets where an earlier handler may have acted and nobody knows.
+    /// Sets how the layer treats a delivery if an earlier handler may have acted. Default:
+    /// [`OnUnknown::Rerun`].
+    ///
+    /// ```
+    /// use steadfast_server::{EventId, MemoryStore, OnUnknown, WebhookLayer};
+    ///
+    /// // A payout must not happen twice: an operator looks at events whose handler died.
+    /// let layer = WebhookLayer::new(MemoryStore::new(), "payouts", EventId::stripe())
+    ///     .on_unknown(OnUnknown::Reject);
+    /// ```
     #[must_use]
     pub fn on_unknown(self, on_unknown: OnUnknown) -> Self {
         Self(self.0.on_unknown(on_unknown))
     }
 
-    /// Seals the handlers' answers before they are stored, as [`IdempotencyLayer::codec`] does.
-    /// Default: none.
+    /// Encrypts the handlers' responses before they are stored, as [`IdempotencyLayer::codec`]
+    /// does. Default: none.
     #[must_use]
     pub fn codec(self, codec: impl RecordCodec) -> Self {
         Self(self.0.codec(codec))
     }
 
-    /// Counts since the layer was made, over all its clones.
+    /// Returns the counts since the layer was made, over all its clones.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         self.0.metrics()
     }
 
-    /// Waits until no delivery is in progress. Call it at shutdown, after the server has stopped accepting.
+    /// Waits until no delivery is in progress. Call it at shutdown, after the server has stopped
+    /// accepting. See [`IdempotencyLayer::drain`].
     pub async fn drain(&self) {
         self.0.drain().await;
     }

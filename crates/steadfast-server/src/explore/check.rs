@@ -25,7 +25,7 @@ pub(super) const NOT_EXECUTED: &str = "whoever is told that nothing was executed
 #[derive(Clone, Debug)]
 pub(super) struct Exploration {
     pub(super) setup: Setup,
-    /// Only this property, if any: the first state that breaks it ends the search.
+    /// Explores only this property, if any: the first state that breaks it ends the search.
     pub(super) only: Option<&'static str>,
     pub(super) counts: Arc<Counts>,
 }
@@ -79,13 +79,13 @@ impl Model for Exploration {
     }
 }
 
-/// Executions by processes that were stopped are counted, except after the retention of their claim.
+/// Counts executions by stopped processes too, except after the retention of their claim.
 fn executed_once(setup: &Setup, world: &World) -> bool {
     let runs_again = setup.on_unknown == OnUnknown::Rerun || setup.reconciles;
     world.history.keys.iter().all(|key| key.executions <= 1 + if runs_again { key.lapses } else { 0 })
 }
 
-/// Somebody of this process, or a call of theirs, is still at it.
+/// Returns whether a process, or one of its calls, still works on the key.
 fn works_on(world: &World, key: u8) -> bool {
     let at_it = world.callers.iter().any(|caller| match caller.phase {
         Phase::Idle => false,
@@ -115,7 +115,7 @@ fn has_owner(world: &World, key: u8) -> bool {
             Phase::Idle => false,
             Phase::Claiming(claiming) => {
                 let is_told = claiming.ticket.key == key && claiming.reply == Some(ModelClaimOutcome::Acquired);
-                // A store that names claims itself says so in its reply.
+                // A store that names claims itself returns the name in its reply.
                 claiming.ticket.token == holder || is_told
             }
             Phase::FindingOut(ticket) | Phase::Running(ticket) | Phase::Ending(ticket, _) => ticket.token == holder,

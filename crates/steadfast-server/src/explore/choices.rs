@@ -1,9 +1,9 @@
-//! What can happen next.
+//! The steps that can happen next.
 
 use super::steps::Step;
 use super::world::{Claiming, Phase, Setup, World, bit};
 
-/// The steps that may be possible. Which of them are, [`take`](super::steps::take) decides.
+/// Lists steps that may be possible. [`take`](super::steps::take) decides whether each of them is.
 pub(super) fn possible(setup: &Setup, world: &World, steps: &mut Vec<Step>) {
     for (caller, state) in world.callers.iter().enumerate() {
         if !world.is_stopped(caller) {
@@ -30,7 +30,7 @@ fn of_caller(setup: &Setup, world: &World, caller: usize, steps: &mut Vec<Step>)
     match &state.phase {
         Phase::Idle => {
             let script = setup.scripts[usize::from(world.script)].asks;
-            // Two that ask for the same in one process are as good as each other.
+            // Two callers with the same request in one process are interchangeable.
             let has_twin = caller == 1 && script[0] == script[1] && world.callers[0].asked == 0;
             if usize::from(state.asked) < script[caller].len() && !has_twin {
                 steps.push(Step::Ask(caller));
@@ -55,7 +55,7 @@ fn of_caller(setup: &Setup, world: &World, caller: usize, steps: &mut Vec<Step>)
     }
 }
 
-/// What may go wrong.
+/// Lists the faults that may happen.
 fn faults(world: &World, steps: &mut Vec<Step>) {
     for (caller, state) in world.callers.iter().enumerate().filter(|(caller, _)| !world.is_stopped(*caller)) {
         match &state.phase {

@@ -1,4 +1,4 @@
-//! From the request to the handler, or to what a repeat is told.
+//! From the request to the handler, or to the response to a repeat.
 
 use http::StatusCode;
 
@@ -13,7 +13,7 @@ pub(super) fn lost() -> StoreError {
     StoreError::Unavailable("lost".into())
 }
 
-/// A claim that is on its way: `Claiming::ask`.
+/// Begins a claim that is on its way, as `Claiming::ask` does.
 pub(super) fn begin(scene: &Scene<'_>, caller: usize, ticket: Ticket, finds_out: bool) -> Claiming {
     let wanted = rules::reruns(scene.setup.on_unknown, scene.setup.reconciles) || finds_out;
     let ran_here = wanted && scene.world.runs_here(process_of(caller), ticket.key);
@@ -38,7 +38,7 @@ pub(super) fn claim(scene: &mut Scene<'_>, ticket: Ticket) -> ModelClaimOutcome 
         return claimed;
     };
     match before {
-        // The same token may have taken the key over before, and has it anew now.
+        // The same token may have taken the key over before, and has acquired it anew now.
         None => scene.world.history.took_over &= !bit(holder),
         Some(before) if before != holder => {
             scene.world.history.took_over |= bit(holder);
@@ -84,7 +84,8 @@ pub(super) fn delay(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     Some(())
 }
 
-/// What the caller does with a reply: `Claiming::win` and `Claiming::ask`, and `settle` around them.
+/// Handles a reply, as `Claiming::win` and `Claiming::ask` do, and the loop around them in
+/// `decide.rs`.
 fn handle(scene: &mut Scene<'_>, caller: usize, mut claiming: Claiming, reply: Result<ClaimOutcome<()>, StoreError>) {
     if !claiming.is_second_call {
         claiming.is_open = rules::may_be_ours(claiming.was_open, &reply);
@@ -115,7 +116,7 @@ fn handle(scene: &mut Scene<'_>, caller: usize, mut claiming: Claiming, reply: R
     }
 }
 
-/// The reply came late, for the last time perhaps.
+/// Repeats a claim whose reply came late, unless it was the last try.
 fn claim_again(scene: &mut Scene<'_>, caller: usize, mut claiming: Claiming) {
     scene.seen.kinds.push(Kind::ReplyTooLate);
     claiming.late_claims += 1;
@@ -127,7 +128,7 @@ fn claim_again(scene: &mut Scene<'_>, caller: usize, mut claiming: Claiming) {
     scene.world.callers[caller].phase = Phase::Claiming(claiming);
 }
 
-/// 503: nothing was executed.
+/// Responds 503: nothing was executed.
 fn refuse(scene: &mut Scene<'_>, caller: usize, claiming: &Claiming) {
     scene.world.history.refused |= bit(claiming.ticket.token);
     leave(scene, caller, claiming);
@@ -158,7 +159,7 @@ fn known(scene: &mut Scene<'_>, caller: usize, claiming: Claiming, state: Record
     let is_other = state.fingerprint().is_some_and(|fingerprint| fingerprint != ours);
     match rules::repeat(&state, ours, can_find_out, || None::<()>) {
         Repeat::FindOut => ask_again(scene, caller, &claiming, true),
-        // Nobody waits here.
+        // No client waits here.
         Repeat::Wait(()) => scene.world.wrong(Wrong::Untrue),
         Repeat::OtherRequest => {
             leave(scene, caller, &claiming);
@@ -172,13 +173,13 @@ fn known(scene: &mut Scene<'_>, caller: usize, claiming: Claiming, state: Record
     }
 }
 
-/// What a repeat is told, and whether it is true.
+/// Returns the response to a repeat, and whether it is true.
 fn said_of(world: &World, claiming: &Claiming, state: &RecordState, runs_here: bool) -> (Said, bool) {
     let is_ours = state.fingerprint() == Some(fingerprint(claiming.ticket.request));
     match state {
         RecordState::Completed { record, .. } => {
             let answer = answer_of(record);
-            // It is the answer of a handler that has acted on this very request.
+            // True if it is the response of a handler that has acted on this very request.
             (Said::Replayed(answer), is_ours && world.history.acted & bit(answer) != 0)
         }
         RecordState::InProgress { .. } => {
@@ -189,7 +190,7 @@ fn said_of(world: &World, claiming: &Claiming, state: &RecordState, runs_here: b
     }
 }
 
-/// The same token asks once more, as `Claiming::ask` does.
+/// Claims again under the same token, as `Claiming::ask` does.
 fn ask_again(scene: &mut Scene<'_>, caller: usize, claiming: &Claiming, finds_out: bool) {
     let again = begin(scene, caller, claiming.ticket, finds_out);
     scene.world.callers[caller].phase = Phase::Claiming(Claiming { was_open: claiming.is_open, ..again });
@@ -199,7 +200,7 @@ pub(super) fn fingerprint(request: u8) -> Fingerprint {
     Fingerprint::from_bytes([request; 32])
 }
 
-/// The token whose handler gave the answer is its status, more or less.
+/// Encodes the token whose handler responded in the status of the record.
 pub(super) fn record(answer: u8) -> Record {
     Record::not_kept(StatusCode::from_u16(200 + u16::from(answer)).unwrap_or_default())
 }
@@ -208,7 +209,7 @@ fn answer_of(record: &Record) -> u16 {
     record.status().as_u16() - 200
 }
 
-/// The model's answer in the words of the layer.
+/// Translates the model's reply into the layer's types.
 fn reply_of(claimed: ModelClaimOutcome) -> Result<ClaimOutcome<()>, StoreError> {
     match claimed {
         ModelClaimOutcome::Acquired => Ok(ClaimOutcome::Acquired(())),

@@ -1,29 +1,29 @@
-//! The design that is explored: the crate's own, or one of those that the field has tried.
+//! The explored design: the crate's own, or a broken one that is known from the field.
 //!
-//! A broken one differs in one place, and is else the same model.
+//! A broken design differs in one place, and is the same model otherwise.
 
 use super::world::{LEASE, RETENTION, TOMBSTONE, Ticket, World};
 use crate::FinishOutcome;
 use crate::store::model::{ModelClaim, ModelClaimOutcome, ModelEnd, ModelRecordState};
 
-/// The store and the layer, and what is wrong with them.
+/// The design of the store and the layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Design {
-    /// The crate's.
+    /// The crate's own design.
     Ours,
     /// One time to live for the claim and for the record, as in `SET key value NX EX 86400`.
     OneTtl,
-    /// Whoever completes an operation writes its record.
+    /// Any caller that completes an operation writes its record.
     NoFence,
     /// A claim whose lease is over is as if it had never been made.
     ForgetsOnLapse,
-    /// The store makes the token, and says so in its reply.
+    /// The store makes the token, and returns it in its reply.
     ServerMakesToken,
-    /// A client that hangs up ends the handler, and its key is released.
+    /// A client that disconnects ends the handler, and its key is released.
     ReleasesOnHangUp,
-    /// Takes over what is unknown, whatever the request.
+    /// A claim takes over an unknown outcome, whatever its request.
     IgnoresRequest,
-    /// A cancelled or released claim leaves nothing behind.
+    /// A cancelled or released claim leaves no tombstone.
     NoTombstone,
 }
 
@@ -40,13 +40,13 @@ impl Design {
         self == Self::ReleasesOnHangUp
     }
 
-    /// The name under which a claim is kept.
+    /// Returns the token under which a claim is kept.
     pub(super) fn token(self, world: &mut World, ticket: Ticket) -> u16 {
         if !self.store_makes_token() {
             return ticket.token;
         }
         world.history.arrivals += 1;
-        // Beyond all that callers make.
+        // Beyond all tokens that callers make.
         10 + world.history.arrivals
     }
 
@@ -67,7 +67,7 @@ impl Design {
     }
 
     pub(super) fn finish(self, world: &mut World, ticket: Ticket, end: ModelEnd) -> FinishOutcome {
-        // Late copies aside, which are a story of their own.
+        // Without late copies, which have a story of their own.
         let is_at_it = world.held().any(|(_, held)| held.token == ticket.token);
         let is_unfenced = self == Self::NoFence && is_at_it && matches!(end, ModelEnd::Completed { .. });
         let holder = world.store.holder(ticket.key).filter(|_| is_unfenced);
@@ -75,7 +75,8 @@ impl Design {
     }
 }
 
-/// The lease is over, and nobody has ended the claim: it could still be renewed.
+/// Returns whether the lease is over and the claim has not ended, so that it could still be
+/// renewed.
 fn has_lapsed(world: &World, key: u8) -> bool {
     let is_unknown = matches!(world.store.get(key), Some(ModelRecordState::Unknown { .. }));
     is_unknown && world.store.holder(key).is_some_and(|token| world.store.clone().renew(key, token, LEASE))

@@ -48,7 +48,7 @@ fn model_end(end: &End, ticket: Ticket) -> ModelEnd {
     }
 }
 
-/// The hook looks into the books, which are right at this moment.
+/// The hook reads the books, which are right at this moment.
 pub(super) fn find_out(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     let Phase::FindingOut(ticket) = scene.world.callers[caller].phase else { return None };
     let found = scene.world.history.keys[usize::from(ticket.key)].answer;
@@ -59,7 +59,7 @@ pub(super) fn find_out(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     Some(())
 }
 
-/// The end is written, and the reply is heard.
+/// The end is written, and the reply arrives.
 pub(super) fn end(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     let Phase::Ending(ticket, ending) = scene.world.callers[caller].phase else { return None };
     let reply = Ok(finish(scene, ticket, ending.end));
@@ -78,7 +78,7 @@ pub(super) fn delay_end(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     settle(scene, caller, Err(lost()))
 }
 
-/// What the writer of an end does with a reply: `Ending::write`.
+/// Handles the reply to an end, as `Ending::write` does.
 fn settle(scene: &mut Scene<'_>, caller: usize, reply: Result<crate::FinishOutcome, StoreError>) -> Option<()> {
     let Phase::Ending(ticket, ending) = scene.world.callers[caller].phase else { return None };
     let written = match rules::after_finish(reply) {
@@ -98,7 +98,7 @@ fn settle(scene: &mut Scene<'_>, caller: usize, reply: Result<crate::FinishOutco
     Some(())
 }
 
-/// The client has waited for long enough, and has the answer; its end is still being written.
+/// The client has its response after the end wait, while the end is still being written.
 pub(super) fn stop_waiting(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     let Phase::Ending(ticket, ending) = scene.world.callers[caller].phase else { return None };
     tell_end(scene, caller, (ticket, ending.end), None);
@@ -122,7 +122,8 @@ pub(super) fn give_up(scene: &mut Scene<'_>, caller: usize, arrives: bool) -> Op
     Some(())
 }
 
-/// What the client is told at the end, and whether it is true: `completed_answer` and its like.
+/// Responds to the client at the end, as `completed_answer` and its siblings do, and checks whether
+/// the response is true.
 fn tell_end(scene: &mut Scene<'_>, caller: usize, (ticket, end): (Ticket, ModelEnd), by_then: Option<Written>) {
     let told = match end {
         ModelEnd::Completed { .. } => match rules::told_of_completion(by_then, false, false) {
@@ -144,7 +145,7 @@ fn tell_end(scene: &mut Scene<'_>, caller: usize, (ticket, end): (Ticket, ModelE
         (IdempotencyStatus::Released, ModelEnd::Released) => {
             !acted && scene.world.store.holder(ticket.key) != Some(ticket.token)
         }
-        // The user has said that a repeat may run, and it will.
+        // The user has declared that a repeat may run, and it will.
         (IdempotencyStatus::Released, ModelEnd::Unknown) => {
             scene.setup.reconciles || scene.setup.on_unknown == crate::OnUnknown::Rerun
         }

@@ -1,4 +1,4 @@
-//! The kinds of steps, which are counted, and what clients are told.
+//! The kinds of steps, which are counted, and the responses to clients.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,7 +6,7 @@ use steadfast_core::protocol::IdempotencyStatus;
 
 use super::steps::Step;
 
-/// Kinds of steps. The exploration is worth nothing where one of them never happens.
+/// Kinds of steps. If one of them never happens, the exploration proves nothing about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     ClientAsks,
@@ -116,7 +116,7 @@ impl Kind {
     }
 }
 
-/// What a client is told.
+/// The response to a client.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Said {
     /// 503.
@@ -124,23 +124,23 @@ pub(super) enum Said {
     InProgress,
     OutcomeUnknown,
     OtherRequest,
-    /// The stored answer of this token's handler.
+    /// The stored response of this token's handler.
     Replayed(u16),
-    /// The handler's answer, and this of the key.
+    /// The handler's response, with this status of the key.
     Answer(IdempotencyStatus),
-    /// 500, and this of the key.
+    /// 500, with this status of the key.
     Failed(IdempotencyStatus),
 }
 
-/// What was seen of one step.
+/// The events of one step.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) kinds: Vec<Kind>,
-    /// What the client was told, and whether it was still there.
+    /// The response to the client, and whether the client was still there.
     pub(super) said: Option<(Said, bool)>,
 }
 
-/// How often each kind was seen.
+/// How often each kind happened.
 #[derive(Debug)]
 pub(super) struct Counts([AtomicU64; KINDS]);
 

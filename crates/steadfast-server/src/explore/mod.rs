@@ -1,7 +1,8 @@
-//! Explores the server half: every order of calls, replies, crashes and lapses, within bounds.
+//! Explores the server half: every order of calls, replies, crashes and expired leases, within
+//! bounds.
 //!
-//! The store is [`ModelStore`](crate::store::model::ModelStore), and what the layer decides is decided by
-//! its own functions ([`rules`](super::rules)). The guide says what is explored and what is not
+//! The store is [`ModelStore`](crate::store::model::ModelStore), and the layer's own functions
+//! ([`rules`](super::rules)) make its decisions. The guide lists what is explored and what is not
 //! (`guide/proof.md`).
 
 mod check;
@@ -30,10 +31,10 @@ use self::transaction::Transactions;
 use self::world::{Script, Setup};
 use crate::outcome::OnUnknown;
 
-/// What was found, for readers of the guide.
+/// The page with the results, which the tests compare.
 const PAGE: &str = include_str!("../../../../src/guide/proof.md");
 
-/// What the clients send. The first two are in one process, the third in another.
+/// The requests of the clients. The first two clients are in one process, the third in another.
 const SCRIPTS: [Script; 3] = [
     // One operation, three times.
     Script { asks: [&[(0, 0)], &[(0, 0)], &[(0, 0)]], faults: 2 },
@@ -47,7 +48,7 @@ fn setup(on_unknown: OnUnknown, reconciles: bool) -> Setup {
     Setup { on_unknown, reconciles, design: Design::Ours, scripts: &SCRIPTS }
 }
 
-/// Explores all states, and returns how many there are.
+/// Explores all states, and returns their number.
 fn explore(name: &str, setup: Setup, counts: &Arc<Counts>) -> usize {
     let started = clock::now();
     let exploration = Exploration { counts: counts.clone(), ..Exploration::of(setup) };
@@ -58,14 +59,14 @@ fn explore(name: &str, setup: Setup, counts: &Arc<Counts>) -> usize {
     report(name, &checker, started)
 }
 
-/// Prints how many states there are, and returns it.
+/// Prints the number of states, and returns it.
 fn report<M: Model>(name: &str, checker: &impl Checker<M>, started: Instant) -> usize {
     let (states, depth) = (checker.unique_state_count(), checker.max_depth());
     println!("{name}: {states} states, {depth} steps at most, {:.1?}", started.elapsed());
     states
 }
 
-/// Looks for the numbers in the guide.
+/// Checks that the guide has these numbers.
 fn assert_page(states: &[(&str, usize)]) {
     for (name, states) in states {
         let row = format!("| {name} | {states} |");

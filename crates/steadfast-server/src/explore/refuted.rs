@@ -1,4 +1,4 @@
-//! Designs of the field that are broken, each with the shortest way to break it.
+//! Broken designs from the field, each with the shortest way to break it.
 
 use stateright::{Checker, Model};
 
@@ -10,14 +10,14 @@ use super::world::{Script, Setup};
 use super::{PAGE, setup};
 use crate::outcome::OnUnknown;
 
-/// A design of the field, and the property that it breaks.
+/// A design from the field, and the property that it breaks.
 struct Refuted {
     design: Design,
     title: &'static str,
     on_unknown: OnUnknown,
     scripts: &'static [Script],
     property: &'static str,
-    /// Why that is bad.
+    /// The harm.
     so: &'static str,
 }
 
@@ -83,17 +83,17 @@ const REFUTED: [Refuted; 7] = [
     },
 ];
 
-/// Finds the shortest way to break the property, and tells it.
+/// Finds the shortest way to break the property, and describes it.
 fn refute(refuted: &Refuted) -> String {
     let setup = Setup { design: refuted.design, scripts: refuted.scripts, ..setup(refuted.on_unknown, false) };
-    // One property and one thread: the first state that is found is the nearest, and the same each time.
+    // One property and one thread: the first state found is the nearest, and the same each time.
     let exploration = Exploration { only: Some(refuted.property), ..Exploration::of(setup) };
     let checker = exploration.checker().spawn_bfs().join();
     let path = checker.discovery(refuted.property).unwrap_or_else(|| panic!("{} is not refuted", refuted.title));
     format!("### {}\n\n{}\n{} Broken: *{}*.\n", refuted.title, story(&setup, path), refuted.so, refuted.property)
 }
 
-/// A transaction that was rolled back, whose end is written again.
+/// Breaks a design that writes the end of a rolled-back transaction again.
 fn refute_writing_again() -> String {
     let only = Some(transaction::TOGETHER);
     let checker = Transactions { writes_again: true, only, ..Transactions::new(1) }.checker().spawn_bfs().join();

@@ -1,7 +1,7 @@
-//! Everything that can happen, and what it makes of a state.
+//! Every step that can happen, and its effect on a state.
 //!
-//! Wherever the layer decides, its own function does ([`rules`]). What is here moves calls and
-//! replies, and keeps the books that the properties are about.
+//! The layer's own functions ([`rules`]) make its decisions. The code here moves calls and replies,
+//! and keeps the history that the properties need.
 
 use super::kinds::{Kind, Said, Seen};
 use super::world::{
@@ -24,31 +24,31 @@ pub(super) enum Step {
     Hear(usize),
     /// The reply is lost.
     LoseReply(usize),
-    /// The caller gives the call up, which is still on its way.
+    /// The caller gives up the call, which is still on its way.
     Delay(usize),
     /// A call that was given up reaches the store.
     ArriveLate(usize),
     /// The handler has its effect.
     Act(usize),
-    /// The handler answers.
+    /// The handler responds.
     Answer(usize),
-    /// The handler says that it has not executed anything.
+    /// The handler declares that it has executed nothing.
     Decline(usize),
     /// The handler panics, fails, or is cancelled.
     Fail(usize),
-    /// The hook looks for what became of the operation.
+    /// The hook looks for the outcome of the operation.
     FindOut(usize),
-    /// The end is written, and the reply is heard.
+    /// The end is written, and the reply arrives.
     End(usize),
     /// The end is written, and the reply is lost.
     LoseEnd(usize),
-    /// The end is on its way when its writer gives the call up.
+    /// The end is on its way when its writer gives up the call.
     DelayEnd(usize),
-    /// The client has waited for the end for long enough.
+    /// The client has its response after the end wait.
     StopWaiting(usize),
-    /// The end is given up; whether the last word about it reaches the store.
+    /// The end is given up; whether the final call about it reaches the store.
     GiveUp(usize, bool),
-    /// The claim is cancelled; whether the reply is heard.
+    /// The claim is cancelled; whether the reply arrives.
     Cancel(usize, bool),
     /// The call that cancels the claim never arrives.
     LoseCancel(usize),
@@ -61,14 +61,14 @@ pub(super) enum Step {
     Pass,
 }
 
-/// What a step is taken in.
+/// The state in which a step is taken.
 pub(super) struct Scene<'a> {
     pub(super) setup: &'a Setup,
     pub(super) world: World,
     pub(super) seen: &'a mut Seen,
 }
 
-/// Takes a step. `None`: it is not possible, or changes nothing.
+/// Takes a step. Returns `None` if it is not possible, or changes nothing.
 pub(super) fn take(setup: &Setup, before: &World, step: Step, seen: &mut Seen) -> Option<World> {
     let mut scene = Scene { setup, world: before.clone(), seen };
     match step {
@@ -126,7 +126,7 @@ pub(super) fn take(setup: &Setup, before: &World, step: Step, seen: &mut Seen) -
         Step::HangUp(caller) => hang_up(&mut scene, caller)?,
         Step::Crash(process) => crash(&mut scene, process)?,
         Step::Stop(process) => {
-            // Else nothing tells that it is stopped.
+            // Otherwise no difference shows that it is stopped.
             scene.world.held().find(|(caller, _)| process_of(*caller) == process)?;
             fault(&mut scene)?;
             scene.world.is_stopped[process] = true;
@@ -141,7 +141,7 @@ pub(super) fn take(setup: &Setup, before: &World, step: Step, seen: &mut Seen) -
     })
 }
 
-/// Something goes wrong, if it still may.
+/// Uses up one fault, if one may still happen.
 fn fault(scene: &mut Scene<'_>) -> Option<()> {
     scene.world.faults = scene.world.faults.checked_sub(1)?;
     Some(())
@@ -162,7 +162,7 @@ fn ask(scene: &mut Scene<'_>, caller: usize) {
 fn act(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     let Phase::Running(ticket) = scene.world.callers[caller].phase else { return None };
     scene.world.history.acted |= bit(ticket.token);
-    // What a process does after the retention of its claim is over belongs to a time that nobody remembers.
+    // After the retention of its claim, an action of a process belongs to a forgotten operation.
     if scene.world.history.outlived & bit(ticket.token) == 0 {
         let key = &mut scene.world.history.keys[usize::from(ticket.key)];
         key.executions += 1;
@@ -177,7 +177,7 @@ fn renew(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     scene.world.store.renew(ticket.key, ticket.token, LEASE).then_some(())
 }
 
-/// The client is gone. The work belongs to the operation, and goes on.
+/// The client disconnects. The work belongs to the operation, and continues.
 fn hang_up(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     fault(scene)?;
     scene.world.callers[caller].listens = false;
@@ -190,7 +190,7 @@ fn hang_up(scene: &mut Scene<'_>, caller: usize) -> Option<()> {
     Some(())
 }
 
-/// A stopped process goes on. Before one of its claims has lapsed it has missed nothing.
+/// A stopped process continues. Before one of its claims has lapsed it has missed nothing.
 fn go_on(scene: &mut Scene<'_>, process: usize) -> Option<()> {
     let has_lapsed = |(caller, ticket): (usize, Ticket)| {
         let holds = is_running(&scene.world, ticket.key) && scene.world.store.holder(ticket.key) == Some(ticket.token);
@@ -201,7 +201,7 @@ fn go_on(scene: &mut Scene<'_>, process: usize) -> Option<()> {
     goes_on.then_some(())
 }
 
-/// A process ends at once, and another takes its place. It has nothing to do with what the first one left.
+/// A process ends at once, and another takes its place, without the state of the first.
 fn crash(scene: &mut Scene<'_>, process: usize) -> Option<()> {
     fault(scene)?;
     let mut did_anything = false;
@@ -229,7 +229,7 @@ fn crash(scene: &mut Scene<'_>, process: usize) -> Option<()> {
     did_anything.then_some(())
 }
 
-/// A process that runs renews its leases in time, so none of them lapses.
+/// A running process renews its leases in time, so none of them lapses.
 fn pass(scene: &mut Scene<'_>) -> Option<()> {
     let lapses_unseen = scene.world.held().any(|(caller, ticket)| {
         let state = scene.world.store.get(ticket.key);
@@ -239,7 +239,7 @@ fn pass(scene: &mut Scene<'_>) -> Option<()> {
     if lapses_unseen {
         return None;
     }
-    // The store is slow, or does not answer.
+    // The store is slow, or does not reply.
     let waits = |caller: usize| matches!(scene.world.callers[caller].phase, Phase::Claiming(_) | Phase::Ending(..));
     let is_slow = (0..CALLERS).any(|caller| waits(caller) && !scene.world.is_stopped(caller));
     if is_slow || scene.world.cancels.iter().any(|cancel| !scene.world.is_stopped[cancel.process]) {
@@ -267,7 +267,7 @@ fn pass(scene: &mut Scene<'_>) -> Option<()> {
     Some(())
 }
 
-/// Nothing is known of the key any more: its next claim begins a new operation.
+/// The key has no record any more: its next claim begins a new operation.
 fn is_over(scene: &mut Scene<'_>, key: u8) {
     scene.world.history.keys[usize::from(key)] = KeyHistory::default();
     let held: Vec<_> = scene.world.held().filter(|(_, ticket)| ticket.key == key).collect();
@@ -280,7 +280,7 @@ pub(super) fn is_running(world: &World, key: u8) -> bool {
     matches!(world.store.get(key), Some(ModelRecordState::InProgress { .. }))
 }
 
-/// Ends a claim in the store, and looks for what must not happen there.
+/// Ends a claim in the store, and checks what must not happen there.
 pub(super) fn finish(scene: &mut Scene<'_>, ticket: Ticket, end: ModelEnd) -> FinishOutcome {
     let before = (scene.world.store.get(ticket.key), scene.world.store.holder(ticket.key));
     let completed = scene.setup.design.finish(&mut scene.world, ticket, end);
@@ -296,7 +296,7 @@ pub(super) fn finish(scene: &mut Scene<'_>, ticket: Ticket, end: ModelEnd) -> Fi
         scene.world.wrong(Wrong::Forgotten);
     }
     let was_unknown = matches!(before.0, Some(ModelRecordState::Unknown { .. }));
-    // A claim that is cancelled has not run. What it took over had lapsed before.
+    // A cancelled claim has not run. The operation that it took over had lapsed before.
     if !was_unknown && end != ModelEnd::Cancelled && matches!(after.0, Some(ModelRecordState::Unknown { .. })) {
         scene.world.history.keys[usize::from(ticket.key)].lapses += 1;
     }
@@ -328,7 +328,7 @@ fn arrive_late(scene: &mut Scene<'_>, index: usize) {
     }
 }
 
-/// Tells the client, if it is still there, and holds what is told against the truth.
+/// Responds to the client, if it is still there, and checks whether the response is true.
 pub(super) fn tell(scene: &mut Scene<'_>, caller: usize, said: Said, is_true: bool) {
     if !is_true {
         scene.world.wrong(Wrong::Untrue);
@@ -336,7 +336,7 @@ pub(super) fn tell(scene: &mut Scene<'_>, caller: usize, said: Said, is_true: bo
     scene.seen.said = Some((said, scene.world.callers[caller].listens));
 }
 
-/// The end of a handler that has answered.
+/// Returns the end of a handler that has responded.
 pub(super) fn ending(end: ModelEnd) -> Ending {
     Ending { end, is_again: false, is_told: false }
 }

@@ -1,4 +1,4 @@
-//! A path through the states, told in numbered lines.
+//! A path through the states, as numbered lines.
 
 use stateright::Path;
 use steadfast_core::protocol::IdempotencyStatus;
@@ -8,7 +8,7 @@ use super::steps::{self, Step};
 use super::world::{Phase, Setup, Ticket, World};
 use crate::store::model::{ModelClaimOutcome, ModelRecordState};
 
-/// Tells how a property is broken.
+/// Describes how a property is broken.
 pub(super) fn story(setup: &Setup, path: Path<World, Step>) -> String {
     let mut lines = String::new();
     let steps = path.into_vec().into_iter().filter_map(|(world, step)| Some((world, step?)));
@@ -162,6 +162,6 @@ fn name(caller: usize) -> &'static str {
 }
 
 fn name_of(token: u16) -> &'static str {
-    // Two tokens for each caller, and then those that the store makes.
+    // Two tokens for each caller, and then the tokens that the store makes.
     ["A", "A", "B", "B", "C", "C"].get(usize::from(token)).copied().unwrap_or("nobody")
 }

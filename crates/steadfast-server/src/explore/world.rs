@@ -1,4 +1,4 @@
-//! What the exploration looks at: callers in two processes, a network, and the model of a store.
+//! The explored world: callers in two processes, a network, and the model of a store.
 
 use super::design::Design;
 use crate::outcome::OnUnknown;
@@ -8,34 +8,34 @@ pub(super) const CALLERS: usize = 3;
 /// The process of each caller.
 const PROCESSES: [usize; CALLERS] = [0, 0, 1];
 
-// Time passes in steps. Each duration is as long as its ends need to be told apart.
+// Time passes in steps. Each duration is just long enough to tell its ends apart.
 pub(super) const LEASE: u64 = 2;
-/// A reply that took so long is too late to run under.
+/// A reply of this age is too late to run under.
 pub(super) const HALF_LEASE: u8 = 1;
 pub(super) const RETENTION: u64 = 2;
-/// Nothing that is sent arrives later than that.
+/// No call arrives later than this after it was sent.
 pub(super) const TOMBSTONE: u64 = 2;
 
-/// What the callers ask for, one after the other: key and request. A second time is a repeat.
+/// The requests of the callers, in order: key and request. The same pair again is a repeat.
 #[derive(Debug)]
 pub(super) struct Script {
     pub(super) asks: [&'static [(u8, u8)]; CALLERS],
-    /// How much may go wrong, at most. It bounds the exploration.
+    /// The maximum number of faults, which bounds the exploration.
     pub(super) faults: u8,
 }
 
-/// One state of everything.
+/// One state of the whole world.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct World {
     pub(super) script: u8,
     pub(super) store: ModelStore,
     pub(super) callers: [Caller; CALLERS],
     pub(super) is_stopped: [bool; 2],
-    /// Calls whose callers have given them up. Sorted, so that their order makes no difference.
+    /// Calls that their callers have given up. Sorted, so that their order makes no difference.
     pub(super) late: Vec<Late>,
     /// Claims that a process still has to cancel. Sorted.
     pub(super) cancels: Vec<Cancel>,
-    /// How much may still go wrong.
+    /// How many faults may still happen.
     pub(super) faults: u8,
     pub(super) history: History,
 }
@@ -44,7 +44,7 @@ pub(super) struct World {
 pub(super) struct Caller {
     pub(super) asked: u8,
     pub(super) phase: Phase,
-    /// The client is still there.
+    /// Whether the client is still there.
     pub(super) listens: bool,
 }
 
@@ -52,14 +52,14 @@ pub(super) struct Caller {
 pub(super) enum Phase {
     Idle,
     Claiming(Claiming),
-    /// The hook is asked before the handler runs.
+    /// The hook is called before the handler runs.
     FindingOut(Ticket),
     Running(Ticket),
     /// The handler has ended.
     Ending(Ticket, Ending),
 }
 
-/// A claim: its key, its name, and what it is for.
+/// A claim: its key, its token, and its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Ticket {
     pub(super) key: u8,
@@ -72,23 +72,23 @@ pub(super) struct Ticket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Claiming {
     pub(super) ticket: Ticket,
-    /// The claim takes over after the hook has been chosen to find out.
+    /// The claim takes over, so that the hook can find out the outcome.
     pub(super) finds_out: bool,
     pub(super) ran_here: bool,
     pub(super) was_open: bool,
     pub(super) is_open: bool,
-    /// The first reply was lost.
+    /// Whether the first reply was lost.
     pub(super) is_second_call: bool,
     pub(super) late_claims: u8,
     pub(super) age: u8,
-    /// What the store has answered, if the call has reached it.
+    /// The store's reply, if the call has reached it.
     pub(super) reply: Option<ModelClaimOutcome>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ending {
     pub(super) end: ModelEnd,
-    /// A call was made, and nobody knows what became of it.
+    /// A call was made, and its result is not known.
     pub(super) is_again: bool,
     pub(super) is_told: bool,
 }
@@ -96,7 +96,7 @@ pub(super) struct Ending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Late {
     pub(super) ticket: Ticket,
-    /// An end, or the claim itself.
+    /// An end; `None` for the claim itself.
     pub(super) end: Option<ModelEnd>,
     /// For how long it may still arrive.
     pub(super) left: u64,
@@ -108,26 +108,26 @@ pub(super) struct Cancel {
     pub(super) ticket: Ticket,
 }
 
-/// What has happened, as far as a property needs it. Sets of tokens are bits.
+/// The history, as far as a property needs it. Sets of tokens are bits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct History {
-    /// Their handlers have acted.
+    /// Tokens whose handlers have acted.
     pub(super) acted: u32,
-    /// Their callers were told that nothing was executed.
+    /// Tokens whose callers got the response that nothing was executed.
     pub(super) refused: u32,
-    /// Nobody is left to end them: the process is gone, or has given up.
+    /// Tokens with no owner left to end them: the process is gone, or has given up.
     pub(super) abandoned: u32,
     pub(super) took_over: u32,
-    /// The record of their claim is past its retention.
+    /// Tokens whose record is past its retention.
     pub(super) outlived: u32,
     pub(super) keys: [KeyHistory; 2],
-    /// What must never happen in a step, and did.
+    /// A step that must never happen, and did.
     pub(super) wrong: Option<Wrong>,
     /// How many claims reached the store, for a store that names them itself.
     pub(super) arrivals: u16,
 }
 
-/// What has happened since the key was last free.
+/// The history of a key since it was last free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct KeyHistory {
     pub(super) executions: u8,
@@ -135,7 +135,7 @@ pub(super) struct KeyHistory {
     pub(super) lapses: u8,
     /// The requests that were executed, as bits.
     pub(super) requests: u8,
-    /// Whose handler acted last.
+    /// The token whose handler acted last.
     pub(super) answer: Option<u16>,
 }
 
@@ -146,12 +146,12 @@ pub(super) enum Wrong {
     Unfenced,
     /// A completed record was changed inside its retention.
     Changed,
-    /// A handler starts although the same process runs the operation that it takes over; or its claim was made
-    /// to take over although the operation ran there.
+    /// A handler starts although the same process runs the operation that it takes over. Or its
+    /// claim was made to take over although the operation ran there.
     TakenOverHere,
-    /// A claim was cancelled, and with it went what is known of the operation that it took over.
+    /// A claim was cancelled, and the record of the operation that it took over was lost with it.
     Forgotten,
-    /// The client was told something untrue.
+    /// The client got an untrue response.
     Untrue,
 }
 
@@ -180,13 +180,13 @@ impl World {
         }
     }
 
-    /// Whether a handler of the key runs in the process, or its end is being written: the list that
-    /// `held.rs` keeps.
+    /// Returns whether a handler of the key runs in the process, or its end is being written: the
+    /// list in `held.rs`.
     pub(super) fn runs_here(&self, process: usize, key: u8) -> bool {
         self.held().any(|(caller, ticket)| process_of(caller) == process && ticket.key == key)
     }
 
-    /// The claims that are held, with their callers.
+    /// Returns the claims that are held, with their callers.
     pub(super) fn held(&self) -> impl Iterator<Item = (usize, Ticket)> {
         self.callers.iter().enumerate().filter_map(|(caller, Caller { phase, .. })| match phase {
             Phase::FindingOut(ticket) | Phase::Running(ticket) | Phase::Ending(ticket, _) => Some((caller, *ticket)),
@@ -221,12 +221,12 @@ pub(super) fn bit(token: u16) -> u32 {
     1 << token
 }
 
-/// The token of a caller's claim.
+/// Returns the token of a caller's claim.
 pub(super) fn token(caller: usize, asked: u8) -> u16 {
     u16::try_from(caller).unwrap_or(0) * 2 + u16::from(asked)
 }
 
-/// How a layer is set, and what it is built of.
+/// The settings of a layer, and its design.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup {
     pub(super) on_unknown: OnUnknown,

@@ -1,11 +1,11 @@
-//! A claim, what comes of it, and how it ends.
+//! A claim, its result, and its end.
 
 use std::time::Duration;
 
 use super::id::{ClaimToken, Fingerprint, RecordId};
 use super::record::Record;
 
-/// A request for a key.
+/// A claim of a key: the argument of [`Store::claim`](super::Store::claim).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Claim<'a> {
@@ -13,21 +13,21 @@ pub struct Claim<'a> {
     pub id: &'a RecordId,
     /// The name of this claim.
     pub token: ClaimToken,
-    /// What the request is.
+    /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
-    /// How long the claim holds unless it is renewed.
+    /// How long the claim holds without renewal.
     pub lease: Duration,
-    /// How long what is known of the key is kept.
+    /// How long the record is kept: after the lease, or from the end of the claim.
     pub retention: Duration,
     /// Whether to take over a claim of the same request whose outcome is unknown.
     pub take_over: bool,
-    /// The most bytes that the answer will take; a bounded store reserves them now, so that completion cannot fail for want of
-    /// room.
+    /// The maximum size of the response, in bytes. A bounded store reserves this room now, so that
+    /// the end cannot fail for want of it.
     pub reserve: usize,
 }
 
 impl<'a> Claim<'a> {
-    /// A claim that does not take over, and reserves nothing.
+    /// Creates a claim that takes over nothing, and reserves no room.
     #[must_use]
     pub fn new(
         id: &'a RecordId,
@@ -39,20 +39,57 @@ impl<'a> Claim<'a> {
         Self { id, token, fingerprint, lease, retention, take_over: false, reserve: 0 }
     }
 
-    /// The same claim, which takes over what is unknown.
+    /// Sets whether the claim takes over an operation whose outcome is unknown. Default: `false`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Claim, ClaimOutcome, ClaimToken, Fingerprint};
+    /// use steadfast_server::{MemoryStore, RecordId, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (store, id) = (MemoryStore::new(), RecordId::new("", "1"));
+    /// let request = Fingerprint::of("pay");
+    /// let claim = |token: ClaimToken, lease| {
+    ///     Claim::new(&id, token, request, lease, Duration::from_secs(3600))
+    /// };
+    /// // The lease of the first claim is over at once, so its outcome is unknown.
+    /// store.claim(&claim(store.token()?, Duration::ZERO)).await?;
+    /// let second = claim(store.token()?, Duration::from_secs(30));
+    /// assert!(matches!(store.claim(&second).await?, ClaimOutcome::Existing(_)));
+    /// let takeover = second.allow_takeover(true);
+    /// assert!(matches!(store.claim(&takeover).await?, ClaimOutcome::Acquired(())));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn allow_takeover(mut self, yes: bool) -> Self {
         self.take_over = yes;
         self
     }
 
-    /// The claim's name.
+    /// Returns the name of this claim: its record and its token.
     #[must_use]
     pub fn reference(&self) -> ClaimRef {
         ClaimRef::new(*self.id, self.token)
     }
 
-    /// The same claim, with `bytes` reserved for its answer.
+    /// Reserves this many bytes for the response. Default: 0.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Claim, Fingerprint, MemoryStore, RecordId, Store, StoreError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (store, id) = (MemoryStore::new().max_bytes(1000), RecordId::new("", "1"));
+    /// let (lease, retention) = (Duration::from_secs(30), Duration::from_secs(3600));
+    /// let claim = Claim::new(&id, store.token()?, Fingerprint::of("pay"), lease, retention);
+    /// // Refused now, instead of after the operation has run.
+    /// assert!(matches!(store.claim(&claim.reserve(1001)).await, Err(StoreError::Full)));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn reserve(mut self, bytes: usize) -> Self {
         self.reserve = bytes;
@@ -60,57 +97,59 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// The name of a claim that was made: its record and its token.
+/// The name of a claim: its record and its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ClaimRef {
     /// The record.
     pub id: RecordId,
-    /// The token that the claim was made under.
+    /// The token of the claim.
     pub token: ClaimToken,
 }
 
 impl ClaimRef {
-    /// The claim of this record under this token.
+    /// Creates the name of the claim of this record under this token.
     #[must_use]
     pub fn new(id: RecordId, token: ClaimToken) -> Self {
         Self { id, token }
     }
 }
 
-/// What came of a claim.
+/// The result of a claim.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClaimOutcome<S> {
-    /// The key is this token's: run the request.
+    /// The key is this token's: run the request. It comes with the store's session.
     Acquired(S),
-    /// It is, or was, another's.
+    /// The key has a record of another claim.
     Existing(RecordState),
-    /// The token was cancelled or released before. It never wins again: this claim was late.
+    /// The token was cancelled or released before, and this copy of its claim is late. The token
+    /// never acquires the key again.
     Cancelled,
 }
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum RecordState {
-    /// A claim that holds.
+    /// A claim holds the key.
     #[non_exhaustive]
     InProgress {
-        /// The request that claimed it; `None` where it cannot be seen before it ends, as in another's open transaction.
+        /// The request that claimed it. `None` if it is not visible before its end, as in another
+        /// session's open transaction.
         fingerprint: Option<Fingerprint>,
-        /// How long its lease still lasts.
+        /// The rest of its lease.
         lease_left: Duration,
     },
-    /// It ended, and this was the answer.
+    /// The operation has completed, with this response.
     #[non_exhaustive]
     Completed {
-        /// The request that was answered.
+        /// The request that completed.
         fingerprint: Fingerprint,
-        /// The answer.
+        /// Its response.
         record: Record,
     },
-    /// It may have run, and nobody knows how it ended.
+    /// The operation may have run, and its outcome is unknown.
     #[non_exhaustive]
     Unknown {
         /// The request that may have run.
@@ -119,25 +158,33 @@ pub enum RecordState {
 }
 
 impl RecordState {
-    /// A claim that holds.
+    /// Creates the state of a key that a claim holds.
     #[must_use]
     pub fn in_progress(fingerprint: impl Into<Option<Fingerprint>>, lease_left: Duration) -> Self {
         Self::InProgress { fingerprint: fingerprint.into(), lease_left }
     }
 
-    /// An operation that has ended.
+    /// Creates the state of a completed operation.
     #[must_use]
     pub fn completed(fingerprint: Fingerprint, record: Record) -> Self {
         Self::Completed { fingerprint, record }
     }
 
-    /// An operation that may have run.
+    /// Creates the state of an operation whose outcome is unknown.
     #[must_use]
     pub fn unknown(fingerprint: Fingerprint) -> Self {
         Self::Unknown { fingerprint }
     }
 
-    /// The request that the key belongs to, where that can be seen.
+    /// Returns the request that the key belongs to. `None` if it is not visible yet.
+    ///
+    /// ```
+    /// use steadfast_server::{Fingerprint, RecordState};
+    ///
+    /// let state = RecordState::unknown(Fingerprint::of("pay 10"));
+    /// // The same key with another request: refuse it with 422.
+    /// assert_ne!(state.fingerprint(), Some(Fingerprint::of("pay 20")));
+    /// ```
     #[must_use]
     pub fn fingerprint(&self) -> Option<Fingerprint> {
         match self {
@@ -154,57 +201,61 @@ impl RecordState {
     reason = "a store must say what it does with each: a new one is for its author to see"
 )]
 pub enum End {
-    /// The operation is done, and this is its answer.
+    /// The operation has completed, with this response.
     ///
-    /// Repeated, it is stored once. The answer stays for its retention, whatever else is asked for under the token.
+    /// Repeated, the response is stored once. It stays for its retention, whatever else is called
+    /// under the token.
     Completed(Completion),
-    /// Nothing was executed. The key is as if it had never been claimed, and nothing of the session stays.
+    /// Nothing was executed. The key is as if it had never been claimed, and the session's effects
+    /// are undone.
     ///
     /// The token leaves a [tombstone](TOMBSTONE).
     Released,
-    /// The operation may have run, and nobody knows how it ended. Nothing of the session stays.
+    /// The operation may have run, and its outcome is unknown. The session's effects are undone.
     Unknown,
-    /// Nobody runs anything under this claim, and nobody knows whether it was made: its reply was lost.
+    /// Nothing runs under this claim, and its caller does not know whether it was made: the reply
+    /// was lost.
     ///
-    /// If the claim is there it ends: as if it had never been made, or as unknown if it took over
-    /// an operation that may have run. Whether it is there or not, the token leaves a
-    /// [tombstone](TOMBSTONE), so that a claim which is still on its way is refused
-    /// ([`ClaimOutcome::Cancelled`]). A claim that has ended otherwise is left alone
-    /// ([`FinishOutcome::Fenced`]).
+    /// If the claim exists, it ends. The key is then as if the claim had never been made; but if
+    /// the claim took over an operation that may have run, the outcome is unknown again.
+    ///
+    /// Whether the claim exists or not, the token leaves a [tombstone](TOMBSTONE), so that a claim
+    /// still on its way is refused ([`ClaimOutcome::Cancelled`]). A claim that has ended otherwise
+    /// is unchanged ([`FinishOutcome::Fenced`]).
     Cancelled,
 }
 
-/// How long a store remembers that a token was released or cancelled, by the store's own clock: ten
-/// minutes. A claim that a network, a queue or a stopped process has held up is refused for as
-/// long.
+/// How long a store remembers that a token was released or cancelled: ten minutes, by the store's
+/// own clock. For this time it refuses a claim that was delayed by a network, a queue or a stopped
+/// process.
 pub const TOMBSTONE: Duration = Duration::from_secs(600);
 
-/// The end of an operation.
+/// The end of a completed operation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Completion {
-    /// The answer.
+    /// The response.
     pub record: Record,
-    /// How long it is kept, from now.
+    /// How long the response is kept, from now.
     pub retention: Duration,
-    /// Whether what the handler did in the session stays. Where not, the record alone is kept.
+    /// Whether the handler's effects in the session are kept. If not, only the record is.
     pub keep_effects: bool,
 }
 
 impl Completion {
-    /// An end that keeps what the handler did.
+    /// Creates an end that keeps the handler's effects.
     #[must_use]
     pub fn new(record: Record, retention: Duration) -> Self {
         Self { record, retention, keep_effects: true }
     }
 }
 
-/// What came of the end of a claim.
+/// The result of ending a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "a fence lets through, or it does not")]
 pub enum FinishOutcome {
-    /// It is written.
+    /// The end is stored.
     Stored,
-    /// The claim is no longer this token's: it lapsed and was taken over, or forgotten.
+    /// The claim is no longer this token's: it expired and was taken over, or forgotten.
     Fenced,
 }

@@ -1,23 +1,22 @@
-//! Stored answers that only this service can read.
+//! Encryption of stored responses.
 //!
-//! A store keeps answers as they were sent: a token that was issued, an address, an account.
-//! Whoever reads the store, or a backup of it, reads them. A codec seals an answer before any store
-//! sees it, the one in memory included.
+//! A store keeps responses as they were sent, with issued tokens, addresses and accounts. Anyone
+//! who can read the store or a backup can read them. A codec encrypts a response before any store
+//! gets it, the one in memory included.
 
 use super::RecordId;
 
-/// Why a codec could not seal or open a record. It is logged, so it should not quote what it was
-/// given.
+/// Why a codec could not seal or open a record. It is logged, so it should not quote its input.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Seals answers before they are stored, and opens them before they are replayed. Set it with
-/// [`IdempotencyLayer::codec`](crate::IdempotencyLayer::codec).
+/// Encrypts responses before they are stored, and decrypts them before they are replayed. Set it
+/// with [`IdempotencyLayer::codec`](crate::IdempotencyLayer::codec).
 ///
-/// Status, headers and body are sealed. The status is kept in the clear as well, as are the hashes
-/// of key and request, the times and the length: a store needs them.
+/// Status, headers and body are sealed. The status is also stored in the clear, and so are the
+/// hashes of key and request, the times and the length, because a store needs them.
 ///
-/// Use authenticated encryption, and bind each record to its `id`, so that nobody who can write to
-/// the store can put one caller's answer in the place of another's:
+/// Use authenticated encryption, and bind each record to its `id`. Otherwise an attacker who can
+/// write to the store could replace one caller's response by another's:
 ///
 /// ```
 /// use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -43,7 +42,7 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 /// }
 ///
 /// # fn main() -> Result<(), CodecError> {
-/// // From where you keep secrets; the same in every process that shares the store.
+/// // From your secret store; the same in every process that shares the records.
 /// let key = [7; 32];
 /// let codec = Aead(RandomizedNonceKey::new(&AES_256_GCM, &key)?);
 /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).codec(codec);
@@ -51,30 +50,31 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 /// # }
 /// ```
 ///
-/// Calls happen on the task that handles the request, so they must not block: fetch the key before.
-/// To change the key, put the key's number before the nonce, and go on opening with the old key
-/// until its records are past their retention.
+/// Calls run on the task that handles the request, so they must not block: fetch the key before.
+///
+/// To change the key, put the key's number before the nonce. Keep the old key for opening until its
+/// records are past their retention.
 pub trait RecordCodec: Send + Sync + 'static {
     /// Seals the bytes of the record with this identity.
     ///
     /// # Errors
     ///
-    /// The answer is then not stored. The operation's end is: a repeat does not run, and is
-    /// answered with 410.
+    /// If you return an error, the response is not stored, but the operation's end is. A repeat
+    /// does not run, and gets 410.
     fn seal(&self, id: &RecordId, plain: &[u8]) -> Result<Vec<u8>, CodecError>;
 
-    /// Opens what [`seal`](Self::seal) has made for this identity.
+    /// Opens the bytes that [`seal`](Self::seal) has made for this identity.
     ///
     /// # Errors
     ///
-    /// The repeat is then answered with 500, and does not run.
+    /// If you return an error, the repeat gets 500, and does not run.
     fn open(&self, id: &RecordId, sealed: &[u8]) -> Result<Vec<u8>, CodecError>;
 
-    /// Whether records that were stored without a codec are replayed. Default: `false`, since
-    /// whoever can write to the store could plant them.
+    /// Returns whether records that were stored without a codec are replayed. Default: `false`,
+    /// because anyone who can write to the store could plant them.
     ///
     /// Return `true` for one retention while you introduce a codec. Processes that do not have it
-    /// yet answer sealed records with 500; they run nothing twice.
+    /// yet respond 500 to sealed records; they run nothing twice.
     fn accepts_plain(&self) -> bool {
         false
     }

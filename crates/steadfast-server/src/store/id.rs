@@ -1,4 +1,4 @@
-//! What names a record, a request and a claim.
+//! The identifiers of a record, a request and a claim.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -6,14 +6,26 @@ use std::hash::{Hash, Hasher};
 use sha2::{Digest, Sha256};
 use steadfast_core::key::KeyError;
 
-/// A record's identity: scope and key, hashed. Two tenants' equal keys are two records, and no store holds a raw key.
+/// A record's identity: the hash of scope and key. Equal keys of two tenants are two records, and
+/// no store holds a raw key.
 ///
-/// How it is hashed is part of [`IDENTITY_VERSION`](crate::IDENTITY_VERSION).
+/// The hash is part of [`IDENTITY_VERSION`](crate::IDENTITY_VERSION).
+///
+/// ```
+/// use steadfast_server::RecordId;
+///
+/// let id = RecordId::new("tenant-7", "order-1042");
+/// assert_eq!(id, RecordId::new("tenant-7", "order-1042"));
+/// assert_ne!(id, RecordId::new("tenant-8", "order-1042"));
+/// // An event with the same id is another record.
+/// assert_ne!(id, RecordId::of_event("tenant-7", "order-1042"));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordId([u8; 32]);
 
-/// Eight of its bytes, which are spread as evenly as all of them. Keys that collide in a table whatever its seed could be made, two of them
-/// with 2³² hashes: two cost a comparison, and a long chain is out of reach (four take 2⁴⁸ hashes, and more ever more).
+// Eight bytes are spread as evenly as all 32. An attacker can make ids that collide here under
+// every seed of a table, but not many: two take 2³² hashes, four take 2⁴⁸, and each further one
+// more. A pair costs one comparison, and a long chain is out of reach.
 impl Hash for RecordId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
@@ -22,7 +34,7 @@ impl Hash for RecordId {
 }
 
 impl RecordId {
-    /// The identity of `key` in `scope` (a tenant, a caller); empty for
+    /// Creates the identity of `key` in `scope` (a tenant, a caller). The scope is empty for
     /// [`Scope::single_caller`](crate::Scope::single_caller).
     #[must_use]
     pub fn new(scope: &str, key: &str) -> Self {
@@ -34,17 +46,18 @@ impl RecordId {
         Self(hash.finalize().into())
     }
 
-    /// The identity of an event that this consumer handles; never that of a key.
+    /// Creates the identity of an event that this consumer handles. It never equals the identity of
+    /// a key.
     #[must_use]
     pub fn of_event(consumer: &str, event_id: &str) -> Self {
         let mut hash = Sha256::new();
-        // No scope is that long.
+        // No scope is this long.
         hash.update(u64::MAX.to_be_bytes());
         hash.update(Self::new(consumer, event_id).0);
         Self(hash.finalize().into())
     }
 
-    /// Its bytes, which are evenly spread.
+    /// Returns the bytes of the hash, which are evenly spread.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -58,54 +71,62 @@ impl fmt::Debug for RecordId {
     }
 }
 
-/// What a request is, hashed: method, host name, target with query, body. Under one key there is
-/// one.
+/// A hash of a request: of its method, host name, target with query, and body. Under one key there
+/// is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub(crate) [u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint of a payload: its SHA-256.
+    /// Creates the fingerprint of a payload: its SHA-256.
+    ///
+    /// ```
+    /// use steadfast_server::Fingerprint;
+    ///
+    /// assert_eq!(Fingerprint::of("pay 10"), Fingerprint::of("pay 10"));
+    /// assert_ne!(Fingerprint::of("pay 10"), Fingerprint::of("pay 20"));
+    /// ```
     #[must_use]
     pub fn of(payload: impl AsRef<[u8]>) -> Self {
         Self(Sha256::digest(payload).into())
     }
 
-    /// From its bytes, as a store kept them.
+    /// Restores a fingerprint from the bytes that a store kept.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// Returns the bytes, for a store to keep.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// The name of one claim: whoever made it can repeat every call about it, and nobody else can.
+/// The name of one claim. Its maker can repeat every call about the claim, and nobody else can.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClaimToken([u8; 16]);
 
 impl ClaimToken {
-    /// A new one, from the operating system's randomness. For a claim in a store, ask [`Store::token`](super::Store::token).
+    /// Creates a token from the operating system's randomness. For a claim in a store, call
+    /// [`Store::token`](super::Store::token) instead.
     ///
     /// # Errors
     ///
-    /// The operating system has none to give.
+    /// Returns an error if the operating system has no randomness.
     pub fn new() -> Result<Self, KeyError> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).map_err(|error| KeyError::NoRandomness(error.to_string()))?;
         Ok(Self(bytes))
     }
 
-    /// From its bytes, as a store kept them.
+    /// Restores a token from the bytes that a store kept.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// Returns the bytes, for a store to keep.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0

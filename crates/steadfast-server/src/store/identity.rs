@@ -1,42 +1,51 @@
-//! What identifies a record, as a version that every store keeps beside its records.
+//! The version of the hashes that identify records. Every durable store keeps it beside its
+//! records.
 //!
-//! A key is found again by a hash, and told from another request's by a second one. A build that
-//! hashed in another way would find nothing of what an earlier one has stored, and run all of it
-//! again. So a store says how its records are identified, and one that was written in another way
-//! is refused.
+//! One hash finds the record of a key, and a second tells its request from another. A build with
+//! other hashes would find none of the earlier records, and run their operations again. So a store
+//! keeps the version of its hashes, and a build with another version refuses it.
 
-/// The version of what identifies a record: how scope and key, or consumer and event, become a
-/// [`RecordId`](super::RecordId), and what a request's [`Fingerprint`](super::Fingerprint) covers.
+/// The version of the hashes that identify records: how scope and key, or consumer and event,
+/// become a [`RecordId`](super::RecordId), and what a request's [`Fingerprint`](super::Fingerprint)
+/// covers.
 ///
-/// The durable stores of this crate keep it beside their records. One that holds records of another
-/// version cannot be opened, or refuses every claim: [`StoreError::IdentityMismatch`](super::StoreError::IdentityMismatch). A store of
-/// your own that outlives its process should do the same.
+/// The durable stores of this project keep it beside their records. If a store holds records of
+/// another version, it cannot be opened, or refuses every claim: [`StoreError::IdentityMismatch`](super::StoreError::IdentityMismatch).
+/// If your own store outlives its process, do the same with [`verify_identity`].
 pub const IDENTITY_VERSION: u32 = 1;
 
-/// A store's records are identified in another way than by this build, which could not recognise
-/// what has run.
+/// A store's records have another identity version than this build, so this build could not
+/// recognise their repeats.
 ///
-/// Go on with the version of this crate that wrote them; or stop every process, wait until the
-/// records are past their retention, and begin with another file, schema or prefix.
+/// Either keep the version of this crate that wrote the records. Or stop every process, wait until
+/// the records are past their retention, and begin with another file, schema or prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its records are identified by version {}, and this build identifies them by version {IDENTITY_VERSION}: it could not \
-     recognise what has run",
+    "its records are identified by version {}, and this build identifies them by version {IDENTITY_VERSION}, so it could \
+     not recognise repeats",
     .found.map_or("0 (not told)".to_owned(), |version| version.to_string())
 )]
 #[non_exhaustive]
 pub struct IdentityMismatch {
-    /// The version of the records; `None` if there are records and they do not say.
+    /// The version of the records. `None` if there are records without a version.
     pub found: Option<u32>,
 }
 
-/// Verifies the version that the records of a store are found to have; `None` if there are records
-/// and they do not say. For stores of your own. One without records is new, and is given
-/// [`IDENTITY_VERSION`].
+/// Checks the identity version that a store of yours found beside its records. Pass `None` if there
+/// are records without a version. A store without records is new: give it [`IDENTITY_VERSION`]
+/// instead.
+///
+/// ```
+/// use steadfast_server::{IDENTITY_VERSION, verify_identity};
+///
+/// assert!(verify_identity(Some(IDENTITY_VERSION)).is_ok());
+/// // Its repeats could not be recognised, so they would run twice.
+/// assert!(verify_identity(Some(IDENTITY_VERSION + 1)).is_err());
+/// ```
 ///
 /// # Errors
 ///
-/// It is not the version of this build.
+/// Returns an error if it is not the version of this build.
 pub fn verify_identity(found: Option<u32>) -> Result<(), IdentityMismatch> {
     if found == Some(IDENTITY_VERSION) { Ok(()) } else { Err(IdentityMismatch { found }) }
 }
@@ -53,8 +62,8 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Whoever changes one of these raises [`IDENTITY_VERSION`]. The hashes are those of Python's
-    /// `hashlib`.
+    // If you change one of these hashes, raise `IDENTITY_VERSION`. They were computed with Python's
+    // `hashlib`.
     #[tokio::test]
     async fn identity_is_that_of_its_version() {
         assert_eq!(IDENTITY_VERSION, 1);

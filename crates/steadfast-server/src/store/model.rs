@@ -1,25 +1,25 @@
-//! The contract of [`Store`](crate::Store) as code: what a store answers to every call, in
-//! the smallest form that can be executed.
+//! The contract of [`Store`](crate::Store) as code, in the smallest form that can be executed.
 //!
-//! Other stores differ in how they keep records, and are compared with this one: they must give the
-//! same answers. It has no clock, no threads and no failures, so a checker can explore its states.
-//! Names are small numbers; times are milliseconds.
+//! Other stores keep records differently, and tests compare them with this one: they must return
+//! the same results. The model has no clock, no threads and no failures, so a model checker can
+//! explore its states. Ids, tokens and requests are small numbers; times are milliseconds.
 
 use std::collections::BTreeMap;
 
 use crate::FinishOutcome;
 
-/// A store that is pure: a value that can be cloned, compared and hashed.
+/// A pure store: a value that can be cloned, compared and hashed.
 ///
-/// It is told when time passes. Records and tombstones that are past their time are gone at once, so
-/// two stores that answer the same are equal. The clauses in prose are with
+/// Its caller makes time pass. Expired records and tombstones are removed at once, so two models
+/// with the same future are equal. The clauses in prose are at
 /// [`Store`](crate::Store#the-contract).
 ///
 /// ```
 /// use steadfast_server::model_store::{ModelClaim, ModelClaimOutcome, ModelStore};
 ///
 /// let mut store = ModelStore::default();
-/// let claim = ModelClaim { id: 1, token: 1, request: 7, lease: 30_000, retention: 60_000, take_over: false };
+/// let (lease, retention) = (30_000, 60_000);
+/// let claim = ModelClaim { id: 1, token: 1, request: 7, lease, retention, take_over: false };
 /// assert_eq!(store.claim(claim), ModelClaimOutcome::Acquired);
 /// store.pass(30_000);
 /// let other = ModelClaim { token: 2, take_over: true, ..claim };
@@ -29,12 +29,12 @@ use crate::FinishOutcome;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ModelStore {
     records: BTreeMap<u8, Record>,
-    /// The claims that win nothing any more, and how long the store remembers that.
+    /// Tokens that acquire nothing any more, and how long the store still remembers them.
     tombstones: BTreeMap<(u8, u16), u64>,
     bounds: Bounds,
 }
 
-/// What a store may choose.
+/// The choices that the contract leaves to a store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Bounds {
     tombstone: u64,
@@ -43,24 +43,24 @@ struct Bounds {
     joins_tombstones: bool,
 }
 
-/// What is known of a key.
+/// The record of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Record {
-    /// The claim that the record is of.
+    /// The token of the record's claim.
     token: u16,
     request: u8,
     phase: Phase,
-    /// The claim took the key over from one that may have run.
+    /// Whether the claim took the key over from one that may have run.
     took_over: bool,
-    /// How long the record is kept once the lease is over, or the claim has ended.
+    /// How long the record is kept after the lease, or after the end of the claim.
     retention: u64,
-    /// How long it is kept from now on.
+    /// How long the record is still kept.
     kept_for: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Phase {
-    /// The claim has not ended. It holds until its lease is over.
+    /// The claim has not ended. It holds for the rest of its lease.
     Running {
         lease_left: u64,
     },
@@ -76,25 +76,25 @@ enum Phase {
 pub struct ModelClaim {
     /// The key.
     pub id: u8,
-    /// The name of this claim.
+    /// The token of this claim.
     pub token: u16,
-    /// What the request is: its fingerprint.
+    /// The request, by its fingerprint.
     pub request: u8,
-    /// How long the claim holds unless it is renewed, in milliseconds.
+    /// How long the claim holds without renewal, in milliseconds.
     pub lease: u64,
-    /// How long what is known of the key is kept, in milliseconds.
+    /// How long the record is kept, in milliseconds.
     pub retention: u64,
     /// Whether to take over a claim of the same request whose outcome is unknown.
     pub take_over: bool,
 }
 
-/// What came of a claim: see [`ClaimOutcome`](crate::ClaimOutcome).
+/// The result of a claim: see [`ClaimOutcome`](crate::ClaimOutcome).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums, reason = "every answer of the contract")]
 pub enum ModelClaimOutcome {
     /// The key is this token's.
     Acquired,
-    /// It is, or was, another's.
+    /// The key has a record of another claim.
     Existing(ModelRecordState),
     /// The token was released or cancelled before.
     Cancelled,
@@ -102,25 +102,25 @@ pub enum ModelClaimOutcome {
     Full,
 }
 
-/// What is known of a key: see [`State`](crate::RecordState).
+/// The state of a key: see [`RecordState`](crate::RecordState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums, reason = "every state of the contract")]
 pub enum ModelRecordState {
-    /// A claim that holds.
+    /// A claim holds the key.
     InProgress {
         /// The request that claimed it.
         request: u8,
-        /// How long its lease still lasts, in milliseconds.
+        /// The rest of its lease, in milliseconds.
         lease_left: u64,
     },
-    /// It ended, and this was the answer.
+    /// The operation has completed, with this response.
     Completed {
-        /// The request that was answered.
+        /// The request that completed.
         request: u8,
-        /// The answer.
+        /// The response.
         answer: u8,
     },
-    /// It may have run, and nobody knows how it ended.
+    /// The operation may have run, and its outcome is unknown.
     Unknown {
         /// The request that may have run.
         request: u8,
@@ -131,51 +131,52 @@ pub enum ModelRecordState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums, reason = "every end of the contract")]
 pub enum ModelEnd {
-    /// The operation is done.
+    /// The operation has completed.
     Completed {
-        /// Its answer.
+        /// Its response.
         answer: u8,
-        /// How long the answer is kept from now, in milliseconds.
+        /// How long the response is kept from now, in milliseconds.
         retention: u64,
     },
     /// Nothing was executed.
     Released,
     /// The operation may have run.
     Unknown,
-    /// Nobody runs anything under this claim, and nobody knows whether it was made.
+    /// Nothing runs under this claim, and its caller does not know whether it was made.
     Cancelled,
 }
 
 impl Default for ModelStore {
-    /// A store without a bound, whose tombstones are kept for [`TOMBSTONE`](crate::TOMBSTONE).
+    /// Creates a store without a bound, which keeps tombstones for [`TOMBSTONE`](crate::TOMBSTONE).
     fn default() -> Self {
         Self::new(600_000, usize::MAX)
     }
 }
 
 impl ModelStore {
-    /// A store that keeps tombstones for so many milliseconds, and has room for so many records.
+    /// Creates a store that keeps tombstones for this many milliseconds, and has room for this many
+    /// records.
     #[must_use]
     pub fn new(tombstone: u64, max_records: usize) -> Self {
         let bounds = Bounds { tombstone, max_records, counts_tombstones: false, joins_tombstones: false };
         Self { records: BTreeMap::new(), tombstones: BTreeMap::new(), bounds }
     }
 
-    /// A store in which a tombstone takes the room of a record.
+    /// Makes each tombstone take the room of a record.
     #[must_use]
     pub fn counting_tombstones(mut self) -> Self {
         self.bounds.counts_tombstones = true;
         self
     }
 
-    /// A store that keeps all tombstones of a key for as long as the last one.
+    /// Makes all tombstones of a key last as long as the newest one.
     #[must_use]
     pub fn joining_tombstones(mut self) -> Self {
         self.bounds.joins_tombstones = true;
         self
     }
 
-    /// So many milliseconds pass.
+    /// Lets this many milliseconds pass.
     pub fn pass(&mut self, time: u64) {
         for record in self.records.values_mut() {
             if let Phase::Running { lease_left } = &mut record.phase {
@@ -187,9 +188,9 @@ impl ModelStore {
         self.forget();
     }
 
-    /// Claims a key, or says what is known of it.
+    /// Claims a key, or returns its state.
     pub fn claim(&mut self, claim: ModelClaim) -> ModelClaimOutcome {
-        // However late it arrives.
+        // A late copy of a released or cancelled claim.
         if self.tombstones.contains_key(&(claim.id, claim.token)) {
             return ModelClaimOutcome::Cancelled;
         }
@@ -198,7 +199,7 @@ impl ModelStore {
             None => false,
             // Under one key there is one request.
             Some(record) if record.request != claim.request => return ModelClaimOutcome::Existing(record.state()),
-            // A reply was lost: the same claim is won again, and its lease starts anew.
+            // The first reply was lost: the same claim is acquired again, and its lease restarts.
             Some(record) if record.token == claim.token && record.is_running() => record.took_over,
             Some(record) if record.gives_way_to(&claim) => true,
             Some(record) => return ModelClaimOutcome::Existing(record.state()),
@@ -209,7 +210,7 @@ impl ModelStore {
         ModelClaimOutcome::Acquired
     }
 
-    /// Starts the lease of a claim anew, if the claim has not ended and was not taken over.
+    /// Restarts the lease of a claim, if the claim has not ended and was not taken over.
     pub fn renew(&mut self, id: u8, token: u16, lease: u64) -> bool {
         let Some(record) = self.running(id, token) else { return false };
         let (phase, kept_for) = (Phase::Running { lease_left: lease }, lease.saturating_add(record.retention));
@@ -217,7 +218,7 @@ impl ModelStore {
         true
     }
 
-    /// Ends a claim. A claim ends once; the end that it had, repeated, is told what it was told.
+    /// Ends a claim. A claim ends once; the same end repeated returns what it returned before.
     pub fn finish(&mut self, id: u8, token: u16, end: ModelEnd) -> FinishOutcome {
         let is_buried = self.tombstones.contains_key(&(id, token));
         let running = self.running(id, token);
@@ -227,7 +228,7 @@ impl ModelStore {
                 self.keep(id, Record { phase: Phase::Done { answer }, retention, kept_for: retention, ..record });
             }
             (ModelEnd::Unknown, Some(record), _) => self.keep_as_unknown(id, record),
-            // What it took over may have run: that is unknown again.
+            // The operation that it took over may have run: its outcome is unknown again.
             (ModelEnd::Cancelled, Some(record), _) if record.took_over => {
                 self.keep_as_unknown(id, record);
                 self.bury(id, token);
@@ -236,51 +237,51 @@ impl ModelStore {
                 self.records.remove(&id);
                 self.bury(id, token);
             }
-            // The same end once more.
+            // The same end, repeated.
             (ModelEnd::Completed { .. }, None, Some(Phase::Done { .. }))
             | (ModelEnd::Unknown, None, Some(Phase::Unknown)) => {}
             (ModelEnd::Released | ModelEnd::Cancelled, None, _) if is_buried => {}
-            // The claim is still on its way, or never was made.
+            // The claim is still on its way, or was never made.
             (ModelEnd::Cancelled, None, None) => self.bury(id, token),
             _ => return FinishOutcome::Fenced,
         }
         FinishOutcome::Stored
     }
 
-    /// What is known of a key.
+    /// Returns the state of a key.
     #[must_use]
     pub fn get(&self, id: u8) -> Option<ModelRecordState> {
         self.records.get(&id).map(Record::state)
     }
 
-    /// The process ends and another one opens the store, which belongs to one process at a time. The
-    /// owners of its claims are gone, so their outcome is unknown.
+    /// Ends the process and opens the store in another one. The store belongs to one process at a
+    /// time, so the owners of its claims are gone and their outcome is unknown.
     pub fn restart(&mut self) {
         for record in self.records.values_mut().filter(|record| record.is_running()) {
             record.phase = Phase::Unknown;
         }
     }
 
-    /// The claim that the record of a key is of.
+    /// Returns the token of the claim whose record a key has.
     #[cfg(test)]
     pub(crate) fn holder(&self, id: u8) -> Option<u16> {
         self.records.get(&id).map(|record| record.token)
     }
 
-    /// How many tombstones there are.
+    /// Returns the number of tombstones.
     #[cfg(test)]
     pub(crate) fn tombstones(&self) -> usize {
         self.tombstones.len()
     }
 
-    /// Forgets what is known of a key. No store may do that; the exploration shows why.
+    /// Forgets a key. No store may do that; the exploration shows why.
     #[cfg(test)]
     pub(crate) fn forget_key(&mut self, id: u8) {
         self.records.remove(&id);
     }
 
-    /// The record of a claim that can be renewed and ended. Its lease may be over: as long as nobody
-    /// has taken the key over, the claim is still its token's.
+    /// Returns the record of a claim that can be renewed and ended. Its lease may be over: until
+    /// another claim takes the key over, the claim is still its token's.
     fn running(&self, id: u8, token: u16) -> Option<Record> {
         self.records.get(&id).filter(|record| record.token == token && record.is_running()).cloned()
     }
@@ -319,8 +320,8 @@ impl Record {
         matches!(self.phase, Phase::Running { .. })
     }
 
-    /// Whether a claim takes the key over: it asks for that, and the outcome is unknown. A token whose
-    /// claim has ended takes nothing over.
+    /// Returns whether a claim takes the key over: it allows that, and the outcome is unknown. A
+    /// token whose claim has ended takes over nothing.
     fn gives_way_to(&self, claim: &ModelClaim) -> bool {
         let is_unknown = matches!(self.state(), ModelRecordState::Unknown { .. });
         is_unknown && claim.take_over && claim.token != self.token

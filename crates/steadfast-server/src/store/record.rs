@@ -1,4 +1,4 @@
-//! The stored answer: what is handed out again, byte for byte, for as long as the key is remembered.
+//! The stored response, which is replayed byte for byte until its retention ends.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use super::RecordId;
 use super::codec::RecordCodec;
 use crate::stored_headers::StoredHeaders;
 
-/// The layout that is written now. A record of a later one is refused.
+/// The layout of new records. A record of a later layout is refused.
 const VERSION: u8 = 1;
 const CHECKSUM: usize = 8;
-/// Added to the status of a sealed record: no build that knows nothing of codecs takes its bytes
-/// for an answer.
+/// Added to the status of a sealed record, so that a build without codecs refuses it instead of
+/// replaying its bytes as a response.
 const SEALED: u16 = 1000;
 
-/// An answer as it is stored. Its clones share it.
+/// A stored response. Its clones share it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record(Arc<Kept>);
 
@@ -26,33 +26,48 @@ pub struct Record(Arc<Kept>);
 struct Kept {
     status: StatusCode,
     headers: HeaderMap,
-    /// `None`: the answer was streamed or too large, and is not kept. That it ended is.
+    /// `None` if the response was streamed or too long. The record then says only that the
+    /// operation has ended.
     body: Option<Bytes>,
-    /// The body is what a codec has made of the whole record.
+    /// Whether the body is the whole record as a codec has sealed it.
     sealed: bool,
 }
 
 impl Record {
-    /// An answer that can be replayed, without the headers that are left out by default
-    /// ([`IdempotencyLayer::omit_headers`](crate::IdempotencyLayer::omit_headers) lists them).
+    /// Creates a record that can be replayed. It leaves out the headers that are not stored by
+    /// default: see [`IdempotencyLayer::omit_headers`](crate::IdempotencyLayer::omit_headers).
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{HeaderMap, HeaderValue, StatusCode, header};
+    /// use steadfast_server::Record;
+    ///
+    /// let mut headers = HeaderMap::new();
+    /// headers.insert(header::LOCATION, HeaderValue::from_static("/orders/7"));
+    /// headers.insert(header::SET_COOKIE, HeaderValue::from_static("session=1"));
+    /// let record = Record::new(StatusCode::CREATED, &headers, Bytes::from("ordered"));
+    /// assert!(record.headers().contains_key(header::LOCATION));
+    /// // Another client may send the repeat, so the session is not stored.
+    /// assert!(!record.headers().contains_key(header::SET_COOKIE));
+    /// ```
     #[must_use]
     pub fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
         Self::of(status, StoredHeaders::default().of(headers), Some(body))
     }
 
-    /// The end of an operation whose answer is not kept.
+    /// Creates the record of an operation whose response is not kept. A repeat gets 410.
     #[must_use]
     pub fn not_kept(status: StatusCode) -> Self {
         Self::of(status, HeaderMap::new(), None)
     }
 
-    /// An answer with these headers, and no others.
+    /// Creates a record with exactly these headers.
     pub(crate) fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
         Self(Arc::new(Kept { status, headers, body, sealed: false }))
     }
 
-    /// This record as `codec` seals it. One without an answer has nothing to seal, and where the
-    /// codec fails the answer is not kept.
+    /// Seals this record with `codec`. A record without a response is returned unchanged. If the
+    /// codec fails, the response is not kept.
     pub fn sealed(self, id: &RecordId, codec: &dyn RecordCodec) -> Self {
         if self.body().is_none() {
             return self;
@@ -60,7 +75,7 @@ impl Record {
         match codec.seal(id, &self.encode()) {
             Ok(bytes) => Self::of_sealed(self.status(), bytes.into()),
             Err(error) => {
-                tracing::error!(target: "steadfast", ?id, %error, "an answer could not be sealed, and is not kept");
+                tracing::error!(target: "steadfast", ?id, %error, "a response could not be sealed, and is not kept");
                 Self::not_kept(self.status())
             }
         }
@@ -70,14 +85,16 @@ impl Record {
         Self(Arc::new(Kept { status, headers: HeaderMap::new(), body: Some(bytes), sealed: true }))
     }
 
-    /// Opens a record as it came from a store, with the codec that sealed it: for tools that look
-    /// at records, since the layer does this by itself. A record without an answer is returned as
-    /// it is.
+    /// Decrypts a record from a store with the codec that sealed it. A record without a response is
+    /// returned unchanged.
+    ///
+    /// The layer does this itself; call it in tools that read records.
     ///
     /// # Errors
     ///
-    /// It is sealed and there is no codec, it cannot be opened, or it is not sealed and the codec
-    /// does not [accept](RecordCodec::accepts_plain) that.
+    /// Returns an error if the record is sealed and there is no codec, or if the codec cannot open
+    /// it. Also if the record is not sealed and the codec does not
+    /// [accept](RecordCodec::accepts_plain) that.
     pub fn opened(self, id: &RecordId, codec: Option<&dyn RecordCodec>) -> Result<Self, RecordError> {
         match (codec, self.body()) {
             (Some(codec), Some(bytes)) if self.is_sealed() => open(id, codec, bytes),
@@ -87,45 +104,61 @@ impl Record {
         }
     }
 
-    /// Whether a codec has sealed it. [`body`](Self::body) is then what the codec has made of the
-    /// whole answer, and there are no headers.
+    /// Returns whether a codec has sealed the record. [`body`](Self::body) is then the sealed form
+    /// of the whole response, and there are no headers.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
         self.0.sealed
     }
 
-    /// The answer's status.
+    /// Returns the response's status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
 
-    /// The answer's headers.
+    /// Returns the response's headers.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.0.headers
     }
 
-    /// The answer's body; `None` if it is not kept.
+    /// Returns the response's body. `None` if it was not kept.
     #[must_use]
     pub fn body(&self) -> Option<&Bytes> {
         self.0.body.as_ref()
     }
 
-    /// What it is made of, without a copy if nobody shares it.
+    /// Returns the parts of the record. Does not copy them if the record is not shared.
     pub(crate) fn into_parts(self) -> (StatusCode, HeaderMap, Option<Bytes>) {
         let Kept { status, headers, body, .. } = Arc::unwrap_or_clone(self.0);
         (status, headers, body)
     }
 
-    /// About as many bytes as it takes.
+    /// Returns the approximate size of the record, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let headers: usize = self.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         headers + self.body().map_or(0, Bytes::len)
     }
 
-    /// The record as bytes, for a store that keeps bytes: a version, a checksum, the content.
+    /// Encodes the record for a store that keeps bytes: a version, a checksum, the content.
+    /// [`decode`](Self::decode) reads it.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{HeaderMap, StatusCode};
+    /// use steadfast_server::Record;
+    ///
+    /// let record = Record::new(StatusCode::CREATED, &HeaderMap::new(), Bytes::from("charged"));
+    /// let mut bytes = record.encode();
+    /// assert_eq!(Record::decode(&bytes)?, record);
+    ///
+    /// // A damaged record is refused, so it is never replayed.
+    /// *bytes.last_mut().expect("it has a body") ^= 1;
+    /// assert!(Record::decode(&bytes).is_err());
+    /// # Ok::<(), steadfast_server::RecordError>(())
+    /// ```
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         seal(&self.wire())
@@ -138,17 +171,17 @@ impl Record {
         Wire { status, headers, body: self.body().map(|body| Raw(body)) }
     }
 
-    /// The record as one piece of memory, for a store that keeps it in this process.
+    /// Returns the record as one piece of memory, for a store that keeps it in this process.
     pub(super) fn pack(&self) -> Bytes {
         let lengths = 8 * (self.headers().len() + 1);
         let room = Vec::with_capacity(self.size() + lengths);
-        // A vector grows: writing to it cannot fail.
+        // Writing to a vector cannot fail, because it grows.
         let mut packed = postcard::to_extend(&self.wire(), room).unwrap_or_default();
         packed.shrink_to_fit();
         packed.into()
     }
 
-    /// The record that was packed: what it holds is shared with these bytes.
+    /// Returns the record that was packed. It shares the memory of these bytes.
     pub(super) fn unpack(bytes: &Bytes) -> Result<Self, RecordError> {
         Self::of_wire(postcard::from_bytes(bytes).map_err(|_| RecordError::Damaged)?, |part| bytes.slice_ref(part))
     }
@@ -158,7 +191,7 @@ impl Record {
             let status = StatusCode::from_u16(status).map_err(|_| RecordError::Damaged)?;
             return Ok(Self::of_sealed(status, part(bytes)));
         }
-        // With room for what a replay adds, so that the map does not grow.
+        // Room for the headers that a replay adds, so that the map does not grow.
         let mut headers = HeaderMap::with_capacity(wire.headers.len() + 2);
         for (Raw(name), Raw(value)) in wire.headers {
             let name = HeaderName::from_bytes(name).map_err(|_| RecordError::Damaged)?;
@@ -168,11 +201,11 @@ impl Record {
         Ok(Self::of(status, headers, wire.body.map(|Raw(body)| part(body))))
     }
 
-    /// The record that these bytes are.
+    /// Reads a record that [`encode`](Self::encode) wrote.
     ///
     /// # Errors
     ///
-    /// They are damaged, or of a newer version.
+    /// Returns an error if the bytes are damaged, or of a newer version.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         Self::of_wire(unseal(bytes)?, Bytes::copy_from_slice)
     }
@@ -195,7 +228,7 @@ struct Wire<'a> {
     body: Option<Raw<'a>>,
 }
 
-/// Bytes that are written as a whole: serde writes those of a slice one by one.
+/// Bytes that are written as a whole. Serde would write a slice byte by byte.
 #[derive(Deserialize)]
 struct Raw<'a>(#[serde(borrow)] &'a [u8]);
 
@@ -205,9 +238,9 @@ impl Serialize for Raw<'_> {
     }
 }
 
-/// A value as bytes that show whether they are whole: the version of the layout, a checksum, the content.
+/// Encodes a value so that damage is detected: the version of the layout, a checksum, the content.
 pub fn seal(value: &impl Serialize) -> Vec<u8> {
-    // A vector grows: writing to it cannot fail.
+    // Writing to a vector cannot fail, because it grows.
     let content = postcard::to_stdvec(value).unwrap_or_default();
     let mut bytes = Vec::with_capacity(1 + CHECKSUM + content.len());
     bytes.push(VERSION);
@@ -234,23 +267,23 @@ fn checksum(content: &[u8]) -> [u8; CHECKSUM] {
     std::array::from_fn(|index| hash.get(index).copied().unwrap_or_default())
 }
 
-/// Why bytes are no record.
+/// Why bytes are not a valid record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// They are not what was written.
+    /// The bytes have changed since they were written.
     #[error("it is damaged")]
     Damaged,
-    /// They were written by a newer version of this crate.
+    /// A newer version of this crate wrote the bytes.
     #[error("it has the layout {0}, which this version does not know")]
     Version(u8),
-    /// A codec has sealed them, and there is none to open them.
+    /// A codec has sealed the record, and there is no codec to open it.
     #[error("it is sealed, and there is no codec")]
     Sealed,
-    /// No codec has sealed them, and the one that is there accepts nothing else.
+    /// No codec has sealed the record, and the codec accepts only sealed ones.
     #[error("it is not sealed, and the codec accepts no such record")]
     NotSealed,
-    /// The codec could not open them. Its own error is in the log.
+    /// The codec could not open the record. Its own error is in the log.
     #[error("the codec cannot open it")]
     CannotOpen,
 }
@@ -267,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_what_was_written() {
+    fn decoding_returns_encoded_record() {
         for record in
             [record(), Record::not_kept(StatusCode::OK), Record::new(StatusCode::OK, &HeaderMap::new(), Bytes::new())]
         {
@@ -276,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packed_record_is_one_piece_and_comes_back_whole_without_a_copy() {
+    fn packed_record_is_whole_and_not_copied() {
         for record in [record(), Record::not_kept(StatusCode::OK)] {
             let packed = record.pack();
             let unpacked = Record::unpack(&packed).unwrap();
@@ -288,17 +321,16 @@ mod tests {
         }
     }
 
-    /// Other stores have it on their disks.
+    /// Other stores have this layout on their disks.
     #[test]
-    fn the_layout_is_what_it_was() {
+    fn layout_is_unchanged() {
         let headers = [(http::header::CONTENT_TYPE, HeaderValue::from_static("a/b"))].into_iter().collect();
         let record = Record::new(StatusCode::CREATED, &headers, Bytes::from_static(b"hi"));
         let content = &record.encode()[1 + CHECKSUM..];
         assert_eq!(content, b"\xc9\x01\x01\x0ccontent-type\x03a/b\x01\x02hi");
     }
 
-    /// Adds the identity's first byte to each byte: enough to tell what was sealed for which
-    /// record.
+    /// Adds the identity's first byte to each byte: enough to show which record was sealed.
     struct Shift {
         accepts_plain: bool,
     }
@@ -338,13 +370,13 @@ mod tests {
         assert_eq!(record().opened(&one, Some(strict)), Err(RecordError::NotSealed));
         assert_eq!(record().opened(&one, Some(lenient)), Ok(record()));
         assert_eq!(record().opened(&one, None), Ok(record()));
-        // There is nothing in it that a codec could seal.
+        // It has no response to seal.
         let not_kept = Record::not_kept(StatusCode::OK);
         assert_eq!(not_kept.clone().sealed(&one, strict).opened(&one, Some(strict)), Ok(not_kept));
     }
 
     #[test]
-    fn sealed_record_is_no_answer_to_a_build_without_codecs() {
+    fn sealed_record_is_refused_without_codec() {
         let sealed = record().sealed(&RecordId::new("", "1"), &Shift { accepts_plain: false });
         // That build read the status first, and knew none above 999.
         assert_eq!(sealed.encode()[1 + CHECKSUM..][..2], [0xb1, 0x09]);
@@ -352,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_or_newer_record_is_refused() {
+    fn damaged_or_newer_record_is_refused() {
         let bytes = record().encode();
         for index in 0..bytes.len() {
             let mut damaged = bytes.clone();

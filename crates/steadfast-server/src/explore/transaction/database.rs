@@ -1,4 +1,4 @@
-//! The database, and the layer around it: a session holds the key until it ends, and its rows and
+//! The database, and the layer around it. A session holds the key until it ends, and its rows and
 //! its record are committed together or not at all.
 
 use std::time::Duration;
@@ -16,9 +16,9 @@ pub(in super::super) struct Database {
     pub(super) callers: [Phase; CALLERS as usize],
     /// The session that holds the key.
     pub(super) session: Option<Session>,
-    /// Whose record is committed; `Some(None)`: that the outcome is unknown.
+    /// The token whose record is committed; `Some(None)` for an unknown outcome.
     pub(super) record: Option<Option<u8>>,
-    /// Whose rows are committed, as bits.
+    /// The tokens whose rows are committed, as bits.
     pub(super) effects: u8,
     faults: u8,
     pub(super) told_untruth: bool,
@@ -59,9 +59,9 @@ pub(super) struct Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum SessionState {
     TransactionHandle,
-    /// Its connection is lost, and the database has not seen that yet.
+    /// Its connection is lost, and the database has not noticed yet.
     Orphaned,
-    /// The COMMIT is under way.
+    /// The COMMIT is in progress.
     Committing {
         acted: bool,
         end: Ends,
@@ -96,7 +96,7 @@ impl Database {
             }
             Step::Act(caller) => self.set(caller, Phase::Running { acted: true }),
             Step::Answer(caller) => self.answer(caller, None),
-            // Whatever it has done is rolled back.
+            // All its effects are rolled back.
             Step::Decline(caller) => {
                 self.fault()?;
                 self.answer(caller, Some(ExecutionOutcome::NotExecuted));
@@ -129,7 +129,7 @@ impl Database {
                 self.set(caller, Phase::Ending { acted, end, is_again, is_told: true });
             }
             Step::GiveUp(caller) => {
-                // A last word would be a second end.
+                // A final end would be a second one.
                 self.told_untruth |= rules::last_word(true).is_some();
                 self.over(caller, Written::GivenUp);
             }
@@ -151,7 +151,7 @@ impl Database {
         self.callers[usize::from(caller)] = phase;
     }
 
-    /// Holds the key, or says what stands in the way. What is unknown is taken over, as by default.
+    /// Acquires the key, or returns its state. An unknown outcome is taken over, as by default.
     fn claim(&mut self, token: u8) -> ClaimOutcome<()> {
         match (self.session, self.record) {
             (Some(_), _) => ClaimOutcome::Existing(RecordState::in_progress(None, Duration::ZERO)),
@@ -176,7 +176,7 @@ impl Database {
             AfterClaim::Refuse(_) => Phase::Over,
             AfterClaim::Tell(state) => {
                 let is_told = matches!(rules::repeat(&state, fingerprint(0), false, || None::<()>), Repeat::Tell);
-                // The answer that is replayed is of rows that are there.
+                // The replayed response must belong to rows that exist.
                 let is_true = !matches!(state, RecordState::Completed { .. })
                     || self.record.flatten().is_some_and(|t| self.has(t));
                 self.told_untruth |= !is_told || !is_true;
@@ -205,7 +205,7 @@ impl Database {
         }
     }
 
-    /// The transaction ends, with all that belongs to its end.
+    /// The transaction ends, with its rows and its record.
     fn commit(&mut self, token: u8, acted: bool, end: Ends) {
         self.session = None;
         match end {
@@ -230,7 +230,7 @@ impl Database {
         Some(())
     }
 
-    /// What the writer of an end does with a reply: `Ending::write`.
+    /// Handles the reply to an end, as `Ending::write` does.
     fn settle(&mut self, model: &Transactions, caller: u8, reply: Result<FinishOutcome, StoreError>) {
         match rules::after_finish(reply) {
             AfterFinish::Stored => self.over(caller, Written::Stored),
@@ -249,7 +249,7 @@ impl Database {
 
     fn rolled_back(&mut self, model: &Transactions, caller: u8) {
         if model.writes_again {
-            // In a transaction of its own: what the handler did is not in it.
+            // In a transaction of its own, without the handler's rows.
             self.record = Some(Some(caller));
             return self.over(caller, Written::Stored);
         }
@@ -280,7 +280,7 @@ impl Database {
         self.set(caller, Phase::Over);
     }
 
-    /// What the client is told at the end, and whether it is true.
+    /// Responds to the client at the end, and checks whether the response is true.
     fn tell_end(&mut self, caller: u8, acted: bool, end: Ends, by_then: Option<Written>) {
         let is_under_way = self.session.is_some_and(|session| session.token == caller);
         let left_nothing = !self.has(caller) && self.record != Some(Some(caller)) && !is_under_way;
@@ -294,7 +294,7 @@ impl Database {
                 IdempotencyStatus::Released => left_nothing,
                 _ => true,
             },
-            // A repeat may run, and will: nothing of this one stays.
+            // A repeat may run, and will: none of this one's effects remain.
             Ends::Unknown => {
                 matches!(rules::told_of_unknown(OnUnknown::Rerun, false), IdempotencyStatus::Released)
                     && !self.has(caller)
@@ -303,7 +303,7 @@ impl Database {
         self.told_untruth |= !is_true;
     }
 
-    /// The process ends. The database rolls back what was lent; a COMMIT that was sent goes its way.
+    /// The process ends. The database rolls back its sessions; a COMMIT that was sent continues.
     fn crash(&mut self, caller: u8) -> Option<()> {
         self.fault()?;
         if self.session == Some(Session { token: caller, state: SessionState::TransactionHandle }) {

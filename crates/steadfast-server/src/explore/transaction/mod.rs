@@ -1,5 +1,5 @@
-//! The same for a store that is one transaction with the handler's rows: what it does not have are
-//! leases, and what it has beside are rollbacks.
+//! The same for a store that shares one transaction with the handler's rows. It has no leases, and
+//! it has rollbacks.
 
 mod database;
 
@@ -32,7 +32,7 @@ impl Transactions {
     }
 }
 
-/// How often each kind of step was seen.
+/// How often each kind of step happened.
 #[derive(Debug, Default)]
 pub(super) struct Counts([AtomicU64; KINDS.len()]);
 
@@ -93,10 +93,10 @@ pub(super) enum Step {
     Decline(u8),
     Fail(u8),
     Commit(u8),
-    /// The database rolls the transaction back, and says so.
+    /// The database rolls the transaction back, and replies so.
     Conflict(u8),
     LoseCommit(u8),
-    /// What is under way ends: the COMMIT succeeds, or everything is rolled back.
+    /// The open COMMIT ends: it succeeds, or everything is rolled back.
     Resolve(bool),
     LookUp(u8),
     StopWaiting(u8),
@@ -115,7 +115,7 @@ impl Model for Transactions {
     fn actions(&self, state: &Database, steps: &mut Vec<Step>) {
         for (caller, phase) in (0..CALLERS).zip(state.callers) {
             match phase {
-                // They are as good as each other.
+                // These callers are interchangeable.
                 Phase::Idle => {
                     if caller == 0 || state.callers[usize::from(caller) - 1] != Phase::Idle {
                         steps.push(Step::Ask(caller));
@@ -176,7 +176,7 @@ impl Model for Transactions {
     }
 }
 
-/// Tells how a property is broken.
+/// Describes how a property is broken.
 pub(super) fn story(path: Path<Database, Step>) -> String {
     let steps = path.into_vec().into_iter().filter_map(|(state, step)| Some((state, step?)));
     steps.enumerate().map(|(number, (state, step))| format!("{}. {}\n", number + 1, line(&state, step))).collect()

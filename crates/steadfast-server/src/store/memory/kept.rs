@@ -1,8 +1,10 @@
 //! A record as it is kept in memory.
 //!
-//! As it comes it is about five pieces of memory: a map of headers and its index, a body, and the box that shares them. It was made on one
-//! core and is forgotten on whichever comes by when it has expired, and each piece that changes hands between cores costs
-//! (`guide/performance.md`, "Memory records in one piece"). So a small one is packed. A large one is not copied: what it costs is its length.
+//! An unpacked record is about five allocations: a map of headers and its index, a body, and the
+//! box that shares them. One core makes it, and any other may forget it after it has expired. Each
+//! allocation that moves between cores costs time (`guide/performance.md`, "Memory records in one
+//! piece"). So a small record is packed. A large one is not copied, because the cost of a copy is
+//! its length.
 
 use bytes::Bytes;
 
@@ -23,7 +25,7 @@ impl Kept {
         if is_small { Self::Packed(record.pack()) } else { Self::Whole(record.clone()) }
     }
 
-    /// About as many bytes as it takes.
+    /// Returns the approximate size, in bytes.
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Packed(packed) => packed.len(),
@@ -46,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_kept_comes_back_and_only_a_small_body_is_copied() {
+    fn only_small_body_is_copied() {
         for length in [1, SMALL, SMALL + 1] {
             let body = Bytes::from(vec![b'x'; length]);
             let record = Record::new(StatusCode::OK, &HeaderMap::new(), body.clone());

@@ -1,8 +1,9 @@
-//! A store in memory: for tests, and for one process whose keys may be forgotten when it ends.
+//! A store in memory: for tests, and for one process whose records may be lost when it ends.
 //!
-//! It is bounded by records and by bytes, and reserves the room for an answer when the key is claimed, so that an operation that has
-//! run can always be recorded. It evicts nothing that is alive; full, it says so. A restart forgets everything, running claims too:
-//! behind it, a crash between the charge and the answer lets a repeat run again.
+//! It is bounded by records and by bytes. It reserves the room for a response when the key is
+//! claimed, so that the end of an operation can always be stored. It evicts nothing that is alive;
+//! if it is full, it returns [`StoreError::Full`]. A restart forgets everything, running claims
+//! too: after a crash between the charge and the response, a repeat runs again.
 
 mod kept;
 mod room;
@@ -24,30 +25,44 @@ use self::shard::{Entry, Expiry, Known, Phase, Shard};
 use super::{Claim, ClaimOutcome, ClaimRef, ClaimToken, End, FinishOutcome, RecordId, RecordState, Store, StoreError};
 use crate::apart::Apart;
 
-/// Requests under different keys meet in one shard of so many: where two cores do, one of them sleeps, which takes longer than all else.
+/// Number of shards. If two cores meet in one shard, one of them parks, which costs more than the
+/// claim.
 const SHARDS: usize = 256;
-/// A claim sweeps so many expired records on its way, and looks at no more than so many for it: where operations outlast their leases, most
-/// are looked at too early.
+/// How many expired records a claim removes at most. It checks at most `LOOKS` records for that,
+/// because records are checked too early if operations outlast their leases.
 const SWEEP: usize = 4;
 const LOOKS: usize = 4 * SWEEP;
-/// What a record costs beside its answer.
+/// The size of a record without its response, in bytes.
 const OVERHEAD: usize = 256;
 
-/// Records in memory.
+/// A store that keeps records in memory.
+///
+/// Use it for tests, and for one process whose records may be lost when it ends. After a restart a
+/// repeat runs again.
 ///
 /// | bound | default |
 /// | --- | --- |
-/// | [`max_records`](Self::max_records) | 100,000, running ones included |
-/// | [`max_bytes`](Self::max_bytes) | 256 MiB of answers and reservations |
+/// | [`max_records`](Self::max_records) | 100,000, running claims included |
+/// | [`max_bytes`](Self::max_bytes) | 256 MiB of responses and reservations |
 ///
-/// Expired records are removed on the way: a few at each claim, and as many as it takes before a claim is refused. An expired record is not
-/// answered from, and takes up room until it is removed: for up to an eighth of its retention, and longer where no claim comes.
-/// [`Store::purge_expired`] removes all that can be.
+/// Expired records are removed during other calls: a few at each claim, and as many as needed
+/// before a claim is refused. An expired record is never replayed. It takes up room until it is
+/// removed: up to an eighth of its retention, and longer if no claim comes.
+/// [`Store::purge_expired`] removes all expired records.
+///
+/// ```
+/// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+///
+/// // Beyond the bounds a new key gets 503, and nothing is executed.
+/// let store = MemoryStore::new().max_records(10_000).max_bytes(64 * 1024 * 1024);
+/// assert!(store.is_empty());
+/// let layer = IdempotencyLayer::new(store, Scope::single_caller());
+/// ```
 #[derive(Debug)]
 pub struct MemoryStore {
     shards: Box<[Apart<Mutex<Shard>>]>,
     room: Room,
-    /// Held by the claim that looks for room; taken before a shard's.
+    /// Locked by the one claim that makes room, before it locks a shard.
     looking: Mutex<()>,
 }
 
@@ -58,7 +73,7 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// A store with the default bounds.
+    /// Creates a store with the default bounds.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -68,27 +83,47 @@ impl MemoryStore {
         }
     }
 
-    /// The most records, running claims included.
+    /// Sets the maximum number of records, running claims included. Default: 100,000.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_server::{Claim, Fingerprint, MemoryStore, RecordId, Store, StoreError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new().max_records(1);
+    /// let (lease, retention) = (Duration::from_secs(30), Duration::from_secs(3600));
+    /// let ids = ["1", "2"].map(|key| RecordId::new("", key));
+    /// let [first, second] = &ids;
+    /// let request = Fingerprint::of("pay");
+    /// store.claim(&Claim::new(first, store.token()?, request, lease, retention)).await?;
+    /// // Nothing live is evicted: the second key is refused instead.
+    /// let claim = Claim::new(second, store.token()?, request, lease, retention);
+    /// assert!(matches!(store.claim(&claim).await, Err(StoreError::Full)));
+    /// assert_eq!(store.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_records(mut self, records: usize) -> Self {
         self.room.max_records = records;
         self
     }
 
-    /// The most bytes of stored and reserved answers.
+    /// Sets the maximum bytes of stored and reserved responses. Default: 256 MiB.
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.room.max_bytes = bytes;
         self
     }
 
-    /// The records that it holds, expired ones included until they are swept.
+    /// Returns the number of records, including expired ones that are not removed yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.room.taken().records
     }
 
-    /// Whether it holds none.
+    /// Returns whether the store has no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -96,13 +131,14 @@ impl MemoryStore {
 
     fn shard(&self, id: &RecordId) -> MutexGuard<'_, Shard> {
         let [first, ..] = id.as_bytes();
-        // All of them are there; nothing between lock and unlock panics, so poison means nothing.
+        // Every index exists. Nothing between lock and unlock panics, so a poisoned lock is
+        // harmless.
         let shard = self.shards.get(usize::from(*first) % SHARDS).unwrap_or(&self.shards[0]);
         shard.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the entry of a claim that is held. A claim that has ended is not ended again;
-    /// `repeats` tells whether what is asked for is what has ended it.
+    /// `repeats` returns whether this call repeats its end.
     fn fenced(
         &self,
         claim: ClaimRef,
@@ -125,10 +161,11 @@ impl MemoryStore {
         FinishOutcome::Stored
     }
 
-    /// Counts and lists an entry that has changed; it took `bytes` before.
+    /// Counts and lists an entry that has changed. It took `bytes` before.
     fn keep(&self, entry: &mut Entry, bytes: usize, expiry: &mut Expiry, id: &RecordId) {
         entry.keep_in(expiry, id);
-        // An end is recorded whatever it takes: the room for an answer was reserved, and its headers are a little more.
+        // An end is stored whatever its size: the room for its response was reserved, and its
+        // headers take a little more.
         self.room.resize(bytes, entry.bytes);
     }
 
@@ -145,8 +182,9 @@ impl MemoryStore {
         }
     }
 
-    /// Nothing is refused for want of room that is taken up by what has gone. One claim at a time looks for it, since what one has removed
-    /// the others would take; that those who find room at once may still do, so it gives up only when it has looked in vain twice.
+    /// Makes room from expired records, so that no claim is refused because of them. One claim at a
+    /// time does so, or the others would take the room that it has made. Claims that find room at
+    /// once may still take it, so this gives up only after two sweeps in vain.
     fn make_room(&self, claim: &Claim<'_>, bytes: usize) -> Result<Entered, StoreError> {
         if bytes > self.room.max_bytes {
             return Err(StoreError::Full);
@@ -154,7 +192,7 @@ impl MemoryStore {
         let _alone = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut in_vain = 0;
         loop {
-            // Anew each time: what has expired since is in the way as well.
+            // Read again each time, because more records may have expired since.
             let now = clock::now();
             let gone = self.sweep_all(now, SWEEP);
             in_vain = if gone == Held::default() { in_vain + 1 } else { 0 };
@@ -165,7 +203,7 @@ impl MemoryStore {
         }
     }
 
-    /// Claims, or says what is known of the key.
+    /// Claims the key, or returns its state.
     fn enter(&self, claim: &Claim<'_>, mut bytes: usize, now: Instant) -> Result<Entered, StoreError> {
         let mut shard = self.shard(claim.id);
         self.sweep_one(&mut shard, now, SWEEP, LOOKS);
@@ -173,7 +211,7 @@ impl MemoryStore {
             return Ok(Entered::Cancelled);
         }
         let Shard { entries, expiry, .. } = &mut *shard;
-        // The room comes first: a record that is replaced must not be forgotten for want of it.
+        // The room comes first: a replaced record must not be forgotten if there is none.
         match entries.entry(*claim.id) {
             Slot::Vacant(slot) => {
                 self.room.replace(Held::default(), bytes)?;
@@ -220,7 +258,7 @@ impl MemoryStore {
         let Shard { entries, expiry, .. } = &mut *shard;
         match entries.get_mut(&claim.id) {
             Some(entry) if entry.has_ended(claim.token, now) => return FinishOutcome::Fenced,
-            // What it took over may have run: that is unknown again.
+            // The operation that it took over may have run: its outcome is unknown again.
             Some(entry) if entry.took_over && entry.is_held_by(claim.token, now) => {
                 let bytes = entry.bytes;
                 entry.end_as_unknown(now, OVERHEAD);
@@ -237,7 +275,7 @@ impl MemoryStore {
         self.fenced(claim, repeats, |entry, now| entry.end_as_unknown(now, OVERHEAD))
     }
 
-    /// Removes expired records; what they took up is free before the shard is.
+    /// Removes expired records. Their room is free before the shard is unlocked.
     fn sweep_one(&self, shard: &mut Shard, now: Instant, most: usize, looks: usize) -> Held {
         let gone = shard.sweep(now, most, looks) + shard.tombstones.sweep(now);
         if gone != Held::default() {
@@ -259,14 +297,15 @@ impl MemoryStore {
     }
 }
 
-/// What came of a claim, as it is under the lock.
+/// The result of a claim, as found under the lock.
 enum Entered {
     Won,
     Known(Known),
     Cancelled,
 }
 
-/// A number that nothing else in this process has been given. A thread takes a thousand at a time, so that threads seldom meet.
+/// Returns a number that is unique in this process. A thread takes a thousand at a time, so that
+/// threads seldom contend.
 fn number() -> u64 {
     const BLOCK: u64 = 1000;
     static TAKEN: AtomicU64 = AtomicU64::new(0);
@@ -282,10 +321,10 @@ fn number() -> u64 {
 impl Store for MemoryStore {
     type Session = ();
 
-    /// Counted: nobody else claims here, a copy of the process has a copy of the store, and to draw a name takes as long as all the rest of
-    /// a claim.
+    // Counted instead of random: no other process claims here, and a copy of the process has a copy
+    // of the store. Drawing a random token takes as long as the rest of a claim.
     fn token(&self) -> Result<ClaimToken, KeyError> {
-        // Marked, so that whoever counts as well does not count the same.
+        // Marked, so that a store which wraps this one and counts too gives other tokens.
         Ok(ClaimToken::from_bytes((u128::from(u64::MAX) << 64 | u128::from(number())).to_be_bytes()))
     }
 
@@ -341,7 +380,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// `instant + time`, or the farthest that the clock can name: about a century.
+/// Returns `instant + time`, capped at about a century, or `instant` beyond the clock's range.
 fn later(instant: Instant, time: Duration) -> Instant {
     let century = Duration::from_secs(100 * 365 * 24 * 3600);
     instant.checked_add(time.min(century)).unwrap_or(instant)
@@ -356,7 +395,7 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(30);
 
     #[test]
-    fn no_thread_gives_a_number_that_another_has_given() {
+    fn threads_give_distinct_numbers() {
         let of_one = || (0..2500).map(|_| number()).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(of_one)).collect();
         let mut numbers: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
@@ -365,8 +404,8 @@ mod tests {
         assert_eq!(numbers.len(), 4 * 2500);
     }
 
-    /// A record that is to be forgotten at `forget_at` instead of a lease and its retention later, and how many records a sweep removes
-    /// at each of some instants, all of them after the claim.
+    /// Checks how many records a sweep removes at some instants after the claim. The record expires
+    /// at `forget_at`, instead of a lease and its retention later.
     fn check(retention: Duration, forget_at: Duration, sweeps: &[(Duration, usize)]) {
         let (mut shard, now, id) = (Shard::default(), clock::now(), RecordId::new("", "1"));
         let token = ClaimToken::new().unwrap();
@@ -381,9 +420,10 @@ mod tests {
         assert!(shard.entries.is_empty() && shard.expiry.is_empty(), "{retention:?}");
     }
 
-    /// A record's place in the order of expiry is not changed at each end, so it may be looked at late; and early, where it was renewed.
+    /// A record's place in the order of expiry does not change at each end. So it may be checked
+    /// late, and after a renewal early.
     #[test]
-    fn what_has_expired_is_swept_within_an_eighth_of_its_retention() {
+    fn expired_record_is_swept_within_an_eighth() {
         for retention in [Duration::ZERO, SECOND, 60 * SECOND, 3600 * SECOND] {
             let ended_at_once = retention;
             let latest = retention + retention / 8;
@@ -407,9 +447,9 @@ mod tests {
         assert_eq!(store.end_as_unknown(ClaimRef::new(id, token)), FinishOutcome::Stored);
     }
 
-    /// Wherever they are, and however many are in the way.
+    /// In every shard, and with any number of expired records.
     #[test]
-    fn no_claim_is_refused_while_what_has_expired_takes_up_the_room() {
+    fn expired_records_never_refuse_a_claim() {
         let small = OVERHEAD + 10;
         for key in 0..64 {
             let store = MemoryStore::new().max_records(3);
@@ -426,9 +466,10 @@ mod tests {
         }
     }
 
-    /// Each of the threads has one record that is alive, so half of the room is for what has expired and who has removed it.
+    /// Each thread has one live record, so half of the room is for expired ones and the threads
+    /// that remove them.
     #[test]
-    fn no_claim_is_refused_while_other_threads_remove_what_has_expired() {
+    fn concurrent_sweeps_never_refuse_a_claim() {
         let store = MemoryStore::new().max_records(8);
         let claims = |thread: u32| {
             for number in 0..5_000 {
@@ -440,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_cannot_fit_is_refused_at_once() {
+    fn claim_that_cannot_fit_is_refused_at_once() {
         let store = MemoryStore::new().max_bytes(OVERHEAD + 10);
         abandon(&store, win(&store, 1, LEASE));
         let claim = |key: &str| {
@@ -456,9 +497,9 @@ mod tests {
         assert_eq!(store.len(), 1);
     }
 
-    /// Operations that outlast their leases are all looked at too early.
+    /// Operations that outlast their leases are all checked too early.
     #[test]
-    fn a_claim_looks_at_a_few_records_and_not_at_all_of_them() {
+    fn claim_checks_only_a_few_records() {
         let (mut shard, now) = (Shard::default(), clock::now());
         let Shard { entries, expiry, .. } = &mut shard;
         for key in 0..100 {
@@ -474,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_over_is_listed_once_and_what_is_released_is_not() {
+    fn taken_over_key_is_listed_once_until_released() {
         let store = MemoryStore::new();
         abandon(&store, win(&store, 1, 3600 * SECOND));
         let (id, token) = win(&store, 1, 3600 * SECOND);
@@ -484,9 +525,10 @@ mod tests {
         assert_eq!((listed(), store.len()), (0, 0));
     }
 
-    /// What is counted and listed is what is there, whatever was refused, replaced, renewed, released or swept on the way, and by whom.
+    /// The counts match the records, whatever was refused, replaced, renewed, released or swept,
+    /// and by which thread.
     #[test]
-    fn the_books_balance() {
+    fn counts_match_records_after_random_calls() {
         // Tombstones outlive the test, and the bound on bytes is met once there are enough of them.
         let store = MemoryStore::new().max_records(40).max_bytes(20_000 + 10_000 * tombstones::SIZE);
         let at_random = |seed| at_random(&store, seed);
@@ -506,7 +548,7 @@ mod tests {
         assert!(won > 4000, "{won}");
     }
 
-    /// Thousands of calls for few keys; says how many claims were won.
+    /// Makes thousands of calls for few keys. Returns how many claims were acquired.
     fn at_random(store: &MemoryStore, seed: u64) -> usize {
         let mut chance = fastrand::Rng::with_seed(seed);
         let mut claims = Vec::new();

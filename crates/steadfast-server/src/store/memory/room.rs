@@ -1,4 +1,4 @@
-//! How much a store in memory may hold, and how much it does.
+//! The bounds of a store in memory, and the room that is taken.
 
 use std::ops::Add;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::apart::Apart;
 use crate::store::StoreError;
 
-/// The bounds, and what is held within them.
+/// The bounds, and the room taken within them.
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) max_records: usize,
@@ -45,7 +45,7 @@ impl Room {
         Held { records: taken.records.load(Ordering::Relaxed), bytes: taken.bytes.load(Ordering::Relaxed) }
     }
 
-    /// Takes room for a record, in the place of the one that it replaces; without room nothing changes.
+    /// Takes room for a record that replaces another. Changes nothing if there is no room.
     pub(super) fn replace(&self, replaced: Held, bytes: usize) -> Result<(), StoreError> {
         let Apart(taken) = &self.taken;
         trade(&taken.records, replaced.records, 1, self.max_records)?;
@@ -54,12 +54,12 @@ impl Room {
         })
     }
 
-    /// What a record takes changes to what it must, within the bounds or not.
+    /// Changes the size of a record, within the bounds or not.
     pub(super) fn resize(&self, bytes: usize, now_bytes: usize) {
         let _fits = trade(&self.taken.0.bytes, bytes, now_bytes, usize::MAX);
     }
 
-    /// Takes room that must be had, within the bounds or not.
+    /// Takes room, within the bounds or not.
     pub(super) fn overrun(&self, held: Held) {
         let Apart(taken) = &self.taken;
         taken.records.fetch_add(held.records, Ordering::Relaxed);
@@ -73,7 +73,7 @@ impl Room {
     }
 }
 
-/// `comes` in the place of `gone`, within `most`.
+/// Replaces `gone` by `comes` in a counter, within `most`.
 fn trade(counter: &AtomicUsize, gone: usize, comes: usize, most: usize) -> Result<(), StoreError> {
     let more = comes.saturating_sub(gone);
     if more > 0 {

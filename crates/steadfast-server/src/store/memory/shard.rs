@@ -1,4 +1,5 @@
-//! A part of the store's table: what is known of its keys, and when each is looked at to be forgotten. Values only; whoever has the lock calls.
+//! A part of the store's table: the records of its keys, and when each is checked for expiry. Plain
+//! values; the callers hold the lock.
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
@@ -17,7 +18,8 @@ pub(super) struct Shard {
     pub(super) tombstones: Tombstones,
 }
 
-/// When each record is looked at, to be forgotten. An instant may be shared, so the record is part of the key.
+/// When each record is checked for expiry. Two records may share an instant, so the record is part
+/// of the key.
 pub(super) type Expiry = BTreeSet<(Instant, RecordId)>;
 
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub(super) struct Entry {
     fingerprint: Fingerprint,
     pub(super) token: ClaimToken,
     pub(super) phase: Phase,
-    /// Its operation may have run before this claim began.
+    /// Whether the operation may have run before this claim began.
     pub(super) took_over: bool,
     pub(super) retention: Duration,
     pub(super) forget_at: Instant,
@@ -42,7 +44,7 @@ pub(super) enum Phase {
     Unknown,
 }
 
-/// What is known of a key, as it is under the lock: a record is unpacked outside of it.
+/// The state of a key, as read under the lock. A record is unpacked outside the lock.
 pub(super) enum Known {
     State(RecordState),
     Done(Fingerprint, Kept),
@@ -60,7 +62,8 @@ impl Known {
 }
 
 impl Shard {
-    /// Removes the entry of a claim that is held. Returns what it took; `None` if it is not held.
+    /// Removes the entry of a claim that is held. Returns the room that it took; `None` if it is
+    /// not held.
     pub(super) fn remove_held(&mut self, claim: ClaimRef, now: Instant) -> Option<Held> {
         let Slot::Occupied(slot) = self.entries.entry(claim.id) else { return None };
         if !slot.get().is_held_by(claim.token, now) {
@@ -71,7 +74,7 @@ impl Shard {
         Some(entry.held())
     }
 
-    /// Removes up to `most` records that have expired, of as many that were to be looked at by now.
+    /// Checks up to `looks` due records, and removes up to `most` that have expired.
     pub(super) fn sweep(&mut self, now: Instant, most: usize, looks: usize) -> Held {
         let mut gone = Held::default();
         for _ in 0..looks {
@@ -91,7 +94,7 @@ impl Shard {
 }
 
 impl Entry {
-    /// A claim that begins now, with its place in `expiry`.
+    /// Creates the entry of a claim that begins now, with its place in `expiry`.
     pub(super) fn enter(claim: &Claim<'_>, bytes: usize, now: Instant, expiry: &mut Expiry) -> Self {
         let until = later(now, claim.lease);
         let forget_at = later(until, claim.retention);
@@ -119,12 +122,12 @@ impl Entry {
         holder.gives_way_to(claim.token, claim.fingerprint, claim.take_over)
     }
 
-    /// Whether a claim that this one gives way to takes over an operation that may have run.
+    /// Returns whether a claim that acquires this key takes over an operation that may have run.
     pub(super) fn is_taken_over_by(&self, claim: &Claim<'_>) -> bool {
         self.took_over || self.token != claim.token
     }
 
-    /// Whether this claim is here and has ended.
+    /// Returns whether this claim is here and has ended.
     pub(super) fn has_ended(&self, token: ClaimToken, now: Instant) -> bool {
         self.token == token && self.forget_at > now && !matches!(self.phase, Phase::Running { .. })
     }
@@ -133,8 +136,9 @@ impl Entry {
         Held { records: 1, bytes: self.bytes }
     }
 
-    /// It is to be forgotten at another time than was said before. Where that is later, and where it is hardly earlier, it is seen
-    /// when it is looked at: most operations end soon, so that a change of place for each would be most of the work.
+    /// Notes that the record expires at another time than before. Its place in `expiry` changes
+    /// only if the new time is much earlier; otherwise the next check sees it. Most operations end
+    /// soon, so a change of place for each would be most of the work.
     pub(super) fn keep_in(&mut self, expiry: &mut Expiry, id: &RecordId) {
         let late = self.looked_at.saturating_duration_since(self.forget_at);
         if late > self.retention / 8 {
@@ -143,13 +147,13 @@ impl Entry {
         }
     }
 
-    /// It is looked at when it is to be forgotten.
+    /// Lists the record to be checked when it expires.
     fn look_at_end(&mut self, expiry: &mut Expiry, id: &RecordId) {
         self.looked_at = self.forget_at;
         expiry.insert((self.forget_at, *id));
     }
 
-    /// Its operation may have run, and nobody knows how it ended. It takes `bytes` then.
+    /// Ends the claim as unknown. The record takes `bytes` from then on.
     pub(super) fn end_as_unknown(&mut self, now: Instant, bytes: usize) {
         self.bytes = bytes;
         self.phase = Phase::Unknown;

@@ -7,28 +7,28 @@ use super::later;
 use super::room::Held;
 use crate::store::{ClaimRef, ClaimToken, RecordId, TOMBSTONE};
 
-/// About what a tombstone takes in its two collections, in bytes.
+/// The approximate size of a tombstone in its two collections, in bytes.
 pub(super) const SIZE: usize = 192;
-/// A claim removes at most this many on its way.
+/// How many expired tombstones a claim removes at most.
 const SWEEP: usize = 8;
 
-/// The tombstones of one shard. All live equally long, so the oldest is the first to go.
+/// The tombstones of one shard. All live equally long, so the oldest expires first.
 #[derive(Debug, Default)]
 pub(super) struct Tombstones {
     until: HashMap<ClaimRef, Instant>,
-    /// With the instant until which each was kept when it came here: a claim that was buried again
-    /// has a later place, too.
+    /// Each tombstone with its end, in the order of burial. A claim that was buried again has a
+    /// second, later place.
     by_age: VecDeque<(Instant, ClaimRef)>,
 }
 
 impl Tombstones {
-    /// Whether this claim wins nothing any more.
+    /// Returns whether this claim can no longer acquire the key.
     pub(super) fn contains(&self, id: &RecordId, token: ClaimToken, now: Instant) -> bool {
-        // Most shards have none, and then nothing is hashed.
+        // Most shards have no tombstones, and then no hash is computed.
         !self.until.is_empty() && self.until.get(&ClaimRef::new(*id, token)).is_some_and(|until| *until > now)
     }
 
-    /// Keeps a claim that is not kept, or no longer. Returns what it takes.
+    /// Buries a claim that has no tombstone now. Returns the room that the tombstone takes.
     pub(super) fn bury(&mut self, claim: ClaimRef, now: Instant) -> Held {
         let until = later(now, TOMBSTONE);
         self.until.insert(claim, until);
@@ -36,7 +36,7 @@ impl Tombstones {
         Held { records: 0, bytes: SIZE }
     }
 
-    /// Forgets some whose time is over. Returns what they took.
+    /// Removes some expired tombstones. Returns the room that they took.
     pub(super) fn sweep(&mut self, now: Instant) -> Held {
         let mut gone = Held::default();
         for _ in 0..SWEEP {
@@ -50,7 +50,7 @@ impl Tombstones {
         gone
     }
 
-    /// What they take.
+    /// Returns the room that all tombstones take.
     #[cfg(test)]
     pub(super) fn held(&self) -> Held {
         Held { records: 0, bytes: self.by_age.len() * SIZE }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tombstone_lasts_its_time_and_is_counted() {
+    fn tombstone_lasts_its_time_and_is_counted() {
         let (mut tombstones, now) = (Tombstones::default(), clock::now());
         assert_eq!(tombstones.bury(claim(1), now).bytes, SIZE);
         let almost = now + TOMBSTONE - Duration::from_millis(1);
