@@ -30,7 +30,7 @@ pub use self::rules::KeyHolder;
 /// This is the one trait that you implement to add a store. Methods take `&self` and are called
 /// concurrently.
 ///
-/// A store that outlives its process keeps [`IDENTITY_VERSION`](super::IDENTITY_VERSION) beside its
+/// A store that outlives its process keeps [`IDENTITY_VERSION`] beside its
 /// records. If it finds another version, it returns [`StoreError::IdentityMismatch`]: when it is
 /// opened, or for every claim.
 ///
