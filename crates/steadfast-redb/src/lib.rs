@@ -26,7 +26,8 @@
 // * `writer`: the one thread that writes
 // * `open`: the check of a file
 // * `salvage`: the readable records of a damaged file
-// * `shared`: panics and failures
+// * `open_database`, `failure`: one open database, and what is done about panics and failures
+// * `shared`: the database that is closed and opened again while it is in use
 // * `backend`: the lock and the header of the file
 //
 // The tests over a failing disk are in `tests/`. Those over killed processes are in the workspace's
@@ -34,8 +35,10 @@
 
 mod backend;
 mod error;
+mod failure;
 mod file;
 mod open;
+mod open_database;
 mod salvage;
 mod shared;
 mod tables;
@@ -55,8 +58,10 @@ use steadfast_server::{
 };
 
 use self::backend::LockedFile;
-use self::shared::{OpenDatabase, SharedDatabase};
-use self::tables::{Entry, Failed, Phase, Tables, unreadable};
+use self::failure::{Failed, unreadable};
+use self::open_database::OpenDatabase;
+use self::shared::SharedDatabase;
+use self::tables::{Entry, Phase, Tables};
 use self::writer::Writer;
 
 pub use self::error::OpenError;

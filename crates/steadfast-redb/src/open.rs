@@ -14,7 +14,8 @@ use redb::backends::FileBackend;
 
 use super::backend::{Backend, Gate, LockedFile};
 use super::error::OpenError;
-use super::shared::{OpenDatabase, catch_panic};
+use super::failure::catch_panic;
+use super::open_database::OpenDatabase;
 
 use super::{RedbStore, file, salvage, tables};
 

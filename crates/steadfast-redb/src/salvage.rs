@@ -15,9 +15,9 @@ use steadfast_server::{IdentityMismatch, verify_identity};
 
 use super::backend::{self, LockedFile};
 use super::error::OpenError;
+use super::failure::{Failed, Failure, catch_panic};
 use super::file;
-use super::shared::{Failure, catch_panic};
-use super::tables::{self, Failed, META, RECORDS};
+use super::tables::{self, META, RECORDS};
 
 /// Number of records that are copied in one transaction.
 const BATCH: usize = 4096;

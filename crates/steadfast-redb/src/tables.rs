@@ -8,11 +8,10 @@ use redb::{
 use serde::{Deserialize, Serialize};
 use steadfast_core::milliseconds;
 use steadfast_server::{
-    ClaimRef, Fingerprint, IDENTITY_VERSION, Record, RecordError, RecordId, RecordState, StoreError, TOMBSTONE, seal,
-    unseal,
+    ClaimRef, Fingerprint, IDENTITY_VERSION, Record, RecordError, RecordId, RecordState, TOMBSTONE, seal, unseal,
 };
 
-use super::shared::Failure;
+use super::failure::{Failed, unreadable};
 
 pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
 /// The expiry of each record: big-endian milliseconds, then the identity. So the first entries
@@ -201,48 +200,6 @@ impl Entry {
             Phase::Done(bytes) => RecordState::completed(fingerprint, Record::decode(bytes)?),
         })
     }
-}
-
-/// A failure of one piece of work.
-pub(super) enum Failed {
-    /// The transaction and the database are unusable, for all callers.
-    Database(Failure),
-    /// Only this call has failed.
-    Call(StoreError),
-}
-
-impl Failed {
-    pub(super) fn into_store_error(self) -> StoreError {
-        match self {
-            Self::Database(failure) => StoreError::Unavailable(failure.into()),
-            Self::Call(error) => error,
-        }
-    }
-
-    /// Converts the error where no single call can fail alone.
-    pub(super) fn into_failure(self) -> Failure {
-        match self {
-            Self::Database(failure) => failure,
-            Self::Call(error) => Failure::Record(error),
-        }
-    }
-}
-
-impl<E: Into<redb::Error>> From<E> for Failed {
-    fn from(error: E) -> Self {
-        Self::Database(Failure::Redb(error.into()))
-    }
-}
-
-impl From<Failure> for Failed {
-    fn from(failure: Failure) -> Self {
-        Self::Database(failure)
-    }
-}
-
-/// Reports an unreadable record: the call fails, the database does not.
-pub(super) fn unreadable(error: RecordError) -> Failed {
-    Failed::Call(StoreError::Unreadable(error))
 }
 
 /// The tables of one write transaction.

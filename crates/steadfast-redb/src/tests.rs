@@ -139,7 +139,7 @@ async fn failed_database_writes_nothing_on_close() {
     assert!(claim(&store, &id("1"), token(), HOUR).await.unwrap());
     let before = disk.platter().seen.clone();
     // The disk works, but redb's state in memory is not trusted.
-    store.writer.write(|_| Err::<(), _>(shared::Failure::Panic.into())).await.unwrap_err();
+    store.writer.write(|_| Err::<(), _>(failure::Failure::Panic.into())).await.unwrap_err();
     disk.platter().reads_fail = true;
     while disk.platter().openings < 2 {
         clock_pause(10).await;

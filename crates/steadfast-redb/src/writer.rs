@@ -16,8 +16,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::OpenError;
-use super::shared::{Failure, SharedDatabase};
-use super::tables::{self, Failed, Tables};
+use super::failure::{Failed, Failure};
+use super::shared::SharedDatabase;
+use super::tables::{self, Tables};
 
 /// Maximum number of calls that share one sync.
 const BATCH: usize = 256;
