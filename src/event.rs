@@ -166,7 +166,7 @@ impl<'a> Event<'a> {
             EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed } => {
                 let ended = reason.as_str();
                 if *may_have_been_processed && *reason != StopReason::Done {
-                    tracing::warn!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without an answer to rely on");
+                    tracing::warn!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without a response to rely on");
                 } else {
                     tracing::debug!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended");
                 }

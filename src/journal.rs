@@ -171,7 +171,7 @@ impl fmt::Display for StatusOrFailure {
             (Some(status), Some(failure)) => write!(f, "status {}, then {}", status.as_u16(), failure.as_str()),
             (Some(status), None) => write!(f, "status {}", status.as_u16()),
             (None, Some(failure)) => f.write_str(failure.as_str()),
-            (None, None) => f.write_str("no answer"),
+            (None, None) => f.write_str("no response"),
         }
     }
 }
@@ -308,7 +308,7 @@ mod tests {
         let line = "attempt 1: not processed (by the classifier; the table says ambiguous), status 503, 12 ms";
         assert_eq!(judged.to_string(), line);
         let cut = Attempt { failure: Some(Failure::BodyCut), status: Some(StatusCode::OK), wait: None, ..attempt(1) };
-        let line = "attempt 1: ambiguous, status 200, then the answer's body was cut short, 12 ms";
+        let line = "attempt 1: ambiguous, status 200, then the response body was cut short, 12 ms";
         assert_eq!(cut.to_string(), line);
         let refused =
             Attempt { class: Class::NotProcessed, default_class: Class::NotProcessed, status: None, ..attempt(1) };

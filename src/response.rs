@@ -124,7 +124,7 @@ impl ResponseExt for reqwest::Response {
         let url = self.url().clone();
         let AttemptResponse::Whole { status, headers, body, .. } = response_body::read_error_of(self, None).await
         else {
-            return Err(Error::new(ErrorKind::Transport, "the answer had no body to read"));
+            return Err(Error::new(ErrorKind::Transport, "the response had no body to read"));
         };
         let error = status_error(Answer { status, headers, body }, &url);
         Err(match report {
@@ -160,16 +160,16 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(
     let (AttemptResponse::Whole { status, headers, body, over_limit }, response_body::ReadMode::Whole { limit }) =
         (answer, read)
     else {
-        return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
+        return Err(Error::new(ErrorKind::Transport, "the response body was not read"));
     };
     if !status.is_success() {
         return Err(status_error(Answer { status, headers, body }, url));
     }
     if over_limit {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the answer's body is over the limit of {limit} bytes")));
+        return Err(Error::new(ErrorKind::TooLarge, format!("the response body is over the limit of {limit} bytes")));
     }
     serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(|error| {
-        let what = format!("the answer is not the JSON that was asked for ({})", DecodeError::new(&error));
+        let what = format!("the response is not the expected JSON ({})", DecodeError::new(&error));
         Error::new(ErrorKind::Decode, what).with_answer(Answer { status, headers, body: first_64_kib(body) })
     })
 }

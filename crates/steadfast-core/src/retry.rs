@@ -68,7 +68,7 @@ impl StopReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
-            Self::Replayed => "the stored answer, replayed",
+            Self::Replayed => "the stored response, replayed",
             Self::ServerSaidStop => "the server said not to retry",
             Self::OutcomeUnknown => "the server does not know how an earlier attempt ended",
             Self::Permanent => "permanent",
