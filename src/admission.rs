@@ -1,8 +1,8 @@
 //! Admits the attempts of one operation, and tells their ends to what protects the origin.
 //!
 //! The decision is `policy/admission.rs`, which waits for nothing. Here it meets the clock, the
-//! cooldown of the request's lane, and the latencies of the origin. Each mechanism is off unless the
-//! client was built with it, and then costs one look.
+//! cooldown of the request's lane, and the latencies of the origin. Each mechanism is off unless
+//! the client was built with it, and then costs one look.
 
 use std::time::{Duration, Instant};
 
@@ -102,7 +102,8 @@ impl<'a> Admission<'a> {
         max_retry_after: Duration,
         now: Instant,
     ) -> Option<BreakerState> {
-        // A certificate or a body of the caller's that failed says nothing about how the origin bears its load.
+        // A certificate or a body of the caller's that failed says nothing about how the origin
+        // bears its load.
         let assessment = assessment.filter(|ended| ended.class != Class::Permanent || ended.failure.is_none());
         if let Some(lane) = self.lane {
             let response = assessment.filter(|ended| ended.failure.is_none());

@@ -30,9 +30,9 @@ const BODY_LIMIT: usize = 8 * 1024 * 1024;
 /// Under the 5 s after which Node.js, Apache and uvicorn close an idle connection (load balancers
 /// wait for 60 s and more). A connection that the server has just closed cannot carry a request.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// A silent HTTP/2 connection is pinged after this long, and given up after as long again. The sum is
-/// under the attempt timeout, so that the retry of a request on a dead connection does not go out on
-/// the same one.
+/// A silent HTTP/2 connection is pinged after this long, and given up after as long again. The sum
+/// is under the attempt timeout, so that the retry of a request on a dead connection does not go
+/// out on the same one.
 const HTTP2_PING: Duration = Duration::from_secs(4);
 
 /// Builds a [`Client`].
@@ -151,8 +151,8 @@ impl ClientBuilder {
     ///
     /// * reqwest's own redirects and retries are turned off afterwards, because nothing below the
     ///   loop may repeat a request.
-    /// * A connection that breaks before the transport has read the request body is ambiguous. You may
-    ///   have told reqwest to speak HTTP/2, which sends the head first.
+    /// * A connection that breaks before the transport has read the request body is ambiguous. You
+    ///   may have told reqwest to speak HTTP/2, which sends the head first.
     /// * The client follows no redirect to another origin, unless you allow
     ///   [`cross_origin_redirects`](Self::cross_origin_redirects). It cannot see what reqwest adds
     ///   to a request.
@@ -202,8 +202,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Declares that the client given to [`http_client`](Self::http_client) follows no redirects and
-    /// repeats nothing.
+    /// Declares that the client given to [`http_client`](Self::http_client) follows no redirects
+    /// and repeats nothing.
     pub fn assume_no_redirects(mut self) -> Self {
         self.assume_no_redirects = true;
         self
@@ -484,7 +484,8 @@ impl ClientBuilder {
 
 /// Sets our defaults of reqwest, before yours, so that you can change them.
 fn healthy(http: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
-    // If another crate compiles both TLS libraries in, it stays the one that recognises a bad certificate.
+    // If another crate compiles both TLS libraries in, it stays the one that recognises a bad
+    // certificate.
     #[cfg(feature = "rustls")]
     let http = http.tls_backend_rustls();
     // reqwest would ask the system's proxies about every request, even where there are none.

@@ -3,8 +3,8 @@
 //! A server that answers 429 with `Retry-After: 10` has told the client. A hundred tasks that each
 //! find it out for themselves are a hundred requests that it did not want. Here the first such
 //! response makes every operation to that origin wait, or stop where its deadline is nearer. When
-//! the time is over one operation goes first, as a probe. The others follow once it was not refused,
-//! spread out.
+//! the time is over one operation goes first, as a probe. The others follow once it was not
+//! refused, spread out.
 //!
 //! There is no task: each operation that waits keeps the time itself, and a probe that is dropped
 //! wakes the next.
@@ -90,8 +90,8 @@ impl Cooldowns {
         CooldownProbe { cooldowns: self, lane, cooldown, refused: true }
     }
 
-    /// Records how an attempt in this lane ended. `asked`: for how long its response holds everybody
-    /// back.
+    /// Records how an attempt in this lane ended. `asked`: for how long its response holds
+    /// everybody back.
     pub(super) fn settle(
         &self,
         lane: Lane,

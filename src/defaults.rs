@@ -36,8 +36,8 @@ impl Defaults {
         Ok(defaults)
     }
 
-    /// Adds those that a request does not set. `at_home`: it goes to the base URL's origin, or there is
-    /// no base. `says_type`: its body has a content type.
+    /// Adds those that a request does not set. `at_home`: it goes to the base URL's origin, or
+    /// there is no base. `says_type`: its body has a content type.
     pub(super) fn add_to(&self, headers: &mut HeaderMap, at_home: bool, says_type: bool) {
         for name in self.headers.keys() {
             let travels = at_home || [ACCEPT, ACCEPT_LANGUAGE, USER_AGENT].contains(name);

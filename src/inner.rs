@@ -23,7 +23,8 @@ pub(crate) struct Inner {
     /// The transport is as this crate made it: nobody can have told it to speak HTTP/2 with prior
     /// knowledge.
     pub(crate) is_as_made: bool,
-    /// What is sent in the clear is HTTP/1: the transport is as we made it, and no proxy stands in between over TLS.
+    /// What is sent in the clear is HTTP/1: the transport is as we made it, and no proxy stands in
+    /// between over TLS.
     pub(crate) clear_is_http1: bool,
     pub(crate) origins: OriginMap,
     pub(crate) base: Option<reqwest::Url>,

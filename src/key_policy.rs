@@ -74,8 +74,8 @@ impl Default for KeyPolicy {
     }
 }
 
-/// Headers with a meaning of their own. Some of them also follow a redirect to another origin, and a
-/// key must not.
+/// Headers with a meaning of their own. Some of them also follow a redirect to another origin, and
+/// a key must not.
 const RESERVED_HEADERS: [HeaderName; 9] =
     [ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RANGE, TRANSFER_ENCODING, USER_AGENT];
 

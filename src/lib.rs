@@ -27,8 +27,8 @@
 //!
 //! # The rule
 //!
-//! A request fails in one of two ways. If it fails before the server has acted, a repeat is safe. If
-//! it fails after the server has acted and before you have the response, a repeat is a second
+//! A request fails in one of two ways. If it fails before the server has acted, a repeat is safe.
+//! If it fails after the server has acted and before you have the response, a repeat is a second
 //! charge. The client follows one rule:
 //!
 //! > Repeat a request only if the server cannot have acted on it, or if acting twice is harmless.
@@ -96,8 +96,8 @@
 // | `origin`, `key_trust` | the client's memory of each origin |
 // | `recorder`, `event`, `response` | the journal, the events and the report |
 //
-// `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the types of the public API;
-// they import none of the others. There are no circles of imports.
+// `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the types of the public
+// API; they import none of the others. There are no circles of imports.
 
 pub mod guide;
 pub mod policy;

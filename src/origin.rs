@@ -1,5 +1,5 @@
-//! What a client remembers of each origin: its retry budget, its breaker and cooldowns, and where it
-//! honours keys.
+//! What a client remembers of each origin: its retry budget, its breaker and cooldowns, and where
+//! it honours keys.
 //!
 //! Budgets are per origin, so that one origin's outage does not take the retries of the others. So
 //! is trust: a key is a licence only where the API has shown that it honours keys. The map is
@@ -61,8 +61,8 @@ pub(super) struct OriginSettings {
     pub(super) budget: RetryBudget,
     pub(super) breaker: Option<BreakerPolicy>,
     /// The transport is as we made it, so requests in the clear are HTTP/1.1, and only the URL says
-    /// what their `Host` is. It is then written once. The transport would write it for every request,
-    /// which is a twentieth of its work.
+    /// what their `Host` is. It is then written once. The transport would write it for every
+    /// request, which is a twentieth of its work.
     pub(super) names_host: bool,
 }
 
@@ -103,8 +103,8 @@ impl OriginMap {
         Self { settings, base, others: RwLock::default(), tick: AtomicU64::new(0) }
     }
 
-    /// Returns the state of an origin's breaker, if there are breakers. An origin that was never called
-    /// is closed, and leaves no trace in the map.
+    /// Returns the state of an origin's breaker, if there are breakers. An origin that was never
+    /// called is closed, and leaves no trace in the map.
     pub(super) fn breaker_state(&self, url: &Url, now: Instant) -> Option<BreakerState> {
         self.settings.breaker.as_ref()?;
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
@@ -113,8 +113,8 @@ impl OriginMap {
         Some(breaker.map_or(BreakerState::Closed, |breaker| breaker.state(now)))
     }
 
-    /// Returns the base URL's origin, if this URL is there: a slash follows an origin, and nothing but
-    /// the path begins with one.
+    /// Returns the base URL's origin, if this URL is there: a slash follows an origin, and nothing
+    /// but the path begins with one.
     fn base(&self, url: &Url) -> Option<&Arc<Origin>> {
         let is_at = |base: &str| url.as_str().strip_prefix(base).is_some_and(|rest| rest.starts_with('/'));
         self.base.as_ref().filter(|(base, _)| is_at(base)).map(|(_, origin)| origin)

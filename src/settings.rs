@@ -47,8 +47,8 @@ impl Default for RedirectSettings {
 
 impl RedirectSettings {
     /// Returns whether redirects to another origin are followed; an error says why not. `is_ours`:
-    /// the transport is as we made it. Another may add credentials to every request, which cannot be
-    /// seen and cannot be taken off.
+    /// the transport is as we made it. Another may add credentials to every request, which cannot
+    /// be seen and cannot be taken off.
     pub(super) fn may_leave(&self, is_ours: bool) -> Result<(), NotFollowed> {
         match self.cross_origin {
             Some(true) => Ok(()),

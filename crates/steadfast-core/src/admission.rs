@@ -102,7 +102,8 @@ impl AdmissionState {
             Ok(permit) => AdmissionStep::Admit { permit, goes_first },
             Err(denied) => {
                 if goes_first {
-                    // It is not sent, so the next goes first. Nobody waits for this one: it went and ended at once.
+                    // It is not sent, so the next goes first. Nobody waits for this one: it went
+                    // and ended at once.
                     cooldown.probe_ended(true, now);
                 }
                 AdmissionStep::Deny(denied)
@@ -331,7 +332,8 @@ mod tests {
             let (admission, mut cooldown) = (AdmissionState::new(Some(breaker)), CooldownState::default());
             let hedge = HedgePolicy::after(SECOND).max_extra_load(0.5);
             let mut now = now_in_a_test();
-            // Until when the origin has asked to be left alone, and whether a probe has passed since.
+            // Until when the origin has asked to be left alone, and whether a probe has passed
+            // since.
             let (mut quiet_until, mut is_at_ease) = (now, true);
             let mut under_way: Vec<(Option<Permit<'_>>, bool)> = Vec::new();
             let (mut eligible, mut hedged) = (0.0, 0.0);

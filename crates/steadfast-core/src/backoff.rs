@@ -1,9 +1,9 @@
 //! How long to wait before the next attempt.
 //!
 //! Clients that fail together retry together unless chance drives them apart. The default is
-//! exponential backoff with *full* jitter, which needs the fewest calls to get a crowd of contending
-//! clients through (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015). The cap applies
-//! before the jitter, so no wait exceeds it.
+//! exponential backoff with *full* jitter, which needs the fewest calls to get a crowd of
+//! contending clients through (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015). The
+//! cap applies before the jitter, so no wait exceeds it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -117,8 +117,8 @@ impl Backoff {
 
     /// Creates waits that are all the same, without jitter.
     ///
-    /// `fixed(Duration::ZERO)` repeats at once. That is for tests: a server in trouble has the least
-    /// to spare.
+    /// `fixed(Duration::ZERO)` repeats at once. That is for tests: a server in trouble has the
+    /// least to spare.
     #[must_use]
     pub fn fixed(wait: Duration) -> Self {
         let schedule = Schedule::Exponential { base: wait, cap: wait };
@@ -126,8 +126,8 @@ impl Backoff {
     }
 
     /// Creates a schedule of your own. `make` is called once per operation, and its iterator gives
-    /// the waits in turn. When it ends, so do the attempts. No jitter is added unless you ask for it
-    /// with [`Backoff::jitter`].
+    /// the waits in turn. When it ends, so do the attempts. No jitter is added unless you ask for
+    /// it with [`Backoff::jitter`].
     ///
     /// Schedules of other crates fit:
     ///
@@ -177,8 +177,8 @@ impl Backoff {
         }
     }
 
-    /// Returns the wait after attempt number `attempt` (from 1), or `None` when a custom schedule has
-    /// ended.
+    /// Returns the wait after attempt number `attempt` (from 1), or `None` when a custom schedule
+    /// has ended.
     pub(super) fn wait(&self, waits: &mut Option<Waits>, attempt: u32, throttled: bool, unit: f64) -> Option<Duration> {
         let whole = match (&self.schedule, waits) {
             (Schedule::Custom(_), Some(waits)) => waits.next()?,

@@ -40,7 +40,9 @@ use self::tests::Lock;
 /// | `Success`, `Permanent` | answered: a 404 says that the server works |
 /// | `Throttled` | answered: the server works, and says how much it takes |
 ///
-/// Backoff and [cooldown](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.cooldown) slow down after a `Throttled` call.
+/// Backoff and
+/// [cooldown](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.cooldown)
+/// slow down after a `Throttled` call.
 ///
 /// The window moves in tenths of its length. The settings are checked when the client is built.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +50,8 @@ use self::tests::Lock;
 pub struct BreakerPolicy {
     /// The share of failed calls that opens the circuit: over 0, at most 1.
     pub failure_share: f64,
-    /// Which calls are slow, and the share of them that opens the circuit. `None`: slow calls do not
-    /// matter.
+    /// Which calls are slow, and the share of them that opens the circuit. `None`: slow calls do
+    /// not matter.
     pub slow_calls: Option<SlowCalls>,
     /// The fewest calls in the window that are judged. At least 1.
     pub min_calls: u32,
@@ -131,11 +133,12 @@ impl BreakerPolicy {
         self
     }
 
-    /// Sets how many calls are let through at a time to see whether the origin is back. As many must
-    /// succeed for the circuit to close; one that fails opens it again. Default: 3. At least 1.
+    /// Sets how many calls are let through at a time to see whether the origin is back. As many
+    /// must succeed for the circuit to close; one that fails opens it again. Default: 3. At least
+    /// 1.
     ///
-    /// A probe is an ordinary call of yours. It ends at its attempt timeout at the latest, and until
-    /// then it holds its place.
+    /// A probe is an ordinary call of yours. It ends at its attempt timeout at the latest, and
+    /// until then it holds its place.
     #[must_use]
     pub fn probes(mut self, probes: u32) -> Self {
         self.probes = probes;
@@ -188,7 +191,8 @@ impl BreakerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CircuitOpen {
-    /// When to come back. While probes are under way: how long the circuit will be open if they fail.
+    /// When to come back. While probes are under way: how long the circuit will be open if they
+    /// fail.
     pub retry_after: Duration,
 }
 
@@ -237,8 +241,8 @@ impl Breaker {
         Ok(Permit { breaker: self, epoch, half_opened, settled: false })
     }
 
-    /// Returns the state at the time `now`. A circuit whose time is over is half-open, even before the
-    /// next call.
+    /// Returns the state at the time `now`. A circuit whose time is over is half-open, even before
+    /// the next call.
     #[must_use]
     pub fn state(&self, now: Instant) -> BreakerState {
         self.with(|circuit, policy| circuit.state(policy, now))
@@ -279,8 +283,8 @@ impl Permit<'_> {
     /// Records the class of the call and how long it took. Returns the state that the circuit has
     /// changed to, if it has.
     ///
-    /// A call that was let through before the circuit last changed says nothing about its state now,
-    /// and is not counted.
+    /// A call that was let through before the circuit last changed says nothing about its state
+    /// now, and is not counted.
     pub fn record(mut self, class: Class, took: Duration, now: Instant) -> Option<BreakerState> {
         self.settled = true;
         let call = Call::new(class, self.breaker.policy.is_slow(took));
@@ -510,8 +514,9 @@ mod tests {
         BreakerPolicy::new().min_calls(4).probes(2).slow_calls(SECOND, 0.75)
     }
 
-    /// Plays calls on the state machine, one after the other, and renders the state after each. `f`: a call that fails, `s`: one that is
-    /// slow, `o`: one that is answered, `d`: a permit that is dropped; `+`: a second passes.
+    /// Plays calls on the state machine, one after the other, and renders the state after each.
+    /// `f`: a call that fails, `s`: one that is slow, `o`: one that is answered, `d`: a permit that
+    /// is dropped; `+`: a second passes.
     fn check(policy: &BreakerPolicy, calls: &str) -> String {
         let (mut circuit, mut now) = (Circuit::closed(policy), now_in_a_test());
         let states = calls.chars().map(|call| {

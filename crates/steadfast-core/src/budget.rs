@@ -1,9 +1,9 @@
 //! How many retries an origin may be asked to bear.
 //!
 //! Retries are charity that a client asks of a server in trouble. Without a limit shared by all
-//! operations, an outage turns every call into `max_attempts` calls, and the server cannot come back
-//! under that load. A budget is a bucket of tokens per origin: retries take out, successes put back.
-//! When it is empty the first attempts still go out, but nobody retries.
+//! operations, an outage turns every call into `max_attempts` calls, and the server cannot come
+//! back under that load. A budget is a bucket of tokens per origin: retries take out, successes put
+//! back. When it is empty the first attempts still go out, but nobody retries.
 //!
 //! [`RetryBudget`] is the settings, and [`TokenBucket`] the running state.
 
@@ -41,9 +41,10 @@ const TOKEN: u64 = 1000;
 /// assert_eq!(TokenBucket::new(budget).tokens(), 42);
 /// ```
 ///
-/// 500 tokens hold a client back that makes about ten calls a second or more. There are usually many
-/// quieter ones: size the budget down for them. [The simulation](https://docs.rs/steadfast/latest/steadfast/guide/simulation/) shows
-/// what they do to a server, and by how much.
+/// 500 tokens hold a client back that makes about ten calls a second or more. There are usually
+/// many quieter ones: size the budget down for them. [The
+/// simulation](https://docs.rs/steadfast/latest/steadfast/guide/simulation/) shows what they do to
+/// a server, and by how much.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RetryBudget {
@@ -252,7 +253,8 @@ impl TokenBucket {
 
     #[inline]
     fn put(&self, tokens: u64) {
-        // A healthy client's bucket is full: it is read and left alone, so that cores do not fight over the cache line.
+        // A healthy client's bucket is full: it is read and left alone, so that cores do not fight
+        // over the cache line.
         let capacity = self.prices.capacity;
         if tokens == 0 || self.prices.unlimited || self.tokens.load(Ordering::Relaxed) >= capacity {
             return;

@@ -125,7 +125,8 @@ impl HedgePolicy {
             }
         };
         require_share(self.max_extra_load, "max_extra_load", "over 0 and at most 1")?;
-        // A lower limit would be spent on responses that are nearly there, and leave the slowest alone.
+        // A lower limit would be spent on responses that are nearly there, and leave the slowest
+        // alone.
         let limit = "not under 1 - quantile, the share of responses that are this late";
         require(self.max_extra_load >= own_rate, "max_extra_load", self.max_extra_load, limit)
     }

@@ -1,8 +1,8 @@
 //! HTTP-date in its three forms (RFC 9110 §5.6.7), strictly.
 //!
 //! Servers still send all three in `Retry-After`. Other parsers reject the leap second that the
-//! grammar allows, accept the 31st of February, or read a two-digit year with a fixed pivot. The RFC
-//! says to read it as the past if it would lie more than 50 years ahead.
+//! grammar allows, accept the 31st of February, or read a two-digit year with a fixed pivot. The
+//! RFC says to read it as the past if it would lie more than 50 years ahead.
 
 use super::units;
 
@@ -38,8 +38,9 @@ fn rfc850(text: &str, now: i64) -> Option<i64> {
     }
     let second_of_day = time_of_day(parts.next()?)?;
     gmt(parts)?;
-    // "a timestamp that appears to be more than 50 years in the future" is the past with the same last
-    // two digits: the latest year with these digits that is not. In whole days, which no clock overflows.
+    // "a timestamp that appears to be more than 50 years in the future" is the past with the same
+    // last two digits: the latest year with these digits that is not. In whole days, which no clock
+    // overflows.
     let at_most_50_years_ahead = |year: &i64| {
         let fifty_years_before = (days_from_epoch(*year - 50, month, day), second_of_day);
         fifty_years_before <= (now.div_euclid(86_400), now.rem_euclid(86_400))
@@ -108,8 +109,9 @@ fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Returns the days from 1970-01-01 in the proleptic Gregorian calendar. Years are counted from March,
-/// so that the leap day is the last of its year and the days before a month are a straight line.
+/// Returns the days from 1970-01-01 in the proleptic Gregorian calendar. Years are counted from
+/// March, so that the leap day is the last of its year and the days before a month are a straight
+/// line.
 fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let month_from_march = (month + 9) % 12;

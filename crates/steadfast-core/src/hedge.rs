@@ -69,8 +69,9 @@ impl HedgePolicy {
         Self { at: HedgeAt::Quantile(share), max_extra_load: ((1.0 - share) * 1.5).min(1.0) }
     }
 
-    /// Sets the most requests that hedging may add, as a share of the operations that may be hedged.
-    /// Over 0, at most 1, and for a quantile not under 1 − that quantile. Ten may go out in a burst.
+    /// Sets the most requests that hedging may add, as a share of the operations that may be
+    /// hedged. Over 0, at most 1, and for a quantile not under 1 − that quantile. Ten may go out in
+    /// a burst.
     #[must_use]
     pub fn max_extra_load(mut self, share: f64) -> Self {
         self.max_extra_load = share;

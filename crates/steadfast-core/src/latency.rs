@@ -1,8 +1,8 @@
 //! The latencies of one origin, from which a hedge knows that a request is late, in bounded memory.
 //!
-//! There are two histograms of half a minute each: the one being filled, and the one before it. So an
-//! origin that has become slower or faster is known as such a minute later. A bucket is at most 6 %
-//! wide.
+//! There are two histograms of half a minute each: the one being filled, and the one before it. So
+//! an origin that has become slower or faster is known as such a minute later. A bucket is at most
+//! 6 % wide.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! One operation: you tell it the class of each attempt, and it says what to do next.
 //!
-//! The questions are asked in the order of [`StopReason`], and the first "no" is the reason that the
-//! caller reads. The budget is asked last, so that it is charged only for a retry that will be made.
-//! A free repeat skips the questions about attempts and budget, and no other.
+//! The questions are asked in the order of [`StopReason`], and the first "no" is the reason that
+//! the caller reads. The budget is asked last, so that it is charged only for a retry that will be
+//! made. A free repeat skips the questions about attempts and budget, and no other.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -38,13 +38,13 @@ pub enum StopReason {
     /// The server said not to repeat the request (`x-should-retry: false`,
     /// `Stripe-Should-Retry: false`).
     ServerSaidStop,
-    /// The server says that an earlier attempt under this key may have run, and that it does not know
-    /// how it ended.
+    /// The server says that an earlier attempt under this key may have run, and that it does not
+    /// know how it ended.
     OutcomeUnknown,
     /// The same request will not fare better.
     Permanent,
-    /// The server may have acted, and acting twice is not harmless: there is no key, and the method is
-    /// not idempotent.
+    /// The server may have acted, and acting twice is not harmless: there is no key, and the method
+    /// is not idempotent.
     NotRepeatable,
     /// The server may have acted, a key was sent, and nobody has said that this API honours keys.
     KeyNotTrusted,
@@ -87,8 +87,8 @@ impl StopReason {
 /// One logical operation on its way through its attempts.
 ///
 /// A driver calls [`begin_attempt`](Self::begin_attempt), sends the request, calls
-/// [`decide`](Self::decide), and waits or stops. Dropped between a decision to retry and the attempt,
-/// it gives the tokens of that retry back.
+/// [`decide`](Self::decide), and waits or stops. Dropped between a decision to retry and the
+/// attempt, it gives the tokens of that retry back.
 pub struct Operation<'a> {
     policy: &'a RetryPolicy,
     budget: &'a TokenBucket,
@@ -153,8 +153,9 @@ impl<'a> Operation<'a> {
         self.at_risk = true;
     }
 
-    /// Returns whether an attempt may have been carried out and the licence to repeat it is missing.
-    /// Ask again before each attempt, if the licence can be lost while the operation waits.
+    /// Returns whether an attempt may have been carried out and the licence to repeat it is
+    /// missing. Ask again before each attempt, if the licence can be lost while the operation
+    /// waits.
     #[must_use]
     pub fn needs_licence(&self) -> bool {
         self.at_risk && !self.is_licensed()
@@ -166,8 +167,8 @@ impl<'a> Operation<'a> {
         self.at_risk
     }
 
-    /// Sets why acting twice is harmless, where that changes on the way: a POST that was answered by a
-    /// redirect to its result is repeated as the GET of that result.
+    /// Sets why acting twice is harmless, where that changes on the way: a POST that was answered
+    /// by a redirect to its result is repeated as the GET of that result.
     pub fn set_idempotency(&mut self, idempotency: Idempotency) {
         self.idempotency = idempotency;
     }
@@ -177,14 +178,14 @@ impl<'a> Operation<'a> {
         self.body_replayable = replayable;
     }
 
-    /// Ends the operation at `deadline`, if its own deadline is not earlier: for the caller's deadline,
-    /// or the time when the API forgets the key.
+    /// Ends the operation at `deadline`, if its own deadline is not earlier: for the caller's
+    /// deadline, or the time when the API forgets the key.
     pub fn end_by(&mut self, deadline: Instant) {
         self.deadline = Some(self.deadline.map_or(deadline, |own| own.min(deadline)));
     }
 
-    /// Sets how long the origin's circuit will be open from the `now` of the next decision; zero if it
-    /// is not. A wait that would end sooner ends the operation as
+    /// Sets how long the origin's circuit will be open from the `now` of the next decision; zero if
+    /// it is not. A wait that would end sooner ends the operation as
     /// [`CircuitOpen`](StopReason::CircuitOpen).
     pub fn set_circuit_open_for(&mut self, time: Duration) {
         self.circuit_open_for = time;
@@ -247,12 +248,13 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Lets the operation wait for `wait`, because the origin has refused another one and said when to
-    /// come back.
+    /// Lets the operation wait for `wait`, because the origin has refused another one and said when
+    /// to come back.
     ///
-    /// A wait costs as much as a retry after throttling, as if the operation had been refused itself.
-    /// The wait of a retry that was decided on is paid for already; each further one costs again. If
-    /// waits were free, all operations would come back together, at a server that has just recovered.
+    /// A wait costs as much as a retry after throttling, as if the operation had been refused
+    /// itself. The wait of a retry that was decided on is paid for already; each further one costs
+    /// again. If waits were free, all operations would come back together, at a server that has
+    /// just recovered.
     ///
     /// # Errors
     ///
@@ -274,13 +276,13 @@ impl<'a> Operation<'a> {
         Ok(())
     }
 
-    /// Returns whether a second request may go out beside the attempt that is under way, and pays for
-    /// it.
+    /// Returns whether a second request may go out beside the attempt that is under way, and pays
+    /// for it.
     ///
     /// It may if an attempt is left, the body can be sent again, acting twice is harmless, and the
-    /// budget has the price of a retry. The outcome of the first request is not known, so the licence
-    /// is that of an ambiguous attempt. The hedge counts as an attempt. A success does not return its
-    /// price: a hedge that was not needed was load all the same.
+    /// budget has the price of a retry. The outcome of the first request is not known, so the
+    /// licence is that of an ambiguous attempt. The hedge counts as an attempt. A success does not
+    /// return its price: a hedge that was not needed was load all the same.
     pub fn hedge(&mut self) -> bool {
         let attempt_is_left = self.counted().saturating_add(2) <= self.policy.max_attempts;
         let may = self.is_licensed()
@@ -294,8 +296,8 @@ impl<'a> Operation<'a> {
     /// Decides what to do after an attempt of class `class`, at the time `now`. `unit` is a random
     /// number between 0 and 1 for the jitter (clamped; a NaN counts as 0).
     ///
-    /// A server hint is a floor. The jittered wait is added to it, so that clients that were given the
-    /// same hint do not come back together.
+    /// A server hint is a floor. The jittered wait is added to it, so that clients that were given
+    /// the same hint do not come back together.
     pub fn decide(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Decision {
         // A driver that forgot to call it has sent the attempt all the same.
         self.begin_attempt();
@@ -366,7 +368,8 @@ impl<'a> Operation<'a> {
         Ok(after)
     }
 
-    /// Checks that a repeat after this wait would start before the deadline, and meet a closed circuit.
+    /// Checks that a repeat after this wait would start before the deadline, and meet a closed
+    /// circuit.
     fn in_time(&self, after: Duration, now: Instant) -> Result<(), StopReason> {
         first_no(&[
             (after >= self.time_left(now), StopReason::DeadlineExceeded),
@@ -422,7 +425,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What an operation under the default policy without jitter decides after these classes, as words.
+    /// What an operation under the default policy without jitter decides after these classes, as
+    /// words.
     fn check(idempotency: Idempotency, classes: &[Class]) -> String {
         check_with(&policy(), idempotency, &classes.iter().map(|class| (*class, Hint::default())).collect::<Vec<_>>())
     }
@@ -503,8 +507,8 @@ mod tests {
         assert_eq!(word(decision), "stop BodyNotReplayable");
     }
 
-    /// An attempt may have been carried out, and was repeated under a licence. Once that is gone, "this one was not processed" is no leave
-    /// to send another.
+    /// An attempt may have been carried out, and was repeated under a licence. Once that is gone,
+    /// "this one was not processed" is no leave to send another.
     #[test]
     fn an_operation_that_may_have_been_carried_out_needs_its_licence_to_the_end() {
         use Class::{Ambiguous, NotProcessed, Throttled};

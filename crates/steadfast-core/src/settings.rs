@@ -122,8 +122,8 @@ impl RetryPolicy {
     /// Default: 30 s.
     ///
     /// No attempt starts and no wait ends after it.
-    /// [`ClientBuilder::timeout`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.timeout) is the same setting. Zero is an
-    /// error when the client is built or the request is sent.
+    /// [`ClientBuilder::timeout`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.timeout)
+    /// is the same setting. Zero is an error when the client is built or the request is sent.
     #[must_use]
     pub fn deadline(mut self, deadline: impl Into<Option<Duration>>) -> Self {
         self.deadline = deadline.into().into();
