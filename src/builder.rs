@@ -30,9 +30,9 @@ const BODY_LIMIT: usize = 8 * 1024 * 1024;
 /// Under the 5 s after which Node.js, Apache and uvicorn close an idle connection (load balancers
 /// wait for 60 s and more). A connection that the server has just closed cannot carry a request.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// A silent HTTP/2 connection is pinged after this long, and given up after as long again. The sum
-/// is under the attempt timeout, so that the retry of a request on a dead connection does not go
-/// out on the same one.
+/// Time after which a silent HTTP/2 connection is pinged, and after which it is closed if the ping
+/// gets no response. The sum is under the attempt timeout, so that a retry does not use the same
+/// dead connection.
 const HTTP2_PING: Duration = Duration::from_secs(4);
 
 /// Builds a [`Client`].
@@ -452,7 +452,7 @@ impl ClientBuilder {
         }))
     }
 
-    /// Checks every setting, alone and with the others.
+    /// Checks every setting, alone and together with others.
     fn check(&self) -> Result<()> {
         check_timeout("timeout", self.timeout.flatten())?;
         check_timeout("attempt_timeout", self.attempt_timeout)?;
@@ -482,19 +482,20 @@ impl ClientBuilder {
     }
 }
 
-/// Sets our defaults of reqwest, before yours, so that you can change them.
+/// Sets this crate's defaults on reqwest, before your own settings, so that you can change them.
 fn healthy(http: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
-    // If another crate compiles both TLS libraries in, it stays the one that recognises a bad
-    // certificate.
+    // If another crate compiles both TLS libraries in, rustls remains the one in use. Its
+    // certificate errors are recognised.
     #[cfg(feature = "rustls")]
     let http = http.tls_backend_rustls();
-    // reqwest would ask the system's proxies about every request, even where there are none.
+    // reqwest would look for a system proxy with every request, even if there is none.
     let http = if names_a_proxy(std::env::vars_os()) { http } else { http.no_proxy() };
     http.pool_idle_timeout(POOL_IDLE_TIMEOUT).http2_keep_alive_interval(HTTP2_PING).http2_keep_alive_timeout(HTTP2_PING)
 }
 
-/// Returns whether this environment can name a proxy: by a variable such as `HTTPS_PROXY` or
-/// `all_proxy`, or, on Apple's systems and outside of Unix, by settings that only reqwest reads.
+/// Returns whether this environment can name a proxy. It does so by a variable such as
+/// `HTTPS_PROXY` or `all_proxy`. On Apple's systems and outside of Unix there are also settings
+/// that only reqwest reads.
 fn names_a_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>) -> bool {
     let has_settings = cfg!(any(not(unix), target_vendor = "apple"));
     has_settings || environment.any(|(name, _)| name.to_ascii_lowercase().to_string_lossy().ends_with("_proxy"))
@@ -506,7 +507,7 @@ fn names_a_tls_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>
     environment.any(|(name, value)| lower(&name).ends_with("_proxy") && lower(&value).trim().starts_with("https:"))
 }
 
-/// Builds the HTTP client, with everything off that would repeat a request behind our back.
+/// Builds the HTTP client, and turns off all of its own redirects and retries.
 fn finish(
     http: reqwest::ClientBuilder,
     connect_timeout: Option<Duration>,

@@ -293,7 +293,7 @@ impl KeyPolicy {
             return Err("max_length is under 36, the length of a minted key");
         }
         if RESERVED_HEADERS.contains(&self.header) {
-            return Err("the key's header is one that says something else");
+            return Err("the key's header has another meaning");
         }
         if self.wait.is_some_and(|wait| wait.is_zero()) {
             return Err("wait_on_retry is under a second");
