@@ -1,7 +1,7 @@
-//! What an API does with idempotency keys, and who says so.
+//! What an API does with idempotency keys, and on whose statement the client relies.
 //!
-//! A key is a licence to repeat only where the API honours it. So the policy has both: how the key
-//! travels, and whose statement makes it a licence.
+//! A key is a licence to repeat only where the API honours it. So the policy has two parts: how the
+//! key is sent, and whose statement makes it a licence.
 //!
 //! This is floor 1, shared with callers. The wire tests are in `tests/it/keys.rs`.
 
@@ -14,7 +14,7 @@ use http::{HeaderName, Method};
 
 use crate::key::{IdempotencyKey, KeyError, KeyFormat};
 
-/// Who says that the API honours keys.
+/// On whose statement the client relies that the API honours keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trust {
     /// The user, by `.keys(KeyPolicy::standard())`.
