@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cooldown_that_is_over_leaves_nothing_behind() {
+    async fn ended_cooldown_leaves_nothing_behind() {
         let origin = OriginMap::new(OriginSettings::default(), None).get(&url());
         let client = Client::builder().cooldown().build().unwrap();
         let admission = admission(&client, &origin);

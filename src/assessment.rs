@@ -156,7 +156,7 @@ impl Assessor<'_> {
             class => self.after_redirects(class),
         };
         let mut hint = Hint::read(headers, default_class, clock::wall, context.policy().max_retry_after);
-        // A response that was cut is no stored end: the server sends it again, whole.
+        // A truncated response is not the stored end: the server sends it again in full.
         hint.replayed = false;
         hint.refused = failure == Failure::Refused;
         hint.local = failure == Failure::LocalResources;
