@@ -137,6 +137,13 @@ impl Backoff {
     ///
     /// `fixed(Duration::ZERO)` repeats at once. Use that in tests only: a server in trouble needs
     /// the waits most.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_core::{Backoff, RetryPolicy};
+    ///
+    /// let in_tests = RetryPolicy::new().backoff(Backoff::fixed(Duration::ZERO));
+    /// ```
     #[must_use]
     pub fn fixed(wait: Duration) -> Self {
         let schedule = Schedule::Exponential { base: wait, cap: wait };

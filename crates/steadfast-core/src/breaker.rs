@@ -105,6 +105,13 @@ impl BreakerPolicy {
 
     /// Sets the share of failed calls in the window, over 0 and at most 1, that opens the circuit.
     /// Default: 0.5.
+    ///
+    /// ```
+    /// use steadfast_core::BreakerPolicy;
+    ///
+    /// assert!(BreakerPolicy::new().failure_share(0.8).validate().is_ok());
+    /// assert!(BreakerPolicy::new().failure_share(80.0).validate().is_err()); // not a percentage
+    /// ```
     #[must_use]
     pub fn failure_share(mut self, share: f64) -> Self {
         self.failure_share = share;
@@ -246,6 +253,23 @@ impl Breaker {
     /// # Errors
     ///
     /// [`CircuitOpen`]: the circuit is open, or half-open with every probe under way.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Breaker, BreakerPolicy, Class};
+    ///
+    /// fn send() -> Class { Class::Success } // your transport
+    ///
+    /// let breaker = Breaker::new(BreakerPolicy::new());
+    /// let started = Instant::now();
+    /// match breaker.acquire(started) {
+    ///     Ok(permit) => {
+    ///         let class = send();
+    ///         permit.record(class, started.elapsed(), Instant::now());
+    ///     }
+    ///     Err(open) => println!("not sent; try again in {:?}", open.retry_after),
+    /// }
+    /// ```
     pub fn acquire(&self, now: Instant) -> Result<Permit<'_>, CircuitOpen> {
         let Ticket { epoch, half_opened } = self.with(|circuit, policy| circuit.acquire(policy, now))?;
         Ok(Permit { breaker: self, epoch, half_opened, settled: false })
@@ -295,6 +319,17 @@ impl Permit<'_> {
     ///
     /// A call from before the last change of the circuit does not count, because it says nothing
     /// about the state now.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use steadfast_core::{Breaker, BreakerPolicy, BreakerState, Class};
+    ///
+    /// let breaker = Breaker::new(BreakerPolicy::new().min_calls(1));
+    /// let (now, took) = (Instant::now(), Duration::from_millis(20));
+    /// let changed = breaker.acquire(now)?.record(Class::NotProcessed, took, now);
+    /// assert!(matches!(changed, Some(BreakerState::Open { .. })));
+    /// # Ok::<(), steadfast_core::CircuitOpen>(())
+    /// ```
     pub fn record(mut self, class: Class, took: Duration, now: Instant) -> Option<BreakerState> {
         self.settled = true;
         let call = Call::new(class, self.breaker.policy.is_slow(took));

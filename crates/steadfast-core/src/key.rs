@@ -105,6 +105,14 @@ impl IdempotencyKey {
     }
 
     /// Returns the whole key, bare. Keep it out of logs and URLs.
+    ///
+    /// ```
+    /// use steadfast::IdempotencyKey;
+    ///
+    /// let key: IdempotencyKey = "\"order-1042\"".parse()?; // quoted
+    /// assert_eq!(key.as_str(), "order-1042");
+    /// # Ok::<(), steadfast::KeyError>(())
+    /// ```
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.value.to_str().unwrap_or_default()

@@ -47,6 +47,20 @@ pub enum Decision {
 }
 
 /// Why an operation ended, in the order in which the questions are asked.
+///
+/// ```
+/// use steadfast_core::StopReason;
+///
+/// /// Whether a retry later has a chance.
+/// fn is_temporary(reason: StopReason) -> bool {
+///     matches!(
+///         reason,
+///         StopReason::AttemptsExhausted | StopReason::CircuitOpen | StopReason::BudgetExhausted
+///     )
+/// }
+/// assert!(is_temporary(StopReason::CircuitOpen));
+/// assert_eq!(StopReason::CircuitOpen.as_str(), "circuit open");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StopReason {
@@ -179,6 +193,17 @@ impl<'a> Operation<'a> {
     /// Records that an attempt outside of this operation may have been carried out: one of an
     /// earlier process, or the other one of a hedged pair. [`decide`](Self::decide) records an
     /// `Ambiguous` attempt itself.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Idempotency, Operation, RetryPolicy, TokenBucket};
+    ///
+    /// let (policy, bucket) = (RetryPolicy::new(), TokenBucket::default());
+    /// let mut resumed = Operation::start(&policy, &bucket, Idempotency::Keyed, Instant::now());
+    /// resumed.set_at_risk(); // by the process that crashed
+    /// resumed.set_key_trusted(false);
+    /// assert!(resumed.needs_licence()); // so do not send it
+    /// ```
     pub fn set_at_risk(&mut self) {
         self.at_risk = true;
     }
@@ -202,7 +227,18 @@ impl<'a> Operation<'a> {
         self.idempotency = idempotency;
     }
 
-    /// Sets whether the request's body can be sent a second time.
+    /// Sets whether the request's body can be sent a second time. Default: `true`.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut upload = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// upload.set_body_replayable(false); // a stream
+    /// let decision = upload.decide(Class::NotProcessed, &Hint::default(), now, 0.5);
+    /// assert_eq!(decision, Decision::Stop(StopReason::BodyNotReplayable));
+    /// ```
     pub fn set_body_replayable(&mut self, replayable: bool) {
         self.body_replayable = replayable;
     }
@@ -227,6 +263,17 @@ impl<'a> Operation<'a> {
     /// Sets how long the origin's circuit stays open, from the `now` of the next decision. Zero
     /// means that it is not open. A shorter wait ends the operation as
     /// [`CircuitOpen`](StopReason::CircuitOpen).
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Breaker, BreakerPolicy, Idempotency, Operation, RetryPolicy, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let breaker = Breaker::new(BreakerPolicy::new());
+    /// let mut operation = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// // Before each decision:
+    /// operation.set_circuit_open_for(breaker.state(now).open_for());
+    /// ```
     pub fn set_circuit_open_for(&mut self, time: Duration) {
         self.circuit_open_for = time;
     }
@@ -299,6 +346,17 @@ impl<'a> Operation<'a> {
     ///
     /// [`RetryAfterTooLong`](StopReason::RetryAfterTooLong) if the deadline is nearer, and
     /// [`BudgetExhausted`](StopReason::BudgetExhausted) if there are not enough tokens.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use steadfast_core::{Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut operation = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// assert_eq!(operation.hold(Duration::from_secs(5), now), Ok(()));
+    /// let hour = Duration::from_secs(3600);
+    /// assert_eq!(operation.hold(hour, now), Err(StopReason::RetryAfterTooLong));
+    /// ```
     pub fn hold(&mut self, wait: Duration, now: Instant) -> Result<(), StopReason> {
         if matches!(self.pending, Pending::Wait(_)) {
             // The operation has waited, so it is spent.
@@ -321,6 +379,21 @@ impl<'a> Operation<'a> {
     /// budget has the price of a retry. The outcome of the first request is not known, so the
     /// licence is that of an ambiguous attempt. The hedge counts as an attempt. A success does not
     /// return its price: an unnecessary hedge was load too.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Idempotency, Operation, RetryPolicy, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut get = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// get.begin_attempt();
+    /// assert!(get.hedge()); // the response is late
+    /// assert_eq!(bucket.tokens(), 486);
+    ///
+    /// let mut post = Operation::start(&policy, &bucket, Idempotency::Absent, now);
+    /// post.begin_attempt();
+    /// assert!(!post.hedge()); // acting twice is not harmless
+    /// ```
     pub fn hedge(&mut self) -> bool {
         let attempt_is_left = self.counted().saturating_add(2) <= self.policy.max_attempts;
         let may = self.is_licensed()

@@ -121,6 +121,13 @@ impl RetryPolicy {
     }
 
     /// Sets the most [free repeats](Self#free-repeats) of one operation. Default: 2.
+    ///
+    /// ```
+    /// use steadfast_core::RetryPolicy;
+    ///
+    /// // Three requests at most, even if the server refuses streams.
+    /// let policy = RetryPolicy::new().free_repeats(0);
+    /// ```
     #[must_use]
     pub fn free_repeats(mut self, repeats: u8) -> Self {
         self.free_repeats = repeats;
@@ -166,6 +173,14 @@ impl RetryPolicy {
     ///
     /// A longer one ends the operation at once, and the error has the wait. So the client does not
     /// park your task for an hour.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_core::RetryPolicy;
+    ///
+    /// // A job at night can wait longer than a page view.
+    /// let policy = RetryPolicy::new().max_retry_after(Duration::from_secs(600)).deadline(None);
+    /// ```
     #[must_use]
     pub fn max_retry_after(mut self, longest: Duration) -> Self {
         self.max_retry_after = longest;
@@ -177,6 +192,17 @@ impl RetryPolicy {
     ///
     /// Turn it on for an API that counts, bills or queues the requests that it refuses. They are
     /// then repeated only with a licence, as after any ambiguous attempt.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
+    ///
+    /// let policy = RetryPolicy::new().throttled_is_ambiguous(true);
+    /// let (bucket, now) = (TokenBucket::default(), Instant::now());
+    /// let mut post = Operation::start(&policy, &bucket, Idempotency::Absent, now);
+    /// let decision = post.decide(Class::Throttled, &Hint::default(), now, 0.5);
+    /// assert_eq!(decision, Decision::Stop(StopReason::NotRepeatable));
+    /// ```
     #[must_use]
     pub fn throttled_is_ambiguous(mut self, yes: bool) -> Self {
         self.throttled_is_ambiguous = yes;
