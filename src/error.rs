@@ -106,11 +106,11 @@ pub enum ErrorKind {
 /// ```
 /// use steadfast::{Error, ResumeToken};
 ///
-/// enum Next { TryAgainFreely, Resume(ResumeToken), LookUp }
+/// enum Next { NothingWasDone, Resume(ResumeToken), LookUp }
 ///
 /// fn after(error: &Error) -> Next {
 ///     if !error.may_have_been_processed() {
-///         return Next::TryAgainFreely; // the server has not acted
+///         return Next::NothingWasDone; // a new operation is safe
 ///     }
 ///     match error.resume_token() {
 ///         // If the API honours keys, send the same request under the same key, now or later.
@@ -350,7 +350,7 @@ impl Error {
         self.0.report.as_ref().map_or(Duration::ZERO, |report| report.elapsed)
     }
 
-    /// Returns how long to wait before you try again, if anything says so.
+    /// Returns how long to wait before you try again, or `None` if that is not known.
     ///
     /// It is the wait that the last response asked for. If the client held the operation back, it
     /// is the rest of the open circuit or of the cooldown.
@@ -383,8 +383,8 @@ impl Error {
     ///
     /// ```
     /// fn is_out_of_credit(error: &steadfast::Error) -> bool {
-    ///     let problem = error.problem();
-    ///     problem.is_some_and(|problem| problem.kind.as_deref() == Some("https://example.com/out-of-credit"))
+    ///     let Some(problem) = error.problem() else { return false };
+    ///     problem.kind.as_deref() == Some("https://api.example.com/problems/out-of-credit")
     /// }
     /// ```
     #[must_use]

@@ -9,17 +9,15 @@ use http::{HeaderMap, header::CONTENT_TYPE};
 /// The members of an `application/problem+json` response. A member is `None` if the server left it
 /// out or sent another type.
 ///
-/// ```no_run
-/// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
-/// let charged = client.post_json::<serde_json::Value>("https://api.example.com/charges", &()).await;
-/// if let Err(error) = charged
-///     && let Some(problem) = error.problem()
-/// {
-///     println!("{}", problem.title.unwrap_or_default());
-///     println!("balance: {:?}", problem.extensions.get("balance"));
+/// [`Error::problem`](crate::Error::problem) returns it.
+///
+/// ```
+/// /// A message for the user, and a number that this API adds.
+/// fn explain(error: &steadfast::Error) -> Option<String> {
+///     let problem = error.problem()?;
+///     let balance = problem.extensions.get("balance")?;
+///     Some(format!("{}; balance: {balance}", problem.title?))
 /// }
-/// # Ok(())
-/// # }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]

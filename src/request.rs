@@ -507,11 +507,13 @@ impl RequestBuilder {
     ///
     /// # Errors
     ///
-    /// No final response arrived, or the request is invalid. The final response is also an error if
-    /// its status is not 2xx, if its body is not the JSON of a `T`, or if it is over the
-    /// [limit](crate::ClientBuilder::body_limit). A redirect that is [not
-    /// followed](crate::ClientBuilder::max_redirects) is an
-    /// [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names its target.
+    /// No final response arrived, or the request is invalid. A final response is an error if:
+    ///
+    /// * its status is not 2xx. A redirect that is [not
+    ///   followed](crate::ClientBuilder::max_redirects) is an
+    ///   [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names its target;
+    /// * its body is not the JSON of a `T`;
+    /// * its body is over the [limit](crate::ClientBuilder::body_limit).
     ///
     /// ```no_run
     /// use steadfast::Client;

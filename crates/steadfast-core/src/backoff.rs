@@ -1,9 +1,9 @@
-//! How long to wait before the next attempt.
+//! The wait before the next attempt.
 //!
-//! Clients that fail together retry together unless chance drives them apart. The default is
-//! exponential backoff with *full* jitter, which needs the fewest calls to get a crowd of
-//! contending clients through (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015). The
-//! cap applies before the jitter, so no wait exceeds it.
+//! Clients that fail together retry together, unless chance drives them apart. The default is
+//! exponential backoff with *full* jitter. It needs the fewest calls to get a crowd of contending
+//! clients through (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015). The cap applies
+//! before the jitter, so no wait exceeds it.
 
 use std::fmt;
 use std::sync::Arc;
