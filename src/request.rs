@@ -419,12 +419,15 @@ impl RequestBuilder {
     /// [`hedge`](crate::ClientBuilder::hedge). `None` turns hedging off.
     ///
     /// With a method that is not safe, you also state that the server may get two requests at once.
-    /// Two PUTs may race other writers.
+    /// Two PUTs may race other writers. A body that is a stream or a file is not hedged.
     ///
-    /// Sending the request is an error in two cases. Nothing makes a repeat of it harmless. Or its
-    /// licence is a key, and its [`KeyPolicy`](crate::KeyPolicy::concurrent_duplicates_safe) does
-    /// not state that the API never runs two requests under one key. A body that is a stream or a
-    /// file is not hedged.
+    /// # Errors
+    ///
+    /// Sending the request returns an [`ErrorKind::Build`](crate::ErrorKind::Build) if:
+    ///
+    /// * there is no licence to repeat the request;
+    /// * the licence is a key, and the [`KeyPolicy`](crate::KeyPolicy::concurrent_duplicates_safe)
+    ///   does not state that the API never runs two requests under one key at the same time.
     ///
     /// ```
     /// use steadfast::{Client, policy::HedgePolicy};
