@@ -69,7 +69,7 @@ as_table() {
 }
 
 bench_pieces() {
-    cargo bench -q --bench pieces -- --color never --sample-count 200 | as_table | rewrite pieces
+    cargo bench -q -p steadfast-benches --bench pieces -- --color never --sample-count 200 | as_table | rewrite pieces
 }
 
 bench_server() {
@@ -77,7 +77,7 @@ bench_server() {
     need_valgrind
     (cd benches/compare && cargo build --release --features peers)
     counts=$(benches/compare/target/release/compare layer)
-    tables=$(./scripts/with_servers.sh cargo bench --bench server | sed -n '/^|/,$p')
+    tables=$(./scripts/with_servers.sh cargo bench -p steadfast-benches --bench server | sed -n '/^|/,$p')
     printf '%s\n\n%s\n' "$counts" "$tables" | rewrite server
 }
 

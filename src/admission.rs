@@ -1,8 +1,9 @@
-//! Admits the attempts of one operation, and tells their ends to what protects the origin.
+//! Admits the attempts of one operation, and reports their ends to the mechanisms that protect the
+//! origin.
 //!
-//! The decision is `policy/admission.rs`, which waits for nothing. Here it meets the clock, the
-//! cooldown of the request's lane, and the latencies of the origin. Each mechanism is off unless the
-//! client was built with it, and then costs one look.
+//! The decision is in `steadfast-core`, in `admission.rs`, which never waits. This file adds the
+//! clock, the cooldown of the request's lane, and the latencies of the origin. Each mechanism is
+//! off unless you build the client with it. Switched off, it costs one comparison.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +18,11 @@ use steadfast_core::latency::Latencies;
 /// Admits the attempts of one operation.
 pub(super) struct Admission<'a> {
     origin: &'a Origin,
-    /// The lane that the request cools down in; `None` without cooldowns.
+    /// The lane of the request, or `None` without cooldowns.
     lane: Option<Lane>,
 }
 
-/// Permission for one attempt. Dropped, it gives back what it holds.
+/// Permission for one attempt. Dropped, it returns its permit and its probe.
 pub(super) struct Admitted<'a> {
     pub(super) started: Instant,
     permit: Option<Permit<'a>>,
@@ -39,7 +40,7 @@ impl<'a> Admission<'a> {
     /// and the circuit is closed.
     pub(super) async fn enter(&self, operation: &mut Operation<'_>, now: Instant) -> Result<Admitted<'a>, Denied> {
         match self.lane.filter(|lane| !self.origin.cooldowns.are_over(*lane)) {
-            // Boxed, so that operations that nothing holds back do not carry the room for the wait.
+            // Boxed, so that an operation without a cooldown has no room for the wait.
             Some(lane) => Box::pin(self.wait(lane, operation)).await,
             None => self.admit(operation, now),
         }
@@ -54,7 +55,7 @@ impl<'a> Admission<'a> {
     async fn wait(&self, lane: Lane, operation: &mut Operation<'_>) -> Result<Admitted<'a>, Denied> {
         let cooldowns = &self.origin.cooldowns;
         while let Some(cooldown) = cooldowns.find(lane) {
-            // From here on: a probe that ends between the question and the wait must not be missed.
+            // Registered before the question, so that the end of a probe in between is not missed.
             let probe_ended = cooldown.probe_ended();
             let now = clock::now();
             let step = self.origin.admission.enter(&mut cooldown.state(), operation, now);
@@ -67,7 +68,7 @@ impl<'a> Admission<'a> {
                 AdmissionStep::Wait(wait) => clock::sleep(wait).await,
                 AdmissionStep::WaitForProbe(spread) => {
                     let deadline = operation.deadline();
-                    // If the deadline comes first, the spread says so.
+                    // If the deadline comes first, `Spread::wait` returns that error.
                     let _ended_or_late = clock::until(deadline, probe_ended).await;
                     clock::sleep(spread.wait(deadline, clock::now(), clock::unit)?).await;
                 }
@@ -102,7 +103,7 @@ impl<'a> Admission<'a> {
         max_retry_after: Duration,
         now: Instant,
     ) -> Option<BreakerState> {
-        // A certificate or a body of the caller's that failed says nothing about how the origin bears its load.
+        // A failed certificate or request body tells nothing about the load of the origin.
         let assessment = assessment.filter(|ended| ended.class != Class::Permanent || ended.failure.is_none());
         if let Some(lane) = self.lane {
             let response = assessment.filter(|ended| ended.failure.is_none());
@@ -117,7 +118,7 @@ impl<'a> Admission<'a> {
         admitted.permit?.record(*class, now.saturating_duration_since(admitted.started), now)
     }
 
-    /// Returns for how long from `now` nothing will be let through.
+    /// Returns for how long from `now` the circuit lets no call through.
     pub(super) fn circuit_open_for(&self, now: Instant) -> Duration {
         self.origin.admission.circuit_open_for(now)
     }
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cooldown_that_is_over_leaves_nothing_behind() {
+    async fn ended_cooldown_leaves_nothing_behind() {
         let origin = OriginMap::new(OriginSettings::default(), None).get(&url());
         let client = Client::builder().cooldown().build().unwrap();
         let admission = admission(&client, &origin);

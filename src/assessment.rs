@@ -1,8 +1,8 @@
 //! Classifies one attempt.
 //!
-//! The default table is in `policy/class.rs`. This file adds what a status alone does not say: what
-//! a 409 means under a key, what the user's classifier says, and whether the operation may have
-//! been processed, which no classifier can change.
+//! The default table is in `steadfast-core`, in `class.rs`. This file adds the meaning of a 409
+//! under a key, and the user's classifier. It also decides whether the operation may have been
+//! processed, which no classifier can change.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::policy::{Class, Failure, Hint, Outcome, record_status};
 use crate::problem;
 use steadfast_core::protocol::problem_type;
 
-/// What one attempt came to.
+/// The class of one attempt, and its evidence.
 pub(super) struct Assessment {
     pub(super) class: Class,
     default_class: Class,
@@ -40,8 +40,8 @@ impl Assessment {
         }
     }
 
-    /// Assesses the half of a hedged pair that was cancelled. Nobody has read how it ended, so
-    /// whatever was handed to the transport may have been processed.
+    /// Assesses the cancelled half of a hedged pair. Its end is not known, so if the transport took
+    /// a part of it, it may have been processed.
     pub(super) fn of_cancelled(progress: &AttemptProgress) -> Self {
         let may_have_been_processed = progress.reach != Reach::NotSent;
         let class = if may_have_been_processed { Class::Ambiguous } else { Class::NotProcessed };
@@ -63,8 +63,8 @@ impl Assessment {
     }
 }
 
-/// Returns whether the class of a response depends on its body: a 409 under a key says there what
-/// it means, and a 503 whether it is about the deadline that was sent.
+/// Returns whether the class of a response depends on its body. The body tells the meaning of a 409
+/// under a key, and whether a 503 is about the deadline header.
 pub(super) fn needs_body(context: &OperationContext<'_>, status: StatusCode) -> bool {
     match status {
         StatusCode::CONFLICT => context.key.is_some(),
@@ -73,9 +73,9 @@ pub(super) fn needs_body(context: &OperationContext<'_>, status: StatusCode) -> 
     }
 }
 
-/// Returns whether a redirect says that the server has not acted. A 307 or 308 asks for the same
-/// request elsewhere (RFC 9110 §15.4.8, §15.4.9). Frameworks answer 301 and 302 after they have
-/// acted.
+/// Returns whether a redirect means that the server has not acted. A 307 or 308 asks for the same
+/// request at another address (RFC 9110 §15.4.8, §15.4.9). Frameworks send 301 and 302 after they
+/// have acted.
 fn says_not_acted(status: StatusCode) -> bool {
     matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
 }
@@ -91,7 +91,7 @@ impl Assessor<'_> {
         let names = if needs_body(context, status) { problem::names(response.body_prefix()) } else { Vec::new() };
         let is_named = |name: &str| names.iter().any(|found| found == name);
 
-        // The server says itself that it has not begun.
+        // The server states that it has not begun.
         let was_too_late = status == StatusCode::SERVICE_UNAVAILABLE && is_named(problem_type::DEADLINE_PASSED);
         let by_status = if was_too_late { Class::NotProcessed } else { Class::of_status(status) };
         let mut hint = Hint::read(headers, by_status, clock::wall, context.policy().max_retry_after);
@@ -129,7 +129,7 @@ impl Assessor<'_> {
         context.key.is_some() && !self.redirects.is_done && (was_sent_before || context.key_was_given)
     }
 
-    /// Returns whether a 409 says that the first attempt under its key still runs.
+    /// Returns whether a 409 means that the first attempt under its key still runs.
     fn asks_to_wait(&self, headers: &HeaderMap, is_named: impl Fn(&str) -> bool) -> bool {
         headers.contains_key(RETRY_AFTER)
             || record_status(headers).is_some_and(|record| record.word == "in-progress")
@@ -151,12 +151,12 @@ impl Assessor<'_> {
             None => Outcome::failed(&context.method, context.idempotency, failure),
         };
         let default_class = match outcome.default_class() {
-            // The operation was carried out before, so this cannot be said of it.
+            // The operation was carried out before, so it is not "not processed".
             Class::NotProcessed if self.redirects.is_done => Class::Ambiguous,
             class => self.after_redirects(class),
         };
         let mut hint = Hint::read(headers, default_class, clock::wall, context.policy().max_retry_after);
-        // A response that was cut is no stored end: the server sends it again, whole.
+        // A truncated response is not the stored end: the server sends it again in full.
         hint.replayed = false;
         hint.refused = failure == Failure::Refused;
         hint.local = failure == Failure::LocalResources;
@@ -185,7 +185,7 @@ impl Assessor<'_> {
         self.redirects.may_have_acted || self.redirects.is_done
     }
 
-    /// Corrects a class for the hops before: a later hop cannot say that an earlier one did
+    /// Corrects a class for the earlier hops: a later hop cannot know that an earlier one did
     /// nothing.
     fn after_redirects(&self, class: Class) -> Class {
         match class {

@@ -126,9 +126,9 @@ pub(super) fn open(
         None => context.assemble(wire_request),
     };
     let Some(body) = body else { return (request, None) };
-    // TLS may choose HTTP/2, and so may a transport that is not as we made it.
+    // TLS may choose HTTP/2, and so may a transport that the user configured or brought along.
     let is_http1 = context.client.clear_is_http1 && request.url().scheme() == "http";
-    // Only the caller's headers say how long the body is.
+    // Only the caller's headers have the length of the body.
     let (body, probe) = SendProbe::watch(body, wire_request.current(progress).request.headers(), is_http1);
     *request.body_mut() = Some(body);
     (request, Some(probe))
@@ -171,8 +171,8 @@ async fn exchange(
         }
         Err(clock::TimedOut) => (transport_error::of_timeout(probe), true, None),
     };
-    // A transport that is not ours may follow redirects itself. Then a refused connection may be
-    // that of a later hop, after the request was carried out.
+    // A transport of the user's may follow redirects itself. Then a refused connection may be that
+    // of a later hop, after the request was carried out.
     let failure = if client.opaque { Failure::Unknown } else { failure };
     Err(AttemptError { failure, timed_out, head: None, body_was_taken: probe.map(SendProbe::taken), source })
 }
@@ -273,12 +273,12 @@ fn follow_opaque(
     progress.trail_mut().same_method = Some(last);
 }
 
-/// Returns whether a request has no effects. A GET with effects is one by the caller's word alone.
+/// Returns whether a request has no effects. A GET has effects only if the caller declares it.
 fn is_harmless(context: &OperationContext<'_>, request: &reqwest::Request) -> bool {
     is_safe(request.method()) && context.idempotency == Idempotency::Natural
 }
 
-/// Returns the part of a URL that is sent, and comes back with the response.
+/// Returns the part of a URL that is sent and that the response has too.
 fn without_fragment(url: &reqwest::Url) -> Option<&str> {
     url.as_str().split('#').next()
 }

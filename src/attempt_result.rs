@@ -1,8 +1,8 @@
-//! What one attempt has done so far, and what it came to.
+//! The evidence of one attempt, and its result.
 //!
-//! An attempt that is dropped returns nothing: its caller went away, or the other half of a hedged
-//! pair was faster. It may have reached the server all the same. So each attempt keeps its evidence
-//! in an [`AttemptProgress`] that the operation owns, and its [`AttemptResult`] is made from that.
+//! A dropped attempt returns nothing: the caller went away, or the other half of a hedged pair was
+//! faster. Nevertheless it may have reached the server. So each attempt keeps its evidence in an
+//! [`AttemptProgress`] that the operation owns, and its [`AttemptResult`] is made from that.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::error::BoxError;
 use crate::journal::Reach;
 use crate::policy::Failure;
 
-/// What a finished attempt came to.
+/// The result of a finished attempt.
 pub(super) struct AttemptResult {
     pub(super) outcome: Result<AttemptResponse, AttemptError>,
     pub(super) redirects: RedirectState,
@@ -30,13 +30,13 @@ impl AttemptResult {
     }
 }
 
-/// A finished attempt, and how long it took.
+/// A finished attempt, and its duration.
 pub(super) struct FinishedAttempt {
     pub(super) number: u32,
     pub(super) result: AttemptResult,
     pub(super) ended: Instant,
     pub(super) elapsed: Duration,
-    /// How long the origin took to answer, at least. `None` if a hedged first attempt failed.
+    /// Lower bound of the origin's latency. `None` if a hedged first attempt failed.
     pub(super) latency: Option<Duration>,
 }
 

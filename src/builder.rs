@@ -30,9 +30,9 @@ const BODY_LIMIT: usize = 8 * 1024 * 1024;
 /// Under the 5 s after which Node.js, Apache and uvicorn close an idle connection (load balancers
 /// wait for 60 s and more). A connection that the server has just closed cannot carry a request.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// A silent HTTP/2 connection is pinged after this long, and given up after as long again. The sum is
-/// under the attempt timeout, so that the retry of a request on a dead connection does not go out on
-/// the same one.
+/// Time after which a silent HTTP/2 connection is pinged, and after which it is closed if the ping
+/// gets no response. The sum is under the attempt timeout, so that a retry does not use the same
+/// dead connection.
 const HTTP2_PING: Duration = Duration::from_secs(4);
 
 /// Builds a [`Client`].
@@ -50,7 +50,25 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`max_redirects`](Self::max_redirects) | 10 |
 /// | [`redirect_post_as_get`](Self::redirect_post_as_get) | off |
 /// | [`cross_origin_redirects`](Self::cross_origin_redirects) | GET and HEAD only; none with an HTTP client of yours |
-/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge), [`deadline_header`](Self::deadline_header) | off |
+/// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge) | off |
+/// | [`deadline_header`](Self::deadline_header), [`attempt_header`](Self::attempt_header) | off |
+///
+/// ```
+/// use std::time::Duration;
+/// use steadfast::{Client, policy::RetryPolicy};
+///
+/// # fn example() -> steadfast::Result<()> {
+/// let client = Client::builder()
+///     .base_url("https://api.example.com/v1")
+///     .bearer_auth("token") // only to https://api.example.com
+///     .timeout(Duration::from_secs(20))
+///     .attempt_timeout(Duration::from_secs(5))
+///     .retry(RetryPolicy::new().max_attempts(4))
+///     .build()?;
+/// # Ok(())
+/// # }
+/// # example().unwrap();
+/// ```
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder {
     http: reqwest::ClientBuilder,
@@ -99,14 +117,14 @@ impl ClientBuilder {
         }
     }
 
-    /// Sets the address of the API. A relative path in a request is *appended* to it:
-    /// `https://api.x/v1` and `/charges` are `https://api.x/v1/charges`. A `..` cannot leave it.
+    /// Sets the address of the API.
     ///
-    /// Admitted parts that come from elsewhere to
-    /// [`path_segments`](crate::RequestBuilder::path_segments). In a path, some servers read `..%2f`
-    /// as a step up.
+    /// A relative path in a request is *appended* to it: `https://api.x/v1` and `/charges` make
+    /// `https://api.x/v1/charges`. A `..` cannot leave it. Pass identifiers from elsewhere to
+    /// [`path_segments`](crate::RequestBuilder::path_segments), because some servers read `..%2f`
+    /// in a path as a step up.
     ///
-    /// With a base, no default header but `Accept`, `Accept-Language` and `User-Agent` goes to
+    /// With a base URL, no default header but `Accept`, `Accept-Language` and `User-Agent` goes to
     /// another origin, and [`keys`](Self::keys) holds for this origin alone.
     ///
     /// ```
@@ -125,23 +143,27 @@ impl ClientBuilder {
     /// Configures reqwest: TLS roots, client certificates, proxies, cookies, name resolution, HTTP
     /// versions.
     ///
-    /// An idle connection is kept for 4 s, under the 5 s of common servers. An HTTP/2 connection that
-    /// has been silent for 4 s is pinged, and given up after 4 s more. Both can be changed here
+    /// An idle connection is kept for 4 s, under the 5 s of common servers. A silent HTTP/2
+    /// connection is pinged after 4 s and closed after 4 s more. You can change both here
     /// (`pool_idle_timeout`, `http2_keep_alive_interval`, `http2_keep_alive_timeout`).
     ///
-    /// With this setting, connections that break before the body was asked for are ambiguous: you may
-    /// have told reqwest to speak HTTP/2, which sends the head first.
+    /// This setting has three effects on retries and redirects:
     ///
-    /// Keep credentials out of reqwest's own `default_headers`: it adds them to every request,
+    /// * reqwest's own redirects and retries are turned off afterwards, because nothing below the
+    ///   loop may repeat a request.
+    /// * A connection that breaks before the transport has read the request body is ambiguous. You
+    ///   may have told reqwest to speak HTTP/2, which sends the head first.
+    /// * The client follows no redirect to another origin, unless you allow
+    ///   [`cross_origin_redirects`](Self::cross_origin_redirects). It cannot see what reqwest adds
+    ///   to a request.
+    ///
+    /// Keep credentials out of reqwest's own `default_headers`, which adds them to every request,
     /// whatever its origin. Use [`default_header`](Self::default_header) and
-    /// [`bearer_auth`](Self::bearer_auth), which stay at home. This client cannot see what reqwest
-    /// adds. So with this setting it follows no redirect to another origin, unless you allow
-    /// [`cross_origin_redirects`](Self::cross_origin_redirects).
+    /// [`bearer_auth`](Self::bearer_auth), which stay at home.
     ///
-    /// Afterwards reqwest's redirects and retries are turned off, since nothing below the loop may
-    /// repeat a request, and the timeouts of this builder are set. A total timeout set here would cut
-    /// healthy downloads. Use [`attempt_timeout`](Self::attempt_timeout) and
-    /// [`timeout`](Self::timeout).
+    /// The connect timeout and the read timeout of this builder are set afterwards too. A total
+    /// timeout set here would cut healthy downloads: use [`attempt_timeout`](Self::attempt_timeout)
+    /// and [`timeout`](Self::timeout).
     ///
     /// ```
     /// let client = steadfast::Client::builder().http(|http| http.tcp_nodelay(true).no_proxy());
@@ -152,25 +174,36 @@ impl ClientBuilder {
         self
     }
 
-    /// Uses a finished HTTP client as it is, with its own timeouts.
+    /// Uses a finished reqwest client as it is, with its own timeouts.
     ///
     /// This client cannot look into it. It may follow redirects unseen, so "connection refused" may
-    /// concern a later hop, after a POST was carried out. So every transport failure through it is
-    /// ambiguous, and so are 421, 425 and 429, unless you say
+    /// come from a later hop, after a POST was carried out. So every transport failure through it
+    /// is ambiguous, and so are 421, 425 and 429. If that client follows no redirects, say so with
     /// [`assume_no_redirects`](Self::assume_no_redirects).
     ///
     /// It follows redirects by its own rules. reqwest removes five known headers from a request
-    /// that leaves its origin and sends all others, such as an API key or the idempotency key. With
-    /// `assume_no_redirects` redirects are followed by the rules of
+    /// that leaves its origin. It sends all others, such as an API key or the idempotency key. With
+    /// `assume_no_redirects`, redirects are followed by the rules of
     /// [`max_redirects`](Self::max_redirects), but not to another origin, unless you allow
     /// [`cross_origin_redirects`](Self::cross_origin_redirects).
+    ///
+    /// ```
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use steadfast::reqwest::{self, redirect::Policy};
+    ///
+    /// let http = reqwest::Client::builder().redirect(Policy::none()).build()?;
+    /// let client = steadfast::Client::builder().http_client(http).assume_no_redirects().build()?;
+    /// # Ok(())
+    /// # }
+    /// # example().unwrap();
+    /// ```
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.ready_made = Some(client);
         self
     }
 
-    /// Declares that the client given to [`http_client`](Self::http_client) follows no redirects and
-    /// repeats nothing.
+    /// Declares that the client given to [`http_client`](Self::http_client) follows no redirects
+    /// and repeats nothing.
     pub fn assume_no_redirects(mut self) -> Self {
         self.assume_no_redirects = true;
         self
@@ -178,9 +211,13 @@ impl ClientBuilder {
 
     /// Adds a header to every request that does not set it.
     ///
-    /// Two kinds are errors when the client is built: credentials without a
-    /// [`base_url`](Self::base_url), which would go to every origin, and an idempotency key, which
-    /// every operation would share.
+    /// Two kinds are errors when you build the client. Credentials without a
+    /// [`base_url`](Self::base_url) would go to every origin. An idempotency key would be that of
+    /// every operation.
+    ///
+    /// ```
+    /// let client = steadfast::Client::builder().default_header("accept-language", "fr");
+    /// ```
     pub fn default_header<K, V>(mut self, name: K, value: V) -> Self
     where
         K: TryInto<HeaderName>,
@@ -199,13 +236,21 @@ impl ClientBuilder {
         self
     }
 
-    /// Adds `Authorization: Bearer …`, marked as sensitive, to every request to the base URL's origin.
+    /// Adds `Authorization: Bearer …`, marked as sensitive, to every request to the base URL's
+    /// origin.
+    ///
+    /// ```
+    /// let client = steadfast::Client::builder().base_url("https://api.example.com").bearer_auth("token");
+    /// ```
     pub fn bearer_auth(mut self, token: impl Display) -> Self {
         self.default_headers.push(bearer(token).map(|value| (AUTHORIZATION, value)));
         self
     }
 
-    /// Sets when to repeat a request and when to give up. A request can have a policy of its own
+    /// Sets when to repeat a request and when to give up. Default: [`RetryPolicy::new`], with three
+    /// attempts.
+    ///
+    /// A request can have a policy of its own
     /// ([`RequestBuilder::retry`](crate::RequestBuilder::retry)).
     ///
     /// ```
@@ -218,14 +263,23 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how many retries an origin may be asked to bear. Every origin has a bucket of its own with
-    /// these settings. Default: [`RetryBudget::standard`].
+    /// Sets how many retries each origin gets. Default: [`RetryBudget::standard`].
+    ///
+    /// Every origin has a bucket of its own with these settings.
+    ///
+    /// ```
+    /// use steadfast::{Client, policy::RetryBudget};
+    ///
+    /// // A client that makes about one call a second.
+    /// let client = Client::builder().budget(RetryBudget::standard().capacity(42));
+    /// ```
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = budget;
         self
     }
 
-    /// Sets what this API does with idempotency keys. Default: `KeyPolicy::standard().negotiated()`.
+    /// Sets what this API does with idempotency keys. Default:
+    /// `KeyPolicy::standard().negotiated()`.
     ///
     /// A policy given here is your statement that the API honours keys. So it is the licence to
     /// repeat a POST whose response was lost, unless it is [`off`](KeyPolicy::off) or
@@ -233,6 +287,12 @@ impl ClientBuilder {
     ///
     /// With a [`base_url`](Self::base_url) your statement holds for that origin alone, and other
     /// origins are negotiated. **Without one it holds for every origin that this client calls.**
+    ///
+    /// ```
+    /// use steadfast::{Client, KeyPolicy};
+    ///
+    /// let client = Client::builder().base_url("https://api.example.com").keys(KeyPolicy::standard());
+    /// ```
     pub fn keys(mut self, keys: KeyPolicy) -> Self {
         self.keys = keys;
         self
@@ -243,6 +303,13 @@ impl ClientBuilder {
     /// The first of these that is set counts: the request's
     /// [`timeout`](crate::RequestBuilder::timeout), the [`deadline`](RetryPolicy::deadline) of the
     /// request's policy, this timeout, the deadline of the client's policy.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let client = steadfast::Client::builder().timeout(Duration::from_secs(20));
+    /// let patient = steadfast::Client::builder().timeout(None);
+    /// ```
     pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeout = Some(timeout.into());
         self
@@ -250,51 +317,60 @@ impl ClientBuilder {
 
     /// Sets the timeout of one attempt. `None` disables it. Default: 10 s.
     ///
-    /// An attempt of `send` ends with the head of the response, and one of `fetch` with its body.
+    /// An attempt of `send` ends with the headers of the response, and one of `fetch` with its
+    /// body.
     pub fn attempt_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.attempt_timeout = timeout.into();
         self
     }
 
-    /// Sets the timeout of making a connection, TLS included. `None` disables it. Default: 5 s.
+    /// Sets the timeout of a connection attempt, TLS included. `None` disables it. Default: 5 s.
     pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.connect_timeout = timeout.into();
         self
     }
 
-    /// Sets the longest time without a byte of the response. `None` disables the limit. Default:
-    /// `None`.
+    /// Sets the longest time without a byte of the response. `None` disables it. Default: `None`.
     ///
-    /// It bounds a response body that you stream. It also ends a healthy operation on a server that
-    /// is silent for longer.
+    /// Set it if you stream response bodies, which no other timeout bounds. It also ends a healthy
+    /// operation if the server is silent for longer.
     pub fn read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.read_timeout = timeout.into();
         self
     }
 
-    /// Sets the most decoded bytes that `fetch` reads. Default: 8 MiB.
+    /// Sets the maximum size of a response body that `fetch` reads, in decoded bytes. Default: 8
+    /// MiB.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
         self
     }
 
     /// Sends the number of the attempt, from 1, in this header. Default: off.
+    ///
+    /// ```
+    /// use steadfast::{Client, http::HeaderName};
+    ///
+    /// let client = Client::builder().attempt_header(HeaderName::from_static("x-attempt"));
+    /// ```
     pub fn attempt_header(mut self, name: HeaderName) -> Self {
         self.attempt_header = Some(name);
         self
     }
 
-    /// Classifies outcomes by a closure of yours. Return [`Outcome::default_class`] for all others.
+    /// Classifies the outcome of each attempt by a closure of yours. Return
+    /// [`Outcome::default_class`] for the outcomes that you do not handle.
     ///
-    /// The decision follows the closure, and the list of attempts names its class. Whether the
-    /// operation may have been processed is still judged by the evidence.
+    /// The client decides by this class, and the list of attempts shows it. The closure does not
+    /// change [whether the operation may have been
+    /// processed](crate::Error::may_have_been_processed).
     ///
     /// ```
     /// use steadfast::Client;
     /// use steadfast::http::StatusCode;
     /// use steadfast::policy::Class;
     ///
-    /// // An API that answers 503 only before it acts.
+    /// // An API that sends 503 only before it acts.
     /// let client = Client::builder().classify(|outcome| match outcome.status() {
     ///     Some(StatusCode::SERVICE_UNAVAILABLE) => Class::NotProcessed,
     ///     _ => outcome.default_class(),
@@ -305,14 +381,20 @@ impl ClientBuilder {
         self
     }
 
-    /// Calls a closure at every event of every operation, on the operation's own task. It should be
+    /// Calls a closure at every event of every operation, on the operation's own task. Keep it
     /// quick.
     ///
-    /// The same events go to `tracing`, under the target `steadfast`, at DEBUG. A circuit that opens,
-    /// and an operation that ends unsuccessfully and may have been processed, go there at WARN.
+    /// The same events go to `tracing`, with the target `steadfast`, at DEBUG. Two of them are
+    /// WARN: a circuit opens, or an operation that may have been processed ends without success.
     ///
     /// ```
-    /// let client = steadfast::Client::builder().on_event(|event| println!("{event:?}"));
+    /// use steadfast::{Client, EventKind};
+    ///
+    /// let client = Client::builder().on_event(|event| {
+    ///     if let EventKind::RetryScheduled { after, .. } = event.kind() {
+    ///         println!("{}: retry in {after:?}", event.url());
+    ///     }
+    /// });
     /// ```
     pub fn on_event(mut self, on_event: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(on_event));
@@ -323,8 +405,14 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Build`](crate::ErrorKind::Build): a setting is invalid, or TLS could not be started. The message names the
-    /// setting and the reason.
+    /// A setting is invalid, alone or together with others. The message names it.
+    ///
+    /// ```
+    /// use steadfast::{Client, policy::RetryPolicy};
+    ///
+    /// let error = Client::builder().retry(RetryPolicy::new().max_attempts(0)).build().unwrap_err();
+    /// assert!(error.is_build() && error.to_string().contains("max_attempts"));
+    /// ```
     pub fn build(mut self) -> Result<Client> {
         let base = self.base_url.as_deref().map(target::base).transpose()?;
         let headers = std::mem::take(&mut self.default_headers);
@@ -336,7 +424,7 @@ impl ClientBuilder {
         if let Some(timeout) = self.timeout {
             retry = retry.deadline(timeout);
         }
-        // What is throttled may be the GET behind a redirect that we do not see, after the request was carried out.
+        // A 429 may belong to the GET behind an unseen redirect, after the request was carried out.
         retry.throttled_is_ambiguous |= opaque;
         let http = match self.ready_made {
             Some(client) => client,
@@ -364,7 +452,7 @@ impl ClientBuilder {
         }))
     }
 
-    /// Checks every setting, alone and with the others.
+    /// Checks every setting, alone and together with others.
     fn check(&self) -> Result<()> {
         check_timeout("timeout", self.timeout.flatten())?;
         check_timeout("attempt_timeout", self.attempt_timeout)?;
@@ -374,11 +462,12 @@ impl ClientBuilder {
         policy::check(&self.retry, &self.budget, breaker.as_ref(), hedge.as_ref()).map_err(Error::invalid)?;
         self.keys.validate().map_err(|reason| Error::build("keys", reason))?;
         if self.keys.wait.zip(self.attempt_timeout).is_some_and(|(wait, attempt)| wait >= attempt) {
-            let reason = "wait_on_retry is not shorter than attempt_timeout, so no answer would be waited for";
+            let reason =
+                "wait_on_retry is not shorter than attempt_timeout, so the client would not wait for the response";
             return Err(Error::build("keys", reason));
         }
         if self.ready_made.is_some() && self.http_is_configured {
-            let reason = "it is finished, so http has nothing to configure; use one of them";
+            let reason = "it is finished, so http cannot configure it; use one of them";
             return Err(Error::build("http_client", reason));
         }
         if self.attempt_header.as_ref() == Some(&self.keys.header) {
@@ -393,18 +482,20 @@ impl ClientBuilder {
     }
 }
 
-/// Sets our defaults of reqwest, before yours, so that you can change them.
+/// Sets this crate's defaults on reqwest, before your own settings, so that you can change them.
 fn healthy(http: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
-    // If another crate compiles both TLS libraries in, it stays the one that recognises a bad certificate.
+    // If another crate compiles both TLS libraries in, rustls remains the one in use. Its
+    // certificate errors are recognised.
     #[cfg(feature = "rustls")]
     let http = http.tls_backend_rustls();
-    // reqwest would ask the system's proxies about every request, even where there are none.
+    // reqwest would look for a system proxy with every request, even if there is none.
     let http = if names_a_proxy(std::env::vars_os()) { http } else { http.no_proxy() };
     http.pool_idle_timeout(POOL_IDLE_TIMEOUT).http2_keep_alive_interval(HTTP2_PING).http2_keep_alive_timeout(HTTP2_PING)
 }
 
-/// Returns whether this environment can name a proxy: by a variable such as `HTTPS_PROXY` or
-/// `all_proxy`, or, on Apple's systems and outside of Unix, by settings that only reqwest reads.
+/// Returns whether this environment can name a proxy. It does so by a variable such as
+/// `HTTPS_PROXY` or `all_proxy`. On Apple's systems and outside of Unix there are also settings
+/// that only reqwest reads.
 fn names_a_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>) -> bool {
     let has_settings = cfg!(any(not(unix), target_vendor = "apple"));
     has_settings || environment.any(|(name, _)| name.to_ascii_lowercase().to_string_lossy().ends_with("_proxy"))
@@ -416,7 +507,7 @@ fn names_a_tls_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>
     environment.any(|(name, value)| lower(&name).ends_with("_proxy") && lower(&value).trim().starts_with("https:"))
 }
 
-/// Builds the HTTP client, with everything off that would repeat a request behind our back.
+/// Builds the HTTP client, and turns off all of its own redirects and retries.
 fn finish(
     http: reqwest::ClientBuilder,
     connect_timeout: Option<Duration>,
@@ -452,7 +543,7 @@ mod tests {
 
     /// To a proxy over TLS even a request to `http` may be sent in HTTP/2.
     #[test]
-    fn a_proxy_over_tls_is_noticed_by_whatever_name() {
+    fn proxy_over_tls_is_found_under_any_name() {
         let named = |name: &str, value: &str| names_a_tls_proxy([(name.into(), value.into())].into_iter());
         for name in ["HTTP_PROXY", "http_proxy", "All_Proxy"] {
             assert!(named(name, "https://proxy.internal:3128") && named(name, " HTTPS://proxy.internal"), "{name}");

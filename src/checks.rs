@@ -1,4 +1,4 @@
-//! Checks that the client's builder and the request's share.
+//! Checks of settings that the client's builder and the request's builder share.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 pub(super) fn check_timeout(setting: &'static str, timeout: Option<Duration>) -> Result<()> {
     if timeout.is_some_and(|timeout| timeout.is_zero()) {
-        return Err(Error::build(setting, "zero leaves no time for anything; None means no limit"));
+        return Err(Error::build(setting, "zero leaves no time for an attempt; use None for no limit"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The client: the entry point of the crate, in reqwest's words.
+//! The client: the entry point of the crate, with the methods of reqwest's client.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +11,12 @@ use crate::policy::BreakerState;
 use crate::request::{self, RequestBuilder};
 use crate::{ClientBuilder, target};
 
-/// A resilient HTTP client. Cloning it is cheap and shares connections, budgets and what was learnt about keys.
+/// A resilient HTTP client.
 ///
-/// Of origins other than the base URL's the 1,024 that were used last are remembered, with their budgets, circuits and trust; one that is
-/// forgotten starts anew.
+/// Create one and clone it: clones are cheap, and share connections, budgets and the trust in keys.
+///
+/// The client remembers the base URL's origin, and the 1,024 other origins that it used last, with
+/// their budgets, circuits and trust. A forgotten origin starts anew.
 ///
 /// ```no_run
 /// use serde::{Deserialize, Serialize};
@@ -28,9 +30,10 @@ use crate::{ClientBuilder, target};
 /// # async fn example() -> steadfast::Result<()> {
 /// let client = Client::builder()
 ///     .base_url("https://api.example.com/v1")
-///     .keys(KeyPolicy::standard()) // our word that this API honours idempotency keys
+///     .keys(KeyPolicy::standard()) // you state: this API honours idempotency keys
 ///     .build()?;
-/// let charge: Charge = client.post_json("/charges", &NewCharge { amount: 1200, currency: "eur" }).await?;
+/// let new_charge = NewCharge { amount: 1200, currency: "eur" };
+/// let charge: Charge = client.post_json("/charges", &new_charge).await?;
 /// println!("charged once: {}", charge.id);
 /// # Ok(())
 /// # }
@@ -47,13 +50,37 @@ impl Default for Client {
 }
 
 impl Client {
-    /// A client with the defaults. If TLS cannot be started, every request says so; nothing panics.
+    /// Creates a client with the default settings.
+    ///
+    /// It does not panic if TLS cannot be started: every request then returns the error.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = steadfast::Client::new();
+    /// let page = client.get("https://www.rust-lang.org").send().await?.text().await?;
+    /// # drop(page);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::builder().build().unwrap_or_else(|error| Self { inner: Arc::new(Err(error.in_short())) })
     }
 
-    /// Configures a client.
+    /// Returns a builder, which configures a client.
+    ///
+    /// ```
+    /// # fn example() -> steadfast::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let client = steadfast::Client::builder()
+    ///     .base_url("https://api.example.com")
+    ///     .attempt_timeout(Duration::from_secs(2))
+    ///     .build()?;
+    /// # drop(client);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder() -> ClientBuilder {
         ClientBuilder::new()
     }
@@ -70,37 +97,67 @@ impl Client {
         self.inner().map(|inner| inner.http.clone())
     }
 
-    /// A GET. `url` is absolute, or relative to the [base URL](ClientBuilder::base_url).
+    /// Starts a GET request. `url` is absolute, or relative to the [base
+    /// URL](ClientBuilder::base_url).
+    ///
+    /// ```no_run
+    /// # async fn example() -> steadfast::Result<()> {
+    /// let client = steadfast::Client::builder().base_url("https://api.example.com/v1").build()?;
+    /// let users = client.get("/users").send().await?; // https://api.example.com/v1/users
+    /// let other = client.get("https://status.example.com").send().await?;
+    /// # drop((users, other));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::GET, url)
     }
 
-    /// A POST. A key is minted for it, unless the [`KeyPolicy`](crate::KeyPolicy) says otherwise.
+    /// Starts a POST request. The client mints a key for it, unless the [`KeyPolicy`](crate::KeyPolicy) says
+    /// otherwise.
+    ///
+    /// ```no_run
+    /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
+    /// let request = client.post("https://api.example.com/orders").body("two apples");
+    /// let response = request.send().await?;
+    /// # drop(response);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn post(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::POST, url)
     }
 
-    /// A PUT.
+    /// Starts a PUT request.
     pub fn put(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::PUT, url)
     }
 
-    /// A PATCH. A key is minted for it, unless the [`KeyPolicy`](crate::KeyPolicy) says otherwise.
+    /// Starts a PATCH request. The client mints a key for it, unless the [`KeyPolicy`](crate::KeyPolicy) says
+    /// otherwise.
     pub fn patch(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::PATCH, url)
     }
 
-    /// A DELETE. A repeat may meet a 404 that its own first attempt caused; see the guide.
+    /// Starts a DELETE request. A retry may get a 404 because its own first attempt has deleted the
+    /// resource: see [the guide](crate::guide::failures).
     pub fn delete(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::DELETE, url)
     }
 
-    /// A HEAD.
+    /// Starts a HEAD request.
     pub fn head(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::HEAD, url)
     }
 
-    /// A request of any method.
+    /// Starts a request with any method.
+    ///
+    /// ```
+    /// use steadfast::http::Method;
+    ///
+    /// let client = steadfast::Client::new();
+    /// let request = client.request(Method::OPTIONS, "https://api.example.com/orders");
+    /// ```
     pub fn request(&self, method: Method, url: impl AsRef<str>) -> RequestBuilder {
         let build = || {
             let inner = self.inner()?;
@@ -109,7 +166,20 @@ impl Client {
         RequestBuilder::new(self.clone(), build())
     }
 
-    /// What the [breaker](ClientBuilder::breaker) of this URL's origin lets through now. `None` if there is none, or if it is no URL.
+    /// Returns the state of the [breaker](ClientBuilder::breaker) of this URL's origin. Returns
+    /// `None` if the client has no breaker, or if `url` is not a URL.
+    ///
+    /// ```
+    /// use steadfast::policy::{BreakerPolicy, BreakerState};
+    ///
+    /// # fn example() -> steadfast::Result<()> {
+    /// let client = steadfast::Client::builder().breaker(BreakerPolicy::new()).build()?;
+    /// let state = client.breaker_state("https://api.example.com");
+    /// assert_eq!(state, Some(BreakerState::Closed)); // no call has failed yet
+    /// # Ok(())
+    /// # }
+    /// # example().unwrap();
+    /// ```
     #[must_use]
     pub fn breaker_state(&self, url: impl AsRef<str>) -> Option<BreakerState> {
         let inner = self.inner().ok()?;
@@ -117,28 +187,60 @@ impl Client {
         inner.origins.breaker_state(&url, crate::clock::now())
     }
 
-    /// Sends a finished request as one operation. Its own timeout becomes the attempt timeout, and a key header on it is the
-    /// operation's key.
+    /// Sends a finished request as one operation. Its timeout becomes the attempt timeout. If it
+    /// has a key header, that is the operation's key.
     ///
     /// # Errors
     ///
     /// As [`RequestBuilder::send`].
+    ///
+    /// ```no_run
+    /// use steadfast::http::Method;
+    /// use steadfast::reqwest::Request;
+    ///
+    /// # async fn example(client: steadfast::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let request = Request::new(Method::GET, "https://api.example.com/report".parse()?);
+    /// let response = client.execute(request).await?;
+    /// # drop(response);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn execute(&self, request: reqwest::Request) -> Result<reqwest::Response> {
         RequestBuilder::from_request(self.clone(), request).send().await
     }
 }
 
-/// Typed one-liners: the answer decoded from JSON, as by [`RequestBuilder::fetch`], with its errors.
-// Not `async`, which would hold the arguments beside the request that is made of them.
+/// Feature `json`. JSON in one call. The response is decoded as by [`RequestBuilder::fetch`], with
+/// the same errors.
+// Not `async`: the future would hold the arguments beside the request.
 #[cfg(feature = "json")]
 #[allow(clippy::missing_errors_doc, reason = "as stated above, for all of them")]
 impl Client {
-    /// GET.
+    /// Sends a GET request and decodes the response from JSON.
+    ///
+    /// ```no_run
+    /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
+    /// let user: serde_json::Value = client.get_json("https://api.example.com/users/7").await?;
+    /// println!("{}", user["name"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get_json<T: serde::de::DeserializeOwned>(&self, url: impl AsRef<str>) -> impl Future<Output = Result<T>> {
         self.get(url).fetch()
     }
 
-    /// POST of a JSON body.
+    /// Sends a POST request with a JSON body and decodes the response from JSON.
+    ///
+    /// ```no_run
+    /// use serde_json::{Value, json};
+    ///
+    /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
+    /// let url = "https://api.example.com/orders";
+    /// let order: Value = client.post_json(url, &json!({ "apples": 2 })).await?;
+    /// println!("{}", order["id"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn post_json<T: serde::de::DeserializeOwned>(
         &self,
         url: impl AsRef<str>,
@@ -147,7 +249,7 @@ impl Client {
         self.post(url).json(body).fetch()
     }
 
-    /// PUT of a JSON body.
+    /// Sends a PUT request with a JSON body and decodes the response from JSON.
     pub fn put_json<T: serde::de::DeserializeOwned>(
         &self,
         url: impl AsRef<str>,
@@ -156,7 +258,7 @@ impl Client {
         self.put(url).json(body).fetch()
     }
 
-    /// PATCH of a JSON body.
+    /// Sends a PATCH request with a JSON body and decodes the response from JSON.
     pub fn patch_json<T: serde::de::DeserializeOwned>(
         &self,
         url: impl AsRef<str>,
@@ -165,7 +267,15 @@ impl Client {
         self.patch(url).json(body).fetch()
     }
 
-    /// DELETE.
+    /// Sends a DELETE request and decodes the response from JSON. Ask for `()` if the server sends
+    /// no body.
+    ///
+    /// ```no_run
+    /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
+    /// client.delete_json::<()>("https://api.example.com/orders/7").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete_json<T: serde::de::DeserializeOwned>(&self, url: impl AsRef<str>) -> impl Future<Output = Result<T>> {
         self.delete(url).fetch()
     }

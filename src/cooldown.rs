@@ -1,13 +1,13 @@
 //! The cooldowns of an origin: one `Retry-After` makes all of its operations wait.
 //!
-//! A server that answers 429 with `Retry-After: 10` has told the client. A hundred tasks that each
-//! find it out for themselves are a hundred requests that it did not want. Here the first such
-//! response makes every operation to that origin wait, or stop where its deadline is nearer. When
-//! the time is over one operation goes first, as a probe. The others follow once it was not refused,
+//! A 429 with `Retry-After: 10` is meant for the whole client. If a hundred tasks each find it out
+//! for themselves, the server gets a hundred requests too many. Here the first such response makes
+//! every operation to that origin wait, or stop where its deadline is nearer. When the time is
+//! over, one operation goes first, as a probe. If the server does not refuse it, the others follow,
 //! spread out.
 //!
-//! There is no task: each operation that waits keeps the time itself, and a probe that is dropped
-//! wakes the next.
+//! There is no background task. Each operation keeps its own timer, and a dropped probe wakes the
+//! next one.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,12 +22,12 @@ use tokio::sync::futures::Notified;
 use crate::clock;
 use crate::policy::CooldownState;
 
-/// The most lanes of one origin that cool at a time. The next one is not held back.
+/// Maximum number of lanes of one origin that cool at a time. A further lane is not held back.
 const LANES: usize = 256;
 
 type By = Arc<dyn Fn(&reqwest::Request) -> String + Send + Sync>;
 
-/// Which requests share a cooldown: all of an origin's, or those that a closure puts together.
+/// Which requests share a cooldown: all of an origin, or those of a lane that a closure names.
 #[derive(Clone, Default)]
 pub(super) struct Lanes {
     by: Option<By>,
@@ -71,11 +71,11 @@ pub(super) struct Cooldown {
 }
 
 impl Cooldowns {
-    /// Holds back everything in this lane for `length`.
+    /// Holds back all operations in this lane for `length`.
     fn begin(&self, lane: Lane, length: Duration, now: Instant) {
         let mut cooling = lock(&self.cooling);
         if cooling.len() >= LANES && !cooling.contains_key(&lane) {
-            // Makes room: lanes whose time is over, and which nobody has come to probe.
+            // Makes room by removing lanes whose time is over and that no operation has probed.
             cooling.retain(|_, cooldown| lock(&cooldown.state).lasts(now));
             if cooling.len() >= LANES {
                 return;
@@ -85,13 +85,12 @@ impl Cooldowns {
         self.any.store(true, Ordering::Release);
     }
 
-    /// Makes the probe of a lane: the attempt that goes first.
+    /// Creates the probe of a lane: the attempt that goes first.
     pub(super) fn probe(&self, lane: Lane, cooldown: Arc<Cooldown>) -> CooldownProbe<'_> {
         CooldownProbe { cooldowns: self, lane, cooldown, refused: true }
     }
 
-    /// Records how an attempt in this lane ended. `asked`: for how long its response holds everybody
-    /// back.
+    /// Records how an attempt in this lane ended. `asked`: the cooldown that its response imposes.
     pub(super) fn settle(
         &self,
         lane: Lane,
@@ -100,13 +99,13 @@ impl Cooldowns {
         now: Instant,
     ) {
         match asked {
-            // Before the probe is dropped, so that nobody goes in between.
+            // Begins before the probe is dropped, so that no attempt goes in between.
             Some(length) => self.begin(lane, length, now),
             None => probe.into_iter().for_each(|probe| probe.passed()),
         }
     }
 
-    /// Returns whether nothing holds this lane back.
+    /// Returns whether no cooldown holds this lane back.
     pub(super) fn are_over(&self, lane: Lane) -> bool {
         self.find(lane).is_none()
     }
@@ -135,13 +134,13 @@ impl Cooldown {
     }
 }
 
-/// Locks. Nothing between lock and unlock panics, so poisoning cannot leave anything half-written.
+/// Locks. Nothing between lock and unlock panics, so poisoning leaves no half-written state.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The attempt that goes first after a cooldown. Dropped before its response, it leaves that to the
-/// next.
+/// The attempt that goes first after a cooldown. If it is dropped before its response, the next
+/// attempt is the probe.
 #[derive(Debug)]
 pub(super) struct CooldownProbe<'a> {
     cooldowns: &'a Cooldowns,
@@ -151,7 +150,7 @@ pub(super) struct CooldownProbe<'a> {
 }
 
 impl CooldownProbe<'_> {
-    /// Ends it without a refusal.
+    /// Ends the probe, which was not refused.
     fn passed(mut self) {
         self.refused = false;
     }
@@ -179,7 +178,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn lanes_are_bounded_and_those_that_are_over_make_room() {
+    fn lanes_are_bounded_and_ended_ones_make_room() {
         let (cooldowns, now) = (Cooldowns::default(), clock::now());
         let lanes = |number: usize| Lane(u64::try_from(number).unwrap());
         assert!(cooldowns.find(lanes(0)).is_none());
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closure_puts_requests_into_lanes() {
+    fn closure_puts_requests_into_lanes() {
         let request = |url: &str| reqwest::Request::new(http::Method::GET, url.parse().unwrap());
         let lanes = Lanes::by(|request| request.url().path().to_owned());
         let [one, again, other] =

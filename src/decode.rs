@@ -1,13 +1,27 @@
-//! What to say of JSON that is not what was asked for.
+//! The error of JSON that does not fit the type.
 //!
-//! serde's messages quote the offending value, and an answer may hold what no log should: a card number, a token. So they are
-//! told again without it.
+//! serde's messages quote the offending value. A response may hold a card number or a token, which
+//! does not belong in a log. So the message is written again without the value.
 //!
-//! Floor 1: words shared with callers.
+//! This is floor 1: it imports no other module of the crate.
 
 use std::fmt;
 
-/// JSON that is not what was asked for, described without repeating it: an answer may hold what no log should.
+/// JSON that does not fit the type. The message has the place and the expected type, and never the
+/// value, which may be secret.
+///
+/// ```
+/// #[derive(Debug, serde::Deserialize)]
+/// struct ApiError { code: String }
+///
+/// fn code(error: &steadfast::Error) -> String {
+///     match error.json::<ApiError>() {
+///         Ok(api_error) => api_error.code,
+///         // missing field `code` at line 1 column 2
+///         Err(decode_error) => decode_error.to_string(),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError(String);
 
@@ -15,7 +29,8 @@ impl DecodeError {
     pub(crate) fn new(error: &serde_json::Error) -> Self {
         let place = format!("at line {} column {}", error.line(), error.column());
         let text = error.to_string();
-        // serde's messages repeat the offending value before ", expected"; what was expected comes from the program's types.
+        // serde's messages repeat the offending value before ", expected". The text after it comes
+        // from the program's types.
         let unfit = ["invalid type: ", "invalid value: ", "unknown variant ", "unknown field ", "invalid length "];
         let safe = ["missing field ", "duplicate field "];
         let reason = if !error.is_data() || safe.iter().any(|start| text.starts_with(start)) {
@@ -44,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decode_error_says_where_and_what_was_expected_but_not_what_came() {
+    fn decode_error_hides_the_value() {
         #[derive(Debug, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         #[allow(dead_code, reason = "only its errors are looked at")]

@@ -1,4 +1,5 @@
-//! Default headers: for requests that do not set them, and where they may go.
+//! Default headers: headers for requests that do not set them, and the origins to which they may
+//! go.
 
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -30,14 +31,14 @@ impl Defaults {
                 }
                 value.set_sensitive(true);
             }
-            let full = |_| Error::build("default_header", "there are more than a request can have");
+            let full = |_| Error::build("default_header", "there are more headers than a request can have");
             defaults.headers.try_append(name, value).map_err(full)?;
         }
         Ok(defaults)
     }
 
-    /// Adds those that a request does not set. `at_home`: it goes to the base URL's origin, or there is
-    /// no base. `says_type`: its body has a content type.
+    /// Adds the headers that a request does not set. `at_home`: it goes to the base URL's origin,
+    /// or there is no base URL. `says_type`: its body has a content type.
     pub(super) fn add_to(&self, headers: &mut HeaderMap, at_home: bool, says_type: bool) {
         for name in self.headers.keys() {
             let travels = at_home || [ACCEPT, ACCEPT_LANGUAGE, USER_AGENT].contains(name);

@@ -5,9 +5,9 @@
 //! has sent its *complete* response. But servers also do this when they give up in the middle of
 //! one, as Node's `stream.destroy()` does. Half of `1200` would be the number 12.
 //!
-//! So the end is checked, by what is left of the announced length and by the body's own
+//! So this file checks the end: by the rest of the announced length, and by the body's
 //! `is_end_stream`. Neither is known of a response that reqwest has decoded. There the end of the
-//! format must do.
+//! compressed format must do.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -22,7 +22,7 @@ use crate::error::BoxError;
 /// Whether a body's `is_end_stream` can be trusted.
 const SEES_END: bool = !decoding::IS_COMPILED;
 
-/// Makes the body of a response fail where it is cut off, if anything can tell that. `has_body`: an
+/// Makes the body of a response fail if it is cut off, where that can be told. `has_body`: an
 /// announced length is that of the body.
 pub(super) fn fail_if_cut(response: reqwest::Response, has_body: bool) -> reqwest::Response {
     let length = response.content_length();
@@ -44,24 +44,24 @@ pub(super) fn is_cut(response: &mut reqwest::Response, has_body: bool) -> bool {
     if !SEES_END {
         return left.is_some() && has_body;
     }
-    // Only a response that is taken apart gives its body away.
+    // reqwest gives a body away only with the whole response.
     let response = std::mem::replace(response, http::Response::new(reqwest::Body::default()).into());
     !http::Response::<reqwest::Body>::from(response).body().is_end_stream()
 }
 
 /// The error of a body that was cut off.
 pub(super) fn cut_error() -> BoxError {
-    "the HTTP/2 stream was closed in the middle of the answer's body".into()
+    "the HTTP/2 stream was closed in the middle of the response body".into()
 }
 
 /// Returns whether an announced length is that of a body. A response to HEAD, a 204 and a 304 have
-/// none (RFC 9110 §8.6).
+/// no body (RFC 9110 §8.6).
 pub(super) fn has_body(method: &Method, status: StatusCode) -> bool {
     *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Takes a response apart. Put together again, the parts are the same response: its URL is among
-/// the extensions.
+/// Takes a response apart. Parts and body can be put together again, because the URL is among the
+/// extensions.
 pub(super) fn into_parts(response: reqwest::Response) -> (http::response::Parts, reqwest::Body) {
     let url = response.url().clone();
     let (mut parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
@@ -104,13 +104,13 @@ impl Body for FailIfCut {
     }
 }
 
-/// Finds out whether reqwest was compiled with a decompression feature, by this crate or by another
+/// Detects whether reqwest was compiled with a decompression feature, by this crate or by another
 /// one of the build.
 ///
 /// With such a feature every body goes through tower-http's decoder, even if it is not encoded. The
-/// decoder never says that it has ended (`is_end_stream` of tower-http 0.6.11). reqwest does not
-/// say which of its features are on. But each of them adds a method to the builder, and a method of
-/// the type itself takes precedence over one of a trait.
+/// decoder's `is_end_stream` is never true (tower-http 0.6.11). reqwest has no API that lists its
+/// features. But each of them adds a method to the builder, and a method of the type takes
+/// precedence over a method of a trait.
 #[allow(dead_code, reason = "the methods of the trait are used only where reqwest has none of the same name")]
 mod decoding {
     use reqwest::ClientBuilder;
@@ -158,8 +158,7 @@ mod decoding {
 
 #[cfg(test)]
 mod tests {
-    /// The features of this crate that bring reqwest's decoder along are all that does in this
-    /// build.
+    /// Only this crate's features bring reqwest's decoder into this build.
     #[test]
     fn compiled_decoder_is_detected() {
         let has_decoder = cfg!(any(feature = "gzip", feature = "brotli", feature = "zstd"));

@@ -1,15 +1,16 @@
-//! The one error of the crate, written for the person who is woken by it.
+//! The one error of the crate, written for the engineer on call.
 //!
-//! One line says what was asked, what came of it, whether the operation may have been carried out, and with which key to ask
-//! again:
+//! One line names the request, the failure, whether the operation may have been processed, and the
+//! key of a further request:
 //!
 //! ```text
 //! POST https://api.example.com/v1/charges: status 503 after 3 attempts in 1.8 s (attempts exhausted; may have been processed; key 1f0c33a2…)
 //! ```
 //!
-//! Nothing here prints a credential, a whole key, a query string or a body; foreign errors are kept without their URL.
+//! No credential, whole key, query string or body is printed. Errors of other crates are kept
+//! without their URL. The test with planted secrets is `tests/it/secrets.rs`.
 //!
-//! Floor 1: words shared with callers. The planted-secrets test is in `tests/it/secrets.rs`.
+//! This is floor 1: it may import `policy` and its siblings.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -27,83 +28,114 @@ use crate::resume::ResumeToken;
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The line that would change a refusal to repeat.
+/// Advice on the error line of an operation that stopped because its key is not trusted.
 pub(crate) const VOUCH: &str = "if this API honours idempotency keys, say so: .keys(KeyPolicy::standard())";
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What an operation ended in.
+/// The kind of an [`Error`].
+///
+/// ```
+/// use steadfast::ErrorKind;
+///
+/// fn http_status(error: &steadfast::Error) -> u16 {
+///     match error.kind() {
+///         ErrorKind::Timeout => 504,
+///         ErrorKind::NotAdmitted => 503, // with `error.retry_after()`
+///         _ => 502,
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting of the client or the request is invalid; nothing was sent. The message names it.
+    /// A setting of the client or the request is invalid. The message names it. Nothing was sent.
     Build,
-    /// A resume token was refused, and nothing was sent: the token is too old, belongs to another
-    /// request, or comes from a clock that was more than 30 s ahead of this one; or the operation
-    /// may have been processed, and the API is not known to honour keys.
+    /// A [resume token](crate::ResumeToken) was refused, and nothing was sent.
+    ///
+    /// The token is too old, belongs to another request, or comes from a clock that was more than
+    /// 30 s ahead of this one. Or the operation may have been processed, and the API is not known
+    /// to honour keys.
     KeyExpired,
-    /// The client did not send this attempt, to spare the origin: its [circuit](crate::ClientBuilder::breaker) is open, or its
-    /// [cooldown](crate::ClientBuilder::cooldown) outlasts the deadline or costs more than the retry budget has.
-    /// [`retry_after`](Error::retry_after) says when to come back. Earlier attempts of the operation may have been sent.
+    /// The client held the next attempt back, to spare the origin. Earlier attempts may have been
+    /// sent.
+    ///
+    /// The origin's [circuit](crate::ClientBuilder::breaker) is open. Or its
+    /// [cooldown](crate::ClientBuilder::cooldown) lasts longer than the deadline, or costs more
+    /// tokens than the retry budget has. [`retry_after`](Error::retry_after) tells you when to try
+    /// again.
     NotAdmitted,
     /// No connection could be made.
     Connect,
-    /// The TLS handshake was refused for a reason that will recur: a certificate (the server's, or ours by the server), or no version or
-    /// protocol in common.
+    /// The TLS handshake was rejected for a reason that will recur. Either side rejected the
+    /// other's certificate, or they have no version or protocol in common.
     Certificate,
-    /// An attempt, or the operation, ran out of time.
+    /// The time limit of an attempt, or of the operation, has passed.
     Timeout,
-    /// The connection was lost, or what came back is not HTTP.
+    /// The connection was lost, or the server sent something other than HTTP.
     Transport,
-    /// The request's own body failed.
+    /// The request body could not be read or sent, for a reason on this side.
     RequestBody,
-    /// A final status that is neither 2xx nor 3xx.
+    /// The final response has a status other than 2xx and 3xx.
     Status,
-    /// A redirect that is not followed, where a body was asked for; or redirects in a circle, or
-    /// too many of them. The message names where the redirect leads and why it is not followed;
-    /// [`headers`](Error::headers) has its `Location`.
+    /// The client did not follow a redirect. `fetch` and `into_result` return this kind; `send`
+    /// returns it only for redirects in a circle, or too many of them.
     ///
-    /// A POST, PUT, PATCH or DELETE that is answered 301 or 302 ends here, and may have been
-    /// processed. If the address has only moved (a slash, https), check that nothing was done, and
-    /// call the new one.
+    /// The message names the target, and why the client does not follow.
+    /// [`headers`](Error::headers) has the `Location`.
+    ///
+    /// A POST, PUT, PATCH or DELETE with a response of 301 or 302 ends here, and may have been
+    /// processed. If only the address has moved (a slash, https), check that nothing was done, and
+    /// send the request to the new address.
     Redirect,
-    /// The answer's body was cut short.
+    /// The response body was cut short.
     ResponseBody,
-    /// The answer's body is over the limit ([`ClientBuilder::body_limit`](crate::ClientBuilder::body_limit)).
+    /// The response body is over the limit
+    /// ([`ClientBuilder::body_limit`](crate::ClientBuilder::body_limit)).
     TooLarge,
-    /// The answer's complete 2xx body is not the JSON that was asked for. The operation *was* processed.
+    /// The response is 2xx and complete, and its body is not the JSON of the type that you asked
+    /// for. The operation *was* processed.
     Decode,
 }
 
-/// Why an operation failed, and everything that happened on the way.
+/// The error of an operation, with a report of every attempt.
 ///
-/// `Display` is one line; `{:#}` adds a line per attempt and one per cause. [`may_have_been_processed`](Self::may_have_been_processed) is the
-/// question to ask first.
+/// Ask [`may_have_been_processed`](Self::may_have_been_processed) first. `Display` prints one line.
+/// `{:#}` adds a line per attempt and a line per cause.
 ///
 /// ```
-/// # fn example(error: steadfast::Error) {
-/// if error.may_have_been_processed() {
-///     // Do not start a new operation. If the API honours keys, ask again under the same one, now or later; else look it up there.
-///     let token = error.resume_token();
+/// use steadfast::{Error, ResumeToken};
+///
+/// enum Next { NothingWasDone, Resume(ResumeToken), LookUp }
+///
+/// fn after(error: &Error) -> Next {
+///     if !error.may_have_been_processed() {
+///         return Next::NothingWasDone; // a new operation is safe
+///     }
+///     match error.resume_token() {
+///         // If the API honours keys, send the same request under the same key, now or later.
+///         Some(token) => Next::Resume(token.clone()),
+///         // A new request could act twice. Look up on the server whether it has acted.
+///         None => Next::LookUp,
+///     }
 /// }
-/// # }
 /// ```
 pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: ErrorKind,
-    /// What happened, in a few words.
+    /// The failure, in a few words.
     what: Cow<'static, str>,
     method: Option<Method>,
     url: Option<String>,
     report: Option<OperationReport>,
     answer: Option<Answer>,
     source: Option<BoxError>,
-    /// What was to be resumed and was not sent.
+    /// The token of an operation that was to be resumed and was not sent.
     resumed: Option<ResumeToken>,
 }
 
-/// The final answer, as far as an error keeps it.
+/// The final response, with at most the first 64 KiB of its body.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -125,12 +157,12 @@ impl Error {
         }))
     }
 
-    /// A policy that makes no sense.
+    /// Creates the error of an invalid policy.
     pub(crate) fn invalid(error: InvalidPolicy) -> Self {
         Self::new(ErrorKind::Build, error.to_string())
     }
 
-    /// An invalid setting.
+    /// Creates the error of an invalid setting.
     pub(crate) fn build(setting: &str, reason: impl fmt::Display) -> Self {
         Self::new(ErrorKind::Build, format!("{setting}: {reason}"))
     }
@@ -147,7 +179,8 @@ impl Error {
         self
     }
 
-    /// An operation that was to be resumed and was refused before anything was sent: what may have been done before stays true.
+    /// Adds the token of an operation that was to be resumed. Nothing was sent this time, but
+    /// earlier attempts may have been processed.
     pub(crate) fn resuming(mut self, token: Option<ResumeToken>) -> Self {
         self.0.resumed = token;
         self
@@ -163,7 +196,7 @@ impl Error {
         self
     }
 
-    /// What happened and what caused it, on one line, without the story.
+    /// Returns the failure and its causes on one line, without the report.
     pub(crate) fn in_short(&self) -> String {
         self.causes().fold(self.0.what.to_string(), |text, cause| format!("{text}: {cause}"))
     }
@@ -172,128 +205,219 @@ impl Error {
         std::iter::successors(std::error::Error::source(self), |cause| cause.source())
     }
 
-    /// What it ended in.
+    /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// An attempt, or the operation, ran out of time. A connect timeout is [`is_connect`](Self::is_connect) instead: nothing was sent.
+    /// Returns whether the time limit of an attempt, or of the operation, has passed. A connect
+    /// timeout is [`is_connect`](Self::is_connect) instead, because nothing was sent.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.0.kind == ErrorKind::Timeout
     }
 
-    /// No connection could be made.
+    /// Returns whether no connection could be made.
+    ///
+    /// ```no_run
+    /// # async fn example(client: steadfast::Client) {
+    /// if let Err(error) = client.get("https://api.example.com").send().await
+    ///     && error.is_connect()
+    /// {
+    ///     eprintln!("is the network up? {error}");
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_connect(&self) -> bool {
         self.0.kind == ErrorKind::Connect
     }
 
-    /// Nothing was sent: a setting is invalid.
+    /// Returns whether a setting is invalid. Nothing was sent.
+    ///
+    /// ```
+    /// use steadfast::Client;
+    ///
+    /// let error = Client::builder().base_url("api.example.com").build().unwrap_err();
+    /// assert!(error.is_build() && !error.may_have_been_processed());
+    /// assert!(error.to_string().starts_with("base_url: "));
+    /// ```
     #[must_use]
     pub fn is_build(&self) -> bool {
         self.0.kind == ErrorKind::Build
     }
 
-    /// Why it was not tried, or not again; `None` if it was invalid before it began.
+    /// Returns why there was no further attempt, or `None` if the request was invalid.
+    ///
+    /// ```
+    /// use steadfast::{Error, policy::StopReason};
+    ///
+    /// fn advice(error: &Error) -> &'static str {
+    ///     match error.stop_reason() {
+    ///         Some(StopReason::KeyNotTrusted) => "tell the client that this API honours keys",
+    ///         Some(StopReason::DeadlineExceeded) => "the timeout leaves no time for a retry",
+    ///         _ => "see the attempts",
+    ///     }
+    /// }
+    /// ```
     #[must_use]
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.0.report.as_ref().map(|report| report.stop)
     }
 
-    /// Whether the server may have carried out the operation.
+    /// Returns whether the server may have carried out the operation.
     ///
-    /// It comes from evidence — how far each attempt got, and the class that the default table
-    /// gives its status — and not from what a classifier or a directive said. True if any attempt
-    /// was ambiguous, if any was answered 2xx, or 3xx other than 307 and 308, or if our side failed
-    /// after the transport had taken part of the body. A final 4xx after an ambiguous attempt
-    /// leaves it true.
+    /// The evidence decides: how far each attempt got, and the class of its status in the default
+    /// table. A classifier or a directive of the server does not change it.
+    ///
+    /// It is `true` in these cases:
+    ///
+    /// * an attempt was ambiguous;
+    /// * a response was 2xx, or 3xx other than 307 and 308;
+    /// * this side failed after the transport had taken a part of the request body.
+    ///
+    /// A final 4xx after an ambiguous attempt leaves it `true`.
     ///
     /// # Troubleshooting
     ///
-    /// If it is true, do not start a new operation: that is a second effect. If the API honours idempotency keys, send the same
-    /// request under the same key ([`resume_token`](Self::resume_token)); if not, look up at the server whether it was carried out.
+    /// If it is `true`, do not start a new operation, because that could act twice. If the API
+    /// honours idempotency keys, send the same request under the same key
+    /// ([`resume_token`](Self::resume_token)). If it does not, look up on the server whether it has
+    /// acted.
+    ///
+    /// ```no_run
+    /// use serde_json::{Value, json};
+    ///
+    /// # async fn example(client: steadfast::Client) {
+    /// let charge = json!({ "amount": 1200 });
+    /// match client.post_json::<Value>("https://api.example.com/charges", &charge).await {
+    ///     Ok(charged) => println!("charged: {}", charged["id"]),
+    ///     Err(error) if error.may_have_been_processed() => println!("pending: {error}"),
+    ///     Err(error) => println!("not charged: {error}"),
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn may_have_been_processed(&self) -> bool {
         let earlier = self.0.resumed.as_ref().is_some_and(ResumeToken::may_have_been_processed);
         earlier || self.0.report.as_ref().is_some_and(|report| report.may_have_been_processed)
     }
 
-    /// The key that was sent.
+    /// Returns the key that the request carried, if it had one. `Display` prints its first
+    /// characters only.
     #[must_use]
     pub fn idempotency_key(&self) -> Option<&IdempotencyKey> {
         self.0.report.as_ref().and_then(|report| report.key.as_ref())
     }
 
-    /// What is needed to ask again for the same operation later; `None` if it was sent without a key.
+    /// Returns the token with which you can [resume](crate::RequestBuilder::resume) the operation
+    /// later. Returns `None` if the request had no key.
+    ///
+    /// ```no_run
+    /// # fn save(_: String) {}
+    /// # fn example(error: &steadfast::Error) -> Result<(), serde_json::Error> {
+    /// if let Some(token) = error.resume_token() {
+    ///     save(serde_json::to_string(token)?); // beside the order that it belongs to
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn resume_token(&self) -> Option<&ResumeToken> {
         let of_report = self.0.report.as_ref().and_then(|report| report.resume.as_deref());
         of_report.or(self.0.resumed.as_ref())
     }
 
-    /// Every attempt, in the order in which they ended, so that the last is the one that was decided on; empty if nothing was sent.
+    /// Returns every attempt, in the order in which they ended. The last one decided the operation.
+    /// Empty if nothing was sent.
+    ///
+    /// ```
+    /// fn log(error: &steadfast::Error) {
+    ///     for attempt in error.attempts() {
+    ///         eprintln!("{attempt}"); // attempt 2: ambiguous, status 503, 12 ms; next in 340 ms
+    ///     }
+    /// }
+    /// ```
     #[must_use]
     pub fn attempts(&self) -> &[Attempt] {
         self.0.report.as_ref().map_or(&[], |report| report.journal.attempts())
     }
 
-    /// From the start of the operation to its end, waits included.
+    /// Returns the time from the start of the operation to its end, waits included.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.0.report.as_ref().map_or(Duration::ZERO, |report| report.elapsed)
     }
 
-    /// How long to wait before coming back, if anything says so: what the last answer asked for, or what is left of an open circuit or a
-    /// cooldown that has held the operation back.
+    /// Returns how long to wait before you try again, or `None` if that is not known.
+    ///
+    /// It is the wait that the last response asked for. If the client held the operation back, it
+    /// is the rest of the open circuit or of the cooldown.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.report.as_ref().and_then(|report| report.retry_after)
     }
 
-    /// The status of the last answer, if the last attempt was answered.
+    /// Returns the status of the last response, if the last attempt had one.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         let answered = self.0.answer.as_ref().map(|answer| answer.status);
         answered.or_else(|| self.attempts().last().and_then(Attempt::status))
     }
 
-    /// The headers of the last answer, where they were kept.
+    /// Returns the headers of the last response, if the error has kept them.
     #[must_use]
     pub fn headers(&self) -> Option<&HeaderMap> {
         self.0.answer.as_ref().map(|answer| &answer.headers)
     }
 
-    /// The body of the last answer: at most its first 64 KiB.
+    /// Returns the body of the last response: at most its first 64 KiB.
     #[must_use]
     pub fn body(&self) -> Option<&[u8]> {
         self.0.answer.as_ref().map(|answer| &*answer.body)
     }
 
-    /// The problem details (RFC 9457) of the last answer, if it was `application/problem+json`.
+    /// Returns the problem details (RFC 9457) of the last response, if its type is
+    /// `application/problem+json`.
+    ///
+    /// ```
+    /// fn is_out_of_credit(error: &steadfast::Error) -> bool {
+    ///     let Some(problem) = error.problem() else { return false };
+    ///     problem.kind.as_deref() == Some("https://api.example.com/problems/out-of-credit")
+    /// }
+    /// ```
     #[must_use]
     pub fn problem(&self) -> Option<Problem> {
         self.0.answer.as_ref().and_then(|answer| Problem::read(&answer.headers, &answer.body))
     }
 
-    /// The last answer's body as your own error type.
+    /// Feature `json`. Decodes the body of the last response as an error type of yours.
     ///
     /// # Errors
     ///
-    /// The body is not that JSON, or there is none.
+    /// There is no body, or it is not the JSON of an `E`.
+    ///
+    /// ```
+    /// #[derive(serde::Deserialize)]
+    /// struct ApiError { code: String }
+    ///
+    /// fn code(error: &steadfast::Error) -> Option<String> {
+    ///     error.json::<ApiError>().ok().map(|api_error| api_error.code)
+    /// }
+    /// ```
     #[cfg(feature = "json")]
     pub fn json<E: serde::de::DeserializeOwned>(&self) -> std::result::Result<E, crate::DecodeError> {
         serde_json::from_slice(self.body().unwrap_or_default()).map_err(|error| crate::DecodeError::new(&error))
     }
 
-    /// The method, unless the error came up before there was a request.
+    /// Returns the request's method, or `None` if the error came before there was a request.
     #[must_use]
     pub fn method(&self) -> Option<&Method> {
         self.0.method.as_ref()
     }
 
-    /// The URL without user information, query and fragment.
+    /// Returns the URL without user information, query and fragment.
     #[must_use]
     pub fn url(&self) -> Option<&str> {
         self.0.url.as_deref()
@@ -352,7 +476,8 @@ fn write_report(f: &mut fmt::Formatter<'_>, report: &OperationReport) -> fmt::Re
     Ok(())
 }
 
-/// The kind and what `{:#}` shows: the line, the attempts, the causes. So `unwrap` and a log tell the same.
+/// Prints the kind and all of `{:#}`: the line, the attempts and the causes. So `unwrap` shows as
+/// much as a log.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {self:#}", self.0.kind)
@@ -407,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_tells_the_story() {
+    fn error_is_displayed_as_one_line() {
         assert_eq!(
             error(StopReason::AttemptsExhausted, true).to_string(),
             "POST https://api.example.com/v1/charges: status 503 after 3 attempts in 1.8 s \
@@ -425,14 +550,14 @@ mod tests {
     }
 
     #[test]
-    fn the_alternate_form_adds_a_line_per_attempt() {
+    fn alternate_form_adds_a_line_per_attempt() {
         let text = format!("{:#}", error(StopReason::AttemptsExhausted, true));
         assert_eq!(text.lines().count(), 4);
         assert!(text.contains("\n  attempt 2: ambiguous, status 503, 40 ms; next in 850 ms\n"), "{text}");
     }
 
     #[test]
-    fn an_error_is_one_word() {
+    fn error_is_one_word_long() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
     }
 }

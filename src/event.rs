@@ -1,8 +1,8 @@
-//! Events: what the client says about an operation while it runs.
+//! Events: a report on an operation while it runs.
 //!
 //! Each event goes to a closure ([`ClientBuilder::on_event`](crate::ClientBuilder::on_event)) and
-//! to `tracing`, with the target `steadfast`. The level is DEBUG. It is WARN if an operation ends
-//! that may have been processed and has no response to rely on, or if a circuit opens. An event
+//! to `tracing`, with the target `steadfast`. The level is DEBUG. Two events are WARN: a circuit
+//! opens, or an operation that may have been processed ends without a response to rely on. An event
 //! cannot change the operation.
 
 use std::fmt;
@@ -62,14 +62,14 @@ pub enum EventKind<'a> {
         /// The attempt, with its class, its status or failure, and its duration.
         attempt: &'a Attempt,
     },
-    /// The operation will be retried.
+    /// The client will retry the operation.
     #[non_exhaustive]
     RetryScheduled {
         /// Number of the next attempt.
         number: u32,
         /// Wait before it.
         after: Duration,
-        /// Class of the attempt that made it necessary.
+        /// Class of the attempt that caused it.
         because: Class,
         /// Whether it is a [free repeat](crate::policy::RetryPolicy#free-repeats).
         free: bool,
@@ -114,7 +114,19 @@ impl<'a> Event<'a> {
         self.key
     }
 
-    /// Returns what happened.
+    /// Returns the kind of the event, with its details.
+    ///
+    /// ```
+    /// use steadfast::{Client, EventKind};
+    ///
+    /// // A log line for each operation that took more than one attempt.
+    /// let client = Client::builder().on_event(|event| match event.kind() {
+    ///     EventKind::OperationEnded { attempts, reason, .. } if attempts > 1 => {
+    ///         println!("{} {}: {attempts} attempts, {}", event.method(), event.url(), reason.as_str());
+    ///     }
+    ///     _ => {}
+    /// });
+    /// ```
     #[must_use]
     pub fn kind(&self) -> EventKind<'a> {
         self.kind
@@ -154,7 +166,7 @@ impl<'a> Event<'a> {
             EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed } => {
                 let ended = reason.as_str();
                 if *may_have_been_processed && *reason != StopReason::Done {
-                    tracing::warn!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without an answer to rely on");
+                    tracing::warn!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without a response to rely on");
                 } else {
                     tracing::debug!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended");
                 }

@@ -1,8 +1,8 @@
-//! Sends a second attempt beside a first one that is late, and returns the first final result.
+//! Sends a second attempt beside a late first one, and returns the first final result.
 //!
-//! The policy is asked before the second one goes out ([`Operation::hedge`]), under the licence and
-//! at the price of a retry. The attempt that is cancelled has been sent, and nobody reads what came
-//! of it. So it is evidence, and is in the journal.
+//! The policy decides before the second one goes out ([`Operation::hedge`]), under the licence and
+//! at the price of a retry. The cancelled attempt was sent, and its end is not known. So it is
+//! evidence, and is in the journal.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -31,7 +31,7 @@ pub(super) struct Hedge<'a> {
     pub(super) late_after: Duration,
 }
 
-/// What came of a first attempt that may have had a second one beside it.
+/// The result of a first attempt that may have had a second one beside it.
 pub(super) struct HedgedResult {
     pub(super) winner: FinishedAttempt,
     pub(super) loser: Option<LosingAttempt>,
@@ -88,7 +88,7 @@ pub(super) async fn run(
     let ended = clock::now();
     let first_elapsed = ended.saturating_duration_since(started);
     let second_elapsed = ended.saturating_duration_since(second_started);
-    // A cancelled first attempt took at least this long, and a failed one says nothing.
+    // A cancelled first attempt took at least this long. A failed one has no latency.
     let latency = if first_wins || loser.is_none() { Some(first_elapsed) } else { None };
     let (elapsed, loser_elapsed) =
         if first_wins { (first_elapsed, second_elapsed) } else { (second_elapsed, first_elapsed) };
@@ -133,8 +133,8 @@ async fn first_to_end<T>(
     .await
 }
 
-/// Returns whether nobody need wait for the other attempt. A 409 may be about that very one, which
-/// runs under the same key.
+/// Returns whether a result ends the wait for the other attempt. A 409 does not: it may be about
+/// that attempt, which runs under the same key.
 fn is_final(result: &AttemptResult) -> bool {
     let Ok(response) = &result.outcome else { return false };
     let class = Class::of_status(response.status());

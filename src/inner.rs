@@ -1,4 +1,4 @@
-//! What all clones of a client share.
+//! The state that all clones of a client share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,14 @@ pub(crate) type OnEvent = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
 pub(crate) struct Inner {
     pub(crate) http: reqwest::Client,
-    /// A client that we were given and cannot look into.
+    /// The HTTP client was given to the builder, and may follow redirects or repeat requests
+    /// unseen.
     pub(crate) opaque: bool,
-    /// The transport is as this crate made it: nobody can have told it to speak HTTP/2 with prior
+    /// The transport is this crate's own, so nobody has told it to speak HTTP/2 with prior
     /// knowledge.
     pub(crate) is_as_made: bool,
-    /// What is sent in the clear is HTTP/1: the transport is as we made it, and no proxy stands in between over TLS.
+    /// Requests in the clear are HTTP/1: the transport is this crate's own, and there is no proxy
+    /// over TLS.
     pub(crate) clear_is_http1: bool,
     pub(crate) origins: OriginMap,
     pub(crate) base: Option<reqwest::Url>,
@@ -34,7 +36,7 @@ pub(crate) struct Inner {
     pub(crate) body_limit: usize,
     pub(crate) max_redirects: u32,
     pub(crate) redirect_post_as_get: bool,
-    /// An error says why redirects to another origin are not followed.
+    /// Whether redirects to another origin are followed. An error names the reason why not.
     pub(crate) cross_origin_redirects: Result<(), NotFollowed>,
     pub(crate) attempt_header: Option<HeaderName>,
     pub(crate) overload: OverloadSettings,

@@ -1,6 +1,6 @@
-//! The journal: what happened, attempt by attempt.
+//! The journal: the attempts of an operation.
 //!
-//! It tells an on-call engineer what was sent, how far it got and why it was retried. Every
+//! It tells an engineer on call what was sent, how far it got and why it was retried. Every
 //! response and every error has one. A success at the first attempt keeps its single entry inline,
 //! without an allocation.
 //!
@@ -20,7 +20,7 @@ use crate::resume::ResumeToken;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reach {
-    /// Nothing of the request can have reached the server's application.
+    /// No part of the request can have reached the server's application.
     NotSent,
     /// The request, or a part of it, may have reached the server.
     Sent,
@@ -40,8 +40,17 @@ impl Reach {
 
 /// One attempt of an operation.
 ///
-/// `Display` is one line: `attempt 2: ambiguous, status 503, 12 ms; next in 340 ms`. It serialises
-/// to the same facts, with durations in milliseconds.
+/// `Display` prints one line: `attempt 2: ambiguous, status 503, 12 ms; next in 340 ms`. It
+/// serialises to the same facts, with durations in milliseconds.
+///
+/// ```
+/// use steadfast::Reach;
+///
+/// /// The attempts that may have reached the server.
+/// fn sent(error: &steadfast::Error) -> usize {
+///     error.attempts().iter().filter(|attempt| attempt.reach() != Reach::NotSent).count()
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub(crate) number: u32,
@@ -62,20 +71,20 @@ impl Attempt {
         self.number
     }
 
-    /// Returns how far it got.
+    /// Returns how far the attempt got.
     #[must_use]
     pub fn reach(&self) -> Reach {
         self.reach
     }
 
-    /// Returns the class that the decision was based on.
+    /// Returns the class that the client decided by.
     #[must_use]
     pub fn class(&self) -> Class {
         self.class
     }
 
     /// Returns the class by the default table. It differs from [`class`](Self::class) if your
-    /// classifier has changed that.
+    /// [classifier](crate::ClientBuilder::classify) has changed it.
     #[must_use]
     pub fn default_class(&self) -> Class {
         self.default_class
@@ -93,7 +102,7 @@ impl Attempt {
         self.failure
     }
 
-    /// Returns the time from its start to its end.
+    /// Returns the duration of the attempt.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.elapsed
@@ -105,7 +114,7 @@ impl Attempt {
         self.wait
     }
 
-    /// Returns whether the attempt after this one was a [free
+    /// Returns whether the next attempt was a [free
     /// repeat](crate::policy::RetryPolicy#free-repeats): sent at once, outside of the retry budget
     /// and of `max_attempts`.
     #[must_use]
@@ -162,7 +171,7 @@ impl fmt::Display for StatusOrFailure {
             (Some(status), Some(failure)) => write!(f, "status {}, then {}", status.as_u16(), failure.as_str()),
             (Some(status), None) => write!(f, "status {}", status.as_u16()),
             (None, Some(failure)) => f.write_str(failure.as_str()),
-            (None, None) => f.write_str("no answer"),
+            (None, None) => f.write_str("no response"),
         }
     }
 }
@@ -299,7 +308,7 @@ mod tests {
         let line = "attempt 1: not processed (by the classifier; the table says ambiguous), status 503, 12 ms";
         assert_eq!(judged.to_string(), line);
         let cut = Attempt { failure: Some(Failure::BodyCut), status: Some(StatusCode::OK), wait: None, ..attempt(1) };
-        let line = "attempt 1: ambiguous, status 200, then the answer's body was cut short, 12 ms";
+        let line = "attempt 1: ambiguous, status 200, then the response body was cut short, 12 ms";
         assert_eq!(cut.to_string(), line);
         let refused =
             Attempt { class: Class::NotProcessed, default_class: Class::NotProcessed, status: None, ..attempt(1) };

@@ -1,7 +1,7 @@
-//! What an API does with idempotency keys, and who says so.
+//! What an API does with idempotency keys, and on whose statement the client relies.
 //!
-//! A key is a licence to repeat only where the API honours it. So the policy has both: how the key
-//! travels, and whose statement makes it a licence.
+//! A key is a licence to repeat only where the API honours it. So the policy has two parts: how the
+//! key is sent, and whose statement makes it a licence.
 //!
 //! This is floor 1, shared with callers. The wire tests are in `tests/it/keys.rs`.
 
@@ -14,7 +14,7 @@ use http::{HeaderName, Method};
 
 use crate::key::{IdempotencyKey, KeyError, KeyFormat};
 
-/// Who says that the API honours keys.
+/// On whose statement the client relies that the API honours keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trust {
     /// The user, by `.keys(KeyPolicy::standard())`.
@@ -28,19 +28,30 @@ pub(crate) enum Trust {
 /// What an API does with idempotency keys.
 ///
 /// When you give one to [`ClientBuilder::keys`](crate::ClientBuilder::keys), you state that this
-/// API honours keys: it acts once per key, and answers a repeat from its record. That statement is
-/// the licence to repeat a POST whose response was lost, so it must be true. The command
-/// `steadfast-probe` finds out, on a staging server, whether it is.
+/// API honours keys: it acts once per key, and replays its stored response to a repeat. That
+/// statement is the licence to repeat a POST whose response was lost, so it must be true. The
+/// command `steadfast-probe` checks it on a staging server.
 ///
 /// Two policies state nothing: [`off`](KeyPolicy::off) and [`negotiated`](KeyPolicy::negotiated).
 /// The default is `KeyPolicy::standard().negotiated()`.
 ///
 /// ```
 /// use std::time::Duration;
-/// use steadfast::KeyPolicy;
+/// use steadfast::{Client, KeyPolicy};
 ///
-/// let stripe = KeyPolicy::stripe();
-/// let ours = KeyPolicy::standard().max_length(64).retention(Duration::from_secs(7 * 24 * 3600));
+/// # fn example() -> steadfast::Result<()> {
+/// // Stripe documents its keys.
+/// let stripe = Client::builder().base_url("https://api.stripe.com").keys(KeyPolicy::stripe()).build()?;
+///
+/// // An API of your own, which remembers a key for a week.
+/// let week = Duration::from_secs(7 * 24 * 3600);
+/// let ours = Client::builder()
+///     .base_url("https://payments.internal.example")
+///     .keys(KeyPolicy::standard().max_length(64).retention(week))
+///     .build()?;
+/// # Ok(())
+/// # }
+/// # example().unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct KeyPolicy {
@@ -63,8 +74,8 @@ impl Default for KeyPolicy {
     }
 }
 
-/// Headers that have a meaning of their own. Some of them also follow a redirect to another origin,
-/// as no key may.
+/// Headers with a meaning of their own. Some of them also follow a redirect to another origin, and
+/// a key must not.
 const RESERVED_HEADERS: [HeaderName; 9] =
     [ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RANGE, TRANSFER_ENCODING, USER_AGENT];
 
@@ -113,6 +124,13 @@ impl KeyPolicy {
 
     /// Creates a policy that mints no keys. A key that you set on a request is sent, but it is no
     /// licence to repeat.
+    ///
+    /// ```
+    /// use steadfast::{Client, KeyPolicy};
+    ///
+    /// // An API that rejects unknown headers.
+    /// let client = Client::builder().keys(KeyPolicy::off());
+    /// ```
     #[must_use]
     pub fn off() -> Self {
         Self { methods: Vec::new(), trust: Trust::Nobody, ..Self::standard() }
@@ -145,6 +163,12 @@ impl KeyPolicy {
     ///
     /// A header with a meaning of its own, such as `Accept`, `Content-Type` or `Host`, is an error
     /// when you build the client.
+    ///
+    /// ```
+    /// use steadfast::{KeyPolicy, http::HeaderName};
+    ///
+    /// let policy = KeyPolicy::standard().header(HeaderName::from_static("x-request-id"));
+    /// ```
     #[must_use]
     pub fn header(mut self, name: HeaderName) -> Self {
         self.header = name;
@@ -153,16 +177,28 @@ impl KeyPolicy {
 
     /// Sets the methods for which the API takes keys. Default: POST and PATCH.
     ///
-    /// Keys are minted for these methods, and your statement covers them alone. If you set a key on
-    /// a request with another method, it is sent. It is a licence only where the API shows that it
-    /// honours it.
+    /// The client mints keys for these methods, and your statement covers them alone. A key that
+    /// you set on a request with another method is sent too. It is a licence only where the API
+    /// shows that it honours it.
+    ///
+    /// ```
+    /// use steadfast::{KeyPolicy, http::Method};
+    ///
+    /// let policy = KeyPolicy::standard().methods([Method::POST, Method::PUT]);
+    /// ```
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.methods = methods.into_iter().collect();
         self
     }
 
-    /// Sets how the key is written on the wire. Default: bare.
+    /// Sets how the key is written in its header. Default: [`KeyFormat::Bare`].
+    ///
+    /// ```
+    /// use steadfast::{KeyFormat, KeyPolicy};
+    ///
+    /// let policy = KeyPolicy::standard().form(KeyFormat::Quoted); // as the IETF draft has it
+    /// ```
     #[must_use]
     pub fn form(mut self, form: KeyFormat) -> Self {
         self.form = form;
@@ -189,21 +225,27 @@ impl KeyPolicy {
         self
     }
 
-    /// Sets the code by which a 409 says that the first attempt under the key still runs. Default:
+    /// Sets the code of a 409 that means "the first attempt under this key still runs". Default:
     /// none.
     ///
-    /// It is compared with `type` and `code` in the JSON body, at the top level and under `error`.
+    /// The client compares it with `type` and `code` in the JSON body, at the top level and under
+    /// `error`. On a match it retries later under the same key.
+    ///
+    /// ```
+    /// let policy = steadfast::KeyPolicy::standard().in_progress_code("request_in_progress");
+    /// ```
     #[must_use]
     pub fn in_progress_code(mut self, code: impl Into<String>) -> Self {
         self.in_progress = Some(code.into());
         self
     }
 
-    /// States that this API never runs two requests under one key at the same time: the second one
+    /// States that this API never runs two requests under one key at the same time. The second one
     /// gets a 409, or waits for the first.
     ///
-    /// Without it, a request with a key cannot be [hedged](crate::RequestBuilder::hedge).
-    /// [`stripe`](Self::stripe) states it, and this crate's server layer keeps it.
+    /// Without this statement, a request with a key cannot be
+    /// [hedged](crate::RequestBuilder::hedge). [`stripe`](Self::stripe) makes it, and this crate's
+    /// server layer keeps it.
     #[must_use]
     pub fn concurrent_duplicates_safe(mut self) -> Self {
         self.concurrent_duplicates = true;
@@ -211,11 +253,17 @@ impl KeyPolicy {
     }
 
     /// Asks the server to delay its response to a retry while the first attempt still runs, instead
-    /// of answering 409. Default: off.
+    /// of responding 409. Default: off.
     ///
     /// A retry sends `Prefer: wait=N` (RFC 7240 §4.3), in whole seconds. A server that does not
     /// know the preference ignores it. A time under one second, or one that is not shorter than the
     /// client's attempt timeout, is an error when you build the client.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let policy = steadfast::KeyPolicy::standard().wait_on_retry(Duration::from_secs(5));
+    /// ```
     #[must_use]
     pub fn wait_on_retry(mut self, wait: Duration) -> Self {
         self.wait = Some(Duration::from_secs(wait.as_secs()));
@@ -245,7 +293,7 @@ impl KeyPolicy {
             return Err("max_length is under 36, the length of a minted key");
         }
         if RESERVED_HEADERS.contains(&self.header) {
-            return Err("the key's header is one that says something else");
+            return Err("the key's header has another meaning");
         }
         if self.wait.is_some_and(|wait| wait.is_zero()) {
             return Err("wait_on_retry is under a second");

@@ -1,8 +1,8 @@
-//! Where one origin has shown that it honours idempotency keys.
+//! The memory of where one origin has shown that it honours idempotency keys.
 //!
-//! A client that negotiates may repeat an ambiguous POST only where the API itself has said that it
-//! keeps records of keys. [`KeyTrust::observe`] learns from a response; [`KeyTrust::is_trusted`]
-//! answers without learning anything.
+//! A client that negotiates may repeat an ambiguous POST only where the API itself has stated that
+//! it keeps records of keys. [`KeyTrust::observe`] learns from a response; [`KeyTrust::is_trusted`]
+//! answers without learning.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,7 +30,7 @@ struct Trusted {
     method: Method,
     path: String,
     is_prefix: bool,
-    /// How long the API keeps a record, if it has said so.
+    /// The retention that the API has stated, if it has.
     retention: Option<Duration>,
 }
 
@@ -67,8 +67,7 @@ impl KeyTrust {
     /// Returns whether a key is a licence to repeat this method at these paths.
     ///
     /// A repeat starts at the requested path, and the attempt before it may have been carried out
-    /// at the last hop. Only a sign that covers both paths says that one knows the keys of the
-    /// other.
+    /// at the last hop. Only a sign that covers both paths shows that they share their keys.
     pub(super) fn is_trusted<'a>(
         &self,
         trust: Trust,
@@ -90,7 +89,7 @@ impl KeyTrust {
         self.any.load(Ordering::Acquire) && self.lock().iter().any(covers)
     }
 
-    /// Learns from the response to a keyed request whether the path that answered honours keys.
+    /// Learns from the response to a keyed request whether the path of the response honours keys.
     pub(super) fn observe(&self, method: &Method, path: &str, status: StatusCode, headers: &HeaderMap) {
         match sign(status, headers) {
             Sign::Honours { scope, retention } => {

@@ -2,7 +2,7 @@
 //! [tokio](https://docs.rs/tokio). It retries automatically, but only where a repeat is safe.
 //!
 //! The server half is a [tower](https://docs.rs/tower) layer. It runs each operation once per
-//! idempotency key, and answers every repeat from its record.
+//! idempotency key, and replays the stored response to every repeat.
 //!
 //! ```no_run
 //! use serde::{Deserialize, Serialize};
@@ -27,30 +27,30 @@
 //!
 //! # The rule
 //!
-//! A request fails in one of two ways. It fails before the server has acted, and then a repeat is
-//! safe. Or it fails after the server has acted and before you have the response, and then a repeat
-//! is a second charge. The client follows one rule:
+//! A request fails in one of two ways. If it fails before the server has acted, a repeat is safe.
+//! If it fails after the server has acted and before you have the response, a repeat is a second
+//! charge. The client follows one rule:
 //!
 //! > Repeat a request only if the server cannot have acted on it, or if acting twice is harmless.
 //!
-//! The client knows that *the server cannot have acted* from how far the request got
-//! ([`guide::failures`]). *Acting twice is harmless* if the method is idempotent, such as GET or
-//! PUT. It is also harmless if the request carries an idempotency key **that this API honours**.
-//! You say so with [`ClientBuilder::keys`](crate::ClientBuilder::keys), or the API shows it in its
-//! responses. Without either, the client does not repeat a POST whose response was lost. It returns
-//! an error that says why.
+//! *The server cannot have acted* if the request did not get far enough ([`guide::failures`]).
+//! *Acting twice is harmless* if the method is idempotent, such as GET or PUT. It is also harmless
+//! if the request carries an idempotency key **that this API honours**. You say so with
+//! [`ClientBuilder::keys`](crate::ClientBuilder::keys), or the API shows it in its responses.
+//! Without either, the client does not repeat a POST whose response was lost. It returns an error
+//! with the reason.
 #![cfg_attr(not(doctest), doc = include_str!("cookbook.md"))]
 //!
 //! # Where things are
 //!
-//! * [`Client`], [`ClientBuilder`], [`RequestBuilder`]: the client, in reqwest's words.
-//! * [`Error`], [`ResponseExt`]: what happened, attempt by attempt.
-//! * [`IdempotencyKey`], [`KeyPolicy`], [`ResumeToken`]: keys, what an API does with them, and how
-//!   to resume an operation.
-//! * [`policy`]: the decision to repeat, as plain values without a clock. Use it for tests, or for
-//!   a loop over another transport.
-//! * [`guide`]: what each failure means, overload protection, the server half, testing, cost,
-//!   design, and how to come from other crates.
+//! * [`Client`], [`ClientBuilder`], [`RequestBuilder`]: the client, with reqwest's method names.
+//! * [`Error`], [`ResponseExt`]: the report of an operation, with every attempt.
+//! * [`IdempotencyKey`], [`KeyPolicy`], [`ResumeToken`]: keys, how an API treats them, and how to
+//!   resume an operation.
+//! * [`policy`]: the decision to repeat, as plain values without a clock. Use it in tests, or in a
+//!   loop of your own over another transport.
+//! * [`guide`]: the meaning of each failure, overload protection, the server half, testing, cost,
+//!   design, and migration from other crates.
 //!
 //! # Features
 //!
@@ -58,7 +58,7 @@
 //!
 //! | feature | default | brings |
 //! | --- | --- | --- |
-//! | `json` | yes | `json`, `fetch`, `get_json` and its sisters |
+//! | `json` | yes | `json`, `fetch`, `get_json` and the like |
 //! | `rustls` | yes | TLS by rustls |
 //! | `native-tls` | no | TLS by the operating system's library |
 //! | `stream` | no | streaming bodies, and `RequestBuilder::file` |
@@ -76,8 +76,8 @@
 //! | [`steadfast-redb`](https://docs.rs/steadfast-redb) | a durable store in a file, for one process |
 //! | [`steadfast-redis`](https://docs.rs/steadfast-redis) | a store in Redis, for several processes |
 //! | [`steadfast-postgres`](https://docs.rs/steadfast-postgres) | a store in PostgreSQL, for several processes, or in one transaction with the handler's rows |
-//! | [`steadfast-testing`](https://docs.rs/steadfast-testing) | for `[dev-dependencies]`: scripted responses, a server that breaks where you tell it to, the contract of a store |
-//! | [`steadfast-probe`](https://docs.rs/steadfast-probe) | asks an API whether it honours keys: a command line tool and a library |
+//! | [`steadfast-testing`](https://docs.rs/steadfast-testing) | for `[dev-dependencies]`: scripted responses, a server with faults of your choice, the contract of a store |
+//! | [`steadfast-probe`](https://docs.rs/steadfast-probe) | tests whether an API honours keys: a command line tool and a library |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // To find out why a request was repeated, read `run.rs` (the loop) and `attempt.rs` (one attempt),
@@ -91,14 +91,14 @@
 // | `run` | the loop |
 // | `hedge` | a second attempt beside a late one |
 // | `attempt`, `redirect`, `send_probe` | one attempt: send, follow redirects, watch the body |
-// | `attempt_result`, `response_body`, `ending`, `transport_error` | what an attempt has done, and what came back |
+// | `attempt_result`, `response_body`, `ending`, `transport_error` | the evidence of an attempt, and its response |
 // | `assessment` | the class of an attempt |
 // | `admission`, `cooldown` | whether an attempt is admitted |
-// | `origin`, `key_trust` | what the client remembers of each origin |
+// | `origin`, `key_trust` | the client's memory of each origin |
 // | `recorder`, `event`, `response` | the journal, the events and the report |
 //
-// `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the words of the public API;
-// they import none of the others. No file imports one that imports it.
+// `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the types of the public
+// API; they import none of the others. There are no circles of imports.
 
 pub mod guide;
 pub mod policy;

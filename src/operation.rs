@@ -1,7 +1,7 @@
 //! One operation: its key, its licence to repeat and its limits, fixed before anything is sent.
 //!
-//! The loop asks it two things about the key. [`OperationContext::observe`] learns from a response
-//! whether the API honours keys, and [`OperationContext::is_key_trusted`] says so without learning.
+//! The loop calls two methods about the key. [`OperationContext::observe`] learns from a response
+//! whether the API honours keys, and [`OperationContext::is_key_trusted`] answers without learning.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -38,7 +38,7 @@ pub(super) struct Options {
     pub(super) body_limit: Option<usize>,
 }
 
-/// The options of most requests. They are read from here, since to make and drop them takes longer.
+/// The options of most requests, in one static, because creating and dropping them takes longer.
 static NO_OPTIONS: Options = Options {
     key: None,
     resume: None,
@@ -219,7 +219,7 @@ impl<'a> OperationContext<'a> {
         let Some((status, headers)) = head.filter(|_| self.trust == Trust::Negotiated) else { return };
         // The GET of a result has no key, and a request to another origin has none either.
         let has_key = self.key.is_some() && !progress.redirects.is_done && !progress.redirects.is_elsewhere;
-        // A transport that follows redirects itself does not say what it has sent to the last hop.
+        // A transport that follows redirects itself does not tell whether the last hop got the key.
         let is_known = !self.client.opaque || progress.hop().is_none();
         if has_key && is_known {
             let path = wire_request.current(progress).request.url().path();
@@ -242,8 +242,8 @@ fn requested_path(wire_request: &WireRequest) -> RequestPaths<'_> {
     RequestPaths::only(wire_request.template.url().path())
 }
 
-/// Returns whose word counts. The user's word is about the API at the base URL, and about the
-/// methods for which it takes keys.
+/// Returns on whose statement the client relies. The user's statement is about the API at the base
+/// URL, and about the methods for which it takes keys.
 fn trust_for(keys: &KeyPolicy, method: &Method, at_home: bool) -> Trust {
     match keys.trust {
         Trust::Declared if !at_home || !keys.methods.contains(method) => Trust::Negotiated,
@@ -251,8 +251,8 @@ fn trust_for(keys: &KeyPolicy, method: &Method, at_home: bool) -> Trust {
     }
 }
 
-/// Returns how long the API remembers a key: as long as the user says, or as the API has stated if
-/// that is shorter and the client negotiates.
+/// Returns how long the API remembers a key: the retention of the policy. If the client negotiates
+/// and the API has stated a shorter one, it is that.
 fn retention(keys: &KeyPolicy, trust: Trust, stated: impl FnOnce() -> Option<Duration>) -> Duration {
     let stated = if trust == Trust::Negotiated { stated() } else { None };
     stated.map_or(keys.retention, |stated| stated.min(keys.retention))

@@ -1,9 +1,9 @@
-//! What a client remembers of each origin: its retry budget, its breaker and cooldowns, and where it
-//! honours keys.
+//! The client's memory of each origin: its retry budget, its breaker and cooldowns, and its trust
+//! in keys.
 //!
-//! Budgets are per origin, so that one origin's outage does not take the retries of the others. So
-//! is trust: a key is a licence only where the API has shown that it honours keys. The map is
-//! bounded, and a client with a base URL needs no lookup in it.
+//! Budgets are per origin, so that the outage of one does not take the retries of the others. Trust
+//! is per origin too: a key is a licence only where the API has shown that it honours keys. The map
+//! is bounded, and a client with a base URL needs no lookup for it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,12 +19,12 @@ use super::cooldown::Cooldowns;
 use super::key_trust::KeyTrust;
 use crate::policy::{AdmissionState, BreakerPolicy, BreakerState, RetryBudget, TokenBucket};
 
-/// The most origins that a client remembers. Beyond it, the one that was used longest ago is
-/// forgotten: its budget starts full again, and its trust starts empty.
+/// Maximum number of origins in a client's memory. Beyond it, the origin that was used longest ago
+/// is forgotten: its budget starts full again, and its trust starts empty.
 const ORIGINS: usize = 1024;
 
-/// Returns all of a URL that comes before the path: `https://api.example.com:8443`. A URL has no
-/// default port, so this identifies the origin. User information has been taken off by then.
+/// Returns the part of a URL before its path: `https://api.example.com:8443`. A parsed URL leaves
+/// out the default port, so this identifies the origin. User information was removed before.
 pub(super) fn origin(url: &Url) -> &str {
     let marked = |part: Option<&str>| part.map_or(0, |part| part.len() + 1);
     let rest = url.path().len() + marked(url.query()) + marked(url.fragment());
@@ -35,7 +35,7 @@ pub(super) fn origin(url: &Url) -> &str {
 /// One origin.
 #[derive(Debug)]
 pub(super) struct Origin {
-    /// The value of `Host`, if it is not left to the transport.
+    /// The value of `Host`, or `None` if the transport writes it.
     host: Option<HeaderValue>,
     /// Made at the first request.
     common_headers: OnceLock<CommonHeaders>,
@@ -43,12 +43,12 @@ pub(super) struct Origin {
     pub(super) trust: KeyTrust,
     pub(super) admission: AdmissionState,
     pub(super) cooldowns: Cooldowns,
-    /// Kept once something has asked how long the origin takes.
+    /// Recorded from the first question about the origin's latency on.
     pub(super) latencies: OnceLock<Option<Latencies>>,
 }
 
 impl Origin {
-    /// Returns the headers that requests have in common, if `Host` is not left to the transport.
+    /// Returns the headers that requests have in common, or `None` if the transport writes `Host`.
     pub(super) fn common_headers(&self, key: &HeaderName) -> Option<&CommonHeaders> {
         let host = self.host.as_ref()?;
         Some(self.common_headers.get_or_init(|| CommonHeaders::new(host, key)))
@@ -60,8 +60,8 @@ impl Origin {
 pub(super) struct OriginSettings {
     pub(super) budget: RetryBudget,
     pub(super) breaker: Option<BreakerPolicy>,
-    /// The transport is as we made it, so requests in the clear are HTTP/1.1, and only the URL says
-    /// what their `Host` is. It is then written once. The transport would write it for every request,
+    /// The transport is this crate's own. Then requests in the clear are HTTP/1.1, and only the URL
+    /// decides their `Host`, so it is written once. The transport would write it for every request,
     /// which is a twentieth of its work.
     pub(super) names_host: bool,
 }
@@ -103,8 +103,8 @@ impl OriginMap {
         Self { settings, base, others: RwLock::default(), tick: AtomicU64::new(0) }
     }
 
-    /// Returns the state of an origin's breaker, if there are breakers. An origin that was never called
-    /// is closed, and leaves no trace in the map.
+    /// Returns the state of an origin's breaker, if there are breakers. An origin without calls is
+    /// closed, and this adds no entry for it.
     pub(super) fn breaker_state(&self, url: &Url, now: Instant) -> Option<BreakerState> {
         self.settings.breaker.as_ref()?;
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
@@ -113,14 +113,14 @@ impl OriginMap {
         Some(breaker.map_or(BreakerState::Closed, |breaker| breaker.state(now)))
     }
 
-    /// Returns the base URL's origin, if this URL is there: a slash follows an origin, and nothing but
-    /// the path begins with one.
+    /// Returns the base URL's origin, if this URL is there. A slash follows an origin, and only a
+    /// path begins with one.
     fn base(&self, url: &Url) -> Option<&Arc<Origin>> {
         let is_at = |base: &str| url.as_str().strip_prefix(base).is_some_and(|rest| rest.starts_with('/'));
         self.base.as_ref().filter(|(base, _)| is_at(base)).map(|(_, origin)| origin)
     }
 
-    /// Returns whether this is the base URL's origin, or there is no base.
+    /// Returns whether this is the base URL's origin. Without a base URL, every origin is.
     pub(super) fn is_home(&self, origin: &Arc<Origin>) -> bool {
         self.base.as_ref().is_none_or(|(_, base)| Arc::ptr_eq(base, origin))
     }
@@ -131,7 +131,7 @@ impl OriginMap {
         }
         let name = origin(url);
         let now = self.tick.fetch_add(1, Ordering::Relaxed);
-        // Poisoning cannot leave the map half-written: nothing between lock and unlock panics.
+        // Nothing between lock and unlock panics, so poisoning leaves no half-written map.
         if let Some(entry) = self.others.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             entry.used.store(now, Ordering::Relaxed);
             return entry.origin.clone();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_origin_is_what_comes_before_the_path() {
+    fn origin_is_the_part_before_the_path() {
         for (text, expected) in [
             ("https://api.example.com/v1?q#f", "https://api.example.com"),
             ("https://api.example.com:443/", "https://api.example.com"),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn host_is_named_in_the_clear_by_a_transport_that_is_ours() {
+    fn own_transport_names_the_host_in_the_clear() {
         let host = |names_host, text| {
             let origins = OriginMap::new(OriginSettings { names_host, ..OriginSettings::default() }, None);
             origins.get(&url(text)).host.as_ref().map(|host| host.to_str().unwrap().to_owned())
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn each_origin_has_a_bucket_of_its_own_and_keeps_it() {
+    fn each_origin_keeps_a_bucket_of_its_own() {
         let origins = OriginMap::new(OriginSettings::default(), Some(&url("https://base.example.com/v1")));
         let policy = RetryPolicy::new();
         let one = origins.get(&url("https://one.example.com/a"));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_map_is_bounded_and_forgets_the_one_used_longest_ago() {
+    fn map_forgets_the_origin_used_longest_ago() {
         let origins = OriginMap::new(OriginSettings::default(), None);
         let first = origins.get(&url("https://first.example.com/"));
         for number in 0..ORIGINS {

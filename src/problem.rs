@@ -1,22 +1,34 @@
-//! Problem details (RFC 9457): an error answer that a program can read.
+//! Problem details (RFC 9457): an error response that a program can read.
 //!
-//! Floor 1: words shared with callers.
+//! This is floor 1: it imports no other module of the crate.
 
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, header::CONTENT_TYPE};
 
-/// The members of an `application/problem+json` answer. What a server left out, or sent in another type, is `None`.
+/// The members of an `application/problem+json` response. A member is `None` if the server left it
+/// out or sent another type.
+///
+/// [`Error::problem`](crate::Error::problem) returns it.
+///
+/// ```
+/// /// A message for the user, and a number that this API adds.
+/// fn explain(error: &steadfast::Error) -> Option<String> {
+///     let problem = error.problem()?;
+///     let balance = problem.extensions.get("balance")?;
+///     Some(format!("{}; balance: {balance}", problem.title?))
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Problem {
-    /// A URI that names the kind of problem; `about:blank` is read as none.
+    /// The member `type`: a URI that names the kind of problem. `about:blank` is read as `None`.
     pub kind: Option<String>,
     /// A short summary of the kind.
     pub title: Option<String>,
-    /// The status that the server meant to send.
+    /// The status that the server meant to send. A proxy may have changed it on the way.
     pub status: Option<u16>,
-    /// What went wrong this time.
+    /// An explanation of this occurrence.
     pub detail: Option<String>,
     /// A URI that names this occurrence.
     pub instance: Option<String>,
@@ -25,7 +37,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Reads an answer's body, if its content type says that it is a problem.
+    /// Reads a response body, if its content type is that of a problem.
     pub(crate) fn read(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
         let content_type = headers.get(CONTENT_TYPE)?.to_str().ok()?;
         let media_type = content_type.split(';').next()?.trim();
@@ -44,7 +56,8 @@ impl Problem {
     }
 }
 
-/// The words by which an error body may name itself: `type` and `code`, at the top or under `error`.
+/// Returns the codes by which an error body names itself: `type` and `code`, at the top or under
+/// `error`.
 pub(crate) fn names(body: &[u8]) -> Vec<String> {
     let Ok(body) = serde_json::from_slice::<serde_json::Value>(body) else { return Vec::new() };
     let places = ["/type", "/code", "/error/type", "/error/code"];
@@ -61,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_members_and_keeps_the_rest() {
+    fn members_are_read_and_the_rest_is_kept() {
         let body = r#"{"type":"https://x/y","title":"No","status":402,"detail":"d","balance":30,"instance":7}"#;
         let problem = read("application/problem+json; charset=utf-8", body).unwrap();
         assert_eq!(problem.kind.as_deref(), Some("https://x/y"));
@@ -71,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_nothing_else() {
+    fn other_bodies_are_no_problems() {
         assert_eq!(read("application/json", "{}"), None);
         assert_eq!(read("application/problem+json", "no"), None);
         assert_eq!(read("application/problem+json", "[]"), None);
@@ -79,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_names_of_common_error_bodies() {
+    fn common_error_bodies_have_names() {
         assert_eq!(
             names(br#"{"error":{"type":"api","code":"idempotency_key_in_use"}}"#),
             ["api", "idempotency_key_in_use"]

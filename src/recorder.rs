@@ -13,7 +13,7 @@ use crate::journal::{Attempt, Journal, NotFollowed, OperationReport, StatusOrFai
 use crate::policy::{Denied, Failure, StopReason};
 use crate::resume::SafeUrl;
 
-/// What has happened in an operation so far.
+/// The record of an operation so far.
 pub(super) struct Recorder<'a> {
     context: &'a OperationContext<'a>,
     pub(super) started: Instant,
@@ -110,7 +110,7 @@ impl<'a> Recorder<'a> {
         let may_have_been_processed = self.may_have_been_processed;
         let attempts = self.attempts();
         self.emit(wire_request, EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed });
-        // A success needs no token, whose digest of the body would cost something on every call.
+        // A success needs no token. Its digest of the body would cost time on every call.
         let resume = if succeeded { None } else { self.context.resume_token(wire_request, may_have_been_processed) };
         OperationReport {
             method: self.context.method.clone(),

@@ -1,24 +1,24 @@
-//! Where a redirect leads, and what may travel there.
+//! The rules of redirects: which one is followed, and what is sent to the new address.
 //!
-//! Whoever follows redirects decides whether a POST is sent again, and who sees its credentials.
-//! These are the rules (RFC 9110 §15.4, tightened):
+//! They decide whether a POST is sent again, and who sees its credentials (RFC 9110 §15.4,
+//! tightened):
 //!
-//! * 307 and 308 keep method, body and key, on the same origin only. They say that the server has
+//! * 307 and 308 keep method, body and key, on the same origin only. They mean that the server has
 //!   not acted.
-//! * 301 and 302 are followed for safe methods only. To a POST, PUT, PATCH or DELETE they say
-//!   neither that it was carried out nor that it was not: some servers move an address with them,
-//!   others answer them after they have acted. So the operation ends there. On request a POST
+//! * 301 and 302 are followed for safe methods only. To a POST, PUT, PATCH or DELETE they leave
+//!   open whether the request was carried out: some servers send them when an address has moved,
+//!   others after they have acted. So the operation ends there. At the user's request a POST
 //!   becomes a GET, as in browsers.
-//! * 303 says "done, look there" and becomes a GET without body and key. From then on the operation
-//!   *was processed*, and what is repeated after a failure is that GET.
-//! * Another origin gets GET and HEAD without a body only, and neither credentials, cookies, key,
-//!   `Referer` nor any header of the caller's but `Accept`, `Accept-Language`, `Range` and
-//!   `User-Agent`, on that hop and on every later one. A transport that the user has configured may
-//!   add credentials by itself. With one no hop leaves its origin, unless the user says that it
-//!   adds none.
+//! * 303 means "done, look there" and becomes a GET without body and key. From then on the
+//!   operation *was processed*, and after a failure that GET is repeated.
+//! * Another origin gets GET and HEAD without a body only. It gets neither credentials, cookies,
+//!   key nor `Referer`, on that hop and on every later one. Of the caller's headers it gets
+//!   `Accept`, `Accept-Language`, `Range` and `User-Agent`.
+//! * A transport that the user has configured may add credentials by itself. With one no hop leaves
+//!   its origin, unless the user states that it adds none.
 //! * https to http is never followed; http to https on the same host is another origin.
 //!
-//! The caller gets a redirect that is not followed as it is. This file does no I/O. The wire tests
+//! A redirect that is not followed is returned to the caller. This file does no I/O. The wire tests
 //! are in `tests/it/redirects.rs`.
 
 use http::header::{
@@ -33,10 +33,10 @@ use super::request_body::RequestBody;
 use crate::journal::NotFollowed;
 use crate::policy::is_safe;
 
-/// What the redirects of an attempt say about the operation.
+/// The evidence of an attempt's redirects about the operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RedirectState {
-    /// A 303 has said that the operation is done. What is sent now is the GET of its result.
+    /// A 303 has ended the operation. The next request is the GET of its result.
     pub(super) is_done: bool,
     /// A redirect was followed after which the server may have acted.
     pub(super) may_have_acted: bool,
@@ -162,7 +162,7 @@ pub(super) fn next_hop(
     if !is_result && !body.is_replayable() {
         return Err(NotFollowed::BodyGone);
     }
-    // 307 and 308 say that the server has not acted. 301 and 302 do not, and 303 says that it has.
+    // 307 and 308 mean that the server has not acted, 303 that it has. 301 and 302 leave it open.
     let may_have_acted = matches!(status.as_u16(), 301..=303) && !rules.is_harmless;
     Ok(Some(Hop { url, method, is_result, leaves_origin, may_have_acted }))
 }

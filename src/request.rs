@@ -1,6 +1,8 @@
-//! One request: reqwest's vocabulary, plus what makes it one operation.
+//! One request: the methods of reqwest's builder, and the terms of the operation: its key, its
+//! policy and its timeouts.
 //!
-//! A mistake made while building is kept and reported when the request is sent, before anything has left.
+//! The builder keeps the first mistake. Sending the request returns it as an error, and nothing is
+//! sent.
 
 use std::fmt::{self, Display};
 use std::future::Future;
@@ -25,12 +27,37 @@ use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, RetryPolicy};
 use crate::resume::{ResumeToken, SafeUrl};
 
-/// A request under construction. It does nothing until [`send`](Self::send) or [`fetch`](Self::fetch).
+/// A request under construction. [`send`](Self::send) or [`fetch`](Self::fetch) sends it; until
+/// then it does nothing.
+///
+/// The methods of reqwest's builder are here under the same names. The others set the terms of this
+/// operation. They override those of the client.
+///
+/// An invalid setting does not panic. You get it as an
+/// [`ErrorKind::Build`](crate::ErrorKind::Build) when you send the request.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use steadfast::Client;
+///
+/// # async fn example(client: Client) -> steadfast::Result<()> {
+/// let response = client
+///     .post("https://api.example.com/orders")
+///     .bearer_auth("token")
+///     .query(&[("expand", "items")])
+///     .body("two apples")
+///     .timeout(Duration::from_secs(5)) // of the whole operation, with its waits
+///     .send()
+///     .await?;
+/// # drop(response);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a request does nothing until it is sent"]
 pub struct RequestBuilder {
     client: Client,
     wire_request: Result<WireRequest>,
-    /// Most requests have none.
+    // Most requests have none.
     options: Option<Box<Options>>,
 }
 
@@ -40,7 +67,7 @@ impl RequestBuilder {
         Self { client, wire_request, options: None }
     }
 
-    /// A finished request: its body becomes the payload, its timeout the attempt timeout.
+    /// Creates the builder of a finished request. Its timeout becomes the attempt timeout.
     pub(super) fn from_request(client: Client, mut request: reqwest::Request) -> Self {
         let body = request.body_mut().take().map_or(RequestBody::Empty, RequestBody::from);
         let timeout = request.timeout_mut().take();
@@ -51,7 +78,8 @@ impl RequestBuilder {
             if !has_user(request.url()) {
                 return Ok(());
             }
-            // reqwest's finished requests keep it.
+            // reqwest's builder moves user information to a header. A finished request may still
+            // have it in its URL.
             let mut bare = bare(&http?, request.method().clone(), request.url().clone())?;
             request.url_mut().clone_from(bare.url());
             if let Some(value) = bare.headers_mut().remove(AUTHORIZATION) {
@@ -61,7 +89,12 @@ impl RequestBuilder {
         })
     }
 
-    /// Adds a header; sent twice if it is there already.
+    /// Adds a header. If it is set already, the request has both values.
+    ///
+    /// ```
+    /// let client = steadfast::Client::new();
+    /// let request = client.get("https://api.example.com/users").header("accept", "text/csv");
+    /// ```
     pub fn header<K, V>(self, name: K, value: V) -> Self
     where
         K: TryInto<HeaderName>,
@@ -77,16 +110,23 @@ impl RequestBuilder {
         })
     }
 
-    /// Sets headers; one that is there already is replaced.
+    /// Sets headers. Each replaces a header of the same name that is set already.
     pub fn headers(self, headers: HeaderMap) -> Self {
         self.with(|request, _| {
-            // A name that comes again replaces what was there, and then appends.
+            // `extend` replaces a header, and appends the further values of the same name.
             request.headers_mut().extend(headers);
             Ok(())
         })
     }
 
-    /// Appends to the query string, URL-encoded.
+    /// Adds parameters to the query string, URL-encoded.
+    ///
+    /// ```
+    /// let client = steadfast::Client::new();
+    /// // https://api.example.com/search?q=two+apples&page=2
+    /// let search = client.get("https://api.example.com/search");
+    /// let request = search.query(&[("q", "two apples"), ("page", "2")]);
+    /// ```
     pub fn query(self, query: &(impl Serialize + ?Sized)) -> Self {
         let encoded = serde_urlencoded::to_string(query).map_err(|error| Error::build("query", error));
         self.with(|request, _| {
@@ -101,30 +141,60 @@ impl RequestBuilder {
         })
     }
 
-    /// Appends to the path, each part percent-encoded as one segment: `path_segments(["orders", id])`.
+    /// Appends segments to the path. Each part is percent-encoded, so a `/` in it does not start
+    /// another segment.
     ///
-    /// An empty part, `.` and `..` are errors: an empty identifier would address the collection instead of the item.
+    /// Use it for identifiers from elsewhere. An empty part, `.` and `..` are errors: an empty
+    /// identifier would address the collection instead of the item.
+    ///
+    /// ```
+    /// let client = steadfast::Client::new();
+    /// let customer = "a/b"; // from your caller
+    /// // https://api.example.com/customers/a%2Fb/orders
+    /// let request = client
+    ///     .get("https://api.example.com")
+    ///     .path_segments(["customers", customer, "orders"]);
+    /// ```
     pub fn path_segments<S: AsRef<str>>(self, parts: impl IntoIterator<Item = S>) -> Self {
         self.with(|request, _| target::append_segments(request.url_mut(), parts))
     }
 
-    /// A JSON body. Sets `Content-Type: application/json` unless one is set.
+    /// Feature `json`. Sets a JSON body, and `Content-Type: application/json` unless you set
+    /// another.
     ///
-    /// It is serialised once, so every attempt sends the same bytes. (A `HashMap` serialises in another order each time it is
-    /// built: an operation that is [resumed](Self::resume) with one is another request.)
+    /// The value is serialised once, so every attempt sends the same bytes. A `HashMap` has another
+    /// order each time it is built. Do not [resume](Self::resume) an operation with one: the token
+    /// would belong to another body.
+    ///
+    /// ```
+    /// use serde_json::json;
+    ///
+    /// let client = steadfast::Client::new();
+    /// let charges = client.post("https://api.example.com/charges");
+    /// let request = charges.json(&json!({ "amount": 1200 }));
+    /// ```
     #[cfg(feature = "json")]
     pub fn json(self, body: &(impl Serialize + ?Sized)) -> Self {
         let encoded = serde_json::to_vec(body).map_err(|error| Error::build("json", error));
         self.encoded(ContentType::Json, encoded.map(RequestBody::from))
     }
 
-    /// A URL-encoded form body. Sets its `Content-Type` unless one is set.
+    /// Sets a URL-encoded form as the body, and its `Content-Type` unless you set another.
+    ///
+    /// ```
+    /// let client = steadfast::Client::new();
+    /// let token = client.post("https://api.example.com/token");
+    /// let request = token.form(&[("grant_type", "client_credentials")]);
+    /// ```
     pub fn form(self, form: &(impl Serialize + ?Sized)) -> Self {
         let encoded = serde_urlencoded::to_string(form).map_err(|error| Error::build("form", error));
         self.encoded(ContentType::Form, encoded.map(|text| RequestBody::from(text.into_bytes())))
     }
 
-    /// The body. Bytes and text can be sent again; a stream exists once and gets exactly one attempt, see
+    /// Sets the body.
+    ///
+    /// Bytes and text are sent again with each attempt. A stream can be read once, so the request
+    /// gets exactly one attempt. For a stream that can be made again, use
     /// [`body_factory`](Self::body_factory).
     pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
         let body = body.into();
@@ -134,8 +204,18 @@ impl RequestBuilder {
         })
     }
 
-    /// A body that is made anew for each attempt: for what is too large to keep, or comes from elsewhere. `make` must make the
-    /// same bytes every time.
+    /// Sets a closure that makes the body of each attempt. Use it for a body that is too large to
+    /// keep in memory.
+    ///
+    /// `make` must produce the same bytes every time. A server that compares bodies refuses another
+    /// one under the same key.
+    ///
+    /// ```
+    /// let client = steadfast::Client::new();
+    /// let request = client
+    ///     .put("https://files.example.com/table")
+    ///     .body_factory(|| "one line\n".repeat(10_000_000));
+    /// ```
     pub fn body_factory<B: Into<reqwest::Body>>(self, make: impl Fn() -> B + Send + Sync + 'static) -> Self {
         self.with(|_, kept| {
             *kept = RequestBody::factory(move || Ok(make().into()));
@@ -143,9 +223,21 @@ impl RequestBuilder {
         })
     }
 
-    /// Feature `stream`. A file, opened anew for each attempt and sent with its length. A file that has another length at a later attempt, or
-    /// becomes shorter while it is read, is an error ([`ErrorKind::RequestBody`](crate::ErrorKind::RequestBody)), never a short
-    /// upload.
+    /// Feature `stream`. Sets a file as the body. Each attempt opens it again and sends it with its
+    /// length.
+    ///
+    /// The request fails with [`ErrorKind::RequestBody`](crate::ErrorKind::RequestBody) if the
+    /// file's length has changed at a later attempt, or if the file becomes shorter while it is
+    /// read. It is never a short upload.
+    ///
+    /// ```no_run
+    /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
+    /// let request = client.put("https://files.example.com/monday");
+    /// let response = request.file("/var/backups/monday.tar").send().await?;
+    /// # drop(response);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "stream")]
     pub fn file(self, path: impl Into<std::path::PathBuf>) -> Self {
         let path = path.into();
@@ -155,8 +247,20 @@ impl RequestBuilder {
         })
     }
 
-    /// Feature `multipart`. A multipart form that is made anew for each attempt; it is also made once now. Every attempt sends it under the boundary
-    /// of the first, so a form of the same parts is the same body.
+    /// Feature `multipart`. Sets a closure that makes the multipart form of each attempt. It is
+    /// also called once now.
+    ///
+    /// Every attempt sends the boundary of the first form. So a form with the same parts is the
+    /// same body.
+    ///
+    /// ```
+    /// use steadfast::reqwest::multipart::Form;
+    ///
+    /// let client = steadfast::Client::new();
+    /// let request = client
+    ///     .post("https://files.example.com/upload")
+    ///     .multipart_factory(|| Form::new().text("title", "March"));
+    /// ```
     #[cfg(feature = "multipart")]
     pub fn multipart_factory(self, make: impl Fn() -> reqwest::multipart::Form + Send + Sync + 'static) -> Self {
         let http = self.client.http();
@@ -169,13 +273,15 @@ impl RequestBuilder {
         })
     }
 
-    /// Feature `multipart`. A form. It exists once, so the request gets exactly one attempt; see
+    /// Feature `multipart`. Sets a multipart form as the body.
+    ///
+    /// A form can be sent once, so the request gets exactly one attempt. For more attempts, use
     /// [`multipart_factory`](Self::multipart_factory).
     #[cfg(feature = "multipart")]
     pub fn multipart(self, form: reqwest::multipart::Form) -> Self {
         let http = self.client.http();
         self.with(|request, kept| {
-            // reqwest alone can write the headers and the body of a form.
+            // Only reqwest can write the headers and the body of a form.
             let blank = reqwest::Request::new(request.method().clone(), request.url().clone());
             let built = reqwest::RequestBuilder::from_parts(http?, blank).multipart(form).build();
             let mut built = built.map_err(|error| Error::build("multipart", error.without_url()))?;
@@ -185,7 +291,7 @@ impl RequestBuilder {
         })
     }
 
-    /// `Authorization: Bearer …`, marked as sensitive.
+    /// Sets `Authorization: Bearer …`, marked as sensitive.
     pub fn bearer_auth(self, token: impl Display) -> Self {
         let value = bearer(token);
         self.with(|request, _| {
@@ -194,7 +300,7 @@ impl RequestBuilder {
         })
     }
 
-    /// `Authorization: Basic …`, marked as sensitive.
+    /// Sets `Authorization: Basic …`, marked as sensitive.
     pub fn basic_auth(self, username: impl Display, password: Option<impl Display>) -> Self {
         let http = self.client.http();
         self.with(|request, _| {
@@ -206,65 +312,138 @@ impl RequestBuilder {
         })
     }
 
-    /// The operation's key, instead of a minted one. It is sent for every method.
+    /// Sets the operation's key, in place of a minted one. It is sent whatever the method.
     ///
-    /// Nothing checks whether this key was used before, for what, and how long ago: that is your knowledge, and its age is counted from now,
-    /// in the [resume token](crate::Error::resume_token) of this operation too. [`resume`](Self::resume) checks all of it.
+    /// A key that you [derive](IdempotencyKey::derive) from your own data survives a crash of your
+    /// process. The client does not check when this key was used before, or for which request. It
+    /// counts the key's age from now, also in the [resume token](crate::Error::resume_token) of
+    /// this operation. [`resume`](Self::resume) checks all of this.
+    ///
+    /// ```no_run
+    /// use steadfast::{Client, IdempotencyKey, uuid::Uuid};
+    ///
+    /// const ORDERS: Uuid = Uuid::from_u128(0x6b1d_26e5_8f0c_4a55_9f3e_2c7d_0a4b_91e6);
+    ///
+    /// # async fn example(client: Client, order: u64) -> steadfast::Result<()> {
+    /// let key = IdempotencyKey::derive(&ORDERS, format!("order {order}: charge"));
+    /// let request = client.post("https://api.example.com/charges").body("12 EUR");
+    /// let response = request.idempotency_key(key).send().await?;
+    /// # drop(response);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn idempotency_key(self, key: IdempotencyKey) -> Self {
         self.option(|options| options.key = Some(key))
     }
 
-    /// Asks again for an operation that ended without an answer: same key, same request.
+    /// Resumes an operation that ended without a response: sends the same request again under its
+    /// key.
+    ///
+    /// The token is that of [`Error::resume_token`](crate::Error::resume_token). You build the same
+    /// request again: method, URL and body.
     ///
     /// # Errors
     ///
-    /// When it is sent: [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired) if the key is older
-    /// than 95 % of the API's [retention](crate::KeyPolicy::retention), if the clock is more than
-    /// 30 s behind the token's, or if the request is another one. (A token from up to 30 s ahead
-    /// counts as sent now, and the retention is shorter by as much: clocks differ.) Also if the
-    /// operation may have been processed and neither you ([`keys`](crate::ClientBuilder::keys)) nor
-    /// the API has said that it honours keys: to send it again could carry it out twice. Nothing is
-    /// sent then, and the error still has the token.
+    /// Sending the request returns [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired), and
+    /// sends nothing, if:
+    ///
+    /// * the key is older than 95 % of the API's [retention](crate::KeyPolicy::retention);
+    /// * this clock is more than 30 s behind the token's. A token from up to 30 s ahead counts as
+    ///   sent now, and shortens the retention by the same time, because clocks differ;
+    /// * the request is another one;
+    /// * the operation may have been processed, and neither you
+    ///   ([`keys`](crate::ClientBuilder::keys)) nor the API has said that it honours keys. Another
+    ///   request could then act twice.
+    ///
+    /// The error still has the token.
+    ///
+    /// ```no_run
+    /// use serde_json::{Value, json};
+    /// use steadfast::{Client, ResumeToken};
+    ///
+    /// # async fn example(client: Client, stored: &str) -> Result<(), Box<dyn std::error::Error>> {
+    /// let token: ResumeToken = serde_json::from_str(stored)?;
+    /// let charge = json!({ "amount": 1200 });
+    /// let request = client.post("https://api.example.com/charges").json(&charge);
+    /// let charged: Value = request.resume(token).fetch().await?;
+    /// # drop(charged);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn resume(self, token: ResumeToken) -> Self {
         self.option(|options| options.resume = Some(token))
     }
 
-    /// Your word on whether acting twice on this request is harmless, above method and key.
+    /// Declares whether repeating this request is harmless. Overrides the method and the key.
     ///
-    /// `true`: a POST that only reads, say. `false`: a PUT or GET with effects; then it is repeated only if the server cannot
-    /// have acted, key or not.
+    /// Set `true` for a POST that only reads. Set `false` for a PUT or GET with effects that add
+    /// up. It is then repeated only if the server cannot have acted, with a key or without.
+    ///
+    /// ```
+    /// let client = steadfast::Client::new();
+    /// let search = client.post("https://api.example.com/search").body("apples").idempotent(true);
+    /// let toggle = client.get("https://lamp.example.com/toggle").idempotent(false);
+    /// ```
     pub fn idempotent(self, yes: bool) -> Self {
         self.option(|options| options.idempotent = Some(yes))
     }
 
-    /// The policy of this operation, instead of the client's. The client's [`timeout`](crate::ClientBuilder::timeout) stays in force
-    /// unless this policy sets a [`deadline`](RetryPolicy::deadline).
+    /// Sets the retry policy of this operation, in place of the client's.
+    ///
+    /// The client's [`timeout`](crate::ClientBuilder::timeout) still applies, unless this policy
+    /// sets a [`deadline`](RetryPolicy::deadline).
+    ///
+    /// ```
+    /// use steadfast::{Client, policy::RetryPolicy};
+    ///
+    /// let client = Client::new();
+    /// let request = client.get("https://api.example.com/report").retry(RetryPolicy::never());
+    /// ```
     pub fn retry(self, policy: RetryPolicy) -> Self {
         self.option(|options| options.retry = Some(policy))
     }
 
-    /// The most time for the whole operation; `None` for no limit. Over every other setting of it.
+    /// Sets the timeout of the whole operation, with its waits. `None` disables it. Overrides every
+    /// other setting of it. Default: the client's [`timeout`](crate::ClientBuilder::timeout).
     pub fn timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         self.option(|options| options.timeout = Some(timeout.into()))
     }
 
-    /// The most time for one attempt; `None` for no limit.
+    /// Sets the timeout of one attempt. `None` disables it. Default: the client's
+    /// [`attempt_timeout`](crate::ClientBuilder::attempt_timeout).
     pub fn attempt_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         self.option(|options| options.attempt_timeout = Some(timeout.into()))
     }
 
-    /// Overrides the client's [`hedge`](crate::ClientBuilder::hedge) for this request; `None` turns hedging off.
+    /// Sets when this request is hedged, in place of the client's
+    /// [`hedge`](crate::ClientBuilder::hedge). `None` turns hedging off.
     ///
-    /// For a method that is not safe, calling this is also your statement that two requests at once are acceptable: two PUTs may race other
-    /// writers. A request under a key needs a [`KeyPolicy`](crate::KeyPolicy::concurrent_duplicates_safe) which says that the API does not
-    /// run both. Without that, and for a request that nothing makes harmless to repeat, sending it is an error. A body that is a stream or a
-    /// file is not hedged.
+    /// With a method that is not safe, you also state that the server may get two requests at once.
+    /// Two PUTs may race other writers. A body that is a stream or a file is not hedged.
+    ///
+    /// # Errors
+    ///
+    /// Sending the request returns an [`ErrorKind::Build`](crate::ErrorKind::Build) if:
+    ///
+    /// * there is no licence to repeat the request;
+    /// * the licence is a key, and the [`KeyPolicy`](crate::KeyPolicy::concurrent_duplicates_safe)
+    ///   does not state that the API never runs two requests under one key at the same time.
+    ///
+    /// ```
+    /// use steadfast::{Client, policy::HedgePolicy};
+    ///
+    /// let client = Client::new();
+    /// let request = client
+    ///     .put("https://api.example.com/users/7")
+    ///     .body("Ada")
+    ///     .hedge(HedgePolicy::quantile(0.95));
+    /// ```
     pub fn hedge(self, policy: impl Into<Option<HedgePolicy>>) -> Self {
         self.option(|options| options.hedge = Some(policy.into()))
     }
 
-    /// Overrides the client's [`redirect_post_as_get`](crate::ClientBuilder::redirect_post_as_get)
-    /// for this request.
+    /// Sets whether a POST follows a 301 or 302 with a GET, in place of the client's
+    /// [`redirect_post_as_get`](crate::ClientBuilder::redirect_post_as_get).
     pub fn redirect_post_as_get(mut self, yes: bool) -> Self {
         if let Ok(wire_request) = &mut self.wire_request {
             wire_request.post_as_get = Some(yes);
@@ -272,24 +451,40 @@ impl RequestBuilder {
         self
     }
 
-    /// The most decoded bytes that [`fetch`](Self::fetch) reads.
+    /// Sets the maximum size of a response body that [`fetch`](Self::fetch) reads, in decoded
+    /// bytes. Default: the client's [`body_limit`](crate::ClientBuilder::body_limit).
     pub fn body_limit(self, bytes: usize) -> Self {
         self.option(|options| options.body_limit = Some(bytes))
     }
 
-    /// Sends it, and again where that is safe; returns the final answer, whatever its status, as soon as its head is there.
+    /// Sends the request and retries it where that is safe. Returns the final response, whatever
+    /// its status, once its headers have arrived.
     ///
-    /// The body is yours to read, outside of the operation: what happens to it is not retried, and
-    /// is bounded by [`read_timeout`](crate::ClientBuilder::read_timeout) alone. A body that is cut
-    /// off ends in an error, also where reqwest by itself would take it for a whole one; [the
-    /// guide](crate::guide::failures) says where nothing can tell.
-    /// [`ResponseExt`](crate::ResponseExt) has the report.
+    /// [`ResponseExt`](crate::ResponseExt) tells you what the operation took. Its
+    /// [`into_result`](crate::ResponseExt::into_result) turns a status other than 2xx into an
+    /// error. A redirect that is [not followed](crate::ClientBuilder::max_redirects) is a final
+    /// response too.
     ///
-    /// A redirect that is [not followed](crate::ClientBuilder::max_redirects) is such an answer.
+    /// You read the body after the operation has ended. A failure there is not retried, and only
+    /// [`read_timeout`](crate::ClientBuilder::read_timeout) bounds the wait. A body that is cut off
+    /// ends in an error, even where reqwest alone would take it for a complete one. [The
+    /// guide](crate::guide::failures) names the cases in which nothing can tell.
     ///
     /// # Errors
     ///
-    /// There was no final answer, or the request is invalid.
+    /// No final response arrived, or the request is invalid.
+    ///
+    /// ```no_run
+    /// use steadfast::{Client, ResponseExt};
+    ///
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let response = client.get("https://api.example.com/report").send().await?;
+    /// println!("{} after {} attempts", response.status(), response.attempts().len());
+    /// let text = response.text().await?;
+    /// # drop(text);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn send(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
@@ -306,17 +501,36 @@ impl RequestBuilder {
         }
     }
 
-    /// Sends it, and again where that is safe; decodes the 2xx answer from JSON.
+    /// Feature `json`. Sends the request and retries it where that is safe. Decodes the 2xx
+    /// response from JSON.
     ///
-    /// The body is read inside the attempt, so a truncated answer is one more ambiguous outcome that is repeated under the same
-    /// licence. An empty 2xx body decodes as `null`: to `()` or to `None`.
+    /// The attempt includes the body. So a truncated body is an ambiguous outcome, and the request
+    /// is retried if that is harmless. An empty 2xx body decodes as `null`, that is as `()` or
+    /// `None`.
     ///
     /// # Errors
     ///
-    /// There was no final answer, or it was not 2xx, not the JSON of a `T`, or over the
-    /// [limit](crate::ClientBuilder::body_limit); or the request is invalid. A redirect that is
-    /// [not followed](crate::ClientBuilder::max_redirects) is an
-    /// [`ErrorKind::Redirect`](crate::ErrorKind::Redirect) that names where it leads.
+    /// No final response arrived, or the request is invalid. A final response is an error if:
+    ///
+    /// * its status is not 2xx. A redirect that is [not
+    ///   followed](crate::ClientBuilder::max_redirects) is an
+    ///   [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names its target;
+    /// * its body is not the JSON of a `T`;
+    /// * its body is over the [limit](crate::ClientBuilder::body_limit).
+    ///
+    /// ```no_run
+    /// use steadfast::Client;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct User { name: String }
+    ///
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
+    /// let request = client.get("https://api.example.com/users").query(&[("id", 7)]);
+    /// let user: User = request.fetch().await?;
+    /// println!("{}", user.name);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "json")]
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn fetch<T: serde::de::DeserializeOwned>(mut self) -> impl Future<Output = Result<T>> {
@@ -355,8 +569,8 @@ impl RequestBuilder {
         self
     }
 
-    /// Fixes the terms of the operation. The request is sent from where it is: it is large, and is
-    /// not moved again.
+    /// Fixes the terms of the operation. Lends the request instead of moving it, because it is
+    /// large.
     pub(super) fn prepare(&mut self, reads_body: bool) -> Result<(OperationContext<'_>, &mut WireRequest)> {
         let options = self.options.take();
         let resumed = || options.as_ref().and_then(|options| options.resume.clone());
@@ -378,7 +592,7 @@ impl RequestBuilder {
     }
 }
 
-/// Method, address and the names of the headers: values, query and body may be secret.
+// Method, address and names of the headers. Their values, the query and the body may be secret.
 impl fmt::Debug for RequestBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("RequestBuilder");
@@ -394,7 +608,8 @@ impl fmt::Debug for RequestBuilder {
     }
 }
 
-/// A request of which nothing but method and URL is known. User information in the URL becomes a header, as reqwest's builder has it.
+/// Creates a request that has nothing but a method and a URL. User information in the URL becomes a
+/// header, as in reqwest's builder.
 pub(super) fn bare(http: &reqwest::Client, method: Method, url: reqwest::Url) -> Result<reqwest::Request> {
     if !has_user(&url) {
         return Ok(reqwest::Request::new(method, url));

@@ -61,7 +61,7 @@ pub(super) enum RequestBody {
 }
 
 impl RequestBody {
-    /// Creates a body that `make` makes anew for each attempt.
+    /// Creates a body that `make` builds for each attempt.
     pub(super) fn factory(make: impl Fn() -> Result<reqwest::Body, BoxError> + Send + Sync + 'static) -> Self {
         Self::Factory(Arc::new(make))
     }
@@ -99,7 +99,7 @@ impl RequestBody {
     ///
     /// # Errors
     ///
-    /// The factory or the file failed, or the disk did not answer in time.
+    /// The factory or the file failed, or the disk did not respond in time.
     #[cfg_attr(not(feature = "stream"), allow(unused_variables, reason = "only a file is waited for"))]
     pub(super) async fn next(&mut self, until: &mut Deadline<'_>) -> Result<Option<reqwest::Body>, BodyError> {
         match self {

@@ -1,7 +1,7 @@
-//! What a response tells about the operation that brought it.
+//! The report of an operation, on its response.
 //!
-//! The response is reqwest's own, so it works with everything that takes one. The operation's
-//! report is in its extensions.
+//! The response is reqwest's own type, so it fits everything that takes one. The report is in its
+//! extensions.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,14 +18,27 @@ use crate::key::IdempotencyKey;
 use crate::policy::StopReason;
 use crate::resume::SafeUrl;
 
-/// The report of an operation, on the response that ended it.
+/// The report of an operation, on its final response.
 ///
-/// On a response of another client it is empty.
+/// It is empty on a response of another client.
+///
+/// ```no_run
+/// use steadfast::{Client, ResponseExt};
+///
+/// # async fn example(client: Client) -> steadfast::Result<()> {
+/// let response = client.get("https://api.example.com/report").send().await?;
+/// if response.attempts().len() > 1 {
+///     println!("retried, and done in {:?}", response.elapsed());
+///     response.attempts().iter().for_each(|attempt| println!("  {attempt}"));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub trait ResponseExt: Sized + private::Sealed {
     /// Returns every attempt, in order. The last one brought this response.
     fn attempts(&self) -> &[Attempt];
 
-    /// Returns the key that was sent, if there was one.
+    /// Returns the key that the request carried, if it had one.
     fn idempotency_key(&self) -> Option<&IdempotencyKey>;
 
     /// Returns the time from the start of the operation to the head of this response, waits
@@ -35,7 +48,21 @@ pub trait ResponseExt: Sized + private::Sealed {
     /// Returns why there was no further attempt.
     fn stop_reason(&self) -> Option<StopReason>;
 
-    /// Returns how long this response asked you to wait, if it did.
+    /// Returns how long this response asks you to wait, if it does.
+    ///
+    /// ```no_run
+    /// use steadfast::{Client, ResponseExt};
+    ///
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
+    /// let response = client.get("https://api.example.com/export").send().await?;
+    /// if response.status() == 202
+    ///     && let Some(wait) = response.retry_after()
+    /// {
+    ///     tokio::time::sleep(wait).await;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     fn retry_after(&self) -> Option<Duration>;
 
     /// Returns whether the server may have carried out the operation. See
@@ -44,12 +71,23 @@ pub trait ResponseExt: Sized + private::Sealed {
 
     /// Returns the response if its status is 2xx, otherwise an [`Error`].
     ///
-    /// The error has the report and the first 64 KiB of the body, which reqwest's
-    /// `error_for_status` would lose.
+    /// The error has the report and the first 64 KiB of the body. reqwest's `error_for_status`
+    /// would lose both.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Redirect`] for a 3xx, [`ErrorKind::Status`] for every other status but 2xx.
+    ///
+    /// ```no_run
+    /// use steadfast::{Client, ResponseExt};
+    ///
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let response = client.get("https://api.example.com/report").send().await?;
+    /// let text = response.into_result().await?.text().await?;
+    /// # drop(text);
+    /// # Ok(())
+    /// # }
+    /// ```
     fn into_result(self) -> impl Future<Output = Result<Self>> + Send;
 }
 
@@ -86,7 +124,7 @@ impl ResponseExt for reqwest::Response {
         let url = self.url().clone();
         let AttemptResponse::Whole { status, headers, body, .. } = response_body::read_error_of(self, None).await
         else {
-            return Err(Error::new(ErrorKind::Transport, "the answer had no body to read"));
+            return Err(Error::new(ErrorKind::Transport, "the response had no body to read"));
         };
         let error = status_error(Answer { status, headers, body }, &url);
         Err(match report {
@@ -122,16 +160,16 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(
     let (AttemptResponse::Whole { status, headers, body, over_limit }, response_body::ReadMode::Whole { limit }) =
         (answer, read)
     else {
-        return Err(Error::new(ErrorKind::Transport, "the answer's body was not read"));
+        return Err(Error::new(ErrorKind::Transport, "the response body was not read"));
     };
     if !status.is_success() {
         return Err(status_error(Answer { status, headers, body }, url));
     }
     if over_limit {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the answer's body is over the limit of {limit} bytes")));
+        return Err(Error::new(ErrorKind::TooLarge, format!("the response body is over the limit of {limit} bytes")));
     }
     serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(|error| {
-        let what = format!("the answer is not the JSON that was asked for ({})", DecodeError::new(&error));
+        let what = format!("the response is not the expected JSON ({})", DecodeError::new(&error));
         Error::new(ErrorKind::Decode, what).with_answer(Answer { status, headers, body: first_64_kib(body) })
     })
 }

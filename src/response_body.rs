@@ -1,7 +1,7 @@
-//! Reads as much of a response's body as belongs to the attempt.
+//! Reads the part of a response's body that belongs to the attempt.
 //!
-//! `fetch` reads the whole body inside the attempt, up to a limit. Of an error's body the beginning
-//! is kept. A body that nobody wants is drained, so that its connection can carry the next attempt.
+//! `fetch` reads the whole body inside the attempt, up to a limit. The beginning of an error body
+//! is kept. A body without a reader is drained, so that its connection can carry the next attempt.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -158,7 +158,7 @@ impl Chunks {
 
 /// Drains the body of a response before the next attempt, so that the connection can carry that
 /// one. A long or slow body is left, and costs the connection.
-// It takes the whole result, so that the loop's future has no room for what is left of that.
+// It takes the whole result by value, which keeps the loop's future smaller.
 pub(super) async fn drain(result: AttemptResult, deadline: Option<Instant>) {
     if let Ok(AttemptResponse::Head { response, .. }) = result.outcome {
         let _drained = Box::pin(read_error_of(response, deadline)).await;

@@ -1,10 +1,11 @@
-//! Asking again for an operation whose outcome was unsure, from another process or on another day.
+//! Resuming an operation whose outcome is unknown, in another process or on another day.
 //!
-//! When an operation ends without an answer, the key is all that can tell "charged" from "not charged": sent again under the
-//! same key, the request is answered from the server's record or carried out now, once. But only while the server still
-//! remembers the key, and only if it is the same request. A token carries what is needed to check both.
+//! After an operation without a response, only the key can tell "charged" from "not charged". The
+//! client sends the same request again under the same key. The server then replays its stored
+//! response, or acts now, once. That holds only while the server remembers the key, and only for
+//! the same request. A token has all that is needed to check both.
 //!
-//! Floor 1: words shared with callers.
+//! This is floor 1: it may import `policy` and its siblings.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,18 +17,33 @@ use uuid::Uuid;
 use crate::key::{IdempotencyKey, KeyError, KeyFormat};
 use crate::policy::milliseconds;
 
-/// An operation that can be asked for again: its key, when it was first sent, and what it was.
+/// All that is needed to resume an operation: its key, the time of its first attempt, and a digest
+/// of its request.
 ///
-/// From [`Error::resume_token`](crate::Error::resume_token); back in with
-/// [`RequestBuilder::resume`](crate::RequestBuilder::resume). Store it next to the business data that it belongs to: it
-/// serialises with serde, holds the *whole* key, and neither credentials, nor query, nor body.
+/// [`Error::resume_token`](crate::Error::resume_token) returns one, and
+/// [`RequestBuilder::resume`](crate::RequestBuilder::resume) takes it. It serialises with serde.
+/// Store it beside the business data that it belongs to. It has the *whole* key, and no
+/// credentials, query or body.
 ///
-/// ```
-/// # fn store(_: String) {}
-/// # fn example(error: &steadfast::Error) -> Result<(), serde_json::Error> {
-/// if let Some(token) = error.resume_token() {
-///     store(serde_json::to_string(&token)?);
+/// ```no_run
+/// use serde_json::{Value, json};
+/// use steadfast::{Client, ResumeToken};
+///
+/// # fn save(_: String) {}
+/// # fn load() -> String { String::new() }
+/// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let url = "https://api.example.com/charges";
+/// let charge = json!({ "amount": 1200 });
+/// if let Err(error) = client.post_json::<Value>(url, &charge).await
+///     && let Some(token) = error.resume_token()
+/// {
+///     save(serde_json::to_string(token)?);
 /// }
+///
+/// // Later, perhaps in another process: the same request under the same key.
+/// let token: ResumeToken = serde_json::from_str(&load())?;
+/// let charged: Value = client.post(url).json(&charge).resume(token).fetch().await?;
+/// # drop(charged);
 /// # Ok(())
 /// # }
 /// ```
@@ -35,7 +51,7 @@ use crate::policy::milliseconds;
 pub struct ResumeToken {
     key: String,
     minted: bool,
-    /// As the caller has spelt it.
+    /// How the caller has written it in a header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     spelling: Option<KeyFormat>,
     /// Milliseconds since the Unix epoch.
@@ -48,7 +64,7 @@ pub struct ResumeToken {
     may_have_been_processed: bool,
 }
 
-/// What a request is, as far as a token compares it.
+/// The parts of a request that a token compares.
 pub(crate) struct Identity<'a> {
     pub(crate) method: &'a Method,
     pub(crate) url: &'a reqwest::Url,
@@ -92,7 +108,7 @@ impl ResumeToken {
         }
     }
 
-    /// The operation's key.
+    /// Returns the operation's key.
     ///
     /// # Errors
     ///
@@ -101,19 +117,29 @@ impl ResumeToken {
         IdempotencyKey::restore(&self.key, self.minted, self.spelling)
     }
 
-    /// When the first attempt was sent, by the wall clock of the process that sent it.
+    /// Returns when the first attempt was sent, by the wall clock of the process that sent it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast::ResumeToken;
+    ///
+    /// fn is_worth_a_try(token: &ResumeToken) -> bool {
+    ///     token.first_sent().elapsed().is_ok_and(|age| age < Duration::from_secs(3600))
+    /// }
+    /// ```
     #[must_use]
     pub fn first_sent(&self) -> SystemTime {
         UNIX_EPOCH.checked_add(Duration::from_millis(self.first_sent_ms)).unwrap_or(UNIX_EPOCH)
     }
 
-    /// Whether the server may have acted on an attempt so far.
+    /// Returns whether the server may have acted on an attempt so far.
     #[must_use]
     pub fn may_have_been_processed(&self) -> bool {
         self.may_have_been_processed
     }
 
-    /// Whether the server still remembers the key, and whether it is the same request; else, why not.
+    /// Checks that the server still remembers the key, and that the request is the same. An error
+    /// names the reason.
     pub(crate) fn check(
         &self,
         now: SystemTime,
@@ -133,21 +159,21 @@ impl ResumeToken {
         match (self.digest, identity.digest()) {
             (Some(sent), Some(now)) if sent == now => Ok(()),
             (Some(_), Some(_)) => Err("the token belongs to a request with another query or body"),
-            // Whoever can vouch for the stream gives the key by `idempotency_key`, which makes no check.
+            // With `idempotency_key`, which checks nothing, a caller who knows the stream can
+            // repeat it.
             _ => Err("a streaming body cannot be compared with the one that was sent"),
         }
     }
 }
 
-/// Clocks of two hosts, or of one before and after it was set, may be this far apart.
+/// How far the clocks of two hosts may be apart, or one clock before and after it was set.
 const SKEW: Duration = Duration::from_secs(30);
 
-/// How much of its retention a key has used up at `now`, by the wall clock alone; `None` if that
-/// cannot be told.
+/// Returns the age of a key at `now`, by the wall clock alone. `None` if the clock cannot tell.
 ///
-/// A key from the future counts as sent now. But a clock that is off by a second one way may be off
-/// by a second the other way, so the retention is shortened by as much. Over 30 s the clock says
-/// nothing.
+/// A key from the future counts as sent now. A clock that is off by a second one way may be off by
+/// a second the other way. So the time ahead counts as age, which shortens the retention. Over 30 s
+/// the clock says nothing.
 pub(crate) fn age_at(first_sent: SystemTime, now: SystemTime) -> Option<Duration> {
     match now.duration_since(first_sent) {
         Ok(age) => Some(age),
@@ -155,17 +181,18 @@ pub(crate) fn age_at(first_sent: SystemTime, now: SystemTime) -> Option<Duration
     }
 }
 
-/// The same while the operation runs, whose key had used up `at_start` when it began, `running` ago
-/// by the steady clock.
+/// Returns the age of a key while its operation runs. The age was `at_start` when the operation
+/// began, `running` ago by the steady clock.
 ///
-/// The wall clock may be set back, and the steady clock stands still while the machine sleeps: the
-/// greater age counts.
+/// The wall clock may be set back, and the steady clock stands still while the machine sleeps. So
+/// the greater age counts.
 pub(crate) fn age_after(at_start: Duration, running: Duration, first_sent: SystemTime, now: SystemTime) -> Duration {
     let by_wall = now.duration_since(first_sent).unwrap_or_default();
     at_start.saturating_add(running).max(by_wall)
 }
 
-/// How long a key may be relied on: the server may forget it a little early, and its clock is not ours.
+/// Returns for how long a key can be relied on: 95 % of the retention. The server may forget the
+/// key a little early, and the clocks differ.
 pub(crate) fn usable(retention: Duration) -> Duration {
     retention - retention / 20
 }
@@ -182,7 +209,7 @@ impl fmt::Debug for ResumeToken {
     }
 }
 
-/// A URL without what may be secret: user information, query and fragment.
+/// A URL that is printed without its secret parts: user information, query and fragment.
 #[derive(Clone, Copy)]
 pub(crate) struct SafeUrl<'a>(pub(crate) &'a reqwest::Url);
 
@@ -228,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_request_within_the_retention_is_resumed() {
+    fn same_request_within_retention_is_resumed() {
         let url = "https://api.example.com/v1/charges?expand=a";
         assert_eq!(check(3600, DAY, &Method::POST, url, Some(b"{}")), "ok");
         assert_eq!(check(0, DAY, &Method::POST, url, Some(b"{}")), "ok");
@@ -236,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_from_up_to_30_s_ahead_counts_as_sent_now() {
+    fn token_up_to_30_s_ahead_counts_as_sent_now() {
         let url = "https://api.example.com/v1/charges?expand=a";
         let check = |age, retention| check(age, retention, &Method::POST, url, Some(b"{}"));
         assert_eq!(check(-1, DAY), "ok");
@@ -249,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_steps_back_ages_no_key() {
+    fn clock_set_back_does_not_make_keys_younger() {
         let first_sent = UNIX_EPOCH + DAY;
         let second = Duration::from_secs(1);
         let age = |at_start, running, now| age_after(at_start, running, first_sent, now).as_secs();
@@ -260,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn another_request_is_refused() {
+    fn another_request_is_not_resumed() {
         let url = "https://api.example.com/v1/charges?expand=a";
         assert!(check(0, DAY, &Method::PATCH, url, Some(b"{}")).contains("method or target"));
         assert!(
@@ -278,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_neither_the_whole_key_nor_the_query() {
+    fn debug_hides_key_and_query() {
         let url = "https://api.example.com/v1?token=s3cret".parse().unwrap();
         let identity = Identity { method: &Method::POST, url: &url, body: None };
         let key = IdempotencyKey::mint().unwrap();

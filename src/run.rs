@@ -1,8 +1,8 @@
 //! The loop: one operation, from its first attempt to its end.
 //!
 //! This is the only loop in the crate that sends a request twice. Each turn admits an attempt,
-//! sends it, classifies and records what came of it, decides, and waits. `attempt.rs` is one
-//! attempt, and the decision is [`policy::Operation`](Operation)'s.
+//! sends it, classifies and records its outcome, decides, and waits. `attempt.rs` is one attempt,
+//! and [`policy::Operation`](Operation) decides.
 //!
 //! All state is in local variables, so dropping the future at any await ends the operation.
 
@@ -153,7 +153,7 @@ impl<'a> Run<'a> {
         winner
     }
 
-    /// Records the attempt of a hedged pair that does not decide. It is evidence all the same.
+    /// Records the attempt of a hedged pair that does not decide. It is still evidence.
     fn record_loser(&mut self, wire_request: &WireRequest, loser: &LosingAttempt) {
         let LosingAttempt { progress, result, elapsed } = loser;
         let assessment = match result {
@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
         self.recorder.record(wire_request, attempt, &assessment);
     }
 
-    /// Classifies a finished attempt, decides what is next, and records both.
+    /// Classifies a finished attempt, decides the next step, and records both.
     fn conclude(
         &mut self,
         wire_request: &mut WireRequest,
@@ -204,7 +204,7 @@ impl<'a> Run<'a> {
         decision
     }
 
-    /// Tells the mechanisms that protect the origin what came of the attempt.
+    /// Reports the outcome of the attempt to the mechanisms that protect the origin.
     fn settle(
         &self,
         wire_request: &WireRequest,
@@ -212,8 +212,8 @@ impl<'a> Run<'a> {
         assessment: &Assessment,
         pass: Admitted<'_>,
     ) {
-        // What happened at another origin, or never left this process, says nothing about this one,
-        // and neither does a refusal whose repeat is free.
+        // An outcome at another origin or inside this process tells nothing about this origin, and
+        // neither does a refusal whose repeat is free.
         let is_neutral = finished.result.redirects.is_elsewhere
             || assessment.hint.local
             || self.operation.has_free_repeat(assessment.class, &assessment.hint);
@@ -227,7 +227,7 @@ impl<'a> Run<'a> {
 
     fn decide(&mut self, assessment: &Assessment, now: Instant) -> Decision {
         self.operation.set_circuit_open_for(self.gate.circuit_open_for(now));
-        // A success waits for nothing, so it needs no random number.
+        // A success has no wait, so it needs no random number.
         let unit = if assessment.class == Class::Success { 0.0 } else { clock::unit() };
         self.operation.decide(assessment.class, &assessment.hint, now, unit)
     }

@@ -1,15 +1,15 @@
-//! Finds out whether a request was sent, by watching when the transport reads its body.
+//! Detects whether a request was sent, by watching when the transport reads its body.
 //!
-//! After a timeout or a closed connection, the error alone does not say whether anything was sent.
-//! The body does, since the transport reads it only once it has a connection to write to. Over
+//! After a timeout or a closed connection, the error alone does not tell whether anything was sent.
+//! The body does, because the transport reads it only once it has a connection to write to. Over
 //! HTTP/1 the head and the first part of the body are written together. So if the body was never
 //! read, nothing was sent, and the attempt is `NotProcessed` for every method. The bytes on the
 //! wire are unchanged.
 //!
-//! This does not hold over HTTP/2, where the head is handed over first. It is sent some
-//! microseconds before the body is read. And a request that waits for a free stream
-//! (`SETTINGS_MAX_CONCURRENT_STREAMS`) sends its head when there is one, even if nobody waits for
-//! the response any more.
+//! This does not hold over HTTP/2, where the transport takes the head first and sends it some
+//! microseconds before it reads the body. A request that waits for a free stream
+//! (`SETTINGS_MAX_CONCURRENT_STREAMS`) sends its head when there is one, even if its caller has
+//! left.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::error::BoxError;
 
 /// The transport has not read the body.
 const UNREAD: u8 = 0;
-/// The transport has read a part of it, or is never sure to read it.
+/// The transport has read a part of the body, or may send the request without reading it.
 const TAKEN: u8 = 1;
 /// The body itself has failed.
 const FAILED: u8 = 2;
@@ -36,7 +36,7 @@ const SEALED: u8 = 3;
 #[derive(Clone, Debug)]
 pub(super) struct SendProbe {
     state: Arc<AtomicU8>,
-    /// Nothing but HTTP/1 can be spoken here.
+    /// The connection can only be HTTP/1.
     is_http1: bool,
 }
 
@@ -54,8 +54,8 @@ impl SendProbe {
         matches!(self.state.load(Ordering::Acquire), TAKEN | FAILED)
     }
 
-    /// Returns whether nothing but HTTP/1 can be spoken here. Then a body that was not read means
-    /// that the head was not sent either.
+    /// Returns whether the connection can only be HTTP/1. Then an unread body means that the head
+    /// was not sent either.
     pub(super) fn is_http1(&self) -> bool {
         self.is_http1
     }
@@ -69,7 +69,7 @@ impl SendProbe {
         matches!(sealed, Ok(_) | Err(SEALED))
     }
 
-    /// Returns whether the body itself has failed, on our side.
+    /// Returns whether the body itself has failed, on this side.
     pub(super) fn failed(&self) -> bool {
         self.state.load(Ordering::Acquire) == FAILED
     }
@@ -88,7 +88,7 @@ impl Drop for SealOnDrop<'_> {
 
 /// Returns whether the transport is sure to read this body. It does not read one that is empty, or
 /// empty by its header. Nor does it read one of unknown length for a GET, or for a server of
-/// HTTP/1.0. So only a body of known length tells anything.
+/// HTTP/1.0. So only a body of known length is evidence.
 fn is_sure_to_be_read(body: &reqwest::Body, headers: &HeaderMap) -> bool {
     let Some(length) = body.size_hint().exact().filter(|length| *length > 0) else { return false };
     let is_same = |value: &http::HeaderValue| value.to_str().is_ok_and(|value| value.parse() == Ok(length));

@@ -1,4 +1,4 @@
-//! Settings of the client that belong together: overload protection, and redirects.
+//! The client's settings of overload protection and of redirects.
 //!
 //! The builder's methods set them (`builder/overload.rs`, `builder/redirects.rs`), and its `check`
 //! checks them.
@@ -31,11 +31,11 @@ const MAX_REDIRECTS: u32 = 10;
 /// Which redirects are followed. The rules that these settings change are in `redirect.rs`.
 #[derive(Debug)]
 pub(super) struct RedirectSettings {
-    /// The most that an attempt follows.
+    /// Maximum number of redirects of one attempt.
     pub(super) max: u32,
     /// A 301 or 302 to a POST becomes a GET.
     pub(super) post_as_get: bool,
-    /// Whether one may leave its origin. `None`: it depends on the transport.
+    /// Whether a redirect may lead to another origin. `None`: it depends on the transport.
     pub(super) cross_origin: Option<bool>,
 }
 
@@ -46,9 +46,9 @@ impl Default for RedirectSettings {
 }
 
 impl RedirectSettings {
-    /// Returns whether redirects to another origin are followed; an error says why not. `is_ours`:
-    /// the transport is as we made it. Another may add credentials to every request, which cannot be
-    /// seen and cannot be taken off.
+    /// Checks whether redirects to another origin are followed. An error names the reason.
+    /// `is_ours`: the transport is this crate's own. Another one may add credentials to every
+    /// request, and the client can neither see nor remove them.
     pub(super) fn may_leave(&self, is_ours: bool) -> Result<(), NotFollowed> {
         match self.cross_origin {
             Some(true) => Ok(()),

@@ -1,9 +1,9 @@
-//! Builds the URL of a request from what the caller wrote.
+//! Builds the URL of a request from the caller's text.
 //!
 //! `Url::join` loses the path of the base (`https://api.x/v1` + `/charges` =
 //! `https://api.x/charges`) and follows `..` silently. A client for one API wants neither. So a
-//! relative path is *appended*, and it cannot leave the base. A path segment cannot be empty, since
-//! an empty identifier would address the collection instead of the item.
+//! relative path is *appended*, and it cannot leave the base. A path segment cannot be empty,
+//! because an empty identifier would address the collection instead of the item.
 
 use reqwest::Url;
 
@@ -98,7 +98,7 @@ pub(super) fn append_segments<S: AsRef<str>>(url: &mut Url, parts: impl IntoIter
         let position = index + 1;
         match part {
             "" => return Err(Error::build("path_segments", format!("part {position} is empty"))),
-            // The url crate drops them silently, and the request would go elsewhere.
+            // The url crate drops them silently, so the request would go to another address.
             "." | ".." => return Err(Error::build("path_segments", format!("part {position} is `{part}`"))),
             // The url crate drops these too, and `.\n.` would become `..`.
             part if part.contains(['\t', '\n', '\r']) => {

@@ -1,9 +1,9 @@
-//! Reads from a transport's error what the server can have received.
+//! Finds out from a transport's error what the server can have received.
 //!
-//! reqwest says "error sending request" both for a refused connection and for a charge that went
-//! through without a response. The difference is in the chain of sources, and this is the only file
-//! that walks it. An error that it does not recognise, or a failed downcast, is `Unknown`, which is
-//! ambiguous. Unsure never becomes "safe to repeat".
+//! reqwest prints "error sending request" both for a refused connection and for a charge that was
+//! made without a response. The difference is in the chain of sources, and only this file walks it.
+//! An error that it does not recognise, or a failed downcast, is `Unknown`, which is ambiguous.
+//! Unsure never becomes "safe to repeat".
 //!
 //! The table is in `guide/failures.md`. Each row is a test over a real socket in `tests/it/wire/`.
 
@@ -15,18 +15,18 @@ use hyper_util::client::legacy;
 use super::send_probe::SendProbe;
 use crate::policy::Failure;
 
-/// Returns what a failed `execute` means. `probe` watches the request's body, if it has one.
+/// Returns the failure of a failed `execute`. `probe` watches the request's body, if it has one.
 /// `is_as_made`: the transport is as this crate made it, so it speaks HTTP/2 only where TLS has
 /// negotiated it.
 pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&SendProbe>, is_as_made: bool) -> Failure {
     if error.is_builder() || error.is_redirect() {
         return Failure::InvalidRequest;
     }
-    // Asked first: the body may come from another connection, whose failure would look like ours.
+    // First, because the body may come from another connection, whose failure looks the same.
     if probe.is_some_and(SendProbe::failed) {
         return Failure::RequestBody;
     }
-    // Asked before timeouts, since a connect timeout is both.
+    // Before timeouts, because a connect timeout is both.
     if error.is_connect() {
         return of_connecting(error);
     }
@@ -42,8 +42,8 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&SendProbe>, is
         return Failure::NotSent;
     }
     let was_cut = first.is_some_and(hyper::Error::is_incomplete_message) || find::<io::Error>(error).is_some();
-    // A mistake of the caller's in the head is found while it is written. How much of it had been
-    // written by then is not known.
+    // A mistake in the caller's headers is found while the head is written. It is not known how
+    // much was written by then.
     let is_ours = first.is_some_and(hyper::Error::is_user);
     if let Some(probe) = probe
         && probe.seal()
@@ -58,8 +58,8 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&SendProbe>, is
     if was_cut || first.is_some_and(hyper::Error::is_closed) { Failure::Disconnected } else { Failure::Unknown }
 }
 
-/// Returns what it means that our own timer ended an attempt. Over HTTP/2 its head may still be
-/// sent.
+/// Returns the failure of an attempt that the client's own timer ended. Over HTTP/2 its head may
+/// still be sent.
 pub(super) fn of_timeout(probe: Option<&SendProbe>) -> Failure {
     match probe {
         Some(probe) if probe.seal() && probe.is_http1() => Failure::NotSent,
@@ -67,7 +67,7 @@ pub(super) fn of_timeout(probe: Option<&SendProbe>) -> Failure {
     }
 }
 
-/// Returns why there was no connection. What this process lacks must not count against the origin.
+/// Returns why there was no connection. A lack in this process must not count against the origin.
 fn of_connecting(error: &reqwest::Error) -> Failure {
     if is_certificate(error) {
         return Failure::Certificate;
@@ -124,7 +124,7 @@ fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 
     }
 }
 
-/// Returns whether the TLS handshake failed for a reason that the next one meets too.
+/// Returns whether the TLS handshake failed for a reason that will recur.
 #[cfg(feature = "rustls")]
 fn is_certificate(error: &reqwest::Error) -> bool {
     use rustls::Error::{AlertReceived, InvalidCertificate, NoApplicationProtocol, PeerIncompatible};
@@ -133,8 +133,8 @@ fn is_certificate(error: &reqwest::Error) -> bool {
     })
 }
 
-/// native-tls does not tell a bad certificate from a broken pipe. A repeat is wasteful then, and
-/// never unsafe.
+/// native-tls does not distinguish a bad certificate from a broken pipe. A repeat is then a waste,
+/// and never unsafe.
 #[cfg(not(feature = "rustls"))]
 fn is_certificate(_: &reqwest::Error) -> bool {
     false

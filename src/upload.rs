@@ -1,6 +1,6 @@
-//! Bodies that are opened anew for each attempt: a file, and a multipart form.
+//! Request bodies that each attempt opens again: a file, and a multipart form.
 //!
-//! A second attempt must send what the first one sent. If a file's length has changed in between,
+//! A later attempt must send the bytes of the first one. If a file's length has changed in between,
 //! that is an error and never a short upload. A form keeps the boundary of the first attempt, so
 //! that a server which compares bodies sees the same one.
 
@@ -109,7 +109,7 @@ mod form {
     }
 
     impl<F: Fn() -> Form> FormFactory<F> {
-        /// Makes one form for its boundary, and returns the content type with that.
+        /// Makes one form for its boundary, and returns the content type with that boundary.
         pub(crate) fn new(http: reqwest::Client, make: F) -> Result<(Self, HeaderValue), BoxError> {
             let boundary = make().boundary().to_owned();
             let content_type = HeaderValue::try_from(format!("multipart/form-data; boundary={boundary}"))?;

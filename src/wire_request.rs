@@ -58,7 +58,7 @@ impl WireRequest {
         self.original.as_ref().map_or(&self.template, |original| &original.request)
     }
 
-    /// Returns whether a 303 has said that the operation is done.
+    /// Returns whether a 303 has ended the operation.
     pub(super) fn is_done(&self) -> bool {
         self.original.is_some()
     }
@@ -127,8 +127,8 @@ impl WireRequest {
 
     /// Copies a request without its body, with room for more headers.
     ///
-    /// Every attempt needs a copy. Ours are put together from their parts, since reqwest's
-    /// `try_clone` allocates a map for a timeout that is not there.
+    /// Every attempt needs a copy. It is built from its parts, because reqwest's `try_clone`
+    /// allocates a map even without a timeout.
     fn copy_of(&self, request: &reqwest::Request, extra_headers: usize) -> reqwest::Request {
         if self.is_prebuilt
             && let Some(copy) = request.try_clone()

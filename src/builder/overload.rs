@@ -1,5 +1,5 @@
-//! The builder's settings of overload protection: they help a server in trouble, and callers whose
-//! responses come late. All are off by default.
+//! The builder's settings of overload protection. They spare a server in trouble, and shorten the
+//! waits of callers. All are off by default.
 
 use http::HeaderName;
 
@@ -11,16 +11,17 @@ impl ClientBuilder {
     /// Gives every origin a circuit breaker. Default: off; [when to turn it
     /// on](crate::guide::overload).
     ///
-    /// Once too many calls to an origin have failed, none is sent for a while, and then a few as
-    /// probes. An operation that meets an open circuit ends at once as
-    /// [`CircuitOpen`](crate::policy::StopReason::CircuitOpen). Before its first attempt that is an
-    /// [`ErrorKind::NotAdmitted`](crate::ErrorKind::NotAdmitted), with nothing sent.
-    /// [`retry_after`](crate::Error::retry_after) says when to come back.
+    /// When too many calls to an origin have failed, the circuit opens: the client sends nothing
+    /// for a while, and then a few calls as probes. An operation that meets an open circuit ends at
+    /// once with [`CircuitOpen`](crate::policy::StopReason::CircuitOpen). If that is before its
+    /// first attempt, nothing was sent, and the error is an
+    /// [`ErrorKind::NotAdmitted`](crate::ErrorKind::NotAdmitted).
+    /// [`retry_after`](crate::Error::retry_after) tells you when to try again.
     ///
     /// Every attempt counts, by its class and its duration. A hedged pair counts once, by the
     /// response that counted. Dropped attempts and failures on this side do not count. An attempt
-    /// that ran out of its operation's time counts as failed, so timeouts that are too short open the
-    /// circuit.
+    /// that ran out of its operation's time counts as failed, so timeouts that are too short open
+    /// the circuit.
     ///
     /// ```
     /// use steadfast::{Client, policy::BreakerPolicy};
@@ -35,29 +36,34 @@ impl ClientBuilder {
     /// Applies one `Retry-After` to every operation on that origin. Default: off; [when to turn it
     /// on](crate::guide::overload).
     ///
-    /// After a 429 or 503 that says when to come back, every operation waits before its next attempt,
-    /// the first included. When the time is over, at the latest after
-    /// [`max_retry_after`](crate::policy::RetryPolicy::max_retry_after), one operation goes first, as
-    /// a probe. If it is not refused, the others follow within a second, or within the time that was
-    /// asked for if that is shorter, spread at random.
+    /// After a 429 or 503 with a time, every operation waits before its next attempt, the first
+    /// included. The wait is at most
+    /// [`max_retry_after`](crate::policy::RetryPolicy::max_retry_after). When it is over, one
+    /// operation goes first, as a probe. If the server does not refuse the probe, the others follow
+    /// at random within a second, or within the time of the `Retry-After` if that is shorter.
     ///
-    /// An operation whose deadline is nearer stops at once as
-    /// [`RetryAfterTooLong`](crate::policy::StopReason::RetryAfterTooLong), with
-    /// [`retry_after`](crate::Error::retry_after).
+    /// An operation whose deadline is nearer stops at once with
+    /// [`RetryAfterTooLong`](crate::policy::StopReason::RetryAfterTooLong), and
+    /// [`retry_after`](crate::Error::retry_after) has the wait.
     ///
     /// A wait costs as much as a retry after throttling (5 of 500 tokens), as if the operation had
-    /// been refused itself; a success returns it. Without the tokens the operation stops as
+    /// been refused itself. A success returns it. Without the tokens, the operation stops with
     /// [`BudgetExhausted`](crate::policy::StopReason::BudgetExhausted).
+    ///
+    /// ```
+    /// let client = steadfast::Client::builder().cooldown();
+    /// ```
     pub fn cooldown(mut self) -> Self {
         self.overload.cooldown = Some(Lanes::default());
         self
     }
 
-    /// Applies one `Retry-After` to the requests for which `lane` returns the same text. Default: off.
+    /// Applies one `Retry-After` to all requests in the same lane: those for which `lane` returns
+    /// the same text. Default: off.
     ///
-    /// Use it in place of [`cooldown`](Self::cooldown) where a limit is not the whole origin's, but
-    /// that of a credential or a route. The text itself is not kept. At most 256 lanes of an origin
-    /// are held back at a time.
+    /// Use it in place of [`cooldown`](Self::cooldown) where a limit holds for a credential or a
+    /// route, and not for the whole origin. The client keeps only a digest of the text. It holds
+    /// back at most 256 lanes of an origin at a time.
     ///
     /// ```
     /// use steadfast::Client;
@@ -72,13 +78,13 @@ impl ClientBuilder {
         self
     }
 
-    /// Sends in this header how long you wait for each attempt, so that the server can refuse work
-    /// that nobody waits for. Default: off.
+    /// Sends in this header how long you wait for each attempt. The server can then refuse work
+    /// that comes too late for you. Default: off.
     ///
-    /// The value is what is left of the attempt timeout, the operation's timeout and the task's
-    /// [deadline](crate::with_deadline), whichever ends first, in whole milliseconds. It is relative,
-    /// as gRPC's `grpc-timeout` is: two machines agree on how long a second is, and not on what time
-    /// it is. It is not sent to another origin.
+    /// The value is the time left, in whole milliseconds. The attempt timeout, the operation's
+    /// timeout and the task's [deadline](crate::with_deadline) bound it, whichever ends first. Like
+    /// gRPC's `grpc-timeout` it is a duration, because the clocks of two machines differ. It is not
+    /// sent to another origin.
     ///
     /// Envoy understands the name `x-envoy-expected-rq-timeout-ms`.
     /// [`server::DeadlineLayer`](https://docs.rs/steadfast/latest/steadfast/server/struct.DeadlineLayer.html)
@@ -95,14 +101,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Sends a second request beside a first that is late, for operations with a *safe* method (GET,
-    /// HEAD, OPTIONS, TRACE, QUERY). The first final response counts, and the other request is
-    /// dropped. Default: off; [when to turn it on](crate::guide::overload).
+    /// Sends a second request beside a late one, for operations with a *safe* method (GET, HEAD,
+    /// OPTIONS, TRACE, QUERY). Default: off; [when to turn it on](crate::guide::overload).
+    ///
+    /// The first final response counts, and the client drops the other request.
     ///
     /// A hedge is an attempt: it counts against `max_attempts`, pays the price of a retry from the
-    /// budget, and stands in the journal. It goes out beside the first attempt only, while the circuit
-    /// is closed and nothing cools down, and with a body that can be sent again. Hedge operations with
-    /// other methods one by one: [`RequestBuilder::hedge`](crate::RequestBuilder::hedge).
+    /// budget, and stands in the journal. It needs a body that can be sent again, a closed circuit
+    /// and no cooldown. Only the first attempt is hedged. For other methods, hedge one request at a
+    /// time: [`RequestBuilder::hedge`](crate::RequestBuilder::hedge).
     ///
     /// ```
     /// use steadfast::{Client, policy::HedgePolicy};

@@ -1,25 +1,32 @@
-//! The builder's settings of redirects: how many are followed, what becomes of a POST, and whether one
-//! may leave its origin.
+//! The builder's settings of redirects: how many are followed, what happens to a POST, and whether
+//! one may leave its origin.
 
 use super::ClientBuilder;
 
 impl ClientBuilder {
-    /// Sets how many redirects an attempt follows; 0 hands every 3xx to the caller. Default: 10.
+    /// Sets how many redirects an attempt follows. With 0 you get every 3xx yourself. Default: 10.
     ///
-    /// 307 and 308 keep method, body and key on the same origin. A 303 becomes a GET of the result.
-    /// 301 and 302 are followed for safe methods (GET, HEAD, OPTIONS, TRACE, QUERY). A POST, PUT,
-    /// PATCH or DELETE ends with a 301 or 302, and [may have been
-    /// processed](crate::Error::may_have_been_processed): some servers send these when an address
-    /// has moved, others after they have acted.
+    /// | status | what the client does |
+    /// | --- | --- |
+    /// | 307, 308 | follows on the same origin with method, body and key |
+    /// | 303 | follows with a GET of the result |
+    /// | 301, 302 | follows for safe methods (GET, HEAD, OPTIONS, TRACE, QUERY) |
+    /// | 301, 302 to a POST, PUT, PATCH or DELETE | ends; the operation [may have been processed](crate::Error::may_have_been_processed) |
     ///
-    /// Another origin gets GET and HEAD without a body only, and neither credentials, cookies, the
-    /// key, nor any header of yours but `Accept`, `Accept-Language`, `Range` and `User-Agent`; see
-    /// [`cross_origin_redirects`](Self::cross_origin_redirects). A redirect from https to http is
-    /// never followed.
+    /// Some servers send a 301 or 302 because an address has moved, others after they have acted.
+    /// So the last row is not followed.
     ///
-    /// A redirect that is not followed is returned as `Ok` by `send`. `fetch` returns an
-    /// [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names where it leads and why it
-    /// is not followed.
+    /// To another origin, the client sends GET and HEAD without a body only. It adds no
+    /// credentials, no cookies and no key. Of your headers it sends `Accept`, `Accept-Language`,
+    /// `Range` and `User-Agent`; see [`cross_origin_redirects`](Self::cross_origin_redirects). A
+    /// redirect from https to http is never followed.
+    ///
+    /// `send` returns a redirect that is not followed as `Ok`. `fetch` returns an
+    /// [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names the target and the reason.
+    ///
+    /// ```
+    /// let client = steadfast::Client::builder().max_redirects(0);
+    /// ```
     pub fn max_redirects(mut self, redirects: u32) -> Self {
         self.redirects.max = redirects;
         self
@@ -28,10 +35,10 @@ impl ClientBuilder {
     /// Follows a 301 or 302 to a POST with a GET of the new address, without body and key, as
     /// browsers do. Default: `false`.
     ///
-    /// Turn it on for a site that answers a form with a 301 or 302 to its result. It is your
-    /// statement that such an answer means "done, look there", as a 303 does (RFC 9110 §15.4.4). If
-    /// the address has only moved (a slash, https), the POST is lost, and the answer to the GET
-    /// looks like a success. PUT, PATCH and DELETE are not affected.
+    /// Turn it on for a site that responds to a form with a 301 or 302 to its result. You then
+    /// state that such a response means "done, see the result there", as a 303 does (RFC 9110
+    /// §15.4.4). If the address has only moved (a slash, https), the POST is lost, and the response
+    /// to the GET looks like a success. PUT, PATCH and DELETE are not affected.
     ///
     /// ```
     /// let client = steadfast::Client::builder().redirect_post_as_get(true);
@@ -41,13 +48,14 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets whether a GET or HEAD without a body, and the GET of a 303, may go to another origin:
-    /// another scheme, host or port. Default: `true`; with an HTTP client that you configure
-    /// ([`http`](Self::http)) or bring along ([`http_client`](Self::http_client)), `false`.
+    /// Sets whether a redirect may lead to another origin: another scheme, host or port. It
+    /// concerns a GET or HEAD without a body, and the GET of a 303. Default: `true`; with an HTTP
+    /// client that you configure ([`http`](Self::http)) or bring along
+    /// ([`http_client`](Self::http_client)), `false`.
     ///
     /// Such an HTTP client may add something to every request: reqwest's `default_headers`, a
     /// cookie, a client certificate. This client cannot see it, and cannot remove it for one hop.
-    /// `true` is your statement that none of it is secret, or that you trust every origin to which
+    /// With `true` you state that none of it is secret, or that you trust every origin to which
     /// your servers redirect. It has no effect on an HTTP client that follows redirects itself.
     ///
     /// ```
@@ -58,6 +66,7 @@ impl ClientBuilder {
     ///     .build()?;
     /// # Ok(())
     /// # }
+    /// # example().unwrap();
     /// ```
     pub fn cross_origin_redirects(mut self, yes: bool) -> Self {
         self.redirects.cross_origin = Some(yes);

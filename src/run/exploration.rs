@@ -1,12 +1,12 @@
-//! Explores every course that an operation can take, within the bounds of the policy.
+//! Explores every history of an operation, within the bounds of the policy.
 //!
 //! The model has no copy of the client's decisions. Its state is the *history* of one operation:
-//! what happened to each request. A server and a network decide that, and do whatever their
-//! protocols allow. Each step replays the history through the client's own code ([`replay`]). The
-//! result for the caller is compared with what the server has done.
+//! the fate of each request. A server and a network decide that, and do whatever their protocols
+//! allow. Each step replays the history through the client's own code ([`replay`]). Then the result
+//! for the caller is compared with the acts of the server.
 //!
-//! The page about it is `guide/proof_client.md`. `stories` refutes broken designs ([`Design`]), so
-//! that a property which cannot fail is noticed.
+//! The page about it is `guide/proof_client.md`. `stories` refutes broken designs ([`Design`]),
+//! which proves that each property can fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, which is its business")]
 
@@ -27,11 +27,11 @@ use self::seen::{Decided, Phase, Seen};
 use self::server::{Acts, Fate};
 use crate::policy::StopReason;
 
-/// The client that is explored: ours, or one with a mistake that others have made.
+/// The client to explore: this crate's, or one with a mistake that other clients have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Design {
     Ours,
-    /// A key is a licence, even if nobody says that the API honours it.
+    /// A key is a licence, even if the API is not known to honour it.
     KeyIsLicence,
     /// A connection that is lost counts as "not sent".
     LostIsNotSent,
@@ -52,21 +52,21 @@ enum Design {
 /// One step of a history.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 enum Step {
-    /// The answer to another call shows that the API honours keys.
+    /// The response to another call shows that the API honours keys.
     ApiShows,
-    /// The API stops honouring keys, and the answer to another call shows that.
+    /// The API stops honouring keys, and the response to another call shows that.
     ApiStops,
     /// Calls of others fail until the circuit opens.
     OthersFail,
     /// The wait is over.
     Begin,
-    /// The wait is over, and a busy machine has noticed it late.
+    /// The wait is over, and a busy machine has woken the task late.
     BeginLate,
     /// A request goes out: the first of an attempt, or that of a redirect.
     Sent {
         fate: Fate,
         acts: bool,
-        /// As [`ApiStops`](Self::ApiStops), before the answer arrives.
+        /// As [`ApiStops`](Self::ApiStops), before the response arrives.
         stops_meanwhile: bool,
     },
 }
@@ -151,7 +151,7 @@ impl stateright::Model for Model {
     }
 
     fn within_boundary(&self, state: &State) -> bool {
-        // Ours ends by itself; a broken one may not.
+        // This crate's client ends by itself; a broken one may not.
         state.seen.sends <= 7
     }
 }
@@ -180,7 +180,7 @@ fn in_an_attempt(state: &State, steps: &mut Vec<Step>) {
     let is_harmless = scenario.is_read() || seen.is_result || seen.is_elsewhere;
     for fate in Fate::ALL.into_iter().filter(|fate| is_possible(*fate, state)) {
         let acts = match fate.may_act(*scenario) {
-            // Nothing is left to be done.
+            // The server has nothing left to do.
             _ if is_harmless || seen.is_known => &[false][..],
             Acts::Never => &[false],
             Acts::Always => &[true],
@@ -192,7 +192,7 @@ fn in_an_attempt(state: &State, steps: &mut Vec<Step>) {
     }
 }
 
-/// Whether the next request can meet this fate.
+/// Returns whether the next request can meet this fate.
 fn is_possible(fate: Fate, State { scenario, history, seen }: &State) -> bool {
     use Fate::*;
     let honours = !matches!(scenario.api, Api::Ignores) && !history.iter().any(|step| step.stops());
@@ -211,11 +211,11 @@ fn is_possible(fate: Fate, State { scenario, history, seen }: &State) -> bool {
         TemporaryBack => seen.is_moved,
         NoConnection | Refused | TimedOut | Lost | Invalid | Unavailable | ThrottledLater => true,
         Done => !seen.is_known,
-        // Enough for what changes nothing.
+        // A read needs no more fates.
         _ if is_read => false,
         Stored | OutcomeUnknown => honours && seen.is_known,
         StoredError => honours,
-        // From an API that knows no keys it is a conflict of its own.
+        // From an API without keys it is a conflict of its own.
         StillRunning => seen.is_known || !honours,
         Released => honours && !seen.is_known,
         Mismatch | Conflict => !seen.is_known,
@@ -223,10 +223,10 @@ fn is_possible(fate: Fate, State { scenario, history, seen }: &State) -> bool {
     }
 }
 
-/// A name, and whether it holds in a state.
+/// The name of a property, and its check in a state.
 type Promise = (&'static str, fn(&Model, &State) -> bool);
 
-/// What must hold in every state. The page lists the same names.
+/// The properties of every state. The page lists the same names.
 const PROMISES: [Promise; 14] = [
     ("without trust or without a key, nothing is carried out twice", |_, State { scenario, seen, .. }| {
         !(scenario.has_effects() && scenario.word != Word::User && seen.executions > 1)
@@ -262,7 +262,7 @@ const PROMISES: [Promise; 14] = [
     }),
 ];
 
-/// Every reason for an end, so that a scenario which loses one is noticed.
+/// Every reason for an end. The test fails if no scenario reaches one of them.
 const REASONS: [StopReason; 13] = [
     StopReason::Done,
     StopReason::Replayed,
@@ -311,7 +311,7 @@ fn every_course_of_an_operation_keeps_the_promises() {
     assert!(states >= 50_000, "{states} states");
 }
 
-/// A control: what keeps a POST from being doubled is the licence, and nothing else.
+/// A control: only the licence keeps a POST from being doubled.
 #[test]
 fn false_word_of_the_user_does_double() {
     let wrongly = Scenario::new(Ask::PostMinted, Word::User, Api::Ignores);

@@ -1,9 +1,9 @@
-//! Whether an attempt may go out now: cooldown, time left, circuit breaker, in this order; and
-//! whether a hedge may go out beside it.
+//! Admission: whether an attempt may go out now. It asks the cooldown, the time left and the
+//! circuit breaker, in this order. It also decides whether a hedge may go out beside an attempt.
 //!
-//! A state machine that waits for nothing. It is told the time, and a random number where one is
-//! needed, and answers with the next step. The client and the simulation both drive it: they ask,
-//! wait as they are told, and ask again. What it promises is in `guide/overload.md`.
+//! It is a state machine that never waits. The time and a random number are arguments, and it
+//! returns the next step. The client and the simulation both drive it: they ask, wait and ask
+//! again. Its promises are in `guide/overload.md`.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use super::cooldown::{CooldownState, Turn};
 use super::hedge::{HedgeAllowance, HedgeAt, HedgePolicy};
 use super::retry::{Operation, StopReason};
 
-/// The state of one origin that decides about its attempts. Its cooldowns are kept apart, since
-/// there is one for each lane.
+/// The state of one origin that decides about its attempts. Cooldowns are kept apart, because there
+/// is one for each lane.
 #[derive(Debug, Default)]
 #[doc(hidden)]
 pub struct AdmissionState {
@@ -21,12 +21,12 @@ pub struct AdmissionState {
     hedges: HedgeAllowance,
 }
 
-/// What to do about an attempt that is to go out.
+/// The next step of an attempt that is to go out.
 #[derive(Debug)]
 #[doc(hidden)]
 #[allow(clippy::exhaustive_enums, reason = "not public: the crates that use it have one version")]
 pub enum AdmissionStep<'a> {
-    /// Send it. One that `goes_first` is the cooldown's probe: tell the cooldown when it has ended.
+    /// Send it. If it `goes_first`, it is the cooldown's probe: report its end to the cooldown.
     Admit { permit: Option<Permit<'a>>, goes_first: bool },
     /// End the operation.
     Deny(Denied),
@@ -42,19 +42,19 @@ pub enum AdmissionStep<'a> {
 #[allow(clippy::exhaustive_structs, reason = "not public: the crates that use it have one version")]
 pub struct Denied {
     pub reason: StopReason,
-    /// When to come back, if that is known.
+    /// When to try again, if that is known.
     pub retry_after: Option<Duration>,
 }
 
 impl Denied {
-    /// Denies an attempt for a reason that no wait mends.
+    /// Denies an attempt for a reason that no wait can remove.
     #[doc(hidden)]
     pub fn for_good(reason: StopReason) -> Self {
         Self { reason, retry_after: None }
     }
 }
 
-/// The time within which those who waited for a probe follow it.
+/// The time within which the waiting operations follow a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]
 pub struct Spread(Duration);
@@ -104,7 +104,8 @@ impl AdmissionState {
             Ok(permit) => AdmissionStep::Admit { permit, goes_first },
             Err(denied) => {
                 if goes_first {
-                    // It is not sent, so the next goes first. Nobody waits for this one: it went and ended at once.
+                    // It is not sent, so the next attempt goes first. No other one waits for this
+                    // probe, which ended at once.
                     cooldown.probe_ended(true, now);
                 }
                 AdmissionStep::Deny(denied)
@@ -129,10 +130,10 @@ impl AdmissionState {
         }
     }
 
-    /// Returns after how long an attempt is late, so that a hedge may go out beside it; `None` if
-    /// there is to be no hedge. `quantile` knows how long the origin takes.
+    /// Returns after how long an attempt counts as late, so that a hedge may go out beside it.
+    /// `None`: no hedge. `quantile` returns a quantile of the origin's latencies.
     ///
-    /// A cooldown's probe is not hedged: it is to be alone.
+    /// A cooldown's probe is not hedged, because it must be the only request.
     #[inline]
     #[doc(hidden)]
     pub fn late_after(
@@ -150,7 +151,7 @@ impl AdmissionState {
     }
 
     /// Returns whether a hedge may go out now, and pays for it. `cools`: a cooldown holds the lane
-    /// back, be it only until a probe has ended.
+    /// back, even if only until a probe has ended.
     #[doc(hidden)]
     pub fn admit_hedge(&self, cools: bool, operation: &mut Operation<'_>, now: Instant) -> bool {
         let is_closed = self.breaker.as_ref().is_none_or(|breaker| breaker.state(now) == BreakerState::Closed);
@@ -164,7 +165,7 @@ impl AdmissionState {
         is_paid
     }
 
-    /// Returns for how long from `now` nothing will be let through.
+    /// Returns for how long from `now` the circuit lets no call through.
     #[inline]
     #[doc(hidden)]
     pub fn circuit_open_for(&self, now: Instant) -> Duration {
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn cooldown_is_asked_before_time_and_circuit() {
+    fn cooldown_comes_before_time_and_circuit() {
         let (mut origin, now) = (Origin::new(Some(BreakerPolicy::new().min_calls(1))), now_in_a_test());
         assert_eq!(origin.ask(None, now), "go");
         assert_eq!(origin.ask(Some(now), now), "denied", "no time is left");
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_is_denied_leaves_its_place_to_the_next() {
+    fn denied_probe_leaves_its_place_to_the_next() {
         let (mut origin, now) = (Origin::new(Some(BreakerPolicy::new().min_calls(1))), now_in_a_test());
         origin.fail(now);
         origin.cooldown.begin(SECOND, now);
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_waited_for_the_probe_follow_it_spread_out() {
+    fn waiting_attempts_follow_the_probe_spread_out() {
         let (spread, now) = (Spread(SECOND), now_in_a_test());
         let wait = |deadline, unit| spread.wait(deadline, now, || unit).map(|wait| wait.as_millis());
         assert_eq!([0.0, 0.5, 1.0, 7.0].map(|unit| wait(None, unit)), [0, 500, 1000, 1000].map(Ok));
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hedge_needs_a_closed_circuit_and_an_origin_at_ease() {
+    fn hedge_needs_a_closed_circuit_and_no_cooldown() {
         let (origin, now) = (Origin::new(Some(BreakerPolicy::new().min_calls(1))), now_in_a_test());
         let hedge = HedgePolicy::after(SECOND).max_extra_load(1.0);
         let late_after = |policy, goes_first| origin.admission.late_after(policy, goes_first, |_| None);
@@ -333,7 +334,8 @@ mod tests {
             let (admission, mut cooldown) = (AdmissionState::new(Some(breaker)), CooldownState::default());
             let hedge = HedgePolicy::after(SECOND).max_extra_load(0.5);
             let mut now = now_in_a_test();
-            // Until when the origin has asked to be left alone, and whether a probe has passed since.
+            // Until when the origin has asked to be left alone, and whether a probe has passed
+            // since.
             let (mut quiet_until, mut is_at_ease) = (now, true);
             let mut under_way: Vec<(Option<Permit<'_>>, bool)> = Vec::new();
             let (mut eligible, mut hedged) = (0.0, 0.0);

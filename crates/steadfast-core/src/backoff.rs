@@ -1,7 +1,7 @@
-//! How long to wait before the next attempt.
+//! The wait before the next attempt.
 //!
-//! Clients that fail together retry together unless chance drives them apart. The default is
-//! exponential backoff with *full* jitter, which needs the fewest calls to get a crowd of contending
+//! Clients that fail together retry together, unless chance drives them apart. The default is
+//! exponential backoff with *full* jitter. It needs the fewest calls to get a crowd of contending
 //! clients through (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015). The cap applies
 //! before the jitter, so no wait exceeds it.
 
@@ -15,6 +15,16 @@ pub(super) type Waits = Box<dyn Iterator<Item = Duration> + Send>;
 type MakeWaits = Arc<dyn Fn() -> Waits + Send + Sync>;
 
 /// How much of each wait is random.
+///
+/// ```
+/// use std::time::Duration;
+/// use steadfast_core::{Backoff, Jitter};
+///
+/// // Waits of 50 to 100 ms, 100 to 200 ms, and so on.
+/// let backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(5));
+/// let backoff = backoff.jitter(Jitter::Equal);
+/// assert_eq!(backoff.jitter, Jitter::Equal);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Jitter {
@@ -23,7 +33,7 @@ pub enum Jitter {
     Full,
     /// Half of the wait is fixed, and half is random.
     Equal,
-    /// None: for tests, and where exactly one client exists.
+    /// No part: for tests, and where exactly one client exists.
     None,
 }
 
@@ -38,8 +48,8 @@ impl Jitter {
     }
 }
 
-/// Multiplies, rounded to a nanosecond and never above `duration`. It does not panic, as
-/// `Duration::mul_f64` does for `Duration::MAX` and for a NaN.
+/// Multiplies, rounded to a nanosecond and never above `duration`. `Duration::mul_f64` would panic
+/// for `Duration::MAX` and for a NaN.
 fn scale(duration: Duration, unit: f64) -> Duration {
     if unit >= 1.0 {
         return duration;
@@ -109,27 +119,42 @@ impl Backoff {
     ///
     /// After a `Throttled` attempt the base is 1 s or `base`, whichever is longer
     /// ([`Backoff::throttle_base`]).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_core::{Backoff, RetryPolicy};
+    ///
+    /// let backoff = Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
+    /// let policy = RetryPolicy::new().backoff(backoff);
+    /// ```
     #[must_use]
     pub fn exponential(base: Duration, cap: Duration) -> Self {
         let schedule = Schedule::Exponential { base, cap };
         Self { schedule, jitter: Jitter::Full, throttle_base: Duration::from_secs(1) }
     }
 
-    /// Creates waits that are all the same, without jitter.
+    /// Creates equal waits without jitter.
     ///
-    /// `fixed(Duration::ZERO)` repeats at once. That is for tests: a server in trouble has the least
-    /// to spare.
+    /// `fixed(Duration::ZERO)` repeats at once. Use that in tests only: a server in trouble needs
+    /// the waits most.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_core::{Backoff, RetryPolicy};
+    ///
+    /// let in_tests = RetryPolicy::new().backoff(Backoff::fixed(Duration::ZERO));
+    /// ```
     #[must_use]
     pub fn fixed(wait: Duration) -> Self {
         let schedule = Schedule::Exponential { base: wait, cap: wait };
         Self { schedule, jitter: Jitter::None, throttle_base: wait }
     }
 
-    /// Creates a schedule of your own. `make` is called once per operation, and its iterator gives
-    /// the waits in turn. When it ends, so do the attempts. No jitter is added unless you ask for it
-    /// with [`Backoff::jitter`].
+    /// Creates a schedule of your own. `make` is called once per operation, and its iterator
+    /// returns the waits in turn. When it ends, so do the attempts. No jitter is added unless you
+    /// set it with [`Backoff::jitter`].
     ///
-    /// Schedules of other crates fit:
+    /// You can use the schedule of another crate:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -159,7 +184,8 @@ impl Backoff {
         self
     }
 
-    /// Sets the base after a `Throttled` attempt. The longer of the two bases counts. Default: 1 s.
+    /// Sets the base after a `Throttled` attempt, if it is longer than the schedule's. Default: 1
+    /// s.
     ///
     /// The cap still applies. So this changes neither a [`fixed`](Self::fixed) wait, whose cap is
     /// the wait, nor a [`schedule`](Self::schedule) of yours.
@@ -177,8 +203,8 @@ impl Backoff {
         }
     }
 
-    /// Returns the wait after attempt number `attempt` (from 1), or `None` when a custom schedule has
-    /// ended.
+    /// Returns the wait after attempt number `attempt` (from 1), or `None` when a custom schedule
+    /// has ended.
     pub(super) fn wait(&self, waits: &mut Option<Waits>, attempt: u32, throttled: bool, unit: f64) -> Option<Duration> {
         let whole = match (&self.schedule, waits) {
             (Schedule::Custom(_), Some(waits)) => waits.next()?,
@@ -220,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn doubles_up_to_the_cap_which_applies_before_the_jitter() {
+    fn waits_double_up_to_the_cap() {
         let backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_millis(700));
         assert_eq!(check(&backoff, false, 1.0), "100 200 400 700 700");
         assert_eq!(check(&backoff, false, 0.5), "50 100 200 350 350");
@@ -238,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_custom_schedule_ends_the_attempts_where_it_ends() {
+    fn custom_schedule_ends_the_attempts() {
         let backoff = Backoff::schedule(|| [1, 5, 25].map(Duration::from_millis));
         assert_eq!(check(&backoff, false, 0.0), "1 5 25");
         assert_eq!(check(&backoff, false, 0.0), "1 5 25", "each operation has its own iterator");

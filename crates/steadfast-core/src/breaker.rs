@@ -1,12 +1,14 @@
-//! The circuit breaker of one origin: when not to send anything at all.
+//! The circuit breaker of one origin: when to send nothing at all.
 //!
-//! A server that is down answers each request with a wait. Retries are not the worst of it. The
-//! first attempts of every operation go on too. Each holds a task and a connection until it times
-//! out, and the server meets all of them when it comes back. A breaker watches how the calls end.
-//! Once too many have failed it lets none through for a while, and then a few, as probes. When they
-//! succeed it is closed again.
+//! If a server is down, each request takes as long as its timeout. Retries are not the worst load:
+//! the first attempts of all operations go on too. Each holds a task and a connection until it
+//! times out, and the server meets all of them when it comes back.
 //!
-//! It is told the time and never reads it. Its lock is short, and never held across an await.
+//! A breaker counts the calls that fail. After too many it opens: it lets no call through for a
+//! while, and then a few, as probes. If the probes succeed, it closes again.
+//!
+//! The time is an argument; this file reads no clock. The lock is short, and never held across an
+//! await.
 
 use std::fmt;
 use std::sync::PoisonError;
@@ -14,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use super::class::Class;
 
-// In the tests below it is the model checker's own lock, so that this code is checked and not a
-// copy of it.
+// In the tests below it is the model checker's lock, so that the checker explores this code and not
+// a copy of it.
 #[cfg(not(test))]
 type Lock<T> = std::sync::Mutex<T>;
 #[cfg(test)]
@@ -32,30 +34,40 @@ use self::tests::Lock;
 /// | [`open_for`](Self::open_for) | 5 s |
 /// | [`probes`](Self::probes) | 3 |
 ///
-/// What counts as a failure is the [`Class`], not the status:
+/// The [`Class`] decides whether a call has failed, not the status:
 ///
 /// | class | counts as |
 /// | --- | --- |
 /// | `Ambiguous`, `NotProcessed` | failed |
-/// | `Success`, `Permanent` | answered: a 404 says that the server works |
-/// | `Throttled` | answered: the server works, and says how much it takes |
+/// | `Success`, `Permanent` | answered: a 404 shows that the server works |
+/// | `Throttled` | answered: the server works, and limits its load |
 ///
-/// Backoff and [cooldown](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.cooldown) slow down after a `Throttled` call.
+/// Backoff and
+/// [cooldown](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.cooldown)
+/// slow down after a `Throttled` call. The window moves in tenths of its length. The settings are
+/// checked when you build the client.
 ///
-/// The window moves in tenths of its length. The settings are checked when the client is built.
+/// ```
+/// use std::time::Duration;
+/// use steadfast_core::BreakerPolicy;
+///
+/// // Opens when half of at least 50 calls in 10 s have failed, or when 80 % took 2 s or longer.
+/// let policy = BreakerPolicy::new().min_calls(50).slow_calls(Duration::from_secs(2), 0.8);
+/// assert!(policy.validate().is_ok());
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BreakerPolicy {
     /// The share of failed calls that opens the circuit: over 0, at most 1.
     pub failure_share: f64,
-    /// Which calls are slow, and the share of them that opens the circuit. `None`: slow calls do not
-    /// matter.
+    /// Which calls are slow, and the share of them that opens the circuit. `None`: slow calls do
+    /// not matter.
     pub slow_calls: Option<SlowCalls>,
-    /// The fewest calls in the window that are judged. At least 1.
+    /// The fewest calls in the window that can open the circuit. At least 1.
     pub min_calls: u32,
     /// How far back calls count. Not zero.
     pub window: Duration,
-    /// How long nothing is let through before the first probe. Not zero.
+    /// How long the circuit stays open before the first probe. Not zero.
     pub open_for: Duration,
     /// How many probes must succeed for the circuit to close. At least 1.
     pub probes: u32,
@@ -93,24 +105,31 @@ impl BreakerPolicy {
 
     /// Sets the share of failed calls in the window, over 0 and at most 1, that opens the circuit.
     /// Default: 0.5.
+    ///
+    /// ```
+    /// use steadfast_core::BreakerPolicy;
+    ///
+    /// assert!(BreakerPolicy::new().failure_share(0.8).validate().is_ok());
+    /// assert!(BreakerPolicy::new().failure_share(80.0).validate().is_err()); // not a percentage
+    /// ```
     #[must_use]
     pub fn failure_share(mut self, share: f64) -> Self {
         self.failure_share = share;
         self
     }
 
-    /// Sets from when on a call is slow, and the share of slow calls in the window, over 0 and at
-    /// most 1, that opens the circuit too. Default: off.
+    /// Sets which calls are slow, and the share of slow calls in the window that also opens the
+    /// circuit. The share is over 0 and at most
+    /// 1. Default: off.
     ///
-    /// With `fetch`, a call takes until its body is read. A slow probe is a failed one.
+    /// With `fetch`, a call lasts until its body is read. A slow probe is a failed one.
     #[must_use]
     pub fn slow_calls(mut self, from: Duration, share: f64) -> Self {
         self.slow_calls = Some(SlowCalls { from, share });
         self
     }
 
-    /// Sets the fewest calls in the window that are judged. With fewer the circuit stays closed.
-    /// Default: 20. At least 1.
+    /// Sets the fewest calls in the window that can open the circuit. Default: 20. At least 1.
     #[must_use]
     pub fn min_calls(mut self, calls: u32) -> Self {
         self.min_calls = calls;
@@ -124,18 +143,19 @@ impl BreakerPolicy {
         self
     }
 
-    /// Sets how long nothing is let through before the first probe. Default: 5 s. Not zero.
+    /// Sets how long the circuit stays open before the first probe. Default: 5 s. Not zero.
     #[must_use]
     pub fn open_for(mut self, time: Duration) -> Self {
         self.open_for = time;
         self
     }
 
-    /// Sets how many calls are let through at a time to see whether the origin is back. As many must
-    /// succeed for the circuit to close; one that fails opens it again. Default: 3. At least 1.
+    /// Sets how many probes may be under way at a time. As many must succeed for the circuit to
+    /// close; a failed one opens it again. Default:
+    /// 3. At least 1.
     ///
-    /// A probe is an ordinary call of yours. It ends at its attempt timeout at the latest, and until
-    /// then it holds its place.
+    /// A probe is an ordinary call of yours. It holds its place until it ends, at its attempt
+    /// timeout at the latest.
     #[must_use]
     pub fn probes(mut self, probes: u32) -> Self {
         self.probes = probes;
@@ -147,16 +167,16 @@ impl BreakerPolicy {
     }
 }
 
-/// The state of a breaker: what it lets through.
+/// The state of a breaker: which calls it lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BreakerState {
-    /// Everything.
+    /// All calls.
     Closed,
-    /// Nothing.
+    /// No calls.
     #[non_exhaustive]
     Open {
-        /// For so long from now.
+        /// Time from now to the first probe.
         retry_after: Duration,
     },
     /// A few calls, as probes.
@@ -164,7 +184,7 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
-    /// The state in a word or two, as logs print it.
+    /// Returns the state in a word or two, as logs print it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -174,7 +194,7 @@ impl BreakerState {
         }
     }
 
-    /// Returns how long nothing is let through; zero unless it is open.
+    /// Returns how long the circuit stays open, or zero if it is not open.
     #[must_use]
     pub fn open_for(self) -> Duration {
         match self {
@@ -184,11 +204,12 @@ impl BreakerState {
     }
 }
 
-/// The error of a call that was not let through, because the circuit is open.
+/// The error of a call that the breaker did not let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CircuitOpen {
-    /// When to come back. While probes are under way: how long the circuit will be open if they fail.
+    /// When to try again. While probes are under way: how long the circuit will be open if they
+    /// fail.
     pub retry_after: Duration,
 }
 
@@ -227,25 +248,42 @@ impl Breaker {
         Self { policy, circuit }
     }
 
-    /// Lets a call through, unless the circuit is open.
+    /// Returns a permit for one call, unless the circuit is open.
     ///
     /// # Errors
     ///
-    /// [`CircuitOpen`]: it is open, or half-open with every probe under way.
+    /// [`CircuitOpen`]: the circuit is open, or half-open with every probe under way.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Breaker, BreakerPolicy, Class};
+    ///
+    /// fn send() -> Class { Class::Success } // your transport
+    ///
+    /// let breaker = Breaker::new(BreakerPolicy::new());
+    /// let started = Instant::now();
+    /// match breaker.acquire(started) {
+    ///     Ok(permit) => {
+    ///         let class = send();
+    ///         permit.record(class, started.elapsed(), Instant::now());
+    ///     }
+    ///     Err(open) => println!("not sent; try again in {:?}", open.retry_after),
+    /// }
+    /// ```
     pub fn acquire(&self, now: Instant) -> Result<Permit<'_>, CircuitOpen> {
         let Ticket { epoch, half_opened } = self.with(|circuit, policy| circuit.acquire(policy, now))?;
         Ok(Permit { breaker: self, epoch, half_opened, settled: false })
     }
 
-    /// Returns the state at the time `now`. A circuit whose time is over is half-open, even before the
-    /// next call.
+    /// Returns the state at the time `now`. An open circuit whose time has passed is half-open,
+    /// even before the next call.
     #[must_use]
     pub fn state(&self, now: Instant) -> BreakerState {
         self.with(|circuit, policy| circuit.state(policy, now))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Circuit, &BreakerPolicy) -> T) -> T {
-        // Poisoning cannot leave it half-written: nothing between lock and unlock panics.
+        // Nothing between lock and unlock panics, so poisoning leaves no half-written state.
         act(&mut self.circuit.lock().unwrap_or_else(PoisonError::into_inner), &self.policy)
     }
 }
@@ -259,8 +297,8 @@ impl fmt::Debug for Breaker {
 
 /// Permission for one call.
 ///
-/// Dropped without a [`record`](Self::record), the call counts for nothing, and a probe's place is
-/// free again.
+/// If you drop it without a [`record`](Self::record), the call does not count, and the place of a
+/// probe is free again.
 #[must_use = "it is given back when it is dropped"]
 pub struct Permit<'a> {
     breaker: &'a Breaker,
@@ -270,17 +308,28 @@ pub struct Permit<'a> {
 }
 
 impl Permit<'_> {
-    /// Returns whether the circuit was open, and this call is its first probe.
+    /// Returns whether the circuit was open and this call is its first probe.
     #[must_use]
     pub fn half_opened(&self) -> bool {
         self.half_opened
     }
 
-    /// Records the class of the call and how long it took. Returns the state that the circuit has
-    /// changed to, if it has.
+    /// Records the class of the call and its duration. Returns the new state if the circuit has
+    /// changed.
     ///
-    /// A call that was let through before the circuit last changed says nothing about its state now,
-    /// and is not counted.
+    /// A call from before the last change of the circuit does not count, because it says nothing
+    /// about the state now.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use steadfast_core::{Breaker, BreakerPolicy, BreakerState, Class};
+    ///
+    /// let breaker = Breaker::new(BreakerPolicy::new().min_calls(1));
+    /// let (now, took) = (Instant::now(), Duration::from_millis(20));
+    /// let changed = breaker.acquire(now)?.record(Class::NotProcessed, took, now);
+    /// assert!(matches!(changed, Some(BreakerState::Open { .. })));
+    /// # Ok::<(), steadfast_core::CircuitOpen>(())
+    /// ```
     pub fn record(mut self, class: Class, took: Duration, now: Instant) -> Option<BreakerState> {
         self.settled = true;
         let call = Call::new(class, self.breaker.policy.is_slow(took));
@@ -315,7 +364,7 @@ impl Call {
     }
 }
 
-/// What the circuit knows a call by.
+/// The circuit's half of a permit.
 struct Ticket {
     epoch: u64,
     half_opened: bool,
@@ -449,7 +498,7 @@ impl Counts {
         self.slow = self.slow.saturating_add(other.slow);
     }
 
-    /// Whether these counts open the circuit. Only a bad call does.
+    /// Returns whether these counts open the circuit. Only a bad call does.
     fn open(&self, policy: &BreakerPolicy, call: Call) -> bool {
         let reaches = |count: u32, share: f64| f64::from(count) >= share * f64::from(self.calls);
         let failing = call.failed && reaches(self.failed, policy.failure_share);
@@ -510,8 +559,9 @@ mod tests {
         BreakerPolicy::new().min_calls(4).probes(2).slow_calls(SECOND, 0.75)
     }
 
-    /// Plays calls on the state machine, one after the other, and renders the state after each. `f`: a call that fails, `s`: one that is
-    /// slow, `o`: one that is answered, `d`: a permit that is dropped; `+`: a second passes.
+    /// Plays calls on the state machine, one after the other, and renders the state after each.
+    /// `f`: a call that fails, `s`: one that is slow, `o`: one that is answered, `d`: a permit that
+    /// is dropped; `+`: a second passes.
     fn check(policy: &BreakerPolicy, calls: &str) -> String {
         let (mut circuit, mut now) = (Circuit::closed(policy), now_in_a_test());
         let states = calls.chars().map(|call| {
@@ -538,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_at_the_share_and_not_before_there_are_enough_calls() {
+    fn circuit_opens_at_the_share_of_enough_calls() {
         assert_eq!(check(&policy(), "ooff"), "cccO", "half of four");
         assert_eq!(check(&policy(), "fffoo"), "ccccc", "an answer does not open it");
         assert_eq!(check(&policy(), "ooofff"), "cccccO");
@@ -548,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn it_lets_nothing_through_and_then_probes() {
+    fn open_circuit_lets_probes_through_later() {
         assert_eq!(check(&policy(), "ffffo++++o+oo"), "cccOx....x.hc", "two probes that succeed");
         assert_eq!(check(&policy(), "ffff+++++of+o"), "cccO.....hO.x", "one that fails");
         assert_eq!(check(&policy(), "ffff+++++s"), "cccO.....O", "a slow one has failed");
@@ -556,14 +606,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten() {
+    fn calls_before_the_window_are_forgotten() {
         assert_eq!(check(&policy(), "fff++++++++++f"), "ccc..........c");
         assert_eq!(check(&policy(), "fff+++++++++f"), "ccc.........O");
         assert_eq!(check(&policy(), "f+++ff++++++++f"), "c...cc........c", "the first has left");
     }
 
     #[test]
-    fn every_probe_out_is_a_refusal() {
+    fn no_call_passes_while_all_probes_are_out() {
         let (policy, now) = (policy(), now_in_a_test());
         let mut circuit = Circuit::closed(&policy);
         circuit.change(Phase::Open { since: now });
@@ -580,14 +630,14 @@ mod tests {
     }
 
     #[test]
-    fn classes_and_not_statuses_are_failures() {
+    fn class_decides_whether_a_call_failed() {
         let failed = |class| Call::new(class, false).failed;
         assert!(failed(Class::Ambiguous) && failed(Class::NotProcessed));
         assert!(!failed(Class::Success) && !failed(Class::Permanent) && !failed(Class::Throttled));
     }
 
     #[test]
-    fn a_time_that_goes_backwards_and_one_without_end_are_borne() {
+    fn extreme_times_do_not_panic() {
         let (policy, now) = (policy().open_for(Duration::MAX).window(Duration::from_nanos(1)), now_in_a_test());
         let mut window = Window::new(policy.window);
         let call = Call { failed: true, slow: false };

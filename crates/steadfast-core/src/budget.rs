@@ -1,11 +1,11 @@
-//! How many retries an origin may be asked to bear.
+//! The retry budget: how many retries an origin gets.
 //!
-//! Retries are charity that a client asks of a server in trouble. Without a limit shared by all
-//! operations, an outage turns every call into `max_attempts` calls, and the server cannot come back
-//! under that load. A budget is a bucket of tokens per origin: retries take out, successes put back.
-//! When it is empty the first attempts still go out, but nobody retries.
+//! Without a limit shared by all operations, an outage turns every call into `max_attempts` calls.
+//! The server cannot recover under that load. A budget is a bucket of tokens per origin: retries
+//! take tokens out, successes put tokens back. While it is empty, first attempts still go out, but
+//! nothing is retried.
 //!
-//! [`RetryBudget`] is the settings, and [`TokenBucket`] the running state.
+//! [`RetryBudget`] has the settings, and [`TokenBucket`] is the running state.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +33,11 @@ const TOKEN: u64 = 1000;
 ///
 /// A failure returns nothing. A client keeps one bucket per origin with these settings.
 ///
+/// 500 tokens limit a client that makes about ten calls a second or more. Most clients make fewer:
+/// size the budget down for them. [The
+/// simulation](https://docs.rs/steadfast/latest/steadfast/guide/simulation/) shows the effect on a
+/// server.
+///
 /// ```
 /// use steadfast_core::{RetryBudget, TokenBucket};
 ///
@@ -40,10 +45,6 @@ const TOKEN: u64 = 1000;
 /// let budget = RetryBudget::standard().capacity(42);
 /// assert_eq!(TokenBucket::new(budget).tokens(), 42);
 /// ```
-///
-/// 500 tokens hold a client back that makes about ten calls a second or more. There are usually many
-/// quieter ones: size the budget down for them. [The simulation](https://docs.rs/steadfast/latest/steadfast/guide/simulation/) shows
-/// what they do to a server, and by how much.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RetryBudget {
@@ -61,7 +62,7 @@ pub struct RetryBudget {
     pub refund_last_cost: bool,
     /// The tokens that an operation puts in when it starts, rounded to thousandths. Not negative.
     pub deposit: f64,
-    /// Whether every retry is paid for, whatever the other settings say.
+    /// Whether retries need no tokens at all, whatever the other settings.
     pub unlimited: bool,
 }
 
@@ -72,7 +73,7 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// AWS's standard mode of 2026: 500 tokens, a retry costs 14, after throttling 5.
+    /// Creates AWS's standard mode of 2026: 500 tokens; a retry costs 14, after throttling 5.
     #[must_use]
     pub fn standard() -> Self {
         Self {
@@ -87,12 +88,19 @@ impl RetryBudget {
         }
     }
 
-    /// At most `ratio` retries per operation in the long run: 0.1 is one retry for ten operations.
+    /// Creates a budget of at most `ratio` retries per operation in the long run: 0.1 is one retry
+    /// for ten operations.
     ///
     /// Every operation puts `ratio` tokens in when it starts, and a retry takes 1 out. The bucket
-    /// starts with 10 tokens, so that a client that has just started may retry, and holds at most
-    /// 100. A ratio that is negative or not a number is an error when the client is built; a bucket
-    /// takes it for 0.
+    /// starts with 10 tokens, so that a new client may retry, and holds at most 100. A ratio that
+    /// is negative or not a number is an error when you build the client; a bucket takes it as 0.
+    ///
+    /// ```
+    /// use steadfast_core::{RetryBudget, TokenBucket};
+    ///
+    /// let bucket = TokenBucket::new(RetryBudget::ratio(0.1));
+    /// assert_eq!(bucket.tokens(), 10);
+    /// ```
     #[must_use]
     pub fn ratio(ratio: f64) -> Self {
         Self {
@@ -107,15 +115,14 @@ impl RetryBudget {
         }
     }
 
-    /// No limit: only `max_attempts` and the deadline hold a retry back.
+    /// Creates a budget without a limit. Only `max_attempts` and the deadline then limit retries.
     #[must_use]
     pub fn unlimited() -> Self {
         Self { unlimited: true, ..Self::standard() }
     }
 
-    /// Sets the most tokens that the bucket holds. Standard: 500.
-    ///
-    /// The bucket starts full, unless [`initial`](Self::initial) says otherwise.
+    /// Sets the most tokens that the bucket holds. Standard: 500. The bucket starts full, unless
+    /// you set [`initial`](Self::initial).
     #[must_use]
     pub fn capacity(mut self, tokens: u32) -> Self {
         self.capacity = tokens;
@@ -164,13 +171,15 @@ impl RetryBudget {
 /// let mut operation = Operation::start(&policy, &bucket, Idempotency::Natural, now);
 /// operation.decide(Class::Ambiguous, &Hint::default(), now, 1.0);
 /// assert_eq!(bucket.tokens(), 486); // a retry that will be sent
+/// drop(operation);
+/// assert_eq!(bucket.tokens(), 500); // it was not sent
 /// ```
 pub struct TokenBucket {
     prices: Prices,
     tokens: AtomicU64,
 }
 
-/// The settings in thousandths of a token, worked out once.
+/// The settings in thousandths of a token, computed once.
 #[derive(Clone, Copy)]
 struct Prices {
     capacity: u64,
@@ -210,7 +219,7 @@ impl TokenBucket {
         Self { prices, tokens: AtomicU64::new(initial) }
     }
 
-    /// Returns the whole tokens that are in the bucket now, or [`u64::MAX`] if it is unlimited.
+    /// Returns the whole tokens in the bucket now, or [`u64::MAX`] if it is unlimited.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         if self.prices.unlimited { u64::MAX } else { self.tokens.load(Ordering::Relaxed) / TOKEN }
@@ -239,7 +248,7 @@ impl TokenBucket {
         self.put(charge);
     }
 
-    /// Refunds an operation that succeeded; `last_charge` is the cost of its last retry, if it had
+    /// Refunds an operation that succeeded. `last_charge` is the cost of its last retry, if it had
     /// one.
     #[inline]
     pub(super) fn succeeded(&self, last_charge: Option<u64>) {
@@ -252,13 +261,14 @@ impl TokenBucket {
 
     #[inline]
     fn put(&self, tokens: u64) {
-        // A healthy client's bucket is full: it is read and left alone, so that cores do not fight over the cache line.
+        // The bucket of a healthy client is full. Then it is only read, so that cores do not
+        // compete for the cache line.
         let capacity = self.prices.capacity;
         if tokens == 0 || self.prices.unlimited || self.tokens.load(Ordering::Relaxed) >= capacity {
             return;
         }
         let add = |now: u64| Some(now.saturating_add(tokens).min(capacity));
-        // Cannot fail: `add` always answers `Some`.
+        // Cannot fail: `add` always returns `Some`.
         let _previous = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 }
@@ -322,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn never_below_zero_and_never_above_capacity() {
+    fn tokens_stay_between_zero_and_capacity() {
         let budget = bucket(RetryBudget::standard().capacity(20).initial(99));
         assert_eq!(budget.tokens(), 20);
         assert!(budget.charge(Class::Ambiguous).is_some());
@@ -332,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_binds_in_the_long_run() {
+    fn ratio_limits_retries_in_the_long_run() {
         let budget = bucket(RetryBudget::ratio(0.1).initial(0));
         let mut retries = 0;
         for _ in 0..1000 {
@@ -343,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn unlimited_is_never_empty_and_a_new_bucket_is_full() {
+    fn unlimited_is_never_empty() {
         let budget = bucket(RetryBudget::unlimited());
         assert!((0..10_000).all(|_| budget.charge(Class::Ambiguous).is_some()));
         let settings = RetryBudget::standard().capacity(28);

@@ -1,8 +1,8 @@
 //! The limits of every setting, in one place.
 //!
 //! Setters accept anything, so that a builder chain needs no `?`. The client's `build`, a request
-//! and the simulation check the finished settings here. The first that is out of its limits is
-//! named, with its value and the limit.
+//! and the simulation check the finished settings here. The error names the first setting that is
+//! out of its limits, its value and the limit.
 
 use std::fmt::{self, Debug};
 use std::time::Duration;
@@ -13,14 +13,22 @@ use super::hedge::{HedgeAt, HedgePolicy};
 use super::settings::{RetryPolicy, TimeLimit};
 
 /// A setting that is out of its limits.
+///
+/// ```
+/// use steadfast_core::RetryPolicy;
+///
+/// let error = RetryPolicy::new().max_attempts(0).validate().unwrap_err();
+/// assert_eq!(error.setting, "max_attempts");
+/// assert_eq!(error.to_string(), "max_attempts: 0, but must be at least 1: it counts the first attempt");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidPolicy {
-    /// The setting: the name of the method that sets it.
+    /// Name of the method that sets it.
     pub setting: &'static str,
     /// Its value.
     pub value: String,
-    /// What it must be, and why.
+    /// The limit, and the reason for it.
     pub limit: &'static str,
 }
 
@@ -32,7 +40,7 @@ impl fmt::Display for InvalidPolicy {
 
 impl std::error::Error for InvalidPolicy {}
 
-/// Checks all that decides about the operations of one client.
+/// Checks all policies of one client.
 #[doc(hidden)]
 pub fn check(
     retry: &RetryPolicy,
@@ -125,7 +133,8 @@ impl HedgePolicy {
             }
         };
         require_share(self.max_extra_load, "max_extra_load", "over 0 and at most 1")?;
-        // A lower limit would be spent on responses that are nearly there, and leave the slowest alone.
+        // A lower limit would be spent on responses that are nearly there, and would leave the
+        // slowest alone.
         let limit = "not under 1 - quantile, the share of responses that are this late";
         require(self.max_extra_load >= own_rate, "max_extra_load", self.max_extra_load, limit)
     }

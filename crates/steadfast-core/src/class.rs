@@ -1,28 +1,36 @@
-//! The class of an attempt, and the reason why acting twice is harmless.
+//! The class of an attempt, and the licence to act twice.
 //!
-//! The table from statuses and failures to classes is here and nowhere else. `guide/failures.md`
-//! shows it to readers.
+//! The table from statuses and failures to classes is here and nowhere else. The guide shows it in
+//! `guide/failures.md`.
 
 use http::{HeaderMap, Method, StatusCode};
 
 /// The class of an attempt: whether the server can have acted on it.
 ///
 /// The list is complete. A sixth class would change the one rule.
+///
+/// ```
+/// use http::StatusCode;
+/// use steadfast_core::Class;
+///
+/// assert_eq!(Class::of_status(StatusCode::TOO_MANY_REQUESTS), Class::Throttled);
+/// assert_eq!(Class::of_status(StatusCode::BAD_GATEWAY), Class::Ambiguous);
+/// ```
 #[allow(clippy::exhaustive_enums, reason = "the rule is stated over exactly these five")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// The server did what was asked (2xx), says where to look (3xx), or changes the protocol (101).
+    /// The server has acted (2xx), names another address (3xx), or changes the protocol (101).
     Success,
     /// The server cannot have acted. A repeat is safe for every method.
     NotProcessed,
     /// The server refused because of load. By convention it has not acted: slow down, then repeat.
     ///
-    /// For an API that breaks the convention there is
+    /// For an API that breaks the convention, set
     /// [`RetryPolicy::throttled_is_ambiguous`](crate::RetryPolicy::throttled_is_ambiguous).
     Throttled,
     /// The server may have acted. Repeat only if acting twice is harmless.
     Ambiguous,
-    /// The same request will not fare better.
+    /// The same request would fail again.
     Permanent,
 }
 
@@ -38,8 +46,8 @@ impl Class {
     /// | 501, 505, other 4xx | `Permanent` | RFC 9110 §15.5, §15.6.2, §15.6.6 |
     /// | anything else | `Ambiguous` | unsure means ambiguous |
     ///
-    /// 408 is ambiguous, although RFC 9110 §15.5.9 calls the request incomplete: common timeout layers
-    /// send it after the handler has begun.
+    /// 408 is ambiguous, although RFC 9110 §15.5.9 calls the request incomplete: common timeout
+    /// layers send it after the handler has begun.
     #[must_use]
     pub fn of_status(status: StatusCode) -> Self {
         match status.as_u16() {
@@ -65,21 +73,29 @@ impl Class {
     }
 }
 
-/// The reason why acting twice on a request is harmless, if it is.
+/// The licence to repeat a request: the reason why acting twice is harmless, if it is.
+///
+/// ```
+/// use http::Method;
+/// use steadfast_core::Idempotency;
+///
+/// assert_eq!(Idempotency::of_method(&Method::PUT), Idempotency::Natural);
+/// assert_eq!(Idempotency::of_method(&Method::POST), Idempotency::Absent);
+/// ```
 #[allow(clippy::exhaustive_enums, reason = "a licence exists by the method, by a key, or not at all")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Idempotency {
-    /// The method (RFC 9110 §9.2.2; QUERY: RFC 10008): GET, HEAD, OPTIONS, TRACE, PUT, DELETE and
-    /// QUERY.
+    /// The method makes it harmless: GET, HEAD, OPTIONS, TRACE, PUT, DELETE or QUERY (RFC 9110
+    /// §9.2.2; QUERY: RFC 10008).
     Natural,
-    /// An idempotency key that is sent with the request, and that the API honours.
+    /// The request carries an idempotency key, and the API honours keys.
     Keyed,
-    /// There is none: acting twice has two effects.
+    /// There is no licence: acting twice has two effects.
     Absent,
 }
 
 impl Idempotency {
-    /// Returns what the method alone promises: [`Natural`](Self::Natural) or
+    /// Returns the licence of the method alone: [`Natural`](Self::Natural) or
     /// [`Absent`](Self::Absent).
     #[must_use]
     pub fn of_method(method: &Method) -> Self {
@@ -90,48 +106,56 @@ impl Idempotency {
     }
 }
 
-/// Returns whether a method is safe: it asks for nothing but an answer (RFC 9110 §9.2.1; QUERY: RFC
-/// 10008).
+/// Returns whether a method is safe, that is read-only (RFC 9110 §9.2.1; QUERY: RFC 10008).
 #[inline]
 #[doc(hidden)]
 pub fn is_safe(method: &Method) -> bool {
     method.is_safe() || method.as_str() == "QUERY"
 }
 
-/// How an attempt failed without a response, named by how far the request can have got.
+/// How an attempt failed without a response. The names tell how far the request can have got.
+///
+/// ```
+/// use steadfast_core::{Class, Failure};
+///
+/// assert_eq!(Failure::Connect.class(), Class::NotProcessed); // every request may be repeated
+/// assert_eq!(Failure::Disconnected.class(), Class::Ambiguous); // only with a licence
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Failure {
-    /// No connection: name resolution failed, refused, or the connect timeout passed. `NotProcessed`.
+    /// No connection was made: name resolution failed, the server refused, or the connect timeout
+    /// passed. `NotProcessed`.
     Connect,
-    /// No connection, for want of file descriptors or memory in this process or its host.
-    /// `NotProcessed`. The server knows nothing of it, so a retry takes no tokens from its budget
-    /// and the attempt does not count for its breaker.
+    /// No connection was made, because this process or its host lacks file descriptors or memory.
+    /// `NotProcessed`. The server has seen nothing, so a retry takes no tokens from its budget, and
+    /// the attempt does not count for its breaker.
     LocalResources,
-    /// The server's certificate or the TLS handshake was rejected. `Permanent`: it will be rejected again.
+    /// The server's certificate or the TLS handshake was rejected. `Permanent`: it will be rejected
+    /// again.
     Certificate,
-    /// The connection closed, or time ran out, before the transport took anything of the request.
-    /// `NotProcessed`.
+    /// The connection closed, or the time limit passed, before the transport took anything of the
+    /// request. `NotProcessed`.
     NotSent,
-    /// HTTP/2: the server said that it has not acted (`REFUSED_STREAM`, or `GOAWAY` below our stream;
-    /// RFC 9113 §8.7). `NotProcessed`.
+    /// HTTP/2: the server stated that it has not acted (`REFUSED_STREAM`, or `GOAWAY` below this
+    /// stream; RFC 9113 §8.7). `NotProcessed`.
     Refused,
     /// The attempt timeout passed after the request may have left. `Ambiguous`.
     Timeout,
     /// The connection was lost after the request may have left. `Ambiguous`.
     Disconnected,
-    /// What came back is not HTTP. `Ambiguous`.
+    /// The server sent something other than HTTP. `Ambiguous`.
     BadResponse,
     /// The head of a response arrived, and its body was cut short or timed out. `Ambiguous`.
     BodyCut,
-    /// The request body failed on our side. `Permanent`, and the server may have acted on a part.
+    /// The request body failed on this side. `Permanent`, and the server may have acted on a part.
     RequestBody,
     /// The server redirected in a circle, or too often. `Permanent`.
     Redirects,
     /// The HTTP client refused to send the request at all. `Permanent`.
     InvalidRequest,
-    /// We dropped it while it was under way, because the other attempt of a hedged pair was answered
-    /// first. `Ambiguous`.
+    /// The client dropped the attempt while it was under way, because the other attempt of a hedged
+    /// pair got a response first. `Ambiguous`.
     HedgeCancelled,
     /// Anything else. `Ambiguous`.
     Unknown,
@@ -162,34 +186,36 @@ impl Failure {
             Self::Certificate => "the server's certificate was rejected",
             Self::NotSent => "nothing was sent",
             Self::Refused => "refused by the server before processing",
-            Self::Timeout => "no answer in time",
-            Self::Disconnected => "connection lost before the answer",
-            Self::BadResponse => "the answer is not HTTP",
-            Self::BodyCut => "the answer's body was cut short",
+            Self::Timeout => "no response in time",
+            Self::Disconnected => "connection lost before the response",
+            Self::BadResponse => "the response is not HTTP",
+            Self::BodyCut => "the response body was cut short",
             Self::RequestBody => "the request body failed",
             Self::Redirects => "too many redirects",
             Self::InvalidRequest => "the request was not sendable",
-            Self::HedgeCancelled => "dropped, since the other attempt was answered first",
+            Self::HedgeCancelled => "dropped, since the other attempt got a response first",
             Self::Unknown => "failed in an unknown way",
         }
     }
 }
 
-/// The outcome of an attempt, as a classifier sees it.
+/// The outcome of an attempt, as the argument of a classifier.
 ///
-/// [`ClientBuilder::classify`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.classify) takes a closure from this to a [`Class`]:
+/// [`ClientBuilder::classify`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.classify)
+/// takes a closure from an outcome to a [`Class`]:
 ///
 /// ```
 /// use http::{HeaderMap, Method, StatusCode};
 /// use steadfast_core::{Class, Idempotency, Outcome};
 ///
-/// // An API that answers 503 only before it acts.
+/// // An API that sends 503 only before it acts.
 /// let classify = |outcome: &Outcome<'_>| match outcome.status() {
 ///     Some(StatusCode::SERVICE_UNAVAILABLE) => Class::NotProcessed,
 ///     _ => outcome.default_class(),
 /// };
-/// let headers = HeaderMap::new();
-/// let outcome = Outcome::answered(&Method::POST, Idempotency::Absent, StatusCode::SERVICE_UNAVAILABLE, &headers);
+///
+/// let (status, headers) = (StatusCode::SERVICE_UNAVAILABLE, HeaderMap::new());
+/// let outcome = Outcome::answered(&Method::POST, Idempotency::Absent, status, &headers);
 /// assert_eq!(outcome.default_class(), Class::Ambiguous);
 /// assert_eq!(classify(&outcome), Class::NotProcessed);
 /// ```
@@ -203,7 +229,7 @@ pub struct Outcome<'a> {
 }
 
 impl<'a> Outcome<'a> {
-    /// Creates the outcome of an attempt that was answered.
+    /// Creates the outcome of an attempt with a response.
     #[must_use]
     pub fn answered(method: &'a Method, idempotency: Idempotency, status: StatusCode, headers: &'a HeaderMap) -> Self {
         let default_class = Class::of_status(status);
@@ -211,19 +237,28 @@ impl<'a> Outcome<'a> {
     }
 
     /// Creates the outcome of an attempt that failed without a response.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use steadfast_core::{Class, Failure, Idempotency, Outcome};
+    ///
+    /// let outcome = Outcome::failed(&Method::GET, Idempotency::Natural, Failure::Timeout);
+    /// assert_eq!(outcome.default_class(), Class::Ambiguous);
+    /// assert_eq!(outcome.status(), None);
+    /// ```
     #[must_use]
     pub fn failed(method: &'a Method, idempotency: Idempotency, failure: Failure) -> Self {
         Self { method, idempotency, answer: None, failure: Some(failure), default_class: failure.class() }
     }
 
-    /// Replaces the class by that of a client that knows more than the status, as for a 409 under a
-    /// key.
+    /// Replaces the default class, for a client that knows more than the status, as with a 409
+    /// under a key.
     #[doc(hidden)]
     pub fn with_default_class(self, default_class: Class) -> Self {
         Self { default_class, ..self }
     }
 
-    /// Turns it into a failure after the head; status and headers stay readable.
+    /// Turns the outcome into a failure after the head. Status and headers stay readable.
     #[doc(hidden)]
     pub fn with_failure(self, failure: Failure) -> Self {
         Self { failure: Some(failure), default_class: failure.class(), ..self }
@@ -247,21 +282,21 @@ impl<'a> Outcome<'a> {
         self.answer.map(|(_, headers)| headers)
     }
 
-    /// Returns how the attempt failed, if it did. A body that was cut after the head has both a status
-    /// and a failure.
+    /// Returns how the attempt failed, if it did. If the body was cut after the head, the outcome
+    /// has both a status and a failure.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         self.failure
     }
 
-    /// Returns why acting twice on this request is harmless, if it is.
+    /// Returns the licence to repeat this request.
     #[must_use]
     pub fn idempotency(&self) -> Idempotency {
         self.idempotency
     }
 
-    /// Returns the class of the default table. Return it for all outcomes that your closure does not
-    /// handle.
+    /// Returns the class of the default table. Return it for all outcomes that your closure does
+    /// not handle.
     #[must_use]
     pub fn default_class(&self) -> Class {
         self.default_class

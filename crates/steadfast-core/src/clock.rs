@@ -1,7 +1,8 @@
-//! Time and chance, in one place.
+//! Time and randomness, in one place.
 //!
-//! The policy is told what time it is and what the dice say; this file is the only one that asks. It reads tokio's clock, so a
-//! test that pauses or advances time moves the client and the server layer with it.
+//! The policy takes the time and a random number as arguments. Only this file reads them. It reads
+//! tokio's clock, so a test that pauses or advances time moves the client and the server layer with
+//! it.
 //!
 //! Of the crate it imports `units` alone.
 
@@ -15,27 +16,30 @@ use std::time::{Duration, Instant};
 use crate::units::milliseconds;
 use tokio::{task::coop::unconstrained, time::Sleep};
 
+/// Returns the time by the steady clock.
 #[allow(clippy::disallowed_methods, reason = "the one place")]
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// The wall clock: for HTTP dates and for the age of a key, never for a wait.
+/// Returns the time by the wall clock: for HTTP dates and for the age of a key, never for a wait.
 #[allow(clippy::disallowed_methods, reason = "the one place")]
 pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// A number between 0 and 1 for jitter, from the operating system: a generator that lives in the process is cloned by `fork`, and its
-/// clones would all come back at the same moment. It is drawn where somebody waits, and takes less than a microsecond of that. A system
-/// without randomness gives 1, the whole wait.
+/// Returns a random number between 0 and 1, for jitter.
+///
+/// It comes from the operating system. `fork` would clone a generator inside the process, and its
+/// clones would all come back at the same moment. It is drawn only before a wait, and takes less
+/// than a microsecond. If the system has no randomness it is 1, which is the whole wait.
 #[allow(clippy::disallowed_methods, clippy::cast_precision_loss, reason = "the one place; 53 bits are exact")]
 pub fn unit() -> f64 {
     const STEPS: f64 = (1_u64 << 53) as f64;
     getrandom::u64().map_or(1.0, |random| (random >> 11) as f64 / STEPS)
 }
 
-/// Waits for `duration`; zero does not touch the timer, whose shortest sleep takes a millisecond.
+/// Waits for `duration`. Zero does not touch the timer, whose shortest sleep takes a millisecond.
 #[allow(clippy::disallowed_methods, reason = "the one place")]
 pub async fn sleep(duration: Duration) {
     if !duration.is_zero() {
@@ -43,12 +47,12 @@ pub async fn sleep(duration: Duration) {
     }
 }
 
-/// The time is up.
+/// The error of a wait whose deadline has passed.
 #[derive(Debug)]
 #[allow(clippy::exhaustive_structs, reason = "not public: the crates that use it have one version")]
 pub struct TimedOut;
 
-/// `future`, until `deadline` at the latest; `None` means no limit.
+/// Runs `future` until `deadline` at the latest. `None` disables the limit.
 pub async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Output, TimedOut> {
     match deadline {
         Some(deadline) => tokio::time::timeout_at(deadline.into(), future).await.map_err(|_| TimedOut),
@@ -56,13 +60,13 @@ pub async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Result<F:
     }
 }
 
-/// The timer of a [`Deadline`]; nothing is registered until it is waited for.
+/// Creates the timer of a [`Deadline`]. It is registered only at the first wait.
 #[allow(clippy::disallowed_methods, reason = "the one place")]
 pub fn timer(deadline: Option<Instant>) -> Option<Sleep> {
     deadline.map(|deadline| tokio::time::sleep_until(deadline.into()))
 }
 
-/// As [`until`], for all the waits that have one end: one timer serves them.
+/// A deadline of several waits, which share one timer. For a single wait, see [`until`].
 #[derive(Debug)]
 pub struct Deadline<'a> {
     at: Option<Instant>,
@@ -70,24 +74,25 @@ pub struct Deadline<'a> {
 }
 
 impl<'a> Deadline<'a> {
-    /// `timer` is that of the same instant.
+    /// Creates a deadline. `timer` must be the timer of the same instant.
     pub fn new(at: Option<Instant>, timer: Pin<&'a mut Option<Sleep>>) -> Self {
         Self { at, timer }
     }
 
+    /// Returns the instant, or `None` if there is no limit.
     pub fn at(&self) -> Option<Instant> {
         self.at
     }
 
-    /// Moves the end. The timer follows when something is waited for.
+    /// Moves the deadline. The timer follows at the next wait.
     pub fn set(&mut self, at: Option<Instant>) {
         self.at = at;
     }
 
-    /// `future`, until the deadline at the latest.
+    /// Runs `future` until the deadline at the latest.
     pub async fn bound<F: Future>(&mut self, future: F) -> Result<F::Output, TimedOut> {
         let mut future = pin!(future);
-        // Moved in, so that it holds one pointer to this instead of one to each part.
+        // `move` keeps the future small: one pointer to `self`, instead of one to each field.
         poll_fn(move |cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
@@ -96,14 +101,15 @@ impl<'a> Deadline<'a> {
                 self.timer.set(timer(self.at));
             }
             let Some(timer) = self.timer.as_mut().as_pin_mut() else { return Poll::Pending };
-            // A body that never pauses uses up what tokio lets a task do in one go, and the timer must have its say all the same.
+            // A body that never pauses uses up the budget that tokio gives a task, and the timer
+            // must fire nevertheless.
             pin!(unconstrained(timer)).poll(cx).map(|()| Err(TimedOut))
         })
         .await
     }
 }
 
-/// The earlier of two deadlines.
+/// Returns the earlier of two deadlines.
 pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
@@ -111,8 +117,11 @@ pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> 
     }
 }
 
-/// Milliseconds since the Unix epoch that can be written down and read by a later process, and that do not follow the wall clock's
-/// jumps while this one runs: the wall clock is asked once.
+/// A clock for times that are written down and read by a later process: milliseconds since the Unix
+/// epoch.
+///
+/// It reads the wall clock once, so it does not follow the wall clock's jumps while this process
+/// runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Steady {
     wall_ms: u64,
@@ -120,11 +129,13 @@ pub struct Steady {
 }
 
 impl Steady {
+    /// Reads the wall clock, and starts to count from there.
     pub fn start() -> Self {
         let since_epoch = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self { wall_ms: milliseconds(since_epoch), started: now() }
     }
 
+    /// Returns the milliseconds since the Unix epoch.
     pub fn now_ms(&self) -> u64 {
         self.wall_ms.saturating_add(milliseconds(now().saturating_duration_since(self.started)))
     }
@@ -135,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_are_spread_over_the_whole_of_it() {
+    fn random_numbers_are_spread_evenly() {
         let mut tenths = [0; 10];
         for _ in 0..10_000 {
             let unit = unit();
@@ -154,15 +165,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_of_zero_does_not_touch_the_timer() {
+    fn zero_wait_does_not_touch_the_timer() {
         without_a_timer(sleep(Duration::ZERO));
         let timed = std::panic::catch_unwind(|| without_a_timer(sleep(Duration::from_nanos(1))));
-        assert!(timed.is_err(), "the runtime would have told");
+        assert!(timed.is_err(), "this runtime has no timer");
     }
 
     #[tokio::test]
-    async fn a_deadline_ends_what_never_pauses_and_can_be_moved() {
-        // Takes whatever the task may do in one go, and wants more.
+    async fn deadline_ends_a_busy_future_and_can_be_moved() {
+        // Uses up the task's budget, again and again.
         let greedy = || async {
             loop {
                 tokio::task::consume_budget().await;

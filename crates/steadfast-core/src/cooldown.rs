@@ -1,5 +1,5 @@
-//! One cooldown: whether anybody may go out while an origin asks to be left alone, and who goes
-//! first when the time is over.
+//! One cooldown: whether an attempt may go out after a `Retry-After`, and which one goes first when
+//! the time is over.
 
 use std::time::{Duration, Instant};
 
@@ -7,32 +7,32 @@ use http::StatusCode;
 
 use super::hint::Hint;
 
-/// Those who waited for the probe follow it within this time, or within the time that the server
-/// asked for if that is shorter.
+/// The operations that waited for the probe follow it within this time, or within the server's own
+/// wait if that is shorter.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// Returns for how long a response holds everybody back: a 429 or 503 with a hint, for as long as
-/// that asks for, and at most for `longest`.
+/// Returns the cooldown that a response imposes on all operations: the wait of a 429 or 503 with a
+/// hint, at most `longest`.
 #[doc(hidden)]
 pub fn cooldown_asked_for(status: StatusCode, hint: &Hint, longest: Duration) -> Option<Duration> {
     let asks = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&status);
     hint.after.filter(|after| asks && !after.is_zero()).map(|after| after.min(longest))
 }
 
-/// The state of one cooldown. By default it holds nobody back.
+/// The state of one cooldown. By default it holds nothing back.
 #[derive(Debug, Default)]
 #[doc(hidden)]
 pub struct CooldownState {
-    /// When its time is over. `None`: it holds nobody back.
+    /// End of the cooldown. `None`: it holds nothing back.
     until: Option<Instant>,
     length: Duration,
     probe_is_out: bool,
 }
 
-/// Whose turn it is.
+/// What the next attempt may do.
 #[derive(Debug, PartialEq)]
 pub(super) enum Turn {
-    /// Go: nothing cools.
+    /// Go: there is no cooldown.
     Go,
     /// Go first, as the probe.
     GoFirst,
@@ -43,7 +43,7 @@ pub(super) enum Turn {
 }
 
 impl CooldownState {
-    /// Returns whose turn it is. Who is told to go first is the probe.
+    /// Returns what the next attempt may do. The attempt that gets `GoFirst` is the probe.
     pub(super) fn ask(&mut self, now: Instant) -> Turn {
         let Some(until) = self.until else { return Turn::Go };
         match until.saturating_duration_since(now) {
@@ -56,7 +56,7 @@ impl CooldownState {
         }
     }
 
-    /// Begins it. Of two that overlap the one that ends later holds.
+    /// Begins a cooldown. Of two that overlap, the later end counts.
     #[doc(hidden)]
     pub fn begin(&mut self, length: Duration, now: Instant) {
         let until = now.checked_add(length);
@@ -68,8 +68,8 @@ impl CooldownState {
     /// Ends the probe. `refused`: it was refused, or never sent, so another one goes first. Returns
     /// whether the cooldown is over.
     ///
-    /// Begin the cooldown that a probe's response asks for before this, so that nobody goes in
-    /// between.
+    /// If the probe's response imposes a cooldown, begin that before this call, so that no attempt
+    /// goes in between.
     #[doc(hidden)]
     pub fn probe_ended(&mut self, refused: bool, now: Instant) -> bool {
         self.probe_is_out = false;
@@ -80,13 +80,13 @@ impl CooldownState {
         self.until.is_none()
     }
 
-    /// Returns whether its time is not over.
+    /// Returns whether its time is not over yet.
     #[doc(hidden)]
     pub fn lasts(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| until > now)
     }
 
-    /// Returns whether it holds nobody back, not even until a probe has ended.
+    /// Returns whether it holds nothing back. Until a probe has ended, it does.
     #[doc(hidden)]
     pub fn is_over(&self) -> bool {
         self.until.is_none()
@@ -101,7 +101,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn one_goes_first_and_the_others_follow_it() {
+    fn one_attempt_goes_first_and_the_others_follow() {
         let (mut state, now) = (CooldownState::default(), now_in_a_test());
         assert_eq!(state.ask(now), Turn::Go);
         state.begin(3 * SECOND, now);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_is_refused_begins_it_anew() {
+    fn refused_probe_begins_another_cooldown() {
         let (mut state, now) = (CooldownState::default(), now_in_a_test());
         state.begin(SECOND, now);
         let over = now + SECOND;

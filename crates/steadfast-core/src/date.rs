@@ -1,8 +1,8 @@
 //! HTTP-date in its three forms (RFC 9110 §5.6.7), strictly.
 //!
 //! Servers still send all three in `Retry-After`. Other parsers reject the leap second that the
-//! grammar allows, accept the 31st of February, or read a two-digit year with a fixed pivot. The RFC
-//! says to read it as the past if it would lie more than 50 years ahead.
+//! grammar allows, accept the 31st of February, or read a two-digit year with a fixed pivot. By the
+//! RFC, a year that would lie more than 50 years ahead is in the past.
 
 use super::units;
 
@@ -38,8 +38,9 @@ fn rfc850(text: &str, now: i64) -> Option<i64> {
     }
     let second_of_day = time_of_day(parts.next()?)?;
     gmt(parts)?;
-    // "a timestamp that appears to be more than 50 years in the future" is the past with the same last
-    // two digits: the latest year with these digits that is not. In whole days, which no clock overflows.
+    // "a timestamp that appears to be more than 50 years in the future" is the past with the same
+    // last two digits: the latest year with these digits that is not. In whole days, which no clock
+    // overflows.
     let at_most_50_years_ahead = |year: &i64| {
         let fifty_years_before = (days_from_epoch(*year - 50, month, day), second_of_day);
         fifty_years_before <= (now.div_euclid(86_400), now.rem_euclid(86_400))
@@ -108,8 +109,9 @@ fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Returns the days from 1970-01-01 in the proleptic Gregorian calendar. Years are counted from March,
-/// so that the leap day is the last of its year and the days before a month are a straight line.
+/// Returns the days from 1970-01-01 in the proleptic Gregorian calendar. Years are counted from
+/// March, so that the leap day is the last of its year and the days before a month are a straight
+/// line.
 fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let month_from_march = (month + 9) % 12;
@@ -136,14 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn the_three_forms_name_the_same_second() {
+    fn all_three_forms_name_the_same_second() {
         for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
             assert_eq!(check(text), Some(784_111_777), "{text}");
         }
     }
 
     #[test]
-    fn known_instants() {
+    fn known_dates_are_parsed() {
         assert_eq!(check("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
         assert_eq!(check("Wed, 31 Dec 1969 23:59:59 GMT"), Some(-1));
         assert_eq!(check("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn no_clock_overflows() {
+    fn extreme_clocks_do_not_overflow() {
         for now in [i64::MIN, i64::MIN + 1, -1, i64::MAX - 1, i64::MAX] {
             for year in 0..100 {
                 let _read_without_panic = parse(&format!("Sunday, 06-Nov-{year:02} 08:49:37 GMT"), now);
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_not_in_the_grammar_is_refused() {
+    fn text_outside_the_grammar_is_no_date() {
         for text in [
             "",
             "Sun, 31 Feb 2021 00:00:00 GMT",

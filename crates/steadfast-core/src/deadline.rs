@@ -1,9 +1,10 @@
-//! A deadline that belongs to the work, and not to one call of it.
+//! A deadline of a task, shared by all of its calls.
 //!
-//! A handler that has two seconds left makes three calls. Each of them with its own thirty seconds would go on working for a caller who
-//! has left. So a task can carry the instant at which its caller leaves, and every operation in it ends there at the latest.
+//! A handler with two seconds left makes three calls. With a timeout of thirty seconds each, they
+//! would work on for a caller who has left. So a task can carry the instant at which its caller
+//! leaves. Every operation in the task ends then at the latest.
 //!
-//! Floor 1: words shared with callers, and by the client with the server half.
+//! This module is shared by the client and the server half.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -12,28 +13,66 @@ use crate::clock;
 use crate::units::CENTURY;
 
 tokio::task_local! {
-    /// Exists only where [`with_deadline`] sets it.
+    /// Set by [`with_deadline`] alone.
     static DEADLINE: Deadline;
 }
 
-/// An instant after which nobody waits any more. From a [`Duration`] it is that long from now.
+/// The instant after which nobody needs the result. Made from a [`Duration`], it is that long from
+/// now.
+///
+/// ```
+/// use std::time::Duration;
+/// use steadfast::Deadline;
+///
+/// let deadline = Deadline::from(Duration::from_secs(2));
+/// assert!(deadline.time_left() <= Duration::from_secs(2));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// The deadline of the task that this is called in: the earliest of those that [`with_deadline`] has set around it.
+    /// Returns the deadline of the current task: the earliest that an enclosing [`with_deadline`]
+    /// has set.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast::{Deadline, with_deadline};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// assert_eq!(Deadline::current(), None);
+    /// with_deadline(Duration::from_secs(2), async {
+    ///     // A spawned task has no deadline of its own, so hand this one on.
+    ///     let deadline = Deadline::current().unwrap();
+    ///     let work = async { Deadline::current().is_some() };
+    ///     assert!(tokio::spawn(with_deadline(deadline, work)).await.unwrap());
+    /// })
+    /// .await;
+    /// # }
+    /// ```
     #[must_use]
     pub fn current() -> Option<Self> {
         DEADLINE.try_with(|deadline| *deadline).ok()
     }
 
-    /// The instant itself.
+    /// Returns the instant itself.
     #[must_use]
     pub fn instant(self) -> Instant {
         self.0
     }
 
-    /// What is left of it; zero if it has passed.
+    /// Returns the time left, or zero if the deadline has passed.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast::Deadline;
+    ///
+    /// /// Skips the recommendations if there is no time for them.
+    /// fn has_time() -> bool {
+    ///     Deadline::current().is_none_or(|deadline| deadline.time_left() > Duration::from_millis(100))
+    /// }
+    /// assert!(has_time());
+    /// ```
     #[must_use]
     pub fn time_left(self) -> Duration {
         self.0.saturating_duration_since(clock::now())
@@ -53,18 +92,23 @@ impl From<Duration> for Deadline {
     }
 }
 
-/// `future` with a deadline that every operation of this crate's clients in it reads: none of them starts an attempt or ends a wait after
-/// it, and with [`deadline_header`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.deadline_header) the server is told.
+/// Runs `future` with a deadline for every operation of this crate's clients in it.
 ///
-/// Set within another, the earlier of the two counts. It holds for this task alone: what is spawned from it has none, unless it is given
-/// one with [`Deadline::current`]. It stops nothing by itself but operations of this crate.
+/// None of these operations starts an attempt or ends a wait after the deadline. With
+/// [`deadline_header`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.deadline_header)
+/// the client also sends the time left to the server.
 ///
-/// ```
-/// # use std::time::Duration;
+/// Inside another deadline, the earlier one counts. A deadline belongs to its task: pass
+/// [`Deadline::current`] to each task that you spawn. It does not stop code that is not an
+/// operation of this crate.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
 /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
 /// steadfast::with_deadline(Duration::from_secs(2), async {
 ///     let user: serde_json::Value = client.get_json("https://users.example.com/7").await?;
-///     // What is left of the two seconds.
+///     // Only the rest of the two seconds is left for this call.
 ///     let orders: serde_json::Value = client.get_json("https://orders.example.com/?user=7").await?;
 ///     # drop((user, orders));
 ///     Ok(())
@@ -83,7 +127,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_earlier_one_counts_and_it_is_the_tasks_own() {
+    async fn earlier_deadline_counts_in_its_task() {
         assert_eq!(Deadline::current(), None);
         let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
         let left = |at: Option<Deadline>| at.map(|at| at.time_left()).unwrap_or_default();

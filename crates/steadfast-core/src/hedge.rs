@@ -1,45 +1,47 @@
-//! When to send a second request beside the first, instead of waiting for it.
+//! Hedging: when to send a second request beside a late first one, instead of waiting for it.
 //!
-//! The slowest of a hundred responses is often slow for no reason of its own: a pause, a queue, a
-//! bad host. A second request, sent once the first is later than nearly all of them, is answered at
-//! the usual speed. Its price is the requests that are sent twice. So a policy says after how long,
-//! and how many.
+//! The slowest of a hundred responses is often slow by accident: a pause, a queue, a bad host. If a
+//! second request goes out once the first is later than nearly all others, its response comes at
+//! the usual speed. The price is the requests that are sent twice. So a policy sets the delay, and
+//! a limit on the extra requests.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// When to hedge, and how much of it there may be.
-///
-/// ```
-/// use std::time::Duration;
-/// use steadfast_core::HedgePolicy;
-///
-/// // A request that is later than 98 of 100 is sent again; at most 3 % of the requests are.
-/// let tail = HedgePolicy::quantile(0.98).max_extra_load(0.03);
-/// // A fixed time.
-/// let fixed = HedgePolicy::after(Duration::from_millis(50));
-/// # assert!(tail.validate().is_ok() && fixed.validate().is_ok());
-/// ```
+/// When to send a hedge, and how many hedges to send at most.
 ///
 /// The lower the quantile, the more is sent twice, and the shorter is the tail. In a simulation,
 /// responses took 10 ms (p50) and 18 ms (p95), and 1 % of them a second:
 ///
 /// | policy | p99.9 | more requests |
 /// | --- | --- | --- |
-/// | p95, at most 2 % | 1,000 ms: responses that were nearly there use the limit up | at most 2 % |
+/// | p95, at most 2 % | 1,000 ms: responses that were nearly there use up the limit | at most 2 % |
 /// | p98, at most 3 % | 39 ms | 2.4 % |
 ///
-/// So a limit under the quantile's own rate is an error when the client is built.
+/// So a limit under the quantile's own rate is an error when you build the client.
+///
+/// ```
+/// use std::time::Duration;
+/// use steadfast_core::HedgePolicy;
+///
+/// // Hedges a request that is later than 98 of 100 responses; adds at most 3 % more requests.
+/// let tail = HedgePolicy::quantile(0.98).max_extra_load(0.03);
+/// assert!(tail.validate().is_ok());
+///
+/// // Hedges after a fixed time.
+/// let fixed = HedgePolicy::after(Duration::from_millis(50));
+/// assert!(fixed.validate().is_ok());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct HedgePolicy {
-    /// When the first request is late.
+    /// When the first request counts as late.
     pub at: HedgeAt,
     /// The most requests that hedging may add, as a share of the operations that may be hedged.
     pub max_extra_load: f64,
 }
 
-/// When a request is late, so that a second one goes out beside it.
+/// When a first request counts as late, so that a second one goes out beside it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum HedgeAt {
@@ -50,27 +52,36 @@ pub enum HedgeAt {
 }
 
 impl HedgePolicy {
-    /// Hedges a request after this long. Not zero.
+    /// Creates a policy that hedges a request after this time. Not zero.
     ///
-    /// At most a tenth more requests are sent, unless [`max_extra_load`](Self::max_extra_load) says
-    /// otherwise.
+    /// It adds at most a tenth more requests, unless you set
+    /// [`max_extra_load`](Self::max_extra_load).
     #[must_use]
     pub fn after(time: Duration) -> Self {
         Self { at: HedgeAt::After(time), max_extra_load: 0.1 }
     }
 
-    /// Hedges a request once it is later than this share, over 0 and under 1, of the origin's
-    /// responses in the last minute or so. Until 100 are known there are no hedges.
+    /// Creates a policy that hedges a request once it is later than this share of the origin's
+    /// recent responses: those of the last minute or so. The share is over 0 and under 1. There are
+    /// no hedges before 100 responses are known.
     ///
-    /// At most 1.5 × (1 − `share`) more requests are sent, unless
-    /// [`max_extra_load`](Self::max_extra_load) says otherwise.
+    /// It adds at most 1.5 × (1 − `share`) more requests, unless you set
+    /// [`max_extra_load`](Self::max_extra_load).
     #[must_use]
     pub fn quantile(share: f64) -> Self {
         Self { at: HedgeAt::Quantile(share), max_extra_load: ((1.0 - share) * 1.5).min(1.0) }
     }
 
-    /// Sets the most requests that hedging may add, as a share of the operations that may be hedged.
-    /// Over 0, at most 1, and for a quantile not under 1 − that quantile. Ten may go out in a burst.
+    /// Sets the most requests that hedging may add, as a share of the operations that may be
+    /// hedged. Over 0, at most 1, and for a quantile not under 1 − that quantile. A burst may have
+    /// ten hedges.
+    ///
+    /// ```
+    /// use steadfast_core::HedgePolicy;
+    ///
+    /// let error = HedgePolicy::quantile(0.95).max_extra_load(0.02).validate().unwrap_err();
+    /// assert_eq!(error.setting, "max_extra_load"); // 5 % of the responses are that late
+    /// ```
     #[must_use]
     pub fn max_extra_load(mut self, share: f64) -> Self {
         self.max_extra_load = share;
@@ -88,7 +99,7 @@ const MOST: u64 = 10 * HEDGE;
 pub(super) struct HedgeAllowance(AtomicU64);
 
 impl Default for HedgeAllowance {
-    /// One, so that the first slow answer need not be waited for.
+    /// Starts with one hedge, so that the first slow response can be hedged.
     fn default() -> Self {
         Self(AtomicU64::new(HEDGE))
     }
@@ -114,7 +125,7 @@ impl HedgeAllowance {
 
     fn put(&self, millionths: u64) {
         let add = |saved: u64| Some(saved.saturating_add(millionths).min(MOST));
-        // Cannot fail: `add` always answers `Some`.
+        // Cannot fail: `add` always returns `Some`.
         let _previous = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 }
@@ -124,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_allowance_binds_in_the_long_run_and_is_bounded() {
+    fn allowance_limits_hedges_and_is_bounded() {
         let allowance = HedgeAllowance::default();
         let sent = (0..10_000).filter(|_| {
             allowance.earn(0.03);

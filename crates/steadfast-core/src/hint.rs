@@ -1,8 +1,7 @@
-//! What the server asks for: when to come back, whether to come back at all, and what became of the
-//! key.
+//! The server's wishes: when to come back, whether to come back at all, and the state of the key.
 //!
-//! These headers were never designed together. So each is read strictly, and one that does not parse
-//! is ignored. No byte sequence makes this file panic.
+//! These headers were never designed together. So each is read strictly, and a header that does not
+//! parse is ignored. No byte sequence makes this file panic.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,30 +14,40 @@ use super::units::digits;
 
 /// What a response says about repeating the request. `Hint::default()` says nothing.
 ///
-/// `Hint::from(Some(Duration::from_secs(2)))` asks for a wait and nothing else.
+/// ```
+/// use std::time::{Duration, Instant};
+/// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, TokenBucket};
+///
+/// let (policy, bucket) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::standard()));
+/// let now = Instant::now();
+/// let mut operation = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+///
+/// // A wait and nothing else. The jittered wait is added to it.
+/// let hint = Hint::from(Some(Duration::from_secs(2)));
+/// let decision = operation.decide(Class::Throttled, &hint, now, 0.0);
+/// assert_eq!(decision, Decision::Retry { after: Duration::from_secs(2) });
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hint {
-    /// Come back no sooner than this.
+    /// The shortest wait before a repeat.
     pub after: Option<Duration>,
-    /// A directive: `Some(false)` ends the operation, and `Some(true)` turns the class `Permanent` into
-    /// `Ambiguous`. Neither is a licence to act twice.
+    /// A directive: `Some(false)` ends the operation, and `Some(true)` turns the class `Permanent`
+    /// into `Ambiguous`. Neither is a licence to act twice.
     pub retry: Option<bool>,
-    /// The response is the operation's stored end: a repeat brings the same response.
+    /// The response is the stored end of the operation. A repeat brings the same response.
     pub replayed: bool,
-    /// The server says that an earlier attempt under this key may have run, and that nobody knows how
-    /// it ended.
+    /// An earlier attempt under this key may have run, and the server does not know how it ended.
     pub outcome_unknown: bool,
     /// The request went to the wrong connection (421). It is repeated once, without a wait.
     pub misdirected: bool,
-    /// The request was refused before processing, because of the connection and not because of the
-    /// request (HTTP/2 `REFUSED_STREAM`, `GOAWAY`): the repeat is
-    /// [free](crate::RetryPolicy#free-repeats) if the class is `NotProcessed`. No header
-    /// says so.
+    /// The server refused the request before processing, because of the connection and not because
+    /// of the request (HTTP/2 `REFUSED_STREAM`, `GOAWAY`). If the class is `NotProcessed`, the
+    /// repeat is [free](crate::RetryPolicy#free-repeats). No header sets it.
     pub refused: bool,
-    /// The attempt failed for want of something in this process, such as a file descriptor. If the
+    /// The attempt failed because this process lacks something, such as a file descriptor. If the
     /// class is `NotProcessed`, the repeat waits and counts as an attempt, and takes no tokens from
-    /// the budget. No header says so.
+    /// the budget. No header sets it.
     pub local: bool,
 }
 
@@ -56,8 +65,8 @@ const SPOKEN: [&str; 10] = [
     "idempotency-status",
 ];
 
-/// Returns whether none of these headers is there, as in most responses. One pass over the names that
-/// are there is cheaper than ten lookups.
+/// Returns whether none of these headers is present, as in most responses. One pass over the
+/// present names is cheaper than ten lookups.
 fn says_nothing(headers: &HeaderMap) -> bool {
     !headers.keys().any(|name| SPOKEN.contains(&name.as_str()))
 }
@@ -80,21 +89,36 @@ impl Hint {
         local: false,
     };
 
-    /// Reads the headers of a response at the time `now`. A rate-limit reset beyond `cap` is ignored.
+    /// Reads the headers of a response at the time `now`. A rate-limit reset beyond `cap` is
+    /// ignored.
     ///
     /// | field | from |
     /// | --- | --- |
-    /// | `after` | as [`parse_retry_hint`]; for a `Throttled` response a rate-limit reset counts even if something remains |
+    /// | `after` | as [`parse_retry_hint`]; after a `Throttled` response a rate-limit reset counts even if something remains |
     /// | `retry` | `x-should-retry`, `Stripe-Should-Retry`: `true` or `false`; a `false` wins |
     /// | `replayed` | `Idempotent-Replayed: true`, `Idempotency-Status: stored` or `replayed` |
     /// | `outcome_unknown` | `Idempotency-Status: unknown` |
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use http::{HeaderMap, HeaderValue};
+    /// use steadfast_core::{Class, Hint};
+    ///
+    /// let mut headers = HeaderMap::new();
+    /// headers.insert("retry-after", HeaderValue::from_static("3"));
+    /// headers.insert("x-should-retry", HeaderValue::from_static("true"));
+    /// let cap = Duration::from_secs(60);
+    /// let hint = Hint::from_headers(&headers, Class::Ambiguous, SystemTime::now(), cap);
+    /// assert_eq!(hint.after, Some(Duration::from_secs(3)));
+    /// assert_eq!(hint.retry, Some(true));
+    /// ```
     #[must_use]
     pub fn from_headers(headers: &HeaderMap, class: Class, now: SystemTime, cap: Duration) -> Self {
         Self::read(headers, class, || now, cap)
     }
 
-    /// Reads the headers as [`from_headers`](Self::from_headers) does, and the clock only if there is
-    /// something to read.
+    /// Reads the headers as [`from_headers`](Self::from_headers) does. Reads the clock only if a
+    /// header needs it.
     #[doc(hidden)]
     pub fn read(headers: &HeaderMap, class: Class, now: impl FnOnce() -> SystemTime, cap: Duration) -> Self {
         if says_nothing(headers) {
@@ -109,23 +133,23 @@ impl Hint {
     }
 }
 
-/// Returns how long a response asks the client to wait, read at the time `now`. `None` if it does not
-/// say, or not in a form that can be trusted.
+/// Returns how long a response asks the client to wait, read at the time `now`. Returns `None` if
+/// it asks for no wait, or in no form that can be trusted.
 ///
 /// In this order, the first that parses wins:
 ///
-/// 1. `retry-after-ms`, `x-ms-retry-after-ms`: milliseconds (Azure, OpenAI and others);
-/// 2. `Retry-After`: seconds, or an HTTP-date in any of its three forms (RFC 9110 §10.2.3, §5.6.7);
-///    sent twice, the longer counts; a date in the past is zero. A date is compared with the
-///    response's own `Date` and `Age`, so that the clocks of client and server need not agree, and
-///    with `now` only if there is no `Date`;
+/// 1. `retry-after-ms`, `x-ms-retry-after-ms`: milliseconds (Azure, OpenAI and others).
+/// 2. `Retry-After`: seconds, or an HTTP-date in any of its three forms (RFC 9110 §10.2.3, §5.6.7).
+///    Of two values the longer counts. A date in the past is zero. A date is compared with the
+///    response's own `Date` and `Age`, so that the clocks of client and server need not agree.
+///    Without a `Date` it is compared with `now`.
 /// 3. `RateLimit` or `RateLimit-Reset` (draft-ietf-httpapi-ratelimit-headers, current and earlier
-///    forms), only if the same response says that nothing remains, and only up to 60 s: many APIs
-///    send them on every response.
+///    forms). Many APIs send them on every response, so they count only if the same response says
+///    that nothing remains, and only up to 60 s.
 ///
-/// Numbers are digits, with or without a fraction, which is rounded up: `299.997` is 300, since
-/// nobody should come back too early. `+1`, `.5`, `1e3` and `120s` say nothing. A number too large
-/// for the type is the largest (RFC 9111 §1.2.2), so the caller's cap decides.
+/// Numbers are digits, with or without a fraction. A fraction is rounded up: `299.997` is 300,
+/// because nobody should come back too early. `+1`, `.5`, `1e3` and `120s` do not parse. A number
+/// too large for the type is the largest (RFC 9111 §1.2.2), so the caller's cap decides.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -165,7 +189,7 @@ fn retry_after(text: &str, headers: &HeaderMap, now: SystemTime) -> Option<Durat
     Some(Duration::from_secs(u64::try_from(date.saturating_sub(theirs)).unwrap_or(0)))
 }
 
-/// Returns the time by the server's clock when it answered (RFC 9110 §6.6.1). A cache adds how long it
+/// Returns the server's time of the response (RFC 9110 §6.6.1). A cache adds the time for which it
 /// has kept the response (RFC 9111 §5.1).
 fn time_of_answer(headers: &HeaderMap, now: i64) -> Option<i64> {
     let date = headers.get("date").and_then(text).and_then(|text| date::parse(text, now))?;
@@ -187,8 +211,8 @@ fn rounded_up(text: &str) -> Option<u64> {
     Some(whole.saturating_add(u64::from(is_more)))
 }
 
-/// Returns the wait until a rate limit opens again, if nothing remains. `throttled`: the status says
-/// that nothing does.
+/// Returns the wait until a rate limit opens again, if nothing remains. `throttled`: by its status,
+/// nothing remains.
 fn rate_limit_reset(headers: &HeaderMap, throttled: bool, cap: Duration) -> Option<Duration> {
     let number = |name: &str| headers.get(name).and_then(text).and_then(digits);
     let reset = headers.get("ratelimit-reset").and_then(text).and_then(rounded_up);
@@ -198,10 +222,11 @@ fn rate_limit_reset(headers: &HeaderMap, throttled: bool, cap: Duration) -> Opti
     Some(Duration::from_secs(seconds)).filter(|wait| *wait <= cap)
 }
 
-/// Returns the longest reset among the limits of one `RateLimit` value that are used up. If `throttled`
-/// and none says that it is, among all of them.
+/// Returns the longest reset among the spent limits of one `RateLimit` value. If `throttled` and no
+/// limit is spent, it is the longest of all.
 ///
-/// Two forms are in use: `"burst";r=0;t=30, "day";r=9;t=3600` (since draft 08) and `limit=10, remaining=0, reset=30`.
+/// Two forms are in use: `"burst";r=0;t=30, "day";r=9;t=3600` (since draft 08) and `limit=10,
+/// remaining=0, reset=30`.
 fn limits(value: &str, throttled: bool) -> Option<u64> {
     let (mut spent, mut any) = (None, None);
     let (mut remaining, mut reset) = (None, None);
@@ -236,7 +261,8 @@ fn split_outside_quotes(value: &str) -> impl Iterator<Item = &str> {
 
 fn directive(headers: &HeaderMap) -> Option<bool> {
     let lines = ["x-should-retry", "stripe-should-retry"].into_iter().flat_map(|name| headers.get_all(name));
-    // If directives disagree, in two headers or in two lines of one, the one counts that asks for less load.
+    // Directives can disagree, in two headers or in two lines of one. The one that asks for less
+    // load counts.
     lines.filter_map(truth).min()
 }
 
@@ -251,8 +277,8 @@ fn truth(value: &HeaderValue) -> Option<bool> {
 }
 
 /// The value of an `Idempotency-Status` header: a word (`stored`, `replayed`, `in-progress`,
-/// `released`, `unknown` or `ignored`), the path prefix that it holds for, and how long the record is
-/// kept.
+/// `released`, `unknown` or `ignored`), the path prefix for which it holds, and the retention of
+/// the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]
 #[allow(clippy::exhaustive_structs, reason = "not public: the crates that use it have one version")]
@@ -298,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_headers() {
+    fn headers_are_read_in_order() {
         let all = [("retry-after", "5"), ("x-ms-retry-after-ms", "700"), ("retry-after-ms", "250")];
         assert_eq!(check(&all), Some(250));
         assert_eq!(check(&all[..2]), Some(700));
@@ -324,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_compared_with_the_answers_own() {
+    fn date_is_compared_with_the_response_date() {
         // Our clock says 08:49:07; theirs is five minutes behind, and then five minutes ahead.
         for (theirs, until) in [("08:44:07", "08:44:09"), ("08:54:07", "08:54:09")] {
             let date = |time: &str| format!("Sun, 06 Nov 1994 {time} GMT");
@@ -341,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_limit_counts_only_when_nothing_remains() {
+    fn rate_limit_counts_only_if_nothing_remains() {
         assert_eq!(check(&[("ratelimit", "\"default\";r=0;t=30")]), Some(30_000));
         assert_eq!(check(&[("ratelimit", "\"default\";r=1;t=30")]), None);
         assert_eq!(check(&[("ratelimit", "\"burst\";r=0;t=3, \"day,;\";r=9;t=40")]), Some(3000));
@@ -352,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_throttled_answer_lifts_the_condition() {
+    fn throttled_response_needs_no_remaining() {
         let lines = headers(&[("ratelimit", "\"a\";r=2;t=9, \"b\";r=0;t=4")]);
         let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, MAX_RETRY_AFTER).after;
         assert_eq!(hint(Class::Throttled), Some(Duration::from_secs(4)), "the one that is used up");
@@ -363,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn directives_and_records() {
+    fn directives_and_records_are_read() {
         let hint = |lines: &[_]| Hint::from_headers(&headers(lines), Class::Ambiguous, UNIX_EPOCH, MAX_RETRY_AFTER);
         assert_eq!(hint(&[("x-should-retry", "true")]).retry, Some(true));
         assert_eq!(hint(&[("x-should-retry", "true"), ("stripe-should-retry", "false")]).retry, Some(false));
@@ -385,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_names_its_scope() {
+    fn record_status_has_its_scope() {
         let lines = headers(&[("idempotency-status", "replayed; retention=60; scope=\"/v1/charges\"")]);
         let retention = Some(Duration::from_secs(60));
         let expected = RecordStatus { word: "replayed", scope: Some("/v1/charges"), retention };

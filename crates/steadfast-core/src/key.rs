@@ -1,11 +1,13 @@
 //! The idempotency key: one name for one logical operation, however often it is sent.
 //!
-//! A retried POST is safe only if the server can tell that it is the same one. The key says so: minted before the first attempt
-//! from the operating system's randomness, the same on every attempt, new for the next operation. It is never taken from a
-//! generator that lives in the process, because `fork` or a restored VM snapshot would clone that generator, and two charges
-//! under one key are one silently lost payment.
+//! A retried POST is safe only if the server can recognise it. The key makes that possible. The
+//! client mints it before the first attempt, sends it with every attempt, and mints another for the
+//! next operation. The randomness comes from the operating system. `fork` or a restored VM snapshot
+//! would clone a generator inside the process. Then two charges would share a key, and one payment
+//! would be lost silently.
 //!
-//! Floor 1: words shared with callers. The wire tests are in `tests/it/keys.rs`.
+//! This module is shared by the client and the server half. The wire tests are in
+//! `tests/it/keys.rs`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,9 +21,12 @@ use uuid::{Uuid, fmt::Hyphenated};
 
 /// An idempotency key.
 ///
-/// `Display` and `Debug` show its beginning only (8 characters of a minted key; the first quarter of any other, at most 8): a
-/// key is a capability for the stored answer, so it does not belong in logs. [`as_str`](Self::as_str) is the only way to the
-/// whole.
+/// Parse one from text, [`derive`](Self::derive) it from your own data, or [`mint`](Self::mint) a
+/// random one. The client mints one for each POST and PATCH.
+///
+/// `Display` and `Debug` print only its beginning: 8 characters of a minted key, otherwise the
+/// first quarter, at most 8. Whoever has the key can read the stored response, so keep it out of
+/// logs. [`as_str`](Self::as_str) returns the whole.
 ///
 /// ```
 /// use steadfast::IdempotencyKey;
@@ -33,29 +38,40 @@ use uuid::{Uuid, fmt::Hyphenated};
 /// ```
 #[derive(Clone)]
 pub struct IdempotencyKey {
-    /// Bare, visible ASCII. A header value, so that sending it copies nothing.
+    /// Bare, visible ASCII. As a header value it is sent without a copy.
     value: HeaderValue,
     minted: bool,
-    /// How the caller has spelt it in a header. An API that takes the text as it comes would take another spelling for another key.
+    /// How the caller has written it in a header. An API that compares the raw text would take the
+    /// other format for another key.
     spelling: Option<KeyFormat>,
 }
 
 impl IdempotencyKey {
-    /// A new random key (UUID v4) from the operating system's randomness.
+    /// Mints a random key (UUID v4) from the operating system's randomness.
     ///
     /// # Errors
     ///
     /// [`KeyError::NoRandomness`] if the operating system has none to give.
+    ///
+    /// ```
+    /// use steadfast::IdempotencyKey;
+    ///
+    /// let (one, other) = (IdempotencyKey::mint()?, IdempotencyKey::mint()?);
+    /// assert_ne!(one, other);
+    /// assert_eq!(one.as_str().len(), 36);
+    /// # Ok::<(), steadfast::KeyError>(())
+    /// ```
     pub fn mint() -> Result<Self, KeyError> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).map_err(|error| KeyError::NoRandomness(error.to_string()))?;
         Ok(Self::from_uuid(uuid::Builder::from_random_bytes(bytes).into_uuid(), true))
     }
 
-    /// The key that business data gives (UUID v5 of `name` in `namespace`, RFC 9562 §5.5): the same operation gets the same key
-    /// in every process and after every crash.
+    /// Derives a key from business data: the UUID v5 of `name` in `namespace` (RFC 9562 §5.5). The
+    /// same operation gets the same key in every process and after every crash.
     ///
-    /// Everything that makes two operations different must be part of `name`: an order's number, and what is done to it.
+    /// `name` must have everything that makes two operations different: the order's number, and
+    /// what is done to the order.
     ///
     /// ```
     /// use steadfast::{IdempotencyKey, uuid::Uuid};
@@ -82,19 +98,28 @@ impl IdempotencyKey {
     fn from_uuid(uuid: Uuid, minted: bool) -> Self {
         let mut text = [0; Hyphenated::LENGTH];
         uuid.hyphenated().encode_lower(&mut text);
-        // With an owner, because bytes that are copied allocate once more when they are first cloned, and a key always is. Hex digits
-        // and hyphens are always a header value.
+        // Bytes without an owner allocate when they are first cloned, and a key always is cloned.
+        // Hex digits and hyphens are always a header value.
         let value = HeaderValue::from_maybe_shared(Bytes::from_owner(text));
         Self::of(value.unwrap_or_else(|_| HeaderValue::from_static("")), minted)
     }
 
-    /// The whole key, bare. Keep it out of logs and URLs.
+    /// Returns the whole key, bare. Keep it out of logs and URLs.
+    ///
+    /// ```
+    /// use steadfast::IdempotencyKey;
+    ///
+    /// let key: IdempotencyKey = "\"order-1042\"".parse()?; // quoted
+    /// assert_eq!(key.as_str(), "order-1042");
+    /// # Ok::<(), steadfast::KeyError>(())
+    /// ```
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.value.to_str().unwrap_or_default()
     }
 
-    /// Reads a header value in either spelling: `abc`, or the structured field `"abc"`. It keeps to the one that it was read in.
+    /// Reads a header value in either format: `abc`, or the structured field `"abc"`. The key
+    /// remembers the format.
     #[doc(hidden)]
     pub fn from_header(value: &HeaderValue) -> Result<Self, KeyError> {
         let text = value.to_str().map_err(|_| KeyError::Character)?;
@@ -102,7 +127,8 @@ impl IdempotencyKey {
         Ok(Self { spelling: Some(spelling), ..text.parse()? })
     }
 
-    /// The key as this form puts it on the wire, unless its caller has spelt it; marked as sensitive so that nobody's `Debug` prints it.
+    /// Returns the key as a header value, in the format of its caller or else in `form`. It is
+    /// marked as sensitive, so that no `Debug` prints it.
     #[doc(hidden)]
     pub fn to_header(&self, form: KeyFormat) -> HeaderValue {
         let mut value = match self.spelling.unwrap_or(form) {
@@ -126,7 +152,7 @@ impl IdempotencyKey {
         self.spelling
     }
 
-    /// As [`FromStr`], for a key that was sent in an earlier process.
+    /// Parses a key that was sent by an earlier process.
     #[doc(hidden)]
     pub fn restore(text: &str, minted: bool, spelling: Option<KeyFormat>) -> Result<Self, KeyError> {
         Ok(Self { minted, spelling, ..text.parse()? })
@@ -139,7 +165,7 @@ impl IdempotencyKey {
     }
 }
 
-/// A key is its text: one that was stored and read back is the one that was minted.
+/// Compares the text, so a key that was stored and read back equals the minted one.
 impl PartialEq for IdempotencyKey {
     fn eq(&self, other: &Self) -> bool {
         self.value == other.value
@@ -154,7 +180,7 @@ impl Hash for IdempotencyKey {
     }
 }
 
-/// Takes a bare key or its quoted spelling (`"abc"`, RFC 9651 §3.3.3); both name the same key.
+/// Parses a bare key (`abc`) or a quoted one (`"abc"`, RFC 9651 §3.3.3). Both name the same key.
 impl FromStr for IdempotencyKey {
     type Err = KeyError;
 
@@ -164,11 +190,12 @@ impl FromStr for IdempotencyKey {
     }
 }
 
-/// The key that a text in either spelling is; the text itself where that is how it is written, as on most wires.
+/// Returns the bare form of a key in either format, borrowed if it is written bare.
 #[doc(hidden)]
 pub fn bare(text: &str) -> Result<Cow<'_, str>, KeyError> {
     let bare = if text.starts_with('"') { unquote(text).ok_or(KeyError::Quotes)?.into() } else { Cow::Borrowed(text) };
-    // Written bare, as on most wires and in a resume token, it would be read back as the quoted spelling of another key.
+    // Written bare, as on most wires and in a resume token, it would be read back as the quoted
+    // form of another key.
     if bare.starts_with('"') {
         return Err(KeyError::Quotes);
     }
@@ -182,7 +209,8 @@ pub fn bare(text: &str) -> Result<Cow<'_, str>, KeyError> {
     Ok(bare)
 }
 
-/// The content of a structured-field string: `\"` and `\\` are its only escapes, and nothing may follow the closing quote.
+/// Returns the content of a structured-field string. Its only escapes are `\"` and `\\`, and
+/// nothing may follow the closing quote.
 fn unquote(text: &str) -> Option<String> {
     let inside = text.strip_prefix('"')?.strip_suffix('"').filter(|_| text.len() >= 2)?;
     let mut bare = String::with_capacity(inside.len());
@@ -209,25 +237,35 @@ impl fmt::Debug for IdempotencyKey {
     }
 }
 
-/// Why a text is not an idempotency key. No variant repeats the text.
+/// The reason why a text is not an idempotency key. No variant repeats the text, which may be
+/// secret.
+///
+/// ```
+/// use steadfast::{IdempotencyKey, KeyError};
+///
+/// assert_eq!("".parse::<IdempotencyKey>(), Err(KeyError::Empty));
+/// assert_eq!("order\n1042".parse::<IdempotencyKey>(), Err(KeyError::Character));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// It has no characters.
-    #[error("an idempotency key has at least one character")]
+    /// The text is empty.
+    #[error("an idempotency key cannot be empty")]
     Empty,
-    /// It has a character other than visible ASCII and inner spaces.
-    #[error("an idempotency key has visible ASCII characters only, and no space at either end")]
+    /// The text has a character other than visible ASCII and inner spaces.
+    #[error("an idempotency key can have visible ASCII characters only, and no space at either end")]
     Character,
-    /// It starts with a quote and is not a well-formed structured-field string, or the key inside that string does.
-    #[error("an idempotency key starts with no quote, unless a whole structured-field string is around it")]
+    /// The text starts with a quote and is not a well-formed structured-field string. Or the key
+    /// inside that string starts with a quote.
+    #[error("an idempotency key cannot start with a quote, unless it is a whole structured-field string")]
     Quotes,
-    /// It is longer than the API takes ([`KeyPolicy::max_length`](https://docs.rs/steadfast/latest/steadfast/struct.KeyPolicy.html#method.max_length)).
-    #[error("the idempotency key has {length} characters and this API takes {max}")]
+    /// The key is longer than the API takes
+    /// ([`KeyPolicy::max_length`](https://docs.rs/steadfast/latest/steadfast/struct.KeyPolicy.html#method.max_length)).
+    #[error("the idempotency key has {length} characters, and this API takes at most {max}")]
     TooLong {
-        /// Its length.
+        /// Length of the key, in characters.
         length: usize,
-        /// The greatest length that the policy allows.
+        /// Maximum length by the policy.
         max: usize,
     },
     /// The operating system gave no randomness.
@@ -235,7 +273,13 @@ pub enum KeyError {
     NoRandomness(String),
 }
 
-/// How a key is written on the wire.
+/// How a key is written in its header.
+///
+/// ```
+/// use steadfast::{KeyFormat, KeyPolicy};
+///
+/// let policy = KeyPolicy::standard().form(KeyFormat::Quoted);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -257,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings_name_the_same_key() {
+    fn both_formats_name_the_same_key() {
         assert_eq!(check("abc").unwrap(), "abc");
         assert_eq!(check("\"abc\"").unwrap(), "abc");
         assert_eq!(check(r#""a\"b\\c""#).unwrap(), r#"a"b\c"#);
@@ -267,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_what_it_says_however_it_came() {
+    fn stored_key_equals_the_minted_one() {
         let minted = IdempotencyKey::mint().unwrap();
         let stored: IdempotencyKey = minted.as_str().parse().unwrap();
         assert_eq!(stored, minted);
@@ -275,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key() {
+    fn malformed_text_is_no_key() {
         assert_eq!(check(""), Err(KeyError::Empty));
         assert_eq!(check("\"\""), Err(KeyError::Empty));
         for text in ["a\nb", "a\tb", "a\0", "clé", " a", "a ", "\u{7f}"] {
@@ -287,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minted_key_is_a_version_4_uuid_and_each_is_new() {
+    fn minted_key_is_a_new_version_4_uuid() {
         let (one, two) = (IdempotencyKey::mint().unwrap(), IdempotencyKey::mint().unwrap());
         assert_ne!(one, two);
         let uuid = Uuid::parse_str(one.as_str()).unwrap();
@@ -295,14 +339,14 @@ mod tests {
     }
 
     #[test]
-    fn a_derived_key_is_the_version_5_uuid_of_the_rfc() {
+    fn derived_key_is_the_version_5_uuid_of_the_rfc() {
         // RFC 9562, appendix A.4.
         let key = IdempotencyKey::derive(&Uuid::NAMESPACE_DNS, "www.example.com");
         assert_eq!(key.as_str(), "2ed6657d-e927-568b-95e1-2665a8aea6a2");
     }
 
     #[test]
-    fn only_the_beginning_is_shown() {
+    fn only_the_beginning_is_printed() {
         let minted = IdempotencyKey::mint().unwrap();
         assert_eq!(minted.to_string(), format!("{}…", &minted.as_str()[..8]));
         for (text, shown) in [("abc", "…"), ("abcdefgh", "ab…"), (&"x".repeat(255), "xxxxxxxx…")] {

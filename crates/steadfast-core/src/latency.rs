@@ -1,8 +1,7 @@
-//! The latencies of one origin, from which a hedge knows that a request is late, in bounded memory.
+//! The latencies of one origin, in bounded memory. From them a hedge knows that a request is late.
 //!
-//! There are two histograms of half a minute each: the one being filled, and the one before it. So an
-//! origin that has become slower or faster is known as such a minute later. A bucket is at most 6 %
-//! wide.
+//! There are two histograms of half a minute each: the current one, and the one before it. So a
+//! change of the origin's speed is known a minute later. A bucket is at most 6 % wide.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 use histogram::Histogram32;
 
 const WINDOW: Duration = Duration::from_secs(30);
-/// The longest latency that is told apart, in microseconds.
+/// The longest latency that has a bucket of its own, in microseconds.
 const LONGEST: u64 = 60_000_000;
 /// A bucket is at most 2⁻⁴ of its value wide, and the buckets reach a little beyond [`LONGEST`].
 const POWERS: (u8, u8) = (4, 26);
@@ -38,7 +37,7 @@ struct Window {
 impl Latencies {
     #[doc(hidden)]
     pub fn new() -> Option<Self> {
-        // These powers are ones that it takes.
+        // `Histogram32` accepts these powers.
         let counts = Histogram32::new(POWERS.0, POWERS.1).ok()?;
         let empty = Window { counts, number: 0 };
         Some(Self(Mutex::new(Windows { began: None, current: empty.clone(), previous: empty })))
@@ -49,7 +48,8 @@ impl Latencies {
         self.at(now).current.record(u64::try_from(took.as_micros()).unwrap_or(LONGEST).min(LONGEST));
     }
 
-    /// Returns the latency that this share of the responses did not exceed, if there were enough.
+    /// Returns the latency that this share of the responses did not exceed, if there are enough of
+    /// them.
     #[doc(hidden)]
     pub fn quantile(&self, share: f64, now: Instant) -> Option<Duration> {
         let windows = self.at(now);
@@ -60,7 +60,7 @@ impl Latencies {
     }
 
     fn at(&self, now: Instant) -> MutexGuard<'_, Windows> {
-        // Poisoning leaves counts, and any counts will do.
+        // Poisoning leaves plausible counts, and those are good enough.
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         windows.move_to(now);
         windows
@@ -69,7 +69,7 @@ impl Latencies {
 
 impl Window {
     fn record(&mut self, microseconds: u64) {
-        // It has a bucket for everything up to the longest.
+        // The histogram has a bucket for every value up to the longest.
         if self.counts.increment(microseconds).is_ok() {
             self.number = self.number.saturating_add(1);
         }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_is_known_from_enough_and_follows_a_change() {
+    fn quantile_needs_100_and_follows_a_change() {
         let (latencies, now) = (Latencies::new().unwrap(), clock::now());
         for number in 1..=99 {
             latencies.record(MS * number, now);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_small_and_bears_any_duration() {
+    fn latencies_are_small_and_take_any_duration() {
         let (latencies, now) = (Latencies::new().unwrap(), clock::now());
         for took in [Duration::ZERO, Duration::MAX] {
             latencies.record(took, now);

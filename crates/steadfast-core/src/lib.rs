@@ -1,21 +1,25 @@
-//! The decision, and nothing else: whether to repeat a request, and when.
+//! The decision of a retry loop: whether to repeat a request, and when.
 //!
-//! A retry loop is easy to write and hard to get right. The part that must be right is the answer to
-//! "may this request be sent again?". This module is that answer as plain values. It does no I/O,
-//! reads no clock and draws no random number. You tell it what happened ([`Class`]), what the server
-//! asked for ([`Hint`]), what time it is and a number between 0 and 1. It answers with a
-//! [`Decision`]. The client of this crate, its tests and its simulation share it, and so can your own
-//! loop around another transport:
+//! A retry loop is easy to write and hard to get right. The part that must be right is the answer
+//! to "may this request be sent again?". This crate is that answer, as plain values. It does no
+//! I/O, reads no clock and draws no random number.
+//!
+//! You pass in the outcome of each attempt ([`Class`]), the server's wishes ([`Hint`]), the time,
+//! and a number between 0 and 1. You get a [`Decision`]. The client
+//! [`steadfast`](https://docs.rs/steadfast), its tests and its simulation share this code. Your own
+//! loop over another transport can use it too:
 //!
 //! ```
 //! use std::time::{Duration, Instant};
-//! use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, TokenBucket};
+//! use steadfast_core::{
+//!     Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, TokenBucket,
+//! };
 //!
 //! let policy = RetryPolicy::new().max_attempts(3);
 //! let bucket = TokenBucket::new(RetryBudget::standard());
 //! let now = Instant::now();
 //!
-//! // A POST without a key: a refused connection may be repeated, a lost answer may not.
+//! // A POST without a key: a refused connection may be repeated, a lost response may not.
 //! let mut operation = Operation::start(&policy, &bucket, Idempotency::Absent, now);
 //! operation.begin_attempt();
 //! let decision = operation.decide(Class::NotProcessed, &Hint::default(), now, 1.0);
@@ -28,8 +32,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // The decision modules import `std` and `http` alone, read no clock and draw no random number
-// (`./scripts/test.sh invariants`). The tests stand in each file; properties over all of them are in
-// `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases/`.
+// (`./scripts/test.sh invariants`). The tests stand in each file; properties over all of them are
+// in `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases/`.
 
 mod admission;
 mod backoff;
@@ -66,7 +70,7 @@ pub use hint::{Hint, parse_retry_hint};
 pub use retry::{Decision, Operation, StopReason};
 pub use settings::{RetryPolicy, TimeLimit};
 
-// For the client, the server half and the simulation. No promise is made of them.
+// For the client, the server half and the simulation. They can change in any version.
 #[doc(hidden)]
 pub use admission::{AdmissionState, AdmissionStep, Denied, Spread};
 #[doc(hidden)]

@@ -1,9 +1,8 @@
-//! The words that client and server say to each other: header names, the values of
-//! `Idempotency-Status`, the problem types, and the header that carries a deadline.
+//! The vocabulary of client and server: header names, the values of `Idempotency-Status`, the
+//! problem types, and the header for a deadline.
 //!
-//! Both halves read them here, so that neither can learn a word that the other does not know.
-//! Sources: draft-ietf-httpapi-idempotency-key-header-07, RFC 7240 (`Prefer`), RFC 9457 (problem
-//! types).
+//! Both halves read it here, so neither can use a word that the other does not know. Sources:
+//! draft-ietf-httpapi-idempotency-key-header-07, RFC 7240 (`Prefer`), RFC 9457 (problem types).
 
 use std::time::Duration;
 
@@ -13,14 +12,21 @@ use crate::units::{digits, milliseconds};
 
 /// The header that carries the key (draft-07 §2).
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// The header that says what became of the key.
+/// The header with the state of the key.
 pub const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-status");
 /// The header that marks a stored response, as Stripe sends it.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// The header that asks the server to wait for the first request's response (RFC 7240 §4.3).
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// What became of a key, as the first word of `Idempotency-Status` says it.
+/// The state of a key: the first word of `Idempotency-Status`.
+///
+/// ```
+/// use steadfast_core::protocol::IdempotencyStatus;
+///
+/// assert_eq!(IdempotencyStatus::from_word("replayed"), Some(IdempotencyStatus::Replayed));
+/// assert_eq!(IdempotencyStatus::InProgress.word(), "in-progress");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IdempotencyStatus {
@@ -32,7 +38,7 @@ pub enum IdempotencyStatus {
     InProgress,
     /// The key is free again.
     Released,
-    /// An earlier request may have been executed, and nobody knows how it ended.
+    /// An earlier request may have been executed, and the server does not know how it ended.
     Unknown,
     /// The server does not honour the key here.
     Ignored,
@@ -56,20 +62,30 @@ impl IdempotencyStatus {
         }
     }
 
-    /// Reads a word. Returns `None` for one that is not known.
+    /// Parses a word. Returns `None` for an unknown one.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.word() == word)
     }
 }
 
-/// Returns the time left as the deadline header has it: whole milliseconds in digits, at least 1.
+/// Returns the time left as the value of a deadline header: whole milliseconds in digits, at least
+/// 1.
+///
+/// ```
+/// use std::time::Duration;
+/// use steadfast_core::protocol::{deadline_from_header, deadline_to_header};
+///
+/// let value = deadline_to_header(Duration::from_secs(2));
+/// assert_eq!(value, "2000");
+/// assert_eq!(deadline_from_header(&value), Some(Duration::from_secs(2)));
+/// ```
 #[must_use]
 pub fn deadline_to_header(time_left: Duration) -> HeaderValue {
     HeaderValue::from(milliseconds(time_left).max(1))
 }
 
-/// Reads what [`deadline_to_header`] writes. Returns `None` for anything but digits.
+/// Parses the value that [`deadline_to_header`] writes. Returns `None` for anything but digits.
 #[must_use]
 pub fn deadline_from_header(value: &HeaderValue) -> Option<Duration> {
     value.to_str().ok().and_then(digits).map(Duration::from_millis)
@@ -96,11 +112,11 @@ pub mod problem_type {
         EVENT_ID_MISSING = "event-id-missing";
         /// 400: the body ended before its length.
         BODY_BROKEN = "body-broken";
-        /// 403: the scope cannot be told.
+        /// 403: the caller, and so the scope, is not known.
         NO_CALLER = "no-caller";
         /// 409: the first request under this key is still running; repeat it later.
         IN_PROGRESS = "in-progress";
-        /// 409: a request under this key may have been executed, and nobody knows how it ended.
+        /// 409: a request under this key may have been executed, and its end is not known.
         OUTCOME_UNKNOWN = "outcome-unknown";
         /// 410: the request was executed, and its response was not kept.
         ANSWER_NOT_KEPT = "answer-not-kept";
@@ -138,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_header_is_read_back() {
+    fn deadline_header_is_read_back() {
         for (time, milliseconds) in [(Duration::from_micros(2900), 2), (Duration::ZERO, 1), (Duration::MAX, u64::MAX)] {
             let read = deadline_from_header(&deadline_to_header(time));
             assert_eq!(read, Some(Duration::from_millis(milliseconds)), "{time:?}");

@@ -1,8 +1,8 @@
-//! One operation: you tell it the class of each attempt, and it says what to do next.
+//! One operation. You pass in the class of each attempt, and it returns the next step.
 //!
-//! The questions are asked in the order of [`StopReason`], and the first "no" is the reason that the
-//! caller reads. The budget is asked last, so that it is charged only for a retry that will be made.
-//! A free repeat skips the questions about attempts and budget, and no other.
+//! The questions are asked in the order of [`StopReason`], and the first "no" is the reason that
+//! the caller reads. The budget is asked last, so that it is charged only for a retry that will be
+//! made. A free repeat skips the questions about attempts and budget, and no other.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -13,13 +13,33 @@ use super::class::{Class, Idempotency};
 use super::hint::Hint;
 use super::settings::RetryPolicy;
 
-/// What to do after an attempt.
+/// The step after an attempt.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, TokenBucket};
+///
+/// fn send() -> Class { Class::Success } // your transport
+///
+/// let (policy, bucket) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::standard()));
+/// let mut operation = Operation::start(&policy, &bucket, Idempotency::Natural, Instant::now());
+/// let reason = loop {
+///     operation.begin_attempt();
+///     let class = send();
+///     let jitter = 0.5; // a random number between 0 and 1
+///     match operation.decide(class, &Hint::default(), Instant::now(), jitter) {
+///         Decision::Retry { after } => std::thread::sleep(after),
+///         Decision::Stop(reason) => break reason,
+///     }
+/// };
+/// assert_eq!(reason.as_str(), "done");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "a driver must handle both, and there is no third")]
 pub enum Decision {
-    /// Wait this long from `now`, then send the same request again.
+    /// Wait, then send the same request again.
     Retry {
-        /// Zero means at once.
+        /// Wait from `now`. Zero means at once.
         after: Duration,
     },
     /// The operation has ended.
@@ -27,28 +47,40 @@ pub enum Decision {
 }
 
 /// Why an operation ended, in the order in which the questions are asked.
+///
+/// ```
+/// use steadfast_core::StopReason;
+///
+/// /// Whether a retry later has a chance.
+/// fn is_temporary(reason: StopReason) -> bool {
+///     matches!(
+///         reason,
+///         StopReason::AttemptsExhausted | StopReason::CircuitOpen | StopReason::BudgetExhausted
+///     )
+/// }
+/// assert!(is_temporary(StopReason::CircuitOpen));
+/// assert_eq!(StopReason::CircuitOpen.as_str(), "circuit open");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// The server answered that it is done.
+    /// The response is a success.
     Done,
-    /// The response is an error that the server has stored under the key. It will answer the same
-    /// again.
+    /// The response is an error that the server has stored under the key. A repeat would get the
+    /// same response.
     Replayed,
-    /// The server said not to repeat the request (`x-should-retry: false`,
-    /// `Stripe-Should-Retry: false`).
+    /// The server forbids a repeat (`x-should-retry: false`, `Stripe-Should-Retry: false`).
     ServerSaidStop,
-    /// The server says that an earlier attempt under this key may have run, and that it does not know
-    /// how it ended.
+    /// An earlier attempt under this key may have run, and the server does not know how it ended.
     OutcomeUnknown,
-    /// The same request will not fare better.
+    /// The same request would fail again.
     Permanent,
-    /// The server may have acted, and acting twice is not harmless: there is no key, and the method is
-    /// not idempotent.
+    /// The server may have acted, and acting twice is not harmless: the request has no key, and its
+    /// method is not idempotent.
     NotRepeatable,
-    /// The server may have acted, a key was sent, and nobody has said that this API honours keys.
+    /// The server may have acted, and the API is not known to honour the key of the request.
     KeyNotTrusted,
-    /// A repeat would be safe, but the body was a stream that is gone.
+    /// A repeat would be safe, but the body was a stream and is consumed.
     BodyNotReplayable,
     /// `max_attempts` is reached, or a custom schedule has ended.
     AttemptsExhausted,
@@ -68,7 +100,7 @@ impl StopReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
-            Self::Replayed => "the stored answer, replayed",
+            Self::Replayed => "the stored response, replayed",
             Self::ServerSaidStop => "the server said not to retry",
             Self::OutcomeUnknown => "the server does not know how an earlier attempt ended",
             Self::Permanent => "permanent",
@@ -84,18 +116,19 @@ impl StopReason {
     }
 }
 
-/// One logical operation on its way through its attempts.
+/// One operation and its attempts so far.
 ///
 /// A driver calls [`begin_attempt`](Self::begin_attempt), sends the request, calls
-/// [`decide`](Self::decide), and waits or stops. Dropped between a decision to retry and the attempt,
-/// it gives the tokens of that retry back.
+/// [`decide`](Self::decide), and waits or stops. If you drop the operation after a decision to
+/// retry and before the attempt, it returns the tokens of that retry. [`Decision`] shows a whole
+/// loop.
 pub struct Operation<'a> {
     policy: &'a RetryPolicy,
     budget: &'a TokenBucket,
     idempotency: Idempotency,
     key_trusted: bool,
     body_replayable: bool,
-    /// A request that was sent may have been carried out.
+    /// An attempt may have been carried out.
     at_risk: bool,
     misdirected: bool,
     deadline: Option<Instant>,
@@ -104,11 +137,11 @@ pub struct Operation<'a> {
     decided: u32,
     /// Free repeats among the attempts that were decided on.
     free: u8,
-    /// The decision that was made last is a free repeat.
+    /// The last decision is a free repeat.
     repeats_free: bool,
     waits: Option<Waits>,
     pending: Pending,
-    /// Charged for the retry that was sent last.
+    /// Tokens that the last retry cost.
     last_charge: Option<u64>,
     pause: Duration,
 }
@@ -116,7 +149,7 @@ pub struct Operation<'a> {
 impl<'a> Operation<'a> {
     /// Starts an operation at `now`. Its key is trusted and its body can be sent again, unless
     /// [`set_key_trusted`](Self::set_key_trusted) and
-    /// [`set_body_replayable`](Self::set_body_replayable) say otherwise.
+    /// [`set_body_replayable`](Self::set_body_replayable) change that.
     #[must_use]
     pub fn start(policy: &'a RetryPolicy, budget: &'a TokenBucket, idempotency: Idempotency, now: Instant) -> Self {
         budget.deposit();
@@ -142,18 +175,40 @@ impl<'a> Operation<'a> {
     }
 
     /// Sets whether the API is known to honour the key. It matters only for [`Idempotency::Keyed`].
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut operation = Operation::start(&policy, &bucket, Idempotency::Keyed, now);
+    /// operation.set_key_trusted(false);
+    /// let decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 0.5);
+    /// assert_eq!(decision, Decision::Stop(StopReason::KeyNotTrusted));
+    /// ```
     pub fn set_key_trusted(&mut self, trusted: bool) {
         self.key_trusted = trusted;
     }
 
-    /// Records that an attempt that is not decided on may have been carried out: one in an earlier
-    /// process, or the other one of a hedged pair. An `Ambiguous` attempt is recorded by
-    /// [`decide`](Self::decide).
+    /// Records that an attempt outside of this operation may have been carried out: one of an
+    /// earlier process, or the other one of a hedged pair. [`decide`](Self::decide) records an
+    /// `Ambiguous` attempt itself.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Idempotency, Operation, RetryPolicy, TokenBucket};
+    ///
+    /// let (policy, bucket) = (RetryPolicy::new(), TokenBucket::default());
+    /// let mut resumed = Operation::start(&policy, &bucket, Idempotency::Keyed, Instant::now());
+    /// resumed.set_at_risk(); // by the process that crashed
+    /// resumed.set_key_trusted(false);
+    /// assert!(resumed.needs_licence()); // so do not send it
+    /// ```
     pub fn set_at_risk(&mut self) {
         self.at_risk = true;
     }
 
-    /// Returns whether an attempt may have been carried out and the licence to repeat it is missing.
+    /// Returns whether an attempt may have been carried out and there is no licence to repeat it.
     /// Ask again before each attempt, if the licence can be lost while the operation waits.
     #[must_use]
     pub fn needs_licence(&self) -> bool {
@@ -166,26 +221,59 @@ impl<'a> Operation<'a> {
         self.at_risk
     }
 
-    /// Sets why acting twice is harmless, where that changes on the way: a POST that was answered by a
-    /// redirect to its result is repeated as the GET of that result.
+    /// Sets the licence, if it changes on the way: a POST that was redirected to its result is
+    /// repeated as the GET of that result.
     pub fn set_idempotency(&mut self, idempotency: Idempotency) {
         self.idempotency = idempotency;
     }
 
-    /// Sets whether the request's body can be sent a second time.
+    /// Sets whether the request's body can be sent a second time. Default: `true`.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut upload = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// upload.set_body_replayable(false); // a stream
+    /// let decision = upload.decide(Class::NotProcessed, &Hint::default(), now, 0.5);
+    /// assert_eq!(decision, Decision::Stop(StopReason::BodyNotReplayable));
+    /// ```
     pub fn set_body_replayable(&mut self, replayable: bool) {
         self.body_replayable = replayable;
     }
 
-    /// Ends the operation at `deadline`, if its own deadline is not earlier: for the caller's deadline,
-    /// or the time when the API forgets the key.
+    /// Ends the operation at `deadline`, unless its own deadline is earlier. Use it for the
+    /// caller's deadline, or for the time at which the API forgets the key.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use steadfast_core::{Idempotency, Operation, RetryPolicy, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut operation = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// assert_eq!(operation.deadline(), Some(now + Duration::from_secs(30))); // of the policy
+    /// operation.end_by(now + Duration::from_secs(2));
+    /// assert_eq!(operation.deadline(), Some(now + Duration::from_secs(2)));
+    /// ```
     pub fn end_by(&mut self, deadline: Instant) {
         self.deadline = Some(self.deadline.map_or(deadline, |own| own.min(deadline)));
     }
 
-    /// Sets how long the origin's circuit will be open from the `now` of the next decision; zero if it
-    /// is not. A wait that would end sooner ends the operation as
+    /// Sets how long the origin's circuit stays open, from the `now` of the next decision. Zero
+    /// means that it is not open. A shorter wait ends the operation as
     /// [`CircuitOpen`](StopReason::CircuitOpen).
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Breaker, BreakerPolicy, Idempotency, Operation, RetryPolicy, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let breaker = Breaker::new(BreakerPolicy::new());
+    /// let mut operation = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// // Before each decision:
+    /// operation.set_circuit_open_for(breaker.state(now).open_for());
+    /// ```
     pub fn set_circuit_open_for(&mut self, time: Duration) {
         self.circuit_open_for = time;
     }
@@ -196,14 +284,13 @@ impl<'a> Operation<'a> {
         self.deadline
     }
 
-    /// Returns how many attempts were decided on so far, free repeats included.
+    /// Returns the number of attempts that were decided on so far, free repeats included.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.decided
     }
 
-    /// Returns whether the retry that was decided on last is a [free
-    /// repeat](RetryPolicy#free-repeats).
+    /// Returns whether the last retry is a [free repeat](RetryPolicy#free-repeats).
     #[must_use]
     pub fn repeats_free(&self) -> bool {
         self.repeats_free
@@ -214,7 +301,7 @@ impl<'a> Operation<'a> {
     #[must_use]
     pub fn has_free_repeat(&self, class: Class, hint: &Hint) -> bool {
         let was_refused = hint.refused && class == Class::NotProcessed;
-        // A server that names a time is not asked before it.
+        // If the server names a time, a repeat before it is not free.
         was_refused && hint.after.is_none() && self.free < self.policy.free_repeats
     }
 
@@ -223,14 +310,14 @@ impl<'a> Operation<'a> {
         self.decided.saturating_sub(u32::from(self.free))
     }
 
-    /// Returns how long to wait before you report the end: zero, unless the budget has ended an
+    /// Returns how long to wait before you report the end. It is zero, unless the budget ended an
     /// operation with [`pause_when_budget_empty`](RetryPolicy::pause_when_budget_empty).
     #[must_use]
     pub fn pause_before_the_end(&self) -> Duration {
         self.pause
     }
 
-    /// Begins an attempt, just before it is sent. From here on the tokens of its retry are spent.
+    /// Begins an attempt, just before you send it. From here on the tokens of its retry are spent.
     pub fn begin_attempt(&mut self) {
         if let Some(charge) = self.pending.take().charge() {
             self.last_charge = Some(charge);
@@ -247,17 +334,29 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// Lets the operation wait for `wait`, because the origin has refused another one and said when to
-    /// come back.
+    /// Lets the operation wait for `wait`, because the origin has refused another operation and
+    /// named a time.
     ///
-    /// A wait costs as much as a retry after throttling, as if the operation had been refused itself.
-    /// The wait of a retry that was decided on is paid for already; each further one costs again. If
-    /// waits were free, all operations would come back together, at a server that has just recovered.
+    /// A wait costs as much as a retry after throttling, as if the operation had been refused
+    /// itself. The wait of a retry that was decided on is paid for already; each further one costs
+    /// again. If waits were free, all operations would come back together, at a server that has
+    /// just recovered.
     ///
     /// # Errors
     ///
     /// [`RetryAfterTooLong`](StopReason::RetryAfterTooLong) if the deadline is nearer, and
-    /// [`BudgetExhausted`](StopReason::BudgetExhausted).
+    /// [`BudgetExhausted`](StopReason::BudgetExhausted) if there are not enough tokens.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use steadfast_core::{Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut operation = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// assert_eq!(operation.hold(Duration::from_secs(5), now), Ok(()));
+    /// let hour = Duration::from_secs(3600);
+    /// assert_eq!(operation.hold(hour, now), Err(StopReason::RetryAfterTooLong));
+    /// ```
     pub fn hold(&mut self, wait: Duration, now: Instant) -> Result<(), StopReason> {
         if matches!(self.pending, Pending::Wait(_)) {
             // The operation has waited, so it is spent.
@@ -274,13 +373,27 @@ impl<'a> Operation<'a> {
         Ok(())
     }
 
-    /// Returns whether a second request may go out beside the attempt that is under way, and pays for
-    /// it.
+    /// Returns whether a second request may go out beside the current attempt, and pays for it.
     ///
     /// It may if an attempt is left, the body can be sent again, acting twice is harmless, and the
-    /// budget has the price of a retry. The outcome of the first request is not known, so the licence
-    /// is that of an ambiguous attempt. The hedge counts as an attempt. A success does not return its
-    /// price: a hedge that was not needed was load all the same.
+    /// budget has the price of a retry. The outcome of the first request is not known, so the
+    /// licence is that of an ambiguous attempt. The hedge counts as an attempt. A success does not
+    /// return its price: an unnecessary hedge was load too.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Idempotency, Operation, RetryPolicy, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut get = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// get.begin_attempt();
+    /// assert!(get.hedge()); // the response is late
+    /// assert_eq!(bucket.tokens(), 486);
+    ///
+    /// let mut post = Operation::start(&policy, &bucket, Idempotency::Absent, now);
+    /// post.begin_attempt();
+    /// assert!(!post.hedge()); // acting twice is not harmless
+    /// ```
     pub fn hedge(&mut self) -> bool {
         let attempt_is_left = self.counted().saturating_add(2) <= self.policy.max_attempts;
         let may = self.is_licensed()
@@ -292,12 +405,24 @@ impl<'a> Operation<'a> {
     }
 
     /// Decides what to do after an attempt of class `class`, at the time `now`. `unit` is a random
-    /// number between 0 and 1 for the jitter (clamped; a NaN counts as 0).
+    /// number between 0 and 1 for the jitter. It is clamped, and a NaN counts as 0.
     ///
-    /// A server hint is a floor. The jittered wait is added to it, so that clients that were given the
+    /// The server's hint is a floor. The jittered wait is added to it, so that clients with the
     /// same hint do not come back together.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut operation = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// let decision = operation.decide(Class::Ambiguous, &Hint::default(), now, 0.5);
+    /// assert_eq!(decision, Decision::Retry { after: Duration::from_millis(50) });
+    /// let decision = operation.decide(Class::Permanent, &Hint::default(), now, 0.5);
+    /// assert_eq!(decision, Decision::Stop(StopReason::Permanent));
+    /// ```
     pub fn decide(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Decision {
-        // A driver that forgot to call it has sent the attempt all the same.
+        // If the driver forgot this call, the attempt was sent all the same.
         self.begin_attempt();
         self.decided = self.decided.saturating_add(1);
         self.repeats_free = false;
@@ -319,7 +444,8 @@ impl<'a> Operation<'a> {
             other => other,
         };
         let second_misdirection = hint.misdirected && std::mem::replace(&mut self.misdirected, true);
-        // An earlier attempt may have been carried out too, and its licence may be gone by now.
+        // An earlier attempt may have been carried out too, and its licence may have been lost
+        // since.
         self.at_risk |= class == Class::Ambiguous;
         first_no(&[
             (hint.replayed, StopReason::Replayed),
@@ -332,8 +458,8 @@ impl<'a> Operation<'a> {
         ])
     }
 
-    /// Returns when to send a request again that may be repeated: at once where that is free, else
-    /// after a wait, if an attempt and the tokens for it are left.
+    /// Returns when to repeat a request that may be repeated. A free repeat is made at once. Any
+    /// other needs an attempt and its tokens, and waits.
     fn repeat(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
         if self.has_free_repeat(class, hint) {
             self.in_time(Duration::ZERO, now)?;
@@ -350,7 +476,7 @@ impl<'a> Operation<'a> {
         if is_local { Ok(after) } else { self.charge(class, after) }
     }
 
-    /// Returns how long to wait, if there is time for it.
+    /// Returns how long to wait, if the deadline allows it.
     fn wait(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
         let unit = if unit > 0.0 { unit.min(1.0) } else { 0.0 };
         let throttled = class == Class::Throttled;
@@ -366,7 +492,8 @@ impl<'a> Operation<'a> {
         Ok(after)
     }
 
-    /// Checks that a repeat after this wait would start before the deadline, and meet a closed circuit.
+    /// Checks that a repeat after this wait would start before the deadline and after the circuit
+    /// has opened for probes.
     fn in_time(&self, after: Duration, now: Instant) -> Result<(), StopReason> {
         first_no(&[
             (after >= self.time_left(now), StopReason::DeadlineExceeded),
@@ -422,7 +549,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What an operation under the default policy without jitter decides after these classes, as words.
+    /// What an operation under the default policy without jitter decides after these classes, as
+    /// words.
     fn check(idempotency: Idempotency, classes: &[Class]) -> String {
         check_with(&policy(), idempotency, &classes.iter().map(|class| (*class, Hint::default())).collect::<Vec<_>>())
     }
@@ -468,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reasons_are_asked_in_order() {
+    fn reasons_are_asked_in_order() {
         use Class::Ambiguous;
         let never = RetryPolicy::never().max_retry_after(SECOND);
         let far = Some(Duration::from_secs(3));
@@ -503,10 +631,10 @@ mod tests {
         assert_eq!(word(decision), "stop BodyNotReplayable");
     }
 
-    /// An attempt may have been carried out, and was repeated under a licence. Once that is gone, "this one was not processed" is no leave
-    /// to send another.
+    /// An attempt may have been carried out, and was repeated under a licence. Once that is gone,
+    /// "this one was not processed" is no leave to send another.
     #[test]
-    fn an_operation_that_may_have_been_carried_out_needs_its_licence_to_the_end() {
+    fn lost_licence_stops_an_operation_at_risk() {
         use Class::{Ambiguous, NotProcessed, Throttled};
         let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         for second in [NotProcessed, Throttled, Ambiguous] {
@@ -524,7 +652,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hedge_needs_the_licence_the_attempt_and_the_price_of_a_retry() {
+    fn hedge_needs_licence_attempt_and_tokens() {
         use Idempotency::{Absent, Keyed, Natural};
         let now = now_in_a_test();
         let hedges = |policy: &RetryPolicy, idempotency, tokens, set: fn(&mut Operation<'_>)| {
@@ -547,7 +675,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_for_the_origins_sake_takes_the_price_of_a_throttled_retry() {
+    fn cooldown_wait_costs_a_throttled_retry() {
         let (policy, now) = (policy(), now_in_a_test());
         let budget = TokenBucket::new(RetryBudget::standard().capacity(16));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
@@ -591,7 +719,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_is_a_floor_with_jitter_on_top() {
+    fn hint_is_a_floor_with_jitter_on_top() {
         let hint = |seconds| Hint::from(Some(Duration::from_secs(seconds)));
         let check = |hint| check_with(&policy(), Idempotency::Natural, &[(Class::Ambiguous, hint)]);
         assert_eq!(check(hint(2)), "retry 2100");
@@ -608,7 +736,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misdirected_request_goes_once_more_and_at_once() {
+    fn misdirected_request_is_repeated_once() {
         let hint = Hint { misdirected: true, ..Hint::default() };
         let outcomes = [(Class::NotProcessed, hint), (Class::NotProcessed, hint)];
         assert_eq!(check_with(&policy(), Idempotency::Absent, &outcomes), "retry 0, stop Permanent");
@@ -699,7 +827,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hedge_counts_attempts_without_free_repeats() {
+    fn hedge_ignores_free_repeats() {
         let (policy, budget, now) =
             (policy().max_attempts(2), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
@@ -709,7 +837,7 @@ mod tests {
     }
 
     #[test]
-    fn an_api_that_acts_on_what_it_throttles() {
+    fn throttled_can_be_ambiguous() {
         let policy = policy().throttled_is_ambiguous(true);
         let outcomes = [(Class::Throttled, Hint::default())];
         assert_eq!(check_with(&policy, Idempotency::Absent, &outcomes), "stop NotRepeatable");
@@ -717,7 +845,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_that_is_not_sent_gives_its_tokens_back() {
+    fn unsent_retry_returns_its_tokens() {
         let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
         operation.begin_attempt();
@@ -734,7 +862,7 @@ mod tests {
     }
 
     #[test]
-    fn a_polling_loop_does_not_spin_on_an_empty_budget() {
+    fn polling_loop_pauses_on_an_empty_budget() {
         let (budget, now) = (TokenBucket::new(RetryBudget::standard().initial(0)), now_in_a_test());
         let pause = |policy: &RetryPolicy, class| {
             let mut operation = Operation::start(policy, &budget, Idempotency::Natural, now);

@@ -1,4 +1,4 @@
-//! The settings of one operation: how often it is tried, for how long, and with which waits.
+//! The settings of one operation: the number of attempts, the time limit, and the waits.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Default of [`RetryPolicy::deadline`].
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Two, as in reqwest's own default: the first may meet a second connection that is being retired,
-/// and a server that refuses everything must not be asked without end.
+/// Two, as in reqwest's default. The first repeat may meet a second connection that is being
+/// retired, and a server that refuses everything must not get requests without end.
 const FREE_REPEATS: u8 = 2;
 
 /// When to repeat a request and when to give up.
@@ -56,13 +56,13 @@ pub struct RetryPolicy {
     pub free_repeats: u8,
     /// The waits between attempts.
     pub backoff: Backoff,
-    /// How long the whole operation may take, waits included.
+    /// The time limit of the whole operation, waits included.
     pub deadline: TimeLimit,
     /// The longest wait that a server may ask for.
     pub max_retry_after: Duration,
     /// Whether the server may have acted on a request that it throttled.
     pub throttled_is_ambiguous: bool,
-    /// Whether an operation that ends for want of tokens waits before it reports that.
+    /// Whether an operation that ends because the budget is empty waits before it reports that.
     pub pause_when_budget_empty: bool,
 }
 
@@ -87,17 +87,33 @@ impl RetryPolicy {
         }
     }
 
-    /// Creates a policy that sends every request exactly once: one attempt, and no
-    /// [free repeat](Self#free-repeats). The deadline stays.
+    /// Creates a policy that sends every request exactly once: one attempt, and no [free
+    /// repeat](Self#free-repeats). The deadline stays.
     ///
     /// `RetryPolicy::new().max_attempts(1)` differs in one thing: it keeps the free repeats.
+    ///
+    /// ```
+    /// use steadfast_core::RetryPolicy;
+    ///
+    /// let policy = RetryPolicy::never();
+    /// assert_eq!((policy.max_attempts, policy.free_repeats), (1, 0));
+    /// ```
     #[must_use]
     pub fn never() -> Self {
         Self { max_attempts: 1, free_repeats: 0, ..Self::new() }
     }
 
-    /// Sets the most attempts of one operation, the first included. Default: 3. 0 is an error when
-    /// the client is built or the request is sent. [Free repeats](Self#free-repeats) do not count.
+    /// Sets the most attempts of one operation, the first included. Default: 3. [Free
+    /// repeats](Self#free-repeats) do not count.
+    ///
+    /// 0 is an error when you build the client or send the request.
+    ///
+    /// ```
+    /// use steadfast_core::RetryPolicy;
+    ///
+    /// assert!(RetryPolicy::new().max_attempts(5).validate().is_ok());
+    /// assert!(RetryPolicy::new().max_attempts(0).validate().is_err());
+    /// ```
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
@@ -105,25 +121,48 @@ impl RetryPolicy {
     }
 
     /// Sets the most [free repeats](Self#free-repeats) of one operation. Default: 2.
+    ///
+    /// ```
+    /// use steadfast_core::RetryPolicy;
+    ///
+    /// // Three requests at most, even if the server refuses streams.
+    /// let policy = RetryPolicy::new().free_repeats(0);
+    /// ```
     #[must_use]
     pub fn free_repeats(mut self, repeats: u8) -> Self {
         self.free_repeats = repeats;
         self
     }
 
-    /// Sets the waits between attempts.
+    /// Sets the waits between attempts. Default: 100 ms, doubled, at most 5 s, full jitter.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_core::{Backoff, RetryPolicy};
+    ///
+    /// let backoff = Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
+    /// let policy = RetryPolicy::new().backoff(backoff);
+    /// ```
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// Sets how long the whole operation may take, waits included. `None` disables the limit.
-    /// Default: 30 s.
+    /// Sets the time limit of the whole operation, waits included. `None` disables it. Default: 30
+    /// s.
     ///
     /// No attempt starts and no wait ends after it.
-    /// [`ClientBuilder::timeout`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.timeout) is the same setting. Zero is an
-    /// error when the client is built or the request is sent.
+    /// [`ClientBuilder::timeout`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.timeout)
+    /// is the same setting. Zero is an error when you build the client or send the request.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_core::RetryPolicy;
+    ///
+    /// let policy = RetryPolicy::new().deadline(Duration::from_secs(10));
+    /// assert_eq!(policy.deadline.duration(), Some(Duration::from_secs(10)));
+    /// ```
     #[must_use]
     pub fn deadline(mut self, deadline: impl Into<Option<Duration>>) -> Self {
         self.deadline = deadline.into().into();
@@ -132,8 +171,16 @@ impl RetryPolicy {
 
     /// Sets the longest wait that a server may ask for. Default: 60 s.
     ///
-    /// A server that asks for more ends the operation at once, with the wait on the error. So a
-    /// worker is not parked for an hour.
+    /// A longer one ends the operation at once, and the error has the wait. So the client does not
+    /// park your task for an hour.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use steadfast_core::RetryPolicy;
+    ///
+    /// // A job at night can wait longer than a page view.
+    /// let policy = RetryPolicy::new().max_retry_after(Duration::from_secs(600)).deadline(None);
+    /// ```
     #[must_use]
     pub fn max_retry_after(mut self, longest: Duration) -> Self {
         self.max_retry_after = longest;
@@ -145,17 +192,28 @@ impl RetryPolicy {
     ///
     /// Turn it on for an API that counts, bills or queues the requests that it refuses. They are
     /// then repeated only with a licence, as after any ambiguous attempt.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
+    ///
+    /// let policy = RetryPolicy::new().throttled_is_ambiguous(true);
+    /// let (bucket, now) = (TokenBucket::default(), Instant::now());
+    /// let mut post = Operation::start(&policy, &bucket, Idempotency::Absent, now);
+    /// let decision = post.decide(Class::Throttled, &Hint::default(), now, 0.5);
+    /// assert_eq!(decision, Decision::Stop(StopReason::NotRepeatable));
+    /// ```
     #[must_use]
     pub fn throttled_is_ambiguous(mut self, yes: bool) -> Self {
         self.throttled_is_ambiguous = yes;
         self
     }
 
-    /// Sets whether an operation that ends for want of tokens first waits as long as its retry
-    /// would have waited. Default: `false`.
+    /// Sets whether an operation that ends because the budget is empty first waits for as long as
+    /// its retry would have waited. Default: `false`.
     ///
-    /// Turn it on for a request that you send again and again in a loop of your own, so that the
-    /// loop does not spin on a server that fails fast.
+    /// Turn it on for a request that you repeat in a loop of your own. The loop then does not spin
+    /// on a server that fails fast.
     #[must_use]
     pub fn pause_when_budget_empty(mut self, yes: bool) -> Self {
         self.pause_when_budget_empty = yes;
@@ -163,7 +221,7 @@ impl RetryPolicy {
     }
 }
 
-/// How long an operation may take, as a [`RetryPolicy`] says it.
+/// The time limit of an operation in a [`RetryPolicy`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -175,7 +233,7 @@ impl RetryPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums, reason = "a limit is set to a time, set to none, or not set")]
 pub enum TimeLimit {
-    /// Not set. In the policy of one request: the client's limit. Elsewhere: 30 s.
+    /// Not set. In the policy of one request it means the client's limit, elsewhere 30 s.
     #[default]
     Unset,
     /// No limit.
@@ -185,7 +243,7 @@ pub enum TimeLimit {
 }
 
 impl TimeLimit {
-    /// Returns the limit, or `None` where there is none. What was not set is 30 s.
+    /// Returns the limit, or `None` if there is none. `Unset` is 30 s.
     #[must_use]
     #[inline]
     pub fn duration(self) -> Option<Duration> {

@@ -1,4 +1,4 @@
-//! Small readings and conversions that client, server and stores share.
+//! Small conversions for client, server and stores.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 #[doc(hidden)]
 pub const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Returns the whole milliseconds of `time`; what does not fit is the largest number.
+/// Returns the whole milliseconds of `time`, or the largest number if they do not fit.
 #[inline]
 #[doc(hidden)]
 pub fn milliseconds(time: Duration) -> u64 {
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_digits_are_a_number_and_the_largest_saturates() {
+    fn digits_are_a_number_and_saturate() {
         assert_eq!((digits("0"), digits("007"), digits("42")), (Some(0), Some(7), Some(42)));
         assert_eq!(digits("18446744073709551616"), Some(u64::MAX));
         for text in ["", "+1", "-1", " 1", "1 ", "1.0", "1e3", "\u{661}"] {

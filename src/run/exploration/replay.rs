@@ -33,7 +33,7 @@ use crate::send_probe::SendProbe;
 use crate::wire_request::WireRequest;
 use crate::{attempt, response, transport_error};
 
-/// Replays `history` and returns what was seen.
+/// Replays `history` and returns the observations.
 pub(super) fn replay(model: &Model, scenario: Scenario, history: &[Step]) -> Seen {
     let mut request = scenario.request().redirect_post_as_get(model.design == Design::MovedPostIsGet);
     let (mut context, wire_request) = match request.prepare(true) {
@@ -135,7 +135,7 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// The answer to another call, which the same client has made.
+    /// The response to another call of the same client.
     fn observe(&self, api: Api) {
         let (trust, status) = (&self.setting.context.origin.trust, StatusCode::CREATED);
         trust.observe(&self.setting.context.method, ASKED, status, &Fate::Done.head(api));
@@ -178,7 +178,7 @@ impl<'a> Course<'a> {
         self.end(&Err(&error));
     }
 
-    /// Checks that an attempt may be sent now, by what server and caller have said.
+    /// Checks that an attempt may be sent now, by the wishes of server and caller.
     fn check_time(&mut self) {
         let broken = &mut self.seen.broken;
         broken.early |= self.now < self.not_before;
@@ -257,7 +257,7 @@ impl<'a> Course<'a> {
         self.seen.broken.key_changed |= first.as_str() != key.unwrap_or_default();
     }
 
-    /// The answer; `None` if it is a redirect that is followed.
+    /// The response, or `None` if it is a redirect that is followed.
     fn answer(&mut self, fate: Fate, status: StatusCode) -> std::result::Result<Option<AttemptResponse>, AttemptError> {
         let headers = fate.head(self.server.api);
         if fate == Fate::AnswerCut {
@@ -284,7 +284,7 @@ impl<'a> Course<'a> {
         Ok(Some(AttemptResponse::Whole { status, headers, body: Bytes::from(fate.body()), over_limit: false }))
     }
 
-    /// The request failed without an answer.
+    /// The request failed without a response.
     fn failed(&self, fate: Fate, probe: Option<&SendProbe>) -> AttemptError {
         let (failure, timed_out) = match fate {
             Fate::NoConnection => (Failure::Connect, false),

@@ -32,7 +32,7 @@ pub(super) enum Ask {
     },
 }
 
-/// Who says that the API honours keys.
+/// On whose statement the client relies that the API honours keys.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(super) enum Word {
     /// Nobody, and no response changes that.
@@ -72,7 +72,7 @@ pub(super) enum Limits {
     Hurried,
     /// A circuit that opens at the first failure.
     Breaker,
-    /// The API may act and still answer 429, and the user has said so.
+    /// The API may act and still respond 429, and the user has declared this.
     ThrottledActs,
     /// The client sends its deadline, and a server may refuse a request that is too late.
     TellsDeadline,

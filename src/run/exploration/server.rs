@@ -26,7 +26,7 @@ pub(super) enum Fate {
     Lost,
     NotHttp,
     AnswerCut,
-    /// The caller's own body fails, after a part of it was sent.
+    /// The request body fails after a part of it was sent.
     OwnBodyFails,
     UnknownFailure,
     Done,
@@ -253,7 +253,7 @@ impl Fate {
         }
     }
 
-    /// What happened, as a story tells it.
+    /// Returns the fate in the words of a story.
     pub(super) fn story(self) -> &'static str {
         use Fate::*;
         match self {

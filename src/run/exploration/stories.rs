@@ -71,7 +71,7 @@ fn request(State { scenario, seen, .. }: &State) -> String {
     format!("{attempt}: {method} {path}{key}")
 }
 
-/// What the client decides, and what it tells its caller at the end.
+/// The client's decision, and its message to the caller at the end.
 fn outcome(State { seen, .. }: &State) -> String {
     let decided = match seen.decided {
         Decided::Retry { is_free: true, .. } => " The client repeats it, free of charge.",

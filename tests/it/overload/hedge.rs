@@ -161,7 +161,9 @@ async fn the_one_that_was_dropped_may_have_been_processed() {
     assert!(response.may_have_been_processed(), "the 422 does not speak for the one that was dropped");
     let error = response.into_result().await.unwrap_err();
     assert!(error.may_have_been_processed() && error.resume_token().is_some(), "{error}");
-    assert!(format!("{error:#}").contains("attempt 1: ambiguous, dropped, since the other attempt was answered first"));
+    assert!(
+        format!("{error:#}").contains("attempt 1: ambiguous, dropped, since the other attempt got a response first")
+    );
 }
 
 #[tokio::test]
