@@ -85,7 +85,7 @@ mod store_contract;
 
 pub use drive::PolicyDriver;
 pub use received::{Received, RequestLog, assert_attempts, assert_one_key, keys};
-pub use script::{Route, Script, any, get, post};
+pub use script::{MountedScript, Route, Script, any, get, post};
 pub use server::{Answer, FaultPoint, FaultServer, FaultStep, Report, StreamError, Tally};
 #[cfg(feature = "server")]
 #[doc(inline)]

@@ -12,7 +12,6 @@ use std::panic::Location;
 use http::{HeaderMap, Method};
 use wiremock::MockServer;
 
-use super::script;
 use super::server::FaultServer;
 
 /// The headers that may carry a key, in the order of preference.
@@ -85,10 +84,6 @@ mod sealed {
 pub trait RequestLog: sealed::Sealed + Sync {
     /// Returns every request that arrived whole, in order.
     fn received(&self) -> impl Future<Output = Vec<Received>> + Send;
-
-    /// Returns the errors of the server's scripts.
-    #[doc(hidden)]
-    fn complaints(&self) -> Vec<String>;
 }
 
 impl RequestLog for MockServer {
@@ -101,19 +96,11 @@ impl RequestLog for MockServer {
         };
         requests.into_iter().map(recorded).collect()
     }
-
-    fn complaints(&self) -> Vec<String> {
-        script::complaints(*self.address())
-    }
 }
 
 impl RequestLog for FaultServer {
     async fn received(&self) -> Vec<Received> {
         self.received()
-    }
-
-    fn complaints(&self) -> Vec<String> {
-        Vec::new()
     }
 }
 
@@ -166,15 +153,14 @@ pub async fn keys(server: &impl RequestLog) -> Vec<Option<String>> {
 ///
 /// # Panics
 ///
-/// Panics if the number differs, or if a [`Script`](super::Script) on the server ran out. The
-/// message lists the requests.
+/// Panics if the number differs. The message lists the requests.
 #[track_caller]
 pub fn assert_attempts(server: &impl RequestLog, attempts: usize) -> impl Future<Output = ()> {
     let line = Location::caller();
     async move {
         let received = server.received().await;
         let wrong = (received.len() != attempts).then(|| format!("expected {attempts} attempts"));
-        judge("assert_attempts", line, wrong, &received, server.complaints());
+        judge("assert_attempts", line, wrong, &received);
     }
 }
 
@@ -184,8 +170,7 @@ pub fn assert_attempts(server: &impl RequestLog, attempts: usize) -> impl Future
 ///
 /// # Panics
 ///
-/// Panics if no request arrived, if a key is missing or differs, or if a [`Script`](super::Script)
-/// on the server ran out. The message lists the requests.
+/// Panics if no request arrived, or if a key is missing or differs. The message lists the requests.
 #[track_caller]
 pub fn assert_one_key(server: &impl RequestLog) -> impl Future<Output = ()> {
     let line = Location::caller();
@@ -194,15 +179,16 @@ pub fn assert_one_key(server: &impl RequestLog) -> impl Future<Output = ()> {
         let first = received.first().and_then(Received::key);
         let one = first.is_some() && received.iter().all(|request| request.key() == first);
         let wrong = (!one).then(|| "expected one key on every request".to_owned());
-        judge("assert_one_key", line, wrong, &received, server.complaints());
+        judge("assert_one_key", line, wrong, &received);
     }
 }
 
-/// Panics with every error. The message names the caller's line, because `track_caller` has no
+/// Panics with the error. The message names the caller's line, because `track_caller` has no
 /// effect on an async function.
-fn judge(name: &str, line: &Location<'_>, wrong: Option<String>, received: &[Received], complaints: Vec<String>) {
-    let complaints: Vec<String> = wrong.into_iter().chain(complaints).collect();
-    assert!(complaints.is_empty(), "{name} at {line}: {}\n{}", complaints.join("; "), list(received));
+fn judge(name: &str, line: &Location<'_>, wrong: Option<String>, received: &[Received]) {
+    if let Some(wrong) = wrong {
+        panic!("{name} at {line}: {wrong}\n{}", list(received));
+    }
 }
 
 fn list(received: &[Received]) -> String {

@@ -7,9 +7,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
@@ -55,9 +54,9 @@ const RUN_OUT: u16 = 501;
 ///
 /// # Requests after the last step
 ///
-/// A request after the last step gets status 501 and a text that names the script.
-/// [`assert_attempts`](super::assert_attempts) and [`assert_one_key`](super::assert_one_key) then
-/// panic. So does the server when it is dropped, as for every unmet expectation of wiremock.
+/// A request after the last step gets status 501 and a text that names the script. The guard that
+/// [`mount`](Self::mount) returns then panics when it is dropped. So does the server, as for every
+/// unmet expectation of wiremock.
 ///
 /// Use [`forever`](Self::forever) to repeat the last step without end. A step that was not played
 /// is no failure by itself: count the attempts.
@@ -197,7 +196,10 @@ impl Script {
     /// assert_eq!(client.get("/other").send().await.unwrap().status(), 404);
     /// # }
     /// ```
-    pub async fn mount(self, server: &MockServer, route: Route) {
+    ///
+    /// The guard that this returns panics at the end of its scope if the script ran out. If you do
+    /// not keep it, the server panics when it is dropped.
+    pub async fn mount(self, server: &MockServer, route: Route) -> MountedScript {
         assert!(self.delay.is_none(), "Script: the last delay has no response after it");
         let progress =
             Arc::new(Progress { name: route.to_string(), steps: self.steps.len(), late: AtomicUsize::new(0) });
@@ -215,8 +217,7 @@ impl Script {
             mock.mount(server).await;
         }
         if !self.forever {
-            enrol(*server.address(), &progress);
-            let name = progress.to_string();
+            let (name, progress) = (progress.to_string(), progress.clone());
             let run_out = move |_: &Request| {
                 let late = progress.late.fetch_add(1, Ordering::Relaxed) + 1;
                 ResponseTemplate::new(RUN_OUT)
@@ -224,6 +225,7 @@ impl Script {
             };
             Mock::given(Shared(route)).respond_with(run_out).expect(0).named(name).mount(server).await;
         }
+        MountedScript(progress)
     }
 
     fn step(mut self, step: Step) -> Self {
@@ -330,22 +332,40 @@ impl fmt::Display for Progress {
     }
 }
 
-/// The mounted scripts, by the address of their server. A `MockServer` has no field for them, and
-/// an assertion gets nothing but the server. The mock owns the progress, so an entry dies with its
-/// server.
-static MOUNTED: Mutex<Vec<(SocketAddr, Weak<Progress>)>> = Mutex::new(Vec::new());
+/// A mounted [`Script`]. Dropped at the end of its scope, it panics if a request came after the last
+/// step.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use steadfast::Client;
+/// use steadfast_testing::{MockServer, Script, any};
+///
+/// let server = MockServer::start().await;
+/// let script = Script::new().status(200).mount(&server, any()).await;
+///
+/// let client = Client::builder().base_url(server.uri()).build().unwrap();
+/// client.get("/health").send().await.unwrap();
+/// assert_eq!(script.requests_after_end(), 0);
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct MountedScript(Arc<Progress>);
 
-fn enrol(server: SocketAddr, progress: &Arc<Progress>) {
-    let mut mounted = MOUNTED.lock().unwrap_or_else(PoisonError::into_inner);
-    mounted.retain(|(_, progress)| progress.strong_count() > 0);
-    mounted.push((server, Arc::downgrade(progress)));
+impl MountedScript {
+    /// Returns the number of requests that came after the last step. Always 0 for a script that
+    /// goes on [`forever`](Script::forever).
+    #[must_use]
+    pub fn requests_after_end(&self) -> usize {
+        self.0.late.load(Ordering::Relaxed)
+    }
 }
 
-/// Returns a message for each script on this server that received a request after its end.
-pub(super) fn complaints(server: SocketAddr) -> Vec<String> {
-    let mounted = MOUNTED.lock().unwrap_or_else(PoisonError::into_inner);
-    let here = mounted.iter().filter(|(address, _)| *address == server).filter_map(|(_, progress)| progress.upgrade());
-    let late = here.filter(|progress| progress.late.load(Ordering::Relaxed) > 0);
-    late.map(|progress| format!("{progress}; requests after the last step: {}", progress.late.load(Ordering::Relaxed)))
-        .collect()
+impl Drop for MountedScript {
+    fn drop(&mut self) {
+        let late = self.requests_after_end();
+        // A test that has failed already has its own message.
+        if late > 0 && !std::thread::panicking() {
+            panic!("{}; requests after the last step: {late}", self.0);
+        }
+    }
 }
