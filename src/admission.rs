@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cooldown_that_is_over_leaves_nothing_behind() {
+    async fn ended_cooldown_leaves_no_state() {
         let origin = OriginMap::new(OriginSettings::default(), None).get(&url());
         let client = Client::builder().cooldown().build().unwrap();
         let admission = admission(&client, &origin);
@@ -183,7 +183,7 @@ mod tests {
 
     /// It is dropped, and the one after it is denied: neither keeps the place of the probe.
     #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_probe_wakes_those_who_wait() {
+    async fn end_of_probe_wakes_waiting_operations() {
         let origin = OriginMap::new(OriginSettings::default(), None).get(&url());
         let client = Client::builder().cooldown().build().unwrap();
         let admission = admission(&client, &origin);

@@ -452,7 +452,7 @@ mod tests {
 
     /// To a proxy over TLS even a request to `http` may be sent in HTTP/2.
     #[test]
-    fn a_proxy_over_tls_is_noticed_by_whatever_name() {
+    fn proxy_over_tls_is_detected_under_any_name() {
         let named = |name: &str, value: &str| names_a_tls_proxy([(name.into(), value.into())].into_iter());
         for name in ["HTTP_PROXY", "http_proxy", "All_Proxy"] {
             assert!(named(name, "https://proxy.internal:3128") && named(name, " HTTPS://proxy.internal"), "{name}");

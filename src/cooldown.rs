@@ -179,7 +179,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn lanes_are_bounded_and_those_that_are_over_make_room() {
+    fn lanes_are_bounded_and_ended_ones_make_room() {
         let (cooldowns, now) = (Cooldowns::default(), clock::now());
         let lanes = |number: usize| Lane(u64::try_from(number).unwrap());
         assert!(cooldowns.find(lanes(0)).is_none());
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closure_puts_requests_into_lanes() {
+    fn closure_assigns_requests_to_lanes() {
         let request = |url: &str| reqwest::Request::new(http::Method::GET, url.parse().unwrap());
         let lanes = Lanes::by(|request| request.url().path().to_owned());
         let [one, again, other] =

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decode_error_says_where_and_what_was_expected_but_not_what_came() {
+    fn decode_error_shows_position_but_no_value() {
         #[derive(Debug, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         #[allow(dead_code, reason = "only its errors are looked at")]

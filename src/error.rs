@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_tells_the_story() {
+    fn error_is_one_line() {
         assert_eq!(
             error(StopReason::AttemptsExhausted, true).to_string(),
             "POST https://api.example.com/v1/charges: status 503 after 3 attempts in 1.8 s \
@@ -425,14 +425,14 @@ mod tests {
     }
 
     #[test]
-    fn the_alternate_form_adds_a_line_per_attempt() {
+    fn alternate_form_adds_line_per_attempt() {
         let text = format!("{:#}", error(StopReason::AttemptsExhausted, true));
         assert_eq!(text.lines().count(), 4);
         assert!(text.contains("\n  attempt 2: ambiguous, status 503, 40 ms; next in 850 ms\n"), "{text}");
     }
 
     #[test]
-    fn an_error_is_one_word() {
+    fn error_is_one_pointer_in_size() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
     }
 }

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_origin_is_what_comes_before_the_path() {
+    fn origin_is_the_part_before_the_path() {
         for (text, expected) in [
             ("https://api.example.com/v1?q#f", "https://api.example.com"),
             ("https://api.example.com:443/", "https://api.example.com"),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn host_is_named_in_the_clear_by_a_transport_that_is_ours() {
+    fn host_header_is_ours_in_the_clear_only() {
         let host = |names_host, text| {
             let origins = OriginMap::new(OriginSettings { names_host, ..OriginSettings::default() }, None);
             origins.get(&url(text)).host.as_ref().map(|host| host.to_str().unwrap().to_owned())
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn each_origin_has_a_bucket_of_its_own_and_keeps_it() {
+    fn each_origin_keeps_its_own_bucket() {
         let origins = OriginMap::new(OriginSettings::default(), Some(&url("https://base.example.com/v1")));
         let policy = RetryPolicy::new();
         let one = origins.get(&url("https://one.example.com/a"));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_map_is_bounded_and_forgets_the_one_used_longest_ago() {
+    fn origin_map_evicts_least_recently_used() {
         let origins = OriginMap::new(OriginSettings::default(), None);
         let first = origins.get(&url("https://first.example.com/"));
         for number in 0..ORIGINS {

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_members_and_keeps_the_rest() {
+    fn problem_members_are_read_and_rest_is_kept() {
         let body = r#"{"type":"https://x/y","title":"No","status":402,"detail":"d","balance":30,"instance":7}"#;
         let problem = read("application/problem+json; charset=utf-8", body).unwrap();
         assert_eq!(problem.kind.as_deref(), Some("https://x/y"));
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_nothing_else() {
+    fn other_bodies_are_not_problem_documents() {
         assert_eq!(read("application/json", "{}"), None);
         assert_eq!(read("application/problem+json", "no"), None);
         assert_eq!(read("application/problem+json", "[]"), None);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_names_of_common_error_bodies() {
+    fn names_of_common_error_bodies_are_found() {
         assert_eq!(
             names(br#"{"error":{"type":"api","code":"idempotency_key_in_use"}}"#),
             ["api", "idempotency_key_in_use"]

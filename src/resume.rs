@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_request_within_the_retention_is_resumed() {
+    fn same_request_within_retention_is_resumed() {
         let url = "https://api.example.com/v1/charges?expand=a";
         assert_eq!(check(3600, DAY, &Method::POST, url, Some(b"{}")), "ok");
         assert_eq!(check(0, DAY, &Method::POST, url, Some(b"{}")), "ok");
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_from_up_to_30_s_ahead_counts_as_sent_now() {
+    fn token_up_to_30_s_ahead_counts_as_sent_now() {
         let url = "https://api.example.com/v1/charges?expand=a";
         let check = |age, retention| check(age, retention, &Method::POST, url, Some(b"{}"));
         assert_eq!(check(-1, DAY), "ok");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_steps_back_ages_no_key() {
+    fn wall_clock_set_back_ages_no_key() {
         let first_sent = UNIX_EPOCH + DAY;
         let second = Duration::from_secs(1);
         let age = |at_start, running, now| age_after(at_start, running, first_sent, now).as_secs();

@@ -49,7 +49,7 @@ fn allocations<F: Future>(runtime: &tokio::runtime::Runtime, call: impl Fn() -> 
 /// its key and the probe of its body besides. A second set of headers, which would stay here for the next attempt, is not needed where
 /// the caller has set none.
 #[test]
-fn an_operation_allocates_no_more_often_than_a_plain_request() {
+fn operation_allocates_as_counted_beside_reqwest() {
     let url = server();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let plain = steadfast::reqwest::Client::new();
@@ -76,7 +76,7 @@ fn an_operation_allocates_no_more_often_than_a_plain_request() {
 }
 
 #[test]
-fn a_handle_is_cloned_and_an_event_is_told_without_an_allocation() {
+fn client_clone_and_event_allocate_nothing() {
     let url = server();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let unwatched = Client::builder().base_url(&url).build().unwrap();
@@ -89,7 +89,7 @@ fn a_handle_is_cloned_and_an_event_is_told_without_an_allocation() {
 
 /// It is held by every request in flight, and moved before it is first polled.
 #[test]
-fn the_future_of_an_operation_is_small() {
+fn operation_future_is_small() {
     let client = Client::new();
     let sizes = [
         size_of_val(&client.get("http://127.0.0.1/").fetch::<Value>()),
@@ -104,7 +104,7 @@ fn the_future_of_an_operation_is_small() {
 
 /// What the layer takes beside its handler: its tasks and futures, what the handler is told, the record, and the header that tells of it.
 #[test]
-fn the_layer_allocates_so_often_for_a_first_execution_and_for_a_replay() {
+fn layer_allocates_as_counted() {
     use std::convert::Infallible;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -139,7 +139,7 @@ fn the_layer_allocates_so_often_for_a_first_execution_and_for_a_replay() {
 
 /// A body, and an answer, in pieces of one byte, each of which would keep the buffer that it was cut from.
 #[test]
-fn a_body_in_small_pieces_takes_little_more_than_its_length() {
+fn body_in_small_pieces_takes_little_extra_memory() {
     use std::convert::Infallible;
     use std::pin::Pin;
     use std::task::{Context, Poll};

@@ -46,7 +46,7 @@ async fn drop_everywhere<F: Future>(start: impl Fn(Client) -> F) -> usize {
 }
 
 #[tokio::test]
-async fn dropping_at_each_poll_leaves_no_task_behind() {
+async fn operation_dropped_at_any_poll_leaves_no_task() {
     let failing = FaultServer::play([FaultStep::answer(Answer::new(503).body("x".repeat(3000)))]).await;
     let url = failing.url("/");
     // Waits, and bodies that are read away.
@@ -71,7 +71,7 @@ async fn dropping_at_each_poll_leaves_no_task_behind() {
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 12);
 }
 #[tokio::test]
-async fn dropping_an_upload_at_each_poll_leaves_no_task_behind() {
+async fn upload_dropped_at_any_poll_leaves_no_task() {
     let server = FaultServer::play([FaultStep::answer(503)]).await;
     let url = server.url("/");
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -80,7 +80,7 @@ async fn dropping_an_upload_at_each_poll_leaves_no_task_behind() {
 }
 
 #[tokio::test]
-async fn a_token_is_spent_only_on_a_retry_that_was_sent() {
+async fn only_a_sent_retry_takes_tokens() {
     let mut tokens_after = Vec::new();
     for polls in 0.. {
         let server = FaultServer::play([FaultStep::answer(503)]).await;
@@ -109,7 +109,7 @@ async fn a_token_is_spent_only_on_a_retry_that_was_sent() {
 
 /// The futures can be moved to another task.
 #[test]
-fn operations_are_send() {
+fn operation_futures_are_send() {
     fn is_send<T: Send>(_: &T) {}
     let client = Client::new();
     is_send(&client.get("http://localhost").send());
@@ -118,7 +118,7 @@ fn operations_are_send() {
 }
 
 #[tokio::test]
-async fn an_operation_that_is_never_polled_sends_nothing() {
+async fn unpolled_operation_sends_nothing() {
     let server = FaultServer::play([FaultStep::answer(200)]).await;
     let client = Client::builder().base_url(server.url("")).build().unwrap();
     drop(client.get("/").send());

@@ -31,7 +31,7 @@ fn honours() -> FaultStep {
 }
 
 #[tokio::test]
-async fn an_operation_that_waits_is_not_repeated_once_the_api_stops_honouring_keys() {
+async fn trust_lost_while_waiting_stops_retry() {
     let unsure = Answer::new(503).header("retry-after-ms", "1500");
     let server = FaultServer::play([honours(), FaultStep::execute(unsure), FaultStep::execute(200)]).await;
     let (client, mut waits) = watched(&server);
@@ -50,7 +50,7 @@ async fn an_operation_that_waits_is_not_repeated_once_the_api_stops_honouring_ke
 }
 
 #[tokio::test]
-async fn nor_is_it_after_an_attempt_that_was_not_processed() {
+async fn trust_lost_before_throttled_retry_stops_it() {
     // A's first attempt is carried out and its answer lost; its second is refused, while B shows that keys are ignored.
     let refused = Answer::new(429).header("retry-after-ms", "1").delay(Duration::from_millis(1500));
     let server = FaultServer::start(move |turn, request| match (turn, request.map(|request| &request.body[..])) {
@@ -77,7 +77,7 @@ async fn nor_is_it_after_an_attempt_that_was_not_processed() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_api_has_forgotten_by_then_is_no_licence() {
+async fn retry_past_retention_is_not_sent() {
     let short = KeyPolicy::standard().retention(Duration::from_secs(2));
     for (answer, expected) in [
         // 95 % of the retention: a retry at 1.9 s or later would be another operation.
@@ -92,7 +92,7 @@ async fn a_key_that_the_api_has_forgotten_by_then_is_no_licence() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_how_long_it_keeps_a_record_is_believed() {
+async fn stated_retention_is_believed() {
     let forgetful = Answer::new(200).header("idempotency-status", "stored;retention=0");
     let server = FaultServer::play([
         FaultStep::execute(forgetful),
@@ -112,7 +112,7 @@ async fn a_server_that_says_how_long_it_keeps_a_record_is_believed() {
 
 /// An API that takes the header as it comes would take another spelling for another key.
 #[tokio::test]
-async fn an_operation_is_resumed_under_the_key_as_it_was_spelt() {
+async fn resumed_key_keeps_its_spelling() {
     for (form, spelt) in
         [(KeyFormat::Bare, "\"order-1\""), (KeyFormat::Quoted, "order-1"), (KeyFormat::Bare, "order-1")]
     {
@@ -130,7 +130,7 @@ async fn an_operation_is_resumed_under_the_key_as_it_was_spelt() {
 }
 
 #[tokio::test]
-async fn the_users_word_is_about_the_methods_for_which_the_api_takes_keys() {
+async fn declared_keys_apply_to_listed_methods_only() {
     // PayPal takes keys for POST alone.
     for (method, attempts) in [(http::Method::POST, 2), (http::Method::PATCH, 1)] {
         let server = FaultServer::play([FaultStep::execute(503), FaultStep::execute(200)]).await;
@@ -143,7 +143,7 @@ async fn the_users_word_is_about_the_methods_for_which_the_api_takes_keys() {
 
 /// A proxy or a debugging handler that reflects headers knows nothing of keys.
 #[tokio::test]
-async fn an_echoed_key_is_no_licence() {
+async fn echoed_key_is_no_licence() {
     for status in [503, 500, 408] {
         let server = FaultServer::play([FaultStep::execute(Answer::new(status).echo_key())]).await.ignoring_keys();
         let client = doubting(&server).build().unwrap();
@@ -177,7 +177,7 @@ fn moved_to(path: &str) -> FaultStep {
 }
 
 #[tokio::test]
-async fn a_sign_behind_a_307_is_the_answering_paths() {
+async fn sign_behind_307_belongs_to_responding_path() {
     // The old path leads to a new one, which honours keys, and is then served by something that
     // does not.
     let acts = [moved_to("/v2/charges"), honours(), FaultStep::close(FaultPoint::AfterExecuting)];
@@ -198,7 +198,7 @@ async fn a_sign_behind_a_307_is_the_answering_paths() {
 }
 
 #[tokio::test]
-async fn a_success_behind_a_307_takes_no_others_trust() {
+async fn success_behind_307_keeps_trust_of_first_path() {
     let acts = [
         honours(),
         moved_to("/v2/charges"),
@@ -217,7 +217,7 @@ async fn a_success_behind_a_307_takes_no_others_trust() {
 
 /// The path that was asked for honours keys, and the one that it leads to is not known to.
 #[tokio::test]
-async fn a_loss_behind_a_307_needs_a_sign_for_both_paths() {
+async fn lost_response_behind_307_needs_trust_in_both_paths() {
     let scope = |scope: &str| Answer::new(200).header("idempotency-status", format!("stored;scope=\"{scope}\""));
     let acts = |sign| {
         let lost = FaultStep::close(FaultPoint::AfterExecuting);
@@ -238,7 +238,7 @@ async fn a_loss_behind_a_307_needs_a_sign_for_both_paths() {
 
 /// A hop of a retry is a repeat, too.
 #[tokio::test]
-async fn a_retry_is_not_led_where_keys_are_not_known() {
+async fn retry_follows_no_307_to_untrusted_path() {
     let acts = || [honours(), FaultStep::close(FaultPoint::AfterExecuting), moved_to("/v2"), FaultStep::execute(200)];
     let server = FaultServer::play(acts()).await.ignoring_keys();
     let client = doubting(&server).build().unwrap();
@@ -263,7 +263,7 @@ async fn a_retry_is_not_led_where_keys_are_not_known() {
 
 /// Two attempts that run at once are each other's repeats.
 #[tokio::test]
-async fn a_hedge_is_not_led_where_keys_are_not_known() {
+async fn hedge_follows_no_307_to_untrusted_path() {
     let late = Duration::from_millis(100);
     let slow = move || FaultStep::execute(Answer::new(200).delay(late));
     // The first is led away while a second may be sent beside it; the second is, while the first

@@ -47,7 +47,7 @@ impl std::io::Write for Sink {
 }
 
 #[tokio::test]
-async fn nothing_that_is_printed_holds_a_secret() {
+async fn printed_values_contain_no_secret() {
     let logged = Sink::default();
     let writer = logged.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -115,7 +115,7 @@ async fn nothing_that_is_printed_holds_a_secret() {
 }
 
 #[tokio::test]
-async fn a_finished_request_keeps_its_user_information_out_of_sight() {
+async fn finished_request_hides_user_information() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(302).header("location", "/p"))]).await;
     let client = Client::builder().base_url(server.url("")).retry(fast_retries()).build().unwrap();
     let url = server.url("/p").replace("http://", "http://s3cret-user:s3cret-user@").parse().unwrap();
@@ -126,7 +126,7 @@ async fn a_finished_request_keeps_its_user_information_out_of_sight() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_and_a_mistake_hold_none_either() {
+async fn connect_and_build_errors_contain_no_secret() {
     let client = Client::builder().retry(fast_retries()).build().unwrap();
     let url = "http://s3cret-user:s3cret-user@127.0.0.1:1/p?q=s3cret-query#s3cret-fragment";
     let error = client.post(url).json(&json!({"a": "s3cret-body"})).fetch::<Value>().await.unwrap_err();

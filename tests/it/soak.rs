@@ -130,12 +130,12 @@ async fn soak(protocol: Protocol, operations: usize) {
 }
 
 #[tokio::test]
-async fn nothing_is_doubled_over_a_breaking_wire() {
+async fn breaking_http1_wire_doubles_nothing() {
     soak(Protocol::Http1, SHORT).await;
 }
 
 #[tokio::test]
-async fn nothing_is_doubled_over_breaking_streams() {
+async fn breaking_http2_wire_doubles_nothing() {
     soak(Protocol::Http2, SHORT).await;
 }
 

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn cooldown_is_asked_before_time_and_circuit() {
+    fn cooldown_is_checked_before_time_and_circuit() {
         let (mut origin, now) = (Origin::new(Some(BreakerPolicy::new().min_calls(1))), now_in_a_test());
         assert_eq!(origin.ask(None, now), "go");
         assert_eq!(origin.ask(Some(now), now), "denied", "no time is left");
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_is_denied_leaves_its_place_to_the_next() {
+    fn denied_probe_leaves_its_place() {
         let (mut origin, now) = (Origin::new(Some(BreakerPolicy::new().min_calls(1))), now_in_a_test());
         origin.fail(now);
         origin.cooldown.begin(SECOND, now);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_waited_for_the_probe_follow_it_spread_out() {
+    fn waiters_follow_probe_spread_out() {
         let (spread, now) = (Spread(SECOND), now_in_a_test());
         let wait = |deadline, unit| spread.wait(deadline, now, || unit).map(|wait| wait.as_millis());
         assert_eq!([0.0, 0.5, 1.0, 7.0].map(|unit| wait(None, unit)), [0, 500, 1000, 1000].map(Ok));
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hedge_needs_a_closed_circuit_and_an_origin_at_ease() {
+    fn hedge_needs_closed_circuit_and_no_cooldown() {
         let (origin, now) = (Origin::new(Some(BreakerPolicy::new().min_calls(1))), now_in_a_test());
         let hedge = HedgePolicy::after(SECOND).max_extra_load(1.0);
         let late_after = |policy, goes_first| origin.admission.late_after(policy, goes_first, |_| None);
@@ -323,7 +323,7 @@ mod tests {
 
         /// What `guide/overload.md` promises, held against every answer of the machine.
         #[test]
-        fn the_guides_promises_hold_in_every_order_of_events(acts in vec(act(), 1..120), min_calls in 1..6_u32) {
+        fn promises_hold_in_every_order_of_events(acts in vec(act(), 1..120), min_calls in 1..6_u32) {
             let policy = RetryPolicy::new().deadline(None);
             let bucket = TokenBucket::new(RetryBudget::standard().capacity(40));
             let breaker = BreakerPolicy::new().min_calls(min_calls).probes(2);

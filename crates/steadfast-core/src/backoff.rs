@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn doubles_up_to_the_cap_which_applies_before_the_jitter() {
+    fn backoff_doubles_to_cap_before_jitter() {
         let backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_millis(700));
         assert_eq!(check(&backoff, false, 1.0), "100 200 400 700 700");
         assert_eq!(check(&backoff, false, 0.5), "50 100 200 350 350");
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn throttled_attempts_wait_from_a_longer_base() {
+    fn throttled_attempts_use_longer_base() {
         assert_eq!(check(&Backoff::default(), true, 1.0), "1000 2000 4000 5000 5000");
         let slow = Backoff::exponential(Duration::from_secs(3), Duration::from_secs(5));
         assert_eq!(check(&slow, true, 1.0), "3000 5000 5000 5000 5000");
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_custom_schedule_ends_the_attempts_where_it_ends() {
+    fn custom_schedule_end_ends_attempts() {
         let backoff = Backoff::schedule(|| [1, 5, 25].map(Duration::from_millis));
         assert_eq!(check(&backoff, false, 0.0), "1 5 25");
         assert_eq!(check(&backoff, false, 0.0), "1 5 25", "each operation has its own iterator");

@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_at_the_share_and_not_before_there_are_enough_calls() {
+    fn breaker_opens_at_share_after_min_calls() {
         assert_eq!(check(&policy(), "ooff"), "cccO", "half of four");
         assert_eq!(check(&policy(), "fffoo"), "ccccc", "an answer does not open it");
         assert_eq!(check(&policy(), "ooofff"), "cccccO");
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn it_lets_nothing_through_and_then_probes() {
+    fn open_breaker_denies_then_probes() {
         assert_eq!(check(&policy(), "ffffo++++o+oo"), "cccOx....x.hc", "two probes that succeed");
         assert_eq!(check(&policy(), "ffff+++++of+o"), "cccO.....hO.x", "one that fails");
         assert_eq!(check(&policy(), "ffff+++++s"), "cccO.....O", "a slow one has failed");
@@ -556,14 +556,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten() {
+    fn calls_older_than_window_are_forgotten() {
         assert_eq!(check(&policy(), "fff++++++++++f"), "ccc..........c");
         assert_eq!(check(&policy(), "fff+++++++++f"), "ccc.........O");
         assert_eq!(check(&policy(), "f+++ff++++++++f"), "c...cc........c", "the first has left");
     }
 
     #[test]
-    fn every_probe_out_is_a_refusal() {
+    fn call_is_denied_while_all_probes_are_out() {
         let (policy, now) = (policy(), now_in_a_test());
         let mut circuit = Circuit::closed(&policy);
         circuit.change(Phase::Open { since: now });
@@ -580,14 +580,14 @@ mod tests {
     }
 
     #[test]
-    fn classes_and_not_statuses_are_failures() {
+    fn failures_are_classes_not_statuses() {
         let failed = |class| Call::new(class, false).failed;
         assert!(failed(Class::Ambiguous) && failed(Class::NotProcessed));
         assert!(!failed(Class::Success) && !failed(Class::Permanent) && !failed(Class::Throttled));
     }
 
     #[test]
-    fn a_time_that_goes_backwards_and_one_without_end_are_borne() {
+    fn backward_and_endless_times_are_tolerated() {
         let (policy, now) = (policy().open_for(Duration::MAX).window(Duration::from_nanos(1)), now_in_a_test());
         let mut window = Window::new(policy.window);
         let call = Call { failed: true, slow: false };
@@ -661,7 +661,7 @@ mod tests {
         }
 
         #[test]
-        fn never_more_probes_at_a_time_than_allowed_and_each_place_is_given_back() {
+        fn probes_are_limited_and_places_are_returned() {
             model(|| {
                 let (breaker, now) = opened(1);
                 let (out, half_opened) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
@@ -686,7 +686,7 @@ mod tests {
         }
 
         #[test]
-        fn probes_that_disagree_change_the_state_once() {
+        fn disagreeing_probes_change_state_once() {
             model(|| {
                 let (breaker, now) = opened(2);
                 let changes = Arc::new(AtomicU32::new(0));
@@ -708,7 +708,7 @@ mod tests {
         }
 
         #[test]
-        fn a_call_from_before_the_outage_neither_closes_nor_opens() {
+        fn call_from_before_outage_changes_no_state() {
             for late in [Class::Success, Class::Ambiguous] {
                 model(move || {
                     let start = now_in_a_test();

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn standard_charges_and_refunds_as_published() {
+    fn standard_budget_charges_as_published() {
         let budget = bucket(RetryBudget::standard());
         let charge = budget.charge(Class::Ambiguous);
         assert_eq!((charge, budget.tokens()), (Some(14 * TOKEN), 486));
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn never_below_zero_and_never_above_capacity() {
+    fn tokens_stay_between_zero_and_capacity() {
         let budget = bucket(RetryBudget::standard().capacity(20).initial(99));
         assert_eq!(budget.tokens(), 20);
         assert!(budget.charge(Class::Ambiguous).is_some());
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_binds_in_the_long_run() {
+    fn ratio_limits_retries_in_the_long_run() {
         let budget = bucket(RetryBudget::ratio(0.1).initial(0));
         let mut retries = 0;
         for _ in 0..1000 {
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn unlimited_is_never_empty_and_a_new_bucket_is_full() {
+    fn unlimited_is_never_empty_new_bucket_is_full() {
         let budget = bucket(RetryBudget::unlimited());
         assert!((0..10_000).all(|_| budget.charge(Class::Ambiguous).is_some()));
         let settings = RetryBudget::standard().capacity(28);

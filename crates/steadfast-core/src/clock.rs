@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_are_spread_over_the_whole_of_it() {
+    fn units_cover_whole_range() {
         let mut tenths = [0; 10];
         for _ in 0..10_000 {
             let unit = unit();
@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_of_zero_does_not_touch_the_timer() {
+    fn zero_wait_uses_no_timer() {
         without_a_timer(sleep(Duration::ZERO));
         let timed = std::panic::catch_unwind(|| without_a_timer(sleep(Duration::from_nanos(1))));
         assert!(timed.is_err(), "the runtime would have told");
     }
 
     #[tokio::test]
-    async fn a_deadline_ends_what_never_pauses_and_can_be_moved() {
+    async fn deadline_ends_busy_future_and_can_move() {
         // Takes whatever the task may do in one go, and wants more.
         let greedy = || async {
             loop {

@@ -101,7 +101,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn one_goes_first_and_the_others_follow_it() {
+    fn one_probe_goes_first_and_others_follow() {
         let (mut state, now) = (CooldownState::default(), now_in_a_test());
         assert_eq!(state.ask(now), Turn::Go);
         state.begin(3 * SECOND, now);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_is_refused_begins_it_anew() {
+    fn refused_probe_restarts_cooldown() {
         let (mut state, now) = (CooldownState::default(), now_in_a_test());
         state.begin(SECOND, now);
         let over = now + SECOND;

@@ -136,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn the_three_forms_name_the_same_second() {
+    fn three_date_forms_name_same_second() {
         for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
             assert_eq!(check(text), Some(784_111_777), "{text}");
         }
     }
 
     #[test]
-    fn known_instants() {
+    fn known_instants_are_parsed() {
         assert_eq!(check("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
         assert_eq!(check("Wed, 31 Dec 1969 23:59:59 GMT"), Some(-1));
         assert_eq!(check("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn no_clock_overflows() {
+    fn extreme_clocks_do_not_overflow() {
         for now in [i64::MIN, i64::MIN + 1, -1, i64::MAX - 1, i64::MAX] {
             for year in 0..100 {
                 let _read_without_panic = parse(&format!("Sunday, 06-Nov-{year:02} 08:49:37 GMT"), now);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_not_in_the_grammar_is_refused() {
+    fn text_outside_grammar_is_refused() {
         for text in [
             "",
             "Sun, 31 Feb 2021 00:00:00 GMT",

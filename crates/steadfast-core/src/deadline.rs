@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_earlier_one_counts_and_it_is_the_tasks_own() {
+    async fn earlier_deadline_counts_per_task() {
         assert_eq!(Deadline::current(), None);
         let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
         let left = |at: Option<Deadline>| at.map(|at| at.time_left()).unwrap_or_default();

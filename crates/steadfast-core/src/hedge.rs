@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_allowance_binds_in_the_long_run_and_is_bounded() {
+    fn hedge_allowance_is_bounded() {
         let allowance = HedgeAllowance::default();
         let sent = (0..10_000).filter(|_| {
             allowance.earn(0.03);

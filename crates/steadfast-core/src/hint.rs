@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_headers() {
+    fn hint_headers_have_precedence() {
         let all = [("retry-after", "5"), ("x-ms-retry-after-ms", "700"), ("retry-after-ms", "250")];
         assert_eq!(check(&all), Some(250));
         assert_eq!(check(&all[..2]), Some(700));
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_compared_with_the_answers_own() {
+    fn date_is_compared_with_response_date() {
         // Our clock says 08:49:07; theirs is five minutes behind, and then five minutes ahead.
         for (theirs, until) in [("08:44:07", "08:44:09"), ("08:54:07", "08:54:09")] {
             let date = |time: &str| format!("Sun, 06 Nov 1994 {time} GMT");
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_limit_counts_only_when_nothing_remains() {
+    fn rate_limit_counts_only_if_nothing_remains() {
         assert_eq!(check(&[("ratelimit", "\"default\";r=0;t=30")]), Some(30_000));
         assert_eq!(check(&[("ratelimit", "\"default\";r=1;t=30")]), None);
         assert_eq!(check(&[("ratelimit", "\"burst\";r=0;t=3, \"day,;\";r=9;t=40")]), Some(3000));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_throttled_answer_lifts_the_condition() {
+    fn throttled_response_counts_reset_alone() {
         let lines = headers(&[("ratelimit", "\"a\";r=2;t=9, \"b\";r=0;t=4")]);
         let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, MAX_RETRY_AFTER).after;
         assert_eq!(hint(Class::Throttled), Some(Duration::from_secs(4)), "the one that is used up");
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_names_its_scope() {
+    fn record_names_its_scope() {
         let lines = headers(&[("idempotency-status", "replayed; retention=60; scope=\"/v1/charges\"")]);
         let retention = Some(Duration::from_secs(60));
         let expected = RecordStatus { word: "replayed", scope: Some("/v1/charges"), retention };

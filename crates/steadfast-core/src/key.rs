@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings_name_the_same_key() {
+    fn both_spellings_are_the_same_key() {
         assert_eq!(check("abc").unwrap(), "abc");
         assert_eq!(check("\"abc\"").unwrap(), "abc");
         assert_eq!(check(r#""a\"b\\c""#).unwrap(), r#"a"b\c"#);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_what_it_says_however_it_came() {
+    fn key_is_equal_however_made() {
         let minted = IdempotencyKey::mint().unwrap();
         let stored: IdempotencyKey = minted.as_str().parse().unwrap();
         assert_eq!(stored, minted);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key() {
+    fn invalid_keys_are_refused() {
         assert_eq!(check(""), Err(KeyError::Empty));
         assert_eq!(check("\"\""), Err(KeyError::Empty));
         for text in ["a\nb", "a\tb", "a\0", "clé", " a", "a ", "\u{7f}"] {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minted_key_is_a_version_4_uuid_and_each_is_new() {
+    fn minted_key_is_a_new_version_4_uuid() {
         let (one, two) = (IdempotencyKey::mint().unwrap(), IdempotencyKey::mint().unwrap());
         assert_ne!(one, two);
         let uuid = Uuid::parse_str(one.as_str()).unwrap();
@@ -295,14 +295,14 @@ mod tests {
     }
 
     #[test]
-    fn a_derived_key_is_the_version_5_uuid_of_the_rfc() {
+    fn derived_key_is_version_5_uuid_of_rfc() {
         // RFC 9562, appendix A.4.
         let key = IdempotencyKey::derive(&Uuid::NAMESPACE_DNS, "www.example.com");
         assert_eq!(key.as_str(), "2ed6657d-e927-568b-95e1-2665a8aea6a2");
     }
 
     #[test]
-    fn only_the_beginning_is_shown() {
+    fn debug_shows_only_beginning() {
         let minted = IdempotencyKey::mint().unwrap();
         assert_eq!(minted.to_string(), format!("{}…", &minted.as_str()[..8]));
         for (text, shown) in [("abc", "…"), ("abcdefgh", "ab…"), (&"x".repeat(255), "xxxxxxxx…")] {

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_is_known_from_enough_and_follows_a_change() {
+    fn quantile_needs_samples_and_follows_change() {
         let (latencies, now) = (Latencies::new().unwrap(), clock::now());
         for number in 1..=99 {
             latencies.record(MS * number, now);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_small_and_bears_any_duration() {
+    fn histogram_is_small_and_takes_any_duration() {
         let (latencies, now) = (Latencies::new().unwrap(), clock::now());
         for took in [Duration::ZERO, Duration::MAX] {
             latencies.record(took, now);

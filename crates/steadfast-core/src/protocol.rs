@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_header_is_read_back() {
+    fn deadline_header_is_read_back() {
         for (time, milliseconds) in [(Duration::from_micros(2900), 2), (Duration::ZERO, 1), (Duration::MAX, u64::MAX)] {
             let read = deadline_from_header(&deadline_to_header(time));
             assert_eq!(read, Some(Duration::from_millis(milliseconds)), "{time:?}");

@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reasons_are_asked_in_order() {
+    fn stop_reasons_are_checked_in_order() {
         use Class::Ambiguous;
         let never = RetryPolicy::never().max_retry_after(SECOND);
         let far = Some(Duration::from_secs(3));
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn trust_and_replayability_come_before_the_attempts() {
+    fn trust_and_replayability_precede_attempts() {
         let (policy, budget, now) = (RetryPolicy::never(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
         operation.set_body_replayable(false);
@@ -506,7 +506,7 @@ mod tests {
     /// An attempt may have been carried out, and was repeated under a licence. Once that is gone, "this one was not processed" is no leave
     /// to send another.
     #[test]
-    fn an_operation_that_may_have_been_carried_out_needs_its_licence_to_the_end() {
+    fn ambiguous_attempt_needs_licence_to_the_end() {
         use Class::{Ambiguous, NotProcessed, Throttled};
         let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         for second in [NotProcessed, Throttled, Ambiguous] {
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hedge_needs_the_licence_the_attempt_and_the_price_of_a_retry() {
+    fn hedge_needs_licence_attempt_and_price() {
         use Idempotency::{Absent, Keyed, Natural};
         let now = now_in_a_test();
         let hedges = |policy: &RetryPolicy, idempotency, tokens, set: fn(&mut Operation<'_>)| {
@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_for_the_origins_sake_takes_the_price_of_a_throttled_retry() {
+    fn cooldown_wait_costs_a_throttled_retry() {
         let (policy, now) = (policy(), now_in_a_test());
         let budget = TokenBucket::new(RetryBudget::standard().capacity(16));
         let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
@@ -591,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_is_a_floor_with_jitter_on_top() {
+    fn hint_is_minimum_with_jitter_on_top() {
         let hint = |seconds| Hint::from(Some(Duration::from_secs(seconds)));
         let check = |hint| check_with(&policy(), Idempotency::Natural, &[(Class::Ambiguous, hint)]);
         assert_eq!(check(hint(2)), "retry 2100");
@@ -608,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misdirected_request_goes_once_more_and_at_once() {
+    fn misdirected_request_is_repeated_once_at_once() {
         let hint = Hint { misdirected: true, ..Hint::default() };
         let outcomes = [(Class::NotProcessed, hint), (Class::NotProcessed, hint)];
         assert_eq!(check_with(&policy(), Idempotency::Absent, &outcomes), "retry 0, stop Permanent");
@@ -699,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hedge_counts_attempts_without_free_repeats() {
+    fn hedge_ignores_free_repeats_in_attempts() {
         let (policy, budget, now) =
             (policy().max_attempts(2), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
@@ -709,7 +709,7 @@ mod tests {
     }
 
     #[test]
-    fn an_api_that_acts_on_what_it_throttles() {
+    fn throttled_can_count_as_ambiguous() {
         let policy = policy().throttled_is_ambiguous(true);
         let outcomes = [(Class::Throttled, Hint::default())];
         assert_eq!(check_with(&policy, Idempotency::Absent, &outcomes), "stop NotRepeatable");
@@ -717,7 +717,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_that_is_not_sent_gives_its_tokens_back() {
+    fn unsent_retry_returns_its_tokens() {
         let (policy, budget, now) = (policy(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Natural, now);
         operation.begin_attempt();
@@ -734,7 +734,7 @@ mod tests {
     }
 
     #[test]
-    fn a_polling_loop_does_not_spin_on_an_empty_budget() {
+    fn polling_loop_pauses_on_empty_budget() {
         let (budget, now) = (TokenBucket::new(RetryBudget::standard().initial(0)), now_in_a_test());
         let pause = |policy: &RetryPolicy, class| {
             let mut operation = Operation::start(policy, &budget, Idempotency::Natural, now);

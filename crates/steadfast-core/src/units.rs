@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_digits_are_a_number_and_the_largest_saturates() {
+    fn only_digits_are_a_number_and_saturate() {
         assert_eq!((digits("0"), digits("007"), digits("42")), (Some(0), Some(7), Some(42)));
         assert_eq!(digits("18446744073709551616"), Some(u64::MAX));
         for text in ["", "+1", "-1", " 1", "1 ", "1.0", "1e3", "\u{661}"] {

@@ -27,7 +27,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn the_sequences_and_buckets_of_the_sdks() {
+fn aws_sequences_and_buckets_agree() {
     let table: Table = serde_json::from_str(include_str!("../../cases/aws_standard_mode.json")).unwrap();
     let mut account = Account::of("aws_standard_mode");
     for Case { id, kind } in &table.cases {

@@ -19,8 +19,8 @@ use super::{Account, cases, reason};
 use crate::support::clock;
 
 const LEFT_OUT: &[(&str, &str)] = &[
-    ("get-caller_cancel", "not an outcome: the future is dropped (see `a_dropped_operation_sends_nothing_more`)"),
-    ("post-caller_cancel", "not an outcome: the future is dropped (see `a_dropped_operation_sends_nothing_more`)"),
+    ("get-caller_cancel", "not an outcome: the future is dropped (see `dropped_operation_sends_nothing_more`)"),
+    ("post-caller_cancel", "not an outcome: the future is dropped (see `dropped_operation_sends_nothing_more`)"),
 ];
 
 /// Where the house differs from the table's proposal.
@@ -119,7 +119,7 @@ fn rule(class: Class, idempotency: Idempotency) -> Decision {
 }
 
 #[test]
-fn every_outcome_is_decided_by_the_one_rule() {
+fn every_outcome_follows_the_rule() {
     let cases: Vec<Case> = cases(include_str!("../../cases/methods_status.json"));
     let mut account = Account::of("methods_status");
     let mut differs = Vec::new();

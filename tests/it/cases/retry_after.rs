@@ -59,7 +59,7 @@ impl Case {
 }
 
 #[test]
-fn every_header_asks_for_what_the_table_says() {
+fn every_retry_after_value_agrees_with_table() {
     let cases: Vec<Case> = cases(include_str!("../../cases/retry_after.json"));
     let mut account = Account::of("retry_after");
     let mut by_another_reading = Vec::new();

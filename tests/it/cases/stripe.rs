@@ -97,7 +97,7 @@ fn header((name, value): (&String, &String)) -> (HeaderName, HeaderValue) {
 }
 
 #[tokio::test]
-async fn the_decisions_and_keys_of_the_sdks() {
+async fn stripe_decisions_and_keys_agree() {
     let cases: Vec<Case> = cases(include_str!("../../cases/stripe_cases.json"));
     let mut account = Account::of("stripe_cases");
     let (mut differs, mut by_another_reading) = (Vec::new(), Vec::new());

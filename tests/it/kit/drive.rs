@@ -8,7 +8,7 @@ use steadfast::policy::{
 use steadfast_testing::{PolicyDriver, fast_retries};
 
 #[test]
-fn time_passes_by_attempts_and_waits() {
+fn attempts_and_waits_advance_time() {
     let policy = RetryPolicy::new().max_attempts(10).backoff(Backoff::fixed(Duration::from_secs(2)));
     let policy = policy.deadline(Duration::from_secs(10));
     let budget = TokenBucket::new(RetryBudget::unlimited());
@@ -20,7 +20,7 @@ fn time_passes_by_attempts_and_waits() {
 }
 
 #[test]
-fn what_the_server_and_the_request_say_counts() {
+fn hints_and_request_settings_count() {
     let (policy, budget) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::unlimited()));
     let asked = Hint::from(Some(Duration::from_secs(7)));
     let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Absent).unit(0.0);
@@ -43,7 +43,7 @@ fn fast_retries_wait_for_nothing() {
 
 #[test]
 #[should_panic(expected = "the operation has ended (stop: done)")]
-fn an_operation_that_has_ended_is_not_driven_on() {
+fn ended_operation_is_not_driven_on() {
     let (policy, budget) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::unlimited()));
     let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Natural);
     drive.outcome(Class::Success);

@@ -54,7 +54,7 @@ async fn played(client: &Client, act: FaultStep) -> (String, usize, usize) {
 }
 
 #[tokio::test]
-async fn every_act_breaks_at_its_point_over_both_protocols() {
+async fn every_step_breaks_at_its_point() {
     let lost = "Ambiguous -";
     let cut = "Ambiguous 200";
     let silent = "Ambiguous - timeout";
@@ -126,7 +126,7 @@ async fn seen(act: FaultStep, request: &str) -> (String, Option<io::ErrorKind>) 
 }
 
 #[tokio::test]
-async fn a_close_is_a_fin_and_a_reset_is_a_rst_at_the_very_byte() {
+async fn close_sends_fin_and_reset_sends_rst() {
     let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab";
     let reset = Some(io::ErrorKind::ConnectionReset);
     for phase in [
@@ -152,7 +152,7 @@ async fn a_close_is_a_fin_and_a_reset_is_a_rst_at_the_very_byte() {
 }
 
 #[tokio::test]
-async fn no_more_of_a_request_is_read_than_it_is_told() {
+async fn request_is_read_to_the_exact_byte() {
     for bytes in [4, 10, 60, 5000] {
         let server = FaultServer::play([FaultStep::reset(FaultPoint::AfterBytes(bytes))]).await;
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
@@ -164,7 +164,7 @@ async fn no_more_of_a_request_is_read_than_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_stalled_upload_is_read_no_further() {
+async fn stalled_upload_is_read_no_further() {
     for (phase, read) in [(FaultPoint::OnAccept, 0), (FaultPoint::AfterBytes(100), 100)] {
         let server = FaultServer::play([FaultStep::stall(phase)]).await;
         // More than the buffers of a socket pair hold.
@@ -175,7 +175,7 @@ async fn a_stalled_upload_is_read_no_further() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_has_none_over_either_protocol() {
+async fn bodiless_answer_has_no_body() {
     for protocol in BOTH {
         let server =
             FaultServer::play([FaultStep::execute(204), FaultStep::execute(304), FaultStep::execute(200)]).await;
@@ -196,7 +196,7 @@ async fn an_answer_without_a_body_has_none_over_either_protocol() {
 }
 
 #[tokio::test]
-async fn acts_are_played_in_order_and_the_last_one_repeats() {
+async fn steps_play_in_order_and_last_repeats() {
     for protocol in BOTH {
         let acts = [
             FaultStep::close(FaultPoint::OnAccept),
@@ -216,7 +216,7 @@ async fn acts_are_played_in_order_and_the_last_one_repeats() {
 }
 
 #[tokio::test]
-async fn a_key_is_executed_once_and_replayed_unless_keys_are_ignored() {
+async fn key_executes_once_unless_keys_are_ignored() {
     for protocol in BOTH {
         let server = FaultServer::play([FaultStep::ok()]).await;
         let client = client(&server, protocol).build().unwrap();
@@ -240,7 +240,7 @@ async fn a_key_is_executed_once_and_replayed_unless_keys_are_ignored() {
 }
 
 #[tokio::test]
-async fn the_report_counts_what_was_asked_and_what_was_done() {
+async fn report_counts_requests_and_executions() {
     let acts = [FaultStep::ok(), FaultStep::answer(503), FaultStep::ok(), FaultStep::ok(), FaultStep::ok()];
     let server = FaultServer::play(acts).await.ignoring_keys();
     let client = client(&server, Protocol::Http1).retry(RetryPolicy::never()).build().unwrap();
@@ -264,7 +264,7 @@ async fn the_report_counts_what_was_asked_and_what_was_done() {
 }
 
 #[tokio::test]
-async fn a_draw_is_the_same_for_the_same_seed_and_keeps_its_shares() {
+async fn draw_is_seeded_and_keeps_its_shares() {
     async fn statuses(seed: u64) -> Vec<u16> {
         let server = FaultServer::random(seed, [(0.2, FaultStep::answer(503)), (0.1, FaultStep::answer(429))]).await;
         let http = steadfast::reqwest::Client::new();
@@ -285,7 +285,7 @@ async fn a_draw_is_the_same_for_the_same_seed_and_keeps_its_shares() {
 }
 
 #[tokio::test]
-async fn refused_connections_reach_nobody_until_they_are_accepted_again() {
+async fn refused_connections_fail_until_accepted() {
     let server = FaultServer::play([FaultStep::ok()]).await;
     let client = client(&server, Protocol::Http1).build().unwrap();
     client.post("/").body("x").send().await.unwrap();
@@ -298,7 +298,7 @@ async fn refused_connections_reach_nobody_until_they_are_accepted_again() {
 }
 
 #[tokio::test]
-async fn nothing_stays_on_the_runtime_after_the_server() {
+async fn dropped_server_leaves_no_task() {
     let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = alive();
     let server = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting)]).await;
@@ -320,7 +320,7 @@ async fn nothing_stays_on_the_runtime_after_the_server() {
 }
 
 #[tokio::test]
-async fn the_assertions_work_on_it_too() {
+async fn script_assertions_work_on_fault_server() {
     let server = FaultServer::play([FaultStep::answer(204)]).await;
     let client = client(&server, Protocol::Http2).budget(RetryBudget::unlimited()).build().unwrap();
     client.post("/a").body("x").send().await.unwrap();

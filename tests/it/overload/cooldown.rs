@@ -32,7 +32,7 @@ fn start(client: &Client, number: usize) -> JoinSet<u16> {
 }
 
 #[tokio::test]
-async fn one_refusal_holds_everybody_back_and_one_goes_first() {
+async fn one_refusal_delays_all_and_one_probes() {
     for status in [429, 503] {
         let refused = Answer::new(status).header("retry-after-ms", "200");
         let slow = Answer::new(200).delay(Duration::from_millis(50));
@@ -65,7 +65,7 @@ async fn one_refusal_holds_everybody_back_and_one_goes_first() {
 }
 
 #[tokio::test]
-async fn without_it_each_finds_out_for_itself() {
+async fn without_cooldown_every_operation_is_refused() {
     let server = FaultServer::play([FaultStep::answer(refused(60_000))]).await;
     let client = once(&server).build().unwrap();
     assert_eq!(start(&client, 10).join_all().await, [429; 10]);
@@ -73,7 +73,7 @@ async fn without_it_each_finds_out_for_itself() {
 }
 
 #[tokio::test]
-async fn a_deadline_that_is_nearer_ends_it_at_once() {
+async fn deadline_before_cooldown_end_fails_at_once() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503).header("retry-after", "7"))]).await;
     let client = once(&server).cooldown().timeout(Duration::from_secs(2)).build().unwrap();
     client.get("/").send().await.unwrap();
@@ -87,7 +87,7 @@ async fn a_deadline_that_is_nearer_ends_it_at_once() {
 
 /// Who waits for nothing comes back with everybody else at a server that has just recovered.
 #[tokio::test]
-async fn a_wait_is_paid_from_the_budget_and_without_it_the_operation_ends_at_once() {
+async fn cooldown_wait_takes_tokens_or_ends_operation() {
     let server = FaultServer::play([FaultStep::answer(refused(300)), FaultStep::answer(Answer::new(200))]).await;
     // Two waits of five tokens.
     let budget = RetryBudget::standard().capacity(12);
@@ -113,7 +113,7 @@ async fn a_wait_is_paid_from_the_budget_and_without_it_the_operation_ends_at_onc
 }
 
 #[tokio::test]
-async fn never_longer_than_the_hint_cap_and_not_without_a_hint() {
+async fn cooldown_needs_hint_and_respects_cap() {
     let server = FaultServer::play([
         FaultStep::answer(Answer::new(503)),
         FaultStep::answer(Answer::new(429).header("retry-after", "86400")),
@@ -129,7 +129,7 @@ async fn never_longer_than_the_hint_cap_and_not_without_a_hint() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_refused_begins_it_anew() {
+async fn refused_probe_restarts_cooldown() {
     let server = FaultServer::play([
         FaultStep::answer(refused(50)),
         FaultStep::answer(refused(300)),
@@ -148,7 +148,7 @@ async fn a_probe_that_is_refused_begins_it_anew() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_dropped_leaves_its_place_to_another() {
+async fn dropped_cooldown_probe_frees_its_place() {
     let server = FaultServer::play([
         FaultStep::answer(refused(20)),
         FaultStep::stall(FaultPoint::AfterExecuting),
@@ -167,7 +167,7 @@ async fn a_probe_that_is_dropped_leaves_its_place_to_another() {
 }
 
 #[tokio::test]
-async fn a_deadline_while_the_probe_is_out_is_a_timeout() {
+async fn deadline_during_probe_is_a_timeout() {
     let server =
         FaultServer::play([FaultStep::answer(refused(20)), FaultStep::stall(FaultPoint::AfterExecuting)]).await;
     let client = once(&server).cooldown().build().unwrap();
@@ -184,7 +184,7 @@ async fn a_deadline_while_the_probe_is_out_is_a_timeout() {
 }
 
 #[tokio::test]
-async fn a_retry_of_the_operation_that_was_refused_waits_like_the_others() {
+async fn retry_of_refused_operation_waits_too() {
     let server = FaultServer::play([FaultStep::answer(refused(100)), FaultStep::answer(Answer::new(200))]).await;
     let client = doubting(&server).cooldown().build().unwrap();
     let response = client.get("/").send().await.unwrap();
@@ -208,7 +208,7 @@ async fn lanes_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn what_puts_a_request_into_its_lane_sees_it_as_it_is_sent() {
+async fn lane_closure_sees_final_request() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let seeing = seen.clone();
@@ -226,7 +226,7 @@ async fn what_puts_a_request_into_its_lane_sees_it_as_it_is_sent() {
 
 /// The probe takes its time; the others wait for it, and then for a random part of what is left of their own.
 #[tokio::test]
-async fn no_wait_for_a_probe_ends_after_the_deadline() {
+async fn wait_for_probe_ends_before_deadline() {
     let slow = Answer::new(200).delay(Duration::from_millis(800));
     let server =
         FaultServer::play([FaultStep::answer(refused(600)), FaultStep::answer(slow), FaultStep::execute(200)]).await;

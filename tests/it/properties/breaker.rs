@@ -191,7 +191,7 @@ proptest! {
     #![proptest_config(cases(512))]
 
     #[test]
-    fn the_breaker_does_what_its_documentation_says(
+    fn breaker_agrees_with_model(
         share in prop_oneof![Just(0.25), Just(0.5), Just(1.0)],
         min_calls in 1..6_usize,
         probes in 1..4_u32,

@@ -89,7 +89,7 @@ proptest! {
     #![proptest_config(cases(1024))]
 
     #[test]
-    fn no_headers_panic_and_each_field_comes_from_its_header(
+    fn no_header_panics_and_fields_have_sources(
         headers in headers(), class in classes(), now in clocks(), cap in durations(),
     ) {
         let hint = Hint::from_headers(&headers, class, now, cap);
@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_neither_a_number_nor_a_date_says_nothing(values in vec(values(), 1..3), now in -1_i64..6_000_000_000) {
+    fn invalid_retry_after_gives_no_hint(values in vec(values(), 1..3), now in -1_i64..6_000_000_000) {
         let mut headers = HeaderMap::new();
         for value in &values {
             headers.append("retry-after", value.clone());
@@ -121,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn a_date_is_read_as_the_grammar_says_whole_or_broken((text, now) in date::texts()) {
+    fn date_parser_agrees_with_grammar((text, now) in date::texts()) {
         let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::try_from(&text).unwrap())]);
         let expected = asked_for(&headers["retry-after"], now);
         prop_assert_eq!(parse_retry_hint(&headers, clock::wall(now)), expected, "{:?} at {}", text, now);
@@ -130,7 +130,7 @@ proptest! {
     /// Whatever the two clocks say: what counts is how long after its own `Date` the answer asks to
     /// be left alone.
     #[test]
-    fn a_wait_until_a_date_is_the_same_by_any_clock(
+    fn wait_until_date_ignores_clock_difference(
         ours in clocks(), theirs in 0_i64..=date::LAST_SECOND, later in 0_i64..1 << 32, age in 0_i64..1 << 32, form in 0_usize..3,
     ) {
         let until = (theirs + later).min(date::LAST_SECOND);
@@ -149,7 +149,7 @@ proptest! {
     }
 
     #[test]
-    fn every_second_round_trips_through_all_three_forms(second in 0_i64..=date::LAST_SECOND, before in 0_i64..1 << 40) {
+    fn every_second_round_trips_in_three_forms(second in 0_i64..=date::LAST_SECOND, before in 0_i64..1 << 40) {
         let imf = httpdate::fmt_http_date(clock::wall(second));
         let [_, rfc850, asctime] = date::forms(&imf);
         // The third opinion agrees with the other two on what is written here.

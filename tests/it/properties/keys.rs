@@ -26,7 +26,7 @@ proptest! {
     #![proptest_config(cases(2048))]
 
     #[test]
-    fn a_key_is_the_same_key_in_both_spellings(text in texts()) {
+    fn key_is_equal_in_both_spellings(text in texts()) {
         let Ok(key) = text.parse::<IdempotencyKey>() else {
             prop_assert!(!is_bare(&text), "refused: {text:?}");
             return Ok(());
@@ -40,7 +40,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_shows_more_of_a_key_than_its_beginning(text in "[!-~]{1,300}") {
+    fn debug_shows_only_beginning_of_key(text in "[!-~]{1,300}") {
         if let Ok(key) = text.parse::<IdempotencyKey>() {
             let shown = key.to_string();
             let beginning = shown.strip_suffix('…').expect("it ends with an ellipsis");

@@ -29,7 +29,7 @@ proptest! {
     #![proptest_config(cases(512))]
 
     #[test]
-    fn never_more_than_max_attempts_and_two_free_repeats(terms in terms(), steps in steps()) {
+    fn at_most_max_attempts_and_two_free_repeats(terms in terms(), steps in steps()) {
         let turns = play_freely(&terms, &steps);
         let free = turns.iter().filter(|turn| turn.repeats_free).count();
         prop_assert!(free <= if terms.no_free_repeats { 0 } else { 2 }, "{free} free repeats");
@@ -37,7 +37,7 @@ proptest! {
     }
 
     #[test]
-    fn no_wait_ends_at_or_after_the_deadline(terms in terms(), steps in steps()) {
+    fn every_wait_ends_before_deadline(terms in terms(), steps in steps()) {
         for (turn, after) in retries(&play_freely(&terms, &steps)) {
             if let Some(deadline) = turn.deadline {
                 prop_assert!(turn.now.checked_add(after).is_some_and(|end| end < deadline), "{turn:?}");
@@ -46,7 +46,7 @@ proptest! {
     }
 
     #[test]
-    fn without_a_licence_nothing_that_may_have_been_done_is_repeated(terms in terms(), steps in steps()) {
+    fn ambiguous_attempt_needs_licence_to_repeat(terms in terms(), steps in steps()) {
         for (turn, _) in retries(&play_freely(&terms, &steps)) {
             let licence = match terms.idempotency {
                 Idempotency::Natural => true,
@@ -66,7 +66,7 @@ proptest! {
     }
 
     #[test]
-    fn a_wait_is_between_the_hint_and_the_hint_plus_the_cap(terms in terms(), steps in steps()) {
+    fn wait_is_between_hint_and_hint_plus_cap(terms in terms(), steps in steps()) {
         for (turn, after) in retries(&play_freely(&terms, &steps)) {
             let floor = turn.step.hint.after.unwrap_or_default();
             let cap = match &terms.shape {
@@ -84,7 +84,7 @@ proptest! {
     }
 
     #[test]
-    fn the_reason_is_the_first_that_applies(
+    fn first_applicable_reason_is_given(
         terms in terms(),
         steps in steps(),
         tokens in prop_oneof![Just(500_u32), 0_u32..60],
@@ -124,7 +124,7 @@ proptest! {
     }
 
     #[test]
-    fn a_directive_changes_no_licence(terms in terms(), steps in steps()) {
+    fn directive_changes_no_licence(terms in terms(), steps in steps()) {
         let told = |retry: Option<bool>| {
             let mut steps = steps.clone();
             steps.iter_mut().for_each(|step| step.hint.retry = retry);
@@ -141,7 +141,7 @@ proptest! {
 
 /// The generators reach every reason and long operations, or the properties above would say little.
 #[test]
-fn the_scenarios_are_not_trivial() {
+fn scenarios_reach_every_reason() {
     let mut runner = TestRunner::new_with_rng(cases(0), TestRng::deterministic_rng(RngAlgorithm::default()));
     let (mut reasons, mut at_the_limit, mut repeats, mut free) = (HashSet::new(), 0, 0, 0);
     for _ in 0..1000 {

@@ -43,7 +43,7 @@ fn with_credentials() -> [Client; 2] {
 }
 
 #[tokio::test]
-async fn credentials_of_a_transport_stay_home() {
+async fn transport_credentials_stay_on_origin() {
     let clients = with_credentials();
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     for (method, statuses) in [
@@ -72,7 +72,7 @@ async fn credentials_of_a_transport_stay_home() {
 }
 
 #[tokio::test]
-async fn a_transport_with_credentials_follows_at_home() {
+async fn transport_with_credentials_follows_on_origin() {
     let home = FaultServer::play([FaultStep::answer(redirect(302, "/b")), FaultStep::answer(200)]).await;
     let [client, _] = with_credentials();
     client.get_json::<Value>(home.url("/a")).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_transport_with_credentials_follows_at_home() {
 }
 
 #[tokio::test]
-async fn a_fetch_says_why_and_which_line_allows_it() {
+async fn refused_hop_error_gives_reason_and_setting() {
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/file")))]).await;
     let [client, _] = with_credentials();
@@ -97,7 +97,7 @@ async fn a_fetch_says_why_and_which_line_allows_it() {
 
 /// There and back: what comes home after a detour brings no credentials either.
 #[tokio::test]
-async fn every_header_of_a_chain_is_accounted_for() {
+async fn every_header_of_redirect_chain_is_expected() {
     let home = by_path(|request| match request.target.as_str() {
         "/back" => FaultStep::answer(200),
         _ => FaultStep::answer(redirect(302, request.header("x-to").unwrap_or("/").to_owned())),
@@ -130,7 +130,7 @@ async fn every_header_of_a_chain_is_accounted_for() {
 /// What is repeated after a 303 is a GET of another origin, and no more is sent there than at
 /// first.
 #[tokio::test]
-async fn a_result_elsewhere_is_retried_without_marks() {
+async fn result_on_other_origin_is_retried_bare() {
     let abroad = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     let home = FaultServer::play([FaultStep::execute(redirect(303, abroad.url("/result")))]).await;
     let client = trusting(&home)
@@ -144,7 +144,7 @@ async fn a_result_elsewhere_is_retried_without_marks() {
 
 /// The user's statement covers what the transport adds, and nothing that this client knows of.
 #[tokio::test]
-async fn an_allowed_hop_takes_the_transports_headers_alone() {
+async fn allowed_hop_gets_only_transport_headers() {
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/")))]).await;
     let client = trusting(&home)
@@ -155,7 +155,7 @@ async fn an_allowed_hop_takes_the_transports_headers_alone() {
     assert_eq!(names(&abroad.received()), BTreeSet::from(["accept", "host", "x-client"]));
 }
 #[tokio::test]
-async fn a_cookie_store_gives_nothing_to_another_port() {
+async fn cookie_store_sends_nothing_to_other_port() {
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     let sets = redirect(302, abroad.url("/")).header("set-cookie", "session=s3cret");
     let home = FaultServer::play([FaultStep::answer(sets)]).await;
@@ -192,7 +192,7 @@ async fn over_tls(identity: &Identity, to: String) -> (SocketAddr, Arc<Mutex<Vec
 }
 
 #[tokio::test]
-async fn https_never_leads_to_http() {
+async fn https_redirects_never_to_http() {
     let identity = Identity::new("localhost", |_| {});
     let plain = FaultServer::play([FaultStep::answer(200)]).await;
     let (address, log) = over_tls(&identity, plain.url("/")).await;
@@ -214,7 +214,7 @@ async fn https_never_leads_to_http() {
 /// It follows redirects itself. What another origin answered is no answer of this one's, and no
 /// sign for its keys.
 #[tokio::test]
-async fn a_given_client_that_left_counts_nothing_here() {
+async fn given_client_redirects_leave_no_evidence_here() {
     let signed = || Answer::new(200).header("idempotency-status", "stored;scope=\"/\"");
     let abroad = FaultServer::play([FaultStep::execute(signed())]).await;
     let home =

@@ -97,7 +97,7 @@ async fn check(row: &Row, client: &Client, status: u16, method: &str) {
 }
 
 #[tokio::test]
-async fn every_redirect_leads_where_the_table_says() {
+async fn every_redirect_agrees_with_table() {
     let new = || Client::builder().keys(KeyPolicy::standard());
     let (plain, configured) = (new().build().unwrap(), new().http(|http| http).build().unwrap());
     for row in rows() {
@@ -129,7 +129,7 @@ fn render() -> String {
 }
 
 #[test]
-fn the_guide_shows_the_table_of_redirects() {
+fn guide_shows_redirect_table() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/guide/failures.md");
     let guide = std::fs::read_to_string(path).unwrap();
     let begins = "<!-- the redirect table -->\n";

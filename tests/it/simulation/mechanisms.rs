@@ -59,7 +59,7 @@ fn assert_same(what: &str, report: &Report, usual: &Report) {
 /// What a breaker is for: in an outage the first attempts go on too, whatever the budget says. With it hardly anything is sent, and
 /// callers are told at once instead of after a timeout.
 #[test]
-fn in_an_outage_a_breaker_sends_next_to_nothing() {
+fn breaker_in_outage_sends_almost_nothing() {
     for trouble in [Trouble::Hanging, Trouble::Frozen] {
         let with = |fleet: Fleet| run(trouble, fleet.breaker(BreakerPolicy::new()));
         let without = run(trouble, fleet());
@@ -78,7 +78,7 @@ fn in_an_outage_a_breaker_sends_next_to_nothing() {
 /// And what it costs: in a brownout of under half of the requests it is not there, and in one of more it refuses what retries would
 /// have got through.
 #[test]
-fn in_a_brownout_a_breaker_is_silent_or_in_the_way() {
+fn breaker_in_brownout_is_idle_or_harmful() {
     let minute = |share| {
         let scenario = Scenario::new(Trouble::Failing(share)).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
         let run = |fleet| {
@@ -97,7 +97,7 @@ fn in_a_brownout_a_breaker_is_silent_or_in_the_way() {
 /// A server that is back finds a client that does not know it yet. And where retries are what breaks the server, it is the breaker
 /// that holds them back.
 #[test]
-fn a_breaker_is_late_when_the_outage_is_over_and_shields_a_server_without_room() {
+fn breaker_closes_late_but_shields_full_server() {
     for trouble in [Trouble::Refusing, Trouble::Hanging] {
         assert!(seconds(run(trouble, fleet()).time_to_recover()) < 1.0, "{trouble}");
         let recovered = seconds(run(trouble, fleet().breaker(BreakerPolicy::new())).time_to_recover());
@@ -115,7 +115,7 @@ fn a_breaker_is_late_when_the_outage_is_over_and_shields_a_server_without_room()
 /// Of an outage of 30 s with a hint of 5 s each of the 100 clients sees six: one at the start, from all operations that are under way, and
 /// then from one probe each. Nothing else is sent.
 #[test]
-fn a_cooldown_sends_one_probe_for_each_hint_and_client() {
+fn cooldown_sends_one_probe_per_hint_and_client() {
     let (without, with) = (run(HINTED, fleet()), run(HINTED, fleet().cooldown()));
     assert!(sent(&without) > 1.1, "{}", sent(&without));
     let requests: u64 = with.timeline()[100..400].iter().map(|slice| slice.requests).sum();
@@ -130,7 +130,7 @@ fn a_cooldown_sends_one_probe_for_each_hint_and_client() {
 /// Without a budget it is half a minute of operations, and an outage of its own; at a server that drops what is late that is over in
 /// seconds.
 #[test]
-fn a_cooldown_keeps_no_more_than_the_budget_pays_for() {
+fn cooldown_holds_only_what_budget_pays_for() {
     let (without, with) = (run(HINTED, fleet()), run(HINTED, fleet().cooldown()));
     assert_eq!(without.time_to_recover(), AT_ONCE);
     assert!(seconds(with.time_to_recover()) < 2.0, "{:?}", with.time_to_recover());
@@ -150,7 +150,7 @@ fn a_cooldown_keeps_no_more_than_the_budget_pays_for() {
 /// A frozen server that refuses with a hint what its queue does not hold: its clients let it come back, at a sixth of the requests. Those
 /// that wait for nothing keep it down.
 #[test]
-fn a_cooldown_on_a_full_queue_lets_it_drain() {
+fn cooldown_drains_full_queue() {
     let on = |fleet| run_on(Server::default().hints(Duration::from_secs(1)), Trouble::Frozen, fleet);
     let (without, with) = (on(fleet()), on(fleet().cooldown()));
     for report in [&without, &with] {
@@ -165,7 +165,7 @@ fn a_cooldown_on_a_full_queue_lets_it_drain() {
 
 /// "No client can do better" than to wait until the queue of the dead is worked off, in 42 s. With the client's word the server can.
 #[test]
-fn a_server_that_is_told_deadlines_is_back_at_once_whatever_the_budget() {
+fn server_heeding_deadlines_recovers_at_once() {
     let budgets = [RetryBudget::standard, RetryBudget::unlimited, || RetryBudget::ratio(0.2)];
     for (number, budget) in budgets.into_iter().enumerate() {
         let without = run(Trouble::Frozen, fleet().budget(budget()));
@@ -179,7 +179,7 @@ fn a_server_that_is_told_deadlines_is_back_at_once_whatever_the_budget() {
 /// In an overload the server has to know how long the answer takes, too. Without that it works for those who have just enough time to
 /// see it begin, and hardly anybody is served; with it, as many as it can do.
 #[test]
-fn a_server_that_forgets_the_way_back_is_late_for_all() {
+fn ignoring_network_time_makes_every_response_late() {
     let overload = |least| {
         let server = Server::default().heeds_deadlines(Duration::from_millis(least));
         run_on(server, Trouble::Surge(2.0), fleet().tells_deadline()).during().clone()
@@ -192,7 +192,7 @@ fn a_server_that_forgets_the_way_back_is_late_for_all() {
 }
 
 #[test]
-fn deadlines_keep_a_brownout_from_becoming_an_overload() {
+fn deadlines_keep_brownout_from_overload() {
     let without = run(Trouble::Failing(0.1), fleet());
     let with = run_on(heeding(Server::default()), Trouble::Failing(0.1), fleet().tells_deadline());
     let success = (without.during().success(), with.during().success());
@@ -201,7 +201,7 @@ fn deadlines_keep_a_brownout_from_becoming_an_overload() {
 
 /// Where nothing waits there is nothing to drop; where nobody reads it, it is a header.
 #[test]
-fn deadlines_do_nothing_where_there_is_no_queue_or_no_reader() {
+fn deadlines_need_a_queue_and_a_reader() {
     for trouble in [Trouble::Refusing, Trouble::Hanging, HINTED] {
         let (usual, told) =
             (run(trouble, fleet()), run_on(heeding(Server::default()), trouble, fleet().tells_deadline()));
@@ -214,7 +214,7 @@ fn deadlines_do_nothing_where_there_is_no_queue_or_no_reader() {
 /// Of operations of 60 ms some retries begin with too little left for any answer. A server that heeds deadlines wastes nothing at all,
 /// and refuses a few that it would have made.
 #[test]
-fn a_server_told_short_deadlines_wastes_nothing() {
+fn short_deadlines_waste_no_work() {
     let hurried = || Fleet::new(&three_retries().deadline(Duration::from_millis(60)));
     let roomy = || Server::with_headroom(2.0);
     let during = |server, fleet| run_on(server, Trouble::Failing(0.3), fleet).during().clone();
@@ -227,7 +227,7 @@ fn a_server_told_short_deadlines_wastes_nothing() {
 // ---- hedging -------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn with_room_a_hedge_cuts_the_tail() {
+fn hedge_with_headroom_cuts_tail() {
     let p999 = |fleet| run_on(Server::with_headroom(2.0), LATE, fleet).during().latency(0.999);
     assert!(p999(fleet()) > Some(Duration::from_millis(500)));
     assert!(p999(hedging(fleet())) < Some(Duration::from_millis(100)));
@@ -245,7 +245,7 @@ fn with_room_a_hedge_cuts_the_tail() {
 /// A queue makes everybody late at once, and what the allowances have saved goes out together. With 5 % to spare that makes the tail
 /// longer in each run, and in some the server does not come back.
 #[test]
-fn without_room_a_hedge_is_the_overload() {
+fn hedge_without_headroom_causes_overload() {
     let runs = |fleet: fn() -> Fleet| -> Vec<_> {
         (1..=4).map(|seed| Simulation::new(Scenario::new(LATE), fleet()).seed(seed).run()).collect()
     };
@@ -261,7 +261,7 @@ fn without_room_a_hedge_is_the_overload() {
 
 /// It draws on the budget of the retries, which an outage has emptied.
 #[test]
-fn in_an_outage_a_hedge_adds_nothing() {
+fn hedge_in_outage_adds_no_load() {
     for trouble in OUTAGES.into_iter().chain([HINTED]) {
         let (usual, hedged) = (run(trouble, fleet()), run(trouble, hedging(fleet())));
         assert!((sent(&hedged) - sent(&usual)).abs() < 0.01, "{trouble}: {} and {}", sent(&hedged), sent(&usual));
@@ -273,7 +273,7 @@ fn in_an_outage_a_hedge_adds_nothing() {
 }
 
 #[test]
-fn only_a_safe_method_is_hedged() {
+fn only_safe_method_is_hedged() {
     for idempotency in [Idempotency::Keyed, Idempotency::Absent] {
         let keyed = || fleet().idempotency(idempotency);
         let by_time = |fleet: Fleet| fleet.hedge(HedgePolicy::after(Duration::from_millis(100)));
@@ -285,7 +285,7 @@ fn only_a_safe_method_is_hedged() {
 
 /// The outages are as quiet as with the breaker alone, or with the cooldown alone if that is quieter, and each is over in seconds.
 #[test]
-fn all_of_them_together() {
+fn all_mechanisms_together_recover_in_seconds() {
     for (trouble, most) in OUTAGES.map(|trouble| (trouble, 0.35)).into_iter().chain([(HINTED, 0.03)]) {
         let report = run_on(heeding(Server::default()), trouble, everything(fleet()));
         assert!(sent(&report) < most, "{trouble}: {}", sent(&report));
@@ -298,7 +298,7 @@ fn all_of_them_together() {
 
 /// Nothing asks for a cooldown here, so it must leave no trace; nor must a breaker that does not open.
 #[test]
-fn what_is_not_needed_leaves_no_trace() {
+fn unneeded_mechanism_changes_nothing() {
     for trouble in OUTAGES.into_iter().chain([Trouble::Unavailable { retry_after: None }, Trouble::Failing(0.3)]) {
         assert_same(&trouble.to_string(), &run(trouble, fleet().cooldown()), &run(trouble, fleet()));
     }
@@ -307,7 +307,7 @@ fn what_is_not_needed_leaves_no_trace() {
 
 /// Every draw, those of a woken waiter and of a hedge too, comes from the seed.
 #[test]
-fn the_seed_is_all_there_is_to_chance_with_all_of_them_on() {
+fn same_seed_gives_same_report_with_all_mechanisms() {
     let whole = Scenario::new(HINTED).lasting(Duration::from_secs(12)).watched_for(Duration::from_secs(10));
     let run = |seed| {
         let server = heeding(Server::with_headroom(1.5).hints(Duration::from_secs(1)).sheds_as(Class::Throttled));

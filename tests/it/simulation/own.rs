@@ -20,7 +20,7 @@ fn as_reqwest_has_it() -> RetryBudget {
 }
 
 #[test]
-fn without_a_budget_a_server_that_hung_stays_down_after_its_repair() {
+fn hung_server_stays_down_without_budget() {
     for trouble in [Trouble::Hanging, Trouble::Frozen] {
         let report = outage(trouble, RetryBudget::unlimited());
         assert!(report.before().success() > 0.99, "{trouble}");
@@ -37,7 +37,7 @@ fn without_a_budget_a_server_that_hung_stays_down_after_its_repair() {
 /// back empty is on the edge: until the last attempts of the outage have timed out, a second later, its queue grows to nearly
 /// the second that clients wait. In 14 of 20 runs that is too much, here in 4 of 5.
 #[test]
-fn the_budget_of_reqwest_lets_too_much_through() {
+fn reqwests_budget_lets_too_much_through() {
     assert_eq!(outage(Trouble::Frozen, as_reqwest_has_it()).time_to_recover(), None);
     let scenario = Scenario::new(Trouble::Hanging).watched_for(Duration::from_secs(15));
     let fleet = || Fleet::new(&three_retries()).budget(as_reqwest_has_it());
@@ -47,7 +47,7 @@ fn the_budget_of_reqwest_lets_too_much_through() {
 }
 
 #[test]
-fn with_the_standard_budget_it_is_back_within_a_second() {
+fn standard_budget_recovers_within_a_second() {
     for trouble in [Trouble::Hanging, Trouble::Refusing] {
         let report = outage(trouble, RetryBudget::standard());
         assert!(report.time_to_recover() < Some(Duration::from_secs(1)), "{trouble}: {:?}", report.time_to_recover());
@@ -62,7 +62,7 @@ fn with_the_standard_budget_it_is_back_within_a_second() {
 /// that is empty in the end leaves the clients' own 1.0, and the queue is drained by what is left of the capacity: of its 3 s
 /// the 2 s that are more than the clients wait for, at 0.05 a second, in about 42 s.
 #[test]
-fn a_share_of_retries_keeps_a_full_queue_full() {
+fn retry_ratio_keeps_full_queue_full() {
     for ratio in [0.1, 0.2] {
         assert!(outage(Trouble::Hanging, RetryBudget::ratio(ratio)).time_to_recover() < Some(Duration::from_secs(1)));
         let report = outage(Trouble::Frozen, RetryBudget::ratio(ratio));
@@ -75,7 +75,7 @@ fn a_share_of_retries_keeps_a_full_queue_full() {
 
 /// The client is patient enough, or the queue short enough, and the same freeze is over when it is over.
 #[test]
-fn a_queue_that_is_shorter_than_the_clients_patience_does_no_harm() {
+fn queue_shorter_than_timeout_recovers() {
     let fleet = || Fleet::new(&three_retries()).budget(RetryBudget::unlimited());
     let frozen = Scenario::new(Trouble::Frozen);
     let short = Simulation::new(frozen, fleet()).server(Server::default().queue(Duration::from_millis(500))).run();
@@ -86,7 +86,7 @@ fn a_queue_that_is_shorter_than_the_clients_patience_does_no_harm() {
 }
 
 #[test]
-fn ten_percent_of_failures_are_hidden_from_the_caller() {
+fn retries_hide_ten_percent_of_failures() {
     for seed in 1..=3 {
         let minute = Scenario::new(Trouble::Failing(0.1)).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
         let simulation =
@@ -99,7 +99,7 @@ fn ten_percent_of_failures_are_hidden_from_the_caller() {
 /// 500 tokens are 35 retries: 30 s of outage are 300 operations of a busy client and 30 of a quiet one. The smaller bucket that
 /// the guide advises, 1.4 tokens for each operation of the outage, costs the quiet one little when a few requests fail.
 #[test]
-fn a_quiet_client_needs_a_smaller_budget() {
+fn quiet_client_needs_smaller_budget() {
     let run = |trouble, rate, budget| {
         let fleet = Fleet::new(&three_retries()).rate(rate).budget(budget);
         Simulation::new(Scenario::new(trouble), fleet).server(Server::unlimited()).run().during().clone()

@@ -22,7 +22,7 @@ fn contention(jitter: Jitter) -> (f64, f64) {
 }
 
 #[test]
-fn the_jitter_study_of_aws() {
+fn aws_jitter_study_is_reproduced() {
     let (calls, time) = contention(Jitter::None);
     assert_near("calls without jitter", calls, 1862.0, 0.05);
     assert_near("seconds without jitter", time, 63.7, 0.05);
@@ -50,7 +50,7 @@ fn ten_percent() -> RetryBudget {
 }
 
 #[test]
-fn the_retry_bucket_of_brooker() {
+fn brookers_retry_bucket_is_reproduced() {
     // Fail share, load without a budget (1 + f + f² + f³), load with the bucket, success with the bucket.
     let table = [
         (0.01, 1.010, 1.010, 1.000),
@@ -69,7 +69,7 @@ fn the_retry_bucket_of_brooker() {
 }
 
 #[test]
-fn three_layers_of_three_retries_are_64_calls() {
+fn three_retries_in_three_layers_make_64_calls() {
     let without = |layers| steadfast_sim::amplification(&three_retries(), &RetryBudget::unlimited(), layers);
     assert_eq!([0, 1, 2, 3].map(without), [1.0, 4.0, 16.0, 64.0]);
     let with = steadfast_sim::amplification(&three_retries(), &RetryBudget::standard(), 3);

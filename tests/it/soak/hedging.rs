@@ -2,7 +2,7 @@
 //!
 //! The tail: answers of p50 10 ms and p95 18 ms, log-normal, of which 1 % take a second, whoever asks.
 //!
-//! `cargo test --release --all-features -- --ignored --nocapture the_tail`. Counts are asserted; times depend on the machine and are
+//! `cargo test --release --all-features -- --ignored --nocapture hedges_cut_tail`. Counts are asserted; times depend on the machine and are
 //! printed.
 
 use std::sync::Mutex;
@@ -71,7 +71,7 @@ async fn run(seed: u64, hedge: Option<HedgePolicy>) -> Run {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute or two, and prints times"]
-async fn the_tail_is_cut_for_a_few_requests_more() {
+async fn hedges_cut_tail_for_few_requests() {
     let plain = run(1, None).await;
     println!("without hedges: p50 {:?}, p99.9 {:?}", plain.p50, plain.p999);
     assert!(plain.extra == 0.0 && plain.p999 >= Duration::from_secs(1), "the tail is there");
@@ -111,7 +111,7 @@ async fn breaking_and_late() -> FaultServer {
 
 /// Every mechanism is on, and opens, cools and hedges all the time.
 #[tokio::test]
-async fn nothing_is_doubled_by_hedges_over_a_breaking_wire() {
+async fn hedges_double_nothing_over_breaking_wire() {
     let server = breaking_and_late().await;
     let client = Client::builder().base_url(server.url("")).retry(fast_retries().max_attempts(4));
     let client = client.budget(RetryBudget::unlimited()).cooldown();

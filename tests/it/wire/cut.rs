@@ -145,7 +145,7 @@ fn go_away(stream: u32, length: Option<usize>) -> (Vec<Vec<u8>>, Then) {
 }
 
 #[tokio::test]
-async fn cut_answers_fail_however_they_are_read() {
+async fn cut_responses_fail_however_read() {
     const FOUR: Option<usize> = Some(4);
     let cuts: [(&str, Answer, bool); 9] = [
         ("RST_STREAM NO_ERROR, length", |stream| reset(stream, FOUR, 0), true),
@@ -168,7 +168,7 @@ async fn cut_answers_fail_however_they_are_read() {
 }
 
 #[tokio::test]
-async fn whole_answers_are_whole_however_they_are_read() {
+async fn whole_responses_are_whole_however_read() {
     let whole: [(&str, Answer); 6] = [
         ("length", |stream| {
             let mut frames = begun(stream, Some(4));
@@ -216,7 +216,7 @@ async fn whole_answers_are_whole_however_they_are_read() {
 /// An answer to HEAD, a 204 and a 304 may announce the length of a body that they do not have (RFC
 /// 9110 §8.6).
 #[tokio::test]
-async fn bodiless_answers_with_a_length_are_whole() {
+async fn bodiless_responses_with_length_are_whole() {
     let bodiless: [(&str, http::Method, Answer); 3] = [
         ("HEAD", http::Method::HEAD, |stream| empty(stream, 200, 4)),
         ("304", http::Method::GET, |stream| empty(stream, 304, 4)),
@@ -247,7 +247,7 @@ fn whole(stream: u32) -> (Vec<Vec<u8>>, Then) {
 }
 
 #[tokio::test]
-async fn a_cut_answer_is_repeated_with_a_licence() {
+async fn cut_response_is_retried_with_licence() {
     let answers: [Answer; 2] = [|stream| reset(stream, Some(4), 0), whole];
     let server = Server::start(&answers).await;
     let keyed = client().keys(KeyPolicy::standard()).retry(fast_retries()).build().unwrap();
@@ -265,7 +265,7 @@ async fn a_cut_answer_is_repeated_with_a_licence() {
 
 /// The response is taken apart and put together again, and must stay the same.
 #[tokio::test]
-async fn a_checked_response_keeps_what_it_was() {
+async fn checked_response_keeps_its_parts() {
     let server = Server::start(&[whole]).await;
     let response = client().build().unwrap().get(server.url()).send().await.unwrap();
     assert_eq!((response.version(), response.content_length()), (http::Version::HTTP_2, Some(4)));
@@ -278,7 +278,7 @@ async fn a_checked_response_keeps_what_it_was() {
 /// `1200`, encoded, and cut in the middle: an encoding with an end of its own notices it.
 #[cfg(all(feature = "gzip", feature = "brotli", feature = "zstd"))]
 #[tokio::test]
-async fn cut_answers_that_were_encoded_fail() {
+async fn cut_encoded_responses_fail() {
     const GZIP: &[u8] = &[31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 51, 52, 50, 48, 0, 0, 121, 119, 163, 183, 4, 0, 0, 0];
     const BROTLI: &[u8] = &[139, 1, 128, 49, 50, 48, 48, 3];
     const ZSTD: &[u8] = &[40, 181, 47, 253, 4, 88, 33, 0, 0, 49, 50, 48, 48, 3, 246, 65, 231];

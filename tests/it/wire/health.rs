@@ -10,7 +10,7 @@ use steadfast_testing::fast_retries;
 use super::peer::{Ending, Fault, Peer, Protocol};
 
 #[tokio::test]
-async fn a_stale_connection_costs_no_operation_and_doubles_none() {
+async fn stale_connection_doubles_no_operation() {
     // The server says that it keeps the connection and closes it: the next request meets the close, before or after it is
     // written.
     let peer = Peer::start(Protocol::Http1, None, Ending::Fin, &[Fault::AnswerThenClose]).await;
@@ -34,7 +34,7 @@ async fn a_stale_connection_costs_no_operation_and_doubles_none() {
 }
 
 #[tokio::test]
-async fn a_dead_http2_connection_is_left_behind_and_not_reused() {
+async fn dead_http2_connection_is_not_reused() {
     // The first connection takes a request and then answers nothing at all, pings included.
     let faults = [Fault::StallAfterRequest, Fault::Answer(200)];
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &faults).await;
@@ -53,7 +53,7 @@ async fn a_dead_http2_connection_is_left_behind_and_not_reused() {
 }
 
 #[tokio::test]
-async fn without_pings_only_the_attempt_timeout_ends_it() {
+async fn dead_connection_without_pings_times_out() {
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::StallAfterRequest]).await;
     let client = Client::builder()
         .base_url(format!("http://{}", peer.address))
@@ -69,7 +69,7 @@ async fn without_pings_only_the_attempt_timeout_ends_it() {
 /// The body was offered to the transport and could not leave, but the head had: the server may act on a head alone. This holds
 /// from hyper 1.12 on, which asks for the body before it reserves window for it.
 #[tokio::test]
-async fn a_head_that_arrived_without_its_body_is_ambiguous() {
+async fn head_without_body_is_ambiguous() {
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::NoWindow]).await;
     let client = Client::builder()
         .base_url(format!("http://{}", peer.address))
@@ -113,7 +113,7 @@ async fn at_a_busy_server(peer: &Peer) -> (Client, impl Future<Output = ()>) {
 /// A request that waits for a free stream has handed its head to the connection: it goes out when the stream is free, although nobody
 /// waits for the answer by then, and a server may act on a head alone.
 #[tokio::test]
-async fn a_request_that_waited_for_a_free_stream_is_ambiguous() {
+async fn request_waiting_for_stream_is_ambiguous() {
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::OneStream]).await;
     let (client, free) = at_a_busy_server(&peer).await;
     let short = Duration::from_millis(200);
@@ -127,7 +127,7 @@ async fn a_request_that_waited_for_a_free_stream_is_ambiguous() {
 
 /// The head of a dropped request may go out, too. Its body does not.
 #[tokio::test]
-async fn a_request_that_was_dropped_while_it_waited_for_a_free_stream_is_not_sent_whole() {
+async fn dropped_request_waiting_for_stream_sends_no_body() {
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::OneStream]).await;
     let (client, free) = at_a_busy_server(&peer).await;
     let dropped = tokio::time::timeout(Duration::from_millis(200), client.post("/jobs/run").body("x").send()).await;

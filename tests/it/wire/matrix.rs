@@ -164,7 +164,7 @@ async fn check(row: &Row, protocol: Protocol, identity: Option<&Identity>, says:
 }
 
 #[tokio::test]
-async fn every_situation_is_judged_by_how_far_it_got() {
+async fn every_fault_has_class_of_its_reach() {
     let identity = Identity::new("localhost", |_| {});
     for row in rows() {
         for tls in [None, Some(&identity)] {
@@ -179,7 +179,7 @@ async fn every_situation_is_judged_by_how_far_it_got() {
 }
 
 #[tokio::test]
-async fn what_fails_before_a_connection_is_not_processed() {
+async fn failure_before_connection_is_not_processed() {
     let patient = || client(None, Protocol::Http1);
     let refused = {
         let peer = Peer::start(Protocol::Http1, None, Ending::Fin, &[Fault::Answer(200)]).await;
@@ -212,7 +212,7 @@ async fn what_fails_before_a_connection_is_not_processed() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_the_server_closed_is_not_reused() {
+async fn idle_connection_closed_by_server_is_not_reused() {
     use steadfast_testing::{Answer, FaultServer, FaultStep};
 
     let server = FaultServer::play([FaultStep::execute(Answer::new(200).header("connection", "close"))]).await;
@@ -237,7 +237,7 @@ fn render() -> String {
 }
 
 #[test]
-fn the_guide_shows_this_table() {
+fn guide_shows_wire_table() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/guide/failures.md");
     let guide = std::fs::read_to_string(path).unwrap();
     let (before, rest) = guide.split_once("<!-- the wire table -->\n").expect("the guide marks the table's beginning");

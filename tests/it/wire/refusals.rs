@@ -22,7 +22,7 @@ fn http2() -> ClientBuilder {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_all_sees_two_more_sends() {
+async fn refused_requests_are_repeated_twice_for_free() {
     let empty = || RetryBudget::standard().initial(0);
     let cases = [
         (fast_retries(), RetryBudget::standard(), 5, StopReason::AttemptsExhausted),
@@ -42,7 +42,7 @@ async fn a_server_that_refuses_all_sees_two_more_sends() {
 }
 
 #[tokio::test]
-async fn free_repeats_are_in_the_journal_and_told() {
+async fn free_repeats_are_in_journal_and_events() {
     let server = FaultServer::play([
         FaultStep::refuse_stream(),
         FaultStep::refuse_stream(),
@@ -67,7 +67,7 @@ async fn free_repeats_are_in_the_journal_and_told() {
 }
 
 #[tokio::test]
-async fn free_repeats_leave_the_circuit_closed() {
+async fn free_repeats_keep_circuit_closed() {
     let refused_twice_each =
         |turn, _: Option<&_>| if turn % 3 == 2 { FaultStep::ok() } else { FaultStep::refuse_stream() };
     let server = FaultServer::start(refused_twice_each).await;
@@ -152,7 +152,7 @@ async fn serve(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_is_retired_fails_nobody() {
+async fn retired_connection_fails_no_call() {
     const CROWD: usize = 90;
     let server = Retiring::start(CROWD).await;
     // With an empty budget: nothing of this is a retry that a server has to bear.
@@ -176,7 +176,7 @@ async fn a_connection_that_is_retired_fails_nobody() {
 /// The client may open a hundred streams before it knows the server's limit, and the server refuses
 /// those above it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_burst_on_a_fresh_connection_fails_nobody() {
+async fn burst_on_fresh_connection_fails_no_call() {
     const BURST: usize = 100;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

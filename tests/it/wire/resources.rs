@@ -13,9 +13,9 @@ const DESCRIPTORS: &str = "100";
 
 /// In a process of its own, whose limit is low and whose descriptors nobody else needs.
 #[tokio::test]
-async fn a_process_without_descriptors_drains_nothing() {
+async fn process_without_descriptors_keeps_budget() {
     if std::env::var_os(CHILD).is_none() {
-        return in_a_child("wire::resources::a_process_without_descriptors_drains_nothing");
+        return in_a_child("wire::resources::process_without_descriptors_keeps_budget");
     }
     let server = FaultServer::play([FaultStep::ok()]).await;
     // A budget of one retry, and a circuit that would open at the fourth failure.

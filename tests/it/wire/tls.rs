@@ -73,7 +73,7 @@ impl Identity {
 }
 
 #[tokio::test]
-async fn a_certificate_that_will_be_rejected_again_is_not_tried_again() {
+async fn rejected_certificate_is_not_retried() {
     let stranger = Identity::new("localhost", |_| {});
     let good = Identity::new("localhost", |_| {});
     let expired = Identity::new("localhost", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));

@@ -10,7 +10,7 @@ use crate::support::trusting;
 
 /// `get-body_truncated`: no client-side stitching. The second request is the first one again.
 #[tokio::test]
-async fn a_cut_answer_is_asked_for_whole() {
+async fn cut_response_is_requested_whole() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::MidBody), FaultStep::answer(200)]).await;
     let value: Value = trusting(&server).build().unwrap().get_json("/report").await.unwrap();
     assert_eq!(value["status"], 200);
@@ -23,7 +23,7 @@ async fn a_cut_answer_is_asked_for_whole() {
 /// `post+key-409`: under a fresh key it is the API's own conflict. After a lost answer, or under a key that the caller brought,
 /// it may be an earlier attempt that still runs, if the answer says to come back.
 #[tokio::test]
-async fn a_conflict_is_waited_out_only_where_an_earlier_attempt_may_still_run() {
+async fn conflict_is_retried_only_if_attempt_may_run() {
     let conflict = || FaultStep::answer(Answer::new(409).retry_after(0));
     let done = || FaultStep::execute(200);
     for (key, acts, requests, status) in [
@@ -50,7 +50,7 @@ async fn a_conflict_is_waited_out_only_where_an_earlier_attempt_may_still_run() 
 
 /// `get-caller_cancel`, `post-caller_cancel`: nothing runs on behind a future that was dropped.
 #[tokio::test]
-async fn a_dropped_operation_sends_nothing_more() {
+async fn dropped_operation_sends_nothing_more() {
     for method in [http::Method::GET, http::Method::POST] {
         let arrived = Arc::new(Notify::new());
         let told = arrived.clone();

@@ -74,7 +74,7 @@ pub(super) async fn check(id: &str, given: &Given, expect: &str) {
 }
 
 #[test]
-fn no_attempts_at_all_is_a_mistake() {
+fn zero_attempts_is_an_error() {
     let error = Client::builder().retry(RetryPolicy::new().max_attempts(0)).build().expect_err("0 attempts");
     assert_eq!(error.kind(), ErrorKind::Build);
 }
