@@ -1,4 +1,5 @@
-//! What a caller is given: decoded bodies, errors with the story, and the client's own headers.
+//! What a caller gets: decoded bodies, errors with their attempts, and the client's default
+//! headers.
 
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;

@@ -1,4 +1,5 @@
-//! A mistake is an error that names the setting and the reason, before anything is sent, and never a panic.
+//! An invalid setting is an error that names the setting and the reason. It is never a panic, and
+//! nothing is sent.
 
 use std::time::Duration;
 
@@ -136,7 +137,7 @@ async fn too_many_header_names_are_an_error() {
         (0..25_000).fold(Client::builder(), |builder, number| builder.default_header(format!("x-{number}"), "1"));
     check_client("default_header", "more than a request can have", many);
 
-    // A map of headers has room for fewer names than that, and as many values as one likes.
+    // A header map has room for fewer names than that, but for any number of values.
     let values = std::iter::repeat_n((http::HeaderName::from_static("x"), http::HeaderValue::from_static("1")), 25_000);
     let headers: http::HeaderMap = values.collect();
     let client = Client::builder().retry(RetryPolicy::never()).build().unwrap();

@@ -1,4 +1,4 @@
-//! The main path: what a caller gets, and what the server received for it.
+//! The main path: what a caller gets, and what the server receives.
 
 use http::HeaderMap;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ fn lines(request: &Received, name: &str) -> Vec<String> {
     request.headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
 }
 
-/// What the caller says of the body and of the key is what is sent, once, in whichever order it is said.
+/// Headers of the caller for the body and the key are sent once, whatever the order of the calls.
 #[tokio::test]
 async fn callers_headers_replace_defaults() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503)), FaultStep::answer(Answer::new(201))]).await;
@@ -50,7 +50,7 @@ async fn callers_headers_replace_defaults() {
     assert_eq!(lines(&received[3], "content-type"), ["application/x-www-form-urlencoded"]);
 }
 
-/// A request without headers of its own is put together in another way than one with, and looks the same.
+/// A request without headers of its own is built on another path, and must look the same.
 #[tokio::test]
 async fn callers_header_leaves_others_unchanged() {
     let server = FaultServer::start(|_, _| FaultStep::answer(200)).await;
@@ -123,7 +123,7 @@ async fn defaults_never_double_where_keys_are_ignored() {
     }
 }
 
-/// `Host` is written by us where nothing but the URL can say what it is, and by the transport where something else may.
+/// The client writes `Host` if only the URL can decide it. Otherwise the transport does.
 #[tokio::test]
 async fn host_comes_from_url_unless_set() {
     let server = FaultServer::start(|_, _| FaultStep::answer(200)).await;
@@ -171,11 +171,11 @@ async fn switching_protocols_response_is_final() {
     let url = format!("http://{}/chat", listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        // The head of a GET arrives in one piece here.
+        // On loopback the head of a GET arrives in one piece.
         assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
         let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
-        // No second connection: whoever is answered once has its answer.
+        // No second connection is accepted: one response is enough.
         (stream, listener)
     });
     let client = Client::builder().retry(fast_retries()).build().unwrap();

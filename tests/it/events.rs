@@ -1,4 +1,4 @@
-//! What the watchers are told, in order.
+//! The events that a watcher gets, in order.
 
 use std::sync::{Arc, Mutex};
 

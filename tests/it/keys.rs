@@ -1,4 +1,5 @@
-//! One key per operation: whose it is, how it travels, when it is a licence, and how it is used again later.
+//! One key per operation: its source, its form on the wire, when it is a licence, and how it is
+//! resumed.
 
 use std::collections::HashSet;
 use std::time::{Duration, UNIX_EPOCH};
@@ -16,7 +17,7 @@ fn key(text: &str) -> IdempotencyKey {
 
 #[tokio::test]
 async fn concurrent_operations_keep_their_own_keys() {
-    // Every other turn loses its answer.
+    // Every other response is lost.
     let server = FaultServer::start(|turn, _| match turn % 2 {
         0 => FaultStep::close(FaultPoint::AfterExecuting),
         _ => FaultStep::execute(200),
@@ -106,7 +107,7 @@ async fn invalid_key_fails_before_sending() {
     assert_eq!(server.connections(), 0);
 }
 
-/// An operation that was carried out and whose answer was lost, and the token to ask again for it.
+/// Sends an operation whose response is lost, and returns the token that resumes it.
 async fn lost(server: &FaultServer) -> ResumeToken {
     let client = trusting(server).retry(RetryPolicy::never()).build().unwrap();
     let error = client.post_json::<Value>("/charges?expand=all", &json!({"amount": 7})).await.unwrap_err();
@@ -128,7 +129,7 @@ async fn lost_operation_is_resumed_under_its_key() {
     assert_eq!(keys[0], keys[1]);
 }
 
-/// The same token, from an operation that was first sent so many seconds ago.
+/// Returns the same token as if the operation had first been sent `seconds` ago.
 fn aged(token: &ResumeToken, seconds: i64) -> ResumeToken {
     let mut json = serde_json::to_value(token).unwrap();
     let then = i64::try_from(UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap() - seconds * 1000;
@@ -136,8 +137,8 @@ fn aged(token: &ResumeToken, seconds: i64) -> ResumeToken {
     serde_json::from_value(json).unwrap()
 }
 
-/// As where the wall clock has been set back between the two: in the middle of the operation, too,
-/// it ends no retry.
+/// The wall clock was set back between the two. That ends no retry, not even in the middle of the
+/// operation.
 #[tokio::test]
 async fn token_from_future_is_resumed_and_retried() {
     for ahead in [1, 25] {
@@ -161,7 +162,7 @@ async fn token_from_future_is_resumed_and_retried() {
 async fn token_from_future_shortens_retention() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::answer(503)]).await;
     let token = aged(&lost(&server).await, -20);
-    // 19 s of 20 s are usable, and the token has come from 20 s ahead.
+    // 19 s of 20 s are usable, and the token is from 20 s ahead.
     let keys = KeyPolicy::standard().retention(Duration::from_secs(20));
     let client = trusting(&server).keys(keys).build().unwrap();
     let again = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token);
@@ -220,7 +221,7 @@ async fn sign_in_response_earns_trust() {
         FaultStep::execute(signed()),
         FaultStep::close(FaultPoint::AfterExecuting),
         FaultStep::execute(signed()),
-        // A success without a sign takes it back.
+        // A success without a sign withdraws the trust.
         FaultStep::execute(201),
         FaultStep::close(FaultPoint::AfterExecuting),
     ];
@@ -327,7 +328,7 @@ async fn retry_sends_prefer_wait_only_if_set() {
     trusting(&server).build().unwrap().post("/charges").body("x").send().await.unwrap();
     assert_eq!(asked(&server), [None, None, None]);
 
-    // Without a key there is nothing to wait for.
+    // A request without a key has nothing to wait for.
     let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     trusting(&server).keys(wait).build().unwrap().get("/charges").send().await.unwrap();
     assert_eq!(asked(&server), [None, None]);
@@ -371,7 +372,7 @@ async fn retention_keeps_five_percent_margin() {
     assert_eq!(error.kind(), ErrorKind::KeyExpired);
 }
 
-/// To resume is to repeat: it needs the licence that a retry would have needed.
+/// To resume is to repeat: it needs the same licence as a retry.
 #[tokio::test]
 async fn resume_without_trusted_key_is_refused() {
     for keys in [KeyPolicy::default(), KeyPolicy::off()] {
@@ -390,7 +391,7 @@ async fn resume_without_trusted_key_is_refused() {
         );
         let error = request().idempotent(false).send().await.unwrap_err();
         assert_eq!((error.kind(), server.executions()), (ErrorKind::KeyExpired, 1), "{error}");
-        // The caller's own word is above the key.
+        // The caller's declaration overrides the key.
         assert_eq!(request().idempotent(true).send().await.unwrap().status(), 200);
     }
 }
@@ -419,7 +420,7 @@ async fn refused_token_keeps_earlier_evidence() {
         error.to_string().ends_with("(nothing was sent now; an earlier attempt may have been processed)"),
         "{error}"
     );
-    // Mistakes of any kind, made before or while it is sent.
+    // Errors of any kind, found before or while the request is sent.
     let again = |token| client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token);
     let token = || error.resume_token().unwrap().clone();
     for request in [again(token()).header("a b", "c"), again(token()).timeout(Duration::ZERO)] {

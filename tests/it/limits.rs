@@ -1,4 +1,4 @@
-//! Attempts, time and budget: what ends an operation, and that nothing goes on after it.
+//! Attempts, time and budget: what ends an operation, and that nothing continues after its end.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -119,7 +119,7 @@ async fn budget_stops_retry_storm_per_origin() {
         operations.spawn(async move { client.get(url).send().await.unwrap().stop_reason() });
     }
     let reasons = operations.join_all().await;
-    // 500 tokens, 14 a retry.
+    // 500 tokens; a retry costs 14.
     assert_eq!(down.received().len(), 100 + 35);
     assert!(reasons.contains(&Some(StopReason::BudgetExhausted)), "{reasons:?}");
     let response = client.get(well.url("/")).send().await.unwrap();
@@ -280,7 +280,7 @@ async fn failures_of_given_client_are_ambiguous() {
     assert!(!error.may_have_been_processed());
 }
 
-/// What it answers may be the answer of a later hop, too.
+/// The response of such a client may belong to a later hop.
 #[tokio::test]
 async fn redirect_of_given_client_leaves_first_hop_unknown() {
     for (result, status) in [("/result", 429), ("/result", 425), ("/result", 404), ("/charges", 429), ("/charges", 425)]
@@ -301,7 +301,7 @@ async fn redirect_of_given_client_leaves_first_hop_unknown() {
     let client = doubting(&server).http_client(steadfast::reqwest::Client::new()).build().unwrap();
     let response = client.post("/charges?a=b#c").body("x").send().await.unwrap();
     assert!(!response.may_have_been_processed(), "an answer of the URL that was asked");
-    // One that follows none is taken at its word.
+    // A client declared to follow no redirects is believed.
     let server = FaultServer::play([FaultStep::answer(429), FaultStep::answer(425), FaultStep::answer(404)]).await;
     let none = steadfast::reqwest::Client::builder().redirect(steadfast::reqwest::redirect::Policy::none());
     let client = doubting(&server).http_client(none.build().unwrap()).assume_no_redirects().build().unwrap();
@@ -313,7 +313,7 @@ async fn redirect_of_given_client_leaves_first_hop_unknown() {
 async fn operation_dropped_while_waiting_returns_tokens() {
     let server = FaultServer::play([FaultStep::answer(503)]).await;
     let slow = RetryPolicy::new().max_attempts(2).backoff(Backoff::fixed(Duration::from_secs(20)));
-    // One retry's worth of tokens.
+    // Tokens for one retry.
     let budget = RetryBudget::standard().capacity(14);
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let client = doubting(&server).budget(budget).on_event(move |event| {
@@ -346,8 +346,7 @@ async fn json_post_is_repeated_byte_for_byte() {
     assert!(received.iter().all(|request| request.body == received[0].body && request.headers == received[0].headers));
 }
 
-/// The clocks of client and server differ, and `Retry-After` is a date: it is a date by the
-/// server's clock.
+/// The clocks of client and server differ. A date in `Retry-After` counts by the server's clock.
 #[tokio::test]
 async fn retry_after_date_is_read_by_servers_clock() {
     let now = UNIX_EPOCH.elapsed().unwrap().as_secs();

@@ -1,4 +1,5 @@
-//! Redirects on the wire: what each hop was sent, and what is said of the operation when a later hop fails.
+//! Redirects over real sockets: what each hop receives, and how the operation ends if a later hop
+//! fails.
 
 mod moved;
 mod origins;
@@ -17,7 +18,7 @@ fn redirect(status: u16, to: impl Into<String>) -> Answer {
     Answer::new(status).header("location", to)
 }
 
-/// A server that answers by path.
+/// Starts a server that chooses its response by path.
 async fn by_path(route: impl Fn(&Received) -> FaultStep + Send + Sync + 'static) -> FaultServer {
     FaultServer::start(move |_, request| request.map_or(FaultStep::answer(200), &route)).await
 }
@@ -57,7 +58,8 @@ async fn post_303_becomes_get_without_body_and_key() {
 
 #[tokio::test]
 async fn lost_result_behind_303_repeats_only_the_get() {
-    // A server without keys and a client without licence: the GET may be repeated, the POST may not.
+    // The server ignores keys and the client has no licence: the GET may be repeated, the POST may
+    // not.
     let server = by_path(|request| match request.method.as_str() {
         "POST" => FaultStep::execute(redirect(303, "/result")),
         _ => FaultStep::close(FaultPoint::AfterExecuting),
@@ -83,7 +85,7 @@ async fn refused_hop_after_303_may_be_processed() {
     assert_eq!((error.kind(), server.received().len()), (ErrorKind::Connect, 1));
     assert!(error.may_have_been_processed(), "{error}");
     assert!(error.attempts().iter().all(|attempt| attempt.class() == Class::Ambiguous), "{error:#}");
-    // The token is for what was asked, not for the GET.
+    // The token belongs to the caller's request, not to the GET.
     assert_eq!(error.method(), Some(&http::Method::POST));
     let token = serde_json::to_value(error.resume_token().unwrap()).unwrap();
     assert_eq!(
@@ -109,7 +111,8 @@ async fn lost_hop_after_307_restarts_at_first_url() {
 
 #[tokio::test]
 async fn other_origin_gets_no_private_headers_on_any_hop() {
-    // reqwest 0.13.5 sends Authorization again on the second hop of such a chain, and custom headers on all of them.
+    // reqwest 0.13.5 sends Authorization again on the second hop of such a chain, and custom
+    // headers on all of them.
     let abroad = by_path(|request| match request.target.as_str() {
         "/1" => FaultStep::answer(redirect(302, "/2")),
         _ => FaultStep::answer(200),
@@ -238,7 +241,8 @@ async fn hops_share_the_attempt_timeout() {
     assert!(server.received().len() <= 3);
 }
 
-/// The caller has said that this GET does something, and neither 302 nor 303 says that it has not been done.
+/// The caller has declared that this GET has effects. Neither 302 nor 303 denies that they
+/// happened.
 #[tokio::test]
 async fn get_with_effects_is_not_repeated_behind_redirect() {
     for status in [301, 302, 303] {
@@ -255,7 +259,7 @@ async fn get_with_effects_is_not_repeated_behind_redirect() {
     }
 }
 
-/// What a redirect leads to is another server: its limits and its troubles are not those of the one that was asked.
+/// A redirect leads to another server. Its limits and failures are not those of the first origin.
 #[tokio::test]
 async fn trouble_of_redirect_target_spares_first_origin() {
     let elsewhere = FaultServer::play([FaultStep::answer(Answer::new(429).retry_after(30))]).await;

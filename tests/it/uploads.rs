@@ -1,4 +1,5 @@
-//! Bodies that are opened anew for each attempt: every attempt sends the same bytes, or the operation says why it cannot.
+//! Bodies that are opened again for each attempt. Every attempt sends the same bytes, or the error
+//! says why it cannot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +24,7 @@ async fn factory_makes_body_of_every_attempt() {
     let client = trusting(&server).build().unwrap();
     let request = client.post("/upload").body_factory(move || {
         count.fetch_add(1, Ordering::Relaxed);
-        // A stream, which could not be sent twice by itself.
+        // A stream, which cannot be sent twice by itself.
         steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("streamed"))
     });
     assert_eq!(request.send().await.unwrap().status(), 200);
@@ -32,7 +33,8 @@ async fn factory_makes_body_of_every_attempt() {
     assert_eq!(made.load(Ordering::Relaxed), 3);
 }
 
-/// A body that is empty or is not sent is never asked for, so that it was not says nothing: the head is the whole request.
+/// The transport never reads a body that is empty or not sent. So an unread body proves nothing:
+/// the head is the whole request.
 #[tokio::test]
 async fn request_without_body_may_be_processed() {
     type Fill = fn(RequestBuilder) -> RequestBuilder;
@@ -49,7 +51,7 @@ async fn request_without_body_may_be_processed() {
         assert!(error.may_have_been_processed(), "{name}: {error}");
         assert_eq!((server.executions(), error.attempts().len()), (1, 1), "{name}: {error}");
     }
-    // Without a length, a GET is sent without its body.
+    // Without a length, reqwest sends a GET without its body.
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let client = doubting(&server).build().unwrap();
     let stream = futures_util::stream::iter([Ok::<_, std::io::Error>("x")]);
@@ -58,7 +60,7 @@ async fn request_without_body_may_be_processed() {
     assert!(error.may_have_been_processed(), "{error}");
 }
 
-/// A body that is itself the answer of another server fails with that server's failure.
+/// A body that streams another server's response fails with that server's failure.
 #[tokio::test]
 async fn body_source_failure_is_no_connect_error() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
@@ -126,7 +128,7 @@ mod file {
         );
     }
 
-    /// All threads that may wait for a disk wait for something else, as if the disk did not answer.
+    /// All threads for blocking calls are busy, as if the disk did not respond.
     #[test]
     fn file_not_opened_in_time_ends_attempt() {
         let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build().unwrap();
@@ -171,7 +173,7 @@ mod file {
         assert!(error.may_have_been_processed(), "the first attempt was sent");
     }
 
-    /// A pipe has no length, so its upload would be empty; and opening one may wait for ever.
+    /// A pipe has no length, so its upload would be empty. Opening one may block for ever.
     #[cfg(unix)]
     #[tokio::test]
     async fn upload_of_no_regular_file_is_an_error() {

@@ -1,4 +1,4 @@
-//! A policy driven without a clock decides what the client would.
+//! A policy without a clock makes the same decisions as the client.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn attempts_and_waits_advance_time() {
     let budget = TokenBucket::new(RetryBudget::unlimited());
     let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Natural).attempts_take(Duration::from_secs(1));
     assert_eq!(drive.to_the_end(Class::Ambiguous), Decision::Stop(StopReason::DeadlineExceeded));
-    // Attempts end at 1, 4, 7 and 10 seconds, and the deadline is the tenth.
+    // The attempts end at 1, 4, 7 and 10 seconds; the deadline is at 10 seconds.
     assert_eq!((drive.attempts(), drive.elapsed()), (4, Duration::from_secs(10)));
     assert_eq!(drive.to_string(), "retry after 2s, retry after 2s, retry after 2s, stop: deadline exceeded");
 }

@@ -1,4 +1,5 @@
-//! The probe of an API, against servers of which the truth is known. `examples/does_my_api_honour_keys.rs --self-test` has more.
+//! The probe of an API, against servers whose behaviour is known.
+//! `examples/does_my_api_honour_keys.rs --self-test` has more cases.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -25,11 +26,11 @@ async fn honoured_keys_give_a_policy() {
         assert_eq!(report.kept(promise), Kept::Yes, "{promise:?}: {report}");
     }
     assert_eq!(report.finding(Promise::Honoured).unwrap().basis, Basis::Observed);
-    // It looks at no payload, and takes the quoted key for another.
+    // This server ignores the payload, and treats the quoted key as another key.
     assert_eq!(report.kept(Promise::PayloadChecked), Kept::No);
     assert!(report.spelling.starts_with("bare and quoted are two keys"), "{report}");
     assert_eq!(report.concurrent, Concurrent::Waits);
-    // What it says of its own requests is what the server counted.
+    // The report must agree with the counts of the server.
     assert_eq!(report.requests_sent, server.report().requests, "{}", server.report());
     assert!(report.operations_at_most >= server.executions(), "{report}");
     let received = server.received();
@@ -72,8 +73,8 @@ async fn keys_are_sent_in_named_header() {
 
 #[tokio::test]
 async fn conflict_without_hint_is_known_by_its_code() {
-    // Control, repeat, spelling, payload and the malformed key are seven requests; then come the flocks, and of each the second
-    // request is refused.
+    // The first seven requests are control, repeat, spelling, payload and malformed key. Then come
+    // groups of concurrent requests; the second request of each is refused.
     let seen: Mutex<Vec<String>> = Mutex::default();
     let server = FaultServer::start(move |_, request| {
         let Some(key) = request.and_then(|request| request.key()) else { return FaultStep::ok() };

@@ -1,4 +1,5 @@
-//! Scripts on a wiremock server: what they play, and that nothing about them fails in silence.
+//! Scripts on a wiremock server: the responses that they play, and that none of their mistakes
+//! passes unnoticed.
 
 use std::time::Duration;
 
@@ -72,15 +73,15 @@ async fn exhausted_script_fails_the_test() {
     let server = MockServer::start().await;
     Script::new().status(503).mount(&server, post("/charges")).await;
     let error = client(&server).post_json::<Value>("/charges", &json!({})).await.unwrap_err();
-    // No client takes it for a success, and ours does not repeat it.
+    // It is not a success, and the client does not retry it.
     assert_eq!((error.kind(), error.status().unwrap().as_u16(), error.attempts().len()), (ErrorKind::Status, 501, 2));
     let text = "the script for POST /charges has run out: it has 1 step; requests after the last step: 1";
     assert_eq!(error.body().unwrap(), text.as_bytes());
-    // The count is right, and it fails all the same.
+    // The count is right, but the assertion fails all the same.
     let message = panic_of(assert_attempts(&server, 2)).await;
     assert!(message.contains(text), "{message}");
     assert!(panic_of(assert_one_key(&server)).await.contains(text));
-    // And a test without any assertion fails too, when the server is dropped.
+    // A test without any assertion fails too, when the server is dropped.
     let message = panic_of(server.verify()).await;
     assert!(message.contains("the script for POST /charges has run out"), "{message}");
     server.reset().await;
@@ -133,7 +134,7 @@ async fn senseless_script_is_refused() {
     assert!(message.contains("the last delay has no response after it"), "{message}");
 }
 
-/// What the table in the module's docs says of wiremock.
+/// The table in the module's documentation describes this behaviour of wiremock.
 #[tokio::test]
 async fn wiremock_faults_close_after_whole_request() {
     let server = MockServer::start().await;

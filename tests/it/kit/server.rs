@@ -1,4 +1,5 @@
-//! The server that breaks: at the point that the act names, over both protocols, and its counts.
+//! The fault server: it breaks at the point that a step names, over both protocols, and counts
+//! correctly.
 
 use std::io;
 use std::time::Duration;
@@ -31,7 +32,8 @@ fn client(server: &FaultServer, protocol: Protocol) -> ClientBuilder {
     }
 }
 
-/// A client that asks once and does not wait long. One for many servers: reading the system's certificates takes a while.
+/// A client with one attempt and short timeouts. It is shared, since reading the system's
+/// certificates takes time.
 fn impatient(protocol: Protocol) -> Client {
     let client = Client::builder().keys(KeyPolicy::off()).retry(RetryPolicy::never());
     let client = client.attempt_timeout(Duration::from_millis(500));
@@ -39,7 +41,8 @@ fn impatient(protocol: Protocol) -> Client {
     client.build().unwrap()
 }
 
-/// Plays one act; what the client is told (a class, and a status if there was one), whole requests, executions.
+/// Plays one step. Returns what the client reports (a class, and any status), whole requests and
+/// executions.
 async fn played(client: &Client, act: FaultStep) -> (String, usize, usize) {
     let server = FaultServer::play([act]).await;
     let told = match client.post_json::<Value>(server.url("/"), &json!({ "n": 1 })).await {
@@ -60,7 +63,7 @@ async fn every_step_breaks_at_its_point() {
     let silent = "Ambiguous - timeout";
     #[rustfmt::skip]
     let rows = [
-        // act, what the client says over HTTP/1.1 and HTTP/2, whole requests, executions
+        // step, report of the client over HTTP/1.1 and HTTP/2, whole requests, executions
         (FaultStep::ok(), r#"{"execution":1}"#, r#"{"execution":1}"#, 1, 1),
         (FaultStep::execute(201), r#"{"status":201}"#, r#"{"status":201}"#, 1, 1),
         (FaultStep::answer(503), "Ambiguous 503", "Ambiguous 503", 1, 0),
@@ -91,7 +94,7 @@ async fn every_step_breaks_at_its_point() {
         (FaultStep::go_away(FaultPoint::AfterExecuting), "Permanent 501", lost, 1, 1),
     ];
     let (one, two) = (impatient(Protocol::Http1), impatient(Protocol::Http2));
-    // At once: half of them wait for a timeout.
+    // Concurrently, because half of them wait for a timeout.
     let checks = rows.into_iter().map(async |(act, http1, http2, received, executed)| {
         let executed1 = if http1 == "Permanent 501" { 0 } else { executed };
         let (seen1, seen2) = (played(&one, act.clone()).await, played(&two, act.clone()).await);
@@ -99,7 +102,7 @@ async fn every_step_breaks_at_its_point() {
         assert_eq!(seen2, (http2.to_owned(), received, executed), "HTTP/2: {act:?}");
     });
     join_all(checks).await;
-    // Whether a first byte had left by then is a race.
+    // Whether a first byte was sent by then is a race.
     for act in [FaultStep::close(FaultPoint::OnAccept), FaultStep::reset(FaultPoint::OnAccept)] {
         for client in [&one, &two] {
             let (told, received, executed) = played(client, act.clone()).await;
@@ -107,7 +110,7 @@ async fn every_step_breaks_at_its_point() {
             assert_eq!((received, executed), (0, 0));
         }
     }
-    // A reset may overtake the half of the body that went before it.
+    // A reset may overtake the half of the body that precedes it.
     for client in [&one, &two] {
         let (told, received, executed) = played(client, FaultStep::reset(FaultPoint::MidBody)).await;
         assert!([lost, cut].contains(&told.as_str()), "{told}");
@@ -115,7 +118,7 @@ async fn every_step_breaks_at_its_point() {
     }
 }
 
-/// What a plain socket sees of an act: the bytes, and how the connection ended.
+/// Returns what a plain socket sees of a step: the bytes, and how the connection ended.
 async fn seen(act: FaultStep, request: &str) -> (String, Option<io::ErrorKind>) {
     let server = FaultServer::play([act]).await;
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
@@ -135,7 +138,8 @@ async fn close_sends_fin_and_reset_sends_rst() {
         FaultPoint::AfterBytes(request.len()),
         FaultPoint::AfterBytes(9999),
     ] {
-        // A request that is shorter than the point is waited for, so the last one needs its end.
+        // The server waits for the rest of a request that is shorter than the point, so this one
+        // must end first.
         if phase == FaultPoint::AfterBytes(9999) {
             continue;
         }
@@ -167,7 +171,7 @@ async fn request_is_read_to_the_exact_byte() {
 async fn stalled_upload_is_read_no_further() {
     for (phase, read) in [(FaultPoint::OnAccept, 0), (FaultPoint::AfterBytes(100), 100)] {
         let server = FaultServer::play([FaultStep::stall(phase)]).await;
-        // More than the buffers of a socket pair hold.
+        // More than the buffers of a socket pair can hold.
         let upload = impatient(Protocol::Http1).post(server.url("/")).body(vec![b'x'; 16 * 1024 * 1024]);
         assert!(upload.send().await.unwrap_err().is_timeout());
         assert_eq!((server.report().bytes_in, server.report().requests), (read, 0));
@@ -311,7 +315,7 @@ async fn dropped_server_leaves_no_task() {
     }
     assert_eq!(alive(), before + 3);
     drop(server);
-    // Both learn it at once.
+    // Both connections end at the same moment.
     assert_eq!(stalled.read(&mut [0]).await.unwrap_or(0) + idle.read(&mut [0]).await.unwrap_or(0), 0);
     while alive() > before {
         tokio::task::yield_now().await;

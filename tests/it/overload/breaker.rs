@@ -1,4 +1,4 @@
-//! The breaker on the wire.
+//! The circuit breaker over real sockets.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::support::{doubting, trusting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Opens at the second call if both have failed.
+/// Opens at the second call if both failed.
 fn quick() -> BreakerPolicy {
     BreakerPolicy::new().min_calls(2).open_for(MINUTE).probes(1)
 }
 
-/// One attempt an operation.
+/// A client with one attempt per operation.
 fn once(server: &FaultServer, policy: BreakerPolicy) -> ClientBuilder {
     doubting(server).retry(RetryPolicy::never()).breaker(policy)
 }
 
-/// Waits until the circuit lets a probe through.
+/// Waits until the circuit admits a probe.
 async fn half_open(client: &Client) {
     while client.breaker_state("/") != Some(BreakerState::HalfOpen) {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! The cooldown on the wire: what one operation was told, the others do not ask for themselves.
+//! The cooldown over real sockets: one refusal delays all operations to the origin.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,12 +16,12 @@ fn refused(milliseconds: u32) -> Answer {
     Answer::new(429).header("retry-after-ms", milliseconds.to_string())
 }
 
-/// One attempt an operation, so that whatever waits does so before its first.
+/// A client with one attempt per operation, so every wait precedes a first attempt.
 fn once(server: &FaultServer) -> ClientBuilder {
     doubting(server).retry(RetryPolicy::never())
 }
 
-/// Starts this many operations at once.
+/// Starts `number` operations at once.
 fn start(client: &Client, number: usize) -> JoinSet<u16> {
     let mut operations = JoinSet::new();
     for _ in 0..number {
@@ -85,11 +85,11 @@ async fn deadline_before_cooldown_end_fails_at_once() {
     assert!(error.retry_after().is_some_and(|wait| wait.as_secs() > 2), "{error}");
 }
 
-/// Who waits for nothing comes back with everybody else at a server that has just recovered.
+/// Unpaid waits would release all their requests at once onto a server that has just recovered.
 #[tokio::test]
 async fn cooldown_wait_takes_tokens_or_ends_operation() {
     let server = FaultServer::play([FaultStep::answer(refused(300)), FaultStep::answer(Answer::new(200))]).await;
-    // Two waits of five tokens.
+    // Tokens for two waits of five.
     let budget = RetryBudget::standard().capacity(12);
     let client = once(&server).cooldown().budget(budget).build().unwrap();
     client.get("/").send().await.unwrap();
@@ -224,7 +224,8 @@ async fn lane_closure_sees_final_request() {
     assert_eq!(server.received()[0].header("x-tenant"), Some("7"));
 }
 
-/// The probe takes its time; the others wait for it, and then for a random part of what is left of their own.
+/// The probe is slow. The other operations wait for it, and then for a random part of their
+/// remaining spread.
 #[tokio::test]
 async fn wait_for_probe_ends_before_deadline() {
     let slow = Answer::new(200).delay(Duration::from_millis(800));
@@ -232,7 +233,8 @@ async fn wait_for_probe_ends_before_deadline() {
         FaultServer::play([FaultStep::answer(refused(600)), FaultStep::answer(slow), FaultStep::execute(200)]).await;
     let client = once(&server).cooldown().build().unwrap();
     client.get("/").send().await.unwrap();
-    // 600 ms until the probe goes, 800 ms until it has its answer: 50 ms are left, of a spread of 600 ms.
+    // The probe starts after 600 ms and gets its response 800 ms later. That leaves 50 ms, of a
+    // spread of 600 ms.
     let time = Duration::from_millis(1450);
     let mut operations = JoinSet::new();
     for number in 0..20 {

@@ -1,4 +1,5 @@
-//! Deadlines that are the task's own: what is not begun, what the server is told, and what it refuses.
+//! Deadlines of a task: nothing starts after them, and the server learns the time left and refuses
+//! late requests.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ async fn no_wait_ends_after_task_deadline() {
     let slowly = RetryPolicy::new().backoff(Backoff::fixed(20 * SECOND));
     let client = doubting(&server).retry(slowly).build().unwrap();
     let response = with_deadline(SECOND, client.get("/").send()).await.unwrap();
-    // Full jitter may draw a short wait; then the next one ends it.
+    // Full jitter may draw a short wait; the next wait then ends the operation.
     assert!(matches!(response.stop_reason(), Some(StopReason::DeadlineExceeded | StopReason::AttemptsExhausted)));
     assert!(response.elapsed() < SECOND);
 
@@ -111,7 +112,8 @@ mod layer {
         }
     }
 
-    /// Refuses what has less than a second left. The handler answers with the milliseconds that it is told of.
+    /// Starts a server that refuses requests with less than a second left. The handler responds
+    /// with the milliseconds left.
     async fn serve() -> Served {
         let executions = Arc::new(AtomicUsize::new(0));
         let count = executions.clone();
@@ -154,7 +156,7 @@ mod layer {
         let key: steadfast::IdempotencyKey = "one-key".parse().unwrap();
         let error = request().idempotency_key(key.clone()).fetch::<u64>().await.unwrap_err();
         assert!(!error.may_have_been_processed(), "{error}");
-        // The key was not burnt.
+        // The refusal left the key unused.
         let left: u64 =
             client.post("/charges").body("x").idempotency_key(key).timeout(9 * SECOND).fetch().await.unwrap();
         assert!((7000..=9000).contains(&left), "{left}");

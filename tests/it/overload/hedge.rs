@@ -1,4 +1,5 @@
-//! Hedges on the wire: what the server received, and what the journal says of the one that was dropped.
+//! Hedges over real sockets: what the server received, and how the journal records the dropped
+//! attempt.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ fn late() -> HedgePolicy {
     HedgePolicy::after(LATE).max_extra_load(1.0)
 }
 
-/// Comes well after a hedge has gone out.
+/// A response well after a hedge has been sent.
 fn slow(status: u16) -> Answer {
     Answer::new(status).delay(Duration::from_millis(150))
 }
@@ -24,7 +25,7 @@ fn hedging(server: &FaultServer) -> ClientBuilder {
     doubting(server).hedge(late())
 }
 
-/// The attempts, each as a line.
+/// Renders each attempt as a line.
 fn lines(attempts: &[Attempt]) -> Vec<String> {
     let line = |attempt: &Attempt| {
         let what = attempt.status().map(|status| status.as_u16().to_string());
@@ -99,12 +100,12 @@ async fn keyed_request_is_hedged_on_request() {
     let keys_sent = server.keys();
     assert!(keys_sent.len() == 2 && keys_sent[0].is_some() && keys_sent[0] == keys_sent[1], "{keys_sent:?}");
 
-    // Nobody vouches for the keys of an API that is only negotiated with.
+    // With a negotiated policy the keys of this API are not trusted yet.
     let server = FaultServer::play([FaultStep::answer(slow(201))]).await;
     let client = doubting(&server).keys(keys.negotiated()).build().unwrap();
     client.post("/charges").body("x").hedge(late()).send().await.unwrap();
     assert_eq!(server.received().len(), 1);
-    // A PUT races other writers, so it wants the word of the caller.
+    // A PUT races other writers, so it is hedged only on request.
     client.put("/charges/1").body("x").hedge(late()).send().await.unwrap();
     assert_eq!(server.received().len(), 3);
 }

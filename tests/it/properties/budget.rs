@@ -1,4 +1,4 @@
-//! The bucket, shared by operations that run across each other and are dropped at any point.
+//! The bucket, shared by interleaved operations that are dropped at any point.
 
 mod model;
 

@@ -5,19 +5,20 @@ use steadfast::IdempotencyKey;
 
 use super::cases;
 
-/// Whether `text` is a bare key: visible ASCII with inner spaces, and no quote in front, which would make it the other spelling.
+/// Returns whether `text` is a bare key: visible ASCII with inner spaces. A leading quote would
+/// make it the other spelling.
 fn is_bare(text: &str) -> bool {
     let visible = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
     visible && !text.is_empty() && !text.starts_with([' ', '"']) && !text.ends_with(' ')
 }
 
-/// As a structured field: RFC 9651 §4.1.6.
+/// Writes the key as a structured field (RFC 9651 §4.1.6).
 fn quoted(bare: &str) -> String {
     let escape = |c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] };
     format!("\"{}\"", bare.chars().flat_map(escape).collect::<String>())
 }
 
-/// Anything, and what comes close to a key.
+/// Strategy for any text, and for text that resembles a key.
 fn texts() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), "[ -~]{0,40}", "\"[ -~]{0,40}\"", r#"["\\a ]{0,8}"#, r#""["\\a ]{0,6}""#]
 }

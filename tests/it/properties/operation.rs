@@ -1,4 +1,4 @@
-//! The decision, for arbitrary policies, outcomes and clocks.
+//! The decision for arbitrary policies, outcomes and clocks.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::cases;
 use super::oracle::{allowed_waits, first_reason, is_free, time_left};
 use super::scenario::{Shape, Step, Terms, Turn, play, steps, terms};
 
-/// The turns after which the operation goes on, each with its wait.
+/// Returns the turns after which the operation continues, each with its wait.
 fn retries<'a>(turns: &'a [Turn<'a>]) -> impl Iterator<Item = (&'a Turn<'a>, Duration)> {
     turns.iter().filter_map(|turn| match turn.decision {
         Decision::Retry { after } => Some((turn, after)),
@@ -20,7 +20,8 @@ fn retries<'a>(turns: &'a [Turn<'a>]) -> impl Iterator<Item = (&'a Turn<'a>, Dur
     })
 }
 
-/// What a driver that does as it is told has done. No budget, so that nothing but the policy ends an operation.
+/// Plays a scenario with a driver that obeys every decision. The budget is unlimited, so only the
+/// policy ends an operation.
 fn play_freely<'a>(terms: &Terms, steps: &'a [Step]) -> Vec<Turn<'a>> {
     play(terms, &TokenBucket::new(RetryBudget::unlimited()), steps)
 }
@@ -56,7 +57,7 @@ proptest! {
             let harmless = match turn.step.class {
                 Class::NotProcessed => true,
                 Class::Throttled => !terms.throttled_is_ambiguous,
-                // A directive can ask for it, and is no licence.
+                // A directive can ask for a retry, but is no licence.
                 Class::Ambiguous | Class::Permanent | Class::Success => false,
             };
             prop_assert!(licence || (harmless && !turn.acted_before), "{turn:?}");
@@ -77,7 +78,7 @@ proptest! {
             };
             prop_assert!(floor <= terms.max_retry_after, "{turn:?}");
             prop_assert!(after <= floor.saturating_add(cap), "{turn:?}");
-            // A misdirected request goes out at once, to another connection.
+            // A misdirected request is repeated at once, on another connection.
             prop_assert!(after >= floor || turn.step.hint.misdirected, "{turn:?}");
             prop_assert!(!turn.step.hint.misdirected || after.is_zero(), "{turn:?}");
         }
@@ -98,7 +99,7 @@ proptest! {
                 _ => 14,
             };
             let allowed = allowed_waits(&terms, &turn);
-            // Between these two, chance decides whether there is time for the wait.
+            // Between these two waits, the jitter decides whether the time is enough.
             let (fits_surely, fits_perhaps) = (*allowed.end() < time_left(&turn), *allowed.start() < time_left(&turn));
             let expected = first_reason(&terms, &turn);
             match turn.decision {
@@ -117,7 +118,7 @@ proptest! {
                     prop_assert_eq!(turn.repeats_free, is_free(&terms, &turn), "{:?}", turn);
                 }
             }
-            // Nothing but a retry is paid for.
+            // Only a retry takes tokens.
             let is_retry = matches!(turn.decision, Decision::Retry { .. });
             prop_assert!(is_retry || turn.tokens_after >= turn.tokens_before, "{turn:?}");
         }
@@ -131,7 +132,7 @@ proptest! {
             play_freely(&terms, &steps).iter().map(|turn| turn.decision).collect::<Vec<_>>()
         };
         let (untold, told_to_retry) = (told(None), told(Some(true)));
-        // Up to the first class that it lifts, the word changes nothing.
+        // The directive changes nothing before the first class that it lifts.
         let same = steps.iter().position(|step| step.class == Class::Permanent).unwrap_or(steps.len());
         let upto = |decisions: &[Decision]| decisions[..same.min(decisions.len())].to_vec();
         prop_assert_eq!(upto(&untold), upto(&told_to_retry));
@@ -139,7 +140,8 @@ proptest! {
     }
 }
 
-/// The generators reach every reason and long operations, or the properties above would say little.
+/// The generators reach every reason and long operations. Otherwise the properties above would
+/// prove little.
 #[test]
 fn scenarios_reach_every_reason() {
     let mut runner = TestRunner::new_with_rng(cases(0), TestRng::deterministic_rng(RngAlgorithm::default()));

@@ -1,5 +1,5 @@
-//! A 301 or 302 to a request with effects: it ends the operation, nothing is sent to the new
-//! address, and nobody is told that the operation has succeeded.
+//! A 301 or 302 to a request with effects ends the operation. Nothing is sent to the new address,
+//! and no caller sees a success.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -10,8 +10,8 @@ use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries
 use super::{by_path, lines, redirect};
 use crate::support::{doubting, trusting};
 
-/// A server that has moved `/charges` and answers a GET of the new address, as one with a list
-/// behind a slash does.
+/// A server that has moved `/charges` and serves a GET of the new address, as a server does that
+/// lists `/charges/`.
 async fn moved(status: u16) -> FaultServer {
     by_path(move |request| match (request.method.as_str(), request.target.as_str()) {
         (_, "/charges") => FaultStep::execute(redirect(status, "/charges/")),
@@ -54,7 +54,7 @@ async fn method_with_effects_ends_at_301() {
     }
 }
 
-/// A licence permits a repeat of what failed, and a 302 is no failure.
+/// A licence permits the repeat of a failure, and a 302 is no failure.
 #[tokio::test]
 async fn no_licence_repeats_after_302() {
     let server = moved(302).await.ignoring_keys();
@@ -123,7 +123,7 @@ async fn post_becomes_get_only_if_allowed() {
             let response = habit.request(method, "/charges").body("x").send().await.unwrap();
             assert_eq!(response.status().as_u16(), status, "POST alone");
         }
-        // A request may say so itself, and may take the client's word back.
+        // A request can set the option itself, or override the client's setting.
         let strict = trusting(&server).build().unwrap();
         let send = |request: steadfast::RequestBuilder| async move { request.send().await.unwrap().status().as_u16() };
         assert_eq!(send(strict.post("/charges").redirect_post_as_get(true)).await, 200);
@@ -131,7 +131,7 @@ async fn post_becomes_get_only_if_allowed() {
     }
 }
 
-/// As after a 303: what failed is the GET, and the POST was processed.
+/// As after a 303: the GET failed, and the POST was processed.
 #[tokio::test]
 async fn post_that_became_get_may_be_processed() {
     let server = by_path(|request| match request.method.as_str() {
@@ -220,7 +220,7 @@ async fn disabled_redirects_are_returned_for_all_methods() {
     assert_eq!(server.received().len(), 3);
 }
 
-/// It is an answer of the origin's, and a quick one.
+/// A 301 is a response of the origin, and a fast one.
 #[tokio::test]
 async fn breaker_counts_301_as_response() {
     let server = moved(301).await;
@@ -265,7 +265,7 @@ async fn events_and_journal_contain_302() {
     assert_eq!(response.attempts()[0].status().map(|status| status.as_u16()), Some(302));
 }
 
-/// To resume is to repeat, so it needs the licence; and it meets the same 302.
+/// To resume is to repeat, so it needs the licence. It then meets the same 302.
 #[tokio::test]
 async fn moved_operation_needs_licence_to_resume() {
     let server = moved(302).await.ignoring_keys();

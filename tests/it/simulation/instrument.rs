@@ -1,4 +1,4 @@
-//! The instrument itself.
+//! The simulator itself.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ fn same_seed_gives_same_report() {
     assert_ne!(run(1), run(2));
 }
 
-/// Arrivals, queue and latencies are those of the textbook: with one server, Poisson arrivals and exponential service the
-/// time in the system is exponential, with the mean 1 / (capacity - load).
+/// Arrivals, queue and latencies match queueing theory. With one server, Poisson arrivals and
+/// exponential service, the time in the system is exponential, with the mean 1 / (capacity - load).
 #[test]
 fn calm_server_matches_queueing_theory() {
     let calm = Scenario::new(Trouble::Surge(1.0)).after_calm_of(Duration::ZERO).lasting(Duration::from_secs(200));
@@ -27,7 +27,7 @@ fn calm_server_matches_queueing_theory() {
     let report = Simulation::new(calm.watched_for(Duration::ZERO), fleet).server(Server::per_second(125.0)).run();
     let numbers = report.during();
     assert_near("operations", f64::from(u32::try_from(numbers.operations()).unwrap()), 20_000.0, 0.02);
-    // Both ways through the network take 20 ms; the median of the rest is ln 2 / (125 - 100).
+    // Both directions through the network take 20 ms; the median of the rest is ln 2 / (125 - 100).
     let median = numbers.latency(0.5).unwrap().as_secs_f64();
     assert_near("median", median, 0.020 + 2_f64.ln() / 25.0, 0.1);
 }
@@ -60,7 +60,7 @@ fn surge_has_its_size_and_429_lowers_the_peak() {
     assert!(peak(&throttled) < peak(&unavailable));
 }
 
-/// Without jitter all are back in the same tenth of a second.
+/// Without jitter all clients return in the same tenth of a second.
 #[test]
 fn jitter_spreads_retries() {
     let peak = |jitter| {
@@ -71,7 +71,7 @@ fn jitter_spreads_retries() {
     assert!(peak(Jitter::Full) < 500, "{}", peak(Jitter::Full));
 }
 
-/// The same check as the client's, so that a policy is not tried that cannot be had.
+/// The simulator makes the same check as the client, so no impossible policy is simulated.
 #[test]
 fn report_names_invalid_policy() {
     let scenario = Scenario::new(Trouble::Refusing).lasting(Duration::from_secs(1)).watched_for(Duration::ZERO);

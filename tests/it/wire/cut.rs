@@ -1,5 +1,5 @@
-//! HTTP/2 answers that are cut in the middle of their body, by every way in which a body is read.
-//! Half of `1200` must not be 12.
+//! HTTP/2 responses that are cut in the middle of their body, for every way of reading a body. Half
+//! of `1200` must not decode to 12.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,10 +19,10 @@ use super::http2::{
     status_line,
 };
 
-/// With a decompression feature of reqwest's, nothing can tell the end of a body without a length.
+/// With a decompression feature of reqwest, the end of a body without a length cannot be seen.
 const SEES_END: bool = !cfg!(any(feature = "gzip", feature = "brotli", feature = "zstd"));
 
-/// The frames of one answer on this stream; the connection is closed behind them if they say so.
+/// The frames of one response on this stream, and whether the connection closes behind them.
 type Answer = fn(u32) -> (Vec<Vec<u8>>, Then);
 
 #[derive(PartialEq)]
@@ -31,7 +31,7 @@ enum Then {
     Close,
 }
 
-/// A server that gives the first answer to the first request, and so on; the last one repeats.
+/// A server that sends one response after the other; the last one repeats.
 struct Server {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -89,7 +89,7 @@ fn client() -> ClientBuilder {
     Client::builder().keys(KeyPolicy::off()).retry(RetryPolicy::never()).http(|http| http.http2_prior_knowledge())
 }
 
-/// What each way of reading the body makes of it.
+/// Reads the body in every way, and returns the results.
 async fn read_in_every_way(url: &str) -> Vec<(&'static str, Option<String>)> {
     let client = client().build().unwrap();
     let answered = async || client.get(url).send().await.unwrap();
@@ -123,7 +123,7 @@ async fn stream(response: Response) -> Option<String> {
     Some(text)
 }
 
-/// The head of a 200, and the beginning of `1200`.
+/// The head of a 200, and the first half of `1200`.
 fn begun(stream: u32, length: Option<usize>) -> Vec<Vec<u8>> {
     let head = [status_line(200), length.map(content_length).unwrap_or_default()].concat();
     vec![frame(HEADERS, END_HEADERS, stream, &head), frame(DATA, 0, stream, b"12")]
@@ -139,7 +139,7 @@ fn reset(stream: u32, length: Option<usize>, code: u8) -> (Vec<Vec<u8>>, Then) {
     cut(stream, length, frame(RST_STREAM, 0, stream, &[0, 0, 0, code]), Then::GoOn)
 }
 
-/// No stream was processed; NO_ERROR.
+/// A `GOAWAY` that says that no stream was processed, with NO_ERROR.
 fn go_away(stream: u32, length: Option<usize>) -> (Vec<Vec<u8>>, Then) {
     cut(stream, length, frame(GOAWAY, 0, 0, &[0; 8]), Then::Close)
 }
@@ -188,11 +188,11 @@ async fn whole_responses_are_whole_however_read() {
         ("trailers", |stream| {
             let mut frames = begun(stream, None);
             frames.push(frame(DATA, 0, stream, b"00"));
-            // `x: y`, a literal without indexing and with a name of its own.
+            // `x: y`, a literal without indexing and with a new name.
             frames.push(frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0, 1, b'x', 1, b'y']));
             (frames, Then::GoOn)
         }),
-        // RFC 9113 §8.1: a server that has answered whole asks for no more of the request.
+        // RFC 9113 §8.1: a server that has sent its whole response asks for no more of the request.
         ("RST_STREAM NO_ERROR behind the end", |stream| {
             let mut frames = begun(stream, None);
             frames.extend([frame(DATA, END_STREAM, stream, b"00"), frame(RST_STREAM, 0, stream, &[0; 4])]);
@@ -213,7 +213,7 @@ async fn whole_responses_are_whole_however_read() {
     }
 }
 
-/// An answer to HEAD, a 204 and a 304 may announce the length of a body that they do not have (RFC
+/// A response to HEAD, a 204 and a 304 may announce the length of a body that they do not have (RFC
 /// 9110 §8.6).
 #[tokio::test]
 async fn bodiless_responses_with_length_are_whole() {
@@ -263,7 +263,7 @@ async fn cut_response_is_retried_with_licence() {
     assert_eq!(server.requests.load(Ordering::SeqCst), 1);
 }
 
-/// The response is taken apart and put together again, and must stay the same.
+/// The response is taken apart and rebuilt, and must stay the same.
 #[tokio::test]
 async fn checked_response_keeps_its_parts() {
     let server = Server::start(&[whole]).await;
@@ -275,7 +275,7 @@ async fn checked_response_keeps_its_parts() {
     assert_eq!(response.text().await.unwrap(), "1200");
 }
 
-/// `1200`, encoded, and cut in the middle: an encoding with an end of its own notices it.
+/// `1200`, encoded and cut in the middle. An encoding that marks its end detects the cut.
 #[cfg(all(feature = "gzip", feature = "brotli", feature = "zstd"))]
 #[tokio::test]
 async fn cut_encoded_responses_fail() {
