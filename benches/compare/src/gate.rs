@@ -1,5 +1,5 @@
-//! The project's limits, held by counts: instructions, allocations and bytes, which hardly differ
-//! from run to run.
+//! The bounds of the project: instructions, allocations and bytes, whose counts hardly differ from
+//! run to run.
 
 use std::process::ExitCode;
 
@@ -24,7 +24,7 @@ fn aim<'a>(what: &'static str, most: f64, reached: impl Fn() -> f64 + 'a) -> Aim
     Aim { what, most, reached: Box::new(reached) }
 }
 
-/// Limits of steadfast beside plain reqwest, and of the layer beside its handler.
+/// Bounds of steadfast beside plain reqwest, and of the layer beside its handler.
 fn aims(server: &Server) -> Vec<Aim<'_>> {
     let beside = |cost: &dyn Fn(Name) -> f64| cost(Name::Steadfast) / cost(Name::Reqwest);
     let instructions = move |scenario| move || beside(&|name| server.instructions(name, scenario));
@@ -50,7 +50,7 @@ fn aims(server: &Server) -> Vec<Aim<'_>> {
     ]
 }
 
-/// Prints the counts, and fails if one exceeds its limit.
+/// Prints the counts, and fails if one exceeds its bound.
 pub fn check(server: &Server) -> ExitCode {
     let aims = aims(server);
     let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg}").unwrap();

@@ -4,7 +4,7 @@
 //! cargo run --release                        steadfast and plain reqwest, every table
 //! cargo run --release --features peers      and the peers
 //! cargo run --release -- count get reqwest   one scenario, instructions only
-//! cargo run --profile gate -- gate           whether the aims are met, by counts alone
+//! cargo run --profile gate -- gate           the bounds, checked by counts alone
 //! ```
 //!
 //! The server and every measured client are processes of their own. Instructions are counted by
@@ -47,7 +47,7 @@ enum Command {
     Allocations { scenario: Scenario, contenders: Vec<Name> },
     /// The cost of the server's side, in Markdown.
     Layer,
-    /// The limits and the counts. Fails if a count is more than 1 % above its limit.
+    /// The bounds and the counts. Fails if a count is more than 1 % above its bound.
     Gate,
     #[command(hide = true)]
     Serve,

@@ -1,5 +1,5 @@
-//! The probe of an API, against servers whose behaviour is known.
-//! `examples/does_my_api_honour_keys.rs --self-test` has more cases.
+//! The probe of an API, against servers whose behaviour is known. The self-test of the command has
+//! more cases: `cargo run -p steadfast-probe -- --self-test`.
 
 use std::sync::Mutex;
 use std::time::Duration;

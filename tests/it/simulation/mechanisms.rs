@@ -25,7 +25,7 @@ fn hedging(fleet: Fleet) -> Fleet {
     fleet.hedge(HedgePolicy::quantile(0.98).max_extra_load(0.03))
 }
 
-/// A margin slightly above one direction through the network.
+/// A margin slightly above the delay of one direction through the network.
 fn heeding(server: Server) -> Server {
     server.heeds_deadlines(Duration::from_millis(30))
 }
