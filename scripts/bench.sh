@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Measures what the crate costs, and rewrites the tables in src/guide/performance.md.
 #
-#   ./scripts/bench.sh            client, pieces and server: under ten minutes on two cores, once built
+#   ./scripts/bench.sh            client, pieces, server: under ten minutes on two cores, once built
 #   ./scripts/bench.sh client     the client beside plain reqwest and its peers
 #   ./scripts/bench.sh pieces     the parts of an operation: a key, a request, a decision, a claim
 #   ./scripts/bench.sh server     the layer, store by store; starts its own Redis and PostgreSQL
-#   ./scripts/bench.sh compile    the extra build time of a user; builds three small crates from scratch
+#   ./scripts/bench.sh compile    the extra build time of a user; builds three small crates
 #
-# valgrind counts the instructions; it is installed if it is missing. Instructions and allocations are
-# the same in every run of one build. Times are not, so run nothing else at the same time.
+# valgrind counts the instructions; it is installed if it is missing. Instructions and allocations
+# are the same in every run of one build. Times are not, so run nothing else at the same time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

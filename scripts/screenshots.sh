@@ -21,8 +21,8 @@ need() { # command, package
     command -v "$1" >/dev/null || ./scripts/apt_install.sh "$2"
 }
 
-# Renders a page of width,height, with two pixels for each point. Prints the browser's log only if it
-# fails.
+# Renders a page of width,height, with two pixels for each point. Prints the browser's log only if
+# it fails.
 render() { # page, size, picture
     timeout 60 chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
         --disable-background-networking --disable-component-update --disable-sync --user-data-dir="$WORK/profile" \

@@ -4,10 +4,10 @@
 #   ./scripts/test.sh                all of them, the quick ones first
 #   ./scripts/test.sh clippy tests   only these
 #
-# A failed step does not stop the others, so that one run shows every fault. You need a Rust toolchain
-# and a C compiler. The script installs the rest if it is missing: tools under target/tools; C headers,
-# Python, Redis, PostgreSQL, pgbouncer, nginx and Valgrind by apt. The servers are the script's own, in
-# a temporary folder, and end with the step that needs them.
+# A failed step does not stop the others, so that one run shows every fault. You need a Rust
+# toolchain and a C compiler. The script installs the rest if it is missing: tools under
+# target/tools; C headers, Python, Redis, PostgreSQL, pgbouncer, nginx and Valgrind by apt. The
+# servers are the script's own, in a temporary folder, and end with the step that needs them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -39,8 +39,8 @@ need_component() {
     cargo "$1" --version >/dev/null 2>&1 || rustup component add "$2"
 }
 
-# The version is in the folder's name, so a new version is installed anew. Unoptimised: it runs for a
-# second.
+# The version is in the folder's name, so a new version is installed anew. Unoptimised: it runs for
+# a second.
 need_cargo_deny() {
     local root="$TOOLS/cargo-deny-$CARGO_DENY"
     [ -x "$root/bin/cargo-deny" ] ||
@@ -145,8 +145,8 @@ step_tree() {
     [ "$bad" = 0 ]
 }
 
-# git's messages without a network. Responses of any status are not listed: a database that has moved,
-# or a certificate that does not verify, must not count as "no network".
+# git's messages without a network. Responses of any status are not listed: a database that has
+# moved, or a certificate that does not verify, must not count as "no network".
 UNREACHABLE='could not resolve|failed to connect|could( no|n.)t connect|network is unreachable|connection (refused|reset)'
 UNREACHABLE+='|timed out|tunnel failed|proxy connect aborted|recv failure|send failure|non-properly terminated|early eof'
 
@@ -176,8 +176,8 @@ step_clippy() {
     cargo clippy -p steadfast --all-targets -- -D warnings
 }
 
-# Each feature of each crate alone. With clippy, `-D warnings` after the `--` keeps the dependencies'
-# cache valid; RUSTFLAGS would not.
+# Each feature of each crate alone. With clippy, `-D warnings` after the `--` keeps the
+# dependencies' cache valid; RUSTFLAGS would not.
 step_features() {
     local package feature
     need_component clippy clippy
@@ -208,8 +208,8 @@ step_tests() {
     cargo test -p steadfast-tests --no-default-features --test it wire::cut
 }
 
-# Plays every course of an operation, within bounds, through the client's own code. Only this build has
-# the model checker; as a dev-dependency it would be built for every example.
+# Plays every course of an operation, within bounds, through the client's own code. Only this build
+# has the model checker; as a dev-dependency it would be built for every example.
 step_explore() {
     RUSTFLAGS="--cfg steadfast_explore" CARGO_TARGET_DIR="$TOOLS/explore" \
         cargo test -p steadfast --lib --features json run::exploration

@@ -4,12 +4,12 @@
 #   ./scripts/with_servers.sh cargo test --workspace --all-features
 #   ./scripts/with_servers.sh cargo run --example transfer
 #
-# The servers listen on free loopback ports, keep their files in a temporary folder, and end with the
-# command. The system's own servers are left alone. apt installs missing programs. The URLs are in
-# STEADFAST_REDIS_URL, STEADFAST_POSTGRES_URL and STEADFAST_PGBOUNCER_URL. pgbouncer is a proxy of
-# that PostgreSQL, in transaction mode. It has few sessions for each database, and keeps no prepared
-# statements. STEADFAST_NGINX is the path of an nginx, which is not started: each test that needs one
-# starts its own.
+# The servers listen on free loopback ports, keep their files in a temporary folder, and end with
+# the command. The system's own servers are left alone. apt installs missing programs. The URLs are
+# in STEADFAST_REDIS_URL, STEADFAST_POSTGRES_URL and STEADFAST_PGBOUNCER_URL. pgbouncer is a proxy
+# of that PostgreSQL, in transaction mode. It has few sessions for each database, and keeps no
+# prepared statements. STEADFAST_NGINX is the path of an nginx, which is not started: each test that
+# needs one starts its own.
 set -euo pipefail
 
 [ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 2; }
