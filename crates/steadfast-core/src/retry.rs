@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rule() {
+    fn class_and_licence_decide_retry() {
         use Class::{Ambiguous, NotProcessed, Permanent, Success, Throttled};
         use Idempotency::{Absent, Keyed, Natural};
         assert_eq!(check(Absent, &[Success]), "stop Done");
