@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what another script here is missing. Where there is no apt, it says what to install, and fails.
+# Installs packages that another script needs. Without apt it names the packages and fails.
 #
 #   ./scripts/apt_install.sh valgrind
 set -euo pipefail

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Measures what the crate costs, and rewrites the tables in src/guide/performance.md.
 #
-#   ./scripts/bench.sh                    client, pieces and server: under ten minutes on two cores, once built
-#   ./scripts/bench.sh client             the client beside plain reqwest and its peers
-#   ./scripts/bench.sh pieces             what an operation is made of: a key, a request, a decision, a claim
-#   ./scripts/bench.sh server             the layer, store by store; starts a Redis and a PostgreSQL of its own
-#   ./scripts/bench.sh compile            what a user's build costs more; builds three small crates from nothing
+#   ./scripts/bench.sh            client, pieces, server: under ten minutes on two cores, once built
+#   ./scripts/bench.sh client     the client beside plain reqwest and its peers
+#   ./scripts/bench.sh pieces     the parts of an operation: a key, a request, a decision, a claim
+#   ./scripts/bench.sh server     the layer, store by store; starts its own Redis and PostgreSQL
+#   ./scripts/bench.sh compile    the extra build time of a user; builds three small crates
 #
-# Instructions are counted by valgrind, which is installed if it is missing. Instructions and allocations are the same from run to run of
-# one build. Times are not: nothing else should run meanwhile.
+# valgrind counts the instructions; it is installed if it is missing. Instructions and allocations
+# are the same in every run of one build. Times are not, so run nothing else at the same time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PAGE=src/guide/performance.md
 
-# Replaces what stands between <!-- NAME --> and <!-- /NAME --> by standard input.
+# Replaces the text between <!-- NAME --> and <!-- /NAME --> with standard input.
 rewrite() {
     local name=$1 tables page
     tables=$(cat)
@@ -49,7 +49,7 @@ bench_client() {
     } | rewrite client
 }
 
-# divan's tree as a table: medians by one thread and by two, and how often the allocator is asked.
+# Turns divan's tree into a table: medians with one thread and with two, and the allocations.
 as_table() {
     sed 's/^[│├╰─ ]*//' | LC_ALL=C awk -F ' *│ *' '
         function row() { if (name != "") printf "| %s | %s | %s | %s |\n", name, one, two == "" ? "-" : two, int(count + 0.5) }
@@ -81,7 +81,7 @@ bench_server() {
     printf '%s\n\n%s\n' "$counts" "$tables" | rewrite server
 }
 
-# What a user of a dependency depends on.
+# Prints the dependencies of a user's crate.
 dependency() { # name
     case $1 in
     reqwest) echo 'reqwest = { version = "0.13.5", features = ["json"] }' ;;
@@ -94,7 +94,8 @@ tree_of() { # name, what else
     cargo tree --manifest-path "$FOLDER/$1/Cargo.toml" -e normal --prefix none "${@:2}" 2>/dev/null
 }
 
-# The seconds of three builds from nothing in turns, the fastest of each: what else the machine does only ever adds to them.
+# Builds each crate three times from scratch, in turns, and takes the fastest: other load only adds
+# seconds.
 bench_compile() {
     local name round start took crates plain_crates plain_seconds
     local -A fastest=()

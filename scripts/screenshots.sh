@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The pictures of the guide, drawn anew: runs the simulation, and lets a browser render its plots.
+# Redraws the pictures of the guide: runs the simulation, and renders its plots in a browser.
 #
 #   ./scripts/screenshots.sh             writes src/guide/img/
-#   ./scripts/screenshots.sh page.png    also renders the whole report, to be looked at
+#   ./scripts/screenshots.sh page.png    also renders the whole report, for review
 #
-# Of each plot there are two files: NAME.png, which readers of the repository see, and NAME.uri, the same as a link definition
-# with a data URI, which rustdoc can include: it copies no files beside its pages. What is missing is installed by apt.
+# Each plot gives two files. Readers of the repository see NAME.png. NAME.uri is the same picture as
+# a link definition with a data URI, which rustdoc can include; rustdoc copies no files beside its
+# pages. apt installs missing tools.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,7 +21,8 @@ need() { # command, package
     command -v "$1" >/dev/null || ./scripts/apt_install.sh "$2"
 }
 
-# A picture of a page, of width,height, each point two pixels wide. What the browser says is told only if it fails.
+# Renders a page of width,height, with two pixels for each point. Prints the browser's log only if
+# it fails.
 render() { # page, size, picture
     timeout 60 chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
         --disable-background-networking --disable-component-update --disable-sync --user-data-dir="$WORK/profile" \

@@ -4,11 +4,10 @@
 #   ./scripts/test.sh                all of them, the quick ones first
 #   ./scripts/test.sh clippy tests   only these
 #
-# A step that fails does not stop the others, so that one run shows all there is to mend. What a
-# step needs is installed if it is missing: tools under target/tools; C headers, Python, Redis,
-# PostgreSQL, pgbouncer, nginx and Valgrind by apt. Only a Rust toolchain and a C compiler must be
-# there. The servers are this script's own, in a temporary folder, and end with the step that wants
-# them.
+# A failed step does not stop the others, so that one run shows every fault. You need a Rust
+# toolchain and a C compiler. The script installs the rest if it is missing: tools under
+# target/tools; C headers, Python, Redis, PostgreSQL, pgbouncer, nginx and Valgrind by apt. The
+# servers are the script's own, in a temporary folder, and end with the step that needs them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,10 +22,10 @@ trap 'rm -f "$NOTES"' EXIT
 
 fail() { echo "error: $*" >&2 && return 1; }
 
-# Said here and again at the end, where it is not missed.
+# Prints a note here and again in the summary.
 note() { echo "$*" | tee -a "$NOTES"; }
 
-# ---- what steps need -------------------------------------------------------------------------------------------------
+# ---- tools for the steps -------------------------------------------------------------------------
 # The feature `native-tls` is OpenSSL on Linux, and the system's own library elsewhere.
 need_openssl() {
     [ "$(uname)" != Linux ] || pkg-config --exists openssl 2>/dev/null || ./scripts/apt_install.sh pkg-config libssl-dev
@@ -41,7 +40,8 @@ need_component() {
     cargo "$1" --version >/dev/null 2>&1 || rustup component add "$2"
 }
 
-# The folder is named after the version, so that a new pin is a new install. Not optimised: it runs for a second.
+# The version is in the folder's name, so a new version is installed anew. Unoptimised: it runs for
+# a second.
 need_cargo_deny() {
     local root="$TOOLS/cargo-deny-$CARGO_DENY"
     [ -x "$root/bin/cargo-deny" ] ||
@@ -66,19 +66,20 @@ need_typos() {
     PATH="$venv/bin:$PATH"
 }
 
-# ---- the steps -------------------------------------------------------------------------------------------------------
+# ---- the steps -----------------------------------------------------------------------------------
 step_fmt() {
     need_component fmt rustfmt
     cargo fmt --all --check
     cargo fmt --check --manifest-path benches/compare/Cargo.toml
 }
 
-# Promises of the design that no compiler keeps. What is printed under a promise breaks it; an error of grep's does too.
+# Promises of the design that the compiler does not check. Any output below a promise breaks it; so
+# does an error of grep.
 step_invariants() {
     local broken=0 decisions siblings file lines
     promise() { [ -z "$2" ] || { broken=1 && printf '%s:\n%s\n' "$1" "$2"; }; }
 
-    # The lint is the real guard; the first line guards the lint.
+    # The lint forbids unsafe code; the first line checks that the lint is still there.
     promise "no unsafe" "$(
         grep -q '^unsafe_code = "forbid"' Cargo.toml || echo 'Cargo.toml: the lint is gone'
         grep -rnE '\bunsafe *(\{|fn\b|impl\b|trait\b|extern\b)|\bunsafe\(' src crates 2>&1
@@ -88,7 +89,7 @@ step_invariants() {
             [[ "$(head -n 1 "$file")" == '//!'* ]] || echo "$file"
         done
     )"
-    # The build without features finds most strays, but not one on a line under #[cfg(feature)].
+    # The build without features finds most wrong imports, but none under #[cfg(feature)].
     decisions=$(find crates/steadfast-core/src -name '*.rs' | grep -vE '/(clock|deadline|key|latency|lib)\.rs$')
     siblings=$(basename -s .rs $decisions | paste -sd '|')
     promise "the decision modules import std, core, http and one another" "$(
@@ -96,7 +97,7 @@ step_invariants() {
             grep -vE "\buse (std|core|http|self|super|crate::($siblings|[A-Z{])|$siblings|[A-Z][A-Za-z]*|loom|proptest)(::|;)?"
         grep -nE '\b((clock|getrandom|tokio)::|Instant::now|SystemTime::now)' $decisions | grep -vE '^[^:]*:[0-9]+: *//'
     )"
-    # Whoever looks inside a foreign error must know that a failed downcast means "unsure".
+    # A failed downcast of a foreign error means "unsure"; only this file handles that.
     promise "only src/transport_error.rs looks inside foreign errors" "$(
         grep -rnE --include='*.rs' '\bdowncast(_ref|_mut)?\b|\.is::<' src crates 2>&1 | grep -v '^src/transport_error\.rs:'
     )"
@@ -110,7 +111,7 @@ step_invariants() {
         done
     )"
 
-    # Told, not judged: a long file may be right.
+    # Only a note, because a long file may be right.
     while read -r file; do
         lines=$(awk '/#\[cfg\(test\)\]/ { exit } { n++ } END { print n + 0 }' "$file")
         [ "$lines" -le 400 ] || note "long: $file has $lines lines before its tests"
@@ -123,13 +124,13 @@ step_typos() {
     typos
 }
 
-# The crates that are linked with these options, one a line.
+# Prints the crates that are linked with these options, one on each line.
 linked() {
     cargo tree -e normal --prefix none --format '{p}' "$@" | awk '{ print $1, $2 }' | sort -u
 }
 
-# What must not be linked, and what must not be linked twice: against the other version of hyper or h2 every downcast fails,
-# and what was safe to repeat becomes unsure.
+# Crates that must not be linked, and crates that must not be linked twice. With a second version of
+# hyper or h2 every downcast fails, and a failure that was safe to repeat becomes ambiguous.
 step_tree() {
     need_python
     local bad=0 all name count
@@ -154,8 +155,8 @@ step_tree() {
     [ "$bad" = 0 ]
 }
 
-# What git says when nobody answered. An answer, of any status, is not here: a database that has moved or a certificate that
-# does not verify must not pass for "no network".
+# git's messages without a network. Responses of any status are not listed: a database that has
+# moved, or a certificate that does not verify, must not count as "no network".
 UNREACHABLE='could not resolve|failed to connect|could( no|n.)t connect|network is unreachable|connection (refused|reset)'
 UNREACHABLE+='|timed out|tunnel failed|proxy connect aborted|recv failure|send failure|non-properly terminated|early eof'
 
@@ -164,7 +165,7 @@ step_deny() {
     need_cargo_deny
     cargo-deny check --hide-inclusion-graph licenses bans sources
 
-    # Fetching is a command of its own, so that a network failure is never mistaken for an advisory, nor the reverse.
+    # A separate fetch keeps a network failure apart from an advisory.
     local log="$TOOLS/advisories.log" status=0
     LC_ALL=C GIT_TERMINAL_PROMPT=0 timeout 300 cargo-deny fetch db >"$log" 2>&1 || status=$?
     cat "$log"
@@ -185,7 +186,8 @@ step_clippy() {
     cargo clippy -p steadfast --all-targets -- -D warnings
 }
 
-# Each feature of each crate alone. Clippy, because `-D warnings` after the `--` leaves the dependencies' cache valid; RUSTFLAGS would not.
+# Each feature of each crate alone. With clippy, `-D warnings` after the `--` keeps the
+# dependencies' cache valid; RUSTFLAGS would not.
 step_features() {
     local package feature
     need_component clippy clippy
@@ -226,7 +228,7 @@ docs_name_features() {
         fail "the pages do not say which features their items need"
 }
 
-# What users read comes last, so that it is what is left in target/doc.
+# The pages for users are built last, so they remain in target/doc.
 step_docs() {
     need_openssl
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features --document-private-items
@@ -237,18 +239,18 @@ step_docs() {
 step_tests() {
     need_openssl
     ./scripts/with_servers.sh cargo test --workspace --all-features --no-fail-fast
-    # Without a decompression feature reqwest shows the end of a body, and the client looks at it.
+    # Without a decompression feature reqwest exposes the end of a body, and the client checks it.
     cargo test -p steadfast-tests --no-default-features --test it wire::cut
 }
 
-# Every course of an operation, within bounds, through the client's own code. Only this build has the
-# model checker: as a dev-dependency it would be built for every example.
+# Plays every course of an operation, within bounds, through the client's own code. Only this build
+# has the model checker; as a dev-dependency it would be built for every example.
 step_explore() {
     RUSTFLAGS="--cfg steadfast_explore" CARGO_TARGET_DIR="$TOOLS/explore" \
         cargo test -p steadfast --lib --features json run::exploration
 }
 
-# An example ends by itself, or has a `--self-test` that does.
+# Runs an example. It must end by itself, or have a `--self-test` that does.
 run_example() {
     echo "example: $*"
     timeout 120 cargo run -q --example "$1" -- "${@:2}" </dev/null ||
@@ -261,7 +263,7 @@ step_examples() {
     ./scripts/with_servers.sh ./scripts/test.sh every_example
 }
 
-# Not a step of its own: the one above gives it servers.
+# Not a step by itself: `examples` runs it with servers.
 step_every_example() {
     local file name last log="$TOOLS/payments.log"
     for file in examples/*/main.rs; do
@@ -271,10 +273,10 @@ step_every_example() {
         if grep -qE 'self[-_]test' "$file"; then run_example "$name" --self-test; else run_example "$name"; fi
     done
 
-    # The tool that is installed by `cargo install steadfast-probe`.
+    # The command that `cargo install steadfast-probe` installs.
     cargo run -q -p steadfast-probe -- --self-test
 
-    # The crate's promise on one line: nobody was charged twice.
+    # The promise of the crate in one line: nothing was charged twice.
     mkdir -p "$TOOLS"
     run_example payments | tee "$log"
     last=$(tail -n 1 "$log")
@@ -301,7 +303,8 @@ step_semver() {
     esac
 }
 
-# What the crate costs beside plain reqwest, in instructions, allocations and bytes. Times are for `scripts/bench.sh` to tell.
+# The cost beside plain reqwest, in instructions, allocations and bytes. `scripts/bench.sh` measures
+# times.
 step_counts() {
     if [ "$(uname -sm)" != "Linux x86_64" ]; then
         note "counts: NOT CHECKED, they are those of Linux on x86-64"
@@ -311,7 +314,7 @@ step_counts() {
     cargo run -q --profile gate --locked --manifest-path benches/compare/Cargo.toml -- gate
 }
 
-# ---- the run ---------------------------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------
 failed=() summary=""
 
 run_step() {

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# A command beside a real Redis, a real PostgreSQL and a real pgbouncer of its own:
+# Runs a command beside a real Redis, a real PostgreSQL and a real pgbouncer:
 #
-#   ./scripts/with_servers.sh cargo test --all-features
-#   ./scripts/with_servers.sh cargo run --example transfer --features postgres
+#   ./scripts/with_servers.sh cargo test --workspace --all-features
+#   ./scripts/with_servers.sh cargo run --example transfer
 #
-# They listen on free ports of loopback, keep their files in a temporary folder, and are gone when
-# the command ends. Nothing of the system's own servers is touched. Their programs are installed by
-# apt if they are missing. The command finds them in STEADFAST_REDIS_URL, STEADFAST_POSTGRES_URL and
-# STEADFAST_PGBOUNCER_URL. The pgbouncer stands in front of that PostgreSQL, in transaction mode,
-# with few sessions for each database, and lets prepared statements go. STEADFAST_NGINX is the path
-# of an nginx, which is not started: each test that wants one starts its own.
+# The servers listen on free loopback ports, keep their files in a temporary folder, and end with
+# the command. The system's own servers are left alone. apt installs missing programs. The URLs are
+# in STEADFAST_REDIS_URL, STEADFAST_POSTGRES_URL and STEADFAST_PGBOUNCER_URL. pgbouncer is a proxy
+# of that PostgreSQL, in transaction mode. It has few sessions for each database, and keeps no
+# prepared statements. STEADFAST_NGINX is the path of an nginx, which is not started: each test that
+# needs one starts its own.
 set -euo pipefail
 
 [ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 2; }
 
 fail() { echo "error: $*" >&2 && exit 1; }
 
-# Debian's packages make a cluster and start a service; this script wants the programs alone.
+# Debian's packages make a cluster and start a service; this script needs only the programs.
 no_cluster() {
     local sudo="" config=/etc/postgresql-common/createcluster.conf
     [ "$(id -u)" = 0 ] || sudo=sudo
@@ -25,13 +25,13 @@ no_cluster() {
     echo 'create_main_cluster = false' | $sudo tee "$config" >/dev/null
 }
 
-# The newest PostgreSQL's folder of programs: Debian keeps initdb out of PATH.
+# Prints the folder of the newest PostgreSQL's programs: Debian keeps initdb out of PATH.
 postgres_bin() {
     if command -v initdb >/dev/null; then dirname "$(command -v initdb)" && return; fi
     find /usr/lib/postgresql -mindepth 2 -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1
 }
 
-# Debian keeps nginx and pgbouncer in sbin, which is not in everybody's PATH.
+# Debian keeps nginx and pgbouncer in sbin, which may be missing from PATH.
 in_sbin() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1"; }
 
 missing=()
@@ -69,7 +69,7 @@ trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# A port that nobody listens on now. Whoever loses a race for it tries another.
+# Prints a random port. A server that cannot take it tries another.
 port() { echo $((20000 + RANDOM % 12000)); }
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
@@ -113,8 +113,7 @@ start_postgres() {
     fail "PostgreSQL does not start"
 }
 
-# Whether pgbouncer is one of those that can keep prepared statements in transaction mode (1.21 and
-# later).
+# Succeeds if pgbouncer can keep prepared statements in transaction mode (1.21 and later).
 keeps_statements() {
     local major minor
     IFS=. read -r major minor _ <<<"$("$PGBOUNCER" --version | sed -n 's/^PgBouncer //p')"
@@ -130,7 +129,7 @@ start_pgbouncer() {
         ! listens "$port" || continue
         {
             echo "[databases]"
-            # Any database of that server by its name, so that each test can have one of its own.
+            # Every database of that server by its name, so that each test can have its own.
             echo "* = host=127.0.0.1 port=$postgres_port"
             echo "[pgbouncer]"
             echo "listen_addr = 127.0.0.1"
@@ -141,7 +140,7 @@ start_pgbouncer() {
             echo "pool_mode = transaction"
             echo "default_pool_size = 4"
             echo "max_client_conn = 500"
-            # What sqlx sends when it connects, and pgbouncer does not know.
+            # sqlx sends this when it connects, and pgbouncer does not know it.
             echo "ignore_startup_parameters = extra_float_digits"
             [ ${#as_user[@]} = 0 ] || echo "user = ${as_user[2]}"
             ! keeps_statements || echo "max_prepared_statements = 0"

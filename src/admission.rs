@@ -184,7 +184,7 @@ mod tests {
 
     /// It is dropped, and the one after it is denied: neither keeps the place of the probe.
     #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_probe_wakes_those_who_wait() {
+    async fn end_of_probe_wakes_waiting_operations() {
         let origin = OriginMap::new(OriginSettings::default(), None).get(&url());
         let client = Client::builder().cooldown().build().unwrap();
         let admission = admission(&client, &origin);

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_have_the_key_and_type_of_the_request() {
+    fn common_headers_have_key_and_type_of_request() {
         let name = HeaderName::from_static("idempotency-key");
         let pattern = CommonHeaders::new(&HeaderValue::from_static("api.example.com"), &name);
         for key in [None, Some("k")] {

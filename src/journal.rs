@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_read_as_people_say_them() {
+    fn durations_are_displayed_readably() {
         let shown =
             [Duration::from_micros(3), Duration::from_millis(999), Duration::from_millis(1840)].map(ShortDuration);
         assert_eq!(shown.map(|short| short.to_string()), ["under 1 ms", "999 ms", "1.8 s"]);

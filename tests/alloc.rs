@@ -1,7 +1,7 @@
-//! How often the client and the server's layer allocate: counts are exact, so a test may hold them.
+//! Allocations of the client and of the server's layer. Counts are exact, so a test can hold them.
 //!
-//! A binary of its own, because the counting allocator is the whole process's; it counts for one thread, and the client's server runs
-//! on another.
+//! This is a binary of its own because the counting allocator belongs to the whole process. It
+//! counts for one thread; the test's server runs on others.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its business")]
 
@@ -12,7 +12,7 @@ use allocation_counter::measure;
 use serde_json::Value;
 use steadfast::{Client, KeyPolicy};
 
-/// Answers every request with the same 200, on a thread of its own.
+/// Sends every request the same 200, from a thread of its own.
 fn server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1/charges", listener.local_addr().unwrap());
@@ -36,7 +36,7 @@ fn server() -> String {
     url
 }
 
-/// The fewest allocations of one call, after the connection and every lazy thing is there.
+/// Returns the lowest count of allocations of one call, once the connection and lazy state exist.
 fn allocations<F: Future>(runtime: &tokio::runtime::Runtime, call: impl Fn() -> F) -> u64 {
     for _ in 0..5 {
         runtime.block_on(call());
@@ -44,12 +44,14 @@ fn allocations<F: Future>(runtime: &tokio::runtime::Runtime, call: impl Fn() -> 
     (0..20).map(|_| measure(|| drop(runtime.block_on(call()))).count_total).min().unwrap()
 }
 
-/// Allocations of an operation, beside those of a plain request of reqwest. A GET pays for its URL and its story with what is saved
-/// by not parsing the URL anew, by leaving out reqwest's own retries and by filling in the headers once for the origin; a POST pays for
-/// its key and the probe of its body besides. A second set of headers, which would stay here for the next attempt, is not needed where
-/// the caller has set none.
+/// Allocations of an operation, compared with a plain request of reqwest.
+///
+/// A GET pays for its URL and its journal. It saves the second parse of the URL and reqwest's own
+/// retries, and fills in the headers once for each origin. A POST also pays for its key and the
+/// probe of its body. A second set of headers, kept for the next attempt, is needed only if the
+/// caller sets headers.
 #[test]
-fn an_operation_allocates_no_more_often_than_a_plain_request() {
+fn operation_allocates_as_counted_beside_reqwest() {
     let url = server();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let plain = steadfast::reqwest::Client::new();
@@ -70,13 +72,13 @@ fn an_operation_allocates_no_more_often_than_a_plain_request() {
     let counts = [(our_get, plain_get), (our_send, plain_send), (our_post, plain_post)];
     println!("ours and plain: GET fetched, GET sent, POST fetched: {counts:?}");
     let above = counts.map(|(ours, plain)| i64::try_from(ours).unwrap() - i64::try_from(plain).unwrap());
-    // With more features on, reqwest itself allocates more, and not for both alike.
+    // With more features reqwest itself allocates more, and not equally for both.
     let expected = if cfg!(feature = "gzip") { [-6, -4, -4] } else { [-7, -5, -3] };
     assert_eq!(above, expected);
 }
 
 #[test]
-fn a_handle_is_cloned_and_an_event_is_told_without_an_allocation() {
+fn client_clone_and_event_allocate_nothing() {
     let url = server();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let unwatched = Client::builder().base_url(&url).build().unwrap();
@@ -87,9 +89,9 @@ fn a_handle_is_cloned_and_an_event_is_told_without_an_allocation() {
     assert_eq!(watched, unwatched);
 }
 
-/// It is held by every request in flight, and moved before it is first polled.
+/// Every request in flight holds this future, and it is moved before the first poll.
 #[test]
-fn the_future_of_an_operation_is_small() {
+fn operation_future_is_small() {
     let client = Client::new();
     let sizes = [
         size_of_val(&client.get("http://127.0.0.1/").fetch::<Value>()),
@@ -97,14 +99,15 @@ fn the_future_of_an_operation_is_small() {
         size_of_val(&client.post_json::<Value>("http://127.0.0.1/", &1)),
     ];
     println!("fetch, send, post_json: {sizes:?} bytes");
-    // tokio's `test-util`, which tests of the stores' clock turn on, makes a timer larger.
+    // The tests of the stores' clock need tokio's `test-util`, which makes a timer larger.
     const TEST_UTIL: usize = 16;
     assert!(sizes.iter().all(|size| *size <= 1536 + TEST_UTIL), "{sizes:?}");
 }
 
-/// What the layer takes beside its handler: its tasks and futures, what the handler is told, the record, and the header that tells of it.
+/// Allocations of the layer itself: its tasks and futures, the handler's request extensions, the
+/// record and the status header.
 #[test]
-fn the_layer_allocates_so_often_for_a_first_execution_and_for_a_replay() {
+fn layer_allocates_as_counted() {
     use std::convert::Infallible;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -137,9 +140,10 @@ fn the_layer_allocates_so_often_for_a_first_execution_and_for_a_replay() {
     assert_eq!([first - alone, replay - alone], [17, 7]);
 }
 
-/// A body, and an answer, in pieces of one byte, each of which would keep the buffer that it was cut from.
+/// Request and response bodies in pieces of one byte. Each piece would keep the whole buffer that
+/// it was cut from.
 #[test]
-fn a_body_in_small_pieces_takes_little_more_than_its_length() {
+fn body_in_small_pieces_takes_little_extra_memory() {
     use std::convert::Infallible;
     use std::pin::Pin;
     use std::task::{Context, Poll};
@@ -152,10 +156,10 @@ fn a_body_in_small_pieces_takes_little_more_than_its_length() {
 
     const LENGTH: usize = 1024 * 1024;
 
-    /// As a chunked body comes: `1\r\nx\r\n` again and again, in the connection's buffer.
+    /// A body as it arrives in chunks: `1\r\nx\r\n` again and again, in the connection's buffer.
     struct Pieces {
         left: usize,
-        /// Whether it says how long it is.
+        /// Whether the body announces its length.
         told: bool,
         buffer: Bytes,
     }

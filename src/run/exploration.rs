@@ -280,7 +280,7 @@ const REASONS: [StopReason; 13] = [
 ];
 
 #[test]
-fn every_course_of_an_operation_keeps_the_promises() {
+fn every_course_keeps_the_promises() {
     let scenarios = Scenario::all();
     let checker = Model::new(Design::Ours, scenarios.clone(), &PROMISES).checker().threads(2).spawn_bfs().join();
     let kinds = checker.model().kinds.lock().unwrap().clone();
@@ -313,7 +313,7 @@ fn every_course_of_an_operation_keeps_the_promises() {
 
 /// A control: only the licence keeps a POST from being doubled.
 #[test]
-fn false_word_of_the_user_does_double() {
+fn falsely_declared_keys_double_the_operation() {
     let wrongly = Scenario::new(Ask::PostMinted, Word::User, Api::Ignores);
     let once: Promise = ("nothing is carried out twice", |_, state| state.seen.executions < 2);
     let story = stories::refute(Design::Ours, once, vec![wrongly]).unwrap();

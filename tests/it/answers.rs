@@ -1,4 +1,5 @@
-//! What a caller is given: decoded bodies, errors with the story, and the client's own headers.
+//! What a caller gets: decoded bodies, errors with their attempts, and the client's default
+//! headers.
 
 use serde_json::{Value, json};
 use steadfast::policy::StopReason;
@@ -10,7 +11,7 @@ use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep};
 use crate::support::{doubting, trusting};
 
 #[tokio::test]
-async fn typed_one_liners_speak_json() {
+async fn json_one_liners_send_and_decode_json() {
     let server = MockServer::start().await;
     for verb in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
         let reply = ResponseTemplate::new(200).set_body_json(json!({ "verb": verb }));
@@ -28,7 +29,7 @@ async fn typed_one_liners_speak_json() {
 }
 
 #[tokio::test]
-async fn the_request_vocabulary_is_reqwests() {
+async fn request_builder_has_reqwests_methods() {
     let server = MockServer::start().await;
     let whole = Mock::given(method("POST"))
         .and(path("/orders/a%2Fb"))
@@ -46,7 +47,7 @@ async fn the_request_vocabulary_is_reqwests() {
 }
 
 #[tokio::test]
-async fn user_information_in_a_url_becomes_a_header() {
+async fn user_information_in_url_becomes_header() {
     let server = FaultServer::play([FaultStep::answer(200)]).await;
     let url = server.url("/").replace("http://", "http://me:s3cret@");
     Client::new().get(url).send().await.unwrap();
@@ -54,7 +55,7 @@ async fn user_information_in_a_url_becomes_a_header() {
 }
 
 #[tokio::test]
-async fn an_empty_answer_decodes_to_nothing() {
+async fn empty_response_decodes_to_unit_or_none() {
     let server = FaultServer::play([
         FaultStep::answer(204),
         FaultStep::answer(Answer::new(200).body("")),
@@ -69,7 +70,7 @@ async fn an_empty_answer_decodes_to_nothing() {
 }
 
 #[tokio::test]
-async fn bad_json_in_a_whole_answer_is_not_asked_for_again() {
+async fn bad_json_in_whole_response_is_not_retried() {
     let server = FaultServer::play([FaultStep::execute(Answer::new(200).body(r#"{"id": "not a number"}"#))]).await;
     #[derive(Debug, serde::Deserialize)]
     #[allow(dead_code, reason = "only its errors are looked at")]
@@ -89,7 +90,7 @@ async fn bad_json_in_a_whole_answer_is_not_asked_for_again() {
 }
 
 #[tokio::test]
-async fn an_answer_over_the_limit_is_an_error_and_not_asked_for_again() {
+async fn response_over_body_limit_is_not_retried() {
     let server =
         FaultServer::play([FaultStep::execute(Answer::new(200).body(format!("\"{}\"", "x".repeat(5000))))]).await;
     let client = trusting(&server).body_limit(1000).build().unwrap();
@@ -101,7 +102,7 @@ async fn an_answer_over_the_limit_is_an_error_and_not_asked_for_again() {
     assert_eq!(text.len(), 5000);
 }
 #[tokio::test]
-async fn the_limit_counts_decoded_bytes() {
+async fn body_limit_counts_decoded_bytes() {
     // 10 KiB of zeros in 45 bytes of gzip.
     let packed: &[u8] = &[
         0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xed, 0xc1, 0x01, 0x0d, 0x00, 0x00, 0x00, 0xc2,
@@ -117,7 +118,7 @@ async fn the_limit_counts_decoded_bytes() {
 }
 
 #[tokio::test]
-async fn an_error_keeps_the_answer() {
+async fn status_error_keeps_response() {
     let problem =
         r#"{"type":"https://example.com/probs/out-of-credit","title":"You do not have enough credit.","balance":30}"#;
     let refusal =
@@ -138,7 +139,7 @@ async fn an_error_keeps_the_answer() {
 }
 
 #[tokio::test]
-async fn into_result_keeps_what_error_for_status_loses() {
+async fn into_result_keeps_body_and_attempts() {
     let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(404), FaultStep::answer(200)]).await;
     let client = doubting(&server).build().unwrap();
     let error = client.get("/x?token=s3cret").send().await.unwrap().into_result().await.unwrap_err();
@@ -151,7 +152,7 @@ async fn into_result_keeps_what_error_for_status_loses() {
 }
 
 #[tokio::test]
-async fn a_final_4xx_after_a_lost_answer_may_still_have_been_processed() {
+async fn final_4xx_after_lost_response_may_be_processed() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::answer(422)]).await;
     let client = trusting(&server).build().unwrap();
     let error = client.post_json::<Value>("/", &json!({})).await.unwrap_err();
@@ -160,7 +161,7 @@ async fn a_final_4xx_after_a_lost_answer_may_still_have_been_processed() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_handed_to_send_and_is_an_error_from_fetch() {
+async fn send_returns_unfollowed_redirect_fetch_fails() {
     let elsewhere = FaultServer::play([FaultStep::answer(200)]).await;
     let server = FaultServer::play([FaultStep::answer(Answer::new(307).header("location", elsewhere.url("/")))]).await;
     let client = trusting(&server).build().unwrap();
@@ -173,14 +174,14 @@ async fn a_redirect_is_handed_to_send_and_is_an_error_from_fetch() {
 }
 
 #[tokio::test]
-async fn an_empty_post_says_that_it_is_empty() {
+async fn empty_post_has_empty_body() {
     let server = FaultServer::play([FaultStep::answer(200)]).await;
     doubting(&server).build().unwrap().post("/").send().await.unwrap();
     assert_eq!(server.received()[0].body, b"");
 }
 
 #[tokio::test]
-async fn default_headers_stay_at_home() {
+async fn default_headers_stay_on_base_origin() {
     let home = FaultServer::play([FaultStep::answer(200)]).await;
     let elsewhere = FaultServer::play([FaultStep::answer(200)]).await;
     let client = Client::builder()
@@ -204,7 +205,7 @@ async fn default_headers_stay_at_home() {
 }
 
 #[tokio::test]
-async fn a_response_of_another_client_has_no_story() {
+async fn response_of_another_client_has_no_attempts() {
     let server = FaultServer::play([FaultStep::answer(404)]).await;
     let response = steadfast::reqwest::get(server.url("/")).await.unwrap();
     assert!(response.attempts().is_empty() && response.idempotency_key().is_none() && response.stop_reason().is_none());

@@ -1,4 +1,5 @@
-//! A mistake is an error that names the setting and the reason, before anything is sent, and never a panic.
+//! An invalid setting is an error that names the setting and the reason. It is never a panic, and
+//! nothing is sent.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ fn check_client(setting: &str, reason: &str, builder: ClientBuilder) {
 }
 
 #[test]
-fn settings_of_the_client() {
+fn invalid_client_setting_is_named() {
     let new = Client::builder;
     check_client("base_url", "relative URL without a base", new().base_url("api.example.com"));
     check_client("base_url", "invalid port", new().base_url("https://api.example.com:99999"));
@@ -65,7 +66,7 @@ fn settings_of_the_client() {
 }
 
 #[tokio::test]
-async fn settings_of_a_request() {
+async fn invalid_request_setting_is_named() {
     let server = FaultServer::play([FaultStep::answer(200)]).await;
     let client = Client::builder().base_url(server.url("/v1")).build().unwrap();
     let get = || client.get("/x");
@@ -100,21 +101,21 @@ async fn settings_of_a_request() {
 }
 
 #[tokio::test]
-async fn the_first_mistake_is_the_one_reported() {
+async fn first_mistake_is_reported() {
     let client = Client::new();
     let error = client.get("/relative").header("a b", "c").path_segments([""]).send().await.unwrap_err();
     assert!(error.to_string().contains("it is relative and the client has no base_url"), "{error}");
 }
 
 #[test]
-fn a_client_builds_and_drops_outside_of_a_runtime() {
+fn client_builds_and_drops_outside_runtime() {
     let client = Client::new();
     drop(client.get("https://example.com"));
     drop(client);
 }
 
 #[tokio::test]
-async fn no_duration_is_too_long() {
+async fn longest_durations_are_accepted() {
     let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     let client = Client::builder()
         .base_url(server.url(""))
@@ -131,12 +132,12 @@ async fn no_duration_is_too_long() {
 }
 
 #[tokio::test]
-async fn many_values_of_one_name_are_sent_and_too_many_names_are_an_error() {
+async fn too_many_header_names_are_an_error() {
     let many =
         (0..25_000).fold(Client::builder(), |builder, number| builder.default_header(format!("x-{number}"), "1"));
     check_client("default_header", "more headers than a request can have", many);
 
-    // A map of headers has room for fewer names than that, and as many values as one likes.
+    // A header map has room for fewer names than that, but for any number of values.
     let values = std::iter::repeat_n((http::HeaderName::from_static("x"), http::HeaderValue::from_static("1")), 25_000);
     let headers: http::HeaderMap = values.collect();
     let client = Client::builder().retry(RetryPolicy::never()).build().unwrap();

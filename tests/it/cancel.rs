@@ -1,4 +1,4 @@
-//! Dropping an operation, at every point at which it can be dropped: nothing stays behind.
+//! An operation can be dropped at every point, and leaves nothing behind.
 
 use std::future::Future;
 use std::pin::pin;
@@ -9,7 +9,8 @@ use steadfast::policy::{Backoff, HedgePolicy, RetryBudget, RetryPolicy, StopReas
 use steadfast::{Client, KeyPolicy, ResponseExt};
 use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
-/// Polls `future` when it asks for it, `polls` times at most, and drops it. `None` if it was dropped before its end.
+/// Polls `future` up to `polls` times, whenever it wakes, and then drops it. Returns `None` if it
+/// was dropped before its end.
 async fn poll_at_most<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;
@@ -23,15 +24,16 @@ async fn poll_at_most<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     .await
 }
 
-/// Drops what `start` begins at its first poll, at its second, and so on until it ends, each time with a client of its own; returns
-/// how many points there were.
+/// Drops the future of `start` at its first poll, at its second, and so on until it completes. Each
+/// round has a client of its own. Returns the number of polls.
 async fn drop_everywhere<F: Future>(start: impl Fn(Client) -> F) -> usize {
     let policy = RetryPolicy::new().max_attempts(3).backoff(Backoff::fixed(Duration::from_millis(2)));
     for polls in 0.. {
         let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
         let client = Client::builder().retry(policy.clone()).keys(KeyPolicy::standard()).build().unwrap();
         let finished = poll_at_most(start(client), polls).await.is_some();
-        // Connections belong to the pool, which goes with the client; the server's side ends with them.
+        // Connections belong to the pool, which is dropped with the client. The server's tasks end
+        // with them.
         let gone = async {
             while tokio::runtime::Handle::current().metrics().num_alive_tasks() > before {
                 tokio::task::yield_now().await;
@@ -46,21 +48,21 @@ async fn drop_everywhere<F: Future>(start: impl Fn(Client) -> F) -> usize {
 }
 
 #[tokio::test]
-async fn dropping_at_each_poll_leaves_no_task_behind() {
+async fn operation_dropped_at_any_poll_leaves_no_task() {
     let failing = FaultServer::play([FaultStep::answer(Answer::new(503).body("x".repeat(3000)))]).await;
     let url = failing.url("/");
-    // Waits, and bodies that are read away.
+    // Waits, and response bodies that are drained.
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 6);
     assert!(drop_everywhere(|client| client.post(&url).body("x").fetch::<()>()).await > 6);
     // Two attempts at once.
     let late = FaultServer::play([FaultStep::answer(Answer::new(200).delay(Duration::from_millis(10)))]).await;
     let (url, hedge) = (late.url("/"), HedgePolicy::after(Duration::from_millis(2)).max_extra_load(1.0));
     assert!(drop_everywhere(|client| client.get(&url).hedge(hedge).send()).await > 3);
-    // A body that is read inside the attempt, and cut.
+    // A response body that the attempt reads, and that is cut.
     let cut = FaultServer::play([FaultStep::close(FaultPoint::MidBody)]).await;
     let url = cut.url("/");
     assert!(drop_everywhere(|client| client.post(&url).body("x").fetch::<()>()).await > 6);
-    // A conflict whose body is looked at.
+    // A conflict whose body the client inspects.
     let busy = FaultServer::play([FaultStep::answer(Answer::new(409).body(r#"{"code":"x"}"#))]).await;
     let url = busy.url("/");
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 2);
@@ -71,7 +73,7 @@ async fn dropping_at_each_poll_leaves_no_task_behind() {
     assert!(drop_everywhere(|client| client.post(&url).body("x").send()).await > 12);
 }
 #[tokio::test]
-async fn dropping_an_upload_at_each_poll_leaves_no_task_behind() {
+async fn upload_dropped_at_any_poll_leaves_no_task() {
     let server = FaultServer::play([FaultStep::answer(503)]).await;
     let url = server.url("/");
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -80,7 +82,7 @@ async fn dropping_an_upload_at_each_poll_leaves_no_task_behind() {
 }
 
 #[tokio::test]
-async fn a_token_is_spent_only_on_a_retry_that_was_sent() {
+async fn only_a_sent_retry_takes_tokens() {
     let mut tokens_after = Vec::new();
     for polls in 0.. {
         let server = FaultServer::play([FaultStep::answer(503)]).await;
@@ -93,10 +95,10 @@ async fn a_token_is_spent_only_on_a_retry_that_was_sent() {
             .unwrap();
         let finished = poll_at_most(client.get("/").send(), polls).await.is_some();
         let sent = server.received().len();
-        // Whether the one retry's worth of tokens is still there.
+        // Are the tokens for the one retry still there?
         let response = client.get("/").retry(fast_retries().max_attempts(2)).send().await.unwrap();
         let left = response.stop_reason() == Some(StopReason::AttemptsExhausted);
-        // A second request that arrived was paid for; what never left was not.
+        // A second request that arrived took tokens; a retry that was not sent did not.
         assert!(left || sent > 0, "dropped after {polls} polls: nothing was sent and the tokens are gone");
         assert!(!left || sent < 2, "dropped after {polls} polls: two requests arrived for nothing");
         tokens_after.push(left);
@@ -109,7 +111,7 @@ async fn a_token_is_spent_only_on_a_retry_that_was_sent() {
 
 /// The futures can be moved to another task.
 #[test]
-fn operations_are_send() {
+fn operation_futures_are_send() {
     fn is_send<T: Send>(_: &T) {}
     let client = Client::new();
     is_send(&client.get("http://localhost").send());
@@ -118,7 +120,7 @@ fn operations_are_send() {
 }
 
 #[tokio::test]
-async fn an_operation_that_is_never_polled_sends_nothing() {
+async fn unpolled_operation_sends_nothing() {
     let server = FaultServer::play([FaultStep::answer(200)]).await;
     let client = Client::builder().base_url(server.url("")).build().unwrap();
     drop(client.get("/").send());

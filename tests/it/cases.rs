@@ -1,10 +1,11 @@
 //! Tables of how other clients behave, run against this one.
 //!
-//! The tables are data, in `tests/cases/`: cases read from the sources and tests of published clients, each with where it comes
-//! from. Where the house differs by design the case is not dropped in silence: every runner prints what it left out and why,
-//! and asserts how many it ran, so that a case that stops applying is noticed.
+//! The tables are data, in `tests/cases/`. Each case comes from the source or the tests of a
+//! published client, and names it. If this crate differs by design, the case is not dropped in
+//! silence. Every runner prints the cases that it left out, with the reason, and asserts how many
+//! it ran. So a case that no longer applies is noticed.
 //!
-//! `cargo test --test it cases -- --nocapture` shows the account.
+//! `cargo test --test it cases -- --nocapture` prints the account.
 
 mod aws;
 mod methods;
@@ -14,7 +15,7 @@ mod stripe;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// The cases of a table, whose other parts are for people.
+/// Reads the cases of a table. Its other parts are for human readers.
 fn cases<C: DeserializeOwned>(table: &str) -> Vec<C> {
     #[derive(Deserialize)]
     #[serde(bound(deserialize = "C: DeserializeOwned"))]
@@ -24,7 +25,7 @@ fn cases<C: DeserializeOwned>(table: &str) -> Vec<C> {
     serde_json::from_str::<Table<C>>(table).unwrap().cases
 }
 
-/// What became of the cases of one table.
+/// The results of one table's cases.
 struct Account {
     table: &'static str,
     ran: usize,
@@ -44,7 +45,7 @@ impl Account {
         self.left_out.push(format!("{id}: {reason}"));
     }
 
-    /// Prints the account, and holds it to the numbers that the runner expects.
+    /// Prints the account, and asserts the counts that the runner expects.
     fn close(self, ran: usize, left_out: usize) {
         println!("{}: {} cases ran, {} left out", self.table, self.ran, self.left_out.len());
         for line in &self.left_out {
@@ -59,7 +60,7 @@ impl Account {
     }
 }
 
-/// The reason why a case is not run, from a list of beginnings of identifiers.
+/// Returns why a case is left out. The list holds prefixes of case identifiers.
 fn reason(list: &[(&str, &'static str)], id: &str) -> Option<&'static str> {
     list.iter().find(|(beginning, _)| id.starts_with(beginning)).map(|(_, reason)| *reason)
 }

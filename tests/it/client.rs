@@ -1,4 +1,4 @@
-//! The main path: what a caller gets, and what the server received for it.
+//! The main path: what a caller gets, and what the server receives.
 
 use http::HeaderMap;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use crate::support::{doubting, trusting};
 
 #[tokio::test]
-async fn a_first_try_is_one_request_with_one_key() {
+async fn first_success_is_one_request_with_one_key() {
     let server = FaultServer::play([FaultStep::execute(Answer::new(201).body(r#"{"id":"ch_1"}"#))]).await;
     let client = trusting(&server).build().unwrap();
     let charge: Value = client.post_json("/charges", &json!({"amount": 1200})).await.unwrap();
@@ -28,9 +28,9 @@ fn lines(request: &Received, name: &str) -> Vec<String> {
     request.headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
 }
 
-/// What the caller says of the body and of the key is what is sent, once, in whichever order it is said.
+/// Headers of the caller for the body and the key are sent once, whatever the order of the calls.
 #[tokio::test]
-async fn the_callers_own_headers_take_the_place_of_ours() {
+async fn callers_headers_replace_defaults() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503)), FaultStep::answer(Answer::new(201))]).await;
     let client = doubting(&server).keys(KeyPolicy::standard()).build().unwrap();
     let own = ("content-type", "application/vnd.api+json");
@@ -50,9 +50,9 @@ async fn the_callers_own_headers_take_the_place_of_ours() {
     assert_eq!(lines(&received[3], "content-type"), ["application/x-www-form-urlencoded"]);
 }
 
-/// A request without headers of its own is put together in another way than one with, and looks the same.
+/// A request without headers of its own is built on another path, and must look the same.
 #[tokio::test]
-async fn a_header_of_the_callers_changes_nothing_of_the_others() {
+async fn callers_header_leaves_others_unchanged() {
     let server = FaultServer::start(|_, _| FaultStep::answer(200)).await;
     let client = trusting(&server).build().unwrap();
     let requests: [fn(&Client) -> RequestBuilder; 6] = [
@@ -78,7 +78,7 @@ async fn a_header_of_the_callers_changes_nothing_of_the_others() {
 }
 
 #[tokio::test]
-async fn every_lost_answer_is_asked_for_again_under_the_same_key_and_acted_on_once() {
+async fn lost_response_is_retried_under_key_and_runs_once() {
     for fault in [
         FaultStep::close(FaultPoint::AfterExecuting),
         FaultStep::reset(FaultPoint::AfterExecuting),
@@ -101,7 +101,7 @@ async fn every_lost_answer_is_asked_for_again_under_the_same_key_and_acted_on_on
 }
 
 #[tokio::test]
-async fn a_server_that_ignores_keys_is_never_doubled_by_the_defaults() {
+async fn defaults_never_double_where_keys_are_ignored() {
     for fault in [
         FaultStep::close(FaultPoint::AfterExecuting),
         FaultStep::reset(FaultPoint::AfterExecuting),
@@ -123,9 +123,9 @@ async fn a_server_that_ignores_keys_is_never_doubled_by_the_defaults() {
     }
 }
 
-/// `Host` is written by us where nothing but the URL can say what it is, and by the transport where something else may.
+/// The client writes `Host` if only the URL can decide it. Otherwise the transport does.
 #[tokio::test]
-async fn host_is_that_of_the_url_unless_the_caller_says_otherwise() {
+async fn host_comes_from_url_unless_set() {
     let server = FaultServer::start(|_, _| FaultStep::answer(200)).await;
     let mut named = HeaderMap::new();
     named.insert("host", "by-transport.example".parse().unwrap());
@@ -152,7 +152,7 @@ async fn host_is_that_of_the_url_unless_the_caller_says_otherwise() {
 }
 
 #[tokio::test]
-async fn a_body_says_what_it_is_before_the_defaults_do() {
+async fn body_sets_content_type_before_defaults() {
     let server = FaultServer::play([FaultStep::execute(200)]).await;
     let client = trusting(&server).default_header("content-type", "application/xml").build().unwrap();
     client.post("/json").json(&1).send().await.unwrap();
@@ -166,16 +166,16 @@ async fn a_body_says_what_it_is_before_the_defaults_do() {
 }
 
 #[tokio::test]
-async fn an_answer_that_switches_protocols_is_the_answer() {
+async fn switching_protocols_response_is_final() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/chat", listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        // The head of a GET arrives in one piece here.
+        // On loopback the head of a GET arrives in one piece.
         assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
         let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
-        // No second connection: whoever is answered once has its answer.
+        // No second connection is accepted: one response is enough.
         (stream, listener)
     });
     let client = Client::builder().retry(fast_retries()).build().unwrap();

@@ -1,4 +1,4 @@
-//! What the watchers are told, in order.
+//! The events that a watcher gets, in order.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,7 @@ use steadfast_testing::{FaultPoint, FaultServer, FaultStep};
 use crate::support::trusting;
 
 #[tokio::test]
-async fn every_turn_is_told_once_and_in_order() {
+async fn every_event_arrives_once_in_order() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let lines = Arc::new(Mutex::new(Vec::new()));
     let log = lines.clone();

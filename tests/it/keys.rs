@@ -1,4 +1,5 @@
-//! One key per operation: whose it is, how it travels, when it is a licence, and how it is used again later.
+//! One key per operation: its source, its form on the wire, when it is a licence, and how it is
+//! resumed.
 
 use std::collections::HashSet;
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,8 +16,8 @@ fn key(text: &str) -> IdempotencyKey {
 }
 
 #[tokio::test]
-async fn a_hundred_concurrent_operations_keep_a_hundred_keys() {
-    // Every other turn loses its answer.
+async fn concurrent_operations_keep_their_own_keys() {
+    // Every other response is lost.
     let server = FaultServer::start(|turn, _| match turn % 2 {
         0 => FaultStep::close(FaultPoint::AfterExecuting),
         _ => FaultStep::execute(200),
@@ -44,7 +45,7 @@ async fn a_hundred_concurrent_operations_keep_a_hundred_keys() {
 }
 
 #[tokio::test]
-async fn the_next_operation_has_a_new_key() {
+async fn next_operation_gets_new_key() {
     let server = FaultServer::play([FaultStep::execute(200)]).await;
     let client = trusting(&server).build().unwrap();
     for _ in 0..3 {
@@ -54,7 +55,7 @@ async fn the_next_operation_has_a_new_key() {
 }
 
 #[tokio::test]
-async fn the_callers_key_wins_in_either_spelling_and_by_either_way() {
+async fn callers_key_wins_in_any_spelling() {
     let server = FaultServer::play([FaultStep::execute(200)]).await;
     let client = trusting(&server).build().unwrap();
     client.post("/1").idempotency_key(key("order-1")).send().await.unwrap();
@@ -71,7 +72,7 @@ async fn the_callers_key_wins_in_either_spelling_and_by_either_way() {
 }
 
 #[tokio::test]
-async fn a_policy_says_whether_and_how_a_key_is_sent() {
+async fn policy_decides_whether_and_how_key_is_sent() {
     let server = FaultServer::play([FaultStep::execute(200)]).await;
     let with = |keys| Client::builder().base_url(server.url("")).keys(keys).build().unwrap();
     with(KeyPolicy::off()).post("/").send().await.unwrap();
@@ -88,7 +89,7 @@ async fn a_policy_says_whether_and_how_a_key_is_sent() {
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_sent_is_refused_before_anything_is_sent() {
+async fn invalid_key_fails_before_sending() {
     let server = FaultServer::play([FaultStep::execute(200)]).await;
     let client = trusting(&server).build().unwrap();
     let long = "x".repeat(256);
@@ -106,7 +107,7 @@ async fn a_key_that_cannot_be_sent_is_refused_before_anything_is_sent() {
     assert_eq!(server.connections(), 0);
 }
 
-/// An operation that was carried out and whose answer was lost, and the token to ask again for it.
+/// Sends an operation whose response is lost, and returns the token that resumes it.
 async fn lost(server: &FaultServer) -> ResumeToken {
     let client = trusting(server).retry(RetryPolicy::never()).build().unwrap();
     let error = client.post_json::<Value>("/charges?expand=all", &json!({"amount": 7})).await.unwrap_err();
@@ -116,7 +117,7 @@ async fn lost(server: &FaultServer) -> ResumeToken {
 }
 
 #[tokio::test]
-async fn a_lost_operation_is_resumed_by_another_client_under_its_own_key() {
+async fn lost_operation_is_resumed_under_its_key() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let token = lost(&server).await;
     let client = trusting(&server).build().unwrap();
@@ -128,7 +129,7 @@ async fn a_lost_operation_is_resumed_by_another_client_under_its_own_key() {
     assert_eq!(keys[0], keys[1]);
 }
 
-/// The same token, from an operation that was first sent so many seconds ago.
+/// Returns the same token as if the operation had first been sent `seconds` ago.
 fn aged(token: &ResumeToken, seconds: i64) -> ResumeToken {
     let mut json = serde_json::to_value(token).unwrap();
     let then = i64::try_from(UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap() - seconds * 1000;
@@ -136,10 +137,10 @@ fn aged(token: &ResumeToken, seconds: i64) -> ResumeToken {
     serde_json::from_value(json).unwrap()
 }
 
-/// As where the wall clock has been set back between the two: in the middle of the operation, too,
-/// it ends no retry.
+/// The wall clock was set back between the two. That ends no retry, not even in the middle of the
+/// operation.
 #[tokio::test]
-async fn a_token_from_ahead_is_resumed_and_retried() {
+async fn token_from_future_is_resumed_and_retried() {
     for ahead in [1, 25] {
         let acts = [
             FaultStep::close(FaultPoint::AfterExecuting),
@@ -158,10 +159,10 @@ async fn a_token_from_ahead_is_resumed_and_retried() {
 }
 
 #[tokio::test]
-async fn a_token_from_ahead_shortens_the_retention() {
+async fn token_from_future_shortens_retention() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::answer(503)]).await;
     let token = aged(&lost(&server).await, -20);
-    // 19 s of 20 s are usable, and the token has come from 20 s ahead.
+    // 19 s of 20 s are usable, and the token is from 20 s ahead.
     let keys = KeyPolicy::standard().retention(Duration::from_secs(20));
     let client = trusting(&server).keys(keys).build().unwrap();
     let again = client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token);
@@ -171,7 +172,7 @@ async fn a_token_from_ahead_shortens_the_retention() {
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_fit_is_refused_before_anything_is_sent() {
+async fn unfit_token_fails_before_sending() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let token = lost(&server).await;
     let client = trusting(&server).build().unwrap();
@@ -199,7 +200,7 @@ async fn a_token_that_does_not_fit_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn what_an_earlier_attempt_may_have_done_stays_true_when_a_resumed_one_cannot_connect() {
+async fn resumed_connect_failure_keeps_earlier_evidence() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let token = lost(&server).await;
     let first_sent = token.first_sent();
@@ -214,13 +215,13 @@ async fn what_an_earlier_attempt_may_have_done_stays_true_when_a_resumed_one_can
 }
 
 #[tokio::test]
-async fn trust_is_earned_by_a_sign_on_the_wire() {
+async fn sign_in_response_earns_trust() {
     let signed = || Answer::new(201).header("idempotent-replayed", "false");
     let acts = [
         FaultStep::execute(signed()),
         FaultStep::close(FaultPoint::AfterExecuting),
         FaultStep::execute(signed()),
-        // A success without a sign takes it back.
+        // A success without a sign withdraws the trust.
         FaultStep::execute(201),
         FaultStep::close(FaultPoint::AfterExecuting),
     ];
@@ -237,7 +238,7 @@ async fn trust_is_earned_by_a_sign_on_the_wire() {
 }
 
 #[tokio::test]
-async fn the_users_word_is_about_the_base_and_nothing_else() {
+async fn declared_keys_apply_to_base_origin_only() {
     let home = FaultServer::play([FaultStep::execute(200)]).await;
     let elsewhere = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let client = trusting(&home).build().unwrap();
@@ -251,7 +252,7 @@ fn conflict() -> Answer {
 }
 
 #[tokio::test]
-async fn a_conflict_means_still_running_only_where_a_first_attempt_can_run_and_the_answer_says_so() {
+async fn only_marked_conflict_means_in_progress() {
     let busy = || conflict().header("retry-after", "0");
     let stripe = r#"{"error":{"type":"idempotency_error","code":"idempotency_key_in_use"}}"#;
     let ours = r#"{"type":"https://docs.rs/steadfast/latest/steadfast/guide/problems/#in-progress","status":409}"#;
@@ -303,7 +304,7 @@ async fn a_conflict_means_still_running_only_where_a_first_attempt_can_run_and_t
 }
 
 #[tokio::test]
-async fn a_retry_asks_to_be_kept_waiting_only_where_it_was_told_to() {
+async fn retry_sends_prefer_wait_only_if_set() {
     let busy = || FaultStep::answer(conflict().header("retry-after", "0"));
     let acts = || [FaultStep::close(FaultPoint::AfterExecuting), busy(), FaultStep::execute(200)];
     let asked = |server: &FaultServer| -> Vec<Option<String>> {
@@ -327,14 +328,14 @@ async fn a_retry_asks_to_be_kept_waiting_only_where_it_was_told_to() {
     trusting(&server).build().unwrap().post("/charges").body("x").send().await.unwrap();
     assert_eq!(asked(&server), [None, None, None]);
 
-    // Without a key there is nothing to wait for.
+    // A request without a key has nothing to wait for.
     let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     trusting(&server).keys(wait).build().unwrap().get("/charges").send().await.unwrap();
     assert_eq!(asked(&server), [None, None]);
 }
 
 #[tokio::test]
-async fn nobody_knows_is_never_read_as_still_running() {
+async fn unknown_outcome_is_not_in_progress() {
     for unknown in [
         conflict().header("idempotency-status", "unknown").header("retry-after", "0"),
         conflict()
@@ -351,7 +352,7 @@ async fn nobody_knows_is_never_read_as_still_running() {
 }
 
 #[tokio::test]
-async fn a_replayed_error_is_final() {
+async fn replayed_error_is_final() {
     for header in
         [("idempotent-replayed", "true"), ("idempotency-status", "stored"), ("idempotency-status", "replayed")]
     {
@@ -364,7 +365,7 @@ async fn a_replayed_error_is_final() {
 }
 
 #[tokio::test]
-async fn a_margin_of_a_twentieth_of_the_retention_is_kept() {
+async fn retention_keeps_five_percent_margin() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let token = lost(&server).await;
     let strict = KeyPolicy::standard().retention(Duration::from_nanos(1));
@@ -373,9 +374,9 @@ async fn a_margin_of_a_twentieth_of_the_retention_is_kept() {
     assert_eq!(error.kind(), ErrorKind::KeyExpired);
 }
 
-/// To resume is to repeat: it needs the licence that a retry would have needed.
+/// To resume is to repeat: it needs the same licence as a retry.
 #[tokio::test]
-async fn what_may_have_been_processed_is_not_resumed_at_an_api_that_nobody_vouches_for() {
+async fn resume_without_trusted_key_is_refused() {
     for keys in [KeyPolicy::default(), KeyPolicy::off()] {
         let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)])
             .await
@@ -392,13 +393,13 @@ async fn what_may_have_been_processed_is_not_resumed_at_an_api_that_nobody_vouch
         );
         let error = request().idempotent(false).send().await.unwrap_err();
         assert_eq!((error.kind(), server.executions()), (ErrorKind::KeyExpired, 1), "{error}");
-        // The caller's own word is above the key.
+        // The caller's declaration overrides the key.
         assert_eq!(request().idempotent(true).send().await.unwrap().status(), 200);
     }
 }
 
 #[tokio::test]
-async fn the_readmes_answer_to_an_error_doubles_nothing() {
+async fn readme_error_handling_doubles_nothing() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)])
         .await
         .ignoring_keys();
@@ -411,7 +412,7 @@ async fn the_readmes_answer_to_an_error_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_refused_token_still_says_what_may_have_been_done() {
+async fn refused_token_keeps_earlier_evidence() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let token = lost(&server).await;
     let client = trusting(&server).build().unwrap();
@@ -421,7 +422,7 @@ async fn a_refused_token_still_says_what_may_have_been_done() {
         error.to_string().ends_with("(nothing was sent now; an earlier attempt may have been processed)"),
         "{error}"
     );
-    // Mistakes of any kind, made before or while it is sent.
+    // Errors of any kind, found before or while the request is sent.
     let again = |token| client.post("/charges?expand=all").json(&json!({"amount": 7})).resume(token);
     let token = || error.resume_token().unwrap().clone();
     for request in [again(token()).header("a b", "c"), again(token()).timeout(Duration::ZERO)] {

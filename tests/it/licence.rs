@@ -1,5 +1,5 @@
-//! The leave to repeat what may have been carried out, and what ends it while an operation is still under way: the API no longer honours
-//! keys, it has forgotten this one, or it would take it for another.
+//! The licence to repeat an ambiguous attempt, and what can end it during an operation. The API may
+//! stop honouring keys, forget this key, or read its spelling as another key.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn bodies(server: &FaultServer) -> Vec<String> {
     server.received().iter().map(|request| String::from_utf8(request.body.clone()).unwrap()).collect()
 }
 
-/// A client that negotiates, and tells when it begins to wait for a retry.
+/// A negotiating client, and a channel that reports the beginning of each wait for a retry.
 fn watched(server: &FaultServer) -> (Client, UnboundedReceiver<()>) {
     let (tell, told) = unbounded_channel();
     let client = doubting(server).retry(fast_retries().max_attempts(4)).on_event(move |event| {
@@ -25,13 +25,13 @@ fn watched(server: &FaultServer) -> (Client, UnboundedReceiver<()>) {
     (client.build().unwrap(), told)
 }
 
-/// Answers that show that keys are honoured, and ones that show that they are not.
+/// A response that shows that keys are honoured.
 fn honours() -> FaultStep {
     FaultStep::execute(Answer::new(200).header("idempotent-replayed", "false"))
 }
 
 #[tokio::test]
-async fn an_operation_that_waits_is_not_repeated_once_the_api_stops_honouring_keys() {
+async fn trust_lost_while_waiting_stops_retry() {
     let unsure = Answer::new(503).header("retry-after-ms", "1500");
     let server = FaultServer::play([honours(), FaultStep::execute(unsure), FaultStep::execute(200)]).await;
     let (client, mut waits) = watched(&server);
@@ -50,8 +50,9 @@ async fn an_operation_that_waits_is_not_repeated_once_the_api_stops_honouring_ke
 }
 
 #[tokio::test]
-async fn nor_is_it_after_an_attempt_that_was_not_processed() {
-    // A's first attempt is carried out and its answer lost; its second is refused, while B shows that keys are ignored.
+async fn trust_lost_before_throttled_retry_stops_it() {
+    // The response to A's first attempt is lost. Its second attempt is throttled, while B shows
+    // that keys are ignored.
     let refused = Answer::new(429).header("retry-after-ms", "1").delay(Duration::from_millis(1500));
     let server = FaultServer::start(move |turn, request| match (turn, request.map(|request| &request.body[..])) {
         (0, _) => honours(),
@@ -64,7 +65,7 @@ async fn nor_is_it_after_an_attempt_that_was_not_processed() {
     client.post("/charges").body("first").send().await.unwrap();
     let (one, _) = tokio::join!(client.post("/charges").body("A").send(), async {
         waits.recv().await.unwrap();
-        // Not before the second attempt is on its way: else it would not be sent at all.
+        // Only once the second attempt is under way; otherwise it would not be sent at all.
         while bodies(&server).len() < 3 {
             tokio::task::yield_now().await;
         }
@@ -77,10 +78,10 @@ async fn nor_is_it_after_an_attempt_that_was_not_processed() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_api_has_forgotten_by_then_is_no_licence() {
+async fn retry_past_retention_is_not_sent() {
     let short = KeyPolicy::standard().retention(Duration::from_secs(2));
     for (answer, expected) in [
-        // 95 % of the retention: a retry at 1.9 s or later would be another operation.
+        // 95 % of the retention: a retry at 1.9 s or later would be a new operation.
         (Answer::new(503).header("retry-after-ms", "1900"), (Some(StopReason::RetryAfterTooLong), 1)),
         (Answer::new(503).header("retry-after-ms", "20"), (Some(StopReason::Done), 2)),
     ] {
@@ -92,7 +93,7 @@ async fn a_key_that_the_api_has_forgotten_by_then_is_no_licence() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_how_long_it_keeps_a_record_is_believed() {
+async fn stated_retention_is_believed() {
     let forgetful = Answer::new(200).header("idempotency-status", "stored;retention=0");
     let server = FaultServer::play([
         FaultStep::execute(forgetful),
@@ -110,9 +111,9 @@ async fn a_server_that_says_how_long_it_keeps_a_record_is_believed() {
     assert_eq!(server.received().len(), 2);
 }
 
-/// An API that takes the header as it comes would take another spelling for another key.
+/// An API that compares the raw header would read another spelling as another key.
 #[tokio::test]
-async fn an_operation_is_resumed_under_the_key_as_it_was_spelt() {
+async fn resumed_key_keeps_its_spelling() {
     for (form, spelt) in
         [(KeyFormat::Bare, "\"order-1\""), (KeyFormat::Quoted, "order-1"), (KeyFormat::Bare, "order-1")]
     {
@@ -130,8 +131,8 @@ async fn an_operation_is_resumed_under_the_key_as_it_was_spelt() {
 }
 
 #[tokio::test]
-async fn the_users_word_is_about_the_methods_for_which_the_api_takes_keys() {
-    // PayPal takes keys for POST alone.
+async fn declared_keys_apply_to_listed_methods_only() {
+    // PayPal takes keys for POST only.
     for (method, attempts) in [(http::Method::POST, 2), (http::Method::PATCH, 1)] {
         let server = FaultServer::play([FaultStep::execute(503), FaultStep::execute(200)]).await;
         let client = trusting(&server).keys(KeyPolicy::paypal()).build().unwrap();
@@ -141,9 +142,9 @@ async fn the_users_word_is_about_the_methods_for_which_the_api_takes_keys() {
     }
 }
 
-/// A proxy or a debugging handler that reflects headers knows nothing of keys.
+/// A proxy or a debugging handler can reflect headers without knowing keys.
 #[tokio::test]
-async fn an_echoed_key_is_no_licence() {
+async fn echoed_key_is_no_licence() {
     for status in [503, 500, 408] {
         let server = FaultServer::play([FaultStep::execute(Answer::new(status).echo_key())]).await.ignoring_keys();
         let client = doubting(&server).build().unwrap();
@@ -152,8 +153,7 @@ async fn an_echoed_key_is_no_licence() {
         assert_eq!(response.stop_reason(), Some(StopReason::KeyNotTrusted));
         assert!(response.headers().contains_key("idempotency-key"), "it was echoed");
     }
-    // Nor after a success, nor beside a sign that was there before: a success with an echo alone
-    // has no sign.
+    // The same holds after a success, and beside an earlier sign: an echo on a success is no sign.
     let echo = || FaultStep::execute(Answer::new(201).echo_key());
     for first in [echo(), honours()] {
         let acts = [first, echo(), FaultStep::close(FaultPoint::AfterExecuting)];
@@ -167,7 +167,7 @@ async fn an_echoed_key_is_no_licence() {
     }
 }
 
-/// The requests that a server received, as paths.
+/// Returns the paths of the requests that a server received.
 fn paths(server: &FaultServer) -> Vec<String> {
     server.received().into_iter().map(|request| request.target).collect()
 }
@@ -177,9 +177,9 @@ fn moved_to(path: &str) -> FaultStep {
 }
 
 #[tokio::test]
-async fn a_sign_behind_a_307_is_the_answering_paths() {
-    // The old path leads to a new one, which honours keys, and is then served by something that
-    // does not.
+async fn sign_behind_307_belongs_to_responding_path() {
+    // The old path redirects to a new one, which honours keys. Later a server without keys serves
+    // the old path.
     let acts = [moved_to("/v2/charges"), honours(), FaultStep::close(FaultPoint::AfterExecuting)];
     let server = FaultServer::play(acts).await.ignoring_keys();
     let client = doubting(&server).build().unwrap();
@@ -188,7 +188,7 @@ async fn a_sign_behind_a_307_is_the_answering_paths() {
     assert_eq!((error.stop_reason(), server.executions()), (Some(StopReason::KeyNotTrusted), 2), "{error}");
     assert_eq!(paths(&server), ["/charges", "/v2/charges", "/charges"]);
 
-    // The path that answered is trusted.
+    // The path that sent the response is trusted.
     let acts = [moved_to("/v2/charges"), honours(), FaultStep::close(FaultPoint::AfterExecuting), honours()];
     let server = FaultServer::play(acts).await;
     let client = doubting(&server).build().unwrap();
@@ -198,7 +198,7 @@ async fn a_sign_behind_a_307_is_the_answering_paths() {
 }
 
 #[tokio::test]
-async fn a_success_behind_a_307_takes_no_others_trust() {
+async fn success_behind_307_keeps_trust_of_first_path() {
     let acts = [
         honours(),
         moved_to("/v2/charges"),
@@ -215,9 +215,9 @@ async fn a_success_behind_a_307_takes_no_others_trust() {
     assert_eq!((response.attempts().len(), server.executions()), (2, 3));
 }
 
-/// The path that was asked for honours keys, and the one that it leads to is not known to.
+/// The requested path honours keys. Nothing is known of the path that it redirects to.
 #[tokio::test]
-async fn a_loss_behind_a_307_needs_a_sign_for_both_paths() {
+async fn lost_response_behind_307_needs_trust_in_both_paths() {
     let scope = |scope: &str| Answer::new(200).header("idempotency-status", format!("stored;scope=\"{scope}\""));
     let acts = |sign| {
         let lost = FaultStep::close(FaultPoint::AfterExecuting);
@@ -236,9 +236,9 @@ async fn a_loss_behind_a_307_needs_a_sign_for_both_paths() {
     assert_eq!((response.attempts().len(), server.executions()), (2, 2));
 }
 
-/// A hop of a retry is a repeat, too.
+/// A redirect hop of a retry is a repeat, too.
 #[tokio::test]
-async fn a_retry_is_not_led_where_keys_are_not_known() {
+async fn retry_follows_no_307_to_untrusted_path() {
     let acts = || [honours(), FaultStep::close(FaultPoint::AfterExecuting), moved_to("/v2"), FaultStep::execute(200)];
     let server = FaultServer::play(acts()).await.ignoring_keys();
     let client = doubting(&server).build().unwrap();
@@ -252,8 +252,8 @@ async fn a_retry_is_not_led_where_keys_are_not_known() {
         "{error}"
     );
 
-    // With the user's word it is: the API honours keys, wherever on its origin. And so is a first
-    // attempt.
+    // With declared keys the hop is followed: the API honours keys on its whole origin. A first
+    // attempt may follow it, too.
     let server = FaultServer::play(acts()).await;
     let client = trusting(&server).build().unwrap();
     client.post("/charges").body("x").send().await.unwrap();
@@ -261,13 +261,13 @@ async fn a_retry_is_not_led_where_keys_are_not_known() {
     assert_eq!((paths(&server).last().map(String::as_str), server.executions()), (Some("/v2"), 2));
 }
 
-/// Two attempts that run at once are each other's repeats.
+/// Two concurrent attempts are repeats of each other.
 #[tokio::test]
-async fn a_hedge_is_not_led_where_keys_are_not_known() {
+async fn hedge_follows_no_307_to_untrusted_path() {
     let late = Duration::from_millis(100);
     let slow = move || FaultStep::execute(Answer::new(200).delay(late));
-    // The first is led away while a second may be sent beside it; the second is, while the first
-    // runs where it was sent.
+    // First case: the first attempt is redirected while a hedge may be sent. Second case: the hedge
+    // is redirected while the first attempt runs.
     for (first, executions) in [(moved_to("/v2"), 1), (slow(), 2)] {
         let server = FaultServer::start(move |turn, request| match request {
             Some(request) if request.target == "/v2" => slow(),

@@ -1,4 +1,4 @@
-//! Attempts, time and budget: what ends an operation, and that nothing goes on after it.
+//! Attempts, time and budget: what ends an operation, and that nothing continues after its end.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries
 use crate::support::{doubting, trusting};
 
 #[tokio::test]
-async fn attempts_are_counted_with_the_first() {
+async fn max_attempts_counts_first_attempt() {
     for most in 1..=4 {
         let server = FaultServer::play([FaultStep::answer(503)]).await;
         let client = doubting(&server).retry(fast_retries().max_attempts(most)).build().unwrap();
@@ -22,7 +22,7 @@ async fn attempts_are_counted_with_the_first() {
 }
 
 #[tokio::test]
-async fn no_attempt_starts_and_no_wait_ends_after_the_deadline() {
+async fn nothing_starts_after_deadline() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503).delay(Duration::from_millis(15)))]).await;
     let deadline = Duration::from_millis(400);
     let policy =
@@ -41,7 +41,7 @@ async fn no_attempt_starts_and_no_wait_ends_after_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_stall_ends_with_the_attempt_and_with_the_operation() {
+async fn stall_ends_at_attempt_or_operation_timeout() {
     let server = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
     let client = trusting(&server).attempt_timeout(Duration::from_millis(100)).build().unwrap();
     let response = client.post("/charges").body("x").send().await.unwrap();
@@ -56,7 +56,7 @@ async fn a_stall_ends_with_the_attempt_and_with_the_operation() {
 }
 
 #[tokio::test]
-async fn the_requests_own_limits_win() {
+async fn request_limits_override_client_limits() {
     let server = FaultServer::play([FaultStep::answer(503)]).await;
     let client = doubting(&server).retry(fast_retries().max_attempts(5)).build().unwrap();
     let response = client.get("/").retry(fast_retries().max_attempts(2)).send().await.unwrap();
@@ -75,7 +75,7 @@ async fn the_requests_own_limits_win() {
 }
 
 #[tokio::test]
-async fn a_requests_policy_without_a_deadline_leaves_the_clients_timeout_in_force() {
+async fn request_policy_without_deadline_keeps_timeout() {
     let server = FaultServer::play([FaultStep::answer(200)]).await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let client = doubting(&server).timeout(Duration::from_secs(7)).on_event(move |event| {
@@ -100,7 +100,7 @@ async fn a_requests_policy_without_a_deadline_leaves_the_clients_timeout_in_forc
 }
 
 #[tokio::test]
-async fn an_error_in_full_names_its_cause() {
+async fn alternate_error_names_its_cause() {
     let client = Client::builder().retry(fast_retries()).build().unwrap();
     let error = client.get("http://127.0.0.1:1/").send().await.unwrap_err();
     for text in [format!("{error:#}"), format!("{error:?}")] {
@@ -109,7 +109,7 @@ async fn an_error_in_full_names_its_cause() {
 }
 
 #[tokio::test]
-async fn the_budget_stops_a_storm_and_is_the_origins_own() {
+async fn budget_stops_retry_storm_per_origin() {
     let down = FaultServer::play([FaultStep::answer(503)]).await;
     let well = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     let client = Client::builder().retry(fast_retries().max_attempts(10)).build().unwrap();
@@ -119,7 +119,7 @@ async fn the_budget_stops_a_storm_and_is_the_origins_own() {
         operations.spawn(async move { client.get(url).send().await.unwrap().stop_reason() });
     }
     let reasons = operations.join_all().await;
-    // 500 tokens, 14 a retry.
+    // 500 tokens; a retry costs 14.
     assert_eq!(down.received().len(), 100 + 35);
     assert!(reasons.contains(&Some(StopReason::BudgetExhausted)), "{reasons:?}");
     let response = client.get(well.url("/")).send().await.unwrap();
@@ -127,7 +127,7 @@ async fn the_budget_stops_a_storm_and_is_the_origins_own() {
 }
 
 #[tokio::test]
-async fn a_servers_hint_is_a_floor() {
+async fn server_hint_is_minimum_wait() {
     let acts = [
         FaultStep::answer(Answer::new(429).header("retry-after-ms", "30")),
         FaultStep::answer(Answer::new(503).retry_after(0).header("retry-after-ms", "20")),
@@ -141,7 +141,7 @@ async fn a_servers_hint_is_a_floor() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_too_long_is_told_to_the_caller_at_once() {
+async fn too_long_retry_after_ends_operation_at_once() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503).retry_after(3600))]).await;
     let client = doubting(&server).build().unwrap();
     let error = client.get_json::<Value>("/").await.unwrap_err();
@@ -151,7 +151,7 @@ async fn a_server_that_asks_for_too_long_is_told_to_the_caller_at_once() {
 }
 
 #[tokio::test]
-async fn a_stream_gets_one_attempt_which_says_so() {
+async fn stream_gets_one_attempt() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(429).retry_after(0)), FaultStep::answer(200)]).await;
     let client = trusting(&server).build().unwrap();
     let stream = || steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("streamed"));
@@ -162,7 +162,7 @@ async fn a_stream_gets_one_attempt_which_says_so() {
     assert_eq!((received.len(), received[0].body.as_slice()), (1, &b"streamed"[..]));
 }
 #[tokio::test]
-async fn a_form_is_sent_whole_and_once() {
+async fn multipart_form_is_sent_whole_and_once() {
     let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     let client = trusting(&server).build().unwrap();
     let form = steadfast::reqwest::multipart::Form::new().text("name", "value");
@@ -175,7 +175,7 @@ async fn a_form_is_sent_whole_and_once() {
 }
 
 #[tokio::test]
-async fn a_retried_answer_is_read_away_so_that_its_connection_serves_again() {
+async fn retried_response_is_drained_for_connection_reuse() {
     let server =
         FaultServer::play([FaultStep::answer(Answer::new(503).body("x".repeat(20_000))), FaultStep::answer(200)]).await;
     let client = doubting(&server).build().unwrap();
@@ -184,7 +184,7 @@ async fn a_retried_answer_is_read_away_so_that_its_connection_serves_again() {
 }
 
 #[tokio::test]
-async fn the_number_of_the_attempt_travels_if_asked_for() {
+async fn attempt_header_carries_attempt_number() {
     let server = FaultServer::play([FaultStep::answer(503), FaultStep::answer(503), FaultStep::answer(200)]).await;
     let header = http::HeaderName::from_static("x-attempt");
     let client = doubting(&server).attempt_header(header).build().unwrap();
@@ -195,7 +195,7 @@ async fn the_number_of_the_attempt_travels_if_asked_for() {
 }
 
 #[tokio::test]
-async fn a_directive_stops_or_lifts_but_is_no_licence() {
+async fn retry_directive_is_no_licence() {
     for (status, directive, keys, requests) in [
         (503, "false", KeyPolicy::standard(), 1),
         (400, "true", KeyPolicy::standard(), 2),
@@ -215,7 +215,7 @@ async fn a_directive_stops_or_lifts_but_is_no_licence() {
 }
 
 #[tokio::test]
-async fn the_callers_word_on_idempotency_is_above_method_and_key() {
+async fn declared_idempotency_overrides_method_and_key() {
     let acts = || [FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)];
     let server = FaultServer::play(acts()).await;
     let client = trusting(&server).keys(KeyPolicy::off()).build().unwrap();
@@ -231,7 +231,7 @@ async fn the_callers_word_on_idempotency_is_above_method_and_key() {
 }
 
 #[tokio::test]
-async fn a_misdirected_request_goes_once_more() {
+async fn misdirected_request_is_sent_once_more() {
     let server = FaultServer::play([FaultStep::answer(421)]).await;
     let client = doubting(&server).retry(fast_retries().max_attempts(9)).build().unwrap();
     let response = client.post("/").body("x").send().await.unwrap();
@@ -240,7 +240,7 @@ async fn a_misdirected_request_goes_once_more() {
 }
 
 #[tokio::test]
-async fn an_api_that_acts_on_what_it_throttles_is_not_doubled() {
+async fn throttled_as_ambiguous_is_not_doubled() {
     let server =
         FaultServer::play([FaultStep::execute(Answer::new(429).retry_after(0)), FaultStep::execute(200)]).await;
     let server = server.ignoring_keys();
@@ -252,7 +252,7 @@ async fn an_api_that_acts_on_what_it_throttles_is_not_doubled() {
 }
 
 #[tokio::test]
-async fn a_classifier_decides_but_cannot_change_the_evidence() {
+async fn classifier_cannot_change_evidence() {
     let server = FaultServer::play([FaultStep::execute(503), FaultStep::answer(402)]).await;
     let client = doubting(&server).keys(KeyPolicy::off()).classify(|outcome| match outcome.status() {
         Some(http::StatusCode::SERVICE_UNAVAILABLE) => Class::NotProcessed,
@@ -267,7 +267,7 @@ async fn a_classifier_decides_but_cannot_change_the_evidence() {
 }
 
 #[tokio::test]
-async fn a_ready_made_client_may_hide_redirects_so_its_failures_are_ambiguous() {
+async fn failures_of_given_client_are_ambiguous() {
     let server = FaultServer::play([FaultStep::answer(200)]).await;
     let refused = server.url("/");
     drop(server);
@@ -280,9 +280,9 @@ async fn a_ready_made_client_may_hide_redirects_so_its_failures_are_ambiguous() 
     assert!(!error.may_have_been_processed());
 }
 
-/// What it answers may be the answer of a later hop, too.
+/// The response of such a client may belong to a later hop.
 #[tokio::test]
-async fn a_ready_made_client_that_was_redirected_says_nothing_of_the_first_hop() {
+async fn redirect_of_given_client_leaves_first_hop_unknown() {
     for (result, status) in [("/result", 429), ("/result", 425), ("/result", 404), ("/charges", 429), ("/charges", 425)]
     {
         let server = FaultServer::start(move |_, request| match request {
@@ -301,7 +301,7 @@ async fn a_ready_made_client_that_was_redirected_says_nothing_of_the_first_hop()
     let client = doubting(&server).http_client(steadfast::reqwest::Client::new()).build().unwrap();
     let response = client.post("/charges?a=b#c").body("x").send().await.unwrap();
     assert!(!response.may_have_been_processed(), "an answer of the URL that was asked");
-    // One that follows none is taken at its word.
+    // A client declared to follow no redirects is believed.
     let server = FaultServer::play([FaultStep::answer(429), FaultStep::answer(425), FaultStep::answer(404)]).await;
     let none = steadfast::reqwest::Client::builder().redirect(steadfast::reqwest::redirect::Policy::none());
     let client = doubting(&server).http_client(none.build().unwrap()).assume_no_redirects().build().unwrap();
@@ -310,10 +310,10 @@ async fn a_ready_made_client_that_was_redirected_says_nothing_of_the_first_hop()
 }
 
 #[tokio::test]
-async fn dropping_an_operation_while_it_waits_gives_its_tokens_back() {
+async fn operation_dropped_while_waiting_returns_tokens() {
     let server = FaultServer::play([FaultStep::answer(503)]).await;
     let slow = RetryPolicy::new().max_attempts(2).backoff(Backoff::fixed(Duration::from_secs(20)));
-    // One retry's worth of tokens.
+    // Tokens for one retry.
     let budget = RetryBudget::standard().capacity(14);
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let client = doubting(&server).budget(budget).on_event(move |event| {
@@ -332,7 +332,7 @@ async fn dropping_an_operation_while_it_waits_gives_its_tokens_back() {
 }
 
 #[tokio::test]
-async fn posting_json_is_repeated_byte_for_byte() {
+async fn json_post_is_repeated_byte_for_byte() {
     let server = FaultServer::play([
         FaultStep::close(FaultPoint::AfterExecuting),
         FaultStep::reset(FaultPoint::AfterExecuting),
@@ -346,10 +346,9 @@ async fn posting_json_is_repeated_byte_for_byte() {
     assert!(received.iter().all(|request| request.body == received[0].body && request.headers == received[0].headers));
 }
 
-/// The clocks of client and server differ, and `Retry-After` is a date: it is a date by the
-/// server's clock.
+/// The clocks of client and server differ. A date in `Retry-After` counts by the server's clock.
 #[tokio::test]
-async fn a_retry_after_date_is_read_by_the_servers_clock() {
+async fn retry_after_date_is_read_by_servers_clock() {
     let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
     for behind in [-300, 0, 300] {
         let theirs = |seconds: i64| {

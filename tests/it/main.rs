@@ -1,7 +1,7 @@
-//! The crate from outside, in one binary: against wiremock where it is good, and against a raw TCP server for the faults that
-//! it cannot stage. Every test asserts what the *server* received.
+//! Integration tests in one binary: against wiremock where it suffices, and against a raw TCP
+//! server for the faults that it cannot stage. Every test asserts what the *server* received.
 
-// `.clippy.toml` allows both in test functions, and does not see the functions that they share.
+// `.clippy.toml` allows both in test functions, but not in the helpers that they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, which is its business")]
 
 mod answers;

@@ -1,13 +1,14 @@
-//! What holds for every input: random policies, budgets, outcomes, headers and keys against the promises of the policy.
+//! Properties that hold for every input: random policies, budgets, outcomes, headers and keys,
+//! checked against the documented promises.
 //!
 //! | promise | where |
 //! | --- | --- |
-//! | never more than `max_attempts`; no wait reaches the deadline; the licence; the bounds of a wait; the order of the reasons | `operation` |
-//! | the breaker does what a model of it does that keeps every call | `breaker` |
+//! | at most `max_attempts`; no wait reaches the deadline; licence; bounds of a wait; order of the reasons | `operation` |
+//! | the breaker agrees with a model that keeps every call | `breaker` |
 //! | a hedge has a licence, an attempt and its price; no wait ends on an open circuit | `overload` |
-//! | a budget stays in its bounds, and what was not spent comes back | `budget` |
-//! | no header panics; what is neither digits nor an HTTP-date says nothing | `hints` |
-//! | a key is one key in both spellings | `keys` |
+//! | a budget stays within its bounds, and unspent tokens are returned | `budget` |
+//! | no header panics; a value that is neither digits nor an HTTP-date gives no hint | `hints` |
+//! | a key is the same key in both spellings | `keys` |
 //!
 //! The oracles are written from the documentation, not from the code, and share no formula with it.
 
@@ -22,8 +23,8 @@ mod scenario;
 
 use proptest::prelude::ProptestConfig;
 
-/// Debug builds run the whole file in a few seconds.
+/// Debug builds run all properties in a few seconds.
 fn cases(number: u32) -> ProptestConfig {
-    // Failures are printed with their input; files of seeds would be litter in the tree.
+    // A failure prints its input; files of seeds would only litter the tree.
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(number) }
 }

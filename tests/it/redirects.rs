@@ -1,4 +1,5 @@
-//! Redirects on the wire: what each hop was sent, and what is said of the operation when a later hop fails.
+//! Redirects over real sockets: what each hop receives, and how the operation ends if a later hop
+//! fails.
 
 mod moved;
 mod origins;
@@ -17,7 +18,7 @@ fn redirect(status: u16, to: impl Into<String>) -> Answer {
     Answer::new(status).header("location", to)
 }
 
-/// A server that answers by path.
+/// Starts a server that chooses its response by path.
 async fn by_path(route: impl Fn(&Received) -> FaultStep + Send + Sync + 'static) -> FaultServer {
     FaultServer::start(move |_, request| request.map_or(FaultStep::answer(200), &route)).await
 }
@@ -27,7 +28,7 @@ fn lines(server: &FaultServer) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_307_keeps_method_body_and_key_on_its_origin() {
+async fn same_origin_307_keeps_method_body_and_key() {
     let server = FaultServer::play([
         FaultStep::answer(redirect(307, "/b?x=1")),
         FaultStep::answer(redirect(308, "/c")),
@@ -45,7 +46,7 @@ async fn a_307_keeps_method_body_and_key_on_its_origin() {
 }
 
 #[tokio::test]
-async fn a_303_becomes_a_get_without_body_and_key() {
+async fn post_303_becomes_get_without_body_and_key() {
     let server = FaultServer::play([FaultStep::execute(redirect(303, "/result")), FaultStep::answer(200)]).await;
     let client = trusting(&server).build().unwrap();
     let value: Value = client.post_json("/charges", &json!({"amount": 5})).await.unwrap();
@@ -56,8 +57,9 @@ async fn a_303_becomes_a_get_without_body_and_key() {
 }
 
 #[tokio::test]
-async fn after_a_303_what_is_repeated_is_the_get_and_the_operation_was_processed() {
-    // A server without keys and a client without licence: the GET may be repeated, the POST may not.
+async fn lost_result_behind_303_repeats_only_the_get() {
+    // The server ignores keys and the client has no licence: the GET may be repeated, the POST may
+    // not.
     let server = by_path(|request| match request.method.as_str() {
         "POST" => FaultStep::execute(redirect(303, "/result")),
         _ => FaultStep::close(FaultPoint::AfterExecuting),
@@ -73,7 +75,7 @@ async fn after_a_303_what_is_repeated_is_the_get_and_the_operation_was_processed
 }
 
 #[tokio::test]
-async fn a_refused_hop_after_a_303_is_never_not_processed() {
+async fn refused_hop_after_303_may_be_processed() {
     let gone = FaultServer::play([FaultStep::answer(200)]).await;
     let nowhere = gone.url("/result");
     drop(gone);
@@ -83,7 +85,7 @@ async fn a_refused_hop_after_a_303_is_never_not_processed() {
     assert_eq!((error.kind(), server.received().len()), (ErrorKind::Connect, 1));
     assert!(error.may_have_been_processed(), "{error}");
     assert!(error.attempts().iter().all(|attempt| attempt.class() == Class::Ambiguous), "{error:#}");
-    // The token is for what was asked, not for the GET.
+    // The token belongs to the caller's request, not to the GET.
     assert_eq!(error.method(), Some(&http::Method::POST));
     let token = serde_json::to_value(error.resume_token().unwrap()).unwrap();
     assert_eq!(
@@ -93,7 +95,7 @@ async fn a_refused_hop_after_a_303_is_never_not_processed() {
 }
 
 #[tokio::test]
-async fn a_refused_hop_after_a_307_starts_again_from_the_first() {
+async fn lost_hop_after_307_restarts_at_first_url() {
     let server = FaultServer::play([
         FaultStep::answer(redirect(307, "/b")),
         FaultStep::close(FaultPoint::AfterExecuting),
@@ -108,8 +110,9 @@ async fn a_refused_hop_after_a_307_starts_again_from_the_first() {
 }
 
 #[tokio::test]
-async fn another_origin_sees_nothing_of_the_callers_on_this_hop_and_every_later_one() {
-    // reqwest 0.13.5 sends Authorization again on the second hop of such a chain, and custom headers on all of them.
+async fn other_origin_gets_no_private_headers_on_any_hop() {
+    // reqwest 0.13.5 sends Authorization again on the second hop of such a chain, and custom
+    // headers on all of them.
     let abroad = by_path(|request| match request.target.as_str() {
         "/1" => FaultStep::answer(redirect(302, "/2")),
         _ => FaultStep::answer(200),
@@ -137,7 +140,7 @@ async fn another_origin_sees_nothing_of_the_callers_on_this_hop_and_every_later_
 }
 
 #[tokio::test]
-async fn another_origin_sees_neither_the_key_nor_the_host_of_a_request_without_other_headers() {
+async fn other_origin_gets_neither_key_nor_host() {
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/1")))]).await;
     let client = trusting(&home).build().unwrap();
@@ -148,7 +151,7 @@ async fn another_origin_sees_neither_the_key_nor_the_host_of_a_request_without_o
 }
 
 #[tokio::test]
-async fn a_body_does_not_leave_its_origin_with_a_get() {
+async fn get_with_body_stays_on_its_origin() {
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/")))]).await;
     let client = trusting(&home).build().unwrap();
@@ -157,7 +160,7 @@ async fn a_body_does_not_leave_its_origin_with_a_get() {
 }
 
 #[tokio::test]
-async fn a_chain_that_comes_back_home_stays_foreign() {
+async fn chain_that_returns_gets_no_credentials() {
     let home = by_path(|request| match request.target.as_str() {
         "/back" => FaultStep::answer(200),
         _ => FaultStep::answer(redirect(302, request.header("x-to").unwrap_or("/").to_owned())),
@@ -171,7 +174,7 @@ async fn a_chain_that_comes_back_home_stays_foreign() {
 }
 
 #[tokio::test]
-async fn a_post_does_not_leave_its_origin() {
+async fn post_stays_on_its_origin() {
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     let server = FaultServer::play([FaultStep::answer(redirect(307, abroad.url("/")))]).await;
     let client = trusting(&server).build().unwrap();
@@ -182,7 +185,7 @@ async fn a_post_does_not_leave_its_origin() {
 }
 
 #[tokio::test]
-async fn a_streaming_body_cannot_follow_and_the_307_is_handed_over() {
+async fn streamed_body_follows_no_307() {
     let server = FaultServer::play([FaultStep::answer(redirect(307, "/b"))]).await;
     let client = trusting(&server).build().unwrap();
     let stream = steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("streamed"));
@@ -191,7 +194,7 @@ async fn a_streaming_body_cannot_follow_and_the_307_is_handed_over() {
 }
 
 #[tokio::test]
-async fn circles_and_long_chains_are_errors_that_list_the_chain() {
+async fn redirect_circle_or_long_chain_error_lists_hops() {
     let server = by_path(|request| {
         FaultStep::answer(redirect(302, if request.target == "/a?q=s3cret" { "/b" } else { "/a?q=s3cret" }))
     })
@@ -225,7 +228,7 @@ async fn circles_and_long_chains_are_errors_that_list_the_chain() {
 }
 
 #[tokio::test]
-async fn each_hop_is_inside_the_attempts_time() {
+async fn hops_share_the_attempt_timeout() {
     let slow = std::time::Duration::from_millis(80);
     let server = by_path(move |request| {
         let number: u32 = request.target.trim_start_matches('/').parse().unwrap();
@@ -238,9 +241,10 @@ async fn each_hop_is_inside_the_attempts_time() {
     assert!(server.received().len() <= 3);
 }
 
-/// The caller has said that this GET does something, and neither 302 nor 303 says that it has not been done.
+/// The caller has declared that this GET has effects. Neither 302 nor 303 denies that they
+/// happened.
 #[tokio::test]
-async fn a_get_with_effects_is_not_repeated_because_its_result_was_not_there() {
+async fn get_with_effects_is_not_repeated_behind_redirect() {
     for status in [301, 302, 303] {
         let server = by_path(move |request| match request.target.as_str() {
             "/act" => FaultStep::execute(redirect(status, "/result")),
@@ -255,9 +259,9 @@ async fn a_get_with_effects_is_not_repeated_because_its_result_was_not_there() {
     }
 }
 
-/// What a redirect leads to is another server: its limits and its troubles are not those of the one that was asked.
+/// A redirect leads to another server. Its limits and failures are not those of the first origin.
 #[tokio::test]
-async fn what_came_of_another_origin_is_not_held_against_this_one() {
+async fn trouble_of_redirect_target_spares_first_origin() {
     let elsewhere = FaultServer::play([FaultStep::answer(Answer::new(429).retry_after(30))]).await;
     let to = elsewhere.url("/file");
     let server = by_path(move |request| match request.target.as_str() {

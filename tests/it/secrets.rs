@@ -1,5 +1,5 @@
-//! Secrets planted in URL, headers, body and key appear nowhere: not in an error, however it is printed, not in anything that it
-//! was caused by, not in events, not in logs.
+//! Secrets planted in URL, headers, body and key appear nowhere: in no error in any format, in no
+//! cause, event or log.
 
 use std::error::Error as _;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ const KEY: &str = "s3cret-key-s3cret-key-s3cret-key";
 const SECRETS: [&str; 6] =
     ["s3cret-user", "s3cret-query", "s3cret-fragment", "s3cret-header", "s3cret-body", "key-s3cret"];
 
-/// Every way in which an error is printed, and everything on its chain.
+/// Prints an error in every format, with every cause.
 fn printed(error: &Error) -> String {
     let mut text = format!("{error}\n{error:?}\n{error:#}\n{error:#?}\n");
     let mut cause = error.source();
@@ -31,7 +31,7 @@ fn check(what: &str, text: &str) {
     }
 }
 
-/// Collects what `tracing` is told.
+/// Collects the output of `tracing`.
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
 
@@ -47,14 +47,15 @@ impl std::io::Write for Sink {
 }
 
 #[tokio::test]
-async fn nothing_that_is_printed_holds_a_secret() {
+async fn printed_values_contain_no_secret() {
     let logged = Sink::default();
     let writer = logged.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)
         .with_ansi(false)
         .with_writer(move || writer.clone());
-    // For the whole process: with a subscriber on one thread alone, another thread that comes to an event first turns it off.
+    // Global, because a subscriber on one thread fails: a thread that reaches an event first turns
+    // the event off.
     tracing::subscriber::set_global_default(subscriber.finish()).expect("no other test sets one");
 
     let echo = r#"{"echo":"s3cret-body"}"#;
@@ -108,25 +109,25 @@ async fn nothing_that_is_printed_holds_a_secret() {
     }
     let logged = logged.0.lock().unwrap();
     let logged = String::from_utf8_lossy(&logged);
-    // The transport's own logs are its own affair; ours carry our target.
+    // The transport's own logs are out of scope; this crate's lines carry its target.
     let ours: String = logged.lines().filter(|line| line.contains(" steadfast: ")).collect();
     assert!(ours.contains("operation ended"), "{logged}");
     check("the log", &ours);
 }
 
 #[tokio::test]
-async fn a_finished_request_keeps_its_user_information_out_of_sight() {
+async fn finished_request_hides_user_information() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(302).header("location", "/p"))]).await;
     let client = Client::builder().base_url(server.url("")).retry(fast_retries()).build().unwrap();
     let url = server.url("/p").replace("http://", "http://s3cret-user:s3cret-user@").parse().unwrap();
     let request = steadfast::reqwest::Request::new(http::Method::GET, url);
     check("a circle", &printed(&client.execute(request).await.unwrap_err()));
-    // As of every other request, it becomes a header.
+    // As in every other request, the user information becomes a header.
     assert_eq!(server.received()[0].header("authorization"), Some("Basic czNjcmV0LXVzZXI6czNjcmV0LXVzZXI="));
 }
 
 #[tokio::test]
-async fn a_refused_connection_and_a_mistake_hold_none_either() {
+async fn connect_and_build_errors_contain_no_secret() {
     let client = Client::builder().retry(fast_retries()).build().unwrap();
     let url = "http://s3cret-user:s3cret-user@127.0.0.1:1/p?q=s3cret-query#s3cret-fragment";
     let error = client.post(url).json(&json!({"a": "s3cret-body"})).fetch::<Value>().await.unwrap_err();

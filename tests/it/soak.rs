@@ -1,8 +1,9 @@
-//! Many operations over a wire that breaks all the time: the promise, counted.
+//! Many operations over a wire that keeps breaking, with every execution counted.
 //!
-//! Whatever breaks: nothing is executed twice, nothing is said to be done that was not executed, and nothing that was executed is
-//! said to be not processed. A short run is part of every test run; the long one is `cargo test --test it --release
-//! --all-features -- --ignored --nocapture soak`. The soak of the stores is `server::lockstep`'s.
+//! Nothing is executed twice, no unexecuted operation is reported as a success, and no executed
+//! operation is reported as not processed. A short run is part of every test run. The long one is
+//! `cargo test -p steadfast-tests --test it --release -- --ignored --nocapture soak`. The soak of
+//! the stores is in `server::lockstep`.
 
 mod hedging;
 
@@ -24,7 +25,7 @@ enum Protocol {
     Http2,
 }
 
-/// Three tenths of the requests meet a fault.
+/// Starts a server where three tenths of the requests meet a fault.
 async fn breaking(protocol: Protocol, honours_keys: bool) -> FaultServer {
     let statuses = [
         (0.03, FaultStep::execute(500)),
@@ -42,7 +43,7 @@ async fn breaking(protocol: Protocol, honours_keys: bool) -> FaultServer {
         (0.02, FaultStep::close(FaultPoint::MidHead)),
         (0.02, FaultStep::garbage()),
     ];
-    // A connection that is lost takes all its streams with it.
+    // A lost connection ends all its streams.
     let http2 = [
         (0.03, FaultStep::refuse_stream()),
         (0.03, FaultStep::reset_stream(StreamError::Internal, FaultPoint::AfterExecuting)),
@@ -58,10 +59,10 @@ async fn breaking(protocol: Protocol, honours_keys: bool) -> FaultServer {
     if honours_keys { server } else { server.ignoring_keys() }
 }
 
-/// What became of each operation: its error, or none.
+/// The result of one operation.
 struct Outcome {
     number: usize,
-    /// `None`: it succeeded. Else whether its error says that it may have been processed.
+    /// `None`: it succeeded. Otherwise, whether its error says that it may have been processed.
     failed: Option<bool>,
 }
 
@@ -82,7 +83,7 @@ async fn operate(client: &Client, operations: usize) -> Vec<Outcome> {
     outcomes
 }
 
-/// Holds the promise against the server's own count; returns the share of successes.
+/// Asserts the promise against the server's own count, and returns the share of successes.
 fn check(name: &str, outcomes: &[Outcome], executions: &HashMap<Vec<u8>, usize>) -> f64 {
     let count = |number: usize| executions.get(format!("{{\"n\":{number}}}").as_bytes()).copied().unwrap_or(0);
     let twice = outcomes.iter().filter(|outcome| count(outcome.number) > 1).count();
@@ -102,7 +103,8 @@ fn check(name: &str, outcomes: &[Outcome], executions: &HashMap<Vec<u8>, usize>)
     share
 }
 
-/// At 30 % faults and four attempts 0.8 % fail; among few operations chance makes that more.
+/// With 30 % of faults and four attempts, 0.8 % of operations fail. Among few operations chance can
+/// exceed that.
 fn leeway(operations: usize) -> f64 {
     if operations < LONG { 0.01 } else { 0.0 }
 }
@@ -130,12 +132,12 @@ async fn soak(protocol: Protocol, operations: usize) {
 }
 
 #[tokio::test]
-async fn nothing_is_doubled_over_a_breaking_wire() {
+async fn breaking_http1_wire_doubles_nothing() {
     soak(Protocol::Http1, SHORT).await;
 }
 
 #[tokio::test]
-async fn nothing_is_doubled_over_breaking_streams() {
+async fn breaking_http2_wire_doubles_nothing() {
     soak(Protocol::Http2, SHORT).await;
 }
 

@@ -1,4 +1,5 @@
-//! Bodies that are opened anew for each attempt: every attempt sends the same bytes, or the operation says why it cannot.
+//! Bodies that are opened again for each attempt. Every attempt sends the same bytes, or the error
+//! says why it cannot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +12,7 @@ use steadfast_testing::{FaultPoint, FaultServer, FaultStep};
 use crate::support::{doubting, trusting};
 
 #[tokio::test]
-async fn a_factory_makes_the_body_of_every_attempt() {
+async fn factory_makes_body_of_every_attempt() {
     let server = FaultServer::play([
         FaultStep::close(FaultPoint::AfterExecuting),
         FaultStep::answer(503),
@@ -23,7 +24,7 @@ async fn a_factory_makes_the_body_of_every_attempt() {
     let client = trusting(&server).build().unwrap();
     let request = client.post("/upload").body_factory(move || {
         count.fetch_add(1, Ordering::Relaxed);
-        // A stream, which could not be sent twice by itself.
+        // A stream, which cannot be sent twice by itself.
         steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("streamed"))
     });
     assert_eq!(request.send().await.unwrap().status(), 200);
@@ -32,9 +33,10 @@ async fn a_factory_makes_the_body_of_every_attempt() {
     assert_eq!(made.load(Ordering::Relaxed), 3);
 }
 
-/// A body that is empty or is not sent is never asked for, so that it was not says nothing: the head is the whole request.
+/// The transport never reads a body that is empty or not sent. So an unread body proves nothing:
+/// the head is the whole request.
 #[tokio::test]
-async fn a_request_that_ends_with_its_head_is_not_unsent_for_want_of_a_body() {
+async fn request_without_body_may_be_processed() {
     type Fill = fn(RequestBuilder) -> RequestBuilder;
     let requests: [(&str, Fill); 4] = [
         ("an empty form", |request| request.form(&[] as &[(&str, &str)])),
@@ -49,7 +51,7 @@ async fn a_request_that_ends_with_its_head_is_not_unsent_for_want_of_a_body() {
         assert!(error.may_have_been_processed(), "{name}: {error}");
         assert_eq!((server.executions(), error.attempts().len()), (1, 1), "{name}: {error}");
     }
-    // Without a length, a GET is sent without its body.
+    // Without a length, reqwest sends a GET without its body.
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let client = doubting(&server).build().unwrap();
     let stream = futures_util::stream::iter([Ok::<_, std::io::Error>("x")]);
@@ -58,9 +60,9 @@ async fn a_request_that_ends_with_its_head_is_not_unsent_for_want_of_a_body() {
     assert!(error.may_have_been_processed(), "{error}");
 }
 
-/// A body that is itself the answer of another server fails with that server's failure.
+/// A body that streams another server's response fails with that server's failure.
 #[tokio::test]
-async fn a_body_whose_own_source_refused_is_not_a_refused_connection() {
+async fn body_source_failure_is_no_connect_error() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting)]).await;
     let client = doubting(&server).build().unwrap();
     let request = client.post("/upload").body_factory(|| {
@@ -111,7 +113,7 @@ mod file {
     }
 
     #[tokio::test]
-    async fn a_file_is_sent_whole_at_every_attempt_with_its_length() {
+    async fn file_is_sent_whole_at_every_attempt() {
         let content: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
         let client = trusting(&server).build().unwrap();
@@ -126,9 +128,9 @@ mod file {
         );
     }
 
-    /// All threads that may wait for a disk wait for something else, as if the disk did not answer.
+    /// All threads for blocking calls are busy, as if the disk did not respond.
     #[test]
-    fn a_file_that_cannot_be_opened_in_time_ends_with_the_attempt() {
+    fn file_not_opened_in_time_ends_attempt() {
         let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
             let server = FaultServer::play([FaultStep::execute(200)]).await;
@@ -147,7 +149,7 @@ mod file {
     }
 
     #[tokio::test]
-    async fn a_file_that_changed_between_attempts_is_an_error_and_never_a_short_upload() {
+    async fn file_changed_between_attempts_is_an_error() {
         let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;
         let source = file(b"twelve bytes");
         let path = source.path().to_owned();
@@ -171,10 +173,10 @@ mod file {
         assert!(error.may_have_been_processed(), "the first attempt was sent");
     }
 
-    /// A pipe has no length, so its upload would be empty; and opening one may wait for ever.
+    /// A pipe has no length, so its upload would be empty. Opening one may block for ever.
     #[cfg(unix)]
     #[tokio::test]
-    async fn what_is_no_file_is_an_error_and_never_an_empty_upload() {
+    async fn upload_of_no_regular_file_is_an_error() {
         let server = FaultServer::play([FaultStep::execute(200)]).await;
         let client = trusting(&server).build().unwrap();
         for path in ["/dev/null", "/"] {
@@ -184,7 +186,7 @@ mod file {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_not_there_sends_nothing() {
+    async fn missing_file_sends_nothing() {
         let server = FaultServer::play([FaultStep::execute(200)]).await;
         let client = trusting(&server).build().unwrap();
         let error = client.post("/upload").file("/no/such/file").send().await.unwrap_err();
@@ -193,7 +195,7 @@ mod file {
     }
 }
 #[tokio::test]
-async fn a_forms_every_attempt_has_the_same_bytes() {
+async fn every_attempt_of_form_has_same_bytes() {
     use steadfast::reqwest::multipart::{Form, Part};
 
     let server = FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(200)]).await;

@@ -1,4 +1,5 @@
-//! The aims of the project, held by counts: instructions, allocations and bytes, which hardly differ from run to run.
+//! The bounds of the project: instructions, allocations and bytes, whose counts hardly differ from
+//! run to run.
 
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ use crate::load::Scenario;
 use crate::measure::{Server, serving};
 use crate::tables;
 
-/// Builds of the same code in different folders differ by nearly as much.
+/// Builds of the same code in different folders differ by nearly this much.
 const SLACK: f64 = 1.01;
 
 struct Aim<'a> {
@@ -23,7 +24,7 @@ fn aim<'a>(what: &'static str, most: f64, reached: impl Fn() -> f64 + 'a) -> Aim
     Aim { what, most, reached: Box::new(reached) }
 }
 
-/// Of steadfast beside plain reqwest, and of the layer beside its handler.
+/// Bounds of steadfast beside plain reqwest, and of the layer beside its handler.
 fn aims(server: &Server) -> Vec<Aim<'_>> {
     let beside = |cost: &dyn Fn(Name) -> f64| cost(Name::Steadfast) / cost(Name::Reqwest);
     let instructions = move |scenario| move || beside(&|name| server.instructions(name, scenario));
@@ -41,15 +42,15 @@ fn aims(server: &Server) -> Vec<Aim<'_>> {
         aim("503, 503, 200: allocations, of three calls'", 0.95, allocations(Scenario::Persist)),
         aim("bytes of one in flight, of reqwest's", 1.02, move || beside(&|name| server.held_by_one(name))),
         aim("GET with 1,000 origins: instructions, of one with one", 1.05, many),
-        // Callgrind's processor has no instructions for SHA-256, which is 10,100 of each. The host
-        // in the fingerprint is 500 of a first execution and 160 of a replay.
+        // Callgrind's processor has no instructions for SHA-256, which costs 10,100 in each case.
+        // The host in the fingerprint costs 500 in a first execution and 160 in a replay.
         aim("a first execution over a memory store: instructions", 28_500.0, layer(Serving::First)),
-        // Every operation is a task from its claim on, which is 3,100 of a replay.
+        // Every operation is a task from its claim on, which costs a replay 3,100.
         aim("a replay from a memory store: instructions", 22_000.0, layer(Serving::Replay)),
     ]
 }
 
-/// Prints what is reached, and fails if an aim is missed.
+/// Prints the counts, and fails if one exceeds its bound.
 pub fn check(server: &Server) -> ExitCode {
     let aims = aims(server);
     let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg}").unwrap();

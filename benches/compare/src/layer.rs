@@ -1,4 +1,5 @@
-//! The server's side: what the idempotency layer takes of a request, in a process that does nothing else and without a socket.
+//! The server's side: the cost of the idempotency layer for a request, in a process that does
+//! nothing else and without a socket.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -13,7 +14,7 @@ const KEPT: Duration = Duration::from_millis(200);
 
 type Body = Full<Bytes>;
 
-/// What answers, and what it is asked.
+/// The service under measurement, and its requests.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Serving {
     /// The handler alone.
@@ -40,10 +41,11 @@ impl Serving {
         }
     }
 
-    /// So many requests, one after the other.
+    /// Runs `requests` requests, one after the other.
     pub fn run(self, requests: usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        // Kept for a small part of the run, so that records are forgotten as fast as they come, as in a process that has been up for a day.
+        // A retention that is short beside the run. Records expire as fast as they are added, as in
+        // a process that has been up for a day.
         let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller()).retention(KEPT);
         let layered = ServiceBuilder::new().layer(layer).service_fn(handler);
         runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! The client process: one contender, one scenario, so many operations.
+//! The client process: runs one contender through one scenario, for a number of operations.
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -13,31 +13,31 @@ use crate::contender::{Charge, Contender, NewCharge, Place};
 
 const CHARGE: NewCharge = NewCharge { amount: 1200, currency: "eur", customer: "cus_9s6XKzkNRiz8i3" };
 
-/// What a client process is asked to do.
+/// The task of a client process.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scenario {
     /// One GET after the other.
     Get,
     /// One POST after the other.
     Post,
-    /// One GET after the other, each answered 503, 503 and 200.
+    /// One GET after the other, each with the responses 503, 503 and 200.
     Persist,
     /// 64 tasks, each one GET after the other.
     Get64,
-    /// 10,000 tasks on all cores, each one GET after the other: for a profiler.
+    /// 10,000 tasks on all cores, each sending one GET after the other: for a profiler.
     Crowd,
     /// One GET after the other, to 1,000 origins in turn.
     Origins,
-    /// GETs that the server never answers, all at once.
+    /// GETs to which the server never responds, all at once.
     Hold,
 }
 
-/// What it says of it.
+/// The numbers that a client process prints.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Say {
-    /// Nothing; somebody else counts.
+    /// Nothing; another program counts.
     Nothing,
-    /// Allocations of one operation, the fewest seen.
+    /// Allocations of one operation, the lowest count seen.
     Allocations,
     /// Bytes that all operations hold together.
     Bytes,
@@ -45,11 +45,11 @@ pub enum Say {
     Time,
 }
 
-/// Runs `operations` of the scenario and returns the numbers that were asked for.
+/// Runs `operations` of the scenario and returns the requested numbers.
 pub fn run<C: Contender>(port: u16, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
     let mut runtime = match scenario {
         Scenario::Crowd => tokio::runtime::Builder::new_multi_thread(),
-        // One thread, so that a count is the whole count.
+        // One thread, so that its count is complete.
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = runtime.enable_all().build().unwrap();
@@ -98,7 +98,7 @@ impl<C: Contender> Load<C> {
         Place::new(&self.base, if scenario == Scenario::Persist { "/flaky" } else { "/charges" })
     }
 
-    /// The whole of 127.0.0.0/8 is this machine.
+    /// All addresses of 127.0.0.0/8 are this machine.
     fn origin(&self, number: usize) -> Place {
         let base = format!("http://127.0.{}.{}:{}/v1", number / 250, number % 250 + 1, self.port);
         Place::new(&base, "/charges")
@@ -112,7 +112,7 @@ impl<C: Contender> Load<C> {
         }
     }
 
-    /// The connection and every lazy thing is there after the first few.
+    /// Counts after the first few operations, once the connection and lazy state exist.
     fn allocations(&self, scenario: Scenario) -> f64 {
         let place = self.place(scenario);
         let once = || self.runtime.block_on(self.operation(scenario, &place));
@@ -139,7 +139,7 @@ impl<C: Contender> Load<C> {
         vec![each[each.len() / 2].as_nanos() as f64, operations as f64 / elapsed.as_secs_f64()]
     }
 
-    /// How long each took.
+    /// Returns the duration of each operation.
     fn at_once(&self, tasks: usize, operations: usize) -> Vec<Duration> {
         self.runtime.block_on(async {
             let mut running = JoinSet::new();
@@ -157,9 +157,10 @@ impl<C: Contender> Load<C> {
         })
     }
 
-    /// What so many operations hold while they wait for an answer, their connections included: bytes of one.
+    /// Returns the bytes that one operation holds while it waits for a response, including its
+    /// connection.
     fn hold(&self, operations: usize) -> f64 {
-        // Whatever is lazy is there.
+        // Initialises all lazy state.
         self.work(Scenario::Get, 5);
         let place = Place::new(&self.base, "/hold");
         let places = vec![place; operations];
@@ -186,7 +187,7 @@ async fn timed<T>(operation: impl Future<Output = T>) -> Duration {
     started.elapsed()
 }
 
-/// How many requests the server holds.
+/// Returns how many requests the server holds.
 fn held(port: u16) -> usize {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(b"GET /v1/held HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();

@@ -4,14 +4,15 @@
 //! cargo run --release                        steadfast and plain reqwest, every table
 //! cargo run --release --features peers      and the peers
 //! cargo run --release -- count get reqwest   one scenario, instructions only
-//! cargo run --profile gate -- gate           whether the aims are met, by counts alone
+//! cargo run --profile gate -- gate           the bounds, checked by counts alone
 //! ```
 //!
-//! The server and every measured client are processes of their own. Instructions are counted by callgrind, in the client's process
-//! only, for two lengths of run: the difference is what the operations cost, and start-up cancels. Allocations are counted exactly.
-//! Both are the same from run to run; times are not, so they are medians of interleaved rounds, printed and never judged.
+//! The server and every measured client are processes of their own. Instructions are counted by
+//! callgrind, in the client's process only, for two lengths of run: the difference is what the
+//! operations cost, and start-up cancels. Allocations are counted exactly. Both are the same from
+//! run to run; times are not, so they are medians of interleaved rounds, printed and never judged.
 
-// It measures time, and stops if it cannot.
+// This program measures time, and panics if it cannot.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::exhaustive_enums)]
 
 mod contender;
@@ -40,13 +41,13 @@ struct Arguments {
 enum Command {
     /// Every table, in Markdown.
     Tables,
-    /// Instructions of one operation of one scenario.
+    /// Instructions of one operation in one scenario.
     Count { scenario: Scenario, contenders: Vec<Name> },
-    /// Allocations of one operation of one scenario.
+    /// Allocations of one operation in one scenario.
     Allocations { scenario: Scenario, contenders: Vec<Name> },
-    /// What the server's side costs, in Markdown.
+    /// The cost of the server's side, in Markdown.
     Layer,
-    /// The aims, and what is reached; fails where an aim is missed by more than a hundredth.
+    /// The bounds and the counts. Fails if a count is more than 1 % above its bound.
     Gate,
     #[command(hide = true)]
     Serve,

@@ -1,4 +1,4 @@
-//! Starts the server and the client processes, and reads what was counted.
+//! Starts the server and the client processes, and reads their counts.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -7,7 +7,7 @@ use crate::contender::Name;
 use crate::layer::Serving;
 use crate::load::{Say, Scenario};
 
-/// The server's process; it ends with this.
+/// The server's process. Dropping this value ends it.
 pub struct Server {
     process: Child,
     port: u16,
@@ -29,7 +29,7 @@ impl Server {
         Self { process, port: port.trim().parse().unwrap() }
     }
 
-    /// What the client process says.
+    /// Runs a client process, and returns the numbers that it prints.
     pub fn say(&self, contender: Name, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
         let exe = std::env::current_exe().unwrap();
         let output = self.load(Command::new(exe), contender, scenario, operations, say).output().unwrap();
@@ -37,11 +37,12 @@ impl Server {
         String::from_utf8(output.stdout).unwrap().lines().map(|line| line.parse().unwrap()).collect()
     }
 
-    /// Instructions of one operation: of a long run less those of a short one, so that start-up cancels.
+    /// Returns the instructions of one operation: a long run minus a short one, so that start-up
+    /// cancels.
     pub fn instructions(&self, contender: Name, scenario: Scenario) -> f64 {
         let (short, long) = match scenario {
             Scenario::Get64 => (640, 6400),
-            // The first thousand make the connections.
+            // The first thousand operations make the connections.
             Scenario::Origins => (1000, 3000),
             Scenario::Persist => (150, 600),
             _ => (300, 1500),
@@ -54,7 +55,8 @@ impl Server {
         self.say(contender, scenario, 0, Say::Allocations)[0]
     }
 
-    /// Bytes of one operation in flight: of the second half of many, so that what a client holds anyway is not counted.
+    /// Returns the bytes of one operation in flight. Only the second half of many operations
+    /// counts, which leaves out the client's fixed memory.
     pub fn held_by_one(&self, contender: Name) -> f64 {
         let hold =
             |operations: usize| self.say(contender, Scenario::Hold, operations, Say::Bytes)[0] * operations as f64;
@@ -74,7 +76,7 @@ impl Server {
     }
 }
 
-/// Instructions of one request of the server's side.
+/// Returns the instructions of one request on the server's side.
 pub fn serving(what: Serving) -> f64 {
     const SHORT: usize = 1500;
     const LONG: usize = 6000;
@@ -91,14 +93,15 @@ fn spelled(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().unwrap().get_name().to_owned()
 }
 
-/// The instructions of this program with the arguments that are added.
+/// Returns the instructions of this program, run with the added arguments.
 fn callgrind(name: &str, arguments: impl FnOnce(Command) -> Command) -> f64 {
-    // Kept on request, for callgrind_annotate.
+    // `COMPARE_KEEP` keeps the output for callgrind_annotate.
     let kept = std::env::var("COMPARE_KEEP").ok();
     let folder = tempfile::tempdir().unwrap();
     let file = kept.map_or_else(|| folder.path().join("out"), |folder| format!("{folder}/{name}").into());
     let mut valgrind = Command::new("valgrind");
-    // In the same environment wherever it runs: the client reads it, and what it keeps of it moves the heap.
+    // Always in the same environment: the client reads it, and the parts that it keeps shift the
+    // heap.
     valgrind.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     valgrind.args(["--tool=callgrind", "-q"]).arg(format!("--callgrind-out-file={}", file.display()));
     valgrind.arg(std::env::current_exe().unwrap());

@@ -1,4 +1,5 @@
-//! A server that costs as little as it can, in a process of its own, so that what is measured is the client.
+//! A server that costs as little as possible, in a process of its own, so that only the client is
+//! measured.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,8 +11,8 @@ const CHARGE: &str = r#"{"id":"ch_1f0c33a2b4","amount":1200,"currency":"eur","pa
 const _: () = assert!(CHARGE.len() == 200);
 const UNAVAILABLE: &str = r#"{"title":"service unavailable"}"#;
 
-/// Serves until it is killed. The first line of its output is its port; it answers on every address of 127.0.0.0/8, each of which
-/// is another origin.
+/// Serves until it is killed. The first line of its output is its port. It listens on every address
+/// of 127.0.0.0/8, and each is another origin.
 pub fn serve() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let tasks = tokio::task::LocalSet::new();
@@ -26,7 +27,7 @@ pub fn serve() -> std::io::Result<()> {
     })
 }
 
-/// One connection, until the client has had enough.
+/// Serves one connection until the client closes it.
 async fn converse(mut stream: TcpStream, held: Rc<Cell<usize>>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut buffer, mut length, mut seen) = (vec![0; 16 * 1024], 0, 0_usize);
@@ -58,15 +59,15 @@ async fn converse(mut stream: TcpStream, held: Rc<Cell<usize>>) -> std::io::Resu
 
 enum Path {
     Charges,
-    /// 503, 503, 200, and again.
+    /// Sends 503, 503, 200, and starts again.
     Flaky,
-    /// Never answered.
+    /// Sends no response.
     Hold,
-    /// How many are held.
+    /// Sends the number of held requests.
     Held,
 }
 
-/// What is asked for and the length of the whole request, once its head is there.
+/// Returns the requested path and the length of the whole request, once its head is complete.
 fn request(bytes: &[u8]) -> Option<(Path, usize)> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut headers);

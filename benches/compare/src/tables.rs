@@ -16,8 +16,8 @@ pub fn print(server: &Server) {
     println!("{}", times(server));
 }
 
-/// Everybody that was compiled in, plain reqwest first: the others are compared with it. The client
-/// without a base URL is in the table of origins.
+/// Returns all contenders that were compiled in. Plain reqwest is first, since the others are
+/// compared with it. The client without a base URL appears only in the table of origins.
 fn compared() -> impl Iterator<Item = Name> {
     Name::all().filter(|name| *name != Name::Anywhere)
 }
@@ -39,7 +39,7 @@ fn allocations(server: &Server) -> Table {
     table
 }
 
-/// A row for each contender: what it cost, and how much that is beside plain reqwest.
+/// Adds a row for each contender: its cost, and the ratio to plain reqwest.
 fn relative(table: &mut Table, scenarios: &[Scenario], measure: impl Fn(Name, Scenario) -> f64) {
     let mut plain = Vec::new();
     for name in compared() {
@@ -55,7 +55,7 @@ fn relative(table: &mut Table, scenarios: &[Scenario], measure: impl Fn(Name, Sc
     }
 }
 
-/// Whether an operation costs more where there are many origins.
+/// Whether an operation costs more with many origins.
 fn origins(server: &Server) -> Table {
     let mut table = new(&["instructions of a GET", "1 origin", "1,000 origins, in turn", "ratio"]);
     for name in [Name::Reqwest, Name::Anywhere] {
@@ -65,7 +65,7 @@ fn origins(server: &Server) -> Table {
     table
 }
 
-/// What the idempotency layer takes above a handler.
+/// The cost of the idempotency layer above that of its handler.
 pub fn layer() -> Table {
     let mut table = new(&["instructions of a request", "all", "more than the handler alone"]);
     let alone = serving(Serving::Alone);
@@ -76,7 +76,7 @@ pub fn layer() -> Table {
     table
 }
 
-/// Medians of rounds in which everybody has a turn, so that what else this machine does is shared out.
+/// Medians of interleaved rounds, so that other load on this machine affects all contenders alike.
 fn times(server: &Server) -> Table {
     let mut table =
         new(&["time (gates nothing)", "GET, median", "64 in flight, median", "64 in flight, GETs a second"]);

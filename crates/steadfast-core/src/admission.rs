@@ -326,7 +326,7 @@ mod tests {
 
         /// What `guide/overload.md` promises, held against every answer of the machine.
         #[test]
-        fn the_guides_promises_hold_in_every_order_of_events(acts in vec(act(), 1..120), min_calls in 1..6_u32) {
+        fn promises_hold_in_every_order_of_events(acts in vec(act(), 1..120), min_calls in 1..6_u32) {
             let policy = RetryPolicy::new().deadline(None);
             let bucket = TokenBucket::new(RetryBudget::standard().capacity(40));
             let breaker = BreakerPolicy::new().min_calls(min_calls).probes(2);

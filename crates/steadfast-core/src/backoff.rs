@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn throttled_attempts_wait_from_a_longer_base() {
+    fn throttled_attempts_use_longer_base() {
         assert_eq!(check(&Backoff::default(), true, 1.0), "1000 2000 4000 5000 5000");
         let slow = Backoff::exponential(Duration::from_secs(3), Duration::from_secs(5));
         assert_eq!(check(&slow, true, 1.0), "3000 5000 5000 5000 5000");

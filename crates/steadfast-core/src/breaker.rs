@@ -711,7 +711,7 @@ mod tests {
         }
 
         #[test]
-        fn never_more_probes_at_a_time_than_allowed_and_each_place_is_given_back() {
+        fn probes_are_limited_and_places_are_returned() {
             model(|| {
                 let (breaker, now) = opened(1);
                 let (out, half_opened) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
@@ -736,7 +736,7 @@ mod tests {
         }
 
         #[test]
-        fn probes_that_disagree_change_the_state_once() {
+        fn disagreeing_probes_change_state_once() {
             model(|| {
                 let (breaker, now) = opened(2);
                 let changes = Arc::new(AtomicU32::new(0));
@@ -758,7 +758,7 @@ mod tests {
         }
 
         #[test]
-        fn a_call_from_before_the_outage_neither_closes_nor_opens() {
+        fn call_from_before_outage_changes_no_state() {
             for late in [Class::Success, Class::Ambiguous] {
                 model(move || {
                     let start = now_in_a_test();

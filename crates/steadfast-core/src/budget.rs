@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn standard_charges_and_refunds_as_published() {
+    fn standard_budget_charges_as_published() {
         let budget = bucket(RetryBudget::standard());
         let charge = budget.charge(Class::Ambiguous);
         assert_eq!((charge, budget.tokens()), (Some(14 * TOKEN), 486));

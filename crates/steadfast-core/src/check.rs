@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_setting_value_and_limit() {
+    fn error_names_setting_value_and_limit() {
         let error = RetryPolicy::new().max_attempts(0).validate().unwrap_err();
         assert_eq!(error.to_string(), "max_attempts: 0, but must be at least 1: it counts the first attempt");
         let error = BreakerPolicy::new().failure_share(1.5).validate().unwrap_err();
@@ -173,7 +173,7 @@ mod tests {
 
     /// A field can be set past every setter, and is checked all the same.
     #[test]
-    fn a_field_that_was_set_directly_is_checked() {
+    fn directly_set_field_is_checked() {
         let mut retry = RetryPolicy::new();
         retry.deadline = TimeLimit::AtMost(Duration::ZERO);
         assert_eq!(setting(retry.validate()), Err("deadline"));

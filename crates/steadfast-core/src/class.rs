@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_has_the_class_of_the_table() {
+    fn every_status_has_its_class_in_table() {
         assert_eq!(classes(Class::Success), [101].into_iter().chain(200..=399).collect::<Vec<_>>());
         assert_eq!(classes(Class::NotProcessed), [421, 425]);
         assert_eq!(classes(Class::Throttled), [429]);

@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rule() {
+    fn class_and_licence_decide_retry() {
         use Class::{Ambiguous, NotProcessed, Permanent, Success, Throttled};
         use Idempotency::{Absent, Keyed, Natural};
         assert_eq!(check(Absent, &[Success]), "stop Done");
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn trust_and_replayability_come_before_the_attempts() {
+    fn trust_and_replayability_precede_attempts() {
         let (policy, budget, now) = (RetryPolicy::never(), TokenBucket::new(RetryBudget::standard()), now_in_a_test());
         let mut operation = Operation::start(&policy, &budget, Idempotency::Keyed, now);
         operation.set_body_replayable(false);

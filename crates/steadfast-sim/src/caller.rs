@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hedge_is_beside_a_first_attempt_that_is_no_probe_and_while_all_is_well() {
+    fn hedge_needs_plain_first_attempt_and_calm_origin() {
         let hedge = HedgePolicy::after(SECOND).max_extra_load(1.0);
         let fleet = Fleet::new(&RetryPolicy::new()).cooldown().breaker(BreakerPolicy::new().min_calls(2)).hedge(hedge);
         let (caller, now) = (Caller::new(0, &fleet), steadfast_core::clock::now());

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_means_are_what_they_say() {
+    fn distributions_have_their_means() {
         let mut chance = Chance::new(1);
         let mut mean_ms = |draw: fn(&mut Chance) -> Duration| {
             (0..20_000).map(|_| draw(&mut chance).as_secs_f64()).sum::<f64>() / 20.0

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_time_and_then_in_the_order_in_which_they_came() {
+    fn events_are_ordered_by_time_then_arrival() {
         let mut events = Events::new();
         for (at, event) in [(2, 'c'), (1, 'a'), (2, 'd'), (1, 'b')] {
             events.push(Duration::from_secs(at), event);

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_final_answer_counts_and_a_failure_waits_for_the_other() {
+    fn first_final_response_wins_failure_waits() {
         use Class::{Ambiguous, Permanent, Success, Throttled};
         assert_eq!(check(&[("first", Success)]), ("first", Some(40)));
         assert_eq!(check(&[("hedge", Permanent)]), ("hedge", Some(40)), "the first one took that long at least");

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_left_takes_no_room() {
+    fn departed_client_takes_no_room() {
         let mut line = Line::default();
         let seconds = Duration::from_secs;
         line.joins(seconds(2), seconds(5));

@@ -298,14 +298,14 @@ mod tests {
     }
 
     #[test]
-    fn requests_wait_in_line_and_a_full_queue_refuses() {
+    fn full_queue_refuses_requests() {
         assert_eq!(check(&mut station(Trouble::Hanging, 1, Duration::ZERO), 1), Some((1, Class::Success)));
         assert_eq!(check(&mut station(Trouble::Hanging, 1, SECOND * 3), 1), Some((4, Class::Success)));
         assert_eq!(check(&mut station(Trouble::Hanging, 1, SECOND * 4), 1), Some((1, Class::Ambiguous)));
     }
 
     #[test]
-    fn what_a_dying_server_held_is_lost() {
+    fn dying_server_loses_its_queue() {
         for (trouble, during) in [(Trouble::Refusing, Some((20, Class::NotProcessed))), (Trouble::Hanging, None)] {
             let mut station = station(trouble, 9, SECOND * 2);
             assert_eq!(check(&mut station, 9), None, "it would have been done at second 11");
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_frozen_server_held_is_done_later() {
+    fn frozen_server_serves_its_queue_later() {
         let mut station = station(Trouble::Frozen, 9, SECOND / 2);
         assert_eq!(check(&mut station, 9), Some((9, Class::Success)));
         station.busy_until = SECOND * 10;
@@ -335,7 +335,7 @@ mod tests {
 
     /// The queue of a frozen server holds what was accepted in its first moments, until it works again: only then is it seen to be late.
     #[test]
-    fn what_is_late_is_dropped_in_its_turn_and_takes_room_until_then() {
+    fn late_request_takes_room_until_dropped() {
         let server = Server::per_second(1.0).heeds_deadlines(SECOND).queue(SECOND / 100).hints(SECOND * 7);
         let mut station = Station::new(server, 0.0, Scenario::new(Trouble::Frozen));
         assert_eq!(told(&mut station, 20, SECOND * 5), (40, Class::NotProcessed, None));
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_front_of_a_dead_server_says_when_to_come_back() {
+    fn front_of_dead_server_sends_hint() {
         let retry_after = Some(SECOND * 5);
         let mut station = station(Trouble::Unavailable { retry_after }, 9, SECOND * 2);
         assert_eq!(check(&mut station, 9), None, "it dies before it is done");
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_leaves_late_holds_nobody_up() {
+    fn late_response_delays_no_other() {
         let mut station = station(Trouble::Slow { share: 1.0, by: SECOND * 2 }, 0, Duration::ZERO);
         assert_eq!(check(&mut station, 20), Some((22, Class::Success)));
         assert!(station.busy_until < SECOND * 21);

@@ -116,7 +116,7 @@ pub(super) fn refute(design: Design, promise: Promise, scenarios: Vec<Scenario>)
 const PAGE: &str = include_str!("../../guide/proof_client.md");
 
 #[test]
-fn broken_designs_are_refuted_as_the_page_tells() {
+fn broken_designs_are_refuted_as_documented() {
     let blocks = PAGE.split("```text\n").skip(1).filter_map(|rest| rest.split("```").next());
     let mut on_the_page = blocks.filter(|block| block.starts_with("1. "));
     for (design, promise, scenario) in BROKEN {
@@ -131,7 +131,7 @@ fn broken_designs_are_refuted_as_the_page_tells() {
 }
 
 #[test]
-fn the_page_lists_every_promise() {
+fn page_lists_every_promise() {
     for (name, _) in PROMISES {
         assert!(PAGE.contains(&format!("| {name} |")), "{name}");
     }

@@ -1,7 +1,8 @@
 //! AWS's standard retry mode: attempts, waits and the token bucket, step by step.
 //!
-//! `tests/cases/aws_standard_mode.json`: the sequences that botocore, smithy-kotlin, smithy-typescript and smithy-rs test
-//! themselves with (version 2.1, which `RetryBudget::standard` follows, and 2.0), at the commits named in the table.
+//! `tests/cases/aws_standard_mode.json` holds the sequences from the tests of botocore,
+//! smithy-kotlin, smithy-typescript and smithy-rs. They are those of version 2.1, which
+//! `RetryBudget::standard` follows, and of 2.0, at the commits named in the table.
 
 mod table;
 
@@ -27,7 +28,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn the_sequences_and_buckets_of_the_sdks() {
+fn aws_sequences_and_buckets_agree() {
     let table: Table = serde_json::from_str(include_str!("../../cases/aws_standard_mode.json")).unwrap();
     let mut account = Account::of("aws_standard_mode");
     for Case { id, kind } in &table.cases {
@@ -55,7 +56,7 @@ fn the_sequences_and_buckets_of_the_sdks() {
     account.close(24, 18);
 }
 
-/// One call after the other on the same bucket; the jitter's random number is 1.
+/// Plays calls one after the other on the same bucket. The random number of the jitter is 1.
 fn sequence(id: &str, parameters: &Parameters, throttle_codes: &[String], steps: &[Step]) {
     let ((policy, budget), now) = (parameters.settings(), clock::now());
     let mut call: Option<Operation<'_>> = None;
@@ -92,7 +93,7 @@ fn by_status(status: u16) -> Class {
     Class::of_status(StatusCode::from_u16(status).unwrap())
 }
 
-/// A class in AWS's words.
+/// Returns AWS's name of a class.
 fn word(class: Class) -> &'static str {
     match class {
         Class::Throttled => "throttling",
@@ -101,8 +102,8 @@ fn word(class: Class) -> &'static str {
     }
 }
 
-/// Two calls on one bucket, in every order of their steps: the published quotas are those of one order, and the quota at the
-/// end is the same in all of them.
+/// Plays two calls on one bucket, in every order of their steps. The published quotas are those of
+/// one order. The final quota is the same in all of them.
 fn interleavings(id: &str, parameters: &Parameters, threads: &[Vec<u16>; 2], published: &[u64], at_the_end: u64) {
     let length = threads[0].len() + threads[1].len();
     let orders = (0_u32..1 << length).filter(|order| order.count_ones() as usize == threads[1].len());
@@ -125,7 +126,7 @@ fn interleavings(id: &str, parameters: &Parameters, threads: &[Vec<u16>; 2], pub
     assert!(published_were_seen, "{id}: no order has the quotas {published:?}");
 }
 
-/// Two withdrawals of different size: what a retry costs, and what it costs after throttling.
+/// Takes two amounts from a bucket: the price of a retry, and its price after throttling.
 fn bucket(id: &str, capacity: u32, ops: &[(String, u32, bool, u64); 2]) {
     let policy = RetryPolicy::new().deadline(None);
     let budget = RetryBudget::standard().capacity(capacity).cost(ops[0].1).throttle_cost(ops[1].1);

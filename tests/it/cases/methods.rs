@@ -1,8 +1,9 @@
-//! Method by outcome: what is repeated, and what is not.
+//! Every method with every outcome: is it repeated?
 //!
-//! `tests/cases/methods_status.json`: for each method and outcome what some twenty clients do by default, and a proposal that
-//! the table derives from RFC 9110 §9.2.2 and the Idempotency-Key draft. The house's rule wins over the proposal; where they
-//! differ the list below says why.
+//! `tests/cases/methods_status.json` lists, for each method and outcome, the defaults of some
+//! twenty clients. It also has a proposal, derived from RFC 9110 §9.2.2 and the Idempotency-Key
+//! draft. The rule of this crate has precedence over the proposal. `DIFFERS` gives the reason where
+//! the two differ.
 
 mod wire;
 
@@ -19,11 +20,11 @@ use super::{Account, cases, reason};
 use crate::support::clock;
 
 const LEFT_OUT: &[(&str, &str)] = &[
-    ("get-caller_cancel", "not an outcome: the future is dropped (see `a_dropped_operation_sends_nothing_more`)"),
-    ("post-caller_cancel", "not an outcome: the future is dropped (see `a_dropped_operation_sends_nothing_more`)"),
+    ("get-caller_cancel", "not an outcome: the future is dropped (see `dropped_operation_sends_nothing_more`)"),
+    ("post-caller_cancel", "not an outcome: the future is dropped (see `dropped_operation_sends_nothing_more`)"),
 ];
 
-/// Where the house differs from the table's proposal.
+/// Cases in which this crate differs from the table's proposal.
 const DIFFERS: &[(&str, &str)] = &[
     ("get-body_truncated", "asked for again from the start, not resumed by a range request"),
     ("post-421", "the wrong connection (RFC 9110 §15.5.20): the server cannot have acted, so once more"),
@@ -43,7 +44,7 @@ struct Case {
     proposed: Value,
 }
 
-/// A status, or a word for a failure without an answer.
+/// A status, or the name of a failure without a response.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Outcome {
@@ -59,7 +60,7 @@ impl Case {
         }
     }
 
-    /// The class by the library's table.
+    /// The class according to the library.
     fn class(&self) -> Class {
         match &self.failure {
             Outcome::Status(status) => Class::of_status(StatusCode::from_u16(*status).unwrap()),
@@ -67,7 +68,7 @@ impl Case {
         }
     }
 
-    /// The class by the house's table, written down a second time.
+    /// The expected class, written independently of the library.
     fn expected_class(&self) -> Class {
         match &self.failure {
             Outcome::Status(421 | 425) => Class::NotProcessed,
@@ -83,7 +84,7 @@ impl Case {
         }
     }
 
-    /// What follows the first attempt.
+    /// The decision after the first attempt.
     fn decide(&self) -> Decision {
         let policy = RetryPolicy::new().backoff(Backoff::fixed(Duration::ZERO));
         let (budget, now) = (TokenBucket::new(RetryBudget::standard()), clock::now());
@@ -119,7 +120,7 @@ fn rule(class: Class, idempotency: Idempotency) -> Decision {
 }
 
 #[test]
-fn every_outcome_is_decided_by_the_one_rule() {
+fn every_outcome_follows_the_rule() {
     let cases: Vec<Case> = cases(include_str!("../../cases/methods_status.json"));
     let mut account = Account::of("methods_status");
     let mut differs = Vec::new();
@@ -132,7 +133,7 @@ fn every_outcome_is_decided_by_the_one_rule() {
         assert_eq!(case.class(), case.expected_class(), "{id}");
         let decision = case.decide();
         assert_eq!(decision, rule(case.expected_class(), case.idempotency()), "{id}");
-        // The table proposes true, false, or a word for something else.
+        // The table proposes true, false, or a name for another outcome.
         let retried = matches!(decision, Decision::Retry { .. });
         if case.proposed != Value::Bool(retried) {
             println!("methods_status: {id} is {decision:?}, proposed: {}", case.proposed);

@@ -1,7 +1,9 @@
-//! `Retry-After` and its relatives: what each header value asks for, and that a wait over the cap is not waited for.
+//! `Retry-After` and related headers: the wait that each value asks for. A wait above the cap ends
+//! the operation.
 //!
-//! `tests/cases/retry_after.json`: RFC 9110 §10.2.3 and §5.6.7 where they decide; otherwise what urllib3, undici, ky, got,
-//! go-retryablehttp, dotnet resilience, azcore and the OpenAI, Anthropic and AWS SDKs do, at the commits named in the table.
+//! `tests/cases/retry_after.json` follows RFC 9110 §10.2.3 and §5.6.7 where they decide. Elsewhere
+//! it follows urllib3, undici, ky, got, go-retryablehttp, dotnet resilience, azcore, and the
+//! OpenAI, Anthropic and AWS SDKs, at the commits named in the table.
 
 use std::time::Duration;
 
@@ -59,7 +61,7 @@ impl Case {
 }
 
 #[test]
-fn every_header_asks_for_what_the_table_says() {
+fn every_retry_after_value_agrees_with_table() {
     let cases: Vec<Case> = cases(include_str!("../../cases/retry_after.json"));
     let mut account = Account::of("retry_after");
     let mut by_another_reading = Vec::new();
@@ -76,13 +78,14 @@ fn every_header_asks_for_what_the_table_says() {
         account.ran();
     }
     println!("retry_after: {} by another acceptable reading: {by_another_reading:?}", by_another_reading.len());
-    // A fraction is rounded up; sent twice, the longer counts; and a vendor header that does not
-    // parse leaves the word to the standard one.
+    // A fraction is rounded up. Of two lines the longer wait counts. If a vendor header does not
+    // parse, the standard one counts.
     assert_eq!(by_another_reading, ["sec-fraction-0.5", "two-lines", "ms-negative"]);
     account.close(39, 0);
 }
 
-/// A wait within the cap is waited for and a longer one ends the operation; what says nothing leaves our own wait, here zero.
+/// A wait within the cap is kept, and a longer one ends the operation. Without a valid value the
+/// backoff applies, which is zero here.
 fn expected(hint: Option<Duration>) -> Decision {
     match hint {
         Some(wait) if wait > CAP => Decision::Stop(StopReason::RetryAfterTooLong),

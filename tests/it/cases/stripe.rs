@@ -1,7 +1,8 @@
 //! Stripe's SDKs: their directive header, their decisions, and their keys.
 //!
-//! `tests/cases/stripe_cases.json`: rules and tests of stripe-node, stripe-go and stripe-python at the commits named in the
-//! table. Their retries are ours minus one: the table counts retries, the house counts attempts.
+//! `tests/cases/stripe_cases.json` holds rules and tests of stripe-node, stripe-go and
+//! stripe-python, at the commits named in the table. The table counts retries, while this crate
+//! counts attempts: one more.
 
 mod keys;
 
@@ -17,7 +18,7 @@ use steadfast::policy::{
 use super::{Account, cases, reason};
 use crate::support::clock;
 
-/// Cases with another outcome here, and why. They are decided all the same, and must not agree.
+/// Cases with another outcome in this crate, and why. They run all the same, and must differ.
 const DIFFERS: &[(&str, &str)] = &[
     ("status-429", "429 is a refusal because of load, so it is repeated, later; the SDKs leave it to the caller"),
     ("status-501", "501 will not get better (RFC 9110 §15.6.2); the SDKs repeat every 5xx"),
@@ -69,7 +70,7 @@ impl Given {
     fn class(&self) -> Class {
         match (self.status, self.error.as_deref()) {
             (Some(status), None) => Class::of_status(StatusCode::from_u16(status).unwrap()),
-            // The SDKs do not say how far the request got, so it is the kind that needs the key.
+            // The SDKs do not say how much was sent, so this is the failure that needs the key.
             (None, Some("connection" | "ECONNRESET" | "EPIPE")) => Failure::Disconnected.class(),
             (None, Some("ETIMEDOUT")) => Failure::Timeout.class(),
             (None, Some("unsupported protocol scheme")) => Failure::InvalidRequest.class(),
@@ -77,7 +78,7 @@ impl Given {
         }
     }
 
-    /// Whether a POST under a key, after `retries_done` retries, is sent once more.
+    /// Returns whether a POST under a key is sent again after `retries_done` retries.
     fn is_retried(&self) -> bool {
         let headers: HeaderMap = self.headers.iter().map(header).collect();
         let hint = Hint::from_headers(&headers, self.class(), UNIX_EPOCH, Duration::from_secs(60));
@@ -97,7 +98,7 @@ fn header((name, value): (&String, &String)) -> (HeaderName, HeaderValue) {
 }
 
 #[tokio::test]
-async fn the_decisions_and_keys_of_the_sdks() {
+async fn stripe_decisions_and_keys_agree() {
     let cases: Vec<Case> = cases(include_str!("../../cases/stripe_cases.json"));
     let mut account = Account::of("stripe_cases");
     let (mut differs, mut by_another_reading) = (Vec::new(), Vec::new());
@@ -122,7 +123,7 @@ async fn the_decisions_and_keys_of_the_sdks() {
         account.ran();
     }
     println!("stripe_cases: {} by another acceptable reading: {by_another_reading:?}", by_another_reading.len());
-    // `max_attempts` is the limit without exception; stripe-node goes once over it after a reset.
+    // `max_attempts` is a strict limit; stripe-node exceeds it by one after a reset.
     assert_eq!(by_another_reading, ["econnreset-retries-disabled", "epipe-retries-disabled"]);
     assert_eq!(differs, DIFFERS.iter().map(|(id, _)| *id).collect::<Vec<_>>(), "where the house differs");
     account.close(28, 4);

@@ -1,4 +1,4 @@
-//! A policy driven without a clock decides what the client would.
+//! A policy without a clock makes the same decisions as the client.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use steadfast::policy::{
 use steadfast_testing::{PolicyDriver, fast_retries};
 
 #[test]
-fn time_passes_by_attempts_and_waits() {
+fn attempts_and_waits_advance_time() {
     let policy = RetryPolicy::new().max_attempts(10).backoff(Backoff::fixed(Duration::from_secs(2)));
     let policy = policy.deadline(Duration::from_secs(10));
     let budget = TokenBucket::new(RetryBudget::unlimited());
     let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Natural).attempts_take(Duration::from_secs(1));
     assert_eq!(drive.to_the_end(Class::Ambiguous), Decision::Stop(StopReason::DeadlineExceeded));
-    // Attempts end at 1, 4, 7 and 10 seconds, and the deadline is the tenth.
+    // The attempts end at 1, 4, 7 and 10 seconds; the deadline is at 10 seconds.
     assert_eq!((drive.attempts(), drive.elapsed()), (4, Duration::from_secs(10)));
     assert_eq!(drive.to_string(), "retry after 2s, retry after 2s, retry after 2s, stop: deadline exceeded");
 }
 
 #[test]
-fn what_the_server_and_the_request_say_counts() {
+fn hints_and_request_settings_count() {
     let (policy, budget) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::unlimited()));
     let asked = Hint::from(Some(Duration::from_secs(7)));
     let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Absent).unit(0.0);
@@ -43,7 +43,7 @@ fn fast_retries_wait_for_nothing() {
 
 #[test]
 #[should_panic(expected = "the operation has ended (stop: done)")]
-fn an_operation_that_has_ended_is_not_driven_on() {
+fn ended_operation_is_not_driven_on() {
     let (policy, budget) = (RetryPolicy::new(), TokenBucket::new(RetryBudget::unlimited()));
     let mut drive = PolicyDriver::start(&policy, &budget, Idempotency::Natural);
     drive.outcome(Class::Success);

@@ -1,4 +1,5 @@
-//! The probe of an API, against servers of which the truth is known. `examples/does_my_api_honour_keys.rs --self-test` has more.
+//! The probe of an API, against servers whose behaviour is known. The self-test of the command has
+//! more cases: `cargo run -p steadfast-probe -- --self-test`.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -13,7 +14,7 @@ fn charge() -> SampleRequest {
 }
 
 #[tokio::test]
-async fn an_api_that_honours_keys_gets_its_policy() {
+async fn honoured_keys_give_a_policy() {
     let server = FaultServer::play([FaultStep::ok()]).await;
     let steps = Mutex::new(0);
     let check = Probe::new(&server.url("/charges?token=s3cret"), charge().bearer_auth("s3cret"));
@@ -25,11 +26,11 @@ async fn an_api_that_honours_keys_gets_its_policy() {
         assert_eq!(report.kept(promise), Kept::Yes, "{promise:?}: {report}");
     }
     assert_eq!(report.finding(Promise::Honoured).unwrap().basis, Basis::Observed);
-    // It looks at no payload, and takes the quoted key for another.
+    // This server ignores the payload, and treats the quoted key as another key.
     assert_eq!(report.kept(Promise::PayloadChecked), Kept::No);
     assert!(report.spelling.starts_with("bare and quoted are two keys"), "{report}");
     assert_eq!(report.concurrent, Concurrent::Waits);
-    // What it says of its own requests is what the server counted.
+    // The report must agree with the counts of the server.
     assert_eq!(report.requests_sent, server.report().requests, "{}", server.report());
     assert!(report.operations_at_most >= server.executions(), "{report}");
     let received = server.received();
@@ -42,7 +43,7 @@ async fn an_api_that_honours_keys_gets_its_policy() {
 }
 
 #[tokio::test]
-async fn an_api_that_ignores_keys_gets_none_and_is_asked_no_more() {
+async fn ignored_keys_give_no_policy_and_end_probe() {
     let server = FaultServer::play([FaultStep::ok()]).await.ignoring_keys();
     let report = probe(&server.url("/"), charge()).await.unwrap();
     assert_eq!((report.kept(Promise::Honoured), report.policy().is_none()), (Kept::No, true), "{report}");
@@ -50,7 +51,7 @@ async fn an_api_that_ignores_keys_gets_none_and_is_asked_no_more() {
 }
 
 #[tokio::test]
-async fn answers_that_tell_nothing_apart_prove_nothing() {
+async fn indistinct_responses_prove_nothing() {
     let server = FaultServer::play([FaultStep::execute(Answer::new(200).body("{}"))]).await;
     let report = probe(&server.url("/"), charge()).await.unwrap();
     assert!(!report.answers_tell_operations_apart && report.policy().is_none());
@@ -58,7 +59,7 @@ async fn answers_that_tell_nothing_apart_prove_nothing() {
 }
 
 #[tokio::test]
-async fn keys_travel_in_the_header_that_is_named() {
+async fn keys_are_sent_in_named_header() {
     let server = FaultServer::start(|_, request| match request.map(|request| request.header("paypal-request-id")) {
         Some(None) => FaultStep::answer(403),
         _ => FaultStep::ok(),
@@ -71,9 +72,9 @@ async fn keys_travel_in_the_header_that_is_named() {
 }
 
 #[tokio::test]
-async fn a_conflict_without_a_hint_is_told_by_its_word() {
-    // Control, repeat, spelling, payload and the malformed key are seven requests; then come the flocks, and of each the second
-    // request is refused.
+async fn conflict_without_hint_is_known_by_its_code() {
+    // The first seven requests are control, repeat, spelling, payload and malformed key. Then come
+    // groups of concurrent requests; the second request of each is refused.
     let seen: Mutex<Vec<String>> = Mutex::default();
     let server = FaultServer::start(move |_, request| {
         let Some(key) = request.and_then(|request| request.key()) else { return FaultStep::ok() };
@@ -93,7 +94,7 @@ async fn a_conflict_without_a_hint_is_told_by_its_word() {
 }
 
 #[tokio::test]
-async fn a_payload_that_is_refused_under_any_key_proves_nothing() {
+async fn payload_refused_under_any_key_proves_nothing() {
     let server = FaultServer::start(|_, request| match request {
         Some(request) if request.body.starts_with(b"no") => FaultStep::answer(422),
         _ => FaultStep::ok(),
@@ -104,7 +105,7 @@ async fn a_payload_that_is_refused_under_any_key_proves_nothing() {
 }
 
 #[tokio::test]
-async fn where_nothing_can_be_learnt_it_says_why() {
+async fn inconclusive_probe_gives_reason() {
     let refused = FaultServer::play([FaultStep::answer(Answer::new(403).body("no such key"))]).await;
     let error = probe(&refused.url("/"), charge()).await.unwrap_err();
     assert!(matches!(&error, ProbeError::Refused { status: 403, body } if body == "no such key"), "{error}");

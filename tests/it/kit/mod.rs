@@ -1,4 +1,4 @@
-//! The instruments themselves: each does what it says, and an assertion that should fail does.
+//! The test tools themselves: each does what it promises, and an assertion that should fail does.
 
 mod drive;
 mod idempotency;
@@ -10,7 +10,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
-/// The message with which a future panics.
+/// Returns the message with which a future panics.
 pub(crate) async fn panic_of<F: Future>(future: F) -> String {
     let panic = AssertUnwindSafe(future).catch_unwind().await.err().expect("it should have panicked");
     let text = panic.downcast_ref::<String>().cloned();

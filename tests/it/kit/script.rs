@@ -1,4 +1,5 @@
-//! Scripts on a wiremock server: what they play, and that nothing about them fails in silence.
+//! Scripts on a wiremock server: the responses that they play, and that none of their mistakes
+//! passes unnoticed.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ fn client(server: &MockServer) -> Client {
 }
 
 #[tokio::test]
-async fn a_script_is_played_in_order() {
+async fn script_plays_in_order() {
     let server = MockServer::start().await;
     let script = Script::new().status(503).retry_after(0).header("x-step", "1").hang_up();
     let script = script.delay(Duration::from_millis(50)).ok_json(&json!({ "id": "ch_1" }));
@@ -35,7 +36,7 @@ async fn a_script_is_played_in_order() {
 }
 
 #[tokio::test]
-async fn headers_and_bodies_belong_to_the_answer_before_them() {
+async fn headers_and_bodies_belong_to_preceding_answer() {
     let server = MockServer::start().await;
     let script = Script::new().status(402).json(&json!({ "code": "card_declined" })).header("x-request-id", "r1");
     script.status(200).mount(&server, get("/")).await;
@@ -46,7 +47,7 @@ async fn headers_and_bodies_belong_to_the_answer_before_them() {
 }
 
 #[tokio::test]
-async fn a_step_can_be_played_several_times_and_the_last_one_for_ever() {
+async fn steps_repeat_and_last_can_repeat_forever() {
     let server = MockServer::start().await;
     Script::new().status(503).times(2).status(500).forever().mount(&server, any()).await;
     let mut statuses = Vec::new();
@@ -57,7 +58,7 @@ async fn a_step_can_be_played_several_times_and_the_last_one_for_ever() {
 }
 
 #[tokio::test]
-async fn a_script_is_for_its_route_alone() {
+async fn script_applies_to_its_route_only() {
     let server = MockServer::start().await;
     Script::new().status(201).mount(&server, post("/charges").and(header("x-tenant", "a"))).await;
     let send = |path, tenant| client(&server).post(path).header("x-tenant", tenant).body("x").send();
@@ -68,19 +69,19 @@ async fn a_script_is_for_its_route_alone() {
 }
 
 #[tokio::test]
-async fn a_script_that_has_run_out_is_loud() {
+async fn exhausted_script_fails_the_test() {
     let server = MockServer::start().await;
     Script::new().status(503).mount(&server, post("/charges")).await;
     let error = client(&server).post_json::<Value>("/charges", &json!({})).await.unwrap_err();
-    // No client takes it for a success, and ours does not repeat it.
+    // It is not a success, and the client does not retry it.
     assert_eq!((error.kind(), error.status().unwrap().as_u16(), error.attempts().len()), (ErrorKind::Status, 501, 2));
     let text = "the script for POST /charges has run out: it has 1 step; requests after the last step: 1";
     assert_eq!(error.body().unwrap(), text.as_bytes());
-    // The count is right, and it fails all the same.
+    // The count is right, but the assertion fails all the same.
     let message = panic_of(assert_attempts(&server, 2)).await;
     assert!(message.contains(text), "{message}");
     assert!(panic_of(assert_one_key(&server)).await.contains(text));
-    // And a test without any assertion fails too, when the server is dropped.
+    // A test without any assertion fails too, when the server is dropped.
     let message = panic_of(server.verify()).await;
     assert!(message.contains("the script for POST /charges has run out"), "{message}");
     server.reset().await;
@@ -88,7 +89,7 @@ async fn a_script_that_has_run_out_is_loud() {
 }
 
 #[tokio::test]
-async fn an_assertion_that_fails_lists_what_arrived() {
+async fn failed_assertion_lists_received_requests() {
     let server = MockServer::start().await;
     Script::new().status(204).forever().mount(&server, any()).await;
     let message = panic_of(assert_one_key(&server)).await;
@@ -106,7 +107,7 @@ async fn an_assertion_that_fails_lists_what_arrived() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_key_is_not_one_key() {
+async fn request_without_key_fails_key_assertion() {
     let server = MockServer::start().await;
     Script::new().status(204).forever().mount(&server, any()).await;
     client(&server).get("/").send().await.unwrap();
@@ -114,7 +115,7 @@ async fn a_request_without_a_key_is_not_one_key() {
 }
 
 #[tokio::test]
-async fn a_script_that_makes_no_sense_is_refused() {
+async fn senseless_script_is_refused() {
     type Write = fn() -> Script;
     let cases: [(&str, Write); 6] = [
         ("retry_after has no response before it", || Script::new().retry_after(1)),
@@ -133,9 +134,9 @@ async fn a_script_that_makes_no_sense_is_refused() {
     assert!(message.contains("the last delay has no response after it"), "{message}");
 }
 
-/// What the table in the module's docs says of wiremock.
+/// The table in the module's documentation describes this behaviour of wiremock.
 #[tokio::test]
-async fn a_hang_up_is_a_clean_close_after_the_whole_request_and_no_error_makes_it_more() {
+async fn wiremock_faults_close_after_whole_request() {
     let server = MockServer::start().await;
     let reset = |_: &steadfast_testing::wiremock::Request| std::io::Error::from(std::io::ErrorKind::ConnectionReset);
     steadfast_testing::wiremock::Mock::given(steadfast_testing::wiremock::matchers::path("/reset"))

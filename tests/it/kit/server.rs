@@ -1,4 +1,5 @@
-//! The server that breaks: at the point that the act names, over both protocols, and its counts.
+//! The fault server: it breaks at the point that a step names, over both protocols, and counts
+//! correctly.
 
 use std::io;
 use std::time::Duration;
@@ -31,7 +32,8 @@ fn client(server: &FaultServer, protocol: Protocol) -> ClientBuilder {
     }
 }
 
-/// A client that asks once and does not wait long. One for many servers: reading the system's certificates takes a while.
+/// A client with one attempt and short timeouts. It is shared, since reading the system's
+/// certificates takes time.
 fn impatient(protocol: Protocol) -> Client {
     let client = Client::builder().keys(KeyPolicy::off()).retry(RetryPolicy::never());
     let client = client.attempt_timeout(Duration::from_millis(500));
@@ -39,7 +41,8 @@ fn impatient(protocol: Protocol) -> Client {
     client.build().unwrap()
 }
 
-/// Plays one act; what the client is told (a class, and a status if there was one), whole requests, executions.
+/// Plays one step. Returns what the client reports (a class, and any status), whole requests and
+/// executions.
 async fn played(client: &Client, act: FaultStep) -> (String, usize, usize) {
     let server = FaultServer::play([act]).await;
     let told = match client.post_json::<Value>(server.url("/"), &json!({ "n": 1 })).await {
@@ -54,13 +57,13 @@ async fn played(client: &Client, act: FaultStep) -> (String, usize, usize) {
 }
 
 #[tokio::test]
-async fn every_act_breaks_at_its_point_over_both_protocols() {
+async fn every_step_breaks_at_its_point() {
     let lost = "Ambiguous -";
     let cut = "Ambiguous 200";
     let silent = "Ambiguous - timeout";
     #[rustfmt::skip]
     let rows = [
-        // act, what the client says over HTTP/1.1 and HTTP/2, whole requests, executions
+        // step, report of the client over HTTP/1.1 and HTTP/2, whole requests, executions
         (FaultStep::ok(), r#"{"execution":1}"#, r#"{"execution":1}"#, 1, 1),
         (FaultStep::execute(201), r#"{"status":201}"#, r#"{"status":201}"#, 1, 1),
         (FaultStep::answer(503), "Ambiguous 503", "Ambiguous 503", 1, 0),
@@ -91,7 +94,7 @@ async fn every_act_breaks_at_its_point_over_both_protocols() {
         (FaultStep::go_away(FaultPoint::AfterExecuting), "Permanent 501", lost, 1, 1),
     ];
     let (one, two) = (impatient(Protocol::Http1), impatient(Protocol::Http2));
-    // At once: half of them wait for a timeout.
+    // Concurrently, because half of them wait for a timeout.
     let checks = rows.into_iter().map(async |(act, http1, http2, received, executed)| {
         let executed1 = if http1 == "Permanent 501" { 0 } else { executed };
         let (seen1, seen2) = (played(&one, act.clone()).await, played(&two, act.clone()).await);
@@ -99,7 +102,7 @@ async fn every_act_breaks_at_its_point_over_both_protocols() {
         assert_eq!(seen2, (http2.to_owned(), received, executed), "HTTP/2: {act:?}");
     });
     join_all(checks).await;
-    // Whether a first byte had left by then is a race.
+    // Whether a first byte was sent by then is a race.
     for act in [FaultStep::close(FaultPoint::OnAccept), FaultStep::reset(FaultPoint::OnAccept)] {
         for client in [&one, &two] {
             let (told, received, executed) = played(client, act.clone()).await;
@@ -107,7 +110,7 @@ async fn every_act_breaks_at_its_point_over_both_protocols() {
             assert_eq!((received, executed), (0, 0));
         }
     }
-    // A reset may overtake the half of the body that went before it.
+    // A reset may overtake the half of the body that precedes it.
     for client in [&one, &two] {
         let (told, received, executed) = played(client, FaultStep::reset(FaultPoint::MidBody)).await;
         assert!([lost, cut].contains(&told.as_str()), "{told}");
@@ -115,7 +118,7 @@ async fn every_act_breaks_at_its_point_over_both_protocols() {
     }
 }
 
-/// What a plain socket sees of an act: the bytes, and how the connection ended.
+/// Returns what a plain socket sees of a step: the bytes, and how the connection ended.
 async fn seen(act: FaultStep, request: &str) -> (String, Option<io::ErrorKind>) {
     let server = FaultServer::play([act]).await;
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
@@ -126,7 +129,7 @@ async fn seen(act: FaultStep, request: &str) -> (String, Option<io::ErrorKind>) 
 }
 
 #[tokio::test]
-async fn a_close_is_a_fin_and_a_reset_is_a_rst_at_the_very_byte() {
+async fn close_sends_fin_and_reset_sends_rst() {
     let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab";
     let reset = Some(io::ErrorKind::ConnectionReset);
     for phase in [
@@ -135,7 +138,8 @@ async fn a_close_is_a_fin_and_a_reset_is_a_rst_at_the_very_byte() {
         FaultPoint::AfterBytes(request.len()),
         FaultPoint::AfterBytes(9999),
     ] {
-        // A request that is shorter than the point is waited for, so the last one needs its end.
+        // The server waits for the rest of a request that is shorter than the point, so this one
+        // must end first.
         if phase == FaultPoint::AfterBytes(9999) {
             continue;
         }
@@ -152,7 +156,7 @@ async fn a_close_is_a_fin_and_a_reset_is_a_rst_at_the_very_byte() {
 }
 
 #[tokio::test]
-async fn no_more_of_a_request_is_read_than_it_is_told() {
+async fn request_is_read_to_the_exact_byte() {
     for bytes in [4, 10, 60, 5000] {
         let server = FaultServer::play([FaultStep::reset(FaultPoint::AfterBytes(bytes))]).await;
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
@@ -164,10 +168,10 @@ async fn no_more_of_a_request_is_read_than_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_stalled_upload_is_read_no_further() {
+async fn stalled_upload_is_read_no_further() {
     for (phase, read) in [(FaultPoint::OnAccept, 0), (FaultPoint::AfterBytes(100), 100)] {
         let server = FaultServer::play([FaultStep::stall(phase)]).await;
-        // More than the buffers of a socket pair hold.
+        // More than the buffers of a socket pair can hold.
         let upload = impatient(Protocol::Http1).post(server.url("/")).body(vec![b'x'; 16 * 1024 * 1024]);
         assert!(upload.send().await.unwrap_err().is_timeout());
         assert_eq!((server.report().bytes_in, server.report().requests), (read, 0));
@@ -175,7 +179,7 @@ async fn a_stalled_upload_is_read_no_further() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_has_none_over_either_protocol() {
+async fn bodiless_answer_has_no_body() {
     for protocol in BOTH {
         let server =
             FaultServer::play([FaultStep::execute(204), FaultStep::execute(304), FaultStep::execute(200)]).await;
@@ -196,7 +200,7 @@ async fn an_answer_without_a_body_has_none_over_either_protocol() {
 }
 
 #[tokio::test]
-async fn acts_are_played_in_order_and_the_last_one_repeats() {
+async fn steps_play_in_order_and_last_repeats() {
     for protocol in BOTH {
         let acts = [
             FaultStep::close(FaultPoint::OnAccept),
@@ -216,7 +220,7 @@ async fn acts_are_played_in_order_and_the_last_one_repeats() {
 }
 
 #[tokio::test]
-async fn a_key_is_executed_once_and_replayed_unless_keys_are_ignored() {
+async fn key_executes_once_unless_keys_are_ignored() {
     for protocol in BOTH {
         let server = FaultServer::play([FaultStep::ok()]).await;
         let client = client(&server, protocol).build().unwrap();
@@ -240,7 +244,7 @@ async fn a_key_is_executed_once_and_replayed_unless_keys_are_ignored() {
 }
 
 #[tokio::test]
-async fn the_report_counts_what_was_asked_and_what_was_done() {
+async fn report_counts_requests_and_executions() {
     let acts = [FaultStep::ok(), FaultStep::answer(503), FaultStep::ok(), FaultStep::ok(), FaultStep::ok()];
     let server = FaultServer::play(acts).await.ignoring_keys();
     let client = client(&server, Protocol::Http1).retry(RetryPolicy::never()).build().unwrap();
@@ -264,7 +268,7 @@ async fn the_report_counts_what_was_asked_and_what_was_done() {
 }
 
 #[tokio::test]
-async fn a_draw_is_the_same_for_the_same_seed_and_keeps_its_shares() {
+async fn draw_is_seeded_and_keeps_its_shares() {
     async fn statuses(seed: u64) -> Vec<u16> {
         let server = FaultServer::random(seed, [(0.2, FaultStep::answer(503)), (0.1, FaultStep::answer(429))]).await;
         let http = steadfast::reqwest::Client::new();
@@ -285,7 +289,7 @@ async fn a_draw_is_the_same_for_the_same_seed_and_keeps_its_shares() {
 }
 
 #[tokio::test]
-async fn refused_connections_reach_nobody_until_they_are_accepted_again() {
+async fn refused_connections_fail_until_accepted() {
     let server = FaultServer::play([FaultStep::ok()]).await;
     let client = client(&server, Protocol::Http1).build().unwrap();
     client.post("/").body("x").send().await.unwrap();
@@ -298,7 +302,7 @@ async fn refused_connections_reach_nobody_until_they_are_accepted_again() {
 }
 
 #[tokio::test]
-async fn nothing_stays_on_the_runtime_after_the_server() {
+async fn dropped_server_leaves_no_task() {
     let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = alive();
     let server = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting)]).await;
@@ -311,7 +315,7 @@ async fn nothing_stays_on_the_runtime_after_the_server() {
     }
     assert_eq!(alive(), before + 3);
     drop(server);
-    // Both learn it at once.
+    // Both connections end at the same moment.
     assert_eq!(stalled.read(&mut [0]).await.unwrap_or(0) + idle.read(&mut [0]).await.unwrap_or(0), 0);
     while alive() > before {
         tokio::task::yield_now().await;
@@ -320,7 +324,7 @@ async fn nothing_stays_on_the_runtime_after_the_server() {
 }
 
 #[tokio::test]
-async fn the_assertions_work_on_it_too() {
+async fn script_assertions_work_on_fault_server() {
     let server = FaultServer::play([FaultStep::answer(204)]).await;
     let client = client(&server, Protocol::Http2).budget(RetryBudget::unlimited()).build().unwrap();
     client.post("/a").body("x").send().await.unwrap();

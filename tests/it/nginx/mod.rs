@@ -1,10 +1,10 @@
-//! A real nginx that retires its connections: no healthy call fails for it, and none is executed
-//! twice.
+//! A real nginx that retires its connections: no healthy call fails because of it, and none is
+//! executed twice.
 //!
-//! nginx retires an HTTP/2 connection after `keepalive_requests` (1,000 by default), and all of
-//! them when it reloads, by a `GOAWAY`. Requests that are on their way then are not processed.
-//! Without free repeats 0.2 to 26 % of such calls failed with "retry budget exhausted", according
-//! to how many were in flight.
+//! nginx retires an HTTP/2 connection by a `GOAWAY` after `keepalive_requests` (1,000 by default).
+//! A reload retires all connections. Requests that are under way at that moment are not processed.
+//! Without free repeats, 0.2 to 26 % of such calls failed with "retry budget exhausted", depending
+//! on the number in flight.
 
 mod server;
 
@@ -23,13 +23,13 @@ use tokio::task::JoinSet;
 use self::server::{Executions, Nginx, Protocol};
 
 const CALLS: usize = 3_000;
-/// Under the 128 streams that nginx takes at a time: a request that has to wait for one may be lost
+/// Below the 128 streams that nginx takes at a time. A request that waits for a stream may be lost
 /// with the connection.
 const IN_FLIGHT: usize = 50;
 /// Calls between two reloads.
 const RELOAD: usize = 500;
 
-/// A service that executes whatever it is sent.
+/// A service that executes every request.
 fn service() -> (Router, Executions) {
     let executions = Executions::default();
     (Router::new().fallback(any(execute)).with_state(executions.clone()), executions)
@@ -42,7 +42,7 @@ async fn execute(State(executions): State<Executions>, body: String) -> &'static
 
 fn client(nginx: &Nginx, protocol: Protocol) -> ClientBuilder {
     let authority = nginx.authority();
-    // A request that hyper-util strands (see below) is not waited for for long.
+    // Keeps the wait short for a request that hyper-util strands (see below).
     let client = Client::builder().base_url(nginx.url()).attempt_timeout(Duration::from_secs(3));
     client.http(move |http| match authority {
         Some(authority) => http.tls_certs_only([authority]),
@@ -51,13 +51,13 @@ fn client(nginx: &Nginx, protocol: Protocol) -> ClientBuilder {
     })
 }
 
-/// Fewer than there are requests on a connection that is retired.
+/// A budget for fewer requests than a retired connection holds.
 fn five_retries() -> RetryBudget {
     RetryBudget::standard().capacity(70)
 }
 
-/// Sends POSTs with bodies of their own, and returns those that failed. `before_each` is called
-/// with the number of each.
+/// Sends POSTs with distinct bodies, and returns those that failed. Calls `before_each` with the
+/// number of each.
 async fn post(client: &Client, in_flight: usize, before_each: impl Fn(usize)) -> Vec<(String, Error)> {
     let failed = Arc::new(Mutex::new(Vec::new()));
     let mut calls = JoinSet::new();
@@ -86,9 +86,9 @@ fn reloading(nginx: &Nginx) -> impl Fn(usize) {
     }
 }
 
-/// No call failed, but for those that hyper-util has stranded: about one retired connection in a
-/// thousand leaves requests that are put on no connection until they time out, plain reqwest's too.
-/// None is executed twice, and none is told as not processed that was executed.
+/// Asserts that no call failed, except for those that hyper-util has stranded. About one retired
+/// connection in a thousand leaves requests on no connection until they time out; plain reqwest has
+/// the same fault. None is executed twice, and no executed call is reported as not processed.
 fn assert_none_was_refused(failed: &[(String, Error)], executions: &Executions, name: &str) {
     let executions = executions.lock().unwrap();
     assert!(executions.values().all(|count| *count == 1), "{name}: {:?} executions", executions.values().max());
@@ -101,7 +101,7 @@ fn assert_none_was_refused(failed: &[(String, Error)], executions: &Executions, 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_cut_off_by_nginx_fail_no_call() {
-    // Few connections of HTTP/1.1, so that each is used a thousand times.
+    // Few connections over HTTP/1.1, so that each serves a thousand requests.
     for (protocol, in_flight) in [(Protocol::Http1, 2), (Protocol::Http2, IN_FLIGHT), (Protocol::Http2Tls, IN_FLIGHT)] {
         let (service, executions) = service();
         let nginx = Nginx::start(protocol, service).await;
@@ -124,8 +124,8 @@ async fn reloads_of_nginx_fail_no_call_over_http2() {
     }
 }
 
-/// HTTP/1.1 has no word for "this connection ends": a request that meets the close may have been
-/// processed. Without a key the client says so and does not repeat it.
+/// HTTP/1.1 cannot announce the end of a connection, so a request that meets the close may have
+/// been processed. Without a key the client reports that and does not retry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reloads_of_nginx_double_no_call_over_http1() {
     let (service, executions) = service();
@@ -141,15 +141,14 @@ async fn reloads_of_nginx_double_no_call_over_http1() {
     assert!(nginx.retired() > 2, "{} workers have retired", nginx.retired());
 }
 
-/// With a key, and a service that honours it, nothing fails at all: what may have been processed is
-/// asked for again.
+/// With a key and a service that honours it, nothing fails: ambiguous attempts are retried.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reloads_of_nginx_fail_no_call_under_a_key() {
     for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Http2Tls] {
         let (service, executions) = service();
         let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
         let nginx = Nginx::start(protocol, service.layer(layer)).await;
-        // Over HTTP/1.1 each lost answer is a retry, and how many there are at once is chance.
+        // Over HTTP/1.1 each lost response costs a retry, and their number at one time is random.
         let client = client(&nginx, protocol).keys(KeyPolicy::standard()).budget(RetryBudget::unlimited());
         let client = client.retry(fast_retries().max_attempts(10)).build().unwrap();
         let failed = post(&client, IN_FLIGHT, reloading(&nginx)).await;

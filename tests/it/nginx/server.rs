@@ -1,4 +1,4 @@
-//! An nginx of a test's own, in front of a service that counts what it executes.
+//! An nginx for one test, in front of a service that counts its executions.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader};
@@ -15,40 +15,39 @@ use tokio::task::JoinHandle;
 
 use crate::wire::Identity;
 
-/// How nginx is spoken to.
+/// The protocol of a client's connections to nginx.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Protocol {
     Http1,
-    /// In the clear, with prior knowledge.
+    /// Without TLS, by prior knowledge.
     Http2,
     /// Over TLS, chosen by ALPN.
     Http2Tls,
 }
 
-/// How often each body was executed.
+/// Number of executions of each body.
 pub(super) type Executions = Arc<Mutex<HashMap<String, usize>>>;
 
-/// A running nginx and the service behind it. Dropped, both end.
+/// A running nginx and the service behind it. Dropping it ends both.
 pub(super) struct Nginx {
     child: Child,
     folder: TempDir,
     port: u16,
     identity: Option<Identity>,
-    /// Workers that were told to retire.
+    /// Workers that have been told to retire.
     retired: Arc<AtomicUsize>,
     service: JoinHandle<()>,
 }
 
 impl Nginx {
-    /// Starts nginx in front of `service`, with its own defaults for the connections to its
-    /// clients.
+    /// Starts nginx in front of `service`, with nginx's defaults for connections to clients.
     pub(super) async fn start(protocol: Protocol, service: Router) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = listener.local_addr().unwrap().port();
         let service = tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
 
         let folder = tempfile::tempdir().unwrap();
-        // The workers of root's nginx run as another user, who has to find the folder.
+        // If nginx runs as root, its workers run as another user, who needs access to the folder.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let identity = (protocol == Protocol::Http2Tls).then(|| Identity::new("localhost", |_| {}));
         if let Some(identity) = &identity {
@@ -57,7 +56,7 @@ impl Nginx {
             std::fs::write(folder.path().join("key.pem"), key).unwrap();
         }
         let retired = Arc::<AtomicUsize>::default();
-        // A port that is free now may be taken by another test before nginx has it.
+        // Another test may take a free port before nginx does.
         for _ in 0..5 {
             let port = free_port();
             std::fs::write(folder.path().join("nginx.conf"), config(protocol, port, upstream)).unwrap();
@@ -73,22 +72,23 @@ impl Nginx {
         format!("{scheme}://localhost:{}", self.port)
     }
 
-    /// The authority that signed nginx's certificate, if it has one.
+    /// Returns the authority that signed nginx's certificate, if it has one.
     pub(super) fn authority(&self) -> Option<Certificate> {
         self.identity.as_ref().map(Identity::authority)
     }
 
-    /// `nginx -s reload`: new workers take over, and the old ones retire with their connections.
+    /// Runs `nginx -s reload`: new workers take over, and the old ones retire with their
+    /// connections.
     pub(super) fn reload(&self) {
         assert!(nginx(self.folder.path()).args(["-s", "reload"]).status().unwrap().success());
     }
 
-    /// The workers that have been told to retire so far.
+    /// Returns how many workers have been told to retire so far.
     pub(super) fn retired(&self) -> usize {
         self.retired.load(Ordering::SeqCst)
     }
 
-    /// The connections over which requests were answered so far.
+    /// Returns the number of connections that have served requests so far.
     pub(super) fn connections(&self) -> usize {
         let log = std::fs::read_to_string(self.folder.path().join("connections.log")).unwrap();
         log.lines().collect::<HashSet<_>>().len()
@@ -98,7 +98,7 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         self.service.abort();
-        // By nginx's own means, so that its workers end too.
+        // nginx's own command ends the workers too.
         let stopped = nginx(self.folder.path()).args(["-s", "stop"]).status();
         if !stopped.is_ok_and(|status| status.success()) {
             let _gone = self.child.kill();
@@ -113,8 +113,7 @@ fn config(protocol: Protocol, port: u16, upstream: u16) -> String {
         Protocol::Http2 => (" http2", ""),
         Protocol::Http2Tls => (" ssl http2", "ssl_certificate certificate.pem; ssl_certificate_key key.pem;"),
     };
-    // The connections to the service are kept, so that all that is retired is between client and
-    // nginx.
+    // Keeps connections to the service open, so that only those between client and nginx retire.
     format!(
         "daemon off;
         pid nginx.pid;
@@ -147,7 +146,7 @@ fn nginx(folder: &Path) -> Command {
     let program = std::env::var("STEADFAST_NGINX")
         .expect("STEADFAST_NGINX names no nginx: run the tests by ./scripts/with_servers.sh cargo test …");
     let mut command = Command::new(program);
-    // `-e`: without it nginx begins with a complaint about the system's own log.
+    // `-e`: without it nginx first complains about the system's own log.
     command.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf")).args(["-e", "stderr"]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command
@@ -157,7 +156,7 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// `None` if it ends before it listens.
+/// Returns `None` if nginx ends before it listens.
 fn spawn(folder: &Path, retired: Arc<AtomicUsize>) -> Option<Child> {
     let mut child = nginx(folder).stderr(Stdio::piped()).spawn().expect("nginx can be started");
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
@@ -165,7 +164,7 @@ fn spawn(folder: &Path, retired: Arc<AtomicUsize>) -> Option<Child> {
         let _reaped = child.wait();
         return None;
     }
-    // It must not be held up by a full pipe.
+    // A full pipe would block nginx.
     std::thread::spawn(move || {
         for line in lines {
             retired.fetch_add(usize::from(line.contains("gracefully shutting down")), Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The breaker on the wire.
+//! The circuit breaker over real sockets.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::support::{doubting, trusting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Opens at the second call if both have failed.
+/// Opens at the second call if both failed.
 fn quick() -> BreakerPolicy {
     BreakerPolicy::new().min_calls(2).open_for(MINUTE).probes(1)
 }
 
-/// One attempt an operation.
+/// A client with one attempt per operation.
 fn once(server: &FaultServer, policy: BreakerPolicy) -> ClientBuilder {
     doubting(server).retry(RetryPolicy::never()).breaker(policy)
 }
 
-/// Waits until the circuit lets a probe through.
+/// Waits until the circuit admits a probe.
 async fn half_open(client: &Client) {
     while client.breaker_state("/") != Some(BreakerState::HalfOpen) {
         tokio::task::yield_now().await;
@@ -29,7 +29,7 @@ async fn half_open(client: &Client) {
 }
 
 #[tokio::test]
-async fn an_open_circuit_sends_nothing_and_says_when_to_come_back() {
+async fn open_circuit_sends_nothing_and_gives_wait() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503))]).await;
     let client = once(&server, quick()).build().unwrap();
     for _ in 0..2 {
@@ -53,7 +53,7 @@ async fn an_open_circuit_sends_nothing_and_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn what_the_server_answers_on_purpose_does_not_open_it() {
+async fn deliberate_responses_keep_circuit_closed() {
     for status in [400, 404, 409, 429, 501] {
         let server = FaultServer::play([FaultStep::answer(Answer::new(status))]).await;
         let client = once(&server, quick()).build().unwrap();
@@ -66,7 +66,7 @@ async fn what_the_server_answers_on_purpose_does_not_open_it() {
 }
 
 #[tokio::test]
-async fn the_class_decides_and_a_classifier_has_its_say() {
+async fn classifier_decides_what_opens_circuit() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(404))]).await;
     let client = once(&server, quick()).classify(|_| Class::Ambiguous).build().unwrap();
     for _ in 0..2 {
@@ -77,7 +77,7 @@ async fn the_class_decides_and_a_classifier_has_its_say() {
 }
 
 #[tokio::test]
-async fn a_circuit_that_opens_ends_the_operation_that_opened_it() {
+async fn opening_circuit_ends_its_operation() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503))]).await;
     let client = doubting(&server).retry(fast_retries().max_attempts(5)).breaker(quick()).build().unwrap();
     let response = client.get("/").send().await.unwrap();
@@ -87,7 +87,7 @@ async fn a_circuit_that_opens_ends_the_operation_that_opened_it() {
 }
 
 #[tokio::test]
-async fn a_retry_that_is_held_back_keeps_the_evidence() {
+async fn retry_denied_by_circuit_keeps_evidence() {
     let server = FaultServer::play([FaultStep::execute(Answer::new(503)), FaultStep::answer(Answer::new(503))]).await;
     let wait = Backoff::fixed(Duration::from_millis(500)).jitter(steadfast::policy::Jitter::None);
     let client = trusting(&server).retry(RetryPolicy::new().backoff(wait)).breaker(quick().min_calls(3));
@@ -114,7 +114,7 @@ async fn a_retry_that_is_held_back_keeps_the_evidence() {
 }
 
 #[tokio::test]
-async fn it_closes_after_its_probes_and_tells_of_each_change() {
+async fn circuit_closes_after_probes_with_events() {
     let well = Answer::new(200).delay(Duration::from_millis(20));
     let server = FaultServer::play([
         FaultStep::answer(Answer::new(503)),
@@ -144,7 +144,7 @@ async fn it_closes_after_its_probes_and_tells_of_each_change() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_dropped_leaves_its_place_to_the_next() {
+async fn dropped_breaker_probe_frees_its_place() {
     let server = FaultServer::play([
         FaultStep::answer(Answer::new(503)),
         FaultStep::answer(Answer::new(503)),
@@ -165,7 +165,7 @@ async fn a_probe_that_is_dropped_leaves_its_place_to_the_next() {
 }
 
 #[tokio::test]
-async fn slow_answers_open_it_where_that_is_asked_for() {
+async fn slow_responses_open_circuit_if_configured() {
     let slow = Answer::new(200).delay(Duration::from_millis(30));
     let server = FaultServer::play([FaultStep::answer(slow)]).await;
     let policy = quick().slow_calls(Duration::from_millis(20), 1.0);
@@ -177,7 +177,7 @@ async fn slow_answers_open_it_where_that_is_asked_for() {
     assert_eq!(server.received().len(), 2);
 }
 #[tokio::test]
-async fn a_body_that_failed_says_nothing_of_the_origin() {
+async fn request_body_failure_keeps_circuit_closed() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;
     let client = once(&server, quick()).build().unwrap();
     for _ in 0..4 {

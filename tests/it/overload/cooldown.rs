@@ -1,4 +1,4 @@
-//! The cooldown on the wire: what one operation was told, the others do not ask for themselves.
+//! The cooldown over real sockets: one refusal delays all operations to the origin.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,12 +16,12 @@ fn refused(milliseconds: u32) -> Answer {
     Answer::new(429).header("retry-after-ms", milliseconds.to_string())
 }
 
-/// One attempt an operation, so that whatever waits does so before its first.
+/// A client with one attempt per operation, so every wait precedes a first attempt.
 fn once(server: &FaultServer) -> ClientBuilder {
     doubting(server).retry(RetryPolicy::never())
 }
 
-/// Starts this many operations at once.
+/// Starts `number` operations at once.
 fn start(client: &Client, number: usize) -> JoinSet<u16> {
     let mut operations = JoinSet::new();
     for _ in 0..number {
@@ -32,7 +32,7 @@ fn start(client: &Client, number: usize) -> JoinSet<u16> {
 }
 
 #[tokio::test]
-async fn one_refusal_holds_everybody_back_and_one_goes_first() {
+async fn one_refusal_delays_all_and_one_probes() {
     for status in [429, 503] {
         let refused = Answer::new(status).header("retry-after-ms", "200");
         let slow = Answer::new(200).delay(Duration::from_millis(50));
@@ -65,7 +65,7 @@ async fn one_refusal_holds_everybody_back_and_one_goes_first() {
 }
 
 #[tokio::test]
-async fn without_it_each_finds_out_for_itself() {
+async fn without_cooldown_every_operation_is_refused() {
     let server = FaultServer::play([FaultStep::answer(refused(60_000))]).await;
     let client = once(&server).build().unwrap();
     assert_eq!(start(&client, 10).join_all().await, [429; 10]);
@@ -73,7 +73,7 @@ async fn without_it_each_finds_out_for_itself() {
 }
 
 #[tokio::test]
-async fn a_deadline_that_is_nearer_ends_it_at_once() {
+async fn deadline_before_cooldown_end_fails_at_once() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503).header("retry-after", "7"))]).await;
     let client = once(&server).cooldown().timeout(Duration::from_secs(2)).build().unwrap();
     client.get("/").send().await.unwrap();
@@ -85,11 +85,11 @@ async fn a_deadline_that_is_nearer_ends_it_at_once() {
     assert!(error.retry_after().is_some_and(|wait| wait.as_secs() > 2), "{error}");
 }
 
-/// Who waits for nothing comes back with everybody else at a server that has just recovered.
+/// Unpaid waits would release all their requests at once onto a server that has just recovered.
 #[tokio::test]
-async fn a_wait_is_paid_from_the_budget_and_without_it_the_operation_ends_at_once() {
+async fn cooldown_wait_takes_tokens_or_ends_operation() {
     let server = FaultServer::play([FaultStep::answer(refused(300)), FaultStep::answer(Answer::new(200))]).await;
-    // Two waits of five tokens.
+    // Tokens for two waits of five.
     let budget = RetryBudget::standard().capacity(12);
     let client = once(&server).cooldown().budget(budget).build().unwrap();
     client.get("/").send().await.unwrap();
@@ -113,7 +113,7 @@ async fn a_wait_is_paid_from_the_budget_and_without_it_the_operation_ends_at_onc
 }
 
 #[tokio::test]
-async fn never_longer_than_the_hint_cap_and_not_without_a_hint() {
+async fn cooldown_needs_hint_and_respects_cap() {
     let server = FaultServer::play([
         FaultStep::answer(Answer::new(503)),
         FaultStep::answer(Answer::new(429).header("retry-after", "86400")),
@@ -129,7 +129,7 @@ async fn never_longer_than_the_hint_cap_and_not_without_a_hint() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_refused_begins_it_anew() {
+async fn refused_probe_restarts_cooldown() {
     let server = FaultServer::play([
         FaultStep::answer(refused(50)),
         FaultStep::answer(refused(300)),
@@ -148,7 +148,7 @@ async fn a_probe_that_is_refused_begins_it_anew() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_dropped_leaves_its_place_to_another() {
+async fn dropped_cooldown_probe_frees_its_place() {
     let server = FaultServer::play([
         FaultStep::answer(refused(20)),
         FaultStep::stall(FaultPoint::AfterExecuting),
@@ -167,7 +167,7 @@ async fn a_probe_that_is_dropped_leaves_its_place_to_another() {
 }
 
 #[tokio::test]
-async fn a_deadline_while_the_probe_is_out_is_a_timeout() {
+async fn deadline_during_probe_is_a_timeout() {
     let server =
         FaultServer::play([FaultStep::answer(refused(20)), FaultStep::stall(FaultPoint::AfterExecuting)]).await;
     let client = once(&server).cooldown().build().unwrap();
@@ -184,7 +184,7 @@ async fn a_deadline_while_the_probe_is_out_is_a_timeout() {
 }
 
 #[tokio::test]
-async fn a_retry_of_the_operation_that_was_refused_waits_like_the_others() {
+async fn retry_of_refused_operation_waits_too() {
     let server = FaultServer::play([FaultStep::answer(refused(100)), FaultStep::answer(Answer::new(200))]).await;
     let client = doubting(&server).cooldown().build().unwrap();
     let response = client.get("/").send().await.unwrap();
@@ -208,7 +208,7 @@ async fn lanes_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn what_puts_a_request_into_its_lane_sees_it_as_it_is_sent() {
+async fn lane_closure_sees_final_request() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let seeing = seen.clone();
@@ -224,15 +224,17 @@ async fn what_puts_a_request_into_its_lane_sees_it_as_it_is_sent() {
     assert_eq!(server.received()[0].header("x-tenant"), Some("7"));
 }
 
-/// The probe takes its time; the others wait for it, and then for a random part of what is left of their own.
+/// The probe is slow. The other operations wait for it, and then for a random part of their
+/// remaining spread.
 #[tokio::test]
-async fn no_wait_for_a_probe_ends_after_the_deadline() {
+async fn wait_for_probe_ends_before_deadline() {
     let slow = Answer::new(200).delay(Duration::from_millis(800));
     let server =
         FaultServer::play([FaultStep::answer(refused(600)), FaultStep::answer(slow), FaultStep::execute(200)]).await;
     let client = once(&server).cooldown().build().unwrap();
     client.get("/").send().await.unwrap();
-    // 600 ms until the probe goes, 800 ms until it has its answer: 50 ms are left, of a spread of 600 ms.
+    // The probe starts after 600 ms and gets its response 800 ms later. That leaves 50 ms, of a
+    // spread of 600 ms.
     let time = Duration::from_millis(1450);
     let mut operations = JoinSet::new();
     for number in 0..20 {

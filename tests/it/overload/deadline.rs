@@ -1,4 +1,5 @@
-//! Deadlines that are the task's own: what is not begun, what the server is told, and what it refuses.
+//! Deadlines of a task: nothing starts after them, and the server learns the time left and refuses
+//! late requests.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const HEADER: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
 #[tokio::test]
-async fn an_operation_ends_with_its_tasks_deadline() {
+async fn operation_ends_at_task_deadline() {
     let server = FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting)]).await;
     let client = trusting(&server).build().unwrap();
     let error = with_deadline(Duration::from_millis(100), client.post("/charges").body("x").send()).await.unwrap_err();
@@ -23,12 +24,12 @@ async fn an_operation_ends_with_its_tasks_deadline() {
 }
 
 #[tokio::test]
-async fn no_wait_ends_after_it_and_a_longer_one_changes_nothing() {
+async fn no_wait_ends_after_task_deadline() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503))]).await;
     let slowly = RetryPolicy::new().backoff(Backoff::fixed(20 * SECOND));
     let client = doubting(&server).retry(slowly).build().unwrap();
     let response = with_deadline(SECOND, client.get("/").send()).await.unwrap();
-    // Full jitter may draw a short wait; then the next one ends it.
+    // Full jitter may draw a short wait; the next wait then ends the operation.
     assert!(matches!(response.stop_reason(), Some(StopReason::DeadlineExceeded | StopReason::AttemptsExhausted)));
     assert!(response.elapsed() < SECOND);
 
@@ -46,7 +47,7 @@ async fn no_wait_ends_after_it_and_a_longer_one_changes_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_once_it_has_passed() {
+async fn nothing_is_sent_after_task_deadline() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;
     let client = trusting(&server).build().unwrap();
     let late = with_deadline(Duration::ZERO, async {
@@ -65,7 +66,7 @@ async fn nothing_is_sent_once_it_has_passed() {
 }
 
 #[tokio::test]
-async fn the_header_has_the_time_that_is_left_for_the_attempt() {
+async fn deadline_header_has_time_left_for_attempt() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503)), FaultStep::answer(Answer::new(200))]).await;
     let client = doubting(&server).attempt_timeout(8 * SECOND).deadline_header(HEADER).build().unwrap();
     client.get("/").header(HEADER, "99").send().await.unwrap();
@@ -79,7 +80,7 @@ async fn the_header_has_the_time_that_is_left_for_the_attempt() {
 }
 
 #[tokio::test]
-async fn the_header_stays_at_home() {
+async fn deadline_header_stays_on_base_origin() {
     let abroad = FaultServer::play([FaultStep::answer(Answer::new(200))]).await;
     let home = FaultServer::play([FaultStep::answer(Answer::new(302).header("location", abroad.url("/")))]).await;
     let client = doubting(&home).deadline_header(HEADER).build().unwrap();
@@ -111,7 +112,8 @@ mod layer {
         }
     }
 
-    /// Refuses what has less than a second left. The handler answers with the milliseconds that it is told of.
+    /// Starts a server that refuses requests with less than a second left. The handler responds
+    /// with the milliseconds left.
     async fn serve() -> Served {
         let executions = Arc::new(AtomicUsize::new(0));
         let count = executions.clone();
@@ -136,7 +138,7 @@ mod layer {
     }
 
     #[tokio::test]
-    async fn what_is_too_late_is_refused_before_its_key_is_claimed() {
+    async fn late_request_is_refused_before_claim() {
         let served = serve().await;
         let client = client(&served);
         let request = || client.post("/charges").body("x").timeout(Duration::from_millis(900));
@@ -154,7 +156,7 @@ mod layer {
         let key: steadfast::IdempotencyKey = "one-key".parse().unwrap();
         let error = request().idempotency_key(key.clone()).fetch::<u64>().await.unwrap_err();
         assert!(!error.may_have_been_processed(), "{error}");
-        // The key was not burnt.
+        // The refusal left the key unused.
         let left: u64 =
             client.post("/charges").body("x").idempotency_key(key).timeout(9 * SECOND).fetch().await.unwrap();
         assert!((7000..=9000).contains(&left), "{left}");
@@ -162,7 +164,7 @@ mod layer {
     }
 
     #[tokio::test]
-    async fn the_handlers_task_has_the_deadline_and_a_header_that_says_nothing_sets_none() {
+    async fn handler_task_gets_deadline_from_valid_header() {
         let served = serve().await;
         let left: u64 = client(&served).post("/plain").timeout(5 * SECOND).fetch().await.unwrap();
         assert!((3000..=5000).contains(&left), "{left}");

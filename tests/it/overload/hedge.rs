@@ -1,4 +1,5 @@
-//! Hedges on the wire: what the server received, and what the journal says of the one that was dropped.
+//! Hedges over real sockets: what the server received, and how the journal records the dropped
+//! attempt.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ fn late() -> HedgePolicy {
     HedgePolicy::after(LATE).max_extra_load(1.0)
 }
 
-/// Comes well after a hedge has gone out.
+/// A response well after a hedge has been sent.
 fn slow(status: u16) -> Answer {
     Answer::new(status).delay(Duration::from_millis(150))
 }
@@ -24,7 +25,7 @@ fn hedging(server: &FaultServer) -> ClientBuilder {
     doubting(server).hedge(late())
 }
 
-/// The attempts, each as a line.
+/// Renders each attempt as a line.
 fn lines(attempts: &[Attempt]) -> Vec<String> {
     let line = |attempt: &Attempt| {
         let what = attempt.status().map(|status| status.as_u16().to_string());
@@ -35,7 +36,7 @@ fn lines(attempts: &[Attempt]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_second_is_sent_when_the_first_is_late_and_the_first_answer_counts() {
+async fn late_attempt_is_hedged_first_response_wins() {
     let server = FaultServer::play([
         FaultStep::stall(FaultPoint::AfterExecuting),
         FaultStep::answer(Answer::new(200)),
@@ -65,7 +66,7 @@ async fn the_second_is_sent_when_the_first_is_late_and_the_first_answer_counts()
 }
 
 #[tokio::test]
-async fn only_safe_methods_are_hedged_unasked() {
+async fn only_safe_methods_are_hedged_by_default() {
     let refused: [fn(&Client) -> steadfast::RequestBuilder; 6] = [
         |client| client.post("/").body("x"),
         |client| client.put("/").body("x"),
@@ -89,7 +90,7 @@ async fn only_safe_methods_are_hedged_unasked() {
 }
 
 #[tokio::test]
-async fn a_keyed_request_is_hedged_on_request_under_one_key() {
+async fn keyed_request_is_hedged_on_request() {
     let keys = KeyPolicy::standard().concurrent_duplicates_safe();
     let server =
         FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting), FaultStep::execute(Answer::new(201))]).await;
@@ -99,18 +100,18 @@ async fn a_keyed_request_is_hedged_on_request_under_one_key() {
     let keys_sent = server.keys();
     assert!(keys_sent.len() == 2 && keys_sent[0].is_some() && keys_sent[0] == keys_sent[1], "{keys_sent:?}");
 
-    // Nobody vouches for the keys of an API that is only negotiated with.
+    // With a negotiated policy the keys of this API are not trusted yet.
     let server = FaultServer::play([FaultStep::answer(slow(201))]).await;
     let client = doubting(&server).keys(keys.negotiated()).build().unwrap();
     client.post("/charges").body("x").hedge(late()).send().await.unwrap();
     assert_eq!(server.received().len(), 1);
-    // A PUT races other writers, so it wants the word of the caller.
+    // A PUT races other writers, so it is hedged only on request.
     client.put("/charges/1").body("x").hedge(late()).send().await.unwrap();
     assert_eq!(server.received().len(), 3);
 }
 
 #[tokio::test]
-async fn still_running_is_no_last_word_while_the_first_one_runs() {
+async fn in_progress_response_waits_for_first_attempt() {
     let conflict = Answer::new(409).header("retry-after", "0");
     let server = FaultServer::play([FaultStep::execute(slow(201)), FaultStep::answer(conflict)]).await;
     let client = trusting(&server).keys(KeyPolicy::standard().concurrent_duplicates_safe()).build().unwrap();
@@ -120,7 +121,7 @@ async fn still_running_is_no_last_word_while_the_first_one_runs() {
 }
 
 #[tokio::test]
-async fn a_failure_waits_for_the_other_one() {
+async fn failed_attempt_waits_for_its_hedge() {
     for failed in [
         FaultStep::answer(Answer::new(503)),
         FaultStep::answer(Answer::new(429)),
@@ -136,7 +137,7 @@ async fn a_failure_waits_for_the_other_one() {
 }
 
 #[tokio::test]
-async fn both_failures_are_evidence_and_the_next_attempt_is_the_third() {
+async fn both_hedge_failures_count_as_attempts() {
     let server = FaultServer::play([
         FaultStep::execute(slow(503)),
         FaultStep::answer(Answer::new(503)),
@@ -151,7 +152,7 @@ async fn both_failures_are_evidence_and_the_next_attempt_is_the_third() {
 }
 
 #[tokio::test]
-async fn the_one_that_was_dropped_may_have_been_processed() {
+async fn dropped_hedge_may_have_been_processed() {
     let keys = KeyPolicy::standard().concurrent_duplicates_safe();
     let server =
         FaultServer::play([FaultStep::stall(FaultPoint::AfterExecuting), FaultStep::answer(Answer::new(422))]).await;
@@ -178,7 +179,7 @@ async fn hedges_and_retries_share_one_budget() {
 }
 
 #[tokio::test]
-async fn the_load_limit_holds_where_everything_is_late() {
+async fn hedge_load_limit_holds_if_all_are_late() {
     let server = FaultServer::play([FaultStep::answer(slow(200))]).await;
     let client = hedging(&server).hedge(HedgePolicy::after(LATE).max_extra_load(0.1)).build().unwrap();
     let mut operations = tokio::task::JoinSet::new();
@@ -191,7 +192,7 @@ async fn the_load_limit_holds_where_everything_is_late() {
 }
 
 #[tokio::test]
-async fn a_quantile_wants_a_hundred_answers_and_then_finds_the_slow_one() {
+async fn quantile_hedge_needs_a_hundred_responses() {
     let server = FaultServer::start(|turn, _| {
         FaultStep::answer(if [50, 100].contains(&turn) { slow(200) } else { Answer::new(200) })
     })
@@ -208,7 +209,7 @@ async fn a_quantile_wants_a_hundred_answers_and_then_finds_the_slow_one() {
 }
 
 #[tokio::test]
-async fn a_probe_of_the_breaker_is_not_hedged() {
+async fn breaker_probe_is_not_hedged() {
     let server = FaultServer::play([FaultStep::answer(Answer::new(503)), FaultStep::answer(slow(200))]).await;
     let policy = BreakerPolicy::new().min_calls(1).probes(2).open_for(Duration::from_millis(10));
     let client = hedging(&server).retry(fast_retries().max_attempts(2)).breaker(policy).build().unwrap();
@@ -222,7 +223,7 @@ async fn a_probe_of_the_breaker_is_not_hedged() {
 }
 
 #[tokio::test]
-async fn a_body_that_exists_once_is_not_hedged() {
+async fn one_shot_body_is_not_hedged() {
     let server = FaultServer::play([FaultStep::answer(slow(200))]).await;
     let client = doubting(&server).build().unwrap();
     let stream = || steadfast::reqwest::Body::wrap(steadfast::reqwest::Body::from("x"));

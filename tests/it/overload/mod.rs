@@ -1,4 +1,5 @@
-//! Overload protection: what the client does not send, asserted by what the server did not receive.
+//! Overload protection: asserts that the server did *not* receive the requests that the client
+//! holds back.
 
 mod breaker;
 mod cooldown;

@@ -1,4 +1,4 @@
-//! The breaker, beside a model that keeps a list of every call and counts it anew each time.
+//! The breaker, compared with a model that keeps a list of all calls and recounts it each time.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use steadfast::policy::{Breaker, BreakerPolicy, BreakerState, CircuitOpen, Class
 use super::cases;
 use crate::support::clock;
 
-/// In milliseconds. A slice of the window is a whole number of them.
+/// In milliseconds. The slices of the window are whole milliseconds.
 const WINDOW: u64 = 1000;
 const OPEN_FOR: u64 = 700;
 const SLOW: u64 = 100;
@@ -17,7 +17,7 @@ const SLOW: u64 = 100;
 enum Step {
     Pass(u64),
     Ask,
-    /// The call that was let through as the so-manieth of those under way ends.
+    /// Ends one of the calls under way, by its number.
     End {
         which: usize,
         class: Class,
@@ -46,7 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[derive(Debug)]
 enum Phase {
-    /// The times of its calls, and whether each was failed and slow.
+    /// The time of each call, and whether it failed and was slow.
     Closed(Vec<(u64, bool, bool)>),
     Open(u64),
     HalfOpen {
@@ -55,14 +55,14 @@ enum Phase {
     },
 }
 
-/// The documentation of `BreakerPolicy`, as slowly as can be.
+/// The documentation of `BreakerPolicy` as a program, without regard to speed.
 #[derive(Debug)]
 struct Model {
     share: f64,
     min_calls: usize,
     probes: u32,
     phase: Phase,
-    /// How often the phase has changed.
+    /// Number of phase changes.
     changes: usize,
 }
 
@@ -127,14 +127,14 @@ impl Model {
     }
 }
 
-/// Only a breaker makes an open state: one that opens and is looked at so much later.
+/// Returns an open state. Only a breaker can make one, so this one opens and is read later.
 fn open(retry_after: u64) -> BreakerState {
     let policy = BreakerPolicy::new().min_calls(1).open_for(Duration::from_millis(retry_after));
     let (breaker, now) = (Breaker::new(policy), clock::now());
     breaker.acquire(now).unwrap().record(Class::Ambiguous, Duration::ZERO, now).unwrap()
 }
 
-/// A call under way, and the number of changes of the model when it was let through.
+/// A call under way, and the model's number of changes when it was admitted.
 type Call<'a> = (Permit<'a>, usize);
 
 fn play(model: &mut Model, steps: &[Step]) -> Result<(), TestCaseError> {
@@ -191,7 +191,7 @@ proptest! {
     #![proptest_config(cases(512))]
 
     #[test]
-    fn the_breaker_does_what_its_documentation_says(
+    fn breaker_agrees_with_model(
         share in prop_oneof![Just(0.25), Just(0.5), Just(1.0)],
         min_calls in 1..6_usize,
         probes in 1..4_u32,

@@ -1,4 +1,4 @@
-//! The bucket, shared by operations that run across each other and are dropped at any point.
+//! The bucket, shared by interleaved operations that are dropped at any point.
 
 mod model;
 
@@ -58,7 +58,7 @@ proptest! {
     #![proptest_config(cases(512))]
 
     #[test]
-    fn a_shared_bucket_stays_in_its_bounds_and_gets_back_what_was_not_spent(bucket in buckets(), acts in acts()) {
+    fn shared_bucket_keeps_bounds_and_gets_refunds(bucket in buckets(), acts in acts()) {
         let policy = RetryPolicy::new().max_attempts(u32::MAX).deadline(None).backoff(Backoff::fixed(Duration::ZERO));
         let (budget, mut model, now) = (bucket.budget(), Model::of(&bucket), clock::now());
         let unlimited = bucket.kind == Kind::Unlimited;

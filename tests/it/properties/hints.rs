@@ -1,4 +1,4 @@
-//! Header values: arbitrary bytes, and HTTP-dates whole and broken.
+//! Header values: arbitrary bytes, and valid and broken HTTP-dates.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use crate::support::clock;
 
 mod date;
 
-/// Every header that is read.
+/// Every header that the client reads.
 const NAMES: [&str; 10] = [
     "retry-after",
     "retry-after-ms",
@@ -27,7 +27,7 @@ const NAMES: [&str; 10] = [
     "idempotency-status",
 ];
 
-/// Bytes that a header can carry, from noise to nearly right.
+/// Bytes that a header can carry, from noise to almost valid.
 fn values() -> impl Strategy<Value = HeaderValue> {
     let bytes = prop_oneof![
         2 => vec(any::<u8>(), 0..40),
@@ -52,7 +52,7 @@ fn headers() -> impl Strategy<Value = HeaderMap> {
     })
 }
 
-/// Any time that a clock can show, before 1970 and at the ends of its range too.
+/// Any time that a clock can show, including times before 1970 and the ends of its range.
 fn clocks() -> impl Strategy<Value = SystemTime> {
     let since = prop_oneof![
         (0_u64..6_000_000_000).prop_map(Duration::from_secs),
@@ -65,8 +65,8 @@ fn clocks() -> impl Strategy<Value = SystemTime> {
     })
 }
 
-/// What a value of `Retry-After` asks for, by the grammar: digits, saturating, with a fraction that
-/// counts as one more; or a date.
+/// Returns the wait that a `Retry-After` value asks for, by the grammar. Digits saturate, and a
+/// fraction is rounded up; a date is also valid.
 fn asked_for(value: &HeaderValue, now: i64) -> Option<Duration> {
     let text = std::str::from_utf8(value.as_bytes()).ok()?.trim_matches([' ', '\t']);
     let is_number = |text: &str| !text.is_empty() && !text.contains(|c: char| !c.is_ascii_digit());
@@ -89,7 +89,7 @@ proptest! {
     #![proptest_config(cases(1024))]
 
     #[test]
-    fn no_headers_panic_and_each_field_comes_from_its_header(
+    fn no_header_panics_and_fields_have_sources(
         headers in headers(), class in classes(), now in clocks(), cap in durations(),
     ) {
         let hint = Hint::from_headers(&headers, class, now, cap);
@@ -105,13 +105,13 @@ proptest! {
         prop_assert!(!hint.replayed || replayed || recorded("stored") || recorded("replayed"));
         prop_assert!(!hint.outcome_unknown || recorded("unknown"));
         prop_assert!(!hint.misdirected, "no header says so");
-        // Both readers agree where nothing but the headers decides.
+        // Both readers agree if only the headers decide.
         let plain = Hint::from_headers(&headers, Class::Ambiguous, now, Duration::from_secs(60));
         prop_assert_eq!(plain.after, parse_retry_hint(&headers, now));
     }
 
     #[test]
-    fn what_is_neither_a_number_nor_a_date_says_nothing(values in vec(values(), 1..3), now in -1_i64..6_000_000_000) {
+    fn invalid_retry_after_gives_no_hint(values in vec(values(), 1..3), now in -1_i64..6_000_000_000) {
         let mut headers = HeaderMap::new();
         for value in &values {
             headers.append("retry-after", value.clone());
@@ -121,21 +121,21 @@ proptest! {
     }
 
     #[test]
-    fn a_date_is_read_as_the_grammar_says_whole_or_broken((text, now) in date::texts()) {
+    fn date_parser_agrees_with_grammar((text, now) in date::texts()) {
         let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::try_from(&text).unwrap())]);
         let expected = asked_for(&headers["retry-after"], now);
         prop_assert_eq!(parse_retry_hint(&headers, clock::wall(now)), expected, "{:?} at {}", text, now);
     }
 
-    /// Whatever the two clocks say: what counts is how long after its own `Date` the answer asks to
-    /// be left alone.
+    /// The difference of the two clocks does not matter: the wait counts from the response's own
+    /// `Date`.
     #[test]
-    fn a_wait_until_a_date_is_the_same_by_any_clock(
+    fn wait_until_date_ignores_clock_difference(
         ours in clocks(), theirs in 0_i64..=date::LAST_SECOND, later in 0_i64..1 << 32, age in 0_i64..1 << 32, form in 0_usize..3,
     ) {
         let until = (theirs + later).min(date::LAST_SECOND);
         let write = |second| httpdate::fmt_http_date(clock::wall(second));
-        // A two-digit year is read by our clock, which may be in another century.
+        // A two-digit year is read by the client's clock, which may be in another century.
         let form = if form == 1 { 0 } else { form };
         let lines = [
             ("date", write(theirs)),
@@ -149,10 +149,10 @@ proptest! {
     }
 
     #[test]
-    fn every_second_round_trips_through_all_three_forms(second in 0_i64..=date::LAST_SECOND, before in 0_i64..1 << 40) {
+    fn every_second_round_trips_in_three_forms(second in 0_i64..=date::LAST_SECOND, before in 0_i64..1 << 40) {
         let imf = httpdate::fmt_http_date(clock::wall(second));
         let [_, rfc850, asctime] = date::forms(&imf);
-        // The third opinion agrees with the other two on what is written here.
+        // A third parser agrees with the other two on these texts.
         prop_assert_eq!(httpdate::parse_http_date(&imf).unwrap(), clock::wall(second));
         prop_assert_eq!(httpdate::parse_http_date(&asctime).unwrap(), clock::wall(second));
         let wait = |text: &str, now: i64| {
@@ -163,7 +163,7 @@ proptest! {
             prop_assert_eq!(wait(text, second - before), Some(before), "{}", text);
             prop_assert_eq!(wait(text, second + before), Some(0), "{}: the past", text);
         }
-        // A year of two digits is right from less than 50 years before.
+        // A two-digit year is right if it is read less than 50 years before.
         let near = before % (49 * 365 * 86_400);
         prop_assert_eq!(wait(&rfc850, second - near), Some(near), "{}", rfc850);
         prop_assert_eq!(wait(&rfc850, second + near), Some(0), "{}: the past", rfc850);

@@ -5,19 +5,20 @@ use steadfast::IdempotencyKey;
 
 use super::cases;
 
-/// Whether `text` is a bare key: visible ASCII with inner spaces, and no quote in front, which would make it the other spelling.
+/// Returns whether `text` is a bare key: visible ASCII with inner spaces. A leading quote would
+/// make it the other spelling.
 fn is_bare(text: &str) -> bool {
     let visible = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
     visible && !text.is_empty() && !text.starts_with([' ', '"']) && !text.ends_with(' ')
 }
 
-/// As a structured field: RFC 9651 §4.1.6.
+/// Writes the key as a structured field (RFC 9651 §4.1.6).
 fn quoted(bare: &str) -> String {
     let escape = |c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] };
     format!("\"{}\"", bare.chars().flat_map(escape).collect::<String>())
 }
 
-/// Anything, and what comes close to a key.
+/// Strategy for any text, and for text that resembles a key.
 fn texts() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), "[ -~]{0,40}", "\"[ -~]{0,40}\"", r#"["\\a ]{0,8}"#, r#""["\\a ]{0,6}""#]
 }
@@ -26,7 +27,7 @@ proptest! {
     #![proptest_config(cases(2048))]
 
     #[test]
-    fn a_key_is_the_same_key_in_both_spellings(text in texts()) {
+    fn key_is_equal_in_both_spellings(text in texts()) {
         let Ok(key) = text.parse::<IdempotencyKey>() else {
             prop_assert!(!is_bare(&text), "refused: {text:?}");
             return Ok(());
@@ -40,7 +41,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_shows_more_of_a_key_than_its_beginning(text in "[!-~]{1,300}") {
+    fn debug_shows_only_beginning_of_key(text in "[!-~]{1,300}") {
         if let Ok(key) = text.parse::<IdempotencyKey>() {
             let shown = key.to_string();
             let beginning = shown.strip_suffix('…').expect("it ends with an ellipsis");

@@ -1,4 +1,4 @@
-//! The decision, for arbitrary policies, outcomes and clocks.
+//! The decision for arbitrary policies, outcomes and clocks.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::cases;
 use super::oracle::{allowed_waits, first_reason, is_free, time_left};
 use super::scenario::{Shape, Step, Terms, Turn, play, steps, terms};
 
-/// The turns after which the operation goes on, each with its wait.
+/// Returns the turns after which the operation continues, each with its wait.
 fn retries<'a>(turns: &'a [Turn<'a>]) -> impl Iterator<Item = (&'a Turn<'a>, Duration)> {
     turns.iter().filter_map(|turn| match turn.decision {
         Decision::Retry { after } => Some((turn, after)),
@@ -20,7 +20,8 @@ fn retries<'a>(turns: &'a [Turn<'a>]) -> impl Iterator<Item = (&'a Turn<'a>, Dur
     })
 }
 
-/// What a driver that does as it is told has done. No budget, so that nothing but the policy ends an operation.
+/// Plays a scenario with a driver that obeys every decision. The budget is unlimited, so only the
+/// policy ends an operation.
 fn play_freely<'a>(terms: &Terms, steps: &'a [Step]) -> Vec<Turn<'a>> {
     play(terms, &TokenBucket::new(RetryBudget::unlimited()), steps)
 }
@@ -29,7 +30,7 @@ proptest! {
     #![proptest_config(cases(512))]
 
     #[test]
-    fn never_more_than_max_attempts_and_two_free_repeats(terms in terms(), steps in steps()) {
+    fn at_most_max_attempts_and_two_free_repeats(terms in terms(), steps in steps()) {
         let turns = play_freely(&terms, &steps);
         let free = turns.iter().filter(|turn| turn.repeats_free).count();
         prop_assert!(free <= if terms.no_free_repeats { 0 } else { 2 }, "{free} free repeats");
@@ -37,7 +38,7 @@ proptest! {
     }
 
     #[test]
-    fn no_wait_ends_at_or_after_the_deadline(terms in terms(), steps in steps()) {
+    fn every_wait_ends_before_deadline(terms in terms(), steps in steps()) {
         for (turn, after) in retries(&play_freely(&terms, &steps)) {
             if let Some(deadline) = turn.deadline {
                 prop_assert!(turn.now.checked_add(after).is_some_and(|end| end < deadline), "{turn:?}");
@@ -46,7 +47,7 @@ proptest! {
     }
 
     #[test]
-    fn without_a_licence_nothing_that_may_have_been_done_is_repeated(terms in terms(), steps in steps()) {
+    fn ambiguous_attempt_needs_licence_to_repeat(terms in terms(), steps in steps()) {
         for (turn, _) in retries(&play_freely(&terms, &steps)) {
             let licence = match terms.idempotency {
                 Idempotency::Natural => true,
@@ -56,7 +57,7 @@ proptest! {
             let harmless = match turn.step.class {
                 Class::NotProcessed => true,
                 Class::Throttled => !terms.throttled_is_ambiguous,
-                // A directive can ask for it, and is no licence.
+                // A directive can ask for a retry, but is no licence.
                 Class::Ambiguous | Class::Permanent | Class::Success => false,
             };
             prop_assert!(licence || (harmless && !turn.acted_before), "{turn:?}");
@@ -66,7 +67,7 @@ proptest! {
     }
 
     #[test]
-    fn a_wait_is_between_the_hint_and_the_hint_plus_the_cap(terms in terms(), steps in steps()) {
+    fn wait_is_between_hint_and_hint_plus_cap(terms in terms(), steps in steps()) {
         for (turn, after) in retries(&play_freely(&terms, &steps)) {
             let floor = turn.step.hint.after.unwrap_or_default();
             let cap = match &terms.shape {
@@ -77,14 +78,14 @@ proptest! {
             };
             prop_assert!(floor <= terms.max_retry_after, "{turn:?}");
             prop_assert!(after <= floor.saturating_add(cap), "{turn:?}");
-            // A misdirected request goes out at once, to another connection.
+            // A misdirected request is repeated at once, on another connection.
             prop_assert!(after >= floor || turn.step.hint.misdirected, "{turn:?}");
             prop_assert!(!turn.step.hint.misdirected || after.is_zero(), "{turn:?}");
         }
     }
 
     #[test]
-    fn the_reason_is_the_first_that_applies(
+    fn first_applicable_reason_is_given(
         terms in terms(),
         steps in steps(),
         tokens in prop_oneof![Just(500_u32), 0_u32..60],
@@ -98,7 +99,7 @@ proptest! {
                 _ => 14,
             };
             let allowed = allowed_waits(&terms, &turn);
-            // Between these two, chance decides whether there is time for the wait.
+            // Between these two waits, the jitter decides whether the time is enough.
             let (fits_surely, fits_perhaps) = (*allowed.end() < time_left(&turn), *allowed.start() < time_left(&turn));
             let expected = first_reason(&terms, &turn);
             match turn.decision {
@@ -117,21 +118,21 @@ proptest! {
                     prop_assert_eq!(turn.repeats_free, is_free(&terms, &turn), "{:?}", turn);
                 }
             }
-            // Nothing but a retry is paid for.
+            // Only a retry takes tokens.
             let is_retry = matches!(turn.decision, Decision::Retry { .. });
             prop_assert!(is_retry || turn.tokens_after >= turn.tokens_before, "{turn:?}");
         }
     }
 
     #[test]
-    fn a_directive_changes_no_licence(terms in terms(), steps in steps()) {
+    fn directive_changes_no_licence(terms in terms(), steps in steps()) {
         let told = |retry: Option<bool>| {
             let mut steps = steps.clone();
             steps.iter_mut().for_each(|step| step.hint.retry = retry);
             play_freely(&terms, &steps).iter().map(|turn| turn.decision).collect::<Vec<_>>()
         };
         let (untold, told_to_retry) = (told(None), told(Some(true)));
-        // Up to the first class that it lifts, the word changes nothing.
+        // The directive changes nothing before the first class that it lifts.
         let same = steps.iter().position(|step| step.class == Class::Permanent).unwrap_or(steps.len());
         let upto = |decisions: &[Decision]| decisions[..same.min(decisions.len())].to_vec();
         prop_assert_eq!(upto(&untold), upto(&told_to_retry));
@@ -139,9 +140,10 @@ proptest! {
     }
 }
 
-/// The generators reach every reason and long operations, or the properties above would say little.
+/// The generators reach every reason and long operations. Otherwise the properties above would
+/// prove little.
 #[test]
-fn the_scenarios_are_not_trivial() {
+fn scenarios_reach_every_reason() {
     let mut runner = TestRunner::new_with_rng(cases(0), TestRng::deterministic_rng(RngAlgorithm::default()));
     let (mut reasons, mut at_the_limit, mut repeats, mut free) = (HashSet::new(), 0, 0, 0);
     for _ in 0..1000 {

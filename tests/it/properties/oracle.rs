@@ -1,6 +1,7 @@
-//! The same questions, answered a second time: from the documentation of `StopReason`, `Backoff` and `RetryPolicy`.
+//! A second implementation of the decision, from the documentation of `StopReason`, `Backoff` and
+//! `RetryPolicy`.
 //!
-//! The oracle is exact about the reasons. About a wait that chance has a part in it knows the range alone.
+//! The oracle is exact about the reasons. It knows only the range of a wait with jitter.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use steadfast::policy::{Class, Hint, Idempotency, Jitter, StopReason};
 
 use super::scenario::{Shape, Terms, Turn};
 
-/// The first reason to stop that has nothing to do with the length of our own wait and with the budget.
+/// Returns the first reason to stop that depends neither on the length of the backoff nor on the
+/// budget.
 pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason> {
     use StopReason::{
         AttemptsExhausted, BodyNotReplayable, Done, KeyNotTrusted, NotRepeatable, OutcomeUnknown, Permanent, Replayed,
@@ -38,19 +40,20 @@ pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason>
     asked.into_iter().find_map(|(applies, reason)| applies.then_some(reason))
 }
 
-/// Whether a repeat after this turn is one of the two that cost nothing.
+/// Returns whether a repeat after this turn is one of the two free ones.
 pub(super) fn is_free(terms: &Terms, turn: &Turn<'_>) -> bool {
     let most = if terms.no_free_repeats { 0 } else { 2 };
     let hint = &turn.step.hint;
     turn.step.class == Class::NotProcessed && hint.refused && hint.after.is_none() && turn.free_before < most
 }
 
-/// The attempts so far that `max_attempts` counts.
+/// Returns the attempts so far that `max_attempts` counts.
 fn counted(turn: &Turn<'_>) -> u32 {
     turn.number - turn.free_before
 }
 
-/// The class after the two things that may change it: the server's `true`, and an API that acts on what it throttles.
+/// Returns the class after two possible changes: the server's `true`, and an API that may act on
+/// throttled requests.
 pub(super) fn effective(terms: &Terms, class: Class, hint: &Hint) -> Class {
     if class == Class::Permanent && hint.retry == Some(true) {
         return Class::Ambiguous;
@@ -58,12 +61,12 @@ pub(super) fn effective(terms: &Terms, class: Class, hint: &Hint) -> Class {
     if class == Class::Throttled && terms.throttled_is_ambiguous { Class::Ambiguous } else { class }
 }
 
-/// Without a deadline, all the time that there is.
+/// Returns the time left; without a deadline, the longest duration.
 pub(super) fn time_left(turn: &Turn<'_>) -> Duration {
     turn.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(turn.now))
 }
 
-/// The backoff before jitter; `None` where the caller's schedule has ended.
+/// Returns the backoff before jitter, or `None` if the caller's schedule has ended.
 fn whole_wait(terms: &Terms, turn: &Turn<'_>) -> Option<Duration> {
     match &terms.shape {
         Shape::Fixed(wait) => Some(*wait),
@@ -79,7 +82,7 @@ fn whole_wait(terms: &Terms, turn: &Turn<'_>) -> Option<Duration> {
     }
 }
 
-/// The waits that may follow: at least the hint, and jitter on top of it.
+/// Returns the possible waits: at least the hint, with jitter on top.
 pub(super) fn allowed_waits(terms: &Terms, turn: &Turn<'_>) -> RangeInclusive<Duration> {
     if turn.step.hint.misdirected || is_free(terms, turn) {
         return Duration::ZERO..=Duration::ZERO;
@@ -100,7 +103,7 @@ pub(super) fn allowed_waits(terms: &Terms, turn: &Turn<'_>) -> RangeInclusive<Du
     floor.saturating_add(least)..=floor.saturating_add(most)
 }
 
-/// About `unit` of `whole`, as parts of 2^32 in whole numbers; exact at both ends.
+/// Returns bounds of `unit` times `whole`, in integer parts of 2^32. Exact at both ends.
 fn share(whole: Duration, unit: f64) -> (Duration, Duration) {
     if unit.is_nan() || unit <= 0.0 {
         return (Duration::ZERO, Duration::ZERO);
@@ -110,7 +113,7 @@ fn share(whole: Duration, unit: f64) -> (Duration, Duration) {
     }
     let parts = (unit * f64::from(u32::MAX)) as u128;
     let nanos = |parts: u128| whole.as_nanos() / (1 << 32) * parts + (whole.as_nanos() % (1 << 32)) * parts / (1 << 32);
-    // One part and a little each way is more than what rounding can be off by.
+    // One part and a little more each way exceeds any rounding error.
     let slack = whole.as_nanos() >> 30;
     let near = nanos(parts);
     (to_duration(near.saturating_sub(slack + 2)), to_duration((near + slack + 2).min(whole.as_nanos())))

@@ -1,4 +1,4 @@
-//! What overload protection adds to an operation: hedges, an open circuit, a caller's deadline.
+//! The effect of overload protection on an operation: hedges, an open circuit, a caller's deadline.
 
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ use crate::support::clock;
 proptest! {
     #![proptest_config(cases(512))]
 
-    /// A hedge is a repeat whose first request has not failed: it needs the licence of an ambiguous one, an attempt and the price.
+    /// A hedge repeats a request that has not failed. It needs the licence of an ambiguous attempt,
+    /// an attempt and the price.
     #[test]
-    fn a_hedge_is_licensed_counted_and_paid_for(
+    fn hedge_needs_licence_attempt_and_tokens(
         terms in terms(),
         steps in steps(),
         capacity in prop_oneof![Just(500_u32), 0..60_u32],
@@ -55,9 +56,9 @@ proptest! {
         }
     }
 
-    /// No wait ends while the circuit is known to be open, and none at or after the caller's deadline.
+    /// No wait ends while the circuit is known to be open, or at or after the caller's deadline.
     #[test]
-    fn no_wait_ends_on_an_open_circuit_or_after_the_callers_deadline(
+    fn no_wait_outlasts_open_circuit_or_deadline(
         terms in terms(),
         steps in steps(),
         open_for in prop::collection::vec(0..20_000_u64, 8),

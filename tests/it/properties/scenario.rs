@@ -1,4 +1,4 @@
-//! Random operations, extremes included, and what the policy made of them.
+//! Random operations, extremes included, and the decisions of the policy.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use steadfast::policy::{Backoff, Class, Decision, Hint, Idempotency, Jitter, Ope
 use super::oracle;
 use crate::support::clock;
 
-/// The settings of one operation, in a form that an oracle can read.
+/// The settings of one operation, readable by an oracle.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub(super) max_attempts: u32,
-    /// As `RetryPolicy::never` has them.
+    /// As in `RetryPolicy::never`.
     pub(super) no_free_repeats: bool,
     pub(super) shape: Shape,
     pub(super) jitter: Jitter,
@@ -50,37 +50,37 @@ impl Terms {
     }
 }
 
-/// One attempt's outcome, and what the driver brings to the decision.
+/// The outcome of one attempt, and the driver's inputs to the decision.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
     pub(super) class: Class,
     pub(super) hint: Hint,
     pub(super) key_trusted: bool,
-    /// How long the attempt took.
+    /// Duration of the attempt.
     pub(super) took: Duration,
     pub(super) unit: f64,
 }
 
-/// One decision with all that led to it.
+/// One decision, and everything that led to it.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     pub(super) number: u32,
     pub(super) step: &'a Step,
     pub(super) now: Instant,
     pub(super) deadline: Option<Instant>,
-    /// Free repeats before this attempt, itself included.
+    /// Free repeats before this attempt, including itself.
     pub(super) free_before: u32,
     pub(super) repeats_free: bool,
-    /// An attempt before this one was misdirected too.
+    /// Whether an earlier attempt was misdirected too.
     pub(super) misdirected_before: bool,
-    /// An attempt before this one may have been carried out.
+    /// Whether an earlier attempt may have been processed.
     pub(super) acted_before: bool,
     pub(super) tokens_before: u64,
     pub(super) tokens_after: u64,
     pub(super) decision: Decision,
 }
 
-/// Runs one operation until it ends, or the steps do. The clock moves by the attempts and by the waits that were decided on.
+/// Runs one operation until it ends or the steps do. Attempts and decided waits advance the clock.
 pub(super) fn play<'a>(terms: &Terms, budget: &TokenBucket, steps: &'a [Step]) -> Vec<Turn<'a>> {
     let (policy, started) = (terms.policy(), clock::now());
     let mut operation = Operation::start(&policy, budget, terms.idempotency, started);
@@ -140,7 +140,7 @@ fn units() -> impl Strategy<Value = f64> {
     ]
 }
 
-/// Most outcomes are such that something is left to decide.
+/// Strategy for classes; most of them leave something to decide.
 pub(super) fn classes() -> impl Strategy<Value = Class> {
     prop_oneof![
         5 => Just(Class::Ambiguous),
@@ -166,7 +166,8 @@ fn hints() -> impl Strategy<Value = Hint> {
     )
 }
 
-/// Wild steps, calm ones that let an operation use up its attempts, and calm ones on the wrong connection.
+/// Strategy for steps: arbitrary ones, and calm ones that let an operation use up its attempts, on
+/// the right or on the wrong connection.
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let took = prop_oneof![6 => short(), 1 => durations()];
     let wild = (classes(), hints(), prop::bool::weighted(0.7), took, units());
@@ -181,7 +182,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     ]
 }
 
-/// Steps of which a share is marked.
+/// Strategy for calm steps, of which a share is marked.
 fn calm(share: f64, mark: fn(&mut Hint)) -> impl Strategy<Value = Step> {
     let class = prop::sample::select(vec![Class::NotProcessed, Class::Throttled, Class::Ambiguous]);
     (class, prop::bool::weighted(share), short(), units()).prop_map(move |(class, is_marked, took, unit)| {

@@ -1,5 +1,5 @@
-//! A 301 or 302 to a request with effects: it ends the operation, nothing is sent to the new
-//! address, and nobody is told that the operation has succeeded.
+//! A 301 or 302 to a request with effects ends the operation. Nothing is sent to the new address,
+//! and no caller sees a success.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -10,8 +10,8 @@ use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries
 use super::{by_path, lines, redirect};
 use crate::support::{doubting, trusting};
 
-/// A server that has moved `/charges` and answers a GET of the new address, as one with a list
-/// behind a slash does.
+/// A server that has moved `/charges` and serves a GET of the new address, as a server does that
+/// lists `/charges/`.
 async fn moved(status: u16) -> FaultServer {
     by_path(move |request| match (request.method.as_str(), request.target.as_str()) {
         (_, "/charges") => FaultStep::execute(redirect(status, "/charges/")),
@@ -22,7 +22,7 @@ async fn moved(status: u16) -> FaultServer {
 }
 
 #[tokio::test]
-async fn a_moved_post_is_an_error_that_names_the_place() {
+async fn moved_post_error_names_new_address() {
     for status in [301, 302] {
         let server = moved(status).await;
         let client = trusting(&server).build().unwrap();
@@ -37,7 +37,7 @@ async fn a_moved_post_is_an_error_that_names_the_place() {
 }
 
 #[tokio::test]
-async fn every_method_with_effects_ends_at_a_301() {
+async fn method_with_effects_ends_at_301() {
     for status in [301, 302] {
         for method in ["POST", "PUT", "PATCH", "DELETE", "PURGE"] {
             let method: Method = method.parse().unwrap();
@@ -54,9 +54,9 @@ async fn every_method_with_effects_ends_at_a_301() {
     }
 }
 
-/// A licence permits a repeat of what failed, and a 302 is no failure.
+/// A licence permits the repeat of a failure, and a 302 is no failure.
 #[tokio::test]
-async fn no_licence_repeats_after_a_302() {
+async fn no_licence_repeats_after_302() {
     let server = moved(302).await.ignoring_keys();
     let key: IdempotencyKey = "order-1".parse().unwrap();
     let client = trusting(&server).build().unwrap();
@@ -70,7 +70,7 @@ async fn no_licence_repeats_after_a_302() {
 }
 
 #[tokio::test]
-async fn a_302_after_a_lost_answer_ends_the_operation() {
+async fn lost_response_then_302_ends_operation() {
     let server =
         FaultServer::play([FaultStep::close(FaultPoint::AfterExecuting), FaultStep::execute(redirect(302, "/done"))])
             .await;
@@ -82,7 +82,7 @@ async fn a_302_after_a_lost_answer_ends_the_operation() {
 }
 
 #[tokio::test]
-async fn a_301_behind_a_307_is_named_from_where_it_came() {
+async fn post_301_behind_307_is_resolved_against_hop() {
     let server = by_path(|request| match request.target.as_str() {
         "/a" => FaultStep::answer(redirect(307, "/deep/b")),
         _ => FaultStep::execute(redirect(301, "c/?q=s3cret")),
@@ -98,7 +98,7 @@ async fn a_301_behind_a_307_is_named_from_where_it_came() {
 }
 
 #[tokio::test]
-async fn a_301_after_a_303_is_followed_as_a_get() {
+async fn get_301_after_303_is_followed() {
     let server = by_path(|request| match request.target.as_str() {
         "/charges" => FaultStep::execute(redirect(303, "/result")),
         "/result" => FaultStep::answer(redirect(301, "/result/")),
@@ -111,7 +111,7 @@ async fn a_301_after_a_303_is_followed_as_a_get() {
 }
 
 #[tokio::test]
-async fn browsers_habit_is_followed_on_request_only() {
+async fn post_becomes_get_only_if_allowed() {
     for status in [301, 302] {
         let server = moved(status).await;
         let habit = trusting(&server).redirect_post_as_get(true).build().unwrap();
@@ -123,7 +123,7 @@ async fn browsers_habit_is_followed_on_request_only() {
             let response = habit.request(method, "/charges").body("x").send().await.unwrap();
             assert_eq!(response.status().as_u16(), status, "POST alone");
         }
-        // A request may say so itself, and may take the client's word back.
+        // A request can set the option itself, or override the client's setting.
         let strict = trusting(&server).build().unwrap();
         let send = |request: steadfast::RequestBuilder| async move { request.send().await.unwrap().status().as_u16() };
         assert_eq!(send(strict.post("/charges").redirect_post_as_get(true)).await, 200);
@@ -131,9 +131,9 @@ async fn browsers_habit_is_followed_on_request_only() {
     }
 }
 
-/// As after a 303: what failed is the GET, and the POST was processed.
+/// As after a 303: the GET failed, and the POST was processed.
 #[tokio::test]
-async fn a_post_that_became_a_get_was_processed() {
+async fn post_that_became_get_may_be_processed() {
     let server = by_path(|request| match request.method.as_str() {
         "POST" => FaultStep::execute(redirect(302, "/result")),
         _ => FaultStep::close(FaultPoint::AfterExecuting),
@@ -146,7 +146,7 @@ async fn a_post_that_became_a_get_was_processed() {
 }
 
 #[tokio::test]
-async fn a_307_that_is_not_followed_says_not_processed() {
+async fn unfollowed_307_is_not_processed() {
     let other = FaultServer::play([FaultStep::answer(200)]).await;
     for status in [307, 308] {
         let server = FaultServer::play([FaultStep::answer(redirect(status, other.url("/")))]).await;
@@ -162,7 +162,7 @@ async fn a_307_that_is_not_followed_says_not_processed() {
 }
 
 #[tokio::test]
-async fn a_307_hop_without_an_answer_is_judged_by_the_hop() {
+async fn lost_307_hop_is_classified_by_the_hop() {
     for (hop, processed) in [(FaultStep::close(FaultPoint::AfterExecuting), true), (FaultStep::answer(404), false)] {
         let server = FaultServer::play([FaultStep::answer(redirect(307, "/b")), hop]).await;
         let client = trusting(&server).retry(RetryPolicy::never()).build().unwrap();
@@ -172,7 +172,7 @@ async fn a_307_hop_without_an_answer_is_judged_by_the_hop() {
 }
 
 #[tokio::test]
-async fn a_circle_of_307s_was_not_processed() {
+async fn circle_of_307s_is_not_processed() {
     let server =
         by_path(|request| FaultStep::answer(redirect(307, if request.target == "/a" { "/b" } else { "/a" }))).await;
     let client = trusting(&server).build().unwrap();
@@ -182,7 +182,7 @@ async fn a_circle_of_307s_was_not_processed() {
 }
 
 #[tokio::test]
-async fn redirects_without_an_address_are_handed_on() {
+async fn redirect_without_location_is_returned() {
     let answers = [
         (301, None, true),
         (302, Some("https://["), true),
@@ -210,7 +210,7 @@ async fn redirects_without_an_address_are_handed_on() {
 }
 
 #[tokio::test]
-async fn redirects_that_are_off_hand_on_every_method() {
+async fn disabled_redirects_are_returned_for_all_methods() {
     let server = moved(302).await;
     let client = trusting(&server).max_redirects(0).redirect_post_as_get(true).build().unwrap();
     for method in [Method::GET, Method::POST, Method::PUT] {
@@ -220,9 +220,9 @@ async fn redirects_that_are_off_hand_on_every_method() {
     assert_eq!(server.received().len(), 3);
 }
 
-/// It is an answer of the origin's, and a quick one.
+/// A 301 is a response of the origin, and a fast one.
 #[tokio::test]
-async fn a_301_counts_for_the_breaker_as_an_answer() {
+async fn breaker_counts_301_as_response() {
     let server = moved(301).await;
     let breaker = BreakerPolicy::new().min_calls(2);
     let client = trusting(&server).breaker(breaker).cooldown().build().unwrap();
@@ -233,7 +233,7 @@ async fn a_301_counts_for_the_breaker_as_an_answer() {
 }
 
 #[tokio::test]
-async fn a_hedged_put_that_has_moved_ends_there() {
+async fn moved_hedged_put_ends_operation() {
     let late = std::time::Duration::from_millis(60);
     let server = FaultServer::start(move |turn, request| match request {
         Some(request) if request.target == "/charges" => {
@@ -252,7 +252,7 @@ async fn a_hedged_put_that_has_moved_ends_there() {
 }
 
 #[tokio::test]
-async fn events_and_journal_tell_of_a_302() {
+async fn events_and_journal_contain_302() {
     let server = moved(302).await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let client = trusting(&server).on_event(move |event| {
@@ -265,9 +265,9 @@ async fn events_and_journal_tell_of_a_302() {
     assert_eq!(response.attempts()[0].status().map(|status| status.as_u16()), Some(302));
 }
 
-/// To resume is to repeat, so it needs the licence; and it meets the same 302.
+/// To resume is to repeat, so it needs the licence. It then meets the same 302.
 #[tokio::test]
-async fn a_moved_operation_is_resumed_under_a_licence_only() {
+async fn moved_operation_needs_licence_to_resume() {
     let server = moved(302).await.ignoring_keys();
     let lost = |error: Error| error.resume_token().unwrap().clone();
     let error = doubting(&server).build().unwrap().post_json::<Value>("/charges", &json!({})).await.unwrap_err();

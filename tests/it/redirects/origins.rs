@@ -1,5 +1,5 @@
-//! What a redirect to another origin takes along: two real servers write down every header that
-//! reaches them.
+//! The headers that a redirect sends to another origin: two real servers record every header that
+//! they receive.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,20 +20,20 @@ use crate::wire::Identity;
 
 const SECRET: HeaderValue = HeaderValue::from_static("s3cret");
 
-/// Credentials that reqwest adds to every request by itself, known ones and one of the user's own.
+/// Credentials that reqwest adds to every request: well-known headers, and one of the user's own.
 fn credentials() -> HeaderMap {
     let names = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, HeaderName::from_static("x-our-key")];
     names.into_iter().map(|name| (name, SECRET)).collect()
 }
 
-/// The names of all headers of these requests, but for the one that reqwest's decompression adds
-/// with some features.
+/// Returns the names of all headers of these requests, except the one that reqwest's decompression
+/// features add.
 fn names<'a>(requests: impl IntoIterator<Item = &'a Received>) -> BTreeSet<&'a str> {
     let names = requests.into_iter().flat_map(|request| request.headers.keys().map(HeaderName::as_str));
     names.filter(|name| *name != "accept-encoding").collect()
 }
 
-/// Clients with such a transport, configured and given.
+/// Clients whose transport adds credentials: one configured, one given.
 fn with_credentials() -> [Client; 2] {
     let bare = steadfast::reqwest::Client::builder().redirect(steadfast::reqwest::redirect::Policy::none());
     let given = bare.default_headers(credentials()).build().unwrap();
@@ -43,7 +43,7 @@ fn with_credentials() -> [Client; 2] {
 }
 
 #[tokio::test]
-async fn credentials_of_a_transport_stay_home() {
+async fn transport_credentials_stay_on_origin() {
     let clients = with_credentials();
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     for (method, statuses) in [
@@ -72,7 +72,7 @@ async fn credentials_of_a_transport_stay_home() {
 }
 
 #[tokio::test]
-async fn a_transport_with_credentials_follows_at_home() {
+async fn transport_with_credentials_follows_on_origin() {
     let home = FaultServer::play([FaultStep::answer(redirect(302, "/b")), FaultStep::answer(200)]).await;
     let [client, _] = with_credentials();
     client.get_json::<Value>(home.url("/a")).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_transport_with_credentials_follows_at_home() {
 }
 
 #[tokio::test]
-async fn a_fetch_says_why_and_which_line_allows_it() {
+async fn refused_hop_error_gives_reason_and_setting() {
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/file")))]).await;
     let [client, _] = with_credentials();
@@ -95,9 +95,9 @@ async fn a_fetch_says_why_and_which_line_allows_it() {
     assert!(error.to_string().ends_with("redirects to another origin are turned off"), "{error}");
 }
 
-/// There and back: what comes home after a detour brings no credentials either.
+/// From home to another origin and back: the last hop gets no credentials either.
 #[tokio::test]
-async fn every_header_of_a_chain_is_accounted_for() {
+async fn every_header_of_redirect_chain_is_expected() {
     let home = by_path(|request| match request.target.as_str() {
         "/back" => FaultStep::answer(200),
         _ => FaultStep::answer(redirect(302, request.header("x-to").unwrap_or("/").to_owned())),
@@ -114,7 +114,7 @@ async fn every_header_of_a_chain_is_accounted_for() {
             .attempt_header(HeaderName::from_static("x-attempt"))
             .deadline_header(HeaderName::from_static("x-deadline"))
     };
-    // With a transport of the user's that adds nothing, and with ours.
+    // With this crate's transport, and with one of the user's that adds nothing.
     for client in [ours(), ours().http(|http| http.referer(true)).cross_origin_redirects(true)] {
         let request = client.build().unwrap().get("/").header("x-to", abroad.url("/")).header("cookie", "s3cret");
         let request = request.header("www-authenticate", "s3cret").header("referer", "s3cret");
@@ -127,10 +127,9 @@ async fn every_header_of_a_chain_is_accounted_for() {
     assert_eq!((at_home.len(), elsewhere.len()), (4, 2));
 }
 
-/// What is repeated after a 303 is a GET of another origin, and no more is sent there than at
-/// first.
+/// A retry after a 303 repeats a GET to another origin, with no more headers than at first.
 #[tokio::test]
-async fn a_result_elsewhere_is_retried_without_marks() {
+async fn result_on_other_origin_is_retried_bare() {
     let abroad = FaultServer::play([FaultStep::answer(503), FaultStep::answer(200)]).await;
     let home = FaultServer::play([FaultStep::execute(redirect(303, abroad.url("/result")))]).await;
     let client = trusting(&home)
@@ -142,9 +141,9 @@ async fn a_result_elsewhere_is_retried_without_marks() {
     assert_eq!((lines(&abroad).len(), names(&abroad.received())), (2, BTreeSet::from(["accept", "host"])));
 }
 
-/// The user's statement covers what the transport adds, and nothing that this client knows of.
+/// The user's declaration covers headers of the transport, and none that this client adds.
 #[tokio::test]
-async fn an_allowed_hop_takes_the_transports_headers_alone() {
+async fn allowed_hop_gets_only_transport_headers() {
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     let home = FaultServer::play([FaultStep::answer(redirect(302, abroad.url("/")))]).await;
     let client = trusting(&home)
@@ -155,7 +154,7 @@ async fn an_allowed_hop_takes_the_transports_headers_alone() {
     assert_eq!(names(&abroad.received()), BTreeSet::from(["accept", "host", "x-client"]));
 }
 #[tokio::test]
-async fn a_cookie_store_gives_nothing_to_another_port() {
+async fn cookie_store_sends_nothing_to_other_port() {
     let abroad = FaultServer::play([FaultStep::answer(200)]).await;
     let sets = redirect(302, abroad.url("/")).header("set-cookie", "session=s3cret");
     let home = FaultServer::play([FaultStep::answer(sets)]).await;
@@ -167,7 +166,7 @@ async fn a_cookie_store_gives_nothing_to_another_port() {
     assert_eq!(abroad.connections(), 0);
 }
 
-/// A TLS server that redirects every request to `to`; it writes down the request lines.
+/// Starts a TLS server that redirects every request to `to` and records the request lines.
 async fn over_tls(identity: &Identity, to: String) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -192,7 +191,7 @@ async fn over_tls(identity: &Identity, to: String) -> (SocketAddr, Arc<Mutex<Vec
 }
 
 #[tokio::test]
-async fn https_never_leads_to_http() {
+async fn https_redirects_never_to_http() {
     let identity = Identity::new("localhost", |_| {});
     let plain = FaultServer::play([FaultStep::answer(200)]).await;
     let (address, log) = over_tls(&identity, plain.url("/")).await;
@@ -211,21 +210,21 @@ async fn https_never_leads_to_http() {
     assert_eq!(plain.connections(), 0);
 }
 
-/// It follows redirects itself. What another origin answered is no answer of this one's, and no
-/// sign for its keys.
+/// A given client follows redirects itself. A response of another origin is no evidence about this
+/// one, and no sign for its keys.
 #[tokio::test]
-async fn a_given_client_that_left_counts_nothing_here() {
+async fn given_client_redirects_leave_no_evidence_here() {
     let signed = || Answer::new(200).header("idempotency-status", "stored;scope=\"/\"");
     let abroad = FaultServer::play([FaultStep::execute(signed())]).await;
     let home =
         FaultServer::play([FaultStep::answer(redirect(307, abroad.url("/charges"))), FaultStep::execute(503)]).await;
     let client = doubting(&home).http_client(steadfast::reqwest::Client::new()).build().unwrap();
-    // Without a body, which reqwest could not send again.
+    // Without a body, because reqwest cannot send this one again.
     assert_eq!(client.post("/charges").send().await.unwrap().status(), 200);
     let response = client.post("/charges").send().await.unwrap();
     assert_eq!((response.attempts().len(), home.executions()), (1, 1), "this origin has shown nothing");
 
-    // Nor is the result of a POST, which is the answer to a GET.
+    // The result of a POST is no evidence either: it is the response to a GET.
     let acts = [FaultStep::execute(redirect(303, "/result")), FaultStep::answer(signed()), FaultStep::execute(503)];
     let home = FaultServer::play(acts).await;
     let client = doubting(&home).http_client(steadfast::reqwest::Client::new()).build().unwrap();

@@ -1,8 +1,8 @@
-//! The table of redirects: what is sent next, and whether the redirect alone says that the
+//! The table of redirects: the next request, and whether the redirect alone means that the
 //! operation may have been processed.
 //!
 //! `guide/failures.md` shows the same table; the test fails if they differ. `UPDATE_GUIDE=1 cargo
-//! test --all-features --test it redirects` writes it anew.
+//! test -p steadfast-tests --test it redirects` rewrites it.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use steadfast_testing::{FaultServer, FaultStep};
 
 use super::redirect;
 
-/// What is sent after the redirect.
+/// The request after the redirect.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Then {
     Same,
@@ -24,14 +24,14 @@ struct Row {
     statuses: &'static [u16],
     request: &'static str,
     methods: &'static [&'static str],
-    /// To another origin.
+    /// Whether it leads to another origin.
     leaves: bool,
-    /// Through an HTTP client that the user has configured.
+    /// Whether the user has configured the HTTP client.
     configured: bool,
     then: Then,
     what: &'static str,
-    /// Whether it may have been processed, if the hop is answered by a 404, which says nothing
-    /// itself. `None`: by the status.
+    /// Whether it may have been processed if the hop ends with a 404, which proves nothing itself.
+    /// `None`: depends on the status.
     processed: Option<bool>,
 }
 
@@ -61,7 +61,8 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// The requests that a server received: method and target, and whether they had a key and a body.
+/// Returns the requests that a server received: method, target, and whether they had a key and a
+/// body.
 fn received(server: &FaultServer) -> impl Iterator<Item = String> {
     server.received().into_iter().map(|request| {
         let key = request.key().map_or("", |_| ", key");
@@ -97,7 +98,7 @@ async fn check(row: &Row, client: &Client, status: u16, method: &str) {
 }
 
 #[tokio::test]
-async fn every_redirect_leads_where_the_table_says() {
+async fn every_redirect_agrees_with_table() {
     let new = || Client::builder().keys(KeyPolicy::standard());
     let (plain, configured) = (new().build().unwrap(), new().http(|http| http).build().unwrap());
     for row in rows() {
@@ -129,7 +130,7 @@ fn render() -> String {
 }
 
 #[test]
-fn the_guide_shows_the_table_of_redirects() {
+fn guide_shows_redirect_table() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/guide/failures.md");
     let guide = std::fs::read_to_string(path).unwrap();
     let begins = "<!-- the redirect table -->\n";

@@ -1,4 +1,4 @@
-//! The instrument itself.
+//! The simulator itself.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use steadfast_sim::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 use super::{assert_near, three_retries};
 
 #[test]
-fn the_seed_is_all_there_is_to_chance() {
+fn same_seed_gives_same_report() {
     let run = |seed| {
         let scenario =
             Scenario::new(Trouble::Hanging).lasting(Duration::from_secs(3)).watched_for(Duration::from_secs(3));
@@ -18,22 +18,22 @@ fn the_seed_is_all_there_is_to_chance() {
     assert_ne!(run(1), run(2));
 }
 
-/// Arrivals, queue and latencies are those of the textbook: with one server, Poisson arrivals and exponential service the
-/// time in the system is exponential, with the mean 1 / (capacity - load).
+/// Arrivals, queue and latencies match queueing theory. With one server, Poisson arrivals and
+/// exponential service, the time in the system is exponential, with the mean 1 / (capacity - load).
 #[test]
-fn a_calm_server_is_the_textbooks_queue() {
+fn calm_server_matches_queueing_theory() {
     let calm = Scenario::new(Trouble::Surge(1.0)).after_calm_of(Duration::ZERO).lasting(Duration::from_secs(200));
     let fleet = Fleet::new(&RetryPolicy::never()).clients(10).rate(10.0);
     let report = Simulation::new(calm.watched_for(Duration::ZERO), fleet).server(Server::per_second(125.0)).run();
     let numbers = report.during();
     assert_near("operations", f64::from(u32::try_from(numbers.operations()).unwrap()), 20_000.0, 0.02);
-    // Both ways through the network take 20 ms; the median of the rest is ln 2 / (125 - 100).
+    // Both directions through the network take 20 ms; the median of the rest is ln 2 / (125 - 100).
     let median = numbers.latency(0.5).unwrap().as_secs_f64();
     assert_near("median", median, 0.020 + 2_f64.ln() / 25.0, 0.1);
 }
 
 #[test]
-fn a_timeout_is_repeated_only_with_a_licence() {
+fn timeout_is_repeated_only_with_licence() {
     let attempts = |trouble, idempotency| {
         let fleet = Fleet::new(&three_retries()).budget(RetryBudget::unlimited()).idempotency(idempotency);
         Simulation::new(Scenario::new(trouble), fleet.clients(10)).run().during().attempts_per_operation()
@@ -44,7 +44,7 @@ fn a_timeout_is_repeated_only_with_a_licence() {
 }
 
 #[test]
-fn a_surge_is_as_large_as_it_says_and_a_429_slows_the_clients_down() {
+fn surge_has_its_size_and_429_lowers_the_peak() {
     let scenario =
         Scenario::new(Trouble::Surge(3.0)).lasting(Duration::from_secs(30)).watched_for(Duration::from_secs(1));
     let run = |class| {
@@ -60,9 +60,9 @@ fn a_surge_is_as_large_as_it_says_and_a_429_slows_the_clients_down() {
     assert!(peak(&throttled) < peak(&unavailable));
 }
 
-/// Without jitter all are back in the same tenth of a second.
+/// Without jitter all clients return in the same tenth of a second.
 #[test]
-fn jitter_spreads_the_herd() {
+fn jitter_spreads_retries() {
     let peak = |jitter| {
         let backoff = Backoff::default().jitter(jitter);
         steadfast_sim::herd(&RetryPolicy::new().max_attempts(8).backoff(backoff)).peak()
@@ -71,9 +71,9 @@ fn jitter_spreads_the_herd() {
     assert!(peak(Jitter::Full) < 500, "{}", peak(Jitter::Full));
 }
 
-/// The same check as the client's, so that a policy is not tried that cannot be had.
+/// The simulator makes the same check as the client, so no impossible policy is simulated.
 #[test]
-fn an_invalid_policy_is_named_by_the_report() {
+fn report_names_invalid_policy() {
     let scenario = Scenario::new(Trouble::Refusing).lasting(Duration::from_secs(1)).watched_for(Duration::ZERO);
     let run = |policy: &RetryPolicy| {
         let simulation = Simulation::new(scenario, Fleet::new(policy).clients(1));
@@ -89,7 +89,7 @@ fn an_invalid_policy_is_named_by_the_report() {
 }
 
 #[test]
-fn nonsense_ends_too() {
+fn extreme_settings_terminate() {
     let forever = RetryPolicy::new()
         .max_attempts(u32::MAX)
         .deadline(None)

@@ -1,6 +1,8 @@
-//! What each mechanism of overload protection does in an outage and in a brownout, and what it costs.
+//! The effect and the cost of each mechanism of overload protection, in an outage and in a
+//! brownout.
 //!
-//! A mechanism that is not there for a trouble must leave the run as it was, to the last draw: then the reports are equal.
+//! A mechanism that does not concern a trouble must leave the run unchanged, to the last random
+//! draw. The reports are then equal.
 
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use super::three_retries;
 
 const OUTAGES: [Trouble; 3] = [Trouble::Refusing, Trouble::Hanging, Trouble::Frozen];
 const HINTED: Trouble = Trouble::Unavailable { retry_after: Some(Duration::from_secs(5)) };
-/// One answer in a hundred comes half a second late.
+/// One response in a hundred is half a second late.
 const LATE: Trouble = Trouble::Slow { share: 0.01, by: Duration::from_millis(500) };
 const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
 
@@ -23,7 +25,7 @@ fn hedging(fleet: Fleet) -> Fleet {
     fleet.hedge(HedgePolicy::quantile(0.98).max_extra_load(0.03))
 }
 
-/// A little more than a way through the network.
+/// A margin slightly above the delay of one direction through the network.
 fn heeding(server: Server) -> Server {
     server.heeds_deadlines(Duration::from_millis(30))
 }
@@ -32,7 +34,7 @@ fn everything(fleet: Fleet) -> Fleet {
     hedging(fleet.breaker(BreakerPolicy::new()).cooldown().tells_deadline())
 }
 
-/// 30 s of it, with 5 % to spare.
+/// Runs 30 s of trouble, with 5 % of spare capacity.
 fn run(trouble: Trouble, fleet: Fleet) -> Report {
     run_on(Server::default(), trouble, fleet)
 }
@@ -54,12 +56,12 @@ fn assert_same(what: &str, report: &Report, usual: &Report) {
     assert_eq!(report.to_string(), usual.to_string(), "{what}");
 }
 
-// ---- the breaker ---------------------------------------------------------------------------------------------------------
+// ---- the breaker --------------------------------------------------------------------------------
 
-/// What a breaker is for: in an outage the first attempts go on too, whatever the budget says. With it hardly anything is sent, and
-/// callers are told at once instead of after a timeout.
+/// The purpose of a breaker: in an outage the first attempts continue, whatever the budget is. With
+/// a breaker hardly anything is sent, and callers get an error at once instead of a timeout.
 #[test]
-fn in_an_outage_a_breaker_sends_next_to_nothing() {
+fn breaker_in_outage_sends_almost_nothing() {
     for trouble in [Trouble::Hanging, Trouble::Frozen] {
         let with = |fleet: Fleet| run(trouble, fleet.breaker(BreakerPolicy::new()));
         let without = run(trouble, fleet());
@@ -68,17 +70,17 @@ fn in_an_outage_a_breaker_sends_next_to_nothing() {
         assert!(usual > 1.1 && sent < 0.35, "{trouble}: {sent} attempts for each operation, {usual} without");
         assert!(report.after().success() > 0.9, "{trouble}: {}", report.after().success());
         assert!(report.time_to_recover().is_some(), "{trouble}");
-        // Even where nothing else holds the retries back.
+        // Even if nothing else limits the retries.
         let report = with(fleet().budget(RetryBudget::unlimited()));
         assert!(report.during().attempts_per_operation() < 0.35, "{trouble}");
         assert!(report.time_to_recover().is_some(), "{trouble}: without a breaker it stays down");
     }
 }
 
-/// And what it costs: in a brownout of under half of the requests it is not there, and in one of more it refuses what retries would
-/// have got through.
+/// The cost of a breaker: if under half of the requests fail, it has no effect. If more fail, it
+/// refuses operations that retries would have completed.
 #[test]
-fn in_a_brownout_a_breaker_is_silent_or_in_the_way() {
+fn breaker_in_brownout_is_idle_or_harmful() {
     let minute = |share| {
         let scenario = Scenario::new(Trouble::Failing(share)).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
         let run = |fleet| {
@@ -94,10 +96,10 @@ fn in_a_brownout_a_breaker_is_silent_or_in_the_way() {
     assert!(with.0 < without.0 / 2.0 && with.1 < without.1 / 2.0, "{without:?} without a breaker, {with:?} with it");
 }
 
-/// A server that is back finds a client that does not know it yet. And where retries are what breaks the server, it is the breaker
-/// that holds them back.
+/// After recovery the breaker still refuses calls for a time. If retries themselves overload the
+/// server, only the breaker limits them.
 #[test]
-fn a_breaker_is_late_when_the_outage_is_over_and_shields_a_server_without_room() {
+fn breaker_closes_late_but_shields_full_server() {
     for trouble in [Trouble::Refusing, Trouble::Hanging] {
         assert!(seconds(run(trouble, fleet()).time_to_recover()) < 1.0, "{trouble}");
         let recovered = seconds(run(trouble, fleet().breaker(BreakerPolicy::new())).time_to_recover());
@@ -110,12 +112,12 @@ fn a_breaker_is_late_when_the_outage_is_over_and_shields_a_server_without_room()
     assert!(seconds(with.time_to_recover()) < 8.0 && seconds(without.time_to_recover()) > 15.0);
 }
 
-// ---- the cooldown ---------------------------------------------------------------------------------------------------------
+// ---- the cooldown -------------------------------------------------------------------------------
 
-/// Of an outage of 30 s with a hint of 5 s each of the 100 clients sees six: one at the start, from all operations that are under way, and
-/// then from one probe each. Nothing else is sent.
+/// In an outage of 30 s with a hint of 5 s, each of the 100 clients sees six hints. The first comes
+/// to all operations under way, and the others to one probe each. Nothing else is sent.
 #[test]
-fn a_cooldown_sends_one_probe_for_each_hint_and_client() {
+fn cooldown_sends_one_probe_per_hint_and_client() {
     let (without, with) = (run(HINTED, fleet()), run(HINTED, fleet().cooldown()));
     assert!(sent(&without) > 1.1, "{}", sent(&without));
     let requests: u64 = with.timeline()[100..400].iter().map(|slice| slice.requests).sum();
@@ -126,11 +128,11 @@ fn a_cooldown_sends_one_probe_for_each_hint_and_client() {
     }
 }
 
-/// What it holds back comes back within a second, and is no more than the budget has paid for: a server that is back finds next to nothing.
-/// Without a budget it is half a minute of operations, and an outage of its own; at a server that drops what is late that is over in
-/// seconds.
+/// Delayed operations return within a second, and the budget limits their number, so a recovered
+/// server sees almost no extra load. Without a budget it is half a minute of operations, which
+/// causes an outage of its own. A server that drops late requests ends that within seconds.
 #[test]
-fn a_cooldown_keeps_no_more_than_the_budget_pays_for() {
+fn cooldown_holds_only_what_budget_pays_for() {
     let (without, with) = (run(HINTED, fleet()), run(HINTED, fleet().cooldown()));
     assert_eq!(without.time_to_recover(), AT_ONCE);
     assert!(seconds(with.time_to_recover()) < 2.0, "{:?}", with.time_to_recover());
@@ -147,10 +149,10 @@ fn a_cooldown_keeps_no_more_than_the_budget_pays_for() {
     assert!(report.peak() < 200 && seconds(report.time_to_recover()) < 2.0, "{report}");
 }
 
-/// A frozen server that refuses with a hint what its queue does not hold: its clients let it come back, at a sixth of the requests. Those
-/// that wait for nothing keep it down.
+/// A frozen server refuses, with a hint, what does not fit into its queue. Its clients let it
+/// recover, with a sixth of the requests. Waits without a budget keep it down.
 #[test]
-fn a_cooldown_on_a_full_queue_lets_it_drain() {
+fn cooldown_drains_full_queue() {
     let on = |fleet| run_on(Server::default().hints(Duration::from_secs(1)), Trouble::Frozen, fleet);
     let (without, with) = (on(fleet()), on(fleet().cooldown()));
     for report in [&without, &with] {
@@ -161,11 +163,12 @@ fn a_cooldown_on_a_full_queue_lets_it_drain() {
     assert!(unpaid.time_to_recover().is_none() && unpaid.after().success() < 0.01, "{unpaid}");
 }
 
-// ---- deadlines -----------------------------------------------------------------------------------------------------------
+// ---- deadlines ----------------------------------------------------------------------------------
 
-/// "No client can do better" than to wait until the queue of the dead is worked off, in 42 s. With the client's word the server can.
+/// No client can shorten the 42 s in which the queue of dead requests drains. A server that knows
+/// the deadlines can.
 #[test]
-fn a_server_that_is_told_deadlines_is_back_at_once_whatever_the_budget() {
+fn server_heeding_deadlines_recovers_at_once() {
     let budgets = [RetryBudget::standard, RetryBudget::unlimited, || RetryBudget::ratio(0.2)];
     for (number, budget) in budgets.into_iter().enumerate() {
         let without = run(Trouble::Frozen, fleet().budget(budget()));
@@ -176,10 +179,11 @@ fn a_server_that_is_told_deadlines_is_back_at_once_whatever_the_budget() {
     }
 }
 
-/// In an overload the server has to know how long the answer takes, too. Without that it works for those who have just enough time to
-/// see it begin, and hardly anybody is served; with it, as many as it can do.
+/// In an overload the server must also know how long its response travels. Otherwise it works on
+/// requests with just enough time to see the work begin, and almost none succeeds. With that
+/// knowledge it serves up to its capacity.
 #[test]
-fn a_server_that_forgets_the_way_back_is_late_for_all() {
+fn ignoring_network_time_makes_every_response_late() {
     let overload = |least| {
         let server = Server::default().heeds_deadlines(Duration::from_millis(least));
         run_on(server, Trouble::Surge(2.0), fleet().tells_deadline()).during().clone()
@@ -187,21 +191,21 @@ fn a_server_that_forgets_the_way_back_is_late_for_all() {
     let (without, forgetful, mindful) = (run(Trouble::Surge(2.0), fleet()).during().clone(), overload(0), overload(30));
     assert!(without.success() < 0.06 && without.wasted_work() > 0.9, "{without:?}");
     assert!(forgetful.success() < 0.06 && forgetful.wasted_work() > 0.9, "{}", forgetful.success());
-    // It can do 1.05 of 2.
+    // Its capacity is 1.05 of a load of 2.
     assert!(mindful.success() > 0.51 && mindful.wasted_work() < 0.01, "{}", mindful.success());
 }
 
 #[test]
-fn deadlines_keep_a_brownout_from_becoming_an_overload() {
+fn deadlines_keep_brownout_from_overload() {
     let without = run(Trouble::Failing(0.1), fleet());
     let with = run_on(heeding(Server::default()), Trouble::Failing(0.1), fleet().tells_deadline());
     let success = (without.during().success(), with.during().success());
     assert!(success.0 < 0.8 && success.1 > 0.97, "{success:?}");
 }
 
-/// Where nothing waits there is nothing to drop; where nobody reads it, it is a header.
+/// Without a queue there is nothing to drop. Without a reader the deadline is only a header.
 #[test]
-fn deadlines_do_nothing_where_there_is_no_queue_or_no_reader() {
+fn deadlines_need_a_queue_and_a_reader() {
     for trouble in [Trouble::Refusing, Trouble::Hanging, HINTED] {
         let (usual, told) =
             (run(trouble, fleet()), run_on(heeding(Server::default()), trouble, fleet().tells_deadline()));
@@ -211,10 +215,10 @@ fn deadlines_do_nothing_where_there_is_no_queue_or_no_reader() {
     assert_same("not read", &run(Trouble::Frozen, fleet().tells_deadline()), &run(Trouble::Frozen, fleet()));
 }
 
-/// Of operations of 60 ms some retries begin with too little left for any answer. A server that heeds deadlines wastes nothing at all,
-/// and refuses a few that it would have made.
+/// In operations of 60 ms some retries begin with too little time for any response. A server that
+/// heeds deadlines wastes no work, and refuses a few requests that would have succeeded.
 #[test]
-fn a_server_told_short_deadlines_wastes_nothing() {
+fn short_deadlines_waste_no_work() {
     let hurried = || Fleet::new(&three_retries().deadline(Duration::from_millis(60)));
     let roomy = || Server::with_headroom(2.0);
     let during = |server, fleet| run_on(server, Trouble::Failing(0.3), fleet).during().clone();
@@ -224,10 +228,10 @@ fn a_server_told_short_deadlines_wastes_nothing() {
     assert!(told.wasted_work() < 0.001 && told.success() < without.success() - 0.01, "{}", told.success());
 }
 
-// ---- hedging -------------------------------------------------------------------------------------------------------------
+// ---- hedging ------------------------------------------------------------------------------------
 
 #[test]
-fn with_room_a_hedge_cuts_the_tail() {
+fn hedge_with_headroom_cuts_tail() {
     let p999 = |fleet| run_on(Server::with_headroom(2.0), LATE, fleet).during().latency(0.999);
     assert!(p999(fleet()) > Some(Duration::from_millis(500)));
     assert!(p999(hedging(fleet())) < Some(Duration::from_millis(100)));
@@ -235,17 +239,17 @@ fn with_room_a_hedge_cuts_the_tail() {
     let (sent, wasted) = (sent(&report), report.during().wasted_work());
     assert!((1.015..1.031).contains(&sent), "{sent}");
     assert!((wasted - (sent - 1.0)).abs() < 0.002, "of each two that race one is work for nobody: {wasted}");
-    // When one in five is late, 3 % more requests cannot help.
+    // If one response in five is late, 3 % more requests cannot help.
     let many = Trouble::Slow { share: 0.2, by: Duration::from_millis(500) };
     let report = run_on(Server::with_headroom(2.0), many, hedging(fleet()));
     assert!(report.during().latency(0.999) > Some(Duration::from_millis(500)));
     assert!(report.during().load_multiplier() < 1.04, "{}", report.during().load_multiplier());
 }
 
-/// A queue makes everybody late at once, and what the allowances have saved goes out together. With 5 % to spare that makes the tail
-/// longer in each run, and in some the server does not come back.
+/// A queue delays all operations at once, and the saved allowances are spent together. With 5 % of
+/// spare capacity that lengthens the tail in each run, and in some the server does not recover.
 #[test]
-fn without_room_a_hedge_is_the_overload() {
+fn hedge_without_headroom_causes_overload() {
     let runs = |fleet: fn() -> Fleet| -> Vec<_> {
         (1..=4).map(|seed| Simulation::new(Scenario::new(LATE), fleet()).seed(seed).run()).collect()
     };
@@ -259,21 +263,21 @@ fn without_room_a_hedge_is_the_overload() {
     assert!((1..=3).contains(&down), "{down} of 4");
 }
 
-/// It draws on the budget of the retries, which an outage has emptied.
+/// Hedges take tokens from the budget of retries, which an outage empties.
 #[test]
-fn in_an_outage_a_hedge_adds_nothing() {
+fn hedge_in_outage_adds_no_load() {
     for trouble in OUTAGES.into_iter().chain([HINTED]) {
         let (usual, hedged) = (run(trouble, fleet()), run(trouble, hedging(fleet())));
         assert!((sent(&hedged) - sent(&usual)).abs() < 0.01, "{trouble}: {} and {}", sent(&hedged), sent(&usual));
     }
-    // Without a budget its own limit holds.
+    // Without a budget the hedge's own limit holds.
     let unlimited = || fleet().budget(RetryBudget::unlimited());
     let (usual, hedged) = (run(Trouble::Hanging, unlimited()), run(Trouble::Hanging, hedging(unlimited())));
     assert!(sent(&hedged) < sent(&usual) + 0.04, "{} and {}", sent(&hedged), sent(&usual));
 }
 
 #[test]
-fn only_a_safe_method_is_hedged() {
+fn only_safe_method_is_hedged() {
     for idempotency in [Idempotency::Keyed, Idempotency::Absent] {
         let keyed = || fleet().idempotency(idempotency);
         let by_time = |fleet: Fleet| fleet.hedge(HedgePolicy::after(Duration::from_millis(100)));
@@ -281,11 +285,12 @@ fn only_a_safe_method_is_hedged() {
     }
 }
 
-// ---- together ------------------------------------------------------------------------------------------------------------
+// ---- together -----------------------------------------------------------------------------------
 
-/// The outages are as quiet as with the breaker alone, or with the cooldown alone if that is quieter, and each is over in seconds.
+/// Each outage is as quiet as with the breaker alone, or with the cooldown alone if that is
+/// quieter. Each is over in seconds.
 #[test]
-fn all_of_them_together() {
+fn all_mechanisms_together_recover_in_seconds() {
     for (trouble, most) in OUTAGES.map(|trouble| (trouble, 0.35)).into_iter().chain([(HINTED, 0.03)]) {
         let report = run_on(heeding(Server::default()), trouble, everything(fleet()));
         assert!(sent(&report) < most, "{trouble}: {}", sent(&report));
@@ -296,18 +301,19 @@ fn all_of_them_together() {
     assert!(report.during().success() > 0.9999 && report.during().latency(0.999) < Some(Duration::from_millis(100)));
 }
 
-/// Nothing asks for a cooldown here, so it must leave no trace; nor must a breaker that does not open.
+/// Nothing triggers a cooldown here, so it must change nothing; neither must a breaker that does
+/// not open.
 #[test]
-fn what_is_not_needed_leaves_no_trace() {
+fn unneeded_mechanism_changes_nothing() {
     for trouble in OUTAGES.into_iter().chain([Trouble::Unavailable { retry_after: None }, Trouble::Failing(0.3)]) {
         assert_same(&trouble.to_string(), &run(trouble, fleet().cooldown()), &run(trouble, fleet()));
     }
     assert_same("late", &run(LATE, fleet().breaker(BreakerPolicy::new())), &run(LATE, fleet()));
 }
 
-/// Every draw, those of a woken waiter and of a hedge too, comes from the seed.
+/// Every random draw comes from the seed, including those of a woken waiter and of a hedge.
 #[test]
-fn the_seed_is_all_there_is_to_chance_with_all_of_them_on() {
+fn same_seed_gives_same_report_with_all_mechanisms() {
     let whole = Scenario::new(HINTED).lasting(Duration::from_secs(12)).watched_for(Duration::from_secs(10));
     let run = |seed| {
         let server = heeding(Server::with_headroom(1.5).hints(Duration::from_secs(1)).sheds_as(Class::Throttled));

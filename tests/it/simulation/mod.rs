@@ -1,7 +1,7 @@
-//! The simulation reproduces what others have published, and the claims of this crate's own documentation.
+//! The simulation reproduces published results, and the claims of this crate's documentation.
 //!
-//! Runs are deterministic by their seed. Where the published number is a mean of many runs, so is ours; where ours differs for
-//! a reason that is known, the reason stands at the assertion.
+//! Runs are deterministic for a seed. Where the published number is a mean of many runs, so is
+//! ours. Where ours differs for a known reason, the assertion gives the reason.
 
 mod instrument;
 mod mechanisms;
@@ -10,7 +10,7 @@ mod published;
 
 use steadfast::policy::RetryPolicy;
 
-/// Three retries: what most of the published simulations have.
+/// Three retries, as in most published simulations.
 fn three_retries() -> RetryPolicy {
     RetryPolicy::new().max_attempts(4)
 }

@@ -1,4 +1,4 @@
-//! What this crate says of its own policies.
+//! The claims of this crate about its own policies.
 
 use std::time::Duration;
 
@@ -7,20 +7,21 @@ use steadfast_sim::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 use super::{assert_near, three_retries};
 
-/// Ten seconds of calm, 30 s of trouble, a minute of watching. The server can do 1.05 times what its 100 clients ask for.
+/// Simulates ten seconds of calm, 30 s of trouble and a minute after it. The capacity of the server
+/// is 1.05 times the load of its 100 clients.
 fn outage(trouble: Trouble, budget: RetryBudget) -> Report {
     Simulation::new(Scenario::new(trouble), Fleet::new(&three_retries()).budget(budget)).run()
 }
 
-/// What reqwest's own retry budget comes to at ten operations a second. reqwest 0.13.5 makes `TpsBudget::new(10 s, 10, 0.2)` of
-/// its "20 % extra": a retry takes 5, a success puts 1 in, and there is a reserve of 500 for every ten seconds, which is 5 for
-/// each operation: ten retries a second are free for each client.
+/// reqwest's own retry budget, at ten operations a second. reqwest 0.13.5 makes `TpsBudget::new(10
+/// s, 10, 0.2)` of its "20 % extra": a retry takes 5 and a success returns 1. The reserve is 500
+/// for every ten seconds, which is 5 for each operation: ten free retries a second for each client.
 fn as_reqwest_has_it() -> RetryBudget {
     RetryBudget::ratio(5.0).cost(5).throttle_cost(5).first_try_refund(1).capacity(600).initial(500)
 }
 
 #[test]
-fn without_a_budget_a_server_that_hung_stays_down_after_its_repair() {
+fn hung_server_stays_down_without_budget() {
     for trouble in [Trouble::Hanging, Trouble::Frozen] {
         let report = outage(trouble, RetryBudget::unlimited());
         assert!(report.before().success() > 0.99, "{trouble}");
@@ -33,11 +34,12 @@ fn without_a_budget_a_server_that_hung_stays_down_after_its_repair() {
     }
 }
 
-/// In the outage it lets 2.0 requests through for each operation. A server that has kept its queue stays down. One that comes
-/// back empty is on the edge: until the last attempts of the outage have timed out, a second later, its queue grows to nearly
-/// the second that clients wait. In 14 of 20 runs that is too much, here in 4 of 5.
+/// In the outage this budget allows 2.0 requests for each operation. A server that kept its queue
+/// stays down. A server that returns with an empty queue is at the limit. Until the last attempts
+/// of the outage have timed out, a second later, its queue grows to nearly the second that clients
+/// wait. In 14 of 20 runs that is too much, here in 4 of 5.
 #[test]
-fn the_budget_of_reqwest_lets_too_much_through() {
+fn reqwests_budget_lets_too_much_through() {
     assert_eq!(outage(Trouble::Frozen, as_reqwest_has_it()).time_to_recover(), None);
     let scenario = Scenario::new(Trouble::Hanging).watched_for(Duration::from_secs(15));
     let fleet = || Fleet::new(&three_retries()).budget(as_reqwest_has_it());
@@ -47,7 +49,7 @@ fn the_budget_of_reqwest_lets_too_much_through() {
 }
 
 #[test]
-fn with_the_standard_budget_it_is_back_within_a_second() {
+fn standard_budget_recovers_within_a_second() {
     for trouble in [Trouble::Hanging, Trouble::Refusing] {
         let report = outage(trouble, RetryBudget::standard());
         assert!(report.time_to_recover() < Some(Duration::from_secs(1)), "{trouble}: {:?}", report.time_to_recover());
@@ -57,12 +59,14 @@ fn with_the_standard_budget_it_is_back_within_a_second() {
     }
 }
 
-/// A plain 20 % is enough for a server that comes back empty, and not for one that has kept its queue: 1.2 is more than the
-/// 1.05 that it can do, so the queue stays full of requests that are given up before it is their turn. Nor is 10 %. A budget
-/// that is empty in the end leaves the clients' own 1.0, and the queue is drained by what is left of the capacity: of its 3 s
-/// the 2 s that are more than the clients wait for, at 0.05 a second, in about 42 s.
+/// A ratio of 20 % suffices for a server that returns with an empty queue, but not for one that
+/// kept its queue. A load of 1.2 exceeds the capacity of 1.05, so the queue stays full of requests
+/// whose clients give up before their turn. A ratio of 10 % does not suffice either.
+///
+/// A budget that runs empty leaves only the load of 1.0, and the spare capacity drains the queue.
+/// Of its 3 s, 2 s exceed the wait of the clients. At 0.05 a second they take about 42 s.
 #[test]
-fn a_share_of_retries_keeps_a_full_queue_full() {
+fn retry_ratio_keeps_full_queue_full() {
     for ratio in [0.1, 0.2] {
         assert!(outage(Trouble::Hanging, RetryBudget::ratio(ratio)).time_to_recover() < Some(Duration::from_secs(1)));
         let report = outage(Trouble::Frozen, RetryBudget::ratio(ratio));
@@ -73,9 +77,9 @@ fn a_share_of_retries_keeps_a_full_queue_full() {
     assert!((35.0..50.0).contains(&standard.as_secs_f64()), "{standard:?}");
 }
 
-/// The client is patient enough, or the queue short enough, and the same freeze is over when it is over.
+/// With more patient clients or a shorter queue the server recovers after the freeze.
 #[test]
-fn a_queue_that_is_shorter_than_the_clients_patience_does_no_harm() {
+fn queue_shorter_than_timeout_recovers() {
     let fleet = || Fleet::new(&three_retries()).budget(RetryBudget::unlimited());
     let frozen = Scenario::new(Trouble::Frozen);
     let short = Simulation::new(frozen, fleet()).server(Server::default().queue(Duration::from_millis(500))).run();
@@ -86,7 +90,7 @@ fn a_queue_that_is_shorter_than_the_clients_patience_does_no_harm() {
 }
 
 #[test]
-fn ten_percent_of_failures_are_hidden_from_the_caller() {
+fn retries_hide_ten_percent_of_failures() {
     for seed in 1..=3 {
         let minute = Scenario::new(Trouble::Failing(0.1)).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
         let simulation =
@@ -96,10 +100,11 @@ fn ten_percent_of_failures_are_hidden_from_the_caller() {
     }
 }
 
-/// 500 tokens are 35 retries: 30 s of outage are 300 operations of a busy client and 30 of a quiet one. The smaller bucket that
-/// the guide advises, 1.4 tokens for each operation of the outage, costs the quiet one little when a few requests fail.
+/// 500 tokens pay for 35 retries. An outage of 30 s is 300 operations of a busy client and 30 of a
+/// quiet one. The guide advises a smaller bucket of 1.4 tokens for each operation of the outage. It
+/// costs the quiet client little when a few requests fail.
 #[test]
-fn a_quiet_client_needs_a_smaller_budget() {
+fn quiet_client_needs_smaller_budget() {
     let run = |trouble, rate, budget| {
         let fleet = Fleet::new(&three_retries()).rate(rate).budget(budget);
         Simulation::new(Scenario::new(trouble), fleet).server(Server::unlimited()).run().during().clone()

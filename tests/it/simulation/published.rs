@@ -1,4 +1,4 @@
-//! What others have published, reproduced.
+//! Results published by others, reproduced.
 
 use std::time::Duration;
 
@@ -7,10 +7,11 @@ use steadfast_sim::{Fleet, Numbers, Scenario, Server, Simulation, Trouble};
 
 use super::{assert_near, three_retries};
 
-// ---- AWS: "Exponential Backoff And Jitter" ----------------------------------------------------------------------------
+// ---- AWS: "Exponential Backoff And Jitter" ------------------------------------------------------
 
-/// The mean number of calls, and the mean time in seconds, of 100 runs with 100 clients. The published simulator has a base of
-/// 5 ms and counts attempts from 1 (`min(cap, base * 2^n)`), so its first wait is 10 ms; ours is called the base.
+/// Returns the mean number of calls and the mean time in seconds, of 100 runs with 100 clients. The
+/// published simulator has a base of 5 ms and counts attempts from 1 (`min(cap, base * 2^n)`). Its
+/// first wait is thus 10 ms, which this crate calls the base.
 fn contention(jitter: Jitter) -> (f64, f64) {
     let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_secs(2)).jitter(jitter);
     let policy = RetryPolicy::new().max_attempts(u32::MAX).deadline(None).backoff(backoff);
@@ -22,7 +23,7 @@ fn contention(jitter: Jitter) -> (f64, f64) {
 }
 
 #[test]
-fn the_jitter_study_of_aws() {
+fn aws_jitter_study_is_reproduced() {
     let (calls, time) = contention(Jitter::None);
     assert_near("calls without jitter", calls, 1862.0, 0.05);
     assert_near("seconds without jitter", time, 63.7, 0.05);
@@ -33,9 +34,10 @@ fn the_jitter_study_of_aws() {
     assert!(equal_calls > calls && equal_time > time, "full jitter needs the fewest calls, and the least time");
 }
 
-// ---- Brooker: "Fixing retries with token buckets and circuit breakers" ------------------------------------------------
+// ---- Brooker: "Fixing retries with token buckets and circuit breakers" --------------------------
 
-/// 100 clients, ten operations a second each, three retries at once, a minute, a server that no load can hurt.
+/// Simulates a minute with 100 clients, ten operations a second each, three retries without a wait,
+/// and a server of unlimited capacity.
 fn failing(share: f64, budget: RetryBudget) -> Numbers {
     let policy = three_retries().backoff(Backoff::fixed(Duration::ZERO));
     let minute = Scenario::new(Trouble::Failing(share)).after_calm_of(Duration::ZERO).watched_for(Duration::ZERO);
@@ -43,15 +45,16 @@ fn failing(share: f64, budget: RetryBudget) -> Numbers {
     Simulation::new(scenario, Fleet::new(&policy).budget(budget)).server(Server::unlimited()).run().during().clone()
 }
 
-/// The bucket of the published simulator (`AdaptiveRetryFactory(0.1, 5)`): a tenth of a token for each call, five at most and
-/// at the start.
+/// The bucket of the published simulator (`AdaptiveRetryFactory(0.1, 5)`): a tenth of a token for
+/// each call, five at most and at the start.
 fn ten_percent() -> RetryBudget {
     RetryBudget::ratio(0.1).capacity(5).initial(5)
 }
 
 #[test]
-fn the_retry_bucket_of_brooker() {
-    // Fail share, load without a budget (1 + f + f² + f³), load with the bucket, success with the bucket.
+fn brookers_retry_bucket_is_reproduced() {
+    // Share of failures, load without a budget (1 + f + f² + f³), load with the bucket, success
+    // with the bucket.
     let table = [
         (0.01, 1.010, 1.010, 1.000),
         (0.10, 1.111, 1.095, 0.985),
@@ -69,7 +72,7 @@ fn the_retry_bucket_of_brooker() {
 }
 
 #[test]
-fn three_layers_of_three_retries_are_64_calls() {
+fn three_retries_in_three_layers_make_64_calls() {
     let without = |layers| steadfast_sim::amplification(&three_retries(), &RetryBudget::unlimited(), layers);
     assert_eq!([0, 1, 2, 3].map(without), [1.0, 4.0, 16.0, 64.0]);
     let with = steadfast_sim::amplification(&three_retries(), &RetryBudget::standard(), 3);

@@ -1,9 +1,10 @@
-//! Hedges on a wire that breaks, where nothing may be doubled; and the tail that they are for.
+//! Hedges over a wire that keeps breaking, which must double nothing; and their effect on the tail.
 //!
-//! The tail: answers of p50 10 ms and p95 18 ms, log-normal, of which 1 % take a second, whoever asks.
+//! Latencies are log-normal, with a p50 of 10 ms and a p95 of 18 ms. A random 1 % of responses
+//! takes a second.
 //!
-//! `cargo test --release --all-features -- --ignored --nocapture the_tail`. Counts are asserted; times depend on the machine and are
-//! printed.
+//! `cargo test -p steadfast-tests --release -- --ignored --nocapture hedges_cut_tail` prints the
+//! times, which depend on the machine. Only counts are asserted.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::{Outcome, check};
 const OPERATIONS: usize = 10_000;
 const AT_A_TIME: usize = 20;
 
-/// 10 ms · e^(σ·z): with σ = ln(1.8) / 1.645 the 95th of a hundred takes 18 ms.
+/// Draws a latency of 10 ms · e^(σ·z). With σ = ln(1.8) / 1.645 the 95th percentile is 18 ms.
 fn latency(dice: &mut fastrand::Rng) -> Duration {
     if dice.u8(..100) == 0 {
         return Duration::from_secs(1);
@@ -27,7 +28,7 @@ fn latency(dice: &mut fastrand::Rng) -> Duration {
     Duration::from_secs_f64(0.010 * (1.8_f64.ln() / 1.645 * normal).exp())
 }
 
-/// In 0..1.
+/// Draws a number from 0 to below 1.
 fn f64_of(dice: &mut fastrand::Rng) -> f64 {
     f64::from(dice.u32(..)) / (f64::from(u32::MAX) + 1.0)
 }
@@ -40,7 +41,8 @@ struct Run {
 
 async fn run(seed: u64, hedge: Option<HedgePolicy>) -> Run {
     let dice = Mutex::new(fastrand::Rng::with_seed(seed));
-    // Once per connection it is asked without a request, and must not roll then.
+    // The server calls this once per connection without a request, and no latency must be drawn
+    // then.
     let server = FaultServer::start(move |_, request| {
         let delay = request.map_or(Duration::ZERO, |_| latency(&mut dice.lock().unwrap()));
         FaultStep::answer(Answer::new(200).delay(delay))
@@ -71,7 +73,7 @@ async fn run(seed: u64, hedge: Option<HedgePolicy>) -> Run {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute or two, and prints times"]
-async fn the_tail_is_cut_for_a_few_requests_more() {
+async fn hedges_cut_tail_for_few_requests() {
     let plain = run(1, None).await;
     println!("without hedges: p50 {:?}, p99.9 {:?}", plain.p50, plain.p999);
     assert!(plain.extra == 0.0 && plain.p999 >= Duration::from_secs(1), "the tail is there");
@@ -88,7 +90,7 @@ async fn the_tail_is_cut_for_a_few_requests_more() {
     println!("median p99.9: {:?}", runs[2].p999);
 }
 
-/// A number below `below` that looks like chance and is the same in every run.
+/// Returns a pseudo-random number below `below`, the same in every run.
 fn draw(turn: usize, salt: u64, below: u64) -> u64 {
     let mut x = (turn as u64).wrapping_add(salt.wrapping_mul(0x51_7c_c1_b7)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -96,7 +98,8 @@ fn draw(turn: usize, salt: u64, below: u64) -> u64 {
     (x ^ (x >> 31)) % below
 }
 
-/// A server that honours keys, breaks a quarter of the requests, and answers the others after up to 8 ms.
+/// Starts a server that honours keys, breaks a quarter of the requests, and sends the other
+/// responses after up to 8 ms.
 async fn breaking_and_late() -> FaultServer {
     FaultServer::start(|turn, _| match draw(turn, 5, 20) {
         0 => FaultStep::close(FaultPoint::AfterExecuting),
@@ -109,9 +112,9 @@ async fn breaking_and_late() -> FaultServer {
     .await
 }
 
-/// Every mechanism is on, and opens, cools and hedges all the time.
+/// Every mechanism is on: circuits open, origins cool down and attempts are hedged throughout.
 #[tokio::test]
-async fn nothing_is_doubled_by_hedges_over_a_breaking_wire() {
+async fn hedges_double_nothing_over_breaking_wire() {
     let server = breaking_and_late().await;
     let client = Client::builder().base_url(server.url("")).retry(fast_retries().max_attempts(4));
     let client = client.budget(RetryBudget::unlimited()).cooldown();

@@ -1,5 +1,5 @@
-//! HTTP/2 answers that are cut in the middle of their body, by every way in which a body is read.
-//! Half of `1200` must not be 12.
+//! HTTP/2 responses that are cut in the middle of their body, for every way of reading a body. Half
+//! of `1200` must not decode to 12.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,10 +19,10 @@ use super::http2::{
     status_line,
 };
 
-/// With a decompression feature of reqwest's, nothing can tell the end of a body without a length.
+/// With a decompression feature of reqwest, the end of a body without a length cannot be seen.
 const SEES_END: bool = !cfg!(any(feature = "gzip", feature = "brotli", feature = "zstd"));
 
-/// The frames of one answer on this stream; the connection is closed behind them if they say so.
+/// The frames of one response on this stream, and whether the connection closes behind them.
 type Answer = fn(u32) -> (Vec<Vec<u8>>, Then);
 
 #[derive(PartialEq)]
@@ -31,7 +31,7 @@ enum Then {
     Close,
 }
 
-/// A server that gives the first answer to the first request, and so on; the last one repeats.
+/// A server that sends one response after the other; the last one repeats.
 struct Server {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -89,7 +89,7 @@ fn client() -> ClientBuilder {
     Client::builder().keys(KeyPolicy::off()).retry(RetryPolicy::never()).http(|http| http.http2_prior_knowledge())
 }
 
-/// What each way of reading the body makes of it.
+/// Reads the body in every way, and returns the results.
 async fn read_in_every_way(url: &str) -> Vec<(&'static str, Option<String>)> {
     let client = client().build().unwrap();
     let answered = async || client.get(url).send().await.unwrap();
@@ -123,7 +123,7 @@ async fn stream(response: Response) -> Option<String> {
     Some(text)
 }
 
-/// The head of a 200, and the beginning of `1200`.
+/// The head of a 200, and the first half of `1200`.
 fn begun(stream: u32, length: Option<usize>) -> Vec<Vec<u8>> {
     let head = [status_line(200), length.map(content_length).unwrap_or_default()].concat();
     vec![frame(HEADERS, END_HEADERS, stream, &head), frame(DATA, 0, stream, b"12")]
@@ -139,13 +139,13 @@ fn reset(stream: u32, length: Option<usize>, code: u8) -> (Vec<Vec<u8>>, Then) {
     cut(stream, length, frame(RST_STREAM, 0, stream, &[0, 0, 0, code]), Then::GoOn)
 }
 
-/// No stream was processed; NO_ERROR.
+/// A `GOAWAY` that says that no stream was processed, with NO_ERROR.
 fn go_away(stream: u32, length: Option<usize>) -> (Vec<Vec<u8>>, Then) {
     cut(stream, length, frame(GOAWAY, 0, 0, &[0; 8]), Then::Close)
 }
 
 #[tokio::test]
-async fn cut_answers_fail_however_they_are_read() {
+async fn cut_responses_fail_however_read() {
     const FOUR: Option<usize> = Some(4);
     let cuts: [(&str, Answer, bool); 9] = [
         ("RST_STREAM NO_ERROR, length", |stream| reset(stream, FOUR, 0), true),
@@ -168,7 +168,7 @@ async fn cut_answers_fail_however_they_are_read() {
 }
 
 #[tokio::test]
-async fn whole_answers_are_whole_however_they_are_read() {
+async fn whole_responses_are_whole_however_read() {
     let whole: [(&str, Answer); 6] = [
         ("length", |stream| {
             let mut frames = begun(stream, Some(4));
@@ -188,11 +188,11 @@ async fn whole_answers_are_whole_however_they_are_read() {
         ("trailers", |stream| {
             let mut frames = begun(stream, None);
             frames.push(frame(DATA, 0, stream, b"00"));
-            // `x: y`, a literal without indexing and with a name of its own.
+            // `x: y`, a literal without indexing and with a new name.
             frames.push(frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0, 1, b'x', 1, b'y']));
             (frames, Then::GoOn)
         }),
-        // RFC 9113 §8.1: a server that has answered whole asks for no more of the request.
+        // RFC 9113 §8.1: a server that has sent its whole response asks for no more of the request.
         ("RST_STREAM NO_ERROR behind the end", |stream| {
             let mut frames = begun(stream, None);
             frames.extend([frame(DATA, END_STREAM, stream, b"00"), frame(RST_STREAM, 0, stream, &[0; 4])]);
@@ -213,10 +213,10 @@ async fn whole_answers_are_whole_however_they_are_read() {
     }
 }
 
-/// An answer to HEAD, a 204 and a 304 may announce the length of a body that they do not have (RFC
+/// A response to HEAD, a 204 and a 304 may announce the length of a body that they do not have (RFC
 /// 9110 §8.6).
 #[tokio::test]
-async fn bodiless_answers_with_a_length_are_whole() {
+async fn bodiless_responses_with_length_are_whole() {
     let bodiless: [(&str, http::Method, Answer); 3] = [
         ("HEAD", http::Method::HEAD, |stream| empty(stream, 200, 4)),
         ("304", http::Method::GET, |stream| empty(stream, 304, 4)),
@@ -247,7 +247,7 @@ fn whole(stream: u32) -> (Vec<Vec<u8>>, Then) {
 }
 
 #[tokio::test]
-async fn a_cut_answer_is_repeated_with_a_licence() {
+async fn cut_response_is_retried_with_licence() {
     let answers: [Answer; 2] = [|stream| reset(stream, Some(4), 0), whole];
     let server = Server::start(&answers).await;
     let keyed = client().keys(KeyPolicy::standard()).retry(fast_retries()).build().unwrap();
@@ -263,9 +263,9 @@ async fn a_cut_answer_is_repeated_with_a_licence() {
     assert_eq!(server.requests.load(Ordering::SeqCst), 1);
 }
 
-/// The response is taken apart and put together again, and must stay the same.
+/// The response is taken apart and rebuilt, and must stay the same.
 #[tokio::test]
-async fn a_checked_response_keeps_what_it_was() {
+async fn checked_response_keeps_its_parts() {
     let server = Server::start(&[whole]).await;
     let response = client().build().unwrap().get(server.url()).send().await.unwrap();
     assert_eq!((response.version(), response.content_length()), (http::Version::HTTP_2, Some(4)));
@@ -275,10 +275,10 @@ async fn a_checked_response_keeps_what_it_was() {
     assert_eq!(response.text().await.unwrap(), "1200");
 }
 
-/// `1200`, encoded, and cut in the middle: an encoding with an end of its own notices it.
+/// `1200`, encoded and cut in the middle. An encoding that marks its end detects the cut.
 #[cfg(all(feature = "gzip", feature = "brotli", feature = "zstd"))]
 #[tokio::test]
-async fn cut_answers_that_were_encoded_fail() {
+async fn cut_encoded_responses_fail() {
     const GZIP: &[u8] = &[31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 51, 52, 50, 48, 0, 0, 121, 119, 163, 183, 4, 0, 0, 0];
     const BROTLI: &[u8] = &[139, 1, 128, 49, 50, 48, 48, 3];
     const ZSTD: &[u8] = &[40, 181, 47, 253, 4, 88, 33, 0, 0, 49, 50, 48, 48, 3, 246, 65, 231];

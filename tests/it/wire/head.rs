@@ -1,9 +1,8 @@
 //! Servers that act on the head of a request and break the connection before its body arrives.
 //!
 //! A handler that needs no body does that, and so does one that is cancelled half-way. The client
-//! must not say "not sent" then: between the moment in which HTTP/2 has sent the head and the one
-//! in which the body is asked for lie a few microseconds, so this is tried thousands of times,
-//! eight at once.
+//! must not report "not sent" then. Between sending the head over HTTP/2 and reading the body lie a
+//! few microseconds. So the tests try it thousands of times, eight at once.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,17 +21,17 @@ use super::peer::{Ending, Fault, Peer, Protocol};
 use super::tls::Identity;
 
 const AT_ONCE: usize = 8;
-/// The authority that a child process trusts.
+/// The authority that the child process trusts.
 const CHILD: &str = "STEADFAST_TEST_AUTHORITY";
 
-/// What came of all requests of one kind.
+/// The results of all requests of one kind.
 #[derive(Debug, Default)]
 struct Tally {
     requests: AtomicUsize,
     acted: AtomicUsize,
-    /// The server has acted, and the client says that nothing was processed.
+    /// Requests on which the server acted, but which the client reported as not processed.
     denied: AtomicUsize,
-    /// The server has acted more than once on one request.
+    /// Requests on which the server acted more than once.
     doubled: AtomicUsize,
 }
 
@@ -44,14 +43,14 @@ impl Tally {
     }
 }
 
-/// Sends `times` POSTs without a key, eight at once, each over a connection that breaks once its
-/// head was acted on.
+/// Sends `times` POSTs without a key, eight at once. Each connection breaks once the server has
+/// acted on the head.
 async fn send(protocol: Protocol, tls: Option<&Identity>, times: usize, client: &dyn Fn() -> ClientBuilder) -> Tally {
     let tally = Arc::new(Tally::default());
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..AT_ONCE {
         let ending = if number % 2 == 0 { Ending::Fin } else { Ending::Rst };
-        // One server for each, so that its count belongs to one request at a time.
+        // One server for each task, so that its count belongs to one request at a time.
         let peer = Peer::start(protocol, tls, ending, &[Fault::ActOnHead]).await;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://localhost:{}/", peer.address.port());
@@ -87,8 +86,8 @@ async fn heads_acted_on_in_the_clear_are_ambiguous() {
     }
 }
 
-/// The default client, which has not been configured by anybody, over TLS. It trusts what its
-/// process trusts, so it runs in one of its own.
+/// The default client, without any configuration, over TLS. It trusts the certificates of its
+/// process, so it runs in a child process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn heads_acted_on_over_tls_are_ambiguous() {
     let Ok(authority) = std::env::var(CHILD) else {
@@ -102,8 +101,8 @@ async fn heads_acted_on_over_tls_are_ambiguous() {
     }
 }
 
-/// Eight requests on one connection, which breaks after the server has acted on some of their
-/// heads, and so does the next.
+/// Eight requests on one connection. It breaks after the server has acted on some of their heads,
+/// and so does the next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn heads_acted_on_eight_at_once_are_ambiguous() {
     const ROUNDS: usize = 600;
@@ -126,8 +125,8 @@ async fn heads_acted_on_eight_at_once_are_ambiguous() {
     assert!(server.acted.lock().unwrap().len() > ROUNDS, "heads arrived in every round");
 }
 
-/// A server of HTTP/2 that acts on the heads of one to seven requests, and breaks the connection
-/// then.
+/// An HTTP/2 server that acts on the heads of one to seven requests, and then breaks the
+/// connection.
 struct Streams {
     address: SocketAddr,
     acted: Arc<Mutex<HashMap<String, usize>>>,

@@ -1,4 +1,4 @@
-//! Connections that have died in silence, and ones that the server has closed while they were idle.
+//! Connections that died silently, and connections that the server closed while they were idle.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use steadfast_testing::fast_retries;
 use super::peer::{Ending, Fault, Peer, Protocol};
 
 #[tokio::test]
-async fn a_stale_connection_costs_no_operation_and_doubles_none() {
-    // The server says that it keeps the connection and closes it: the next request meets the close, before or after it is
-    // written.
+async fn stale_connection_doubles_no_operation() {
+    // The server announces that it keeps the connection, and closes it. The next request meets the
+    // close, before or after it is written.
     let peer = Peer::start(Protocol::Http1, None, Ending::Fin, &[Fault::AnswerThenClose]).await;
     let client =
         Client::builder().base_url(format!("http://{}", peer.address)).retry(fast_retries()).keys(KeyPolicy::off());
@@ -21,7 +21,8 @@ async fn a_stale_connection_costs_no_operation_and_doubles_none() {
     for _ in 0..50 {
         match client.post("/").body("x").send().await {
             Ok(response) => assert_eq!(response.text().await.unwrap(), "{}"),
-            // Written into the close: without a key nobody can know, and nobody may try again.
+            // Written into the close: without a key the outcome is unknown, so the client must not
+            // retry.
             Err(error) => {
                 assert!(error.may_have_been_processed(), "{error}");
                 unsure += 1;
@@ -34,8 +35,9 @@ async fn a_stale_connection_costs_no_operation_and_doubles_none() {
 }
 
 #[tokio::test]
-async fn a_dead_http2_connection_is_left_behind_and_not_reused() {
-    // The first connection takes a request and then answers nothing at all, pings included.
+async fn dead_http2_connection_is_not_reused() {
+    // The first connection takes a request and then sends nothing at all, not even replies to
+    // pings.
     let faults = [Fault::StallAfterRequest, Fault::Answer(200)];
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &faults).await;
     let ping = Duration::from_millis(50);
@@ -53,7 +55,7 @@ async fn a_dead_http2_connection_is_left_behind_and_not_reused() {
 }
 
 #[tokio::test]
-async fn without_pings_only_the_attempt_timeout_ends_it() {
+async fn dead_connection_without_pings_times_out() {
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::StallAfterRequest]).await;
     let client = Client::builder()
         .base_url(format!("http://{}", peer.address))
@@ -66,10 +68,11 @@ async fn without_pings_only_the_attempt_timeout_ends_it() {
     assert!(error.is_timeout() && error.may_have_been_processed(), "{error}");
 }
 
-/// The body was offered to the transport and could not leave, but the head had: the server may act on a head alone. This holds
-/// from hyper 1.12 on, which asks for the body before it reserves window for it.
+/// The transport had read the body but could not send it, while the head had been sent. The server
+/// may act on a head alone. This holds from hyper 1.12 on, which reads the body before it reserves
+/// window for it.
 #[tokio::test]
-async fn a_head_that_arrived_without_its_body_is_ambiguous() {
+async fn head_without_body_is_ambiguous() {
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::NoWindow]).await;
     let client = Client::builder()
         .base_url(format!("http://{}", peer.address))
@@ -78,7 +81,7 @@ async fn a_head_that_arrived_without_its_body_is_ambiguous() {
         .http(|http| http.http2_prior_knowledge())
         .build()
         .unwrap();
-    // By its answer the client knows the server's settings.
+    // With the first response the client gets the server's settings.
     assert_eq!(client.get("/").send().await.unwrap().status(), 200);
     let error = client.post("/").body("x").send().await.unwrap_err();
     assert_eq!(error.attempts()[0].class(), Class::Ambiguous, "{error}");
@@ -86,7 +89,7 @@ async fn a_head_that_arrived_without_its_body_is_ambiguous() {
     assert_eq!((peer.connections(), heads, peer.counts.received()), (1, 2, 1));
 }
 
-/// A client of a server that takes one request at a time, whose one stream is taken; and what takes it.
+/// Returns a client whose only stream to the server is taken, and a future that frees the stream.
 async fn at_a_busy_server(peer: &Peer) -> (Client, impl Future<Output = ()>) {
     let client = Client::builder()
         .base_url(format!("http://{}", peer.address))
@@ -95,7 +98,7 @@ async fn at_a_busy_server(peer: &Peer) -> (Client, impl Future<Output = ()>) {
         .http(|http| http.http2_prior_knowledge())
         .build()
         .unwrap();
-    // By its answer the client knows the server's settings.
+    // With the first response the client gets the server's settings.
     client.get("/").send().await.unwrap().bytes().await.unwrap();
     let slow = tokio::spawn({
         let client = client.clone();
@@ -110,10 +113,10 @@ async fn at_a_busy_server(peer: &Peer) -> (Client, impl Future<Output = ()>) {
     (client, free)
 }
 
-/// A request that waits for a free stream has handed its head to the connection: it goes out when the stream is free, although nobody
-/// waits for the answer by then, and a server may act on a head alone.
+/// A request that waits for a free stream has handed its head to the connection. The head is sent
+/// once the stream is free, even if no caller waits any more. A server may act on a head alone.
 #[tokio::test]
-async fn a_request_that_waited_for_a_free_stream_is_ambiguous() {
+async fn request_waiting_for_stream_is_ambiguous() {
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::OneStream]).await;
     let (client, free) = at_a_busy_server(&peer).await;
     let short = Duration::from_millis(200);
@@ -125,16 +128,16 @@ async fn a_request_that_waited_for_a_free_stream_is_ambiguous() {
     assert_eq!((peer.connections(), peer.counts.received()), (1, 2), "its head arrived, and its body was kept back");
 }
 
-/// The head of a dropped request may go out, too. Its body does not.
+/// The head of a dropped request may be sent, too, but not its body.
 #[tokio::test]
-async fn a_request_that_was_dropped_while_it_waited_for_a_free_stream_is_not_sent_whole() {
+async fn dropped_request_waiting_for_stream_sends_no_body() {
     let peer = Peer::start(Protocol::Http2, None, Ending::Fin, &[Fault::OneStream]).await;
     let (client, free) = at_a_busy_server(&peer).await;
     let dropped = tokio::time::timeout(Duration::from_millis(200), client.post("/jobs/run").body("x").send()).await;
     assert!(dropped.is_err());
     free.await;
     peer.counts.heads(3).await;
-    // The next one gets the stream once the dropped one has left it.
+    // The next request gets the stream once the dropped request has left it.
     client.get("/").send().await.unwrap();
     assert_eq!((peer.connections(), peer.counts.received()), (1, 3));
 }

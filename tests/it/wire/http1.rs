@@ -1,4 +1,4 @@
-//! The server's side of HTTP/1.1, by hand, up to the point where it breaks.
+//! A hand-written HTTP/1.1 server, up to the point where it breaks.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::peer::{Counts, ELSEWHERE, Fault, Wire};
 
-/// As much of a body is read before an exchange breaks in its middle.
+/// Bytes of a body to read before the exchange breaks in its middle.
 const PART: usize = 32 * 1024;
 
 pub(super) async fn serve(mut stream: impl Wire, fault: Fault, counts: &Counts) -> io::Result<()> {
@@ -28,7 +28,8 @@ pub(super) async fn serve(mut stream: impl Wire, fault: Fault, counts: &Counts) 
             let head = format!("HTTP/1.1 {status} Early\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
             stream.write_all(head.as_bytes()).await?;
             stream.flush().await?;
-            // A close with unread bytes would be a reset, which may overtake the answer: read on until the client stops.
+            // Closing with unread bytes would send a reset, which may overtake the response. So
+            // read until the client stops.
             return drain(&mut stream).await;
         }
         Fault::InterimThenAnswer | Fault::InterimThenClose => {
@@ -63,14 +64,14 @@ async fn answer(stream: &mut impl Wire, fault: Fault) -> io::Result<()> {
     stream.flush().await?;
     match fault {
         Fault::StallAfterRequest | Fault::StallMidBody => std::future::pending().await,
-        // The connection stays open for as long as the client keeps it.
+        // The connection stays open until the client closes it.
         Fault::Answer(_) | Fault::Redirect(_) | Fault::InterimThenAnswer | Fault::BadJson => drain(stream).await,
-        // An orderly end where TLS has one; the socket is closed right after.
+        // Over TLS, an orderly end; the socket is closed right after.
         _ => stream.shutdown().await,
     }
 }
 
-/// Reads up to the end of the head; returns the length of the body.
+/// Reads to the end of the head, and returns the length of the body.
 async fn read_head(stream: &mut impl Wire, buffer: &mut Vec<u8>) -> io::Result<usize> {
     let end = loop {
         if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {

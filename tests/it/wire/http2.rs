@@ -1,4 +1,4 @@
-//! The server's side of HTTP/2 (RFC 9113), frame by frame and by hand: a library would not send what is needed here.
+//! A hand-written HTTP/2 server (RFC 9113), frame by frame: a library would not send these frames.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 pub(super) const ACK: u8 = 1;
 
-/// As much of a body is read before an exchange breaks in its middle.
+/// Bytes of a body to read before the exchange breaks in its middle.
 const PART: usize = 32 * 1024;
 
 pub(super) struct Frame {
@@ -79,13 +79,13 @@ pub(super) async fn serve(mut wire: impl Wire, fault: Fault, counts: &Counts) ->
     }
 }
 
-/// What happens in the middle of an upload; `true` if it is the end.
+/// Acts in the middle of an upload. Returns `true` if the connection ends.
 async fn early(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<bool> {
     match fault {
         Fault::CloseMidUpload => Ok(true),
         Fault::EarlyAnswer(status) => {
             send(wire, HEADERS, END_HEADERS | END_STREAM, stream, &status_line(status)).await?;
-            // RFC 9113 §8.1: an answer that comes first may be followed by NO_ERROR, "stop sending".
+            // RFC 9113 §8.1: NO_ERROR may follow an early response, and means "stop sending".
             send(wire, RST_STREAM, 0, stream, &0_u32.to_be_bytes()).await?;
             Ok(false)
         }
@@ -93,7 +93,7 @@ async fn early(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<bo
     }
 }
 
-/// Whether the server carries the request out before it breaks.
+/// Returns whether the server executes the request before it breaks.
 fn acts(fault: Fault) -> bool {
     match fault {
         Fault::ResetStream { acted, .. } => acted,
@@ -103,7 +103,7 @@ fn acts(fault: Fault) -> bool {
     }
 }
 
-/// What follows a whole request; `true` if it is the end of the connection.
+/// Acts on a whole request. Returns `true` if the connection ends.
 async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<bool> {
     let head = |status| status_line(status);
     match fault {
@@ -143,7 +143,7 @@ async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<b
             return if fault == Fault::StallMidBody { std::future::pending().await } else { Ok(true) };
         }
         Fault::CutHead => {
-            // A HEADERS frame that announces more than it has.
+            // A HEADERS frame that announces more bytes than it has.
             wire.write_all(&[0, 0, 10, HEADERS, END_HEADERS, 0, 0, 0, 1, 0x88]).await?;
             wire.flush().await?;
             return Ok(true);
@@ -176,7 +176,8 @@ async fn answer(wire: &mut impl Wire, fault: Fault, stream: u32) -> io::Result<b
     Ok(false)
 }
 
-/// `:status`, HPACK-encoded as a literal without indexing; the name is number 8 of the static table.
+/// `:status`, HPACK-encoded as a literal without indexing; the name is number 8 of the static
+/// table.
 pub(super) fn status_line(status: u16) -> Vec<u8> {
     let mut line = vec![0x08, 3];
     line.extend_from_slice(status.to_string().as_bytes());

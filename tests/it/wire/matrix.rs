@@ -1,7 +1,8 @@
-//! The table: situation × protocol → what the client says of one POST without a key, and what the server had received.
+//! The table of situations and protocols: how the client reports one POST without a key, and what
+//! the server received.
 //!
-//! `guide/failures.md` shows the same table; the test fails if they differ. `UPDATE_GUIDE=1 cargo test -p steadfast-tests --test it
-//! matrix` writes it anew.
+//! `guide/failures.md` shows the same table; the test fails if they differ. `UPDATE_GUIDE=1 cargo
+//! test -p steadfast-tests --test it matrix` rewrites it.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,10 +15,11 @@ use super::peer::{Ending, Fault, Full, Peer, Protocol};
 use super::tls::Identity;
 
 const SMALL: usize = 20;
-/// More than the buffers of a socket pair hold.
+/// More than the buffers of a socket pair can hold.
 const LARGE: usize = 16 * 1024 * 1024;
 
-/// What the client says of the attempt: its class, and whether the operation may have been processed.
+/// The client's report on the attempt: its class, and whether the operation may have been
+/// processed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Says {
     Done,
@@ -25,11 +27,12 @@ enum Says {
     Ambiguous,
     /// 4xx.
     Refused,
-    /// 2xx, but not what was asked for: processed, and an error.
+    /// 2xx with an undecodable body: processed, and an error.
     Undecodable,
-    /// A redirect that is not followed: an error.
+    /// An unfollowed redirect: an error.
     Redirected,
-    /// A race between the close and our first byte: not processed if the transport had taken nothing yet, else ambiguous.
+    /// A race between the close and the client's first byte. Not processed if the transport had
+    /// read nothing yet, otherwise ambiguous.
     NotProcessedOrAmbiguous,
 }
 
@@ -57,7 +60,7 @@ struct Row {
     fault: Fault,
     ending: Ending,
     body: usize,
-    /// What the client says over HTTP/1.1 and over HTTP/2; `None` where the situation does not exist.
+    /// The client's report over HTTP/1.1 and over HTTP/2. `None` if the situation does not exist.
     http1: Option<Says>,
     http2: Option<Says>,
     /// Whole requests received, and executions.
@@ -114,7 +117,7 @@ fn rows() -> Vec<Row> {
 
 fn client(identity: Option<&Identity>, protocol: Protocol) -> ClientBuilder {
     let authority = identity.map(Identity::authority);
-    // A lock-step pair: one attempt, no licence, so that the class is all that there is to see.
+    // One attempt and no licence, so that only the class is visible.
     Client::builder()
         .keys(KeyPolicy::off())
         .retry(RetryPolicy::never())
@@ -131,7 +134,7 @@ fn client(identity: Option<&Identity>, protocol: Protocol) -> ClientBuilder {
         })
 }
 
-/// What the client says of one POST.
+/// Sends one POST, and returns the client's report.
 async fn ask(client: &Client, url: &str, body: usize) -> (Says, bool) {
     let error = match client.post(url).body(vec![b'x'; body]).fetch::<Value>().await {
         Ok(_) => return (Says::Done, true),
@@ -158,13 +161,14 @@ async fn check(row: &Row, protocol: Protocol, identity: Option<&Identity>, says:
     assert!(says.allows(seen), "{name}: the client says {seen:?} and should say {says:?}");
     let (received, executed) = (peer.counts.received(), peer.counts.executed());
     assert_eq!((received, executed), row.reached, "{name}: what reached the server");
-    // The one that matters: nothing that was carried out is ever called not processed. (A 4xx is the server's own word.)
+    // The most important assertion: no executed request is ever reported as not processed. (A 4xx
+    // is the server's own statement.)
     assert!(executed == 0 || processed || seen == Says::Refused, "{name}: executed, and the client says not processed");
     assert!(seen != Says::Redirected || processed == (executed > 0), "{name}: a 302 is evidence, and a 307 is none");
 }
 
 #[tokio::test]
-async fn every_situation_is_judged_by_how_far_it_got() {
+async fn every_fault_has_class_of_its_reach() {
     let identity = Identity::new("localhost", |_| {});
     for row in rows() {
         for tls in [None, Some(&identity)] {
@@ -179,7 +183,7 @@ async fn every_situation_is_judged_by_how_far_it_got() {
 }
 
 #[tokio::test]
-async fn what_fails_before_a_connection_is_not_processed() {
+async fn failure_before_connection_is_not_processed() {
     let patient = || client(None, Protocol::Http1);
     let refused = {
         let peer = Peer::start(Protocol::Http1, None, Ending::Fin, &[Fault::Answer(200)]).await;
@@ -197,8 +201,8 @@ async fn what_fails_before_a_connection_is_not_processed() {
     let url = format!("http://{}/", full.address);
     let connect_timeout = patient().connect_timeout(Duration::from_millis(50)).build().unwrap();
     assert_eq!(ask(&connect_timeout, &url, SMALL).await, (Says::NotProcessed, false), "connect timeout");
-    // In the clear, and where the transport is as it was made, nothing but HTTP/1 is spoken. Elsewhere the request may be waiting for a free
-    // stream of HTTP/2.
+    // Without TLS and with the default transport, only HTTP/1 is possible. Otherwise the request
+    // may be waiting for a free HTTP/2 stream.
     let plain = || Client::builder().keys(KeyPolicy::off()).retry(RetryPolicy::never());
     let tls = format!("https://{}/", full.address);
     for (client, url, says) in [
@@ -212,7 +216,7 @@ async fn what_fails_before_a_connection_is_not_processed() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_the_server_closed_is_not_reused() {
+async fn idle_connection_closed_by_server_is_not_reused() {
     use steadfast_testing::{Answer, FaultServer, FaultStep};
 
     let server = FaultServer::play([FaultStep::execute(Answer::new(200).header("connection", "close"))]).await;
@@ -237,7 +241,7 @@ fn render() -> String {
 }
 
 #[test]
-fn the_guide_shows_this_table() {
+fn guide_shows_wire_table() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/guide/failures.md");
     let guide = std::fs::read_to_string(path).unwrap();
     let (before, rest) = guide.split_once("<!-- the wire table -->\n").expect("the guide marks the table's beginning");

@@ -1,5 +1,6 @@
-//! How far every request got, and whether the client knows it: one table of situations over HTTP/1.1 and HTTP/2, with and
-//! without TLS, each staged on a real socket and judged by what the server received.
+//! How far every request got, and whether the client knows it. One table of situations covers
+//! HTTP/1.1 and HTTP/2, with and without TLS. Each situation is staged on a real socket and judged
+//! by what the server received.
 
 mod cut;
 mod head;

@@ -12,74 +12,78 @@ use tokio::task::JoinHandle;
 
 use super::tls::Identity;
 
-/// Where redirects lead.
+/// Target of the redirects.
 pub(super) const ELSEWHERE: &str = "http://other.invalid/";
 
 /// Where the exchange breaks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
-    /// Closed as soon as the connection is there (after the TLS handshake, where there is one), nothing read.
+    /// Closes once the connection exists (after any TLS handshake), and reads nothing.
     CloseOnAccept,
-    /// The head was read and carried out, as a handler does that needs no body; then closed.
+    /// Reads the head and executes it, as a handler does that needs no body; then closes.
     ActOnHead,
-    /// Closed in the middle of the upload.
+    /// Closes in the middle of the upload.
     CloseMidUpload,
-    /// The whole request was read and carried out; then closed.
+    /// Reads and executes the whole request, then closes.
     CloseAfterRequest,
-    /// Carried out, then half of a head and a close.
+    /// Executes, then sends half of a head and closes.
     CutHead,
-    /// Carried out, then bytes that are not HTTP.
+    /// Executes, then sends bytes that are not HTTP.
     Garbage,
-    /// An answer while the upload still runs, then a close.
+    /// Responds while the upload still runs, then closes.
     EarlyAnswer(u16),
-    /// Carried out and answered.
+    /// Executes and responds.
     Answer(u16),
-    /// Answered by a redirect to another origin; carried out, unless it is a 307.
+    /// Redirects to another origin; executes, unless it is a 307.
     Redirect(u16),
-    /// HTTP/1.1: carried out and answered as if the connection stayed open, then closed.
+    /// HTTP/1.1: executes and responds as if the connection stayed open, then closes.
     AnswerThenClose,
-    /// 100 Continue, then carried out and answered.
+    /// Sends 100 Continue, then executes and responds.
     InterimThenAnswer,
-    /// 100 Continue, then a close.
+    /// Sends 100 Continue, then closes.
     InterimThenClose,
-    /// The connection is there and nothing is ever read.
+    /// Accepts the connection, and never reads.
     NeverRead,
-    /// Carried out, then silence.
+    /// Executes, then stays silent.
     StallAfterRequest,
-    /// Carried out, then the head of a 200, half of its body, and silence.
+    /// Executes, then sends the head of a 200 and half of its body, and stays silent.
     StallMidBody,
-    /// Carried out, then a 200 whose body is shorter than its `Content-Length`.
+    /// Executes, then sends a 200 whose body is shorter than its `Content-Length`.
     CutLength,
-    /// Carried out, then a 200 whose chunked body (or HTTP/2 stream) does not end.
+    /// Executes, then sends a 200 whose chunked body (or HTTP/2 stream) does not end.
     CutChunked,
-    /// HTTP/2: carried out, then a 200 whose body is cut by RST_STREAM NO_ERROR, against its
+    /// HTTP/2: executes, then sends a 200 whose body is cut by RST_STREAM NO_ERROR, against its
     /// `content-length`.
     ResetBody,
-    /// HTTP/2: carried out, then a 200 whose body is cut by a `GOAWAY` NO_ERROR below the stream,
-    /// against its `content-length`.
+    /// HTTP/2: executes, then sends a 200 whose body is cut by a `GOAWAY` NO_ERROR below the
+    /// stream, against its `content-length`.
     GoAwayBody,
-    /// Carried out, then a whole 200 that is not JSON.
+    /// Executes, then sends a whole 200 that is not JSON.
     BadJson,
-    /// HTTP/2: the stream is reset with this code after the whole request was read; `acted`: it was carried out.
+    /// HTTP/2: resets the stream with this code after reading the whole request. `acted`: executes
+    /// it first.
     ResetStream { code: u32, acted: bool },
-    /// HTTP/2: `GOAWAY` that names this as the last stream, then a close. Ours is 1.
+    /// HTTP/2: sends a `GOAWAY` that names this as the last stream, then closes. The client's
+    /// stream is 1.
     GoAway { last: u32 },
-    /// HTTP/2: one stream at a time (`SETTINGS_MAX_CONCURRENT_STREAMS`), and the second request holds it until it is [set free](Counts::free).
+    /// HTTP/2: allows one stream at a time (`SETTINGS_MAX_CONCURRENT_STREAMS`). The second request
+    /// holds it until it is [set free](Counts::free).
     OneStream,
-    /// HTTP/2: no window for a body. The first request, which needs none, is answered; of later ones only the head arrives.
+    /// HTTP/2: gives no window for a body. It responds to the first request, which needs none; of
+    /// later ones only the head arrives.
     NoWindow,
 }
 
-/// What reached the server.
+/// Counts of what reached the server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts {
     pub(super) connections: Arc<AtomicUsize>,
-    /// HTTP/2: requests whose head arrived.
+    /// HTTP/2: number of heads that arrived.
     pub(super) heads: Arc<AtomicUsize>,
-    /// Requests that arrived whole.
+    /// Number of requests that arrived whole.
     pub(super) received: Arc<AtomicUsize>,
     pub(super) executed: Arc<AtomicUsize>,
-    /// HTTP/2: told of every head.
+    /// HTTP/2: notified of every head.
     pub(super) head: Arc<Notify>,
     pub(super) free: Arc<Notify>,
 }
@@ -93,7 +97,7 @@ impl Counts {
         self.executed.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many heads have arrived.
+    /// Waits until `number` heads have arrived.
     pub(super) async fn heads(&self, number: usize) {
         while self.heads.load(Ordering::SeqCst) < number {
             self.head.notified().await;
@@ -133,7 +137,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// A server that meets its connections with `faults` in turn; the last one repeats.
+    /// Starts a server. Each connection meets one of `faults`, in turn; the last one repeats.
     pub(super) async fn start(protocol: Protocol, tls: Option<&Identity>, ending: Ending, faults: &[Fault]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
@@ -148,12 +152,13 @@ impl Peer {
                 let (acceptor, counts) = (acceptor.clone(), shared.clone());
                 connections.spawn(async move {
                     if ending == Ending::Rst {
-                        // From here on, whoever closes it sends a reset.
+                        // From here on, closing the connection sends a reset.
                         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger can be set");
                     }
                     match acceptor {
                         None => serve(stream, protocol, fault, &counts).await,
-                        // A handshake that fails is the client's refusal: nothing more to do.
+                        // In a failed handshake the client has refused the certificate: nothing
+                        // more to do.
                         Some(acceptor) => {
                             if let Ok(stream) = acceptor.accept(stream).await {
                                 serve(stream, protocol, fault, &counts).await;
@@ -178,14 +183,14 @@ impl Drop for Peer {
 }
 
 async fn serve(stream: impl Wire, protocol: Protocol, fault: Fault, counts: &Counts) {
-    // A write to a connection that the client has closed fails, and that is no fault of the test.
+    // A write to a connection that the client has closed fails, which is expected.
     let _broken = match protocol {
         Protocol::Http1 => super::http1::serve(stream, fault, counts).await,
         Protocol::Http2 => super::http2::serve(stream, fault, counts).await,
     };
 }
 
-/// A listener whose queue is full: connecting to it hangs.
+/// A listener whose queue is full, so that connecting to it hangs.
 pub(super) struct Full {
     pub(super) address: SocketAddr,
     _listener: socket2::Socket,
@@ -201,7 +206,7 @@ impl Full {
         listener.listen(0).expect("it listens");
         let address = listener.local_addr().expect("an address").as_socket().expect("an IP address");
         let mut queued = Vec::new();
-        // The kernel takes one or two; the first that hangs proves that the queue is full.
+        // The kernel accepts one or two; the first one that hangs proves that the queue is full.
         while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
             queued.push(stream);
             assert!(queued.len() < 10, "the queue does not fill");

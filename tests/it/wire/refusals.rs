@@ -1,5 +1,5 @@
-//! Requests that a server hands back untouched, as every server does that retires a connection: no
-//! healthy call fails for it.
+//! Requests that a server hands back unprocessed, as every server does that retires a connection.
+//! No healthy call fails because of it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ fn http2() -> ClientBuilder {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_all_sees_two_more_sends() {
+async fn refused_requests_are_repeated_twice_for_free() {
     let empty = || RetryBudget::standard().initial(0);
     let cases = [
         (fast_retries(), RetryBudget::standard(), 5, StopReason::AttemptsExhausted),
@@ -42,7 +42,7 @@ async fn a_server_that_refuses_all_sees_two_more_sends() {
 }
 
 #[tokio::test]
-async fn free_repeats_are_in_the_journal_and_told() {
+async fn free_repeats_are_in_journal_and_events() {
     let server = FaultServer::play([
         FaultStep::refuse_stream(),
         FaultStep::refuse_stream(),
@@ -67,7 +67,7 @@ async fn free_repeats_are_in_the_journal_and_told() {
 }
 
 #[tokio::test]
-async fn free_repeats_leave_the_circuit_closed() {
+async fn free_repeats_keep_circuit_closed() {
     let refused_twice_each =
         |turn, _: Option<&_>| if turn % 3 == 2 { FaultStep::ok() } else { FaultStep::refuse_stream() };
     let server = FaultServer::start(refused_twice_each).await;
@@ -87,11 +87,11 @@ async fn free_repeats_leave_the_circuit_closed() {
     assert!(matches!(state, Some(BreakerState::Open { .. })), "all others count: {state:?}");
 }
 
-/// A server whose first connection answers one request, and refuses all that follow by a `GOAWAY`
-/// once a crowd of them is there.
+/// A server whose first connection responds to one request. Once enough further requests are
+/// waiting, it refuses them all by a `GOAWAY`.
 struct Retiring {
     address: SocketAddr,
-    /// Heads that arrived.
+    /// Number of heads that arrived.
     sends: Arc<AtomicUsize>,
     executions: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -142,7 +142,7 @@ async fn serve(
                     executions.fetch_add(1, Ordering::SeqCst);
                     send(&mut stream, HEADERS, END_HEADERS | END_STREAM, frame.stream, &status_line(200)).await?;
                 } else if Some(heads) == retires_after.map(|crowd| crowd + 1) {
-                    // The first stream was the last; 0 is NO_ERROR.
+                    // The last processed stream is the first one; 0 is NO_ERROR.
                     send(&mut stream, GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]).await?;
                 }
             }
@@ -152,10 +152,10 @@ async fn serve(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_is_retired_fails_nobody() {
+async fn retired_connection_fails_no_call() {
     const CROWD: usize = 90;
     let server = Retiring::start(CROWD).await;
-    // With an empty budget: nothing of this is a retry that a server has to bear.
+    // With an empty budget, because none of these repeats adds load to a server.
     let client = http2().budget(RetryBudget::standard().initial(0)).build().unwrap();
     let url = format!("http://{}/", server.address);
     client.get(&url).send().await.unwrap();
@@ -173,10 +173,10 @@ async fn a_connection_that_is_retired_fails_nobody() {
     assert!((2 * CROWD + 1..=3 * CROWD + 1).contains(&sends), "{sends} heads arrived");
 }
 
-/// The client may open a hundred streams before it knows the server's limit, and the server refuses
-/// those above it.
+/// The client may open a hundred streams before it knows the server's limit. The server refuses
+/// those above the limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_burst_on_a_fresh_connection_fails_nobody() {
+async fn burst_on_fresh_connection_fails_no_call() {
     const BURST: usize = 100;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -204,7 +204,8 @@ async fn a_burst_on_a_fresh_connection_fails_nobody() {
     assert_eq!((executions.len(), executions.values().max()), (5 * BURST, Some(&1)));
 }
 
-/// Takes ten streams at a time, and says so late, as a server does that is some milliseconds away.
+/// Takes ten streams at a time, and announces that late, as a server does that is some milliseconds
+/// away.
 async fn limited(stream: TcpStream, executions: Arc<Mutex<HashMap<String, usize>>>) {
     let late = tokio::time::Instant::now() + Duration::from_millis(50);
     let _never = tokio::time::timeout_at(late, std::future::pending::<()>()).await;

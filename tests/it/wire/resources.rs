@@ -1,5 +1,5 @@
-//! A process that has no file descriptor left: what it cannot send is no origin's fault, and no
-//! origin pays for it.
+//! A process without free file descriptors: requests that it cannot send are not the origin's
+//! fault, and cost the origin no tokens.
 
 use std::fs::File;
 use std::process::Command;
@@ -11,14 +11,14 @@ use steadfast_testing::{FaultServer, FaultStep, fast_retries};
 const CHILD: &str = "STEADFAST_TEST_DESCRIPTORS";
 const DESCRIPTORS: &str = "100";
 
-/// In a process of its own, whose limit is low and whose descriptors nobody else needs.
+/// Runs in a child process with a low limit, whose descriptors no other test needs.
 #[tokio::test]
-async fn a_process_without_descriptors_drains_nothing() {
+async fn process_without_descriptors_keeps_budget() {
     if std::env::var_os(CHILD).is_none() {
-        return in_a_child("wire::resources::a_process_without_descriptors_drains_nothing");
+        return in_a_child("wire::resources::process_without_descriptors_keeps_budget");
     }
     let server = FaultServer::play([FaultStep::ok()]).await;
-    // A budget of one retry, and a circuit that would open at the fourth failure.
+    // A budget for one retry, and a circuit that would open at the fourth failure.
     let client = Client::builder()
         .base_url(server.url(""))
         .keys(KeyPolicy::off())

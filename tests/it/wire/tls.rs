@@ -1,4 +1,4 @@
-//! Certificates made for the test, and what a client says of the ones that it cannot trust.
+//! Certificates made for the tests, and how the client reports those that it cannot trust.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// A certificate for `name`, signed by an authority of its own; `change` may spoil it.
+    /// Makes a certificate for `name`, signed by a new authority. `change` may make it invalid.
     pub(crate) fn new(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let authority_key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
@@ -56,24 +56,24 @@ impl Identity {
         self.acceptor(Protocol::Http1)
     }
 
-    /// The certificate and its key in PEM, as a server's configuration names them.
+    /// Returns the certificate and its key in PEM, for a server's configuration.
     pub(crate) fn pem(&self) -> (String, String) {
         (self.certificate_pem.clone(), self.key.serialize_pem())
     }
 
-    /// The authority in PEM, for a process that trusts it.
+    /// Returns the authority in PEM, for a process that trusts it.
     pub(super) fn authority_pem(&self) -> &str {
         &self.authority_pem
     }
 
-    /// The authority, for a client that trusts it.
+    /// Returns the authority, for a client that trusts it.
     pub(crate) fn authority(&self) -> steadfast::reqwest::Certificate {
         steadfast::reqwest::Certificate::from_der(&self.authority).expect("a certificate")
     }
 }
 
 #[tokio::test]
-async fn a_certificate_that_will_be_rejected_again_is_not_tried_again() {
+async fn rejected_certificate_is_not_retried() {
     let stranger = Identity::new("localhost", |_| {});
     let good = Identity::new("localhost", |_| {});
     let expired = Identity::new("localhost", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));

@@ -1,4 +1,4 @@
-//! Who is compared, and what each is asked to do.
+//! The clients under comparison, and their tasks.
 
 #[cfg(feature = "peers")]
 pub mod peers;
@@ -12,21 +12,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::{self, Say, Scenario};
 
-/// A client, used as its documentation says that it is used.
+/// A client, used as its documentation recommends.
 pub trait Contender: Clone + Send + Sync + 'static {
     fn new(base: &str) -> Self;
 
-    /// GET, the answer decoded from JSON.
+    /// Sends a GET and decodes the response from JSON.
     fn get(&self, place: &Place) -> impl Future<Output = Charge> + Send;
 
-    /// POST of JSON, the answer decoded from JSON.
+    /// Sends a POST of JSON and decodes the response from JSON.
     fn post(&self, place: &Place, charge: &NewCharge) -> impl Future<Output = Charge> + Send;
 
-    /// GET until it is answered 200, without waiting in between.
+    /// Repeats a GET until its response is 200, without waits.
     fn persist(&self, place: &Place) -> impl Future<Output = Charge> + Send;
 }
 
-/// Everybody that was compiled in.
+/// Every client that was compiled in.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Name {
     Reqwest,
@@ -92,12 +92,12 @@ impl fmt::Display for Name {
     }
 }
 
-/// One address, spelled in advance as each client wants it, so that nobody is charged for spelling it.
+/// One address, in the form that each client wants, so that no measurement includes the conversion.
 #[derive(Clone)]
 pub struct Place {
     pub url: String,
     pub ready: reqwest::Url,
-    /// Below the base that the contender was given.
+    /// The path below the contender's base URL.
     pub path: String,
 }
 

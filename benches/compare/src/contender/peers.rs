@@ -1,10 +1,11 @@
-//! The clients that do a part of the work, each as its documentation shows it, with three attempts allowed and no wait between them.
+//! The clients that do a part of the work, each used as in its documentation, with three attempts
+//! and no wait between them.
 
 use std::time::Duration;
 
 use super::{Charge, Contender, NewCharge, Place};
 
-/// hyper-util's client alone: the floor under reqwest, with a URI that is parsed once.
+/// hyper-util's client alone: the lower bound for reqwest, with a URI that is parsed once.
 pub mod hyper {
     use bytes::Bytes;
     use http::{Method, Request, Uri, header};
@@ -83,7 +84,7 @@ pub mod middleware {
     }
 }
 
-/// Google's loop around reqwest, as its own generated clients have it.
+/// Google's loop around reqwest, as in its generated clients.
 pub mod gax {
     use std::sync::{Arc, Mutex};
 
@@ -116,7 +117,7 @@ pub mod gax {
     impl Gax {
         async fn operation(&self, idempotent: bool, request: reqwest::RequestBuilder) -> Charge {
             let attempt = async move |remaining| attempt(request.try_clone().unwrap(), remaining).await;
-            // Its own clients sleep like this, whatever the wait.
+            // Google's own clients sleep in this way, even if the wait is zero.
             let sleep = async |wait| tokio::time::sleep(wait).await;
             let (throttler, policy, backoff) = (self.throttler.clone(), self.policy.clone(), self.backoff.clone());
             retry_loop(attempt, sleep, idempotent, throttler, policy, backoff).await.unwrap()
@@ -142,7 +143,7 @@ pub mod gax {
                 http: reqwest::Client::new(),
                 policy: Arc::new(AlwaysRetry.with_attempt_limit(3).with_time_limit(Duration::from_secs(30))),
                 backoff: Arc::new(AtOnce),
-                // So large a factor that it lets every retry through.
+                // A factor that lets every retry through.
                 throttler: Arc::new(Mutex::new(AdaptiveThrottler::new(1e9).unwrap())),
             }
         }
@@ -185,7 +186,7 @@ pub mod smithy {
     #[derive(Clone)]
     pub struct Smithy {
         usual: Arc<Operation<Input, Charge, Refused>>,
-        /// Its quota would rightly end a run in which every operation fails twice.
+        /// A second client, because its quota would end a run in which every operation fails twice.
         stubborn: Arc<Operation<Input, Charge, Refused>>,
     }
 

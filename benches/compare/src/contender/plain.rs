@@ -1,4 +1,5 @@
-//! reqwest: used plainly, with the layers off that a careful wrapper replaces, and as little of it as a wrapper can use at all.
+//! reqwest: with its defaults, without the layers that a careful wrapper replaces, and as the
+//! minimum that a wrapper can use.
 
 use bytes::Bytes;
 use reqwest::{Client, Method, Request, StatusCode, header};
@@ -27,7 +28,7 @@ impl Contender for Plain {
             if response.status() == StatusCode::OK {
                 return response.json().await.unwrap();
             }
-            // Unread, it would cost the connection.
+            // An unread body would cost the connection.
             response.bytes().await.unwrap();
         }
     }
@@ -57,8 +58,9 @@ impl Contender for Bare {
     }
 }
 
-/// The least of reqwest that a layer over it can use: without redirects, retries and proxies, its URL ready-made, and the answer's bytes
-/// decoded elsewhere. Whatever a layer does comes on top.
+/// The minimum of reqwest that a layer above it can use: without redirects, retries and proxies,
+/// with a parsed URL, and with the response's bytes decoded elsewhere. Everything that a layer does
+/// adds to this.
 #[derive(Clone)]
 pub struct Ready(Client);
 

@@ -1,16 +1,18 @@
-//! steadfast at its defaults: budget on, a key minted for each POST, deadline and attempt timeout on.
+//! steadfast at its defaults: budget on, a key minted for each POST, deadline and attempt timeout
+//! on.
 
 use std::time::Duration;
 
-use steadfast::{Client, KeyPolicy};
 use steadfast::policy::{Backoff, RetryBudget, RetryPolicy};
+use steadfast::{Client, KeyPolicy};
 
 use super::{Charge, Contender, NewCharge, Place};
 
 #[derive(Clone)]
 pub struct Steadfast {
     client: Client,
-    /// No waits; and no budget, since every operation here fails twice, which is what a budget ends.
+    /// Without waits, and without a budget: every operation here fails twice, which a budget would
+    /// end.
     stubborn: Client,
 }
 
@@ -37,7 +39,7 @@ impl Contender for Steadfast {
     }
 }
 
-/// Without a base URL: every request names its origin, and the client looks it up.
+/// Without a base URL: every request names its origin, and the client looks the origin up.
 #[derive(Clone)]
 pub struct Anywhere(Client);
 

@@ -1,4 +1,4 @@
-//! The table as it is written, and its parameters as our settings.
+//! The format of the table, and its parameters as settings of this crate.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(super) enum Kind {
         interleaved_quota: Vec<u64>,
         expected_final_quota: u64,
     },
-    /// Word, tokens, whether they were there, tokens left.
+    /// Kind of withdrawal, tokens, whether they were available, tokens left.
     Bucket {
         capacity: u32,
         ops: [(String, u32, bool, u64); 2],

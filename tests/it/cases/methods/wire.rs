@@ -1,4 +1,4 @@
-//! The rows that a single decision cannot show: what the server received.
+//! Rows that need a server: one decision alone cannot show them.
 
 use std::sync::Arc;
 
@@ -8,9 +8,10 @@ use tokio::sync::Notify;
 
 use crate::support::trusting;
 
-/// `get-body_truncated`: no client-side stitching. The second request is the first one again.
+/// `get-body_truncated`: the client does not stitch bodies together. The second request equals the
+/// first.
 #[tokio::test]
-async fn a_cut_answer_is_asked_for_whole() {
+async fn cut_response_is_requested_whole() {
     let server = FaultServer::play([FaultStep::close(FaultPoint::MidBody), FaultStep::answer(200)]).await;
     let value: Value = trusting(&server).build().unwrap().get_json("/report").await.unwrap();
     assert_eq!(value["status"], 200);
@@ -20,10 +21,11 @@ async fn a_cut_answer_is_asked_for_whole() {
     assert_eq!(received[0].headers, received[1].headers);
 }
 
-/// `post+key-409`: under a fresh key it is the API's own conflict. After a lost answer, or under a key that the caller brought,
-/// it may be an earlier attempt that still runs, if the answer says to come back.
+/// `post+key-409`: under a fresh key, this is the API's own conflict. After a lost response, or
+/// under a key of the caller's, an earlier attempt may still run. It is then retried if the
+/// response gives a time.
 #[tokio::test]
-async fn a_conflict_is_waited_out_only_where_an_earlier_attempt_may_still_run() {
+async fn conflict_is_retried_only_if_attempt_may_run() {
     let conflict = || FaultStep::answer(Answer::new(409).retry_after(0));
     let done = || FaultStep::execute(200);
     for (key, acts, requests, status) in [
@@ -48,9 +50,9 @@ async fn a_conflict_is_waited_out_only_where_an_earlier_attempt_may_still_run() 
     }
 }
 
-/// `get-caller_cancel`, `post-caller_cancel`: nothing runs on behind a future that was dropped.
+/// `get-caller_cancel`, `post-caller_cancel`: nothing continues after the future is dropped.
 #[tokio::test]
-async fn a_dropped_operation_sends_nothing_more() {
+async fn dropped_operation_sends_nothing_more() {
     for method in [http::Method::GET, http::Method::POST] {
         let arrived = Arc::new(Notify::new());
         let told = arrived.clone();

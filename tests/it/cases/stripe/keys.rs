@@ -1,4 +1,4 @@
-//! Who gets a key, and which: real requests, judged by what the server received.
+//! Which requests get a key, and which key: real requests, judged by what the server received.
 
 use std::collections::HashSet;
 
@@ -24,7 +24,7 @@ impl Given {
         self.method.as_ref().map_or(Method::POST, |method| method.parse().unwrap())
     }
 
-    /// Version 1 takes keys for POST, version 2 for POST and DELETE.
+    /// Version 1 takes keys for POST; version 2 takes them for POST and DELETE.
     fn keys(&self) -> KeyPolicy {
         match self.api.as_deref() {
             Some("v2") => KeyPolicy::standard().methods([Method::POST, Method::DELETE]),
@@ -32,7 +32,7 @@ impl Given {
         }
     }
 
-    /// No retries at all is `never`; no attempts at all is a mistake.
+    /// Zero retries are `never`; zero attempts are an error.
     fn policy(&self) -> RetryPolicy {
         if self.max == Some(0) { RetryPolicy::never() } else { fast_retries() }
     }
@@ -40,7 +40,7 @@ impl Given {
 
 pub(super) async fn check(id: &str, given: &Given, expect: &str) {
     let attempts = given.attempts.unwrap_or(1) as usize;
-    // All but the last answer are such that they are asked for again.
+    // Every response except the last one is retried.
     let acts = (1..=attempts).map(|number| FaultStep::execute(if number < attempts { 503 } else { 200 }));
     let server = FaultServer::play(acts).await;
     let client = Client::builder().base_url(server.url("")).keys(given.keys()).retry(given.policy()).build().unwrap();
@@ -74,7 +74,7 @@ pub(super) async fn check(id: &str, given: &Given, expect: &str) {
 }
 
 #[test]
-fn no_attempts_at_all_is_a_mistake() {
+fn zero_attempts_is_an_error() {
     let error = Client::builder().retry(RetryPolicy::new().max_attempts(0)).build().expect_err("0 attempts");
     assert_eq!(error.kind(), ErrorKind::Build);
 }

@@ -1,8 +1,8 @@
-//! The bucket a second time, from its documentation.
+//! A second implementation of the bucket, from its documentation.
 
 use steadfast::policy::{Class, RetryBudget, StopReason, TokenBucket};
 
-/// The operations that run at once.
+/// Number of concurrent operations.
 pub(super) const SLOTS: usize = 4;
 
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ pub(super) struct Model {
     slots: [Option<Paid>; SLOTS],
 }
 
-/// What one operation has paid: for a retry that waits, and for the one that was sent last.
+/// What one operation has paid: for a retry that waits, and for the last one that was sent.
 #[derive(Clone, Copy, Default)]
 struct Paid {
     waiting: Option<u128>,

@@ -1,4 +1,5 @@
-//! HTTP-dates (RFC 9110 §5.6.7) as text: made, broken, and read by taking fields at fixed places and writing them out again.
+//! HTTP-dates (RFC 9110 §5.6.7) as text. They are made, broken, and read by a parser that takes
+//! fields at fixed places and writes them out again.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -12,7 +13,8 @@ const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Au
 /// 9999-12-31T23:59:59Z.
 pub(super) const LAST_SECOND: i64 = 253_402_300_799;
 
-/// The three forms of the date that `imf` is the first of: `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Returns all three forms of the date, of which `imf` is the first: `Sun, 06 Nov 1994 08:49:37
+/// GMT`.
 pub(super) fn forms(imf: &str) -> [String; 3] {
     let (weekday, day, month, year, time) = (&imf[..3], &imf[5..7], &imf[8..11], &imf[12..16], &imf[17..25]);
     let long = LONG_DAYS.iter().find(|long| long.starts_with(weekday)).expect("a day of the week");
@@ -24,9 +26,10 @@ pub(super) fn forms(imf: &str) -> [String; 3] {
     ]
 }
 
-/// A date in one of the forms, whole or with one thing wrong, and a time to read it at.
+/// Strategy for a date in one of the forms, valid or with one error, and a time at which to read
+/// it.
 pub(super) fn texts() -> impl Strategy<Value = (String, i64)> {
-    // Around the fifty years on which two-digit years turn, and anywhere.
+    // Near the fifty years at which two-digit years change their century, and anywhere.
     let years = prop_oneof![49_i64..=51, -51_i64..=-49, -120_i64..120];
     let now = 0_i64..6_000_000_000;
     let anywhere = (now, years, -200_i64 * 86_400..200 * 86_400).prop_map(|(now, years, seconds)| {
@@ -53,10 +56,10 @@ pub(super) fn texts() -> impl Strategy<Value = (String, i64)> {
 #[derive(Clone, Debug)]
 enum Damage {
     None,
-    /// Where, how many characters go, what comes instead.
+    /// Position, number of characters removed, replacement.
     Replace(Index, usize, String),
     Truncate(Index),
-    /// How many of the last characters go, what comes instead.
+    /// Number of characters removed at the end, replacement.
     End(usize, &'static str),
 }
 
@@ -70,7 +73,7 @@ fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
-/// `06 Nov 1994 08:49:37` with fields at and past their limits.
+/// Strategy for `06 Nov 1994 08:49:37` with fields at and beyond their limits.
 fn fields() -> impl Strategy<Value = String> {
     let day = prop_oneof![27_u32..=32, Just(0), 1_u32..=31];
     let date = (day, prop::sample::select(&MONTHS[..]), prop_oneof![1890_u32..2110, 0_u32..=9999]);
@@ -82,7 +85,8 @@ fn fields() -> impl Strategy<Value = String> {
     })
 }
 
-/// The second that `text` names when it is read at `now`; `None` unless writing its fields out gives `text` again.
+/// Returns the second that `text` names when it is read at `now`. Returns `None` unless its fields,
+/// written out again, give `text`.
 pub(super) fn parse(text: &str, now: i64) -> Option<i64> {
     let (weekday, rest) = text.split_once(' ')?;
     let fields = match (weekday.strip_suffix(','), rest.is_ascii()) {
@@ -112,7 +116,8 @@ impl Fields {
             .then_some(fields)
     }
 
-    /// `06-Nov-94 08:49:37 GMT`: the latest year with these digits that is not more than fifty years ahead.
+    /// `06-Nov-94 08:49:37 GMT`: the latest year with these digits that is at most fifty years
+    /// ahead.
     fn rfc850(text: &str, now: i64) -> Option<Self> {
         let mut fields = Self::at(number(&text[7..9])?, &text[3..6], &text[..2], &text[10..18])?;
         if format!("{:02}-{}-{:02} {} GMT", fields.day, fields.name(), fields.year, fields.time()) != text {
@@ -123,7 +128,7 @@ impl Fields {
         Some(fields)
     }
 
-    /// `Nov  6 08:49:37 1994`; a day under ten may have its zero.
+    /// `Nov  6 08:49:37 1994`; a day below ten may have a zero in front.
     fn asctime(text: &str) -> Option<Self> {
         let fields = Self::at(number(&text[16..])?, &text[..3], text[4..6].trim_start(), &text[7..15])?;
         let (name, day, time, year) = (fields.name(), fields.day, fields.time(), fields.year);
@@ -146,13 +151,13 @@ impl Fields {
         format!("{:02}:{:02}:{:02}", self.hour, self.minute, self.second)
     }
 
-    /// With another year; a leap second is the next second.
+    /// Returns the seconds with another year. A leap second is the next second.
     fn seconds(&self, year: i64) -> i64 {
         clock::seconds(year, self.month, self.day, self.hour * 3600 + self.minute * 60 + self.second)
     }
 }
 
-/// Signs are no digits.
+/// Parses digits only; a sign is no digit.
 fn number(text: &str) -> Option<i64> {
     text.parse::<u32>().ok().map(i64::from)
 }
