@@ -113,8 +113,8 @@ impl Client {
         self.request(Method::GET, url)
     }
 
-    /// Starts a POST request. The client mints a key for it, unless the [`KeyPolicy`](crate::KeyPolicy) says
-    /// otherwise.
+    /// Starts a POST request. The client mints a key for it, unless the
+    /// [`KeyPolicy`](crate::KeyPolicy) says otherwise.
     ///
     /// ```no_run
     /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
@@ -133,8 +133,8 @@ impl Client {
         self.request(Method::PUT, url)
     }
 
-    /// Starts a PATCH request. The client mints a key for it, unless the [`KeyPolicy`](crate::KeyPolicy) says
-    /// otherwise.
+    /// Starts a PATCH request. The client mints a key for it, unless the
+    /// [`KeyPolicy`](crate::KeyPolicy) says otherwise.
     pub fn patch(&self, url: impl AsRef<str>) -> RequestBuilder {
         self.request(Method::PATCH, url)
     }

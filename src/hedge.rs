@@ -24,7 +24,7 @@ use crate::policy::{Class, Hint, Operation};
 /// The terms of one hedged attempt.
 pub(super) struct Hedge<'a> {
     pub(super) context: &'a OperationContext<'a>,
-    pub(super) gate: &'a Admission<'a>,
+    pub(super) admission: &'a Admission<'a>,
     pub(super) recorder: &'a Recorder<'a>,
     pub(super) until: Option<Instant>,
     /// How long after its start the first attempt is late.
@@ -62,7 +62,7 @@ pub(super) async fn run(
     progress: &mut AttemptProgress,
     operation: &mut Operation<'_>,
 ) -> HedgedResult {
-    let Hedge { context, gate, recorder, until, late_after } = hedge;
+    let Hedge { context, admission, recorder, until, late_after } = hedge;
     let started = clock::now();
     let number = progress.number;
     let alone = |result| HedgedResult { winner: FinishedAttempt::now(result, number, started), loser: None };
@@ -74,7 +74,7 @@ pub(super) async fn run(
     if let Ok(result) = clock::until(started.checked_add(late_after), first.as_mut()).await {
         return alone(result);
     }
-    if !gate.lets_hedge(operation) {
+    if !admission.lets_hedge(operation) {
         return alone(first.await);
     }
     let mut second_progress = AttemptProgress::new(number.saturating_add(1), true, second_request.redirect_state());

@@ -69,7 +69,7 @@ pub(super) async fn run(
 /// An operation under way: the parts that the loop drives.
 struct Run<'a> {
     context: &'a OperationContext<'a>,
-    gate: Admission<'a>,
+    admission: Admission<'a>,
     operation: Operation<'a>,
     recorder: Recorder<'a>,
 }
@@ -93,8 +93,8 @@ impl<'a> Run<'a> {
         if let Some(deadline) = context.task_deadline() {
             operation.end_by(deadline);
         }
-        let gate = Admission::new(context.client, &context.origin, || context.assemble(wire_request));
-        Self { context, gate, operation, recorder }
+        let admission = Admission::new(context.client, &context.origin, || context.assemble(wire_request));
+        Self { context, admission, operation, recorder }
     }
 
     /// Waits until an attempt may be sent.
@@ -104,7 +104,7 @@ impl<'a> Run<'a> {
         progress: &AttemptProgress,
         now: Instant,
     ) -> Result<Admitted<'a>, Denied> {
-        let pass = self.gate.enter(&mut self.operation, now).await?;
+        let pass = self.admission.enter(&mut self.operation, now).await?;
         // While the operation waited, the API may have shown that it no longer honours keys.
         if self.operation.attempts() > 0 || self.context.may_have_been_processed {
             self.operation.set_key_trusted(self.context.is_key_trusted(wire_request, progress));
@@ -129,7 +129,7 @@ impl<'a> Run<'a> {
         self.recorder.emit(wire_request, EventKind::AttemptStarted { number });
         let until = clock::earlier(self.context.attempt_until(pass.started), self.operation.deadline());
         self.operation.begin_attempt();
-        let late_after = self.gate.late_after(self.context.hedge_policy(number), pass);
+        let late_after = self.admission.late_after(self.context.hedge_policy(number), pass);
         let is_repeat = self.operation.is_at_risk() || late_after.is_some();
         *progress = AttemptProgress::new(number, is_repeat, wire_request.redirect_state());
         Terms { until, late_after }
@@ -143,9 +143,9 @@ impl<'a> Run<'a> {
         until: Option<Instant>,
         late_after: Duration,
     ) -> FinishedAttempt {
-        let Self { context, gate, operation, recorder } = self;
+        let Self { context, admission, operation, recorder } = self;
         operation.set_key_trusted(context.is_key_trusted(wire_request, progress));
-        let hedge = Hedge { context, gate, recorder, until, late_after };
+        let hedge = Hedge { context, admission, recorder, until, late_after };
         let HedgedResult { winner, loser } = hedge::run(hedge, wire_request, progress, operation).await;
         if let Some(loser) = loser {
             self.record_loser(wire_request, &loser);
@@ -199,7 +199,7 @@ impl<'a> Run<'a> {
         }
         self.recorder.record(wire_request, attempt, &assessment);
         if decision == Decision::Stop(StopReason::CircuitOpen) {
-            self.recorder.retry_after = Some(self.gate.circuit_open_for(*ended));
+            self.recorder.retry_after = Some(self.admission.circuit_open_for(*ended));
         }
         decision
     }
@@ -219,14 +219,14 @@ impl<'a> Run<'a> {
             || self.operation.has_free_repeat(assessment.class, &assessment.hint);
         let of_origin = if is_neutral { None } else { Some(assessment) };
         let max_retry_after = self.context.policy().max_retry_after;
-        let changed = self.gate.settle(pass, of_origin, finished.latency, max_retry_after, finished.ended);
+        let changed = self.admission.settle(pass, of_origin, finished.latency, max_retry_after, finished.ended);
         if let Some(state) = changed {
             self.recorder.emit(wire_request, EventKind::BreakerChanged { state });
         }
     }
 
     fn decide(&mut self, assessment: &Assessment, now: Instant) -> Decision {
-        self.operation.set_circuit_open_for(self.gate.circuit_open_for(now));
+        self.operation.set_circuit_open_for(self.admission.circuit_open_for(now));
         // A success has no wait, so it needs no random number.
         let unit = if assessment.class == Class::Success { 0.0 } else { clock::unit() };
         self.operation.decide(assessment.class, &assessment.hint, now, unit)

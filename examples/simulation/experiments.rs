@@ -24,8 +24,8 @@ pub(crate) struct Size {
     pub(crate) share_clients: u32,
     /// The runs of which a point of the contention plot is the mean.
     pub(crate) contention_runs: u64,
-    /// How long the run of busy and quiet clients is watched after the trouble. Nothing shows it, but
-    /// operations that began in the trouble end in it.
+    /// How long the run of busy and quiet clients is watched after the trouble. Nothing shows it,
+    /// but operations that began in the trouble end in it.
     mixed_watched_for: Duration,
 }
 
@@ -33,8 +33,8 @@ impl Size {
     /// As the guide has it.
     pub(crate) const FULL: Self =
         Self { clients: 100, share_clients: 30, contention_runs: 20, mixed_watched_for: Duration::from_secs(60) };
-    /// For a first look: seconds in a debug build. With fewer clients than this the server is so slow
-    /// that chance alone fills its queue.
+    /// For a first look: seconds in a debug build. With fewer clients than this the server is so
+    /// slow that chance alone fills its queue.
     pub(crate) const QUICK: Self =
         Self { clients: 50, share_clients: 3, contention_runs: 2, mixed_watched_for: Duration::ZERO };
 }
@@ -59,8 +59,9 @@ pub(crate) const BUDGETS: [Budget; 4] = [
     Budget { name: "standard()", make: RetryBudget::standard },
 ];
 
-/// The budget of reqwest 0.13.5, `TpsBudget::new(10 s, 10, 0.2)`, in its own units: a retry takes 5, a success puts 1 in (the
-/// 20 %), and there is a reserve of 500 for every ten seconds: at ten operations a second, 5 for each.
+/// The budget of reqwest 0.13.5, `TpsBudget::new(10 s, 10, 0.2)`, in its own units: a retry takes
+/// 5, a success puts 1 in (the 20 %), and there is a reserve of 500 for every ten seconds: at ten
+/// operations a second, 5 for each.
 fn as_reqwest_has_it() -> RetryBudget {
     RetryBudget::ratio(5.0).cost(5).throttle_cost(5).first_try_refund(1).capacity(600).initial(500)
 }

@@ -7,7 +7,8 @@ use steadfast_sim::{Fleet, Report, Scenario, Server, Simulation, Trouble};
 
 use crate::experiments::Size;
 
-/// A mechanism with its name in tables: what it makes of the clients, and of the server if it has a part in it.
+/// A mechanism with its name in tables: what it makes of the clients, and of the server if it has a
+/// part in it.
 pub(crate) struct Mechanism {
     pub(crate) name: &'static str,
     clients: fn(Fleet) -> Fleet,
@@ -36,7 +37,8 @@ fn hedge() -> HedgePolicy {
     HedgePolicy::quantile(0.98).max_extra_load(0.03)
 }
 
-/// A trouble of 30 s, with its name in tables, and how much more the server can do than it is asked for.
+/// A trouble of 30 s, with its name in tables, and how much more the server can do than it is asked
+/// for.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     trouble: Trouble,

@@ -20,7 +20,8 @@ struct Pen {
     broken: bool,
 }
 
-// Told apart by people who do not see red and green (Okabe and Ito). A line that runs over another is broken.
+// Told apart by people who do not see red and green (Okabe and Ito). A line that runs over another
+// is broken.
 const RED: Pen = Pen { colour: RGBColor(213, 94, 0), broken: false };
 const ORANGE: Pen = Pen { colour: RGBColor(230, 159, 0), broken: true };
 const BLUE: Pen = Pen { colour: RGBColor(0, 114, 178), broken: false };
@@ -73,10 +74,11 @@ fn legend(names: impl Iterator<Item = &'static str>, pens: &[Pen]) -> Vec<(&'sta
     names.zip(pens.iter().copied()).collect()
 }
 
-// ---- what is in them --------------------------------------------------------------------------------------------------
+// ---- what is in them
+// --------------------------------------------------------------------------------------------------
 
-/// Above what the clients send, below what comes of it; on the left the server that restarts, on the right the one that keeps
-/// its queue.
+/// Above what the clients send, below what comes of it; on the left the server that restarts, on
+/// the right the one that keeps its queue.
 fn recovery(findings: &Findings) -> Vec<Panel> {
     let [_, hanging, frozen] = &findings.outages;
     let panel = |title: &str, y_label, top, count: fn(&Slice) -> u64, reports: &[Report]| Panel {
@@ -167,7 +169,8 @@ fn herd(findings: &Findings) -> Vec<Panel> {
     JITTERS.iter().zip(JITTER_PENS.into_iter().zip(&findings.herds)).map(panel).collect()
 }
 
-// ---- how they are drawn -----------------------------------------------------------------------------------------------
+// ---- how they are drawn
+// -----------------------------------------------------------------------------------------------
 
 /// Panels in rows, under the legend if there is one.
 fn plot(

@@ -110,8 +110,8 @@ pub use redis;
 /// # When Redis is full
 ///
 /// At `maxmemory` (policy `noeviction`) a new claim returns [`StoreError::Full`]. Existing claims
-/// continue. Renewals take no room. Ends take some, but Redis accepts them, since it does not stop a
-/// script that has begun to write
+/// continue. Renewals take no room. Ends take some, but Redis accepts them, since it does not stop
+/// a script that has begun to write
 /// ([`scriptVerifyOOM`](https://github.com/redis/redis/blob/7.0/src/script.c)).
 ///
 /// So an executed operation is recorded, and Redis exceeds `maxmemory` by at most the responses of
@@ -241,9 +241,9 @@ impl RedisStore {
     /// `timeout`. Default: none.
     ///
     /// `timeout` counts in whole milliseconds, at least one. If too few replicas receive the claim,
-    /// the call returns [`StoreError::Unavailable`]. The claim still exists: a repeat under the same
-    /// token waits for the replicas again. [Cancel](End::Cancelled) a claim that you give up, as the
-    /// layer does.
+    /// the call returns [`StoreError::Unavailable`]. The claim still exists: a repeat under the
+    /// same token waits for the replicas again. [Cancel](End::Cancelled) a claim that you give up,
+    /// as the layer does.
     ///
     /// This reduces the loss at a failover, but does not prevent it: see
     /// [Guarantees](Self#guarantees). The end of an operation waits for no replica.

@@ -65,7 +65,7 @@ pub(super) struct Execution<'a, S: Store, R: Body, E> {
     layer: &'a LayerState<S>,
     won: WonClaim,
     _held: Held<&'a HeldClaims>,
-    lent: TransactionHandle<S::Session>,
+    transaction: TransactionHandle<S::Session>,
     answer: Option<ResponseSender<R, E>>,
     /// When the handler is cancelled.
     until: Option<Instant>,
@@ -85,7 +85,7 @@ where
     ) -> Self {
         let AcquiredClaim { won, held, session } = acquired;
         let until = layer.config.max_handler_time.and_then(|time| clock::now().checked_add(time));
-        Self { layer, won, _held: held, lent: TransactionHandle::new(session), answer: Some(answer), until }
+        Self { layer, won, _held: held, transaction: TransactionHandle::new(session), answer: Some(answer), until }
     }
 
     /// Passes `request` to the handler, under the acquired key. Returns `None` instead of the
@@ -101,12 +101,12 @@ where
         I: Service<Request<B>, Response = Response<R>, Error = E>,
     {
         let execution = Self::new(layer, acquired, answer);
-        let Self { won, lent, .. } = &execution;
+        let Self { won, transaction, .. } = &execution;
         let claims = layer.shared.store.parts().claims.clone();
         request.extensions_mut().insert(HeldClaim::new(claims, won.claim));
         nested::enter(request.extensions_mut(), won.claim.id, &layer.shared.store);
         if S::TRANSACTIONAL {
-            request.extensions_mut().insert(lent.clone());
+            request.extensions_mut().insert(transaction.clone());
         }
         count(&layer.shared.counters.executed);
         // The service moves into the call, so that its resources are not held until the response
@@ -121,7 +121,7 @@ where
             Reconciliation::Applied(response) => self.applied(response).await,
             _ => {
                 let response = respond_to_repeat(self.layer, RecordState::unknown(self.won.fingerprint), false);
-                self.abandon(self.lent.take(), Ok(response)).await;
+                self.abandon(self.transaction.take(), Ok(response)).await;
             }
         }
         self.layer.shared.waits.ended(&self.won.claim.id);
@@ -145,11 +145,11 @@ where
                 // The response is true even if its end is not stored. The next repeat then calls
                 // the hook again.
                 Some(Written::RolledBack | Written::GivenUp) | None => {
-                    this.told(replay(record, false), IdempotencyStatus::Unknown)
+                    this.with_status(replay(record, false), IdempotencyStatus::Unknown)
                 }
             })
         };
-        self.finish(self.lent.take(), &end, &self.layer.shared.counters.stored, answer).await;
+        self.finish(self.transaction.take(), &end, &self.layer.shared.counters.stored, answer).await;
     }
 
     /// Runs the handler until its end is stored.
@@ -172,7 +172,7 @@ where
         };
         // Destructors panic too: those of the handler and of its response.
         if let Err(Panicked) = worked {
-            self.give_up(self.lent.take(), Rejection::HandlerFailed).await;
+            self.give_up(self.transaction.take(), Rejection::HandlerFailed).await;
         }
         self.layer.shared.waits.ended(&self.won.claim.id);
     }
@@ -190,12 +190,12 @@ where
 
     async fn end(&mut self, handled: Handled<R, E, S::Session>) {
         match handled {
-            Handled::Kept(response, session, verdict) => self.keep(response, session, verdict).await,
+            Handled::Kept(response, session, outcome) => self.keep(response, session, outcome).await,
             // Boxed, because it is rare: every operation in flight would carry the room for it.
-            Handled::Streamed(response, session, verdict) => Box::pin(self.stream(response, session, verdict)).await,
+            Handled::Streamed(response, session, outcome) => Box::pin(self.stream(response, session, outcome)).await,
             Handled::Released(response, session) => self.release(response, session).await,
             Handled::Unsure(response, session) => {
-                let response = self.told(response.map(ResponseBody::passed), self.told_unknown());
+                let response = self.with_status(response.map(ResponseBody::passed), self.unknown_status());
                 self.abandon(Some(session), Ok(response)).await;
             }
             Handled::Failed(error, session) => self.abandon(session, Err(error)).await,
@@ -208,19 +208,19 @@ where
         &self,
         handled: Result<Result<Result<Response<R>, E>, Panicked>, TookTooLong>,
     ) -> Handled<R, E, S::Session> {
-        let (response, session) = match (handled, self.lent.take()) {
+        let (response, session) = match (handled, self.transaction.take()) {
             (Err(TookTooLong), session) => return Handled::Silent(Rejection::HandlerTimedOut, session),
             (Ok(Err(Panicked)), session) => return Handled::Silent(Rejection::HandlerFailed, session),
             (Ok(Ok(Err(error))), session) => return Handled::Failed(error, session),
             (Ok(Ok(Ok(_))), None) => return Handled::Silent(Rejection::TransactionLost, None),
             (Ok(Ok(Ok(response))), Some(session)) => (response, session),
         };
-        let (verdict, status) = (response.extensions().get::<ExecutionOutcome>().copied(), response.status());
-        match rules::after_answer(verdict, is_success(status), || self.layer.config.gives_back(status)) {
+        let (outcome, status) = (response.extensions().get::<ExecutionOutcome>().copied(), response.status());
+        match rules::after_answer(outcome, is_success(status), || self.layer.config.gives_back(status)) {
             AfterAnswer::Release => Handled::Released(response, session),
             AfterAnswer::Unknown => Handled::Unsure(response, session),
-            AfterAnswer::Complete if self.can_keep(response.body()) => Handled::Kept(response, session, verdict),
-            AfterAnswer::Complete => Handled::Streamed(response, session, verdict),
+            AfterAnswer::Complete if self.can_keep(response.body()) => Handled::Kept(response, session, outcome),
+            AfterAnswer::Complete => Handled::Streamed(response, session, outcome),
         }
     }
 
@@ -294,14 +294,14 @@ where
 
     async fn release(&mut self, response: Response<R>, session: S::Session) {
         let answer = |this: &Self, by_then| {
-            let told = rules::told_of_release(by_then);
-            Ok(this.told(response.map(ResponseBody::passed), told))
+            let status = rules::status_after_release(by_then);
+            Ok(this.with_status(response.map(ResponseBody::passed), status))
         };
         self.finish(Some(session), &End::Released, &self.layer.shared.counters.released, answer).await;
     }
 
-    fn told_unknown(&self) -> IdempotencyStatus {
-        rules::told_of_unknown(self.layer.config.on_unknown, self.layer.config.reconcile.is_some())
+    fn unknown_status(&self) -> IdempotencyStatus {
+        rules::status_after_unknown(self.layer.config.on_unknown, self.layer.config.reconcile.is_some())
     }
 
     async fn abandon(&mut self, session: Option<S::Session>, response: Result<Response<ResponseBody<R>>, E>) {
@@ -310,11 +310,11 @@ where
     }
 
     async fn give_up(&mut self, session: Option<S::Session>, refusal: Rejection) {
-        let response = self.told(refusal.response(), self.told_unknown());
+        let response = self.with_status(refusal.response(), self.unknown_status());
         self.abandon(session, Ok(response)).await;
     }
 
-    async fn keep(&mut self, response: Response<R>, session: S::Session, verdict: Option<ExecutionOutcome>) {
+    async fn keep(&mut self, response: Response<R>, session: S::Session, outcome: Option<ExecutionOutcome>) {
         let (parts, body) = response.into_parts();
         // The body announced an acceptable length. A longer one is kept as well, because the
         // handler has acted and this is its response.
@@ -332,7 +332,7 @@ where
             let response = Response::from_parts(parts, ResponseBody::with_trailers(body, trailers));
             Ok(this.completed_answer(response, by_then))
         };
-        let end = self.completed(record, verdict);
+        let end = self.completed(record, outcome);
         self.finish(Some(session), &end, &self.layer.shared.counters.stored, answer).await;
     }
 
@@ -343,23 +343,27 @@ where
         response: Response<ResponseBody<R>>,
         by_then: Option<Written>,
     ) -> Response<ResponseBody<R>> {
-        match rules::told_of_completion(by_then, response.status().is_server_error(), S::TRANSACTIONAL) {
-            CompletionAnswer::WithStatus(told) => self.told(response, told),
+        match rules::response_after_completion(by_then, response.status().is_server_error(), S::TRANSACTIONAL) {
+            CompletionAnswer::WithStatus(status) => self.with_status(response, status),
             CompletionAnswer::NotExecuted => {
-                let mut response = self.told(response, IdempotencyStatus::Released);
+                let mut response = self.with_status(response, IdempotencyStatus::Released);
                 // An outer layer then releases its key, too.
                 response.extensions_mut().insert(ExecutionOutcome::NotExecuted);
                 response
             }
-            CompletionAnswer::RolledBack => self.told(Rejection::RolledBack.response(), IdempotencyStatus::Released),
-            CompletionAnswer::TransactionLost => self.told(Rejection::TransactionLost.response(), self.told_unknown()),
+            CompletionAnswer::RolledBack => {
+                self.with_status(Rejection::RolledBack.response(), IdempotencyStatus::Released)
+            }
+            CompletionAnswer::TransactionLost => {
+                self.with_status(Rejection::TransactionLost.response(), self.unknown_status())
+            }
         }
     }
 
     /// Streams a response that reaches the client before it ends. Only its end is stored.
-    async fn stream(&mut self, response: Response<R>, session: S::Session, verdict: Option<ExecutionOutcome>) {
+    async fn stream(&mut self, response: Response<R>, session: S::Session, outcome: Option<ExecutionOutcome>) {
         if S::TRANSACTIONAL {
-            return self.stream_committed(response, session, verdict).await;
+            return self.stream_committed(response, session, outcome).await;
         }
         let (parts, body) = response.into_parts();
         let status = parts.status;
@@ -378,7 +382,7 @@ where
             return self.write_on(None, writing.as_mut(), &self.layer.shared.counters.abandoned).await;
         };
         let counter = &self.layer.shared.counters.not_kept;
-        let end = self.completed(Record::not_kept(status), verdict);
+        let end = self.completed(Record::not_kept(status), outcome);
         let mut writing = pin!(self.write(Some(session), &end));
         let by_then = self.by_then(writing.as_mut(), counter).await;
         for frame in last.into_iter().map(Some).chain([None]) {
@@ -393,22 +397,22 @@ where
         &mut self,
         response: Response<R>,
         session: S::Session,
-        verdict: Option<ExecutionOutcome>,
+        outcome: Option<ExecutionOutcome>,
     ) {
-        let end = self.completed(Record::not_kept(response.status()), verdict);
+        let end = self.completed(Record::not_kept(response.status()), outcome);
         let answer = |this: &Self, by_then| Ok(this.completed_answer(response.map(ResponseBody::passed), by_then));
         self.finish(Some(session), &end, &self.layer.shared.counters.not_kept, answer).await;
     }
 
-    fn completed(&self, record: Record, verdict: Option<ExecutionOutcome>) -> End {
+    fn completed(&self, record: Record, outcome: Option<ExecutionOutcome>) -> End {
         let record = self.layer.config.sealed(&self.won.claim.id, record);
         let mut completion = Completion::new(record, self.layer.config.retention);
-        completion.keep_effects = verdict == Some(ExecutionOutcome::Executed) || is_success(completion.record.status());
+        completion.keep_effects = outcome == Some(ExecutionOutcome::Executed) || is_success(completion.record.status());
         End::Completed(completion)
     }
 
-    fn told<B>(&self, mut response: Response<B>, told: IdempotencyStatus) -> Response<B> {
-        self.layer.config.terms.put(told, &mut response);
+    fn with_status<B>(&self, mut response: Response<B>, status: IdempotencyStatus) -> Response<B> {
+        self.layer.config.terms.put(status, &mut response);
         response
     }
 }

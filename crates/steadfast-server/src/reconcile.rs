@@ -55,11 +55,11 @@ impl Reconcile {
     where
         F: Future<Output = Reconciliation> + Send + 'static,
     {
-        Self(Arc::new(move |lapse| Box::pin(find(lapse))))
+        Self(Arc::new(move |unknown| Box::pin(find(unknown))))
     }
 
-    pub(super) fn find(&self, lapse: UnknownOperation) -> Found {
-        (self.0)(lapse)
+    pub(super) fn find(&self, unknown: UnknownOperation) -> Found {
+        (self.0)(unknown)
     }
 }
 

@@ -138,11 +138,11 @@ pub(super) enum AfterAnswer {
 /// as not executed.
 #[inline]
 pub(super) fn after_answer(
-    verdict: Option<ExecutionOutcome>,
+    outcome: Option<ExecutionOutcome>,
     is_success: bool,
     gives_back: impl FnOnce() -> bool,
 ) -> AfterAnswer {
-    match verdict {
+    match outcome {
         Some(ExecutionOutcome::NotExecuted) => AfterAnswer::Release,
         Some(ExecutionOutcome::Unknown) => AfterAnswer::Unknown,
         None if !is_success && gives_back() => AfterAnswer::Release,
@@ -259,7 +259,7 @@ pub(super) enum CompletionAnswer {
 /// Returns the client's response after a response whose end became `by_then`. `None`: not known
 /// yet.
 #[inline]
-pub(super) fn told_of_completion(
+pub(super) fn response_after_completion(
     by_then: Option<Written>,
     is_server_error: bool,
     holds_effects: bool,
@@ -276,7 +276,7 @@ pub(super) fn told_of_completion(
 
 /// Returns the status that the client gets for a key that its handler released.
 #[inline]
-pub(super) fn told_of_release(by_then: Option<Written>) -> IdempotencyStatus {
+pub(super) fn status_after_release(by_then: Option<Written>) -> IdempotencyStatus {
     match by_then {
         Some(Written::Stored | Written::RolledBack) => IdempotencyStatus::Released,
         None | Some(Written::Lost | Written::GivenUp) => IdempotencyStatus::Unknown,
@@ -286,6 +286,6 @@ pub(super) fn told_of_release(by_then: Option<Written>) -> IdempotencyStatus {
 /// Returns the status that the client gets for an unknown end. If a repeat would run, the status
 /// invites one.
 #[inline]
-pub(super) fn told_of_unknown(on_unknown: OnUnknown, reconciles: bool) -> IdempotencyStatus {
+pub(super) fn status_after_unknown(on_unknown: OnUnknown, reconciles: bool) -> IdempotencyStatus {
     if on_unknown == OnUnknown::Rerun || reconciles { IdempotencyStatus::Released } else { IdempotencyStatus::Unknown }
 }

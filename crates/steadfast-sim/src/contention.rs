@@ -1,11 +1,12 @@
 //! A crowd that contends for one thing: AWS's jitter study.
 //!
 //! Each client reads the version of one row and writes under the condition that it is unchanged
-//! (optimistic concurrency). Of those that read the same version one wins, and the others begin again
-//! after a wait. When all wait for the same time, they meet again.
+//! (optimistic concurrency). Of those that read the same version one wins, and the others begin
+//! again after a wait. When all wait for the same time, they meet again.
 //!
-//! Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015, and its simulator
-//! (`aws-samples/aws-arch-backoff-simulator`), which takes 100 clients through a network of N(10, 2) ms.
+//! Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015, and its
+//! simulator (`aws-samples/aws-arch-backoff-simulator`), which takes 100 clients through a network
+//! of N(10, 2) ms.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,8 @@ pub struct Contention {
     pub time: Duration,
 }
 
-/// Lets `clients` change one row, all from the same moment on, under this policy and without a budget.
+/// Lets `clients` change one row, all from the same moment on, under this policy and without a
+/// budget.
 ///
 /// A write that lost is [`Class::NotProcessed`]: the server has not acted. A client that is out of
 /// attempts or of time leaves.

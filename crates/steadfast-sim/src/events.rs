@@ -1,7 +1,7 @@
 //! A queue of events in the order of simulated time.
 //!
-//! Time is a [`Duration`] since the start of the run. Two events at one time come out in the order in
-//! which they went in, so a run is the same every time.
+//! Time is a [`Duration`] since the start of the run. Two events at one time come out in the order
+//! in which they went in, so a run is the same every time.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;

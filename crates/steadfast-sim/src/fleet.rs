@@ -65,7 +65,8 @@ impl Fleet {
         self
     }
 
-    /// Gives each client a breaker ([`ClientBuilder::breaker`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.breaker)).
+    /// Gives each client a breaker
+    /// ([`ClientBuilder::breaker`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.breaker)).
     #[must_use]
     pub fn breaker(mut self, policy: BreakerPolicy) -> Self {
         self.breaker = Some(policy);
@@ -81,8 +82,8 @@ impl Fleet {
     }
 
     /// Tells the server with each request how long the client waits
-    /// ([`ClientBuilder::deadline_header`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.deadline_header)). It does nothing
-    /// unless the server [heeds it](super::Server::heeds_deadlines).
+    /// ([`ClientBuilder::deadline_header`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.deadline_header)).
+    /// It does nothing unless the server [heeds it](super::Server::heeds_deadlines).
     #[must_use]
     pub fn tells_deadline(mut self) -> Self {
         self.tells_deadline = true;
@@ -90,8 +91,8 @@ impl Fleet {
     }
 
     /// Sends a second request beside a first that is late
-    /// ([`ClientBuilder::hedge`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.hedge)), if the operations are
-    /// [`Idempotency::Natural`], which stands for a safe method here.
+    /// ([`ClientBuilder::hedge`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.hedge)),
+    /// if the operations are [`Idempotency::Natural`], which stands for a safe method here.
     #[must_use]
     pub fn hedge(mut self, policy: HedgePolicy) -> Self {
         self.hedge = Some(policy);
@@ -105,8 +106,8 @@ impl Fleet {
         self
     }
 
-    /// Sets how many operations each client starts per second, at random times (a Poisson process); at
-    /// most a million. Default: 10. A number that is not positive is none.
+    /// Sets how many operations each client starts per second, at random times (a Poisson process);
+    /// at most a million. Default: 10. A number that is not positive is none.
     #[must_use]
     pub fn rate(mut self, per_second: f64) -> Self {
         let rate = if per_second > 0.0 { per_second.min(1_000_000.0) } else { 0.0 };
@@ -122,8 +123,8 @@ impl Fleet {
         self
     }
 
-    /// Sets how long a client waits for the response to one attempt. Default: 1 s; the client's own is
-    /// 10 s. An overloaded server is hurt when it is shorter than the server's queue.
+    /// Sets how long a client waits for the response to one attempt. Default: 1 s; the client's own
+    /// is 10 s. An overloaded server is hurt when it is shorter than the server's queue.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;

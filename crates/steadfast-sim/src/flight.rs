@@ -1,6 +1,7 @@
 //! An operation under way, and its requests: one, or two that race.
 //!
-//! This is the client's hedging in simulated time: the first final answer counts, and a failure waits for the other one.
+//! This is the client's hedging in simulated time: the first final answer counts, and a failure
+//! waits for the other one.
 
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ pub(super) struct Live<'a> {
 /// An attempt under way, or a race of two.
 #[derive(Debug)]
 pub(super) struct Flight<'a> {
-    /// Never given twice: a response that comes too late for this flight must not be taken for one to
-    /// another flight in the same place.
+    /// Never given twice: a response that comes too late for this flight must not be taken for one
+    /// to another flight in the same place.
     pub(super) number: u64,
     pub(super) admitted: Admitted<'a>,
     pub(super) sent: Duration,
@@ -55,8 +56,8 @@ impl<'a> Flight<'a> {
         self.out += 1;
     }
 
-    /// Records the reply to one of its requests. Returns whether it counts; if it does not, the other
-    /// one may do better.
+    /// Records the reply to one of its requests. Returns whether it counts; if it does not, the
+    /// other one may do better.
     pub(super) fn lands(&mut self, is_hedge: bool, reply: &Reply) -> bool {
         self.out = self.out.saturating_sub(1);
         let is_final = matches!(reply.class, Class::Success | Class::Permanent);
@@ -65,8 +66,8 @@ impl<'a> Flight<'a> {
         counts
     }
 
-    /// Returns how long the server took to answer the first request, at least: it may be dropped now.
-    /// `None` if it failed.
+    /// Returns how long the server took to answer the first request, at least: it may be dropped
+    /// now. `None` if it failed.
     pub(super) fn latency(&self, now: Duration) -> Option<Duration> {
         (!self.first_failed).then(|| now.saturating_sub(self.sent))
     }
@@ -81,8 +82,9 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// What counts of two requests that come to these in this order, and how long the server took for the first one at least, in
-    /// milliseconds. The flight begins at 10 ms; the first that ends does so at 50 ms, the second at 90 ms.
+    /// What counts of two requests that come to these in this order, and how long the server took
+    /// for the first one at least, in milliseconds. The flight begins at 10 ms; the first that ends
+    /// does so at 50 ms, the second at 90 ms.
     fn check(ended: &[(&str, Class)]) -> (&'static str, Option<u128>) {
         let fleet = Fleet::new(&RetryPolicy::new()).idempotency(Idempotency::Natural);
         let caller = Caller::new(0, &fleet);

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, TokenBucket};
 
-/// Returns how many calls reach the bottom for one operation at the top, when `layers` services call
-/// each other under the same policy and the bottom is down. Without a budget that is
+/// Returns how many calls reach the bottom for one operation at the top, when `layers` services
+/// call each other under the same policy and the bottom is down. Without a budget that is
 /// `attempts^layers`.
 ///
 /// It is the mean of 300 operations, ten a second for 30 s. Each layer has one bucket. Every call

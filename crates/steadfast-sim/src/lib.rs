@@ -3,8 +3,9 @@
 //! Retry settings are chosen by guesswork, because their effect shows only in an outage. Here the
 //! outage is simulated, and the decisions are made by the client's own code: the
 //! [`Operation`](steadfast_core::Operation), the schedule, the budget, and the state machine of its
-//! [overload protection](https://docs.rs/steadfast/latest/steadfast/guide/overload/) (breaker, cooldown, deadlines, hedging). A run of a
-//! hundred clients and two minutes takes a second or so. The same seed gives the same numbers.
+//! [overload protection](https://docs.rs/steadfast/latest/steadfast/guide/overload/) (breaker,
+//! cooldown, deadlines, hedging). A run of a hundred clients and two minutes takes a second or so.
+//! The same seed gives the same numbers.
 //!
 //! ```
 //! use steadfast_core::RetryPolicy;
@@ -16,8 +17,8 @@
 //! ```
 //!
 //! [`outage`], [`overload`], [`brownout`], [`herd`] and [`mixed`] stage the common troubles, with the
-//! settings that their pages name. [`Simulation`] takes any settings. [`contention()`] is a crowd that
-//! wants to change one row, and [`amplification`] a tower of services that all retry. [The
+//! settings that their pages name. [`Simulation`] takes any settings. [`contention()`] is a crowd
+//! that wants to change one row, and [`amplification`] a tower of services that all retry. [The
 //! guide](https://docs.rs/steadfast/latest/steadfast/guide/simulation/) shows the results.
 //!
 //! # The model
@@ -25,28 +26,28 @@
 //! It is as simple as it can be and still fall over as real servers do.
 //!
 //! * **Clients** start operations at random times (a Poisson process), even while earlier ones are
-//!   under way: load does not wait for the server. Each has a retry budget of its own, as each process
-//!   has. Each attempt ends at the attempt timeout or at the operation's deadline, as in the client of
-//!   this crate.
-//! * **Overload protection** is off until a [`Fleet`] turns it on. It then works in the client's order:
-//!   cooldown, time left, breaker, attempt or hedged pair. Each client has its own breaker, cooldown,
-//!   latencies and allowance of hedges, as each process has.
+//!   under way: load does not wait for the server. Each has a retry budget of its own, as each
+//!   process has. Each attempt ends at the attempt timeout or at the operation's deadline, as in
+//!   the client of this crate.
+//! * **Overload protection** is off until a [`Fleet`] turns it on. It then works in the client's
+//!   order: cooldown, time left, breaker, attempt or hedged pair. Each client has its own breaker,
+//!   cooldown, latencies and allowance of hedges, as each process has.
 //! * **The network** takes N(10, 2) ms each way and loses nothing.
 //! * **The server** serves one request at a time, in the order of arrival, in an exponentially
 //!   distributed time whose mean is 1 / capacity. (One fast worker in the place of many slow ones:
-//!   queues behave alike, and service times are shorter.) The queue is measured in the time that its
-//!   work takes. A request that finds it full is refused at once.
-//! * **The server does not notice that a client has given up.** It executes requests that nobody waits
-//!   for. That is the wasted work, and the reason why an overload outlives its cause. Servers that
-//!   cancel abandoned requests fare better, and so does one that is told its deadlines
+//!   queues behave alike, and service times are shorter.) The queue is measured in the time that
+//!   its work takes. A request that finds it full is refused at once.
+//! * **The server does not notice that a client has given up.** It executes requests that nobody
+//!   waits for. That is the wasted work, and the reason why an overload outlives its cause. Servers
+//!   that cancel abandoned requests fare better, and so does one that is told its deadlines
 //!   ([`Fleet::tells_deadline`], [`Server::heeds_deadlines`]).
-//! * **The troubles** are listed at [`Trouble`]. A *hung* server is either a process that is restarted
-//!   in the end and comes back empty ([`Trouble::Hanging`]), or one that goes on with a queue of
-//!   requests that are long abandoned ([`Trouble::Frozen`]).
-//! * **Attempts are classed** as the client classes them. A refused connection is not processed, and so
-//!   is a 503 that says that the deadline has passed. A timeout, a 500 and any other 503 are ambiguous.
-//!   A wait that a response asks for ([`Server::hints`], [`Trouble::Unavailable`]) is heeded with or
-//!   without a cooldown.
+//! * **The troubles** are listed at [`Trouble`]. A *hung* server is either a process that is
+//!   restarted in the end and comes back empty ([`Trouble::Hanging`]), or one that goes on with a
+//!   queue of requests that are long abandoned ([`Trouble::Frozen`]).
+//! * **Attempts are classed** as the client classes them. A refused connection is not processed,
+//!   and so is a 503 that says that the deadline has passed. A timeout, a 500 and any other 503 are
+//!   ambiguous. A wait that a response asks for ([`Server::hints`], [`Trouble::Unavailable`]) is
+//!   heeded with or without a cooldown.
 //!
 //! Not modelled: connection set-up, several servers, the cost of a refusal for the server, and load
 //! that comes back because a user reloads the page.
@@ -144,7 +145,8 @@ impl Simulation {
         self
     }
 
-    /// Checks the policies of every fleet, as [`ClientBuilder::build`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.build)
+    /// Checks the policies of every fleet, as
+    /// [`ClientBuilder::build`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.build)
     /// checks those of a client.
     ///
     /// [`run`](Self::run) takes any policy. Its report says if no client would be built with it.
@@ -166,14 +168,15 @@ impl Simulation {
 }
 
 /// Runs an outage: a server that hangs for 30 s and is restarted ([`Trouble::Hanging`]), with every
-/// default of [`Scenario`], [`Fleet`] and [`Server`]. For another budget or load use [`Simulation`].
+/// default of [`Scenario`], [`Fleet`] and [`Server`]. For another budget or load use
+/// [`Simulation`].
 #[must_use]
 pub fn outage(policy: &RetryPolicy) -> Report {
     Simulation::new(Scenario::new(Trouble::Hanging), Fleet::new(policy)).run()
 }
 
-/// Runs an overload: twice the usual operations for 10 s, against a server with a deep queue (3 s of
-/// work, while clients wait for 1 s).
+/// Runs an overload: twice the usual operations for 10 s, against a server with a deep queue (3 s
+/// of work, while clients wait for 1 s).
 ///
 /// ```
 /// # use steadfast_core::RetryPolicy;
@@ -188,8 +191,8 @@ pub fn overload(policy: &RetryPolicy) -> Report {
     Simulation::new(scenario, Fleet::new(policy)).run()
 }
 
-/// Runs a brownout: a share of all requests fails, for 60 s. The server's capacity has no limit here,
-/// so that the share is what you say.
+/// Runs a brownout: a share of all requests fails, for 60 s. The server's capacity has no limit
+/// here, so that the share is what you say.
 ///
 /// ```
 /// # use steadfast_core::RetryPolicy;
@@ -204,8 +207,8 @@ pub fn brownout(policy: &RetryPolicy, share: f64) -> Report {
 }
 
 /// Runs a thundering herd: a thousand clients whose connections break together, while a server of
-/// 1,000 requests per second is down for half a second. [`Report::peak`] is what it meets when it is
-/// back.
+/// 1,000 requests per second is down for half a second. [`Report::peak`] is what it meets when it
+/// is back.
 ///
 /// ```
 /// # use steadfast_core::{Backoff, Jitter, RetryPolicy};

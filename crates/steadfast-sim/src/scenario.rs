@@ -7,8 +7,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Trouble {
-    /// Nothing listens: connections are refused at once. Requests that the server had accepted before
-    /// are lost, and clients wait for them until the attempt timeout.
+    /// Nothing listens: connections are refused at once. Requests that the server had accepted
+    /// before are lost, and clients wait for them until the attempt timeout.
     Refusing,
     /// The server accepts requests and never answers, as a deadlocked process does until it is
     /// restarted. All requests that it held or that reached it are lost, and it comes back with an
@@ -25,8 +25,8 @@ pub enum Trouble {
     },
     /// This share of the requests, 0 to 1, is answered with a 500 after the usual work.
     Failing(f64),
-    /// The responses to a share of the requests, 0 to 1, leave the server later than usual, and do not
-    /// hold it up: a pause, a slow disk, a locked row.
+    /// The responses to a share of the requests, 0 to 1, leave the server later than usual, and do
+    /// not hold it up: a pause, a slow disk, a locked row.
     Slow {
         /// The share of requests.
         share: f64,
@@ -97,8 +97,8 @@ impl Scenario {
         self
     }
 
-    /// Sets how long the run goes on after the trouble. Default: 60 s. A server that has not recovered
-    /// by then is reported as not recovered. With zero the trouble does not end.
+    /// Sets how long the run goes on after the trouble. Default: 60 s. A server that has not
+    /// recovered by then is reported as not recovered. With zero the trouble does not end.
     #[must_use]
     pub fn watched_for(mut self, after: Duration) -> Self {
         self.after = after.min(LONGEST);

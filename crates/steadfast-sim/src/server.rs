@@ -43,16 +43,17 @@ impl Default for Server {
 }
 
 impl Server {
-    /// Creates a server with a capacity of `factor` times the operations that all fleets together start
-    /// per second, and a queue of 3 s. A fleet whose clients start [together](super::Fleet::together) has
-    /// no rate and does not count: use [`per_second`](Self::per_second).
+    /// Creates a server with a capacity of `factor` times the operations that all fleets together
+    /// start per second, and a queue of 3 s. A fleet whose clients start
+    /// [together](super::Fleet::together) has no rate and does not count: use
+    /// [`per_second`](Self::per_second).
     #[must_use]
     pub fn with_headroom(factor: f64) -> Self {
         Self::of(Capacity::Headroom(factor))
     }
 
-    /// Creates a server with a capacity of this many requests per second, and a queue of 3 s. A number
-    /// below zero, or a NaN, is no limit.
+    /// Creates a server with a capacity of this many requests per second, and a queue of 3 s. A
+    /// number below zero, or a NaN, is no limit.
     #[must_use]
     pub fn per_second(requests: f64) -> Self {
         Self::of(Capacity::PerSecond(requests))
@@ -64,8 +65,8 @@ impl Server {
         Self::of(Capacity::Unlimited)
     }
 
-    /// Sets how much work may wait, as the time that it takes. Default: 3 s. A request that finds more is
-    /// answered with a 503 at once.
+    /// Sets how much work may wait, as the time that it takes. Default: 3 s. A request that finds
+    /// more is answered with a 503 at once.
     #[must_use]
     pub fn queue(mut self, queue: Duration) -> Self {
         self.queue = queue;
@@ -73,15 +74,16 @@ impl Server {
     }
 
     /// Sets the class of the response to a request that finds the queue full. Default:
-    /// [`Class::Ambiguous`], the 503. [`Class::Throttled`] is the 429, after which clients wait longer
-    /// and pay less.
+    /// [`Class::Ambiguous`], the 503. [`Class::Throttled`] is the 429, after which clients wait
+    /// longer and pay less.
     #[must_use]
     pub fn sheds_as(mut self, class: Class) -> Self {
         self.shed_as = class;
         self
     }
 
-    /// Adds this `Retry-After` to the response to a request that finds the queue full. Default: none.
+    /// Adds this `Retry-After` to the response to a request that finds the queue full. Default:
+    /// none.
     #[must_use]
     pub fn hints(mut self, retry_after: Duration) -> Self {
         self.hint = Some(retry_after);
@@ -91,12 +93,12 @@ impl Server {
     /// Makes the server read the deadlines that it is told
     /// ([`Fleet::tells_deadline`](super::Fleet::tells_deadline)). Default: off.
     ///
-    /// A request that has `at_least` or less left when its turn comes is refused as not processed, and
-    /// costs no time, as by one `server::DeadlineLayer` in front of the queue and one behind it. Until
-    /// its turn it takes room in the queue.
+    /// A request that has `at_least` or less left when its turn comes is refused as not processed,
+    /// and costs no time, as by one `server::DeadlineLayer` in front of the queue and one behind
+    /// it. Until its turn it takes room in the queue.
     ///
-    /// `at_least` is the time that the work and the way back take. With zero, a server that is behind
-    /// works for clients that will have left when the response arrives.
+    /// `at_least` is the time that the work and the way back take. With zero, a server that is
+    /// behind works for clients that will have left when the response arrives.
     #[must_use]
     pub fn heeds_deadlines(mut self, at_least: Duration) -> Self {
         self.heeds = Some(at_least);
@@ -107,7 +109,8 @@ impl Server {
         Self { capacity, queue: Duration::from_secs(3), shed_as: Class::Ambiguous, hint: None, heeds: None }
     }
 
-    /// Returns the requests per second, for clients that start `operations_per_second`. `None`: no limit.
+    /// Returns the requests per second, for clients that start `operations_per_second`. `None`: no
+    /// limit.
     pub(super) fn requests_per_second(&self, operations_per_second: f64) -> Option<f64> {
         match self.capacity {
             Capacity::Headroom(factor) => Some(factor * operations_per_second),
@@ -163,8 +166,8 @@ impl Fate {
     }
 }
 
-/// The server at work. One request at a time, in the order of arrival: since the trouble's times are known beforehand, the end
-/// of each request is known when it arrives.
+/// The server at work. One request at a time, in the order of arrival: since the trouble's times
+/// are known beforehand, the end of each request is known when it arrives.
 #[derive(Debug)]
 pub(super) struct Station {
     server: Server,
@@ -281,15 +284,16 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A server of about 1,000 requests a second, whose trouble lasts from second 10 to second 40, holding `work` in its queue
-    /// at the time `at`.
+    /// A server of about 1,000 requests a second, whose trouble lasts from second 10 to second 40,
+    /// holding `work` in its queue at the time `at`.
     fn station(trouble: Trouble, at: u32, work: Duration) -> Station {
         let mut station = Station::new(Server::per_second(1000.0), 0.0, Scenario::new(trouble));
         station.busy_until = SECOND * at + work;
         station
     }
 
-    /// When a request that arrives at second `at` is answered, in whole seconds, and the class of the answer.
+    /// When a request that arrives at second `at` is answered, in whole seconds, and the class of
+    /// the answer.
     fn check(station: &mut Station, at: u32) -> Option<(u64, Class)> {
         let fate = station.receive(SECOND * at, None, &mut Chance::new(1));
         let answer = fate.answer.map(|(at, reply)| (at.as_secs(), reply.class));
@@ -325,15 +329,16 @@ mod tests {
         assert_eq!(check(&mut station, 20), Some((20, Class::Ambiguous)), "4 s of work are too much");
     }
 
-    /// What a request is answered that arrives at second `at` and is waited for this long: when, in seconds, its class, the hint in
-    /// seconds.
+    /// What a request is answered that arrives at second `at` and is waited for this long: when, in
+    /// seconds, its class, the hint in seconds.
     fn told(station: &mut Station, at: u32, wait: Duration) -> (u64, Class, Option<u64>) {
         let fate = station.receive(SECOND * at, Some(wait), &mut Chance::new(1));
         let (at, reply) = fate.answer.unwrap();
         (at.as_secs(), reply.class, reply.hint.after.map(|after| after.as_secs()))
     }
 
-    /// The queue of a frozen server holds what was accepted in its first moments, until it works again: only then is it seen to be late.
+    /// The queue of a frozen server holds what was accepted in its first moments, until it works
+    /// again: only then is it seen to be late.
     #[test]
     fn late_request_takes_room_until_dropped() {
         let server = Server::per_second(1.0).heeds_deadlines(SECOND).queue(SECOND / 100).hints(SECOND * 7);

@@ -18,8 +18,8 @@ use super::tally::Tally;
 use steadfast_core::protocol;
 use steadfast_core::{AdmissionStep, Class, Decision, Operation, Spread};
 
-/// Operations go on for this long after the reported time, so that the end of the run is no relief for
-/// the server.
+/// Operations go on for this long after the reported time, so that the end of the run is no relief
+/// for the server.
 const TAIL: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -32,8 +32,8 @@ enum Event {
     Late { place: usize, flight: u64 },
     /// The request is at the server.
     Arrive { request: Request },
-    /// The client has this reply to the request. `executed`: when the request had arrived, if the server
-    /// did its work.
+    /// The client has this reply to the request. `executed`: when the request had arrived, if the
+    /// server did its work.
     Settle { request: Request, reply: Reply, executed: Option<Duration> },
 }
 
@@ -63,8 +63,8 @@ pub(super) fn run(fleets: &[Fleet], server: Server, scenario: Scenario, seed: u6
 struct World<'a> {
     origin: Instant,
     callers: &'a [Caller<'a>],
-    /// For each client, the operations that wait for its probe to end, by place, and how they are then
-    /// spread.
+    /// For each client, the operations that wait for its probe to end, by place, and how they are
+    /// then spread.
     waiters: Vec<Vec<(usize, Spread)>>,
     scenario: Scenario,
     station: Station,

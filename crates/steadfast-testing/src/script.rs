@@ -332,8 +332,8 @@ impl fmt::Display for Progress {
     }
 }
 
-/// A mounted [`Script`]. Dropped at the end of its scope, it panics if a request came after the last
-/// step.
+/// A mounted [`Script`]. Dropped at the end of its scope, it panics if a request came after the
+/// last step.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {

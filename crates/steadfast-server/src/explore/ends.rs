@@ -126,14 +126,14 @@ pub(super) fn give_up(scene: &mut Scene<'_>, caller: usize, arrives: bool) -> Op
 /// the response is true.
 fn tell_end(scene: &mut Scene<'_>, caller: usize, (ticket, end): (Ticket, ModelEnd), by_then: Option<Written>) {
     let told = match end {
-        ModelEnd::Completed { .. } => match rules::told_of_completion(by_then, false, false) {
+        ModelEnd::Completed { .. } => match rules::response_after_completion(by_then, false, false) {
             CompletionAnswer::WithStatus(told) => told,
             // Nothing is ever rolled back here.
             _ => return tell(scene, caller, Said::Answer(IdempotencyStatus::Released), false),
         },
-        ModelEnd::Released => rules::told_of_release(by_then),
+        ModelEnd::Released => rules::status_after_release(by_then),
         ModelEnd::Unknown | ModelEnd::Cancelled => {
-            rules::told_of_unknown(scene.setup.on_unknown, scene.setup.reconciles)
+            rules::status_after_unknown(scene.setup.on_unknown, scene.setup.reconciles)
         }
     };
     let acted = scene.world.history.acted & bit(ticket.token) != 0;

@@ -10,8 +10,9 @@
 /// covers.
 ///
 /// The durable stores of this project keep it beside their records. If a store holds records of
-/// another version, it cannot be opened, or refuses every claim: [`StoreError::IdentityMismatch`](super::StoreError::IdentityMismatch).
-/// If your own store outlives its process, do the same with [`verify_identity`].
+/// another version, it cannot be opened, or refuses every claim:
+/// [`StoreError::IdentityMismatch`](super::StoreError::IdentityMismatch). If your own store
+/// outlives its process, do the same with [`verify_identity`].
 pub const IDENTITY_VERSION: u32 = 1;
 
 /// A store's records have another identity version than this build, so this build could not

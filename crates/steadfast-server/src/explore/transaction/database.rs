@@ -285,18 +285,18 @@ impl Database {
         let is_under_way = self.session.is_some_and(|session| session.token == caller);
         let left_nothing = !self.has(caller) && self.record != Some(Some(caller)) && !is_under_way;
         let is_true = match end {
-            Ends::Complete => match rules::told_of_completion(by_then, false, true) {
+            Ends::Complete => match rules::response_after_completion(by_then, false, true) {
                 CompletionAnswer::WithStatus(_) => acted && self.has(caller) && self.record == Some(Some(caller)),
                 CompletionAnswer::NotExecuted | CompletionAnswer::RolledBack => left_nothing,
                 CompletionAnswer::TransactionLost => true,
             },
-            Ends::Release => match rules::told_of_release(by_then) {
+            Ends::Release => match rules::status_after_release(by_then) {
                 IdempotencyStatus::Released => left_nothing,
                 _ => true,
             },
             // A repeat may run, and will: none of this one's effects remain.
             Ends::Unknown => {
-                matches!(rules::told_of_unknown(OnUnknown::Rerun, false), IdempotencyStatus::Released)
+                matches!(rules::status_after_unknown(OnUnknown::Rerun, false), IdempotencyStatus::Released)
                     && !self.has(caller)
             }
         };
