@@ -62,7 +62,7 @@ use super::{PostgresStore, lock_of, milliseconds};
 /// | [`ExecutionOutcome::NotExecuted`](steadfast_server::ExecutionOutcome::NotExecuted) | rolled back | none: the repeat runs |
 /// | [`ExecutionOutcome::Unknown`](steadfast_server::ExecutionOutcome::Unknown), a panic, an inner error | rolled back | "unknown": the repeat runs, unless you set [`OnUnknown::Reject`](steadfast_server::OnUnknown::Reject) |
 /// | none: the process died, or its connection broke | rolled back by the database | none: the repeat runs |
-/// | any, but the transaction cannot be ended: it had failed, the database refuses the record or is not there, the COMMIT meets a conflict (40001, 40P01), a deferred constraint (class 23) or a deferred trigger (P0001) | rolled back | none: the repeat runs. The caller gets a 503 of the type `…/rolled-back`, with `Retry-After` and `Idempotency-Status: released` |
+/// | any, but the transaction cannot be ended: it had failed, the database refuses the record or is not there, the COMMIT meets a conflict (40001, 40P01), a deferred constraint (class 23) or a deferred trigger (P0001) | rolled back | none: the repeat runs. The caller gets a 503 of the type `rolled-back`, with `Retry-After` and `Idempotency-Status: released` |
 /// | any, but the reply to the COMMIT is lost | committed, or rolled back: the layer looks the key up until it knows | with them, or none. The caller gets the response, or the 503. It gets a 500 if the layer learns nothing within [`end_wait`](steadfast_server::IdempotencyLayer::end_wait); a repeat then shows the outcome |
 ///
 /// The layer never repeats a handler by itself. After a rollback by the database, the handler runs

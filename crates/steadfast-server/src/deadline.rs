@@ -33,7 +33,7 @@ use super::response_body::ResponseBody;
 ///
 /// # The refusal
 ///
-/// A refusal is a 503 problem of the type `…/deadline-passed`. Nothing was executed, so the client
+/// A refusal is a 503 problem of the type `deadline-passed`. Nothing was executed, so the client
 /// classifies it as not processed.
 ///
 /// It is not a 408, which means an incomplete request (RFC 9110 §15.5.9). It is not a 504, which a

@@ -325,7 +325,7 @@ impl<S: Store> IdempotencyLayer<S> {
     ///
     /// At the limit the handler is cancelled at its next await. Nobody knows how far it came, so
     /// the outcome is unknown. The client gets a 500 of the type
-    /// `…/outcome-unknown-handler-timed-out`, or a body that is cut. The timeout is logged at error
+    /// `outcome-unknown-handler-timed-out`, or a body that is cut. The timeout is logged at error
     /// level.
     #[must_use]
     pub fn max_handler_time(mut self, time: Duration) -> Self {
@@ -340,7 +340,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// writes the end again until the store takes it: see [`pending_ends`](Self::pending_ends).
     ///
     /// With a [transactional](Store::TRANSACTIONAL) store there is no response to send before the
-    /// transaction has ended. The client then gets a 500 of the type `…/transaction-lost`.
+    /// transaction has ended. The client then gets a 500 of the type `transaction-lost`.
     ///
     /// ```
     /// use std::time::Duration;

@@ -59,7 +59,7 @@
 //! | another request under the key | 422, whose `detail` says so if a stored 4xx holds the key |
 //! | no key where one is required, a malformed key, two keys | 400 |
 //! | no [`Scope`] can be found for the request | 403 |
-//! | an earlier attempt may have run, and its outcome is unknown | 409 of the type `…/outcome-unknown`, or the handler runs again: see [`OnUnknown`] |
+//! | an earlier attempt may have run, and its outcome is unknown | 409 of the type `outcome-unknown`, or the handler runs again: see [`OnUnknown`] |
 //! | a body over the limit | 413, before any claim |
 //! | the store is unreachable, full, or has no free transaction | 503 with `Retry-After`; nothing was executed |
 //! | the database rolled the handler's transaction back | 503 with `Retry-After` and `Idempotency-Status: released`; the handler's own response, if it is a 5xx |

@@ -6,7 +6,7 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnUnknown {
-    /// Refuses the repeat with a 409 of the type `…/outcome-unknown`. Nothing is executed twice,
+    /// Refuses the repeat with a 409 of the type `outcome-unknown`. Nothing is executed twice,
     /// and an operator has to look.
     #[default]
     Reject,

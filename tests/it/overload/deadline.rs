@@ -148,7 +148,7 @@ mod layer {
             assert!(!response.may_have_been_processed(), "its own word that it was not executed");
             let error = response.into_result().await.unwrap_err();
             let kind = error.problem().and_then(|problem| problem.kind).unwrap();
-            assert!(kind.ends_with("/deadline-passed"), "{kind}");
+            assert!(kind.ends_with("#deadline-passed"), "{kind}");
         }
         assert_eq!(served.executions.load(Ordering::SeqCst), 0);
         assert_eq!(served.layer.metrics().executed, 0);
