@@ -2,8 +2,8 @@
 //! allocations.
 //!
 //! ```text
-//! cargo bench --bench pieces --features server               all of them
-//! cargo bench --bench pieces --features server -- policy     only matching names
+//! cargo bench -p steadfast-benches --bench pieces               all of them
+//! cargo bench -p steadfast-benches --bench pieces -- policy     only matching names
 //! ```
 //!
 //! `benches/compare` compares a whole operation with other clients, and `benches/server.rs`

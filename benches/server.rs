@@ -2,7 +2,7 @@
 //! claims per second.
 //!
 //! ```text
-//! ./scripts/with_servers.sh cargo bench --bench server --all-features
+//! ./scripts/with_servers.sh cargo bench -p steadfast-benches --bench server
 //! ```
 //!
 //! The handler responds at once, and only the last table uses a socket, so this measures the layer

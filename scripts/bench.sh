@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures what the crate costs, and rewrites the tables in src/guide/performance.md.
+# Measures what the crates cost, and rewrites the tables in src/guide/performance.md.
 #
 #   ./scripts/bench.sh            client, pieces, server: under ten minutes on two cores, once built
 #   ./scripts/bench.sh client     the client beside plain reqwest and its peers

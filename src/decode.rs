@@ -3,7 +3,7 @@
 //! serde's messages quote the offending value. A response may hold a card number or a token, which
 //! does not belong in a log. So the message is written again without the value.
 //!
-//! This is floor 1: it imports no other module of the crate.
+//! It has a type of the public API, and imports no other module of the crate.
 
 use std::fmt;
 

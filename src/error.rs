@@ -10,7 +10,8 @@
 //! No credential, whole key, query string or body is printed. Errors of other crates are kept
 //! without their URL. The test with planted secrets is `tests/it/secrets.rs`.
 //!
-//! This is floor 1: it may import `policy` and its siblings.
+//! It has types of the public API. Of the other modules it imports only `policy` and those with
+//! such types (the list is in `lib.rs`).
 
 use std::borrow::Cow;
 use std::fmt;

@@ -4,7 +4,8 @@
 //! response and every error has one. A success at the first attempt keeps its single entry inline,
 //! without an allocation.
 //!
-//! This is floor 1: it may import `policy` and its siblings.
+//! It has types of the public API. Of the other modules it imports only `policy` and those with
+//! such types (the list is in `lib.rs`).
 
 use std::fmt;
 use std::time::Duration;

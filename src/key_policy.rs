@@ -3,7 +3,8 @@
 //! A key is a licence to repeat only where the API honours it. So the policy has two parts: how the
 //! key is sent, and whose statement makes it a licence.
 //!
-//! This is floor 1, shared with callers. The wire tests are in `tests/it/keys.rs`.
+//! It has a type of the public API, and imports no other module of the crate. The wire tests are in
+//! `tests/it/keys.rs`.
 
 use std::time::Duration;
 

@@ -98,7 +98,7 @@
 // | `recorder`, `event`, `response` | the journal, the events and the report |
 //
 // `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the types of the public
-// API; they import none of the others. There are no circles of imports.
+// API. Of the others they import only `policy`. There are no circles of imports.
 
 pub mod guide;
 pub mod policy;

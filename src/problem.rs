@@ -1,6 +1,6 @@
 //! Problem details (RFC 9457): an error response that a program can read.
 //!
-//! This is floor 1: it imports no other module of the crate.
+//! It has a type of the public API, and imports no other module of the crate.
 
 use std::collections::BTreeMap;
 

@@ -5,7 +5,8 @@
 //! response, or acts now, once. That holds only while the server remembers the key, and only for
 //! the same request. A token has all that is needed to check both.
 //!
-//! This is floor 1: it may import `policy` and its siblings.
+//! It has types of the public API. Of the other modules it imports only `policy` and those with
+//! such types (the list is in `lib.rs`).
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

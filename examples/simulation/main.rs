@@ -6,9 +6,9 @@
 //! cargo run --release --example simulation -- --full
 //! ```
 //!
-//! By default it runs 50 clients, for a first look: half a minute of processor time in a debug
-//! build, spread over the cores, and rougher numbers. `--full` prints the tables of the guide and
-//! draws its plots, with 100 clients: two and a half minutes.
+//! By default it runs 50 clients, for a first look: about 6 s in a debug build, and rougher numbers.
+//! `--full` prints the tables of the guide and draws its plots, with 100 clients: two to three times
+//! as long.
 //!
 //! `experiments.rs` and `mechanisms.rs` set the runs up, `tables.rs` and `plots.rs` show them, and
 //! `page.rs` explains them. One line tries a policy of yours:

@@ -29,7 +29,7 @@ pub(crate) fn html(findings: &Findings, plots: &[Plot], seed: u64) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>steadfast: simulation</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<h1>Simulation: what retries do to a server in trouble</h1>\n\
-         <p>A simulation that drives the real policy code of the crate; the model is described at \
+         <p>A simulation that drives the real policy code of the client; the model is described at \
          <code>steadfast_sim</code>. Unless it says otherwise: {clients} clients that start 10 operations a second each, \
          three retries (<code>max_attempts(4)</code>, 100 ms doubled, at most 5 s, full jitter), an attempt timeout of 1 s; a \
          server that can do 1.05 times what is asked for, and lets 3 s of work wait. Where a share of the requests fails there are {share_clients} clients, and \

@@ -5,8 +5,8 @@
 //! * [`failures`]: the meaning of each failure, and when the client retries.
 //! * [`overload`]: the mechanisms that protect a server in trouble, when to turn them on, and their
 //!   cost.
-//! * [`server`](https://docs.rs/steadfast/latest/steadfast/guide/server/): the position of the
-//!   layer, the guarantees of each store, and one transaction for rows and record.
+//! * [`server`]: the position of the layer, the guarantees of each store, and one transaction for
+//!   rows and record.
 //! * [`testing`]: tests of your own code against failures.
 //! * [`migrating`]: reqwest, reqwest-middleware, reqwest-retry and backoff beside steadfast, and
 //!   the changes on the wire.

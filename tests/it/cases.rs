@@ -1,11 +1,11 @@
 //! Tables of how other clients behave, run against this one.
 //!
 //! The tables are data, in `tests/cases/`. Each case comes from the source or the tests of a
-//! published client, and names it. If this crate differs by design, the case is not dropped in
+//! published client, and names it. If steadfast differs by design, the case is not dropped in
 //! silence. Every runner prints the cases that it left out, with the reason, and asserts how many
 //! it ran. So a case that no longer applies is noticed.
 //!
-//! `cargo test --test it cases -- --nocapture` prints the account.
+//! `cargo test -p steadfast-tests --test it cases -- --nocapture` prints the account.
 
 mod aws;
 mod methods;

@@ -109,7 +109,7 @@ async fn printed_values_contain_no_secret() {
     }
     let logged = logged.0.lock().unwrap();
     let logged = String::from_utf8_lossy(&logged);
-    // The transport's own logs are out of scope; this crate's lines carry its target.
+    // The transport's own logs are out of scope; steadfast's lines carry its target.
     let ours: String = logged.lines().filter(|line| line.contains(" steadfast: ")).collect();
     assert!(ours.contains("operation ended"), "{logged}");
     check("the log", &ours);

@@ -1,4 +1,4 @@
-//! Every table, in Markdown, in the order in which `guide/performance.md` shows them.
+//! Every table, in Markdown, in the order in which `src/guide/performance.md` shows them.
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 

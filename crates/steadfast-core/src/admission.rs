@@ -3,7 +3,7 @@
 //!
 //! It is a state machine that never waits. The time and a random number are arguments, and it
 //! returns the next step. The client and the simulation both drive it: they ask, wait and ask
-//! again. Its promises are in `guide/overload.md`.
+//! again. Its promises are in `guide/overload.md` of `steadfast`.
 
 use std::time::{Duration, Instant};
 

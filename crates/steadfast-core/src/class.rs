@@ -1,7 +1,7 @@
 //! The class of an attempt, and the licence to act twice.
 //!
 //! The table from statuses and failures to classes is here and nowhere else. The guide shows it in
-//! `guide/failures.md`.
+//! `guide/failures.md` of `steadfast`.
 
 use http::{HeaderMap, Method, StatusCode};
 

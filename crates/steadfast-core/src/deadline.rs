@@ -92,7 +92,7 @@ impl From<Duration> for Deadline {
     }
 }
 
-/// Runs `future` with a deadline for every operation of this crate's clients in it.
+/// Runs `future` with a deadline for every operation of the client `steadfast` in it.
 ///
 /// None of these operations starts an attempt or ends a wait after the deadline. With
 /// [`deadline_header`](https://docs.rs/steadfast/latest/steadfast/struct.ClientBuilder.html#method.deadline_header)
@@ -100,7 +100,7 @@ impl From<Duration> for Deadline {
 ///
 /// Inside another deadline, the earlier one counts. A deadline belongs to its task: pass
 /// [`Deadline::current`] to each task that you spawn. It does not stop code that is not an
-/// operation of this crate.
+/// operation of that client.
 ///
 /// ```no_run
 /// use std::time::Duration;

@@ -33,7 +33,8 @@
 
 // The decision modules import `std` and `http` alone, read no clock and draw no random number
 // (`./scripts/test.sh invariants`). The tests stand in each file; properties over all of them are
-// in `tests/it/properties.rs`, and published sequences of other clients in `tests/it/cases/`.
+// in the workspace's `tests/it/properties.rs`, and published sequences of other clients in its
+// `tests/it/cases/`.
 
 mod admission;
 mod backoff;

@@ -99,8 +99,8 @@
 //! [The guide](https://docs.rs/steadfast/latest/steadfast/guide/server/) shows what each store
 //! keeps when a process, a machine or a primary dies.
 
-// Floor 2: this crate may import `clock`, `deadline`, `key` and `problem`. The tests over
-// real sockets are in `tests/it/server/`.
+// Of `steadfast-core` this crate uses `clock`, `deadline`, `key` and the vocabulary (`protocol.rs`).
+// The tests over real sockets are in the workspace's `tests/it/server/`.
 
 pub mod admin;
 mod apart;

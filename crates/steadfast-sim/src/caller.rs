@@ -1,7 +1,8 @@
 //! One client: the state that all of its operations share.
 //!
 //! Its retry tokens, its latencies, and the state machine that admits its attempts. All of them are
-//! the client's own (`policy/admission.rs`); only the waiting is left to the simulated world.
+//! the client's own (`steadfast-core/src/admission.rs`); only the waiting is left to the simulated
+//! world.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};

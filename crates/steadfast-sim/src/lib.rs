@@ -28,7 +28,7 @@
 //! * **Clients** start operations at random times (a Poisson process), even while earlier ones are
 //!   under way: load does not wait for the server. Each has a retry budget of its own, as each
 //!   process has. Each attempt ends at the attempt timeout or at the operation's deadline, as in
-//!   the client of this crate.
+//!   the client `steadfast`.
 //! * **Overload protection** is off until a [`Fleet`] turns it on. It then works in the client's
 //!   order: cooldown, time left, breaker, attempt or hedged pair. Each client has its own breaker,
 //!   cooldown, latencies and allowance of hedges, as each process has.

@@ -1,9 +1,10 @@
 //! The run itself: clients start operations, requests reach the server, responses or timeouts come
 //! back, and the policy decides.
 //!
-//! All decisions are made by the crate's own code: [`Operation`], with its policy, its schedule and
-//! the client's budget, and the state machine that admits attempts (`policy/admission.rs`). The
-//! driver here is the loop of the client with simulated time in the place of the clock.
+//! All decisions are made by `steadfast-core`, as in the client: [`Operation`], with its policy, its
+//! schedule and the client's budget, and the state machine that admits attempts
+//! (`steadfast-core/src/admission.rs`). The driver here is the loop of the client with simulated
+//! time in the place of the clock.
 
 use std::time::{Duration, Instant};
 

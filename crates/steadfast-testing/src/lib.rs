@@ -73,8 +73,8 @@
 //! the server.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// This crate uses what users of the client and of the server layer can use, and
-// `steadfast_core::clock`.
+// This crate uses what any user of `steadfast-core` and `steadfast-server` can use, and two hidden
+// modules: `steadfast_core::clock` and `steadfast_server::model_store`.
 
 mod drive;
 mod received;

@@ -15,7 +15,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde::Serialize;
 use wiremock::{Match, Mock, MockServer, Request, ResponseTemplate};
 
-/// Status for a request after the end of a script: this crate and most others do not retry it.
+/// Status for a request after the end of a script: `steadfast` and most other clients do not retry it.
 const RUN_OUT: u16 = 501;
 
 /// Responses in order, one for each request, on a wiremock [`MockServer`].

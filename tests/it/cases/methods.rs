@@ -2,7 +2,7 @@
 //!
 //! `tests/cases/methods_status.json` lists, for each method and outcome, the defaults of some
 //! twenty clients. It also has a proposal, derived from RFC 9110 §9.2.2 and the Idempotency-Key
-//! draft. The rule of this crate has precedence over the proposal. `DIFFERS` gives the reason where
+//! draft. The rule of steadfast has precedence over the proposal. `DIFFERS` gives the reason where
 //! the two differ.
 
 mod wire;
@@ -24,7 +24,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("post-caller_cancel", "not an outcome: the future is dropped (see `dropped_operation_sends_nothing_more`)"),
 ];
 
-/// Cases in which this crate differs from the table's proposal.
+/// Cases in which steadfast differs from the table's proposal.
 const DIFFERS: &[(&str, &str)] = &[
     ("get-body_truncated", "asked for again from the start, not resumed by a range request"),
     ("post-421", "the wrong connection (RFC 9110 §15.5.20): the server cannot have acted, so once more"),

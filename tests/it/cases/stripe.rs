@@ -1,7 +1,7 @@
 //! Stripe's SDKs: their directive header, their decisions, and their keys.
 //!
 //! `tests/cases/stripe_cases.json` holds rules and tests of stripe-node, stripe-go and
-//! stripe-python, at the commits named in the table. The table counts retries, while this crate
+//! stripe-python, at the commits named in the table. The table counts retries, while steadfast
 //! counts attempts: one more.
 
 mod keys;
@@ -18,7 +18,7 @@ use steadfast::policy::{
 use super::{Account, cases, reason};
 use crate::support::clock;
 
-/// Cases with another outcome in this crate, and why. They run all the same, and must differ.
+/// Cases with another outcome in steadfast, and why. They run all the same, and must differ.
 const DIFFERS: &[(&str, &str)] = &[
     ("status-429", "429 is a refusal because of load, so it is repeated, later; the SDKs leave it to the caller"),
     ("status-501", "501 will not get better (RFC 9110 §15.6.2); the SDKs repeat every 5xx"),

@@ -114,7 +114,7 @@ async fn every_header_of_redirect_chain_is_expected() {
             .attempt_header(HeaderName::from_static("x-attempt"))
             .deadline_header(HeaderName::from_static("x-deadline"))
     };
-    // With this crate's transport, and with one of the user's that adds nothing.
+    // With steadfast's transport, and with one of the user's that adds nothing.
     for client in [ours(), ours().http(|http| http.referer(true)).cross_origin_redirects(true)] {
         let request = client.build().unwrap().get("/").header("x-to", abroad.url("/")).header("cookie", "s3cret");
         let request = request.header("www-authenticate", "s3cret").header("referer", "s3cret");

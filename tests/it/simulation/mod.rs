@@ -1,4 +1,4 @@
-//! The simulation reproduces published results, and the claims of this crate's documentation.
+//! The simulation reproduces published results, and the claims of steadfast's documentation.
 //!
 //! Runs are deterministic for a seed. Where the published number is a mean of many runs, so is
 //! ours. Where ours differs for a known reason, the assertion gives the reason.

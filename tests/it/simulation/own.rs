@@ -1,4 +1,4 @@
-//! The claims of this crate about its own policies.
+//! The claims of steadfast about its own policies.
 
 use std::time::Duration;
 

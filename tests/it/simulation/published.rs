@@ -11,7 +11,7 @@ use super::{assert_near, three_retries};
 
 /// Returns the mean number of calls and the mean time in seconds, of 100 runs with 100 clients. The
 /// published simulator has a base of 5 ms and counts attempts from 1 (`min(cap, base * 2^n)`). Its
-/// first wait is thus 10 ms, which this crate calls the base.
+/// first wait is thus 10 ms, which steadfast calls the base.
 fn contention(jitter: Jitter) -> (f64, f64) {
     let backoff = Backoff::exponential(Duration::from_millis(10), Duration::from_secs(2)).jitter(jitter);
     let policy = RetryPolicy::new().max_attempts(u32::MAX).deadline(None).backoff(backoff);

@@ -3,7 +3,7 @@
 //!
 //! The store is [`ModelStore`](crate::store::model::ModelStore), and the layer's own functions
 //! ([`rules`](super::rules)) make its decisions. The guide lists what is explored and what is not
-//! (`guide/proof.md`).
+//! (`guide/proof.md` of `steadfast`).
 
 mod check;
 mod choices;

@@ -1,4 +1,4 @@
-//! The format of the table, and its parameters as settings of this crate.
+//! The format of the table, and its parameters as settings of steadfast.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! STEADFAST_LOCKSTEP_CALLS=1000000 ./scripts/with_servers.sh \
-//!     cargo test --release --all-features --test it lockstep -- --nocapture
+//!     cargo test -p steadfast-tests --release --test it lockstep -- --nocapture
 //! ```
 //!
 //! `PROPTEST_RNG_SEED` repeats a run.

@@ -49,7 +49,7 @@ fn claim(id: &RecordId) -> Claim<'_> {
 /// passed.
 pub(super) fn options() -> PgConnectOptions {
     let url = std::env::var("STEADFAST_POSTGRES_URL")
-        .expect("these tests want a PostgreSQL: ./scripts/with_servers.sh cargo test --all-features");
+        .expect("these tests want a PostgreSQL: ./scripts/with_servers.sh cargo test -p steadfast-tests");
     url.parse().unwrap()
 }
 

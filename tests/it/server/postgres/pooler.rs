@@ -12,7 +12,7 @@ use super::*;
 /// direct connections.
 pub(super) async fn behind_pgbouncer() -> (PgConnectOptions, PgPool) {
     let url = std::env::var("STEADFAST_PGBOUNCER_URL")
-        .expect("these tests want a pgbouncer: ./scripts/with_servers.sh cargo test --all-features");
+        .expect("these tests want a pgbouncer: ./scripts/with_servers.sh cargo test -p steadfast-tests");
     let database = schema().await;
     let create = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}")));
     create.execute(&pool_of(1, options())).await.unwrap();
