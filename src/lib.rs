@@ -6,7 +6,7 @@
 //!
 //! An *operation* is what you ask for once, such as one charge; it may take several attempts. An
 //! *idempotency key* is a request header that names one operation. An API that *honours* keys
-//! executes each key once, however often the request arrives.
+//! executes the operation once, however often its request arrives.
 //!
 //! ```no_run
 //! use serde::{Deserialize, Serialize};
