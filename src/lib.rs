@@ -1,8 +1,12 @@
 //! A resilient HTTP client on [reqwest](https://docs.rs/reqwest) and
-//! [tokio](https://docs.rs/tokio). It retries automatically, but only where a repeat is safe.
+//! [tokio](https://docs.rs/tokio). It retries automatically, but only where a retry is safe.
 //!
 //! The server half is a [tower](https://docs.rs/tower) layer. It runs each operation once per
 //! idempotency key, and replays the stored response to every repeat.
+//!
+//! An *operation* is what you ask for once, such as one charge; it may take several attempts. An
+//! *idempotency key* is a request header that names one operation. An API that *honours* keys
+//! executes the operation once, however often its request arrives.
 //!
 //! ```no_run
 //! use serde::{Deserialize, Serialize};
@@ -28,17 +32,17 @@
 //! # The rule
 //!
 //! A request fails in one of two ways. If it fails before the server has acted, a repeat is safe.
-//! If it fails after the server has acted and before you have the response, a repeat is a second
-//! charge. The client follows one rule:
+//! If the server has acted and its response is lost, a repeat is a second charge. The client
+//! follows one rule:
 //!
 //! > Repeat a request only if the server cannot have acted on it, or if acting twice is harmless.
 //!
-//! *The server cannot have acted* if the request did not get far enough ([`guide::failures`]).
-//! *Acting twice is harmless* if the method is idempotent, such as GET or PUT. It is also harmless
-//! if the request carries an idempotency key **that this API honours**. You say so with
-//! [`ClientBuilder::keys`](crate::ClientBuilder::keys), or the API shows it in its responses.
-//! Without either, the client does not repeat a POST whose response was lost. It returns an error
-//! with the reason.
+//! *The server cannot have acted* if the connection was refused, for example;
+//! [`guide::failures`] lists every case. *Acting twice is harmless* if the method is idempotent,
+//! such as GET or PUT. It is also harmless if the request has an idempotency key **that this API
+//! honours**. You declare that with [`ClientBuilder::keys`](crate::ClientBuilder::keys), or the API
+//! shows it in its responses. Without either, the client does not retry a POST with a lost
+//! response. It returns an error with the reason.
 #![cfg_attr(not(doctest), doc = include_str!("cookbook.md"))]
 //!
 //! # Where things are
@@ -47,14 +51,14 @@
 //! * [`Error`], [`ResponseExt`]: the report of an operation, with every attempt.
 //! * [`IdempotencyKey`], [`KeyPolicy`], [`ResumeToken`]: keys, how an API treats them, and how to
 //!   resume an operation.
-//! * [`policy`]: the decision to repeat, as plain values without a clock. Use it in tests, or in a
-//!   loop of your own over another transport.
+//! * [`policy`]: the retry decision, as plain values without a clock. Use it in tests, or in your
+//!   own loop over another transport.
 //! * [`guide`]: the meaning of each failure, overload protection, the server half, testing, cost,
 //!   design, and migration from other crates.
 //!
 //! # Features
 //!
-//! A feature adds; it never changes behaviour.
+//! A feature adds items. It never changes behaviour.
 //!
 //! | feature | default | brings |
 //! | --- | --- | --- |
@@ -63,24 +67,24 @@
 //! | `native-tls` | no | TLS by the operating system's library |
 //! | `stream` | no | streaming bodies, and `RequestBuilder::file` |
 //! | `multipart` | no | multipart forms |
-//! | `cookies`, `gzip`, `brotli`, `zstd`, `socks` | no | reqwest's features of these names |
+//! | `cookies`, `gzip`, `brotli`, `zstd`, `socks` | no | reqwest's features with the same names |
 //! | `server` | no | [`steadfast::server`](https://docs.rs/steadfast-server): the layer, and a store in memory |
 //!
 //! # Companion crates
 //!
 //! | crate | brings |
 //! | --- | --- |
-//! | [`steadfast-core`](https://docs.rs/steadfast-core) | the decision alone, on `std` and `http` |
+//! | [`steadfast-core`](https://docs.rs/steadfast-core) | the retry decision alone, on `std` and `http` |
 //! | [`steadfast-server`](https://docs.rs/steadfast-server) | the server half, without the client |
-//! | [`steadfast-axum`](https://docs.rs/steadfast-axum) | axum extractors and fallbacks whose rejections give the key back |
+//! | [`steadfast-axum`](https://docs.rs/steadfast-axum) | axum extractors and fallbacks that release the key when they reject a request |
 //! | [`steadfast-redb`](https://docs.rs/steadfast-redb) | a durable store in a file, for one process |
 //! | [`steadfast-redis`](https://docs.rs/steadfast-redis) | a store in Redis, for several processes |
 //! | [`steadfast-postgres`](https://docs.rs/steadfast-postgres) | a store in PostgreSQL, for several processes, or in one transaction with the handler's rows |
-//! | [`steadfast-testing`](https://docs.rs/steadfast-testing) | for `[dev-dependencies]`: scripted responses, a server with faults of your choice, the contract of a store |
+//! | [`steadfast-testing`](https://docs.rs/steadfast-testing) | for `[dev-dependencies]`: scripted responses, a server with faults that you choose, tests for a store of your own |
 //! | [`steadfast-probe`](https://docs.rs/steadfast-probe) | tests whether an API honours keys: a command line tool and a library |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// To find out why a request was repeated, read `run.rs` (the loop) and `attempt.rs` (one attempt),
+// To find out why a request was retried, read `run.rs` (the loop) and `attempt.rs` (one attempt),
 // and in `steadfast-core` `retry.rs` (the decision) and `class.rs` (the table).
 //
 // | file | purpose |

@@ -19,7 +19,7 @@ pub(crate) const MECHANISMS: [Mechanism; 6] = [
     Mechanism { name: "none", clients: |fleet| fleet, server: |server| server },
     Mechanism { name: "breaker", clients: |fleet| fleet.breaker(BreakerPolicy::new()), server: |server| server },
     Mechanism { name: "cooldown", clients: Fleet::cooldown, server: |server| server },
-    Mechanism { name: "deadline told, and heeded", clients: Fleet::tells_deadline, server: heeding },
+    Mechanism { name: "deadline header", clients: Fleet::tells_deadline, server: heeding },
     Mechanism { name: "hedge", clients: |fleet| fleet.hedge(hedge()), server: |server| server },
     Mechanism {
         name: "all",
