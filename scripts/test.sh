@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 STEPS=(fmt invariants typos tree deny clippy features msrv docs tests explore examples package semver counts)
 CARGO_DENY=0.20.2
-SEMVER_CHECKS=0.49.0
+SEMVER_CHECKS=0.51.0
 TYPOS=1.52.0
 TOOLS="$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools"
 

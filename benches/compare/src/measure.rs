@@ -42,8 +42,6 @@ impl Server {
     pub fn instructions(&self, contender: Name, scenario: Scenario) -> f64 {
         let (short, long) = match scenario {
             Scenario::Get64 => (640, 6400),
-            // The first thousand operations make the connections.
-            Scenario::Origins => (1000, 3000),
             Scenario::Persist => (150, 600),
             _ => (300, 1500),
         };

@@ -57,7 +57,7 @@ fn relative(table: &mut Table, scenarios: &[Scenario], measure: impl Fn(Name, Sc
 
 /// Whether an operation costs more with many origins.
 fn origins(server: &Server) -> Table {
-    let mut table = new(&["instructions of a GET", "1 origin", "1,000 origins, in turn", "ratio"]);
+    let mut table = new(&["instructions of a GET", "1 origin", "one of 1,000 origins", "ratio"]);
     for name in [Name::Reqwest, Name::Anywhere] {
         let (one, many) = (server.instructions(name, Scenario::Get), server.instructions(name, Scenario::Origins));
         table.add_row([name.title().to_owned(), grouped(one), grouped(many), format!("{:.3}", many / one)]);
