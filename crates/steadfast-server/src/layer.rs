@@ -135,6 +135,7 @@ impl<S: Store> IdempotencyLayer<S> {
             max_response: 1024 * 1024,
             max_wait: Duration::from_secs(30),
             terms: StatusTerms::new(retention),
+            rejection_format: None,
             stored_headers: StoredHeaders::default(),
             codec: None,
             reconcile: None,

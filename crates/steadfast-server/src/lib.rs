@@ -66,8 +66,9 @@
 //! | the handler panicked or took too long, its transaction was lost, or a record cannot be read | 500 |
 //!
 //! The layer's own responses are `application/problem+json` with distinct types and `Cache-Control:
-//! no-store`. Sources: draft-ietf-httpapi-idempotency-key-header-07, RFC 9110, RFC 9457, and what
-//! Stripe publishes of its API.
+//! no-store`. [`RejectionFormat`] writes them in the format of your API. Sources:
+//! draft-ietf-httpapi-idempotency-key-header-07, RFC 9110, RFC 9457, and what Stripe publishes of
+//! its API.
 //!
 //! # Handlers
 //!
@@ -131,6 +132,7 @@ mod pending_ends;
 mod poll;
 mod reconcile;
 mod rejection;
+mod rejection_format;
 mod request;
 mod response;
 mod response_body;
@@ -142,6 +144,7 @@ mod shared_store;
 mod status_terms;
 mod store;
 mod stored_headers;
+mod stripe_errors;
 mod transaction;
 mod wait;
 mod webhook;
@@ -156,6 +159,8 @@ pub use self::metrics::Metrics;
 pub use self::outcome::{ExecutionOutcome, OnUnknown};
 pub use self::pending_ends::PendingEnds;
 pub use self::reconcile::{Reconciliation, UnknownOperation};
+pub use self::rejection::Rejection;
+pub use self::rejection_format::RejectionFormat;
 pub use self::response_body::{BodyError, ResponseBody};
 pub use self::scope::Scope;
 pub use self::service::IdempotencyService;
@@ -169,6 +174,7 @@ pub use self::store::{
 };
 pub use self::transaction::{TransactionGuard, TransactionHandle};
 pub use self::webhook::WebhookLayer;
+pub use steadfast_core::protocol::IdempotencyStatus;
 // For `steadfast-redb`, whose entries have the same envelope. They are not part of the public API.
 #[doc(hidden)]
 pub use self::store::{seal, unseal};

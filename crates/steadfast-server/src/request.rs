@@ -75,19 +75,19 @@ impl Config {
 
     /// Returns the operation's key. `None` if there is none and none is required.
     fn key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<Cow<'a, str>>, Rejection> {
+        let malformed = |reason| Rejection::KeyMalformed { reason };
         let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
         let line = match (lines.next(), lines.next()) {
             (None, _) if self.required => return Err(Rejection::KeyMissing),
             (None, _) => return Ok(None),
-            (Some(_), Some(_)) => return Err(Rejection::KeyMalformed("there are two keys")),
+            (Some(_), Some(_)) => return Err(malformed("there are two keys")),
             (Some(line), None) => line,
         };
-        let text = line.to_str().map_err(|_| Rejection::KeyMalformed("it is not ASCII"))?.trim_matches([' ', '\t']);
-        let malformed =
-            |_| Rejection::KeyMalformed("it is neither a key nor a structured-field string (RFC 9651 §3.3.3)");
-        let key = key::bare(without_parameters(text)).map_err(malformed)?;
+        let text = line.to_str().map_err(|_| malformed("it is not ASCII"))?.trim_matches([' ', '\t']);
+        let key = key::bare(without_parameters(text))
+            .map_err(|_| malformed("it is neither a key nor a structured-field string (RFC 9651 §3.3.3)"))?;
         if key.len() > self.max_key {
-            return Err(Rejection::KeyMalformed("it is too long"));
+            return Err(malformed("it is too long"));
         }
         Ok(Some(key))
     }
@@ -124,13 +124,13 @@ impl Config {
         // A server knows a body's length from `Content-Length`, so a long one is refused without
         // reading it.
         if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > self.max_body {
-            return Err(Rejection::BodyTooLarge(self.max_body));
+            return Err(Rejection::BodyTooLarge { limit: self.max_body });
         }
         let mut body = pin!(body);
         let bytes = match whole(body.as_mut(), self.max_body).await {
             // The trailers of a request are not part of its fingerprint.
             Ok((bytes, _trailers)) => bytes,
-            Err(Cut::TooLong) => return Err(Rejection::BodyTooLarge(self.max_body)),
+            Err(Cut::TooLong) => return Err(Rejection::BodyTooLarge { limit: self.max_body }),
             Err(Cut::Failed) => return Err(Rejection::BodyBroken),
         };
         let may_be_cut = parts.version >= Version::HTTP_2 && !body.is_end_stream();

@@ -9,6 +9,7 @@ mod ends;
 mod events;
 mod failing;
 mod faults;
+mod formats;
 mod identity;
 mod layer;
 mod leases;
