@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
 use steadfast_core::protocol::IdempotencyStatus;
 
+use super::body_fingerprint::BodyFingerprint;
 use super::event_id::EventId;
 use super::outcome::OnUnknown;
 use super::pending_ends::PendingEnds;
@@ -31,6 +32,7 @@ pub(super) struct Config {
     pub(super) scope: Scope,
     pub(super) host: Option<Host>,
     pub(super) target: Option<Target>,
+    pub(super) body_fingerprint: Option<BodyFingerprint>,
     pub(super) on_unknown: OnUnknown,
     pub(super) lease: Duration,
     pub(super) max_handler_time: Option<Duration>,

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use http::HeaderName;
 use http::request::Parts;
 
+use super::body_fingerprint::BodyFingerprint;
+use super::json::Json;
+
 type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
 
 /// The place of an event's id in its delivery, for a [`WebhookLayer`](super::WebhookLayer).
@@ -25,14 +28,17 @@ type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
 /// });
 /// ```
 #[derive(Clone)]
-pub struct EventId(Read);
+pub struct EventId {
+    read: Read,
+    stable_body: Option<BodyFingerprint>,
+}
 
 impl EventId {
     /// Takes the id from a closure over the request's head and body. `None` or an empty id refuses
     /// the delivery with 400.
     #[must_use]
     pub fn from_fn(read: impl Fn(&Parts, &Bytes) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
+        Self { read: Arc::new(read), stable_body: None }
     }
 
     /// Takes the id from this header.
@@ -68,9 +74,14 @@ impl EventId {
 
     /// Takes Stripe's id: `id` of the event object
     /// (<https://docs.stripe.com/webhooks#handle-duplicate-events>).
+    ///
+    /// A [`WebhookLayer`](super::WebhookLayer) then compares the payload without
+    /// `pending_webhooks`, which counts the deliveries that are still to come
+    /// (<https://docs.stripe.com/api/events/object#event_object-pending_webhooks>).
     #[must_use]
     pub fn stripe() -> Self {
-        Self::json("/id")
+        let stable_body = Some(BodyFingerprint::ignore_fields(["pending_webhooks"]));
+        Self { stable_body, ..Self::json("/id") }
     }
 
     /// Takes Twilio's id: the header `I-Twilio-Idempotency-Token`
@@ -98,8 +109,13 @@ impl EventId {
         })
     }
 
+    /// Returns what of the payload stays the same in each delivery, if the sender changes the rest.
+    pub(super) fn stable_body(&self) -> Option<BodyFingerprint> {
+        self.stable_body.clone()
+    }
+
     pub(super) fn read(&self, parts: &Parts, body: &Bytes) -> Option<String> {
-        (self.0)(parts, body).filter(|id| !id.is_empty())
+        (self.read)(parts, body).filter(|id| !id.is_empty())
     }
 }
 

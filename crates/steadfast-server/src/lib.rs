@@ -56,7 +56,7 @@
 //! | a repeat | the stored one, with `Idempotent-Replayed: true`. Status and body are unchanged; [headers of the exchange](IdempotencyLayer::omit_headers) are left out |
 //! | a repeat, but the response was too long to keep, or of unknown length | 410: the operation has completed, and its response was not kept |
 //! | a repeat while the first request still runs | 409 with `Retry-After`; with `Prefer: wait=N`, the first one's response |
-//! | another request under the key | 422, whose `detail` says so if a stored 4xx holds the key |
+//! | another request under the key ([`BodyFingerprint`]) | 422, whose `detail` says so if a stored 4xx holds the key |
 //! | no key where one is required, a malformed key, two keys | 400 |
 //! | no [`Scope`] can be found for the request | 403 |
 //! | an earlier attempt may have run, and its outcome is unknown | 409 of the type `outcome-unknown`, or the handler runs again: see [`OnUnknown`] |
@@ -90,6 +90,7 @@
 //!
 //! * [`WebhookLayer`] and [`Inbox`] handle each event once, however often it is delivered.
 //! * [`OperationKey::child_key`] derives keys for the calls that a handler makes.
+//! * [`BodyFingerprint`] selects what of a body tells a repeat from another request.
 //! * [`IdempotencyLayer::reconcile`] and [`admin`] resolve operations whose outcome is unknown.
 //! * [`SharedStore`] lets several layers and inboxes use one store.
 //! * [`RecordCodec`] encrypts responses before they reach a store. Without a codec they are stored
@@ -106,6 +107,7 @@
 pub mod admin;
 mod apart;
 mod body;
+mod body_fingerprint;
 mod cancel;
 mod cancel_queue;
 mod child_key;
@@ -121,6 +123,7 @@ mod explore;
 mod held;
 mod host;
 mod inbox;
+mod json;
 mod keeper;
 mod keepers;
 mod layer;
@@ -149,6 +152,7 @@ mod transaction;
 mod wait;
 mod webhook;
 
+pub use self::body_fingerprint::BodyFingerprint;
 pub use self::child_key::OperationKey;
 pub use self::deadline::{DeadlineLayer, DeadlineService};
 pub use self::event_id::EventId;

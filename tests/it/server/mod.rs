@@ -24,6 +24,7 @@ mod redis;
 mod redis_failover;
 mod redis_server;
 mod rejections;
+mod same_request;
 mod scope;
 mod support;
 mod waiting;
