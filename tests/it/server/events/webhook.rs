@@ -113,6 +113,19 @@ async fn payload_that_changes_is_handled_once() {
 }
 
 #[tokio::test]
+async fn long_numbers_are_different_events() {
+    let executions = Executions::default();
+    let served = serve(&executions, layer(EventId::json("/id"))).await;
+    // 64 bits hold neither, and a double rounds both to one number.
+    for body in [r#"{"id":18446744073709551616}"#, r#"{"id":18446744073709551617}"#] {
+        assert_eq!(deliver(&served, "/hook", &[], body).await.status(), 202, "{body}");
+        let again = deliver(&served, "/hook", &[], body).await;
+        assert_eq!(header(&again, "idempotent-replayed"), Some("true"), "{body}");
+    }
+    assert_eq!(executions.count(), 2);
+}
+
+#[tokio::test]
 async fn layer_and_inbox_know_one_event_by_its_stable_part() {
     let executions = Executions::default();
     let store = SharedStore::new(MemoryStore::new());
