@@ -6,12 +6,12 @@
 #
 # A failed step does not stop the others, so that one run shows every fault. You need a Rust
 # toolchain and a C compiler. The script installs the rest if it is missing: tools under
-# target/tools; C headers, Python, Redis, PostgreSQL, pgbouncer, nginx and Valgrind by apt. The
-# servers are the script's own, in a temporary folder, and end with the step that needs them.
+# target/tools; C headers, Python, Node.js, Redis, PostgreSQL, pgbouncer, nginx and Valgrind by apt.
+# The servers are the script's own, in a temporary folder, and end with the step that needs them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-STEPS=(fmt invariants typos tree deny clippy features msrv docs tests explore examples package semver counts)
+STEPS=(fmt invariants typos tree deny clippy features msrv docs tests explore examples stripe package semver counts)
 CARGO_DENY=0.20.2
 SEMVER_CHECKS=0.51.0
 TYPOS=1.52.0
@@ -282,6 +282,22 @@ step_every_example() {
     last=$(tail -n 1 "$log")
     [[ "$last" =~ ^charges=[0-9]+\ once=[0-9]+\ twice=0\ unsure=[0-9]+$ ]] || fail "the last line of payments is: $last"
     run_example payments --ignore-keys --charges 100
+}
+
+# Stripe's own client libraries against the layer: nothing is charged twice, and every refusal is an
+# error that they know.
+step_stripe() {
+    local last log="$TOOLS/stripe.log" npm_or_pip="ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|new connection|NameResolutionError"
+    mkdir -p "$TOOLS"
+    if ! ./scripts/stripe.sh install >"$log" 2>&1; then
+        cat "$log"
+        grep -qiE "$UNREACHABLE|$npm_or_pip" "$log" || fail "Stripe's libraries could not be installed, and not for want of a network"
+        note "stripe: NOT CHECKED, npm or PyPI cannot be reached"
+        return
+    fi
+    ./scripts/stripe.sh | tee "$log"
+    last=$(tail -n 1 "$log")
+    [[ "$last" =~ ^stripe:\ node=ok\ python=ok\ executed=[1-9][0-9]*\ twice=0$ ]] || fail "the last line of stripe.sh is: $last"
 }
 
 # Every crate as the registry would get it: each is packed, and built from its package and those of

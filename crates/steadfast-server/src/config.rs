@@ -5,12 +5,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body::Body;
+use steadfast_core::protocol::IdempotencyStatus;
 
+use super::body_fingerprint::BodyFingerprint;
 use super::event_id::EventId;
 use super::outcome::OnUnknown;
 use super::pending_ends::PendingEnds;
 use super::reconcile::Reconcile;
+use super::rejection::Rejection;
+use super::rejection_format::RejectionFormat;
+use super::response_body::ResponseBody;
 use super::scope::Scope;
 use super::status_terms::StatusTerms;
 use super::store::{Record, RecordCodec, RecordId, RecordState, StoreError};
@@ -26,6 +32,7 @@ pub(super) struct Config {
     pub(super) scope: Scope,
     pub(super) host: Option<Host>,
     pub(super) target: Option<Target>,
+    pub(super) body_fingerprint: Option<BodyFingerprint>,
     pub(super) on_unknown: OnUnknown,
     pub(super) lease: Duration,
     pub(super) max_handler_time: Option<Duration>,
@@ -37,6 +44,7 @@ pub(super) struct Config {
     pub(super) max_response: usize,
     pub(super) max_wait: Duration,
     pub(super) terms: StatusTerms,
+    pub(super) rejection_format: Option<RejectionFormat>,
     pub(super) stored_headers: StoredHeaders,
     pub(super) codec: Option<Arc<dyn RecordCodec>>,
     pub(super) reconcile: Option<Reconcile>,
@@ -53,6 +61,19 @@ impl Config {
     /// Returns the record of a response.
     pub(super) fn record(&self, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Record {
         Record::of(status, self.stored_headers.of(headers), Some(body))
+    }
+
+    /// Returns the response to a request that is rejected.
+    pub(super) fn reject<B: Body>(&self, rejection: Rejection) -> Response<ResponseBody<B>> {
+        rejection.response(self.rejection_format.as_ref())
+    }
+
+    /// Sets `Idempotency-Status` on a response, and the header that the format adds.
+    pub(super) fn put_status<B>(&self, status: IdempotencyStatus, response: &mut Response<B>) {
+        self.terms.put(status, response);
+        if let Some(format) = &self.rejection_format {
+            format.mark(status, response);
+        }
     }
 
     /// Returns whether an unmarked response with this status, which is no success, releases the

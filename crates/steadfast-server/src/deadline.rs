@@ -18,6 +18,7 @@ use steadfast_core::protocol;
 use tower_service::Service;
 
 use super::rejection::Rejection;
+use super::rejection_format::RejectionFormat;
 use super::response_body::ResponseBody;
 
 /// A [tower](https://docs.rs/tower) layer that refuses a request if its caller waits for less time
@@ -70,13 +71,14 @@ use super::response_body::ResponseBody;
 pub struct DeadlineLayer {
     header: HeaderName,
     least: Duration,
+    format: Option<RejectionFormat>,
 }
 
 impl DeadlineLayer {
     /// Creates a layer that reads the deadline from this header.
     #[must_use]
     pub fn new(header: HeaderName) -> Self {
-        Self { header, least: Duration::ZERO }
+        Self { header, least: Duration::ZERO, format: None }
     }
 
     /// Sets the time that the work takes at least. A request with no more time left is refused.
@@ -110,6 +112,18 @@ impl DeadlineLayer {
     #[must_use]
     pub fn min_remaining(mut self, time: Duration) -> Self {
         self.least = time;
+        self
+    }
+
+    /// Sets the format of the refusal, as
+    /// [`IdempotencyLayer::rejection_format`](super::IdempotencyLayer::rejection_format) does.
+    /// Default: a problem.
+    ///
+    /// This project's client recognises a refusal by its problem type. In another format it calls
+    /// the 503 ambiguous, because it cannot tell that nothing was executed.
+    #[must_use]
+    pub fn rejection_format(mut self, format: RejectionFormat) -> Self {
+        self.format = Some(format);
         self
     }
 
@@ -162,7 +176,10 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let deadline = match self.layer.deadline(&request) {
             Ok(deadline) => deadline,
-            Err(refusal) => return Box::pin(async move { Ok(refusal.response()) }),
+            Err(refusal) => {
+                let format = self.layer.format.clone();
+                return Box::pin(async move { Ok(refusal.response(format.as_ref())) });
+            }
         };
         let passed = |response: Response<R>| response.map(ResponseBody::passed);
         let Some(deadline) = deadline else {

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use http::HeaderName;
 use http::request::Parts;
 
+use super::body_fingerprint::BodyFingerprint;
+use super::json::Json;
+
 type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
 
 /// The place of an event's id in its delivery, for a [`WebhookLayer`](super::WebhookLayer).
@@ -25,14 +28,17 @@ type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
 /// });
 /// ```
 #[derive(Clone)]
-pub struct EventId(Read);
+pub struct EventId {
+    read: Read,
+    stable_body: Option<BodyFingerprint>,
+}
 
 impl EventId {
     /// Takes the id from a closure over the request's head and body. `None` or an empty id refuses
     /// the delivery with 400.
     #[must_use]
     pub fn from_fn(read: impl Fn(&Parts, &Bytes) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
+        Self { read: Arc::new(read), stable_body: None }
     }
 
     /// Takes the id from this header.
@@ -42,6 +48,7 @@ impl EventId {
     }
 
     /// Takes the id from the JSON body, at this pointer (RFC 6901). It may be a string or a number.
+    /// A number keeps its digits, however many it has.
     ///
     /// ```
     /// use axum::{Router, body::Body, http::Request, routing::post};
@@ -63,14 +70,19 @@ impl EventId {
     #[must_use]
     pub fn json(pointer: impl Into<String>) -> Self {
         let pointer = pointer.into();
-        Self::from_fn(move |_, body| text(serde_json::from_slice::<serde_json::Value>(body).ok()?.pointer(&pointer)?))
+        Self::from_fn(move |_, body| text(Json::read(body)?.at(&pointer)?))
     }
 
     /// Takes Stripe's id: `id` of the event object
     /// (<https://docs.stripe.com/webhooks#handle-duplicate-events>).
+    ///
+    /// A [`WebhookLayer`](super::WebhookLayer) then compares the payload without
+    /// `pending_webhooks`, which counts the deliveries that are still to come
+    /// (<https://docs.stripe.com/api/events/object#event_object-pending_webhooks>).
     #[must_use]
     pub fn stripe() -> Self {
-        Self::json("/id")
+        let stable_body = Some(BodyFingerprint::ignore_fields(["pending_webhooks"]));
+        Self { stable_body, ..Self::json("/id") }
     }
 
     /// Takes Twilio's id: the header `I-Twilio-Idempotency-Token`
@@ -89,8 +101,8 @@ impl EventId {
             let (source, id) = match (header(parts, "ce-source"), header(parts, "ce-id")) {
                 (Some(source), Some(id)) => (source, id),
                 _ => {
-                    let event: serde_json::Value = serde_json::from_slice(body).ok()?;
-                    (text(event.get("source")?)?, text(event.get("id")?)?)
+                    let event = Json::read(body)?;
+                    (text(event.at("/source")?)?, text(event.at("/id")?)?)
                 }
             };
             // The length keeps ("a", "bc") and ("ab", "c") apart.
@@ -98,8 +110,13 @@ impl EventId {
         })
     }
 
+    /// Returns what of the payload stays the same in each delivery, if the sender changes the rest.
+    pub(super) fn stable_body(&self) -> Option<BodyFingerprint> {
+        self.stable_body.clone()
+    }
+
     pub(super) fn read(&self, parts: &Parts, body: &Bytes) -> Option<String> {
-        (self.0)(parts, body).filter(|id| !id.is_empty())
+        (self.read)(parts, body).filter(|id| !id.is_empty())
     }
 }
 
@@ -107,10 +124,10 @@ fn header(parts: &Parts, name: &str) -> Option<String> {
     parts.headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-fn text(value: &serde_json::Value) -> Option<String> {
+fn text(value: &Json<'_>) -> Option<String> {
     match value {
-        serde_json::Value::String(text) => Some(text.clone()),
-        serde_json::Value::Number(number) => Some(number.to_string()),
+        Json::String(text) => Some(text.to_string()),
+        Json::Number(text) => Some((*text).to_owned()),
         _ => None,
     }
 }
@@ -138,6 +155,12 @@ mod tests {
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(read(&EventId::stripe(), &[], r#"{"id":"evt_1"}"#), some("evt_1"));
         assert_eq!(read(&EventId::json("/event/number"), &[], r#"{"event":{"number":7}}"#), some("7"));
+        // A double, or 64 bits, would make these one event.
+        for number in ["9007199254740993", "18446744073709551616", "18446744073709551617", "-1", "1.50"] {
+            let body = format!(r#"{{"id": {number} }}"#);
+            let found = EventId::json("/id").read(&http::Request::new(()).into_parts().0, &body.into());
+            assert_eq!(found, some(number));
+        }
         assert_eq!(read(&EventId::twilio(), &[("I-Twilio-Idempotency-Token", "t")], ""), some("t"));
         let structured = r#"{"specversion":"1.0","source":"/shop","id":"1"}"#;
         let binary = [("ce-source", "/shop"), ("ce-id", "1")];

@@ -145,7 +145,7 @@ where
                 // The response is true even if its end is not stored. The next repeat then calls
                 // the hook again.
                 Some(Written::RolledBack | Written::GivenUp) | None => {
-                    this.with_status(replay(record, false), IdempotencyStatus::Unknown)
+                    this.with_status(replay(&this.layer.config, record, false), IdempotencyStatus::Unknown)
                 }
             })
         };
@@ -310,7 +310,7 @@ where
     }
 
     async fn give_up(&mut self, session: Option<S::Session>, refusal: Rejection) {
-        let response = self.with_status(refusal.response(), self.unknown_status());
+        let response = self.with_status(self.layer.config.reject(refusal), self.unknown_status());
         self.abandon(session, Ok(response)).await;
     }
 
@@ -352,10 +352,10 @@ where
                 response
             }
             CompletionAnswer::RolledBack => {
-                self.with_status(Rejection::RolledBack.response(), IdempotencyStatus::Released)
+                self.with_status(self.layer.config.reject(Rejection::RolledBack), IdempotencyStatus::Released)
             }
             CompletionAnswer::TransactionLost => {
-                self.with_status(Rejection::TransactionLost.response(), self.unknown_status())
+                self.with_status(self.layer.config.reject(Rejection::TransactionLost), self.unknown_status())
             }
         }
     }
@@ -412,7 +412,7 @@ where
     }
 
     fn with_status<B>(&self, mut response: Response<B>, status: IdempotencyStatus) -> Response<B> {
-        self.layer.config.terms.put(status, &mut response);
+        self.layer.config.put_status(status, &mut response);
         response
     }
 }

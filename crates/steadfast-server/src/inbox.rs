@@ -232,7 +232,8 @@ impl<S: Store> Inbox<S> {
     }
 
     /// Handles the event, unless it was handled before. `payload` tells this event from another one
-    /// that has the same id by mistake.
+    /// that has the same id by mistake. If the sender changes the payload with each delivery, make
+    /// it with [`BodyFingerprint::of_payload`](crate::BodyFingerprint::of_payload).
     ///
     /// If `handler` returns an error, the event is released. If you drop this future while
     /// `handler` runs, or `handler` panics, the event stays claimed until its lease ends; in a

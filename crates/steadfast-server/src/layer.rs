@@ -45,6 +45,8 @@ use super::stored_headers::StoredHeaders;
 /// | [`methods`](Self::methods) | POST, PUT, PATCH, DELETE; safe methods always pass through |
 /// | [`host`](Self::host) | the host name of the request, in lower case and without its port |
 /// | [`target`](Self::target) | path and query as this layer sees them; **a nested router sees a shorter path** |
+/// | [`fingerprint_body`](Self::fingerprint_body) | every byte of the body |
+/// | [`rejection_format`](Self::rejection_format) | problems (RFC 9457) |
 /// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Reject`]; [`OnUnknown::Rerun`] with a [transactional](Store::TRANSACTIONAL) store |
 /// | [`release_on`](Self::release_on) | no status: every unmarked response is stored |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
@@ -124,6 +126,7 @@ impl<S: Store> IdempotencyLayer<S> {
             scope,
             host: None,
             target: None,
+            body_fingerprint: None,
             on_unknown: if S::TRANSACTIONAL { OnUnknown::Rerun } else { OnUnknown::Reject },
             lease: Duration::from_secs(30),
             max_handler_time: None,
@@ -135,6 +138,7 @@ impl<S: Store> IdempotencyLayer<S> {
             max_response: 1024 * 1024,
             max_wait: Duration::from_secs(30),
             terms: StatusTerms::new(retention),
+            rejection_format: None,
             stored_headers: StoredHeaders::default(),
             codec: None,
             reconcile: None,
@@ -292,6 +296,7 @@ impl<S: Store> IdempotencyLayer<S> {
 
     /// Turns this layer into one for events: see [`WebhookLayer`](super::WebhookLayer).
     pub(super) fn of_events(mut self, id: EventId) -> Self {
+        self.state.config.body_fingerprint = id.stable_body();
         self.state.config.event = Some(id);
         self.state.config.failures_run_again = true;
         self

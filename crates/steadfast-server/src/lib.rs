@@ -56,7 +56,7 @@
 //! | a repeat | the stored one, with `Idempotent-Replayed: true`. Status and body are unchanged; [headers of the exchange](IdempotencyLayer::omit_headers) are left out |
 //! | a repeat, but the response was too long to keep, or of unknown length | 410: the operation has completed, and its response was not kept |
 //! | a repeat while the first request still runs | 409 with `Retry-After`; with `Prefer: wait=N`, the first one's response |
-//! | another request under the key | 422, whose `detail` says so if a stored 4xx holds the key |
+//! | another request under the key ([`BodyFingerprint`]) | 422, whose `detail` says so if a stored 4xx holds the key |
 //! | no key where one is required, a malformed key, two keys | 400 |
 //! | no [`Scope`] can be found for the request | 403 |
 //! | an earlier attempt may have run, and its outcome is unknown | 409 of the type `outcome-unknown`, or the handler runs again: see [`OnUnknown`] |
@@ -66,8 +66,9 @@
 //! | the handler panicked or took too long, its transaction was lost, or a record cannot be read | 500 |
 //!
 //! The layer's own responses are `application/problem+json` with distinct types and `Cache-Control:
-//! no-store`. Sources: draft-ietf-httpapi-idempotency-key-header-07, RFC 9110, RFC 9457, and what
-//! Stripe publishes of its API.
+//! no-store`. [`RejectionFormat`] writes them in the format of your API. Sources:
+//! draft-ietf-httpapi-idempotency-key-header-07, RFC 9110, RFC 9457, and what Stripe publishes of
+//! its API.
 //!
 //! # Handlers
 //!
@@ -89,6 +90,7 @@
 //!
 //! * [`WebhookLayer`] and [`Inbox`] handle each event once, however often it is delivered.
 //! * [`OperationKey::child_key`] derives keys for the calls that a handler makes.
+//! * [`BodyFingerprint`] selects what of a body tells a repeat from another request.
 //! * [`IdempotencyLayer::reconcile`] and [`admin`] resolve operations whose outcome is unknown.
 //! * [`SharedStore`] lets several layers and inboxes use one store.
 //! * [`RecordCodec`] encrypts responses before they reach a store. Without a codec they are stored
@@ -105,6 +107,7 @@
 pub mod admin;
 mod apart;
 mod body;
+mod body_fingerprint;
 mod cancel;
 mod cancel_queue;
 mod child_key;
@@ -120,6 +123,7 @@ mod explore;
 mod held;
 mod host;
 mod inbox;
+mod json;
 mod keeper;
 mod keepers;
 mod layer;
@@ -131,6 +135,7 @@ mod pending_ends;
 mod poll;
 mod reconcile;
 mod rejection;
+mod rejection_format;
 mod request;
 mod response;
 mod response_body;
@@ -142,10 +147,12 @@ mod shared_store;
 mod status_terms;
 mod store;
 mod stored_headers;
+mod stripe_errors;
 mod transaction;
 mod wait;
 mod webhook;
 
+pub use self::body_fingerprint::BodyFingerprint;
 pub use self::child_key::OperationKey;
 pub use self::deadline::{DeadlineLayer, DeadlineService};
 pub use self::event_id::EventId;
@@ -156,6 +163,8 @@ pub use self::metrics::Metrics;
 pub use self::outcome::{ExecutionOutcome, OnUnknown};
 pub use self::pending_ends::PendingEnds;
 pub use self::reconcile::{Reconciliation, UnknownOperation};
+pub use self::rejection::Rejection;
+pub use self::rejection_format::RejectionFormat;
 pub use self::response_body::{BodyError, ResponseBody};
 pub use self::scope::Scope;
 pub use self::service::IdempotencyService;
@@ -169,6 +178,7 @@ pub use self::store::{
 };
 pub use self::transaction::{TransactionGuard, TransactionHandle};
 pub use self::webhook::WebhookLayer;
+pub use steadfast_core::protocol::IdempotencyStatus;
 // For `steadfast-redb`, whose entries have the same envelope. They are not part of the public API.
 #[doc(hidden)]
 pub use self::store::{seal, unseal};

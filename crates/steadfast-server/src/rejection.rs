@@ -1,36 +1,89 @@
 //! The responses that the layer gives in the handler's place, as one table.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Body;
 use steadfast_core::protocol::problem_type;
 
 use super::outcome::ExecutionOutcome;
+use super::rejection_format::RejectionFormat;
 use super::response_body::ResponseBody;
+use super::stored_headers::is_never_stored;
 
-/// Why the layer responds itself.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Rejection {
+const RETRY_AFTER_TIME: Duration = Duration::from_secs(1);
+
+/// Why a layer responds in the handler's place.
+///
+/// A [`RejectionFormat`] writes the response from it. [The
+/// guide](https://docs.rs/steadfast/latest/steadfast/guide/problems/) has a section for each.
+///
+/// ```
+/// use steadfast_server::Rejection;
+///
+/// let rejection = Rejection::InProgress;
+/// assert_eq!(rejection.status(), 409);
+/// assert!(rejection.problem_type().ends_with("#in-progress"));
+/// assert!(rejection.retry_after().is_some());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// A key is required, and the request has none.
     KeyMissing,
-    KeyMalformed(&'static str),
+    /// The key cannot be read, or there are two.
+    #[non_exhaustive]
+    KeyMalformed {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A delivery has no event id.
     EventIdMissing,
+    /// The body ended before its length.
     BodyBroken,
+    /// The [`Scope`](crate::Scope) found no caller.
     NoCaller,
+    /// The first request under the key is still running.
     InProgress,
+    /// A request under the key may have been executed, and its outcome is unknown.
     OutcomeUnknown,
-    /// With the status of the response that was not kept.
-    AnswerNotKept(StatusCode),
-    /// With the limit in bytes.
-    BodyTooLarge(usize),
-    /// With the status that is stored under the key, if it is a 4xx.
-    OtherRequest(Option<StatusCode>),
+    /// The operation has completed, and its response was not kept.
+    #[non_exhaustive]
+    AnswerNotKept {
+        /// The status of the response.
+        status: StatusCode,
+    },
+    /// The body is longer than [`max_body`](crate::IdempotencyLayer::max_body).
+    #[non_exhaustive]
+    BodyTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The key belongs to another request.
+    #[non_exhaustive]
+    OtherRequest {
+        /// The status that is stored under the key, if it is a 4xx.
+        stored_4xx: Option<StatusCode>,
+    },
+    /// The record of the key cannot be read.
     RecordUnreadable,
+    /// The handler panicked or failed. Its outcome is unknown.
     HandlerFailed,
+    /// The handler exceeded [`max_handler_time`](crate::IdempotencyLayer::max_handler_time). Its
+    /// outcome is unknown.
     HandlerTimedOut,
+    /// The outcome of the handler's transaction is unknown.
     TransactionLost,
+    /// The store cannot be reached. Nothing was executed.
     StoreUnavailable,
+    /// The store has no room or no free transaction. Nothing was executed.
     StoreFull,
+    /// The database rolled the handler's transaction back. Nothing was kept.
     RolledBack,
+    /// Too little time is left before the deadline: see [`DeadlineLayer`](crate::DeadlineLayer).
+    /// Nothing was executed.
     DeadlinePassed,
 }
 
@@ -67,16 +120,16 @@ impl Rejection {
 
         match self {
             Self::KeyMissing => Row::not_executed(S::BAD_REQUEST, p::KEY_MISSING, "This request needs an Idempotency-Key"),
-            Self::KeyMalformed(_) => Row::not_executed(S::BAD_REQUEST, p::KEY_MALFORMED, "The Idempotency-Key cannot be read"),
+            Self::KeyMalformed { .. } => Row::not_executed(S::BAD_REQUEST, p::KEY_MALFORMED, "The Idempotency-Key cannot be read"),
             Self::EventIdMissing => Row::not_executed(S::BAD_REQUEST, p::EVENT_ID_MISSING, "The delivery has no event id"),
             Self::BodyBroken => Row::not_executed(S::BAD_REQUEST, p::BODY_BROKEN, "The body ended before its length"),
             Self::NoCaller => Row::not_executed(S::FORBIDDEN, p::NO_CALLER, "Keys belong to a caller, and this request has none"),
             Self::InProgress => Row::not_executed(S::CONFLICT, p::IN_PROGRESS, "The first request under this key is still running").retry(),
             Self::OutcomeUnknown => Row::unknown(S::CONFLICT, p::OUTCOME_UNKNOWN, "A request under this key may have been executed; its outcome is unknown"),
             // It was executed. This is all that is left to say of it, and may be stored.
-            Self::AnswerNotKept(_) => Row { outcome: None, ..Row::not_executed(S::GONE, p::ANSWER_NOT_KEPT, "The operation has completed, and its response was not kept") },
-            Self::BodyTooLarge(_) => Row::not_executed(S::PAYLOAD_TOO_LARGE, p::BODY_TOO_LARGE, "The body is too large for a request with a key"),
-            Self::OtherRequest(_) => Row::not_executed(S::UNPROCESSABLE_ENTITY, p::OTHER_REQUEST, "The Idempotency-Key belongs to another request"),
+            Self::AnswerNotKept { .. } => Row { outcome: None, ..Row::not_executed(S::GONE, p::ANSWER_NOT_KEPT, "The operation has completed, and its response was not kept") },
+            Self::BodyTooLarge { .. } => Row::not_executed(S::PAYLOAD_TOO_LARGE, p::BODY_TOO_LARGE, "The body is too large for a request with a key"),
+            Self::OtherRequest { .. } => Row::not_executed(S::UNPROCESSABLE_ENTITY, p::OTHER_REQUEST, "The Idempotency-Key belongs to another request"),
             Self::RecordUnreadable => Row::unknown(S::INTERNAL_SERVER_ERROR, p::RECORD_UNREADABLE, "The record of this key cannot be read"),
             Self::HandlerFailed => Row::unknown(S::INTERNAL_SERVER_ERROR, p::HANDLER_FAILED, "The handler failed; its outcome is unknown"),
             Self::HandlerTimedOut => Row::unknown(S::INTERNAL_SERVER_ERROR, p::HANDLER_TIMED_OUT, "The handler exceeded its time limit; its outcome is unknown"),
@@ -88,13 +141,35 @@ impl Rejection {
         }
     }
 
-    fn detail(self) -> Option<String> {
+    /// Returns the status of the layer's own response.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        self.row().status
+    }
+
+    /// Returns the `type` of the layer's own problem response: a URL, the same for each occurrence
+    /// (RFC 9457 §3.1.1).
+    #[must_use]
+    pub const fn problem_type(self) -> &'static str {
+        self.row().problem_type
+    }
+
+    /// Returns a sentence that is the same for each occurrence.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        self.row().title
+    }
+
+    /// Returns an explanation of this occurrence. It never has a key in it. `None` if the title
+    /// says all.
+    #[must_use]
+    pub fn detail(self) -> Option<String> {
         match self {
-            Self::KeyMalformed(reason) => Some(reason.to_owned()),
-            Self::BodyTooLarge(limit) => Some(format!("at most {limit} bytes")),
-            Self::AnswerNotKept(status) => Some(format!("its status was {}", status.as_u16())),
+            Self::KeyMalformed { reason } => Some(reason.to_owned()),
+            Self::BodyTooLarge { limit } => Some(format!("at most {limit} bytes")),
+            Self::AnswerNotKept { status } => Some(format!("its status was {}", status.as_u16())),
             // A client that corrects a rejected request and keeps its key reads this.
-            Self::OtherRequest(Some(status)) => Some(format!(
+            Self::OtherRequest { stored_4xx: Some(status) } => Some(format!(
                 "a stored 4xx holds this key: its request was answered {}; send the corrected one under a new key",
                 status.as_u16()
             )),
@@ -102,24 +177,64 @@ impl Rejection {
         }
     }
 
-    pub(super) fn response<B: Body>(self) -> Response<ResponseBody<B>> {
-        let Row { status, problem_type, title, outcome, retry } = self.row();
+    /// Returns the wait that `Retry-After` asks for. `None` if the layer does not invite a repeat.
+    #[must_use]
+    pub const fn retry_after(self) -> Option<Duration> {
+        if self.row().retry { Some(RETRY_AFTER_TIME) } else { None }
+    }
+
+    /// Returns whether a format may respond with this status. A client that repeats a request by
+    /// its status must do the same after any format.
+    fn may_have(self, status: StatusCode) -> bool {
+        let own = self.status();
+        // RFC 9110 §15.5.9 and §15.5.10, RFC 8470 §5.2, RFC 6585 §4: clients repeat after these.
+        let is_repeated = matches!(status.as_u16(), 408 | 409 | 425 | 429);
+        status == own
+            || own != StatusCode::CONFLICT && own.is_client_error() && status.is_client_error() && !is_repeated
+    }
+
+    /// Returns the response: in this format, or as a problem.
+    pub(super) fn response<B: Body>(self, format: Option<&RejectionFormat>) -> Response<ResponseBody<B>> {
+        let mut response = match format.and_then(|format| format.write(self)) {
+            Some(formatted) => self.checked(formatted),
+            None => self.problem(),
+        };
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self.retry_after() {
+            Some(wait) => headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs())),
+            None => headers.remove(RETRY_AFTER),
+        };
+        if let Some(outcome) = self.row().outcome {
+            response.extensions_mut().insert(outcome);
+        }
+        response.map(ResponseBody::whole)
+    }
+
+    /// Takes the parts of a formatted response that are the format's to choose.
+    fn checked(self, formatted: Response<Bytes>) -> Response<Bytes> {
+        let (parts, body) = formatted.into_parts();
+        let mut response = Response::new(body);
+        *response.status_mut() = parts.status;
+        if !self.may_have(parts.status) {
+            let (own, refused) = (self.status(), parts.status);
+            tracing::warn!(target: "steadfast", rejection = ?self, %own, %refused, "a rejection format chose a status with another meaning; the layer's own is sent");
+            *response.status_mut() = own;
+        }
+        let allowed = parts.headers.iter().filter(|(name, _)| !is_never_stored(name.as_str()));
+        response.headers_mut().extend(allowed.map(|(name, value)| (name.clone(), value.clone())));
+        response
+    }
+
+    fn problem(self) -> Response<Bytes> {
+        let Row { status, problem_type, title, .. } = self.row();
         let mut members = serde_json::json!({ "type": problem_type, "title": title, "status": status.as_u16() });
         if let (Some(detail), Some(members)) = (self.detail(), members.as_object_mut()) {
             members.insert("detail".to_owned(), detail.into());
         }
-        let mut response = Response::new(ResponseBody::whole(members.to_string().into()));
+        let mut response = Response::new(members.to_string().into());
         *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if retry {
-            // Seconds.
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        if let Some(outcome) = outcome {
-            response.extensions_mut().insert(outcome);
-        }
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }
 }

@@ -10,11 +10,11 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Version};
 use http_body::Body;
-use sha2::{Digest, Sha256};
 use steadfast_core::protocol::{IDEMPOTENCY_KEY, PREFER};
 use steadfast_core::{digits, is_safe, key};
 
 use super::body::{Cut, whole};
+use super::body_fingerprint::Compared;
 use super::config::Config;
 use super::host::host_of;
 use super::nested;
@@ -54,7 +54,10 @@ impl Config {
             if is_entered(&id) {
                 return Ok(Read::NotAsked(body.into()));
             }
-            let fingerprint = Fingerprint::of(&body);
+            let fingerprint = match &self.body_fingerprint {
+                None => Fingerprint::of(&body),
+                Some(setting) => setting.of_event(parts, &body),
+            };
             return Ok(Read::Operation(Operation { id, fingerprint, wait, body }));
         }
         let Some(id) = self.id(parts)?.filter(|id| !is_entered(id)) else { return Ok(Read::NotAsked(body)) };
@@ -75,19 +78,19 @@ impl Config {
 
     /// Returns the operation's key. `None` if there is none and none is required.
     fn key<'a>(&self, headers: &'a HeaderMap) -> Result<Option<Cow<'a, str>>, Rejection> {
+        let malformed = |reason| Rejection::KeyMalformed { reason };
         let mut lines = headers.get_all(IDEMPOTENCY_KEY).iter();
         let line = match (lines.next(), lines.next()) {
             (None, _) if self.required => return Err(Rejection::KeyMissing),
             (None, _) => return Ok(None),
-            (Some(_), Some(_)) => return Err(Rejection::KeyMalformed("there are two keys")),
+            (Some(_), Some(_)) => return Err(malformed("there are two keys")),
             (Some(line), None) => line,
         };
-        let text = line.to_str().map_err(|_| Rejection::KeyMalformed("it is not ASCII"))?.trim_matches([' ', '\t']);
-        let malformed =
-            |_| Rejection::KeyMalformed("it is neither a key nor a structured-field string (RFC 9651 §3.3.3)");
-        let key = key::bare(without_parameters(text)).map_err(malformed)?;
+        let text = line.to_str().map_err(|_| malformed("it is not ASCII"))?.trim_matches([' ', '\t']);
+        let key = key::bare(without_parameters(text))
+            .map_err(|_| malformed("it is neither a key nor a structured-field string (RFC 9651 §3.3.3)"))?;
         if key.len() > self.max_key {
-            return Err(Rejection::KeyMalformed("it is too long"));
+            return Err(malformed("it is too long"));
         }
         Ok(Some(key))
     }
@@ -101,7 +104,15 @@ impl Config {
             Some(target) => Cow::Owned(target(parts)),
             None => Cow::Borrowed(target_of(parts)),
         };
-        fingerprint(&parts.method, host.as_deref().unwrap_or_default(), &target, body)
+        let (method, host, target) =
+            (parts.method.as_str().as_bytes(), host.as_deref().unwrap_or_default().as_bytes(), target.as_bytes());
+        match self.body_fingerprint.as_ref().and_then(|setting| setting.read(parts, body)) {
+            None => Fingerprint::of_parts([method, host, target, body]),
+            // A fifth part makes it a hash that no body alone has.
+            Some(Compared { setting, content }) => {
+                Fingerprint::of_parts([method, host, target, setting.as_bytes(), &content])
+            }
+        }
     }
 
     fn scope_of(&self, parts: &Parts) -> Result<Cow<'_, str>, Rejection> {
@@ -124,13 +135,13 @@ impl Config {
         // A server knows a body's length from `Content-Length`, so a long one is refused without
         // reading it.
         if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > self.max_body {
-            return Err(Rejection::BodyTooLarge(self.max_body));
+            return Err(Rejection::BodyTooLarge { limit: self.max_body });
         }
         let mut body = pin!(body);
         let bytes = match whole(body.as_mut(), self.max_body).await {
             // The trailers of a request are not part of its fingerprint.
             Ok((bytes, _trailers)) => bytes,
-            Err(Cut::TooLong) => return Err(Rejection::BodyTooLarge(self.max_body)),
+            Err(Cut::TooLong) => return Err(Rejection::BodyTooLarge { limit: self.max_body }),
             Err(Cut::Failed) => return Err(Rejection::BodyBroken),
         };
         let may_be_cut = parts.version >= Version::HTTP_2 && !body.is_end_stream();
@@ -180,20 +191,10 @@ fn target_of(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", PathAndQuery::as_str)
 }
 
-/// Hashes method, host (empty for none), target with query, and body. Their lengths come first, so
-/// that no part can be shifted into another.
-fn fingerprint(method: &Method, host: &str, target: &str, body: &Bytes) -> Fingerprint {
-    let parts = [method.as_str().as_bytes(), host.as_bytes(), target.as_bytes(), body];
-    // All lengths in one piece, because each update of a hash costs time.
-    let lengths = parts.map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-    let mut hash = Sha256::new_with_prefix(lengths.as_flattened());
-    parts.iter().for_each(|part| hash.update(part));
-    Fingerprint(hash.finalize().into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{IdempotencyLayer, MemoryStore, Scope};
 
     #[test]
     fn only_parameters_after_the_quote_are_cut() {
@@ -215,8 +216,8 @@ mod tests {
     fn different_requests_differ_in_fingerprint() {
         let of = |method: &str, uri: &str, body: &'static str| {
             let (parts, ()) = http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
-            let host = host_of(&parts).unwrap_or_default();
-            fingerprint(&parts.method, &host, target_of(&parts), &Bytes::from_static(body.as_bytes()))
+            let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+            layer.state.config.fingerprint(&parts, &Bytes::from_static(body.as_bytes()))
         };
         let all = [
             of("POST", "/a?b=1", "x"),

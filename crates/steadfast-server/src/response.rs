@@ -5,6 +5,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body::Body;
 use steadfast_core::protocol::{IDEMPOTENT_REPLAYED, IdempotencyStatus};
 
+use super::config::Config;
 use super::layer_state::LayerState;
 use super::metrics::count;
 use super::rejection::Rejection;
@@ -21,17 +22,17 @@ pub(super) fn respond_to_repeat<S, R: Body>(
     let (counter, mut response, status) = match state {
         RecordState::Completed { record, .. } => {
             let counter = if waited { &counters.waited } else { &counters.replayed };
-            (counter, replay(record, layer.config.event.is_some()), IdempotencyStatus::Replayed)
+            (counter, replay(&layer.config, record, layer.config.event.is_some()), IdempotencyStatus::Replayed)
         }
         RecordState::InProgress { .. } => {
-            (&counters.in_progress, Rejection::InProgress.response(), IdempotencyStatus::InProgress)
+            (&counters.in_progress, layer.config.reject(Rejection::InProgress), IdempotencyStatus::InProgress)
         }
         RecordState::Unknown { .. } => {
-            (&counters.refused_unknown, Rejection::OutcomeUnknown.response(), IdempotencyStatus::Unknown)
+            (&counters.refused_unknown, layer.config.reject(Rejection::OutcomeUnknown), IdempotencyStatus::Unknown)
         }
     };
     count(counter);
-    layer.config.terms.put(status, &mut response);
+    layer.config.put_status(status, &mut response);
     if waited {
         response.headers_mut().insert("preference-applied", HeaderValue::from_static("wait"));
     }
@@ -48,14 +49,17 @@ pub(super) fn respond_to_other_request<S, R: Body>(
         RecordState::Completed { record, .. } => Some(record.status()).filter(StatusCode::is_client_error),
         _ => None,
     };
-    Rejection::OtherRequest(stored_4xx).response()
+    if layer.config.event.is_some() {
+        tracing::warn!(target: "steadfast", "an event's id belongs to another payload; if its sender changes the payload with each delivery, set `fingerprint_body`");
+    }
+    layer.config.reject(Rejection::OtherRequest { stored_4xx })
 }
 
 /// Rejects a request, and counts it.
 pub(super) fn reject<S, R: Body>(layer: &LayerState<S>, rejection: Rejection) -> Response<ResponseBody<R>> {
     let is_down = matches!(rejection, Rejection::StoreUnavailable | Rejection::StoreFull);
     count(if is_down { &layer.shared.counters.store_down } else { &layer.shared.counters.refused });
-    rejection.response()
+    layer.config.reject(rejection)
 }
 
 /// Rejects a request whose key could not be claimed.
@@ -73,10 +77,10 @@ pub(super) fn reject_for_store<S, R: Body>(layer: &LayerState<S>, error: &StoreE
 
 /// Returns the stored response, or a 410 if it was not kept. The sender of an event only needs to
 /// know that the event was handled, so it gets an empty response instead of the 410.
-pub(super) fn replay<B: Body>(record: Record, is_event: bool) -> Response<ResponseBody<B>> {
+pub(super) fn replay<B: Body>(config: &Config, record: Record, is_event: bool) -> Response<ResponseBody<B>> {
     let (status, headers, body) = record.into_parts();
     let mut response = match body.or(is_event.then(Bytes::new)) {
-        None => Rejection::AnswerNotKept(status).response(),
+        None => config.reject(Rejection::AnswerNotKept { status }),
         Some(body) => {
             let mut response = Response::new(ResponseBody::whole(body));
             *response.status_mut() = status;

@@ -103,6 +103,7 @@ where
         }
         Err(rejection) => return Ok(reject(&layer, rejection)),
     };
+    let format = layer.config.rejection_format.clone();
     let (sender, response) = oneshot::channel();
     // The operation gets a task of its own before it claims the key. A client that disconnects must
     // leave neither a claim without a handler, nor a handler that stops half way.
@@ -111,7 +112,7 @@ where
     let work = Box::pin(run_operation(layer, inner, parts, operation, sender));
     tokio::spawn(running.track_future(work.in_current_span()));
     // The task always responds, unless the runtime drops it.
-    response.await.unwrap_or_else(|_| Ok(Rejection::HandlerFailed.response()))
+    response.await.unwrap_or_else(|_| Ok(Rejection::HandlerFailed.response(format.as_ref())))
 }
 
 /// Claims the key of an operation, runs its handler if the key is free, and responds.

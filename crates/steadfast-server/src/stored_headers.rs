@@ -60,7 +60,7 @@ impl StoredHeaders {
 /// Returns whether a header belongs to one connection or one message (RFC 9110 §7.6.1, §6.6.1), or
 /// is set by the layer itself. Users cannot keep these: a replay with another response's length
 /// would be invalid HTTP.
-fn is_never_stored(name: &str) -> bool {
+pub(super) fn is_never_stored(name: &str) -> bool {
     match name {
         "connection" | "content-length" | "date" | "keep-alive" | "te" | "trailer" | "transfer-encoding"
         | "upgrade" => true,

@@ -11,10 +11,12 @@ use std::time::Duration;
 use http::Method;
 use http::request::Parts;
 
+use super::body_fingerprint::BodyFingerprint;
 use super::event_id::EventId;
 use super::layer::IdempotencyLayer;
 use super::metrics::Metrics;
 use super::outcome::OnUnknown;
+use super::rejection_format::RejectionFormat;
 use super::scope::Scope;
 use super::service::IdempotencyService;
 use super::shared_store::SharedStore;
@@ -41,7 +43,7 @@ use super::store::{RecordCodec, Store};
 /// | the first | the handler's. A 2xx or 3xx marks the event as handled; after any other status the next delivery runs |
 /// | of a handled event | the stored response, with `Idempotent-Replayed: true` |
 /// | of an event that is being handled | 409 with `Retry-After` |
-/// | with another payload under the same id | 422, and a warning in the log |
+/// | with another payload under the same id | 422, and a warning in the log: see [`fingerprint_body`](Self::fingerprint_body) |
 /// | of an event whose handler died | the handler runs again; 409 with [`OnUnknown::Reject`] |
 /// | without an id | 400 |
 ///
@@ -57,6 +59,8 @@ use super::store::{RecordCodec, Store};
 /// | [`retention`](Self::retention) | 7 days: longer than a sender repeats a delivery |
 /// | [`lease`](Self::lease) | 30 s, renewed while the handler runs |
 /// | [`max_body`](Self::max_body) | 1 MiB |
+/// | [`fingerprint_body`](Self::fingerprint_body) | every byte; for [`EventId::stripe`] all but `pending_webhooks` |
+/// | [`rejection_format`](Self::rejection_format) | problems (RFC 9457) |
 /// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Rerun`] |
 /// | [`codec`](Self::codec) | none: responses are stored unencrypted |
 pub struct WebhookLayer<S>(IdempotencyLayer<S>);
@@ -122,6 +126,33 @@ impl<S: Store> WebhookLayer<S> {
     pub fn consumer(mut self, consumer: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         self.0.state.config.scope = Scope::from_fn(consumer);
         self
+    }
+
+    /// Sets what of the payload must be the same in each delivery of an event. Default: every byte;
+    /// for [`EventId::stripe`], JSON without `pending_webhooks`.
+    ///
+    /// Some senders change the payload with each delivery: they count the attempts, or send the
+    /// time of the delivery. By default the second delivery of such an event gets 422, again and
+    /// again, until the sender gives up or disables the endpoint. Leave the changing fields out:
+    ///
+    /// ```
+    /// use steadfast_server::{BodyFingerprint, EventId, MemoryStore, WebhookLayer};
+    ///
+    /// let layer = WebhookLayer::new(MemoryStore::new(), "video", EventId::json("/id"))
+    ///     .fingerprint_body(BodyFingerprint::ignore_fields(["attempt", "/meta/sent_at"]));
+    /// ```
+    ///
+    /// [`BodyFingerprint::ignore_body`] compares the id alone.
+    #[must_use]
+    pub fn fingerprint_body(self, body: BodyFingerprint) -> Self {
+        Self(self.0.fingerprint_body(body))
+    }
+
+    /// Sets the format of the layer's own responses, as [`IdempotencyLayer::rejection_format`]
+    /// does. Default: problems.
+    #[must_use]
+    pub fn rejection_format(self, format: RejectionFormat) -> Self {
+        Self(self.0.rejection_format(format))
     }
 
     /// Sets how long a mark is kept. Default: 7 days. Choose longer than the sender repeats a

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use steadfast::policy::StopReason;
-use steadfast::server::{ExecutionOutcome, IdempotencyLayer, MemoryStore, Scope};
+use steadfast::server::{ExecutionOutcome, IdempotencyLayer, MemoryStore, RejectionFormat, Scope};
 use steadfast::{Client, IdempotencyKey, KeyPolicy, ResponseExt};
 use steadfast_testing::fast_retries;
 
@@ -68,6 +68,17 @@ async fn stored_error_is_final_for_client() {
 
 #[tokio::test]
 async fn client_waits_for_conflict_but_not_for_unknown() {
+    let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+    // The layer's headers say as much as its problems.
+    let stripe = layer.clone().rejection_format(RejectionFormat::stripe());
+    for (layer, mine, reason) in
+        [(layer, "one", StopReason::OutcomeUnknown), (stripe, "two", StopReason::ServerSaidStop)]
+    {
+        check_conflict_and_unknown(layer, mine, reason).await;
+    }
+}
+
+async fn check_conflict_and_unknown(layer: IdempotencyLayer<MemoryStore>, mine: &str, reason: StopReason) {
     let executions = Executions::default();
     let release = std::sync::Arc::new(tokio::sync::Notify::new());
     let gate = release.clone();
@@ -81,8 +92,8 @@ async fn client_waits_for_conflict_but_not_for_unknown() {
         panic!("the handler dies on purpose")
     }
     let router = Router::new().route("/slow", slow).route("/panic", post(panics)).with_state(executions.clone());
-    let served = Served::start(router, IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())).await;
-    let key = || "mine".parse::<IdempotencyKey>().unwrap();
+    let served = Served::start(router, layer).await;
+    let key = || mine.parse::<IdempotencyKey>().unwrap();
 
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let watch = move |event: &steadfast::Event<'_>| {
@@ -93,7 +104,7 @@ async fn client_waits_for_conflict_but_not_for_unknown() {
     let client =
         Client::builder().base_url(served.url("")).retry(fast_retries()).keys(KeyPolicy::standard()).on_event(watch);
     let client = client.build().unwrap();
-    let first = tokio::spawn(served.post("/slow", "mine").body("x").send());
+    let first = tokio::spawn(served.post("/slow", mine).body("x").send());
     while executions.count() == 0 {
         tokio::task::yield_now().await;
     }
@@ -107,7 +118,7 @@ async fn client_waits_for_conflict_but_not_for_unknown() {
     assert_eq!(executions.count(), 1);
 
     let response = client.post("/panic").body("x").send().await.unwrap();
-    assert_eq!(response.stop_reason(), Some(StopReason::OutcomeUnknown));
+    assert_eq!(response.stop_reason(), Some(reason));
     assert!(response.may_have_been_processed());
     assert_eq!(executions.count(), 2);
 }

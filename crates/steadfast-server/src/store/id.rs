@@ -71,8 +71,8 @@ impl fmt::Debug for RecordId {
     }
 }
 
-/// A hash of a request: of its method, host name, target with query, and body. Under one key there
-/// is one.
+/// A hash of a request: of its method, host name, target with query, and body, or of what
+/// [`BodyFingerprint`](crate::BodyFingerprint) leaves of the body. Under one key there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub(crate) [u8; 32]);
 
@@ -88,6 +88,15 @@ impl Fingerprint {
     #[must_use]
     pub fn of(payload: impl AsRef<[u8]>) -> Self {
         Self(Sha256::digest(payload).into())
+    }
+
+    /// Hashes parts, with their lengths first, so that no part can be shifted into another.
+    pub(crate) fn of_parts<const N: usize>(parts: [&[u8]; N]) -> Self {
+        // All lengths in one piece, because each update of a hash costs time.
+        let lengths = parts.map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        let mut hash = Sha256::new_with_prefix(lengths.as_flattened());
+        parts.iter().for_each(|part| hash.update(part));
+        Self(hash.finalize().into())
     }
 
     /// Restores a fingerprint from the bytes that a store kept.

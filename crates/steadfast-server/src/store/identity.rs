@@ -57,7 +57,7 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::{Fingerprint, IdempotencyLayer, MemoryStore, RecordId, Scope};
+    use crate::{BodyFingerprint, Fingerprint, IdempotencyLayer, MemoryStore, RecordId, Scope};
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -85,6 +85,38 @@ mod tests {
         let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
         let fingerprint = layer.state.config.fingerprint(&parts, &Bytes::from_static(b"{}"));
         assert_eq!(hex(fingerprint.as_bytes()), "dd24a1705f5ec5859ef7be3e7c90dd0410acd32c5fc7f0fe2e7d1413b949fc76");
+
+        let json = br#"{"b":0, "a":1, "c":1.20}"#;
+        for (setting, body, hash) in [
+            (
+                BodyFingerprint::ignore_fields(["b", "a"]),
+                &json[..],
+                "f3577f1e4a8e16722c79589e8828ca706c463d496a8e6c2cb7b233fbb4f8751c",
+            ),
+            (
+                BodyFingerprint::ignore_body(),
+                &json[..],
+                "9aba5639c6ff4fbb28fc05d2ee07a1e343d47d5013fafde5f2753d0581baa3ca",
+            ),
+            (
+                BodyFingerprint::from_fn("v1", |_, _| Bytes::from_static(b"x")),
+                &json[..],
+                "ccc6b4b4a32349403d71504d16d33e45fe9522534cc97986043e078c0a411f40",
+            ),
+        ] {
+            let layer = layer.clone().fingerprint_body(setting);
+            let fingerprint = layer.state.config.fingerprint(&parts, &Bytes::from_static(body));
+            assert_eq!(hex(fingerprint.as_bytes()), hash);
+        }
+        let stripe = BodyFingerprint::ignore_fields(["pending_webhooks"]);
+        assert_eq!(
+            hex(stripe.of_payload(r#"{"pending_webhooks":2,"id":"evt_1"}"#).as_bytes()),
+            "e40c781e5e4c45c56da8cf6ac6090f490feac48e427463986ac42eb64132e270"
+        );
+        assert_eq!(
+            hex(BodyFingerprint::canonical_json().of_payload("a=1").as_bytes()),
+            "5b9fbfea658c2b515c5f6b386f935e0808715e6c72133f2af596d4e46e71ce45"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use steadfast::reqwest::Response;
-use steadfast::server::{EventId, MemoryStore, OnUnknown, WebhookLayer};
+use steadfast::server::{BodyFingerprint, Delivery, EventId, Inbox, MemoryStore, OnUnknown, SharedStore, WebhookLayer};
 
 use crate::server::support::{Executions, Served, header, problem};
 
@@ -78,6 +78,65 @@ async fn other_payload_under_id_is_reported() {
     let other = deliver(&served, "/hook", &[], r#"{"id":"evt_1","amount":2}"#).await;
     assert_eq!(problem(other).await, (422, "key-of-another-request".to_owned()));
     assert_eq!((executions.count(), layer.metrics().mismatched), (1, 1));
+}
+
+#[tokio::test]
+async fn payload_that_changes_is_handled_once() {
+    let stripe =
+        |pending: usize| format!(r#"{{"id":"evt_1","pending_webhooks":{pending},"data":{{"object":{{"amount":1}}}}}}"#);
+    let counted = |attempt: usize| format!(r#"{{"id":"evt_1","type":"asset.ready","attempt":{attempt}}}"#);
+    let json = || layer(EventId::json("/id"));
+    let cases: [(_, &dyn Fn(usize) -> String, &str); 3] = [
+        (layer(EventId::stripe()), &stripe, r#"{"id":"evt_1","data":{"object":{"amount":2}}}"#),
+        (
+            json().fingerprint_body(BodyFingerprint::ignore_fields(["attempt"])),
+            &counted,
+            r#"{"id":"evt_1","type":"asset.gone","attempt":1}"#,
+        ),
+        (json().fingerprint_body(BodyFingerprint::ignore_body()), &counted, ""),
+    ];
+    for (layer, delivery, other) in cases {
+        let executions = Executions::default();
+        let served = serve(&executions, layer).await;
+        for attempt in 0..3 {
+            let request = served.http.post(served.url("/hook")).body(delivery(attempt));
+            let answer = request.send().await.unwrap();
+            let replayed = (attempt > 0).then_some("true");
+            assert_eq!((answer.status().as_u16(), header(&answer, "idempotent-replayed")), (202, replayed));
+        }
+        if !other.is_empty() {
+            let refused = served.http.post(served.url("/hook")).body(other.to_owned()).send().await.unwrap();
+            assert_eq!(problem(refused).await, (422, "key-of-another-request".to_owned()));
+        }
+        assert_eq!(executions.count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn long_numbers_are_different_events() {
+    let executions = Executions::default();
+    let served = serve(&executions, layer(EventId::json("/id"))).await;
+    // 64 bits hold neither, and a double rounds both to one number.
+    for body in [r#"{"id":18446744073709551616}"#, r#"{"id":18446744073709551617}"#] {
+        assert_eq!(deliver(&served, "/hook", &[], body).await.status(), 202, "{body}");
+        let again = deliver(&served, "/hook", &[], body).await;
+        assert_eq!(header(&again, "idempotent-replayed"), Some("true"), "{body}");
+    }
+    assert_eq!(executions.count(), 2);
+}
+
+#[tokio::test]
+async fn layer_and_inbox_know_one_event_by_its_stable_part() {
+    let executions = Executions::default();
+    let store = SharedStore::new(MemoryStore::new());
+    let body = BodyFingerprint::ignore_fields(["attempt"]);
+    let layer = WebhookLayer::with_shared_store(store.clone(), "billing", EventId::json("/id"));
+    let served = serve(&executions, layer.fingerprint_body(body.clone())).await;
+    assert_eq!(deliver(&served, "/hook", &[], r#"{"id":"1","attempt":1}"#).await.status(), 202);
+    let inbox = Inbox::with_shared_store(store);
+    let handler = |_| async { Ok::<_, std::convert::Infallible>(executions.add()) };
+    let again = inbox.process("billing", "1", body.of_payload(r#"{"attempt":2,"id":"1"}"#), handler).await.unwrap();
+    assert_eq!((again, executions.count()), (Delivery::AlreadyHandled, 1));
 }
 
 #[tokio::test]
