@@ -10,6 +10,8 @@ mod http1;
 mod http2;
 mod report;
 mod shared;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 
 use std::collections::HashMap;
@@ -32,7 +34,8 @@ use wire::Wire;
 const BACKLOG: u32 = 1024;
 
 /// A server on loopback that breaks where you tell it to. It speaks HTTP/1.1 and HTTP/2 (prior
-/// knowledge), on the test's own runtime.
+/// knowledge), on the test's own runtime. With the feature `tls` it can also speak both over TLS:
+/// see `FaultServer::tls`.
 ///
 /// ```
 /// use serde_json::{Value, json};
@@ -243,10 +246,18 @@ impl FaultServer {
         }
     }
 
-    /// Returns `http://127.0.0.1:PORT` followed by `path`.
+    /// Returns `http://127.0.0.1:PORT` followed by `path`. With TLS the scheme is `https`.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        let scheme = if self.has_tls() { "https" } else { "http" };
+        format!("{scheme}://{}{path}", self.address)
+    }
+
+    fn has_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.shared.tls.get().is_some();
+        #[cfg(not(feature = "tls"))]
+        false
     }
 
     /// Returns the address of the server.
@@ -376,6 +387,12 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let mut wire = Wire::new(stream, shared.meter.clone());
     if let Some(how) = shared.accepted() {
         return wire.end_early(how).await;
+    }
+    #[cfg(feature = "tls")]
+    if let Some(identity) = shared.tls.get() {
+        // In a failed handshake the client has refused the certificate: nothing more to do.
+        let Ok(encrypted) = wire.encrypted(&identity.acceptor).await else { return };
+        wire = encrypted;
     }
     // The subject of the test is the client on a broken connection, so a failed read or write is no
     // failure here.
