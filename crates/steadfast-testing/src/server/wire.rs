@@ -168,6 +168,7 @@ impl AsyncWrite for Wire {
         Poll::Ready(Ok(written))
     }
 
+    #[cfg_attr(not(feature = "tls"), allow(unused_variables, unused_mut, reason = "only TLS has a buffer"))]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Plain(_) => Poll::Ready(Ok(())),
