@@ -282,11 +282,11 @@ impl Script {
     ///
     /// let client = Client::builder().base_url(server.uri()).build().unwrap();
     /// assert_eq!(client.get("/health").send().await.unwrap().status(), 200);
-    /// let other = client.get("/helth").send().await.unwrap();
+    /// let other = client.get("/status").send().await.unwrap();
     /// assert_eq!(other.status(), 404);
     /// assert_eq!(
     ///     other.text().await.unwrap(),
-    ///     "no script for GET /helth; this server has: GET /health (1 of 1 steps played)",
+    ///     "no script for GET /status; this server has: GET /health (1 of 1 steps played)",
     /// );
     /// # }
     /// ```

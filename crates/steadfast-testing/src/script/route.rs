@@ -5,7 +5,7 @@ use std::fmt;
 use http::Method;
 use wiremock::{Match, Request};
 
-/// The requests that a [`Script`] responds to: by method, path and wiremock matchers.
+/// The requests that a [`Script`](super::Script) responds to: by method, path and wiremock matchers.
 ///
 /// ```
 /// use steadfast_testing::{Route, post, wiremock::matchers::header_exists};
