@@ -263,24 +263,38 @@ step_examples() {
     ./scripts/with_servers.sh ./scripts/test.sh every_example
 }
 
+# Prints the rows of the table of `payments` and the text below it, without the counts.
+promise_table() {
+    sed -n '/naive retry loop *│$/,/^└/p' "$1" | sed 's/┆.*//' && grep -A 2 '^The naive loop' "$1"
+}
+
 # Not a step by itself: `examples` runs it with servers.
 step_every_example() {
-    local file name last log="$TOOLS/payments.log"
+    local file name last log="$TOOLS/example.log"
+    mkdir -p "$TOOLS"
     for file in examples/*/main.rs; do
         [ -e "$file" ] || continue
         name=$(basename "${file%/main.rs}")
-        [ "$name" != payments ] || continue
-        if grep -qE 'self[-_]test' "$file"; then run_example "$name" --self-test; else run_example "$name"; fi
+        [ "$name" != payments ] && [ "$name" != simulation ] || continue
+        if grep -qE 'self[-_]test' "$file"; then run_example "$name" --self-test; else run_example "$name"; fi 2>&1 |
+            tee "$log"
+        # Its failures are staged, so an error that it prints is a real one.
+        [ "$name" != checkout ] || ! grep 'no order yet' "$log" || fail "checkout prints an error"
     done
+
+    run_example simulation | tee "$log"
+    last=$(LC_ALL=C.UTF-8 grep -nE '.{101}' "$log" || true)
+    [ -z "$last" ] || fail "the simulation prints lines of more than 100 columns: $last"
 
     # The command that `cargo install steadfast-probe` installs.
     cargo run -q -p steadfast-probe -- --self-test
 
     # The promise of the crate in one line: nothing was charged twice.
-    mkdir -p "$TOOLS"
     run_example payments | tee "$log"
     last=$(tail -n 1 "$log")
     [[ "$last" =~ ^charges=[0-9]+\ once=[0-9]+\ twice=0\ unsure=[0-9]+$ ]] || fail "the last line of payments is: $last"
+    promise_table README.md >"$log.readme"
+    promise_table "$log" | diff -u "$log.readme" - || fail "the README shows another table than payments prints"
     run_example payments --ignore-keys --charges 100
 }
 

@@ -38,6 +38,10 @@ mod overload {}
 #[cfg(doctest)]
 mod performance {}
 
+#[doc = include_str!("../src/guide/production.md")]
+#[cfg(doctest)]
+mod production {}
+
 #[doc = include_str!("../src/guide/proof.md")]
 #[cfg(doctest)]
 mod proof {}

@@ -106,6 +106,8 @@ async fn tell(database: &str, schema: &str, pool: &PgPool) -> Result<ExitCode> {
         orders += derived.orders;
         charges += derived.charges;
     }
+    println!("In each row the shop is killed there once, on purpose. At \"{}\" the database", Point::TheOrderFails);
+    println!("refuses the order once instead. Every error of these is staged and expected.\n");
     println!("{table}\n");
     println!("checkouts={checkouts} orders={orders} charges={charges}");
     Ok(if (orders, charges) == (checkouts, checkouts) { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -68,10 +68,9 @@ struct Shop {
 }
 
 impl Shop {
-    /// Returns the statement for the order. Once, it names a missing table if the order is to fail.
-    fn insert(&self) -> &'static str {
-        let fails = self.die_at == Some(Point::TheOrderFails) && !self.has_failed.swap(true, Ordering::SeqCst);
-        if fails { "INSERT INTO no_such_table VALUES ($1, $2)" } else { "INSERT INTO orders VALUES ($1, $2)" }
+    /// Whether the database is to refuse this order: once, at [`Point::TheOrderFails`].
+    fn stages_failure(&self) -> bool {
+        self.die_at == Some(Point::TheOrderFails) && !self.has_failed.swap(true, Ordering::SeqCst)
     }
 
     /// Sends SIGKILL: no clean-up, no response, and nothing happens until the signal arrives.
@@ -129,8 +128,12 @@ async fn order(
     let charge = charge(&shop, &operation).await.map_err(|error| failed(&error))?;
     shop.at(Point::AfterTheCharge).await;
     let mut session = lent.lock().ok_or_else(|| failed(&"another task holds the transaction"))?;
-    let insert = sqlx::query(shop.insert()).bind(&name).bind(&charge);
-    insert.execute(&mut **session).await.map_err(|error| failed(&error))?;
+    let staged = shop.stages_failure();
+    let statement =
+        if staged { "INSERT INTO no_such_table VALUES ($1, $2)" } else { "INSERT INTO orders VALUES ($1, $2)" };
+    let insert = sqlx::query(statement).bind(&name).bind(&charge);
+    // An error that is part of the show is not printed, so that a printed one is a real one.
+    insert.execute(&mut **session).await.map_err(|error| if staged { UNSURE } else { failed(&error) })?;
     shop.at(Point::AfterTheOrder).await;
     Ok((StatusCode::CREATED, charge))
 }
@@ -146,7 +149,9 @@ async fn charge(shop: &Shop, operation: &OperationKey) -> Result<String> {
 /// The operation must run again, under the same derived key.
 type Unsure = (StatusCode, Extension<ExecutionOutcome>);
 
+const UNSURE: Unsure = (StatusCode::BAD_GATEWAY, Extension(ExecutionOutcome::Unknown));
+
 fn failed(error: &dyn fmt::Display) -> Unsure {
     eprintln!("no order yet: {error}");
-    (StatusCode::BAD_GATEWAY, Extension(ExecutionOutcome::Unknown))
+    UNSURE
 }

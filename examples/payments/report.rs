@@ -8,6 +8,12 @@ use comfy_table::{CellAlignment, Table};
 
 use crate::bank::Tally;
 
+/// What the table does not say by itself. The README has the same text under the same table.
+const LEGEND: &str = "\
+The naive loop sends a charge again after every failure, without a key.
+\"Unsure\" counts charges whose end a client does not know: the server may have
+executed them once, twice or never.";
+
 /// The results of one client.
 pub(crate) struct Column {
     pub(crate) tally: Tally,
@@ -43,7 +49,7 @@ impl Report {
         row("executed twice or more", &|column| column.tally.twice.to_string());
         row("never executed", &|column| column.tally.never.to_string());
         row("resumed with the key from their error, second pass", &|column| known(column.resumed));
-        row("unsure after it", &|column| column.unsure.to_string());
+        row("unsure at the end", &|column| column.unsure.to_string());
         row("failed, and known not to be charged", &|column| known(column.not_charged));
         row("attempts per charge, as received", &|column| {
             format!("{:.2}", f64::from(column.tally.requests) / f64::from(self.charges))
@@ -72,7 +78,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.table())?;
+        writeln!(f, "{}\n{LEGEND}\n", self.table())?;
         if let Some((order, error)) = &self.steadfast.example {
             writeln!(f, "An error of the first pass, for order {order}:\n  {error}")?;
         }

@@ -53,18 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let findings = experiments::run(size, arguments.seed, |done, all| show(&bar, done, all));
     bar.finish_and_clear();
 
-    let tables = [
-        tables::outages(&findings),
-        tables::overloads(&findings),
-        tables::shares(&findings),
-        tables::contention(&findings),
-        tables::herds(&findings),
-        tables::mixed(&findings),
-        tables::layers(&findings),
-        tables::mechanisms_in_outages(&findings),
-        tables::mechanisms_in_brownouts(&findings),
-    ];
-    for table in &tables {
+    for table in tables::all(&findings) {
         println!("{}", table.for_the_terminal());
     }
 

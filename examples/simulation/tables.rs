@@ -3,16 +3,34 @@
 use std::fmt::Write as _;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 use steadfast_sim::{Numbers, Report};
 
 use crate::experiments::{BUDGETS, CROWDS, Findings, JITTERS, OUTAGES, SHARES, STRATEGIES};
 use crate::mechanisms::{self, Case, MECHANISMS};
 
+/// Columns of a terminal that a table may take.
+const WIDTH: u16 = 100;
+
 pub(crate) struct Cells {
     pub(crate) title: &'static str,
     header: Vec<String>,
     rows: Vec<Vec<String>>,
+}
+
+/// Returns every table, in the order of the report.
+pub(crate) fn all(findings: &Findings) -> [Cells; 9] {
+    [
+        outages(findings),
+        overloads(findings),
+        shares(findings),
+        contention(findings),
+        herds(findings),
+        mixed(findings),
+        layers(findings),
+        mechanisms_in_outages(findings),
+        mechanisms_in_brownouts(findings),
+    ]
 }
 
 pub(crate) fn outages(findings: &Findings) -> Cells {
@@ -136,7 +154,7 @@ pub(crate) fn mechanisms_in_outages(findings: &Findings) -> Cells {
         format!("{sent:.2}x, {}, peak {}", recovered(report), report.peak())
     };
     Cells {
-        title: "Each mechanism in an outage of 30 s: requests for each operation, recovered, most requests in 0.1 s after it",
+        title: "Each mechanism in an outage of 30 s: requests/operation, recovered, peak of 0.1 s after it",
         header: mechanisms_header(&mechanisms::OUTAGES),
         rows: mechanisms_rows(&findings.mechanisms.outages, cell),
     }
@@ -149,7 +167,7 @@ pub(crate) fn mechanisms_in_brownouts(findings: &Findings) -> Cells {
         format!("{sent:.2}x, {success}, p99.9 {}, {}", milliseconds(during, 0.999), recovered(report))
     };
     Cells {
-        title: "Each mechanism in a brownout of 30 s: requests for each operation, success, p99.9, recovered",
+        title: "Each mechanism in a brownout of 30 s: requests/operation, success, p99.9, recovered",
         header: mechanisms_header(&mechanisms::BROWNOUTS),
         rows: mechanisms_rows(&findings.mechanisms.brownouts, cell),
     }
@@ -181,14 +199,25 @@ fn milliseconds(numbers: &Numbers, quantile: f64) -> String {
 }
 
 impl Cells {
+    /// Returns the title and the table, at most [`WIDTH`] columns wide. If the cells need more, each
+    /// of their parts gets a line.
     pub(crate) fn for_the_terminal(&self) -> String {
+        let mut table = self.table(&self.rows);
+        if table.lines().any(|line| line.chars().count() > usize::from(WIDTH)) {
+            let stack = |cell: &String| cell.replace(", ", "\n");
+            table = self.table(&self.rows.iter().map(|row| row.iter().map(stack).collect()).collect::<Vec<_>>());
+        }
+        format!("{}\n{}\n", self.title, table.set_content_arrangement(ContentArrangement::Dynamic))
+    }
+
+    fn table(&self, rows: &[Vec<String>]) -> Table {
         let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED).set_header(&self.header);
-        table.add_rows(&self.rows);
+        table.load_style(UTF8_FULL_CONDENSED).set_header(&self.header).set_width(WIDTH);
+        table.add_rows(rows);
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        format!("{}\n{table}\n", self.title)
+        table
     }
 
     pub(crate) fn as_html(&self) -> String {
@@ -200,5 +229,24 @@ impl Cells {
         };
         let rows: String = self.rows.iter().map(|row| format!("<tr>{}</tr>\n", line(row, "td"))).collect();
         format!("<table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n", line(&self.header, "th"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of `--full` may be longer than those of a first look. The script that runs all
+    /// examples checks the latter.
+    #[test]
+    fn longest_cells_fit_the_terminal() {
+        let cell = "888.88x, 99.99 %, p99.9 88888 ms, after 88.8 s".to_owned();
+        for cases in [&mechanisms::OUTAGES[..], &mechanisms::BROWNOUTS[..]] {
+            let header = mechanisms_header(cases);
+            let row = std::iter::once("deadline header".to_owned()).chain(cases.iter().map(|_| cell.clone())).collect();
+            let text = Cells { title: "Wide", header, rows: vec![row] }.for_the_terminal();
+            assert!(text.lines().all(|line| line.chars().count() <= usize::from(WIDTH)), "{text}");
+            assert!(cell.split(", ").all(|part| text.contains(part)), "{text}");
+        }
     }
 }

@@ -5,11 +5,13 @@
 //! * [`failures`]: the meaning of each failure, and when the client retries.
 //! * [`overload`]: the mechanisms that protect a server in trouble, when to turn them on, and their
 //!   cost.
+//! * [`production`]: what an error means to whoever is on call, tokens that expire, and proxies in
+//!   between.
 //! * [`server`]: the position of the layer, the guarantees of each store, and one transaction for
 //!   rows and record.
 //! * [`testing`]: tests of your own code against failures.
-//! * [`migrating`]: reqwest, reqwest-middleware, reqwest-retry and backoff beside steadfast, and
-//!   the changes on the wire.
+//! * [`migrating`]: from reqwest, reqwest-middleware and backoff: each setting beside its counterpart,
+//!   and the changes on the wire.
 //! * [`performance`]: the cost beside plain reqwest and its peers, and how to measure it.
 //! * [`simulation`]: the effect of retries and budgets on a server in trouble, and the size of a
 //!   budget.
@@ -45,6 +47,9 @@ pub mod simulation {}
 
 #[cfg_attr(not(doctest), doc = include_str!("server.md"))]
 pub mod server {}
+
+#[cfg_attr(not(doctest), doc = include_str!("production.md"))]
+pub mod production {}
 
 #[cfg_attr(not(doctest), doc = include_str!("testing.md"))]
 pub mod testing {}

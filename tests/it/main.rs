@@ -15,6 +15,7 @@ mod kit;
 mod licence;
 mod limits;
 mod nginx;
+mod on_call;
 mod overload;
 mod properties;
 mod redirects;

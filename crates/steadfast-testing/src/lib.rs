@@ -31,7 +31,7 @@
 //!
 //! * [`Script`]: responses in order, on a wiremock [`MockServer`].
 //! * [`FaultServer`]: a raw HTTP/1.1 and HTTP/2 server that breaks at an exact point and counts its
-//!   executions.
+//!   executions. With the feature `tls` it also speaks TLS.
 //! * [`assert_attempts`], [`assert_one_key`], [`keys`]: the requests that either server received.
 //! * [`fast_retries`], [`PolicyDriver`]: a policy that does not wait, and a policy without a clock.
 //! * `store_contract` and `transactional_store_contract` (feature `server`): the contract of every
@@ -63,7 +63,7 @@
 //! | `GOAWAY`, `REFUSED_STREAM`, `RST_STREAM` (HTTP/2) | no | [`FaultStep::go_away`], [`FaultStep::refuse_stream`], [`FaultStep::reset_stream`] |
 //! | random failures from a seed | no | [`FaultServer::random`] |
 //! | a script for each path, header or body | wiremock's matchers, [`Route::and`] | by hand: [`FaultServer::start`] |
-//! | TLS | no | no |
+//! | any of these over TLS, HTTP/1.1 or HTTP/2 by ALPN | no | `FaultServer::tls` (feature `tls`) |
 //!
 //! wiremock runs its server on a thread and a runtime of its own. Paused time
 //! (`tokio::time::pause`) and the task-locals of your test do not reach it. Its `respond_with_err`

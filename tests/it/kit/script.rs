@@ -90,6 +90,118 @@ async fn exhausted_script_fails_the_test() {
 }
 
 #[tokio::test]
+async fn bodies_are_text_bytes_and_json() {
+    let server = MockServer::start().await;
+    let script = Script::new().status(200).text("grüße").status(200).bytes([0_u8, 255]);
+    // The script's own type wins, before and after the body.
+    let script = script.status(409).json(&json!({})).header("content-type", "application/problem+json");
+    let script = script.status(409).header("content-type", "application/problem+json").json(&json!({}));
+    script.mount(&server, any()).await;
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let response = steadfast::reqwest::get(server.uri()).await.unwrap();
+        let content_type = response.headers().get("content-type").map(|value| value.to_str().unwrap().to_owned());
+        seen.push((content_type, response.bytes().await.unwrap().to_vec()));
+    }
+    let expect = |content_type: Option<&str>, body: &[u8]| (content_type.map(str::to_owned), body.to_vec());
+    assert_eq!(seen[0], expect(Some("text/plain; charset=utf-8"), "grüße".as_bytes()));
+    assert_eq!(seen[1], expect(None, &[0, 255]));
+    assert_eq!(seen[2], expect(Some("application/problem+json"), b"{}"));
+    assert_eq!(seen[3], seen[2]);
+}
+
+#[tokio::test]
+async fn unplayed_step_fails_if_asked_to() {
+    let server = MockServer::start().await;
+    let script = Script::new().status(503).hang_up().status(200).mount(&server, post("/charges")).await;
+    assert_eq!(script.steps_left(), 3);
+    let once = Client::builder().base_url(server.uri()).retry(fast_retries().max_attempts(1)).build().unwrap();
+    once.post("/charges").send().await.unwrap();
+    once.post("/charge").send().await.unwrap();
+    let message = panic_of(async { script.assert_done() }).await;
+    let text = "the script for POST /charges is not done: 1 of 3 steps played, the next is hang-up; requests without \
+                a script: POST /charge";
+    assert_eq!((message.as_str(), script.steps_left()), (text, 2));
+    // Nobody has asked for the check here.
+    drop(script);
+    server.verify().await;
+
+    let script = Script::new().status(200).forever().mount(&server, get("/")).await;
+    assert!(panic_of(async { script.assert_done() }).await.contains("0 of 1 steps played, the next is status 200"));
+    once.get("/").send().await.unwrap();
+    once.get("/").send().await.unwrap();
+    script.assert_done();
+}
+
+#[tokio::test]
+async fn late_request_fails_assert_done() {
+    let server = MockServer::start().await;
+    let script = Script::new().status(200).mount(&server, get("/")).await;
+    client(&server).get("/").send().await.unwrap();
+    script.assert_done();
+    client(&server).get("/").send().await.unwrap();
+    assert!(panic_of(async { script.assert_done() }).await.ends_with("requests after the last step: 1"));
+    panic_of(async { drop(script) }).await;
+    server.reset().await;
+}
+
+#[tokio::test]
+async fn script_that_must_finish_fails_the_server() {
+    let server = MockServer::start().await;
+    let script = Script::new().status(503).hang_up().status(200).must_finish();
+    script.mount(&server, post("/charges")).await;
+    let once = Client::builder().base_url(server.uri()).retry(fast_retries().max_attempts(1)).build().unwrap();
+    once.post("/charges").send().await.unwrap();
+    let message = panic_of(server.verify()).await;
+    for step in ["step 2 of 3 (hang-up)", "step 3 of 3 (status 200)"] {
+        assert!(message.contains(&format!("{step} of the script for POST /charges")), "{message}");
+    }
+    assert!(!message.contains("step 1 of 3"), "{message}");
+    assert!(once.post("/charges").send().await.is_err());
+    once.post("/charges").send().await.unwrap();
+    server.verify().await;
+
+    server.reset().await;
+    Script::new().status(200).forever().must_finish().mount(&server, any()).await;
+    panic_of(server.verify()).await;
+    once.get("/").send().await.unwrap();
+    once.get("/").send().await.unwrap();
+    server.verify().await;
+}
+
+#[tokio::test]
+async fn unscripted_path_names_the_scripts() {
+    let server = MockServer::start().await;
+    let _other = {
+        // Another server's script is not named.
+        let other = MockServer::start().await;
+        Script::new().status(200).mount(&other, get("/elsewhere")).await;
+        other
+    };
+    Script::new().status(201).status(201).mount(&server, post("/charges")).await;
+    Script::new().status(200).forever().mount(&server, get("/health")).await;
+    client(&server).post("/charges").send().await.unwrap();
+    for _ in 0..2 {
+        let error = client(&server).post_json::<Value>("/charge?x=1", &json!({})).await.unwrap_err();
+        let text = "no script for POST /charge; this server has: POST /charges (1 of 2 steps played), GET /health (0 \
+                    of 1 steps played)";
+        assert_eq!(std::str::from_utf8(error.body().unwrap()).unwrap(), text);
+        assert_eq!(error.status().unwrap(), 404);
+    }
+    // A mock of the test itself comes first.
+    let mock = steadfast_testing::wiremock::Mock::given(steadfast_testing::wiremock::matchers::path("/own"));
+    let answer = steadfast_testing::wiremock::ResponseTemplate::new(204);
+    mock.respond_with(answer).mount(&server).await;
+    assert_eq!(client(&server).get("/own").send().await.unwrap().status(), 204);
+    // Scripts that are gone are not named.
+    server.reset().await;
+    Script::new().status(200).forever().mount(&server, get("/new")).await;
+    let response = client(&server).get("/health").send().await.unwrap();
+    let text = "no script for GET /health; this server has: GET /new (0 of 1 steps played)";
+    assert_eq!(response.text().await.unwrap(), text);
+}
+
+#[tokio::test]
 async fn failed_assertion_lists_received_requests() {
     let server = MockServer::start().await;
     Script::new().status(204).forever().mount(&server, any()).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use steadfast::policy::{Class, RetryBudget, RetryPolicy};
+use steadfast::reqwest::Certificate;
 use steadfast::{Client, ClientBuilder, KeyPolicy};
 use steadfast_testing::{
     Answer, FaultPoint, FaultServer, FaultStep, StreamError, assert_attempts, assert_one_key, fast_retries, keys,
@@ -41,10 +42,29 @@ fn impatient(protocol: Protocol) -> Client {
     client.build().unwrap()
 }
 
+/// The same over TLS, where ALPN chooses the protocol.
+fn impatient_over_tls(protocol: Protocol, server: &FaultServer) -> Client {
+    let root = Certificate::from_pem(server.root_certificate().as_bytes()).unwrap();
+    let client = Client::builder().keys(KeyPolicy::off()).retry(RetryPolicy::never());
+    let client = client.attempt_timeout(Duration::from_millis(1500)).http(move |http| {
+        let http = http.tls_certs_only([root.clone()]);
+        if protocol == Protocol::Http1 { http.http1_only() } else { http }
+    });
+    client.build().unwrap()
+}
+
 /// Plays one step. Returns what the client reports (a class, and any status), whole requests and
 /// executions.
 async fn played(client: &Client, act: FaultStep) -> (String, usize, usize) {
-    let server = FaultServer::play([act]).await;
+    told(client, &FaultServer::play([act]).await).await
+}
+
+async fn played_over_tls(protocol: Protocol, act: FaultStep) -> (String, usize, usize) {
+    let server = FaultServer::play([act]).await.tls();
+    told(&impatient_over_tls(protocol, &server), &server).await
+}
+
+async fn told(client: &Client, server: &FaultServer) -> (String, usize, usize) {
     let told = match client.post_json::<Value>(server.url("/"), &json!({ "n": 1 })).await {
         Ok(value) => value.to_string(),
         Err(error) => {
@@ -56,14 +76,16 @@ async fn played(client: &Client, act: FaultStep) -> (String, usize, usize) {
     (told, server.received().len(), server.executions())
 }
 
-#[tokio::test]
-async fn every_step_breaks_at_its_point() {
-    let lost = "Ambiguous -";
-    let cut = "Ambiguous 200";
-    let silent = "Ambiguous - timeout";
+/// A step, the report of the client over HTTP/1.1 and HTTP/2, whole requests, executions.
+type Row = (FaultStep, &'static str, &'static str, usize, usize);
+
+const LOST: &str = "Ambiguous -";
+const CUT: &str = "Ambiguous 200";
+
+fn rows() -> Vec<Row> {
+    let (lost, cut, silent) = (LOST, CUT, "Ambiguous - timeout");
     #[rustfmt::skip]
-    let rows = [
-        // step, report of the client over HTTP/1.1 and HTTP/2, whole requests, executions
+    let rows = vec![
         (FaultStep::ok(), r#"{"execution":1}"#, r#"{"execution":1}"#, 1, 1),
         (FaultStep::execute(201), r#"{"status":201}"#, r#"{"status":201}"#, 1, 1),
         (FaultStep::answer(503), "Ambiguous 503", "Ambiguous 503", 1, 0),
@@ -93,9 +115,14 @@ async fn every_step_breaks_at_its_point() {
         (FaultStep::go_away(FaultPoint::BeforeExecuting), "Permanent 501", "NotProcessed -", 1, 0),
         (FaultStep::go_away(FaultPoint::AfterExecuting), "Permanent 501", lost, 1, 1),
     ];
+    rows
+}
+
+#[tokio::test]
+async fn every_step_breaks_at_its_point() {
     let (one, two) = (impatient(Protocol::Http1), impatient(Protocol::Http2));
     // Concurrently, because half of them wait for a timeout.
-    let checks = rows.into_iter().map(async |(act, http1, http2, received, executed)| {
+    let checks = rows().into_iter().map(async |(act, http1, http2, received, executed)| {
         let executed1 = if http1 == "Permanent 501" { 0 } else { executed };
         let (seen1, seen2) = (played(&one, act.clone()).await, played(&two, act.clone()).await);
         assert_eq!(seen1, (http1.to_owned(), received, executed1), "HTTP/1.1: {act:?}");
@@ -106,16 +133,91 @@ async fn every_step_breaks_at_its_point() {
     for act in [FaultStep::close(FaultPoint::OnAccept), FaultStep::reset(FaultPoint::OnAccept)] {
         for client in [&one, &two] {
             let (told, received, executed) = played(client, act.clone()).await;
-            assert!(["NotProcessed -", lost].contains(&told.as_str()), "{act:?}: {told}");
+            assert!(["NotProcessed -", LOST].contains(&told.as_str()), "{act:?}: {told}");
             assert_eq!((received, executed), (0, 0));
         }
     }
     // A reset may overtake the half of the body that precedes it.
     for client in [&one, &two] {
         let (told, received, executed) = played(client, FaultStep::reset(FaultPoint::MidBody)).await;
-        assert!([lost, cut].contains(&told.as_str()), "{told}");
+        assert!([LOST, CUT].contains(&told.as_str()), "{told}");
         assert_eq!((received, executed), (1, 1));
     }
+}
+
+/// The same table over TLS. The client sees each fault through a real handshake.
+#[tokio::test]
+async fn every_step_breaks_the_same_over_tls() {
+    let checks = rows().into_iter().map(async |(act, http1, http2, received, executed)| {
+        let executed1 = if http1 == "Permanent 501" { 0 } else { executed };
+        let seen1 = played_over_tls(Protocol::Http1, act.clone()).await;
+        let seen2 = played_over_tls(Protocol::Http2, act.clone()).await;
+        assert_eq!(seen1, (http1.to_owned(), received, executed1), "HTTP/1.1: {act:?}");
+        assert_eq!(seen2, (http2.to_owned(), received, executed), "HTTP/2: {act:?}");
+    });
+    join_all(checks).await;
+    for protocol in BOTH {
+        // Before the handshake, so no byte of a request has left.
+        for act in [FaultStep::close(FaultPoint::OnAccept), FaultStep::reset(FaultPoint::OnAccept)] {
+            let seen = played_over_tls(protocol, act.clone()).await;
+            assert_eq!(seen, ("NotProcessed -".to_owned(), 0, 0), "{protocol:?}: {act:?}");
+        }
+        let (told, received, executed) = played_over_tls(protocol, FaultStep::reset(FaultPoint::MidBody)).await;
+        assert!([LOST, CUT].contains(&told.as_str()), "{protocol:?}: {told}");
+        assert_eq!((received, executed), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn alpn_lets_the_client_choose_the_protocol() {
+    use steadfast::http::Version;
+
+    let server = FaultServer::play([FaultStep::ok()]).await.tls();
+    assert!(server.url("/a").starts_with("https://127.0.0.1:") && server.url("/a").ends_with("/a"));
+    for (protocol, version) in [(Protocol::Http1, Version::HTTP_11), (Protocol::Http2, Version::HTTP_2)] {
+        let client = impatient_over_tls(protocol, &server);
+        // The certificate is good for the name too.
+        for url in [server.url("/"), format!("https://localhost:{}/", server.address().port())] {
+            assert_eq!(client.get(url).send().await.unwrap().version(), version);
+        }
+    }
+    assert_eq!((server.connections(), server.received().len()), (4, 4));
+}
+
+#[tokio::test]
+async fn untrusted_certificate_of_server_is_refused() {
+    let server = FaultServer::play([FaultStep::ok()]).await.tls();
+    let other = FaultServer::play([FaultStep::ok()]).await.tls();
+    let error = impatient_over_tls(Protocol::Http1, &other).post(server.url("/")).send().await.unwrap_err();
+    assert_eq!(error.kind(), steadfast::ErrorKind::Certificate, "{error}");
+    assert_eq!((server.connections(), server.received().len()), (1, 0));
+}
+
+/// A close says `close_notify`, and a reset does not.
+#[tokio::test]
+async fn tls_close_is_announced_and_reset_is_not() {
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+    let acts = [FaultStep::close(FaultPoint::AfterExecuting), FaultStep::reset(FaultPoint::AfterExecuting)];
+    let server = FaultServer::play(acts).await.tls();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(server.root_certificate().as_bytes()).unwrap()).unwrap();
+    let provider = std::sync::Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = std::sync::Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+    for expected in [None, Some(io::ErrorKind::ConnectionReset)] {
+        let stream = TcpStream::connect(server.address()).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut stream = TlsConnector::from(config.clone()).connect(name, stream).await.unwrap();
+        stream.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab").await.unwrap();
+        let end = stream.read_to_end(&mut Vec::new()).await.err().map(|error| error.kind());
+        // Without `close_notify` the end would be an UnexpectedEof.
+        assert_eq!(end, expected);
+    }
+    assert_eq!(server.executions(), 2);
 }
 
 /// Returns what a plain socket sees of a step: the bytes, and how the connection ended.

@@ -6,6 +6,8 @@
 //! Without free repeats, 0.2 to 26 % of such calls failed with "retry budget exhausted", depending
 //! on the number in flight.
 
+mod haproxy;
+mod measured;
 mod server;
 
 use std::sync::{Arc, Mutex};

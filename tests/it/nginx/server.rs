@@ -36,7 +36,7 @@ pub(super) struct Nginx {
     identity: Option<Identity>,
     /// Workers that have been told to retire.
     retired: Arc<AtomicUsize>,
-    service: JoinHandle<()>,
+    service: Option<JoinHandle<()>>,
 }
 
 impl Nginx {
@@ -45,7 +45,16 @@ impl Nginx {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = listener.local_addr().unwrap().port();
         let service = tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+        // Keeps connections to the service open, so that only those between client and nginx retire.
+        let upstream = format!("server 127.0.0.1:{upstream}; keepalive 64; keepalive_requests 1000000;");
+        let mut nginx = Self::in_front_of(&upstream, protocol, "");
+        nginx.service = Some(service);
+        nginx
+    }
 
+    /// Starts nginx in front of `upstream` (the lines of that block), with more lines for its
+    /// `server`.
+    pub(super) fn in_front_of(upstream: &str, protocol: Protocol, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // If nginx runs as root, its workers run as another user, who needs access to the folder.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -59,12 +68,16 @@ impl Nginx {
         // Another test may take a free port before nginx does.
         for _ in 0..5 {
             let port = free_port();
-            std::fs::write(folder.path().join("nginx.conf"), config(protocol, port, upstream)).unwrap();
+            std::fs::write(folder.path().join("nginx.conf"), config(protocol, port, upstream, more)).unwrap();
             if let Some(child) = spawn(folder.path(), retired.clone()) {
-                return Self { child, folder, port, identity, retired, service };
+                return Self { child, folder, port, identity, retired, service: None };
             }
         }
         panic!("nginx does not start");
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(super) fn url(&self) -> String {
@@ -97,7 +110,9 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        self.service.abort();
+        if let Some(service) = &self.service {
+            service.abort();
+        }
         // nginx's own command ends the workers too.
         let stopped = nginx(self.folder.path()).args(["-s", "stop"]).status();
         if !stopped.is_ok_and(|status| status.success()) {
@@ -107,13 +122,12 @@ impl Drop for Nginx {
     }
 }
 
-fn config(protocol: Protocol, port: u16, upstream: u16) -> String {
+fn config(protocol: Protocol, port: u16, upstream: &str, more: &str) -> String {
     let (listen, tls) = match protocol {
         Protocol::Http1 => ("", ""),
         Protocol::Http2 => (" http2", ""),
         Protocol::Http2Tls => (" ssl http2", "ssl_certificate certificate.pem; ssl_certificate_key key.pem;"),
     };
-    // Keeps connections to the service open, so that only those between client and nginx retire.
     format!(
         "daemon off;
         pid nginx.pid;
@@ -128,10 +142,11 @@ fn config(protocol: Protocol, port: u16, upstream: u16) -> String {
             fastcgi_temp_path fastcgi;
             uwsgi_temp_path uwsgi;
             scgi_temp_path scgi;
-            upstream service {{ server 127.0.0.1:{upstream}; keepalive 64; keepalive_requests 1000000; }}
+            upstream service {{ {upstream} }}
             server {{
                 listen 127.0.0.1:{port}{listen} backlog=1024;
                 {tls}
+                {more}
                 location / {{
                     proxy_pass http://service;
                     proxy_http_version 1.1;

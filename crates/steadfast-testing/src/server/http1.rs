@@ -56,6 +56,7 @@ async fn perform(
         (Kind::Break(phase, how), Some(execution)) => {
             let text = if how == How::Garbage { b"I am not HTTP\r\n\r\n".to_vec() } else { part(execution, phase) };
             wire.write_all(&text).await?;
+            wire.flush().await?;
             Ok(Some(how))
         }
         (Kind::Break(_, how), None) => Ok(Some(how)),
@@ -90,12 +91,14 @@ async fn respond(wire: &mut Wire, request: &Received, answer: &Answer) -> io::Re
         None => wire.write_all(&text).await?,
         Some(pause) => drip(wire, &text, pause).await?,
     }
+    wire.flush().await?;
     Ok(answer.length.map(|_| How::Close))
 }
 
 async fn drip(wire: &mut Wire, text: &[u8], pause: Duration) -> io::Result<()> {
     for byte in text {
         wire.write_all(&[*byte]).await?;
+        wire.flush().await?;
         clock::sleep(pause).await;
     }
     Ok(())

@@ -68,6 +68,7 @@ pub(super) async fn serve(wire: Wire, shared: Arc<Shared>) -> io::Result<()> {
         }
     };
     raw.write_all(&bytes).await?;
+    raw.flush().await?;
     drop((connection, streams));
     raw.end(how).await;
     Ok(())

@@ -10,9 +10,10 @@ mod http1;
 mod http2;
 mod report;
 mod shared;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -32,7 +33,8 @@ use wire::Wire;
 const BACKLOG: u32 = 1024;
 
 /// A server on loopback that breaks where you tell it to. It speaks HTTP/1.1 and HTTP/2 (prior
-/// knowledge), on the test's own runtime.
+/// knowledge), on the test's own runtime. With the feature `tls` it can also speak both over TLS:
+/// see `FaultServer::tls`.
 ///
 /// ```
 /// use serde_json::{Value, json};
@@ -243,98 +245,24 @@ impl FaultServer {
         }
     }
 
-    /// Returns `http://127.0.0.1:PORT` followed by `path`.
+    /// Returns `http://127.0.0.1:PORT` followed by `path`. With TLS the scheme is `https`.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        let scheme = if self.has_tls() { "https" } else { "http" };
+        format!("{scheme}://{}{path}", self.address)
+    }
+
+    fn has_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.shared.tls.get().is_some();
+        #[cfg(not(feature = "tls"))]
+        false
     }
 
     /// Returns the address of the server.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Returns every request that arrived whole, in order.
-    #[must_use]
-    pub fn received(&self) -> Vec<Received> {
-        self.shared.log().received.clone()
-    }
-
-    /// Returns the keys in the order of arrival. `None` stands for a request without a key.
-    #[must_use]
-    pub fn keys(&self) -> Vec<Option<String>> {
-        self.shared.log().received.iter().map(|request| request.key().map(str::to_owned)).collect()
-    }
-
-    /// Returns the number of accepted connections.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.shared.log().connections
-    }
-
-    /// Returns the number of executions.
-    #[must_use]
-    pub fn executions(&self) -> usize {
-        self.shared.log().executions.len()
-    }
-
-    /// Returns the number of executions for each request body.
-    #[must_use]
-    pub fn executions_by_body(&self) -> HashMap<Vec<u8>, usize> {
-        self.shared.log().count_executions(|request| request.body.clone())
-    }
-
-    /// Returns the number of executions for each key. `None` stands for requests without a key.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// use steadfast::Client;
-    /// use steadfast_testing::{FaultServer, FaultStep};
-    ///
-    /// let server = FaultServer::play([FaultStep::ok()]).await;
-    /// let client = Client::new();
-    /// for _ in 0..3 {
-    ///     client.post(server.url("/charges")).send().await.unwrap();
-    /// }
-    /// // Each operation has a key of its own.
-    /// assert!(server.executions_by_key().values().all(|executions| *executions == 1));
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn executions_by_key(&self) -> HashMap<Option<String>, usize> {
-        self.shared.log().count_executions(|request| request.key().map(str::to_owned))
-    }
-
-    /// Returns all counts. Their `Display` is a table, made for the message of a failed assertion.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// use steadfast::Client;
-    /// use steadfast_testing::{FaultServer, FaultStep};
-    ///
-    /// let server = FaultServer::play([FaultStep::answer(503), FaultStep::ok()]).await;
-    /// Client::new().get(server.url("/charges")).send().await.unwrap();
-    /// let report = server.report();
-    /// assert_eq!((report.requests, report.executions), (2, 1), "{report}");
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn report(&self) -> Report {
-        let log = self.shared.log();
-        let (received, executions) = (&log.received, &log.executions);
-        let by_key = |index: usize, request: &Received| request.key().map_or(Err(index), |key| Ok(key.to_owned()));
-        let by_body =
-            |_: usize, request: &Received| (request.method.to_string(), request.target.clone(), request.body.clone());
-        Report {
-            connections: log.connections,
-            requests: received.len(),
-            executions: executions.len(),
-            by_key: Tally::count(received, executions, by_key),
-            by_body: Tally::count(received, executions, by_body),
-            bytes_in: self.shared.meter.read.load(Ordering::Relaxed),
-            bytes_out: self.shared.meter.written.load(Ordering::Relaxed),
-        }
     }
 }
 
@@ -376,6 +304,12 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let mut wire = Wire::new(stream, shared.meter.clone());
     if let Some(how) = shared.accepted() {
         return wire.end_early(how).await;
+    }
+    #[cfg(feature = "tls")]
+    if let Some(identity) = shared.tls.get() {
+        // In a failed handshake the client has refused the certificate: nothing more to do.
+        let Ok(encrypted) = wire.encrypted(&identity.acceptor).await else { return };
+        wire = encrypted;
     }
     // The subject of the test is the client on a broken connection, so a failed read or write is no
     // failure here.

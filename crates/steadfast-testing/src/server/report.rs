@@ -1,8 +1,10 @@
-//! What a [`FaultServer`](super::FaultServer) received and executed, as numbers and as a table.
+//! What a [`FaultServer`] received and executed, as numbers and as a table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::atomic::Ordering;
 
+use super::FaultServer;
 use crate::Received;
 
 /// The counts of a server since its start. `Display` prints them as a table.
@@ -84,5 +86,89 @@ impl fmt::Display for Report {
         }
         write!(f, "{requests} whole requests over {connections} connections, {executions} executions; ")?;
         write!(f, "{bytes_in} bytes in, {bytes_out} bytes out")
+    }
+}
+
+impl FaultServer {
+    /// Returns every request that arrived whole, in order.
+    #[must_use]
+    pub fn received(&self) -> Vec<Received> {
+        self.shared.log().received.clone()
+    }
+
+    /// Returns the keys in the order of arrival. `None` stands for a request without a key.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Option<String>> {
+        self.shared.log().received.iter().map(|request| request.key().map(str::to_owned)).collect()
+    }
+
+    /// Returns the number of accepted connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.log().connections
+    }
+
+    /// Returns the number of executions.
+    #[must_use]
+    pub fn executions(&self) -> usize {
+        self.shared.log().executions.len()
+    }
+
+    /// Returns the number of executions for each request body.
+    #[must_use]
+    pub fn executions_by_body(&self) -> HashMap<Vec<u8>, usize> {
+        self.shared.log().count_executions(|request| request.body.clone())
+    }
+
+    /// Returns the number of executions for each key. `None` stands for requests without a key.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// let server = FaultServer::play([FaultStep::ok()]).await;
+    /// let client = Client::new();
+    /// for _ in 0..3 {
+    ///     client.post(server.url("/charges")).send().await.unwrap();
+    /// }
+    /// // Each operation has a key of its own.
+    /// assert!(server.executions_by_key().values().all(|executions| *executions == 1));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn executions_by_key(&self) -> HashMap<Option<String>, usize> {
+        self.shared.log().count_executions(|request| request.key().map(str::to_owned))
+    }
+
+    /// Returns all counts. Their `Display` is a table, made for the message of a failed assertion.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use steadfast::Client;
+    /// use steadfast_testing::{FaultServer, FaultStep};
+    ///
+    /// let server = FaultServer::play([FaultStep::answer(503), FaultStep::ok()]).await;
+    /// Client::new().get(server.url("/charges")).send().await.unwrap();
+    /// let report = server.report();
+    /// assert_eq!((report.requests, report.executions), (2, 1), "{report}");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let log = self.shared.log();
+        let (received, executions) = (&log.received, &log.executions);
+        let by_key = |index: usize, request: &Received| request.key().map_or(Err(index), |key| Ok(key.to_owned()));
+        let by_body =
+            |_: usize, request: &Received| (request.method.to_string(), request.target.clone(), request.body.clone());
+        Report {
+            connections: log.connections,
+            requests: received.len(),
+            executions: executions.len(),
+            by_key: Tally::count(received, executions, by_key),
+            by_body: Tally::count(received, executions, by_body),
+            bytes_in: self.shared.meter.read.load(Ordering::Relaxed),
+            bytes_out: self.shared.meter.written.load(Ordering::Relaxed),
+        }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub(super) honours_keys: AtomicBool,
     log: Mutex<Log>,
     pub(super) meter: Arc<Meter>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: std::sync::OnceLock<super::tls::Identity>,
 }
 
 #[derive(Default)]
@@ -49,6 +51,8 @@ impl Shared {
             honours_keys: AtomicBool::new(true),
             log: Mutex::default(),
             meter: Arc::default(),
+            #[cfg(feature = "tls")]
+            tls: std::sync::OnceLock::new(),
         }
     }
 
