@@ -1,6 +1,6 @@
 //! Classifies one attempt.
 //!
-//! The default table is in `steadfast-core`, in `class.rs`. This file adds the meaning of a 409
+//! The default table is in `steadfast-core`, in `class.rs` and, for headers, `hint.rs`. This file adds the meaning of a 409
 //! under a key, and the user's classifier. It also decides whether the operation may have been
 //! processed, which no classifier can change.
 
@@ -93,8 +93,8 @@ impl Assessor<'_> {
 
         // The server states that it has not begun.
         let was_too_late = status == StatusCode::SERVICE_UNAVAILABLE && is_named(problem_type::DEADLINE_PASSED);
-        let by_status = if was_too_late { Class::NotProcessed } else { Class::of_status(status) };
-        let mut hint = Hint::read(headers, by_status, clock::wall, context.policy().max_retry_after);
+        let by_head = if was_too_late { Class::NotProcessed } else { Class::read(status, headers, clock::wall) };
+        let mut hint = Hint::read(headers, by_head, clock::wall);
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
         hint.outcome_unknown |= is_named(problem_type::OUTCOME_UNKNOWN);
 
@@ -102,7 +102,7 @@ impl Assessor<'_> {
             && !hint.outcome_unknown
             && self.may_meet_itself(was_sent_before)
             && self.asks_to_wait(headers, is_named);
-        let default_class = if may_be_in_progress { Class::Ambiguous } else { self.after_redirects(by_status) };
+        let default_class = if may_be_in_progress { Class::Ambiguous } else { self.after_redirects(by_head) };
         let outcome = Outcome::answered(&context.method, context.idempotency, status, headers);
         let may_have_acted = match default_class {
             Class::Ambiguous => true,
@@ -155,7 +155,7 @@ impl Assessor<'_> {
             Class::NotProcessed if self.redirects.is_done => Class::Ambiguous,
             class => self.after_redirects(class),
         };
-        let mut hint = Hint::read(headers, default_class, clock::wall, context.policy().max_retry_after);
+        let mut hint = Hint::read(headers, default_class, clock::wall);
         // A truncated response is not the stored end: the server sends it again in full.
         hint.replayed = false;
         hint.refused = failure == Failure::Refused;

@@ -17,6 +17,7 @@ mod limits;
 mod nginx;
 mod overload;
 mod properties;
+mod quotas;
 mod redirects;
 mod secrets;
 mod server;

@@ -48,6 +48,9 @@ impl Class {
     ///
     /// 408 is ambiguous, although RFC 9110 §15.5.9 calls the request incomplete: common timeout
     /// layers send it after the handler has begun.
+    ///
+    /// The headers of a 403 or a 413 may say that it is a matter of load:
+    /// [`of_response`](Self::of_response) reads them too.
     #[must_use]
     pub fn of_status(status: StatusCode) -> Self {
         match status.as_u16() {

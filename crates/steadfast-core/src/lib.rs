@@ -49,6 +49,7 @@ mod cooldown;
 mod date;
 #[cfg(feature = "clock")]
 pub mod deadline;
+mod field;
 mod hedge;
 mod hint;
 #[cfg(feature = "key")]
@@ -57,6 +58,7 @@ pub mod key;
 #[doc(hidden)]
 pub mod latency;
 pub mod protocol;
+mod quota;
 mod retry;
 mod settings;
 mod units;
