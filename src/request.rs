@@ -457,6 +457,26 @@ impl RequestBuilder {
         self.option(|options| options.body_limit = Some(bytes))
     }
 
+    /// Returns a second builder of the same request. Returns `None` if the body cannot be sent again
+    /// (a stream, or a plain multipart form), or if a setting is invalid.
+    ///
+    /// A key that you gave, by [`idempotency_key`](Self::idempotency_key), as a header or by
+    /// [`resume`](Self::resume), is cloned too. Both builders then send *one* operation. Without
+    /// such a key each clone is an operation of its own: two POSTs get two keys, and both act.
+    ///
+    /// You need no clone for retries: the client sends a request again by itself.
+    ///
+    /// ```
+    /// let client = steadfast::Client::new();
+    /// let request = client.get("https://api.example.com/users").query(&[("page", 1)]);
+    /// assert!(request.try_clone().is_some());
+    /// ```
+    #[must_use = "the clone does nothing until it is sent"]
+    pub fn try_clone(&self) -> Option<Self> {
+        let wire_request = self.wire_request.as_ref().ok()?.try_clone()?;
+        Some(Self { client: self.client.clone(), wire_request: Ok(wire_request), options: self.options.clone() })
+    }
+
     /// Sends the request and retries it where that is safe. Returns the final response, whatever
     /// its status, once its headers have arrived.
     ///
@@ -477,7 +497,7 @@ impl RequestBuilder {
     /// ```no_run
     /// use steadfast::{Client, ResponseExt};
     ///
-    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
     /// let response = client.get("https://api.example.com/report").send().await?;
     /// println!("{} after {} attempts", response.status(), response.attempts().len());
     /// let text = response.text().await?;

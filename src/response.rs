@@ -81,7 +81,7 @@ pub trait ResponseExt: Sized + private::Sealed {
     /// ```no_run
     /// use steadfast::{Client, ResponseExt};
     ///
-    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
     /// let response = client.get("https://api.example.com/report").send().await?;
     /// let text = response.into_result().await?.text().await?;
     /// # drop(text);
@@ -132,7 +132,7 @@ impl ResponseExt for reqwest::Response {
                 let method = report.method.clone();
                 error.with_report(report).at(&method, SafeUrl(&url))
             }
-            None => error,
+            None => error.of_no_operation(None),
         })
     }
 }
