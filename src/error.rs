@@ -96,8 +96,9 @@ pub enum ErrorKind {
     /// The response body is over the limit
     /// ([`ClientBuilder::body_limit`](crate::ClientBuilder::body_limit)).
     TooLarge,
-    /// The response is 2xx and complete, and its body is not the JSON of the type that you asked
-    /// for. The operation *was* processed.
+    /// The response is 2xx and complete, and its body is not what you asked for: the JSON of your
+    /// type, or what your [decoder](crate::RequestBuilder::fetch_with) reads. The operation *was*
+    /// processed.
     Decode,
 }
 
@@ -442,7 +443,8 @@ impl Error {
     /// ```
     #[cfg(feature = "json")]
     pub fn json<E: serde::de::DeserializeOwned>(&self) -> std::result::Result<E, crate::DecodeError> {
-        serde_json::from_slice(self.body().unwrap_or_default()).map_err(|error| crate::DecodeError::new(&error))
+        serde_json::from_slice(crate::problem::without_mark(self.body().unwrap_or_default()))
+            .map_err(|error| crate::DecodeError::new(&error))
     }
 
     /// Returns the request's method, or `None` if the error came before there was a request.

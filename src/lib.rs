@@ -62,7 +62,7 @@
 //!
 //! | feature | default | brings |
 //! | --- | --- | --- |
-//! | `json` | yes | `json`, `fetch`, `get_json` and the like |
+//! | `json` | yes | `json`, `fetch`, `get_json` and the like (`fetch_text`, `fetch_bytes` and `fetch_with` need no feature) |
 //! | `rustls` | yes | TLS by rustls |
 //! | `native-tls` | no | TLS by the operating system's library |
 //! | `stream` | no | streaming bodies, and `RequestBuilder::file` |

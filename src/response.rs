@@ -3,19 +3,27 @@
 //! The response is reqwest's own type, so it fits everything that takes one. The report is in its
 //! extensions.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+
 use super::attempt_result::AttemptResponse;
-#[cfg(feature = "json")]
-use super::{operation::OperationContext, wire_request::WireRequest};
-use super::{redirect, response_body};
+use super::operation::OperationContext;
+use super::redirect;
+use super::response_body::{self, ReadMode};
+use super::wire_request::WireRequest;
 #[cfg(feature = "json")]
 use crate::decode::DecodeError;
 use crate::error::{Answer, Error, ErrorKind, Result};
 use crate::journal::{Attempt, OperationReport};
 use crate::key::IdempotencyKey;
 use crate::policy::StopReason;
+#[cfg(feature = "json")]
+use crate::problem;
 use crate::resume::SafeUrl;
 
 /// The report of an operation, on its final response.
@@ -150,32 +158,61 @@ fn status_error(answer: Answer, url: &reqwest::Url) -> Error {
     Error::new(ErrorKind::Redirect, what).with_answer(answer)
 }
 
-/// Decodes the body of a 2xx response from `url`.
-#[cfg(feature = "json")]
-pub(super) fn decode<T: serde::de::DeserializeOwned>(
-    answer: AttemptResponse,
-    read: response_body::ReadMode,
-    url: &reqwest::Url,
-) -> Result<T> {
-    let (AttemptResponse::Whole { status, headers, body, over_limit }, response_body::ReadMode::Whole { limit }) =
-        (answer, read)
+/// A 2xx response with its whole body.
+pub(super) struct WholeResponse {
+    status: StatusCode,
+    headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl WholeResponse {
+    /// Returns the response as one of reqwest, with the header that tells how to read the body.
+    pub(super) fn into_response(self) -> reqwest::Response {
+        let mut response = http::Response::new(self.body);
+        if let Some(content_type) = self.headers.get(CONTENT_TYPE) {
+            response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
+        }
+        response.into()
+    }
+
+    /// Returns the error of a body that is not what was asked for.
+    pub(super) fn not_decoded(self, what: impl Into<Cow<'static, str>>) -> Error {
+        Error::new(ErrorKind::Decode, what).with_answer(self.into_answer())
+    }
+
+    fn into_answer(self) -> Answer {
+        let Self { status, headers, body } = self;
+        Answer { status, headers, body: body.slice(..body.len().min(64 * 1024)) }
+    }
+}
+
+/// Returns a 2xx response from `url` that was read inside the attempt.
+pub(super) fn success(response: AttemptResponse, read: ReadMode, url: &reqwest::Url) -> Result<WholeResponse> {
+    let (AttemptResponse::Whole { status, headers, body, over_limit }, ReadMode::Whole { limit }) = (response, read)
     else {
         return Err(Error::new(ErrorKind::Transport, "the response body was not read"));
     };
     if !status.is_success() {
         return Err(status_error(Answer { status, headers, body }, url));
     }
+    let response = WholeResponse { status, headers, body };
     if over_limit {
         return Err(Error::new(ErrorKind::TooLarge, format!("the response body is over the limit of {limit} bytes")));
     }
-    serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(|error| {
-        let what = format!("the response is not the expected JSON ({})", DecodeError::new(&error));
-        Error::new(ErrorKind::Decode, what).with_answer(Answer { status, headers, body: first_64_kib(body) })
+    Ok(response)
+}
+
+/// Decodes the body of a 2xx response from JSON. An empty one is `null`.
+#[cfg(feature = "json")]
+pub(super) fn decode_json<T: serde::de::DeserializeOwned>(response: WholeResponse) -> Result<T> {
+    let json = problem::without_mark(&response.body);
+    let decoded = serde_json::from_slice(if json.is_empty() { b"null" } else { json });
+    decoded.map_err(|error| {
+        response.not_decoded(format!("the response is not the expected JSON ({})", DecodeError::new(&error)))
     })
 }
 
-/// Adds the report to the error of a response that cannot be decoded.
-#[cfg(feature = "json")]
+/// Adds the report to the error of a response that was read inside the attempt.
 pub(super) fn with_report(
     error: Error,
     mut report: OperationReport,
@@ -188,11 +225,6 @@ pub(super) fn with_report(
         report.resume = context.resume_token(wire_request, true);
     }
     error.with_report(report).at(&context.method, SafeUrl(wire_request.original().url()))
-}
-
-#[cfg(feature = "json")]
-fn first_64_kib(body: bytes::Bytes) -> bytes::Bytes {
-    body.slice(..body.len().min(64 * 1024))
 }
 
 fn report(response: &reqwest::Response) -> Option<&OperationReport> {

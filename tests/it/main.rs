@@ -10,6 +10,7 @@ mod cancel;
 mod cases;
 mod client;
 mod events;
+mod fetch;
 mod first_lines;
 mod keys;
 mod kit;
