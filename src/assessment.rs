@@ -12,9 +12,10 @@ use http::{HeaderMap, StatusCode};
 use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
 use super::operation::OperationContext;
 use super::redirect::RedirectState;
+use super::response_body::ReadMode;
 use crate::clock;
 use crate::journal::{Attempt, Reach};
-use crate::policy::{Class, Failure, Hint, Outcome, record_status};
+use crate::policy::{Class, Classification, Failure, Hint, Outcome, record_status};
 use crate::problem;
 use steadfast_core::protocol::problem_type;
 
@@ -103,15 +104,22 @@ impl Assessor<'_> {
             && self.may_meet_itself(was_sent_before)
             && self.asks_to_wait(headers, is_named);
         let default_class = if may_be_in_progress { Class::Ambiguous } else { self.after_redirects(by_head) };
-        let outcome = Outcome::answered(&context.method, context.idempotency, status, headers);
         let may_have_acted = match default_class {
             Class::Ambiguous => true,
             Class::Success => !says_not_acted(status),
             Class::Throttled => context.policy().throttled_is_ambiguous,
             _ => false,
         };
+        let class = self.classify(default_class, &mut hint, || {
+            let outcome = Outcome::answered(&context.method, context.idempotency, status, headers);
+            match context.read {
+                ReadMode::Whole { .. } => outcome.with_body(response.body_prefix()),
+                // What was peeked at is the beginning at best, and only of some responses.
+                ReadMode::Head => outcome,
+            }
+        });
         Assessment {
-            class: self.classify(&outcome.with_default_class(default_class)),
+            class,
             default_class,
             reach: Reach::Answered,
             status: Some(status),
@@ -144,13 +152,7 @@ impl Assessor<'_> {
             Some((status, headers)) => (Some(*status), headers),
             None => (None, &no_headers),
         };
-        let outcome = match status {
-            Some(status) => {
-                Outcome::answered(&context.method, context.idempotency, status, headers).with_failure(failure)
-            }
-            None => Outcome::failed(&context.method, context.idempotency, failure),
-        };
-        let default_class = match outcome.default_class() {
+        let default_class = match failure.class() {
             // The operation was carried out before, so it is not "not processed".
             Class::NotProcessed if self.redirects.is_done => Class::Ambiguous,
             class => self.after_redirects(class),
@@ -162,8 +164,14 @@ impl Assessor<'_> {
         hint.local = failure == Failure::LocalResources;
         let part_was_taken = failure == Failure::RequestBody && error.body_was_taken != Some(false);
         let redirect_acted = failure == Failure::Redirects && !status.is_some_and(says_not_acted);
+        let class = self.classify(default_class, &mut hint, || match status {
+            Some(status) => {
+                Outcome::answered(&context.method, context.idempotency, status, headers).with_failure(failure)
+            }
+            None => Outcome::failed(&context.method, context.idempotency, failure),
+        });
         Assessment {
-            class: self.classify(&outcome.with_default_class(default_class)),
+            class,
             default_class,
             reach: match default_class {
                 _ if status.is_some() => Reach::Answered,
@@ -195,10 +203,16 @@ impl Assessor<'_> {
         }
     }
 
-    fn classify(&self, outcome: &Outcome<'_>) -> Class {
-        match &self.context.client.classifier {
-            Some(classify) => classify(outcome),
-            None => outcome.default_class(),
-        }
+    /// Returns the class that decides: the user's classifier has the last word. So has its wait. If
+    /// the classifier alone calls a response throttled, its quota counts too.
+    fn classify<'b>(&self, default_class: Class, hint: &mut Hint, outcome: impl FnOnce() -> Outcome<'b>) -> Class {
+        let Some(classify) = &self.context.client.classifier else { return default_class };
+        let outcome = outcome().with_default_class(default_class);
+        let Classification { class, after, .. } = classify(&outcome);
+        hint.after = after.or(hint.after).or_else(|| match outcome.headers() {
+            Some(headers) if class == Class::Throttled => Hint::read(headers, class, clock::wall).after,
+            _ => None,
+        });
+        class
     }
 }

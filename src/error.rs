@@ -79,7 +79,8 @@ pub enum ErrorKind {
     Transport,
     /// The request body could not be read or sent, for a reason on this side.
     RequestBody,
-    /// The final response has a status other than 2xx and 3xx.
+    /// The final response has a status other than 2xx and 3xx, or your
+    /// [classifier](crate::ClientBuilder::classify) calls a 2xx a failure.
     Status,
     /// The client did not follow a redirect. `fetch` and `into_result` return this kind; `send`
     /// returns it only for redirects in a circle, or too many of them.

@@ -77,7 +77,8 @@ impl<'a> Recorder<'a> {
                     Some(NotFollowed::KeyNotTrusted) => StopReason::KeyNotTrusted,
                     _ => reason,
                 };
-                let succeeded = response.status().is_success();
+                // A 2xx that is not done is a failure by the user's classifier.
+                let succeeded = response.status().is_success() && reason == StopReason::Done;
                 let report = self.into_report(wire_request, reason, succeeded, now);
                 Ok((response, OperationReport { not_followed, ..report }))
             }

@@ -186,8 +186,14 @@ impl WholeResponse {
     }
 }
 
-/// Returns a 2xx response from `url` that was read inside the attempt.
-pub(super) fn success(response: AttemptResponse, read: ReadMode, url: &reqwest::Url) -> Result<WholeResponse> {
+/// Returns a 2xx response from `url` that was read inside the attempt. `stop` is why there was no
+/// further attempt.
+pub(super) fn success(
+    response: AttemptResponse,
+    read: ReadMode,
+    stop: StopReason,
+    url: &reqwest::Url,
+) -> Result<WholeResponse> {
     let (AttemptResponse::Whole { status, headers, body, over_limit }, ReadMode::Whole { limit }) = (response, read)
     else {
         return Err(Error::new(ErrorKind::Transport, "the response body was not read"));
@@ -196,6 +202,11 @@ pub(super) fn success(response: AttemptResponse, read: ReadMode, url: &reqwest::
         return Err(status_error(Answer { status, headers, body }, url));
     }
     let response = WholeResponse { status, headers, body };
+    // By the table a 2xx is done. If it is not, the user's classifier has called it a failure.
+    if stop != StopReason::Done {
+        let what = format!("status {}, a failure by the classifier", status.as_u16());
+        return Err(Error::new(ErrorKind::Status, what).with_answer(response.into_answer()));
+    }
     if over_limit {
         return Err(Error::new(ErrorKind::TooLarge, format!("the response body is over the limit of {limit} bytes")));
     }

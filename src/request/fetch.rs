@@ -141,7 +141,7 @@ impl RequestBuilder {
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
             let (response, report) = run::run(&context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();
-            let decoded = response::success(response, context.read, url).and_then(decode);
+            let decoded = response::success(response, context.read, report.stop, url).and_then(decode);
             decoded.map_err(|error: Error| response::with_report(error, report, &context, wire_request))
         }
     }

@@ -8,6 +8,7 @@ mod answers;
 mod bad_input;
 mod cancel;
 mod cases;
+mod classify;
 mod client;
 mod events;
 mod fetch;

@@ -67,7 +67,7 @@ pub use backoff::{Backoff, CustomSchedule, Jitter, Schedule};
 pub use breaker::{Breaker, BreakerPolicy, BreakerState, CircuitOpen, Permit, SlowCalls};
 pub use budget::{RetryBudget, TokenBucket};
 pub use check::InvalidPolicy;
-pub use class::{Class, Failure, Idempotency, Outcome};
+pub use class::{Class, Classification, Failure, Idempotency, Outcome};
 pub use hedge::{HedgeAt, HedgePolicy};
 pub use hint::{Hint, parse_retry_hint};
 pub use retry::{Decision, Operation, StopReason};

@@ -354,7 +354,7 @@ impl<'a> Course<'a> {
         let fetched = ended.and_then(|(answer, report)| {
             let url = self.wire_request.current(&self.progress).request.url();
             let read = self.setting.context.read;
-            let value = response::success(answer, read, url).and_then(response::decode_json::<()>);
+            let value = response::success(answer, read, report.stop, url).and_then(response::decode_json::<()>);
             match value {
                 Ok(()) => Ok(report),
                 Err(error) => Err(response::with_report(error, report, self.setting.context, self.wire_request)),
