@@ -82,8 +82,9 @@ pub enum ErrorKind {
     /// The final response has a status other than 2xx and 3xx, or your
     /// [classifier](crate::ClientBuilder::classify) calls a 2xx a failure.
     Status,
-    /// The client did not follow a redirect. `fetch` and `into_result` return this kind; `send`
-    /// returns it only for redirects in a circle, or too many of them.
+    /// The client did not follow a redirect, or a [link](crate::ResponseExt::link) leads to another
+    /// origin. `fetch` and `into_result` return this kind; `send` returns it only for redirects in a
+    /// circle, or too many of them.
     ///
     /// The message names the target, and why the client does not follow.
     /// [`headers`](Error::headers) has the `Location`.

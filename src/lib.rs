@@ -99,7 +99,7 @@
 // | `assessment` | the class of an attempt |
 // | `admission`, `cooldown` | whether an attempt is admitted |
 // | `origin`, `key_trust` | the client's memory of each origin |
-// | `recorder`, `event`, `response` | the journal, the events and the report |
+// | `recorder`, `event`, `response`, `link` | the journal, the events, the report and the links of a response |
 //
 // `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the types of the public
 // API. Of the others they import only `policy`. There are no circles of imports.
@@ -127,6 +127,7 @@ mod inner;
 mod journal;
 mod key_policy;
 mod key_trust;
+mod link;
 mod operation;
 mod origin;
 mod problem;

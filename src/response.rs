@@ -8,14 +8,15 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, StatusCode};
 
 use super::attempt_result::AttemptResponse;
 use super::operation::OperationContext;
-use super::redirect;
+use super::origin::origin;
 use super::response_body::{self, ReadMode};
 use super::wire_request::WireRequest;
+use super::{link, redirect};
 #[cfg(feature = "json")]
 use crate::decode::DecodeError;
 use crate::error::{Answer, Error, ErrorKind, Result};
@@ -26,9 +27,9 @@ use crate::policy::StopReason;
 use crate::problem;
 use crate::resume::SafeUrl;
 
-/// The report of an operation, on its final response.
+/// The report of an operation, on its final response, and the links of that response.
 ///
-/// It is empty on a response of another client.
+/// The report is empty on a response of another client.
 ///
 /// ```no_run
 /// use steadfast::{Client, ResponseExt};
@@ -97,6 +98,83 @@ pub trait ResponseExt: Sized + private::Sealed {
     /// # }
     /// ```
     fn into_result(self) -> impl Future<Output = Result<Self>> + Send;
+
+    /// Returns the URL in the `Location` of this response, or `None` if it has none.
+    ///
+    /// A relative URL is resolved against the URL of this response (RFC 9110 §10.2.2). User
+    /// information in it is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Redirect`], and the message names the target, if:
+    ///
+    /// * it is on another origin than your request (scheme, host or port), or this response is.
+    ///   Whoever wrote the link would choose where your next request goes, with its credentials. If
+    ///   that is fine, call [`location_to_any_origin`](Self::location_to_any_origin);
+    /// * it is not an http or https URL.
+    ///
+    /// ```no_run
+    /// use steadfast::{Client, ResponseExt};
+    ///
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
+    /// let response = client.post("https://api.example.com/exports").body("2026").send().await?;
+    /// if let Some(export) = response.into_result().await?.location()? {
+    ///     let state = client.get(export).fetch_text().await?;
+    ///     # drop(state);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn location(&self) -> Result<Option<reqwest::Url>>;
+
+    /// Returns the URL in the `Location` of this response, as [`location`](Self::location) does,
+    /// also if it is on another origin.
+    ///
+    /// The client adds its own default headers to a request by the URL's origin. Do not add
+    /// credentials to a request that goes elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Redirect`] if it is not an http or https URL, or leads from https to http.
+    fn location_to_any_origin(&self) -> Result<Option<reqwest::Url>>;
+
+    /// Returns the URL of the first `Link` with this relation, such as `next`, or `None` if there is
+    /// no such link (RFC 8288).
+    ///
+    /// The relation is compared without regard to case. A relative URL is resolved against the URL
+    /// of this response. A link with an `anchor` of another resource is left out.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`location`](Self::location). If another origin is fine, call
+    /// [`link_to_any_origin`](Self::link_to_any_origin).
+    ///
+    /// ```no_run
+    /// use serde_json::Value;
+    /// use steadfast::{Client, ResponseExt};
+    ///
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
+    /// let mut items: Vec<Value> = Vec::new();
+    /// let mut page = client.get("https://api.example.com/items").send().await?.into_result().await?;
+    /// loop {
+    ///     let next = page.link("next")?;
+    ///     items.append(&mut page.json().await?);
+    ///     let Some(next) = next else { break };
+    ///     page = client.get(next).send().await?.into_result().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn link(&self, relation: &str) -> Result<Option<reqwest::Url>>;
+
+    /// Returns the URL of the first `Link` with this relation, as [`link`](Self::link) does, also
+    /// if it is on another origin. See [`location_to_any_origin`](Self::location_to_any_origin) for
+    /// credentials.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`location_to_any_origin`](Self::location_to_any_origin).
+    fn link_to_any_origin(&self, relation: &str) -> Result<Option<reqwest::Url>>;
 }
 
 impl ResponseExt for reqwest::Response {
@@ -142,6 +220,62 @@ impl ResponseExt for reqwest::Response {
             }
             None => error.of_no_operation(None),
         })
+    }
+
+    fn location(&self) -> Result<Option<reqwest::Url>> {
+        let Some(url) = self.location_to_any_origin()? else { return Ok(None) };
+        on_own_origin(self, "the Location", "location_to_any_origin", url).map(Some)
+    }
+
+    fn location_to_any_origin(&self) -> Result<Option<reqwest::Url>> {
+        let Some(target) = self.headers().get(LOCATION) else { return Ok(None) };
+        resolved(self, "the Location", link::text(target)).map(Some)
+    }
+
+    fn link(&self, relation: &str) -> Result<Option<reqwest::Url>> {
+        let Some(url) = self.link_to_any_origin(relation)? else { return Ok(None) };
+        on_own_origin(self, &format!("the link `{relation}`"), "link_to_any_origin", url).map(Some)
+    }
+
+    fn link_to_any_origin(&self, relation: &str) -> Result<Option<reqwest::Url>> {
+        let Some(target) = link::find(self.headers(), relation, self.url()) else { return Ok(None) };
+        resolved(self, &format!("the link `{relation}`"), Some(target)).map(Some)
+    }
+}
+
+/// Resolves the target of a link against the URL of its response.
+fn resolved(response: &reqwest::Response, what: &str, target: Option<&str>) -> Result<reqwest::Url> {
+    let from = response.url();
+    let Some(url) = target.and_then(|target| redirect::resolve(from, target)) else {
+        return Err(link_error(response, format!("{what} is not an http or https URL")));
+    };
+    if from.scheme() == "https" && url.scheme() != "https" {
+        return Err(link_error(response, format!("{what} leads from https to {}", SafeUrl(&url))));
+    }
+    Ok(url)
+}
+
+/// Returns the target of a link, if neither it nor the response that has it left the origin.
+fn on_own_origin(response: &reqwest::Response, what: &str, other: &str, url: reqwest::Url) -> Result<reqwest::Url> {
+    let is_elsewhere = report(response).is_some_and(|report| report.is_elsewhere);
+    if !is_elsewhere && origin(&url) == origin(response.url()) {
+        return Ok(url);
+    }
+    let who = if is_elsewhere { "comes from" } else { "leads to" };
+    let what = format!("{what} {who} another origin: {}; if that is fine, call {other}", SafeUrl(&url));
+    Err(link_error(response, what))
+}
+
+/// Returns the error of a link that is not used. The response itself is fine, and stays with the
+/// caller.
+fn link_error(response: &reqwest::Response, what: String) -> Error {
+    let error = Error::new(ErrorKind::Redirect, what);
+    match report(response) {
+        Some(report) => {
+            let method = report.method.clone();
+            error.with_report(report.clone()).at(&method, SafeUrl(response.url()))
+        }
+        None => error.of_no_operation(Some(response.status())),
     }
 }
 

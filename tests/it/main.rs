@@ -17,6 +17,7 @@ mod keys;
 mod kit;
 mod licence;
 mod limits;
+mod links;
 mod nginx;
 mod overload;
 mod properties;
