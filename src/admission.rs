@@ -107,7 +107,8 @@ impl<'a> Admission<'a> {
         let assessment = assessment.filter(|ended| ended.class != Class::Permanent || ended.failure.is_none());
         if let Some(lane) = self.lane {
             let response = assessment.filter(|ended| ended.failure.is_none());
-            let asked = response.and_then(|ended| cooldown_asked_for(ended.status?, &ended.hint, max_retry_after));
+            let asked =
+                response.and_then(|ended| cooldown_asked_for(ended.status?, ended.class, &ended.hint, max_retry_after));
             self.origin.cooldowns.settle(lane, admitted.probe, asked, now);
         }
         let Assessment { class, failure, .. } = assessment?;

@@ -1,6 +1,6 @@
 //! Classifies one attempt.
 //!
-//! The default table is in `steadfast-core`, in `class.rs`. This file adds the meaning of a 409
+//! The default table is in `steadfast-core`, in `class.rs` and, for headers, `hint.rs`. This file adds the meaning of a 409
 //! under a key, and the user's classifier. It also decides whether the operation may have been
 //! processed, which no classifier can change.
 
@@ -12,9 +12,10 @@ use http::{HeaderMap, StatusCode};
 use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
 use super::operation::OperationContext;
 use super::redirect::RedirectState;
+use super::response_body::ReadMode;
 use crate::clock;
 use crate::journal::{Attempt, Reach};
-use crate::policy::{Class, Failure, Hint, Outcome, record_status};
+use crate::policy::{Class, Classification, Failure, Hint, Outcome, record_status};
 use crate::problem;
 use steadfast_core::protocol::problem_type;
 
@@ -93,8 +94,8 @@ impl Assessor<'_> {
 
         // The server states that it has not begun.
         let was_too_late = status == StatusCode::SERVICE_UNAVAILABLE && is_named(problem_type::DEADLINE_PASSED);
-        let by_status = if was_too_late { Class::NotProcessed } else { Class::of_status(status) };
-        let mut hint = Hint::read(headers, by_status, clock::wall, context.policy().max_retry_after);
+        let by_head = if was_too_late { Class::NotProcessed } else { Class::read(status, headers, clock::wall) };
+        let mut hint = Hint::read(headers, by_head, clock::wall);
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
         hint.outcome_unknown |= is_named(problem_type::OUTCOME_UNKNOWN);
 
@@ -102,16 +103,23 @@ impl Assessor<'_> {
             && !hint.outcome_unknown
             && self.may_meet_itself(was_sent_before)
             && self.asks_to_wait(headers, is_named);
-        let default_class = if may_be_in_progress { Class::Ambiguous } else { self.after_redirects(by_status) };
-        let outcome = Outcome::answered(&context.method, context.idempotency, status, headers);
+        let default_class = if may_be_in_progress { Class::Ambiguous } else { self.after_redirects(by_head) };
         let may_have_acted = match default_class {
             Class::Ambiguous => true,
             Class::Success => !says_not_acted(status),
             Class::Throttled => context.policy().throttled_is_ambiguous,
             _ => false,
         };
+        let class = self.classify(default_class, &mut hint, || {
+            let outcome = Outcome::answered(&context.method, context.idempotency, status, headers);
+            match context.read {
+                ReadMode::Whole { .. } => outcome.with_body(response.body_prefix()),
+                // What was peeked at is the beginning at best, and only of some responses.
+                ReadMode::Head => outcome,
+            }
+        });
         Assessment {
-            class: self.classify(&outcome.with_default_class(default_class)),
+            class,
             default_class,
             reach: Reach::Answered,
             status: Some(status),
@@ -144,26 +152,26 @@ impl Assessor<'_> {
             Some((status, headers)) => (Some(*status), headers),
             None => (None, &no_headers),
         };
-        let outcome = match status {
-            Some(status) => {
-                Outcome::answered(&context.method, context.idempotency, status, headers).with_failure(failure)
-            }
-            None => Outcome::failed(&context.method, context.idempotency, failure),
-        };
-        let default_class = match outcome.default_class() {
+        let default_class = match failure.class() {
             // The operation was carried out before, so it is not "not processed".
             Class::NotProcessed if self.redirects.is_done => Class::Ambiguous,
             class => self.after_redirects(class),
         };
-        let mut hint = Hint::read(headers, default_class, clock::wall, context.policy().max_retry_after);
+        let mut hint = Hint::read(headers, default_class, clock::wall);
         // A truncated response is not the stored end: the server sends it again in full.
         hint.replayed = false;
         hint.refused = failure == Failure::Refused;
         hint.local = failure == Failure::LocalResources;
         let part_was_taken = failure == Failure::RequestBody && error.body_was_taken != Some(false);
         let redirect_acted = failure == Failure::Redirects && !status.is_some_and(says_not_acted);
+        let class = self.classify(default_class, &mut hint, || match status {
+            Some(status) => {
+                Outcome::answered(&context.method, context.idempotency, status, headers).with_failure(failure)
+            }
+            None => Outcome::failed(&context.method, context.idempotency, failure),
+        });
         Assessment {
-            class: self.classify(&outcome.with_default_class(default_class)),
+            class,
             default_class,
             reach: match default_class {
                 _ if status.is_some() => Reach::Answered,
@@ -195,10 +203,16 @@ impl Assessor<'_> {
         }
     }
 
-    fn classify(&self, outcome: &Outcome<'_>) -> Class {
-        match &self.context.client.classifier {
-            Some(classify) => classify(outcome),
-            None => outcome.default_class(),
-        }
+    /// Returns the class that decides: the user's classifier has the last word. So has its wait. If
+    /// the classifier alone calls a response throttled, its quota counts too.
+    fn classify<'b>(&self, default_class: Class, hint: &mut Hint, outcome: impl FnOnce() -> Outcome<'b>) -> Class {
+        let Some(classify) = &self.context.client.classifier else { return default_class };
+        let outcome = outcome().with_default_class(default_class);
+        let Classification { class, after, .. } = classify(&outcome);
+        hint.after = after.or(hint.after).or_else(|| match outcome.headers() {
+            Some(headers) if class == Class::Throttled => Hint::read(headers, class, clock::wall).after,
+            _ => None,
+        });
+        class
     }
 }

@@ -83,7 +83,6 @@ impl AttemptProgress {
 }
 
 /// A response, with as much of its body as was read inside the attempt.
-#[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
 pub(super) enum AttemptResponse {
     /// The head. `prefix` is the beginning of the body, where the class depends on it.
     Head { response: reqwest::Response, prefix: Bytes },

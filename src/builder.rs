@@ -21,7 +21,7 @@ use crate::Client;
 use crate::error::{Error, Result};
 use crate::inner::{Classifier, Inner, OnEvent};
 use crate::key_policy::KeyPolicy;
-use crate::policy::{self, CENTURY, Class, Outcome, RetryBudget, RetryPolicy};
+use crate::policy::{self, CENTURY, Classification, Outcome, RetryBudget, RetryPolicy};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -363,21 +363,51 @@ impl ClientBuilder {
     ///
     /// The client decides by this class, and the list of attempts shows it. The closure does not
     /// change [whether the operation may have been
-    /// processed](crate::Error::may_have_been_processed).
+    /// processed](crate::Error::may_have_been_processed). With [`Class::NotProcessed`] or
+    /// [`Class::Throttled`] you state that the server has not acted.
+    ///
+    /// The closure returns a [`Class`], or a [`Classification`] with the wait before the next
+    /// attempt. That wait replaces the one that the response asks for, and
+    /// [`max_retry_after`](RetryPolicy::max_retry_after) limits it in the same way.
+    ///
+    /// [`Outcome::body`] is the response's body, if `fetch` or one of its relatives reads it. After
+    /// `send` there is none: you read that body after the operation has ended. If the class of a
+    /// 2xx is not [`Class::Success`], `fetch` ends in an
+    /// [`ErrorKind::Status`](crate::ErrorKind::Status) with that body, and `send` returns the
+    /// response.
     ///
     /// ```
+    /// use std::time::Duration;
     /// use steadfast::Client;
     /// use steadfast::http::StatusCode;
-    /// use steadfast::policy::Class;
+    /// use steadfast::policy::{Class, Classification};
     ///
-    /// // An API that sends 503 only before it acts.
-    /// let client = Client::builder().classify(|outcome| match outcome.status() {
-    ///     Some(StatusCode::SERVICE_UNAVAILABLE) => Class::NotProcessed,
-    ///     _ => outcome.default_class(),
+    /// let client = Client::builder().classify(|outcome| {
+    ///     let body = outcome.body().unwrap_or_default();
+    ///     let says = |text: &[u8]| body.windows(text.len()).any(|part| part == text);
+    ///     match outcome.status() {
+    ///         // An API that sends 503 only before it acts.
+    ///         Some(StatusCode::SERVICE_UNAVAILABLE) => Class::NotProcessed.into(),
+    ///         // No credit: a retry does not help.
+    ///         Some(StatusCode::TOO_MANY_REQUESTS) if says(b"insufficient_quota") => Class::Permanent.into(),
+    ///         // An error inside a 200, as S3 sends it. It may have acted.
+    ///         Some(StatusCode::OK) if says(b"<Code>SlowDown</Code>") => {
+    ///             Classification::new(Class::Ambiguous).after(Duration::from_secs(2))
+    ///         }
+    ///         _ => outcome.default_class().into(),
+    ///     }
     /// });
     /// ```
-    pub fn classify(mut self, classify: impl Fn(&Outcome<'_>) -> Class + Send + Sync + 'static) -> Self {
-        self.classifier = Some(Arc::new(classify));
+    ///
+    /// [`Class`]: crate::policy::Class
+    /// [`Class::NotProcessed`]: crate::policy::Class::NotProcessed
+    /// [`Class::Success`]: crate::policy::Class::Success
+    /// [`Class::Throttled`]: crate::policy::Class::Throttled
+    pub fn classify<C: Into<Classification>>(
+        mut self,
+        classify: impl Fn(&Outcome<'_>) -> C + Send + Sync + 'static,
+    ) -> Self {
+        self.classifier = Some(Arc::new(move |outcome| classify(outcome).into()));
         self
     }
 

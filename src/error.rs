@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::journal::{Attempt, OperationReport, ShortDuration};
-use crate::key::IdempotencyKey;
+use crate::key::{IdempotencyKey, KeyError};
 use crate::policy::{InvalidPolicy, StopReason};
 use crate::problem::Problem;
 use crate::resume::ResumeToken;
@@ -51,6 +51,8 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A setting of the client or the request is invalid. The message names it. Nothing was sent.
+    ///
+    /// An error of reqwest's own builders becomes this kind, too.
     Build,
     /// A [resume token](crate::ResumeToken) was refused, and nothing was sent.
     ///
@@ -77,10 +79,12 @@ pub enum ErrorKind {
     Transport,
     /// The request body could not be read or sent, for a reason on this side.
     RequestBody,
-    /// The final response has a status other than 2xx and 3xx.
+    /// The final response has a status other than 2xx and 3xx, or your
+    /// [classifier](crate::ClientBuilder::classify) calls a 2xx a failure.
     Status,
-    /// The client did not follow a redirect. `fetch` and `into_result` return this kind; `send`
-    /// returns it only for redirects in a circle, or too many of them.
+    /// The client did not follow a redirect, or a [link](crate::ResponseExt::link) leads to another
+    /// origin. `fetch` and `into_result` return this kind; `send` returns it only for redirects in a
+    /// circle, or too many of them.
     ///
     /// The message names the target, and why the client does not follow.
     /// [`headers`](Error::headers) has the `Location`.
@@ -94,12 +98,17 @@ pub enum ErrorKind {
     /// The response body is over the limit
     /// ([`ClientBuilder::body_limit`](crate::ClientBuilder::body_limit)).
     TooLarge,
-    /// The response is 2xx and complete, and its body is not the JSON of the type that you asked
-    /// for. The operation *was* processed.
+    /// The response is 2xx and complete, and its body is not what you asked for: the JSON of your
+    /// type, or what your [decoder](crate::RequestBuilder::fetch_with) reads. The operation *was*
+    /// processed.
     Decode,
 }
 
 /// The error of an operation, with a report of every attempt.
+///
+/// A `reqwest::Error` converts into it, such as that of `text` on a response that
+/// [`send`](crate::RequestBuilder::send) has returned. It knows nothing of the operation: it may
+/// have been processed, and there are no attempts and no resume token.
 ///
 /// Ask [`may_have_been_processed`](Self::may_have_been_processed) first. `Display` prints one line.
 /// `{:#}` adds a line per attempt and a line per cause.
@@ -134,6 +143,12 @@ struct Inner {
     source: Option<BoxError>,
     /// The token of an operation that was to be resumed and was not sent.
     resumed: Option<ResumeToken>,
+    /// Present if the error was made outside of an operation, and knows nothing of it.
+    outside: Option<Outside>,
+}
+
+struct Outside {
+    status: Option<StatusCode>,
 }
 
 /// The final response, with at most the first 64 KiB of its body.
@@ -155,6 +170,7 @@ impl Error {
             answer: None,
             source: None,
             resumed: None,
+            outside: None,
         }))
     }
 
@@ -187,6 +203,12 @@ impl Error {
         self
     }
 
+    /// Marks an error that was made outside of an operation, and knows nothing of it.
+    pub(crate) fn of_no_operation(mut self, status: Option<StatusCode>) -> Self {
+        self.0.outside = Some(Outside { status });
+        self
+    }
+
     pub(crate) fn with_answer(mut self, answer: Answer) -> Self {
         self.0.answer = Some(answer);
         self
@@ -200,6 +222,16 @@ impl Error {
     /// Returns the failure and its causes on one line, without the report.
     pub(crate) fn in_short(&self) -> String {
         self.causes().fold(self.0.what.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+
+    /// Writes a line for each cause, in the alternate form.
+    fn write_causes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            for cause in self.causes() {
+                write!(f, "\n  caused by: {cause}")?;
+            }
+        }
+        Ok(())
     }
 
     fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
@@ -249,7 +281,8 @@ impl Error {
         self.0.kind == ErrorKind::Build
     }
 
-    /// Returns why there was no further attempt, or `None` if the request was invalid.
+    /// Returns why there was no further attempt. Returns `None` if the request was invalid, or if
+    /// the error was converted from a `reqwest::Error`.
     ///
     /// ```
     /// use steadfast::{Error, policy::StopReason};
@@ -278,7 +311,8 @@ impl Error {
     /// * a response was 2xx, or 3xx other than 307 and 308;
     /// * this side failed after the transport had taken a part of the request body.
     ///
-    /// A final 4xx after an ambiguous attempt leaves it `true`.
+    /// A final 4xx after an ambiguous attempt leaves it `true`. It is also `true` for an error that
+    /// was converted from a `reqwest::Error`, because that does not tell.
     ///
     /// # Troubleshooting
     ///
@@ -302,7 +336,8 @@ impl Error {
     #[must_use]
     pub fn may_have_been_processed(&self) -> bool {
         let earlier = self.0.resumed.as_ref().is_some_and(ResumeToken::may_have_been_processed);
-        earlier || self.0.report.as_ref().is_some_and(|report| report.may_have_been_processed)
+        let is_unknown = self.0.outside.is_some();
+        is_unknown || earlier || self.0.report.as_ref().is_some_and(|report| report.may_have_been_processed)
     }
 
     /// Returns the key that the request carried, if it had one. `Display` prints its first
@@ -331,7 +366,7 @@ impl Error {
     }
 
     /// Returns every attempt, in the order in which they ended. The last one decided the operation.
-    /// Empty if nothing was sent.
+    /// Empty if nothing was sent, and if the error was converted from a `reqwest::Error`.
     ///
     /// ```
     /// fn log(error: &steadfast::Error) {
@@ -364,7 +399,8 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         let answered = self.0.answer.as_ref().map(|answer| answer.status);
-        answered.or_else(|| self.attempts().last().and_then(Attempt::status))
+        let outside = self.0.outside.as_ref().and_then(|outside| outside.status);
+        answered.or(outside).or_else(|| self.attempts().last().and_then(Attempt::status))
     }
 
     /// Returns the headers of the last response, if the error has kept them.
@@ -409,7 +445,8 @@ impl Error {
     /// ```
     #[cfg(feature = "json")]
     pub fn json<E: serde::de::DeserializeOwned>(&self) -> std::result::Result<E, crate::DecodeError> {
-        serde_json::from_slice(self.body().unwrap_or_default()).map_err(|error| crate::DecodeError::new(&error))
+        serde_json::from_slice(crate::problem::without_mark(self.body().unwrap_or_default()))
+            .map_err(|error| crate::DecodeError::new(&error))
     }
 
     /// Returns the request's method, or `None` if the error came before there was a request.
@@ -433,6 +470,10 @@ impl fmt::Display for Error {
         }
         f.write_str(what)?;
         let Some(report) = report else {
+            if self.0.outside.is_some() {
+                f.write_str(" (no report of an operation; it may have been processed)")?;
+                return self.write_causes(f);
+            }
             let earlier =
                 if self.may_have_been_processed() { " now; an earlier attempt may have been processed" } else { "" };
             return write!(f, " (nothing was sent{earlier})");
@@ -442,11 +483,8 @@ impl fmt::Display for Error {
             for attempt in report.journal.attempts() {
                 write!(f, "\n  {attempt}")?;
             }
-            for cause in self.causes() {
-                write!(f, "\n  caused by: {cause}")?;
-            }
         }
-        Ok(())
+        self.write_causes(f)
     }
 }
 
@@ -491,6 +529,13 @@ impl std::error::Error for Error {
     }
 }
 
+/// An invalid key, as an [`ErrorKind::Build`]. Nothing was sent.
+impl From<KeyError> for Error {
+    fn from(error: KeyError) -> Self {
+        Self::build("idempotency_key", error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -524,6 +569,7 @@ mod tests {
             may_have_been_processed,
             resume: None,
             not_followed: None,
+            is_elsewhere: false,
         }
     }
 

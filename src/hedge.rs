@@ -137,8 +137,8 @@ async fn first_to_end<T>(
 /// that attempt, which runs under the same key.
 fn is_final(result: &AttemptResult) -> bool {
     let Ok(response) = &result.outcome else { return false };
-    let class = Class::of_status(response.status());
-    let hint = Hint::read(response.headers(), class, clock::wall, Duration::ZERO);
+    let class = Class::read(response.status(), response.headers(), clock::wall);
+    let hint = Hint::read(response.headers(), class, clock::wall);
     let is_settled = matches!(class, Class::Success | Class::Permanent) && response.status() != StatusCode::CONFLICT;
     is_settled || hint.replayed || hint.retry == Some(false)
 }

@@ -10,10 +10,10 @@ use crate::event::Event;
 use crate::journal::NotFollowed;
 use crate::key_policy::KeyPolicy;
 use crate::origin::OriginMap;
-use crate::policy::{Class, Outcome, RetryPolicy};
+use crate::policy::{Classification, Outcome, RetryPolicy};
 use crate::settings::OverloadSettings;
 
-pub(crate) type Classifier = Arc<dyn Fn(&Outcome<'_>) -> Class + Send + Sync>;
+pub(crate) type Classifier = Arc<dyn Fn(&Outcome<'_>) -> Classification + Send + Sync>;
 pub(crate) type OnEvent = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
 pub(crate) struct Inner {

@@ -238,6 +238,8 @@ pub(crate) struct OperationReport {
     pub(crate) resume: Option<Box<ResumeToken>>,
     /// Present if the response is a redirect that was not followed.
     pub(crate) not_followed: Option<NotFollowed>,
+    /// The response is another origin's.
+    pub(crate) is_elsewhere: bool,
 }
 
 /// Why the redirect that ended an operation was not followed.
@@ -357,6 +359,7 @@ mod tests {
             may_have_been_processed: true,
             resume: None,
             not_followed: None,
+            is_elsewhere: false,
         };
         // A response of the transport's has an extension already.
         let mut extensions = http::Extensions::new();

@@ -62,7 +62,7 @@
 //!
 //! | feature | default | brings |
 //! | --- | --- | --- |
-//! | `json` | yes | `json`, `fetch`, `get_json` and the like |
+//! | `json` | yes | `json`, `fetch`, `get_json` and the like (`fetch_text`, `fetch_bytes` and `fetch_with` need no feature) |
 //! | `rustls` | yes | TLS by rustls |
 //! | `native-tls` | no | TLS by the operating system's library |
 //! | `stream` | no | streaming bodies, and `RequestBuilder::file` |
@@ -99,7 +99,7 @@
 // | `assessment` | the class of an attempt |
 // | `admission`, `cooldown` | whether an attempt is admitted |
 // | `origin`, `key_trust` | the client's memory of each origin |
-// | `recorder`, `event`, `response` | the journal, the events and the report |
+// | `recorder`, `event`, `response`, `link` | the journal, the events, the report and the links of a response |
 //
 // `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the types of the public
 // API. Of the others they import only `policy`. There are no circles of imports.
@@ -127,6 +127,7 @@ mod inner;
 mod journal;
 mod key_policy;
 mod key_trust;
+mod link;
 mod operation;
 mod origin;
 mod problem;

@@ -26,7 +26,7 @@ use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
 use crate::resume::{self, ResumeToken};
 
 /// The settings of one request that differ from the client's.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Options {
     pub(super) key: Option<IdempotencyKey>,
     pub(super) resume: Option<ResumeToken>,

@@ -5,9 +5,9 @@
 
 #[doc(inline)]
 pub use steadfast_core::{
-    Backoff, Breaker, BreakerPolicy, BreakerState, CircuitOpen, Class, CustomSchedule, Decision, Failure, HedgeAt,
-    HedgePolicy, Hint, Idempotency, InvalidPolicy, Jitter, Operation, Outcome, Permit, RetryBudget, RetryPolicy,
-    Schedule, SlowCalls, StopReason, TimeLimit, TokenBucket, parse_retry_hint,
+    Backoff, Breaker, BreakerPolicy, BreakerState, CircuitOpen, Class, Classification, CustomSchedule, Decision,
+    Failure, HedgeAt, HedgePolicy, Hint, Idempotency, InvalidPolicy, Jitter, Operation, Outcome, Permit, RetryBudget,
+    RetryPolicy, Schedule, SlowCalls, StopReason, TimeLimit, TokenBucket, parse_retry_hint,
 };
 
 pub(crate) use steadfast_core::{

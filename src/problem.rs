@@ -44,7 +44,7 @@ impl Problem {
         if !media_type.eq_ignore_ascii_case("application/problem+json") {
             return None;
         }
-        let mut members: BTreeMap<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
+        let mut members: BTreeMap<String, serde_json::Value> = serde_json::from_slice(without_mark(body)).ok()?;
         let mut text = |name: &str| match members.remove(name)? {
             serde_json::Value::String(text) => Some(text),
             _ => None,
@@ -59,9 +59,15 @@ impl Problem {
 /// Returns the codes by which an error body names itself: `type` and `code`, at the top or under
 /// `error`.
 pub(crate) fn names(body: &[u8]) -> Vec<String> {
-    let Ok(body) = serde_json::from_slice::<serde_json::Value>(body) else { return Vec::new() };
+    let Ok(body) = serde_json::from_slice::<serde_json::Value>(without_mark(body)) else { return Vec::new() };
     let places = ["/type", "/code", "/error/type", "/error/code"];
     places.iter().filter_map(|place| Some(body.pointer(place)?.as_str()?.to_owned())).collect()
+}
+
+/// Returns JSON without the byte order mark before it. A server must not send one, and a client may
+/// ignore it (RFC 8259 §8.1).
+pub(crate) fn without_mark(json: &[u8]) -> &[u8] {
+    json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)
 }
 
 #[cfg(test)]
@@ -81,6 +87,14 @@ mod tests {
         assert_eq!((problem.status, problem.title.as_deref()), (Some(402), Some("No")));
         assert_eq!(problem.instance, None, "a number is no URI");
         assert_eq!(problem.extensions["balance"], 30);
+    }
+
+    #[test]
+    fn byte_order_mark_is_skipped() {
+        let body = "\u{feff}{\"title\":\"No\",\"code\":\"used_up\"}";
+        assert_eq!(read("application/problem+json", body).unwrap().title.as_deref(), Some("No"));
+        assert_eq!(names(body.as_bytes()), ["used_up"]);
+        assert_eq!(without_mark(b"\xef\xbb1"), b"\xef\xbb1");
     }
 
     #[test]

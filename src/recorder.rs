@@ -6,6 +6,7 @@ use super::assessment::Assessment;
 use super::attempt_result::{AttemptError, AttemptResponse, AttemptResult};
 use super::event::{Event, EventKind};
 use super::operation::OperationContext;
+use super::redirect::RedirectState;
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -72,14 +73,15 @@ impl<'a> Recorder<'a> {
     ) -> Result<(AttemptResponse, OperationReport)> {
         match result.outcome {
             Ok(response) => {
-                let not_followed = result.redirects.not_followed;
+                let RedirectState { not_followed, is_elsewhere, .. } = result.redirects;
                 let reason = match not_followed {
                     Some(NotFollowed::KeyNotTrusted) => StopReason::KeyNotTrusted,
                     _ => reason,
                 };
-                let succeeded = response.status().is_success();
+                // A 2xx that is not done is a failure by the user's classifier.
+                let succeeded = response.status().is_success() && reason == StopReason::Done;
                 let report = self.into_report(wire_request, reason, succeeded, now);
-                Ok((response, OperationReport { not_followed, ..report }))
+                Ok((response, OperationReport { not_followed, is_elsewhere, ..report }))
             }
             Err(error) => {
                 let report = self.into_report(wire_request, reason, false, now);
@@ -122,6 +124,7 @@ impl<'a> Recorder<'a> {
             may_have_been_processed,
             resume,
             not_followed: None,
+            is_elsewhere: false,
         }
     }
 }

@@ -167,10 +167,15 @@ pub(super) fn next_hop(
     Ok(Some(Hop { url, method, is_result, leaves_origin, may_have_acted }))
 }
 
-/// Returns the http or https URL in the `Location` of a response from `base`. User information is
-/// removed, since it is the server's and not the caller's.
+/// Returns the http or https URL in the `Location` of a response from `base`.
 pub(super) fn location(base: &Url, headers: &HeaderMap) -> Option<Url> {
-    let mut url = base.join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
+    resolve(base, headers.get(LOCATION)?.to_str().ok()?)
+}
+
+/// Resolves the http or https URL in a header of a response from `base`. User information is
+/// removed, since it is the server's and not the caller's.
+pub(super) fn resolve(base: &Url, target: &str) -> Option<Url> {
+    let mut url = base.join(target).ok()?;
     matches!(url.scheme(), "http" | "https").then_some(())?;
     url.set_username("").ok()?;
     url.set_password(None).ok()?;

@@ -4,6 +4,8 @@
 //! The builder keeps the first mistake. Sending the request returns it as an error, and nothing is
 //! sent.
 
+mod fetch;
+
 use std::fmt::{self, Display};
 use std::future::Future;
 use std::time::Duration;
@@ -17,8 +19,6 @@ use super::checks::{bearer, parse_header};
 use super::operation::{OperationContext, Options};
 use super::redirect::RedirectState;
 use super::request_body::{ContentType, RequestBody};
-#[cfg(feature = "json")]
-use super::response;
 use super::wire_request::WireRequest;
 use super::{run, target};
 use crate::Client;
@@ -457,6 +457,26 @@ impl RequestBuilder {
         self.option(|options| options.body_limit = Some(bytes))
     }
 
+    /// Returns a second builder of the same request. Returns `None` if the body cannot be sent again
+    /// (a stream, or a plain multipart form), or if a setting is invalid.
+    ///
+    /// A key that you gave, by [`idempotency_key`](Self::idempotency_key), as a header or by
+    /// [`resume`](Self::resume), is cloned too. Both builders then send *one* operation. Without
+    /// such a key each clone is an operation of its own: two POSTs get two keys, and both act.
+    ///
+    /// You need no clone for retries: the client sends a request again by itself.
+    ///
+    /// ```
+    /// let client = steadfast::Client::new();
+    /// let request = client.get("https://api.example.com/users").query(&[("page", 1)]);
+    /// assert!(request.try_clone().is_some());
+    /// ```
+    #[must_use = "the clone does nothing until it is sent"]
+    pub fn try_clone(&self) -> Option<Self> {
+        let wire_request = self.wire_request.as_ref().ok()?.try_clone()?;
+        Some(Self { client: self.client.clone(), wire_request: Ok(wire_request), options: self.options.clone() })
+    }
+
     /// Sends the request and retries it where that is safe. Returns the final response, whatever
     /// its status, once its headers have arrived.
     ///
@@ -466,7 +486,9 @@ impl RequestBuilder {
     /// response too.
     ///
     /// You read the body after the operation has ended. A failure there is not retried, and only
-    /// [`read_timeout`](crate::ClientBuilder::read_timeout) bounds the wait. A body that is cut off
+    /// [`read_timeout`](crate::ClientBuilder::read_timeout) bounds the wait. [`fetch`](Self::fetch),
+    /// [`fetch_text`](Self::fetch_text), [`fetch_bytes`](Self::fetch_bytes) and
+    /// [`fetch_with`](Self::fetch_with) read it within the attempt. A body that is cut off
     /// ends in an error, even where reqwest alone would take it for a complete one. [The
     /// guide](crate::guide::failures) names the cases in which nothing can tell.
     ///
@@ -477,7 +499,7 @@ impl RequestBuilder {
     /// ```no_run
     /// use steadfast::{Client, ResponseExt};
     ///
-    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
     /// let response = client.get("https://api.example.com/report").send().await?;
     /// println!("{} after {} attempts", response.status(), response.attempts().len());
     /// let text = response.text().await?;
@@ -498,49 +520,6 @@ impl RequestBuilder {
             };
             response.extensions_mut().insert(report);
             Ok(response)
-        }
-    }
-
-    /// Feature `json`. Sends the request and retries it where that is safe. Decodes the 2xx
-    /// response from JSON.
-    ///
-    /// The attempt includes the body. So a truncated body is an ambiguous outcome, and the request
-    /// is retried if that is harmless. An empty 2xx body decodes as `null`, that is as `()` or
-    /// `None`.
-    ///
-    /// # Errors
-    ///
-    /// No final response arrived, or the request is invalid. A final response is an error if:
-    ///
-    /// * its status is not 2xx. A redirect that is [not
-    ///   followed](crate::ClientBuilder::max_redirects) is an
-    ///   [`ErrorKind::Redirect`](crate::ErrorKind::Redirect), which names its target;
-    /// * its body is not the JSON of a `T`;
-    /// * its body is over the [limit](crate::ClientBuilder::body_limit).
-    ///
-    /// ```no_run
-    /// use steadfast::Client;
-    ///
-    /// #[derive(serde::Deserialize)]
-    /// struct User { name: String }
-    ///
-    /// # async fn example(client: Client) -> steadfast::Result<()> {
-    /// let request = client.get("https://api.example.com/users").query(&[("id", 7)]);
-    /// let user: User = request.fetch().await?;
-    /// println!("{}", user.name);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[cfg(feature = "json")]
-    #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
-    pub fn fetch<T: serde::de::DeserializeOwned>(mut self) -> impl Future<Output = Result<T>> {
-        async move {
-            let (context, wire_request) = self.prepare(true)?;
-            let mut progress = AttemptProgress::new(0, false, RedirectState::default());
-            let (response, report) = run::run(&context, wire_request, &mut progress).await?;
-            let url = wire_request.current(&progress).request.url();
-            let decoded = response::decode(response, context.read, url);
-            decoded.map_err(|error| response::with_report(error, report, &context, wire_request))
         }
     }
 

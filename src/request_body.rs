@@ -81,6 +81,15 @@ impl RequestBody {
         }
     }
 
+    /// Returns the same body for another operation, or `None` if it can be sent only once.
+    pub(super) fn try_clone(&self) -> Option<Self> {
+        match self {
+            #[cfg(feature = "stream")]
+            Self::File(file) => Some(Self::File(file.reopened())),
+            other => other.fork(),
+        }
+    }
+
     /// Returns whether there is nothing to send.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes().is_some_and(<[u8]>::is_empty)

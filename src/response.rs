@@ -3,24 +3,33 @@
 //! The response is reqwest's own type, so it fits everything that takes one. The report is in its
 //! extensions.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, StatusCode};
+
 use super::attempt_result::AttemptResponse;
-#[cfg(feature = "json")]
-use super::{operation::OperationContext, wire_request::WireRequest};
-use super::{redirect, response_body};
+use super::operation::OperationContext;
+use super::origin::origin;
+use super::response_body::{self, ReadMode};
+use super::wire_request::WireRequest;
+use super::{link, redirect};
 #[cfg(feature = "json")]
 use crate::decode::DecodeError;
 use crate::error::{Answer, Error, ErrorKind, Result};
 use crate::journal::{Attempt, OperationReport};
 use crate::key::IdempotencyKey;
 use crate::policy::StopReason;
+#[cfg(feature = "json")]
+use crate::problem;
 use crate::resume::SafeUrl;
 
-/// The report of an operation, on its final response.
+/// The report of an operation, on its final response, and the links of that response.
 ///
-/// It is empty on a response of another client.
+/// The report is empty on a response of another client.
 ///
 /// ```no_run
 /// use steadfast::{Client, ResponseExt};
@@ -81,7 +90,7 @@ pub trait ResponseExt: Sized + private::Sealed {
     /// ```no_run
     /// use steadfast::{Client, ResponseExt};
     ///
-    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
     /// let response = client.get("https://api.example.com/report").send().await?;
     /// let text = response.into_result().await?.text().await?;
     /// # drop(text);
@@ -89,6 +98,83 @@ pub trait ResponseExt: Sized + private::Sealed {
     /// # }
     /// ```
     fn into_result(self) -> impl Future<Output = Result<Self>> + Send;
+
+    /// Returns the URL in the `Location` of this response, or `None` if it has none.
+    ///
+    /// A relative URL is resolved against the URL of this response (RFC 9110 §10.2.2). User
+    /// information in it is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Redirect`], and the message names the target, if:
+    ///
+    /// * it is on another origin than your request (scheme, host or port), or this response is.
+    ///   Whoever wrote the link would choose where your next request goes, with its credentials. If
+    ///   that is fine, call [`location_to_any_origin`](Self::location_to_any_origin);
+    /// * it is not an http or https URL.
+    ///
+    /// ```no_run
+    /// use steadfast::{Client, ResponseExt};
+    ///
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
+    /// let response = client.post("https://api.example.com/exports").body("2026").send().await?;
+    /// if let Some(export) = response.into_result().await?.location()? {
+    ///     let state = client.get(export).fetch_text().await?;
+    ///     # drop(state);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn location(&self) -> Result<Option<reqwest::Url>>;
+
+    /// Returns the URL in the `Location` of this response, as [`location`](Self::location) does,
+    /// also if it is on another origin.
+    ///
+    /// The client adds its own default headers to a request by the URL's origin. Do not add
+    /// credentials to a request that goes elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Redirect`] if it is not an http or https URL, or leads from https to http.
+    fn location_to_any_origin(&self) -> Result<Option<reqwest::Url>>;
+
+    /// Returns the URL of the first `Link` with this relation, such as `next`, or `None` if there is
+    /// no such link (RFC 8288).
+    ///
+    /// The relation is compared without regard to case. A relative URL is resolved against the URL
+    /// of this response. A link with an `anchor` of another resource is left out.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`location`](Self::location). If another origin is fine, call
+    /// [`link_to_any_origin`](Self::link_to_any_origin).
+    ///
+    /// ```no_run
+    /// use serde_json::Value;
+    /// use steadfast::{Client, ResponseExt};
+    ///
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
+    /// let mut items: Vec<Value> = Vec::new();
+    /// let mut page = client.get("https://api.example.com/items").send().await?.into_result().await?;
+    /// loop {
+    ///     let next = page.link("next")?;
+    ///     items.append(&mut page.json().await?);
+    ///     let Some(next) = next else { break };
+    ///     page = client.get(next).send().await?.into_result().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn link(&self, relation: &str) -> Result<Option<reqwest::Url>>;
+
+    /// Returns the URL of the first `Link` with this relation, as [`link`](Self::link) does, also
+    /// if it is on another origin. See [`location_to_any_origin`](Self::location_to_any_origin) for
+    /// credentials.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`location_to_any_origin`](Self::location_to_any_origin).
+    fn link_to_any_origin(&self, relation: &str) -> Result<Option<reqwest::Url>>;
 }
 
 impl ResponseExt for reqwest::Response {
@@ -132,8 +218,64 @@ impl ResponseExt for reqwest::Response {
                 let method = report.method.clone();
                 error.with_report(report).at(&method, SafeUrl(&url))
             }
-            None => error,
+            None => error.of_no_operation(None),
         })
+    }
+
+    fn location(&self) -> Result<Option<reqwest::Url>> {
+        let Some(url) = self.location_to_any_origin()? else { return Ok(None) };
+        on_own_origin(self, "the Location", "location_to_any_origin", url).map(Some)
+    }
+
+    fn location_to_any_origin(&self) -> Result<Option<reqwest::Url>> {
+        let Some(target) = self.headers().get(LOCATION) else { return Ok(None) };
+        resolved(self, "the Location", link::text(target)).map(Some)
+    }
+
+    fn link(&self, relation: &str) -> Result<Option<reqwest::Url>> {
+        let Some(url) = self.link_to_any_origin(relation)? else { return Ok(None) };
+        on_own_origin(self, &format!("the link `{relation}`"), "link_to_any_origin", url).map(Some)
+    }
+
+    fn link_to_any_origin(&self, relation: &str) -> Result<Option<reqwest::Url>> {
+        let Some(target) = link::find(self.headers(), relation, self.url()) else { return Ok(None) };
+        resolved(self, &format!("the link `{relation}`"), Some(target)).map(Some)
+    }
+}
+
+/// Resolves the target of a link against the URL of its response.
+fn resolved(response: &reqwest::Response, what: &str, target: Option<&str>) -> Result<reqwest::Url> {
+    let from = response.url();
+    let Some(url) = target.and_then(|target| redirect::resolve(from, target)) else {
+        return Err(link_error(response, format!("{what} is not an http or https URL")));
+    };
+    if from.scheme() == "https" && url.scheme() != "https" {
+        return Err(link_error(response, format!("{what} leads from https to {}", SafeUrl(&url))));
+    }
+    Ok(url)
+}
+
+/// Returns the target of a link, if neither it nor the response that has it left the origin.
+fn on_own_origin(response: &reqwest::Response, what: &str, other: &str, url: reqwest::Url) -> Result<reqwest::Url> {
+    let is_elsewhere = report(response).is_some_and(|report| report.is_elsewhere);
+    if !is_elsewhere && origin(&url) == origin(response.url()) {
+        return Ok(url);
+    }
+    let who = if is_elsewhere { "comes from" } else { "leads to" };
+    let what = format!("{what} {who} another origin: {}; if that is fine, call {other}", SafeUrl(&url));
+    Err(link_error(response, what))
+}
+
+/// Returns the error of a link that is not used. The response itself is fine, and stays with the
+/// caller.
+fn link_error(response: &reqwest::Response, what: String) -> Error {
+    let error = Error::new(ErrorKind::Redirect, what);
+    match report(response) {
+        Some(report) => {
+            let method = report.method.clone();
+            error.with_report(report.clone()).at(&method, SafeUrl(response.url()))
+        }
+        None => error.of_no_operation(Some(response.status())),
     }
 }
 
@@ -150,32 +292,72 @@ fn status_error(answer: Answer, url: &reqwest::Url) -> Error {
     Error::new(ErrorKind::Redirect, what).with_answer(answer)
 }
 
-/// Decodes the body of a 2xx response from `url`.
-#[cfg(feature = "json")]
-pub(super) fn decode<T: serde::de::DeserializeOwned>(
-    answer: AttemptResponse,
-    read: response_body::ReadMode,
+/// A 2xx response with its whole body.
+pub(super) struct WholeResponse {
+    status: StatusCode,
+    headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl WholeResponse {
+    /// Returns the response as one of reqwest, with the header that tells how to read the body.
+    pub(super) fn into_response(self) -> reqwest::Response {
+        let mut response = http::Response::new(self.body);
+        if let Some(content_type) = self.headers.get(CONTENT_TYPE) {
+            response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
+        }
+        response.into()
+    }
+
+    /// Returns the error of a body that is not what was asked for.
+    pub(super) fn not_decoded(self, what: impl Into<Cow<'static, str>>) -> Error {
+        Error::new(ErrorKind::Decode, what).with_answer(self.into_answer())
+    }
+
+    fn into_answer(self) -> Answer {
+        let Self { status, headers, body } = self;
+        Answer { status, headers, body: body.slice(..body.len().min(64 * 1024)) }
+    }
+}
+
+/// Returns a 2xx response from `url` that was read inside the attempt. `stop` is why there was no
+/// further attempt.
+pub(super) fn success(
+    response: AttemptResponse,
+    read: ReadMode,
+    stop: StopReason,
     url: &reqwest::Url,
-) -> Result<T> {
-    let (AttemptResponse::Whole { status, headers, body, over_limit }, response_body::ReadMode::Whole { limit }) =
-        (answer, read)
+) -> Result<WholeResponse> {
+    let (AttemptResponse::Whole { status, headers, body, over_limit }, ReadMode::Whole { limit }) = (response, read)
     else {
         return Err(Error::new(ErrorKind::Transport, "the response body was not read"));
     };
     if !status.is_success() {
         return Err(status_error(Answer { status, headers, body }, url));
     }
+    let response = WholeResponse { status, headers, body };
+    // By the table a 2xx is done. If it is not, the user's classifier has called it a failure.
+    if stop != StopReason::Done {
+        let what = format!("status {}, a failure by the classifier", status.as_u16());
+        return Err(Error::new(ErrorKind::Status, what).with_answer(response.into_answer()));
+    }
     if over_limit {
         return Err(Error::new(ErrorKind::TooLarge, format!("the response body is over the limit of {limit} bytes")));
     }
-    serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(|error| {
-        let what = format!("the response is not the expected JSON ({})", DecodeError::new(&error));
-        Error::new(ErrorKind::Decode, what).with_answer(Answer { status, headers, body: first_64_kib(body) })
+    Ok(response)
+}
+
+/// Decodes the body of a 2xx response from JSON. An empty one is `null`.
+#[cfg(feature = "json")]
+pub(super) fn decode_json<T: serde::de::DeserializeOwned>(response: WholeResponse) -> Result<T> {
+    let json = problem::without_mark(&response.body);
+    let decoded = serde_json::from_slice(if json.is_empty() { b"null" } else { json });
+    decoded.map_err(|error| {
+        response.not_decoded(format!("the response is not the expected JSON ({})", DecodeError::new(&error)))
     })
 }
 
-/// Adds the report to the error of a response that cannot be decoded.
-#[cfg(feature = "json")]
+/// Adds the report to the error of a response that was read inside the attempt.
 pub(super) fn with_report(
     error: Error,
     mut report: OperationReport,
@@ -188,11 +370,6 @@ pub(super) fn with_report(
         report.resume = context.resume_token(wire_request, true);
     }
     error.with_report(report).at(&context.method, SafeUrl(wire_request.original().url()))
-}
-
-#[cfg(feature = "json")]
-fn first_64_kib(body: bytes::Bytes) -> bytes::Bytes {
-    body.slice(..body.len().min(64 * 1024))
 }
 
 fn report(response: &reqwest::Response) -> Option<&OperationReport> {

@@ -24,7 +24,6 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How much of the response belongs to the attempt.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
 pub(super) enum ReadMode {
     /// The head. The body is a stream for the caller.
     Head,

@@ -7,12 +7,16 @@
 //!
 //! The table is in `guide/failures.md`. Each row is a test over a real socket in `tests/it/wire/`.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::io;
 
 use hyper_util::client::legacy;
 
 use super::send_probe::SendProbe;
+#[cfg(feature = "json")]
+use crate::decode::DecodeError;
+use crate::error::{Error, ErrorKind};
 use crate::policy::Failure;
 
 /// Returns the failure of a failed `execute`. `probe` watches the request's body, if it has one.
@@ -104,6 +108,55 @@ fn was_on_http1(error: &reqwest::Error) -> bool {
 fn of_http2(error: &h2::Error) -> Failure {
     let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     if error.is_remote() && (refused || error.is_go_away()) { Failure::Refused } else { Failure::Disconnected }
+}
+
+/// An error of reqwest itself, as that of reading a response that `send` has returned. Its URL is
+/// left out. It knows nothing of the operation, which may have been processed.
+impl From<reqwest::Error> for Error {
+    fn from(error: reqwest::Error) -> Self {
+        let status = error.status();
+        let (kind, what) = outside(&error);
+        // serde's messages quote the response.
+        let is_quoting = kind == ErrorKind::Decode;
+        let source = (!is_quoting).then(|| error.without_url().into());
+        Self::new(kind, what).with_source(source).of_no_operation(status)
+    }
+}
+
+/// Returns the kind of an error that comes from outside of an attempt, and what happened.
+fn outside(error: &reqwest::Error) -> (ErrorKind, Cow<'static, str>) {
+    let json = if error.is_decode() { find::<serde_json::Error>(error) } else { None };
+    match json {
+        Some(json) => (ErrorKind::Decode, format!("the response is not the expected JSON{}", place(json)).into()),
+        None if error.is_builder() => (ErrorKind::Build, "reqwest could not build it".into()),
+        // Before timeouts, because a connect timeout is both.
+        None if error.is_connect() && of_connecting(error) == Failure::Certificate => {
+            (ErrorKind::Certificate, Failure::Certificate.as_str().into())
+        }
+        None if error.is_connect() => (ErrorKind::Connect, Failure::Connect.as_str().into()),
+        None if error.is_timeout() => (ErrorKind::Timeout, "the time limit has passed".into()),
+        None if error.is_status() => {
+            let status = error.status().map_or(0, |status| status.as_u16());
+            (ErrorKind::Status, format!("status {status}").into())
+        }
+        None if error.is_redirect() => (ErrorKind::Redirect, "reqwest did not follow a redirect".into()),
+        // reqwest calls a body that was cut a decoding error, too.
+        None if error.is_decode() || error.is_body() => {
+            (ErrorKind::ResponseBody, "the response body could not be read".into())
+        }
+        None => (ErrorKind::Transport, "reqwest failed".into()),
+    }
+}
+
+/// Returns where JSON does not fit, without the value.
+#[cfg(feature = "json")]
+fn place(error: &serde_json::Error) -> String {
+    format!(" ({})", DecodeError::new(error))
+}
+
+#[cfg(not(feature = "json"))]
+fn place(_: &serde_json::Error) -> &'static str {
+    ""
 }
 
 /// Returns the first error of type `E` in the chain.

@@ -40,6 +40,11 @@ mod file {
             Self { path, length: None }
         }
 
+        /// Returns the same file for another operation, which finds out its length anew.
+        pub(crate) fn reopened(&self) -> Self {
+            Self::new(self.path.clone())
+        }
+
         pub(crate) async fn open(&mut self) -> Result<reqwest::Body, BoxError> {
             // The length of a pipe reads as zero, and opening it may block for ever.
             if !tokio::fs::metadata(&self.path).await?.is_file() {

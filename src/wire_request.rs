@@ -53,6 +53,13 @@ impl WireRequest {
         Some(Self { content_type: self.content_type, post_as_get: self.post_as_get, ..fork })
     }
 
+    /// Returns a copy of a request that was not sent yet, or `None` if the body cannot be sent
+    /// twice.
+    pub(super) fn try_clone(&self) -> Option<Self> {
+        let copy = Self::new(self.copy_of(&self.template, 0), self.body.try_clone()?, self.is_prebuilt);
+        Some(Self { content_type: self.content_type, post_as_get: self.post_as_get, ..copy })
+    }
+
     /// Returns the request as the caller made it.
     pub(super) fn original(&self) -> &reqwest::Request {
         self.original.as_ref().map_or(&self.template, |original| &original.request)

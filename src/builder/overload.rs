@@ -36,8 +36,9 @@ impl ClientBuilder {
     /// Applies one `Retry-After` to every operation on that origin. Default: off; [when to turn it
     /// on](crate::guide::overload).
     ///
-    /// After a 429 or 503 with a time, every operation waits before its next attempt, the first
-    /// included. The wait is at most
+    /// After a 429, a 503 or another throttled response with a time, every operation waits before
+    /// its next attempt, the first included. A 413 concerns its own request alone. The wait is at
+    /// most
     /// [`max_retry_after`](crate::policy::RetryPolicy::max_retry_after). When it is over, one
     /// operation goes first, as a probe. If the server does not refuse the probe, the others follow
     /// at random within a second, or within the time of the `Retry-After` if that is shorter.

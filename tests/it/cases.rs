@@ -9,6 +9,7 @@
 
 mod aws;
 mod methods;
+mod quota;
 mod retry_after;
 mod stripe;
 

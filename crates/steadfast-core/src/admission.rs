@@ -404,7 +404,7 @@ mod tests {
                         if let Act::End { status, after, .. } = act {
                             let status = StatusCode::from_u16(status).unwrap();
                             let hint = Hint::from(Some(Duration::from_millis(after)));
-                            let asked = cooldown_asked_for(status, &hint, LONGEST);
+                            let asked = cooldown_asked_for(status, Class::of_status(status), &hint, LONGEST);
                             let is_asked = matches!(status.as_u16(), 429 | 503) && after > 0;
                             prop_assert_eq!(asked.is_some(), is_asked, "only 429 and 503 with a hint");
                             is_refused = is_asked;

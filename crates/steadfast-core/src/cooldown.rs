@@ -5,17 +5,22 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
+use super::class::Class;
 use super::hint::Hint;
 
 /// The operations that waited for the probe follow it within this time, or within the server's own
 /// wait if that is shorter.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// Returns the cooldown that a response imposes on all operations: the wait of a 429 or 503 with a
-/// hint, at most `longest`.
+/// Returns the cooldown that a response imposes on all operations: the wait of a 429, a 503 or
+/// another throttled response with a hint, at most `longest`. A 413 concerns its own request alone.
 #[doc(hidden)]
-pub fn cooldown_asked_for(status: StatusCode, hint: &Hint, longest: Duration) -> Option<Duration> {
-    let asks = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&status);
+pub fn cooldown_asked_for(status: StatusCode, class: Class, hint: &Hint, longest: Duration) -> Option<Duration> {
+    let asks = match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => true,
+        StatusCode::PAYLOAD_TOO_LARGE => false,
+        _ => class == Class::Throttled,
+    };
     hint.after.filter(|after| asks && !after.is_zero()).map(|after| after.min(longest))
 }
 
@@ -99,6 +104,20 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn refusals_of_load_ask_for_cooldown() {
+        let asked = |status: u16, class| {
+            let status = StatusCode::from_u16(status).unwrap();
+            cooldown_asked_for(status, class, &Hint::from(Some(3 * SECOND)), 2 * SECOND)
+        };
+        for (status, class) in [(429, Class::Throttled), (503, Class::Ambiguous), (403, Class::Throttled)] {
+            assert_eq!(asked(status, class), Some(2 * SECOND), "{status}");
+        }
+        for (status, class) in [(403, Class::Permanent), (413, Class::Throttled), (500, Class::Ambiguous)] {
+            assert_eq!(asked(status, class), None, "{status}");
+        }
+    }
 
     #[test]
     fn one_attempt_goes_first_and_the_others_follow() {

@@ -3,13 +3,14 @@
 //! These headers were never designed together. So each is read strictly, and a header that does not
 //! parse is ignored. No byte sequence makes this file panic.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::class::Class;
 use super::date;
-use super::settings::MAX_RETRY_AFTER;
+use super::field::{ClockOfAnswer, rounded_up, split_outside_quotes, text};
+use super::quota::Quota;
 use super::units::digits;
 
 /// What a response says about repeating the request. `Hint::default()` says nothing.
@@ -51,14 +52,11 @@ pub struct Hint {
     pub local: bool,
 }
 
-/// Every header that [`Hint::from_headers`] looks for.
-const SPOKEN: [&str; 10] = [
+/// Every header that [`Hint::from_headers`] looks for, whatever the class.
+const SPOKEN: [&str; 7] = [
     "retry-after-ms",
     "x-ms-retry-after-ms",
     "retry-after",
-    "ratelimit-reset",
-    "ratelimit-remaining",
-    "ratelimit",
     "x-should-retry",
     "stripe-should-retry",
     "idempotent-replayed",
@@ -89,12 +87,11 @@ impl Hint {
         local: false,
     };
 
-    /// Reads the headers of a response at the time `now`. A rate-limit reset beyond `cap` is
-    /// ignored.
+    /// Reads the headers of a response of this class at the time `now`.
     ///
     /// | field | from |
     /// | --- | --- |
-    /// | `after` | as [`parse_retry_hint`]; after a `Throttled` response a rate-limit reset counts even if something remains |
+    /// | `after` | the headers that [`parse_retry_hint`] lists. A quota counts only after a `Throttled` response, and not if it says that something remains |
     /// | `retry` | `x-should-retry`, `Stripe-Should-Retry`: `true` or `false`; a `false` wins |
     /// | `replayed` | `Idempotent-Replayed: true`, `Idempotency-Status: stored` or `replayed` |
     /// | `outcome_unknown` | `Idempotency-Status: unknown` |
@@ -107,29 +104,76 @@ impl Hint {
     /// let mut headers = HeaderMap::new();
     /// headers.insert("retry-after", HeaderValue::from_static("3"));
     /// headers.insert("x-should-retry", HeaderValue::from_static("true"));
-    /// let cap = Duration::from_secs(60);
-    /// let hint = Hint::from_headers(&headers, Class::Ambiguous, SystemTime::now(), cap);
+    /// let hint = Hint::from_headers(&headers, Class::Ambiguous, SystemTime::now());
     /// assert_eq!(hint.after, Some(Duration::from_secs(3)));
     /// assert_eq!(hint.retry, Some(true));
     /// ```
     #[must_use]
-    pub fn from_headers(headers: &HeaderMap, class: Class, now: SystemTime, cap: Duration) -> Self {
-        Self::read(headers, class, || now, cap)
+    pub fn from_headers(headers: &HeaderMap, class: Class, now: SystemTime) -> Self {
+        Self::read(headers, class, || now)
     }
 
     /// Reads the headers as [`from_headers`](Self::from_headers) does. Reads the clock only if a
     /// header needs it.
     #[doc(hidden)]
-    pub fn read(headers: &HeaderMap, class: Class, now: impl FnOnce() -> SystemTime, cap: Duration) -> Self {
-        if says_nothing(headers) {
+    pub fn read(headers: &HeaderMap, class: Class, now: impl FnOnce() -> SystemTime) -> Self {
+        let is_throttled = class == Class::Throttled;
+        // Quotas are on most responses of an API. Only a refusal is worth the search for them.
+        if !is_throttled && says_nothing(headers) {
             return Self::default();
         }
-        let after = explicit(headers, now()).or_else(|| rate_limit_reset(headers, class == Class::Throttled, cap));
+        let now = now();
+        let closed = || if is_throttled { Quota::read(headers, now).closed_for() } else { None };
+        let after = explicit(headers, now).or_else(closed);
         let status = record_status(headers);
         let replayed = flag(headers, "idempotent-replayed") == Some(true)
             || status.is_some_and(|status| matches!(status.word, "stored" | "replayed"));
         let outcome_unknown = status.is_some_and(|status| status.word == "unknown");
         Self { after, retry: directive(headers), replayed, outcome_unknown, ..Self::default() }
+    }
+}
+
+impl Class {
+    /// Returns the class of a response by its status and its headers, read at the time `now`. It is
+    /// that of [`of_status`](Self::of_status), with two exceptions:
+    ///
+    /// | response | class | source |
+    /// | --- | --- | --- |
+    /// | 413 with a valid `Retry-After` | `Throttled` | the condition is temporary (RFC 9110 §15.5.14) |
+    /// | 403 whose [quota](parse_retry_hint) says that nothing remains, and names a reset in the future | `Throttled` | [GitHub](https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#exceeding-the-rate-limit) sends it as the refusal of a rate limit |
+    ///
+    /// Every other status keeps its class, whatever a quota says. A 503 with nothing remaining may
+    /// come from a handler that has acted.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    /// use http::{HeaderMap, HeaderValue, StatusCode};
+    /// use steadfast_core::Class;
+    ///
+    /// let mut headers = HeaderMap::new();
+    /// headers.insert("x-ratelimit-remaining", HeaderValue::from_static("0"));
+    /// headers.insert("x-ratelimit-reset", HeaderValue::from_static("30"));
+    /// let class = |status| Class::of_response(status, &headers, SystemTime::now());
+    /// assert_eq!(class(StatusCode::FORBIDDEN), Class::Throttled);
+    /// assert_eq!(class(StatusCode::UNAUTHORIZED), Class::Permanent);
+    /// assert_eq!(class(StatusCode::SERVICE_UNAVAILABLE), Class::Ambiguous);
+    /// ```
+    #[must_use]
+    pub fn of_response(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Self {
+        Self::read(status, headers, || now)
+    }
+
+    /// Reads a response as [`of_response`](Self::of_response) does. Reads the clock only if the
+    /// class depends on it.
+    #[inline]
+    #[doc(hidden)]
+    pub fn read(status: StatusCode, headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Self {
+        let is_load = match status {
+            StatusCode::FORBIDDEN => Quota::read(headers, now()).spent_for().is_some(),
+            StatusCode::PAYLOAD_TOO_LARGE => standard(headers, now()).is_some(),
+            _ => false,
+        };
+        if is_load { Self::Throttled } else { Self::of_status(status) }
     }
 }
 
@@ -143,9 +187,15 @@ impl Hint {
 ///    Of two values the longer counts. A date in the past is zero. A date is compared with the
 ///    response's own `Date` and `Age`, so that the clocks of client and server need not agree.
 ///    Without a `Date` it is compared with `now`.
-/// 3. `RateLimit` or `RateLimit-Reset` (draft-ietf-httpapi-ratelimit-headers, current and earlier
-///    forms). Many APIs send them on every response, so they count only if the same response says
-///    that nothing remains, and only up to 60 s.
+/// 3. A quota: `RateLimit`, `RateLimit-Reset` (draft-ietf-httpapi-ratelimit-headers, current and
+///    earlier forms), `X-RateLimit-Reset`, `X-Rate-Limit-Reset`, and OpenAI's
+///    `x-ratelimit-reset-requests` and `x-ratelimit-reset-tokens`. Many APIs send them on every
+///    response, so they count only if the same response says that nothing remains. Of several
+///    spent quotas the longest wait counts.
+///
+/// A reset is a number of seconds, a time in seconds or milliseconds since 1970, or a duration such
+/// as `6m0s`. A number from 1,000,000,000 on is a time. It is compared with the response's `Date`
+/// and `Age`, as a date is. A reset in the past, or more than 366 days ahead, is ignored.
 ///
 /// Numbers are digits, with or without a fraction. A fraction is rounded up: `299.997` is 300,
 /// because nobody should come back too early. `+1`, `.5`, `1e3` and `120s` do not parse. A number
@@ -162,101 +212,28 @@ impl Hint {
 /// ```
 #[must_use]
 pub fn parse_retry_hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    explicit(headers, now).or_else(|| rate_limit_reset(headers, false, MAX_RETRY_AFTER))
+    explicit(headers, now).or_else(|| Quota::read(headers, now).spent_for())
 }
 
 fn explicit(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let milliseconds = |name| longest(headers, name, |text| rounded_up(text).map(Duration::from_millis));
-    milliseconds("retry-after-ms")
-        .or_else(|| milliseconds("x-ms-retry-after-ms"))
-        .or_else(|| longest(headers, "retry-after", |text| retry_after(text, headers, now)))
+    milliseconds("retry-after-ms").or_else(|| milliseconds("x-ms-retry-after-ms")).or_else(|| standard(headers, now))
+}
+
+/// Returns the wait of `Retry-After`.
+fn standard(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    longest(headers, "retry-after", |text| retry_after(text, &ClockOfAnswer { headers, now }))
 }
 
 fn longest(headers: &HeaderMap, name: &str, parse: impl Fn(&str) -> Option<Duration>) -> Option<Duration> {
     headers.get_all(name).iter().filter_map(|value| parse(text(value)?)).max()
 }
 
-fn retry_after(text: &str, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+fn retry_after(text: &str, clock: &ClockOfAnswer<'_>) -> Option<Duration> {
     if let Some(seconds) = rounded_up(text) {
         return Some(Duration::from_secs(seconds));
     }
-    let ours = match now.duration_since(UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds),
-    };
-    let date = date::parse(text, ours)?;
-    let theirs = time_of_answer(headers, ours).unwrap_or(ours);
-    Some(Duration::from_secs(u64::try_from(date.saturating_sub(theirs)).unwrap_or(0)))
-}
-
-/// Returns the server's time of the response (RFC 9110 §6.6.1). A cache adds the time for which it
-/// has kept the response (RFC 9111 §5.1).
-fn time_of_answer(headers: &HeaderMap, now: i64) -> Option<i64> {
-    let date = headers.get("date").and_then(text).and_then(|text| date::parse(text, now))?;
-    let age = headers.get("age").and_then(text).and_then(digits).unwrap_or(0);
-    Some(date.saturating_add(i64::try_from(age).unwrap_or(i64::MAX)))
-}
-
-/// Returns a field value as text, without the optional white space around it. `None` unless it is
-/// visible ASCII.
-fn text(value: &HeaderValue) -> Option<&str> {
-    value.to_str().ok().map(|text| text.trim_matches([' ', '\t']))
-}
-
-/// Parses a number of units to wait for, rounded up to whole ones, saturating.
-fn rounded_up(text: &str) -> Option<u64> {
-    let Some((whole, fraction)) = text.split_once('.') else { return digits(text) };
-    let (whole, _) = (digits(whole)?, digits(fraction)?);
-    let is_more = fraction.bytes().any(|digit| digit != b'0');
-    Some(whole.saturating_add(u64::from(is_more)))
-}
-
-/// Returns the wait until a rate limit opens again, if nothing remains. `throttled`: by its status,
-/// nothing remains.
-fn rate_limit_reset(headers: &HeaderMap, throttled: bool, cap: Duration) -> Option<Duration> {
-    let number = |name: &str| headers.get(name).and_then(text).and_then(digits);
-    let reset = headers.get("ratelimit-reset").and_then(text).and_then(rounded_up);
-    let separate = reset.filter(|_| throttled || number("ratelimit-remaining") == Some(0));
-    let seconds =
-        headers.get_all("ratelimit").iter().filter_map(|value| limits(text(value)?, throttled)).max().or(separate)?;
-    Some(Duration::from_secs(seconds)).filter(|wait| *wait <= cap)
-}
-
-/// Returns the longest reset among the spent limits of one `RateLimit` value. If `throttled` and no
-/// limit is spent, it is the longest of all.
-///
-/// Two forms are in use: `"burst";r=0;t=30, "day";r=9;t=3600` (since draft 08) and `limit=10,
-/// remaining=0, reset=30`.
-fn limits(value: &str, throttled: bool) -> Option<u64> {
-    let (mut spent, mut any) = (None, None);
-    let (mut remaining, mut reset) = (None, None);
-    let mut flush = |remaining: &mut Option<u64>, reset: &mut Option<u64>| {
-        let wait = reset.take();
-        any = any.max(wait);
-        if remaining.take() == Some(0) {
-            spent = spent.max(wait);
-        }
-    };
-    for part in split_outside_quotes(value) {
-        match part.split_once('=') {
-            Some(("r" | "remaining", number)) => remaining = digits(number),
-            Some(("t" | "reset", number)) => reset = rounded_up(number),
-            Some(_) => {}
-            // A bare name opens the next limit.
-            None => flush(&mut remaining, &mut reset),
-        }
-    }
-    flush(&mut remaining, &mut reset);
-    spent.or(any.filter(|_| throttled))
-}
-
-fn split_outside_quotes(value: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    let separator = move |c: char| {
-        quoted ^= c == '"';
-        !quoted && matches!(c, ',' | ';')
-    };
-    value.split(separator).map(|part| part.trim_matches([' ', '\t']))
+    Some(clock.until(date::parse(text, clock.ours())?))
 }
 
 fn directive(headers: &HeaderMap) -> Option<bool> {
@@ -307,6 +284,8 @@ pub fn record_status(headers: &HeaderMap) -> Option<RecordStatus<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
@@ -319,7 +298,10 @@ mod tests {
     fn check(lines: &[(&'static str, &str)]) -> Option<u128> {
         let (headers, now) = (headers(lines), UNIX_EPOCH + Duration::from_secs(784_111_747));
         let after = parse_retry_hint(&headers, now);
-        assert_eq!(Hint::from_headers(&headers, Class::Ambiguous, now, MAX_RETRY_AFTER).after, after);
+        let hint = |class| Hint::from_headers(&headers, class, now).after;
+        // A quota is a wait for those alone that it refuses.
+        assert!(hint(Class::Ambiguous).is_none_or(|wait| after == Some(wait)));
+        assert!(after.is_none_or(|wait| hint(Class::Throttled) == Some(wait)));
         after.map(|wait| wait.as_millis())
     }
 
@@ -367,30 +349,58 @@ mod tests {
     }
 
     #[test]
-    fn rate_limit_counts_only_if_nothing_remains() {
+    fn quota_counts_only_if_nothing_remains() {
         assert_eq!(check(&[("ratelimit", "\"default\";r=0;t=30")]), Some(30_000));
         assert_eq!(check(&[("ratelimit", "\"default\";r=1;t=30")]), None);
         assert_eq!(check(&[("ratelimit", "\"burst\";r=0;t=3, \"day,;\";r=9;t=40")]), Some(3000));
         assert_eq!(check(&[("ratelimit", "limit=10, remaining=0, reset=7")]), Some(7000));
         assert_eq!(check(&[("ratelimit-remaining", "0"), ("ratelimit-reset", "9")]), Some(9000));
         assert_eq!(check(&[("ratelimit-remaining", "2"), ("ratelimit-reset", "9")]), None);
-        assert_eq!(check(&[("ratelimit-remaining", "0"), ("ratelimit-reset", "1795478403")]), None, "past the cap");
+        assert_eq!(check(&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "784111777")]), None, "25 years");
+        let spent = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "9"), ("retry-after", "2")];
+        assert_eq!(check(&spent), Some(2000), "Retry-After wins");
     }
 
     #[test]
-    fn throttled_response_needs_no_remaining() {
-        let lines = headers(&[("ratelimit", "\"a\";r=2;t=9, \"b\";r=0;t=4")]);
-        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, MAX_RETRY_AFTER).after;
-        assert_eq!(hint(Class::Throttled), Some(Duration::from_secs(4)), "the one that is used up");
-        let lines = headers(&[("ratelimit-reset", "9")]);
-        let hint = |class| Hint::from_headers(&lines, class, UNIX_EPOCH, MAX_RETRY_AFTER).after;
-        assert_eq!(hint(Class::Throttled), Some(Duration::from_secs(9)));
-        assert_eq!(hint(Class::Ambiguous), None);
+    fn only_throttled_response_waits_for_quota() {
+        let after = |lines: &[_], class| Hint::from_headers(&headers(lines), class, UNIX_EPOCH).after;
+        let spent = [("ratelimit", "\"a\";r=2;t=9, \"b\";r=0;t=4")];
+        assert_eq!(after(&spent, Class::Throttled), Some(Duration::from_secs(4)), "the one that is used up");
+        for class in [Class::Success, Class::Ambiguous, Class::NotProcessed, Class::Permanent] {
+            assert_eq!(after(&spent, class), None, "{class:?}");
+        }
+        let silent = [("ratelimit-reset", "9")];
+        assert_eq!(after(&silent, Class::Throttled), Some(Duration::from_secs(9)), "the status says the rest");
+        let plenty = [("ratelimit-remaining", "4999"), ("ratelimit-reset", "9")];
+        assert_eq!(after(&plenty, Class::Throttled), None, "another limit refuses");
+    }
+
+    #[test]
+    fn headers_turn_403_and_413_into_throttled() {
+        let class = |status: u16, lines: &[_]| {
+            let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+            Class::of_response(StatusCode::from_u16(status).unwrap(), &headers(lines), now)
+        };
+        let spent = |reset| [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", reset)];
+        assert_eq!(class(403, &spent("1800000030")), Class::Throttled);
+        assert_eq!(class(403, &spent("30")), Class::Throttled);
+        assert_eq!(class(403, &spent("1799999990")), Class::Permanent, "it was reset already");
+        assert_eq!(class(403, &spent("0")), Class::Permanent);
+        assert_eq!(class(403, &[("x-ratelimit-remaining", "7"), ("x-ratelimit-reset", "30")]), Class::Permanent);
+        assert_eq!(class(403, &[("x-ratelimit-reset", "30")]), Class::Permanent, "it does not say what remains");
+        assert_eq!(class(403, &[("retry-after", "30")]), Class::Permanent);
+        assert_eq!(class(413, &[("retry-after", "30")]), Class::Throttled);
+        assert_eq!(class(413, &[("retry-after", "soon")]), Class::Permanent);
+        assert_eq!(class(413, &spent("30")), Class::Permanent);
+        for status in [400, 401, 404, 429, 500, 503, 200] {
+            let by_status = Class::of_status(StatusCode::from_u16(status).unwrap());
+            assert_eq!(class(status, &spent("30")), by_status, "{status}");
+        }
     }
 
     #[test]
     fn directives_and_records_are_read() {
-        let hint = |lines: &[_]| Hint::from_headers(&headers(lines), Class::Ambiguous, UNIX_EPOCH, MAX_RETRY_AFTER);
+        let hint = |lines: &[_]| Hint::from_headers(&headers(lines), Class::Ambiguous, UNIX_EPOCH);
         assert_eq!(hint(&[("x-should-retry", "true")]).retry, Some(true));
         assert_eq!(hint(&[("x-should-retry", "true"), ("stripe-should-retry", "false")]).retry, Some(false));
         let hint_of_lines = |lines: &[&'static str]| {
@@ -398,7 +408,7 @@ mod tests {
             for line in lines {
                 headers.append("x-should-retry", HeaderValue::from_static(line));
             }
-            Hint::from_headers(&headers, Class::Ambiguous, UNIX_EPOCH, MAX_RETRY_AFTER).retry
+            Hint::from_headers(&headers, Class::Ambiguous, UNIX_EPOCH).retry
         };
         assert_eq!(hint_of_lines(&["true", "false"]), Some(false), "a gateway may have added a line");
         assert_eq!(hint_of_lines(&["", "true"]), Some(true));

@@ -49,6 +49,7 @@ mod cooldown;
 mod date;
 #[cfg(feature = "clock")]
 pub mod deadline;
+mod field;
 mod hedge;
 mod hint;
 #[cfg(feature = "key")]
@@ -57,6 +58,7 @@ pub mod key;
 #[doc(hidden)]
 pub mod latency;
 pub mod protocol;
+mod quota;
 mod retry;
 mod settings;
 mod units;
@@ -65,7 +67,7 @@ pub use backoff::{Backoff, CustomSchedule, Jitter, Schedule};
 pub use breaker::{Breaker, BreakerPolicy, BreakerState, CircuitOpen, Permit, SlowCalls};
 pub use budget::{RetryBudget, TokenBucket};
 pub use check::InvalidPolicy;
-pub use class::{Class, Failure, Idempotency, Outcome};
+pub use class::{Class, Classification, Failure, Idempotency, Outcome};
 pub use hedge::{HedgeAt, HedgePolicy};
 pub use hint::{Hint, parse_retry_hint};
 pub use retry::{Decision, Operation, StopReason};

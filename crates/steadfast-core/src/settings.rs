@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::backoff::Backoff;
 
 /// Default of [`RetryPolicy::max_retry_after`].
-pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Default of [`RetryPolicy::deadline`].
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -169,7 +169,8 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets the longest wait that a server may ask for. Default: 60 s.
+    /// Sets the longest wait that a server may ask for, by `Retry-After` or a spent
+    /// [quota](crate::parse_retry_hint). Default: 60 s.
     ///
     /// A longer one ends the operation at once, and the error has the wait. So the client does not
     /// park your task for an hour.

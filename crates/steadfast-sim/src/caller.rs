@@ -105,7 +105,7 @@ impl<'a> Caller<'a> {
     }
 
     fn asked_for(&self, reply: &Reply) -> Option<Duration> {
-        cooldown_asked_for(reply.status?, &reply.hint, self.settings.policy.max_retry_after)
+        cooldown_asked_for(reply.status?, reply.class, &reply.hint, self.settings.policy.max_retry_after)
     }
 
     /// Returns for how long from `now` nothing will be let through.

@@ -353,7 +353,8 @@ impl<'a> Course<'a> {
         self.seen.decided = Decided::Stop(reason);
         let fetched = ended.and_then(|(answer, report)| {
             let url = self.wire_request.current(&self.progress).request.url();
-            let value = response::decode::<()>(answer, self.setting.context.read, url);
+            let read = self.setting.context.read;
+            let value = response::success(answer, read, report.stop, url).and_then(response::decode_json::<()>);
             match value {
                 Ok(()) => Ok(report),
                 Err(error) => Err(response::with_report(error, report, self.setting.context, self.wire_request)),

@@ -74,7 +74,7 @@ fn every_retry_after_value_agrees_with_table() {
             by_another_reading.push(id);
         }
         let class = Class::of_status(StatusCode::from_u16(case.status).unwrap());
-        assert_eq!(decide(class, &Hint::from_headers(&headers, class, now, CAP)), expected(hint), "{id}");
+        assert_eq!(decide(class, &Hint::from_headers(&headers, class, now)), expected(hint), "{id}");
         account.ran();
     }
     println!("retry_after: {} by another acceptable reading: {by_another_reading:?}", by_another_reading.len());

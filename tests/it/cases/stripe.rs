@@ -81,7 +81,7 @@ impl Given {
     /// Returns whether a POST under a key is sent again after `retries_done` retries.
     fn is_retried(&self) -> bool {
         let headers: HeaderMap = self.headers.iter().map(header).collect();
-        let hint = Hint::from_headers(&headers, self.class(), UNIX_EPOCH, Duration::from_secs(60));
+        let hint = Hint::from_headers(&headers, self.class(), UNIX_EPOCH);
         let backoff = Backoff::fixed(Duration::ZERO);
         let policy = RetryPolicy::new().max_attempts(self.max + 1).backoff(backoff).deadline(None);
         let (budget, now) = (TokenBucket::new(RetryBudget::unlimited()), clock::now());

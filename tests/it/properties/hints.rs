@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use steadfast::policy::{Class, Hint, parse_retry_hint};
@@ -14,13 +14,19 @@ use crate::support::clock;
 mod date;
 
 /// Every header that the client reads.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 16] = [
     "retry-after",
     "retry-after-ms",
     "x-ms-retry-after-ms",
     "ratelimit",
     "ratelimit-remaining",
     "ratelimit-reset",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "date",
+    "age",
     "x-should-retry",
     "stripe-should-retry",
     "idempotent-replayed",
@@ -33,6 +39,7 @@ fn values() -> impl Strategy<Value = HeaderValue> {
         2 => vec(any::<u8>(), 0..40),
         2 => "[ \t]?[0-9]{0,30}[ \t]?".prop_map(String::into_bytes),
         1 => "[+-]?[0-9]{1,3}[.e_s,]?[0-9]{0,3}".prop_map(String::into_bytes),
+        1 => "(0|inf|nan|[0-9]{10}|[0-9]{13}|([0-9]{1,20}(\\.[0-9]{0,12})?(h|m|s|ms|us|ns|d)){1,4})".prop_map(String::into_bytes),
         1 => "(TRUE|true|False|false|maybe)".prop_map(String::into_bytes),
         1 => "(stored|replayed|unknown|in-progress)(;retention=[0-9]{1,3})?(;scope=\"/[a-z\";]{0,4}\")?".prop_map(String::into_bytes),
         1 => "(\"[a-z;,=\\\\]{0,3}\"(;r=[0-9]?)?(;t=[0-9]{0,2})?(, )?){0,3}".prop_map(String::into_bytes),
@@ -90,13 +97,19 @@ proptest! {
 
     #[test]
     fn no_header_panics_and_fields_have_sources(
-        headers in headers(), class in classes(), now in clocks(), cap in durations(),
+        headers in headers(), class in classes(), now in clocks(), status in 200_u16..600,
     ) {
-        let hint = Hint::from_headers(&headers, class, now, cap);
-        let timed = NAMES[..6].iter().any(|name| headers.contains_key(*name));
-        prop_assert!(timed || hint.after.is_none(), "{hint:?}");
+        let hint = Hint::from_headers(&headers, class, now);
+        let has = |names: &[&str]| names.iter().any(|name| headers.contains_key(*name));
+        let may_wait = has(&NAMES[..3]) || (class == Class::Throttled && has(&NAMES[3..10]));
+        prop_assert!(may_wait || hint.after.is_none(), "{hint:?}");
+        // Headers change the class of two statuses alone, and to nothing but throttled.
+        let status = StatusCode::from_u16(status).unwrap();
+        let (by_status, by_headers) = (Class::of_status(status), Class::of_response(status, &headers, now));
+        let may_change = matches!(status.as_u16(), 403 | 413) && by_headers == Class::Throttled;
+        prop_assert!(by_headers == by_status || may_change, "{status}: {by_headers:?}");
         let said = |word: &str| {
-            NAMES[6..8].iter().flat_map(|name| words(&headers, name)).any(|said| said.eq_ignore_ascii_case(word))
+            NAMES[12..14].iter().flat_map(|name| words(&headers, name)).any(|said| said.eq_ignore_ascii_case(word))
         };
         let expected = if said("false") { Some(false) } else { said("true").then_some(true) };
         prop_assert_eq!(hint.retry, expected);
@@ -105,9 +118,11 @@ proptest! {
         prop_assert!(!hint.replayed || replayed || recorded("stored") || recorded("replayed"));
         prop_assert!(!hint.outcome_unknown || recorded("unknown"));
         prop_assert!(!hint.misdirected, "no header says so");
-        // Both readers agree if only the headers decide.
-        let plain = Hint::from_headers(&headers, Class::Ambiguous, now, Duration::from_secs(60));
-        prop_assert_eq!(plain.after, parse_retry_hint(&headers, now));
+        // Both readers agree, except that one knows the class.
+        let after = |class| Hint::from_headers(&headers, class, now).after;
+        let parsed = parse_retry_hint(&headers, now);
+        prop_assert!(after(Class::Ambiguous).is_none_or(|wait| parsed == Some(wait)));
+        prop_assert!(parsed.is_none_or(|wait| after(Class::Throttled) == Some(wait)));
     }
 
     #[test]
