@@ -1,9 +1,9 @@
 //! Events: a report on an operation while it runs.
 //!
 //! Each event goes to a closure ([`ClientBuilder::on_event`](crate::ClientBuilder::on_event)) and
-//! to `tracing`, with the target `steadfast`. The level is DEBUG. Two events are WARN: a circuit
-//! opens, or an operation that may have been processed ends without a response to rely on. An event
-//! cannot change the operation.
+//! to `tracing`, with the target `steadfast`. The level is DEBUG. Two events are WARN, because
+//! somebody must act: a circuit opens, or an operation with effects may have been processed and
+//! ends without a response to rely on. An event cannot change the operation.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use http::Method;
 
 use crate::journal::{Attempt, StatusOrFailure};
 use crate::key::IdempotencyKey;
-use crate::policy::{BreakerState, Class, StopReason};
+use crate::policy::{BreakerState, Class, Idempotency, StopReason, is_safe};
 use crate::resume::SafeUrl;
 
 /// One event in the life of an operation.
@@ -31,6 +31,7 @@ pub struct Event<'a> {
     pub(super) method: &'a Method,
     pub(super) url: SafeUrl<'a>,
     pub(super) key: Option<&'a IdempotencyKey>,
+    pub(super) idempotency: Idempotency,
     pub(super) kind: EventKind<'a>,
 }
 
@@ -136,7 +137,7 @@ impl<'a> Event<'a> {
         if !tracing::enabled!(target: "steadfast", tracing::Level::WARN) {
             return;
         }
-        let Self { method, url, key, kind } = self;
+        let Self { method, url, key, idempotency, kind } = self;
         let key = key.map(tracing::field::display);
         match kind {
             EventKind::OperationStarted { deadline } => {
@@ -149,7 +150,7 @@ impl<'a> Event<'a> {
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, "hedge started");
             }
             EventKind::AttemptEnded { attempt } => {
-                let what = StatusOrFailure { status: attempt.status(), failure: attempt.failure() };
+                let what = StatusOrFailure { status: attempt.status, failure: attempt.failure, cause: attempt.cause };
                 let (number, class, elapsed) = (attempt.number(), attempt.class().as_str(), attempt.elapsed());
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, class, %what, ?elapsed, "attempt ended");
             }
@@ -165,7 +166,10 @@ impl<'a> Event<'a> {
             }
             EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed } => {
                 let ended = reason.as_str();
-                if *may_have_been_processed && *reason != StopReason::Done {
+                // A failed read has changed nothing, whatever the server has done. A GET has effects
+                // if the caller declares it.
+                let is_read = is_safe(method) && *idempotency == Idempotency::Natural;
+                if *may_have_been_processed && *reason != StopReason::Done && !is_read {
                     tracing::warn!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without a response to rely on");
                 } else {
                     tracing::debug!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended");

@@ -6,6 +6,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::attempt_result::AttemptResponse;
 #[cfg(feature = "json")]
 use super::{operation::OperationContext, wire_request::WireRequest};
@@ -144,8 +146,9 @@ fn status_error(answer: Answer, url: &reqwest::Url) -> Error {
         return Error::new(ErrorKind::Status, format!("status {status}")).with_answer(answer);
     }
     let what = match redirect::location(url, &answer.headers) {
-        Some(location) => format!("status {status}, a redirect to {} that is not followed", SafeUrl(&location)),
-        None => format!("status {status}, a redirect that is not followed"),
+        Ok(location) => format!("status {status}, a redirect to {} that is not followed", SafeUrl(&location)),
+        Err(_) if answer.status == StatusCode::NOT_MODIFIED => format!("status {status}, not modified"),
+        Err(_) => format!("status {status}, a redirect that is not followed"),
     };
     Error::new(ErrorKind::Redirect, what).with_answer(answer)
 }

@@ -14,6 +14,7 @@ mod keys;
 mod kit;
 mod licence;
 mod limits;
+mod lines;
 mod nginx;
 mod overload;
 mod properties;
