@@ -10,6 +10,7 @@ use crate::policy::Failure;
 
 /// What lies behind a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "rustls"), allow(dead_code, reason = "only rustls tells errors of TLS apart"))]
 pub(crate) enum Cause {
     Refused,
     Reset,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::journal::{Attempt, StatusOrFailure};
+use crate::journal::{Attempt, Journal, StatusOrFailure};
 use crate::key::IdempotencyKey;
 use crate::policy::{BreakerState, Class, Idempotency, StopReason, is_safe};
 use crate::resume::SafeUrl;
@@ -32,6 +32,7 @@ pub struct Event<'a> {
     pub(super) url: SafeUrl<'a>,
     pub(super) key: Option<&'a IdempotencyKey>,
     pub(super) idempotency: Idempotency,
+    pub(super) journal: &'a Journal,
     pub(super) kind: EventKind<'a>,
 }
 
@@ -137,7 +138,7 @@ impl<'a> Event<'a> {
         if !tracing::enabled!(target: "steadfast", tracing::Level::WARN) {
             return;
         }
-        let Self { method, url, key, idempotency, kind } = self;
+        let Self { method, url, key, idempotency, journal, kind } = self;
         let key = key.map(tracing::field::display);
         match kind {
             EventKind::OperationStarted { deadline } => {
@@ -150,7 +151,7 @@ impl<'a> Event<'a> {
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, "hedge started");
             }
             EventKind::AttemptEnded { attempt } => {
-                let what = StatusOrFailure { status: attempt.status, failure: attempt.failure, cause: attempt.cause };
+                let what = StatusOrFailure::of(attempt);
                 let (number, class, elapsed) = (attempt.number(), attempt.class().as_str(), attempt.elapsed());
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, class, %what, ?elapsed, "attempt ended");
             }
@@ -170,7 +171,8 @@ impl<'a> Event<'a> {
                 // if the caller declares it.
                 let is_read = is_safe(method) && *idempotency == Idempotency::Natural;
                 if *may_have_been_processed && *reason != StopReason::Done && !is_read {
-                    tracing::warn!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without a response to rely on");
+                    let last = journal.attempts().last().map(StatusOrFailure::of).map(tracing::field::display);
+                    tracing::warn!(target: "steadfast", %method, %url, key, last, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without a response to rely on");
                 } else {
                     tracing::debug!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended");
                 }

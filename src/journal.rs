@@ -132,12 +132,7 @@ impl fmt::Display for Attempt {
         if self.class != self.default_class {
             write!(f, " (by the classifier; the table says {})", self.default_class.as_str())?;
         }
-        write!(
-            f,
-            ", {}, {}",
-            StatusOrFailure { status: self.status, failure: self.failure, cause: self.cause },
-            ShortDuration(self.elapsed)
-        )?;
+        write!(f, ", {}, {}", StatusOrFailure::of(self), ShortDuration(self.elapsed))?;
         match self.wait {
             Some(_) if self.free_repeat => f.write_str("; repeated at once, free"),
             Some(wait) => write!(f, "; next in {}", ShortDuration(wait)),
@@ -168,6 +163,12 @@ pub(crate) struct StatusOrFailure {
     pub(crate) status: Option<StatusCode>,
     pub(crate) failure: Option<Failure>,
     pub(crate) cause: Option<Cause>,
+}
+
+impl StatusOrFailure {
+    pub(crate) fn of(attempt: &Attempt) -> Self {
+        Self { status: attempt.status, failure: attempt.failure, cause: attempt.cause }
+    }
 }
 
 impl fmt::Display for StatusOrFailure {

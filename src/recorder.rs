@@ -45,7 +45,7 @@ impl<'a> Recorder<'a> {
         let url = SafeUrl(wire_request.original().url());
         let Self { context, .. } = self;
         let (key, idempotency) = (context.key.as_ref(), context.idempotency);
-        let event = Event { method: &context.method, url, key, idempotency, kind };
+        let event = Event { method: &context.method, url, key, idempotency, journal: &self.journal, kind };
         event.trace();
         if let Some(on_event) = &self.context.client.on_event {
             on_event(&event);

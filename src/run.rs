@@ -161,7 +161,9 @@ impl<'a> Run<'a> {
             Some(result) => Assessment::of(self.context, result, self.recorder.may_have_been_processed),
             None => Assessment::of_cancelled(progress),
         };
-        self.name_timeout(&mut assessment, clock::now());
+        if assessment.cause == Some(Cause::AttemptTimeout) {
+            self.name_timeout(&mut assessment, clock::now());
+        }
         if assessment.may_have_been_processed {
             self.operation.set_at_risk();
         }
@@ -194,7 +196,9 @@ impl<'a> Run<'a> {
             }
         }
         let decision = self.decide(&assessment, *ended);
-        self.name_timeout(&mut assessment, *ended);
+        if assessment.cause == Some(Cause::AttemptTimeout) {
+            self.name_timeout(&mut assessment, *ended);
+        }
         let mut attempt = assessment.to_attempt(*number, *elapsed);
         if let Decision::Retry { after } = decision {
             attempt.wait = Some(after);
@@ -235,8 +239,7 @@ impl<'a> Run<'a> {
 
     /// Names the limit behind an attempt that the client's own timer has ended.
     fn name_timeout(&self, assessment: &mut Assessment, ended: Instant) {
-        let deadline = self.operation.deadline().filter(|deadline| *deadline <= ended);
-        if let (Some(Cause::AttemptTimeout), Some(deadline)) = (assessment.cause, deadline) {
+        if let Some(deadline) = self.operation.deadline().filter(|deadline| *deadline <= ended) {
             assessment.cause = Some(match self.context.limit_at(deadline, self.recorder.started) {
                 OutOfTime::Task => Cause::TaskDeadline,
                 OutOfTime::Key => Cause::KeyForgotten,

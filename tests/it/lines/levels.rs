@@ -43,6 +43,9 @@ async fn failed_get_is_no_warning() {
         let ours = text.lines().filter(|line| line.contains(" steadfast: "));
         let (warnings, rest): (Vec<_>, Vec<_>) = ours.partition(|line| line.contains(" WARN "));
         assert!(warnings.len() + rest.iter().filter(|line| line.contains("operation ended")).count() == 1, "{text}");
+        for warning in &warnings {
+            assert!(warning.contains("last=connection lost before the response "), "{warning}");
+        }
         warnings.len()
     };
     client.get("/").send().await.unwrap_err();
