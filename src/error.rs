@@ -24,7 +24,7 @@ use crate::journal::{Attempt, OperationReport, OutOfTime, ShortDuration};
 use crate::key::IdempotencyKey;
 use crate::policy::{InvalidPolicy, StopReason};
 use crate::problem::{self, Problem};
-use crate::resume::ResumeToken;
+use crate::resume::{ResumeToken, SafeUrl};
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -123,6 +123,7 @@ pub enum ErrorKind {
 /// | `(retry-after too long for …)` | the server asks for a longer wait than the named limit allows | try again after [`retry_after`](Self::retry_after) |
 /// | `the head of the response is over the limit (…)` | the server has responded, and the HTTP client refuses the response | raise the named setting by [`http`](crate::ClientBuilder::http) |
 /// | `status 302, a redirect to … that is not followed (…); …` | the last words name the reason | [`max_redirects`](crate::ClientBuilder::max_redirects) has the rules |
+/// | `…; redirected to …` | this address has failed, and not the first one | look at its server |
 /// | `status 401 …; a redirect led to another origin, …` | credentials stay at their origin | call the new address with credentials for it |
 /// | `status 402 …; the server says "…"` | the server's own words, shortened | act on them |
 /// | `(key not trusted; …)` | the API is not known to honour keys | state it by [`keys`](crate::ClientBuilder::keys) |
@@ -159,6 +160,8 @@ struct Inner {
     report: Option<OperationReport>,
     answer: Option<Answer>,
     source: Option<BoxError>,
+    /// Where redirects have led, if they were followed.
+    redirected_to: Option<String>,
     /// The token of an operation that was to be resumed and was not sent.
     resumed: Option<ResumeToken>,
 }
@@ -181,6 +184,7 @@ impl Error {
             report: None,
             answer: None,
             source: None,
+            redirected_to: None,
             resumed: None,
         }))
     }
@@ -216,6 +220,13 @@ impl Error {
 
     pub(crate) fn with_answer(mut self, answer: Answer) -> Self {
         self.0.answer = Some(answer);
+        self
+    }
+
+    /// Adds the address that failed, if redirects have led from `asked` to another one.
+    pub(crate) fn at_hop(mut self, asked: &reqwest::Url, last: &reqwest::Url) -> Self {
+        let (asked, last) = (SafeUrl(asked).to_string(), SafeUrl(last).to_string());
+        self.0.redirected_to = (asked != last).then_some(last);
         self
     }
 
@@ -485,6 +496,9 @@ impl fmt::Display for Error {
             write!(f, ": {cause}")?;
         }
         write_report(f, report)?;
+        if let Some(address) = &self.0.redirected_to {
+            write!(f, "; redirected to {address}")?;
+        }
         if let Some(words) = self.server_words() {
             write!(f, "; the server says \"{words}\"")?;
         }

@@ -540,7 +540,10 @@ impl RequestBuilder {
             let (response, report) = run::run(&context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();
             let decoded = response::decode(response, context.read, url);
-            decoded.map_err(|error| response::with_report(error, report, &context, wire_request))
+            decoded.map_err(|error| {
+                let error = response::with_report(error, report, &context, wire_request);
+                error.at_hop(wire_request.original().url(), url)
+            })
         }
     }
 

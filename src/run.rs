@@ -56,7 +56,8 @@ pub(super) async fn run(
                 let pause = run.operation.pause_before_the_end();
                 clock::sleep(pause).await;
                 let ended = ended.checked_add(pause).unwrap_or(ended);
-                return run.recorder.end(wire_request, result, reason, ended);
+                let done = run.recorder.end(wire_request, result, reason, ended);
+                return done.map_err(|error| at_last_hop(error, wire_request, progress));
             }
             Decision::Retry { after } => {
                 response_body::drain(result, run.operation.deadline()).await;
@@ -65,6 +66,11 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// Names the address behind redirects in an error, since that is the one that failed.
+fn at_last_hop(error: Error, wire_request: &WireRequest, progress: &AttemptProgress) -> Error {
+    error.at_hop(wire_request.original().url(), wire_request.current(progress).request.url())
 }
 
 /// An operation under way: the parts that the loop drives.

@@ -107,6 +107,20 @@ async fn redirect_circle_is_called_a_circle() {
 }
 
 #[tokio::test]
+async fn failure_behind_redirect_names_its_address() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    for (method, status, stop) in [("GET", 302, "not processed"), ("POST", 303, "may have been processed")] {
+        let to = Answer::new(status).header("location", format!("http://{gone}/b?token=s3cret"));
+        let home = FaultServer::play([FaultStep::execute(to)]).await;
+        let client = doubting(&home).keys(KeyPolicy::off()).retry(RetryPolicy::never()).build().unwrap();
+        let error = client.request(method.parse().unwrap(), "/a").send().await.unwrap_err();
+        let what = "could not connect: connection refused after 1 attempt in T (attempts exhausted";
+        assert_eq!(line(&error), format!("{what}; {stop}); redirected to http://{gone}/b"), "{method}");
+        assert_eq!((error.url(), home.executions()), (Some(home.url("/a").as_str()), 1));
+    }
+}
+
+#[tokio::test]
 async fn location_in_raw_utf8_is_followed() {
     let server = FaultServer::start(|_, request| match request.map(|request| request.target.as_str()) {
         Some("/") => FaultStep::answer(Answer::new(302).header("location", "/café?q=ü")),
@@ -143,13 +157,14 @@ async fn withheld_token_is_mentioned_on_401() {
         let sent = client.get("/").send().await.unwrap().into_result().await.unwrap_err();
         let ended = format!("status {status} after 1 attempt in T (permanent; not processed)");
         let advice = "a redirect led to another origin, where the request's credentials are not sent";
-        for error in [&fetched, &sent] {
-            assert_eq!(line(error), format!("{ended}; {advice}"));
-        }
+        // `into_result` knows the last address alone, and names that.
+        assert_eq!(line(&sent), format!("{ended}; {advice}"));
+        let led = format!("{ended}; {advice}; redirected to {}", abroad.url("/"));
+        assert_eq!(line(&fetched), led);
         assert_eq!(abroad.received()[0].header("authorization"), None);
         // Nothing was withheld from a request without credentials.
         let error = doubting(&home).build().unwrap().get_json::<Value>("/").await.unwrap_err();
-        assert_eq!(line(&error), ended);
+        assert_eq!(line(&error), format!("{ended}; redirected to {}", abroad.url("/")));
         // A default header stays at the base URL without any redirect.
         let error = client.get_json::<Value>(abroad.url("/")).await.unwrap_err();
         let advice = "the client's default credentials are sent to the origin of base_url alone";
