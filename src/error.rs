@@ -126,7 +126,11 @@ pub enum ErrorKind {
 /// | `…; redirected to …` | this address has failed, and not the first one | look at its server |
 /// | `status 401 …; a redirect led to another origin, …` | credentials stay at their origin | call the new address with credentials for it |
 /// | `status 402 …; the server says "…"` | the server's own words, shortened | act on them |
+/// | `the response body is over the body_limit of … bytes` | the operation was carried out, and the response is refused here | raise [`body_limit`](crate::ClientBuilder::body_limit) |
+/// | `(not repeatable; …)` | the server may have acted, and a second request could act twice | look up on the server whether it has acted |
 /// | `(key not trusted; …)` | the API is not known to honour keys | state it by [`keys`](crate::ClientBuilder::keys) |
+/// | `(body not replayable; …)` | the body was a stream, and is consumed | pass a [`body_factory`](crate::RequestBuilder::body_factory) |
+/// | `(circuit open; …)` | this origin has failed too often | wait for [`retry_after`](Self::retry_after) |
 /// | `(attempts exhausted; …)` | `max_attempts` is reached | raise [`max_attempts`](crate::policy::RetryPolicy::max_attempts), or try later |
 /// | `(retry budget exhausted; …)` | too many calls to this origin fail | wait, or resize the [`budget`](crate::ClientBuilder::budget) |
 ///

@@ -343,8 +343,8 @@ impl NotFollowed {
             Self::MayAddCredentials => {
                 "the HTTP client is yours and may add credentials; if it adds none, say so: .cross_origin_redirects(true)"
             }
-            Self::CrossOriginOff => "redirects to another origin are turned off",
-            Self::BodyGone => "the body was a stream, which cannot be sent again",
+            Self::CrossOriginOff => "redirects to another origin are turned off: cross_origin_redirects(false)",
+            Self::BodyGone => "the body was a stream, which cannot be sent again: body_factory opens it anew",
             Self::KeyNotTrusted => {
                 "an earlier attempt may have been processed, and the API has not shown that it honours keys at the new address"
             }

@@ -169,7 +169,10 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(
         return Err(status_error(Answer { status, headers, body }, url));
     }
     if over_limit {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the response body is over the limit of {limit} bytes")));
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("the response body is over the body_limit of {limit} bytes"),
+        ));
     }
     serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(|error| {
         let what = format!("the response is not the expected JSON ({})", DecodeError::new(&error));
