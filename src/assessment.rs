@@ -11,8 +11,10 @@ use http::{HeaderMap, StatusCode};
 
 use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
 use super::operation::OperationContext;
-use super::redirect::RedirectState;
+use super::redirect::{self, RedirectState};
 use super::response_body::ReadMode;
+use super::transport_error;
+use crate::cause::Cause;
 use crate::clock;
 use crate::journal::{Attempt, Reach};
 use crate::policy::{Class, Classification, Failure, Hint, Outcome, record_status};
@@ -26,6 +28,8 @@ pub(super) struct Assessment {
     reach: Reach,
     pub(super) status: Option<StatusCode>,
     pub(super) failure: Option<Failure>,
+    /// What lies behind the failure. It decides nothing.
+    pub(super) cause: Option<Cause>,
     pub(super) hint: Hint,
     /// The server may have carried out the operation in this attempt.
     pub(super) may_have_been_processed: bool,
@@ -52,6 +56,7 @@ impl Assessment {
             reach: progress.reach,
             status: None,
             failure: Some(Failure::HedgeCancelled),
+            cause: None,
             hint: Hint::default(),
             may_have_been_processed,
         }
@@ -59,8 +64,8 @@ impl Assessment {
 
     /// Returns the attempt as the journal lists it. The decision about it is added later.
     pub(super) fn to_attempt(&self, number: u32, elapsed: Duration) -> Attempt {
-        let &Self { class, default_class, reach, status, failure, .. } = self;
-        Attempt { number, reach, class, default_class, status, failure, elapsed, wait: None, free_repeat: false }
+        let &Self { class, default_class, reach, status, failure, cause, .. } = self;
+        Attempt { number, reach, class, default_class, status, failure, cause, elapsed, wait: None, free_repeat: false }
     }
 }
 
@@ -124,6 +129,7 @@ impl Assessor<'_> {
             reach: Reach::Answered,
             status: Some(status),
             failure: None,
+            cause: None,
             hint,
             may_have_been_processed: may_have_acted || hint.outcome_unknown || self.an_earlier_hop_acted(),
         }
@@ -181,11 +187,24 @@ impl Assessor<'_> {
             },
             status,
             failure: Some(failure),
+            cause: self.cause(error),
             hint,
             may_have_been_processed: default_class == Class::Ambiguous
                 || part_was_taken
                 || redirect_acted
                 || self.an_earlier_hop_acted(),
+        }
+    }
+
+    fn cause(&self, error: &AttemptError) -> Option<Cause> {
+        match &error.source {
+            Some(source) if error.failure == Failure::Redirects => {
+                let is_circle = source.to_string().starts_with(redirect::CIRCLE);
+                Some(if is_circle { Cause::RedirectCircle } else { Cause::TooManyRedirects })
+            }
+            Some(source) => transport_error::cause(error.failure, source, self.context.client.lacks_roots),
+            // Only the client's own timer leaves no error.
+            None => error.timed_out.then_some(Cause::AttemptTimeout),
         }
     }
 

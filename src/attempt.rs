@@ -195,7 +195,11 @@ pub(super) fn follow(
         return Ok(false);
     }
     // Most responses are no redirects, and for them this is all.
-    if client.max_redirects == 0 || !response.status().is_redirection() {
+    if !response.status().is_redirection() {
+        return Ok(false);
+    }
+    if client.max_redirects == 0 {
+        progress.redirects.not_followed = redirect::asks_for_hop(response.status()).then_some(NotFollowed::TurnedOff);
         return Ok(false);
     }
     let from = wire_request.current(progress);

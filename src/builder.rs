@@ -17,11 +17,13 @@ use super::event::Event;
 use super::origin::OriginMap;
 use super::settings::{OverloadSettings, RedirectSettings};
 use super::target;
+#[cfg(feature = "rustls")]
+use super::transport_error;
 use crate::Client;
 use crate::error::{Error, Result};
 use crate::inner::{Classifier, Inner, OnEvent};
 use crate::key_policy::KeyPolicy;
-use crate::policy::{self, CENTURY, Classification, Outcome, RetryBudget, RetryPolicy};
+use crate::policy::{self, CENTURY, Classification, Outcome, RetryBudget, RetryPolicy, TimeLimit};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,8 +83,9 @@ pub struct ClientBuilder {
     budget: RetryBudget,
     keys: KeyPolicy,
     timeout: Option<Option<Duration>>,
-    attempt_timeout: Option<Duration>,
-    connect_timeout: Option<Duration>,
+    // `None` if it was not set.
+    attempt_timeout: Option<Option<Duration>>,
+    connect_timeout: Option<Option<Duration>>,
     read_timeout: Option<Duration>,
     body_limit: usize,
     redirects: RedirectSettings,
@@ -105,8 +108,8 @@ impl ClientBuilder {
             budget: RetryBudget::standard(),
             keys: KeyPolicy::default(),
             timeout: None,
-            attempt_timeout: Some(ATTEMPT_TIMEOUT),
-            connect_timeout: Some(CONNECT_TIMEOUT),
+            attempt_timeout: None,
+            connect_timeout: None,
             read_timeout: None,
             body_limit: BODY_LIMIT,
             redirects: RedirectSettings::default(),
@@ -318,15 +321,19 @@ impl ClientBuilder {
     /// Sets the timeout of one attempt. `None` disables it. Default: 10 s.
     ///
     /// An attempt of `send` ends with the headers of the response, and one of `fetch` with its
-    /// body.
+    /// body. If you set both, it may not be longer than the [`timeout`](Self::timeout) of the
+    /// operation.
     pub fn attempt_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.attempt_timeout = timeout.into();
+        self.attempt_timeout = Some(timeout.into());
         self
     }
 
     /// Sets the timeout of a connection attempt, TLS included. `None` disables it. Default: 5 s.
+    ///
+    /// It may not be longer than an [`attempt_timeout`](Self::attempt_timeout) or a
+    /// [`timeout`](Self::timeout) that you set.
     pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.connect_timeout = timeout.into();
+        self.connect_timeout = Some(timeout.into());
         self
     }
 
@@ -415,7 +422,8 @@ impl ClientBuilder {
     /// quick.
     ///
     /// The same events go to `tracing`, with the target `steadfast`, at DEBUG. Two of them are
-    /// WARN: a circuit opens, or an operation that may have been processed ends without success.
+    /// WARN, because somebody must act: a circuit opens, or an operation with effects may have been
+    /// processed and ends without success. A failed GET is DEBUG.
     ///
     /// ```
     /// use steadfast::{Client, EventKind};
@@ -435,7 +443,10 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// A setting is invalid, alone or together with others. The message names it.
+    /// A setting is invalid, alone or together with others. The message names it, and the cause.
+    ///
+    /// A host without CA certificates is no error, unless you configure [`http`](Self::http):
+    /// requests to `http` work, and a request to `https` fails with the reason.
     ///
     /// ```
     /// use steadfast::{Client, policy::RetryPolicy};
@@ -456,21 +467,26 @@ impl ClientBuilder {
         }
         // A 429 may belong to the GET behind an unseen redirect, after the request was carried out.
         retry.throttled_is_ambiguous |= opaque;
-        let http = match self.ready_made {
-            Some(client) => client,
-            None => finish(self.http, self.connect_timeout, self.read_timeout)?,
+        let connect_timeout = self.connect_timeout.unwrap_or(Some(CONNECT_TIMEOUT));
+        let (http, lacks_roots) = match self.ready_made {
+            Some(client) => (client, false),
+            None => match finish(self.http, connect_timeout, self.read_timeout) {
+                Err(error) if is_as_made => without_roots(error, connect_timeout, self.read_timeout)?,
+                built => (built.map_err(not_built)?, false),
+            },
         };
         Ok(Client::from_inner(Inner {
             http,
             opaque,
             is_as_made,
+            lacks_roots,
             clear_is_http1: is_as_made && !names_a_tls_proxy(std::env::vars_os()),
             origins: OriginMap::new(self.overload.origins(self.budget, is_as_made), base.as_ref()),
             base,
             defaults,
             retry,
             keys: self.keys,
-            attempt_timeout: self.attempt_timeout,
+            attempt_timeout: self.attempt_timeout.unwrap_or(Some(ATTEMPT_TIMEOUT)),
             body_limit: self.body_limit,
             max_redirects: self.redirects.max,
             redirect_post_as_get: self.redirects.post_as_get,
@@ -485,13 +501,15 @@ impl ClientBuilder {
     /// Checks every setting, alone and together with others.
     fn check(&self) -> Result<()> {
         check_timeout("timeout", self.timeout.flatten())?;
-        check_timeout("attempt_timeout", self.attempt_timeout)?;
-        check_timeout("connect_timeout", self.connect_timeout)?;
+        let attempt_timeout = self.attempt_timeout.unwrap_or(Some(ATTEMPT_TIMEOUT));
+        check_timeout("attempt_timeout", attempt_timeout)?;
+        check_timeout("connect_timeout", self.connect_timeout.flatten())?;
         check_timeout("read_timeout", self.read_timeout)?;
+        self.check_order_of_timeouts()?;
         let OverloadSettings { breaker, hedge, .. } = &self.overload;
         policy::check(&self.retry, &self.budget, breaker.as_ref(), hedge.as_ref()).map_err(Error::invalid)?;
         self.keys.validate().map_err(|reason| Error::build("keys", reason))?;
-        if self.keys.wait.zip(self.attempt_timeout).is_some_and(|(wait, attempt)| wait >= attempt) {
+        if self.keys.wait.zip(attempt_timeout).is_some_and(|(wait, attempt)| wait >= attempt) {
             let reason =
                 "wait_on_retry is not shorter than attempt_timeout, so the client would not wait for the response";
             return Err(Error::build("keys", reason));
@@ -510,6 +528,33 @@ impl ClientBuilder {
             _ => Ok(()),
         }
     }
+}
+
+impl ClientBuilder {
+    /// Checks that a part is not given more time than the whole: such a timeout could never pass,
+    /// and most likely two were swapped. Only timeouts that you have set count: a default must not
+    /// turn a shorter timeout of yours into an error.
+    fn check_order_of_timeouts(&self) -> Result<()> {
+        let operation = match self.timeout {
+            Some(timeout) => ("timeout", timeout),
+            None => ("deadline", set_deadline(self.retry.deadline)),
+        };
+        let attempt = ("attempt_timeout", self.attempt_timeout.flatten());
+        let connect = ("connect_timeout", self.connect_timeout.flatten());
+        for ((part, short), (whole, long)) in [(attempt, operation), (connect, attempt), (connect, operation)] {
+            if let (Some(short), Some(long)) = (short, long)
+                && short > long
+            {
+                let reason = format!("{short:?} is longer than the {whole} of {long:?}, so it could never pass");
+                return Err(Error::build(part, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set_deadline(limit: TimeLimit) -> Option<Duration> {
+    if let TimeLimit::AtMost(limit) = limit { Some(limit) } else { None }
 }
 
 /// Sets this crate's defaults on reqwest, before your own settings, so that you can change them.
@@ -542,7 +587,7 @@ fn finish(
     http: reqwest::ClientBuilder,
     connect_timeout: Option<Duration>,
     read_timeout: Option<Duration>,
-) -> Result<reqwest::Client> {
+) -> reqwest::Result<reqwest::Client> {
     // `never()` alone still clones every request.
     let no_retries = reqwest::retry::never().max_retries_per_request(0);
     let mut http = http.redirect(reqwest::redirect::Policy::none()).retry(no_retries);
@@ -552,9 +597,36 @@ fn finish(
     if let Some(timeout) = read_timeout {
         http = http.read_timeout(timeout.min(CENTURY));
     }
-    http.build().map_err(|error| {
-        Error::build("http", "the HTTP client could not be built").with_source(Some(error.without_url().into()))
-    })
+    http.build()
+}
+
+fn not_built(error: reqwest::Error) -> Error {
+    Error::build("http", "the HTTP client could not be built").with_source(Some(error.without_url().into()))
+}
+
+/// Builds the HTTP client of a host without CA certificates, such as a container image without
+/// them. Requests to `http` work, and every certificate is rejected. Also returns `true`, so that
+/// error lines can name the reason.
+///
+/// # Errors
+///
+/// The HTTP client could not be built for another reason.
+#[cfg(feature = "rustls")]
+fn without_roots(
+    error: reqwest::Error,
+    connect_timeout: Option<Duration>,
+    read_timeout: Option<Duration>,
+) -> Result<(reqwest::Client, bool)> {
+    if !transport_error::lacks_roots(&error) {
+        return Err(not_built(error));
+    }
+    let http = healthy(reqwest::Client::builder()).tls_certs_only([]);
+    Ok((finish(http, connect_timeout, read_timeout).map_err(not_built)?, true))
+}
+
+#[cfg(not(feature = "rustls"))]
+fn without_roots(error: reqwest::Error, _: Option<Duration>, _: Option<Duration>) -> Result<(reqwest::Client, bool)> {
+    Err(not_built(error))
 }
 
 impl fmt::Debug for ClientBuilder {

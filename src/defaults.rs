@@ -50,6 +50,16 @@ impl Defaults {
             }
         }
     }
+
+    /// Returns whether there is a credential that `headers` do not have.
+    pub(super) fn has_credential_beside(&self, headers: &HeaderMap) -> bool {
+        self.headers.iter().any(|(name, value)| is_credential(name, value) && !headers.contains_key(name))
+    }
+}
+
+/// Returns whether a request carries credentials of the caller's.
+pub(super) fn has_credential(headers: &HeaderMap) -> bool {
+    headers.iter().any(|(name, value)| is_credential(name, value))
 }
 
 fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {

@@ -7,11 +7,11 @@
 //! POST https://api.example.com/v1/charges: status 503 after 3 attempts in 1.8 s (attempts exhausted; may have been processed; key 1f0c33a2…)
 //! ```
 //!
-//! No credential, whole key, query string or body is printed. Errors of other crates are kept
-//! without their URL. The test with planted secrets is `tests/it/secrets.rs`.
+//! No credential, whole key or query string is printed. Of a body there are only the server's words
+//! about its error, shortened. Errors of other crates are kept without their URL. The test with planted secrets is `tests/it/secrets.rs`.
 //!
-//! It has types of the public API. Of the other modules it imports only `policy` and those with
-//! such types (the list is in `lib.rs`).
+//! It has types of the public API. Of the other modules it imports only `policy`, `cause` and those
+//! with such types (the list is in `lib.rs`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,11 +20,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::journal::{Attempt, OperationReport, ShortDuration};
+use crate::journal::{Attempt, OperationReport, OutOfTime, ShortDuration};
 use crate::key::{IdempotencyKey, KeyError};
 use crate::policy::{InvalidPolicy, StopReason};
-use crate::problem::Problem;
-use crate::resume::ResumeToken;
+use crate::problem::{self, Problem};
+use crate::resume::{ResumeToken, SafeUrl};
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -68,7 +68,8 @@ pub enum ErrorKind {
     /// tokens than the retry budget has. [`retry_after`](Error::retry_after) tells you when to try
     /// again.
     NotAdmitted,
-    /// No connection could be made.
+    /// No connection could be made. The message names the cause, such as a name that does not exist,
+    /// or a proxy.
     Connect,
     /// The TLS handshake was rejected for a reason that will recur. Either side rejected the
     /// other's certificate, or they have no version or protocol in common.
@@ -113,6 +114,37 @@ pub enum ErrorKind {
 /// Ask [`may_have_been_processed`](Self::may_have_been_processed) first. `Display` prints one line.
 /// `{:#}` adds a line per attempt and a line per cause.
 ///
+/// # The lines
+///
+/// | line | meaning | what to do |
+/// | --- | --- | --- |
+/// | `could not connect: connection refused` | nothing listens on this port | check address and server |
+/// | `…: no such host`, `…: the name lookup failed` | the name does not exist, or the resolver failed | check the host name, or the resolver |
+/// | `…: timed out (connect_timeout)` | no connection in time | check firewall and network, or raise [`connect_timeout`](crate::ClientBuilder::connect_timeout) |
+/// | `…: no descriptor left in this process (EMFILE)` | this process has too many open files or sockets | find the leak, or raise `ulimit -n` |
+/// | `…: the proxy wants a login (407)` | nothing has reached the server | give the proxy credentials by [`http`](crate::ClientBuilder::http) |
+/// | `…: the proxy refused the tunnel (CONNECT)` | the proxy sent another status than 200, which the HTTP client does not report | read the proxy's log |
+/// | `the server's certificate was rejected: …` | the client does not trust the server | renew the certificate, or trust its issuer by [`http`](crate::ClientBuilder::http) |
+/// | `…: this host has no CA certificates` | an image without them | install `ca-certificates`, or set `SSL_CERT_FILE` |
+/// | `the server requires a client certificate` | mutual TLS, and you gave none | set an identity by [`http`](crate::ClientBuilder::http) |
+/// | `no response in time: the attempt_timeout has passed` | the server was too slow | raise [`attempt_timeout`](crate::ClientBuilder::attempt_timeout) |
+/// | `(deadline exceeded: …)` | no time is left for another attempt; the words name whose time | raise that limit |
+/// | `(retry-after too long for …)` | the server asks for a longer wait than the named limit allows | try again after [`retry_after`](Self::retry_after) |
+/// | `the head of the response is over the limit (…)` | the server has responded, and the HTTP client refuses the response | raise the named setting by [`http`](crate::ClientBuilder::http) |
+/// | `status 302, a redirect to … that is not followed (…); …` | the last words name the reason | [`max_redirects`](crate::ClientBuilder::max_redirects) has the rules |
+/// | `…; redirected to …` | this address has failed, and not the first one | look at its server |
+/// | `status 401 …; a redirect led to another origin, …` | credentials stay at their origin | call the new address with credentials for it |
+/// | `status 402 …; the server says "…"` | the server's own words, shortened | act on them |
+/// | `the response body is over the body_limit of … bytes` | the operation was carried out, and the response is refused here | raise [`body_limit`](crate::ClientBuilder::body_limit) |
+/// | `(not repeatable; …)` | the server may have acted, and a second request could act twice | look up on the server whether it has acted |
+/// | `(key not trusted; …)` | the API is not known to honour keys | state it by [`keys`](crate::ClientBuilder::keys) |
+/// | `(body not replayable; …)` | the body was a stream, and is consumed | pass a [`body_factory`](crate::RequestBuilder::body_factory) |
+/// | `(circuit open; …)` | this origin has failed too often | wait for [`retry_after`](Self::retry_after) |
+/// | `(attempts exhausted; …)` | `max_attempts` is reached | raise [`max_attempts`](crate::policy::RetryPolicy::max_attempts), or try later |
+/// | `(retry budget exhausted; …)` | too many calls to this origin fail | wait, or resize the [`budget`](crate::ClientBuilder::budget) |
+///
+/// # Example
+///
 /// ```
 /// use steadfast::{Error, ResumeToken};
 ///
@@ -141,6 +173,8 @@ struct Inner {
     report: Option<OperationReport>,
     answer: Option<Answer>,
     source: Option<BoxError>,
+    /// Where redirects have led, if they were followed.
+    redirected_to: Option<String>,
     /// The token of an operation that was to be resumed and was not sent.
     resumed: Option<ResumeToken>,
     /// Present if the error was made outside of an operation, and knows nothing of it.
@@ -169,6 +203,7 @@ impl Error {
             report: None,
             answer: None,
             source: None,
+            redirected_to: None,
             resumed: None,
             outside: None,
         }))
@@ -214,9 +249,33 @@ impl Error {
         self
     }
 
+    /// Adds the address that failed, if redirects have led from `asked` to another one.
+    pub(crate) fn at_hop(mut self, asked: &reqwest::Url, last: &reqwest::Url) -> Self {
+        let (asked, last) = (SafeUrl(asked).to_string(), SafeUrl(last).to_string());
+        self.0.redirected_to = (asked != last).then_some(last);
+        self
+    }
+
     pub(crate) fn with_source(mut self, source: impl Into<Option<BoxError>>) -> Self {
         self.0.source = source.into();
         self
+    }
+
+    /// Returns what the server says about its error, shortened.
+    fn server_words(&self) -> Option<String> {
+        let answer = self.0.answer.as_ref().filter(|_| self.0.kind == ErrorKind::Status)?;
+        let shown = self.idempotency_key().map(|key| (key.as_str(), key.to_string()));
+        let hidden = shown.as_ref().map(|(key, shown)| (*key, shown.as_str()));
+        problem::words(&answer.headers, &answer.body, hidden)
+    }
+
+    /// Returns the innermost cause of a failure on this side, shortened. Only the caller can mend
+    /// it, and the other words do not tell what it is.
+    fn root_cause(&self) -> Option<String> {
+        if !matches!(self.0.kind, ErrorKind::Build | ErrorKind::RequestBody) {
+            return None;
+        }
+        problem::one_line(&self.causes().last()?.to_string())
     }
 
     /// Returns the failure and its causes on one line, without the report.
@@ -468,17 +527,26 @@ impl fmt::Display for Error {
         if let (Some(method), Some(url)) = (method, url) {
             write!(f, "{method} {url}: ")?;
         }
-        f.write_str(what)?;
         let Some(report) = report else {
             if self.0.outside.is_some() {
-                f.write_str(" (no report of an operation; it may have been processed)")?;
+                write!(f, "{what} (no report of an operation; it may have been processed)")?;
                 return self.write_causes(f);
             }
             let earlier =
                 if self.may_have_been_processed() { " now; an earlier attempt may have been processed" } else { "" };
-            return write!(f, " (nothing was sent{earlier})");
+            return write!(f, "{} (nothing was sent{earlier})", self.in_short());
         };
+        f.write_str(what)?;
+        if let Some(cause) = self.root_cause() {
+            write!(f, ": {cause}")?;
+        }
         write_report(f, report)?;
+        if let Some(address) = &self.0.redirected_to {
+            write!(f, "; redirected to {address}")?;
+        }
+        if let Some(words) = self.server_words() {
+            write!(f, "; the server says \"{words}\"")?;
+        }
         if f.alternate() {
             for attempt in report.journal.attempts() {
                 write!(f, "\n  {attempt}")?;
@@ -496,7 +564,7 @@ fn write_report(f: &mut fmt::Formatter<'_>, report: &OperationReport) -> fmt::Re
         _ => write!(f, " after {attempts} attempt{plural} in {} (", ShortDuration(report.elapsed))?,
     }
     if report.stop != StopReason::Done {
-        write!(f, "{}; ", report.stop.as_str())?;
+        write_stop(f, report)?;
     }
     f.write_str(if report.may_have_been_processed { "may have been processed" } else { "not processed" })?;
     if let Some(key) = &report.key {
@@ -509,10 +577,22 @@ fn write_report(f: &mut fmt::Formatter<'_>, report: &OperationReport) -> fmt::Re
     if let Some(reason) = report.not_followed {
         write!(f, "; {}", reason.as_str())?;
     }
+    if let Some(advice) = report.withheld.as_str() {
+        write!(f, "; {advice}")?;
+    }
     if report.stop == StopReason::KeyNotTrusted {
         write!(f, "; {VOUCH}")?;
     }
     Ok(())
+}
+
+fn write_stop(f: &mut fmt::Formatter<'_>, report: &OperationReport) -> fmt::Result {
+    let reason = report.stop.as_str();
+    match report.out_of_time.map(OutOfTime::as_str) {
+        Some(limit) if report.stop == StopReason::DeadlineExceeded => write!(f, "{reason}: {limit}; "),
+        Some(limit) if report.stop == StopReason::RetryAfterTooLong => write!(f, "{reason} for {limit}; "),
+        _ => write!(f, "{reason}; "),
+    }
 }
 
 /// Prints the kind and all of `{:#}`: the line, the attempts and the causes. So `unwrap` shows as
@@ -539,7 +619,7 @@ impl From<KeyError> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Journal, Reach};
+    use crate::journal::{Journal, Reach, Withheld};
     use crate::policy::Class;
 
     fn report(stop: StopReason, may_have_been_processed: bool) -> OperationReport {
@@ -552,6 +632,7 @@ mod tests {
                 default_class: Class::Ambiguous,
                 status: Some(StatusCode::SERVICE_UNAVAILABLE),
                 failure: None,
+                cause: None,
                 elapsed: Duration::from_millis(40),
                 wait: (number < 3).then_some(Duration::from_millis(850)),
                 free_repeat: false,
@@ -570,6 +651,8 @@ mod tests {
             resume: None,
             not_followed: None,
             is_elsewhere: false,
+            out_of_time: None,
+            withheld: Withheld::default(),
         }
     }
 

@@ -1,18 +1,18 @@
 //! Events: a report on an operation while it runs.
 //!
 //! Each event goes to a closure ([`ClientBuilder::on_event`](crate::ClientBuilder::on_event)) and
-//! to `tracing`, with the target `steadfast`. The level is DEBUG. Two events are WARN: a circuit
-//! opens, or an operation that may have been processed ends without a response to rely on. An event
-//! cannot change the operation.
+//! to `tracing`, with the target `steadfast`. The level is DEBUG. Two events are WARN, because
+//! somebody must act: a circuit opens, or an operation with effects may have been processed and
+//! ends without a response to rely on. An event cannot change the operation.
 
 use std::fmt;
 use std::time::Duration;
 
 use http::Method;
 
-use crate::journal::{Attempt, StatusOrFailure};
+use crate::journal::{Attempt, Journal, StatusOrFailure};
 use crate::key::IdempotencyKey;
-use crate::policy::{BreakerState, Class, StopReason};
+use crate::policy::{BreakerState, Class, Idempotency, StopReason, is_safe};
 use crate::resume::SafeUrl;
 
 /// One event in the life of an operation.
@@ -31,6 +31,8 @@ pub struct Event<'a> {
     pub(super) method: &'a Method,
     pub(super) url: SafeUrl<'a>,
     pub(super) key: Option<&'a IdempotencyKey>,
+    pub(super) idempotency: Idempotency,
+    pub(super) journal: &'a Journal,
     pub(super) kind: EventKind<'a>,
 }
 
@@ -136,7 +138,7 @@ impl<'a> Event<'a> {
         if !tracing::enabled!(target: "steadfast", tracing::Level::WARN) {
             return;
         }
-        let Self { method, url, key, kind } = self;
+        let Self { method, url, key, idempotency, journal, kind } = self;
         let key = key.map(tracing::field::display);
         match kind {
             EventKind::OperationStarted { deadline } => {
@@ -149,7 +151,7 @@ impl<'a> Event<'a> {
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, "hedge started");
             }
             EventKind::AttemptEnded { attempt } => {
-                let what = StatusOrFailure { status: attempt.status(), failure: attempt.failure() };
+                let what = StatusOrFailure::of(attempt);
                 let (number, class, elapsed) = (attempt.number(), attempt.class().as_str(), attempt.elapsed());
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, class, %what, ?elapsed, "attempt ended");
             }
@@ -165,8 +167,12 @@ impl<'a> Event<'a> {
             }
             EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed } => {
                 let ended = reason.as_str();
-                if *may_have_been_processed && *reason != StopReason::Done {
-                    tracing::warn!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without a response to rely on");
+                // A failed read has changed nothing, whatever the server has done. A GET has effects
+                // if the caller declares it.
+                let is_read = is_safe(method) && *idempotency == Idempotency::Natural;
+                if *may_have_been_processed && *reason != StopReason::Done && !is_read {
+                    let last = journal.attempts().last().map(StatusOrFailure::of).map(tracing::field::display);
+                    tracing::warn!(target: "steadfast", %method, %url, key, last, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without a response to rely on");
                 } else {
                     tracing::debug!(target: "steadfast", %method, %url, key, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended");
                 }

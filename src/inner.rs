@@ -24,6 +24,8 @@ pub(crate) struct Inner {
     /// The transport is this crate's own, so nobody has told it to speak HTTP/2 with prior
     /// knowledge.
     pub(crate) is_as_made: bool,
+    /// This host has no CA certificates, so every certificate is rejected.
+    pub(crate) lacks_roots: bool,
     /// Requests in the clear are HTTP/1: the transport is this crate's own, and there is no proxy
     /// over TLS.
     pub(crate) clear_is_http1: bool,

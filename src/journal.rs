@@ -4,8 +4,8 @@
 //! response and every error has one. A success at the first attempt keeps its single entry inline,
 //! without an allocation.
 //!
-//! It has types of the public API. Of the other modules it imports only `policy` and those with
-//! such types (the list is in `lib.rs`).
+//! It has types of the public API. Of the other modules it imports only `policy`, `cause` and those
+//! with such types (the list is in `lib.rs`).
 
 use std::fmt;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
+use crate::cause::{Cause, FailureAndCause};
 use crate::key::IdempotencyKey;
 use crate::policy::{Class, Failure, StopReason, milliseconds};
 use crate::resume::ResumeToken;
@@ -60,6 +61,7 @@ pub struct Attempt {
     pub(crate) default_class: Class,
     pub(crate) status: Option<StatusCode>,
     pub(crate) failure: Option<Failure>,
+    pub(crate) cause: Option<Cause>,
     pub(crate) elapsed: Duration,
     pub(crate) wait: Option<Duration>,
     pub(crate) free_repeat: bool,
@@ -130,12 +132,7 @@ impl fmt::Display for Attempt {
         if self.class != self.default_class {
             write!(f, " (by the classifier; the table says {})", self.default_class.as_str())?;
         }
-        write!(
-            f,
-            ", {}, {}",
-            StatusOrFailure { status: self.status, failure: self.failure },
-            ShortDuration(self.elapsed)
-        )?;
+        write!(f, ", {}, {}", StatusOrFailure::of(self), ShortDuration(self.elapsed))?;
         match self.wait {
             Some(_) if self.free_repeat => f.write_str("; repeated at once, free"),
             Some(wait) => write!(f, "; next in {}", ShortDuration(wait)),
@@ -146,13 +143,14 @@ impl fmt::Display for Attempt {
 
 impl Serialize for Attempt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Attempt", 9)?;
+        let mut fields = serializer.serialize_struct("Attempt", 10)?;
         fields.serialize_field("number", &self.number)?;
         fields.serialize_field("reach", self.reach.as_str())?;
         fields.serialize_field("class", self.class.as_str())?;
         fields.serialize_field("default_class", self.default_class.as_str())?;
         fields.serialize_field("status", &self.status.map(|status| status.as_u16()))?;
         fields.serialize_field("failure", &self.failure.map(Failure::as_str))?;
+        fields.serialize_field("cause", &self.cause.map(Cause::as_str))?;
         fields.serialize_field("elapsed_ms", &milliseconds(self.elapsed))?;
         fields.serialize_field("wait_ms", &self.wait.map(milliseconds))?;
         fields.serialize_field("free_repeat", &self.free_repeat)?;
@@ -160,18 +158,26 @@ impl Serialize for Attempt {
     }
 }
 
-/// Displays how an attempt ended: `status 503`, or the failure, or both.
+/// Displays how an attempt ended: `status 503`, or the failure with its cause, or both.
 pub(crate) struct StatusOrFailure {
     pub(crate) status: Option<StatusCode>,
     pub(crate) failure: Option<Failure>,
+    pub(crate) cause: Option<Cause>,
+}
+
+impl StatusOrFailure {
+    pub(crate) fn of(attempt: &Attempt) -> Self {
+        Self { status: attempt.status, failure: attempt.failure, cause: attempt.cause }
+    }
 }
 
 impl fmt::Display for StatusOrFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.status, self.failure) {
-            (Some(status), Some(failure)) => write!(f, "status {}, then {}", status.as_u16(), failure.as_str()),
+        let failure = self.failure.map(|failure| FailureAndCause { failure, cause: self.cause });
+        match (self.status, failure) {
+            (Some(status), Some(failure)) => write!(f, "status {}, then {failure}", status.as_u16()),
             (Some(status), None) => write!(f, "status {}", status.as_u16()),
-            (None, Some(failure)) => f.write_str(failure.as_str()),
+            (None, Some(failure)) => write!(f, "{failure}"),
             (None, None) => f.write_str("no response"),
         }
     }
@@ -240,6 +246,59 @@ pub(crate) struct OperationReport {
     pub(crate) not_followed: Option<NotFollowed>,
     /// The response is another origin's.
     pub(crate) is_elsewhere: bool,
+    /// Present if the operation ran out of time.
+    pub(crate) out_of_time: Option<OutOfTime>,
+    /// Credentials that a 401 or 403 may be about.
+    pub(crate) withheld: Withheld,
+}
+
+/// Whose time ran out, or would before the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutOfTime {
+    /// The operation's own timeout.
+    Operation,
+    /// The deadline of the task that ran the operation.
+    Task,
+    /// The time for which the API remembers the key.
+    Key,
+    /// The longest wait that the client takes from a server.
+    MaxRetryAfter,
+}
+
+impl OutOfTime {
+    /// Returns the limit, and the setting behind it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Operation => "the operation's timeout",
+            Self::Task => "the task's deadline, set by with_deadline",
+            Self::Key => "the time for which the API remembers the key (KeyPolicy::retention)",
+            Self::MaxRetryAfter => "max_retry_after",
+        }
+    }
+}
+
+/// Credentials that stayed behind, because a request went to another origin than theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Withheld {
+    /// `Authorization`, a cookie, an API key or the idempotency key, on a redirect.
+    pub(crate) by_redirect: bool,
+    /// A default header of the client, which belongs to the base URL's origin.
+    pub(crate) by_base_url: bool,
+}
+
+impl Withheld {
+    /// Returns the advice for the error line.
+    pub(crate) fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self { by_redirect: true, .. } => {
+                Some("a redirect led to another origin, where the request's credentials are not sent")
+            }
+            Self { by_base_url: true, .. } => {
+                Some("the client's default credentials are sent to the origin of base_url alone")
+            }
+            Self { .. } => None,
+        }
+    }
 }
 
 /// Why the redirect that ended an operation was not followed.
@@ -247,8 +306,14 @@ pub(crate) struct OperationReport {
 pub(crate) enum NotFollowed {
     /// A 301 or 302 to a request with effects.
     HasEffects,
-    /// The `Location` is missing, or is no http URL.
+    /// There is no `Location`.
     NoAddress,
+    /// The `Location` is no URL.
+    BadAddress,
+    /// The `Location` is a URL, and neither http nor https.
+    NotHttp,
+    /// The user has turned off redirects.
+    TurnedOff,
     /// From https to http.
     Downgrade,
     /// Anything but a GET or HEAD without a body, to another origin.
@@ -271,14 +336,17 @@ impl NotFollowed {
             Self::HasEffects => {
                 "a 301 or 302 does not say whether the request was carried out: check before you send it to the new address"
             }
-            Self::NoAddress => "it has no Location that can be followed",
+            Self::NoAddress => "it has no Location",
+            Self::BadAddress => "its Location is not a URL",
+            Self::NotHttp => "its Location is neither http nor https",
+            Self::TurnedOff => "redirects are turned off: max_redirects is 0",
             Self::Downgrade => "https never leads to http",
             Self::LeavesOrigin => "only a GET or HEAD without a body goes to another origin",
             Self::MayAddCredentials => {
                 "the HTTP client is yours and may add credentials; if it adds none, say so: .cross_origin_redirects(true)"
             }
-            Self::CrossOriginOff => "redirects to another origin are turned off",
-            Self::BodyGone => "the body was a stream, which cannot be sent again",
+            Self::CrossOriginOff => "redirects to another origin are turned off: cross_origin_redirects(false)",
+            Self::BodyGone => "the body was a stream, which cannot be sent again: body_factory opens it anew",
             Self::KeyNotTrusted => {
                 "an earlier attempt may have been processed, and the API has not shown that it honours keys at the new address"
             }
@@ -298,6 +366,7 @@ mod tests {
             default_class: Class::Ambiguous,
             status: Some(StatusCode::SERVICE_UNAVAILABLE),
             failure: None,
+            cause: None,
             elapsed: Duration::from_millis(12),
             wait: Some(Duration::from_millis(1340)),
             free_repeat: false,
@@ -325,7 +394,7 @@ mod tests {
         let json = serde_json::to_value(attempt(1)).unwrap();
         let expected = serde_json::json!({
             "number": 1, "reach": "answered", "class": "ambiguous", "default_class": "ambiguous",
-            "status": 503, "failure": null, "elapsed_ms": 12, "wait_ms": 1340,
+            "status": 503, "failure": null, "cause": null, "elapsed_ms": 12, "wait_ms": 1340,
             "free_repeat": false,
         });
         assert_eq!(json, expected);
@@ -360,6 +429,8 @@ mod tests {
             resume: None,
             not_followed: None,
             is_elsewhere: false,
+            out_of_time: None,
+            withheld: Withheld::default(),
         };
         // A response of the transport's has an extension already.
         let mut extensions = http::Extensions::new();

@@ -99,10 +99,10 @@
 // | `assessment` | the class of an attempt |
 // | `admission`, `cooldown` | whether an attempt is admitted |
 // | `origin`, `key_trust` | the client's memory of each origin |
-// | `recorder`, `event`, `response`, `link` | the journal, the events, the report and the links of a response |
+// | `recorder`, `event`, `response`, `link`, `cause` | the journal, the events, the report and the links of a response |
 //
 // `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the types of the public
-// API. Of the others they import only `policy`. There are no circles of imports.
+// API. Of the others they import only `policy` and `cause`. There are no circles of imports.
 
 pub mod guide;
 pub mod policy;
@@ -112,6 +112,7 @@ mod assessment;
 mod attempt;
 mod attempt_result;
 mod builder;
+mod cause;
 mod checks;
 mod client;
 mod common_headers;

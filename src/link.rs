@@ -13,7 +13,7 @@ use super::redirect;
 
 /// Returns a field value as text. URLs from servers may have raw UTF-8, which the URL parser
 /// encodes.
-pub(super) fn text(value: &HeaderValue) -> Option<&str> {
+fn text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok()
 }
 
@@ -21,7 +21,7 @@ pub(super) fn text(value: &HeaderValue) -> Option<&str> {
 /// the resource at `context`, unless they name another one (RFC 8288 §3.2).
 pub(super) fn find<'h>(headers: &'h HeaderMap, relation: &str, context: &Url) -> Option<&'h str> {
     let links = headers.get_all(LINK).iter().filter_map(text).flat_map(|text| Links { rest: text });
-    let is_about = |anchor: &str| redirect::resolve(context, anchor).is_some_and(|url| is_same(&url, context));
+    let is_about = |anchor: &str| redirect::resolve(context, anchor).is_ok_and(|url| is_same(&url, context));
     let fits = |link: &Link<'_>| {
         let is_relation =
             |rel: &Cow<'_, str>| rel.split_ascii_whitespace().any(|rel| rel.eq_ignore_ascii_case(relation));

@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::attempt_result::AttemptProgress;
 use super::checks::check_timeout;
+use super::defaults;
 use super::key_trust::RequestPaths;
 use super::origin::Origin;
 use super::redirect::Hop;
@@ -20,6 +21,7 @@ use crate::clock;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Result, VOUCH};
 use crate::inner::Inner;
+use crate::journal::{OutOfTime, Withheld};
 use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
 use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
@@ -160,6 +162,32 @@ impl<'a> OperationContext<'a> {
     /// Returns the deadline of the task that runs the operation.
     pub(super) fn task_deadline(&self) -> Option<Instant> {
         self.task_deadline.map(|deadline| deadline.instant())
+    }
+
+    /// Returns whose limit `deadline` is, for an operation that started at `started`. It is that of
+    /// the API's memory of the key if it is neither of the other two.
+    pub(super) fn limit_at(&self, deadline: Instant, started: Instant) -> OutOfTime {
+        let own = self.policy().deadline.duration().and_then(|time| started.checked_add(time));
+        if Some(deadline) == own {
+            OutOfTime::Operation
+        } else if Some(deadline) == self.task_deadline() {
+            OutOfTime::Task
+        } else {
+            OutOfTime::Key
+        }
+    }
+
+    /// Returns the credentials that the final response's request did not carry because it went to
+    /// another origin than theirs. `is_elsewhere`: a redirect led there.
+    pub(super) fn withheld(&self, wire_request: &WireRequest, is_elsewhere: bool) -> Withheld {
+        let headers = wire_request.original().headers();
+        let has_own = self.key.is_some() || defaults::has_credential(headers);
+        let at_home = self.client.origins.is_home(&self.origin);
+        Withheld {
+            // What a transport of the user's sends after its own redirects is not known.
+            by_redirect: is_elsewhere && has_own && !self.client.opaque,
+            by_base_url: !at_home && self.client.defaults.has_credential_beside(headers),
+        }
     }
 
     /// Returns when an attempt that starts at `started` times out.

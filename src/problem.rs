@@ -56,6 +56,68 @@ impl Problem {
     }
 }
 
+/// Maximum length of a server's words on an error line, in characters.
+const MAX_WORDS: usize = 120;
+
+/// Returns the server's own words about an error, on one line: the title and detail of a problem,
+/// the message of another JSON body, or the beginning of a plain text.
+///
+/// `hidden` is left out, because a server may quote the key.
+pub(crate) fn words(headers: &HeaderMap, body: &[u8], hidden: Option<(&str, &str)>) -> Option<String> {
+    let content_type = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let media_type = content_type.split(';').next()?.trim().to_ascii_lowercase();
+    let text = match media_type.as_str() {
+        "text/plain" => String::from_utf8_lossy(body).into_owned(),
+        "application/problem+json" => {
+            let Problem { title, detail, .. } = Problem::read(headers, body)?;
+            match (title, detail) {
+                (Some(title), Some(detail)) if title != detail => format!("{title}: {detail}"),
+                (title, detail) => title.or(detail)?,
+            }
+        }
+        "application/json" => message(body)?,
+        json if json.ends_with("+json") => message(body)?,
+        _ => return None,
+    };
+    let text = match hidden {
+        Some((hidden, shown)) => text.replace(hidden, shown),
+        None => text,
+    };
+    one_line(&text)
+}
+
+/// Returns the message of a JSON error body, where common APIs have it.
+fn message(body: &[u8]) -> Option<String> {
+    let body = serde_json::from_slice::<serde_json::Value>(body).ok()?;
+    let places = ["/error/message", "/message", "/error_description", "/detail", "/error"];
+    places.iter().find_map(|place| Some(body.pointer(place)?.as_str()?.to_owned()))
+}
+
+/// Returns a text on one line, shortened, without control characters and up to its first HTML tag.
+/// `None` if nothing is left.
+pub(crate) fn one_line(text: &str) -> Option<String> {
+    let before_tag = text.match_indices('<').find(|(at, _)| {
+        let next = text.get(at + 1..).and_then(|rest| rest.chars().next());
+        next.is_some_and(|next| next.is_ascii_alphabetic() || matches!(next, '/' | '!' | '?'))
+    });
+    let text = before_tag.and_then(|(at, _)| text.get(..at)).unwrap_or(text);
+    let words: Vec<String> = text.split(|c: char| c.is_whitespace() || c.is_control()).map(visible).collect();
+    let mut line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = line.char_indices().nth(MAX_WORDS) {
+        line.truncate(end);
+        line.push('…');
+    }
+    (!line.is_empty()).then_some(line)
+}
+
+/// Removes characters that change the direction of a line, or that nobody can see. A quotation mark
+/// would end the quotation.
+fn visible(word: &str) -> String {
+    let is_hidden =
+        |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    word.chars().filter(|c| !is_hidden(*c)).map(|c| if c == '"' { '\'' } else { c }).collect()
+}
+
 /// Returns the codes by which an error body names itself: `type` and `code`, at the top or under
 /// `error`.
 pub(crate) fn names(body: &[u8]) -> Vec<String> {
@@ -103,6 +165,41 @@ mod tests {
         assert_eq!(read("application/problem+json", "no"), None);
         assert_eq!(read("application/problem+json", "[]"), None);
         assert_eq!(read("application/problem+json", r#"{"type":"about:blank"}"#).unwrap().kind, None);
+    }
+
+    fn said(content_type: &'static str, body: &str) -> Option<String> {
+        let headers = [(CONTENT_TYPE, http::HeaderValue::from_static(content_type))].into_iter().collect();
+        words(&headers, body.as_bytes(), Some(("whole-key", "whole…")))
+    }
+
+    #[test]
+    fn words_of_a_server_are_read() {
+        let problem = |body| said("application/problem+json", body);
+        assert_eq!(problem(r#"{"title":"No credit","detail":"Balance: 30"}"#).unwrap(), "No credit: Balance: 30");
+        assert_eq!(problem(r#"{"title":"No credit","detail":"No credit"}"#).unwrap(), "No credit");
+        assert_eq!(problem(r#"{"type":"https://x/y"}"#), None);
+        let json = |body| said("application/json; charset=utf-8", body);
+        assert_eq!(json(r#"{"error":{"message":"Card declined","code":"x"}}"#).unwrap(), "Card declined");
+        assert_eq!(json(r#"{"error":"invalid_grant","error_description":"Expired"}"#).unwrap(), "Expired");
+        assert_eq!(json(r#"{"error":"invalid_grant"}"#).unwrap(), "invalid_grant");
+        assert_eq!(json(r#"{"echo":"s3cret"}"#), None);
+        assert_eq!(said("text/plain", "upstream connect error").unwrap(), "upstream connect error");
+        for content_type in ["text/html", "application/octet-stream"] {
+            assert_eq!(said(content_type, "text"), None);
+        }
+    }
+
+    #[test]
+    fn words_of_a_server_stay_on_one_short_line() {
+        let text = |body: &str| said("text/plain", body);
+        assert_eq!(text("a\r\n\tb\u{1b}[31m \"c\"").unwrap(), "a b [31m 'c'");
+        assert_eq!(text("a\u{202e}b\u{200b}").unwrap(), "ab");
+        assert_eq!(text("1 < 2, <b>bold</b>").unwrap(), "1 < 2,");
+        assert_eq!(text("<!doctype html><p>no"), None);
+        assert_eq!(text(" \u{0}"), None);
+        assert_eq!(text(&"é".repeat(500)).unwrap(), format!("{}…", "é".repeat(120)));
+        assert_eq!(text("the key whole-key is taken").unwrap(), "the key whole… is taken");
+        assert!(!text(&format!("{} whole-key", "x".repeat(112))).unwrap().contains("whole-k"), "hidden before the cut");
     }
 
     #[test]

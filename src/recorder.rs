@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
 use super::assessment::Assessment;
 use super::attempt_result::{AttemptError, AttemptResponse, AttemptResult};
 use super::event::{Event, EventKind};
@@ -10,7 +12,7 @@ use super::redirect::RedirectState;
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Attempt, Journal, NotFollowed, OperationReport, StatusOrFailure};
+use crate::journal::{Attempt, Journal, NotFollowed, OperationReport, OutOfTime, StatusOrFailure, Withheld};
 use crate::policy::{Denied, Failure, StopReason};
 use crate::resume::SafeUrl;
 
@@ -20,6 +22,8 @@ pub(super) struct Recorder<'a> {
     pub(super) started: Instant,
     journal: Journal,
     pub(super) retry_after: Option<Duration>,
+    /// Whose time ran out, if it did.
+    pub(super) out_of_time: Option<OutOfTime>,
     pub(super) may_have_been_processed: bool,
 }
 
@@ -30,6 +34,7 @@ impl<'a> Recorder<'a> {
             started: clock::now(),
             journal: Journal::default(),
             retry_after: None,
+            out_of_time: None,
             may_have_been_processed: context.may_have_been_processed,
         };
         recorder.emit(wire_request, EventKind::OperationStarted { deadline: context.time_allowed() });
@@ -39,7 +44,9 @@ impl<'a> Recorder<'a> {
     /// Sends an event to `tracing` and to the user's closure.
     pub(super) fn emit(&self, wire_request: &WireRequest, kind: EventKind<'_>) {
         let url = SafeUrl(wire_request.original().url());
-        let event = Event { method: &self.context.method, url, key: self.context.key.as_ref(), kind };
+        let Self { context, .. } = self;
+        let (key, idempotency) = (context.key.as_ref(), context.idempotency);
+        let event = Event { method: &context.method, url, key, idempotency, journal: &self.journal, kind };
         event.trace();
         if let Some(on_event) = &self.context.client.on_event {
             on_event(&event);
@@ -80,8 +87,14 @@ impl<'a> Recorder<'a> {
                 };
                 // A 2xx that is not done is a failure by the user's classifier.
                 let succeeded = response.status().is_success() && reason == StopReason::Done;
+                let withheld = match response.status() {
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                        self.context.withheld(wire_request, is_elsewhere)
+                    }
+                    _ => Withheld::default(),
+                };
                 let report = self.into_report(wire_request, reason, succeeded, now);
-                Ok((response, OperationReport { not_followed, is_elsewhere, ..report }))
+                Ok((response, OperationReport { not_followed, is_elsewhere, withheld, ..report }))
             }
             Err(error) => {
                 let report = self.into_report(wire_request, reason, false, now);
@@ -125,13 +138,16 @@ impl<'a> Recorder<'a> {
             resume,
             not_followed: None,
             is_elsewhere: false,
+            out_of_time: self.out_of_time,
+            withheld: Withheld::default(),
         }
     }
 }
 
 fn attempt_failed(error: AttemptError, report: OperationReport, wire_request: &WireRequest) -> Error {
     let status = error.head.as_deref().map(|(status, _)| *status);
-    let what = StatusOrFailure { status, failure: Some(error.failure) };
+    let cause = report.journal.attempts().last().and_then(|attempt| attempt.cause);
+    let what = StatusOrFailure { status, failure: Some(error.failure), cause };
     let kind = error_kind(error.failure, error.timed_out);
     with_report(Error::new(kind, what.to_string()).with_source(error.source), report, wire_request)
 }
@@ -143,7 +159,7 @@ fn with_report(error: Error, report: OperationReport, wire_request: &WireRequest
 
 fn error_kind(failure: Failure, timed_out: bool) -> ErrorKind {
     match failure {
-        Failure::Connect | Failure::LocalResources => ErrorKind::Connect,
+        Failure::Connect | Failure::LocalResources | Failure::ProxyLogin => ErrorKind::Connect,
         Failure::Certificate => ErrorKind::Certificate,
         Failure::RequestBody => ErrorKind::RequestBody,
         Failure::Redirects => ErrorKind::Redirect,

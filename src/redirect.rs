@@ -33,6 +33,9 @@ use super::request_body::RequestBody;
 use crate::journal::NotFollowed;
 use crate::policy::is_safe;
 
+/// How the error of redirects in a circle begins.
+pub(super) const CIRCLE: &str = "a circle of redirects";
+
 /// The evidence of an attempt's redirects about the operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RedirectState {
@@ -81,7 +84,7 @@ impl RedirectTrail {
         let from = format!("{} {}", from.method(), from.url());
         self.steps.push(from);
         let reason = if self.steps.contains(&target) {
-            "a circle of redirects"
+            CIRCLE
         } else if self.steps.len() > usize::try_from(max_redirects).unwrap_or(usize::MAX) {
             "too many redirects"
         } else {
@@ -146,7 +149,7 @@ pub(super) fn next_hop(
         301 | 302 | 307 | 308 => false,
         _ => return Ok(None),
     };
-    let url = location(request.url(), headers).ok_or(NotFollowed::NoAddress)?;
+    let url = location(request.url(), headers)?;
     if request.url().scheme() == "https" && url.scheme() != "https" {
         return Err(NotFollowed::Downgrade);
     }
@@ -167,19 +170,50 @@ pub(super) fn next_hop(
     Ok(Some(Hop { url, method, is_result, leaves_origin, may_have_acted }))
 }
 
+/// Returns whether a response with this status asks for another request.
+pub(super) fn asks_for_hop(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301..=303 | 307 | 308)
+}
+
 /// Returns the http or https URL in the `Location` of a response from `base`.
-pub(super) fn location(base: &Url, headers: &HeaderMap) -> Option<Url> {
-    resolve(base, headers.get(LOCATION)?.to_str().ok()?)
+///
+/// A `Location` is ASCII (RFC 9110 §10.2.2, RFC 3986). Many servers send raw UTF-8 nevertheless.
+/// As browsers and curl do, this percent-encodes every other byte.
+///
+/// # Errors
+///
+/// There is no `Location`, or it is no such URL.
+pub(super) fn location(base: &Url, headers: &HeaderMap) -> Result<Url, NotFollowed> {
+    let location = headers.get(LOCATION).ok_or(NotFollowed::NoAddress)?;
+    resolve(base, &escaped(location.as_bytes()))
 }
 
 /// Resolves the http or https URL in a header of a response from `base`. User information is
 /// removed, since it is the server's and not the caller's.
-pub(super) fn resolve(base: &Url, target: &str) -> Option<Url> {
-    let mut url = base.join(target).ok()?;
-    matches!(url.scheme(), "http" | "https").then_some(())?;
-    url.set_username("").ok()?;
-    url.set_password(None).ok()?;
-    Some(url)
+///
+/// # Errors
+///
+/// It is no such URL.
+pub(super) fn resolve(base: &Url, target: &str) -> Result<Url, NotFollowed> {
+    let mut url = base.join(target).map_err(|_| NotFollowed::BadAddress)?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(NotFollowed::NotHttp);
+    }
+    url.set_username("").map_err(|()| NotFollowed::BadAddress)?;
+    url.set_password(None).map_err(|()| NotFollowed::BadAddress)?;
+    Ok(url)
+}
+
+fn escaped(location: &[u8]) -> String {
+    let mut text = String::with_capacity(location.len());
+    for &byte in location {
+        if byte.is_ascii() {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
 }
 
 impl Hop {
@@ -296,10 +330,24 @@ mod tests {
         for location in ["http://a.x/", "http://b.x/"] {
             assert_eq!(check("GET", from, 302, location), "Downgrade", "{location}");
         }
-        for location in ["ftp://a.x/", "mailto:a@b", "https://[", "data:,x"] {
-            assert_eq!(check("GET", from, 302, location), "NoAddress", "{location}");
+        for location in ["ftp://a.x/", "mailto:a@b", "data:,x"] {
+            assert_eq!(check("GET", from, 302, location), "NotHttp", "{location}");
         }
+        assert_eq!(check("GET", from, 302, "https://["), "BadAddress");
         assert_eq!(check("GET", from, 302, "https://u:p@a.x/2"), "GET https://a.x/2", "user information is not ours");
+    }
+
+    /// As Chromium and curl read them: `é` in UTF-8 and in Latin-1, and a host name in UTF-8.
+    #[test]
+    fn raw_bytes_in_location_are_percent_encoded() {
+        let base = "https://a.x/1".parse().unwrap();
+        let read = |bytes: &[u8]| {
+            let value = http::HeaderValue::from_bytes(bytes).unwrap();
+            location(&base, &[(LOCATION, value)].into_iter().collect()).unwrap().to_string()
+        };
+        assert_eq!(read("/café?q=é".as_bytes()), "https://a.x/caf%C3%A9?q=%C3%A9");
+        assert_eq!(read(b"/caf\xe9"), "https://a.x/caf%E9");
+        assert_eq!(read("https://bücher.example/".as_bytes()), "https://xn--bcher-kva.example/");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 
 use super::attempt_result::AttemptResponse;
@@ -20,7 +20,7 @@ use super::{link, redirect};
 #[cfg(feature = "json")]
 use crate::decode::DecodeError;
 use crate::error::{Answer, Error, ErrorKind, Result};
-use crate::journal::{Attempt, OperationReport};
+use crate::journal::{Attempt, NotFollowed, OperationReport};
 use crate::key::IdempotencyKey;
 use crate::policy::StopReason;
 #[cfg(feature = "json")]
@@ -228,8 +228,10 @@ impl ResponseExt for reqwest::Response {
     }
 
     fn location_to_any_origin(&self) -> Result<Option<reqwest::Url>> {
-        let Some(target) = self.headers().get(LOCATION) else { return Ok(None) };
-        resolved(self, "the Location", link::text(target)).map(Some)
+        match redirect::location(self.url(), self.headers()) {
+            Err(NotFollowed::NoAddress) => Ok(None),
+            target => resolved(self, "the Location", target).map(Some),
+        }
     }
 
     fn link(&self, relation: &str) -> Result<Option<reqwest::Url>> {
@@ -239,14 +241,18 @@ impl ResponseExt for reqwest::Response {
 
     fn link_to_any_origin(&self, relation: &str) -> Result<Option<reqwest::Url>> {
         let Some(target) = link::find(self.headers(), relation, self.url()) else { return Ok(None) };
-        resolved(self, &format!("the link `{relation}`"), Some(target)).map(Some)
+        resolved(self, &format!("the link `{relation}`"), redirect::resolve(self.url(), target)).map(Some)
     }
 }
 
-/// Resolves the target of a link against the URL of its response.
-fn resolved(response: &reqwest::Response, what: &str, target: Option<&str>) -> Result<reqwest::Url> {
+/// Checks the resolved target of a link.
+fn resolved(
+    response: &reqwest::Response,
+    what: &str,
+    target: std::result::Result<reqwest::Url, NotFollowed>,
+) -> Result<reqwest::Url> {
     let from = response.url();
-    let Some(url) = target.and_then(|target| redirect::resolve(from, target)) else {
+    let Ok(url) = target else {
         return Err(link_error(response, format!("{what} is not an http or https URL")));
     };
     if from.scheme() == "https" && url.scheme() != "https" {
@@ -286,8 +292,9 @@ fn status_error(answer: Answer, url: &reqwest::Url) -> Error {
         return Error::new(ErrorKind::Status, format!("status {status}")).with_answer(answer);
     }
     let what = match redirect::location(url, &answer.headers) {
-        Some(location) => format!("status {status}, a redirect to {} that is not followed", SafeUrl(&location)),
-        None => format!("status {status}, a redirect that is not followed"),
+        Ok(location) => format!("status {status}, a redirect to {} that is not followed", SafeUrl(&location)),
+        Err(_) if answer.status == StatusCode::NOT_MODIFIED => format!("status {status}, not modified"),
+        Err(_) => format!("status {status}, a redirect that is not followed"),
     };
     Error::new(ErrorKind::Redirect, what).with_answer(answer)
 }
@@ -342,7 +349,10 @@ pub(super) fn success(
         return Err(Error::new(ErrorKind::Status, what).with_answer(response.into_answer()));
     }
     if over_limit {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the response body is over the limit of {limit} bytes")));
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("the response body is over the body_limit of {limit} bytes"),
+        ));
     }
     Ok(response)
 }

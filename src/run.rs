@@ -18,9 +18,10 @@ use super::operation::OperationContext;
 use super::recorder::Recorder;
 use super::response_body;
 use super::wire_request::WireRequest;
+use crate::cause::Cause;
 use crate::clock;
-use crate::error::Result;
-use crate::journal::OperationReport;
+use crate::error::{Error, Result};
+use crate::journal::{OperationReport, OutOfTime};
 use crate::policy::{BreakerState, Class, Decision, Denied, Idempotency, Operation, StopReason};
 
 /// Runs an operation to its end. Leaves the evidence of the last attempt in `progress`.
@@ -34,7 +35,7 @@ pub(super) async fn run(
     loop {
         let pass = match run.admit(wire_request, progress, now).await {
             Ok(pass) => pass,
-            Err(held) => return Err(run.recorder.not_admitted(wire_request, held)),
+            Err(held) => return Err(run.not_admitted(wire_request, held)),
         };
         let Terms { until, late_after } = run.begin_attempt(wire_request, progress, &pass);
         // In a block, so that `finished` takes no room in the future while the loop waits.
@@ -55,7 +56,8 @@ pub(super) async fn run(
                 let pause = run.operation.pause_before_the_end();
                 clock::sleep(pause).await;
                 let ended = ended.checked_add(pause).unwrap_or(ended);
-                return run.recorder.end(wire_request, result, reason, ended);
+                let done = run.recorder.end(wire_request, result, reason, ended);
+                return done.map_err(|error| at_last_hop(error, wire_request, progress));
             }
             Decision::Retry { after } => {
                 response_body::drain(result, run.operation.deadline()).await;
@@ -64,6 +66,11 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// Names the address behind redirects in an error, since that is the one that failed.
+fn at_last_hop(error: Error, wire_request: &WireRequest, progress: &AttemptProgress) -> Error {
+    error.at_hop(wire_request.original().url(), wire_request.current(progress).request.url())
 }
 
 /// An operation under way: the parts that the loop drives.
@@ -156,10 +163,13 @@ impl<'a> Run<'a> {
     /// Records the attempt of a hedged pair that does not decide. It is still evidence.
     fn record_loser(&mut self, wire_request: &WireRequest, loser: &LosingAttempt) {
         let LosingAttempt { progress, result, elapsed } = loser;
-        let assessment = match result {
+        let mut assessment = match result {
             Some(result) => Assessment::of(self.context, result, self.recorder.may_have_been_processed),
             None => Assessment::of_cancelled(progress),
         };
+        if assessment.cause == Some(Cause::AttemptTimeout) {
+            self.name_timeout(&mut assessment, clock::now());
+        }
         if assessment.may_have_been_processed {
             self.operation.set_at_risk();
         }
@@ -181,7 +191,7 @@ impl<'a> Run<'a> {
             self.operation.set_idempotency(Idempotency::Natural);
             self.operation.set_body_replayable(true);
         }
-        let assessment = Assessment::of(self.context, result, self.recorder.may_have_been_processed);
+        let mut assessment = Assessment::of(self.context, result, self.recorder.may_have_been_processed);
         self.context.observe(wire_request, progress, result.head());
         self.operation.set_key_trusted(self.context.is_key_trusted(wire_request, progress));
         self.settle(wire_request, finished, &assessment, pass);
@@ -192,6 +202,9 @@ impl<'a> Run<'a> {
             }
         }
         let decision = self.decide(&assessment, *ended);
+        if assessment.cause == Some(Cause::AttemptTimeout) {
+            self.name_timeout(&mut assessment, *ended);
+        }
         let mut attempt = assessment.to_attempt(*number, *elapsed);
         if let Decision::Retry { after } = decision {
             attempt.wait = Some(after);
@@ -201,7 +214,44 @@ impl<'a> Run<'a> {
         if decision == Decision::Stop(StopReason::CircuitOpen) {
             self.recorder.retry_after = Some(self.admission.circuit_open_for(*ended));
         }
+        if let Decision::Stop(reason) = decision
+            && reason != StopReason::Done
+            && !assessment.cause.is_some_and(Cause::names_deadline)
+        {
+            self.recorder.out_of_time = self.limit_behind(reason, self.recorder.retry_after);
+        }
         decision
+    }
+
+    /// Returns the error of an operation whose next attempt was not admitted.
+    fn not_admitted(mut self, wire_request: &WireRequest, held: Denied) -> Error {
+        self.recorder.out_of_time = self.limit_behind(held.reason, None);
+        self.recorder.not_admitted(wire_request, held)
+    }
+
+    /// Returns whose time is too short, if an operation stops for that reason. `asked`: the wait
+    /// that the response asks for.
+    fn limit_behind(&self, reason: StopReason, asked: Option<Duration>) -> Option<OutOfTime> {
+        match reason {
+            StopReason::RetryAfterTooLong if asked > Some(self.context.policy().max_retry_after) => {
+                Some(OutOfTime::MaxRetryAfter)
+            }
+            StopReason::DeadlineExceeded | StopReason::RetryAfterTooLong => {
+                Some(self.context.limit_at(self.operation.deadline()?, self.recorder.started))
+            }
+            _ => None,
+        }
+    }
+
+    /// Names the limit behind an attempt that the client's own timer has ended.
+    fn name_timeout(&self, assessment: &mut Assessment, ended: Instant) {
+        if let Some(deadline) = self.operation.deadline().filter(|deadline| *deadline <= ended) {
+            assessment.cause = Some(match self.context.limit_at(deadline, self.recorder.started) {
+                OutOfTime::Task => Cause::TaskDeadline,
+                OutOfTime::Key => Cause::KeyForgotten,
+                OutOfTime::Operation | OutOfTime::MaxRetryAfter => Cause::OperationTimeout,
+            });
+        }
     }
 
     /// Reports the outcome of the attempt to the mechanisms that protect the origin.

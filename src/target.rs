@@ -35,7 +35,9 @@ pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
         return absolute("url", text);
     }
     let Some(base) = base else {
-        return Err(Error::build("url", "it is relative and the client has no base_url"));
+        let hint = missing_scheme(text).map(|hint| format!("; if it begins with a host, {hint}"));
+        let hint = hint.unwrap_or_default();
+        return Err(Error::build("url", format!("it is relative and the client has no base_url{hint}")));
     };
     if text.starts_with("//") || text.starts_with('\\') || text.starts_with("/\\") {
         return Err(Error::build("url", "it begins like a network path; one slash, or none, appends to the base_url"));
@@ -111,6 +113,10 @@ pub(super) fn append_segments<S: AsRef<str>>(url: &mut Url, parts: impl IntoIter
 }
 
 fn absolute(setting: &str, text: &str) -> Result<Url> {
+    // `localhost:8080` is a URL with the scheme `localhost`, if one reads it by the letter.
+    if let Some(hint) = missing_scheme(text).filter(|_| names_port(text) || !has_scheme(text)) {
+        return Err(Error::build(setting, hint));
+    }
     let url = Url::parse(text).map_err(|error| Error::build(setting, error))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(Error::build(setting, format!("the scheme `{}` is neither http nor https", url.scheme())));
@@ -119,6 +125,25 @@ fn absolute(setting: &str, text: &str) -> Result<Url> {
         return Err(Error::build(setting, "it has no host"));
     }
     Ok(url)
+}
+
+/// Returns the advice to write the scheme, if a text begins like a host. It quotes the host alone,
+/// since the rest may be secret.
+fn missing_scheme(text: &str) -> Option<String> {
+    let text = text.strip_prefix("//").unwrap_or(text);
+    let host = text.split(['/', '?', '#', '\\']).next().filter(|host| !host.is_empty() && !host.contains('@'))?;
+    // Such a host is most likely this machine.
+    let name = host.split(':').next().unwrap_or(host);
+    let is_local = name == "localhost" || name.starts_with("127.") || host.starts_with("[::1]");
+    let scheme = if is_local { "http" } else { "https" };
+    Some(format!("the scheme is missing: write {scheme}://{host}"))
+}
+
+/// Returns whether a port follows the first colon, as in `localhost:8080/path`.
+fn names_port(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once(':') else { return false };
+    let port = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Returns whether a URL begins with a scheme (RFC 3986 §3.1): a letter, then letters, digits, `+`,
@@ -207,7 +232,13 @@ mod tests {
     #[test]
     fn bad_base_url_is_an_error() {
         for (text, reason) in [
-            ("api.x/v1", "relative URL without a base"),
+            ("api.x/v1", "the scheme is missing: write https://api.x ("),
+            ("api.x:8443/v1", "the scheme is missing: write https://api.x:8443 ("),
+            ("//api.x/v1", "the scheme is missing: write https://api.x ("),
+            ("localhost:8080", "the scheme is missing: write http://localhost:8080 ("),
+            ("127.0.0.1:8080/v1", "the scheme is missing: write http://127.0.0.1:8080 ("),
+            ("[::1]:8080", "the scheme is missing: write http://[::1]:8080 ("),
+            ("me:pw@api.x", "neither http nor https"),
             ("ftp://api.x", "neither http nor https"),
             ("https://api.x?key=1", "query"),
             ("https://me:pw@api.x", "user information"),
@@ -217,7 +248,17 @@ mod tests {
             let error = base(text).unwrap_err().to_string();
             assert!(error.starts_with("base_url: ") && error.contains(reason), "{text}: {error}");
         }
-        assert!(resolve(None, "/charges").unwrap_err().to_string().contains("no base_url"));
+        let unbased = |text| resolve(None, text).unwrap_err().to_string();
+        assert_eq!(unbased("/charges"), "url: it is relative and the client has no base_url (nothing was sent)");
+        for text in ["api.x/v1?token=s3cret", "api.x"] {
+            let line = "url: it is relative and the client has no base_url; if it begins with a host, the scheme is \
+                        missing: write https://api.x (nothing was sent)";
+            assert_eq!(unbased(text), line);
+        }
+        for base in [None, Some(&base("https://api.x").unwrap())] {
+            let line = "url: the scheme is missing: write http://localhost:8080 (nothing was sent)";
+            assert_eq!(resolve(base, "localhost:8080/x?token=s3cret").unwrap_err().to_string(), line);
+        }
         assert!(resolve(None, "mailto:a@b").unwrap_err().to_string().contains("neither http nor https"));
     }
 

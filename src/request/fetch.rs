@@ -142,7 +142,10 @@ impl RequestBuilder {
             let (response, report) = run::run(&context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();
             let decoded = response::success(response, context.read, report.stop, url).and_then(decode);
-            decoded.map_err(|error: Error| response::with_report(error, report, &context, wire_request))
+            decoded.map_err(|error: Error| {
+                let error = response::with_report(error, report, &context, wire_request);
+                error.at_hop(wire_request.original().url(), url)
+            })
         }
     }
 }

@@ -97,7 +97,7 @@ async fn response_over_body_limit_is_not_retried() {
     let error = client.post_json::<String>("/", &json!({})).await.unwrap_err();
     assert_eq!((error.kind(), server.received().len()), (ErrorKind::TooLarge, 1));
     assert!(error.may_have_been_processed());
-    assert!(error.to_string().contains("1000 bytes"), "{error}");
+    assert!(error.to_string().contains(": the response body is over the body_limit of 1000 bytes after 1 "), "{error}");
     let text: String = client.post("/").json(&json!({})).body_limit(10_000).fetch().await.unwrap();
     assert_eq!(text.len(), 5000);
 }

@@ -19,7 +19,7 @@ fn check_client(setting: &str, reason: &str, builder: ClientBuilder) {
 #[test]
 fn invalid_client_setting_is_named() {
     let new = Client::builder;
-    check_client("base_url", "relative URL without a base", new().base_url("api.example.com"));
+    check_client("base_url", "the scheme is missing: write https://api.example.com", new().base_url("api.example.com"));
     check_client("base_url", "invalid port", new().base_url("https://api.example.com:99999"));
     check_client("base_url", "query", new().base_url("https://api.example.com?a=1"));
     check_client("max_attempts", "at least 1", new().retry(RetryPolicy::new().max_attempts(0)));
@@ -27,6 +27,16 @@ fn invalid_client_setting_is_named() {
     check_client("timeout", "zero", new().timeout(Duration::ZERO));
     check_client("attempt_timeout", "zero", new().attempt_timeout(Duration::ZERO));
     check_client("connect_timeout", "zero", new().connect_timeout(Duration::ZERO));
+    let second = Duration::from_secs(1);
+    let swapped = || new().timeout(2 * second).attempt_timeout(3 * second);
+    check_client("attempt_timeout", "3s is longer than the timeout of 2s", swapped());
+    let policy = RetryPolicy::new().deadline(2 * second);
+    let swapped = new().retry(policy).attempt_timeout(3 * second);
+    check_client("attempt_timeout", "3s is longer than the deadline of 2s", swapped);
+    let swapped = new().attempt_timeout(2 * second).connect_timeout(3 * second);
+    check_client("connect_timeout", "3s is longer than the attempt_timeout of 2s", swapped);
+    let swapped = new().timeout(2 * second).connect_timeout(3 * second);
+    check_client("connect_timeout", "3s is longer than the timeout of 2s", swapped);
     check_client("read_timeout", "zero", new().read_timeout(Duration::ZERO));
     check_client("budget", "not negative", new().budget(RetryBudget::ratio(-1.0)));
     let breaker = |policy| new().breaker(policy);
@@ -63,6 +73,32 @@ fn invalid_client_setting_is_named() {
     check_client("deadline_header", "taken", deadline("x-attempt"));
     let both = new().http(|http| http).http_client(steadfast::reqwest::Client::new());
     check_client("http_client", "finished", both);
+}
+
+/// Only a timeout that contradicts another one that was *set* is a mistake.
+#[tokio::test]
+async fn timeout_that_meets_a_default_is_accepted() {
+    let new = Client::builder;
+    let (short, long) = (Duration::from_millis(900), Duration::from_secs(300));
+    for builder in [
+        new().timeout(short),
+        new().attempt_timeout(short),
+        new().attempt_timeout(long),
+        new().connect_timeout(long),
+        new().timeout(short).attempt_timeout(short).connect_timeout(short),
+        new().timeout(None).attempt_timeout(long),
+        new().timeout(short).attempt_timeout(None).connect_timeout(None),
+        new().timeout(short).read_timeout(long),
+        new().retry(RetryPolicy::new().max_retry_after(long)).timeout(short),
+    ] {
+        builder.build().unwrap();
+    }
+    // A request's own timeouts may be in any order: one of them is often the time that is left.
+    let server = FaultServer::play([FaultStep::answer(200)]).await;
+    let client = Client::builder().base_url(server.url("")).attempt_timeout(Duration::from_secs(20)).build().unwrap();
+    client.get("/").timeout(Duration::from_secs(2)).attempt_timeout(Duration::from_secs(5)).send().await.unwrap();
+    client.get("/").timeout(Duration::from_secs(2)).send().await.unwrap();
+    assert_eq!(server.received().len(), 2);
 }
 
 #[tokio::test]

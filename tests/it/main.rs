@@ -17,6 +17,7 @@ mod keys;
 mod kit;
 mod licence;
 mod limits;
+mod lines;
 mod links;
 mod nginx;
 mod on_call;

@@ -137,8 +137,12 @@ pub enum Failure {
     /// the attempt does not count for its breaker.
     LocalResources,
     /// The server's certificate or the TLS handshake was rejected. `Permanent`: it will be rejected
-    /// again.
+    /// again. With TLS 1.3 the server rejects the *client's* certificate after the handshake, and
+    /// before it reads the request.
     Certificate,
+    /// The proxy wants a login (407, RFC 9110 §15.5.8) before it opens a tunnel to the server.
+    /// `Permanent`: nothing has reached the server, and a repeat gets the same response.
+    ProxyLogin,
     /// The connection closed, or the time limit passed, before the transport took anything of the
     /// request. `NotProcessed`.
     NotSent,
@@ -172,7 +176,9 @@ impl Failure {
     pub fn class(self) -> Class {
         match self {
             Self::Connect | Self::LocalResources | Self::NotSent | Self::Refused => Class::NotProcessed,
-            Self::Certificate | Self::RequestBody | Self::Redirects | Self::InvalidRequest => Class::Permanent,
+            Self::Certificate | Self::ProxyLogin | Self::RequestBody | Self::Redirects | Self::InvalidRequest => {
+                Class::Permanent
+            }
             Self::Timeout
             | Self::Disconnected
             | Self::BadResponse
@@ -189,6 +195,7 @@ impl Failure {
             Self::Connect => "could not connect",
             Self::LocalResources => "could not connect: no descriptor or memory left",
             Self::Certificate => "the server's certificate was rejected",
+            Self::ProxyLogin => "could not connect: the proxy wants a login (407)",
             Self::NotSent => "nothing was sent",
             Self::Refused => "refused by the server before processing",
             Self::Timeout => "no response in time",

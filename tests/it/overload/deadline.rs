@@ -60,7 +60,10 @@ async fn nothing_is_sent_after_task_deadline() {
     assert!(!error.may_have_been_processed());
     let text = error.to_string();
     assert!(
-        text.contains("no time is left before the first attempt (deadline exceeded; not processed; key "),
+        text.contains(
+            "no time is left before the first attempt \
+             (deadline exceeded: the task's deadline, set by with_deadline; not processed; key "
+        ),
         "{text}"
     );
 }

@@ -92,7 +92,7 @@ async fn refused_hop_error_gives_reason_and_setting() {
     let off = trusting(&home).cross_origin_redirects(false).build().unwrap();
     let error = off.get_json::<Value>("/").await.unwrap_err();
     assert_eq!((error.kind(), abroad.connections()), (ErrorKind::Redirect, 0));
-    assert!(error.to_string().ends_with("redirects to another origin are turned off"), "{error}");
+    assert!(error.to_string().ends_with("are turned off: cross_origin_redirects(false)"), "{error}");
 }
 
 /// From home to another origin and back: the last hop gets no credentials either.

@@ -13,4 +13,5 @@ mod refusals;
 mod resources;
 mod tls;
 
+pub(crate) use self::peer::Full;
 pub(crate) use self::tls::Identity;

@@ -191,14 +191,14 @@ async fn serve(stream: impl Wire, protocol: Protocol, fault: Fault, counts: &Cou
 }
 
 /// A listener whose queue is full, so that connecting to it hangs.
-pub(super) struct Full {
-    pub(super) address: SocketAddr,
+pub(crate) struct Full {
+    pub(crate) address: SocketAddr,
     _listener: socket2::Socket,
     _queued: Vec<TcpStream>,
 }
 
 impl Full {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         use socket2::{Domain, Socket, Type};
 
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");

@@ -38,6 +38,8 @@ async fn process_without_descriptors_keeps_budget() {
         assert_eq!(attempts, [Some(Failure::LocalResources); 3], "{error:#}");
         assert_eq!(error.attempts()[0].class(), Class::NotProcessed);
         assert!(!error.may_have_been_processed(), "{error:#}");
+        let text = error.to_string();
+        assert!(text.contains(": could not connect: no descriptor left in this process (EMFILE) after 3 "), "{text}");
     }
     assert_eq!((client.breaker_state("/charges"), server.connections()), (Some(BreakerState::Closed), 0));
 

@@ -8,7 +8,7 @@ use steadfast::{Client, ErrorKind, KeyPolicy};
 use steadfast_testing::fast_retries;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::peer::{Ending, Fault, Peer, Protocol};
 
@@ -39,17 +39,33 @@ impl Identity {
     }
 
     pub(super) fn acceptor(&self, protocol: Protocol) -> TlsAcceptor {
-        let key = PrivateKeyDer::try_from(self.key.serialize_der()).expect("a private key");
         let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
         let config =
             ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-        let chain = vec![self.certificate.clone().into()];
+        let (chain, key) = self.chain_and_key();
         let mut config = config.with_no_client_auth().with_single_cert(chain, key).expect("a certificate and its key");
         config.alpn_protocols = match protocol {
             Protocol::Http1 => vec![b"http/1.1".to_vec()],
             Protocol::Http2 => vec![b"h2".to_vec()],
         };
         TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// Returns the certificate and its key, for a server's configuration.
+    pub(crate) fn chain_and_key(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = PrivateKeyDer::try_from(self.key.serialize_der()).expect("a private key");
+        (vec![self.certificate.clone().into()], key)
+    }
+
+    /// Returns the certificate and its key, for a client that authenticates itself.
+    pub(crate) fn for_client(&self) -> steadfast::reqwest::Identity {
+        let pem = format!("{}{}", self.certificate_pem, self.key.serialize_pem());
+        steadfast::reqwest::Identity::from_pem(pem.as_bytes()).expect("an identity")
+    }
+
+    /// Returns the authority, for a server that trusts it.
+    pub(crate) fn authority_der(&self) -> CertificateDer<'static> {
+        self.authority.clone().into()
     }
 
     pub(crate) fn http1_acceptor(&self) -> TlsAcceptor {
