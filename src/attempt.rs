@@ -14,7 +14,8 @@ use super::operation::OperationContext;
 use super::origin::origin;
 use super::redirect::{self, Hop, RedirectRules, ResultRequest};
 use super::request_body::BodyError;
-use super::response_body::{self, ReadMode};
+use super::response_body::{self, ReadLimits, ReadMode};
+use super::send_clock::{self, SendClock, TooLate};
 use super::send_probe::{SealOnDrop, SendProbe};
 use super::wire_request::WireRequest;
 use super::{assessment, ending, transport_error};
@@ -26,7 +27,16 @@ use steadfast_core::protocol;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// Sends the request once and follows redirects, until the instant `until` at the latest.
+/// When an attempt ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TimeLimits {
+    /// The end of an attempt that does not spend time on an upload.
+    pub(super) until: Option<Instant>,
+    /// The end of the operation.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// Sends the request once and follows redirects, until its limits at the latest.
 ///
 /// `progress` has the evidence also if this future is dropped.
 #[allow(
@@ -37,8 +47,9 @@ pub(super) fn send(
     context: &OperationContext<'_>,
     wire_request: &mut WireRequest,
     progress: &mut AttemptProgress,
-    until: Option<Instant>,
+    TimeLimits { until, deadline }: TimeLimits,
 ) -> impl Future<Output = AttemptResult> {
+    let mut send_clock = context.send_clock(deadline);
     async move {
         let timer = pin!(clock::timer(until));
         let mut until = Deadline::new(until, timer);
@@ -49,8 +60,8 @@ pub(super) fn send(
             };
             // In a block, so that the request takes no room while the response is read.
             let mut response = {
-                let (sending, probe) = start(context, wire_request, progress, body, until.at());
-                match exchange(context.client, pin!(sending), probe.as_ref(), &mut until).await {
+                let (sending, probe) = start(context, wire_request, progress, body, (until.at(), send_clock.deadline));
+                match exchange(context.client, pin!(sending), probe.as_ref(), &mut until, &mut send_clock).await {
                     Ok(response) => response,
                     Err(error) => break Err(error),
                 }
@@ -67,9 +78,10 @@ pub(super) fn send(
             let method = wire_request.current(progress).request.method();
             let has_body = ending::has_body(method, response.status());
             if let ReadMode::Whole { limit } = context.read {
-                break response_body::read_whole(&mut response, has_body, &mut until, limit).await;
+                let limits = ReadLimits { bytes: limit, pause: context.read_timeout_inside(until.at()) };
+                break response_body::read_whole(&mut response, has_body, &mut until, limits).await;
             }
-            let response = ending::fail_if_cut(response, has_body);
+            let response = ending::guard(response, has_body, context.read_timeout());
             if assessment::needs_body(context, response.status()) {
                 break Ok(Box::pin(response_body::peek(response, until.at())).await);
             }
@@ -97,17 +109,19 @@ async fn next_body(
     })
 }
 
-/// Hands the request to the transport, and returns the probe that watches its body.
+/// Hands the request to the transport, and returns the probe that watches its body. It ends at
+/// `until`, or if it may take longer to send, at the operation's `deadline`.
 fn start(
     context: &OperationContext<'_>,
     wire_request: &WireRequest,
     progress: &mut AttemptProgress,
     body: Option<reqwest::Body>,
-    until: Option<Instant>,
+    (until, deadline): (Option<Instant>, Option<Instant>),
 ) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<SendProbe>) {
     let client = context.client;
     let (mut request, probe) = open(context, wire_request, progress, body);
     if !progress.redirects.is_elsewhere {
+        let until = if probe.as_ref().is_some_and(SendProbe::is_long) { deadline } else { until };
         client.add_attempt_headers(request.headers_mut(), progress.number, until);
     }
     progress.reach = Reach::Sent;
@@ -156,24 +170,44 @@ impl Inner {
 /// Waits for the head of the response.
 async fn exchange(
     client: &Inner,
-    sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
+    mut sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
     probe: Option<&SendProbe>,
     until: &mut Deadline<'_>,
+    send_clock: &mut SendClock<'_>,
 ) -> Result<reqwest::Response, AttemptError> {
     let mut seal = SealOnDrop(probe);
-    let ended = until.bound(sending).await;
+    let end = until.at();
+    until.set(send_clock.start(probe, end));
+    let ended = loop {
+        match until.bound(sending.as_mut()).await {
+            Ok(ended) => break Ok(ended),
+            Err(clock::TimedOut) => match send_clock.go_on(probe) {
+                Ok(later) => until.set(later),
+                Err(too_late) => break Err(too_late),
+            },
+        }
+    };
     seal.0 = None;
     let (failure, timed_out, source) = match ended {
-        Ok(Ok(response)) => return Ok(response),
+        Ok(Ok(response)) => {
+            until.set(send_clock.answered(probe, end));
+            return Ok(response);
+        }
         Ok(Err(error)) => {
             let failure = transport_error::of_transport(&error, probe, client.is_as_made);
-            (failure, error.is_timeout(), Some(error.without_url().into()))
+            let cut = if failure == Failure::Timeout { send_clock::cut_by_transport(probe) } else { None };
+            match cut {
+                Some(TooLate::Sending { failure, line }) => (failure, true, Some(line.into())),
+                _ => (failure, error.is_timeout(), Some(error.without_url().into())),
+            }
         }
-        Err(clock::TimedOut) => (transport_error::of_timeout(probe), true, None),
+        Err(TooLate::NoResponse) => (transport_error::of_timeout(probe), true, None),
+        Err(TooLate::Sending { failure, line }) => (failure, true, Some(line.into())),
     };
     // A transport of the user's may follow redirects itself. Then a refused connection may be that
     // of a later hop, after the request was carried out.
-    let failure = if client.opaque { Failure::Unknown } else { failure };
+    let is_upload = matches!(failure, Failure::UploadTimeout | Failure::UploadTooSlow);
+    let failure = if client.opaque && !is_upload { Failure::Unknown } else { failure };
     Err(AttemptError { failure, timed_out, head: None, body_was_taken: probe.map(SendProbe::taken), source })
 }
 
@@ -293,6 +327,8 @@ mod tests {
     use crate::assessment::Assessment;
     use crate::redirect::RedirectState;
 
+    const WITHOUT_END: TimeLimits = TimeLimits { until: None, deadline: None };
+
     /// Answers one connection for each of `answers`, and returns once it has read one request more.
     async fn serve(listener: TcpListener, answers: &[&str]) {
         for at in 0..=answers.len() {
@@ -316,7 +352,7 @@ mod tests {
         let (context, wire_request) = request.prepare(false).unwrap();
         let mut progress = AttemptProgress::new(1, false, RedirectState::default());
         tokio::select! {
-            _ = send(&context, wire_request, &mut progress, None) => panic!("the last request is not answered"),
+            _ = send(&context, wire_request, &mut progress, WITHOUT_END) => panic!("the last request is not answered"),
             () = serve(listener, answers) => {}
         }
         assert!(Assessment::of_cancelled(&progress).may_have_been_processed);
@@ -337,7 +373,7 @@ mod tests {
         let mut request = Client::new().post("http://127.0.0.1:9/charges").body("{}");
         let (context, wire_request) = request.prepare(false).unwrap();
         let mut progress = AttemptProgress::new(1, false, RedirectState::default());
-        drop(send(&context, wire_request, &mut progress, None));
+        drop(send(&context, wire_request, &mut progress, WITHOUT_END));
         let assessment = Assessment::of_cancelled(&progress);
         assert_eq!((progress.reach, assessment.may_have_been_processed), (Reach::NotSent, false));
     }

@@ -15,6 +15,7 @@ use super::origin::Origin;
 use super::redirect::Hop;
 use super::request_body::ContentType;
 use super::response_body::ReadMode;
+use super::send_clock::{SendClock, UploadRate};
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::deadline::Deadline;
@@ -23,6 +24,7 @@ use crate::inner::Inner;
 use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
 use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
+use crate::settings::ReadTimeout;
 use crate::resume::{self, ResumeToken};
 
 /// The settings of one request that differ from the client's.
@@ -35,6 +37,8 @@ pub(super) struct Options {
     pub(super) hedge: Option<Option<HedgePolicy>>,
     pub(super) timeout: Option<Option<Duration>>,
     pub(super) attempt_timeout: Option<Option<Duration>>,
+    pub(super) upload_rate: Option<UploadRate>,
+    pub(super) read_timeout: Option<Option<Duration>>,
     pub(super) body_limit: Option<usize>,
 }
 
@@ -47,6 +51,8 @@ static NO_OPTIONS: Options = Options {
     hedge: None,
     timeout: None,
     attempt_timeout: None,
+    upload_rate: None,
+    read_timeout: None,
     body_limit: None,
 };
 
@@ -58,6 +64,9 @@ pub(super) struct OperationContext<'a> {
     /// The request's own policy, or `None` for the client's.
     own_policy: Option<Box<RetryPolicy>>,
     attempt_timeout: Option<Duration>,
+    /// The request's own settings, or `None` for the client's.
+    own_upload_rate: Option<Box<UploadRate>>,
+    own_read_timeout: Option<Box<Option<Duration>>>,
     pub(super) read: ReadMode,
     hedge: Option<Box<HedgePolicy>>,
     pub(super) idempotency: Idempotency,
@@ -92,6 +101,8 @@ impl<'a> OperationContext<'a> {
         let own_policy = own_policy(client, options)?;
         let attempt_timeout = options.attempt_timeout.unwrap_or(client.attempt_timeout);
         check_timeout("attempt_timeout", attempt_timeout)?;
+        check_timeout("read_timeout", options.read_timeout.flatten())?;
+        options.upload_rate.map_or(Ok(()), UploadRate::check)?;
         let limit = options.body_limit.unwrap_or(client.body_limit);
 
         let method = wire_request.template.method().clone();
@@ -112,6 +123,8 @@ impl<'a> OperationContext<'a> {
             origin,
             own_policy,
             attempt_timeout,
+            own_upload_rate: options.upload_rate.map(Box::new),
+            own_read_timeout: options.read_timeout.map(Box::new),
             read: if reads_body { ReadMode::Whole { limit } } else { ReadMode::Head },
             idempotency,
             key,
@@ -165,6 +178,27 @@ impl<'a> OperationContext<'a> {
     /// Returns when an attempt that starts at `started` times out.
     pub(super) fn attempt_until(&self, started: Instant) -> Option<Instant> {
         self.attempt_timeout.and_then(|timeout| started.checked_add(timeout))
+    }
+
+    /// Returns the clock of an attempt while its body is sent.
+    pub(super) fn send_clock(&self, deadline: Option<Instant>) -> SendClock<'_> {
+        let rate = self.own_upload_rate.as_deref().or(self.client.upload_rate.as_ref());
+        SendClock::new(self.attempt_timeout, rate, deadline)
+    }
+
+    /// Returns the longest pause in a response body that is read after the attempt.
+    pub(super) fn read_timeout(&self) -> Option<Duration> {
+        match &self.own_read_timeout {
+            Some(own) => **own,
+            None => self.client.read_timeout.duration(),
+        }
+    }
+
+    /// Returns the longest pause in a response body that is read inside an attempt. The default
+    /// does not apply to one with an end.
+    pub(super) fn read_timeout_inside(&self, until: Option<Instant>) -> Option<Duration> {
+        let is_default = self.own_read_timeout.is_none() && self.client.read_timeout == ReadTimeout::Default;
+        if is_default && until.is_some() { None } else { self.read_timeout() }
     }
 
     /// Returns the hedge policy for an attempt. Only the first one is hedged.
@@ -349,5 +383,35 @@ fn given_key(
             }
             Ok(Some(key))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Client, RequestBuilder};
+
+    /// The longest pauses of a body after the attempt, inside one with an end, and inside one
+    /// without.
+    fn check(mut request: RequestBuilder) -> [Option<u64>; 3] {
+        let (context, _) = request.prepare(true).unwrap();
+        let pauses = [None, Some(Some(clock::now())), Some(None)]
+            .map(|inside| inside.map_or_else(|| context.read_timeout(), |until| context.read_timeout_inside(until)));
+        pauses.map(|pause| pause.map(|pause| pause.as_secs()))
+    }
+
+    #[test]
+    fn default_read_timeout_is_for_unbounded_bodies() {
+        let get = |builder: crate::ClientBuilder| builder.build().unwrap().get("http://127.0.0.1/");
+        let second = Duration::from_secs(1);
+        assert_eq!(check(get(Client::builder())), [Some(90), None, Some(90)]);
+        assert_eq!(check(get(Client::builder().read_timeout(second))), [Some(1); 3]);
+        assert_eq!(check(get(Client::builder().read_timeout(None))), [None; 3]);
+        assert_eq!(check(get(Client::builder()).read_timeout(second)), [Some(1); 3]);
+        assert_eq!(check(get(Client::builder().read_timeout(second)).read_timeout(None)), [None; 3]);
+        let given = || Client::builder().http_client(reqwest::Client::new());
+        assert_eq!(check(get(given())), [None; 3], "it has timeouts of its own");
+        assert_eq!(check(get(given().assume_no_redirects())), [None; 3]);
+        assert_eq!(check(get(given().read_timeout(second))), [Some(1); 3]);
     }
 }

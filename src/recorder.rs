@@ -128,9 +128,15 @@ impl<'a> Recorder<'a> {
 
 fn attempt_failed(error: AttemptError, report: OperationReport, wire_request: &WireRequest) -> Error {
     let status = error.head.as_deref().map(|(status, _)| *status);
-    let what = StatusOrFailure { status, failure: Some(error.failure) };
     let kind = error_kind(error.failure, error.timed_out);
-    with_report(Error::new(kind, what.to_string()).with_source(error.source), report, wire_request)
+    let error = match (error.failure, error.source) {
+        // How far the upload got says more than the failure.
+        (Failure::UploadTimeout | Failure::UploadTooSlow, Some(line)) => Error::new(kind, line.to_string()),
+        (failure, source) => {
+            Error::new(kind, StatusOrFailure { status, failure: Some(failure) }.to_string()).with_source(source)
+        }
+    };
+    with_report(error, report, wire_request)
 }
 
 fn with_report(error: Error, report: OperationReport, wire_request: &WireRequest) -> Error {

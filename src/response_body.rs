@@ -22,6 +22,8 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 /// Time limit for reading an error body.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_millis(500);
 
+const ERROR_LIMITS: ReadLimits = ReadLimits { bytes: MAX_ERROR_BODY, pause: None };
+
 /// How much of the response belongs to the attempt.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "json"), allow(dead_code, reason = "only `fetch` reads whole bodies"))]
@@ -32,20 +34,29 @@ pub(super) enum ReadMode {
     Whole { limit: usize },
 }
 
-/// Reads the body of a response: at most `limit` bytes of a success, and of an error what
+/// The limits of reading one body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadLimits {
+    pub(super) bytes: usize,
+    /// The longest pause.
+    pub(super) pause: Option<Duration>,
+}
+
+/// Reads the body of a response: at most `limits.bytes` of a success, and of an error what
 /// [`read_error`] reads. A success that is cut short is a failure.
 // The response is borrowed, since each future that owns an argument makes those around it larger.
 pub(super) async fn read_whole(
     response: &mut reqwest::Response,
     has_body: bool,
     until: &mut Deadline<'_>,
-    limit: usize,
+    limits: ReadLimits,
 ) -> Result<AttemptResponse, AttemptError> {
     let is_error = !response.status().is_success();
     if is_error {
         until.set(error_body_deadline(until.at()));
     }
-    let mut collected = collect(response, until, if is_error { MAX_ERROR_BODY } else { limit }).await;
+    let limits = if is_error { ERROR_LIMITS } else { limits };
+    let mut collected = collect(response, until, limits).await;
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     if let Collected::Whole(body) = &mut collected
         && ending::is_cut(response, has_body)
@@ -78,7 +89,7 @@ pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Dea
     let end = until.at();
     until.set(error_body_deadline(end));
     let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
-        collect(response, until, MAX_ERROR_BODY).await;
+        collect(response, until, ERROR_LIMITS).await;
     until.set(end);
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     AttemptResponse::Whole { status, headers, body, over_limit: false }
@@ -96,9 +107,13 @@ enum Collected {
     Cut { body: Bytes, timed_out: bool, source: Option<BoxError> },
 }
 
-async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limit: usize) -> Collected {
-    let mut body = Chunks::default();
+async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limits: ReadLimits) -> Collected {
+    let ReadLimits { bytes: limit, pause } = limits;
+    let (mut body, end) = (Chunks::default(), until.at());
     loop {
+        if let Some(pause) = pause {
+            until.set(clock::earlier(end, clock::now().checked_add(pause)));
+        }
         match until.bound(response.chunk()).await {
             Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
                 body.push(chunk.slice(..limit - body.len()));

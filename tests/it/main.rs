@@ -16,6 +16,7 @@ mod licence;
 mod limits;
 mod nginx;
 mod overload;
+mod pauses;
 mod properties;
 mod redirects;
 mod secrets;

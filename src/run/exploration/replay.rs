@@ -161,9 +161,9 @@ impl<'a> Course<'a> {
         match admitted.expect("only a cooldown waits, and there is none") {
             Ok(pass) => {
                 self.check_time();
-                let Terms { until, .. } = run.begin_attempt(self.wire_request, &mut self.progress, &pass);
+                let Terms { limits, .. } = run.begin_attempt(self.wire_request, &mut self.progress, &pass);
                 self.run = Some(run);
-                self.attempt = Some(Attempt { pass, until });
+                self.attempt = Some(Attempt { pass, until: limits.until });
                 self.seen.sends = self.seen.sends.saturating_add(1);
                 self.seen.hops = 0;
                 self.seen.phase = Phase::Sending;

@@ -11,6 +11,7 @@ mod matrix;
 mod peer;
 mod refusals;
 mod resources;
+mod slow;
 mod tls;
 
 pub(crate) use self::tls::Identity;
