@@ -8,8 +8,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::Body as _;
 
 use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
+use super::checks::check_length;
 use super::operation::OperationContext;
 use super::origin::origin;
 use super::redirect::{self, Hop, RedirectRules, ResultRequest};
@@ -20,6 +22,7 @@ use super::send_probe::{SealOnDrop, SendProbe};
 use super::wire_request::WireRequest;
 use super::{assessment, ending, transport_error};
 use crate::clock::{self, Deadline};
+use crate::error::BoxError;
 use crate::inner::Inner;
 use crate::journal::{NotFollowed, Reach};
 use crate::policy::{Failure, Idempotency, is_safe};
@@ -100,13 +103,26 @@ async fn next_body(
     if progress.redirects.is_done {
         return Ok(None);
     }
-    wire_request.body.next(until).await.map_err(|error| {
-        let (failure, source) = match error {
-            BodyError::Failed(source) => (Failure::RequestBody, Some(source)),
-            BodyError::TimedOut => (Failure::NotSent, None),
-        };
-        AttemptError { failure, timed_out: source.is_none(), head: None, body_was_taken: Some(false), source }
-    })
+    let failed = |failure, source: Option<BoxError>| AttemptError {
+        failure,
+        timed_out: source.is_none(),
+        head: None,
+        body_was_taken: Some(false),
+        source,
+    };
+    let body = match wire_request.body.next(until).await {
+        Ok(body) => body,
+        Err(BodyError::Failed(source)) => return Err(failed(Failure::RequestBody, Some(source))),
+        Err(BodyError::TimedOut) => return Err(failed(Failure::NotSent, None)),
+    };
+    // The terms of the operation have checked a length that was known by then.
+    if let (Some(body), None) = (&body, wire_request.body.length()) {
+        let headers = wire_request.current(progress).request.headers();
+        if let Err(reason) = check_length(headers, body.size_hint().exact()) {
+            return Err(failed(Failure::InvalidRequest, Some(format!("content-length: {reason}").into())));
+        }
+    }
+    Ok(body)
 }
 
 /// Hands the request to the transport, and returns the probe that watches its body. It ends at

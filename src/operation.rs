@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::attempt_result::AttemptProgress;
-use super::checks::check_timeout;
+use super::checks::{check_framing, check_timeout};
 use super::key_trust::RequestPaths;
 use super::origin::Origin;
 use super::redirect::Hop;
@@ -98,6 +98,7 @@ impl<'a> OperationContext<'a> {
         let has_content_type = wire_request.content_type != ContentType::Unset;
         client.defaults.add_to(wire_request.template.headers_mut(), at_home, has_content_type);
 
+        check_framing(wire_request.template.headers(), wire_request.body.length())?;
         let own_policy = own_policy(client, options)?;
         let attempt_timeout = options.attempt_timeout.unwrap_or(client.attempt_timeout);
         check_timeout("attempt_timeout", attempt_timeout)?;
