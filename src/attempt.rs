@@ -17,7 +17,7 @@ use super::origin::origin;
 use super::redirect::{self, Hop, RedirectRules, ResultRequest};
 use super::request_body::BodyError;
 use super::response_body::{self, ReadLimits, ReadMode};
-use super::send_clock::{self, SendClock, TooLate};
+use super::send_clock::{self, TooLate};
 use super::send_probe::{SealOnDrop, SendProbe};
 use super::wire_request::WireRequest;
 use super::{assessment, ending, transport_error};
@@ -30,15 +30,6 @@ use steadfast_core::protocol;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// When an attempt ends.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TimeLimits {
-    /// The end of an attempt that does not spend time on an upload.
-    pub(super) until: Option<Instant>,
-    /// The end of the operation.
-    pub(super) deadline: Option<Instant>,
-}
-
 /// Sends the request once and follows redirects, until its limits at the latest.
 ///
 /// `progress` has the evidence also if this future is dropped.
@@ -50,12 +41,10 @@ pub(super) fn send(
     context: &OperationContext<'_>,
     wire_request: &mut WireRequest,
     progress: &mut AttemptProgress,
-    TimeLimits { until, deadline }: TimeLimits,
 ) -> impl Future<Output = AttemptResult> {
-    let mut send_clock = context.send_clock(deadline);
     async move {
-        let timer = pin!(clock::timer(until));
-        let mut until = Deadline::new(until, timer);
+        let timer = pin!(clock::timer(progress.limits.until));
+        let mut until = Deadline::new(progress.limits.until, timer);
         let outcome = loop {
             let body = match next_body(wire_request, progress, &mut until).await {
                 Ok(body) => body,
@@ -63,8 +52,8 @@ pub(super) fn send(
             };
             // In a block, so that the request takes no room while the response is read.
             let mut response = {
-                let (sending, probe) = start(context, wire_request, progress, body, (until.at(), send_clock.deadline));
-                match exchange(context.client, pin!(sending), probe.as_ref(), &mut until, &mut send_clock).await {
+                let (sending, probe) = start(context, wire_request, progress, body, until.at());
+                match exchange(context, pin!(sending), probe.as_ref(), &mut until).await {
                     Ok(response) => response,
                     Err(error) => break Err(error),
                 }
@@ -84,7 +73,7 @@ pub(super) fn send(
                 let limits = ReadLimits { bytes: limit, pause: context.read_timeout_inside(until.at()) };
                 break response_body::read_whole(&mut response, has_body, &mut until, limits).await;
             }
-            let response = ending::guard(response, has_body, context.read_timeout());
+            let response = ending::guard(response, has_body, context.read_timeout().copied());
             if assessment::needs_body(context, response.status()) {
                 break Ok(Box::pin(response_body::peek(response, until.at())).await);
             }
@@ -125,19 +114,19 @@ async fn next_body(
     Ok(body)
 }
 
-/// Hands the request to the transport, and returns the probe that watches its body. It ends at
-/// `until`, or if it may take longer to send, at the operation's `deadline`.
+/// Hands the request to the transport, and returns the probe that watches its body. The attempt
+/// ends at `until`, unless it takes longer to send.
 fn start(
     context: &OperationContext<'_>,
     wire_request: &WireRequest,
     progress: &mut AttemptProgress,
     body: Option<reqwest::Body>,
-    (until, deadline): (Option<Instant>, Option<Instant>),
+    until: Option<Instant>,
 ) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<SendProbe>) {
     let client = context.client;
     let (mut request, probe) = open(context, wire_request, progress, body);
     if !progress.redirects.is_elsewhere {
-        let until = if probe.as_ref().is_some_and(SendProbe::is_long) { deadline } else { until };
+        let until = if probe.as_ref().is_some_and(SendProbe::is_long) { progress.limits.deadline } else { until };
         client.add_attempt_headers(request.headers_mut(), progress.number, until);
     }
     progress.reach = Reach::Sent;
@@ -159,7 +148,8 @@ pub(super) fn open(
     // TLS may choose HTTP/2, and so may a transport that the user configured or brought along.
     let is_http1 = context.client.clear_is_http1 && request.url().scheme() == "http";
     // Only the caller's headers have the length of the body.
-    let (body, probe) = SendProbe::watch(body, wire_request.current(progress).request.headers(), is_http1);
+    let headers = wire_request.current(progress).request.headers();
+    let (body, probe) = SendProbe::watch(body, headers, is_http1, progress.limits.deadline);
     *request.body_mut() = Some(body);
     (request, Some(probe))
 }
@@ -185,28 +175,27 @@ impl Inner {
 
 /// Waits for the head of the response.
 async fn exchange(
-    client: &Inner,
+    context: &OperationContext<'_>,
     mut sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
     probe: Option<&SendProbe>,
     until: &mut Deadline<'_>,
-    send_clock: &mut SendClock<'_>,
 ) -> Result<reqwest::Response, AttemptError> {
     let mut seal = SealOnDrop(probe);
-    let end = until.at();
-    until.set(send_clock.start(probe, end));
+    let mut window = context.send_clock(probe).start(probe, until);
     let ended = loop {
         match until.bound(sending.as_mut()).await {
             Ok(ended) => break Ok(ended),
-            Err(clock::TimedOut) => match send_clock.go_on(probe) {
+            Err(clock::TimedOut) => match context.send_clock(probe).go_on(probe, window.as_deref_mut()) {
                 Ok(later) => until.set(later),
                 Err(too_late) => break Err(too_late),
             },
         }
     };
     seal.0 = None;
+    let client = context.client;
     let (failure, timed_out, source) = match ended {
         Ok(Ok(response)) => {
-            until.set(send_clock.answered(probe, end));
+            context.send_clock(probe).answered(probe, window.as_deref(), until);
             return Ok(response);
         }
         Ok(Err(error)) => {
@@ -343,8 +332,6 @@ mod tests {
     use crate::assessment::Assessment;
     use crate::redirect::RedirectState;
 
-    const WITHOUT_END: TimeLimits = TimeLimits { until: None, deadline: None };
-
     /// Answers one connection for each of `answers`, and returns once it has read one request more.
     async fn serve(listener: TcpListener, answers: &[&str]) {
         for at in 0..=answers.len() {
@@ -368,7 +355,7 @@ mod tests {
         let (context, wire_request) = request.prepare(false).unwrap();
         let mut progress = AttemptProgress::new(1, false, RedirectState::default());
         tokio::select! {
-            _ = send(&context, wire_request, &mut progress, WITHOUT_END) => panic!("the last request is not answered"),
+            _ = send(&context, wire_request, &mut progress) => panic!("the last request is not answered"),
             () = serve(listener, answers) => {}
         }
         assert!(Assessment::of_cancelled(&progress).may_have_been_processed);
@@ -389,7 +376,7 @@ mod tests {
         let mut request = Client::new().post("http://127.0.0.1:9/charges").body("{}");
         let (context, wire_request) = request.prepare(false).unwrap();
         let mut progress = AttemptProgress::new(1, false, RedirectState::default());
-        drop(send(&context, wire_request, &mut progress, WITHOUT_END));
+        drop(send(&context, wire_request, &mut progress));
         let assessment = Assessment::of_cancelled(&progress);
         assert_eq!((progress.reach, assessment.may_have_been_processed), (Reach::NotSent, false));
     }

@@ -430,7 +430,7 @@ impl ClientBuilder {
         check_timeout("timeout", self.timeout.flatten())?;
         check_timeout("attempt_timeout", self.attempt_timeout)?;
         check_timeout("connect_timeout", self.connect_timeout)?;
-        check_timeout("read_timeout", self.read_timeout.duration())?;
+        check_timeout("read_timeout", self.read_timeout.duration().copied())?;
         self.upload_rate.map_or(Ok(()), UploadRate::check)?;
         let OverloadSettings { breaker, hedge, .. } = &self.overload;
         policy::check(&self.retry, &self.budget, breaker.as_ref(), hedge.as_ref()).map_err(Error::invalid)?;

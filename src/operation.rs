@@ -16,6 +16,7 @@ use super::redirect::Hop;
 use super::request_body::ContentType;
 use super::response_body::ReadMode;
 use super::send_clock::{SendClock, UploadRate};
+use super::send_probe::SendProbe;
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::deadline::Deadline;
@@ -24,8 +25,8 @@ use crate::inner::Inner;
 use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
 use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
-use crate::settings::ReadTimeout;
 use crate::resume::{self, ResumeToken};
+use crate::settings::ReadTimeout;
 
 /// The settings of one request that differ from the client's.
 #[derive(Debug, Default)]
@@ -56,6 +57,17 @@ static NO_OPTIONS: Options = Options {
     body_limit: None,
 };
 
+/// The limits of pauses that one request sets.
+struct OwnPauses {
+    upload_rate: Option<UploadRate>,
+    read_timeout: Option<Option<Duration>>,
+}
+
+fn own_pauses(options: &Options) -> Option<Box<OwnPauses>> {
+    let &Options { upload_rate, read_timeout, .. } = options;
+    (upload_rate.is_some() || read_timeout.is_some()).then(|| Box::new(OwnPauses { upload_rate, read_timeout }))
+}
+
 /// The terms of one operation. They do not change while it runs.
 pub(super) struct OperationContext<'a> {
     pub(super) client: &'a Inner,
@@ -65,8 +77,7 @@ pub(super) struct OperationContext<'a> {
     own_policy: Option<Box<RetryPolicy>>,
     attempt_timeout: Option<Duration>,
     /// The request's own settings, or `None` for the client's.
-    own_upload_rate: Option<Box<UploadRate>>,
-    own_read_timeout: Option<Box<Option<Duration>>>,
+    own_pauses: Option<Box<OwnPauses>>,
     pub(super) read: ReadMode,
     hedge: Option<Box<HedgePolicy>>,
     pub(super) idempotency: Idempotency,
@@ -124,8 +135,7 @@ impl<'a> OperationContext<'a> {
             origin,
             own_policy,
             attempt_timeout,
-            own_upload_rate: options.upload_rate.map(Box::new),
-            own_read_timeout: options.read_timeout.map(Box::new),
+            own_pauses: own_pauses(options),
             read: if reads_body { ReadMode::Whole { limit } } else { ReadMode::Head },
             idempotency,
             key,
@@ -181,24 +191,29 @@ impl<'a> OperationContext<'a> {
         self.attempt_timeout.and_then(|timeout| started.checked_add(timeout))
     }
 
-    /// Returns the clock of an attempt while its body is sent.
-    pub(super) fn send_clock(&self, deadline: Option<Instant>) -> SendClock<'_> {
-        let rate = self.own_upload_rate.as_deref().or(self.client.upload_rate.as_ref());
-        SendClock::new(self.attempt_timeout, rate, deadline)
+    /// Returns the clock of an attempt while the body that `probe` watches is sent.
+    pub(super) fn send_clock(&self, probe: Option<&SendProbe>) -> SendClock<'_> {
+        let own = self.own_pauses.as_ref().and_then(|own| own.upload_rate.as_ref());
+        SendClock {
+            attempt_timeout: self.attempt_timeout,
+            rate: own.or(self.client.upload_rate.as_ref()),
+            deadline: probe.and_then(SendProbe::deadline),
+        }
     }
 
     /// Returns the longest pause in a response body that is read after the attempt.
-    pub(super) fn read_timeout(&self) -> Option<Duration> {
-        match &self.own_read_timeout {
-            Some(own) => **own,
+    pub(super) fn read_timeout(&self) -> Option<&Duration> {
+        match self.own_pauses.as_ref().and_then(|own| own.read_timeout.as_ref()) {
+            Some(own) => own.as_ref(),
             None => self.client.read_timeout.duration(),
         }
     }
 
     /// Returns the longest pause in a response body that is read inside an attempt. The default
     /// does not apply to one with an end.
-    pub(super) fn read_timeout_inside(&self, until: Option<Instant>) -> Option<Duration> {
-        let is_default = self.own_read_timeout.is_none() && self.client.read_timeout == ReadTimeout::Default;
+    pub(super) fn read_timeout_inside(&self, until: Option<Instant>) -> Option<&Duration> {
+        let is_own = self.own_pauses.as_ref().is_some_and(|own| own.read_timeout.is_some());
+        let is_default = !is_own && self.client.read_timeout == ReadTimeout::Default;
         if is_default && until.is_some() { None } else { self.read_timeout() }
     }
 
@@ -398,7 +413,7 @@ mod tests {
         let (context, _) = request.prepare(true).unwrap();
         let pauses = [None, Some(Some(clock::now())), Some(None)]
             .map(|inside| inside.map_or_else(|| context.read_timeout(), |until| context.read_timeout_inside(until)));
-        pauses.map(|pause| pause.map(|pause| pause.as_secs()))
+        pauses.map(|pause| pause.map(Duration::as_secs))
     }
 
     #[test]

@@ -22,7 +22,7 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 /// Time limit for reading an error body.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_millis(500);
 
-const ERROR_LIMITS: ReadLimits = ReadLimits { bytes: MAX_ERROR_BODY, pause: None };
+const ERROR_LIMITS: ReadLimits<'_> = ReadLimits { bytes: MAX_ERROR_BODY, pause: None };
 
 /// How much of the response belongs to the attempt.
 #[derive(Clone, Copy, Debug)]
@@ -36,10 +36,10 @@ pub(super) enum ReadMode {
 
 /// The limits of reading one body.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ReadLimits {
+pub(super) struct ReadLimits<'a> {
     pub(super) bytes: usize,
     /// The longest pause.
-    pub(super) pause: Option<Duration>,
+    pub(super) pause: Option<&'a Duration>,
 }
 
 /// Reads the body of a response: at most `limits.bytes` of a success, and of an error what
@@ -49,7 +49,7 @@ pub(super) async fn read_whole(
     response: &mut reqwest::Response,
     has_body: bool,
     until: &mut Deadline<'_>,
-    limits: ReadLimits,
+    limits: ReadLimits<'_>,
 ) -> Result<AttemptResponse, AttemptError> {
     let is_error = !response.status().is_success();
     if is_error {
@@ -107,14 +107,16 @@ enum Collected {
     Cut { body: Bytes, timed_out: bool, source: Option<BoxError> },
 }
 
-async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limits: ReadLimits) -> Collected {
+async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limits: ReadLimits<'_>) -> Collected {
     let ReadLimits { bytes: limit, pause } = limits;
-    let (mut body, end) = (Chunks::default(), until.at());
+    let mut body = Chunks::default();
     loop {
-        if let Some(pause) = pause {
-            until.set(clock::earlier(end, clock::now().checked_add(pause)));
-        }
-        match until.bound(response.chunk()).await {
+        let next = match pause {
+            None => until.bound(response.chunk()).await,
+            // Boxed, because few operations have this limit.
+            Some(pause) => Box::pin(chunk_without_pause(response, until, *pause)).await,
+        };
+        match next {
             Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
                 body.push(chunk.slice(..limit - body.len()));
                 return Collected::OverLimit(body.into_bytes());
@@ -135,6 +137,19 @@ async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, lim
             }
         }
     }
+}
+
+/// Reads the next part of a body, if it arrives before the longest pause.
+async fn chunk_without_pause(
+    response: &mut reqwest::Response,
+    until: &mut Deadline<'_>,
+    pause: Duration,
+) -> Result<reqwest::Result<Option<Bytes>>, clock::TimedOut> {
+    let end = until.at();
+    until.set(clock::earlier(end, clock::now().checked_add(pause)));
+    let next = until.bound(response.chunk()).await;
+    until.set(end);
+    next
 }
 
 /// Returns whether all bytes of an announced length have arrived, so that there is no end to wait

@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::send_probe::{SendProbe, Sent};
-use crate::clock;
+use crate::clock::{self, Deadline};
 use crate::error::{Error, Result};
 use crate::journal::ShortDuration;
 use crate::policy::Failure;
@@ -34,23 +34,26 @@ impl UploadRate {
 }
 
 /// The limits of one attempt while its body is sent.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct SendClock<'a> {
     pub(super) attempt_timeout: Option<Duration>,
     pub(super) rate: Option<&'a UploadRate>,
     /// The end of the operation.
     pub(super) deadline: Option<Instant>,
-    /// Present if a rate is checked. Boxed because that is rare.
-    window: Option<Box<Window>>,
 }
 
 /// The time in which an upload must keep its rate.
-struct Window {
+#[derive(Debug)]
+pub(super) struct Window {
     /// The end of an attempt whose body is not taken at all.
     until: Option<Instant>,
     since: Instant,
     /// Bytes that were taken before the window.
     before: u64,
 }
+
+/// Until when an attempt goes on, or why it ends.
+type Until = std::result::Result<Option<Instant>, TooLate>;
 
 /// Why an attempt ends without a response.
 #[derive(Debug)]
@@ -61,22 +64,14 @@ pub(super) enum TooLate {
     Sending { failure: Failure, line: String },
 }
 
-impl<'a> SendClock<'a> {
-    pub(super) fn new(
-        attempt_timeout: Option<Duration>,
-        rate: Option<&'a UploadRate>,
-        deadline: Option<Instant>,
-    ) -> Self {
-        Self { attempt_timeout, rate, deadline, window: None }
-    }
-
-    /// Returns when to look at a request first. Without a body it ends at `until`.
-    pub(super) fn start(&mut self, probe: Option<&SendProbe>, until: Option<Instant>) -> Option<Instant> {
-        self.window = None;
-        let Some(rate) = self.rate.filter(|_| probe.is_some_and(SendProbe::is_long)) else { return until };
-        let now = clock::now();
-        self.window = Some(Box::new(Window { until, since: now, before: 0 }));
-        clock::earlier(until, now.checked_add(rate.per))
+impl SendClock<'_> {
+    /// Starts the clock of a request. Returns its first window, if there is a rate to check.
+    // Boxed, because every operation in flight has room for it.
+    pub(super) fn start(&self, probe: Option<&SendProbe>, until: &mut Deadline<'_>) -> Option<Box<Window>> {
+        let rate = self.rate.filter(|_| probe.is_some_and(SendProbe::is_long))?;
+        let (end, now) = (until.at(), clock::now());
+        until.set(clock::earlier(end, now.checked_add(rate.per)));
+        Some(Box::new(Window { until: end, since: now, before: 0 }))
     }
 
     /// Returns until when to go on, after the timer has fired.
@@ -84,18 +79,27 @@ impl<'a> SendClock<'a> {
     /// # Errors
     ///
     /// The attempt is over.
-    pub(super) fn go_on(&mut self, probe: Option<&SendProbe>) -> std::result::Result<Option<Instant>, TooLate> {
-        let sent = probe.and_then(SendProbe::sent);
-        self.go_on_at(sent, clock::now())
+    pub(super) fn go_on(&self, probe: Option<&SendProbe>, window: Option<&mut Window>) -> Until {
+        self.go_on_at(probe.and_then(SendProbe::sent), window, clock::now())
     }
 
-    fn go_on_at(&mut self, sent: Option<Sent>, now: Instant) -> std::result::Result<Option<Instant>, TooLate> {
-        let Some(sent) = sent else { return self.wait_for_first_piece(now) };
+    /// Moves the end of the attempt once the head of the response has arrived.
+    pub(super) fn answered(&self, probe: Option<&SendProbe>, window: Option<&Window>, until: &mut Deadline<'_>) {
+        if let Some(sent) = probe.and_then(SendProbe::sent) {
+            let own = self.attempt_timeout.and_then(|timeout| sent.last.checked_add(timeout));
+            until.set(clock::earlier(own, self.deadline));
+        } else if let Some(window) = window {
+            until.set(window.until);
+        }
+    }
+
+    fn go_on_at(&self, sent: Option<Sent>, window: Option<&mut Window>, now: Instant) -> Until {
+        let Some(sent) = sent else { return self.wait_for_first_piece(window.as_deref(), now) };
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(too_late(sent, Failure::UploadTimeout, format_args!(" when the operation's time was up")));
         }
         let until = match (self.rate, sent.is_whole) {
-            (Some(rate), false) => self.keep_rate(*rate, sent, now)?,
+            (Some(rate), false) => keep_rate(*rate, window, sent, now)?,
             _ => self.attempt_timeout.and_then(|timeout| sent.last.checked_add(timeout)),
         };
         if until.is_some_and(|until| until <= now) {
@@ -106,56 +110,39 @@ impl<'a> SendClock<'a> {
     }
 
     /// The transport has taken nothing: there is no connection, or the body is short.
-    fn wait_for_first_piece(&self, now: Instant) -> std::result::Result<Option<Instant>, TooLate> {
-        match (&self.window, self.rate) {
+    fn wait_for_first_piece(&self, window: Option<&Window>, now: Instant) -> Until {
+        match (window, self.rate) {
             (Some(window), Some(rate)) if window.until.is_none_or(|until| now < until) => {
                 Ok(clock::earlier(window.until, now.checked_add(rate.per)))
             }
             _ => Err(TooLate::NoResponse),
         }
     }
+}
 
-    /// Returns the end of the window in which an upload must keep its rate.
-    fn keep_rate(
-        &mut self,
-        rate: UploadRate,
-        sent: Sent,
-        now: Instant,
-    ) -> std::result::Result<Option<Instant>, TooLate> {
-        let Some(window) = &mut self.window else { return Ok(now.checked_add(rate.per)) };
-        // The first window begins with the upload, and not with the search for a connection.
-        window.since = window.since.max(sent.began);
-        let Some(end) = window.since.checked_add(rate.per) else { return Ok(None) };
-        if now < end {
-            return Ok(Some(end));
-        }
-        let moved = sent.bytes.saturating_sub(window.before);
-        if moved >= rate.bytes {
-            (window.since, window.before) = (now, sent.bytes);
-            return Ok(now.checked_add(rate.per));
-        }
-        let time = ShortDuration(now.saturating_duration_since(window.since));
-        Err(match moved {
-            0 => too_late(sent, Failure::UploadTimeout, format_args!(": no byte was taken for {time}")),
-            _ => {
-                let (moved, least, per) = (Size(moved), Size(rate.bytes), ShortDuration(rate.per));
-                let rate = format_args!(": {moved} in {time}, under the min_upload_rate of {least} in {per}");
-                too_late(sent, Failure::UploadTooSlow, rate)
-            }
-        })
+/// Returns the end of the window in which an upload must keep its rate.
+fn keep_rate(rate: UploadRate, window: Option<&mut Window>, sent: Sent, now: Instant) -> Until {
+    let Some(window) = window else { return Ok(now.checked_add(rate.per)) };
+    // The first window begins with the upload, and not with the search for a connection.
+    window.since = window.since.max(sent.began);
+    let Some(end) = window.since.checked_add(rate.per) else { return Ok(None) };
+    if now < end {
+        return Ok(Some(end));
     }
-
-    /// Returns until when the attempt goes on after the head of the response has arrived. `until`
-    /// is its end if the body was short.
-    pub(super) fn answered(&self, probe: Option<&SendProbe>, until: Option<Instant>) -> Option<Instant> {
-        match probe.and_then(SendProbe::sent) {
-            Some(sent) => {
-                let own = self.attempt_timeout.and_then(|timeout| sent.last.checked_add(timeout));
-                clock::earlier(own, self.deadline)
-            }
-            None => until,
-        }
+    let moved = sent.bytes.saturating_sub(window.before);
+    if moved >= rate.bytes {
+        (window.since, window.before) = (now, sent.bytes);
+        return Ok(now.checked_add(rate.per));
     }
+    let time = ShortDuration(now.saturating_duration_since(window.since));
+    Err(match moved {
+        0 => too_late(sent, Failure::UploadTimeout, format_args!(": no byte was taken for {time}")),
+        _ => {
+            let (moved, least, per) = (Size(moved), Size(rate.bytes), ShortDuration(rate.per));
+            let rate = format_args!(": {moved} in {time}, under the min_upload_rate of {least} in {per}");
+            too_late(sent, Failure::UploadTooSlow, rate)
+        }
+    })
 }
 
 /// Returns what a time limit of the transport itself has cut, or `None` if the body was not on its
@@ -209,8 +196,8 @@ mod tests {
         Some(Sent { bytes, total: Some(TOTAL), began: start + SECOND, last: start + SECOND * last, is_whole })
     }
 
-    fn check(clock: &mut SendClock<'_>, start: Instant, sent: Option<Sent>, now: u32) -> String {
-        match clock.go_on_at(sent, start + SECOND * now) {
+    fn show(start: Instant, until: Until) -> String {
+        match until {
             Ok(Some(until)) => format!("until {}", (until - start).as_secs()),
             Ok(None) => "without end".to_owned(),
             Err(TooLate::NoResponse) => "no response".to_owned(),
@@ -222,37 +209,40 @@ mod tests {
     fn pause_and_not_length_ends_an_upload() {
         let start = clock::now();
         let ten = Some(SECOND * 10);
-        let mut clock = SendClock::new(ten, None, Some(start + SECOND * 60));
-        assert_eq!(check(&mut clock, start, None, 10), "no response");
-        assert_eq!(check(&mut clock, start, sent(start, 5_000_000, 9), 10), "until 19");
-        assert_eq!(check(&mut clock, start, sent(start, 9_000_000, 19), 19), "until 29");
+        let clock = SendClock { attempt_timeout: ten, rate: None, deadline: Some(start + SECOND * 60) };
+        let check = |sent, now| show(start, clock.go_on_at(sent, None, start + SECOND * now));
+        assert_eq!(check(None, 10), "no response");
+        assert_eq!(check(sent(start, 5_000_000, 9), 10), "until 19");
+        assert_eq!(check(sent(start, 9_000_000, 19), 19), "until 29");
         let stalled = "UploadTimeout: still sending, 9.0 MB of 20.0 MB: no byte was taken for 10.0 s";
-        assert_eq!(check(&mut clock, start, sent(start, 9_000_000, 19), 29), stalled);
-        assert_eq!(check(&mut clock, start, sent(start, TOTAL, 25), 29), "until 35", "the wait for the response");
-        assert_eq!(check(&mut clock, start, sent(start, TOTAL, 25), 35), "no response");
-        assert_eq!(check(&mut clock, start, sent(start, 9_000_000, 55), 56), "until 60", "the operation's time");
+        assert_eq!(check(sent(start, 9_000_000, 19), 29), stalled);
+        assert_eq!(check(sent(start, TOTAL, 25), 29), "until 35", "the wait for the response");
+        assert_eq!(check(sent(start, TOTAL, 25), 35), "no response");
+        assert_eq!(check(sent(start, 9_000_000, 55), 56), "until 60", "the operation's time");
         let over = "UploadTimeout: still sending, 9.0 MB of 20.0 MB when the operation's time was up";
-        assert_eq!(check(&mut clock, start, sent(start, 9_000_000, 59), 60), over);
-        let mut patient = SendClock::new(None, None, None);
-        assert_eq!(check(&mut patient, start, sent(start, 9_000_000, 1), 99), "without end");
+        assert_eq!(check(sent(start, 9_000_000, 59), 60), over);
+        let patient = SendClock { attempt_timeout: None, rate: None, deadline: None };
+        let until = patient.go_on_at(sent(start, 9_000_000, 1), None, start + SECOND * 99);
+        assert_eq!(show(start, until), "without end");
     }
 
     #[test]
     fn rate_ends_a_slow_upload() {
         let start = clock::now();
         let (ten, rate) = (Some(SECOND * 10), UploadRate { bytes: 1_000_000, per: SECOND * 5 });
-        let mut clock = SendClock::new(ten, Some(&rate), None);
-        clock.window = Some(Box::new(Window { until: Some(start + SECOND * 10), since: start, before: 0 }));
-        assert_eq!(check(&mut clock, start, None, 5), "until 10", "there is no connection yet");
-        assert_eq!(check(&mut clock, start, sent(start, 100, 1), 5), "until 6", "the window begins with the upload");
-        assert_eq!(check(&mut clock, start, sent(start, 1_000_000, 2), 6), "until 11");
-        assert_eq!(check(&mut clock, start, sent(start, 2_000_000, 8), 11), "until 16");
+        let clock = SendClock { attempt_timeout: ten, rate: Some(&rate), deadline: None };
+        let mut window = Window { until: Some(start + SECOND * 10), since: start, before: 0 };
+        let mut check = |sent, now| show(start, clock.go_on_at(sent, Some(&mut window), start + SECOND * now));
+        assert_eq!(check(None, 5), "until 10", "there is no connection yet");
+        assert_eq!(check(sent(start, 100, 1), 5), "until 6", "the window begins with the upload");
+        assert_eq!(check(sent(start, 1_000_000, 2), 6), "until 11");
+        assert_eq!(check(sent(start, 2_000_000, 8), 11), "until 16");
         let slow = "UploadTooSlow: still sending, 2.9 MB of 20.0 MB: \
                     900.0 kB in 5.0 s, under the min_upload_rate of 1.0 MB in 5.0 s";
-        assert_eq!(check(&mut clock, start, sent(start, 2_900_000, 15), 16), slow);
+        assert_eq!(check(sent(start, 2_900_000, 15), 16), slow);
         let stalled = "UploadTimeout: still sending, 2.0 MB of 20.0 MB: no byte was taken for 5.0 s";
-        assert_eq!(check(&mut clock, start, sent(start, 2_000_000, 8), 16), stalled);
-        assert_eq!(check(&mut clock, start, sent(start, TOTAL, 8), 16), "until 18", "the response has no rate");
+        assert_eq!(check(sent(start, 2_000_000, 8), 16), stalled);
+        assert_eq!(check(sent(start, TOTAL, 8), 16), "until 18", "the response has no rate");
     }
 
     #[test]

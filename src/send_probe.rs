@@ -46,16 +46,19 @@ const WHOLE: u8 = 4;
 /// Watches the body of one attempt.
 #[derive(Clone, Debug)]
 pub(super) struct SendProbe {
+    // One word, because each operation in flight holds it.
     shared: Arc<Shared>,
-    /// The connection can only be HTTP/1.
-    is_http1: bool,
-    /// `None` if the body does not know its length.
-    total: Option<u64>,
 }
 
 #[derive(Debug)]
 struct Shared {
     state: AtomicU8,
+    /// The connection can only be HTTP/1.
+    is_http1: bool,
+    /// `None` if the body does not know its length.
+    total: Option<u64>,
+    /// The end of the operation.
+    deadline: Option<Instant>,
     /// Set at the first piece of a long body, as are the others.
     began: OnceLock<Instant>,
     bytes: AtomicU64,
@@ -75,22 +78,30 @@ pub(super) struct Sent {
 }
 
 impl SendProbe {
-    /// Wraps a body. `headers` are those of its request.
-    pub(super) fn watch(body: reqwest::Body, headers: &HeaderMap, is_http1: bool) -> (reqwest::Body, Self) {
+    /// Wraps a body. `headers` are those of its request, and `deadline` is the end of its operation.
+    pub(super) fn watch(
+        body: reqwest::Body,
+        headers: &HeaderMap,
+        is_http1: bool,
+        deadline: Option<Instant>,
+    ) -> (reqwest::Body, Self) {
         let initial = if is_sure_to_be_read(&body, headers) { UNREAD } else { TAKEN };
         let shared = Shared {
             state: AtomicU8::new(initial),
+            is_http1,
+            total: body.size_hint().exact(),
+            deadline,
             began: OnceLock::new(),
             bytes: AtomicU64::new(0),
             moved: AtomicU64::new(0),
         };
-        let probe = Self { shared: Arc::new(shared), is_http1, total: body.size_hint().exact() };
+        let probe = Self { shared: Arc::new(shared) };
         (reqwest::Body::wrap(Watched { body, probe: probe.clone(), rest: Bytes::new() }), probe)
     }
 
     /// Returns whether the body is more than one piece, or may be.
     pub(super) fn is_long(&self) -> bool {
-        self.total.is_none_or(|total| total > PIECE as u64)
+        self.shared.total.is_none_or(|total| total > PIECE as u64)
     }
 
     /// Returns how much of a long body the transport has taken. Returns `None` before the first
@@ -100,7 +111,7 @@ impl SendProbe {
         let moved = Duration::from_micros(self.shared.moved.load(Ordering::Acquire));
         Some(Sent {
             bytes: self.shared.bytes.load(Ordering::Relaxed),
-            total: self.total,
+            total: self.shared.total,
             began,
             last: began.checked_add(moved).unwrap_or(began),
             is_whole: self.state() == WHOLE,
@@ -129,7 +140,12 @@ impl SendProbe {
     /// Returns whether the connection can only be HTTP/1. Then an unread body means that the head
     /// was not sent either.
     pub(super) fn is_http1(&self) -> bool {
-        self.is_http1
+        self.shared.is_http1
+    }
+
+    /// Returns the end of the operation.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.shared.deadline
     }
 
     /// Seals the body, and returns whether the transport had not read it.
@@ -278,7 +294,7 @@ mod tests {
 
     #[test]
     fn probe_notices_a_read_and_changes_no_bytes() {
-        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
+        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true, None);
         assert_eq!(body.size_hint().exact(), Some(5));
         assert!(!body.is_end_stream());
         assert!(!probe.taken());
@@ -290,7 +306,7 @@ mod tests {
     #[test]
     fn long_body_is_taken_in_pieces() {
         let bytes: Bytes = (0..PIECE * 2 + 5).map(|n| n.to_le_bytes()[0]).collect::<Vec<_>>().into();
-        let (mut body, probe) = SendProbe::watch(bytes.clone().into(), &HeaderMap::new(), true);
+        let (mut body, probe) = SendProbe::watch(bytes.clone().into(), &HeaderMap::new(), true, None);
         assert!(probe.is_long() && probe.sent().is_none() && !probe.taken());
         let mut taken = Vec::new();
         for (piece, is_whole) in [(PIECE, false), (PIECE, false), (5, true)] {
@@ -308,21 +324,21 @@ mod tests {
 
     #[test]
     fn short_body_has_no_progress() {
-        let (mut body, probe) = SendProbe::watch(vec![0; PIECE].into(), &HeaderMap::new(), true);
+        let (mut body, probe) = SendProbe::watch(vec![0; PIECE].into(), &HeaderMap::new(), true, None);
         assert_eq!(poll(&mut body).map(|piece| piece.len()), Some(PIECE));
         assert!(!probe.is_long() && probe.taken() && probe.sent().is_none());
     }
 
     #[test]
     fn dropped_body_was_not_taken() {
-        let (body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
+        let (body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true, None);
         drop(body);
         assert!(!probe.taken() && probe.seal());
     }
 
     #[test]
     fn dropped_attempt_seals_its_body() {
-        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), false);
+        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), false, None);
         drop(SealOnDrop(None));
         drop(SealOnDrop(Some(&probe)));
         assert_eq!(poll(&mut body), None);
@@ -331,12 +347,12 @@ mod tests {
 
     #[test]
     fn sealed_body_is_not_sent_later() {
-        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
+        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true, None);
         assert!(probe.seal() && probe.seal());
         assert_eq!(poll(&mut body), None);
         assert!(!probe.taken() && !probe.failed());
 
-        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true);
+        let (mut body, probe) = SendProbe::watch("hello".into(), &HeaderMap::new(), true, None);
         assert!(poll(&mut body).is_some());
         assert!(!probe.seal(), "too late");
     }
@@ -344,11 +360,11 @@ mod tests {
     #[test]
     fn body_that_need_not_be_read_counts_as_taken() {
         for body in [reqwest::Body::from(""), reqwest::Body::wrap(Unmeasured)] {
-            assert!(SendProbe::watch(body, &HeaderMap::new(), true).1.taken());
+            assert!(SendProbe::watch(body, &HeaderMap::new(), true, None).1.taken());
         }
         for (length, taken) in [("0", true), ("5", false), ("05", false), ("five", true)] {
             let headers = [(CONTENT_LENGTH, length.parse().unwrap())].into_iter().collect();
-            assert_eq!(SendProbe::watch("hello".into(), &headers, true).1.taken(), taken, "{length}");
+            assert_eq!(SendProbe::watch("hello".into(), &headers, true, None).1.taken(), taken, "{length}");
         }
     }
 }

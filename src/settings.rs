@@ -30,7 +30,7 @@ impl OverloadSettings {
 
 /// The default of [`ReadTimeout`]. Event streams send a comment every 15 s or so (WHATWG HTML
 /// §9.2.7), and common proxies end a connection that is silent for 60 s.
-pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(90);
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The longest pause in a response body.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,10 +40,10 @@ pub(super) enum ReadTimeout {
 }
 
 impl ReadTimeout {
-    pub(super) fn duration(self) -> Option<Duration> {
+    pub(super) fn duration(&self) -> Option<&Duration> {
         match self {
-            Self::Default => Some(READ_TIMEOUT),
-            Self::Set(timeout) => timeout,
+            Self::Default => Some(&READ_TIMEOUT),
+            Self::Set(timeout) => timeout.as_ref(),
         }
     }
 }

@@ -88,7 +88,11 @@ async fn invalid_request_setting_is_named() {
         ("timeout", "zero", get().timeout(Duration::ZERO)),
         ("attempt_timeout", "zero", get().attempt_timeout(Duration::ZERO)),
         ("host", "twice", get().header("host", "a.example").header("host", "b.example")),
-        ("content-length", "says 5, and the body has 3 bytes", client.post("/x").header("content-length", "5").body("abc")),
+        (
+            "content-length",
+            "says 5, and the body has 3 bytes",
+            client.post("/x").header("content-length", "5").body("abc"),
+        ),
         ("content-length", "says 5, and the body has 0 bytes", client.post("/x").header("content-length", "5")),
         ("content-length", "no number", client.post("/x").header("content-length", "+3").body("abc")),
         ("content-length", "twice", {
