@@ -7,6 +7,7 @@ mod head;
 mod health;
 mod http1;
 mod http2;
+mod large_heads;
 mod matrix;
 mod peer;
 mod refusals;
