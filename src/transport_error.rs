@@ -30,6 +30,9 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&SendProbe>, is
     if error.is_connect() {
         return of_connecting(error);
     }
+    if has_left_the_pool(error) {
+        return Failure::NotSent;
+    }
     if let Some(error) = find::<h2::Error>(error) {
         return of_http2(error);
     }
@@ -74,6 +77,15 @@ fn of_connecting(error: &reqwest::Error) -> Failure {
     }
     let mut io_errors = chain(error).filter_map(|error| error.downcast_ref::<io::Error>());
     if io_errors.any(lacks_resources) { Failure::LocalResources } else { Failure::Connect }
+}
+
+/// Returns whether hyper-util gave the request up before it had a connection. It dials one
+/// connection for each of the first requests to an origin. If TLS chooses HTTP/2 on several at
+/// once, it keeps one, and the others wait for that. A request whose wait was cancelled before ends
+/// with this text. hyper-util has no other mark. With another text the failure is ambiguous again.
+fn has_left_the_pool(error: &reqwest::Error) -> bool {
+    let Some(error) = find::<legacy::Error>(error).filter(|error| error.connect_info().is_none()) else { return false };
+    error.source().is_some_and(|source| source.to_string() == "ALPN upgraded to HTTP/2")
 }
 
 /// Returns whether the operating system refused to open a socket. `EADDRNOTAVAIL` does not count,

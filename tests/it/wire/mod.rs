@@ -10,6 +10,7 @@ mod http2;
 mod large_heads;
 mod matrix;
 mod peer;
+mod pool;
 mod refusals;
 mod resources;
 mod slow;
