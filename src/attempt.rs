@@ -200,7 +200,8 @@ async fn exchange(
         }
         Ok(Err(error)) => {
             let failure = transport_error::of_transport(&error, probe, client.is_as_made);
-            let cut = if failure == Failure::Timeout { send_clock::cut_by_transport(probe) } else { None };
+            let is_timer = failure == Failure::Timeout && transport_error::is_timer(&error);
+            let cut = if is_timer { send_clock::cut_by_transport(probe) } else { None };
             match cut {
                 Some(TooLate::Sending { failure, line }) => (failure, true, Some(line.into())),
                 _ => (failure, error.is_timeout(), Some(error.without_url().into())),

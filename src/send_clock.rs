@@ -145,13 +145,13 @@ fn keep_rate(rate: UploadRate, window: Option<&mut Window>, sent: Sent, now: Ins
     })
 }
 
-/// Returns what a time limit of the transport itself has cut, or `None` if the body was not on its
+/// Returns what a timer of reqwest's has cut, or `None` if the body was not on its
 /// way. An upload that was moving would meet the same limit again.
 pub(super) fn cut_by_transport(probe: Option<&SendProbe>) -> Option<TooLate> {
     let sent = probe.and_then(SendProbe::sent).filter(|sent| !sent.is_whole)?;
     let now = clock::now();
     let (pause, time) = (now.saturating_duration_since(sent.last), now.saturating_duration_since(sent.began));
-    let failure = if pause < time / 2 { Failure::UploadTooSlow } else { Failure::UploadTimeout };
+    let failure = if pause < time / 4 { Failure::UploadTooSlow } else { Failure::UploadTimeout };
     Some(too_late(sent, failure, format_args!(" when a time limit of the HTTP client ended it")))
 }
 

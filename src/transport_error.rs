@@ -61,6 +61,12 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&SendProbe>, is
     if was_cut || first.is_some_and(hyper::Error::is_closed) { Failure::Disconnected } else { Failure::Unknown }
 }
 
+/// Returns whether a timer of reqwest's ended the attempt: its `timeout` or `read_timeout`. A silent
+/// HTTP/2 connection that did not answer a ping is another timeout, and has an error of hyper.
+pub(super) fn is_timer(error: &reqwest::Error) -> bool {
+    error.is_timeout() && find::<hyper::Error>(error).is_none() && find::<io::Error>(error).is_none()
+}
+
 /// Returns the failure of an attempt that the client's own timer ended. Over HTTP/2 its head may
 /// still be sent.
 pub(super) fn of_timeout(probe: Option<&SendProbe>) -> Failure {

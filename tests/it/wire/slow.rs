@@ -31,6 +31,8 @@ enum Reading {
     Slowly,
     /// Stops after this number of bytes.
     Until(usize),
+    /// HTTP/2: reads slowly, and is dead after this number of bytes: it answers no ping.
+    Dies(usize),
     AtOnce,
 }
 
@@ -123,7 +125,7 @@ impl Pace {
             Reading::AtOnce => {}
             Reading::Until(limit) if self.read < limit => {}
             Reading::Until(_) => std::future::pending().await,
-            Reading::Slowly => {
+            Reading::Slowly | Reading::Dies(_) => {
                 for _ in before..self.read / PACE {
                     self.tick.tick().await;
                 }
@@ -173,14 +175,25 @@ async fn serve_http2(stream: impl Wire + 'static, way: Reading, counts: &Counts)
             let read = piece?.len();
             counts.bytes.fetch_add(read, Ordering::SeqCst);
             pace.after(read).await;
+            if matches!(way, Reading::Dies(limit) if pace.read >= limit) {
+                return Ok(());
+            }
             body.flow_control().release_capacity(read)?;
         }
         counts.whole.fetch_add(1, Ordering::SeqCst);
         let mut answer = respond.send_response(http::Response::new(()), false)?;
         answer.send_data(bytes::Bytes::from_static(b"{}"), true)
     };
-    let (read, _) = tokio::join!(reading, async { while connection.accept().await.is_some() {} });
-    read
+    let mut reading = std::pin::pin!(reading);
+    let mut read = None;
+    // The connection moves only while it is polled here.
+    while read.is_none() || !matches!(way, Reading::Dies(_)) {
+        tokio::select! {
+            ended = &mut reading, if read.is_none() => read = Some(ended?),
+            next = connection.accept() => if next.is_none() { return Ok(()) },
+        }
+    }
+    std::future::pending().await
 }
 
 fn client(protocol: Protocol, tls: Option<&Identity>) -> ClientBuilder {
@@ -293,6 +306,21 @@ async fn upload_cut_by_transport_is_not_repeated() {
     assert!(line.contains(" of 33.6 MB when a time limit of the HTTP client ended it"), "{line}");
     assert_eq!(error.stop_reason(), Some(StopReason::UploadTooSlow), "{line}");
     assert_eq!(server.counts().0, 1);
+}
+
+/// A connection that does not answer a ping is lost, and not too slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upload_on_dead_connection_is_repeated() {
+    let server = Server::start(Protocol::Http2, None, &[Reading::Dies(PACE * 100), Reading::AtOnce]).await;
+    let ping = Duration::from_millis(100);
+    let client = Client::builder()
+        .keys(KeyPolicy::off())
+        .retry(fast_retries())
+        .http(|http| http.http2_prior_knowledge().http2_keep_alive_interval(ping).http2_keep_alive_timeout(ping));
+    let response = client.build().unwrap().put(server.url(None)).body(body()).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.attempts().len()), (200, 2), "{:?}", response.attempts());
+    let (heads, _, whole) = server.counts();
+    assert_eq!((heads, whole), (2, 1));
 }
 
 /// The wait for the response begins when the body has been taken.
