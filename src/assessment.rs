@@ -168,6 +168,7 @@ impl Assessor<'_> {
         hint.replayed = false;
         hint.refused = failure == Failure::Refused;
         hint.local = failure == Failure::LocalResources;
+        hint.upload_too_slow = failure == Failure::UploadTooSlow;
         let part_was_taken = failure == Failure::RequestBody && error.body_was_taken != Some(false);
         let redirect_acted = failure == Failure::Redirects && !status.is_some_and(says_not_acted);
         let class = self.classify(default_class, &mut hint, || match status {

@@ -8,17 +8,21 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::Body as _;
 
 use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
+use super::checks::check_length;
 use super::operation::OperationContext;
 use super::origin::origin;
 use super::redirect::{self, Hop, RedirectRules, ResultRequest};
 use super::request_body::BodyError;
-use super::response_body::{self, ReadMode};
+use super::response_body::{self, ReadLimits, ReadMode};
+use super::send_clock::{self, TooLate};
 use super::send_probe::{SealOnDrop, SendProbe};
 use super::wire_request::WireRequest;
 use super::{assessment, ending, transport_error};
 use crate::clock::{self, Deadline};
+use crate::error::BoxError;
 use crate::inner::Inner;
 use crate::journal::{NotFollowed, Reach};
 use crate::policy::{Failure, Idempotency, is_safe};
@@ -26,7 +30,7 @@ use steadfast_core::protocol;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// Sends the request once and follows redirects, until the instant `until` at the latest.
+/// Sends the request once and follows redirects, until its limits at the latest.
 ///
 /// `progress` has the evidence also if this future is dropped.
 #[allow(
@@ -37,11 +41,10 @@ pub(super) fn send(
     context: &OperationContext<'_>,
     wire_request: &mut WireRequest,
     progress: &mut AttemptProgress,
-    until: Option<Instant>,
 ) -> impl Future<Output = AttemptResult> {
     async move {
-        let timer = pin!(clock::timer(until));
-        let mut until = Deadline::new(until, timer);
+        let timer = pin!(clock::timer(progress.limits.until));
+        let mut until = Deadline::new(progress.limits.until, timer);
         let outcome = loop {
             let body = match next_body(wire_request, progress, &mut until).await {
                 Ok(body) => body,
@@ -50,7 +53,7 @@ pub(super) fn send(
             // In a block, so that the request takes no room while the response is read.
             let mut response = {
                 let (sending, probe) = start(context, wire_request, progress, body, until.at());
-                match exchange(context.client, pin!(sending), probe.as_ref(), &mut until).await {
+                match exchange(context, pin!(sending), probe.as_ref(), &mut until).await {
                     Ok(response) => response,
                     Err(error) => break Err(error),
                 }
@@ -67,9 +70,10 @@ pub(super) fn send(
             let method = wire_request.current(progress).request.method();
             let has_body = ending::has_body(method, response.status());
             if let ReadMode::Whole { limit } = context.read {
-                break response_body::read_whole(&mut response, has_body, &mut until, limit).await;
+                let limits = ReadLimits { bytes: limit, pause: context.read_timeout_inside(until.at()) };
+                break response_body::read_whole(&mut response, has_body, &mut until, limits).await;
             }
-            let response = ending::fail_if_cut(response, has_body);
+            let response = ending::guard(response, has_body, context.read_timeout().copied());
             if assessment::needs_body(context, response.status()) {
                 break Ok(Box::pin(response_body::peek(response, until.at())).await);
             }
@@ -88,16 +92,30 @@ async fn next_body(
     if progress.redirects.is_done {
         return Ok(None);
     }
-    wire_request.body.next(until).await.map_err(|error| {
-        let (failure, source) = match error {
-            BodyError::Failed(source) => (Failure::RequestBody, Some(source)),
-            BodyError::TimedOut => (Failure::NotSent, None),
-        };
-        AttemptError { failure, timed_out: source.is_none(), head: None, body_was_taken: Some(false), source }
-    })
+    let failed = |failure, source: Option<BoxError>| AttemptError {
+        failure,
+        timed_out: source.is_none(),
+        head: None,
+        body_was_taken: Some(false),
+        source,
+    };
+    let body = match wire_request.body.next(until).await {
+        Ok(body) => body,
+        Err(BodyError::Failed(source)) => return Err(failed(Failure::RequestBody, Some(source))),
+        Err(BodyError::TimedOut) => return Err(failed(Failure::NotSent, None)),
+    };
+    // The terms of the operation have checked a length that was known by then.
+    if let (Some(body), None) = (&body, wire_request.body.length()) {
+        let headers = wire_request.current(progress).request.headers();
+        if let Err(reason) = check_length(headers, body.size_hint().exact()) {
+            return Err(failed(Failure::InvalidRequest, Some(format!("content-length: {reason}").into())));
+        }
+    }
+    Ok(body)
 }
 
-/// Hands the request to the transport, and returns the probe that watches its body.
+/// Hands the request to the transport, and returns the probe that watches its body. The attempt
+/// ends at `until`, unless it takes longer to send.
 fn start(
     context: &OperationContext<'_>,
     wire_request: &WireRequest,
@@ -108,6 +126,7 @@ fn start(
     let client = context.client;
     let (mut request, probe) = open(context, wire_request, progress, body);
     if !progress.redirects.is_elsewhere {
+        let until = if probe.as_ref().is_some_and(SendProbe::is_long) { progress.limits.deadline } else { until };
         client.add_attempt_headers(request.headers_mut(), progress.number, until);
     }
     progress.reach = Reach::Sent;
@@ -129,7 +148,8 @@ pub(super) fn open(
     // TLS may choose HTTP/2, and so may a transport that the user configured or brought along.
     let is_http1 = context.client.clear_is_http1 && request.url().scheme() == "http";
     // Only the caller's headers have the length of the body.
-    let (body, probe) = SendProbe::watch(body, wire_request.current(progress).request.headers(), is_http1);
+    let headers = wire_request.current(progress).request.headers();
+    let (body, probe) = SendProbe::watch(body, headers, is_http1, progress.limits.deadline);
     *request.body_mut() = Some(body);
     (request, Some(probe))
 }
@@ -155,25 +175,45 @@ impl Inner {
 
 /// Waits for the head of the response.
 async fn exchange(
-    client: &Inner,
-    sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
+    context: &OperationContext<'_>,
+    mut sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
     probe: Option<&SendProbe>,
     until: &mut Deadline<'_>,
 ) -> Result<reqwest::Response, AttemptError> {
     let mut seal = SealOnDrop(probe);
-    let ended = until.bound(sending).await;
+    let mut window = context.send_clock(probe).start(probe, until);
+    let ended = loop {
+        match until.bound(sending.as_mut()).await {
+            Ok(ended) => break Ok(ended),
+            Err(clock::TimedOut) => match context.send_clock(probe).go_on(probe, window.as_deref_mut()) {
+                Ok(later) => until.set(later),
+                Err(too_late) => break Err(too_late),
+            },
+        }
+    };
     seal.0 = None;
+    let client = context.client;
     let (failure, timed_out, source) = match ended {
-        Ok(Ok(response)) => return Ok(response),
+        Ok(Ok(response)) => {
+            context.send_clock(probe).answered(probe, window.as_deref(), until);
+            return Ok(response);
+        }
         Ok(Err(error)) => {
             let failure = transport_error::of_transport(&error, probe, client.is_as_made);
-            (failure, error.is_timeout(), Some(error.without_url().into()))
+            let is_timer = failure == Failure::Timeout && transport_error::is_timer(&error);
+            let cut = if is_timer { send_clock::cut_by_transport(probe) } else { None };
+            match cut {
+                Some(TooLate::Sending { failure, line }) => (failure, true, Some(line.into())),
+                _ => (failure, error.is_timeout(), Some(error.without_url().into())),
+            }
         }
-        Err(clock::TimedOut) => (transport_error::of_timeout(probe), true, None),
+        Err(TooLate::NoResponse) => (transport_error::of_timeout(probe), true, None),
+        Err(TooLate::Sending { failure, line }) => (failure, true, Some(line.into())),
     };
     // A transport of the user's may follow redirects itself. Then a refused connection may be that
     // of a later hop, after the request was carried out.
-    let failure = if client.opaque { Failure::Unknown } else { failure };
+    let is_upload = matches!(failure, Failure::UploadTimeout | Failure::UploadTooSlow);
+    let failure = if client.opaque && !is_upload { Failure::Unknown } else { failure };
     Err(AttemptError { failure, timed_out, head: None, body_was_taken: probe.map(SendProbe::taken), source })
 }
 
@@ -320,7 +360,7 @@ mod tests {
         let (context, wire_request) = request.prepare(false).unwrap();
         let mut progress = AttemptProgress::new(1, false, RedirectState::default());
         tokio::select! {
-            _ = send(&context, wire_request, &mut progress, None) => panic!("the last request is not answered"),
+            _ = send(&context, wire_request, &mut progress) => panic!("the last request is not answered"),
             () = serve(listener, answers) => {}
         }
         assert!(Assessment::of_cancelled(&progress).may_have_been_processed);
@@ -341,7 +381,7 @@ mod tests {
         let mut request = Client::new().post("http://127.0.0.1:9/charges").body("{}");
         let (context, wire_request) = request.prepare(false).unwrap();
         let mut progress = AttemptProgress::new(1, false, RedirectState::default());
-        drop(send(&context, wire_request, &mut progress, None));
+        drop(send(&context, wire_request, &mut progress));
         let assessment = Assessment::of_cancelled(&progress);
         assert_eq!((progress.reach, assessment.may_have_been_processed), (Reach::NotSent, false));
     }

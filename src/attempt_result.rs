@@ -40,9 +40,19 @@ pub(super) struct FinishedAttempt {
     pub(super) latency: Option<Duration>,
 }
 
-/// How far one attempt has got.
+/// When an attempt ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct TimeLimits {
+    /// The end of an attempt that does not spend time on an upload.
+    pub(super) until: Option<Instant>,
+    /// The end of the operation.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// How far one attempt has got, and when it ends.
 pub(super) struct AttemptProgress {
     pub(super) number: u32,
+    pub(super) limits: TimeLimits,
     pub(super) reach: Reach,
     /// Another attempt may have been processed, or runs at the same time.
     pub(super) is_repeat: bool,
@@ -52,9 +62,9 @@ pub(super) struct AttemptProgress {
 }
 
 impl AttemptProgress {
-    /// An attempt of which nothing has been sent. It starts from `redirects`.
+    /// An attempt of which nothing has been sent, and without an end. It starts from `redirects`.
     pub(super) fn new(number: u32, is_repeat: bool, redirects: RedirectState) -> Self {
-        Self { number, reach: Reach::NotSent, is_repeat, redirects, trail: None }
+        Self { number, limits: TimeLimits::default(), reach: Reach::NotSent, is_repeat, redirects, trail: None }
     }
 
     /// Returns the request of the current hop, or `None` before the first redirect.

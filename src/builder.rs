@@ -2,6 +2,7 @@
 
 mod overload;
 mod redirects;
+mod timeouts;
 
 use std::ffi::OsString;
 use std::fmt::{self, Display};
@@ -15,7 +16,8 @@ use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
 use super::origin::OriginMap;
-use super::settings::{OverloadSettings, RedirectSettings};
+use super::send_clock::UploadRate;
+use super::settings::{OverloadSettings, ReadTimeout, RedirectSettings};
 use super::target;
 #[cfg(feature = "rustls")]
 use super::transport_error;
@@ -47,7 +49,8 @@ const HTTP2_PING: Duration = Duration::from_secs(4);
 /// | [`connect_timeout`](Self::connect_timeout) | 5 s |
 /// | [`attempt_timeout`](Self::attempt_timeout) | 10 s |
 /// | [`timeout`](Self::timeout) | 30 s for the whole operation |
-/// | [`read_timeout`](Self::read_timeout) | off |
+/// | [`min_upload_rate`](Self::min_upload_rate) | one byte in each attempt timeout |
+/// | [`read_timeout`](Self::read_timeout) | 90 s |
 /// | [`body_limit`](Self::body_limit) | 8 MiB, decoded |
 /// | [`max_redirects`](Self::max_redirects) | 10 |
 /// | [`redirect_post_as_get`](Self::redirect_post_as_get) | off |
@@ -86,7 +89,8 @@ pub struct ClientBuilder {
     // `None` if it was not set.
     attempt_timeout: Option<Option<Duration>>,
     connect_timeout: Option<Option<Duration>>,
-    read_timeout: Option<Duration>,
+    upload_rate: Option<UploadRate>,
+    read_timeout: ReadTimeout,
     body_limit: usize,
     redirects: RedirectSettings,
     attempt_header: Option<HeaderName>,
@@ -110,7 +114,8 @@ impl ClientBuilder {
             timeout: None,
             attempt_timeout: None,
             connect_timeout: None,
-            read_timeout: None,
+            upload_rate: None,
+            read_timeout: ReadTimeout::Default,
             body_limit: BODY_LIMIT,
             redirects: RedirectSettings::default(),
             attempt_header: None,
@@ -164,9 +169,10 @@ impl ClientBuilder {
     /// whatever its origin. Use [`default_header`](Self::default_header) and
     /// [`bearer_auth`](Self::bearer_auth), which stay at home.
     ///
-    /// The connect timeout and the read timeout of this builder are set afterwards too. A total
-    /// timeout set here would cut healthy downloads: use [`attempt_timeout`](Self::attempt_timeout)
-    /// and [`timeout`](Self::timeout).
+    /// The connect timeout of this builder is set afterwards too. Do not set reqwest's `timeout` or
+    /// `read_timeout` here: both also count while a request is sent, so they cut healthy uploads,
+    /// and the first one cuts healthy downloads. Use [`attempt_timeout`](Self::attempt_timeout),
+    /// [`timeout`](Self::timeout) and [`read_timeout`](Self::read_timeout).
     ///
     /// ```
     /// let client = steadfast::Client::builder().http(|http| http.tcp_nodelay(true).no_proxy());
@@ -301,51 +307,6 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the timeout of a whole operation, waits included. `None` disables it. Default: 30 s.
-    ///
-    /// The first of these that is set counts: the request's
-    /// [`timeout`](crate::RequestBuilder::timeout), the [`deadline`](RetryPolicy::deadline) of the
-    /// request's policy, this timeout, the deadline of the client's policy.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// let client = steadfast::Client::builder().timeout(Duration::from_secs(20));
-    /// let patient = steadfast::Client::builder().timeout(None);
-    /// ```
-    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.timeout = Some(timeout.into());
-        self
-    }
-
-    /// Sets the timeout of one attempt. `None` disables it. Default: 10 s.
-    ///
-    /// An attempt of `send` ends with the headers of the response, and one of `fetch` with its
-    /// body. If you set both, it may not be longer than the [`timeout`](Self::timeout) of the
-    /// operation.
-    pub fn attempt_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.attempt_timeout = Some(timeout.into());
-        self
-    }
-
-    /// Sets the timeout of a connection attempt, TLS included. `None` disables it. Default: 5 s.
-    ///
-    /// It may not be longer than an [`attempt_timeout`](Self::attempt_timeout) or a
-    /// [`timeout`](Self::timeout) that you set.
-    pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.connect_timeout = Some(timeout.into());
-        self
-    }
-
-    /// Sets the longest time without a byte of the response. `None` disables it. Default: `None`.
-    ///
-    /// Set it if you stream response bodies, which no other timeout bounds. It also ends a healthy
-    /// operation if the server is silent for longer.
-    pub fn read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.read_timeout = timeout.into();
-        self
-    }
-
     /// Sets the maximum size of a response body that `fetch` reads, in decoded bytes. Default: 8
     /// MiB.
     pub fn body_limit(mut self, bytes: usize) -> Self {
@@ -459,8 +420,9 @@ impl ClientBuilder {
         let headers = std::mem::take(&mut self.default_headers);
         let defaults = Defaults::new(headers, base.is_some(), &self.keys.header)?;
         self.check()?;
-        let opaque = self.ready_made.is_some() && !self.assume_no_redirects;
-        let is_as_made = self.ready_made.is_none() && !self.http_is_configured;
+        let is_given = self.ready_made.is_some();
+        let opaque = is_given && !self.assume_no_redirects;
+        let is_as_made = !is_given && !self.http_is_configured;
         let mut retry = self.retry;
         if let Some(timeout) = self.timeout {
             retry = retry.deadline(timeout);
@@ -470,10 +432,15 @@ impl ClientBuilder {
         let connect_timeout = self.connect_timeout.unwrap_or(Some(CONNECT_TIMEOUT));
         let (http, lacks_roots) = match self.ready_made {
             Some(client) => (client, false),
-            None => match finish(self.http, connect_timeout, self.read_timeout) {
-                Err(error) if is_as_made => without_roots(error, connect_timeout, self.read_timeout)?,
+            None => match finish(self.http, connect_timeout) {
+                Err(error) if is_as_made => without_roots(error, connect_timeout)?,
                 built => (built.map_err(not_built)?, false),
             },
+        };
+        // A client that was given has timeouts of its own.
+        let read_timeout = match self.read_timeout {
+            ReadTimeout::Default if is_given => ReadTimeout::Set(None),
+            read_timeout => read_timeout,
         };
         Ok(Client::from_inner(Inner {
             http,
@@ -487,6 +454,8 @@ impl ClientBuilder {
             retry,
             keys: self.keys,
             attempt_timeout: self.attempt_timeout.unwrap_or(Some(ATTEMPT_TIMEOUT)),
+            upload_rate: self.upload_rate,
+            read_timeout,
             body_limit: self.body_limit,
             max_redirects: self.redirects.max,
             redirect_post_as_get: self.redirects.post_as_get,
@@ -504,7 +473,8 @@ impl ClientBuilder {
         let attempt_timeout = self.attempt_timeout.unwrap_or(Some(ATTEMPT_TIMEOUT));
         check_timeout("attempt_timeout", attempt_timeout)?;
         check_timeout("connect_timeout", self.connect_timeout.flatten())?;
-        check_timeout("read_timeout", self.read_timeout)?;
+        check_timeout("read_timeout", self.read_timeout.duration().copied())?;
+        self.upload_rate.map_or(Ok(()), UploadRate::check)?;
         self.check_order_of_timeouts()?;
         let OverloadSettings { breaker, hedge, .. } = &self.overload;
         policy::check(&self.retry, &self.budget, breaker.as_ref(), hedge.as_ref()).map_err(Error::invalid)?;
@@ -583,19 +553,12 @@ fn names_a_tls_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>
 }
 
 /// Builds the HTTP client, and turns off all of its own redirects and retries.
-fn finish(
-    http: reqwest::ClientBuilder,
-    connect_timeout: Option<Duration>,
-    read_timeout: Option<Duration>,
-) -> reqwest::Result<reqwest::Client> {
+fn finish(http: reqwest::ClientBuilder, connect_timeout: Option<Duration>) -> reqwest::Result<reqwest::Client> {
     // `never()` alone still clones every request.
     let no_retries = reqwest::retry::never().max_retries_per_request(0);
     let mut http = http.redirect(reqwest::redirect::Policy::none()).retry(no_retries);
     if let Some(timeout) = connect_timeout {
         http = http.connect_timeout(timeout.min(CENTURY));
-    }
-    if let Some(timeout) = read_timeout {
-        http = http.read_timeout(timeout.min(CENTURY));
     }
     http.build()
 }
@@ -612,20 +575,16 @@ fn not_built(error: reqwest::Error) -> Error {
 ///
 /// The HTTP client could not be built for another reason.
 #[cfg(feature = "rustls")]
-fn without_roots(
-    error: reqwest::Error,
-    connect_timeout: Option<Duration>,
-    read_timeout: Option<Duration>,
-) -> Result<(reqwest::Client, bool)> {
+fn without_roots(error: reqwest::Error, connect_timeout: Option<Duration>) -> Result<(reqwest::Client, bool)> {
     if !transport_error::lacks_roots(&error) {
         return Err(not_built(error));
     }
     let http = healthy(reqwest::Client::builder()).tls_certs_only([]);
-    Ok((finish(http, connect_timeout, read_timeout).map_err(not_built)?, true))
+    Ok((finish(http, connect_timeout).map_err(not_built)?, true))
 }
 
 #[cfg(not(feature = "rustls"))]
-fn without_roots(error: reqwest::Error, _: Option<Duration>, _: Option<Duration>) -> Result<(reqwest::Client, bool)> {
+fn without_roots(error: reqwest::Error, _: Option<Duration>) -> Result<(reqwest::Client, bool)> {
     Err(not_built(error))
 }
 

@@ -3,7 +3,8 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Error, Result};
 
@@ -31,4 +32,34 @@ pub(super) fn bearer(token: impl Display) -> Result<HeaderValue> {
     let mut value = value.map_err(|error| Error::build("bearer_auth", error))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// Checks the headers that say where a message goes and where it ends. `length` is that of the
+/// body, if it is known. A server refuses a second `Host` (RFC 9112 §3.2). It takes what follows a
+/// wrong `Content-Length` for another request, or waits for the rest (RFC 9112 §11.2).
+pub(super) fn check_framing(headers: &HeaderMap, length: Option<u64>) -> Result<()> {
+    if headers.is_empty() {
+        return Ok(());
+    }
+    if headers.get_all(HOST).iter().nth(1).is_some() {
+        return Err(Error::build("host", "the header is there twice"));
+    }
+    check_length(headers, length).map_err(|reason| Error::build("content-length", reason))
+}
+
+/// Checks the `Content-Length` of a body. `length` is its length, if it is known.
+pub(super) fn check_length(headers: &HeaderMap, length: Option<u64>) -> std::result::Result<(), String> {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(value) = values.next() else { return Ok(()) };
+    if values.next().is_some() {
+        return Err("the header is there twice".to_owned());
+    }
+    let is_number = value.as_bytes().iter().all(u8::is_ascii_digit);
+    let Some(said) = value.to_str().ok().filter(|_| is_number).and_then(|text| text.parse::<u64>().ok()) else {
+        return Err("the header is no number".to_owned());
+    };
+    match length {
+        Some(length) if length != said => Err(format!("it says {said}, and the body has {length} bytes")),
+        _ => Ok(()),
+    }
 }

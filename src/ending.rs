@@ -1,4 +1,4 @@
-//! Tells a complete response body from one that was cut off.
+//! Tells a complete response body from one that was cut off, and from one that does not go on.
 //!
 //! Over HTTP/2 a body ends with END_STREAM. hyper also ends one, without an error, at a RST_STREAM
 //! or GOAWAY with the code NO_ERROR. RFC 9113 §8.1 lets a server stop an upload that way once it
@@ -8,30 +8,44 @@
 //! So this file checks the end: by the rest of the announced length, and by the body's
 //! `is_end_stream`. Neither is known of a response that reqwest has decoded. There the end of the
 //! compressed format must do.
+//!
+//! A body that is read after the operation has no time limit but the longest pause. reqwest's own
+//! `read_timeout` cannot be that limit: it also counts while a request is sent and while its
+//! response is awaited, so it would end long uploads and long polls.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use reqwest::ResponseBuilderExt as _;
 
+use crate::clock;
 use crate::error::BoxError;
+use crate::journal::ShortDuration;
 
 /// Whether a body's `is_end_stream` can be trusted.
 const SEES_END: bool = !decoding::IS_COMPILED;
 
-/// Makes the body of a response fail if it is cut off, where that can be told. `has_body`: an
-/// announced length is that of the body.
-pub(super) fn fail_if_cut(response: reqwest::Response, has_body: bool) -> reqwest::Response {
+/// Makes the body of a response fail if it is cut off, where that can be told, or if it pauses for
+/// longer than `read_timeout`. `has_body`: an announced length is that of the body.
+pub(super) fn guard(response: reqwest::Response, has_body: bool, read_timeout: Option<Duration>) -> reqwest::Response {
     let length = response.content_length();
-    let can_tell = SEES_END || (length.is_some() && has_body);
-    if response.version() != Version::HTTP_2 || length == Some(0) || !can_tell {
+    if length == Some(0) {
+        return response;
+    }
+    let checks_end = response.version() == Version::HTTP_2 && (SEES_END || (length.is_some() && has_body));
+    let pause = read_timeout.filter(|_| has_body);
+    if !checks_end && pause.is_none() {
         return response;
     }
     let (parts, body) = into_parts(response);
-    http::Response::from_parts(parts, reqwest::Body::wrap(FailIfCut { body, has_failed: false })).into()
+    let pause = pause.map(Pause::new);
+    let guarded = Guarded { body, checks_end, pause, has_failed: false };
+    http::Response::from_parts(parts, reqwest::Body::wrap(guarded)).into()
 }
 
 /// Returns whether a response was cut off, once its body has been read to what looks like its end.
@@ -55,9 +69,10 @@ pub(super) fn cut_error() -> BoxError {
 }
 
 /// Returns whether an announced length is that of a body. A response to HEAD, a 204 and a 304 have
-/// no body (RFC 9110 §8.6).
+/// no body (RFC 9110 §8.6), and after a 101 the connection speaks another protocol.
 pub(super) fn has_body(method: &Method, status: StatusCode) -> bool {
-    *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    let without_body = [StatusCode::SWITCHING_PROTOCOLS, StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+    *method != Method::HEAD && !without_body.contains(&status)
 }
 
 /// Takes a response apart. Parts and body can be put together again, because the URL is among the
@@ -65,32 +80,50 @@ pub(super) fn has_body(method: &Method, status: StatusCode) -> bool {
 pub(super) fn into_parts(response: reqwest::Response) -> (http::response::Parts, reqwest::Body) {
     let url = response.url().clone();
     let (mut parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
-    // The builder is the only way to give a response its URL.
-    if let Some(with_url) = http::Response::builder().url(url).extensions_mut() {
-        parts.extensions.extend(std::mem::take(with_url));
+    // The builder is the only way to give a response its URL. It gets the extensions, since
+    // creating others and moving them takes longer.
+    let mut builder = http::Response::builder();
+    if let Some(extensions) = builder.extensions_mut() {
+        *extensions = std::mem::take(&mut parts.extensions);
+    }
+    let mut builder = builder.url(url);
+    if let Some(extensions) = builder.extensions_mut() {
+        parts.extensions = std::mem::take(extensions);
     }
     (parts, body)
 }
 
-/// A body that fails instead of ending if it was cut off.
-struct FailIfCut {
+/// A body that fails instead of ending if it was cut off, and instead of waiting for too long.
+struct Guarded {
     body: reqwest::Body,
+    checks_end: bool,
+    pause: Option<Pause>,
     has_failed: bool,
 }
 
-impl FailIfCut {
+impl Guarded {
     fn is_cut(&self) -> bool {
         if SEES_END { !self.body.is_end_stream() } else { self.body.size_hint().lower() > 0 }
     }
 }
 
-impl Body for FailIfCut {
+impl Body for Guarded {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let is_cut = frame.is_none() && !self.has_failed && self.is_cut();
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            let Some(error) = ready!(self.pause.as_mut().map_or(Poll::Pending, |pause| pause.poll_end(cx))) else {
+                // It was polled again after that.
+                return Poll::Ready(None);
+            };
+            self.has_failed = true;
+            return Poll::Ready(Some(Err(error)));
+        };
+        if let Some(pause) = &mut self.pause {
+            pause.is_running = false;
+        }
+        let is_cut = frame.is_none() && self.checks_end && !self.has_failed && self.is_cut();
         self.has_failed |= is_cut || matches!(frame, Some(Err(_)));
         Poll::Ready(if is_cut { Some(Err(cut_error())) } else { frame.map(|frame| frame.map_err(BoxError::from)) })
     }
@@ -101,6 +134,44 @@ impl Body for FailIfCut {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Limits the time in which somebody waits for a part of a body.
+struct Pause {
+    longest: Duration,
+    /// Whether somebody waits.
+    is_running: bool,
+    has_ended: bool,
+    /// Boxed, and created at the first wait: the bodies of most responses arrive with their head.
+    timer: Option<Pin<Box<clock::Timer>>>,
+}
+
+impl Pause {
+    fn new(longest: Duration) -> Self {
+        Self { longest, is_running: false, has_ended: false, timer: None }
+    }
+
+    /// Waits for the end of the longest pause. Returns its error, or `None` if it has returned that
+    /// before.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<BoxError>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        if !self.is_running {
+            let Some(end) = clock::now().checked_add(self.longest) else { return Poll::Pending };
+            match &mut self.timer {
+                Some(timer) => timer.as_mut().reset(end.into()),
+                None => self.timer = clock::timer(Some(end)).map(Box::pin),
+            }
+            self.is_running = true;
+        }
+        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        ready!(timer.as_mut().poll(cx));
+        self.has_ended = true;
+        let text = format!("no byte of the response body for {}, the read_timeout", ShortDuration(self.longest));
+        // reqwest recognises this kind as a timeout.
+        Poll::Ready(Some(io::Error::new(io::ErrorKind::TimedOut, text).into()))
     }
 }
 

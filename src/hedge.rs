@@ -26,7 +26,6 @@ pub(super) struct Hedge<'a> {
     pub(super) context: &'a OperationContext<'a>,
     pub(super) admission: &'a Admission<'a>,
     pub(super) recorder: &'a Recorder<'a>,
-    pub(super) until: Option<Instant>,
     /// How long after its start the first attempt is late.
     pub(super) late_after: Duration,
 }
@@ -62,15 +61,15 @@ pub(super) async fn run(
     progress: &mut AttemptProgress,
     operation: &mut Operation<'_>,
 ) -> HedgedResult {
-    let Hedge { context, admission, recorder, until, late_after } = hedge;
+    let Hedge { context, admission, recorder, late_after } = hedge;
     let started = clock::now();
-    let number = progress.number;
+    let (number, limits) = (progress.number, progress.limits);
     let alone = |result| HedgedResult { winner: FinishedAttempt::now(result, number, started), loser: None };
     let Some(mut second_request) = wire_request.fork() else {
-        return alone(attempt::send(context, wire_request, progress, until).await);
+        return alone(attempt::send(context, wire_request, progress).await);
     };
     // Boxed, so that operations that are not hedged do not carry the room for two.
-    let mut first = Box::pin(attempt::send(context, wire_request, progress, until));
+    let mut first = Box::pin(attempt::send(context, wire_request, progress));
     if let Ok(result) = clock::until(started.checked_add(late_after), first.as_mut()).await {
         return alone(result);
     }
@@ -78,10 +77,11 @@ pub(super) async fn run(
         return alone(first.await);
     }
     let mut second_progress = AttemptProgress::new(number.saturating_add(1), true, second_request.redirect_state());
+    second_progress.limits = limits;
     recorder.emit(&second_request, EventKind::HedgeStarted { number: second_progress.number });
     let second_started = clock::now();
     let (first_wins, result, loser) = {
-        let mut second = Box::pin(attempt::send(context, &mut second_request, &mut second_progress, until));
+        let mut second = Box::pin(attempt::send(context, &mut second_request, &mut second_progress));
         race(first.as_mut(), second.as_mut()).await
     };
     drop(first);

@@ -11,7 +11,8 @@ use crate::journal::NotFollowed;
 use crate::key_policy::KeyPolicy;
 use crate::origin::OriginMap;
 use crate::policy::{Classification, Outcome, RetryPolicy};
-use crate::settings::OverloadSettings;
+use crate::send_clock::UploadRate;
+use crate::settings::{OverloadSettings, ReadTimeout};
 
 pub(crate) type Classifier = Arc<dyn Fn(&Outcome<'_>) -> Classification + Send + Sync>;
 pub(crate) type OnEvent = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
@@ -35,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) retry: RetryPolicy,
     pub(crate) keys: KeyPolicy,
     pub(crate) attempt_timeout: Option<Duration>,
+    pub(crate) upload_rate: Option<UploadRate>,
+    pub(crate) read_timeout: ReadTimeout,
     pub(crate) body_limit: usize,
     pub(crate) max_redirects: u32,
     pub(crate) redirect_post_as_get: bool,

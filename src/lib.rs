@@ -94,7 +94,7 @@
 // | `operation`, `wire_request`, `common_headers` | the terms of one operation, and its request |
 // | `run` | the loop |
 // | `hedge` | a second attempt beside a late one |
-// | `attempt`, `redirect`, `send_probe` | one attempt: send, follow redirects, watch the body |
+// | `attempt`, `redirect`, `send_probe`, `send_clock` | one attempt: send, follow redirects, watch the body and its time |
 // | `attempt_result`, `response_body`, `ending`, `transport_error` | the evidence of an attempt, and its response |
 // | `assessment` | the class of an attempt |
 // | `admission`, `cooldown` | whether an attempt is admitted |
@@ -140,6 +140,7 @@ mod response;
 mod response_body;
 mod resume;
 mod run;
+mod send_clock;
 mod send_probe;
 mod settings;
 mod target;

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::attempt_result::AttemptProgress;
-use super::checks::check_timeout;
+use super::checks::{check_framing, check_timeout};
 use super::defaults;
 use super::key_trust::RequestPaths;
 use super::origin::Origin;
 use super::redirect::Hop;
 use super::request_body::ContentType;
 use super::response_body::ReadMode;
+use super::send_clock::{SendClock, UploadRate};
+use super::send_probe::SendProbe;
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::deadline::Deadline;
@@ -26,6 +28,7 @@ use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
 use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
 use crate::resume::{self, ResumeToken};
+use crate::settings::ReadTimeout;
 
 /// The settings of one request that differ from the client's.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +40,8 @@ pub(super) struct Options {
     pub(super) hedge: Option<Option<HedgePolicy>>,
     pub(super) timeout: Option<Option<Duration>>,
     pub(super) attempt_timeout: Option<Option<Duration>>,
+    pub(super) upload_rate: Option<UploadRate>,
+    pub(super) read_timeout: Option<Option<Duration>>,
     pub(super) body_limit: Option<usize>,
 }
 
@@ -49,8 +54,21 @@ static NO_OPTIONS: Options = Options {
     hedge: None,
     timeout: None,
     attempt_timeout: None,
+    upload_rate: None,
+    read_timeout: None,
     body_limit: None,
 };
+
+/// The limits of pauses that one request sets.
+struct OwnPauses {
+    upload_rate: Option<UploadRate>,
+    read_timeout: Option<Option<Duration>>,
+}
+
+fn own_pauses(options: &Options) -> Option<Box<OwnPauses>> {
+    let &Options { upload_rate, read_timeout, .. } = options;
+    (upload_rate.is_some() || read_timeout.is_some()).then(|| Box::new(OwnPauses { upload_rate, read_timeout }))
+}
 
 /// The terms of one operation. They do not change while it runs.
 pub(super) struct OperationContext<'a> {
@@ -60,6 +78,8 @@ pub(super) struct OperationContext<'a> {
     /// The request's own policy, or `None` for the client's.
     own_policy: Option<Box<RetryPolicy>>,
     attempt_timeout: Option<Duration>,
+    /// The request's own settings, or `None` for the client's.
+    own_pauses: Option<Box<OwnPauses>>,
     pub(super) read: ReadMode,
     hedge: Option<Box<HedgePolicy>>,
     pub(super) idempotency: Idempotency,
@@ -91,9 +111,12 @@ impl<'a> OperationContext<'a> {
         let has_content_type = wire_request.content_type != ContentType::Unset;
         client.defaults.add_to(wire_request.template.headers_mut(), at_home, has_content_type);
 
+        check_framing(wire_request.template.headers(), wire_request.body.length())?;
         let own_policy = own_policy(client, options)?;
         let attempt_timeout = options.attempt_timeout.unwrap_or(client.attempt_timeout);
         check_timeout("attempt_timeout", attempt_timeout)?;
+        check_timeout("read_timeout", options.read_timeout.flatten())?;
+        options.upload_rate.map_or(Ok(()), UploadRate::check)?;
         let limit = options.body_limit.unwrap_or(client.body_limit);
 
         let method = wire_request.template.method().clone();
@@ -114,6 +137,7 @@ impl<'a> OperationContext<'a> {
             origin,
             own_policy,
             attempt_timeout,
+            own_pauses: own_pauses(options),
             read: if reads_body { ReadMode::Whole { limit } } else { ReadMode::Head },
             idempotency,
             key,
@@ -193,6 +217,32 @@ impl<'a> OperationContext<'a> {
     /// Returns when an attempt that starts at `started` times out.
     pub(super) fn attempt_until(&self, started: Instant) -> Option<Instant> {
         self.attempt_timeout.and_then(|timeout| started.checked_add(timeout))
+    }
+
+    /// Returns the clock of an attempt while the body that `probe` watches is sent.
+    pub(super) fn send_clock(&self, probe: Option<&SendProbe>) -> SendClock<'_> {
+        let own = self.own_pauses.as_ref().and_then(|own| own.upload_rate.as_ref());
+        SendClock {
+            attempt_timeout: self.attempt_timeout,
+            rate: own.or(self.client.upload_rate.as_ref()),
+            deadline: probe.and_then(SendProbe::deadline),
+        }
+    }
+
+    /// Returns the longest pause in a response body that is read after the attempt.
+    pub(super) fn read_timeout(&self) -> Option<&Duration> {
+        match self.own_pauses.as_ref().and_then(|own| own.read_timeout.as_ref()) {
+            Some(own) => own.as_ref(),
+            None => self.client.read_timeout.duration(),
+        }
+    }
+
+    /// Returns the longest pause in a response body that is read inside an attempt. The default
+    /// does not apply to one with an end.
+    pub(super) fn read_timeout_inside(&self, until: Option<Instant>) -> Option<&Duration> {
+        let is_own = self.own_pauses.as_ref().is_some_and(|own| own.read_timeout.is_some());
+        let is_default = !is_own && self.client.read_timeout == ReadTimeout::Default;
+        if is_default && until.is_some() { None } else { self.read_timeout() }
     }
 
     /// Returns the hedge policy for an attempt. Only the first one is hedged.
@@ -377,5 +427,35 @@ fn given_key(
             }
             Ok(Some(key))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Client, RequestBuilder};
+
+    /// The longest pauses of a body after the attempt, inside one with an end, and inside one
+    /// without.
+    fn check(mut request: RequestBuilder) -> [Option<u64>; 3] {
+        let (context, _) = request.prepare(true).unwrap();
+        let pauses = [None, Some(Some(clock::now())), Some(None)]
+            .map(|inside| inside.map_or_else(|| context.read_timeout(), |until| context.read_timeout_inside(until)));
+        pauses.map(|pause| pause.map(Duration::as_secs))
+    }
+
+    #[test]
+    fn default_read_timeout_is_for_unbounded_bodies() {
+        let get = |builder: crate::ClientBuilder| builder.build().unwrap().get("http://127.0.0.1/");
+        let second = Duration::from_secs(1);
+        assert_eq!(check(get(Client::builder())), [Some(90), None, Some(90)]);
+        assert_eq!(check(get(Client::builder().read_timeout(second))), [Some(1); 3]);
+        assert_eq!(check(get(Client::builder().read_timeout(None))), [None; 3]);
+        assert_eq!(check(get(Client::builder()).read_timeout(second)), [Some(1); 3]);
+        assert_eq!(check(get(Client::builder().read_timeout(second)).read_timeout(None)), [None; 3]);
+        let given = || Client::builder().http_client(reqwest::Client::new());
+        assert_eq!(check(get(given())), [None; 3], "it has timeouts of its own");
+        assert_eq!(check(get(given().assume_no_redirects())), [None; 3]);
+        assert_eq!(check(get(given().read_timeout(second))), [Some(1); 3]);
     }
 }

@@ -147,9 +147,20 @@ impl<'a> Recorder<'a> {
 fn attempt_failed(error: AttemptError, report: OperationReport, wire_request: &WireRequest) -> Error {
     let status = error.head.as_deref().map(|(status, _)| *status);
     let cause = report.journal.attempts().last().and_then(|attempt| attempt.cause);
-    let what = StatusOrFailure { status, failure: Some(error.failure), cause };
     let kind = error_kind(error.failure, error.timed_out);
-    with_report(Error::new(kind, what.to_string()).with_source(error.source), report, wire_request)
+    let error = match (error.failure, error.source) {
+        // How far the upload got says more than the failure.
+        (Failure::UploadTimeout | Failure::UploadTooSlow, Some(line)) => Error::new(kind, line.to_string()),
+        (Failure::InvalidRequest, Some(source)) => {
+            let what = format!("{}: {source}", Failure::InvalidRequest.as_str());
+            Error::new(kind, what).with_source(Some(source))
+        }
+        (failure, source) => {
+            let what = StatusOrFailure { status, failure: Some(failure), cause };
+            Error::new(kind, what.to_string()).with_source(source)
+        }
+    };
+    with_report(error, report, wire_request)
 }
 
 fn with_report(error: Error, report: OperationReport, wire_request: &WireRequest) -> Error {

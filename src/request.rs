@@ -19,6 +19,7 @@ use super::checks::{bearer, parse_header};
 use super::operation::{OperationContext, Options};
 use super::redirect::RedirectState;
 use super::request_body::{ContentType, RequestBody};
+use super::send_clock::UploadRate;
 use super::wire_request::WireRequest;
 use super::{run, target};
 use crate::Client;
@@ -410,9 +411,47 @@ impl RequestBuilder {
     }
 
     /// Sets the timeout of one attempt. `None` disables it. Default: the client's
-    /// [`attempt_timeout`](crate::ClientBuilder::attempt_timeout).
+    /// [`attempt_timeout`](crate::ClientBuilder::attempt_timeout). An upload may take longer, as
+    /// long as it moves.
     pub fn attempt_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         self.option(|options| options.attempt_timeout = Some(timeout.into()))
+    }
+
+    /// Sets the lowest rate of this upload, in place of the client's
+    /// [`min_upload_rate`](crate::ClientBuilder::min_upload_rate): at least `bytes` in each `per`.
+    ///
+    /// # Errors
+    ///
+    /// Sending the request returns an [`ErrorKind::Build`](crate::ErrorKind::Build) if one of them
+    /// is zero.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let client = steadfast::Client::new();
+    /// let request = client
+    ///     .put("https://files.example.com/monday")
+    ///     .body(vec![0; 20 << 20])
+    ///     .timeout(Duration::from_secs(600))
+    ///     .min_upload_rate(1_000_000, Duration::from_secs(60));
+    /// ```
+    pub fn min_upload_rate(self, bytes: u64, per: Duration) -> Self {
+        self.option(|options| options.upload_rate = Some(UploadRate { bytes, per }))
+    }
+
+    /// Sets the longest pause in the body of this request's response, in place of the client's
+    /// [`read_timeout`](crate::ClientBuilder::read_timeout). `None` disables it.
+    ///
+    /// ```no_run
+    /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
+    /// // Changes come at any time, or not at all.
+    /// let watch = client.get("https://api.example.com/changes").read_timeout(None).send().await?;
+    /// # drop(watch);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.option(|options| options.read_timeout = Some(timeout.into()))
     }
 
     /// Sets when this request is hedged, in place of the client's
@@ -485,10 +524,10 @@ impl RequestBuilder {
     /// error. A redirect that is [not followed](crate::ClientBuilder::max_redirects) is a final
     /// response too.
     ///
-    /// You read the body after the operation has ended. A failure there is not retried, and only
-    /// [`read_timeout`](crate::ClientBuilder::read_timeout) bounds the wait. [`fetch`](Self::fetch),
-    /// [`fetch_text`](Self::fetch_text), [`fetch_bytes`](Self::fetch_bytes) and
-    /// [`fetch_with`](Self::fetch_with) read it within the attempt. A body that is cut off
+    /// You read the body after the operation has ended. A failure there is not retried. Only
+    /// [`read_timeout`](crate::ClientBuilder::read_timeout), by default 90 s, limits a pause in it.
+    /// [`fetch`](Self::fetch), [`fetch_text`](Self::fetch_text), [`fetch_bytes`](Self::fetch_bytes)
+    /// and [`fetch_with`](Self::fetch_with) read it within the attempt. A body that is cut off
     /// ends in an error, even where reqwest alone would take it for a complete one. [The
     /// guide](crate::guide::failures) names the cases in which nothing can tell.
     ///

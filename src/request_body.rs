@@ -104,6 +104,16 @@ impl RequestBody {
         }
     }
 
+    /// Returns the length, or `None` if it is known only when the body is made, or not at all.
+    pub(super) fn length(&self) -> Option<u64> {
+        match self {
+            Self::Empty => Some(0),
+            Self::Bytes(bytes) => u64::try_from(bytes.len()).ok(),
+            Self::Once(body) => body.as_ref().and_then(|body| body.size_hint().exact()),
+            _ => None,
+        }
+    }
+
     /// Returns the body of the next attempt.
     ///
     /// # Errors

@@ -22,6 +22,8 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 /// Time limit for reading an error body.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_millis(500);
 
+const ERROR_LIMITS: ReadLimits<'_> = ReadLimits { bytes: MAX_ERROR_BODY, pause: None };
+
 /// How much of the response belongs to the attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ReadMode {
@@ -31,20 +33,29 @@ pub(super) enum ReadMode {
     Whole { limit: usize },
 }
 
-/// Reads the body of a response: at most `limit` bytes of a success, and of an error what
+/// The limits of reading one body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadLimits<'a> {
+    pub(super) bytes: usize,
+    /// The longest pause.
+    pub(super) pause: Option<&'a Duration>,
+}
+
+/// Reads the body of a response: at most `limits.bytes` of a success, and of an error what
 /// [`read_error`] reads. A success that is cut short is a failure.
 // The response is borrowed, since each future that owns an argument makes those around it larger.
 pub(super) async fn read_whole(
     response: &mut reqwest::Response,
     has_body: bool,
     until: &mut Deadline<'_>,
-    limit: usize,
+    limits: ReadLimits<'_>,
 ) -> Result<AttemptResponse, AttemptError> {
     let is_error = !response.status().is_success();
     if is_error {
         until.set(error_body_deadline(until.at()));
     }
-    let mut collected = collect(response, until, if is_error { MAX_ERROR_BODY } else { limit }).await;
+    let limits = if is_error { ERROR_LIMITS } else { limits };
+    let mut collected = collect(response, until, limits).await;
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     if let Collected::Whole(body) = &mut collected
         && ending::is_cut(response, has_body)
@@ -77,7 +88,7 @@ pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Dea
     let end = until.at();
     until.set(error_body_deadline(end));
     let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
-        collect(response, until, MAX_ERROR_BODY).await;
+        collect(response, until, ERROR_LIMITS).await;
     until.set(end);
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
     AttemptResponse::Whole { status, headers, body, over_limit: false }
@@ -95,10 +106,16 @@ enum Collected {
     Cut { body: Bytes, timed_out: bool, source: Option<BoxError> },
 }
 
-async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limit: usize) -> Collected {
+async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limits: ReadLimits<'_>) -> Collected {
+    let ReadLimits { bytes: limit, pause } = limits;
     let mut body = Chunks::default();
     loop {
-        match until.bound(response.chunk()).await {
+        let next = match pause {
+            None => until.bound(response.chunk()).await,
+            // Boxed, because few operations have this limit.
+            Some(pause) => Box::pin(chunk_without_pause(response, until, *pause)).await,
+        };
+        match next {
             Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
                 body.push(chunk.slice(..limit - body.len()));
                 return Collected::OverLimit(body.into_bytes());
@@ -119,6 +136,19 @@ async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, lim
             }
         }
     }
+}
+
+/// Reads the next part of a body, if it arrives before the longest pause.
+async fn chunk_without_pause(
+    response: &mut reqwest::Response,
+    until: &mut Deadline<'_>,
+    pause: Duration,
+) -> Result<reqwest::Result<Option<Bytes>>, clock::TimedOut> {
+    let end = until.at();
+    until.set(clock::earlier(end, clock::now().checked_add(pause)));
+    let next = until.bound(response.chunk()).await;
+    until.set(end);
+    next
 }
 
 /// Returns whether all bytes of an announced length have arrived, so that there is no end to wait

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::admission::{Admission, Admitted};
 use super::assessment::Assessment;
 use super::attempt;
-use super::attempt_result::{AttemptProgress, AttemptResponse, FinishedAttempt};
+use super::attempt_result::{AttemptProgress, AttemptResponse, FinishedAttempt, TimeLimits};
 use super::event::EventKind;
 use super::hedge::{self, Hedge, HedgedResult, LosingAttempt};
 use super::operation::OperationContext;
@@ -37,16 +37,16 @@ pub(super) async fn run(
             Ok(pass) => pass,
             Err(held) => return Err(run.not_admitted(wire_request, held)),
         };
-        let Terms { until, late_after } = run.begin_attempt(wire_request, progress, &pass);
+        let late_after = run.begin_attempt(wire_request, progress, &pass);
         // In a block, so that `finished` takes no room in the future while the loop waits.
         let (result, ended, decision) = {
             let finished = match late_after {
                 None => {
-                    let result = attempt::send(context, wire_request, progress, until).await;
+                    let result = attempt::send(context, wire_request, progress).await;
                     FinishedAttempt::now(result, progress.number, pass.started)
                 }
                 // Boxed, so that operations without a hedge have no room for one.
-                Some(late_after) => Box::pin(run.send_hedged(wire_request, progress, until, late_after)).await,
+                Some(late_after) => Box::pin(run.send_hedged(wire_request, progress, late_after)).await,
             };
             let decision = run.conclude(wire_request, progress, &finished, pass);
             (finished.result, finished.ended, decision)
@@ -79,13 +79,6 @@ struct Run<'a> {
     admission: Admission<'a>,
     operation: Operation<'a>,
     recorder: Recorder<'a>,
-}
-
-/// When the next attempt ends, and when it is late.
-struct Terms {
-    until: Option<Instant>,
-    /// `None` if the attempt is not hedged.
-    late_after: Option<Duration>,
 }
 
 impl<'a> Run<'a> {
@@ -122,24 +115,27 @@ impl<'a> Run<'a> {
         Ok(pass)
     }
 
-    /// Announces the next attempt, and spends the tokens of its retry.
+    /// Announces the next attempt, and spends the tokens of its retry. Returns when it is late, if
+    /// it is hedged.
     fn begin_attempt(
         &mut self,
         wire_request: &WireRequest,
         progress: &mut AttemptProgress,
         pass: &Admitted<'_>,
-    ) -> Terms {
+    ) -> Option<Duration> {
         let number = self.operation.attempts().saturating_add(1);
         if pass.half_opened() {
             self.recorder.emit(wire_request, EventKind::BreakerChanged { state: BreakerState::HalfOpen });
         }
         self.recorder.emit(wire_request, EventKind::AttemptStarted { number });
-        let until = clock::earlier(self.context.attempt_until(pass.started), self.operation.deadline());
+        let deadline = self.operation.deadline();
+        let limits = TimeLimits { until: clock::earlier(self.context.attempt_until(pass.started), deadline), deadline };
         self.operation.begin_attempt();
         let late_after = self.admission.late_after(self.context.hedge_policy(number), pass);
         let is_repeat = self.operation.is_at_risk() || late_after.is_some();
         *progress = AttemptProgress::new(number, is_repeat, wire_request.redirect_state());
-        Terms { until, late_after }
+        progress.limits = limits;
+        late_after
     }
 
     /// Sends an attempt with a second one beside it once it is late.
@@ -147,12 +143,11 @@ impl<'a> Run<'a> {
         &mut self,
         wire_request: &mut WireRequest,
         progress: &mut AttemptProgress,
-        until: Option<Instant>,
         late_after: Duration,
     ) -> FinishedAttempt {
         let Self { context, admission, operation, recorder } = self;
         operation.set_key_trusted(context.is_key_trusted(wire_request, progress));
-        let hedge = Hedge { context, admission, recorder, until, late_after };
+        let hedge = Hedge { context, admission, recorder, late_after };
         let HedgedResult { winner, loser } = hedge::run(hedge, wire_request, progress, operation).await;
         if let Some(loser) = loser {
             self.record_loser(wire_request, &loser);

@@ -1,7 +1,9 @@
-//! The client's settings of overload protection and of redirects.
+//! The client's settings of overload protection, of redirects and of the read timeout.
 //!
-//! The builder's methods set them (`builder/overload.rs`, `builder/redirects.rs`), and its `check`
-//! checks them.
+//! The builder's methods set them (`builder/overload.rs`, `builder/redirects.rs`,
+//! `builder/timeouts.rs`), and its `check` checks them.
+
+use std::time::Duration;
 
 use http::HeaderName;
 
@@ -23,6 +25,26 @@ impl OverloadSettings {
     /// Returns the settings from which each origin gets its own state.
     pub(super) fn origins(&self, budget: RetryBudget, names_host: bool) -> OriginSettings {
         OriginSettings { budget, breaker: self.breaker.clone(), names_host }
+    }
+}
+
+/// The default of [`ReadTimeout`]. Event streams send a comment every 15 s or so (WHATWG HTML
+/// §9.2.7), and common proxies end a connection that is silent for 60 s.
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The longest pause in a response body.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum ReadTimeout {
+    Default,
+    Set(Option<Duration>),
+}
+
+impl ReadTimeout {
+    pub(super) fn duration(&self) -> Option<&Duration> {
+        match self {
+            Self::Default => Some(&READ_TIMEOUT),
+            Self::Set(timeout) => timeout.as_ref(),
+        }
     }
 }
 

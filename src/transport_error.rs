@@ -39,6 +39,9 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&SendProbe>, is
     if client_certificate_alert(error).is_some() {
         return Failure::Certificate;
     }
+    if has_left_the_pool(error) {
+        return Failure::NotSent;
+    }
     if let Some(error) = find::<h2::Error>(error) {
         return of_http2(error);
     }
@@ -67,6 +70,12 @@ pub(super) fn of_transport(error: &reqwest::Error, probe: Option<&SendProbe>, is
     if was_cut || first.is_some_and(hyper::Error::is_closed) { Failure::Disconnected } else { Failure::Unknown }
 }
 
+/// Returns whether a timer of reqwest's ended the attempt: its `timeout` or `read_timeout`. A silent
+/// HTTP/2 connection that did not answer a ping is another timeout, and has an error of hyper.
+pub(super) fn is_timer(error: &reqwest::Error) -> bool {
+    error.is_timeout() && find::<hyper::Error>(error).is_none() && find::<io::Error>(error).is_none()
+}
+
 /// Returns the failure of an attempt that the client's own timer ended. Over HTTP/2 its head may
 /// still be sent.
 pub(super) fn of_timeout(probe: Option<&SendProbe>) -> Failure {
@@ -85,6 +94,15 @@ fn of_connecting(error: &reqwest::Error) -> Failure {
         return Failure::ProxyLogin;
     }
     if io_errors(error).any(lacks_resources) { Failure::LocalResources } else { Failure::Connect }
+}
+
+/// Returns whether hyper-util gave the request up before it had a connection. It dials one
+/// connection for each of the first requests to an origin. If TLS chooses HTTP/2 on several at
+/// once, it keeps one, and the others wait for that. A request whose wait was cancelled before ends
+/// with this text. hyper-util has no other mark. With another text the failure is ambiguous again.
+fn has_left_the_pool(error: &reqwest::Error) -> bool {
+    let Some(error) = find::<legacy::Error>(error).filter(|error| error.connect_info().is_none()) else { return false };
+    error.source().is_some_and(|source| source.to_string() == "ALPN upgraded to HTTP/2")
 }
 
 /// Returns whether the operating system refused to open a socket. `EADDRNOTAVAIL` does not count,

@@ -58,6 +58,10 @@ mod server {}
 #[cfg(doctest)]
 mod simulation {}
 
+#[doc = include_str!("../src/guide/timeouts.md")]
+#[cfg(doctest)]
+mod timeouts {}
+
 #[doc = include_str!("../src/guide/testing.md")]
 #[cfg(doctest)]
 mod testing {}

@@ -85,7 +85,8 @@ impl ClientBuilder {
     /// The value is the time left, in whole milliseconds. The attempt timeout, the operation's
     /// timeout and the task's [deadline](crate::with_deadline) bound it, whichever ends first. Like
     /// gRPC's `grpc-timeout` it is a duration, because the clocks of two machines differ. It is not
-    /// sent to another origin.
+    /// sent to another origin. The attempt timeout does not bound an upload, so it is left out for a
+    /// body of more than 16 KiB.
     ///
     /// Envoy understands the name `x-envoy-expected-rq-timeout-ms`.
     /// [`server::DeadlineLayer`](https://docs.rs/steadfast/latest/steadfast/server/struct.DeadlineLayer.html)

@@ -3,6 +3,7 @@
 //! For you as a user:
 //!
 //! * [`failures`]: the meaning of each failure, and when the client retries.
+//! * [`timeouts`]: the time limits of an operation, of its uploads and of response bodies.
 //! * [`overload`]: the mechanisms that protect a server in trouble, when to turn them on, and their
 //!   cost.
 //! * [`production`]: what an error means to whoever is on call, tokens that expire, and proxies in
@@ -31,6 +32,9 @@
 
 #[cfg_attr(not(doctest), doc = include_str!("failures.md"))]
 pub mod failures {}
+
+#[cfg_attr(not(doctest), doc = include_str!("timeouts.md"))]
+pub mod timeouts {}
 
 #[cfg_attr(not(doctest), doc = include_str!("overload.md"))]
 pub mod overload {}

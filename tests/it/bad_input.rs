@@ -38,6 +38,7 @@ fn invalid_client_setting_is_named() {
     let swapped = new().timeout(2 * second).connect_timeout(3 * second);
     check_client("connect_timeout", "3s is longer than the timeout of 2s", swapped);
     check_client("read_timeout", "zero", new().read_timeout(Duration::ZERO));
+    check_client("min_upload_rate", "zero", new().min_upload_rate(0, Duration::from_secs(1)));
     check_client("budget", "not negative", new().budget(RetryBudget::ratio(-1.0)));
     let breaker = |policy| new().breaker(policy);
     check_client("window", "zero", breaker(BreakerPolicy::new().window(Duration::ZERO)));
@@ -122,6 +123,23 @@ async fn invalid_request_setting_is_named() {
         ("form", "only maps and structs", get().form(&5)),
         ("timeout", "zero", get().timeout(Duration::ZERO)),
         ("attempt_timeout", "zero", get().attempt_timeout(Duration::ZERO)),
+        ("host", "twice", get().header("host", "a.example").header("host", "b.example")),
+        (
+            "content-length",
+            "says 5, and the body has 3 bytes",
+            client.post("/x").header("content-length", "5").body("abc"),
+        ),
+        ("content-length", "says 5, and the body has 0 bytes", client.post("/x").header("content-length", "5")),
+        ("content-length", "no number", client.post("/x").header("content-length", "+3").body("abc")),
+        ("content-length", "twice", {
+            client.post("/x").header("content-length", "3").header("content-length", "3").body("abc")
+        }),
+        ("content-length", "says 0, and the body has 1 bytes", {
+            client.post("/x").header("content-length", "0").body_factory(|| "x")
+        }),
+        ("read_timeout", "zero", get().read_timeout(Duration::ZERO)),
+        ("min_upload_rate", "zero", get().min_upload_rate(0, Duration::from_secs(1))),
+        ("min_upload_rate", "zero", get().min_upload_rate(1, Duration::ZERO)),
         ("hedge", "twice", client.post("/x").idempotent(false).hedge(HedgePolicy::quantile(0.98))),
         ("hedge", "concurrent_duplicates_safe", client.post("/x").hedge(HedgePolicy::quantile(0.98))),
         ("quantile", "under 1", get().hedge(HedgePolicy::quantile(1.0))),
@@ -134,6 +152,9 @@ async fn invalid_request_setting_is_named() {
         assert!(text.contains(&format!("{setting}: ")) && text.contains(reason), "{setting}: {text}");
     }
     assert_eq!(server.connections(), 0);
+    let right = client.post("/x").header("host", "a.example").header("content-length", "3").body("abc");
+    assert_eq!(right.send().await.unwrap().status(), 200);
+    assert_eq!((server.received()[0].header("host"), server.received()[0].body.len()), (Some("a.example"), 3));
 }
 
 #[tokio::test]

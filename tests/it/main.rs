@@ -22,6 +22,7 @@ mod links;
 mod nginx;
 mod on_call;
 mod overload;
+mod pauses;
 mod properties;
 mod quotas;
 mod redirects;

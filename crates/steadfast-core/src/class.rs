@@ -151,6 +151,13 @@ pub enum Failure {
     Refused,
     /// The attempt timeout passed after the request may have left. `Ambiguous`.
     Timeout,
+    /// A time limit passed while the transport was taking the request body: it had stalled, or the
+    /// operation's time was up. `Ambiguous`.
+    UploadTimeout,
+    /// The transport was taking the request body, too slowly for a limit that each attempt has.
+    /// `Ambiguous`, and not repeated: see
+    /// [`StopReason::UploadTooSlow`](crate::StopReason::UploadTooSlow).
+    UploadTooSlow,
     /// The connection was lost after the request may have left. `Ambiguous`.
     Disconnected,
     /// The server sent something other than HTTP. `Ambiguous`.
@@ -180,6 +187,8 @@ impl Failure {
                 Class::Permanent
             }
             Self::Timeout
+            | Self::UploadTimeout
+            | Self::UploadTooSlow
             | Self::Disconnected
             | Self::BadResponse
             | Self::BodyCut
@@ -199,6 +208,8 @@ impl Failure {
             Self::NotSent => "nothing was sent",
             Self::Refused => "refused by the server before processing",
             Self::Timeout => "no response in time",
+            Self::UploadTimeout => "timed out while sending the body",
+            Self::UploadTooSlow => "the upload was too slow",
             Self::Disconnected => "connection lost before the response",
             Self::BadResponse => "the response is not HTTP",
             Self::BodyCut => "the response body was cut short",

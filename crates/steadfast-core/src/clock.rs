@@ -60,9 +60,12 @@ pub async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Result<F:
     }
 }
 
+/// The timer of a [`Deadline`].
+pub type Timer = Sleep;
+
 /// Creates the timer of a [`Deadline`]. It is registered only at the first wait.
 #[allow(clippy::disallowed_methods, reason = "the one place")]
-pub fn timer(deadline: Option<Instant>) -> Option<Sleep> {
+pub fn timer(deadline: Option<Instant>) -> Option<Timer> {
     deadline.map(|deadline| tokio::time::sleep_until(deadline.into()))
 }
 

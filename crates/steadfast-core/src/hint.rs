@@ -50,6 +50,9 @@ pub struct Hint {
     /// class is `NotProcessed`, the repeat waits and counts as an attempt, and takes no tokens from
     /// the budget. No header sets it.
     pub local: bool,
+    /// The upload was too slow for a limit that the next attempt has too, so it is not repeated. No
+    /// header sets it.
+    pub upload_too_slow: bool,
 }
 
 /// Every header that [`Hint::from_headers`] looks for, whatever the class.
@@ -85,6 +88,7 @@ impl Hint {
         misdirected: false,
         refused: false,
         local: false,
+        upload_too_slow: false,
     };
 
     /// Reads the headers of a response of this class at the time `now`.

@@ -82,6 +82,9 @@ pub enum StopReason {
     KeyNotTrusted,
     /// A repeat would be safe, but the body was a stream and is consumed.
     BodyNotReplayable,
+    /// A repeat would be safe, but the upload moved too slowly for a limit that each attempt has.
+    /// The next one would be cut by the same limit.
+    UploadTooSlow,
     /// `max_attempts` is reached, or a custom schedule has ended.
     AttemptsExhausted,
     /// The server asks for a longer wait than `max_retry_after` or the deadline allows.
@@ -107,6 +110,7 @@ impl StopReason {
             Self::NotRepeatable => "not repeatable",
             Self::KeyNotTrusted => "key not trusted",
             Self::BodyNotReplayable => "body not replayable",
+            Self::UploadTooSlow => "upload too slow",
             Self::AttemptsExhausted => "attempts exhausted",
             Self::RetryAfterTooLong => "retry-after too long",
             Self::DeadlineExceeded => "deadline exceeded",
@@ -455,6 +459,7 @@ impl<'a> Operation<'a> {
             (self.at_risk && self.idempotency == Idempotency::Absent, StopReason::NotRepeatable),
             (self.needs_licence(), StopReason::KeyNotTrusted),
             (!self.body_replayable, StopReason::BodyNotReplayable),
+            (hint.upload_too_slow, StopReason::UploadTooSlow),
         ])
     }
 
@@ -631,6 +636,14 @@ mod tests {
         assert_eq!(word(decision), "stop BodyNotReplayable");
     }
 
+    #[test]
+    fn upload_too_slow_is_not_repeated() {
+        let slow = Hint { upload_too_slow: true, ..Hint::default() };
+        let check = |idempotency| check_with(&policy(), idempotency, &[(Class::Ambiguous, slow)]);
+        assert_eq!(check(Idempotency::Natural), "stop UploadTooSlow");
+        assert_eq!(check(Idempotency::Absent), "stop NotRepeatable");
+    }
+
     /// An attempt may have been carried out, and was repeated under a licence. Once that is gone,
     /// "this one was not processed" is no leave to send another.
     #[test]
@@ -750,6 +763,7 @@ mod tests {
         outcome_unknown: false,
         misdirected: false,
         local: false,
+        upload_too_slow: false,
     };
 
     #[test]

@@ -28,7 +28,7 @@ use crate::key_policy::Trust;
 use crate::operation::OperationContext;
 use crate::policy::{BreakerState, Class, Decision, Denied, Failure, StopReason};
 use crate::redirect::RedirectState;
-use crate::run::{Run, Terms};
+use crate::run::Run;
 use crate::send_probe::SendProbe;
 use crate::wire_request::WireRequest;
 use crate::{attempt, response, transport_error};
@@ -161,7 +161,8 @@ impl<'a> Course<'a> {
         match admitted.expect("only a cooldown waits, and there is none") {
             Ok(pass) => {
                 self.check_time();
-                let Terms { until, .. } = run.begin_attempt(self.wire_request, &mut self.progress, &pass);
+                run.begin_attempt(self.wire_request, &mut self.progress, &pass);
+                let until = self.progress.limits.until;
                 self.run = Some(run);
                 self.attempt = Some(Attempt { pass, until });
                 self.seen.sends = self.seen.sends.saturating_add(1);

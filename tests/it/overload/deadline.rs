@@ -181,3 +181,16 @@ mod layer {
         assert!(refused.may_have_been_processed(), "who sends no deadline does not read the answer for it");
     }
 }
+
+/// An upload may outlast the attempt timeout, so the server must not take that for the end.
+#[tokio::test]
+async fn upload_tells_deadline_of_operation() {
+    let server = FaultServer::play([FaultStep::execute(200)]).await;
+    let client = trusting(&server).deadline_header(HEADER).build().unwrap();
+    for bytes in [16 * 1024, 16 * 1024 + 1] {
+        client.post("/upload").body(vec![b'x'; bytes]).send().await.unwrap();
+    }
+    let told = server.received().into_iter().map(|request| request.header(HEADER.as_str()).unwrap().parse().unwrap());
+    let told: Vec<u64> = told.collect();
+    assert!(told[0] <= 10_000 && (20_000..=30_000).contains(&told[1]), "{told:?}");
+}

@@ -93,7 +93,7 @@ fn rows() -> Vec<Row> {
         row("503 while the upload still runs", F::EarlyAnswer(503), Fin, LARGE, Ambiguous, Ambiguous, (0, 0)),
         row("100 Continue, then the answer", F::InterimThenAnswer, Fin, SMALL, Done, Done, (1, 1)),
         row("100 Continue, then closed", F::InterimThenClose, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
-        row("attempt timeout while uploading", F::NeverRead, Fin, LARGE, Ambiguous, Ambiguous, (0, 0)),
+        row("attempt timeout in an upload that has stalled", F::NeverRead, Fin, LARGE, Ambiguous, Ambiguous, (0, 0)),
         row("attempt timeout while waiting for the answer", F::StallAfterRequest, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
         row("attempt timeout in the middle of the answer's body", F::StallMidBody, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),
         row("200, then the body is shorter than its length", F::CutLength, Fin, SMALL, Ambiguous, Ambiguous, (1, 1)),

@@ -7,10 +7,13 @@ mod head;
 mod health;
 mod http1;
 mod http2;
+mod large_heads;
 mod matrix;
 mod peer;
+mod pool;
 mod refusals;
 mod resources;
+mod slow;
 mod tls;
 
 pub(crate) use self::peer::Full;
