@@ -211,3 +211,43 @@ fn body_in_small_pieces_takes_little_extra_memory() {
     println!("{} bytes at most", took.bytes_max);
     assert!(took.bytes_max < 3 * 1024 * 1024, "{} bytes", took.bytes_max);
 }
+
+/// The bytes that a store counts, and the bytes that its records keep allocated.
+fn counted_and_held(records: u32, body: impl Fn() -> bytes::Bytes) -> (usize, i64) {
+    use std::time::Duration;
+
+    use http::{HeaderMap, HeaderValue, StatusCode, header};
+    use steadfast::server::{Claim, Completion, End, Fingerprint, MemoryStore, Record, RecordId, Store};
+
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    let (store, time) = (MemoryStore::new(), Duration::from_secs(3600));
+    let held = measure(|| {
+        runtime.block_on(async {
+            for key in 0..records {
+                let id = RecordId::new("", &key.to_string());
+                let claim = Claim::new(&id, store.token().unwrap(), Fingerprint::of("pay"), time, time);
+                store.claim(&claim.reserve(1024 * 1024)).await.unwrap();
+                let end = End::Completed(Completion::new(Record::new(StatusCode::OK, &headers, body()), time));
+                store.finish(claim.reference(), Some(()), &end).await.unwrap();
+                // Replayed, which shares the stored bytes.
+                store.get(&id).await.unwrap();
+            }
+        });
+    });
+    (store.bytes(), held.bytes_current)
+}
+
+#[test]
+fn records_take_half_more_than_is_counted_at_most() {
+    use bytes::Bytes;
+
+    for (records, length, buffer) in [(100_000, 2, 2), (20_000, 1_000, 1_000), (200, 5_000, 1024 * 1024)] {
+        let body = || Bytes::from(vec![b'x'; buffer]).slice(..length);
+        let (counted, held) = counted_and_held(records, body);
+        let held = usize::try_from(held).unwrap();
+        println!("{records} responses of {length} bytes: {counted} bytes counted, {held} held");
+        assert!(2 * held <= 3 * counted, "{held} held, {counted} counted");
+        assert!(counted / usize::try_from(records).unwrap() < length + 300, "{counted}");
+    }
+}

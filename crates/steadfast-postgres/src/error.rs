@@ -2,7 +2,9 @@
 //!
 //! Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 
-use steadfast_server::StoreError;
+use steadfast_server::{StoreError, StoreLimit};
+
+const DISK: StoreLimit = StoreLimit::new("the disk of the database", "give it more room");
 
 /// Returns whether the transaction was rolled back because of another one. It may be begun again.
 pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
@@ -50,5 +52,5 @@ fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
 }
 
 pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
-    if is_full(&error) { StoreError::Full } else { StoreError::Unavailable(error.into()) }
+    if is_full(&error) { StoreError::Full(DISK) } else { StoreError::Unavailable(error.into()) }
 }

@@ -73,7 +73,8 @@ async fn claim_key<'a, S: Store>(
     let store = &layer.shared.store;
     let token = store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
     let claim = Claim::new(&operation.id, token, operation.fingerprint, layer.config.lease, layer.config.retention)
-        .reserve(layer.config.max_response);
+        .reserve(layer.config.max_response)
+        .in_scope(operation.scope);
     let has_hook = layer.config.reconcile.is_some();
     let reruns = rules::reruns(layer.config.on_unknown, has_hook);
     let wait_until = operation.wait.and_then(|wait| clock::now().checked_add(wait));

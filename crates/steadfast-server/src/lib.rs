@@ -165,7 +165,7 @@ pub use self::store::model as model_store;
 pub use self::store::{
     Claim, ClaimOutcome, ClaimRef, ClaimToken, CodecError, Completion, End, Fingerprint, FinishOutcome,
     IDENTITY_VERSION, IdentityMismatch, KeyHolder, MemoryStore, Record, RecordCodec, RecordError, RecordId,
-    RecordState, Store, StoreError, TOMBSTONE, verify_identity,
+    RecordState, ScopeId, Store, StoreError, StoreLimit, TOMBSTONE, verify_identity,
 };
 pub use self::transaction::{TransactionGuard, TransactionHandle};
 pub use self::webhook::WebhookLayer;

@@ -7,6 +7,7 @@ use steadfast_core::protocol::problem_type;
 
 use super::outcome::ExecutionOutcome;
 use super::response_body::ResponseBody;
+use super::store::StoreLimit;
 
 /// Why the layer responds itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +30,8 @@ pub(super) enum Rejection {
     HandlerTimedOut,
     TransactionLost,
     StoreUnavailable,
-    StoreFull,
+    /// With the limit that the store has reached, if it names one.
+    StoreFull(Option<StoreLimit>),
     RolledBack,
     DeadlinePassed,
 }
@@ -82,7 +84,7 @@ impl Rejection {
             Self::HandlerTimedOut => Row::unknown(S::INTERNAL_SERVER_ERROR, p::HANDLER_TIMED_OUT, "The handler exceeded its time limit; its outcome is unknown"),
             Self::TransactionLost => Row::unknown(S::INTERNAL_SERVER_ERROR, p::TRANSACTION_LOST, "The outcome of the handler's transaction is unknown; a repeat under this key replays it or runs it"),
             Self::StoreUnavailable => Row::not_executed(S::SERVICE_UNAVAILABLE, p::STORE_UNAVAILABLE, "Keys cannot be checked now; nothing was executed").retry(),
-            Self::StoreFull => Row::not_executed(S::SERVICE_UNAVAILABLE, p::STORE_UNAVAILABLE, "No more keys can be stored now; nothing was executed").retry(),
+            Self::StoreFull(_) => Row::not_executed(S::SERVICE_UNAVAILABLE, p::STORE_UNAVAILABLE, "No more keys can be stored now; nothing was executed").retry(),
             Self::RolledBack => Row::not_executed(S::SERVICE_UNAVAILABLE, p::ROLLED_BACK, "The database rolled the transaction back; nothing was kept").retry(),
             Self::DeadlinePassed => Row::not_executed(S::SERVICE_UNAVAILABLE, p::DEADLINE_PASSED, "Too little time is left before the deadline; nothing was executed"),
         }
@@ -93,6 +95,7 @@ impl Rejection {
             Self::KeyMalformed(reason) => Some(reason.to_owned()),
             Self::BodyTooLarge(limit) => Some(format!("at most {limit} bytes")),
             Self::AnswerNotKept(status) => Some(format!("its status was {}", status.as_u16())),
+            Self::StoreFull(Some(limit)) => Some(limit.to_string()),
             // A client that corrects a rejected request and keeps its key reads this.
             Self::OtherRequest(Some(status)) => Some(format!(
                 "a stored 4xx holds this key: its request was answered {}; send the corrected one under a new key",

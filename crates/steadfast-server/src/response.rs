@@ -53,7 +53,7 @@ pub(super) fn respond_to_other_request<S, R: Body>(
 
 /// Rejects a request, and counts it.
 pub(super) fn reject<S, R: Body>(layer: &LayerState<S>, rejection: Rejection) -> Response<ResponseBody<R>> {
-    let is_down = matches!(rejection, Rejection::StoreUnavailable | Rejection::StoreFull);
+    let is_down = matches!(rejection, Rejection::StoreUnavailable | Rejection::StoreFull(_));
     count(if is_down { &layer.shared.counters.store_down } else { &layer.shared.counters.refused });
     rejection.response()
 }
@@ -65,7 +65,8 @@ pub(super) fn reject_for_store<S, R: Body>(layer: &LayerState<S>, error: &StoreE
         StoreError::Unavailable(_) | StoreError::RolledBack(_) | StoreError::IdentityMismatch(_) => {
             Rejection::StoreUnavailable
         }
-        StoreError::Full | StoreError::Busy => Rejection::StoreFull,
+        StoreError::Full(limit) => Rejection::StoreFull(Some(*limit)),
+        StoreError::Busy => Rejection::StoreFull(None),
         StoreError::Unreadable(_) => Rejection::RecordUnreadable,
     };
     reject(layer, rejection)

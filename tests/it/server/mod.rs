@@ -23,6 +23,7 @@ mod redis;
 mod redis_failover;
 mod redis_server;
 mod rejections;
+mod room;
 mod scope;
 mod support;
 mod waiting;
