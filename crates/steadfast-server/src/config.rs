@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
+use super::concurrency::Concurrency;
 use super::event_id::EventId;
 use super::outcome::OnUnknown;
 use super::pending_ends::PendingEnds;
@@ -36,6 +37,9 @@ pub(super) struct Config {
     pub(super) max_body: usize,
     pub(super) max_response: usize,
     pub(super) max_wait: Duration,
+    pub(super) concurrency: Option<Concurrency>,
+    pub(super) concurrency_wait: Duration,
+    pub(super) max_reader_wait: Duration,
     pub(super) terms: StatusTerms,
     pub(super) stored_headers: StoredHeaders,
     pub(super) codec: Option<Arc<dyn RecordCodec>>,

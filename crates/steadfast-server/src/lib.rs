@@ -61,6 +61,7 @@
 //! | no [`Scope`] can be found for the request | 403 |
 //! | an earlier attempt may have run, and its outcome is unknown | 409 of the type `outcome-unknown`, or the handler runs again: see [`OnUnknown`] |
 //! | a body over the limit | 413, before any claim |
+//! | as many handlers run as [`max_concurrency`](IdempotencyLayer::max_concurrency) allows | 503 with `Retry-After`; nothing was executed |
 //! | the store is unreachable, full, or has no free transaction | 503 with `Retry-After`; nothing was executed |
 //! | the database rolled the handler's transaction back | 503 with `Retry-After` and `Idempotency-Status: released`; the handler's own response, if it is a 5xx |
 //! | the handler panicked or took too long, its transaction was lost, or a record cannot be read | 500 |
@@ -109,6 +110,7 @@ mod cancel;
 mod cancel_queue;
 mod child_key;
 mod claiming;
+mod concurrency;
 mod config;
 mod deadline;
 mod decide;
@@ -152,7 +154,7 @@ pub use self::event_id::EventId;
 pub use self::held::HeldClaim;
 pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::IdempotencyLayer;
-pub use self::metrics::Metrics;
+pub use self::metrics::{Metric, Metrics};
 pub use self::outcome::{ExecutionOutcome, OnUnknown};
 pub use self::pending_ends::PendingEnds;
 pub use self::reconcile::{Reconciliation, UnknownOperation};

@@ -32,6 +32,8 @@ pub(super) enum Rejection {
     StoreUnavailable,
     /// With the limit that the store has reached, if it names one.
     StoreFull(Option<StoreLimit>),
+    /// With the number of handlers that may run at a time.
+    TooManyRunning(usize),
     RolledBack,
     DeadlinePassed,
 }
@@ -85,6 +87,7 @@ impl Rejection {
             Self::TransactionLost => Row::unknown(S::INTERNAL_SERVER_ERROR, p::TRANSACTION_LOST, "The outcome of the handler's transaction is unknown; a repeat under this key replays it or runs it"),
             Self::StoreUnavailable => Row::not_executed(S::SERVICE_UNAVAILABLE, p::STORE_UNAVAILABLE, "Keys cannot be checked now; nothing was executed").retry(),
             Self::StoreFull(_) => Row::not_executed(S::SERVICE_UNAVAILABLE, p::STORE_UNAVAILABLE, "No more keys can be stored now; nothing was executed").retry(),
+            Self::TooManyRunning(_) => Row::not_executed(S::SERVICE_UNAVAILABLE, p::TOO_MANY_RUNNING, "Too many operations are running now; nothing was executed").retry(),
             Self::RolledBack => Row::not_executed(S::SERVICE_UNAVAILABLE, p::ROLLED_BACK, "The database rolled the transaction back; nothing was kept").retry(),
             Self::DeadlinePassed => Row::not_executed(S::SERVICE_UNAVAILABLE, p::DEADLINE_PASSED, "Too little time is left before the deadline; nothing was executed"),
         }
@@ -96,6 +99,7 @@ impl Rejection {
             Self::BodyTooLarge(limit) => Some(format!("at most {limit} bytes")),
             Self::AnswerNotKept(status) => Some(format!("its status was {}", status.as_u16())),
             Self::StoreFull(Some(limit)) => Some(limit.to_string()),
+            Self::TooManyRunning(limit) => Some(format!("at most {limit} at a time (max_concurrency)")),
             // A client that corrects a rejected request and keeps its key reads this.
             Self::OtherRequest(Some(status)) => Some(format!(
                 "a stored 4xx holds this key: its request was answered {}; send the corrected one under a new key",

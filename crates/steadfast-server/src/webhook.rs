@@ -152,6 +152,27 @@ impl<S: Store> WebhookLayer<S> {
         Self(self.0.end_wait(wait))
     }
 
+    /// Sets how many handlers may run at the same time: see [`IdempotencyLayer::max_concurrency`].
+    /// Default: no limit.
+    #[must_use]
+    pub fn max_concurrency(self, handlers: usize) -> Self {
+        Self(self.0.max_concurrency(handlers))
+    }
+
+    /// Sets how long a delivery waits for a place: see [`IdempotencyLayer::concurrency_wait`].
+    /// Default: zero.
+    #[must_use]
+    pub fn concurrency_wait(self, wait: Duration) -> Self {
+        Self(self.0.concurrency_wait(wait))
+    }
+
+    /// Sets how long a streamed response waits for a sender that does not read: see
+    /// [`IdempotencyLayer::max_reader_wait`]. Default: 30 s.
+    #[must_use]
+    pub fn max_reader_wait(self, wait: Duration) -> Self {
+        Self(self.0.max_reader_wait(wait))
+    }
+
     /// Sets the maximum body of a delivery, in bytes. Default: 1 MiB.
     #[must_use]
     pub fn max_body(self, bytes: usize) -> Self {

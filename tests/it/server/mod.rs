@@ -12,6 +12,7 @@ mod faults;
 mod identity;
 mod layer;
 mod leases;
+mod load;
 mod lockstep;
 mod nested;
 mod overtaken;

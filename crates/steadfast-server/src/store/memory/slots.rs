@@ -8,7 +8,7 @@
 use super::shard::Entry;
 
 /// Entries in one piece.
-const PIECE: usize = 32;
+const PIECE: usize = 8;
 
 /// The number of an entry. It is used again after the entry is removed.
 pub(super) type Slot = u32;
