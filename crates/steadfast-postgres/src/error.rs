@@ -41,6 +41,12 @@ pub(super) fn has_ended(error: &sqlx::Error) -> bool {
     has_code(error, &["57P01"])
 }
 
+/// insufficient_privilege: the role may not create a table, or does not own it. PostgreSQL asks this
+/// before it looks whether the table exists.
+pub(super) fn is_denied(error: &sqlx::Error) -> bool {
+    has_code(error, &["42501"])
+}
+
 /// disk_full.
 fn is_full(error: &sqlx::Error) -> bool {
     has_code(error, &["53100"])
