@@ -114,7 +114,7 @@ fn layer_allocates_as_counted() {
     use bytes::Bytes;
     use http::{Request, Response};
     use http_body_util::Full;
-    use steadfast::server::{IdempotencyLayer, MemoryStore, Scope};
+    use steadfast::server::{IdempotencyLayer, Scope};
     use tower::{ServiceBuilder, ServiceExt};
 
     async fn handler(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {

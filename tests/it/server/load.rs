@@ -188,8 +188,7 @@ async fn client_that_does_not_read_is_cut_off() {
     let served = Served::start(Router::new().route("/orders", post(handler)), layer.clone()).await;
     let mut silent = TcpStream::connect(served.address).await.unwrap();
     let host = served.address;
-    let request =
-        format!("POST /orders HTTP/1.1\r\nhost: {host}\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n");
+    let request = format!("POST /orders HTTP/1.1\r\nhost: {host}\r\nidempotency-key: k\r\ncontent-length: 0\r\n\r\n");
     silent.write_all(request.as_bytes()).await.unwrap();
     // The head, and no more.
     silent.read_exact(&mut [0; 12]).await.unwrap();

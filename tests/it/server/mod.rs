@@ -23,6 +23,7 @@ mod redb;
 mod redis;
 mod redis_failover;
 mod redis_server;
+mod redis_tls;
 mod rejections;
 mod room;
 mod scope;
