@@ -32,7 +32,7 @@ use self::tests::Lock;
 /// | [`min_calls`](Self::min_calls) | 20 in the window |
 /// | [`window`](Self::window) | 10 s |
 /// | [`open_for`](Self::open_for) | 5 s at most |
-/// | [`open_jitter`](Self::open_jitter) | half of that time is random |
+/// | [`open_jitter`](Self::open_jitter) | a fifth of that time is random |
 /// | [`probes`](Self::probes) | 3 |
 ///
 /// The [`Class`] decides whether a call has failed, not the status:
@@ -102,7 +102,7 @@ impl BreakerPolicy {
             min_calls: 20,
             window: Duration::from_secs(10),
             open_for: Duration::from_secs(5),
-            open_jitter: 0.5,
+            open_jitter: 0.2,
             probes: 3,
         }
     }
@@ -155,8 +155,8 @@ impl BreakerPolicy {
         self
     }
 
-    /// Sets the share of `open_for` that is random, from 0 to 1. Default: 0.5. The circuit then
-    /// stays open for between half and all of `open_for`.
+    /// Sets the share of `open_for` that is random, from 0 to 1. Default: 0.2. The circuit then
+    /// stays open for between four fifths and all of `open_for`.
     ///
     /// When a server fails, the circuits of all its clients open at about the same time. Without
     /// jitter their probes would also arrive together.
