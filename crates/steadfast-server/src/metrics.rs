@@ -30,11 +30,12 @@ macro_rules! counters {
         ///     writeln!(page, "# TYPE {name} counter")?;
         ///     writeln!(page, "{name} {}", metric.value)?;
         /// }
-        /// assert!(page.starts_with(
-        ///     "# HELP idempotency_executed_total Handlers that were started under a key.\n\
-        ///      # TYPE idempotency_executed_total counter\n\
-        ///      idempotency_executed_total 0\n"
-        /// ));
+        /// let lines: Vec<&str> = page.lines().take(3).collect();
+        /// assert_eq!(lines, [
+        ///     "# HELP idempotency_executed_total Handlers that were started under a key.",
+        ///     "# TYPE idempotency_executed_total counter",
+        ///     "idempotency_executed_total 0",
+        /// ]);
         /// # Ok::<(), std::fmt::Error>(())
         /// ```
         ///
