@@ -15,9 +15,11 @@ use steadfast::server::{Claim, Completion, End, Fingerprint, MemoryStore, Record
 const RETENTION: Duration = Duration::from_secs(3600);
 const MIB: usize = 1024 * 1024;
 
+type Row = (&'static str, usize, Option<(usize, usize)>);
+
 /// A row: how many records, the length of each response, and of the buffer that it is a part of.
 /// Without a response, the operations are running.
-const ROWS: [(&str, usize, Option<(usize, usize)>); 5] = [
+const ROWS: [Row; 5] = [
     ("1,000,000 responses of 2 bytes", 1_000_000, Some((2, 2))),
     ("200,000 responses of 1,000 bytes", 200_000, Some((1_000, 1_000))),
     ("50,000 responses of 5,000 bytes", 50_000, Some((5_000, 5_000))),
