@@ -160,6 +160,7 @@ pub use redis;
 /// | one server, its restart, its loss, and failover to a replica | Redis 7 |
 /// | TLS (`rediss://`), with a certificate that is accepted and one that is not | Redis 7 |
 /// | Cluster | one node of Redis 7 that has all slots |
+/// | [Valkey](https://valkey.io) | the first row, by hand, with a build of its main branch of 2026; not in CI |
 ///
 /// **Not tested:** a Cluster of several nodes, the move of slots between them, and the failover of
 /// one of them; Sentinel, apart from a name that leads to the new primary; managed services.
