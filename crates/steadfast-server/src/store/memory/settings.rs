@@ -72,8 +72,8 @@ impl MemoryStore {
     /// A scope that has its share gets 503 for new keys. The others are not affected.
     ///
     /// The layers and inboxes name the scope of each claim. A claim of your own counts only if it
-    /// names one ([`Claim::in_scope`](crate::Claim::in_scope)). The scope of a [`WebhookLayer`](crate::WebhookLayer) and an
-    /// [`Inbox`](crate::Inbox) is the consumer.
+    /// names one ([`Claim::in_scope`](crate::Claim::in_scope)). The scope of a
+    /// [`WebhookLayer`](crate::WebhookLayer) and an [`Inbox`](crate::Inbox) is the consumer.
     ///
     /// ```
     /// use std::time::Duration;
