@@ -9,10 +9,11 @@
 # in STEADFAST_REDIS_URL, STEADFAST_POSTGRES_URL and STEADFAST_PGBOUNCER_URL. pgbouncer is a proxy
 # of that PostgreSQL, in transaction mode. It has few sessions for each database, and keeps no
 # prepared statements. STEADFAST_NGINX is the path of an nginx, which is not started: each test that
-# needs one starts its own.
+# needs one starts its own. STEADFAST_REDIS_SERVER names another program than redis-server, such as
+# valkey-server.
 set -euo pipefail
 
-[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 2; }
+[ $# -gt 0 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" && exit 2; }
 
 fail() { echo "error: $*" >&2 && exit 1; }
 
@@ -35,7 +36,8 @@ postgres_bin() {
 in_sbin() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1"; }
 
 missing=()
-command -v redis-server >/dev/null || missing+=(redis-server)
+REDIS=${STEADFAST_REDIS_SERVER:-redis-server}
+command -v "$REDIS" >/dev/null || missing+=("$REDIS")
 [ -n "$(postgres_bin)" ] || missing+=(postgresql)
 in_sbin nginx >/dev/null || missing+=(nginx)
 in_sbin pgbouncer >/dev/null || missing+=(pgbouncer)
@@ -78,7 +80,7 @@ start_redis() {
     for try in 1 2 3 4 5; do
         port=$(port)
         ! listens "$port" || continue
-        redis-server --bind 127.0.0.1 --port "$port" --dir "$folder" --save '' --appendonly yes --appendfsync everysec \
+        "$REDIS" --bind 127.0.0.1 --port "$port" --dir "$folder" --save '' --appendonly yes --appendfsync everysec \
             --maxmemory-policy noeviction >"$folder/redis.log" 2>&1 &
         redis_pid=$!
         while kill -0 "$redis_pid" 2>/dev/null; do
@@ -90,7 +92,7 @@ start_redis() {
         done
     done
     cat "$folder/redis.log" >&2
-    fail "redis-server does not start"
+    fail "$REDIS does not start"
 }
 
 start_postgres() {

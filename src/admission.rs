@@ -116,7 +116,8 @@ impl<'a> Admission<'a> {
         if let (Some(Some(latencies)), Some(latency)) = (self.origin.latencies.get(), latency.filter(|_| is_answered)) {
             latencies.record(latency, now);
         }
-        admitted.permit?.record(*class, now.saturating_duration_since(admitted.started), now)
+        let took = now.saturating_duration_since(admitted.started);
+        admitted.permit?.record_with_jitter(*class, took, now, clock::unit)
     }
 
     /// Returns for how long from `now` the circuit lets no call through.

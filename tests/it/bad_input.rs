@@ -45,6 +45,7 @@ fn invalid_client_setting_is_named() {
     check_client("failure_share", "at most 1", breaker(BreakerPolicy::new().failure_share(1.5)));
     check_client("slow_calls", "share", breaker(BreakerPolicy::new().slow_calls(Duration::from_secs(1), f64::NAN)));
     check_client("open_for", "zero", breaker(BreakerPolicy::new().open_for(Duration::ZERO)));
+    check_client("open_jitter", "from 0 to 1", breaker(BreakerPolicy::new().open_jitter(-0.1)));
     check_client("min_calls", "at least 1", breaker(BreakerPolicy::new().min_calls(0)));
     check_client("probes", "at least 1", breaker(BreakerPolicy::new().probes(0)));
     let hedge = |policy| new().hedge(policy);

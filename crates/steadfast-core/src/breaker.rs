@@ -31,7 +31,8 @@ use self::tests::Lock;
 /// | [`slow_calls`](Self::slow_calls) | off |
 /// | [`min_calls`](Self::min_calls) | 20 in the window |
 /// | [`window`](Self::window) | 10 s |
-/// | [`open_for`](Self::open_for) | 5 s |
+/// | [`open_for`](Self::open_for) | 5 s at most |
+/// | [`open_jitter`](Self::open_jitter) | a fifth of that time is random |
 /// | [`probes`](Self::probes) | 3 |
 ///
 /// The [`Class`] decides whether a call has failed, not the status:
@@ -67,8 +68,10 @@ pub struct BreakerPolicy {
     pub min_calls: u32,
     /// How far back calls count. Not zero.
     pub window: Duration,
-    /// How long the circuit stays open before the first probe. Not zero.
+    /// How long the circuit stays open before the first probe, at most. Not zero.
     pub open_for: Duration,
+    /// The share of `open_for` that is random: from 0 to 1.
+    pub open_jitter: f64,
     /// How many probes must succeed for the circuit to close. At least 1.
     pub probes: u32,
 }
@@ -99,6 +102,7 @@ impl BreakerPolicy {
             min_calls: 20,
             window: Duration::from_secs(10),
             open_for: Duration::from_secs(5),
+            open_jitter: 0.2,
             probes: 3,
         }
     }
@@ -143,10 +147,39 @@ impl BreakerPolicy {
         self
     }
 
-    /// Sets how long the circuit stays open before the first probe. Default: 5 s. Not zero.
+    /// Sets how long the circuit stays open before the first probe, at most. Default: 5 s. Not
+    /// zero.
     #[must_use]
     pub fn open_for(mut self, time: Duration) -> Self {
         self.open_for = time;
+        self
+    }
+
+    /// Sets the share of `open_for` that is random, from 0 to 1. Default: 0.2. The circuit then
+    /// stays open for between four fifths and all of `open_for`.
+    ///
+    /// When a server fails, the circuits of all its clients open at about the same time. Without
+    /// jitter their probes would also arrive together.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use steadfast_core::{Breaker, BreakerPolicy, Class};
+    ///
+    /// let (now, took) = (Instant::now(), Duration::from_millis(20));
+    /// let mut waits = Vec::new();
+    /// // Two clients, and the random number that each has drawn.
+    /// for unit in [0.0, 0.6] {
+    ///     let breaker = Breaker::new(BreakerPolicy::new().min_calls(1).open_jitter(0.5));
+    ///     let permit = breaker.acquire(now)?;
+    ///     permit.record_with_jitter(Class::Ambiguous, took, now, || unit);
+    ///     waits.push(breaker.state(now).open_for());
+    /// }
+    /// assert_eq!(waits, [Duration::from_millis(2500), Duration::from_millis(4000)]);
+    /// # Ok::<(), steadfast_core::CircuitOpen>(())
+    /// ```
+    #[must_use]
+    pub fn open_jitter(mut self, share: f64) -> Self {
+        self.open_jitter = share;
         self
     }
 
@@ -160,6 +193,16 @@ impl BreakerPolicy {
     pub fn probes(mut self, probes: u32) -> Self {
         self.probes = probes;
         self
+    }
+
+    /// Returns how long a circuit stays open, for a random number between 0 and 1.
+    fn opens_for(&self, unit: f64) -> Duration {
+        let jitter = self.open_jitter.clamp(0.0, 1.0);
+        // Exact without jitter: a product of floating-point numbers is not.
+        if jitter == 0.0 || unit >= 1.0 {
+            return self.open_for;
+        }
+        self.open_for.mul_f64(1.0 - jitter + jitter * unit.max(0.0))
     }
 
     fn is_slow(&self, took: Duration) -> bool {
@@ -279,7 +322,7 @@ impl Breaker {
     /// even before the next call.
     #[must_use]
     pub fn state(&self, now: Instant) -> BreakerState {
-        self.with(|circuit, policy| circuit.state(policy, now))
+        self.with(|circuit, _| circuit.state(now))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Circuit, &BreakerPolicy) -> T) -> T {
@@ -330,10 +373,26 @@ impl Permit<'_> {
     /// assert!(matches!(changed, Some(BreakerState::Open { .. })));
     /// # Ok::<(), steadfast_core::CircuitOpen>(())
     /// ```
-    pub fn record(mut self, class: Class, took: Duration, now: Instant) -> Option<BreakerState> {
+    ///
+    /// A circuit that opens stays open for the whole [`open_for`](BreakerPolicy::open_for). If
+    /// several clients call one server, use [`record_with_jitter`](Self::record_with_jitter).
+    pub fn record(self, class: Class, took: Duration, now: Instant) -> Option<BreakerState> {
+        self.record_with_jitter(class, took, now, || 1.0)
+    }
+
+    /// Records the call as [`record`](Self::record) does. If the circuit opens, `unit` draws the
+    /// random part of the time for which it stays open
+    /// ([`open_jitter`](BreakerPolicy::open_jitter)): a number between 0 and 1.
+    pub fn record_with_jitter(
+        mut self,
+        class: Class,
+        took: Duration,
+        now: Instant,
+        unit: impl FnOnce() -> f64,
+    ) -> Option<BreakerState> {
         self.settled = true;
         let call = Call::new(class, self.breaker.policy.is_slow(took));
-        self.breaker.with(|circuit, policy| circuit.record(policy, self.epoch, call, now))
+        self.breaker.with(|circuit, policy| circuit.record(policy, (self.epoch, call), now, unit))
     }
 }
 
@@ -381,7 +440,7 @@ struct Circuit {
 #[derive(Debug)]
 enum Phase {
     Closed(Window),
-    Open { since: Instant },
+    Open { since: Instant, open_for: Duration },
     HalfOpen { out: u32, passed: u32 },
 }
 
@@ -402,8 +461,8 @@ impl Circuit {
 
     fn acquire(&mut self, policy: &BreakerPolicy, now: Instant) -> Result<Ticket, CircuitOpen> {
         let mut half_opened = false;
-        if let Phase::Open { since } = self.phase {
-            let retry_after = policy.open_for.saturating_sub(now.saturating_duration_since(since));
+        if let Phase::Open { since, open_for } = self.phase {
+            let retry_after = open_for.saturating_sub(now.saturating_duration_since(since));
             if !retry_after.is_zero() {
                 return Err(CircuitOpen { retry_after });
             }
@@ -419,7 +478,13 @@ impl Circuit {
         Ok(Ticket { epoch: self.epoch, half_opened })
     }
 
-    fn record(&mut self, policy: &BreakerPolicy, epoch: u64, call: Call, now: Instant) -> Option<BreakerState> {
+    fn record(
+        &mut self,
+        policy: &BreakerPolicy,
+        (epoch, call): (u64, Call),
+        now: Instant,
+        unit: impl FnOnce() -> f64,
+    ) -> Option<BreakerState> {
         if epoch != self.epoch {
             return None;
         }
@@ -442,8 +507,9 @@ impl Circuit {
             // A permit of this epoch is never one of an open circuit, which gives none.
             Phase::HalfOpen { .. } | Phase::Open { .. } => {}
         }
-        self.change(Phase::Open { since: now });
-        Some(BreakerState::Open { retry_after: policy.open_for })
+        let open_for = policy.opens_for(unit());
+        self.change(Phase::Open { since: now, open_for });
+        Some(BreakerState::Open { retry_after: open_for })
     }
 
     fn give_back(&mut self, epoch: u64) {
@@ -454,11 +520,11 @@ impl Circuit {
         }
     }
 
-    fn state(&self, policy: &BreakerPolicy, now: Instant) -> BreakerState {
+    fn state(&self, now: Instant) -> BreakerState {
         match self.phase {
             Phase::Closed(_) => BreakerState::Closed,
             Phase::HalfOpen { .. } => BreakerState::HalfOpen,
-            Phase::Open { since } => match policy.open_for.saturating_sub(now.saturating_duration_since(since)) {
+            Phase::Open { since, open_for } => match open_for.saturating_sub(now.saturating_duration_since(since)) {
                 Duration::ZERO => BreakerState::HalfOpen,
                 retry_after => BreakerState::Open { retry_after },
             },
@@ -575,7 +641,7 @@ mod tests {
             };
             let Ok(pass) = circuit.acquire(policy, now) else { return 'x' };
             match call {
-                Some(call) => drop(circuit.record(policy, pass.epoch, call, now)),
+                Some(call) => drop(circuit.record(policy, (pass.epoch, call), now, || 1.0)),
                 None => circuit.give_back(pass.epoch),
             }
             match circuit.phase {
@@ -616,17 +682,56 @@ mod tests {
     fn no_call_passes_while_all_probes_are_out() {
         let (policy, now) = (policy(), now_in_a_test());
         let mut circuit = Circuit::closed(&policy);
-        circuit.change(Phase::Open { since: now });
+        circuit.change(Phase::Open { since: now, open_for: policy.open_for });
         let early = now + policy.open_for - Duration::from_nanos(1);
         let refused = CircuitOpen { retry_after: Duration::from_nanos(1) };
         assert_eq!(circuit.acquire(&policy, early).map(|_| ()), Err(refused));
         let late = now + policy.open_for;
-        assert_eq!(circuit.state(&policy, late), BreakerState::HalfOpen, "before somebody comes");
+        assert_eq!(circuit.state(late), BreakerState::HalfOpen, "before somebody comes");
         let first = circuit.acquire(&policy, late).map(|pass| pass.half_opened);
         let second = circuit.acquire(&policy, late).map(|pass| pass.half_opened);
         assert_eq!((first, second), (Ok(true), Ok(false)));
         let refused = CircuitOpen { retry_after: policy.open_for };
         assert_eq!(circuit.acquire(&policy, late).map(|_| ()), Err(refused));
+    }
+
+    /// Returns for how many milliseconds circuits stay open whose clients have drawn these numbers.
+    fn open_times(jitter: f64, units: &[f64]) -> Vec<u128> {
+        let policy = BreakerPolicy::new().min_calls(1).open_jitter(jitter);
+        let times = units.iter().map(|unit| {
+            let (breaker, now) = (Breaker::new(policy.clone()), now_in_a_test());
+            let permit = breaker.acquire(now).unwrap();
+            permit.record_with_jitter(Class::Ambiguous, SECOND, now, || *unit);
+            let time = breaker.state(now).open_for();
+            assert!(breaker.acquire(now + time - Duration::from_millis(1)).is_err());
+            assert!(breaker.acquire(now + time).is_ok(), "a probe");
+            time.as_millis()
+        });
+        times.collect()
+    }
+
+    #[test]
+    fn jitter_spreads_the_first_probes() {
+        assert_eq!(open_times(0.5, &[0.0, 0.2, 1.0]), [2500, 3000, 5000]);
+        assert_eq!(open_times(0.0, &[0.0, 0.5, 1.0]), [5000; 3]);
+        assert_eq!(open_times(0.8, &[0.5, -1.0, 7.0]), [3000, 1000, 5000]);
+    }
+
+    #[test]
+    fn number_is_drawn_only_when_circuit_opens() {
+        let (breaker, now) = (Breaker::new(BreakerPolicy::new().min_calls(2)), now_in_a_test());
+        let drawn = Cell::new(0);
+        let fail = || {
+            let permit = breaker.acquire(now).unwrap();
+            permit.record_with_jitter(Class::Ambiguous, SECOND, now, || {
+                drawn.set(drawn.get() + 1);
+                1.0
+            });
+        };
+        fail();
+        assert_eq!(drawn.get(), 0);
+        fail();
+        assert_eq!(drawn.get(), 1);
     }
 
     #[test]
@@ -644,7 +749,7 @@ mod tests {
         assert_eq!(window.count(call, now + SECOND).calls, 1);
         assert_eq!(window.count(call, now).calls, 2, "from a thread that was held up");
         let mut circuit = Circuit::closed(&policy);
-        circuit.change(Phase::Open { since: now });
+        circuit.change(Phase::Open { since: now, open_for: policy.open_for });
         assert!(circuit.acquire(&policy, now + SECOND).is_err());
         let mut window = Window::new(Duration::MAX);
         assert_eq!((window.count(call, now).calls, window.count(call, now + SECOND).calls), (1, 2));

@@ -110,6 +110,8 @@ impl BreakerPolicy {
         require(self.min_calls > 0, "min_calls", self.min_calls, "at least 1: of no calls there is no share")?;
         require_time(self.window, "window", "over zero, in which nothing happens")?;
         require_time(self.open_for, "open_for", "over zero, which is not open")?;
+        let is_share = (0.0..=1.0).contains(&self.open_jitter);
+        require(is_share, "open_jitter", self.open_jitter, "a share from 0 to 1")?;
         require(self.probes > 0, "probes", self.probes, "at least 1: without a probe the circuit never closes")
     }
 }
@@ -206,6 +208,8 @@ mod tests {
         assert_eq!(setting(new().min_calls(0)), Err("min_calls"));
         assert_eq!(setting(new().window(Duration::ZERO)), Err("window"));
         assert_eq!(setting(new().open_for(Duration::ZERO)), Err("open_for"));
+        assert_eq!(setting(new().open_jitter(1.1)), Err("open_jitter"));
+        assert_eq!(setting(new().open_jitter(f64::NAN)), Err("open_jitter"));
         assert_eq!(setting(new().probes(0)), Err("probes"));
     }
 

@@ -134,6 +134,8 @@ pub mod problem_type {
         TRANSACTION_LOST = "transaction-lost";
         /// 503: the store cannot be reached or is full; nothing was executed.
         STORE_UNAVAILABLE = "store-unavailable";
+        /// 503: as many operations are running as may run at a time; nothing was executed.
+        TOO_MANY_RUNNING = "too-many-running";
         /// 503: the database rolled the handler's transaction back.
         ROLLED_BACK = "rolled-back";
         /// 503: the caller waits for less than the work takes; nothing was executed.

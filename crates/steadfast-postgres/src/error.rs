@@ -2,7 +2,9 @@
 //!
 //! Codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 
-use steadfast_server::StoreError;
+use steadfast_server::{StoreError, StoreLimit};
+
+const DISK: StoreLimit = StoreLimit::new("the disk of the database", "give it more room");
 
 /// Returns whether the transaction was rolled back because of another one. It may be begun again.
 pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
@@ -39,6 +41,12 @@ pub(super) fn has_ended(error: &sqlx::Error) -> bool {
     has_code(error, &["57P01"])
 }
 
+/// insufficient_privilege: the role may not create a table, or does not own it. PostgreSQL asks this
+/// before it looks whether the table exists.
+pub(super) fn is_denied(error: &sqlx::Error) -> bool {
+    has_code(error, &["42501"])
+}
+
 /// disk_full.
 fn is_full(error: &sqlx::Error) -> bool {
     has_code(error, &["53100"])
@@ -50,5 +58,5 @@ fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
 }
 
 pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
-    if is_full(&error) { StoreError::Full } else { StoreError::Unavailable(error.into()) }
+    if is_full(&error) { StoreError::Full(DISK) } else { StoreError::Unavailable(error.into()) }
 }

@@ -47,7 +47,7 @@ use steadfast_server::{
 };
 use tokio::sync::Semaphore;
 
-use self::error::unavailable;
+use self::error::{is_denied, unavailable};
 use self::row::Row;
 use self::sessions::Sessions;
 
@@ -223,6 +223,10 @@ impl PostgresStore {
     /// Creates missing tables and verifies the identity version of the records. Processes that
     /// start together may all call it.
     ///
+    /// A role that may not create tables may call it too, once they exist. It needs `USAGE` on the
+    /// schema, `SELECT`, `INSERT`, `UPDATE` and `DELETE` on `steadfast_records`, and `SELECT` on
+    /// `steadfast_identity`.
+    ///
     /// # Errors
     ///
     /// Returns [`StoreError::Unavailable`] if the database cannot be reached or refuses the
@@ -247,8 +251,17 @@ impl PostgresStore {
             transaction.execute(Self::SCHEMA).await?;
             transaction.commit().await
         };
-        self.bounded(self.repeated(create)).await?;
+        match self.within(self.deadline(), self.repeated(create)).await {
+            Err(error) if is_denied(&error) && self.has_tables().await => {}
+            created => created.map_err(unavailable)?,
+        }
         self.verify_identity().await
+    }
+
+    /// Returns whether this role can read the tables, with every column that the store uses.
+    async fn has_tables(&self) -> bool {
+        let columns = sqlx::query(include_str!("sql/columns.sql"));
+        self.bounded(self.optional_row(columns)).await.is_ok()
     }
 
     /// Runs `call` with the timeout of one call. A call that times out may have been executed.

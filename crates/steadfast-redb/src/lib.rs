@@ -54,7 +54,7 @@ use steadfast_core::clock::Steady;
 use steadfast_core::milliseconds;
 use steadfast_server::{
     Claim, ClaimOutcome, ClaimRef, ClaimToken, End, Fingerprint, FinishOutcome, KeyHolder, RecordError, RecordId,
-    RecordState, Store, StoreError, verify_identity,
+    RecordState, Store, StoreError, StoreLimit, verify_identity,
 };
 
 use self::backend::LockedFile;
@@ -307,7 +307,9 @@ impl OwnedClaim {
             took_over = live && (entry.took_over || entry.token != self.token);
             tables.remove(self.id.as_bytes(), &entry)?;
         } else if !tables.has_room(self.max_records, self.now)? {
-            return Err(Failed::Call(StoreError::Full));
+            let full = StoreLimit::new("max_records", "raise it with RedbStore::max_records");
+            let max = usize::try_from(self.max_records).unwrap_or(usize::MAX);
+            return Err(Failed::Call(StoreError::Full(full.max(max))));
         }
         let until_ms = self.now.saturating_add(self.lease_ms);
         let entry = Entry {

@@ -146,13 +146,24 @@ pub use redis;
 /// # TLS, Cluster, Sentinel
 ///
 /// `rediss://` needs one of the `redis` crate's TLS features (`tokio-rustls-comp`). Enable it
-/// through a dependency of your own.
+/// through a dependency of your own. For the certificate of a private authority, make the client
+/// with `redis::Client::build_with_tls` and pass it to [`connect_with`](Self::connect_with).
 ///
 /// [`from_connection`](RedisStore::from_connection) takes any connection of that crate, including a
 /// Cluster's (feature `cluster-async`): all keys of a script are on one node. A prefix with a `{…}`
 /// would put all records on one node.
 ///
-/// Needs Redis 5 or later, or a compatible server. Tested with Redis 7.
+/// Needs Redis 5 or later, or a compatible server.
+///
+/// | tested | with |
+/// | --- | --- |
+/// | one server, its restart, its loss, and failover to a replica | Redis 7 |
+/// | TLS (`rediss://`), with a certificate that is accepted and one that is not | Redis 7 |
+/// | Cluster | one node of Redis 7 that has all slots |
+/// | [Valkey](https://valkey.io) | the first row, by hand, with a build of its main branch of 2026; not in CI |
+///
+/// **Not tested:** a Cluster of several nodes, the move of slots between them, and the failover of
+/// one of them; Sentinel, apart from a name that leads to the new primary; managed services.
 ///
 /// # The scripts
 ///
@@ -218,7 +229,31 @@ impl RedisStore {
     /// # }
     /// ```
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let client = link::client(url).map_err(script::store_error)?;
+        Self::connect_with(link::client(url).map_err(script::store_error)?).await
+    }
+
+    /// Connects with a client of your own, as [`connect`](Self::connect) does. Use it for settings
+    /// that a URL does not have, such as the certificate of a private authority.
+    ///
+    /// `connect` sets TCP keepalive and a limit of 5 s for a silent peer. Set them on your client
+    /// too (`ConnectionInfo::set_tcp_settings`).
+    ///
+    /// ```no_run
+    /// use steadfast_redis::{RedisStore, redis};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// // With the feature `tokio-rustls-comp` of `redis`, `redis::Client::build_with_tls` takes
+    /// // certificates.
+    /// let client = redis::Client::open("redis://127.0.0.1")?;
+    /// let store = RedisStore::connect_with(client).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::Unavailable`] if the server cannot be reached.
+    pub async fn connect_with(client: redis::Client) -> Result<Self, StoreError> {
         // Each call has its own time limit. A failed reconnection returns at once, and the next
         // call tries again.
         let config = ConnectionManagerConfig::new()

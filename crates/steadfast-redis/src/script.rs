@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use redis::{ErrorKind, FromRedisValue, ParsingError, RedisError, Script, ServerErrorKind, Value};
-use steadfast_server::{Fingerprint, Record, RecordError, RecordState, StoreError};
+use steadfast_server::{Fingerprint, Record, RecordError, RecordState, StoreError, StoreLimit};
 
 /// The scripts by name. Redis knows them by their hash; the client sends the text if Redis lacks
 /// it.
@@ -90,7 +90,7 @@ fn number(digits: Bytes) -> Result<u64, RecordError> {
 /// Converts an error of Redis into the store's error.
 pub(super) fn store_error(error: RedisError) -> StoreError {
     if says(&error, "OOM") {
-        return StoreError::Full;
+        return StoreError::Full(StoreLimit::new("maxmemory", "raise maxmemory of the Redis server"));
     }
     // The record's name holds another type of value, which the store must not change.
     if says(&error, "WRONGTYPE") {

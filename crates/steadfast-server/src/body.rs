@@ -2,13 +2,17 @@
 //! client.
 
 use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
+use steadfast_core::clock;
 use tokio::sync::mpsc;
 
+use super::poll::poll_once;
 use super::response_body::{BodyError, Piece};
 
 /// The trailers of a body. Boxed, because few bodies have any.
@@ -66,10 +70,43 @@ fn joined<D>(trailers: Trailers, frame: Frame<D>) -> Trailers {
 /// The handler's body failed before its end.
 pub(super) struct BodyFailed;
 
+/// The client's end of a streamed body. A client that does not read is cut off: it would hold the
+/// claim of its key, and keep a shutdown waiting.
+pub(super) struct Reader {
+    /// `None` after the client was cut off.
+    pieces: Option<mpsc::Sender<Piece>>,
+    patience: Duration,
+}
+
+impl Reader {
+    pub(super) fn new(pieces: mpsc::Sender<Piece>, patience: Duration) -> Self {
+        Self { pieces: Some(pieces), patience }
+    }
+
+    /// Waits until there is place for a piece, and passes it on. A client that has disconnected
+    /// gets nothing.
+    pub(super) async fn send(&mut self, piece: Piece) {
+        let Some(pieces) = &self.pieces else { return };
+        let patience = self.patience;
+        let in_time = {
+            let mut sending = pin!(pieces.send(piece));
+            // Most clients read, and need no timer.
+            match poll_once(sending.as_mut()).await {
+                Poll::Ready(_hung_up) => true,
+                Poll::Pending => clock::until(clock::now().checked_add(patience), sending).await.is_ok(),
+            }
+        };
+        if !in_time {
+            tracing::warn!(target: "steadfast", ?patience, "a client did not read its response, and was cut off");
+            self.pieces = None;
+        }
+    }
+}
+
 /// Passes on every frame, to the end even if the client has disconnected. If the length is known,
 /// the frame that completes it is returned instead, with all frames after it: from that frame the
 /// client sees the end.
-pub(super) async fn pump<R>(body: R, pieces: &mpsc::Sender<Piece>) -> Result<Vec<Frame<Bytes>>, BodyFailed>
+pub(super) async fn pump<R>(body: R, reader: &mut Reader) -> Result<Vec<Frame<Bytes>>, BodyFailed>
 where
     R: Body<Data = Bytes>,
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -82,11 +119,9 @@ where
         left = left.map(|left| left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX)));
         match frame {
             Ok(frame) if left == Some(0) => last.push(frame),
-            Ok(frame) => {
-                let _hung_up = pieces.send(Ok(Some(frame))).await;
-            }
+            Ok(frame) => reader.send(Ok(Some(frame))).await,
             Err(error) => {
-                let _hung_up = pieces.send(Err(BodyError(error.into()))).await;
+                reader.send(Err(BodyError(error.into()))).await;
                 return Err(BodyFailed);
             }
         }
@@ -183,6 +218,30 @@ mod tests {
     async fn failed_piece_fails_the_body() {
         let pieces = stream::iter([Ok(Frame::data(Bytes::from_static(b"a"))), Err("cut")]);
         assert!(matches!(whole(pin!(StreamBody::new(pieces)), 4).await, Err(Cut::Failed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_reader_that_stands_still_is_cut_off() {
+        let (sender, mut pieces) = mpsc::channel(1);
+        let mut reader = Reader::new(sender, Duration::from_secs(10));
+        let slow = tokio::spawn(async move {
+            for number in 0..10 {
+                assert!(pieces.recv().await.is_some(), "{number}");
+                clock::sleep(Duration::from_secs(9)).await;
+            }
+            (pieces.recv().await, pieces)
+        });
+        for _ in 0..11 {
+            reader.send(Ok(None)).await;
+        }
+        let (last, mut pieces) = slow.await.unwrap();
+        assert!(last.is_some() && reader.pieces.is_some());
+        let begun = clock::now();
+        for _ in 0..3 {
+            reader.send(Ok(None)).await;
+        }
+        assert_eq!(clock::now() - begun, Duration::from_secs(10), "it waits once");
+        assert!(pieces.recv().await.is_some() && pieces.recv().await.is_none(), "one was sent before");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use http_body::Body;
 use steadfast_core::protocol::IdempotencyStatus;
 
 use super::body_fingerprint::BodyFingerprint;
+use super::concurrency::Concurrency;
 use super::event_id::EventId;
 use super::outcome::OnUnknown;
 use super::pending_ends::PendingEnds;
@@ -43,6 +44,9 @@ pub(super) struct Config {
     pub(super) max_body: usize,
     pub(super) max_response: usize,
     pub(super) max_wait: Duration,
+    pub(super) concurrency: Option<Concurrency>,
+    pub(super) concurrency_wait: Duration,
+    pub(super) max_reader_wait: Duration,
     pub(super) terms: StatusTerms,
     pub(super) rejection_format: Option<RejectionFormat>,
     pub(super) stored_headers: StoredHeaders,

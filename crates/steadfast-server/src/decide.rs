@@ -9,13 +9,16 @@ use steadfast_core::clock;
 
 use super::child_key::OperationKey;
 use super::claiming::{Answer, Claiming, Won};
+use super::concurrency::Entry;
 use super::ending::WonClaim;
-use super::execution::AcquiredClaim;
+use super::execution::{AcquiredClaim, ResponseSender};
 use super::layer_state::LayerState;
+use super::metrics::Route;
 use super::poll::caught;
 use super::reconcile::{Reconcile, Reconciliation, UnknownOperation};
+use super::rejection::Rejection;
 use super::request::Operation;
-use super::response::{reject_for_store, respond_to_other_request, respond_to_repeat};
+use super::response::{reject, reject_for_store, respond_to_other_request, respond_to_repeat};
 use super::response_body::ResponseBody;
 use super::rules::{self, Repeat};
 use super::store::{Claim, RecordState, Store, StoreError};
@@ -28,26 +31,34 @@ pub(super) enum Step<'a, T, R: Body> {
     Run(AcquiredClaim<'a, T>),
     /// An earlier request under the key may have run, and the hook has replied.
     Reconciled(AcquiredClaim<'a, T>, Reconciliation),
+    /// The client disconnected before anything was claimed.
+    Gone,
 }
 
 /// Claims the key of an operation, and decides the next step.
-pub(super) async fn decide<'a, S: Store, R: Body>(
+pub(super) async fn decide<'a, S: Store, R: Body, E>(
     layer: &'a LayerState<S>,
     operation: &Operation,
     parts: &Parts,
+    client: &mut ResponseSender<R, E>,
 ) -> Step<'a, S::Session, R> {
-    match claim_key(layer, operation).await {
+    match claim_key(layer, operation, client).await {
         Ok(KeyClaim::Acquired(acquired)) => Step::Run(acquired),
         // Boxed, because it is rare: every operation in flight would carry the room for it.
         Ok(KeyClaim::ToReconcile(acquired, hook)) => Box::pin(reconcile(operation, parts, acquired, &hook)).await,
-        Ok(KeyClaim::OtherRequest(state)) => Step::Respond(respond_to_other_request(layer, &state)),
-        Ok(KeyClaim::Known { mut state, waited }) => {
-            Step::Respond(match layer.config.open(&operation.id, &mut state) {
-                Ok(()) => respond_to_repeat(layer, state, waited),
-                Err(error) => reject_for_store(layer, &error),
-            })
+        Ok(KeyClaim::OtherRequest(state)) => {
+            Step::Respond(respond_to_other_request(layer, (&operation.id, &Route::of(parts)), &state))
         }
-        Err(error) => Step::Respond(reject_for_store(layer, &error)),
+        Ok(KeyClaim::Known { mut state, waited }) => match layer.config.open(&operation.id, &mut state) {
+            Ok(()) => Step::Respond(respond_to_repeat(layer, (&operation.id, &Route::of(parts)), state, waited)),
+            Err(error) => Step::Respond(reject_for_store(layer, (&operation.id, &Route::of(parts)), &error)),
+        },
+        Ok(KeyClaim::Full(limit)) => {
+            let about = (Some(&operation.id), &Route::of(parts));
+            Step::Respond(reject(layer, about, Rejection::TooManyRunning { limit }))
+        }
+        Ok(KeyClaim::Gone) => Step::Gone,
+        Err(error) => Step::Respond(reject_for_store(layer, (&operation.id, &Route::of(parts)), &error)),
     }
 }
 
@@ -63,17 +74,23 @@ enum KeyClaim<'a, T> {
     },
     /// The key belongs to another request.
     OtherRequest(RecordState),
+    /// So many handlers run already, and no more may.
+    Full(usize),
+    /// The client disconnected while it waited for a place.
+    Gone,
 }
 
 /// Claims the key. Waits for the first request under it if the client asked for that.
-async fn claim_key<'a, S: Store>(
+async fn claim_key<'a, S: Store, R: Body, E>(
     layer: &'a LayerState<S>,
     operation: &Operation,
+    client: &mut ResponseSender<R, E>,
 ) -> Result<KeyClaim<'a, S::Session>, StoreError> {
     let store = &layer.shared.store;
     let token = store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
     let claim = Claim::new(&operation.id, token, operation.fingerprint, layer.config.lease, layer.config.retention)
-        .reserve(layer.config.max_response);
+        .reserve(layer.config.max_response)
+        .in_scope(operation.scope);
     let has_hook = layer.config.reconcile.is_some();
     let reruns = rules::reruns(layer.config.on_unknown, has_hook);
     let wait_until = operation.wait.and_then(|wait| clock::now().checked_add(wait));
@@ -82,19 +99,35 @@ async fn claim_key<'a, S: Store>(
     loop {
         // Only the request that takes the key over calls the hook.
         let take_over = reruns || finds_out;
-        let state = match claiming.ask(take_over).await? {
+        let entry = match &layer.config.concurrency {
+            None => None,
+            // Boxed, as above.
+            Some(limit) => match Box::pin(limit.enter(layer, operation, reruns || has_hook, client)).await? {
+                Entry::Full => return Ok(KeyClaim::Full(limit.max)),
+                Entry::Gone => return Ok(KeyClaim::Gone),
+                entry => Some(entry),
+            },
+        };
+        let (answer, place) = match entry {
+            Some(Entry::Known(state)) => (Answer::Known(state), None),
+            Some(Entry::Place(place)) => (claiming.ask(take_over).await?, Some(place)),
+            _ => (claiming.ask(take_over).await?, None),
+        };
+        let state = match answer {
             Answer::Known(state) => state,
             Answer::Won(Won { session, asked }) => {
                 claiming.begins();
                 let won = WonClaim::of(&claim.allow_takeover(take_over));
                 let held = store.hold(claim.reference(), claim.lease, asked);
-                let acquired = AcquiredClaim { won, held, session };
+                let acquired = AcquiredClaim { won, held, session, place };
                 return Ok(match &layer.config.reconcile {
                     Some(hook) if finds_out => KeyClaim::ToReconcile(acquired, hook.clone()),
                     _ => KeyClaim::Acquired(acquired),
                 });
             }
         };
+        // A repeat that waits for the first request takes no place.
+        drop(place);
         let still_waits = || wait_until.filter(|until| *until > clock::now());
         match rules::repeat(&state, operation.fingerprint, has_hook && !finds_out, still_waits) {
             Repeat::Tell => return Ok(KeyClaim::Known { state, waited }),

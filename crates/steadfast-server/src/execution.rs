@@ -15,14 +15,14 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use steadfast_core::clock;
 use steadfast_core::protocol::IdempotencyStatus;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tower_service::Service;
 
-use super::body::{pump, whole};
+use super::body::{Reader, pump, whole};
 use super::ending::{Ending, WonClaim};
 use super::held::{Held, HeldClaim, HeldClaims};
 use super::layer_state::LayerState;
-use super::metrics::{Counter, count};
+use super::metrics::{Counter, Route, count};
 use super::nested;
 use super::outcome::ExecutionOutcome;
 use super::poll::{Panicked, caught, poll_once};
@@ -31,8 +31,8 @@ use super::rejection::Rejection;
 use super::response::{replay, respond_to_repeat};
 use super::response_body::ResponseBody;
 use super::rules::{self, AfterAnswer, CompletionAnswer, Written};
-use super::store::Record;
 use super::store::{Completion, End, RecordState, Store};
+use super::store::{Record, RecordId};
 use super::transaction::TransactionHandle;
 
 /// A claim that acquired its key.
@@ -40,6 +40,8 @@ pub(super) struct AcquiredClaim<'a, T> {
     pub(super) won: WonClaim,
     pub(super) held: Held<&'a HeldClaims>,
     pub(super) session: T,
+    /// Its place under the limit of running handlers.
+    pub(super) place: Option<OwnedSemaphorePermit>,
 }
 
 pub(super) type ResponseSender<R, E> = oneshot::Sender<Result<Response<ResponseBody<R>>, E>>;
@@ -66,7 +68,10 @@ pub(super) struct Execution<'a, S: Store, R: Body, E> {
     won: WonClaim,
     _held: Held<&'a HeldClaims>,
     transaction: TransactionHandle<S::Session>,
+    route: Route,
     answer: Option<ResponseSender<R, E>>,
+    /// Given back when the handler has responded and its body is read.
+    place: Option<OwnedSemaphorePermit>,
     /// When the handler is cancelled.
     until: Option<Instant>,
 }
@@ -81,11 +86,13 @@ where
     pub(super) fn new(
         layer: &'a LayerState<S>,
         acquired: AcquiredClaim<'a, S::Session>,
+        route: Route,
         answer: ResponseSender<R, E>,
     ) -> Self {
-        let AcquiredClaim { won, held, session } = acquired;
+        let AcquiredClaim { won, held, session, place } = acquired;
         let until = layer.config.max_handler_time.and_then(|time| clock::now().checked_add(time));
-        Self { layer, won, _held: held, transaction: TransactionHandle::new(session), answer: Some(answer), until }
+        let transaction = TransactionHandle::new(session);
+        Self { layer, won, _held: held, transaction, route, answer: Some(answer), place, until }
     }
 
     /// Passes `request` to the handler, under the acquired key. Returns `None` instead of the
@@ -100,15 +107,15 @@ where
     where
         I: Service<Request<B>, Response = Response<R>, Error = E>,
     {
-        let execution = Self::new(layer, acquired, answer);
-        let Self { won, transaction, .. } = &execution;
+        let execution = Self::new(layer, acquired, Route::of_request(&request), answer);
+        let Self { won, transaction, route, .. } = &execution;
         let claims = layer.shared.store.parts().claims.clone();
         request.extensions_mut().insert(HeldClaim::new(claims, won.claim));
         nested::enter(request.extensions_mut(), won.claim.id, &layer.shared.store);
         if S::TRANSACTIONAL {
             request.extensions_mut().insert(transaction.clone());
         }
-        count(&layer.shared.counters.executed);
+        count(&layer.shared.counters.executed, Some(&won.claim.id), route);
         // The service moves into the call, so that its resources are not held until the response
         // body has been read.
         let called = std::panic::catch_unwind(AssertUnwindSafe(move || inner.call(request)));
@@ -120,7 +127,8 @@ where
         match reconciliation {
             Reconciliation::Applied(response) => self.applied(response).await,
             _ => {
-                let response = respond_to_repeat(self.layer, RecordState::unknown(self.won.fingerprint), false);
+                let response =
+                    respond_to_repeat(self.layer, self.about(), RecordState::unknown(self.won.fingerprint), false);
                 self.abandon(self.transaction.take(), Ok(response)).await;
             }
         }
@@ -137,10 +145,10 @@ where
         let answer = |this: &Self, by_then| {
             Ok(match by_then {
                 Some(Written::Stored) => {
-                    respond_to_repeat(this.layer, RecordState::completed(fingerprint, record), false)
+                    respond_to_repeat(this.layer, this.about(), RecordState::completed(fingerprint, record), false)
                 }
                 Some(Written::Lost) => {
-                    respond_to_repeat(this.layer, RecordState::in_progress(fingerprint, lease), false)
+                    respond_to_repeat(this.layer, this.about(), RecordState::in_progress(fingerprint, lease), false)
                 }
                 // The response is true even if its end is not stored. The next repeat then calls
                 // the hook again.
@@ -240,6 +248,8 @@ where
         answer: impl FnOnce(&Self, Option<Written>) -> Result<Response<ResponseBody<R>>, E>,
     ) {
         let sender = self.answer.take();
+        // The end may wait long for an unavailable store, and the handler has ended.
+        self.place = None;
         let mut writing = pin!(self.write(session, end));
         let by_then = self.by_then(writing.as_mut(), counter).await;
         if let Some(sender) = sender {
@@ -286,10 +296,16 @@ where
     }
 
     fn count(&self, written: Written, counter: &Counter) {
-        match written {
-            Written::Stored => count(counter),
-            Written::Lost | Written::RolledBack | Written::GivenUp => count(&self.layer.shared.counters.lost),
-        }
+        let counter = match written {
+            Written::Stored => counter,
+            Written::Lost | Written::RolledBack | Written::GivenUp => &self.layer.shared.counters.lost,
+        };
+        count(counter, Some(&self.won.claim.id), &self.route);
+    }
+
+    /// Returns what a tracing event is about.
+    fn about(&self) -> (&RecordId, &Route) {
+        (&self.won.claim.id, &self.route)
     }
 
     async fn release(&mut self, response: Response<R>, session: S::Session) {
@@ -368,6 +384,7 @@ where
         let (parts, body) = response.into_parts();
         let status = parts.status;
         let (pieces, pumped) = mpsc::channel(8);
+        let mut reader = Reader::new(pieces, self.layer.config.max_reader_wait);
         let body_out = ResponseBody::pumped(pumped, body.size_hint());
         if let Some(sender) = self.answer.take() {
             // The client disconnected; the operation goes on.
@@ -375,7 +392,9 @@ where
         }
         // The end is stored before the client can see it, so that a repeat after that finds the
         // record.
-        let Ok(Ok(Ok(last))) = self.in_time(caught(pin!(pump(body, &pieces)))).await else {
+        let pumped = self.in_time(caught(pin!(pump(body, &mut reader)))).await;
+        self.place = None;
+        let Ok(Ok(Ok(last))) = pumped else {
             // No frame marks the end, so the client sees that the body is cut.
             let end = rules::end_without_answer();
             let mut writing = pin!(self.write(Some(session), &end));
@@ -386,8 +405,9 @@ where
         let mut writing = pin!(self.write(Some(session), &end));
         let by_then = self.by_then(writing.as_mut(), counter).await;
         for frame in last.into_iter().map(Some).chain([None]) {
-            let _hung_up = pieces.send(Ok(frame)).await;
+            reader.send(Ok(frame)).await;
         }
+        drop(reader);
         self.write_on(by_then, writing, counter).await;
     }
 

@@ -18,7 +18,7 @@ use super::pending_ends::PendingEnds;
 use super::rules::Written;
 use super::shared_store::SharedStore;
 use super::store::Record;
-use super::store::{Claim, Completion, End, Fingerprint, RecordId, RecordState, Store, StoreError};
+use super::store::{Claim, Completion, End, Fingerprint, RecordId, RecordState, ScopeId, Store, StoreError};
 use super::transaction::TransactionHandle;
 
 pub(super) const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -274,7 +274,8 @@ impl<S: Store> Inbox<S> {
     {
         let id = RecordId::of_event(consumer, event_id);
         let token = self.store.token().map_err(|error| StoreError::Unavailable(error.into()))?;
-        let claim = Claim::new(&id, token, payload, self.lease, self.retention);
+        let scope = self.store.limits_scopes().then(|| ScopeId::of(consumer));
+        let claim = Claim::new(&id, token, payload, self.lease, self.retention).in_scope(scope);
         let rerun = self.on_unknown == OnUnknown::Rerun;
         let mut claiming = Claiming::new(&self.store, claim);
         let Won { session, asked } = match claiming.ask(rerun).await? {

@@ -59,6 +59,8 @@ use super::stored_headers::StoredHeaders;
 /// | [`max_response`](Self::max_response) | 1 MiB; a longer response is sent, and not kept |
 /// | [`omit_headers`](Self::omit_headers), [`keep_headers`](Self::keep_headers) | headers in the list at `omit_headers` are not stored |
 /// | [`codec`](Self::codec) | none: responses are stored unencrypted |
+/// | [`max_concurrency`](Self::max_concurrency), [`concurrency_wait`](Self::concurrency_wait) | no limit of running handlers |
+/// | [`max_reader_wait`](Self::max_reader_wait) | 30 s for a client that does not read a streamed response |
 /// | [`max_wait`](Self::max_wait) | 30 s for `Prefer: wait=N` |
 ///
 /// If some routes need other settings, give them a layer of their own over the same store:
@@ -137,6 +139,9 @@ impl<S: Store> IdempotencyLayer<S> {
             max_body: 1024 * 1024,
             max_response: 1024 * 1024,
             max_wait: Duration::from_secs(30),
+            concurrency: None,
+            concurrency_wait: Duration::ZERO,
+            max_reader_wait: Duration::from_secs(30),
             terms: StatusTerms::new(retention),
             rejection_format: None,
             stored_headers: StoredHeaders::default(),

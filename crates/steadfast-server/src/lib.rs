@@ -61,6 +61,7 @@
 //! | no [`Scope`] can be found for the request | 403 |
 //! | an earlier attempt may have run, and its outcome is unknown | 409 of the type `outcome-unknown`, or the handler runs again: see [`OnUnknown`] |
 //! | a body over the limit | 413, before any claim |
+//! | as many handlers run as [`max_concurrency`](IdempotencyLayer::max_concurrency) allows | 503 with `Retry-After`; nothing was executed |
 //! | the store is unreachable, full, or has no free transaction | 503 with `Retry-After`; nothing was executed |
 //! | the database rolled the handler's transaction back | 503 with `Retry-After` and `Idempotency-Status: released`; the handler's own response, if it is a 5xx |
 //! | the handler panicked or took too long, its transaction was lost, or a record cannot be read | 500 |
@@ -112,6 +113,7 @@ mod cancel;
 mod cancel_queue;
 mod child_key;
 mod claiming;
+mod concurrency;
 mod config;
 mod deadline;
 mod decide;
@@ -159,7 +161,7 @@ pub use self::event_id::EventId;
 pub use self::held::HeldClaim;
 pub use self::inbox::{Delivery, Inbox, InboxError};
 pub use self::layer::IdempotencyLayer;
-pub use self::metrics::Metrics;
+pub use self::metrics::{Metric, Metrics};
 pub use self::outcome::{ExecutionOutcome, OnUnknown};
 pub use self::pending_ends::PendingEnds;
 pub use self::reconcile::{Reconciliation, UnknownOperation};
@@ -174,7 +176,7 @@ pub use self::store::model as model_store;
 pub use self::store::{
     Claim, ClaimOutcome, ClaimRef, ClaimToken, CodecError, Completion, End, Fingerprint, FinishOutcome,
     IDENTITY_VERSION, IdentityMismatch, KeyHolder, MemoryStore, Record, RecordCodec, RecordError, RecordId,
-    RecordState, Store, StoreError, TOMBSTONE, verify_identity,
+    RecordState, ScopeId, Store, StoreError, StoreLimit, TOMBSTONE, verify_identity,
 };
 pub use self::transaction::{TransactionGuard, TransactionHandle};
 pub use self::webhook::WebhookLayer;

@@ -11,6 +11,7 @@ use steadfast_core::protocol::problem_type;
 use super::outcome::ExecutionOutcome;
 use super::rejection_format::RejectionFormat;
 use super::response_body::ResponseBody;
+use super::store::StoreLimit;
 use super::stored_headers::is_never_stored;
 
 const RETRY_AFTER_TIME: Duration = Duration::from_secs(1);
@@ -79,7 +80,18 @@ pub enum Rejection {
     /// The store cannot be reached. Nothing was executed.
     StoreUnavailable,
     /// The store has no room or no free transaction. Nothing was executed.
-    StoreFull,
+    #[non_exhaustive]
+    StoreFull {
+        /// The limit that the store has reached, if it names one.
+        limit: Option<StoreLimit>,
+    },
+    /// As many handlers run as [`max_concurrency`](crate::IdempotencyLayer::max_concurrency)
+    /// permits. Nothing was executed.
+    #[non_exhaustive]
+    TooManyRunning {
+        /// The number of handlers that may run at a time.
+        limit: usize,
+    },
     /// The database rolled the handler's transaction back. Nothing was kept.
     RolledBack,
     /// Too little time is left before the deadline: see [`DeadlineLayer`](crate::DeadlineLayer).
@@ -135,7 +147,8 @@ impl Rejection {
             Self::HandlerTimedOut => Row::unknown(S::INTERNAL_SERVER_ERROR, p::HANDLER_TIMED_OUT, "The handler exceeded its time limit; its outcome is unknown"),
             Self::TransactionLost => Row::unknown(S::INTERNAL_SERVER_ERROR, p::TRANSACTION_LOST, "The outcome of the handler's transaction is unknown; a repeat under this key replays it or runs it"),
             Self::StoreUnavailable => Row::not_executed(S::SERVICE_UNAVAILABLE, p::STORE_UNAVAILABLE, "Keys cannot be checked now; nothing was executed").retry(),
-            Self::StoreFull => Row::not_executed(S::SERVICE_UNAVAILABLE, p::STORE_UNAVAILABLE, "No more keys can be stored now; nothing was executed").retry(),
+            Self::StoreFull { .. } => Row::not_executed(S::SERVICE_UNAVAILABLE, p::STORE_UNAVAILABLE, "No more keys can be stored now; nothing was executed").retry(),
+            Self::TooManyRunning { .. } => Row::not_executed(S::SERVICE_UNAVAILABLE, p::TOO_MANY_RUNNING, "Too many operations are running now; nothing was executed").retry(),
             Self::RolledBack => Row::not_executed(S::SERVICE_UNAVAILABLE, p::ROLLED_BACK, "The database rolled the transaction back; nothing was kept").retry(),
             Self::DeadlinePassed => Row::not_executed(S::SERVICE_UNAVAILABLE, p::DEADLINE_PASSED, "Too little time is left before the deadline; nothing was executed"),
         }
@@ -168,6 +181,8 @@ impl Rejection {
             Self::KeyMalformed { reason } => Some(reason.to_owned()),
             Self::BodyTooLarge { limit } => Some(format!("at most {limit} bytes")),
             Self::AnswerNotKept { status } => Some(format!("its status was {}", status.as_u16())),
+            Self::StoreFull { limit: Some(limit) } => Some(limit.to_string()),
+            Self::TooManyRunning { limit } => Some(format!("at most {limit} at a time (max_concurrency)")),
             // A client that corrects a rejected request and keeps its key reads this.
             Self::OtherRequest { stored_4xx: Some(status) } => Some(format!(
                 "a stored 4xx holds this key: its request was answered {}; send the corrected one under a new key",

@@ -94,7 +94,7 @@ impl RejectionFormat {
     /// | `OutcomeUnknown` | 409 | `api_error` | – |
     /// | `AnswerNotKept` | 410 | `api_error` | – |
     /// | `RecordUnreadable`, `HandlerFailed`, `HandlerTimedOut`, `TransactionLost` | 500 | `api_error` | – |
-    /// | `StoreUnavailable`, `StoreFull`, `RolledBack`, `DeadlinePassed` | 503 | `api_error` | – |
+    /// | `StoreUnavailable`, `StoreFull`, `TooManyRunning`, `RolledBack`, `DeadlinePassed` | 503 | `api_error` | – |
     ///
     /// `message` is title and detail, and `doc_url` the problem type. An operation that may have
     /// been executed is never an `invalid_request_error`, which Stripe's users read as "nothing
@@ -251,7 +251,8 @@ mod tests {
             R::HandlerTimedOut,
             R::TransactionLost,
             R::StoreUnavailable,
-            R::StoreFull,
+            R::StoreFull { limit: None },
+            R::TooManyRunning { limit: 2 },
             R::RolledBack,
             R::DeadlinePassed,
         ]

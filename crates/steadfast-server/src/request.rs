@@ -20,11 +20,13 @@ use super::host::host_of;
 use super::nested;
 use super::rejection::Rejection;
 use super::shared_store::SharedStore;
-use super::store::{Fingerprint, RecordId};
+use super::store::{Fingerprint, RecordId, ScopeId, Store};
 
 /// A request that the layer recognises when it is repeated.
 pub(super) struct Operation {
     pub(super) id: RecordId,
+    /// The scope of its key, if the store limits scopes.
+    pub(super) scope: Option<ScopeId>,
     pub(super) fingerprint: Fingerprint,
     /// How long a repeat waits for the first request.
     pub(super) wait: Option<Duration>,
@@ -43,6 +45,7 @@ impl Config {
     /// Reads the identity of a request, and its body if the layer has to recognise it.
     pub(super) async fn read<S, B>(&self, parts: &Parts, body: B, store: &SharedStore<S>) -> Result<Read<B>, Rejection>
     where
+        S: Store,
         B: Body + From<Bytes>,
     {
         let is_entered = |id: &RecordId| nested::is_entered(&parts.extensions, id, store);
@@ -50,7 +53,8 @@ impl Config {
         if let Some(event) = &self.event {
             let body = self.body(parts, body).await?;
             let id = event.read(parts, &body).ok_or(Rejection::EventIdMissing)?;
-            let id = RecordId::of_event(&self.scope_of(parts)?, &id);
+            let scope = self.scope_of(parts)?;
+            let id = RecordId::of_event(&scope, &id);
             if is_entered(&id) {
                 return Ok(Read::NotAsked(body.into()));
             }
@@ -58,22 +62,23 @@ impl Config {
                 None => Fingerprint::of(&body),
                 Some(setting) => setting.of_event(parts, &body),
             };
-            return Ok(Read::Operation(Operation { id, fingerprint, wait, body }));
+            let scope = store.limits_scopes().then(|| ScopeId::of(&scope));
+            return Ok(Read::Operation(Operation { id, scope, fingerprint, wait, body }));
         }
-        let Some(id) = self.id(parts)?.filter(|id| !is_entered(id)) else { return Ok(Read::NotAsked(body)) };
+        let Some(key) = self.key(&parts.headers)? else { return Ok(Read::NotAsked(body)) };
+        let scope = self.scope_of(parts)?;
+        let id = RecordId::new(&scope, &key);
+        if is_entered(&id) {
+            return Ok(Read::NotAsked(body));
+        }
+        let scope = store.limits_scopes().then(|| ScopeId::of(&scope));
         let body = self.body(parts, body).await?;
-        Ok(Read::Operation(Operation { id, fingerprint: self.fingerprint(parts, &body), wait, body }))
+        Ok(Read::Operation(Operation { id, scope, fingerprint: self.fingerprint(parts, &body), wait, body }))
     }
 
     /// Returns whether the layer covers this method.
     pub(super) fn covers(&self, method: &Method) -> bool {
         !is_safe(method) && self.methods.contains(method)
-    }
-
-    /// Returns the record's identity: scope and key.
-    fn id(&self, parts: &Parts) -> Result<Option<RecordId>, Rejection> {
-        let Some(key) = self.key(&parts.headers)? else { return Ok(None) };
-        Ok(Some(RecordId::new(&self.scope_of(parts)?, &key)))
     }
 
     /// Returns the operation's key. `None` if there is none and none is required.

@@ -7,14 +7,15 @@ use steadfast_core::protocol::{IDEMPOTENT_REPLAYED, IdempotencyStatus};
 
 use super::config::Config;
 use super::layer_state::LayerState;
-use super::metrics::count;
+use super::metrics::{Route, count};
 use super::rejection::Rejection;
 use super::response_body::ResponseBody;
-use super::store::{Record, RecordState, StoreError};
+use super::store::{Record, RecordId, RecordState, StoreError};
 
 /// Responds to a repeat of the same request. `waited`: it asked to wait for the first one.
 pub(super) fn respond_to_repeat<S, R: Body>(
     layer: &LayerState<S>,
+    (id, route): (&RecordId, &Route),
     state: RecordState,
     waited: bool,
 ) -> Response<ResponseBody<R>> {
@@ -31,7 +32,7 @@ pub(super) fn respond_to_repeat<S, R: Body>(
             (&counters.refused_unknown, layer.config.reject(Rejection::OutcomeUnknown), IdempotencyStatus::Unknown)
         }
     };
-    count(counter);
+    count(counter, Some(id), route);
     layer.config.put_status(status, &mut response);
     if waited {
         response.headers_mut().insert("preference-applied", HeaderValue::from_static("wait"));
@@ -42,9 +43,10 @@ pub(super) fn respond_to_repeat<S, R: Body>(
 /// Responds to another request under a key that is taken.
 pub(super) fn respond_to_other_request<S, R: Body>(
     layer: &LayerState<S>,
+    (id, route): (&RecordId, &Route),
     state: &RecordState,
 ) -> Response<ResponseBody<R>> {
-    count(&layer.shared.counters.mismatched);
+    count(&layer.shared.counters.mismatched, Some(id), route);
     let stored_4xx = match state {
         RecordState::Completed { record, .. } => Some(record.status()).filter(StatusCode::is_client_error),
         _ => None,
@@ -56,23 +58,37 @@ pub(super) fn respond_to_other_request<S, R: Body>(
 }
 
 /// Rejects a request, and counts it.
-pub(super) fn reject<S, R: Body>(layer: &LayerState<S>, rejection: Rejection) -> Response<ResponseBody<R>> {
-    let is_down = matches!(rejection, Rejection::StoreUnavailable | Rejection::StoreFull);
-    count(if is_down { &layer.shared.counters.store_down } else { &layer.shared.counters.refused });
+pub(super) fn reject<S, R: Body>(
+    layer: &LayerState<S>,
+    (id, route): (Option<&RecordId>, &Route),
+    rejection: Rejection,
+) -> Response<ResponseBody<R>> {
+    let counters = &layer.shared.counters;
+    let counter = match rejection {
+        Rejection::StoreUnavailable | Rejection::StoreFull { .. } => &counters.store_down,
+        Rejection::TooManyRunning { .. } => &counters.too_many,
+        _ => &counters.refused,
+    };
+    count(counter, id, route);
     layer.config.reject(rejection)
 }
 
 /// Rejects a request whose key could not be claimed.
-pub(super) fn reject_for_store<S, R: Body>(layer: &LayerState<S>, error: &StoreError) -> Response<ResponseBody<R>> {
-    tracing::error!(target: "steadfast", %error, "a key could not be claimed");
+pub(super) fn reject_for_store<S, R: Body>(
+    layer: &LayerState<S>,
+    (id, route): (&RecordId, &Route),
+    error: &StoreError,
+) -> Response<ResponseBody<R>> {
+    tracing::error!(target: "steadfast", ?id, %error, "a key could not be claimed");
     let rejection = match error {
         StoreError::Unavailable(_) | StoreError::RolledBack(_) | StoreError::IdentityMismatch(_) => {
             Rejection::StoreUnavailable
         }
-        StoreError::Full | StoreError::Busy => Rejection::StoreFull,
+        StoreError::Full(limit) => Rejection::StoreFull { limit: Some(*limit) },
+        StoreError::Busy => Rejection::StoreFull { limit: None },
         StoreError::Unreadable(_) => Rejection::RecordUnreadable,
     };
-    reject(layer, rejection)
+    reject(layer, (Some(id), route), rejection)
 }
 
 /// Returns the stored response, or a 410 if it was not kept. The sender of an event only needs to

@@ -76,7 +76,9 @@ where
             Projected::Passed { body } => body.poll_frame(cx).map_err(|error| BodyError(error.into())),
             Projected::Pumped { ended: true, .. } => Poll::Ready(None),
             Projected::Pumped { pieces, ended, .. } => {
-                let piece = ready!(pieces.poll_recv(cx)).unwrap_or_else(|| Err(BodyError("its task is gone".into())));
+                let piece = ready!(pieces.poll_recv(cx)).unwrap_or_else(|| {
+                    Err(BodyError("its task is gone, or the client did not read for too long".into()))
+                });
                 *ended = !matches!(piece, Ok(Some(_)));
                 Poll::Ready(piece.transpose())
             }

@@ -17,6 +17,7 @@ use tracing::Instrument;
 use super::decide::{Step, decide};
 use super::execution::{Execution, ResponseSender};
 use super::layer_state::LayerState;
+use super::metrics::Route;
 use super::rejection::Rejection;
 use super::request::{Operation, Read};
 use super::response::reject;
@@ -101,7 +102,7 @@ where
         Ok(Read::NotAsked(body)) => {
             return Box::pin(pass_through(inner.call(Request::from_parts(parts, body)))).await;
         }
-        Err(rejection) => return Ok(reject(&layer, rejection)),
+        Err(rejection) => return Ok(reject(&layer, (None, &Route::of(&parts)), rejection)),
     };
     let format = layer.config.rejection_format.clone();
     let (sender, response) = oneshot::channel();
@@ -121,7 +122,7 @@ async fn run_operation<I, S, B, R>(
     inner: I,
     parts: Parts,
     operation: Operation,
-    sender: ResponseSender<R, I::Error>,
+    mut sender: ResponseSender<R, I::Error>,
 ) where
     S: Store,
     I: Service<Request<B>, Response = Response<R>>,
@@ -130,7 +131,8 @@ async fn run_operation<I, S, B, R>(
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
-    match decide(&layer, &operation, &parts).await {
+    match decide(&layer, &operation, &parts, &mut sender).await {
+        Step::Gone => {}
         Step::Respond(response) => {
             let _disconnected = sender.send(Ok(response));
         }
@@ -140,7 +142,7 @@ async fn run_operation<I, S, B, R>(
             execution.run(pin!(called)).await;
         }
         Step::Reconciled(acquired, reconciliation) => {
-            let mut execution = Execution::<_, _, I::Error>::new(&layer, acquired, sender);
+            let mut execution = Execution::<_, _, I::Error>::new(&layer, acquired, Route::of(&parts), sender);
             Box::pin(execution.reconciled(reconciliation)).await;
         }
     }

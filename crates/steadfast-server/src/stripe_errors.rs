@@ -30,7 +30,7 @@ fn row(rejection: Rejection) -> (StatusCode, &'static str, Option<&'static str>)
         R::InProgress => (own, IDEMPOTENCY, Some("idempotency_key_in_use")),
         R::OutcomeUnknown | R::AnswerNotKept { .. } => (own, API, None),
         R::RecordUnreadable | R::HandlerFailed | R::HandlerTimedOut | R::TransactionLost => (own, API, None),
-        R::StoreUnavailable | R::StoreFull | R::RolledBack | R::DeadlinePassed => (own, API, None),
+        R::StoreUnavailable | R::StoreFull { .. } | R::TooManyRunning { .. } | R::RolledBack | R::DeadlinePassed => (own, API, None),
     }
 }
 

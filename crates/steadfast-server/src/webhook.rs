@@ -34,7 +34,7 @@ use super::store::{RecordCodec, Store};
 /// }
 ///
 /// let layer = WebhookLayer::new(MemoryStore::new(), "billing", EventId::stripe());
-/// // A layer that verifies the sender's signature belongs outside this one.
+/// // A layer that verifies the sender's signature belongs outside this one: see below.
 /// let app: Router = Router::new().route("/webhooks/stripe", post(paid)).layer(layer);
 /// ```
 ///
@@ -63,6 +63,79 @@ use super::store::{RecordCodec, Store};
 /// | [`rejection_format`](Self::rejection_format) | problems (RFC 9457) |
 /// | [`on_unknown`](Self::on_unknown) | [`OnUnknown::Rerun`] |
 /// | [`codec`](Self::codec) | none: responses are stored unencrypted |
+///
+/// # Signatures
+///
+/// This layer does not verify who sends an event. Without that, anybody can have an id marked as
+/// handled, and the sender's own event is then ignored. So verify the signature outside of this
+/// layer, over the raw body, and compare in constant time. With axum and
+/// [`aws-lc-rs`](https://docs.rs/aws-lc-rs), for
+/// [GitHub](https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries):
+///
+/// ```
+/// use std::sync::Arc;
+/// use aws_lc_rs::hmac;
+/// use axum::body::{Body, to_bytes};
+/// use axum::extract::{Request, State};
+/// use axum::http::{HeaderName, StatusCode};
+/// use axum::middleware::{Next, from_fn_with_state};
+/// use axum::response::Response;
+/// use axum::{Router, routing::post};
+/// use steadfast_server::{EventId, MemoryStore, WebhookLayer};
+/// use tower::ServiceExt;
+///
+/// async fn verify(
+///     State(key): State<Arc<hmac::Key>>,
+///     request: Request,
+///     next: Next,
+/// ) -> Result<Response, StatusCode> {
+///     let (parts, body) = request.into_parts();
+///     // The raw bytes: JSON that was parsed and written again has another signature.
+///     let body = to_bytes(body, 1024 * 1024).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?;
+///     let header = parts.headers.get("x-hub-signature-256").and_then(|value| value.to_str().ok());
+///     let signature = header.and_then(|value| from_hex(value.strip_prefix("sha256=")?));
+///     // `verify` compares in constant time.
+///     hmac::verify(&key, &body, &signature.ok_or(StatusCode::UNAUTHORIZED)?)
+///         .map_err(|_| StatusCode::UNAUTHORIZED)?;
+///     Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
+/// }
+///
+/// fn from_hex(text: &str) -> Option<Vec<u8>> {
+///     let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+///     digits?.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair.get(1)?).ok()).collect()
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let secret = b"It's a Secret to Everybody";
+/// let key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, secret));
+/// let id = EventId::header(HeaderName::from_static("x-github-delivery"));
+/// let layer = WebhookLayer::new(MemoryStore::new(), "ci", id);
+/// let app: Router = Router::new()
+///     .route("/hook", post(async || StatusCode::NO_CONTENT))
+///     .layer(layer.clone())
+///     // Added last, so it runs first.
+///     .layer(from_fn_with_state(key, verify));
+///
+/// let deliver = |signature: &str| {
+///     Request::post("/hook")
+///         .header("x-github-delivery", "1")
+///         .header("x-hub-signature-256", signature)
+///         .body(Body::from("Hello, World!"))
+/// };
+/// let forged = app.clone().oneshot(deliver("sha256=00")?).await?;
+/// assert_eq!((forged.status(), layer.metrics().executed), (StatusCode::UNAUTHORIZED, 0));
+/// // The example of GitHub's page.
+/// let signed = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+/// let handled = app.oneshot(deliver(signed)?).await?;
+/// assert_eq!((handled.status(), layer.metrics().executed), (StatusCode::NO_CONTENT, 1));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Stripe signs the time together with the body. Also refuse a signature that is older than a few
+/// minutes there
+/// ([its page](https://docs.stripe.com/webhooks#verify-manually)).
 pub struct WebhookLayer<S>(IdempotencyLayer<S>);
 
 impl<S> Clone for WebhookLayer<S> {
@@ -181,6 +254,27 @@ impl<S: Store> WebhookLayer<S> {
     #[must_use]
     pub fn end_wait(self, wait: Duration) -> Self {
         Self(self.0.end_wait(wait))
+    }
+
+    /// Sets how many handlers may run at the same time: see [`IdempotencyLayer::max_concurrency`].
+    /// Default: no limit.
+    #[must_use]
+    pub fn max_concurrency(self, handlers: usize) -> Self {
+        Self(self.0.max_concurrency(handlers))
+    }
+
+    /// Sets how long a delivery waits for a place: see [`IdempotencyLayer::concurrency_wait`].
+    /// Default: zero.
+    #[must_use]
+    pub fn concurrency_wait(self, wait: Duration) -> Self {
+        Self(self.0.concurrency_wait(wait))
+    }
+
+    /// Sets how long a streamed response waits for a sender that does not read: see
+    /// [`IdempotencyLayer::max_reader_wait`]. Default: 30 s.
+    #[must_use]
+    pub fn max_reader_wait(self, wait: Duration) -> Self {
+        Self(self.0.max_reader_wait(wait))
     }
 
     /// Sets the maximum body of a delivery, in bytes. Default: 1 MiB.

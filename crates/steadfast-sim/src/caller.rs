@@ -78,14 +78,15 @@ impl<'a> Caller<'a> {
         self.admission.admit_hedge(cools, operation, now)
     }
 
-    /// Records how an attempt ended that took this long. `latency` is that of the server.
+    /// Records how an attempt ended that took this long. `latency` is that of the server. `unit`
+    /// draws a number if the circuit opens.
     pub(super) fn settle(
         &self,
         admitted: Admitted<'_>,
         reply: &Reply,
-        took: Duration,
-        latency: Option<Duration>,
+        (took, latency): (Duration, Option<Duration>),
         now: Instant,
+        unit: impl FnOnce() -> f64,
     ) {
         let is_answered = matches!(reply.class, Class::Success | Class::Permanent);
         if let (Some(latencies), Some(latency)) = (&self.latencies, latency.filter(|_| is_answered)) {
@@ -100,7 +101,7 @@ impl<'a> Caller<'a> {
             }
         }
         if let Some(permit) = admitted.permit {
-            permit.record(reply.class, took, now);
+            permit.record_with_jitter(reply.class, took, now, unit);
         }
     }
 
@@ -146,12 +147,12 @@ mod tests {
         assert_eq!(caller.late_after(first.is_probe, true, now), Some(SECOND));
         assert_eq!(caller.late_after(first.is_probe, false, now), None, "beside a retry");
         assert!(caller.admits_hedge(&mut start(), now));
-        caller.settle(first, &refusal(), SECOND, None, now);
+        caller.settle(first, &refusal(), (SECOND, None), now, || 1.0);
         assert!(!caller.admits_hedge(&mut start(), now), "while it cools down");
         let probe = admitted(&caller, now + SECOND);
         assert!(probe.is_probe && caller.late_after(probe.is_probe, true, now).is_none());
         assert!(!caller.admits_hedge(&mut start(), now + SECOND), "until the probe has passed");
-        caller.settle(probe, &Reply::TIMEOUT, SECOND, None, now + SECOND);
+        caller.settle(probe, &Reply::TIMEOUT, (SECOND, None), now + SECOND, || 1.0);
         assert!(!caller.admits_hedge(&mut start(), now + SECOND), "the circuit is open");
     }
 }

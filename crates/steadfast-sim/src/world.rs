@@ -229,7 +229,8 @@ impl<'a> World<'a> {
         let Some(flight) = live.flight.take() else { return };
         let (client, caller) = (live.caller, &self.callers[live.caller]);
         let (was_probe, latency) = (flight.admitted.is_probe, flight.latency(now));
-        caller.settle(flight.admitted, reply, now.saturating_sub(flight.sent), latency, instant);
+        let took = now.saturating_sub(flight.sent);
+        caller.settle(flight.admitted, reply, (took, latency), instant, || self.chance.unit());
         live.operation.set_circuit_open_for(caller.circuit_open_for(instant));
         match live.operation.decide(reply.class, &reply.hint, instant, unit) {
             Decision::Retry { after } => self.events.push(now.saturating_add(after), Event::Send { place }),

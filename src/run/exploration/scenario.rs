@@ -198,7 +198,7 @@ impl Scenario {
             Limits::EmptyBudget => RetryBudget::standard().initial(0),
             _ => RetryBudget::standard(),
         };
-        let breaker = (self.limits == Limits::Breaker).then(|| BreakerPolicy::new().min_calls(1));
+        let breaker = (self.limits == Limits::Breaker).then(|| BreakerPolicy::new().min_calls(1).open_jitter(0.0));
         OriginMap::new(OriginSettings { budget, breaker, names_host: false }, None).get(&self.base())
     }
 

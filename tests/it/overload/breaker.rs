@@ -13,7 +13,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Opens at the second call if both failed.
 fn quick() -> BreakerPolicy {
-    BreakerPolicy::new().min_calls(2).open_for(MINUTE).probes(1)
+    BreakerPolicy::new().min_calls(2).open_for(MINUTE).open_jitter(0.0).probes(1)
 }
 
 /// A client with one attempt per operation.
@@ -84,6 +84,23 @@ async fn opening_circuit_ends_its_operation() {
     assert_eq!((server.received().len(), response.attempts().len()), (2, 2));
     assert_eq!(response.stop_reason(), Some(StopReason::CircuitOpen));
     assert_eq!(response.retry_after(), Some(MINUTE));
+}
+
+#[tokio::test]
+async fn circuits_of_clients_open_for_different_times() {
+    let server = FaultServer::play([FaultStep::answer(Answer::new(503))]).await;
+    let policy = BreakerPolicy::new().min_calls(1).open_for(MINUTE).open_jitter(0.5);
+    let mut times = Vec::new();
+    for _ in 0..8 {
+        let client = once(&server, policy.clone()).build().unwrap();
+        client.get("/").send().await.unwrap();
+        let Some(BreakerState::Open { retry_after, .. }) = client.breaker_state("/") else { panic!("not open") };
+        times.push(retry_after.as_secs());
+    }
+    assert!(times.iter().all(|time| (29..=60).contains(time)), "{times:?}");
+    times.sort_unstable();
+    // Within a second of each other, with fixed times.
+    assert!(times.last() > times.first().map(|first| first + 2).as_ref(), "{times:?}");
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ async fn full_store_refuses_claims_and_evicts_nothing_live() {
     win(&store, &done).await;
     store.finish(done.reference(), Some(()), &End::Completed(Completion::new(record("done"), LONG))).await.unwrap();
     let third = Claim::new(&ids[2], token(), ONE, LONG, LONG);
-    assert!(matches!(store.claim(&third).await, Err(StoreError::Full)));
+    assert!(matches!(store.claim(&third).await, Err(StoreError::Full(_))));
     assert!(store.get(&ids[0]).await.unwrap().is_some() && store.get(&ids[1]).await.unwrap().is_some());
     store.finish(running.reference(), Some(()), &End::Released).await.unwrap();
     win(&store, &third).await;
@@ -56,12 +56,12 @@ async fn full_store_refuses_claims_and_evicts_nothing_live() {
 
 #[tokio::test]
 async fn claim_reserves_room_for_response() {
-    let store = MemoryStore::new().max_bytes(10_000);
+    let store = MemoryStore::new().max_bytes(10_000).max_reserved(usize::MAX);
     let (first, second) = (RecordId::new("", "1"), RecordId::new("", "2"));
     let claim = Claim::new(&first, token(), ONE, LONG, LONG).reserve(8_000);
     win(&store, &claim).await;
     let other = Claim::new(&second, token(), ONE, LONG, LONG).reserve(8_000);
-    assert!(matches!(store.claim(&other).await, Err(StoreError::Full)));
+    assert!(matches!(store.claim(&other).await, Err(StoreError::Full(_))));
     // The room that the response does not need becomes free.
     store.finish(claim.reference(), Some(()), &End::Completed(Completion::new(record("small"), LONG))).await.unwrap();
     win(&store, &other).await;
@@ -75,7 +75,7 @@ async fn takeover_without_room_keeps_record() {
     win(&store, &claim).await;
     store.finish(claim.reference(), None, &End::Unknown).await.unwrap();
     let greedy = Claim::new(&id, token(), ONE, LONG, LONG).allow_takeover(true).reserve(10_000);
-    assert!(matches!(store.claim(&greedy).await, Err(StoreError::Full)));
+    assert!(matches!(store.claim(&greedy).await, Err(StoreError::Full(_))));
     assert_eq!(store.get(&id).await.unwrap(), Some(RecordState::unknown(ONE)));
     win(&store, &Claim::new(&id, token(), ONE, LONG, LONG).allow_takeover(true).reserve(1_000)).await;
 }

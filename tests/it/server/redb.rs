@@ -89,7 +89,7 @@ async fn store_over_max_records_is_full() {
     win(&store, &RecordId::new("", "1")).await;
     let second = RecordId::new("", "2");
     let claim = Claim::new(&second, ClaimToken::new().unwrap(), ONE, HOUR, HOUR);
-    assert!(matches!(store.claim(&claim).await, Err(StoreError::Full)));
+    assert!(matches!(store.claim(&claim).await, Err(StoreError::Full(_))));
 }
 
 /// The child of the next test: claims and completes until it is killed, and prints each

@@ -431,12 +431,12 @@ async fn full_redis_refuses_claims_but_stores_ends() {
     server.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
 
     let refused = fresh();
-    assert!(matches!(store.claim(&claim(&refused)).await, Err(StoreError::Full)));
+    assert!(matches!(store.claim(&claim(&refused)).await, Err(StoreError::Full(_))));
     assert_eq!(store.get(&refused).await.unwrap(), None);
-    assert!(matches!(store.claim(&claim(&lapsed).allow_takeover(true)).await, Err(StoreError::Full)));
+    assert!(matches!(store.claim(&claim(&lapsed).allow_takeover(true)).await, Err(StoreError::Full(_))));
     assert_eq!(store.get(&lapsed).await.unwrap(), Some(RecordState::unknown(ONE)), "it is not forgotten for that");
     let waiting = RedisStore::connect(&server.url()).await.unwrap().replicas(1, Duration::from_millis(10));
-    assert!(matches!(waiting.claim(&claim(&refused)).await, Err(StoreError::Full)));
+    assert!(matches!(waiting.claim(&claim(&refused)).await, Err(StoreError::Full(_))));
 
     assert!(store.renew(ClaimRef::new(first, completes), HOUR).await.unwrap());
     let large = Record::new(StatusCode::OK, &HeaderMap::new(), vec![b'x'; 1024 * 1024].into());

@@ -26,6 +26,7 @@ pub(super) struct RedisServer {
 
 impl RedisServer {
     /// Starts a server that writes every acknowledged change to its disk, with more `arguments`.
+    /// `{port}` in them is the server's port.
     pub(super) fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
@@ -94,10 +95,11 @@ pub(super) fn free_port() -> u16 {
 
 /// Returns `None` if the process ends before it is ready.
 fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Child> {
-    let mut child = Command::new("redis-server")
+    let program = std::env::var("STEADFAST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    let mut child = Command::new(program)
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir", folder.path().to_str().unwrap()])
         .args(["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
-        .args(arguments)
+        .args(arguments.iter().map(|argument| argument.replace("{port}", &port.to_string())))
         .stdout(Stdio::piped())
         .spawn()
         .expect("redis-server is missing: ./scripts/with_servers.sh installs it");

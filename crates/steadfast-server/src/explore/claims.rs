@@ -7,7 +7,7 @@ use super::steps::{Scene, tell};
 use super::world::{Cancel, Claiming, HALF_LEASE, Late, Phase, TOMBSTONE, Ticket, World, Wrong, bit, process_of};
 use crate::rules::{self, AfterClaim, Repeat, UnknownHere};
 use crate::store::model::{ModelClaimOutcome, ModelRecordState};
-use crate::{ClaimOutcome, Fingerprint, Record, RecordState, StoreError};
+use crate::{ClaimOutcome, Fingerprint, Record, RecordState, StoreError, StoreLimit};
 
 pub(super) fn lost() -> StoreError {
     StoreError::Unavailable("lost".into())
@@ -215,7 +215,7 @@ fn reply_of(claimed: ModelClaimOutcome) -> Result<ClaimOutcome<()>, StoreError> 
         ModelClaimOutcome::Acquired => Ok(ClaimOutcome::Acquired(())),
         ModelClaimOutcome::Existing(state) => Ok(ClaimOutcome::Existing(state_of(state))),
         ModelClaimOutcome::Cancelled => Ok(ClaimOutcome::Cancelled),
-        ModelClaimOutcome::Full => Err(StoreError::Full),
+        ModelClaimOutcome::Full => Err(StoreError::Full(StoreLimit::new("max_records", ""))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::id::{ClaimToken, Fingerprint, RecordId};
+use super::id::{ClaimToken, Fingerprint, RecordId, ScopeId};
 use super::record::Record;
 
 /// A claim of a key: the argument of [`Store::claim`](super::Store::claim).
@@ -21,9 +21,11 @@ pub struct Claim<'a> {
     pub retention: Duration,
     /// Whether to take over a claim of the same request whose outcome is unknown.
     pub take_over: bool,
-    /// The maximum size of the response, in bytes. A bounded store reserves this room now, so that
-    /// the end cannot fail for want of it.
+    /// The maximum size of the response, in bytes. A bounded store acquires the key only if it has
+    /// this room now. It may reserve less: see [`reserve`](Self::reserve).
     pub reserve: usize,
+    /// The scope of the key, if the store [asks for it](super::Store::limits_scopes).
+    pub scope: Option<ScopeId>,
 }
 
 impl<'a> Claim<'a> {
@@ -36,7 +38,7 @@ impl<'a> Claim<'a> {
         lease: Duration,
         retention: Duration,
     ) -> Self {
-        Self { id, token, fingerprint, lease, retention, take_over: false, reserve: 0 }
+        Self { id, token, fingerprint, lease, retention, take_over: false, reserve: 0, scope: None }
     }
 
     /// Sets whether the claim takes over an operation whose outcome is unknown. Default: `false`.
@@ -74,7 +76,19 @@ impl<'a> Claim<'a> {
         ClaimRef::new(*self.id, self.token)
     }
 
-    /// Reserves this many bytes for the response. Default: 0.
+    /// Sets the scope of the key, for a store that [limits scopes](super::Store::limits_scopes).
+    /// Default: `None`.
+    #[must_use]
+    pub fn in_scope(mut self, scope: impl Into<Option<ScopeId>>) -> Self {
+        self.scope = scope.into();
+        self
+    }
+
+    /// Asks for this many bytes of room for the response. Default: 0.
+    ///
+    /// A store without this room returns [`StoreError::Full`](super::StoreError::Full). A store may
+    /// reserve less than it was asked for. If a long response then finds no room at its end, the
+    /// end is stored without the response, and a repeat gets 410.
     ///
     /// ```
     /// use std::time::Duration;
@@ -86,7 +100,7 @@ impl<'a> Claim<'a> {
     /// let (lease, retention) = (Duration::from_secs(30), Duration::from_secs(3600));
     /// let claim = Claim::new(&id, store.token()?, Fingerprint::of("pay"), lease, retention);
     /// // Refused now, instead of after the operation has run.
-    /// assert!(matches!(store.claim(&claim.reserve(1001)).await, Err(StoreError::Full)));
+    /// assert!(matches!(store.claim(&claim.reserve(1001)).await, Err(StoreError::Full(_))));
     /// # Ok(())
     /// # }
     /// ```

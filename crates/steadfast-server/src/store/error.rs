@@ -1,5 +1,7 @@
 //! The errors of a store.
 
+use std::fmt;
+
 use super::identity::IdentityMismatch;
 use super::record::RecordError;
 
@@ -10,9 +12,9 @@ pub enum StoreError {
     /// The store cannot be reached. The call may have been carried out; repeating it is safe.
     #[error("the store cannot be reached: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The store has no room, and no expired record to remove.
-    #[error("the store is full")]
-    Full,
+    /// The store has no room, and no expired record to remove. The limit says how to raise it.
+    #[error("the store is full: {0}")]
+    Full(StoreLimit),
     /// The store has no free session: all were in use for as long as a call may wait. Nothing was
     /// claimed.
     #[error("the store is busy: no session came free in time")]
@@ -34,5 +36,54 @@ pub enum StoreError {
 impl From<IdentityMismatch> for StoreError {
     fn from(mismatch: IdentityMismatch) -> Self {
         Self::IdentityMismatch(mismatch)
+    }
+}
+
+/// The limit that a full store has reached, and how to raise it.
+///
+/// It is in the store's error, in the log, and in the `detail` of the layer's 503.
+///
+/// ```
+/// use steadfast_server::{StoreError, StoreLimit};
+///
+/// let error = StoreError::Full(StoreLimit::new("quota", "order a larger plan").max(1000));
+/// assert_eq!(
+///     error.to_string(),
+///     "the store is full: quota is reached (1000); order a larger plan"
+/// );
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreLimit {
+    /// The name of the setting.
+    pub name: &'static str,
+    /// Its value. `None` if the store does not know it.
+    pub max: Option<usize>,
+    /// How to raise it.
+    pub advice: &'static str,
+}
+
+impl StoreLimit {
+    /// Creates a limit from the name of its setting, and how to raise it.
+    #[must_use]
+    pub const fn new(name: &'static str, advice: &'static str) -> Self {
+        Self { name, max: None, advice }
+    }
+
+    /// Sets the value of the limit. Default: not known.
+    #[must_use]
+    pub const fn max(mut self, max: usize) -> Self {
+        self.max = Some(max);
+        self
+    }
+}
+
+impl fmt::Display for StoreLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, max, advice } = self;
+        match max {
+            Some(max) => write!(f, "{name} is reached ({max}); {advice}"),
+            None => write!(f, "{name} is reached; {advice}"),
+        }
     }
 }

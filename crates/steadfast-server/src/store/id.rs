@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroU64;
 
 use sha2::{Digest, Sha256};
 use steadfast_core::key::KeyError;
@@ -109,6 +110,36 @@ impl Fingerprint {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// A scope, as a store counts what it holds of each: see [`Store::limits_scopes`]. It is a hash, so
+/// no store holds the name.
+///
+/// [`Store::limits_scopes`]: super::Store::limits_scopes
+///
+/// ```
+/// use steadfast_server::ScopeId;
+///
+/// assert_eq!(ScopeId::of("tenant-7"), ScopeId::of("tenant-7"));
+/// assert_ne!(ScopeId::of("tenant-7"), ScopeId::of("tenant-8"));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ScopeId(NonZeroU64);
+
+impl ScopeId {
+    /// Creates the identity of a scope.
+    #[must_use]
+    pub fn of(scope: &str) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(Sha256::digest(scope));
+        let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// Returns the number that stands for the scope.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0.get()
     }
 }
 

@@ -18,8 +18,8 @@ use steadfast_core::key::KeyError;
 
 pub use self::claim::{Claim, ClaimOutcome, ClaimRef, Completion, End, FinishOutcome, RecordState, TOMBSTONE};
 pub use self::codec::{CodecError, RecordCodec};
-pub use self::error::StoreError;
-pub use self::id::{ClaimToken, Fingerprint, RecordId};
+pub use self::error::{StoreError, StoreLimit};
+pub use self::id::{ClaimToken, Fingerprint, RecordId, ScopeId};
 pub use self::identity::{IDENTITY_VERSION, IdentityMismatch, verify_identity};
 pub use self::memory::MemoryStore;
 pub use self::record::{Record, RecordError, seal, unseal};
@@ -160,6 +160,14 @@ pub trait Store: Send + Sync + 'static {
     /// Returns an error if the operating system has no randomness. Nothing is claimed.
     fn token(&self) -> Result<ClaimToken, KeyError> {
         ClaimToken::new()
+    }
+
+    /// Returns whether the store limits what one scope may hold. The layer then names the scope in
+    /// every [claim](Claim::scope). A store that wraps another returns that store's reply.
+    ///
+    /// Default: `false`, which saves hashing the scope.
+    fn limits_scopes(&self) -> bool {
+        false
     }
 
     /// Claims a key, or returns its state. Repeated with the same token, the claim is acquired

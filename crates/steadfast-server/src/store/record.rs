@@ -173,12 +173,12 @@ impl Record {
 
     /// Returns the record as one piece of memory, for a store that keeps it in this process.
     pub(super) fn pack(&self) -> Bytes {
-        let lengths = 8 * (self.headers().len() + 1);
-        let room = Vec::with_capacity(self.size() + lengths);
+        let wire = self.wire();
+        // As long as the record: it is kept for a day, and a second copy to shorten it would need
+        // the memory twice.
+        let room = Vec::with_capacity(wire.length());
         // Writing to a vector cannot fail, because it grows.
-        let mut packed = postcard::to_extend(&self.wire(), room).unwrap_or_default();
-        packed.shrink_to_fit();
-        packed.into()
+        postcard::to_extend(&wire, room).unwrap_or_default().into()
     }
 
     /// Returns the record that was packed. It shares the memory of these bytes.
@@ -226,6 +226,27 @@ struct Wire<'a> {
     headers: Vec<(Raw<'a>, Raw<'a>)>,
     #[serde(borrow)]
     body: Option<Raw<'a>>,
+}
+
+impl Wire<'_> {
+    /// Returns the length of the encoded form.
+    fn length(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.length() + value.length()).sum();
+        let body = self.body.as_ref().map_or(0, Raw::length);
+        number_length(self.status.into()) + number_length(self.headers.len()) + headers + 1 + body
+    }
+}
+
+impl Raw<'_> {
+    fn length(&self) -> usize {
+        number_length(self.0.len()) + self.0.len()
+    }
+}
+
+/// Returns the length of a number in postcard: seven bits in each byte.
+fn number_length(number: usize) -> usize {
+    let bits = usize::BITS - (number | 1).leading_zeros();
+    usize::try_from(bits.div_ceil(7)).unwrap_or(1)
 }
 
 /// Bytes that are written as a whole. Serde would write a slice byte by byte.
@@ -310,8 +331,10 @@ mod tests {
 
     #[test]
     fn packed_record_is_whole_and_not_copied() {
-        for record in [record(), Record::not_kept(StatusCode::OK)] {
+        let long = Record::new(StatusCode::OK, &HeaderMap::new(), Bytes::from(vec![b'x'; 20_000]));
+        for record in [record(), Record::not_kept(StatusCode::OK), long] {
             let packed = record.pack();
+            assert_eq!(packed.len(), record.wire().length());
             let unpacked = Record::unpack(&packed).unwrap();
             assert_eq!(unpacked, record);
             let inside = |part: &[u8]| part.is_empty() || packed.as_ptr_range().contains(&part.as_ptr());

@@ -73,7 +73,7 @@ pub(super) fn claimed<T>(
         Ok(ClaimOutcome::Existing(known)) => Ok((ModelClaimOutcome::Existing(state(known)), None)),
         Ok(ClaimOutcome::Cancelled) => Ok((ModelClaimOutcome::Cancelled, None)),
         Ok(other) => panic!("the model has no such reply: {other:?}", other = std::mem::discriminant(&other)),
-        Err(StoreError::Full) => Ok((ModelClaimOutcome::Full, None)),
+        Err(StoreError::Full(_)) => Ok((ModelClaimOutcome::Full, None)),
         Err(error) => Err(error),
     }
 }

@@ -9,6 +9,7 @@ mod lent;
 mod pooler;
 mod proxy;
 mod read_only;
+mod roles;
 mod round_trips;
 mod transactional;
 

@@ -1,28 +1,31 @@
 //! A store in memory: for tests, and for one process whose records may be lost when it ends.
 //!
-//! It is bounded by records and by bytes. It reserves the room for a response when the key is
-//! claimed, so that the end of an operation can always be stored. It evicts nothing that is alive;
-//! if it is full, it returns [`StoreError::Full`]. A restart forgets everything, running claims
+//! It is bounded by records and by bytes. A claim needs the room for its response to be free, and
+//! reserves a little of it: most responses are small, and thousands of operations run at a time. It
+//! evicts nothing that is alive; if it is full, it returns [`StoreError::Full`]. A restart forgets everything, running claims
 //! too: after a crash between the charge and the response, a repeat runs again.
 
-mod kept;
 mod room;
+mod settings;
 mod shard;
+mod slots;
 mod tombstones;
 
 use std::cell::Cell;
-use std::collections::hash_map::Entry as Slot;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use steadfast_core::clock;
 use steadfast_core::key::KeyError;
 
-use self::kept::Kept;
-use self::room::{Held, Room};
-use self::shard::{Entry, Expiry, Known, Phase, Shard};
-use super::{Claim, ClaimOutcome, ClaimRef, ClaimToken, End, FinishOutcome, RecordId, RecordState, Store, StoreError};
+use self::room::{Held, Need, Room};
+use self::shard::{Entry, Known, Phase, Shard};
+use super::{
+    Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, FinishOutcome, Record, RecordId, RecordState, Store,
+    StoreError, StoreLimit,
+};
 use crate::apart::Apart;
 
 /// Number of shards. If two cores meet in one shard, one of them parks, which costs more than the
@@ -32,8 +35,9 @@ const SHARDS: usize = 256;
 /// because records are checked too early if operations outlast their leases.
 const SWEEP: usize = 4;
 const LOOKS: usize = 4 * SWEEP;
-/// The size of a record without its response, in bytes.
-const OVERHEAD: usize = 256;
+/// The size of a record without its response, in bytes: 184 for the entry, and its places in the
+/// table and in the order of expiry.
+const OVERHEAD: usize = 192;
 
 /// A store that keeps records in memory.
 ///
@@ -42,8 +46,18 @@ const OVERHEAD: usize = 256;
 ///
 /// | bound | default |
 /// | --- | --- |
-/// | [`max_records`](Self::max_records) | 100,000, running claims included |
-/// | [`max_bytes`](Self::max_bytes) | 256 MiB of responses and reservations |
+/// | [`max_records`](Self::max_records) | 1,000,000, running claims included |
+/// | [`max_bytes`](Self::max_bytes) | 256 MiB of records, responses and reservations |
+/// | [`max_reserved`](Self::max_reserved) | 1 KiB for the response of each running operation |
+/// | [`max_share_per_scope`](Self::max_share_per_scope) | off: one scope may take all of it |
+///
+/// The defaults have room for 10,000 running operations and 1,000,000 records with small responses
+/// (60 bytes with their headers). A record takes 192 bytes and its response. Responses are copied,
+/// so a small part of a large buffer does not keep the buffer. The process needs at most 1.5 times
+/// the [counted bytes](Self::bytes).
+///
+/// Beyond a bound, a new key gets 503, and nothing is executed. The error, the log and the
+/// `detail` of the response name the limit.
 ///
 /// Expired records are removed during other calls: a few at each claim, and as many as needed
 /// before a claim is refused. An expired record is never replayed. It takes up room until it is
@@ -53,8 +67,11 @@ const OVERHEAD: usize = 256;
 /// ```
 /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
 ///
-/// // Beyond the bounds a new key gets 503, and nothing is executed.
-/// let store = MemoryStore::new().max_records(10_000).max_bytes(64 * 1024 * 1024);
+/// let store = MemoryStore::new()
+///     .max_records(10_000)
+///     .max_bytes(64 * 1024 * 1024)
+///     // One tenant fills a tenth of it at most.
+///     .max_share_per_scope(0.1);
 /// assert!(store.is_empty());
 /// let layer = IdempotencyLayer::new(store, Scope::single_caller());
 /// ```
@@ -62,6 +79,7 @@ const OVERHEAD: usize = 256;
 pub struct MemoryStore {
     shards: Box<[Apart<Mutex<Shard>>]>,
     room: Room,
+    max_reserved: usize,
     /// Locked by the one claim that makes room, before it locks a shard.
     looking: Mutex<()>,
 }
@@ -78,49 +96,31 @@ impl MemoryStore {
     pub fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Apart::default()).collect(),
-            room: Room::new(100_000, 256 * 1024 * 1024),
+            room: Room::new(1_000_000, 256 * 1024 * 1024),
+            max_reserved: 1024,
             looking: Mutex::new(()),
         }
-    }
-
-    /// Sets the maximum number of records, running claims included. Default: 100,000.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use steadfast_server::{Claim, Fingerprint, MemoryStore, RecordId, Store, StoreError};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let store = MemoryStore::new().max_records(1);
-    /// let (lease, retention) = (Duration::from_secs(30), Duration::from_secs(3600));
-    /// let ids = ["1", "2"].map(|key| RecordId::new("", key));
-    /// let [first, second] = &ids;
-    /// let request = Fingerprint::of("pay");
-    /// store.claim(&Claim::new(first, store.token()?, request, lease, retention)).await?;
-    /// // Nothing live is evicted: the second key is refused instead.
-    /// let claim = Claim::new(second, store.token()?, request, lease, retention);
-    /// assert!(matches!(store.claim(&claim).await, Err(StoreError::Full)));
-    /// assert_eq!(store.len(), 1);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn max_records(mut self, records: usize) -> Self {
-        self.room.max_records = records;
-        self
-    }
-
-    /// Sets the maximum bytes of stored and reserved responses. Default: 256 MiB.
-    #[must_use]
-    pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.room.max_bytes = bytes;
-        self
     }
 
     /// Returns the number of records, including expired ones that are not removed yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.room.taken().records
+    }
+
+    /// Returns the bytes that are taken by records, responses, reservations and
+    /// [tombstones](super::TOMBSTONE).
+    ///
+    /// ```
+    /// use steadfast_server::MemoryStore;
+    ///
+    /// let store = MemoryStore::new();
+    /// // Export it beside the limit, to see how full the store is.
+    /// assert_eq!(store.bytes(), 0);
+    /// ```
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.room.taken().bytes
     }
 
     /// Returns whether the store has no records.
@@ -147,35 +147,32 @@ impl MemoryStore {
     ) -> FinishOutcome {
         let now = clock::now();
         let mut shard = self.shard(&claim.id);
-        let Shard { entries, expiry, .. } = &mut *shard;
-        let Some(entry) = entries.get_mut(&claim.id) else { return FinishOutcome::Fenced };
+        let Some((slot, entry, expiry)) = shard.entry_mut(&claim.id) else { return FinishOutcome::Fenced };
         if entry.has_ended(claim.token, now) && repeats(&entry.phase) {
             return FinishOutcome::Stored;
         }
         if !entry.is_held_by(claim.token, now) {
             return FinishOutcome::Fenced;
         }
-        let bytes = entry.bytes;
         change(entry, now);
-        self.keep(entry, bytes, expiry, &claim.id);
+        entry.keep_in(expiry, slot);
         FinishOutcome::Stored
     }
 
-    /// Counts and lists an entry that has changed. It took `bytes` before.
-    fn keep(&self, entry: &mut Entry, bytes: usize, expiry: &mut Expiry, id: &RecordId) {
-        entry.keep_in(expiry, id);
-        // An end is stored whatever its size: the room for its response was reserved, and its
-        // headers take a little more.
-        self.room.resize(bytes, entry.bytes);
+    /// Changes the size of an entry, within the bounds or not.
+    fn resize(&self, entry: &mut Entry, bytes: usize) {
+        self.room.resize(entry.scope, entry.bytes, bytes);
+        entry.bytes = bytes;
     }
 
     fn claim_now(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
-        let bytes = OVERHEAD.saturating_add(claim.reserve);
-        let claimed = match self.enter(claim, bytes, clock::now()) {
-            Err(StoreError::Full) => self.make_room(claim, bytes),
-            claimed => claimed,
+        let reserved = claim.reserve.min(self.max_reserved);
+        let need = Need { bytes: OVERHEAD.saturating_add(reserved), spare: claim.reserve - reserved };
+        let entered = match self.enter(claim, need, clock::now()) {
+            Err(_) => self.make_room(claim, need),
+            entered => entered,
         };
-        match claimed? {
+        match entered.map_err(StoreError::Full)? {
             Entered::Won => Ok(ClaimOutcome::Acquired(())),
             Entered::Cancelled => Ok(ClaimOutcome::Cancelled),
             Entered::Known(known) => known.state().map(ClaimOutcome::Existing),
@@ -185,9 +182,9 @@ impl MemoryStore {
     /// Makes room from expired records, so that no claim is refused because of them. One claim at a
     /// time does so, or the others would take the room that it has made. Claims that find room at
     /// once may still take it, so this gives up only after two sweeps in vain.
-    fn make_room(&self, claim: &Claim<'_>, bytes: usize) -> Result<Entered, StoreError> {
-        if bytes > self.room.max_bytes {
-            return Err(StoreError::Full);
+    fn make_room(&self, claim: &Claim<'_>, need: Need) -> Result<Entered, StoreLimit> {
+        if need.bytes.saturating_add(need.spare) > self.room.max_bytes {
+            return Err(self.room.bytes_limit());
         }
         let _alone = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut in_vain = 0;
@@ -196,45 +193,81 @@ impl MemoryStore {
             let now = clock::now();
             let gone = self.sweep_all(now, SWEEP);
             in_vain = if gone == Held::default() { in_vain + 1 } else { 0 };
-            match self.enter(claim, bytes, now) {
-                Err(StoreError::Full) if in_vain < 2 => {}
-                claimed => return claimed,
+            match self.enter(claim, need, now) {
+                Err(_) if in_vain < 2 => {}
+                entered => return entered,
             }
         }
     }
 
     /// Claims the key, or returns its state.
-    fn enter(&self, claim: &Claim<'_>, mut bytes: usize, now: Instant) -> Result<Entered, StoreError> {
+    fn enter(&self, claim: &Claim<'_>, mut need: Need, now: Instant) -> Result<Entered, StoreLimit> {
         let mut shard = self.shard(claim.id);
         self.sweep_one(&mut shard, now, SWEEP, LOOKS);
         if shard.tombstones.contains(claim.id, claim.token, now) {
             return Ok(Entered::Cancelled);
         }
-        let Shard { entries, expiry, .. } = &mut *shard;
+        let hash = shard.hash(claim.id);
+        let found = shard.find(hash, claim.id).and_then(|slot| Some((slot, shard.slots.get(slot)?)));
         // The room comes first: a replaced record must not be forgotten if there is none.
-        match entries.entry(*claim.id) {
-            Slot::Vacant(slot) => {
-                self.room.replace(Held::default(), bytes)?;
-                slot.insert(Entry::enter(claim, bytes, now, expiry));
+        let Some((slot, entry)) = found else {
+            self.room.replace(claim.scope, (None, Held::default()), need)?;
+            shard.insert(hash, Entry::enter(claim, need.bytes, now));
+            return Ok(Entered::Won);
+        };
+        let lives = entry.forget_at > now;
+        if lives {
+            if !entry.gives_way_to(claim, now) {
+                return Ok(Entered::Known(entry.known(now)));
             }
-            Slot::Occupied(mut slot) => {
-                let entry = slot.get();
-                let lives = entry.forget_at > now;
-                if lives {
-                    if !entry.gives_way_to(claim, now) {
-                        return Ok(Entered::Known(entry.known(now)));
-                    }
-                    bytes = bytes.max(entry.bytes);
-                }
-                self.room.replace(entry.held(), bytes)?;
-                let took_over = lives && entry.is_taken_over_by(claim);
-                expiry.remove(&(entry.looked_at, *claim.id));
-                let mut entry = Entry::enter(claim, bytes, now, expiry);
-                entry.took_over = took_over;
-                slot.insert(entry);
-            }
+            need.bytes = need.bytes.max(entry.bytes);
         }
+        self.room.replace(claim.scope, (entry.scope, entry.held()), need)?;
+        let took_over = lives && entry.is_taken_over_by(claim);
+        let mut entry = Entry::enter(claim, need.bytes, now);
+        entry.took_over = took_over;
+        shard.replace(slot, entry);
         Ok(Entered::Won)
+    }
+
+    /// Ends a claim with its response. The end is stored in any case, and the response if there is
+    /// room.
+    fn complete(&self, claim: ClaimRef, completion: &Completion) -> FinishOutcome {
+        // Packed before the shard is locked, and one copy: a body may be a part of a larger buffer.
+        let packed = completion.record.pack();
+        let body = completion.record.body().map_or(0, Bytes::len);
+        let mut no_room = None;
+        let ended = self.fenced(
+            claim,
+            |phase| matches!(phase, Phase::Done(_)),
+            |entry, now| {
+                let bytes = OVERHEAD + packed.len();
+                // Room was reserved for the body. Its headers take a little more.
+                let was_reserved = OVERHEAD + body <= entry.bytes;
+                let fits = if was_reserved { Ok(()) } else { self.room.fits(entry.scope, entry.bytes, bytes) };
+                entry.phase = match fits {
+                    Ok(()) if was_reserved => {
+                        self.resize(entry, bytes);
+                        Phase::Done(packed)
+                    }
+                    Ok(()) => {
+                        entry.bytes = bytes;
+                        Phase::Done(packed)
+                    }
+                    Err(limit) => {
+                        no_room = Some(limit);
+                        let packed = Record::not_kept(completion.record.status()).pack();
+                        self.resize(entry, OVERHEAD + packed.len());
+                        Phase::Done(packed)
+                    }
+                };
+                entry.forget_at = later(now, completion.retention);
+            },
+        );
+        if let Some(limit) = no_room {
+            tracing::warn!(target: "steadfast", id = ?claim.id, %limit, "the store is full, and a response was not kept; repeats get 410");
+        }
+        ended
     }
 
     fn release(&self, claim: ClaimRef) -> FinishOutcome {
@@ -244,7 +277,7 @@ impl MemoryStore {
             return FinishOutcome::Stored;
         }
         let Some(gone) = shard.remove_held(claim, now) else { return FinishOutcome::Fenced };
-        self.room.give_back(gone);
+        self.room.give_back(gone.scope, gone.held());
         self.room.overrun(shard.tombstones.bury(claim, now));
         FinishOutcome::Stored
     }
@@ -255,16 +288,19 @@ impl MemoryStore {
         if shard.tombstones.contains(&claim.id, claim.token, now) {
             return FinishOutcome::Stored;
         }
-        let Shard { entries, expiry, .. } = &mut *shard;
-        match entries.get_mut(&claim.id) {
-            Some(entry) if entry.has_ended(claim.token, now) => return FinishOutcome::Fenced,
+        match shard.entry_mut(&claim.id) {
+            Some((_, entry, _)) if entry.has_ended(claim.token, now) => return FinishOutcome::Fenced,
             // The operation that it took over may have run: its outcome is unknown again.
-            Some(entry) if entry.took_over && entry.is_held_by(claim.token, now) => {
-                let bytes = entry.bytes;
-                entry.end_as_unknown(now, OVERHEAD);
-                self.keep(entry, bytes, expiry, &claim.id);
+            Some((slot, entry, expiry)) if entry.took_over && entry.is_held_by(claim.token, now) => {
+                self.resize(entry, OVERHEAD);
+                entry.end_as_unknown(now);
+                entry.keep_in(expiry, slot);
             }
-            _ => self.room.give_back(shard.remove_held(claim, now).unwrap_or_default()),
+            _ => {
+                if let Some(gone) = shard.remove_held(claim, now) {
+                    self.room.give_back(gone.scope, gone.held());
+                }
+            }
         }
         self.room.overrun(shard.tombstones.bury(claim, now));
         FinishOutcome::Stored
@@ -272,14 +308,18 @@ impl MemoryStore {
 
     fn end_as_unknown(&self, claim: ClaimRef) -> FinishOutcome {
         let repeats = |phase: &Phase| matches!(phase, Phase::Unknown);
-        self.fenced(claim, repeats, |entry, now| entry.end_as_unknown(now, OVERHEAD))
+        self.fenced(claim, repeats, |entry, now| {
+            self.resize(entry, OVERHEAD);
+            entry.end_as_unknown(now);
+        })
     }
 
     /// Removes expired records. Their room is free before the shard is unlocked.
     fn sweep_one(&self, shard: &mut Shard, now: Instant, most: usize, looks: usize) -> Held {
-        let gone = shard.sweep(now, most, looks) + shard.tombstones.sweep(now);
+        let left = |entry: &Entry| self.room.give_back_to(entry.scope, entry.held());
+        let gone = shard.sweep(now, most, looks, left) + shard.tombstones.sweep(now);
         if gone != Held::default() {
-            self.room.give_back(gone);
+            self.room.give_back_to_all(gone);
         }
         gone
     }
@@ -328,6 +368,10 @@ impl Store for MemoryStore {
         Ok(ClaimToken::from_bytes((u128::from(u64::MAX) << 64 | u128::from(number())).to_be_bytes()))
     }
 
+    fn limits_scopes(&self) -> bool {
+        self.room.shares.is_some()
+    }
+
     async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<()>, StoreError> {
         self.claim_now(claim)
     }
@@ -347,19 +391,7 @@ impl Store for MemoryStore {
 
     async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<FinishOutcome, StoreError> {
         Ok(match end {
-            End::Completed(completion) => {
-                // Packed before the shard is locked.
-                let kept = Kept::of(&completion.record);
-                self.fenced(
-                    claim,
-                    |phase| matches!(phase, Phase::Done(_)),
-                    |entry, now| {
-                        entry.bytes = OVERHEAD + kept.size();
-                        entry.phase = Phase::Done(kept);
-                        entry.forget_at = later(now, completion.retention);
-                    },
-                )
-            }
+            End::Completed(completion) => self.complete(claim, completion),
             End::Released => self.release(claim),
             End::Unknown => self.end_as_unknown(claim),
             End::Cancelled => self.cancel(claim),
@@ -370,7 +402,7 @@ impl Store for MemoryStore {
         let now = clock::now();
         let known = {
             let shard = self.shard(id);
-            shard.entries.get(id).filter(|entry| entry.forget_at > now).map(|entry| entry.known(now))
+            shard.entry(id).filter(|entry| entry.forget_at > now).map(|entry| entry.known(now))
         };
         known.map(Known::state).transpose()
     }
@@ -389,7 +421,7 @@ fn later(instant: Instant, time: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Fingerprint;
+    use crate::store::{Fingerprint, ScopeId};
 
     const SECOND: Duration = Duration::from_secs(1);
     const LEASE: Duration = Duration::from_secs(30);
@@ -410,14 +442,14 @@ mod tests {
         let (mut shard, now, id) = (Shard::default(), clock::now(), RecordId::new("", "1"));
         let token = ClaimToken::new().unwrap();
         let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, retention);
-        let Shard { entries, expiry, .. } = &mut shard;
-        let entry = entries.entry(id).or_insert(Entry::enter(&claim, 7, now, expiry));
+        shard.insert(shard.hash(&id), Entry::enter(&claim, 7, now));
+        let (slot, entry, expiry) = shard.entry_mut(&id).unwrap();
         entry.forget_at = now + forget_at;
-        entry.keep_in(expiry, &id);
+        entry.keep_in(expiry, slot);
         for (at, removed) in sweeps {
-            assert_eq!(shard.sweep(now + *at, 9, 9).records, *removed, "{retention:?}, at {at:?}");
+            assert_eq!(shard.sweep(now + *at, 9, 9, |_| ()).records, *removed, "{retention:?}, at {at:?}");
         }
-        assert!(shard.entries.is_empty() && shard.expiry.is_empty(), "{retention:?}");
+        assert!(shard.slots.iter().next().is_none() && shard.expiry.is_empty(), "{retention:?}");
     }
 
     /// A record's place in the order of expiry does not change at each end. So it may be checked
@@ -489,7 +521,7 @@ mod tests {
             let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, LEASE).reserve(11);
             store.claim_now(&claim)
         };
-        assert!(matches!(claim("2"), Err(StoreError::Full)));
+        assert!(matches!(claim("2"), Err(StoreError::Full(_))));
         assert!(
             matches!(claim("1"), Ok(ClaimOutcome::Existing(RecordState::Unknown { .. }))),
             "what is known is told all the same"
@@ -501,16 +533,15 @@ mod tests {
     #[test]
     fn claim_checks_only_a_few_records() {
         let (mut shard, now) = (Shard::default(), clock::now());
-        let Shard { entries, expiry, .. } = &mut shard;
         for key in 0..100 {
             let (id, token) = (RecordId::new("", &key.to_string()), ClaimToken::new().unwrap());
             let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), LEASE, SECOND);
-            let entry = entries.entry(id).or_insert(Entry::enter(&claim, 7, now, expiry));
-            entry.forget_at = now + 9 * LEASE;
+            shard.insert(shard.hash(&id), Entry::enter(&claim, 7, now));
+            shard.entry_mut(&id).unwrap().1.forget_at = now + 9 * LEASE;
         }
         let due = |shard: &Shard| shard.expiry.iter().filter(|(at, _)| *at <= now + 2 * LEASE).count();
         assert_eq!(due(&shard), 100);
-        assert_eq!(shard.sweep(now + 2 * LEASE, SWEEP, LOOKS).records, 0);
+        assert_eq!(shard.sweep(now + 2 * LEASE, SWEEP, LOOKS, |_| ()).records, 0);
         assert_eq!((due(&shard), shard.expiry.len()), (100 - LOOKS, 100));
     }
 
@@ -531,19 +562,26 @@ mod tests {
     fn counts_match_records_after_random_calls() {
         // Tombstones outlive the test, and the bound on bytes is met once there are enough of them.
         let store = MemoryStore::new().max_records(40).max_bytes(20_000 + 10_000 * tombstones::SIZE);
+        let store = store.max_share_per_scope(0.4);
         let at_random = |seed| at_random(&store, seed);
         let won: usize = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..4).map(|seed| scope.spawn(move || at_random(seed))).collect();
             workers.into_iter().map(|worker| worker.join().unwrap()).sum()
         });
-        let (mut there, mut listed) = (Held::default(), 0);
+        let (mut there, mut listed, mut in_scopes) = (Held::default(), 0, Held::default());
         for shard in &store.shards {
             let shard = shard.0.lock().unwrap();
-            shard.entries.values().for_each(|entry| there = there + entry.held());
+            shard.slots.iter().for_each(|entry| there = there + entry.held());
+            shard
+                .slots
+                .iter()
+                .filter(|entry| entry.scope.is_some())
+                .for_each(|entry| in_scopes = in_scopes + entry.held());
             there = there + shard.tombstones.held();
             listed += shard.expiry.len();
         }
         assert_eq!(store.room.taken(), there);
+        assert_eq!(store.room.shares.as_ref().unwrap().taken(), in_scopes, "of each scope");
         assert_eq!(listed, there.records, "each record is listed once");
         assert!(won > 4000, "{won}");
     }
@@ -559,6 +597,7 @@ mod tests {
             let token = ClaimToken::new().unwrap();
             let claim = Claim::new(&id, token, Fingerprint::from_bytes([1; 32]), lease, retention);
             let claim = claim.reserve(chance.usize(..2_000)).allow_takeover(chance.bool());
+            let claim = claim.in_scope([None, Some("a"), Some("b")][chance.usize(..3)].map(ScopeId::of));
             if matches!(store.claim_now(&claim), Ok(ClaimOutcome::Acquired(()))) {
                 claims.push((id, token));
             }
@@ -572,7 +611,7 @@ mod tests {
                 continue;
             }
             let change = |entry: &mut Entry, now| {
-                entry.bytes = OVERHEAD + chance.usize(..3_000);
+                store.resize(entry, OVERHEAD + chance.usize(..3_000));
                 entry.phase = if chance.bool() { Phase::Unknown } else { Phase::Running { until: now } };
                 entry.forget_at = later(now, retention);
             };
