@@ -2,8 +2,9 @@
 //!
 //! It is bounded by records and by bytes. A claim needs the room for its response to be free, and
 //! reserves a little of it: most responses are small, and thousands of operations run at a time. It
-//! evicts nothing that is alive; if it is full, it returns [`StoreError::Full`]. A restart forgets everything, running claims
-//! too: after a crash between the charge and the response, a repeat runs again.
+//! evicts nothing that is alive; if it is full, it returns [`StoreError::Full`]. A restart forgets
+//! everything, running claims too: after a crash between the charge and the response, a repeat runs
+//! again.
 
 mod room;
 mod settings;
