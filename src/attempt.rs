@@ -21,7 +21,7 @@ use super::send_clock::{self, TooLate};
 use super::send_probe::{SealOnDrop, SendProbe};
 use super::wire_request::WireRequest;
 use super::{assessment, ending, transport_error};
-use crate::clock::{self, Deadline};
+use crate::clock::{self, SharedTimer};
 use crate::error::BoxError;
 use crate::inner::Inner;
 use crate::journal::{NotFollowed, Reach};
@@ -44,7 +44,7 @@ pub(super) fn send(
 ) -> impl Future<Output = AttemptResult> {
     async move {
         let timer = pin!(clock::timer(progress.limits.until));
-        let mut until = Deadline::new(progress.limits.until, timer);
+        let mut until = SharedTimer::new(progress.limits.until, timer);
         let outcome = loop {
             let body = match next_body(wire_request, progress, &mut until).await {
                 Ok(body) => body,
@@ -87,7 +87,7 @@ pub(super) fn send(
 async fn next_body(
     wire_request: &mut WireRequest,
     progress: &AttemptProgress,
-    until: &mut Deadline<'_>,
+    until: &mut SharedTimer<'_>,
 ) -> Result<Option<reqwest::Body>, AttemptError> {
     if progress.redirects.is_done {
         return Ok(None);
@@ -178,7 +178,7 @@ async fn exchange(
     context: &OperationContext<'_>,
     mut sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
     probe: Option<&SendProbe>,
-    until: &mut Deadline<'_>,
+    until: &mut SharedTimer<'_>,
 ) -> Result<reqwest::Response, AttemptError> {
     let mut seal = SealOnDrop(probe);
     let mut window = context.send_clock(probe).start(probe, until);

@@ -162,9 +162,9 @@ pub enum ErrorKind {
 ///     }
 /// }
 /// ```
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorParts>);
 
-struct Inner {
+struct ErrorParts {
     kind: ErrorKind,
     /// The failure, in a few words.
     what: Cow<'static, str>,
@@ -195,7 +195,7 @@ pub(crate) struct Answer {
 impl Error {
     pub(crate) fn new(kind: ErrorKind, what: impl Into<Cow<'static, str>>) -> Self {
         let what = what.into();
-        Self(Box::new(Inner {
+        Self(Box::new(ErrorParts {
             kind,
             what,
             method: None,
@@ -523,7 +523,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { what, method, url, report, .. } = &*self.0;
+        let ErrorParts { what, method, url, report, .. } = &*self.0;
         if let (Some(method), Some(url)) = (method, url) {
             write!(f, "{method} {url}: ")?;
         }

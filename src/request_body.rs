@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::Body;
 
-use crate::clock::Deadline;
+use crate::clock::SharedTimer;
 use crate::error::BoxError;
 
 type MakeBody = Arc<dyn Fn() -> Result<reqwest::Body, BoxError> + Send + Sync>;
@@ -120,7 +120,7 @@ impl RequestBody {
     ///
     /// The factory or the file failed, or the disk did not respond in time.
     #[cfg_attr(not(feature = "stream"), allow(unused_variables, reason = "only a file is waited for"))]
-    pub(super) async fn next(&mut self, until: &mut Deadline<'_>) -> Result<Option<reqwest::Body>, BodyError> {
+    pub(super) async fn next(&mut self, until: &mut SharedTimer<'_>) -> Result<Option<reqwest::Body>, BodyError> {
         match self {
             Self::Empty => Ok(None),
             Self::Bytes(bytes) => Ok(Some(bytes.clone().into())),
@@ -183,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_are_not_copied_and_streams_are_sent_once() {
         let timer = std::pin::pin!(crate::clock::timer(None));
-        let mut until = Deadline::new(None, timer);
+        let mut until = SharedTimer::new(None, timer);
         let bytes = Bytes::from_static(b"hello");
         let mut kept = RequestBody::from(reqwest::Body::from(bytes.clone()));
         assert!(kept.is_replayable());

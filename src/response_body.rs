@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::attempt_result::{AttemptError, AttemptResponse, AttemptResult};
 use super::ending;
-use crate::clock::{self, Deadline};
+use crate::clock::{self, SharedTimer};
 use crate::error::BoxError;
 use crate::policy::Failure;
 
@@ -47,7 +47,7 @@ pub(super) struct ReadLimits<'a> {
 pub(super) async fn read_whole(
     response: &mut reqwest::Response,
     has_body: bool,
-    until: &mut Deadline<'_>,
+    until: &mut SharedTimer<'_>,
     limits: ReadLimits<'_>,
 ) -> Result<AttemptResponse, AttemptError> {
     let is_error = !response.status().is_success();
@@ -84,7 +84,7 @@ fn error_body_deadline(until: Option<Instant>) -> Option<Instant> {
 }
 
 /// Reads the body of an error as far as it arrives soon, since the status has already decided.
-pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Deadline<'_>) -> AttemptResponse {
+pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut SharedTimer<'_>) -> AttemptResponse {
     let end = until.at();
     until.set(error_body_deadline(end));
     let (Collected::Whole(body) | Collected::OverLimit(body) | Collected::Cut { body, .. }) =
@@ -97,7 +97,7 @@ pub(super) async fn read_error(response: &mut reqwest::Response, until: &mut Dea
 /// Reads the body of an error, as [`read_error`] does, after the attempt has ended.
 pub(super) async fn read_error_of(mut response: reqwest::Response, until: Option<Instant>) -> AttemptResponse {
     let timer = pin!(clock::timer(until));
-    read_error(&mut response, &mut Deadline::new(until, timer)).await
+    read_error(&mut response, &mut SharedTimer::new(until, timer)).await
 }
 
 enum Collected {
@@ -106,7 +106,7 @@ enum Collected {
     Cut { body: Bytes, timed_out: bool, source: Option<BoxError> },
 }
 
-async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, limits: ReadLimits<'_>) -> Collected {
+async fn collect(response: &mut reqwest::Response, until: &mut SharedTimer<'_>, limits: ReadLimits<'_>) -> Collected {
     let ReadLimits { bytes: limit, pause } = limits;
     let mut body = Chunks::default();
     loop {
@@ -141,7 +141,7 @@ async fn collect(response: &mut reqwest::Response, until: &mut Deadline<'_>, lim
 /// Reads the next part of a body, if it arrives before the longest pause.
 async fn chunk_without_pause(
     response: &mut reqwest::Response,
-    until: &mut Deadline<'_>,
+    until: &mut SharedTimer<'_>,
     pause: Duration,
 ) -> Result<reqwest::Result<Option<Bytes>>, clock::TimedOut> {
     let end = until.at();

@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::send_probe::{SendProbe, Sent};
-use crate::clock::{self, Deadline};
+use crate::clock::{self, SharedTimer};
 use crate::error::{Error, Result};
 use crate::journal::ShortDuration;
 use crate::policy::Failure;
@@ -67,7 +67,7 @@ pub(super) enum TooLate {
 impl SendClock<'_> {
     /// Starts the clock of a request. Returns its first window, if there is a rate to check.
     // Boxed, because every operation in flight has room for it.
-    pub(super) fn start(&self, probe: Option<&SendProbe>, until: &mut Deadline<'_>) -> Option<Box<Window>> {
+    pub(super) fn start(&self, probe: Option<&SendProbe>, until: &mut SharedTimer<'_>) -> Option<Box<Window>> {
         let rate = self.rate.filter(|_| probe.is_some_and(SendProbe::is_long))?;
         let (end, now) = (until.at(), clock::now());
         until.set(clock::earlier(end, now.checked_add(rate.per)));
@@ -84,7 +84,7 @@ impl SendClock<'_> {
     }
 
     /// Moves the end of the attempt once the head of the response has arrived.
-    pub(super) fn answered(&self, probe: Option<&SendProbe>, window: Option<&Window>, until: &mut Deadline<'_>) {
+    pub(super) fn answered(&self, probe: Option<&SendProbe>, window: Option<&Window>, until: &mut SharedTimer<'_>) {
         if let Some(sent) = probe.and_then(SendProbe::sent) {
             let own = self.attempt_timeout.and_then(|timeout| sent.last.checked_add(timeout));
             until.set(clock::earlier(own, self.deadline));

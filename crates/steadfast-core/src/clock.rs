@@ -60,10 +60,10 @@ pub async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Result<F:
     }
 }
 
-/// The timer of a [`Deadline`].
+/// The timer of a [`SharedTimer`].
 pub type Timer = Sleep;
 
-/// Creates the timer of a [`Deadline`]. It is registered only at the first wait.
+/// Creates the timer of a [`SharedTimer`]. It is registered only at the first wait.
 #[allow(clippy::disallowed_methods, reason = "the one place")]
 pub fn timer(deadline: Option<Instant>) -> Option<Timer> {
     deadline.map(|deadline| tokio::time::sleep_until(deadline.into()))
@@ -71,12 +71,12 @@ pub fn timer(deadline: Option<Instant>) -> Option<Timer> {
 
 /// A deadline of several waits, which share one timer. For a single wait, see [`until`].
 #[derive(Debug)]
-pub struct Deadline<'a> {
+pub struct SharedTimer<'a> {
     at: Option<Instant>,
     timer: Pin<&'a mut Option<Sleep>>,
 }
 
-impl<'a> Deadline<'a> {
+impl<'a> SharedTimer<'a> {
     /// Creates a deadline. `timer` must be the timer of the same instant.
     pub fn new(at: Option<Instant>, timer: Pin<&'a mut Option<Sleep>>) -> Self {
         Self { at, timer }
@@ -184,7 +184,7 @@ mod tests {
         };
         let at = now().checked_add(Duration::from_millis(20));
         let timer = pin!(timer(at));
-        let mut deadline = Deadline::new(at, timer);
+        let mut deadline = SharedTimer::new(at, timer);
         assert!(deadline.bound(async { 1 }).await.is_ok_and(|one| one == 1));
         assert!(deadline.bound(greedy()).await.is_err());
         assert!(deadline.bound(std::future::pending::<()>()).await.is_err(), "it stays over");

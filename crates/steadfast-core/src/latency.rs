@@ -24,12 +24,12 @@ pub struct Latencies(Mutex<Windows>);
 #[derive(Debug)]
 struct Windows {
     began: Option<Instant>,
-    current: Window,
-    previous: Window,
+    current: LatencyWindow,
+    previous: LatencyWindow,
 }
 
 #[derive(Clone, Debug)]
-struct Window {
+struct LatencyWindow {
     counts: Histogram32,
     number: u32,
 }
@@ -39,7 +39,7 @@ impl Latencies {
     pub fn new() -> Option<Self> {
         // `Histogram32` accepts these powers.
         let counts = Histogram32::new(POWERS.0, POWERS.1).ok()?;
-        let empty = Window { counts, number: 0 };
+        let empty = LatencyWindow { counts, number: 0 };
         Some(Self(Mutex::new(Windows { began: None, current: empty.clone(), previous: empty })))
     }
 
@@ -67,7 +67,7 @@ impl Latencies {
     }
 }
 
-impl Window {
+impl LatencyWindow {
     fn record(&mut self, microseconds: u64) {
         // The histogram has a bucket for every value up to the longest.
         if self.counts.increment(microseconds).is_ok() {

@@ -10,7 +10,7 @@ use http::request::Parts;
 use super::body_fingerprint::BodyFingerprint;
 use super::json::Json;
 
-type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
+type ReadId = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
 
 /// The place of an event's id in its delivery, for a [`WebhookLayer`](super::WebhookLayer).
 ///
@@ -29,7 +29,7 @@ type Read = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
 /// ```
 #[derive(Clone)]
 pub struct EventId {
-    read: Read,
+    read: ReadId,
     stable_body: Option<BodyFingerprint>,
 }
 

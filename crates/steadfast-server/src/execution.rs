@@ -20,7 +20,7 @@ use tower_service::Service;
 
 use super::body::{Reader, pump, whole};
 use super::ending::{Ending, WonClaim};
-use super::held::{Held, HeldClaim, HeldClaims};
+use super::held::{HeldClaim, HeldClaims, HeldGuard};
 use super::layer_state::LayerState;
 use super::metrics::{Counter, Route, count};
 use super::nested;
@@ -38,7 +38,7 @@ use super::transaction::TransactionHandle;
 /// A claim that acquired its key.
 pub(super) struct AcquiredClaim<'a, T> {
     pub(super) won: WonClaim,
-    pub(super) held: Held<&'a HeldClaims>,
+    pub(super) held: HeldGuard<&'a HeldClaims>,
     pub(super) session: T,
     /// Its place under the limit of running handlers.
     pub(super) place: Option<OwnedSemaphorePermit>,
@@ -66,7 +66,7 @@ enum Handled<R, E, T> {
 pub(super) struct Execution<'a, S: Store, R: Body, E> {
     layer: &'a LayerState<S>,
     won: WonClaim,
-    _held: Held<&'a HeldClaims>,
+    _held: HeldGuard<&'a HeldClaims>,
     transaction: TransactionHandle<S::Session>,
     route: Route,
     answer: Option<ResponseSender<R, E>>,

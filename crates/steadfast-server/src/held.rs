@@ -24,19 +24,19 @@ const SHARDS: usize = 64;
 /// The list, by record.
 #[derive(Debug)]
 pub(super) struct HeldClaims {
-    shards: Box<[Apart<Mutex<Shard>>]>,
+    shards: Box<[Apart<Mutex<ClaimShard>>]>,
 }
 
 #[derive(Debug, Default)]
-struct Shard {
-    claims: HashMap<RecordId, Entry>,
+struct ClaimShard {
+    claims: HashMap<RecordId, HeldEntry>,
     /// Further claims of a listed record. After another process took a claim over, its handler may
     /// still run here when this process claims the key again.
-    more: Vec<(RecordId, Entry)>,
+    more: Vec<(RecordId, HeldEntry)>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct HeldEntry {
     token: ClaimToken,
     charge: Charge,
     /// When the lease that the store last confirmed was requested.
@@ -81,14 +81,14 @@ impl HeldClaims {
         Self { shards: (0..SHARDS).map(|_| Apart::default()).collect() }
     }
 
-    fn shard(&self, id: &RecordId) -> MutexGuard<'_, Shard> {
+    fn shard(&self, id: &RecordId) -> MutexGuard<'_, ClaimShard> {
         let [first, ..] = id.as_bytes();
         let shard = self.shards.get(usize::from(*first) % SHARDS).unwrap_or(&self.shards[0]);
         lock(shard)
     }
 
     fn list(&self, claim: ClaimRef, charge: Charge, asked: Instant) {
-        let entry = Entry { token: claim.token, charge, asked, standing: Standing::Held, gone: None };
+        let entry = HeldEntry { token: claim.token, charge, asked, standing: Standing::Held, gone: None };
         let mut shard = self.shard(&claim.id);
         match shard.claims.entry(claim.id) {
             Slot::Vacant(slot) => _ = slot.insert(entry),
@@ -164,7 +164,7 @@ impl HeldClaims {
         });
     }
 
-    fn change<T>(&self, claim: ClaimRef, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+    fn change<T>(&self, claim: ClaimRef, change: impl FnOnce(&mut HeldEntry) -> T) -> Option<T> {
         let mut shard = self.shard(&claim.id);
         shard.entry(claim).map(change)
     }
@@ -178,7 +178,7 @@ impl HeldClaims {
 }
 
 // Nothing between lock and unlock panics, so poison means nothing.
-fn lock(shard: &Apart<Mutex<Shard>>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Apart<Mutex<ClaimShard>>) -> MutexGuard<'_, ClaimShard> {
     shard.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -188,8 +188,8 @@ fn passed(start: Instant, time: Duration, now: Instant) -> bool {
     start.checked_add(time).is_some_and(|end| end <= now)
 }
 
-impl Shard {
-    fn remove(&mut self, claim: ClaimRef) -> Option<Entry> {
+impl ClaimShard {
+    fn remove(&mut self, claim: ClaimRef) -> Option<HeldEntry> {
         let Self { claims, more } = self;
         let Slot::Occupied(mut first) = claims.entry(claim.id) else { return None };
         if first.get().token != claim.token {
@@ -200,11 +200,11 @@ impl Shard {
         Some(first.insert(more.swap_remove(next).1))
     }
 
-    fn entries(&self) -> impl Iterator<Item = (&RecordId, &Entry)> {
+    fn entries(&self) -> impl Iterator<Item = (&RecordId, &HeldEntry)> {
         self.claims.iter().chain(self.more.iter().map(|(id, entry)| (id, entry)))
     }
 
-    fn entry(&mut self, claim: ClaimRef) -> Option<&mut Entry> {
+    fn entry(&mut self, claim: ClaimRef) -> Option<&mut HeldEntry> {
         if self.claims.get(&claim.id)?.token == claim.token {
             return self.claims.get_mut(&claim.id);
         }
@@ -212,7 +212,7 @@ impl Shard {
     }
 }
 
-impl Entry {
+impl HeldEntry {
     fn is_due(&self, now: Instant) -> bool {
         self.standing != Standing::Lost && passed(self.asked, self.charge.lease / 3, now)
     }
@@ -227,12 +227,12 @@ impl Entry {
 /// A claim on the list. Dropping it removes the claim, whatever ended the handler: a response, a
 /// panic, an abort.
 #[derive(Debug)]
-pub(super) struct Held<C: Deref<Target = HeldClaims>> {
+pub(super) struct HeldGuard<C: Deref<Target = HeldClaims>> {
     claims: C,
     claim: ClaimRef,
 }
 
-impl<C: Deref<Target = HeldClaims>> Held<C> {
+impl<C: Deref<Target = HeldClaims>> HeldGuard<C> {
     /// Lists a claim whose lease was requested at this instant.
     pub(super) fn new(claims: C, claim: ClaimRef, charge: Charge, asked: Instant) -> Self {
         claims.list(claim, charge, asked);
@@ -240,7 +240,7 @@ impl<C: Deref<Target = HeldClaims>> Held<C> {
     }
 }
 
-impl<C: Deref<Target = HeldClaims>> Drop for Held<C> {
+impl<C: Deref<Target = HeldClaims>> Drop for HeldGuard<C> {
     fn drop(&mut self) {
         self.claims.remove(self.claim);
     }
@@ -296,7 +296,7 @@ impl HeldClaim {
     pub fn is_held(&self) -> bool {
         let now = clock::now();
         let held =
-            |entry: &mut Entry| entry.standing != Standing::Lost && !passed(entry.asked, entry.charge.lease, now);
+            |entry: &mut HeldEntry| entry.standing != Standing::Lost && !passed(entry.asked, entry.charge.lease, now);
         self.claims.change(self.claim, held).unwrap_or(false)
     }
 
@@ -323,7 +323,7 @@ impl HeldClaim {
     pub async fn lost(&self) {
         loop {
             let gone = {
-                let watch = |entry: &mut Entry| {
+                let watch = |entry: &mut HeldEntry| {
                     (entry.standing != Standing::Lost).then(|| entry.gone.get_or_insert_default().clone())
                 };
                 let Some(gone) = self.claims.change(self.claim, watch).flatten() else { return };
@@ -332,7 +332,7 @@ impl HeldClaim {
             let told = gone.notified();
             // The same lock orders this check and the notifier: either the change is visible here,
             // or this waiter is notified of it.
-            let still = |entry: &mut Entry| entry.standing != Standing::Lost;
+            let still = |entry: &mut HeldEntry| entry.standing != Standing::Lost;
             if !self.claims.change(self.claim, still).unwrap_or(false) {
                 return;
             }
@@ -357,8 +357,8 @@ mod tests {
         ClaimRef::new(RecordId::new("", key), ClaimToken::from_bytes([token; 16]))
     }
 
-    fn hold(claims: &HeldClaims, claim: ClaimRef, lease: Duration, asked: Instant) -> Held<&HeldClaims> {
-        Held::new(claims, claim, charge(lease), asked)
+    fn hold(claims: &HeldClaims, claim: ClaimRef, lease: Duration, asked: Instant) -> HeldGuard<&HeldClaims> {
+        HeldGuard::new(claims, claim, charge(lease), asked)
     }
 
     fn charge(lease: Duration) -> Charge {

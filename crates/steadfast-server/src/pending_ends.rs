@@ -66,19 +66,19 @@ pub(super) struct Pending {
 }
 
 /// A waiting end, counted until it is dropped.
-pub(super) struct Waiting<'a>(&'a Pending, usize);
+pub(super) struct WaitingEnd<'a>(&'a Pending, usize);
 
 impl Pending {
     /// Counts an end. Returns `None` if there is no room for it.
-    pub(super) fn enter(&self, bytes: usize, most: PendingEnds) -> Option<Waiting<'_>> {
+    pub(super) fn enter(&self, bytes: usize, most: PendingEnds) -> Option<WaitingEnd<'_>> {
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let sum = self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let waiting = Waiting(self, bytes);
+        let waiting = WaitingEnd(self, bytes);
         (count <= most.max_count && sum <= most.max_bytes).then_some(waiting)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingEnd<'_> {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::Relaxed);
         self.0.bytes.fetch_sub(self.1, Ordering::Relaxed);

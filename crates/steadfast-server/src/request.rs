@@ -34,7 +34,7 @@ pub(super) struct Operation {
 }
 
 /// What the layer does with a request that it has read.
-pub(super) enum Read<B> {
+pub(super) enum ReadRequest<B> {
     Operation(Operation),
     /// It passes through: it has no key and needs none, or an outer layer runs it under the same
     /// record.
@@ -43,7 +43,12 @@ pub(super) enum Read<B> {
 
 impl Config {
     /// Reads the identity of a request, and its body if the layer has to recognise it.
-    pub(super) async fn read<S, B>(&self, parts: &Parts, body: B, store: &SharedStore<S>) -> Result<Read<B>, Rejection>
+    pub(super) async fn read<S, B>(
+        &self,
+        parts: &Parts,
+        body: B,
+        store: &SharedStore<S>,
+    ) -> Result<ReadRequest<B>, Rejection>
     where
         S: Store,
         B: Body + From<Bytes>,
@@ -56,24 +61,24 @@ impl Config {
             let scope = self.scope_of(parts)?;
             let id = RecordId::of_event(&scope, &id);
             if is_entered(&id) {
-                return Ok(Read::NotAsked(body.into()));
+                return Ok(ReadRequest::NotAsked(body.into()));
             }
             let fingerprint = match &self.body_fingerprint {
                 None => Fingerprint::of(&body),
                 Some(setting) => setting.of_event(parts, &body),
             };
             let scope = store.limits_scopes().then(|| ScopeId::of(&scope));
-            return Ok(Read::Operation(Operation { id, scope, fingerprint, wait, body }));
+            return Ok(ReadRequest::Operation(Operation { id, scope, fingerprint, wait, body }));
         }
-        let Some(key) = self.key(&parts.headers)? else { return Ok(Read::NotAsked(body)) };
+        let Some(key) = self.key(&parts.headers)? else { return Ok(ReadRequest::NotAsked(body)) };
         let scope = self.scope_of(parts)?;
         let id = RecordId::new(&scope, &key);
         if is_entered(&id) {
-            return Ok(Read::NotAsked(body));
+            return Ok(ReadRequest::NotAsked(body));
         }
         let scope = store.limits_scopes().then(|| ScopeId::of(&scope));
         let body = self.body(parts, body).await?;
-        Ok(Read::Operation(Operation { id, scope, fingerprint: self.fingerprint(parts, &body), wait, body }))
+        Ok(ReadRequest::Operation(Operation { id, scope, fingerprint: self.fingerprint(parts, &body), wait, body }))
     }
 
     /// Returns whether the layer covers this method.

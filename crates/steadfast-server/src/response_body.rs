@@ -14,14 +14,14 @@ pin_project! {
     #[derive(Debug)]
     pub struct ResponseBody<B: Body> {
         #[pin]
-        kind: Kind<B>,
+        kind: BodyKind<B>,
     }
 }
 
 pin_project! {
     #[project = Projected]
     #[derive(Debug)]
-    enum Kind<B: Body> {
+    enum BodyKind<B: Body> {
         /// Bytes in memory.
         Whole { bytes: Bytes, trailers: Option<Box<HeaderMap>> },
         /// The inner service's body, of a request that passed through.
@@ -47,15 +47,15 @@ impl<B: Body> ResponseBody<B> {
     }
 
     pub(super) fn with_trailers(bytes: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
-        Self { kind: Kind::Whole { bytes, trailers } }
+        Self { kind: BodyKind::Whole { bytes, trailers } }
     }
 
     pub(super) fn passed(body: B) -> Self {
-        Self { kind: Kind::Passed { body } }
+        Self { kind: BodyKind::Passed { body } }
     }
 
     pub(super) fn pumped(pieces: mpsc::Receiver<Piece>, size: SizeHint) -> Self {
-        Self { kind: Kind::Pumped { pieces, ended: false, size } }
+        Self { kind: BodyKind::Pumped { pieces, ended: false, size } }
     }
 }
 
@@ -87,19 +87,19 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Whole { bytes, trailers } => bytes.is_empty() && trailers.is_none(),
-            Kind::Passed { body } => body.is_end_stream(),
-            Kind::Pumped { ended, .. } => *ended,
+            BodyKind::Whole { bytes, trailers } => bytes.is_empty() && trailers.is_none(),
+            BodyKind::Passed { body } => body.is_end_stream(),
+            BodyKind::Pumped { ended, .. } => *ended,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Whole { bytes, .. } => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
-            Kind::Passed { body } => body.size_hint(),
+            BodyKind::Whole { bytes, .. } => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            BodyKind::Passed { body } => body.size_hint(),
             // Frames that were already taken are not subtracted: the length is announced once, and
             // not read again.
-            Kind::Pumped { size, .. } => *size,
+            BodyKind::Pumped { size, .. } => *size,
         }
     }
 }

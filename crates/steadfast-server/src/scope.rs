@@ -47,10 +47,10 @@ type Name = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 /// If a scope changes its value, every key is new: a repeat of an earlier operation runs again.
 /// Change it while no records are kept, or keep returning the earlier names for earlier callers.
 #[derive(Clone)]
-pub struct Scope(Kind);
+pub struct Scope(ScopeKind);
 
 #[derive(Clone)]
-enum Kind {
+enum ScopeKind {
     Fixed(Arc<str>),
     ByRequest(Name),
 }
@@ -86,7 +86,7 @@ impl Scope {
     /// ```
     #[must_use]
     pub fn from_fn(name: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(Kind::ByRequest(Arc::new(name)))
+        Self(ScopeKind::ByRequest(Arc::new(name)))
     }
 
     /// Takes the scope from an extension of the request, set by a layer outside this one. A request
@@ -160,14 +160,14 @@ impl Scope {
 
     /// Uses the same scope for every request.
     pub(super) fn fixed(name: impl Into<Arc<str>>) -> Self {
-        Self(Kind::Fixed(name.into()))
+        Self(ScopeKind::Fixed(name.into()))
     }
 
     /// Returns the scope of this request. `None` if it has none.
     pub(super) fn of(&self, parts: &Parts) -> Option<Cow<'_, str>> {
         match &self.0 {
-            Kind::Fixed(name) => Some(Cow::Borrowed(name)),
-            Kind::ByRequest(name) => name(parts).filter(|name| !name.is_empty()).map(Cow::Owned),
+            ScopeKind::Fixed(name) => Some(Cow::Borrowed(name)),
+            ScopeKind::ByRequest(name) => name(parts).filter(|name| !name.is_empty()).map(Cow::Owned),
         }
     }
 }
@@ -175,8 +175,8 @@ impl Scope {
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Kind::Fixed(_) => "Scope(fixed)",
-            Kind::ByRequest(_) => "Scope(by request)",
+            ScopeKind::Fixed(_) => "Scope(fixed)",
+            ScopeKind::ByRequest(_) => "Scope(by request)",
         })
     }
 }

@@ -19,7 +19,7 @@ use super::execution::{Execution, ResponseSender};
 use super::layer_state::LayerState;
 use super::metrics::Route;
 use super::rejection::Rejection;
-use super::request::{Operation, Read};
+use super::request::{Operation, ReadRequest};
 use super::response::reject;
 use super::response_body::ResponseBody;
 use super::store::Store;
@@ -98,8 +98,8 @@ where
 {
     let (parts, body) = request.into_parts();
     let operation = match layer.config.read(&parts, body, &layer.shared.store).await {
-        Ok(Read::Operation(operation)) => operation,
-        Ok(Read::NotAsked(body)) => {
+        Ok(ReadRequest::Operation(operation)) => operation,
+        Ok(ReadRequest::NotAsked(body)) => {
             return Box::pin(pass_through(inner.call(Request::from_parts(parts, body)))).await;
         }
         Err(rejection) => return Ok(reject(&layer, (None, &Route::of(&parts)), rejection)),

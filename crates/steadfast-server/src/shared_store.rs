@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::cancel_queue::Cancels;
-use super::held::{Charge, Held, HeldClaims};
+use super::held::{Charge, HeldClaims, HeldGuard};
 use super::keepers::Keepers;
 use super::pending_ends::Pending;
 use super::store::{ClaimRef, Store};
@@ -59,22 +59,22 @@ impl<S: Store> SharedStore<S> {
     }
 
     /// Lists a claim as held by this process and renews its lease, until the guard is dropped.
-    pub(super) fn hold(&self, claim: ClaimRef, lease: Duration, asked: Instant) -> Held<&HeldClaims> {
+    pub(super) fn hold(&self, claim: ClaimRef, lease: Duration, asked: Instant) -> HeldGuard<&HeldClaims> {
         self.listed(&*self.0.claims, claim, lease, asked)
     }
 
     /// Does the same, with a guard that a task of its own can own.
-    pub(super) fn hold_on(&self, claim: ClaimRef, lease: Duration, asked: Instant) -> Held<Arc<HeldClaims>> {
+    pub(super) fn hold_on(&self, claim: ClaimRef, lease: Duration, asked: Instant) -> HeldGuard<Arc<HeldClaims>> {
         self.listed(self.0.claims.clone(), claim, lease, asked)
     }
 
-    fn listed<C>(&self, claims: C, claim: ClaimRef, lease: Duration, asked: Instant) -> Held<C>
+    fn listed<C>(&self, claims: C, claim: ClaimRef, lease: Duration, asked: Instant) -> HeldGuard<C>
     where
         C: Deref<Target = HeldClaims>,
     {
         let runtime = Handle::try_current().ok();
         let charge = Charge { runtime: runtime.as_ref().map(Handle::id), lease };
-        let held = Held::new(claims, claim, charge, asked);
+        let held = HeldGuard::new(claims, claim, charge, asked);
         if let Some(runtime) = runtime {
             self.keep(charge, &runtime);
         }

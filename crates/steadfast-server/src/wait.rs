@@ -30,21 +30,21 @@ struct Keys {
     /// Whether any key has waiters. Without any, the common case, an operation ends without taking
     /// the lock.
     any: AtomicBool,
-    waiting: Mutex<HashMap<RecordId, Waiting>>,
+    waiting: Mutex<HashMap<RecordId, Waiters>>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct Waiters {
     ended: watch::Receiver<bool>,
     look_now: Arc<Notify>,
 }
 
 impl Keys {
-    fn lock(&self) -> MutexGuard<'_, HashMap<RecordId, Waiting>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RecordId, Waiters>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn leave(&self, waiting: &mut HashMap<RecordId, Waiting>, id: &RecordId) {
+    fn leave(&self, waiting: &mut HashMap<RecordId, Waiters>, id: &RecordId) {
         waiting.remove(id);
         self.any.store(!waiting.is_empty(), Ordering::Release);
     }
@@ -74,7 +74,7 @@ impl Waits {
             Entry::Vacant(place) => {
                 let (tell, ended) = watch::channel(false);
                 let look_now = Arc::new(Notify::new());
-                place.insert(Waiting { ended: ended.clone(), look_now: look_now.clone() });
+                place.insert(Waiters { ended: ended.clone(), look_now: look_now.clone() });
                 self.keys.any.store(true, Ordering::Release);
                 let watching = Watching { keys: self.keys.clone(), id, tell, is_listed: true };
                 tokio::spawn(watch_key(store.clone(), watching, look_now));

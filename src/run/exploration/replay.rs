@@ -238,7 +238,7 @@ impl<'a> Course<'a> {
 
     fn next_body(&mut self) -> Option<reqwest::Body> {
         let no_timer = pin!(None);
-        let mut until = clock::Deadline::new(None, no_timer);
+        let mut until = clock::SharedTimer::new(None, no_timer);
         let body = self.wire_request.body.next(&mut until).now_or_never();
         body.expect("the body is in memory").ok().flatten()
     }

@@ -20,10 +20,10 @@ const SEALED: u16 = 1000;
 
 /// A stored response. Its clones share it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record(Arc<Kept>);
+pub struct Record(Arc<RecordParts>);
 
 #[derive(Clone, Debug, PartialEq)]
-struct Kept {
+struct RecordParts {
     status: StatusCode,
     headers: HeaderMap,
     /// `None` if the response was streamed or too long. The record then says only that the
@@ -63,7 +63,7 @@ impl Record {
 
     /// Creates a record with exactly these headers.
     pub(crate) fn of(status: StatusCode, headers: HeaderMap, body: Option<Bytes>) -> Self {
-        Self(Arc::new(Kept { status, headers, body, sealed: false }))
+        Self(Arc::new(RecordParts { status, headers, body, sealed: false }))
     }
 
     /// Seals this record with `codec`. A record without a response is returned unchanged. If the
@@ -82,7 +82,7 @@ impl Record {
     }
 
     fn of_sealed(status: StatusCode, bytes: Bytes) -> Self {
-        Self(Arc::new(Kept { status, headers: HeaderMap::new(), body: Some(bytes), sealed: true }))
+        Self(Arc::new(RecordParts { status, headers: HeaderMap::new(), body: Some(bytes), sealed: true }))
     }
 
     /// Decrypts a record from a store with the codec that sealed it. A record without a response is
@@ -131,7 +131,7 @@ impl Record {
 
     /// Returns the parts of the record. Does not copy them if the record is not shared.
     pub(crate) fn into_parts(self) -> (StatusCode, HeaderMap, Option<Bytes>) {
-        let Kept { status, headers, body, .. } = Arc::unwrap_or_clone(self.0);
+        let RecordParts { status, headers, body, .. } = Arc::unwrap_or_clone(self.0);
         (status, headers, body)
     }
 

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use steadfast_core::clock;
 use steadfast_core::key::KeyError;
 
-use self::room::{Held, Need, Room};
+use self::room::{Need, Room, Usage};
 use self::shard::{Entry, Known, Phase, Shard};
 use super::{
     Claim, ClaimOutcome, ClaimRef, ClaimToken, Completion, End, FinishOutcome, Record, RecordId, RecordState, Store,
@@ -193,7 +193,7 @@ impl MemoryStore {
             // Read again each time, because more records may have expired since.
             let now = clock::now();
             let gone = self.sweep_all(now, SWEEP);
-            in_vain = if gone == Held::default() { in_vain + 1 } else { 0 };
+            in_vain = if gone == Usage::default() { in_vain + 1 } else { 0 };
             match self.enter(claim, need, now) {
                 Err(_) if in_vain < 2 => {}
                 entered => return entered,
@@ -212,7 +212,7 @@ impl MemoryStore {
         let found = shard.find(hash, claim.id).and_then(|slot| Some((slot, shard.slots.get(slot)?)));
         // The room comes first: a replaced record must not be forgotten if there is none.
         let Some((slot, entry)) = found else {
-            self.room.replace(claim.scope, (None, Held::default()), need)?;
+            self.room.replace(claim.scope, (None, Usage::default()), need)?;
             shard.insert(hash, Entry::enter(claim, need.bytes, now));
             return Ok(Entered::Won);
         };
@@ -316,17 +316,17 @@ impl MemoryStore {
     }
 
     /// Removes expired records. Their room is free before the shard is unlocked.
-    fn sweep_one(&self, shard: &mut Shard, now: Instant, most: usize, looks: usize) -> Held {
+    fn sweep_one(&self, shard: &mut Shard, now: Instant, most: usize, looks: usize) -> Usage {
         let left = |entry: &Entry| self.room.give_back_to(entry.scope, entry.held());
         let gone = shard.sweep(now, most, looks, left) + shard.tombstones.sweep(now);
-        if gone != Held::default() {
+        if gone != Usage::default() {
             self.room.give_back_to_all(gone);
         }
         gone
     }
 
-    fn sweep_all(&self, now: Instant, most: usize) -> Held {
-        let mut gone = Held::default();
+    fn sweep_all(&self, now: Instant, most: usize) -> Usage {
+        let mut gone = Usage::default();
         for shard in &self.shards {
             let mut shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
             gone = gone + self.sweep_one(&mut shard, now, most - gone.records, usize::MAX);
@@ -569,7 +569,7 @@ mod tests {
             let workers: Vec<_> = (0..4).map(|seed| scope.spawn(move || at_random(seed))).collect();
             workers.into_iter().map(|worker| worker.join().unwrap()).sum()
         });
-        let (mut there, mut listed, mut in_scopes) = (Held::default(), 0, Held::default());
+        let (mut there, mut listed, mut in_scopes) = (Usage::default(), 0, Usage::default());
         for shard in &store.shards {
             let shard = shard.0.lock().unwrap();
             shard.slots.iter().for_each(|entry| there = there + entry.held());

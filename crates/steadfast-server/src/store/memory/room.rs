@@ -28,12 +28,12 @@ struct Taken {
 
 /// Records, and the bytes that are reserved or used for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Held {
+pub(super) struct Usage {
     pub(super) records: usize,
     pub(super) bytes: usize,
 }
 
-impl Add for Held {
+impl Add for Usage {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -55,31 +55,31 @@ impl Room {
         Self { max_records, max_bytes, shares: None, taken: Apart::default() }
     }
 
-    pub(super) fn taken(&self) -> Held {
+    pub(super) fn taken(&self) -> Usage {
         let Apart(taken) = &self.taken;
-        Held { records: taken.records.load(Ordering::Relaxed), bytes: taken.bytes.load(Ordering::Relaxed) }
+        Usage { records: taken.records.load(Ordering::Relaxed), bytes: taken.bytes.load(Ordering::Relaxed) }
     }
 
     /// Takes room for a record that replaces another. Changes nothing if there is no room.
     pub(super) fn replace(
         &self,
         scope: Option<ScopeId>,
-        (replaced_scope, replaced): (Option<ScopeId>, Held),
+        (replaced_scope, replaced): (Option<ScopeId>, Usage),
         need: Need,
     ) -> Result<(), StoreLimit> {
         let Some(shares) = &self.shares else { return self.replace_in_all(replaced, need) };
-        let one = Held { records: 1, bytes: need.bytes };
+        let one = Usage { records: 1, bytes: need.bytes };
         // A claim that was made without a layer may have named no scope.
-        let gone = if replaced_scope == scope { replaced } else { Held::default() };
+        let gone = if replaced_scope == scope { replaced } else { Usage::default() };
         shares.trade(scope, gone, one, need.spare, self)?;
         self.replace_in_all(replaced, need).inspect_err(|_| shares.set(scope, one, gone))?;
         if replaced_scope != scope {
-            shares.set(replaced_scope, replaced, Held::default());
+            shares.set(replaced_scope, replaced, Usage::default());
         }
         Ok(())
     }
 
-    fn replace_in_all(&self, replaced: Held, Need { bytes, spare }: Need) -> Result<(), StoreLimit> {
+    fn replace_in_all(&self, replaced: Usage, Need { bytes, spare }: Need) -> Result<(), StoreLimit> {
         let Apart(taken) = &self.taken;
         if !trade(&taken.records, replaced.records, 1, self.max_records) {
             return Err(self.records_limit());
@@ -93,7 +93,7 @@ impl Room {
 
     /// Changes the size of a record, within the bounds. Returns whether there is room.
     pub(super) fn fits(&self, scope: Option<ScopeId>, bytes: usize, now_bytes: usize) -> Result<(), StoreLimit> {
-        let one = |bytes| Held { records: 1, bytes };
+        let one = |bytes| Usage { records: 1, bytes };
         if let Some(shares) = &self.shares {
             shares.trade(scope, one(bytes), one(now_bytes), 0, self)?;
         }
@@ -110,33 +110,33 @@ impl Room {
     pub(super) fn resize(&self, scope: Option<ScopeId>, bytes: usize, now_bytes: usize) {
         let _fits = trade(&self.taken.0.bytes, bytes, now_bytes, usize::MAX);
         if let Some(shares) = &self.shares {
-            shares.set(scope, Held { records: 0, bytes }, Held { records: 0, bytes: now_bytes });
+            shares.set(scope, Usage { records: 0, bytes }, Usage { records: 0, bytes: now_bytes });
         }
     }
 
     /// Takes room, within the bounds or not.
-    pub(super) fn overrun(&self, held: Held) {
+    pub(super) fn overrun(&self, held: Usage) {
         let Apart(taken) = &self.taken;
         taken.records.fetch_add(held.records, Ordering::Relaxed);
         taken.bytes.fetch_add(held.bytes, Ordering::Relaxed);
     }
 
     /// Gives back the room of a record.
-    pub(super) fn give_back(&self, scope: Option<ScopeId>, held: Held) {
+    pub(super) fn give_back(&self, scope: Option<ScopeId>, held: Usage) {
         self.give_back_to_all(held);
         self.give_back_to(scope, held);
     }
 
-    pub(super) fn give_back_to_all(&self, held: Held) {
+    pub(super) fn give_back_to_all(&self, held: Usage) {
         let Apart(taken) = &self.taken;
         taken.records.fetch_sub(held.records, Ordering::Relaxed);
         taken.bytes.fetch_sub(held.bytes, Ordering::Relaxed);
     }
 
     /// Gives back room of a scope alone.
-    pub(super) fn give_back_to(&self, scope: Option<ScopeId>, held: Held) {
+    pub(super) fn give_back_to(&self, scope: Option<ScopeId>, held: Usage) {
         if let Some(shares) = &self.shares {
-            shares.set(scope, held, Held::default());
+            shares.set(scope, held, Usage::default());
         }
     }
 
@@ -153,7 +153,7 @@ impl Room {
 #[derive(Debug)]
 pub(super) struct Shares {
     most: f64,
-    taken: Box<[Mutex<HashMap<ScopeId, Held>>]>,
+    taken: Box<[Mutex<HashMap<ScopeId, Usage>>]>,
 }
 
 impl Shares {
@@ -166,7 +166,7 @@ impl Shares {
         (whole as f64 * self.most) as usize
     }
 
-    fn part(&self, scope: ScopeId) -> MutexGuard<'_, HashMap<ScopeId, Held>> {
+    fn part(&self, scope: ScopeId) -> MutexGuard<'_, HashMap<ScopeId, Usage>> {
         let part = usize::try_from(scope.get() % 64).unwrap_or(0) % PARTS;
         // Every index exists. Nothing between lock and unlock panics.
         self.taken.get(part).unwrap_or(&self.taken[0]).lock().unwrap_or_else(PoisonError::into_inner)
@@ -176,8 +176,8 @@ impl Shares {
     fn trade(
         &self,
         scope: Option<ScopeId>,
-        gone: Held,
-        comes: Held,
+        gone: Usage,
+        comes: Usage,
         spare: usize,
         room: &Room,
     ) -> Result<(), StoreLimit> {
@@ -198,7 +198,7 @@ impl Shares {
     }
 
     /// Replaces `gone` by `comes`, within the share or not.
-    fn set(&self, scope: Option<ScopeId>, gone: Held, comes: Held) {
+    fn set(&self, scope: Option<ScopeId>, gone: Usage, comes: Usage) {
         let Some(scope) = scope else { return };
         let mut part = self.part(scope);
         let after = after(part.get(&scope).copied().unwrap_or_default(), gone, comes);
@@ -207,24 +207,24 @@ impl Shares {
 
     /// Returns what all scopes have taken.
     #[cfg(test)]
-    pub(super) fn taken(&self) -> Held {
-        let sum = |part: &Mutex<HashMap<ScopeId, Held>>| {
-            part.lock().unwrap().values().fold(Held::default(), |sum, held| sum + *held)
+    pub(super) fn taken(&self) -> Usage {
+        let sum = |part: &Mutex<HashMap<ScopeId, Usage>>| {
+            part.lock().unwrap().values().fold(Usage::default(), |sum, held| sum + *held)
         };
-        self.taken.iter().map(sum).fold(Held::default(), Add::add)
+        self.taken.iter().map(sum).fold(Usage::default(), Add::add)
     }
 }
 
-fn after(held: Held, gone: Held, comes: Held) -> Held {
-    Held {
+fn after(held: Usage, gone: Usage, comes: Usage) -> Usage {
+    Usage {
         records: (held.records + comes.records).saturating_sub(gone.records),
         bytes: (held.bytes + comes.bytes).saturating_sub(gone.bytes),
     }
 }
 
 /// A scope without records takes no memory.
-fn put(part: &mut HashMap<ScopeId, Held>, scope: ScopeId, held: Held) {
-    if held == Held::default() {
+fn put(part: &mut HashMap<ScopeId, Usage>, scope: ScopeId, held: Usage) {
+    if held == Usage::default() {
         part.remove(&scope);
     } else {
         part.insert(scope, held);

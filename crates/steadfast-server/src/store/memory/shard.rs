@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 
 use super::later;
-use super::room::Held;
+use super::room::Usage;
 use super::slots::{Slot, Slots};
 use super::tombstones::Tombstones;
 use crate::store::{
@@ -131,8 +131,8 @@ impl Shard {
 
     /// Checks up to `looks` due records, and removes up to `most` that have expired. Passes each of
     /// these to `left`.
-    pub(super) fn sweep(&mut self, now: Instant, most: usize, looks: usize, mut left: impl FnMut(&Entry)) -> Held {
-        let mut gone = Held::default();
+    pub(super) fn sweep(&mut self, now: Instant, most: usize, looks: usize, mut left: impl FnMut(&Entry)) -> Usage {
+        let mut gone = Usage::default();
         for _ in 0..looks {
             let Some((looked_at, slot)) = self.expiry.first().copied() else { break };
             if gone.records == most || looked_at > now {
@@ -193,8 +193,8 @@ impl Entry {
         self.token == token && self.forget_at > now && !matches!(self.phase, Phase::Running { .. })
     }
 
-    pub(super) fn held(&self) -> Held {
-        Held { records: 1, bytes: self.bytes }
+    pub(super) fn held(&self) -> Usage {
+        Usage { records: 1, bytes: self.bytes }
     }
 
     /// Notes that the record expires at another time than before. Its place in `expiry` changes

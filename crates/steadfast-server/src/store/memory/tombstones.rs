@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use super::later;
-use super::room::Held;
+use super::room::Usage;
 use crate::store::{ClaimRef, ClaimToken, RecordId, TOMBSTONE};
 
 /// The approximate size of a tombstone in its two collections, in bytes.
@@ -29,16 +29,16 @@ impl Tombstones {
     }
 
     /// Buries a claim that has no tombstone now. Returns the room that the tombstone takes.
-    pub(super) fn bury(&mut self, claim: ClaimRef, now: Instant) -> Held {
+    pub(super) fn bury(&mut self, claim: ClaimRef, now: Instant) -> Usage {
         let until = later(now, TOMBSTONE);
         self.until.insert(claim, until);
         self.by_age.push_back((until, claim));
-        Held { records: 0, bytes: SIZE }
+        Usage { records: 0, bytes: SIZE }
     }
 
     /// Removes some expired tombstones. Returns the room that they took.
-    pub(super) fn sweep(&mut self, now: Instant) -> Held {
-        let mut gone = Held::default();
+    pub(super) fn sweep(&mut self, now: Instant) -> Usage {
+        let mut gone = Usage::default();
         for _ in 0..SWEEP {
             let Some((until, oldest)) = self.by_age.front().copied().filter(|(until, _)| *until <= now) else { break };
             self.by_age.pop_front();
@@ -52,8 +52,8 @@ impl Tombstones {
 
     /// Returns the room that all tombstones take.
     #[cfg(test)]
-    pub(super) fn held(&self) -> Held {
-        Held { records: 0, bytes: self.by_age.len() * SIZE }
+    pub(super) fn held(&self) -> Usage {
+        Usage { records: 0, bytes: self.by_age.len() * SIZE }
     }
 }
 
@@ -78,10 +78,10 @@ mod tests {
         assert_eq!(tombstones.bury(claim(1), now).bytes, SIZE);
         let almost = now + TOMBSTONE - Duration::from_millis(1);
         assert!(contains(&tombstones, 1, almost) && !contains(&tombstones, 2, now));
-        assert_eq!(tombstones.sweep(almost), Held::default());
+        assert_eq!(tombstones.sweep(almost), Usage::default());
         assert!(!contains(&tombstones, 1, now + TOMBSTONE), "not swept yet, and over all the same");
         assert_eq!(tombstones.sweep(now + TOMBSTONE).bytes, SIZE);
-        assert_eq!(tombstones.held(), Held::default());
+        assert_eq!(tombstones.held(), Usage::default());
     }
 
     #[test]
@@ -93,6 +93,6 @@ mod tests {
         assert_eq!(tombstones.sweep(second).bytes, SIZE, "the first one");
         assert!(contains(&tombstones, 1, second));
         assert_eq!(tombstones.sweep(second + TOMBSTONE).bytes, SIZE);
-        assert_eq!(tombstones.held(), Held::default());
+        assert_eq!(tombstones.held(), Usage::default());
     }
 }
