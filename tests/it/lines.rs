@@ -190,7 +190,7 @@ async fn timeout_names_its_setting() {
     assert_eq!(line(&error), lost("the operation's timeout has passed", "attempts exhausted"));
     let error = with_deadline(SHORT, client(doubting(&server)).get("/").send()).await.unwrap_err();
     assert_eq!(line(&error), lost("the task's deadline has passed (with_deadline)", "attempts exhausted"));
-    let error = client(doubting(&server).read_timeout(SHORT)).get("/").send().await.unwrap_err();
+    let error = client(doubting(&server).http(|http| http.read_timeout(SHORT))).get("/").send().await.unwrap_err();
     let transport = "a timeout of the HTTP client has passed, such as read_timeout";
     assert_eq!(line(&error), lost(transport, "attempts exhausted"));
     assert_eq!(server.executions(), 4);
