@@ -3,11 +3,12 @@
 
 use std::error::Error as _;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use steadfast::{Client, Error, IdempotencyKey, KeyPolicy, ResponseExt};
 use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
+
+use crate::support::log::Log;
 
 const KEY: &str = "s3cret-key-s3cret-key-s3cret-key";
 const SECRETS: [&str; 6] =
@@ -31,32 +32,9 @@ fn check(what: &str, text: &str) {
     }
 }
 
-/// Collects the output of `tracing`.
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn printed_values_contain_no_secret() {
-    let logged = Sink::default();
-    let writer = logged.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_ansi(false)
-        .with_writer(move || writer.clone());
-    // Global, because a subscriber on one thread fails: a thread that reaches an event first turns
-    // the event off.
-    tracing::subscriber::set_global_default(subscriber.finish()).expect("no other test sets one");
+    let logged = Log::of_process();
 
     let echo = r#"{"echo":"s3cret-body"}"#;
     for act in [
@@ -107,8 +85,7 @@ async fn printed_values_contain_no_secret() {
         check("events", &String::from_utf8_lossy(&events.0.lock().unwrap()));
         assert!(!events.0.lock().unwrap().is_empty());
     }
-    let logged = logged.0.lock().unwrap();
-    let logged = String::from_utf8_lossy(&logged);
+    let logged = logged.take();
     // The transport's own logs are out of scope; steadfast's lines carry its target.
     let ours: String = logged.lines().filter(|line| line.contains(" steadfast: ")).collect();
     assert!(ours.contains("operation ended"), "{logged}");
