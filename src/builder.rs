@@ -297,6 +297,10 @@ impl ClientBuilder {
     /// With a [`base_url`](Self::base_url) your statement holds for that origin alone, and other
     /// origins are negotiated. **Without one it holds for every origin that this client calls.**
     ///
+    /// It covers every path there. If an endpoint of this API ignores keys, a lost POST to it would
+    /// be repeated, and executed twice. Call [`idempotent(false)`](crate::RequestBuilder::idempotent)
+    /// on its requests, or use a second client.
+    ///
     /// ```
     /// use steadfast::{Client, KeyPolicy};
     ///

@@ -80,6 +80,22 @@ pub(super) fn has_body(method: &Method, status: StatusCode) -> bool {
 pub(super) fn into_parts(response: reqwest::Response) -> (http::response::Parts, reqwest::Body) {
     let url = response.url().clone();
     let (mut parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
+    put_url(url, &mut parts);
+    (parts, body)
+}
+
+/// Makes a response from this URL.
+pub(super) fn with_url(
+    url: reqwest::Url,
+    mut parts: http::response::Parts,
+    body: impl Into<reqwest::Body>,
+) -> reqwest::Response {
+    put_url(url, &mut parts);
+    http::Response::from_parts(parts, body).into()
+}
+
+/// Puts the URL of a response among its extensions, where reqwest looks for it.
+fn put_url(url: reqwest::Url, parts: &mut http::response::Parts) {
     // The builder is the only way to give a response its URL. It gets the extensions, since
     // creating others and moving them takes longer.
     let mut builder = http::Response::builder();
@@ -90,7 +106,6 @@ pub(super) fn into_parts(response: reqwest::Response) -> (http::response::Parts,
     if let Some(extensions) = builder.extensions_mut() {
         parts.extensions = std::mem::take(extensions);
     }
-    (parts, body)
 }
 
 /// A body that fails instead of ending if it was cut off, and instead of waiting for too long.

@@ -16,7 +16,7 @@ use super::operation::OperationContext;
 use super::origin::origin;
 use super::response_body::{self, ReadMode};
 use super::wire_request::WireRequest;
-use super::{link, redirect};
+use super::{ending, link, redirect};
 #[cfg(feature = "json")]
 use crate::decode::DecodeError;
 use crate::error::{Answer, Error, ErrorKind, Result};
@@ -314,6 +314,13 @@ impl WholeResponse {
             response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
         }
         response.into()
+    }
+
+    /// Returns the response as one of reqwest from this URL, with all its headers.
+    pub(super) fn into_response_from(self, url: &reqwest::Url) -> reqwest::Response {
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        (parts.status, parts.headers) = (self.status, self.headers);
+        ending::with_url(url.clone(), parts, self.body)
     }
 
     /// Returns the error of a body that is not what was asked for.

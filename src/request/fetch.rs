@@ -14,6 +14,7 @@ use super::super::response::{self, WholeResponse};
 use super::super::run;
 use super::RequestBuilder;
 use crate::error::{BoxError, Error, Result};
+use crate::journal::OperationReport;
 
 impl RequestBuilder {
     /// Feature `json`. Sends the request and retries it where that is safe. Decodes the 2xx
@@ -133,19 +134,63 @@ impl RequestBuilder {
         })
     }
 
+    /// Sends the request and retries it where that is safe. Returns the 2xx response, with its
+    /// headers and its complete body.
+    ///
+    /// The attempt includes the body, which is in memory. So a truncated body is an ambiguous
+    /// outcome, and the request is retried if that is harmless. Use it if you need a header and the
+    /// body. [`ResponseExt`](crate::ResponseExt) has the links and the attempts, as after
+    /// [`send`](Self::send).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`fetch_bytes`](Self::fetch_bytes).
+    ///
+    /// ```no_run
+    /// use steadfast::ResponseExt;
+    ///
+    /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
+    /// let page = client.get("https://api.example.com/items").fetch_response().await?;
+    /// let next = page.link("next")?;
+    /// let items = page.text().await?;
+    /// # drop((next, items));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fetch_response(self) -> impl Future<Output = Result<reqwest::Response>> {
+        let whole = self.read_reported(|whole, url| Ok(whole.into_response_from(url)));
+        async move {
+            let (mut response, report) = whole.await?;
+            response.extensions_mut().insert(report);
+            Ok(response)
+        }
+    }
+
     /// Sends the request, reads the response inside the attempt, and makes a value of a 2xx.
+    fn read<T>(self, decode: impl FnOnce(WholeResponse) -> Result<T>) -> impl Future<Output = Result<T>> {
+        let reported = self.read_reported(|whole, _| decode(whole));
+        async move { Ok(reported.await?.0) }
+    }
+
+    /// As [`read`](Self::read), with the URL of the response and the report of the operation.
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
-    fn read<T>(mut self, decode: impl FnOnce(WholeResponse) -> Result<T>) -> impl Future<Output = Result<T>> {
+    fn read_reported<T>(
+        mut self,
+        decode: impl FnOnce(WholeResponse, &reqwest::Url) -> Result<T>,
+    ) -> impl Future<Output = Result<(T, OperationReport)>> {
         async move {
             let (context, wire_request) = self.prepare(true)?;
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
             let (response, report) = run::run(&context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();
-            let decoded = response::success(response, context.read, report.stop, url).and_then(decode);
-            decoded.map_err(|error: Error| {
-                let error = response::with_report(error, report, &context, wire_request);
-                error.at_hop(wire_request.original().url(), url)
-            })
+            let whole = response::success(response, context.read, report.stop, url);
+            match whole.and_then(|whole| decode(whole, url)) {
+                Ok(value) => Ok((value, report)),
+                Err(error) => {
+                    let error: Error = response::with_report(error, report, &context, wire_request);
+                    Err(error.at_hop(wire_request.original().url(), url))
+                }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::num::ParseIntError;
 
 use serde_json::json;
 use steadfast::policy::StopReason;
-use steadfast::{ErrorKind, KeyError};
+use steadfast::{ErrorKind, KeyError, ResponseExt};
 use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep};
 
 use crate::support::{doubting, trusting};
@@ -42,6 +42,19 @@ async fn cut_body_of_get_is_fetched_again() {
         assert_eq!(way.fetch(client.get("/")).await.unwrap(), b"whole", "{way:?}");
         assert_eq!(server.received().len(), 2, "{way:?}");
     }
+}
+
+#[tokio::test]
+async fn cut_page_is_fetched_again_with_its_link() {
+    let page = Answer::new(200).header("link", "</items?page=2>; rel=next").body("[1]");
+    let server = FaultServer::play([cut(), FaultStep::answer(page)]).await;
+    let client = doubting(&server).build().unwrap();
+    let response = client.get("/items").fetch_response().await.unwrap();
+    assert_eq!(response.link("next").unwrap().unwrap().as_str(), server.url("/items?page=2"));
+    assert_eq!((response.status().as_u16(), response.attempts().len()), (200, 2));
+    assert_eq!(response.url().as_str(), server.url("/items"));
+    assert_eq!(response.text().await.unwrap(), "[1]");
+    assert_eq!(server.received().len(), 2);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 use std::error::Error as _;
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use steadfast::{Client, Error, IdempotencyKey, KeyPolicy, ResponseExt};
@@ -52,7 +53,7 @@ async fn printed_values_contain_no_secret() {
     ] {
         let name = format!("{act:?}");
         let server = FaultServer::play([act]).await;
-        let events = Sink::default();
+        let events = Arc::new(Mutex::new(Vec::<u8>::new()));
         let told = events.clone();
         let client = Client::builder()
             .base_url(server.url(""))
@@ -60,7 +61,7 @@ async fn printed_values_contain_no_secret() {
             .retry(fast_retries())
             .attempt_timeout(std::time::Duration::from_millis(100))
             .bearer_auth("s3cret-header")
-            .on_event(move |event| told.0.lock().unwrap().extend(format!("{event:?} {}\n", event.url()).bytes()))
+            .on_event(move |event| told.lock().unwrap().extend(format!("{event:?} {}\n", event.url()).bytes()))
             .build()
             .unwrap();
         let url = server.url("/p?q=s3cret-query#s3cret-fragment").replace("http://", "http://s3cret-user:s3cret-user@");
@@ -82,8 +83,8 @@ async fn printed_values_contain_no_secret() {
             }
             Err(error) => check(&name, &printed(&error)),
         }
-        check("events", &String::from_utf8_lossy(&events.0.lock().unwrap()));
-        assert!(!events.0.lock().unwrap().is_empty());
+        check("events", &String::from_utf8_lossy(&events.lock().unwrap()));
+        assert!(!events.lock().unwrap().is_empty());
     }
     let logged = logged.take();
     // The transport's own logs are out of scope; steadfast's lines carry its target.

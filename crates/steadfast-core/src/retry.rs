@@ -103,7 +103,7 @@ impl StopReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
-            Self::Replayed => "the stored response, replayed",
+            Self::Replayed => "the response is stored under its key",
             Self::ServerSaidStop => "the server said not to retry",
             Self::OutcomeUnknown => "the server does not know how an earlier attempt ended",
             Self::Permanent => "permanent",
