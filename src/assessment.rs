@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
 use super::operation::OperationContext;
 use super::redirect::{self, RedirectState};
-use super::response_body::ReadMode;
+use super::response_body::{self, ReadMode};
 use super::transport_error;
 use crate::cause::Cause;
 use crate::clock;
@@ -203,6 +203,7 @@ impl Assessor<'_> {
                 let is_circle = source.to_string().starts_with(redirect::CIRCLE);
                 Some(if is_circle { Cause::RedirectCircle } else { Cause::TooManyRedirects })
             }
+            Some(source) if error.timed_out && source.to_string() == response_body::PAUSED => Some(Cause::ReadTimeout),
             Some(source) => transport_error::cause(error.failure, source, self.context.client.lacks_roots),
             // Only the client's own timer leaves no error.
             None => error.timed_out.then_some(Cause::AttemptTimeout),

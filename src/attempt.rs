@@ -108,7 +108,7 @@ async fn next_body(
     if let (Some(body), None) = (&body, wire_request.body.length()) {
         let headers = wire_request.current(progress).request.headers();
         if let Err(reason) = check_length(headers, body.size_hint().exact()) {
-            return Err(failed(Failure::InvalidRequest, Some(format!("content-length: {reason}").into())));
+            return Err(failed(Failure::RequestBody, Some(format!("content-length: {reason}").into())));
         }
     }
     Ok(body)

@@ -45,6 +45,7 @@ pub(crate) enum Cause {
     RedirectCircle,
     TooManyRedirects,
     AttemptTimeout,
+    ReadTimeout,
     OperationTimeout,
     TaskDeadline,
     KeyForgotten,
@@ -85,17 +86,22 @@ impl Cause {
             Self::ClientCertificateRefused => ("the server refused the client certificate, or misses one", true),
             Self::NothingInCommon => ("no TLS version, cipher or protocol in common with the server", true),
             Self::TlsAlert => ("the server refused the TLS handshake", true),
-            Self::Http1HeadTooLarge => ("the head of the response is over the limit (http1_max_headers)", true),
+            Self::Http1HeadTooLarge => {
+                ("the head of the response is over the limit (http1_max_headers, or about 400 KiB)", true)
+            }
             Self::Http2HeadTooLarge => {
                 ("the head of the response is over the limit (http2_max_header_list_size), or malformed", true)
             }
             Self::RedirectCircle => ("a circle of redirects", true),
             Self::TooManyRedirects => ("too many redirects (max_redirects)", true),
             Self::AttemptTimeout => ("the attempt_timeout has passed", false),
+            Self::ReadTimeout => ("the read_timeout has passed", false),
             Self::OperationTimeout => ("the operation's timeout has passed", false),
             Self::TaskDeadline => ("the task's deadline has passed (with_deadline)", false),
             Self::KeyForgotten => ("the API may have forgotten the key (KeyPolicy::retention)", false),
-            Self::TransportTimeout => ("a timeout of the HTTP client has passed, such as read_timeout", false),
+            Self::TransportTimeout => {
+                ("a timeout of the HTTP client has passed, such as reqwest's read_timeout or an HTTP/2 ping", false)
+            }
         }
     }
 

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! No credential, whole key or query string is printed. Of a body there are only the server's words
-//! about its error, shortened. Errors of other crates are kept without their URL. The test with planted secrets is `tests/it/secrets.rs`.
+//! about its error, shortened. From them only the key is removed: a server that echoes a credential
+//! has it printed. Errors of other crates are kept without their URL, and their texts lose the
+//! secret parts of every other URL. The test with planted secrets is `tests/it/secrets.rs`.
 //!
 //! It has types of the public API. Of the other modules it imports only `policy`, `cause` and those
 //! with such types (the list is in `lib.rs`).
@@ -24,7 +26,7 @@ use crate::journal::{Attempt, OperationReport, OutOfTime, ShortDuration};
 use crate::key::{IdempotencyKey, KeyError};
 use crate::policy::{InvalidPolicy, StopReason};
 use crate::problem::{self, Problem};
-use crate::resume::{ResumeToken, SafeUrl};
+use crate::resume::{ResumeToken, SafeUrl, without_queries};
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -275,19 +277,20 @@ impl Error {
         if !matches!(self.0.kind, ErrorKind::Build | ErrorKind::RequestBody) {
             return None;
         }
-        problem::one_line(&self.causes().last()?.to_string())
+        problem::one_line(&without_queries(&self.causes().last()?.to_string()))
     }
 
     /// Returns the failure and its causes on one line, without the report.
     pub(crate) fn in_short(&self) -> String {
-        self.causes().fold(self.0.what.to_string(), |text, cause| format!("{text}: {cause}"))
+        self.causes()
+            .fold(self.0.what.to_string(), |text, cause| format!("{text}: {}", without_queries(&cause.to_string())))
     }
 
     /// Writes a line for each cause, in the alternate form.
     fn write_causes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if f.alternate() {
             for cause in self.causes() {
-                write!(f, "\n  caused by: {cause}")?;
+                write!(f, "\n  caused by: {}", without_queries(&cause.to_string()))?;
             }
         }
         Ok(())

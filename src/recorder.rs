@@ -151,10 +151,6 @@ fn attempt_failed(error: AttemptError, report: OperationReport, wire_request: &W
     let error = match (error.failure, error.source) {
         // How far the upload got says more than the failure.
         (Failure::UploadTimeout | Failure::UploadTooSlow, Some(line)) => Error::new(kind, line.to_string()),
-        (Failure::InvalidRequest, Some(source)) => {
-            let what = format!("{}: {source}", Failure::InvalidRequest.as_str());
-            Error::new(kind, what).with_source(Some(source))
-        }
         (failure, source) => {
             let what = StatusOrFailure { status, failure: Some(failure), cause };
             Error::new(kind, what.to_string()).with_source(source)

@@ -78,7 +78,8 @@ pub trait ResponseExt: Sized + private::Sealed {
     /// [`Error::may_have_been_processed`](crate::Error::may_have_been_processed).
     fn may_have_been_processed(&self) -> bool;
 
-    /// Returns the response if its status is 2xx, otherwise an [`Error`].
+    /// Returns the response if its status is 2xx, otherwise an [`Error`]. The class of your
+    /// [classifier](crate::ClientBuilder::classify) does not count here.
     ///
     /// The error has the report and the first 64 KiB of the body. reqwest's `error_for_status`
     /// would lose both.

@@ -113,7 +113,12 @@ async fn collect(response: &mut reqwest::Response, until: &mut SharedTimer<'_>, 
         let next = match pause {
             None => until.bound(response.chunk()).await,
             // Boxed, because few operations have this limit.
-            Some(pause) => Box::pin(chunk_without_pause(response, until, *pause)).await,
+            Some(pause) => match Box::pin(chunk_without_pause(response, until, *pause)).await {
+                Ok(next) => next,
+                Err(Paused) => {
+                    return Collected::Cut { body: body.into_bytes(), timed_out: true, source: Some(PAUSED.into()) };
+                }
+            },
         };
         match next {
             Ok(Ok(Some(chunk))) if body.len() + chunk.len() > limit => {
@@ -138,17 +143,27 @@ async fn collect(response: &mut reqwest::Response, until: &mut SharedTimer<'_>, 
     }
 }
 
+/// The error of a body that paused for longer than the `read_timeout`.
+pub(super) const PAUSED: &str = "no part of the response body arrived within the read_timeout";
+
+/// The longest pause has passed, before the end of the attempt.
+struct Paused;
+
+type Chunk = reqwest::Result<Option<Bytes>>;
+
 /// Reads the next part of a body, if it arrives before the longest pause.
 async fn chunk_without_pause(
     response: &mut reqwest::Response,
     until: &mut SharedTimer<'_>,
     pause: Duration,
-) -> Result<reqwest::Result<Option<Bytes>>, clock::TimedOut> {
+) -> Result<Result<Chunk, clock::TimedOut>, Paused> {
     let end = until.at();
-    until.set(clock::earlier(end, clock::now().checked_add(pause)));
+    let pause_ends = clock::now().checked_add(pause);
+    until.set(clock::earlier(end, pause_ends));
     let next = until.bound(response.chunk()).await;
     until.set(end);
-    next
+    let is_pause = pause_ends.is_some_and(|pause| end.is_none_or(|end| pause < end));
+    if next.is_err() && is_pause { Err(Paused) } else { Ok(next) }
 }
 
 /// Returns whether all bytes of an announced length have arrived, so that there is no end to wait

@@ -224,6 +224,28 @@ impl fmt::Display for SafeUrl<'_> {
     }
 }
 
+/// Returns the text of another crate's error without the secret parts of the URLs in it.
+pub(crate) fn without_queries(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>');
+        let (url, tail) = after.split_at(after.find(ends).unwrap_or(after.len()));
+        let public = url.split(['?', '#']).next().unwrap_or_default();
+        let (authority, path) = public.split_at(public.find('/').unwrap_or(public.len()));
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        shown.extend([before, host, path]);
+        // reqwest puts URLs in parentheses.
+        if public.len() < url.len() && url.ends_with(')') {
+            shown.push(')');
+        }
+        rest = tail;
+    }
+    shown.push_str(rest);
+    shown
+}
+
 impl fmt::Debug for SafeUrl<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -233,6 +255,19 @@ impl fmt::Debug for SafeUrl<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_lose_secret_parts_of_urls() {
+        for (text, shown) in [
+            ("no URL here", "no URL here"),
+            ("for url (https://u:p@a.x/b/c?sig=1&x=(2)#f)", "for url (https://a.x/b/c)"),
+            ("for url (https://a.x/)", "for url (https://a.x/)"),
+            ("see http://a.x?q=1 and \"https://b.x/#f\"", "see http://a.x and \"https://b.x/\""),
+            ("at https://u@a.x", "at https://a.x"),
+        ] {
+            assert_eq!(without_queries(text), shown);
+        }
+    }
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 

@@ -86,7 +86,8 @@ impl SendClock<'_> {
     /// Moves the end of the attempt once the head of the response has arrived.
     pub(super) fn answered(&self, probe: Option<&SendProbe>, window: Option<&Window>, until: &mut SharedTimer<'_>) {
         if let Some(sent) = probe.and_then(SendProbe::sent) {
-            let own = self.attempt_timeout.and_then(|timeout| sent.last.checked_add(timeout));
+            let since = if sent.is_whole { sent.last } else { clock::now() };
+            let own = self.attempt_timeout.and_then(|timeout| since.checked_add(timeout));
             until.set(clock::earlier(own, self.deadline));
         } else if let Some(window) = window {
             until.set(window.until);
@@ -99,7 +100,11 @@ impl SendClock<'_> {
             return Err(too_late(sent, Failure::UploadTimeout, format_args!(" when the operation's time was up")));
         }
         let until = match (self.rate, sent.is_whole) {
-            (Some(rate), false) => keep_rate(*rate, window, sent, now)?,
+            (Some(rate), false) => {
+                // The body may end before the window does. From then on the attempt timeout counts.
+                let look_again = self.attempt_timeout.and_then(|timeout| now.checked_add(timeout));
+                clock::earlier(keep_rate(*rate, window, sent, now)?, look_again)
+            }
             _ => self.attempt_timeout.and_then(|timeout| sent.last.checked_add(timeout)),
         };
         if until.is_some_and(|until| until <= now) {

@@ -89,7 +89,7 @@ impl SendProbe {
         let shared = Shared {
             state: AtomicU8::new(initial),
             is_http1,
-            total: body.size_hint().exact(),
+            total: body.size_hint().exact().or_else(|| said_length(headers)),
             deadline,
             began: OnceLock::new(),
             bytes: AtomicU64::new(0),
@@ -109,12 +109,15 @@ impl SendProbe {
     pub(super) fn sent(&self) -> Option<Sent> {
         let began = *self.shared.began.get()?;
         let moved = Duration::from_micros(self.shared.moved.load(Ordering::Acquire));
+        let bytes = self.shared.bytes.load(Ordering::Relaxed);
+        // Over HTTP/1 hyper asks no more once the announced length is there.
+        let has_all = self.shared.total.is_some_and(|total| bytes >= total);
         Some(Sent {
-            bytes: self.shared.bytes.load(Ordering::Relaxed),
+            bytes,
             total: self.shared.total,
             began,
             last: began.checked_add(moved).unwrap_or(began),
-            is_whole: self.state() == WHOLE,
+            is_whole: has_all || self.state() == WHOLE,
         })
     }
 
@@ -181,6 +184,10 @@ fn is_sure_to_be_read(body: &reqwest::Body, headers: &HeaderMap) -> bool {
     let Some(length) = body.size_hint().exact().filter(|length| *length > 0) else { return false };
     let is_same = |value: &http::HeaderValue| value.to_str().is_ok_and(|value| value.parse() == Ok(length));
     !body.is_end_stream() && headers.get_all(CONTENT_LENGTH).iter().all(is_same)
+}
+
+fn said_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 struct Watched {

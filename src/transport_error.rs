@@ -268,7 +268,8 @@ fn outside(error: &reqwest::Error) -> (ErrorKind, Cow<'static, str>) {
     let json = if error.is_decode() { find::<serde_json::Error>(error) } else { None };
     match json {
         Some(json) => (ErrorKind::Decode, format!("the response is not the expected JSON{}", place(json)).into()),
-        None if error.is_builder() => (ErrorKind::Build, "reqwest could not build it".into()),
+        // Not `Build`, which says that nothing was sent.
+        None if error.is_builder() => (ErrorKind::Transport, "reqwest could not build a request".into()),
         // Before timeouts, because a connect timeout is both.
         None if error.is_connect() && of_connecting(error) == Failure::Certificate => {
             (ErrorKind::Certificate, Failure::Certificate.as_str().into())

@@ -34,7 +34,8 @@ impl ClientBuilder {
     ///
     /// It does not limit an upload that moves. While the transport takes a body of more than 16
     /// KiB, it is the longest pause: it starts again with each part that is taken. After the last
-    /// part it limits the wait for the response. See [the guide](crate::guide::timeouts#uploads).
+    /// part it limits the wait for the response, and so it does from the head of a response that
+    /// arrives early. See [the guide](crate::guide::timeouts#uploads).
     ///
     /// ```
     /// use std::time::Duration;

@@ -65,7 +65,7 @@ async fn reqwest_error_knows_nothing_of_operation() {
     let refused = steadfast::reqwest::get("http://127.0.0.1:9/?q=s3cret").await.map_err(Error::from).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Connect, "{refused:#}");
     let invalid = steadfast::reqwest::get("no url s3cret").await.map_err(Error::from).unwrap_err();
-    assert_eq!(invalid.kind(), ErrorKind::Build, "{invalid:#}");
+    assert_eq!(invalid.kind(), ErrorKind::Transport, "{invalid:#}");
     for error in [refused, invalid] {
         assert!(error.may_have_been_processed() && !format!("{error:#}").contains("s3cret"), "{error:#}");
     }

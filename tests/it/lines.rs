@@ -136,7 +136,9 @@ async fn location_in_raw_utf8_is_followed() {
 async fn oversize_head_names_the_limit() {
     // hyper's limits: 100 headers over HTTP/1.1, and 16 KiB over HTTP/2.
     let many = |answer: Answer| (0..101).fold(answer, |answer, n| answer.header(format!("x-{n}"), "y".repeat(200)));
-    for (is_http2, setting) in [(false, "http1_max_headers)"), (true, "http2_max_header_list_size), or malformed")] {
+    for (is_http2, setting) in
+        [(false, "http1_max_headers, or about 400 KiB)"), (true, "http2_max_header_list_size), or malformed")]
+    {
         let server = FaultServer::play([FaultStep::execute(many(Answer::new(200)))]).await;
         let client = doubting(&server).retry(RetryPolicy::never());
         let client = if is_http2 { client.http(|http| http.http2_prior_knowledge()) } else { client };
@@ -191,7 +193,7 @@ async fn timeout_names_its_setting() {
     let error = with_deadline(SHORT, client(doubting(&server)).get("/").send()).await.unwrap_err();
     assert_eq!(line(&error), lost("the task's deadline has passed (with_deadline)", "attempts exhausted"));
     let error = client(doubting(&server).http(|http| http.read_timeout(SHORT))).get("/").send().await.unwrap_err();
-    let transport = "a timeout of the HTTP client has passed, such as read_timeout";
+    let transport = "a timeout of the HTTP client has passed, such as reqwest's read_timeout or an HTTP/2 ping";
     assert_eq!(line(&error), lost(transport, "attempts exhausted"));
     assert_eq!(server.executions(), 4);
 }

@@ -76,7 +76,7 @@ async fn on_call_table_agrees_with_the_client() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 28, "the table names as many situations that a server can stage");
+    assert_eq!(tried, 29, "the table names as many situations that a server can stage");
 
     let refused = rows().into_iter().find(|(situation, _)| situation.starts_with("connection refused")).unwrap();
     let server = FaultServer::play([FaultStep::ok()]).await;

@@ -136,6 +136,8 @@ async fn body_read_by_fetch_has_read_timeout_too() {
     let error = client.get(url).fetch::<String>().await.unwrap_err();
     assert_eq!((error.kind(), error.status().map(|status| status.as_u16())), (ErrorKind::Timeout, Some(200)));
     assert!(error.elapsed() < Duration::from_secs(5), "{error}");
+    let line = error.to_string();
+    assert!(line.contains("cut short: the read_timeout has passed after 1 attempt"), "{line}");
 }
 
 #[tokio::test]

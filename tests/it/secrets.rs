@@ -115,3 +115,20 @@ async fn connect_and_build_errors_contain_no_secret() {
     let request = client.get("http://s3cret-user@x/?q=s3cret-query").header("x", "s3cret-header\n");
     check("header", &printed(&request.send().await.unwrap_err()));
 }
+
+/// A body that fails with an error of reqwest's, which has a presigned URL.
+#[tokio::test]
+async fn error_of_failed_body_has_no_query() {
+    let source = FaultServer::play([FaultStep::answer(403)]).await;
+    let refused = steadfast::reqwest::get(source.url("/part?signature=s3cret-query")).await.unwrap();
+    let refused = refused.error_for_status().unwrap_err();
+    let body = futures_util::stream::once(async move { Err::<Vec<u8>, _>(refused) });
+    let server = FaultServer::play([FaultStep::ok()]).await;
+    let request = Client::new().post(server.url("/")).body(steadfast::reqwest::Body::wrap_stream(body));
+    let error = request.send().await.unwrap_err();
+    let line = error.to_string();
+    assert!(line.contains("the request body failed: HTTP status client error (403 Forbidden) for url (http"), "{line}");
+    for printed in [line, format!("{error:?}"), format!("{error:#}")] {
+        assert!(!printed.contains("s3cret"), "{printed}");
+    }
+}

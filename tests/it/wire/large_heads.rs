@@ -66,7 +66,7 @@ async fn head_over_a_limit_has_class_of_its_reach() {
         (true, 500_000, 0, &["Refused NotProcessed"], 0),
         (true, 0, 12_000, &["200 Success"], 1),
         (true, 0, 24_000, &["BadResponse Ambiguous"], 1),
-        (true, 0, 500_000, &["BadResponse Ambiguous"], 1),
+        (true, 0, 500_000, &["Disconnected Ambiguous"], 1),
     ] {
         let (said, executions) = send(is_http2, request, response).await;
         let name = format!("HTTP/2 {is_http2}, a request of {request}, a response of {response}");

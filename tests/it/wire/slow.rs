@@ -22,6 +22,7 @@ const TOTAL: usize = 32 * 1024 * 1024;
 /// Bytes that a slow server reads in each hundredth of a second: 3.3 s for all.
 const PACE: usize = 100 * 1024;
 const STEP: Duration = Duration::from_millis(10);
+const SHORT: Duration = Duration::from_millis(400);
 /// A third of an upload.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
@@ -333,4 +334,24 @@ async fn missing_response_to_upload_is_no_upload_error() {
     let error = request.attempt_timeout(Duration::from_millis(200)).send().await.unwrap_err();
     assert_eq!(failures(&error), [Some(Failure::Timeout)], "{error}");
     assert_eq!(server.counts(), (1, TOTAL / 64, 0));
+}
+
+/// With a rate, only an upload that runs is measured by it. hyper does not ask for the end of a body
+/// of which it has the announced length, as with a form.
+#[tokio::test]
+async fn whole_upload_is_measured_by_attempt_timeout() {
+    let server = Server::start(Protocol::Http1, None, &[Reading::Until(100_000)]).await;
+    let form = || {
+        let part = steadfast::reqwest::multipart::Part::bytes(vec![7; 100_000]);
+        steadfast::reqwest::multipart::Form::new().part("file", part)
+    };
+    // Two bounds that would end the wait too early and too late.
+    for window in [SHORT / 4, Duration::from_secs(3600)] {
+        let client = client(Protocol::Http1, None).attempt_timeout(SHORT).min_upload_rate(50_000, window);
+        let client = client.retry(RetryPolicy::never()).build().unwrap();
+        let error = client.put(server.url(None)).multipart_factory(form).send().await.unwrap_err();
+        assert_eq!(failures(&error), [Some(Failure::Timeout)], "{error}");
+        assert!(error.may_have_been_processed());
+    }
+    assert_eq!(server.counts().0, 2);
 }
