@@ -1,14 +1,15 @@
-//! One request: the methods of reqwest's builder, and the terms of the operation: its key, its
-//! policy and its timeouts.
+//! One request: its headers and query, and how it is sent. The body, the terms of the operation
+//! and the ways to read a response inside the attempt are in files of their own below this one.
 //!
 //! The builder keeps the first mistake. Sending the request returns it as an error, and nothing is
 //! sent.
 
+mod body;
 mod fetch;
+mod terms;
 
 use std::fmt::{self, Display};
 use std::future::Future;
-use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -19,14 +20,11 @@ use super::checks::{bearer, parse_header};
 use super::operation::{OperationContext, Options};
 use super::redirect::RedirectState;
 use super::request_body::{ContentType, RequestBody};
-use super::send_clock::UploadRate;
 use super::wire_request::WireRequest;
 use super::{run, target};
 use crate::Client;
 use crate::error::{Error, Result};
-use crate::key::IdempotencyKey;
-use crate::policy::{HedgePolicy, RetryPolicy};
-use crate::resume::{ResumeToken, SafeUrl};
+use crate::resume::SafeUrl;
 
 /// A request under construction. [`send`](Self::send) or [`fetch`](Self::fetch) sends it; until
 /// then it does nothing.
@@ -160,138 +158,6 @@ impl RequestBuilder {
         self.with(|request, _| target::append_segments(request.url_mut(), parts))
     }
 
-    /// Feature `json`. Sets a JSON body, and `Content-Type: application/json` unless you set
-    /// another.
-    ///
-    /// The value is serialised once, so every attempt sends the same bytes. A `HashMap` has another
-    /// order each time it is built. Do not [resume](Self::resume) an operation with one: the token
-    /// would belong to another body.
-    ///
-    /// ```
-    /// use serde_json::json;
-    ///
-    /// let client = steadfast::Client::new();
-    /// let charges = client.post("https://api.example.com/charges");
-    /// let request = charges.json(&json!({ "amount": 1200 }));
-    /// ```
-    #[cfg(feature = "json")]
-    pub fn json(self, body: &(impl Serialize + ?Sized)) -> Self {
-        let encoded = serde_json::to_vec(body).map_err(|error| Error::build("json", error));
-        self.encoded(ContentType::Json, encoded.map(RequestBody::from))
-    }
-
-    /// Sets a URL-encoded form as the body, and its `Content-Type` unless you set another.
-    ///
-    /// ```
-    /// let client = steadfast::Client::new();
-    /// let token = client.post("https://api.example.com/token");
-    /// let request = token.form(&[("grant_type", "client_credentials")]);
-    /// ```
-    pub fn form(self, form: &(impl Serialize + ?Sized)) -> Self {
-        let encoded = serde_urlencoded::to_string(form).map_err(|error| Error::build("form", error));
-        self.encoded(ContentType::Form, encoded.map(|text| RequestBody::from(text.into_bytes())))
-    }
-
-    /// Sets the body.
-    ///
-    /// Bytes and text are sent again with each attempt. A stream can be read once, so the request
-    /// gets exactly one attempt. For a stream that can be made again, use
-    /// [`body_factory`](Self::body_factory).
-    pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
-        let body = body.into();
-        self.with(|_, kept| {
-            *kept = RequestBody::from(body);
-            Ok(())
-        })
-    }
-
-    /// Sets a closure that makes the body of each attempt. Use it for a body that is too large to
-    /// keep in memory.
-    ///
-    /// `make` must produce the same bytes every time. A server that compares bodies refuses another
-    /// one under the same key.
-    ///
-    /// ```
-    /// let client = steadfast::Client::new();
-    /// let request = client
-    ///     .put("https://files.example.com/table")
-    ///     .body_factory(|| "one line\n".repeat(10_000_000));
-    /// ```
-    pub fn body_factory<B: Into<reqwest::Body>>(self, make: impl Fn() -> B + Send + Sync + 'static) -> Self {
-        self.with(|_, kept| {
-            *kept = RequestBody::factory(move || Ok(make().into()));
-            Ok(())
-        })
-    }
-
-    /// Feature `stream`. Sets a file as the body. Each attempt opens it again and sends it with its
-    /// length.
-    ///
-    /// The request fails with [`ErrorKind::RequestBody`](crate::ErrorKind::RequestBody) if the
-    /// file's length has changed at a later attempt, or if the file becomes shorter while it is
-    /// read. It is never a short upload.
-    ///
-    /// ```no_run
-    /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
-    /// let request = client.put("https://files.example.com/monday");
-    /// let response = request.file("/var/backups/monday.tar").send().await?;
-    /// # drop(response);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[cfg(feature = "stream")]
-    pub fn file(self, path: impl Into<std::path::PathBuf>) -> Self {
-        let path = path.into();
-        self.with(|_, kept| {
-            *kept = RequestBody::File(super::upload::File::new(path));
-            Ok(())
-        })
-    }
-
-    /// Feature `multipart`. Sets a closure that makes the multipart form of each attempt. It is
-    /// also called once now.
-    ///
-    /// Every attempt sends the boundary of the first form. So a form with the same parts is the
-    /// same body.
-    ///
-    /// ```
-    /// use steadfast::reqwest::multipart::Form;
-    ///
-    /// let client = steadfast::Client::new();
-    /// let request = client
-    ///     .post("https://files.example.com/upload")
-    ///     .multipart_factory(|| Form::new().text("title", "March"));
-    /// ```
-    #[cfg(feature = "multipart")]
-    pub fn multipart_factory(self, make: impl Fn() -> reqwest::multipart::Form + Send + Sync + 'static) -> Self {
-        let http = self.client.http();
-        self.with(|request, kept| {
-            let made = super::upload::FormFactory::new(http?, make);
-            let (factory, content_type) = made.map_err(|error| Error::build("multipart_factory", error))?;
-            request.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
-            *kept = RequestBody::factory(move || factory.body());
-            Ok(())
-        })
-    }
-
-    /// Feature `multipart`. Sets a multipart form as the body.
-    ///
-    /// A form can be sent once, so the request gets exactly one attempt. For more attempts, use
-    /// [`multipart_factory`](Self::multipart_factory).
-    #[cfg(feature = "multipart")]
-    pub fn multipart(self, form: reqwest::multipart::Form) -> Self {
-        let http = self.client.http();
-        self.with(|request, kept| {
-            // Only reqwest can write the headers and the body of a form.
-            let blank = reqwest::Request::new(request.method().clone(), request.url().clone());
-            let built = reqwest::RequestBuilder::from_parts(http?, blank).multipart(form).build();
-            let mut built = built.map_err(|error| Error::build("multipart", error.without_url()))?;
-            *kept = built.body_mut().take().map_or(RequestBody::Empty, RequestBody::from);
-            request.headers_mut().extend(std::mem::take(built.headers_mut()));
-            Ok(())
-        })
-    }
-
     /// Sets `Authorization: Bearer …`, marked as sensitive.
     pub fn bearer_auth(self, token: impl Display) -> Self {
         let value = bearer(token);
@@ -311,189 +177,6 @@ impl RequestBuilder {
             request.headers_mut().extend(std::mem::take(built.headers_mut()));
             Ok(())
         })
-    }
-
-    /// Sets the operation's key, in place of a minted one. It is sent whatever the method.
-    ///
-    /// A key that you [derive](IdempotencyKey::derive) from your own data survives a crash of your
-    /// process. The client does not check when this key was used before, or for which request. It
-    /// counts the key's age from now, also in the [resume token](crate::Error::resume_token) of
-    /// this operation. [`resume`](Self::resume) checks all of this.
-    ///
-    /// ```no_run
-    /// use steadfast::{Client, IdempotencyKey, uuid::Uuid};
-    ///
-    /// const ORDERS: Uuid = Uuid::from_u128(0x6b1d_26e5_8f0c_4a55_9f3e_2c7d_0a4b_91e6);
-    ///
-    /// # async fn example(client: Client, order: u64) -> steadfast::Result<()> {
-    /// let key = IdempotencyKey::derive(&ORDERS, format!("order {order}: charge"));
-    /// let request = client.post("https://api.example.com/charges").body("12 EUR");
-    /// let response = request.idempotency_key(key).send().await?;
-    /// # drop(response);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn idempotency_key(self, key: IdempotencyKey) -> Self {
-        self.option(|options| options.key = Some(key))
-    }
-
-    /// Resumes an operation that ended without a response: sends the same request again under its
-    /// key.
-    ///
-    /// The token is that of [`Error::resume_token`](crate::Error::resume_token). You build the same
-    /// request again: method, URL and body.
-    ///
-    /// # Errors
-    ///
-    /// Sending the request returns [`ErrorKind::KeyExpired`](crate::ErrorKind::KeyExpired), and
-    /// sends nothing, if:
-    ///
-    /// * the key is older than 95 % of the API's [retention](crate::KeyPolicy::retention);
-    /// * this clock is more than 30 s behind the token's. A token from up to 30 s ahead counts as
-    ///   sent now, and shortens the retention by the same time, because clocks differ;
-    /// * the request is another one;
-    /// * the operation may have been processed, and neither you
-    ///   ([`keys`](crate::ClientBuilder::keys)) nor the API has said that it honours keys. Another
-    ///   request could then act twice.
-    ///
-    /// The error still has the token.
-    ///
-    /// ```no_run
-    /// use serde_json::{Value, json};
-    /// use steadfast::{Client, ResumeToken};
-    ///
-    /// # async fn example(client: Client, stored: &str) -> Result<(), Box<dyn std::error::Error>> {
-    /// let token: ResumeToken = serde_json::from_str(stored)?;
-    /// let charge = json!({ "amount": 1200 });
-    /// let request = client.post("https://api.example.com/charges").json(&charge);
-    /// let charged: Value = request.resume(token).fetch().await?;
-    /// # drop(charged);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn resume(self, token: ResumeToken) -> Self {
-        self.option(|options| options.resume = Some(token))
-    }
-
-    /// Declares whether repeating this request is harmless. Overrides the method and the key.
-    ///
-    /// Set `true` for a POST that only reads. Set `false` for a PUT or GET with effects that add
-    /// up. It is then repeated only if the server cannot have acted, with a key or without.
-    ///
-    /// ```
-    /// let client = steadfast::Client::new();
-    /// let search = client.post("https://api.example.com/search").body("apples").idempotent(true);
-    /// let toggle = client.get("https://lamp.example.com/toggle").idempotent(false);
-    /// ```
-    pub fn idempotent(self, yes: bool) -> Self {
-        self.option(|options| options.idempotent = Some(yes))
-    }
-
-    /// Sets the retry policy of this operation, in place of the client's.
-    ///
-    /// The client's [`timeout`](crate::ClientBuilder::timeout) still applies, unless this policy
-    /// sets a [`deadline`](RetryPolicy::deadline).
-    ///
-    /// ```
-    /// use steadfast::{Client, policy::RetryPolicy};
-    ///
-    /// let client = Client::new();
-    /// let request = client.get("https://api.example.com/report").retry(RetryPolicy::never());
-    /// ```
-    pub fn retry(self, policy: RetryPolicy) -> Self {
-        self.option(|options| options.retry = Some(policy))
-    }
-
-    /// Sets the timeout of the whole operation, with its waits. `None` disables it. Overrides every
-    /// other setting of it. Default: the client's [`timeout`](crate::ClientBuilder::timeout).
-    pub fn timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.option(|options| options.timeout = Some(timeout.into()))
-    }
-
-    /// Sets the timeout of one attempt. `None` disables it. Default: the client's
-    /// [`attempt_timeout`](crate::ClientBuilder::attempt_timeout). An upload may take longer, as
-    /// long as it moves.
-    pub fn attempt_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.option(|options| options.attempt_timeout = Some(timeout.into()))
-    }
-
-    /// Sets the lowest rate of this upload, in place of the client's
-    /// [`min_upload_rate`](crate::ClientBuilder::min_upload_rate): at least `bytes` in each `per`.
-    ///
-    /// # Errors
-    ///
-    /// Sending the request returns an [`ErrorKind::Build`](crate::ErrorKind::Build) if one of them
-    /// is zero.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// let client = steadfast::Client::new();
-    /// let request = client
-    ///     .put("https://files.example.com/monday")
-    ///     .body(vec![0; 20 << 20])
-    ///     .timeout(Duration::from_secs(600))
-    ///     .min_upload_rate(1_000_000, Duration::from_secs(60));
-    /// ```
-    pub fn min_upload_rate(self, bytes: u64, per: Duration) -> Self {
-        self.option(|options| options.upload_rate = Some(UploadRate { bytes, per }))
-    }
-
-    /// Sets the longest pause in the body of this request's response, in place of the client's
-    /// [`read_timeout`](crate::ClientBuilder::read_timeout). `None` disables it.
-    ///
-    /// ```no_run
-    /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
-    /// // Changes come at any time, or not at all.
-    /// let watch = client.get("https://api.example.com/changes").read_timeout(None).send().await?;
-    /// # drop(watch);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn read_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.option(|options| options.read_timeout = Some(timeout.into()))
-    }
-
-    /// Sets when this request is hedged, in place of the client's
-    /// [`hedge`](crate::ClientBuilder::hedge). `None` turns hedging off.
-    ///
-    /// With a method that is not safe, you also state that the server may get two requests at once.
-    /// Two PUTs may race other writers. A body that is a stream or a file is not hedged.
-    ///
-    /// # Errors
-    ///
-    /// Sending the request returns an [`ErrorKind::Build`](crate::ErrorKind::Build) if:
-    ///
-    /// * there is no licence to repeat the request;
-    /// * the licence is a key, and the [`KeyPolicy`](crate::KeyPolicy::concurrent_duplicates_safe)
-    ///   does not state that the API never runs two requests under one key at the same time.
-    ///
-    /// ```
-    /// use steadfast::{Client, policy::HedgePolicy};
-    ///
-    /// let client = Client::new();
-    /// let request = client
-    ///     .put("https://api.example.com/users/7")
-    ///     .body("Ada")
-    ///     .hedge(HedgePolicy::quantile(0.95));
-    /// ```
-    pub fn hedge(self, policy: impl Into<Option<HedgePolicy>>) -> Self {
-        self.option(|options| options.hedge = Some(policy.into()))
-    }
-
-    /// Sets whether a POST follows a 301 or 302 with a GET, in place of the client's
-    /// [`redirect_post_as_get`](crate::ClientBuilder::redirect_post_as_get).
-    pub fn redirect_post_as_get(mut self, yes: bool) -> Self {
-        if let Ok(wire_request) = &mut self.wire_request {
-            wire_request.post_as_get = Some(yes);
-        }
-        self
-    }
-
-    /// Sets the maximum size of a response body that [`fetch`](Self::fetch) reads, in decoded
-    /// bytes. Default: the client's [`body_limit`](crate::ClientBuilder::body_limit).
-    pub fn body_limit(self, bytes: usize) -> Self {
-        self.option(|options| options.body_limit = Some(bytes))
     }
 
     /// Returns a second builder of the same request. Returns `None` if the body cannot be sent again
