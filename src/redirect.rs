@@ -345,8 +345,8 @@ mod tests {
             let value = http::HeaderValue::from_bytes(bytes).unwrap();
             location(&base, &[(LOCATION, value)].into_iter().collect()).unwrap().to_string()
         };
-        assert_eq!(read("/café?q=é".as_bytes()), "https://a.x/caf%C3%A9?q=%C3%A9");
-        assert_eq!(read(b"/caf\xe9"), "https://a.x/caf%E9");
+        assert_eq!(read("/é?q=é".as_bytes()), "https://a.x/%C3%A9?q=%C3%A9");
+        assert_eq!(read(b"/\xe9"), "https://a.x/%E9");
         assert_eq!(read("https://bücher.example/".as_bytes()), "https://xn--bcher-kva.example/");
     }
 
