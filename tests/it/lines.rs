@@ -123,13 +123,13 @@ async fn failure_behind_redirect_names_its_address() {
 #[tokio::test]
 async fn location_in_raw_utf8_is_followed() {
     let server = FaultServer::start(|_, request| match request.map(|request| request.target.as_str()) {
-        Some("/") => FaultStep::answer(Answer::new(302).header("location", "/café?q=ü")),
+        Some("/") => FaultStep::answer(Answer::new(302).header("location", "/é?q=ü")),
         _ => FaultStep::answer(200),
     })
     .await;
     let response = doubting(&server).build().unwrap().get("/").send().await.unwrap();
     assert_eq!(response.status().as_u16(), 200);
-    assert_eq!(server.received()[1].target, "/caf%C3%A9?q=%C3%BC");
+    assert_eq!(server.received()[1].target, "/%C3%A9?q=%C3%BC");
 }
 
 #[tokio::test]
