@@ -3,8 +3,8 @@
 mod overload;
 mod redirects;
 mod timeouts;
+mod transport;
 
-use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use self::transport::{finish, healthy, names_a_tls_proxy, not_built, without_roots};
 use super::checks::{bearer, check_timeout, parse_header};
 use super::defaults::Defaults;
 use super::event::Event;
@@ -19,25 +20,15 @@ use super::origin::OriginMap;
 use super::send_clock::UploadRate;
 use super::settings::{OverloadSettings, ReadTimeout, RedirectSettings};
 use super::target;
-#[cfg(feature = "rustls")]
-use super::transport_error;
 use crate::Client;
 use crate::error::{Error, Result};
 use crate::inner::{Classifier, Inner, OnEvent};
 use crate::key_policy::KeyPolicy;
-use crate::policy::{self, CENTURY, Classification, Outcome, RetryBudget, RetryPolicy, TimeLimit};
+use crate::policy::{self, Classification, Outcome, RetryBudget, RetryPolicy};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
-
-/// Under the 5 s after which Node.js, Apache and uvicorn close an idle connection (load balancers
-/// wait for 60 s and more). A connection that the server has just closed cannot carry a request.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// Time after which a silent HTTP/2 connection is pinged, and after which it is closed if the ping
-/// gets no response. The sum is under the attempt timeout, so that a retry does not use the same
-/// dead connection.
-const HTTP2_PING: Duration = Duration::from_secs(4);
 
 /// Builds a [`Client`].
 ///
@@ -504,94 +495,6 @@ impl ClientBuilder {
     }
 }
 
-impl ClientBuilder {
-    /// Checks that a part is not given more time than the whole: such a timeout could never pass,
-    /// and most likely two were swapped. Only timeouts that you have set count: a default must not
-    /// turn a shorter timeout of yours into an error.
-    fn check_order_of_timeouts(&self) -> Result<()> {
-        let operation = match self.timeout {
-            Some(timeout) => ("timeout", timeout),
-            None => ("deadline", set_deadline(self.retry.deadline)),
-        };
-        let attempt = ("attempt_timeout", self.attempt_timeout.flatten());
-        let connect = ("connect_timeout", self.connect_timeout.flatten());
-        for ((part, short), (whole, long)) in [(attempt, operation), (connect, attempt), (connect, operation)] {
-            if let (Some(short), Some(long)) = (short, long)
-                && short > long
-            {
-                let reason = format!("{short:?} is longer than the {whole} of {long:?}, so it could never pass");
-                return Err(Error::build(part, reason));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn set_deadline(limit: TimeLimit) -> Option<Duration> {
-    if let TimeLimit::AtMost(limit) = limit { Some(limit) } else { None }
-}
-
-/// Sets this crate's defaults on reqwest, before your own settings, so that you can change them.
-fn healthy(http: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
-    // If another crate compiles both TLS libraries in, rustls remains the one in use. Its
-    // certificate errors are recognised.
-    #[cfg(feature = "rustls")]
-    let http = http.tls_backend_rustls();
-    // reqwest would look for a system proxy with every request, even if there is none.
-    let http = if names_a_proxy(std::env::vars_os()) { http } else { http.no_proxy() };
-    http.pool_idle_timeout(POOL_IDLE_TIMEOUT).http2_keep_alive_interval(HTTP2_PING).http2_keep_alive_timeout(HTTP2_PING)
-}
-
-/// Returns whether this environment can name a proxy. It does so by a variable such as
-/// `HTTPS_PROXY` or `all_proxy`. On Apple's systems and outside of Unix there are also settings
-/// that only reqwest reads.
-fn names_a_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>) -> bool {
-    let has_settings = cfg!(any(not(unix), target_vendor = "apple"));
-    has_settings || environment.any(|(name, _)| name.to_ascii_lowercase().to_string_lossy().ends_with("_proxy"))
-}
-
-/// Returns whether a proxy may be reached over TLS, and so over HTTP/2.
-fn names_a_tls_proxy(mut environment: impl Iterator<Item = (OsString, OsString)>) -> bool {
-    let lower = |text: &OsString| text.to_ascii_lowercase().to_string_lossy().into_owned();
-    environment.any(|(name, value)| lower(&name).ends_with("_proxy") && lower(&value).trim().starts_with("https:"))
-}
-
-/// Builds the HTTP client, and turns off all of its own redirects and retries.
-fn finish(http: reqwest::ClientBuilder, connect_timeout: Option<Duration>) -> reqwest::Result<reqwest::Client> {
-    // `never()` alone still clones every request.
-    let no_retries = reqwest::retry::never().max_retries_per_request(0);
-    let mut http = http.redirect(reqwest::redirect::Policy::none()).retry(no_retries);
-    if let Some(timeout) = connect_timeout {
-        http = http.connect_timeout(timeout.min(CENTURY));
-    }
-    http.build()
-}
-
-fn not_built(error: reqwest::Error) -> Error {
-    Error::build("http", "the HTTP client could not be built").with_source(Some(error.without_url().into()))
-}
-
-/// Builds the HTTP client of a host without CA certificates, such as a container image without
-/// them. Requests to `http` work, and every certificate is rejected. Also returns `true`, so that
-/// error lines can name the reason.
-///
-/// # Errors
-///
-/// The HTTP client could not be built for another reason.
-#[cfg(feature = "rustls")]
-fn without_roots(error: reqwest::Error, connect_timeout: Option<Duration>) -> Result<(reqwest::Client, bool)> {
-    if !transport_error::lacks_roots(&error) {
-        return Err(not_built(error));
-    }
-    let http = healthy(reqwest::Client::builder()).tls_certs_only([]);
-    Ok((finish(http, connect_timeout).map_err(not_built)?, true))
-}
-
-#[cfg(not(feature = "rustls"))]
-fn without_roots(error: reqwest::Error, _: Option<Duration>) -> Result<(reqwest::Client, bool)> {
-    Err(not_built(error))
-}
-
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientBuilder")
@@ -599,21 +502,5 @@ impl fmt::Debug for ClientBuilder {
             .field("budget", &self.budget)
             .field("keys", &self.keys)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// To a proxy over TLS even a request to `http` may be sent in HTTP/2.
-    #[test]
-    fn proxy_over_tls_is_found_under_any_name() {
-        let named = |name: &str, value: &str| names_a_tls_proxy([(name.into(), value.into())].into_iter());
-        for name in ["HTTP_PROXY", "http_proxy", "All_Proxy"] {
-            assert!(named(name, "https://proxy.internal:3128") && named(name, " HTTPS://proxy.internal"), "{name}");
-            assert!(!named(name, "http://proxy.internal:3128") && !named(name, "proxy.internal:3128"), "{name}");
-        }
-        assert!(!named("PROXY_DOCS", "https://proxy.internal"));
     }
 }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::ClientBuilder;
+use crate::error::{Error, Result};
+use crate::policy::TimeLimit;
 use crate::send_clock::UploadRate;
 use crate::settings::ReadTimeout;
 
@@ -121,4 +123,29 @@ impl ClientBuilder {
         self.read_timeout = ReadTimeout::Set(timeout.into());
         self
     }
+
+    /// Checks that a part is not given more time than the whole: such a timeout could never pass,
+    /// and most likely two were swapped. Only timeouts that you have set count: a default must not
+    /// turn a shorter timeout of yours into an error.
+    pub(super) fn check_order_of_timeouts(&self) -> Result<()> {
+        let operation = match self.timeout {
+            Some(timeout) => ("timeout", timeout),
+            None => ("deadline", set_deadline(self.retry.deadline)),
+        };
+        let attempt = ("attempt_timeout", self.attempt_timeout.flatten());
+        let connect = ("connect_timeout", self.connect_timeout.flatten());
+        for ((part, short), (whole, long)) in [(attempt, operation), (connect, attempt), (connect, operation)] {
+            if let (Some(short), Some(long)) = (short, long)
+                && short > long
+            {
+                let reason = format!("{short:?} is longer than the {whole} of {long:?}, so it could never pass");
+                return Err(Error::build(part, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set_deadline(limit: TimeLimit) -> Option<Duration> {
+    if let TimeLimit::AtMost(limit) = limit { Some(limit) } else { None }
 }
