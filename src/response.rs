@@ -317,10 +317,11 @@ impl WholeResponse {
         response.into()
     }
 
-    /// Returns the response as one of reqwest from this URL, with all its headers.
-    pub(super) fn into_response_from(self, url: &reqwest::Url) -> reqwest::Response {
+    /// Returns the response as one of reqwest from this URL, with all its headers and the report.
+    pub(super) fn into_response_from(self, url: &reqwest::Url, report: OperationReport) -> reqwest::Response {
         let (mut parts, ()) = http::Response::new(()).into_parts();
         (parts.status, parts.headers) = (self.status, self.headers);
+        parts.extensions.insert(report);
         ending::with_url(url.clone(), parts, self.body)
     }
 
@@ -375,19 +376,21 @@ pub(super) fn decode_json<T: serde::de::DeserializeOwned>(response: WholeRespons
     })
 }
 
-/// Adds the report to the error of a response that was read inside the attempt.
+/// Adds the report to the error of a response from `last_url` that was read inside the attempt.
 pub(super) fn with_report(
     error: Error,
     mut report: OperationReport,
     context: &OperationContext<'_>,
     wire_request: &WireRequest,
+    last_url: &reqwest::Url,
 ) -> Error {
     if matches!(error.kind(), ErrorKind::Decode | ErrorKind::TooLarge) {
         // It was processed, and the response is lost on this side. Under its key the server sends
         // it again.
         report.resume = context.resume_token(wire_request, true);
     }
-    error.with_report(report).at(&context.method, SafeUrl(wire_request.original().url()))
+    let asked = wire_request.original().url();
+    error.with_report(report).at(&context.method, SafeUrl(asked)).at_hop(asked, last_url)
 }
 
 fn report(response: &reqwest::Response) -> Option<&OperationReport> {

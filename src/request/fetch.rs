@@ -14,7 +14,6 @@ use super::super::response::{self, WholeResponse};
 use super::super::run;
 use super::RequestBuilder;
 use crate::error::{BoxError, Error, Result};
-use crate::journal::OperationReport;
 
 impl RequestBuilder {
     /// Feature `json`. Sends the request and retries it where that is safe. Decodes the 2xx
@@ -157,40 +156,30 @@ impl RequestBuilder {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn fetch_response(self) -> impl Future<Output = Result<reqwest::Response>> {
-        let whole = self.read_reported(|whole, url| Ok(whole.into_response_from(url)));
-        async move {
-            let (mut response, report) = whole.await?;
-            response.extensions_mut().insert(report);
-            Ok(response)
-        }
-    }
-
-    /// Sends the request, reads the response inside the attempt, and makes a value of a 2xx.
-    fn read<T>(self, decode: impl FnOnce(WholeResponse) -> Result<T>) -> impl Future<Output = Result<T>> {
-        let reported = self.read_reported(|whole, _| decode(whole));
-        async move { Ok(reported.await?.0) }
-    }
-
-    /// As [`read`](Self::read), with the URL of the response and the report of the operation.
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
-    fn read_reported<T>(
-        mut self,
-        decode: impl FnOnce(WholeResponse, &reqwest::Url) -> Result<T>,
-    ) -> impl Future<Output = Result<(T, OperationReport)>> {
+    pub fn fetch_response(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
             let (context, wire_request) = self.prepare(true)?;
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
             let (response, report) = run::run(&context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();
-            let whole = response::success(response, context.read, report.stop, url);
-            match whole.and_then(|whole| decode(whole, url)) {
-                Ok(value) => Ok((value, report)),
-                Err(error) => {
-                    let error: Error = response::with_report(error, report, &context, wire_request);
-                    Err(error.at_hop(wire_request.original().url(), url))
-                }
+            match response::success(response, context.read, report.stop, url) {
+                Ok(whole) => Ok(whole.into_response_from(url, report)),
+                Err(error) => Err(response::with_report(error, report, &context, wire_request, url)),
             }
+        }
+    }
+
+    /// Sends the request, reads the response inside the attempt, and makes a value of a 2xx.
+    #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
+    fn read<T>(mut self, decode: impl FnOnce(WholeResponse) -> Result<T>) -> impl Future<Output = Result<T>> {
+        async move {
+            let (context, wire_request) = self.prepare(true)?;
+            let mut progress = AttemptProgress::new(0, false, RedirectState::default());
+            let (response, report) = run::run(&context, wire_request, &mut progress).await?;
+            let url = wire_request.current(&progress).request.url();
+            let decoded = response::success(response, context.read, report.stop, url).and_then(decode);
+            decoded.map_err(|error: Error| response::with_report(error, report, &context, wire_request, url))
         }
     }
 }
