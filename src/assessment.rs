@@ -169,6 +169,8 @@ impl Assessor<'_> {
         hint.refused = failure == Failure::Refused;
         hint.local = failure == Failure::LocalResources;
         hint.upload_too_slow = failure == Failure::UploadTooSlow;
+        let cause = self.cause(error);
+        hint.response_too_large = matches!(cause, Some(Cause::Http1HeadTooLarge | Cause::Http2HeadTooLarge));
         let part_was_taken = failure == Failure::RequestBody && error.body_was_taken != Some(false);
         let redirect_acted = failure == Failure::Redirects && !status.is_some_and(says_not_acted);
         let class = self.classify(default_class, &mut hint, || match status {
@@ -188,7 +190,7 @@ impl Assessor<'_> {
             },
             status,
             failure: Some(failure),
-            cause: self.cause(error),
+            cause,
             hint,
             may_have_been_processed: default_class == Class::Ambiguous
                 || part_was_taken

@@ -262,8 +262,8 @@ const PROMISES: [Promise; 14] = [
     }),
 ];
 
-/// Every reason for an end but `UploadTooSlow`, since no body here is long. The test fails if no
-/// scenario reaches one of them.
+/// Every reason for an end but `UploadTooSlow` and `ResponseTooLarge`, since no body or head here is
+/// long. The test fails if no scenario reaches one of them.
 const REASONS: [StopReason; 13] = [
     StopReason::Done,
     StopReason::Replayed,

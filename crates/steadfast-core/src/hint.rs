@@ -53,6 +53,9 @@ pub struct Hint {
     /// The upload was too slow for a limit that the next attempt has too, so it is not repeated. No
     /// header sets it.
     pub upload_too_slow: bool,
+    /// The head of the response is over a limit of the client, which the next attempt has too, so it
+    /// is not repeated. No header sets it.
+    pub response_too_large: bool,
 }
 
 /// Every header that [`Hint::from_headers`] looks for, whatever the class.
@@ -89,6 +92,7 @@ impl Hint {
         refused: false,
         local: false,
         upload_too_slow: false,
+        response_too_large: false,
     };
 
     /// Reads the headers of a response of this class at the time `now`.

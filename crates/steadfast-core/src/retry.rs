@@ -85,6 +85,9 @@ pub enum StopReason {
     /// A repeat would be safe, but the upload moved too slowly for a limit that each attempt has.
     /// The next one would be cut by the same limit.
     UploadTooSlow,
+    /// A repeat would be safe, but the head of the response is over a limit of this client. The next
+    /// attempt would get the same.
+    ResponseTooLarge,
     /// `max_attempts` is reached, or a custom schedule has ended.
     AttemptsExhausted,
     /// The server asks for a longer wait than `max_retry_after` or the deadline allows.
@@ -111,6 +114,7 @@ impl StopReason {
             Self::KeyNotTrusted => "key not trusted",
             Self::BodyNotReplayable => "body not replayable",
             Self::UploadTooSlow => "upload too slow",
+            Self::ResponseTooLarge => "response too large",
             Self::AttemptsExhausted => "attempts exhausted",
             Self::RetryAfterTooLong => "retry-after too long",
             Self::DeadlineExceeded => "deadline exceeded",
@@ -460,6 +464,7 @@ impl<'a> Operation<'a> {
             (self.needs_licence(), StopReason::KeyNotTrusted),
             (!self.body_replayable, StopReason::BodyNotReplayable),
             (hint.upload_too_slow, StopReason::UploadTooSlow),
+            (hint.response_too_large, StopReason::ResponseTooLarge),
         ])
     }
 
@@ -764,6 +769,7 @@ mod tests {
         misdirected: false,
         local: false,
         upload_too_slow: false,
+        response_too_large: false,
     };
 
     #[test]

@@ -15,7 +15,7 @@ use super::scenario::{Shape, Terms, Turn};
 pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason> {
     use StopReason::{
         AttemptsExhausted, BodyNotReplayable, Done, KeyNotTrusted, NotRepeatable, OutcomeUnknown, Permanent, Replayed,
-        RetryAfterTooLong, ServerSaidStop, UploadTooSlow,
+        ResponseTooLarge, RetryAfterTooLong, ServerSaidStop, UploadTooSlow,
     };
     let (class, hint) = (turn.step.class, &turn.step.hint);
     let class_in_force = effective(terms, class, hint);
@@ -34,6 +34,7 @@ pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason>
         (unsafe_without_licence && terms.idempotency == Idempotency::Keyed && !turn.step.key_trusted, KeyNotTrusted),
         (!terms.body_replayable, BodyNotReplayable),
         (hint.upload_too_slow, UploadTooSlow),
+        (hint.response_too_large, ResponseTooLarge),
         (is_paid && counted(turn) >= terms.max_attempts, AttemptsExhausted),
         (is_paid && whole_wait(terms, turn).is_none(), AttemptsExhausted),
         (too_long, RetryAfterTooLong),

@@ -154,13 +154,19 @@ pub(super) fn classes() -> impl Strategy<Value = Class> {
 fn hints() -> impl Strategy<Value = Hint> {
     let rarely = || prop::bool::weighted(0.05);
     let directive = option::weighted(0.2, prop::bool::weighted(0.8));
-    let rare = (rarely(), rarely(), rarely(), rarely(), rarely());
+    let rare = (rarely(), rarely(), rarely(), rarely(), rarely(), rarely());
     (option::weighted(0.3, durations()), directive, rare, prop::bool::weighted(0.2)).prop_map(
-        |(after, retry, (replayed, outcome_unknown, misdirected, local, upload_too_slow), refused)| {
+        |(
+            after,
+            retry,
+            (replayed, outcome_unknown, misdirected, local, upload_too_slow, response_too_large),
+            refused,
+        )| {
             let mut hint = Hint::from(after);
             (hint.retry, hint.replayed) = (retry, replayed);
             (hint.outcome_unknown, hint.misdirected) = (outcome_unknown, misdirected);
             (hint.local, hint.refused, hint.upload_too_slow) = (local, refused, upload_too_slow);
+            hint.response_too_large = response_too_large;
             hint
         },
     )
