@@ -82,6 +82,9 @@ impl<R: IntoResponse> IntoResponse for NotExecuted<R> {
 
 /// An extractor whose rejection releases the key: `Checked<Json<T>>`, `Checked<Path<T>>`.
 ///
+/// For rejections in your own format, wrap an extractor of yours: derive it with axum's macro
+/// `#[derive(FromRequest)]` and `#[from_request(via(axum::Json), rejection(ApiError))]`.
+///
 /// The rejection is that of `E`, wrapped in [`NotExecuted`]. Code that runs before this extractor
 /// must have no effects: see [Requirements](self#requirements).
 ///

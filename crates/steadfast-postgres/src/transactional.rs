@@ -88,7 +88,10 @@ pub struct TransactionalPostgresStore {
 
 /// The transaction of an operation, lent to its handler. Dereferences to a [`PgConnection`].
 ///
-/// The layer commits it or rolls it back; you cannot.
+/// The layer commits it or rolls it back. There is no method for either, and your SQL must not
+/// contain `COMMIT`, `ROLLBACK` or `END`: **the store does not notice them**. A `COMMIT` also ends
+/// the claim, so a repeat can run the handler a second time. After a `ROLLBACK`, a 201 is stored and
+/// replayed although no row was kept. To undo a part, use a savepoint (`session.begin()`).
 ///
 /// ```
 /// use steadfast_postgres::{PostgresSession, sqlx};

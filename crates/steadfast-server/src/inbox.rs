@@ -131,13 +131,23 @@ impl<S: Store> Inbox<S> {
 
     /// Creates an inbox over a store that other inboxes or layers also use.
     ///
+    /// Give each a consumer name of its own. An event is handled once per name. If a webhook layer
+    /// and an inbox share a name, the inbox returns [`Delivery::AlreadyHandled`] for each event that
+    /// the layer has recorded, and **its handler never runs**.
+    ///
     /// ```
-    /// use steadfast_server::{EventId, Inbox, MemoryStore, SharedStore, WebhookLayer};
+    /// use steadfast_server::{EventId, Fingerprint, Inbox, MemoryStore, SharedStore, WebhookLayer};
     ///
     /// // One store for both: make one handle, and clone it.
     /// let store = SharedStore::new(MemoryStore::new());
-    /// let webhooks = WebhookLayer::with_shared_store(store.clone(), "billing", EventId::stripe());
+    /// let webhooks = WebhookLayer::with_shared_store(store.clone(), "receive", EventId::stripe());
     /// let inbox = Inbox::with_shared_store(store);
+    /// # async fn example(inbox: Inbox<MemoryStore>) {
+    /// let payload = Fingerprint::of(b"{}");
+    /// let charge = |_| async { Ok::<_, std::io::Error>(()) };
+    /// // Another name than "receive": this is another stage.
+    /// let handled = inbox.process("charge", "evt_1", payload, charge).await;
+    /// # }
     /// ```
     #[must_use]
     pub fn with_shared_store(store: SharedStore<S>) -> Self {

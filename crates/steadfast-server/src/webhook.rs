@@ -172,6 +172,9 @@ impl<S: Store> WebhookLayer<S> {
     }
 
     /// Creates a layer over a store that other layers or inboxes also use.
+    ///
+    /// Give each a consumer name of its own. If an [`Inbox`](crate::Inbox) uses the same name, it
+    /// takes each event that this layer has recorded as handled, and its handler never runs.
     #[must_use]
     pub fn with_shared_store(store: SharedStore<S>, consumer: impl Into<String>, id: EventId) -> Self {
         let layer = IdempotencyLayer::with_shared_store(store, Scope::fixed(consumer.into()))
