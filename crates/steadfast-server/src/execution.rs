@@ -298,7 +298,9 @@ where
     fn count(&self, written: Written, counter: &Counter) {
         let counter = match written {
             Written::Stored => counter,
-            Written::Lost | Written::RolledBack | Written::GivenUp => &self.layer.shared.counters.lost,
+            // Nothing of it remains and its key is free, as its caller is told.
+            Written::RolledBack => &self.layer.shared.counters.released,
+            Written::Lost | Written::GivenUp => &self.layer.shared.counters.lost,
         };
         count(counter, Some(&self.won.claim.id), &self.route);
     }

@@ -107,7 +107,7 @@ counters! {
     refused_unknown = "a repeat was refused: the outcome of its operation is unknown",
     /// Operations that this layer ended as unknown: after a panic, an error or an unknown outcome.
     abandoned = "an operation ended with an unknown outcome",
-    /// Keys that were released.
+    /// Keys that were released, also by a rollback of the handler's transaction.
     released = "a key was released",
     /// Requests refused for their key, scope or size.
     refused = "a request was refused for its key, scope or size",
