@@ -13,8 +13,7 @@ use bytes::Bytes;
 use http::request::Parts;
 
 use super::json::Json;
-use super::layer::IdempotencyLayer;
-use super::store::{Fingerprint, Store};
+use super::store::Fingerprint;
 
 type Read = Arc<dyn Fn(&Parts, &Bytes) -> Bytes + Send + Sync>;
 
@@ -225,28 +224,6 @@ impl fmt::Debug for BodyFingerprint {
             Kind::Nothing => f.write_str("nothing"),
             Kind::Custom { name, .. } => write!(f, "closure {name}"),
         }
-    }
-}
-
-/// # Fingerprint of the body
-impl<S: Store> IdempotencyLayer<S> {
-    /// Sets what of the body tells a repeat from another request under its key. Default:
-    /// [`BodyFingerprint::exact`], every byte.
-    ///
-    /// Method, host and target stay part of the fingerprint: see [`host`](Self::host) and
-    /// [`target`](Self::target).
-    ///
-    /// ```
-    /// use steadfast_server::{BodyFingerprint, IdempotencyLayer, MemoryStore, Scope};
-    ///
-    /// // Some of our clients sort the members of an object, and some do not.
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     .fingerprint_body(BodyFingerprint::canonical_json());
-    /// ```
-    #[must_use]
-    pub fn fingerprint_body(mut self, body: BodyFingerprint) -> Self {
-        self.state.config.body_fingerprint = Some(body);
-        self
     }
 }
 

@@ -9,8 +9,8 @@ use steadfast_core::clock;
 
 use super::child_key::OperationKey;
 use super::claiming::{Answer, Claiming, Won};
-use super::concurrency::Entry;
 use super::ending::WonClaim;
+use super::entry::Entry;
 use super::execution::{AcquiredClaim, ResponseSender};
 use super::layer_state::LayerState;
 use super::metrics::Route;

@@ -1,6 +1,9 @@
 //! The layer and its settings: which requests it covers, for how long it keeps records, and how it
 //! treats unknown outcomes.
 
+mod formats;
+mod load;
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;

@@ -118,6 +118,7 @@ mod config;
 mod deadline;
 mod decide;
 mod ending;
+mod entry;
 mod event_id;
 mod execution;
 #[cfg(test)]

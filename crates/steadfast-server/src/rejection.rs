@@ -3,22 +3,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
-use http_body::Body;
 use steadfast_core::protocol::problem_type;
 
 use super::outcome::ExecutionOutcome;
-use super::rejection_format::RejectionFormat;
-use super::response_body::ResponseBody;
 use super::store::StoreLimit;
-use super::stored_headers::is_never_stored;
 
 const RETRY_AFTER_TIME: Duration = Duration::from_secs(1);
 
 /// Why a layer responds in the handler's place.
 ///
-/// A [`RejectionFormat`] writes the response from it. [The
+/// A [`RejectionFormat`](crate::RejectionFormat) writes the response from it. [The
 /// guide](https://docs.rs/steadfast/latest/steadfast/guide/problems/) has a section for each.
 ///
 /// ```
@@ -198,50 +194,12 @@ impl Rejection {
         if self.row().retry { Some(RETRY_AFTER_TIME) } else { None }
     }
 
-    /// Returns whether a format may respond with this status. A client that repeats a request by
-    /// its status must do the same after any format.
-    fn may_have(self, status: StatusCode) -> bool {
-        let own = self.status();
-        // RFC 9110 §15.5.9 and §15.5.10, RFC 8470 §5.2, RFC 6585 §4: clients repeat after these.
-        let is_repeated = matches!(status.as_u16(), 408 | 409 | 425 | 429);
-        status == own
-            || own != StatusCode::CONFLICT && own.is_client_error() && status.is_client_error() && !is_repeated
+    /// Returns what an idempotency layer outside of this one reads.
+    pub(super) fn outcome(self) -> Option<ExecutionOutcome> {
+        self.row().outcome
     }
 
-    /// Returns the response: in this format, or as a problem.
-    pub(super) fn response<B: Body>(self, format: Option<&RejectionFormat>) -> Response<ResponseBody<B>> {
-        let mut response = match format.and_then(|format| format.write(self)) {
-            Some(formatted) => self.checked(formatted),
-            None => self.problem(),
-        };
-        let headers = response.headers_mut();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        match self.retry_after() {
-            Some(wait) => headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs())),
-            None => headers.remove(RETRY_AFTER),
-        };
-        if let Some(outcome) = self.row().outcome {
-            response.extensions_mut().insert(outcome);
-        }
-        response.map(ResponseBody::whole)
-    }
-
-    /// Takes the parts of a formatted response that are the format's to choose.
-    fn checked(self, formatted: Response<Bytes>) -> Response<Bytes> {
-        let (parts, body) = formatted.into_parts();
-        let mut response = Response::new(body);
-        *response.status_mut() = parts.status;
-        if !self.may_have(parts.status) {
-            let (own, refused) = (self.status(), parts.status);
-            tracing::warn!(target: "steadfast", rejection = ?self, %own, %refused, "a rejection format chose a status with another meaning; the layer's own is sent");
-            *response.status_mut() = own;
-        }
-        let allowed = parts.headers.iter().filter(|(name, _)| !is_never_stored(name.as_str()));
-        response.headers_mut().extend(allowed.map(|(name, value)| (name.clone(), value.clone())));
-        response
-    }
-
-    fn problem(self) -> Response<Bytes> {
+    pub(super) fn problem(self) -> Response<Bytes> {
         let Row { status, problem_type, title, .. } = self.row();
         let mut members = serde_json::json!({ "type": problem_type, "title": title, "status": status.as_u16() });
         if let (Some(detail), Some(members)) = (self.detail(), members.as_object_mut()) {

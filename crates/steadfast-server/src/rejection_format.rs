@@ -8,12 +8,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::{CACHE_CONTROL, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body::Body;
 use steadfast_core::protocol::IdempotencyStatus;
 
-use super::layer::IdempotencyLayer;
 use super::rejection::Rejection;
-use super::store::Store;
+use super::response_body::ResponseBody;
 use super::stored_headers::is_never_stored;
 use super::stripe_errors;
 
@@ -201,23 +202,48 @@ fn is_of_the_layer(name: &HeaderName) -> bool {
     is_never_stored(name.as_str()) || [http::header::CACHE_CONTROL, http::header::RETRY_AFTER].contains(name)
 }
 
-/// # Format of rejections
-impl<S: Store> IdempotencyLayer<S> {
-    /// Sets the format of the layer's own responses. Default: problems (RFC 9457).
-    ///
-    /// A client library that knows only the errors of your API then understands the layer's.
-    /// [`RejectionFormat::stripe`] is ready made; [`RejectionFormat::from_fn`] takes a closure.
-    ///
-    /// ```
-    /// use steadfast_server::{IdempotencyLayer, MemoryStore, RejectionFormat, Scope};
-    ///
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     .rejection_format(RejectionFormat::stripe());
-    /// ```
-    #[must_use]
-    pub fn rejection_format(mut self, format: RejectionFormat) -> Self {
-        self.state.config.rejection_format = Some(format);
-        self
+impl Rejection {
+    /// Returns whether a format may respond with this status. A client that repeats a request by
+    /// its status must do the same after any format.
+    fn may_have(self, status: StatusCode) -> bool {
+        let own = self.status();
+        // RFC 9110 §15.5.9 and §15.5.10, RFC 8470 §5.2, RFC 6585 §4: clients repeat after these.
+        let is_repeated = matches!(status.as_u16(), 408 | 409 | 425 | 429);
+        status == own
+            || own != StatusCode::CONFLICT && own.is_client_error() && status.is_client_error() && !is_repeated
+    }
+
+    /// Returns the response: in this format, or as a problem.
+    pub(super) fn response<B: Body>(self, format: Option<&RejectionFormat>) -> Response<ResponseBody<B>> {
+        let mut response = match format.and_then(|format| format.write(self)) {
+            Some(formatted) => self.checked(formatted),
+            None => self.problem(),
+        };
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self.retry_after() {
+            Some(wait) => headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs())),
+            None => headers.remove(RETRY_AFTER),
+        };
+        if let Some(outcome) = self.outcome() {
+            response.extensions_mut().insert(outcome);
+        }
+        response.map(ResponseBody::whole)
+    }
+
+    /// Takes the parts of a formatted response that are the format's to choose.
+    fn checked(self, formatted: Response<Bytes>) -> Response<Bytes> {
+        let (parts, body) = formatted.into_parts();
+        let mut response = Response::new(body);
+        *response.status_mut() = parts.status;
+        if !self.may_have(parts.status) {
+            let (own, refused) = (self.status(), parts.status);
+            tracing::warn!(target: "steadfast", rejection = ?self, %own, %refused, "a rejection format chose a status with another meaning; the layer's own is sent");
+            *response.status_mut() = own;
+        }
+        let allowed = parts.headers.iter().filter(|(name, _)| !is_never_stored(name.as_str()));
+        response.headers_mut().extend(allowed.map(|(name, value)| (name.clone(), value.clone())));
+        response
     }
 }
 

@@ -18,7 +18,7 @@ use crate::store::{
 
 #[derive(Debug, Default)]
 pub(super) struct Shard {
-    pub(super) slots: Slots,
+    pub(super) slots: Slots<Entry>,
     /// The slot of each record.
     index: HashTable<Slot>,
     hasher: RandomState,

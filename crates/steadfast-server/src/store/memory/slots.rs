@@ -5,32 +5,36 @@
 //! of four bytes, and the entries are here, in pieces: growing copies nothing, and at most one piece
 //! is partly empty. A vector would copy all entries under the lock, and keep the old ones meanwhile.
 
-use super::shard::Entry;
-
 /// Entries in one piece.
 const PIECE: usize = 8;
 
 /// The number of an entry. It is used again after the entry is removed.
 pub(super) type Slot = u32;
 
-#[derive(Debug, Default)]
-pub(super) struct Slots {
-    pieces: Vec<Vec<Option<Entry>>>,
+#[derive(Debug)]
+pub(super) struct Slots<T> {
+    pieces: Vec<Vec<Option<T>>>,
     free: Vec<Slot>,
 }
 
-impl Slots {
-    pub(super) fn get(&self, slot: Slot) -> Option<&Entry> {
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self { pieces: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Slots<T> {
+    pub(super) fn get(&self, slot: Slot) -> Option<&T> {
         let (piece, at) = place(slot);
         self.pieces.get(piece)?.get(at)?.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
         let (piece, at) = place(slot);
         self.pieces.get_mut(piece)?.get_mut(at)?.as_mut()
     }
 
-    pub(super) fn insert(&mut self, entry: Entry) -> Slot {
+    pub(super) fn insert(&mut self, entry: T) -> Slot {
         if let Some(slot) = self.free.pop() {
             let (piece, at) = place(slot);
             if let Some(place) = self.pieces.get_mut(piece).and_then(|piece| piece.get_mut(at)) {
@@ -48,7 +52,7 @@ impl Slots {
         Slot::try_from(full * PIECE + piece.len() - 1).unwrap_or(Slot::MAX)
     }
 
-    pub(super) fn remove(&mut self, slot: Slot) -> Option<Entry> {
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<T> {
         let (piece, at) = place(slot);
         let entry = self.pieces.get_mut(piece)?.get_mut(at)?.take()?;
         self.free.push(slot);
@@ -56,7 +60,7 @@ impl Slots {
     }
 
     #[cfg(test)]
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.pieces.iter().flatten().flatten()
     }
 }
