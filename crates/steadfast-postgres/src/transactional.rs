@@ -89,9 +89,9 @@ pub struct TransactionalPostgresStore {
 /// The transaction of an operation, lent to its handler. Dereferences to a [`PgConnection`].
 ///
 /// The layer commits it or rolls it back. There is no method for either, and your SQL must not
-/// contain `COMMIT`, `ROLLBACK` or `END`: **the store does not notice them**. A `COMMIT` also ends
-/// the claim, so a repeat can run the handler a second time. After a `ROLLBACK`, a 201 is stored and
-/// replayed although no row was kept. To undo a part, use a savepoint (`session.begin()`).
+/// contain `COMMIT`, `ROLLBACK` or `END`. The store notices one at the end of the operation: the
+/// response becomes a 500, and no record is written. **But a `COMMIT` has kept your rows, and a
+/// repeat runs the handler again.** To undo a part, use a savepoint (`session.begin()`).
 ///
 /// ```
 /// use steadfast_postgres::{PostgresSession, sqlx};
@@ -198,7 +198,9 @@ impl TransactionalPostgresStore {
         if !row.is_free() {
             return Ok(Some(row));
         }
-        let read_only = connection.fetch_one("SHOW transaction_read_only; SAVEPOINT steadfast").await?;
+        // The setting lasts as long as this transaction: `end_transaction.sql` asks for it.
+        let prepare = "SHOW transaction_read_only; SET LOCAL steadfast.held = 'on'; SAVEPOINT steadfast";
+        let read_only = connection.fetch_one(prepare).await?;
         if read_only.try_get::<String, _>(0)? == "on" {
             leave(connection).await?;
             // The database refuses this with its own error, before a handler runs for nothing.

@@ -1,9 +1,12 @@
 -- Ends a key that a handler's transaction held, in that transaction, beside the business rows.
 -- The advisory lock has one owner, but a claim that lapsed and was taken over may have ended after
 -- all.
+-- A handler whose SQL has ended the transaction is in none, or in another one. Then the setting that
+-- the claim has made is gone, and no row is written.
 -- $1 id, $2 token, $3 fingerprint, $4 'done' or 'unknown', $5 record, $6 retention in ms
 INSERT INTO steadfast_records AS r (id, fingerprint, token, state, record, retention_ms, forget_at)
-VALUES ($1, $3, $2, $4, $5, $6, clock_timestamp() + $6 * interval '1 ms')
+SELECT $1::bytea, $3::bytea, $2::bytea, $4::text, $5::bytea, $6::bigint, clock_timestamp() + $6::bigint * interval '1 ms'
+WHERE current_setting('steadfast.held', true) = 'on'
 ON CONFLICT (id) DO UPDATE
 SET fingerprint = excluded.fingerprint, token = excluded.token, state = excluded.state, record = excluded.record,
     took_over = false, lease_until = NULL, retention_ms = excluded.retention_ms, forget_at = excluded.forget_at

@@ -58,6 +58,7 @@ struct Handling {
 }
 
 type Reply = std::pin::Pin<Box<dyn Future<Output = Response> + Send>>;
+type Handler = fn(Handling) -> Reply;
 
 impl Handling {
     async fn insert(&self) {
@@ -173,6 +174,35 @@ async fn handler_that_loses_transaction_gets_500() {
     let run_again = async { while shop.order(1).await.status() != 201 {} };
     tokio::time::timeout(Duration::from_secs(10), run_again).await.unwrap();
     assert_eq!((shop.rows().await, shop.executions.count()), (1, 2));
+}
+
+/// The SQL of a handler can end the transaction, though the session cannot. The response must not
+/// be stored as a success.
+#[tokio::test]
+async fn transaction_ended_by_handler_gets_500() {
+    async fn end(handling: Handling, sql: &'static str) -> Response {
+        handling.insert().await;
+        if handling.nth == 1 {
+            let mut session = handling.lent.lock().unwrap();
+            sqlx::raw_sql(sql).execute(&mut **session).await.unwrap();
+        }
+        reply(StatusCode::CREATED, None)
+    }
+    let handlers: [(Handler, i64); 4] = [
+        (|handling| Box::pin(end(handling, "ROLLBACK")), 0),
+        (|handling| Box::pin(end(handling, "ROLLBACK; BEGIN")), 0),
+        (|handling| Box::pin(end(handling, "ROLLBACK AND CHAIN")), 0),
+        (|handling| Box::pin(end(handling, "COMMIT")), 1),
+    ];
+    for (handler, kept) in handlers {
+        let shop = Shop::open(handler).await;
+        assert_eq!(problem(shop.order(1).await).await, (500, "transaction-lost".to_owned()));
+        assert_eq!((shop.rows().await, shop.executions.count()), (kept, 1));
+        if kept == 0 {
+            assert_eq!(shop.order(1).await.status(), 201, "nothing was kept, so the repeat runs");
+            assert_eq!((shop.rows().await, shop.executions.count()), (1, 2));
+        }
+    }
 }
 
 #[tokio::test]
