@@ -18,7 +18,7 @@ use super::store::Fingerprint;
 type Read = Arc<dyn Fn(&Parts, &Bytes) -> Bytes + Send + Sync>;
 
 /// What of a body belongs to the fingerprint of its request, for
-/// [`IdempotencyLayer::fingerprint_body`] and
+/// [`IdempotencyLayer::fingerprint_body`](crate::IdempotencyLayer::fingerprint_body) and
 /// [`WebhookLayer::fingerprint_body`](crate::WebhookLayer::fingerprint_body).
 ///
 /// **The layer replays a stored response to every request that it takes for the same.** Leave out
