@@ -10,7 +10,7 @@ use steadfast_core::clock;
 use super::child_key::OperationKey;
 use super::claiming::{Answer, Claiming, Won};
 use super::ending::WonClaim;
-use super::entry::Entry;
+use super::entry::PlaceOutcome;
 use super::execution::{AcquiredClaim, ResponseSender};
 use super::layer_state::LayerState;
 use super::metrics::Route;
@@ -103,14 +103,14 @@ async fn claim_key<'a, S: Store, R: Body, E>(
             None => None,
             // Boxed, as above.
             Some(limit) => match Box::pin(limit.enter(layer, operation, reruns || has_hook, client)).await? {
-                Entry::Full => return Ok(KeyClaim::Full(limit.max)),
-                Entry::Gone => return Ok(KeyClaim::Gone),
+                PlaceOutcome::Full => return Ok(KeyClaim::Full(limit.max)),
+                PlaceOutcome::Gone => return Ok(KeyClaim::Gone),
                 entry => Some(entry),
             },
         };
         let (answer, place) = match entry {
-            Some(Entry::Known(state)) => (Answer::Known(state), None),
-            Some(Entry::Place(place)) => (claiming.ask(take_over).await?, Some(place)),
+            Some(PlaceOutcome::Known(state)) => (Answer::Known(state), None),
+            Some(PlaceOutcome::Place(place)) => (claiming.ask(take_over).await?, Some(place)),
             _ => (claiming.ask(take_over).await?, None),
         };
         let state = match answer {

@@ -15,7 +15,7 @@ use super::request::Operation;
 use super::store::{RecordState, Store, StoreError};
 
 /// What a request finds that needs a place.
-pub(super) enum Entry {
+pub(super) enum PlaceOutcome {
     Place(OwnedSemaphorePermit),
     /// Every place is taken, and the request needs none: this is the state of its key.
     Known(RecordState),
@@ -34,26 +34,26 @@ impl Concurrency {
         operation: &Operation,
         reruns: bool,
         client: &mut ResponseSender<R, E>,
-    ) -> Result<Entry, StoreError> {
+    ) -> Result<PlaceOutcome, StoreError> {
         if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return Ok(Entry::Place(place));
+            return Ok(PlaceOutcome::Place(place));
         }
         if let Some(known) = known(layer, operation, reruns).await? {
-            return Ok(Entry::Known(known));
+            return Ok(PlaceOutcome::Known(known));
         }
         let wait = layer.config.concurrency_wait;
         if wait.is_zero() {
-            return Ok(Entry::Full);
+            return Ok(PlaceOutcome::Full);
         }
         let mut free = pin!(self.places.clone().acquire_owned());
         let entering = poll_fn(|cx| {
             // Nothing is claimed yet, so nothing is lost: the next repeat runs.
             if client.poll_closed(cx).is_ready() {
-                return Poll::Ready(Entry::Gone);
+                return Poll::Ready(PlaceOutcome::Gone);
             }
-            free.as_mut().poll(cx).map(|place| place.map_or(Entry::Full, Entry::Place))
+            free.as_mut().poll(cx).map(|place| place.map_or(PlaceOutcome::Full, PlaceOutcome::Place))
         });
-        Ok(clock::until(clock::now().checked_add(wait), entering).await.unwrap_or(Entry::Full))
+        Ok(clock::until(clock::now().checked_add(wait), entering).await.unwrap_or(PlaceOutcome::Full))
     }
 }
 

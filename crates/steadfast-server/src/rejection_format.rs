@@ -19,7 +19,7 @@ use super::stored_headers::is_never_stored;
 use super::stripe_errors;
 
 type Write = Box<dyn Fn(Rejection) -> Response<Bytes> + Send + Sync>;
-type Mark = Box<dyn Fn(IdempotencyStatus, StatusCode) -> Option<(HeaderName, HeaderValue)> + Send + Sync>;
+type StatusHeader = Box<dyn Fn(IdempotencyStatus, StatusCode) -> Option<(HeaderName, HeaderValue)> + Send + Sync>;
 
 /// The format of a layer's own responses, for
 /// [`IdempotencyLayer::rejection_format`](crate::IdempotencyLayer::rejection_format). Without one they are problems (RFC 9457).
@@ -61,7 +61,7 @@ pub struct RejectionFormat(Arc<Format>);
 
 struct Format {
     write: Write,
-    mark: Option<Mark>,
+    mark: Option<StatusHeader>,
 }
 
 impl RejectionFormat {
