@@ -358,7 +358,7 @@ impl<'a> Course<'a> {
             let value = response::success(answer, read, report.stop, url).and_then(response::decode_json::<()>);
             match value {
                 Ok(()) => Ok(report),
-                Err(error) => Err(response::with_report(error, report, self.setting.context, self.wire_request)),
+                Err(error) => Err(response::with_report(error, report, self.setting.context, self.wire_request, url)),
             }
         });
         if let Ok(report) = &fetched {
