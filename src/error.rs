@@ -15,6 +15,9 @@
 //! It has types of the public API. Of the other modules it imports only `policy`, `cause` and those
 //! with such types (the list is in `lib.rs`).
 
+mod kind;
+mod line;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -22,11 +25,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::journal::{Attempt, OperationReport, OutOfTime, ShortDuration};
+use crate::journal::{Attempt, OperationReport};
 use crate::key::{IdempotencyKey, KeyError};
 use crate::policy::{InvalidPolicy, StopReason};
-use crate::problem::{self, Problem};
-use crate::resume::{ResumeToken, SafeUrl, without_queries};
+use crate::problem::Problem;
+use crate::resume::{ResumeToken, SafeUrl};
+
+pub use self::kind::ErrorKind;
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -35,77 +40,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub(crate) const VOUCH: &str = "if this API honours idempotency keys, say so: .keys(KeyPolicy::standard())";
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// The kind of an [`Error`].
-///
-/// ```
-/// use steadfast::ErrorKind;
-///
-/// fn http_status(error: &steadfast::Error) -> u16 {
-///     match error.kind() {
-///         ErrorKind::Timeout => 504,
-///         ErrorKind::NotAdmitted => 503, // with `error.retry_after()`
-///         _ => 502,
-///     }
-/// }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// A setting of the client or the request is invalid. The message names it. Nothing was sent.
-    ///
-    /// An error of reqwest's own builders becomes this kind, too.
-    Build,
-    /// A [resume token](crate::ResumeToken) was refused, and nothing was sent.
-    ///
-    /// The token is too old, belongs to another request, or comes from a clock that was more than
-    /// 30 s ahead of this one. Or the operation may have been processed, and the API is not known
-    /// to honour keys.
-    KeyExpired,
-    /// The client held the next attempt back, to spare the origin. Earlier attempts may have been
-    /// sent.
-    ///
-    /// The origin's [circuit](crate::ClientBuilder::breaker) is open. Or its
-    /// [cooldown](crate::ClientBuilder::cooldown) lasts longer than the deadline, or costs more
-    /// tokens than the retry budget has. [`retry_after`](Error::retry_after) tells you when to try
-    /// again.
-    NotAdmitted,
-    /// No connection could be made. The message names the cause, such as a name that does not exist,
-    /// or a proxy.
-    Connect,
-    /// The TLS handshake was rejected for a reason that will recur. Either side rejected the
-    /// other's certificate, or they have no version or protocol in common.
-    Certificate,
-    /// The time limit of an attempt, or of the operation, has passed.
-    Timeout,
-    /// The connection was lost, or the server sent something other than HTTP.
-    Transport,
-    /// The request body could not be read or sent, for a reason on this side.
-    RequestBody,
-    /// The final response has a status other than 2xx and 3xx, or your
-    /// [classifier](crate::ClientBuilder::classify) calls a 2xx a failure.
-    Status,
-    /// The client did not follow a redirect, or a [link](crate::ResponseExt::link) leads to another
-    /// origin. `fetch` and `into_result` return this kind; `send` returns it only for redirects in a
-    /// circle, or too many of them.
-    ///
-    /// The message names the target, and why the client does not follow.
-    /// [`headers`](Error::headers) has the `Location`.
-    ///
-    /// A POST, PUT, PATCH or DELETE with a response of 301 or 302 ends here, and may have been
-    /// processed. If only the address has moved (a slash, https), check that nothing was done, and
-    /// send the request to the new address.
-    Redirect,
-    /// The response body was cut short.
-    ResponseBody,
-    /// The response body is over the limit
-    /// ([`ClientBuilder::body_limit`](crate::ClientBuilder::body_limit)).
-    TooLarge,
-    /// The response is 2xx and complete, and its body is not what you asked for: the JSON of your
-    /// type, or what your [decoder](crate::RequestBuilder::fetch_with) reads. The operation *was*
-    /// processed.
-    Decode,
-}
 
 /// The error of an operation, with a report of every attempt.
 ///
@@ -261,43 +195,6 @@ impl Error {
     pub(crate) fn with_source(mut self, source: impl Into<Option<BoxError>>) -> Self {
         self.0.source = source.into();
         self
-    }
-
-    /// Returns what the server says about its error, shortened.
-    fn server_words(&self) -> Option<String> {
-        let answer = self.0.answer.as_ref().filter(|_| self.0.kind == ErrorKind::Status)?;
-        let shown = self.idempotency_key().map(|key| (key.as_str(), key.to_string()));
-        let hidden = shown.as_ref().map(|(key, shown)| (*key, shown.as_str()));
-        problem::words(&answer.headers, &answer.body, hidden)
-    }
-
-    /// Returns the innermost cause of a failure on this side, shortened. Only the caller can mend
-    /// it, and the other words do not tell what it is.
-    fn root_cause(&self) -> Option<String> {
-        if !matches!(self.0.kind, ErrorKind::Build | ErrorKind::RequestBody) {
-            return None;
-        }
-        problem::one_line(&without_queries(&self.causes().last()?.to_string()))
-    }
-
-    /// Returns the failure and its causes on one line, without the report.
-    pub(crate) fn in_short(&self) -> String {
-        self.causes()
-            .fold(self.0.what.to_string(), |text, cause| format!("{text}: {}", without_queries(&cause.to_string())))
-    }
-
-    /// Writes a line for each cause, in the alternate form.
-    fn write_causes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if f.alternate() {
-            for cause in self.causes() {
-                write!(f, "\n  caused by: {}", without_queries(&cause.to_string()))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-        std::iter::successors(std::error::Error::source(self), |cause| cause.source())
     }
 
     /// Returns the kind of the error.
@@ -521,88 +418,6 @@ impl Error {
     #[must_use]
     pub fn url(&self) -> Option<&str> {
         self.0.url.as_deref()
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ErrorParts { what, method, url, report, .. } = &*self.0;
-        if let (Some(method), Some(url)) = (method, url) {
-            write!(f, "{method} {url}: ")?;
-        }
-        let Some(report) = report else {
-            if self.0.outside.is_some() {
-                write!(f, "{what} (no report of an operation; it may have been processed)")?;
-                return self.write_causes(f);
-            }
-            let earlier =
-                if self.may_have_been_processed() { " now; an earlier attempt may have been processed" } else { "" };
-            return write!(f, "{} (nothing was sent{earlier})", self.in_short());
-        };
-        f.write_str(what)?;
-        if let Some(cause) = self.root_cause() {
-            write!(f, ": {cause}")?;
-        }
-        write_report(f, report)?;
-        if let Some(address) = &self.0.redirected_to {
-            write!(f, "; redirected to {address}")?;
-        }
-        if let Some(words) = self.server_words() {
-            write!(f, "; the server says \"{words}\"")?;
-        }
-        if f.alternate() {
-            for attempt in report.journal.attempts() {
-                write!(f, "\n  {attempt}")?;
-            }
-        }
-        self.write_causes(f)
-    }
-}
-
-fn write_report(f: &mut fmt::Formatter<'_>, report: &OperationReport) -> fmt::Result {
-    let attempts = report.journal.attempts().len();
-    let plural = if attempts == 1 { "" } else { "s" };
-    match attempts {
-        0 => f.write_str(" before the first attempt (")?,
-        _ => write!(f, " after {attempts} attempt{plural} in {} (", ShortDuration(report.elapsed))?,
-    }
-    if report.stop != StopReason::Done {
-        write_stop(f, report)?;
-    }
-    f.write_str(if report.may_have_been_processed { "may have been processed" } else { "not processed" })?;
-    if let Some(key) = &report.key {
-        write!(f, "; key {key}")?;
-    }
-    if let Some(wait) = report.retry_after {
-        write!(f, "; retry after {}", ShortDuration(wait))?;
-    }
-    f.write_str(")")?;
-    if let Some(reason) = report.not_followed {
-        write!(f, "; {}", reason.as_str())?;
-    }
-    if let Some(advice) = report.withheld.as_str() {
-        write!(f, "; {advice}")?;
-    }
-    if report.stop == StopReason::KeyNotTrusted {
-        write!(f, "; {VOUCH}")?;
-    }
-    Ok(())
-}
-
-fn write_stop(f: &mut fmt::Formatter<'_>, report: &OperationReport) -> fmt::Result {
-    let reason = report.stop.as_str();
-    match report.out_of_time.map(OutOfTime::as_str) {
-        Some(limit) if report.stop == StopReason::DeadlineExceeded => write!(f, "{reason}: {limit}; "),
-        Some(limit) if report.stop == StopReason::RetryAfterTooLong => write!(f, "{reason} for {limit}; "),
-        _ => write!(f, "{reason}; "),
-    }
-}
-
-/// Prints the kind and all of `{:#}`: the line, the attempts and the causes. So `unwrap` shows as
-/// much as a log.
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {self:#}", self.0.kind)
     }
 }
 

@@ -99,7 +99,7 @@
 // | `assessment` | the class of an attempt |
 // | `admission`, `cooldown` | whether an attempt is admitted |
 // | `origin`, `key_trust` | the client's memory of each origin |
-// | `recorder`, `event`, `response`, `link`, `cause` | the journal, the events, the report and the links of a response |
+// | `recorder`, `event`, `response`, `whole_response`, `link`, `cause` | the journal, the events, the report and the links of a response |
 //
 // `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the types of the public
 // API. Of the others they import only `policy` and `cause`. There are no circles of imports.
@@ -147,6 +147,7 @@ mod target;
 mod transport_error;
 #[cfg(any(feature = "stream", feature = "multipart"))]
 mod upload;
+mod whole_response;
 mod wire_request;
 
 /// The server half: the crate [`steadfast_server`].

@@ -3,11 +3,15 @@
 //! The loop calls two methods about the key. [`OperationContext::observe`] learns from a response
 //! whether the API honours keys, and [`OperationContext::is_key_trusted`] answers without learning.
 
+mod options;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode};
 
+pub(super) use self::options::Options;
+use self::options::{NO_OPTIONS, OwnPauses, own_pauses};
 use super::attempt_result::AttemptProgress;
 use super::checks::{check_framing, check_timeout};
 use super::defaults;
@@ -29,46 +33,6 @@ use crate::key_policy::{KeyPolicy, Trust};
 use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
 use crate::resume::{self, ResumeToken};
 use crate::settings::ReadTimeout;
-
-/// The settings of one request that differ from the client's.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Options {
-    pub(super) key: Option<IdempotencyKey>,
-    pub(super) resume: Option<ResumeToken>,
-    pub(super) idempotent: Option<bool>,
-    pub(super) retry: Option<RetryPolicy>,
-    pub(super) hedge: Option<Option<HedgePolicy>>,
-    pub(super) timeout: Option<Option<Duration>>,
-    pub(super) attempt_timeout: Option<Option<Duration>>,
-    pub(super) upload_rate: Option<UploadRate>,
-    pub(super) read_timeout: Option<Option<Duration>>,
-    pub(super) body_limit: Option<usize>,
-}
-
-/// The options of most requests, in one static, because creating and dropping them takes longer.
-static NO_OPTIONS: Options = Options {
-    key: None,
-    resume: None,
-    idempotent: None,
-    retry: None,
-    hedge: None,
-    timeout: None,
-    attempt_timeout: None,
-    upload_rate: None,
-    read_timeout: None,
-    body_limit: None,
-};
-
-/// The limits of pauses that one request sets.
-struct OwnPauses {
-    upload_rate: Option<UploadRate>,
-    read_timeout: Option<Option<Duration>>,
-}
-
-fn own_pauses(options: &Options) -> Option<Box<OwnPauses>> {
-    let &Options { upload_rate, read_timeout, .. } = options;
-    (upload_rate.is_some() || read_timeout.is_some()).then(|| Box::new(OwnPauses { upload_rate, read_timeout }))
-}
 
 /// The terms of one operation. They do not change while it runs.
 pub(super) struct OperationContext<'a> {

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::super::attempt_result::AttemptProgress;
 use super::super::redirect::RedirectState;
-use super::super::response::{self, WholeResponse};
 use super::super::run;
+use super::super::whole_response::{self, WholeResponse};
 use super::RequestBuilder;
 use crate::error::{BoxError, Error, Result};
 
@@ -48,7 +48,7 @@ impl RequestBuilder {
     /// ```
     #[cfg(feature = "json")]
     pub fn fetch<T: serde::de::DeserializeOwned>(self) -> impl Future<Output = Result<T>> {
-        self.read(response::decode_json)
+        self.read(whole_response::decode_json)
     }
 
     /// Sends the request and retries it where that is safe. Returns the body of the 2xx response as
@@ -163,9 +163,9 @@ impl RequestBuilder {
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
             let (response, report) = run::run(&context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();
-            match response::success(response, context.read, report.stop, url) {
+            match whole_response::success(response, context.read, report.stop, url) {
                 Ok(whole) => Ok(whole.into_response_from(url, report)),
-                Err(error) => Err(response::with_report(error, report, &context, wire_request, url)),
+                Err(error) => Err(whole_response::with_report(error, report, &context, wire_request, url)),
             }
         }
     }
@@ -178,8 +178,8 @@ impl RequestBuilder {
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
             let (response, report) = run::run(&context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();
-            let decoded = response::success(response, context.read, report.stop, url).and_then(decode);
-            decoded.map_err(|error: Error| response::with_report(error, report, &context, wire_request, url))
+            let decoded = whole_response::success(response, context.read, report.stop, url).and_then(decode);
+            decoded.map_err(|error: Error| whole_response::with_report(error, report, &context, wire_request, url))
         }
     }
 }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::breaker::{Breaker, BreakerPolicy, BreakerState, Permit};
 use super::cooldown::{CooldownState, Turn};
+use super::decision::StopReason;
 use super::hedge::{HedgeAllowance, HedgeAt, HedgePolicy};
-use super::retry::{Operation, StopReason};
+use super::retry::Operation;
 
 /// The state of one origin that decides about its attempts. Cooldowns are kept apart, because there
 /// is one for each lane.

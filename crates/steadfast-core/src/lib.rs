@@ -49,6 +49,7 @@ mod cooldown;
 mod date;
 #[cfg(feature = "clock")]
 pub mod deadline;
+mod decision;
 mod field;
 mod hedge;
 mod hint;
@@ -57,6 +58,7 @@ pub mod key;
 #[cfg(feature = "latency")]
 #[doc(hidden)]
 pub mod latency;
+mod outcome;
 pub mod protocol;
 mod quota;
 mod retry;
@@ -67,10 +69,12 @@ pub use backoff::{Backoff, CustomSchedule, Jitter, Schedule};
 pub use breaker::{Breaker, BreakerPolicy, BreakerState, CircuitOpen, Permit, SlowCalls};
 pub use budget::{RetryBudget, TokenBucket};
 pub use check::InvalidPolicy;
-pub use class::{Class, Classification, Failure, Idempotency, Outcome};
+pub use class::{Class, Failure, Idempotency};
+pub use decision::{Decision, StopReason};
 pub use hedge::{HedgeAt, HedgePolicy};
 pub use hint::{Hint, parse_retry_hint};
-pub use retry::{Decision, Operation, StopReason};
+pub use outcome::{Classification, Outcome};
+pub use retry::Operation;
 pub use settings::{RetryPolicy, TimeLimit};
 
 // For the client, the server half and the simulation. They can change in any version.

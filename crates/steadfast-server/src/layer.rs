@@ -3,6 +3,8 @@
 
 mod formats;
 mod load;
+mod sizes;
+mod times;
 
 use std::fmt;
 use std::future::Future;
@@ -10,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use http::request::Parts;
 
 use super::config::Config;
 use super::event_id::EventId;
@@ -196,60 +197,6 @@ impl<S: Store> IdempotencyLayer<S> {
         self
     }
 
-    /// Sets the host name that is part of the fingerprint. `None` leaves the host out.
-    ///
-    /// Default: the host of `:authority` (HTTP/2), of an absolute target, or of the `Host` header,
-    /// in lower case, without its port and without a final dot. The layer compares your closure's
-    /// value as it is.
-    ///
-    /// Set it behind a proxy that writes its own `Host`, because all hosts behind it look alike.
-    /// Take the client's host from the header in which *your* proxy sends it. `Forwarded` and
-    /// `X-Forwarded-Host` are not trusted by default, since any client can send them.
-    ///
-    /// Set it also if clients call one service by several names: return the service's name, or
-    /// `None`. Otherwise a client that repeats a request to another address is refused with 422.
-    ///
-    /// ```
-    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
-    ///
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     // Our own proxy writes this header, and removes any that the client has sent.
-    ///     .host(|parts| {
-    ///         let host = parts.headers.get("x-forwarded-host")?.to_str().ok()?;
-    ///         Some(host.to_ascii_lowercase())
-    ///     });
-    /// ```
-    #[must_use]
-    pub fn host(mut self, host: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.state.config.host = Some(Arc::new(host));
-        self
-    }
-
-    /// Sets the target that is part of the fingerprint: path and query as the client sent them.
-    /// Default: those of the request as this layer sees it.
-    ///
-    /// **A nested router sees a shorter path.** Inside `nest("/accounts/{id}", …)`,
-    /// `/accounts/1/close` and `/accounts/2/close` are both `/close`. Under one key the second
-    /// would get the first one's response. Put the layer on the outermost router, or return the
-    /// whole path here. In axum:
-    ///
-    /// ```
-    /// use axum::extract::OriginalUri;
-    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
-    ///
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
-    /// let layer = layer.target(|parts| {
-    ///     let original = parts.extensions.get::<OriginalUri>();
-    ///     let whole = original.map_or(&parts.uri, |original| &original.0);
-    ///     whole.path_and_query().map_or_else(String::new, ToString::to_string)
-    /// });
-    /// ```
-    #[must_use]
-    pub fn target(mut self, target: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
-        self.state.config.target = Some(Arc::new(target));
-        self
-    }
-
     /// Sets how the layer treats a repeat of an operation whose outcome is unknown.
     ///
     /// Default: [`OnUnknown::Reject`]; [`OnUnknown::Rerun`] with a
@@ -307,167 +254,6 @@ impl<S: Store> IdempotencyLayer<S> {
         self.state.config.body_fingerprint = id.stable_body();
         self.state.config.event = Some(id);
         self.state.config.failures_run_again = true;
-        self
-    }
-
-    /// Sets how long a claim holds without renewal, and so how long a crash can block a key.
-    /// Default: 30 s. Minimum: 3 ms.
-    ///
-    /// The layer renews the lease when a third to a half of it is over. A handler cannot delay the
-    /// renewal while one thread of its runtime is free. Put work that blocks its thread into
-    /// [`spawn_blocking`](https://docs.rs/tokio/latest/tokio/task/fn.spawn_blocking.html).
-    ///
-    /// If no thread is free, the lease expires. This process still does not run the operation
-    /// twice. Another process with the same store may, if its layer [reruns](OnUnknown::Rerun).
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
-    ///
-    /// // After a crash, a repeat waits at most ten seconds for the key.
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     .lease(Duration::from_secs(10));
-    /// ```
-    #[must_use]
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.state.config.lease = lease.max(Duration::from_millis(3));
-        self
-    }
-
-    /// Sets the time limit of a handler, including the body of its response. Default: no limit.
-    ///
-    /// At the limit the handler is cancelled at its next await. Nobody knows how far it came, so
-    /// the outcome is unknown. The client gets a 500 of the type
-    /// `outcome-unknown-handler-timed-out`, or a body that is cut. The timeout is logged at error
-    /// level.
-    #[must_use]
-    pub fn max_handler_time(mut self, time: Duration) -> Self {
-        self.state.config.max_handler_time = Some(time);
-        self
-    }
-
-    /// Sets how long the handler's response waits for the store to take the end of the operation.
-    /// Default: 1 s. Zero sends it without waiting.
-    ///
-    /// If the store is slower, the response is sent with `Idempotency-Status: unknown`. The layer
-    /// writes the end again until the store takes it: see [`pending_ends`](Self::pending_ends).
-    ///
-    /// With a [transactional](Store::TRANSACTIONAL) store there is no response to send before the
-    /// transaction has ended. The client then gets a 500 of the type `transaction-lost`.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
-    ///
-    /// // Our clients give up after two seconds, so the response must not wait for a slow store.
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     .end_wait(Duration::from_millis(300));
-    /// ```
-    #[must_use]
-    pub fn end_wait(mut self, wait: Duration) -> Self {
-        self.state.config.end_wait = wait;
-        self
-    }
-
-    /// Sets how many ends may wait for a store that does not take them, and for how long. Default:
-    /// 10,000 ends and 64 MiB, each for 10 min.
-    #[must_use]
-    pub fn pending_ends(mut self, most: PendingEnds) -> Self {
-        self.state.config.pending_ends = most;
-        self
-    }
-
-    /// Sets how long a completed record is kept, counted from the end of the operation. Default: 24
-    /// h.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
-    ///
-    /// // Mobile clients may repeat an order after a weekend offline.
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     .retention(Duration::from_secs(3 * 24 * 3600));
-    /// ```
-    #[must_use]
-    pub fn retention(mut self, retention: Duration) -> Self {
-        self.state.config.retention = retention;
-        self.state.config.terms.keeping(retention);
-        self
-    }
-
-    /// Sets the maximum length of a key, in characters. Default: 255. A longer key is refused with
-    /// 400.
-    #[must_use]
-    pub fn max_key(mut self, characters: usize) -> Self {
-        self.state.config.max_key = characters;
-        self
-    }
-
-    /// Sets the maximum body of a keyed request, in bytes. Default: 1 MiB. A longer body is refused
-    /// with 413.
-    ///
-    /// The body is read before the key is claimed, because it is part of the fingerprint.
-    ///
-    /// ```
-    /// use axum::{Router, body::Body, http::Request, routing::post};
-    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
-    /// use tower::ServiceExt;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     .max_body(4);
-    /// let app: Router = Router::new().route("/notes", post(async || "noted")).layer(layer);
-    /// let request = Request::post("/notes").header("idempotency-key", "1");
-    /// let response = app.oneshot(request.body(Body::from("12345"))?).await?;
-    /// assert_eq!(response.status(), 413);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn max_body(mut self, bytes: usize) -> Self {
-        self.state.config.max_body = bytes;
-        self
-    }
-
-    /// Sets the maximum length of a response that is kept, in bytes. Default: 1 MiB.
-    ///
-    /// A longer response, or one of unknown length, is streamed to the client and not kept. A
-    /// repeat then gets 410.
-    ///
-    /// ```
-    /// use axum::{Router, body::Body, http::Request, routing::post};
-    /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
-    /// use tower::ServiceExt;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let layer = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller())
-    ///     .max_response(4);
-    /// let app: Router =
-    ///     Router::new().route("/reports", post(async || "a long report")).layer(layer);
-    /// let request =
-    ///     || Request::post("/reports").header("idempotency-key", "1").body(Body::empty());
-    /// let first = app.clone().oneshot(request()?).await?;
-    /// assert_eq!(first.status(), 200);
-    /// let report = axum::body::to_bytes(first.into_body(), 100).await?;
-    /// assert_eq!(report, "a long report");
-    /// // The operation has completed, and does not run again.
-    /// assert_eq!(app.oneshot(request()?).await?.status(), 410);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn max_response(mut self, bytes: usize) -> Self {
-        self.state.config.max_response = bytes;
-        self
-    }
-
-    /// Sets the longest wait that a client may ask for with `Prefer: wait=N` (RFC 7240 §4.3).
-    /// Default: 30 s.
-    #[must_use]
-    pub fn max_wait(mut self, wait: Duration) -> Self {
-        self.state.config.max_wait = wait;
         self
     }
 

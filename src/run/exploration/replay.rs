@@ -31,7 +31,7 @@ use crate::redirect::RedirectState;
 use crate::run::Run;
 use crate::send_probe::SendProbe;
 use crate::wire_request::WireRequest;
-use crate::{attempt, response, transport_error};
+use crate::{attempt, transport_error, whole_response};
 
 /// Replays `history` and returns the observations.
 pub(super) fn replay(model: &Model, scenario: Scenario, history: &[Step]) -> Seen {
@@ -355,10 +355,13 @@ impl<'a> Course<'a> {
         let fetched = ended.and_then(|(answer, report)| {
             let url = self.wire_request.current(&self.progress).request.url();
             let read = self.setting.context.read;
-            let value = response::success(answer, read, report.stop, url).and_then(response::decode_json::<()>);
+            let value =
+                whole_response::success(answer, read, report.stop, url).and_then(whole_response::decode_json::<()>);
             match value {
                 Ok(()) => Ok(report),
-                Err(error) => Err(response::with_report(error, report, self.setting.context, self.wire_request, url)),
+                Err(error) => {
+                    Err(whole_response::with_report(error, report, self.setting.context, self.wire_request, url))
+                }
             }
         });
         if let Ok(report) = &fetched {
