@@ -178,7 +178,7 @@ fn in_an_attempt(state: &State, steps: &mut Vec<Step>) {
     let State { scenario, history, seen } = state;
     let may_stop = scenario.api == Api::Stops && !history.iter().any(|step| step.stops());
     let is_harmless = scenario.is_read() || seen.is_result || seen.is_elsewhere;
-    for fate in Fate::ALL.into_iter().filter(|fate| is_possible(*fate, state)) {
+    for fate in Fate::ALL.iter().copied().filter(|fate| is_possible(*fate, state)) {
         let acts = match fate.may_act(*scenario) {
             // The server has nothing left to do.
             _ if is_harmless || seen.is_known => &[false][..],

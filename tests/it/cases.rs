@@ -13,6 +13,7 @@ mod quota;
 mod retry_after;
 mod stripe;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +25,15 @@ fn cases<C: DeserializeOwned>(table: &str) -> Vec<C> {
         cases: Vec<C>,
     }
     serde_json::from_str::<Table<C>>(table).unwrap().cases
+}
+
+/// Returns the headers of a case. The tables write bytes as the characters U+0000..U+00FF.
+fn headers(lines: &[(String, String)]) -> HeaderMap {
+    let bytes = |text: &str| text.chars().map(|c| u8::try_from(c).unwrap()).collect::<Vec<_>>();
+    let line = |(name, value): &(String, String)| {
+        (HeaderName::try_from(name).unwrap(), HeaderValue::from_bytes(&bytes(value)).unwrap())
+    };
+    lines.iter().map(line).collect()
 }
 
 /// The results of one table's cases.

@@ -10,9 +10,26 @@ use http::{HeaderMap, StatusCode};
 
 use super::scenario::{Api, Limits, SECOND, Scenario};
 
-/// What happens to one request.
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Fate {
+// One list, so that no fate is left untried.
+macro_rules! fates {
+    ($($(#[$doc:meta])* $fate:ident,)*) => {
+        /// What happens to one request.
+        #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
+        pub(super) enum Fate {
+            $($(#[$doc])* $fate,)*
+        }
+
+        impl Fate {
+            /// In the order in which they are tried.
+            pub(super) const ALL: &[Self] = &[$(Self::$fate,)*];
+        }
+    };
+}
+
+fates! {
+    Lost,
+    Done,
+    TimedOut,
     NoConnection,
     NoDescriptor,
     BadCertificate,
@@ -22,14 +39,11 @@ pub(super) enum Fate {
     Refused,
     /// The attempt times out before its body was read.
     TimedOutBeforeBody,
-    TimedOut,
-    Lost,
     NotHttp,
     AnswerCut,
     /// The request body fails after a part of it was sent.
     OwnBodyFails,
     UnknownFailure,
-    Done,
     Invalid,
     Mismatch,
     Conflict,
@@ -74,52 +88,6 @@ const RESULT: &str = "/charges/1";
 const ELSEWHERE: &str = "http://other.test/charges";
 
 impl Fate {
-    pub(super) const ALL: [Self; 40] = {
-        use Fate::*;
-        [
-            Lost,
-            Done,
-            TimedOut,
-            NoConnection,
-            NoDescriptor,
-            BadCertificate,
-            ClosedBeforeSending,
-            Refused,
-            TimedOutBeforeBody,
-            NotHttp,
-            AnswerCut,
-            OwnBodyFails,
-            UnknownFailure,
-            Invalid,
-            Mismatch,
-            Conflict,
-            StillRunning,
-            OutcomeUnknown,
-            Stored,
-            StoredError,
-            Released,
-            TooEarly,
-            Misdirected,
-            Throttled,
-            ThrottledLater,
-            Unavailable,
-            UnavailableLater,
-            UnavailableMuchLater,
-            Fails,
-            SaysStop,
-            SaysRetry,
-            DeadlinePassed,
-            NotImplemented,
-            RequestTimeout,
-            Moved,
-            SeeOther,
-            SeeElsewhere,
-            Temporary,
-            TemporaryAway,
-            TemporaryBack,
-        ]
-    };
-
     /// Returns whether a server may act on a request with this fate, by RFC 9110, RFC 9113 and the
     /// contract of idempotency keys.
     pub(super) fn may_act(self, scenario: Scenario) -> Acts {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::Deserialize;
 use steadfast::policy::{Class, Hint};
 
@@ -27,10 +27,7 @@ fn every_quota_agrees_with_table() {
     let cases: Vec<Case> = cases(include_str!("../../cases/quota.json"));
     let mut account = Account::of("quota");
     for Case { id, now, status, headers, class, wait_ms, source } in &cases {
-        let line = |(name, value): &(String, String)| {
-            (HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap())
-        };
-        let headers: HeaderMap = headers.iter().map(line).collect();
+        let headers = super::headers(headers);
         let found = Class::of_response(StatusCode::from_u16(*status).unwrap(), &headers, clock::utc(now));
         assert_eq!(found.as_str(), class, "{id}");
         let hint = Hint::from_headers(&headers, found, clock::utc(now));

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::Deserialize;
 use steadfast::policy::{
     Backoff, Class, Decision, Hint, Idempotency, Operation, RetryBudget, RetryPolicy, StopReason, TokenBucket,
@@ -49,24 +49,13 @@ impl Expect {
     }
 }
 
-impl Case {
-    /// The table writes bytes as the characters U+0000..U+00FF.
-    fn headers(&self) -> HeaderMap {
-        let bytes = |text: &str| text.chars().map(|c| u8::try_from(c).unwrap()).collect::<Vec<_>>();
-        let line = |(name, value): &(String, String)| {
-            (HeaderName::try_from(name).unwrap(), HeaderValue::from_bytes(&bytes(value)).unwrap())
-        };
-        self.headers.iter().map(line).collect()
-    }
-}
-
 #[test]
 fn every_retry_after_value_agrees_with_table() {
     let cases: Vec<Case> = cases(include_str!("../../cases/retry_after.json"));
     let mut account = Account::of("retry_after");
     let mut by_another_reading = Vec::new();
     for case in &cases {
-        let (id, headers, now) = (case.id.as_str(), case.headers(), clock::utc(&case.now));
+        let (id, headers, now) = (case.id.as_str(), super::headers(&case.headers), clock::utc(&case.now));
         let hint = parse_retry_hint(&headers, now);
         if !case.expect.allows(hint) {
             let allowed = case.also_acceptable.iter().any(|expect| expect.allows(hint));
