@@ -1,8 +1,8 @@
 //! Classifies one attempt.
 //!
-//! The default table is in `steadfast-core`, in `class.rs` and, for headers, `hint.rs`. This file adds the meaning of a 409
-//! under a key, and the user's classifier. It also decides whether the operation may have been
-//! processed, which no classifier can change.
+//! The default table is in `steadfast-core`, in `class.rs` and, for headers, `hint.rs`. This file
+//! adds the meaning of a 409 under a key, and the user's classifier. It also decides whether the
+//! operation may have been processed, which no classifier can change.
 
 use std::time::Duration;
 

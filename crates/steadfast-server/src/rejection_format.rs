@@ -22,7 +22,8 @@ type Write = Box<dyn Fn(Rejection) -> Response<Bytes> + Send + Sync>;
 type StatusHeader = Box<dyn Fn(IdempotencyStatus, StatusCode) -> Option<(HeaderName, HeaderValue)> + Send + Sync>;
 
 /// The format of a layer's own responses, for
-/// [`IdempotencyLayer::rejection_format`](crate::IdempotencyLayer::rejection_format). Without one they are problems (RFC 9457).
+/// [`IdempotencyLayer::rejection_format`](crate::IdempotencyLayer::rejection_format). Without one
+/// they are problems (RFC 9457).
 ///
 /// ```
 /// use axum::{Router, body::Body, http::Request, routing::post};
