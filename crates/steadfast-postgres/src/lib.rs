@@ -43,7 +43,7 @@ use std::{fmt, io};
 use sqlx::{Executor as _, FromRow as _, PgPool, Row as _};
 use steadfast_core::clock;
 use steadfast_server::{
-    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, RecordId, RecordState, Store, StoreError, TOMBSTONE,
+    Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, RecordId, RecordState, Store, StoreError, StoreLimit, TOMBSTONE,
 };
 use tokio::sync::Semaphore;
 
@@ -123,6 +123,7 @@ pub struct PostgresStore {
     sessions: Arc<Sessions>,
     /// Limits the transactions that are lent to handlers at the same time.
     transactions: Arc<Semaphore>,
+    max_transactions: usize,
     /// Whether the identity version of the records has been verified.
     verified: Arc<AtomicBool>,
 }
@@ -162,6 +163,7 @@ impl PostgresStore {
             won: Arc::default(),
             sessions: Arc::default(),
             transactions: semaphore(half),
+            max_transactions: half.max(1),
             verified: Arc::default(),
         }
     }
@@ -210,7 +212,14 @@ impl PostgresStore {
     #[must_use]
     pub fn max_transactions(mut self, transactions: usize) -> Self {
         self.transactions = semaphore(transactions);
+        self.max_transactions = transactions.max(1);
         self
+    }
+
+    /// Returns the limit of the transactions that are lent.
+    fn lendable(&self) -> StoreLimit {
+        let advice = "raise it with PostgresStore::max_transactions, within the pool's size";
+        StoreLimit::new("max_transactions", advice).max(self.max_transactions)
     }
 
     /// Returns a store over the same table that keeps claim, business rows and record in one

@@ -174,7 +174,7 @@ impl TransactionalPostgresStore {
         }
         match clock::until(deadline, lendable.acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Ok(permit)),
-            _ => Err(StoreError::Busy),
+            _ => Err(StoreError::Busy(self.base.lendable())),
         }
     }
 

@@ -78,8 +78,8 @@ pub enum Rejection {
     /// The store has no room or no free transaction. Nothing was executed.
     #[non_exhaustive]
     StoreFull {
-        /// The limit that the store has reached, if it names one.
-        limit: Option<StoreLimit>,
+        /// The limit that the store has reached.
+        limit: StoreLimit,
     },
     /// As many handlers run as [`max_concurrency`](crate::IdempotencyLayer::max_concurrency)
     /// permits. Nothing was executed.
@@ -177,7 +177,7 @@ impl Rejection {
             Self::KeyMalformed { reason } => Some(reason.to_owned()),
             Self::BodyTooLarge { limit } => Some(format!("at most {limit} bytes")),
             Self::AnswerNotKept { status } => Some(format!("its status was {}", status.as_u16())),
-            Self::StoreFull { limit: Some(limit) } => Some(limit.to_string()),
+            Self::StoreFull { limit } => Some(limit.to_string()),
             Self::TooManyRunning { limit } => Some(format!("at most {limit} at a time (max_concurrency)")),
             // A client that corrects a rejected request and keeps its key reads this.
             Self::OtherRequest { stored_4xx: Some(status) } => Some(format!(

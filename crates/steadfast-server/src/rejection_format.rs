@@ -278,7 +278,7 @@ mod tests {
             R::HandlerTimedOut,
             R::TransactionLost,
             R::StoreUnavailable,
-            R::StoreFull { limit: None },
+            R::StoreFull { limit: crate::StoreLimit::new("max_bytes", "raise it") },
             R::TooManyRunning { limit: 2 },
             R::RolledBack,
             R::DeadlinePassed,

@@ -84,8 +84,7 @@ pub(super) fn reject_for_store<S, R: Body>(
         StoreError::Unavailable(_) | StoreError::RolledBack(_) | StoreError::IdentityMismatch(_) => {
             Rejection::StoreUnavailable
         }
-        StoreError::Full(limit) => Rejection::StoreFull { limit: Some(*limit) },
-        StoreError::Busy => Rejection::StoreFull { limit: None },
+        StoreError::Full(limit) | StoreError::Busy(limit) => Rejection::StoreFull { limit: *limit },
         StoreError::Unreadable(_) => Rejection::RecordUnreadable,
     };
     reject(layer, (Some(id), route), rejection)

@@ -192,7 +192,7 @@ pub(super) fn after_finish(reply: Result<FinishOutcome, StoreError>) -> AfterFin
 
 /// Returns whether an error may be temporary, so that the end is written again.
 pub(super) fn may_pass(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Busy)
+    matches!(error, StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Busy(_))
 }
 
 /// What became of a transaction with a lost end, when its key was claimed under its token.

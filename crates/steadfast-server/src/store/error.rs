@@ -16,9 +16,9 @@ pub enum StoreError {
     #[error("the store is full: {0}")]
     Full(StoreLimit),
     /// The store has no free session: all were in use for as long as a call may wait. Nothing was
-    /// claimed.
-    #[error("the store is busy: no session came free in time")]
-    Busy,
+    /// claimed. The limit says how many there are, and how to raise it.
+    #[error("no session of the store came free in time: {0}")]
+    Busy(StoreLimit),
     /// The session was certainly rolled back. Nothing of the operation is kept, and its key is as
     /// it was before the claim. Repeating the request is safe.
     #[error("the operation was rolled back: {0}")]
@@ -39,7 +39,7 @@ impl From<IdentityMismatch> for StoreError {
     }
 }
 
-/// The limit that a full store has reached, and how to raise it.
+/// The limit that a full or busy store has reached, and how to raise it.
 ///
 /// It is in the store's error, in the log, and in the `detail` of the layer's 503.
 ///
