@@ -47,6 +47,12 @@ pub(super) fn is_denied(error: &sqlx::Error) -> bool {
     has_code(error, &["42501"])
 }
 
+/// no_active_sql_transaction, invalid_savepoint_specification: the handler's SQL has ended the
+/// transaction, and the savepoint with it. What it has committed stays.
+pub(super) fn has_no_savepoint(error: &sqlx::Error) -> bool {
+    has_code(error, &["25P01", "3B001"])
+}
+
 /// disk_full.
 fn is_full(error: &sqlx::Error) -> bool {
     has_code(error, &["53100"])

@@ -157,13 +157,14 @@ impl PostgresStore {
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
         let half = usize::try_from(pool.options().get_max_connections() / 2).unwrap_or(1);
+        let (max_transactions, transactions) = lendable(half);
         Self {
             pool,
             timeout: Duration::from_secs(5),
             won: Arc::default(),
             sessions: Arc::default(),
-            transactions: semaphore(half),
-            max_transactions: half.max(1),
+            transactions,
+            max_transactions,
             verified: Arc::default(),
         }
     }
@@ -211,13 +212,12 @@ impl PostgresStore {
     /// ```
     #[must_use]
     pub fn max_transactions(mut self, transactions: usize) -> Self {
-        self.transactions = semaphore(transactions);
-        self.max_transactions = transactions.max(1);
+        (self.max_transactions, self.transactions) = lendable(transactions);
         self
     }
 
     /// Returns the limit of the transactions that are lent.
-    fn lendable(&self) -> StoreLimit {
+    fn transactions_limit(&self) -> StoreLimit {
         let advice = "raise it with PostgresStore::max_transactions, within the pool's size";
         StoreLimit::new("max_transactions", advice).max(self.max_transactions)
     }
@@ -408,6 +408,8 @@ fn stored(yes: bool) -> FinishOutcome {
 }
 
 /// Creates a semaphore with at least one permit. Without one, no transaction could ever be lent.
-fn semaphore(transactions: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(transactions.clamp(1, Semaphore::MAX_PERMITS)))
+/// Returns the limit that is in force, and its semaphore.
+fn lendable(transactions: usize) -> (usize, Arc<Semaphore>) {
+    let limit = transactions.clamp(1, Semaphore::MAX_PERMITS);
+    (limit, Arc::new(Semaphore::new(limit)))
 }

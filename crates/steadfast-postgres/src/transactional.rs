@@ -17,7 +17,7 @@ use steadfast_server::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::error::{refuses_commit, unavailable};
+use super::error::{has_no_savepoint, refuses_commit, unavailable};
 use super::row::Row;
 use super::statement::{leave, or_rolled_back};
 use super::{PostgresStore, lock_of, milliseconds};
@@ -174,7 +174,7 @@ impl TransactionalPostgresStore {
         }
         match clock::until(deadline, lendable.acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Ok(permit)),
-            _ => Err(StoreError::Busy(self.base.lendable())),
+            _ => Err(StoreError::Busy(self.base.transactions_limit())),
         }
     }
 
@@ -234,12 +234,12 @@ impl TransactionalPostgresStore {
         let write = async {
             if end.is_error {
                 // Fails if a statement of the handler has failed: only the database knows.
-                transaction.execute("SELECT 1").await?;
+                if let Err(error) = transaction.execute("SELECT 1").await {
+                    return if undo(&mut transaction).await? { Err(error) } else { Ok(false) };
+                }
             }
-            if !end.keep_effects {
-                // Also correct after a failed statement of the handler: the database would refuse
-                // any other statement.
-                transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
+            if !end.keep_effects && !undo(&mut transaction).await? {
+                return Ok(false);
             }
             self.write_end(claim, fingerprint, &end, &mut transaction).await
         };
@@ -306,7 +306,9 @@ impl TransactionalPostgresStore {
         let deadline = self.base.deadline();
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         let release = async {
-            transaction.execute("ROLLBACK TO SAVEPOINT steadfast").await?;
+            if !undo(&mut transaction).await? {
+                return Ok(false);
+            }
             let release = self.base.query(include_str!("sql/release_transaction.sql"));
             release.bind(id.as_bytes()).bind(fingerprint.as_bytes()).execute(&mut *transaction).await?;
             Ok(true)
@@ -397,6 +399,16 @@ impl Store for TransactionalPostgresStore {
 /// Returns whether a repeat may take over an unknown operation, and so needs a transaction.
 fn may_take_over(claim: &Claim<'_>, known: &RecordState) -> bool {
     claim.take_over && matches!(known, RecordState::Unknown { fingerprint, .. } if *fingerprint == claim.fingerprint)
+}
+
+/// Undoes the handler's statements. Also correct after a failed one: the database would refuse any
+/// other statement. Returns `false` if the handler's SQL has ended the transaction: then this is no
+/// rollback, because a `COMMIT` has kept its rows.
+async fn undo(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    match connection.execute("ROLLBACK TO SAVEPOINT steadfast").await {
+        Err(error) if has_no_savepoint(&error) => Ok(false),
+        undone => undone.map(|_| true),
+    }
 }
 
 fn rolled_back(error: sqlx::Error) -> StoreError {

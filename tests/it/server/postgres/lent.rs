@@ -180,19 +180,24 @@ async fn handler_that_loses_transaction_gets_500() {
 /// be stored as a success.
 #[tokio::test]
 async fn transaction_ended_by_handler_gets_500() {
-    async fn end(handling: Handling, sql: &'static str) -> Response {
+    async fn end(handling: Handling, sql: &'static str, first: u16) -> Response {
         handling.insert().await;
-        if handling.nth == 1 {
-            let mut session = handling.lent.lock().unwrap();
-            sqlx::raw_sql(sql).execute(&mut **session).await.unwrap();
+        if handling.nth > 1 {
+            return reply(StatusCode::CREATED, None);
         }
-        reply(StatusCode::CREATED, None)
+        let mut session = handling.lent.lock().unwrap();
+        sqlx::raw_sql(sql).execute(&mut **session).await.unwrap();
+        reply(StatusCode::from_u16(first).unwrap(), None)
     }
-    let handlers: [(Handler, i64); 4] = [
-        (|handling| Box::pin(end(handling, "ROLLBACK")), 0),
-        (|handling| Box::pin(end(handling, "ROLLBACK; BEGIN")), 0),
-        (|handling| Box::pin(end(handling, "ROLLBACK AND CHAIN")), 0),
-        (|handling| Box::pin(end(handling, "COMMIT")), 1),
+    let handlers: [(Handler, i64); 7] = [
+        (|handling| Box::pin(end(handling, "ROLLBACK", 201)), 0),
+        (|handling| Box::pin(end(handling, "ROLLBACK; BEGIN", 201)), 0),
+        (|handling| Box::pin(end(handling, "ROLLBACK AND CHAIN", 201)), 0),
+        (|handling| Box::pin(end(handling, "COMMIT", 201)), 1),
+        // A status whose rows would be rolled back: they cannot be any more.
+        (|handling| Box::pin(end(handling, "COMMIT", 409)), 1),
+        (|handling| Box::pin(end(handling, "COMMIT", 500)), 1),
+        (|handling| Box::pin(end(handling, "COMMIT; BEGIN", 400)), 1),
     ];
     for (handler, kept) in handlers {
         let shop = Shop::open(handler).await;
