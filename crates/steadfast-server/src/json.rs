@@ -39,25 +39,26 @@ impl<'a> Json<'a> {
         }
         tokens(pointer).try_fold(self, |value, token| match value {
             Self::Object(members) => members.iter().rev().find(|(name, _)| *name == token).map(|(_, value)| value),
-            Self::Array(items) => items.get(token.parse::<usize>().ok()?),
+            Self::Array(items) => items.get(index(&token)?),
             _ => None,
         })
     }
 
-    /// Removes the value at a pointer, if there is one.
+    /// Removes the value at a pointer, if there is one. In an array, `null` takes its place.
     pub(super) fn remove(&mut self, pointer: &str) {
         let tokens: Vec<String> = tokens(pointer).collect();
         let Some((last, parents)) = tokens.split_last() else { return };
         let parent = parents.iter().try_fold(self, |value, token| match value {
             Self::Object(members) => members.iter_mut().rev().find(|(name, _)| name == token).map(|(_, value)| value),
-            Self::Array(items) => items.get_mut(token.parse::<usize>().ok()?),
+            Self::Array(items) => items.get_mut(index(token)?),
             _ => None,
         });
         match parent {
             Some(Self::Object(members)) => members.retain(|(name, _)| name != last),
+            // The other items keep their places: the next pointer counts them too.
             Some(Self::Array(items)) => {
-                if let Some(at) = last.parse::<usize>().ok().filter(|at| *at < items.len()) {
-                    items.remove(at);
+                if let Some(item) = index(last).and_then(|at| items.get_mut(at)) {
+                    *item = Self::Word("null");
                 }
             }
             _ => {}
@@ -103,6 +104,13 @@ impl<'a> Json<'a> {
         }
         Some(())
     }
+}
+
+/// Returns the place that a token names in an array: digits without a sign and without a zero before
+/// them (RFC 6901 §4).
+fn index(token: &str) -> Option<usize> {
+    let is_number = token == "0" || !token.starts_with(['0', '+']);
+    token.parse().ok().filter(|_| is_number)
 }
 
 fn separate(index: usize, out: &mut Vec<u8>) {
@@ -316,8 +324,10 @@ mod tests {
         }
         for (pointer, left) in [
             ("/a/x", r#"{"a":{"b":[1e0,2e0]},"c":3e0}"#),
-            ("/a/b/0", r#"{"a":{"b":[2e0]},"c":3e0}"#),
+            ("/a/b/0", r#"{"a":{"b":[null,2e0]},"c":3e0}"#),
             ("/a/b/7", r#"{"a":{"b":[1e0,2e0]},"c":3e0}"#),
+            ("/a/b/01", r#"{"a":{"b":[1e0,2e0]},"c":3e0}"#),
+            ("/a/b/+1", r#"{"a":{"b":[1e0,2e0]},"c":3e0}"#),
             ("/a/b", r#"{"a":{},"c":3e0}"#),
             ("/c", r#"{"a":{"b":[1e0,2e0]}}"#),
             ("", r#"{"a":{"b":[1e0,2e0]},"c":3e0}"#),
