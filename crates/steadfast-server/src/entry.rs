@@ -53,7 +53,13 @@ impl Concurrency {
             }
             free.as_mut().poll(cx).map(|place| place.map_or(PlaceOutcome::Full, PlaceOutcome::Place))
         });
-        Ok(clock::until(clock::now().checked_add(wait), entering).await.unwrap_or(PlaceOutcome::Full))
+        match clock::until(clock::now().checked_add(wait), entering).await {
+            Ok(entered) => Ok(entered),
+            // The first request under the key may have found a place meanwhile.
+            Err(clock::TimedOut) => {
+                Ok(known(layer, operation, reruns).await?.map_or(PlaceOutcome::Full, PlaceOutcome::Known))
+            }
+        }
     }
 }
 

@@ -114,7 +114,7 @@ counters! {
     /// Requests refused because the store could not be reached or was full.
     store_down = "a request was refused: its key could not be claimed",
     /// Requests refused because as many handlers were running as may run at a time.
-    too_many = "a request was refused: too many handlers are running",
+    too_many_running = "a request was refused: too many handlers are running",
     /// Ends that could not be written.
     lost = "the end of an operation could not be written",
 }

@@ -66,7 +66,7 @@ pub(super) fn reject<S, R: Body>(
     let counters = &layer.shared.counters;
     let counter = match rejection {
         Rejection::StoreUnavailable | Rejection::StoreFull { .. } => &counters.store_down,
-        Rejection::TooManyRunning { .. } => &counters.too_many,
+        Rejection::TooManyRunning { .. } => &counters.too_many_running,
         _ => &counters.refused,
     };
     count(counter, id, route);

@@ -77,7 +77,7 @@ async fn clients_that_hang_up_free_no_place() {
         assert_eq!(header(&refused, "retry-after"), Some("1"));
         assert_eq!(problem(refused).await, (503, "too-many-running".to_owned()));
     }
-    assert_eq!((work.executions.count(), layer.metrics().too_many), (2, 20));
+    assert_eq!((work.executions.count(), layer.metrics().too_many_running), (2, 20));
     // A repeat needs no place, and a refused key was not claimed.
     assert_eq!(problem(served.post("/orders", "a").send().await.unwrap()).await, (409, "in-progress".to_owned()));
     let other = served.post("/orders", "a").body("other").send().await.unwrap();
@@ -204,4 +204,22 @@ async fn client_that_does_not_read_is_cut_off() {
     }
     assert!(length < PIECES * PIECE && !rest.ends_with(b"0\r\n\r\n"), "{length}");
     assert_eq!(executions.count(), 1);
+}
+
+#[tokio::test]
+async fn repeat_that_waits_for_a_place_sees_the_first_one() {
+    let work = Work::new();
+    let router = work.router().layer(layer().max_concurrency(1).concurrency_wait(Duration::from_millis(300)));
+    let other = ask(&router, "a");
+    work.until_started(1).await;
+    let first = ask(&router, "b");
+    settle().await;
+    let repeat = ask(&router, "b");
+    settle().await;
+    work.may_end.add_permits(1);
+    work.until_started(1).await;
+    assert_eq!(repeat.await.unwrap().status(), 409, "its first request is running");
+    work.may_end.add_permits(1);
+    assert_eq!((other.await.unwrap().status().as_u16(), first.await.unwrap().status().as_u16()), (201, 201));
+    assert_eq!(work.executions.count(), 2);
 }
