@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use steadfast::reqwest::Response;
 use steadfast::server::{
-    Claim, ClaimOutcome, Completion, End, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId, RecordState,
-    Scope, SharedStore, Store, StoreError,
+    Claim, ClaimOutcome, ClaimRef, Completion, End, Fingerprint, IdempotencyLayer, MemoryStore, Record, RecordId,
+    RecordState, Scope, SharedStore, Store, StoreError,
 };
 
 use super::support::{Executions, Served, header};
@@ -104,11 +104,19 @@ async fn response_without_room_is_forgotten_but_not_rerun() {
 #[tokio::test]
 async fn reserved_room_keeps_every_response() {
     let store = MemoryStore::new().max_bytes(20_000).max_reserved(usize::MAX);
-    claim(&store, "1", 9_000).await.unwrap();
-    claim(&store, "2", 9_000).await.unwrap();
-    assert!(matches!(claim(&store, "3", 9_000).await, Err(StoreError::Full(_))));
+    let mut claims = Vec::new();
     for key in ["1", "2"] {
-        assert!(matches!(store.get(&RecordId::new("", key)).await, Ok(Some(RecordState::InProgress { .. }))));
+        let (id, token) = (RecordId::new("", key), store.token().unwrap());
+        let claim = Claim::new(&id, token, Fingerprint::of("pay"), TIME, TIME).reserve(9_000);
+        assert!(matches!(store.claim(&claim).await, Ok(ClaimOutcome::Acquired(()))));
+        claims.push(ClaimRef::new(id, token));
+    }
+    assert!(matches!(claim(&store, "3", 9_000).await, Err(StoreError::Full(_))));
+    for claim in claims {
+        let record = Record::new(StatusCode::OK, &HeaderMap::new(), Bytes::from(vec![b'x'; 9_000]));
+        store.finish(claim, Some(()), &End::Completed(Completion::new(record, TIME))).await.unwrap();
+        let Some(RecordState::Completed { record, .. }) = store.get(&claim.id).await.unwrap() else { panic!() };
+        assert_eq!(record.body().map(Bytes::len), Some(9_000));
     }
 }
 

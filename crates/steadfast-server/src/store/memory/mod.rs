@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use steadfast_core::clock;
 use steadfast_core::key::KeyError;
 
@@ -188,12 +187,13 @@ impl MemoryStore {
             return Err(self.room.bytes_limit());
         }
         let _alone = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut in_vain = 0;
+        let (mut in_vain, mut from) = (0, 0);
         loop {
             // Read again each time, because more records may have expired since.
             let now = clock::now();
-            let gone = self.sweep_all(now, SWEEP);
-            in_vain = if gone == Usage::default() { in_vain + 1 } else { 0 };
+            let (gone, at) = self.sweep_all(from, now, SWEEP);
+            // Not from the first shard again, or a claim would pass all empty ones for each record.
+            (in_vain, from) = if gone == Usage::default() { (in_vain + 1, 0) } else { (0, at) };
             match self.enter(claim, need, now) {
                 Err(_) if in_vain < 2 => {}
                 entered => return entered,
@@ -236,21 +236,13 @@ impl MemoryStore {
     fn complete(&self, claim: ClaimRef, completion: &Completion) -> FinishOutcome {
         // Packed before the shard is locked, and one copy: a body may be a part of a larger buffer.
         let packed = completion.record.pack();
-        let body = completion.record.body().map_or(0, Bytes::len);
         let mut no_room = None;
         let ended = self.fenced(
             claim,
             |phase| matches!(phase, Phase::Done(_)),
             |entry, now| {
                 let bytes = OVERHEAD + packed.len();
-                // Room was reserved for the body. Its headers take a little more.
-                let was_reserved = OVERHEAD + body <= entry.bytes;
-                let fits = if was_reserved { Ok(()) } else { self.room.fits(entry.scope, entry.bytes, bytes) };
-                entry.phase = match fits {
-                    Ok(()) if was_reserved => {
-                        self.resize(entry, bytes);
-                        Phase::Done(packed)
-                    }
+                entry.phase = match self.room.fits(entry.scope, entry.bytes, bytes) {
                     Ok(()) => {
                         entry.bytes = bytes;
                         Phase::Done(packed)
@@ -325,16 +317,17 @@ impl MemoryStore {
         gone
     }
 
-    fn sweep_all(&self, now: Instant, most: usize) -> Usage {
+    /// Sweeps the shards from this one on. Also returns the shard where it has stopped.
+    fn sweep_all(&self, from: usize, now: Instant, most: usize) -> (Usage, usize) {
         let mut gone = Usage::default();
-        for shard in &self.shards {
+        for (at, shard) in self.shards.iter().enumerate().skip(from) {
             let mut shard = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
             gone = gone + self.sweep_one(&mut shard, now, most - gone.records, usize::MAX);
             if gone.records == most {
-                break;
+                return (gone, at);
             }
         }
-        gone
+        (gone, 0)
     }
 }
 
@@ -409,7 +402,7 @@ impl Store for MemoryStore {
     }
 
     async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
-        Ok(self.sweep_all(clock::now(), most).records)
+        Ok(self.sweep_all(0, clock::now(), most).0.records)
     }
 }
 
@@ -619,5 +612,18 @@ mod tests {
             store.fenced(ClaimRef::new(id, token), |_| false, change);
         }
         claims.len()
+    }
+
+    #[test]
+    fn long_headers_stay_within_the_bound() {
+        let store = MemoryStore::new().max_bytes(100_000);
+        let claims: Vec<_> = (0..50).map(|key| win(&store, key, LEASE)).collect();
+        let long = http::HeaderValue::from_str(&"x".repeat(60_000)).unwrap();
+        let headers = std::iter::once((http::header::LINK, long)).collect();
+        for (id, token) in claims {
+            let record = Record::new(http::StatusCode::OK, &headers, "".into());
+            store.complete(ClaimRef::new(id, token), &Completion::new(record, LEASE));
+        }
+        assert!((60_000..=100_000).contains(&store.bytes()), "{} bytes", store.bytes());
     }
 }

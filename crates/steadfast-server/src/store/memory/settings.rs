@@ -49,7 +49,8 @@ impl MemoryStore {
     /// end is then stored without the response, which is logged: the operation does not run again,
     /// and a repeat gets 410.
     ///
-    /// With `usize::MAX` each claim reserves the whole, and every response is kept. The default
+    /// With `usize::MAX` each claim reserves the whole, and every response within it is kept, with
+    /// its headers. The default
     /// bounds then have room for 256 running operations.
     ///
     /// ```
