@@ -33,7 +33,7 @@ pub(super) struct Config {
     pub(super) scope: Scope,
     pub(super) host: Option<Host>,
     pub(super) target: Option<Target>,
-    pub(super) body_fingerprint: Option<BodyFingerprint>,
+    pub(super) body_fingerprint: BodyFingerprint,
     pub(super) on_unknown: OnUnknown,
     pub(super) lease: Duration,
     pub(super) max_handler_time: Option<Duration>,
@@ -76,7 +76,7 @@ impl Config {
     pub(super) fn put_status<B>(&self, status: IdempotencyStatus, response: &mut Response<B>) {
         self.terms.put(status, response);
         if let Some(format) = &self.rejection_format {
-            format.mark(status, response);
+            format.add_header(status, response);
         }
     }
 

@@ -30,7 +30,7 @@ type ReadId = Arc<dyn Fn(&Parts, &Bytes) -> Option<String> + Send + Sync>;
 #[derive(Clone)]
 pub struct EventId {
     read: ReadId,
-    stable_body: Option<BodyFingerprint>,
+    stable_body: BodyFingerprint,
 }
 
 impl EventId {
@@ -38,7 +38,7 @@ impl EventId {
     /// the delivery with 400.
     #[must_use]
     pub fn from_fn(read: impl Fn(&Parts, &Bytes) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self { read: Arc::new(read), stable_body: None }
+        Self { read: Arc::new(read), stable_body: BodyFingerprint::exact() }
     }
 
     /// Takes the id from this header.
@@ -81,7 +81,7 @@ impl EventId {
     /// (<https://docs.stripe.com/api/events/object#event_object-pending_webhooks>).
     #[must_use]
     pub fn stripe() -> Self {
-        let stable_body = Some(BodyFingerprint::ignore_fields(["pending_webhooks"]));
+        let stable_body = BodyFingerprint::ignore_fields(["pending_webhooks"]);
         Self { stable_body, ..Self::json("/id") }
     }
 
@@ -111,7 +111,7 @@ impl EventId {
     }
 
     /// Returns what of the payload stays the same in each delivery, if the sender changes the rest.
-    pub(super) fn stable_body(&self) -> Option<BodyFingerprint> {
+    pub(super) fn stable_body(&self) -> BodyFingerprint {
         self.stable_body.clone()
     }
 

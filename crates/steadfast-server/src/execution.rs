@@ -406,11 +406,14 @@ where
         let end = self.completed(Record::not_kept(status), outcome);
         let mut writing = pin!(self.write(Some(session), &end));
         let by_then = self.by_then(writing.as_mut(), counter).await;
-        for frame in last.into_iter().map(Some).chain([None]) {
-            reader.send(Ok(frame)).await;
-        }
-        drop(reader);
-        self.write_on(by_then, writing, counter).await;
+        // A client that does not read must not hold up the end, if that is still being written.
+        let send_rest = async {
+            for frame in last.into_iter().map(Some).chain([None]) {
+                reader.send(Ok(frame)).await;
+            }
+            drop(reader);
+        };
+        tokio::join!(send_rest, self.write_on(by_then, writing, counter));
     }
 
     /// Streams a response of a transaction. The transaction ends before the first byte is sent,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::body_fingerprint::BodyFingerprint;
 use super::config::Config;
 use super::event_id::EventId;
 use super::layer_state::LayerState;
@@ -132,7 +133,7 @@ impl<S: Store> IdempotencyLayer<S> {
             scope,
             host: None,
             target: None,
-            body_fingerprint: None,
+            body_fingerprint: BodyFingerprint::exact(),
             on_unknown: if S::TRANSACTIONAL { OnUnknown::Rerun } else { OnUnknown::Reject },
             lease: Duration::from_secs(30),
             max_handler_time: None,

@@ -62,7 +62,7 @@ pub struct RejectionFormat(Arc<Format>);
 
 struct Format {
     write: Write,
-    mark: Option<StatusHeader>,
+    response_header: Option<StatusHeader>,
 }
 
 impl RejectionFormat {
@@ -73,7 +73,7 @@ impl RejectionFormat {
     /// * `Cache-Control: no-store`, `Retry-After` and `Idempotency-Status` are the layer's,
     ///   whatever the closure writes. So are the headers that a connection needs, such as
     ///   `Content-Length`.
-    /// * A 400, 403, 410, 413 or 422 may become any other 4xx, except 408, 409, 425 and 429.
+    /// * A 400, 403, 410, 413 or 422 may become any other 4xx, except 408, 409, 421, 425 and 429.
     ///   Clients repeat a request after those. Every other status is fixed, because it says whether
     ///   a repeat helps. In place of another status the layer sends its own, and logs a warning.
     ///
@@ -81,7 +81,7 @@ impl RejectionFormat {
     #[must_use]
     pub fn from_fn<T: Into<Bytes>>(write: impl Fn(&Rejection) -> Response<T> + Send + Sync + 'static) -> Self {
         let write: Write = Box::new(move |rejection| write(&rejection).map(Into::into));
-        Self(Arc::new(Format { write, mark: None }))
+        Self(Arc::new(Format { write, response_header: None }))
     }
 
     /// Creates the format of Stripe's errors, with which Stripe's own client libraries work.
@@ -165,7 +165,7 @@ impl RejectionFormat {
     ) -> Self {
         let Self(format) = self;
         let write: Write = Box::new(move |rejection| (format.write)(rejection));
-        Self(Arc::new(Format { write, mark: Some(Box::new(header)) }))
+        Self(Arc::new(Format { write, response_header: Some(Box::new(header)) }))
     }
 
     /// Returns the formatted response. `None` if the closure panicked: the end of an operation must
@@ -175,9 +175,9 @@ impl RejectionFormat {
     }
 
     /// Adds the header of a response that has `Idempotency-Status`.
-    pub(super) fn mark<B>(&self, status: IdempotencyStatus, response: &mut Response<B>) {
-        let Some(mark) = &self.0.mark else { return };
-        let header = or_log(|| mark(status, response.status())).flatten();
+    pub(super) fn add_header<B>(&self, status: IdempotencyStatus, response: &mut Response<B>) {
+        let Some(make) = &self.0.response_header else { return };
+        let header = or_log(|| make(status, response.status())).flatten();
         if let Some((name, value)) = header.filter(|(name, _)| !is_of_the_layer(name)) {
             response.headers_mut().insert(name, value);
         }
@@ -208,8 +208,9 @@ impl Rejection {
     /// its status must do the same after any format.
     fn may_have(self, status: StatusCode) -> bool {
         let own = self.status();
-        // RFC 9110 §15.5.9 and §15.5.10, RFC 8470 §5.2, RFC 6585 §4: clients repeat after these.
-        let is_repeated = matches!(status.as_u16(), 408 | 409 | 425 | 429);
+        // RFC 9110 §15.5.9, §15.5.10 and §15.5.20, RFC 8470 §5.2, RFC 6585 §4: clients repeat after
+        // these.
+        let is_repeated = matches!(status.as_u16(), 408 | 409 | 421 | 425 | 429);
         status == own
             || own != StatusCode::CONFLICT && own.is_client_error() && status.is_client_error() && !is_repeated
     }
@@ -314,7 +315,7 @@ mod tests {
         for rejection in every_rejection() {
             let own = rejection.status().as_u16();
             let is_final = matches!(own, 400 | 403 | 410 | 413 | 422);
-            for wanted in [200, 307, 400, 402, 404, 408, 409, 422, 425, 429, 500, 503] {
+            for wanted in [200, 307, 400, 402, 404, 408, 409, 421, 422, 425, 429, 500, 503] {
                 let sent: Written = rejection.response(Some(&greedy(wanted)));
                 let changes = is_final && matches!(wanted, 400 | 402 | 404 | 422);
                 assert_eq!(sent.status().as_u16(), if changes { wanted } else { own }, "{rejection:?} as {wanted}");
@@ -329,7 +330,7 @@ mod tests {
         assert_eq!(sent.headers()[CONTENT_TYPE], "application/problem+json");
         assert!(!sent.into_body().collect().await.unwrap().to_bytes().is_empty());
         let mut response = Response::new(());
-        format.response_header(|_, _| panic!("on purpose")).mark(IdempotencyStatus::Stored, &mut response);
+        format.response_header(|_, _| panic!("on purpose")).add_header(IdempotencyStatus::Stored, &mut response);
         assert!(response.headers().is_empty());
     }
 
@@ -339,7 +340,7 @@ mod tests {
             let format = greedy(400)
                 .response_header(move |_, _| Some((HeaderName::from_static(name), HeaderValue::from_static("1"))));
             let mut response = Response::new(());
-            format.mark(IdempotencyStatus::Stored, &mut response);
+            format.add_header(IdempotencyStatus::Stored, &mut response);
             assert!(response.headers().is_empty(), "{name}");
         }
     }

@@ -63,10 +63,7 @@ impl Config {
             if is_entered(&id) {
                 return Ok(ReadRequest::NotAsked(body.into()));
             }
-            let fingerprint = match &self.body_fingerprint {
-                None => Fingerprint::of(&body),
-                Some(setting) => setting.of_event(parts, &body),
-            };
+            let fingerprint = self.body_fingerprint.of_event(parts, &body);
             let scope = store.limits_scopes().then(|| ScopeId::of(&scope));
             return Ok(ReadRequest::Operation(Operation { id, scope, fingerprint, wait, body }));
         }
@@ -116,7 +113,7 @@ impl Config {
         };
         let (method, host, target) =
             (parts.method.as_str().as_bytes(), host.as_deref().unwrap_or_default().as_bytes(), target.as_bytes());
-        match self.body_fingerprint.as_ref().and_then(|setting| setting.read(parts, body)) {
+        match self.body_fingerprint.read(parts, body) {
             None => Fingerprint::of_parts([method, host, target, body]),
             // A fifth part makes it a hash that no body alone has.
             Some(Compared { setting, content }) => {

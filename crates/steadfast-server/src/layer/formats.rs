@@ -84,7 +84,7 @@ impl<S: Store> IdempotencyLayer<S> {
     /// ```
     #[must_use]
     pub fn fingerprint_body(mut self, body: BodyFingerprint) -> Self {
-        self.state.config.body_fingerprint = Some(body);
+        self.state.config.body_fingerprint = body;
         self
     }
 }

@@ -20,8 +20,9 @@ impl<S: Store> IdempotencyLayer<S> {
     /// Because that layer counts requests whose client still waits. A handler under a key goes on
     /// when its client disconnects, and the outer layer counts it no longer. Under an outer limit
     /// of 2, clients that gave up after 50 ms had 11 to 18 handlers running at once. This setting
-    /// counts handlers until they have responded and their body is read. A timeout layer outside
-    /// has the same effect as a client that gives up. An outer limit is still useful for requests
+    /// counts a handler until it has responded. If the end of the operation waits for the body, it
+    /// counts until the body is read. A timeout layer outside has the same effect as a client that
+    /// gives up. An outer limit is still useful for requests
     /// without a key, which end with their client.
     ///
     /// Clones of the layer share the limit. Set it on one layer and clone it; two layers have two
