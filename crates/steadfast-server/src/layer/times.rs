@@ -16,7 +16,8 @@ impl<S: Store> IdempotencyLayer<S> {
     /// [`spawn_blocking`](https://docs.rs/tokio/latest/tokio/task/fn.spawn_blocking.html).
     ///
     /// If no thread is free, the lease expires. This process still does not run the operation
-    /// twice. Another process with the same store may, if its layer [reruns](OnUnknown::Rerun).
+    /// twice. Another process with the same store may, if its layer
+    /// [reruns](crate::OnUnknown::Rerun).
     ///
     /// ```
     /// use std::time::Duration;
