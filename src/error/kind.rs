@@ -1,6 +1,6 @@
 //! What kind of failure an error is.
 
-/// The kind of an [`Error`].
+/// The kind of an [`Error`](crate::Error).
 ///
 /// ```
 /// use steadfast::ErrorKind;
@@ -31,8 +31,8 @@ pub enum ErrorKind {
     ///
     /// The origin's [circuit](crate::ClientBuilder::breaker) is open. Or its
     /// [cooldown](crate::ClientBuilder::cooldown) lasts longer than the deadline, or costs more
-    /// tokens than the retry budget has. [`retry_after`](Error::retry_after) tells you when to try
-    /// again.
+    /// tokens than the retry budget has. [`retry_after`](crate::Error::retry_after) tells you when
+    /// to try again.
     NotAdmitted,
     /// No connection could be made. The message names the cause, such as a name that does not exist,
     /// or a proxy.
@@ -54,7 +54,7 @@ pub enum ErrorKind {
     /// circle, or too many of them.
     ///
     /// The message names the target, and why the client does not follow.
-    /// [`headers`](Error::headers) has the `Location`.
+    /// [`headers`](crate::Error::headers) has the `Location`.
     ///
     /// A POST, PUT, PATCH or DELETE with a response of 301 or 302 ends here, and may have been
     /// processed. If only the address has moved (a slash, https), check that nothing was done, and
