@@ -108,7 +108,7 @@ impl Assessor<'_> {
             && !hint.outcome_unknown
             && self.may_meet_itself(was_sent_before)
             && self.asks_to_wait(headers, is_named);
-        let default_class = if may_be_in_progress { Class::Ambiguous } else { self.after_redirects(by_head) };
+        let default_class = if may_be_in_progress { Class::Ambiguous } else { self.after_unseen_redirects(by_head) };
         let may_have_acted = match default_class {
             Class::Ambiguous => true,
             Class::Success => !says_not_acted(status),
@@ -220,8 +220,18 @@ impl Assessor<'_> {
     /// nothing.
     fn after_redirects(&self, class: Class) -> Class {
         match class {
-            Class::NotProcessed if self.context.client.opaque => Class::Ambiguous,
             Class::NotProcessed | Class::Throttled if self.redirects.may_have_acted => Class::Ambiguous,
+            class => class,
+        }
+    }
+
+    /// Corrects the class of a response for hops that the transport may have followed unseen. (The
+    /// class of a failure comes from the transport, which knows of them.)
+    fn after_unseen_redirects(&self, class: Class) -> Class {
+        let is_known = self.context.policy().throttled_is_ambiguous;
+        match self.after_redirects(class) {
+            Class::NotProcessed if self.redirects.is_opaque => Class::Ambiguous,
+            Class::Throttled if self.redirects.is_opaque && !is_known => Class::Ambiguous,
             class => class,
         }
     }

@@ -17,10 +17,10 @@ use super::origin::origin;
 use super::redirect::{self, Hop, RedirectRules, ResultRequest};
 use super::request_body::BodyError;
 use super::response_body::{self, ReadLimits, ReadMode};
-use super::send_clock::{self, TooLate};
 use super::send_probe::{SealOnDrop, SendProbe};
+use super::transport::{SendError, Transport};
 use super::wire_request::WireRequest;
-use super::{assessment, ending, transport_error};
+use super::{assessment, ending, transport_view};
 use crate::clock::{self, SharedTimer};
 use crate::error::BoxError;
 use crate::inner::Inner;
@@ -37,12 +37,14 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
     clippy::manual_async_fn,
     reason = "an async fn holds each argument twice, and this is held by every operation in flight"
 )]
-pub(super) fn send(
+pub(super) fn send<T: Transport>(
+    transport: T,
     context: &OperationContext<'_>,
     wire_request: &mut WireRequest,
     progress: &mut AttemptProgress,
 ) -> impl Future<Output = AttemptResult> {
     async move {
+        progress.redirects.is_opaque = context.view.is_opaque();
         let timer = pin!(clock::timer(progress.limits.until));
         let mut until = SharedTimer::new(progress.limits.until, timer);
         let outcome = loop {
@@ -52,13 +54,16 @@ pub(super) fn send(
             };
             // In a block, so that the request takes no room while the response is read.
             let mut response = {
-                let (sending, probe) = start(context, wire_request, progress, body, until.at());
-                match exchange(context, pin!(sending), probe.as_ref(), &mut until).await {
+                let (request, probe) = start(context, wire_request, progress, body, until.at());
+                let sending = pin!(transport.send(&context.client.http, request));
+                match exchange(transport, context, sending, probe.as_ref(), &mut until).await {
                     Ok(response) => response,
                     Err(error) => break Err(error),
                 }
             };
             progress.reach = Reach::Answered;
+            transport.check(context.view, wire_request.current(progress).request.url(), response.url());
+            progress.redirects.is_opaque |= context.view.is_opaque();
             match follow(context, wire_request, progress, &response) {
                 Ok(true) => {
                     let _drained = Box::pin(response_body::read_error(&mut response, &mut until)).await;
@@ -114,7 +119,7 @@ async fn next_body(
     Ok(body)
 }
 
-/// Hands the request to the transport, and returns the probe that watches its body. The attempt
+/// Returns the request to hand to the transport, and the probe that watches its body. The attempt
 /// ends at `until`, unless it takes longer to send.
 fn start(
     context: &OperationContext<'_>,
@@ -122,15 +127,14 @@ fn start(
     progress: &mut AttemptProgress,
     body: Option<reqwest::Body>,
     until: Option<Instant>,
-) -> (impl Future<Output = reqwest::Result<reqwest::Response>> + use<>, Option<SendProbe>) {
-    let client = context.client;
+) -> (reqwest::Request, Option<SendProbe>) {
     let (mut request, probe) = open(context, wire_request, progress, body);
     if !progress.redirects.is_elsewhere {
         let until = if probe.as_ref().is_some_and(SendProbe::is_long) { progress.limits.deadline } else { until };
-        client.add_attempt_headers(request.headers_mut(), progress.number, until);
+        context.client.add_attempt_headers(request.headers_mut(), progress.number, until);
     }
     progress.reach = Reach::Sent;
-    (client.http.execute(request), probe)
+    (request, probe)
 }
 
 /// Builds the request of an attempt, or of a hop in it, and a probe if there is a body to watch.
@@ -145,8 +149,12 @@ pub(super) fn open(
         None => context.assemble(wire_request),
     };
     let Some(body) = body else { return (request, None) };
+    if !context.view.sees_body {
+        *request.body_mut() = Some(body);
+        return (request, None);
+    }
     // TLS may choose HTTP/2, and so may a transport that the user configured or brought along.
-    let is_http1 = context.client.clear_is_http1 && request.url().scheme() == "http";
+    let is_http1 = context.view.clear_is_http1 && request.url().scheme() == "http";
     // Only the caller's headers have the length of the body.
     let headers = wire_request.current(progress).request.headers();
     let (body, probe) = SendProbe::watch(body, headers, is_http1, progress.limits.deadline);
@@ -174,9 +182,10 @@ impl Inner {
 }
 
 /// Waits for the head of the response.
-async fn exchange(
+async fn exchange<T: Transport>(
+    transport: T,
     context: &OperationContext<'_>,
-    mut sending: Pin<&mut impl Future<Output = reqwest::Result<reqwest::Response>>>,
+    mut sending: Pin<&mut impl Future<Output = Result<reqwest::Response, T::Error>>>,
     probe: Option<&SendProbe>,
     until: &mut SharedTimer<'_>,
 ) -> Result<reqwest::Response, AttemptError> {
@@ -192,28 +201,14 @@ async fn exchange(
         }
     };
     seal.0 = None;
-    let client = context.client;
-    let (failure, timed_out, source) = match ended {
+    let SendError { failure, timed_out, source } = match ended {
         Ok(Ok(response)) => {
             context.send_clock(probe).answered(probe, window.as_deref(), until);
             return Ok(response);
         }
-        Ok(Err(error)) => {
-            let failure = transport_error::of_transport(&error, probe, client.is_as_made);
-            let is_timer = failure == Failure::Timeout && transport_error::is_timer(&error);
-            let cut = if is_timer { send_clock::cut_by_transport(probe) } else { None };
-            match cut {
-                Some(TooLate::Sending { failure, line }) => (failure, true, Some(line.into())),
-                _ => (failure, error.is_timeout(), Some(error.without_url().into())),
-            }
-        }
-        Err(TooLate::NoResponse) => (transport_error::of_timeout(probe), true, None),
-        Err(TooLate::Sending { failure, line }) => (failure, true, Some(line.into())),
+        Ok(Err(error)) => transport.assess(error, probe, context.view),
+        Err(too_late) => SendError::too_late(too_late, probe, context.view),
     };
-    // A transport of the user's may follow redirects itself. Then a refused connection may be that
-    // of a later hop, after the request was carried out.
-    let is_upload = matches!(failure, Failure::UploadTimeout | Failure::UploadTooSlow);
-    let failure = if client.opaque && !is_upload { Failure::Unknown } else { failure };
     Err(AttemptError { failure, timed_out, head: None, body_was_taken: probe.map(SendProbe::taken), source })
 }
 
@@ -230,7 +225,7 @@ pub(super) fn follow(
     response: &reqwest::Response,
 ) -> Result<bool, AttemptError> {
     let client = context.client;
-    if client.opaque {
+    if progress.redirects.is_opaque {
         follow_opaque(context, wire_request, progress, response.url());
         return Ok(false);
     }
@@ -307,7 +302,7 @@ fn follow_opaque(
     answered_from: &reqwest::Url,
 ) {
     let from = wire_request.current(progress).request;
-    if without_fragment(answered_from) == without_fragment(from.url()) {
+    if transport_view::is_same(from.url(), answered_from) {
         return;
     }
     let template = &wire_request.template;
@@ -322,11 +317,6 @@ fn is_harmless(context: &OperationContext<'_>, request: &reqwest::Request) -> bo
     is_safe(request.method()) && context.idempotency == Idempotency::Natural
 }
 
-/// Returns the part of a URL that is sent and that the response has too.
-fn without_fragment(url: &reqwest::Url) -> Option<&str> {
-    url.as_str().split('#').next()
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -336,6 +326,7 @@ mod tests {
     use crate::Client;
     use crate::assessment::Assessment;
     use crate::redirect::RedirectState;
+    use crate::transport::Own;
 
     /// Answers one connection for each of `answers`, and returns once it has read one request more.
     async fn serve(listener: TcpListener, answers: &[&str]) {
@@ -357,10 +348,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/charges", listener.local_addr().unwrap());
         let mut request = Client::new().post(url).body("{}");
-        let (context, wire_request) = request.prepare(false).unwrap();
+        let (context, wire_request) = request.prepare(false, None).unwrap();
         let mut progress = AttemptProgress::new(1, false, RedirectState::default());
         tokio::select! {
-            _ = send(&context, wire_request, &mut progress) => panic!("the last request is not answered"),
+            _ = send(Own, &context, wire_request, &mut progress) => panic!("the last request is not answered"),
             () = serve(listener, answers) => {}
         }
         assert!(Assessment::of_cancelled(&progress).may_have_been_processed);
@@ -379,9 +370,9 @@ mod tests {
     #[tokio::test]
     async fn attempt_that_was_never_polled_was_not_sent() {
         let mut request = Client::new().post("http://127.0.0.1:9/charges").body("{}");
-        let (context, wire_request) = request.prepare(false).unwrap();
+        let (context, wire_request) = request.prepare(false, None).unwrap();
         let mut progress = AttemptProgress::new(1, false, RedirectState::default());
-        drop(send(&context, wire_request, &mut progress));
+        drop(send(Own, &context, wire_request, &mut progress));
         let assessment = Assessment::of_cancelled(&progress);
         assert_eq!((progress.reach, assessment.may_have_been_processed), (Reach::NotSent, false));
     }

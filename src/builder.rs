@@ -20,6 +20,7 @@ use super::origin::OriginMap;
 use super::send_clock::UploadRate;
 use super::settings::{OverloadSettings, ReadTimeout, RedirectSettings};
 use super::target;
+use super::transport_view::TransportView;
 use crate::Client;
 use crate::error::{Error, Result};
 use crate::inner::{Classifier, Inner, OnEvent};
@@ -439,10 +440,8 @@ impl ClientBuilder {
         };
         Ok(Client::from_inner(Inner {
             http,
-            opaque,
-            is_as_made,
+            view: TransportView::own(opaque, is_as_made, is_as_made && !names_a_tls_proxy(std::env::vars_os())),
             lacks_roots,
-            clear_is_http1: is_as_made && !names_a_tls_proxy(std::env::vars_os()),
             origins: OriginMap::new(self.overload.origins(self.budget, is_as_made), base.as_ref()),
             base,
             defaults,

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inner::Inner;
 use crate::policy::BreakerState;
 use crate::request::{self, RequestBuilder};
+use crate::transport::TransportError;
 use crate::{ClientBuilder, target};
 
 /// A resilient HTTP client.
@@ -206,7 +207,48 @@ impl Client {
     /// # }
     /// ```
     pub async fn execute(&self, request: reqwest::Request) -> Result<reqwest::Response> {
-        RequestBuilder::from_request(self.clone(), request).send().await
+        RequestBuilder::from_parts(self.clone(), request).send().await
+    }
+
+    /// Sends a request through a transport of yours, as one operation. The loop is the same as that
+    /// of [`execute`](Self::execute): one key, the same decisions, the same report.
+    ///
+    /// The closure is called once for each attempt. It returns a response, or a [`TransportError`]
+    /// that says whether anything was sent. This client cannot look into your transport, so it is
+    /// more cautious than with its own:
+    ///
+    /// * A `reqwest::Error` is [unsure](TransportError::unsure), even if a connection was refused.
+    ///   Your client may have followed a redirect first, after a POST was carried out. Only
+    ///   [`TransportError::not_sent`] says that nothing has left.
+    /// * A 421, 425 or 429 is ambiguous for the same reason.
+    /// * Redirects are those of your client. A response from another address than the request's
+    ///   counts as one that your client has followed.
+    ///
+    /// The body is read after the operation has ended, as after [`send`](RequestBuilder::send).
+    /// Another operation of this crate inside the closure makes one attempt
+    /// ([`StopReason::Nested`](crate::policy::StopReason::Nested)).
+    ///
+    /// # Errors
+    ///
+    /// As [`RequestBuilder::send`].
+    ///
+    /// ```no_run
+    /// use steadfast::{Client, TransportError, reqwest};
+    ///
+    /// # async fn example(client: Client, plain: reqwest::Client, request: reqwest::Request) -> steadfast::Result<()> {
+    /// let response = client
+    ///     .execute_through(request, |request| async { plain.execute(request).await.map_err(TransportError::from) })
+    ///     .await?;
+    /// # drop(response);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn execute_through<F, R>(&self, request: reqwest::Request, send: F) -> Result<reqwest::Response>
+    where
+        F: Fn(reqwest::Request) -> R,
+        R: Future<Output = std::result::Result<reqwest::Response, TransportError>>,
+    {
+        RequestBuilder::from_parts(self.clone(), request).send_through(send).await
     }
 }
 

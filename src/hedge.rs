@@ -17,6 +17,7 @@ use super::attempt_result::{AttemptProgress, AttemptResult, FinishedAttempt};
 use super::event::EventKind;
 use super::operation::OperationContext;
 use super::recorder::Recorder;
+use super::transport::Transport;
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::policy::{Class, Hint, Operation};
@@ -55,7 +56,8 @@ impl FinishedAttempt {
 
 /// Sends an attempt, and a second one once that is late. Leaves the winner's evidence in
 /// `progress`.
-pub(super) async fn run(
+pub(super) async fn run<T: Transport>(
+    transport: T,
     hedge: Hedge<'_>,
     wire_request: &mut WireRequest,
     progress: &mut AttemptProgress,
@@ -66,10 +68,10 @@ pub(super) async fn run(
     let (number, limits) = (progress.number, progress.limits);
     let alone = |result| HedgedResult { winner: FinishedAttempt::now(result, number, started), loser: None };
     let Some(mut second_request) = wire_request.fork() else {
-        return alone(attempt::send(context, wire_request, progress).await);
+        return alone(attempt::send(transport, context, wire_request, progress).await);
     };
     // Boxed, so that operations that are not hedged do not carry the room for two.
-    let mut first = Box::pin(attempt::send(context, wire_request, progress));
+    let mut first = Box::pin(attempt::send(transport, context, wire_request, progress));
     if let Ok(result) = clock::until(started.checked_add(late_after), first.as_mut()).await {
         return alone(result);
     }
@@ -81,7 +83,7 @@ pub(super) async fn run(
     recorder.emit(&second_request, EventKind::HedgeStarted { number: second_progress.number });
     let second_started = clock::now();
     let (first_wins, result, loser) = {
-        let mut second = Box::pin(attempt::send(context, &mut second_request, &mut second_progress));
+        let mut second = Box::pin(attempt::send(transport, context, &mut second_request, &mut second_progress));
         race(first.as_mut(), second.as_mut()).await
     };
     drop(first);

@@ -13,23 +13,17 @@ use crate::origin::OriginMap;
 use crate::policy::{Classification, Outcome, RetryPolicy};
 use crate::send_clock::UploadRate;
 use crate::settings::{OverloadSettings, ReadTimeout};
+use crate::transport_view::TransportView;
 
 pub(crate) type Classifier = Arc<dyn Fn(&Outcome<'_>) -> Classification + Send + Sync>;
 pub(crate) type OnEvent = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
 pub(crate) struct Inner {
     pub(crate) http: reqwest::Client,
-    /// The HTTP client was given to the builder, and may follow redirects or repeat requests
-    /// unseen.
-    pub(crate) opaque: bool,
-    /// The transport is this crate's own, so nobody has told it to speak HTTP/2 with prior
-    /// knowledge.
-    pub(crate) is_as_made: bool,
+    /// What is known of that client.
+    pub(crate) view: TransportView,
     /// This host has no CA certificates, so every certificate is rejected.
     pub(crate) lacks_roots: bool,
-    /// Requests in the clear are HTTP/1: the transport is this crate's own, and there is no proxy
-    /// over TLS.
-    pub(crate) clear_is_http1: bool,
     pub(crate) origins: OriginMap,
     pub(crate) base: Option<reqwest::Url>,
     pub(crate) defaults: Defaults,

@@ -104,6 +104,8 @@
 // `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the types of the public
 // API. Of the others they import only `policy` and `cause`. There are no circles of imports.
 
+#[doc(hidden)]
+pub mod adapter;
 pub mod guide;
 pub mod policy;
 
@@ -144,7 +146,9 @@ mod send_clock;
 mod send_probe;
 mod settings;
 mod target;
+mod transport;
 mod transport_error;
+mod transport_view;
 #[cfg(any(feature = "stream", feature = "multipart"))]
 mod upload;
 mod whole_response;
@@ -171,6 +175,7 @@ pub use resume::ResumeToken;
 pub use steadfast_core::deadline::{Deadline, with_deadline};
 #[doc(inline)]
 pub use steadfast_core::key::{IdempotencyKey, KeyError, KeyFormat};
+pub use transport::TransportError;
 
 pub(crate) use steadfast_core::{clock, deadline, key};
 

@@ -11,41 +11,41 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderMap, Method, StatusCode};
 
 pub(super) use self::options::Options;
-use self::options::{NO_OPTIONS, OwnPauses, own_pauses};
+use self::options::{NO_OPTIONS, OwnSettings, hedge_policy, own_policy};
 use super::attempt_result::AttemptProgress;
 use super::checks::{check_framing, check_timeout};
 use super::defaults;
 use super::key_trust::RequestPaths;
 use super::origin::Origin;
-use super::redirect::Hop;
+use super::redirect::{Hop, RedirectState};
 use super::request_body::ContentType;
 use super::response_body::ReadMode;
 use super::send_clock::{SendClock, UploadRate};
 use super::send_probe::SendProbe;
+use super::transport_view::TransportView;
 use super::wire_request::WireRequest;
 use crate::clock;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Task};
 use crate::error::{Error, ErrorKind, Result, VOUCH};
 use crate::inner::Inner;
 use crate::journal::{OutOfTime, Withheld};
 use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
-use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
+use crate::policy::{HedgePolicy, Idempotency, RetryPolicy};
 use crate::resume::{self, ResumeToken};
 use crate::settings::ReadTimeout;
 
 /// The terms of one operation. They do not change while it runs.
 pub(super) struct OperationContext<'a> {
     pub(super) client: &'a Inner,
+    /// What is known of the transport.
+    pub(super) view: &'a TransportView,
     pub(super) method: Method,
     pub(super) origin: Arc<Origin>,
-    /// The request's own policy, or `None` for the client's.
-    own_policy: Option<Box<RetryPolicy>>,
     attempt_timeout: Option<Duration>,
     /// The request's own settings, or `None` for the client's.
-    own_pauses: Option<Box<OwnPauses>>,
+    own: Option<Box<OwnSettings>>,
     pub(super) read: ReadMode,
-    hedge: Option<Box<HedgePolicy>>,
     pub(super) idempotency: Idempotency,
     pub(super) key: Option<IdempotencyKey>,
     pub(super) key_was_given: bool,
@@ -57,6 +57,8 @@ pub(super) struct OperationContext<'a> {
     key_age: u32,
     /// The deadline of the task that runs the operation.
     task_deadline: Option<Deadline>,
+    /// The operation is an attempt of another one, which repeats it.
+    pub(super) is_nested: bool,
     /// A resumed operation may have been processed before.
     pub(super) may_have_been_processed: bool,
 }
@@ -68,15 +70,17 @@ impl<'a> OperationContext<'a> {
         wire_request: &mut WireRequest,
         options: Option<&Options>,
         reads_body: bool,
+        view: Option<&'a TransportView>,
     ) -> Result<Self> {
         let options = options.unwrap_or(&NO_OPTIONS);
+        let view = view.unwrap_or(&client.view);
         let origin = client.origins.get(wire_request.template.url());
         let at_home = client.origins.is_home(&origin);
         let has_content_type = wire_request.content_type != ContentType::Unset;
         client.defaults.add_to(wire_request.template.headers_mut(), at_home, has_content_type);
 
         check_framing(wire_request.template.headers(), wire_request.body.length())?;
-        let own_policy = own_policy(client, options)?;
+        let own_policy = own_policy(client, options, view.is_opaque())?;
         let attempt_timeout = options.attempt_timeout.unwrap_or(client.attempt_timeout);
         check_timeout("attempt_timeout", attempt_timeout)?;
         check_timeout("read_timeout", options.read_timeout.flatten())?;
@@ -94,14 +98,15 @@ impl<'a> OperationContext<'a> {
         let resumed_from = options.resume.as_ref().map(ResumeToken::first_sent);
         let first_sent = key.as_ref().map(|_| resumed_from.unwrap_or_else(clock::wall));
         let idempotency = idempotency_of(&method, key.is_some(), options.idempotent);
+        let hedge = hedge_policy(client, options.hedge, &method, idempotency)?;
+        let task = Task::current();
         let context = Self {
             client,
-            hedge: hedge_policy(client, options.hedge, &method, idempotency)?.map(Box::new),
+            view,
             method,
             origin,
-            own_policy,
             attempt_timeout,
-            own_pauses: own_pauses(options),
+            own: OwnSettings::new(options, own_policy, hedge),
             read: if reads_body { ReadMode::Whole { limit } } else { ReadMode::Head },
             idempotency,
             key,
@@ -109,7 +114,8 @@ impl<'a> OperationContext<'a> {
             trust,
             first_sent,
             key_age: resumed_from.map_or(0, age_in_seconds),
-            task_deadline: Deadline::current(),
+            task_deadline: task.deadline,
+            is_nested: task.is_nested,
             may_have_been_processed: options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed),
         };
         if context.may_have_been_processed {
@@ -135,7 +141,7 @@ impl<'a> OperationContext<'a> {
     }
 
     pub(super) fn policy(&self) -> &RetryPolicy {
-        self.own_policy.as_deref().unwrap_or(&self.client.retry)
+        self.own.as_ref().and_then(|own| own.retry.as_ref()).unwrap_or(&self.client.retry)
     }
 
     /// Returns the time limit of the operation, from its start.
@@ -166,14 +172,14 @@ impl<'a> OperationContext<'a> {
     }
 
     /// Returns the credentials that the final response's request did not carry because it went to
-    /// another origin than theirs. `is_elsewhere`: a redirect led there.
-    pub(super) fn withheld(&self, wire_request: &WireRequest, is_elsewhere: bool) -> Withheld {
+    /// another origin than theirs.
+    pub(super) fn withheld(&self, wire_request: &WireRequest, redirects: RedirectState) -> Withheld {
         let headers = wire_request.original().headers();
         let has_own = self.key.is_some() || defaults::has_credential(headers);
         let at_home = self.client.origins.is_home(&self.origin);
         Withheld {
             // What a transport of the user's sends after its own redirects is not known.
-            by_redirect: is_elsewhere && has_own && !self.client.opaque,
+            by_redirect: redirects.is_elsewhere && has_own && !redirects.is_opaque,
             by_base_url: !at_home && self.client.defaults.has_credential_beside(headers),
         }
     }
@@ -185,7 +191,7 @@ impl<'a> OperationContext<'a> {
 
     /// Returns the clock of an attempt while the body that `probe` watches is sent.
     pub(super) fn send_clock(&self, probe: Option<&SendProbe>) -> SendClock<'_> {
-        let own = self.own_pauses.as_ref().and_then(|own| own.upload_rate.as_ref());
+        let own = self.own.as_ref().and_then(|own| own.upload_rate.as_ref());
         SendClock {
             attempt_timeout: self.attempt_timeout,
             rate: own.or(self.client.upload_rate.as_ref()),
@@ -195,7 +201,7 @@ impl<'a> OperationContext<'a> {
 
     /// Returns the longest pause in a response body that is read after the attempt.
     pub(super) fn read_timeout(&self) -> Option<&Duration> {
-        match self.own_pauses.as_ref().and_then(|own| own.read_timeout.as_ref()) {
+        match self.own.as_ref().and_then(|own| own.read_timeout.as_ref()) {
             Some(own) => own.as_ref(),
             None => self.client.read_timeout.duration(),
         }
@@ -204,14 +210,14 @@ impl<'a> OperationContext<'a> {
     /// Returns the longest pause in a response body that is read inside an attempt. The default
     /// does not apply to one with an end.
     pub(super) fn read_timeout_inside(&self, until: Option<Instant>) -> Option<&Duration> {
-        let is_own = self.own_pauses.as_ref().is_some_and(|own| own.read_timeout.is_some());
+        let is_own = self.own.as_ref().is_some_and(|own| own.read_timeout.is_some());
         let is_default = !is_own && self.client.read_timeout == ReadTimeout::Default;
         if is_default && until.is_some() { None } else { self.read_timeout() }
     }
 
     /// Returns the hedge policy for an attempt. Only the first one is hedged.
     pub(super) fn hedge_policy(&self, number: u32) -> Option<&HedgePolicy> {
-        self.hedge.as_deref().filter(|_| number == 1)
+        self.own.as_ref().and_then(|own| own.hedge.as_ref()).filter(|_| number == 1)
     }
 
     /// Returns when the API may forget the key. A repeat after that would be another operation.
@@ -262,7 +268,7 @@ impl<'a> OperationContext<'a> {
         // The GET of a result has no key, and a request to another origin has none either.
         let has_key = self.key.is_some() && !progress.redirects.is_done && !progress.redirects.is_elsewhere;
         // A transport that follows redirects itself does not tell whether the last hop got the key.
-        let is_known = !self.client.opaque || progress.hop().is_none();
+        let is_known = !progress.redirects.is_opaque || progress.hop().is_none();
         if has_key && is_known {
             let path = wire_request.current(progress).request.url().path();
             self.origin.trust.observe(&self.method, path, status, headers);
@@ -314,46 +320,6 @@ fn idempotency_of(method: &Method, has_key: bool, declared: Option<bool>) -> Ide
     }
 }
 
-/// Returns the request's own retry policy, or `None` if the client's applies.
-///
-/// The deadline comes from the request's timeout, else from its policy, else from the client.
-fn own_policy(client: &Inner, options: &Options) -> Result<Option<Box<RetryPolicy>>> {
-    let mut policy = match (&options.retry, options.timeout) {
-        (None, None) => return Ok(None),
-        (None, Some(_)) => client.retry.clone(),
-        (Some(policy), _) if policy.deadline != TimeLimit::Unset => policy.clone(),
-        (Some(policy), _) => policy.clone().deadline(client.retry.deadline.duration()),
-    };
-    if let Some(timeout) = options.timeout {
-        check_timeout("timeout", timeout)?;
-        policy = policy.deadline(timeout);
-    }
-    policy.validate().map_err(Error::invalid)?;
-    policy.throttled_is_ambiguous |= client.opaque;
-    Ok(Some(Box::new(policy)))
-}
-
-/// Returns the hedge policy of the operation. A hedge is a second request while the first one may
-/// still succeed.
-fn hedge_policy(
-    client: &Inner,
-    own: Option<Option<HedgePolicy>>,
-    method: &Method,
-    idempotency: Idempotency,
-) -> Result<Option<HedgePolicy>> {
-    let Some(own) = own else {
-        return Ok(client.overload.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(method)));
-    };
-    let Some(policy) = own else { return Ok(None) };
-    policy.validate().map_err(Error::invalid)?;
-    match idempotency {
-        Idempotency::Natural => Ok(Some(policy)),
-        Idempotency::Keyed if client.keys.concurrent_duplicates => Ok(Some(policy)),
-        Idempotency::Keyed => Err(Error::build("hedge", "the KeyPolicy does not say concurrent_duplicates_safe")),
-        Idempotency::Absent => Err(Error::build("hedge", "nothing makes it harmless to act on this request twice")),
-    }
-}
-
 /// Returns the caller's key: from the resume token, from the builder, or from the key's header.
 fn given_key(
     wire_request: &mut WireRequest,
@@ -402,7 +368,7 @@ mod tests {
     /// The longest pauses of a body after the attempt, inside one with an end, and inside one
     /// without.
     fn check(mut request: RequestBuilder) -> [Option<u64>; 3] {
-        let (context, _) = request.prepare(true).unwrap();
+        let (context, _) = request.prepare(true, None).unwrap();
         let pauses = [None, Some(Some(clock::now())), Some(None)]
             .map(|inside| inside.map_or_else(|| context.read_timeout(), |until| context.read_timeout_inside(until)));
         pauses.map(|pause| pause.map(Duration::as_secs))

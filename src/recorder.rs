@@ -89,7 +89,7 @@ impl<'a> Recorder<'a> {
                 let succeeded = response.status().is_success() && reason == StopReason::Done;
                 let withheld = match response.status() {
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                        self.context.withheld(wire_request, is_elsewhere)
+                        self.context.withheld(wire_request, result.redirects)
                     }
                     _ => Withheld::default(),
                 };

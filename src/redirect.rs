@@ -45,6 +45,8 @@ pub(super) struct RedirectState {
     pub(super) may_have_acted: bool,
     /// A hop has left the origin. The response is another server's.
     pub(super) is_elsewhere: bool,
+    /// The transport may have followed redirects unseen.
+    pub(super) is_opaque: bool,
     /// Why the last redirect was not followed.
     pub(super) not_followed: Option<NotFollowed>,
 }

@@ -20,10 +20,13 @@ use super::checks::{bearer, parse_header};
 use super::operation::{OperationContext, Options};
 use super::redirect::RedirectState;
 use super::request_body::{ContentType, RequestBody};
+use super::transport::{Own, Through, TransportError};
+use super::transport_view::TransportView;
 use super::wire_request::WireRequest;
 use super::{run, target};
 use crate::Client;
 use crate::error::{Error, Result};
+use crate::journal::OperationReport;
 use crate::resume::SafeUrl;
 
 /// A request under construction. [`send`](Self::send) or [`fetch`](Self::fetch) sends it; until
@@ -66,8 +69,21 @@ impl RequestBuilder {
         Self { client, wire_request, options: None }
     }
 
-    /// Creates the builder of a finished request. Its timeout becomes the attempt timeout.
-    pub(super) fn from_request(client: Client, mut request: reqwest::Request) -> Self {
+    /// Creates the builder of a finished request, as reqwest's `from_parts` does. Its timeout becomes
+    /// the attempt timeout. If it has a key header, that is the operation's key.
+    ///
+    /// ```
+    /// use steadfast::{Client, RequestBuilder, http::Method, reqwest::Request};
+    ///
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let request = Request::new(Method::POST, "https://api.example.com/search".parse()?);
+    /// let search = RequestBuilder::from_parts(Client::new(), request).idempotent(true);
+    /// # drop(search);
+    /// # Ok(())
+    /// # }
+    /// # example().unwrap();
+    /// ```
+    pub fn from_parts(client: Client, mut request: reqwest::Request) -> Self {
         let body = request.body_mut().take().map_or(RequestBody::Empty, RequestBody::from);
         let timeout = request.timeout_mut().take();
         let built = Self { client, wire_request: Ok(WireRequest::new(request, body, true)), options: None };
@@ -232,17 +248,53 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn send(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
-            let (context, wire_request) = self.prepare(false)?;
+            let (context, wire_request) = self.prepare(false, None)?;
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
-            let (response, report) = run::run(&context, wire_request, &mut progress).await?;
-            let mut response = match response {
-                AttemptResponse::Head { response, .. } => response,
-                // Not reached: only `ReadMode::Whole` reads the body.
-                AttemptResponse::Whole { body, .. } => http::Response::new(body).into(),
-            };
-            response.extensions_mut().insert(report);
-            Ok(response)
+            let (response, report) = run::run(Own, &context, wire_request, &mut progress).await?;
+            Ok(head_with(response, report))
         }
+    }
+
+    /// Sends the request through a transport of yours, as one operation: see
+    /// [`Client::execute_through`]. Returns the final response, whatever its status, once its
+    /// headers have arrived.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    ///
+    /// ```no_run
+    /// use steadfast::{Client, IdempotencyKey, RequestBuilder, TransportError, reqwest};
+    ///
+    /// # async fn example(
+    /// #     client: Client, plain: reqwest::Client, request: reqwest::Request, key: IdempotencyKey,
+    /// # ) -> steadfast::Result<()> {
+    /// let request = RequestBuilder::from_parts(client, request).idempotency_key(key);
+    /// let response = request
+    ///     .send_through(|request| async { plain.execute(request).await.map_err(TransportError::from) })
+    ///     .await?;
+    /// # drop(response);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn send_through<F, R>(self, send: F) -> Result<reqwest::Response>
+    where
+        F: Fn(reqwest::Request) -> R,
+        R: Future<Output = std::result::Result<reqwest::Response, TransportError>>,
+    {
+        self.send_as_seen(&TransportView::opaque(), send).await
+    }
+
+    /// Sends the request through a transport of which `view` is known.
+    pub(crate) async fn send_as_seen<F, R>(mut self, view: &TransportView, send: F) -> Result<reqwest::Response>
+    where
+        F: Fn(reqwest::Request) -> R,
+        R: Future<Output = std::result::Result<reqwest::Response, TransportError>>,
+    {
+        let (context, wire_request) = self.prepare(false, Some(view))?;
+        let mut progress = AttemptProgress::new(0, false, RedirectState::default());
+        let (response, report) = run::run(Through(&send), &context, wire_request, &mut progress).await?;
+        Ok(head_with(response, report))
     }
 
     fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut RequestBody) -> Result<()>) -> Self {
@@ -271,8 +323,12 @@ impl RequestBuilder {
     }
 
     /// Fixes the terms of the operation. Lends the request instead of moving it, because it is
-    /// large.
-    pub(super) fn prepare(&mut self, reads_body: bool) -> Result<(OperationContext<'_>, &mut WireRequest)> {
+    /// large. `view`: what is known of the transport, if it is not the client's own.
+    pub(super) fn prepare<'a>(
+        &'a mut self,
+        reads_body: bool,
+        view: Option<&'a TransportView>,
+    ) -> Result<(OperationContext<'a>, &'a mut WireRequest)> {
         let options = self.options.take();
         let resumed = || options.as_ref().and_then(|options| options.resume.clone());
         let wire_request = match &mut self.wire_request {
@@ -283,7 +339,7 @@ impl RequestBuilder {
             }
         };
         let client = self.client.inner()?;
-        match OperationContext::new(client, wire_request, options.as_deref(), reads_body) {
+        match OperationContext::new(client, wire_request, options.as_deref(), reads_body, view) {
             Ok(context) => Ok((context, wire_request)),
             Err(error) => {
                 let request = &wire_request.template;
@@ -307,6 +363,17 @@ impl fmt::Debug for RequestBuilder {
         };
         debug.field("options", &self.options).finish_non_exhaustive()
     }
+}
+
+/// Returns the response of an operation whose body was not read, with its report.
+fn head_with(response: AttemptResponse, report: OperationReport) -> reqwest::Response {
+    let mut response = match response {
+        AttemptResponse::Head { response, .. } => response,
+        // Not reached: only `ReadMode::Whole` reads the body.
+        AttemptResponse::Whole { body, .. } => http::Response::new(body).into(),
+    };
+    response.extensions_mut().insert(report);
+    response
 }
 
 /// Creates a request that has nothing but a method and a URL. User information in the URL becomes a

@@ -17,6 +17,7 @@ use super::hedge::{self, Hedge, HedgedResult, LosingAttempt};
 use super::operation::OperationContext;
 use super::recorder::Recorder;
 use super::response_body;
+use super::transport::Transport;
 use super::wire_request::WireRequest;
 use crate::cause::Cause;
 use crate::clock;
@@ -25,7 +26,8 @@ use crate::journal::{OperationReport, OutOfTime};
 use crate::policy::{BreakerState, Class, Decision, Denied, Idempotency, Operation, StopReason};
 
 /// Runs an operation to its end. Leaves the evidence of the last attempt in `progress`.
-pub(super) async fn run(
+pub(super) async fn run<T: Transport>(
+    transport: T,
     context: &OperationContext<'_>,
     wire_request: &mut WireRequest,
     progress: &mut AttemptProgress,
@@ -42,11 +44,11 @@ pub(super) async fn run(
         let (result, ended, decision) = {
             let finished = match late_after {
                 None => {
-                    let result = attempt::send(context, wire_request, progress).await;
+                    let result = attempt::send(transport, context, wire_request, progress).await;
                     FinishedAttempt::now(result, progress.number, pass.started)
                 }
                 // Boxed, so that operations without a hedge have no room for one.
-                Some(late_after) => Box::pin(run.send_hedged(wire_request, progress, late_after)).await,
+                Some(late_after) => Box::pin(run.send_hedged(transport, wire_request, progress, late_after)).await,
             };
             let decision = run.conclude(wire_request, progress, &finished, pass);
             (finished.result, finished.ended, decision)
@@ -89,6 +91,9 @@ impl<'a> Run<'a> {
         operation.set_body_replayable(wire_request.body.is_replayable());
         if context.may_have_been_processed {
             operation.set_at_risk();
+        }
+        if context.is_nested {
+            operation.set_nested();
         }
         if let Some(deadline) = context.task_deadline() {
             operation.end_by(deadline);
@@ -139,8 +144,9 @@ impl<'a> Run<'a> {
     }
 
     /// Sends an attempt with a second one beside it once it is late.
-    async fn send_hedged(
+    async fn send_hedged<T: Transport>(
         &mut self,
+        transport: T,
         wire_request: &mut WireRequest,
         progress: &mut AttemptProgress,
         late_after: Duration,
@@ -148,7 +154,7 @@ impl<'a> Run<'a> {
         let Self { context, admission, operation, recorder } = self;
         operation.set_key_trusted(context.is_key_trusted(wire_request, progress));
         let hedge = Hedge { context, admission, recorder, late_after };
-        let HedgedResult { winner, loser } = hedge::run(hedge, wire_request, progress, operation).await;
+        let HedgedResult { winner, loser } = hedge::run(transport, hedge, wire_request, progress, operation).await;
         if let Some(loser) = loser {
             self.record_loser(wire_request, &loser);
         }

@@ -157,12 +157,16 @@ pub(super) fn cause(failure: Failure, source: &BoxError, lacks_roots: bool) -> O
         Failure::Certificate if lacks_roots && is_unknown_issuer(error) => Some(Cause::NoCaCertificates),
         Failure::Certificate => cause_of_tls(error),
         Failure::Connect | Failure::LocalResources => cause_of_connecting(error),
+        // Through a client that may have followed a redirect.
+        Failure::Unknown if error.is_connect() => cause_of_connecting(error),
         Failure::BadResponse if too_large() => Some(Cause::Http1HeadTooLarge),
         Failure::BadResponse => {
             find::<h2::Error>(error).is_some_and(rejects_response).then_some(Cause::Http2HeadTooLarge)
         }
-        Failure::Timeout | Failure::BodyCut | Failure::NotSent if error.is_timeout() => Some(Cause::TransportTimeout),
-        Failure::Disconnected | Failure::BodyCut => {
+        Failure::Timeout | Failure::BodyCut | Failure::NotSent | Failure::Unknown if error.is_timeout() => {
+            Some(Cause::TransportTimeout)
+        }
+        Failure::Disconnected | Failure::BodyCut | Failure::Unknown => {
             io_errors(error).any(|error| error.kind() == io::ErrorKind::ConnectionReset).then_some(Cause::Reset)
         }
         _ => None,

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use http::Method;
+
+use crate::checks::check_timeout;
+use crate::error::{Error, Result};
+use crate::inner::Inner;
 use crate::key::IdempotencyKey;
-use crate::policy::{HedgePolicy, RetryPolicy};
+use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
 use crate::resume::ResumeToken;
 use crate::send_clock::UploadRate;
 
@@ -36,13 +41,61 @@ pub(super) static NO_OPTIONS: Options = Options {
     body_limit: None,
 };
 
-/// The limits of pauses that one request sets.
-pub(super) struct OwnPauses {
+/// What few operations have. Boxed, since every operation in flight has room for it.
+pub(super) struct OwnSettings {
+    pub(super) retry: Option<RetryPolicy>,
+    pub(super) hedge: Option<HedgePolicy>,
     pub(super) upload_rate: Option<UploadRate>,
     pub(super) read_timeout: Option<Option<Duration>>,
 }
 
-pub(super) fn own_pauses(options: &Options) -> Option<Box<OwnPauses>> {
-    let &Options { upload_rate, read_timeout, .. } = options;
-    (upload_rate.is_some() || read_timeout.is_some()).then(|| Box::new(OwnPauses { upload_rate, read_timeout }))
+impl OwnSettings {
+    /// Returns the settings of one request, or `None` if it has none of them.
+    pub(super) fn new(options: &Options, retry: Option<RetryPolicy>, hedge: Option<HedgePolicy>) -> Option<Box<Self>> {
+        let &Options { upload_rate, read_timeout, .. } = options;
+        let is_needed = retry.is_some() || hedge.is_some() || upload_rate.is_some() || read_timeout.is_some();
+        is_needed.then(|| Box::new(Self { retry, hedge, upload_rate, read_timeout }))
+    }
+}
+
+/// Returns the request's own retry policy, or `None` if the client's applies.
+///
+/// The deadline comes from the request's timeout, else from its policy, else from the client.
+/// Through an `opaque` transport a 429 may belong to the GET behind an unseen redirect, after the
+/// request was carried out.
+pub(super) fn own_policy(client: &Inner, options: &Options, opaque: bool) -> Result<Option<RetryPolicy>> {
+    let mut policy = match (&options.retry, options.timeout) {
+        (None, None) if client.retry.throttled_is_ambiguous || !opaque => return Ok(None),
+        (None, _) => client.retry.clone(),
+        (Some(policy), _) if policy.deadline != TimeLimit::Unset => policy.clone(),
+        (Some(policy), _) => policy.clone().deadline(client.retry.deadline.duration()),
+    };
+    if let Some(timeout) = options.timeout {
+        check_timeout("timeout", timeout)?;
+        policy = policy.deadline(timeout);
+    }
+    policy.validate().map_err(Error::invalid)?;
+    policy.throttled_is_ambiguous |= opaque;
+    Ok(Some(policy))
+}
+
+/// Returns the hedge policy of the operation. A hedge is a second request while the first one may
+/// still succeed.
+pub(super) fn hedge_policy(
+    client: &Inner,
+    own: Option<Option<HedgePolicy>>,
+    method: &Method,
+    idempotency: Idempotency,
+) -> Result<Option<HedgePolicy>> {
+    let Some(own) = own else {
+        return Ok(client.overload.hedge.filter(|_| idempotency == Idempotency::Natural && is_safe(method)));
+    };
+    let Some(policy) = own else { return Ok(None) };
+    policy.validate().map_err(Error::invalid)?;
+    match idempotency {
+        Idempotency::Natural => Ok(Some(policy)),
+        Idempotency::Keyed if client.keys.concurrent_duplicates => Ok(Some(policy)),
+        Idempotency::Keyed => Err(Error::build("hedge", "the KeyPolicy does not say concurrent_duplicates_safe")),
+        Idempotency::Absent => Err(Error::build("hedge", "nothing makes it harmless to act on this request twice")),
+    }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::super::attempt_result::AttemptProgress;
 use super::super::redirect::RedirectState;
 use super::super::run;
+use super::super::transport::Own;
 use super::super::whole_response::{self, WholeResponse};
 use super::RequestBuilder;
 use crate::error::{BoxError, Error, Result};
@@ -159,9 +160,9 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn fetch_response(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
-            let (context, wire_request) = self.prepare(true)?;
+            let (context, wire_request) = self.prepare(true, None)?;
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
-            let (response, report) = run::run(&context, wire_request, &mut progress).await?;
+            let (response, report) = run::run(Own, &context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();
             match whole_response::success(response, context.read, report.stop, url) {
                 Ok(whole) => Ok(whole.into_response_from(url, report)),
@@ -174,9 +175,9 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     fn read<T>(mut self, decode: impl FnOnce(WholeResponse) -> Result<T>) -> impl Future<Output = Result<T>> {
         async move {
-            let (context, wire_request) = self.prepare(true)?;
+            let (context, wire_request) = self.prepare(true, None)?;
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
-            let (response, report) = run::run(&context, wire_request, &mut progress).await?;
+            let (response, report) = run::run(Own, &context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();
             let decoded = whole_response::success(response, context.read, report.stop, url).and_then(decode);
             decoded.map_err(|error: Error| whole_response::with_report(error, report, &context, wire_request, url))

@@ -263,7 +263,7 @@ const PROMISES: [Promise; 14] = [
 ];
 
 /// Every reason for an end but `UploadTooSlow` and `ResponseTooLarge`, since no body or head here is
-/// long. The test fails if no scenario reaches one of them.
+/// long, and `Nested`, since no operation here is inside another. The test fails if no scenario reaches one of them.
 const REASONS: [StopReason; 13] = [
     StopReason::Done,
     StopReason::Replayed,

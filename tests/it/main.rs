@@ -31,5 +31,6 @@ mod server;
 mod simulation;
 mod soak;
 mod support;
+mod through;
 mod uploads;
 mod wire;

@@ -13,8 +13,34 @@ use crate::clock;
 use crate::units::CENTURY;
 
 tokio::task_local! {
-    /// Set by [`with_deadline`] alone.
-    static DEADLINE: Deadline;
+    /// Set by [`with_deadline`] and [`nested`] alone.
+    static TASK: Task;
+}
+
+/// What an operation of the client finds out about the task that runs it. One value, so that it
+/// looks once.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Task {
+    /// The deadline of the task.
+    pub deadline: Option<Deadline>,
+    /// The operation is an attempt of another operation, whose loop repeats it.
+    pub is_nested: bool,
+}
+
+impl Task {
+    /// Returns the values of the current task.
+    #[must_use]
+    pub fn current() -> Self {
+        TASK.try_with(|task| *task).unwrap_or_default()
+    }
+}
+
+/// Runs `future` as an attempt of an operation. An operation of the client in it makes one attempt.
+#[doc(hidden)]
+pub fn nested<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    TASK.scope(Task { is_nested: true, ..Task::current() }, future)
 }
 
 /// The instant after which nobody needs the result. Made from a [`Duration`], it is that long from
@@ -52,7 +78,7 @@ impl Deadline {
     /// ```
     #[must_use]
     pub fn current() -> Option<Self> {
-        DEADLINE.try_with(|deadline| *deadline).ok()
+        Task::current().deadline
     }
 
     /// Returns the instant itself.
@@ -117,9 +143,9 @@ impl From<Duration> for Deadline {
 /// # }
 /// ```
 pub fn with_deadline<F: Future>(deadline: impl Into<Deadline>, future: F) -> impl Future<Output = F::Output> {
-    let deadline = deadline.into();
-    let earlier = Deadline::current().map_or(deadline, |outer| outer.min(deadline));
-    DEADLINE.scope(earlier, future)
+    let (deadline, task) = (deadline.into(), Task::current());
+    let earlier = task.deadline.map_or(deadline, |outer| outer.min(deadline));
+    TASK.scope(Task { deadline: Some(earlier), ..task }, future)
 }
 
 #[cfg(test)]

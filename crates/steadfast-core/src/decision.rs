@@ -77,6 +77,9 @@ pub enum StopReason {
     /// A repeat would be safe, but the head of the response is over a limit of this client. The next
     /// attempt would get the same.
     ResponseTooLarge,
+    /// A repeat would be safe, but the operation is itself an attempt of another operation. The outer
+    /// one decides about repeats.
+    Nested,
     /// `max_attempts` is reached, or a custom schedule has ended.
     AttemptsExhausted,
     /// The server asks for a longer wait than `max_retry_after` or the deadline allows.
@@ -104,6 +107,7 @@ impl StopReason {
             Self::BodyNotReplayable => "body not replayable",
             Self::UploadTooSlow => "upload too slow",
             Self::ResponseTooLarge => "response too large",
+            Self::Nested => "nested: the outer loop decides about repeats",
             Self::AttemptsExhausted => "attempts exhausted",
             Self::RetryAfterTooLong => "retry-after too long",
             Self::DeadlineExceeded => "deadline exceeded",

@@ -26,6 +26,7 @@ pub struct Operation<'a> {
     idempotency: Idempotency,
     key_trusted: bool,
     body_replayable: bool,
+    is_nested: bool,
     /// An attempt may have been carried out.
     at_risk: bool,
     misdirected: bool,
@@ -57,6 +58,7 @@ impl<'a> Operation<'a> {
             idempotency,
             key_trusted: true,
             body_replayable: true,
+            is_nested: false,
             at_risk: false,
             misdirected: false,
             // A deadline beyond the clock's range is none.
@@ -111,6 +113,23 @@ impl<'a> Operation<'a> {
     #[must_use]
     pub fn needs_licence(&self) -> bool {
         self.at_risk && !self.is_licensed()
+    }
+
+    /// Limits the operation to one attempt, because it is itself an attempt of another operation. That
+    /// one repeats it. Two loops of four attempts each would send a request sixteen times.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut inner = Operation::start(&policy, &bucket, Idempotency::Natural, now);
+    /// inner.set_nested();
+    /// let decision = inner.decide(Class::NotProcessed, &Hint::default(), now, 0.5);
+    /// assert_eq!(decision, Decision::Stop(StopReason::Nested));
+    /// ```
+    pub fn set_nested(&mut self) {
+        self.is_nested = true;
     }
 
     /// Returns whether an attempt may have been carried out.
@@ -295,6 +314,7 @@ impl<'a> Operation<'a> {
     pub fn hedge(&mut self) -> bool {
         let attempt_is_left = self.counted().saturating_add(2) <= self.policy.max_attempts;
         let may = self.is_licensed()
+            && !self.is_nested
             && self.body_replayable
             && attempt_is_left
             && self.budget.charge(Class::Ambiguous).is_some();
@@ -355,6 +375,7 @@ impl<'a> Operation<'a> {
             (!self.body_replayable, StopReason::BodyNotReplayable),
             (hint.upload_too_slow, StopReason::UploadTooSlow),
             (hint.response_too_large, StopReason::ResponseTooLarge),
+            (self.is_nested, StopReason::Nested),
         ])
     }
 

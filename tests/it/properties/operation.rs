@@ -162,7 +162,7 @@ fn scenarios_reach_every_reason() {
             }
         }
     }
-    assert_eq!(reasons.len(), 14, "{reasons:?}");
+    assert_eq!(reasons.len(), 15, "{reasons:?}");
     assert!(at_the_limit >= 10 && repeats >= 500, "{at_the_limit} operations with 10 attempts, {repeats} repeats");
     assert!(free >= 50, "{free} free repeats");
 }

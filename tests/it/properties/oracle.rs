@@ -14,8 +14,8 @@ use super::scenario::{Shape, Terms, Turn};
 /// budget.
 pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason> {
     use StopReason::{
-        AttemptsExhausted, BodyNotReplayable, Done, KeyNotTrusted, NotRepeatable, OutcomeUnknown, Permanent, Replayed,
-        ResponseTooLarge, RetryAfterTooLong, ServerSaidStop, UploadTooSlow,
+        AttemptsExhausted, BodyNotReplayable, Done, KeyNotTrusted, Nested, NotRepeatable, OutcomeUnknown, Permanent,
+        Replayed, ResponseTooLarge, RetryAfterTooLong, ServerSaidStop, UploadTooSlow,
     };
     let (class, hint) = (turn.step.class, &turn.step.hint);
     let class_in_force = effective(terms, class, hint);
@@ -35,6 +35,7 @@ pub(super) fn first_reason(terms: &Terms, turn: &Turn<'_>) -> Option<StopReason>
         (!terms.body_replayable, BodyNotReplayable),
         (hint.upload_too_slow, UploadTooSlow),
         (hint.response_too_large, ResponseTooLarge),
+        (terms.is_nested, Nested),
         (is_paid && counted(turn) >= terms.max_attempts, AttemptsExhausted),
         (is_paid && whole_wait(terms, turn).is_none(), AttemptsExhausted),
         (too_long, RetryAfterTooLong),

@@ -24,6 +24,9 @@ proptest! {
         let (policy, budget, mut now) = (terms.policy(), TokenBucket::new(RetryBudget::standard().capacity(capacity)), clock::now());
         let mut operation = Operation::start(&policy, &budget, terms.idempotency, now);
         operation.set_body_replayable(terms.body_replayable);
+        if terms.is_nested {
+            operation.set_nested();
+        }
         let (mut sent, mut free) = (0_u32, 0_u32);
         for (step, wants_hedge) in steps.iter().zip(hedge_at) {
             operation.begin_attempt();
@@ -38,7 +41,7 @@ proptest! {
                         Idempotency::Keyed => step.key_trusted,
                         Idempotency::Absent => false,
                     };
-                    prop_assert!(licensed && terms.body_replayable);
+                    prop_assert!(licensed && terms.body_replayable && !terms.is_nested);
                     prop_assert_eq!(budget.tokens() + 14, before);
                 } else {
                     prop_assert_eq!(budget.tokens(), before);

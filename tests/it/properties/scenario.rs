@@ -24,6 +24,7 @@ pub(super) struct Terms {
     pub(super) throttled_is_ambiguous: bool,
     pub(super) idempotency: Idempotency,
     pub(super) body_replayable: bool,
+    pub(super) is_nested: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -85,6 +86,9 @@ pub(super) fn play<'a>(terms: &Terms, budget: &TokenBucket, steps: &'a [Step]) -
     let (policy, started) = (terms.policy(), clock::now());
     let mut operation = Operation::start(&policy, budget, terms.idempotency, started);
     operation.set_body_replayable(terms.body_replayable);
+    if terms.is_nested {
+        operation.set_nested();
+    }
     let deadline = terms.deadline.and_then(|time| started.checked_add(time));
     let (mut now, mut misdirected_before, mut acted_before, mut turns) = (started, false, false, Vec::new());
     let mut free_before = 0;
@@ -217,11 +221,11 @@ pub(super) fn terms() -> impl Strategy<Value = Terms> {
         3 => Just(Idempotency::Keyed),
         2 => Just(Idempotency::Absent),
     ];
-    let licence = (idempotency, prop::bool::weighted(0.3), prop::bool::weighted(0.8));
+    let licence = (idempotency, prop::bool::weighted(0.3), prop::bool::weighted(0.8), prop::bool::weighted(0.1));
     (limits, waits, licence, prop::bool::weighted(0.2)).prop_map(|(limits, waits, licence, no_free_repeats)| {
         let (max_attempts, deadline, max_retry_after) = limits;
         let (shape, jitter, throttle_base) = waits;
-        let (idempotency, throttled_is_ambiguous, body_replayable) = licence;
+        let (idempotency, throttled_is_ambiguous, body_replayable, is_nested) = licence;
         Terms {
             max_attempts,
             no_free_repeats,
@@ -233,6 +237,7 @@ pub(super) fn terms() -> impl Strategy<Value = Terms> {
             throttled_is_ambiguous,
             idempotency,
             body_replayable,
+            is_nested,
         }
     })
 }

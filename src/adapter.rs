@@ -1,0 +1,21 @@
+//! For the companion crates that bring an HTTP client of another type. Not part of the stable API.
+
+use std::future::Future;
+
+use crate::error::Result;
+use crate::request::RequestBuilder;
+use crate::transport::TransportError;
+pub use crate::transport_view::TransportView;
+
+/// Sends a request through a transport of which `view` is known, as one operation.
+///
+/// # Errors
+///
+/// As [`RequestBuilder::send`].
+pub async fn send_through<F, R>(request: RequestBuilder, view: &TransportView, send: F) -> Result<reqwest::Response>
+where
+    F: Fn(reqwest::Request) -> R,
+    R: Future<Output = std::result::Result<reqwest::Response, TransportError>>,
+{
+    request.send_as_seen(view, send).await
+}
