@@ -348,7 +348,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/charges", listener.local_addr().unwrap());
         let mut request = Client::new().post(url).body("{}");
-        let (context, wire_request) = request.prepare(false, None).unwrap();
+        let (context, wire_request) = request.begin(false, None).unwrap();
         let mut progress = AttemptProgress::new(1, false, RedirectState::default());
         tokio::select! {
             _ = send(Own, &context, wire_request, &mut progress) => panic!("the last request is not answered"),
@@ -370,7 +370,7 @@ mod tests {
     #[tokio::test]
     async fn attempt_that_was_never_polled_was_not_sent() {
         let mut request = Client::new().post("http://127.0.0.1:9/charges").body("{}");
-        let (context, wire_request) = request.prepare(false, None).unwrap();
+        let (context, wire_request) = request.begin(false, None).unwrap();
         let mut progress = AttemptProgress::new(1, false, RedirectState::default());
         drop(send(Own, &context, wire_request, &mut progress));
         let assessment = Assessment::of_cancelled(&progress);

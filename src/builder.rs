@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio_util::task::TaskTracker;
 
 use self::transport::{finish, healthy, names_a_tls_proxy, not_built, without_roots};
 use super::checks::{bearer, check_timeout, parse_header};
@@ -458,6 +459,7 @@ impl ClientBuilder {
             overload: self.overload,
             classifier: self.classifier,
             on_event: self.on_event,
+            detached: TaskTracker::new(),
         }))
     }
 

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::inner::Inner;
 use crate::policy::BreakerState;
@@ -185,7 +187,32 @@ impl Client {
     pub fn breaker_state(&self, url: impl AsRef<str>) -> Option<BreakerState> {
         let inner = self.inner().ok()?;
         let url = target::resolve(inner.base.as_ref(), url.as_ref()).ok()?;
-        inner.origins.breaker_state(&url, crate::clock::now())
+        inner.origins.breaker_state(&url, clock::now())
+    }
+
+    /// Waits until the [detached](RequestBuilder::detached) operations of this client have ended, and
+    /// for `timeout` at most. Returns how many still run. All clones of a client share them.
+    ///
+    /// Call it at shutdown, after the last request has started. It cancels nothing.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// # async fn example(client: steadfast::Client) {
+    /// let left = client.drain(Duration::from_secs(20)).await;
+    /// if left > 0 {
+    ///     eprintln!("{left} operations were cut off by the shutdown");
+    /// }
+    /// # }
+    /// ```
+    pub async fn drain(&self, timeout: Duration) -> usize {
+        let Ok(inner) = self.inner() else { return 0 };
+        // Closed, it still takes tasks. It only lets `wait` end.
+        inner.detached.close();
+        let until = clock::now().checked_add(timeout);
+        // Whether it is in time, the number tells.
+        let _in_time = clock::until(until, inner.detached.wait()).await;
+        inner.detached.len()
     }
 
     /// Sends a finished request as one operation. Its timeout becomes the attempt timeout. If it

@@ -1,9 +1,9 @@
 //! Events: a report on an operation while it runs.
 //!
 //! Each event goes to a closure ([`ClientBuilder::on_event`](crate::ClientBuilder::on_event)) and
-//! to `tracing`, with the target `steadfast`. The level is DEBUG. Two events are WARN, because
+//! to `tracing`, with the target `steadfast`. The level is DEBUG. Three events are WARN, because
 //! somebody must act: a circuit opens, or an operation with effects may have been processed and
-//! ends without a response to rely on. An event cannot change the operation.
+//! ends, or is dropped, without a response to rely on. An event cannot change the operation.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use http::Method;
 use crate::journal::{Attempt, Journal, StatusOrFailure};
 use crate::key::IdempotencyKey;
 use crate::policy::{BreakerState, Class, Idempotency, StopReason, is_safe};
-use crate::resume::SafeUrl;
+use crate::resume::{ResumeToken, SafeUrl};
 
 /// One event in the life of an operation.
 ///
@@ -95,6 +95,21 @@ pub enum EventKind<'a> {
         /// Whether the server may have carried out the operation.
         may_have_been_processed: bool,
     },
+    /// The future of the operation was dropped before its end: by `select!`, by a timeout around it,
+    /// or by a server whose own client has disconnected. Nothing follows this event.
+    ///
+    /// The closure runs inside the drop, so keep it short. A panic of it goes no further.
+    #[non_exhaustive]
+    OperationDropped {
+        /// Number of attempts, with one that was under way.
+        attempts: u32,
+        /// Whether the server may have carried out the operation. An attempt that was under way may
+        /// have been.
+        may_have_been_processed: bool,
+        /// The token with which you can [resume](crate::RequestBuilder::resume) the operation.
+        /// `None` if it has no key.
+        resume_token: Option<&'a ResumeToken>,
+    },
 }
 
 impl<'a> Event<'a> {
@@ -134,11 +149,17 @@ impl<'a> Event<'a> {
         self.kind
     }
 
+    /// Returns whether the operation only reads. A failed read has changed nothing, whatever the
+    /// server has done. A GET has effects if the caller declares it.
+    fn is_read(&self) -> bool {
+        is_safe(self.method) && self.idempotency == Idempotency::Natural
+    }
+
     pub(super) fn trace(&self) {
         if !tracing::enabled!(target: "steadfast", tracing::Level::WARN) {
             return;
         }
-        let Self { method, url, key, idempotency, journal, kind } = self;
+        let Self { method, url, key, journal, kind, .. } = self;
         let key = key.map(tracing::field::display);
         match kind {
             EventKind::OperationStarted { deadline } => {
@@ -165,12 +186,16 @@ impl<'a> Event<'a> {
             EventKind::BreakerChanged { state } => {
                 tracing::debug!(target: "steadfast", %method, %url, key, state = state.as_str(), "circuit changed");
             }
+            EventKind::OperationDropped { attempts, may_have_been_processed, .. } => {
+                if *may_have_been_processed && !self.is_read() {
+                    tracing::warn!(target: "steadfast", %method, %url, key, attempts, may_have_been_processed, "operation dropped without a response to rely on");
+                } else {
+                    tracing::debug!(target: "steadfast", %method, %url, key, attempts, may_have_been_processed, "operation dropped");
+                }
+            }
             EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed } => {
                 let ended = reason.as_str();
-                // A failed read has changed nothing, whatever the server has done. A GET has effects
-                // if the caller declares it.
-                let is_read = is_safe(method) && *idempotency == Idempotency::Natural;
-                if *may_have_been_processed && *reason != StopReason::Done && !is_read {
+                if *may_have_been_processed && *reason != StopReason::Done && !self.is_read() {
                     let last = journal.attempts().last().map(StatusOrFailure::of).map(tracing::field::display);
                     tracing::warn!(target: "steadfast", %method, %url, key, last, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without a response to rely on");
                 } else {

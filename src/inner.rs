@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+use tokio_util::task::TaskTracker;
 
 use crate::defaults::Defaults;
 use crate::event::Event;
@@ -41,4 +42,6 @@ pub(crate) struct Inner {
     pub(crate) overload: OverloadSettings,
     pub(crate) classifier: Option<Classifier>,
     pub(crate) on_event: Option<OnEvent>,
+    /// The tasks of detached requests.
+    pub(crate) detached: TaskTracker,
 }

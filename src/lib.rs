@@ -51,6 +51,10 @@
 //! * [`Error`], [`ResponseExt`]: the report of an operation, with every attempt.
 //! * [`IdempotencyKey`], [`KeyPolicy`], [`ResumeToken`]: keys, how an API treats them, and how to
 //!   resume an operation.
+//! * [`PreparedRequest`], [`DetachedRequest`]: operations that outlive a crash of their process, or
+//!   their caller.
+//! * [`Client::execute_through`], [`TransportError`]: the same operation over a client that you
+//!   keep.
 //! * [`policy`]: the retry decision, as plain values without a clock. Use it in tests, or in your
 //!   own loop over another transport.
 //! * [`guide`]: the meaning of each failure, overload protection, the server half, testing, cost,
@@ -122,6 +126,7 @@ mod cooldown;
 #[cfg(feature = "json")]
 mod decode;
 mod defaults;
+mod detached;
 mod ending;
 mod error;
 mod event;
@@ -133,6 +138,7 @@ mod key_trust;
 mod link;
 mod operation;
 mod origin;
+mod prepared;
 mod problem;
 mod recorder;
 mod redirect;
@@ -163,10 +169,12 @@ pub use builder::ClientBuilder;
 pub use client::Client;
 #[cfg(feature = "json")]
 pub use decode::DecodeError;
+pub use detached::DetachedRequest;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
 pub use journal::{Attempt, Reach};
 pub use key_policy::KeyPolicy;
+pub use prepared::PreparedRequest;
 pub use problem::Problem;
 pub use request::RequestBuilder;
 pub use response::ResponseExt;

@@ -95,7 +95,7 @@ impl<'a> OperationContext<'a> {
         let key_was_given = given.is_some();
         let key = client.keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
 
-        let resumed_from = options.resume.as_ref().map(ResumeToken::first_sent);
+        let resumed_from = options.resume.as_ref().map(ResumeToken::first_sent).or(options.prepared);
         let first_sent = key.as_ref().map(|_| resumed_from.unwrap_or_else(clock::wall));
         let idempotency = idempotency_of(&method, key.is_some(), options.idempotent);
         let hedge = hedge_policy(client, options.hedge, &method, idempotency)?;
@@ -286,6 +286,17 @@ impl<'a> OperationContext<'a> {
     }
 }
 
+/// Returns whether an operation with these options has a time limit, of its own or of its task.
+///
+/// # Errors
+///
+/// An option is invalid.
+pub(super) fn has_deadline(client: &Inner, options: Option<&Options>) -> Result<bool> {
+    let own = own_policy(client, options.unwrap_or(&NO_OPTIONS), false)?;
+    let policy = own.as_ref().unwrap_or(&client.retry);
+    Ok(policy.deadline.duration().is_some() || Task::current().deadline.is_some())
+}
+
 fn requested_path(wire_request: &WireRequest) -> RequestPaths<'_> {
     RequestPaths::only(wire_request.template.url().path())
 }
@@ -368,7 +379,7 @@ mod tests {
     /// The longest pauses of a body after the attempt, inside one with an end, and inside one
     /// without.
     fn check(mut request: RequestBuilder) -> [Option<u64>; 3] {
-        let (context, _) = request.prepare(true, None).unwrap();
+        let (context, _) = request.begin(true, None).unwrap();
         let pauses = [None, Some(Some(clock::now())), Some(None)]
             .map(|inside| inside.map_or_else(|| context.read_timeout(), |until| context.read_timeout_inside(until)));
         pauses.map(|pause| pause.map(Duration::as_secs))

@@ -1,11 +1,12 @@
 //! Records an operation: its journal, its events, and the report or error that ends it.
 
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
 use super::assessment::Assessment;
-use super::attempt_result::{AttemptError, AttemptResponse, AttemptResult};
+use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
 use super::event::{Event, EventKind};
 use super::operation::OperationContext;
 use super::redirect::RedirectState;
@@ -25,6 +26,9 @@ pub(super) struct Recorder<'a> {
     /// Whose time ran out, if it did.
     pub(super) out_of_time: Option<OutOfTime>,
     pub(super) may_have_been_processed: bool,
+    /// An attempt is under way.
+    pub(super) is_sending: bool,
+    has_ended: bool,
 }
 
 impl<'a> Recorder<'a> {
@@ -36,6 +40,8 @@ impl<'a> Recorder<'a> {
             retry_after: None,
             out_of_time: None,
             may_have_been_processed: context.may_have_been_processed,
+            is_sending: false,
+            has_ended: false,
         };
         recorder.emit(wire_request, EventKind::OperationStarted { deadline: context.time_allowed() });
         recorder
@@ -43,19 +49,44 @@ impl<'a> Recorder<'a> {
 
     /// Sends an event to `tracing` and to the user's closure.
     pub(super) fn emit(&self, wire_request: &WireRequest, kind: EventKind<'_>) {
-        let url = SafeUrl(wire_request.original().url());
-        let Self { context, .. } = self;
-        let (key, idempotency) = (context.key.as_ref(), context.idempotency);
-        let event = Event { method: &context.method, url, key, idempotency, journal: &self.journal, kind };
+        let event = self.event(wire_request, kind);
         event.trace();
         if let Some(on_event) = &self.context.client.on_event {
             on_event(&event);
         }
     }
 
+    fn event<'b>(&'b self, wire_request: &'b WireRequest, kind: EventKind<'b>) -> Event<'b> {
+        let url = SafeUrl(wire_request.original().url());
+        let Self { context, .. } = self;
+        let (key, idempotency) = (context.key.as_ref(), context.idempotency);
+        Event { method: &context.method, url, key, idempotency, journal: &self.journal, kind }
+    }
+
+    /// Reports that the operation is dropped, unless it has ended. `decided`: the attempts that were
+    /// decided on. `progress`: the evidence of the last one.
+    pub(super) fn dropped(&self, wire_request: &WireRequest, decided: u32, progress: &AttemptProgress) {
+        if self.has_ended {
+            return;
+        }
+        let attempts = decided.saturating_add(u32::from(self.is_sending));
+        let cut_may = self.is_sending && Assessment::of_cancelled(progress).may_have_been_processed;
+        let may_have_been_processed = self.may_have_been_processed || cut_may;
+        let token = self.context.resume_token(wire_request, may_have_been_processed);
+        let kind = EventKind::OperationDropped { attempts, may_have_been_processed, resume_token: token.as_deref() };
+        let event = self.event(wire_request, kind);
+        event.trace();
+        if let Some(on_event) = &self.context.client.on_event {
+            // A second panic, while a first one drops the operation, would end the process. The
+            // hook has printed its own.
+            let _panicked = std::panic::catch_unwind(AssertUnwindSafe(|| on_event(&event)));
+        }
+    }
+
     /// Records an attempt, and the retry that follows it if it has a wait.
     pub(super) fn record(&mut self, wire_request: &WireRequest, attempt: Attempt, assessment: &Assessment) {
         self.may_have_been_processed |= assessment.may_have_been_processed;
+        self.is_sending = false;
         self.retry_after = assessment.hint.after;
         self.emit(wire_request, EventKind::AttemptEnded { attempt: &attempt });
         let (because, wait, free) = (attempt.class, attempt.wait, attempt.free_repeat);
@@ -72,7 +103,7 @@ impl<'a> Recorder<'a> {
 
     /// Ends the operation with the result of its last attempt.
     pub(super) fn end(
-        self,
+        &mut self,
         wire_request: &WireRequest,
         result: AttemptResult,
         reason: StopReason,
@@ -93,20 +124,20 @@ impl<'a> Recorder<'a> {
                     }
                     _ => Withheld::default(),
                 };
-                let report = self.into_report(wire_request, reason, succeeded, now);
+                let report = self.end_with(wire_request, reason, succeeded, now);
                 Ok((response, OperationReport { not_followed, is_elsewhere, withheld, ..report }))
             }
             Err(error) => {
-                let report = self.into_report(wire_request, reason, false, now);
+                let report = self.end_with(wire_request, reason, false, now);
                 Err(attempt_failed(error, report, wire_request))
             }
         }
     }
 
     /// Ends the operation because its next attempt was not admitted.
-    pub(super) fn not_admitted(mut self, wire_request: &WireRequest, held: Denied) -> Error {
+    pub(super) fn not_admitted(&mut self, wire_request: &WireRequest, held: Denied) -> Error {
         self.retry_after = held.retry_after;
-        let report = self.into_report(wire_request, held.reason, false, clock::now());
+        let report = self.end_with(wire_request, held.reason, false, clock::now());
         let error = match held.reason {
             StopReason::DeadlineExceeded => Error::new(ErrorKind::Timeout, "no time is left"),
             _ => Error::new(ErrorKind::NotAdmitted, "held back"),
@@ -114,8 +145,8 @@ impl<'a> Recorder<'a> {
         with_report(error, report, wire_request)
     }
 
-    fn into_report(
-        self,
+    fn end_with(
+        &mut self,
         wire_request: &WireRequest,
         reason: StopReason,
         succeeded: bool,
@@ -124,13 +155,14 @@ impl<'a> Recorder<'a> {
         let elapsed = now.saturating_duration_since(self.started);
         let may_have_been_processed = self.may_have_been_processed;
         let attempts = self.attempts();
+        self.has_ended = true;
         self.emit(wire_request, EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed });
         // A success needs no token. Its digest of the body would cost time on every call.
         let resume = if succeeded { None } else { self.context.resume_token(wire_request, may_have_been_processed) };
         OperationReport {
             method: self.context.method.clone(),
             key: self.context.key.clone(),
-            journal: self.journal,
+            journal: std::mem::take(&mut self.journal),
             stop: reason,
             elapsed,
             retry_after: self.retry_after,

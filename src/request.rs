@@ -17,14 +17,17 @@ use serde::Serialize;
 
 use super::attempt_result::{AttemptProgress, AttemptResponse};
 use super::checks::{bearer, parse_header};
+use super::detached::DetachedRequest;
 use super::operation::{OperationContext, Options};
+use super::prepared::PreparedRequest;
 use super::redirect::RedirectState;
 use super::request_body::{ContentType, RequestBody};
 use super::transport::{Own, Through, TransportError};
 use super::transport_view::TransportView;
 use super::wire_request::WireRequest;
-use super::{run, target};
+use super::{operation, run, target};
 use crate::Client;
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::journal::OperationReport;
 use crate::resume::SafeUrl;
@@ -248,7 +251,7 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn send(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
-            let (context, wire_request) = self.prepare(false, None)?;
+            let (context, wire_request) = self.begin(false, None)?;
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
             let (response, report) = run::run(Own, &context, wire_request, &mut progress).await?;
             Ok(head_with(response, report))
@@ -291,10 +294,75 @@ impl RequestBuilder {
         F: Fn(reqwest::Request) -> R,
         R: Future<Output = std::result::Result<reqwest::Response, TransportError>>,
     {
-        let (context, wire_request) = self.prepare(false, Some(view))?;
+        let (context, wire_request) = self.begin(false, Some(view))?;
         let mut progress = AttemptProgress::new(0, false, RedirectState::default());
         let (response, report) = run::run(Through(&send), &context, wire_request, &mut progress).await?;
         Ok(head_with(response, report))
+    }
+
+    /// Fixes the operation before anything is sent: mints its key, and gives you a token to store.
+    ///
+    /// With the token in your database, a crash of this process loses nothing: the next one
+    /// [resumes](Self::resume) the operation, under the same key.
+    ///
+    /// # Errors
+    ///
+    /// A setting is invalid. It is the error that [`send`](Self::send) would return.
+    ///
+    /// ```no_run
+    /// # fn save(_: String) -> Result<(), std::io::Error> { Ok(()) }
+    /// # async fn example(client: steadfast::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let charge = client.post("https://api.example.com/charges").body("12 EUR").prepare()?;
+    /// save(serde_json::to_string(&charge.resume_token())?)?; // in the transaction of the order
+    /// let response = charge.send().await?;
+    /// # drop(response);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn prepare(mut self) -> Result<PreparedRequest> {
+        let mut options = self.options.clone().unwrap_or_default();
+        options.prepared.get_or_insert_with(clock::wall);
+        self.options = Some(options.clone());
+        let (context, wire_request) = self.begin(false, None)?;
+        // Whether it will have been sent when the token is used, nobody knows.
+        let token = context.resume_token(wire_request, true).map(|token| *token);
+        let was_given = context.key_was_given;
+        let minted = context.key.filter(|_| !was_given);
+        options.key = options.key.or(minted);
+        self.options = Some(options);
+        Ok(PreparedRequest::new(self, token))
+    }
+
+    /// Makes the operation independent of its caller. It runs in a task of its own from the first
+    /// poll of `send` or `fetch`, and goes on if that future is dropped: by `select!`, by a timeout
+    /// around it, or because the client of your server has disconnected.
+    ///
+    /// It needs a [`timeout`](Self::timeout) or another deadline, which ends it. It inherits the
+    /// tracing span and the [deadline](crate::with_deadline) of its caller. At shutdown, wait for
+    /// such operations with [`Client::drain`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
+    /// let charge = client.post("https://api.example.com/charges").body("12 EUR");
+    /// let response = charge.detached().send().await?;
+    /// # drop(response);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn detached(self) -> DetachedRequest {
+        DetachedRequest::new(self)
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Checks that the operation ends at some time.
+    pub(super) fn check_deadline(&self) -> Result<()> {
+        if operation::has_deadline(self.client.inner()?, self.options.as_deref())? {
+            return Ok(());
+        }
+        Err(Error::build("detached", "the operation has no timeout, and nobody would end it; set one with timeout"))
     }
 
     fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut RequestBody) -> Result<()>) -> Self {
@@ -324,7 +392,7 @@ impl RequestBuilder {
 
     /// Fixes the terms of the operation. Lends the request instead of moving it, because it is
     /// large. `view`: what is known of the transport, if it is not the client's own.
-    pub(super) fn prepare<'a>(
+    pub(super) fn begin<'a>(
         &'a mut self,
         reads_body: bool,
         view: Option<&'a TransportView>,

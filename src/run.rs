@@ -26,47 +26,67 @@ use crate::journal::{OperationReport, OutOfTime};
 use crate::policy::{BreakerState, Class, Decision, Denied, Idempotency, Operation, StopReason};
 
 /// Runs an operation to its end. Leaves the evidence of the last attempt in `progress`.
-pub(super) async fn run<T: Transport>(
+#[allow(clippy::manual_async_fn, reason = "an async fn holds each argument twice")]
+pub(super) fn run<T: Transport>(
     transport: T,
     context: &OperationContext<'_>,
     wire_request: &mut WireRequest,
     progress: &mut AttemptProgress,
-) -> Result<(AttemptResponse, OperationReport)> {
-    let mut run = Run::start(context, wire_request);
-    let mut now = run.recorder.started;
-    loop {
-        let pass = match run.admit(wire_request, progress, now).await {
-            Ok(pass) => pass,
-            Err(held) => return Err(run.not_admitted(wire_request, held)),
-        };
-        let late_after = run.begin_attempt(wire_request, progress, &pass);
-        // In a block, so that `finished` takes no room in the future while the loop waits.
-        let (result, ended, decision) = {
-            let finished = match late_after {
-                None => {
-                    let result = attempt::send(transport, context, wire_request, progress).await;
-                    FinishedAttempt::now(result, progress.number, pass.started)
-                }
-                // Boxed, so that operations without a hedge have no room for one.
-                Some(late_after) => Box::pin(run.send_hedged(transport, wire_request, progress, late_after)).await,
+) -> impl Future<Output = Result<(AttemptResponse, OperationReport)>> {
+    async move {
+        let mut running = Running { run: Run::start(context, wire_request), wire_request, progress };
+        let mut now = running.run.recorder.started;
+        loop {
+            let pass = match running.run.admit(running.wire_request, running.progress, now).await {
+                Ok(pass) => pass,
+                Err(held) => return Err(running.run.not_admitted(running.wire_request, held)),
             };
-            let decision = run.conclude(wire_request, progress, &finished, pass);
-            (finished.result, finished.ended, decision)
-        };
-        match decision {
-            Decision::Stop(reason) => {
-                let pause = run.operation.pause_before_the_end();
-                clock::sleep(pause).await;
-                let ended = ended.checked_add(pause).unwrap_or(ended);
-                let done = run.recorder.end(wire_request, result, reason, ended);
-                return done.map_err(|error| at_last_hop(error, wire_request, progress));
-            }
-            Decision::Retry { after } => {
-                response_body::drain(result, run.operation.deadline()).await;
-                clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
-                now = clock::now();
+            let late_after = running.run.begin_attempt(running.wire_request, running.progress, &pass);
+            // In a block, so that `finished` takes no room in the future while the loop waits.
+            let (result, ended, decision) = {
+                let finished = match late_after {
+                    None => {
+                        let result = attempt::send(transport, context, running.wire_request, running.progress).await;
+                        FinishedAttempt::now(result, running.progress.number, pass.started)
+                    }
+                    // Boxed, so that operations without a hedge have no room for one.
+                    Some(late_after) => {
+                        Box::pin(running.run.send_hedged(transport, running.wire_request, running.progress, late_after))
+                            .await
+                    }
+                };
+                let decision = running.run.conclude(running.wire_request, running.progress, &finished, pass);
+                (finished.result, finished.ended, decision)
+            };
+            match decision {
+                Decision::Stop(reason) => {
+                    let pause = running.run.operation.pause_before_the_end();
+                    clock::sleep(pause).await;
+                    let ended = ended.checked_add(pause).unwrap_or(ended);
+                    let done = running.run.recorder.end(running.wire_request, result, reason, ended);
+                    return done.map_err(|error| at_last_hop(error, running.wire_request, running.progress));
+                }
+                Decision::Retry { after } => {
+                    response_body::drain(result, running.run.operation.deadline()).await;
+                    clock::sleep(after.saturating_sub(clock::now().saturating_duration_since(ended))).await;
+                    now = clock::now();
+                }
             }
         }
+    }
+}
+
+/// An operation under way. If it is dropped before its end, it reports that.
+struct Running<'a, 'b> {
+    run: Run<'a>,
+    wire_request: &'b mut WireRequest,
+    progress: &'b mut AttemptProgress,
+}
+
+impl Drop for Running<'_, '_> {
+    fn drop(&mut self) {
+        let Self { run, wire_request, progress } = self;
+        run.recorder.dropped(wire_request, run.operation.attempts(), progress);
     }
 }
 
@@ -136,6 +156,7 @@ impl<'a> Run<'a> {
         let deadline = self.operation.deadline();
         let limits = TimeLimits { until: clock::earlier(self.context.attempt_until(pass.started), deadline), deadline };
         self.operation.begin_attempt();
+        self.recorder.is_sending = true;
         let late_after = self.admission.late_after(self.context.hedge_policy(number), pass);
         let is_repeat = self.operation.is_at_risk() || late_after.is_some();
         *progress = AttemptProgress::new(number, is_repeat, wire_request.redirect_state());
@@ -225,7 +246,7 @@ impl<'a> Run<'a> {
     }
 
     /// Returns the error of an operation whose next attempt was not admitted.
-    fn not_admitted(mut self, wire_request: &WireRequest, held: Denied) -> Error {
+    fn not_admitted(&mut self, wire_request: &WireRequest, held: Denied) -> Error {
         self.recorder.out_of_time = self.limit_behind(held.reason, None);
         self.recorder.not_admitted(wire_request, held)
     }

@@ -1,6 +1,6 @@
 //! The settings of one request that differ from the client's.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Method;
 
@@ -17,6 +17,8 @@ use crate::send_clock::UploadRate;
 pub(crate) struct Options {
     pub(crate) key: Option<IdempotencyKey>,
     pub(crate) resume: Option<ResumeToken>,
+    /// When the operation was prepared. Its key counts as sent since then.
+    pub(crate) prepared: Option<SystemTime>,
     pub(crate) idempotent: Option<bool>,
     pub(crate) retry: Option<RetryPolicy>,
     pub(crate) hedge: Option<Option<HedgePolicy>>,
@@ -31,6 +33,7 @@ pub(crate) struct Options {
 pub(super) static NO_OPTIONS: Options = Options {
     key: None,
     resume: None,
+    prepared: None,
     idempotent: None,
     retry: None,
     hedge: None,

@@ -10,6 +10,7 @@ mod cancel;
 mod cases;
 mod classify;
 mod client;
+mod dropped;
 mod events;
 mod fetch;
 mod first_lines;

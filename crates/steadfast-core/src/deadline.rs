@@ -13,7 +13,7 @@ use crate::clock;
 use crate::units::CENTURY;
 
 tokio::task_local! {
-    /// Set by [`with_deadline`] and [`nested`] alone.
+    /// Set by this module alone.
     static TASK: Task;
 }
 
@@ -40,7 +40,13 @@ impl Task {
 /// Runs `future` as an attempt of an operation. An operation of the client in it makes one attempt.
 #[doc(hidden)]
 pub fn nested<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    TASK.scope(Task { is_nested: true, ..Task::current() }, future)
+    in_task(Task { is_nested: true, ..Task::current() }, future)
+}
+
+/// Runs `future` with the values of a task, such as the one that spawns it.
+#[doc(hidden)]
+pub fn in_task<F: Future>(task: Task, future: F) -> impl Future<Output = F::Output> {
+    TASK.scope(task, future)
 }
 
 /// The instant after which nobody needs the result. Made from a [`Duration`], it is that long from

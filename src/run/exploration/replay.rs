@@ -36,7 +36,7 @@ use crate::{attempt, transport_error, whole_response};
 /// Replays `history` and returns the observations.
 pub(super) fn replay(model: &Model, scenario: Scenario, history: &[Step]) -> Seen {
     let mut request = scenario.request().redirect_post_as_get(model.design == Design::MovedPostIsGet);
-    let (mut context, wire_request) = match request.prepare(true, None) {
+    let (mut context, wire_request) = match request.begin(true, None) {
         Ok(prepared) => prepared,
         Err(error) => return refused(scenario, &error),
     };
