@@ -65,7 +65,19 @@ impl Assessment {
     /// Returns the attempt as the journal lists it. The decision about it is added later.
     pub(super) fn to_attempt(&self, number: u32, elapsed: Duration) -> Attempt {
         let &Self { class, default_class, reach, status, failure, cause, .. } = self;
-        Attempt { number, reach, class, default_class, status, failure, cause, elapsed, wait: None, free_repeat: false }
+        Attempt {
+            number,
+            reach,
+            class,
+            default_class,
+            status,
+            failure,
+            cause,
+            elapsed,
+            wait: None,
+            free_repeat: false,
+            confirmation: None,
+        }
     }
 }
 

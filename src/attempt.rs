@@ -44,7 +44,7 @@ pub(super) fn send<T: Transport>(
     progress: &mut AttemptProgress,
 ) -> impl Future<Output = AttemptResult> {
     async move {
-        progress.redirects.is_opaque = context.view.is_opaque();
+        progress.redirects.is_opaque = context.view().is_opaque();
         let timer = pin!(clock::timer(progress.limits.until));
         let mut until = SharedTimer::new(progress.limits.until, timer);
         let outcome = loop {
@@ -62,8 +62,8 @@ pub(super) fn send<T: Transport>(
                 }
             };
             progress.reach = Reach::Answered;
-            transport.check(context.view, wire_request.current(progress).request.url(), response.url());
-            progress.redirects.is_opaque |= context.view.is_opaque();
+            transport.check(context.view(), wire_request.current(progress).request.url(), response.url());
+            progress.redirects.is_opaque |= context.view().is_opaque();
             match follow(context, wire_request, progress, &response) {
                 Ok(true) => {
                     let _drained = Box::pin(response_body::read_error(&mut response, &mut until)).await;
@@ -149,12 +149,12 @@ pub(super) fn open(
         None => context.assemble(wire_request),
     };
     let Some(body) = body else { return (request, None) };
-    if !context.view.sees_body {
+    if !context.view().sees_body {
         *request.body_mut() = Some(body);
         return (request, None);
     }
     // TLS may choose HTTP/2, and so may a transport that the user configured or brought along.
-    let is_http1 = context.view.clear_is_http1 && request.url().scheme() == "http";
+    let is_http1 = context.view().clear_is_http1 && request.url().scheme() == "http";
     // Only the caller's headers have the length of the body.
     let headers = wire_request.current(progress).request.headers();
     let (body, probe) = SendProbe::watch(body, headers, is_http1, progress.limits.deadline);
@@ -206,8 +206,8 @@ async fn exchange<T: Transport>(
             context.send_clock(probe).answered(probe, window.as_deref(), until);
             return Ok(response);
         }
-        Ok(Err(error)) => transport.assess(error, probe, context.view),
-        Err(too_late) => SendError::too_late(too_late, probe, context.view),
+        Ok(Err(error)) => transport.assess(error, probe, context.view()),
+        Err(too_late) => SendError::too_late(too_late, probe, context.view()),
     };
     Err(AttemptError { failure, timed_out, head: None, body_was_taken: probe.map(SendProbe::taken), source })
 }

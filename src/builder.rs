@@ -1,5 +1,6 @@
 //! The builder: every setting of the client, checked before the client exists.
 
+mod confirm;
 mod overload;
 mod redirects;
 mod timeouts;
@@ -15,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use self::transport::{finish, healthy, names_a_tls_proxy, not_built, without_roots};
 use super::checks::{bearer, check_timeout, parse_header};
+use super::confirm::Confirm;
 use super::defaults::Defaults;
 use super::event::Event;
 use super::origin::OriginMap;
@@ -49,6 +51,7 @@ const BODY_LIMIT: usize = 8 * 1024 * 1024;
 /// | [`redirect_post_as_get`](Self::redirect_post_as_get) | off |
 /// | [`cross_origin_redirects`](Self::cross_origin_redirects) | GET and HEAD only; none with an HTTP client of yours |
 /// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge) | off |
+/// | [`confirm`](Self::confirm), [`settling_time`](Self::settling_time) | off |
 /// | [`deadline_header`](Self::deadline_header), [`attempt_header`](Self::attempt_header) | off |
 ///
 /// ```
@@ -90,6 +93,8 @@ pub struct ClientBuilder {
     overload: OverloadSettings,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
+    confirm: Option<Confirm>,
+    settling_time: Option<Duration>,
 }
 
 impl ClientBuilder {
@@ -115,6 +120,8 @@ impl ClientBuilder {
             overload: OverloadSettings::default(),
             classifier: None,
             on_event: None,
+            confirm: None,
+            settling_time: None,
         }
     }
 
@@ -459,6 +466,8 @@ impl ClientBuilder {
             overload: self.overload,
             classifier: self.classifier,
             on_event: self.on_event,
+            confirm: self.confirm,
+            settling_time: self.settling_time,
             detached: TaskTracker::new(),
         }))
     }

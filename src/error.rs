@@ -454,6 +454,7 @@ mod tests {
                 elapsed: Duration::from_millis(40),
                 wait: (number < 3).then_some(Duration::from_millis(850)),
                 free_repeat: false,
+                confirmation: None,
             });
         }
         let key = IdempotencyKey::restore("1f0c33a2-40d5-43dd-bc93-6894a57f9324", true, None).ok();

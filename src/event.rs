@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::journal::{Attempt, Journal, StatusOrFailure};
+use crate::journal::{Attempt, ConfirmationOutcome, Journal, StatusOrFailure};
 use crate::key::IdempotencyKey;
 use crate::policy::{BreakerState, Class, Idempotency, StopReason, is_safe};
 use crate::resume::{ResumeToken, SafeUrl};
@@ -75,6 +75,14 @@ pub enum EventKind<'a> {
         because: Class,
         /// Whether it is a [free repeat](crate::policy::RetryPolicy#free-repeats).
         free: bool,
+    },
+    /// [Your read](crate::ClientBuilder::confirm) has said whether an attempt was carried out.
+    #[non_exhaustive]
+    Confirmed {
+        /// Number of the attempt.
+        number: u32,
+        /// What it said.
+        outcome: ConfirmationOutcome,
     },
     /// This operation has changed the state of its origin's
     /// [breaker](crate::ClientBuilder::breaker).
@@ -180,6 +188,10 @@ impl<'a> Event<'a> {
                 let because = because.as_str();
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, ?after, because, free, "retry scheduled");
             }
+            EventKind::Confirmed { number, outcome } => {
+                let outcome = outcome.as_str();
+                tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, outcome, "attempt asked about");
+            }
             EventKind::BreakerChanged { state: BreakerState::Open { retry_after, .. } } => {
                 tracing::warn!(target: "steadfast", %method, %url, key, ?retry_after, "circuit opened");
             }
@@ -195,7 +207,10 @@ impl<'a> Event<'a> {
             }
             EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed } => {
                 let ended = reason.as_str();
-                if *may_have_been_processed && *reason != StopReason::Done && !self.is_read() {
+                if *may_have_been_processed
+                    && !matches!(reason, StopReason::Done | StopReason::Confirmed)
+                    && !self.is_read()
+                {
                     let last = journal.attempts().last().map(StatusOrFailure::of).map(tracing::field::display);
                     tracing::warn!(target: "steadfast", %method, %url, key, last, reason = ended, attempts, ?elapsed, may_have_been_processed, "operation ended without a response to rely on");
                 } else {

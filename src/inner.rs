@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use tokio_util::task::TaskTracker;
 
+use crate::confirm::Confirm;
 use crate::defaults::Defaults;
 use crate::event::Event;
 use crate::journal::NotFollowed;
@@ -42,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) overload: OverloadSettings,
     pub(crate) classifier: Option<Classifier>,
     pub(crate) on_event: Option<OnEvent>,
+    pub(crate) confirm: Option<Confirm>,
+    pub(crate) settling_time: Option<Duration>,
     /// The tasks of detached requests.
     pub(crate) detached: TaskTracker,
 }

@@ -65,6 +65,31 @@ pub struct Attempt {
     pub(crate) elapsed: Duration,
     pub(crate) wait: Option<Duration>,
     pub(crate) free_repeat: bool,
+    pub(crate) confirmation: Option<ConfirmationOutcome>,
+}
+
+/// What [your read](crate::ClientBuilder::confirm) said about an attempt with an unknown outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConfirmationOutcome {
+    /// It was carried out.
+    Applied,
+    /// It was not carried out.
+    NotApplied,
+    /// Not known, also because the read failed.
+    Unknown,
+}
+
+impl ConfirmationOutcome {
+    /// Returns the outcome in a few words, as the attempt's line prints it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "confirmed as applied",
+            Self::NotApplied => "confirmed as not applied",
+            Self::Unknown => "not confirmed",
+        }
+    }
 }
 
 impl Attempt {
@@ -124,6 +149,13 @@ impl Attempt {
     pub fn free_repeat(&self) -> bool {
         self.free_repeat
     }
+
+    /// Returns what [your read](crate::ClientBuilder::confirm) said about this attempt. Returns
+    /// `None` if it was not asked.
+    #[must_use]
+    pub fn confirmation(&self) -> Option<ConfirmationOutcome> {
+        self.confirmation
+    }
 }
 
 impl fmt::Display for Attempt {
@@ -133,6 +165,9 @@ impl fmt::Display for Attempt {
             write!(f, " (by the classifier; the table says {})", self.default_class.as_str())?;
         }
         write!(f, ", {}, {}", StatusOrFailure::of(self), ShortDuration(self.elapsed))?;
+        if let Some(outcome) = self.confirmation {
+            write!(f, "; {}", outcome.as_str())?;
+        }
         match self.wait {
             Some(_) if self.free_repeat => f.write_str("; repeated at once, free"),
             Some(wait) => write!(f, "; next in {}", ShortDuration(wait)),
@@ -143,7 +178,7 @@ impl fmt::Display for Attempt {
 
 impl Serialize for Attempt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Attempt", 10)?;
+        let mut fields = serializer.serialize_struct("Attempt", 11)?;
         fields.serialize_field("number", &self.number)?;
         fields.serialize_field("reach", self.reach.as_str())?;
         fields.serialize_field("class", self.class.as_str())?;
@@ -154,6 +189,7 @@ impl Serialize for Attempt {
         fields.serialize_field("elapsed_ms", &milliseconds(self.elapsed))?;
         fields.serialize_field("wait_ms", &self.wait.map(milliseconds))?;
         fields.serialize_field("free_repeat", &self.free_repeat)?;
+        fields.serialize_field("confirmation", &self.confirmation.map(ConfirmationOutcome::as_str))?;
         fields.end()
     }
 }
@@ -219,6 +255,15 @@ impl Journal {
                 Self::Many(attempts)
             }
         };
+    }
+
+    /// Returns the last attempt, to add what is known of it later.
+    pub(crate) fn last_mut(&mut self) -> Option<&mut Attempt> {
+        match self {
+            Self::Empty => None,
+            Self::One(attempt) => Some(attempt),
+            Self::Many(attempts) => attempts.last_mut(),
+        }
     }
 
     pub(crate) fn attempts(&self) -> &[Attempt] {
@@ -370,6 +415,7 @@ mod tests {
             elapsed: Duration::from_millis(12),
             wait: Some(Duration::from_millis(1340)),
             free_repeat: false,
+            confirmation: None,
         }
     }
 

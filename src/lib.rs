@@ -122,6 +122,7 @@ mod cause;
 mod checks;
 mod client;
 mod common_headers;
+mod confirm;
 mod cooldown;
 #[cfg(feature = "json")]
 mod decode;
@@ -167,12 +168,13 @@ pub use steadfast_server as server;
 
 pub use builder::ClientBuilder;
 pub use client::Client;
+pub use confirm::{Confirmation, Unconfirmed};
 #[cfg(feature = "json")]
 pub use decode::DecodeError;
 pub use detached::DetachedRequest;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
-pub use journal::{Attempt, Reach};
+pub use journal::{Attempt, ConfirmationOutcome, Reach};
 pub use key_policy::KeyPolicy;
 pub use prepared::PreparedRequest;
 pub use problem::Problem;

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderMap, Method, StatusCode};
 
 pub(super) use self::options::Options;
-use self::options::{NO_OPTIONS, OwnSettings, hedge_policy, own_policy};
+use self::options::{ConfirmSettings, NO_OPTIONS, OwnSettings, hedge_policy, own_policy};
 use super::attempt_result::AttemptProgress;
 use super::checks::{check_framing, check_timeout};
+use super::confirm::{Question, Unconfirmed};
 use super::defaults;
 use super::key_trust::RequestPaths;
 use super::origin::Origin;
@@ -24,6 +25,7 @@ use super::send_clock::{SendClock, UploadRate};
 use super::send_probe::SendProbe;
 use super::transport_view::TransportView;
 use super::wire_request::WireRequest;
+use crate::Client;
 use crate::clock;
 use crate::deadline::{Deadline, Task};
 use crate::error::{Error, ErrorKind, Result, VOUCH};
@@ -31,20 +33,18 @@ use crate::inner::Inner;
 use crate::journal::{OutOfTime, Withheld};
 use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
-use crate::policy::{HedgePolicy, Idempotency, RetryPolicy};
+use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, StopReason};
 use crate::resume::{self, ResumeToken};
 use crate::settings::ReadTimeout;
 
 /// The terms of one operation. They do not change while it runs.
 pub(super) struct OperationContext<'a> {
     pub(super) client: &'a Inner,
-    /// What is known of the transport.
-    pub(super) view: &'a TransportView,
     pub(super) method: Method,
     pub(super) origin: Arc<Origin>,
     attempt_timeout: Option<Duration>,
     /// The request's own settings, or `None` for the client's.
-    own: Option<Box<OwnSettings>>,
+    own: Option<Box<OwnSettings<'a>>>,
     pub(super) read: ReadMode,
     pub(super) idempotency: Idempotency,
     pub(super) key: Option<IdempotencyKey>,
@@ -66,21 +66,22 @@ pub(super) struct OperationContext<'a> {
 impl<'a> OperationContext<'a> {
     /// Fixes the terms, and adds the client's default headers to the request.
     pub(super) fn new(
-        client: &'a Inner,
+        handle: &'a Client,
         wire_request: &mut WireRequest,
         options: Option<&Options>,
         reads_body: bool,
         view: Option<&'a TransportView>,
     ) -> Result<Self> {
+        let client = handle.inner()?;
         let options = options.unwrap_or(&NO_OPTIONS);
-        let view = view.unwrap_or(&client.view);
+        let is_opaque = view.unwrap_or(&client.view).is_opaque();
         let origin = client.origins.get(wire_request.template.url());
         let at_home = client.origins.is_home(&origin);
         let has_content_type = wire_request.content_type != ContentType::Unset;
         client.defaults.add_to(wire_request.template.headers_mut(), at_home, has_content_type);
 
         check_framing(wire_request.template.headers(), wire_request.body.length())?;
-        let own_policy = own_policy(client, options, view.is_opaque())?;
+        let own_policy = own_policy(client, options, is_opaque)?;
         let attempt_timeout = options.attempt_timeout.unwrap_or(client.attempt_timeout);
         check_timeout("attempt_timeout", attempt_timeout)?;
         check_timeout("read_timeout", options.read_timeout.flatten())?;
@@ -102,11 +103,10 @@ impl<'a> OperationContext<'a> {
         let task = Task::current();
         let context = Self {
             client,
-            view,
             method,
             origin,
             attempt_timeout,
-            own: OwnSettings::new(options, own_policy, hedge),
+            own: OwnSettings::new(options, own_policy, hedge, confirm_settings(handle, client, options), view),
             read: if reads_body { ReadMode::Whole { limit } } else { ReadMode::Head },
             idempotency,
             key,
@@ -138,6 +138,11 @@ impl<'a> OperationContext<'a> {
         let why = "the operation may have been processed and nobody has said that this API honours keys, so to resume \
                    it could carry it out twice";
         Err(Error::new(ErrorKind::KeyExpired, format!("{why}; {VOUCH}")))
+    }
+
+    /// Returns what is known of the transport.
+    pub(super) fn view(&self) -> &TransportView {
+        self.own.as_ref().and_then(|own| own.view).unwrap_or(&self.client.view)
     }
 
     pub(super) fn policy(&self) -> &RetryPolicy {
@@ -213,6 +218,28 @@ impl<'a> OperationContext<'a> {
         let is_own = self.own.as_ref().is_some_and(|own| own.read_timeout.is_some());
         let is_default = !is_own && self.client.read_timeout == ReadTimeout::Default;
         if is_default && until.is_some() { None } else { self.read_timeout() }
+    }
+
+    /// Returns whether to ask the user whether the operation was carried out, if it stops for this
+    /// reason.
+    pub(super) fn asks(&self, reason: StopReason) -> bool {
+        let has_no_licence = matches!(reason, StopReason::NotRepeatable | StopReason::KeyNotTrusted);
+        has_no_licence && self.own.as_ref().is_some_and(|own| own.confirm.is_some())
+    }
+
+    /// Returns what to ask the user, if there is somebody to ask.
+    pub(super) fn question(&self, wire_request: &WireRequest, deadline: Option<Instant>) -> Option<Question<'_>> {
+        let ConfirmSettings { confirm, settling, client } = self.own.as_ref()?.confirm.as_ref()?;
+        let request = wire_request.original();
+        let operation = Unconfirmed {
+            client: client.clone(),
+            method: self.method.clone(),
+            url: request.url().clone(),
+            headers: request.headers().clone(),
+            body: wire_request.body.kept(),
+            key: self.key.clone(),
+        };
+        Some(Question { operation, confirm, settling: *settling, deadline })
     }
 
     /// Returns the hedge policy for an attempt. Only the first one is hedged.
@@ -295,6 +322,12 @@ pub(super) fn has_deadline(client: &Inner, options: Option<&Options>) -> Result<
     let own = own_policy(client, options.unwrap_or(&NO_OPTIONS), false)?;
     let policy = own.as_ref().unwrap_or(&client.retry);
     Ok(policy.deadline.duration().is_some() || Task::current().deadline.is_some())
+}
+
+fn confirm_settings(handle: &Client, client: &Inner, options: &Options) -> Option<ConfirmSettings> {
+    let confirm = options.confirm.as_ref().or(client.confirm.as_ref())?.clone();
+    let settling = options.settling_time.or(client.settling_time);
+    Some(ConfirmSettings { confirm, settling, client: handle.clone() })
 }
 
 fn requested_path(wire_request: &WireRequest) -> RequestPaths<'_> {

@@ -13,8 +13,10 @@ use super::redirect::RedirectState;
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Attempt, Journal, NotFollowed, OperationReport, OutOfTime, StatusOrFailure, Withheld};
-use crate::policy::{Denied, Failure, StopReason};
+use crate::journal::{
+    Attempt, ConfirmationOutcome, Journal, NotFollowed, OperationReport, OutOfTime, StatusOrFailure, Withheld,
+};
+use crate::policy::{Class, Denied, Failure, StopReason};
 use crate::resume::SafeUrl;
 
 /// The record of an operation so far.
@@ -97,6 +99,21 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// Records what the user's read said about the last attempt, and the repeat that follows it.
+    pub(super) fn confirmed(&mut self, wire_request: &WireRequest, outcome: ConfirmationOutcome, repeats: bool) {
+        let number = self.attempts();
+        self.emit(wire_request, EventKind::Confirmed { number, outcome });
+        if let Some(attempt) = self.journal.last_mut() {
+            attempt.confirmation = Some(outcome);
+            attempt.wait = repeats.then_some(Duration::ZERO);
+        }
+        if repeats {
+            let (number, after) = (number.saturating_add(1), Duration::ZERO);
+            let because = Class::Ambiguous;
+            self.emit(wire_request, EventKind::RetryScheduled { number, after, because, free: false });
+        }
+    }
+
     fn attempts(&self) -> u32 {
         u32::try_from(self.journal.attempts().len()).unwrap_or(u32::MAX)
     }
@@ -117,7 +134,8 @@ impl<'a> Recorder<'a> {
                     _ => reason,
                 };
                 // A 2xx that is not done is a failure by the user's classifier.
-                let succeeded = response.status().is_success() && reason == StopReason::Done;
+                let succeeded =
+                    response.status().is_success() && matches!(reason, StopReason::Done | StopReason::Confirmed);
                 let withheld = match response.status() {
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                         self.context.withheld(wire_request, result.redirects)

@@ -406,8 +406,7 @@ impl RequestBuilder {
                 return Err(std::mem::replace(error, sent).resuming(resumed()));
             }
         };
-        let client = self.client.inner()?;
-        match OperationContext::new(client, wire_request, options.as_deref(), reads_body, view) {
+        match OperationContext::new(&self.client, wire_request, options.as_deref(), reads_body, view) {
             Ok(context) => Ok((context, wire_request)),
             Err(error) => {
                 let request = &wire_request.template;

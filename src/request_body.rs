@@ -104,6 +104,15 @@ impl RequestBody {
         }
     }
 
+    /// Returns the bytes without copying them, or `None` if they are not in memory.
+    pub(super) fn kept(&self) -> Option<Bytes> {
+        match self {
+            Self::Empty => Some(Bytes::new()),
+            Self::Bytes(bytes) => Some(bytes.clone()),
+            _ => None,
+        }
+    }
+
     /// Returns the length, or `None` if it is known only when the body is made, or not at all.
     pub(super) fn length(&self) -> Option<u64> {
         match self {

@@ -6,23 +6,26 @@
 //!
 //! All state is in local variables, so dropping the future at any await ends the operation.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use super::admission::{Admission, Admitted};
 use super::assessment::Assessment;
 use super::attempt;
-use super::attempt_result::{AttemptProgress, AttemptResponse, FinishedAttempt, TimeLimits};
+use super::attempt_result::{AttemptProgress, AttemptResponse, AttemptResult, FinishedAttempt, TimeLimits};
+use super::confirm::{self, Confirmation};
 use super::event::EventKind;
 use super::hedge::{self, Hedge, HedgedResult, LosingAttempt};
 use super::operation::OperationContext;
 use super::recorder::Recorder;
+use super::redirect::RedirectState;
 use super::response_body;
 use super::transport::Transport;
 use super::wire_request::WireRequest;
 use crate::cause::Cause;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::journal::{OperationReport, OutOfTime};
+use crate::journal::{ConfirmationOutcome, OperationReport, OutOfTime};
 use crate::policy::{BreakerState, Class, Decision, Denied, Idempotency, Operation, StopReason};
 
 /// Runs an operation to its end. Leaves the evidence of the last attempt in `progress`.
@@ -59,12 +62,13 @@ pub(super) fn run<T: Transport>(
                 (finished.result, finished.ended, decision)
             };
             match decision {
+                Decision::Stop(reason) if context.asks(reason) => match running.ask(result, reason, ended).await {
+                    Some(end) => return end,
+                    None => now = clock::now(),
+                },
                 Decision::Stop(reason) => {
-                    let pause = running.run.operation.pause_before_the_end();
-                    clock::sleep(pause).await;
-                    let ended = ended.checked_add(pause).unwrap_or(ended);
-                    let done = running.run.recorder.end(running.wire_request, result, reason, ended);
-                    return done.map_err(|error| at_last_hop(error, running.wire_request, running.progress));
+                    clock::sleep(running.run.operation.pause_before_the_end()).await;
+                    return running.end(result, reason, ended);
                 }
                 Decision::Retry { after } => {
                     response_body::drain(result, running.run.operation.deadline()).await;
@@ -76,11 +80,76 @@ pub(super) fn run<T: Transport>(
     }
 }
 
+/// How an operation has ended.
+type Ended = Result<(AttemptResponse, OperationReport)>;
+
 /// An operation under way. If it is dropped before its end, it reports that.
 struct Running<'a, 'b> {
     run: Run<'a>,
     wire_request: &'b mut WireRequest,
     progress: &'b mut AttemptProgress,
+}
+
+impl<'a> Running<'a, '_> {
+    /// Asks the user whether the server has acted. Returns the end of the operation, or `None` if
+    /// it is repeated.
+    ///
+    /// Boxed here, so that operations without a question have no room for one.
+    fn ask(
+        &mut self,
+        result: AttemptResult,
+        reason: StopReason,
+        ended: Instant,
+    ) -> Pin<Box<impl Future<Output = Option<Ended>>>> {
+        Box::pin(self.confirm(result, reason, ended))
+    }
+
+    async fn confirm(&mut self, mut result: AttemptResult, reason: StopReason, ended: Instant) -> Option<Ended> {
+        let (read, deadline) = (self.run.context.read, self.run.operation.deadline());
+        let Some(question) = self.run.context.question(self.wire_request, deadline) else {
+            return Some(self.end(result, reason, ended));
+        };
+        let (confirmation, is_licence) = question.settle(ended).await;
+        let (outcome, decision) = match confirmation {
+            Confirmation::Applied(response) => match confirm::read(response, read, deadline).await {
+                Some(response) => {
+                    result = AttemptResult { outcome: Ok(response), redirects: RedirectState::default() };
+                    (ConfirmationOutcome::Applied, Decision::Stop(StopReason::Confirmed))
+                }
+                None => (ConfirmationOutcome::Unknown, Decision::Stop(reason)),
+            },
+            Confirmation::NotApplied if is_licence => {
+                (ConfirmationOutcome::NotApplied, self.run.operation.repeat_unapplied(clock::now()))
+            }
+            Confirmation::NotApplied => (ConfirmationOutcome::NotApplied, Decision::Stop(reason)),
+            Confirmation::Unknown => (ConfirmationOutcome::Unknown, Decision::Stop(reason)),
+        };
+        let repeats = matches!(decision, Decision::Retry { .. });
+        self.run.recorder.confirmed(self.wire_request, outcome, repeats);
+        match decision {
+            Decision::Retry { .. } => {
+                response_body::drain(result, deadline).await;
+                None
+            }
+            Decision::Stop(reason) => {
+                clock::sleep(self.run.operation.pause_before_the_end()).await;
+                Some(self.end(result, reason, clock::now()))
+            }
+        }
+    }
+
+    /// Ends the operation with the result of its last attempt, which ended at `ended`.
+    fn end(
+        &mut self,
+        result: AttemptResult,
+        reason: StopReason,
+        ended: Instant,
+    ) -> Result<(AttemptResponse, OperationReport)> {
+        let pause = self.run.operation.pause_before_the_end();
+        let ended = ended.checked_add(pause).unwrap_or(ended);
+        let done = self.run.recorder.end(self.wire_request, result, reason, ended);
+        done.map_err(|error| at_last_hop(error, self.wire_request, self.progress))
+    }
 }
 
 impl Drop for Running<'_, '_> {

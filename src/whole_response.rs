@@ -74,7 +74,7 @@ pub(super) fn success(
     }
     let response = WholeResponse { status, headers, body };
     // By the table a 2xx is done. If it is not, the user's classifier has called it a failure.
-    if stop != StopReason::Done {
+    if !matches!(stop, StopReason::Done | StopReason::Confirmed) {
         let what = format!("status {}, a failure by the classifier", status.as_u16());
         return Err(Error::new(ErrorKind::Status, what).with_answer(response.into_answer()));
     }

@@ -4,13 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use http::Method;
 
+use crate::Client;
 use crate::checks::check_timeout;
+use crate::confirm::Confirm;
 use crate::error::{Error, Result};
 use crate::inner::Inner;
 use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, TimeLimit, is_safe};
 use crate::resume::ResumeToken;
 use crate::send_clock::UploadRate;
+use crate::transport_view::TransportView;
 
 /// The settings of one request that differ from the client's.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) upload_rate: Option<UploadRate>,
     pub(crate) read_timeout: Option<Option<Duration>>,
     pub(crate) body_limit: Option<usize>,
+    pub(crate) confirm: Option<Confirm>,
+    pub(crate) settling_time: Option<Duration>,
 }
 
 /// The options of most requests, in one static, because creating and dropping them takes longer.
@@ -42,22 +47,42 @@ pub(super) static NO_OPTIONS: Options = Options {
     upload_rate: None,
     read_timeout: None,
     body_limit: None,
+    confirm: None,
+    settling_time: None,
 };
 
 /// What few operations have. Boxed, since every operation in flight has room for it.
-pub(super) struct OwnSettings {
+pub(super) struct OwnSettings<'a> {
     pub(super) retry: Option<RetryPolicy>,
     pub(super) hedge: Option<HedgePolicy>,
     pub(super) upload_rate: Option<UploadRate>,
     pub(super) read_timeout: Option<Option<Duration>>,
+    pub(super) confirm: Option<ConfirmSettings>,
+    /// What is known of the transport, if it is not the client's own.
+    pub(super) view: Option<&'a TransportView>,
 }
 
-impl OwnSettings {
+/// How to find out whether an operation was carried out.
+pub(super) struct ConfirmSettings {
+    pub(super) confirm: Confirm,
+    pub(super) settling: Option<Duration>,
+    /// The client of the operation, for the read.
+    pub(super) client: Client,
+}
+
+impl<'a> OwnSettings<'a> {
     /// Returns the settings of one request, or `None` if it has none of them.
-    pub(super) fn new(options: &Options, retry: Option<RetryPolicy>, hedge: Option<HedgePolicy>) -> Option<Box<Self>> {
+    pub(super) fn new(
+        options: &Options,
+        retry: Option<RetryPolicy>,
+        hedge: Option<HedgePolicy>,
+        confirm: Option<ConfirmSettings>,
+        view: Option<&'a TransportView>,
+    ) -> Option<Box<Self>> {
         let &Options { upload_rate, read_timeout, .. } = options;
-        let is_needed = retry.is_some() || hedge.is_some() || upload_rate.is_some() || read_timeout.is_some();
-        is_needed.then(|| Box::new(Self { retry, hedge, upload_rate, read_timeout }))
+        let has_pauses = upload_rate.is_some() || read_timeout.is_some();
+        let is_needed = retry.is_some() || hedge.is_some() || confirm.is_some() || view.is_some() || has_pauses;
+        is_needed.then(|| Box::new(Self { retry, hedge, upload_rate, read_timeout, confirm, view }))
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::super::send_clock::UploadRate;
 use super::RequestBuilder;
+use crate::confirm::{Confirm, Confirmation, Unconfirmed};
+use crate::error::BoxError;
 use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, RetryPolicy};
 use crate::resume::ResumeToken;
@@ -176,6 +178,42 @@ impl RequestBuilder {
     /// ```
     pub fn hedge(self, policy: impl Into<Option<HedgePolicy>>) -> Self {
         self.option(|options| options.hedge = Some(policy.into()))
+    }
+
+    /// Sets the read that finds out whether the server has carried out this operation, in place of
+    /// the client's [`confirm`](crate::ClientBuilder::confirm).
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use steadfast::{Client, Confirmation, Unconfirmed, http::StatusCode};
+    ///
+    /// # async fn example(client: Client) -> steadfast::Result<()> {
+    /// let find = |order: Unconfirmed| async move {
+    ///     match order.client().get("https://api.example.com/orders/1042").fetch_response().await {
+    ///         Ok(found) => Ok(Confirmation::applied(found)),
+    ///         Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(Confirmation::NotApplied),
+    ///         Err(error) => Err(error),
+    ///     }
+    /// };
+    /// let order = client.post("https://api.example.com/orders").body("1042: two apples");
+    /// let response = order.confirm(find).settling_time(Duration::from_secs(5)).send().await?;
+    /// # drop(response);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn confirm<F, R, E>(self, ask: F) -> Self
+    where
+        F: Fn(Unconfirmed) -> R + Send + Sync + 'static,
+        R: Future<Output = std::result::Result<Confirmation, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.option(|options| options.confirm = Some(Confirm::new(ask)))
+    }
+
+    /// Sets the settling time of this operation, in place of the client's
+    /// [`settling_time`](crate::ClientBuilder::settling_time).
+    pub fn settling_time(self, time: Duration) -> Self {
+        self.option(|options| options.settling_time = Some(time))
     }
 
     /// Sets whether a POST follows a 301 or 302 with a GET, in place of the client's

@@ -263,7 +263,8 @@ const PROMISES: [Promise; 14] = [
 ];
 
 /// Every reason for an end but `UploadTooSlow` and `ResponseTooLarge`, since no body or head here is
-/// long, and `Nested`, since no operation here is inside another. The test fails if no scenario reaches one of them.
+/// long, `Nested`, since no operation here is inside another, and `Confirmed`, since nobody here can
+/// be asked. The test fails if no scenario reaches one of them.
 const REASONS: [StopReason; 13] = [
     StopReason::Done,
     StopReason::Replayed,

@@ -10,6 +10,7 @@ mod cancel;
 mod cases;
 mod classify;
 mod client;
+mod confirm;
 mod dropped;
 mod events;
 mod fetch;

@@ -55,6 +55,9 @@ pub enum Decision {
 pub enum StopReason {
     /// The response is a success.
     Done,
+    /// The outcome of the last attempt was unknown, and the caller has found out that the server has
+    /// carried it out.
+    Confirmed,
     /// The response is an error that the server has stored under the key. A repeat would get the
     /// same response.
     Replayed,
@@ -98,6 +101,7 @@ impl StopReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
+            Self::Confirmed => "confirmed",
             Self::Replayed => "the response is stored under its key",
             Self::ServerSaidStop => "the server said not to retry",
             Self::OutcomeUnknown => "the server does not know how an earlier attempt ended",

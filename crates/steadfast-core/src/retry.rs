@@ -379,6 +379,36 @@ impl<'a> Operation<'a> {
         ])
     }
 
+    /// Decides about a repeat after the caller has found out, after a [`decide`](Self::decide), that
+    /// the server has carried out none of the attempts, and will not. That is the licence, whatever
+    /// the method. The repeat is sent at once. It takes an attempt and the price of a retry.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
+    ///
+    /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
+    /// let mut charge = Operation::start(&policy, &bucket, Idempotency::Absent, now);
+    /// let decision = charge.decide(Class::Ambiguous, &Hint::default(), now, 0.5);
+    /// assert_eq!(decision, Decision::Stop(StopReason::NotRepeatable));
+    /// // The caller has looked for the charge, and there is none.
+    /// assert!(matches!(charge.repeat_unapplied(now), Decision::Retry { .. }));
+    /// ```
+    pub fn repeat_unapplied(&mut self, now: Instant) -> Decision {
+        self.at_risk = false;
+        self.repeats_free = false;
+        let may = first_no(&[
+            (!self.body_replayable, StopReason::BodyNotReplayable),
+            (self.is_nested, StopReason::Nested),
+            (self.counted() >= self.policy.max_attempts, StopReason::AttemptsExhausted),
+        ]);
+        let repeat = may.and_then(|()| self.in_time(Duration::ZERO, now));
+        match repeat.and_then(|()| self.charge(Class::Ambiguous, Duration::ZERO)) {
+            Ok(after) => Decision::Retry { after },
+            Err(reason) => Decision::Stop(reason),
+        }
+    }
+
     /// Returns when to repeat a request that may be repeated. A free repeat is made at once. Any
     /// other needs an attempt and its tokens, and waits.
     fn repeat(&mut self, class: Class, hint: &Hint, now: Instant, unit: f64) -> Result<Duration, StopReason> {
