@@ -93,7 +93,7 @@
 //
 // | file | purpose |
 // | --- | --- |
-// | `client`, `inner`, `builder`, `settings`, `request`, `checks`, `defaults` | the settings of a client and of a request |
+// | `client`, `inner`, `builder`, `settings`, `request`, `terms`, `checks`, `defaults` | the settings of a client and of a request |
 // | `target`, `request_body`, `upload` | the URL and the body |
 // | `operation`, `wire_request`, `common_headers` | the terms of one operation, and its request |
 // | `run` | the loop |
@@ -153,6 +153,7 @@ mod send_clock;
 mod send_probe;
 mod settings;
 mod target;
+mod terms;
 mod transport;
 mod transport_error;
 mod transport_view;
@@ -185,6 +186,7 @@ pub use resume::ResumeToken;
 pub use steadfast_core::deadline::{Deadline, with_deadline};
 #[doc(inline)]
 pub use steadfast_core::key::{IdempotencyKey, KeyError, KeyFormat};
+pub use terms::RequestTerms;
 pub use transport::TransportError;
 
 pub(crate) use steadfast_core::{clock, deadline, key};

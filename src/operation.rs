@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode};
 
-pub(super) use self::options::Options;
+pub(crate) use self::options::Options;
 use self::options::{ConfirmSettings, NO_OPTIONS, OwnSettings, hedge_policy, own_policy};
 use super::attempt_result::AttemptProgress;
 use super::checks::{check_framing, check_timeout};

@@ -34,6 +34,46 @@ pub(crate) struct Options {
     pub(crate) settling_time: Option<Duration>,
 }
 
+impl Options {
+    /// Takes what `others` sets, and keeps the rest.
+    pub(crate) fn take_from(&mut self, others: Self) {
+        let Self {
+            key,
+            resume,
+            prepared,
+            idempotent,
+            retry,
+            hedge,
+            timeout,
+            attempt_timeout,
+            upload_rate,
+            read_timeout,
+            body_limit,
+            confirm,
+            settling_time,
+        } = others;
+        take(&mut self.key, key);
+        take(&mut self.resume, resume);
+        take(&mut self.prepared, prepared);
+        take(&mut self.idempotent, idempotent);
+        take(&mut self.retry, retry);
+        take(&mut self.hedge, hedge);
+        take(&mut self.timeout, timeout);
+        take(&mut self.attempt_timeout, attempt_timeout);
+        take(&mut self.upload_rate, upload_rate);
+        take(&mut self.read_timeout, read_timeout);
+        take(&mut self.body_limit, body_limit);
+        take(&mut self.confirm, confirm);
+        take(&mut self.settling_time, settling_time);
+    }
+}
+
+fn take<T>(kept: &mut Option<T>, other: Option<T>) {
+    if other.is_some() {
+        *kept = other;
+    }
+}
+
 /// The options of most requests, in one static, because creating and dropping them takes longer.
 pub(super) static NO_OPTIONS: Options = Options {
     key: None,

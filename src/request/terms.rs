@@ -10,8 +10,22 @@ use crate::error::BoxError;
 use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, RetryPolicy};
 use crate::resume::ResumeToken;
+use crate::terms::RequestTerms;
 
 impl RequestBuilder {
+    /// Sets all terms that `terms` has. It leaves those that `terms` does not set.
+    ///
+    /// ```
+    /// use steadfast::RequestTerms;
+    ///
+    /// let client = steadfast::Client::new();
+    /// let search = RequestTerms::new().idempotent(true);
+    /// let request = client.post("https://api.example.com/search").body("apples").terms(search);
+    /// ```
+    pub fn terms(self, terms: RequestTerms) -> Self {
+        self.option(|options| options.take_from(terms.into_options()))
+    }
+
     /// Sets the operation's key, in place of a minted one. It is sent whatever the method.
     ///
     /// A key that you [derive](IdempotencyKey::derive) from your own data survives a crash of your
