@@ -92,6 +92,12 @@ impl Client {
         Self { inner: Arc::new(Ok(inner)) }
     }
 
+    /// Creates a client that could not be built.
+    #[cfg(test)]
+    pub(crate) fn unbuilt(message: &str) -> Self {
+        Self { inner: Arc::new(Err(message.to_owned())) }
+    }
+
     pub(crate) fn inner(&self) -> Result<&Inner> {
         (*self.inner).as_ref().map_err(|message| Error::new(ErrorKind::Build, message.clone()))
     }

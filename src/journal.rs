@@ -275,9 +275,24 @@ impl Journal {
     }
 }
 
-/// The report of a finished operation, on its response or its error.
+/// The report of a finished operation, in the extensions of its response.
+///
+/// [`ResponseExt`](crate::ResponseExt) reads it from reqwest's response, and
+/// [`Error`](crate::Error) has the same facts. Behind a
+/// [`ClientService`](crate::ClientService) there is an `http::Response`: ask its extensions.
+///
+/// ```
+/// use steadfast::{OperationReport, http::Response};
+///
+/// fn log<B>(response: &Response<B>) {
+///     let Some(report) = response.extensions().get::<OperationReport>() else { return };
+///     for attempt in report.attempts() {
+///         println!("{attempt}"); // attempt 1: ambiguous, status 503, 12 ms; next in 340 ms
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
-pub(crate) struct OperationReport {
+pub struct OperationReport {
     pub(crate) method: Method,
     pub(crate) key: Option<IdempotencyKey>,
     pub(crate) journal: Journal,
@@ -295,6 +310,46 @@ pub(crate) struct OperationReport {
     pub(crate) out_of_time: Option<OutOfTime>,
     /// Credentials that a 401 or 403 may be about.
     pub(crate) withheld: Withheld,
+}
+
+impl OperationReport {
+    /// Returns every attempt, in order. The last one brought the response.
+    #[must_use]
+    pub fn attempts(&self) -> &[Attempt] {
+        self.journal.attempts()
+    }
+
+    /// Returns the key that the request carried, if it had one.
+    #[must_use]
+    pub fn idempotency_key(&self) -> Option<&IdempotencyKey> {
+        self.key.as_ref()
+    }
+
+    /// Returns the time from the start of the operation to the head of the response, waits
+    /// included.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// Returns why there was no further attempt.
+    #[must_use]
+    pub fn stop_reason(&self) -> StopReason {
+        self.stop
+    }
+
+    /// Returns how long the response asks you to wait, if it does.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// Returns whether the server may have carried out the operation. See
+    /// [`Error::may_have_been_processed`](crate::Error::may_have_been_processed).
+    #[must_use]
+    pub fn may_have_been_processed(&self) -> bool {
+        self.may_have_been_processed
+    }
 }
 
 /// Whose time ran out, or would before the next attempt.

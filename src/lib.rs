@@ -96,6 +96,7 @@
 // | `client`, `inner`, `builder`, `settings`, `request`, `terms`, `checks`, `defaults` | the settings of a client and of a request |
 // | `target`, `request_body`, `upload` | the URL and the body |
 // | `operation`, `wire_request`, `common_headers` | the terms of one operation, and its request |
+// | `service` | the client as a tower service |
 // | `run` | the loop |
 // | `hedge` | a second attempt beside a late one |
 // | `attempt`, `redirect`, `send_probe`, `send_clock` | one attempt: send, follow redirects, watch the body and its time |
@@ -151,6 +152,7 @@ mod resume;
 mod run;
 mod send_clock;
 mod send_probe;
+mod service;
 mod settings;
 mod target;
 mod terms;
@@ -175,13 +177,14 @@ pub use decode::DecodeError;
 pub use detached::DetachedRequest;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
-pub use journal::{Attempt, ConfirmationOutcome, Reach};
+pub use journal::{Attempt, ConfirmationOutcome, OperationReport, Reach};
 pub use key_policy::KeyPolicy;
 pub use prepared::PreparedRequest;
 pub use problem::Problem;
 pub use request::RequestBuilder;
 pub use response::ResponseExt;
 pub use resume::ResumeToken;
+pub use service::{ClientService, ResponseBody, ResponseFuture};
 #[doc(inline)]
 pub use steadfast_core::deadline::{Deadline, with_deadline};
 #[doc(inline)]

@@ -319,9 +319,17 @@ impl<'a> OperationContext<'a> {
 ///
 /// An option is invalid.
 pub(super) fn has_deadline(client: &Inner, options: Option<&Options>) -> Result<bool> {
+    Ok(time_limit(client, options)?.is_some() || Task::current().deadline.is_some())
+}
+
+/// Returns the time limit of an operation by its own settings.
+///
+/// # Errors
+///
+/// An option is invalid.
+pub(super) fn time_limit(client: &Inner, options: Option<&Options>) -> Result<Option<Duration>> {
     let own = own_policy(client, options.unwrap_or(&NO_OPTIONS), false)?;
-    let policy = own.as_ref().unwrap_or(&client.retry);
-    Ok(policy.deadline.duration().is_some() || Task::current().deadline.is_some())
+    Ok(own.as_ref().unwrap_or(&client.retry).deadline.duration())
 }
 
 fn confirm_settings(handle: &Client, client: &Inner, options: &Options) -> Option<ConfirmSettings> {

@@ -365,6 +365,14 @@ impl RequestBuilder {
         Err(Error::build("detached", "the operation has no timeout, and nobody would end it; set one with timeout"))
     }
 
+    /// Adds method and URL of this request to an error.
+    pub(super) fn locate(&self, error: Error) -> Error {
+        match &self.wire_request {
+            Ok(WireRequest { template, .. }) => error.at(template.method(), SafeUrl(template.url())),
+            Err(_) => error,
+        }
+    }
+
     fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut RequestBody) -> Result<()>) -> Self {
         if let Ok(WireRequest { template, body, .. }) = &mut self.wire_request
             && let Err(error) = change(template, body)

@@ -174,17 +174,17 @@ fn is_fully_read(response: &reqwest::Response) -> bool {
 
 /// Collects a body. One that arrives in one piece, as most do, is not copied.
 #[derive(Default)]
-struct Chunks {
+pub(super) struct Chunks {
     single: Bytes,
     joined: Vec<u8>,
 }
 
 impl Chunks {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.single.len() + self.joined.len()
     }
 
-    fn push(&mut self, chunk: Bytes) {
+    pub(super) fn push(&mut self, chunk: Bytes) {
         if self.len() == 0 {
             self.single = chunk;
             return;
@@ -195,7 +195,7 @@ impl Chunks {
         self.joined.extend_from_slice(&chunk);
     }
 
-    fn into_bytes(self) -> Bytes {
+    pub(super) fn into_bytes(self) -> Bytes {
         if self.joined.is_empty() { self.single } else { self.joined.into() }
     }
 }

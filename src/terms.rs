@@ -15,9 +15,9 @@ use crate::resume::ResumeToken;
 
 /// The terms of one operation: its key, its policy and its time limits, as a value.
 ///
-/// Put it into the extensions of a request, or give it to a
-/// [`RequestBuilder`](crate::RequestBuilder::terms). What you set overrides the client's settings,
-/// and what you do not set leaves them.
+/// Put it into the extensions of a request to a [`ClientService`](crate::ClientService), or give it
+/// to a [`RequestBuilder`](crate::RequestBuilder::terms). What you set overrides the client's
+/// settings, and what you do not set leaves them.
 ///
 /// Clones of a request have the same extensions. With a key in them they are *one* operation, also
 /// if a layer above sends one after the other.

@@ -140,4 +140,12 @@ impl RequestBuilder {
             Ok(())
         })
     }
+
+    /// Sets the body.
+    pub(crate) fn request_body(self, body: RequestBody) -> Self {
+        self.with(|_, kept| {
+            *kept = body;
+            Ok(())
+        })
+    }
 }

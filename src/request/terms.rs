@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use super::super::operation;
 use super::super::send_clock::UploadRate;
 use super::RequestBuilder;
 use crate::confirm::{Confirm, Confirmation, Unconfirmed};
-use crate::error::BoxError;
+use crate::error::{BoxError, Result};
 use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, RetryPolicy};
 use crate::resume::ResumeToken;
@@ -218,7 +219,7 @@ impl RequestBuilder {
     pub fn confirm<F, R, E>(self, ask: F) -> Self
     where
         F: Fn(Unconfirmed) -> R + Send + Sync + 'static,
-        R: Future<Output = std::result::Result<Confirmation, E>> + Send + 'static,
+        R: Future<Output = Result<Confirmation, E>> + Send + 'static,
         E: Into<BoxError>,
     {
         self.option(|options| options.confirm = Some(Confirm::new(ask)))
@@ -243,5 +244,10 @@ impl RequestBuilder {
     /// bytes. Default: the client's [`body_limit`](crate::ClientBuilder::body_limit).
     pub fn body_limit(self, bytes: usize) -> Self {
         self.option(|options| options.body_limit = Some(bytes))
+    }
+
+    /// Returns the time limit of the operation by its own settings.
+    pub(crate) fn time_limit(&self) -> Result<Option<Duration>> {
+        operation::time_limit(self.client.inner()?, self.options.as_deref())
     }
 }

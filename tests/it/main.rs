@@ -30,6 +30,7 @@ mod quotas;
 mod redirects;
 mod secrets;
 mod server;
+mod service;
 mod simulation;
 mod soak;
 mod support;
