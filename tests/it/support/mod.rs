@@ -1,6 +1,7 @@
 //! Helpers that the tests share.
 
 pub(crate) mod clock;
+pub(crate) mod doors;
 pub(crate) mod log;
 
 use std::process::Command;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use steadfast::policy::{Class, RetryPolicy};
-use steadfast::{Attempt, Client, ClientBuilder, ErrorKind, KeyPolicy};
+use steadfast::{Attempt, Client, ClientBuilder, ErrorKind, KeyPolicy, reqwest};
 
 use super::peer::{Ending, Fault, Full, Peer, Protocol};
 use super::tls::Identity;
@@ -21,7 +21,7 @@ const LARGE: usize = 16 * 1024 * 1024;
 /// The client's report on the attempt: its class, and whether the operation may have been
 /// processed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Says {
+pub(super) enum Says {
     Done,
     NotProcessed,
     Ambiguous,
@@ -49,26 +49,26 @@ impl Says {
         }
     }
 
-    fn allows(self, seen: Self) -> bool {
+    pub(super) fn allows(self, seen: Self) -> bool {
         let either = self == Self::NotProcessedOrAmbiguous && matches!(seen, Self::NotProcessed | Self::Ambiguous);
         self == seen || either
     }
 }
 
-struct Row {
-    situation: &'static str,
-    fault: Fault,
-    ending: Ending,
-    body: usize,
+pub(super) struct Row {
+    pub(super) situation: &'static str,
+    pub(super) fault: Fault,
+    pub(super) ending: Ending,
+    pub(super) body: usize,
     /// The client's report over HTTP/1.1 and over HTTP/2. `None` if the situation does not exist.
-    http1: Option<Says>,
-    http2: Option<Says>,
+    pub(super) http1: Option<Says>,
+    pub(super) http2: Option<Says>,
     /// Whole requests received, and executions.
     reached: (usize, usize),
 }
 
 #[rustfmt::skip]
-fn rows() -> Vec<Row> {
+pub(super) fn rows() -> Vec<Row> {
     use Ending::{Fin, Rst};
     use Fault as F;
     use Says::{Ambiguous, Done, NotProcessed, NotProcessedOrAmbiguous, Redirected, Refused, Undecodable};
@@ -116,22 +116,29 @@ fn rows() -> Vec<Row> {
 }
 
 fn client(identity: Option<&Identity>, protocol: Protocol) -> ClientBuilder {
-    let authority = identity.map(Identity::authority);
     // One attempt and no licence, so that only the class is visible.
-    Client::builder()
-        .keys(KeyPolicy::off())
-        .retry(RetryPolicy::never())
-        .attempt_timeout(Duration::from_millis(400))
-        .http(|http| {
-            let http = match protocol {
-                Protocol::Http2 if identity.is_none() => http.http2_prior_knowledge(),
-                _ => http,
-            };
-            match authority {
-                Some(authority) => http.tls_certs_only([authority]),
-                None => http,
-            }
-        })
+    unlicensed().retry(RetryPolicy::never()).http(|http| speaking(http, identity, protocol))
+}
+
+/// A client that repeats only what the server cannot have acted on.
+pub(super) fn unlicensed() -> ClientBuilder {
+    Client::builder().keys(KeyPolicy::off()).attempt_timeout(Duration::from_millis(400))
+}
+
+/// Makes a transport speak this protocol, and trust this identity.
+pub(super) fn speaking(
+    http: reqwest::ClientBuilder,
+    identity: Option<&Identity>,
+    protocol: Protocol,
+) -> reqwest::ClientBuilder {
+    let http = match protocol {
+        Protocol::Http2 if identity.is_none() => http.http2_prior_knowledge(),
+        _ => http,
+    };
+    match identity {
+        Some(identity) => http.tls_certs_only([identity.authority()]),
+        None => http,
+    }
 }
 
 /// Sends one POST, and returns the client's report.

@@ -3,6 +3,7 @@
 //! by what the server received.
 
 mod cut;
+mod doors;
 mod head;
 mod health;
 mod http1;

@@ -1,0 +1,89 @@
+//! The ways into the client's loop, behind one face: what holds for the plain client must hold for
+//! every adapter.
+//!
+//! A further adapter is a further variant of [`Door`], and an arm of [`Opened::send`].
+
+use bytes::Bytes;
+use http_body_util::Full;
+use steadfast::adapter::{self, TransportView};
+use steadfast::reqwest::{self, Request, Response};
+use steadfast::{Client, ClientBuilder, RequestBuilder, RequestTerms, TransportError};
+use tower::ServiceExt;
+
+/// A way into the client's loop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Door {
+    /// `RequestBuilder::send`.
+    Plain,
+    /// `Client::into_service`.
+    Service,
+    /// `RequestBuilder::send_through`, over a reqwest client of the caller's that follows redirects.
+    Function,
+    /// An adapter that knows that there is nothing below it but such a client.
+    Innermost,
+    /// An adapter that also knows that its client follows no redirects.
+    Exact,
+}
+
+impl Door {
+    pub(crate) const ALL: [Self; 5] = [Self::Plain, Self::Service, Self::Function, Self::Innermost, Self::Exact];
+
+    /// Whether nothing is known of the transport but what the caller says.
+    pub(crate) fn is_opaque(self) -> bool {
+        matches!(self, Self::Function | Self::Innermost)
+    }
+
+    /// Opens the door with these settings. `wire` configures the reqwest client that sends.
+    pub(crate) fn open(
+        self,
+        client: ClientBuilder,
+        wire: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Opened {
+        let below = reqwest::Client::builder().tls_backend_rustls();
+        let below = if self == Self::Exact { below.redirect(reqwest::redirect::Policy::none()) } else { below };
+        let view = match self {
+            Self::Exact => TransportView::exact(),
+            Self::Innermost => TransportView::innermost(),
+            _ => TransportView::opaque(),
+        };
+        let client = client.http(&wire).build().unwrap();
+        Opened { door: self, client, below: wire(below).build().unwrap(), view }
+    }
+}
+
+/// A door with a client behind it.
+pub(crate) struct Opened {
+    door: Door,
+    client: Client,
+    /// The caller's own client, which the adapters send through.
+    below: reqwest::Client,
+    view: TransportView,
+}
+
+impl Opened {
+    /// Sends a request, whose body must be bytes, as one operation.
+    pub(crate) async fn send(&self, request: Request, terms: RequestTerms) -> steadfast::Result<Response> {
+        let below = async |request| Ok::<_, TransportError>(self.below.execute(request).await?);
+        let builder = |request| RequestBuilder::from_parts(self.client.clone(), request).terms(terms.clone());
+        match self.door {
+            Door::Plain => builder(request).send().await,
+            Door::Service => {
+                let response = self.client.clone().into_service().oneshot(in_http(request, terms)).await;
+                response.map(Response::from)
+            }
+            Door::Function => builder(request).send_through(below).await,
+            Door::Innermost | Door::Exact => adapter::send_through(builder(request), &self.view, below).await,
+        }
+    }
+}
+
+/// The same request in the types of `http`.
+fn in_http(mut request: Request, terms: RequestTerms) -> http::Request<Full<Bytes>> {
+    let body = request.body_mut().take().map(|body| Bytes::copy_from_slice(body.as_bytes().expect("bytes")));
+    let mut converted = http::Request::new(body.unwrap_or_default().into());
+    *converted.method_mut() = request.method().clone();
+    *converted.uri_mut() = request.url().as_str().parse().unwrap();
+    *converted.headers_mut() = std::mem::take(request.headers_mut());
+    converted.extensions_mut().insert(terms);
+    converted
+}
