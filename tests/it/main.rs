@@ -11,6 +11,7 @@ mod cases;
 mod classify;
 mod client;
 mod confirm;
+mod doors;
 mod dropped;
 mod events;
 mod fetch;

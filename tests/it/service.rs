@@ -13,7 +13,7 @@ use steadfast::{
     Client, ClientBuilder, ClientService, ErrorKind, KeyPolicy, OperationReport, RequestTerms, ResponseBody,
     ResponseExt,
 };
-use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, assert_one_key};
+use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, assert_one_key, fast_retries};
 use tower::{BoxError, Service, ServiceExt};
 
 use crate::support::{doubting, trusting};
@@ -216,6 +216,23 @@ async fn service_and_body_meet_the_bounds_of_others() {
     let service = trusting(&server).build().unwrap().into_service();
     let spawned = tokio::spawn(stack_of_others(service, charge("/charges")));
     assert_eq!(spawned.await.unwrap(), "done");
+}
+
+#[tokio::test]
+async fn service_below_a_loop_makes_one_attempt() {
+    let server = FaultServer::play([FaultStep::answer(503)]).await;
+    let service = trusting(&server).build().unwrap().into_service();
+    let outer = trusting(&server).retry(fast_retries().max_attempts(2)).build().unwrap();
+    let request = steadfast::reqwest::Request::new(http::Method::POST, server.url("/charges").parse().unwrap());
+    let below = async |request: steadfast::reqwest::Request| {
+        let request = http::Request::try_from(request).unwrap();
+        let response = steadfast::reqwest::Response::from(service.clone().oneshot(request).await?);
+        assert_eq!(response.stop_reason(), Some(StopReason::Nested));
+        Ok(response)
+    };
+    let response = outer.execute_through(request, below).await.unwrap();
+    assert_eq!((response.stop_reason(), server.received().len()), (Some(StopReason::AttemptsExhausted), 2));
+    assert_one_key(&server).await;
 }
 
 #[tokio::test]
