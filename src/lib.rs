@@ -55,6 +55,8 @@
 //!   their caller.
 //! * [`Client::execute_through`], [`TransportError`]: the same operation over a client that you
 //!   keep.
+//! * [`Client::into_service`], [`RequestTerms`], [`OperationReport`]: the client as a tower service,
+//!   for kube and others. Terms and report travel in the extensions of request and response.
 //! * [`policy`]: the retry decision, as plain values without a clock. Use it in tests, or in your
 //!   own loop over another transport.
 //! * [`guide`]: the meaning of each failure, overload protection, the server half, testing, cost,

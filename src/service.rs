@@ -37,7 +37,9 @@ const LATE: &str = "the request body was not complete in time";
 /// are cheap, and share what the client's clones share.
 ///
 /// It is the *last* service of a stack: it sends the request. Layers above it see one request and
-/// one response for each operation, however many attempts that takes.
+/// one response for each operation, however many attempts that takes. Turn off the retries of the
+/// client above, or attempts multiply: in object_store it is `RetryConfig::max_retries`. Below
+/// [`execute_through`](Client::execute_through) the service makes one attempt.
 ///
 /// # What it takes
 ///
