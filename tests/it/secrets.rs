@@ -132,3 +132,25 @@ async fn error_of_failed_body_has_no_query() {
         assert!(!printed.contains("s3cret"), "{printed}");
     }
 }
+
+#[tokio::test]
+async fn service_terms_and_report_show_no_secret() {
+    use steadfast::{OperationReport, RequestTerms};
+    use tower::{Service, ServiceExt};
+
+    let server = FaultServer::play([FaultStep::answer(500), FaultStep::close(FaultPoint::AfterExecuting)]).await;
+    let client = Client::builder().retry(fast_retries().max_attempts(1)).build().unwrap();
+    let mut service = client.into_service();
+    let terms = RequestTerms::new().idempotency_key(KEY.parse().unwrap());
+    let url = server.url("/p?q=s3cret-query").replace("http://", "http://s3cret-user:s3cret-user@");
+    let request = |url: &str| {
+        let request = http::Request::post(url).header("x-secret", "s3cret-header").extension(terms.clone());
+        request.body("s3cret-body".to_owned()).unwrap()
+    };
+    let sending = service.call(request(&url));
+    check("the service", &format!("{service:?} {terms:?} {sending:?}"));
+    let response = sending.await.unwrap();
+    check("the report", &format!("{:?} {:?}", response.extensions().get::<OperationReport>(), response.body()));
+    check("no answer", &printed(&service.clone().oneshot(request(&url)).await.unwrap_err()));
+    check("relative", &printed(&service.oneshot(request("/p?q=s3cret-query")).await.unwrap_err()));
+}
