@@ -496,7 +496,7 @@ mod tests {
         let expected = serde_json::json!({
             "number": 1, "reach": "answered", "class": "ambiguous", "default_class": "ambiguous",
             "status": 503, "failure": null, "cause": null, "elapsed_ms": 12, "wait_ms": 1340,
-            "free_repeat": false,
+            "free_repeat": false, "confirmation": null,
         });
         assert_eq!(json, expected);
     }
