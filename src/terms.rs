@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use crate::confirm::{Confirm, Confirmation, Unconfirmed};
+use crate::error::BoxError;
 use crate::key::IdempotencyKey;
 use crate::operation::Options;
 use crate::policy::RetryPolicy;
@@ -105,6 +107,38 @@ impl RequestTerms {
     /// [`RequestBuilder::read_timeout`](crate::RequestBuilder::read_timeout).
     pub fn read_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         self.set(|options| options.read_timeout = Some(timeout.into()))
+    }
+
+    /// Sets the read that finds out whether the server has carried out this operation. See
+    /// [`RequestBuilder::confirm`](crate::RequestBuilder::confirm).
+    ///
+    /// ```
+    /// use steadfast::http::StatusCode;
+    /// use steadfast::{Confirmation, RequestTerms, Unconfirmed};
+    ///
+    /// async fn find(config: Unconfirmed) -> steadfast::Result<Confirmation> {
+    ///     let url = "https://cluster.example.com/api/v1/namespaces/default/configmaps/settings";
+    ///     match config.client().get(url).fetch_response().await {
+    ///         Ok(found) => Ok(Confirmation::applied(found)),
+    ///         Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(Confirmation::NotApplied),
+    ///         Err(error) => Err(error),
+    ///     }
+    /// }
+    /// let create = RequestTerms::new().confirm(find);
+    /// ```
+    pub fn confirm<F, R, E>(self, ask: F) -> Self
+    where
+        F: Fn(Unconfirmed) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Confirmation, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.set(|options| options.confirm = Some(Confirm::new(ask)))
+    }
+
+    /// Sets after which time a read shows the effect of this operation. See
+    /// [`ClientBuilder::settling_time`](crate::ClientBuilder::settling_time).
+    pub fn settling_time(self, time: Duration) -> Self {
+        self.set(|options| options.settling_time = Some(time))
     }
 
     pub(crate) fn into_options(self) -> Options {

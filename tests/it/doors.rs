@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use steadfast::http::{HeaderValue, Method};
 use steadfast::reqwest::Request;
-use steadfast::{Client, KeyPolicy, RequestTerms, ResponseExt};
+use steadfast::{Client, Confirmation, KeyPolicy, RequestTerms, ResponseExt};
 use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
 use crate::support::doors::Door;
@@ -76,6 +76,11 @@ fn cases() -> Vec<Case> {
         Case::new("lost answers to the end", declared(), [lost()]).of_transport(),
         Case::new("lost answer, no licence", KeyPolicy::off(), [lost()]).of_transport(),
         Case::new("lost answer, no trust", negotiated(), [lost()]).of_transport(),
+        Case::new("lost answer, found by a read", KeyPolicy::off(), [lost()]).of_transport().terms(
+            RequestTerms::new().confirm(async |_| {
+                Ok::<_, steadfast::Error>(Confirmation::applied(steadfast::http::Response::new("charged")))
+            }),
+        ),
         Case::new("cut head", declared(), [FaultStep::close(FaultPoint::MidHead)]).of_transport(),
         Case::new("no HTTP", declared(), [FaultStep::garbage()]).of_transport(),
     ]
