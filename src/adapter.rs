@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+pub use crate::earlier::Earlier;
 use crate::error::Result;
 use crate::request::RequestBuilder;
 use crate::transport::TransportError;
@@ -18,4 +19,10 @@ where
     R: Future<Output = std::result::Result<reqwest::Response, TransportError>>,
 {
     request.send_as_seen(view, send).await
+}
+
+/// Makes a request the repeat of an earlier one: the same operation, under its key. If that may have
+/// been processed, nothing is sent without the licence to repeat it.
+pub fn repeat(request: RequestBuilder, earlier: Earlier) -> RequestBuilder {
+    request.repeating(earlier)
 }

@@ -97,7 +97,7 @@
 // | --- | --- |
 // | `client`, `inner`, `builder`, `settings`, `request`, `terms`, `checks`, `defaults` | the settings of a client and of a request |
 // | `target`, `request_body`, `upload` | the URL and the body |
-// | `operation`, `wire_request`, `common_headers` | the terms of one operation, and its request |
+// | `operation`, `earlier`, `wire_request`, `common_headers` | the terms of one operation, and its request |
 // | `service` | the client as a tower service |
 // | `run` | the loop |
 // | `hedge` | a second attempt beside a late one |
@@ -131,6 +131,7 @@ mod cooldown;
 mod decode;
 mod defaults;
 mod detached;
+mod earlier;
 mod ending;
 mod error;
 mod event;

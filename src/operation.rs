@@ -28,6 +28,7 @@ use super::wire_request::WireRequest;
 use crate::Client;
 use crate::clock;
 use crate::deadline::{Deadline, Task};
+use crate::earlier::Earlier;
 use crate::error::{Error, ErrorKind, Result, VOUCH};
 use crate::inner::Inner;
 use crate::journal::{OutOfTime, Withheld};
@@ -96,10 +97,13 @@ impl<'a> OperationContext<'a> {
         let key_was_given = given.is_some();
         let key = client.keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
 
+        let earlier = options.earlier.as_deref();
         let resumed_from = options.resume.as_ref().map(ResumeToken::first_sent).or(options.prepared);
+        let resumed_from = resumed_from.or_else(|| earlier.and_then(Earlier::key_first_sent));
         let first_sent = key.as_ref().map(|_| resumed_from.unwrap_or_else(clock::wall));
         let idempotency = idempotency_of(&method, key.is_some(), options.idempotent);
         let hedge = hedge_policy(client, options.hedge, &method, idempotency)?;
+        let may_have_been_processed = options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed);
         let task = Task::current();
         let context = Self {
             client,
@@ -116,9 +120,9 @@ impl<'a> OperationContext<'a> {
             key_age: resumed_from.map_or(0, age_in_seconds),
             task_deadline: task.deadline,
             is_nested: task.is_nested,
-            may_have_been_processed: options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed),
+            may_have_been_processed: may_have_been_processed || earlier.is_some_and(Earlier::may_have_been_processed),
         };
-        if context.may_have_been_processed {
+        if may_have_been_processed {
             context.check_resume_licence(wire_request)?;
         }
         Ok(context)
@@ -379,8 +383,10 @@ fn given_key(
     keys: &KeyPolicy,
     retention: Duration,
 ) -> Result<Option<IdempotencyKey>> {
+    let first_key = options.earlier.as_ref().and_then(|earlier| earlier.key.as_ref());
     let given = match (&options.resume, &options.key) {
-        (None, key) => key.clone(),
+        // The first key stays, also if the layer that repeats the operation has another one.
+        (None, key) => first_key.or(key.as_ref()).cloned(),
         (Some(_), Some(_)) => {
             return Err(Error::build("resume", "it brings its own key; idempotency_key is one too many"));
         }

@@ -16,6 +16,7 @@ use super::attempt_result::{AttemptProgress, AttemptResponse, AttemptResult, Fin
 use super::confirm::{self, Confirmation};
 use super::event::EventKind;
 use super::hedge::{self, Hedge, HedgedResult, LosingAttempt};
+use super::key_trust::RequestPaths;
 use super::operation::OperationContext;
 use super::recorder::Recorder;
 use super::redirect::RedirectState;
@@ -180,6 +181,10 @@ impl<'a> Run<'a> {
         operation.set_body_replayable(wire_request.body.is_replayable());
         if context.may_have_been_processed {
             operation.set_at_risk();
+            let (requested, now) = (RequestPaths::only(wire_request.original().url().path()), recorder.started);
+            if let Some(forgotten) = context.key_expires_at(requested, now, now).filter(|forgotten| *forgotten <= now) {
+                operation.end_by(forgotten);
+            }
         }
         if context.is_nested {
             operation.set_nested();
@@ -204,7 +209,9 @@ impl<'a> Run<'a> {
             self.operation.set_key_trusted(self.context.is_key_trusted(wire_request, progress));
         }
         if self.operation.needs_licence() {
-            return Err(Denied { reason: StopReason::KeyNotTrusted, retry_after: None });
+            let is_keyed = self.context.idempotency == Idempotency::Keyed;
+            let reason = if is_keyed { StopReason::KeyNotTrusted } else { StopReason::NotRepeatable };
+            return Err(Denied { reason, retry_after: None });
         }
         Ok(pass)
     }

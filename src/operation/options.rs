@@ -7,6 +7,7 @@ use http::Method;
 use crate::Client;
 use crate::checks::check_timeout;
 use crate::confirm::Confirm;
+use crate::earlier::Earlier;
 use crate::error::{Error, Result};
 use crate::inner::Inner;
 use crate::key::IdempotencyKey;
@@ -22,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) resume: Option<ResumeToken>,
     /// When the operation was prepared. Its key counts as sent since then.
     pub(crate) prepared: Option<SystemTime>,
+    /// What a layer above repeats. Boxed because that is rare.
+    pub(crate) earlier: Option<Box<Earlier>>,
     pub(crate) idempotent: Option<bool>,
     pub(crate) retry: Option<RetryPolicy>,
     pub(crate) hedge: Option<Option<HedgePolicy>>,
@@ -41,6 +44,7 @@ impl Options {
             key,
             resume,
             prepared,
+            earlier,
             idempotent,
             retry,
             hedge,
@@ -55,6 +59,7 @@ impl Options {
         take(&mut self.key, key);
         take(&mut self.resume, resume);
         take(&mut self.prepared, prepared);
+        take(&mut self.earlier, earlier);
         take(&mut self.idempotent, idempotent);
         take(&mut self.retry, retry);
         take(&mut self.hedge, hedge);
@@ -79,6 +84,7 @@ pub(super) static NO_OPTIONS: Options = Options {
     key: None,
     resume: None,
     prepared: None,
+    earlier: None,
     idempotent: None,
     retry: None,
     hedge: None,

@@ -7,6 +7,7 @@ use super::super::operation;
 use super::super::send_clock::UploadRate;
 use super::RequestBuilder;
 use crate::confirm::{Confirm, Confirmation, Unconfirmed};
+use crate::earlier::Earlier;
 use crate::error::{BoxError, Result};
 use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, RetryPolicy};
@@ -249,5 +250,10 @@ impl RequestBuilder {
     /// Returns the time limit of the operation by its own settings.
     pub(crate) fn time_limit(&self) -> Result<Option<Duration>> {
         operation::time_limit(self.client.inner()?, self.options.as_deref())
+    }
+
+    /// Makes the request a repeat of an earlier one.
+    pub(crate) fn repeating(self, earlier: Earlier) -> Self {
+        self.option(|options| options.earlier = Some(Box::new(earlier)))
     }
 }
