@@ -257,7 +257,8 @@ impl Client {
     /// * Redirects are those of your client. A response from another address than the request's
     ///   counts as one that your client has followed.
     ///
-    /// The body is read after the operation has ended, as after [`send`](RequestBuilder::send).
+    /// The body is read after the operation has ended, as after [`send`](RequestBuilder::send). No
+    /// pause in it is too long, unless you set [`read_timeout`](crate::ClientBuilder::read_timeout).
     /// Another operation of this crate inside the closure makes one attempt
     /// ([`StopReason::Nested`](crate::policy::StopReason::Nested)).
     ///

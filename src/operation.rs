@@ -441,6 +441,10 @@ mod tests {
         assert_eq!(check(get(Client::builder().read_timeout(None))), [None; 3]);
         assert_eq!(check(get(Client::builder()).read_timeout(second)), [Some(1); 3]);
         assert_eq!(check(get(Client::builder().read_timeout(second)).read_timeout(None)), [None; 3]);
+        let second_of_own = get(Client::builder().read_timeout(second));
+        assert_eq!(check(get(Client::builder()).leaving_pauses()), [None; 3], "a transport of the user's");
+        assert_eq!(check(second_of_own.leaving_pauses()), [Some(1); 3]);
+        assert_eq!(check(get(Client::builder()).read_timeout(second).leaving_pauses()), [Some(1); 3]);
         let given = || Client::builder().http_client(reqwest::Client::new());
         assert_eq!(check(get(given())), [None; 3], "it has timeouts of its own");
         assert_eq!(check(get(given().assume_no_redirects())), [None; 3]);

@@ -289,12 +289,13 @@ impl RequestBuilder {
     }
 
     /// Sends the request through a transport of which `view` is known.
-    pub(crate) async fn send_as_seen<F, R>(mut self, view: &TransportView, send: F) -> Result<reqwest::Response>
+    pub(crate) async fn send_as_seen<F, R>(self, view: &TransportView, send: F) -> Result<reqwest::Response>
     where
         F: Fn(reqwest::Request) -> R,
         R: Future<Output = std::result::Result<reqwest::Response, TransportError>>,
     {
-        let (context, wire_request) = self.begin(false, Some(view))?;
+        let mut request = self.leaving_pauses();
+        let (context, wire_request) = request.begin(false, Some(view))?;
         let mut progress = AttemptProgress::new(0, false, RedirectState::default());
         let (response, report) = run::run(Through(&send), &context, wire_request, &mut progress).await?;
         Ok(head_with(response, report))

@@ -23,7 +23,6 @@ use crate::clock;
 use crate::deadline::Deadline;
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::policy::Failure;
-use crate::settings::ReadTimeout;
 use crate::terms::RequestTerms;
 use crate::{Client, RequestBuilder};
 
@@ -171,11 +170,7 @@ impl ClientService {
         let inner = self.client.inner()?;
         let url = target::resolve(inner.base.as_ref(), &parts.uri.to_string())?;
         let bare = request::bare(&inner.http, parts.method, url)?;
-        let mut builder = RequestBuilder::new(self.client.clone(), Ok(bare)).headers(parts.headers);
-        // The default is for a body that somebody is sure to read in one go.
-        if inner.read_timeout == ReadTimeout::Default {
-            builder = builder.read_timeout(None);
-        }
+        let builder = RequestBuilder::new(self.client.clone(), Ok(bare)).headers(parts.headers).leaving_pauses();
         match parts.extensions.remove::<RequestTerms>() {
             Some(terms) => Ok(builder.terms(terms)),
             None => Ok(builder),

@@ -12,6 +12,7 @@ use crate::error::{BoxError, Result};
 use crate::key::IdempotencyKey;
 use crate::policy::{HedgePolicy, RetryPolicy};
 use crate::resume::ResumeToken;
+use crate::settings::ReadTimeout;
 use crate::terms::RequestTerms;
 
 impl RequestBuilder {
@@ -250,6 +251,15 @@ impl RequestBuilder {
     /// Returns the time limit of the operation by its own settings.
     pub(crate) fn time_limit(&self) -> Result<Option<Duration>> {
         operation::time_limit(self.client.inner()?, self.options.as_deref())
+    }
+
+    /// Leaves the pauses in a response body to the client that somebody keeps, unless the user has
+    /// set a limit. It may read a stream that is silent for hours.
+    pub(crate) fn leaving_pauses(mut self) -> Self {
+        if self.client.inner().is_ok_and(|inner| inner.read_timeout == ReadTimeout::Default) {
+            self.options.get_or_insert_default().read_timeout.get_or_insert(None);
+        }
+        self
     }
 
     /// Makes the request a repeat of an earlier one.
