@@ -82,6 +82,7 @@
 //! | --- | --- |
 //! | [`steadfast-core`](https://docs.rs/steadfast-core) | the retry decision alone, on `std` and `http` |
 //! | [`steadfast-server`](https://docs.rs/steadfast-server) | the server half, without the client |
+//! | [`steadfast-reqwest-middleware`](https://docs.rs/steadfast-reqwest-middleware) | the client's retries for a `ClientWithMiddleware` that you keep |
 //! | [`steadfast-axum`](https://docs.rs/steadfast-axum) | axum extractors and fallbacks that release the key when they reject a request |
 //! | [`steadfast-redb`](https://docs.rs/steadfast-redb) | a durable store in a file, for one process |
 //! | [`steadfast-redis`](https://docs.rs/steadfast-redis) | a store in Redis, for several processes |

@@ -22,6 +22,7 @@ mod licence;
 mod limits;
 mod lines;
 mod links;
+mod middleware;
 mod nginx;
 mod on_call;
 mod overload;

@@ -5,9 +5,11 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
+use reqwest_middleware::ClientWithMiddleware;
 use steadfast::adapter::{self, TransportView};
 use steadfast::reqwest::{self, Request, Response};
 use steadfast::{Client, ClientBuilder, RequestBuilder, RequestTerms, TransportError};
+use steadfast_reqwest_middleware::{Steadfast, into_error};
 use tower::ServiceExt;
 
 /// A way into the client's loop.
@@ -23,14 +25,26 @@ pub(crate) enum Door {
     Innermost,
     /// An adapter that also knows that its client follows no redirects.
     Exact,
+    /// `steadfast_reqwest_middleware::Steadfast`, of which nothing is known.
+    Middleware,
+    /// The same as the last middleware, over a client that follows no redirects.
+    ExactMiddleware,
 }
 
 impl Door {
-    pub(crate) const ALL: [Self; 5] = [Self::Plain, Self::Service, Self::Function, Self::Innermost, Self::Exact];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Plain,
+        Self::Service,
+        Self::Function,
+        Self::Innermost,
+        Self::Exact,
+        Self::Middleware,
+        Self::ExactMiddleware,
+    ];
 
     /// Whether nothing is known of the transport but what the caller says.
     pub(crate) fn is_opaque(self) -> bool {
-        matches!(self, Self::Function | Self::Innermost)
+        matches!(self, Self::Function | Self::Innermost | Self::Middleware)
     }
 
     /// Opens the door with these settings. `wire` configures the reqwest client that sends.
@@ -40,7 +54,8 @@ impl Door {
         wire: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
     ) -> Opened {
         let below = reqwest::Client::builder().tls_backend_rustls();
-        let below = if self == Self::Exact { below.redirect(reqwest::redirect::Policy::none()) } else { below };
+        let is_exact = matches!(self, Self::Exact | Self::ExactMiddleware);
+        let below = if is_exact { below.redirect(reqwest::redirect::Policy::none()) } else { below };
         let view = match self {
             Self::Exact => TransportView::exact(),
             Self::Innermost => TransportView::innermost(),
@@ -49,7 +64,11 @@ impl Door {
         // Without the system's certificates, which take long to load.
         let wire = |http: reqwest::ClientBuilder| wire(http.tls_certs_only([]));
         let client = client.http(wire).build().unwrap();
-        Opened { door: self, client, below: wire(below).build().unwrap(), view }
+        let below = wire(below).build().unwrap();
+        let steadfast = Steadfast::new(client.clone());
+        let steadfast = if is_exact { steadfast.innermost().assume_no_redirects() } else { steadfast };
+        let layered = reqwest_middleware::ClientBuilder::new(below.clone()).with(steadfast).build();
+        Opened { door: self, client, below, layered, view }
     }
 }
 
@@ -59,6 +78,8 @@ pub(crate) struct Opened {
     client: Client,
     /// The caller's own client, which the adapters send through.
     below: reqwest::Client,
+    /// The same with our middleware.
+    layered: ClientWithMiddleware,
     view: TransportView,
 }
 
@@ -75,6 +96,10 @@ impl Opened {
             }
             Door::Function => builder(request).send_through(below).await,
             Door::Innermost | Door::Exact => adapter::send_through(builder(request), &self.view, below).await,
+            Door::Middleware | Door::ExactMiddleware => {
+                let request = reqwest_middleware::RequestBuilder::from_parts(self.layered.clone(), request);
+                request.with_extension(terms).send().await.map_err(|failed| into_error(failed).unwrap())
+            }
         }
     }
 }
