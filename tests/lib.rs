@@ -30,6 +30,10 @@ mod failures {}
 #[cfg(doctest)]
 mod internals {}
 
+#[doc = include_str!("../src/guide/keep_your_client.md")]
+#[cfg(doctest)]
+mod keep_your_client {}
+
 #[doc = include_str!("../src/guide/overload.md")]
 #[cfg(doctest)]
 mod overload {}
@@ -89,6 +93,10 @@ mod redis_readme {}
 #[doc = include_str!("../crates/steadfast-postgres/README.md")]
 #[cfg(doctest)]
 mod postgres_readme {}
+
+#[doc = include_str!("../crates/steadfast-reqwest-middleware/README.md")]
+#[cfg(doctest)]
+mod reqwest_middleware_readme {}
 
 #[doc = include_str!("../crates/steadfast-testing/README.md")]
 #[cfg(doctest)]

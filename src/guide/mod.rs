@@ -13,6 +13,8 @@
 //! * [`testing`]: tests of your own code against failures.
 //! * [`migrating`]: from reqwest, reqwest-middleware and backoff: each setting beside its counterpart,
 //!   and the changes on the wire.
+//! * [`keep_your_client`]: one changed line in a `ClientWithMiddleware`, kube, octocrab, or anything else
+//!   that sends HTTP requests, and what is known through each.
 //! * [`performance`]: the cost beside plain reqwest and its peers, and how to measure it.
 //! * [`simulation`]: the effect of retries and budgets on a server in trouble, and the size of a
 //!   budget.
@@ -69,6 +71,9 @@ pub mod proof_client {}
 
 #[cfg_attr(not(doctest), doc = include_str!("migrating.md"))]
 pub mod migrating {}
+
+#[cfg_attr(not(doctest), doc = include_str!("keep_your_client.md"))]
+pub mod keep_your_client {}
 
 #[cfg_attr(not(doctest), doc = include_str!("design.md"))]
 pub mod design {}

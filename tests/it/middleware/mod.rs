@@ -5,6 +5,7 @@ mod below;
 mod errors;
 mod extensions;
 mod keys;
+mod neighbour;
 mod nested;
 mod retry_above;
 mod signed;
