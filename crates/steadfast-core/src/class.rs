@@ -168,6 +168,10 @@ pub enum Failure {
     Redirects,
     /// The HTTP client refused to send the request at all. `Permanent`.
     InvalidRequest,
+    /// A hook that writes headers of the attempt failed, so nothing of it was sent. `Permanent`.
+    AttemptHook,
+    /// There were no valid credentials for the attempt, so nothing of it was sent. `Permanent`.
+    Credentials,
     /// The client dropped the attempt while it was under way, because the other attempt of a hedged
     /// pair got a response first. `Ambiguous`.
     HedgeCancelled,
@@ -181,9 +185,13 @@ impl Failure {
     pub fn class(self) -> Class {
         match self {
             Self::Connect | Self::LocalResources | Self::NotSent | Self::Refused => Class::NotProcessed,
-            Self::Certificate | Self::ProxyLogin | Self::RequestBody | Self::Redirects | Self::InvalidRequest => {
-                Class::Permanent
-            }
+            Self::Certificate
+            | Self::ProxyLogin
+            | Self::RequestBody
+            | Self::Redirects
+            | Self::InvalidRequest
+            | Self::AttemptHook
+            | Self::Credentials => Class::Permanent,
             Self::Timeout
             | Self::UploadTimeout
             | Self::UploadTooSlow
@@ -214,6 +222,8 @@ impl Failure {
             Self::RequestBody => "the request body failed",
             Self::Redirects => "too many redirects",
             Self::InvalidRequest => "the request was not sendable",
+            Self::AttemptHook => "the on_attempt hook failed",
+            Self::Credentials => "no credentials",
             Self::HedgeCancelled => "dropped, since the other attempt got a response first",
             Self::Unknown => "failed in an unknown way",
         }

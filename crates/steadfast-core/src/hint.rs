@@ -56,6 +56,13 @@ pub struct Hint {
     /// The head of the response is over a limit of the client, which the next attempt has too, so it
     /// is not repeated. No header sets it.
     pub response_too_large: bool,
+    /// The response refused a token of the client's (401), and the client can get a fresh one. If
+    /// the class is `Permanent`, the request goes [again once](crate::RetryPolicy#fresh-tokens). No
+    /// header sets it.
+    pub token_refused: bool,
+    /// The refusal is evidence that nothing was applied, by this attempt or by one before it. No
+    /// header sets it.
+    pub not_applied: bool,
 }
 
 /// Every header that [`Hint::from_headers`] looks for, whatever the class.
@@ -93,6 +100,8 @@ impl Hint {
         local: false,
         upload_too_slow: false,
         response_too_large: false,
+        token_refused: false,
+        not_applied: false,
     };
 
     /// Reads the headers of a response of this class at the time `now`.

@@ -2,7 +2,8 @@
 //!
 //! The questions are asked in the order of [`StopReason`], and the first "no" is the reason that
 //! the caller reads. The budget is asked last, so that it is charged only for a retry that will be
-//! made. A free repeat skips the questions about attempts and budget, and no other.
+//! made. A free repeat skips the questions about attempts and budget, and no other. So does the one
+//! repeat with a fresh token, after a 401.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub struct Operation<'a> {
     free: u8,
     /// The last decision is a free repeat.
     repeats_free: bool,
+    /// A token was refused, and the request has gone again with a fresh one.
+    took_fresh_token: bool,
     waits: Option<Waits>,
     pending: Pending,
     /// Tokens that the last retry cost.
@@ -67,6 +70,7 @@ impl<'a> Operation<'a> {
             decided: 0,
             free: 0,
             repeats_free: false,
+            took_fresh_token: false,
             waits: policy.backoff.waits(),
             pending: Pending::Nothing,
             last_charge: None,
@@ -224,7 +228,7 @@ impl<'a> Operation<'a> {
 
     /// Returns the attempts that count towards `max_attempts`.
     fn counted(&self) -> u32 {
-        self.decided.saturating_sub(u32::from(self.free))
+        self.decided.saturating_sub(u32::from(self.free)).saturating_sub(u32::from(self.took_fresh_token))
     }
 
     /// Returns how long to wait before you report the end. It is zero, unless the budget ended an
@@ -348,15 +352,40 @@ impl<'a> Operation<'a> {
             self.budget.succeeded(self.last_charge);
             return Decision::Stop(StopReason::Done);
         }
-        match self.may_repeat(class, hint).and_then(|()| self.repeat(class, hint, now, unit)) {
+        let takes_fresh_token = self.may_take_fresh_token(class, hint);
+        let allowed = self.may_repeat(class, hint, takes_fresh_token);
+        let repeated = allowed.and_then(|()| match takes_fresh_token {
+            true => self.repeat_with_fresh_token(now),
+            false => self.repeat(class, hint, now, unit),
+        });
+        match repeated {
             Ok(after) => Decision::Retry { after },
             Err(reason) => Decision::Stop(reason),
         }
     }
 
+    /// Returns whether a request whose token was refused may go again with a fresh one, as far as
+    /// the server is concerned.
+    ///
+    /// With a licence it always may. Without one, nothing can have been applied, by this attempt or
+    /// by one before it (RFC 9110 §15.5.2).
+    fn may_take_fresh_token(&self, class: Class, hint: &Hint) -> bool {
+        let is_refused = class == Class::Permanent && hint.token_refused;
+        // `never()` promises one request. If the server names a time, a repeat before it is not free.
+        let is_free = self.policy.free_repeats > 0 && hint.after.is_none_or(|after| after.is_zero());
+        let nothing_applied = hint.not_applied && !self.policy.unauthorized_is_ambiguous && !self.at_risk;
+        is_refused && is_free && !self.took_fresh_token && (self.is_licensed() || nothing_applied)
+    }
+
     /// The one rule: repeat only if the server cannot have acted, or if acting twice is harmless.
-    fn may_repeat(&mut self, class: Class, hint: &Hint) -> Result<(), StopReason> {
+    fn may_repeat(&mut self, class: Class, hint: &Hint, takes_fresh_token: bool) -> Result<(), StopReason> {
         let class = match class {
+            // What is not proven to be unapplied goes again on its licence alone, which can be lost
+            // before it does.
+            Class::Permanent if takes_fresh_token => match hint.not_applied && !self.policy.unauthorized_is_ambiguous {
+                true => Class::NotProcessed,
+                false => Class::Ambiguous,
+            },
             Class::Permanent if hint.retry == Some(true) => Class::Ambiguous,
             Class::Throttled if self.policy.throttled_is_ambiguous => Class::Ambiguous,
             other => other,
@@ -407,6 +436,15 @@ impl<'a> Operation<'a> {
             Ok(after) => Decision::Retry { after },
             Err(reason) => Decision::Stop(reason),
         }
+    }
+
+    /// Returns the wait before the repeat with a fresh token, which is none: to get the token takes
+    /// time enough.
+    fn repeat_with_fresh_token(&mut self, now: Instant) -> Result<Duration, StopReason> {
+        self.in_time(Duration::ZERO, now)?;
+        self.took_fresh_token = true;
+        self.repeats_free = true;
+        Ok(Duration::ZERO)
     }
 
     /// Returns when to repeat a request that may be repeated. A free repeat is made at once. Any
@@ -711,7 +749,108 @@ mod tests {
         local: false,
         upload_too_slow: false,
         response_too_large: false,
+        token_refused: false,
+        not_applied: false,
     };
+
+    /// A 401 with a challenge, in response to a token of the client's.
+    const UNAUTHORIZED: Hint = Hint { token_refused: true, not_applied: true, ..Hint::NONE };
+    const WITHOUT_CHALLENGE: Hint = Hint { not_applied: false, ..UNAUTHORIZED };
+
+    #[test]
+    fn refused_token_is_replaced_once_for_free() {
+        let unauthorized = (Class::Permanent, UNAUTHORIZED);
+        for policy in [policy(), policy().max_attempts(1)] {
+            let twice = check_with(&policy, Idempotency::Absent, &[unauthorized; 2]);
+            assert_eq!(twice, "retry 0, stop Permanent", "once, even if the second token is refused too");
+        }
+        let never = check_with(&RetryPolicy::never(), Idempotency::Natural, &[unauthorized]);
+        assert_eq!(never, "stop Permanent", "never means never");
+        let lost = (Class::Ambiguous, Hint::NONE);
+        let all = check_with(&policy(), Idempotency::Natural, &[unauthorized, lost, lost, lost]);
+        assert_eq!(all, "retry 0, retry 100, retry 200, stop AttemptsExhausted", "it is no attempt");
+        let stream = (Class::NotProcessed, REFUSED);
+        let both = check_with(&policy(), Idempotency::Absent, &[stream, unauthorized, stream, stream]);
+        assert_eq!(both, "retry 0, retry 0, retry 0, retry 100", "beside the two free repeats");
+
+        let (policy, now) = (policy(), now_in_a_test());
+        let budget = TokenBucket::new(RetryBudget::standard().initial(0));
+        let mut operation = Operation::start(&policy, &budget, Idempotency::Absent, now);
+        assert_eq!(word(operation.decide(Class::Permanent, &UNAUTHORIZED, now, 1.0)), "retry 0", "without tokens");
+        assert!(operation.repeats_free());
+    }
+
+    #[test]
+    fn fresh_token_needs_licence_or_evidence() {
+        use Class::{Ambiguous, NotProcessed, Permanent};
+        use Idempotency::{Absent, Keyed, Natural};
+        let (default, now) = (policy(), now_in_a_test());
+        let check = |policy: &RetryPolicy, idempotency, hint: Hint, set: fn(&mut Operation<'_>)| {
+            let budget = TokenBucket::new(RetryBudget::standard());
+            let mut operation = Operation::start(policy, &budget, idempotency, now);
+            set(&mut operation);
+            word(operation.decide(Permanent, &hint, now, 1.0))
+        };
+        let as_is: fn(&mut Operation<'_>) = |_| {};
+        let at_risk: fn(&mut Operation<'_>) = |operation| operation.set_at_risk();
+        let distrusted: fn(&mut Operation<'_>) = |operation| operation.set_key_trusted(false);
+        let says_ambiguous = policy().unauthorized_is_ambiguous(true);
+        for licensed in [Natural, Keyed] {
+            for policy in [&default, &says_ambiguous] {
+                for hint in [UNAUTHORIZED, WITHOUT_CHALLENGE] {
+                    assert_eq!(check(policy, licensed, hint, as_is), "retry 0");
+                    assert_eq!(check(policy, licensed, hint, at_risk), "retry 0");
+                }
+            }
+        }
+        for (unlicensed, set) in [(Absent, as_is), (Keyed, distrusted)] {
+            assert_eq!(check(&default, unlicensed, UNAUTHORIZED, set), "retry 0");
+            assert_eq!(check(&default, unlicensed, WITHOUT_CHALLENGE, set), "stop Permanent");
+            assert_eq!(check(&says_ambiguous, unlicensed, UNAUTHORIZED, set), "stop Permanent");
+        }
+        assert_eq!(check(&default, Absent, UNAUTHORIZED, at_risk), "stop Permanent");
+
+        let (stored, unknown) =
+            (Hint { replayed: true, ..UNAUTHORIZED }, Hint { outcome_unknown: true, ..UNAUTHORIZED });
+        assert_eq!(check(&default, Natural, stored, as_is), "stop Replayed");
+        assert_eq!(check(&default, Natural, unknown, as_is), "stop OutcomeUnknown");
+        let told = |retry| Hint { retry: Some(retry), ..UNAUTHORIZED };
+        assert_eq!(check(&default, Natural, told(false), as_is), "stop ServerSaidStop");
+        assert_eq!(check(&default, Absent, told(true), as_is), "retry 0", "which is no reason against it");
+        let later = Hint { after: Some(SECOND), ..UNAUTHORIZED };
+        assert_eq!(check(&default, Natural, later, as_is), "stop Permanent", "it never waits");
+        let stream: fn(&mut Operation<'_>) = |operation| operation.set_body_replayable(false);
+        assert_eq!(check(&default, Natural, UNAUTHORIZED, stream), "stop BodyNotReplayable");
+        let open: fn(&mut Operation<'_>) = |operation| operation.set_circuit_open_for(SECOND);
+        assert_eq!(check(&default, Natural, UNAUTHORIZED, open), "stop CircuitOpen");
+        let late: fn(&mut Operation<'_>) = |operation| operation.end_by(operation.deadline().unwrap() - 30 * SECOND);
+        assert_eq!(check(&default, Natural, UNAUTHORIZED, late), "stop DeadlineExceeded");
+
+        for class in [Ambiguous, NotProcessed] {
+            let (by_user, by_table) = ([(class, UNAUTHORIZED)], [(class, Hint::NONE)]);
+            let both = [by_user, by_table].map(|outcome| check_with(&default, Natural, &outcome));
+            assert_eq!(both[0], both[1], "the user's classifier has the last word");
+        }
+    }
+
+    /// Without proof that nothing was applied, the repeat goes out on its licence. That can be lost
+    /// while the token is fetched.
+    #[test]
+    fn licence_lost_during_refresh_stops_repeat() {
+        let (default, says_ambiguous) = (policy(), policy().unauthorized_is_ambiguous(true));
+        let (budget, now) = (TokenBucket::new(RetryBudget::standard()), now_in_a_test());
+        for (policy, hint, needs) in [
+            (&default, UNAUTHORIZED, false),
+            (&default, WITHOUT_CHALLENGE, true),
+            (&says_ambiguous, UNAUTHORIZED, true),
+        ] {
+            let mut operation = Operation::start(policy, &budget, Idempotency::Keyed, now);
+            assert_eq!(word(operation.decide(Class::Permanent, &hint, now, 1.0)), "retry 0");
+            assert!(!operation.needs_licence());
+            operation.set_key_trusted(false);
+            assert_eq!(operation.needs_licence(), needs, "{hint:?}");
+        }
+    }
 
     #[test]
     fn refused_requests_repeat_twice_for_free() {

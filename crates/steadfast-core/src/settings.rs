@@ -24,6 +24,7 @@ const FREE_REPEATS: u8 = 2;
 /// | [`deadline`](Self::deadline) | 30 s for the whole operation |
 /// | [`max_retry_after`](Self::max_retry_after) | 60 s |
 /// | [`throttled_is_ambiguous`](Self::throttled_is_ambiguous) | `false` |
+/// | [`unauthorized_is_ambiguous`](Self::unauthorized_is_ambiguous) | `false` |
 /// | [`pause_when_budget_empty`](Self::pause_when_budget_empty) | `false` |
 ///
 /// A policy is a value: read and set its fields, or chain the methods of the same names. It is
@@ -47,6 +48,15 @@ const FREE_REPEATS: u8 = 2;
 /// by nginx's default. So a server that refuses every request sees up to `max_attempts` + 2 of
 /// them. Everything else must still allow the repeat: licence, directive, body, deadline and
 /// circuit. [`never`](Self::never) has no free repeats.
+///
+/// # Fresh tokens
+///
+/// If the server refuses a token (401), and the client can get a fresh one, the same request goes
+/// again once, with that. This repeat is free too, beside the two above: it takes no attempt and no
+/// token of the budget, and it never waits. With a licence it is always allowed. Without one, the
+/// 401 must be evidence that nothing was applied (RFC 9110 §15.5.2): it carries `WWW-Authenticate`,
+/// and nothing before it may have been processed. [`never`](Self::never) and
+/// [`free_repeats(0)`](Self::free_repeats) turn it off.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -62,6 +72,8 @@ pub struct RetryPolicy {
     pub max_retry_after: Duration,
     /// Whether the server may have acted on a request that it throttled.
     pub throttled_is_ambiguous: bool,
+    /// Whether the server may have acted on a request that it called unauthorized (401).
+    pub unauthorized_is_ambiguous: bool,
     /// Whether an operation that ends because the budget is empty waits before it reports that.
     pub pause_when_budget_empty: bool,
 }
@@ -83,6 +95,7 @@ impl RetryPolicy {
             deadline: TimeLimit::Unset,
             max_retry_after: MAX_RETRY_AFTER,
             throttled_is_ambiguous: false,
+            unauthorized_is_ambiguous: false,
             pause_when_budget_empty: false,
         }
     }
@@ -120,7 +133,8 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets the most [free repeats](Self#free-repeats) of one operation. Default: 2.
+    /// Sets the most [free repeats](Self#free-repeats) of one operation. Default: 2. Zero also turns
+    /// off the repeat with a [fresh token](Self#fresh-tokens).
     ///
     /// ```
     /// use steadfast_core::RetryPolicy;
@@ -207,6 +221,25 @@ impl RetryPolicy {
     #[must_use]
     pub fn throttled_is_ambiguous(mut self, yes: bool) -> Self {
         self.throttled_is_ambiguous = yes;
+        self
+    }
+
+    /// Sets whether the server may have acted on a request that it called unauthorized (401).
+    /// Default: `false`.
+    ///
+    /// A 401 means that the request has not been applied (RFC 9110 §15.5.2). A gateway that passes
+    /// on the 401 of a server behind it does not keep to that. With this setting a 401 is never
+    /// evidence: the operation may have been processed, and goes again with a [fresh
+    /// token](Self#fresh-tokens) only with a licence.
+    ///
+    /// ```
+    /// use steadfast_core::RetryPolicy;
+    ///
+    /// let policy = RetryPolicy::new().unauthorized_is_ambiguous(true);
+    /// ```
+    #[must_use]
+    pub fn unauthorized_is_ambiguous(mut self, yes: bool) -> Self {
+        self.unauthorized_is_ambiguous = yes;
         self
     }
 
