@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use http::header::RETRY_AFTER;
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 
 use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
+use super::credentials::TokenNumber;
 use super::operation::OperationContext;
 use super::redirect::{self, RedirectState};
 use super::response_body::{self, ReadMode};
@@ -36,9 +37,15 @@ pub(super) struct Assessment {
 }
 
 impl Assessment {
-    /// Assesses a finished attempt. `was_sent_before`: an earlier attempt may have been processed.
-    pub(super) fn of(context: &OperationContext<'_>, result: &AttemptResult, was_sent_before: bool) -> Self {
-        let assessor = Assessor { context, redirects: result.redirects };
+    /// Assesses a finished attempt. `token`: the client's token in its last request.
+    /// `was_sent_before`: an earlier attempt may have been processed.
+    pub(super) fn of(
+        context: &OperationContext<'_>,
+        result: &AttemptResult,
+        token: Option<TokenNumber>,
+        was_sent_before: bool,
+    ) -> Self {
+        let assessor = Assessor { context, redirects: result.redirects, token };
         match &result.outcome {
             Ok(response) => assessor.assess_response(response, was_sent_before),
             Err(error) => assessor.assess_error(error),
@@ -101,6 +108,7 @@ fn says_not_acted(status: StatusCode) -> bool {
 struct Assessor<'a> {
     context: &'a OperationContext<'a>,
     redirects: RedirectState,
+    token: Option<TokenNumber>,
 }
 
 impl Assessor<'_> {
@@ -115,6 +123,9 @@ impl Assessor<'_> {
         let mut hint = Hint::read(headers, by_head, clock::wall);
         hint.misdirected = status == StatusCode::MISDIRECTED_REQUEST;
         hint.outcome_unknown |= is_named(problem_type::OUTCOME_UNKNOWN);
+        if status == StatusCode::UNAUTHORIZED {
+            self.read_refusal(&mut hint, headers, was_sent_before);
+        }
 
         let may_be_in_progress = status == StatusCode::CONFLICT
             && !hint.outcome_unknown
@@ -125,6 +136,7 @@ impl Assessor<'_> {
             Class::Ambiguous => true,
             Class::Success => !says_not_acted(status),
             Class::Throttled => context.policy().throttled_is_ambiguous,
+            Class::Permanent if status == StatusCode::UNAUTHORIZED => context.policy().unauthorized_is_ambiguous,
             _ => false,
         };
         let class = self.classify(default_class, &mut hint, || {
@@ -145,6 +157,15 @@ impl Assessor<'_> {
             hint,
             may_have_been_processed: may_have_acted || hint.outcome_unknown || self.an_earlier_hop_acted(),
         }
+    }
+
+    /// Reads a 401. If it has met a token of the client's, the request may go again with a fresh one.
+    /// A 401 with a challenge says that the request was not applied (RFC 9110 §15.5.2). That is no
+    /// evidence about an earlier attempt or hop, nor about one that the client cannot see.
+    fn read_refusal(&self, hint: &mut Hint, headers: &HeaderMap, was_sent_before: bool) {
+        hint.token_refused = self.token.is_some() && !self.redirects.is_elsewhere && !hint.replayed;
+        let acted_before = was_sent_before || self.an_earlier_hop_acted();
+        hint.not_applied = headers.contains_key(WWW_AUTHENTICATE) && !acted_before && !self.redirects.is_opaque;
     }
 
     /// Returns whether a 409 can be about another attempt of this operation. A 409 to the first
@@ -179,18 +200,21 @@ impl Assessor<'_> {
         // A truncated response is not the stored end: the server sends it again in full.
         hint.replayed = false;
         hint.refused = failure == Failure::Refused;
-        hint.local = failure == Failure::LocalResources;
+        let is_ours = matches!(failure, Failure::AttemptHook | Failure::Credentials);
+        hint.local = is_ours || failure == Failure::LocalResources;
         hint.upload_too_slow = failure == Failure::UploadTooSlow;
         let cause = self.cause(error);
         hint.response_too_large = matches!(cause, Some(Cause::Http1HeadTooLarge | Cause::Http2HeadTooLarge));
         let part_was_taken = failure == Failure::RequestBody && error.body_was_taken != Some(false);
         let redirect_acted = failure == Failure::Redirects && !status.is_some_and(says_not_acted);
-        let class = self.classify(default_class, &mut hint, || match status {
+        let outcome = || match status {
             Some(status) => {
                 Outcome::answered(&context.method, context.idempotency, status, headers).with_failure(failure)
             }
             None => Outcome::failed(&context.method, context.idempotency, failure),
-        });
+        };
+        // What the client was not to send ends the operation, whatever a classifier says.
+        let class = if is_ours { default_class } else { self.classify(default_class, &mut hint, outcome) };
         Assessment {
             class,
             default_class,

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Body as _;
 
+use super::attempt_headers::Prepared;
 use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
 use super::checks::check_length;
 use super::operation::OperationContext;
@@ -52,9 +53,21 @@ pub(super) fn send<T: Transport>(
                 Ok(body) => body,
                 Err(error) => break Err(error),
             };
+            let own_headers = match &context.client.attempt_headers {
+                None => None,
+                Some(headers) => match Box::pin(headers.prepare(context, wire_request, progress, &mut until)).await {
+                    Ok(prepared) => Some(prepared),
+                    Err(error) => break Err(error),
+                },
+            };
             // In a block, so that the request takes no room while the response is read.
             let mut response = {
-                let (request, probe) = start(context, wire_request, progress, body, until.at());
+                // Moved and not lent, since what is lent takes room until the block ends.
+                let content = (body, own_headers);
+                let (request, probe) = match start(context, wire_request, progress, content, until.at()) {
+                    Ok(started) => started,
+                    Err(error) => break Err(error),
+                };
                 let sending = pin!(transport.send(&context.client.http, request));
                 match exchange(transport, context, sending, probe.as_ref(), &mut until).await {
                     Ok(response) => response,
@@ -62,6 +75,9 @@ pub(super) fn send<T: Transport>(
                 }
             };
             progress.reach = Reach::Answered;
+            if let Some(headers) = &context.client.attempt_headers {
+                headers.keep_response(progress, &response);
+            }
             transport.check(context.view(), wire_request.current(progress).request.url(), response.url());
             progress.redirects.is_opaque |= context.view().is_opaque();
             match follow(context, wire_request, progress, &response) {
@@ -120,21 +136,36 @@ async fn next_body(
 }
 
 /// Returns the request to hand to the transport, and the probe that watches its body. The attempt
-/// ends at `until`, unless it takes longer to send.
+/// ends at `until`, unless it takes longer to send. `content`: the body, and what the headers of
+/// this request are made of, if it has some of its own.
+///
+/// # Errors
+///
+/// A hook of the user's has failed.
 fn start(
     context: &OperationContext<'_>,
     wire_request: &WireRequest,
     progress: &mut AttemptProgress,
-    body: Option<reqwest::Body>,
+    content: (Option<reqwest::Body>, Option<Prepared<'_>>),
     until: Option<Instant>,
-) -> (reqwest::Request, Option<SendProbe>) {
+) -> Result<(reqwest::Request, Option<SendProbe>), AttemptError> {
+    let (body, own_headers) = match content {
+        (body, None) => (body, None),
+        (body, Some(own_headers)) => {
+            let (body, own_headers) = own_headers.read_body(body);
+            (body, Some(own_headers))
+        }
+    };
     let (mut request, probe) = open(context, wire_request, progress, body);
     if !progress.redirects.is_elsewhere {
         let until = if probe.as_ref().is_some_and(SendProbe::is_long) { progress.limits.deadline } else { until };
         context.client.add_attempt_headers(request.headers_mut(), progress.number, until);
     }
+    if let Some(own_headers) = own_headers {
+        own_headers.write(context, progress, &mut request)?;
+    }
     progress.reach = Reach::Sent;
-    (request, probe)
+    Ok((request, probe))
 }
 
 /// Builds the request of an attempt, or of a hop in it, and a probe if there is a body to watch.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
+use super::attempt_hook::LastResponse;
+use super::credentials::TokenNumber;
 use super::redirect::{RedirectState, RedirectTrail, ResultRequest};
 use crate::error::BoxError;
 use crate::journal::Reach;
@@ -57,33 +59,70 @@ pub(super) struct AttemptProgress {
     /// Another attempt may have been processed, or runs at the same time.
     pub(super) is_repeat: bool,
     pub(super) redirects: RedirectState,
-    /// Boxed because most requests are not redirected.
-    trail: Option<Box<RedirectTrail>>,
+    /// The last token of the client's that this operation has sent.
+    pub(super) token: Option<TokenNumber>,
+    /// Boxed because most requests have none of it.
+    rare: Option<Box<Rare>>,
+}
+
+/// What redirects and hooks need.
+#[derive(Default)]
+struct Rare {
+    trail: RedirectTrail,
+    /// The last response of the operation's origin. Kept only for hooks.
+    last_response: Option<LastResponse>,
 }
 
 impl AttemptProgress {
     /// An attempt of which nothing has been sent, and without an end. It starts from `redirects`.
     pub(super) fn new(number: u32, is_repeat: bool, redirects: RedirectState) -> Self {
-        Self { number, limits: TimeLimits::default(), reach: Reach::NotSent, is_repeat, redirects, trail: None }
+        Self {
+            number,
+            limits: TimeLimits::default(),
+            reach: Reach::NotSent,
+            is_repeat,
+            redirects,
+            token: None,
+            rare: None,
+        }
+    }
+
+    /// Begins the next attempt, which starts from `redirects`.
+    pub(super) fn begin(&mut self, number: u32, is_repeat: bool, redirects: RedirectState) {
+        let token = self.token;
+        let last_response = self.rare.as_mut().and_then(|rare| rare.last_response.take());
+        *self = Self { token, ..Self::new(number, is_repeat, redirects) };
+        if let Some(last_response) = last_response {
+            self.set_last_response(last_response);
+        }
+    }
+
+    /// Returns the last response of the operation's origin, if hooks need it.
+    pub(super) fn last_response(&self) -> Option<&LastResponse> {
+        self.rare.as_ref().and_then(|rare| rare.last_response.as_ref())
+    }
+
+    pub(super) fn set_last_response(&mut self, response: LastResponse) {
+        self.rare.get_or_insert_default().last_response = Some(response);
     }
 
     /// Returns the request of the current hop, or `None` before the first redirect.
     pub(super) fn hop(&self) -> Option<&reqwest::Request> {
-        self.trail.as_ref().and_then(|trail| trail.hop())
+        self.rare.as_ref().and_then(|rare| rare.trail.hop())
     }
 
     /// Returns the last hop that kept the method, or `None` before the first such redirect.
     pub(super) fn same_method_hop(&self) -> Option<&reqwest::Request> {
-        self.trail.as_ref().and_then(|trail| trail.same_method.as_ref())
+        self.rare.as_ref().and_then(|rare| rare.trail.same_method.as_ref())
     }
 
     /// Takes the GET that a 303 has turned the request into.
     pub(super) fn take_result(&mut self) -> Option<ResultRequest> {
-        self.trail.as_mut().and_then(|trail| trail.result.take())
+        self.rare.as_mut().and_then(|rare| rare.trail.result.take())
     }
 
     pub(super) fn trail_mut(&mut self) -> &mut RedirectTrail {
-        self.trail.get_or_insert_default()
+        &mut self.rare.get_or_insert_default().trail
     }
 
     /// Ends the attempt.

@@ -1,5 +1,6 @@
 //! The builder: every setting of the client, checked before the client exists.
 
+mod attempt_headers;
 mod confirm;
 mod overload;
 mod redirects;
@@ -15,8 +16,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio_util::task::TaskTracker;
 
 use self::transport::{finish, healthy, names_a_tls_proxy, not_built, without_roots};
+use super::attempt_hook::OnAttempt;
 use super::checks::{bearer, check_timeout, parse_header};
 use super::confirm::Confirm;
+use super::credentials::Credentials;
 use super::defaults::Defaults;
 use super::event::Event;
 use super::origin::OriginMap;
@@ -53,6 +56,7 @@ const BODY_LIMIT: usize = 8 * 1024 * 1024;
 /// | [`breaker`](Self::breaker), [`cooldown`](Self::cooldown), [`hedge`](Self::hedge) | off |
 /// | [`confirm`](Self::confirm), [`settling_time`](Self::settling_time) | off |
 /// | [`deadline_header`](Self::deadline_header), [`attempt_header`](Self::attempt_header) | off |
+/// | [`credentials`](Self::credentials), [`on_attempt`](Self::on_attempt) | none |
 ///
 /// ```
 /// use std::time::Duration;
@@ -90,6 +94,8 @@ pub struct ClientBuilder {
     body_limit: usize,
     redirects: RedirectSettings,
     attempt_header: Option<HeaderName>,
+    credentials: Option<Credentials>,
+    on_attempt: Vec<OnAttempt>,
     overload: OverloadSettings,
     classifier: Option<Classifier>,
     on_event: Option<OnEvent>,
@@ -117,6 +123,8 @@ impl ClientBuilder {
             body_limit: BODY_LIMIT,
             redirects: RedirectSettings::default(),
             attempt_header: None,
+            credentials: None,
+            on_attempt: Vec::new(),
             overload: OverloadSettings::default(),
             classifier: None,
             on_event: None,
@@ -421,6 +429,7 @@ impl ClientBuilder {
     /// ```
     pub fn build(mut self) -> Result<Client> {
         let base = self.base_url.as_deref().map(target::base).transpose()?;
+        let attempt_headers = self.attempt_headers(base.is_some())?;
         let headers = std::mem::take(&mut self.default_headers);
         let defaults = Defaults::new(headers, base.is_some(), &self.keys.header)?;
         self.check()?;
@@ -463,6 +472,7 @@ impl ClientBuilder {
             redirect_post_as_get: self.redirects.post_as_get,
             cross_origin_redirects: self.redirects.may_leave(is_as_made),
             attempt_header: self.attempt_header,
+            attempt_headers,
             overload: self.overload,
             classifier: self.classifier,
             on_event: self.on_event,

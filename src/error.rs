@@ -65,6 +65,8 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// | `the server requires a client certificate` | mutual TLS, and you gave none | set an identity by [`http`](crate::ClientBuilder::http) |
 /// | `no response in time: the attempt_timeout has passed` | the server was too slow | raise [`attempt_timeout`](crate::ClientBuilder::attempt_timeout) |
 /// | `(deadline exceeded: …)` | no time is left for another attempt; the words name whose time | raise that limit |
+/// | `the on_attempt hook failed: …` | your hook returned an error or panicked, or wrote a header that it may not | correct the hook ([`on_attempt`](crate::ClientBuilder::on_attempt)) |
+/// | `no credentials: …` | your closure returned no valid token | see its error, and the identity provider ([`credentials`](crate::ClientBuilder::credentials)) |
 /// | `(retry-after too long for …)` | the server asks for a longer wait than the named limit allows | try again after [`retry_after`](Self::retry_after) |
 /// | `the head of the response is over the limit (…)` | the server has responded, and the HTTP client refuses the response | raise the named setting by [`http`](crate::ClientBuilder::http) |
 /// | `status 302, a redirect to … that is not followed (…); …` | the last words name the reason | [`max_redirects`](crate::ClientBuilder::max_redirects) has the rules |

@@ -20,7 +20,7 @@ use super::recorder::Recorder;
 use super::transport::Transport;
 use super::wire_request::WireRequest;
 use crate::clock;
-use crate::policy::{Class, Hint, Operation};
+use crate::policy::{Class, Failure, Hint, Operation};
 
 /// The terms of one hedged attempt.
 pub(super) struct Hedge<'a> {
@@ -136,9 +136,12 @@ async fn first_to_end<T>(
 }
 
 /// Returns whether a result ends the wait for the other attempt. A 409 does not: it may be about
-/// that attempt, which runs under the same key.
+/// that attempt, which runs under the same key. A hook of the user's that failed ends the operation.
 fn is_final(result: &AttemptResult) -> bool {
-    let Ok(response) = &result.outcome else { return false };
+    let response = match &result.outcome {
+        Ok(response) => response,
+        Err(error) => return error.failure == Failure::AttemptHook,
+    };
     let class = Class::read(response.status(), response.headers(), clock::wall);
     let hint = Hint::read(response.headers(), class, clock::wall);
     let is_settled = matches!(class, Class::Success | Class::Permanent) && response.status() != StatusCode::CONFLICT;

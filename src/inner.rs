@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use tokio_util::task::TaskTracker;
 
+use crate::attempt_headers::AttemptHeaders;
 use crate::confirm::Confirm;
 use crate::defaults::Defaults;
 use crate::event::Event;
@@ -40,6 +41,8 @@ pub(crate) struct Inner {
     /// Whether redirects to another origin are followed. An error names the reason why not.
     pub(crate) cross_origin_redirects: Result<(), NotFollowed>,
     pub(crate) attempt_header: Option<HeaderName>,
+    /// Boxed because most clients have none.
+    pub(crate) attempt_headers: Option<Box<AttemptHeaders>>,
     pub(crate) overload: OverloadSettings,
     pub(crate) classifier: Option<Classifier>,
     pub(crate) on_event: Option<OnEvent>,

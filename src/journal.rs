@@ -169,6 +169,9 @@ impl fmt::Display for Attempt {
             write!(f, "; {}", outcome.as_str())?;
         }
         match self.wait {
+            Some(_) if self.free_repeat && self.status == Some(StatusCode::UNAUTHORIZED) => {
+                f.write_str("; repeated with a fresh token, free")
+            }
             Some(_) if self.free_repeat => f.write_str("; repeated at once, free"),
             Some(wait) => write!(f, "; next in {}", ShortDuration(wait)),
             None => Ok(()),

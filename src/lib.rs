@@ -103,6 +103,7 @@
 // | `run` | the loop |
 // | `hedge` | a second attempt beside a late one |
 // | `attempt`, `redirect`, `send_probe`, `send_clock` | one attempt: send, follow redirects, watch the body and its time |
+// | `attempt_headers`, `attempt_hook`, `credentials` | headers that are written for each request: a valid token, and those of hooks |
 // | `attempt_result`, `response_body`, `ending`, `transport_error` | the evidence of an attempt, and its response |
 // | `assessment` | the class of an attempt |
 // | `admission`, `cooldown` | whether an attempt is admitted |
@@ -120,6 +121,8 @@ pub mod policy;
 mod admission;
 mod assessment;
 mod attempt;
+mod attempt_headers;
+mod attempt_hook;
 mod attempt_result;
 mod builder;
 mod cause;
@@ -128,6 +131,7 @@ mod client;
 mod common_headers;
 mod confirm;
 mod cooldown;
+mod credentials;
 #[cfg(feature = "json")]
 mod decode;
 mod defaults;
@@ -173,9 +177,11 @@ mod wire_request;
 #[doc(inline)]
 pub use steadfast_server as server;
 
+pub use attempt_hook::{AttemptHead, BodyNotInMemory};
 pub use builder::ClientBuilder;
 pub use client::Client;
 pub use confirm::{Confirmation, Unconfirmed};
+pub use credentials::{Credentials, Refreshing, Token, Why};
 #[cfg(feature = "json")]
 pub use decode::DecodeError;
 pub use detached::DetachedRequest;

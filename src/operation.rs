@@ -184,12 +184,13 @@ impl<'a> OperationContext<'a> {
     /// another origin than theirs.
     pub(super) fn withheld(&self, wire_request: &WireRequest, redirects: RedirectState) -> Withheld {
         let headers = wire_request.original().headers();
-        let has_own = self.key.is_some() || defaults::has_credential(headers);
         let at_home = self.client.origins.is_home(&self.origin);
+        let withholds_token = self.withholds_token(headers);
+        let has_own = self.key.is_some() || defaults::has_credential(headers) || (at_home && withholds_token);
         Withheld {
             // What a transport of the user's sends after its own redirects is not known.
             by_redirect: redirects.is_elsewhere && has_own && !redirects.is_opaque,
-            by_base_url: !at_home && self.client.defaults.has_credential_beside(headers),
+            by_base_url: !at_home && (withholds_token || self.client.defaults.has_credential_beside(headers)),
         }
     }
 

@@ -152,6 +152,12 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// Ends the operation because its token was not renewed in time.
+    pub(super) fn no_token_in_time(&mut self, wire_request: &WireRequest) -> Error {
+        let report = self.end_with(wire_request, StopReason::DeadlineExceeded, false, clock::now());
+        with_report(Error::new(ErrorKind::Timeout, "the credentials were not renewed in time"), report, wire_request)
+    }
+
     /// Ends the operation because its next attempt was not admitted.
     pub(super) fn not_admitted(&mut self, wire_request: &WireRequest, held: Denied) -> Error {
         self.retry_after = held.retry_after;
@@ -221,6 +227,8 @@ fn error_kind(failure: Failure, timed_out: bool) -> ErrorKind {
         Failure::RequestBody => ErrorKind::RequestBody,
         Failure::Redirects => ErrorKind::Redirect,
         Failure::InvalidRequest => ErrorKind::Build,
+        Failure::AttemptHook => ErrorKind::AttemptHook,
+        Failure::Credentials if !timed_out => ErrorKind::Credentials,
         _ if timed_out => ErrorKind::Timeout,
         Failure::BodyCut => ErrorKind::ResponseBody,
         _ => ErrorKind::Transport,

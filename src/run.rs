@@ -14,6 +14,7 @@ use super::assessment::Assessment;
 use super::attempt;
 use super::attempt_result::{AttemptProgress, AttemptResponse, AttemptResult, FinishedAttempt, TimeLimits};
 use super::confirm::{self, Confirmation};
+use super::credentials::NoToken;
 use super::event::EventKind;
 use super::hedge::{self, Hedge, HedgedResult, LosingAttempt};
 use super::key_trust::RequestPaths;
@@ -41,6 +42,14 @@ pub(super) fn run<T: Transport>(
         let mut running = Running { run: Run::start(context, wire_request), wire_request, progress };
         let mut now = running.run.recorder.started;
         loop {
+            if let Some(tokens) = context.lacks_token(running.wire_request) {
+                // Before the attempt, whose timeout and latency are not those of a refresh. If it
+                // fails, the attempt has its error.
+                if let Err(NoToken::TimedOut) = Box::pin(tokens.get(running.run.operation.deadline())).await {
+                    return Err(running.run.no_token_in_time(running.wire_request));
+                }
+                now = clock::now();
+            }
             let pass = match running.run.admit(running.wire_request, running.progress, now).await {
                 Ok(pass) => pass,
                 Err(held) => return Err(running.run.not_admitted(running.wire_request, held)),
@@ -235,7 +244,7 @@ impl<'a> Run<'a> {
         self.recorder.is_sending = true;
         let late_after = self.admission.late_after(self.context.hedge_policy(number), pass);
         let is_repeat = self.operation.is_at_risk() || late_after.is_some();
-        *progress = AttemptProgress::new(number, is_repeat, wire_request.redirect_state());
+        progress.begin(number, is_repeat, wire_request.redirect_state());
         progress.limits = limits;
         late_after
     }
@@ -262,7 +271,7 @@ impl<'a> Run<'a> {
     fn record_loser(&mut self, wire_request: &WireRequest, loser: &LosingAttempt) {
         let LosingAttempt { progress, result, elapsed } = loser;
         let mut assessment = match result {
-            Some(result) => Assessment::of(self.context, result, self.recorder.may_have_been_processed),
+            Some(result) => Assessment::of(self.context, result, progress.token, self.recorder.may_have_been_processed),
             None => Assessment::of_cancelled(progress),
         };
         if assessment.cause == Some(Cause::AttemptTimeout) {
@@ -271,6 +280,7 @@ impl<'a> Run<'a> {
         if assessment.may_have_been_processed {
             self.operation.set_at_risk();
         }
+        self.context.observe_token(progress.token, &assessment, result.as_ref());
         let attempt = assessment.to_attempt(progress.number, *elapsed);
         self.recorder.record(wire_request, attempt, &assessment);
     }
@@ -289,7 +299,9 @@ impl<'a> Run<'a> {
             self.operation.set_idempotency(Idempotency::Natural);
             self.operation.set_body_replayable(true);
         }
-        let mut assessment = Assessment::of(self.context, result, self.recorder.may_have_been_processed);
+        let sent_before = self.recorder.may_have_been_processed;
+        let mut assessment = Assessment::of(self.context, result, progress.token, sent_before);
+        self.context.observe_token(progress.token, &assessment, Some(result));
         self.context.observe(wire_request, progress, result.head());
         self.operation.set_key_trusted(self.context.is_key_trusted(wire_request, progress));
         self.settle(wire_request, finished, &assessment, pass);
@@ -325,6 +337,12 @@ impl<'a> Run<'a> {
     fn not_admitted(&mut self, wire_request: &WireRequest, held: Denied) -> Error {
         self.recorder.out_of_time = self.limit_behind(held.reason, None);
         self.recorder.not_admitted(wire_request, held)
+    }
+
+    /// Returns the error of an operation whose time has passed while it waited for a token.
+    fn no_token_in_time(&mut self, wire_request: &WireRequest) -> Error {
+        self.recorder.out_of_time = self.limit_behind(StopReason::DeadlineExceeded, None);
+        self.recorder.no_token_in_time(wire_request)
     }
 
     /// Returns whose time is too short, if an operation stops for that reason. `asked`: the wait

@@ -151,7 +151,9 @@ impl SendError {
 fn of_nested(error: &Error) -> Failure {
     match error.kind() {
         _ if error.may_have_been_processed() => Failure::Unknown,
-        ErrorKind::Build | ErrorKind::RequestBody | ErrorKind::KeyExpired => Failure::InvalidRequest,
+        ErrorKind::Build | ErrorKind::RequestBody | ErrorKind::KeyExpired | ErrorKind::AttemptHook => {
+            Failure::InvalidRequest
+        }
         ErrorKind::Certificate => Failure::Certificate,
         _ => Failure::NotSent,
     }

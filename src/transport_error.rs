@@ -147,6 +147,14 @@ fn rejects_response(error: &h2::Error) -> bool {
     error.is_library() && error.is_reset() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR)
 }
 
+/// Returns an error of the user's without the URL, if it is one of reqwest's. A URL can hold a secret.
+pub(super) fn without_url(error: BoxError) -> BoxError {
+    match error.downcast::<reqwest::Error>() {
+        Ok(error) => error.without_url().into(),
+        Err(error) => error,
+    }
+}
+
 /// Returns what lies behind a failure of the transport, for the error line. It decides nothing.
 /// `lacks_roots`: the client was built without CA certificates.
 pub(super) fn cause(failure: Failure, source: &BoxError, lacks_roots: bool) -> Option<Cause> {

@@ -18,6 +18,10 @@ mod changelog {}
 #[cfg(doctest)]
 mod migrating {}
 
+#[doc = include_str!("../src/guide/credentials.md")]
+#[cfg(doctest)]
+mod credentials {}
+
 #[doc = include_str!("../src/guide/design.md")]
 #[cfg(doctest)]
 mod design {}

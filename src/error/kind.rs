@@ -34,6 +34,14 @@ pub enum ErrorKind {
     /// tokens than the retry budget has. [`retry_after`](crate::Error::retry_after) tells you when
     /// to try again.
     NotAdmitted,
+    /// A hook of yours ([`on_attempt`](crate::ClientBuilder::on_attempt)) returned an error, panicked,
+    /// or wrote a header that it may not write. Nothing of that attempt was sent. Earlier attempts
+    /// may have been sent.
+    AttemptHook,
+    /// There is no valid token: your closure ([`Refreshing`](crate::Refreshing)) failed, or its token
+    /// belongs to somebody else. Nothing of that attempt was sent. Earlier attempts may have been
+    /// sent.
+    Credentials,
     /// No connection could be made. The message names the cause, such as a name that does not exist,
     /// or a proxy.
     Connect,

@@ -20,7 +20,8 @@ impl Error {
     /// Returns the innermost cause of a failure on this side, shortened. Only the caller can mend
     /// it, and the other words do not tell what it is.
     fn root_cause(&self) -> Option<String> {
-        if !matches!(self.0.kind, ErrorKind::Build | ErrorKind::RequestBody) {
+        let is_here = [ErrorKind::Build, ErrorKind::RequestBody, ErrorKind::AttemptHook, ErrorKind::Credentials];
+        if !is_here.contains(&self.0.kind) {
             return None;
         }
         problem::one_line(&without_queries(&self.causes().last()?.to_string()))

@@ -6,8 +6,8 @@
 //! * [`timeouts`]: the time limits of an operation, of its uploads and of response bodies.
 //! * [`overload`]: the mechanisms that protect a server in trouble, when to turn them on, and their
 //!   cost.
-//! * [`production`]: what an error means to whoever is on call, tokens that expire, and proxies in
-//!   between.
+//! * [`credentials`]: tokens that expire, signatures, and other headers of each attempt.
+//! * [`production`]: what an error means to whoever is on call, and proxies in between.
 //! * [`server`]: the position of the layer, the guarantees of each store, and one transaction for
 //!   rows and record.
 //! * [`testing`]: tests of your own code against failures.
@@ -53,6 +53,9 @@ pub mod simulation {}
 
 #[cfg_attr(not(doctest), doc = include_str!("server.md"))]
 pub mod server {}
+
+#[cfg_attr(not(doctest), doc = include_str!("credentials.md"))]
+pub mod credentials {}
 
 #[cfg_attr(not(doctest), doc = include_str!("production.md"))]
 pub mod production {}
