@@ -5,12 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, which is its business")]
 
 mod answers;
+mod attempt_hooks;
 mod bad_input;
 mod cancel;
 mod cases;
 mod classify;
 mod client;
 mod confirm;
+mod credentials;
 mod doors;
 mod dropped;
 mod events;

@@ -6,14 +6,24 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use steadfast::{Client, Error, IdempotencyKey, KeyPolicy, ResponseExt};
+use steadfast::{Client, Credentials, Error, IdempotencyKey, KeyPolicy, Refreshing, ResponseExt, Token, Why};
 use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, fast_retries};
 
 use crate::support::log::Log;
 
 const KEY: &str = "s3cret-key-s3cret-key-s3cret-key";
-const SECRETS: [&str; 6] =
-    ["s3cret-user", "s3cret-query", "s3cret-fragment", "s3cret-header", "s3cret-body", "key-s3cret"];
+const SECRETS: [&str; 10] = [
+    "s3cret-user",
+    "s3cret-query",
+    "s3cret-fragment",
+    "s3cret-header",
+    "s3cret-body",
+    "key-s3cret",
+    "s3cret-token",
+    "s3cret-refresh",
+    "s3cret-signature",
+    "s3cret-principal",
+];
 
 /// Prints an error in every format, with every cause.
 fn printed(error: &Error) -> String {
@@ -86,6 +96,7 @@ async fn printed_values_contain_no_secret() {
         check("events", &String::from_utf8_lossy(&events.lock().unwrap()));
         assert!(!events.lock().unwrap().is_empty());
     }
+    check_credentials_and_signatures().await;
     let logged = logged.take();
     // The transport's own logs are out of scope; steadfast's lines carry its target.
     let ours: String = logged.lines().filter(|line| line.contains(" steadfast: ")).collect();
@@ -153,4 +164,67 @@ async fn service_terms_and_report_show_no_secret() {
     check("the report", &format!("{:?} {:?}", response.extensions().get::<OperationReport>(), response.body()));
     check("no answer", &printed(&service.clone().oneshot(request(&url)).await.unwrap_err()));
     check("relative", &printed(&service.oneshot(request("/p?q=s3cret-query")).await.unwrap_err()));
+}
+
+/// A token, its refresh token and a signature: while they are sent, refused and renewed, and where
+/// the closure or the hook fails.
+async fn check_credentials_and_signatures() {
+    let refused = || FaultStep::answer(Answer::new(401).header("www-authenticate", "Bearer"));
+    let other_user = |_| Ok(Token::new("s3cret-token-2").principal("s3cret-principal"));
+    let no_header = |_| Ok(Token::new("s3cret-token\n"));
+    type Renew = fn(Why) -> Result<Token, Box<dyn std::error::Error + Send + Sync>>;
+    let renewals: [(Renew, &str); 6] = [
+        (|_| Ok("s3cret-token-2".into()), ""),
+        (|_| Ok("s3cret-token".into()), ""),
+        (|_| panic!("s3cret-refresh"), ""),
+        (|_| Ok("unused".into()), "http://s3cret-user:s3cret-user@127.0.0.1:1/token?refresh_token=s3cret-refresh"),
+        (other_user, ""),
+        (no_header, ""),
+    ];
+    for (case, (renew, idp)) in renewals.into_iter().enumerate() {
+        for hook_fails in [false, true] {
+            let server = FaultServer::play([refused(), FaultStep::close(FaultPoint::AfterExecuting), refused()]).await;
+            let events = Arc::new(Mutex::new(Vec::<u8>::new()));
+            let told = events.clone();
+            let refreshing = Refreshing::bearer(move |why| {
+                let held = "s3cret-refresh".to_owned();
+                async move {
+                    if why == Why::First {
+                        return Ok("s3cret-token".into());
+                    }
+                    if !idp.is_empty() {
+                        steadfast::reqwest::get(idp).await?;
+                    }
+                    drop(held);
+                    renew(why)
+                }
+            });
+            check("the credentials", &format!("{refreshing:?}"));
+            let builder = Client::builder()
+                .base_url(server.url(""))
+                .keys(KeyPolicy::standard())
+                .retry(fast_retries())
+                .credentials(refreshing)
+                .on_attempt(move |head| {
+                    head.insert("x-signature", "s3cret-signature")?;
+                    check("the head", &format!("{head:?}"));
+                    assert!(!hook_fails || head.number() < 2, "s3cret-signature");
+                    Ok(())
+                })
+                .on_event(move |event| told.lock().unwrap().extend(format!("{event:?} {}\n", event.url()).bytes()));
+            check("the builder", &format!("{builder:?}"));
+            let client = builder.build().unwrap();
+            check("the client", &format!("{client:?}"));
+            let error = client.post_json::<Value>("/p?q=s3cret-query", &json!(5)).await.unwrap_err();
+            check(&format!("case {case}"), &printed(&error));
+            check("the journal", &serde_json::to_string(error.attempts()).unwrap());
+            check("the resume token", &serde_json::to_string(&error.resume_token()).unwrap());
+            check("events", &String::from_utf8_lossy(&events.lock().unwrap()));
+            assert_eq!(server.received()[0].header("authorization"), Some("Bearer s3cret-token"));
+            assert_eq!(server.received()[0].header("x-signature"), Some("s3cret-signature"));
+        }
+    }
+    for credentials in [Credentials::bearer("s3cret-token"), Credentials::basic("s3cret-user", "s3cret-header")] {
+        check("static credentials", &format!("{credentials:?}"));
+    }
 }
