@@ -47,6 +47,8 @@ enum Design {
     ConflictIsDone,
     /// A 301 turns a POST into a GET, as in browsers.
     MovedPostIsGet,
+    /// After every 401 the request is sent again with a fresh token.
+    RefusalIsNothing,
 }
 
 /// One step of a history.
@@ -204,6 +206,7 @@ fn is_possible(fate: Fate, State { scenario, history, seen }: &State) -> bool {
     }
     match fate {
         BadCertificate => scenario.tls,
+        TokenRefused | Unauthorized => scenario.has_token() && !seen.is_elsewhere,
         DeadlinePassed => scenario.limits == Limits::TellsDeadline,
         Moved | Temporary => !seen.is_result && !seen.is_elsewhere && seen.hops == 0 && !seen.is_known,
         SeeOther => !seen.is_result && !seen.is_elsewhere && !seen.is_known,
@@ -227,7 +230,7 @@ fn is_possible(fate: Fate, State { scenario, history, seen }: &State) -> bool {
 type Promise = (&'static str, fn(&Model, &State) -> bool);
 
 /// The properties of every state. The page lists the same names.
-const PROMISES: [Promise; 14] = [
+const PROMISES: [Promise; 15] = [
     ("without trust or without a key, nothing is carried out twice", |_, State { scenario, seen, .. }| {
         !(scenario.has_effects() && scenario.word != Word::User && seen.executions > 1)
     }),
@@ -247,10 +250,11 @@ const PROMISES: [Promise; 14] = [
         scenario.is_read() || seen.end.is_none_or(|end| !end.is_ok || seen.executions > 0)
     }),
     ("at most `max_attempts` attempts and two free repeats", |_, State { scenario, seen, .. }| {
-        seen.free <= scenario.max_free_repeats() && seen.sends <= scenario.max_attempts() + seen.free
+        seen.free <= scenario.max_free_repeats() && seen.sends <= scenario.max_attempts() + seen.free + seen.renewed
     }),
+    ("at most one repeat with a fresh token", |_, State { seen, .. }| seen.renewed <= 1),
     ("with an empty budget, only what is free is repeated", |_, State { scenario, seen, .. }| {
-        scenario.limits != Limits::EmptyBudget || seen.sends <= 1 + seen.free + seen.local
+        scenario.limits != Limits::EmptyBudget || seen.sends <= 1 + seen.free + seen.renewed + seen.local
     }),
     ("nothing is sent after the server's last word", |_, State { seen, .. }| !seen.broken.after_final),
     ("nothing is sent before the time that the server has named", |_, State { seen, .. }| !seen.broken.early),

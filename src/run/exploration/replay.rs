@@ -22,6 +22,7 @@ use super::{Design, Model, Step};
 use crate::admission::Admitted;
 use crate::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, FinishedAttempt};
 use crate::clock;
+use crate::credentials::TokenNumber;
 use crate::error::{Error, Result};
 use crate::journal::OperationReport;
 use crate::key_policy::Trust;
@@ -173,7 +174,7 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn hold_back(&mut self, run: Run<'_>, held: Denied) {
+    fn hold_back(&mut self, mut run: Run<'_>, held: Denied) {
         let error = run.recorder.not_admitted(self.wire_request, held);
         self.seen.decided = Decided::Denied(held.reason);
         self.end(&Err(&error));
@@ -227,6 +228,8 @@ impl<'a> Course<'a> {
     fn open(&mut self, fate: Fate) -> (reqwest::Request, Option<SendProbe>) {
         let body = if self.progress.redirects.is_done { None } else { self.next_body() };
         let (mut request, probe) = attempt::open(self.setting.context, self.wire_request, &self.progress, body);
+        let has_token = self.setting.scenario.has_token() && !self.progress.redirects.is_elsewhere;
+        self.progress.token = TokenNumber::new(u32::from(self.seen.renewed) + 1).filter(|_| has_token);
         let body = request.body_mut().take();
         if !matches!(fate, Fate::TimedOutBeforeBody | Fate::ClosedBeforeSending | Fate::NoConnection)
             && let Some(mut body) = body
@@ -314,6 +317,9 @@ impl<'a> Course<'a> {
         if self.setting.design == Design::FreeWithoutEnd && fate == Fate::Refused {
             return self.repeat(Duration::ZERO, true, fate);
         }
+        if self.setting.design == Design::RefusalIsNothing && fate.status() == Some(StatusCode::UNAUTHORIZED) {
+            return self.repeat(Duration::ZERO, true, fate);
+        }
         let Some(mut run) = self.run.take() else { return };
         if self.setting.design == Design::ForgetsEarlierAttempts {
             run.recorder.may_have_been_processed = false;
@@ -342,11 +348,7 @@ impl<'a> Course<'a> {
     fn repeat(&mut self, after: Duration, is_free: bool, fate: Fate) {
         self.not_before = self.now + fate.retry_after().unwrap_or_default();
         self.now += after;
-        self.seen.free = self.seen.free.saturating_add(u8::from(is_free));
-        self.seen.local = self.seen.local.saturating_add(u8::from(fate == Fate::NoDescriptor));
-        self.seen.waited = !after.is_zero();
-        self.seen.decided = Decided::Retry { after, is_free };
-        self.seen.phase = Phase::Waiting;
+        self.seen.repeat(after, is_free, fate);
     }
 
     /// What `fetch` returns.

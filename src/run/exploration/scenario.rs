@@ -74,6 +74,11 @@ pub(super) enum Limits {
     Breaker,
     /// The API may act and still respond 429, and the user has declared this.
     ThrottledActs,
+    /// The client has a token that it can renew.
+    Token,
+    /// The same, and a gateway passes on the 401 of a server that may have acted. The user has
+    /// declared this.
+    UnauthorizedActs,
     /// The client sends its deadline, and a server may refuse a request that is too late.
     TellsDeadline,
 }
@@ -139,6 +144,10 @@ impl Scenario {
             all.push(Self { limits: Limits::ThrottledActs, ..scenario });
         }
         all.push(Self { limits: Limits::TellsDeadline, ..doubting });
+        for limits in [Limits::Token, Limits::UnauthorizedActs] {
+            all.extend([licensed, doubting, keyless, natural].map(|scenario| Self { limits, ..scenario }));
+        }
+        all.push(Self { limits: Limits::Token, ..Self::new(PostMinted, Word::Api, Api::Stops) });
         all
     }
 
@@ -151,6 +160,10 @@ impl Scenario {
     /// Returns whether a second execution would change something. One of a GET or PUT does not.
     pub(super) fn has_effects(self) -> bool {
         !matches!(self.ask, Ask::Get | Ask::Put | Ask::PutStream)
+    }
+
+    pub(super) fn has_token(self) -> bool {
+        matches!(self.limits, Limits::Token | Limits::UnauthorizedActs)
     }
 
     pub(super) fn is_read(self) -> bool {
@@ -181,6 +194,7 @@ impl Scenario {
             Limits::Two => RetryPolicy::new().max_attempts(2),
             Limits::Hurried => RetryPolicy::new().deadline(self.deadline()),
             Limits::ThrottledActs => RetryPolicy::new().throttled_is_ambiguous(true),
+            Limits::UnauthorizedActs => RetryPolicy::new().unauthorized_is_ambiguous(true),
             _ => RetryPolicy::new(),
         };
         // Chance would make two replays of one history differ.

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+
+use super::server::Fate;
 use crate::error::Error;
 use crate::journal::OperationReport;
 use crate::policy::StopReason;
@@ -17,6 +20,8 @@ pub(super) struct Seen {
     /// Repeats that were free, and repeats after a lack of resources in this process.
     pub(super) free: u8,
     pub(super) local: u8,
+    /// Repeats with a fresh token.
+    pub(super) renewed: u8,
     /// Redirects followed in the current attempt.
     pub(super) hops: u8,
     /// Whether the next request differs from the caller's, and how.
@@ -31,6 +36,19 @@ pub(super) struct Seen {
     pub(super) end: Option<End>,
     /// The last decision, for the counts and the stories.
     pub(super) decided: Decided,
+}
+
+impl Seen {
+    /// The client repeats the request after this fate.
+    pub(super) fn repeat(&mut self, after: Duration, is_free: bool, fate: Fate) {
+        let is_renewed = is_free && fate.status() == Some(StatusCode::UNAUTHORIZED);
+        self.free = self.free.saturating_add(u8::from(is_free && !is_renewed));
+        self.renewed = self.renewed.saturating_add(u8::from(is_renewed));
+        self.local = self.local.saturating_add(u8::from(fate == Fate::NoDescriptor));
+        self.waited = !after.is_zero();
+        self.decided = Decided::Retry { after, is_free };
+        self.phase = Phase::Waiting;
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{HeaderName, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 
 use super::scenario::{Api, Limits, SECOND, Scenario};
@@ -64,6 +64,10 @@ fates! {
     SaysRetry,
     DeadlinePassed,
     NotImplemented,
+    /// 401 with a challenge, in response to the client's token.
+    TokenRefused,
+    /// The same without a challenge.
+    Unauthorized,
     RequestTimeout,
     Moved,
     SeeOther,
@@ -98,6 +102,7 @@ impl Fate {
             TimedOutBeforeBody if scenario.tls => Acts::Perhaps,
             Unavailable | UnavailableLater | UnavailableMuchLater | Fails | SaysStop | RequestTimeout => Acts::Perhaps,
             Moved => Acts::Perhaps,
+            TokenRefused | Unauthorized if scenario.limits == Limits::UnauthorizedActs => Acts::Perhaps,
             Throttled | ThrottledLater if scenario.limits == Limits::ThrottledActs => Acts::Perhaps,
             Done | AnswerCut | StoredError | SeeOther | SeeElsewhere => Acts::Always,
             _ => Acts::Never,
@@ -111,6 +116,7 @@ impl Fate {
         match self {
             NoConnection | Lost | Done => true,
             Refused => scenario.limits == Limits::Refusing,
+            TokenRefused => scenario.has_token(),
             StillRunning | Stored | ThrottledLater | Unavailable => scenario.limits != Limits::Refusing,
             _ => false,
         }
@@ -130,6 +136,7 @@ impl Fate {
             Throttled | ThrottledLater => 429,
             Released | Unavailable | UnavailableLater | UnavailableMuchLater | SaysStop | DeadlinePassed => 503,
             NotImplemented => 501,
+            TokenRefused | Unauthorized => 401,
             RequestTimeout => 408,
             Moved => 301,
             SeeOther | SeeElsewhere => 303,
@@ -188,6 +195,7 @@ impl Fate {
             add(LOCATION, to.to_owned());
         }
         match self {
+            Self::TokenRefused => add(WWW_AUTHENTICATE, "Bearer".to_owned()),
             Self::SaysStop => add(HeaderName::from_static("x-should-retry"), "false".to_owned()),
             Self::SaysRetry => add(HeaderName::from_static("x-should-retry"), "true".to_owned()),
             _ => {}
@@ -258,6 +266,8 @@ impl Fate {
             SaysRetry => "the answer is 400 and says to retry",
             DeadlinePassed => "the answer is 503, the deadline has passed",
             NotImplemented => "the answer is 501",
+            TokenRefused => "the answer is 401 with a challenge",
+            Unauthorized => "the answer is 401",
             RequestTimeout => "the answer is 408",
             Moved => "the answer is 301 to /v2/charges",
             SeeOther => "the answer is 303 to the result",

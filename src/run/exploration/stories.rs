@@ -74,6 +74,7 @@ fn request(State { scenario, seen, .. }: &State) -> String {
 /// The client's decision, and its message to the caller at the end.
 fn outcome(State { seen, .. }: &State) -> String {
     let decided = match seen.decided {
+        Decided::Retry { is_free: true, .. } if seen.renewed > 0 => " The client repeats it with a fresh token.",
         Decided::Retry { is_free: true, .. } => " The client repeats it, free of charge.",
         Decided::Retry { .. } => " The client repeats it.",
         Decided::Hop => " The client follows.",
@@ -89,7 +90,7 @@ fn outcome(State { seen, .. }: &State) -> String {
 }
 
 /// A broken design, how the promise begins that it breaks, and where.
-const BROKEN: [(Design, &str, Scenario); 8] = {
+const BROKEN: [(Design, &str, Scenario); 9] = {
     let keyless = Scenario::new(Ask::Post, Word::Nobody, Api::Ignores);
     let doubting = Scenario::new(Ask::PostMinted, Word::Api, Api::Ignores);
     let trusting = Scenario::new(Ask::PostMinted, Word::User, Api::Honours);
@@ -102,6 +103,7 @@ const BROKEN: [(Design, &str, Scenario); 8] = {
         (Design::ForgetsEarlierAttempts, "`may_have_been_processed()", trusting),
         (Design::ConflictIsDone, "`Ok`", keyless),
         (Design::MovedPostIsGet, "`Ok`", keyless),
+        (Design::RefusalIsNothing, "without trust", Scenario { limits: Limits::UnauthorizedActs, ..keyless }),
     ]
 };
 
