@@ -1,16 +1,22 @@
-//! Counts of how operations ended: as numbers, and as tracing events.
+//! Counts of how operations ended: as numbers, as tracing events and on the request's span.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::request::Parts;
 use http::{Method, Request, Uri};
-use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Span};
 
 use super::store::RecordId;
 
+/// What became of a request, on its span and in OpenTelemetry.
+const OUTCOME: &str = "steadfast.idempotency.outcome";
+/// How an operation ended.
+const END: &str = "steadfast.idempotency.end";
+
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])* $name:ident = $message:literal),* $(,)?) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $message:literal, $field:ident $value:literal);* $(;)?) => {
         /// Counts since the layer was made, from
         /// [`IdempotencyLayer::metrics`](super::IdempotencyLayer::metrics).
         ///
@@ -39,6 +45,8 @@ macro_rules! counters {
         /// # Ok::<(), std::fmt::Error>(())
         /// ```
         ///
+        /// The crate `steadfast-otel` exports them by OpenTelemetry.
+        ///
         /// Each count is also a `tracing` event at debug level, with the target `steadfast::keys`.
         /// It has a message and these fields:
         ///
@@ -47,6 +55,39 @@ macro_rules! counters {
         /// | `outcome` | the count's name |
         /// | `operation` | the record's identity, shortened; absent if the request has none |
         /// | `route` | the method and the path of the request, without its query |
+        ///
+        /// # On the request's span
+        ///
+        /// The layer makes no span. It records what only it knows on the span in which it is
+        /// called, if that span has these fields:
+        ///
+        /// | field | value |
+        /// | --- | --- |
+        /// | `steadfast.idempotency.outcome` | what became of the request: `executed`, `replayed`, `waited`, `in_progress`, `mismatched`, `unknown`, `refused`, `store_down`, `too_many_running` |
+        /// | `steadfast.idempotency.end` | how the operation ended, if this request ran or ended it: `stored`, `not_kept`, `released`, `unknown`, `lost` |
+        ///
+        /// A span takes only fields that it was created with. With tower-http:
+        ///
+        /// ```
+        /// use axum::{Router, extract::Request, routing::post};
+        /// use steadfast_server::{IdempotencyLayer, MemoryStore, Scope};
+        /// use tower_http::trace::TraceLayer;
+        /// use tracing::{field::Empty, info_span};
+        ///
+        /// let spans = TraceLayer::new_for_http().make_span_with(|request: &Request| {
+        ///     info_span!(
+        ///         "request",
+        ///         otel.kind = "server",
+        ///         http.request.method = %request.method(),
+        ///         steadfast.idempotency.outcome = Empty,
+        ///         steadfast.idempotency.end = Empty,
+        ///     )
+        /// });
+        /// let idempotency = IdempotencyLayer::new(MemoryStore::new(), Scope::single_caller());
+        /// let charges = post(async || "charged");
+        /// // The last layer is the outermost, so the span is there when the other one is called.
+        /// let app: Router = Router::new().route("/charges", charges).layer(idempotency).layer(spans);
+        /// ```
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Metrics {
@@ -60,6 +101,7 @@ macro_rules! counters {
                     name: stringify!($name),
                     description: concat!($($doc),*).trim_ascii_start(),
                     value: self.$name,
+                    attribute: ($field, $value),
                 },)*].into_iter()
             }
         }
@@ -75,7 +117,14 @@ macro_rules! counters {
         impl Default for Counters {
             fn default() -> Self {
                 Self {
-                    $($name: Counter { name: stringify!($name), message: $message, value: AtomicU64::new(0) },)*
+                    $($name: Counter {
+                        meaning: &Meaning {
+                            name: stringify!($name),
+                            message: $message,
+                            attribute: ($field, $value),
+                        },
+                        value: AtomicU64::new(0),
+                    },)*
                 }
             }
         }
@@ -90,33 +139,33 @@ macro_rules! counters {
 
 counters! {
     /// Handlers that were started under a key.
-    executed = "a handler was started under a key",
+    executed = "a handler was started under a key", OUTCOME "executed";
     /// Responses that were stored.
-    stored = "a response was stored",
+    stored = "a response was stored", END "stored";
     /// Ends that were stored without their response, because it was streamed or too long.
-    not_kept = "an end was stored without its response",
+    not_kept = "an end was stored without its response", END "not_kept";
     /// Responses that were replayed from a record.
-    replayed = "a stored response was replayed",
+    replayed = "a stored response was replayed", OUTCOME "replayed";
     /// Repeats that were refused with 409 because the first request was still running.
-    in_progress = "a repeat was refused: the first request is still running",
+    in_progress = "a repeat was refused: the first request is still running", OUTCOME "in_progress";
     /// Repeats that waited for the first request and got its response.
-    waited = "a repeat has waited for the first request and got its response",
+    waited = "a repeat has waited for the first request and got its response", OUTCOME "waited";
     /// Requests whose key belongs to another request.
-    mismatched = "a request was refused: its key belongs to another request",
+    mismatched = "a request was refused: its key belongs to another request", OUTCOME "mismatched";
     /// Repeats that were refused because the outcome of their operation is unknown.
-    refused_unknown = "a repeat was refused: the outcome of its operation is unknown",
+    refused_unknown = "a repeat was refused: the outcome of its operation is unknown", OUTCOME "unknown";
     /// Operations that this layer ended as unknown: after a panic, an error or an unknown outcome.
-    abandoned = "an operation ended with an unknown outcome",
+    abandoned = "an operation ended with an unknown outcome", END "unknown";
     /// Keys that were released, also by a rollback of the handler's transaction.
-    released = "a key was released",
+    released = "a key was released", END "released";
     /// Requests refused for their key, scope or size.
-    refused = "a request was refused for its key, scope or size",
+    refused = "a request was refused for its key, scope or size", OUTCOME "refused";
     /// Requests refused because the store could not be reached or was full.
-    store_down = "a request was refused: its key could not be claimed",
+    store_down = "a request was refused: its key could not be claimed", OUTCOME "store_down";
     /// Requests refused because as many handlers were running as may run at a time.
-    too_many_running = "a request was refused: too many handlers are running",
+    too_many_running = "a request was refused: too many handlers are running", OUTCOME "too_many_running";
     /// Ends that could not be written.
-    lost = "the end of an operation could not be written",
+    lost = "the end of an operation could not be written", END "lost";
 }
 
 /// One count with its name, from [`Metrics::iter`].
@@ -129,13 +178,23 @@ pub struct Metric {
     pub description: &'static str,
     /// The count since the layer was made.
     pub value: u64,
+    /// The [field of the span](Metrics#on-the-requests-span) that says the same, and its value:
+    /// `("steadfast.idempotency.outcome", "replayed")`.
+    pub attribute: (&'static str, &'static str),
 }
 
 #[derive(Debug)]
 pub(super) struct Counter {
+    meaning: &'static Meaning,
+    value: AtomicU64,
+}
+
+/// What a counter counts.
+#[derive(Debug)]
+struct Meaning {
     name: &'static str,
     message: &'static str,
-    value: AtomicU64,
+    attribute: (&'static str, &'static str),
 }
 
 /// The request that a tracing event is about. `None` if nobody reads such events: then nothing is
@@ -168,10 +227,17 @@ impl fmt::Display for Route {
     }
 }
 
+/// Counts something that happened to a request, in the span of that request.
 pub(super) fn count(counter: &Counter, id: Option<&RecordId>, route: &Route) {
-    counter.value.fetch_add(1, Ordering::Relaxed);
+    let Counter { meaning, value } = counter;
+    value.fetch_add(1, Ordering::Relaxed);
+    // One load, if nobody listens.
+    if LevelFilter::current() != LevelFilter::OFF {
+        let (field, value) = meaning.attribute;
+        Span::current().record(field, value);
+    }
     let operation = id.map(tracing::field::debug);
-    tracing::debug!(target: "steadfast::keys", outcome = counter.name, operation, %route, "{}", counter.message);
+    tracing::debug!(target: "steadfast::keys", outcome = meaning.name, operation, %route, "{}", meaning.message);
 }
 
 #[cfg(test)]
@@ -216,6 +282,14 @@ mod tests {
         assert!(log.contains(&format!("operation={short}")) && short.len() < 30, "{short}: {log}");
     }
 
+    /// A span has one outcome and one end, whatever is counted twice under it elsewhere.
+    #[test]
+    fn attributes_of_two_counts_differ() {
+        let attributes: Vec<_> = Metrics::default().iter().map(|metric| metric.attribute).collect();
+        let different: std::collections::HashSet<_> = attributes.iter().collect();
+        assert_eq!(different.len(), attributes.len(), "{attributes:?}");
+    }
+
     #[test]
     fn every_metric_has_name_description_and_value() {
         let metrics = Metrics { replayed: 7, lost: 9, ..Metrics::default() };
@@ -223,6 +297,7 @@ mod tests {
         let named = |name: &str| all.iter().find(|metric| metric.name == name).unwrap();
         assert_eq!((named("replayed").value, named("lost").value), (7, 9));
         assert_eq!(named("replayed").description, "Responses that were replayed from a record.");
+        assert_eq!(named("refused_unknown").attribute, ("steadfast.idempotency.outcome", "unknown"));
         assert!(all.iter().all(|metric| metric.description.ends_with('.') && !metric.description.contains('[')));
         assert_eq!(all.iter().map(|metric| metric.value).sum::<u64>(), 16);
     }
