@@ -3,6 +3,7 @@
 //! Nothing here repeats a request, waits for a retry or decides about one. The hops of a redirect
 //! belong to the attempt and to its timeout.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::time::Instant;
 
@@ -13,20 +14,23 @@ use http_body::Body as _;
 use super::attempt_headers::Prepared;
 use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
 use super::checks::check_length;
+use super::event::{EventKind, Exchange};
 use super::operation::OperationContext;
 use super::origin::origin;
 use super::redirect::{self, Hop, RedirectRules, ResultRequest};
 use super::request_body::BodyError;
 use super::response_body::{self, ReadLimits, ReadMode};
 use super::send_probe::{SealOnDrop, SendProbe};
+use super::spans::{self, SendSpan};
 use super::transport::{SendError, Transport};
 use super::wire_request::WireRequest;
 use super::{assessment, ending, transport_view};
 use crate::clock::{self, SharedTimer};
 use crate::error::BoxError;
 use crate::inner::Inner;
-use crate::journal::{NotFollowed, Reach};
+use crate::journal::{Journal, NotFollowed, Reach};
 use crate::policy::{Failure, Idempotency, is_safe};
+use crate::resume::SafeUrl;
 use steadfast_core::protocol;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -68,8 +72,12 @@ pub(super) fn send<T: Transport>(
                     Ok(started) => started,
                     Err(error) => break Err(error),
                 };
+                let started = context.client.on_event.as_ref().map(|_| clock::now());
+                let watchers = Watchers { probe: probe.as_ref(), span: progress.span() };
                 let sending = pin!(transport.send(&context.client.http, request));
-                match exchange(transport, context, sending, probe.as_ref(), &mut until).await {
+                let result = exchange(transport, context, sending, watchers, &mut until).await;
+                tell_exchange(context, wire_request, progress, &result, started);
+                match result {
                     Ok(response) => response,
                     Err(error) => break Err(error),
                 }
@@ -82,6 +90,7 @@ pub(super) fn send<T: Transport>(
             progress.redirects.is_opaque |= context.view().is_opaque();
             match follow(context, wire_request, progress, &response) {
                 Ok(true) => {
+                    progress.end_span();
                     let _drained = Box::pin(response_body::read_error(&mut response, &mut until)).await;
                     continue;
                 }
@@ -161,8 +170,17 @@ fn start(
         let until = if probe.as_ref().is_some_and(SendProbe::is_long) { progress.limits.deadline } else { until };
         context.client.add_attempt_headers(request.headers_mut(), progress.number, until);
     }
+    let span = context.span().map(|span| span.start_send(&request, context.template(), progress.number));
     if let Some(own_headers) = own_headers {
-        own_headers.write(context, progress, &mut request)?;
+        // Inside the span, so that a hook can write its trace context.
+        let written = spans::enter(span.as_ref(), || own_headers.write(context, progress, &mut request));
+        if let (Some(span), Err(error)) = (&span, &written) {
+            span.failed(error.failure, None);
+        }
+        written?;
+    }
+    if let Some(span) = span {
+        progress.set_span(span);
     }
     progress.reach = Reach::Sent;
     Ok((request, probe))
@@ -212,18 +230,25 @@ impl Inner {
     }
 }
 
-/// Waits for the head of the response.
+/// Who watches an exchange.
+#[derive(Clone, Copy)]
+struct Watchers<'a> {
+    probe: Option<&'a SendProbe>,
+    span: Option<&'a SendSpan>,
+}
+
+/// Waits for the head of the response, inside the span.
 async fn exchange<T: Transport>(
     transport: T,
     context: &OperationContext<'_>,
     mut sending: Pin<&mut impl Future<Output = Result<reqwest::Response, T::Error>>>,
-    probe: Option<&SendProbe>,
+    Watchers { probe, span }: Watchers<'_>,
     until: &mut SharedTimer<'_>,
 ) -> Result<reqwest::Response, AttemptError> {
     let mut seal = SealOnDrop(probe);
     let mut window = context.send_clock(probe).start(probe, until);
     let ended = loop {
-        match until.bound(sending.as_mut()).await {
+        match until.bound(poll_fn(|cx| spans::enter(span, || sending.as_mut().poll(cx)))).await {
             Ok(ended) => break Ok(ended),
             Err(clock::TimedOut) => match context.send_clock(probe).go_on(probe, window.as_deref_mut()) {
                 Ok(later) => until.set(later),
@@ -241,6 +266,32 @@ async fn exchange<T: Transport>(
         Err(too_late) => SendError::too_late(too_late, probe, context.view()),
     };
     Err(AttemptError { failure, timed_out, head: None, body_was_taken: probe.map(SendProbe::taken), source })
+}
+
+/// Tells the span and the user's closure how an exchange has ended. `started`: when it began, if
+/// there is such a closure.
+fn tell_exchange(
+    context: &OperationContext<'_>,
+    wire_request: &WireRequest,
+    progress: &AttemptProgress,
+    result: &Result<reqwest::Response, AttemptError>,
+    started: Option<Instant>,
+) {
+    if let (Some(span), Ok(response)) = (progress.span(), result) {
+        span.answered(response);
+    }
+    if let (Some(on_event), Some(started)) = (&context.client.on_event, started) {
+        let request = wire_request.current(progress).request;
+        let exchange = Exchange {
+            method: request.method(),
+            url: SafeUrl(request.url()),
+            head: result.as_ref().ok().map(|response| (response.status(), response.version())),
+            failure: result.as_ref().err().map(|error| error.failure),
+            elapsed: clock::now().saturating_duration_since(started),
+        };
+        let kind = EventKind::ExchangeEnded { exchange };
+        spans::enter(progress.span(), || on_event(&context.event(wire_request, &Journal::Empty, kind)));
+    }
 }
 
 /// Follows the redirect of a response, if it is one that may be followed. Returns whether there is

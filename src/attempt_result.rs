@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 use super::attempt_hook::LastResponse;
 use super::credentials::TokenNumber;
 use super::redirect::{RedirectState, RedirectTrail, ResultRequest};
+use super::spans::SendSpan;
 use crate::error::BoxError;
 use crate::journal::Reach;
 use crate::policy::Failure;
@@ -65,12 +66,14 @@ pub(super) struct AttemptProgress {
     rare: Option<Box<Rare>>,
 }
 
-/// What redirects and hooks need.
+/// What redirects, hooks and spans need.
 #[derive(Default)]
 struct Rare {
     trail: RedirectTrail,
     /// The last response of the operation's origin. Kept only for hooks.
     last_response: Option<LastResponse>,
+    /// The span of the request that was sent last.
+    span: Option<SendSpan>,
 }
 
 impl AttemptProgress {
@@ -125,8 +128,28 @@ impl AttemptProgress {
         &mut self.rare.get_or_insert_default().trail
     }
 
+    /// Returns the span of the request that was sent last, if somebody listens.
+    pub(super) fn span(&self) -> Option<&SendSpan> {
+        self.rare.as_ref().and_then(|rare| rare.span.as_ref())
+    }
+
+    pub(super) fn set_span(&mut self, span: SendSpan) {
+        self.rare.get_or_insert_default().span = Some(span);
+    }
+
+    /// Ends the span of a request that was redirected.
+    pub(super) fn end_span(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.span = None;
+        }
+    }
+
     /// Ends the attempt.
-    pub(super) fn finish(&self, outcome: Result<AttemptResponse, AttemptError>) -> AttemptResult {
+    pub(super) fn finish(&mut self, outcome: Result<AttemptResponse, AttemptError>) -> AttemptResult {
+        if let (Some(span), Err(error)) = (self.span(), &outcome) {
+            span.failed(error.failure, error.head.as_ref().map(|head| head.0));
+        }
+        self.end_span();
         AttemptResult { outcome, redirects: self.redirects }
     }
 }

@@ -4,6 +4,7 @@ mod attempt_headers;
 mod confirm;
 mod overload;
 mod redirects;
+mod telemetry;
 mod timeouts;
 mod transport;
 
@@ -57,6 +58,7 @@ const BODY_LIMIT: usize = 8 * 1024 * 1024;
 /// | [`confirm`](Self::confirm), [`settling_time`](Self::settling_time) | off |
 /// | [`deadline_header`](Self::deadline_header), [`attempt_header`](Self::attempt_header) | off |
 /// | [`credentials`](Self::credentials), [`on_attempt`](Self::on_attempt) | none |
+/// | [`spans`](Self::spans) | on, for a subscriber that listens |
 ///
 /// ```
 /// use std::time::Duration;
@@ -101,6 +103,7 @@ pub struct ClientBuilder {
     on_event: Option<OnEvent>,
     confirm: Option<Confirm>,
     settling_time: Option<Duration>,
+    spans: bool,
 }
 
 impl ClientBuilder {
@@ -130,6 +133,7 @@ impl ClientBuilder {
             on_event: None,
             confirm: None,
             settling_time: None,
+            spans: true,
         }
     }
 
@@ -479,6 +483,7 @@ impl ClientBuilder {
             confirm: self.confirm,
             settling_time: self.settling_time,
             detached: TaskTracker::new(),
+            spans: self.spans,
         }))
     }
 

@@ -8,11 +8,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, StatusCode, Version};
 
+use super::spans;
 use crate::journal::{Attempt, ConfirmationOutcome, Journal, StatusOrFailure};
 use crate::key::IdempotencyKey;
-use crate::policy::{BreakerState, Class, Idempotency, StopReason, is_safe};
+use crate::policy::{BreakerState, Class, Failure, Idempotency, StopReason, TokenBucket, is_safe};
 use crate::resume::{ResumeToken, SafeUrl};
 
 /// One event in the life of an operation.
@@ -32,6 +33,8 @@ pub struct Event<'a> {
     pub(super) url: SafeUrl<'a>,
     pub(super) key: Option<&'a IdempotencyKey>,
     pub(super) idempotency: Idempotency,
+    pub(super) template: Option<&'a str>,
+    pub(super) budget: &'a TokenBucket,
     pub(super) journal: &'a Journal,
     pub(super) kind: EventKind<'a>,
 }
@@ -57,6 +60,15 @@ pub enum EventKind<'a> {
     HedgeStarted {
         /// Number of the second attempt.
         number: u32,
+    },
+    /// A request was sent, and the head of its response has arrived, or will not arrive.
+    ///
+    /// An attempt has one such event for each hop of its redirects, and one if it is cancelled. This
+    /// event does not go to `tracing`, which has a span for each request.
+    #[non_exhaustive]
+    ExchangeEnded {
+        /// The request, and the head of its response.
+        exchange: Exchange<'a>,
     },
     /// An attempt has ended.
     #[non_exhaustive]
@@ -111,6 +123,8 @@ pub enum EventKind<'a> {
     OperationDropped {
         /// Number of attempts, with one that was under way.
         attempts: u32,
+        /// Time from its start to the drop.
+        elapsed: Duration,
         /// Whether the server may have carried out the operation. An attempt that was under way may
         /// have been.
         may_have_been_processed: bool,
@@ -120,6 +134,104 @@ pub enum EventKind<'a> {
     },
 }
 
+/// One request that was sent, and the head of its response.
+///
+/// Its attributes are those of OpenTelemetry's conventions for HTTP clients.
+///
+/// ```
+/// use steadfast::{Client, EventKind};
+///
+/// let client = Client::builder().on_event(|event| {
+///     if let EventKind::ExchangeEnded { exchange, .. } = event.kind() {
+///         println!("{} {}: {:?}", exchange.method(), exchange.server_address(), exchange.elapsed());
+///     }
+/// });
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange<'a> {
+    pub(super) method: &'a Method,
+    pub(super) url: SafeUrl<'a>,
+    pub(super) head: Option<(StatusCode, Version)>,
+    pub(super) failure: Option<Failure>,
+    pub(super) elapsed: Duration,
+}
+
+impl<'a> Exchange<'a> {
+    /// A request that the client cancelled before the head of its response arrived.
+    pub(super) fn cancelled(request: &'a reqwest::Request, elapsed: Duration) -> Self {
+        Self { method: request.method(), url: SafeUrl(request.url()), head: None, failure: None, elapsed }
+    }
+
+    /// Returns the method. Behind a 303 it is GET.
+    #[must_use]
+    pub fn method(&self) -> &'a Method {
+        self.method
+    }
+
+    /// Returns the method as a label of metrics: `_OTHER` if OpenTelemetry's conventions do not know
+    /// it.
+    #[must_use]
+    pub fn method_label(&self) -> &'a str {
+        spans::known(self.method)
+    }
+
+    /// Returns the URL, without user information, query and fragment. Behind a redirect it is that
+    /// of the hop.
+    #[must_use]
+    pub fn url(&self) -> impl fmt::Display + fmt::Debug + use<'a> {
+        self.url
+    }
+
+    /// Returns the host of the URL, without the brackets of an IPv6 address.
+    #[must_use]
+    pub fn server_address(&self) -> &'a str {
+        spans::server_address(self.url.0)
+    }
+
+    /// Returns the port of the URL, or that of its scheme.
+    #[must_use]
+    pub fn server_port(&self) -> Option<u16> {
+        spans::server_port(self.url.0)
+    }
+
+    /// Returns the status of the response, if its head arrived.
+    #[must_use]
+    pub fn status(&self) -> Option<StatusCode> {
+        self.head.map(|(status, _)| status)
+    }
+
+    /// Returns the version of HTTP, if the head of a response arrived: `1.1` or `2`.
+    #[must_use]
+    pub fn protocol_version(&self) -> Option<&'static str> {
+        self.head.map(|(_, version)| spans::protocol_version(version))
+    }
+
+    /// Returns how the request failed. Returns `None` if a response arrived, and if the client
+    /// cancelled the request: you have dropped the operation, or the other one of a hedged pair was
+    /// faster.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+
+    /// Returns the `error.type`: a status from 400 on, or the [label](Failure::label) of the
+    /// failure.
+    #[must_use]
+    pub fn error_type(&self) -> Option<&str> {
+        match &self.head {
+            Some((status, _)) => spans::status_error(status),
+            None => self.failure.map(Failure::label),
+        }
+    }
+
+    /// Returns the time from the start of the request to the head of its response, or to its
+    /// failure.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+}
+
 impl<'a> Event<'a> {
     /// Returns the operation's method.
     #[must_use]
@@ -127,10 +239,43 @@ impl<'a> Event<'a> {
         self.method
     }
 
+    /// Returns the method as a label of metrics: `_OTHER` if OpenTelemetry's conventions do not know
+    /// it.
+    #[must_use]
+    pub fn method_label(&self) -> &'a str {
+        spans::known(self.method)
+    }
+
     /// Returns the operation's URL, without user information, query and fragment.
     #[must_use]
     pub fn url(&self) -> impl fmt::Display + fmt::Debug + use<'a> {
         self.url
+    }
+
+    /// Returns the host of the URL, without the brackets of an IPv6 address.
+    #[must_use]
+    pub fn server_address(&self) -> &'a str {
+        spans::server_address(self.url.0)
+    }
+
+    /// Returns the port of the URL, or that of its scheme. Returns `None` only if the scheme is
+    /// neither http nor https.
+    #[must_use]
+    pub fn server_port(&self) -> Option<u16> {
+        spans::server_port(self.url.0)
+    }
+
+    /// Returns the [template](crate::RequestBuilder::template) of the path, if the request names it.
+    #[must_use]
+    pub fn template(&self) -> Option<&'a str> {
+        self.template
+    }
+
+    /// Returns how many tokens are left in the [budget](crate::ClientBuilder::budget) of the
+    /// operation's origin, or [`u64::MAX`] if it is unlimited.
+    #[must_use]
+    pub fn budget_tokens(&self) -> u64 {
+        self.budget.tokens()
     }
 
     /// Returns the operation's key, if it has one. `Display` prints its first characters only.
@@ -179,6 +324,7 @@ impl<'a> Event<'a> {
             EventKind::HedgeStarted { number } => {
                 tracing::debug!(target: "steadfast", %method, %url, key, attempt = number, "hedge started");
             }
+            EventKind::ExchangeEnded { .. } => {}
             EventKind::AttemptEnded { attempt } => {
                 let what = StatusOrFailure::of(attempt);
                 let (number, class, elapsed) = (attempt.number(), attempt.class().as_str(), attempt.elapsed());

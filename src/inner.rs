@@ -50,4 +50,6 @@ pub(crate) struct Inner {
     pub(crate) settling_time: Option<Duration>,
     /// The tasks of detached requests.
     pub(crate) detached: TaskTracker,
+    /// Whether spans are made for a subscriber that listens.
+    pub(crate) spans: bool,
 }

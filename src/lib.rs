@@ -83,6 +83,7 @@
 //! | [`steadfast-core`](https://docs.rs/steadfast-core) | the retry decision alone, on `std` and `http` |
 //! | [`steadfast-server`](https://docs.rs/steadfast-server) | the server half, without the client |
 //! | [`steadfast-reqwest-middleware`](https://docs.rs/steadfast-reqwest-middleware) | the client's retries for a `ClientWithMiddleware` that you keep |
+//! | [`steadfast-otel`](https://docs.rs/steadfast-otel) | OpenTelemetry: metrics of both halves, and a client for exporters |
 //! | [`steadfast-axum`](https://docs.rs/steadfast-axum) | axum extractors and fallbacks that release the key when they reject a request |
 //! | [`steadfast-redb`](https://docs.rs/steadfast-redb) | a durable store in a file, for one process |
 //! | [`steadfast-redis`](https://docs.rs/steadfast-redis) | a store in Redis, for several processes |
@@ -108,6 +109,7 @@
 // | `assessment` | the class of an attempt |
 // | `admission`, `cooldown` | whether an attempt is admitted |
 // | `origin`, `key_trust` | the client's memory of each origin |
+// | `spans` | the spans of an operation and of its sends |
 // | `recorder`, `event`, `response`, `whole_response`, `link`, `cause` | the journal, the events, the report and the links of a response |
 //
 // `decode`, `error`, `journal`, `key_policy`, `problem` and `resume` have the types of the public
@@ -162,6 +164,7 @@ mod send_clock;
 mod send_probe;
 mod service;
 mod settings;
+mod spans;
 mod target;
 mod terms;
 mod transport;
@@ -186,7 +189,7 @@ pub use credentials::{Credentials, Refreshing, Token, Why};
 pub use decode::DecodeError;
 pub use detached::DetachedRequest;
 pub use error::{Error, ErrorKind, Result};
-pub use event::{Event, EventKind};
+pub use event::{Event, EventKind, Exchange};
 pub use journal::{Attempt, ConfirmationOutcome, OperationReport, Reach};
 pub use key_policy::KeyPolicy;
 pub use prepared::PreparedRequest;

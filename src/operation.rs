@@ -16,6 +16,7 @@ use super::attempt_result::AttemptProgress;
 use super::checks::{check_framing, check_timeout};
 use super::confirm::{Question, Unconfirmed};
 use super::defaults;
+use super::event::{Event, EventKind};
 use super::key_trust::RequestPaths;
 use super::origin::Origin;
 use super::redirect::{Hop, RedirectState};
@@ -23,6 +24,7 @@ use super::request_body::ContentType;
 use super::response_body::ReadMode;
 use super::send_clock::{SendClock, UploadRate};
 use super::send_probe::SendProbe;
+use super::spans::OperationSpan;
 use super::transport_view::TransportView;
 use super::wire_request::WireRequest;
 use crate::Client;
@@ -31,11 +33,11 @@ use crate::deadline::{Deadline, Task};
 use crate::earlier::Earlier;
 use crate::error::{Error, ErrorKind, Result, VOUCH};
 use crate::inner::Inner;
-use crate::journal::{OutOfTime, Withheld};
+use crate::journal::{Journal, OutOfTime, Withheld};
 use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
 use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, StopReason};
-use crate::resume::{self, ResumeToken};
+use crate::resume::{self, ResumeToken, SafeUrl};
 use crate::settings::ReadTimeout;
 
 /// The terms of one operation. They do not change while it runs.
@@ -44,7 +46,7 @@ pub(super) struct OperationContext<'a> {
     pub(super) method: Method,
     pub(super) origin: Arc<Origin>,
     attempt_timeout: Option<Duration>,
-    /// The request's own settings, or `None` for the client's.
+    /// The request's own settings, and its span. `None` if it has neither.
     own: Option<Box<OwnSettings<'a>>>,
     pub(super) read: ReadMode,
     pub(super) idempotency: Idempotency,
@@ -128,6 +130,13 @@ impl<'a> OperationContext<'a> {
         Ok(context)
     }
 
+    /// Starts the operation's span, if somebody listens.
+    pub(super) fn start_span(&mut self, wire_request: &WireRequest) {
+        if let Some(span) = OperationSpan::start(self.client, &wire_request.template, self.template()) {
+            self.own.get_or_insert_default().span = Some(span);
+        }
+    }
+
     /// Checks the licence of an operation that is resumed after it may have been processed: to
     /// resume it is to repeat it.
     fn check_resume_licence(&self, wire_request: &WireRequest) -> Result<()> {
@@ -151,6 +160,35 @@ impl<'a> OperationContext<'a> {
 
     pub(super) fn policy(&self) -> &RetryPolicy {
         self.own.as_ref().and_then(|own| own.retry.as_ref()).unwrap_or(&self.client.retry)
+    }
+
+    /// Returns the template of the path, for spans and metrics.
+    pub(super) fn template(&self) -> Option<&str> {
+        self.own.as_ref().and_then(|own| own.template.as_deref())
+    }
+
+    /// Returns the operation's span, if somebody listens.
+    pub(super) fn span(&self) -> Option<&OperationSpan> {
+        self.own.as_ref().and_then(|own| own.span.as_ref())
+    }
+
+    /// Makes an event of this operation.
+    pub(super) fn event<'b>(
+        &'b self,
+        wire_request: &'b WireRequest,
+        journal: &'b Journal,
+        kind: EventKind<'b>,
+    ) -> Event<'b> {
+        Event {
+            method: &self.method,
+            url: SafeUrl(wire_request.original().url()),
+            key: self.key.as_ref(),
+            idempotency: self.idempotency,
+            template: self.template(),
+            budget: &self.origin.budget,
+            journal,
+            kind,
+        }
     }
 
     /// Returns the time limit of the operation, from its start.

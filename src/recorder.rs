@@ -4,17 +4,19 @@ use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use tracing::level_filters::LevelFilter;
 
 use super::assessment::Assessment;
 use super::attempt_result::{AttemptError, AttemptProgress, AttemptResponse, AttemptResult};
-use super::event::{Event, EventKind};
+use super::event::{EventKind, Exchange};
 use super::operation::OperationContext;
 use super::redirect::RedirectState;
+use super::spans::{self, OperationEnd};
 use super::wire_request::WireRequest;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
-    Attempt, ConfirmationOutcome, Journal, NotFollowed, OperationReport, OutOfTime, StatusOrFailure, Withheld,
+    Attempt, ConfirmationOutcome, Journal, NotFollowed, OperationReport, OutOfTime, Reach, StatusOrFailure, Withheld,
 };
 use crate::policy::{Class, Denied, Failure, StopReason};
 use crate::resume::SafeUrl;
@@ -49,20 +51,26 @@ impl<'a> Recorder<'a> {
         recorder
     }
 
-    /// Sends an event to `tracing` and to the user's closure.
+    /// Sends an event to `tracing` and to the user's closure, inside the operation's span.
     pub(super) fn emit(&self, wire_request: &WireRequest, kind: EventKind<'_>) {
-        let event = self.event(wire_request, kind);
-        event.trace();
-        if let Some(on_event) = &self.context.client.on_event {
-            on_event(&event);
+        // Most clients have no listener, and an event is many fields.
+        if self.context.client.on_event.is_none() && LevelFilter::current() == LevelFilter::OFF {
+            return;
         }
+        self.inside_span(|| {
+            let event = self.context.event(wire_request, &self.journal, kind);
+            event.trace();
+            if let Some(on_event) = &self.context.client.on_event {
+                on_event(&event);
+            }
+        });
     }
 
-    fn event<'b>(&'b self, wire_request: &'b WireRequest, kind: EventKind<'b>) -> Event<'b> {
-        let url = SafeUrl(wire_request.original().url());
-        let Self { context, .. } = self;
-        let (key, idempotency) = (context.key.as_ref(), context.idempotency);
-        Event { method: &context.method, url, key, idempotency, journal: &self.journal, kind }
+    fn inside_span(&self, work: impl FnOnce()) {
+        match self.context.span() {
+            Some(span) => span.enter(work),
+            None => work(),
+        }
     }
 
     /// Reports that the operation is dropped, unless it has ended. `decided`: the attempts that were
@@ -75,14 +83,37 @@ impl<'a> Recorder<'a> {
         let cut_may = self.is_sending && Assessment::of_cancelled(progress).may_have_been_processed;
         let may_have_been_processed = self.may_have_been_processed || cut_may;
         let token = self.context.resume_token(wire_request, may_have_been_processed);
-        let kind = EventKind::OperationDropped { attempts, may_have_been_processed, resume_token: token.as_deref() };
-        let event = self.event(wire_request, kind);
-        event.trace();
-        if let Some(on_event) = &self.context.client.on_event {
-            // A second panic, while a first one drops the operation, would end the process. The
-            // hook has printed its own.
-            let _panicked = std::panic::catch_unwind(AssertUnwindSafe(|| on_event(&event)));
+        let elapsed = clock::now().saturating_duration_since(self.started);
+        if self.is_sending && progress.reach == Reach::Sent {
+            let exchange =
+                Exchange::cancelled(wire_request.current(progress).request, self.since_last_attempt(elapsed));
+            self.tell_from_drop(wire_request, EventKind::ExchangeEnded { exchange });
         }
+        let resume_token = token.as_deref();
+        let kind = EventKind::OperationDropped { attempts, elapsed, may_have_been_processed, resume_token };
+        self.tell_from_drop(wire_request, kind);
+        if let Some(span) = self.context.span() {
+            // The caller no longer wants the result, which is no error.
+            span.end(&OperationEnd { outcome: "cancelled", attempts, may_have_been_processed, error_type: None });
+        }
+    }
+
+    /// Returns how much of `elapsed` has passed since the last attempt and the wait after it.
+    fn since_last_attempt(&self, elapsed: Duration) -> Duration {
+        let before = |attempt: &Attempt| attempt.elapsed.saturating_add(attempt.wait.unwrap_or_default());
+        elapsed.saturating_sub(self.journal.attempts().iter().map(before).sum())
+    }
+
+    fn tell_from_drop(&self, wire_request: &WireRequest, kind: EventKind<'_>) {
+        self.inside_span(|| {
+            let event = self.context.event(wire_request, &self.journal, kind);
+            event.trace();
+            if let Some(on_event) = &self.context.client.on_event {
+                // A second panic, while a first one drops the operation, would end the process. The
+                // hook has printed its own.
+                let _panicked = std::panic::catch_unwind(AssertUnwindSafe(|| on_event(&event)));
+            }
+        });
     }
 
     /// Records an attempt, and the retry that follows it if it has a wait.
@@ -169,6 +200,22 @@ impl<'a> Recorder<'a> {
         with_report(error, report, wire_request)
     }
 
+    /// Records the end of the operation on its span.
+    fn end_span(&self, reason: StopReason) {
+        let Some(span) = self.context.span() else { return };
+        let last = self.journal.attempts().last();
+        let status = last.and_then(Attempt::status);
+        let failure = last.and_then(Attempt::failure).map(Failure::label);
+        let error = status.as_ref().and_then(spans::status_error).or(failure).unwrap_or(reason.label());
+        let is_error = !matches!(reason, StopReason::Done | StopReason::Confirmed);
+        span.end(&OperationEnd {
+            outcome: reason.label(),
+            attempts: self.attempts(),
+            may_have_been_processed: self.may_have_been_processed,
+            error_type: is_error.then_some(error),
+        });
+    }
+
     fn end_with(
         &mut self,
         wire_request: &WireRequest,
@@ -181,6 +228,7 @@ impl<'a> Recorder<'a> {
         let attempts = self.attempts();
         self.has_ended = true;
         self.emit(wire_request, EventKind::OperationEnded { reason, attempts, elapsed, may_have_been_processed });
+        self.end_span(reason);
         // A success needs no token. Its digest of the body would cost time on every call.
         let resume = if succeeded { None } else { self.context.resume_token(wire_request, may_have_been_processed) };
         OperationReport {

@@ -251,7 +251,7 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn send(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
-            let (context, wire_request) = self.begin(false, None)?;
+            let (context, wire_request) = self.start(false, None)?;
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
             let (response, report) = run::run(Own, &context, wire_request, &mut progress).await?;
             Ok(head_with(response, report))
@@ -295,7 +295,7 @@ impl RequestBuilder {
         R: Future<Output = std::result::Result<reqwest::Response, TransportError>>,
     {
         let mut request = self.leaving_pauses();
-        let (context, wire_request) = request.begin(false, Some(view))?;
+        let (context, wire_request) = request.start(false, Some(view))?;
         let mut progress = AttemptProgress::new(0, false, RedirectState::default());
         let (response, report) = run::run(Through(&send), &context, wire_request, &mut progress).await?;
         Ok(head_with(response, report))
@@ -397,6 +397,18 @@ impl RequestBuilder {
     fn option(mut self, set: impl FnOnce(&mut Options)) -> Self {
         set(self.options.get_or_insert_default());
         self
+    }
+
+    /// Fixes the terms of an operation that starts now, and starts its span.
+    #[inline]
+    fn start<'a>(
+        &'a mut self,
+        reads_body: bool,
+        view: Option<&'a TransportView>,
+    ) -> Result<(OperationContext<'a>, &'a mut WireRequest)> {
+        let (mut context, wire_request) = self.begin(reads_body, view)?;
+        context.start_span(wire_request);
+        Ok((context, wire_request))
     }
 
     /// Fixes the terms of the operation. Lends the request instead of moving it, because it is

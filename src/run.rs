@@ -9,25 +9,28 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use tracing::{Instrument as _, Span};
+
 use super::admission::{Admission, Admitted};
 use super::assessment::Assessment;
 use super::attempt;
 use super::attempt_result::{AttemptProgress, AttemptResponse, AttemptResult, FinishedAttempt, TimeLimits};
 use super::confirm::{self, Confirmation};
 use super::credentials::NoToken;
-use super::event::EventKind;
+use super::event::{EventKind, Exchange};
 use super::hedge::{self, Hedge, HedgedResult, LosingAttempt};
 use super::key_trust::RequestPaths;
 use super::operation::OperationContext;
 use super::recorder::Recorder;
 use super::redirect::RedirectState;
 use super::response_body;
+use super::spans::OperationSpan;
 use super::transport::Transport;
 use super::wire_request::WireRequest;
 use crate::cause::Cause;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::journal::{ConfirmationOutcome, OperationReport, OutOfTime};
+use crate::journal::{ConfirmationOutcome, OperationReport, OutOfTime, Reach};
 use crate::policy::{BreakerState, Class, Decision, Denied, Idempotency, Operation, StopReason};
 
 /// Runs an operation to its end. Leaves the evidence of the last attempt in `progress`.
@@ -119,7 +122,9 @@ impl<'a> Running<'a, '_> {
         let Some(question) = self.run.context.question(self.wire_request, deadline) else {
             return Some(self.end(result, reason, ended));
         };
-        let (confirmation, is_licence) = question.settle(ended).await;
+        // The read is an operation of its own, which belongs to this one.
+        let span = self.run.context.span().map_or_else(Span::none, OperationSpan::handle);
+        let (confirmation, is_licence) = question.settle(ended).instrument(span).await;
         let (outcome, decision) = match confirmation {
             Confirmation::Applied(response) => match confirm::read(response, read, deadline).await {
                 Some(response) => {
@@ -270,6 +275,10 @@ impl<'a> Run<'a> {
     /// Records the attempt of a hedged pair that does not decide. It is still evidence.
     fn record_loser(&mut self, wire_request: &WireRequest, loser: &LosingAttempt) {
         let LosingAttempt { progress, result, elapsed } = loser;
+        if result.is_none() && progress.reach == Reach::Sent {
+            let exchange = Exchange::cancelled(wire_request.current(progress).request, *elapsed);
+            self.recorder.emit(wire_request, EventKind::ExchangeEnded { exchange });
+        }
         let mut assessment = match result {
             Some(result) => Assessment::of(self.context, result, progress.token, self.recorder.may_have_been_processed),
             None => Assessment::of_cancelled(progress),

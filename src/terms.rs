@@ -6,6 +6,7 @@
 //!
 //! [`RequestBuilder`]: crate::RequestBuilder
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::confirm::{Confirm, Confirmation, Unconfirmed};
@@ -139,6 +140,18 @@ impl RequestTerms {
     /// [`ClientBuilder::settling_time`](crate::ClientBuilder::settling_time).
     pub fn settling_time(self, time: Duration) -> Self {
         self.set(|options| options.settling_time = Some(time))
+    }
+
+    /// Names the template of the path, for spans and metrics. See
+    /// [`RequestBuilder::template`](crate::RequestBuilder::template).
+    ///
+    /// ```
+    /// use steadfast::RequestTerms;
+    ///
+    /// let terms = RequestTerms::new().template("/api/v1/namespaces/{namespace}/configmaps/{name}");
+    /// ```
+    pub fn template(self, template: impl Into<Cow<'static, str>>) -> Self {
+        self.set(|options| options.template = Some(template.into()))
     }
 
     pub(crate) fn into_options(self) -> Options {

@@ -1,9 +1,11 @@
 //! The settings of one request that differ from the client's.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
 
+use super::super::spans::OperationSpan;
 use crate::Client;
 use crate::checks::check_timeout;
 use crate::confirm::Confirm;
@@ -35,6 +37,7 @@ pub(crate) struct Options {
     pub(crate) body_limit: Option<usize>,
     pub(crate) confirm: Option<Confirm>,
     pub(crate) settling_time: Option<Duration>,
+    pub(crate) template: Option<Cow<'static, str>>,
 }
 
 impl Options {
@@ -55,6 +58,7 @@ impl Options {
             body_limit,
             confirm,
             settling_time,
+            template,
         } = others;
         take(&mut self.key, key);
         take(&mut self.resume, resume);
@@ -70,6 +74,7 @@ impl Options {
         take(&mut self.body_limit, body_limit);
         take(&mut self.confirm, confirm);
         take(&mut self.settling_time, settling_time);
+        take(&mut self.template, template);
     }
 }
 
@@ -95,9 +100,11 @@ pub(super) static NO_OPTIONS: Options = Options {
     body_limit: None,
     confirm: None,
     settling_time: None,
+    template: None,
 };
 
 /// What few operations have. Boxed, since every operation in flight has room for it.
+#[derive(Default)]
 pub(super) struct OwnSettings<'a> {
     pub(super) retry: Option<RetryPolicy>,
     pub(super) hedge: Option<HedgePolicy>,
@@ -106,6 +113,9 @@ pub(super) struct OwnSettings<'a> {
     pub(super) confirm: Option<ConfirmSettings>,
     /// What is known of the transport, if it is not the client's own.
     pub(super) view: Option<&'a TransportView>,
+    pub(super) template: Option<Cow<'static, str>>,
+    /// Present if somebody listens.
+    pub(super) span: Option<OperationSpan>,
 }
 
 /// How to find out whether an operation was carried out.
@@ -125,10 +135,12 @@ impl<'a> OwnSettings<'a> {
         confirm: Option<ConfirmSettings>,
         view: Option<&'a TransportView>,
     ) -> Option<Box<Self>> {
-        let &Options { upload_rate, read_timeout, .. } = options;
-        let has_pauses = upload_rate.is_some() || read_timeout.is_some();
-        let is_needed = retry.is_some() || hedge.is_some() || confirm.is_some() || view.is_some() || has_pauses;
-        is_needed.then(|| Box::new(Self { retry, hedge, upload_rate, read_timeout, confirm, view }))
+        let &Options { upload_rate, read_timeout, ref template, .. } = options;
+        let has_own = upload_rate.is_some() || read_timeout.is_some() || template.is_some();
+        let is_needed = retry.is_some() || hedge.is_some() || confirm.is_some() || view.is_some() || has_own;
+        let template = template.clone();
+        is_needed
+            .then(|| Box::new(Self { retry, hedge, upload_rate, read_timeout, confirm, view, template, span: None }))
     }
 }
 

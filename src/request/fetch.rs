@@ -160,7 +160,7 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     pub fn fetch_response(mut self) -> impl Future<Output = Result<reqwest::Response>> {
         async move {
-            let (context, wire_request) = self.begin(true, None)?;
+            let (context, wire_request) = self.start(true, None)?;
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
             let (response, report) = run::run(Own, &context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();
@@ -175,7 +175,7 @@ impl RequestBuilder {
     #[allow(clippy::manual_async_fn, reason = "an async fn keeps its argument beside what it makes of it")]
     fn read<T>(mut self, decode: impl FnOnce(WholeResponse) -> Result<T>) -> impl Future<Output = Result<T>> {
         async move {
-            let (context, wire_request) = self.begin(true, None)?;
+            let (context, wire_request) = self.start(true, None)?;
             let mut progress = AttemptProgress::new(0, false, RedirectState::default());
             let (response, report) = run::run(Own, &context, wire_request, &mut progress).await?;
             let url = wire_request.current(&progress).request.url();

@@ -1,6 +1,7 @@
 //! The terms of one operation: its key, its policy and its time limits. They override those of the
 //! client.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::super::operation;
@@ -240,6 +241,21 @@ impl RequestBuilder {
             wire_request.post_as_get = Some(yes);
         }
         self
+    }
+
+    /// Names the template of this request's path, such as `/users/{id}`. Spans and metrics group by
+    /// it. It is not sent. Default: none, since a path has an identifier of its own for each user.
+    ///
+    /// Use a constant. It becomes the attribute `url.template` of OpenTelemetry's conventions, and a
+    /// part of the span's name.
+    ///
+    /// ```
+    /// let client = steadfast::Client::new();
+    /// let id = 7;
+    /// let request = client.get(format!("https://api.example.com/users/{id}")).template("/users/{id}");
+    /// ```
+    pub fn template(self, template: impl Into<Cow<'static, str>>) -> Self {
+        self.option(|options| options.template = Some(template.into()))
     }
 
     /// Sets the maximum size of a response body that [`fetch`](Self::fetch) reads, in decoded

@@ -16,6 +16,10 @@ async fn every_event_arrives_once_in_order() {
         let line = match event.kind() {
             EventKind::OperationStarted { deadline, .. } => format!("started, {}", deadline.unwrap().as_secs()),
             EventKind::AttemptStarted { number, .. } => format!("attempt {number}"),
+            EventKind::ExchangeEnded { exchange, .. } => {
+                assert_eq!(exchange.url().to_string(), event.url().to_string());
+                format!("sent {:?} {:?}", exchange.status().map(|status| status.as_u16()), exchange.error_type())
+            }
             EventKind::AttemptEnded { attempt, .. } => format!("ended {} {:?}", attempt.number(), attempt.class()),
             EventKind::RetryScheduled { number, because, .. } => format!("again {number} {because:?}"),
             EventKind::OperationEnded { reason, attempts, may_have_been_processed, .. } => {
@@ -32,9 +36,11 @@ async fn every_event_arrives_once_in_order() {
     let expected = [
         "started, 30",
         "attempt 1",
+        "sent None Some(\"disconnected\")",
         "ended 1 Ambiguous",
         "again 2 Ambiguous",
         "attempt 2",
+        "sent Some(200) None",
         "ended 2 Success",
         "over Done 2 true",
     ];

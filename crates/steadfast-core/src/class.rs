@@ -74,6 +74,15 @@ impl Class {
             Self::Permanent => "permanent",
         }
     }
+
+    /// Returns the class as one word, for a label of a metric.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NotProcessed => "not_processed",
+            other => other.as_str(),
+        }
+    }
 }
 
 /// The licence to repeat a request: the reason why acting twice is harmless, if it is.
@@ -226,6 +235,39 @@ impl Failure {
             Self::Credentials => "no credentials",
             Self::HedgeCancelled => "dropped, since the other attempt got a response first",
             Self::Unknown => "failed in an unknown way",
+        }
+    }
+
+    /// Returns the failure as one word: the `error.type` of OpenTelemetry's conventions, and a label
+    /// of a metric. `_OTHER`, the conventions' own word, stands for [`Unknown`](Self::Unknown).
+    ///
+    /// ```
+    /// use steadfast_core::Failure;
+    ///
+    /// assert_eq!(Failure::Timeout.label(), "timeout");
+    /// ```
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::LocalResources => "local_resources",
+            Self::Certificate => "certificate",
+            Self::ProxyLogin => "proxy_login",
+            Self::NotSent => "not_sent",
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::UploadTimeout => "upload_timeout",
+            Self::UploadTooSlow => "upload_too_slow",
+            Self::Disconnected => "disconnected",
+            Self::BadResponse => "bad_response",
+            Self::BodyCut => "body_cut",
+            Self::RequestBody => "request_body",
+            Self::Redirects => "redirects",
+            Self::InvalidRequest => "invalid_request",
+            Self::AttemptHook => "attempt_hook",
+            Self::Credentials => "credentials",
+            Self::HedgeCancelled => "hedge_cancelled",
+            Self::Unknown => "_OTHER",
         }
     }
 }

@@ -119,4 +119,34 @@ impl StopReason {
             Self::BudgetExhausted => "retry budget exhausted",
         }
     }
+
+    /// Returns the reason as one word, for a label of a metric.
+    ///
+    /// ```
+    /// use steadfast_core::StopReason;
+    ///
+    /// assert_eq!(StopReason::BudgetExhausted.label(), "budget_exhausted");
+    /// ```
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Confirmed => "confirmed",
+            Self::Replayed => "replayed",
+            Self::ServerSaidStop => "server_said_stop",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::Permanent => "permanent",
+            Self::NotRepeatable => "not_repeatable",
+            Self::KeyNotTrusted => "key_not_trusted",
+            Self::BodyNotReplayable => "body_not_replayable",
+            Self::UploadTooSlow => "upload_too_slow",
+            Self::ResponseTooLarge => "response_too_large",
+            Self::Nested => "nested",
+            Self::AttemptsExhausted => "attempts_exhausted",
+            Self::RetryAfterTooLong => "retry_after_too_long",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::CircuitOpen => "circuit_open",
+            Self::BudgetExhausted => "budget_exhausted",
+        }
+    }
 }
