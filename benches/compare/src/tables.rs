@@ -19,7 +19,7 @@ pub fn print(server: &Server) {
 /// Returns all contenders that were compiled in. Plain reqwest is first, since the others are
 /// compared with it. The client without a base URL appears only in the table of origins.
 fn compared() -> impl Iterator<Item = Name> {
-    Name::all().filter(|name| *name != Name::Anywhere)
+    Name::all().filter(|name| ![Name::Anywhere, Name::Traced].contains(name))
 }
 
 fn instructions(server: &Server) -> Table {

@@ -4,6 +4,7 @@
 pub mod peers;
 pub mod plain;
 pub mod steadfast;
+pub mod traced;
 
 use std::fmt;
 use std::future::Future;
@@ -34,6 +35,7 @@ pub enum Name {
     Ready,
     Steadfast,
     Anywhere,
+    Traced,
     #[cfg(feature = "peers")]
     Middleware,
     #[cfg(feature = "peers")]
@@ -56,6 +58,7 @@ impl Name {
             Self::Ready => "the least of reqwest that a layer can use",
             Self::Steadfast => "**steadfast**",
             Self::Anywhere => "**steadfast**, without a base URL",
+            Self::Traced => "**steadfast**, with a listener to its spans",
             #[cfg(feature = "peers")]
             Self::Middleware => "reqwest-middleware + reqwest-retry",
             #[cfg(feature = "peers")]
@@ -74,6 +77,7 @@ impl Name {
             Self::Ready => load::run::<plain::Ready>(port, scenario, operations, say),
             Self::Steadfast => load::run::<steadfast::Steadfast>(port, scenario, operations, say),
             Self::Anywhere => load::run::<steadfast::Anywhere>(port, scenario, operations, say),
+            Self::Traced => load::run::<traced::Traced>(port, scenario, operations, say),
             #[cfg(feature = "peers")]
             Self::Middleware => load::run::<peers::middleware::Middleware>(port, scenario, operations, say),
             #[cfg(feature = "peers")]
