@@ -38,6 +38,10 @@ mod internals {}
 #[cfg(doctest)]
 mod keep_your_client {}
 
+#[doc = include_str!("../src/guide/observability.md")]
+#[cfg(doctest)]
+mod observability {}
+
 #[doc = include_str!("../src/guide/overload.md")]
 #[cfg(doctest)]
 mod overload {}
@@ -85,6 +89,10 @@ mod server_readme {}
 #[doc = include_str!("../crates/steadfast-axum/README.md")]
 #[cfg(doctest)]
 mod axum_readme {}
+
+#[doc = include_str!("../crates/steadfast-otel/README.md")]
+#[cfg(doctest)]
+mod otel_readme {}
 
 #[doc = include_str!("../crates/steadfast-redb/README.md")]
 #[cfg(doctest)]

@@ -8,6 +8,8 @@
 //!   cost.
 //! * [`credentials`]: tokens that expire, signatures, and other headers of each attempt.
 //! * [`production`]: what an error means to whoever is on call, and proxies in between.
+//! * [`observability`]: the spans, metrics and events of client and server layer, and how to export
+//!   them.
 //! * [`server`]: the position of the layer, the guarantees of each store, and one transaction for
 //!   rows and record.
 //! * [`testing`]: tests of your own code against failures.
@@ -59,6 +61,9 @@ pub mod credentials {}
 
 #[cfg_attr(not(doctest), doc = include_str!("production.md"))]
 pub mod production {}
+
+#[cfg_attr(not(doctest), doc = include_str!("observability.md"))]
+pub mod observability {}
 
 #[cfg_attr(not(doctest), doc = include_str!("testing.md"))]
 pub mod testing {}
