@@ -9,6 +9,7 @@
 
 mod aws;
 mod methods;
+mod object_store;
 mod quota;
 mod retry_after;
 mod stripe;
