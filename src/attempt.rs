@@ -60,7 +60,8 @@ pub(super) fn send<T: Transport>(
             let own_headers = match &context.client.attempt_headers {
                 None => None,
                 Some(headers) => match Box::pin(headers.prepare(context, wire_request, progress, &mut until)).await {
-                    Ok(prepared) => Some(prepared),
+                    // Boxed, because most attempts have none, and move it.
+                    Ok(prepared) => Some(Box::new(prepared)),
                     Err(error) => break Err(error),
                 },
             };
@@ -155,7 +156,7 @@ fn start(
     context: &OperationContext<'_>,
     wire_request: &WireRequest,
     progress: &mut AttemptProgress,
-    content: (Option<reqwest::Body>, Option<Prepared<'_>>),
+    content: (Option<reqwest::Body>, Option<Box<Prepared<'_>>>),
     until: Option<Instant>,
 ) -> Result<(reqwest::Request, Option<SendProbe>), AttemptError> {
     let (body, own_headers) = match content {

@@ -146,7 +146,7 @@ pub(super) struct Prepared<'a> {
 impl Prepared<'_> {
     /// Reads the bytes of the body that is sent next, if they are in memory and a hook may ask for
     /// them.
-    pub(super) fn read_body(self, body: Option<reqwest::Body>) -> (Option<reqwest::Body>, Self) {
+    pub(super) fn read_body(mut self: Box<Self>, body: Option<reqwest::Body>) -> (Option<reqwest::Body>, Box<Self>) {
         if self.headers.hooks.is_empty() {
             return (body, self);
         }
@@ -156,7 +156,8 @@ impl Prepared<'_> {
             Some(RequestBody::Once(stream)) => (stream, None),
             Some(_) => (Some(Bytes::new().into()), Some(Bytes::new())),
         };
-        (body, Self { body: bytes, ..self })
+        self.body = bytes;
+        (body, self)
     }
 
     /// Writes the headers of a request that is about to be sent, the token before all others.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderMap, Method, StatusCode};
 
 pub(crate) use self::options::Options;
-use self::options::{ConfirmSettings, NO_OPTIONS, OwnSettings, hedge_policy, own_policy};
+use self::options::{ConfirmSettings, NO_OPTIONS, OwnSettings, own_policy};
 use super::attempt_result::AttemptProgress;
 use super::checks::{check_framing, check_timeout};
 use super::confirm::{Question, Unconfirmed};
@@ -76,15 +76,14 @@ impl<'a> OperationContext<'a> {
         view: Option<&'a TransportView>,
     ) -> Result<Self> {
         let client = handle.inner()?;
+        let given = options;
         let options = options.unwrap_or(&NO_OPTIONS);
-        let is_opaque = view.unwrap_or(&client.view).is_opaque();
         let origin = client.origins.get(wire_request.template.url());
         let at_home = client.origins.is_home(&origin);
         let has_content_type = wire_request.content_type != ContentType::Unset;
         client.defaults.add_to(wire_request.template.headers_mut(), at_home, has_content_type);
 
         check_framing(wire_request.template.headers(), wire_request.body.length())?;
-        let own_policy = own_policy(client, options, is_opaque)?;
         let attempt_timeout = options.attempt_timeout.unwrap_or(client.attempt_timeout);
         check_timeout("attempt_timeout", attempt_timeout)?;
         check_timeout("read_timeout", options.read_timeout.flatten())?;
@@ -95,16 +94,16 @@ impl<'a> OperationContext<'a> {
         let trust = trust_for(&client.keys, &method, at_home);
         let stated = || origin.trust.retention(&method, requested_path(wire_request));
         let retention = retention(&client.keys, trust, stated);
-        let given = given_key(wire_request, options, &client.keys, retention)?;
-        let key_was_given = given.is_some();
-        let key = client.keys.key_for(&method, given).map_err(|error| Error::build("idempotency_key", error))?;
+        let given_key = given_key(wire_request, options, &client.keys, retention)?;
+        let key_was_given = given_key.is_some();
+        let key = client.keys.key_for(&method, given_key).map_err(|error| Error::build("idempotency_key", error))?;
 
         let earlier = options.earlier.as_deref();
         let resumed_from = options.resume.as_ref().map(ResumeToken::first_sent).or(options.prepared);
         let resumed_from = resumed_from.or_else(|| earlier.and_then(Earlier::key_first_sent));
         let first_sent = key.as_ref().map(|_| resumed_from.unwrap_or_else(clock::wall));
         let idempotency = idempotency_of(&method, key.is_some(), options.idempotent);
-        let hedge = hedge_policy(client, options.hedge, &method, idempotency)?;
+        let own = OwnSettings::new(handle, given, view, (&method, idempotency))?;
         let may_have_been_processed = options.resume.as_ref().is_some_and(ResumeToken::may_have_been_processed);
         let task = Task::current();
         let context = Self {
@@ -112,7 +111,7 @@ impl<'a> OperationContext<'a> {
             method,
             origin,
             attempt_timeout,
-            own: OwnSettings::new(options, own_policy, hedge, confirm_settings(handle, client, options), view),
+            own,
             read: if reads_body { ReadMode::Whole { limit } } else { ReadMode::Head },
             idempotency,
             key,
@@ -373,12 +372,6 @@ pub(super) fn has_deadline(client: &Inner, options: Option<&Options>) -> Result<
 pub(super) fn time_limit(client: &Inner, options: Option<&Options>) -> Result<Option<Duration>> {
     let own = own_policy(client, options.unwrap_or(&NO_OPTIONS), false)?;
     Ok(own.as_ref().unwrap_or(&client.retry).deadline.duration())
-}
-
-fn confirm_settings(handle: &Client, client: &Inner, options: &Options) -> Option<ConfirmSettings> {
-    let confirm = options.confirm.as_ref().or(client.confirm.as_ref())?.clone();
-    let settling = options.settling_time.or(client.settling_time);
-    Some(ConfirmSettings { confirm, settling, client: handle.clone() })
 }
 
 fn requested_path(wire_request: &WireRequest) -> RequestPaths<'_> {

@@ -77,12 +77,10 @@ const LATE: &str = "the request body was not complete in time";
 ///
 /// Those of [`RequestBuilder::send`], and of the body:
 ///
-/// * [`ErrorKind::Build`](crate::ErrorKind::Build): the URI is relative and there is no `base_url`,
-///   the key in the header is malformed, or a term is invalid. Nothing was sent.
-/// * [`ErrorKind::RequestBody`](crate::ErrorKind::RequestBody): the body failed, or it has not the
-///   length that it told.
-/// * [`ErrorKind::Timeout`](crate::ErrorKind::Timeout): also if the body was not in memory before
-///   the operation's timeout.
+/// * [`ErrorKind::Build`]: the URI is relative and there is no `base_url`, the key in the header is
+///   malformed, or a term is invalid. Nothing was sent.
+/// * [`ErrorKind::RequestBody`]: the body failed, or it has not the length that it told.
+/// * [`ErrorKind::Timeout`]: also if the body was not in memory before the operation's timeout.
 ///
 /// # Example
 ///

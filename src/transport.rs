@@ -164,7 +164,7 @@ fn of_nested(error: &Error) -> Failure {
 ///
 /// It says whether the server can have received the request. A client of reqwest never tells for
 /// sure: it may have followed a redirect before a connection was refused. So a `reqwest::Error`
-/// becomes [`unsure`](Self::unsure). An [`Error`](crate::Error) of this crate hands on its
+/// becomes [`unsure`](Self::unsure). An [`Error`] of this crate hands on its
 /// [`may_have_been_processed`](crate::Error::may_have_been_processed).
 ///
 /// ```

@@ -127,21 +127,51 @@ pub(super) struct ConfirmSettings {
 }
 
 impl<'a> OwnSettings<'a> {
-    /// Returns the settings of one request, or `None` if it has none of them.
+    /// Returns the settings of one request, or `None` if it has none of them. `of`: its method, and
+    /// why a repeat is harmless.
+    ///
+    /// # Errors
+    ///
+    /// The policy or the hedge is invalid.
     pub(super) fn new(
-        options: &Options,
-        retry: Option<RetryPolicy>,
-        hedge: Option<HedgePolicy>,
-        confirm: Option<ConfirmSettings>,
+        handle: &Client,
+        options: Option<&Options>,
         view: Option<&'a TransportView>,
-    ) -> Option<Box<Self>> {
+        of: (&Method, Idempotency),
+    ) -> Result<Option<Box<Self>>> {
+        let client = handle.inner()?;
+        let has_none = options.is_none() && view.is_none();
+        if has_none && client.overload.hedge.is_none() && client.confirm.is_none() {
+            return Ok(None);
+        }
+        Self::collect(handle, options.unwrap_or(&NO_OPTIONS), view, of)
+    }
+
+    // Apart, because most operations have none, and large values would move through it.
+    #[inline(never)]
+    fn collect(
+        handle: &Client,
+        options: &Options,
+        view: Option<&'a TransportView>,
+        (method, idempotency): (&Method, Idempotency),
+    ) -> Result<Option<Box<Self>>> {
+        let client = handle.inner()?;
+        let retry = own_policy(client, options, view.unwrap_or(&client.view).is_opaque())?;
+        let hedge = hedge_policy(client, options.hedge, method, idempotency)?;
+        let confirm = confirm_settings(handle, client, options);
         let &Options { upload_rate, read_timeout, ref template, .. } = options;
         let has_own = upload_rate.is_some() || read_timeout.is_some() || template.is_some();
         let is_needed = retry.is_some() || hedge.is_some() || confirm.is_some() || view.is_some() || has_own;
         let template = template.clone();
-        is_needed
-            .then(|| Box::new(Self { retry, hedge, upload_rate, read_timeout, confirm, view, template, span: None }))
+        Ok(is_needed
+            .then(|| Box::new(Self { retry, hedge, upload_rate, read_timeout, confirm, view, template, span: None })))
     }
+}
+
+fn confirm_settings(handle: &Client, client: &Inner, options: &Options) -> Option<ConfirmSettings> {
+    let confirm = options.confirm.as_ref().or(client.confirm.as_ref())?.clone();
+    let settling = options.settling_time.or(client.settling_time);
+    Some(ConfirmSettings { confirm, settling, client: handle.clone() })
 }
 
 /// Returns the request's own retry policy, or `None` if the client's applies.
@@ -167,7 +197,7 @@ pub(super) fn own_policy(client: &Inner, options: &Options, opaque: bool) -> Res
 
 /// Returns the hedge policy of the operation. A hedge is a second request while the first one may
 /// still succeed.
-pub(super) fn hedge_policy(
+fn hedge_policy(
     client: &Inner,
     own: Option<Option<HedgePolicy>>,
     method: &Method,

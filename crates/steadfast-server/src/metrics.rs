@@ -233,9 +233,15 @@ pub(super) fn count(counter: &Counter, id: Option<&RecordId>, route: &Route) {
     value.fetch_add(1, Ordering::Relaxed);
     // One load, if nobody listens.
     if LevelFilter::current() != LevelFilter::OFF {
-        let (field, value) = meaning.attribute;
-        Span::current().record(field, value);
+        tell(meaning, id, route);
     }
+}
+
+/// Tells those who listen. Apart from the count, so that it is small enough to be inlined.
+#[cold]
+fn tell(meaning: &Meaning, id: Option<&RecordId>, route: &Route) {
+    let (field, value) = meaning.attribute;
+    Span::current().record(field, value);
     let operation = id.map(tracing::field::debug);
     tracing::debug!(target: "steadfast::keys", outcome = meaning.name, operation, %route, "{}", meaning.message);
 }
