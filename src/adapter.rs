@@ -3,9 +3,10 @@
 use std::future::Future;
 
 pub use crate::earlier::Earlier;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::request::RequestBuilder;
-use crate::transport::TransportError;
+use crate::resume::SafeUrl;
+use crate::transport::{self, TransportError};
 pub use crate::transport_view::TransportView;
 
 /// Sends a request through a transport of which `view` is known, as one operation.
@@ -25,4 +26,10 @@ where
 /// been processed, nothing is sent without the licence to repeat it.
 pub fn repeat(request: RequestBuilder, earlier: Earlier) -> RequestBuilder {
     request.repeating(earlier)
+}
+
+/// Returns whether an error is about a request with this method and this URL.
+#[must_use]
+pub fn is_about(error: &Error, method: &http::Method, url: &reqwest::Url) -> bool {
+    transport::is_about(error, method, &SafeUrl(url).to_string())
 }

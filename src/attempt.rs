@@ -324,7 +324,7 @@ pub(super) fn follow(
     let rules = RedirectRules {
         is_harmless: progress.redirects.is_done || is_harmless(context, from.request),
         post_as_get: wire_request.post_as_get.unwrap_or(client.redirect_post_as_get),
-        cross_origin: client.cross_origin_redirects,
+        cross_origin: context.cross_origin_redirects(),
     };
     let hop = match redirect::next_hop(from, response.status(), response.headers(), rules) {
         Ok(None) => return Ok(false),

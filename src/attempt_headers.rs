@@ -45,6 +45,12 @@ impl OperationContext<'_> {
         (is_at_home && !request.headers().contains_key(&tokens.header)).then_some(tokens)
     }
 
+    /// Returns the number of the token that an attempt would carry now.
+    pub(super) fn token_at_hand(&self) -> Option<TokenNumber> {
+        let tokens = self.client.attempt_headers.as_ref()?.tokens.as_ref()?;
+        tokens.at_hand().map(|token| token.number)
+    }
+
     /// Returns whether the client's token would have been sent to the base URL's origin.
     pub(super) fn withholds_token(&self, headers: &HeaderMap) -> bool {
         let tokens = self.client.attempt_headers.as_ref().and_then(|headers| headers.tokens.as_ref());

@@ -475,6 +475,7 @@ impl ClientBuilder {
             max_redirects: self.redirects.max,
             redirect_post_as_get: self.redirects.post_as_get,
             cross_origin_redirects: self.redirects.may_leave(is_as_made),
+            cross_origin_through: self.redirects.may_leave(false),
             attempt_header: self.attempt_header,
             attempt_headers,
             overload: self.overload,

@@ -255,7 +255,7 @@ impl Client {
     ///   [`TransportError::not_sent`] says that nothing has left.
     /// * A 421, 425 or 429 is ambiguous for the same reason.
     /// * Redirects are those of your client. A response from another address than the request's
-    ///   counts as one that your client has followed.
+    ///   counts as one that your client has followed. A redirect to the same address cannot be seen.
     ///
     /// The body is read after the operation has ended, as after [`send`](RequestBuilder::send). No
     /// pause in it is too long, unless you set [`read_timeout`](crate::ClientBuilder::read_timeout).

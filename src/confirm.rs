@@ -22,9 +22,10 @@ use super::ending;
 use super::response_body::{self, ReadLimits, ReadMode};
 use crate::Client;
 use crate::clock::{self, SharedTimer};
-use crate::deadline::with_deadline;
+use crate::deadline::{confirming, with_deadline};
 use crate::error::BoxError;
 use crate::key::IdempotencyKey;
+use crate::resume::without_queries;
 
 type Answer = Result<Confirmation, BoxError>;
 type Ask = dyn Fn(Unconfirmed) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync;
@@ -151,12 +152,14 @@ impl Confirm {
         });
         // The operations of the read are on the same deadline.
         let answer = match deadline {
-            Some(deadline) => clock::until(Some(deadline), with_deadline(deadline, caught)).await,
-            None => Ok(caught.await),
+            Some(deadline) => clock::until(Some(deadline), with_deadline(deadline, confirming(caught))).await,
+            None => Ok(confirming(caught).await),
         };
         match answer {
             Ok(Some(Ok(confirmation))) => confirmation,
             Ok(Some(Err(error))) => {
+                let error = error.to_string();
+                let error = without_queries(&error);
                 tracing::debug!(target: "steadfast", %error, "the read that confirms an operation failed");
                 Confirmation::Unknown
             }

@@ -107,7 +107,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    request.check_deadline()?;
+    request.check_deadline().map_err(|error| request.locate(error))?;
     let client = request.client().clone();
     let operation = in_task(Task::current(), start(request)).in_current_span();
     match client.inner()?.detached.spawn(operation).await {

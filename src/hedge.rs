@@ -70,6 +70,7 @@ pub(super) async fn run<T: Transport>(
     let Some(mut second_request) = wire_request.fork() else {
         return alone(attempt::send(transport, context, wire_request, progress).await);
     };
+    let token = context.token_at_hand();
     // Boxed, so that operations that are not hedged do not carry the room for two.
     let mut first = Box::pin(attempt::send(transport, context, wire_request, progress));
     if let Ok(result) = clock::until(started.checked_add(late_after), first.as_mut()).await {
@@ -80,6 +81,8 @@ pub(super) async fn run<T: Transport>(
     }
     let mut second_progress = AttemptProgress::new(number.saturating_add(1), true, second_request.redirect_state());
     second_progress.limits = limits;
+    // Both attempts speak for the same principal.
+    second_progress.token = token;
     recorder.emit(&second_request, EventKind::HedgeStarted { number: second_progress.number });
     let second_started = clock::now();
     let (first_wins, result, loser) = {

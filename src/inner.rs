@@ -40,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) redirect_post_as_get: bool,
     /// Whether redirects to another origin are followed. An error names the reason why not.
     pub(crate) cross_origin_redirects: Result<(), NotFollowed>,
+    /// The same through a transport of the user's, which may add credentials by itself.
+    pub(crate) cross_origin_through: Result<(), NotFollowed>,
     pub(crate) attempt_header: Option<HeaderName>,
     /// Boxed because most clients have none.
     pub(crate) attempt_headers: Option<Box<AttemptHeaders>>,

@@ -33,7 +33,7 @@ use crate::deadline::{Deadline, Task};
 use crate::earlier::Earlier;
 use crate::error::{Error, ErrorKind, Result, VOUCH};
 use crate::inner::Inner;
-use crate::journal::{Journal, OutOfTime, Withheld};
+use crate::journal::{Journal, NotFollowed, OutOfTime, Withheld};
 use crate::key::IdempotencyKey;
 use crate::key_policy::{KeyPolicy, Trust};
 use crate::policy::{HedgePolicy, Idempotency, RetryPolicy, StopReason};
@@ -62,6 +62,8 @@ pub(super) struct OperationContext<'a> {
     task_deadline: Option<Deadline>,
     /// The operation is an attempt of another one, which repeats it.
     pub(super) is_nested: bool,
+    /// The operation belongs to a read that confirms another one.
+    is_confirming: bool,
     /// A resumed operation may have been processed before.
     pub(super) may_have_been_processed: bool,
 }
@@ -121,6 +123,7 @@ impl<'a> OperationContext<'a> {
             key_age: resumed_from.map_or(0, age_in_seconds),
             task_deadline: task.deadline,
             is_nested: task.is_nested,
+            is_confirming: task.is_confirming,
             may_have_been_processed: may_have_been_processed || earlier.is_some_and(Earlier::may_have_been_processed),
         };
         if may_have_been_processed {
@@ -155,6 +158,12 @@ impl<'a> OperationContext<'a> {
     /// Returns what is known of the transport.
     pub(super) fn view(&self) -> &TransportView {
         self.own.as_ref().and_then(|own| own.view).unwrap_or(&self.client.view)
+    }
+
+    /// Returns whether redirects to another origin are followed, and why not.
+    pub(super) fn cross_origin_redirects(&self) -> std::result::Result<(), NotFollowed> {
+        let is_through = self.own.as_ref().is_some_and(|own| own.view.is_some());
+        if is_through { self.client.cross_origin_through } else { self.client.cross_origin_redirects }
     }
 
     pub(super) fn policy(&self) -> &RetryPolicy {
@@ -266,7 +275,8 @@ impl<'a> OperationContext<'a> {
     /// reason.
     pub(super) fn asks(&self, reason: StopReason) -> bool {
         let has_no_licence = matches!(reason, StopReason::NotRepeatable | StopReason::KeyNotTrusted);
-        has_no_licence && self.own.as_ref().is_some_and(|own| own.confirm.is_some())
+        // A read that is itself in doubt would ask itself, without end.
+        has_no_licence && !self.is_confirming && self.own.as_ref().is_some_and(|own| own.confirm.is_some())
     }
 
     /// Returns what to ask the user, if there is somebody to ask.

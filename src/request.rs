@@ -368,10 +368,12 @@ impl RequestBuilder {
 
     /// Adds method and URL of this request to an error.
     pub(super) fn locate(&self, error: Error) -> Error {
-        match &self.wire_request {
+        let error = match &self.wire_request {
             Ok(WireRequest { template, .. }) => error.at(template.method(), SafeUrl(template.url())),
             Err(_) => error,
-        }
+        };
+        // What it resumes may have been processed.
+        error.resuming(self.options.as_ref().and_then(|options| options.resume.clone()))
     }
 
     fn with(mut self, change: impl FnOnce(&mut reqwest::Request, &mut RequestBody) -> Result<()>) -> Self {

@@ -134,7 +134,7 @@ impl<'a> Running<'a, '_> {
                 None => (ConfirmationOutcome::Unknown, Decision::Stop(reason)),
             },
             Confirmation::NotApplied if is_licence => {
-                (ConfirmationOutcome::NotApplied, self.run.operation.repeat_unapplied(clock::now()))
+                (ConfirmationOutcome::NotApplied, self.repeat_unapplied(ended).await)
             }
             Confirmation::NotApplied => (ConfirmationOutcome::NotApplied, Decision::Stop(reason)),
             Confirmation::Unknown => (ConfirmationOutcome::Unknown, Decision::Stop(reason)),
@@ -147,10 +147,32 @@ impl<'a> Running<'a, '_> {
                 None
             }
             Decision::Stop(reason) => {
+                let now = clock::now();
                 clock::sleep(self.run.operation.pause_before_the_end()).await;
-                Some(self.end(result, reason, clock::now()))
+                Some(self.end(result, reason, now))
             }
         }
+    }
+
+    /// Decides about the repeat of an operation that was not carried out, after the wait that the
+    /// last response has asked for. `ended`: when that was.
+    async fn repeat_unapplied(&mut self, ended: Instant) -> Decision {
+        let run = &mut self.run;
+        if let Some(asked) = run.recorder.retry_after {
+            let until = ended.checked_add(asked).filter(|_| asked <= run.context.policy().max_retry_after);
+            let Some(until) = until.filter(|until| run.operation.deadline().is_none_or(|end| *until < end)) else {
+                run.recorder.out_of_time = run.limit_behind(StopReason::RetryAfterTooLong, Some(asked));
+                return Decision::Stop(StopReason::RetryAfterTooLong);
+            };
+            clock::sleep(until.saturating_duration_since(clock::now())).await;
+        }
+        let now = clock::now();
+        run.operation.set_circuit_open_for(run.admission.circuit_open_for(now));
+        let decision = run.operation.repeat_unapplied(now);
+        if let Decision::Stop(reason) = decision {
+            run.recorder.out_of_time = run.limit_behind(reason, None);
+        }
+        decision
     }
 
     /// Ends the operation with the result of its last attempt, which ended at `ended`.
@@ -218,6 +240,8 @@ impl<'a> Run<'a> {
         now: Instant,
     ) -> Result<Admitted<'a>, Denied> {
         let pass = self.admission.enter(&mut self.operation, now).await?;
+        self.notice_unseen_redirects(progress);
+        self.check_age_of_key(wire_request)?;
         // While the operation waited, the API may have shown that it no longer honours keys.
         if self.operation.attempts() > 0 || self.context.may_have_been_processed {
             self.operation.set_key_trusted(self.context.is_key_trusted(wire_request, progress));
@@ -228,6 +252,31 @@ impl<'a> Run<'a> {
             return Err(Denied { reason, retry_after: None });
         }
         Ok(pass)
+    }
+
+    /// Takes "not processed" back if the transport has shown since that it follows redirects. A
+    /// refused connection may then have been that of a second hop.
+    fn notice_unseen_redirects(&mut self, last: &AttemptProgress) {
+        if self.operation.attempts() > 0 && !last.redirects.is_opaque && self.context.view().is_opaque() {
+            self.operation.set_at_risk();
+            self.recorder.may_have_been_processed = true;
+        }
+    }
+
+    /// Checks that the API still knows the key of a resumed operation. It may have waited for a token
+    /// or a cooldown before its first attempt. (Later attempts have a deadline.)
+    fn check_age_of_key(&mut self, wire_request: &WireRequest) -> std::result::Result<(), Denied> {
+        if !self.context.may_have_been_processed || self.operation.attempts() > 0 {
+            return Ok(());
+        }
+        let (requested, now) = (RequestPaths::only(wire_request.original().url().path()), clock::now());
+        match self.context.key_expires_at(requested, self.recorder.started, now) {
+            Some(forgotten) if forgotten <= now => {
+                self.operation.end_by(forgotten);
+                Err(Denied { reason: StopReason::DeadlineExceeded, retry_after: None })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Announces the next attempt, and spends the tokens of its retry. Returns when it is late, if
@@ -310,7 +359,10 @@ impl<'a> Run<'a> {
         }
         let sent_before = self.recorder.may_have_been_processed;
         let mut assessment = Assessment::of(self.context, result, progress.token, sent_before);
-        self.context.observe_token(progress.token, &assessment, Some(result));
+        // Another endpoint may accept a token that this one refuses although it is fresh.
+        if !self.operation.has_taken_fresh_token() || assessment.class == Class::Success {
+            self.context.observe_token(progress.token, &assessment, Some(result));
+        }
         self.context.observe(wire_request, progress, result.head());
         self.operation.set_key_trusted(self.context.is_key_trusted(wire_request, progress));
         self.settle(wire_request, finished, &assessment, pass);

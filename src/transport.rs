@@ -9,6 +9,7 @@
 use std::fmt;
 use std::future::Future;
 
+use http::Method;
 use reqwest::Url;
 
 use super::send_clock::{self, TooLate};
@@ -17,6 +18,7 @@ use super::transport_error;
 use super::transport_view::TransportView;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::policy::Failure;
+use crate::resume::SafeUrl;
 use steadfast_core::deadline;
 
 /// Sends requests.
@@ -60,7 +62,12 @@ impl Transport for Own {
         own.execute(request)
     }
 
-    fn check(self, _: &TransportView, _: &Url, _: &Url) {}
+    fn check(self, view: &TransportView, sent_to: &Url, answered_from: &Url) {
+        // The client that this crate has made follows nothing.
+        if !view.is_as_made {
+            view.check(sent_to, answered_from);
+        }
+    }
 
     fn assess(self, error: reqwest::Error, probe: Option<&SendProbe>, view: &TransportView) -> SendError {
         of_reqwest(error, probe, view)
@@ -91,8 +98,10 @@ where
         _: &reqwest::Client,
         request: reqwest::Request,
     ) -> impl Future<Output = Result<reqwest::Response, TransportError>> + use<'a, F, R> {
+        let (method, url) = (request.method().clone(), SafeUrl(request.url()).to_string());
+        let sending = (self.0)(request);
         // A loop of this crate below this one makes one attempt.
-        deadline::nested((self.0)(request))
+        deadline::nested(async move { sending.await.map_err(|error| error.about(&method, &url)) })
     }
 
     fn check(self, view: &TransportView, sent_to: &Url, answered_from: &Url) {
@@ -154,9 +163,17 @@ fn of_nested(error: &Error) -> Failure {
         ErrorKind::Build | ErrorKind::RequestBody | ErrorKind::KeyExpired | ErrorKind::AttemptHook => {
             Failure::InvalidRequest
         }
+        // It was refused for good. Only the response itself would tell more.
+        ErrorKind::Status | ErrorKind::Redirect => Failure::InvalidRequest,
+        ErrorKind::Credentials => Failure::Credentials,
         ErrorKind::Certificate => Failure::Certificate,
         _ => Failure::NotSent,
     }
+}
+
+/// Returns whether an error is about the request with this method and this URL, without its query.
+pub(crate) fn is_about(error: &Error, method: &Method, url: &str) -> bool {
+    error.method() == Some(method) && error.url() == Some(url)
 }
 
 /// Why a transport of yours has no response: what the closure of
@@ -165,7 +182,8 @@ fn of_nested(error: &Error) -> Failure {
 /// It says whether the server can have received the request. A client of reqwest never tells for
 /// sure: it may have followed a redirect before a connection was refused. So a `reqwest::Error`
 /// becomes [`unsure`](Self::unsure). An [`Error`] of this crate hands on its
-/// [`may_have_been_processed`](crate::Error::may_have_been_processed).
+/// [`may_have_been_processed`](crate::Error::may_have_been_processed), if it is about the same method
+/// and URL. If another request fails in the closure, this one may have been sent.
 ///
 /// ```
 /// use steadfast::TransportError;
@@ -196,6 +214,15 @@ impl TransportError {
     #[must_use]
     pub fn unsure(source: impl Into<BoxError>) -> Self {
         Self(Told::Unsure(source.into()))
+    }
+
+    /// Takes the word "not processed" back if it is about another request, such as one that the
+    /// closure has sent after this one.
+    fn about(self, method: &Method, url: &str) -> Self {
+        match self.0 {
+            Told::Ours(error) if !is_about(&error, method, url) => Self::unsure(error),
+            told => Self(told),
+        }
     }
 
     fn inner(&self) -> &(dyn std::error::Error + 'static) {

@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue};
 use super::waiting::{Place, Waiting};
 use super::{Fetching, Token, Why};
 use crate::clock;
+use crate::deadline::{Task, in_task};
 use crate::error::BoxError;
 use crate::journal::ShortDuration;
 use crate::transport_error;
@@ -108,6 +109,8 @@ struct State {
     /// How many tokens in a row were refused and never accepted.
     refused_in_a_row: u32,
     refresh: Refresh,
+    /// What the refresh that runs was asked for, and when its time is up.
+    asked: Option<(Why, Instant)>,
     /// How many refreshes have ended, and how the last one did.
     rounds: u64,
     failure: Option<Failure>,
@@ -160,11 +163,73 @@ impl TokenSource {
     pub(crate) async fn get(&self, deadline: Option<Instant>) -> Result<Arc<Issued>, NoToken> {
         let place = self.waiting.place();
         let mut waits_for = None;
-        let token = poll_fn(|cx| self.poll_get(&place, &mut waits_for, cx));
-        match clock::until(deadline, token).await {
-            Ok(token) => token.map_err(NoToken::Failed),
-            Err(clock::TimedOut) => Err(NoToken::TimedOut),
+        let (began, patience) = (clock::now(), self.patience(deadline));
+        loop {
+            let until = clock::earlier(clock::earlier(deadline, patience), Some(self.end_of_refresh()));
+            let token = poll_fn(|cx| self.poll_get(&place, &mut waits_for, cx));
+            if let Ok(token) = clock::until(until, token).await {
+                return token.map_err(NoToken::Failed);
+            }
+            let now = clock::now();
+            let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            if is_over(clock::earlier(deadline, patience))
+                && let Some(token) = self.usable(&self.lock(), now)
+            {
+                return Ok(token.clone());
+            }
+            if is_over(deadline) {
+                return Err(NoToken::TimedOut);
+            }
+            self.end_late_refresh(now, began);
         }
+    }
+
+    /// Returns how long the operation that renews a token waits, if the old one is still valid: half
+    /// of its own time, or a quarter of the token's. Then it goes on with the old one.
+    fn patience(&self, deadline: Option<Instant>) -> Option<Instant> {
+        let now = clock::now();
+        let state = self.lock();
+        let expires_at = self.usable(&state, now)?.expires_at;
+        let half = deadline.map(|deadline| deadline.saturating_duration_since(now) / 2);
+        let quarter = expires_at.map(|at| at.saturating_duration_since(now) / 4);
+        let shortest = [half, quarter].into_iter().flatten().min()?;
+        now.checked_add(shortest)
+    }
+
+    /// Returns when the refresh that runs is late. The limit is on the clock of those who wait,
+    /// because the runtime that has started the refresh may be gone.
+    fn end_of_refresh(&self) -> Instant {
+        let now = clock::now();
+        let state = self.lock();
+        match state.asked {
+            Some((_, ends_at)) if ends_at > now || !matches!(state.refresh, Refresh::Polled) => ends_at,
+            // A task is inside of it just now, so it cannot be ended. Look again later.
+            Some(_) => now.checked_add(PAUSE).unwrap_or(now),
+            None => now.checked_add(self.timeout).unwrap_or(now),
+        }
+    }
+
+    /// Ends a refresh whose time is up, for an operation that waits since `began`. If that is later,
+    /// nobody has driven the refresh on, which is no failure of the closure.
+    fn end_late_refresh(&self, now: Instant, began: Instant) {
+        let mut state = self.lock();
+        let Some((_, ends_at)) = state.asked.filter(|(_, ends_at)| *ends_at <= now) else { return };
+        if !matches!(state.refresh, Refresh::Waiting(_)) {
+            return;
+        }
+        let late = std::mem::take(&mut state.refresh);
+        state.asked = None;
+        drop(state);
+        // The user's code, so not under the lock.
+        drop(late);
+        if began < ends_at {
+            self.settle(Err(format!("no token within {}", ShortDuration(self.timeout)).into()));
+        }
+    }
+
+    /// Returns the token, if it is still good.
+    fn usable<'b>(&self, state: &'b State, now: Instant) -> Option<&'b Arc<Issued>> {
+        state.token.as_ref().filter(|token| !state.is_refused && token.expires_at.is_none_or(|at| now < at))
     }
 
     /// Records that the server has accepted a token.
@@ -194,7 +259,7 @@ impl TokenSource {
     fn next(&self, state: &State, now: Instant) -> Next {
         let has_passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let is_paused = state.failure.as_ref().filter(|failure| now < failure.until);
-        let usable = state.token.as_ref().filter(|token| !state.is_refused && !has_passed(token.expires_at));
+        let usable = self.usable(state, now);
         let is_running = !matches!(state.refresh, Refresh::Idle);
         match (usable, is_paused) {
             (Some(token), None) => {
@@ -230,7 +295,12 @@ impl TokenSource {
             }
             place.wait(cx.waker());
             let mut refresh = match std::mem::replace(&mut state.refresh, Refresh::Polled) {
-                Refresh::Idle => self.start(state.why()),
+                Refresh::Idle => {
+                    let now = clock::now();
+                    let why = state.why();
+                    state.asked = Some((why, now.checked_add(self.timeout).unwrap_or(now)));
+                    self.start(why)
+                }
                 Refresh::Waiting(refresh) => refresh,
                 // Its end wakes this task.
                 Refresh::Polled => return Poll::Pending,
@@ -250,21 +320,19 @@ impl TokenSource {
     }
 
     /// Starts a refresh. It runs no code of the user's before it is polled.
+    ///
+    /// It belongs to all who wait. So the deadline of the task that polls it does not hold for it, nor
+    /// does the loop around that task.
     fn start(&self, why: Why) -> Fetching {
-        let (fetch, timeout) = (self.fetch.clone(), self.timeout);
-        Box::pin(async move {
-            let mut fetching = None;
-            let caught = poll_fn(move |cx| {
-                let polled =
-                    catch_unwind(AssertUnwindSafe(|| fetching.get_or_insert_with(|| fetch(why)).as_mut().poll(cx)));
-                // The message of a panic may hold a secret, so it is not repeated here.
-                polled.unwrap_or_else(|_panic| Poll::Ready(Err("the closure that gets a token panicked".into())))
-            });
-            match clock::until(clock::now().checked_add(timeout), caught).await {
-                Ok(result) => result,
-                Err(clock::TimedOut) => Err(format!("no token within {}", ShortDuration(timeout)).into()),
-            }
-        })
+        let fetch = self.fetch.clone();
+        let mut fetching = None;
+        let caught = poll_fn(move |cx| {
+            let polled =
+                catch_unwind(AssertUnwindSafe(|| fetching.get_or_insert_with(|| fetch(why)).as_mut().poll(cx)));
+            // The message of a panic may hold a secret, so it is not repeated here.
+            polled.unwrap_or_else(|_panic| Poll::Ready(Err("the closure that gets a token panicked".into())))
+        });
+        Box::pin(in_task(Task::default(), caught))
     }
 
     /// Ends a refresh.
@@ -272,6 +340,13 @@ impl TokenSource {
         let mut state = self.lock();
         state.refresh = Refresh::Idle;
         state.rounds = state.rounds.saturating_add(1);
+        let asked = state.asked.take().map(|(why, _)| why);
+        if asked != Some(Why::Refused) && result.as_ref().is_ok_and(|token| self.is_refused(&state, token)) {
+            // The server has refused it meanwhile. Nobody has told the closure so yet.
+            drop(state);
+            self.waiting.wake_all();
+            return;
+        }
         match result.and_then(|token| self.issue(&state, token)) {
             Ok(token) => {
                 state.token = Some(Arc::new(token));
@@ -288,6 +363,12 @@ impl TokenSource {
         self.waiting.wake_all();
     }
 
+    /// Returns whether the server has refused this token.
+    fn is_refused(&self, state: &State, token: &Token) -> bool {
+        let value = format!("{}{}", self.scheme, token.value);
+        state.is_refused && state.token.as_ref().is_some_and(|last| last.value.as_bytes() == value.as_bytes())
+    }
+
     fn issue(&self, state: &State, token: Token) -> Result<Issued, BoxError> {
         let last = state.token.as_ref();
         let number = last.map_or(Some(TokenNumber::MIN), |last| last.number.checked_add(1));
@@ -295,7 +376,7 @@ impl TokenSource {
         let value = HeaderValue::try_from(format!("{}{}", self.scheme, token.value));
         let mut value = value.map_err(|_| "the token has characters that no header can have")?;
         value.set_sensitive(true);
-        if state.is_refused && last.is_some_and(|last| last.value == value) {
+        if self.is_refused(state, &token) {
             return Err("the closure returned the token that the server has refused".into());
         }
         let kept = last.filter(|last| last.principal == token.principal);

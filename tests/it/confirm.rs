@@ -184,6 +184,30 @@ async fn request_has_a_read_of_its_own_and_sees_itself() {
     assert_eq!(told.load(Ordering::Relaxed), 1);
 }
 
+/// A read that is a POST, and in doubt itself, must not ask itself.
+#[tokio::test]
+async fn read_in_doubt_asks_nothing() {
+    let server = server(vec![FaultStep::execute(500)], vec![404]).await;
+    let search = |charge: Unconfirmed| async move {
+        let found = charge.client().post("/search").body("order 1042").fetch_response().await?;
+        Ok::<_, steadfast::Error>(Confirmation::applied(found))
+    };
+    let client = keyless(&server).confirm(search).build().unwrap();
+    let response = client.post("/charge").body("x").send().await.unwrap();
+    assert_eq!((response.status().as_u16(), count(&server, &Method::POST)), (500, 2), "the charge and one search");
+    assert_eq!(response.attempts()[0].confirmation(), Some(ConfirmationOutcome::Unknown));
+}
+
+#[tokio::test]
+async fn repeat_after_the_read_waits_as_the_server_asked() {
+    let later = FaultStep::answer(Answer::new(503).header("retry-after", "3600"));
+    let server = server(vec![later], vec![404]).await;
+    let client = keyless(&server).confirm(find).settling_time(Duration::ZERO).build().unwrap();
+    let response = client.post("/charge").body("x").send().await.unwrap();
+    assert_eq!(response.stop_reason(), Some(StopReason::RetryAfterTooLong));
+    assert_eq!(count(&server, &Method::POST), 1);
+}
+
 /// The chaos run of the README's table, at an API that ignores keys. The reads fail as often as the
 /// charges do.
 #[tokio::test]

@@ -185,3 +185,51 @@ async fn operation_through_a_transport_can_be_spawned() {
     let task = tokio::spawn(async move { client(KeyPolicy::standard()).execute_through(request, plainly).await });
     assert_eq!(task.await.unwrap().unwrap().status(), 201);
 }
+
+/// The audit fails before it is sent. That tells nothing about the charge.
+#[tokio::test]
+async fn error_about_another_request_is_no_word_about_this_one() {
+    let server = FaultServer::start(|_, _| FaultStep::execute(201)).await;
+    let audit = refused();
+    let error = client(KeyPolicy::off())
+        .execute_through(post(&server.url("/charges")), |request| {
+            let audit = client(KeyPolicy::off()).post(&audit).body("charged");
+            async move {
+                let response = plainly(request).await?;
+                audit.send().await?;
+                Ok(response)
+            }
+        })
+        .await
+        .unwrap_err();
+    assert_eq!((server.executions(), error.may_have_been_processed()), (1, true), "{error}");
+}
+
+/// A client that is said to follow no redirects may add credentials to every request.
+#[tokio::test]
+async fn exact_transport_is_led_to_no_other_origin() {
+    use steadfast::adapter::{TransportView, send_through};
+    use steadfast::reqwest::redirect::Policy;
+
+    let other = FaultServer::start(|_, _| FaultStep::answer(200)).await;
+    let moved = Answer::new(302).header("location", other.url("/stolen"));
+    let server = FaultServer::start(move |_, _| FaultStep::answer(moved.clone())).await;
+    let token = [("authorization".parse().unwrap(), "Bearer secret".parse().unwrap())].into_iter().collect();
+    let plain = reqwest::Client::builder().redirect(Policy::none()).default_headers(token).build().unwrap();
+    let get = Request::new(Method::GET, server.url("/").parse().unwrap());
+    let request = RequestBuilder::from_parts(client(KeyPolicy::off()), get);
+    let view = TransportView::exact();
+    let response = send_through(request, &view, |request| async { Ok(plain.execute(request).await?) }).await.unwrap();
+    assert_eq!((response.status().as_u16(), other.received().len()), (302, 0));
+}
+
+#[tokio::test]
+async fn given_client_that_redirects_is_believed_no_longer() {
+    let see_other = Answer::new(303).header("location", "/charges/1");
+    let server = FaultServer::play([FaultStep::execute(see_other), FaultStep::execute(200)]).await;
+    let builder = Client::builder().http_client(reqwest::Client::new()).assume_no_redirects();
+    let client = builder.retry(fast_retries()).keys(KeyPolicy::off()).build().unwrap();
+    client.post(server.url("/charges")).body("x").send().await.unwrap();
+    let error = client.post(refused()).body("x").send().await.unwrap_err();
+    assert_eq!((error.attempts().len(), error.may_have_been_processed()), (1, true), "{error}");
+}

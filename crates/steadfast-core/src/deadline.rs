@@ -27,6 +27,8 @@ pub struct Task {
     pub deadline: Option<Deadline>,
     /// The operation is an attempt of another operation, whose loop repeats it.
     pub is_nested: bool,
+    /// The operation belongs to a read that confirms another one, so it asks no such read itself.
+    pub is_confirming: bool,
 }
 
 impl Task {
@@ -41,6 +43,12 @@ impl Task {
 #[doc(hidden)]
 pub fn nested<F: Future>(future: F) -> impl Future<Output = F::Output> {
     in_task(Task { is_nested: true, ..Task::current() }, future)
+}
+
+/// Runs `future` as a read that confirms an operation.
+#[doc(hidden)]
+pub fn confirming<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    in_task(Task { is_confirming: true, ..Task::current() }, future)
 }
 
 /// Runs `future` with the values of a task, such as the one that spawns it.

@@ -28,6 +28,8 @@ pub struct Operation<'a> {
     key_trusted: bool,
     body_replayable: bool,
     is_nested: bool,
+    /// The last attempt was an upload that was too slow for a limit that each attempt has.
+    upload_too_slow: bool,
     /// An attempt may have been carried out.
     at_risk: bool,
     misdirected: bool,
@@ -62,6 +64,7 @@ impl<'a> Operation<'a> {
             key_trusted: true,
             body_replayable: true,
             is_nested: false,
+            upload_too_slow: false,
             at_risk: false,
             misdirected: false,
             // A deadline beyond the clock's range is none.
@@ -394,6 +397,7 @@ impl<'a> Operation<'a> {
         // An earlier attempt may have been carried out too, and its licence may have been lost
         // since.
         self.at_risk |= class == Class::Ambiguous;
+        self.upload_too_slow = hint.upload_too_slow;
         first_no(&[
             (hint.replayed, StopReason::Replayed),
             (hint.retry == Some(false), StopReason::ServerSaidStop),
@@ -428,6 +432,7 @@ impl<'a> Operation<'a> {
         self.repeats_free = false;
         let may = first_no(&[
             (!self.body_replayable, StopReason::BodyNotReplayable),
+            (self.upload_too_slow, StopReason::UploadTooSlow),
             (self.is_nested, StopReason::Nested),
             (self.counted() >= self.policy.max_attempts, StopReason::AttemptsExhausted),
         ]);
@@ -436,6 +441,13 @@ impl<'a> Operation<'a> {
             Ok(after) => Decision::Retry { after },
             Err(reason) => Decision::Stop(reason),
         }
+    }
+
+    /// Returns whether the request has gone again with a fresh token.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn has_taken_fresh_token(&self) -> bool {
+        self.took_fresh_token
     }
 
     /// Returns the wait before the repeat with a fresh token, which is none: to get the token takes

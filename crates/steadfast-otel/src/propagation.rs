@@ -64,6 +64,9 @@ pub fn propagate() -> impl Fn(&mut AttemptHead<'_>) -> Result<(), BoxError> + Se
 
 /// Runs `request` without writing the trace context into its headers.
 ///
+/// It has no effect on a [detached](steadfast::RequestBuilder::detached) request, which runs in
+/// another task.
+///
 /// ```no_run
 /// # async fn example(client: steadfast::Client) -> steadfast::Result<()> {
 /// let partner = client.get("https://partner.example.com/prices");

@@ -15,9 +15,10 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
+use reqwest::Url;
 use reqwest_middleware::Error as Foreign;
-use steadfast::{Error, TransportError};
+use steadfast::{Error, TransportError, adapter};
 
 /// The error that leaves the middleware. Displays the line.
 #[derive(Debug)]
@@ -55,9 +56,9 @@ pub(crate) fn hand_up(error: Error) -> Foreign {
     Foreign::middleware(Failed(Details(error)))
 }
 
-/// Reads an error from the layers below. `has_acted`: a request of another middleware of ours, sent
-/// during this attempt, may have been processed.
-pub(crate) fn from_below(below: Foreign, has_acted: bool) -> TransportError {
+/// Reads an error from the layers below a request to `sent`. `has_acted`: a request of another
+/// middleware of ours, sent during this attempt, may have been processed.
+pub(crate) fn from_below(below: Foreign, has_acted: bool, sent: &(Method, Url)) -> TransportError {
     if has_acted {
         return TransportError::unsure(below);
     }
@@ -66,8 +67,10 @@ pub(crate) fn from_below(below: Foreign, has_acted: bool) -> TransportError {
         Err(Foreign::Reqwest(below)) => return below.into(),
         Err(below) => below,
     };
-    // Further layers are around ours, so its kind is not theirs.
-    let may_have_been_processed = error(&below).is_none_or(Error::may_have_been_processed);
+    // Further layers are around ours, so its kind is not theirs. It may be about another request, which
+    // one of them has sent after this one.
+    let is_sure = |error: &Error| !error.may_have_been_processed() && adapter::is_about(error, &sent.0, &sent.1);
+    let may_have_been_processed = !error(&below).is_some_and(is_sure);
     if may_have_been_processed { TransportError::unsure(below) } else { TransportError::not_sent(below) }
 }
 

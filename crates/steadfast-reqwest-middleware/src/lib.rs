@@ -91,7 +91,8 @@
 //!   sent under the first call's key. If the first call may have been processed, it needs the
 //!   licence of every repeat, else it ends in an error, and nothing is sent. A warning of the
 //!   target `steadfast` names the cause once. So do not reuse extensions for another operation
-//!   (`execute_with_extensions`).
+//!   (`execute_with_extensions`). A layer in between that changes the URL or the body makes the second
+//!   call another operation.
 //! * **Below.** It cannot be seen from here. It repeats requests without asking, under the
 //!   operation's key if there is one. Remove it.
 //! * **Another loop of steadfast below** makes one attempt:
@@ -180,7 +181,9 @@ impl Steadfast {
     ///
     /// A refused connection then means that the server has not acted, and a POST is repeated
     /// without a key. steadfast follows redirects itself, by [its own
-    /// rules](steadfast::ClientBuilder::max_redirects).
+    /// rules](steadfast::ClientBuilder::max_redirects). None leads to another origin, unless you allow
+    /// [`cross_origin_redirects`](steadfast::ClientBuilder::cross_origin_redirects): your client may
+    /// add credentials to every request.
     ///
     /// One response from another address than the request's takes the statement back for good, with
     /// a warning.
@@ -255,9 +258,10 @@ impl Middleware for Steadfast {
             // Ours is that of the attempt, and ends with the head. reqwest's limits the body too.
             *request.timeout_mut() = timeout;
             let (winner, next, mut own) = (&winner, next.clone(), given.clone());
+            let sent = (request.method().clone(), request.url().clone());
             async move {
                 let response = next.run(request, &mut own).await;
-                let response = response.map_err(|below| error::from_below(below, Mark::has_acted(&own)))?;
+                let response = response.map_err(|below| error::from_below(below, Mark::has_acted(&own), &sent))?;
                 *winner.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
                 Ok(response)
             }

@@ -147,3 +147,29 @@ async fn retry_layer_below_ours_doubles_as_it_does_alone() {
     assert!(error.may_have_been_processed());
     assert_one_key(&server).await;
 }
+
+/// Sends the request, and then an audit by a client of ours, which cannot be reached.
+struct Audit(steadfast::Client);
+
+#[async_trait]
+impl Middleware for Audit {
+    async fn handle(
+        &self,
+        request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        let response = next.run(request, extensions).await?;
+        self.0.post("http://127.0.0.1:9/audit").send().await.map_err(reqwest_middleware::Error::middleware)?;
+        Ok(response)
+    }
+}
+
+#[tokio::test]
+async fn error_about_an_audit_is_no_word_about_the_charge() {
+    let server = FaultServer::start(|_, _| FaultStep::execute(201)).await;
+    let client = ClientBuilder::new(plain()).with(Steadfast::new(doubting())).with(Audit(doubting())).build();
+    let failed = client.post(server.url("/charges")).body("x").send().await.unwrap_err();
+    let error = error(&failed).unwrap();
+    assert_eq!((server.executions(), error.may_have_been_processed()), (1, true), "{error}");
+}
