@@ -339,6 +339,10 @@ step_interop() {
 # the others.
 step_package() {
     need_openssl
+    # cargo keeps the packages of its temporary registry by their versions, unpacked and compiled. It
+    # would build against those of an earlier run in the same folder.
+    rm -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/src/-*/steadfast-* \
+        "${CARGO_TARGET_DIR:-target}"/debug/.fingerprint/steadfast-*
     cargo publish -q --workspace --dry-run --allow-dirty
 }
 
