@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
     Attempt, ConfirmationOutcome, Journal, NotFollowed, OperationReport, OutOfTime, Reach, StatusOrFailure, Withheld,
 };
-use crate::policy::{Class, Denied, Failure, StopReason};
+use crate::policy::{Class, Decision, Denied, Failure, StopReason};
 use crate::resume::SafeUrl;
 
 /// The record of an operation so far.
@@ -130,17 +130,20 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Records what the user's read said about the last attempt, and the repeat that follows it.
-    pub(super) fn confirmed(&mut self, wire_request: &WireRequest, outcome: ConfirmationOutcome, repeats: bool) {
+    /// Records what the user's read said about the last attempt, and the decision that follows.
+    pub(super) fn confirmed(&mut self, wire_request: &WireRequest, outcome: ConfirmationOutcome, decision: Decision) {
         let number = self.attempts();
         self.emit(wire_request, EventKind::Confirmed { number, outcome });
+        let wait = match decision {
+            Decision::Retry { after } => Some(after),
+            Decision::Stop(_) => None,
+        };
         if let Some(attempt) = self.journal.last_mut() {
             attempt.confirmation = Some(outcome);
-            attempt.wait = repeats.then_some(Duration::ZERO);
+            attempt.wait = wait;
         }
-        if repeats {
-            let (number, after) = (number.saturating_add(1), Duration::ZERO);
-            let because = Class::Ambiguous;
+        if let Some(after) = wait {
+            let (number, because) = (number.saturating_add(1), Class::Ambiguous);
             self.emit(wire_request, EventKind::RetryScheduled { number, after, because, free: false });
         }
     }

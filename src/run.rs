@@ -133,17 +133,15 @@ impl<'a> Running<'a, '_> {
                 }
                 None => (ConfirmationOutcome::Unknown, Decision::Stop(reason)),
             },
-            Confirmation::NotApplied if is_licence => {
-                (ConfirmationOutcome::NotApplied, self.repeat_unapplied(ended).await)
-            }
+            Confirmation::NotApplied if is_licence => (ConfirmationOutcome::NotApplied, self.repeat_unapplied(ended)),
             Confirmation::NotApplied => (ConfirmationOutcome::NotApplied, Decision::Stop(reason)),
             Confirmation::Unknown => (ConfirmationOutcome::Unknown, Decision::Stop(reason)),
         };
-        let repeats = matches!(decision, Decision::Retry { .. });
-        self.run.recorder.confirmed(self.wire_request, outcome, repeats);
+        self.run.recorder.confirmed(self.wire_request, outcome, decision);
         match decision {
-            Decision::Retry { .. } => {
+            Decision::Retry { after } => {
                 response_body::drain(result, deadline).await;
+                clock::sleep(after).await;
                 None
             }
             Decision::Stop(reason) => {
@@ -154,23 +152,16 @@ impl<'a> Running<'a, '_> {
         }
     }
 
-    /// Decides about the repeat of an operation that was not carried out, after the wait that the
-    /// last response has asked for. `ended`: when that was.
-    async fn repeat_unapplied(&mut self, ended: Instant) -> Decision {
-        let run = &mut self.run;
-        if let Some(asked) = run.recorder.retry_after {
-            let until = ended.checked_add(asked).filter(|_| asked <= run.context.policy().max_retry_after);
-            let Some(until) = until.filter(|until| run.operation.deadline().is_none_or(|end| *until < end)) else {
-                run.recorder.out_of_time = run.limit_behind(StopReason::RetryAfterTooLong, Some(asked));
-                return Decision::Stop(StopReason::RetryAfterTooLong);
-            };
-            clock::sleep(until.saturating_duration_since(clock::now())).await;
-        }
-        let now = clock::now();
+    /// Decides about the repeat of an operation that was not carried out. `ended`: when its last
+    /// attempt ended.
+    fn repeat_unapplied(&mut self, ended: Instant) -> Decision {
+        let (run, now) = (&mut self.run, clock::now());
+        // The circuit may have opened for probes meanwhile, and a part of the wait is over.
         run.operation.set_circuit_open_for(run.admission.circuit_open_for(now));
-        let decision = run.operation.repeat_unapplied(now);
+        let asked = run.recorder.retry_after.map(|asked| asked.saturating_sub(now.saturating_duration_since(ended)));
+        let decision = run.operation.repeat_unapplied(asked, now);
         if let Decision::Stop(reason) = decision {
-            run.recorder.out_of_time = run.limit_behind(reason, None);
+            run.recorder.out_of_time = run.limit_behind(reason, asked);
         }
         decision
     }
@@ -217,10 +208,6 @@ impl<'a> Run<'a> {
         operation.set_body_replayable(wire_request.body.is_replayable());
         if context.may_have_been_processed {
             operation.set_at_risk();
-            let (requested, now) = (RequestPaths::only(wire_request.original().url().path()), recorder.started);
-            if let Some(forgotten) = context.key_expires_at(requested, now, now).filter(|forgotten| *forgotten <= now) {
-                operation.end_by(forgotten);
-            }
         }
         if context.is_nested {
             operation.set_nested();

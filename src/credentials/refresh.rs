@@ -161,39 +161,42 @@ impl TokenSource {
 
     /// Waits for a token, until `deadline` at the latest.
     pub(crate) async fn get(&self, deadline: Option<Instant>) -> Result<Arc<Issued>, NoToken> {
-        let place = self.waiting.place();
-        let mut waits_for = None;
-        let (began, patience) = (clock::now(), self.patience(deadline));
-        loop {
-            let until = clock::earlier(clock::earlier(deadline, patience), Some(self.end_of_refresh()));
-            let token = poll_fn(|cx| self.poll_get(&place, &mut waits_for, cx));
-            if let Ok(token) = clock::until(until, token).await {
+        // This operation renews a token that is still valid. It does not spend all of its time on it.
+        if let Some(patience) = self.patience(deadline) {
+            if let Ok(token) = clock::until(Some(patience), self.wait()).await {
                 return token.map_err(NoToken::Failed);
             }
-            let now = clock::now();
-            let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-            if is_over(clock::earlier(deadline, patience))
-                && let Some(token) = self.usable(&self.lock(), now)
-            {
+            if let Some(token) = self.usable(&self.lock(), clock::now()) {
                 return Ok(token.clone());
             }
-            if is_over(deadline) {
-                return Err(NoToken::TimedOut);
-            }
-            self.end_late_refresh(now, began);
+        }
+        match clock::until(deadline, self.wait()).await {
+            Ok(token) => token.map_err(NoToken::Failed),
+            Err(clock::TimedOut) => Err(NoToken::TimedOut),
         }
     }
 
-    /// Returns how long the operation that renews a token waits, if the old one is still valid: half
-    /// of its own time, or a quarter of the token's. Then it goes on with the old one.
+    /// Returns until when an operation waits for a fresh token if the old one is still valid: for
+    /// half of its own time, or a quarter of the token's.
     fn patience(&self, deadline: Option<Instant>) -> Option<Instant> {
         let now = clock::now();
-        let state = self.lock();
-        let expires_at = self.usable(&state, now)?.expires_at;
+        let expires_at = self.usable(&self.lock(), now)?.expires_at;
         let half = deadline.map(|deadline| deadline.saturating_duration_since(now) / 2);
         let quarter = expires_at.map(|at| at.saturating_duration_since(now) / 4);
-        let shortest = [half, quarter].into_iter().flatten().min()?;
-        now.checked_add(shortest)
+        now.checked_add([half, quarter].into_iter().flatten().min()?)
+    }
+
+    /// Waits for the end of the refresh that runs, or starts one.
+    async fn wait(&self) -> Result<Arc<Issued>, SharedError> {
+        let (place, began) = (self.waiting.place(), clock::now());
+        let mut waits_for = None;
+        loop {
+            let token = poll_fn(|cx| self.poll_get(&place, &mut waits_for, cx));
+            if let Ok(token) = clock::until(Some(self.end_of_refresh()), token).await {
+                return token;
+            }
+            self.end_late_refresh(clock::now(), began);
+        }
     }
 
     /// Returns when the refresh that runs is late. The limit is on the clock of those who wait,
@@ -588,6 +591,87 @@ mod tests {
         assert_eq!(provider.asked().len(), 2);
         tokio::time::advance(100 * SECOND).await;
         assert_eq!(provider.get().await, Err("the provider is down".to_owned()), "an expired token is not sent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn early_refresh_that_hangs_takes_half_the_time() {
+        let provider = Provider::expiring();
+        assert_eq!(provider.get().await, bearer(1));
+        tokio::time::advance(900 * SECOND).await;
+        provider.permits.forget_permits(1000);
+        let began = clock::now();
+        assert_eq!(shown(provider.source.get(Some(began + 4 * SECOND)).await), bearer(1));
+        assert_eq!(clock::now() - began, 2 * SECOND);
+        assert_eq!(provider.get().await, bearer(1), "and a quarter of the token's without a deadline");
+        assert_eq!((clock::now() - began).as_secs(), 2 + 24);
+
+        let renews = provider.source.get(Some(clock::now() + 4 * SECOND));
+        pin_mut!(renews);
+        assert!(renews.as_mut().now_or_never().is_none());
+        provider.source.refused(TokenNumber::MIN);
+        provider.permits.add_permits(2);
+        assert_eq!(shown(renews.await), bearer(2), "a token that is refused meanwhile is waited for");
+    }
+
+    /// The runtime that has started a refresh is gone, and its timers with it.
+    #[test]
+    fn refresh_outlives_the_runtime_that_started_it() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = calls.clone();
+        let refreshing = Refreshing::bearer(move |_| {
+            let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+            async move { if is_first { std::future::pending().await } else { Ok::<_, BoxError>("second") } }
+        });
+        let source = refreshing.timeout(Duration::from_millis(50)).into_source().unwrap();
+        runtime().block_on(async { assert!(source.get(None).now_or_never().is_none()) });
+        let late = runtime().block_on(async { shown(source.get(None).await) });
+        assert_eq!(late, Err("no token within 50 ms".to_owned()));
+        let soon = runtime().block_on(async {
+            clock::sleep(PAUSE * 3 / 2).await;
+            shown(source.get(None).await)
+        });
+        assert_eq!((soon, calls.load(Ordering::SeqCst)), (Ok("Bearer second".to_owned()), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refresh_that_nobody_drove_starts_anew() {
+        let provider = Provider::endless();
+        provider.permits.forget_permits(1000);
+        assert!(provider.get().now_or_never().is_none());
+        tokio::time::advance(60 * SECOND).await;
+        provider.permits.add_permits(2); // the first may take one
+        assert_eq!((provider.get().await, provider.asked().len()), (bearer(2), 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refresh_has_no_deadline_of_who_drives_it() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = seen.clone();
+        let refreshing = Refreshing::bearer(move |_| {
+            let task = Task::current();
+            told.lock().unwrap().push((task.deadline, task.is_nested));
+            async { Ok::<_, BoxError>("token") }
+        });
+        let source = refreshing.into_source().unwrap();
+        let driven = crate::deadline::nested(source.get(None));
+        crate::with_deadline(SECOND, driven).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), [(None, false)]);
+    }
+
+    /// A cache may answer an early refresh with the token that a 401 refuses just now.
+    #[tokio::test(start_paused = true)]
+    async fn token_refused_during_early_refresh_is_asked_for_again() {
+        let make = |number| Token::new(["old", "old", "new"][number - 1]).expires_in(1000 * SECOND);
+        let provider = Provider::new(|refreshing| refreshing.margin(100 * SECOND), make);
+        assert_eq!(provider.get().await, Ok("Bearer old".to_owned()));
+        tokio::time::advance(900 * SECOND).await;
+        let renews = provider.get();
+        pin_mut!(renews);
+        assert!(renews.as_mut().now_or_never().is_none());
+        provider.source.refused(TokenNumber::MIN);
+        assert_eq!(renews.await, Ok("Bearer new".to_owned()));
+        assert_eq!(provider.asked(), [Why::First, Why::Expiring, Why::Refused]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::StatusCode;
 use serde_json::{Value, json};
-use steadfast::policy::{RetryBudget, RetryPolicy, StopReason};
+use steadfast::policy::{HedgePolicy, RetryBudget, RetryPolicy, StopReason};
 use steadfast::{Client, ClientBuilder, Credentials, ErrorKind, KeyPolicy, Refreshing, ResponseExt, Token, Why};
 use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep, Received, fast_retries};
 
@@ -296,4 +296,71 @@ async fn json_of_401_error_names_its_repeat() {
     );
     assert!(lines.contains("attempt 2: permanent, status 401"), "{lines}");
     assert_eq!((error.kind(), error.attempts().len()), (ErrorKind::Status, 2));
+}
+
+/// The key is forgotten while the resumed operation waits for its token.
+#[tokio::test]
+async fn resumed_operation_that_waits_too_long_is_not_sent() {
+    let retention = Duration::from_secs(2);
+    let server = FaultServer::start(|_, _| FaultStep::close(FaultPoint::AfterExecuting)).await;
+    let lost = trusting(&server).retry(RetryPolicy::never()).build().unwrap();
+    let error = lost.post("/charges").body("12 EUR").send().await.unwrap_err();
+    let token = error.resume_token().unwrap().clone();
+
+    let slow = Refreshing::bearer(move |_| async move {
+        tokio::time::sleep(retention).await;
+        Ok::<_, std::io::Error>("token")
+    });
+    let client = trusting(&server).keys(KeyPolicy::standard().retention(retention)).credentials(slow).build().unwrap();
+    let error = client.post("/charges").body("12 EUR").resume(token).send().await.unwrap_err();
+    assert_eq!((server.executions(), error.stop_reason()), (1, Some(StopReason::DeadlineExceeded)), "{error}");
+    assert!(error.may_have_been_processed() && error.attempts().is_empty(), "{error}");
+}
+
+/// One endpoint refuses every token, for want of a scope. Each of its calls costs a refresh, and the
+/// others go on.
+#[tokio::test]
+async fn endpoint_that_refuses_all_tokens_stops_no_other() {
+    let server = FaultServer::start(|_, request| match request {
+        Some(request) if request.target == "/secret" => FaultStep::answer(unauthorized()),
+        _ => FaultStep::execute(201),
+    })
+    .await;
+    let (refreshing, _) = tokens();
+    let client = keyless(&server).credentials(refreshing).build().unwrap();
+    for _ in 0..4 {
+        assert_eq!(client.get("/secret").send().await.unwrap().status(), 401);
+        assert_eq!(client.post("/charges").body("x").send().await.unwrap().status(), 201);
+    }
+}
+
+/// A hedge is the same operation, so it speaks for the same principal.
+#[tokio::test]
+async fn hedge_under_another_principal_is_not_sent() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let server = FaultServer::start(move |_, request| match request {
+        Some(request) if request.target == "/slow" => {
+            tell.send(()).unwrap();
+            FaultStep::answer(Answer::new(200).delay(Duration::from_secs(2)))
+        }
+        Some(request) if request.header("authorization") == Some("Bearer ann") => FaultStep::answer(unauthorized()),
+        _ => FaultStep::answer(200),
+    })
+    .await;
+    let next = Mutex::new(["bob", "ann"].to_vec());
+    let refreshing = Refreshing::bearer(move |_| {
+        let name = next.lock().unwrap().pop().unwrap();
+        async move { Ok::<_, std::io::Error>(Token::new(name).principal(name)) }
+    });
+    let client = keyless(&server).credentials(refreshing).build().unwrap();
+    let slow = client.get("/slow").hedge(HedgePolicy::after(Duration::from_millis(700)).max_extra_load(1.0)).send();
+    let (slow, other) = tokio::join!(slow, async {
+        told.recv().await.unwrap();
+        client.get("/other").send().await
+    });
+    // The other operation has got bob's token, so it ends. The first request has its own response.
+    assert!(other.is_err() && slow.unwrap().status() == 200);
+    let sent: Vec<_> = server.received().iter().filter(|request| request.target == "/slow").cloned().collect();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].header("authorization"), Some("Bearer ann"));
 }

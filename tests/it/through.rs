@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use steadfast::http::{self, Method};
 use steadfast::policy::{Class, StopReason};
@@ -232,4 +233,37 @@ async fn given_client_that_redirects_is_believed_no_longer() {
     client.post(server.url("/charges")).body("x").send().await.unwrap();
     let error = client.post(refused()).body("x").send().await.unwrap_err();
     assert_eq!((error.attempts().len(), error.may_have_been_processed()), (1, true), "{error}");
+}
+
+/// One operation has met "refused" and waits. Meanwhile another one shows that the client below
+/// follows redirects.
+#[tokio::test]
+async fn redirect_seen_while_waiting_takes_not_sent_back() {
+    use steadfast::EventKind;
+    use steadfast::adapter::{TransportView, send_through};
+    use steadfast::policy::{Backoff, RetryPolicy};
+
+    let (tell, mut waits) = tokio::sync::mpsc::unbounded_channel();
+    let client = Client::builder()
+        .retry(RetryPolicy::new().backoff(Backoff::fixed(Duration::from_millis(1500))))
+        .keys(KeyPolicy::off())
+        .on_event(move |event| {
+            if matches!(event.kind(), EventKind::RetryScheduled { .. }) {
+                tell.send(()).unwrap();
+            }
+        })
+        .build()
+        .unwrap();
+    let moved = Answer::new(303).header("location", "/charges/1");
+    let server = FaultServer::play([FaultStep::execute(moved), FaultStep::execute(200)]).await;
+    let view = TransportView::exact();
+    let charge = |url: String| RequestBuilder::from_parts(client.clone(), post(&url));
+    let (refused, shown) = tokio::join!(send_through(charge(refused()), &view, plainly), async {
+        waits.recv().await.unwrap();
+        send_through(charge(server.url("/charges")), &view, plainly).await
+    });
+    assert_eq!(shown.unwrap().url().path(), "/charges/1");
+    let error = refused.unwrap_err();
+    assert_eq!((error.attempts().len(), error.stop_reason()), (1, Some(StopReason::NotRepeatable)), "{error}");
+    assert!(error.may_have_been_processed(), "{error}");
 }

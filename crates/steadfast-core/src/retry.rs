@@ -414,10 +414,12 @@ impl<'a> Operation<'a> {
 
     /// Decides about a repeat after the caller has found out, after a [`decide`](Self::decide), that
     /// the server has carried out none of the attempts, and will not. That is the licence, whatever
-    /// the method. The repeat is sent at once. It takes an attempt and the price of a retry.
+    /// the method. The repeat takes an attempt and the price of a retry. `asked` is the rest of the
+    /// wait that the last response has asked for. Otherwise there is none: to find out took time
+    /// enough.
     ///
     /// ```
-    /// use std::time::Instant;
+    /// use std::time::{Duration, Instant};
     /// use steadfast_core::{Class, Decision, Hint, Idempotency, Operation, RetryPolicy, StopReason, TokenBucket};
     ///
     /// let (policy, bucket, now) = (RetryPolicy::new(), TokenBucket::default(), Instant::now());
@@ -425,19 +427,21 @@ impl<'a> Operation<'a> {
     /// let decision = charge.decide(Class::Ambiguous, &Hint::default(), now, 0.5);
     /// assert_eq!(decision, Decision::Stop(StopReason::NotRepeatable));
     /// // The caller has looked for the charge, and there is none.
-    /// assert!(matches!(charge.repeat_unapplied(now), Decision::Retry { .. }));
+    /// assert_eq!(charge.repeat_unapplied(None, now), Decision::Retry { after: Duration::ZERO });
     /// ```
-    pub fn repeat_unapplied(&mut self, now: Instant) -> Decision {
+    pub fn repeat_unapplied(&mut self, asked: Option<Duration>, now: Instant) -> Decision {
         self.at_risk = false;
         self.repeats_free = false;
-        let may = first_no(&[
+        let after = asked.unwrap_or(Duration::ZERO);
+        let allowed = first_no(&[
             (!self.body_replayable, StopReason::BodyNotReplayable),
             (self.upload_too_slow, StopReason::UploadTooSlow),
             (self.is_nested, StopReason::Nested),
             (self.counted() >= self.policy.max_attempts, StopReason::AttemptsExhausted),
+            (self.is_too_long(asked, now), StopReason::RetryAfterTooLong),
         ]);
-        let repeat = may.and_then(|()| self.in_time(Duration::ZERO, now));
-        match repeat.and_then(|()| self.charge(Class::Ambiguous, Duration::ZERO)) {
+        let in_time = allowed.and_then(|()| self.in_time(after, now));
+        match in_time.and_then(|()| self.charge(Class::Ambiguous, after)) {
             Ok(after) => Decision::Retry { after },
             Err(reason) => Decision::Stop(reason),
         }
@@ -485,12 +489,17 @@ impl<'a> Operation<'a> {
         let jittered = self.policy.backoff.wait(&mut self.waits, counted, throttled, unit);
         let jittered = jittered.ok_or(StopReason::AttemptsExhausted)?;
         let floor = hint.after.unwrap_or(Duration::ZERO);
-        if hint.after.is_some() && (floor > self.policy.max_retry_after || floor >= self.time_left(now)) {
+        if self.is_too_long(hint.after, now) {
             return Err(StopReason::RetryAfterTooLong);
         }
         let after = if hint.misdirected { Duration::ZERO } else { floor.saturating_add(jittered) };
         self.in_time(after, now)?;
         Ok(after)
+    }
+
+    /// Returns whether a response asks for a longer wait than the policy or the deadline allows.
+    fn is_too_long(&self, asked: Option<Duration>, now: Instant) -> bool {
+        asked.is_some_and(|asked| asked > self.policy.max_retry_after || asked >= self.time_left(now))
     }
 
     /// Checks that a repeat after this wait would start before the deadline and after the circuit
