@@ -300,6 +300,7 @@ async fn json_of_401_error_names_its_repeat() {
 
 /// The key is forgotten while the resumed operation waits for its token.
 #[tokio::test]
+#[allow(clippy::disallowed_methods, reason = "the age of a key is told by the wall clock, which no test can set")]
 async fn resumed_operation_that_waits_too_long_is_not_sent() {
     let retention = Duration::from_secs(2);
     let server = FaultServer::start(|_, _| FaultStep::close(FaultPoint::AfterExecuting)).await;
