@@ -33,8 +33,10 @@ fn aims(server: &Server) -> Vec<Aim<'_>> {
         || server.instructions(Name::Anywhere, Scenario::Origins) / server.instructions(Name::Anywhere, Scenario::Get);
     let layer = |what| move || serving(what) - serving(Serving::Alone);
     vec![
-        aim("GET: instructions, of reqwest's", 0.93, instructions(Scenario::Get)),
-        aim("POST with its key: instructions, of reqwest's", 0.96, instructions(Scenario::Post)),
+        // The transport that can be exchanged, hooks of an attempt and spans cost a call that has none
+        // of them 400 instructions: 0.005 of a GET, and less of a POST.
+        aim("GET: instructions, of reqwest's", 0.935, instructions(Scenario::Get)),
+        aim("POST with its key: instructions, of reqwest's", 0.965, instructions(Scenario::Post)),
         aim("503, 503, 200: instructions, of three calls'", 0.92, instructions(Scenario::Persist)),
         aim("64 in flight: instructions, of reqwest's", 0.94, instructions(Scenario::Get64)),
         aim("GET: allocations, of reqwest's", 1.0, allocations(Scenario::Get)),
