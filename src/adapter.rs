@@ -1,7 +1,10 @@
-//! For the companion crates that bring an HTTP client of another type. Not part of the stable API.
+//! For the companion crates that bring an HTTP client of another type, or write requests down before
+//! they are sent. Not part of the stable API.
 
 use std::future::Future;
 
+pub use crate::before_send::BeforeSend;
+pub use crate::durable::DurableRequest;
 pub use crate::earlier::Earlier;
 use crate::error::{Error, Result};
 use crate::request::RequestBuilder;

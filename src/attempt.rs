@@ -65,6 +65,12 @@ pub(super) fn send<T: Transport>(
                     Err(error) => break Err(error),
                 },
             };
+            if let Some(hook) = context.before_send() {
+                // Boxed, because few operations have one.
+                if let Err(error) = Box::pin(hook.ask(progress, &mut until)).await {
+                    break Err(error);
+                }
+            }
             // In a block, so that the request takes no room while the response is read.
             let mut response = {
                 // Moved and not lent, since what is lent takes room until the block ends.

@@ -30,6 +30,12 @@ impl Earlier {
         Self { key, first_sent: clock::wall(), may_have_been_processed: true }
     }
 
+    /// Describes a request that was sent under this key, first at `first_sent`.
+    #[must_use]
+    pub fn under_key(key: Option<IdempotencyKey>, first_sent: SystemTime, may_have_been_processed: bool) -> Self {
+        Self { key, first_sent, may_have_been_processed }
+    }
+
     /// Returns when its key was sent first, or `None` if it has no key.
     pub(crate) fn key_first_sent(&self) -> Option<SystemTime> {
         self.key.as_ref().map(|_| self.first_sent)

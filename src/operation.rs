@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, StatusCode};
 pub(crate) use self::options::Options;
 use self::options::{ConfirmSettings, NO_OPTIONS, OwnSettings, own_policy};
 use super::attempt_result::AttemptProgress;
+use super::before_send::BeforeSendHook;
 use super::checks::{check_framing, check_timeout};
 use super::confirm::{Question, Unconfirmed};
 use super::defaults;
@@ -175,6 +176,11 @@ impl<'a> OperationContext<'a> {
         self.own.as_ref().and_then(|own| own.template.as_deref())
     }
 
+    /// Returns whom to ask before a request leaves, if there is somebody to ask.
+    pub(super) fn before_send(&self) -> Option<&BeforeSendHook> {
+        self.own.as_ref().and_then(|own| own.before_send.as_ref())
+    }
+
     /// Returns the operation's span, if somebody listens.
     pub(super) fn span(&self) -> Option<&OperationSpan> {
         self.own.as_ref().and_then(|own| own.span.as_ref())
@@ -307,6 +313,12 @@ impl<'a> OperationContext<'a> {
         let running = now.saturating_duration_since(started);
         let age = resume::age_after(Duration::from_secs(self.key_age.into()), running, first_sent, clock::wall());
         now.checked_add(resume::usable(retention).saturating_sub(age))
+    }
+
+    /// Returns how long the API remembers the key.
+    pub(super) fn key_retention(&self, wire_request: &WireRequest) -> Duration {
+        let stated = || self.origin.trust.retention(&self.method, requested_path(wire_request));
+        retention(&self.client.keys, self.trust, stated)
     }
 
     /// Builds the request as it is sent, without its body.

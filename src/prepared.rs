@@ -2,6 +2,7 @@
 //! that this process does not survive it.
 
 use bytes::Bytes;
+use http::HeaderMap;
 
 use super::detached::DetachedRequest;
 use super::request::RequestBuilder;
@@ -16,11 +17,13 @@ use crate::resume::ResumeToken;
 pub struct PreparedRequest {
     request: RequestBuilder,
     token: Option<ResumeToken>,
+    /// The caller's headers, without those of the client.
+    headers: HeaderMap,
 }
 
 impl PreparedRequest {
-    pub(super) fn new(request: RequestBuilder, token: Option<ResumeToken>) -> Self {
-        Self { request, token }
+    pub(super) fn new(request: RequestBuilder, token: Option<ResumeToken>, headers: HeaderMap) -> Self {
+        Self { request, token, headers }
     }
 
     /// Returns the token with which you can [resume](RequestBuilder::resume) the operation, or
@@ -32,6 +35,11 @@ impl PreparedRequest {
     #[must_use]
     pub fn resume_token(&self) -> Option<&ResumeToken> {
         self.token.as_ref()
+    }
+
+    /// Returns the request with its fixed key, and the headers that its caller has set.
+    pub(super) fn into_parts(self) -> (RequestBuilder, HeaderMap) {
+        (self.request, self.headers)
     }
 
     /// Makes the operation independent of its caller: see [`RequestBuilder::detached`].

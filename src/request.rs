@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::attempt_result::{AttemptProgress, AttemptResponse};
 use super::checks::{bearer, parse_header};
 use super::detached::DetachedRequest;
+use super::durable::DurableRequest;
 use super::operation::{OperationContext, Options};
 use super::prepared::PreparedRequest;
 use super::redirect::RedirectState;
@@ -322,6 +323,7 @@ impl RequestBuilder {
     /// ```
     pub fn prepare(mut self) -> Result<PreparedRequest> {
         let mut options = self.options.clone().unwrap_or_default();
+        let headers = self.wire_request.as_ref().map(|request| request.template.headers().clone()).unwrap_or_default();
         options.prepared.get_or_insert_with(clock::wall);
         self.options = Some(options.clone());
         let (context, wire_request) = self.begin(false, None)?;
@@ -331,7 +333,7 @@ impl RequestBuilder {
         let minted = context.key.filter(|_| !was_given);
         options.key = options.key.or(minted);
         self.options = Some(options);
-        Ok(PreparedRequest::new(self, token))
+        Ok(PreparedRequest::new(self, token, headers))
     }
 
     /// Makes the operation independent of its caller. It runs in a task of its own from the first
@@ -352,6 +354,19 @@ impl RequestBuilder {
     /// ```
     pub fn detached(self) -> DetachedRequest {
         DetachedRequest::new(self)
+    }
+
+    /// Returns the parts of the request that can be written down. `headers`: those that its caller
+    /// has set.
+    ///
+    /// # Errors
+    ///
+    /// A part cannot be written down. The error names it.
+    pub(super) fn durable_parts(mut self, headers: HeaderMap) -> Result<DurableRequest> {
+        let options = self.options.clone().unwrap_or_default();
+        options.check_durable()?;
+        let (context, wire_request) = self.begin(false, None)?;
+        DurableRequest::of(&context, wire_request, (headers, options.idempotent))
     }
 
     pub(super) fn client(&self) -> &Client {

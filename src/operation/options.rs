@@ -7,6 +7,7 @@ use http::Method;
 
 use super::super::spans::OperationSpan;
 use crate::Client;
+use crate::before_send::BeforeSendHook;
 use crate::checks::check_timeout;
 use crate::confirm::Confirm;
 use crate::earlier::Earlier;
@@ -38,9 +39,41 @@ pub(crate) struct Options {
     pub(crate) confirm: Option<Confirm>,
     pub(crate) settling_time: Option<Duration>,
     pub(crate) template: Option<Cow<'static, str>>,
+    pub(crate) before_send: Option<BeforeSendHook>,
 }
 
 impl Options {
+    /// Checks that an operation with these options can be written down, and carried out by another
+    /// process.
+    ///
+    /// # Errors
+    ///
+    /// It has an option that is lost with this process.
+    pub(crate) fn check_durable(&self) -> Result<()> {
+        let only_here = [
+            ("resume", self.resume.is_some() || self.earlier.is_some()),
+            ("retry", self.retry.is_some()),
+            ("hedge", self.hedge.is_some()),
+            ("timeout", self.timeout.is_some()),
+            ("attempt_timeout", self.attempt_timeout.is_some()),
+            ("min_upload_rate", self.upload_rate.is_some()),
+            ("read_timeout", self.read_timeout.is_some()),
+            ("body_limit", self.body_limit.is_some()),
+            ("confirm", self.confirm.is_some() || self.settling_time.is_some()),
+            ("template", self.template.is_some()),
+        ];
+        match only_here.into_iter().find(|(_, is_set)| *is_set) {
+            None => Ok(()),
+            Some(("resume", _)) => {
+                Err(Error::build("resume", "an operation that was sent before cannot be handed to an outbox"))
+            }
+            Some((name, _)) => Err(Error::build(
+                name,
+                "the setting of one request does not survive this process; set it on the client",
+            )),
+        }
+    }
+
     /// Takes what `others` sets, and keeps the rest.
     pub(crate) fn take_from(&mut self, others: Self) {
         let Self {
@@ -59,6 +92,7 @@ impl Options {
             confirm,
             settling_time,
             template,
+            before_send,
         } = others;
         take(&mut self.key, key);
         take(&mut self.resume, resume);
@@ -75,6 +109,7 @@ impl Options {
         take(&mut self.confirm, confirm);
         take(&mut self.settling_time, settling_time);
         take(&mut self.template, template);
+        take(&mut self.before_send, before_send);
     }
 }
 
@@ -101,6 +136,7 @@ pub(super) static NO_OPTIONS: Options = Options {
     confirm: None,
     settling_time: None,
     template: None,
+    before_send: None,
 };
 
 /// What few operations have. Boxed, since every operation in flight has room for it.
@@ -114,6 +150,7 @@ pub(super) struct OwnSettings<'a> {
     /// What is known of the transport, if it is not the client's own.
     pub(super) view: Option<&'a TransportView>,
     pub(super) template: Option<Cow<'static, str>>,
+    pub(super) before_send: Option<BeforeSendHook>,
     /// Present if somebody listens.
     pub(super) span: Option<OperationSpan>,
 }
@@ -159,12 +196,13 @@ impl<'a> OwnSettings<'a> {
         let retry = own_policy(client, options, view.unwrap_or(&client.view).is_opaque())?;
         let hedge = hedge_policy(client, options.hedge, method, idempotency)?;
         let confirm = confirm_settings(handle, client, options);
-        let &Options { upload_rate, read_timeout, ref template, .. } = options;
-        let has_own = upload_rate.is_some() || read_timeout.is_some() || template.is_some();
+        let &Options { upload_rate, read_timeout, ref template, ref before_send, .. } = options;
+        let has_own = upload_rate.is_some() || read_timeout.is_some() || template.is_some() || before_send.is_some();
         let is_needed = retry.is_some() || hedge.is_some() || confirm.is_some() || view.is_some() || has_own;
-        let template = template.clone();
-        Ok(is_needed
-            .then(|| Box::new(Self { retry, hedge, upload_rate, read_timeout, confirm, view, template, span: None })))
+        let (template, before_send, span) = (template.clone(), before_send.clone(), None);
+        Ok(is_needed.then(|| {
+            Box::new(Self { retry, hedge, upload_rate, read_timeout, confirm, view, template, before_send, span })
+        }))
     }
 }
 

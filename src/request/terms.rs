@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::operation;
 use super::super::send_clock::UploadRate;
 use super::RequestBuilder;
+use crate::before_send::BeforeSendHook;
 use crate::confirm::{Confirm, Confirmation, Unconfirmed};
 use crate::earlier::Earlier;
 use crate::error::{BoxError, Result};
@@ -276,6 +277,11 @@ impl RequestBuilder {
             self.options.get_or_insert_default().read_timeout.get_or_insert(None);
         }
         self
+    }
+
+    /// Makes the request ask `hook` before it leaves.
+    pub(crate) fn asking(self, hook: BeforeSendHook) -> Self {
+        self.option(|options| options.before_send = Some(hook))
     }
 
     /// Makes the request a repeat of an earlier one.

@@ -1,0 +1,243 @@
+//! What each change does to an entry: the contract of every store, as pure functions.
+//!
+//! A store reads an entry, calls a function of this file, and writes the result, in one transaction.
+//! So all stores keep the same promises, and only persist.
+
+use std::time::Duration;
+
+use crate::change::{Change, Outcome, Refusal, Terms};
+use crate::clock::Now;
+use crate::end::{End, Failed};
+use crate::entry::{Entry, State, StoredRequest};
+use crate::id::OperationId;
+
+/// An operation that is about to be written down for the first time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NewEntry {
+    /// Its identifier.
+    pub id: OperationId,
+    /// The submitter's name for it.
+    pub name: Option<String>,
+    /// The request.
+    pub request: StoredRequest,
+    /// The principal in whose name it is sent.
+    pub principal: Option<String>,
+    /// When it expires, in milliseconds from now, unless an attempt of it was made.
+    pub expires_in_ms: Option<u64>,
+}
+
+impl NewEntry {
+    /// Makes an entry that has nothing but an identifier and a request.
+    #[must_use]
+    pub fn new(id: OperationId, request: StoredRequest) -> Self {
+        Self { id, name: None, request, principal: None, expires_in_ms: None }
+    }
+}
+
+/// Makes the entry that is written down at `now`. With `terms` a worker takes it at once, and its
+/// first attempt is under way.
+#[must_use]
+pub fn open(new: NewEntry, terms: Option<Terms>, now: Now) -> Entry {
+    let NewEntry { id, name, request, principal, expires_in_ms } = new;
+    let mut entry = Entry {
+        id,
+        name,
+        request,
+        principal,
+        submitted_ms: now.ms,
+        expires_ms: expires_in_ms.map(|time| now.ms.saturating_add(time)),
+        first_sent_ms: None,
+        settles_ms: None,
+        attempts: 0,
+        rounds: 0,
+        may_have_been_processed: false,
+        last_error: None,
+        fence: 0,
+        state: State::Waiting { due_ms: now.ms },
+    };
+    if let Some(terms) = terms {
+        entry.fence = 1;
+        mark(&mut entry, terms, now);
+    }
+    entry
+}
+
+/// Returns whether a second submission of a name is the same operation.
+#[must_use]
+pub fn is_same(entry: &Entry, new: &NewEntry) -> bool {
+    entry.request.asks_for_same(&new.request) && entry.principal == new.principal
+}
+
+/// Applies a change. A refused one leaves the entry as it is.
+///
+/// # Errors
+///
+/// The change is not allowed now.
+pub fn apply(entry: &mut Entry, change: &Change, now: Now) -> Result<(), Refusal> {
+    match change {
+        Change::Claim(terms) => claim(entry, *terms, now),
+        Change::Mark { fence, terms } => {
+            check_fence(entry, *fence)?;
+            check_age(entry, now)?;
+            mark(entry, *terms, now);
+            Ok(())
+        }
+        Change::Settle { fence, outcome } => {
+            check_fence(entry, *fence)?;
+            settle(entry, outcome, now);
+            Ok(())
+        }
+        Change::Cancel => cancel(entry, now),
+        Change::Release => match &entry.state {
+            State::Held { .. } => {
+                entry.state = State::Waiting { due_ms: now.ms };
+                Ok(())
+            }
+            other => Err(Refusal::NotHeld(other.label())),
+        },
+        Change::Resolve(end) => resolve(entry, end, now),
+        Change::Acknowledge => match &mut entry.state {
+            State::Ended { acknowledged_ms, .. } => {
+                acknowledged_ms.get_or_insert(now.ms);
+                Ok(())
+            }
+            _ => Err(Refusal::NotEnded),
+        },
+    }
+}
+
+/// Removes what an entry does not need any more. Returns `false` if that is all of it.
+#[must_use]
+pub fn sweep(entry: &mut Entry, now: Now) -> bool {
+    let remembered = entry.remembered_ms();
+    let State::Ended { end, drop_body_ms, acknowledged_ms, .. } = &mut entry.state else { return true };
+    if acknowledged_ms.is_some_and(|at| at.saturating_add(remembered) <= now.ms) {
+        return false;
+    }
+    if drop_body_ms.is_some_and(|at| at <= now.ms) {
+        end.drop_body();
+    }
+    true
+}
+
+/// Frees the claims of a process that is known to be gone: the next worker need not wait for the end
+/// of their leases.
+pub fn end_lease(entry: &mut Entry) {
+    if let State::Running { lease_ends_ms, .. } = &mut entry.state {
+        *lease_ends_ms = 0;
+    }
+}
+
+fn claim(entry: &mut Entry, terms: Terms, now: Now) -> Result<(), Refusal> {
+    let was_marked = match &entry.state {
+        _ if entry.due_ms().is_none_or(|due| due > now.ms) => return Err(Refusal::NotDue),
+        State::Running { is_marked, .. } => *is_marked,
+        _ => false,
+    };
+    // The worker of the last attempt is gone, and nobody knows how far that got.
+    entry.may_have_been_processed |= was_marked;
+    if entry.is_unsent() && entry.expires_ms.is_some_and(|expires| expires <= now.ms) {
+        let never_sent = Failed::new("the operation has expired before it was sent");
+        end(entry, End::Rejected(never_sent), None, now);
+        return Ok(());
+    }
+    entry.fence = entry.fence.saturating_add(1);
+    entry.state = State::Running { lease_ends_ms: now.ms.saturating_add(terms.lease_ms), is_marked: false };
+    Ok(())
+}
+
+fn check_fence(entry: &Entry, fence: u64) -> Result<(), Refusal> {
+    // A lease that has ended, but that nobody has taken over, is still the worker's.
+    let is_ours = matches!(entry.state, State::Running { .. }) && entry.fence == fence;
+    if is_ours { Ok(()) } else { Err(Refusal::Fenced) }
+}
+
+/// Checks that the API still knows the key. Otherwise a repeat would be another operation.
+fn check_age(entry: &Entry, now: Now) -> Result<(), Refusal> {
+    let is_repeat = entry.may_have_been_processed || matches!(entry.state, State::Running { is_marked: true, .. });
+    let (Some(first), true, true) = (entry.first_sent_ms, is_repeat, entry.request.key.is_some()) else {
+        return Ok(());
+    };
+    if now.doubtful_until_ms.is_some_and(|until| first <= until) {
+        return Err(Refusal::ClockBehind);
+    }
+    let retention = entry.request.retention_ms;
+    // The server may forget the key a little early, and the clocks differ.
+    let usable = retention - retention / 20;
+    if now.ms.saturating_sub(first) >= usable { Err(Refusal::KeyForgotten) } else { Ok(()) }
+}
+
+fn mark(entry: &mut Entry, terms: Terms, now: Now) {
+    entry.attempts = entry.attempts.saturating_add(1);
+    entry.first_sent_ms.get_or_insert(now.ms);
+    entry.settles_ms = Some(now.ms.saturating_add(terms.settling_ms));
+    entry.state = State::Running { lease_ends_ms: now.ms.saturating_add(terms.lease_ms), is_marked: true };
+}
+
+fn settle(entry: &mut Entry, outcome: &Outcome, now: Now) {
+    match outcome {
+        Outcome::Postponed { after_ms, settling_ms, may_have_been_processed, error } => {
+            learn(entry, *may_have_been_processed);
+            if *may_have_been_processed && matches!(entry.state, State::Running { is_marked: true, .. }) {
+                entry.settles_ms = Some(now.ms.saturating_add(*settling_ms));
+            }
+            entry.rounds = entry.rounds.saturating_add(1);
+            entry.last_error = Some(error.clone());
+            entry.state = State::Waiting { due_ms: now.ms.saturating_add(*after_ms) };
+        }
+        Outcome::Held { may_have_been_processed, reason } => {
+            learn(entry, *may_have_been_processed);
+            entry.state = State::Held { since_ms: now.ms, reason: reason.clone() };
+        }
+        Outcome::NotApplied => {
+            learn(entry, false);
+            entry.state = State::Waiting { due_ms: now.ms };
+        }
+        Outcome::Ended { end: how, keep_body_ms } => end(entry, how.clone(), *keep_body_ms, now),
+    }
+}
+
+/// Takes over what is known by now. What the server has not processed is as good as unsent: it has
+/// seen nothing under the key, whose age counts anew.
+fn learn(entry: &mut Entry, may_have_been_processed: bool) {
+    entry.may_have_been_processed = may_have_been_processed;
+    if !may_have_been_processed {
+        entry.first_sent_ms = None;
+        entry.settles_ms = None;
+    }
+}
+
+fn end(entry: &mut Entry, end: End, keep_body_ms: Option<u64>, now: Now) {
+    let drop_body_ms = keep_body_ms.map(|time| now.ms.saturating_add(time));
+    entry.state = State::Ended { end, at_ms: now.ms, drop_body_ms, acknowledged_ms: None };
+}
+
+fn cancel(entry: &mut Entry, now: Now) -> Result<(), Refusal> {
+    match &entry.state {
+        State::Ended { end, .. } => return Err(Refusal::HasEnded(end.label())),
+        _ if !entry.is_unsent() => return Err(Refusal::WasSent),
+        _ => {}
+    }
+    // A worker that has it, and has sent nothing yet, is refused its mark.
+    entry.fence = entry.fence.saturating_add(1);
+    end(entry, End::Rejected(Failed::new("the operation was cancelled before it was sent")), None, now);
+    Ok(())
+}
+
+fn resolve(entry: &mut Entry, how: &End, now: Now) -> Result<(), Refusal> {
+    match &entry.state {
+        State::Running { lease_ends_ms, .. } if *lease_ends_ms > now.ms => return Err(Refusal::Running),
+        State::Ended { end, .. } if !matches!(end, End::Unknown(_)) => return Err(Refusal::HasEnded(end.label())),
+        _ => {}
+    }
+    entry.fence = entry.fence.saturating_add(1);
+    end(entry, how.clone(), None, now);
+    Ok(())
+}
+
+/// Returns how long an attempt may be waited for, before the server is asked whether it has acted.
+#[must_use]
+pub fn time_to_settle(entry: &Entry, now: Now) -> Duration {
+    Duration::from_millis(entry.settles_ms.unwrap_or_default().saturating_sub(now.ms))
+}
