@@ -2,7 +2,9 @@
 //! they are sent. Not part of the stable API.
 
 use std::future::Future;
+use std::time::Duration;
 
+use crate::Client;
 pub use crate::before_send::BeforeSend;
 pub use crate::durable::DurableRequest;
 pub use crate::earlier::Earlier;
@@ -29,6 +31,12 @@ where
 /// been processed, nothing is sent without the licence to repeat it.
 pub fn repeat(request: RequestBuilder, earlier: Earlier) -> RequestBuilder {
     request.repeating(earlier)
+}
+
+/// Returns the client's time limit of one attempt.
+#[must_use]
+pub fn attempt_timeout(client: &Client) -> Option<Duration> {
+    client.inner().ok().and_then(|inner| inner.attempt_timeout)
 }
 
 /// Returns whether an error is about a request with this method and this URL.

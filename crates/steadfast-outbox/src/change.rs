@@ -25,7 +25,8 @@ impl Terms {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// A worker takes it.
+    /// A worker takes it. If the server cannot have carried it out yet, its next attempt is under way
+    /// from now on.
     Claim(Terms),
     /// The worker under this fence is about to make an attempt.
     Mark {

@@ -144,6 +144,10 @@ fn claim(entry: &mut Entry, terms: Terms, now: Now) -> Result<(), Refusal> {
     }
     entry.fence = entry.fence.saturating_add(1);
     entry.state = State::Running { lease_ends_ms: now.ms.saturating_add(terms.lease_ms), is_marked: false };
+    // Saves a commit. What may be a repeat is marked only when the client has found it licensed.
+    if !entry.may_have_been_processed {
+        mark(entry, terms, now);
+    }
     Ok(())
 }
 
