@@ -27,6 +27,7 @@ mod links;
 mod middleware;
 mod nginx;
 mod on_call;
+mod outbox;
 mod overload;
 mod pauses;
 mod properties;

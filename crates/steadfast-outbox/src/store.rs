@@ -180,3 +180,57 @@ impl OutboxStoreError {
         Self::Full { what: what.into() }
     }
 }
+
+/// A store that several outboxes of one process use.
+impl<S: OutboxStore> OutboxStore for std::sync::Arc<S> {
+    const IS_SHARED: bool = true;
+
+    fn submit(
+        &self,
+        new: NewEntry,
+        terms: Option<Terms>,
+    ) -> impl Future<Output = Result<Submitted, OutboxStoreError>> + Send {
+        S::submit(self, new, terms)
+    }
+
+    fn apply(&self, id: OperationId, change: Change) -> impl Future<Output = Result<Applied, OutboxStoreError>> + Send {
+        S::apply(self, id, change)
+    }
+
+    fn claim_due(
+        &self,
+        terms: Terms,
+        limit: usize,
+        except: Vec<String>,
+    ) -> impl Future<Output = Result<Vec<Entry>, OutboxStoreError>> + Send {
+        S::claim_due(self, terms, limit, except)
+    }
+
+    fn next_due(&self, except: Vec<String>) -> impl Future<Output = Result<Option<Duration>, OutboxStoreError>> + Send {
+        S::next_due(self, except)
+    }
+
+    fn get(&self, id: OperationId) -> impl Future<Output = Result<Option<Entry>, OutboxStoreError>> + Send {
+        S::get(self, id)
+    }
+
+    fn find(&self, name: &str) -> impl Future<Output = Result<Option<Entry>, OutboxStoreError>> + Send {
+        S::find(self, name)
+    }
+
+    fn list(
+        &self,
+        after: Option<OperationId>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Entry>, OutboxStoreError>> + Send {
+        S::list(self, after, limit)
+    }
+
+    fn usage(&self) -> impl Future<Output = Result<Usage, OutboxStoreError>> + Send {
+        S::usage(self)
+    }
+
+    fn sweep(&self, limit: usize) -> impl Future<Output = Result<usize, OutboxStoreError>> + Send {
+        S::sweep(self, limit)
+    }
+}
