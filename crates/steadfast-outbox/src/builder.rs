@@ -194,8 +194,10 @@ impl<S: OutboxStore> OutboxBuilder<S> {
     /// read.
     pub async fn start(self) -> Result<Outbox<S>, OutboxError> {
         let attempt = self.check()?;
-        let settling = attempt.saturating_add(self.settling_time);
-        let settling = if S::IS_SHARED { settling.saturating_add(self.lease) } else { settling };
+        // An attempt ends with its lease at the latest. With several processes, its worker may have been
+        // stopped before the attempt, and go on after the lease.
+        let settling = self.lease.saturating_add(self.settling_time);
+        let settling = if S::IS_SHARED { settling.saturating_add(attempt) } else { settling };
         let terms = Terms::new(milliseconds(self.lease), milliseconds(settling));
         // A store that cannot be read is an error now, and not at the first submission.
         self.store.usage().await?;
@@ -204,6 +206,8 @@ impl<S: OutboxStore> OutboxBuilder<S> {
             store: Arc::new(self.store),
             client: self.client,
             terms,
+            attempt,
+            settling_time: self.settling_time,
             reconcile: self.reconcile,
             principals: self.principals,
             on_event: self.on_event,
@@ -227,7 +231,8 @@ impl<S: OutboxStore> OutboxBuilder<S> {
     fn check(&self) -> Result<Duration, OutboxError> {
         // The last twentieth of a lease is not used.
         let usable = self.lease - self.lease / 20;
-        let attempt = adapter::attempt_timeout(&self.client).unwrap_or(usable);
+        // An attempt without a limit of its own ends with the lease.
+        let attempt = adapter::attempt_timeout(&self.client).unwrap_or(usable / 2);
         if attempt > usable {
             let reason = format!("{:?} is too short for the client's attempt timeout of {attempt:?}", self.lease);
             return Err(OutboxError::setting("lease", reason));

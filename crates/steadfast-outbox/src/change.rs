@@ -9,7 +9,7 @@ use crate::id::OperationId;
 pub struct Terms {
     /// How long the worker's lease is.
     pub lease_ms: u64,
-    /// How long after the start of an attempt the server may still act on it.
+    /// How long after its start the server may still act on an attempt whose worker has died.
     pub settling_ms: u64,
 }
 

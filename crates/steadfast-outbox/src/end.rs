@@ -90,6 +90,10 @@ impl Answer {
         self
     }
 
+    pub(crate) fn without_body(self) -> Self {
+        Self { body: None, ..self }
+    }
+
     /// Returns the status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -105,8 +109,8 @@ impl Answer {
         self.headers.iter().filter_map(parsed).collect()
     }
 
-    /// Returns the body. Returns `None` once it was dropped, after
-    /// [`keep_answers`](crate::OutboxBuilder::keep_answers).
+    /// Returns the body. Returns `None` if it is over the client's limit or was cut off, and once it
+    /// was dropped, after [`keep_answers`](crate::OutboxBuilder::keep_answers).
     #[must_use]
     pub fn body(&self) -> Option<&[u8]> {
         self.body.as_deref()

@@ -37,6 +37,10 @@ pub(crate) struct Engine<S> {
     pub(crate) store: Arc<S>,
     pub(crate) client: Client,
     pub(crate) terms: Terms,
+    /// How long an attempt takes at most.
+    pub(crate) attempt: Duration,
+    /// How long after the end of an attempt the server may still act on it.
+    pub(crate) settling_time: Duration,
     pub(crate) reconcile: Option<Reconcile>,
     pub(crate) principals: Option<Principals>,
     pub(crate) on_event: Option<OnEvent>,
@@ -90,6 +94,12 @@ impl<S> Engine<S> {
     pub(crate) fn tell(&self, entry: &Entry, kind: OutboxEventKind<'_>) {
         let event = OutboxEvent { entry, kind };
         self.counters.count(&event);
+        if let (OutboxEventKind::Ended, Some(End::Unknown(failed))) = (kind, entry.end()) {
+            tracing::warn!(target: "steadfast", operation = %entry.id, name = entry.name, error = %failed, "nobody knows whether the operation was carried out: look it up and resolve it");
+        }
+        if let OutboxEventKind::Held { reason } = kind {
+            tracing::warn!(target: "steadfast", operation = %entry.id, name = entry.name, reason, "the operation waits for valid credentials: mend them and release it");
+        }
         if let Some(on_event) = &self.on_event {
             // The user's closure must not end the worker.
             let _panicked = catch_unwind(AssertUnwindSafe(|| on_event(&event)));

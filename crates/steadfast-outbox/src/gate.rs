@@ -9,6 +9,7 @@ use steadfast::adapter::BeforeSend;
 use steadfast_core::clock;
 
 use crate::change::{Change, Terms};
+use crate::engine::Engine;
 use crate::id::OperationId;
 use crate::lease::Lease;
 use crate::store::{Applied, OutboxStore};
@@ -22,6 +23,8 @@ pub(crate) struct Gate<S> {
     id: OperationId,
     fence: u64,
     terms: Terms,
+    /// How long an attempt takes at most.
+    attempt: Duration,
     state: Mutex<GateState>,
 }
 
@@ -29,20 +32,17 @@ struct GateState {
     lease: Lease,
     /// The last attempt of the round whose mark is on the disk.
     marked: u32,
+    /// The last attempt that has asked.
+    asked: u32,
     stopped: Option<Stopped>,
 }
 
 impl<S: OutboxStore> Gate<S> {
     /// Makes the gate of a claim. With `is_marked` the mark of the first attempt is on the disk.
-    pub(crate) fn new(
-        store: Arc<S>,
-        (id, fence): (OperationId, u64),
-        terms: Terms,
-        lease: Lease,
-        is_marked: bool,
-    ) -> Self {
-        let state = Mutex::new(GateState { lease, marked: u32::from(is_marked), stopped: None });
-        Self { store, id, fence, terms, state }
+    pub(crate) fn new(engine: &Engine<S>, (id, fence): (OperationId, u64), lease: Lease, is_marked: bool) -> Self {
+        let state = GateState { lease, marked: u32::from(is_marked), asked: 0, stopped: None };
+        let Engine { store, terms, attempt, .. } = engine;
+        Self { store: store.clone(), id, fence, terms: *terms, attempt: *attempt, state: Mutex::new(state) }
     }
 
     /// Returns why the round was stopped, if the gate has stopped it.
@@ -60,7 +60,7 @@ impl<S: OutboxStore> Gate<S> {
     }
 
     async fn pass(&self, number: u32) -> Result<Instant, Stopped> {
-        if self.with(|state| state.marked < number) {
+        if self.needs_mark(number) {
             let lease = Lease::from_now(Duration::from_millis(self.terms.lease_ms));
             let mark = Change::Mark { fence: self.fence, terms: self.terms };
             match self.store.apply(self.id, mark).await {
@@ -71,6 +71,20 @@ impl<S: OutboxStore> Gate<S> {
         }
         let lease = self.with(|state| state.lease);
         lease.end_if_held(clock::now(), clock::wall()).ok_or(Stopped::LeaseOver)
+    }
+
+    /// Returns whether a mark is needed before the next request. A redirect needs none. An attempt
+    /// that was marked with the claim, and has waited since, needs another if its lease would cut it
+    /// short: what is cut short may have been processed.
+    fn needs_mark(&self, number: u32) -> bool {
+        let (now, wall) = (clock::now(), clock::wall());
+        self.with(|state| {
+            let is_redirect = state.asked == number;
+            state.asked = number;
+            let end = state.lease.end_if_held(now, wall);
+            let is_long_enough = end.is_some_and(|end| end.saturating_duration_since(now) >= self.attempt);
+            state.marked < number || !(is_redirect || is_long_enough)
+        })
     }
 }
 

@@ -88,6 +88,7 @@ pub trait DurableExt {
     fn named(self, name: impl Into<String>) -> DurableOperation;
 
     /// See [`DurableOperation::as_principal`].
+    #[allow(clippy::wrong_self_convention, reason = "as in `run as`")]
     fn as_principal(self, name: impl Into<String>) -> DurableOperation;
 
     /// See [`DurableOperation::expires_in`].

@@ -18,7 +18,7 @@ use crate::id::OperationId;
 use crate::lease::Lease;
 use crate::operation::DurableOperation;
 use crate::rules::NewEntry;
-use crate::store::{Applied, OutboxStore, Submitted, Usage};
+use crate::store::{Applied, OutboxStore, OutboxStoreError, Submitted, Usage};
 use crate::worker::Claimed;
 
 /// Durable operations: each is on the disk before its first byte leaves, and is carried out across
@@ -92,26 +92,13 @@ impl<S: OutboxStore> Outbox<S> {
     /// another operation, or the store is full or cannot be written. Nothing was sent.
     pub async fn submit(&self, operation: impl Into<DurableOperation>) -> Result<OperationId, OutboxError> {
         let new = self.new_entry(operation.into())?;
-        let engine = &self.engine;
-        let slot = engine.slots.try_take(&new.request.origin()).filter(|_| !engine.stop.is_cancelled());
-        let lease = Lease::from_now(Duration::from_millis(engine.terms.lease_ms));
-        let id = new.id;
-        locked(&engine.own).insert(id);
-        let submitted = engine.store.submit(new, slot.as_ref().map(|_| engine.terms)).await;
-        let entry = match submitted {
-            Ok(Submitted::New(entry)) => entry,
-            other => {
-                locked(&engine.own).remove(&id);
-                let (Submitted::Existing(entry) | Submitted::New(entry)) = other?;
-                return Ok(entry.id);
-            }
-        };
-        engine.tell(&entry, OutboxEventKind::Submitted);
-        match (slot, Claimed::new(entry, engine.terms.lease_ms, lease)) {
-            (Some(slot), Ok(claimed)) => engine.start(claimed, slot),
-            _ => engine.work.notify_one(),
-        }
-        Ok(id)
+        // In a task, because an operation that is written down as under way needs its worker, also if
+        // the caller is gone by then.
+        let written = self.engine.tasks.spawn(write_down(self.engine.clone(), new));
+        written.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(OutboxStoreError::Unavailable("the runtime is shutting down".into()).into()),
+        })
     }
 
     /// Makes the entry of an operation, for a store that writes it down in a transaction of yours.
@@ -278,4 +265,26 @@ impl<S: OutboxStore> Outbox<S> {
         let _timed_out = clock::until(until, self.engine.tasks.wait()).await;
         self.engine.slots.taken()
     }
+}
+
+/// Writes an operation down, and starts a worker for it if one is free.
+async fn write_down<S: OutboxStore>(engine: Arc<Engine<S>>, new: NewEntry) -> Result<OperationId, OutboxError> {
+    let slot = engine.slots.try_take(&new.request.origin()).filter(|_| !engine.stop.is_cancelled());
+    let lease = Lease::from_now(Duration::from_millis(engine.terms.lease_ms));
+    let id = new.id;
+    locked(&engine.own).insert(id);
+    let entry = match engine.store.submit(new, slot.as_ref().map(|_| engine.terms)).await {
+        Ok(Submitted::New(entry)) => entry,
+        other => {
+            locked(&engine.own).remove(&id);
+            let (Submitted::Existing(entry) | Submitted::New(entry)) = other?;
+            return Ok(entry.id);
+        }
+    };
+    engine.tell(&entry, OutboxEventKind::Submitted);
+    match (slot, Claimed::new(entry, engine.terms.lease_ms, lease)) {
+        (Some(slot), Ok(claimed)) => engine.start(claimed, slot),
+        _ => engine.work.notify_one(),
+    }
+    Ok(id)
 }

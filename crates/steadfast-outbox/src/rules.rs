@@ -245,3 +245,180 @@ fn resolve(entry: &mut Entry, how: &End, now: Now) -> Result<(), Refusal> {
 pub fn time_to_settle(entry: &Entry, now: Now) -> Duration {
     Duration::from_millis(entry.settles_ms.unwrap_or_default().saturating_sub(now.ms))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::end::Answer;
+    use crate::entry::StoredKey;
+
+    const TERMS: Terms = Terms { lease_ms: 60_000, settling_ms: 100_000 };
+    const DAY: u64 = 86_400_000;
+
+    fn at(ms: u64) -> Now {
+        Now::certain(ms)
+    }
+
+    fn new(key: bool) -> NewEntry {
+        let key = key.then(|| StoredKey { text: "order-1".to_owned(), is_minted: false, spelling: None });
+        let request = StoredRequest {
+            method: "POST".to_owned(),
+            url: "https://api.test/charges".to_owned(),
+            headers: Vec::new(),
+            body: b"12 EUR".to_vec(),
+            key,
+            retention_ms: DAY,
+            idempotent: None,
+        };
+        NewEntry::new(steadfast::uuid::Uuid::nil().into(), request)
+    }
+
+    fn marked() -> Entry {
+        open(new(true), Some(TERMS), at(0))
+    }
+
+    fn settle(fence: u64, outcome: Outcome) -> Change {
+        Change::Settle { fence, outcome }
+    }
+
+    fn postponed(may_have_been_processed: bool) -> Outcome {
+        let error = "lost".to_owned();
+        Outcome::Postponed { after_ms: 5_000, settling_ms: 9_000, may_have_been_processed, error }
+    }
+
+    fn ended() -> Outcome {
+        let end = End::Answer(Answer::new(http::StatusCode::OK, "ok"));
+        Outcome::Ended { end, keep_body_ms: Some(1_000) }
+    }
+
+    fn apply_at(entry: &mut Entry, change: Change, ms: u64) -> Result<(), Refusal> {
+        let before = entry.clone();
+        let applied = apply(entry, &change, at(ms));
+        assert!(applied.is_ok() || *entry == before, "a refused change has changed the entry");
+        applied
+    }
+
+    #[test]
+    fn claim_of_unsent_operation_marks_it() {
+        let mut entry = open(new(true), None, at(7));
+        assert!(entry.is_unsent() && entry.due_ms() == Some(7));
+        apply_at(&mut entry, Change::Claim(TERMS), 7).unwrap();
+        assert_eq!((entry.fence, entry.attempts, entry.first_sent_ms), (1, 1, Some(7)));
+        assert_eq!(entry.state, State::Running { lease_ends_ms: 60_007, is_marked: true });
+        assert_eq!(apply_at(&mut entry, Change::Claim(TERMS), 60_006), Err(Refusal::NotDue));
+    }
+
+    #[test]
+    fn worker_that_was_taken_over_can_change_nothing() {
+        let mut entry = marked();
+        // Its lease is over, and nobody has taken over yet: it is still the owner.
+        apply_at(&mut entry, Change::Mark { fence: 1, terms: TERMS }, 70_000).unwrap();
+        apply_at(&mut entry, Change::Claim(TERMS), 130_000).unwrap();
+        assert!(entry.may_have_been_processed && entry.fence == 2);
+        assert_eq!(entry.state, State::Running { lease_ends_ms: 190_000, is_marked: false });
+        for change in [settle(1, ended()), settle(1, postponed(false)), Change::Mark { fence: 1, terms: TERMS }] {
+            assert_eq!(apply_at(&mut entry, change, 130_001), Err(Refusal::Fenced));
+        }
+        apply_at(&mut entry, settle(2, ended()), 130_001).unwrap();
+        assert_eq!(apply_at(&mut entry, settle(2, postponed(false)), 130_002), Err(Refusal::Fenced));
+    }
+
+    #[test]
+    fn what_was_not_processed_is_as_good_as_unsent() {
+        let mut entry = marked();
+        apply_at(&mut entry, settle(1, postponed(false)), 10).unwrap();
+        assert!(entry.is_unsent() && entry.due_ms() == Some(5_010) && entry.settles_ms.is_none());
+        // So an old key is no hindrance: the server has never seen it.
+        apply_at(&mut entry, Change::Claim(TERMS), 3 * DAY).unwrap();
+        assert_eq!(entry.first_sent_ms, Some(3 * DAY));
+    }
+
+    #[test]
+    fn repeat_is_refused_once_the_key_may_be_forgotten() {
+        let last = DAY - DAY / 20 - 1;
+        let mut entry = marked();
+        apply_at(&mut entry, settle(1, postponed(true)), 10).unwrap();
+        assert_eq!(entry.settles_ms, Some(9_010));
+        apply_at(&mut entry, Change::Claim(TERMS), last).unwrap();
+        let mark = || Change::Mark { fence: 2, terms: TERMS };
+        assert_eq!(apply_at(&mut entry.clone(), mark(), last), Ok(()));
+        assert_eq!(apply_at(&mut entry, mark(), last + 1), Err(Refusal::KeyForgotten));
+        // Without a key the method has to license it, and the client sees to that.
+        let mut keyless = open(new(false), Some(TERMS), at(0));
+        assert_eq!(apply_at(&mut keyless, Change::Mark { fence: 1, terms: TERMS }, 9 * DAY), Ok(()));
+    }
+
+    #[test]
+    fn repeat_is_refused_if_the_clock_went_back() {
+        let mut entry = marked();
+        let now = Now { ms: 1_000, doubtful_until_ms: Some(0) };
+        let mark = Change::Mark { fence: 1, terms: TERMS };
+        assert_eq!(apply(&mut entry, &mark, now), Err(Refusal::ClockBehind));
+        // What is marked after the step is not in doubt.
+        let mut later = open(new(true), Some(TERMS), at(1));
+        assert_eq!(apply(&mut later, &mark, now), Ok(()));
+    }
+
+    #[test]
+    fn only_what_was_never_sent_expires_or_is_cancelled() {
+        let fresh = || NewEntry { expires_in_ms: Some(1_000), ..new(true) };
+        let mut entry = open(fresh(), None, at(0));
+        apply_at(&mut entry, Change::Claim(TERMS), 1_000).unwrap();
+        assert!(matches!(entry.end(), Some(End::Rejected(_))) && entry.attempts == 0);
+        let mut entry = open(fresh(), Some(TERMS), at(0));
+        apply_at(&mut entry, Change::Claim(TERMS), 60_000).unwrap();
+        assert!(entry.end().is_none() && entry.may_have_been_processed);
+        assert_eq!(apply_at(&mut entry, Change::Cancel, 60_001), Err(Refusal::WasSent));
+        let mut entry = open(fresh(), None, at(0));
+        apply_at(&mut entry, Change::Cancel, 1).unwrap();
+        assert!(matches!(entry.end(), Some(End::Rejected(_))));
+        assert_eq!(apply_at(&mut entry, Change::Claim(TERMS), 5_000), Err(Refusal::NotDue));
+    }
+
+    #[test]
+    fn held_operation_waits_for_its_release() {
+        let mut entry = marked();
+        let held = Outcome::Held { may_have_been_processed: false, reason: "status 401".to_owned() };
+        apply_at(&mut entry, settle(1, held), 10).unwrap();
+        assert_eq!((entry.due_ms(), apply_at(&mut entry, Change::Claim(TERMS), DAY)), (None, Err(Refusal::NotDue)));
+        apply_at(&mut entry, Change::Release, DAY).unwrap();
+        assert_eq!(apply_at(&mut entry, Change::Release, DAY), Err(Refusal::NotHeld("waiting")));
+        apply_at(&mut entry, Change::Claim(TERMS), DAY).unwrap();
+    }
+
+    #[test]
+    fn person_cannot_end_what_a_worker_carries_out() {
+        let end = || Change::Resolve(End::Rejected(Failed::new("seen in the books")));
+        let mut entry = marked();
+        assert_eq!(apply_at(&mut entry, end(), 59_999), Err(Refusal::Running));
+        apply_at(&mut entry, end(), 60_000).unwrap();
+        assert_eq!(apply_at(&mut entry, settle(1, ended()), 60_001), Err(Refusal::Fenced));
+        assert_eq!(apply_at(&mut entry, end(), 60_001), Err(Refusal::HasEnded("rejected")));
+    }
+
+    #[test]
+    fn nothing_unacknowledged_is_forgotten() {
+        let mut entry = marked();
+        entry.name = Some("order-1".to_owned());
+        assert_eq!(apply_at(&mut entry, Change::Acknowledge, 5), Err(Refusal::NotEnded));
+        apply_at(&mut entry, settle(1, ended()), 10).unwrap();
+        assert!(sweep(&mut entry, at(1_009)) && entry.end().unwrap().answer().unwrap().body().is_some());
+        assert!(sweep(&mut entry, at(1_010)) && entry.end().unwrap().answer().unwrap().body().is_none());
+        assert!(entry.sweep_ms().is_none() && sweep(&mut entry, at(100 * DAY)));
+        apply_at(&mut entry, Change::Acknowledge, 20).unwrap();
+        apply_at(&mut entry, Change::Acknowledge, 30).unwrap();
+        // Its name is remembered for the retention of its key.
+        assert_eq!(entry.sweep_ms(), Some(20 + DAY));
+        assert!(sweep(&mut entry, at(19 + DAY)) && !sweep(&mut entry, at(20 + DAY)));
+    }
+
+    #[test]
+    fn lease_of_dead_process_ends_at_once() {
+        let mut entry = marked();
+        end_lease(&mut entry);
+        apply_at(&mut entry, Change::Claim(TERMS), 1).unwrap();
+        assert!(entry.may_have_been_processed);
+        // The server may still work on what the dead process has sent.
+        assert_eq!(time_to_settle(&entry, at(1)), Duration::from_millis(99_999));
+    }
+}

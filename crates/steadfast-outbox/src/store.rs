@@ -114,6 +114,7 @@ pub enum Submitted {
 /// What has become of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "a change is applied, or it is not")]
+#[allow(clippy::large_enum_variant, reason = "nearly all are applied")]
 pub enum Applied {
     /// The entry after the change.
     Done(Entry),

@@ -12,6 +12,8 @@ use crate::end::{Answer, Failed};
 /// What follows from a round that brought no 2xx response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
+    /// The server has carried it out, and the body of its response is lost.
+    Answered(Answer),
     /// The server has not carried it out, and will not.
     Rejected(Failed),
     /// Another round may succeed.
@@ -88,6 +90,8 @@ pub(crate) fn judge(facts: Facts) -> Verdict {
         Some(Stopped::Store(error)) => return again(None, error),
         None => {}
     }
+    let is_success = facts.status.is_some_and(|status| status.is_success());
+    let is_body_lost = matches!(facts.kind, Some(ErrorKind::TooLarge | ErrorKind::ResponseBody));
     if matches!(facts.kind, Some(ErrorKind::Credentials | ErrorKind::AttemptHook)) {
         return Verdict::Hold { may_have_been_processed, reason: failed.message };
     }
@@ -96,7 +100,8 @@ pub(crate) fn judge(facts: Facts) -> Verdict {
     if is_refused && facts.is_taken_up {
         return Verdict::Hold { may_have_been_processed, reason: failed.message };
     }
-    match facts.stop {
+    let answer = failed.answer.clone();
+    let verdict = match facts.stop {
         Some(StopReason::NotRepeatable | StopReason::KeyNotTrusted | StopReason::OutcomeUnknown) => finally(failed),
         Some(StopReason::DeadlineExceeded) if facts.is_unsent && facts.is_key_old => finally(failed),
         Some(
@@ -108,6 +113,10 @@ pub(crate) fn judge(facts: Facts) -> Verdict {
             | StopReason::Nested,
         ) => again(facts.retry_after, failed.message),
         _ => finally(failed),
+    };
+    match (verdict, answer) {
+        (Verdict::Ask(_), Some(answer)) if is_success && is_body_lost => Verdict::Answered(answer.without_body()),
+        (verdict, _) => verdict,
     }
 }
 
@@ -129,6 +138,18 @@ mod tests {
         assert_eq!(judge(facts(StopReason::Permanent, true)), Verdict::Ask(failed()));
         assert_eq!(judge(facts(StopReason::Replayed, true)), Verdict::Ask(failed()));
         assert_eq!(judge(facts(StopReason::KeyNotTrusted, true)), Verdict::Ask(failed()));
+    }
+
+    #[test]
+    fn success_without_its_body_is_an_answer() {
+        let answer = Answer::new(StatusCode::CREATED, "");
+        let cut = Failed { answer: Some(answer.clone()), ..failed() };
+        let facts =
+            Facts { status: Some(StatusCode::CREATED), failed: Some(cut), ..facts(StopReason::NotRepeatable, true) };
+        let with = |kind| judge(Facts { kind: Some(kind), ..facts.clone() });
+        assert_eq!(with(ErrorKind::ResponseBody), Verdict::Answered(answer.without_body()));
+        // A classifier of the user's has called it a failure.
+        assert!(matches!(with(ErrorKind::Status), Verdict::Ask(_)));
     }
 
     #[test]

@@ -85,8 +85,7 @@ pub(crate) async fn carry_out<S: OutboxStore>(engine: Arc<Engine<S>>, claimed: C
 async fn round<S: OutboxStore>(engine: &Arc<Engine<S>>, claimed: &Claimed, client: &Client) -> Option<Outcome> {
     let entry = &claimed.entry;
     let key_of_claim = (entry.id, entry.fence);
-    let gate = Gate::new(engine.store.clone(), key_of_claim, engine.terms, claimed.lease, claimed.is_marked);
-    let gate = Arc::new(gate);
+    let gate = Arc::new(Gate::new(engine, key_of_claim, claimed.lease, claimed.is_marked));
     let first_sent = entry.first_sent().unwrap_or_else(clock::wall);
     let earlier = Earlier::under_key(entry.request.key(), first_sent, entry.may_have_been_processed);
     let failed = match rebuilt(entry) {
@@ -113,6 +112,7 @@ async fn round<S: OutboxStore>(engine: &Arc<Engine<S>>, claimed: &Claimed, clien
     };
     match judge(facts) {
         Verdict::Lost => None,
+        Verdict::Answered(answer) => Some(engine.ended(End::Answer(answer))),
         Verdict::Rejected(failed) => Some(engine.ended(End::Rejected(failed))),
         Verdict::Hold { may_have_been_processed, reason } => Some(Outcome::Held { may_have_been_processed, reason }),
         Verdict::TryAgain { after, may_have_been_processed, error } => {
@@ -133,7 +133,7 @@ async fn ask<S: OutboxStore>(
 ) -> Outcome {
     let unknown = |failed| engine.ended(End::Unknown(failed));
     let Some(reconcile) = &engine.reconcile else { return unknown(failed) };
-    let settling = if sent_now { Duration::from_millis(engine.terms.settling_ms) } else { claimed.time_to_settle() };
+    let settling = if sent_now { engine.settling_time } else { claimed.time_to_settle() };
     if !settling.is_zero() {
         return postponed(engine, settling, true, failed.message);
     }
@@ -158,8 +158,8 @@ fn postponed<S: OutboxStore>(
     may_have_been_processed: bool,
     error: String,
 ) -> Outcome {
-    let after_ms = milliseconds(after);
-    Outcome::Postponed { after_ms, settling_ms: engine.terms.settling_ms, may_have_been_processed, error }
+    let (after_ms, settling_ms) = (milliseconds(after), milliseconds(engine.settling_time));
+    Outcome::Postponed { after_ms, settling_ms, may_have_been_processed, error }
 }
 
 /// Writes down what has become of a claimed operation, as soon as the store lets it.

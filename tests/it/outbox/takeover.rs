@@ -13,7 +13,7 @@ use super::{Store, charge, once, once_doubting, one_attempt, outbox, store};
 /// Submits a charge in a runtime of its own, and ends that once the server has executed it.
 fn die_after_execution(server: &FaultServer, store: &Store, client: &Client) -> OperationId {
     let (store, client, executed) = (store.clone(), client.clone(), || server.executions() == 1);
-    let id = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let process = scope.spawn(move || {
             let runtime = Runtime::new().unwrap();
             let id = runtime.block_on(async {
@@ -28,8 +28,7 @@ fn die_after_execution(server: &FaultServer, store: &Store, client: &Client) -> 
         }
         runtime.shutdown_background();
         id
-    });
-    id
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
