@@ -36,14 +36,16 @@ const UNSYNCED: u8 = 8;
 /// If another process got the lock, it would mistake this process's claims for those of a dead
 /// process and run their operations again.
 #[derive(Debug)]
-pub(super) struct LockedFile {
+pub struct LockedFile {
     path: PathBuf,
     file: Box<dyn StorageBackend>,
     is_locked: AtomicBool,
 }
 
 impl LockedFile {
-    pub(super) fn new(path: &Path, file: impl StorageBackend) -> Self {
+    /// Wraps a file.
+    #[doc(hidden)]
+    pub fn new(path: &Path, file: impl StorageBackend) -> Self {
         Self { path: path.to_owned(), file: Box::new(file), is_locked: AtomicBool::new(false) }
     }
 
@@ -52,7 +54,9 @@ impl LockedFile {
         &*self.file
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Returns its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 

@@ -9,24 +9,32 @@ use super::error::OpenError;
 
 /// A failure that makes the database unusable for all callers until its file is opened again.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+#[non_exhaustive]
+pub enum Failure {
+    /// An error of redb.
     #[error("{0}")]
     Redb(#[source] redb::Error),
+    /// A record where no single call can fail alone.
     #[error("{0}")]
     Record(#[source] StoreError),
+    /// redb has panicked.
     #[error("redb panicked; see the panic message on standard error")]
     Panic,
+    /// The file is closed.
     #[error("the file is closed after a failure")]
     Closed,
+    /// The file cannot be opened again.
     #[error("the store failed and could not be reopened: {0}")]
     Reopen(#[source] OpenError),
+    /// A database that the program has opened has failed.
     #[error("the database has failed: {0}. Your program opened it, so your program must open it again")]
     NotOurs(#[source] Arc<Failure>),
 }
 
 impl Failure {
     /// Returns whether the file is damaged, rather than out of reach.
-    pub(super) fn is_damage(&self) -> bool {
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
         matches!(self, Self::Panic | Self::Redb(redb::Error::Corrupted(_)))
     }
 }
@@ -40,7 +48,9 @@ pub(super) fn catch_panic<T>(call: impl FnOnce() -> T) -> Result<T, Failure> {
 }
 
 /// A failure of one piece of work.
-pub(super) enum Failed {
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Failed {
     /// The transaction and the database are unusable, for all callers.
     Database(Failure),
     /// Only this call has failed.
@@ -56,7 +66,8 @@ impl Failed {
     }
 
     /// Converts the error where no single call can fail alone.
-    pub(super) fn into_failure(self) -> Failure {
+    #[must_use]
+    pub fn into_failure(self) -> Failure {
         match self {
             Self::Database(failure) => failure,
             Self::Call(error) => Failure::Record(error),

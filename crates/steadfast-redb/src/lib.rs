@@ -29,11 +29,14 @@
 // * `open_database`, `failure`: one open database, and what is done about panics and failures
 // * `shared`: the database that is closed and opened again while it is in use
 // * `backend`: the lock and the header of the file
+// * `engine`: what the crate `steadfast-outbox` uses of all this
 //
 // The tests over a failing disk are in `tests/`. Those over killed processes are in the workspace's
 // `tests/it/server/crash/`.
 
 mod backend;
+#[doc(hidden)]
+pub mod engine;
 mod error;
 mod failure;
 mod file;
@@ -61,7 +64,7 @@ use self::backend::LockedFile;
 use self::failure::{Failed, unreadable};
 use self::open_database::OpenDatabase;
 use self::shared::SharedDatabase;
-use self::tables::{Entry, Phase, Tables};
+use self::tables::{Entry, Phase, Records, Tables};
 use self::writer::Writer;
 
 pub use self::error::OpenError;
@@ -126,7 +129,7 @@ const SWEEP: usize = 4;
 /// process. If the check finds damage, the attempts end.
 pub struct RedbStore {
     shared: Arc<SharedDatabase>,
-    writer: Writer,
+    writer: Writer<Records>,
     time: Steady,
     /// Tells this process's claims from those of earlier processes.
     boot: [u8; 16],
@@ -226,7 +229,8 @@ impl RedbStore {
         }
         verify_identity(meta.identity).map_err(|mismatch| OpenError::identity(path, mismatch))?;
         let (shared, time) = (SharedDatabase::new(opened, file.clone()), Steady::start());
-        let writer = Writer::start(shared.clone(), boot, time).map_err(|error| OpenError::system(path, error))?;
+        let writer =
+            Writer::start(shared.clone(), Records { boot }, time).map_err(|error| OpenError::system(path, error))?;
         Ok(Self { shared, writer, time, boot, max_records: u64::MAX })
     }
 
@@ -256,7 +260,7 @@ impl RedbStore {
             Ok(found) => Ok(found),
             Err(Failed::Call(error)) => Err(error),
             Err(Failed::Database(failure)) => {
-                self.writer.confirm(id);
+                self.writer.confirm(move |tables| tables.get(id.as_bytes()));
                 let damaged = failure.is_damage();
                 Err(if damaged {
                     StoreError::Unreadable(RecordError::Damaged)

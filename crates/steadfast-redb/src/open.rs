@@ -120,6 +120,21 @@ impl RedbOptions {
     }
 }
 
+/// Opens a file after checking all of it, and creates it if `create` says so. The lock of the file is
+/// held until the second value is dropped.
+///
+/// # Errors
+///
+/// The file is damaged, in use, missing, or cannot be read or written.
+pub fn open_file(path: &Path, create: bool) -> Result<(OpenDatabase, Arc<LockedFile>), OpenError> {
+    let system = |error| OpenError::system(Some(path), error);
+    if create && !path.try_exists().map_err(system)? {
+        file::create(path).map_err(|error| OpenError::system(Some(path), error))?;
+    }
+    let file = existing(path)?;
+    Ok((checked(&file)?, file))
+}
+
 /// Opens an existing file. No store leaves an empty file, so an empty one is refused rather than
 /// turned into a new store.
 fn existing(path: &Path) -> Result<Arc<LockedFile>, OpenError> {
@@ -134,7 +149,11 @@ fn existing(path: &Path) -> Result<Arc<LockedFile>, OpenError> {
 
 /// Opens the database in a file, provided that all of it is as redb wrote it. Otherwise leaves the
 /// file unchanged.
-pub(super) fn checked(file: &Arc<LockedFile>) -> Result<OpenDatabase, OpenError> {
+///
+/// # Errors
+///
+/// The file is damaged, in use, or cannot be read or written.
+pub fn checked(file: &Arc<LockedFile>) -> Result<OpenDatabase, OpenError> {
     let path = Some(file.path());
     let gate = Gate::hold_back();
     let backend = Backend::new(file.clone(), gate.clone());

@@ -9,7 +9,8 @@ use super::backend::Gate;
 use super::failure::{Failed, Failure, catch_panic};
 
 /// An open database. Dropping it does not panic.
-pub(super) struct OpenDatabase {
+#[allow(missing_debug_implementations, reason = "not public: see `engine`")]
+pub struct OpenDatabase {
     /// `Some` until the drop.
     database: Option<Database>,
     /// `None` for a database that the program opened.
@@ -21,7 +22,12 @@ impl OpenDatabase {
         Self { database: Some(database), gate }
     }
 
-    pub(super) fn call<T>(&self, work: impl FnOnce(&Database) -> Result<T, Failed>) -> Result<T, Failed> {
+    /// Calls the database.
+    ///
+    /// # Errors
+    ///
+    /// The work or the database has failed.
+    pub fn call<T>(&self, work: impl FnOnce(&Database) -> Result<T, Failed>) -> Result<T, Failed> {
         let Some(database) = &self.database else { return Err(Failure::Closed.into()) };
         catch_panic(|| work(database)).unwrap_or_else(|panic| Err(panic.into()))
     }

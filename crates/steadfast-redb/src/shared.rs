@@ -10,7 +10,9 @@ use super::failure::{Failed, Failure};
 use super::open;
 use super::open_database::OpenDatabase;
 
-pub(super) struct SharedDatabase {
+#[allow(missing_debug_implementations, reason = "not public: see `engine`")]
+/// A database that can be closed and opened again.
+pub struct SharedDatabase {
     /// `None` while the file is being opened again.
     current: RwLock<Option<OpenDatabase>>,
     /// `None` for a database that the program opened.
@@ -18,12 +20,18 @@ pub(super) struct SharedDatabase {
 }
 
 impl SharedDatabase {
-    pub(super) fn new(opened: OpenDatabase, file: Option<Arc<LockedFile>>) -> Arc<Self> {
+    /// Shares an open database.
+    #[must_use]
+    pub fn new(opened: OpenDatabase, file: Option<Arc<LockedFile>>) -> Arc<Self> {
         Arc::new(Self { current: RwLock::new(Some(opened)), file })
     }
 
     /// Calls the database. Use it on a thread that may block.
-    pub(super) fn call<T>(&self, work: impl FnOnce(&Database) -> Result<T, Failed>) -> Result<T, Failed> {
+    ///
+    /// # Errors
+    ///
+    /// The work or the database has failed.
+    pub fn call<T>(&self, work: impl FnOnce(&Database) -> Result<T, Failed>) -> Result<T, Failed> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().ok_or(Failure::Closed)?.call(work)
     }

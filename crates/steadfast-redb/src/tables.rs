@@ -12,6 +12,7 @@ use steadfast_server::{
 };
 
 use super::failure::{Failed, unreadable};
+use super::writer::Layout;
 
 pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
 /// The expiry of each record: big-endian milliseconds, then the identity. So the first entries
@@ -36,7 +37,11 @@ const ROOM: usize = 16;
 /// Begins a transaction whose commit syncs twice: first the data, then the switch to the new
 /// commit. With one sync, redb cannot tell a commit that was damaged later from one that a crash
 /// cut short, and drops both.
-pub(super) fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
+///
+/// # Errors
+///
+/// The database has failed.
+pub fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_two_phase_commit(true);
     Ok(transaction)
@@ -107,7 +112,7 @@ pub(super) fn count(database: &Database) -> Result<u64, Failed> {
 
 /// Restores the claims of this boot that held at `since_ms`, for the rest of their leases. Their
 /// handlers were running, but the file could not be written to renew them.
-pub(super) fn extend_leases(database: &Database, boot: &[u8; 16], since_ms: u64, now_ms: u64) -> Result<(), Failed> {
+fn extend_leases(database: &Database, boot: &[u8; 16], since_ms: u64, now_ms: u64) -> Result<(), Failed> {
     let transaction = begin(database)?;
     {
         let mut tables = Tables::open(&transaction)?;
@@ -199,6 +204,28 @@ impl Entry {
             Phase::Running { .. } | Phase::Unknown => RecordState::unknown(fingerprint),
             Phase::Done(bytes) => RecordState::completed(fingerprint, Record::decode(bytes)?),
         })
+    }
+}
+
+/// The layout of a database with records. `boot` marks the claims of this store, which outlive the
+/// database.
+pub(super) struct Records {
+    pub(super) boot: [u8; 16],
+}
+
+impl Layout for Records {
+    type Tables<'a> = Tables<'a>;
+
+    fn open<'a>(&self, transaction: &'a WriteTransaction) -> Result<Tables<'a>, Failed> {
+        Ok(Tables::open(transaction)?)
+    }
+
+    fn close(&self, _: Tables<'_>) -> Result<(), Failed> {
+        Ok(())
+    }
+
+    fn reopened(&self, database: &Database, since_ms: u64, now_ms: u64) -> Result<(), Failed> {
+        extend_leases(database, &self.boot, since_ms, now_ms)
     }
 }
 

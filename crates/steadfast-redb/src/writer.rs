@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use redb::Database;
+use redb::{Database, WriteTransaction};
 use steadfast_core::clock::{self, Steady};
-use steadfast_server::{RecordId, StoreError};
+use steadfast_server::StoreError;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::OpenError;
 use super::failure::{Failed, Failure};
 use super::shared::SharedDatabase;
-use super::tables::{self, Tables};
+use super::tables;
 
 /// Maximum number of calls that share one sync.
 const BATCH: usize = 256;
@@ -31,21 +31,55 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const A_WHILE: Duration = Duration::from_secs(60);
 
-pub(super) struct Writer {
+/// The tables of a database, and what belongs to them.
+pub trait Layout: Send + 'static {
+    /// The tables of one write transaction.
+    type Tables<'a>;
+
+    /// Opens the tables, before the first job of a transaction.
+    ///
+    /// # Errors
+    ///
+    /// The database has failed.
+    fn open<'a>(&self, transaction: &'a WriteTransaction) -> Result<Self::Tables<'a>, Failed>;
+
+    /// Finishes the tables, after the last job of a transaction.
+    ///
+    /// # Errors
+    ///
+    /// The database has failed.
+    fn close(&self, tables: Self::Tables<'_>) -> Result<(), Failed>;
+
+    /// Prepares a database that was opened again after a failure. Nothing was written from `since_ms`
+    /// to `now_ms`.
+    ///
+    /// # Errors
+    ///
+    /// The database has failed again.
+    fn reopened(&self, database: &Database, since_ms: u64, now_ms: u64) -> Result<(), Failed>;
+}
+
+/// The handle of the thread.
+#[allow(missing_debug_implementations, reason = "not public: see `engine`")]
+pub struct Writer<L: Layout> {
     /// `Some` until the drop, as is `thread`.
-    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    jobs: Option<mpsc::Sender<Box<dyn Job<L>>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Writer {
-    /// Starts the thread. `boot` marks the claims of this store, which outlive the database.
-    pub(super) fn start(shared: Arc<SharedDatabase>, boot: [u8; 16], time: Steady) -> std::io::Result<Self> {
+impl<L: Layout> Writer<L> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// The operating system gives no thread.
+    pub fn start(shared: Arc<SharedDatabase>, layout: L, time: Steady) -> std::io::Result<Self> {
         let (jobs, waiting) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("steadfast-redb".to_owned());
         let thread =
             thread.spawn(move || match tokio::runtime::Builder::new_current_thread().enable_time().build() {
                 Ok(timer) => {
-                    Thread { shared, waiting, boot, time, timer, pause: FIRST_PAUSE, opened: clock::now() }.run()
+                    Thread { shared, waiting, layout, time, timer, pause: FIRST_PAUSE, opened: clock::now() }.run()
                 }
                 Err(error) => {
                     tracing::error!(target: "steadfast", %error, "the redb store cannot start its timer and refuses all writes")
@@ -55,9 +89,13 @@ impl Writer {
     }
 
     /// Does `work` in the next transaction. Returns once the transaction is on the disk.
-    pub(super) async fn write<T: Send + 'static>(
+    ///
+    /// # Errors
+    ///
+    /// The work, or the transaction, has failed.
+    pub async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Tables<'_>) -> Result<T, Failed> + Send + 'static,
+        work: impl FnOnce(&mut L::Tables<'_>) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, result) = oneshot::channel();
         let task = Task { work: Some(work), value: None, reply };
@@ -66,10 +104,12 @@ impl Writer {
         result.await.map_err(|_| gone())?
     }
 
-    /// Reads a record again in the writer, after a reader has met a failure. If the failure is not
-    /// that reader's alone, the writer meets it too and opens the file again.
-    pub(super) fn confirm(&self, id: RecordId) {
-        let work = move |tables: &mut Tables<'_>| tables.get(id.as_bytes());
+    /// Reads again in the writer, after a reader has met a failure. If the failure is not that
+    /// reader's alone, the writer meets it too and opens the file again.
+    pub fn confirm<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut L::Tables<'_>) -> Result<T, Failed> + Send + 'static,
+    ) {
         let task = Task { work: Some(work), value: None, reply: oneshot::channel().0 };
         if let Some(jobs) = &self.jobs {
             // If the queue is full, one of its calls will meet the failure.
@@ -78,7 +118,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl<L: Layout> Drop for Writer<L> {
     /// Waits for the thread, so that the file is closed when this returns.
     fn drop(&mut self) {
         self.jobs = None;
@@ -89,10 +129,10 @@ impl Drop for Writer {
     }
 }
 
-struct Thread {
+struct Thread<L: Layout> {
     shared: Arc<SharedDatabase>,
-    waiting: mpsc::Receiver<Box<dyn Job>>,
-    boot: [u8; 16],
+    waiting: mpsc::Receiver<Box<dyn Job<L>>>,
+    layout: L,
     time: Steady,
     /// Runs the timer of the pauses.
     timer: Runtime,
@@ -101,7 +141,7 @@ struct Thread {
     opened: Instant,
 }
 
-impl Thread {
+impl<L: Layout> Thread<L> {
     /// Runs one transaction after another, each for all waiting calls, until the store is dropped.
     fn run(mut self) {
         while let Some(first) = self.waiting.blocking_recv() {
@@ -112,7 +152,7 @@ impl Thread {
                 batch.push(next);
             }
             let began_ms = self.time.now_ms();
-            let committed = self.shared.call(|database| commit(database, &mut batch));
+            let committed = self.shared.call(|database| commit(&self.layout, database, &mut batch));
             let committed = committed.map_err(|failed| Arc::new(failed.into_failure()));
             for job in batch {
                 job.answer(&committed);
@@ -140,9 +180,8 @@ impl Thread {
                 return false;
             }
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-            let leases =
-                |database: &Database| tables::extend_leases(database, &self.boot, since_ms, self.time.now_ms());
-            match self.shared.reopen(leases) {
+            let now_ms = self.time.now_ms();
+            match self.shared.reopen(|database| self.layout.reopened(database, since_ms, now_ms)) {
                 Ok(()) => break,
                 Err(error) => failure = Arc::new(error),
             }
@@ -173,21 +212,20 @@ impl Thread {
     }
 }
 
-fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<(), Failed> {
+fn commit<L: Layout>(layout: &L, database: &Database, batch: &mut [Box<dyn Job<L>>]) -> Result<(), Failed> {
     let transaction = tables::begin(database)?;
-    {
-        let mut tables = Tables::open(&transaction)?;
-        for job in batch {
-            job.run(&mut tables)?;
-        }
+    let mut tables = layout.open(&transaction)?;
+    for job in batch {
+        job.run(&mut tables)?;
     }
+    layout.close(tables)?;
     Ok(transaction.commit()?)
 }
 
 /// A call on its way to the writer and back.
-trait Job: Send {
+trait Job<L: Layout>: Send {
     /// Does the work. An error makes the transaction unusable.
-    fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Failure>;
+    fn run(&mut self, tables: &mut L::Tables<'_>) -> Result<(), Failure>;
 
     /// Sends the caller the result, once the transaction has ended.
     fn answer(self: Box<Self>, committed: &Result<(), Arc<Failure>>);
@@ -199,8 +237,8 @@ struct Task<F, T> {
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<T: Send, F: FnOnce(&mut Tables<'_>) -> Result<T, Failed> + Send> Job for Task<F, T> {
-    fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Failure> {
+impl<L: Layout, T: Send, F: FnOnce(&mut L::Tables<'_>) -> Result<T, Failed> + Send> Job<L> for Task<F, T> {
+    fn run(&mut self, tables: &mut L::Tables<'_>) -> Result<(), Failure> {
         let Some(work) = self.work.take() else { return Ok(()) };
         match work(tables) {
             Ok(value) => self.value = Some(Ok(value)),
