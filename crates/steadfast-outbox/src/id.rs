@@ -20,6 +20,10 @@ use uuid::Uuid;
 pub struct OperationId(Uuid);
 
 impl OperationId {
+    /// The identifier of no operation.
+    #[cfg(feature = "redb")]
+    pub(crate) const NONE: Self = Self(Uuid::nil());
+
     /// Makes an identifier at this time, in milliseconds since the Unix epoch. `None` if the
     /// operating system has no randomness to give.
     pub(crate) fn mint(now_ms: u64) -> Option<Self> {

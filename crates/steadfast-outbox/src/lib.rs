@@ -7,6 +7,7 @@
 // * `codec`: entries as bytes
 // * `rules`: what each change does to an entry; pure, and the contract of every store
 // * `store`: the trait of a store
+// * `redb`: a store in a file
 // * `model`: a store in memory, which is the rules and nothing else
 // * `lease`, `verdict`, `question`, `slots`, `event`, `operation`: parts of the engine
 // * `gate`: the last check before each request leaves
@@ -30,6 +31,8 @@ pub mod model;
 mod operation;
 mod outbox;
 mod question;
+#[cfg(feature = "redb")]
+mod redb;
 pub mod rules;
 mod slots;
 mod store;
@@ -50,4 +53,6 @@ pub use self::model::MemoryOutbox;
 pub use self::operation::{DurableExt, DurableOperation};
 pub use self::outbox::Outbox;
 pub use self::question::{Reconciliation, UnknownOperation};
+#[cfg(feature = "redb")]
+pub use self::redb::{OutboxOpenError, RedbOutbox};
 pub use self::store::{Applied, OutboxStore, OutboxStoreError, Submitted, Usage};
