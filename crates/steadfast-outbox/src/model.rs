@@ -108,6 +108,11 @@ impl Model {
         Ok(usage)
     }
 
+    /// Does what opening a store does whose earlier owners are gone.
+    pub fn reopen(&mut self) {
+        self.entries.values_mut().for_each(rules::end_lease);
+    }
+
     /// See [`OutboxStore::sweep`].
     pub fn sweep(&mut self, limit: usize, now: Now) -> usize {
         let ready = |entry: &Entry| entry.sweep_ms().filter(|at| *at <= now.ms).map(|at| (at, entry.id));

@@ -1,7 +1,9 @@
 //! Durable operations: what the server receives of them, across rounds and across processes.
 
+mod crash;
 mod ends;
 mod engine;
+mod file;
 mod submit;
 mod takeover;
 

@@ -3,7 +3,7 @@
 mod agree;
 mod codec;
 mod contract;
-mod crash;
+pub(crate) mod crash;
 mod cut_requests;
 mod ends;
 mod events;

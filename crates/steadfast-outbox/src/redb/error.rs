@@ -6,7 +6,7 @@ use steadfast_redb::OpenError;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// The reason why a file cannot be used as an outbox. The file was not changed.
+/// The reason why a file cannot be used as an outbox. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutboxOpenError {
@@ -86,7 +86,8 @@ impl OutboxOpenError {
         }
     }
 
-    pub(super) fn damaged(path: &Path, source: impl Into<Source>) -> Self {
+    #[doc(hidden)]
+    pub fn damaged(path: &Path, source: impl Into<Source>) -> Self {
         Self::Damaged { path: path.to_owned(), source: source.into() }
     }
 

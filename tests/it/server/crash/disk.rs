@@ -7,7 +7,7 @@ use redb::StorageBackend;
 
 /// A disk in memory that knows which bytes survive a power cut.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Disk(Arc<Mutex<Platter>>);
+pub(crate) struct Disk(Arc<Mutex<Platter>>);
 
 #[derive(Debug, Default)]
 struct Platter {
@@ -42,7 +42,7 @@ impl Change {
 
 impl Disk {
     /// Creates a disk with this content, whose power fails at the change number `cut_at`.
-    pub(super) fn new(image: Vec<u8>, cut_at: usize) -> Self {
+    pub(crate) fn new(image: Vec<u8>, cut_at: usize) -> Self {
         let platter = Platter { synced: image.clone(), now: image, cut_at, ..Platter::default() };
         Self(Arc::new(Mutex::new(platter)))
     }
@@ -51,18 +51,18 @@ impl Disk {
         self.0.lock().unwrap()
     }
 
-    pub(super) fn was_cut(&self) -> bool {
+    pub(crate) fn was_cut(&self) -> bool {
         let platter = self.platter();
         platter.cut_at > 0 && platter.changes >= platter.cut_at
     }
 
-    pub(super) fn synced(&self) -> Vec<u8> {
+    pub(crate) fn synced(&self) -> Vec<u8> {
         self.platter().synced.clone()
     }
 
     /// Returns the content after the power cut. For each unsynced change, `chance` decides between
     /// none of it, all and half.
-    pub(super) fn survivor(&self, mut chance: impl FnMut() -> u8) -> Vec<u8> {
+    pub(crate) fn survivor(&self, mut chance: impl FnMut() -> u8) -> Vec<u8> {
         let platter = self.platter();
         let mut image = platter.synced.clone();
         for change in &platter.unsynced {

@@ -4,7 +4,7 @@
 //! For every store, the operation has run at most once. If nobody can know whether it has, the
 //! response says so. If claim, rows and record are in one transaction, it has run exactly once.
 mod damage;
-mod disk;
+pub(crate) mod disk;
 mod events;
 mod scene;
 mod writes;
@@ -33,7 +33,7 @@ const POINTS: [&str; 5] = ["before_claim", "after_claim", "after_effect", "befor
 
 /// Sends SIGKILL to this process: no clean-up, no response. Does nothing more until the signal
 /// arrives.
-fn die() -> ! {
+pub(crate) fn die() -> ! {
     let pid = std::process::id().to_string();
     Command::new("kill").args(["-9", &pid]).status().unwrap();
     loop {
