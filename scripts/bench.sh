@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Measures what the crates cost, and rewrites the tables in src/guide/performance.md.
 #
-#   ./scripts/bench.sh            client, pieces, server: under ten minutes on two cores, once built
+#   ./scripts/bench.sh            client, pieces, server, outbox: under ten minutes on two cores, once built
 #   ./scripts/bench.sh client     the client beside plain reqwest and its peers
 #   ./scripts/bench.sh pieces     the parts of an operation: a key, a request, a decision, a claim
 #   ./scripts/bench.sh server     the layer, store by store; starts its own Redis and PostgreSQL
+#   ./scripts/bench.sh outbox     whole operations through an outbox, beside bare commits
 #   ./scripts/bench.sh compile    the extra build time of a user; builds three small crates
 #
 # valgrind counts the instructions; it is installed if it is missing. Instructions and allocations
@@ -94,6 +95,10 @@ tree_of() { # name, what else
     cargo tree --manifest-path "$FOLDER/$1/Cargo.toml" -e normal --prefix none "${@:2}" 2>/dev/null
 }
 
+bench_outbox() {
+    cargo bench -q -p steadfast-benches --bench outbox | rewrite outbox
+}
+
 # Builds each crate three times from scratch, in turns, and takes the fastest: other load only adds
 # seconds.
 bench_compile() {
@@ -128,8 +133,8 @@ bench_compile() {
     } | rewrite compile
 }
 
-[ $# -gt 0 ] || set -- client pieces server
+[ $# -gt 0 ] || set -- client pieces server outbox
 for part in "$@"; do
-    declare -F "bench_$part" >/dev/null || { echo "no part '$part'; there are: client pieces server compile" >&2 && exit 2; }
+    declare -F "bench_$part" >/dev/null || { echo "no part '$part'; there are: client pieces server outbox compile" >&2 && exit 2; }
 done
 for part in "$@"; do "bench_$part"; done

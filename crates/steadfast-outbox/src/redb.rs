@@ -134,10 +134,7 @@ impl RedbOutbox {
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Called<T> + Send + 'static,
     ) -> Result<T, OutboxStoreError> {
-        match self.writer.write(work).await {
-            Ok(called) => called,
-            Err(error) => Err(OutboxStoreError::Unavailable(reason(error))),
-        }
+        unwrapped(self.writer.write(work).await)
     }
 
     /// Reads beside the writer, as of the last transaction.
@@ -162,6 +159,10 @@ fn wall_ms() -> u64 {
     milliseconds(clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
+fn unwrapped<T>(written: Result<Result<T, OutboxStoreError>, StoreError>) -> Result<T, OutboxStoreError> {
+    written.unwrap_or_else(|error| Err(OutboxStoreError::Unavailable(reason(error))))
+}
+
 /// Returns what is behind an error of the writer.
 fn reason(error: StoreError) -> Box<dyn std::error::Error + Send + Sync> {
     match error {
@@ -183,6 +184,10 @@ impl OutboxStore for RedbOutbox {
     }
 
     async fn apply(&self, id: OperationId, change: Change) -> Result<Applied, OutboxStoreError> {
+        if change == Change::Acknowledge {
+            // Nobody loses anything if it is lost, so it is not worth a sync.
+            return unwrapped(self.writer.write_along(move |tables| tables.apply(id, &change)).await);
+        }
         self.write(move |tables| tables.apply(id, &change)).await
     }
 

@@ -24,6 +24,8 @@ use super::tables;
 const BATCH: usize = 256;
 /// Maximum number of calls in the queue. The next caller waits for room.
 const QUEUE: usize = 1024;
+/// How long a job that can wait looks for a transaction of somebody else's.
+const RIDE: Duration = Duration::from_millis(100);
 /// The first and the longest pause before the file is opened again. The pause doubles with each
 /// failure. It starts over once the file has worked for `A_WHILE`: every attempt reads the whole
 /// file.
@@ -97,8 +99,29 @@ impl<L: Layout> Writer<L> {
         &self,
         work: impl FnOnce(&mut L::Tables<'_>) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.send(work, false).await
+    }
+
+    /// Does `work` in the next transaction of anybody else's, or after 100 ms. Returns once that
+    /// transaction is on the disk. For work that nobody waits for, and that is not worth a sync.
+    ///
+    /// # Errors
+    ///
+    /// The work, or the transaction, has failed.
+    pub async fn write_along<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut L::Tables<'_>) -> Result<T, Failed> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.send(work, true).await
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut L::Tables<'_>) -> Result<T, Failed> + Send + 'static,
+        can_wait: bool,
+    ) -> Result<T, StoreError> {
         let (reply, result) = oneshot::channel();
-        let task = Task { work: Some(work), value: None, reply };
+        let task = Task { work: Some(work), value: None, reply, can_wait };
         let gone = || StoreError::Unavailable("the writer thread has ended".into());
         self.jobs.as_ref().ok_or_else(gone)?.send(Box::new(task)).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
@@ -110,7 +133,7 @@ impl<L: Layout> Writer<L> {
         &self,
         work: impl FnOnce(&mut L::Tables<'_>) -> Result<T, Failed> + Send + 'static,
     ) {
-        let task = Task { work: Some(work), value: None, reply: oneshot::channel().0 };
+        let task = Task { work: Some(work), value: None, reply: oneshot::channel().0, can_wait: false };
         if let Some(jobs) = &self.jobs {
             // If the queue is full, one of its calls will meet the failure.
             let _full = jobs.try_send(Box::new(task));
@@ -146,6 +169,7 @@ impl<L: Layout> Thread<L> {
     fn run(mut self) {
         while let Some(first) = self.waiting.blocking_recv() {
             let mut batch = vec![first];
+            self.wait_for_others(&mut batch);
             while batch.len() < BATCH
                 && let Ok(next) = self.waiting.try_recv()
             {
@@ -163,6 +187,18 @@ impl<L: Layout> Thread<L> {
                 return;
             }
         }
+    }
+
+    /// Waits for a job that needs a transaction, if all jobs so far can wait for one.
+    fn wait_for_others(&mut self, batch: &mut Vec<Box<dyn Job<L>>>) {
+        let until = clock::now().checked_add(RIDE);
+        let waiting = &mut self.waiting;
+        self.timer.block_on(async {
+            while batch.len() < BATCH && batch.iter().all(|job| job.can_wait()) {
+                let Ok(Some(next)) = clock::until(until, waiting.recv()).await else { break };
+                batch.push(next);
+            }
+        });
     }
 
     /// Opens the file again, as often as needed, and refuses calls meanwhile. Returns `false` once
@@ -227,6 +263,9 @@ trait Job<L: Layout>: Send {
     /// Does the work. An error makes the transaction unusable.
     fn run(&mut self, tables: &mut L::Tables<'_>) -> Result<(), Failure>;
 
+    /// Returns whether the job needs no transaction of its own.
+    fn can_wait(&self) -> bool;
+
     /// Sends the caller the result, once the transaction has ended.
     fn answer(self: Box<Self>, committed: &Result<(), Arc<Failure>>);
 }
@@ -235,6 +274,7 @@ struct Task<F, T> {
     work: Option<F>,
     value: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
+    can_wait: bool,
 }
 
 impl<L: Layout, T: Send, F: FnOnce(&mut L::Tables<'_>) -> Result<T, Failed> + Send> Job<L> for Task<F, T> {
@@ -246,6 +286,10 @@ impl<L: Layout, T: Send, F: FnOnce(&mut L::Tables<'_>) -> Result<T, Failed> + Se
             Err(Failed::Database(failure)) => return Err(failure),
         }
         Ok(())
+    }
+
+    fn can_wait(&self) -> bool {
+        self.can_wait
     }
 
     fn answer(self: Box<Self>, committed: &Result<(), Arc<Failure>>) {
