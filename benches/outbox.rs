@@ -16,7 +16,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use redb::{Database, TableDefinition};
 use steadfast::{Client, KeyPolicy};
-use steadfast_outbox::{MemoryOutbox, Outbox, OutboxStore, RedbOutbox};
+use steadfast_outbox::{Outbox, RedbOutbox};
 use steadfast_testing::{FaultServer, FaultStep};
 
 const SUBMITTERS: usize = 64;
@@ -46,7 +46,7 @@ fn bare() -> f64 {
 }
 
 /// Returns how many operations a second are submitted, sent, ended, waited for and acknowledged.
-async fn whole<S: OutboxStore>(store: S) -> f64 {
+async fn whole(store: RedbOutbox) -> f64 {
     let server = FaultServer::start(|_, _| FaultStep::execute(201)).await;
     let client = Client::builder().base_url(server.url("")).keys(KeyPolicy::standard()).build().unwrap();
     let outbox = Outbox::open(store, client.clone()).workers(SUBMITTERS, SUBMITTERS).start().await.unwrap();
@@ -66,10 +66,8 @@ async fn main() {
     let folder = tempfile::tempdir().unwrap();
     let floor = bare();
     let redb = whole(RedbOutbox::open(folder.path().join("operations.redb")).unwrap()).await;
-    let memory = whole(MemoryOutbox::new()).await;
     println!("| {SUBMITTERS} at once | a second | of the floor |");
     println!("| --- | ---: | ---: |");
     println!("| a bare commit in a file of redb, synced twice (the floor) | {floor:.0} | 1.0 |");
     println!("| a whole operation: submitted, sent, ended, acknowledged | {redb:.0} | {:.1} |", redb / floor);
-    println!("| the same without a disk | {memory:.0} | {:.1} |", memory / floor);
 }

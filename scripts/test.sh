@@ -301,6 +301,7 @@ step_every_example() {
     promise_table README.md >"$log.readme"
     promise_table "$log" | diff -u "$log.readme" - || fail "the README shows another table than payments prints"
     run_example payments --ignore-keys --charges 100
+    run_example outbox --ignores-keys --charges 300
 }
 
 # Stripe's own client libraries against the layer: nothing is charged twice, and every refusal is an

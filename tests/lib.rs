@@ -42,6 +42,10 @@ mod keep_your_client {}
 #[cfg(doctest)]
 mod observability {}
 
+#[doc = include_str!("../src/guide/outbox.md")]
+#[cfg(doctest)]
+mod outbox {}
+
 #[doc = include_str!("../src/guide/overload.md")]
 #[cfg(doctest)]
 mod overload {}
@@ -93,6 +97,10 @@ mod axum_readme {}
 #[doc = include_str!("../crates/steadfast-otel/README.md")]
 #[cfg(doctest)]
 mod otel_readme {}
+
+#[doc = include_str!("../crates/steadfast-outbox/README.md")]
+#[cfg(doctest)]
+mod outbox_readme {}
 
 #[doc = include_str!("../crates/steadfast-redb/README.md")]
 #[cfg(doctest)]

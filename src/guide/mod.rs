@@ -7,6 +7,7 @@
 //! * [`overload`]: the mechanisms that protect a server in trouble, when to turn them on, and their
 //!   cost.
 //! * [`credentials`]: tokens that expire, signatures, and other headers of each attempt.
+//! * [`outbox`]: operations that survive a crash of your process, and what holds against what.
 //! * [`production`]: what an error means to whoever is on call, and proxies in between.
 //! * [`observability`]: the spans, metrics and events of client and server layer, and how to export
 //!   them.
@@ -58,6 +59,9 @@ pub mod server {}
 
 #[cfg_attr(not(doctest), doc = include_str!("credentials.md"))]
 pub mod credentials {}
+
+#[cfg_attr(not(doctest), doc = include_str!("outbox.md"))]
+pub mod outbox {}
 
 #[cfg_attr(not(doctest), doc = include_str!("production.md"))]
 pub mod production {}

@@ -1,5 +1,36 @@
 //! Durable operations for [`steadfast`]: written down before the first byte leaves, and carried out
 //! across restarts.
+//!
+//! ```no_run
+//! use steadfast::{Client, KeyPolicy};
+//! use steadfast_outbox::{DurableExt, End, Outbox, RedbOutbox};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::builder().base_url("https://api.example.com").keys(KeyPolicy::standard()).build()?;
+//! let outbox = Outbox::open(RedbOutbox::open("operations.redb")?, client.clone()).start().await?;
+//!
+//! let charge = client.post("/charges").body("12 EUR").prepare()?.named("order-1042-charge");
+//! let id = outbox.submit(charge).await?;
+//! if let End::Answer(answer) = outbox.wait(id).await? {
+//!     println!("charged: {}", answer.status());
+//! }
+//! outbox.acknowledge(id).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An outbox promises:
+//!
+//! * **Nothing is lost.** The request is on the disk before its first byte leaves, and its end before
+//!   you see it. The next process takes up what a crash has left.
+//! * **Nothing goes twice without a licence.** An operation that may have been processed is sent again
+//!   only if that is harmless: by its method, by a key that the API honours and still remembers, or by
+//!   your word ([`reconcile`](OutboxBuilder::reconcile)).
+//! * **No end is a guess.** [`End::Rejected`] says that the server has carried it out in no attempt.
+//!   What nobody knows is [`End::Unknown`].
+//!
+//! [The guide](https://docs.rs/steadfast/latest/steadfast/guide/outbox/) says what holds against what,
+//! and when an outbox is the wrong tool.
 
 // The files, in the order of their imports:
 //

@@ -36,6 +36,9 @@ impl Model {
                 false => Err(OutboxStoreError::name_taken(name, entry.id)),
             };
         }
+        if let Some(entry) = self.get(new.id) {
+            return Ok(Submitted::Existing(entry));
+        }
         let entry = rules::open(new, terms, now);
         self.entries.insert(entry.id, entry.clone());
         Ok(Submitted::New(entry))

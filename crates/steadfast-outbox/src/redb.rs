@@ -99,7 +99,11 @@ impl RedbOutbox {
     pub fn start(opened: OpenDatabase, file: Arc<LockedFile>, wall: Wall) -> Result<Self, OutboxOpenError> {
         let path = file.path().to_owned();
         let prepared = opened.call(tables::prepare);
-        match prepared.map_err(|failed| OutboxOpenError::system(&path, failed.into_failure()))? {
+        let failed = |failed: Failed| match failed.into_failure() {
+            failure if failure.is_damage() => OutboxOpenError::damaged(&path, failure),
+            failure => OutboxOpenError::system(&path, failure),
+        };
+        match prepared.map_err(failed)? {
             Ok(()) => {}
             Err(Wrong::NotAnOutbox(reason)) => return Err(OutboxOpenError::NotAnOutbox { path, reason }),
             Err(Wrong::Format(version)) => {
@@ -223,6 +227,10 @@ impl OutboxStore for RedbOutbox {
     }
 
     async fn sweep(&self, limit: usize) -> Result<usize, OutboxStoreError> {
-        self.write(move |tables| tables.sweep(limit)).await
+        let wall = self.wall.clone();
+        if !self.read(move |database| called(tables::has_sweep(database, wall()))).await? {
+            return Ok(0);
+        }
+        unwrapped(self.writer.write_along(move |tables| tables.sweep(limit)).await)
     }
 }

@@ -107,7 +107,7 @@ pub trait OutboxStore: Send + Sync + 'static {
 pub enum Submitted {
     /// It was written down.
     New(Entry),
-    /// An operation of the same name and content is there already.
+    /// An operation of the same name and content is there already, or one of the same identifier.
     Existing(Entry),
 }
 

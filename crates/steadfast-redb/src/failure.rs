@@ -20,6 +20,9 @@ pub enum Failure {
     /// redb has panicked.
     #[error("redb panicked; see the panic message on standard error")]
     Panic,
+    /// The file belongs to `steadfast-outbox`.
+    #[error("it is an outbox, whose operations would be lost among the records; choose another file")]
+    Outbox,
     /// The file is closed.
     #[error("the file is closed after a failure")]
     Closed,

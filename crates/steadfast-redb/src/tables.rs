@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use redb::{
-    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableHandle,
+    WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
 use steadfast_core::milliseconds;
@@ -11,7 +12,7 @@ use steadfast_server::{
     ClaimRef, Fingerprint, IDENTITY_VERSION, Record, RecordError, RecordId, RecordState, TOMBSTONE, seal, unseal,
 };
 
-use super::failure::{Failed, unreadable};
+use super::failure::{Failed, Failure, unreadable};
 use super::writer::Layout;
 
 pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("steadfast_records");
@@ -59,6 +60,9 @@ pub(super) struct Meta {
 /// records gets the current identity version. `accept` accepts a repair by redb.
 pub(super) fn create(database: &Database, accept: bool) -> Result<Meta, Failed> {
     let transaction = begin(database)?;
+    if transaction.list_tables()?.any(|table| table.name().starts_with("steadfast_outbox_")) {
+        return Err(Failure::Outbox.into());
+    }
     let is_empty = Tables::open(&transaction)?.records.is_empty()?;
     let meta = {
         let mut meta = transaction.open_table(META)?;

@@ -70,7 +70,8 @@ impl Layout for Entries {
     }
 
     fn close(&self, mut tables: Tables<'_>) -> Result<(), Failed> {
-        let clock = postcard::to_stdvec(&tables.clock).unwrap_or_default();
+        let encoded = postcard::to_stdvec(&tables.clock);
+        let clock = encoded.map_err(|_| redb::Error::Corrupted("the clock of the outbox".to_owned()))?;
         tables.meta.insert(CLOCK, clock.as_slice())?;
         tables.meta.insert(BYTES, tables.bytes.to_be_bytes().as_slice())?;
         Ok(())
@@ -82,9 +83,11 @@ impl Layout for Entries {
     }
 }
 
+/// Reads the high-water mark. A new file has none.
 fn clock(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<HighWater, redb::Error> {
-    let bytes = meta.get(CLOCK)?;
-    Ok(bytes.and_then(|bytes| postcard::from_bytes(bytes.value()).ok()).unwrap_or_default())
+    let Some(bytes) = meta.get(CLOCK)? else { return Ok(HighWater::default()) };
+    // Without it an old key could pass for a young one.
+    postcard::from_bytes(bytes.value()).map_err(|_| redb::Error::Corrupted("the clock of the outbox".to_owned()))
 }
 
 fn bytes(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<u64, redb::Error> {
@@ -189,6 +192,12 @@ impl Tables<'_> {
                 });
             }
         }
+        match self.get(new.id)? {
+            Ok(None) => {}
+            // The same submission once more.
+            Ok(Some(entry)) => return Ok(Ok(Submitted::Existing(entry))),
+            Err(error) => return Ok(Err(error)),
+        }
         let entry = rules::open(new, terms, self.now);
         if let Err(full) = self.make_room(limits)? {
             return Ok(Err(full));
@@ -262,15 +271,19 @@ impl Tables<'_> {
     pub(super) fn sweep(&mut self, limit: usize) -> Called<usize> {
         let mut ready = Vec::new();
         for found in self.sweep.iter()?.take(limit) {
-            let (key, ()) = (found?.0, ());
+            let (key, _) = found?;
             match split(key.value()) {
-                Some((at, id)) if at <= self.now.ms => ready.push(id),
+                Some((at, id)) if at <= self.now.ms => ready.push((id, key.value().to_vec())),
                 _ => break,
             }
         }
         let swept = ready.len();
-        for id in ready {
-            let Ok(Some(before)) = self.get(id)? else { continue };
+        for (id, key) in ready {
+            let Ok(Some(before)) = self.get(id)? else {
+                // It would be found again for ever.
+                self.sweep.remove(key.as_slice())?;
+                continue;
+            };
             let mut entry = before.clone();
             if !rules::sweep(&mut entry, self.now) {
                 self.remove(&before)?;
@@ -315,6 +328,14 @@ pub(super) fn list(database: &Database, after: Option<OperationId>, limit: usize
         }
     }
     Ok(Ok(listed))
+}
+
+/// Returns whether there is something to sweep.
+pub(super) fn has_sweep(database: &Database, wall_ms: u64) -> Result<bool, Failed> {
+    let read = database.begin_read()?;
+    let now = clock(&read.open_table(META)?)?.tick(wall_ms);
+    let first = read.open_table(SWEEP)?.first()?.and_then(|(key, _)| split(key.value()));
+    Ok(first.is_some_and(|(at, _)| at <= now.ms))
 }
 
 /// Returns how long it is until an entry is due.
@@ -420,6 +441,9 @@ fn check(tables: &Tables<'_>) -> Result<Result<Vec<Entry>, Wrong>, Failed> {
         if matches!(entry.state, crate::State::Running { .. }) {
             running.push(entry);
         }
+    }
+    if !tables.entries.is_empty()? && tables.meta.get(CLOCK)?.is_none() {
+        return damaged("the time of its last change is missing".to_owned());
     }
     let indexed = [tables.due.len()?, tables.sweep.len()?, tables.names.len()?];
     if indexed != found || size != tables.bytes {
