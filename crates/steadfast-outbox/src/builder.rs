@@ -79,7 +79,7 @@ impl<S: OutboxStore> OutboxBuilder<S> {
     /// [`End::Unknown`](crate::End::Unknown).
     ///
     /// It is asked when the last attempt has [settled](Self::settling_time). If it fails or panics it
-    /// is asked again, with growing pauses, ten times in all.
+    /// is asked again, with growing pauses, until it answers.
     ///
     /// ```no_run
     /// use steadfast::http::StatusCode;

@@ -21,9 +21,6 @@ use crate::slots::Slot;
 use crate::store::{Applied, OutboxStore};
 use crate::verdict::{Facts, Verdict, judge};
 
-/// How often a hook that fails is asked before the operation ends as unknown.
-const QUESTIONS: u32 = 10;
-
 /// An operation that a worker has claimed, with the time of the store at the claim.
 pub(crate) struct Claimed {
     pub(crate) entry: Entry,
@@ -142,12 +139,10 @@ async fn ask<S: OutboxStore>(
         Ok(Reconciliation::Applied(answer)) => engine.ended(End::Answer(answer)),
         Ok(Reconciliation::NotApplied) => Outcome::NotApplied,
         Ok(Reconciliation::Unknown) => unknown(failed),
-        Err(error) if claimed.entry.rounds < QUESTIONS => {
+        // The books may be open again later.
+        Err(error) => {
             let error = format!("{}; the reconcile hook failed: {error}", failed.message);
             postponed(engine, engine.backoff(claimed.entry.rounds), true, error)
-        }
-        Err(error) => {
-            unknown(Failed { message: format!("{}; the reconcile hook failed: {error}", failed.message), ..failed })
         }
     }
 }
