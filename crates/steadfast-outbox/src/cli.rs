@@ -166,7 +166,7 @@ fn processed(entry: &Entry) -> &'static str {
     match &entry.state {
         State::Ended { end: End::Answer(_), .. } => "yes",
         State::Ended { end: End::Rejected(_), .. } => "no",
-        State::Running { is_marked: true, .. } => "maybe",
+        State::Ended { end: End::Unknown(_), .. } | State::Running { is_marked: true, .. } => "maybe",
         _ if entry.may_have_been_processed => "maybe",
         _ => "no",
     }

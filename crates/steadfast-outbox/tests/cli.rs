@@ -60,6 +60,8 @@ async fn list_shows_states_and_no_secret() {
     }
     assert!(said.contains("POST http://api.test/charges") && said.contains("3 operations"), "{said}");
     assert!(!said.contains("s3cret"), "{said}");
+    let unknown = said.lines().find(|line| line.contains("unknown")).unwrap();
+    assert!(unknown.contains("maybe"), "{said}");
     let (code, said) = outbox(&path, &["ls", "--state", "held"]);
     assert!(code == 0 && said.contains("1 operation\n") && said.contains("held"), "{said}");
 }
@@ -71,6 +73,7 @@ async fn show_says_what_to_do() {
     let (code, said) = outbox(&path, &["show", "unknown"]);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("look up at the server") && said.contains("`outbox resolve`"), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("processed") && line.ends_with("maybe")), "{said}");
     assert!(!said.contains("s3cret") && !said.contains(key.as_str()), "{said}");
     let (code, said) = outbox(&path, &["show", &entries[1].id.to_string(), "--secrets"]);
     assert!(code == 0 && said.contains("s3cret body") && said.contains(key.as_str()), "{said}");
