@@ -102,12 +102,23 @@ pub(crate) async fn run(Arguments { file, command }: Arguments) -> Result<String
 
 async fn find(store: &RedbOutbox, operation: &str) -> Result<Entry, Error> {
     let named = store.find(operation).await?;
-    let found = match (named, operation.parse::<OperationId>()) {
-        (Some(named), _) => Some(named),
-        (None, Ok(id)) => store.get(id).await?,
-        (None, Err(_)) => None,
+    let identified = match operation.parse::<OperationId>() {
+        Ok(id) => store.get(id).await?,
+        Err(_) => None,
     };
-    found.ok_or_else(|| format!("the outbox has no operation `{operation}`; `outbox ls` lists all").into())
+    match (named, identified) {
+        (Some(named), Some(other)) if named.id != other.id => Err(format!(
+            "`{operation}` is the name of operation {} and the identifier of another; use {} for the first, or {} for \
+             the second",
+            named.id,
+            named.id,
+            // Without hyphens it is an identifier too, and not that name.
+            other.id.as_uuid().simple()
+        )
+        .into()),
+        (Some(entry), _) | (None, Some(entry)) => Ok(entry),
+        (None, None) => Err(format!("the outbox has no operation `{operation}`; `outbox ls` lists all").into()),
+    }
 }
 
 async fn change(store: &RedbOutbox, operation: &str, change: Change) -> Result<String, Error> {

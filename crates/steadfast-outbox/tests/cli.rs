@@ -46,6 +46,16 @@ async fn file() -> (TempDir, PathBuf, Vec<Entry>) {
     (folder, path, entries)
 }
 
+/// Writes one more operation into a file.
+async fn submitted(path: &Path, name: &str) -> Entry {
+    let client = Client::builder().base_url("http://api.test").keys(KeyPolicy::standard()).build().unwrap();
+    let maker = Outbox::open(MemoryOutbox::new(), client.clone()).start().await.unwrap();
+    let new = maker.new_entry(client.post("/charges").prepare().unwrap().named(name)).unwrap();
+    let store = RedbOutbox::open(path).unwrap();
+    let Submitted::New(entry) = store.submit(new, None).await.unwrap() else { panic!("it is new") };
+    entry
+}
+
 fn unknown() -> steadfast_outbox::End {
     steadfast_outbox::End::Unknown(steadfast_outbox::Failed::new("attempt 1: ambiguous, may have been processed"))
 }
@@ -120,4 +130,17 @@ async fn every_mistake_is_one_line_and_no_success() {
     std::fs::write(&path, "not a database").unwrap();
     let (exit, said) = outbox(&path, &["ls"]);
     assert!(exit == 1 && said.contains("is damaged"), "{said}");
+}
+
+#[tokio::test]
+async fn name_that_is_an_identifier_is_ambiguous() {
+    let (_folder, path, entries) = file().await;
+    let (waits, id) = (entries[0].id, entries[0].id.to_string());
+    let named = submitted(&path, &id).await;
+    let (code, said) = outbox(&path, &["cancel", &id]);
+    assert!(code == 1 && said.lines().count() == 1 && said.contains("the identifier of another"), "{said}");
+    let (code, said) = outbox(&path, &["cancel", &waits.as_uuid().simple().to_string()]);
+    assert!(code == 0 && said.contains(&format!("{waits} is rejected now")), "{said}");
+    let (code, said) = outbox(&path, &["cancel", &named.id.to_string()]);
+    assert!(code == 0 && said.contains(&format!("{} is rejected now", named.id)), "{said}");
 }
