@@ -2,6 +2,7 @@
 
 mod cli;
 
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -13,12 +14,20 @@ fn main() -> ExitCode {
         Err(error) => return failed(&error),
     };
     match runtime.block_on(cli::run(arguments)) {
-        Ok(said) => {
-            print!("{said}");
-            ExitCode::SUCCESS
-        }
+        Ok(said) => match print(&said) {
+            // Whoever reads it has read enough, as in `outbox ls | head`.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+            Ok(()) => ExitCode::SUCCESS,
+        },
         Err(error) => failed(&*error),
     }
+}
+
+fn print(said: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(said.as_bytes())?;
+    stdout.flush()
 }
 
 fn failed(error: &dyn std::error::Error) -> ExitCode {

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is its business")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use steadfast::{Client, KeyPolicy};
 use steadfast_outbox::{
@@ -143,4 +143,16 @@ async fn name_that_is_an_identifier_is_ambiguous() {
     assert!(code == 0 && said.contains(&format!("{waits} is rejected now")), "{said}");
     let (code, said) = outbox(&path, &["cancel", &named.id.to_string()]);
     assert!(code == 0 && said.contains(&format!("{} is rejected now", named.id)), "{said}");
+}
+
+#[tokio::test]
+async fn reader_that_leaves_early_is_no_error() {
+    let (_folder, path, _) = file().await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
+    let command = command.arg("--file").arg(&path).arg("ls").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.is_empty(), "{said}");
 }
