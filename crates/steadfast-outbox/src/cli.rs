@@ -143,13 +143,13 @@ async fn list(store: &RedbOutbox, state: Option<&str>) -> Result<String, Error> 
             listed += 1;
             table.add_row([
                 entry.id.to_string(),
-                entry.name.clone().unwrap_or_default(),
+                on_one_line(entry.name.as_deref().unwrap_or_default()),
                 entry.state.label().to_owned(),
                 entry.attempts.to_string(),
                 age(entry.submitted_ms),
                 processed(entry).to_owned(),
                 request(entry),
-                entry.last_error.clone().unwrap_or_default(),
+                on_one_line(last_error(entry).unwrap_or_default()),
             ]);
         }
         if is_last {
@@ -164,6 +164,25 @@ async fn list(store: &RedbOutbox, state: Option<&str>) -> Result<String, Error> 
     }
     writeln!(said, "{listed} operation{}", if listed == 1 { "" } else { "s" })?;
     Ok(said)
+}
+
+/// Returns a text on one line: names and errors have words of callers and servers in them.
+fn on_one_line(text: &str) -> String {
+    let escaped = |character: char| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
+/// Returns why it has no answer, or not yet.
+fn last_error(entry: &Entry) -> Option<&str> {
+    match &entry.state {
+        State::Ended { end: End::Rejected(failed) | End::Unknown(failed), .. } => Some(&failed.message),
+        State::Ended { end: End::Answer(_), .. } => None,
+        State::Held { reason, .. } => Some(reason),
+        _ => entry.last_error.as_deref(),
+    }
 }
 
 /// Returns method and URL without the query, which may be secret.
@@ -198,7 +217,7 @@ fn show(entry: &Entry, secrets: bool) -> String {
     let mut said = String::new();
     let mut line = |name: &str, value: String| {
         // Writing to a string cannot fail.
-        let _written = writeln!(said, "{name:<16}{value}");
+        let _written = writeln!(said, "{name:<16}{}", on_one_line(&value));
     };
     line("operation", entry.id.to_string());
     line("name", entry.name.clone().unwrap_or_else(|| "none".to_owned()));

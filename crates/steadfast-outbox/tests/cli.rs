@@ -156,3 +156,12 @@ async fn reader_that_leaves_early_is_no_error() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
+
+#[tokio::test]
+async fn list_has_one_line_for_each_operation() {
+    let (_folder, path, _) = file().await;
+    submitted(&path, "two\nlines \u{1b}[2K").await;
+    let (code, said) = outbox(&path, &["ls"]);
+    assert_eq!((code, said.lines().count()), (0, 6), "{said}");
+    assert!(said.contains(r"two\nlines \u{1b}[2K") && said.contains("ambiguous, may have been processed"), "{said}");
+}
