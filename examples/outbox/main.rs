@@ -22,6 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use steadfast::http::StatusCode;
 use steadfast::{Client, KeyPolicy};
 use steadfast_outbox::{Answer, DurableExt, End, Outbox, Reconciliation, RedbOutbox};
+use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
 use crate::bank::Bank;
@@ -145,16 +146,20 @@ fn start(file: &PathBuf, bank: &str, arguments: &Arguments) -> Result<Child, Err
 }
 
 /// Returns what a process has printed, or `None` if it had to be killed after this time.
-async fn finish_within(time: Duration, child: Child) -> Result<Option<String>, Error> {
-    match tokio::time::timeout(time, child.wait_with_output()).await {
-        // Dropping the process has sent SIGKILL.
-        Err(_) => Ok(None),
-        Ok(output) => {
-            let output = output?;
-            if !output.status.success() {
-                return Err(format!("the second process failed: {}", output.status).into());
-            }
-            Ok(Some(String::from_utf8(output.stdout)?))
-        }
+async fn finish_within(time: Duration, mut child: Child) -> Result<Option<String>, Error> {
+    let Ok(status) = tokio::time::timeout(time, child.wait()).await else {
+        // Sends SIGKILL and waits: a process that is being killed still has the lock of the file, such
+        // as until a sync of the disk is over.
+        child.kill().await?;
+        return Ok(None);
+    };
+    let status = status?;
+    if !status.success() {
+        return Err(format!("the second process failed: {status}").into());
     }
+    let mut said = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_string(&mut said).await?;
+    }
+    Ok(Some(said))
 }
