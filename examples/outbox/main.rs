@@ -127,11 +127,12 @@ async fn watch(arguments: &Arguments) -> Result<ExitCode, Error> {
     let (once, twice) = bank.counts();
     let lost = submitted.saturating_sub(answered + unknown) + answered.saturating_sub(once);
     println!(
-        "A bank that {} keys, {kills} kills, {} requests for {submitted} charges.",
+        "A bank that {} keys, {kills} kills, {} requests for {submitted} charges, seed {}.",
         if arguments.ignores_keys { "ignores" } else { "honours" },
-        bank.requests()
+        bank.requests(),
+        arguments.seed
     );
-    println!("submitted={submitted} once={once} twice={twice} lost={lost} unknown={unknown}");
+    println!("submitted={submitted} once={once} twice={twice} lost={lost} unknown={unknown} kills={kills}");
     let is_right = twice == 0 && lost == 0 && once + unknown >= submitted;
     Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
