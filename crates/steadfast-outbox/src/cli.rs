@@ -51,7 +51,7 @@ enum Command {
         /// Its identifier or its name.
         operation: String,
         /// The server has carried it out, with this status.
-        #[arg(long, value_name = "STATUS", conflicts_with = "rejected", required_unless_present = "rejected")]
+        #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(100..=999), conflicts_with = "rejected", required_unless_present = "rejected")]
         answered: Option<u16>,
         /// The body of the server's answer.
         #[arg(long, requires = "answered", default_value = "")]

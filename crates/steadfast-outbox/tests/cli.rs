@@ -114,7 +114,7 @@ async fn every_mistake_is_one_line_and_no_success() {
         (&path, &["acknowledge", "01935c7e-2b6a-7c3e-8f6d-2a4b6c8d0e1f"], 1, "no operation `01935c7e"),
         (&path, &["acknowledge", "waits"], 1, "has not ended"),
         (&path, &["resolve", "unknown"], 2, "--answered"),
-        (&path, &["resolve", "unknown", "--answered", "7"], 1, "invalid status code"),
+        (&path, &["resolve", "unknown", "--answered", "7"], 2, "100..=999"),
         (&folder.path().join("missing"), &["ls"], 1, "there is no outbox at"),
     ];
     for (path, arguments, code, text) in wrong {

@@ -55,7 +55,7 @@ pub enum OutboxOpenError {
         source: Source,
     },
     /// There is no file at the path, and none was to be created.
-    #[error("there is no outbox at {}", path.display())]
+    #[error("there is no outbox at {}; check the path", path.display())]
     #[non_exhaustive]
     Missing {
         /// The path.
