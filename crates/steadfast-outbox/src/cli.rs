@@ -37,6 +37,9 @@ enum Command {
         /// Only those in this state: waiting, running, held, answer, rejected or unknown.
         #[arg(long, value_parser = ["waiting", "running", "held", "answer", "rejected", "unknown"])]
         state: Option<String>,
+        /// Prints an object of JSON for each operation, on a line of its own.
+        #[arg(long)]
+        json: bool,
     },
     /// Shows one operation, and says what to do about it.
     Show {
@@ -85,7 +88,10 @@ enum Command {
 pub(crate) async fn run(Arguments { file, command }: Arguments) -> Result<String, Error> {
     let store = RedbOutbox::open_existing(file)?;
     match command {
-        Command::Ls { state } => list(&store, state.as_deref()).await,
+        Command::Ls { state, json } => {
+            let entries = listed(&store, state.as_deref()).await?;
+            if json { Ok(as_json(&entries)) } else { as_table(&entries) }
+        }
         Command::Show { operation, secrets } => Ok(show(&find(&store, &operation).await?, secrets)),
         Command::Resolve { operation, answered, body, rejected } => {
             let end = match (answered, rejected) {
@@ -130,40 +136,70 @@ async fn change(store: &RedbOutbox, operation: &str, change: Change) -> Result<S
     }
 }
 
-async fn list(store: &RedbOutbox, state: Option<&str>) -> Result<String, Error> {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["operation", "name", "state", "attempts", "age", "processed", "request", "last error"]);
-    let (mut after, mut listed) = (None, 0_usize);
+async fn listed(store: &RedbOutbox, state: Option<&str>) -> Result<Vec<Entry>, Error> {
+    let (mut entries, mut after) = (Vec::new(), None);
     loop {
         let page = store.list(after, PAGE).await?;
         let is_last = page.len() < PAGE;
         after = page.last().map(|entry| entry.id);
-        for entry in page.iter().filter(|entry| state.is_none_or(|state| entry.state.label() == state)) {
-            listed += 1;
-            table.add_row([
-                entry.id.to_string(),
-                on_one_line(entry.name.as_deref().unwrap_or_default()),
-                entry.state.label().to_owned(),
-                entry.attempts.to_string(),
-                age(entry.submitted_ms),
-                processed(entry).to_owned(),
-                request(entry),
-                on_one_line(last_error(entry).unwrap_or_default()),
-            ]);
-        }
+        entries.extend(page.into_iter().filter(|entry| state.is_none_or(|state| entry.state.label() == state)));
         if is_last {
-            break;
+            return Ok(entries);
         }
     }
+}
+
+fn as_table(entries: &[Entry]) -> Result<String, Error> {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["operation", "name", "state", "attempts", "age", "processed", "request", "key", "last error"]);
+    for entry in entries {
+        table.add_row([
+            entry.id.to_string(),
+            on_one_line(entry.name.as_deref().unwrap_or_default()),
+            entry.state.label().to_owned(),
+            entry.attempts.to_string(),
+            age(entry.submitted_ms),
+            processed(entry).to_owned(),
+            request(entry),
+            short_key(entry).unwrap_or_default(),
+            on_one_line(last_error(entry).unwrap_or_default()),
+        ]);
+    }
     let mut said = String::new();
-    if listed > 0 {
+    if !entries.is_empty() {
         for line in table.lines() {
             writeln!(said, "{}", line.trim_end())?;
         }
     }
-    writeln!(said, "{listed} operation{}", if listed == 1 { "" } else { "s" })?;
+    writeln!(said, "{} operation{}", entries.len(), if entries.len() == 1 { "" } else { "s" })?;
     Ok(said)
+}
+
+/// Prints what the table has, for a program to read.
+fn as_json(entries: &[Entry]) -> String {
+    let object = |entry: &Entry| {
+        let object = serde_json::json!({
+            "operation": entry.id.to_string(),
+            "name": entry.name,
+            "state": entry.state.label(),
+            "attempts": entry.attempts,
+            "submitted_ms": entry.submitted_ms,
+            "processed": processed(entry),
+            "method": entry.request.method().as_str(),
+            "url": url(entry),
+            "key": short_key(entry),
+            "principal": entry.principal,
+            "last_error": last_error(entry),
+        });
+        format!("{object}\n")
+    };
+    entries.iter().map(object).collect()
+}
+
+/// Returns the first characters of the key.
+fn short_key(entry: &Entry) -> Option<String> {
+    entry.request.key().map(|key| key.to_string())
 }
 
 /// Returns a text on one line: names and errors have words of callers and servers in them.
@@ -185,10 +221,13 @@ fn last_error(entry: &Entry) -> Option<&str> {
     }
 }
 
-/// Returns method and URL without the query, which may be secret.
+/// Returns the URL without the query, which may be secret.
+fn url(entry: &Entry) -> Option<String> {
+    entry.request.url().map(|url| format!("{}{}", url.origin().ascii_serialization(), url.path()))
+}
+
 fn request(entry: &Entry) -> String {
-    let path = entry.request.url().map(|url| format!("{}{}", url.origin().ascii_serialization(), url.path()));
-    format!("{} {}", entry.request.method(), path.unwrap_or_default())
+    format!("{} {}", entry.request.method(), url(entry).unwrap_or_default())
 }
 
 /// Returns whether the server has carried it out, as far as anybody knows.

@@ -165,3 +165,20 @@ async fn list_has_one_line_for_each_operation() {
     assert_eq!((code, said.lines().count()), (0, 6), "{said}");
     assert!(said.contains(r"two\nlines \u{1b}[2K") && said.contains("ambiguous, may have been processed"), "{said}");
 }
+
+#[tokio::test]
+async fn json_has_an_object_a_line_and_no_secret() {
+    let (_folder, path, entries) = file().await;
+    let (code, said) = outbox(&path, &["ls", "--json"]);
+    assert!(code == 0 && !said.contains("s3cret"), "{said}");
+    let listed: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(listed.len(), entries.len(), "{said}");
+    let unknown = &listed[1];
+    assert_eq!(unknown["operation"], entries[1].id.to_string());
+    assert_eq!((&unknown["state"], &unknown["processed"]), (&"unknown".into(), &"maybe".into()));
+    assert_eq!((&unknown["method"], &unknown["url"]), (&"POST".into(), &"http://api.test/charges".into()));
+    let key = entries[1].request.key().unwrap();
+    assert!(unknown["key"] == key.to_string() && key.to_string() != key.as_str(), "{said}");
+    let (code, said) = outbox(&path, &["ls", "--json", "--state", "rejected"]);
+    assert_eq!((code, said.as_str()), (0, ""));
+}
