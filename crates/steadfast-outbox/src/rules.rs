@@ -214,6 +214,8 @@ fn learn(entry: &mut Entry, may_have_been_processed: bool) {
 
 fn end(entry: &mut Entry, end: End, keep_body_ms: Option<u64>, now: Now) {
     let drop_body_ms = keep_body_ms.map(|time| now.ms.saturating_add(time));
+    // The worker knows more than what was written down before its last attempt.
+    entry.may_have_been_processed = !matches!(end, End::Rejected(_));
     entry.state = State::Ended { end, at_ms: now.ms, drop_body_ms, acknowledged_ms: None };
 }
 
@@ -357,6 +359,20 @@ mod tests {
         // What is marked after the step is not in doubt.
         let mut later = open(new(true), Some(TERMS), at(1));
         assert_eq!(apply(&mut later, &mark, now), Ok(()));
+    }
+
+    #[test]
+    fn end_says_whether_it_may_have_been_processed() {
+        let answer = End::Answer(Answer::new(http::StatusCode::OK, "ok"));
+        for (end, may) in [
+            (answer, true),
+            (End::Unknown(Failed::new("lost")), true),
+            (End::Rejected(Failed::new("no such card")), false),
+        ] {
+            let mut entry = marked();
+            apply_at(&mut entry, settle(1, Outcome::Ended { end, keep_body_ms: None }), 10).unwrap();
+            assert_eq!(entry.may_have_been_processed, may, "{entry:?}");
+        }
     }
 
     #[test]
