@@ -57,20 +57,15 @@ pub(super) fn send<T: Transport>(
                 Ok(body) => body,
                 Err(error) => break Err(error),
             };
-            let own_headers = match &context.client.attempt_headers {
-                None => None,
-                Some(headers) => match Box::pin(headers.prepare(context, wire_request, progress, &mut until)).await {
-                    // Boxed, because most attempts have none, and move it.
-                    Ok(prepared) => Some(Box::new(prepared)),
+            let own_headers = if context.waits_before_send() {
+                // Boxed, because most attempts wait for nothing here.
+                match Box::pin(wait_before_send(context, wire_request, progress, &mut until)).await {
+                    Ok(own_headers) => own_headers,
                     Err(error) => break Err(error),
-                },
-            };
-            if let Some(hook) = context.before_send() {
-                // Boxed, because few operations have one.
-                if let Err(error) = Box::pin(hook.ask(progress, &mut until)).await {
-                    break Err(error);
                 }
-            }
+            } else {
+                None
+            };
             // In a block, so that the request takes no room while the response is read.
             let mut response = {
                 // Moved and not lent, since what is lent takes room until the block ends.
@@ -118,6 +113,25 @@ pub(super) fn send<T: Transport>(
         };
         progress.finish(outcome)
     }
+}
+
+/// Waits for what a request needs before it leaves: a valid token, then the word of a hook. Returns
+/// what the headers of this request are made of, if it has some of its own.
+async fn wait_before_send<'a>(
+    context: &'a OperationContext<'_>,
+    wire_request: &WireRequest,
+    progress: &mut AttemptProgress,
+    until: &mut SharedTimer<'_>,
+) -> Result<Option<Box<Prepared<'a>>>, AttemptError> {
+    let own_headers = match &context.client.attempt_headers {
+        // Boxed, because most attempts have none, and move it.
+        Some(headers) => Some(Box::new(headers.prepare(context, wire_request, progress, until).await?)),
+        None => None,
+    };
+    if let Some(hook) = context.before_send() {
+        hook.ask(progress, until).await?;
+    }
+    Ok(own_headers)
 }
 
 /// Returns the body to send next. The GET of a result has none.

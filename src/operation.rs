@@ -181,6 +181,11 @@ impl<'a> OperationContext<'a> {
         self.own.as_ref().and_then(|own| own.before_send.as_ref())
     }
 
+    /// Returns whether there is something to wait for before a request leaves.
+    pub(super) fn waits_before_send(&self) -> bool {
+        self.client.attempt_headers.is_some() || self.before_send().is_some()
+    }
+
     /// Returns the operation's span, if somebody listens.
     pub(super) fn span(&self) -> Option<&OperationSpan> {
         self.own.as_ref().and_then(|own| own.span.as_ref())
