@@ -1,5 +1,6 @@
 //! The store in a file: embedded, durable, for one process at a time.
 
+mod check;
 mod error;
 mod tables;
 
@@ -14,7 +15,8 @@ use steadfast_core::milliseconds;
 use steadfast_redb::engine::{Failed, LockedFile, OpenDatabase, SharedDatabase, Writer, open_file};
 use steadfast_server::StoreError;
 
-use self::tables::{Called, ENTRIES, Entries, Limits, Tables, Wall, Wrong};
+use self::check::Wrong;
+use self::tables::{Called, ENTRIES, Entries, FileClock, Limits, Tables, Wall};
 use crate::change::{Change, Terms};
 use crate::entry::Entry;
 use crate::id::OperationId;
@@ -49,7 +51,7 @@ pub use self::error::OutboxOpenError;
 pub struct RedbOutbox {
     shared: Arc<SharedDatabase>,
     writer: Writer<Entries>,
-    wall: Wall,
+    clock: FileClock,
     limits: Limits,
 }
 
@@ -98,24 +100,24 @@ impl RedbOutbox {
     #[doc(hidden)]
     pub fn start(opened: OpenDatabase, file: Arc<LockedFile>, wall: Wall) -> Result<Self, OutboxOpenError> {
         let path = file.path().to_owned();
-        let prepared = opened.call(tables::prepare);
+        let prepared = opened.call(|database| check::prepare(database, wall));
         let failed = |failed: Failed| match failed.into_failure() {
             failure if failure.is_damage() => OutboxOpenError::damaged(&path, failure),
             failure => OutboxOpenError::system(&path, failure),
         };
-        match prepared.map_err(failed)? {
-            Ok(()) => {}
+        let clock = match prepared.map_err(failed)? {
+            Ok(clock) => clock,
             Err(Wrong::NotAnOutbox(reason)) => return Err(OutboxOpenError::NotAnOutbox { path, reason }),
             Err(Wrong::Format(version)) => {
                 return Err(OutboxOpenError::Format { path, source: format!("it has format {version}").into() });
             }
             Err(Wrong::Damaged(what)) => return Err(OutboxOpenError::damaged(&path, what)),
-        }
+        };
         let shared = SharedDatabase::new(opened, Some(file));
-        let layout = Entries { wall: wall.clone() };
+        let layout = Entries { clock: clock.clone() };
         let writer = Writer::start(shared.clone(), layout, Steady::start());
         let writer = writer.map_err(|error| OutboxOpenError::system(&path, error))?;
-        Ok(Self { shared, writer, wall, limits: Limits { entries: 1_000_000, bytes: 1 << 30 } })
+        Ok(Self { shared, writer, clock, limits: Limits { entries: 1_000_000, bytes: 1 << 30 } })
     }
 
     /// Sets the maximum number of entries, with those that have ended. A submission beyond it is an
@@ -204,8 +206,8 @@ impl OutboxStore for RedbOutbox {
     }
 
     async fn next_due(&self, except: Vec<String>) -> Result<Option<Duration>, OutboxStoreError> {
-        let wall = self.wall.clone();
-        let due = self.read(move |database| called(tables::next_due(database, &except, wall()))).await?;
+        let (now, _) = self.clock.tick();
+        let due = self.read(move |database| called(tables::next_due(database, &except, now))).await?;
         Ok(due.map(Duration::from_millis))
     }
 
@@ -227,8 +229,8 @@ impl OutboxStore for RedbOutbox {
     }
 
     async fn sweep(&self, limit: usize) -> Result<usize, OutboxStoreError> {
-        let wall = self.wall.clone();
-        if !self.read(move |database| called(tables::has_sweep(database, wall()))).await? {
+        let (now, _) = self.clock.tick();
+        if !self.read(move |database| called(tables::has_sweep(database, now))).await? {
             return Ok(0);
         }
         unwrapped(self.writer.write_along(move |tables| tables.sweep(limit)).await)

@@ -15,8 +15,8 @@ use steadfast::{Client, KeyPolicy};
 use steadfast_outbox::model::Model;
 use steadfast_outbox::rules::NewEntry;
 use steadfast_outbox::{
-    Answer, Applied, Change, DurableExt, End, Entry, HighWater, MemoryOutbox, OperationId, Outbox, OutboxOpenError,
-    OutboxStore, OutboxStoreError, Outcome, RedbOutbox, Submitted, Terms,
+    Answer, Applied, Change, DurableExt, End, Entry, Evidence, HighWater, MemoryOutbox, OperationId, Outbox,
+    OutboxOpenError, OutboxStore, OutboxStoreError, Outcome, RedbOutbox, Submitted, Terms,
 };
 use steadfast_redb::engine::{LockedFile, checked};
 use tempfile::TempDir;
@@ -70,11 +70,10 @@ impl Wall {
         RedbOutbox::open_with(path, true, Arc::new(move || wall.read())).unwrap()
     }
 
-    fn open_disk(&self, disk: Disk) -> Result<RedbOutbox, OutboxOpenError> {
+    fn open_disk(&self, disk: Disk) -> Result<RedbOutbox, Box<dyn std::error::Error>> {
         let wall = self.clone();
         let file = Arc::new(LockedFile::new(Path::new("operations.redb"), disk));
-        let opened = checked(&file).map_err(|error| OutboxOpenError::damaged(Path::new("operations.redb"), error))?;
-        RedbOutbox::start(opened, file, Arc::new(move || wall.read()))
+        Ok(RedbOutbox::start(checked(&file)?, file, Arc::new(move || wall.read()))?)
     }
 }
 
@@ -89,17 +88,13 @@ fn answered() -> Outcome {
 
 fn random_change(chance: &mut Rng, entry: &Entry) -> Change {
     let fence = if chance.u8(0..8) == 0 { entry.fence.saturating_sub(1) } else { entry.fence };
-    let may_have_been_processed = chance.bool();
-    let postponed = || Outcome::Postponed {
-        after_ms: 30_000,
-        settling_ms: 20_000,
-        may_have_been_processed,
-        error: "lost".to_owned(),
-    };
+    let evidence =
+        [Evidence::new(true, false), Evidence::new(false, false), Evidence::new(false, true)][chance.usize(0..3)];
+    let postponed = || Outcome::Postponed { after_ms: 30_000, settling_ms: 20_000, evidence, error: "lost".to_owned() };
     match chance.u8(0..11) {
         0 | 1 => Change::Mark { fence, terms: terms() },
         2 => settle(fence, postponed()),
-        3 => settle(fence, Outcome::Held { may_have_been_processed, reason: "status 401".to_owned() }),
+        3 => settle(fence, Outcome::Held { evidence, reason: "status 401".to_owned() }),
         4 => settle(fence, Outcome::NotApplied),
         5 | 6 => settle(fence, answered()),
         7 => Change::Acknowledge,
@@ -115,54 +110,63 @@ async fn lockstep(seed: u64, steps: usize) {
     let (folder, wall) = (TempDir::new().unwrap(), Wall::at(1_700_000_000_000));
     let path = folder.path().join("operations.redb");
     let (mut model, mut clock, mut store) = (Model::default(), HighWater::default(), wall.open(&path));
+    clock.tick(wall.read());
+    let mut saved = clock;
     for step in 0..steps {
         let said = || format!("seed {seed}, step {step}");
         let passed = [0, 1, 40_000, 70_000, 3_600_000, 30 * 3_600_000][chance.usize(0..6)];
         let back = [0, 0, 0, 0, 0, 5_000, 45_000][chance.usize(0..7)];
         wall.0.store(wall.read() + passed - back, Ordering::SeqCst);
         let known = model.list(None, usize::MAX);
+        let now = clock.tick(wall.read());
+        // Readers move the clock of the store on too, and only writers save it.
+        let mut writes = true;
         match chance.u8(0..10) {
             0..=2 => {
                 let name = chance.bool().then(|| format!("order-{}", chance.u8(0..6)));
                 let body = if chance.u8(0..6) == 0 { "13 EUR" } else { "12 EUR" };
                 let new = maker.entry(["/a", "/b"][chance.usize(0..2)], name.as_deref(), body);
                 let terms = chance.bool().then(terms);
-                let expected = model.submit(new.clone(), terms, clock.tick(wall.read()));
+                let expected = model.submit(new.clone(), terms, now);
                 let got = store.submit(new, terms).await;
                 assert_eq!(format!("{got:?}"), format!("{expected:?}"), "{}", said());
             }
             3 => {
-                if model.next_due(&[], clock.clone().tick(wall.read())) == Some(Duration::ZERO) {
-                    let expected = model.claim_due(terms(), 2, &[], clock.tick(wall.read()));
+                if model.next_due(&[], now) == Some(Duration::ZERO) {
+                    let expected = model.claim_due(terms(), 2, &[], now);
                     assert_eq!(store.claim_due(terms(), 2, Vec::new()).await.unwrap(), expected, "{}", said());
                 } else {
+                    writes = false;
                     assert!(store.claim_due(terms(), 2, Vec::new()).await.unwrap().is_empty(), "{}", said());
                 }
             }
             4 => {
-                let mut expected = model.clone().sweep(3, clock.clone().tick(wall.read()));
-                if expected > 0 {
-                    expected = model.sweep(3, clock.tick(wall.read()));
-                }
+                let expected = model.sweep(3, now);
                 assert_eq!(store.sweep(3).await.unwrap(), expected, "{}", said());
+                writes = expected > 0;
             }
             5 => {
                 drop(store);
                 store = wall.open(&path);
                 model.reopen();
+                clock = saved;
+                clock.tick(wall.read());
             }
-            _ if known.is_empty() => {}
+            _ if known.is_empty() => writes = false,
             _ => {
                 let entry = &known[chance.usize(0..known.len())];
                 let change = random_change(&mut chance, entry);
-                let expected = model.apply(entry.id, &change, clock.tick(wall.read()));
+                let expected = model.apply(entry.id, &change, now);
                 assert_eq!(store.apply(entry.id, change).await.unwrap(), expected, "{}", said());
             }
+        }
+        if writes {
+            saved = clock;
         }
         let known = model.list(None, usize::MAX);
         assert_eq!(store.list(None, usize::MAX).await.unwrap(), known, "{}", said());
         assert_eq!(store.usage().await.unwrap(), model.usage().unwrap(), "{}", said());
-        let now = clock.clone().tick(wall.read());
+        let now = clock.tick(wall.read());
         assert_eq!(store.next_due(Vec::new()).await.unwrap(), model.next_due(&[], now), "{}", said());
         if let Some(entry) = known.first() {
             assert_eq!(store.get(entry.id).await.unwrap(), model.get(entry.id), "{}", said());

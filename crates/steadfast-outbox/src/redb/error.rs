@@ -86,8 +86,7 @@ impl OutboxOpenError {
         }
     }
 
-    #[doc(hidden)]
-    pub fn damaged(path: &Path, source: impl Into<Source>) -> Self {
+    pub(super) fn damaged(path: &Path, source: impl Into<Source>) -> Self {
         Self::Damaged { path: path.to_owned(), source: source.into() }
     }
 

@@ -1,16 +1,16 @@
 //! The content of the file: the entries, and what finds them by name, by due time and by sweep time.
 
-use std::sync::Arc;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{
-    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableHandle,
-    WriteTransaction,
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
-use steadfast_redb::engine::{Failed, Layout, begin};
+use steadfast_redb::engine::{Failed, Layout};
 
 use crate::change::{Change, Refusal, Terms};
 use crate::clock::{HighWater, Now};
-use crate::codec::{self, CodecError};
+use crate::codec;
 use crate::entry::Entry;
 use crate::id::OperationId;
 use crate::rules::{self, NewEntry};
@@ -25,11 +25,7 @@ pub(super) const DUE: TableDefinition<'_, &[u8], &str> = TableDefinition::new("s
 const SWEEP: TableDefinition<'_, &[u8], ()> = TableDefinition::new("steadfast_outbox_sweep");
 /// Facts about the file as a whole.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("steadfast_outbox_meta");
-const PREFIX: &str = "steadfast_outbox_";
 
-/// The version of the layout, big-endian.
-const FORMAT: &str = "format";
-const FORMAT_VERSION: u32 = 1;
 /// The high-water mark of the clock.
 const CLOCK: &str = "clock";
 /// The size of all entries, big-endian.
@@ -41,12 +37,33 @@ const ROOM: usize = 16;
 /// Returns the time of the wall clock, in milliseconds since the Unix epoch.
 pub(super) type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// The clock of an open file. Readers move it on too: if only writers did, the time would stand still
+/// after the wall clock was set back, and nothing would ever be due.
+#[derive(Clone)]
+pub(super) struct FileClock {
+    wall: Wall,
+    high_water: Arc<Mutex<HighWater>>,
+}
+
+impl FileClock {
+    pub(super) fn new(wall: Wall, high_water: HighWater) -> Self {
+        Self { wall, high_water: Arc::new(Mutex::new(high_water)) }
+    }
+
+    /// Returns the time, and the mark that remembers it.
+    pub(super) fn tick(&self) -> (Now, HighWater) {
+        let mut high_water = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = high_water.tick((self.wall)());
+        (now, *high_water)
+    }
+}
+
 /// A call that has failed, and not the database.
 pub(super) type Called<T> = Result<Result<T, OutboxStoreError>, Failed>;
 
 /// The layout of an outbox.
 pub(super) struct Entries {
-    pub(super) wall: Wall,
+    pub(super) clock: FileClock,
 }
 
 impl Layout for Entries {
@@ -54,8 +71,7 @@ impl Layout for Entries {
 
     fn open<'a>(&self, transaction: &'a WriteTransaction) -> Result<Tables<'a>, Failed> {
         let meta = transaction.open_table(META)?;
-        let mut clock = clock(&meta)?;
-        let now = clock.tick((self.wall)());
+        let (now, clock) = self.clock.tick();
         let bytes = bytes(&meta)?;
         Ok(Tables {
             entries: transaction.open_table(ENTRIES)?,
@@ -70,10 +86,10 @@ impl Layout for Entries {
     }
 
     fn close(&self, mut tables: Tables<'_>) -> Result<(), Failed> {
+        tables.keep_size()?;
         let encoded = postcard::to_stdvec(&tables.clock);
         let clock = encoded.map_err(|_| redb::Error::Corrupted("the clock of the outbox".to_owned()))?;
         tables.meta.insert(CLOCK, clock.as_slice())?;
-        tables.meta.insert(BYTES, tables.bytes.to_be_bytes().as_slice())?;
         Ok(())
     }
 
@@ -84,7 +100,7 @@ impl Layout for Entries {
 }
 
 /// Reads the high-water mark. A new file has none.
-fn clock(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<HighWater, redb::Error> {
+pub(super) fn clock(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<HighWater, redb::Error> {
     let Some(bytes) = meta.get(CLOCK)? else { return Ok(HighWater::default()) };
     // Without it an old key could pass for a young one.
     postcard::from_bytes(bytes.value()).map_err(|_| redb::Error::Corrupted("the clock of the outbox".to_owned()))
@@ -97,14 +113,14 @@ fn bytes(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<u64, 
 
 /// The tables of one write transaction, and its time.
 pub(super) struct Tables<'a> {
-    entries: Table<'a, &'static [u8], &'static [u8]>,
-    names: Table<'a, &'static str, &'static [u8]>,
-    due: Table<'a, &'static [u8], &'static str>,
-    sweep: Table<'a, &'static [u8], ()>,
+    pub(super) entries: Table<'a, &'static [u8], &'static [u8]>,
+    pub(super) names: Table<'a, &'static str, &'static [u8]>,
+    pub(super) due: Table<'a, &'static [u8], &'static str>,
+    pub(super) sweep: Table<'a, &'static [u8], ()>,
     meta: Table<'a, &'static str, &'static [u8]>,
     clock: HighWater,
-    pub(super) now: Now,
-    bytes: u64,
+    now: Now,
+    pub(super) bytes: u64,
 }
 
 /// How much a store may hold.
@@ -114,7 +130,7 @@ pub(super) struct Limits {
     pub(super) bytes: u64,
 }
 
-fn index_key(at_ms: u64, id: OperationId) -> Vec<u8> {
+pub(super) fn index_key(at_ms: u64, id: OperationId) -> Vec<u8> {
     [at_ms.to_be_bytes().as_slice(), id.as_uuid().as_bytes()].concat()
 }
 
@@ -123,7 +139,7 @@ fn split(key: &[u8]) -> Option<(u64, OperationId)> {
     Some((u64::from_be_bytes(*at), to_id(id)?))
 }
 
-fn to_id(bytes: &[u8]) -> Option<OperationId> {
+pub(super) fn to_id(bytes: &[u8]) -> Option<OperationId> {
     Some(steadfast::uuid::Uuid::from_bytes(bytes.try_into().ok()?).into())
 }
 
@@ -132,8 +148,18 @@ impl Tables<'_> {
         get(&self.entries, id)
     }
 
+    pub(super) fn has_clock(&self) -> Result<bool, Failed> {
+        Ok(self.meta.get(CLOCK)?.is_some())
+    }
+
+    /// Writes down the size of all entries.
+    pub(super) fn keep_size(&mut self) -> Result<(), Failed> {
+        self.meta.insert(BYTES, self.bytes.to_be_bytes().as_slice())?;
+        Ok(())
+    }
+
     /// Writes an entry in place of `before`, with everything that finds it.
-    fn put(&mut self, before: Option<&Entry>, entry: &Entry) -> Called<()> {
+    pub(super) fn put(&mut self, before: Option<&Entry>, entry: &Entry) -> Called<()> {
         let encoded = match codec::encode(entry) {
             Ok(encoded) => encoded,
             Err(error) => return Ok(Err(error.into())),
@@ -314,7 +340,6 @@ pub(super) fn find(database: &Database, name: &str) -> Called<Option<Entry>> {
 }
 
 pub(super) fn list(database: &Database, after: Option<OperationId>, limit: usize) -> Called<Vec<Entry>> {
-    use std::ops::Bound;
     let entries = database.begin_read()?.open_table(ENTRIES)?;
     let after = after.map(|after| *after.as_uuid().as_bytes());
     let start = after.as_ref().map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_slice()));
@@ -331,18 +356,16 @@ pub(super) fn list(database: &Database, after: Option<OperationId>, limit: usize
 }
 
 /// Returns whether there is something to sweep.
-pub(super) fn has_sweep(database: &Database, wall_ms: u64) -> Result<bool, Failed> {
-    let read = database.begin_read()?;
-    let now = clock(&read.open_table(META)?)?.tick(wall_ms);
-    let first = read.open_table(SWEEP)?.first()?.and_then(|(key, _)| split(key.value()));
+pub(super) fn has_sweep(database: &Database, now: Now) -> Result<bool, Failed> {
+    let sweep = database.begin_read()?.open_table(SWEEP)?;
+    let first = sweep.first()?.and_then(|(key, _)| split(key.value()));
     Ok(first.is_some_and(|(at, _)| at <= now.ms))
 }
 
 /// Returns how long it is until an entry is due.
-pub(super) fn next_due(database: &Database, except: &[String], wall_ms: u64) -> Result<Option<u64>, Failed> {
-    let read = database.begin_read()?;
-    let now = clock(&read.open_table(META)?)?.tick(wall_ms);
-    for found in read.open_table(DUE)?.iter()? {
+pub(super) fn next_due(database: &Database, except: &[String], now: Now) -> Result<Option<u64>, Failed> {
+    let due = database.begin_read()?.open_table(DUE)?;
+    for found in due.iter()? {
         let (key, origin) = found?;
         if !except.iter().any(|except| except == origin.value()) {
             return Ok(split(key.value()).map(|(at, _)| at.saturating_sub(now.ms)));
@@ -354,100 +377,4 @@ pub(super) fn next_due(database: &Database, except: &[String], wall_ms: u64) -> 
 pub(super) fn usage(database: &Database) -> Result<Usage, Failed> {
     let read = database.begin_read()?;
     Ok(Usage::new(read.open_table(ENTRIES)?.len()?, bytes(&read.open_table(META)?)?))
-}
-
-/// What is wrong with the content of a database.
-pub(super) enum Wrong {
-    /// It belongs to somebody else.
-    NotAnOutbox(String),
-    Format(u32),
-    Damaged(String),
-}
-
-/// Prepares a database: makes the tables of a new one, and checks the entries and the indexes of an
-/// old one. Ends the leases of earlier processes, which are gone.
-pub(super) fn prepare(database: &Database) -> Result<Result<(), Wrong>, Failed> {
-    let transaction = begin(database)?;
-    if let Some(other) = transaction.list_tables()?.find(|table| !table.name().starts_with(PREFIX)) {
-        let reason = format!("it has the table `{}`", other.name());
-        return Ok(Err(Wrong::NotAnOutbox(reason)));
-    }
-    let format = {
-        let mut meta = transaction.open_table(META)?;
-        let format = meta.get(FORMAT)?.map(|format| format.value().try_into().map_or(0, u32::from_be_bytes));
-        if format.is_none() {
-            meta.insert(FORMAT, FORMAT_VERSION.to_be_bytes().as_slice())?;
-        }
-        format
-    };
-    if let Some(other) = format.filter(|format| *format != FORMAT_VERSION) {
-        return Ok(Err(Wrong::Format(other)));
-    }
-    {
-        // The time plays no part in this.
-        let mut tables = Entries { wall: Arc::new(|| 0) }.open(&transaction)?;
-        let entries = match check(&tables)? {
-            Ok(entries) => entries,
-            Err(wrong) => return Ok(Err(wrong)),
-        };
-        for before in entries {
-            let mut entry = before.clone();
-            rules::end_lease(&mut entry);
-            if let Err(error) = tables.put(Some(&before), &entry)? {
-                return Ok(Err(Wrong::Damaged(error.to_string())));
-            }
-        }
-        tables.meta.insert(BYTES, tables.bytes.to_be_bytes().as_slice())?;
-    }
-    transaction.commit()?;
-    Ok(Ok(()))
-}
-
-/// Checks that every entry can be read and is found, and that nothing else is found. Returns the
-/// entries that a worker has.
-fn check(tables: &Tables<'_>) -> Result<Result<Vec<Entry>, Wrong>, Failed> {
-    let damaged = |what: String| Ok(Err(Wrong::Damaged(what)));
-    let (mut running, mut size) = (Vec::new(), 0);
-    let mut found = [0_u64; 3];
-    for stored in tables.entries.iter()? {
-        let (id, bytes) = stored?;
-        let Some(id) = to_id(id.value()) else { return damaged("an identifier is not one".to_owned()) };
-        let entry = match codec::decode(id, bytes.value()) {
-            Ok(entry) => entry,
-            Err(CodecError::Version(version)) => return Ok(Err(Wrong::Format(u32::from(version)))),
-            Err(error) => return damaged(error.to_string()),
-        };
-        size += bytes.value().len() as u64;
-        let due = entry.due_ms().map(|at| index_key(at, id));
-        let sweep = entry.sweep_ms().map(|at| index_key(at, id));
-        let has_due = match &due {
-            Some(due) => tables.due.get(due.as_slice())?.is_some(),
-            None => true,
-        };
-        let has_sweep = match &sweep {
-            Some(sweep) => tables.sweep.get(sweep.as_slice())?.is_some(),
-            None => true,
-        };
-        let has_name = match &entry.name {
-            Some(name) => tables.names.get(name.as_str())?.is_some_and(|named| to_id(named.value()) == Some(id)),
-            None => true,
-        };
-        if !(has_due && has_sweep && has_name) {
-            return damaged(format!("operation {id} is not in its index"));
-        }
-        found[0] += u64::from(due.is_some());
-        found[1] += u64::from(sweep.is_some());
-        found[2] += u64::from(entry.name.is_some());
-        if matches!(entry.state, crate::State::Running { .. }) {
-            running.push(entry);
-        }
-    }
-    if !tables.entries.is_empty()? && tables.meta.get(CLOCK)?.is_none() {
-        return damaged("the time of its last change is missing".to_owned());
-    }
-    let indexed = [tables.due.len()?, tables.sweep.len()?, tables.names.len()?];
-    if indexed != found || size != tables.bytes {
-        return damaged("an index has operations that are not there".to_owned());
-    }
-    Ok(Ok(running))
 }
