@@ -11,6 +11,7 @@ pub use crate::earlier::Earlier;
 use crate::error::{Error, Result};
 use crate::request::RequestBuilder;
 use crate::resume::SafeUrl;
+pub use crate::resume::usable;
 use crate::transport::{self, TransportError};
 pub use crate::transport_view::TransportView;
 

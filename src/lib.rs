@@ -101,7 +101,7 @@
 // | `target`, `request_body`, `upload` | the URL and the body |
 // | `operation`, `earlier`, `wire_request`, `common_headers` | the terms of one operation, and its request |
 // | `service` | the client as a tower service |
-// | `durable`, `before_send` | what the crate `steadfast-outbox` needs: the parts of a request, and a hook before each send |
+// | `durable`, `before_send` | for `steadfast-outbox`: the parts of a request, a hook before each send |
 // | `run` | the loop |
 // | `hedge` | a second attempt beside a late one |
 // | `attempt`, `redirect`, `send_probe`, `send_clock` | one attempt: send, follow redirects, watch the body and its time |

@@ -194,7 +194,8 @@ pub(crate) fn age_after(at_start: Duration, running: Duration, first_sent: Syste
 
 /// Returns for how long a key can be relied on: 95 % of the retention. The server may forget the
 /// key a little early, and the clocks differ.
-pub(crate) fn usable(retention: Duration) -> Duration {
+#[must_use]
+pub fn usable(retention: Duration) -> Duration {
     retention - retention / 20
 }
 

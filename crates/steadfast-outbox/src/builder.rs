@@ -9,16 +9,13 @@ use http::HeaderName;
 use http::header::{CONTENT_LANGUAGE, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED, LOCATION};
 use steadfast::{Client, adapter};
 use steadfast_core::milliseconds;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::change::Terms;
 use crate::engine::{Engine, OnEvent, Principals};
 use crate::error::{OutboxError, is_credential};
-use crate::event::{Counters, OutboxEvent};
+use crate::event::OutboxEvent;
 use crate::outbox::Outbox;
 use crate::question::{Reconcile, Reconciliation, UnknownOperation};
-use crate::slots::Slots;
 use crate::store::OutboxStore;
 
 /// The headers of an answer that are kept.
@@ -28,41 +25,46 @@ const KEPT: [HeaderName; 6] = [CONTENT_TYPE, CONTENT_LANGUAGE, LOCATION, ETAG, L
 #[must_use = "an outbox does nothing until it is started"]
 pub struct OutboxBuilder<S> {
     store: S,
-    client: Client,
-    lease: Duration,
-    settling_time: Duration,
-    workers: usize,
-    workers_per_origin: usize,
-    backoff: (Duration, Duration),
-    poll_interval: Duration,
-    keep_answers: Option<Duration>,
-    keep_headers: Vec<HeaderName>,
-    persist_headers: Vec<HeaderName>,
-    reconcile: Option<Reconcile>,
-    principals: Option<Principals>,
-    on_event: Option<OnEvent>,
+    settings: Settings,
+}
+
+/// What the workers need of the settings.
+pub(crate) struct Settings {
+    pub(crate) client: Client,
+    pub(crate) lease: Duration,
+    /// How long after the end of an attempt the server may still act on it.
+    pub(crate) settling_time: Duration,
+    /// In all, and for each origin.
+    pub(crate) workers: (usize, usize),
+    /// The first and the longest pause between two rounds.
+    pub(crate) backoff: (Duration, Duration),
+    pub(crate) poll_interval: Duration,
+    pub(crate) keep_answers: Option<Duration>,
+    pub(crate) keep_headers: Vec<HeaderName>,
+    pub(crate) persist_headers: Vec<HeaderName>,
+    pub(crate) reconcile: Option<Reconcile>,
+    pub(crate) principals: Option<Principals>,
+    pub(crate) on_event: Option<OnEvent>,
 }
 
 impl<S> fmt::Debug for OutboxBuilder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings { lease, settling_time, workers, .. } = &self.settings;
         f.debug_struct("OutboxBuilder")
-            .field("lease", &self.lease)
-            .field("settling_time", &self.settling_time)
-            .field("workers", &self.workers)
-            .field("workers_per_origin", &self.workers_per_origin)
+            .field("lease", lease)
+            .field("settling_time", settling_time)
+            .field("workers", workers)
             .finish_non_exhaustive()
     }
 }
 
 impl<S: OutboxStore> OutboxBuilder<S> {
     pub(crate) fn new(store: S, client: Client) -> Self {
-        Self {
-            store,
+        let settings = Settings {
             client,
             lease: Duration::from_secs(60),
             settling_time: Duration::from_secs(30),
-            workers: 256,
-            workers_per_origin: 32,
+            workers: (256, 32),
             backoff: (Duration::from_secs(1), Duration::from_secs(300)),
             poll_interval: Duration::from_secs(5),
             keep_answers: None,
@@ -71,7 +73,8 @@ impl<S: OutboxStore> OutboxBuilder<S> {
             reconcile: None,
             principals: None,
             on_event: None,
-        }
+        };
+        Self { store, settings }
     }
 
     /// Sets the hook that finds out whether the server has carried out an operation whose outcome is
@@ -108,7 +111,7 @@ impl<S: OutboxStore> OutboxBuilder<S> {
         R: Future<Output = Result<Reconciliation, E>> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.reconcile = Some(Reconcile::new(ask));
+        self.settings.reconcile = Some(Reconcile::new(ask));
         self
     }
 
@@ -116,13 +119,13 @@ impl<S: OutboxStore> OutboxBuilder<S> {
     /// ([`as_principal`](crate::DurableOperation::as_principal)). An operation whose principal is not
     /// known is held. Default: none is known.
     pub fn principals(mut self, resolve: impl Fn(&str) -> Option<Client> + Send + Sync + 'static) -> Self {
-        self.principals = Some(Arc::new(resolve));
+        self.settings.principals = Some(Arc::new(resolve));
         self
     }
 
     /// Sets a closure that hears of each event. It runs on the workers' tasks, so it must not block.
     pub fn on_event(mut self, listener: impl Fn(&OutboxEvent<'_>) + Send + Sync + 'static) -> Self {
-        self.on_event = Some(Arc::new(listener));
+        self.settings.on_event = Some(Arc::new(listener));
         self
     }
 
@@ -132,21 +135,21 @@ impl<S: OutboxStore> OutboxBuilder<S> {
     /// With a store of several processes an operation of a dead process is taken up only after its
     /// lease. With a file, opening it proves that the process is dead.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
+        self.settings.lease = lease;
         self
     }
 
     /// Sets how long after the end of an attempt the server may still act on it. Before that,
     /// [`reconcile`](Self::reconcile) is not asked. Default: 30 s.
     pub fn settling_time(mut self, time: Duration) -> Self {
-        self.settling_time = time;
+        self.settings.settling_time = time;
         self
     }
 
     /// Sets how many operations are carried out at the same time, in all and for each origin.
     /// Default: 256 and 32.
     pub fn workers(mut self, all: usize, per_origin: usize) -> Self {
-        (self.workers, self.workers_per_origin) = (all, per_origin);
+        self.settings.workers = (all, per_origin);
         self
     }
 
@@ -155,34 +158,34 @@ impl<S: OutboxStore> OutboxBuilder<S> {
     ///
     /// A round is one operation of the client, with its own retries.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
-        self.backoff = (first, longest);
+        self.settings.backoff = (first, longest);
         self
     }
 
     /// Sets how often a store of several processes is asked for operations of other processes.
     /// Default: 5 s.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.poll_interval = interval;
+        self.settings.poll_interval = interval;
         self
     }
 
     /// Drops the body of an answer so long after the end, acknowledged or not. Default: bodies are
     /// kept as long as their operations.
     pub fn keep_answers(mut self, time: Duration) -> Self {
-        self.keep_answers = Some(time);
+        self.settings.keep_answers = Some(time);
         self
     }
 
     /// Keeps these headers of answers too. They are written to the disk as they are.
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.keep_headers.extend(names);
+        self.settings.keep_headers.extend(names);
         self
     }
 
     /// Stores these headers of requests too, besides `Content-Type`, `Content-Language` and
     /// `Accept`. They are written to the disk as they are, so name no header that is secret.
     pub fn persist_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.persist_headers.extend(names);
+        self.settings.persist_headers.extend(names);
         self
     }
 
@@ -193,40 +196,20 @@ impl<S: OutboxStore> OutboxBuilder<S> {
     /// A setting is invalid, such as a lease that is shorter than an attempt, or the store cannot be
     /// read.
     pub async fn start(self) -> Result<Outbox<S>, OutboxError> {
-        let attempt = self.check()?;
+        let Self { store, settings } = self;
+        let attempt = settings.check()?;
         // An attempt ends with its lease at the latest. With several processes, its worker may have been
         // stopped before the attempt, and go on after the lease.
-        let settling = self.lease.saturating_add(self.settling_time);
+        let settling = settings.lease.saturating_add(settings.settling_time);
         let settling = if S::IS_SHARED { settling.saturating_add(attempt) } else { settling };
-        let terms = Terms::new(milliseconds(self.lease), milliseconds(settling));
+        let terms = Terms::new(milliseconds(settings.lease), milliseconds(settling));
         // A store that cannot be read is an error now, and not at the first submission.
-        self.store.usage().await?;
-        let work = Arc::default();
-        let engine = Engine {
-            store: Arc::new(self.store),
-            client: self.client,
-            terms,
-            attempt,
-            settling_time: self.settling_time,
-            reconcile: self.reconcile,
-            principals: self.principals,
-            on_event: self.on_event,
-            keep_headers: self.keep_headers,
-            persist_headers: self.persist_headers,
-            keep_answers: self.keep_answers,
-            pauses: self.backoff,
-            poll_interval: self.poll_interval,
-            slots: Slots::new(self.workers, self.workers_per_origin, Arc::clone(&work)),
-            counters: Counters::default(),
-            work,
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-            own: Default::default(),
-            waiters: Default::default(),
-        };
-        Ok(Outbox::run(Arc::new(engine)))
+        store.usage().await?;
+        Ok(Outbox::run(Arc::new(Engine::new(store, settings, terms, attempt))))
     }
+}
 
+impl Settings {
     /// Checks the settings. Returns how long an attempt takes at most.
     fn check(&self) -> Result<Duration, OutboxError> {
         // The last twentieth of a lease is not used.
@@ -240,7 +223,7 @@ impl<S: OutboxStore> OutboxBuilder<S> {
         if self.lease.is_zero() {
             return Err(OutboxError::setting("lease", "it is zero"));
         }
-        if self.workers == 0 || self.workers_per_origin == 0 {
+        if self.workers.0 == 0 || self.workers.1 == 0 {
             return Err(OutboxError::setting("workers", "without a worker nothing is sent"));
         }
         if self.backoff.0.is_zero() || self.backoff.1 < self.backoff.0 {
@@ -249,11 +232,11 @@ impl<S: OutboxStore> OutboxBuilder<S> {
         if self.poll_interval.is_zero() {
             return Err(OutboxError::setting("poll_interval", "it is zero"));
         }
-        match self.persist_headers.iter().chain(&self.keep_headers).find(|name| is_credential(name)) {
-            Some(name) => Err(OutboxError::setting(
-                "persist_headers",
-                format!("{name} is a credential, which belongs into no file"),
-            )),
+        match self.persist_headers.iter().find(|name| is_credential(name)) {
+            Some(name) => {
+                let reason = format!("{name} is a credential, which belongs into no file");
+                Err(OutboxError::setting("persist_headers", reason))
+            }
             None => Ok(attempt),
         }
     }

@@ -52,6 +52,24 @@ pub enum Change {
     Acknowledge,
 }
 
+/// What is known of the attempts of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Evidence {
+    /// The server may have carried it out in any of them.
+    pub may_have_been_processed: bool,
+    /// Nothing of those under this claim has left, so the server has not seen the key.
+    pub is_unsent: bool,
+}
+
+impl Evidence {
+    /// Makes evidence of its two facts.
+    #[must_use]
+    pub fn new(may_have_been_processed: bool, is_unsent: bool) -> Self {
+        Self { may_have_been_processed, is_unsent }
+    }
+}
+
 /// What has become of a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -62,15 +80,15 @@ pub enum Outcome {
         after_ms: u64,
         /// How long the server may still act on what was sent, in milliseconds.
         settling_ms: u64,
-        /// The server may have carried it out in any of its attempts.
-        may_have_been_processed: bool,
+        /// What is known of its attempts.
+        evidence: Evidence,
         /// Why.
         error: String,
     },
     /// It waits for a person.
     Held {
-        /// The server may have carried it out in any of its attempts.
-        may_have_been_processed: bool,
+        /// What is known of its attempts.
+        evidence: Evidence,
         /// Why.
         reason: String,
     },

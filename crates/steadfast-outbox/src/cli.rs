@@ -53,8 +53,8 @@ enum Command {
     Resolve {
         /// Its identifier or its name.
         operation: String,
-        /// The server has carried it out, with this status.
-        #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(100..=999), conflicts_with = "rejected", required_unless_present = "rejected")]
+        /// The server has carried it out, with this 2xx status.
+        #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(200..=299), conflicts_with = "rejected", required_unless_present = "rejected")]
         answered: Option<u16>,
         /// The body of the server's answer.
         #[arg(long, requires = "answered", default_value = "")]
@@ -235,7 +235,7 @@ fn processed(entry: &Entry) -> &'static str {
     match &entry.state {
         State::Ended { end: End::Answer(_), .. } => "yes",
         State::Ended { end: End::Rejected(_), .. } => "no",
-        State::Ended { end: End::Unknown(_), .. } | State::Running { is_marked: true, .. } => "maybe",
+        State::Running { is_marked: true, .. } => "maybe",
         _ if entry.may_have_been_processed => "maybe",
         _ => "no",
     }
@@ -276,7 +276,8 @@ fn show(entry: &Entry, secrets: bool) -> String {
         line("last error", error.clone());
     }
     if let Some(answer) = entry.end().and_then(End::answer) {
-        let body = answer.body().map_or_else(|| "no body any more".to_owned(), |body| format!("{} bytes", body.len()));
+        let body =
+            answer.body().map_or_else(|| "its body was not kept".to_owned(), |body| format!("{} bytes", body.len()));
         line("answer", format!("status {}, {body}", answer.status().as_u16()));
     }
     if secrets {

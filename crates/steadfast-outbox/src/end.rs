@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use serde::{Deserialize, Serialize};
+
+use crate::headers::StoredHeaders;
 
 /// The end of an operation. It is on the disk before you see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +59,7 @@ impl End {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     status: u16,
-    headers: Vec<(String, Vec<u8>)>,
+    headers: StoredHeaders,
     body: Option<Vec<u8>>,
 }
 
@@ -74,20 +76,12 @@ impl Answer {
     /// ```
     #[must_use]
     pub fn new(status: StatusCode, body: impl Into<Vec<u8>>) -> Self {
-        Self { status: status.as_u16(), headers: Vec::new(), body: Some(body.into()) }
+        Self { status: status.as_u16(), headers: StoredHeaders::default(), body: Some(body.into()) }
     }
 
-    pub(crate) fn with_headers<'a>(
-        mut self,
-        headers: &HeaderMap,
-        kept: impl IntoIterator<Item = &'a HeaderName>,
-    ) -> Self {
-        for name in kept {
-            for value in headers.get_all(name) {
-                self.headers.push((name.as_str().to_owned(), value.as_bytes().to_owned()));
-            }
-        }
-        self
+    /// Keeps those of these headers that are named in `kept`.
+    pub(crate) fn with_headers(self, headers: &HeaderMap, kept: &[HeaderName]) -> Self {
+        Self { headers: headers.iter().filter(|(name, _)| kept.contains(name)).collect(), ..self }
     }
 
     pub(crate) fn without_body(self) -> Self {
@@ -103,10 +97,7 @@ impl Answer {
     /// Returns the headers that were kept.
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
-        let parsed = |(name, value): &(String, Vec<u8>)| {
-            Some((HeaderName::try_from(name).ok()?, HeaderValue::from_bytes(value).ok()?))
-        };
-        self.headers.iter().filter_map(parsed).collect()
+        self.headers.to_map()
     }
 
     /// Returns the body. Returns `None` if it is over the client's limit or was cut off, and once it
@@ -126,7 +117,7 @@ impl fmt::Debug for Answer {
 }
 
 /// Why an operation has no answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 #[non_exhaustive]
 pub struct Failed {

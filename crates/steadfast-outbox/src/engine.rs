@@ -4,22 +4,21 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use http::HeaderName;
 use steadfast::Client;
 use steadfast_core::{clock, milliseconds};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::builder::Settings;
 use crate::change::{Change, Outcome, Terms};
 use crate::end::End;
 use crate::entry::{Entry, State};
 use crate::event::{Counters, OutboxEvent, OutboxEventKind};
 use crate::id::OperationId;
 use crate::lease::Lease;
-use crate::question::Reconcile;
 use crate::slots::{Slot, Slots};
 use crate::store::{OutboxStore, OutboxStoreError};
 use crate::worker::{Claimed, carry_out};
@@ -35,21 +34,10 @@ type Waiters = HashMap<OperationId, watch::Sender<Option<End>>>;
 /// What the workers of an outbox share.
 pub(crate) struct Engine<S> {
     pub(crate) store: Arc<S>,
-    pub(crate) client: Client,
+    pub(crate) settings: Settings,
     pub(crate) terms: Terms,
     /// How long an attempt takes at most.
     pub(crate) attempt: Duration,
-    /// How long after the end of an attempt the server may still act on it.
-    pub(crate) settling_time: Duration,
-    pub(crate) reconcile: Option<Reconcile>,
-    pub(crate) principals: Option<Principals>,
-    pub(crate) on_event: Option<OnEvent>,
-    pub(crate) keep_headers: Vec<HeaderName>,
-    pub(crate) persist_headers: Vec<HeaderName>,
-    pub(crate) keep_answers: Option<Duration>,
-    /// The first and the longest pause between two rounds.
-    pub(crate) pauses: (Duration, Duration),
-    pub(crate) poll_interval: Duration,
     pub(crate) slots: Arc<Slots>,
     pub(crate) counters: Counters,
     /// Told when there may be something to claim.
@@ -58,18 +46,35 @@ pub(crate) struct Engine<S> {
     pub(crate) stop: CancellationToken,
     /// The operations that this process has submitted and that have not ended.
     pub(crate) own: Mutex<HashSet<OperationId>>,
-    pub(crate) waiters: Mutex<Waiters>,
+    waiters: Mutex<Waiters>,
 }
 
 impl<S> Engine<S> {
+    pub(crate) fn new(store: S, settings: Settings, terms: Terms, attempt: Duration) -> Self {
+        let work = Arc::default();
+        Self {
+            store: Arc::new(store),
+            terms,
+            attempt,
+            slots: Slots::new(settings.workers, Arc::clone(&work)),
+            settings,
+            counters: Counters::default(),
+            work,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            own: Mutex::default(),
+            waiters: Mutex::default(),
+        }
+    }
+
     /// Returns the client that sends an operation.
     ///
     /// # Errors
     ///
     /// Its principal is not known. Another one's credentials are never taken instead.
     pub(crate) fn client_for(&self, entry: &Entry) -> Result<Client, String> {
-        let Some(principal) = &entry.principal else { return Ok(self.client.clone()) };
-        let found = self.principals.as_ref().and_then(|principals| {
+        let Some(principal) = &entry.principal else { return Ok(self.settings.client.clone()) };
+        let found = self.settings.principals.as_ref().and_then(|principals| {
             // A panic here must not end the worker, which would leave the operation claimed.
             catch_unwind(AssertUnwindSafe(|| principals(principal))).ok().flatten()
         });
@@ -78,13 +83,13 @@ impl<S> Engine<S> {
 
     /// Returns the pause after so many rounds, with jitter.
     pub(crate) fn backoff(&self, rounds: u32) -> Duration {
-        let (first, longest) = self.pauses;
+        let (first, longest) = self.settings.backoff;
         let pause = first.saturating_mul(1 << rounds.min(20)).min(longest);
         pause.mul_f64(0.5 + clock::unit() / 2.0)
     }
 
     pub(crate) fn ended(&self, end: End) -> Outcome {
-        Outcome::Ended { end, keep_body_ms: self.keep_answers.map(milliseconds) }
+        Outcome::Ended { end, keep_body_ms: self.settings.keep_answers.map(milliseconds) }
     }
 
     pub(crate) fn is_own(&self, id: OperationId) -> bool {
@@ -100,7 +105,7 @@ impl<S> Engine<S> {
         if let OutboxEventKind::Held { reason } = kind {
             tracing::warn!(target: "steadfast", operation = %entry.id, name = entry.name, reason, "the operation waits for valid credentials: mend them and release it");
         }
-        if let Some(on_event) = &self.on_event {
+        if let Some(on_event) = &self.settings.on_event {
             // The user's closure must not end the worker.
             let _panicked = catch_unwind(AssertUnwindSafe(|| on_event(&event)));
         }
@@ -137,15 +142,34 @@ impl<S> Engine<S> {
     }
 
     /// Returns where the end of an operation will be told.
-    pub(crate) fn subscribe(&self, id: OperationId) -> watch::Receiver<Option<End>> {
-        locked(&self.waiters).entry(id).or_insert_with(|| watch::Sender::new(None)).subscribe()
+    pub(crate) fn subscribe(&self, id: OperationId) -> Subscription<'_, S> {
+        let ended = locked(&self.waiters).entry(id).or_insert_with(|| watch::Sender::new(None)).subscribe();
+        Subscription { engine: self, id, ended: Some(ended) }
     }
+}
 
-    /// Removes the place of those who waited for an operation, if nobody does any more.
-    pub(crate) fn unsubscribe(&self, id: OperationId) {
-        let mut waiters = locked(&self.waiters);
-        if waiters.get(&id).is_some_and(|waiter| waiter.receiver_count() == 0) {
-            waiters.remove(&id);
+/// The place of somebody who waits for the end of an operation. Dropping it gives the place up.
+pub(crate) struct Subscription<'a, S> {
+    engine: &'a Engine<S>,
+    id: OperationId,
+    /// `Some` until the drop.
+    ended: Option<watch::Receiver<Option<End>>>,
+}
+
+impl<S> Subscription<'_, S> {
+    /// Waits for the end, until `until` at the latest.
+    pub(crate) async fn wait(&mut self, until: Option<Instant>) -> Option<End> {
+        let ended = self.ended.as_mut()?.wait_for(Option::is_some);
+        clock::until(until, ended).await.ok()?.ok()?.clone()
+    }
+}
+
+impl<S> Drop for Subscription<'_, S> {
+    fn drop(&mut self) {
+        self.ended = None;
+        let mut waiters = locked(&self.engine.waiters);
+        if waiters.get(&self.id).is_some_and(|waiter| waiter.receiver_count() == 0) {
+            waiters.remove(&self.id);
         }
     }
 }
@@ -189,7 +213,7 @@ impl<S: OutboxStore> Engine<S> {
         loop {
             let room = self.slots.room();
             if room.limit == 0 {
-                return Ok(Some(self.poll_interval));
+                return Ok(Some(self.settings.poll_interval));
             }
             let lease = Lease::from_now(Duration::from_millis(self.terms.lease_ms));
             let claimed = self.store.claim_due(self.terms, room.limit, room.except.clone()).await?;
@@ -212,20 +236,11 @@ impl<S: OutboxStore> Engine<S> {
 
     /// Waits until there may be something to claim.
     async fn rest(&self, pause: Option<Duration>) {
-        let pause =
-            if S::IS_SHARED { Some(pause.unwrap_or(self.poll_interval).min(self.poll_interval)) } else { pause };
-        let pause = pause.map_or(SWEEP_EVERY, |pause| pause.min(SWEEP_EVERY));
-        let until = clock::now().checked_add(pause);
-        let woken = async {
-            let stopped = self.stop.cancelled();
-            let (mut stopped, mut worked) = (std::pin::pin!(stopped), std::pin::pin!(self.work.notified()));
-            std::future::poll_fn(|cx| match stopped.as_mut().poll(cx) {
-                std::task::Poll::Ready(()) => std::task::Poll::Ready(()),
-                std::task::Poll::Pending => worked.as_mut().poll(cx),
-            })
-            .await;
-        };
-        let _timed_out = clock::until(until, woken).await;
+        // Other processes tell nobody here what they submit.
+        let longest = if S::IS_SHARED { self.settings.poll_interval.min(SWEEP_EVERY) } else { SWEEP_EVERY };
+        let until = clock::now().checked_add(pause.unwrap_or(longest).min(longest));
+        // Only the loop asks why it was woken.
+        let _woken = clock::until(until, self.stop.run_until_cancelled(self.work.notified())).await;
     }
 }
 

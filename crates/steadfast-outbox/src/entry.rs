@@ -4,12 +4,13 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, Method};
 use serde::{Deserialize, Serialize};
 use steadfast::reqwest::Url;
 use steadfast::{IdempotencyKey, KeyFormat};
 
 use crate::end::End;
+use crate::headers::StoredHeaders;
 use crate::id::OperationId;
 
 /// An operation in an outbox. Times are milliseconds since the Unix epoch, by the clock of the store.
@@ -65,6 +66,8 @@ pub enum State {
         lease_ends_ms: u64,
         /// An attempt is under way, or was when the worker died.
         is_marked: bool,
+        /// `first_sent_ms` was written down under this claim.
+        is_first_send: bool,
     },
     /// It waits for a person: its credentials are refused, or missing.
     Held {
@@ -104,7 +107,7 @@ impl State {
 pub struct StoredRequest {
     pub(crate) method: String,
     pub(crate) url: String,
-    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) headers: StoredHeaders,
     pub(crate) body: Vec<u8>,
     pub(crate) key: Option<StoredKey>,
     /// How long the API remembers the key, in milliseconds.
@@ -142,10 +145,7 @@ impl StoredRequest {
     /// Returns the headers.
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
-        let parsed = |(name, value): &(String, Vec<u8>)| {
-            Some((HeaderName::try_from(name).ok()?, HeaderValue::from_bytes(value).ok()?))
-        };
-        self.headers.iter().filter_map(parsed).collect()
+        self.headers.to_map()
     }
 
     /// Returns the body.
@@ -170,8 +170,8 @@ impl StoredRequest {
     /// Returns whether two requests ask for the same. Their keys may differ: each submission of one
     /// name prepares a request of its own.
     pub(crate) fn asks_for_same(&self, other: &Self) -> bool {
-        let of = |request: &Self| (request.method.clone(), request.url.clone(), request.headers.clone());
-        of(self) == of(other) && self.body == other.body
+        (&self.method, &self.url, &self.headers) == (&other.method, &other.url, &other.headers)
+            && self.body == other.body
     }
 }
 

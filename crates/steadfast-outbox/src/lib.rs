@@ -34,7 +34,7 @@
 
 // The files, in the order of their imports:
 //
-// * `id`, `end`, `entry`, `clock`, `change`: values
+// * `id`, `headers`, `end`, `entry`, `clock`, `change`: values
 // * `codec`: entries as bytes
 // * `rules`: what each change does to an entry; pure, and the contract of every store
 // * `store`: the trait of a store
@@ -55,6 +55,7 @@ mod entry;
 mod error;
 mod event;
 mod gate;
+mod headers;
 mod id;
 mod lease;
 #[doc(hidden)]
@@ -71,7 +72,7 @@ mod verdict;
 mod worker;
 
 pub use self::builder::OutboxBuilder;
-pub use self::change::{Change, Outcome, Refusal, Terms};
+pub use self::change::{Change, Evidence, Outcome, Refusal, Terms};
 pub use self::clock::{HighWater, Now};
 pub use self::codec::CodecError;
 pub use self::end::{Answer, End, Failed};

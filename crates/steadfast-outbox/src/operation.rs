@@ -117,11 +117,10 @@ fn stored(request: DurableRequest, also: &[HeaderName]) -> Result<StoredRequest,
         is_minted: key.is_minted(),
         spelling: key.spelling(),
     });
-    let headers = headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()));
     Ok(StoredRequest {
         method: method.as_str().to_owned(),
         url: String::from(url),
-        headers: headers.collect(),
+        headers: headers.iter().collect(),
         body: body.to_vec(),
         key,
         retention_ms: milliseconds(retention),

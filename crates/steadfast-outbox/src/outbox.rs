@@ -101,7 +101,7 @@ impl<S: OutboxStore> Outbox<S> {
         })
     }
 
-    /// Makes the entry of an operation, for a store that writes it down in a transaction of yours.
+    /// Makes the entry of an operation, for a store of yours that writes it down by itself.
     ///
     /// # Errors
     ///
@@ -109,14 +109,7 @@ impl<S: OutboxStore> Outbox<S> {
     pub fn new_entry(&self, operation: impl Into<DurableOperation>) -> Result<NewEntry, OutboxError> {
         let now_ms = milliseconds(clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default());
         let id = OperationId::mint(now_ms).ok_or(OutboxError::NoRandomness)?;
-        operation.into().into_entry(id, &self.engine.persist_headers)
-    }
-
-    /// Tells the workers that there may be something to do, such as after the commit of a
-    /// transaction of yours. Without it they find it within
-    /// [`poll_interval`](OutboxBuilder::poll_interval).
-    pub fn wake(&self) {
-        self.engine.work.notify_one();
+        operation.into().into_entry(id, &self.engine.settings.persist_headers)
     }
 
     /// Waits for the end of an operation. The end is on the disk before you get it, and stays there
@@ -131,26 +124,16 @@ impl<S: OutboxStore> Outbox<S> {
         let engine = &self.engine;
         let mut pause = Duration::from_millis(50);
         loop {
-            let mut ended = engine.subscribe(id);
-            let entry = match engine.store.get(id).await? {
-                Some(entry) => entry,
-                None => {
-                    drop(ended);
-                    engine.unsubscribe(id);
-                    return Err(Refusal::NotFound(id).into());
-                }
-            };
+            // Before the look, so that no end falls between the two.
+            let mut subscription = engine.subscribe(id);
+            let entry = engine.store.get(id).await?.ok_or(Refusal::NotFound(id))?;
             if let Some(end) = entry.end() {
-                drop(ended);
-                engine.unsubscribe(id);
                 return Ok(end.clone());
             }
             // Another process may end it, and tells nobody here.
             let until = if S::IS_SHARED { clock::now().checked_add(pause) } else { None };
-            pause = (pause * 2).min(engine.poll_interval);
-            if let Ok(Ok(end)) = clock::until(until, ended.wait_for(Option::is_some)).await
-                && let Some(end) = end.clone()
-            {
+            pause = (pause * 2).min(engine.settings.poll_interval);
+            if let Some(end) = subscription.wait(until).await {
                 return Ok(end);
             }
         }
@@ -163,7 +146,7 @@ impl<S: OutboxStore> Outbox<S> {
     ///
     /// There is no such operation, it has not ended, or the store cannot be written.
     pub async fn acknowledge(&self, id: OperationId) -> Result<(), OutboxError> {
-        self.change(id, Change::Acknowledge).await.map(drop)
+        self.change(id, Change::Acknowledge).await
     }
 
     /// Cancels an operation of which nothing was sent. It ends as [`End::Rejected`].
@@ -173,7 +156,7 @@ impl<S: OutboxStore> Outbox<S> {
     /// An attempt was made or is about to be made, there is no such operation, or the store cannot be
     /// written.
     pub async fn cancel(&self, id: OperationId) -> Result<(), OutboxError> {
-        self.change(id, Change::Cancel).await.map(drop)
+        self.change(id, Change::Cancel).await
     }
 
     /// Lets a held operation go on, once its credentials are mended.
@@ -182,7 +165,7 @@ impl<S: OutboxStore> Outbox<S> {
     ///
     /// It is not held, there is no such operation, or the store cannot be written.
     pub async fn release(&self, id: OperationId) -> Result<(), OutboxError> {
-        self.change(id, Change::Release).await.map(drop)
+        self.change(id, Change::Release).await
     }
 
     /// Ends an operation as you say, because you have looked up what the server did.
@@ -192,18 +175,18 @@ impl<S: OutboxStore> Outbox<S> {
     /// A worker is carrying it out, it has ended other than as unknown, there is no such operation,
     /// or the store cannot be written.
     pub async fn resolve(&self, id: OperationId, end: End) -> Result<(), OutboxError> {
-        self.change(id, Change::Resolve(end)).await.map(drop)
+        self.change(id, Change::Resolve(end)).await
     }
 
-    async fn change(&self, id: OperationId, change: Change) -> Result<Entry, OutboxError> {
-        let is_acknowledgement = change == Change::Acknowledge;
+    async fn change(&self, id: OperationId, change: Change) -> Result<(), OutboxError> {
+        let is_news = change != Change::Acknowledge;
         match self.engine.store.apply(id, change).await? {
             Applied::Refused(refusal) => Err(refusal.into()),
             Applied::Done(entry) => {
-                if !is_acknowledgement {
+                if is_news {
                     self.engine.announce(&entry);
                 }
-                Ok(entry)
+                Ok(())
             }
         }
     }

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use crate::change::{Change, Outcome, Refusal, Terms};
+use steadfast::adapter;
+
+use crate::change::{Change, Evidence, Outcome, Refusal, Terms};
 use crate::clock::Now;
 use crate::end::{End, Failed};
 use crate::entry::{Entry, State, StoredRequest};
@@ -143,7 +145,8 @@ fn claim(entry: &mut Entry, terms: Terms, now: Now) -> Result<(), Refusal> {
         return Ok(());
     }
     entry.fence = entry.fence.saturating_add(1);
-    entry.state = State::Running { lease_ends_ms: now.ms.saturating_add(terms.lease_ms), is_marked: false };
+    let lease_ends_ms = now.ms.saturating_add(terms.lease_ms);
+    entry.state = State::Running { lease_ends_ms, is_marked: false, is_first_send: false };
     // Saves a commit. What may be a repeat is marked only when the client has found it licensed.
     if !entry.may_have_been_processed {
         mark(entry, terms, now);
@@ -166,50 +169,56 @@ fn check_age(entry: &Entry, now: Now) -> Result<(), Refusal> {
     if now.doubtful_until_ms.is_some_and(|until| first <= until) {
         return Err(Refusal::ClockBehind);
     }
-    let retention = entry.request.retention_ms;
-    // The server may forget the key a little early, and the clocks differ.
-    let usable = retention - retention / 20;
-    if now.ms.saturating_sub(first) >= usable { Err(Refusal::KeyForgotten) } else { Ok(()) }
+    if is_key_old(entry, now) { Err(Refusal::KeyForgotten) } else { Ok(()) }
 }
 
 fn mark(entry: &mut Entry, terms: Terms, now: Now) {
+    let is_first_send = entry.first_sent_ms.is_none() || is_first_send(entry);
     entry.attempts = entry.attempts.saturating_add(1);
     entry.first_sent_ms.get_or_insert(now.ms);
     entry.settles_ms = Some(now.ms.saturating_add(terms.settling_ms));
-    entry.state = State::Running { lease_ends_ms: now.ms.saturating_add(terms.lease_ms), is_marked: true };
+    let lease_ends_ms = now.ms.saturating_add(terms.lease_ms);
+    entry.state = State::Running { lease_ends_ms, is_marked: true, is_first_send };
 }
 
 fn settle(entry: &mut Entry, outcome: &Outcome, now: Now) {
     match outcome {
-        Outcome::Postponed { after_ms, settling_ms, may_have_been_processed, error } => {
-            learn(entry, *may_have_been_processed);
-            if *may_have_been_processed && matches!(entry.state, State::Running { is_marked: true, .. }) {
+        Outcome::Postponed { after_ms, settling_ms, evidence, error } => {
+            learn(entry, *evidence);
+            if evidence.may_have_been_processed && matches!(entry.state, State::Running { is_marked: true, .. }) {
                 entry.settles_ms = Some(now.ms.saturating_add(*settling_ms));
             }
             entry.rounds = entry.rounds.saturating_add(1);
             entry.last_error = Some(error.clone());
             entry.state = State::Waiting { due_ms: now.ms.saturating_add(*after_ms) };
         }
-        Outcome::Held { may_have_been_processed, reason } => {
-            learn(entry, *may_have_been_processed);
+        Outcome::Held { evidence, reason } => {
+            learn(entry, *evidence);
             entry.state = State::Held { since_ms: now.ms, reason: reason.clone() };
         }
         Outcome::NotApplied => {
-            learn(entry, false);
+            learn(entry, Evidence::new(false, false));
             entry.state = State::Waiting { due_ms: now.ms };
         }
         Outcome::Ended { end: how, keep_body_ms } => end(entry, how.clone(), *keep_body_ms, now),
     }
 }
 
-/// Takes over what is known by now. What the server has not processed is as good as unsent: it has
-/// seen nothing under the key, whose age counts anew.
-fn learn(entry: &mut Entry, may_have_been_processed: bool) {
-    entry.may_have_been_processed = may_have_been_processed;
-    if !may_have_been_processed {
-        entry.first_sent_ms = None;
-        entry.settles_ms = None;
+/// Takes over what is known by now. A key that the server has not seen is as good as new, so its age
+/// counts from the next attempt. One that it has seen ages on: it may keep a key from its first sight.
+fn learn(entry: &mut Entry, evidence: Evidence) {
+    entry.may_have_been_processed = evidence.may_have_been_processed;
+    if evidence.may_have_been_processed {
+        return;
     }
+    entry.settles_ms = None;
+    if evidence.is_unsent && is_first_send(entry) {
+        entry.first_sent_ms = None;
+    }
+}
+
+fn is_first_send(entry: &Entry) -> bool {
+    matches!(entry.state, State::Running { is_first_send: true, .. })
 }
 
 fn end(entry: &mut Entry, end: End, keep_body_ms: Option<u64>, now: Now) {
@@ -225,8 +234,6 @@ fn cancel(entry: &mut Entry, now: Now) -> Result<(), Refusal> {
         _ if !entry.is_unsent() => return Err(Refusal::WasSent),
         _ => {}
     }
-    // A worker that has it, and has sent nothing yet, is refused its mark.
-    entry.fence = entry.fence.saturating_add(1);
     end(entry, End::Rejected(Failed::new("the operation was cancelled before it was sent")), None, now);
     Ok(())
 }
@@ -237,12 +244,18 @@ fn resolve(entry: &mut Entry, how: &End, now: Now) -> Result<(), Refusal> {
         State::Ended { end, .. } if !matches!(end, End::Unknown(_)) => return Err(Refusal::HasEnded(end.label())),
         _ => {}
     }
-    entry.fence = entry.fence.saturating_add(1);
     end(entry, how.clone(), None, now);
     Ok(())
 }
 
-/// Returns how long an attempt may be waited for, before the server is asked whether it has acted.
+/// Returns whether the API may have forgotten the key.
+#[must_use]
+pub fn is_key_old(entry: &Entry, now: Now) -> bool {
+    let age = entry.first_sent_ms.map(|first| Duration::from_millis(now.ms.saturating_sub(first)));
+    entry.request.key.is_some() && age.is_some_and(|age| age >= adapter::usable(entry.request.retention()))
+}
+
+/// Returns after which time the server can be asked whether it has acted on an earlier attempt.
 #[must_use]
 pub fn time_to_settle(entry: &Entry, now: Now) -> Duration {
     Duration::from_millis(entry.settles_ms.unwrap_or_default().saturating_sub(now.ms))
@@ -253,6 +266,7 @@ mod tests {
     use super::*;
     use crate::end::Answer;
     use crate::entry::StoredKey;
+    use crate::headers::StoredHeaders;
 
     const TERMS: Terms = Terms { lease_ms: 60_000, settling_ms: 100_000 };
     const DAY: u64 = 86_400_000;
@@ -266,7 +280,7 @@ mod tests {
         let request = StoredRequest {
             method: "POST".to_owned(),
             url: "https://api.test/charges".to_owned(),
-            headers: Vec::new(),
+            headers: StoredHeaders::default(),
             body: b"12 EUR".to_vec(),
             key,
             retention_ms: DAY,
@@ -283,9 +297,12 @@ mod tests {
         Change::Settle { fence, outcome }
     }
 
-    fn postponed(may_have_been_processed: bool) -> Outcome {
-        let error = "lost".to_owned();
-        Outcome::Postponed { after_ms: 5_000, settling_ms: 9_000, may_have_been_processed, error }
+    const LOST: Evidence = Evidence { may_have_been_processed: true, is_unsent: false };
+    const REFUSED: Evidence = Evidence { may_have_been_processed: false, is_unsent: false };
+    const UNSENT: Evidence = Evidence { may_have_been_processed: false, is_unsent: true };
+
+    fn postponed(evidence: Evidence) -> Outcome {
+        Outcome::Postponed { after_ms: 5_000, settling_ms: 9_000, evidence, error: "lost".to_owned() }
     }
 
     fn ended() -> Outcome {
@@ -306,7 +323,7 @@ mod tests {
         assert!(entry.is_unsent() && entry.due_ms() == Some(7));
         apply_at(&mut entry, Change::Claim(TERMS), 7).unwrap();
         assert_eq!((entry.fence, entry.attempts, entry.first_sent_ms), (1, 1, Some(7)));
-        assert_eq!(entry.state, State::Running { lease_ends_ms: 60_007, is_marked: true });
+        assert_eq!(entry.state, State::Running { lease_ends_ms: 60_007, is_marked: true, is_first_send: true });
         assert_eq!(apply_at(&mut entry, Change::Claim(TERMS), 60_006), Err(Refusal::NotDue));
     }
 
@@ -317,29 +334,44 @@ mod tests {
         apply_at(&mut entry, Change::Mark { fence: 1, terms: TERMS }, 70_000).unwrap();
         apply_at(&mut entry, Change::Claim(TERMS), 130_000).unwrap();
         assert!(entry.may_have_been_processed && entry.fence == 2);
-        assert_eq!(entry.state, State::Running { lease_ends_ms: 190_000, is_marked: false });
-        for change in [settle(1, ended()), settle(1, postponed(false)), Change::Mark { fence: 1, terms: TERMS }] {
+        assert_eq!(entry.state, State::Running { lease_ends_ms: 190_000, is_marked: false, is_first_send: false });
+        for change in [settle(1, ended()), settle(1, postponed(REFUSED)), Change::Mark { fence: 1, terms: TERMS }] {
             assert_eq!(apply_at(&mut entry, change, 130_001), Err(Refusal::Fenced));
         }
         apply_at(&mut entry, settle(2, ended()), 130_001).unwrap();
-        assert_eq!(apply_at(&mut entry, settle(2, postponed(false)), 130_002), Err(Refusal::Fenced));
+        assert_eq!(apply_at(&mut entry, settle(2, postponed(REFUSED)), 130_002), Err(Refusal::Fenced));
     }
 
     #[test]
-    fn what_was_not_processed_is_as_good_as_unsent() {
+    fn key_that_the_server_has_not_seen_is_as_good_as_new() {
         let mut entry = marked();
-        apply_at(&mut entry, settle(1, postponed(false)), 10).unwrap();
+        apply_at(&mut entry, Change::Mark { fence: 1, terms: TERMS }, 5).unwrap();
+        apply_at(&mut entry, settle(1, postponed(UNSENT)), 10).unwrap();
         assert!(entry.is_unsent() && entry.due_ms() == Some(5_010) && entry.settles_ms.is_none());
-        // So an old key is no hindrance: the server has never seen it.
         apply_at(&mut entry, Change::Claim(TERMS), 3 * DAY).unwrap();
         assert_eq!(entry.first_sent_ms, Some(3 * DAY));
+    }
+
+    #[test]
+    fn key_that_the_server_has_refused_ages_on() {
+        let mut entry = marked();
+        apply_at(&mut entry, settle(1, postponed(REFUSED)), 10).unwrap();
+        assert!(!entry.is_unsent() && !entry.may_have_been_processed);
+        // A later round of which nothing leaves takes nothing back.
+        apply_at(&mut entry, Change::Claim(TERMS), 6_000).unwrap();
+        apply_at(&mut entry, settle(2, postponed(UNSENT)), 6_001).unwrap();
+        assert_eq!(entry.first_sent_ms, Some(0));
+        // It may still be sent, and not a second time.
+        apply_at(&mut entry, Change::Claim(TERMS), 2 * DAY).unwrap();
+        let again = Change::Mark { fence: 3, terms: TERMS };
+        assert_eq!(apply_at(&mut entry, again, 2 * DAY), Err(Refusal::KeyForgotten));
     }
 
     #[test]
     fn repeat_is_refused_once_the_key_may_be_forgotten() {
         let last = DAY - DAY / 20 - 1;
         let mut entry = marked();
-        apply_at(&mut entry, settle(1, postponed(true)), 10).unwrap();
+        apply_at(&mut entry, settle(1, postponed(LOST)), 10).unwrap();
         assert_eq!(entry.settles_ms, Some(9_010));
         apply_at(&mut entry, Change::Claim(TERMS), last).unwrap();
         let mark = || Change::Mark { fence: 2, terms: TERMS };
@@ -394,7 +426,7 @@ mod tests {
     #[test]
     fn held_operation_waits_for_its_release() {
         let mut entry = marked();
-        let held = Outcome::Held { may_have_been_processed: false, reason: "status 401".to_owned() };
+        let held = Outcome::Held { evidence: REFUSED, reason: "status 401".to_owned() };
         apply_at(&mut entry, settle(1, held), 10).unwrap();
         assert_eq!((entry.due_ms(), apply_at(&mut entry, Change::Claim(TERMS), DAY)), (None, Err(Refusal::NotDue)));
         apply_at(&mut entry, Change::Release, DAY).unwrap();

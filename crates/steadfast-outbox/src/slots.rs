@@ -12,7 +12,7 @@ pub(crate) struct Slots {
     per_origin: usize,
     taken: Mutex<Taken>,
     /// Told when a place becomes free.
-    pub(crate) freed: Arc<Notify>,
+    freed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub(crate) struct Room {
 }
 
 impl Slots {
-    pub(crate) fn new(all: usize, per_origin: usize, freed: Arc<Notify>) -> Arc<Self> {
+    pub(crate) fn new((all, per_origin): (usize, usize), freed: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self { all, per_origin, taken: Mutex::default(), freed })
     }
 
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn room_never_overfills_an_origin() {
-        let slots = Slots::new(5, 3, Arc::default());
+        let slots = Slots::new((5, 3), Arc::default());
         assert_eq!(slots.room(), Room { limit: 3, except: Vec::new() });
         let one = slots.try_take("a").unwrap();
         assert_eq!(slots.room().limit, 2);

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use steadfast::policy::StopReason;
-use steadfast::{Error, ErrorKind};
+use steadfast::{Error, ErrorKind, Reach};
 
-use crate::change::Refusal;
+use crate::change::{Evidence, Refusal};
 use crate::end::{Answer, Failed};
 
 /// What follows from a round that brought no 2xx response.
@@ -17,9 +17,9 @@ pub(crate) enum Verdict {
     /// The server has not carried it out, and will not.
     Rejected(Failed),
     /// Another round may succeed.
-    TryAgain { after: Option<Duration>, may_have_been_processed: bool, error: String },
+    TryAgain { after: Option<Duration>, evidence: Evidence, error: String },
     /// It waits for a person.
-    Hold { may_have_been_processed: bool, reason: String },
+    Hold { evidence: Evidence, reason: String },
     /// Nobody may send it again, unless somebody knows that the server has not carried it out.
     Ask(Failed),
     /// Another worker has it.
@@ -47,7 +47,7 @@ pub(crate) struct Facts {
     pub(crate) may_have_been_processed: bool,
     /// Nothing of this round was sent.
     pub(crate) is_unsent: bool,
-    pub(crate) failed: Option<Failed>,
+    pub(crate) failed: Failed,
     /// An earlier process has submitted the operation.
     pub(crate) is_taken_up: bool,
     /// The API may have forgotten the key.
@@ -64,8 +64,8 @@ impl Facts {
             status: error.status(),
             retry_after: error.retry_after(),
             may_have_been_processed: error.may_have_been_processed(),
-            is_unsent: error.attempts().is_empty(),
-            failed: Some(Failed { message: error.to_string(), answer }),
+            is_unsent: error.attempts().iter().all(|attempt| attempt.reach() == Reach::NotSent),
+            failed: Failed { message: error.to_string(), answer },
             ..Self::default()
         }
     }
@@ -73,9 +73,9 @@ impl Facts {
 
 /// Judges a round that has failed.
 pub(crate) fn judge(facts: Facts) -> Verdict {
-    let may_have_been_processed = facts.may_have_been_processed;
-    let failed = facts.failed.unwrap_or_else(|| Failed::new("the round has failed"));
-    let again = |after: Option<Duration>, error: String| Verdict::TryAgain { after, may_have_been_processed, error };
+    let Facts { may_have_been_processed, failed, .. } = facts;
+    let evidence = Evidence::new(may_have_been_processed, facts.is_unsent);
+    let again = |after: Option<Duration>, error: String| Verdict::TryAgain { after, evidence, error };
     let finally =
         |failed: Failed| if may_have_been_processed { Verdict::Ask(failed) } else { Verdict::Rejected(failed) };
     match facts.stopped {
@@ -93,12 +93,12 @@ pub(crate) fn judge(facts: Facts) -> Verdict {
     let is_success = facts.status.is_some_and(|status| status.is_success());
     let is_body_lost = matches!(facts.kind, Some(ErrorKind::TooLarge | ErrorKind::ResponseBody));
     if matches!(facts.kind, Some(ErrorKind::Credentials | ErrorKind::AttemptHook)) {
-        return Verdict::Hold { may_have_been_processed, reason: failed.message };
+        return Verdict::Hold { evidence, reason: failed.message };
     }
     // A deployment that has lost its credentials would end everything that it takes up.
     let is_refused = matches!(facts.status, Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN));
     if is_refused && facts.is_taken_up {
-        return Verdict::Hold { may_have_been_processed, reason: failed.message };
+        return Verdict::Hold { evidence, reason: failed.message };
     }
     let answer = failed.answer.clone();
     let verdict = match facts.stop {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn facts(stop: StopReason, may_have_been_processed: bool) -> Facts {
-        Facts { stop: Some(stop), may_have_been_processed, failed: Some(failed()), ..Facts::default() }
+        Facts { stop: Some(stop), may_have_been_processed, failed: failed(), ..Facts::default() }
     }
 
     #[test]
@@ -144,8 +144,7 @@ mod tests {
     fn success_without_its_body_is_an_answer() {
         let answer = Answer::new(StatusCode::CREATED, "");
         let cut = Failed { answer: Some(answer.clone()), ..failed() };
-        let facts =
-            Facts { status: Some(StatusCode::CREATED), failed: Some(cut), ..facts(StopReason::NotRepeatable, true) };
+        let facts = Facts { status: Some(StatusCode::CREATED), failed: cut, ..facts(StopReason::NotRepeatable, true) };
         let with = |kind| judge(Facts { kind: Some(kind), ..facts.clone() });
         assert_eq!(with(ErrorKind::ResponseBody), Verdict::Answered(answer.without_body()));
         // A classifier of the user's has called it a failure.
@@ -157,7 +156,10 @@ mod tests {
         for stop in [StopReason::AttemptsExhausted, StopReason::CircuitOpen, StopReason::BudgetExhausted] {
             let after = Some(Duration::from_secs(7));
             let verdict = judge(Facts { retry_after: after, ..facts(stop, true) });
-            assert_eq!(verdict, Verdict::TryAgain { after, may_have_been_processed: true, error: "the reason".into() });
+            assert_eq!(
+                verdict,
+                Verdict::TryAgain { after, evidence: Evidence::new(true, false), error: "the reason".into() }
+            );
         }
     }
 
@@ -165,7 +167,7 @@ mod tests {
     fn refused_credentials_hold_what_was_taken_up() {
         let refused = Facts { status: Some(StatusCode::FORBIDDEN), ..facts(StopReason::Permanent, false) };
         assert_eq!(judge(refused.clone()), Verdict::Rejected(failed()));
-        let hold = Verdict::Hold { may_have_been_processed: false, reason: "the reason".into() };
+        let hold = Verdict::Hold { evidence: Evidence::new(false, false), reason: "the reason".into() };
         assert_eq!(judge(Facts { is_taken_up: true, ..refused }), hold);
         let missing = Facts { kind: Some(ErrorKind::Credentials), ..facts(StopReason::Permanent, false) };
         assert_eq!(judge(missing), hold);

@@ -1,5 +1,5 @@
-//! One worker: it carries out one operation that was claimed, round by round, until there is
-//! something to write down.
+//! One worker: it carries out one round of an operation that was claimed, and writes down what has
+//! become of it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,7 +9,8 @@ use steadfast::adapter::{DurableRequest, Earlier};
 use steadfast::{Client, Error, reqwest};
 use steadfast_core::{clock, milliseconds};
 
-use crate::change::{Change, Outcome};
+use crate::change::{Change, Evidence, Outcome};
+use crate::clock::Now;
 use crate::end::{Answer, End, Failed};
 use crate::engine::Engine;
 use crate::entry::{Entry, State};
@@ -17,6 +18,7 @@ use crate::event::OutboxEventKind;
 use crate::gate::Gate;
 use crate::lease::Lease;
 use crate::question::{Reconciliation, UnknownOperation};
+use crate::rules;
 use crate::slots::Slot;
 use crate::store::{Applied, OutboxStore};
 use crate::verdict::{Facts, Verdict, judge};
@@ -34,7 +36,7 @@ impl Claimed {
     /// Takes an entry that was claimed under `lease`. Returns the entry if it is not claimed.
     pub(crate) fn new(entry: Entry, lease_ms: u64, lease: Lease) -> Result<Self, Box<Entry>> {
         match entry.state {
-            State::Running { lease_ends_ms, is_marked } => {
+            State::Running { lease_ends_ms, is_marked, .. } => {
                 let claimed_ms = lease_ends_ms.saturating_sub(lease_ms);
                 Ok(Self { entry, lease, claimed: clock::now(), claimed_ms, is_marked })
             }
@@ -43,31 +45,19 @@ impl Claimed {
     }
 
     /// Returns the time by the store's clock.
-    fn now_ms(&self) -> u64 {
-        self.claimed_ms.saturating_add(milliseconds(clock::now().saturating_duration_since(self.claimed)))
-    }
-
-    /// Returns the time after which the server can be asked whether it has acted on what earlier
-    /// claims have sent.
-    fn time_to_settle(&self) -> Duration {
-        Duration::from_millis(self.entry.settles_ms.unwrap_or_default().saturating_sub(self.now_ms()))
-    }
-
-    /// Returns whether the API may have forgotten the key.
-    fn is_key_old(&self) -> bool {
-        let retention = self.entry.request.retention_ms;
-        let age = self.entry.first_sent_ms.map(|first| self.now_ms().saturating_sub(first));
-        self.entry.request.key.is_some() && age.is_some_and(|age| age >= retention - retention / 20)
+    fn now(&self) -> Now {
+        let passed = milliseconds(clock::now().saturating_duration_since(self.claimed));
+        Now::certain(self.claimed_ms.saturating_add(passed))
     }
 }
 
 /// Carries out a claimed operation until its end, or until it waits. The slot is free afterwards.
 pub(crate) async fn carry_out<S: OutboxStore>(engine: Arc<Engine<S>>, claimed: Claimed, slot: Slot) {
-    let outcome = match engine.client_for(&claimed.entry) {
-        Ok(client) => round(&engine, &claimed, &client).await,
+    let outcome = match prepared(&engine, &claimed.entry) {
+        Ok((client, request)) => round(&engine, &claimed, &client, request).await,
         Err(reason) => {
-            let may_have_been_processed = claimed.entry.may_have_been_processed;
-            Some(Outcome::Held { may_have_been_processed, reason })
+            let evidence = Evidence::new(claimed.entry.may_have_been_processed, true);
+            Some(Outcome::Held { evidence, reason })
         }
     };
     match outcome {
@@ -77,44 +67,49 @@ pub(crate) async fn carry_out<S: OutboxStore>(engine: Arc<Engine<S>>, claimed: C
     drop(slot);
 }
 
+/// Returns the client that sends an operation, and its request.
+fn prepared<S>(engine: &Engine<S>, entry: &Entry) -> Result<(Client, DurableRequest), String> {
+    let client = engine.client_for(entry)?;
+    let request =
+        rebuilt(entry).ok_or("the stored request cannot be read; look it up at the server, and resolve it")?;
+    Ok((client, request))
+}
+
 /// Sends the request, with the client's own retries, and finds out what that means. Returns `None`
 /// if another worker has the operation.
-async fn round<S: OutboxStore>(engine: &Arc<Engine<S>>, claimed: &Claimed, client: &Client) -> Option<Outcome> {
+async fn round<S: OutboxStore>(
+    engine: &Arc<Engine<S>>,
+    claimed: &Claimed,
+    client: &Client,
+    request: DurableRequest,
+) -> Option<Outcome> {
     let entry = &claimed.entry;
-    let key_of_claim = (entry.id, entry.fence);
-    let gate = Arc::new(Gate::new(engine, key_of_claim, claimed.lease, claimed.is_marked));
+    let gate = Arc::new(Gate::new(engine, (entry.id, entry.fence), claimed.lease, claimed.is_marked));
     let first_sent = entry.first_sent().unwrap_or_else(clock::wall);
     let earlier = Earlier::under_key(entry.request.key(), first_sent, entry.may_have_been_processed);
-    let failed = match rebuilt(entry) {
-        Some(request) => match request.build(client, earlier, gate.clone()).fetch_response().await {
-            Ok(response) => match answer(engine, response).await {
-                Ok(answer) => return Some(engine.ended(End::Answer(answer))),
-                Err(error) => Err(error),
-            },
-            Err(error) => Err(error),
-        },
-        None => Ok(Failed::new("the stored request cannot be read")),
+    let answered = match request.build(client, earlier, gate.clone()).fetch_response().await {
+        Ok(response) => answer(engine, response).await,
+        Err(error) => Err(error),
     };
-    let facts = match failed {
-        Ok(failed) => Facts { failed: Some(failed), ..Facts::default() },
-        Err(error) => Facts::of(&error, answer_of(engine, &error)),
+    let error = match answered {
+        Ok(answer) => return Some(engine.ended(End::Answer(answer))),
+        Err(error) => error,
     };
-    let may_have_been_processed = facts.may_have_been_processed || entry.may_have_been_processed;
     let facts = Facts {
-        may_have_been_processed,
+        may_have_been_processed: error.may_have_been_processed() || entry.may_have_been_processed,
         is_taken_up: !engine.is_own(entry.id),
-        is_key_old: claimed.is_key_old(),
+        is_key_old: rules::is_key_old(entry, claimed.now()),
         stopped: gate.stopped(),
-        ..facts
+        ..Facts::of(&error, answer_of(engine, &error))
     };
     match judge(facts) {
         Verdict::Lost => None,
         Verdict::Answered(answer) => Some(engine.ended(End::Answer(answer))),
         Verdict::Rejected(failed) => Some(engine.ended(End::Rejected(failed))),
-        Verdict::Hold { may_have_been_processed, reason } => Some(Outcome::Held { may_have_been_processed, reason }),
-        Verdict::TryAgain { after, may_have_been_processed, error } => {
+        Verdict::Hold { evidence, reason } => Some(Outcome::Held { evidence, reason }),
+        Verdict::TryAgain { after, evidence, error } => {
             let after = after.unwrap_or_default().max(engine.backoff(entry.rounds));
-            Some(postponed(engine, after, may_have_been_processed, error))
+            Some(postponed(engine, after, evidence, error))
         }
         Verdict::Ask(failed) => Some(ask(engine, claimed, client, (failed, gate.has_marked())).await),
     }
@@ -128,11 +123,13 @@ async fn ask<S: OutboxStore>(
     client: &Client,
     (failed, sent_now): (Failed, bool),
 ) -> Outcome {
+    const MAYBE: Evidence = Evidence { may_have_been_processed: true, is_unsent: false };
     let unknown = |failed| engine.ended(End::Unknown(failed));
-    let Some(reconcile) = &engine.reconcile else { return unknown(failed) };
-    let settling = if sent_now { engine.settling_time } else { claimed.time_to_settle() };
+    let Some(reconcile) = &engine.settings.reconcile else { return unknown(failed) };
+    let settling =
+        if sent_now { engine.settings.settling_time } else { rules::time_to_settle(&claimed.entry, claimed.now()) };
     if !settling.is_zero() {
-        return postponed(engine, settling, true, failed.message);
+        return postponed(engine, settling, MAYBE, failed.message);
     }
     let operation = UnknownOperation { entry: claimed.entry.clone(), client: client.clone() };
     match reconcile.ask(operation).await {
@@ -142,19 +139,14 @@ async fn ask<S: OutboxStore>(
         // The books may be open again later.
         Err(error) => {
             let error = format!("{}; the reconcile hook failed: {error}", failed.message);
-            postponed(engine, engine.backoff(claimed.entry.rounds), true, error)
+            postponed(engine, engine.backoff(claimed.entry.rounds), MAYBE, error)
         }
     }
 }
 
-fn postponed<S: OutboxStore>(
-    engine: &Engine<S>,
-    after: Duration,
-    may_have_been_processed: bool,
-    error: String,
-) -> Outcome {
-    let (after_ms, settling_ms) = (milliseconds(after), milliseconds(engine.settling_time));
-    Outcome::Postponed { after_ms, settling_ms, may_have_been_processed, error }
+fn postponed<S>(engine: &Engine<S>, after: Duration, evidence: Evidence, error: String) -> Outcome {
+    let settling_ms = milliseconds(engine.settings.settling_time);
+    Outcome::Postponed { after_ms: milliseconds(after), settling_ms, evidence, error }
 }
 
 /// Writes down what has become of a claimed operation, as soon as the store lets it.
@@ -193,13 +185,13 @@ async fn answer<S>(engine: &Engine<S>, response: reqwest::Response) -> Result<An
     let (status, headers) = (response.status(), response.headers().clone());
     // It was read inside the attempt.
     let body = response.bytes().await.map_err(Error::from)?;
-    Ok(Answer::new(status, body).with_headers(&headers, &engine.keep_headers))
+    Ok(Answer::new(status, body).with_headers(&headers, &engine.settings.keep_headers))
 }
 
 fn answer_of<S>(engine: &Engine<S>, error: &Error) -> Option<Answer> {
     let answer = Answer::new(error.status()?, error.body().unwrap_or_default());
     Some(match error.headers() {
-        Some(headers) => answer.with_headers(headers, &engine.keep_headers),
+        Some(headers) => answer.with_headers(headers, &engine.settings.keep_headers),
         None => answer,
     })
 }

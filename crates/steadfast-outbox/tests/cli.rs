@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use steadfast::{Client, KeyPolicy};
 use steadfast_outbox::{
-    Applied, Change, DurableExt, Entry, MemoryOutbox, Outbox, OutboxStore, Outcome, RedbOutbox, Submitted, Terms,
+    Applied, Change, DurableExt, Entry, Evidence, MemoryOutbox, Outbox, OutboxStore, Outcome, RedbOutbox, Submitted,
+    Terms,
 };
 use tempfile::TempDir;
 
@@ -30,7 +31,7 @@ async fn file() -> (TempDir, PathBuf, Vec<Entry>) {
     for (name, outcome) in [
         ("waits", None),
         ("unknown", Some(Outcome::Ended { end: unknown(), keep_body_ms: None })),
-        ("held", Some(Outcome::Held { may_have_been_processed: false, reason: "status 401".to_owned() })),
+        ("held", Some(Outcome::Held { evidence: Evidence::new(false, false), reason: "status 401".to_owned() })),
     ] {
         let charge = client.post("/charges?card=s3cret").body("s3cret body").prepare().unwrap();
         let new = maker.new_entry(charge.named(name)).unwrap();
@@ -114,7 +115,7 @@ async fn every_mistake_is_one_line_and_no_success() {
         (&path, &["acknowledge", "01935c7e-2b6a-7c3e-8f6d-2a4b6c8d0e1f"], 1, "no operation `01935c7e"),
         (&path, &["acknowledge", "waits"], 1, "has not ended"),
         (&path, &["resolve", "unknown"], 2, "--answered"),
-        (&path, &["resolve", "unknown", "--answered", "7"], 2, "100..=999"),
+        (&path, &["resolve", "unknown", "--answered", "7"], 2, "200..=299"),
         (&folder.path().join("missing"), &["ls"], 1, "there is no outbox at"),
     ];
     for (path, arguments, code, text) in wrong {

@@ -13,14 +13,11 @@ use std::time::Duration;
 use fastrand::Rng;
 use steadfast::policy::RetryPolicy;
 use steadfast::{Client, EventKind, KeyPolicy};
-use steadfast_outbox::rules::NewEntry;
-use steadfast_outbox::{
-    Applied, Change, DurableExt, End, Entry, OperationId, Outbox, OutboxStore, OutboxStoreError, RedbOutbox, Submitted,
-    Terms, Usage,
-};
+use steadfast_outbox::{DurableExt, End, Outbox, RedbOutbox};
 use steadfast_testing::{FaultPoint, FaultServer, FaultStep};
 use tempfile::TempDir;
 
+use super::around::{Around, Writes};
 use crate::server::crash::die;
 
 const CHILD: &str = "STEADFAST_TEST_OUTBOX";
@@ -43,61 +40,13 @@ impl Fate {
     }
 }
 
-/// A store whose process may die before and after each write.
-struct Deadly {
-    store: RedbOutbox,
-    fate: Fate,
-}
-
-impl Deadly {
-    async fn write<T>(&self, write: impl Future<Output = Result<T, OutboxStoreError>>) -> Result<T, OutboxStoreError> {
-        self.fate.step();
-        let written = write.await;
-        self.fate.step();
-        written
-    }
-}
-
-impl OutboxStore for Deadly {
-    const IS_SHARED: bool = false;
-
-    async fn submit(&self, new: NewEntry, terms: Option<Terms>) -> Result<Submitted, OutboxStoreError> {
-        self.write(self.store.submit(new, terms)).await
+impl Writes for Fate {
+    fn before(&self) {
+        self.step();
     }
 
-    async fn apply(&self, id: OperationId, change: Change) -> Result<Applied, OutboxStoreError> {
-        self.write(self.store.apply(id, change)).await
-    }
-
-    async fn claim_due(&self, terms: Terms, limit: usize, except: Vec<String>) -> Result<Vec<Entry>, OutboxStoreError> {
-        if self.store.next_due(except.clone()).await? != Some(Duration::ZERO) {
-            return Ok(Vec::new());
-        }
-        self.write(self.store.claim_due(terms, limit, except)).await
-    }
-
-    async fn next_due(&self, except: Vec<String>) -> Result<Option<Duration>, OutboxStoreError> {
-        self.store.next_due(except).await
-    }
-
-    async fn get(&self, id: OperationId) -> Result<Option<Entry>, OutboxStoreError> {
-        self.store.get(id).await
-    }
-
-    async fn find(&self, name: &str) -> Result<Option<Entry>, OutboxStoreError> {
-        self.store.find(name).await
-    }
-
-    async fn list(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<Entry>, OutboxStoreError> {
-        self.store.list(after, limit).await
-    }
-
-    async fn usage(&self) -> Result<Usage, OutboxStoreError> {
-        self.store.usage().await
-    }
-
-    async fn sweep(&self, limit: usize) -> Result<usize, OutboxStoreError> {
-        self.store.sweep(limit).await
+    async fn after(&self) {
+        self.step();
     }
 }
 
@@ -122,7 +71,7 @@ async fn child() {
     });
     let builder = if trusts == "trusts" { builder.keys(KeyPolicy::standard()) } else { builder };
     let client = builder.build().unwrap();
-    let store = Deadly { store: RedbOutbox::open(path).unwrap(), fate };
+    let store = Around { store: RedbOutbox::open(path).unwrap(), writes: fate };
     let outbox = Outbox::open(store, client.clone())
         .lease(Duration::from_secs(3))
         .settling_time(Duration::from_millis(10))
@@ -136,18 +85,10 @@ async fn child() {
         ids.push(outbox.submit(charge.named(format!("charge-{number}"))).await.unwrap());
     }
     for (number, id) in ids.into_iter().enumerate() {
-        let end = outbox.wait(id).await.unwrap();
-        println!("end {number} {}", if matches!(end, End::Answer(_)) { "answer" } else { end_of(&end) });
+        let end: End = outbox.wait(id).await.unwrap();
+        println!("end {number} {}", end.label());
     }
     println!("finished");
-}
-
-fn end_of(end: &End) -> &'static str {
-    match end {
-        End::Answer(_) => "answer",
-        End::Rejected(_) => "rejected",
-        End::Unknown(_) => "unknown",
-    }
 }
 
 /// Runs the process. Returns the ends of the operations, or `None` if it was killed.

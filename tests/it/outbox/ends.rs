@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
-use steadfast_outbox::{Answer, End, OutboxError, Reconciliation, Refusal};
+use steadfast_outbox::{Answer, End, Outbox, OutboxError, Reconciliation, RedbOutbox, Refusal};
 use steadfast_testing::{FaultPoint, FaultServer, FaultStep};
 
 use super::{charge, once, once_doubting, outbox, store};
@@ -155,4 +155,43 @@ async fn person_resolves_what_is_unknown() {
     ] {
         assert!(matches!(error, Err(OutboxError::Refused(Refusal::NotFound(id))) if id == unknown), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn headers_of_an_answer_are_kept_by_name() {
+    let answer = Answer::new(StatusCode::CREATED, "");
+    assert!(answer.headers().is_empty());
+    let step = steadfast_testing::Answer::new(201).header("location", "/charges/1").header("x-request-id", "r-1");
+    let server = FaultServer::play([FaultStep::execute(step.header("set-cookie", "session=s3cret"))]).await;
+    let client = once(&server);
+    let builder = outbox(&store(), &client).keep_headers([http::HeaderName::from_static("x-request-id")]);
+    let outbox = builder.start().await.unwrap();
+    let id = outbox.submit(charge(&client)).await.unwrap();
+    let End::Answer(answer) = outbox.wait(id).await.unwrap() else { panic!("no answer") };
+    let headers = answer.headers();
+    assert_eq!((headers["location"].as_bytes(), headers["x-request-id"].as_bytes()), (&b"/charges/1"[..], &b"r-1"[..]));
+    assert!(!headers.contains_key("set-cookie"));
+}
+
+/// The wall clock is set back by an hour between two rounds: nobody knows how old the key is.
+#[tokio::test]
+async fn clock_that_was_set_back_ends_in_a_question() {
+    let server = FaultServer::start(|_, _| lost()).await;
+    let client = once(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("operations.redb");
+    let first = Outbox::open(RedbOutbox::open(&path).unwrap(), client.clone()).start().await.unwrap();
+    let id = first.submit(charge(&client)).await.unwrap();
+    while first.metrics().postponed == 0 {
+        tokio::task::yield_now().await;
+    }
+    first.shutdown(Duration::from_secs(5)).await;
+    drop(first);
+
+    let hour_ago = || u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap() - 3_600_000;
+    let file = RedbOutbox::open_with(&path, false, Arc::new(hour_ago)).unwrap();
+    let next = Outbox::open(file, client).start().await.unwrap();
+    let End::Unknown(failed) = next.wait(id).await.unwrap() else { panic!("not unknown") };
+    assert!(failed.message.contains("the clock went backwards"), "{failed}");
+    assert_eq!((server.executions(), server.received().len()), (1, 1));
 }

@@ -5,13 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use steadfast_core::clock;
-use steadfast_outbox::rules::NewEntry;
-use steadfast_outbox::{
-    Applied, Change, DurableExt, End, Entry, MemoryOutbox, OperationId, Outbox, OutboxError, OutboxStore,
-    OutboxStoreError, Refusal, State, Submitted, Terms, Usage,
-};
+use steadfast_outbox::{DurableExt, End, MemoryOutbox, Outbox, OutboxError, OutboxEventKind, Refusal, State};
 use steadfast_testing::{Answer, FaultPoint, FaultServer, FaultStep};
 
+use super::around::{Around, Writes};
 use super::{charge, once, one_attempt, outbox, store};
 
 #[tokio::test]
@@ -93,56 +90,12 @@ async fn lease_shorter_than_an_attempt_is_refused() {
     assert!(error.to_string().contains("attempt timeout of 1s"), "{error}");
 }
 
-/// A store whose marks take their time.
-struct Slow {
-    store: MemoryOutbox,
-    mark: Duration,
-}
+/// Makes writes take longer than a lease, once they are on the disk.
+struct Slow;
 
-impl OutboxStore for Slow {
-    const IS_SHARED: bool = true;
-
-    async fn submit(&self, new: NewEntry, _: Option<Terms>) -> Result<Submitted, OutboxStoreError> {
-        // Never claimed with the submission, so that each attempt has a mark of its own.
-        self.store.submit(new, None).await
-    }
-
-    async fn apply(&self, id: OperationId, change: Change) -> Result<Applied, OutboxStoreError> {
-        let applied = self.store.apply(id, change.clone()).await;
-        if matches!(change, Change::Mark { .. }) {
-            clock::sleep(self.mark).await;
-        }
-        applied
-    }
-
-    async fn claim_due(&self, terms: Terms, limit: usize, except: Vec<String>) -> Result<Vec<Entry>, OutboxStoreError> {
-        let claimed = self.store.claim_due(terms, limit, except).await;
-        clock::sleep(self.mark).await;
-        claimed
-    }
-
-    async fn next_due(&self, except: Vec<String>) -> Result<Option<Duration>, OutboxStoreError> {
-        self.store.next_due(except).await
-    }
-
-    async fn get(&self, id: OperationId) -> Result<Option<Entry>, OutboxStoreError> {
-        self.store.get(id).await
-    }
-
-    async fn find(&self, name: &str) -> Result<Option<Entry>, OutboxStoreError> {
-        self.store.find(name).await
-    }
-
-    async fn list(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<Entry>, OutboxStoreError> {
-        self.store.list(after, limit).await
-    }
-
-    async fn usage(&self) -> Result<Usage, OutboxStoreError> {
-        self.store.usage().await
-    }
-
-    async fn sweep(&self, limit: usize) -> Result<usize, OutboxStoreError> {
-        self.store.sweep(limit).await
+impl Writes for Slow {
+    async fn after(&self) {
+        clock::sleep(Duration::from_millis(250)).await;
     }
 }
 
@@ -151,7 +104,7 @@ impl OutboxStore for Slow {
 async fn nothing_is_sent_when_the_lease_is_over() {
     let server = FaultServer::start(|_, _| FaultStep::execute(201)).await;
     let client = one_attempt(&server).attempt_timeout(Duration::from_millis(100)).build().unwrap();
-    let store = Arc::new(Slow { store: MemoryOutbox::new(), mark: Duration::from_millis(250) });
+    let store = Around { store: Arc::new(MemoryOutbox::new()), writes: Slow };
     let rounds = Arc::new(tokio::sync::Semaphore::new(0));
     let seen = rounds.clone();
     let builder = Outbox::open(store, client.clone())
@@ -159,12 +112,48 @@ async fn nothing_is_sent_when_the_lease_is_over() {
         .backoff(Duration::from_millis(5), Duration::from_millis(20))
         .poll_interval(Duration::from_millis(20))
         .on_event(move |event| {
-            if event.entry.last_error.as_deref().is_some_and(|error| error.contains("lease was over")) {
+            // The lease is over, or somebody has taken over because of that.
+            if matches!(event.kind, OutboxEventKind::Postponed { .. } | OutboxEventKind::Fenced) {
                 seen.add_permits(1);
             }
         });
     let outbox = builder.start().await.unwrap();
     outbox.submit(charge(&client)).await.unwrap();
-    rounds.acquire_many(2).await.unwrap().forget();
+    rounds.acquire_many(3).await.unwrap().forget();
     assert_eq!(server.received().len(), 0);
+}
+
+/// The redirects of an attempt belong to its mark.
+#[tokio::test]
+async fn redirect_is_sent_under_the_mark_of_its_attempt() {
+    let server = FaultServer::start(|_, request| match request {
+        Some(request) if request.target == "/charges" => {
+            FaultStep::answer(Answer::new(307).header("location", "/v2/charges"))
+        }
+        _ => FaultStep::execute(201),
+    })
+    .await;
+    let client = once(&server);
+    let outbox = outbox(&store(), &client).start().await.unwrap();
+    let id = outbox.submit(charge(&client)).await.unwrap();
+    assert!(matches!(outbox.wait(id).await.unwrap(), End::Answer(_)));
+    let targets: Vec<_> = server.received().iter().map(|request| request.target.clone()).collect();
+    assert_eq!((targets, server.executions()), (vec!["/charges".to_owned(), "/v2/charges".to_owned()], 1));
+    assert_eq!(outbox.get(id).await.unwrap().unwrap().attempts, 1);
+}
+
+#[tokio::test]
+async fn panic_of_a_closure_ends_no_worker() {
+    let server = FaultServer::start(|_, _| FaultStep::execute(201)).await;
+    let client = once(&server);
+    let builder = outbox(&store(), &client).on_event(|_| panic!("the listener has failed"));
+    let outbox = builder.principals(|_| panic!("the resolver has failed")).start().await.unwrap();
+    let id = outbox.submit(charge(&client)).await.unwrap();
+    assert!(matches!(outbox.wait(id).await.unwrap(), End::Answer(_)));
+    let held = outbox.submit(charge(&client).as_principal("tenant-7")).await.unwrap();
+    while outbox.metrics().held == 0 {
+        tokio::task::yield_now().await;
+    }
+    let state = outbox.get(held).await.unwrap().unwrap().state;
+    assert!(matches!(state, State::Held { .. }) && server.received().len() == 1, "{state:?}");
 }

@@ -1,5 +1,6 @@
 //! Durable operations: what the server receives of them, across rounds and across processes.
 
+mod around;
 mod crash;
 mod ends;
 mod engine;

@@ -2,6 +2,7 @@
 
 use http::header::{AUTHORIZATION, HeaderName};
 use steadfast::ErrorKind;
+use steadfast::policy::RetryPolicy;
 use steadfast_outbox::{DurableExt, End, OutboxError, OutboxStoreError, codec};
 use steadfast_testing::{FaultServer, FaultStep};
 
@@ -70,9 +71,22 @@ async fn what_cannot_be_stored_is_refused_by_name() {
     let error = outbox.submit(form).await.unwrap_err();
     assert!(matches!(&error, OutboxError::Request(error) if error.kind() == ErrorKind::Build), "{error}");
 
-    let timed = post().timeout(std::time::Duration::from_secs(1)).prepare().unwrap();
-    let error = outbox.submit(timed).await.unwrap_err().to_string();
-    assert!(error.contains("timeout"), "{error}");
+    let second = std::time::Duration::from_secs(1);
+    let resumed = post().prepare().unwrap().resume_token().unwrap().clone();
+    for (setting, request) in [
+        ("timeout", post().timeout(second)),
+        ("attempt_timeout", post().attempt_timeout(second)),
+        ("read_timeout", post().read_timeout(second)),
+        ("body_limit", post().body_limit(7)),
+        ("retry", post().retry(RetryPolicy::never())),
+        ("hedge", post().hedge(None)),
+        ("confirm", post().settling_time(second)),
+        ("template", post().template("/charges")),
+        ("resume", post().resume(resumed)),
+    ] {
+        let error = outbox.submit(request.prepare().unwrap()).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("cannot be stored: {setting}: ")), "{error}");
+    }
 
     assert_eq!((server.received().len(), outbox.usage().await.unwrap().entries), (0, 0));
     let named = post().header("x-tenant", "7").prepare().unwrap();
