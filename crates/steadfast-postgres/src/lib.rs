@@ -28,11 +28,11 @@
 // The statements are in `sql/`, one per file. The tests against a real server are in the
 // workspace's `tests/it/server/postgres/`.
 
+mod database;
 mod error;
 mod identity;
 mod row;
 mod sessions;
-mod statement;
 mod transactional;
 
 use std::sync::Arc;

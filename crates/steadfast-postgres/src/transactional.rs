@@ -17,9 +17,9 @@ use steadfast_server::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::database::{leave, or_rolled_back};
 use super::error::{has_no_savepoint, refuses_commit, unavailable};
 use super::row::Row;
-use super::statement::{leave, or_rolled_back};
 use super::{PostgresStore, lock_of, milliseconds};
 
 /// A store that keeps its records in PostgreSQL, written in the handler's own transaction. Returned
