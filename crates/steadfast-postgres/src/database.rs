@@ -1,5 +1,5 @@
-//! Sends the store's own statements in `READ COMMITTED`, in one session, and again after a
-//! conflict.
+//! Sends the stores' own statements in `READ COMMITTED`, in one session, within a timeout, and again
+//! after a conflict.
 //!
 //! Usually a statement is a transaction by itself, prepared once per connection: one round trip. If
 //! [`Sessions`] detects a stricter isolation or changing sessions, the statement is sent inside a
@@ -8,15 +8,19 @@
 //!
 //! [`Sessions`]: super::sessions::Sessions
 
+use std::io;
 use std::pin::Pin;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow};
-use sqlx::{AssertSqlSafe, Execute as _, Executor as _, PgConnection, Postgres, SqlSafeStr as _, SqlStr, Transaction};
+use sqlx::{
+    AssertSqlSafe, Execute as _, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _, SqlStr, Transaction,
+};
 use steadfast_core::clock;
 
-use super::PostgresStore;
-use super::error::{has_ended, is_read_only};
+use super::error::{has_ended, is_denied, is_read_only};
+use super::sessions::Sessions;
 
 /// Maximum number of repeats of a statement. Under SERIALIZABLE, one in four was refused at 32
 /// concurrent statements; under READ COMMITTED, a second refusal is rare.
@@ -30,7 +34,37 @@ type Sending<'c, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send
 /// Sends a query and selects the wanted part of its result.
 type SendFn<T> = for<'c> fn(Query<'c>, &'c mut PgConnection) -> Sending<'c, T>;
 
-impl PostgresStore {
+/// A pool, and what is known of its sessions. Clones share it.
+#[derive(Clone)]
+pub(super) struct Database {
+    pub(super) pool: PgPool,
+    /// The timeout of one call, with the wait for a connection.
+    pub(super) timeout: Duration,
+    pub(super) sessions: Arc<Sessions>,
+}
+
+impl Database {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self { pool, timeout: Duration::from_secs(5), sessions: Arc::default() }
+    }
+
+    /// Returns the deadline of a call that begins now.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        clock::now().checked_add(self.timeout)
+    }
+
+    /// Runs `call` until `deadline`. A call that times out may have been executed.
+    pub(super) async fn within<T>(
+        &self,
+        deadline: Option<Instant>,
+        call: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        clock::until(deadline, call).await.unwrap_or_else(|clock::TimedOut| {
+            let late = format!("no response within {:?}", self.timeout);
+            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, late)))
+        })
+    }
+
     /// Sends a statement that returns one row.
     pub(super) async fn row(&self, query: Query<'_>) -> Result<PgRow, sqlx::Error> {
         self.send(query, |query, connection| connection.fetch_one(query)).await
@@ -59,6 +93,30 @@ impl PostgresStore {
         let pool = self.pool.clone();
         let begun = tokio::spawn(async move { pool.begin_with(BEGIN).await });
         begun.await.map_err(|gone| sqlx::Error::Io(std::io::Error::other(gone)))?
+    }
+
+    /// Creates missing tables, one process at a time: `alone` takes an advisory lock, since two
+    /// concurrent calls can collide in the catalogue despite `IF NOT EXISTS`. A role that may not
+    /// create tables succeeds if `columns` finds all of them.
+    pub(super) async fn create(
+        &self,
+        alone: &'static str,
+        schema: &'static str,
+        columns: &'static str,
+    ) -> Result<(), sqlx::Error> {
+        let create = || async {
+            let mut transaction = self.begin().await?;
+            transaction.execute(alone).await?;
+            transaction.execute(schema).await?;
+            transaction.commit().await
+        };
+        match self.within(self.deadline(), self.repeated(create)).await {
+            Err(error) if is_denied(&error) => {
+                let found = self.within(self.deadline(), self.optional_row(sqlx::query(columns))).await;
+                found.map_or(Err(error), |_| Ok(()))
+            }
+            created => created,
+        }
     }
 
     /// Creates a statement to be sent inside a transaction.

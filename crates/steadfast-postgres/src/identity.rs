@@ -32,7 +32,7 @@ impl PostgresStore {
     /// # }
     /// ```
     pub async fn verify_identity(&self) -> Result<(), StoreError> {
-        let row = self.bounded(self.optional_row(sqlx::query(include_str!("sql/identity.sql")))).await?;
+        let row = self.bounded(self.database.optional_row(sqlx::query(include_str!("sql/identity.sql")))).await?;
         let found = row.map(|row| row.try_get::<i32, _>(0)).transpose().map_err(unavailable)?;
         verify_identity(found.and_then(|version| u32::try_from(version).ok()))?;
         self.verified.store(true, Ordering::Relaxed);

@@ -35,21 +35,20 @@ mod row;
 mod sessions;
 mod transactional;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
-use std::{fmt, io};
+use std::time::Duration;
 
-use sqlx::{Executor as _, FromRow as _, PgPool, Row as _};
-use steadfast_core::clock;
+use sqlx::{FromRow as _, PgPool, Row as _};
 use steadfast_server::{
     Claim, ClaimOutcome, ClaimRef, End, FinishOutcome, RecordId, RecordState, Store, StoreError, StoreLimit, TOMBSTONE,
 };
 use tokio::sync::Semaphore;
 
-use self::error::{is_denied, unavailable};
+use self::database::Database;
+use self::error::unavailable;
 use self::row::Row;
-use self::sessions::Sessions;
 
 pub use self::transactional::{PostgresSession, TransactionalPostgresStore};
 pub use sqlx;
@@ -117,10 +116,8 @@ const RACES: usize = 16;
 /// connections by itself.
 #[derive(Clone)]
 pub struct PostgresStore {
-    pool: PgPool,
-    timeout: Duration,
+    database: Database,
     won: Arc<AtomicU32>,
-    sessions: Arc<Sessions>,
     /// Limits the transactions that are lent to handlers at the same time.
     transactions: Arc<Semaphore>,
     max_transactions: usize,
@@ -159,10 +156,8 @@ impl PostgresStore {
         let half = usize::try_from(pool.options().get_max_connections() / 2).unwrap_or(1);
         let (max_transactions, transactions) = lendable(half);
         Self {
-            pool,
-            timeout: Duration::from_secs(5),
+            database: Database::new(pool),
             won: Arc::default(),
-            sessions: Arc::default(),
             transactions,
             max_transactions,
             verified: Arc::default(),
@@ -172,7 +167,7 @@ impl PostgresStore {
     /// Sets the timeout of one call, including the wait for a connection. Default: 5 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.database.timeout = timeout;
         self
     }
 
@@ -254,44 +249,15 @@ impl PostgresStore {
     pub async fn create_table(&self) -> Result<(), StoreError> {
         // Two concurrent calls can collide in the catalogue despite `IF NOT EXISTS`.
         const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtext('steadfast_records'))";
-        let create = || async {
-            let mut transaction = self.begin().await?;
-            transaction.execute(ALONE).await?;
-            transaction.execute(Self::SCHEMA).await?;
-            transaction.commit().await
-        };
-        match self.within(self.deadline(), self.repeated(create)).await {
-            Err(error) if is_denied(&error) && self.has_tables().await => {}
-            created => created.map_err(unavailable)?,
-        }
+        let database = &self.database;
+        let columns = include_str!("sql/columns.sql");
+        database.create(ALONE, Self::SCHEMA, columns).await.map_err(unavailable)?;
         self.verify_identity().await
-    }
-
-    /// Returns whether this role can read the tables, with every column that the store uses.
-    async fn has_tables(&self) -> bool {
-        let columns = sqlx::query(include_str!("sql/columns.sql"));
-        self.bounded(self.optional_row(columns)).await.is_ok()
     }
 
     /// Runs `call` with the timeout of one call. A call that times out may have been executed.
     async fn bounded<T>(&self, call: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-        self.within(self.deadline(), call).await.map_err(unavailable)
-    }
-
-    /// Returns the deadline of a call that begins now.
-    fn deadline(&self) -> Option<Instant> {
-        clock::now().checked_add(self.timeout)
-    }
-
-    async fn within<T>(
-        &self,
-        deadline: Option<Instant>,
-        call: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, sqlx::Error> {
-        clock::until(deadline, call).await.unwrap_or_else(|clock::TimedOut| {
-            let late = format!("no response within {:?}", self.timeout);
-            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, late)))
-        })
+        self.database.within(self.database.deadline(), call).await.map_err(unavailable)
     }
 
     /// Removes expired records, once in a while. The claim that has just succeeded waits for this,
@@ -308,7 +274,7 @@ impl PostgresStore {
 
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresStore").field("timeout", &self.timeout).finish_non_exhaustive()
+        f.debug_struct("PostgresStore").field("timeout", &self.database.timeout).finish_non_exhaustive()
     }
 }
 
@@ -328,7 +294,7 @@ impl Store for PostgresStore {
                 .bind(lock_of(claim.id))
         };
         for _ in 0..RACES {
-            let row = self.bounded(self.row(ask())).await?;
+            let row = self.bounded(self.database.row(ask())).await?;
             let row = Row::from_row(&row).map_err(unavailable)?;
             if row.won {
                 self.sweep_sometimes().await;
@@ -349,7 +315,7 @@ impl Store for PostgresStore {
             .bind(claim.id.as_bytes())
             .bind(claim.token.as_bytes())
             .bind(milliseconds(lease));
-        Ok(self.bounded(self.affected(renew)).await? == 1)
+        Ok(self.bounded(self.database.affected(renew)).await? == 1)
     }
 
     async fn finish(&self, claim: ClaimRef, _: Option<()>, end: &End) -> Result<FinishOutcome, StoreError> {
@@ -367,21 +333,21 @@ impl Store for PostgresStore {
             End::Released | End::Cancelled => finish.bind(milliseconds(TOMBSTONE)),
             End::Unknown => finish,
         };
-        let row = self.bounded(self.row(finish)).await?;
+        let row = self.bounded(self.database.row(finish)).await?;
         Ok(stored(row.try_get(0).map_err(unavailable)?))
     }
 
     async fn get(&self, id: &RecordId) -> Result<Option<RecordState>, StoreError> {
         self.verify_once().await?;
         let look = sqlx::query(include_str!("sql/look.sql")).bind(id.as_bytes()).bind(lock_of(id));
-        let row = self.bounded(self.row(look)).await?;
+        let row = self.bounded(self.database.row(look)).await?;
         Row::from_row(&row).map_err(unavailable)?.state()
     }
 
     async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let sweep = sqlx::query(include_str!("sql/sweep.sql")).bind(most);
-        Ok(usize::try_from(self.bounded(self.affected(sweep)).await?).unwrap_or(usize::MAX))
+        Ok(usize::try_from(self.bounded(self.database.affected(sweep)).await?).unwrap_or(usize::MAX))
     }
 }
 

@@ -44,7 +44,7 @@ impl Sessions {
             return Ok(());
         }
         // On a separate task. A timeout that drops this call then neither leaves a BEGIN half done
-        // (see `PostgresStore::begin`) nor makes the next call start all over.
+        // (see `Database::begin`) nor makes the next call start all over.
         let (sessions, pool) = (self.clone(), pool.clone());
         let check = async move {
             sessions.checked.get_or_try_init(|| sessions.find_out(&pool)).await?;

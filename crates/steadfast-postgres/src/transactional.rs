@@ -180,7 +180,7 @@ impl TransactionalPostgresStore {
 
     /// Returns a transaction that holds the key, or the row that prevents it.
     async fn hold(&self, claim: &Claim<'_>) -> Result<Result<Transaction<'static, Postgres>, Row>, sqlx::Error> {
-        let mut transaction = self.base.begin().await?;
+        let mut transaction = self.base.database.begin().await?;
         let held = self.try_to_lend(claim, &mut transaction).await;
         let (transaction, in_the_way) = or_rolled_back(transaction, held).await?;
         let Some(row) = in_the_way else { return Ok(Ok(transaction)) };
@@ -206,7 +206,7 @@ impl TransactionalPostgresStore {
             // The database refuses this with its own error, before a handler runs for nothing.
             connection.execute("SELECT FROM steadfast_records LIMIT 0 FOR UPDATE").await?;
         }
-        if self.base.sessions.lose_statements() {
+        if self.base.database.sessions.lose_statements() {
             // The names by which sqlx knows the handler's statements belong to another session, or
             // to another client's statements in this one.
             connection.execute("DEALLOCATE ALL").await?;
@@ -216,7 +216,7 @@ impl TransactionalPostgresStore {
     }
 
     async fn try_hold(&self, claim: &Claim<'_>, connection: &mut PgConnection) -> Result<Row, sqlx::Error> {
-        let hold = self.base.query(include_str!("sql/hold.sql"));
+        let hold = self.base.database.query(include_str!("sql/hold.sql"));
         let row = hold
             .bind(claim.id.as_bytes())
             .bind(lock_of(claim.id))
@@ -229,7 +229,7 @@ impl TransactionalPostgresStore {
 
     /// Writes the end and closes the transaction.
     async fn end(&self, claim: ClaimRef, session: PostgresSession, end: EndRow) -> Result<FinishOutcome, StoreError> {
-        let deadline = self.base.deadline();
+        let deadline = self.base.database.deadline();
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         let write = async {
             if end.is_error {
@@ -243,7 +243,7 @@ impl TransactionalPostgresStore {
             }
             self.write_end(claim, fingerprint, &end, &mut transaction).await
         };
-        let written = self.base.within(deadline, write).await;
+        let written = self.base.database.within(deadline, write).await;
         self.close(deadline, transaction, written).await
     }
 
@@ -265,7 +265,7 @@ impl TransactionalPostgresStore {
         };
         // Before the caller learns of it, since the lock would block a repeat. If this fails, the
         // database rolls back when the connection returns to the pool, or breaks.
-        let _later = self.base.within(deadline, transaction.rollback()).await;
+        let _later = self.base.database.within(deadline, transaction.rollback()).await;
         ended
     }
 
@@ -274,7 +274,7 @@ impl TransactionalPostgresStore {
         deadline: Option<Instant>,
         transaction: Transaction<'static, Postgres>,
     ) -> Result<FinishOutcome, StoreError> {
-        match self.base.within(deadline, transaction.commit()).await {
+        match self.base.database.within(deadline, transaction.commit()).await {
             Ok(()) => Ok(FinishOutcome::Stored),
             Err(error) if refuses_commit(&error) => Err(rolled_back(error)),
             // The lost reply may have confirmed the commit.
@@ -289,7 +289,7 @@ impl TransactionalPostgresStore {
         end: &EndRow,
         connection: &mut PgConnection,
     ) -> Result<bool, sqlx::Error> {
-        let write = self.base.query(include_str!("sql/end_transaction.sql"));
+        let write = self.base.database.query(include_str!("sql/end_transaction.sql"));
         let ended = write
             .bind(claim.id.as_bytes())
             .bind(claim.token.as_bytes())
@@ -303,17 +303,17 @@ impl TransactionalPostgresStore {
     }
 
     async fn release(&self, id: RecordId, session: PostgresSession) -> Result<FinishOutcome, StoreError> {
-        let deadline = self.base.deadline();
+        let deadline = self.base.database.deadline();
         let PostgresSession { mut transaction, fingerprint, .. } = session;
         let release = async {
             if !undo(&mut transaction).await? {
                 return Ok(false);
             }
-            let release = self.base.query(include_str!("sql/release_transaction.sql"));
+            let release = self.base.database.query(include_str!("sql/release_transaction.sql"));
             release.bind(id.as_bytes()).bind(fingerprint.as_bytes()).execute(&mut *transaction).await?;
             Ok(true)
         };
-        let released = self.base.within(deadline, release).await;
+        let released = self.base.database.within(deadline, release).await;
         self.close(deadline, transaction, released).await
     }
 }
@@ -325,12 +325,12 @@ impl Store for TransactionalPostgresStore {
 
     async fn claim(&self, claim: &Claim<'_>) -> Result<ClaimOutcome<PostgresSession>, StoreError> {
         self.base.verify_once().await?;
-        let deadline = self.base.deadline();
+        let deadline = self.base.database.deadline();
         let permit = match self.permit(claim, deadline).await? {
             Ok(permit) => permit,
             Err(known) => return Ok(ClaimOutcome::Existing(known)),
         };
-        let held = self.base.within(deadline, self.base.repeated(|| self.hold(claim))).await;
+        let held = self.base.database.within(deadline, self.base.database.repeated(|| self.hold(claim))).await;
         match held.map_err(unavailable)? {
             Ok(transaction) => {
                 let &Claim { fingerprint, retention, .. } = claim;
