@@ -22,6 +22,16 @@ pub struct Model {
 }
 
 impl Model {
+    /// Puts an entry in as it is.
+    pub fn insert(&mut self, entry: Entry) {
+        self.entries.insert(entry.id, entry);
+    }
+
+    /// Returns all entries, in the order of their identifiers.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
     /// See [`OutboxStore::submit`].
     ///
     /// # Errors

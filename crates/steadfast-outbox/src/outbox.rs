@@ -227,6 +227,13 @@ impl<S: OutboxStore> Outbox<S> {
         Ok(self.engine.store.usage().await?)
     }
 
+    /// Looks for operations that are due at once, and not only after the
+    /// [poll interval](OutboxBuilder::poll_interval). Call it when you have written an operation down
+    /// by other means than [`submit`](Self::submit), such as in a transaction of yours.
+    pub fn wake(&self) {
+        self.engine.work.notify_one();
+    }
+
     /// Returns what has happened since the start.
     #[must_use]
     pub fn metrics(&self) -> OutboxMetrics {

@@ -75,6 +75,12 @@ impl Database {
         self.send(query, |query, connection| connection.fetch_optional(query)).await
     }
 
+    /// Sends a statement that returns any number of rows.
+    #[cfg(feature = "outbox")]
+    pub(super) async fn rows(&self, query: Query<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        self.send(query, |query, connection| connection.fetch_all(query)).await
+    }
+
     /// Sends a statement and returns the number of affected rows.
     pub(super) async fn affected(&self, query: Query<'_>) -> Result<u64, sqlx::Error> {
         let done: PgQueryResult = self.send(query, |query, connection| connection.execute(query)).await?;

@@ -53,8 +53,24 @@ pub(super) fn has_no_savepoint(error: &sqlx::Error) -> bool {
     has_code(error, &["25P01", "3B001"])
 }
 
+/// undefined_table.
+#[cfg(feature = "outbox")]
+pub(super) fn lacks_table(error: &sqlx::Error) -> bool {
+    has_code(error, &["42P01"])
+}
+
+/// Returns whether a statement may have been executed all the same: the connection is gone, or its
+/// session was ended (class 57P), or the database says so (40003, class 08).
+#[cfg(feature = "outbox")]
+pub(super) fn is_lost(error: &sqlx::Error) -> bool {
+    match error.as_database_error().map(sqlx::error::DatabaseError::code) {
+        Some(code) => code.is_some_and(|code| code.starts_with("57P") || code.starts_with("08") || code == "40003"),
+        None => !matches!(error, sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }),
+    }
+}
+
 /// disk_full.
-fn is_full(error: &sqlx::Error) -> bool {
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
     has_code(error, &["53100"])
 }
 

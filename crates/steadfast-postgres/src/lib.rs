@@ -24,13 +24,19 @@
 //! ```
 //!
 //! [The guide](https://docs.rs/steadfast/latest/steadfast/guide/server/) compares the stores.
+//!
+//! With the feature `outbox`, `PostgresOutbox` is a store of the crate `steadfast-outbox`: operations
+//! that are written down before they are sent, in the transaction of your own rows if you like.
 
-// The statements are in `sql/`, one per file. The tests against a real server are in the
-// workspace's `tests/it/server/postgres/`.
+// `database` sends statements, for all stores. The statements are in `sql/`, one per file. The tests
+// against a real server are in the workspace's `tests/it/server/postgres/`, and those of the outbox
+// in `tests/it/outbox/`.
 
 mod database;
 mod error;
 mod identity;
+#[cfg(feature = "outbox")]
+mod outbox;
 mod row;
 mod sessions;
 mod transactional;
@@ -50,6 +56,8 @@ use self::database::Database;
 use self::error::unavailable;
 use self::row::Row;
 
+#[cfg(feature = "outbox")]
+pub use self::outbox::{PostgresOutbox, SubmitIn};
 pub use self::transactional::{PostgresSession, TransactionalPostgresStore};
 pub use sqlx;
 

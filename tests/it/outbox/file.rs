@@ -2,55 +2,23 @@
 //! and with every mistake that a person can make with a file.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use fastrand::Rng;
-use http::StatusCode;
 use redb::backends::FileBackend;
 use redb::{Database, StorageBackend, TableDefinition};
-use steadfast::{Client, KeyPolicy};
 use steadfast_outbox::model::Model;
-use steadfast_outbox::rules::NewEntry;
 use steadfast_outbox::{
-    Answer, Applied, Change, DurableExt, End, Entry, Evidence, HighWater, MemoryOutbox, OperationId, Outbox,
-    OutboxOpenError, OutboxStore, OutboxStoreError, Outcome, RedbOutbox, Submitted, Terms,
+    Applied, Change, Entry, HighWater, Now, OperationId, OutboxOpenError, OutboxStore, OutboxStoreError, RedbOutbox,
+    Submitted,
 };
 use steadfast_redb::engine::{LockedFile, checked};
 use tempfile::TempDir;
 
+use super::lockstep::{self, Maker, World, answered, lockstep, settle, terms};
 use crate::server::crash::disk::Disk;
-
-const LEASE: u64 = 60_000;
-
-fn terms() -> Terms {
-    Terms::new(LEASE, 100_000)
-}
-
-/// Makes entries as an outbox does.
-struct Maker {
-    outbox: Outbox<MemoryOutbox>,
-    client: Client,
-}
-
-impl Maker {
-    async fn new() -> Self {
-        let client = Client::builder().base_url("http://127.0.0.1:1").keys(KeyPolicy::standard()).build().unwrap();
-        let outbox = Outbox::open(MemoryOutbox::new(), client.clone()).start().await.unwrap();
-        Self { outbox, client }
-    }
-
-    fn entry(&self, path: &str, name: Option<&str>, body: &str) -> NewEntry {
-        let prepared = self.client.post(path).body(body.to_owned()).prepare().unwrap();
-        let operation = match name {
-            Some(name) => prepared.named(name),
-            None => prepared.into(),
-        };
-        self.outbox.new_entry(operation).unwrap()
-    }
-}
 
 /// A wall clock that the test sets.
 #[derive(Clone, Default)]
@@ -77,110 +45,61 @@ impl Wall {
     }
 }
 
-fn settle(fence: u64, outcome: Outcome) -> Change {
-    Change::Settle { fence, outcome }
+/// A file whose wall clock the test sets.
+struct FileWorld {
+    _folder: TempDir,
+    path: PathBuf,
+    wall: Wall,
+    store: Option<RedbOutbox>,
+    clock: HighWater,
+    /// The clock as the last writer has saved it.
+    saved: HighWater,
 }
 
-fn answered() -> Outcome {
-    let end = End::Answer(Answer::new(StatusCode::CREATED, "ch_1"));
-    Outcome::Ended { end, keep_body_ms: Some(50_000) }
-}
-
-fn random_change(chance: &mut Rng, entry: &Entry) -> Change {
-    let fence = if chance.u8(0..8) == 0 { entry.fence.saturating_sub(1) } else { entry.fence };
-    let evidence =
-        [Evidence::new(true, false), Evidence::new(false, false), Evidence::new(false, true)][chance.usize(0..3)];
-    let postponed = || Outcome::Postponed { after_ms: 30_000, settling_ms: 20_000, evidence, error: "lost".to_owned() };
-    match chance.u8(0..11) {
-        0 | 1 => Change::Mark { fence, terms: terms() },
-        2 => settle(fence, postponed()),
-        3 => settle(fence, Outcome::Held { evidence, reason: "status 401".to_owned() }),
-        4 => settle(fence, Outcome::NotApplied),
-        5 | 6 => settle(fence, answered()),
-        7 => Change::Acknowledge,
-        8 => Change::Release,
-        9 => Change::Cancel,
-        _ => Change::Resolve(End::Answer(Answer::new(StatusCode::OK, "seen"))),
+impl FileWorld {
+    fn new() -> Self {
+        let (folder, wall) = (TempDir::new().unwrap(), Wall::at(lockstep::START));
+        let path = folder.path().join("operations.redb");
+        let (store, mut clock) = (wall.open(&path), HighWater::default());
+        clock.tick(wall.read());
+        Self { _folder: folder, path, wall, store: Some(store), clock, saved: clock }
     }
 }
 
-/// Model and store do the same, and after each step both hold the same.
-async fn lockstep(seed: u64, steps: usize) {
-    let (mut chance, maker) = (Rng::with_seed(seed), Maker::new().await);
-    let (folder, wall) = (TempDir::new().unwrap(), Wall::at(1_700_000_000_000));
-    let path = folder.path().join("operations.redb");
-    let (mut model, mut clock, mut store) = (Model::default(), HighWater::default(), wall.open(&path));
-    clock.tick(wall.read());
-    let mut saved = clock;
-    for step in 0..steps {
-        let said = || format!("seed {seed}, step {step}");
-        let passed = [0, 1, 40_000, 70_000, 3_600_000, 30 * 3_600_000][chance.usize(0..6)];
-        let back = [0, 0, 0, 0, 0, 5_000, 45_000][chance.usize(0..7)];
-        wall.0.store(wall.read() + passed - back, Ordering::SeqCst);
-        let known = model.list(None, usize::MAX);
-        let now = clock.tick(wall.read());
-        // Readers move the clock of the store on too, and only writers save it.
-        let mut writes = true;
-        match chance.u8(0..10) {
-            0..=2 => {
-                let name = chance.bool().then(|| format!("order-{}", chance.u8(0..6)));
-                let body = if chance.u8(0..6) == 0 { "13 EUR" } else { "12 EUR" };
-                let new = maker.entry(["/a", "/b"][chance.usize(0..2)], name.as_deref(), body);
-                let terms = chance.bool().then(terms);
-                let expected = model.submit(new.clone(), terms, now);
-                let got = store.submit(new, terms).await;
-                assert_eq!(format!("{got:?}"), format!("{expected:?}"), "{}", said());
-            }
-            3 => {
-                if model.next_due(&[], now) == Some(Duration::ZERO) {
-                    let expected = model.claim_due(terms(), 2, &[], now);
-                    assert_eq!(store.claim_due(terms(), 2, Vec::new()).await.unwrap(), expected, "{}", said());
-                } else {
-                    writes = false;
-                    assert!(store.claim_due(terms(), 2, Vec::new()).await.unwrap().is_empty(), "{}", said());
-                }
-            }
-            4 => {
-                let expected = model.sweep(3, now);
-                assert_eq!(store.sweep(3).await.unwrap(), expected, "{}", said());
-                writes = expected > 0;
-            }
-            5 => {
-                drop(store);
-                store = wall.open(&path);
-                model.reopen();
-                clock = saved;
-                clock.tick(wall.read());
-            }
-            _ if known.is_empty() => writes = false,
-            _ => {
-                let entry = &known[chance.usize(0..known.len())];
-                let change = random_change(&mut chance, entry);
-                let expected = model.apply(entry.id, &change, now);
-                assert_eq!(store.apply(entry.id, change).await.unwrap(), expected, "{}", said());
-            }
-        }
-        if writes {
-            saved = clock;
-        }
-        let known = model.list(None, usize::MAX);
-        assert_eq!(store.list(None, usize::MAX).await.unwrap(), known, "{}", said());
-        assert_eq!(store.usage().await.unwrap(), model.usage().unwrap(), "{}", said());
-        let now = clock.tick(wall.read());
-        assert_eq!(store.next_due(Vec::new()).await.unwrap(), model.next_due(&[], now), "{}", said());
-        if let Some(entry) = known.first() {
-            assert_eq!(store.get(entry.id).await.unwrap(), model.get(entry.id), "{}", said());
-            let name = entry.name.as_deref().unwrap_or("order-0");
-            assert_eq!(store.find(name).await.unwrap(), model.find(name), "{}", said());
-            assert_eq!(store.list(Some(entry.id), 2).await.unwrap(), model.list(Some(entry.id), 2), "{}", said());
-        }
+impl World for FileWorld {
+    type Store = RedbOutbox;
+
+    fn store(&self) -> &RedbOutbox {
+        self.store.as_ref().unwrap()
+    }
+
+    async fn set_clock(&mut self, ms: u64) {
+        self.wall.0.store(ms, Ordering::SeqCst);
+    }
+
+    fn now(&mut self) -> Now {
+        self.clock.tick(self.wall.read())
+    }
+
+    /// Readers move the clock of the store on too, and only writers save it.
+    fn has_written(&mut self) {
+        self.saved = self.clock;
+    }
+
+    async fn reopen(&mut self, model: &mut Model) {
+        self.store = None;
+        self.store = Some(self.wall.open(&self.path));
+        model.reopen();
+        self.clock = self.saved;
+        self.clock.tick(self.wall.read());
+        self.has_written();
     }
 }
 
 #[tokio::test]
 async fn store_keeps_step_with_model() {
     for seed in 0..12 {
-        lockstep(seed, 120).await;
+        lockstep(FileWorld::new(), seed, 120).await;
     }
 }
 
@@ -188,7 +107,7 @@ async fn store_keeps_step_with_model() {
 #[ignore = "ten minutes; the short form runs always"]
 async fn store_keeps_step_with_model_for_long() {
     for seed in 100..1_100 {
-        lockstep(seed, 200).await;
+        lockstep(FileWorld::new(), seed, 200).await;
     }
 }
 

@@ -5,6 +5,8 @@ mod crash;
 mod ends;
 mod engine;
 mod file;
+mod lockstep;
+mod postgres;
 mod submit;
 mod takeover;
 

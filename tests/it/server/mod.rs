@@ -18,7 +18,7 @@ mod lockstep;
 mod nested;
 mod overtaken;
 mod polled;
-mod postgres;
+pub(crate) mod postgres;
 mod processes;
 mod redb;
 mod redis;

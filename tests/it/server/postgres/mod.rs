@@ -6,8 +6,8 @@ mod conflicts;
 mod isolation;
 mod lending;
 mod lent;
-mod pooler;
-mod proxy;
+pub(crate) mod pooler;
+pub(crate) mod proxy;
 mod read_only;
 mod roles;
 mod round_trips;
@@ -48,28 +48,28 @@ fn claim(id: &RecordId) -> Claim<'_> {
 
 /// Returns the options of the database. There is no default, since a skipped test would count as
 /// passed.
-pub(super) fn options() -> PgConnectOptions {
+pub(crate) fn options() -> PgConnectOptions {
     let url = std::env::var("STEADFAST_POSTGRES_URL")
         .expect("these tests want a PostgreSQL: ./scripts/with_servers.sh cargo test -p steadfast-tests");
     url.parse().unwrap()
 }
 
 /// Returns a pool in this schema.
-pub(super) fn pool_in(schema: &str) -> PgPool {
+pub(crate) fn pool_in(schema: &str) -> PgPool {
     pool_by(options(), schema)
 }
 
-fn pool_by(options: PgConnectOptions, schema: &str) -> PgPool {
+pub(crate) fn pool_by(options: PgConnectOptions, schema: &str) -> PgPool {
     pool_of(10, options.options([("search_path", schema)]))
 }
 
-fn pool_of(connections: u32, options: PgConnectOptions) -> PgPool {
+pub(crate) fn pool_of(connections: u32, options: PgConnectOptions) -> PgPool {
     let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(10));
     pool.connect_lazy_with(options)
 }
 
 /// Creates a new schema.
-pub(super) async fn schema() -> String {
+pub(crate) async fn schema() -> String {
     let schema = format!("t{}", steadfast::uuid::Uuid::from_bytes(*ClaimToken::new().unwrap().as_bytes()).simple());
     let admin = PgPoolOptions::new().max_connections(1).connect_with(options()).await.unwrap();
     sqlx::query(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&admin).await.unwrap();
@@ -78,23 +78,23 @@ pub(super) async fn schema() -> String {
 }
 
 /// Returns a pool in a schema of its own, with the schema's name.
-pub(super) async fn pool() -> (String, PgPool) {
+pub(crate) async fn pool() -> (String, PgPool) {
     let schema = schema().await;
     let pool = pool_in(&schema);
     (schema, pool)
 }
 
-pub(super) async fn store() -> PostgresStore {
+pub(crate) async fn store() -> PostgresStore {
     let store = PostgresStore::new(pool().await.1);
     store.create_table().await.unwrap();
     store
 }
 
-pub(super) async fn run(sql: &'static str, pool: &PgPool) -> u64 {
+pub(crate) async fn run(sql: &'static str, pool: &PgPool) -> u64 {
     sqlx::query(sql).execute(pool).await.unwrap().rows_affected()
 }
 
-pub(super) async fn count(sql: &'static str, pool: &PgPool) -> i64 {
+pub(crate) async fn count(sql: &'static str, pool: &PgPool) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
 }
 

@@ -10,7 +10,7 @@ use super::*;
 
 /// Returns options that lead through pgbouncer to a database of this test's own, and a pool with
 /// direct connections.
-pub(super) async fn behind_pgbouncer() -> (PgConnectOptions, PgPool) {
+pub(crate) async fn behind_pgbouncer() -> (PgConnectOptions, PgPool) {
     let url = std::env::var("STEADFAST_PGBOUNCER_URL")
         .expect("these tests want a pgbouncer: ./scripts/with_servers.sh cargo test -p steadfast-tests");
     let database = schema().await;

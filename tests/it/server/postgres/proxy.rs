@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 /// The message by which sqlx's pool tests a connection: a bare Sync.
 const PING: &[u8] = b"S\0\0\0\x04";
 
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     way: Arc<Way>,
     task: JoinHandle<()>,
@@ -30,7 +30,7 @@ struct Way {
 
 /// The treatment of a `COMMIT`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Commits {
+pub(crate) enum Commits {
     Pass,
     /// Never arrives: its connection is cut first.
     Lost,
@@ -41,7 +41,7 @@ pub(super) enum Commits {
 }
 
 impl Proxy {
-    pub(super) async fn start(database: &PgConnectOptions) -> Self {
+    pub(crate) async fn start(database: &PgConnectOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let target = (database.get_host().to_owned(), database.get_port());
@@ -63,34 +63,34 @@ impl Proxy {
     }
 
     /// Returns the options with this proxy as the server.
-    pub(super) fn options(&self, database: PgConnectOptions) -> PgConnectOptions {
+    pub(crate) fn options(&self, database: PgConnectOptions) -> PgConnectOptions {
         database.host("127.0.0.1").port(self.port)
     }
 
     /// Cuts existing connections and refuses new ones, or stops doing so.
-    pub(super) fn set_down(&self, down: bool) {
+    pub(crate) fn set_down(&self, down: bool) {
         self.way.down.store(down, Ordering::SeqCst);
         self.way.cut.notify_waiters();
     }
 
     /// Sets the treatment of every `COMMIT`.
-    pub(super) fn commits(&self, commits: Commits) {
+    pub(crate) fn commits(&self, commits: Commits) {
         self.way.commits.send_replace(commits);
     }
 
     /// Holds back the reply to any message that contains these words, and all later replies on that
     /// connection.
-    pub(super) fn hold(&self, words: &'static str) {
+    pub(crate) fn hold(&self, words: &'static str) {
         self.way.holds.send_replace(Some(words));
     }
 
     /// Lets all replies through.
-    pub(super) fn let_go(&self) {
+    pub(crate) fn let_go(&self) {
         self.way.holds.send_replace(None);
     }
 
     /// Returns the messages since the last call, without the pool's tests.
-    pub(super) fn sent(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn sent(&self) -> Vec<Vec<u8>> {
         let sent = std::mem::take(&mut *self.way.sent.lock().unwrap());
         sent.into_iter().filter(|message| message != PING).collect()
     }
@@ -163,7 +163,7 @@ impl Way {
     }
 }
 
-pub(super) fn contains(bytes: &[u8], words: &[u8]) -> bool {
+pub(crate) fn contains(bytes: &[u8], words: &[u8]) -> bool {
     bytes.windows(words.len()).any(|window| window == words)
 }
 
