@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --example outbox                     a bank that honours idempotency keys
 //! cargo run --example outbox -- --ignores-keys   one that ignores them, but can be asked
+//! ./scripts/with_servers.sh cargo run --example outbox -- --postgres
 //! ```
 //!
 //! The bank runs in this process, and loses a part of its answers. The charges are made by a second
@@ -10,8 +11,8 @@
 //! bank counts.
 
 mod bank;
+mod place;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,11 +22,12 @@ use futures_util::stream;
 use indicatif::{ProgressBar, ProgressStyle};
 use steadfast::http::StatusCode;
 use steadfast::{Client, KeyPolicy};
-use steadfast_outbox::{Answer, DurableExt, End, Outbox, Reconciliation, RedbOutbox};
+use steadfast_outbox::{Answer, DurableExt, End, Outbox, OutboxStore, Reconciliation, RedbOutbox};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
 use crate::bank::Bank;
+use crate::place::Place;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -41,7 +43,13 @@ struct Arguments {
     /// The bank ignores idempotency keys. A hook asks its books instead
     #[arg(long)]
     ignores_keys: bool,
-    /// Makes the charges: the file of the outbox, and the address of the bank
+    /// Keep the operations in PostgreSQL, not in a file
+    #[arg(long)]
+    postgres: bool,
+    /// The database; the example creates a schema in it, and drops it at the end
+    #[arg(long, env = "STEADFAST_POSTGRES_URL")]
+    database: Option<String>,
+    /// Makes the charges: the file of the outbox or its schema, and the address of the bank
     #[arg(long, hide = true, num_args = 2)]
     work: Option<Vec<String>>,
 }
@@ -50,21 +58,25 @@ struct Arguments {
 async fn main() -> Result<ExitCode, Error> {
     let arguments = Arguments::parse();
     match &arguments.work {
-        Some(work) => make_charges(Path::new(&work[0]), &work[1], &arguments).await,
+        Some(work) => match arguments.database.as_deref().filter(|_| arguments.postgres) {
+            Some(database) => make_charges(place::postgres(database, &work[0])?, &work[1], &arguments).await,
+            None => make_charges(RedbOutbox::open(&work[0])?, &work[1], &arguments).await,
+        },
         None => watch(&arguments).await,
     }
 }
 
 /// The second process: submits every charge, and waits for every end.
-async fn make_charges(file: &Path, bank: &str, arguments: &Arguments) -> Result<ExitCode, Error> {
+async fn make_charges(store: impl OutboxStore, bank: &str, arguments: &Arguments) -> Result<ExitCode, Error> {
     let client = Client::builder().base_url(bank).attempt_timeout(Duration::from_millis(300));
     let client = if arguments.ignores_keys { client } else { client.keys(KeyPolicy::standard()) };
     let client = client.build()?;
     // These times suit a bank on this machine. The defaults suit one on the internet.
-    let outbox = Outbox::open(RedbOutbox::open(file)?, client.clone())
+    let outbox = Outbox::open(store, client.clone())
         .lease(Duration::from_millis(600))
         .settling_time(Duration::from_millis(100))
         .backoff(Duration::from_millis(10), Duration::from_millis(200))
+        .poll_interval(Duration::from_millis(100))
         .reconcile(|unknown| async move {
             let name = unknown.entry.name.unwrap_or_default();
             let found = unknown.client.get("/books").query(&[("charge", name)]).fetch_text().await?;
@@ -100,8 +112,7 @@ async fn make_charges(file: &Path, bank: &str, arguments: &Arguments) -> Result<
 
 /// The first process: runs the bank, and kills and starts the second one until that has finished.
 async fn watch(arguments: &Arguments) -> Result<ExitCode, Error> {
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("operations.redb");
+    let place = Place::make(arguments).await?;
     let bank = Bank::open(arguments.seed, arguments.ignores_keys).await;
     let mut chance = fastrand::Rng::with_seed(arguments.seed);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} charged, {msg}")?;
@@ -110,7 +121,7 @@ async fn watch(arguments: &Arguments) -> Result<ExitCode, Error> {
     let said = loop {
         bar.set_position(bank.charged() as u64);
         bar.set_message(format!("{kills} kills"));
-        let child = start(&file, &bank.url(), arguments)?;
+        let child = start(place.name(), &bank.url(), arguments)?;
         // Longer and longer, so that it ends on a slow machine too.
         let lives = Duration::from_millis(chance.u64(20..200) + 4 * kills);
         match finish_within(lives, child).await? {
@@ -119,6 +130,7 @@ async fn watch(arguments: &Arguments) -> Result<ExitCode, Error> {
         }
     };
     bar.finish_and_clear();
+    place.remove().await?;
     let mut counts = said.split_whitespace().map(str::parse::<usize>);
     let (Some(Ok(answered)), Some(Ok(unknown))) = (counts.next(), counts.next()) else {
         return Err(format!("the second process said: {said}").into());
@@ -137,11 +149,15 @@ async fn watch(arguments: &Arguments) -> Result<ExitCode, Error> {
     Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn start(file: &PathBuf, bank: &str, arguments: &Arguments) -> Result<Child, Error> {
+fn start(place: &str, bank: &str, arguments: &Arguments) -> Result<Child, Error> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--work").arg(file).arg(bank).args(["--charges", &arguments.charges.to_string()]);
+    command.args(["--work", place, bank]).args(["--charges", &arguments.charges.to_string()]);
     if arguments.ignores_keys {
         command.arg("--ignores-keys");
+    }
+    if arguments.postgres {
+        // The database is in the environment, since other users can read a command line.
+        command.arg("--postgres").env("STEADFAST_POSTGRES_URL", arguments.database.as_deref().unwrap_or_default());
     }
     Ok(command.stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn()?)
 }
