@@ -5,7 +5,7 @@
 #   ./scripts/bench.sh client     the client beside plain reqwest and its peers
 #   ./scripts/bench.sh pieces     the parts of an operation: a key, a request, a decision, a claim
 #   ./scripts/bench.sh server     the layer, store by store; starts its own Redis and PostgreSQL
-#   ./scripts/bench.sh outbox     whole operations through an outbox, beside bare commits
+#   ./scripts/bench.sh outbox     whole operations through an outbox, beside bare commits; its own PostgreSQL
 #   ./scripts/bench.sh compile    the extra build time of a user; builds three small crates
 #
 # valgrind counts the instructions; it is installed if it is missing. Instructions and allocations
@@ -96,7 +96,7 @@ tree_of() { # name, what else
 }
 
 bench_outbox() {
-    cargo bench -q -p steadfast-benches --bench outbox | rewrite outbox
+    ./scripts/with_servers.sh cargo bench -q -p steadfast-benches --bench outbox | sed -n '/^|/,$p' | rewrite outbox
 }
 
 # Builds each crate three times from scratch, in turns, and takes the fastest: other load only adds
