@@ -21,6 +21,9 @@ use crate::rules::NewEntry;
 use crate::store::{Applied, OutboxStore, OutboxStoreError, Submitted, Usage};
 use crate::worker::Claimed;
 
+/// How long `wait` waits after its first look, if another process may end the operation. It doubles.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+
 /// Durable operations: each is on the disk before its first byte leaves, and is carried out across
 /// restarts.
 ///
@@ -122,20 +125,22 @@ impl<S: OutboxStore> Outbox<S> {
     /// There is no such operation, or the store cannot be read.
     pub async fn wait(&self, id: OperationId) -> Result<End, OutboxError> {
         let engine = &self.engine;
-        let mut pause = Duration::from_millis(50);
+        let poll_interval = engine.settings.poll_interval;
+        // Before any look, so that no end falls between the two.
+        let mut subscription = engine.subscribe(id);
+        // What this process has submitted mostly ends here too, and then nothing has to be read.
+        let mut pause = if engine.is_own(id) { poll_interval } else { Duration::ZERO };
         loop {
-            // Before the look, so that no end falls between the two.
-            let mut subscription = engine.subscribe(id);
+            // Another process may end it, and tells nobody here.
+            let until = if S::IS_SHARED || pause.is_zero() { clock::now().checked_add(pause) } else { None };
+            if let Some(end) = subscription.wait(until).await {
+                return Ok(end);
+            }
             let entry = engine.store.get(id).await?.ok_or(Refusal::NotFound(id))?;
             if let Some(end) = entry.end() {
                 return Ok(end.clone());
             }
-            // Another process may end it, and tells nobody here.
-            let until = if S::IS_SHARED { clock::now().checked_add(pause) } else { None };
-            pause = (pause * 2).min(engine.settings.poll_interval);
-            if let Some(end) = subscription.wait(until).await {
-                return Ok(end);
-            }
+            pause = (pause * 2).max(FIRST_LOOK).min(poll_interval);
         }
     }
 
