@@ -463,7 +463,10 @@ impl ClientBuilder {
             http,
             view: TransportView::own(opaque, is_as_made, is_as_made && !names_a_tls_proxy(std::env::vars_os())),
             lacks_roots,
-            origins: OriginMap::new(self.overload.origins(self.budget, is_as_made), base.as_ref()),
+            origins: OriginMap::new(
+                self.overload.origins(self.budget, is_as_made),
+                base.as_ref().map(|base| &base.url),
+            ),
             base,
             defaults,
             retry,

@@ -361,7 +361,7 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Client");
         match &*self.inner {
-            Ok(inner) => debug.field("base_url", &inner.base.as_ref().map(crate::resume::SafeUrl)),
+            Ok(inner) => debug.field("base_url", &inner.base.as_ref().map(|base| crate::resume::SafeUrl(&base.url))),
             Err(message) => debug.field("error", message),
         };
         debug.finish_non_exhaustive()

@@ -16,6 +16,7 @@ use crate::origin::OriginMap;
 use crate::policy::{Classification, Outcome, RetryPolicy};
 use crate::send_clock::UploadRate;
 use crate::settings::{OverloadSettings, ReadTimeout};
+use crate::target::Base;
 use crate::transport_view::TransportView;
 
 pub(crate) type Classifier = Arc<dyn Fn(&Outcome<'_>) -> Classification + Send + Sync>;
@@ -28,7 +29,7 @@ pub(crate) struct Inner {
     /// This host has no CA certificates, so every certificate is rejected.
     pub(crate) lacks_roots: bool,
     pub(crate) origins: OriginMap,
-    pub(crate) base: Option<reqwest::Url>,
+    pub(crate) base: Option<Base>,
     pub(crate) defaults: Defaults,
     pub(crate) retry: RetryPolicy,
     pub(crate) keys: KeyPolicy,

@@ -10,8 +10,28 @@ use reqwest::Url;
 use super::origin::origin;
 use crate::error::{Error, Result};
 
-/// Parses and checks a base URL. Its path gets a slash at the end.
-pub(super) fn base(text: &str) -> Result<Url> {
+/// A segment as long as most paths are. Without it each appended path moves the text of its URL to a
+/// larger place.
+const ROOM: &str = "--------------------------------";
+
+/// A base URL. Its path ends in a slash.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub(super) url: Url,
+    /// The same with [`ROOM`] at the end, which a path takes the place of.
+    roomy: Url,
+}
+
+impl Base {
+    fn new(url: Url) -> Self {
+        let mut roomy = url.clone();
+        roomy.set_path(&format!("{}{ROOM}", url.path()));
+        Self { url, roomy }
+    }
+}
+
+/// Parses and checks a base URL.
+pub(super) fn base(text: &str) -> Result<Base> {
     let mut url = absolute("base_url", text)?;
     if url.query().is_some() || url.fragment().is_some() {
         return Err(Error::build("base_url", "it may not have a query or a fragment, since paths are appended to it"));
@@ -23,18 +43,18 @@ pub(super) fn base(text: &str) -> Result<Url> {
         let path = format!("{}/", url.path());
         url.set_path(&path);
     }
-    Ok(url)
+    Ok(Base::new(url))
 }
 
 /// Returns the URL of a request: `text` itself if it is absolute, otherwise appended to `base`.
-pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
+pub(super) fn resolve(base: Option<&Base>, text: &str) -> Result<Url> {
     if let Some(url) = base.and_then(|base| append_plain(base, text)) {
         return Ok(url);
     }
     if has_scheme(text) {
         return absolute("url", text);
     }
-    let Some(base) = base else {
+    let Some(Base { url: base, .. }) = base else {
         let hint = missing_scheme(text).map(|hint| format!("; if it begins with a host, {hint}"));
         let hint = hint.unwrap_or_default();
         return Err(Error::build("url", format!("it is relative and the client has no base_url{hint}")));
@@ -54,7 +74,7 @@ pub(super) fn resolve(base: Option<&Url>, text: &str) -> Result<Url> {
 /// Appends a path that needs no parsing: letters, digits, `-`, `_` and `~` (unreserved, RFC 3986
 /// §2.3), in segments that are not empty. Most paths are such. The result is that of [`append`], at
 /// half the cost.
-fn append_plain(base: &Url, text: &str) -> Option<Url> {
+fn append_plain(base: &Base, text: &str) -> Option<Url> {
     let below = text.strip_prefix('/').unwrap_or(text);
     let mut previous = b'/';
     for &byte in below.as_bytes() {
@@ -67,9 +87,9 @@ fn append_plain(base: &Url, text: &str) -> Option<Url> {
     if previous == b'/' {
         return None;
     }
-    let mut url = base.clone();
+    let mut url = base.roomy.clone();
     let mut path = url.path_segments_mut().ok()?;
-    path.pop_if_empty();
+    path.pop();
     if below.as_bytes().contains(&b'/') {
         path.extend(below.split('/'))
     } else {
@@ -205,7 +225,7 @@ mod tests {
                     let text = format!("{first}{then}");
                     match append_plain(&base, &text) {
                         Some(url) => {
-                            assert_eq!(Some(url), append(&base, &text).ok(), "{base_text} and {text}");
+                            assert_eq!(Some(url), append(&base.url, &text).ok(), "{base_text} and {text}");
                             plain += 1;
                         }
                         None => parsed += 1,
