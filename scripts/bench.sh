@@ -3,6 +3,7 @@
 #
 #   ./scripts/bench.sh            client, pieces, server, outbox: under ten minutes on two cores, once built
 #   ./scripts/bench.sh client     the client beside plain reqwest and its peers
+#   ./scripts/bench.sh wires      the client to a name, over HTTP/2 and TLS: some 20 minutes
 #   ./scripts/bench.sh pieces     the parts of an operation: a key, a request, a decision, a claim
 #   ./scripts/bench.sh server     the layer, store by store; starts its own Redis and PostgreSQL
 #   ./scripts/bench.sh outbox     whole operations through an outbox, beside bare commits; its own PostgreSQL
@@ -48,6 +49,12 @@ bench_client() {
         done
         printf '.\n\n%s\n' "$tables"
     } | rewrite client
+}
+
+bench_wires() {
+    need_valgrind
+    (cd benches/compare && cargo build --release)
+    benches/compare/target/release/compare wires | rewrite wires
 }
 
 # Turns divan's tree into a table: medians with one thread and with two, and the allocations.
@@ -135,6 +142,6 @@ bench_compile() {
 
 [ $# -gt 0 ] || set -- client pieces server outbox
 for part in "$@"; do
-    declare -F "bench_$part" >/dev/null || { echo "no part '$part'; there are: client pieces server outbox compile" >&2 && exit 2; }
+    declare -F "bench_$part" >/dev/null || { echo "no part '$part'; there are: client wires pieces server outbox compile" >&2 && exit 2; }
 done
 for part in "$@"; do "bench_$part"; done

@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::contender::{Charge, Contender, NewCharge, Place};
+use crate::wire::Site;
 
 const CHARGE: NewCharge = NewCharge { amount: 1200, currency: "eur", customer: "cus_9s6XKzkNRiz8i3" };
 
@@ -46,16 +47,15 @@ pub enum Say {
 }
 
 /// Runs `operations` of the scenario and returns the requested numbers.
-pub fn run<C: Contender>(port: u16, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
+pub fn run<C: Contender>(site: &Site, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
     let mut runtime = match scenario {
         Scenario::Crowd => tokio::runtime::Builder::new_multi_thread(),
         // One thread, so that its count is complete.
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = runtime.enable_all().build().unwrap();
-    let base = format!("http://127.0.0.1:{port}/v1");
-    let client = runtime.block_on(async { C::new(&base) });
-    let load = Load { runtime, client, base, port };
+    let client = runtime.block_on(async { C::new(site) });
+    let load = Load { runtime, client, base: site.base(), port: site.port };
     match (scenario, say) {
         (Scenario::Hold, _) => vec![load.hold(operations)],
         (_, Say::Allocations) => vec![load.allocations(scenario)],

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release                        steadfast and plain reqwest, every table
 //! cargo run --release --features peers      and the peers
-//! cargo run --release -- count get reqwest   one scenario, instructions only
+//! cargo run --release -- count tls2 get reqwest   one scenario, instructions only
 //! cargo run --profile gate -- gate           the bounds, checked by counts alone
 //! ```
 //!
@@ -22,7 +22,9 @@ mod load;
 mod measure;
 mod server;
 mod tables;
+mod wire;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +32,8 @@ use clap::{Parser, Subcommand};
 use crate::contender::Name;
 use crate::layer::Serving;
 use crate::load::{Say, Scenario};
+use crate::measure::Run;
+use crate::wire::{Site, Wire};
 
 #[derive(Parser)]
 struct Arguments {
@@ -42,9 +46,11 @@ enum Command {
     /// Every table, in Markdown.
     Tables,
     /// Instructions of one operation in one scenario.
-    Count { scenario: Scenario, contenders: Vec<Name> },
+    Count { wire: Wire, scenario: Scenario, contenders: Vec<Name> },
     /// Allocations of one operation in one scenario.
-    Allocations { scenario: Scenario, contenders: Vec<Name> },
+    Allocations { wire: Wire, scenario: Scenario, contenders: Vec<Name> },
+    /// The table of every wire, in Markdown.
+    Wires,
     /// The cost of the server's side, in Markdown.
     Layer,
     /// The bounds and the counts. Fails if a count is more than 1 % above its bound.
@@ -54,31 +60,40 @@ enum Command {
     #[command(hide = true)]
     Serving { what: Serving, requests: usize },
     #[command(hide = true)]
-    Load { port: u16, contender: Name, scenario: Scenario, operations: usize, say: Say },
+    Load {
+        wire: Wire,
+        port: u16,
+        certificate: PathBuf,
+        contender: Name,
+        scenario: Scenario,
+        operations: usize,
+        say: Say,
+    },
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command.unwrap_or(Command::Tables) {
         Command::Serve => server::serve().unwrap(),
-        Command::Load { port, contender, scenario, operations, say } => {
-            for number in contender.run(port, scenario, operations, say) {
+        Command::Load { wire, port, certificate, contender, scenario, operations, say } => {
+            for number in contender.run(&Site::new(wire, port, certificate), scenario, operations, say) {
                 println!("{number}");
             }
         }
-        Command::Count { scenario, contenders } => {
+        Command::Count { wire, scenario, contenders } => {
             let server = measure::Server::start();
             for contender in contenders {
-                println!("{contender}: {:.0}", server.instructions(contender, scenario));
+                println!("{contender}: {:.0}", server.instructions(Run::new(contender, scenario).over(wire)));
             }
         }
-        Command::Allocations { scenario, contenders } => {
+        Command::Allocations { wire, scenario, contenders } => {
             let server = measure::Server::start();
             for contender in contenders {
-                println!("{contender}: {}", server.allocations(contender, scenario));
+                println!("{contender}: {}", server.allocations(Run::new(contender, scenario).over(wire)));
             }
         }
         Command::Serving { what, requests } => what.run(requests),
         Command::Tables => tables::print(&measure::Server::start()),
+        Command::Wires => println!("{}", tables::wires(&measure::Server::start())),
         Command::Layer => println!("{}", tables::layer()),
         Command::Gate => return gate::check(&measure::Server::start()),
     }

@@ -6,11 +6,12 @@ use std::process::{Child, Command, Stdio};
 use crate::contender::Name;
 use crate::layer::Serving;
 use crate::load::{Say, Scenario};
+use crate::wire::{Ports, Wire};
 
 /// The server's process. Dropping this value ends it.
 pub struct Server {
     process: Child,
-    port: u16,
+    ports: Ports,
 }
 
 impl Drop for Server {
@@ -24,53 +25,77 @@ impl Server {
     pub fn start() -> Self {
         let mut process =
             Command::new(std::env::current_exe().unwrap()).arg("serve").stdout(Stdio::piped()).spawn().unwrap();
-        let mut port = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).unwrap();
-        Self { process, port: port.trim().parse().unwrap() }
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut words = line.split_whitespace();
+        let ports = std::array::from_fn(|_| words.next().unwrap().parse().unwrap());
+        Self { process, ports: Ports { ports, certificate: words.next().unwrap().into() } }
     }
 
     /// Runs a client process, and returns the numbers that it prints.
-    pub fn say(&self, contender: Name, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
+    pub fn say(&self, run: Run, operations: usize, say: Say) -> Vec<f64> {
         let exe = std::env::current_exe().unwrap();
-        let output = self.load(Command::new(exe), contender, scenario, operations, say).output().unwrap();
-        assert!(output.status.success(), "{contender}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = self.load(Command::new(exe), run, operations, say).output().unwrap();
+        assert!(output.status.success(), "{}: {}", run.contender, String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().lines().map(|line| line.parse().unwrap()).collect()
     }
 
     /// Returns the instructions of one operation: a long run minus a short one, so that start-up
     /// cancels.
-    pub fn instructions(&self, contender: Name, scenario: Scenario) -> f64 {
-        let (short, long) = match scenario {
+    pub fn instructions(&self, run: Run) -> f64 {
+        let (short, long) = match run.scenario {
             Scenario::Get64 => (640, 6400),
             Scenario::Persist => (150, 600),
             _ => (300, 1500),
         };
-        let count = |operations| self.count(contender, scenario, operations);
+        let count = |operations| self.count(run, operations);
         (count(long) - count(short)) / (long - short) as f64
     }
 
-    pub fn allocations(&self, contender: Name, scenario: Scenario) -> f64 {
-        self.say(contender, scenario, 0, Say::Allocations)[0]
+    pub fn allocations(&self, run: Run) -> f64 {
+        self.say(run, 0, Say::Allocations)[0]
     }
 
     /// Returns the bytes of one operation in flight. Only the second half of many operations
     /// counts, which leaves out the client's fixed memory.
     pub fn held_by_one(&self, contender: Name) -> f64 {
-        let hold =
-            |operations: usize| self.say(contender, Scenario::Hold, operations, Say::Bytes)[0] * operations as f64;
+        let hold = |operations: usize| {
+            self.say(Run::new(contender, Scenario::Hold), operations, Say::Bytes)[0] * operations as f64
+        };
         (hold(400) - hold(200)) / 200.0
     }
 
-    fn count(&self, contender: Name, scenario: Scenario, operations: usize) -> f64 {
-        callgrind(&format!("{contender}.{operations}"), |valgrind| {
-            self.load(valgrind, contender, scenario, operations, Say::Nothing)
+    fn count(&self, run: Run, operations: usize) -> f64 {
+        callgrind(&format!("{}.{operations}", run.contender), |valgrind| {
+            self.load(valgrind, run, operations, Say::Nothing)
         })
     }
 
-    fn load(&self, mut command: Command, contender: Name, scenario: Scenario, operations: usize, say: Say) -> Command {
-        command.arg("load").arg(self.port.to_string()).arg(contender.to_string());
-        command.arg(spelled(&scenario)).arg(operations.to_string()).arg(spelled(&say));
+    fn load(&self, mut command: Command, run: Run, operations: usize, say: Say) -> Command {
+        let site = self.ports.site(run.wire);
+        command.arg("load").arg(spelled(&run.wire)).arg(site.port.to_string()).arg(site.certificate());
+        command.arg(run.contender.to_string()).arg(spelled(&run.scenario));
+        command.arg(operations.to_string()).arg(spelled(&say));
         command
+    }
+}
+
+/// What a client process does: which client, which scenario, over which wire.
+#[derive(Clone, Copy)]
+pub struct Run {
+    pub contender: Name,
+    pub scenario: Scenario,
+    pub wire: Wire,
+}
+
+impl Run {
+    /// Makes a run in the clear, to an IP address.
+    pub fn new(contender: Name, scenario: Scenario) -> Self {
+        Self { contender, scenario, wire: Wire::Address }
+    }
+
+    pub fn over(self, wire: Wire) -> Self {
+        Self { wire, ..self }
     }
 }
 

@@ -5,7 +5,8 @@ use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use crate::contender::Name;
 use crate::layer::Serving;
 use crate::load::{Say, Scenario};
-use crate::measure::{Server, serving};
+use crate::measure::{Run, Server, serving};
+use crate::wire::Wire;
 
 const ROUNDS: usize = 5;
 
@@ -25,8 +26,47 @@ fn compared() -> impl Iterator<Item = Name> {
 fn instructions(server: &Server) -> Table {
     let mut table = new(&["instructions", "GET", "POST", "503, 503, 200", "64 in flight"]);
     let scenarios = [Scenario::Get, Scenario::Post, Scenario::Persist, Scenario::Get64];
-    relative(&mut table, &scenarios, |name, scenario| server.instructions(name, scenario));
+    relative(&mut table, &scenarios, |name, scenario| server.instructions(Run::new(name, scenario)));
     table
+}
+
+/// Where people live: a name as the host, HTTP/2 and TLS, with a base URL and without. Over TLS a run
+/// differs from the next by up to 3 %, so each count is the median of several.
+pub fn wires(server: &Server) -> Table {
+    const WIRES: [Wire; 4] = [Wire::Name, Wire::Clear2, Wire::Tls1, Wire::Tls2];
+    const SCENARIOS: [Scenario; 4] = [Scenario::Get, Scenario::Post, Scenario::Persist, Scenario::Get64];
+    let names: Vec<Name> = Name::all().filter(|name| *name != Name::Traced).collect();
+    let mut table = new(&["instructions, of reqwest's", "GET", "POST", "503, 503, 200", "64 in flight"]);
+    for wire in WIRES {
+        let mut plain = Vec::new();
+        for &name in names.iter().filter(|name| name.speaks(wire)) {
+            let mut row = vec![name.title().to_owned()];
+            for (column, scenario) in SCENARIOS.into_iter().enumerate() {
+                let run = Run::new(name, scenario).over(wire);
+                // The client without a base URL has its budget, which ends a run that always fails.
+                if name == Name::Anywhere && scenario == Scenario::Persist {
+                    row.push("-".to_owned());
+                    continue;
+                }
+                let cost = median_instructions(server, run);
+                if name == Name::Reqwest {
+                    plain.push(cost);
+                    row[0] = format!("reqwest {}", wire.title());
+                    row.push(format!("{} (1.00)", grouped(cost)));
+                } else {
+                    row.push(format!("{:.3}", cost / plain[column]));
+                }
+            }
+            table.add_row(row);
+        }
+    }
+    table
+}
+
+/// Returns the median of three counts over TLS, and one count in the clear, where none differs.
+pub fn median_instructions(server: &Server, run: Run) -> f64 {
+    let runs = if run.wire.is_tls() { 3 } else { 1 };
+    median((0..runs).map(|_| server.instructions(run)).collect())
 }
 
 fn allocations(server: &Server) -> Table {
@@ -34,7 +74,7 @@ fn allocations(server: &Server) -> Table {
     let scenarios = [Scenario::Get, Scenario::Post, Scenario::Persist, Scenario::Hold];
     relative(&mut table, &scenarios, |name, scenario| match scenario {
         Scenario::Hold => server.held_by_one(name),
-        _ => server.allocations(name, scenario),
+        _ => server.allocations(Run::new(name, scenario)),
     });
     table
 }
@@ -59,7 +99,10 @@ fn relative(table: &mut Table, scenarios: &[Scenario], measure: impl Fn(Name, Sc
 fn origins(server: &Server) -> Table {
     let mut table = new(&["instructions of a GET", "1 origin", "one of 1,000 origins", "ratio"]);
     for name in [Name::Reqwest, Name::Anywhere] {
-        let (one, many) = (server.instructions(name, Scenario::Get), server.instructions(name, Scenario::Origins));
+        let (one, many) = (
+            server.instructions(Run::new(name, Scenario::Get)),
+            server.instructions(Run::new(name, Scenario::Origins)),
+        );
         table.add_row([name.title().to_owned(), grouped(one), grouped(many), format!("{:.3}", many / one)]);
     }
     table
@@ -84,8 +127,8 @@ fn times(server: &Server) -> Table {
     let mut rounds = vec![[const { Vec::new() }; 3]; names.len()];
     for _ in 0..ROUNDS {
         for (name, [alone, busy, rate]) in names.iter().zip(&mut rounds) {
-            alone.push(server.say(*name, Scenario::Get, 3000, Say::Time)[0]);
-            let of_many = server.say(*name, Scenario::Get64, 19_200, Say::Time);
+            alone.push(server.say(Run::new(*name, Scenario::Get), 3000, Say::Time)[0]);
+            let of_many = server.say(Run::new(*name, Scenario::Get64), 19_200, Say::Time);
             busy.push(of_many[0]);
             rate.push(of_many[1]);
         }

@@ -12,10 +12,11 @@ use std::future::Future;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{self, Say, Scenario};
+use crate::wire::{Site, Wire};
 
 /// A client, used as its documentation recommends.
 pub trait Contender: Clone + Send + Sync + 'static {
-    fn new(base: &str) -> Self;
+    fn new(site: &Site) -> Self;
 
     /// Sends a GET and decodes the response from JSON.
     fn get(&self, place: &Place) -> impl Future<Output = Charge> + Send;
@@ -51,6 +52,12 @@ impl Name {
         <Self as clap::ValueEnum>::value_variants().iter().copied()
     }
 
+    /// Returns whether the client can be told to use this wire.
+    pub fn speaks(self, wire: Wire) -> bool {
+        // aws-smithy-http-client has no setting for HTTP/2 without TLS.
+        self.to_string() != "smithy" || wire != Wire::Clear2
+    }
+
     pub fn title(self) -> &'static str {
         match self {
             Self::Reqwest => "reqwest",
@@ -70,22 +77,22 @@ impl Name {
         }
     }
 
-    pub fn run(self, port: u16, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
+    pub fn run(self, site: &Site, scenario: Scenario, operations: usize, say: Say) -> Vec<f64> {
         match self {
-            Self::Reqwest => load::run::<plain::Plain>(port, scenario, operations, say),
-            Self::Bare => load::run::<plain::Bare>(port, scenario, operations, say),
-            Self::Ready => load::run::<plain::Ready>(port, scenario, operations, say),
-            Self::Steadfast => load::run::<steadfast::Steadfast>(port, scenario, operations, say),
-            Self::Anywhere => load::run::<steadfast::Anywhere>(port, scenario, operations, say),
-            Self::Traced => load::run::<traced::Traced>(port, scenario, operations, say),
+            Self::Reqwest => load::run::<plain::Plain>(site, scenario, operations, say),
+            Self::Bare => load::run::<plain::Bare>(site, scenario, operations, say),
+            Self::Ready => load::run::<plain::Ready>(site, scenario, operations, say),
+            Self::Steadfast => load::run::<steadfast::Steadfast>(site, scenario, operations, say),
+            Self::Anywhere => load::run::<steadfast::Anywhere>(site, scenario, operations, say),
+            Self::Traced => load::run::<traced::Traced>(site, scenario, operations, say),
             #[cfg(feature = "peers")]
-            Self::Middleware => load::run::<peers::middleware::Middleware>(port, scenario, operations, say),
+            Self::Middleware => load::run::<peers::middleware::Middleware>(site, scenario, operations, say),
             #[cfg(feature = "peers")]
-            Self::Gax => load::run::<peers::gax::Gax>(port, scenario, operations, say),
+            Self::Gax => load::run::<peers::gax::Gax>(site, scenario, operations, say),
             #[cfg(feature = "peers")]
-            Self::Smithy => load::run::<peers::smithy::Smithy>(port, scenario, operations, say),
+            Self::Smithy => load::run::<peers::smithy::Smithy>(site, scenario, operations, say),
             #[cfg(feature = "peers")]
-            Self::Hyper => load::run::<peers::hyper::Hyper>(port, scenario, operations, say),
+            Self::Hyper => load::run::<peers::hyper::Hyper>(site, scenario, operations, say),
         }
     }
 }

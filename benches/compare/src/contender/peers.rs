@@ -4,19 +4,25 @@
 use std::time::Duration;
 
 use super::{Charge, Contender, NewCharge, Place};
+use crate::wire::{Site, Wire};
 
 /// hyper-util's client alone: the lower bound for reqwest, with a URI that is parsed once.
 pub mod hyper {
     use bytes::Bytes;
     use http::{Method, Request, Uri, header};
     use http_body_util::{BodyExt, Full};
+    use std::sync::Arc;
+
+    use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
     use hyper_util::client::legacy::{Client, connect::HttpConnector};
     use hyper_util::rt::TokioExecutor;
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    use rustls::{ClientConfig, RootCertStore};
 
-    use super::{Charge, Contender, NewCharge, Place};
+    use super::{Charge, Contender, NewCharge, Place, Site, Wire};
 
     #[derive(Clone)]
-    pub struct Hyper(Client<HttpConnector, Full<Bytes>>);
+    pub struct Hyper(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
     impl Hyper {
         async fn exchange(&self, method: Method, place: &Place, body: Bytes) -> (http::StatusCode, Bytes) {
@@ -29,8 +35,16 @@ pub mod hyper {
     }
 
     impl Contender for Hyper {
-        fn new(_: &str) -> Self {
-            Self(Client::builder(TokioExecutor::new()).build_http())
+        fn new(site: &Site) -> Self {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(site.certificate()).unwrap()).unwrap();
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+            let tls = tls.with_root_certificates(roots).with_no_client_auth();
+            let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+            let connector = connector.enable_http1().enable_http2().build();
+            let mut builder = Client::builder(TokioExecutor::new());
+            Self(builder.http2_only(site.wire == Wire::Clear2).build(connector))
         }
 
         async fn get(&self, place: &Place) -> Charge {
@@ -57,17 +71,17 @@ pub mod middleware {
     use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
     use reqwest_retry::{Jitter, RetryTransientMiddleware, policies::ExponentialBackoff};
 
-    use super::{Charge, Contender, Duration, NewCharge, Place};
+    use super::{Charge, Contender, Duration, NewCharge, Place, Site};
 
     #[derive(Clone)]
     pub struct Middleware(ClientWithMiddleware);
 
     impl Contender for Middleware {
-        fn new(_: &str) -> Self {
+        fn new(site: &Site) -> Self {
             let at_once =
                 ExponentialBackoff::builder().retry_bounds(Duration::ZERO, Duration::ZERO).jitter(Jitter::None);
             let retry = RetryTransientMiddleware::new_with_policy(at_once.build_with_max_retries(2));
-            Self(ClientBuilder::new(reqwest::Client::new()).with(retry).build())
+            Self(ClientBuilder::new(site.configure(reqwest::Client::builder()).build().unwrap()).with(retry).build())
         }
 
         async fn get(&self, place: &Place) -> Charge {
@@ -95,7 +109,7 @@ pub mod gax {
     use google_cloud_gax::retry_state::RetryState;
     use google_cloud_gax::retry_throttler::{AdaptiveThrottler, RetryThrottler};
 
-    use super::{Charge, Contender, Duration, NewCharge, Place};
+    use super::{Charge, Contender, Duration, NewCharge, Place, Site};
 
     #[derive(Clone)]
     pub struct Gax {
@@ -138,9 +152,9 @@ pub mod gax {
     }
 
     impl Contender for Gax {
-        fn new(_: &str) -> Self {
+        fn new(site: &Site) -> Self {
             Self {
-                http: reqwest::Client::new(),
+                http: site.configure(reqwest::Client::builder()).build().unwrap(),
                 policy: Arc::new(AlwaysRetry.with_attempt_limit(3).with_time_limit(Duration::from_secs(30))),
                 backoff: Arc::new(AtOnce),
                 // A factor that lets every retry through.
@@ -168,9 +182,11 @@ pub mod smithy {
     use std::sync::Arc;
 
     use aws_smithy_http_client::Builder;
+    use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
     use aws_smithy_runtime::client::orchestrator::operation::Operation;
     use aws_smithy_runtime::client::retries::classifiers::HttpStatusCodeClassifier;
     use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
+    use aws_smithy_runtime_api::client::http::SharedHttpClient;
     use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, OrchestratorError};
     use aws_smithy_runtime_api::client::runtime_plugin::StaticRuntimePlugin;
     use aws_smithy_types::body::SdkBody;
@@ -178,7 +194,7 @@ pub mod smithy {
     use aws_smithy_types::retry::RetryConfig;
     use aws_smithy_types::timeout::TimeoutConfig;
 
-    use super::{Charge, Contender, Duration, NewCharge, Place};
+    use super::{Charge, Contender, Duration, NewCharge, Place, Site};
 
     /// Method, path and body.
     type Input = (&'static str, String, Vec<u8>);
@@ -208,14 +224,24 @@ pub mod smithy {
         Ok(serde_json::from_slice(response.body().bytes().unwrap()).unwrap())
     }
 
-    fn operation(base: &str, bucket: Option<TokenBucket>) -> Arc<Operation<Input, Charge, Refused>> {
+    fn http_client(site: &Site) -> SharedHttpClient {
+        if !site.wire.is_tls() {
+            return Builder::new().build_http();
+        }
+        let pem = std::fs::read(site.certificate()).unwrap();
+        let trust = TlsContext::builder().with_trust_store(TrustStore::empty().with_pem_certificate(pem));
+        let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
+        Builder::new().tls_provider(provider).tls_context(trust.build().unwrap()).build_https()
+    }
+
+    fn operation(site: &Site, bucket: Option<TokenBucket>) -> Arc<Operation<Input, Charge, Refused>> {
         let at_once = RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::ZERO);
         let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(30));
         let mut builder = Operation::builder()
             .service_name("charges")
             .operation_name("charge")
-            .http_client(Builder::new().build_http())
-            .endpoint_url(base)
+            .http_client(http_client(site))
+            .endpoint_url(&site.base())
             .no_auth()
             .standard_retry(&at_once)
             .retry_classifier(HttpStatusCodeClassifier::default())
@@ -237,8 +263,8 @@ pub mod smithy {
     }
 
     impl Contender for Smithy {
-        fn new(base: &str) -> Self {
-            Self { usual: operation(base, None), stubborn: operation(base, Some(TokenBucket::unlimited())) }
+        fn new(site: &Site) -> Self {
+            Self { usual: operation(site, None), stubborn: operation(site, Some(TokenBucket::unlimited())) }
         }
 
         async fn get(&self, place: &Place) -> Charge {

@@ -5,13 +5,14 @@ use bytes::Bytes;
 use reqwest::{Client, Method, Request, StatusCode, header};
 
 use super::{Charge, Contender, NewCharge, Place};
+use crate::wire::Site;
 
 #[derive(Clone)]
 pub struct Plain(Client);
 
 impl Contender for Plain {
-    fn new(_: &str) -> Self {
-        Self(Client::new())
+    fn new(site: &Site) -> Self {
+        Self(site.configure(Client::builder()).build().unwrap())
     }
 
     async fn get(&self, place: &Place) -> Charge {
@@ -39,9 +40,9 @@ impl Contender for Plain {
 pub struct Bare(Plain);
 
 impl Contender for Bare {
-    fn new(_: &str) -> Self {
+    fn new(site: &Site) -> Self {
         let no_retries = reqwest::retry::never().max_retries_per_request(0);
-        let client = Client::builder().redirect(reqwest::redirect::Policy::none()).retry(no_retries);
+        let client = site.configure(Client::builder()).redirect(reqwest::redirect::Policy::none()).retry(no_retries);
         Self(Plain(client.build().unwrap()))
     }
 
@@ -77,9 +78,10 @@ impl Ready {
 }
 
 impl Contender for Ready {
-    fn new(_: &str) -> Self {
+    fn new(site: &Site) -> Self {
         let no_retries = reqwest::retry::never().max_retries_per_request(0);
-        let client = Client::builder().redirect(reqwest::redirect::Policy::none()).retry(no_retries).no_proxy();
+        let client =
+            site.configure(Client::builder()).redirect(reqwest::redirect::Policy::none()).retry(no_retries).no_proxy();
         Self(client.build().unwrap())
     }
 

@@ -4,9 +4,16 @@
 use std::time::Duration;
 
 use steadfast::policy::{Backoff, RetryBudget, RetryPolicy};
-use steadfast::{Client, KeyPolicy};
+use steadfast::{Client, ClientBuilder, KeyPolicy};
 
 use super::{Charge, Contender, NewCharge, Place};
+use crate::wire::Site;
+
+fn builder(site: &Site) -> ClientBuilder {
+    let builder = Client::builder();
+    // A transport that was configured costs more, so it is configured only where it must be.
+    if site.needs_settings() { builder.http(|http| site.configure(http)) } else { builder }
+}
 
 #[derive(Clone)]
 pub struct Steadfast {
@@ -17,8 +24,8 @@ pub struct Steadfast {
 }
 
 impl Contender for Steadfast {
-    fn new(base: &str) -> Self {
-        let builder = || Client::builder().base_url(base).keys(KeyPolicy::standard());
+    fn new(site: &Site) -> Self {
+        let builder = || builder(site).base_url(site.base()).keys(KeyPolicy::standard());
         let at_once = RetryPolicy::new().backoff(Backoff::fixed(Duration::ZERO));
         Self {
             client: builder().build().unwrap(),
@@ -44,8 +51,8 @@ impl Contender for Steadfast {
 pub struct Anywhere(Client);
 
 impl Contender for Anywhere {
-    fn new(_: &str) -> Self {
-        Self(Client::new())
+    fn new(site: &Site) -> Self {
+        Self(builder(site).keys(KeyPolicy::standard()).build().unwrap())
     }
 
     async fn get(&self, place: &Place) -> Charge {

@@ -9,15 +9,16 @@ use tracing::{Event, Metadata, Subscriber};
 
 use super::steadfast::Steadfast;
 use super::{Charge, Contender, NewCharge, Place};
+use crate::wire::Site;
 
 #[derive(Clone)]
 pub struct Traced(Steadfast);
 
 impl Contender for Traced {
-    fn new(base: &str) -> Self {
+    fn new(site: &Site) -> Self {
         // Another run of the same process may have set one.
         let _is_set = tracing::subscriber::set_global_default(Listener(AtomicU64::new(1)));
-        Self(Steadfast::new(base))
+        Self(Steadfast::new(site))
     }
 
     async fn get(&self, place: &Place) -> Charge {
