@@ -29,7 +29,7 @@
 //! * **No end is a guess.** [`End::Rejected`] says that the server has carried it out in no attempt.
 //!   What nobody knows is [`End::Unknown`].
 //!
-//! [`RedbOutbox`] keeps the operations in a file, for one process. `PostgresOutbox` of the crate
+//! `RedbOutbox` keeps the operations in a file, for one process. `PostgresOutbox` of the crate
 //! `steadfast-postgres` (feature `outbox`) keeps them in a table that many processes share, and writes
 //! one down in the transaction of your own rows.
 //!
