@@ -64,8 +64,8 @@ use crate::database::Database;
 /// | [`max_entries`](Self::max_entries) | 1,000,000 |
 /// | [`max_bytes`](Self::max_bytes) | 1 GiB |
 ///
-/// Changes that wait at the same time share two statements and one commit, in two batches at a time.
-/// So a pool of a few connections is enough. Isolation, poolers and failover are as for
+/// Changes that wait at the same time share two statements and one commit, in two batches at a time, and
+/// in two more for submissions under a name. So a pool of a few connections is enough. Isolation, poolers and failover are as for
 /// [`PostgresStore`](crate::PostgresStore).
 ///
 /// For the person on call: `SELECT id, name, state FROM steadfast_outbox WHERE state = 'unknown'`.
@@ -75,6 +75,9 @@ pub struct PostgresOutbox {
     table: Table,
     room: Arc<Room>,
     batches: Arc<Batches>,
+    /// Submissions under a name. They may have to wait for a transaction of the caller's that has just
+    /// taken the name, and nothing else may wait with them.
+    named: Arc<Batches>,
 }
 
 impl fmt::Debug for PostgresOutbox {
@@ -105,6 +108,7 @@ impl PostgresOutbox {
             table: Table { database: Database::new(pool) },
             room: Arc::new(Room::new(Usage::new(1_000_000, 1 << 30))),
             batches: Arc::default(),
+            named: Arc::default(),
         }
     }
 
@@ -167,8 +171,9 @@ impl OutboxStore for PostgresOutbox {
 
     async fn submit(&self, new: NewEntry, terms: Option<Terms>) -> Result<Submitted, OutboxStoreError> {
         let (sender, answer) = oneshot::channel();
+        let batches = if new.name.is_some() { &self.named } else { &self.batches };
         let call = Call::Submit { new: Box::new(new), terms, reply: Reply::new(sender) };
-        self.batches.add(&self.table, &self.room, call);
+        batches.add(&self.table, &self.room, call);
         Self::result(answer).await
     }
 

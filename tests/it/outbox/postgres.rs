@@ -173,6 +173,11 @@ async fn name_of_an_open_transaction_is_waited_for() {
         while count(waits, &pool).await == 0 {
             assert!(!second.is_finished());
         }
+        // Nothing else waits.
+        let other = client.get("/charges").prepare().unwrap();
+        let other = outbox.submit(other).await.unwrap();
+        assert!(matches!(outbox.wait(other).await.unwrap(), End::Answer(_)));
+        assert!(!second.is_finished());
         if commits {
             transaction.commit().await.unwrap();
             assert_eq!((&mut second).await.unwrap(), first);
@@ -182,7 +187,7 @@ async fn name_of_an_open_transaction_is_waited_for() {
         }
         let entry = outbox.find("order-1").await.unwrap().unwrap();
         outbox.wait(entry.id).await.unwrap();
-        assert_eq!((server.executions(), outbox.usage().await.unwrap().entries), (1, 1), "commits: {commits}");
+        assert_eq!((server.received().len(), outbox.usage().await.unwrap().entries), (2, 2), "commits: {commits}");
 
         let other = client.post("/charges").body("13 EUR").prepare().unwrap();
         let mut transaction = pool.begin().await.unwrap();
