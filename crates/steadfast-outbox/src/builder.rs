@@ -176,14 +176,17 @@ impl<S: OutboxStore> OutboxBuilder<S> {
         self
     }
 
-    /// Keeps these headers of answers too. They are written to the disk as they are.
+    /// Keeps these headers of answers too. They are written to the disk as they are, so a credential
+    /// (`Set-Cookie`) is an error at the start. Default: `Content-Type`, `Content-Language`, `Location`,
+    /// `ETag`, `Last-Modified` and `Date`.
     pub fn keep_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.settings.keep_headers.extend(names);
         self
     }
 
     /// Stores these headers of requests too, besides `Content-Type`, `Content-Language` and
-    /// `Accept`. They are written to the disk as they are, so name no header that is secret.
+    /// `Accept`. They are written to the disk as they are, so name no header that is secret. A credential
+    /// (`Authorization`, `Cookie`) is an error at the start.
     pub fn persist_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.settings.persist_headers.extend(names);
         self
@@ -232,12 +235,12 @@ impl Settings {
         if self.poll_interval.is_zero() {
             return Err(OutboxError::setting("poll_interval", "it is zero"));
         }
-        match self.persist_headers.iter().find(|name| is_credential(name)) {
-            Some(name) => {
+        for (setting, names) in [("persist_headers", &self.persist_headers), ("keep_headers", &self.keep_headers)] {
+            if let Some(name) = names.iter().find(|name| is_credential(name)) {
                 let reason = format!("{name} is a credential, which belongs into no file");
-                Err(OutboxError::setting("persist_headers", reason))
+                return Err(OutboxError::setting(setting, reason));
             }
-            None => Ok(attempt),
         }
+        Ok(attempt)
     }
 }

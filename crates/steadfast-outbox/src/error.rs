@@ -1,7 +1,7 @@
 //! Errors of an outbox, and what to do about them.
 
 use http::HeaderName;
-use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE};
 
 use crate::change::Refusal;
 use crate::store::OutboxStoreError;
@@ -49,7 +49,7 @@ impl OutboxError {
 
 /// Returns whether a header is a credential, which no outbox stores.
 pub(crate) fn is_credential(name: &HeaderName) -> bool {
-    [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(name)
+    [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, SET_COOKIE].contains(name)
 }
 
 fn advice(name: &HeaderName) -> &'static str {

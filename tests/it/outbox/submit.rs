@@ -1,6 +1,6 @@
 //! What an outbox takes, and what it writes down of it.
 
-use http::header::{AUTHORIZATION, HeaderName};
+use http::header::{AUTHORIZATION, HeaderName, SET_COOKIE};
 use steadfast::ErrorKind;
 use steadfast::policy::RetryPolicy;
 use steadfast_outbox::{DurableExt, End, OutboxError, OutboxStoreError, codec};
@@ -112,6 +112,9 @@ async fn credentials_of_client_are_sent_and_not_stored() {
 #[tokio::test]
 async fn credentials_cannot_be_named_as_stored() {
     let server = FaultServer::play([FaultStep::execute(201)]).await;
-    let started = outbox(&store(), &once(&server)).persist_headers([AUTHORIZATION]).start().await;
-    assert!(started.unwrap_err().to_string().contains("authorization is a credential"));
+    let builder = || outbox(&store(), &once(&server));
+    let error = builder().persist_headers([AUTHORIZATION]).start().await.unwrap_err().to_string();
+    assert!(error.contains("persist_headers") && error.contains("authorization is a credential"), "{error}");
+    let error = builder().keep_headers([SET_COOKIE]).start().await.unwrap_err().to_string();
+    assert!(error.contains("keep_headers") && error.contains("set-cookie is a credential"), "{error}");
 }
