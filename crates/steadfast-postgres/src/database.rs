@@ -18,6 +18,7 @@ use sqlx::{
     AssertSqlSafe, Execute as _, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _, SqlStr, Transaction,
 };
 use steadfast_core::clock;
+use steadfast_server::ClaimToken;
 
 use super::error::{has_ended, is_denied, is_read_only};
 use super::sessions::Sessions;
@@ -28,6 +29,17 @@ const REPEATS: u32 = 5;
 /// Pause before the first repeat; it doubles. A deadlock has already taken a second to be detected
 /// (`deadlock_timeout`).
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// Returns a limit for `LIMIT`.
+pub(super) fn limit(most: usize) -> i64 {
+    i64::try_from(most).unwrap_or(i64::MAX)
+}
+
+/// Returns bytes that nobody else has.
+pub(super) fn random() -> Result<[u8; 16], sqlx::Error> {
+    let token = ClaimToken::new().map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
+    Ok(*token.as_bytes())
+}
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 type Sending<'c, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send + 'c>>;
@@ -168,14 +180,8 @@ impl Database {
             return or_left(answer, &mut connection).await;
         }
         let mut transaction = self.begin().await?;
-        let mut answer = send(query, &mut transaction).await;
-        if answer.as_ref().is_err_and(is_read_only) {
-            transaction.execute("ROLLBACK").await?;
-            answer = or_left(answer, &mut transaction).await;
-        }
-        let (transaction, answer) = or_rolled_back(transaction, answer).await?;
-        transaction.commit().await?;
-        Ok(answer)
+        let answer = send(query, &mut transaction).await;
+        commit(transaction, answer).await
     }
 
     /// Creates a query with these values, without a name if the sessions lose named statements.
@@ -206,6 +212,20 @@ async fn or_left<T>(answer: Result<T, sqlx::Error>, connection: &mut PgConnectio
         leave(connection).await?;
     }
     answer
+}
+
+/// Commits the transaction, or rolls it back after an error, and leaves a read-only server.
+pub(super) async fn commit<T>(
+    mut transaction: Transaction<'static, Postgres>,
+    mut done: Result<T, sqlx::Error>,
+) -> Result<T, sqlx::Error> {
+    if done.as_ref().is_err_and(is_read_only) {
+        transaction.execute("ROLLBACK").await?;
+        done = or_left(done, &mut transaction).await;
+    }
+    let (transaction, done) = or_rolled_back(transaction, done).await?;
+    transaction.commit().await?;
+    Ok(done)
 }
 
 /// Returns the transaction and the result. After an error, rolls the transaction back before

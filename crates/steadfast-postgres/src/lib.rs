@@ -52,7 +52,7 @@ use steadfast_server::{
 };
 use tokio::sync::Semaphore;
 
-use self::database::Database;
+use self::database::{Database, limit};
 use self::error::unavailable;
 use self::row::Row;
 
@@ -66,7 +66,7 @@ const SWEEP_EVERY: u32 = 64;
 /// Maximum number of expired records removed at a time. More than `SWEEP_EVERY`, so that the table
 /// does not grow.
 const SWEEP: usize = 256;
-/// How often a claim looks again after losing a race. Each lost race means that another claim has
+/// How often a call looks again after losing a race. Each lost race means that another call has
 /// succeeded or ended, so the loop ends.
 const RACES: usize = 16;
 
@@ -353,8 +353,7 @@ impl Store for PostgresStore {
     }
 
     async fn purge_expired(&self, most: usize) -> Result<usize, StoreError> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let sweep = sqlx::query(include_str!("sql/sweep.sql")).bind(most);
+        let sweep = sqlx::query(include_str!("sql/sweep.sql")).bind(limit(most));
         Ok(usize::try_from(self.bounded(self.database.affected(sweep)).await?).unwrap_or(usize::MAX))
     }
 }

@@ -65,8 +65,11 @@ use crate::database::Database;
 /// | [`max_bytes`](Self::max_bytes) | 1 GiB |
 ///
 /// Changes that wait at the same time share two statements and one commit, in two batches at a time, and
-/// in two more for submissions under a name. So a pool of a few connections is enough. Isolation, poolers and failover are as for
-/// [`PostgresStore`](crate::PostgresStore).
+/// in two more for submissions under a name. So a pool of a few connections is enough. A submission
+/// whose name an open transaction has just taken waits for that transaction, and so may others under a
+/// name, for up to the timeout.
+///
+/// Isolation, poolers and failover are as for [`PostgresStore`](crate::PostgresStore).
 ///
 /// For the person on call: `SELECT id, name, state FROM steadfast_outbox WHERE state = 'unknown'`.
 /// Resolve an operation with [`Outbox::resolve`] and not by SQL, since the row has a checksum.
@@ -156,14 +159,14 @@ impl PostgresOutbox {
         self.table.database.create(ALONE, Self::SCHEMA, columns).await.map_err(unavailable)
     }
 
-    async fn result<T>(answer: oneshot::Receiver<Result<T, OutboxStoreError>>) -> Result<T, OutboxStoreError> {
-        answer.await.unwrap_or_else(|_| Err(OutboxStoreError::Unavailable("the runtime is shutting down".into())))
-    }
-
     async fn get_by(&self, ids: Vec<uuid::Uuid>, names: Vec<String>) -> Result<Option<Entry>, OutboxStoreError> {
         let draft = self.table.read(self.table.database.deadline(), ids, names).await.map_err(unavailable)?;
         draft.only()
     }
+}
+
+async fn answered<T>(answer: oneshot::Receiver<Result<T, OutboxStoreError>>) -> Result<T, OutboxStoreError> {
+    answer.await.unwrap_or_else(|_| Err(OutboxStoreError::Unavailable("the runtime is shutting down".into())))
 }
 
 impl OutboxStore for PostgresOutbox {
@@ -174,7 +177,7 @@ impl OutboxStore for PostgresOutbox {
         let batches = if new.name.is_some() { &self.named } else { &self.batches };
         let call = Call::Submit { new: Box::new(new), terms, reply: Reply::new(sender) };
         batches.add(&self.table, &self.room, call);
-        Self::result(answer).await
+        answered(answer).await
     }
 
     async fn apply(&self, id: OperationId, change: Change) -> Result<Applied, OutboxStoreError> {
@@ -188,7 +191,7 @@ impl OutboxStore for PostgresOutbox {
         } else {
             self.batches.add(&self.table, &self.room, call);
         }
-        Self::result(answer).await
+        answered(answer).await
     }
 
     async fn claim_due(&self, terms: Terms, limit: usize, except: Vec<String>) -> Result<Vec<Entry>, OutboxStoreError> {

@@ -15,9 +15,9 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Postgres, Row as _};
 use steadfast_core::clock;
-use steadfast_server::ClaimToken;
 use tokio::sync::OnceCell;
 
+use super::database::random;
 use super::error::{is_conflict, is_serialization_failure, lost_statement};
 
 /// How long the check waits for a connection, and for a transaction that may itself be waiting.
@@ -146,8 +146,7 @@ struct Probe {
 
 impl Probe {
     fn new() -> Result<Self, sqlx::Error> {
-        let token = ClaimToken::new().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?;
-        Ok(Self { tag: token.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect() })
+        Ok(Self { tag: random()?.iter().map(|byte| format!("{byte:02x}")).collect() })
     }
 
     /// Returns the session in which the statement was executed, or an error if another statement

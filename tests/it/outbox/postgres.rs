@@ -19,7 +19,9 @@ use steadfast_testing::{Answer, FaultServer, FaultStep};
 use super::lockstep::{self, Maker, World, lockstep, terms};
 use super::{charge, once, one_attempt};
 use crate::server::postgres::pooler::behind_pgbouncer;
-use crate::server::postgres::proxy::Proxy;
+use crate::server::postgres::proxy::{Commits, Proxy};
+use crate::server::postgres::read_only::Failover;
+use crate::server::postgres::roles::Roles;
 use crate::server::postgres::{count, options, pool, pool_in, pool_of, run, schema};
 
 async fn table() -> (String, PgPool) {
@@ -301,7 +303,6 @@ async fn interrupted<T: Send + 'static, F: Future<Output = i64>>(
 /// The COMMIT of a claim is executed, and its reply is lost.
 #[tokio::test]
 async fn claim_whose_reply_is_lost_is_not_left_to_its_lease() {
-    use crate::server::postgres::proxy::Commits;
     let (schema, pool) = table().await;
     let proxy = Proxy::start(&options()).await;
     let through = pool_of(4, proxy.options(options()).options([("search_path", schema.as_str())]));
@@ -386,54 +387,48 @@ async fn changes_that_wait_share_their_statements() {
 
 #[tokio::test]
 async fn acknowledgement_rides_along() {
-    let (_, pool) = table().await;
-    let server = created().await;
-    let client = once(&server);
-    let outbox = outbox(&pool, &client).start().await.unwrap();
-    let id = outbox.submit(charge(&client)).await.unwrap();
-    outbox.wait(id).await.unwrap();
-    // Alone, it waits for a while.
-    outbox.acknowledge(id).await.unwrap();
-    let (first, second) =
-        (outbox.submit(charge(&client)).await.unwrap(), outbox.submit(charge(&client)).await.unwrap());
-    outbox.wait(first).await.unwrap();
-    outbox.wait(second).await.unwrap();
-    let (one, other, third) =
-        tokio::join!(outbox.acknowledge(first), outbox.acknowledge(second), outbox.submit(charge(&client)));
-    assert!(one.is_ok() && other.is_ok() && third.is_ok());
-    let acknowledged = "SELECT count(*) FROM steadfast_outbox WHERE sweep_ms IS NOT NULL";
-    assert_eq!(count(acknowledged, &pool).await, 3);
+    let (schema, _) = table().await;
+    let proxy = Proxy::start(&options()).await;
+    let through = pool_of(1, proxy.options(options()).options([("search_path", schema.as_str())]));
+    let (store, maker) = (PostgresOutbox::new(through), Maker::new().await);
+    let mut ended = Vec::new();
+    for _ in 0..3 {
+        let Submitted::New(entry) = store.submit(maker.entry("/a", None, ""), None).await.unwrap() else { panic!() };
+        store.apply(entry.id, Change::Cancel).await.unwrap();
+        ended.push(entry.id);
+    }
+    let acknowledge = async |number: usize| store.apply(ended[number], Change::Acknowledge).await.unwrap();
+    proxy.sent();
+    let (first, second, new) =
+        tokio::join!(acknowledge(0), acknowledge(1), store.submit(maker.entry("/a", None, ""), None));
+    assert_eq!(proxy.sent().len(), 2, "a read and a write for all three");
+    assert!(matches!((first, second), (Applied::Done(_), Applied::Done(_))) && new.is_ok());
+    // Without company it goes alone, after a while.
+    assert!(matches!(acknowledge(2).await, Applied::Done(_)));
+    assert_eq!(proxy.sent().len(), 2);
 }
 
 #[tokio::test]
 async fn full_outbox_refuses_what_is_new() {
     let (_, pool) = table().await;
     let maker = Maker::new().await;
-    for store in [PostgresOutbox::new(pool.clone()).max_entries(2), PostgresOutbox::new(pool.clone()).max_bytes(700)] {
+    for (limit, store) in [
+        ("max_entries 2", PostgresOutbox::new(pool.clone()).max_entries(2)),
+        ("max_bytes 600", PostgresOutbox::new(pool.clone()).max_bytes(600)),
+    ] {
         run("DELETE FROM steadfast_outbox", &pool).await;
-        let body = "x".repeat(200);
-        for name in ["a", "b"] {
-            store.submit(maker.entry("/a", Some(name), &body), None).await.unwrap();
-        }
-        let error = loop {
-            match store.submit(maker.entry("/a", None, &body), None).await {
-                Ok(_) => {}
-                Err(error) => break error,
-            }
-        };
-        assert!(error.to_string().contains("the outbox is full: max_"), "{error}");
+        let submit = async |name| store.submit(maker.entry("/a", name, &"x".repeat(200)), None).await;
+        submit(Some("a")).await.unwrap();
+        let Submitted::New(second) = submit(None).await.unwrap() else { panic!("not new") };
+        let error = submit(None).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("the outbox is full: {limit}")), "{error}");
         // What is there already needs no room.
-        let again = store.submit(maker.entry("/a", Some("a"), &body), None).await.unwrap();
-        let Submitted::Existing(entry) = again else { panic!("{again:?}") };
-        store.apply(entry.id, Change::Cancel).await.unwrap();
-        assert!(store.submit(maker.entry("/a", None, &body), None).await.is_err(), "nothing unacknowledged is removed");
-        // Its name is remembered for longer than this test takes.
-        run("DELETE FROM steadfast_outbox WHERE name = 'a'", &pool).await;
-        let missing = store.apply(entry.id, Change::Acknowledge).await.unwrap();
-        assert!(matches!(missing, Applied::Refused(_)));
-        while store.submit(maker.entry("/a", None, ""), None).await.is_err() {
-            tokio::task::yield_now().await;
-        }
+        assert!(matches!(submit(Some("a")).await, Ok(Submitted::Existing(_))));
+        store.apply(second.id, Change::Cancel).await.unwrap();
+        assert!(submit(None).await.is_err(), "nothing unacknowledged is removed");
+        store.apply(second.id, Change::Acknowledge).await.unwrap();
+        submit(None).await.unwrap();
+        assert!(submit(None).await.is_err());
     }
 }
 
@@ -564,10 +559,8 @@ async fn late_worker_is_fenced() {
     let first = first.start().await.unwrap();
     let id = first.submit(charge(&client)).await.unwrap();
     // Another process has taken it over, as if this one had slept past its lease.
-    run("UPDATE steadfast_outbox SET version = gen_random_uuid()", &pool).await;
-    let entry = first.get(id).await.unwrap().unwrap();
     let mut model = Model::default();
-    model.insert(entry);
+    model.insert(first.get(id).await.unwrap().unwrap());
     let later = Now::certain(u64::MAX / 2);
     let taken = model.claim_due(terms(), 1, &[], later).remove(0);
     let bytes = steadfast_outbox::codec::encode(&taken).unwrap();
@@ -578,4 +571,44 @@ async fn late_worker_is_fenced() {
         tokio::task::yield_now().await;
     }
     assert_eq!(first.get(id).await.unwrap().unwrap(), taken, "a late end changes nothing");
+}
+
+#[tokio::test]
+async fn role_that_may_not_create_uses_the_table() {
+    let roles = Roles::stage().await;
+    PostgresOutbox::new(roles.owner.clone()).create_table().await.unwrap();
+    let (store, maker) = (PostgresOutbox::new(roles.role.clone()), Maker::new().await);
+    let error = store.create_table().await.unwrap_err().to_string();
+    assert!(error.contains("permission denied"), "{error}");
+    roles.tell("GRANT SELECT, INSERT, UPDATE, DELETE ON steadfast_outbox TO role_$").await;
+    store.create_table().await.unwrap();
+    store.submit(maker.entry("/a", None, ""), None).await.unwrap();
+    let claimed = store.claim_due(terms(), 10, Vec::new()).await.unwrap();
+    let end = Change::Settle { fence: 1, outcome: lockstep::answered() };
+    store.apply(claimed[0].id, end).await.unwrap();
+    store.apply(claimed[0].id, Change::Acknowledge).await.unwrap();
+    assert_eq!((store.sweep(10).await.unwrap(), store.usage().await.unwrap().entries), (1, 0));
+}
+
+/// Looking for work reads, and claiming it writes: so a worker would find it and never get it.
+#[tokio::test]
+async fn worker_leaves_a_server_that_has_become_read_only() {
+    let failover = Failover::stage().await;
+    let (before, maker) = (PostgresOutbox::new(failover.pool(2).await), Maker::new().await);
+    before.create_table().await.unwrap();
+    before.submit(maker.entry("/a", None, ""), None).await.unwrap();
+    failover.read_only().await;
+    let store = PostgresOutbox::new(failover.pool(4).await);
+    assert!(store.claim_due(terms(), 10, Vec::new()).await.unwrap_err().to_string().contains("read-only"));
+    failover.promoted().await;
+    let claimed = async {
+        loop {
+            match store.claim_due(terms(), 10, Vec::new()).await {
+                Ok(claimed) => break claimed,
+                Err(error) => assert!(error.to_string().contains("read-only"), "{error}"),
+            }
+        }
+    };
+    let claimed = tokio::time::timeout(Duration::from_secs(5), claimed).await.expect("it stays with the old server");
+    assert_eq!(claimed.len(), 1);
 }

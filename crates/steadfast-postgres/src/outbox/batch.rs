@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::draft::Draft;
 use super::room::Room;
-use super::table::{Table, encode, random, unavailable};
+use super::table::{Table, encode, new_version, unavailable};
 use crate::error::is_lost;
 
 /// How many batches are under way at the same time.
@@ -299,7 +299,7 @@ impl Lane {
         let names = batch.iter().filter_map(Call::name).cloned().collect();
         let mut draft = self.table.read(deadline, ids, names).await?;
         *batch = std::mem::take(batch).into_iter().filter_map(|call| call.recognise(&draft)).collect();
-        let version = random()?;
+        let version = new_version()?;
         batch.iter_mut().for_each(|call| call.plan(&mut draft, version, full));
         let writes = draft.writes().map_err(encode)?;
         let tried: HashSet<OperationId> = writes.ids.iter().copied().map(OperationId::from).collect();

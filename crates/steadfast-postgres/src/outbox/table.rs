@@ -8,16 +8,12 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 use steadfast_outbox::rules::NewEntry;
 use steadfast_outbox::{Entry, Now, OperationId, OutboxStoreError, Submitted, Terms, Usage, codec};
-use steadfast_server::ClaimToken;
 use uuid::Uuid;
 
 use super::draft::{Draft, Row, Writes};
-use crate::database::{Database, Query, or_rolled_back};
+use crate::RACES;
+use crate::database::{Database, Query, commit, limit, random};
 use crate::error::{is_full, is_lost, lacks_table};
-
-/// How often a submission in the caller's transaction looks again after another one has won the race
-/// for its name.
-const RACES: usize = 16;
 
 const READ: &str = include_str!("../sql/outbox_read.sql");
 const WRITE: &str = include_str!("../sql/outbox_write.sql");
@@ -67,7 +63,7 @@ impl Table {
                 if writes.ids.is_empty() {
                     return Ok(submitted);
                 }
-                let write = bound(self.database.query(WRITE), random()?, writes);
+                let write = bound(self.database.query(WRITE), new_version()?, writes);
                 if !write.fetch_all(&mut *connection).await?.is_empty() {
                     return Ok(submitted);
                 }
@@ -81,16 +77,16 @@ impl Table {
     pub(super) async fn claim_due(
         &self,
         terms: Terms,
-        limit: usize,
+        most: usize,
         except: &[String],
     ) -> Result<Vec<Entry>, OutboxStoreError> {
         const DUE: &str = include_str!("../sql/outbox_due.sql");
-        let version = random().map_err(unavailable)?;
+        let version = new_version().map_err(unavailable)?;
         let tried = Mutex::new(Vec::new());
         let claim = || async {
-            let due = self.database.query(DUE).bind(except.to_vec()).bind(most(limit));
+            let due = self.database.query(DUE).bind(except.to_vec()).bind(limit(most));
             let change = |draft: &mut Draft| {
-                let claimed = draft.claim_due(terms, limit);
+                let claimed = draft.claim_due(terms, most);
                 tried.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&claimed);
                 claimed
             };
@@ -114,12 +110,12 @@ impl Table {
     }
 
     /// Removes what operations do not need any more. Returns how many it has changed.
-    pub(super) async fn sweep(&self, limit: usize) -> Result<usize, OutboxStoreError> {
+    pub(super) async fn sweep(&self, most: usize) -> Result<usize, OutboxStoreError> {
         const SWEEP: &str = include_str!("../sql/outbox_sweep.sql");
-        let version = random().map_err(unavailable)?;
+        let version = new_version().map_err(unavailable)?;
         let sweep = || async {
-            let ready = self.database.query(SWEEP).bind(most(limit));
-            self.change_locked(ready, version, |draft| draft.sweep(limit)).await
+            let ready = self.database.query(SWEEP).bind(limit(most));
+            self.change_locked(ready, version, |draft| draft.sweep(most)).await
         };
         self.database.within(self.database.deadline(), self.database.repeated(sweep)).await.map_err(unavailable)
     }
@@ -139,9 +135,7 @@ impl Table {
             Ok(changed)
         };
         let changed = changed.await;
-        let (transaction, changed) = or_rolled_back(transaction, changed).await?;
-        transaction.commit().await?;
-        Ok(changed)
+        commit(transaction, changed).await
     }
 
     async fn write_locked(
@@ -178,9 +172,9 @@ impl Table {
         Ok(left.map_err(unavailable)?.map(|left| Duration::from_millis(left.unsigned_abs())))
     }
 
-    pub(super) async fn list(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<Entry>, OutboxStoreError> {
+    pub(super) async fn list(&self, after: Option<OperationId>, most: usize) -> Result<Vec<Entry>, OutboxStoreError> {
         let list = sqlx::query(include_str!("../sql/outbox_list.sql"));
-        let list = list.bind(after.map(|after| *after.as_uuid())).bind(most(limit));
+        let list = list.bind(after.map(|after| *after.as_uuid())).bind(limit(most));
         let rows =
             self.database.within(self.database.deadline(), self.database.rows(list)).await.map_err(unavailable)?;
         rows.iter().map(|row| Ok(to_row(row).map_err(unavailable)?.entry?)).collect()
@@ -219,13 +213,8 @@ fn ids(rows: &[PgRow]) -> Result<HashSet<OperationId>, sqlx::Error> {
 }
 
 /// Returns a version that no other write has.
-pub(super) fn random() -> Result<Uuid, sqlx::Error> {
-    let token = ClaimToken::new().map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?;
-    Ok(Uuid::from_bytes(*token.as_bytes()))
-}
-
-fn most(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
+pub(super) fn new_version() -> Result<Uuid, sqlx::Error> {
+    Ok(Uuid::from_bytes(random()?))
 }
 
 pub(super) fn encode(error: codec::CodecError) -> sqlx::Error {

@@ -8,8 +8,8 @@ mod lending;
 mod lent;
 pub(crate) mod pooler;
 pub(crate) mod proxy;
-mod read_only;
-mod roles;
+pub(crate) mod read_only;
+pub(crate) mod roles;
 mod round_trips;
 mod transactional;
 

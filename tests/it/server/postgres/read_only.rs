@@ -11,13 +11,13 @@ use steadfast_postgres::PostgresSession;
 use super::*;
 use crate::support::clock;
 
-struct Failover {
+pub(crate) struct Failover {
     database: String,
     admin: PgPool,
 }
 
 impl Failover {
-    async fn stage() -> Self {
+    pub(crate) async fn stage() -> Self {
         let database = schema().await;
         let admin = pool_of(1, options());
         let staged = Self { database, admin };
@@ -32,7 +32,7 @@ impl Failover {
     }
 
     /// Returns a pool with all its connections open, to sessions that are read-only or not.
-    async fn pool(&self, connections: u32) -> PgPool {
+    pub(crate) async fn pool(&self, connections: u32) -> PgPool {
         let pool = pool_of(connections, options().database(&self.database));
         let mut open = Vec::new();
         for _ in 0..connections {
@@ -43,12 +43,12 @@ impl Failover {
     }
 
     /// Makes new sessions read-only, as on a server that accepts no writes.
-    async fn read_only(&self) {
+    pub(crate) async fn read_only(&self) {
         self.tell("ALTER DATABASE SET default_transaction_read_only = on").await;
     }
 
     /// Makes new sessions writable, as on a primary.
-    async fn promoted(&self) {
+    pub(crate) async fn promoted(&self) {
         self.tell("ALTER DATABASE RESET default_transaction_read_only").await;
     }
 }

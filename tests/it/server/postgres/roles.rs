@@ -3,14 +3,14 @@
 use super::*;
 
 /// A schema, and a role that may do nothing there but read and write its tables.
-struct Roles {
-    owner: PgPool,
-    role: PgPool,
+pub(crate) struct Roles {
+    pub(crate) owner: PgPool,
+    pub(crate) role: PgPool,
     schema: String,
 }
 
 impl Roles {
-    async fn stage() -> Self {
+    pub(crate) async fn stage() -> Self {
         let (schema, owner) = pool().await;
         let options = options().username(&format!("role_{schema}"));
         let staged = Self { role: pool_by(options, &schema), owner, schema };
@@ -20,7 +20,7 @@ impl Roles {
     }
 
     /// Runs this as the owner, with the schema's name for each `$`.
-    async fn tell(&self, sql: &str) {
+    pub(crate) async fn tell(&self, sql: &str) {
         let sql = sql.replace('$', &self.schema);
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&self.owner).await.unwrap();
     }
