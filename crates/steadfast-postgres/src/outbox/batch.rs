@@ -49,13 +49,14 @@ pub(super) enum Call {
     Apply { id: OperationId, change: Change, reply: Reply<Applied> },
 }
 
-/// Where the result of a change goes, and what it is once the write has succeeded.
+/// Where the result of a change goes, and what it is once a write has succeeded.
 pub(super) struct Reply<T> {
     sender: oneshot::Sender<Result<T, OutboxStoreError>>,
-    planned: Option<Planned<T>>,
+    /// All of them, since a write whose reply was lost may arrive later.
+    tries: Vec<Try<T>>,
 }
 
-struct Planned<T> {
+struct Try<T> {
     /// The version that the write gives its rows.
     version: Uuid,
     result: Result<T, OutboxStoreError>,
@@ -65,7 +66,7 @@ struct Planned<T> {
 
 impl<T> Reply<T> {
     pub(super) fn new(sender: oneshot::Sender<Result<T, OutboxStoreError>>) -> Self {
-        Self { sender, planned: None }
+        Self { sender, tries: Vec::new() }
     }
 
     fn send(self, result: Result<T, OutboxStoreError>) {
@@ -73,26 +74,28 @@ impl<T> Reply<T> {
         let _gone = self.sender.send(result);
     }
 
-    /// Sends the result of an earlier write of unknown outcome, if the row's version shows that it
-    /// was written.
+    /// Sends the result of an earlier write whose reply was lost, if the row's version shows that it was
+    /// written.
     fn recognise(mut self, found: Option<Uuid>) -> Option<Self> {
-        match self.planned.take() {
-            Some(Planned { version, result: Ok(done), .. }) if found == Some(version) => {
-                self.send(Ok(done));
+        match self.tries.iter().position(|tried| found == Some(tried.version)) {
+            Some(tried) => {
+                let result = self.tries.swap_remove(tried).result;
+                self.send(result);
                 None
             }
-            _ => Some(self),
+            None => Some(self),
         }
     }
 
+    /// Sends the result of the last write.
     fn answer(mut self) {
-        if let Some(planned) = self.planned.take() {
-            self.send(planned.result);
+        if let Some(last) = self.tries.pop() {
+            self.send(last.result);
         }
     }
 
     fn subject(&self) -> Option<OperationId> {
-        self.planned.as_ref().map(|planned| planned.subject)
+        self.tries.last().map(|last| last.subject)
     }
 }
 
@@ -133,11 +136,11 @@ impl Call {
                     Err(OutboxStoreError::NameTaken { id, .. }) => *id,
                     Err(_) => new.id,
                 };
-                reply.planned = Some(Planned { version, result, subject });
+                reply.tries.push(Try { version, result, subject });
             }
             Self::Apply { id, change, reply } => {
                 let result = draft.apply(*id, change);
-                reply.planned = Some(Planned { version, result, subject: *id });
+                reply.tries.push(Try { version, result, subject: *id });
             }
         }
     }
@@ -277,7 +280,7 @@ impl Lane {
             let full = self.full(&batch).await;
             let result = self.try_once(&mut batch, deadline, full.as_deref()).await;
             if let Err(error) = result {
-                if !is_lost(&error) || !has_plans(&batch) || !is_open(deadline) {
+                if !is_lost(&error) || !has_tries(&batch) || !is_open(deadline) {
                     return Err((batch, error));
                 }
                 // What was written shows in the rows, as soon as the database can be reached again.
@@ -326,6 +329,26 @@ fn is_open(deadline: Option<Instant>) -> bool {
 }
 
 /// Returns whether a write was tried.
-fn has_plans(batch: &[Call]) -> bool {
+fn has_tries(batch: &[Call]) -> bool {
     batch.iter().any(|call| call.subject().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_that_arrives_late_is_recognised() {
+        let (sender, mut answer) = oneshot::channel();
+        let [first, second, other] = [1, 2, 3].map(Uuid::from_u128);
+        let mut reply = Reply::new(sender);
+        for (version, result) in [(first, "first"), (second, "second")] {
+            reply.tries.push(Try { version, result: Ok(result), subject: first.into() });
+        }
+        let reply = reply.recognise(None).and_then(|reply| reply.recognise(Some(other))).unwrap();
+        assert_eq!(reply.subject(), Some(first.into()));
+        // The second try has found the row changed: by the first one, whose reply was lost.
+        assert!(reply.recognise(Some(first)).is_none());
+        assert_eq!(answer.try_recv().unwrap().unwrap(), "first");
+    }
 }
