@@ -3,7 +3,7 @@
 #
 #   ./scripts/bench.sh            client, pieces, server, outbox: under ten minutes on two cores, once built
 #   ./scripts/bench.sh client     the client beside plain reqwest and its peers
-#   ./scripts/bench.sh wires      the client to a name, over HTTP/2 and TLS: some 20 minutes
+#   ./scripts/bench.sh wires      the client to a name, over HTTP/2 and TLS: half an hour
 #   ./scripts/bench.sh pieces     the parts of an operation: a key, a request, a decision, a claim
 #   ./scripts/bench.sh server     the layer, store by store; starts its own Redis and PostgreSQL
 #   ./scripts/bench.sh outbox     whole operations through an outbox, beside bare commits; its own PostgreSQL

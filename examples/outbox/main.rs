@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --example outbox                     a bank that honours idempotency keys
 //! cargo run --example outbox -- --ignores-keys   one that ignores them, but can be asked
-//! ./scripts/with_servers.sh cargo run --example outbox -- --postgres
+//! ./scripts/with_servers.sh cargo run --example outbox -- --postgres   operations in a database
 //! ```
 //!
 //! The bank runs in this process, and loses a part of its answers. The charges are made by a second

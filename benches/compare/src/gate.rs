@@ -3,8 +3,6 @@
 
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use crate::contender::Name;
 use crate::layer::Serving;
 use crate::load::Scenario;
@@ -55,10 +53,10 @@ fn aims(server: &Server) -> Vec<Aim<'_>> {
         // Over TLS a count differs by 3 % from run to run, which is no bound; the page has the medians.
         aim("GET to a name: instructions, of reqwest's", 1.0, over(Name::Steadfast, Scenario::Get, Wire::Name)),
         aim("POST to a name: instructions, of reqwest's", 1.02, over(Name::Steadfast, Scenario::Post, Wire::Name)),
-        aim("... GET without a base URL", 1.042, over(Name::Anywhere, Scenario::Get, Wire::Name)),
-        aim("... POST without a base URL", 1.076, over(Name::Anywhere, Scenario::Post, Wire::Name)),
-        aim("... GET over HTTP/2 in the clear", 1.046, over(Name::Steadfast, Scenario::Get, Wire::Clear2)),
-        aim("... POST over HTTP/2 in the clear", 1.083, over(Name::Steadfast, Scenario::Post, Wire::Clear2)),
+        aim("GET to a name, without a base URL", 1.042, over(Name::Anywhere, Scenario::Get, Wire::Name)),
+        aim("POST to a name, without a base URL", 1.076, over(Name::Anywhere, Scenario::Post, Wire::Name)),
+        aim("GET over HTTP/2 in the clear", 1.046, over(Name::Steadfast, Scenario::Get, Wire::Clear2)),
+        aim("POST over HTTP/2 in the clear", 1.083, over(Name::Steadfast, Scenario::Post, Wire::Clear2)),
         aim("GET: allocations, of reqwest's", 1.0, allocations(Scenario::Get)),
         aim("POST with its key: allocations, of reqwest's", 1.0, allocations(Scenario::Post)),
         aim("503, 503, 200: allocations, of three calls'", 0.95, allocations(Scenario::Persist)),
@@ -77,8 +75,7 @@ fn aims(server: &Server) -> Vec<Aim<'_>> {
 /// Prints the counts, and fails if one exceeds its bound.
 pub fn check(server: &Server) -> ExitCode {
     let aims = aims(server);
-    let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg}").unwrap();
-    let bar = ProgressBar::new(aims.len() as u64).with_style(style);
+    let bar = tables::progress(aims.len());
     let mut table = tables::new(&["aim", "at most", "reached", ""]);
     let mut missed = false;
     for Aim { what, most, reached } in aims {

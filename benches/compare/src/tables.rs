@@ -1,6 +1,7 @@
 //! Every table, in Markdown, in the order in which `src/guide/performance.md` shows them.
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::contender::Name;
 use crate::layer::Serving;
@@ -37,7 +38,9 @@ pub fn wires(server: &Server) -> Table {
     const SCENARIOS: [Scenario; 4] = [Scenario::Get, Scenario::Post, Scenario::Persist, Scenario::Get64];
     let names: Vec<Name> = Name::all().filter(|name| *name != Name::Traced).collect();
     let mut table = new(&["instructions, of reqwest's", "GET", "POST", "503, 503, 200", "64 in flight"]);
+    let bar = progress(WIRES.len() * names.len());
     for wire in WIRES {
+        bar.set_message(wire.title());
         let mut plain = Vec::new();
         for &name in names.iter().filter(|name| name.speaks(wire)) {
             let mut row = vec![name.title().to_owned()];
@@ -58,8 +61,10 @@ pub fn wires(server: &Server) -> Table {
                 }
             }
             table.add_row(row);
+            bar.inc(1);
         }
     }
+    bar.finish_and_clear();
     table
 }
 
@@ -143,6 +148,12 @@ fn times(server: &Server) -> Table {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// Shows how far a long count has come.
+pub fn progress(steps: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} {msg}").unwrap();
+    ProgressBar::new(steps as u64).with_style(style)
 }
 
 pub fn new(header: &[&str]) -> Table {
