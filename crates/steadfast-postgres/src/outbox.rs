@@ -54,9 +54,9 @@ use crate::database::Database;
 /// [`lease`](steadfast_outbox::OutboxBuilder::lease). Each claim has a fencing token, so a worker that
 /// was only late cannot end what another one has taken over.
 ///
-/// The database's clock is the only one, so those of your processes do not matter. What the database
-/// has committed is written down: leave `synchronous_commit` on, and after a failover to a replica that
-/// lacks the last commits, an operation can be lost or be sent again.
+/// The store uses the database's clock alone, so the clocks of your processes do not matter. Leave
+/// `synchronous_commit` on. After a failover to a replica that lacks the last commits, an operation can
+/// be lost, or be sent again.
 ///
 /// | setting | default |
 /// | --- | --- |

@@ -1,5 +1,4 @@
-//! What a transaction changes: the rows that were read, the rules applied to them, and the difference
-//! to write. Pure.
+//! Rows that were read, the rules applied to them, and the difference to write. Pure.
 
 use std::collections::BTreeMap;
 
